@@ -1,0 +1,102 @@
+"""LoRA over any base linear: y = x Wᵀ + s · (x Aᵀ) Bᵀ  (Hu et al., 2021, arXiv:2106.09685).
+
+The layer knows of its base only what `BaseLinear` promises, so that a dense, a quantised or a future base needs no
+code here. Forward and backward are written out: autograd would keep x once for the base and once for A, and would
+add the update as a tensor of its own; here x and the small x Aᵀ are kept, and both sums are formed in place by the
+matrix product that ends them. A quantised W is decoded again in backward and never kept.
+
+A and B are float32 and are rounded to the dtype of x for the products; their gradients arrive in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from veneer.model.decoder import BaseLinear
+
+
+class _LoraProduct(torch.autograd.Function):
+    """The two paths at once. `adapted` is x after dropout, or x itself."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, adapted: Tensor, a: Tensor, b: Tensor, base: BaseLinear, scale: float) -> Tensor:
+        down = adapted @ a.to(x.dtype).T
+        y = functional.linear(x, base.dequantize(x.dtype), base.bias)
+        y.addmm_(down, b.to(x.dtype).T, alpha=scale)
+        ctx.save_for_backward(adapted, down, a, b)
+        ctx.base, ctx.scale, ctx.one_input = base, scale, adapted is x
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, None, None]:
+        adapted, down, a, b = ctx.saved_tensors
+        dy = grads[0]
+        d_down = (dy @ b.to(dy.dtype)).mul_(ctx.scale)
+        grad_a = (d_down.T @ adapted).to(a.dtype)
+        grad_b = (dy.T @ down).to(b.dtype).mul_(ctx.scale)
+        grad_x = grad_adapted = None
+        if ctx.needs_input_grad[0]:
+            grad_x = dy @ ctx.base.dequantize(dy.dtype)
+        if ctx.needs_input_grad[1] and not ctx.one_input:
+            grad_adapted = d_down @ a.to(dy.dtype)
+        if grad_x is not None and ctx.one_input:
+            grad_x.addmm_(d_down, a.to(dy.dtype))
+        return grad_x, grad_adapted, grad_a, grad_b, None, None
+
+
+class LoraLinear(nn.Module):
+    """A base linear with a low-rank update beside it.
+
+    Args:
+        base: the frozen layer.
+        a: `[rank, in_features]` float32.
+        b: `[out_features, rank]` float32.
+        scale: alpha / rank.
+        dropout: probability of dropping an input of the update while training.
+        generator: draws the dropout masks; needed where `dropout` is above 0.
+    """
+
+    def __init__(
+        self,
+        base: BaseLinear,
+        a: Tensor,
+        b: Tensor,
+        *,
+        scale: float,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.base = base
+        self.lora_A = nn.Parameter(a)
+        self.lora_B = nn.Parameter(b)
+        self.scale = scale
+        self.dropout = dropout
+        self.enabled = True
+        self._generator = generator
+
+    @property
+    def rank(self) -> int:
+        """Rows of A."""
+        return self.lora_A.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[tokens, in_features]` to `[tokens, out_features]`, in the dtype of `x`."""
+        if not self.enabled:
+            return self.base(x)
+        adapted = self._drop(x) if self.training and self.dropout > 0.0 else x
+        return cast(Tensor, _LoraProduct.apply(x, adapted, self.lora_A, self.lora_B, self.base, self.scale))  # type: ignore[no-untyped-call]
+
+    def _drop(self, x: Tensor) -> Tensor:
+        keep = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        keep.bernoulli_(1.0 - self.dropout, generator=self._generator).div_(1.0 - self.dropout)
+        return x * keep
+
+    def delta(self) -> Tensor:
+        """The update as a matrix, s · B A, `[out_features, in_features]` float32."""
+        return (self.lora_B @ self.lora_A) * self.scale

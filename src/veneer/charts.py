@@ -1,0 +1,121 @@
+"""Line charts as SVG, without a plotting library: a run's curves for people who would rather look than read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 720, 400
+LEFT, RIGHT, TOP, BOTTOM = 64, 24, 44, 52
+COLOURS = ("#2f6f9f", "#d1603d", "#4b8b3b", "#7a5195", "#b08900")
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line: points in order of x, and how it is drawn."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    faint: bool = False
+    """Drawn thin and pale, as the raw values behind a smoothed line."""
+    marked: bool = False
+    """A dot on every point."""
+
+
+def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series]) -> str:
+    """An SVG document with the series over common axes; points that are not finite are left out."""
+    drawn = [
+        Series(s.name, [(x, y) for x, y in s.points if math.isfinite(x) and math.isfinite(y)], s.faint, s.marked)
+        for s in series
+    ]
+    points = [point for s in drawn for point in s.points] or [(0.0, 0.0)]
+    x_ticks = ticks(min(x for x, _ in points), max(x for x, _ in points))
+    y_ticks = ticks(min(0.0, *(y for _, y in points)), max(y for _, y in points))
+    frame = _Frame(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1])
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
+        'font-family="system-ui, sans-serif" font-size="12" fill="#333">',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        f'<text x="{LEFT}" y="24" font-size="15" font-weight="600">{escape(title)}</text>',
+    ]
+    parts += _axes(frame, x_ticks, y_ticks, x_label, y_label)
+    for index, one in enumerate(drawn):
+        parts += _line(frame, one, COLOURS[index % len(COLOURS)])
+    parts += _legend(drawn)
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def ticks(low: float, high: float, target: int = 6) -> list[float]:
+    """Round numbers that span `low` to `high`, about `target` of them: steps of 1, 2 or 5 times a power of ten."""
+    span = high - low or max(abs(high), 1.0)
+    raw = span / max(1, target - 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
+    first, last = math.floor(low / step), math.ceil((low + span) / step)
+    return [round(index * step, 12) for index in range(first, last + 1)]
+
+
+def smooth(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
+    """Each y replaced by the mean of the last `window` ones."""
+    result = []
+    for index, (x, _) in enumerate(points):
+        recent = [y for _, y in points[max(0, index - window + 1) : index + 1]]
+        result.append((x, sum(recent) / len(recent)))
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    def x(self, value: float) -> float:
+        return round(LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (WIDTH - LEFT - RIGHT), 2)
+
+    def y(self, value: float) -> float:
+        return round(HEIGHT - BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - TOP - BOTTOM), 2)
+
+
+def _axes(frame: _Frame, x_ticks: list[float], y_ticks: list[float], x_label: str, y_label: str) -> list[str]:
+    parts = []
+    for value in y_ticks:
+        y = frame.y(value)
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="#e4e4e4"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{value:g}</text>')
+    for value in x_ticks:
+        parts.append(f'<text x="{frame.x(value)}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:g}</text>')
+    middle = (TOP + HEIGHT - BOTTOM) / 2
+    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(
+        f'<text x="16" y="{middle}" text-anchor="middle" transform="rotate(-90 16 {middle})">{escape(y_label)}</text>'
+    )
+    return parts
+
+
+def _line(frame: _Frame, series: Series, colour: str) -> list[str]:
+    path = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in series.points)
+    width, opacity = (1, 0.35) if series.faint else (2, 1)
+    parts = [
+        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-opacity="{opacity}" '
+        'stroke-linejoin="round"/>'
+    ]
+    if series.marked:
+        parts += [f'<circle cx="{frame.x(x)}" cy="{frame.y(y)}" r="3.5" fill="{colour}"/>' for x, y in series.points]
+    return parts
+
+
+def _legend(series: Sequence[Series]) -> list[str]:
+    parts, x = [], WIDTH - RIGHT
+    for index, one in reversed(list(enumerate(series))):
+        x -= 7 * len(one.name) + 34
+        opacity = 0.35 if one.faint else 1
+        colour = COLOURS[index % len(COLOURS)]
+        parts.append(
+            f'<line x1="{x}" x2="{x + 20}" y1="20" y2="20" stroke="{colour}" stroke-width="3" stroke-opacity="{opacity}"/>'
+        )
+        parts.append(f'<text x="{x + 25}" y="24">{escape(one.name)}</text>')
+    return parts

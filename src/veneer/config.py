@@ -1,0 +1,320 @@
+"""The configuration of a run: typed sections, read from YAML strictly, written back resolved.
+
+Each section goes to its own component and to nobody else. Values are checked where they are declared; what concerns
+two sections is checked in `check`, which only raises. Nothing is changed after parsing: a value that the program
+chooses itself (`auto`) is chosen by the component that uses it and recorded in the run's `config.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from veneer.errors import ConfigError, listing, nearest
+
+
+class Method(Enum):
+    """What is trained, beside what base."""
+
+    LORA = "lora"
+    """An adapter over the base in its compute dtype."""
+    QLORA = "qlora"
+    """An adapter over the base in 4 bits."""
+    FULL = "full"
+    """Every weight of the model, in float32."""
+
+
+class Overlong(Enum):
+    """What happens to a row that is longer than `data.max_length`."""
+
+    DROP = "drop"
+    TRUNCATE = "truncate"
+
+
+class Schedule(Enum):
+    """How the learning rate moves after the warm-up."""
+
+    COSINE = "cosine"
+    LINEAR = "linear"
+    CONSTANT = "constant"
+
+
+class Dtype(Enum):
+    """What activations and products are computed in."""
+
+    AUTO = "auto"
+    """bfloat16 where the processor multiplies it natively, float32 elsewhere."""
+    BFLOAT16 = "bfloat16"
+    FLOAT32 = "float32"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+
+
+class LoraSection(_Section):
+    """The adapter."""
+
+    rank: Count = 16
+    """Inner dimension of the update."""
+    alpha: Rate = 32.0
+    """The update is scaled by alpha / rank."""
+    dropout: Fraction = 0.0
+    """Share of the update's inputs dropped while training."""
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """`all-linear`, a list of layer names, or a regular expression for whole paths."""
+
+
+class QuantSection(_Section):
+    """The 4-bit base of QLoRA."""
+
+    block: Literal[32, 64, 128, 256, 512, 1024, 2048, 4096] = 64
+    """Weights that share one scale."""
+    double_quant: bool = True
+    """Quantise the scales too, in blocks of 256."""
+
+
+class DataSection(_Section):
+    """What is trained and evaluated on."""
+
+    file: str
+    """JSONL, JSON, CSV or Parquet."""
+    eval_file: str | None = None
+    """Rows for the evaluation loss."""
+    held_out: Fraction = 0.0
+    """Share of `file` kept for the evaluation loss where there is no `eval_file`."""
+    max_length: Annotated[int, Field(ge=2)] = 2048
+    """Longest row, in tokens."""
+    overlong: Overlong = Overlong.DROP
+    """What happens to longer rows; they are counted and reported either way."""
+
+
+class TrainSection(_Section):
+    """The optimisation."""
+
+    examples_per_step: Count | None = None
+    """Rows that make one optimiser step (8 unless `tokens_per_step` is given)."""
+    tokens_per_step: Count | None = None
+    """Tokens that make one optimiser step, in place of `examples_per_step`."""
+    epochs: Rate = 1.0
+    """Passes over the rows; fractions are allowed."""
+    steps: Count | None = None
+    """Number of steps, in place of `epochs`."""
+    learning_rate: Rate | Literal["auto"] = "auto"
+    """Peak rate; `auto` takes it from the model's width (see `veneer.training.optim.auto_learning_rate`)."""
+    schedule: Schedule = Schedule.COSINE
+    """How the rate falls after the warm-up."""
+    warmup: Fraction = 0.03
+    """Share of the steps over which the rate rises from 0."""
+    min_rate: Fraction = 0.0
+    """Where cosine and linear end, as a share of the peak."""
+    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    """Decoupled decay of matrices, per step and unit of learning rate."""
+    beta1: Fraction = 0.9
+    """AdamW's memory of the gradient."""
+    beta2: Fraction = 0.999
+    """AdamW's memory of its square."""
+    clip: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1.0
+    """Largest norm of the whole gradient; 0 leaves it as it is."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of the adapter's start, the order of rows and dropout."""
+    eval_every: Count | None = None
+    """Steps between evaluations; by default ten in a run."""
+    save_every: Count | None = None
+    """Steps between checkpoints; by default at every evaluation."""
+    keep: Count = 2
+    """Checkpoints kept, besides the best by evaluation loss."""
+
+
+class ComputeSection(_Section):
+    """Where and how it is computed."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    dtype: Dtype = Dtype.AUTO
+    """Of activations and products; adapters and optimiser state are always float32."""
+    threads: Count | None = None
+    """CPU threads; by default torch's choice. Part of what makes two runs equal to the byte."""
+    micro_batch_tokens: Annotated[int, Field(ge=1)] = 2048
+    """Tokens computed at a time. A matter of memory: the result does not depend on it beyond rounding."""
+
+
+class RunConfig(_Section):
+    """Everything that a training run is told."""
+
+    model: str
+    """A directory, a GGUF file or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    output: str
+    """The folder of the run; made if absent."""
+    method: Method = Method.QLORA
+    """lora, qlora or full."""
+    data: DataSection
+    lora: LoraSection = LoraSection()
+    quant: QuantSection = QuantSection()
+    train: TrainSection = TrainSection()
+    compute: ComputeSection = ComputeSection()
+
+
+def check(config: RunConfig) -> None:
+    """Refuse combinations of settings that contradict each other, all at once.
+
+    Raises:
+        ConfigError: naming every contradiction.
+    """
+    problems = []
+    if config.train.examples_per_step and config.train.tokens_per_step:
+        problems.append("train.examples_per_step and train.tokens_per_step both say what a step is; give one")
+    if config.data.eval_file and config.data.held_out:
+        problems.append("data.eval_file and data.held_out both say what to evaluate on; give one")
+    if config.train.eval_every and not (config.data.eval_file or config.data.held_out):
+        problems.append("train.eval_every needs rows to evaluate on: give data.eval_file or data.held_out")
+    if problems:
+        raise ConfigError(f"the configuration contradicts itself:\n{listing(problems)}")
+
+
+def known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Every dotted key of the configuration."""
+    keys = []
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys += known_keys(info.annotation, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def parse(values: Mapping[str, Any], *, where: str) -> RunConfig:
+    """A checked configuration from nested values.
+
+    Args:
+        values: sections and keys, as a YAML file has them.
+        where: what to call the source in an error.
+
+    Raises:
+        ConfigError: naming every unknown key (with the nearest known one), missing key and bad value.
+    """
+    try:
+        config = RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where} is not a valid configuration:\n{listing(_explain(error))}") from error
+    check(config)
+    return config
+
+
+def _explain(error: ValidationError) -> list[str]:
+    """One line for each key that is wrong (pydantic reports a union once for every branch)."""
+    known = known_keys()
+    lines: dict[str, list[str]] = {}
+    for problem in error.errors():
+        parts = [str(part) for part in problem["loc"]]
+        # The names of a union's branches stand in `loc` behind the key; the key itself is the longest known prefix.
+        key = ".".join(parts)
+        while key and key not in known and problem["type"] not in ("extra_forbidden", "missing"):
+            key = key.rpartition(".")[0]
+        key = key or ".".join(parts)
+        if problem["type"] == "extra_forbidden":
+            text = f"unknown key{nearest(key, known) or nearest(parts[-1], [k.rpartition('.')[2] for k in known])}"
+        elif problem["type"] == "missing":
+            text = "required, but not given"
+        else:
+            text = f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+        lines.setdefault(key, []).append(text)
+    return [f"{key}: {'; or '.join(dict.fromkeys(texts))}" for key, texts in lines.items()]
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, which SafeLoader lets the last one win."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ConfigError(
+            f"line {node.start_mark.line + 1}: key given twice: {', '.join(twice)}; each key may stand once"
+        )
+    return dict(loader.construct_mapping(node, deep=True))
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, or holds no mapping.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds a {type(values).__name__}; it must hold keys and values, as `model: DIR`")
+    return values
+
+
+def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """A copy of `values` with `key=value` assignments (dotted keys, YAML values) laid over it.
+
+    Raises:
+        ConfigError: an assignment has no `=`, its value is not YAML, or its key leads through a plain value.
+    """
+    result = _copy(values)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {assignment!r}: write it as key=value, for example train.epochs=2")
+        try:
+            value = yaml.safe_load(text) if text.strip() else None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment!r}: the value is not valid YAML: {error}") from error
+        # YAML 1.1 takes 1e-4 (no dot) for a string; whoever writes it means the number.
+        put(result, key.strip(), _number(value))
+    return result
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in nested values."""
+    *sections, leaf = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key}: {section!r} is a value, not a section")
+    values[leaf] = value
+
+
+def _copy(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, dict) else value for key, value in values.items()}
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str) and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The configuration as YAML that `parse` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

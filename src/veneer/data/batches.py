@@ -1,0 +1,197 @@
+"""Which examples make up which step, and how a step's examples are packed into micro-batches.
+
+A step is the unit of the optimiser: so many examples, or so many tokens. It is a pure function of the lengths, the
+seed and the step's number, so a resumed run needs only the number. A micro-batch is a matter of memory: a step's
+examples laid end to end in rows of at most `max_tokens`, no padding, each document with its own positions. How a step
+is cut into micro-batches never changes what is trained, only how much is held at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from veneer.data.chat import Example
+from veneer.errors import DataError
+
+
+def order(num_examples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of the examples in an epoch, [num_examples]: a permutation of their indices.
+
+    The same on every machine and with every numpy version: it sorts one 64-bit word per example, taken raw from
+    PCG64 seeded with SeedSequence([seed, epoch]). numpy promises those two streams to be stable, while it may change
+    what `Generator.permutation` makes of them.
+
+    Args:
+        num_examples: how many there are.
+        seed: of the run, at least 0.
+        epoch: from 0.
+    """
+    words = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_examples)
+    return np.argsort(words, kind="stable").astype(np.int64)
+
+
+class Steps:
+    """The steps of a run, by number from 0, through as many epochs as are asked for.
+
+    A step takes the next examples in the epoch's order: `examples_per_step` of them, or as many as fit into
+    `tokens_per_step` (a longer one is a step of its own). No step reaches over the end of an epoch: the last one of
+    an epoch holds what is left, and counts as a step like any other.
+
+    Args:
+        lengths: tokens of each example, [num_examples].
+        seed: of the order.
+        examples_per_step, tokens_per_step: exactly one of the two.
+
+    Raises:
+        DataError: there are no examples, or not exactly one positive size is given.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int] | NDArray[np.int64],
+        *,
+        seed: int,
+        examples_per_step: int | None = None,
+        tokens_per_step: int | None = None,
+    ) -> None:
+        sizes = [size for size in (examples_per_step, tokens_per_step) if size is not None]
+        if len(sizes) != 1 or sizes[0] < 1:
+            raise DataError(
+                "a step is a positive number of examples or of tokens, one of the two; given are "
+                f"examples_per_step={examples_per_step} and tokens_per_step={tokens_per_step}"
+            )
+        self._lengths = np.asarray(lengths, dtype=np.int64)
+        if not len(self._lengths):
+            raise DataError("there are no examples to make steps of")
+        self._seed = seed
+        self._examples = examples_per_step
+        self._tokens = tokens_per_step or 0
+        # First step of each epoch that was looked at so far; under a token budget epochs differ in their steps.
+        self._first = [0]
+        self._latest: tuple[int, NDArray[np.int64], list[int]] | None = None
+
+    def in_epoch(self, epoch: int) -> int:
+        """Number of steps in an epoch."""
+        if self._examples is not None:
+            return -(-len(self._lengths) // self._examples)
+        self._reach(epoch)
+        return self._first[epoch + 1] - self._first[epoch]
+
+    def total(self, epochs: int) -> int:
+        """Number of steps in so many epochs."""
+        return sum(self.in_epoch(epoch) for epoch in range(epochs))
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch that a step belongs to."""
+        if self._examples is not None:
+            return step // self.in_epoch(0)
+        epoch = int(np.searchsorted(self._first, step, side="right")) - 1
+        while epoch + 1 >= len(self._first):
+            self._reach(epoch)
+            epoch = int(np.searchsorted(self._first, step, side="right")) - 1
+        return epoch
+
+    def examples(self, step: int) -> NDArray[np.int64]:
+        """Indices of a step's examples, in the epoch's order."""
+        if step < 0:
+            raise IndexError(f"step {step}: steps are counted from 0")
+        epoch = self.epoch_of(step)
+        ordered, borders = self._cut(epoch)
+        within = step - (epoch * self.in_epoch(0) if self._examples is not None else self._first[epoch])
+        return ordered[borders[within] : borders[within + 1]]
+
+    def _reach(self, epoch: int) -> None:
+        while len(self._first) < epoch + 2:
+            _, borders = self._cut(len(self._first) - 1)
+            self._first.append(self._first[-1] + len(borders) - 1)
+
+    def _cut(self, epoch: int) -> tuple[NDArray[np.int64], list[int]]:
+        """An epoch's order, and where its steps begin in it (with the end as the last border)."""
+        if self._latest is not None and self._latest[0] == epoch:
+            return self._latest[1], self._latest[2]
+        ordered = order(len(self._lengths), seed=self._seed, epoch=epoch)
+        if self._examples is not None:
+            borders = [*range(0, len(ordered), self._examples), len(ordered)]
+        else:
+            sums = np.cumsum(self._lengths[ordered])
+            borders = [0]
+            while borders[-1] < len(ordered):
+                start = borders[-1]
+                used = int(sums[start - 1]) if start else 0
+                end = int(np.searchsorted(sums, used + self._tokens, side="right"))
+                borders.append(max(end, start + 1))
+        self._latest = (epoch, ordered, borders)
+        return ordered, borders
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MicroBatch:
+    """Documents laid end to end. T is the number of tokens, S the number of targets."""
+
+    tokens: Tensor
+    """int64 [T]"""
+    positions: Tensor
+    """int64 [T]; from 0 in each document"""
+    lengths: tuple[int, ...]
+    """Tokens of each document, in order; they sum to T."""
+    targets: Tensor
+    """int64 [S]; the token after each of `rows`"""
+    rows: Tensor
+    """int64 [S]; positions in [0, T) whose next token is in the same document and supervised, rising"""
+
+    @property
+    def supervised(self) -> int:
+        """Number of targets, S."""
+        return int(self.rows.numel())
+
+
+def pack(examples: Sequence[Example], max_tokens: int) -> list[MicroBatch]:
+    """Lay a step's examples into micro-batches of at most `max_tokens` tokens.
+
+    First-fit decreasing (at most 11/9 of the fewest possible micro-batches), with ties and the layout inside a
+    micro-batch in the order given, so the same examples are always cut alike. Documents are never split: one that is
+    longer than `max_tokens` gets a micro-batch of its own.
+
+    Args:
+        examples: of one step.
+        max_tokens: at least 1.
+
+    Raises:
+        DataError: `max_tokens` is not positive.
+    """
+    if max_tokens < 1:
+        raise DataError(f"max_tokens is {max_tokens}; a micro-batch holds at least one token")
+    room: list[int] = []
+    bins: list[list[int]] = []
+    for index in sorted(range(len(examples)), key=lambda index: (-len(examples[index].tokens), index)):
+        length = len(examples[index].tokens)
+        place = next((number for number, left in enumerate(room) if left >= length), None)
+        if place is None:
+            room.append(max_tokens - length)
+            bins.append([index])
+        else:
+            room[place] -= length
+            bins[place].append(index)
+    return [_micro_batch([examples[index] for index in sorted(members)]) for members in bins]
+
+
+def _micro_batch(documents: Sequence[Example]) -> MicroBatch:
+    lengths = tuple(len(document.tokens) for document in documents)
+    tokens = np.concatenate([document.tokens for document in documents]).astype(np.int64)
+    positions = np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])
+    mask = np.concatenate([document.loss_mask for document in documents])
+    # The first token of a document follows another document's last, which must not predict it.
+    followed = np.flatnonzero(mask & (positions > 0))
+    return MicroBatch(
+        tokens=torch.from_numpy(tokens),
+        positions=torch.from_numpy(positions),
+        lengths=lengths,
+        targets=torch.from_numpy(tokens[followed]),
+        rows=torch.from_numpy(followed - 1),
+    )

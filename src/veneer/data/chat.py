@@ -1,0 +1,366 @@
+"""Records to examples: token ids, and for each token whether it trains.
+
+What trains in a conversation is the assistant's turns with their end-of-turn token; in a prompt/completion pair for a
+model without a chat template the completion and the end-of-text token; in a plain text everything. The ids of a
+conversation are those of the rendered template, tokenised whole, exactly as `transformers` makes them; only where a
+message spells a special token, those characters become ordinary text (escape.py). How the trained characters are
+found is spans.py's subject; a token trains if and only if its first character is one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veneer.data.escape import Guarded, Specials
+from veneer.data.records import Message, Record
+from veneer.data.spans import Span, TurnFinder
+from veneer.data.template import ChatTemplate
+from veneer.errors import DataError, listing
+
+if TYPE_CHECKING:
+    from veneer.io.tokenizer import Tokenizer
+
+_NO_TEMPLATE = (
+    "the model has no chat template, so a conversation cannot be written for it; use an instruction-tuned model, or "
+    "rows with prompt and completion strings, or with text"
+)
+
+
+class Overlong(Enum):
+    """What becomes of a row that is longer than `max_length`; either is reported row by row."""
+
+    DROP = "drop"
+    TRUNCATE = "truncate"
+    """Keep the first `max_length` tokens."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """One tokenised row."""
+
+    tokens: NDArray[np.int32]
+    """Token ids, [length]."""
+    loss_mask: NDArray[np.bool_]
+    """[length]; True where the token is a target. The first is always False: nothing comes before it to predict it."""
+    where: str
+    """File and line of the row."""
+
+    @property
+    def supervised(self) -> int:
+        """Number of targets."""
+        return int(np.count_nonzero(self.loss_mask))
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeReport:
+    """What `encode_all` did, completely: every row is either in the examples or named here."""
+
+    rows: int
+    """Rows given."""
+    examples: int
+    """Rows that became examples."""
+    tokens: int
+    """Tokens of all examples."""
+    supervised: int
+    """Targets of all examples."""
+    longest: int
+    """Tokens of the longest row as given, before anything was cut."""
+    longest_where: str
+    max_length: int | None
+    dropped: tuple[str, ...]
+    """Where the rows are that were left out because they were longer than `max_length`."""
+    truncated: tuple[str, ...]
+    """Where the rows are that were cut to `max_length` (and still train)."""
+    untrained: tuple[str, ...]
+    """Where the rows are that were left out because no target remained."""
+    spelled: tuple[str, ...]
+    """Where the rows are that spell a special token, which was made ordinary text."""
+    notes: tuple[str, ...]
+    """What the user should know about the template or tokenizer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """The examples of a file, and the account of how they came about."""
+
+    examples: list[Example]
+    report: EncodeReport
+
+
+class Encoder:
+    """Encodes with one tokenizer and one template; what it learns about the template is kept for all rows.
+
+    Args:
+        tokenizer: the model's.
+        template: None for a model without a chat template.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+        self._tokenizer = tokenizer
+        self._specials = Specials(tokenizer.special_tokens, tokenizer.aliases)
+        self._finder = None if template is None else TurnFinder(template, self._specials)
+        self._template = template
+
+    def encode(self, record: Record) -> Example:
+        """Tokenise one record and mark what trains.
+
+        Raises:
+            DataError: the row cannot be written with the template, or its turns cannot be told apart; the message
+                begins with where the row is.
+        """
+        return self._encode(record)[0]
+
+    def prompt_tokens(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+        """Ids of a conversation that ends where the assistant is to go on.
+
+        Without a chat template, the contents of the turns joined by blank lines. Where a template ignores
+        `add_generation_prompt`, the assistant's header is put behind what it made, since training takes it as given.
+
+        Raises:
+            DataError: the template refuses the conversation.
+        """
+        if self._template is None or self._finder is None:
+            if any(message["role"] not in ("system", "user") for message in messages):
+                raise DataError(_NO_TEMPLATE)
+            text = "\n\n".join(message["content"] for message in messages)
+            return [*self._bos(), *self._plain(text)[0]]
+        chat = self._specials.guard(messages, tools)
+        text = self._template.render(chat.messages, add_generation_prompt=True, tools=chat.tools)
+        text += self._finder.shape.unprompted
+        return self._tokenise(text, chat.changed, ())[0]
+
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know about the template or tokenizer."""
+        notes = []
+        if self._tokenizer.eos_token is None:
+            notes.append("the tokenizer has no end-of-text token: plain text and completions do not teach when to stop")
+        if self._template is not None and self._finder is not None and not self._template.marks_generation:
+            shape = self._finder.shape
+            if shape.end_token is None:
+                notes.append("the chat template does not close every assistant turn with one special token")
+            if shape.unprompted:
+                notes.append(f"the chat template has no generation prompt; {shape.unprompted!r} is used as one")
+        return tuple(notes)
+
+    def _encode(self, record: Record) -> tuple[Example, bool]:
+        """The example, and whether the row spells a special token."""
+        try:
+            if record.text is not None:
+                ids, mask, spelled = self._encode_text(record.text)
+            elif self._finder is not None:
+                ids, mask, spelled = self._encode_chat(record, self._finder)
+            elif record.prompt is not None and record.completion is not None:
+                ids, mask, spelled = self._encode_pair(record.prompt, record.completion)
+            else:
+                raise DataError(_NO_TEMPLATE)
+        except DataError as error:
+            raise DataError(f"{record.where}: {error}") from error
+        mask[:1] = False
+        return Example(np.asarray(ids, dtype=np.int32), mask, record.where), spelled
+
+    def _encode_chat(self, record: Record, finder: TurnFinder) -> tuple[list[int], NDArray[np.bool_], bool]:
+        chat: Guarded = self._specials.guard(record.messages, record.tools)
+        text, spans = finder.find(chat, record.train_from)
+        ids, offsets, moved = self._tokenise(text, chat.changed, spans)
+        return ids, _supervised(offsets, moved), chat.changed
+
+    def _encode_text(self, text: str) -> tuple[list[int], NDArray[np.bool_], bool]:
+        ids, spelled = self._plain(text)
+        ids = [*self._bos(), *ids, *self._eos()]
+        return ids, np.ones(len(ids), dtype=np.bool_), spelled
+
+    def _encode_pair(self, prompt: str, completion: str) -> tuple[list[int], NDArray[np.bool_], bool]:
+        before, spelled_before = self._plain(prompt)
+        both, spelled = self._plain(prompt + completion)
+        if both[: len(before)] != before:
+            # A token would reach across the border ("x: " + "1"). Generation starts from the prompt's own tokens, so
+            # training must as well.
+            after, spelled = self._plain(completion)
+            both = before + after
+        start = [*self._bos(), *before]
+        ids = [*self._bos(), *both, *self._eos()]
+        return ids, np.arange(len(ids)) >= len(start), spelled or spelled_before
+
+    def _tokenise(
+        self, guarded: str, changed: bool, spans: Sequence[Span]
+    ) -> tuple[list[int], list[Span], Sequence[Span]]:
+        """Ids and offsets of a rendered, guarded text, and the spans in the offsets' own coordinates."""
+        if not changed:
+            ids, offsets = self._tokenizer.encode_with_offsets(guarded)
+            return ids, offsets, spans
+        flat = [position for span in spans for position in span]
+        text, moved = self._specials.alias(guarded, flat)
+        ids, offsets = self._tokenizer.encode_aliased(text)
+        return ids, offsets, list(zip(moved[::2], moved[1::2], strict=True))
+
+    def _plain(self, text: str) -> tuple[list[int], bool]:
+        """Ids of a text that no template made; special tokens spelled in it are ordinary text."""
+        if not self._specials.spelled_in(text):
+            return self._tokenizer.encode(text), False
+        self._specials.refuse_aliases(text)
+        return self._tokenizer.encode_aliased(text)[0], True
+
+    def _bos(self) -> list[int]:
+        bos = self._tokenizer.bos_id
+        return [bos] if self._tokenizer.add_bos and bos is not None else []
+
+    def _eos(self) -> list[int]:
+        eos = self._tokenizer.eos_id
+        return [] if eos is None else [eos]
+
+
+def template_of(tokenizer: Tokenizer) -> ChatTemplate | None:
+    """The tokenizer's chat template, compiled, or None where it has none.
+
+    Raises:
+        DataError: the template is not valid Jinja.
+    """
+    if tokenizer.chat_template is None:
+        return None
+    return ChatTemplate(
+        tokenizer.chat_template,
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+        unk_token=tokenizer.unk_token,
+    )
+
+
+def encode(record: Record, tokenizer: Tokenizer, template: ChatTemplate | None) -> Example:
+    """`Encoder.encode` for a single record; for many, make one `Encoder`."""
+    return Encoder(tokenizer, template).encode(record)
+
+
+def prompt_tokens(
+    messages: Sequence[Message],
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+) -> list[int]:
+    """`Encoder.prompt_tokens` for a single prompt; for many, make one `Encoder`."""
+    return Encoder(tokenizer, template).prompt_tokens(messages, tools)
+
+
+def split_for_evaluation(record: Record) -> tuple[tuple[Message, ...], str]:
+    """The turns before a conversation's last assistant turn, and that turn's content: the reference answer.
+
+    Raises:
+        DataError: the record is plain text, or its last assistant turn only calls tools.
+    """
+    turns = [index for index, message in enumerate(record.messages) if message["role"] == "assistant"]
+    if not turns:
+        raise DataError(f"{record.where}: plain text has no answer to compare with; evaluate on conversations")
+    last = turns[-1]
+    answer = record.messages[last].get("content")
+    if not isinstance(answer, str) or not answer:
+        raise DataError(f"{record.where}: the last assistant turn has no text, only tool calls")
+    return record.messages[:last], answer
+
+
+def encode_all(
+    records: Iterable[Record], tokenizer: Tokenizer, *, max_length: int | None, overlong: Overlong
+) -> Encoded:
+    """Encode every record with the tokenizer's own chat template.
+
+    Args:
+        records: at least one.
+        tokenizer: the model's.
+        max_length: tokens that an example may have, all counted; None sets no limit.
+        overlong: what becomes of longer rows.
+
+    Returns:
+        The examples in the records' order, and a report that names every row that is cut or missing.
+
+    Raises:
+        DataError: rows that the template refuses (one error names all of them), or nothing is left to train on.
+    """
+    if max_length is not None and max_length < 2:
+        raise DataError(f"max_length is {max_length}; at least 2 tokens are needed, one to predict from the other")
+    encoder = Encoder(tokenizer, template_of(tokenizer))
+    tally = _Tally(max_length, overlong)
+    problems: list[str] = []
+    for record in records:
+        try:
+            example, spelled = encoder._encode(record)
+        except DataError as error:
+            problems.append(str(error))
+        else:
+            tally.add(example, spelled)
+    if problems:
+        total = len(problems) + tally.rows
+        raise DataError(f"{len(problems)} of {total} rows cannot be encoded:\n{listing(problems)}")
+    report = tally.report(encoder.notes())
+    if not tally.examples:
+        raise DataError(
+            f"no row is left to train on: of {report.rows} rows, {len(report.dropped)} are longer than "
+            f"{max_length} tokens (the longest has {report.longest}) and {len(report.untrained)} have nothing that "
+            "trains; raise max_length or shorten the rows"
+        )
+    return Encoded(tally.examples, report)
+
+
+class _Tally:
+    """Applies `max_length` and counts."""
+
+    def __init__(self, max_length: int | None, overlong: Overlong) -> None:
+        self.examples: list[Example] = []
+        self.rows = 0
+        self._max_length = max_length
+        self._overlong = overlong
+        self._longest = (0, "")
+        self._dropped: list[str] = []
+        self._truncated: list[str] = []
+        self._untrained: list[str] = []
+        self._spelled: list[str] = []
+
+    def add(self, example: Example, spelled: bool) -> None:
+        self.rows += 1
+        length = len(example.tokens)
+        if length > self._longest[0]:
+            self._longest = (length, example.where)
+        if spelled:
+            self._spelled.append(example.where)
+        limit = length if self._max_length is None else self._max_length
+        if length > limit and self._overlong is Overlong.DROP:
+            self._dropped.append(example.where)
+            return
+        kept = Example(example.tokens[:limit], example.loss_mask[:limit], example.where)
+        if not kept.loss_mask.any():
+            self._untrained.append(example.where)
+            return
+        if length > limit:
+            self._truncated.append(example.where)
+        self.examples.append(kept)
+
+    def report(self, notes: tuple[str, ...]) -> EncodeReport:
+        return EncodeReport(
+            rows=self.rows,
+            examples=len(self.examples),
+            tokens=sum(len(example.tokens) for example in self.examples),
+            supervised=sum(example.supervised for example in self.examples),
+            longest=self._longest[0],
+            longest_where=self._longest[1],
+            max_length=self._max_length,
+            dropped=tuple(self._dropped),
+            truncated=tuple(self._truncated),
+            untrained=tuple(self._untrained),
+            spelled=tuple(self._spelled),
+            notes=notes,
+        )
+
+
+def _supervised(offsets: Sequence[Span], spans: Sequence[Span]) -> NDArray[np.bool_]:
+    """Which tokens start inside a span; `spans` are in order and do not overlap."""
+    starts = np.fromiter((start for start, _ in offsets), dtype=np.int64, count=len(offsets))
+    if not spans:
+        return np.zeros(len(starts), dtype=np.bool_)
+    borders = np.asarray(spans, dtype=np.int64).reshape(-1)
+    # An odd number of borders at or before a position means that it is inside a span: each has a start and an end.
+    inside: NDArray[np.bool_] = np.searchsorted(borders, starts, side="right") % 2 == 1
+    return inside

@@ -1,0 +1,318 @@
+"""A jinja2 sandbox whose work and sizes are counted: what a chat template of a stranger may do.
+
+jinja2's own sandbox keeps a template away from Python's internals, and its `range` stops at 100,000 items. It does not
+stop `'a' * 10**9`, a string doubled thirty times, or loops inside loops. Here every loop pass, call, filter and
+operator is charged to a `Meter`, and so is every string or container that one of them makes.
+
+Limited, for one rendering of `size` characters of input:
+
+- any one string, and the output: 10,000,000 + 20 * size characters. A list counts 40 characters an item when it is
+  made; a container that is printed or given to a filter counts with all that it holds, repetitions included (a list
+  that holds the last list twice, thirty times over, is a billion items)
+- work: 2,000,000 + 20 * size units; one unit is one pass, call or operator, or 50 characters made
+- numbers: nothing above 1,000,000 as an argument of a call or filter (padding widths, counts, indents) or as a width
+  in a format string; no power with a result of more than 4,096 bits
+- what no chat template needs is gone: the filters pprint, random, urlize, wordwrap, xmlattr, the function lipsum and
+  the string methods expandtabs and translate
+- time: 10 seconds, looked at every 1,024 charges. The counts above decide first for whatever they can see; the clock
+  is the backstop, and lies far above what a real template takes so that a slow machine refuses nothing.
+
+Not limited: the time of a single comparison or `in` test over large values, and what a template does with memory below
+these limits (tens of MB). Whoever needs a hard bound renders in a child process with an OS limit.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, cast
+
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_CHARACTERS = 10_000_000
+MAX_WORK = 2_000_000
+MAX_NUMBER = 1_000_000
+MAX_POWER_BITS = 4096
+SECONDS = 10.0
+PER_INPUT_CHARACTER = 20
+CHARACTERS_PER_UNIT = 50
+CHARACTERS_PER_ITEM = 40
+MAX_INDENT = 16
+
+_REMOVED_FILTERS = ("pprint", "random", "urlize", "wordwrap", "xmlattr")
+_REMOVED_METHODS = ("expandtabs", "translate")
+
+_WIDE_FORMAT = re.compile(r"\d{7}")
+
+
+class Meter:
+    """What one rendering may still do."""
+
+    def __init__(self, inputs: Any = None) -> None:
+        self._inputs = inputs
+        self._grown = False
+        self._characters = MAX_CHARACTERS
+        self._work = MAX_WORK
+        self._charges = 0
+        self._deadline = time.monotonic() + SECONDS
+
+    def charge(self, units: int = 1) -> None:
+        """Take `units` of work from the budget.
+
+        Raises:
+            SecurityError: the budget or the time is spent.
+        """
+        self._work -= units
+        if self._work < 0 and not self._grow():
+            raise SecurityError(f"the template does too much work (more than {MAX_WORK:,} steps)")
+        self._charges += 1
+        if not self._charges & 1023 and time.monotonic() > self._deadline:
+            raise SecurityError(f"the template takes more than {SECONDS:.0f} seconds")
+
+    def charge_size(self, characters: int) -> None:
+        """Take the making of a value of that many characters (or items) from the budget.
+
+        Raises:
+            SecurityError: the value is larger than any one value may be, or the budget is spent.
+        """
+        if characters > self._characters and not (self._grow() and characters <= self._characters):
+            raise SecurityError(f"the template makes a value of more than {self._characters:,} characters")
+        self.charge(1 + characters // CHARACTERS_PER_UNIT)
+
+    def charge_value(self, value: Any) -> None:
+        """Charge a value that was made or is about to be printed; containers count with all that they hold."""
+        if isinstance(value, str):
+            self.charge_size(len(value))
+        elif isinstance(value, (dict, list, tuple)):
+            size = _size(value, min(self._characters, max(self._work, 0)))
+            self.charge(size)
+            self.charge_size(size)
+
+    def _grow(self) -> bool:
+        # Measuring the inputs is worth its cost only to the rare rendering that outgrows the base limits.
+        if self._grown:
+            return False
+        self._grown = True
+        extra = PER_INPUT_CHARACTER * _size(self._inputs, 1 << 40)
+        self._characters += extra
+        self._work += extra
+        return self._work >= 0
+
+
+def _size(value: Any, limit: int) -> int:
+    """Characters and items in a nested value, counting up to somewhat more than `limit`."""
+    total = 0
+    stack = [value]
+    while stack and total <= limit:
+        item = stack.pop()
+        total += 1
+        if isinstance(item, str):
+            total += len(item)
+        elif isinstance(item, Mapping):
+            stack.extend(item.keys())
+            stack.extend(item.values())
+        elif isinstance(item, (list, tuple)):
+            stack.extend(item)
+    return total
+
+
+# Rendering is synchronous; a context variable keeps concurrent renderings in threads or tasks apart.
+_METER: ContextVar[Meter | None] = ContextVar("veneer_template_meter", default=None)
+
+
+class metered:
+    """Context manager: charge what templates do inside the block to `meter`."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def __enter__(self) -> Meter:
+        self._token = _METER.set(self._meter)
+        return self._meter
+
+    def __exit__(self, *_: object) -> None:
+        _METER.reset(self._token)
+
+
+def _meter() -> Meter:
+    meter = _METER.get()
+    if meter is None:
+        raise SecurityError("a template ran outside of its meter")
+    return meter
+
+
+def _passes(iterable: Iterable[Any]) -> Iterator[Any]:
+    meter = _meter()
+    for item in iterable:
+        meter.charge()
+        yield item
+
+
+def _sized(value: Any) -> Any:
+    _meter().charge_value(value)
+    return value
+
+
+def _check_arguments(values: Iterable[Any]) -> None:
+    for value in values:
+        if isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
+            raise SecurityError(f"a number above {MAX_NUMBER:,} in a call: {value if value < 1e18 else 'huge'}")
+
+
+def _check_format(template: str) -> None:
+    # A width can stand in the string itself or come from an argument ("*" in %-formats, "{:{}}" in str.format),
+    # and arguments are no larger than MAX_NUMBER. More than one such field is left to the size of the result.
+    if _WIDE_FORMAT.search(template):
+        raise SecurityError("a width above 999,999 in a format string")
+
+
+def _check_growth(meter: Meter, name: str, subject: Any, args: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """Charge, before it is made, what a string method or filter would make out of `subject`.
+
+    Only operations whose result can be much longer than what they are given; all others are charged afterwards.
+    """
+    if name in ("split", "rsplit", "splitlines", "list") and isinstance(subject, (str, bytes)):
+        separator = args[0] if args and isinstance(args[0], str) and args[0] and name != "splitlines" else None
+        items = subject.count(separator) if separator and isinstance(subject, str) else len(subject) // 2
+        meter.charge_size(items * CHARACTERS_PER_ITEM)
+    elif name == "replace" and isinstance(subject, str):
+        old, new = (*args[:2], *options.values(), "", "")[:2]
+        times = subject.count(old) if isinstance(old, str) else len(subject)
+        meter.charge_size(len(subject) + times * len(str(new)))
+    elif name == "join":
+        # The method's subject is the separator, the filter's is what is joined.
+        separator, parts = (args[0], subject) if isinstance(subject, (list, tuple)) and args else (subject, args)
+        separator = options.get("d", separator)
+        if isinstance(separator, (str, bytes)) and isinstance(parts, (str, list, tuple)):
+            longest = max((len(part) for part in (parts, *parts) if isinstance(part, (str, list, tuple))), default=0)
+            meter.charge_size(len(separator) * longest)
+    elif name in ("indent", "tojson"):
+        for value in (*args, *options.values()):
+            if isinstance(value, int) and value > MAX_INDENT:
+                raise SecurityError(f"an indent of {value}, at most {MAX_INDENT} is allowed")
+            if name == "indent" and isinstance(value, str) and isinstance(subject, str):
+                meter.charge_size(len(subject) + len(value) * (subject.count("\n") + 1))
+    elif name == "format" and isinstance(subject, str):
+        _check_format(subject)
+
+
+def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    # jinja2 hands some filters the context or environment first, as marked on the function; `wraps` keeps the mark.
+    skip = 1 if getattr(function, "jinja_pass_arg", None) is not None else 0
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        meter = _meter()
+        _check_arguments(args)
+        _check_arguments(kwargs.values())
+        for arg in args:
+            if isinstance(arg, (dict, list, tuple)):
+                meter.charge_value(arg)
+        _check_growth(meter, name, args[skip] if len(args) > skip else None, args[skip + 1 :], kwargs)
+        value = function(*args, **kwargs)
+        meter.charge_value(value)
+        return value
+
+    return run
+
+
+class MeteredEnvironment(ImmutableSandboxedEnvironment):
+    """The sandbox in which chat templates run; render only inside `metered(Meter(...))`, compile likewise."""
+
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
+
+    def seal(self) -> None:
+        """Meter all filters that are installed now, and remove what no chat template needs."""
+        self.globals.pop("lipsum", None)  # makes text of any length
+        kept = {name: function for name, function in self.filters.items() if name not in _REMOVED_FILTERS}
+        self.filters = {name: _metered_filter(name, function) for name, function in kept.items()}
+        self.filters["veneer_passes"] = _passes
+        self.filters["veneer_sized"] = _sized
+        self.finalize = _sized
+
+    def parse_metered(self, source: str) -> nodes.Template:
+        """Parse a template and put a meter on its loops, its `~` and its block assignments.
+
+        Raises:
+            TemplateSyntaxError: `source` is not a template.
+        """
+        tree = self.parse(source)
+        for loop in list(tree.find_all(nodes.For)):
+            loop.iter = _filter(cast(nodes.Expr, loop.iter), "veneer_passes")
+        for concat in list(tree.find_all(nodes.Concat)):
+            concat.nodes = [_filter(part, "veneer_sized") for part in concat.nodes]
+        for block in list(tree.find_all(nodes.AssignBlock)):
+            block.filter = _filter(block.filter, "veneer_sized")
+        tree.set_environment(self)
+        return tree
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Check the size that an operator would make before it makes it."""
+        meter = _meter()
+        if operator == "*":
+            for many, times in ((left, right), (right, left)):
+                if isinstance(many, (str, bytes, list, tuple)) and isinstance(times, int):
+                    meter.charge_size(_length(many) * max(times, 0))
+        elif operator == "+" and isinstance(left, (str, bytes, list, tuple)):
+            meter.charge_size(_length(left) + _length(right))
+        elif operator == "%" and isinstance(left, (str, bytes)):
+            _check_format(left if isinstance(left, str) else left.decode("latin-1"))
+            _check_arguments(right if isinstance(right, tuple) else (right,))
+            meter.charge_value(right)
+        elif operator == "**" and _power_bits(left, right) > MAX_POWER_BITS:
+            raise SecurityError(f"a power of more than {MAX_POWER_BITS} bits")
+        meter.charge()
+        value = super().call_binop(context, operator, left, right)
+        if operator == "%":
+            meter.charge_value(value)
+        return value
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a function for a template; the signature is jinja2's."""
+        meter = _meter()
+        meter.charge()
+        _check_arguments(args)
+        _check_arguments(kwargs.values())
+        method = getattr(__obj, "__name__", "")
+        if method in ("format", "format_map"):
+            meter.charge_value(args)
+            meter.charge_value(kwargs)
+        else:
+            _check_growth(meter, method, getattr(__obj, "__self__", None), args, kwargs)
+        value = super().call(__context, __obj, *args, **kwargs)
+        meter.charge_size(_length(value))
+        return value
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Whether a template may see an attribute: not Python's internals, no mutation, no unbounded growth."""
+        return attr not in _REMOVED_METHODS and super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Refuse a wide format string where the template gets hold of its `format` method."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is not None:
+            _check_format(value.__self__)
+        return wrapped
+
+
+def _power_bits(base: Any, exponent: Any) -> int:
+    return base.bit_length() * abs(exponent) if isinstance(base, int) and isinstance(exponent, int) else 0
+
+
+def _length(value: Any) -> int:
+    """Characters of a string, or the characters that a list's own items count as; 0 for anything else."""
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    return CHARACTERS_PER_ITEM * len(value) if isinstance(value, (list, tuple)) else 0
+
+
+def _filter(node: nodes.Expr | None, name: str) -> nodes.Filter:
+    # None is how an assignment block says "the block's text"; jinja2's annotation of Filter allows it.
+    lineno = node.lineno if node is not None else 0
+    return nodes.Filter(node, name, [], [], None, None, lineno=lineno)

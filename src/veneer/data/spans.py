@@ -1,0 +1,210 @@
+"""Find the characters of a rendered conversation that train: each assistant turn with its end-of-turn token.
+
+A template that marks them (`{% generation %}`) decides. For all others:
+
+- A turn starts where the prompt for it ends: `render(messages before it, add_generation_prompt=True)`, if that is a
+  prefix of the whole text. Some templates rewrite earlier turns (Qwen3 takes the thoughts out of them), and then it
+  is none. The turns are then found by their header, the text that stands between a user's words and the
+  assistant's in a probe conversation. The header holds a special token, which no message can spell once it is
+  guarded (escape.py), so where there are as many headers as assistant turns, the headers are the turns' own. The
+  turn's last line must also be found in what was located. Otherwise the template is refused: nothing is masked by
+  guesswork.
+- A turn ends after the first special token that follows it, if the probe shows that the template closes turns so,
+  and else where `render(messages up to it)` ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from veneer.data.escape import Guarded, Specials
+from veneer.data.template import ChatTemplate
+from veneer.errors import DataError
+
+Span = tuple[int, int]
+
+# Beyond this many turns a rendering per turn (whose cost grows with the square) is the second choice, headers the first.
+MANY_TURNS = 8
+
+_USER, _ANSWER = ("veneerquestion1", "veneerquestion2"), ("veneeranswer1", "veneeranswer2")
+_UNMASKABLE = "the assistant's turns cannot be told apart in what this chat template makes, so no loss mask is possible"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a probe conversation shows about a template."""
+
+    end_token: str | None
+    """The special token that closes every assistant turn; None where there is none or not always the same."""
+    headers: tuple[str, ...]
+    """What may stand before an assistant turn, longest first; each begins with a special token."""
+    opening: str
+    """What of the generation prompt only some turns have after the header (a thinking template's "<think>\\n")."""
+    unprompted: str
+    """The header, where `add_generation_prompt` leaves it out; else empty."""
+
+
+class TurnFinder:
+    """Renders conversations with one template and finds what trains in them."""
+
+    def __init__(self, template: ChatTemplate, specials: Specials) -> None:
+        self._template = template
+        self._specials = specials
+        self._shape: Shape | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """What the template's probe shows; rendered once.
+
+        Raises:
+            DataError: the template refuses a plain conversation of two questions and answers.
+        """
+        if self._shape is None:
+            self._shape = _probe(self._template, self._specials)
+        return self._shape
+
+    def find(self, chat: Guarded, train_from: int = 0) -> tuple[str, list[Span]]:
+        """Render a guarded conversation.
+
+        Args:
+            chat: the conversation.
+            train_from: assistant turns before this index do not train.
+
+        Returns:
+            The guarded text and the character ranges [start, end) that train, in order.
+
+        Raises:
+            DataError: the template refuses the conversation, or its turns cannot be told apart.
+        """
+        rendered = self._template.render_spans(chat.messages, tools=chat.tools)
+        text = rendered.text
+        if self._template.marks_generation:
+            start = self._prefix(text, chat, train_from) if train_from else 0
+            if start is None:
+                raise DataError(f"{_UNMASKABLE} (the prompt's own turns are written otherwise without the completion)")
+            return text, [span for span in rendered.spans if span[0] >= start]
+        turns = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
+        starts = self._starts(text, chat, turns)
+        spans = [(start, self._end(text, chat, turn, start)) for turn, start in zip(turns, starts, strict=True)]
+        for (start, end), following in zip(spans, [*starts[1:], len(text)], strict=True):
+            if not start < end <= following:
+                raise DataError(_UNMASKABLE)
+        return text, [span for turn, span in zip(turns, spans, strict=True) if turn >= train_from]
+
+    def _starts(self, text: str, chat: Guarded, turns: Sequence[int]) -> list[int]:
+        located = self._by_header(text, chat, turns) if len(turns) > MANY_TURNS else None
+        if located is not None:
+            return located
+        starts = [self._prefix(text, chat, turn) for turn in turns]
+        if None in starts:
+            located = self._by_header(text, chat, turns)
+            if located is None:
+                raise DataError(_UNMASKABLE)
+            starts = [by_header if start is None else start for start, by_header in zip(starts, located, strict=True)]
+        header = self.shape.unprompted
+        return [
+            start + len(header) if header and text.startswith(header, start) else start
+            for start in starts
+            if start is not None
+        ]
+
+    def _prefix(self, text: str, chat: Guarded, turn: int) -> int | None:
+        """Where the prompt for a turn ends, or None if the prompt is no prefix of the text."""
+        try:
+            prompt = self._template.render(chat.messages[:turn], add_generation_prompt=True, tools=chat.tools)
+        except DataError:
+            # The whole conversation rendered, so it is only this beginning that the template does not take.
+            return None
+        return len(prompt) if text.startswith(prompt) else None
+
+    def _by_header(self, text: str, chat: Guarded, turns: Sequence[int]) -> list[int] | None:
+        for header in self.shape.headers:
+            if text.count(header) != len(turns):
+                continue
+            starts = _positions_after(text, header)
+            starts = [
+                start + len(self.shape.opening) if text.startswith(self.shape.opening, start) else start
+                for start in starts
+            ]
+            ends = [*starts[1:], len(text)]
+            contents = [chat.messages[turn].get("content") or "" for turn in turns]
+            if all(_holds(text[a:b], content) for a, b, content in zip(starts, ends, contents, strict=True)):
+                return starts
+        return None
+
+    def _end(self, text: str, chat: Guarded, turn: int, start: int) -> int:
+        token = self.shape.end_token
+        found = text.find(token, start) if token is not None else -1
+        end = found + len(token) if token is not None and found >= 0 else None
+        if end is not None and not chat.messages[turn].get("tool_calls"):
+            return end
+        # A turn that calls tools may be closed by a token of its own (Llama 3's <|eom_id|>), so it is looked at alone.
+        alone = self._template.render(chat.messages[: turn + 1], tools=chat.tools)
+        if not text.startswith(alone):
+            if end is None:
+                raise DataError(_UNMASKABLE)
+            return end
+        if end is not None and end <= len(alone):
+            return end
+        closed = self._specials.last_within(text, start, len(alone))
+        # White space after the closing token belongs to the layout, not to the turn.
+        return closed if closed is not None and not text[closed : len(alone)].strip() else len(alone)
+
+
+def _probe(template: ChatTemplate, specials: Specials) -> Shape:
+    first = {"role": "user", "content": _USER[0]}
+    chat = [first, {"role": "assistant", "content": _ANSWER[0]}]
+    chat += [{"role": "user", "content": _USER[1]}, {"role": "assistant", "content": _ANSWER[1]}]
+    text = template.render(chat)
+    prompt = template.render([first], add_generation_prompt=True)
+    unprompted = template.render([first]) == prompt
+    marks = [text.find(mark) for mark in (_USER[0], _ANSWER[0], _USER[1], _ANSWER[1])]
+    if min(marks) < 0 or marks != sorted(marks) or _USER[0] not in prompt:
+        # It prints contents in some other form (escaped, in capitals): only prefixes can be relied on.
+        return Shape(None, (), "", "")
+    question1, answer1, question2, answer2 = marks
+    offered = prompt[prompt.index(_USER[0]) + len(_USER[0]) :]
+    between = (text[question1 + len(_USER[0]) : answer1], text[question2 + len(_USER[1]) : answer2])
+    common = _common(_common(*between), offered)
+    endings = [specials.first_after(text, answer + len(_ANSWER[0])) for answer in (answer1, answer2)]
+    last, middle = endings[1], endings[0]
+    end_token = last[0] if last is not None and middle is not None and middle[0] == last[0] else None
+    # A special token after the common part that the generation prompt leaves out is the rest of the header, which
+    # does not train; text alone is the answer's own (a blank, empty thoughts).
+    missing = between[0][len(common) :]
+    if unprompted and specials.spelled_in(missing):
+        # The rest is only what the two turns share: the second may open with more.
+        rest = _common(missing, between[1][len(common) :])
+        headers = _suffixes(specials, common + rest)
+        return Shape(end_token, headers, "", rest)
+    return Shape(end_token, _suffixes(specials, common), offered[len(common) :], "")
+
+
+def _suffixes(specials: Specials, header: str) -> tuple[str, ...]:
+    return tuple(header[start:] for start in specials.starts(header))
+
+
+def _common(left: str, right: str) -> str:
+    length = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        length += 1
+    return left[:length]
+
+
+def _positions_after(text: str, header: str) -> list[int]:
+    positions = []
+    found = text.find(header)
+    while found >= 0:
+        positions.append(found + len(header))
+        found = text.find(header, found + len(header))
+    return positions
+
+
+def _holds(span: str, content: str) -> bool:
+    """Whether the last line of a turn is in the text located for it (its first lines may be thoughts, taken out)."""
+    lines = content.strip().splitlines()
+    return not lines or lines[-1].strip() in span

@@ -1,0 +1,84 @@
+"""Everything that veneer refuses, as one tree.
+
+::
+
+    VeneerError                 a user can mend it; the command line prints it and exits with `exit_code`
+    ├── ConfigError             a configuration key, value or combination
+    ├── DataError               a data file or one of its rows
+    ├── ModelError              a model's files, format or architecture
+    ├── AdapterError            an adapter's files, or an adapter that does not fit its base
+    ├── CheckpointError         a training checkpoint that is missing, damaged or of another run
+    ├── OutputError             a folder that cannot be written, or a disk that is full
+    └── TrainingStopped         the run ended before its last step
+        ├── Diverged            the loss or a gradient was not finite
+        └── Interrupted         the user or the system asked the run to stop
+
+A message states the value that was met, the rule that it breaks, and the remedy. Where several things are
+wrong, one error names all of them: `listing` formats them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class VeneerError(Exception):
+    """Base of every error that a user can mend."""
+
+    exit_code = 2
+
+
+class ConfigError(VeneerError):
+    """A configuration key, value or combination is not allowed."""
+
+
+class DataError(VeneerError):
+    """A data file, or a row of it, cannot be used."""
+
+
+class ModelError(VeneerError):
+    """A model's files are missing, damaged, or of a kind that veneer does not read."""
+
+
+class AdapterError(VeneerError):
+    """An adapter's files are missing or damaged, or do not fit the base model."""
+
+
+class CheckpointError(VeneerError):
+    """A training checkpoint is missing, damaged, or belongs to another run."""
+
+
+class OutputError(VeneerError):
+    """A result could not be written; what was there before is untouched."""
+
+
+class TrainingStopped(VeneerError):
+    """A run ended before its last step; its last good checkpoint is kept."""
+
+
+class Diverged(TrainingStopped):
+    """The loss or the gradient norm became NaN or infinite."""
+
+    exit_code = 3
+
+
+class Interrupted(TrainingStopped):
+    """The run was asked to stop (Ctrl-C or SIGTERM); the exit code is the shell's for SIGINT."""
+
+    exit_code = 130
+
+
+def listing(lines: Iterable[str], *, limit: int = 20) -> str:
+    """Format offenders as an indented list, at most `limit` of them, with the number left out."""
+    items = list(lines)
+    shown = [f"  - {line}" for line in items[:limit]]
+    if len(items) > limit:
+        shown.append(f"  … and {len(items) - limit} more")
+    return "\n".join(shown)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint naming the known word closest to `name`, or the empty string where none is close."""
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,263 @@
+"""Is it better? Base and adapter on the same rows, with confidence intervals of the paired difference.
+
+Each row is scored twice: by the loss of its supervised tokens, and by greedy generation of its last answer. An answer
+is *exact* if it equals the reference, as JSON where the reference is a JSON object (so that spacing does not matter),
+as text without surrounding white space otherwise. Where the references are JSON objects, *fields* is the share of a
+reference's keys whose value the answer gives exactly; an answer that is not JSON has none.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from veneer.data.batches import MicroBatch, pack
+from veneer.data.chat import Example
+from veneer.errors import DataError
+from veneer.generation import Sampling, generate
+from veneer.losses import token_losses
+from veneer.model.attention import PackedAttention
+from veneer.model.decoder import CausalLM
+
+RESAMPLES = 4000
+"""Bootstrap resamples behind a confidence interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One row to answer: the prompt's tokens and the answer that is expected."""
+
+    prompt: tuple[int, ...]
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowScore:
+    """What one model did on one row."""
+
+    loss_sum: float
+    """Nats, summed over the supervised tokens."""
+    supervised: int
+    answer: str | None
+    """None where the row has no answer to generate (plain text)."""
+    exact: bool | None
+    fields: float | None
+    """Share of the reference's fields that are right; None where the reference is no JSON object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One measure of one model, or of the difference of two, with its 95 % interval where it has one."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One measure for base and adapter on the same rows."""
+
+    name: str
+    base: float
+    adapter: float
+    difference: float
+    low: float
+    high: float
+    """Ends of the 95 % confidence interval of the difference."""
+
+
+@torch.no_grad()
+def row_losses(model: CausalLM, examples: Sequence[Example], *, max_tokens: int = 2048) -> list[tuple[float, int]]:
+    """Sum of losses and number of supervised tokens of every example, in order."""
+    was_training = model.training
+    model.eval()
+    sums: list[tuple[float, int]] = []
+    try:
+        for group in _groups(examples, max_tokens):
+            # One example a pack call keeps the order of rows; the pack of the group is their concatenation.
+            batches = [pack([example], max_tokens)[0] for example in group]
+            losses = _losses(model, batches)
+            start = 0
+            for batch in batches:
+                sums.append((float(losses[start : start + batch.supervised].sum()), batch.supervised))
+                start += batch.supervised
+    finally:
+        model.train(was_training)
+    return sums
+
+
+def _groups(examples: Sequence[Example], max_tokens: int) -> list[list[Example]]:
+    groups: list[list[Example]] = []
+    tokens = max_tokens
+    for example in examples:
+        if tokens + len(example.tokens) > max_tokens:
+            groups.append([])
+            tokens = 0
+        groups[-1].append(example)
+        tokens += len(example.tokens)
+    return groups
+
+
+def _losses(model: CausalLM, batches: Sequence[MicroBatch]) -> torch.Tensor:
+    device = model.device
+    lengths = [len(batch.tokens) for batch in batches]
+    offsets = np.cumsum([0, *lengths[:-1]])
+    hidden = model.hidden(
+        torch.cat([batch.tokens for batch in batches]).to(device),
+        torch.cat([batch.positions for batch in batches]).to(device),
+        PackedAttention(lengths),
+    )
+    rows = torch.cat([batch.rows + int(offset) for batch, offset in zip(batches, offsets, strict=True)])
+    targets = torch.cat([batch.targets for batch in batches])
+    weight: torch.Tensor = model.lm_head.weight  # type: ignore[assignment]
+    return token_losses(hidden[rows.to(device)], weight, targets.to(device)).double().cpu()
+
+
+def score(
+    model: CausalLM,
+    examples: Sequence[Example],
+    questions: Sequence[Question | None],
+    *,
+    decode: Callable[[list[int]], str],
+    stop_ids: frozenset[int],
+    max_new_tokens: int,
+    on_done: Callable[[int], None] = lambda rows: None,
+) -> list[RowScore]:
+    """Score one model on every row.
+
+    Args:
+        model: base, or base with adapter.
+        examples: the rows as they would be trained.
+        questions: the same rows as prompts; None for a row without an answer.
+        decode: tokens to text.
+        stop_ids: tokens that end an answer.
+        max_new_tokens: longest answer.
+        on_done: told how many rows have ended (progress).
+    """
+    losses = row_losses(model, examples)
+    asked = [index for index, question in enumerate(questions) if question is not None]
+    prompts = [question.prompt for question in questions if question is not None]
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+    outputs = generate(model, prompts, sampling=sampling, stop_ids=stop_ids, on_done=on_done)
+    answers = {index: decode(tokens) for index, tokens in zip(asked, outputs, strict=True)}
+    scores = []
+    for index, ((loss_sum, supervised), question) in enumerate(zip(losses, questions, strict=True)):
+        answer = answers.get(index)
+        if question is None or answer is None:
+            scores.append(RowScore(loss_sum, supervised, None, None, None))
+            continue
+        exact, fields = judge(answer, question.reference)
+        scores.append(RowScore(loss_sum, supervised, answer, exact, fields))
+    return scores
+
+
+def judge(answer: str, reference: str) -> tuple[bool, float | None]:
+    """Whether an answer is exact, and the share of the reference's fields that it has right."""
+    expected = _json_object(reference)
+    if expected is None:
+        return answer.strip() == reference.strip(), None
+    given = _json_object(answer)
+    if given is None:
+        return False, 0.0
+    if not expected:
+        return given == expected, None
+    right = sum(key in given and _same(given[key], value) for key, value in expected.items())
+    return _same(given, expected), right / len(expected)
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _same(left: Any, right: Any) -> bool:
+    # Through JSON, since Python holds True == 1 and 1 == 1.0.
+    return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)
+
+
+def metrics(scores: Sequence[RowScore]) -> list[Metric]:
+    """The measures of one model, with bootstrap intervals."""
+    return [
+        Metric(name, *_interval(numerator, weight, _TRANSFORM[name])) for name, (numerator, weight) in _columns(scores).items()
+    ]
+
+
+def compare(base: Sequence[RowScore], adapter: Sequence[RowScore]) -> list[Comparison]:
+    """Every measure of two models on the same rows, with the interval of the paired difference.
+
+    The rows are resampled together for both models (a paired bootstrap, Efron & Tibshirani, 1993, ch. 8), so that a
+    row that is hard for both does not widen the interval.
+
+    Raises:
+        DataError: the two lists are not of the same rows.
+    """
+    if len(base) != len(adapter) or not base:
+        raise DataError(f"{len(base)} rows scored with the base and {len(adapter)} with the adapter; compare equal rows")
+    left, right = _columns(base), _columns(adapter)
+    draws = _draws(len(base))
+    results = []
+    for name in left.keys() & right.keys():
+        transform = _TRANSFORM[name]
+        values = [transform(_ratio(*column)) for column in (left[name], right[name])]
+        spread = transform(_resampled(*right[name], draws)) - transform(_resampled(*left[name], draws))
+        low, high = np.nanquantile(spread, [0.025, 0.975])
+        results.append(
+            Comparison(name, float(values[0]), float(values[1]), float(values[1] - values[0]), float(low), float(high))
+        )
+    return sorted(results, key=lambda one: list(_TRANSFORM).index(one.name))
+
+
+Floats = NDArray[np.float64]
+
+_TRANSFORM: dict[str, Callable[[Floats], Floats]] = {
+    "exact": lambda mean: mean,
+    "fields": lambda mean: mean,
+    "loss": lambda mean: mean,
+    "perplexity": np.exp,
+}
+"""The measures in the order of the tables, each a function of a weighted mean over rows."""
+
+
+def _columns(scores: Sequence[RowScore]) -> dict[str, tuple[Floats, Floats]]:
+    """Numerator and weight of every row, by measure; measures that no row has are left out."""
+    loss = np.array([s.loss_sum for s in scores])
+    tokens = np.array([s.supervised for s in scores], dtype=float)
+    columns = {"loss": (loss, tokens), "perplexity": (loss, tokens)}
+    for name, values in (("exact", [s.exact for s in scores]), ("fields", [s.fields for s in scores])):
+        present = np.array([value is not None for value in values], dtype=float)
+        if present.any():
+            columns[name] = (np.array([float(value or 0.0) for value in values]), present)
+    return {name: columns[name] for name in _TRANSFORM if name in columns}
+
+
+def _ratio(numerator: Floats, weight: Floats) -> Floats:
+    return np.asarray(numerator.sum() / max(weight.sum(), 1e-12))
+
+
+def _draws(rows: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).integers(0, rows, size=(RESAMPLES, rows))
+
+
+def _resampled(numerator: Floats, weight: Floats, draws: NDArray[np.int64]) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        result: Floats = numerator[draws].sum(1) / weight[draws].sum(1)
+    return result
+
+
+def _interval(numerator: Floats, weight: Floats, transform: Callable[[Floats], Floats]) -> tuple[float, float, float]:
+    spread = transform(_resampled(numerator, weight, _draws(len(numerator))))
+    low, high = np.nanquantile(spread, [0.025, 0.975])
+    value = float(transform(_ratio(numerator, weight)))
+    return value, float(low), float(high) if math.isfinite(high) else math.inf

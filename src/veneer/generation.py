@@ -1,0 +1,184 @@
+"""Batched generation with a cache: many prompts at once, each ending on its own.
+
+Prompts of similar length run together, without padding; a row that has ended leaves the batch. A row's tokens depend
+on its prompt, the settings and its own random stream alone, never on which rows it shared a batch with (beyond the
+rounding of products of another height).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from veneer.errors import ConfigError, listing
+from veneer.model.cache import KVCache
+from veneer.model.decoder import CausalLM
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How the next token is chosen."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    """0 takes the likeliest token (greedy)."""
+    top_p: float = 1.0
+    """Draw only among the likeliest tokens that together hold this probability."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.max_new_tokens < 1:
+            problems.append(f"max_new_tokens: {self.max_new_tokens}, must be at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            problems.append(f"temperature: {self.temperature}, must be 0 or more and finite")
+        if not 0 < self.top_p <= 1:
+            problems.append(f"top_p: {self.top_p}, must be above 0 and at most 1")
+        if problems:
+            raise ConfigError(f"sampling settings out of range:\n{listing(problems)}")
+
+
+OnToken = Callable[[int, int], None]
+"""Called with the index of a prompt and its next token, as it comes."""
+
+BATCH_ROWS = 96
+"""Rows decoded together."""
+
+
+@torch.no_grad()
+def generate(
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    *,
+    sampling: Sampling,
+    stop_ids: frozenset[int],
+    on_token: OnToken = lambda row, token: None,
+    on_done: Callable[[int], None] = lambda rows: None,
+    batch_rows: int = BATCH_ROWS,
+) -> list[list[int]]:
+    """Continue every prompt until a stop token, or `max_new_tokens`.
+
+    Args:
+        model: base, or base with adapter.
+        prompts: token ids, at least one each.
+        sampling: how tokens are chosen.
+        stop_ids: tokens that end a row; they are not part of the result.
+        on_token: told of every new token (streaming).
+        on_done: told how many rows have ended, as they end (progress).
+        batch_rows: rows decoded together; a matter of memory and speed.
+
+    Returns:
+        The new tokens of each prompt, in the order of `prompts`.
+    """
+    was_training = model.training
+    model.eval()
+    results: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), row))
+    try:
+        for start in range(0, len(order), batch_rows):
+            rows = order[start : start + batch_rows]
+            batch = _Batch(model, [prompts[row] for row in rows], rows, sampling, stop_ids)
+            while batch.rows:
+                for row, token in batch.step():
+                    results[row].append(token)
+                    on_token(row, token)
+                on_done(batch.take_ended())
+    finally:
+        model.train(was_training)
+    return results
+
+
+class _Batch:
+    """Rows in flight: their cache, their next tokens, and how many each has made."""
+
+    def __init__(
+        self,
+        model: CausalLM,
+        prompts: list[Sequence[int]],
+        rows: list[int],
+        sampling: Sampling,
+        stop_ids: frozenset[int],
+    ):
+        self.rows = rows
+        self._model, self._sampling, self._stop_ids = model, sampling, stop_ids
+        self._generators = {row: torch.Generator().manual_seed(sampling.seed * 1_000_003 + row) for row in rows}
+        self._made = 0
+        self._ended = 0
+        self._finished: set[int] = set()
+        self._slots = list(rows)
+        capacity = max(len(prompt) for prompt in prompts) + sampling.max_new_tokens
+        self._cache = KVCache(model.spec, len(rows), capacity, dtype=model.dtype, device=model.device)
+        self._logits = self._prefill(prompts)
+
+    def _prefill(self, prompts: list[Sequence[int]]) -> Tensor:
+        device = self._model.device
+        lengths = [len(prompt) for prompt in prompts]
+        tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
+        positions = torch.cat([torch.arange(length, device=device) for length in lengths])
+        hidden = self._model.hidden(tokens, positions, self._cache.prefill(lengths))
+        ends = torch.tensor(lengths, device=device).cumsum(0) - 1
+        return self._model.logits(hidden[ends])
+
+    def step(self) -> list[tuple[int, int]]:
+        """Choose each row's next token and run it; returns `(row, token)` of the rows that go on."""
+        tokens = choose(self._logits, self._sampling, [self._generators[row] for row in self._slots])
+        self._made += 1
+        new = []
+        for slot, (row, token) in enumerate(zip(self._slots, tokens.tolist(), strict=True)):
+            if row in self._finished:
+                continue
+            if token in self._stop_ids:
+                self._finish(row)
+                continue
+            new.append((self._slots[slot], token))
+            if self._made == self._sampling.max_new_tokens:
+                self._finish(row)
+        self.rows = [row for row in self._slots if row not in self._finished]
+        if self.rows:
+            tokens = self._compact(tokens)
+            positions = self._cache.lengths
+            hidden = self._model.hidden(tokens, positions, self._cache.step())
+            self._logits = self._model.logits(hidden)
+        return new
+
+    def take_ended(self) -> int:
+        """Rows that have ended since the last call."""
+        ended, self._ended = self._ended, 0
+        return ended
+
+    def _finish(self, row: int) -> None:
+        self._finished.add(row)
+        self._ended += 1
+
+    def _compact(self, tokens: Tensor) -> Tensor:
+        # Dropping rows copies the cache, so it waits until a quarter of them has ended.
+        if len(self.rows) > 0.75 * len(self._slots):
+            return tokens
+        kept = torch.tensor(
+            [slot for slot, row in enumerate(self._slots) if row not in self._finished], device=tokens.device
+        )
+        self._cache.keep(kept)
+        self._slots = list(self.rows)
+        return tokens[kept]
+
+
+def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
+    """The next token of every row, int64 `[rows]`, from logits `[rows, vocab]`.
+
+    Top-p keeps the smallest set of likeliest tokens whose probability reaches `top_p` (Holtzman et al., 2020,
+    arXiv:1904.09751); the likeliest is always kept.
+    """
+    if sampling.temperature == 0.0:
+        return logits.argmax(-1)
+    probabilities = torch.softmax(logits.float() / sampling.temperature, dim=-1)
+    if sampling.top_p < 1.0:
+        ordered, indices = probabilities.sort(dim=-1, descending=True)
+        before = ordered.cumsum(-1) - ordered
+        ordered = ordered.masked_fill(before >= sampling.top_p, 0.0)
+        probabilities = torch.zeros_like(probabilities).scatter_(1, indices, ordered)
+    rows = probabilities.cpu()
+    drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(rows, generators, strict=True)]
+    return torch.cat(drawn).to(logits.device)

@@ -1,0 +1,148 @@
+"""Writing so that a kill or a full disk at any instant leaves either the old state or the new one.
+
+A file or folder is written beside its place under a temporary name, flushed to the disk, and renamed; rename is atomic
+on POSIX file systems. What the system refuses becomes an `OutputError` that names the path and the reason.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from veneer.errors import OutputError
+
+PARTIAL = ".partial-"
+"""Start of the name of everything that is not finished."""
+
+
+@contextmanager
+def reported(path: Path) -> Iterator[None]:
+    """Turn the system's refusal to write below `path` into an `OutputError`."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"{error.filename or path}: cannot be written: {error.strerror or error}. "
+            f"Free space or give another output folder; what was complete there before is untouched."
+        ) from error
+    except SafetensorError as error:
+        raise OutputError(
+            f"{path}: cannot be written: {error}. "
+            "Free space or give another output folder; what was complete there before is untouched."
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file at `path` by `text`, atomically.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    try:
+        with reported(path):
+            partial.write_text(text, encoding="utf-8")
+            _sync(partial)
+            partial.replace(path)
+            _sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file (not atomically by itself: use it inside `atomic_folder`, or on a fresh name).
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with reported(path):
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, dict(metadata))
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `path` when the block ends well, and is deleted when it does not.
+
+    Raises:
+        OutputError: something cannot be written, or `path` exists already.
+    """
+    partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    with reported(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            for file in sorted(partial.rglob("*")):
+                _sync(file)
+            _sync(partial)
+            partial.rename(path)
+            _sync(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Delete what a killed run left unfinished in `folder`."""
+    for leftover in folder.glob(f"{PARTIAL}*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def make_output_folder(path: Path) -> None:
+    """Make `path` and prove that it can be written to, before anything expensive starts.
+
+    Raises:
+        OutputError: it is a file, lies on a read-only file system, or may not be written.
+    """
+    with reported(path):
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f"{PARTIAL}{os.getpid()}-probe"
+        probe.write_bytes(b"veneer")
+        probe.unlink()
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process alone.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    with reported(folder):
+        lock = (folder / ".lock").open("w")
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OutputError(
+                f"{folder}: another run is writing there; wait for it or give another output folder"
+            ) from error
+        yield
+    finally:
+        lock.close()
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,361 @@
+"""Text to token ids and back, with the control tokens of a chat template kept apart from what users write.
+
+`Tokenizer` wraps a ``tokenizers.Tokenizer`` so that its ids equal those of ``transformers.AutoTokenizer``. What it
+adds is *aliased* encoding: a message may spell ``<|im_end|>``, and must not end its turn by doing so. The template's
+own control tokens are therefore written as aliases, single private-use characters, and a clone of the tokenizer knows
+only the aliases, so that the literal spelling is ordinary text to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken, processors
+
+from veneer.errors import ModelError, OutputError
+
+ALIAS_BASE = 0x100000
+"""First code point of plane 16, which is private use from end to end: no normaliser changes it."""
+MAX_ALIASES = 0xFFFE
+
+_NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
+_OTHER_NAMED = ("sep_token", "cls_token", "mask_token")
+_CONFIG_TYPES = (str, int, float, bool, type(None))
+
+
+@dataclass
+class Tokenizer:
+    """A tokenizer with its chat template and the names of its control tokens.
+
+    Texts must be valid Unicode: a lone surrogate makes every encoding method raise ``TypeError``.
+    """
+
+    backend: tokenizers.Tokenizer
+    chat_template: str | None = None
+    bos_token: str | None = None
+    eos_token: str | None = None
+    pad_token: str | None = None
+    unk_token: str | None = None
+    add_bos: bool = False
+    """Whether plain text, encoded with its special tokens, starts with `bos_token`."""
+    special_tokens: tuple[str, ...] = ()
+    """Added tokens that are control tokens, in the order of their ids."""
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """tokenizer_config.json as it was read; `save` keeps its plain values."""
+    original: str | None = field(default=None, repr=False)
+    """tokenizer.json as it was read, where the backend still says the same; `save` writes it unchanged."""
+
+    @property
+    def bos_id(self) -> int | None:
+        """Id of `bos_token`, or None where there is none."""
+        return None if self.bos_token is None else self.backend.token_to_id(self.bos_token)
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of `eos_token`, or None where there is none."""
+        return None if self.eos_token is None else self.backend.token_to_id(self.eos_token)
+
+    @property
+    def pad_id(self) -> int | None:
+        """Id of `pad_token`, or None where there is none."""
+        return None if self.pad_token is None else self.backend.token_to_id(self.pad_token)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest id, so that every id indexes a table of this size."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """Control token to alias, one private-use character each."""
+        if len(self.special_tokens) > MAX_ALIASES:
+            raise ModelError(f"The tokenizer has {len(self.special_tokens)} control tokens, at most {MAX_ALIASES} fit.")
+        return {token: chr(ALIAS_BASE + index) for index, token in enumerate(self.special_tokens)}
+
+    def spells_alias(self, text: str) -> bool:
+        """Whether `text` holds an alias character; such text must be refused before it is put into a template."""
+        last = ALIAS_BASE + len(self.special_tokens)
+        return any(ALIAS_BASE <= ord(character) < last for character in text)
+
+    def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Token ids of `text`, in which control tokens that are spelled out count as such.
+
+        Args:
+            text: any text.
+            add_special_tokens: also add what the tokenizer puts around a text (bos, eos).
+        """
+        return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def encode_with_offsets(
+        self, text: str, *, add_special_tokens: bool = False
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """As `encode`, with the range of characters of `text` that each token came from.
+
+        Ranges keep the white space that belongs to a token. Tokens that share one character (its bytes) have the
+        same range; tokens that were added around the text have an empty one.
+        """
+        encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        return list(encoding.ids), list(encoding.offsets)
+
+    def encode_aliased(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and character ranges of a rendered template whose control tokens are written as their `aliases`.
+
+        A control token that is spelled out is ordinary text here. For text that spells none, the ids are those of
+        `encode` on the same text with every alias replaced by its token.
+        """
+        encoding = self._aliased.encode(text, add_special_tokens=False)
+        return list(encoding.ids), list(encoding.offsets)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of `ids`; control tokens are left out unless `skip_special_tokens` is False."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def save(self, directory: Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json (with the chat template), as AutoTokenizer reads them.
+
+        Raises:
+            OutputError: a file could not be written.
+        """
+        config = {key: value for key, value in self.config.items() if isinstance(value, _CONFIG_TYPES)}
+        # A class name is kept only as text; code that a model folder brings along is never pointed to.
+        config.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+        config.setdefault("clean_up_tokenization_spaces", False)
+        for name in _NAMED:
+            config.pop(name, None)
+            if (token := _named_tokens(self)[name]) is not None:
+                config[name] = token
+        for name in ("chat_template", "add_bos_token", "add_eos_token"):
+            config.pop(name, None)
+        if self.chat_template is not None:
+            config["chat_template"] = self.chat_template
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            text = self.original if self.original is not None else self.backend.to_str(pretty=True)
+            (directory / "tokenizer.json").write_text(text, encoding="utf-8", newline="")
+            (directory / "tokenizer_config.json").write_text(
+                json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline=""
+            )
+        except OSError as error:
+            raise OutputError(f"The tokenizer could not be saved to {directory}: {error.strerror or error}.") from error
+
+    @cached_property
+    def _aliased(self) -> tokenizers.Tokenizer:
+        return aliased_clone(self.backend, self.aliases)
+
+
+def aliased_clone(backend: tokenizers.Tokenizer, aliases: Mapping[str, str]) -> tokenizers.Tokenizer:
+    """A copy of `backend` in which every token in `aliases` has the alias as its text, with the same id."""
+    tree = json.loads(backend.to_str())
+    for added in tree["added_tokens"]:
+        added["content"] = aliases.get(added["content"], added["content"])
+    model = tree["model"]
+    vocab = model.get("vocab")
+    if isinstance(vocab, dict):
+        model["vocab"] = {aliases.get(token, token): index for token, index in vocab.items()}
+    elif isinstance(vocab, list):  # Unigram: [piece, score] pairs, the id is the position
+        model["vocab"] = [[aliases.get(piece, piece), score] for piece, score in vocab]
+    if model.get("unk_token") in aliases:
+        model["unk_token"] = aliases[model["unk_token"]]
+    if "merges" in model:
+        # A merge that builds a control token from pieces would bring its literal spelling back, and its result is no
+        # longer in the vocabulary.
+        model["merges"] = [merge for merge in model["merges"] if not _touches(merge, aliases)]
+    clone = tokenizers.Tokenizer.from_str(json.dumps(tree))
+    keep_white_space_in_offsets(clone)
+    return clone
+
+
+def _touches(merge: str | Sequence[str], tokens: Mapping[str, str]) -> bool:
+    left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
+    return left in tokens or right in tokens or left + right in tokens
+
+
+def keep_white_space_in_offsets(backend: tokenizers.Tokenizer) -> None:
+    """Stop the post-processor from cutting white space off the character ranges: loss masks are made of them."""
+    processor = backend.post_processor
+    if processor is None:
+        return
+    tree = json.loads(processor.__getstate__())
+    parts = [tree, *tree.get("processors", [])]
+    if not any(part.get("trim_offsets") for part in parts):
+        return
+    for part in parts:
+        if "trim_offsets" in part:
+            part["trim_offsets"] = False
+    whole = json.loads(backend.to_str())
+    # Processors cannot be made from JSON alone: a tokenizer with an empty vocabulary carries it.
+    whole.update(post_processor=tree, added_tokens=[], model={"type": "BPE", "vocab": {}, "merges": []})
+    backend.post_processor = tokenizers.Tokenizer.from_str(json.dumps(whole)).post_processor
+
+
+def _named_tokens(tokenizer: Tokenizer) -> dict[str, str | None]:
+    return {
+        "bos_token": tokenizer.bos_token,
+        "eos_token": tokenizer.eos_token,
+        "pad_token": tokenizer.pad_token,
+        "unk_token": tokenizer.unk_token,
+    }
+
+
+# ------------------------------------------------------------------------------------------------- from a directory
+
+
+def from_directory(path: Path) -> Tokenizer:
+    """Read the tokenizer of a Hugging Face model directory.
+
+    Reads tokenizer.json and, where they are, tokenizer_config.json, special_tokens_map.json, chat_template.jinja and
+    chat_template.json. No code of the directory is run. What is put around a text is what tokenizer.json says: its
+    copies ``add_bos_token`` and ``add_eos_token`` in the configuration are ignored, as transformers 5 ignores them.
+
+    Raises:
+        ModelError: tokenizer.json is missing, or one of the files is damaged.
+    """
+    file = path / "tokenizer.json"
+    if not file.is_file():
+        slow = [name for name in ("tokenizer.model", "spiece.model", "vocab.json") if (path / name).is_file()]
+        hint = f" It holds {slow[0]}: save the tokenizer once with transformers to convert it." if slow else ""
+        raise ModelError(f"{path} has no tokenizer.json.{hint}")
+    text = _text(file)
+    try:
+        backend = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:
+        # The tokenizers library raises Exception itself, of no class of its own, for what it cannot parse.
+        if type(error) is not Exception:
+            raise
+        raise ModelError(f"{file} is not a usable tokenizer: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    config = _object(path / "tokenizer_config.json")
+    names = _special_names(path, config)
+    added = _declare_tokens(backend, config, names)
+    keep_white_space_in_offsets(backend)
+    tokenizer = finish(
+        backend,
+        {name: names.get(name) for name in _NAMED},
+        _chat_template(path, config),
+        config,
+    )
+    # Tokens that only tokenizer_config.json names are in the backend alone, so the file as read would lose them.
+    tokenizer.original = None if added else text
+    return tokenizer
+
+
+def finish(
+    backend: tokenizers.Tokenizer,
+    names: Mapping[str, str | None],
+    chat_template: str | None,
+    config: Mapping[str, Any],
+) -> Tokenizer:
+    """Make the `Tokenizer` around a complete backend; `add_bos` and `special_tokens` are read off it."""
+    decoder = backend.get_added_tokens_decoder()
+    bos = names.get("bos_token")
+    around = backend.encode("a", add_special_tokens=True).ids
+    return Tokenizer(
+        backend=backend,
+        chat_template=chat_template,
+        bos_token=bos,
+        eos_token=names.get("eos_token"),
+        pad_token=names.get("pad_token"),
+        unk_token=names.get("unk_token"),
+        add_bos=bos is not None and bool(around) and around[0] == backend.token_to_id(bos),
+        special_tokens=tuple(decoder[index].content for index in sorted(decoder) if decoder[index].special),
+        config=config,
+    )
+
+
+def _special_names(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Named special tokens; tokenizer_config.json goes before special_tokens_map.json."""
+    names: dict[str, str] = {}
+    for source in (_object(path / "special_tokens_map.json"), config):
+        for name in (*_NAMED, *_OTHER_NAMED):
+            value = source.get(name)
+            if isinstance(value, dict):
+                value = value.get("content")
+            if isinstance(value, str):
+                names[name] = value
+    return names
+
+
+def _declare_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any], names: Mapping[str, str]) -> bool:
+    """Add to `backend` the tokens that only the configuration declares, as transformers does; True if any were."""
+    known = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    wanted: list[AddedToken] = []
+    declared = config.get("added_tokens_decoder")
+    entries = declared.items() if isinstance(declared, dict) else ()
+    for index, entry in sorted(entries, key=lambda item: int(item[0]) if item[0].isdigit() else -1):
+        if not index.isdigit() or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+            raise ModelError(f"tokenizer_config.json: added_tokens_decoder[{index!r}] is not a token.")
+        special = bool(entry.get("special")) or entry["content"] in names.values()
+        token = AddedToken(
+            entry["content"],
+            single_word=bool(entry.get("single_word")),
+            lstrip=bool(entry.get("lstrip")),
+            rstrip=bool(entry.get("rstrip")),
+            normalized=bool(entry.get("normalized", not special)),
+            special=special,
+        )
+        if token.content not in known or repr(known[token.content]) != repr(token):
+            wanted.append(token)
+    listed = {token.content for token in wanted} | set(known)
+    extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
+    if isinstance(extra, dict):
+        extra = list(extra.values())
+    for value in [*names.values(), *extra]:
+        content = value.get("content") if isinstance(value, dict) else value
+        if isinstance(content, str) and content not in listed:
+            listed.add(content)
+            wanted.append(AddedToken(content, special=True, normalized=False))
+    for token in wanted:
+        if token.special:
+            backend.add_special_tokens([token])
+        else:
+            backend.add_tokens([token])
+    return bool(wanted)
+
+
+def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
+    """Make `backend` put `bos` before and `eos` after each text; None puts nothing."""
+    single = " ".join([*([f"{bos}:0"] if bos else []), "$A:0", *([f"{eos}:0"] if eos else [])])
+    pair = " ".join([single, *([f"{bos}:1"] if bos else []), "$B:1", *([f"{eos}:1"] if eos else [])])
+    tokens = [(token, backend.token_to_id(token)) for token in dict.fromkeys(token for token in (bos, eos) if token)]
+    backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=tokens)
+
+
+def _chat_template(path: Path, config: Mapping[str, Any]) -> str | None:
+    """The chat template: a file of its own goes before the one in the configuration, and of several the default."""
+    if (path / "chat_template.jinja").is_file():
+        return _text(path / "chat_template.jinja")
+    value = _object(path / "chat_template.json").get("chat_template", config.get("chat_template"))
+    if isinstance(value, list):
+        value = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+    if isinstance(value, dict):
+        value = value.get("default")
+    return value if isinstance(value, str) else None
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{file} is not UTF-8 text.") from error
+
+
+def _object(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`, or an empty one where there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        value = json.loads(_text(file))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{file} holds a {type(value).__name__}, a JSON object is needed.")
+    return value

@@ -1,0 +1,104 @@
+"""Cross-entropy on the supervised positions, without ever holding all logits.
+
+The head is the widest product of a small model (49,152 scores a token for SmolLM2), so it runs on the supervised rows
+only, in chunks, and each chunk's gradient is formed while its scores are still there: two products with the head in
+forward, none in backward (the idea of Liger's and Apple's fused losses: arXiv:2410.10989, arXiv:2411.09009).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHUNK_ROWS = 256
+"""Rows scored at a time: 256 × 49,152 float32 scores are 48 MB."""
+
+
+def _losses_and_grads(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses `[rows]` and d(sum of losses)/d(scores) `[rows, vocab]`, float32 or wider; `scores` is overwritten.
+
+    With e_j = exp(s_j − max) and `others` the sum over j ≠ target, the target's gradient is −others/total. Taken as
+    p − 1 instead, it would vanish once the target leads by 16.6 (p rounds to 1 in float32) and the loss with it.
+    """
+    column = targets[:, None]
+    shifted = scores.sub_(scores.amax(-1, keepdim=True))
+    target_shifted = shifted.gather(1, column)
+    exponentials = shifted.exp_()
+    target_exponential = exponentials.gather(1, column)
+    others = exponentials.scatter_(1, column, 0.0).sum(-1, keepdim=True)
+    total = others + target_exponential
+    # Where the target is unlikely its exponential may underflow; there log(total) − shifted is the accurate form.
+    leading = torch.log1p(others / target_exponential.clamp_min(torch.finfo(scores.dtype).tiny))
+    trailing = total.log() - target_shifted
+    losses = torch.where(target_exponential > others, leading, trailing)[:, 0]
+    grads = exponentials.div_(total).scatter_(1, column, -(others / total))
+    return losses, grads
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Sum of −log softmax(h Wᵀ)[target] over rows; both gradients are formed in forward and scaled in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        head = weight.detach().to(hidden.dtype)
+        needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        # The head's gradient sums over chunks: in float32, since bf16 would drop what is below 1/256 of the sum.
+        grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
+        loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        for start in range(0, len(targets), chunk):
+            rows = slice(start, start + chunk)
+            losses, grads = _losses_and_grads((hidden[rows] @ head.T).to(wide), targets[rows])
+            loss += losses.sum(dtype=torch.float64)
+            if grad_hidden is None and grad_weight is None:
+                continue
+            narrow = grads.to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(narrow, head, out=grad_hidden[rows])
+            if grad_weight is not None:
+                grad_weight += narrow.T @ hidden[rows]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grads[0]
+        return (
+            None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype),
+            None if grad_weight is None else (grad_weight * scale.to(grad_weight.dtype)).to(ctx.weight_dtype),
+            None,
+            None,
+        )
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = CHUNK_ROWS) -> Tensor:
+    """Sum of the cross-entropies of `targets` under softmax(hidden weightᵀ).
+
+    Args:
+        hidden: `[rows, dim]`, the hidden states that predict a supervised token.
+        weight: the head, `[vocab, dim]`.
+        targets: `[rows]` int64 token ids.
+        chunk: rows scored at a time; changes memory, and results only in the order of float64 sums.
+
+    Returns:
+        A float64 scalar, 0 where there is no row.
+    """
+    result: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, chunk)  # type: ignore[no-untyped-call]
+    return result
+
+
+@torch.no_grad()
+def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = CHUNK_ROWS) -> Tensor:
+    """The cross-entropy of each target by itself, float32 (or wider) `[rows]`; arguments as `linear_cross_entropy`."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    head = weight.to(hidden.dtype).T
+    pieces = [
+        _losses_and_grads((hidden[start : start + chunk] @ head).to(wide), targets[start : start + chunk])[0]
+        for start in range(0, len(targets), chunk)
+    ]
+    return torch.cat(pieces) if pieces else torch.zeros(0, dtype=wide, device=hidden.device)

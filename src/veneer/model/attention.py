@@ -1,0 +1,93 @@
+"""Attention layouts: which keys each new token may look at.
+
+The decoder works on a flat list of tokens `[tokens, …]` and leaves documents, rows and caches to an `Attention`:
+`PackedAttention` for whole documents laid end to end (training, scoring), and the cached layouts of
+`veneer.model.cache` for generation. No document ever attends to another, and no token is padding outside this file.
+
+Shapes: queries `[tokens, heads, head_dim]`, keys and values `[tokens, kv_heads, head_dim]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Attention(Protocol):
+    """How the tokens of one forward pass see each other."""
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Mix the values that each query may see, `[tokens, heads, head_dim]`."""
+        ...
+
+
+PADDING_WASTE = 1.2
+"""A group of documents may be padded to at most this multiple of its real tokens."""
+
+
+def similar_groups(lengths: Sequence[int], waste: float = PADDING_WASTE) -> list[list[int]]:
+    """Partition documents into groups of similar length, longest first; indices into `lengths`.
+
+    One call for a group costs less than one a document, as long as little of it is padding.
+    """
+    groups: list[list[int]] = []
+    tokens = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        longest = lengths[groups[-1][0]] if groups else 0
+        if groups and longest * (len(groups[-1]) + 1) <= waste * (tokens + lengths[index]):
+            groups[-1].append(index)
+            tokens += lengths[index]
+        else:
+            groups.append([index])
+            tokens = lengths[index]
+    return groups
+
+
+class PackedAttention:
+    """Causal attention within each document of a packed sequence.
+
+    Documents of similar length are gathered into one padded batch `[documents, heads, longest, head_dim]` for torch's
+    fused kernel. Under the causal mask the padding stands behind every real token, so that none can see it: no mask
+    tensor is needed and the result is that of one call a document.
+    """
+
+    def __init__(self, lengths: Sequence[int]):
+        self.lengths = tuple(lengths)
+        starts = [0]
+        for length in self.lengths:
+            starts.append(starts[-1] + length)
+        self._groups: list[tuple[Tensor, Tensor]] = []
+        for group in similar_groups(self.lengths):
+            longest = self.lengths[group[0]]
+            offsets = torch.arange(longest)
+            rows = torch.tensor([starts[i] for i in group])[:, None] + offsets[None, :]
+            real = offsets[None, :] < torch.tensor([self.lengths[i] for i in group])[:, None]
+            # Padding reads some token of the pack (clamped to its end); what it computes is dropped by `real`.
+            self._groups.append((rows.clamp(max=max(starts[-1] - 1, 0)), real))
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Attend within documents; see `Attention.attend`."""
+        if len(self._groups) == 1 and bool(self._groups[0][1].all()):
+            # Equal lengths: the pack already is the batch.
+            documents, longest = self._groups[0][0].shape
+            batch = [x.view(documents, longest, *x.shape[1:]).transpose(1, 2) for x in (queries, keys, values)]
+            return causal_attention(*batch).transpose(1, 2).reshape(queries.shape)
+        output = torch.empty_like(queries)
+        pieces, places = [], []
+        for rows, real in self._groups:
+            rows, real = rows.to(queries.device), real.to(queries.device)
+            batch = [x[rows].transpose(1, 2) for x in (queries, keys, values)]
+            pieces.append(causal_attention(*batch).transpose(1, 2)[real])
+            places.append(rows[real])
+        return output.index_copy(0, torch.cat(places), torch.cat(pieces))
+
+
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) v under the causal mask; all `[batch, heads, length, head_dim]`, kv heads may be fewer."""
+    return functional.scaled_dot_product_attention(
+        queries, keys, values, is_causal=True, enable_gqa=queries.shape[1] != keys.shape[1]
+    )

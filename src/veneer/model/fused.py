@@ -1,0 +1,72 @@
+"""Elementwise blocks with a backward pass of their own.
+
+autograd would keep every intermediate of these in memory and walk over it again; written as one function each they
+keep only their inputs. Statistics are computed in float32 and rounded where Hugging Face rounds, so that bf16 results
+agree with the reference models.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 for what is narrower, the dtype itself otherwise (float64 in gradient checks)."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+class _RmsNorm(torch.autograd.Function):
+    """y = round(x · rstd) · w with rstd = 1/√(mean(x²) + eps)  (Zhang & Sennrich, 2019, arXiv:1910.07467)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.to(_accumulation_dtype(x.dtype))
+        rstd = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, rstd)
+        return (wide * rstd).to(x.dtype) * weight.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        # With n = x·rstd and g = dy·w:  dx = rstd · (g − n · mean(g·n)),  dw = Σ dy·n.
+        x, weight, rstd = ctx.saved_tensors
+        dy = grads[0]
+        normed = x.to(rstd.dtype) * rstd
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = (dy.to(rstd.dtype) * normed).sum(0).to(weight.dtype)
+        g = (dy * weight.to(dy.dtype)).to(rstd.dtype)
+        inner = (g * normed).mean(-1, keepdim=True)
+        return g.addcmul_(normed, inner, value=-1).mul_(rstd).to(x.dtype), grad_weight, None
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMS normalisation of `x` `[tokens, dim]` over its last axis, times `weight` `[dim]`."""
+    result: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _SwiGlu(torch.autograd.Function):
+    """h = silu(gate) · up; keeps gate and up, and forms silu again in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate) * up
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        dh = grads[0]
+        grad_up = functional.silu(gate).mul_(dh)
+        grad_gate = torch.ops.aten.silu_backward(dh * up, gate)
+        return grad_gate, grad_up
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up, elementwise  (Shazeer, 2020, arXiv:2002.05202)."""
+    result: Tensor = _SwiGlu.apply(gate, up)  # type: ignore[no-untyped-call]
+    return result

@@ -1,0 +1,81 @@
+"""Rotary position embedding, rotate-half layout (the one of Hugging Face checkpoints).
+
+A head of `dim` numbers is taken as `dim / 2` pairs (x[i], x[i + dim/2]); pair i of a token at position p is turned by
+the angle p · inv_freq[i] (Su et al., 2021, arXiv:2104.09864). Angles, sine and cosine are computed in float32: in
+bfloat16 a position above 256 would already be rounded.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from veneer.model.spec import RopeKind, RopeSpec
+
+
+def inverse_frequencies(rope: RopeSpec, head_dim: int) -> Tensor:
+    """Angle per position of every pair, float32 `[head_dim / 2]`, scaling applied.
+
+    Llama 3's scaling divides long wavelengths by `factor`, keeps short ones, and blends between (the published
+    reference implementation of Llama 3.1; the same as in Hugging Face's `rope_type: llama3`).
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    frequencies = 1.0 / (rope.theta**exponents)
+    if rope.kind is RopeKind.LINEAR:
+        return frequencies / rope.factor
+    if rope.kind is RopeKind.FACTORS:
+        return frequencies / torch.tensor(rope.factors, dtype=torch.float32)
+    if rope.kind is RopeKind.LLAMA3:
+        wavelengths = 2 * math.pi / frequencies
+        longest = rope.original_max_positions / rope.low_freq_factor
+        shortest = rope.original_max_positions / rope.high_freq_factor
+        blend = (rope.original_max_positions / wavelengths - rope.low_freq_factor) / (
+            rope.high_freq_factor - rope.low_freq_factor
+        )
+        blended = (1 - blend) * frequencies / rope.factor + blend * frequencies
+        scaled = torch.where(wavelengths > longest, frequencies / rope.factor, frequencies)
+        between = (wavelengths >= shortest) & (wavelengths <= longest)
+        return torch.where(between, blended, scaled)
+    return frequencies
+
+
+def rotation(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosine and sine for `positions` `[tokens]`: two tensors `[tokens, 1, head_dim]` in `dtype`.
+
+    The second half repeats the first, and the sine of the first half carries the minus sign of rotate-half, so that
+    `apply_rotation` is two multiplications and an addition.
+    """
+    angles = positions.to(torch.float32)[:, None] * frequencies[None, :]
+    cosine, sine = angles.cos(), angles.sin()
+    return (
+        torch.cat((cosine, cosine), dim=-1)[:, None, :].to(dtype),
+        torch.cat((-sine, sine), dim=-1)[:, None, :].to(dtype),
+    )
+
+
+def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    half = x.shape[-1] // 2
+    swapped = torch.cat((x[..., half:], x[..., :half]), dim=-1)
+    return torch.addcmul(x * cosine, swapped, sine)
+
+
+class _Rotate(torch.autograd.Function):
+    """y = R x with R orthogonal, so dx = Rᵀ dy: the same turn with the sine negated. Nothing of x is kept."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        return _turn(x, cosine, sine)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cosine, sine = ctx.saved_tensors  # type: ignore[attr-defined]
+        return _turn(grads[0], cosine, -sine), None, None
+
+
+def apply_rotation(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turn `x` `[tokens, heads, head_dim]` by the angles of `rotation`."""
+    result: Tensor = _Rotate.apply(x, cosine, sine)  # type: ignore[no-untyped-call]
+    return result

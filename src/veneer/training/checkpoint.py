@@ -1,0 +1,155 @@
+"""Training checkpoints: complete or absent, and verified before use.
+
+A checkpoint is a folder `checkpoints/step-000050` with the result's own files (an adapter, or a model), the optimiser's
+state, the position of the run, and `manifest.json` with the SHA-256 of every file. It is written under a temporary name
+and renamed when all of it is on the disk, so that a kill at any instant leaves the previous ones. A damaged checkpoint
+is passed over, with a note, for the one before it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from veneer.errors import CheckpointError, listing
+from veneer.io.files import atomic_folder, remove_partial, reported, sha256, write_tensors
+from veneer.training.optim import AdamW
+from veneer.training.trainable import Trainable
+
+MANIFEST = "manifest.json"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands; with the weights and the optimiser's state it is all that a resumption needs."""
+
+    step: int = 0
+    """Steps done."""
+    tokens: int = 0
+    """Tokens trained."""
+    seconds: float = 0.0
+    """Time spent in steps, over all sessions of the run."""
+    best_step: int | None = None
+    best_loss: float | None = None
+
+
+class CheckpointStore:
+    """The checkpoints of one run.
+
+    Args:
+        root: the folder `checkpoints` of the run.
+        keep: how many of the newest are kept, besides the best by evaluation loss.
+        identity: what must be equal for a resumption to be the same run (data digest, seed, rank, …).
+    """
+
+    def __init__(self, root: Path, *, keep: int, identity: dict[str, Any]):
+        self.root = root
+        self.keep = keep
+        self.identity = identity
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint after `step` stands."""
+        return self.root / f"step-{step:06d}"
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, oldest first; whether it is sound is not looked at."""
+        if not self.root.is_dir():
+            return []
+        found = [entry.name.removeprefix("step-") for entry in self.root.glob("step-*") if entry.is_dir()]
+        return sorted(int(name) for name in found if name.isdigit())
+
+    def save(self, progress: Progress, trainable: Trainable, optimizer: AdamW) -> Path:
+        """Write the checkpoint of `progress.step` and delete those beyond `keep`.
+
+        Raises:
+            OutputError: it cannot be written; the older checkpoints are untouched.
+            AdapterError, CheckpointError: a weight is not finite; nothing is written.
+        """
+        target = self.path(progress.step)
+        if target.exists():
+            return target
+        with atomic_folder(target) as folder:
+            trainable.save(folder)
+            write_tensors(folder / OPTIMIZER, optimizer.tensors(), {"format": "pt"})
+            state = {"progress": asdict(progress), "identity": self.identity}
+            (folder / STATE).write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+            (folder / MANIFEST).write_text(json.dumps(files, indent=2) + "\n", encoding="utf-8")
+        self.prune(progress.best_step)
+        return target
+
+    def prune(self, best_step: int | None) -> None:
+        """Delete all but the newest `keep` and the best."""
+        steps = self.steps()
+        with reported(self.root):
+            for step in set(steps[: -self.keep]) - {best_step}:
+                shutil.rmtree(self.path(step))
+
+    def restore(self, trainable: Trainable, optimizer: AdamW, warn: Callable[[str], None]) -> Progress:
+        """Load the newest sound checkpoint into `trainable` and `optimizer`.
+
+        Args:
+            trainable: takes the weights.
+            optimizer: takes its state.
+            warn: told of every checkpoint that is passed over.
+
+        Raises:
+            CheckpointError: there is none, or it belongs to a run with other settings (all differences are named).
+        """
+        remove_partial(self.root)
+        for step in reversed(self.steps()):
+            folder = self.path(step)
+            fault = verify(folder)
+            if fault:
+                warn(f"checkpoint {folder} is damaged ({fault}); taking the one before it")
+                # Out of the way, so that the run can write this step's checkpoint again.
+                shutil.rmtree(folder)
+                continue
+            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            self._check_identity(state["identity"], folder)
+            trainable.restore(folder)
+            try:
+                optimizer.load(load_file(folder / OPTIMIZER))
+            except (SafetensorError, KeyError, RuntimeError) as error:
+                raise CheckpointError(f"{folder / OPTIMIZER} does not fit this run: {error}") from error
+            return Progress(**state["progress"])
+        raise CheckpointError(f"{self.root}: no complete checkpoint to resume from; start without --resume")
+
+    def _check_identity(self, saved: dict[str, Any], folder: Path) -> None:
+        keys = sorted(saved.keys() | self.identity.keys())
+        changed = [
+            f"{key}: {saved.get(key)!r} then, {self.identity.get(key)!r} now"
+            for key in keys
+            if saved.get(key) != self.identity.get(key)
+        ]
+        if changed:
+            raise CheckpointError(
+                f"{folder} belongs to a run with other settings or data:\n{listing(changed)}\n"
+                "Resume with the settings of that run, or start a new one in another output folder."
+            )
+
+
+def verify(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None: every file of its manifest must be there with its digest."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+        return f"{MANIFEST} is missing or broken"
+    if not isinstance(manifest, dict) or not {OPTIMIZER, STATE} <= manifest.keys():
+        return f"{MANIFEST} is incomplete"
+    for name, digest in manifest.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if sha256(file) != digest:
+            return f"{name} has changed"
+    return None

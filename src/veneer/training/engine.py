@@ -1,0 +1,162 @@
+"""The training loop: steps of micro-batches, evaluation, checkpoints, and a clean end whatever happens.
+
+A step's loss is the sum over its supervised tokens divided by their number in the whole step, known before the first
+micro-batch runs; the cut into micro-batches is a detail of memory. Everything that a step depends on follows from its
+number (rows, order, learning rate, dropout seed), the weights and the optimiser's state, so that a resumed run is the
+run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from veneer.data.batches import MicroBatch
+from veneer.errors import Diverged, Interrupted
+from veneer.events import CheckpointSaved, Evaluated, EventLog, RunFinished, StepDone
+from veneer.model.decoder import CausalLM
+from veneer.training.checkpoint import CheckpointStore, Progress
+from veneer.training.memory import peak_memory_mb
+from veneer.training.objective import Objective
+from veneer.training.optim import AdamW, RateSchedule, clip, global_norm
+from veneer.training.trainable import Trainable
+
+
+class StepSource(Protocol):
+    """The rows of every step, by its number alone."""
+
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        """The 1-based step's rows, packed."""
+        ...
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data that are done after the step."""
+        ...
+
+
+@dataclass(kw_only=True, slots=True)
+class Engine:
+    """One run, from wherever its `Progress` stands to its last step."""
+
+    model: CausalLM
+    trainable: Trainable
+    objective: Objective
+    source: StepSource
+    optimizer: AdamW
+    schedule: RateSchedule
+    clip: float
+    seed: int
+    evaluate: Callable[[], float] | None
+    """The evaluation loss of the model as it is."""
+    eval_every: int
+    save_every: int
+    checkpoints: CheckpointStore
+    log: EventLog
+    stop: Callable[[], bool]
+    """Asked after every step; true ends the run with a checkpoint."""
+
+    def run(self, progress: Progress) -> Progress:
+        """Train to the last step.
+
+        Raises:
+            Diverged: a loss or gradient was not finite; the weights before that step are kept as a checkpoint.
+            Interrupted: `stop` asked for it; the last step is kept as a checkpoint.
+        """
+        started = time.perf_counter()
+        self.model.train()
+        while progress.step < self.schedule.steps:
+            self._step(progress, started)
+            last = progress.step == self.schedule.steps
+            if self.evaluate is not None and (last or progress.step % self.eval_every == 0):
+                self._evaluate(progress, self.evaluate)
+            if last or progress.step % self.save_every == 0 or progress.best_step == progress.step:
+                self._save(progress)
+            if not last and self.stop():
+                self._save(progress)
+                self._finish(progress, "interrupted", started)
+                raise Interrupted(
+                    f"stopped after step {progress.step} of {self.schedule.steps}; "
+                    f"go on with --resume (checkpoint: {self.checkpoints.path(progress.step)})"
+                )
+        self._finish(progress, "complete", started)
+        return progress
+
+    def _step(self, progress: Progress, started: float) -> None:
+        begun = time.perf_counter()
+        step = progress.step + 1
+        batches = self.source.micro_batches(step)
+        supervised = sum(batch.supervised for batch in batches)
+        self.trainable.seed_step(self.seed * 1_000_003 + step)
+        loss = 0.0
+        for batch in batches:
+            sums = self.objective(self.model, batch)
+            (sums.loss / supervised).backward()  # type: ignore[no-untyped-call]
+            loss += float(sums.loss.detach()) / supervised
+        parameters = list(self.optimizer.parameters.values())
+        norm = global_norm(parameters)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._diverged(progress, batches, loss, norm, started)
+        clip(parameters, norm, self.clip)
+        rate = self.schedule.at(step)
+        self.optimizer.step(rate)
+        tokens = sum(len(batch.tokens) for batch in batches)
+        seconds = time.perf_counter() - begun
+        progress.step, progress.tokens, progress.seconds = step, progress.tokens + tokens, progress.seconds + seconds
+        self.log.emit(
+            StepDone(
+                step=step,
+                epoch=self.source.epoch(step),
+                loss=loss,
+                grad_norm=norm,
+                learning_rate=rate,
+                tokens=tokens,
+                supervised=supervised,
+                seconds=seconds,
+                memory_mb=peak_memory_mb(self.model.device),
+            )
+        )
+
+    def _diverged(
+        self, progress: Progress, batches: Sequence[MicroBatch], loss: float, norm: float, started: float
+    ) -> None:
+        for parameter in self.optimizer.parameters.values():
+            parameter.grad = None
+        if progress.step > 0:
+            self._save(progress)
+        self._finish(progress, "diverged", started)
+        kept = f"the weights after step {progress.step} are kept in {self.checkpoints.path(progress.step)}"
+        raise Diverged(
+            f"step {progress.step + 1}: the loss is {loss} and the gradient norm {norm}; both must be finite. "
+            f"{kept if progress.step else 'Nothing was trained before it'}. "
+            "Lower train.learning_rate, or look at the rows of this step with compute.dtype=float32."
+        )
+
+    def _evaluate(self, progress: Progress, evaluate: Callable[[], float]) -> None:
+        begun = time.perf_counter()
+        loss = evaluate()
+        best = progress.best_loss is None or loss < progress.best_loss
+        if best:
+            progress.best_step, progress.best_loss = progress.step, loss
+        self.log.emit(Evaluated(step=progress.step, loss=loss, best=best, seconds=time.perf_counter() - begun))
+
+    def _save(self, progress: Progress) -> None:
+        begun = time.perf_counter()
+        path = self.checkpoints.save(progress, self.trainable, self.optimizer)
+        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        seconds = time.perf_counter() - begun
+        self.log.emit(CheckpointSaved(step=progress.step, path=str(path), bytes=size, seconds=seconds))
+
+    def _finish(self, progress: Progress, reason: str, started: float) -> None:
+        self.log.emit(
+            RunFinished(
+                step=progress.step,
+                reason=reason,
+                seconds=time.perf_counter() - started,
+                memory_mb=peak_memory_mb(self.model.device),
+                best_step=progress.best_step,
+                best_loss=progress.best_loss,
+            )
+        )

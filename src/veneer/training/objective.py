@@ -1,0 +1,53 @@
+"""What is minimised: `(model, micro-batch) -> Sums`.
+
+An objective returns sums and never means: the engine divides by the weight of the whole step, so that how a step is
+cut into micro-batches cannot change its loss (contract 3 in docs/design.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from veneer.data.batches import MicroBatch
+from veneer.losses import linear_cross_entropy
+from veneer.model.attention import PackedAttention
+from veneer.model.decoder import CausalLM
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Totals over one micro-batch."""
+
+    loss: Tensor
+    """Sum of the losses, a scalar with a gradient."""
+    weight: int
+    """What the sum is to be divided by: the number of supervised tokens."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+Objective = Callable[[CausalLM, MicroBatch], Sums]
+
+
+def supervised_cross_entropy(model: CausalLM, batch: MicroBatch) -> Sums:
+    """Cross-entropy of the supervised tokens of packed documents."""
+    device = model.device
+    hidden = model.hidden(batch.tokens.to(device), batch.positions.to(device), PackedAttention(batch.lengths))
+    rows = hidden.index_select(0, batch.rows.to(device))
+    loss = linear_cross_entropy(rows, model.lm_head.weight, batch.targets.to(device))  # type: ignore[arg-type]
+    return Sums(loss, batch.supervised)
+
+
+@torch.no_grad()
+def mean_loss(model: CausalLM, batches: list[MicroBatch], objective: Objective = supervised_cross_entropy) -> float:
+    """The objective's mean over all micro-batches, without gradients (nats per supervised token)."""
+    was_training = model.training
+    model.eval()
+    try:
+        sums = [objective(model, batch) for batch in batches]
+    finally:
+        model.train(was_training)
+    return float(sum(float(s.loss) for s in sums)) / max(1, sum(s.weight for s in sums))

@@ -1,0 +1,92 @@
+"""What is being trained: an adapter beside a frozen base, or the whole model. The engine sees no difference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from veneer.adapters.inject import Adapter
+from veneer.adapters.store import read_tensors, save_adapter
+from veneer.errors import CheckpointError
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.io.model_files import save_model
+from veneer.model.decoder import CausalLM
+
+
+class Trainable(Protocol):
+    """The part of a model that changes."""
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """Trainable parameters by a stable name."""
+        ...
+
+    def seed_step(self, seed: int) -> None:
+        """Start the random draws of one step (dropout), so that a resumed run draws the same."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write the result's files into an existing folder."""
+        ...
+
+    def restore(self, directory: Path) -> None:
+        """Take the weights from files that `save` wrote."""
+        ...
+
+
+@dataclass(slots=True)
+class AdapterTraining:
+    """LoRA and QLoRA: the adapter changes; the files are PEFT's."""
+
+    adapter: Adapter
+    base: str
+    revision: str | None = None
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """A and B of every layer."""
+        names = self.adapter.tensors().keys()
+        return dict(zip(names, self.adapter.parameters(), strict=True))
+
+    def seed_step(self, seed: int) -> None:
+        """Seed the dropout masks."""
+        self.adapter.generator.manual_seed(seed)
+
+    def save(self, directory: Path) -> None:
+        """Write `adapter_config.json` and `adapter_model.safetensors`."""
+        save_adapter(directory, self.adapter, base=self.base, revision=self.revision)
+
+    def restore(self, directory: Path) -> None:
+        """Read `adapter_model.safetensors`."""
+        self.adapter.load(read_tensors(directory))
+
+
+@dataclass(slots=True)
+class FullTraining:
+    """Full fine-tuning: every parameter changes; the files are a Hugging Face directory."""
+
+    model: CausalLM
+    origin: Checkpoint
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """Every parameter; one that is shared (a tied head) once."""
+        return dict(self.model.named_parameters())
+
+    def seed_step(self, seed: int) -> None:
+        """Nothing is drawn: the decoder has no dropout."""
+
+    def save(self, directory: Path) -> None:
+        """Write config, weights in float32 and tokenizer."""
+        tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in self.named().items()}
+        broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+        if broken:
+            raise CheckpointError(f"the model holds NaN or infinite values and was not saved: {', '.join(broken[:5])}")
+        save_model(directory, tensors, self.origin)
+
+    def restore(self, directory: Path) -> None:
+        """Read the weights back."""
+        files = open_checkpoint(directory)
+        for name, parameter in self.named().items():
+            parameter.data.copy_(files.read(name, parameter.dtype))
