@@ -89,7 +89,9 @@ def _axes(frame: _Frame, x_ticks: list[float], y_ticks: list[float], x_label: st
     for value in x_ticks:
         parts.append(f'<text x="{frame.x(value)}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{value:g}</text>')
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 12}" text-anchor="middle">{escape(x_label)}</text>'
+    )
     parts.append(
         f'<text x="16" y="{middle}" text-anchor="middle" transform="rotate(-90 16 {middle})">{escape(y_label)}</text>'
     )
@@ -115,7 +117,8 @@ def _legend(series: Sequence[Series]) -> list[str]:
         opacity = 0.35 if one.faint else 1
         colour = COLOURS[index % len(COLOURS)]
         parts.append(
-            f'<line x1="{x}" x2="{x + 20}" y1="20" y2="20" stroke="{colour}" stroke-width="3" stroke-opacity="{opacity}"/>'
+            f'<line x1="{x}" x2="{x + 20}" y1="20" y2="20" stroke="{colour}" stroke-width="3" '
+            f'stroke-opacity="{opacity}"/>'
         )
         parts.append(f'<text x="{x + 25}" y="24">{escape(one.name)}</text>')
     return parts

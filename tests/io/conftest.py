@@ -29,10 +29,12 @@ CORPUS = [
 PIECES = [
     "hello", " world", "don't", "WE'LL", "I'd've", "123", "4567890", " 3.14", "1e-5", "½ ² ①", "Ⅷ", "٣٤", "१२३",
     "你好，世界", "こんにちは", "안녕", "שלום", "مرحبا بك", "Привет", "ñandú", "e\u0301a\u0308", "नमस्ते", "ก็ไทย",
-    "👨‍👩‍👧‍👦", "🇩🇪", "🏳️‍🌈", "😀", " ", "  ", "     ", "\t", "\t\t", "\n", "\n\n", "\n\n\n ", "\r\n", "\r", "\u00a0", "\u3000",
+    "👨‍👩‍👧‍👦", "🇩🇪", "🏳️‍🌈", "😀", " ", "  ", "     ", "\t", "\t\t", "\n", "\n\n", "\n\n\n ", "\r\n", "\r",
+    "\u00a0", "\u3000",
     "\u2028", "\u200b", "\ufeff", "\x00", "\x01", "\x1b[0m", "\x7f", "\x85", "def f(x):\n\treturn x**2", "{'a': [1,2]}",
     "<|im_end|>", "<|im_start|>user\n", "<|endoftext|>", "</s>", "<s>", "<unk>", "<|im_", "end|>", "▁", "$100", "a+b=c",
-    "__init__", "`code`", "~^|", "...", "?!", "—“”’", "ǅ", "ﬁ", "Straße", "ſ", "'ſ", "𝔘𝔫𝔦", "\U0010ffff", "�", "ab" * 20,
+    "__init__", "`code`", "~^|", "...", "?!", "—“”’", "ǅ", "ﬁ", "Straße", "ſ", "'ſ", "𝔘𝔫𝔦", "\U0010ffff", "�",
+    "ab" * 20,
     "CamelCaseWord", "HTTPServer", "iPhone", "xY", "/", "//\n", "http://a.b/c?d=e&f", "\\n", "%", "'", '"', "''s",
 ]  # fmt: skip
 """What test strings are put together from: every kind of text that tokenizers are known to treat differently."""
@@ -48,10 +50,13 @@ def varied_strings(count: int, seed: int = 0) -> list[str]:
 # -------------------------------------------------------------------------------------------------- tiny tokenizers
 
 
-def byte_level_tokenizer(*, vocab_size: int = 500) -> Tokenizer:
-    """GPT-2's kind, trained on the corpus, with ChatML control tokens and one user-defined token."""
+def byte_level_tokenizer(*, vocab_size: int = 500, cut: bool = True) -> Tokenizer:
+    """GPT-2's kind, trained on the corpus, with ChatML control tokens and one user-defined token.
+
+    Without `cut` the text is trained on, and encoded, uncut.
+    """
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=cut)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -59,7 +64,7 @@ def byte_level_tokenizer(*, vocab_size: int = 500) -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(CORPUS, trainer)
+    backend.train_from_iterator(CORPUS if cut else [*CORPUS, *varied_strings(120, seed=9)], trainer)
     backend.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
     return backend
 

@@ -12,8 +12,8 @@ import torch
 from conftest import byte_level_tokenizer, save_tokenizer
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
-from support import smollm2_gguf
 
+from support import smollm2_gguf
 from veneer.errors import ModelError
 from veneer.io import checkpoint as module
 from veneer.io.checkpoint import Checkpoint, SafetensorsCheckpoint, open_checkpoint

@@ -15,9 +15,9 @@ import torch
 from conftest import write_vocabulary_gguf
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize, quantize
-from support import smollm2_gguf
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from support import smollm2_gguf
 from veneer.errors import ModelError
 from veneer.io import gguf_header
 from veneer.io.gguf import GgufCheckpoint, _decode, llama3_factors, rope_scaling_from_factors
@@ -51,7 +51,7 @@ def test_smollm2_equals_the_plain_reference() -> None:
     reader = gguf.GGUFReader(smollm2_gguf())
     assert {names[tensor.name] for tensor in reader.tensors} == set(model.names())
     for tensor in reader.tensors:
-        expected = dequantize(tensor.data, tensor.tensor_type)
+        expected = np.array(dequantize(tensor.data, tensor.tensor_type))
         if ".attn_q." in tensor.name or ".attn_k." in tensor.name:
             expected = unpermute(expected, 9 if ".attn_q." in tensor.name else 3)
         name = names[tensor.name]
@@ -89,7 +89,8 @@ NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
 }  # fmt: skip
 
 
@@ -97,7 +98,8 @@ def tiny_model(**changes: Any) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=32, vocab_size=40, max_position_embeddings=128, rms_norm_eps=1e-6, tie_word_embeddings=False, **changes,
+        head_dim=32, vocab_size=40, max_position_embeddings=128, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        **changes,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     with torch.no_grad():
@@ -211,7 +213,8 @@ def test_llama3_scaling_is_recovered(factor: float, original: int, tmp_path: Pat
     factors = (plain.model.rotary_emb.inv_freq / model.model.rotary_emb.inv_freq).numpy()
     np.testing.assert_allclose(llama3_factors(32, 10000.0, factor, original), factors, rtol=1e-5)
     write_model(tmp_path / "m.gguf", plain, factors=factors)
-    assert GgufCheckpoint(tmp_path / "m.gguf").config["rope_scaling"] == pytest.approx(scaling, rel=1e-6)
+    found = GgufCheckpoint(tmp_path / "m.gguf").config["rope_scaling"]
+    assert found == {**scaling, "factor": pytest.approx(factor, rel=1e-6)}
 
 
 def test_factors_that_are_not_llama3s_are_passed_on() -> None:
@@ -321,9 +324,10 @@ def test_tensors_that_do_not_fit_the_metadata(tmp_path: Path) -> None:
     file.write_bytes(whole[:at] + struct.pack("<I", 95) + whole[at + 4 :])
     with pytest.raises(ModelError, match=r"(?s)another shape.*blk\.0\.ffn_gate\.weight: \(96, 64\)"):
         GgufCheckpoint(file)
+    file.write_bytes(whole)
+    model = GgufCheckpoint(file)
     with pytest.raises(ModelError, match="no tensor 'x'"):
-        file.write_bytes(whole)
-        GgufCheckpoint(file).read("x", torch.float32)
+        model.read("x", torch.float32)
 
 
 def test_random_mutations_raise_only_model_errors(tmp_path: Path) -> None:

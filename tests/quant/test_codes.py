@@ -293,6 +293,16 @@ def test_nested_codes_are_the_nearest_by_brute_force(count: int) -> None:
         assert nested.codes[start : start + 256].tolist() == nearest.tolist()
 
 
+def test_nested_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    absmax = torch.rand(1300, generator=torch.Generator().manual_seed(4))
+    whole = quantize_nested(absmax)
+    monkeypatch.setattr(module, "_QUANTIZE_CHUNK", 512)
+    parts = quantize_nested(absmax)
+    assert torch.equal(parts.codes, whole.codes)
+    assert torch.equal(parts.absmax, whole.absmax)
+    assert torch.equal(parts.offset, whole.offset)
+
+
 def test_nested_matches_bitsandbytes_but_for_its_approximate_search() -> None:
     weight = normal((1024, 1024))
     _, absmax = quantize_4bit(weight)

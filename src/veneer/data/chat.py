@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.config import Overlong
 from veneer.data.escape import Guarded, Specials
 from veneer.data.records import Message, Record
 from veneer.data.spans import Span, TurnFinder
@@ -30,14 +30,6 @@ _NO_TEMPLATE = (
     "the model has no chat template, so a conversation cannot be written for it; use an instruction-tuned model, or "
     "rows with prompt and completion strings, or with text"
 )
-
-
-class Overlong(Enum):
-    """What becomes of a row that is longer than `max_length`; either is reported row by row."""
-
-    DROP = "drop"
-    TRUNCATE = "truncate"
-    """Keep the first `max_length` tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,6 +126,11 @@ class Encoder:
         text = self._template.render(chat.messages, add_generation_prompt=True, tools=chat.tools)
         text += self._finder.shape.unprompted
         return self._tokenise(text, chat.changed, ())[0]
+
+    def end_of_turn_id(self) -> int | None:
+        """Id of the token that closes every assistant turn, or None where the template has no such token."""
+        token = None if self._finder is None else self._finder.shape.end_token
+        return None if token is None else self._tokenizer.backend.token_to_id(token)
 
     def notes(self) -> tuple[str, ...]:
         """What the user should know about the template or tokenizer."""
@@ -272,7 +269,7 @@ def encode_all(
         records: at least one.
         tokenizer: the model's.
         max_length: tokens that an example may have, all counted; None sets no limit.
-        overlong: what becomes of longer rows.
+        overlong: whether longer rows are left out or cut to their first `max_length` tokens.
 
     Returns:
         The examples in the records' order, and a report that names every row that is cut or missing.

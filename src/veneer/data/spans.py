@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from veneer.data.escape import Guarded, Specials
 from veneer.data.template import ChatTemplate
@@ -25,7 +24,7 @@ from veneer.errors import DataError
 
 Span = tuple[int, int]
 
-# Beyond this many turns a rendering per turn (whose cost grows with the square) is the second choice, headers the first.
+# Beyond this many turns headers are tried first: a rendering per turn costs time that grows with the square.
 MANY_TURNS = 8
 
 _USER, _ANSWER = ("veneerquestion1", "veneerquestion2"), ("veneeranswer1", "veneeranswer2")
@@ -56,13 +55,13 @@ class TurnFinder:
 
     @property
     def shape(self) -> Shape:
-        """What the template's probe shows; rendered once.
-
-        Raises:
-            DataError: the template refuses a plain conversation of two questions and answers.
-        """
+        """What the template's probe shows; rendered once."""
         if self._shape is None:
-            self._shape = _probe(self._template, self._specials)
+            try:
+                self._shape = _probe(self._template, self._specials)
+            except DataError:
+                # It takes no plain conversation of two questions and answers: only prefixes can be relied on.
+                self._shape = Shape(None, (), "", "")
         return self._shape
 
     def find(self, chat: Guarded, train_from: int = 0) -> tuple[str, list[Span]]:
@@ -141,8 +140,12 @@ class TurnFinder:
         if end is not None and not chat.messages[turn].get("tool_calls"):
             return end
         # A turn that calls tools may be closed by a token of its own (Llama 3's <|eom_id|>), so it is looked at alone.
-        alone = self._template.render(chat.messages[: turn + 1], tools=chat.tools)
-        if not text.startswith(alone):
+        try:
+            alone = self._template.render(chat.messages[: turn + 1], tools=chat.tools)
+        except DataError:
+            # The whole conversation rendered; that this part of it does not says nothing about the row.
+            alone = None
+        if alone is None or not text.startswith(alone):
             if end is None:
                 raise DataError(_UNMASKABLE)
             return end

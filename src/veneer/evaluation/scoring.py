@@ -1,4 +1,4 @@
-"""Is it better? Base and adapter on the same rows, with confidence intervals of the paired difference.
+"""What one model does on each row.
 
 Each row is scored twice: by the loss of its supervised tokens, and by greedy generation of its last answer. An answer
 is *exact* if it equals the reference, as JSON where the reference is a JSON object (so that spacing does not matter),
@@ -9,25 +9,19 @@ reference's keys whose value the answer gives exactly; an answer that is not JSO
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
-from veneer.errors import DataError
 from veneer.generation import Sampling, generate
 from veneer.losses import token_losses
 from veneer.model.attention import PackedAttention
 from veneer.model.decoder import CausalLM
-
-RESAMPLES = 4000
-"""Bootstrap resamples behind a confidence interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +44,6 @@ class RowScore:
     exact: bool | None
     fields: float | None
     """Share of the reference's fields that are right; None where the reference is no JSON object."""
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One measure of one model, or of the difference of two, with its 95 % interval where it has one."""
-
-    name: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One measure for base and adapter on the same rows."""
-
-    name: str
-    base: float
-    adapter: float
-    difference: float
-    low: float
-    high: float
-    """Ends of the 95 % confidence interval of the difference."""
 
 
 @torch.no_grad()
@@ -185,79 +156,3 @@ def _json_object(text: str) -> dict[str, Any] | None:
 def _same(left: Any, right: Any) -> bool:
     # Through JSON, since Python holds True == 1 and 1 == 1.0.
     return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)
-
-
-def metrics(scores: Sequence[RowScore]) -> list[Metric]:
-    """The measures of one model, with bootstrap intervals."""
-    return [
-        Metric(name, *_interval(numerator, weight, _TRANSFORM[name])) for name, (numerator, weight) in _columns(scores).items()
-    ]
-
-
-def compare(base: Sequence[RowScore], adapter: Sequence[RowScore]) -> list[Comparison]:
-    """Every measure of two models on the same rows, with the interval of the paired difference.
-
-    The rows are resampled together for both models (a paired bootstrap, Efron & Tibshirani, 1993, ch. 8), so that a
-    row that is hard for both does not widen the interval.
-
-    Raises:
-        DataError: the two lists are not of the same rows.
-    """
-    if len(base) != len(adapter) or not base:
-        raise DataError(f"{len(base)} rows scored with the base and {len(adapter)} with the adapter; compare equal rows")
-    left, right = _columns(base), _columns(adapter)
-    draws = _draws(len(base))
-    results = []
-    for name in left.keys() & right.keys():
-        transform = _TRANSFORM[name]
-        values = [transform(_ratio(*column)) for column in (left[name], right[name])]
-        spread = transform(_resampled(*right[name], draws)) - transform(_resampled(*left[name], draws))
-        low, high = np.nanquantile(spread, [0.025, 0.975])
-        results.append(
-            Comparison(name, float(values[0]), float(values[1]), float(values[1] - values[0]), float(low), float(high))
-        )
-    return sorted(results, key=lambda one: list(_TRANSFORM).index(one.name))
-
-
-Floats = NDArray[np.float64]
-
-_TRANSFORM: dict[str, Callable[[Floats], Floats]] = {
-    "exact": lambda mean: mean,
-    "fields": lambda mean: mean,
-    "loss": lambda mean: mean,
-    "perplexity": np.exp,
-}
-"""The measures in the order of the tables, each a function of a weighted mean over rows."""
-
-
-def _columns(scores: Sequence[RowScore]) -> dict[str, tuple[Floats, Floats]]:
-    """Numerator and weight of every row, by measure; measures that no row has are left out."""
-    loss = np.array([s.loss_sum for s in scores])
-    tokens = np.array([s.supervised for s in scores], dtype=float)
-    columns = {"loss": (loss, tokens), "perplexity": (loss, tokens)}
-    for name, values in (("exact", [s.exact for s in scores]), ("fields", [s.fields for s in scores])):
-        present = np.array([value is not None for value in values], dtype=float)
-        if present.any():
-            columns[name] = (np.array([float(value or 0.0) for value in values]), present)
-    return {name: columns[name] for name in _TRANSFORM if name in columns}
-
-
-def _ratio(numerator: Floats, weight: Floats) -> Floats:
-    return np.asarray(numerator.sum() / max(weight.sum(), 1e-12))
-
-
-def _draws(rows: int) -> NDArray[np.int64]:
-    return np.random.default_rng(0).integers(0, rows, size=(RESAMPLES, rows))
-
-
-def _resampled(numerator: Floats, weight: Floats, draws: NDArray[np.int64]) -> Floats:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        result: Floats = numerator[draws].sum(1) / weight[draws].sum(1)
-    return result
-
-
-def _interval(numerator: Floats, weight: Floats, transform: Callable[[Floats], Floats]) -> tuple[float, float, float]:
-    spread = transform(_resampled(numerator, weight, _draws(len(numerator))))
-    low, high = np.nanquantile(spread, [0.025, 0.975])
-    value = float(transform(_ratio(numerator, weight)))
-    return value, float(low), float(high) if math.isfinite(high) else math.inf

@@ -91,6 +91,26 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def staged_files(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files replace those of the same name in `folder` when the block ends well.
+
+    Raises:
+        OutputError: something cannot be written; files that were not replaced yet are the old ones.
+    """
+    staged = folder / f"{PARTIAL}{os.getpid()}-result"
+    with reported(folder):
+        staged.mkdir()
+        try:
+            yield staged
+            for file in sorted(staged.iterdir()):
+                _sync(file)
+                file.replace(folder / file.name)
+            _sync(folder)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
 def remove_partial(folder: Path) -> None:
     """Delete what a killed run left unfinished in `folder`."""
     for leftover in folder.glob(f"{PARTIAL}*"):

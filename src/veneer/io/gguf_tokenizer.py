@@ -22,6 +22,15 @@ from veneer.io.tokenizer import Tokenizer, finish, surround
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
+ENDS = frozenset(
+    [
+        "</s>", "<eos>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<turn|>", "<end_of_turn>", "<end_of_utterance>",
+        "<|im_end|>", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<|return|>",
+        "<|call|>", "<|calls|>", "<|flush|>", "<|tool_response>",
+    ]
+)  # fmt: skip
+"""Tokens that llama.cpp takes for control tokens by their text, whatever type the file gives them."""
+
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _CONTRACTION = r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
 _LINES_AND_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -142,6 +151,7 @@ class _Reader:
         types = self.list_of("token_type", int)
         self.types: list[int] = types or [NORMAL] * len(self.tokens)
         self.same_length(self.types, "token_type")
+        self.types = [CONTROL if token in ENDS else kind for token, kind in zip(self.tokens, self.types, strict=True)]
 
     def list_of(self, name: str, kind: type) -> list[Any]:
         value = self.metadata.get(f"tokenizer.ggml.{name}", [])

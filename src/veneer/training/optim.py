@@ -15,10 +15,10 @@ from veneer.config import Method, Schedule
 def auto_learning_rate(method: Method, hidden_size: int) -> float:
     """A peak rate from the model's width.
 
-    LoRA: 5e-5 · 10 · (2000 / hidden)^0.78, the fit over Llama and Qwen models of "LoRA Without Regret" (Schulman et al.,
-    2025), nearly independent of rank and ten times the rate of full fine-tuning.
+    LoRA: 5e-5 · 10 · (2000 / hidden)^0.78, the fit over Llama and Qwen models of "LoRA Without Regret" (Schulman et
+    al., 2025), nearly independent of rank and ten times the rate of full fine-tuning.
     """
-    adapter = 5e-4 * (2000 / hidden_size) ** 0.78
+    adapter: float = 5e-4 * (2000 / hidden_size) ** 0.78
     return adapter / 10 if method is Method.FULL else adapter
 
 
@@ -67,16 +67,13 @@ class AdamW:
     Weight decay falls on matrices alone: decaying norms and biases towards zero is not regularisation.
     """
 
-    def __init__(
-        self, parameters: Mapping[str, nn.Parameter], *, weight_decay: float, betas: tuple[float, float], eps: float = 1e-8
-    ):
+    def __init__(self, parameters: Mapping[str, nn.Parameter], *, weight_decay: float, betas: tuple[float, float]):
         self.parameters = dict(parameters)
         matrices = [p for p in self.parameters.values() if p.ndim >= 2]
         others = [p for p in self.parameters.values() if p.ndim < 2]
-        groups = [
-            {"params": group, "weight_decay": decay} for group, decay in ((matrices, weight_decay), (others, 0.0)) if group
-        ]
-        self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, fused=True)
+        decays = ((matrices, weight_decay), (others, 0.0))
+        groups = [{"params": group, "weight_decay": decay} for group, decay in decays if group]
+        self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8, fused=True)
         # State exists from the start, so that saving before the first step and loading need no special case.
         for parameter in self.parameters.values():
             self._optimizer.state[parameter] = {

@@ -1,0 +1,69 @@
+"""veneer: fine-tune language models with LoRA and QLoRA, and prove that it worked.
+
+The Python API is the commands' functions and what they take::
+
+    import veneer
+
+    config = veneer.RunConfig.model_validate({"model": "model/", "output": "run/", "data": {"file": "train.jsonl"}})
+    veneer.train(config)
+    report = veneer.evaluate("model/", "test.jsonl", adapter="run/")
+    assistant = veneer.open_assistant("model/", adapter="run/")
+
+Names are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from veneer.assistant import Assistant as Assistant
+    from veneer.assistant import open_assistant as open_assistant
+    from veneer.config import Method as Method
+    from veneer.config import RunConfig as RunConfig
+    from veneer.errors import VeneerError as VeneerError
+    from veneer.evaluation.run import Report as Report
+    from veneer.evaluation.run import evaluate as evaluate
+    from veneer.generation import Sampling as Sampling
+    from veneer.training.run import RunResult as RunResult
+    from veneer.training.run import train as train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Assistant": "veneer.assistant",
+    "Method": "veneer.config",
+    "Report": "veneer.evaluation.run",
+    "RunConfig": "veneer.config",
+    "RunResult": "veneer.training.run",
+    "Sampling": "veneer.generation",
+    "VeneerError": "veneer.errors",
+    "evaluate": "veneer.evaluation.run",
+    "open_assistant": "veneer.assistant",
+    "train": "veneer.training.run",
+}
+
+__all__ = [
+    "Assistant",
+    "Method",
+    "Report",
+    "RunConfig",
+    "RunResult",
+    "Sampling",
+    "VeneerError",
+    "__version__",
+    "evaluate",
+    "open_assistant",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'veneer' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

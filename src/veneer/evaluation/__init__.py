@@ -1,0 +1,1 @@
+"""Scoring models on rows, and saying how sure a difference is."""

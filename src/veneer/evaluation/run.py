@@ -1,0 +1,167 @@
+"""Base and adapter on the same rows: `evaluate` is what `veneer evaluate` and the Python API call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from veneer.assistant import Assistant, open_assistant
+from veneer.config import ComputeSection, Method
+from veneer.data.chat import Example, split_for_evaluation
+from veneer.data.records import Record, read_records
+from veneer.errors import DataError, listing
+from veneer.evaluation.scoring import Question, RowScore, score
+from veneer.evaluation.statistics import Comparison, Metric, compare, metrics
+
+EXTRA_TOKENS = 16
+"""An answer may be this much longer than the longest reference before it is cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One row with what was expected and what came."""
+
+    where: str
+    question: str
+    reference: str
+    base: str
+    adapter: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The result of an evaluation."""
+
+    rows: int
+    base: list[Metric]
+    adapter: list[Metric] = field(default_factory=list)
+    comparison: list[Comparison] = field(default_factory=list)
+    samples: list[Answered] = field(default_factory=list)
+    """Every row that has an answer, in order."""
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class RowSet:
+    """Rows prepared for scoring: once for base and adapter."""
+
+    records: list[Record]
+    examples: list[Example]
+    questions: list[Question | None]
+    max_new_tokens: int
+
+
+def prepare(assistant: Assistant, records: Sequence[Record], *, max_new_tokens: int | None = None) -> RowSet:
+    """Encode rows as examples (for the loss) and as questions (for generation).
+
+    Raises:
+        DataError: rows that the chat template refuses; all are named.
+    """
+    examples, questions, problems = [], [], []
+    longest = 0
+    for record in records:
+        try:
+            examples.append(assistant.encoder.encode(record))
+            questions.append(_question(assistant, record))
+        except DataError as error:
+            problems.append(str(error))
+            continue
+        if questions[-1] is not None:
+            longest = max(longest, len(assistant.tokenizer.encode(questions[-1].reference)))
+    if problems:
+        raise DataError(f"{len(problems)} of {len(records)} rows cannot be encoded:\n{listing(problems)}")
+    return RowSet(list(records), examples, questions, max_new_tokens or longest + EXTRA_TOKENS)
+
+
+def _question(assistant: Assistant, record: Record) -> Question | None:
+    if record.text is not None:
+        return None
+    messages, reference = split_for_evaluation(record)
+    return Question(tuple(assistant.encoder.prompt_tokens(messages, record.tools)), reference)
+
+
+def score_rows(
+    assistant: Assistant, rows: RowSet, on_done: Callable[[int], None] = lambda rows: None
+) -> list[RowScore]:
+    """Score the assistant, as it is now, on prepared rows."""
+    return score(
+        assistant.model,
+        rows.examples,
+        rows.questions,
+        decode=assistant.tokenizer.decode,
+        stop_ids=assistant.stop_ids,
+        max_new_tokens=rows.max_new_tokens,
+        on_done=on_done,
+    )
+
+
+def evaluate_rows(
+    assistant: Assistant, rows: RowSet, *, on_done: Callable[[str, int], None] = lambda who, rows: None
+) -> Report:
+    """Score base and (if there is one) adapter on the same rows."""
+    begun = time.perf_counter()
+    adapter = assistant.adapter
+    with adapter.disabled() if adapter else nullcontext():
+        base = score_rows(assistant, rows, lambda count: on_done("base", count))
+    tuned = score_rows(assistant, rows, lambda count: on_done("adapter", count)) if adapter else None
+    return make_report(rows, base, tuned, time.perf_counter() - begun)
+
+
+def make_report(rows: RowSet, base: list[RowScore], tuned: list[RowScore] | None, seconds: float) -> Report:
+    """Put the scores of one or two models together."""
+    samples = []
+    for index, question in enumerate(rows.questions):
+        if question is not None:
+            record = rows.records[index]
+            asked = next((m["content"] for m in reversed(record.messages) if m["role"] == "user"), "")
+            answer = None if tuned is None else tuned[index].answer
+            samples.append(Answered(record.where, asked, question.reference, base[index].answer or "", answer))
+    return Report(
+        rows=len(base),
+        base=metrics(base),
+        adapter=metrics(tuned) if tuned is not None else [],
+        comparison=compare(base, tuned) if tuned is not None else [],
+        samples=samples,
+        seconds=seconds,
+    )
+
+
+def evaluate(
+    model: str,
+    data: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    method: Method | None = None,
+    compute: ComputeSection | None = None,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    on_done: Callable[[str, int], None] = lambda who, rows: None,
+) -> Report:
+    """Score a model, and an adapter beside it, on the rows of a file.
+
+    Args:
+        model: directory, GGUF file or hub id.
+        data: JSONL, JSON, CSV or Parquet.
+        adapter: folder of an adapter.
+        method: how the base is held; by default as the adapter was trained.
+        compute: device and dtype.
+        limit: take only the first rows.
+        max_new_tokens: longest answer; by default a little more than the longest reference.
+        on_done: told of rows that are answered, as `("base" | "adapter", rows)`.
+
+    Raises:
+        VeneerError: model, adapter or data cannot be used.
+    """
+    records = read_records(data)[:limit]
+    assistant = open_assistant(
+        model, adapter=None if adapter is None else Path(adapter), method=method, compute=compute
+    )
+    return evaluate_rows(assistant, prepare(assistant, records, max_new_tokens=max_new_tokens), on_done=on_done)

@@ -1,0 +1,1 @@
+"""Block quantisation: maths (`codes`) and the frozen, quantised linear layer (`linear`)."""

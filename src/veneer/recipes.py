@@ -1,0 +1,142 @@
+"""The API's verbs with a terminal around them: progress shown, questions asked, answers streamed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from veneer.assistant import Assistant, lines_of, open_assistant, turns
+from veneer.config import ComputeSection, Method, RunConfig
+from veneer.data.records import Message, read_records
+from veneer.display import TrainingDisplay, counting, report_table, sample_table
+from veneer.errors import DataError
+from veneer.evaluation.run import Report, RowSet, evaluate_rows, prepare
+from veneer.events import Event, Subscriber
+from veneer.generation import Sampling
+from veneer.training.interrupt import interruptible
+from veneer.training.run import RunResult, train
+
+SAMPLES_SHOWN = 3
+
+
+def console() -> Console:
+    """Where people read: standard error, never cut to a narrow pipe."""
+    return Console(stderr=True)
+
+
+def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = False) -> RunResult:
+    """Train with a progress bar, or with every event as a line of JSON on standard output; Ctrl-C ends after a step."""
+    screen = console()
+    notice = "stopping after this step; once more to stop at once (the last checkpoint stays)"
+    with interruptible(lambda: click.echo(f"\n{notice}", err=True)) as stop:
+        if as_json:
+            return train(config, resume=resume, subscribers=[_print_event], stop=stop)
+        with TrainingDisplay(screen) as display:
+            subscribers: list[Subscriber] = [display]
+            return train(config, resume=resume, subscribers=subscribers, stop=stop)
+
+
+def _print_event(event: Event) -> None:
+    click.echo(json.dumps({"event": type(event).__name__, **asdict(event)}))
+
+
+def open_visibly(
+    model: str, adapter: Path | None, method: Method | None, compute: ComputeSection, *, screen: Console | None = None
+) -> Assistant:
+    """Load a model under a spinner that names the tensor being read."""
+    screen = screen or console()
+    with screen.status(f"loading {model}") as status:
+        return open_assistant(
+            model,
+            adapter=adapter,
+            method=method,
+            compute=compute,
+            progress=lambda name: status.update(f"loading {model}: {name}"),
+        )
+
+
+def evaluate_visibly(
+    model: str,
+    data: str,
+    *,
+    adapter: Path | None,
+    method: Method | None,
+    compute: ComputeSection,
+    limit: int | None,
+    max_new_tokens: int | None,
+    as_json: bool,
+) -> Report:
+    """Evaluate with progress bars; prints tables unless the caller wants JSON."""
+    records = read_records(data)[:limit]
+    screen = console()
+    assistant = open_visibly(model, adapter, method, compute, screen=screen)
+    report = score_visibly(assistant, prepare(assistant, records, max_new_tokens=max_new_tokens), screen)
+    if not as_json:
+        output = Console()
+        output.print(report_table(data, report))
+        if report.samples:
+            output.print(sample_table("Samples", report.samples[:SAMPLES_SHOWN]))
+    return report
+
+
+def score_visibly(assistant: Assistant, rows: RowSet, screen: Console, what: str = "") -> Report:
+    """Score base and adapter, each under a bar."""
+    models = 1 if assistant.adapter is None else 2
+    answered = sum(question is not None for question in rows.questions)
+    with counting(screen, f"evaluating{what}", models * answered) as done:
+        return evaluate_rows(assistant, rows, on_done=lambda who, count: done(count))
+
+
+def answer(
+    assistant: Assistant, question: str, system: str | None, sampling: Sampling, on_text: Callable[[str], None]
+) -> str:
+    """Answer one question, streaming its text.
+
+    Raises:
+        DataError: the question is empty.
+    """
+    if not question.strip():
+        raise DataError("the prompt is empty; give --prompt, --input or text on standard input")
+    return assistant.stream(turns(system, question), sampling, on_text)
+
+
+def answer_file(assistant: Assistant, path: Path, system: str | None, sampling: Sampling) -> Iterator[tuple[str, str]]:
+    """Question and answer for every line of a text file.
+
+    Raises:
+        DataError: the file cannot be read or holds no line.
+    """
+    try:
+        questions = list(lines_of(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text: {error}") from error
+    if not questions:
+        raise DataError(f"{path}: holds no question; write one a line")
+    with counting(console(), "answering", len(questions)) as done:
+        answers = assistant.answers([turns(system, question) for question in questions], sampling, on_done=done)
+    yield from zip(questions, answers, strict=True)
+
+
+def converse(assistant: Assistant, system: str | None, sampling: Sampling) -> None:
+    """A conversation in the terminal, until an empty line or the end of input."""
+    beginning: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    history = list(beginning)
+    click.echo("Type a message; an empty line ends, /new starts over.", err=True)
+    while True:
+        click.secho("> ", fg="blue", bold=True, nl=False, err=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        if line == "/new":
+            history = list(beginning)
+            continue
+        history.append({"role": "user", "content": line})
+        reply = assistant.stream(history, sampling, lambda text: click.echo(text, nl=False))
+        click.echo("")
+        history.append({"role": "assistant", "content": reply})

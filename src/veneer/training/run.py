@@ -1,0 +1,213 @@
+"""A whole training run from its configuration: `train` is what `veneer train` and the Python API call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from veneer.adapters.inject import LoraSpec, inject
+from veneer.config import Method, RunConfig, check, to_yaml
+from veneer.data.batches import pack
+from veneer.errors import OutputError
+from veneer.events import EventLog, Note, RunStarted, Subscriber
+from veneer.hardware import processor, resolve_device, resolve_dtype
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.io.files import exclusive, make_output_folder, remove_partial, write_text
+from veneer.load import Holding, load_model
+from veneer.model.decoder import CausalLM
+from veneer.quant.linear import QuantConfig
+from veneer.training.checkpoint import CheckpointStore, Progress
+from veneer.training.engine import Engine
+from veneer.training.memory import peak_memory_mb
+from veneer.training.objective import mean_loss, supervised_cross_entropy
+from veneer.training.optim import AdamW, RateSchedule, auto_learning_rate
+from veneer.training.result import CONFIG_FILE, EVENTS_FILE, publish
+from veneer.training.rows import PackedSteps, Rows, load_rows
+from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
+
+EVALUATIONS_PER_RUN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a finished run left behind."""
+
+    output: Path
+    """The folder: the adapter (or model), `config.yaml`, `events.jsonl`, `loss.svg`, `checkpoints/`."""
+    progress: Progress
+    best: Path | None
+    """The checkpoint with the lowest evaluation loss, if there was any evaluation."""
+    model: CausalLM
+    """The trained model, as it stands in memory."""
+    trainable: Trainable
+    peak_memory_mb: float
+    """Peak memory of the process when training ended."""
+
+
+def train(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    subscribers: Sequence[Subscriber] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> RunResult:
+    """Train as `config` says and write everything into `config.output`.
+
+    Args:
+        config: the run.
+        resume: go on from the newest checkpoint in `config.output`; the settings and data must be those of that run.
+        subscribers: called with every event (progress bars, trackers).
+        stop: asked after every step; true ends the run with a checkpoint.
+
+    Raises:
+        VeneerError: of the kind that `veneer.errors` draws, whatever is wrong; nothing that was complete is lost.
+    """
+    check(config)
+    output = Path(config.output)
+    make_output_folder(output)
+    with exclusive(output):
+        _refuse_overwriting(output, resume)
+        remove_partial(output)
+        with EventLog(output / EVENTS_FILE, subscribers) as log:
+            return _train(config, output, resume, log, stop)
+
+
+def _refuse_overwriting(output: Path, resume: bool) -> None:
+    if not resume and (output / "checkpoints").is_dir() and any((output / "checkpoints").iterdir()):
+        raise OutputError(f"{output} already holds a run; go on with it by --resume, or give another output folder")
+
+
+def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: Callable[[], bool]) -> RunResult:
+    device = resolve_device(config.compute.device)
+    if config.compute.threads:
+        torch.set_num_threads(config.compute.threads)
+    origin = open_checkpoint(config.model, revision=config.revision)
+    rows = load_rows(config, origin.tokenizer(), lambda message: log.emit(Note(message=message)))
+    model, trainable = _build(config, origin, device)
+    source = PackedSteps(rows.train, config)
+    config = _resolved(config, model, source.total)
+    optimizer = AdamW(
+        trainable.named(), weight_decay=config.train.weight_decay, betas=(config.train.beta1, config.train.beta2)
+    )
+    store = CheckpointStore(output / "checkpoints", keep=config.train.keep, identity=_identity(config, rows, device))
+    progress = Progress()
+    if resume:
+        progress = store.restore(trainable, optimizer, lambda message: log.emit(Note(message=message)))
+    write_text(output / CONFIG_FILE, to_yaml(config))
+    log.emit(
+        RunStarted(
+            method=config.method.value,
+            steps=source.total,
+            resumed_at=progress.step,
+            examples=len(rows.train),
+            trainable=sum(parameter.numel() for parameter in trainable.named().values()),
+            learning_rate=float(config.train.learning_rate),
+        )
+    )
+    engine = _engine(config, model, trainable, source, optimizer, rows, store, log, stop)
+    progress = engine.run(progress)
+    publish(output, trainable, log.path, progress)
+    best = None if progress.best_step is None else store.path(progress.best_step)
+    return RunResult(output, progress, best, model, trainable, peak_memory_mb(device))
+
+
+def _build(config: RunConfig, origin: Checkpoint, device: torch.device) -> tuple[CausalLM, Trainable]:
+    holdings = {Method.LORA: Holding.FROZEN, Method.QLORA: Holding.QUANTIZED, Method.FULL: Holding.TRAINABLE}
+    model = load_model(
+        origin,
+        holding=holdings[config.method],
+        dtype=resolve_dtype(config.compute.dtype, device),
+        device=device,
+        quant=QuantConfig(block=config.quant.block, double_quant=config.quant.double_quant),
+    )
+    if config.method is Method.FULL:
+        return model, FullTraining(model, origin)
+    spec = LoraSpec(
+        rank=config.lora.rank,
+        alpha=config.lora.alpha,
+        dropout=config.lora.dropout,
+        target_modules=config.lora.target_modules,
+    )
+    adapter = inject(model, spec, seed=config.train.seed)
+    return model, AdapterTraining(adapter, origin.source, config.revision)
+
+
+def _resolved(config: RunConfig, model: CausalLM, steps: int) -> RunConfig:
+    """The configuration with everything spelled out that was left to the program."""
+    rate = config.train.learning_rate
+    interval = max(1, steps // EVALUATIONS_PER_RUN)
+    evaluated = bool(config.data.eval_file or config.data.held_out)
+    train_section = config.train.model_copy(
+        update={
+            "steps": steps,
+            "learning_rate": auto_learning_rate(config.method, model.spec.hidden_size) if rate == "auto" else rate,
+            "eval_every": (config.train.eval_every or interval) if evaluated else None,
+            "save_every": config.train.save_every or interval,
+        }
+    )
+    compute = config.compute.model_copy(
+        update={
+            "device": str(model.device),
+            "dtype": next(d for d in type(config.compute.dtype) if d.value == str(model.dtype).removeprefix("torch.")),
+            "threads": torch.get_num_threads(),
+        }
+    )
+    return config.model_copy(update={"train": train_section, "compute": compute})
+
+
+def _identity(config: RunConfig, rows: Rows, device: torch.device) -> dict[str, Any]:
+    """What a resumption must have in common with the run that it goes on with."""
+    values = config.model_dump(mode="json")
+    # Where results go and how many are kept changes no number of the run.
+    ignored = {"output", "train.keep", "train.save_every", "data.file", "data.eval_file"}
+    flat = {key: value for key, value in _flatten(values) if key not in ignored}
+    return {**flat, "data digest": rows.digest(), "torch": torch.__version__, "processor": processor()}
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        flat += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return json.loads(json.dumps(flat))  # type: ignore[no-any-return]
+
+
+def _engine(
+    config: RunConfig,
+    model: CausalLM,
+    trainable: Trainable,
+    source: PackedSteps,
+    optimizer: AdamW,
+    rows: Rows,
+    store: CheckpointStore,
+    log: EventLog,
+    stop: Callable[[], bool],
+) -> Engine:
+    train_section = config.train
+    heldout = pack(rows.heldout, config.compute.micro_batch_tokens) if rows.heldout else []
+    return Engine(
+        model=model,
+        trainable=trainable,
+        objective=supervised_cross_entropy,
+        source=source,
+        optimizer=optimizer,
+        schedule=RateSchedule(
+            peak=float(train_section.learning_rate),
+            steps=source.total,
+            warmup=train_section.warmup,
+            shape=train_section.schedule,
+            end=train_section.min_rate,
+        ),
+        clip=train_section.clip,
+        seed=train_section.seed,
+        evaluate=(lambda: mean_loss(model, heldout)) if heldout else None,
+        eval_every=train_section.eval_every or source.total,
+        save_every=train_section.save_every or source.total,
+        checkpoints=store,
+        log=log,
+        stop=stop,
+    )

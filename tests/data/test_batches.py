@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from veneer.data.batches import MicroBatch, Steps, order, pack
+from veneer.data.chat import Example
+from veneer.errors import DataError
+
+
+def example(tokens: list[int], mask: list[int] | None = None, where: str = "f:1") -> Example:
+    flags = np.array([0, *[1] * (len(tokens) - 1)] if mask is None else mask, dtype=np.bool_)
+    return Example(np.array(tokens, dtype=np.int32), flags, where)
+
+
+def test_order_is_this_permutation_forever() -> None:
+    assert order(10, seed=0, epoch=0).tolist() == [3, 2, 1, 8, 6, 0, 7, 4, 5, 9]
+    assert order(0, seed=0, epoch=0).tolist() == []
+
+
+def test_order_depends_on_seed_and_epoch_only() -> None:
+    assert sorted(order(1000, seed=1, epoch=2).tolist()) == list(range(1000))
+    assert order(1000, seed=1, epoch=2).tolist() == order(1000, seed=1, epoch=2).tolist()
+    others = {tuple(order(1000, seed=seed, epoch=epoch).tolist()) for seed in range(3) for epoch in range(3)}
+    assert len(others) == 9
+
+
+def test_steps_of_a_number_of_examples() -> None:
+    steps = Steps([5] * 10, seed=3, examples_per_step=4)
+    assert (steps.in_epoch(0), steps.total(3)) == (3, 9)
+    assert [len(steps.examples(step)) for step in range(6)] == [4, 4, 2, 4, 4, 2]
+    first = np.concatenate([steps.examples(step) for step in range(3)])
+    assert first.tolist() == order(10, seed=3, epoch=0).tolist()
+    assert (
+        np.concatenate([steps.examples(step) for step in range(3, 6)]).tolist() == order(10, seed=3, epoch=1).tolist()
+    )
+    assert [steps.epoch_of(step) for step in (0, 2, 3, 8)] == [0, 0, 1, 2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 60), st.integers(0, 5))
+def test_steps_of_a_token_budget(lengths: list[int], budget: int, seed: int) -> None:
+    steps = Steps(lengths, seed=seed, tokens_per_step=budget)
+    total = steps.total(3)
+    cut = [steps.examples(step).tolist() for step in range(total)]
+    epochs = [[i for step in range(total) if steps.epoch_of(step) == epoch for i in cut[step]] for epoch in range(3)]
+    assert epochs == [order(len(lengths), seed=seed, epoch=epoch).tolist() for epoch in range(3)]
+    for step, members in enumerate(cut):
+        size = sum(lengths[i] for i in members)
+        assert size <= budget or len(members) == 1
+        following = cut[step + 1] if step + 1 < total and steps.epoch_of(step + 1) == steps.epoch_of(step) else None
+        assert following is None or size + lengths[following[0]] > budget  # as full as the order allows
+    # Random access: any step, asked of a fresh object, is the same.
+    for step in (total - 1, 0, total // 2):
+        assert Steps(lengths, seed=seed, tokens_per_step=budget).examples(step).tolist() == cut[step]
+
+
+def test_steps_refuse_what_makes_no_sense() -> None:
+    for sizes in ({}, {"examples_per_step": 1, "tokens_per_step": 1}, {"examples_per_step": 0}):
+        with pytest.raises(DataError, match="one of the two"):
+            Steps([1], seed=0, **sizes)
+    with pytest.raises(DataError, match="no examples"):
+        Steps([], seed=0, examples_per_step=1)
+    with pytest.raises(IndexError):
+        Steps([1], seed=0, examples_per_step=1).examples(-1)
+
+
+def test_a_micro_batch_in_full() -> None:
+    (batch,) = pack([example([10, 11, 12], [0, 0, 1]), example([20, 21, 22, 23], [1, 1, 0, 1])], 10)
+    assert batch.tokens.tolist() == [10, 11, 12, 20, 21, 22, 23]
+    assert batch.positions.tolist() == [0, 1, 2, 0, 1, 2, 3]
+    assert batch.lengths == (3, 4)
+    assert batch.rows.tolist() == [1, 3, 5]
+    assert batch.targets.tolist() == [12, 21, 23]  # not 20, the first of its document
+    assert batch.supervised == 3
+    for tensor in (batch.tokens, batch.positions, batch.rows, batch.targets):
+        assert tensor.dtype == torch.int64
+
+
+def test_packing_is_first_fit_decreasing() -> None:
+    examples = [example([i] * length) for i, length in enumerate([3, 6, 4, 7, 12])]
+    assert [batch.lengths for batch in pack(examples, 10)] == [(12,), (3, 7), (6, 4)]
+    assert pack([], 10) == []
+    with pytest.raises(DataError, match="max_tokens is 0"):
+        pack(examples, 0)
+
+
+def naive_targets(batch: MicroBatch, masks: list[np.ndarray]) -> list[tuple[int, int]]:
+    pairs, offset = [], 0
+    for mask in masks:
+        pairs += [(offset + t, int(batch.tokens[offset + t + 1])) for t in range(len(mask) - 1) if mask[t + 1]]
+        offset += len(mask)
+    return pairs
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_packing_keeps_every_document_and_target(data: st.DataObject) -> None:
+    lengths = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=20))
+    budget = data.draw(st.integers(1, 30))
+    examples = []
+    for number, length in enumerate(lengths):
+        mask = data.draw(st.lists(st.integers(0, 1), min_size=length, max_size=length))
+        examples.append(example([number * 100 + t for t in range(length)], mask))
+    batches = pack(examples, budget)
+    seen = []
+    for batch in batches:
+        assert sum(batch.lengths) <= budget or len(batch.lengths) == 1
+        assert sum(batch.lengths) == len(batch.tokens) == len(batch.positions)
+        members = [int(document[0]) // 100 for document in torch.split(batch.tokens, list(batch.lengths))]
+        seen += members
+        assert [examples[member].tokens.tolist() for member in members] == [
+            document.tolist() for document in torch.split(batch.tokens, list(batch.lengths))
+        ]
+        expected = naive_targets(batch, [examples[member].loss_mask for member in members])
+        assert list(zip(batch.rows.tolist(), batch.targets.tolist(), strict=True)) == expected
+    assert sorted(seen) == list(range(len(examples)))
+    again = pack(examples, budget)
+    assert [batch.tokens.tolist() for batch in again] == [batch.tokens.tolist() for batch in batches]
