@@ -104,10 +104,16 @@ def _as_ids(value: Any) -> set[int]:
 
 
 def recorded_run(adapter: Path | None) -> RunConfig | None:
-    """The run that made the adapter in a folder, where its `config.yaml` is there (PEFT's adapters have none)."""
-    if adapter is None or not (adapter / RUN_FILE).is_file():
+    """The run that made the adapter in a folder, where its `config.yaml` is there (PEFT's adapters have none).
+
+    A checkpoint's stands two folders up: `RUN/checkpoints/step-000050`.
+    """
+    if adapter is None:
         return None
-    return parse(read_yaml(adapter / RUN_FILE), where=str(adapter / RUN_FILE))
+    folder = adapter.resolve()
+    places = [folder, *([folder.parents[1]] if folder.parent.name == "checkpoints" else [])]
+    file = next((place / RUN_FILE for place in places if (place / RUN_FILE).is_file()), None)
+    return None if file is None else parse(read_yaml(file), where=str(file))
 
 
 def open_assistant(
@@ -171,6 +177,7 @@ def turns(system: str | None, prompt: str) -> list[Message]:
 
 def lines_of(path: Path) -> Iterator[str]:
     """Prompts of a text file, one a line; empty lines are passed over."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    # utf-8-sig: a byte-order mark is no part of the first prompt. Not splitlines(), which splits on rarer characters.
+    for line in path.read_text(encoding="utf-8-sig").split("\n"):
         if line.strip():
             yield line

@@ -49,12 +49,14 @@ def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series])
 
 def ticks(low: float, high: float, target: int = 6) -> list[float]:
     """Round numbers that span `low` to `high`, about `target` of them: steps of 1, 2 or 5 times a power of ten."""
-    span = high - low or max(abs(high), 1.0)
+    span = high - low
+    if span <= 1e-9 * max(abs(low), abs(high)):
+        span = max(abs(high), 1.0)
     raw = span / max(1, target - 1)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
     first, last = math.floor(low / step), math.ceil((low + span) / step)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
 
 
 def smooth(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:

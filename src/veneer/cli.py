@@ -116,12 +116,10 @@ def _run_config(
     from veneer.config import override, parse, put, read_yaml
     from veneer.training.result import CONFIG_FILE
 
-    values: dict[str, Any] = {}
     recorded = Path(str(flags.get("output", ""))) / CONFIG_FILE
-    if config_file is not None:
-        values = read_yaml(config_file)
-    elif resume and "output" in flags and recorded.is_file():
-        values = read_yaml(recorded)
+    if config_file is None and resume and "output" in flags and recorded.is_file():
+        config_file = recorded
+    values: dict[str, Any] = {} if config_file is None else read_yaml(config_file)
     values = override(values, assignments)
     for key, value in flags.items():
         put(values, key, value)
@@ -212,12 +210,13 @@ def generate(
     from veneer import recipes
 
     settings = _sampling(max_new_tokens, temperature, top_p, seed)
+    questions = recipes.read_questions(input_file) if input_file is not None else [recipes.read_question(prompt)]
     assistant = recipes.open_visibly(model, adapter, _method(method), _compute(device, dtype))
     if input_file is not None:
-        for question, answer in recipes.answer_file(assistant, input_file, system, settings):
+        for question, answer in recipes.answer_all(assistant, questions, system, settings):
             click.echo(json.dumps({"prompt": question, "answer": answer}, ensure_ascii=False) if as_json else answer)
         return
-    question = sys.stdin.read().strip() if prompt is None else prompt
+    question = questions[0]
     echo = (lambda text: None) if as_json else (lambda text: click.echo(text, nl=False))
     answer = recipes.answer(assistant, question, system, settings, echo)
     click.echo(json.dumps({"prompt": question, "answer": answer}, ensure_ascii=False) if as_json else "")

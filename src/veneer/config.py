@@ -8,12 +8,14 @@ chooses itself (`auto`) is chosen by the component that uses it and recorded in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from veneer.errors import ConfigError, listing, nearest
 
@@ -57,9 +59,18 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+def _no_truth(value: Any) -> Any:
+    # Python and pydantic take true for 1; in a configuration it is a slip of the line.
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+_NUMBER = BeforeValidator(_no_truth)
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), _NUMBER]
+Count = Annotated[int, Field(ge=1), _NUMBER]
+Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False), _NUMBER]
+Name = Annotated[str, Field(min_length=1)]
 
 
 class LoraSection(_Section):
@@ -87,13 +98,13 @@ class QuantSection(_Section):
 class DataSection(_Section):
     """What is trained and evaluated on."""
 
-    file: str
+    file: Name
     """JSONL, JSON, CSV or Parquet."""
-    eval_file: str | None = None
+    eval_file: Name | None = None
     """Rows for the evaluation loss."""
     held_out: Fraction = 0.0
     """Share of `file` kept for the evaluation loss where there is no `eval_file`."""
-    max_length: Annotated[int, Field(ge=2)] = 2048
+    max_length: Annotated[int, Field(ge=2), _NUMBER] = 2048
     """Longest row, in tokens."""
     overlong: Overlong = Overlong.DROP
     """What happens to longer rows; they are counted and reported either way."""
@@ -106,8 +117,8 @@ class TrainSection(_Section):
     """Rows that make one optimiser step (8 unless `tokens_per_step` is given)."""
     tokens_per_step: Count | None = None
     """Tokens that make one optimiser step, in place of `examples_per_step`."""
-    epochs: Rate = 1.0
-    """Passes over the rows; fractions are allowed."""
+    epochs: Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False), _NUMBER] | None = None
+    """Passes over the rows, fractions allowed (1 unless `steps` is given)."""
     steps: Count | None = None
     """Number of steps, in place of `epochs`."""
     learning_rate: Rate | Literal["auto"] = "auto"
@@ -118,15 +129,15 @@ class TrainSection(_Section):
     """Share of the steps over which the rate rises from 0."""
     min_rate: Fraction = 0.0
     """Where cosine and linear end, as a share of the peak."""
-    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False), _NUMBER] = 0.0
     """Decoupled decay of matrices, per step and unit of learning rate."""
     beta1: Fraction = 0.9
     """AdamW's memory of the gradient."""
     beta2: Fraction = 0.999
     """AdamW's memory of its square."""
-    clip: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 1.0
+    clip: Annotated[float, Field(ge=0.0, allow_inf_nan=False), _NUMBER] = 1.0
     """Largest norm of the whole gradient; 0 leaves it as it is."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31), _NUMBER] = 0
     """Of the adapter's start, the order of rows and dropout."""
     eval_every: Count | None = None
     """Steps between evaluations; by default ten in a run."""
@@ -145,18 +156,18 @@ class ComputeSection(_Section):
     """Of activations and products; adapters and optimiser state are always float32."""
     threads: Count | None = None
     """CPU threads; by default torch's choice. Part of what makes two runs equal to the byte."""
-    micro_batch_tokens: Annotated[int, Field(ge=1)] = 2048
+    micro_batch_tokens: Count = 2048
     """Tokens computed at a time. A matter of memory: the result does not depend on it beyond rounding."""
 
 
 class RunConfig(_Section):
     """Everything that a training run is told."""
 
-    model: str
+    model: Name
     """A directory, a GGUF file or a hub id."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
-    output: str
+    output: Name
     """The folder of the run; made if absent."""
     method: Method = Method.QLORA
     """lora, qlora or full."""
@@ -176,6 +187,8 @@ def check(config: RunConfig) -> None:
     problems = []
     if config.train.examples_per_step and config.train.tokens_per_step:
         problems.append("train.examples_per_step and train.tokens_per_step both say what a step is; give one")
+    if config.train.epochs and config.train.steps:
+        problems.append("train.epochs and train.steps both say how long to train; give one (the other is null)")
     if config.data.eval_file and config.data.held_out:
         problems.append("data.eval_file and data.held_out both say what to evaluate on; give one")
     if config.train.eval_every and not (config.data.eval_file or config.data.held_out):
@@ -225,13 +238,28 @@ def _explain(error: ValidationError) -> list[str]:
             key = key.rpartition(".")[0]
         key = key or ".".join(parts)
         if problem["type"] == "extra_forbidden":
-            text = f"unknown key{nearest(key, known) or nearest(parts[-1], [k.rpartition('.')[2] for k in known])}"
+            text = f"unknown key{_nearest_key(key, known)}"
         elif problem["type"] == "missing":
             text = "required, but not given"
         else:
-            text = f"{problem['msg'][0].lower()}{problem['msg'][1:]}, got {problem['input']!r}"
+            message = problem["msg"].removeprefix("Value error, ")
+            text = f"{message[0].lower()}{message[1:]}, got {_SHORT.repr(problem['input'])}"
         lines.setdefault(key, []).append(text)
     return [f"{key}: {'; or '.join(dict.fromkeys(texts))}" for key, texts in lines.items()]
+
+
+_SHORT = Repr()
+_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlevel = 80, 80, 2
+
+
+def _nearest_key(key: str, known: list[str]) -> str:
+    """A hint naming the known key that is closest as a whole, or whose last word is closest."""
+    leaf = key.rpartition(".")[2]
+    homes = {name.rpartition(".")[2]: name for name in reversed(known)}
+    if leaf in homes:
+        return f" (did you mean {homes[leaf]!r}?)"
+    close = get_close_matches(leaf, homes, n=1, cutoff=0.6)
+    return nearest(key, known) or (f" (did you mean {homes[close[0]]!r}?)" if close else "")
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -263,7 +291,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if values is None:
         return {}
@@ -284,11 +312,10 @@ def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, An
         if not equals or not key.strip():
             raise ConfigError(f"--set {assignment!r}: write it as key=value, for example train.epochs=2")
         try:
-            value = yaml.safe_load(text) if text.strip() else None
-        except yaml.YAMLError as error:
+            value = yaml.load(text, Loader=_StrictLoader) if text.strip() else None
+        except (yaml.YAMLError, RecursionError) as error:
             raise ConfigError(f"--set {assignment!r}: the value is not valid YAML: {error}") from error
-        # YAML 1.1 takes 1e-4 (no dot) for a string; whoever writes it means the number.
-        put(result, key.strip(), _number(value))
+        put(result, key.strip(), value)
     return result
 
 
@@ -304,15 +331,6 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
 
 def _copy(values: dict[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, dict) else value for key, value in values.items()}
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, str) and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
 
 
 def to_yaml(config: RunConfig) -> str:

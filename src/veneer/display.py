@@ -51,6 +51,7 @@ class TrainingDisplay:
         )
         self._task: TaskID | None = None
         self._steps = 0
+        self._begun_at = 0
         self._loss: float | None = None
         self._tokens = 0
         self._seconds = 0.0
@@ -90,18 +91,19 @@ class TrainingDisplay:
             f"{event.method}: {event.trainable:,} trainable parameters, {event.examples:,} rows, "
             f"{event.steps:,} steps, peak learning rate {event.learning_rate:.3g}{resumed}"
         )
-        self._steps = event.steps
+        self._steps, self._begun_at = event.steps, event.resumed_at
         self._task = self._progress.add_task("training", total=event.steps, completed=event.resumed_at, facts="")
 
     def _step(self, event: StepDone) -> None:
         self._loss = event.loss if self._loss is None else SMOOTHING * self._loss + (1 - SMOOTHING) * event.loss
         self._tokens += event.tokens
         self._seconds += event.seconds
-        facts = f"loss {self._loss:.3f}  {self._tokens / self._seconds:,.0f} tok/s  {event.memory_mb:,.0f} MB"
+        speed = self._tokens / max(self._seconds, 1e-9)
+        facts = f"loss {self._loss:.3f}  {speed:,.0f} tok/s  {event.memory_mb:,.0f} MB"
         if self._task is not None:
             self._progress.update(self._task, completed=event.step, facts=facts)
         if not self.console.is_terminal and event.step % max(1, self._steps // 10) == 0:
-            left = (self._steps - event.step) * self._seconds / max(1, event.step)
+            left = (self._steps - event.step) * self._seconds / max(1, event.step - self._begun_at)
             self.console.print(f"step {event.step}/{self._steps}  {facts}  left {duration(left)}", highlight=False)
 
     def _say(self, message: str) -> None:
@@ -141,7 +143,7 @@ def number(name: str, value: float) -> str:
 
 def comparison_table(title: str, rows: list[Comparison]) -> Table:
     """Base against adapter, with the interval of the paired difference."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     for heading in ("", "base", "adapter", "difference", "95 % interval"):
         table.add_column(heading, justify="left" if not heading else "right")
     for row in rows:
@@ -162,7 +164,7 @@ def comparison_table(title: str, rows: list[Comparison]) -> Table:
 
 def metric_table(title: str, rows: list[Metric]) -> Table:
     """The measures of one model."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     for heading in ("", "value", "95 % interval"):
         table.add_column(heading, justify="left" if not heading else "right")
     for row in rows:
@@ -180,7 +182,7 @@ def report_table(title: str, report: Report) -> Table:
 
 def sample_table(title: str, samples: list[Answered]) -> Table:
     """Rows side by side: what was asked, what base and adapter say, and what was expected."""
-    table = Table(title=title, title_justify="left", title_style="bold", show_lines=True)
+    table = Table(title=Text(title), title_justify="left", title_style="bold", show_lines=True)
     table.add_column("message", ratio=3)
     table.add_column("base", ratio=2)
     if any(sample.adapter is not None for sample in samples):

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO
 
 from veneer.errors import OutputError
 
@@ -98,13 +98,17 @@ class EventLog:
 
     path: Path
     subscribers: Sequence[Subscriber] = ()
-    _file: TextIO | None = field(default=None, init=False, repr=False)
+    _file: BinaryIO | None = field(default=None, init=False, repr=False)
 
     def __enter__(self) -> EventLog:
         try:
-            self._file = self.path.open("a", encoding="utf-8")
+            # Unbuffered: what a full disk refused must not be tried again, and fail again, when the file is closed.
+            self._file = self.path.open("ab", buffering=0)
+            torn = _torn(self.path)
         except OSError as error:
             raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
+        if torn:
+            self._write(b"\n")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,21 +123,36 @@ class EventLog:
         """
         if self._file is not None:
             line = json.dumps({"event": type(event).__name__, "time": round(time.time(), 3), **asdict(event)})
-            try:
-                self._file.write(line + "\n")
-                self._file.flush()
-            except OSError as error:
-                raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
+            self._write(line.encode() + b"\n")
         for subscriber in self.subscribers:
             subscriber(event)
 
+    def _write(self, line: bytes) -> None:
+        assert self._file is not None
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            raise OutputError(f"{self.path}: cannot be written: {error.strerror}") from error
+        if written != len(line):
+            raise OutputError(f"{self.path}: only {written} of {len(line)} bytes could be written: the disk is full")
+
+
+def _torn(path: Path) -> bool:
+    """Whether a file ends in the middle of a line, as a kill leaves it: the next line must not be glued to it."""
+    with path.open("rb") as file:
+        end = file.seek(0, 2)
+        file.seek(max(0, end - 1))
+        return file.read() not in (b"", b"\n")
+
 
 def read_events(path: Path) -> list[dict[str, object]]:
-    """The events of a file as dictionaries; a torn last line, as a kill leaves it, is skipped."""
+    """The events of a file as dictionaries; torn lines, as kills leave them, are skipped."""
     events = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
-            events.append(json.loads(line))
+            event = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if isinstance(event, dict):
+            events.append(event)
     return events

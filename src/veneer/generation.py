@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from veneer.errors import ConfigError, listing
+from veneer.errors import ConfigError, DataError, listing
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
 
@@ -37,6 +37,8 @@ class Sampling:
             problems.append(f"temperature: {self.temperature}, must be 0 or more and finite")
         if not 0 < self.top_p <= 1:
             problems.append(f"top_p: {self.top_p}, must be above 0 and at most 1")
+        if not 0 <= self.seed < 2**31:
+            problems.append(f"seed: {self.seed}, must be at least 0 and below 2^31")
         if problems:
             raise ConfigError(f"sampling settings out of range:\n{listing(problems)}")
 
@@ -72,7 +74,13 @@ def generate(
 
     Returns:
         The new tokens of each prompt, in the order of `prompts`.
+
+    Raises:
+        DataError: a prompt has no token; all such are named.
     """
+    empty = [f"prompt {row}" for row, prompt in enumerate(prompts) if not prompt]
+    if empty:
+        raise DataError(f"there is nothing to continue, give at least one token:\n{listing(empty)}")
     was_training = model.training
     model.eval()
     results: list[list[int]] = [[] for _ in prompts]
@@ -173,7 +181,10 @@ def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Genera
     """
     if sampling.temperature == 0.0:
         return logits.argmax(-1)
-    probabilities = torch.softmax(logits.float() / sampling.temperature, dim=-1)
+    scores = logits.float()
+    # The likeliest is moved to 0 before the division, so that no temperature is too small for float32.
+    scores = scores - scores.amax(-1, keepdim=True)
+    probabilities = torch.softmax(scores / max(sampling.temperature, torch.finfo(torch.float32).tiny), dim=-1)
     if sampling.top_p < 1.0:
         ordered, indices = probabilities.sort(dim=-1, descending=True)
         before = ordered.cumsum(-1) - ordered

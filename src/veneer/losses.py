@@ -61,16 +61,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight += narrow.T @ hidden[rows]
         ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.weight_dtype = weight.dtype
+        ctx.hidden_dtype, ctx.weight_dtype = hidden.dtype, weight.dtype
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        scale = grads[0]
+        # The step's 1/weight comes in here: multiplied in float32 or wider, since rounded to bf16 by itself it would
+        # be off by as much as 1/512.
+        wide = torch.promote_types(ctx.hidden_dtype, torch.float32)
+        scale = grads[0].to(wide)
         return (
-            None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype),
-            None if grad_weight is None else (grad_weight * scale.to(grad_weight.dtype)).to(ctx.weight_dtype),
+            None if grad_hidden is None else (grad_hidden.to(wide) * scale).to(ctx.hidden_dtype),
+            None if grad_weight is None else (grad_weight * scale).to(ctx.weight_dtype),
             None,
             None,
         )

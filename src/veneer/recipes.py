@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from veneer.assistant import Assistant, lines_of, open_assistant, turns
 from veneer.config import ComputeSection, Method, RunConfig
@@ -34,12 +36,17 @@ def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = Fa
     """Train with a progress bar, or with every event as a line of JSON on standard output; Ctrl-C ends after a step."""
     screen = console()
     notice = "stopping after this step; once more to stop at once (the last checkpoint stays)"
-    with interruptible(lambda: click.echo(f"\n{notice}", err=True)) as stop:
+    # Written past Python's buffers: the signal may arrive while the main thread is inside of them.
+    with interruptible(lambda: _write_to_stderr(f"\n{notice}\n")) as stop:
         if as_json:
             return train(config, resume=resume, subscribers=[_print_event], stop=stop)
         with TrainingDisplay(screen) as display:
             subscribers: list[Subscriber] = [display]
             return train(config, resume=resume, subscribers=subscribers, stop=stop)
+
+
+def _write_to_stderr(text: str) -> None:
+    os.write(2, text.encode())
 
 
 def _print_event(event: Event) -> None:
@@ -51,13 +58,13 @@ def open_visibly(
 ) -> Assistant:
     """Load a model under a spinner that names the tensor being read."""
     screen = screen or console()
-    with screen.status(f"loading {model}") as status:
+    with screen.status(escape(f"loading {model}")) as status:
         return open_assistant(
             model,
             adapter=adapter,
             method=method,
             compute=compute,
-            progress=lambda name: status.update(f"loading {model}: {name}"),
+            progress=lambda name: status.update(escape(f"loading {model}: {name}")),
         )
 
 
@@ -93,31 +100,49 @@ def score_visibly(assistant: Assistant, rows: RowSet, screen: Console, what: str
         return evaluate_rows(assistant, rows, on_done=lambda who, count: done(count))
 
 
-def answer(
-    assistant: Assistant, question: str, system: str | None, sampling: Sampling, on_text: Callable[[str], None]
-) -> str:
-    """Answer one question, streaming its text.
+def read_question(prompt: str | None) -> str:
+    """The prompt that was given, or else standard input.
 
     Raises:
-        DataError: the question is empty.
+        DataError: it is empty, or is not UTF-8.
     """
+    try:
+        question = sys.stdin.read().strip() if prompt is None else prompt
+    except UnicodeDecodeError as error:
+        raise DataError(f"standard input is not UTF-8 text: {error}") from error
     if not question.strip():
         raise DataError("the prompt is empty; give --prompt, --input or text on standard input")
-    return assistant.stream(turns(system, question), sampling, on_text)
+    return question
 
 
-def answer_file(assistant: Assistant, path: Path, system: str | None, sampling: Sampling) -> Iterator[tuple[str, str]]:
-    """Question and answer for every line of a text file.
+def read_questions(path: Path) -> list[str]:
+    """The prompts of a text file, one a line.
 
     Raises:
         DataError: the file cannot be read or holds no line.
     """
     try:
         questions = list(lines_of(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text: {error}") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text: {error}") from error
     if not questions:
         raise DataError(f"{path}: holds no question; write one a line")
+    return questions
+
+
+def answer(
+    assistant: Assistant, question: str, system: str | None, sampling: Sampling, on_text: Callable[[str], None]
+) -> str:
+    """Answer one question, streaming its text."""
+    return assistant.stream(turns(system, question), sampling, on_text)
+
+
+def answer_all(
+    assistant: Assistant, questions: list[str], system: str | None, sampling: Sampling
+) -> Iterator[tuple[str, str]]:
+    """Every question with its answer, decoded together."""
     with counting(console(), "answering", len(questions)) as done:
         answers = assistant.answers([turns(system, question) for question in questions], sampling, on_done=done)
     yield from zip(questions, answers, strict=True)
@@ -130,7 +155,10 @@ def converse(assistant: Assistant, system: str | None, sampling: Sampling) -> No
     click.echo("Type a message; an empty line ends, /new starts over.", err=True)
     while True:
         click.secho("> ", fg="blue", bold=True, nl=False, err=True)
-        line = sys.stdin.readline().strip()
+        try:
+            line = sys.stdin.readline().strip()
+        except UnicodeDecodeError as error:
+            raise DataError(f"standard input is not UTF-8 text: {error}") from error
         if not line:
             return
         if line == "/new":

@@ -81,14 +81,15 @@ class Adapter:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within the block the model is its base: every layer skips its update."""
+        """Within the block the model is its base: every layer skips its update. Blocks may stand in one another."""
+        before = [layer.enabled for layer in self.layers.values()]
         for layer in self.layers.values():
             layer.enabled = False
         try:
             yield
         finally:
-            for layer in self.layers.values():
-                layer.enabled = True
+            for layer, enabled in zip(self.layers.values(), before, strict=True):
+                layer.enabled = enabled
 
 
 def linear_paths(model: CausalLM) -> list[str]:
@@ -143,8 +144,11 @@ def inject(model: CausalLM, spec: LoraSpec, *, seed: int = 0) -> Adapter:
         seed: of the initial A.
 
     Raises:
-        AdapterError: a target does not exist, or the rank exceeds a target's smaller side.
+        AdapterError: a target does not exist, the rank exceeds a target's smaller side, or the model carries an
+            adapter already; nothing has been changed.
     """
+    if any(isinstance(module, LoraLinear) for module in model.modules()):
+        raise AdapterError("the model carries an adapter already; load the base model again for another one")
     paths = resolve_targets(linear_paths(model), spec.target_modules)
     limits = {path: _smaller_side(model.get_submodule(path)) for path in paths}
     too_wide = [f"{path}: at most {limit}" for path, limit in limits.items() if spec.rank > limit]
@@ -168,6 +172,13 @@ def inject(model: CausalLM, spec: LoraSpec, *, seed: int = 0) -> Adapter:
         parent, _, leaf = path.rpartition(".")
         setattr(model.get_submodule(parent), leaf, layers[path])
     return Adapter(spec, layers, masks)
+
+
+def remove(model: CausalLM, adapter: Adapter) -> None:
+    """Put the base layers back where `inject` found them."""
+    for path, layer in adapter.layers.items():
+        parent, _, leaf = path.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer.base)
 
 
 def _smaller_side(layer: nn.Module) -> int:

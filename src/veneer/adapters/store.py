@@ -7,6 +7,7 @@ refused by name, since leaving it out would give another model than the one that
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from veneer.adapters.inject import ALL_LINEAR, Adapter, LoraSpec, inject
+from veneer.adapters.inject import ALL_LINEAR, Adapter, LoraSpec, inject, remove
 from veneer.errors import AdapterError, listing
 from veneer.io.files import write_tensors, write_text
 from veneer.model.decoder import CausalLM
@@ -49,14 +50,31 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 """Settings of PEFT that change the model, with the values that mean "not used"."""
 
+_HARMLESS = frozenset(
+    (
+        *("r", "lora_alpha", "lora_dropout", "target_modules", "peft_type", "task_type", "base_model_name_or_path"),
+        *("auto_mapping", "inference_mode", "layers_pattern", "peft_version", "revision", "runtime_config"),
+        *("corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_config", "megatron_core"),
+        *("ensure_weight_tying", "qalora_group_size"),
+    )
+)
+"""Settings that are read here, or that leave what the tensors mean as it is."""
+
+_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+"""Values of `init_lora_weights` that leave the base as it is. Of the others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) PEFT
+changes the base weights whenever it loads the adapter, unless it was converted when it was saved."""
+
 
 def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> dict[str, Any]:
     """The content of `adapter_config.json` for `adapter` over the model `base`."""
     spec = adapter.spec
     targets = spec.target_modules
+    # Spelled out: other readers of the format do not know the shorthand, and an expression may match more among the
+    # modules of their model (".*" the model itself).
     if targets == ALL_LINEAR:
-        # Spelled out, as PEFT does: other readers of the format do not know the shorthand.
         targets = tuple(sorted({path.rpartition(".")[2] for path in adapter.layers}))
+    elif isinstance(targets, str):
+        targets = tuple(adapter.layers)
     return {
         "alpha_pattern": {},
         "auto_mapping": None,
@@ -74,7 +92,7 @@ def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> 
         "r": spec.rank,
         "rank_pattern": {},
         "revision": revision,
-        "target_modules": targets if isinstance(targets, str) else list(targets),
+        "target_modules": list(targets),
         "task_type": "CAUSAL_LM",
         "use_dora": False,
         "use_rslora": False,
@@ -115,12 +133,19 @@ def read_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
         raise AdapterError(f"{path}: peft_type is {kind!r}; supported: 'LORA'")
-    used = [
-        f"{key}: {config[key]!r}" for key, neutral in _NEUTRAL.items() if key in config and config[key] not in neutral
-    ]
+    used = [f"{key}: {value!r}" for key, value in config.items() if _is_used(key, value)]
     if used:
         raise AdapterError(f"{path} uses features that veneer does not support:\n{listing(used)}")
     return _spec(config, path), config
+
+
+def _is_used(key: str, value: Any) -> bool:
+    """Whether a setting asks for something that is not done here; one that is not known may only be switched off."""
+    if key in _HARMLESS:
+        return False
+    if key == "init_lora_weights":
+        return value not in _INITS
+    return value not in _NEUTRAL.get(key, (None, False, [], {}, ""))
 
 
 def _spec(config: dict[str, Any], path: Path) -> LoraSpec:
@@ -129,8 +154,8 @@ def _spec(config: dict[str, Any], path: Path) -> LoraSpec:
     problems = []
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         problems.append(f"r: {rank!r}, must be a whole number of at least 1")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
-        problems.append(f"lora_alpha: {alpha!r}, must be a number")
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
+        problems.append(f"lora_alpha: {alpha!r}, must be a finite number")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         problems.append(f"lora_dropout: {dropout!r}, must be at least 0 and below 1")
     if not (isinstance(targets, str) or (isinstance(targets, list) and all(isinstance(t, str) for t in targets))):
@@ -174,13 +199,20 @@ def load_adapter(model: CausalLM, directory: Path) -> Adapter:
     what was asked for; the tensors say what was trained. The adapter goes on the layers that it has tensors for.
 
     Raises:
-        AdapterError: files are missing, damaged or unsupported, or do not fit `model`.
+        AdapterError: files are missing, damaged or unsupported, or do not fit `model`, which stays as it was.
     """
     spec, _ = read_config(directory)
     tensors = read_tensors(directory)
     if not tensors:
         raise AdapterError(f"{directory / WEIGHTS_FILE}: holds no tensors")
+    strange = [name for name in tensors if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
+    if strange:
+        raise AdapterError(f"{directory / WEIGHTS_FILE} holds more than LoRA's A and B:\n{listing(strange)}")
     paths = tuple(dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors))
     adapter = inject(model, replace(spec, target_modules=paths))
-    adapter.load(tensors)
+    try:
+        adapter.load(tensors)
+    except AdapterError:
+        remove(model, adapter)
+        raise
     return Adapter(spec, adapter.layers, adapter.generator)

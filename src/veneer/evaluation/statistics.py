@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from veneer.evaluation.scoring import RowScore
 
 RESAMPLES = 4000
 """Bootstrap resamples behind a confidence interval."""
+DRAWN_AT_ONCE = 500_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +61,11 @@ def compare(base: Sequence[RowScore], adapter: Sequence[RowScore]) -> list[Compa
             f"{len(base)} rows scored with the base and {len(adapter)} with the adapter; compare equal rows"
         )
     left, right = _columns(base), _columns(adapter)
-    draws = _draws(len(base))
     results = []
     for name in left.keys() & right.keys():
         transform = _TRANSFORM[name]
         values = [transform(_ratio(*column)) for column in (left[name], right[name])]
-        spread = transform(_resampled(*right[name], draws)) - transform(_resampled(*left[name], draws))
+        spread = transform(_resampled(*right[name])) - transform(_resampled(*left[name]))
         low, high = np.nanquantile(spread, [0.025, 0.975])
         results.append(
             Comparison(name, float(values[0]), float(values[1]), float(values[1] - values[0]), float(low), float(high))
@@ -88,7 +88,8 @@ def _columns(scores: Sequence[RowScore]) -> dict[str, tuple[Floats, Floats]]:
     """Numerator and weight of every row, by measure; measures that no row has are left out."""
     loss = np.array([s.loss_sum for s in scores])
     tokens = np.array([s.supervised for s in scores], dtype=float)
-    columns = {"loss": (loss, tokens), "perplexity": (loss, tokens)}
+    # Without any supervised token there is no loss: 0 / 0 is not "0 nats".
+    columns = {"loss": (loss, tokens), "perplexity": (loss, tokens)} if tokens.any() else {}
     for name, values in (("exact", [s.exact for s in scores]), ("fields", [s.fields for s in scores])):
         present = np.array([value is not None for value in values], dtype=float)
         if present.any():
@@ -97,21 +98,26 @@ def _columns(scores: Sequence[RowScore]) -> dict[str, tuple[Floats, Floats]]:
 
 
 def _ratio(numerator: Floats, weight: Floats) -> Floats:
-    return np.asarray(numerator.sum() / max(weight.sum(), 1e-12))
+    return np.asarray(numerator.sum() / weight.sum())
 
 
-def _draws(rows: int) -> NDArray[np.int64]:
-    return np.random.default_rng(0).integers(0, rows, size=(RESAMPLES, rows))
+def _draws(rows: int) -> Iterator[NDArray[np.int64]]:
+    """The resamples' row numbers, the same at every call, in pieces of a few MB whatever the number of rows."""
+    source = np.random.default_rng(0)
+    piece = max(1, DRAWN_AT_ONCE // rows)
+    for start in range(0, RESAMPLES, piece):
+        yield source.integers(0, rows, size=(min(piece, RESAMPLES - start), rows))
 
 
-def _resampled(numerator: Floats, weight: Floats, draws: NDArray[np.int64]) -> Floats:
+def _resampled(numerator: Floats, weight: Floats) -> Floats:
+    """The ratio in every resample; NaN where a resample holds no weight."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        result: Floats = numerator[draws].sum(1) / weight[draws].sum(1)
-    return result
+        pieces = [numerator[draws].sum(1) / weight[draws].sum(1) for draws in _draws(len(numerator))]
+    return np.concatenate(pieces)
 
 
 def _interval(numerator: Floats, weight: Floats, transform: Callable[[Floats], Floats]) -> tuple[float, float, float]:
-    spread = transform(_resampled(numerator, weight, _draws(len(numerator))))
+    spread = transform(_resampled(numerator, weight))
     low, high = np.nanquantile(spread, [0.025, 0.975])
     value = float(transform(_ratio(numerator, weight)))
     return value, float(low), float(high)

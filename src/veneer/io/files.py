@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from veneer.errors import OutputError
 
 PARTIAL = ".partial-"
 """Start of the name of everything that is not finished."""
+SAMPLE_BYTES = 1_000_000
 
 
 @contextmanager
@@ -48,14 +49,14 @@ def write_text(path: Path, text: str) -> None:
         OutputError: it cannot be written.
     """
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
-    try:
-        with reported(path):
+    with reported(path):
+        try:
             partial.write_text(text, encoding="utf-8")
             _sync(partial)
             partial.replace(path)
             _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -112,12 +113,17 @@ def staged_files(folder: Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Delete what a killed run left unfinished in `folder`."""
-    for leftover in folder.glob(f"{PARTIAL}*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
+    """Delete what a killed run left unfinished in `folder`.
+
+    Raises:
+        OutputError: a leftover cannot be deleted.
+    """
+    with reported(folder):
+        for leftover in folder.glob(f"{PARTIAL}*"):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def make_output_folder(path: Path) -> None:
@@ -129,8 +135,10 @@ def make_output_folder(path: Path) -> None:
     with reported(path):
         path.mkdir(parents=True, exist_ok=True)
         probe = path / f"{PARTIAL}{os.getpid()}-probe"
-        probe.write_bytes(b"veneer")
-        probe.unlink()
+        try:
+            probe.write_bytes(b"veneer")
+        finally:
+            probe.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -149,6 +157,10 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise OutputError(
                 f"{folder}: another run is writing there; wait for it or give another output folder"
             ) from error
+        except OSError as error:
+            raise OutputError(
+                f"{folder}: cannot be locked: {error.strerror}; give an output folder on a file system with locks"
+            ) from error
         yield
     finally:
         lock.close()
@@ -158,6 +170,19 @@ def sha256(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sampled_digest(paths: Iterable[Path]) -> str:
+    """A hash of the files' names, sizes, and first and last MB: tells two models apart without reading all of them."""
+    state = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            state.update(f"{path.name}\0{size}\0".encode())
+            for start in (0, max(SAMPLE_BYTES, size - SAMPLE_BYTES)):
+                file.seek(start)
+                state.update(file.read(SAMPLE_BYTES))
+    return state.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -10,11 +10,14 @@ Shapes: queries `[tokens, heads, head_dim]`, keys and values `[tokens, kv_heads,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from veneer.native.library import MIN_DIM_MULTIPLE, Kernels, kernels, usable
 
 
 class Attention(Protocol):
@@ -50,40 +53,72 @@ def similar_groups(lengths: Sequence[int], waste: float = PADDING_WASTE) -> list
 class PackedAttention:
     """Causal attention within each document of a packed sequence.
 
-    Documents of similar length are gathered into one padded batch `[documents, heads, longest, head_dim]` for torch's
-    fused kernel. Under the causal mask the padding stands behind every real token, so that none can see it: no mask
-    tensor is needed and the result is that of one call a document.
+    The compiled kernel takes the pack as it is. Where it does not run, documents of similar length are gathered into
+    one padded batch `[documents, heads, longest, head_dim]` for torch's fused kernel. Under the causal mask the
+    padding stands behind every real token, so that none can see it: no mask tensor is needed and the result is that
+    of one call a document.
     """
 
     def __init__(self, lengths: Sequence[int]):
         self.lengths = tuple(lengths)
-        starts = [0]
-        for length in self.lengths:
-            starts.append(starts[-1] + length)
-        self._groups: list[tuple[Tensor, Tensor]] = []
-        for group in similar_groups(self.lengths):
-            longest = self.lengths[group[0]]
-            offsets = torch.arange(longest)
-            rows = torch.tensor([starts[i] for i in group])[:, None] + offsets[None, :]
-            real = offsets[None, :] < torch.tensor([self.lengths[i] for i in group])[:, None]
-            # Padding reads some token of the pack (clamped to its end); what it computes is dropped by `real`.
-            self._groups.append((rows.clamp(max=max(starts[-1] - 1, 0)), real))
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend within documents; see `Attention.attend`."""
-        if len(self._groups) == 1 and bool(self._groups[0][1].all()):
-            # Equal lengths: the pack already is the batch.
-            documents, longest = self._groups[0][0].shape
-            batch = [x.view(documents, longest, *x.shape[1:]).transpose(1, 2) for x in (queries, keys, values)]
-            return causal_attention(*batch).transpose(1, 2).reshape(queries.shape)
-        output = torch.empty_like(queries)
+        if kernels() is not None and usable(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0:
+            result: Tensor = _PackedKernel.apply(queries, keys, values, self.lengths)  # type: ignore[no-untyped-call]
+            return result
+        return self.attend_padded(queries, keys, values)
+
+    def attend_padded(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """The same in torch's own operations, on every device."""
         pieces, places = [], []
         for rows, real in self._groups:
             rows, real = rows.to(queries.device), real.to(queries.device)
             batch = [x[rows].transpose(1, 2) for x in (queries, keys, values)]
             pieces.append(causal_attention(*batch).transpose(1, 2)[real])
             places.append(rows[real])
-        return output.index_copy(0, torch.cat(places), torch.cat(pieces))
+        return torch.empty_like(queries).index_copy(0, torch.cat(places), torch.cat(pieces))
+
+    @cached_property
+    def _groups(self) -> list[tuple[Tensor, Tensor]]:
+        """For each group the tokens of its padded batch, and which of them are real, `[documents, longest]` both."""
+        starts = [0]
+        for length in self.lengths:
+            starts.append(starts[-1] + length)
+        groups = []
+        for group in similar_groups(self.lengths):
+            offsets = torch.arange(self.lengths[group[0]])
+            rows = torch.tensor([starts[i] for i in group])[:, None] + offsets[None, :]
+            real = offsets[None, :] < torch.tensor([self.lengths[i] for i in group])[:, None]
+            # Padding reads some token of the pack (clamped to its end); what it computes is dropped by `real`.
+            groups.append((rows.clamp(max=starts[-1] - 1), real))
+        return groups
+
+
+class _PackedKernel(torch.autograd.Function):
+    """The compiled kernel; keeps its inputs, its output and one number a row."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, lengths: tuple[int, ...]) -> Tensor:
+        scale = queries.shape[-1] ** -0.5
+        output, lse = _kernels().attention_forward(queries, keys, values, lengths, scale)
+        ctx.save_for_backward(queries, keys, values, output, lse)
+        ctx.lengths, ctx.scale = lengths, scale
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        queries, keys, values, output, lse = ctx.saved_tensors
+        found = _kernels().attention_backward(
+            queries, keys, values, ctx.lengths, ctx.scale, output, lse, grads[0].contiguous()
+        )
+        return (*found, None)
+
+
+def _kernels() -> Kernels:
+    native = kernels()
+    assert native is not None
+    return native
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

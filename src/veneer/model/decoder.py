@@ -168,7 +168,7 @@ class Decoder(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor, attention: Attention, dtype: torch.dtype) -> Tensor:
         """Hidden states `[tokens, dim]` after the final norm, computed in `dtype`."""
         x = self.embed_tokens(tokens, dtype)
-        cosine, sine = rotation(positions, self.frequencies, dtype)
+        cosine, sine = rotation(positions, self.frequencies)
         for layer in self.layers:
             x = layer(x, cosine, sine, attention)
         return cast(Tensor, self.norm(x))

@@ -8,11 +8,13 @@ bfloat16 a position above 256 would already be rounded.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from veneer.model.spec import RopeKind, RopeSpec
+from veneer.native.library import kernels, usable
 
 
 def inverse_frequencies(rope: RopeSpec, head_dim: int) -> Tensor:
@@ -41,38 +43,40 @@ def inverse_frequencies(rope: RopeSpec, head_dim: int) -> Tensor:
     return frequencies
 
 
-def rotation(positions: Tensor, frequencies: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosine and sine for `positions` `[tokens]`: two tensors `[tokens, 1, head_dim]` in `dtype`.
-
-    The second half repeats the first, and the sine of the first half carries the minus sign of rotate-half, so that
-    `apply_rotation` is two multiplications and an addition.
-    """
+def rotation(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every angle at `positions` `[tokens]`: two float32 tensors `[tokens, head_dim / 2]`."""
     angles = positions.to(torch.float32)[:, None] * frequencies[None, :]
-    cosine, sine = angles.cos(), angles.sin()
-    return (
-        torch.cat((cosine, cosine), dim=-1)[:, None, :].to(dtype),
-        torch.cat((-sine, sine), dim=-1)[:, None, :].to(dtype),
-    )
+    return angles.cos(), angles.sin()
 
 
-def _turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turn each pair of `x` `[tokens, heads, head_dim]` by its angle, in float32 or wider and rounded once."""
     half = x.shape[-1] // 2
-    swapped = torch.cat((x[..., half:], x[..., :half]), dim=-1)
-    return torch.addcmul(x * cosine, swapped, sine)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    left, right = x[..., :half].to(wide), x[..., half:].to(wide)
+    c, s = cosine[:, None, :], sine[:, None, :]
+    return torch.cat((left * c - right * s, right * c + left * s), dim=-1).to(x.dtype)
 
 
 class _Rotate(torch.autograd.Function):
     """y = R x with R orthogonal, so dx = Rᵀ dy: the same turn with the sine negated. Nothing of x is kept."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         ctx.save_for_backward(cosine, sine)
-        return _turn(x, cosine, sine)
+        native = kernels()
+        if native is not None and usable(x) and usable(cosine, sine):
+            return native.rotate(x, cosine, sine, 1.0)
+        return turn(x, cosine, sine)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
-        cosine, sine = ctx.saved_tensors  # type: ignore[attr-defined]
-        return _turn(grads[0], cosine, -sine), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cosine, sine = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        native = kernels()
+        if native is not None and usable(grad) and usable(cosine, sine):
+            return native.rotate(grad, cosine, sine, -1.0), None, None
+        return turn(grad, cosine, -sine), None, None
 
 
 def apply_rotation(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

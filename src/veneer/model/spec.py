@@ -6,6 +6,7 @@ family names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -60,8 +61,10 @@ class DecoderSpec:
 
 def _rope_from_hf(config: Mapping[str, Any]) -> RopeSpec:
     """Read rope settings from either layout: `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`."""
-    scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = float(scaling.get("rope_theta", config.get("rope_theta", 10_000.0)))
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(scaling, Mapping):
+        raise ModelError(f"rope_scaling in config.json is {scaling!r}; it must be a group of settings, or null")
+    theta = _positive(scaling if "rope_theta" in scaling else config, "rope_theta", 10_000.0)
     name = scaling.get("rope_type", scaling.get("type", "default"))
     known = {kind.value: kind for kind in RopeKind}
     if name not in known:
@@ -69,35 +72,58 @@ def _rope_from_hf(config: Mapping[str, Any]) -> RopeSpec:
             f"rope scaling {name!r} is not supported for model_type {config.get('model_type')!r}; "
             f"supported: {', '.join(sorted(known))}"
         )
-    if known[name] is RopeKind.DEFAULT:
-        return RopeSpec(theta=theta)
-    return RopeSpec(
-        theta=theta,
-        kind=known[name],
-        factor=float(scaling.get("factor", 1.0)),
-        low_freq_factor=float(scaling.get("low_freq_factor", 1.0)),
-        high_freq_factor=float(scaling.get("high_freq_factor", 4.0)),
-        original_max_positions=int(
-            scaling.get("original_max_position_embeddings", config.get("max_position_embeddings", 8192))
-        ),
-        factors=tuple(float(value) for value in scaling.get("factors", ())),
-    )
+    kind = known[name]
+    if kind is RopeKind.LINEAR:
+        return RopeSpec(theta=theta, kind=kind, factor=_positive(scaling, "factor"))
+    if kind is RopeKind.LLAMA3:
+        trained = "original_max_position_embeddings"
+        return RopeSpec(
+            theta=theta,
+            kind=kind,
+            factor=_positive(scaling, "factor"),
+            low_freq_factor=_positive(scaling, "low_freq_factor"),
+            high_freq_factor=_positive(scaling, "high_freq_factor"),
+            original_max_positions=int(
+                _positive(scaling, trained) if trained in scaling else _positive(config, "max_position_embeddings")
+            ),
+        )
+    if kind is RopeKind.FACTORS:
+        return RopeSpec(theta=theta, kind=kind, factors=tuple(float(value) for value in scaling["factors"]))
+    return RopeSpec(theta=theta)
 
 
-def _require(config: Mapping[str, Any], keys: tuple[str, ...]) -> None:
-    missing = [key for key in keys if not isinstance(config.get(key), int | float)]
-    if missing:
+def _positive(settings: Mapping[str, Any], key: str, default: float | None = None) -> float:
+    """A number above 0, which has no default where leaving it out would give another model."""
+    value = settings.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ModelError(f"{key} of the rotary positions in config.json is {value!r}; it must be a number above 0")
+    return float(value)
+
+
+def _check_sizes(config: Mapping[str, Any], required: tuple[str, ...], optional: tuple[str, ...]) -> None:
+    problems = []
+    for key in (*required, *optional):
+        value = config.get(key)
+        if value is None and key in required:
+            problems.append(f"{key}: missing")
+        elif value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            problems.append(f"{key}: {value!r}, must be a whole number of at least 1")
+    eps = config.get("rms_norm_eps")
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
+        problems.append(f"rms_norm_eps: {'missing' if eps is None else f'{eps!r}, must be a number of at least 0'}")
+    if problems:
         raise ModelError(
-            f"config.json of model_type {config.get('model_type')!r} lacks a number for:\n{listing(missing)}\n"
+            f"config.json of model_type {config.get('model_type')!r} is not usable:\n{listing(problems)}\n"
             "Take the configuration from the model's original repository."
         )
 
 
 def llama(config: Mapping[str, Any]) -> DecoderSpec:
     """Llama 2, 3, 3.1 to 3.3 and the models that share the architecture (SmolLM2, TinyLlama, …)."""
-    _require(
+    _check_sizes(
         config,
-        ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rms_norm_eps"),
+        ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        ("num_key_value_heads", "head_dim", "max_position_embeddings"),
     )
     activation = config.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
@@ -109,6 +135,12 @@ def llama(config: Mapping[str, Any]) -> DecoderSpec:
             f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}; "
             "the query heads must divide evenly among the key heads"
         )
+    head_dim = int(config.get("head_dim") or config["hidden_size"] // heads)
+    if head_dim < 2 or head_dim % 2:
+        raise ModelError(f"head_dim is {head_dim}; rotary positions turn pairs of numbers, so it must be even")
+    rope = _rope_from_hf(config)
+    if rope.kind is RopeKind.FACTORS and len(rope.factors) != head_dim // 2:
+        raise ModelError(f"rope_scaling has {len(rope.factors)} factors; head_dim {head_dim} needs {head_dim // 2}")
     return DecoderSpec(
         model_type=str(config.get("model_type", "llama")),
         vocab_size=int(config["vocab_size"]),
@@ -117,13 +149,13 @@ def llama(config: Mapping[str, Any]) -> DecoderSpec:
         num_layers=int(config["num_hidden_layers"]),
         num_heads=heads,
         num_kv_heads=kv_heads,
-        head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
+        head_dim=head_dim,
         norm_eps=float(config["rms_norm_eps"]),
-        rope=_rope_from_hf(config),
+        rope=rope,
         tied_head=bool(config.get("tie_word_embeddings", False)),
         attention_bias=bool(config.get("attention_bias", False)),
         mlp_bias=bool(config.get("mlp_bias", False)),
-        max_positions=int(config.get("max_position_embeddings", 2048)),
+        max_positions=int(config.get("max_position_embeddings") or 2048),
     )
 
 

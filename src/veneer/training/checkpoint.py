@@ -106,23 +106,43 @@ class CheckpointStore:
             CheckpointError: there is none, or it belongs to a run with other settings (all differences are named).
         """
         remove_partial(self.root)
+        faults: dict[Path, str] = {}
         for step in reversed(self.steps()):
             folder = self.path(step)
             fault = verify(folder)
-            if fault:
-                warn(f"checkpoint {folder} is damaged ({fault}); taking the one before it")
-                # Out of the way, so that the run can write this step's checkpoint again.
+            if fault is None:
+                progress = self._take(folder, trainable, optimizer)
+                self._discard(faults, warn)
+                return progress
+            faults[folder] = fault
+        if not faults:
+            raise CheckpointError(f"{self.root}: no checkpoint to resume from; start without --resume")
+        raise CheckpointError(
+            f"{self.root}: every checkpoint is damaged:\n"
+            f"{listing(f'{folder.name}: {fault}' for folder, fault in faults.items())}\n"
+            "Start again in another output folder."
+        )
+
+    def _take(self, folder: Path, trainable: Trainable, optimizer: AdamW) -> Progress:
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        try:
+            identity, progress = state["identity"], Progress(**state["progress"])
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder / STATE} is of another version of veneer: {error}") from error
+        self._check_identity(identity, folder)
+        trainable.restore(folder)
+        try:
+            optimizer.load(load_file(folder / OPTIMIZER))
+        except (SafetensorError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{folder / OPTIMIZER} does not fit this run: {error}") from error
+        return progress
+
+    def _discard(self, faults: dict[Path, str], warn: Callable[[str], None]) -> None:
+        """Delete damaged checkpoints, so that the run can write theirs again and `prune` counts sound ones only."""
+        for folder, fault in faults.items():
+            warn(f"checkpoint {folder} is damaged ({fault}) and was deleted; the one before it is taken")
+            with reported(folder):
                 shutil.rmtree(folder)
-                continue
-            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            self._check_identity(state["identity"], folder)
-            trainable.restore(folder)
-            try:
-                optimizer.load(load_file(folder / OPTIMIZER))
-            except (SafetensorError, KeyError, RuntimeError) as error:
-                raise CheckpointError(f"{folder / OPTIMIZER} does not fit this run: {error}") from error
-            return Progress(**state["progress"])
-        raise CheckpointError(f"{self.root}: no complete checkpoint to resume from; start without --resume")
 
     def _check_identity(self, saved: dict[str, Any], folder: Path) -> None:
         keys = sorted(saved.keys() | self.identity.keys())
@@ -139,10 +159,21 @@ class CheckpointStore:
 
 
 def verify(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, or None: every file of its manifest must be there with its digest."""
+    """What is wrong with a checkpoint, or None: every file of its manifest must be there with its digest.
+
+    Raises:
+        CheckpointError: a file is there and the system does not let it be read: that is no damage to the checkpoint.
+    """
+    try:
+        return _fault(folder)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or folder}: cannot be read: {error.strerror or error}") from error
+
+
+def _fault(folder: Path) -> str | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError):
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
         return f"{MANIFEST} is missing or broken"
     if not isinstance(manifest, dict) or not {OPTIMIZER, STATE} <= manifest.keys():
         return f"{MANIFEST} is incomplete"

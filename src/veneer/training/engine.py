@@ -62,7 +62,8 @@ class Engine:
         """Train to the last step.
 
         Raises:
-            Diverged: a loss or gradient was not finite; the weights before that step are kept as a checkpoint.
+            Diverged: a loss or gradient was not finite; the weights before that step are kept as a checkpoint. Or
+                the evaluation loss was not; then the last checkpoint is the one before it.
             Interrupted: `stop` asked for it; the last step is kept as a checkpoint.
         """
         started = time.perf_counter()
@@ -71,7 +72,7 @@ class Engine:
             self._step(progress, started)
             last = progress.step == self.schedule.steps
             if self.evaluate is not None and (last or progress.step % self.eval_every == 0):
-                self._evaluate(progress, self.evaluate)
+                self._evaluate(progress, self.evaluate, started)
             if last or progress.step % self.save_every == 0 or progress.best_step == progress.step:
                 self._save(progress)
             if not last and self.stop():
@@ -134,9 +135,15 @@ class Engine:
             "Lower train.learning_rate, or look at the rows of this step with compute.dtype=float32."
         )
 
-    def _evaluate(self, progress: Progress, evaluate: Callable[[], float]) -> None:
+    def _evaluate(self, progress: Progress, evaluate: Callable[[], float], started: float) -> None:
         begun = time.perf_counter()
         loss = evaluate()
+        if not math.isfinite(loss):
+            self._finish(progress, "diverged", started)
+            raise Diverged(
+                f"step {progress.step}: the evaluation loss is {loss}; it must be finite. The checkpoints of earlier "
+                "steps are kept. Lower train.learning_rate, or look at the evaluation rows with compute.dtype=float32."
+            )
         best = progress.best_loss is None or loss < progress.best_loss
         if best:
             progress.best_step, progress.best_loss = progress.step, loss

@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from veneer.config import RunConfig
+from veneer.config import RunConfig, TrainSection
 from veneer.data.batches import MicroBatch, Steps, order, pack
 from veneer.data.chat import EncodeReport, Example, encode_all
 from veneer.data.records import Record, duplicates, overlap, read_records
@@ -49,14 +49,14 @@ def load_rows(config: RunConfig, tokenizer: Tokenizer, notice: Notice) -> Rows:
     heldout: list[Record] = []
     if config.data.eval_file is not None:
         heldout = read_records(config.data.eval_file)
-        shared = overlap(records, heldout)
-        if shared:
-            notice(
-                f"{len(shared)} of {len(heldout)} evaluation rows are also training rows "
-                f"(first: {shared[0][0]} = {shared[0][1]}): the evaluation loss is too good"
-            )
     elif config.data.held_out:
         records, heldout = split(records, config.data.held_out, config.train.seed)
+    shared = overlap(records, heldout)
+    if shared:
+        notice(
+            f"{len(shared)} of {len(heldout)} evaluation rows are also training rows "
+            f"(first: {shared[0][0]} = {shared[0][1]}): the evaluation loss is too good"
+        )
     repeats = duplicates(records)
     if repeats:
         notice(f"{len(repeats)} training rows repeat an earlier one (first: {repeats[0][0]} = {repeats[0][1]})")
@@ -108,6 +108,13 @@ def _findings(report: EncodeReport, what: str) -> list[str]:
     return lines + list(report.notes)
 
 
+def examples_per_step(train: TrainSection) -> int | None:
+    """Rows in a step, or None where a step is a number of tokens."""
+    if train.examples_per_step is None and train.tokens_per_step is None:
+        return DEFAULT_EXAMPLES_PER_STEP
+    return train.examples_per_step
+
+
 class PackedSteps:
     """Steps over examples, packed into micro-batches (`veneer.training.engine.StepSource`)."""
 
@@ -115,16 +122,13 @@ class PackedSteps:
         train = config.train
         self._examples = examples
         self._micro_batch_tokens = config.compute.micro_batch_tokens
-        per_step = train.examples_per_step
-        if per_step is None and train.tokens_per_step is None:
-            per_step = DEFAULT_EXAMPLES_PER_STEP
         self._steps = Steps(
             np.array([len(example.tokens) for example in examples]),
             seed=train.seed,
-            examples_per_step=per_step,
+            examples_per_step=examples_per_step(train),
             tokens_per_step=train.tokens_per_step,
         )
-        self.total = train.steps or self._for_epochs(train.epochs)
+        self.total = train.steps or self._for_epochs(train.epochs or 1.0)
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """The 1-based step's rows, packed."""

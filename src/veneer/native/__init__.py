@@ -1,0 +1,1 @@
+"""Compiled CPU kernels for what torch does slowly, and how they are built and chosen."""

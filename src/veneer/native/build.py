@@ -1,0 +1,77 @@
+"""Compile the kernels of this folder, once for each instruction set that the compiler knows.
+
+Run by the package's build (hatch_build.py) where a C compiler is there, and by `python -m veneer.native.build`. Only
+the standard library is used: neither torch nor its headers are needed. OpenMP is compiled in but not linked: at run
+time its symbols are those of the runtime that torch has loaded, so that both share one pool of threads (two pools
+would fight for the cores).
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SOURCES = ("attention.c", "elementwise.c")
+FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
+
+VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"),
+        "avx2": ("-mavx2", "-mfma"),
+    },
+    "aarch64": {"neon": ("-march=armv8-a",)},
+}
+"""Instruction sets by machine, best first, with what the compiler is told."""
+
+MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}
+"""Other names of the same machines."""
+
+
+def machine() -> str:
+    """This machine's kind, as `VARIANTS` calls it."""
+    return MACHINES.get(platform.machine(), platform.machine())
+
+
+def library_path(variant: str, folder: Path = HERE) -> Path:
+    """Where the library of an instruction set stands."""
+    return folder / f"kernels-{variant}.so"
+
+
+def compiler() -> str | None:
+    """The C compiler that is installed, or None."""
+    return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
+
+
+def build(folder: Path = HERE, *, cc: str | None = None, target: str | None = None) -> list[Path]:
+    """Compile every variant for `target` (this machine by default) into `folder`.
+
+    Returns:
+        The libraries made; empty where there is no compiler, or it cannot compile them.
+    """
+    cc = cc or compiler()
+    if cc is None or sys.platform == "win32":
+        return []
+    made = []
+    for variant, flags in VARIANTS.get(target or machine(), {}).items():
+        with tempfile.TemporaryDirectory() as scratch:
+            objects = [str(Path(scratch) / f"{Path(source).stem}.o") for source in SOURCES]
+            steps = [
+                [cc, *FLAGS, *flags, "-c", str(HERE / source), "-o", out]
+                for source, out in zip(SOURCES, objects, strict=True)
+            ]
+            undefined = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
+            steps.append([cc, "-shared", *undefined, *objects, "-lm", "-o", str(Path(scratch) / "out.so")])
+            if all(subprocess.run(step, capture_output=True, check=False).returncode == 0 for step in steps):
+                shutil.move(Path(scratch) / "out.so", library_path(variant, folder))
+                made.append(library_path(variant, folder))
+    return made
+
+
+if __name__ == "__main__":
+    for path in build():
+        print(path)

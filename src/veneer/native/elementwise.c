@@ -1,0 +1,154 @@
+/* The passes between the matrix products, one read and one write each: RMS norm, SwiGLU, rotary positions.
+ *
+ * Rounding follows the reference models where that costs nothing: a bfloat16 norm is rounded before the weight, a
+ * bfloat16 SwiGLU after the activation.
+ */
+#include <math.h>
+#include <stdlib.h>
+
+#include "common.h"
+
+#define CHUNK 1024
+
+static inline float sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+
+/* y = round(x · rstd) · w, rstd[row] = 1/√(mean(x²) + eps); x, y [rows, dim] of `dtype`, weight float32 [dim]. */
+void veneer_rms_norm_forward(int dtype, const void *x, const float *weight, float eps, int64_t rows, int dim, void *y,
+                             float *rstd, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t row = 0; row < rows; row++) {
+        float sum = 0.0f;
+        if (dtype == BFLOAT16) {
+            const uint16_t *in = (const uint16_t *)x + row * dim;
+            uint16_t *out = (uint16_t *)y + row * dim;
+#pragma omp simd reduction(+ : sum)
+            for (int i = 0; i < dim; i++) sum += from_bf16(in[i]) * from_bf16(in[i]);
+            const float r = 1.0f / sqrtf(sum / (float)dim + eps);
+            rstd[row] = r;
+#pragma omp simd
+            for (int i = 0; i < dim; i++) out[i] = to_bf16(round_bf16(from_bf16(in[i]) * r) * weight[i]);
+        } else {
+            const float *in = (const float *)x + row * dim;
+            float *out = (float *)y + row * dim;
+#pragma omp simd reduction(+ : sum)
+            for (int i = 0; i < dim; i++) sum += in[i] * in[i];
+            const float r = 1.0f / sqrtf(sum / (float)dim + eps);
+            rstd[row] = r;
+#pragma omp simd
+            for (int i = 0; i < dim; i++) out[i] = in[i] * r * weight[i];
+        }
+    }
+}
+
+/* With n = x·rstd and g = dy·w: dx = rstd · (g − n · mean(g·n)). */
+void veneer_rms_norm_backward(int dtype, const void *x, const float *weight, const float *rstd, const void *dy,
+                              int64_t rows, int dim, void *dx, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t row = 0; row < rows; row++) {
+        const float r = rstd[row];
+        float sum = 0.0f;
+        if (dtype == BFLOAT16) {
+            const uint16_t *in = (const uint16_t *)x + row * dim, *grad = (const uint16_t *)dy + row * dim;
+            uint16_t *out = (uint16_t *)dx + row * dim;
+#pragma omp simd reduction(+ : sum)
+            for (int i = 0; i < dim; i++) sum += from_bf16(grad[i]) * weight[i] * from_bf16(in[i]);
+            const float mean = sum * r * r / (float)dim;
+#pragma omp simd
+            for (int i = 0; i < dim; i++)
+                out[i] = to_bf16(r * (from_bf16(grad[i]) * weight[i] - from_bf16(in[i]) * mean));
+        } else {
+            const float *in = (const float *)x + row * dim, *grad = (const float *)dy + row * dim;
+            float *out = (float *)dx + row * dim;
+#pragma omp simd reduction(+ : sum)
+            for (int i = 0; i < dim; i++) sum += grad[i] * weight[i] * in[i];
+            const float mean = sum * r * r / (float)dim;
+#pragma omp simd
+            for (int i = 0; i < dim; i++) out[i] = r * (grad[i] * weight[i] - in[i] * mean);
+        }
+    }
+}
+
+/* h = silu(gate) · up over n elements. */
+void veneer_swiglu_forward(int dtype, const void *gate, const void *up, int64_t n, void *h, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        const int count = n - start < CHUNK ? (int)(n - start) : CHUNK;
+        if (dtype == BFLOAT16) {
+            const uint16_t *g = (const uint16_t *)gate + start, *u = (const uint16_t *)up + start;
+            uint16_t *out = (uint16_t *)h + start;
+#pragma omp simd
+            for (int i = 0; i < count; i++) {
+                const float x = from_bf16(g[i]);
+                out[i] = to_bf16(round_bf16(x * sigmoid(x)) * from_bf16(u[i]));
+            }
+        } else {
+            const float *g = (const float *)gate + start, *u = (const float *)up + start;
+            float *out = (float *)h + start;
+#pragma omp simd
+            for (int i = 0; i < count; i++) out[i] = g[i] * sigmoid(g[i]) * u[i];
+        }
+    }
+}
+
+/* d_up = silu(g)·dh;  d_gate = dh·u·σ(g)·(1 + g·(1 − σ(g))). */
+void veneer_swiglu_backward(int dtype, const void *gate, const void *up, const void *dh, int64_t n, void *d_gate,
+                            void *d_up, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t start = 0; start < n; start += CHUNK) {
+        const int count = n - start < CHUNK ? (int)(n - start) : CHUNK;
+        if (dtype == BFLOAT16) {
+            const uint16_t *g = (const uint16_t *)gate + start, *u = (const uint16_t *)up + start;
+            const uint16_t *d = (const uint16_t *)dh + start;
+            uint16_t *out_g = (uint16_t *)d_gate + start, *out_u = (uint16_t *)d_up + start;
+#pragma omp simd
+            for (int i = 0; i < count; i++) {
+                const float x = from_bf16(g[i]), grad = from_bf16(d[i]), s = sigmoid(x);
+                out_u[i] = to_bf16(x * s * grad);
+                out_g[i] = to_bf16(grad * from_bf16(u[i]) * s * (1.0f + x * (1.0f - s)));
+            }
+        } else {
+            const float *g = (const float *)gate + start, *u = (const float *)up + start;
+            const float *d = (const float *)dh + start;
+            float *out_g = (float *)d_gate + start, *out_u = (float *)d_up + start;
+#pragma omp simd
+            for (int i = 0; i < count; i++) {
+                const float x = g[i], grad = d[i], s = sigmoid(x);
+                out_u[i] = x * s * grad;
+                out_g[i] = grad * u[i] * s * (1.0f + x * (1.0f - s));
+            }
+        }
+    }
+}
+
+/* Turn the pairs (x[i], x[i + dim/2]) of every head by the token's angles; cosine, sine float32 [tokens, dim/2];
+ * `sign` -1 turns back, which is the gradient. */
+void veneer_rotate(int dtype, const void *x, const float *cosine, const float *sine, float sign, int64_t tokens,
+                   int heads, int dim, void *y, int threads) {
+    const int half = dim / 2;
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t t = 0; t < tokens; t++) {
+        const float *c = cosine + t * half, *s = sine + t * half;
+        for (int h = 0; h < heads; h++) {
+            const int64_t place = (t * heads + h) * dim;
+            if (dtype == BFLOAT16) {
+                const uint16_t *in = (const uint16_t *)x + place;
+                uint16_t *out = (uint16_t *)y + place;
+#pragma omp simd
+                for (int i = 0; i < half; i++) {
+                    const float a = from_bf16(in[i]), b = from_bf16(in[i + half]), turn = sign * s[i];
+                    out[i] = to_bf16(a * c[i] - b * turn);
+                    out[i + half] = to_bf16(b * c[i] + a * turn);
+                }
+            } else {
+                const float *in = (const float *)x + place;
+                float *out = (float *)y + place;
+#pragma omp simd
+                for (int i = 0; i < half; i++) {
+                    const float a = in[i], b = in[i + half], turn = sign * s[i];
+                    out[i] = a * c[i] - b * turn;
+                    out[i + half] = b * c[i] + a * turn;
+                }
+            }
+        }
+    }
+}

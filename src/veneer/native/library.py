@@ -1,0 +1,214 @@
+"""Load the compiled kernels and call them on tensors.
+
+`kernels()` is the library for this processor, or None; the callers hold the same mathematics in plain torch for that
+case. A kernel takes contiguous CPU tensors in float32 or bfloat16 and fills fresh ones.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from veneer.native.build import VARIANTS, library_path, machine
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+_NEEDS = {"avx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma"}, "avx2": {"avx2", "fma"}, "neon": set[str]()}
+"""Processor flags, as Linux names them, without which a variant must not run."""
+
+MIN_DIM_MULTIPLE = 16
+"""Head dimensions must be a multiple of the widest vector."""
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """Instruction sets of the processor as Linux names them; empty where the system does not say."""
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which library is used, and why."""
+
+    variant: str | None
+    reason: str
+
+
+class Kernels:
+    """The functions of one compiled library."""
+
+    def __init__(self, path: Path):
+        self._library = ctypes.CDLL(str(path))
+
+    def _call(self, name: str, *arguments: object) -> None:
+        if getattr(self._library, f"veneer_{name}")(*arguments, ctypes.c_int(torch.get_num_threads())):
+            raise MemoryError(f"native kernel {name}: no memory for its working space")
+
+    def attention_forward(
+        self, queries: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int], scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Causal attention within documents; see attention.c for shapes. Returns output and log-sum-exp."""
+        output = torch.empty_like(queries)
+        lse = torch.empty(queries.shape[:2], dtype=torch.float32)
+        self._call(
+            "attention_forward", *_problem(queries, keys, values, lengths, scale), _pointer(output), _pointer(lse)
+        )
+        return output, lse
+
+    def attention_backward(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        lengths: Sequence[int],
+        scale: float,
+        output: Tensor,
+        lse: Tensor,
+        grad: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of queries, keys and values."""
+        grads = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
+        scratch = torch.empty((2, *queries.shape), dtype=torch.float32)
+        self._call(
+            "attention_backward",
+            *_problem(queries, keys, values, lengths, scale),
+            *(_pointer(tensor) for tensor in (output, lse, grad, *grads, scratch)),
+        )
+        return grads
+
+    def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Normalised rows and their rstd `[rows]`; `weight` float32."""
+        y = torch.empty_like(x)
+        rstd = torch.empty(x.shape[0], dtype=torch.float32)
+        self._call(
+            "rms_norm_forward",
+            _DTYPES[x.dtype],
+            _pointer(x),
+            _pointer(weight),
+            ctypes.c_float(eps),
+            ctypes.c_int64(x.shape[0]),
+            x.shape[1],
+            _pointer(y),
+            _pointer(rstd),
+        )
+        return y, rstd
+
+    def rms_norm_backward(self, x: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor) -> Tensor:
+        """Gradient of the rows."""
+        grad_x = torch.empty_like(x)
+        self._call(
+            "rms_norm_backward",
+            _DTYPES[x.dtype],
+            *(_pointer(tensor) for tensor in (x, weight, rstd, grad)),
+            ctypes.c_int64(x.shape[0]),
+            x.shape[1],
+            _pointer(grad_x),
+        )
+        return grad_x
+
+    def swiglu_forward(self, gate: Tensor, up: Tensor) -> Tensor:
+        """silu(gate) · up."""
+        h = torch.empty_like(gate)
+        count = ctypes.c_int64(gate.numel())
+        self._call("swiglu_forward", _DTYPES[gate.dtype], _pointer(gate), _pointer(up), count, _pointer(h))
+        return h
+
+    def swiglu_backward(self, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of gate and up."""
+        grads = torch.empty_like(gate), torch.empty_like(up)
+        self._call(
+            "swiglu_backward",
+            _DTYPES[gate.dtype],
+            *(_pointer(tensor) for tensor in (gate, up, grad)),
+            ctypes.c_int64(gate.numel()),
+            *(_pointer(tensor) for tensor in grads),
+        )
+        return grads
+
+    def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
+        """Turn `[tokens, heads, dim]` by the angles whose cosine and sine are float32 `[tokens, dim / 2]`."""
+        y = torch.empty_like(x)
+        tokens, heads, dim = x.shape
+        self._call(
+            "rotate",
+            _DTYPES[x.dtype],
+            *(_pointer(tensor) for tensor in (x, cosine, sine)),
+            ctypes.c_float(sign),
+            ctypes.c_int64(tokens),
+            heads,
+            dim,
+            _pointer(y),
+        )
+        return y
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _problem(queries: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int], scale: float) -> list[object]:
+    starts = [0]
+    for length in lengths[:-1]:
+        starts.append(starts[-1] + length)
+    return [
+        _DTYPES[queries.dtype],
+        *(_pointer(tensor) for tensor in (queries, keys, values)),
+        (ctypes.c_int32 * len(lengths))(*lengths),
+        (ctypes.c_int64 * len(lengths))(*starts),
+        len(lengths),
+        queries.shape[1],
+        keys.shape[1],
+        queries.shape[2],
+        ctypes.c_float(scale),
+    ]
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether kernels can take these tensors: on the CPU, contiguous, of one supported dtype, not empty."""
+    first = tensors[0]
+    return first.dtype in _DTYPES and all(
+        t.device.type == "cpu" and t.dtype == first.dtype and t.is_contiguous() and t.numel() > 0 for t in tensors
+    )
+
+
+@lru_cache(maxsize=1)
+def choice() -> Choice:
+    """The variant for this processor: the best one that it can run and that was compiled."""
+    variants = VARIANTS.get(machine(), {})
+    if not variants:
+        return Choice(None, f"no kernels are written for {platform.machine()}")
+    flags = cpu_flags()
+    runnable = [name for name in variants if _NEEDS[name] <= flags or machine() == "aarch64"]
+    if not runnable:
+        return Choice(None, f"the processor has none of: {', '.join(variants)}")
+    present = [name for name in runnable if library_path(name).is_file()]
+    if not present:
+        return Choice(None, "not compiled at install: install a C compiler, then install veneer again")
+    return Choice(present[0], f"the best that this processor runs (of {', '.join(variants)})")
+
+
+@lru_cache(maxsize=1)
+def kernels() -> Kernels | None:
+    """The compiled kernels, or None where torch's own operations are to be used."""
+    chosen = choice().variant
+    if chosen is None or sys.platform == "win32":
+        return None
+    try:
+        return Kernels(library_path(chosen))
+    except OSError:
+        # The OpenMP runtime that torch brings is not the one that the kernels were compiled for.
+        return None

@@ -1,0 +1,144 @@
+"""Packed attention equals a masked softmax written out, document by document, and no document sees another."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_models import BACKENDS, largest_difference, use_backend
+from torch import Tensor
+
+from veneer.model.attention import PADDING_WASTE, PackedAttention, similar_groups
+
+MIXES = [
+    [1],
+    [9],
+    [1, 1, 1],
+    [6, 6, 6],
+    [1, 40, 1, 2, 3],
+    [17, 16, 15, 14, 13],
+    [64, 1, 33, 32, 31, 2, 64],
+    [3, 70, 5, 66, 4, 68],
+]
+
+
+@pytest.fixture(autouse=True, params=BACKENDS)
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    use_backend(request.param, monkeypatch)
+    return str(request.param)
+
+
+def heads(tokens: int, q_heads: int, kv_heads: int, *, seed: int = 0, dim: int = 16) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return (
+        torch.randn(tokens, q_heads, dim, generator=generator, dtype=torch.float64),
+        torch.randn(tokens, kv_heads, dim, generator=generator, dtype=torch.float64),
+        torch.randn(tokens, kv_heads, dim, generator=generator, dtype=torch.float64),
+    )
+
+
+def written_out(lengths: list[int], queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """softmax over the keys of the same document at or before each query, one token and one head at a time."""
+    output = torch.zeros_like(queries)
+    shared = queries.shape[1] // keys.shape[1]
+    start = 0
+    for length in lengths:
+        for at in range(start, start + length):
+            for head in range(queries.shape[1]):
+                scores = keys[start : at + 1, head // shared] @ queries[at, head] / queries.shape[-1] ** 0.5
+                output[at, head] = torch.softmax(scores, 0) @ values[start : at + 1, head // shared]
+        start += length
+    return output
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("lengths", MIXES)
+def test_equals_the_masked_softmax_of_each_document(lengths: list[int], kv_heads: int) -> None:
+    q, k, v = heads(sum(lengths), 4, kv_heads, seed=len(lengths))
+    expected = written_out(lengths, q, k, v)
+    ours = PackedAttention(lengths).attend(0, q.float(), k.float(), v.float())
+    assert ours.dtype == torch.float32
+    assert largest_difference(ours, expected) < 2e-6
+    assert largest_difference(PackedAttention(lengths).attend(0, q, k, v), expected) < 1e-12
+
+
+@pytest.mark.parametrize("lengths", [[5, 5], [1, 12, 11, 3], [7]])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_gradients_equal_those_of_the_masked_softmax(lengths: list[int], kv_heads: int) -> None:
+    inputs = [x.requires_grad_() for x in heads(sum(lengths), 4, kv_heads)]
+    weights = heads(sum(lengths), 4, 1, seed=9)[0]
+    expected = torch.autograd.grad((written_out(lengths, *inputs) * weights).sum(), inputs)
+    narrow = [x.detach().float().requires_grad_() for x in inputs]
+    ours = torch.autograd.grad((PackedAttention(lengths).attend(0, *narrow) * weights.float()).sum(), narrow)
+    for a, b in zip(ours, expected, strict=True):
+        assert largest_difference(a, b) < 1e-5
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=7), st.integers(0, 1000))
+def test_any_mix_of_lengths(lengths: list[int], seed: int) -> None:
+    q, k, v = heads(sum(lengths), 2, 1, seed=seed, dim=8)
+    ours = PackedAttention(lengths).attend(0, q.float(), k.float(), v.float())
+    assert largest_difference(ours, written_out(lengths, q, k, v)) < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lengths", [mix for mix in MIXES if len(mix) > 1])
+def test_a_changed_document_leaves_the_others_bit_for_bit(lengths: list[int], dtype: torch.dtype) -> None:
+    inputs = [x.to(dtype) for x in heads(sum(lengths), 4, 2)]
+    weights = heads(sum(lengths), 4, 1, seed=9)[0].to(dtype)
+    changed = random.Random(len(lengths)).randrange(len(lengths))
+    here = slice(sum(lengths[:changed]), sum(lengths[: changed + 1]))
+    others = torch.ones(sum(lengths), dtype=torch.bool)
+    others[here] = False
+
+    def run(x: list[Tensor]) -> list[Tensor]:
+        x = [part.clone().requires_grad_() for part in x]
+        y = PackedAttention(lengths).attend(0, *x)
+        return [y.detach(), *torch.autograd.grad((y * weights).sum(), x)]
+
+    before = run(inputs)
+    noisy = [x.clone() for x in inputs]
+    for x, seed in zip(noisy, (5, 6, 7), strict=True):
+        x[here] = 30 * torch.randn(x[here].shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    after = run(noisy)
+    assert not torch.equal(before[0][here], after[0][here])
+    assert [torch.equal(a[others], b[others]) for a, b in zip(before, after, strict=True)] == [True] * 4
+
+
+@pytest.mark.parametrize("lengths", [[6, 5, 6], [12, 11, 3], [4, 4]])
+def test_a_broken_document_does_not_spread(lengths: list[int]) -> None:
+    q, k, v = (x.float() for x in heads(sum(lengths), 4, 2))
+    expected = PackedAttention(lengths).attend(0, q, k, v)
+    here = slice(lengths[0], lengths[0] + lengths[1])
+    for x in (q, k, v):
+        x[here] = float("nan")
+    ours = PackedAttention(lengths).attend(0, q, k, v)
+    assert bool(ours[here].isnan().all())
+    assert torch.equal(ours[: here.start], expected[: here.start])
+    assert torch.equal(ours[here.stop :], expected[here.stop :])
+
+
+def test_a_later_token_of_the_same_document_is_not_seen() -> None:
+    lengths = [11, 4, 10]
+    q, k, v = (x.float() for x in heads(25, 4, 2))
+    before = PackedAttention(lengths).attend(0, q, k, v)
+    for x in (q, k, v):
+        x[7:11] += 1
+    after = PackedAttention(lengths).attend(0, q, k, v)
+    assert torch.equal(before[:7], after[:7])
+    assert not torch.equal(before[7:11], after[7:11])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, 300), max_size=40))
+def test_groups_part_the_documents_and_bound_the_padding(lengths: list[int]) -> None:
+    groups = similar_groups(lengths)
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    for group in groups:
+        sizes = [lengths[index] for index in group]
+        assert max(sizes) == sizes[0]
+        assert max(sizes) * len(sizes) <= PADDING_WASTE * sum(sizes) + 1e-9

@@ -1,0 +1,103 @@
+"""Tiny random Llamas: transformers' model as the oracle, and ours opened from the files that it saves."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.load import Holding, load_model
+from veneer.model.attention import PackedAttention
+from veneer.model.decoder import CausalLM
+from veneer.native import library
+
+SHAPES: dict[str, Any] = {
+    "vocab_size": 96, "hidden_size": 64, "intermediate_size": 112, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "rms_norm_eps": 1e-5, "tie_word_embeddings": False,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+
+
+def tiny_llama(seed: int = 0, changes: dict[str, Any] | None = None) -> LlamaForCausalLM:
+    """A float32 model in evaluation mode; every tensor is random, norms and biases too."""
+    generator = torch.Generator().manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(**(SHAPES | (changes or {})))).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            drawn = torch.randn(parameter.shape, generator=generator)
+            if name.endswith("norm.weight"):
+                parameter.copy_(1 + 0.1 * drawn)
+            elif "embed_tokens" in name:
+                parameter.copy_(drawn)
+            else:
+                parameter.copy_(0.15 * drawn)
+    return model
+
+
+def saved(model: LlamaForCausalLM, path: Path, **settings: Any) -> Checkpoint:
+    """The files of `model`, written by transformers and opened by us."""
+    model.save_pretrained(path, **settings)
+    return open_checkpoint(path)
+
+
+def ours(
+    model: LlamaForCausalLM,
+    path: Path,
+    *,
+    holding: Holding = Holding.FROZEN,
+    dtype: torch.dtype = torch.float32,
+) -> CausalLM:
+    """Our model from the files of `model`."""
+    return load_model(saved(model, path), holding=holding, dtype=dtype).eval()
+
+
+BACKENDS = ("torch", "native")
+
+
+def use_backend(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute with the compiled kernels (skips the test where there are none), or with torch's operations alone."""
+    if name == "native":
+        if library.kernels() is None:
+            pytest.skip(f"no compiled kernels: {library.choice().reason}")
+        return
+    original = library.kernels
+    for path, module in list(sys.modules.items()):
+        if path.startswith("veneer.") and vars(module).get("kernels") is original:
+            monkeypatch.setattr(module, "kernels", lambda: None)
+
+
+def documents(lengths: Sequence[int], *, seed: int = 0, vocab: int = SHAPES["vocab_size"]) -> list[list[int]]:
+    """Random token ids."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, vocab, (length,), generator=generator).tolist() for length in lengths]
+
+
+def packed_hidden(model: CausalLM, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Hidden states of documents laid end to end."""
+    lengths = [len(text) for text in texts]
+    tokens = torch.tensor([token for text in texts for token in text])
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    return model.hidden(tokens, positions, PackedAttention(lengths))
+
+
+def packed_logits(model: CausalLM, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Logits of documents laid end to end."""
+    return model.logits(packed_hidden(model, texts))
+
+
+def their_logits(model: torch.nn.Module, texts: Sequence[Sequence[int]]) -> Tensor:
+    """transformers' logits, one document a call, laid end to end."""
+    return torch.cat([model(input_ids=torch.tensor([list(text)])).logits[0] for text in texts])
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    """max |a − b|, in float64."""
+    assert a.shape == b.shape
+    return float((a.double() - b.double()).abs().max())
