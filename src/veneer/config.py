@@ -255,6 +255,7 @@ _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlevel = 80, 80, 2
 def _nearest_key(key: str, known: list[str]) -> str:
     """A hint naming the known key that is closest as a whole, or whose last word is closest."""
     leaf = key.rpartition(".")[2]
+    known = [*known, *dict.fromkeys(name.partition(".")[0] for name in known if "." in name)]
     homes = {name.rpartition(".")[2]: name for name in reversed(known)}
     if leaf in homes:
         return f" (did you mean {homes[leaf]!r}?)"
@@ -335,4 +336,9 @@ def _copy(values: dict[str, Any]) -> dict[str, Any]:
 
 def to_yaml(config: RunConfig) -> str:
     """The configuration as YAML that `parse` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if all(character.isprintable() or character == "\n" for character in text):
+        return text
+    # Line separators and halves of characters, as odd file names have them, survive as escapes only.
+    return str(yaml.safe_dump(values, sort_keys=False))

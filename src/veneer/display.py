@@ -104,10 +104,11 @@ class TrainingDisplay:
             self._progress.update(self._task, completed=event.step, facts=facts)
         if not self.console.is_terminal and event.step % max(1, self._steps // 10) == 0:
             left = (self._steps - event.step) * self._seconds / max(1, event.step - self._begun_at)
-            self.console.print(f"step {event.step}/{self._steps}  {facts}  left {duration(left)}", highlight=False)
+            line = f"step {event.step}/{self._steps}  {facts}  left {duration(left)}"
+            self.console.print(Text(line), soft_wrap=True)
 
     def _say(self, message: str) -> None:
-        self.console.print(Text(message))
+        self.console.print(Text(message), soft_wrap=True)
 
 
 @contextmanager

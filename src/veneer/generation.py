@@ -16,6 +16,7 @@ from torch import Tensor
 from veneer.errors import ConfigError, DataError, listing
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
+from veneer.quant.linear import decoded_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +49,8 @@ OnToken = Callable[[int, int], None]
 
 BATCH_ROWS = 96
 """Rows decoded together."""
+DECODED_LIMIT = 10**9
+"""A 4-bit model whose weights take at most this many bytes when decoded is decoded once for a whole call."""
 
 
 @torch.no_grad()
@@ -86,14 +89,15 @@ def generate(
     results: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), row))
     try:
-        for start in range(0, len(order), batch_rows):
-            rows = order[start : start + batch_rows]
-            batch = _Batch(model, [prompts[row] for row in rows], rows, sampling, stop_ids)
-            while batch.rows:
-                for row, token in batch.step():
-                    results[row].append(token)
-                    on_token(row, token)
-                on_done(batch.take_ended())
+        with decoded_weights(model, model.dtype, DECODED_LIMIT):
+            for start in range(0, len(order), batch_rows):
+                rows = order[start : start + batch_rows]
+                batch = _Batch(model, [prompts[row] for row in rows], rows, sampling, stop_ids)
+                while batch.rows:
+                    for row, token in batch.step():
+                        results[row].append(token)
+                        on_token(row, token)
+                    on_done(batch.take_ended())
     finally:
         model.train(was_training)
     return results

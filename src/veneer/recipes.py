@@ -28,7 +28,7 @@ SAMPLES_SHOWN = 3
 
 
 def console() -> Console:
-    """Where people read: standard error, never cut to a narrow pipe."""
+    """Where people read: standard error."""
     return Console(stderr=True)
 
 

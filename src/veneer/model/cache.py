@@ -14,6 +14,7 @@ from torch import Tensor
 
 from veneer.model.attention import PackedAttention
 from veneer.model.spec import DecoderSpec
+from veneer.native.library import kernels, usable
 
 
 class KVCache:
@@ -75,16 +76,26 @@ class StepAttention:
         self._mask = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
         self._mask.masked_fill_(hidden, float("-inf"))
         self._rows = torch.arange(len(self._positions), device=columns.device)
+        self._seen = self._positions + 1
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See `veneer.model.attention.Attention.attend`; `[rows, heads, head_dim]`.
-
-        The query heads of one key head stand side by side, so that grouped queries are one batched product and no key
-        is copied. Scores are float32: the softmax of bf16 scores would lose a third decimal.
-        """
+        """See `veneer.model.attention.Attention.attend`; `[rows, heads, head_dim]`."""
         cache = self._cache
         cache.keys[layer][self._rows, :, self._positions] = keys
         cache.values[layer][self._rows, :, self._positions] = values
+        native = kernels()
+        if native is not None and usable(queries, cache.keys[layer], cache.values[layer]):
+            scale = queries.shape[-1] ** -0.5
+            return native.attention_step(queries, cache.keys[layer], cache.values[layer], self._seen, scale)
+        return self._attend_padded(layer, queries, keys)
+
+    def _attend_padded(self, layer: int, queries: Tensor, keys: Tensor) -> Tensor:
+        """In torch's own operations.
+
+        The query heads of one key head stand side by side, so that grouped queries are one batched product and no key
+        is copied.
+        """
+        cache = self._cache
         rows, heads, dim = queries.shape
         kv_heads = keys.shape[1]
         grouped = queries.view(rows, kv_heads, heads // kv_heads, dim) * dim**-0.5

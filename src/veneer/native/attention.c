@@ -210,3 +210,65 @@ int veneer_attention_backward(int dtype, const void *queries, const void *keys, 
     }
     return failed;
 }
+
+/* One new token a row against its line of the cache: queries [rows, heads, dim], keys and values
+ * [rows, kv_heads, capacity, dim], of which the first seen[row] are looked at. A key is read once for all the query
+ * heads that share it, since reading the cache is what this costs. */
+int veneer_attention_step(int dtype, const void *queries, const void *keys, const void *values, const int64_t *seen,
+                          int rows, int heads, int kv_heads, int64_t capacity, int dim, float scale, void *output,
+                          int threads) {
+    const int group = heads / kv_heads;
+    int failed = 0;
+#pragma omp parallel num_threads(threads)
+    {
+        float *work = malloc((size_t)(group * (capacity + 2 * dim) + dim) * 4);
+        if (work == NULL) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < rows * kv_heads; task++) {
+            if (work == NULL) continue;
+            const int row = task / kv_heads, kv = task % kv_heads;
+            const int64_t line = ((int64_t)row * kv_heads + kv) * capacity * dim, length = seen[row];
+            float *scores = work, *asked = scores + group * capacity, *mixed = asked + group * dim;
+            float *cached = mixed + group * dim;
+            for (int g = 0; g < group; g++)
+                load_row(queries, dtype, ((int64_t)row * heads + kv * group + g) * dim, dim, asked + g * dim);
+            for (int64_t t = 0; t < length; t++) {
+                load_row(keys, dtype, line + t * dim, dim, cached);
+                for (int g = 0; g < group; g++) {
+                    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+                    for (int d = 0; d < dim; d++) sum += asked[g * dim + d] * cached[d];
+                    scores[g * capacity + t] = sum * scale;
+                }
+            }
+            for (int g = 0; g < group; g++) {
+                float *weights = scores + g * capacity, largest = -INFINITY, sum = 0.0f;
+#pragma omp simd reduction(max : largest)
+                for (int64_t t = 0; t < length; t++) largest = weights[t] > largest ? weights[t] : largest;
+#pragma omp simd reduction(+ : sum)
+                for (int64_t t = 0; t < length; t++) {
+                    weights[t] = fast_exp(weights[t] - largest);
+                    sum += weights[t];
+                }
+                const float inverse = 1.0f / sum;
+                for (int64_t t = 0; t < length; t++) weights[t] *= inverse;
+            }
+            memset(mixed, 0, (size_t)group * dim * 4);
+            for (int64_t t = 0; t < length; t++) {
+                load_row(values, dtype, line + t * dim, dim, cached);
+                for (int g = 0; g < group; g++) {
+                    const float weight = scores[g * capacity + t];
+#pragma omp simd
+                    for (int d = 0; d < dim; d++) mixed[g * dim + d] += weight * cached[d];
+                }
+            }
+            for (int g = 0; g < group; g++)
+                store_row(output, dtype, ((int64_t)row * heads + kv * group + g) * dim, dim, mixed + g * dim);
+        }
+        free(work);
+    }
+    return failed;
+}

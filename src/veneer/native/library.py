@@ -90,6 +90,35 @@ class Kernels:
         )
         return grads
 
+    def attention_step(self, queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
+        """One new token a row against the first `seen` (int64 `[rows]`) keys of its line of the cache."""
+        output = torch.empty_like(queries)
+        rows, heads, dim = queries.shape
+        self._call(
+            "attention_step",
+            _DTYPES[queries.dtype],
+            *(_pointer(tensor) for tensor in (queries, keys, values, seen)),
+            rows,
+            heads,
+            keys.shape[1],
+            ctypes.c_int64(keys.shape[2]),
+            dim,
+            ctypes.c_float(scale),
+            _pointer(output),
+        )
+        return output
+
+    def dequantize_4bit(self, codes: Tensor, pairs: Tensor, scales: Tensor, block: int, out: Tensor) -> None:
+        """Decode into `out`; `pairs` float32 `[256, 2]` are the two values of every byte."""
+        self._call(
+            "dequantize_4bit",
+            _DTYPES[out.dtype],
+            *(_pointer(tensor) for tensor in (codes, pairs, scales)),
+            ctypes.c_int64(out.numel()),
+            block,
+            _pointer(out),
+        )
+
     def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """Normalised rows and their rstd `[rows]`; `weight` float32."""
         y = torch.empty_like(x)

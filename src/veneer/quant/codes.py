@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, ModelError
+from veneer.native.library import kernels, usable
 
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 """Legal block sizes: elements that share one scale."""
@@ -245,6 +246,16 @@ def dequantize_4bit(
             f"cannot decode into a {out.dtype} buffer of shape {list(out.shape)}, contiguous={out.is_contiguous()}; "
             f"it must be contiguous {dtype} of shape {list(shape)}"
         )
+    native = kernels()
+    if native is not None and usable(out) and codes.device.type == "cpu":
+        native.dequantize_4bit(codes, _pair_table(codebook, codes.device), absmax.contiguous(), block, out)
+        return out
+    return _decode_chunks(codes, absmax, out, block, codebook)
+
+
+def _decode_chunks(codes: Tensor, absmax: Tensor, out: Tensor, block: int, codebook: CodeBook) -> Tensor:
+    """The decode in torch's own operations, for every device and dtype."""
+    n = out.numel()
     table, bytes_, result = _pair_table(codebook, codes.device), codes.view(-1), out.view(-1)
     # Two scratch buffers for all chunks: fresh ones made glibc give memory back and fault it
     # in again, and decoding up to six times slower.

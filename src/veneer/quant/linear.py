@@ -6,7 +6,8 @@ The packed weight is plain buffers; what they mean stands in attributes of the m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -98,6 +99,7 @@ class QuantLinear(nn.Module):
         if bias is not None and bias.shape != (self.out_features,):
             raise ModelError(f"bias has shape {list(bias.shape)}; it must have shape [{self.out_features}]")
         self.register_buffer("bias", None if bias is None else bias.detach())
+        self._decoded: Tensor | None = None
 
     @classmethod
     def from_weight(
@@ -139,9 +141,19 @@ class QuantLinear(nn.Module):
         A buffer that is used again saves the page faults of a fresh one, which cost more than the decode from about
         32 MB on.
         """
+        if self._decoded is not None and self._decoded.dtype == dtype and out is None:
+            return self._decoded
         shape = (self.out_features, self.in_features)
         block, codebook = self.config.block, self.config.codebook
         return dequantize_4bit(self.codes, self.scales(), shape, dtype, out, block=block, codebook=codebook)
+
+    def hold(self, dtype: torch.dtype) -> None:
+        """Keep the decoded weight until `release`; see `decoded_weights`."""
+        self._decoded = self.dequantize(dtype)
+
+    def release(self) -> None:
+        """Forget the decoded weight."""
+        self._decoded = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x [*, in] to [*, out], with the weight and bias decoded to x's dtype.
@@ -172,6 +184,27 @@ class QuantLinear(nn.Module):
 
         super()._apply(keep_scales, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+@contextmanager
+def decoded_weights(model: nn.Module, dtype: torch.dtype, limit: int) -> Iterator[None]:
+    """Within the block every quantised layer keeps its decoded weight, if all of them take at most `limit` bytes.
+
+    Generation multiplies a few rows at a time, so decoding would cost as much as the products; the values are the
+    same. Training decodes at each use: there a weight meets thousands of rows, and memory is the point.
+    """
+    layers = [module for module in model.modules() if isinstance(module, QuantLinear)]
+    size = sum(layer.in_features * layer.out_features for layer in layers) * dtype.itemsize
+    if size > limit:
+        yield
+        return
+    try:
+        for layer in layers:
+            layer.hold(dtype)
+        yield
+    finally:
+        for layer in layers:
+            layer.release()
 
 
 class _Matmul(torch.autograd.Function):

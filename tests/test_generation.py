@@ -1,0 +1,211 @@
+"""Generation is transformers' where it is greedy, the distribution that was asked for where it draws, and one row
+never depends on another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import SHAPES, documents, ours, packed_logits, tiny_llama
+from torch import Tensor
+
+from veneer.errors import ConfigError, DataError
+from veneer.generation import Sampling, choose, generate
+from veneer.model.decoder import CausalLM
+
+LENGTHS = [5, 1, 12, 9, 5, 3]
+NONE: frozenset[int] = frozenset()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
+    return ours(tiny_llama(seed=4), tmp_path_factory.mktemp("model"))
+
+
+def one_at_a_time(model: CausalLM, prompt: list[int], stop: frozenset[int], most: int) -> list[int]:
+    """Greedy by running the whole text again for every token."""
+    text = list(prompt)
+    while len(text) - len(prompt) < most:
+        with torch.no_grad():
+            token = int(packed_logits(model, [text])[-1].argmax())
+        if token in stop:
+            break
+        text.append(token)
+    return text[len(prompt) :]
+
+
+def test_greedy_equals_transformers(model: CausalLM) -> None:
+    theirs = tiny_llama(seed=4)
+    for prompt in documents(LENGTHS):
+        expected = theirs.generate(
+            torch.tensor([prompt]), max_new_tokens=20, do_sample=False, eos_token_id=None, pad_token_id=0
+        )[0, len(prompt) :]
+        assert generate(model, [prompt], sampling=Sampling(max_new_tokens=20), stop_ids=NONE) == [expected.tolist()]
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 4, 96])
+def test_greedy_does_not_depend_on_the_batch(batch_rows: int, model: CausalLM) -> None:
+    prompts = documents(LENGTHS)
+    free = [one_at_a_time(model, prompt, NONE, 15) for prompt in prompts]
+    # Stop ids that end some rows early, some late and some not at all.
+    stop = frozenset({free[0][0], free[2][4], free[3][9]})
+    expected = [one_at_a_time(model, prompt, stop, 15) for prompt in prompts]
+    assert len({len(tokens) for tokens in expected}) > 2
+    results = generate(model, prompts, sampling=Sampling(max_new_tokens=15), stop_ids=stop, batch_rows=batch_rows)
+    assert results == expected
+
+
+def test_rows_that_end_are_reported_once_and_streamed_in_order(model: CausalLM) -> None:
+    prompts = documents(LENGTHS)
+    stop = frozenset(range(0, SHAPES["vocab_size"], 9))
+    streamed: list[list[int]] = [[] for _ in prompts]
+    done: list[int] = []
+    results = generate(
+        model,
+        prompts,
+        sampling=Sampling(max_new_tokens=30),
+        stop_ids=stop,
+        on_token=lambda row, token: streamed[row].append(token),
+        on_done=done.append,
+        batch_rows=4,
+    )
+    assert streamed == results
+    assert sum(done) == len(prompts)
+    assert not any(token in stop for tokens in results for token in tokens)
+
+
+@pytest.mark.parametrize("most", [1, 2, 7])
+def test_max_new_tokens(most: int, model: CausalLM) -> None:
+    results = generate(model, documents(LENGTHS), sampling=Sampling(max_new_tokens=most), stop_ids=NONE)
+    assert [len(tokens) for tokens in results] == [most] * len(LENGTHS)
+
+
+def test_a_first_token_that_stops_leaves_nothing(model: CausalLM) -> None:
+    everything = frozenset(range(SHAPES["vocab_size"]))
+    assert generate(model, documents([3, 8]), sampling=Sampling(), stop_ids=everything) == [[], []]
+    assert generate(model, [], sampling=Sampling(), stop_ids=NONE) == []
+
+
+def test_an_empty_prompt_is_refused_by_its_number(model: CausalLM) -> None:
+    with pytest.raises(DataError) as caught:
+        generate(model, [[5], [], [6], []], sampling=Sampling(max_new_tokens=2), stop_ids=NONE)
+    assert "prompt 1" in str(caught.value)
+    assert "prompt 3" in str(caught.value)
+
+
+def test_the_mode_of_the_model_is_put_back(model: CausalLM) -> None:
+    for training in (True, False):
+        model.train(training)
+        generate(model, [[5]], sampling=Sampling(max_new_tokens=1), stop_ids=NONE)
+        assert model.training == training
+    model.train()
+    with pytest.raises(IndexError):
+        generate(model, [[10**6]], sampling=Sampling(max_new_tokens=1), stop_ids=NONE)
+    assert model.training
+    model.eval()
+
+
+def test_a_seed_is_reproduced_and_rows_draw_by_themselves(model: CausalLM) -> None:
+    prompts = [[7, 8, 9]] * 3 + documents(LENGTHS)
+    sampling = Sampling(max_new_tokens=12, temperature=0.8, top_p=0.95, seed=3)
+    first = generate(model, prompts, sampling=sampling, stop_ids=NONE)
+    assert generate(model, prompts, sampling=sampling, stop_ids=NONE) == first
+    for batch_rows in (1, 4):
+        assert generate(model, prompts, sampling=sampling, stop_ids=NONE, batch_rows=batch_rows) == first
+    other = Sampling(max_new_tokens=12, temperature=0.8, top_p=0.95, seed=4)
+    assert generate(model, prompts, sampling=other, stop_ids=NONE) != first
+    assert len({tuple(tokens) for tokens in first[:3]}) == 3
+
+
+def test_rows_that_stop_do_not_change_what_the_others_draw(model: CausalLM) -> None:
+    prompts = documents(LENGTHS)
+    sampling = Sampling(max_new_tokens=12, temperature=1.5)
+    free = generate(model, prompts, sampling=sampling, stop_ids=NONE)
+    stop = frozenset({free[0][2], free[4][0]})
+    cut = [next((i for i, token in enumerate(tokens) if token in stop), len(tokens)) for tokens in free]
+    expected = [tokens[:end] for tokens, end in zip(free, cut, strict=True)]
+    assert generate(model, prompts, sampling=sampling, stop_ids=stop) == expected
+
+
+def draw(logits: list[float], count: int, sampling: Sampling) -> list[int]:
+    rows = torch.tensor([logits] * count)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
+    return choose(rows, sampling, generators).tolist()
+
+
+def kept(probabilities: list[float], top_p: float) -> set[int]:
+    """The smallest set of likeliest tokens whose probability reaches top_p."""
+    chosen: set[int] = set()
+    for index in sorted(range(len(probabilities)), key=lambda i: -probabilities[i]):
+        chosen.add(index)
+        if sum(probabilities[i] for i in chosen) >= top_p:
+            break
+    return chosen
+
+
+@pytest.mark.parametrize("top_p", [1e-9, 0.3, 0.45, 0.8, 0.91, 0.98, 1.0])
+def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float) -> None:
+    probabilities = [0.05, 0.4, 0.02, 0.3, 0.2, 0.03]
+    drawn = draw([float(x) for x in torch.tensor(probabilities).log()], 3000, Sampling(temperature=1.0, top_p=top_p))
+    assert set(drawn) == kept(probabilities, top_p)
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.75)])
+def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None:
+    scores = torch.tensor([0.1, 1.4, -0.7, 0.9, 0.0])
+    exact = torch.softmax(scores.double() / temperature, 0)
+    allowed = kept(exact.tolist(), top_p)
+    exact = torch.tensor([float(p) if i in allowed else 0.0 for i, p in enumerate(exact)], dtype=torch.float64)
+    exact /= exact.sum()
+    count = 6000
+    drawn = draw(scores.tolist(), count, Sampling(temperature=temperature, top_p=top_p))
+    shares = torch.bincount(torch.tensor(drawn), minlength=5).double() / count
+    # Four standard errors of each share.
+    assert bool(((shares - exact).abs() <= 4 * (exact * (1 - exact) / count).sqrt() + 1e-12).all())
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-45, 1e-300])
+def test_a_small_temperature_is_greedy_and_finite(temperature: float) -> None:
+    scores = [30.0, 29.0, -4.0, 29.5]
+    assert set(draw(scores, 50, Sampling(temperature=temperature))) == {0}
+    assert set(draw(scores, 50, Sampling(temperature=temperature, top_p=0.9))) == {0}
+
+
+def test_a_large_temperature_is_uniform() -> None:
+    assert set(draw([30.0, -30.0, 0.0], 400, Sampling(temperature=1e30))) == {0, 1, 2}
+
+
+def test_bfloat16_scores_are_drawn_in_float32() -> None:
+    logits: Tensor = torch.zeros(500, 4, dtype=torch.bfloat16)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(500)]
+    tokens = choose(logits, Sampling(temperature=1.0), generators)
+    assert tokens.dtype == torch.int64
+    assert set(tokens.tolist()) == {0, 1, 2, 3}
+
+
+def test_settings_out_of_range_are_all_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Sampling(max_new_tokens=0, temperature=-0.5, top_p=0.0, seed=-1)
+    for words in ("max_new_tokens: 0", "temperature: -0.5", "top_p: 0.0", "seed: -1"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("temperature", [float("nan"), float("inf"), -1e-9])
+def test_bad_temperatures(temperature: float) -> None:
+    with pytest.raises(ConfigError, match="temperature"):
+        Sampling(temperature=temperature)
+
+
+@pytest.mark.parametrize("top_p", [float("nan"), 1.0001, -0.1])
+def test_bad_top_p(top_p: float) -> None:
+    with pytest.raises(ConfigError, match="top_p"):
+        Sampling(top_p=top_p)
+
+
+@pytest.mark.parametrize("seed", [2**31, 10**30])
+def test_bad_seeds(seed: int) -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        Sampling(seed=seed)
+    generate_with = Sampling(seed=2**31 - 1)
+    assert generate_with.seed * 1_000_003 < 2**63

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from veneer import hardware
+from veneer.config import Dtype
+from veneer.errors import ConfigError
+from veneer.hardware import cpu_flags, processor, resolve_device, resolve_dtype
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gpu", "CPU", "", " cpu", "cpu:", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "cuda:٣", "cuda:0:1", "mps", "meta", "cpu\n"],
+)  # fmt: skip
+def test_a_device_of_an_unknown_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_device(name)
+    assert repr(name) in str(caught.value)
+    assert "use auto, cpu, cuda or cuda:N" in str(caught.value)
+
+
+def test_the_cpu_is_always_there() -> None:
+    assert resolve_device("cpu") == CPU
+
+
+def test_auto_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for there, kind in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert resolve_device("auto").type == kind
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        resolve_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    assert resolve_device("cuda") == torch.device("cuda")
+    with pytest.raises(ConfigError, match="torch sees 2 CUDA devices"):
+        resolve_device("cuda:2")
+
+
+X86 = "processor\t: 0\nvendor_id\t: x\nflags\t\t: fpu avx2 avx512f {}\nprocessor\t: 1\nflags\t\t: other\n"
+ARM = "processor\t: 0\nFeatures\t: fp asimd {}\n"
+
+
+def test_flags_are_those_of_the_first_processor(tmp_path: Path) -> None:
+    (tmp_path / "x86").write_text(X86.format("amx_bf16"))
+    (tmp_path / "arm").write_text(ARM.format("bf16"))
+    (tmp_path / "odd").write_bytes(b"\xff\xff\nno colon\n")
+    assert cpu_flags(tmp_path / "x86") == {"fpu", "avx2", "avx512f", "amx_bf16"}
+    assert cpu_flags(tmp_path / "arm") == {"fp", "asimd", "bf16"}
+    assert cpu_flags(tmp_path / "odd") == frozenset()
+    assert cpu_flags(tmp_path / "absent") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("flags", "chosen"),
+    [
+        ({"avx2"}, torch.float32),
+        ({"avx2", "avx512f"}, torch.float32),
+        ({"avx512_bf16"}, torch.bfloat16),
+        ({"amx_bf16"}, torch.bfloat16),
+        ({"asimd", "bf16"}, torch.bfloat16),
+        (set(), torch.float32),
+    ],
+)
+def test_auto_is_bfloat16_only_where_it_is_native(
+    flags: set[str], chosen: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset(flags))
+    assert resolve_dtype(Dtype.AUTO, CPU) is chosen
+    assert resolve_dtype(Dtype.FLOAT32, CPU) is torch.float32
+    assert resolve_dtype(Dtype.BFLOAT16, CPU) is torch.bfloat16
+
+
+def test_processors_that_compute_otherwise_have_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = set()
+    for flags in ({"avx2"}, {"avx2", "avx512f"}, {"avx2", "amx_bf16"}, set()):
+        monkeypatch.setattr(hardware, "cpu_flags", lambda flags=flags: frozenset(flags | {"sse", "fpu"}))
+        names.add(processor(CPU))
+    assert len(names) == 4
+    assert all("sse" not in name for name in names)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a card at {device}")
+    assert processor(torch.device("cuda:1")) == "a card at cuda:1"

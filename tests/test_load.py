@@ -1,0 +1,228 @@
+"""Loading reads each tensor once, holds it as asked, and refuses what does not fit with every reason at once."""
+
+from __future__ import annotations
+
+import json
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import SHAPES, documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
+from torch import Tensor
+
+from veneer.errors import ModelError
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.io.tokenizer import Tokenizer
+from veneer.load import Holding, expected_tensors, load_model
+from veneer.model.decoder import CausalLM, DenseLinear
+from veneer.model.spec import spec_from_hf
+from veneer.quant.linear import QuantConfig, QuantLinear
+
+
+@dataclass
+class Watched:
+    """A checkpoint that notes what is read, and how many bytes of it are alive at each read."""
+
+    inner: Checkpoint
+    reads: list[str] = field(default_factory=list)
+    alive_bytes: list[int] = field(default_factory=list)
+    _alive: list[weakref.ref[Tensor]] = field(default_factory=list)
+
+    @property
+    def source(self) -> str:
+        return self.inner.source
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return self.inner.config
+
+    @property
+    def generation_config(self) -> Mapping[str, Any]:
+        return self.inner.generation_config
+
+    def names(self) -> list[str]:
+        return self.inner.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.inner.shape(name)
+
+    def read(self, name: str, dtype: torch.dtype) -> Tensor:
+        tensor = self.inner.read(name, dtype)
+        self.reads.append(name)
+        self._alive.append(weakref.ref(tensor))
+        living = [reference() for reference in self._alive]
+        self.alive_bytes.append(sum(one.nbytes for one in living if one is not None and one.ndim == 2))
+        return tensor
+
+    def tokenizer(self) -> Tokenizer:
+        return self.inner.tokenizer()
+
+    def files(self) -> list[Path]:
+        return self.inner.files()
+
+
+def rewrite(path: Path, **changes: Any) -> Checkpoint:
+    """The model directory `path` with other settings in its config.json."""
+    config = json.loads((path / "config.json").read_text()) | changes
+    (path / "config.json").write_text(json.dumps(config))
+    return open_checkpoint(path)
+
+
+def retensor(path: Path, changes: dict[str, Tensor | None]) -> Checkpoint:
+    """The model directory `path` with tensors put in or (None) taken out."""
+    tensors: dict[str, Tensor | None] = {**load_file(path / "model.safetensors"), **changes}
+    save_file({name: t for name, t in tensors.items() if t is not None}, path / "model.safetensors")
+    return open_checkpoint(path)
+
+
+def linears(model: CausalLM) -> dict[str, torch.nn.Module]:
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, DenseLinear | QuantLinear) and name != "lm_head"
+    }
+
+
+@pytest.mark.parametrize("holding", Holding)
+@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}])
+def test_every_tensor_is_read_once_in_order(changes: dict[str, Any], holding: Holding, tmp_path: Path) -> None:
+    watched = Watched(saved(tiny_llama(changes=changes), tmp_path))
+    progress: list[str] = []
+    load_model(watched, holding=holding, progress=progress.append)
+    expected = list(expected_tensors(spec_from_hf(watched.config)))
+    assert watched.reads == progress == expected
+    assert sorted(expected) == watched.names()
+
+
+def test_frozen_weights_are_in_the_compute_dtype_and_still(tmp_path: Path) -> None:
+    theirs = tiny_llama(changes={"attention_bias": True})
+    checkpoint = saved(theirs, tmp_path)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = load_model(checkpoint, dtype=dtype)
+        assert model.dtype == dtype
+        state = theirs.state_dict()
+        for name, parameter in model.named_parameters():
+            assert not parameter.requires_grad
+            assert torch.equal(parameter, state[name].to(dtype))
+        assert {name for name, _ in model.named_parameters()} == set(state)
+
+
+def test_trainable_weights_are_float32_whatever_is_computed_in(tmp_path: Path) -> None:
+    theirs = tiny_llama()
+    model = load_model(saved(theirs, tmp_path), holding=Holding.TRAINABLE, dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 and p.requires_grad for p in model.parameters())
+    assert all(torch.equal(p, theirs.state_dict()[name]) for name, p in model.named_parameters())
+    assert packed_logits(model, documents([4])).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("quant", [None, QuantConfig(block=32, double_quant=False)])
+def test_quantised_layers_are_those_of_the_weight_and_nothing_else_is(
+    quant: QuantConfig | None, tmp_path: Path
+) -> None:
+    theirs = tiny_llama(changes={"attention_bias": True})
+    checkpoint = saved(theirs, tmp_path)
+    model = load_model(checkpoint, holding=Holding.QUANTIZED, dtype=torch.bfloat16, quant=quant)
+    settings = quant or QuantConfig()
+    assert len(linears(model)) == 2 * 7
+    for name, layer in linears(model).items():
+        assert isinstance(layer, QuantLinear)
+        assert layer.config == settings
+        weight = checkpoint.read(f"{name}.weight", torch.bfloat16)
+        reference = QuantLinear.from_weight(weight, block=settings.block, double_quant=settings.double_quant)
+        assert torch.equal(layer.dequantize(torch.float32), reference.dequantize(torch.float32))
+        bias = layer.bias
+        assert (bias is None) == (".mlp." in name)
+        assert bias is None or torch.equal(bias, theirs.state_dict()[f"{name}.bias"].bfloat16())
+    rest = dict(model.named_parameters())
+    assert set(rest) == {name for name in theirs.state_dict() if "norm" in name or "embed" in name or "head" in name}
+    assert all(p.dtype == torch.bfloat16 and not p.requires_grad for p in rest.values())
+
+
+def test_a_quantised_model_is_the_model_of_its_decoded_weights(tmp_path: Path) -> None:
+    theirs = tiny_llama()
+    model = load_model(saved(theirs, tmp_path), holding=Holding.QUANTIZED, dtype=torch.float32)
+    for name, layer in linears(model).items():
+        assert isinstance(layer, QuantLinear)
+        theirs.get_submodule(name).weight.data = layer.dequantize(torch.float32)  # type: ignore[union-attr]
+    texts = documents([9, 14])
+    with torch.no_grad():
+        assert largest_difference(packed_logits(model, texts), their_logits(theirs, texts)) < 1e-4
+
+
+def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
+    model = load_model(saved(tiny_llama(changes={"tie_word_embeddings": True}), tmp_path), holding=Holding.TRAINABLE)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert "lm_head.weight" not in dict(model.named_parameters())
+
+
+def test_a_head_beside_a_tied_embedding_is_not_read(tmp_path: Path) -> None:
+    saved(tiny_llama(changes={"tie_word_embeddings": True}), tmp_path)
+    checkpoint = Watched(retensor(tmp_path, {"lm_head.weight": torch.zeros(3, 3)}))
+    load_model(checkpoint)
+    assert "lm_head.weight" not in checkpoint.reads
+
+
+def test_quantising_never_holds_two_full_matrices_of_the_layers(tmp_path: Path) -> None:
+    """What is alive at each read: embedding (and head), which stay, and the one matrix that is being quantised."""
+    watched = Watched(saved(tiny_llama(changes={"num_hidden_layers": 6, "tie_word_embeddings": True}), tmp_path))
+    load_model(watched, holding=Holding.QUANTIZED, dtype=torch.float32)
+    embedding = SHAPES["vocab_size"] * SHAPES["hidden_size"] * 4
+    largest = SHAPES["intermediate_size"] * SHAPES["hidden_size"] * 4
+    assert max(watched.alive_bytes) <= embedding + largest
+    whole = sum(torch.Size(watched.shape(name)).numel() * 4 for name in watched.names())
+    assert max(watched.alive_bytes) < whole / 4
+
+
+def test_missing_and_misshaped_tensors_are_all_named_and_nothing_is_read(tmp_path: Path) -> None:
+    saved(tiny_llama(), tmp_path)
+    changes = {
+        "model.layers.1.mlp.up_proj.weight": torch.zeros(112, 63),
+        "model.norm.weight": None,
+        "model.layers.0.self_attn.q_proj.weight": None,
+        "lm_head.weight": torch.zeros(95, 64),
+    }
+    checkpoint = Watched(retensor(tmp_path, changes))
+    with pytest.raises(ModelError) as caught:
+        load_model(checkpoint)
+    message = str(caught.value)
+    assert str(tmp_path) in message
+    assert "model.norm.weight: missing" in message
+    assert "model.layers.0.self_attn.q_proj.weight: missing" in message
+    assert "model.layers.1.mlp.up_proj.weight: shape [112, 63], config.json says [112, 64]" in message
+    assert "lm_head.weight: shape [95, 64], config.json says [96, 64]" in message
+    assert message.count("  - ") == 4
+    assert checkpoint.reads == []
+
+
+def test_a_configuration_of_another_shape_names_every_tensor(tmp_path: Path) -> None:
+    saved(tiny_llama(), tmp_path)
+    with pytest.raises(ModelError, match=r"k_proj.weight: shape \[32, 64\], config.json says \[64, 64\]") as caught:
+        load_model(rewrite(tmp_path, num_key_value_heads=4))
+    assert str(caught.value).count("  - ") == 4
+
+
+def test_a_bias_that_the_configuration_promises_is_missed(tmp_path: Path) -> None:
+    saved(tiny_llama(), tmp_path)
+    with pytest.raises(ModelError, match=r"layers.1.mlp.down_proj.bias: missing"):
+        load_model(rewrite(tmp_path, mlp_bias=True))
+
+
+def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
+    saved(tiny_llama(), tmp_path)
+    with pytest.raises(ModelError, match="'gpt_neox'.*supported: llama"):
+        load_model(rewrite(tmp_path, model_type="gpt_neox"))
+
+
+def test_a_weight_that_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
+    saved(tiny_llama(), tmp_path)
+    broken = torch.zeros(64, 64)
+    broken[3, 5] = float("nan")
+    checkpoint = retensor(tmp_path, {"model.layers.1.self_attn.o_proj.weight": broken})
+    with pytest.raises(ModelError, match="1 of 4096 weights"):
+        load_model(checkpoint, holding=Holding.QUANTIZED)

@@ -1,0 +1,227 @@
+"""The chunked cross-entropy: the plain definition in float64, with gradients that neither vanish nor overflow."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tiny_models import largest_difference
+from torch import Tensor
+from torch.nn import functional
+
+from veneer.losses import CHUNK_ROWS, linear_cross_entropy, token_losses
+
+
+def problem(rows: int, vocab: int = 37, dim: int = 12, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(rows, dim, generator=generator, dtype=torch.float64)
+    weight = torch.randn(vocab, dim, generator=generator, dtype=torch.float64)
+    return hidden, weight, torch.randint(0, vocab, (rows,), generator=generator)
+
+
+def written_out(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses of the rows and the gradients of their sum, one row at a time in float64, from the definition."""
+    hidden, weight = hidden.double(), weight.double()
+    losses, grad_hidden, grad_weight = [], torch.zeros_like(hidden), torch.zeros_like(weight)
+    for row, target in enumerate(targets.tolist()):
+        scores = weight @ hidden[row]
+        largest = float(scores.max())
+        total = sum(math.exp(float(score) - largest) for score in scores)
+        losses.append(largest + math.log(total) - float(scores[target]))
+        for token, score in enumerate(scores.tolist()):
+            slope = math.exp(score - largest) / total - (token == target)
+            grad_hidden[row] += slope * weight[token]
+            grad_weight[token] += slope * hidden[row]
+    return torch.tensor(losses, dtype=torch.float64), grad_hidden, grad_weight
+
+
+def leaves(hidden: Tensor, weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    return tuple(x.detach().to(dtype, copy=True).requires_grad_() for x in (hidden, weight))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100])
+@pytest.mark.parametrize("rows", [1, 7, 23])
+def test_loss_and_gradients_equal_the_definition(rows: int, chunk: int) -> None:
+    hidden, weight, targets = problem(rows, seed=rows)
+    losses, grad_hidden, grad_weight = written_out(hidden, weight, targets)
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-5)):
+        h, w = leaves(hidden, weight, dtype)
+        loss = linear_cross_entropy(h, w, targets, chunk=chunk)
+        assert loss.dtype == torch.float64
+        assert loss.shape == ()
+        assert abs(float(loss.detach()) - float(losses.sum())) < tolerance
+        loss.backward()
+        assert h.grad is not None
+        assert w.grad is not None
+        assert (h.grad.dtype, w.grad.dtype) == (dtype, dtype)
+        assert largest_difference(h.grad, grad_hidden) < tolerance
+        assert largest_difference(w.grad, grad_weight) < tolerance
+
+
+def test_gradient_check() -> None:
+    hidden, weight, targets = problem(9)
+    h, w = leaves(hidden, weight, torch.float64)
+    assert torch.autograd.gradcheck(lambda a, b: linear_cross_entropy(a, b, targets, chunk=4), (h, w))
+    assert torch.autograd.gradcheck(lambda a: 0.3 * linear_cross_entropy(a, weight, targets, chunk=4), (h,))
+    assert torch.autograd.gradcheck(lambda b: 0.3 * linear_cross_entropy(hidden, b, targets, chunk=4), (w,))
+
+
+def test_losses_of_the_tokens_equal_the_definition() -> None:
+    hidden, weight, targets = problem(CHUNK_ROWS + 3)
+    losses = written_out(hidden, weight, targets)[0]
+    assert largest_difference(token_losses(hidden, weight, targets), losses) < 1e-12
+    for chunk in (1, 100, CHUNK_ROWS, 10_000):
+        ours = token_losses(hidden.float(), weight.float(), targets, chunk=chunk)
+        assert ours.dtype == torch.float32
+        assert largest_difference(ours, losses) < 1e-5
+    assert not token_losses(hidden.requires_grad_(), weight, targets).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_chunk_changes_results_by_the_order_of_sums_alone(dtype: torch.dtype) -> None:
+    hidden, weight, targets = problem(64)
+    results = []
+    for chunk in (1, 5, 64, 1000):
+        h, w = leaves(hidden, weight, dtype)
+        loss = linear_cross_entropy(h, w, targets, chunk=chunk)
+        loss.backward()
+        assert h.grad is not None
+        assert w.grad is not None
+        results.append((loss.detach(), h.grad, w.grad))
+    for other in results[1:]:
+        assert abs(float(other[0] - results[0][0])) < (1e-4 if dtype == torch.float32 else 0.1)
+        assert largest_difference(other[1], results[0][1]) <= (3e-6 if dtype == torch.float32 else 0.04)
+        assert largest_difference(other[2], results[0][2]) <= (1e-5 if dtype == torch.float32 else 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_rows_give_zero_and_zero_gradients(dtype: torch.dtype) -> None:
+    h, w = leaves(*problem(0)[:2], dtype)
+    targets = torch.zeros(0, dtype=torch.int64)
+    loss = linear_cross_entropy(h, w, targets)
+    assert float(loss.detach()) == 0.0
+    loss.backward()
+    assert h.grad is not None
+    assert w.grad is not None
+    assert h.grad.shape == (0, 12)
+    assert torch.equal(w.grad, torch.zeros(37, 12, dtype=dtype))
+    assert token_losses(h.detach(), w.detach(), targets).shape == (0,)
+
+
+def one_score(lead: float, *, others: int = 1, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """A head of `others + 1` tokens of which the first leads by `lead` (follows, where negative)."""
+    hidden = torch.ones(1, 1, dtype=dtype)
+    weight = torch.cat([torch.tensor([[lead]]), torch.zeros(others, 1)]).to(dtype)
+    return hidden.requires_grad_(), weight.requires_grad_()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("lead", [5.0, 16.5, 17.0, 20.0, 30.0, 60.0, 80.0])
+def test_a_target_that_leads_far_keeps_its_loss_and_its_gradient(lead: float, dtype: torch.dtype) -> None:
+    # Taken as p − 1 the gradient, and as −log p the loss, are 0 in float32 once the lead passes 16.6.
+    h, w = one_score(lead, others=3, dtype=dtype)
+    loss = linear_cross_entropy(h, w, torch.tensor([0]))
+    loss.backward()
+    lead = float(w[0].detach())
+    exact = 3 * math.exp(-lead) / (1 + 3 * math.exp(-lead))
+    close = 1e-5 if dtype == torch.float32 else 2**-7
+    assert float(loss.detach()) == pytest.approx(math.log1p(3 * math.exp(-lead)), rel=1e-5)
+    assert w.grad is not None
+    assert float(w.grad[0]) == pytest.approx(-exact, rel=close)
+    assert w.grad[1:, 0].tolist() == pytest.approx([exact / 3] * 3, rel=close)
+    alone = token_losses(h.detach(), w.detach(), torch.tensor([0]))
+    assert alone.tolist() == pytest.approx([math.log1p(3 * math.exp(-lead))], rel=1e-5)
+
+
+@pytest.mark.parametrize("gap", [10.0, 88.0, 104.0, 200.0, 5000.0])
+def test_an_unlikely_target_keeps_its_loss(gap: float) -> None:
+    h, w = one_score(-gap)
+    loss = linear_cross_entropy(h, w, torch.tensor([0]))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(gap, rel=1e-5)
+    assert w.grad is not None
+    assert w.grad[:, 0].tolist() == pytest.approx([-1.0, 1.0], rel=1e-4)
+    assert h.grad is not None
+    assert float(h.grad) == pytest.approx(gap, rel=1e-4)
+    assert token_losses(h.detach(), w.detach(), torch.tensor([0])).tolist() == pytest.approx([gap], rel=1e-5)
+
+
+def test_equal_scores() -> None:
+    hidden, weight = torch.zeros(2, 3, requires_grad=True), torch.zeros(5, 3)
+    loss = linear_cross_entropy(hidden, weight, torch.tensor([0, 4]))
+    assert float(loss.detach()) == pytest.approx(2 * math.log(5), rel=1e-7)
+
+
+def test_large_scores_do_not_overflow() -> None:
+    hidden, weight, targets = problem(5)
+    losses, grad_hidden, _ = written_out(1e4 * hidden, weight, targets)
+    h, w = leaves(1e4 * hidden, weight, torch.float32)
+    loss = linear_cross_entropy(h, w, targets)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(losses.sum()), rel=1e-5)
+    assert h.grad is not None
+    assert largest_difference(h.grad, grad_hidden) < 1e-3
+
+
+def test_bfloat16_differs_from_float32_by_rounding_alone() -> None:
+    hidden, weight, targets = problem(40, vocab=300, dim=64)
+    hidden, weight = (0.4 * hidden).bfloat16(), (0.4 * weight).bfloat16()
+    losses, grad_hidden, grad_weight = written_out(hidden, weight, targets)
+    h, w = leaves(hidden, weight, torch.bfloat16)
+    loss = linear_cross_entropy(h, w, targets, chunk=16)
+    loss.backward()
+    assert abs(float(loss.detach()) - float(losses.sum())) < 0.01 * float(losses.sum())
+    for grad, exact in ((h.grad, grad_hidden), (w.grad, grad_weight)):
+        assert grad is not None
+        assert grad.dtype == torch.bfloat16
+        error = (grad.double() - exact).square().mean().sqrt()
+        assert float(error) < 0.01 * float(exact.square().mean().sqrt())
+
+
+def test_a_float32_head_under_bfloat16_activations_gets_a_float32_gradient() -> None:
+    hidden, weight, targets = problem(30)
+    h, w = hidden.bfloat16().requires_grad_(), weight.float().requires_grad_()
+    linear_cross_entropy(h, w, targets).backward()
+    assert h.grad is not None
+    assert w.grad is not None
+    assert (h.grad.dtype, w.grad.dtype) == (torch.bfloat16, torch.float32)
+    exact = written_out(hidden.bfloat16(), weight.bfloat16(), targets)[2]
+    assert float((w.grad - exact).norm() / exact.norm()) < 0.01
+
+
+@pytest.mark.parametrize("count", [3, 7, 1500, 77_777])
+def test_dividing_by_the_tokens_of_the_step_does_not_round_in_bfloat16(count: int) -> None:
+    """1/count rounded to bf16 would scale the whole gradient by as much as 1/512 too much or too little."""
+    hidden, weight, targets = problem(60, dim=32)
+    h, w = leaves(hidden, weight, torch.bfloat16)
+    whole = torch.autograd.grad(linear_cross_entropy(h, w, targets), (h, w))
+    parts = torch.autograd.grad(linear_cross_entropy(h, w, targets) / count, (h, w))
+    # The rounding of each element averages out, that of a common factor would not.
+    for part, one in zip(parts, whole, strict=True):
+        ratio = float((part.double() * one.double()).sum() / one.double().square().sum()) * count
+        assert abs(ratio - 1) < 3e-4
+
+
+@pytest.mark.parametrize("needs", ["hidden", "weight", "neither"])
+def test_only_what_is_asked_for_is_computed(needs: str) -> None:
+    hidden, weight, targets = problem(10)
+    _, grad_hidden, grad_weight = written_out(hidden, weight, targets)
+    h, w = hidden.requires_grad_(needs == "hidden"), weight.requires_grad_(needs == "weight")
+    loss = linear_cross_entropy(h, w, targets)
+    assert loss.requires_grad == (needs != "neither")
+    if needs != "neither":
+        loss.backward()
+        grad, exact = (h.grad, grad_hidden) if needs == "hidden" else (w.grad, grad_weight)
+        assert grad is not None
+        assert largest_difference(grad, exact) < 1e-11
+    assert (h.grad is None) == (needs != "hidden")
+    assert (w.grad is None) == (needs != "weight")
+
+
+def test_equals_torch_on_a_strided_input() -> None:
+    hidden, weight, targets = problem(18)
+    h = hidden.T.contiguous().T.float().requires_grad_()
+    ours = torch.autograd.grad(linear_cross_entropy(h, weight.float(), targets, chunk=5), h)[0]
+    theirs = torch.autograd.grad(functional.cross_entropy(h @ weight.float().T, targets, reduction="sum"), h)[0]
+    assert largest_difference(ours, theirs) < 1e-5
