@@ -3,13 +3,11 @@ never depends on another."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from tiny_models import SHAPES, documents, ours, packed_logits, tiny_llama
 from torch import Tensor
 
+from tiny_models import SHAPES, documents, ours, packed_logits, tiny_llama
 from veneer.errors import ConfigError, DataError
 from veneer.generation import Sampling, choose, generate
 from veneer.model.decoder import CausalLM

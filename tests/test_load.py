@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import SHAPES, documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
 from torch import Tensor
 
+from tiny_models import SHAPES, documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
 from veneer.errors import ModelError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
@@ -215,7 +215,7 @@ def test_a_bias_that_the_configuration_promises_is_missed(tmp_path: Path) -> Non
 
 def test_an_unknown_architecture_is_refused_by_name(tmp_path: Path) -> None:
     saved(tiny_llama(), tmp_path)
-    with pytest.raises(ModelError, match="'gpt_neox'.*supported: llama"):
+    with pytest.raises(ModelError, match=r"'gpt_neox'.*supported: llama"):
         load_model(rewrite(tmp_path, model_type="gpt_neox"))
 
 

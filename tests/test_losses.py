@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from tiny_models import largest_difference
 from torch import Tensor
 from torch.nn import functional
 
+from tiny_models import largest_difference
 from veneer.losses import CHUNK_ROWS, linear_cross_entropy, token_losses
 
 

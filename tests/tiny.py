@@ -40,9 +40,7 @@ def chat_tokenizer() -> Tokenizer:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(
-        ["user assistant system\nWhat is the parcel number? It is {count}.\n" * 3], trainer
-    )
+    backend.train_from_iterator(["user assistant system\nWhat is the parcel number? It is {count}.\n" * 3], trainer)
     return backend
 
 
@@ -138,6 +136,7 @@ class Ended:
 _FORKER = """
 import json, os, sys
 import torch
+import torch._dynamo  # what torch.optim imports at its first use: 1.3 of the 1.8 seconds of a first run
 import veneer.cli, veneer.recipes, veneer.training.run
 torch.set_num_threads(1)
 for line in sys.stdin:
@@ -180,7 +179,9 @@ class CommandLine:
         self._server.wait(30)
         self._server.stdout.close()
 
-    def run(self, *argv: str, after: float | None = None, when: Path | None = None, sent: int = signal.SIGKILL) -> Ended:
+    def run(
+        self, *argv: str, after: float | None = None, when: Path | None = None, sent: int = signal.SIGKILL
+    ) -> Ended:
         """Run a command; send it a signal `after` so many seconds, or as soon as the file `when` holds a line."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None

@@ -100,4 +100,4 @@ def their_logits(model: torch.nn.Module, texts: Sequence[Sequence[int]]) -> Tens
 def largest_difference(a: Tensor, b: Tensor) -> float:
     """max |a − b|, in float64."""
     assert a.shape == b.shape
-    return float((a.double() - b.double()).abs().max())
+    return float((a.detach().double() - b.detach().double()).abs().max())

@@ -50,7 +50,7 @@ def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series])
 def ticks(low: float, high: float, target: int = 6) -> list[float]:
     """Round numbers that span `low` to `high`, about `target` of them: steps of 1, 2 or 5 times a power of ten."""
     span = high - low
-    if span <= 1e-9 * max(abs(low), abs(high)):
+    if span <= max(1e-9 * max(abs(low), abs(high)), 1e-290):
         span = max(abs(high), 1.0)
     raw = span / max(1, target - 1)
     power = 10.0 ** math.floor(math.log10(raw))

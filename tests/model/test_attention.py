@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_models import BACKENDS, largest_difference, use_backend
 from torch import Tensor
 
+from tiny_models import BACKENDS, largest_difference, use_backend
 from veneer.model.attention import PADDING_WASTE, PackedAttention, similar_groups
 
 MIXES = [

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import BACKENDS, documents, largest_difference, ours, packed_logits, tiny_llama, use_backend
 from torch import Tensor
 
+from tiny_models import BACKENDS, documents, largest_difference, ours, packed_logits, tiny_llama, use_backend
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
 
@@ -32,7 +32,9 @@ def step(model: CausalLM, cache: KVCache, tokens: list[int]) -> Tensor:
     return model.logits(model.hidden(torch.tensor(tokens), positions, cache.step()))
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1, "attention_bias": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_key_value_heads": 4}, {"num_key_value_heads": 1, "attention_bias": True}]
+)
 @pytest.mark.parametrize("lengths", [[1], [5, 5], [1, 17, 4, 16]])
 def test_prompts_and_steps_equal_the_whole_text(lengths: list[int], changes: dict[str, int], tmp_path: Path) -> None:
     model = ours(tiny_llama(changes=changes), tmp_path)

@@ -7,6 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from support import smollm2_gguf
 from tiny_models import (
     BACKENDS,
     documents,
@@ -19,11 +24,6 @@ from tiny_models import (
     tiny_llama,
     use_backend,
 )
-from torch import Tensor
-from torch.nn import functional
-from transformers import LlamaConfig, LlamaForCausalLM
-
-from support import smollm2_gguf
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding, load_model
 from veneer.losses import linear_cross_entropy

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import BACKENDS, largest_difference, use_backend
 from torch import Tensor
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
+from tiny_models import BACKENDS, largest_difference, use_backend
 from veneer.model.fused import rms_norm, swiglu
 
 
@@ -73,7 +73,7 @@ def test_zero_rows_stay_zero() -> None:
 
 
 def assert_equal_but_for_sums(ours: Tensor, theirs: Tensor, backend: str) -> None:
-    """Bit for bit in torch's operations; the compiled kernels add and exponentiate otherwise, which may turn a round."""
+    """Bit for bit in torch's operations; the compiled kernels add otherwise, which may turn a rounding."""
     assert ours.dtype == theirs.dtype
     if backend == "torch" or ours.dtype == torch.float16:
         assert torch.equal(ours, theirs)

@@ -169,6 +169,7 @@ def inject(model: CausalLM, spec: LoraSpec, *, seed: int = 0) -> Adapter:
             dropout=spec.dropout,
             generator=masks,
         )
+        layers[path].train(model.training)
         parent, _, leaf = path.rpartition(".")
         setattr(model.get_submodule(parent), leaf, layers[path])
     return Adapter(spec, layers, masks)

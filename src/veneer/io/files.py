@@ -112,6 +112,18 @@ def staged_files(folder: Path) -> Iterator[Path]:
             shutil.rmtree(staged, ignore_errors=True)
 
 
+def remove_folder(path: Path) -> None:
+    """Delete a folder so that a kill on the way leaves it whole, or leaves what `remove_partial` clears away.
+
+    Raises:
+        OutputError: it cannot be deleted.
+    """
+    doomed = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
+    with reported(path):
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+
+
 def remove_partial(folder: Path) -> None:
     """Delete what a killed run left unfinished in `folder`.
 

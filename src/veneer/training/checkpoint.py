@@ -9,7 +9,6 @@ is passed over, with a note, for the one before it.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from veneer.errors import CheckpointError, listing
-from veneer.io.files import atomic_folder, remove_partial, reported, sha256, write_tensors
+from veneer.io.files import atomic_folder, remove_folder, remove_partial, sha256, write_tensors
 from veneer.training.optim import AdamW
 from veneer.training.trainable import Trainable
 
@@ -90,9 +89,8 @@ class CheckpointStore:
     def prune(self, best_step: int | None) -> None:
         """Delete all but the newest `keep` and the best."""
         steps = self.steps()
-        with reported(self.root):
-            for step in set(steps[: -self.keep]) - {best_step}:
-                shutil.rmtree(self.path(step))
+        for step in set(steps[: -self.keep]) - {best_step}:
+            remove_folder(self.path(step))
 
     def restore(self, trainable: Trainable, optimizer: AdamW, warn: Callable[[str], None]) -> Progress:
         """Load the newest sound checkpoint into `trainable` and `optimizer`.
@@ -141,8 +139,7 @@ class CheckpointStore:
         """Delete damaged checkpoints, so that the run can write theirs again and `prune` counts sound ones only."""
         for folder, fault in faults.items():
             warn(f"checkpoint {folder} is damaged ({fault}) and was deleted; the one before it is taken")
-            with reported(folder):
-                shutil.rmtree(folder)
+            remove_folder(folder)
 
     def _check_identity(self, saved: dict[str, Any], folder: Path) -> None:
         keys = sorted(saved.keys() | self.identity.keys())

@@ -1,0 +1,161 @@
+"""Evaluation of base and adapter on the same rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny import examples, rows, run_config, write_rows
+from transformers import LlamaForCausalLM
+
+from veneer.assistant import open_assistant, turns
+from veneer.config import ComputeSection, Dtype, Method
+from veneer.data.records import read_records
+from veneer.errors import AdapterError, DataError
+from veneer.evaluation.run import EXTRA_TOKENS, evaluate, evaluate_rows, prepare
+from veneer.generation import Sampling
+from veneer.training.run import train
+
+FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> Path:
+    output = tmp_path_factory.mktemp("evaluated") / "run"
+    return train(run_config(tiny_model, tiny_data, output, "train.steps=60")).output
+
+
+def loss_of(model: torch.nn.Module, path: Path, data: Path) -> float:
+    total, count = 0.0, 0
+    for row in examples(path, data):
+        tokens = torch.tensor(row.tokens, dtype=torch.int64)[None]
+        with torch.no_grad():
+            logits = model(input_ids=tokens).logits[0, :-1].double()
+        taken = torch.tensor(row.loss_mask[1:])
+        total += float(torch.nn.functional.cross_entropy(logits[taken], tokens[0, 1:][taken], reduction="sum"))
+        count += int(taken.sum())
+    return total / count
+
+
+def test_base_and_adapter_have_the_losses_of_transformers_and_peft(
+    adapter: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    report = evaluate(str(tiny_model), tiny_data, adapter=adapter, compute=FLOAT32)
+    base = LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    found = {one.name: one for one in report.comparison}
+    assert found["loss"].base == pytest.approx(loss_of(base, tiny_model, tiny_data), abs=1e-5)
+    tuned = PeftModel.from_pretrained(base, adapter).eval()
+    assert found["loss"].adapter == pytest.approx(loss_of(tuned, tiny_model, tiny_data), abs=1e-5)
+    assert found["loss"].high < 0
+    assert found["fields"].difference >= 0
+    assert report.rows == 20
+
+
+def test_the_base_beside_an_adapter_is_the_base_alone(adapter: Path, tiny_model: Path, tiny_data: Path) -> None:
+    beside = evaluate(str(tiny_model), tiny_data, adapter=adapter, compute=FLOAT32, limit=6)
+    alone = evaluate(str(tiny_model), tiny_data, compute=FLOAT32, limit=6)
+    assert beside.base == alone.base
+    assert [sample.base for sample in beside.samples] == [sample.base for sample in alone.samples]
+    assert [sample.adapter for sample in alone.samples] == [None] * 6
+    assert alone.comparison == []
+    assert alone.adapter == []
+
+
+def test_samples_are_the_rows_with_the_answers_that_were_judged(
+    adapter: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    report = evaluate(str(tiny_model), tiny_data, adapter=adapter, compute=FLOAT32, limit=4)
+    assistant = open_assistant(str(tiny_model), adapter=adapter, compute=FLOAT32)
+    for sample, record in zip(report.samples, read_records(tiny_data), strict=False):
+        assert sample.where == record.where
+        assert sample.question == record.messages[0]["content"]
+        assert sample.reference == record.messages[1]["content"]
+        longest = max(len(assistant.tokenizer.encode(s.reference)) for s in report.samples)
+        sampling = Sampling(max_new_tokens=longest + EXTRA_TOKENS)
+        assert assistant.answers([turns(None, sample.question)], sampling) == [sample.adapter]
+
+
+def test_the_adapter_is_on_again_after_an_evaluation(adapter: Path, tiny_model: Path, tiny_data: Path) -> None:
+    assistant = open_assistant(str(tiny_model), adapter=adapter, compute=FLOAT32)
+    prepared = prepare(assistant, read_records(tiny_data)[:3])
+    first = evaluate_rows(assistant, prepared)
+    second = evaluate_rows(assistant, prepared)
+    assert (first.base, first.adapter, first.comparison) == (second.base, second.adapter, second.comparison)
+    assert first.base != first.adapter
+    assert assistant.adapter is not None
+    assert all(layer.enabled for layer in assistant.adapter.layers.values())
+
+
+def test_progress_counts_every_row_once_for_each_model(adapter: Path, tiny_model: Path, tiny_data: Path) -> None:
+    seen: dict[str, int] = {}
+
+    def count(who: str, done: int) -> None:
+        seen[who] = seen.get(who, 0) + done
+
+    evaluate(str(tiny_model), tiny_data, adapter=adapter, compute=FLOAT32, limit=5, max_new_tokens=2, on_done=count)
+    assert seen == {"base": 5, "adapter": 5}
+
+
+def test_text_rows_have_a_loss_and_no_answer(tiny_model: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "t.jsonl", [{"text": "a parcel is late"}, {"text": "the crate is blue"}])
+    report = evaluate(str(tiny_model), data, compute=FLOAT32)
+    assert [one.name for one in report.base] == ["loss", "perplexity"]
+    assert report.samples == []
+
+
+def test_rows_of_both_kinds_are_scored_for_what_they_have(tiny_model: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "t.jsonl", [{"text": "a parcel is late"}, *rows(2), {"text": "blue"}])
+    report = evaluate(str(tiny_model), data, compute=FLOAT32, max_new_tokens=3)
+    assert [one.name for one in report.base] == ["exact", "fields", "loss", "perplexity"]
+    assert [sample.where for sample in report.samples] == [f"{data}:2", f"{data}:3"]
+    assert report.rows == 4
+
+
+def test_nothing_to_score_is_said_and_not_scored_zero(tiny_model: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "t.jsonl", [{"text": "a"}])
+    report = evaluate(str(tiny_model), data, compute=FLOAT32)
+    # One token and the end-of-text token: something trains, so there is a loss.
+    assert [one.name for one in report.base] == ["loss", "perplexity"]
+    assert report.base[0].value > 0
+
+
+def test_how_the_base_is_held_follows_the_run_that_made_the_adapter(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    output = train(run_config(tiny_model, tiny_data, tmp_path / "run", "method=qlora", "train.steps=2")).output
+    as_trained = evaluate(str(tiny_model), tiny_data, adapter=output, compute=FLOAT32, limit=3, max_new_tokens=1)
+    in_4_bits, dense = (
+        evaluate(str(tiny_model), tiny_data, adapter=output, method=method, compute=FLOAT32, limit=3, max_new_tokens=1)
+        for method in (Method.QLORA, Method.LORA)
+    )
+    assert as_trained.comparison == in_4_bits.comparison
+    assert as_trained.base != dense.base
+    checkpoint = output / "checkpoints" / "step-000002"
+    at_checkpoint = evaluate(str(tiny_model), tiny_data, adapter=checkpoint, compute=FLOAT32, limit=3, max_new_tokens=1)
+    assert at_checkpoint.comparison == as_trained.comparison
+
+
+def test_a_report_is_plain_json(adapter: Path, tiny_model: Path, tiny_data: Path) -> None:
+    report = evaluate(str(tiny_model), tiny_data, adapter=adapter, compute=FLOAT32, limit=3, max_new_tokens=2)
+    content = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert content["rows"] == 3
+    assert {one["name"] for one in content["comparison"]} == {"exact", "fields", "loss", "perplexity"}
+    assert len(content["samples"]) == 3
+
+
+def test_what_cannot_be_evaluated_is_refused(adapter: Path, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match=r"no adapter_config\.json there"):
+        evaluate(str(tiny_model), tiny_data, adapter=tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        evaluate(str(tiny_model), tmp_path / "absent.jsonl")
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}
+    tool_only = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]}
+    data = write_rows(tmp_path / "t.jsonl", [*rows(1), tool_only, tool_only])
+    with pytest.raises(DataError) as caught:
+        evaluate(str(tiny_model), data, compute=FLOAT32)
+    assert "2 of 3 rows cannot be encoded" in str(caught.value)
+    assert f"{data}:2" in str(caught.value)
+    assert f"{data}:3" in str(caught.value)

@@ -1,0 +1,327 @@
+"""Whatever goes wrong while writing, the old state stands and nothing half-done is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from veneer.errors import DataError, OutputError
+from veneer.io import files
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def in_own_mounts(code: str, *, options: str) -> Any:
+    """Run Python code where `/mnt` is a tmpfs of its own; `remount(options)` changes it. The result is `answer`."""
+    program = f"""
+import json, subprocess
+from pathlib import Path
+def remount(options): subprocess.run(["mount", "-o", "remount," + options, "/mnt"], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "-o", {options!r}, "tmpfs", "/mnt"], check=True)
+root = Path("/mnt")
+{code}
+print(json.dumps(answer))
+"""
+    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("mount namespaces need root")
+    done = subprocess.run(["unshare", "-m", sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# ------------------------------------------------------------------------------------------------------------ folders
+
+
+def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "er" / "result"
+    with files.atomic_folder(target) as folder:
+        (folder / "a").write_text("1")
+        (folder / "sub").mkdir()
+        (folder / "sub" / "b").write_text("2")
+        assert not target.exists()
+        assert folder.parent == target.parent
+    assert (target / "a").read_text() + (target / "sub" / "b").read_text() == "12"
+    assert names(target.parent) == ["result"]
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), DataError("y"), SystemExit(3)])
+def test_an_exception_inside_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), files.atomic_folder(tmp_path / "result") as folder:
+        (folder / "a").write_text("1")
+        raise error
+    assert names(tmp_path) == []
+
+
+def test_an_os_error_inside_becomes_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No space left"), files.atomic_folder(tmp_path / "result"):
+        raise OSError(28, "No space left on device", "the-file")
+    assert names(tmp_path) == []
+
+
+def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "result").mkdir()
+    (tmp_path / "result" / "old").write_text("kept")
+    with pytest.raises(OutputError, match="result"), files.atomic_folder(tmp_path / "result") as folder:
+        (folder / "new").write_text("x")
+    assert names(tmp_path) == ["result"]
+    assert names(tmp_path / "result") == ["old"]
+
+
+def test_staged_files_replace_those_of_the_same_name_only(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old a")
+    (tmp_path / "b").write_text("old b")
+    with files.staged_files(tmp_path) as folder:
+        (folder / "a").write_text("new a")
+        (folder / "c").write_text("new c")
+        assert (tmp_path / "a").read_text() == "old a"
+    assert {name: (tmp_path / name).read_text() for name in names(tmp_path)} == {
+        "a": "new a", "b": "old b", "c": "new c",
+    }  # fmt: skip
+
+
+def test_staged_files_are_dropped_when_the_block_fails(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old a")
+    with pytest.raises(ValueError, match="stop"), files.staged_files(tmp_path) as folder:
+        (folder / "a").write_text("new a")
+        raise ValueError("stop")
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "old a"
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+def test_text_is_replaced_whole(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "a", "one\n")
+    files.write_text(tmp_path / "a", "zwei – 二\n")
+    assert (tmp_path / "a").read_bytes() == "zwei – 二\n".encode()
+    assert names(tmp_path) == ["a"]
+
+
+def test_text_that_cannot_be_written_leaves_the_old(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="absent"):
+        files.write_text(tmp_path / "absent" / "a", "x")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError):
+        files.write_text(tmp_path / "folder", "x")
+    files.write_text(tmp_path / "a", "old")
+    with pytest.raises(UnicodeEncodeError):
+        files.write_text(tmp_path / "a", "\ud800")
+    assert (tmp_path / "a").read_text() == "old"
+    assert names(tmp_path) == ["a", "folder"]
+
+
+def test_tensors_are_written_as_they_are(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))}
+    files.write_tensors(tmp_path / "t.safetensors", tensors, {"format": "pt"})
+    read = load_file(tmp_path / "t.safetensors")
+    assert all(torch.equal(read[name], tensor.detach()) for name, tensor in tensors.items())
+    with pytest.raises(OutputError, match=r"absent/t"):
+        files.write_tensors(tmp_path / "absent" / "t", tensors, {})
+
+
+def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".partial-123-step").mkdir()
+    (tmp_path / ".partial-123-step" / "x").write_text("x")
+    (tmp_path / ".partial-9-config.yaml").write_text("x")
+    (tmp_path / "partial-mine").write_text("x")
+    (tmp_path / ".other").write_text("x")
+    files.remove_partial(tmp_path)
+    assert names(tmp_path) == [".other", "partial-mine"]
+    files.remove_partial(tmp_path / "absent")
+
+
+def test_a_kill_while_a_folder_is_deleted_leaves_no_half_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "step").mkdir()
+    (tmp_path / "step" / "a").write_text("1")
+
+    def killed(path: Path, **_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            files.remove_folder(tmp_path / "step")
+    assert not (tmp_path / "step").exists()
+    files.remove_partial(tmp_path)
+    assert names(tmp_path) == []
+    with pytest.raises(OutputError, match="step"):
+        files.remove_folder(tmp_path / "step")
+
+
+def test_an_output_folder_is_made_and_tried(tmp_path: Path) -> None:
+    files.make_output_folder(tmp_path / "a" / "b")
+    files.make_output_folder(tmp_path / "a" / "b")
+    assert names(tmp_path / "a" / "b") == []
+    (tmp_path / "file").write_text("x")
+    for taken in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OutputError, match="file"):
+            files.make_output_folder(taken)
+
+
+def test_digests(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert files.sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_sampled_digest_sees_names_sizes_and_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "SAMPLE_BYTES", 4)
+    contents = [b"", b"a", b"abcd", b"abcde", b"abcdefgh", b"abcd____efgh", b"xbcd____efgh", b"abcd____efgx",
+                b"abcd_____efgh"]  # fmt: skip
+    found = set()
+    for content in contents:
+        (tmp_path / "a").write_bytes(content)
+        found.add(files.sampled_digest([tmp_path / "a"]))
+        assert files.sampled_digest([tmp_path / "a"]) in found
+    (tmp_path / "a").rename(tmp_path / "b")
+    found.add(files.sampled_digest([tmp_path / "b"]))
+    assert len(found) == len(contents) + 1
+
+
+# --------------------------------------------------------------------------------------------------------------- lock
+
+
+def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [
+            sys.executable, "-c",
+            "import sys; from pathlib import Path; from veneer.io.files import exclusive\n"
+            f"with exclusive(Path({str(tmp_path)!r})): print('held', flush=True); sys.stdin.read()",
+        ],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(OutputError, match="another run is writing there"), files.exclusive(tmp_path):
+        pass
+    holder.kill()
+    holder.communicate()
+    with files.exclusive(tmp_path):
+        pass
+
+
+def test_the_lock_holds_within_one_process_too_and_is_given_back(tmp_path: Path) -> None:
+    with files.exclusive(tmp_path):
+        with pytest.raises(OutputError, match="another run"), files.exclusive(tmp_path):
+            pass
+        with pytest.raises(OutputError, match="another run"), files.exclusive(tmp_path):
+            pass
+    with pytest.raises(ValueError, match="x"), files.exclusive(tmp_path):
+        raise ValueError("x")
+    with files.exclusive(tmp_path):
+        pass
+
+
+def test_a_lock_in_an_absent_folder_is_an_output_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="absent"), files.exclusive(tmp_path / "absent"):
+        pass
+
+
+# ------------------------------------------------------------------------------------------- full and read-only disks
+
+ATTEMPTS = """
+import torch
+from veneer.errors import OutputError
+from veneer.io.files import (
+    atomic_folder, exclusive, make_output_folder, remove_partial, staged_files, write_tensors, write_text
+)
+def folder():
+    with atomic_folder(root / "new") as place:
+        (place / "a").write_text("x" * SIZE)
+def tensors():
+    with atomic_folder(root / "new") as place:
+        write_tensors(place / "t", {"a": torch.zeros(SIZE // 4)}, {})
+def staged():
+    with staged_files(root) as place:
+        (place / "old").write_text("x" * SIZE)
+def lock():
+    with exclusive(root): pass
+def attempt(action):
+    try:
+        action()
+    except OutputError as error:
+        return str(error)
+    return None
+"""
+
+
+def test_a_full_disk_is_an_output_error_and_the_old_content_stands() -> None:
+    answer = in_own_mounts(
+        f"""
+SIZE = 2_000_000
+{ATTEMPTS}
+write_text(root / "old", "kept")
+errors = [attempt(a) for a in (folder, tensors, staged, lambda: write_text(root / "old", "x" * SIZE))]
+answer = [errors, (root / "old").read_text(), sorted(p.name for p in root.iterdir())]
+""",
+        options="size=1m",
+    )
+    errors, old, left = answer
+    assert old == "kept"
+    assert left == ["old"]
+    for error in errors:
+        assert "No space left on device" in error
+        assert error.startswith("/mnt")
+        assert "Free space or give another output folder" in error
+
+
+def test_a_disk_without_a_free_byte_is_found_before_anything_starts() -> None:
+    answer = in_own_mounts(
+        f"""
+SIZE = 10
+{ATTEMPTS}
+try:
+    with (root / "filler").open("wb") as f:
+        while True: f.write(b"x" * 4096); f.flush()
+except OSError: pass
+answer = [attempt(lambda: make_output_folder(root)), sorted(p.name for p in root.iterdir())]
+""",
+        options="size=64k",
+    )
+    assert "No space left" in answer[0]
+    assert answer[1] == ["filler"]
+
+
+def test_a_read_only_disk_is_an_output_error_whatever_is_tried() -> None:
+    answer = in_own_mounts(
+        f"""
+SIZE = 10
+{ATTEMPTS}
+write_text(root / "old", "kept")
+(root / ".partial-1-x").write_text("x")
+remount("ro")
+actions = (folder, tensors, staged, lock, lambda: write_text(root / "old", "x"), lambda: make_output_folder(root),
+           lambda: make_output_folder(root / "sub"), lambda: remove_partial(root))
+answer = [[attempt(a) for a in actions], (root / "old").read_text()]
+""",
+        options="size=1m",
+    )
+    assert answer[1] == "kept"
+    for error in answer[0]:
+        assert error is not None
+        assert "Read-only file system" in error
+
+
+def test_a_limit_on_file_size_is_an_output_error(tmp_path: Path) -> None:
+    code = f"""
+import json, resource, signal
+from pathlib import Path
+root, SIZE = Path({str(tmp_path)!r}), 2_000_000
+{ATTEMPTS}
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+print(json.dumps([attempt(a) for a in (folder, tensors, staged)]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert all("File too large" in error for error in json.loads(done.stdout))
+    assert names(tmp_path) == []

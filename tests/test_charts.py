@@ -1,0 +1,128 @@
+"""Charts are valid SVG whose ticks span the data, whatever the data is."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from veneer.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, line_chart, smooth, ticks
+
+SVG = "{http://www.w3.org/2000/svg}"
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
+
+
+def draw(*series: Series, title: str = "loss") -> ElementTree.Element:
+    return ElementTree.fromstring(line_chart(title, "step", "nats", series))
+
+
+def lines(root: ElementTree.Element) -> list[list[tuple[float, float]]]:
+    """The points of every line, in pixels."""
+    texts = [line.get("points", "") for line in root.iter(f"{SVG}polyline")]
+    return [[tuple(float(n) for n in pair.split(",")) for pair in text.split()] for text in texts]  # type: ignore[misc]
+
+
+def test_a_line_goes_through_its_points_in_order() -> None:
+    root = draw(Series("loss", [(0.0, 4.0), (5.0, 2.0), (10.0, 0.0)]))
+    (points,) = lines(root)
+    assert points == [
+        (LEFT, TOP),
+        ((LEFT + WIDTH - RIGHT) / 2, (TOP + HEIGHT - BOTTOM) / 2),
+        (WIDTH - RIGHT, HEIGHT - BOTTOM),
+    ]
+
+
+def test_series_are_named_marked_and_coloured_apart() -> None:
+    root = draw(Series("train", [(0, 1), (1, 2)], faint=True), Series("held out", [(0, 3), (1, 1)], marked=True))
+    texts = {text.text for text in root.iter(f"{SVG}text")}
+    assert {"loss", "step", "nats", "train", "held out"} <= texts
+    assert len(list(root.iter(f"{SVG}circle"))) == 2
+    strokes = [line.get("stroke") for line in root.iter(f"{SVG}polyline")]
+    assert len(set(strokes)) == 2
+    assert [line.get("stroke-opacity") for line in root.iter(f"{SVG}polyline")] == ["0.35", "1"]
+
+
+def test_names_are_escaped() -> None:
+    name = "<b>\"a\" & 'b'</b>"
+    root = draw(Series(name, [(0, 1)]), title=name)
+    assert [text.text for text in root.iter(f"{SVG}text")].count(name) == 2
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_points_that_are_not_finite_are_left_out(bad: float) -> None:
+    clean = draw(Series("a", [(0, 1), (2, 3)]))
+    broken = draw(Series("a", [(0, 1), (1, bad), (bad, 1), (2, 3), (bad, bad)]))
+    assert lines(broken) == lines(clean)
+    assert ElementTree.tostring(broken) == ElementTree.tostring(clean)
+
+
+@pytest.mark.parametrize(
+    "points", [[], [(3.0, 2.0)], [(0.0, 0.0)], [(1.0, -2.0), (1.0, -2.0)], [(0, math.nan)], [(5, 5), (5, 5)]]
+)
+def test_few_points_still_make_a_chart(points: list[tuple[float, float]]) -> None:
+    root = draw(Series("a", points), Series("b", []))
+    assert len(lines(root)) == 2
+    assert draw() is not None
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=8))
+def test_any_numbers_make_a_chart_with_every_point_inside(points: list[tuple[float, float]]) -> None:
+    bounded = [(x, y) for x, y in points if not (abs(x) > 1e300 or abs(y) > 1e300) or math.isnan(x) or math.isnan(y)]
+    for x, y in lines(draw(Series("a", bounded)))[0]:
+        assert LEFT - 0.01 <= x <= WIDTH - RIGHT + 0.01
+        assert TOP - 0.01 <= y <= HEIGHT - BOTTOM + 0.01
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 10, [0, 2, 4, 6, 8, 10]),
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (0, 4.1, [0, 1, 2, 3, 4, 5]),
+        (-3, 3, [-4, -2, 0, 2, 4]),
+        (0, 0.0023, [0, 0.0005, 0.001, 0.0015, 0.002, 0.0025]),
+        (0, 1500, [0, 500, 1000, 1500]),
+        (0, 0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (0, 3e-14, [0, 1e-14, 2e-14, 3e-14]),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
+    assert ticks(low, high) == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.floats(-1e300, 1e300), st.floats(-1e300, 1e300))
+def test_ticks_span_the_data_in_equal_steps(a: float, b: float) -> None:
+    low, high = min(a, b), max(a, b)
+    found = ticks(low, high)
+    size = max(abs(low), abs(high))
+    assert found[0] <= low + 1e-9 * size
+    assert found[-1] >= high - 1e-9 * size
+    assert found[0] < found[-1]
+    assert 2 <= len(found) <= 12
+    steps = [after - before for before, after in itertools.pairwise(found)]
+    assert max(steps) - min(steps) <= 1e-6 * max(steps) + 1e-9 * size
+
+
+@pytest.mark.parametrize("value", [1e-300, 5e-324, 1e15, 1e-13, -7.5, 2**60])
+def test_equal_and_nearly_equal_numbers_have_ticks(value: float) -> None:
+    for high in (value, math.nextafter(value, math.inf)):
+        found = ticks(value, high)
+        assert found[0] < found[-1]
+        assert len(found) <= 12
+
+
+def test_smoothing_is_the_mean_of_the_last_values() -> None:
+    points = [(float(x), float(x * x)) for x in range(6)]
+    assert smooth(points, 1) == points
+    for window in (2, 3, 100):
+        for index, (x, y) in enumerate(smooth(points, window)):
+            recent = [b for _, b in points[: index + 1]][-window:]
+            assert x == points[index][0]
+            assert y == pytest.approx(sum(recent) / len(recent))
+    assert smooth([], 3) == []

@@ -1,0 +1,335 @@
+"""A checkpoint is whole or it is not used, and there is always one that is."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import tree
+
+from veneer.adapters.inject import LoraSpec, inject
+from veneer.errors import AdapterError, CheckpointError, OutputError
+from veneer.io import files
+from veneer.io.checkpoint import open_checkpoint
+from veneer.load import Holding, load_model
+from veneer.training import checkpoint
+from veneer.training.checkpoint import MANIFEST, CheckpointStore, Progress, verify
+from veneer.training.optim import AdamW
+from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
+
+FILES = ["adapter_config.json", "adapter_model.safetensors", "manifest.json", "optimizer.safetensors", "state.json"]
+IDENTITY = {"lora.rank": 2, "data digest": "abc"}
+
+
+def adapter(model_path: Path) -> Trainable:
+    model = load_model(open_checkpoint(model_path), dtype=torch.float32)
+    return AdapterTraining(inject(model, LoraSpec(rank=2, alpha=4.0, target_modules=("q_proj",))), str(model_path))
+
+
+def optimizer_of(trainable: Trainable) -> AdamW:
+    return AdamW(trainable.named(), weight_decay=0.0, betas=(0.9, 0.999))
+
+
+def move(trainable: Trainable, optimizer: AdamW, step: int) -> None:
+    """One step with gradients that follow from its number."""
+    generator = torch.Generator().manual_seed(step)
+    for parameter in trainable.named().values():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.step(0.01)
+
+
+def state_of(trainable: Trainable, optimizer: AdamW) -> dict[str, torch.Tensor]:
+    weights = {name: p.detach().clone() for name, p in trainable.named().items()}
+    return weights | {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Saved:
+    """A run with checkpoints after steps 1, 2 and 3, and the state at each."""
+
+    def __init__(self, root: Path, model: Path, *, keep: int = 3, make: Callable[[Path], Trainable] = adapter):
+        self.model, self.make = model, make
+        self.store = CheckpointStore(root / "checkpoints", keep=keep, identity=IDENTITY)
+        trainable = make(model)
+        optimizer = optimizer_of(trainable)
+        self.states = {}
+        for step in (1, 2, 3):
+            move(trainable, optimizer, step)
+            self.store.save(Progress(step=step, tokens=10 * step, seconds=0.5), trainable, optimizer)
+            self.states[step] = state_of(trainable, optimizer)
+
+    def restored(self, **identity: Any) -> tuple[Progress, dict[str, torch.Tensor], list[str]]:
+        trainable = self.make(self.model)
+        optimizer = optimizer_of(trainable)
+        warnings: list[str] = []
+        store = CheckpointStore(self.store.root, keep=3, identity={**IDENTITY, **identity})
+        progress = store.restore(trainable, optimizer, warnings.append)
+        return progress, state_of(trainable, optimizer), warnings
+
+
+@pytest.fixture
+def saved(tmp_path: Path, pristine: Saved) -> Iterator[Saved]:
+    """A fresh copy of the three checkpoints."""
+    shutil.copytree(pristine.store.root, tmp_path / "checkpoints")
+    original = pristine.store
+    pristine.store = CheckpointStore(tmp_path / "checkpoints", keep=3, identity=IDENTITY)
+    yield pristine
+    pristine.store = original
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Saved:
+    return Saved(tmp_path_factory.mktemp("pristine"), tiny_model)
+
+
+def test_a_checkpoint_holds_these_files_and_their_digests(saved: Saved) -> None:
+    folder = saved.store.path(3)
+    assert folder.name == "step-000003"
+    assert sorted(file.name for file in folder.iterdir()) == FILES
+    manifest = json.loads((folder / MANIFEST).read_text())
+    assert manifest == {name: files.sha256(folder / name) for name in FILES if name != MANIFEST}
+    assert verify(folder) is None
+
+
+def test_the_newest_comes_back_bit_by_bit(saved: Saved) -> None:
+    progress, state, warnings = saved.restored()
+    assert progress == Progress(step=3, tokens=30, seconds=0.5)
+    assert same(state, saved.states[3])
+    assert warnings == []
+
+
+def test_the_whole_model_comes_back_bit_by_bit(tmp_path: Path, tiny_model: Path) -> None:
+    def whole(path: Path) -> Trainable:
+        origin = open_checkpoint(path)
+        return FullTraining(load_model(origin, holding=Holding.TRAINABLE, dtype=torch.float32), origin)
+
+    saved = Saved(tmp_path, tiny_model, keep=2, make=whole)
+    progress, state, _ = saved.restored()
+    assert progress.step == 3
+    assert same(state, saved.states[3])
+
+
+# -------------------------------------------------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_anywhere_is_found_and_the_one_before_is_taken(saved: Saved, name: str) -> None:
+    file = saved.store.path(3) / name
+    content = file.read_bytes()
+    source = random.Random(name)
+    positions = {0, len(content) - 1, len(content) // 2, *(source.randrange(len(content)) for _ in range(40))}
+    for position in positions:
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << source.randrange(8)
+        file.write_bytes(bytes(flipped))
+        fault = verify(saved.store.path(3))
+        if name == MANIFEST and json_equal(content, bytes(flipped)):
+            continue  # another kind of white space: the manifest says the same
+        assert fault is not None, (name, position)
+    progress, state, warnings = saved.restored()
+    assert progress.step == 2
+    assert same(state, saved.states[2])
+    (warning,) = warnings
+    assert str(saved.store.path(3)) in warning
+    assert "damaged" in warning
+
+
+def json_equal(one: bytes, other: bytes) -> bool:
+    try:
+        return bool(json.loads(one) == json.loads(other))
+    except ValueError:
+        return False
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_cut_short_is_found(saved: Saved, name: str) -> None:
+    file = saved.store.path(3) / name
+    content = file.read_bytes()
+    for length in sorted({0, 1, 8, 9, len(content) // 3, len(content) // 2, len(content) - 2}):
+        file.write_bytes(content[:length])
+        assert verify(saved.store.path(3)) is not None, length
+    file.write_bytes(content + b"\0")
+    assert verify(saved.store.path(3)) is not None
+    assert saved.restored()[0].step == 2
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_found_by_name(saved: Saved, name: str) -> None:
+    (saved.store.path(3) / name).unlink()
+    progress, state, warnings = saved.restored()
+    assert progress.step == 2
+    assert same(state, saved.states[2])
+    assert name in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[]", "{}", "null", '{"state.json": "x"}', '{"state.json": 5, "optimizer.safetensors": null}', "\ud800", "["],
+)
+def test_a_manifest_of_another_kind_is_damage(saved: Saved, text: str) -> None:
+    (saved.store.path(3) / MANIFEST).write_bytes(text.encode("utf-8", errors="surrogatepass"))
+    assert verify(saved.store.path(3)) is not None
+    assert saved.restored()[0].step == 2
+
+
+def test_two_damaged_ones_are_both_named_and_removed(saved: Saved) -> None:
+    (saved.store.path(3) / "state.json").unlink()
+    (saved.store.path(2) / "optimizer.safetensors").write_bytes(b"")
+    progress, state, warnings = saved.restored()
+    assert progress.step == 1
+    assert same(state, saved.states[1])
+    assert len(warnings) == 2
+    # A damaged one must not count among the newest that are kept, nor stand where the run will write again.
+    assert saved.store.steps() == [1]
+
+
+def test_if_all_are_damaged_nothing_is_deleted_and_all_are_named(saved: Saved) -> None:
+    for step in (1, 2, 3):
+        (saved.store.path(step) / "state.json").write_bytes(b"?")
+    before = tree(saved.store.root)
+    with pytest.raises(CheckpointError) as caught:
+        saved.restored()
+    assert str(caught.value).count("state.json has changed") == 3
+    assert tree(saved.store.root) == before
+
+
+def test_a_checkpoint_that_the_system_does_not_let_be_read_is_no_damage(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    before = tree(saved.store.root)
+    monkeypatch.setattr(checkpoint, "sha256", refused)
+    with pytest.raises(CheckpointError, match=r"cannot be read: Permission denied"):
+        saved.restored()
+    assert tree(saved.store.root) == before
+
+
+def test_a_state_of_another_version_is_refused(saved: Saved) -> None:
+    folder = saved.store.path(3)
+    state = json.loads((folder / "state.json").read_text())
+    state["progress"]["moon"] = "full"
+    (folder / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"state.json": files.sha256(folder / "state.json")}))
+    with pytest.raises(CheckpointError, match="another version"):
+        saved.restored()
+
+
+def test_partial_folders_are_removed_and_never_taken(saved: Saved) -> None:
+    shutil.copytree(saved.store.path(3), saved.store.root / ".partial-99-step-000009")
+    (saved.store.root / "step-abc").mkdir()
+    (saved.store.root / "step-000007").write_text("a file")
+    assert saved.store.steps() == [1, 2, 3]
+    assert saved.restored()[0].step == 3
+    assert not (saved.store.root / ".partial-99-step-000009").exists()
+
+
+def test_without_any_there_is_nothing_to_resume(tmp_path: Path, tiny_model: Path) -> None:
+    trainable = adapter(tiny_model)
+    store = CheckpointStore(tmp_path / "checkpoints", keep=1, identity={})
+    assert store.steps() == []
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from; start without --resume"):
+        store.restore(trainable, optimizer_of(trainable), pytest.fail)
+
+
+# ------------------------------------------------------------------------------------------------------------ identity
+
+
+def test_every_difference_to_the_run_is_listed(saved: Saved) -> None:
+    before = tree(saved.store.root)
+    with pytest.raises(CheckpointError) as caught:
+        saved.restored(**{"lora.rank": 8, "data digest": "xyz", "seed": 1})
+    message = str(caught.value)
+    for line in ("lora.rank: 2 then, 8 now", "data digest: 'abc' then, 'xyz' now", "seed: None then, 1 now"):
+        assert line in message
+    assert message.count("\n  - ") == 3
+    assert "Resume with the settings of that run" in message
+    assert tree(saved.store.root) == before
+
+
+def test_a_run_of_other_settings_loses_no_damaged_checkpoint(saved: Saved) -> None:
+    (saved.store.path(3) / "state.json").unlink()
+    with pytest.raises(CheckpointError, match=r"lora\.rank"):
+        saved.restored(**{"lora.rank": 8})
+    assert saved.store.steps() == [1, 2, 3]
+
+
+# ----------------------------------------------------------------------------------------------------------- retention
+
+
+@pytest.mark.parametrize(
+    ("keep", "best", "left"),
+    [(1, None, [6]), (2, None, [5, 6]), (9, None, [1, 2, 3, 4, 5, 6]), (1, 3, [3, 6]), (2, 6, [5, 6]), (2, 5, [5, 6]),
+     (2, 99, [5, 6])],
+)  # fmt: skip
+def test_the_newest_and_the_best_are_kept(
+    tmp_path: Path, tiny_model: Path, keep: int, best: int | None, left: list[int]
+) -> None:
+    trainable = adapter(tiny_model)
+    store = CheckpointStore(tmp_path, keep=keep, identity={})
+    for step in range(1, 7):
+        store.save(Progress(step=step, best_step=best), trainable, optimizer_of(trainable))
+        assert store.steps()[-1] == step
+    assert store.steps() == left
+
+
+def test_a_kill_between_writing_and_deleting_leaves_more_never_less(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainable = adapter(tiny_model)
+    store = CheckpointStore(tmp_path, keep=1, identity={})
+    store.save(Progress(step=1), trainable, optimizer_of(trainable))
+
+    def killed(store: CheckpointStore, best_step: int | None) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "prune", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.save(Progress(step=2), trainable, optimizer_of(trainable))
+    assert store.steps() == [1, 2]
+    assert [verify(store.path(step)) for step in store.steps()] == [None, None]
+    store.save(Progress(step=3), trainable, optimizer_of(trainable))
+    assert store.steps() == [3]
+
+
+@pytest.mark.parametrize("moment", ["write_tensors", "sha256"])
+def test_a_failure_while_writing_leaves_the_older_ones(
+    saved: Saved, tiny_model: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    trainable = adapter(tiny_model)
+    before = tree(saved.store.root)
+    monkeypatch.setattr(checkpoint, moment, fails)
+    with pytest.raises(OutputError, match="No space left"):
+        saved.store.save(Progress(step=4), trainable, optimizer_of(trainable))
+    assert tree(saved.store.root) == before
+
+
+def test_weights_that_are_not_finite_are_never_saved(saved: Saved, tiny_model: Path) -> None:
+    trainable = adapter(tiny_model)
+    next(iter(trainable.named().values())).data.view(-1)[0] = float("nan")
+    before = tree(saved.store.root)
+    with pytest.raises(AdapterError, match="NaN"):
+        saved.store.save(Progress(step=4), trainable, optimizer_of(trainable))
+    assert tree(saved.store.root) == before
+
+
+def test_saving_a_step_twice_writes_it_once(saved: Saved, tiny_model: Path) -> None:
+    trainable = adapter(tiny_model)
+    before = tree(saved.store.root)
+    assert saved.store.save(Progress(step=3), trainable, optimizer_of(trainable)) == saved.store.path(3)
+    assert tree(saved.store.root) == before

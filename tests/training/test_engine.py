@@ -1,0 +1,435 @@
+"""The loop: a step is its rows whatever the cut, and every way of ending leaves a good checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny import examples
+from torch import nn
+from transformers import LlamaForCausalLM
+
+from veneer.adapters.inject import LoraSpec, inject
+from veneer.config import Schedule
+from veneer.data.batches import MicroBatch, pack
+from veneer.data.chat import Example
+from veneer.errors import Diverged, Interrupted
+from veneer.events import Event, EventLog, StepDone, read_events
+from veneer.io.checkpoint import open_checkpoint
+from veneer.load import Holding, load_model
+from veneer.model.decoder import CausalLM
+from veneer.training.checkpoint import CheckpointStore, Progress, verify
+from veneer.training.engine import Engine
+from veneer.training.objective import Sums, mean_loss, supervised_cross_entropy
+from veneer.training.optim import AdamW, RateSchedule
+from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
+
+
+class RecordingAdamW(AdamW):
+    """Notes the gradients of every step, as they are applied."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter]):
+        super().__init__(parameters, weight_decay=0.0, betas=(0.9, 0.999))
+        self.seen: list[dict[str, torch.Tensor]] = []
+
+    def step(self, learning_rate: float) -> None:
+        self.seen.append({n: p.grad.clone() for n, p in self.parameters.items() if p.grad is not None})
+        super().step(learning_rate)
+
+
+@dataclass
+class Cut:
+    """The same rows at every step, in the given groups."""
+
+    groups: Sequence[Sequence[Example]]
+    max_tokens: int = 10**6
+
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        return [batch for group in self.groups for batch in pack(group, self.max_tokens)]
+
+    def epoch(self, step: int) -> float:
+        return float(step)
+
+
+def adapted(model_path: Path, *, dropout: float = 0.0) -> tuple[CausalLM, AdapterTraining]:
+    origin = open_checkpoint(model_path)
+    model = load_model(origin, dtype=torch.float32)
+    adapter = inject(model, LoraSpec(rank=4, alpha=8.0, dropout=dropout), seed=1)
+    generator = torch.Generator().manual_seed(2)
+    for layer in adapter.layers.values():  # B = 0 would hide the gradient of A
+        layer.lora_B.data.copy_(0.05 * torch.randn(layer.lora_B.shape, generator=generator))
+    return model, AdapterTraining(adapter, str(model_path))
+
+
+def full(model_path: Path) -> tuple[CausalLM, FullTraining]:
+    origin = open_checkpoint(model_path)
+    model = load_model(origin, holding=Holding.TRAINABLE, dtype=torch.float32)
+    return model, FullTraining(model, origin)
+
+
+@dataclass
+class Bench:
+    """An engine and what it wrote."""
+
+    engine: Engine
+    optimizer: RecordingAdamW
+    trainable: Trainable
+    events: list[Event] = field(default_factory=list)
+
+    def run(self, progress: Progress | None = None) -> Progress:
+        with self.engine.log:
+            return self.engine.run(progress or Progress())
+
+    def steps(self) -> list[StepDone]:
+        return [event for event in self.events if isinstance(event, StepDone)]
+
+
+def bench(
+    folder: Path,
+    model: CausalLM,
+    trainable: Trainable,
+    source: Cut,
+    *,
+    steps: int = 1,
+    objective: Callable[[CausalLM, MicroBatch], Sums] = supervised_cross_entropy,
+    evaluate: Callable[[], float] | None = None,
+    eval_every: int = 1,
+    save_every: int = 1,
+    keep: int = 2,
+    clip: float = 0.0,
+    stop: Callable[[], bool] = lambda: False,
+) -> Bench:
+    optimizer = RecordingAdamW(trainable.named())
+    events: list[Event] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    engine = Engine(
+        model=model,
+        trainable=trainable,
+        objective=objective,
+        source=source,
+        optimizer=optimizer,
+        schedule=RateSchedule(peak=0.01, steps=steps, warmup=0.0, shape=Schedule.CONSTANT, end=0.0),
+        clip=clip,
+        seed=3,
+        evaluate=evaluate,
+        eval_every=eval_every,
+        save_every=save_every,
+        checkpoints=CheckpointStore(folder / "checkpoints", keep=keep, identity={"a": 1}),
+        log=EventLog(folder / "events.jsonl", [events.append]),
+        stop=stop,
+    )
+    return Bench(engine, optimizer, trainable, events)
+
+
+@pytest.fixture(scope="module")
+def eight(tiny_model: Path, tiny_data: Path) -> list[Example]:
+    found = examples(tiny_model, tiny_data)[:8]
+    assert len({len(example.tokens) for example in found}) > 3  # of different lengths, as the claim is about
+    return found
+
+
+CUTS: dict[str, Callable[[list[Example]], Cut]] = {
+    "1x8": lambda rows: Cut([rows]),
+    "2x4": lambda rows: Cut([rows[:4], rows[4:]]),
+    "8x1": lambda rows: Cut([[row] for row in rows]),
+    "3+5": lambda rows: Cut([rows[:3], rows[3:]]),
+    "packed into 128 tokens": lambda rows: Cut([rows], 128),
+    "longer than the budget": lambda rows: Cut([rows], 1),
+    "backwards": lambda rows: Cut([rows[::-1]]),
+}
+
+
+# ------------------------------------------------------------------------------------------------------ the invariance
+
+
+def by_transformers(model: nn.Module, rows: list[Example]) -> float:
+    """A step's loss by its definition, a row at a time; gradients are left on the parameters."""
+    total = sum(int(row.loss_mask.sum()) for row in rows)
+    loss = 0.0
+    for row in rows:
+        tokens = torch.tensor(row.tokens, dtype=torch.int64)[None]
+        logits = model(input_ids=tokens).logits[0, :-1].double()
+        taken = torch.tensor(row.loss_mask[1:])
+        losses = nn.functional.cross_entropy(logits[taken], tokens[0, 1:][taken], reduction="sum") / total
+        losses.backward()
+        loss += float(losses.detach())
+    return loss
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    scale = max(float(tensor.abs().max()) for tensor in expected.values())
+    assert scale > 1e-3
+    for name, tensor in expected.items():
+        assert float((found[name] - tensor).abs().max()) <= 1e-5 * max(1.0, scale), name
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_step_of_the_whole_model_is_transformers_step_whatever_the_cut(
+    cut: str, eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    model, trainable = full(tiny_model)
+    found = bench(tmp_path, model, trainable, CUTS[cut](eight))
+    found.run()
+    reference = LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    loss = by_transformers(reference, eight)
+    assert found.steps()[0].loss == pytest.approx(loss, abs=1e-5)
+    expected = {name: p.grad for name, p in reference.named_parameters() if p.grad is not None}
+    assert_close(found.optimizer.seen[0], expected)
+    norm = math.sqrt(sum(float(grad.double().square().sum()) for grad in expected.values()))
+    assert found.steps()[0].grad_norm == pytest.approx(norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_step_of_an_adapter_is_pefts_step_whatever_the_cut(
+    cut: str, eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    model, trainable = adapted(tiny_model)
+    (tmp_path / "adapter").mkdir()
+    trainable.save(tmp_path / "adapter")
+    found = bench(tmp_path, model, trainable, CUTS[cut](eight))
+    found.run()
+    base = LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    reference = PeftModel.from_pretrained(base, tmp_path / "adapter", is_trainable=True)
+    loss = by_transformers(reference, eight)
+    assert found.steps()[0].loss == pytest.approx(loss, abs=1e-5)
+    expected = {
+        name.removeprefix("base_model.model.").replace(".default", ""): p.grad
+        for name, p in reference.named_parameters()
+        if p.grad is not None
+    }
+    assert_close(found.optimizer.seen[0], expected)
+
+
+def test_a_mean_of_means_would_be_caught(eight: list[Example], tiny_model: Path) -> None:
+    # The rows must tell the right weighting from the wrong one, or the tests above prove nothing.
+    model, _ = adapted(tiny_model)
+    batches = [pack([row], 10**6)[0] for row in eight]
+    sums = [supervised_cross_entropy(model, batch) for batch in batches]
+    means = sum(float(s.loss.detach()) / s.weight for s in sums) / len(sums)
+    assert abs(means - mean_loss(model, batches)) > 1e-4
+
+
+def test_the_step_reports_its_tokens_and_targets(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:
+    model, trainable = adapted(tiny_model)
+    found = bench(tmp_path, model, trainable, Cut([eight]), steps=2)
+    progress = found.run()
+    tokens = sum(len(row.tokens) for row in eight)
+    assert [step.tokens for step in found.steps()] == [tokens, tokens]
+    assert found.steps()[0].supervised == sum(row.supervised for row in eight)
+    assert (progress.step, progress.tokens) == (2, 2 * tokens)
+
+
+def test_clipping_limits_what_is_applied_and_reports_what_was(
+    eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    model, trainable = adapted(tiny_model)
+    found = bench(tmp_path, model, trainable, Cut([eight]), clip=0.01)
+    found.run()
+    applied = math.sqrt(sum(float(grad.double().square().sum()) for grad in found.optimizer.seen[0].values()))
+    assert applied == pytest.approx(0.01, rel=1e-4)
+    assert found.steps()[0].grad_norm > 0.1
+
+
+def test_mean_loss_is_the_step_loss_without_touching_anything(
+    eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    model, trainable = adapted(tiny_model, dropout=0.5)
+    model.train()
+    before = mean_loss(model, pack(eight, 100))
+    assert model.training
+    assert all(p.grad is None for p in model.parameters())
+    assert before == pytest.approx(mean_loss(model, pack(eight, 10**6)), abs=1e-5)  # and no dropout
+    assert mean_loss(model, []) == 0.0
+
+
+# -------------------------------------------------------------------------------------------------------------- ending
+
+
+def broken_at(step: int, cut: Cut, value: float) -> Callable[[CausalLM, MicroBatch], Sums]:
+    """An objective whose loss is multiplied by `value` at one step."""
+    calls = 0
+    per_step = len(cut.micro_batches(1))
+
+    def objective(model: CausalLM, batch: MicroBatch) -> Sums:
+        nonlocal calls
+        sums = supervised_cross_entropy(model, batch)
+        calls += 1
+        return Sums(sums.loss * value, sums.weight) if calls == step * per_step else sums
+
+    return objective
+
+
+def broken_gradient_at(step: int, trainable: Trainable) -> Callable[[CausalLM, MicroBatch], Sums]:
+    """An objective with a finite loss whose gradient is NaN at one step."""
+    calls = 0
+    parameter = next(iter(trainable.named().values()))
+
+    def objective(model: CausalLM, batch: MicroBatch) -> Sums:
+        nonlocal calls
+        sums = supervised_cross_entropy(model, batch)
+        calls += 1
+        return Sums(sums.loss + (parameter * 0).sum().sqrt(), sums.weight) if calls == step else sums
+
+    return objective
+
+
+def assert_no_nan_on_disk(folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    for file in folder.rglob("*.safetensors"):
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in load_file(file).values()), file
+    for file in [*folder.rglob("*.json"), *folder.rglob("*.jsonl")]:
+        assert "NaN" not in file.read_text()
+        assert "Infinity" not in file.read_text()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("cut", ["1x8", "8x1"])
+def test_a_broken_loss_stops_the_run_and_keeps_the_weights_before(
+    value: float, cut: str, eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    source = CUTS[cut](eight)
+    model, trainable = adapted(tiny_model)
+    found = bench(tmp_path, model, trainable, source, steps=9, save_every=9, objective=broken_at(4, source, value))
+    with pytest.raises(Diverged, match=r"step 4: the loss is (nan|inf)") as caught:
+        found.run()
+    assert caught.value.exit_code == 3
+    assert "step-000003" in str(caught.value)
+    assert len(found.steps()) == 3
+
+    healthy_model, healthy = adapted(tiny_model)
+    bench(tmp_path / "healthy", healthy_model, healthy, source, steps=3).run()
+    for name, parameter in healthy.named().items():
+        assert torch.equal(trainable.named()[name], parameter)
+    folder = tmp_path / "checkpoints" / "step-000003"
+    assert verify(folder) is None
+    again_model, again = adapted(tiny_model)
+    optimizer = RecordingAdamW(again.named())
+    progress = found.engine.checkpoints.restore(again, optimizer, pytest.fail)
+    assert progress.step == 3
+    for name, parameter in healthy.named().items():
+        assert torch.equal(again.named()[name], parameter)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000003"]
+    assert_no_nan_on_disk(tmp_path)
+    assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "diverged"
+
+
+def test_a_broken_gradient_under_a_finite_loss_stops_the_run(
+    eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    model, trainable = adapted(tiny_model)
+    found = bench(tmp_path, model, trainable, Cut([eight]), steps=5, objective=broken_gradient_at(2, trainable))
+    with pytest.raises(Diverged, match=r"step 2: the loss is [0-9.]+ and the gradient norm nan"):
+        found.run()
+    assert found.engine.checkpoints.steps() == [1]
+    assert_no_nan_on_disk(tmp_path)
+
+
+def test_a_broken_first_step_writes_no_checkpoint(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:
+    source = Cut([eight])
+    model, trainable = adapted(tiny_model)
+    before = {name: p.detach().clone() for name, p in trainable.named().items()}
+    found = bench(tmp_path, model, trainable, source, steps=5, objective=broken_at(1, source, math.nan))
+    with pytest.raises(Diverged, match="Nothing was trained before it"):
+        found.run()
+    assert not (tmp_path / "checkpoints").exists()
+    assert all(torch.equal(before[name], p) for name, p in trainable.named().items())
+
+
+def test_a_broken_evaluation_stops_the_run_and_is_never_the_best(
+    eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    losses = iter([2.0, math.nan, 1.0])
+    model, trainable = adapted(tiny_model)
+    found = bench(tmp_path, model, trainable, Cut([eight]), steps=3, evaluate=lambda: next(losses))
+    with pytest.raises(Diverged, match="step 2: the evaluation loss is nan"):
+        found.run()
+    last = read_events(tmp_path / "events.jsonl")[-1]
+    assert (last["reason"], last["best_step"], last["best_loss"]) == ("diverged", 1, 2.0)
+    assert found.engine.checkpoints.steps() == [1]
+    assert_no_nan_on_disk(tmp_path)
+
+
+def test_a_stop_ends_after_the_step_with_a_checkpoint(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 2
+
+    model, trainable = adapted(tiny_model)
+    found = bench(tmp_path, model, trainable, Cut([eight]), steps=5, save_every=5, stop=stop)
+    with pytest.raises(Interrupted, match="stopped after step 2 of 5; go on with --resume") as caught:
+        found.run()
+    assert caught.value.exit_code == 130
+    assert found.engine.checkpoints.steps() == [2]
+    assert verify(found.engine.checkpoints.path(2)) is None
+    assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "interrupted"
+
+
+def test_a_stop_at_the_last_step_is_a_complete_run(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:
+    model, trainable = adapted(tiny_model)
+    found = bench(tmp_path, model, trainable, Cut([eight]), steps=1, stop=lambda: True)
+    assert found.run().step == 1
+    assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "complete"
+
+
+def test_checkpoints_come_when_they_should_and_the_best_is_among_them(
+    eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    losses = iter([5.0, 3.0, 4.0, 6.0])
+    model, trainable = adapted(tiny_model)
+    found = bench(
+        tmp_path, model, trainable, Cut([eight]), steps=7, evaluate=lambda: next(losses), eval_every=2, save_every=3,
+        keep=1,
+    )  # fmt: skip
+    progress = found.run()
+    assert (progress.best_step, progress.best_loss) == (4, 3.0)
+    assert found.engine.checkpoints.steps() == [4, 7]
+    events = read_events(tmp_path / "events.jsonl")
+    assert [event["step"] for event in events if event["event"] == "Evaluated"] == [2, 4, 6, 7]
+    # Better at 2 and 4, on time at 3 and 6, and the last.
+    assert [event["step"] for event in events if event["event"] == "CheckpointSaved"] == [2, 3, 4, 6, 7]
+    assert [event["best"] for event in events if event["event"] == "Evaluated"] == [True, True, False, False]
+
+
+def test_the_draws_of_a_step_follow_from_its_number(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:
+    model, trainable = adapted(tiny_model, dropout=0.3)
+    found = bench(tmp_path / "a", model, trainable, Cut([eight]), steps=4)
+    found.run()
+    again_model, again = adapted(tiny_model, dropout=0.3)
+    with_evaluation = bench(
+        tmp_path / "b",
+        again_model,
+        again,
+        Cut([eight]),
+        steps=4,
+        evaluate=lambda: mean_loss(again_model, pack(eight, 99)),
+    )
+    with_evaluation.run()
+    assert [step.loss for step in found.steps()] == [step.loss for step in with_evaluation.steps()]
+    assert len({step.loss for step in found.steps()}) == 4
+    # Another stream at every step: with the weights held still the loss still moves.
+    losses = set()
+    for number in (1, 2, 1):
+        trainable.seed_step(number)
+        losses.add(float(supervised_cross_entropy(model.train(), pack(eight, 10**6)[0]).loss.detach()))
+    assert len(losses) == 2
+
+
+def test_a_complete_run_goes_on_with_nothing(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:
+    model, trainable = adapted(tiny_model)
+    found = bench(tmp_path, model, trainable, Cut([eight]), steps=2)
+    progress = found.run()
+    again = bench(tmp_path, model, trainable, Cut([eight]), steps=2)
+    assert again.run(progress).step == 2
+    assert again.steps() == []
+    assert json.loads((tmp_path / "events.jsonl").read_text().splitlines()[-1])["reason"] == "complete"
