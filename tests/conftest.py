@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tiny import CommandLine, rows, write_model, write_rows
 
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: one message and an exit code for whatever is wrong, results on standard output."""
+"""The command line as a user meets it: one message and an exit code for whatever is wrong, results on stdout."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from tiny import rows, run_config, tree, write_model, write_rows
 
+from tiny import rows, run_config, tree, write_model, write_rows
 from veneer.assistant import TextStream, lines_of
 from veneer.cli import main
 from veneer.config import parse, read_yaml
-from veneer.errors import DataError
 from veneer.training.run import train
 
 FLOAT32 = ("--device", "cpu", "--dtype", "float32")
@@ -481,7 +480,3 @@ def test_nothing_that_a_refused_command_met_is_changed(adapter: Path, tiny_model
     refused(*given(tiny_model, tiny_data, adapter))
     refused(*given(tiny_model, tiny_data, tiny_model))
     assert (tree(adapter), tree(tiny_model)) == before
-    with pytest.raises(DataError):
-        from veneer.recipes import read_question
-
-        read_question(" ")

@@ -15,7 +15,8 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(
     "name",
-    ["gpu", "CPU", "", " cpu", "cpu:", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "cuda:٣", "cuda:0:1", "mps", "meta", "cpu\n"],
+    ["gpu", "CPU", "", " cpu", "cpu:", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "cuda:٣", "cuda:0:1", "mps",
+     "meta", "cpu\n"],
 )  # fmt: skip
 def test_a_device_of_an_unknown_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigError) as caught:

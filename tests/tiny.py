@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -199,9 +200,7 @@ class CommandLine:
             time.sleep(after)
         if after is not None or when is not None:
             # The process cannot be gone and its number taken: the server collects it only afterwards, or it is ours.
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, sent)
-            except ProcessLookupError:
-                pass
         code = int(self._server.stdout.readline())
         return Ended(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))

@@ -150,6 +150,22 @@ class Pools:
     formats: Formats
 
 
+class Decks:
+    """Deals values: each of a pool once, in random order, before any of them again."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._left: dict[tuple[str, ...], list[str]] = {}
+
+    def deal(self, pool: tuple[str, ...]) -> str:
+        """Return the next value of a pool; kinds that share a pool, such as those of parcels, share its deck."""
+        left = self._left.setdefault(pool, [])
+        if not left:
+            left.extend(pool)
+            self._rng.shuffle(left)
+        return left.pop()
+
+
 def _digits_and_letters(rng: random.Random, style: str) -> str:
     """Fill a reference style; I and O are left out, which a reader could take for digits, and 0 never comes first."""
     filled = [
@@ -176,18 +192,27 @@ def _date(rng: random.Random, style: str) -> datetime.date:
             return date
 
 
-def make_record(rng: random.Random, pools: Pools, date_style: str) -> Record:
+def _ref(rng: random.Random, styles: tuple[str, ...], used: set[str]) -> str:
+    """Draw a reference that was not given out before, and note it in `used`."""
+    while True:
+        ref = _digits_and_letters(rng, rng.choice(styles))
+        if ref not in used:
+            used.add(ref)
+            return ref
+
+
+def make_record(rng: random.Random, pools: Pools, decks: Decks, date_style: str, used: set[str]) -> Record:
     """Draw the answer first; the message is then written to say it."""
-    kind = rng.choice(tuple(KINDS))
+    kind = decks.deal(tuple(KINDS))
     values = pools.values
     return {
         "kind": kind,
-        "ref": _digits_and_letters(rng, rng.choice(pools.formats.refs)),
+        "ref": _ref(rng, pools.formats.refs, used),
         "date": _date(rng, date_style).isoformat(),
-        "place": rng.choice(values.cities),
-        "item": rng.choice(values.items[kind]),
+        "place": decks.deal(values.cities),
+        "item": decks.deal(values.items[kind]),
         "amount": _amount(rng, *KINDS[kind][2]),
-        "name": f"{rng.choice(values.first_names)} {rng.choice(values.last_names)}",
+        "name": f"{decks.deal(values.first_names)} {decks.deal(values.last_names)}",
     }
 
 
@@ -313,14 +338,11 @@ def to_row(message: str, record: Record) -> str:
 
 def make_rows(rng: random.Random, pools: Pools, count: int, used: set[str]) -> list[str]:
     """Make `count` rows; `used` holds the references given out so far, none of which comes twice."""
+    decks = Decks(rng)
     rows: list[str] = []
-    while len(rows) < count:
+    for _ in range(count):
         date_style = rng.choice(pools.formats.dates)
-        record = make_record(rng, pools, date_style)
-        ref = str(record["ref"])
-        if ref in used:
-            continue
-        used.add(ref)
+        record = make_record(rng, pools, decks, date_style, used)
         rows.append(to_row(make_message(rng, pools, record, date_style), record))
     return rows
 

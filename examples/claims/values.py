@@ -39,124 +39,266 @@ def _items(parcel: str, goods: str, pallet: str, car: str, home: str, valuable: 
 TRAIN = Values(
     first_names=_words("""
         Anna, Peter, Maria, Thomas, Julia, Martin, Laura, David, Sarah, Michael, Emma, Daniel, Nina, Robert,
-        Clara, Paul, Eva, Simon, Helen, Mark, Lucy, Jan, Sofia, Tom, Alice, Frank, Irene, Oscar, Rosa, Victor,
-        Diana, Karl, Elena, Hugo, Marta, Felix, Nora, Leon, Grace, Adam, Olga, Henry, Vera, Erik, Ruth, George,
-        Linda, Ivan, Monica, Walter, Jane, Louis, Carla, Stefan, Amy, Bruno, Greta, Samuel, Teresa, Philip,
-        Ines, Gavin, Paula, Rolf, Agnes, Milan, Joan, Kurt, Zoe, Andre, Lena, Colin, Silvia, Max, Edith, Ralph,
-        Hanna, Luca, Megan, Otto
+        Clara, Eva, Simon, Helen, Mark, Lucy, Jan, Sofia, Tom, Oscar, Rosa, Victor, Diana, Karl, Hugo, Marta,
+        Felix, Nora, Leon, Olga, Henry, Vera, Erik, George, Linda, Walter, Jane, Louis, Carla, Stefan, Amy,
+        Bruno, Greta, Samuel, Teresa, Philip, Ines, Gavin, Paula, Rolf, Agnes, Joan, Kurt, Zoe, Andre, Lena,
+        Colin, Max, Edith, Ralph, Hanna, Luca, Megan, Otto, Oliver, Katrin, Marcus, Beatrice, Jonas, Rachel,
+        Arthur, Camille, Edward, Ingrid, Patrick, Susan, Dario, Heidi, Brian, Lydia, Roman, Fiona, Albert,
+        Petra, Neil, Judith, Carlos, Wendy, Esther, Gerald, Naomi, Pablo, Sonja, James, John, William, Joseph,
+        Charles, Christopher, Matthew, Andrew, Stephen, Kevin, Jason, Jeffrey, Ryan, Jacob, Gary, Nicholas,
+        Eric, Jonathan, Scott, Brandon, Benjamin, Dennis, Jerry, Tyler, Aaron, Douglas, Nathan, Zachary, Kyle,
+        Ethan, Keith, Roger, Sean, Dylan, Bruce, Gabriel, Alan, Wayne, Vincent, Russell, Bobby, Howard, Leonard,
+        Stanley, Dominic, Julian, Marcel, Sebastian, Tobias, Lukas, Fabian, Markus, Matthias, Dieter, Klaus,
+        Jurgen, Wolfgang, Gunther, Horst, Bernd, Uwe, Ulrich, Detlef, Pierre, Jacques, Michel, Antoine, Claude,
+        Bernard, Gilles, Laurent, Olivier, Thierry, Guillaume, Mathieu, Baptiste, Marco, Giovanni, Paolo,
+        Andrea, Alberto, Giulia, Chiara, Matteo, Lorenzo, Pietro, Enrico, Sergio, Jorge, Miguel, Javier, Diego,
+        Fernando, Manuel, Rafael, Eduardo, Joao, Tiago, Nuno, Lars, Nils, Magnus, Bjorn, Henrik, Mikael, Gustav,
+        Axel, Soren, Pavel, Tomas, Jiri, Marek, Piotr, Andrzej, Zoltan, Laszlo, Istvan, Dimitri, Nikolai, Igor,
+        Bogdan, Mircea, Stavros, Patricia, Jennifer, Barbara, Jessica, Margaret, Betty, Sandra, Emily, Donna,
+        Michelle, Carol, Amanda, Melissa, Deborah, Stephanie, Cynthia, Kathleen, Angela, Shirley, Pamela,
+        Nicole, Samantha, Katherine, Christine, Catherine, Maureen, Eleanor, Isabella, Olivia, Abigail, Hannah,
+        Molly, Chloe, Bridget, Siobhan, Niamh, Gwen, Rhys, Owen, Angus, Ewan, Callum, Ingeborg, Ursula, Renate,
+        Monika, Sabine, Annika, Astrid, Sigrid, Kirsten, Brigitte, Monique, Margot, Isabelle, Valentina, Bianca,
+        Rosalia, Carmen, Dolores, Pilar, Lucia, Beatriz, Mariana, Katarina, Jana, Zuzana, Agata, Magda, Dorota,
+        Ilona, Svetlana, Galina, Ludmila, Daphne, Phoebe, Theodora, Cecilia, Veronica, Gloria, Harriet, Rosemary
     """),
     last_names=_words("""
-        Keller, Smith, Novak, Jensen, Moreau, Brown, Weber, Rossi, Larsen, Clark, Bauer, Dubois, Walsh, Silva,
-        Fischer, Wood, Costa, Berg, Murphy, Lang, Martin, Green, Schmidt, Evans, Lopez, Baker, Hansen, Kovac,
-        Russell, Vogel, Reed, Garcia, Olsen, Turner, Huber, Marino, Cook, Becker, Nolan, Santos, Ward, Klein,
-        Petit, Harris, Maier, Ryan, Bell, Romano, Lind, Parker, Braun, Torres, Hughes, Winter, Cole, Popov,
-        Young, Franke, Mills, Girard, Stone, Wagner, Kelly, Bianchi, Foster, Roth, Perez, Barnes, Holm, Carter,
-        Richter, Dunn, Leroy, Hill, Simon, Fox, Albers, Meyer, Price, Duarte, Knight, Peters, Sato, Allen,
-        Kraus, Bishop, Conti, Page, Visser, Gray
+        Keller, Smith, Novak, Jensen, Brown, Weber, Rossi, Larsen, Bauer, Dubois, Walsh, Silva, Wood, Costa,
+        Berg, Murphy, Lang, Green, Schmidt, Evans, Lopez, Baker, Hansen, Kovac, Vogel, Garcia, Olsen, Turner,
+        Huber, Marino, Cook, Becker, Nolan, Santos, Klein, Petit, Harris, Maier, Bell, Romano, Lind, Parker,
+        Braun, Torres, Hughes, Winter, Cole, Popov, Young, Franke, Girard, Wagner, Kelly, Bianchi, Foster,
+        Perez, Barnes, Holm, Carter, Dunn, Leroy, Hill, Fox, Albers, Meyer, Price, Duarte, Knight, Peters, Sato,
+        Allen, Kraus, Conti, Page, Visser, Sanders, Morgan, Ferrari, Nielsen, Graham, Schulz, Mercier, Fuchs,
+        Hayes, Andersson, Molina, Doyle, Pfeiffer, Burton, Ricci, Vermeer, Lawson, Pereira, Griffin, Jonker,
+        Marsh, Kaiser, Bennett, Fontaine, Webb, Horvat, Johnson, Williams, Jones, Davis, Miller, Moore, Taylor,
+        Anderson, Thompson, White, Jackson, Lewis, Walker, Wright, Adams, Nelson, Mitchell, Roberts, Campbell,
+        Edwards, Collins, Stewart, Morris, Rogers, Richardson, Cox, Brooks, Sullivan, Perry, Powell, Patterson,
+        Fisher, Henderson, Coleman, Simmons, Reynolds, Wallace, Ellis, Gibson, Marshall, Owens, McDonald, Woods,
+        Wells, Spencer, Mason, Dixon, Hunt, Palmer, Robertson, Nichols, Hudson, Crawford, Hawkins, Chapman,
+        Elliott, Harvey, Porter, Barrett, Watson, Pearson, Fletcher, Saunders, Holmes, Matthews, Pritchard,
+        Rees, Vaughan, Gallagher, Brennan, Byrne, Connolly, Doherty, Flanagan, Fitzgerald, Kavanagh, Keane,
+        Lynch, Maguire, Moran, Quinn, Sheehan, Tierney, Fraser, Sinclair, Cameron, Drummond, Gilmour, Kerr,
+        Ross, Irvine, Muller, Schneider, Hoffmann, Schafer, Schroder, Neumann, Schwarz, Zimmermann, Kruger,
+        Hofmann, Hartmann, Lange, Werner, Schmitz, Krause, Kohler, Herrmann, Konig, Mayer, Schulze, Friedrich,
+        Berger, Winkler, Lorenz, Baumann, Schuster, Jung, Hahn, Kramer, Brandt, Sauer, Arnold, Engel, Horn,
+        Busch, Bergmann, Voigt, Dietrich, Kuhn, Ritter, Beck, Steiner, Gruber, Pichler, Moser, Egger, Brunner,
+        Frei, Zeller, Amstutz, Lefebvre, Bertrand, Roux, Fournier, Morel, Lambert, Bonnet, Francois, Martinez,
+        Garnier, Rousseau, Blanc, Guerin, Boyer, Chevalier, Gauthier, Perrin, Robin, Clement, Morin, Nicolas,
+        Masson, Marchand, Dumas, Peeters, Janssens, Maes, Jacobs, Mertens, Willems, Claes, Goossens, Wouters,
+        Bakker, Smit, Mulder, Bos, Vos, Hendriks, Dekker, Brouwer, Dijkstra, Kuiper, Postma, Hoekstra, Esposito,
+        Colombo, Greco, Gallo, Mancini, Lombardi, Moretti, Barbieri, Fontana, Santoro, Rinaldi, Caruso, Galli,
+        Martini, Leone, Longo, Gentile, Vitale, Serra, Gonzalez, Rodriguez, Fernandez, Gomez, Jimenez, Ruiz,
+        Hernandez, Diaz, Munoz, Navarro, Dominguez, Vazquez, Ramos, Gil, Ramirez, Blanco, Ortega, Ortiz, Rubio,
+        Marin, Sanz, Iglesias, Medina, Cortes, Ferreira, Oliveira, Rodrigues, Alves, Carvalho, Teixeira,
+        Moreira, Correia, Mendes, Nunes, Soares, Vieira, Cardoso, Rocha, Neves, Coelho, Cruz, Pires, Fonseca,
+        Johansson, Karlsson, Nilsson, Eriksson, Persson, Svensson, Lindberg, Sandberg, Forsberg, Hallberg,
+        Johansen, Andersen, Pedersen, Kristiansen, Nilsen, Eriksen, Haugen, Dahl, Solberg, Moen, Sorensen,
+        Rasmussen, Petersen, Christensen, Poulsen, Knudsen, Mortensen, Virtanen, Korhonen, Laine, Niemi, Nowak,
+        Wisniewski, Kaminski, Zielinski, Wozniak, Svoboda, Dvorak, Prochazka, Horak, Nemec, Nagy, Szabo, Varga,
+        Molnar, Balogh, Horvath, Kovacs, Petrov, Ivanov, Georgiev, Dimitrov, Popescu, Ionescu, Stan, Marinescu,
+        Petrovic, Jovanovic, Babic, Maric, Juric, Zupan, Kos, Ozols, Tamm, Sokolov, Volkov
     """),
     cities=_words("""
         Hamburg, Leeds, Lyon, Porto, Vienna, Dublin, Ghent, Turin, Utrecht, Bristol, Munich, Madrid, Basel,
-        Oslo, Cork, Bremen, Milan, Nice, Antwerp, Prague, Bergen, Dresden, Glasgow, Seville, Lille, Graz,
-        Geneva, Leipzig, Oxford, Naples, Warsaw, Zurich, Bath, Helsinki, Cologne, Bilbao, Dover, Venice, York,
-        Budapest, Metz, Bonn, Cardiff, Lisbon, Nantes, Salzburg, Derby, Rotterdam, Bologna, Athens, Essen,
-        Dijon, Norwich, Malaga, Krakow, Hull, Brussels, Stuttgart, Genoa, Reims, Bern, Exeter, Odense, Mainz,
-        Toledo, Kiel, Belfast, Toulouse, Verona, Lincoln, Riga, Ulm, Durham, Palermo, Brest, Frankfurt, Linz,
-        Preston, Zagreb, Tours, Parma, Kassel, Leuven, Arnhem, Rouen, Vigo, Bergamo, Lund, Trondheim, Gdansk,
-        Split, Angers, Luton, Lausanne, Delft, Augsburg, Brno, Siena, Poole, Limerick, Cadiz, Nancy, Hasselt,
-        Tampere, Bielefeld, Swansea, Como, Haarlem, Erfurt, Pisa, Stirling, Cannes, Potsdam, Faro,
-        Limoges, Leicester, Bochum, Namur, Burgos, Kolding, Ipswich, Rimini, Breda, Wolfsburg
+        Cork, Bremen, Milan, Antwerp, Prague, Bergen, Glasgow, Seville, Lille, Graz, Geneva, Leipzig, Oxford,
+        Warsaw, Zurich, Bath, Cologne, Bilbao, Venice, York, Budapest, Metz, Bonn, Cardiff, Lisbon, Nantes,
+        Salzburg, Derby, Rotterdam, Bologna, Athens, Essen, Dijon, Norwich, Malaga, Krakow, Hull, Brussels,
+        Stuttgart, Genoa, Bern, Exeter, Mainz, Toledo, Kiel, Toulouse, Verona, Durham, Palermo, Brest,
+        Frankfurt, Preston, Zagreb, Tours, Parma, Kassel, Leuven, Arnhem, Rouen, Vigo, Bergamo, Lund, Trondheim,
+        Gdansk, Angers, Luton, Delft, Augsburg, Siena, Poole, Limerick, Cadiz, Nancy, Hasselt, Tampere,
+        Bielefeld, Como, Haarlem, Pisa, Stirling, Cannes, Potsdam, Faro, Leicester, Bochum, Namur, Burgos,
+        Kolding, Rimini, Breda, Wolfsburg, Berlin, Paris, Manchester, Valencia, Rome, Stockholm, Hanover,
+        Bordeaux, Liverpool, Amsterdam, Florence, Galway, Innsbruck, Plymouth, Granada, Tallinn, Aachen, Bruges,
+        Marseille, Trieste, Coventry, Lucerne, Chester, Freiburg, Braga, Sheffield, Eindhoven, Birmingham,
+        Bradford, Brighton, Cambridge, Canterbury, Carlisle, Chelmsford, Cheltenham, Colchester, Crewe, Croydon,
+        Darlington, Doncaster, Dudley, Dundee, Eastbourne, Edinburgh, Aberdeen, Inverness, Perth, Falkirk,
+        Gateshead, Gloucester, Halifax, Harrogate, Hastings, Hereford, Huddersfield, Kettering, Lancaster,
+        Lichfield, Maidstone, Mansfield, Middlesbrough, Newcastle, Newport, Oldham, Peterborough, Portsmouth,
+        Rochdale, Rotherham, Salford, Salisbury, Scarborough, Shrewsbury, Slough, Southampton, Southend,
+        Stafford, Stockport, Stoke, Sunderland, Swindon, Taunton, Telford, Torquay, Wakefield, Walsall,
+        Warrington, Warwick, Watford, Wigan, Winchester, Windsor, Wolverhampton, Worcester, Wrexham,
+        Londonderry, Blackburn, Blackpool, Bolton, Bournemouth, Burnley, Paisley, Truro, Margate, Waterford,
+        Kilkenny, Sligo, Dundalk, Wexford, Tralee, Athlone, Boston, Chicago, Seattle, Denver, Houston, Dallas,
+        Austin, Atlanta, Detroit, Portland, Phoenix, Baltimore, Cleveland, Pittsburgh, Philadelphia, Milwaukee,
+        Minneapolis, Nashville, Memphis, Louisville, Orlando, Tampa, Buffalo, Sacramento, Tucson, Albuquerque,
+        Omaha, Tulsa, Wichita, Columbus, Indianapolis, Charlotte, Richmond, Savannah, Charleston, Anchorage,
+        Boise, Spokane, Tacoma, Fresno, Berkeley, Pasadena, Syracuse, Rochester, Albany, Hartford, Providence,
+        Newark, Trenton, Princeton, Annapolis, Norfolk, Knoxville, Baton Rouge, New Orleans, Little Rock,
+        Kansas City, Des Moines, Madison, Lansing, Akron, Dayton, Lexington, Topeka, Reno, Las Vegas, San Diego,
+        San Jose, Santa Fe, San Antonio, Fort Worth, Galveston, Lubbock, Duluth, Fargo, Cheyenne, Concord,
+        Burlington, Salem, New Haven, Long Beach, Palm Springs, Santa Cruz, Key West, Grand Rapids, Green Bay,
+        Los Angeles, San Francisco, Washington, Toronto, Montreal, Vancouver, Ottawa, Calgary, Winnipeg, Quebec,
+        Hamilton, Kingston, Saskatoon, Moncton, Guelph, Melbourne, Brisbane, Adelaide, Canberra, Hobart, Darwin,
+        Cairns, Geelong, Townsville, Fremantle, Auckland, Wellington, Dunedin, Napier, Queenstown,
+        Alice Springs, Gold Coast, Cape Town, Durban, Pretoria, Dortmund, Duisburg, Mannheim, Heidelberg,
+        Nuremberg, Regensburg, Passau, Bamberg, Rostock, Lubeck, Schwerin, Magdeburg, Halle, Jena, Weimar,
+        Trier, Koblenz, Wuppertal, Krefeld, Oldenburg, Flensburg, Celle, Hildesheim, Darmstadt, Fulda, Marburg,
+        Konstanz, Offenburg, Emden, Bayreuth, Coburg, Klagenfurt, Villach, Bregenz, Lugano, Winterthur, Thun,
+        Montreux, Davos, Fribourg, Locarno, Strasbourg, Grenoble, Rennes, Montpellier, Avignon, Le Havre,
+        Le Mans, Caen, Amiens, Nimes, Perpignan, Clermont, Mulhouse, Troyes, Poitiers, Bayonne, Calais,
+        Cherbourg, Toulon, Versailles, Lorient, Arles, Mechelen, Kortrijk, Charleroi, Mons, Tournai, Groningen,
+        Leiden, Gouda, Zwolle, Enschede, Almere, Apeldoorn, Alkmaar, Deventer, The Hague, Venlo, Den Bosch,
+        Luxembourg, Modena, Ravenna, Ferrara, Padua, Vicenza, Treviso, Udine, Bolzano, Trento, Brescia, Cremona,
+        Novara, Savona, Lucca, Livorno, Perugia, Assisi, Ancona, Pescara, Bari, Brindisi, Lecce, Taranto,
+        Catania, Messina, Cagliari, Sassari, Salerno, Amalfi, Piacenza, Barcelona, Zaragoza, Cordoba, Alicante,
+        Murcia, Cartagena, Almeria, Segovia, Avila, Oviedo, Gijon, Santander, Pamplona, San Sebastian, Girona,
+        Tarragona, Lleida, Elche, Marbella, Huelva, Palma, Aveiro, Evora, Sintra, Funchal, Viseu, Lagos,
+        Gothenburg, Malmo, Uppsala, Umea, Kiruna, Stavanger, Tromso, Drammen, Copenhagen, Aalborg, Esbjerg,
+        Roskilde, Turku, Oulu, Espoo, Vaasa, Kalmar, Narvik, Randers, Vejle, Tartu, Narva, Vilnius, Kaunas,
+        Wroclaw, Poznan, Lodz, Lublin, Katowice, Torun, Bratislava, Kosice, Ostrava, Pilsen, Olomouc, Liberec,
+        Debrecen, Szeged, Pecs, Maribor, Rijeka, Zadar, Dubrovnik, Mostar, Belgrade, Skopje, Tirana, Varna,
+        Burgas, Bucharest, Cluj, Timisoara, Sibiu, Kiev, Lviv, Odessa, Patras, Thessaloniki, Heraklion, Corinth,
+        Rhodes, Nicosia, Limassol, Valletta, Istanbul, Moscow, Minsk, Springfield, Jacksonville, Huntsville,
+        Harrisburg, Greenwich, Bethlehem, Fairfax, Chattanooga, Wimbledon, Westminster, Bedford, Stratford,
+        Arlington, Boulder, Stamford, Bridgeport, Gainesville, Tallahassee, Pensacola, Hollywood, Aspen
     """),
     items=_items(
         parcel="""
-            coffee machine, camera lens, winter coat, phone case, running watch, board game, desk lamp, wool
-            blanket, birthday present, printer, sewing machine, tea set, baby monitor, electric drill, toy
-            train, cookbook, keyboard, school bag, spare battery, water filter, rain jacket, microphone, walking
-            stick, medical kit, wedding dress, garden hose, router, guitar stand, car radio, picture frame, tool
-            box, blender, yoga mat, fountain pen, hard disk, lunch box, violin case, garden lamp, bath robe, cat
-            toy, sunglasses case, football, sleeping bag, rice cooker, wall clock, calendar, soap box, bicycle
-            helmet, leather belt, graphics card
+            camera lens, winter coat, phone case, running watch, board game, desk lamp, wool blanket,
+            birthday present, printer, sewing machine, tea set, electric drill, cookbook, keyboard, school bag,
+            rain jacket, microphone, walking stick, wedding dress, garden hose, car radio, picture frame,
+            tool box, fountain pen, lunch box, violin case, garden lamp, bath robe, cat toy, sleeping bag,
+            rice cooker, wall clock, calendar, soap box, bicycle helmet, graphics card, tripod, ski jacket,
+            chess set, alarm clock, silk scarf, hair dryer, puzzle, telescope, umbrella, music box, bread maker,
+            bicycle pump, travel pillow, headphone stand, anorak, apron, atlas, armband, backrest, bandage,
+            basket, beanie, bib, bookend, briefcase, broom, bucket, candle, charger, clipboard, cloak, coaster,
+            colander, compass, corkscrew, cushion, dictionary, doll, doormat, duvet, dustpan, easel, fan heater,
+            flask, folder, frisbee, funnel, gamepad, garland, globe, grater, hammer, harmonica, hoodie,
+            humidifier, steam iron, jigsaw, jumper, kettle, kimono, kite, ladle, lantern, lighter, locket,
+            magnet, magnifier, marker pen, mask, mop, mug, napkin ring, necktie, notebook, novel, nutcracker,
+            oven glove, padlock, paintbrush, parasol, pedometer, pencil case, perfume, pillow, pitcher, plunger,
+            poncho, poster, pouch, projector, puppet, purse, tennis racket, rattle, razor, ribbon, rosary,
+            saddle, saucepan, scale model, scanner, screwdriver, skirt, spatula, sponge, stapler, stethoscope,
+            stopwatch, sweater, swimsuit, tablecloth, tambourine, teapot, thermos, thermometer, timer, torch,
+            toothbrush, towel rail, trampoline, serving tray, trowel, tuxedo, vacuum cleaner, vest, waffle iron,
+            waistcoat, webcam, whistle, wig, wok, wrench, nail gun, dress shirt, egg timer, bird feeder,
+            ice bucket, juicer, jewellery box, knife block, laptop sleeve, mouse pad, phone charger,
+            photo album, recipe book, salad bowl, shopping bag, sports bag, spice rack, sun hat, swim ring,
+            tea towel, tow rope, travel guide, trouser press, wrist watch, bicycle bell, cheese board, dog lead
         """,
         goods="""
-            oak table, glass cabinet, wall mirror, bookshelf, marble lamp, kitchen mixer, television, leather
-            chair, dinner set, office desk, flower vase, washing machine, garden bench, computer screen,
-            wardrobe, ceramic sink, shower door, wooden crib, record player, stone statue, bed frame, fish tank,
-            coffee table, glass door, sofa, dining chair, oven, shoe cabinet, vinyl shelf, crystal vase, bath
-            tub, fridge, chandelier, stove, window, garden gate, standing desk, mixing desk, plant pot, chest of
-            drawers
+            oak table, glass cabinet, bookshelf, kitchen mixer, television, leather chair, dinner set,
+            office desk, flower vase, washing machine, garden bench, computer screen, wardrobe, ceramic sink,
+            shower door, wooden crib, record player, stone statue, bed frame, fish tank, glass door, sofa,
+            dining chair, oven, shoe cabinet, crystal vase, bath tub, fridge, chandelier, window, garden gate,
+            mixing desk, chest of drawers, pine wardrobe, glass bowl, floor lamp, dishwasher, garden table,
+            porcelain jug, sideboard, rocking chair, freezer, bathroom mirror, dresser, bunk bed, bedside table,
+            bar stool, barbecue, beehive, birdcage, bread bin, bureau, candelabra, carafe, cooker hood,
+            dehumidifier, fireplace, fountain, footstool, glass dome, greenhouse, hat stand, headboard, hot tub,
+            ironing board, kennel, lampshade, letterbox, magazine rack, mannequin, ottoman, patio heater,
+            pedestal, pergola, photocopier, pizza oven, planter, punch bag, radiator, recliner, rocking horse,
+            rowing machine, sandpit, sculpture, shower tray, terrarium, treadmill, trellis, tumble dryer,
+            umbrella stand, vanity unit, wheelbarrow, wine cooler, workbench
         """,
         pallet="""
-            roof tiles, bricks, printer paper, canned soup, dog food, cement, floor tiles, orange juice, car
-            tyres, flour, paint, bottled water, solar panels, potatoes, office chairs, wood pellets, steel
-            pipes, coffee beans, garden soil, plastic boxes, cleaning fluid, baby food, copper wire, olive oil,
-            wall paint, dried pasta, bolts, glass jars, tomato sauce, sand, concrete blocks, paper towels,
-            bicycle frames, tea, wine bottles, oak boards, seed, detergent, helmets, batteries
+            roof tiles, bricks, printer paper, canned soup, dog food, cement, floor tiles, orange juice,
+            car tyres, flour, paint, bottled water, solar panels, potatoes, office chairs, wood pellets,
+            steel pipes, coffee beans, garden soil, plastic boxes, baby food, copper wire, olive oil,
+            wall paint, dried pasta, bolts, tomato sauce, sand, concrete blocks, bicycle frames, tea,
+            oak boards, seed, detergent, batteries, paving stones, toilet paper, cat litter, apple juice,
+            window frames, rice, insulation foam, engine parts, garden chairs, frozen fish, cardboard, sugar,
+            salt, plywood, bananas, onions, carrots, beer, cider, yoghurt, butter, cheese, honey, vinegar,
+            mustard, noodles, oats, barley, charcoal, firewood, coal, chalk, glue, varnish, plaster, mortar,
+            nails, screws, cables, valves, pumps, bathtubs, mattresses, cartons, barrels, buckets, candles,
+            soap, shampoo, envelopes, textbooks, bulbs, curtains, blankets, shoes, gloves, biscuits, chocolate,
+            cocoa, cereal, syrup, spices, hay, straw
         """,
         car="""
-            Volvo V60, Ford Focus, Opel Corsa, Audi A4, Fiat Panda, Renault Clio, Toyota Yaris, Skoda Octavia,
-            VW Golf, Mazda CX-5, Peugeot 208, Honda Civic, Kia Ceed, BMW X3, Nissan Micra, Seat Ibiza, Volvo
-            XC40, Audi Q5, Ford Fiesta, Opel Astra, Hyundai i20, Dacia Duster, VW Passat, Mini Cooper, Skoda
-            Superb, Ford Transit, Volvo XC60, Audi A3, Fiat Tipo, Renault Megane, Toyota Aygo, VW Polo, Mazda 6,
-            Peugeot 308, Honda Jazz, Kia Rio, BMW X1, Nissan Juke, Seat Leon, Opel Insignia
+            Volvo V60, Ford Focus, Opel Corsa, Audi A4, Renault Clio, Toyota Yaris, Skoda Octavia, VW Golf,
+            Mazda CX-5, Peugeot 208, Honda Civic, BMW X3, Nissan Micra, Volvo XC40, Audi Q5, Ford Fiesta,
+            Opel Astra, Hyundai i20, Dacia Duster, VW Passat, Mini Cooper, Skoda Superb, Ford Transit,
+            Volvo XC60, Audi A3, Fiat Tipo, Toyota Aygo, Mazda 6, Peugeot 308, BMW X1, Nissan Juke, Seat Leon,
+            Volvo V40, Ford Kuga, Suzuki Swift, Audi A6, Jeep Renegade, Mazda 3, BMW 320, Skoda Fabia,
+            Toyota Corolla, Volvo S60, Ford Mondeo, Ford Puma, Ford Galaxy, Opel Zafira, Audi TT, Fiat Punto,
+            Fiat Doblo, Renault Captur, Renault Twingo, Renault Scenic, Renault Kangoo, Toyota Hilux,
+            Toyota Auris, Skoda Kodiaq, VW Tiguan, VW Touran, VW Caddy, Honda Accord, Kia Sportage, BMW Z4,
+            Nissan Leaf, Seat Ateca, Hyundai Kona, Dacia Sandero, Dacia Spring, Citroen C5, Suzuki Vitara,
+            Jeep Compass, Tesla Roadster, Smart Fortwo, Lancia Delta, Alfa Mito, Jaguar XF, Lexus RX,
+            Porsche Cayenne, Porsche Macan, Subaru Outback, Mitsubishi Colt, Chevrolet Spark, Chrysler Voyager,
+            Polestar 2, Vauxhall Viva, Mercedes Vito, Mercedes GLA, Lada Niva, Isuzu Trooper
         """,
         home="""
-            kitchen ceiling, oak floor, living room carpet, bedroom wall, piano, bathroom cupboard, leather
-            sofa, cellar door, wooden staircase, hall carpet, dining table, office floor, kitchen cabinet,
-            bedroom carpet, wallpaper, guest bed, laminate floor, antique rug, attic floor, shop counter, fuse
-            box, nursery wall, bookcase, mattress, pine floor, garage door, hallway wall, kitchen counter,
-            sewing table, stair carpet, writing desk, wooden ceiling, TV stand, wardrobe door, armchair, linen
-            cupboard, parlour carpet, gym floor, library shelf, doll house
+            oak floor, living room carpet, bedroom wall, piano, bathroom cupboard, leather sofa, cellar door,
+            wooden staircase, hall carpet, dining table, office floor, kitchen cabinet, bedroom carpet,
+            wallpaper, guest bed, laminate floor, antique rug, fuse box, nursery wall, bookcase, mattress,
+            garage door, hallway wall, kitchen counter, sewing table, stair carpet, writing desk, TV stand,
+            wardrobe door, armchair, linen cupboard, parlour carpet, gym floor, library shelf, doll house,
+            parquet floor, bathroom ceiling, cellar carpet, grand piano, kitchen wall, wine rack, office carpet,
+            sofa bed, study wall, pantry shelf, basement, banister, bay window, breakfast bar, chaise longue,
+            cloakroom, conservatory, cornice, dance floor, doorframe, fitted carpet, games room, harpsichord,
+            hearth rug, kitchenette, larder, laundry room, linoleum, lobby floor, loft hatch, lounge carpet,
+            meter cupboard, mezzanine, mural, church organ, panelling, porch roof, reception desk, sauna,
+            skirting board, skylight, stage floor, storeroom, stucco, tapestry, upholstery, vestibule,
+            window seat, wine cellar, worktop, changing table, classroom floor, coat rack, display case,
+            dressing table, false ceiling, futon, hi-fi cabinet, chapel roof, curtain rail
         """,
         valuable="""
-            racing bike, laptop, gold watch, camera bag, electric scooter, lawn mower, violin, handbag, tablet,
-            silver ring, mountain bike, power saw, drone, diamond necklace, surfboard, suitcase, phone,
-            motorbike, tent, fur coat, espresso machine, golf bag, oil painting, wheelchair, wedding ring,
-            guitar, road bike, sat nav, backpack, trailer, telephoto lens, cello, boat engine, fishing rod,
-            stamp album, wallet, cargo bike, snowboard, antique clock, toolbox
+            racing bike, laptop, gold watch, camera bag, lawn mower, violin, handbag, tablet, silver ring,
+            mountain bike, power saw, drone, diamond necklace, surfboard, suitcase, phone, motorbike, tent,
+            golf bag, oil painting, wheelchair, road bike, sat nav, backpack, trailer, telephoto lens,
+            boat engine, fishing rod, cargo bike, antique clock, toolbox, city bike, pearl necklace, trumpet,
+            chainsaw, game console, leather jacket, silver tray, pocket watch, accordion, amplifier, banjo,
+            barometer, bracelet, brooch, bugle, camcorder, caravan, cash box, clarinet, coin album, compressor,
+            dagger, dinghy, figurine, generator, gramophone, harp, jewel case, kayak, mandolin, medal, moped,
+            oboe, pendant, piccolo, pressure washer, pushchair, quad bike, signet ring, sledge, smartwatch,
+            soundbar, synthesizer, tandem, tiara, tricycle, tuba, turntable, typewriter, viola, wetsuit,
+            xylophone, metal detector, candlestick, cymbal, forklift, go-kart, jukebox, jet ski, leaf blower,
+            megaphone, top hat, wakeboard
         """,
     ),
 )
 
 HELD_OUT = Values(
     first_names=_words("""
-        Oliver, Katrin, Marcus, Beatrice, Jonas, Rachel, Arthur, Camille, Edward, Ingrid, Patrick, Susan, Dario,
-        Heidi, Brian, Lydia, Roman, Fiona, Albert, Petra, Neil, Judith, Carlos, Wendy, Anton, Esther, Gerald,
-        Naomi, Pablo, Sonja
+        Paul, Alice, Frank, Irene, Elena, Grace, Adam, Ruth, Ivan, Monica, Silvia, Anton, Anthony, Kenneth,
+        Larry, Justin, Gregory, Alexander, Jeremy, Terry, Gerard, Logan, Eugene, Moritz, Jakob, Andreas, Heinz,
+        Manfred, Francesca, Ricardo, Alvaro, Sven, Anders, Johan, Boris, Sergei, Yannis, Elizabeth, Karen, Lisa,
+        Ashley, Kimberly, Rebecca, Sharon, Brenda, Janet, Heather, Lauren, Gudrun, Birgit, Ulrike, Freya,
+        Amelie, Celine, Sylvie, Natalia, Ivana, Tatiana, Miriam, Deirdre
     """),
     last_names=_words("""
-        Sanders, Lehmann, Morgan, Ferrari, Nielsen, Graham, Schulz, Mercier, Fuchs, Hayes, Andersson, Molina,
-        Doyle, Pfeiffer, Burton, Ricci, Vermeer, Lawson, Haas, Pereira, Griffin, Jonker, Marsh, Kaiser, Bennett,
-        Lund, Fontaine, Webb, Horvat, Sutton
+        Moreau, Clark, Fischer, Reed, Ward, Mills, Stone, Roth, Richter, Bishop, Gray, Lehmann, Haas, Sutton,
+        Wilson, Hall, Phillips, Jenkins, Hamlin, Freeman, Gardner, Armstrong, Ferguson, Cunningham, Harrison,
+        Lloyd, Griffiths, McCarthy, Regan, MacLeod, Koch, Wolf, Ziegler, Pohl, Durand, Legrand, Faure, Janssen,
+        Mariani, Martinelli, Sanchez, Moreno, Alvarez, Romero, Alonso, Gutierrez, Suarez, Castro, Delgado,
+        Castillo, Monteiro, Gustafsson, Bergstrom, Madsen, Kowalski, Kucera, Toth, Farkas, Papadakis, Morozov
     """),
     cities=_words("""
-        Berlin, Paris, Manchester, Valencia, Rome, Stockholm, Hanover, Bordeaux, Liverpool, Amsterdam, Florence,
-        Galway, Innsbruck, Plymouth, Granada, Tallinn, Aachen, Nottingham, Bruges, Marseille, Trieste, Coventry,
-        Lucerne, Aarhus, Ljubljana, Chester, Freiburg, Braga, Sheffield, Eindhoven
+        Oslo, Nice, Dresden, Naples, Helsinki, Dover, Reims, Odense, Belfast, Lincoln, Riga, Ulm, Linz, Split,
+        Lausanne, Brno, Swansea, Erfurt, Limoges, Ipswich, Nottingham, Aarhus, London, Grimsby, Guildford,
+        Northampton, Bangor, Whitby, Miami, Cincinnati, Oakland, Raleigh, Honolulu, El Paso, Jersey City,
+        Ann Arbor, Edmonton, Bendigo, Christchurch, Johannesburg, Colmar, Biarritz, Dunkirk, Antibes, Annecy,
+        Liege, Ostend, Genk, Maastricht, Tilburg, Nijmegen, Mantua, Pavia, Arezzo, Salamanca, Coimbra, Plovdiv,
+        Brasov, Brooklyn, Asheville
     """),
     items=_items(
         parcel="""
-            coffee grinder, tripod, ski jacket, chess set, alarm clock, silk scarf, hair dryer, puzzle,
-            telescope, umbrella, music box, bread maker, football shirt, headphones stand, bicycle pump, travel
-            pillow
+            coffee machine, baby monitor, toy train, spare battery, water filter, medical kit, router,
+            guitar stand, blender, yoga mat, hard disk, sunglasses case, football, leather belt, coffee grinder,
+            hammock, bikini, blouse, cardigan, diary, eraser, flute, goblet, hairbrush, handkerchief, hat box,
+            modem, quilt, robot kit, ruler, shawl, skateboard, sketchbook, slipper box, speaker, stool, toaster,
+            hairpin, bow tie, water bottle
         """,
         goods="""
-            pine wardrobe, glass bowl, floor lamp, dishwasher, garden table, porcelain jug, sideboard, rocking
-            chair, freezer, bathroom mirror
+            wall mirror, marble lamp, coffee table, vinyl shelf, stove, standing desk, plant pot, casserole,
+            cupboard, filing cabinet, ladder, lectern, loom, nightstand, stereo, sundial
         """,
         pallet="""
-            paving stones, toilet paper, cat litter, apple juice, window frames, rice, insulation foam, engine
-            parts, garden chairs, frozen fish
+            cleaning fluid, glass jars, paper towels, wine bottles, helmets, gravel, lettuce, milk, lentils,
+            fertiliser, compost, toothpaste, nappies, magazines, toys, tents
         """,
         car="""
-            Volvo V40, Ford Kuga, Citroen C3, Suzuki Swift, Audi A6, Jeep Renegade, Mazda 3, BMW 320, Skoda
-            Fabia, Toyota Corolla
+            Fiat Panda, Kia Ceed, Seat Ibiza, Renault Megane, VW Polo, Honda Jazz, Kia Rio, Opel Insignia,
+            Citroen C3, Opel Mokka, Audi A1, Toyota Prius, Peugeot Partner, Kia Picanto, Rover 75,
+            Subaru Forester
         """,
         home="""
-            parquet floor, bathroom ceiling, cellar carpet, grand piano, kitchen wall, wine rack, office carpet,
-            sofa bed, study wall, pantry shelf
+            kitchen ceiling, attic floor, shop counter, pine floor, wooden ceiling, billiard table, closet,
+            partition wall, playpen, settee, shoe rack, sunroom, tool shelf, veranda, guest room, corridor wall
         """,
         valuable="""
-            city bike, pearl necklace, trumpet, chainsaw, game console, leather jacket, canoe, silver tray,
-            pocket watch, binoculars case
+            electric scooter, fur coat, espresso machine, wedding ring, guitar, cello, stamp album, wallet,
+            snowboard, canoe, hedge trimmer, microscope, rowing boat, saxophone, trombone, rollator
         """,
     ),
 )

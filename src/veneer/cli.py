@@ -8,10 +8,11 @@ progress and messages to standard error. Exit codes: 0 done, 2 something the use
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+INTERRUPTED = 130
 METHODS = click.Choice(["lora", "qlora", "full"])
 
 model_option = click.option("--model", required=True, help="Model: a directory, a GGUF file or a hub id.")
@@ -46,14 +48,21 @@ class _Commands(click.Group):
         except VeneerError as error:
             click.secho("error: ", fg="red", bold=True, nl=False, err=True)
             click.echo(str(error), err=True)
-            sys.exit(error.exit_code)
+            _leave(error.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
-            sys.exit(130)
+            _leave(INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output has gone (`| head`): there is nobody left to tell.
             sys.stderr.close()
             sys.exit(1)
+
+
+def _leave(code: int) -> NoReturn:
+    if code == INTERRUPTED:
+        # Whoever pressed Ctrl-C once presses it again: on the way out there is nothing left to interrupt.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -170,7 +170,6 @@ def test_bfloat16_products_and_float32_gradients(kind: str) -> None:
     assert layer.lora_A.grad.dtype == torch.float32
 
 
-@pytest.mark.xfail(strict=True, reason="LoraLinear hands the base's bias to the product without casting it")
 @pytest.mark.parametrize("kind", ["dense with bias", "quantised with bias"])
 def test_a_bias_of_another_dtype_is_cast_as_the_base_does(kind: str) -> None:
     base = base_layer(kind)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tiny import examples, rows, run_config, write_rows
 from transformers import LlamaForCausalLM
 
+from tiny import examples, rows, run_config, write_rows
 from veneer.assistant import open_assistant, turns
 from veneer.config import ComputeSection, Dtype, Method
 from veneer.data.records import read_records

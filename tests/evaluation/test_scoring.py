@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import examples
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from tiny import examples
 from veneer.data.chat import Example
 from veneer.evaluation.scoring import Question, RowScore, judge, row_losses, score
 from veneer.io.checkpoint import open_checkpoint
@@ -139,7 +139,8 @@ def test_json_is_judged_by_its_values(answer: str, exact: bool, fields: float) -
 @pytest.mark.parametrize(
     ("answer", "reference", "exact"),
     [
-        ("yes", "yes", True), (" yes\n", "yes", True), ("Yes", "yes", False), ("yes.", "yes", False), ("", "yes", False),
+        ("yes", "yes", True), (" yes\n", "yes", True), ("Yes", "yes", False), ("yes.", "yes", False),
+        ("", "yes", False),
         ("[1, 2]", "[1,2]", False), ("5", "5.0", False), ("a  b", "a b", False),
     ],
 )  # fmt: skip
@@ -155,7 +156,8 @@ def test_an_empty_object_has_no_fields_to_get_right() -> None:
 
 @pytest.mark.parametrize(
     ("expected", "given", "same"),
-    [(True, 1, False), (1, True, False), (0, False, False), ("1", 1, False), (None, 0, False), ({"x": 1}, {"x": 1}, True),
+    [(True, 1, False), (1, True, False), (0, False, False), ("1", 1, False), (None, 0, False),
+     ({"x": 1}, {"x": 1}, True),
      ({"x": 1, "y": 2}, {"y": 2, "x": 1}, True), ([1, 2], [2, 1], False), ("é", "e\u0301", False), (1e2, 100.0, True)],
 )  # fmt: skip
 def test_values_are_equal_only_if_they_are_written_alike(expected: Any, given: Any, same: bool) -> None:

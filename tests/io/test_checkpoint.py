@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import byte_level_tokenizer, save_tokenizer
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from support import smollm2_gguf
+from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.errors import ModelError
 from veneer.io import checkpoint as module
 from veneer.io.checkpoint import Checkpoint, SafetensorsCheckpoint, open_checkpoint

@@ -56,9 +56,13 @@ def test_a_folder_appears_complete_or_not_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), DataError("y"), SystemExit(3)])
 def test_an_exception_inside_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), files.atomic_folder(tmp_path / "result") as folder:
-        (folder / "a").write_text("1")
-        raise error
+    def fail() -> None:
+        with files.atomic_folder(tmp_path / "result") as folder:
+            (folder / "a").write_text("1")
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
     assert names(tmp_path) == []
 
 
@@ -91,9 +95,14 @@ def test_staged_files_replace_those_of_the_same_name_only(tmp_path: Path) -> Non
 
 def test_staged_files_are_dropped_when_the_block_fails(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("old a")
-    with pytest.raises(ValueError, match="stop"), files.staged_files(tmp_path) as folder:
-        (folder / "a").write_text("new a")
-        raise ValueError("stop")
+
+    def fail() -> None:
+        with files.staged_files(tmp_path) as folder:
+            (folder / "a").write_text("new a")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "old a"
 

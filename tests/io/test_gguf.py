@@ -12,12 +12,12 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from conftest import write_vocabulary_gguf
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize, quantize
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from support import smollm2_gguf
+from tiny_tokenizers import write_vocabulary_gguf
 from veneer.errors import ModelError
 from veneer.io import gguf_header
 from veneer.io.gguf import GgufCheckpoint, _decode, llama3_factors, rope_scaling_from_factors

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Tokenize, byte_level_tokenizer, metaspace_tokenizer, varied_strings, write_vocabulary_gguf
 from transformers import AutoTokenizer
 
 from support import smollm2_gguf
+from tiny_tokenizers import Tokenize, byte_level_tokenizer, metaspace_tokenizer, varied_strings, write_vocabulary_gguf
 from veneer.errors import ModelError
 from veneer.io.gguf import GgufCheckpoint
 from veneer.io.gguf_header import read_header

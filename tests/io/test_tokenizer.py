@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer, varied_strings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 from transformers import AutoTokenizer
 
+from tiny_tokenizers import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer, varied_strings
 from veneer.errors import ModelError, OutputError
 from veneer.io.tokenizer import Tokenizer, from_directory
 

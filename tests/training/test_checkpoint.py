@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import tree
 
+from tiny import tree
 from veneer.adapters.inject import LoraSpec, inject
 from veneer.errors import AdapterError, CheckpointError, OutputError
 from veneer.io import files

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tiny import examples
 from torch import nn
 from transformers import LlamaForCausalLM
 
+from tiny import examples
 from veneer.adapters.inject import LoraSpec, inject
 from veneer.config import Schedule
 from veneer.data.batches import MicroBatch, pack
@@ -240,7 +240,7 @@ def test_clipping_limits_what_is_applied_and_reports_what_was(
 def test_mean_loss_is_the_step_loss_without_touching_anything(
     eight: list[Example], tiny_model: Path, tmp_path: Path
 ) -> None:
-    model, trainable = adapted(tiny_model, dropout=0.5)
+    model, _trainable = adapted(tiny_model, dropout=0.5)
     model.train()
     before = mean_loss(model, pack(eight, 100))
     assert model.training
@@ -310,7 +310,7 @@ def test_a_broken_loss_stops_the_run_and_keeps_the_weights_before(
         assert torch.equal(trainable.named()[name], parameter)
     folder = tmp_path / "checkpoints" / "step-000003"
     assert verify(folder) is None
-    again_model, again = adapted(tiny_model)
+    _again_model, again = adapted(tiny_model)
     optimizer = RecordingAdamW(again.named())
     progress = found.engine.checkpoints.restore(again, optimizer, pytest.fail)
     assert progress.step == 3

@@ -19,9 +19,9 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny import CommandLine, examples, rows, run_config, tree, write_model, write_rows
 from transformers import AutoTokenizer, LlamaForCausalLM
 
+from tiny import CommandLine, examples, rows, run_config, tree, write_model, write_rows
 from veneer.assistant import open_assistant
 from veneer.config import Method, parse, read_yaml, to_yaml
 from veneer.errors import (
@@ -110,7 +110,8 @@ def test_losses_are_equal_to_the_last_bit_over_100_steps(
     losses: list[list[float]] = []
     for name in ("a", "b"):
         seen: list[Event] = []
-        config = run_config(tiny_model, tiny_data, tmp_path / name, *SETTINGS[method], "train.steps=100")
+        settings = (*SETTINGS[method], "train.steps=100", "train.save_every=100")
+        config = run_config(tiny_model, tiny_data, tmp_path / name, *settings)
         train(config, subscribers=[seen.append])
         losses.append([event.loss for event in seen if isinstance(event, StepDone)])
     assert len(losses[0]) == 100
@@ -645,28 +646,25 @@ def test_what_a_run_leaves_behind_can_be_read(method: str, finished: dict[str, R
 # -------------------------------------------------------------------------------------------------- disks and folders
 
 FULL_DISK = """
-import json, subprocess, sys
+import hashlib, json, subprocess
 from pathlib import Path
-sys.path.insert(0, {tests!r})
-subprocess.run(["mount", "-t", "tmpfs", "-o", "size={size}k", "tmpfs", "/mnt"], check=True)
-from tiny import run_config
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", "/mnt"], check=True)
+from veneer.config import parse, read_yaml
 from veneer.errors import OutputError
-from veneer.events import EventLog, read_events
 from veneer.training.checkpoint import verify
 from veneer.training.run import train
-config = run_config(Path({model!r}), Path({data!r}), Path("/mnt/run"), "train.steps=60", "train.save_every=2",
-                    "train.keep=50")
+config = parse(read_yaml(Path({config!r})), where="x")
+error = None
 try:
     train(config)
-    error = None
 except OutputError as caught:
     error = [str(caught), caught.exit_code]
 steps = sorted(p.name for p in Path("/mnt/run/checkpoints").iterdir())
 faults = [verify(Path("/mnt/run/checkpoints") / s) for s in steps]
 subprocess.run(["mount", "-o", "remount,size=64m", "/mnt"], check=True)
 train(config, resume=True)
-import hashlib
-print(json.dumps([error, steps, faults, hashlib.sha256(Path("/mnt/run/adapter_model.safetensors").read_bytes()).hexdigest()]))
+digest = hashlib.sha256(Path("/mnt/run/adapter_model.safetensors").read_bytes()).hexdigest()
+print(json.dumps([error, steps, faults, digest]))
 """
 
 
@@ -678,37 +676,36 @@ def mounted(code: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("size", [700, 1300])
 def test_a_disk_that_fills_up_costs_nothing_that_was_complete(
-    size: int, tiny_model: Path, tiny_data: Path, tmp_path: Path
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     import hashlib
 
-    tests = str(Path(__file__).parent.parent)
-    code = FULL_DISK.format(tests=tests, size=size, model=str(tiny_model), data=str(tiny_data))
-    error, steps, faults, digest = mounted(code)
+    settings = ("train.steps=24", "train.save_every=2", "train.keep=50")
+    config = run_config(tiny_model, tiny_data, Path("/mnt/run"), *settings)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    error, steps, faults, digest = mounted(FULL_DISK.format(config=str(tmp_path / "config.yaml")))
     assert error is not None
     assert error[1] == 2
     assert "No space left on device" in error[0]
     assert len(steps) >= 2
     assert all(name.startswith("step-") for name in steps)
     assert faults == [None] * len(steps)
-    train(run_config(tiny_model, tiny_data, tmp_path / "whole", "train.steps=60"))
+    train(run_config(tiny_model, tiny_data, tmp_path / "whole", *settings))
     assert hashlib.sha256(weights(tmp_path / "whole", "lora")).hexdigest() == digest
 
 
 def test_a_read_only_output_is_refused_before_the_model_is_touched(tiny_data: Path) -> None:
     code = f"""
-import json, subprocess, sys, time
-sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
-from pathlib import Path
+import json, subprocess, time
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,ro", "tmpfs", "/mnt"], check=True)
-from tiny import run_config
+from veneer.config import parse
 from veneer.errors import OutputError
 from veneer.training.run import train
+config = parse({{"model": "/no/such/model", "output": "/mnt/run", "data": {{"file": {str(tiny_data)!r}}}}}, where="x")
 begun = time.perf_counter()
 try:
-    train(run_config(Path("/no/such/model"), Path({str(tiny_data)!r}), Path("/mnt/run")))
+    train(config)
 except OutputError as error:
     print(json.dumps([str(error), time.perf_counter() - begun]))
 """

@@ -25,7 +25,8 @@ class _LoraProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, adapted: Tensor, a: Tensor, b: Tensor, base: BaseLinear, scale: float) -> Tensor:
         down = adapted @ a.to(x.dtype).T
-        y = functional.linear(x, base.dequantize(x.dtype), base.bias)
+        bias = None if base.bias is None else base.bias.to(x.dtype)
+        y = functional.linear(x, base.dequantize(x.dtype), bias)
         y.addmm_(down, b.to(x.dtype).T, alpha=scale)
         ctx.save_for_backward(adapted, down, a, b)
         ctx.base, ctx.scale, ctx.one_input = base, scale, adapted is x

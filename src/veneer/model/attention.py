@@ -64,6 +64,12 @@ class PackedAttention:
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend within documents; see `Attention.attend`."""
+        if sum(self.lengths) != len(queries) or len(queries) != len(keys) or keys.shape != values.shape:
+            # The kernel reads by these lengths, so a mistake here must not reach it.
+            raise ValueError(
+                f"documents of {sum(self.lengths)} tokens in all, but queries {list(queries.shape)}, "
+                f"keys {list(keys.shape)}, values {list(values.shape)}"
+            )
         if kernels() is not None and usable(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0:
             result: Tensor = _PackedKernel.apply(queries, keys, values, self.lengths)  # type: ignore[no-untyped-call]
             return result

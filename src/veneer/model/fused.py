@@ -22,14 +22,19 @@ def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
+def _kernel_weight(weight: Tensor, x: Tensor) -> Tensor:
+    """The weight as the kernel takes it: float32, after the rounding to the dtype of `x` that the torch path makes."""
+    return weight.detach().to(x.dtype).float().contiguous()
+
+
 class _RmsNorm(torch.autograd.Function):
     """y = round(x · rstd) · w with rstd = 1/√(mean(x²) + eps)  (Zhang & Sennrich, 2019, arXiv:1910.07467)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         native = kernels()
-        if native is not None and usable(x) and x.ndim == 2:
-            y, rstd = native.rms_norm_forward(x, weight.detach().float().contiguous(), eps)
+        if native is not None and usable(x) and x.ndim == 2 and weight.shape == x.shape[1:]:
+            y, rstd = native.rms_norm_forward(x, _kernel_weight(weight, x), eps)
             ctx.save_for_backward(x, weight, rstd[:, None])
             return y
         wide = x.to(_accumulation_dtype(x.dtype))
@@ -44,7 +49,7 @@ class _RmsNorm(torch.autograd.Function):
         dy = grads[0].contiguous()
         native = kernels()
         if native is not None and usable(x, dy) and x.ndim == 2 and not ctx.needs_input_grad[1]:
-            return native.rms_norm_backward(x, weight.float().contiguous(), rstd, dy), None, None
+            return native.rms_norm_backward(x, _kernel_weight(weight, x), rstd, dy), None, None
         normed = x.to(rstd.dtype) * rstd
         grad_weight = None
         if ctx.needs_input_grad[1]:
@@ -67,7 +72,7 @@ class _SwiGlu(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
         native = kernels()
-        if native is not None and usable(gate, up):
+        if native is not None and usable(gate, up) and gate.shape == up.shape:
             return native.swiglu_forward(gate, up)
         return functional.silu(gate) * up
 
@@ -76,7 +81,7 @@ class _SwiGlu(torch.autograd.Function):
         gate, up = ctx.saved_tensors
         dh = grads[0].contiguous()
         native = kernels()
-        if native is not None and usable(gate, up, dh):
+        if native is not None and usable(gate, up, dh) and gate.shape == up.shape:
             return native.swiglu_backward(gate, up, dh)
         grad_up = functional.silu(gate).mul_(dh)
         grad_gate = torch.ops.aten.silu_backward(dh * up, gate)
