@@ -47,8 +47,10 @@ class Sampling:
 OnToken = Callable[[int, int], None]
 """Called with the index of a prompt and its next token, as it comes."""
 
-BATCH_ROWS = 96
-"""Rows decoded together."""
+BATCH_ROWS = 192
+"""Most rows that are decoded together."""
+CACHE_LIMIT = 10**9
+"""Bytes that the cache of a batch may take; fewer rows are decoded together where theirs would take more."""
 DECODED_LIMIT = 10**9
 """A 4-bit model whose weights take at most this many bytes when decoded is decoded once for a whole call."""
 
@@ -62,7 +64,7 @@ def generate(
     stop_ids: frozenset[int],
     on_token: OnToken = lambda row, token: None,
     on_done: Callable[[int], None] = lambda rows: None,
-    batch_rows: int = BATCH_ROWS,
+    batch_rows: int | None = None,
 ) -> list[list[int]]:
     """Continue every prompt until a stop token, or `max_new_tokens`.
 
@@ -73,7 +75,8 @@ def generate(
         stop_ids: tokens that end a row; they are not part of the result.
         on_token: told of every new token (streaming).
         on_done: told how many rows have ended, as they end (progress).
-        batch_rows: rows decoded together; a matter of memory and speed.
+        batch_rows: rows decoded together, a matter of memory and speed; by default as many as `BATCH_ROWS` and
+            `CACHE_LIMIT` allow.
 
     Returns:
         The new tokens of each prompt, in the order of `prompts`.
@@ -90,8 +93,9 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), row))
     try:
         with decoded_weights(model, model.dtype, DECODED_LIMIT):
-            for start in range(0, len(order), batch_rows):
-                rows = order[start : start + batch_rows]
+            size = batch_rows or rows_that_fit(model, prompts, sampling.max_new_tokens)
+            for start in range(0, len(order), size):
+                rows = order[start : start + size]
                 batch = _Batch(model, [prompts[row] for row in rows], rows, sampling, stop_ids)
                 while batch.rows:
                     for row, token in batch.step():
@@ -101,6 +105,14 @@ def generate(
     finally:
         model.train(was_training)
     return results
+
+
+def rows_that_fit(model: CausalLM, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
+    """Rows that may be decoded together: at least one, at most `BATCH_ROWS`, with a cache of at most `CACHE_LIMIT`."""
+    capacity = max((len(prompt) for prompt in prompts), default=0) + max_new_tokens
+    spec = model.spec
+    row = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * capacity * model.dtype.itemsize
+    return max(1, min(BATCH_ROWS, CACHE_LIMIT // row))
 
 
 class _Batch:

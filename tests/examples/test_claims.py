@@ -1,5 +1,6 @@
 """The bundled example data: reproducible, answerable from the message alone, and held out where it says so."""
 
+import collections
 import datetime
 import json
 import re
@@ -121,12 +122,54 @@ def test_held_out_values_are_never_trained(name, field):
     assert not trained & {record[field] for _, record in DATA[name]}
 
 
-@pytest.mark.parametrize("field", ["first_names", "last_names", "cities"])
-def test_value_pools_are_disjoint(field):
-    train, held_out = getattr(values.TRAIN, field), getattr(values.HELD_OUT, field)
-    assert len(set(train)) == len(train)
-    assert len(set(held_out)) == len(held_out)
+def items(pool):
+    """Return every item of a pool of values; the lists that several kinds share count once."""
+    return [item for block in dict.fromkeys(pool.items.values()) for item in block]
+
+
+@pytest.mark.parametrize(
+    ("field", "in_train", "in_held_out"),
+    [("first_names", 250, 60), ("last_names", 350, 60), ("cities", 450, 60), ("items", 600, 120)],
+)
+def test_value_pools_are_disjoint_and_large(field, in_train, in_held_out):
+    train, held_out = (
+        items(pool) if field == "items" else getattr(pool, field) for pool in (values.TRAIN, values.HELD_OUT)
+    )
+    assert len(set(train)) == len(train) >= in_train
+    assert len(set(held_out)) == len(held_out) >= in_held_out
     assert not set(train) & set(held_out)
+
+
+@pytest.mark.parametrize("kind", generate.KINDS)
+def test_no_item_begins_with_another(kind):
+    block = values.TRAIN.items[kind] + values.HELD_OUT.items[kind]
+    assert not [(short, long) for short in block for long in block if long.startswith(short + " ")]
+
+
+def test_no_city_is_a_name_or_part_of_another_value():
+    pools = (values.TRAIN, values.HELD_OUT)
+    cities = {city for pool in pools for city in pool.cities}
+    others = [value for pool in pools for value in (*pool.first_names, *pool.last_names, *items(pool))]
+    assert not [value for value in others if cities & {value, *value.split()}]
+    assert not [city for city in cities if " " in city and cities & set(city.split())]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_value_occurs_about_equally_often(name):
+    pool = values.TRAIN if name == "train.jsonl" else values.HELD_OUT
+    records = [record for _, record in DATA[name]]
+    drawn = {
+        pool.cities: [record["place"] for record in records],
+        pool.first_names: [record["name"].split()[0] for record in records],
+        pool.last_names: [record["name"].split()[1] for record in records],
+        tuple(generate.KINDS): [record["kind"] for record in records],
+    }
+    for block in dict.fromkeys(pool.items.values()):
+        drawn[block] = [record["item"] for record in records if pool.items[record["kind"]] == block]
+    for block, found in drawn.items():
+        counts = collections.Counter(found)
+        assert set(counts) == set(block)
+        assert max(counts.values()) - min(counts.values()) <= 1
 
 
 def test_format_pools_are_disjoint():
