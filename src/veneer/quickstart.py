@@ -6,9 +6,13 @@ same held-out messages, of two kinds: new records in the phrasings that were tra
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 import time
 from dataclasses import asdict
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -68,15 +72,38 @@ def configuration(method: Method, model: str, output: Path, device: str) -> RunC
     )
 
 
+def free_folder(base: str) -> Path:
+    """`base`, or `base-2`, `base-3`, …: the first that does not exist, so that a second try loses nothing."""
+    names = (base if number == 1 else f"{base}-{number}" for number in count(1))
+    return next(folder for name in names if not (folder := Path(name)).exists())
+
+
+def program() -> str:
+    """How the user can call veneer again from where they are."""
+    called = Path(sys.argv[0])
+    if shutil.which("veneer") or not called.is_file():
+        return "veneer"
+    return os.path.relpath(called)
+
+
 def run(
-    method: Method, *, model: str | None, output: Path, rows: int | None, device: str, as_json: bool
+    method: Method, *, model: str | None, output: Path | None, rows: int, device: str, as_json: bool
 ) -> dict[str, Any]:
     """Train, evaluate and show; returns everything that was measured as plain values.
+
+    Args:
+        method: what is trained.
+        model: in place of the bundled one.
+        output: folder of the run; by default a new one.
+        rows: messages of each held-out set that are answered.
+        device: where to compute.
+        as_json: leave the showing to the caller.
 
     Raises:
         VeneerError: the model is absent, the output folder is taken, or a step fails.
     """
     source = model or bundled_model()
+    output = output or free_folder("quickstart-output")
     screen = console()
     screen.print(f"[bold]1. Training[/bold] {method.value} on {bundled_data() / 'train.jsonl'}", highlight=False)
     config = configuration(method, source, output, device)
@@ -100,7 +127,7 @@ def run(
     return summary
 
 
-def _evaluate(result: RunResult, config: RunConfig, rows: int | None, screen: Console) -> dict[str, Report]:
+def _evaluate(result: RunResult, config: RunConfig, rows: int, screen: Console) -> dict[str, Report]:
     reports = {}
     assistant = _assistant(result, config)
     base = None
@@ -158,8 +185,8 @@ def _show(summary: dict[str, Any], reports: dict[str, Report], config: RunConfig
     )
     use = f"--model {folder}" if config.method is Method.FULL else f"--model {config.model} --adapter {folder}"
     for command in (
-        f"veneer chat {use}",
-        f"veneer evaluate {use} --data {data}",
-        f"veneer train --model {config.model} --data YOUR_ROWS.jsonl --output my-adapter",
+        f"{program()} chat {use}",
+        f"{program()} evaluate {use} --data {data}",
+        f"{program()} train --model {config.model} --data YOUR_ROWS.jsonl --output my-adapter",
     ):
         output.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
