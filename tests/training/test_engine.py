@@ -425,6 +425,24 @@ def test_the_draws_of_a_step_follow_from_its_number(eight: list[Example], tiny_m
     assert len(losses) == 2
 
 
+def test_every_step_of_every_seed_has_draws_of_its_own(
+    eight: list[Example], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(AdapterTraining, "seed_step", lambda trainable, seed: seeds.append(seed))
+
+    def seeds_of(name: str, seed: int, done: int = 0) -> list[int]:
+        seeds.clear()
+        found = bench(tmp_path / name, *adapted(tiny_model), Cut([eight[:1]]), steps=5)
+        found.engine.seed = seed
+        found.run(Progress(step=done))
+        return list(seeds)
+
+    whole, other = seeds_of("a", 0), seeds_of("b", 1)
+    assert len(set(whole) | set(other)) == 10
+    assert seeds_of("c", 0, done=3) == whole[3:]
+
+
 def test_a_complete_run_goes_on_with_nothing(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:
     model, trainable = adapted(tiny_model)
     found = bench(tmp_path, model, trainable, Cut([eight]), steps=2)
