@@ -185,10 +185,13 @@ def _amount(rng: random.Random, low: int, high: int) -> int | None:
 
 
 def _date(rng: random.Random, style: str) -> datetime.date:
-    """Draw a date that is clear in its style: with slashes or dashes, the day must not pass for a month."""
+    """Draw a date that is clear in its style: with slashes or dashes, the day must not pass for a month.
+
+    The day has two digits, so that writing the answer never means to put in a zero.
+    """
     while True:
         date = FIRST_DAY + datetime.timedelta(days=rng.randrange(DAYS))
-        if date.day > 12 or not style.startswith(("{dd}/", "{dd}-")):
+        if date.day > 12 or (date.day > 9 and not style.startswith(("{dd}/", "{dd}-"))):
             return date
 
 

@@ -42,17 +42,15 @@ def _items(parcel: str, goods: str, pallet: str, car: str, home: str, valuable: 
 
 TRAIN = Values(
     first_names=_words("""
-        Anna, Peter, Maria, Thomas, Martin, David, Sarah, Michael, Daniel, Robert, Simon, Mark, Jan, Tom,
-        Victor, Marta, Nora, Leon, Olga, Henry, George, Jane, Louis, Carla, Samuel, Ines, Paula, Rolf, Zoe,
-        Lena, Max, Hanna, Luca, Megan, Jonas, Arthur, Camille, Edward, Ingrid, Dario, Heidi, Lydia, Roman,
-        Fiona, Petra, Neil, Sonja, James, John, William, Joseph, Charles, Matthew, Andrew, Stephen, Jacob,
-        Scott, Brandon, Kyle, Dylan, Dominic, Marcel, Tobias, Markus, Matthias, Dieter, Klaus, Gunther, Horst,
-        Bernd, Uwe, Detlef, Michel, Antoine, Gilles, Olivier, Thierry, Guillaume, Mathieu, Paolo, Giulia,
-        Matteo, Enrico, Sergio, Javier, Joao, Tiago, Nils, Magnus, Henrik, Soren, Pavel, Tomas, Jiri, Piotr,
-        Andrzej, Zoltan, Dimitri, Igor, Stavros, Emily, Donna, Maureen, Chloe, Siobhan, Niamh, Gwen, Rhys,
-        Angus, Ewan, Callum, Ingeborg, Renate, Monika, Annika, Astrid, Sigrid, Kirsten, Monique, Margot, Bianca,
-        Rosalia, Pilar, Lucia, Katarina, Jana, Zuzana, Agata, Magda, Ilona, Svetlana, Galina, Daphne, Phoebe,
-        Veronica, Rosemary
+        Peter, Thomas, Martin, David, Michael, Daniel, Robert, Simon, Mark, Jan, Tom, Victor, Marta, Leon, Olga,
+        Henry, Jane, Louis, Carla, Samuel, Paula, Zoe, Lena, Max, Hanna, Jonas, Camille, Ingrid, Dario, Heidi,
+        Lydia, Roman, Fiona, Petra, Neil, Sonja, James, Andrew, Stephen, Scott, Brandon, Kyle, Dylan, Dominic,
+        Marcel, Tobias, Markus, Dieter, Gunther, Horst, Bernd, Uwe, Detlef, Michel, Antoine, Gilles, Olivier,
+        Guillaume, Mathieu, Paolo, Giulia, Matteo, Enrico, Javier, Joao, Tiago, Nils, Henrik, Pavel, Jiri,
+        Piotr, Andrzej, Zoltan, Dimitri, Igor, Stavros, Emily, Donna, Maureen, Siobhan, Rhys, Angus, Ewan,
+        Callum, Ingeborg, Annika, Astrid, Sigrid, Kirsten, Margot, Bianca, Rosalia, Katarina, Jana, Agata,
+        Ilona, Galina, Phoebe, Veronica, Rosemary, Paul, Alice, Frank, Adam, Alexander, Gerard, Manfred, Alvaro,
+        Sven, Anders, Johan, Elizabeth, Gudrun, Freya, Amelie, Celine, Ivana, Tatiana, Deirdre
     """),
     last_names=_words("""
         Keller, Novak, Jensen, Moreau, Larsen, Bauer, Dubois, Walsh, Silva, Costa, Murphy, Lang, Schmidt, Evans,
@@ -186,8 +184,9 @@ TRAIN = Values(
 
 HELD_OUT = Values(
     first_names=_words("""
-        Paul, Alice, Frank, Irene, Adam, Silvia, Alexander, Gerard, Moritz, Manfred, Alvaro, Sven, Anders,
-        Johan, Yannis, Elizabeth, Gudrun, Freya, Amelie, Celine, Ivana, Tatiana, Deirdre
+        Nora, George, Svetlana, Chloe, Anna, Jacob, Edward, Tomas, Moritz, William, Joseph, Niamh, Charles,
+        Sarah, Zuzana, Klaus, Irene, Thierry, Matthew, Arthur, Sergio, Megan, Silvia, Magnus, Yannis, Pilar,
+        Maria, Luca, Rolf, Monika, Renate, Ines, Gwen, Matthias, John, Monique, Daphne, Soren, Magda, Lucia
     """),
     last_names=_words("""
         Rossi, Wood, Berg, Santos, Braun, Dunn, Hill, Sato, Bishop, Visser, Pfeiffer, Bennett, Webb, White,

@@ -129,7 +129,7 @@ def items(pool):
 
 @pytest.mark.parametrize(
     ("field", "in_train", "in_held_out"),
-    [("first_names", 130, 20), ("last_names", 350, 60), ("cities", 300, 30), ("items", 400, 70)],
+    [("first_names", 115, 40), ("last_names", 350, 60), ("cities", 300, 30), ("items", 400, 70)],
 )
 def test_value_pools_are_disjoint_and_large(field, in_train, in_held_out):
     train, held_out = (
