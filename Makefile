@@ -20,8 +20,8 @@ test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.installed-test
-	$(BIN)/ruff check src tests examples docs hatch_build.py
-	$(BIN)/ruff format --check src tests examples docs hatch_build.py
+	$(BIN)/ruff check src tests examples docs benchmarks hatch_build.py
+	$(BIN)/ruff format --check src tests examples docs benchmarks hatch_build.py
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
@@ -29,8 +29,8 @@ docs: $(VENV)/.installed-test
 	$(BIN)/python docs/make_configuration.py > docs/configuration.md
 
 format: $(VENV)/.installed-test
-	$(BIN)/ruff check --fix src tests examples docs hatch_build.py
-	$(BIN)/ruff format src tests examples docs hatch_build.py
+	$(BIN)/ruff check --fix src tests examples docs benchmarks hatch_build.py
+	$(BIN)/ruff format src tests examples docs benchmarks hatch_build.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
