@@ -30,6 +30,8 @@ from veneer.events import CheckpointSaved, Evaluated, Event, Note, RunFinished, 
 PERCENT = ("exact", "fields")
 """Measures that are shares, shown in percent."""
 LOWER_IS_BETTER = ("loss", "perplexity")
+EXCERPT = 240
+"""Longest answer shown in a table of samples, in characters."""
 SMOOTHING = 0.9
 """Weight of the past in the loss that the progress bar shows."""
 
@@ -182,17 +184,23 @@ def report_table(title: str, report: Report) -> Table:
 
 
 def sample_table(title: str, samples: list[Answered]) -> Table:
-    """Rows side by side: what was asked, what base and adapter say, and what was expected."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold", show_lines=True)
-    table.add_column("message", ratio=3)
-    table.add_column("base", ratio=2)
-    if any(sample.adapter is not None for sample in samples):
-        table.add_column("adapter", ratio=2)
-    table.add_column("expected", ratio=2)
+    """Row by row: what was asked, what base and adapter say, and what was expected."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False)
+    table.add_column("who", style="bold")
+    # Folded, since an answer without spaces (JSON) would be cut at the column's edge.
+    table.add_column("text", overflow="fold")
     for sample in samples:
-        right = sample.adapter is not None and sample.adapter.strip() == sample.reference.strip()
-        cells = [Text(sample.question), Text(sample.base.strip()[:400])]
+        table.add_section()
+        table.add_row("message", Text(sample.question))
+        table.add_row("base", _excerpt(sample.base))
         if sample.adapter is not None:
-            cells.append(Text(sample.adapter.strip()[:400], style="green" if right else "yellow"))
-        table.add_row(*cells, Text(sample.reference))
+            right = sample.adapter.strip() == sample.reference.strip()
+            table.add_row("adapter", _excerpt(sample.adapter, style="green" if right else "yellow"))
+        table.add_row("expected", Text(sample.reference))
     return table
+
+
+def _excerpt(text: str, style: str = "") -> Text:
+    """The start of an answer on one line: an untrained model may go on for long."""
+    flat = " ".join(text.split())
+    return Text(flat if len(flat) <= EXCERPT else flat[: EXCERPT - 1] + "…", style=style)
