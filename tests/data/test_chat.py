@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-import chat_templates as ct
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import chat_templates as ct
 from veneer.config import Overlong
 from veneer.data.chat import (
     Encoder,

@@ -3,9 +3,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-import chat_templates as ct
 import pytest
 
+import chat_templates as ct
 from veneer.data.chat import template_of
 from veneer.data.template import ChatTemplate
 from veneer.errors import DataError
