@@ -15,7 +15,7 @@ from veneer.data.records import Message
 from veneer.errors import AdapterError
 from veneer.generation import Sampling, generate
 from veneer.hardware import resolve_device, resolve_dtype
-from veneer.io.checkpoint import open_checkpoint
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import Holding, load_model
 from veneer.model.decoder import CausalLM
@@ -159,14 +159,19 @@ def open_assistant(
         progress=progress,
     )
     loaded.requires_grad_(False).eval()
+    return make_assistant(loaded, checkpoint, None if adapter is None else load_adapter(loaded, adapter))
+
+
+def make_assistant(model: CausalLM, checkpoint: Checkpoint, adapter: Adapter | None) -> Assistant:
+    """Put a model in memory together with the tokenizer and template of the files that it came from."""
     tokenizer = checkpoint.tokenizer()
     encoder = Encoder(tokenizer, template_of(tokenizer))
     return Assistant(
-        model=loaded,
+        model=model,
         tokenizer=tokenizer,
         encoder=encoder,
         stop_ids=stop_tokens(tokenizer, checkpoint.generation_config, encoder),
-        adapter=None if adapter is None else load_adapter(loaded, adapter),
+        adapter=adapter,
     )
 
 

@@ -18,9 +18,8 @@ from typing import Any
 
 from rich.console import Console
 
-from veneer.assistant import Assistant, stop_tokens
+from veneer.assistant import Assistant, make_assistant
 from veneer.config import ComputeSection, DataSection, LoraSection, Method, RunConfig, TrainSection
-from veneer.data.chat import Encoder, template_of
 from veneer.data.records import read_records
 from veneer.display import comparison_table, counting, duration, sample_table
 from veneer.errors import ModelError
@@ -153,17 +152,9 @@ def _score_two(base: Assistant, tuned: Assistant, rows: RowSet, screen: Console,
 
 def _assistant(result: RunResult, config: RunConfig) -> Assistant:
     """The trained model as it stands in memory."""
-    checkpoint = open_checkpoint(config.model)
-    tokenizer = checkpoint.tokenizer()
-    encoder = Encoder(tokenizer, template_of(tokenizer))
     trained = result.trainable
-    return Assistant(
-        model=result.model,
-        tokenizer=tokenizer,
-        encoder=encoder,
-        stop_ids=stop_tokens(tokenizer, checkpoint.generation_config, encoder),
-        adapter=trained.adapter if isinstance(trained, AdapterTraining) else None,
-    )
+    adapter = trained.adapter if isinstance(trained, AdapterTraining) else None
+    return make_assistant(result.model, open_checkpoint(config.model), adapter)
 
 
 def _show(summary: dict[str, Any], reports: dict[str, Report], config: RunConfig) -> None:
