@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from veneer.model.decoder import BaseLinear
 
@@ -25,8 +24,7 @@ class _LoraProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, adapted: Tensor, a: Tensor, b: Tensor, base: BaseLinear, scale: float) -> Tensor:
         down = adapted @ a.to(x.dtype).T
-        bias = None if base.bias is None else base.bias.to(x.dtype)
-        y = functional.linear(x, base.dequantize(x.dtype), bias)
+        y = base(x)
         y.addmm_(down, b.to(x.dtype).T, alpha=scale)
         ctx.save_for_backward(adapted, down, a, b)
         ctx.base, ctx.scale, ctx.one_input = base, scale, adapted is x
@@ -41,7 +39,7 @@ class _LoraProduct(torch.autograd.Function):
         grad_b = (dy.T @ down).to(b.dtype).mul_(ctx.scale)
         grad_x = grad_adapted = None
         if ctx.needs_input_grad[0]:
-            grad_x = dy @ ctx.base.dequantize(dy.dtype)
+            grad_x = ctx.base.input_gradient(dy)
         if ctx.needs_input_grad[1] and not ctx.one_input:
             grad_adapted = d_down @ a.to(dy.dtype)
         if grad_x is not None and ctx.one_input:

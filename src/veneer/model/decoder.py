@@ -33,6 +33,10 @@ class BaseLinear(Protocol):
         """The weight `[out_features, in_features]` in `dtype`."""
         ...
 
+    def input_gradient(self, grad: Tensor) -> Tensor:
+        """grad W, `[tokens, out_features]` to `[tokens, in_features]`: the gradient of the input, W being frozen."""
+        ...
+
     def __call__(self, x: Tensor) -> Tensor:
         """x Wᵀ (+ bias), `[tokens, in_features]` to `[tokens, out_features]`."""
         ...
@@ -62,6 +66,10 @@ class DenseLinear(nn.Module):
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight `[out_features, in_features]` in `dtype`; no copy where it is stored so."""
         return self.weight.to(dtype)
+
+    def input_gradient(self, grad: Tensor) -> Tensor:
+        """grad W; see `BaseLinear`."""
+        return grad @ self.weight.to(grad.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ (+ bias)."""

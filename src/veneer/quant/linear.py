@@ -147,6 +147,10 @@ class QuantLinear(nn.Module):
         block, codebook = self.config.block, self.config.codebook
         return dequantize_4bit(self.codes, self.scales(), shape, dtype, out, block=block, codebook=codebook)
 
+    def input_gradient(self, grad: Tensor) -> Tensor:
+        """grad W, [*, out] to [*, in], with the weight decoded once more."""
+        return grad @ self.dequantize(grad.dtype)
+
     def hold(self, dtype: torch.dtype) -> None:
         """Keep the decoded weight until `release`; see `decoded_weights`."""
         self._decoded = self.dequantize(dtype)
@@ -223,7 +227,7 @@ class _Matmul(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
         layer: QuantLinear = ctx.layer
-        return grad @ layer.dequantize(grad.dtype), None
+        return layer.input_gradient(grad), None
 
 
 def _matmul(x: Tensor, layer: QuantLinear) -> Tensor:
