@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
-from veneer.native.library import choice, kernels
+from veneer.native.library import Documents, choice, kernels
 from veneer.quant.codes import CodeBook, _decode_chunks, dequantize_4bit, quantize_4bit
 
 
@@ -35,11 +35,11 @@ def attention(documents: int, length: int) -> tuple[Callable[[], object], Callab
     tokens = documents * length
     q, grad = (torch.randn(tokens, 9, 64, dtype=torch.bfloat16) for _ in range(2))
     k, v = (torch.randn(tokens, 3, 64, dtype=torch.bfloat16) for _ in range(2))
-    lengths = [length] * documents
+    packed = Documents((length,) * documents)
 
     def ours() -> None:
-        output, lse = native.attention_forward(q, k, v, lengths, 0.125)
-        native.attention_backward(q, k, v, lengths, 0.125, output, lse, grad)
+        output, lse = native.attention_forward(q, k, v, packed, 0.125)
+        native.attention_backward(q, k, v, packed, 0.125, output, lse, grad)
 
     def torchs() -> None:
         batch = [x.view(documents, length, -1, 64).transpose(1, 2).detach().requires_grad_() for x in (q, k, v)]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veneer.data.batches import MicroBatch, Steps, order, pack
+from veneer.data.batches import MicroBatch, Steps, common_beginning, order, pack
 from veneer.data.chat import Example
 from veneer.errors import DataError
 
@@ -88,35 +88,67 @@ def test_packing_is_first_fit_decreasing() -> None:
         pack(examples, 0)
 
 
-def naive_targets(batch: MicroBatch, masks: list[np.ndarray]) -> list[tuple[int, int]]:
-    pairs, offset = [], 0
-    for mask in masks:
-        pairs += [(offset + t, int(batch.tokens[offset + t + 1])) for t in range(len(mask) - 1) if mask[t + 1]]
-        offset += len(mask)
-    return pairs
+def documents_of(batch: MicroBatch) -> list[list[int]]:
+    """The tokens of each document in full."""
+    shared, *rest = torch.split(batch.tokens, [batch.shared, *batch.lengths])
+    return [shared.tolist() + own.tolist() for own in rest]
+
+
+def test_what_all_documents_begin_with_is_laid_once() -> None:
+    rows = [example([1, 2, 3, 8], [0, 1, 0, 1]), example([1, 2, 4], [1, 1, 1]), example([1, 2, 5, 6], [0, 0, 1, 1])]
+    (batch,) = pack(rows, 100)
+    assert (batch.shared, batch.lengths) == (2, (2, 1, 2))
+    assert batch.tokens.tolist() == [1, 2, 3, 8, 4, 5, 6]
+    assert batch.positions.tolist() == [0, 1, 2, 3, 2, 2, 3]
+    # Token 2 is predicted by the shared first token, in two documents; 4 and 5 by the shared second one.
+    assert list(zip(batch.rows.tolist(), batch.targets.tolist(), strict=True)) == [
+        (0, 2), (2, 8), (0, 2), (1, 4), (1, 5), (5, 6),
+    ]  # fmt: skip
+    assert batch.document_tokens == 11
+    (apart,) = pack(rows, 100, share=False)
+    assert (apart.shared, apart.lengths, apart.document_tokens) == (0, (4, 3, 4), 11)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        ([[1, 2, 3]], 0),
+        ([[1, 2, 3], [1, 2, 3]], 2),  # a document keeps at least one token of its own
+        ([[1, 2], [1, 2, 3, 4]], 1),
+        ([[1], [1, 2]], 0),
+        ([[5, 6, 7], [6, 6, 7]], 0),
+        ([[1, 2, 9, 4], [1, 2, 8, 4], [1, 2, 9, 4]], 2),
+    ],
+)
+def test_the_common_beginning(tokens: list[list[int]], expected: int) -> None:
+    assert common_beginning([example(row) for row in tokens]) == expected
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.data())
-def test_packing_keeps_every_document_and_target(data: st.DataObject) -> None:
+@given(st.data(), st.booleans())
+def test_packing_keeps_every_document_and_target(data: st.DataObject, share: bool) -> None:
     lengths = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=20))
     budget = data.draw(st.integers(1, 30))
+    common = data.draw(st.integers(0, 5))
     examples = []
     for number, length in enumerate(lengths):
         mask = data.draw(st.lists(st.integers(0, 1), min_size=length, max_size=length))
-        examples.append(example([number * 100 + t for t in range(length)], mask))
-    batches = pack(examples, budget)
+        examples.append(example([t if t < common else number * 100 + t for t in range(length)], mask))
     seen = []
-    for batch in batches:
-        assert sum(batch.lengths) <= budget or len(batch.lengths) == 1
-        assert sum(batch.lengths) == len(batch.tokens) == len(batch.positions)
-        members = [int(document[0]) // 100 for document in torch.split(batch.tokens, list(batch.lengths))]
-        seen += members
-        assert [examples[member].tokens.tolist() for member in members] == [
-            document.tolist() for document in torch.split(batch.tokens, list(batch.lengths))
-        ]
-        expected = naive_targets(batch, [examples[member].loss_mask for member in members])
-        assert list(zip(batch.rows.tolist(), batch.targets.tolist(), strict=True)) == expected
+    for batch in pack(examples, budget, share=share):
+        documents = documents_of(batch)
+        assert batch.document_tokens == sum(map(len, documents)) <= max(budget, len(documents[0]))
+        assert len(batch.tokens) == len(batch.positions) == batch.shared + sum(batch.lengths)
+        assert min(batch.lengths) > 0
+        members, expected = [], []
+        for document in documents:
+            member = next(i for i, e in enumerate(examples) if i not in seen and e.tokens.tolist() == document)
+            seen.append(member)
+            members.append(member)
+            mask = examples[member].loss_mask
+            expected += [(t, document[t], document[t + 1]) for t in range(len(mask) - 1) if mask[t + 1]]
+        assert members == sorted(members)
+        rows = batch.rows
+        found = zip(batch.positions[rows].tolist(), batch.tokens[rows].tolist(), batch.targets.tolist(), strict=True)
+        assert list(found) == expected
     assert sorted(seen) == list(range(len(examples)))
-    again = pack(examples, budget)
-    assert [batch.tokens.tolist() for batch in again] == [batch.tokens.tolist() for batch in batches]

@@ -142,3 +142,42 @@ def test_groups_part_the_documents_and_bound_the_padding(lengths: list[int]) -> 
         sizes = [lengths[index] for index in group]
         assert max(sizes) == sizes[0]
         assert max(sizes) * len(sizes) <= PADDING_WASTE * sum(sizes) + 1e-9
+
+
+SHARED = [(5, [3, 1, 7]), (1, [2, 2]), (31, [2, 33, 1]), (40, [5, 60]), (64, [32, 1])]
+
+
+def shared_inputs(shared: int, lengths: list[int], kv_heads: int, seed: int) -> tuple[list[Tensor], Tensor]:
+    """Queries, keys and values of a pack with a common beginning, and the tokens of the same pack written out."""
+    own = torch.arange(shared, shared + sum(lengths)).split(lengths)
+    written = torch.cat([torch.cat((torch.arange(shared), rows)) for rows in own])
+    return list(heads(shared + sum(lengths), 4, kv_heads, seed=seed)), written
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize(("shared", "lengths"), SHARED)
+def test_a_shared_beginning_equals_documents_written_out(shared: int, lengths: list[int], kv_heads: int) -> None:
+    inputs, written = shared_inputs(shared, lengths, kv_heads, seed=len(lengths))
+    inputs = [x.requires_grad_() for x in inputs]
+    weights = torch.randn(len(written), *inputs[0].shape[1:], dtype=torch.float64)
+    full = PackedAttention([shared + length for length in lengths]).attend(0, *(x[written] for x in inputs))
+    expected = torch.autograd.grad((full * weights).sum(), inputs)
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 1e-5)):
+        narrow = [x.detach().to(dtype).requires_grad_() for x in inputs]
+        ours = PackedAttention(lengths, shared).attend(0, *narrow)
+        assert largest_difference(ours[written], full) < tolerance
+        found = torch.autograd.grad((ours[written] * weights.to(dtype)).sum(), narrow)
+        for a, b in zip(found, expected, strict=True):
+            assert largest_difference(a, b) < tolerance * 10
+
+
+def test_a_shared_beginning_sees_no_document() -> None:
+    inputs, _ = shared_inputs(20, [5, 9], 2, seed=1)
+    narrow = [x.float() for x in inputs]
+    before = PackedAttention([5, 9], 20).attend(0, *narrow)
+    for x in narrow:
+        x[20:25] += 1
+    after = PackedAttention([5, 9], 20).attend(0, *narrow)
+    assert torch.equal(before[:20], after[:20])
+    assert torch.equal(before[25:], after[25:])
+    assert not torch.equal(before[20:25], after[20:25])

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from veneer.losses import losses_and_grads_reference
 from veneer.native.build import VARIANTS, build, library_path, machine
-from veneer.native.library import _NEEDS, Kernels, choice, cpu_flags, kernels, usable
+from veneer.native.library import _NEEDS, Documents, Kernels, choice, cpu_flags, kernels, usable
 
 RUNNABLE = [
     name
@@ -19,7 +20,13 @@ RUNNABLE = [
     if (_NEEDS[name] <= cpu_flags() or machine() == "aarch64") and library_path(name).is_file()
 ]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
-LENGTHS = [(1,), (37, 1, 150), (32, 64), (33, 31, 2, 1, 65), (300,)]
+DOCUMENTS = [
+    *(Documents(lengths) for lengths in [(1,), (37, 1, 150), (32, 64), (33, 31, 2, 1, 65), (300,)]),
+    *(
+        Documents((shared, *own), shared)
+        for shared, own in [(1, (1, 40)), (27, (5, 33, 90)), (32, (32,)), (70, (3, 1))]
+    ),
+]
 
 
 @pytest.fixture(params=RUNNABLE or [pytest.param("none", marks=pytest.mark.skip(reason="no kernels were compiled"))])
@@ -27,33 +34,38 @@ def native(request: pytest.FixtureRequest) -> Kernels:
     return Kernels(library_path(request.param))
 
 
-def masked_softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, lengths: tuple[int, ...]) -> Tensor:
+def masked_softmax_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, lengths: tuple[int, ...], shared: int = 0
+) -> Tensor:
+    """Softmax over the keys that a query may see; with `shared`, document 0 is what all the others begin with."""
     group, start, pieces = queries.shape[1] // keys.shape[1], 0, []
-    for length in lengths:
-        q, k, v = (x[start : start + length].transpose(0, 1) for x in (queries, keys, values))
+    for number, length in enumerate(lengths):
+        before = shared if number else 0
+        q = queries[start : start + length].transpose(0, 1)
+        k, v = (torch.cat((x[:before], x[start : start + length])).transpose(0, 1) for x in (keys, values))
         k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
         scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
-        future = torch.ones(length, length, dtype=torch.bool).triu(1)
+        future = torch.ones(length, before + length, dtype=torch.bool).triu(1 + before)
         pieces.append((scores.masked_fill(future, -math.inf).softmax(-1) @ v).transpose(0, 1))
         start += length
     return torch.cat(pieces)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("documents", DOCUMENTS)
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(9, 3, 64), (4, 4, 16), (2, 1, 80), (3, 1, 128)])
 def test_attention_and_its_gradients_are_those_of_the_masked_softmax(
-    native: Kernels, dtype: torch.dtype, lengths: tuple[int, ...], heads: int, kv_heads: int, dim: int
+    native: Kernels, dtype: torch.dtype, documents: Documents, heads: int, kv_heads: int, dim: int
 ) -> None:
-    tokens = sum(lengths)
+    tokens = sum(documents.lengths)
     q, grad = (torch.randn(tokens, heads, dim).to(dtype) for _ in range(2))
     k, v = (torch.randn(tokens, kv_heads, dim).to(dtype) for _ in range(2))
     leaves = [x.double().requires_grad_() for x in (q, k, v)]
-    expected = masked_softmax_attention(*leaves, lengths)
+    expected = masked_softmax_attention(*leaves, documents.lengths, documents.shared)
     expected.backward(grad.double())
 
-    output, lse = native.attention_forward(q, k, v, lengths, dim**-0.5)
-    found = native.attention_backward(q, k, v, lengths, dim**-0.5, output, lse, grad)
+    output, lse = native.attention_forward(q, k, v, documents, dim**-0.5)
+    found = native.attention_backward(q, k, v, documents, dim**-0.5, output, lse, grad)
 
     scale = max(1.0, *(float(x.grad.abs().max()) for x in leaves if x.grad is not None))
     torch.testing.assert_close(output.double(), expected.detach(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
@@ -64,7 +76,7 @@ def test_attention_and_its_gradients_are_those_of_the_masked_softmax(
 
 def test_large_scores_do_not_overflow(native: Kernels) -> None:
     q, k, v = torch.randn(40, 1, 16) * 100, torch.randn(40, 1, 16) * 100, torch.randn(40, 1, 16)
-    output, _ = native.attention_forward(q, k, v, (40,), 0.25)
+    output, _ = native.attention_forward(q, k, v, Documents((40,)), 0.25)
     expected = masked_softmax_attention(q.double(), k.double(), v.double(), (40,))
     torch.testing.assert_close(output.double(), expected, atol=1e-3, rtol=1e-3)
 
@@ -75,12 +87,12 @@ def test_the_number_of_threads_changes_no_bit(native: Kernels, threads: int) -> 
     q, g = (torch.randn(90, 6, 32, generator=generator) for _ in range(2))
     k, v = (torch.randn(90, 2, 32, generator=generator) for _ in range(2))
     before = torch.get_num_threads()
-    results = []
+    documents, results = Documents((10, 50, 30), 10), []
     try:
         for count in (1, threads):
             torch.set_num_threads(count)
-            output, lse = native.attention_forward(q, k, v, (50, 40), 0.2)
-            results.append((output, lse, *native.attention_backward(q, k, v, (50, 40), 0.2, output, lse, g)))
+            output, lse = native.attention_forward(q, k, v, documents, 0.2)
+            results.append((output, lse, *native.attention_backward(q, k, v, documents, 0.2, output, lse, g)))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
@@ -146,8 +158,32 @@ def test_what_is_not_a_number_stays_visible(native: Kernels, dtype: torch.dtype)
     assert native.swiglu_forward(x, torch.ones_like(x)).isnan().sum() == 1
     assert native.rms_norm_forward(x, torch.ones(64), 1e-5)[0][2].isnan().all()
     q = x.view(4, 1, 64)
-    output, _ = native.attention_forward(q, q, q, (4,), 1.0)
+    output, _ = native.attention_forward(q, q, q, Documents((4,)), 1.0)
     assert output[2].isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "vocab"), [(1, 2), (3, 1023), (5, 1024), (4, 1025), (7, 50_001)])
+def test_cross_entropy_equals_the_reference(native: Kernels, rows: int, vocab: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(rows * vocab)
+    scores = (6 * torch.randn(rows, vocab, generator=generator)).to(dtype)
+    targets = torch.randint(0, vocab, (rows,), generator=generator)
+    scores[0, targets[0]] = 60.0  # one target that leads by more than float32 resolves next to 1
+    scores[-1, targets[-1]] = -80.0  # and one that trails by as much
+    expected, slopes = losses_and_grads_reference(scores.double(), targets)
+    only_losses = native.cross_entropy(scores.clone(), targets, gradient=False)
+    losses = native.cross_entropy(scores, targets, gradient=True)
+    assert torch.equal(losses, only_losses)
+    assert bool(((losses - expected).abs() <= 2e-6 * expected.abs() + 1e-38).all())
+    bound = slopes.abs() * (2**-8 if dtype is torch.bfloat16 else 4e-6) + 1e-37
+    assert bool(((scores - slopes).abs() <= bound).all())
+
+
+def test_cross_entropy_passes_on_what_is_not_finite(native: Kernels) -> None:
+    scores = torch.randn(3, 2000)
+    scores[0, 5], scores[1, 1500] = float("nan"), float("inf")
+    losses = native.cross_entropy(scores, torch.tensor([5, 3, 0]), gradient=True)
+    assert losses.isfinite().tolist() == [False, False, True]
 
 
 def test_kernels_take_only_contiguous_cpu_tensors_of_one_dtype() -> None:

@@ -463,8 +463,9 @@ def test_each_row_is_trained_exactly_once_an_epoch(tiny_model: Path, tiny_data: 
     for step in range(1, PackedSteps(encoded, config).total + 1):
         source = PackedSteps(encoded, config)  # afresh, as after a resumption
         for batch in source.micro_batches(step):
-            for document in torch.split(batch.tokens, list(batch.lengths)):
-                seen[(step - 1) // 7][tuple(document.tolist())] += 1
+            shared, *rest = torch.split(batch.tokens, [batch.shared, *batch.lengths])
+            for own in rest:
+                seen[(step - 1) // 7][(*shared.tolist(), *own.tolist())] += 1
         orders.append([batch.tokens.tolist() for batch in source.micro_batches(step)])
     expected = Counter(tuple(row.tokens.tolist()) for row in encoded)
     assert all(counter == expected for counter in seen.values())

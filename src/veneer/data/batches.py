@@ -132,26 +132,34 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
-    """Documents laid end to end. T is the number of tokens, S the number of targets."""
+    """Documents laid end to end, what they all begin with laid once before them. T is the number of tokens laid, S the
+    number of targets."""
 
     tokens: Tensor
     """int64 [T]"""
     positions: Tensor
-    """int64 [T]; from 0 in each document"""
+    """int64 [T]; of each token in its document"""
+    shared: int
+    """Tokens at the front that begin every document; 0 where nothing is shared."""
     lengths: tuple[int, ...]
-    """Tokens of each document, in order; they sum to T."""
+    """Tokens of each document without the shared ones, in order; with those they sum to T."""
     targets: Tensor
     """int64 [S]; the token after each of `rows`"""
     rows: Tensor
-    """int64 [S]; positions in [0, T) whose next token is in the same document and supervised, rising"""
+    """int64 [S]; where in [0, T) the token before each target stands; a shared one may stand before several"""
 
     @property
     def supervised(self) -> int:
         """Number of targets, S."""
         return int(self.rows.numel())
 
+    @property
+    def document_tokens(self) -> int:
+        """Tokens of all documents, shared ones counted in each."""
+        return sum(self.lengths) + self.shared * len(self.lengths)
 
-def pack(examples: Sequence[Example], max_tokens: int) -> list[MicroBatch]:
+
+def pack(examples: Sequence[Example], max_tokens: int, *, share: bool = True) -> list[MicroBatch]:
     """Lay a step's examples into micro-batches of at most `max_tokens` tokens.
 
     First-fit decreasing (at most 11/9 of the fewest possible micro-batches), with ties and the layout inside a
@@ -161,6 +169,8 @@ def pack(examples: Sequence[Example], max_tokens: int) -> list[MicroBatch]:
     Args:
         examples: of one step.
         max_tokens: at least 1.
+        share: lay the tokens that all documents of a micro-batch begin with only once. The result is the same to
+            rounding, except under dropout, which would then drop the same inputs for all of them.
 
     Raises:
         DataError: `max_tokens` is not positive.
@@ -178,20 +188,36 @@ def pack(examples: Sequence[Example], max_tokens: int) -> list[MicroBatch]:
         else:
             room[place] -= length
             bins[place].append(index)
-    return [_micro_batch([examples[index] for index in sorted(members)]) for members in bins]
+    members = [[examples[index] for index in sorted(indices)] for indices in bins]
+    return [_micro_batch(documents, common_beginning(documents) if share else 0) for documents in members]
 
 
-def _micro_batch(documents: Sequence[Example]) -> MicroBatch:
-    lengths = tuple(len(document.tokens) for document in documents)
-    tokens = np.concatenate([document.tokens for document in documents]).astype(np.int64)
-    positions = np.concatenate([np.arange(length, dtype=np.int64) for length in lengths])
-    mask = np.concatenate([document.loss_mask for document in documents])
-    # The first token of a document follows another document's last, which must not predict it.
-    followed = np.flatnonzero(mask & (positions > 0))
+def common_beginning(documents: Sequence[Example]) -> int:
+    """Tokens that all documents begin with, at least one of each left over; 0 for a single document."""
+    if len(documents) < 2:
+        return 0
+    shortest = min(len(document.tokens) for document in documents) - 1
+    first = documents[0].tokens[:shortest]
+    same = np.logical_and.reduce([document.tokens[:shortest] == first for document in documents[1:]])
+    return shortest if bool(same.all()) else int(np.argmin(same))
+
+
+def _micro_batch(documents: Sequence[Example], shared: int) -> MicroBatch:
+    lengths = tuple(len(document.tokens) - shared for document in documents)
+    starts = shared + np.concatenate(([0], np.cumsum(lengths)[:-1]))
+    own = np.concatenate([document.tokens[shared:] for document in documents])
+    places = [np.arange(shared, shared + length, dtype=np.int64) for length in lengths]
+    targets, rows = [], []
+    for document, start in zip(documents, starts, strict=True):
+        # A document's first token is predicted by nothing: what stands before it is another document's last.
+        after = np.flatnonzero(document.loss_mask[1:]).astype(np.int64)
+        targets.append(document.tokens[after + 1])
+        rows.append(np.where(after < shared, after, after - shared + start))
     return MicroBatch(
-        tokens=torch.from_numpy(tokens),
-        positions=torch.from_numpy(positions),
+        tokens=torch.from_numpy(np.concatenate((documents[0].tokens[:shared], own)).astype(np.int64)),
+        positions=torch.from_numpy(np.concatenate((np.arange(shared, dtype=np.int64), *places))),
+        shared=shared,
         lengths=lengths,
-        targets=torch.from_numpy(tokens[followed]),
-        rows=torch.from_numpy(followed - 1),
+        targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+        rows=torch.from_numpy(np.concatenate(rows)),
     )

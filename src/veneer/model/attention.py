@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from veneer.native.library import MIN_DIM_MULTIPLE, Kernels, kernels, usable
+from veneer.native.library import MIN_DIM_MULTIPLE, Documents, Kernels, kernels, usable
 
 
 class Attention(Protocol):
@@ -53,30 +53,39 @@ def similar_groups(lengths: Sequence[int], waste: float = PADDING_WASTE) -> list
 class PackedAttention:
     """Causal attention within each document of a packed sequence.
 
+    Documents that begin alike (one system prompt, one template) may share that beginning: its tokens then stand once,
+    at the front, and every document sees them before its own. Under the causal mask what a token holds depends on earlier
+    tokens alone, so the shared ones are the same for all, and the gradient that reaches them is the sum over documents.
+
     The compiled kernel takes the pack as it is. Where it does not run, documents of similar length are gathered into
     one padded batch `[documents, heads, longest, head_dim]` for torch's fused kernel. Under the causal mask the
     padding stands behind every real token, so that none can see it: no mask tensor is needed and the result is that
     of one call a document.
+
+    Args:
+        lengths: tokens of each document, without the shared ones.
+        shared: tokens at the front that begin every document.
     """
 
-    def __init__(self, lengths: Sequence[int]):
-        self.lengths = tuple(lengths)
+    def __init__(self, lengths: Sequence[int], shared: int = 0):
+        self._documents = Documents((shared, *lengths) if shared else tuple(lengths), shared)
+        self._tokens = sum(self._documents.lengths)
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend within documents; see `Attention.attend`."""
-        if sum(self.lengths) != len(queries) or len(queries) != len(keys) or keys.shape != values.shape:
+        if self._tokens != len(queries) or len(queries) != len(keys) or keys.shape != values.shape:
             # The kernel reads by these lengths, so a mistake here must not reach it.
             raise ValueError(
-                f"documents of {sum(self.lengths)} tokens in all, but queries {list(queries.shape)}, "
+                f"documents of {self._tokens} tokens in all, but queries {list(queries.shape)}, "
                 f"keys {list(keys.shape)}, values {list(values.shape)}"
             )
         if kernels() is not None and usable(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0:
-            result: Tensor = _PackedKernel.apply(queries, keys, values, self.lengths)  # type: ignore[no-untyped-call]
+            result: Tensor = _PackedKernel.apply(queries, keys, values, self._documents)  # type: ignore[no-untyped-call]
             return result
         return self.attend_padded(queries, keys, values)
 
     def attend_padded(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """The same in torch's own operations, on every device."""
+        """The same in torch's own operations, on every device; shared tokens are computed with every document."""
         pieces, places = [], []
         for rows, real in self._groups:
             rows, real = rows.to(queries.device), real.to(queries.device)
@@ -87,17 +96,21 @@ class PackedAttention:
 
     @cached_property
     def _groups(self) -> list[tuple[Tensor, Tensor]]:
-        """For each group the tokens of its padded batch, and which of them are real, `[documents, longest]` both."""
-        starts = [0]
-        for length in self.lengths:
-            starts.append(starts[-1] + length)
+        """For each group the tokens of its padded batch, and whose results are wanted, `[documents, longest]` both."""
+        shared, starts, rows_of = self._documents.shared, 0, []
+        for number, length in enumerate(self._documents.lengths):
+            own = torch.arange(starts, starts + length)
+            rows_of.append(torch.cat((torch.arange(shared), own)) if number and shared else own)
+            starts += length
         groups = []
-        for group in similar_groups(self.lengths):
-            offsets = torch.arange(self.lengths[group[0]])
-            rows = torch.tensor([starts[i] for i in group])[:, None] + offsets[None, :]
-            real = offsets[None, :] < torch.tensor([self.lengths[i] for i in group])[:, None]
-            # Padding reads some token of the pack (clamped to its end); what it computes is dropped by `real`.
-            groups.append((rows.clamp(max=starts[-1] - 1), real))
+        for group in similar_groups([len(rows) for rows in rows_of]):
+            longest = len(rows_of[group[0]])
+            # Padding reads token 0 of the pack; what it computes is dropped by `real`.
+            rows = torch.stack([functional.pad(rows_of[i], (0, longest - len(rows_of[i]))) for i in group])
+            real = torch.zeros(rows.shape, dtype=torch.bool)
+            for line, number in enumerate(group):
+                real[line, shared if number else 0 : len(rows_of[number])] = True
+            groups.append((rows, real))
         return groups
 
 
@@ -105,18 +118,18 @@ class _PackedKernel(torch.autograd.Function):
     """The compiled kernel; keeps its inputs, its output and one number a row."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, documents: Documents) -> Tensor:
         scale = queries.shape[-1] ** -0.5
-        output, lse = _kernels().attention_forward(queries, keys, values, lengths, scale)
+        output, lse = _kernels().attention_forward(queries, keys, values, documents, scale)
         ctx.save_for_backward(queries, keys, values, output, lse)
-        ctx.lengths, ctx.scale = lengths, scale
+        ctx.documents, ctx.scale = documents, scale
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         queries, keys, values, output, lse = ctx.saved_tensors
         found = _kernels().attention_backward(
-            queries, keys, values, ctx.lengths, ctx.scale, output, lse, grads[0].contiguous()
+            queries, keys, values, ctx.documents, ctx.scale, output, lse, grads[0].contiguous()
         )
         return (*found, None)
 

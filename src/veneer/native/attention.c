@@ -1,14 +1,17 @@
 /* Causal attention within the documents of a packed sequence, forward and backward.
  *
- * Queries [tokens, heads, dim], keys and values [tokens, kv_heads, dim], documents end to end. One task is one query
- * head of one document. A block of BLOCK query rows holds its scores against all earlier keys at once (BLOCK × length
- * floats, in the L2 cache up to some thousand tokens), so the softmax is the plain one, computed in float32; forward
- * keeps only the log of each row's sum. Backward forms the probabilities again from it (Dao, 2023, arXiv:2307.08691):
+ * Queries [tokens, heads, dim], keys and values [tokens, kv_heads, dim], documents end to end. Documents that begin
+ * alike may share their beginning: then document 0 is that beginning, and every other one sees it before its own tokens.
+ *
+ * One task is one query head of one document. A block of BLOCK query rows holds its scores against all earlier keys at
+ * once (BLOCK × length floats, in the L2 cache up to some thousand tokens), so the softmax is the plain one, computed in
+ * float32; forward keeps only the log of each row's sum. Backward forms the probabilities again from it (Dao, 2023,
+ * arXiv:2307.08691):
  *
  *     P = exp(s·QKᵀ − lse),  dV = Pᵀ dO,  dP = dO Vᵀ,  dS = s · P ∘ (dP − rowsum(dO ∘ O)),  dQ = dS K,  dK = dSᵀ Q
  *
  * Every sum has a fixed order, whatever the number of threads: the key gradients of the query heads that share a key
- * head are written apart and added in order of the heads.
+ * head, and of the documents that share their beginning, are written apart and added in order.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -23,7 +26,40 @@ typedef struct {
     int dtype, heads, kv_heads, dim;
     float scale;
     const void *queries, *keys, *values;
+    const int32_t *lengths;
+    const int64_t *starts;
+    int documents, shared; /* shared: tokens of document 0 that all others see, or 0 */
 } Problem;
+
+/* One document as one head sees it: `before` shared keys, then its own. */
+typedef struct {
+    int64_t start;
+    int length, before, width; /* width: all its keys, padded */
+    int head, kv_head;
+} Task;
+
+static Task task_of(const Problem *p, int number) {
+    const int document = number / p->heads, head = number % p->heads;
+    const int before = document > 0 ? p->shared : 0;
+    const Task task = {p->starts[document], p->lengths[document], before, padded(before + p->lengths[document]),
+                       head, head / (p->heads / p->kv_heads)};
+    return task;
+}
+
+static int64_t widest(const Problem *p) {
+    int64_t width = 0;
+    for (int number = 0; number < p->documents; number++) {
+        const int64_t own = task_of(p, number * p->heads).width;
+        width = own > width ? own : width;
+    }
+    return width;
+}
+
+/* Keys that a block of queries from row `first` may see at most. */
+static inline int seen_by(const Task *task, int first) {
+    const int seen = padded(task->before + first + BLOCK);
+    return seen < task->width ? seen : task->width;
+}
 
 /* Rows [start, start + length) of one head as floats [padded][dim], zeros behind. */
 static void gather(const void *tensor, const Problem *p, int heads, int head, int64_t start, int length, int rows,
@@ -33,13 +69,21 @@ static void gather(const void *tensor, const Problem *p, int heads, int head, in
     memset(out + (int64_t)length * p->dim, 0, (size_t)(rows - length) * p->dim * 4);
 }
 
+/* All keys or values that a task sees, [width][dim]. */
+static void gather_context(const void *tensor, const Problem *p, const Task *task, float *out) {
+    gather(tensor, p, p->kv_heads, task->kv_head, 0, task->before, task->before, out);
+    gather(tensor, p, p->kv_heads, task->kv_head, task->start, task->length, task->width - task->before,
+           out + (int64_t)task->before * p->dim);
+}
+
 static void transpose(const float *in, int rows, int columns, float *out) {
     for (int r0 = 0; r0 < rows; r0 += 16)
         for (int c = 0; c < columns; c++)
             for (int r = r0; r < r0 + 16; r++) out[(int64_t)c * rows + r] = in[(int64_t)r * columns + c];
 }
 
-/* scores[BLOCK][width] to exp(scale · scores − shift), 0 behind the diagonal; rows behind `rows` become 0. */
+/* scores[BLOCK][width] to exp(scale · scores − shift), 0 behind the diagonal, where row i sees first + i + 1 keys; rows
+ * behind `rows` become 0. */
 static void exponentiate(float *scores, int width, int first, int rows, int visible, float scale, const float *shift) {
     for (int i = 0; i < BLOCK; i++) {
         float *row = scores + (int64_t)i * width;
@@ -51,69 +95,93 @@ static void exponentiate(float *scores, int width, int first, int rows, int visi
     }
 }
 
-static void forward_head(const Problem *p, int64_t start, int length, int head, void *output, float *lse, float *work) {
-    const int dim = p->dim, width = padded(length), group = p->heads / p->kv_heads;
+static void forward_task(const Problem *p, const Task *task, void *output, float *lse, float *work) {
+    const int dim = p->dim, width = task->width;
     float *keys = work, *keys_t = keys + (int64_t)width * dim, *values = keys_t + (int64_t)width * dim;
     float *block = values + (int64_t)width * dim, *mixed = block + BLOCK * dim, *scores = mixed + BLOCK * dim;
-    gather(p->keys, p, p->kv_heads, head / group, start, length, width, keys);
+    gather_context(p->keys, p, task, keys);
     transpose(keys, width, dim, keys_t);
-    gather(p->values, p, p->kv_heads, head / group, start, length, width, values);
-    for (int first = 0; first < length; first += BLOCK) {
-        const int rows = length - first < BLOCK ? length - first : BLOCK, visible = first + BLOCK;
+    gather_context(p->values, p, task, values);
+    for (int first = 0; first < task->length; first += BLOCK) {
+        const int rows = task->length - first < BLOCK ? task->length - first : BLOCK;
+        const int visible = seen_by(task, first), diagonal = task->before + first;
         float shift[BLOCK];
-        gather(p->queries, p, p->heads, head, start + first, rows, BLOCK, block);
+        gather(p->queries, p, p->heads, task->head, task->start + first, rows, BLOCK, block);
         matmul(BLOCK, visible, dim, block, dim, 1, keys_t, width, scores, width, 0);
         for (int i = 0; i < rows; i++) {
             float largest = -INFINITY;
             const float *row = scores + (int64_t)i * width;
 #pragma omp simd reduction(max : largest)
-            for (int j = 0; j <= first + i; j++) largest = row[j] > largest ? row[j] : largest;
+            for (int j = 0; j <= diagonal + i; j++) largest = row[j] > largest ? row[j] : largest;
             shift[i] = largest * p->scale;
         }
-        exponentiate(scores, width, first, rows, visible, p->scale, shift);
+        exponentiate(scores, width, diagonal, rows, visible, p->scale, shift);
         matmul(BLOCK, dim, visible, scores, width, 1, values, dim, mixed, dim, 0);
         for (int i = 0; i < rows; i++) {
             float sum = 0.0f, *row = mixed + i * dim;
             const float *weights = scores + (int64_t)i * width;
 #pragma omp simd reduction(+ : sum)
-            for (int j = 0; j <= first + i; j++) sum += weights[j];
+            for (int j = 0; j <= diagonal + i; j++) sum += weights[j];
             const float inverse = 1.0f / sum;
             for (int d = 0; d < dim; d++) row[d] *= inverse;
-            const int64_t place = (start + first + i) * p->heads + head;
+            const int64_t place = (task->start + first + i) * p->heads + task->head;
             store_row(output, p->dtype, place * dim, dim, row);
             lse[place] = shift[i] + logf(sum);
         }
     }
 }
 
-static void backward_head(const Problem *p, int64_t start, int length, int head, const void *output, const float *lse,
-                          const void *grad, void *grad_q, float *grad_k, float *grad_v, float *work) {
-    const int dim = p->dim, width = padded(length), group = p->heads / p->kv_heads;
+/* What backward reads and where it writes. `own` and `shared` are the key and value gradients by query head, float32:
+ * own[2][tokens][heads][dim], shared[documents][2][p->shared][heads][dim]. */
+typedef struct {
+    const void *output, *grad;
+    const float *lse;
+    void *grad_q;
+    float *own, *shared;
+    int64_t tokens;
+} Gradients;
+
+/* Rows of dK (part 0) or dV (part 1) to their places: the shared ones first. */
+static void scatter(const Problem *p, const Task *task, int document, int part, const float *rows, Gradients *g) {
+    const int64_t stride = (int64_t)p->heads * p->dim;
+    float *shared = g->shared + ((int64_t)document * 2 + part) * p->shared * stride + task->head * p->dim;
+    float *own = g->own + (part * g->tokens + task->start) * stride + task->head * p->dim;
+    for (int t = 0; t < task->before; t++)
+        memcpy(shared + t * stride, rows + (int64_t)t * p->dim, (size_t)p->dim * 4);
+    rows += (int64_t)task->before * p->dim;
+    for (int t = 0; t < task->length; t++)
+        memcpy(own + t * stride, rows + (int64_t)t * p->dim, (size_t)p->dim * 4);
+}
+
+static void backward_task(const Problem *p, const Task *task, int document, Gradients *g, float *work) {
+    const int dim = p->dim, width = task->width;
     const int64_t plane = (int64_t)width * dim;
     float *keys = work, *keys_t = keys + plane, *values_t = keys_t + plane;
     float *dk = values_t + plane, *dv = dk + plane;
     float *queries = dv + plane, *dout = queries + BLOCK * dim, *out = dout + BLOCK * dim, *dq = out + BLOCK * dim;
     float *probs = dq + BLOCK * dim, *dprobs = probs + (int64_t)BLOCK * width;
-    gather(p->values, p, p->kv_heads, head / group, start, length, width, keys);
+    gather_context(p->values, p, task, keys);
     transpose(keys, width, dim, values_t);
-    gather(p->keys, p, p->kv_heads, head / group, start, length, width, keys);
+    gather_context(p->keys, p, task, keys);
     transpose(keys, width, dim, keys_t);
     memset(dk, 0, (size_t)plane * 8); /* dk and dv */
-    for (int first = 0; first < length; first += BLOCK) {
-        const int rows = length - first < BLOCK ? length - first : BLOCK, visible = first + BLOCK;
+    for (int first = 0; first < task->length; first += BLOCK) {
+        const int rows = task->length - first < BLOCK ? task->length - first : BLOCK;
+        const int visible = seen_by(task, first);
+        const int64_t start = task->start + first;
         float shift[BLOCK], delta[BLOCK];
-        gather(p->queries, p, p->heads, head, start + first, rows, BLOCK, queries);
-        gather(grad, p, p->heads, head, start + first, rows, BLOCK, dout);
-        gather(output, p, p->heads, head, start + first, rows, BLOCK, out);
+        gather(p->queries, p, p->heads, task->head, start, rows, BLOCK, queries);
+        gather(g->grad, p, p->heads, task->head, start, rows, BLOCK, dout);
+        gather(g->output, p, p->heads, task->head, start, rows, BLOCK, out);
         for (int i = 0; i < rows; i++) {
             float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
             for (int d = 0; d < dim; d++) sum += dout[i * dim + d] * out[i * dim + d];
             delta[i] = sum;
-            shift[i] = lse[(start + first + i) * p->heads + head];
+            shift[i] = g->lse[(start + i) * p->heads + task->head];
         }
         matmul(BLOCK, visible, dim, queries, dim, 1, keys_t, width, probs, width, 0);
-        exponentiate(probs, width, first, rows, visible, p->scale, shift);
+        exponentiate(probs, width, task->before + first, rows, visible, p->scale, shift);
         matmul(BLOCK, visible, dim, dout, dim, 1, values_t, width, dprobs, width, 0);
         matmul(visible, dim, BLOCK, probs, 1, width, dout, dim, dv, dim, 1);
         for (int i = 0; i < rows; i++) {
@@ -122,31 +190,41 @@ static void backward_head(const Problem *p, int64_t start, int length, int head,
 #pragma omp simd
             for (int j = 0; j < visible; j++) row[j] = weights[j] * (row[j] - delta[i]) * p->scale;
         }
-        memset(dprobs + (int64_t)rows * width, 0, (size_t)(BLOCK - rows) * width * 4);
+        for (int i = rows; i < BLOCK; i++) memset(dprobs + (int64_t)i * width, 0, (size_t)visible * 4);
         matmul(BLOCK, dim, visible, dprobs, width, 1, keys, dim, dq, dim, 0);
         matmul(visible, dim, BLOCK, dprobs, 1, width, queries, dim, dk, dim, 1);
         for (int i = 0; i < rows; i++)
-            store_row(grad_q, p->dtype, ((start + first + i) * p->heads + head) * dim, dim, dq + i * dim);
+            store_row(g->grad_q, p->dtype, ((start + i) * p->heads + task->head) * dim, dim, dq + i * dim);
     }
-    for (int t = 0; t < length; t++) {
-        const int64_t place = ((start + t) * p->heads + head) * dim;
-        memcpy(grad_k + place, dk + (int64_t)t * dim, (size_t)dim * 4);
-        memcpy(grad_v + place, dv + (int64_t)t * dim, (size_t)dim * 4);
-    }
+    scatter(p, task, document, 0, dk, g);
+    scatter(p, task, document, 1, dv, g);
 }
 
-static int longest_of(const int32_t *lengths, int documents) {
-    int longest = 0;
-    for (int b = 0; b < documents; b++) longest = lengths[b] > longest ? lengths[b] : longest;
-    return longest;
+/* dK (part 0) or dV (part 1) of one token: the sum over the heads of a group, and for a shared token over documents. */
+static void reduce(const Problem *p, const Gradients *g, int64_t token, int part, void *total, float *sum) {
+    const int dim = p->dim, group = p->heads / p->kv_heads;
+    const int64_t stride = (int64_t)p->heads * dim;
+    for (int h = 0; h < p->kv_heads; h++) {
+        memset(sum, 0, (size_t)dim * 4);
+        const float *own = g->own + (part * g->tokens + token) * stride + (int64_t)h * group * dim;
+        for (int i = 0; i < group; i++)
+            for (int d = 0; d < dim; d++) sum[d] += own[i * dim + d];
+        for (int document = 1; document < p->documents && token < p->shared; document++) {
+            const float *shared = g->shared + (((int64_t)document * 2 + part) * p->shared + token) * stride;
+            shared += (int64_t)h * group * dim;
+            for (int i = 0; i < group; i++)
+                for (int d = 0; d < dim; d++) sum[d] += shared[i * dim + d];
+        }
+        store_row(total, p->dtype, (token * p->kv_heads + h) * dim, dim, sum);
+    }
 }
 
 /* output like queries, lse float32 [tokens, heads]; returns 0, or 1 where memory ran out. */
 int veneer_attention_forward(int dtype, const void *queries, const void *keys, const void *values,
-                             const int32_t *lengths, const int64_t *starts, int documents, int heads, int kv_heads,
-                             int dim, float scale, void *output, float *lse, int threads) {
-    const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values};
-    const int64_t width = padded(longest_of(lengths, documents));
+                             const int32_t *lengths, const int64_t *starts, int documents, int shared, int heads,
+                             int kv_heads, int dim, float scale, void *output, float *lse, int threads) {
+    const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values, lengths, starts, documents, shared};
+    const int64_t width = widest(&p);
     const size_t floats = (size_t)(3 * width * dim + 2 * BLOCK * dim + BLOCK * width);
     int failed = 0;
 #pragma omp parallel num_threads(threads)
@@ -157,25 +235,25 @@ int veneer_attention_forward(int dtype, const void *queries, const void *keys, c
             failed = 1;
         }
 #pragma omp for schedule(dynamic)
-        for (int task = 0; task < documents * heads; task++)
-            if (work != NULL)
-                forward_head(&p, starts[task / heads], lengths[task / heads], task % heads, output, lse, work);
+        for (int number = 0; number < documents * heads; number++) {
+            const Task task = task_of(&p, number);
+            if (work != NULL) forward_task(&p, &task, output, lse, work);
+        }
         free(work);
     }
     return failed;
 }
 
-/* grad_q like queries; grad_k, grad_v like keys; scratch float32 [2, tokens, heads, dim]. */
+/* grad_q like queries; grad_k, grad_v like keys; scratch float32 [2, tokens, heads, dim] and behind it
+ * [documents, 2, shared, heads, dim]. */
 int veneer_attention_backward(int dtype, const void *queries, const void *keys, const void *values,
-                              const int32_t *lengths, const int64_t *starts, int documents, int heads, int kv_heads,
-                              int dim, float scale, const void *output, const float *lse, const void *grad,
-                              void *grad_q, void *grad_k, void *grad_v, float *scratch, int threads) {
-    const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values};
-    const int64_t width = padded(longest_of(lengths, documents));
-    const int64_t tokens = starts[documents - 1] + lengths[documents - 1];
+                              const int32_t *lengths, const int64_t *starts, int documents, int shared, int heads,
+                              int kv_heads, int dim, float scale, const void *output, const float *lse,
+                              const void *grad, void *grad_q, void *grad_k, void *grad_v, float *scratch, int threads) {
+    const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values, lengths, starts, documents, shared};
+    const int64_t width = widest(&p), tokens = starts[documents - 1] + lengths[documents - 1];
     const size_t floats = (size_t)(5 * width * dim + 4 * BLOCK * dim + 2 * BLOCK * width);
-    float *each_k = scratch, *each_v = scratch + tokens * heads * dim;
-    const int group = heads / kv_heads;
+    Gradients g = {output, grad, lse, grad_q, scratch, scratch + 2 * tokens * heads * dim, tokens};
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
@@ -185,26 +263,15 @@ int veneer_attention_backward(int dtype, const void *queries, const void *keys, 
             failed = 1;
         }
 #pragma omp for schedule(dynamic)
-        for (int task = 0; task < documents * heads; task++)
-            if (work != NULL)
-                backward_head(&p, starts[task / heads], lengths[task / heads], task % heads, output, lse, grad, grad_q,
-                              each_k, each_v, work);
+        for (int number = 0; number < documents * heads; number++) {
+            const Task task = task_of(&p, number);
+            if (work != NULL) backward_task(&p, &task, number / heads, &g, work);
+        }
 #pragma omp for schedule(static)
-        for (int64_t t = 0; t < tokens; t++) {
+        for (int64_t token = 0; token < tokens; token++) {
             if (work == NULL) continue;
-            for (int part = 0; part < 2; part++) {
-                const float *each = (part ? each_v : each_k) + t * heads * dim;
-                void *total = part ? grad_v : grad_k;
-                for (int h = 0; h < kv_heads; h++) {
-                    const float *first = each + (int64_t)h * group * dim;
-                    for (int d = 0; d < dim; d++) {
-                        float sum = first[d];
-                        for (int g = 1; g < group; g++) sum += first[g * dim + d];
-                        work[d] = sum;
-                    }
-                    store_row(total, dtype, (t * kv_heads + h) * dim, dim, work);
-                }
-            }
+            reduce(&p, &g, token, 0, grad_k, work);
+            reduce(&p, &g, token, 1, grad_v, work);
         }
         free(work);
     }

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("attention.c", "elementwise.c", "quant.c")
+SOURCES = ("attention.c", "elementwise.c", "int8.c", "losses.c", "quant.c")
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 
 VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {

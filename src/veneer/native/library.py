@@ -9,9 +9,8 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import torch
@@ -48,6 +47,16 @@ class Choice:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """How a pack of tokens is cut."""
+
+    lengths: tuple[int, ...]
+    """Tokens of each document, end to end."""
+    shared: int = 0
+    """Where above 0, document 0 has so many tokens and is the common beginning that all the others see."""
+
+
 class Kernels:
     """The functions of one compiled library."""
 
@@ -59,13 +68,13 @@ class Kernels:
             raise MemoryError(f"native kernel {name}: no memory for its working space")
 
     def attention_forward(
-        self, queries: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int], scale: float
+        self, queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float
     ) -> tuple[Tensor, Tensor]:
         """Causal attention within documents; see attention.c for shapes. Returns output and log-sum-exp."""
         output = torch.empty_like(queries)
         lse = torch.empty(queries.shape[:2], dtype=torch.float32)
         self._call(
-            "attention_forward", *_problem(queries, keys, values, lengths, scale), _pointer(output), _pointer(lse)
+            "attention_forward", *_problem(queries, keys, values, documents, scale), _pointer(output), _pointer(lse)
         )
         return output, lse
 
@@ -74,7 +83,7 @@ class Kernels:
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
-        lengths: Sequence[int],
+        documents: Documents,
         scale: float,
         output: Tensor,
         lse: Tensor,
@@ -82,10 +91,12 @@ class Kernels:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Gradients of queries, keys and values."""
         grads = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
-        scratch = torch.empty((2, *queries.shape), dtype=torch.float32)
+        tokens, heads, dim = queries.shape
+        rows = 2 * tokens + 2 * documents.shared * len(documents.lengths)
+        scratch = torch.empty((rows, heads, dim), dtype=torch.float32)
         self._call(
             "attention_backward",
-            *_problem(queries, keys, values, lengths, scale),
+            *_problem(queries, keys, values, documents, scale),
             *(_pointer(tensor) for tensor in (output, lse, grad, *grads, scratch)),
         )
         return grads
@@ -108,6 +119,21 @@ class Kernels:
         )
         return output
 
+    def cross_entropy(self, scores: Tensor, targets: Tensor, *, gradient: bool) -> Tensor:
+        """Losses float32 `[rows]` of `scores` `[rows, vocab]`, which become their gradient if that is asked for."""
+        losses = torch.empty(scores.shape[0], dtype=torch.float32)
+        self._call(
+            "cross_entropy",
+            _DTYPES[scores.dtype],
+            _pointer(scores),
+            _pointer(targets),
+            ctypes.c_int64(scores.shape[0]),
+            ctypes.c_int64(scores.shape[1]),
+            int(gradient),
+            _pointer(losses),
+        )
+        return losses
+
     def dequantize_4bit(self, codes: Tensor, pairs: Tensor, scales: Tensor, block: int, out: Tensor) -> None:
         """Decode into `out`; `pairs` float32 `[256, 2]` are the two values of every byte."""
         self._call(
@@ -118,6 +144,25 @@ class Kernels:
             block,
             _pointer(out),
         )
+
+    @cached_property
+    def has_int8(self) -> bool:
+        """Whether `int8_product` runs here: it is compiled for AVX-512 only, and the processor must have VNNI."""
+        return "avx512_vnni" in cpu_flags() and bool(self._library.veneer_int8_compiled(ctypes.c_int(1)))
+
+    def int8_product(self, x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor, columns: int) -> Tensor:
+        """x `[rows, width]` times a packed int8 matrix, `[rows, columns]`; see int8.c for its layout."""
+        y = torch.empty((x.shape[0], columns), dtype=x.dtype)
+        self._call(
+            "int8_product",
+            _DTYPES[x.dtype],
+            *(_pointer(tensor) for tensor in (x, codes, scales, offsets)),
+            ctypes.c_int64(x.shape[0]),
+            x.shape[1],
+            columns,
+            _pointer(y),
+        )
+        return y
 
     def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """Normalised rows and their rstd `[rows]`; `weight` float32."""
@@ -189,7 +234,8 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def _problem(queries: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int], scale: float) -> list[object]:
+def _problem(queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float) -> list[object]:
+    lengths = documents.lengths
     starts = [0]
     for length in lengths[:-1]:
         starts.append(starts[-1] + length)
@@ -199,6 +245,7 @@ def _problem(queries: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[in
         (ctypes.c_int32 * len(lengths))(*lengths),
         (ctypes.c_int64 * len(lengths))(*starts),
         len(lengths),
+        documents.shared,
         queries.shape[1],
         keys.shape[1],
         queries.shape[2],

@@ -103,7 +103,7 @@ class Engine:
         clip(parameters, norm, self.clip)
         rate = self.schedule.at(step)
         self.optimizer.step(rate)
-        tokens = sum(len(batch.tokens) for batch in batches)
+        tokens = sum(batch.document_tokens for batch in batches)
         seconds = time.perf_counter() - begun
         progress.step, progress.tokens, progress.seconds = step, progress.tokens + tokens, progress.seconds + seconds
         self.log.emit(

@@ -122,6 +122,7 @@ class PackedSteps:
         train = config.train
         self._examples = examples
         self._micro_batch_tokens = config.compute.micro_batch_tokens
+        self._share = config.lora.dropout == 0.0
         self._steps = Steps(
             np.array([len(example.tokens) for example in examples]),
             seed=train.seed,
@@ -133,7 +134,7 @@ class PackedSteps:
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """The 1-based step's rows, packed."""
         chosen = self._steps.examples(step - 1)
-        return pack([self._examples[index] for index in chosen], self._micro_batch_tokens)
+        return pack([self._examples[index] for index in chosen], self._micro_batch_tokens, share=self._share)
 
     def epoch(self, step: int) -> float:
         """Passes over the data that are done after the 1-based step."""
