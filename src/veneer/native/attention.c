@@ -16,35 +16,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "common.h"
-
-#define BLOCK 32
-
-static inline int padded(int length) { return (length + BLOCK - 1) / BLOCK * BLOCK; }
-
-typedef struct {
-    int dtype, heads, kv_heads, dim;
-    float scale;
-    const void *queries, *keys, *values;
-    const int32_t *lengths;
-    const int64_t *starts;
-    int documents, shared; /* shared: tokens of document 0 that all others see, or 0 */
-} Problem;
-
-/* One document as one head sees it: `before` shared keys, then its own. */
-typedef struct {
-    int64_t start;
-    int length, before, width; /* width: all its keys, padded */
-    int head, kv_head;
-} Task;
-
-static Task task_of(const Problem *p, int number) {
-    const int document = number / p->heads, head = number % p->heads;
-    const int before = document > 0 ? p->shared : 0;
-    const Task task = {p->starts[document], p->lengths[document], before, padded(before + p->lengths[document]),
-                       head, head / (p->heads / p->kv_heads)};
-    return task;
-}
+#include "attention.h"
 
 static int64_t widest(const Problem *p) {
     int64_t width = 0;
@@ -53,12 +25,6 @@ static int64_t widest(const Problem *p) {
         width = own > width ? own : width;
     }
     return width;
-}
-
-/* Keys that a block of queries from row `first` may see at most. */
-static inline int seen_by(const Task *task, int first) {
-    const int seen = padded(task->before + first + BLOCK);
-    return seen < task->width ? seen : task->width;
 }
 
 /* Rows [start, start + length) of one head as floats [padded][dim], zeros behind. */
@@ -131,28 +97,6 @@ static void forward_task(const Problem *p, const Task *task, void *output, float
     }
 }
 
-/* What backward reads and where it writes. `own` and `shared` are the key and value gradients by query head, float32:
- * own[2][tokens][heads][dim], shared[documents][2][p->shared][heads][dim]. */
-typedef struct {
-    const void *output, *grad;
-    const float *lse;
-    void *grad_q;
-    float *own, *shared;
-    int64_t tokens;
-} Gradients;
-
-/* Rows of dK (part 0) or dV (part 1) to their places: the shared ones first. */
-static void scatter(const Problem *p, const Task *task, int document, int part, const float *rows, Gradients *g) {
-    const int64_t stride = (int64_t)p->heads * p->dim;
-    float *shared = g->shared + ((int64_t)document * 2 + part) * p->shared * stride + task->head * p->dim;
-    float *own = g->own + (part * g->tokens + task->start) * stride + task->head * p->dim;
-    for (int t = 0; t < task->before; t++)
-        memcpy(shared + t * stride, rows + (int64_t)t * p->dim, (size_t)p->dim * 4);
-    rows += (int64_t)task->before * p->dim;
-    for (int t = 0; t < task->length; t++)
-        memcpy(own + t * stride, rows + (int64_t)t * p->dim, (size_t)p->dim * 4);
-}
-
 static void backward_task(const Problem *p, const Task *task, int document, Gradients *g, float *work) {
     const int dim = p->dim, width = task->width;
     const int64_t plane = (int64_t)width * dim;
@@ -219,26 +163,57 @@ static void reduce(const Problem *p, const Gradients *g, int64_t token, int part
     }
 }
 
+/* Whether this problem is computed in bfloat16 products. */
+static int in_bf16(const Problem *p) { return BF16_PRODUCTS && p->dtype == BFLOAT16 && p->dim % 32 == 0; }
+
+/* Working memory of one thread; forward needs no more than backward. NULL where memory ran out. */
+static void *working_memory(const Problem *p) {
+    const int64_t width = widest(p);
+    size_t bytes = (size_t)(5 * width * p->dim + 4 * BLOCK * p->dim + 2 * BLOCK * width) * 4;
+#if BF16_PRODUCTS
+    if (in_bf16(p)) bytes = veneer_attention_bf16_bytes(width, p->dim);
+#endif
+    return aligned_alloc(64, (bytes + 63) / 64 * 64);
+}
+
+static void forward(const Problem *p, int number, void *output, float *lse, void *work) {
+    const Task task = task_of(p, number);
+#if BF16_PRODUCTS
+    if (in_bf16(p)) {
+        veneer_attention_bf16_forward(p, &task, output, lse, work);
+        return;
+    }
+#endif
+    forward_task(p, &task, output, lse, work);
+}
+
+static void backward(const Problem *p, int number, Gradients *g, void *work) {
+    const Task task = task_of(p, number);
+#if BF16_PRODUCTS
+    if (in_bf16(p)) {
+        veneer_attention_bf16_backward(p, &task, number / p->heads, g, work);
+        return;
+    }
+#endif
+    backward_task(p, &task, number / p->heads, g, work);
+}
+
 /* output like queries, lse float32 [tokens, heads]; returns 0, or 1 where memory ran out. */
 int veneer_attention_forward(int dtype, const void *queries, const void *keys, const void *values,
                              const int32_t *lengths, const int64_t *starts, int documents, int shared, int heads,
                              int kv_heads, int dim, float scale, void *output, float *lse, int threads) {
     const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values, lengths, starts, documents, shared};
-    const int64_t width = widest(&p);
-    const size_t floats = (size_t)(3 * width * dim + 2 * BLOCK * dim + BLOCK * width);
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
-        float *work = malloc(floats * 4);
+        void *work = working_memory(&p);
         if (work == NULL) {
 #pragma omp atomic write
             failed = 1;
         }
 #pragma omp for schedule(dynamic)
-        for (int number = 0; number < documents * heads; number++) {
-            const Task task = task_of(&p, number);
-            if (work != NULL) forward_task(&p, &task, output, lse, work);
-        }
+        for (int number = 0; number < documents * heads; number++)
+            if (work != NULL) forward(&p, number, output, lse, work);
         free(work);
     }
     return failed;
@@ -251,22 +226,19 @@ int veneer_attention_backward(int dtype, const void *queries, const void *keys, 
                               int kv_heads, int dim, float scale, const void *output, const float *lse,
                               const void *grad, void *grad_q, void *grad_k, void *grad_v, float *scratch, int threads) {
     const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values, lengths, starts, documents, shared};
-    const int64_t width = widest(&p), tokens = starts[documents - 1] + lengths[documents - 1];
-    const size_t floats = (size_t)(5 * width * dim + 4 * BLOCK * dim + 2 * BLOCK * width);
+    const int64_t tokens = starts[documents - 1] + lengths[documents - 1];
     Gradients g = {output, grad, lse, grad_q, scratch, scratch + 2 * tokens * heads * dim, tokens};
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
-        float *work = malloc(floats * 4);
+        void *work = working_memory(&p);
         if (work == NULL) {
 #pragma omp atomic write
             failed = 1;
         }
 #pragma omp for schedule(dynamic)
-        for (int number = 0; number < documents * heads; number++) {
-            const Task task = task_of(&p, number);
-            if (work != NULL) backward_task(&p, &task, number / heads, &g, work);
-        }
+        for (int number = 0; number < documents * heads; number++)
+            if (work != NULL) backward(&p, number, &g, work);
 #pragma omp for schedule(static)
         for (int64_t token = 0; token < tokens; token++) {
             if (work == NULL) continue;

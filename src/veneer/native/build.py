@@ -16,12 +16,15 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("attention.c", "elementwise.c", "int8.c", "losses.c", "quant.c")
+SOURCES = ("attention.c", "attention_bf16.c", "elementwise.c", "int8.c", "losses.c", "quant.c")
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
+
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512")
 
 VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
-        "avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"),
+        "avx512bf16": (*_AVX512, "-mavx512bf16"),
+        "avx512": _AVX512,
         "avx2": ("-mavx2", "-mfma"),
     },
     "aarch64": {"neon": ("-march=armv8-a",)},

@@ -19,7 +19,13 @@ from torch import Tensor
 from veneer.native.build import VARIANTS, library_path, machine
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
-_NEEDS = {"avx512": {"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma"}, "avx2": {"avx2", "fma"}, "neon": set[str]()}
+_AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma"}
+_NEEDS = {
+    "avx512bf16": _AVX512 | {"avx512_bf16"},
+    "avx512": _AVX512,
+    "avx2": {"avx2", "fma"},
+    "neon": set[str](),
+}
 """Processor flags, as Linux names them, without which a variant must not run."""
 
 MIN_DIM_MULTIPLE = 16
