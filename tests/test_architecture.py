@@ -14,10 +14,11 @@ ROOT = Path(__file__).parents[1] / "src" / "veneer"
 LAYERS = (
     {"errors", "config", "events", "charts"},
     {"native"},
-    {"quant", "model", "io", "losses", "hardware"},
+    {"gpu"},
+    {"quant", "model", "io", "losses", "hardware", "system"},
     {"adapters", "data", "load", "generation"},
     {"training", "evaluation", "assistant"},
-    {"cli", "recipes", "quickstart", "display", "__main__", "__init__"},
+    {"cli", "recipes", "quickstart", "doctor", "display", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""
 
@@ -28,7 +29,9 @@ SIDEWAYS = {
     ("__main__", "cli"),
     ("cli", "recipes"),
     ("cli", "quickstart"),
+    ("cli", "doctor"),
     ("cli", "__init__"),  # the version
+    ("doctor", "__init__"),  # the version
     ("quickstart", "recipes"),
     ("quickstart", "display"),
     ("recipes", "display"),

@@ -50,6 +50,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_dat
 SAMPLING = ["--max-new-tokens", "--seed", "--system", "--temperature", "--top-p"]
 OPTIONS = {
     "chat": ["--adapter", "--device", "--dtype", "--method", "--model", *SAMPLING],
+    "doctor": ["--json", "--measure"],
     "evaluate": [
         "--adapter", "--data", "--device", "--dtype", "--json", "--limit", "--max-new-tokens", "--method", "--model",
     ],

@@ -99,6 +99,7 @@ def test_a_missing_key_inside_a_section_is_named_in_full() -> None:
         ("train.keep", [0, True]),
         ("compute.micro_batch_tokens", [0, True]),
         ("compute.dtype", ["float16", "fp32"]),
+        ("compute.products", ["INT8", "int4", 8, True, None]),
         ("model", ["", 7, True]),
         ("output", ["", None]),
         ("method", ["LORA", "", True]),
@@ -153,6 +154,7 @@ def test_values_that_are_meant_are_taken(key: str, value: Any, read: Any) -> Non
         ({"train": {"epochs": 2, "steps": 100}}, "train.epochs and train.steps"),
         ({"data": {"file": "f", "eval_file": "g", "held_out": 0.1}}, "data.held_out"),
         ({"train": {"eval_every": 5}}, "train.eval_every"),
+        ({"method": "full", "compute": {"products": "int8"}}, "take method lora or qlora"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(sections: dict[str, Any], named: str) -> None:
@@ -337,6 +339,6 @@ def test_the_keys_are_these() -> None:
             "train.examples_per_step", "train.tokens_per_step", "train.epochs", "train.steps", "train.learning_rate",
             "train.schedule", "train.warmup", "train.min_rate", "train.weight_decay", "train.beta1", "train.beta2",
             "train.clip", "train.seed", "train.eval_every", "train.save_every", "train.keep",
-            "compute.device", "compute.dtype", "compute.threads", "compute.micro_batch_tokens",
+            "compute.device", "compute.dtype", "compute.products", "compute.threads", "compute.micro_batch_tokens",
         ]
     )  # fmt: skip

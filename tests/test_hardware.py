@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from veneer import hardware
-from veneer.config import Dtype
+from veneer.config import Dtype, Products
 from veneer.errors import ConfigError
-from veneer.hardware import cpu_flags, processor, resolve_device, resolve_dtype
+from veneer.hardware import check_products, cpu_flags, processor, resolve_device, resolve_dtype
+from veneer.native.library import Choice
 
 CPU = torch.device("cpu")
 
@@ -79,6 +80,40 @@ def test_auto_is_bfloat16_only_where_it_is_native(
     assert resolve_dtype(Dtype.AUTO, CPU) is chosen
     assert resolve_dtype(Dtype.FLOAT32, CPU) is torch.float32
     assert resolve_dtype(Dtype.BFLOAT16, CPU) is torch.bfloat16
+
+
+class WithInt8:
+    has_int8 = True
+
+
+class WithoutInt8:
+    has_int8 = False
+
+
+@pytest.mark.parametrize(
+    ("device", "flags", "native", "missing"),
+    [
+        ("cuda:0", {"avx512_vnni"}, WithInt8(), "is for the CPU, and this computes on cuda:0"),
+        ("cpu", {"avx2", "avx_vnni"}, WithInt8(), "needs a processor with AVX-512 VNNI"),
+        ("cpu", set(), None, "needs a processor with AVX-512 VNNI"),
+        ("cpu", {"avx512_vnni"}, None, "here they are not compiled"),
+        ("cpu", {"avx512_vnni"}, WithoutInt8(), "here they are not compiled"),
+        ("cpu", {"avx512_vnni"}, WithInt8(), None),
+    ],
+)
+def test_8_bit_products_are_refused_where_they_would_not_be_faster(
+    device: str, flags: set[str], native: object, missing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(hardware, "kernels", lambda: native)
+    monkeypatch.setattr(hardware, "choice", lambda: Choice(None, "not compiled"))
+    check_products(Products.EXACT, torch.device(device))
+    if missing is None:
+        check_products(Products.INT8, torch.device(device))
+        return
+    with pytest.raises(ConfigError, match=missing) as caught:
+        check_products(Products.INT8, torch.device(device))
+    assert "Use compute.products=exact" in str(caught.value)
 
 
 def test_processors_that_compute_otherwise_have_other_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,8 @@ def open_assistant(
         adapter: folder of an adapter, from veneer or PEFT.
         method: how the base is held: QLORA in 4 bits, else in the compute dtype. By default as the adapter was
             trained, where its run says so: an adapter fits the base that it was trained beside.
-        compute: device and dtype.
+        compute: device, dtype and products. Products are exact unless asked for here, however the adapter was
+            trained: so does every other program compute that loads it.
         revision: of a hub id.
         progress: called with the name of every tensor that is read.
 
@@ -155,6 +156,7 @@ def open_assistant(
         holding=Holding.QUANTIZED if quantized else Holding.FROZEN,
         dtype=resolve_dtype(compute.dtype, device),
         device=device,
+        products=compute.products,
         quant=QuantConfig(block=quant.block, double_quant=quant.double_quant),
         progress=progress,
     )

@@ -277,6 +277,19 @@ def quickstart(method: str, model: str | None, output: Path | None, rows: int, d
         click.echo(json.dumps(results, indent=2))
 
 
+@main.command()
+@click.option("--measure", is_flag=True, help="Time a few operations as well (some seconds).")
+@click.option("--json", "as_json", is_flag=True, help="Print facts and advice as JSON.")
+def doctor(measure: bool, as_json: bool) -> None:
+    """Say what this machine has, which path is used and why, and what would make it faster."""
+    from dataclasses import asdict
+
+    from veneer.doctor import advice, gather, report
+
+    facts = gather(measure=measure)
+    click.echo(json.dumps({**asdict(facts), "advice": advice(facts)}, indent=2) if as_json else report(facts))
+
+
 def _method(name: str | None) -> Method | None:
     from veneer.config import Method
 

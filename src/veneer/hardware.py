@@ -7,11 +7,11 @@ import re
 
 import torch
 
-from veneer.config import Dtype
+from veneer.config import Dtype, Products
 from veneer.errors import ConfigError
-from veneer.native.library import cpu_flags
+from veneer.native.library import choice, cpu_flags, kernels
 
-_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Names under which Linux lists native bfloat16 products (x86: AVX-512 BF16, AMX; Arm: BF16)."""
 
 
@@ -39,13 +39,37 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
         return torch.float32
     if dtype is Dtype.BFLOAT16:
         return torch.bfloat16
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else bool(cpu_flags() & _BF16_FLAGS)
+    if device.type == "cuda":
+        # Older cards emulate bfloat16, which is slower than float32.
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = bool(cpu_flags() & BF16_FLAGS)
     return torch.bfloat16 if native else torch.float32
+
+
+def check_products(products: Products, device: torch.device) -> None:
+    """Refuse products that `device` cannot make, or could make only slower than exact ones.
+
+    Raises:
+        ConfigError: saying what is missing.
+    """
+    if products is Products.EXACT:
+        return
+    native = kernels()
+    if device.type != "cpu":
+        missing = f"is for the CPU, and this computes on {device}"
+    elif "avx512_vnni" not in cpu_flags():
+        missing = "needs a processor with AVX-512 VNNI; this one does not list avx512_vnni among its features"
+    elif native is None or not native.has_int8:
+        missing = f"needs the compiled AVX-512 kernels; here they are {choice().variant or choice().reason}"
+    else:
+        return
+    raise ConfigError(f"compute.products int8 {missing}. Use compute.products=exact")
 
 
 def processor(device: torch.device) -> str:
     """A short name of what computes on `device`, part of what makes two runs comparable to the byte."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    features = sorted(cpu_flags() & (_BF16_FLAGS | {"avx2", "avx512f", "avx512_vnni", "asimd"}))
+    features = sorted(cpu_flags() & (BF16_FLAGS | {"avx2", "avx512f", "avx512_vnni", "asimd"}))
     return f"{platform.machine()} {' '.join(features)}".strip()

@@ -13,10 +13,13 @@ from enum import Enum
 import torch
 from torch import nn
 
-from veneer.errors import ModelError, listing
+from veneer.config import Products
+from veneer.errors import ConfigError, ModelError, listing
+from veneer.hardware import check_products
 from veneer.io.checkpoint import Checkpoint
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.quant.int8 import Int8Linear
 from veneer.quant.linear import QuantConfig, QuantLinear
 
 
@@ -39,6 +42,7 @@ class _StreamedWeights:
     dtype: torch.dtype
     device: torch.device
     holding: Holding
+    products: Products
     quant: QuantConfig
     progress: Callable[[str], None]
 
@@ -47,9 +51,14 @@ class _StreamedWeights:
         bias_tensor = self._read(f"{path}.bias", (out_features,)) if bias else None
         if self.holding is Holding.QUANTIZED:
             quant = self.quant
-            return QuantLinear.from_weight(
+            packed = QuantLinear.from_weight(
                 weight, bias_tensor, block=quant.block, double_quant=quant.double_quant, codebook=quant.codebook
             )
+            if self.products is Products.EXACT:
+                return packed
+            weight = packed.dequantize(self.dtype)
+        if self.products is Products.INT8:
+            return Int8Linear(weight, bias_tensor)
         return DenseLinear(self._parameter(weight), None if bias_tensor is None else self._parameter(bias_tensor))
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
@@ -108,6 +117,7 @@ def load_model(
     holding: Holding = Holding.FROZEN,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
+    products: Products = Products.EXACT,
     quant: QuantConfig | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> CausalLM:
@@ -118,19 +128,27 @@ def load_model(
         holding: dense and frozen, quantised, or trainable (then stored in float32 whatever `dtype` is).
         dtype: of activations and products, and of frozen weights.
         device: where the weights go, tensor by tensor.
+        products: of the linear layers; INT8 makes 8-bit copies of the weights that `holding` would hold, in their
+            place (those of QUANTIZED decoded). Not with TRAINABLE.
         quant: settings for `Holding.QUANTIZED`.
         progress: called with the name of every tensor that is read.
 
     Raises:
         ModelError: the architecture is unknown or tensors do not fit the configuration.
+        ConfigError: `products` cannot be made here.
     """
+    device = torch.device(device)
+    check_products(products, device)
+    if products is Products.INT8 and holding is Holding.TRAINABLE:
+        raise ConfigError("compute.products int8 is for a frozen base; weights that are trained are multiplied exactly")
     spec = spec_from_hf(checkpoint.config)
     check_tensors(checkpoint, spec)
     weights = _StreamedWeights(
         checkpoint=checkpoint,
         dtype=torch.float32 if holding is Holding.TRAINABLE else dtype,
-        device=torch.device(device),
+        device=device,
         holding=holding,
+        products=products,
         quant=quant or QuantConfig(),
         progress=progress,
     )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from veneer.gpu.dispatch import triton_kernels
 from veneer.native.library import kernels, usable
 
 CHUNK_ROWS = 256
@@ -21,9 +22,13 @@ CHUNK_ROWS = 256
 def _losses_and_grads(scores: Tensor, targets: Tensor, *, gradient: bool = True) -> tuple[Tensor, Tensor]:
     """Losses `[rows]`, float32 or wider, and d(sum of losses)/d(scores) `[rows, vocab]` in the dtype of `scores`.
 
-    `scores` is overwritten, by that gradient if it is asked for. The compiled kernel reads bfloat16 scores as they are;
+    `scores` is overwritten, by that gradient if it is asked for. The compiled kernels read bfloat16 scores as they are;
     torch's own operations work on a float32 copy.
     """
+    if scores.is_cuda:
+        triton = triton_kernels(scores)
+        if triton is not None and targets.is_contiguous():
+            return triton.cross_entropy_in_place(scores, targets, gradient=gradient), scores
     native = kernels()
     if native is not None and usable(scores) and targets.is_contiguous():
         return native.cross_entropy(scores, targets, gradient=gradient), scores

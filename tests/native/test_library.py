@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from veneer.losses import losses_and_grads_reference
-from veneer.native.build import VARIANTS, build, library_path, machine
+from veneer.native import library
+from veneer.native.build import VARIANTS, build, compiler, library_path, machine
 from veneer.native.library import _NEEDS, Documents, Kernels, choice, cpu_flags, kernels, usable
 
 RUNNABLE = [
@@ -199,6 +201,47 @@ def test_the_choice_is_the_best_compiled_variant_and_gives_a_reason() -> None:
     assert choice().reason
     assert (choice().variant in RUNNABLE[:1]) if RUNNABLE else (choice().variant is None)
     assert (kernels() is not None) == bool(RUNNABLE)
+
+
+@pytest.fixture
+def nothing_cached() -> Iterator[None]:
+    """The choice is made anew in a test, and again after it."""
+    choice.cache_clear()
+    kernels.cache_clear()
+    yield
+    choice.cache_clear()
+    kernels.cache_clear()
+
+
+def test_without_library_files_torch_does_the_work(
+    tmp_path: Path, nothing_cached: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "library_path", lambda variant: tmp_path / variant)
+    assert kernels() is None
+    assert choice().variant is None
+    if RUNNABLE:
+        assert "install a C compiler" in choice().reason
+
+
+def test_a_library_that_does_not_load_is_not_used(
+    tmp_path: Path, nothing_cached: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variant in VARIANTS.get(machine(), {}):
+        (tmp_path / variant).write_text("no library")
+    monkeypatch.setattr(library, "library_path", lambda variant: tmp_path / variant)
+    assert kernels() is None
+
+
+@pytest.mark.parametrize("cc", ["/no/such/compiler", "no-such-compiler"])
+def test_without_a_compiler_nothing_is_built_and_nothing_is_raised(cc: str, tmp_path: Path) -> None:
+    assert build(tmp_path, cc=cc) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_without_any_compiler_builds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert compiler() is None
+    assert build(tmp_path) == []
 
 
 def test_a_compiler_that_cannot_compile_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from veneer.gpu.attention import packed_attention
 from veneer.native.library import MIN_DIM_MULTIPLE, Documents, Kernels, kernels, usable
 
 
@@ -54,8 +55,9 @@ class PackedAttention:
     """Causal attention within each document of a packed sequence.
 
     Documents that begin alike (one system prompt, one template) may share that beginning: its tokens then stand once,
-    at the front, and every document sees them before its own. Under the causal mask what a token holds depends on earlier
-    tokens alone, so the shared ones are the same for all, and the gradient that reaches them is the sum over documents.
+    at the front, and every document sees them before its own. Under the causal mask what a token holds depends on
+    earlier tokens alone, so the shared ones are the same for all, and the gradient that reaches them is the sum over
+    documents.
 
     The compiled kernel takes the pack as it is. Where it does not run, documents of similar length are gathered into
     one padded batch `[documents, heads, longest, head_dim]` for torch's fused kernel. Under the causal mask the
@@ -79,6 +81,9 @@ class PackedAttention:
                 f"documents of {self._tokens} tokens in all, but queries {list(queries.shape)}, "
                 f"keys {list(keys.shape)}, values {list(values.shape)}"
             )
+        if queries.is_cuda:
+            lengths, shared = self._documents.lengths, self._documents.shared
+            return packed_attention(queries, keys, values, lengths, queries.shape[-1] ** -0.5, shared=shared)
         if kernels() is not None and usable(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0:
             result: Tensor = _PackedKernel.apply(queries, keys, values, self._documents)  # type: ignore[no-untyped-call]
             return result

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from veneer.model.attention import Attention
-from veneer.model.fused import rms_norm, swiglu
+from veneer.model.fused import add_rms_norm, rms_norm, swiglu
+from veneer.model.recompute import Recomputation, remade
 from veneer.model.rope import apply_rotation, inverse_frequencies, rotation
 from veneer.model.spec import DecoderSpec
 
@@ -89,6 +90,10 @@ class RmsNorm(nn.Module):
         """Normalise `[tokens, dim]` over its last axis."""
         return rms_norm(x, self.weight, self.eps)
 
+    def after_adding(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """x + delta, and its norm."""
+        return add_rms_norm(x, delta, self.weight, self.eps)
+
 
 class Embedding(nn.Module):
     """Token embedding; its weight may also be the head's."""
@@ -136,7 +141,10 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """down(silu(gate(x)) · up(x)), `[tokens, dim]`."""
-        return cast(Tensor, self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x))))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        mixed = swiglu(gate, up)
+        with remade(mixed, lambda: swiglu(gate.detach(), up.detach())):
+            return cast(Tensor, self.down_proj(mixed))
 
 
 class Layer(nn.Module):
@@ -154,8 +162,12 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor, attention: Attention) -> Tensor:
         """One layer over `[tokens, dim]`."""
-        x = x + self.self_attn(self.input_layernorm(x), cosine, sine, attention)
-        return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
+        normed = self.input_layernorm(x)
+        with remade(normed, lambda: self.input_layernorm(x.detach())):
+            attended = self.self_attn(normed, cosine, sine, attention)
+        between, normed_between = self.post_attention_layernorm.after_adding(x, attended)
+        with remade(normed_between, lambda: self.post_attention_layernorm(between.detach())):
+            return cast(Tensor, between + self.mlp(normed_between))
 
 
 class Decoder(nn.Module):
@@ -170,6 +182,8 @@ class Decoder(nn.Module):
         )
         self.layers = nn.ModuleList(Layer(spec, layer, weights) for layer in range(spec.num_layers))
         self.norm = RmsNorm(weights.parameter("model.norm.weight", (spec.hidden_size,)), spec.norm_eps)
+        self.recomputation: Recomputation | None = None
+        """How layers are recomputed in backward; None keeps their activations."""
         frequencies = inverse_frequencies(spec.rope, spec.head_dim).to(self.norm.weight.device)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
@@ -178,7 +192,10 @@ class Decoder(nn.Module):
         x = self.embed_tokens(tokens, dtype)
         cosine, sine = rotation(positions, self.frequencies)
         for layer in self.layers:
-            x = layer(x, cosine, sine, attention)
+            if self.recomputation is None:
+                x = layer(x, cosine, sine, attention)
+            else:
+                x = self.recomputation.run(layer, x, cosine, sine, attention)
         return cast(Tensor, self.norm(x))
 
 

@@ -2,8 +2,8 @@
 
 autograd would keep every intermediate of these in memory and walk over it again; written as one function each they
 keep only their inputs. Statistics are computed in float32 and rounded where Hugging Face rounds, so that bf16 results
-agree with the reference models. On a CPU the compiled kernels do each in one pass; the torch code beside the call is
-the same mathematics, for every other device and dtype.
+agree with the reference models. On a CPU the compiled kernels do each in one pass, on CUDA Triton's; the torch code
+beside the call is the same mathematics, for every other device and dtype.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from veneer.native.library import kernels, usable
+from veneer.gpu.dispatch import kernels_for, triton_kernels
 
 
 def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -23,45 +23,93 @@ def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _kernel_weight(weight: Tensor, x: Tensor) -> Tensor:
-    """The weight as the kernel takes it: float32, after the rounding to the dtype of `x` that the torch path makes."""
+    """The weight as the kernels take it.
+
+    Triton's round it to the dtype of `x` themselves; the compiled ones read float32, after that rounding.
+    """
+    if x.is_cuda:
+        return weight.detach().contiguous()
     return weight.detach().to(x.dtype).float().contiguous()
 
 
+def _norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """y = round(x · rstd) · w with rstd = 1/√(mean(x²) + eps); y and rstd `[…, 1]`."""
+    fast = kernels_for(x)
+    if fast is not None and x.ndim == 2 and weight.shape == x.shape[1:]:
+        y, rstd = fast.rms_norm_forward(x, _kernel_weight(weight, x), eps)
+        return y, rstd[:, None]
+    wide = x.to(_accumulation_dtype(x.dtype))
+    rstd = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+    return (wide * rstd).to(x.dtype) * weight.to(x.dtype), rstd
+
+
+def _norm_backward(
+    x: Tensor, weight: Tensor, rstd: Tensor, dy: Tensor, *, weight_too: bool
+) -> tuple[Tensor, Tensor | None]:
+    """With n = x·rstd and g = dy·w:  dx = rstd · (g − n · mean(g·n)),  dw = Σ dy·n."""
+    fast = kernels_for(x, dy)
+    if fast is not None and x.ndim == 2 and not weight_too:
+        return fast.rms_norm_backward(x, _kernel_weight(weight, x), rstd, dy), None
+    normed = x.to(rstd.dtype) * rstd
+    grad_weight = (dy.to(rstd.dtype) * normed).sum(0).to(weight.dtype) if weight_too else None
+    g = (dy * weight.to(dy.dtype)).to(rstd.dtype)
+    inner = (g * normed).mean(-1, keepdim=True)
+    return g.addcmul_(normed, inner, value=-1).mul_(rstd).to(x.dtype), grad_weight
+
+
 class _RmsNorm(torch.autograd.Function):
-    """y = round(x · rstd) · w with rstd = 1/√(mean(x²) + eps)  (Zhang & Sennrich, 2019, arXiv:1910.07467)."""
+    """RMS normalisation (Zhang & Sennrich, 2019, arXiv:1910.07467)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        native = kernels()
-        if native is not None and usable(x) and x.ndim == 2 and weight.shape == x.shape[1:]:
-            y, rstd = native.rms_norm_forward(x, _kernel_weight(weight, x), eps)
-            ctx.save_for_backward(x, weight, rstd[:, None])
-            return y
-        wide = x.to(_accumulation_dtype(x.dtype))
-        rstd = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        y, rstd = _norm_forward(x, weight, eps)
         ctx.save_for_backward(x, weight, rstd)
-        return (wide * rstd).to(x.dtype) * weight.to(x.dtype)
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        # With n = x·rstd and g = dy·w:  dx = rstd · (g − n · mean(g·n)),  dw = Σ dy·n.
         x, weight, rstd = ctx.saved_tensors
-        dy = grads[0].contiguous()
-        native = kernels()
-        if native is not None and usable(x, dy) and x.ndim == 2 and not ctx.needs_input_grad[1]:
-            return native.rms_norm_backward(x, _kernel_weight(weight, x), rstd, dy), None, None
-        normed = x.to(rstd.dtype) * rstd
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            grad_weight = (dy.to(rstd.dtype) * normed).sum(0).to(weight.dtype)
-        g = (dy * weight.to(dy.dtype)).to(rstd.dtype)
-        inner = (g * normed).mean(-1, keepdim=True)
-        return g.addcmul_(normed, inner, value=-1).mul_(rstd).to(x.dtype), grad_weight, None
+        dx, dw = _norm_backward(x, weight, rstd, grads[0].contiguous(), weight_too=ctx.needs_input_grad[1])
+        return dx, dw, None
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMS normalisation of `x` `[tokens, dim]` over its last axis, times `weight` `[dim]`."""
     result: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _AddRmsNorm(torch.autograd.Function):
+    """The residual addition and the norm of its sum: on CUDA one pass over the rows each way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        triton = triton_kernels(x, delta)
+        if triton is not None and x.ndim == 2 and weight.shape == x.shape[1:] and delta.shape == x.shape:
+            residual, y, rstd = triton.add_rms_norm_forward(x, delta, _kernel_weight(weight, x), eps)
+            rstd = rstd[:, None]
+        else:
+            residual = x + delta
+            y, rstd = _norm_forward(residual, weight, eps)
+        ctx.save_for_backward(residual, weight, rstd)
+        return residual, y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        residual, weight, rstd = ctx.saved_tensors
+        d_residual, dy = (grad.contiguous() for grad in grads)
+        triton = triton_kernels(residual, d_residual, dy)
+        if triton is not None and residual.ndim == 2 and not ctx.needs_input_grad[2]:
+            dx = triton.add_rms_norm_backward(residual, _kernel_weight(weight, residual), rstd, dy, d_residual)
+            return dx, dx, None, None
+        dx, dw = _norm_backward(residual, weight, rstd, dy, weight_too=ctx.needs_input_grad[2])
+        dx = dx + d_residual
+        return dx, dx, dw, None
+
+
+def add_rms_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The new residual x + delta, `[tokens, dim]` both, and `rms_norm` of it."""
+    result: tuple[Tensor, Tensor] = _AddRmsNorm.apply(x, delta, weight, eps)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -71,18 +119,18 @@ class _SwiGlu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        native = kernels()
-        if native is not None and usable(gate, up) and gate.shape == up.shape:
-            return native.swiglu_forward(gate, up)
+        fast = kernels_for(gate, up)
+        if fast is not None and gate.shape == up.shape:
+            return fast.swiglu_forward(gate, up)
         return functional.silu(gate) * up
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         dh = grads[0].contiguous()
-        native = kernels()
-        if native is not None and usable(gate, up, dh) and gate.shape == up.shape:
-            return native.swiglu_backward(gate, up, dh)
+        fast = kernels_for(gate, up, dh)
+        if fast is not None and gate.shape == up.shape:
+            return fast.swiglu_backward(gate, up, dh)
         grad_up = functional.silu(gate).mul_(dh)
         grad_gate = torch.ops.aten.silu_backward(dh * up, gate)
         return grad_gate, grad_up

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from veneer.gpu.dispatch import Kernels, kernels_for
 from veneer.model.spec import RopeKind, RopeSpec
-from veneer.native.library import kernels, usable
 
 
 def inverse_frequencies(rope: RopeSpec, head_dim: int) -> Tensor:
@@ -58,25 +58,29 @@ def turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat((left * c - right * s, right * c + left * s), dim=-1).to(x.dtype)
 
 
+def _kernels(x: Tensor, cosine: Tensor, sine: Tensor) -> Kernels | None:
+    """Kernels that can turn `x`; they read the angles as contiguous float32 beside it."""
+    angles = (cosine, sine)
+    if any(a.dtype != torch.float32 or a.device != x.device or not a.is_contiguous() for a in angles):
+        return None
+    return kernels_for(x)
+
+
 class _Rotate(torch.autograd.Function):
     """y = R x with R orthogonal, so dx = Rᵀ dy: the same turn with the sine negated. Nothing of x is kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
         ctx.save_for_backward(cosine, sine)
-        native = kernels()
-        if native is not None and usable(x) and usable(cosine, sine):
-            return native.rotate(x, cosine, sine, 1.0)
-        return turn(x, cosine, sine)
+        fast = _kernels(x, cosine, sine)
+        return turn(x, cosine, sine) if fast is None else fast.rotate(x, cosine, sine, 1.0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         cosine, sine = ctx.saved_tensors
         grad = grads[0].contiguous()
-        native = kernels()
-        if native is not None and usable(grad) and usable(cosine, sine):
-            return native.rotate(grad, cosine, sine, -1.0), None, None
-        return turn(grad, cosine, -sine), None, None
+        fast = _kernels(grad, cosine, sine)
+        return turn(grad, cosine, -sine) if fast is None else fast.rotate(grad, cosine, sine, -1.0), None, None
 
 
 def apply_rotation(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def build(folder: Path = HERE, *, cc: str | None = None, target: str | None = No
     Returns:
         The libraries made; empty where there is no compiler, or it cannot compile them.
     """
-    cc = cc or compiler()
+    cc = compiler() if cc is None else shutil.which(cc)
     if cc is None or sys.platform == "win32":
         return []
     made = []

@@ -5,7 +5,8 @@ shorter. A block is scaled by its largest magnitude (`absmax`), and each scaled 
 nearest entry of the code book. Two indices share a byte: element 2i is the high nibble, 2i+1 the low one.
 
 Codes and scales are bit for bit those of bitsandbytes on a CPU; see the tests. Everything here is plain torch, runs
-on any device, and works in chunks, so that it needs a few MB beside its input and output whatever their size.
+on any device, and works in chunks, so that it needs a few MB beside its input and output whatever their size. Decoding
+a weight also has a compiled kernel for the CPU and one in Triton for CUDA.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, ModelError
+from veneer.gpu.dispatch import triton_kernels
 from veneer.native.library import kernels, usable
 
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
@@ -221,10 +223,16 @@ def _pair_table(codebook: CodeBook, device: torch.device) -> Tensor:
     return pairs.view(torch.int64).reshape(-1).to(device)
 
 
+@cache
+def _value_table(codebook: CodeBook, device: torch.device) -> Tensor:
+    """The values of a code book, float32 [16], on `device`."""
+    return code_values(codebook).to(device)
+
+
 @torch.no_grad()
 def dequantize_4bit(
     codes: Tensor,
-    absmax: Tensor,
+    absmax: Tensor | NestedScales,
     shape: Sequence[int],
     dtype: torch.dtype,
     out: Tensor | None = None,
@@ -234,23 +242,34 @@ def dequantize_4bit(
 ) -> Tensor:
     """Decode to a tensor of `shape` and `dtype`: the float32 product of code and scale, rounded once.
 
-    codes: uint8 [ceil(n/2)]; absmax: float32 [ceil(n/block)]; out: optional contiguous result buffer.
-    Raises ModelError where the sizes or dtypes do not fit each other or `out`.
+    codes: uint8 [ceil(n/2)]; absmax: float32 [ceil(n/block)], or quantised themselves; out: optional contiguous result
+    buffer. Raises ModelError where the sizes or dtypes do not fit each other or `out`.
     """
     n = prod(shape)
     _check_packed(codes, absmax, n, block)
     if out is None:
         out = torch.empty(tuple(shape), dtype=dtype, device=codes.device)
-    elif out.shape != torch.Size(shape) or out.dtype != dtype or not out.is_contiguous():
+    elif out.shape != torch.Size(shape) or out.dtype != dtype or out.device != codes.device or not out.is_contiguous():
         raise ModelError(
-            f"cannot decode into a {out.dtype} buffer of shape {list(out.shape)}, contiguous={out.is_contiguous()}; "
-            f"it must be contiguous {dtype} of shape {list(shape)}"
+            f"cannot decode into a {out.dtype} buffer of shape {list(out.shape)} on {out.device}, "
+            f"contiguous={out.is_contiguous()}; it must be contiguous {dtype} of shape {list(shape)} on {codes.device}"
         )
-    native = kernels()
-    if native is not None and usable(out) and codes.device.type == "cpu":
-        native.dequantize_4bit(codes, _pair_table(codebook, codes.device), absmax.contiguous(), block, out)
+    triton = triton_kernels(out)
+    if triton is not None:
+        values = _value_table(codebook, out.device)
+        if isinstance(absmax, NestedScales):
+            nested_values, _ = _nested_tables(out.device)
+            nested = (absmax.codes.contiguous(), nested_values, absmax.absmax.contiguous(), absmax.offset)
+            triton.dequantize_4bit_nested(codes, values, *nested, block, NESTED_BLOCK, out)
+        else:
+            triton.dequantize_4bit(codes, values, absmax.contiguous(), block, out)
         return out
-    return _decode_chunks(codes, absmax, out, block, codebook)
+    scales = dequantize_nested(absmax) if isinstance(absmax, NestedScales) else absmax
+    native = kernels()
+    if native is not None and usable(out):
+        native.dequantize_4bit(codes, _pair_table(codebook, codes.device), scales.contiguous(), block, out)
+        return out
+    return _decode_chunks(codes, scales, out, block, codebook)
 
 
 def _decode_chunks(codes: Tensor, absmax: Tensor, out: Tensor, block: int, codebook: CodeBook) -> Tensor:
@@ -281,15 +300,21 @@ def _decode_chunks(codes: Tensor, absmax: Tensor, out: Tensor, block: int, codeb
     return out
 
 
-def _check_packed(codes: Tensor, absmax: Tensor, numel: int, block: int) -> None:
+def _check_packed(codes: Tensor, absmax: Tensor | NestedScales, numel: int, block: int) -> None:
     check_block(block)
     code_bytes, blocks = packed_sizes(numel, block)
-    if codes.dtype != torch.uint8 or absmax.dtype != torch.float32:
-        raise ModelError(f"4-bit codes are {codes.dtype} and scales {absmax.dtype}; they must be uint8 and float32")
-    if codes.numel() != code_bytes or absmax.numel() != blocks or not codes.is_contiguous():
+    if isinstance(absmax, NestedScales):
+        _check_nested(absmax)
+        scales, needed = absmax.codes, torch.uint8
+    else:
+        scales, needed = absmax, torch.float32
+    if codes.dtype != torch.uint8 or scales.dtype != needed:
+        name = str(needed).removeprefix("torch.")
+        raise ModelError(f"4-bit codes are {codes.dtype} and scales {scales.dtype}; they must be uint8 and {name}")
+    if codes.numel() != code_bytes or scales.numel() != blocks or not codes.is_contiguous():
         raise ModelError(
             f"{numel} weights in blocks of {block} need {code_bytes} contiguous code bytes and {blocks} scales; "
-            f"got {codes.numel()} and {absmax.numel()}"
+            f"got {codes.numel()} and {scales.numel()}"
         )
 
 
@@ -363,12 +388,17 @@ def quantize_nested(absmax: Tensor) -> NestedScales:
     return NestedScales(codes, scale, offset)
 
 
-@torch.no_grad()
-def dequantize_nested(nested: NestedScales) -> Tensor:
-    """Decode scales to float32 [m]; the product and the sum are rounded separately, as bitsandbytes does."""
+def _check_nested(nested: NestedScales) -> None:
     count = nested.codes.numel()
     if nested.absmax.numel() != -(-count // NESTED_BLOCK):
         raise ModelError(f"{count} nested codes need {-(-count // NESTED_BLOCK)} scales; got {nested.absmax.numel()}")
+
+
+@torch.no_grad()
+def dequantize_nested(nested: NestedScales) -> Tensor:
+    """Decode scales to float32 [m]; the product and the sum are rounded separately, as bitsandbytes does."""
+    _check_nested(nested)
+    count = nested.codes.numel()
     values, _ = _nested_tables(nested.codes.device)
     decoded = torch.index_select(values, 0, nested.codes.view(-1).to(torch.int32))
     full = count - count % NESTED_BLOCK

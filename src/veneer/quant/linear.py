@@ -131,9 +131,14 @@ class QuantLinear(nn.Module):
 
     def scales(self) -> Tensor:
         """The float32 scales [blocks], decoded if they are nested; 1/block of the weight's decode, so never kept."""
+        stored = self._stored_scales()
+        return dequantize_nested(stored) if isinstance(stored, NestedScales) else stored
+
+    def _stored_scales(self) -> Tensor | NestedScales:
+        """The scales as they are kept; a kernel may decode nested ones on its way."""
         if not self.config.double_quant:
             return self.absmax
-        return dequantize_nested(NestedScales(self.absmax_codes, self.nested_absmax, self.nested_offset))
+        return NestedScales(self.absmax_codes, self.nested_absmax, self.nested_offset)
 
     def dequantize(self, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
         """Decode the weight, [out, in] in `dtype`, rounded once; into the contiguous buffer `out` if given.
@@ -145,7 +150,7 @@ class QuantLinear(nn.Module):
             return self._decoded
         shape = (self.out_features, self.in_features)
         block, codebook = self.config.block, self.config.codebook
-        return dequantize_4bit(self.codes, self.scales(), shape, dtype, out, block=block, codebook=codebook)
+        return dequantize_4bit(self.codes, self._stored_scales(), shape, dtype, out, block=block, codebook=codebook)
 
     def input_gradient(self, grad: Tensor) -> Tensor:
         """grad W, [*, out] to [*, in], with the weight decoded once more."""

@@ -85,6 +85,15 @@ class Engine:
         self._finish(progress, "complete", started)
         return progress
 
+    def rehearse(self, batch: MicroBatch) -> None:
+        """Forward and backward of `batch`, the run's largest, to no effect: what does not fit fails before the first
+        step, and the memory that the run needs is there from its start."""
+        self.model.train()
+        self.trainable.seed_step(self.seed)
+        self.objective(self.model, batch).loss.backward()  # type: ignore[no-untyped-call]
+        for parameter in self.optimizer.parameters.values():
+            parameter.grad = None
+
     def _step(self, progress: Progress, started: float) -> None:
         begun = time.perf_counter()
         step = progress.step + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +52,9 @@ def global_norm(parameters: Sequence[nn.Parameter]) -> float:
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return 0.0
-    # foreach: one call for hundreds of small tensors; the sum of squares in float64, since it decides the clipping.
-    return math.sqrt(sum(float(norm) ** 2 for norm in torch._foreach_norm(grads)))
+    # foreach: one call for hundreds of small tensors; the sum of squares in float64, since it decides the clipping; and
+    # one read of the result, since on a GPU each waits for all work before it.
+    return math.sqrt(float(torch.stack(torch._foreach_norm(grads)).double().square().sum()))
 
 
 def clip(parameters: Sequence[nn.Parameter], norm: float, limit: float) -> None:
@@ -69,33 +71,51 @@ class AdamW:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], *, weight_decay: float, betas: tuple[float, float]):
         self.parameters = dict(parameters)
-        matrices = [p for p in self.parameters.values() if p.ndim >= 2]
-        others = [p for p in self.parameters.values() if p.ndim < 2]
-        decays = ((matrices, weight_decay), (others, 0.0))
-        groups = [{"params": group, "weight_decay": decay} for group, decay in decays if group]
-        self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8, fused=True)
+        self._weight_decay, self._betas = weight_decay, betas
         # State exists from the start, so that saving before the first step and loading need no special case.
-        for parameter in self.parameters.values():
-            self._optimizer.state[parameter] = {
+        self._state = {
+            name: {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
+                "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
             }
+            for name, parameter in self.parameters.items()
+        }
 
+    @torch.no_grad()
     def step(self, learning_rate: float) -> None:
         """Apply the gradients and clear them."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        for decays in (True, False):
+            names = [n for n, p in self.parameters.items() if (p.ndim >= 2) is decays and p.grad is not None]
+            if names:
+                self._apply(names, learning_rate, self._weight_decay if decays else 0.0)
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def _apply(self, names: Sequence[str], learning_rate: float, weight_decay: float) -> None:
+        # torch.optim.AdamW(fused=True) ends in this same operation, but its first use imports torch's compiler, which
+        # takes a second and 70 MB.
+        states = [self._state[name] for name in names]
+        torch._foreach_add_([state["step"] for state in states], 1.0)
+        torch._fused_adamw_(
+            [self.parameters[name] for name in names],
+            [cast(Tensor, self.parameters[name].grad) for name in names],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            lr=learning_rate,
+            beta1=self._betas[0],
+            beta2=self._betas[1],
+            weight_decay=weight_decay,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """The state, `{parameter name}/{kind}`; the tensors themselves, not copies."""
-        return {
-            f"{name}/{kind}": tensor
-            for name, parameter in self.parameters.items()
-            for kind, tensor in self._optimizer.state[parameter].items()
-        }
+        return {f"{name}/{kind}": tensor for name, state in self._state.items() for kind, tensor in state.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy a saved state in; names and shapes must be those of `tensors()`."""

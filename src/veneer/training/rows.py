@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from veneer.config import RunConfig, TrainSection
+from veneer.config import ComputeSection, RunConfig, TrainSection
 from veneer.data.batches import MicroBatch, Steps, order, pack
 from veneer.data.chat import EncodeReport, Example, encode_all
 from veneer.data.records import Record, duplicates, overlap, read_records
@@ -20,6 +20,8 @@ Notice = Callable[[str], None]
 """Told, in a sentence, of everything about the data that the user should know."""
 
 DEFAULT_EXAMPLES_PER_STEP = 8
+SCANNED_STEPS = 1000
+"""Steps looked through for the largest micro-batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +117,22 @@ def examples_per_step(train: TrainSection) -> int | None:
     return train.examples_per_step
 
 
+DEFAULT_MICRO_BATCH_TOKENS = 1024
+
+
+def micro_batch_tokens(compute: ComputeSection) -> int:
+    """Tokens of a micro-batch at most."""
+    chosen = compute.micro_batch_tokens
+    return DEFAULT_MICRO_BATCH_TOKENS if chosen == "auto" else chosen
+
+
 class PackedSteps:
     """Steps over examples, packed into micro-batches (`veneer.training.engine.StepSource`)."""
 
     def __init__(self, examples: list[Example], config: RunConfig):
         train = config.train
         self._examples = examples
-        self._micro_batch_tokens = config.compute.micro_batch_tokens
+        self._micro_batch_tokens = micro_batch_tokens(config.compute)
         self._share = config.lora.dropout == 0.0
         self._steps = Steps(
             np.array([len(example.tokens) for example in examples]),
@@ -135,6 +146,16 @@ class PackedSteps:
         """The 1-based step's rows, packed."""
         chosen = self._steps.examples(step - 1)
         return pack([self._examples[index] for index in chosen], self._micro_batch_tokens, share=self._share)
+
+    def largest(self) -> MicroBatch:
+        """The largest micro-batch of the run, by tokens; of a long run, of its first SCANNED_STEPS steps and of the
+        longest row."""
+        lengths = [len(example.tokens) for example in self._examples]
+        longest = int(np.argmax(lengths))
+        steps = range(1, min(self.total, SCANNED_STEPS) + 1)
+        fullest = max(steps, key=lambda step: sum(lengths[index] for index in self._steps.examples(step - 1)))
+        batches = [*self.micro_batches(fullest), *pack([self._examples[longest]], self._micro_batch_tokens)]
+        return max(batches, key=lambda batch: len(batch.tokens))
 
     def epoch(self, step: int) -> float:
         """Passes over the data that are done after the 1-based step."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from veneer.adapters.inject import LoraSpec, inject
-from veneer.config import Method, RunConfig, check, to_yaml
+from veneer.config import Method, Recompute, RunConfig, check, to_yaml
 from veneer.data.batches import pack
 from veneer.errors import CheckpointError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
@@ -20,6 +20,7 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
 from veneer.load import Holding, load_model
 from veneer.model.decoder import CausalLM
+from veneer.model.recompute import Recomputation
 from veneer.quant.linear import QuantConfig
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
@@ -27,7 +28,7 @@ from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import mean_loss, supervised_cross_entropy
 from veneer.training.optim import AdamW, RateSchedule, auto_learning_rate
 from veneer.training.result import CONFIG_FILE, EVENTS_FILE, publish
-from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
+from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows, micro_batch_tokens
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
 
 EVALUATIONS_PER_RUN = 10
@@ -108,16 +109,16 @@ def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: C
     device = resolve_device(config.compute.device)
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
-    origin = open_checkpoint(config.model, revision=config.revision)
-    rows = load_rows(config, origin.tokenizer(), lambda message: log.emit(Note(message=message)))
-    model, trainable = _build(config, origin, device)
+    rows, model, trainable, digest = _open(config, device, log)
     _note_long_rows(rows, model, log)
+    config = _resolved(config, model, rows)
+    if config.compute.recompute is Recompute.LAYERS:
+        model.model.recomputation = Recomputation(trainable.generator())
     source = PackedSteps(rows.train, config)
-    config = _resolved(config, model, source.total)
     optimizer = AdamW(
         trainable.named(), weight_decay=config.train.weight_decay, betas=(config.train.beta1, config.train.beta2)
     )
-    identity = _identity(config, origin, rows, device)
+    identity = _identity(config, digest, rows, device)
     store = CheckpointStore(output / CHECKPOINTS, keep=config.train.keep, identity=identity)
     progress = Progress()
     if resume:
@@ -134,10 +135,19 @@ def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: C
         )
     )
     engine = _engine(config, model, trainable, source, optimizer, rows, store, log, stop)
+    engine.rehearse(source.largest())
     progress = engine.run(progress)
     publish(output, trainable, log.path, progress)
     best = None if progress.best_step is None else store.path(progress.best_step)
     return RunResult(output, progress, best, model, trainable, peak_memory_mb(device))
+
+
+def _open(config: RunConfig, device: torch.device, log: EventLog) -> tuple[Rows, CausalLM, Trainable, str]:
+    """Rows, model, what is trained of it, and a digest of the model's files, which are closed again."""
+    origin = open_checkpoint(config.model, revision=config.revision)
+    rows = load_rows(config, origin.tokenizer(), lambda message: log.emit(Note(message=message)))
+    model, trainable = _build(config, origin, device)
+    return rows, model, trainable, sampled_digest(origin.files())
 
 
 def _note_long_rows(rows: Rows, model: CausalLM, log: EventLog) -> None:
@@ -168,8 +178,9 @@ def _build(config: RunConfig, origin: Checkpoint, device: torch.device) -> tuple
     return model, AdapterTraining(adapter, origin.source, config.revision)
 
 
-def _resolved(config: RunConfig, model: CausalLM, steps: int) -> RunConfig:
+def _resolved(config: RunConfig, model: CausalLM, rows: Rows) -> RunConfig:
     """The configuration with everything spelled out that was left to the program."""
+    steps = PackedSteps(rows.train, config).total
     rate = config.train.learning_rate
     interval = max(1, steps // EVALUATIONS_PER_RUN)
     evaluated = bool(config.data.eval_file or config.data.held_out)
@@ -188,12 +199,14 @@ def _resolved(config: RunConfig, model: CausalLM, steps: int) -> RunConfig:
             "device": str(model.device),
             "dtype": next(d for d in type(config.compute.dtype) if d.value == str(model.dtype).removeprefix("torch.")),
             "threads": torch.get_num_threads(),
+            "micro_batch_tokens": micro_batch_tokens(config.compute),
+            "recompute": Recompute.LAYERS if config.compute.recompute is Recompute.LAYERS else Recompute.NEVER,
         }
     )
     return config.model_copy(update={"train": train_section, "compute": compute})
 
 
-def _identity(config: RunConfig, origin: Checkpoint, rows: Rows, device: torch.device) -> dict[str, Any]:
+def _identity(config: RunConfig, digest: str, rows: Rows, device: torch.device) -> dict[str, Any]:
     """What a resumption must have in common with the run that it goes on with."""
     values = config.model_dump(mode="json")
     # Where results go and how many are kept changes no number of the run; model and data count by what is in them.
@@ -201,7 +214,7 @@ def _identity(config: RunConfig, origin: Checkpoint, rows: Rows, device: torch.d
     flat = {key: value for key, value in _flatten(values) if key not in ignored}
     return {
         **flat,
-        "model digest": sampled_digest(origin.files()),
+        "model digest": digest,
         "data digest": rows.digest(),
         "torch": torch.__version__,
         "processor": processor(device),
@@ -227,7 +240,7 @@ def _engine(
     stop: Callable[[], bool],
 ) -> Engine:
     train_section = config.train
-    heldout = pack(rows.heldout, config.compute.micro_batch_tokens) if rows.heldout else []
+    heldout = pack(rows.heldout, micro_batch_tokens(config.compute)) if rows.heldout else []
     return Engine(
         model=model,
         trainable=trainable,

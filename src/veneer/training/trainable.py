@@ -28,6 +28,10 @@ class Trainable(Protocol):
         """Start the random draws of one step (dropout), so that a resumed run draws the same."""
         ...
 
+    def generator(self) -> torch.Generator | None:
+        """The source of those draws, if there are any."""
+        ...
+
     def save(self, directory: Path) -> None:
         """Write the result's files into an existing folder."""
         ...
@@ -54,6 +58,10 @@ class AdapterTraining:
         """Seed the dropout masks."""
         self.adapter.generator.manual_seed(seed)
 
+    def generator(self) -> torch.Generator | None:
+        """The adapter's."""
+        return self.adapter.generator
+
     def save(self, directory: Path) -> None:
         """Write `adapter_config.json` and `adapter_model.safetensors`."""
         save_adapter(directory, self.adapter, base=self.base, revision=self.revision)
@@ -76,6 +84,9 @@ class FullTraining:
 
     def seed_step(self, seed: int) -> None:
         """Nothing is drawn: the decoder has no dropout."""
+
+    def generator(self) -> None:
+        """Nothing is drawn."""
 
     def save(self, directory: Path) -> None:
         """Write config, weights in float32 and tokenizer."""

@@ -1,0 +1,148 @@
+"""Every kernel of the CUDA path in bfloat16 and float16, against torch in float64; a part of gpu.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veneer.gpu.attention import attention_by_document, packed_attention
+from veneer.gpu.dispatch import choice, triton_kernels
+from veneer.losses import losses_and_grads_reference
+from veneer.model.fused import add_rms_norm, rms_norm, swiglu
+from veneer.model.rope import apply_rotation
+from veneer.quant.codes import (
+    CodeBook,
+    NestedScales,
+    _decode_chunks,
+    dequantize_4bit,
+    dequantize_nested,
+    quantize_4bit,
+    quantize_nested,
+)
+
+
+def with_gradients(function: Callable[..., Any], inputs: list[Tensor], seed: int = 0) -> list[Tensor]:
+    """Outputs of `function`, and gradients of `inputs` for output gradients drawn from `seed`."""
+    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+    made = function(*leaves)
+    outputs = made if isinstance(made, tuple) else (made,)
+    draws = torch.Generator(inputs[0].device).manual_seed(seed)
+    # Drawn in float32 and rounded to bfloat16, which every dtype here holds (float16 but for the smallest).
+    grads = [torch.randn(y.shape, generator=draws, device=y.device).bfloat16().to(y.dtype) for y in outputs]
+    return [y.detach() for y in outputs] + list(torch.autograd.grad(outputs, leaves, grads))
+
+
+Case = Callable[[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]]
+"""From dtype and device to what was found and what was expected."""
+
+
+def differentiable(function: Callable[..., Any], *shapes: tuple[int, ...], scale: float = 1.0) -> Case:
+    """A function of the model; in float64 it runs in torch's own operations, so it is its own reference."""
+
+    def case(dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+        inputs = [(scale * torch.randn(shape, device=device)).to(dtype) for shape in shapes]
+        return with_gradients(function, inputs), with_gradients(function, [x.double() for x in inputs])
+
+    return case
+
+
+def turning(dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    """Rotary positions; the angles are float32 for the kernel, and those for the reference too."""
+    angles = 100 * torch.randn(1001, 64, device=device)
+    cosine, sine = angles.cos(), angles.sin()
+    x = torch.randn(1001, 32, 128, device=device).to(dtype)
+    exact = with_gradients(lambda y: apply_rotation(y, cosine.double(), sine.double()), [x.double()])
+    return with_gradients(lambda y: apply_rotation(y, cosine, sine), [x]), exact
+
+
+def decoding(nested: bool) -> Case:
+    """4-bit decode; the reference is torch's decode, rounded once as well, so that nothing may differ."""
+
+    def case(dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+        weight = torch.randn(1031, 4096, device=device)
+        codes, absmax = quantize_4bit(weight)
+        scales = quantize_nested(absmax) if nested else absmax
+        plain = dequantize_nested(scales) if isinstance(scales, NestedScales) else scales
+        exact = _decode_chunks(codes, plain, torch.empty_like(weight, dtype=dtype), 64, CodeBook.NF4)
+        return [dequantize_4bit(codes, scales, weight.shape, dtype)], [exact]
+
+    return case
+
+
+def cross_entropy(vocab: int) -> Case:
+    """Losses and gradient of 64 rows."""
+
+    def case(dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+        scores = (4 * torch.randn(64, vocab, device=device)).to(dtype)
+        targets = torch.randint(vocab, (64,), device=device)
+        exact = losses_and_grads_reference(scores.double(), targets)
+        triton = triton_kernels(scores)
+        if triton is None:
+            return [], []
+        return [triton.cross_entropy_in_place(scores, targets), scores], list(exact)
+
+    return case
+
+
+def attention(lengths: tuple[int, ...], shared: int, dim: int) -> Case:
+    """Documents of these lengths, 8 heads and 2 key heads."""
+
+    def case(dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+        inputs = [torch.randn(sum(lengths), heads, dim, device=device).to(dtype) for heads in (8, 2, 2)]
+        arguments = (lengths, dim**-0.5)
+        exact = with_gradients(
+            lambda q, k, v: attention_by_document(q, k, v, *arguments, shared=shared), [x.double() for x in inputs]
+        )
+        return with_gradients(lambda q, k, v: packed_attention(q, k, v, *arguments, shared=shared), inputs), exact
+
+    return case
+
+
+def kernel_cases(device: torch.device) -> dict[str, Case]:
+    """Every kernel by name, in shapes that are no multiples of a tile."""
+    weights = {dim: torch.rand(dim, device=device) + 0.5 for dim in (576, 4096)}
+    return {
+        "NF4 decode": decoding(False),
+        "NF4 decode, nested scales": decoding(True),
+        "RMS norm 576": differentiable(lambda x: rms_norm(x, weights[576].to(x.dtype), 1e-5), (1001, 576)),
+        "RMS norm 4096": differentiable(lambda x: rms_norm(x, weights[4096].to(x.dtype), 1e-5), (1001, 4096)),
+        "addition and RMS norm 4096": differentiable(
+            lambda x, d: add_rms_norm(x, d, weights[4096].to(x.dtype), 1e-5), (1001, 4096), (1001, 4096)
+        ),
+        "SwiGLU": differentiable(swiglu, (1001, 1536), (1001, 1536), scale=3.0),
+        "rotary positions": turning,
+        "cross-entropy 49,152": cross_entropy(49152),
+        "cross-entropy 262,144": cross_entropy(262144),
+        "attention, 4 documents": attention((300, 1, 65, 511), 0, 128),
+        "attention, heads of 64": attention((300, 1, 65, 511), 0, 64),
+        "attention, shared beginning": attention((100, 300, 1, 65), 100, 128),
+    }
+
+
+def largest_error(found: list[Tensor], expected: list[Tensor]) -> float:
+    """Largest difference, as a share of the largest expected number of its tensor; NaN counts as infinite."""
+    pairs = list(zip(found, expected, strict=True))
+    shares = [float((a.double() - b.double()).abs().max() / b.double().abs().max()) for a, b in pairs]
+    return max(share if share == share else float("inf") for share in shares)
+
+
+def run_kernels(device: torch.device) -> bool:
+    """Print a table of errors; whether all are within a few roundings of the dtype."""
+    print(f"Triton: {choice().reason}" + ("" if choice().used else " (torch's own operations are checked instead)"))
+    print(f"{'largest error, share of the largest value':42} {'bfloat16':>10} {'float16':>10}")
+    right = True
+    for name, case in kernel_cases(device).items():
+        cells = []
+        for dtype in (torch.bfloat16, torch.float16):
+            torch.manual_seed(0)
+            found, expected = case(dtype, device)
+            error = largest_error(found, expected) if found else float("nan")
+            wrong = error > 4 * torch.finfo(dtype).eps
+            right &= not wrong
+            cells.append(f"{error:9.1e}{'!' if wrong else ' '}")
+        print(f"{name:42} {' '.join(cells)}", flush=True)
+    print("all within four roundings" if right else "! is WRONG: more than four roundings of the dtype")
+    return right

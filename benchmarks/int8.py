@@ -1,0 +1,119 @@
+"""LoRA with `compute.products` exact and int8 on the bundled claims: speed and loss of the same steps.
+
+Both models train the same rows in turn, step by step, so that what else the machine does hits both alike; the first
+step is not counted. Afterwards the loss on new records is measured of each as it was trained, and of the adapter that
+was trained with int8 on the exact base, which is how `veneer evaluate` and other programs use it.
+
+Usage: python benchmarks/int8.py [--method lora|qlora] [--steps N] [--rows N] [--threads N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from veneer.adapters.inject import Adapter, LoraSpec, inject
+from veneer.config import Overlong, Products
+from veneer.data.batches import MicroBatch, pack
+from veneer.data.chat import encode_all
+from veneer.data.records import read_records
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.load import Holding, load_model
+from veneer.model.decoder import CausalLM
+from veneer.quickstart import bundled_data, bundled_model
+from veneer.training.objective import mean_loss, supervised_cross_entropy
+from veneer.training.optim import AdamW, clip, global_norm
+
+RATE = 1e-3
+MICRO_BATCH_TOKENS = 2048
+HELD_OUT_ROWS = 64
+
+
+@dataclass
+class Side:
+    """One of the two models, and what was measured of it."""
+
+    model: CausalLM
+    adapter: Adapter
+    optimizer: AdamW
+    seconds: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    def step(self, batches: list[MicroBatch]) -> None:
+        """One step of the optimiser, timed."""
+        start = time.perf_counter()
+        supervised = sum(batch.supervised for batch in batches)
+        total = 0.0
+        for batch in batches:
+            loss = supervised_cross_entropy(self.model, batch).loss / supervised
+            loss.backward()
+            total += float(loss.detach())
+        parameters = self.adapter.parameters()
+        clip(parameters, global_norm(parameters), 1.0)
+        self.optimizer.step(RATE)
+        self.seconds.append(time.perf_counter() - start)
+        self.losses.append(total)
+
+
+def prepare(checkpoint: Checkpoint, holding: Holding, products: Products) -> Side:
+    """A model with a new adapter of rank 16 on all linear layers."""
+    model = load_model(checkpoint, holding=holding, products=products)
+    adapter = inject(model, LoraSpec(rank=16, alpha=32.0))
+    named = dict(zip(adapter.tensors(), adapter.parameters(), strict=True))
+    return Side(model, adapter, AdamW(named, weight_decay=0.0, betas=(0.9, 0.99)))
+
+
+def main() -> None:
+    """Train both, and print a line for each step and the totals."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--method", choices=["lora", "qlora"], default="lora")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rows", type=int, default=8, help="rows of a step")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    checkpoint = open_checkpoint(bundled_model())
+    tokenizer = checkpoint.tokenizer()
+    rows, heldout = (
+        encode_all(read_records(bundled_data() / name), tokenizer, max_length=None, overlong=Overlong.DROP).examples
+        for name in ("train.jsonl", "new_records.jsonl")
+    )
+    holding = Holding.QUANTIZED if args.method == "qlora" else Holding.FROZEN
+    sides = {products: prepare(checkpoint, holding, products) for products in Products}
+    exact, fast = sides[Products.EXACT], sides[Products.INT8]
+    print(f"{args.method}, {args.rows} rows a step, {args.threads} threads, torch {torch.__version__}")
+    tokens = []
+    for number in range(args.steps):
+        first = number * args.rows % (len(rows) - args.rows)
+        batches = pack(rows[first : first + args.rows], MICRO_BATCH_TOKENS)
+        tokens.append(sum(batch.document_tokens for batch in batches))
+        for side in (exact, fast) if number % 2 else (fast, exact):
+            side.step(batches)
+        print(
+            f"step {number + 1:3d}  exact {exact.seconds[-1]:5.2f} s, loss {exact.losses[-1]:.4f}   "
+            f"int8 {fast.seconds[-1]:5.2f} s, loss {fast.losses[-1]:.4f}",
+            flush=True,
+        )
+
+    for name, side in (("exact", exact), ("int8", fast)):
+        rates = [count / seconds for count, seconds in zip(tokens[1:], side.seconds[1:], strict=True)]
+        print(f"{name:5s} {statistics.median(rates):6.0f} tokens/s (best step {max(rates):.0f})")
+    ratios = [a / b for a, b in zip(exact.seconds[1:], fast.seconds[1:], strict=True)]
+    print(f"int8 is {statistics.median(ratios):.2f} times as fast (median over the steps' pairs)")
+    differences = [b - a for a, b in zip(exact.losses, fast.losses, strict=True)]
+    print(f"training loss, int8 - exact: mean {statistics.mean(differences):+.4f}, last {differences[-1]:+.4f}")
+
+    batches = pack(heldout[:HELD_OUT_ROWS], MICRO_BATCH_TOKENS)
+    print(f"loss on {HELD_OUT_ROWS} new records: exact {mean_loss(exact.model, batches):.4f}", end=", ")
+    print(f"int8 {mean_loss(fast.model, batches):.4f}", end=", ")
+    exact.adapter.load(fast.adapter.tensors())
+    print(f"trained with int8 and used on the exact base {mean_loss(exact.model, batches):.4f}")
+
+
+if __name__ == "__main__":
+    main()

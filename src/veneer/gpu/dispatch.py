@@ -1,0 +1,112 @@
+"""Which kernels take a tensor: the compiled ones on a CPU, Triton's on CUDA, or none, where torch does the work.
+
+Nothing of Triton is imported before a CUDA tensor asks for it: a machine without a card does not need it, and the
+command line starts without waiting for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from veneer.native.library import kernels
+from veneer.native.library import usable as compiled_usable
+
+if TYPE_CHECKING:
+    from veneer.gpu.kernels import TritonKernels
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+MIN_CAPABILITY = (8, 0)
+"""The oldest cards that Triton supports (Ampere), and the first that multiply bfloat16."""
+
+
+class Kernels(Protocol):
+    """What the compiled library and Triton both have; tensors are contiguous and of one dtype."""
+
+    def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Normalised rows of `x` `[rows, dim]`, and their rstd, float32 `[rows]`."""
+        ...
+
+    def rms_norm_backward(self, x: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor) -> Tensor:
+        """Gradient of the rows."""
+        ...
+
+    def swiglu_forward(self, gate: Tensor, up: Tensor) -> Tensor:
+        """silu(gate) · up."""
+        ...
+
+    def swiglu_backward(self, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of gate and up."""
+        ...
+
+    def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
+        """Turn `[tokens, heads, dim]` by the angles whose cosine and sine are float32 `[tokens, dim / 2]`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Whether Triton's kernels are used on this machine's CUDA devices, and why."""
+
+    used: bool
+    reason: str
+
+
+@lru_cache(maxsize=1)
+def choice() -> Choice:
+    """What CUDA tensors are computed with here: Triton's kernels, or torch's own operations."""
+    if not torch.cuda.is_available():
+        return Choice(False, "torch sees no CUDA device")
+    if torch.version.hip is not None:
+        return Choice(False, "the kernels are written for NVIDIA's cards, and torch is built for AMD's")
+    devices = range(torch.cuda.device_count())
+    oldest = min(torch.cuda.get_device_capability(device) for device in devices)
+    if oldest < MIN_CAPABILITY:
+        found, needed = (".".join(map(str, version)) for version in (oldest, MIN_CAPABILITY))
+        return Choice(False, f"a device has compute capability {found}; Triton needs {needed}")
+    if shutil.which("gcc") is None and shutil.which("clang") is None:
+        return Choice(False, "Triton needs gcc or clang to start its kernels; neither is installed")
+    try:
+        version = importlib.import_module("triton").__version__
+    except ImportError as error:
+        return Choice(False, f"Triton cannot be imported ({error}); install veneer[gpu]")
+    return Choice(True, f"Triton {version}")
+
+
+@lru_cache(maxsize=1)
+def _triton() -> TritonKernels:
+    from veneer.gpu.kernels import TritonKernels
+
+    return TritonKernels()
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether Triton's kernels can take these tensors: on one CUDA device, contiguous, of one dtype, not empty."""
+    first = tensors[0]
+    return (
+        first.is_cuda
+        and first.dtype in _DTYPES
+        and all(t.device == first.device and t.dtype == first.dtype for t in tensors)
+        and all(t.is_contiguous() and t.numel() > 0 for t in tensors)
+        and choice().used
+    )
+
+
+def triton_kernels(*tensors: Tensor) -> TritonKernels | None:
+    """Triton's kernels, where they can take these tensors."""
+    return _triton() if usable(*tensors) else None
+
+
+def kernels_for(*tensors: Tensor) -> Kernels | None:
+    """The kernels for these tensors' device, or None where torch's own operations are to be used."""
+    triton = triton_kernels(*tensors)
+    if triton is not None:
+        return triton
+    return kernels() if compiled_usable(*tensors) else None

@@ -1,0 +1,23 @@
+"""All Triton kernels under one name; importing this imports Triton, so only `veneer.gpu.dispatch` does, and late."""
+
+from __future__ import annotations
+
+from veneer.gpu import cross_entropy, elementwise, norm, quant
+
+
+class TritonKernels:
+    """The Triton kernels, under the names that the compiled CPU library has where both have one.
+
+    They take contiguous CUDA tensors in float32, bfloat16 or float16 and fill fresh ones, but for the two that say so.
+    """
+
+    rms_norm_forward = staticmethod(norm.rms_norm_forward)
+    rms_norm_backward = staticmethod(norm.rms_norm_backward)
+    add_rms_norm_forward = staticmethod(norm.add_rms_norm_forward)
+    add_rms_norm_backward = staticmethod(norm.add_rms_norm_backward)
+    swiglu_forward = staticmethod(elementwise.swiglu_forward)
+    swiglu_backward = staticmethod(elementwise.swiglu_backward)
+    rotate = staticmethod(elementwise.rotate)
+    dequantize_4bit = staticmethod(quant.dequantize_4bit)
+    dequantize_4bit_nested = staticmethod(quant.dequantize_4bit_nested)
+    cross_entropy_in_place = staticmethod(cross_entropy.cross_entropy_in_place)

@@ -1,0 +1,124 @@
+"""RMS normalisation in Triton, one program a row, and the same with the residual addition in front of it.
+
+Arithmetic is float32 and is rounded where `veneer.model.fused` rounds: the normalised row before the weight, the
+product with the weight, and in backward dy · w. In float32 the results differ from torch's only by the order of sums.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from veneer.gpu.launch import launch, next_power_of_two, warps
+
+
+@triton.jit
+def _forward(
+    x: tl.tensor,
+    delta: tl.tensor,
+    weight: tl.tensor,
+    residual: tl.tensor,
+    y: tl.tensor,
+    rstd: tl.tensor,
+    dim: tl.tensor,
+    eps: tl.tensor,
+    BLOCK: tl.constexpr,
+    ADD: tl.constexpr,
+) -> None:
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    place = row * dim + column
+    inside = column < dim
+    value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    if ADD:
+        # Rounded before it is normalised: what the next layer adds to is what this one has normalised.
+        rounded = (value + tl.load(delta + place, mask=inside, other=0.0).to(tl.float32)).to(x.dtype.element_ty)
+        tl.store(residual + place, rounded, mask=inside)
+        value = rounded.to(tl.float32)
+    r = 1.0 / tl.sqrt(tl.sum(value * value, axis=0) / dim + eps)
+    tl.store(rstd + row, r)
+    normed = (value * r).to(x.dtype.element_ty).to(tl.float32)
+    w = tl.load(weight + column, mask=inside, other=0.0).to(x.dtype.element_ty).to(tl.float32)
+    tl.store(y + place, (normed * w).to(x.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _backward(
+    x: tl.tensor,
+    weight: tl.tensor,
+    rstd: tl.tensor,
+    grad: tl.tensor,
+    grad_residual: tl.tensor,
+    grad_x: tl.tensor,
+    dim: tl.tensor,
+    BLOCK: tl.constexpr,
+    ADD: tl.constexpr,
+) -> None:
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    place = row * dim + column
+    inside = column < dim
+    r = tl.load(rstd + row)
+    normed = tl.load(x + place, mask=inside, other=0.0).to(tl.float32) * r
+    w = tl.load(weight + column, mask=inside, other=0.0).to(x.dtype.element_ty).to(tl.float32)
+    dy = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+    g = (dy * w).to(x.dtype.element_ty).to(tl.float32)
+    dx = (g - normed * (tl.sum(g * normed, axis=0) / dim)) * r
+    if ADD:
+        dx += tl.load(grad_residual + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(grad_x + place, dx.to(x.dtype.element_ty), mask=inside)
+
+
+def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Normalised rows of `x` `[rows, dim]`, and their rstd, float32 `[rows]`.
+
+    Args:
+        x: contiguous; float32, bfloat16 or float16.
+        weight: `[dim]`, contiguous, of any of these dtypes; rounded to that of `x` in the kernel.
+        eps: added to the mean square.
+    """
+    y, rstd = torch.empty_like(x), _statistics(x)
+    rows, dim = x.shape
+    arguments = (x, x, weight, y, y, rstd, dim, eps)
+    launch(_forward, (rows,), x, arguments, {**_tile(dim), "ADD": False})
+    return y, rstd
+
+
+def add_rms_norm_forward(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum x + delta in their dtype, its normalised rows, and their rstd; arguments as `rms_norm_forward`."""
+    residual, y, rstd = torch.empty_like(x), torch.empty_like(x), _statistics(x)
+    rows, dim = x.shape
+    arguments = (x, delta, weight, residual, y, rstd, dim, eps)
+    launch(_forward, (rows,), x, arguments, {**_tile(dim), "ADD": True})
+    return residual, y, rstd
+
+
+def rms_norm_backward(x: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of the rows `x`, from that of the normalised ones; with n = x·rstd, g = dy·w: rstd·(g − n·mean(g·n))."""
+    grad_x = torch.empty_like(x)
+    rows, dim = x.shape
+    arguments = (x, weight, rstd, grad, grad, grad_x, dim)
+    launch(_backward, (rows,), x, arguments, {**_tile(dim), "ADD": False})
+    return grad_x
+
+
+def add_rms_norm_backward(
+    residual: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor, grad_residual: Tensor
+) -> Tensor:
+    """Gradient of x, and of delta: that of the norm plus that of the sum itself, added in float32 and rounded once."""
+    grad_x = torch.empty_like(residual)
+    rows, dim = residual.shape
+    arguments = (residual, weight, rstd, grad, grad_residual, grad_x, dim)
+    launch(_backward, (rows,), residual, arguments, {**_tile(dim), "ADD": True})
+    return grad_x
+
+
+def _statistics(x: Tensor) -> Tensor:
+    return torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
+
+
+def _tile(dim: int) -> dict[str, int]:
+    block = next_power_of_two(dim)
+    return {"BLOCK": block, "num_warps": warps(block)}

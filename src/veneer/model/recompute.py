@@ -1,0 +1,106 @@
+"""What backward needs is kept, or made again: cheap tensors always, whole layers where memory asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _Remade:
+    """Stands in autograd's graph for a tensor that is made again once, for all the uses that were counted."""
+
+    def __init__(self, tensor: Tensor, remake: Callable[[], Tensor]):
+        self._address, self._shape = tensor.data_ptr(), tensor.shape
+        self._remake = remake
+        self._uses = self._left = 0
+        self._value: Tensor | None = None
+
+    def pack(self, saved: Tensor) -> Tensor | _Remade:
+        if saved.data_ptr() != self._address or saved.shape != self._shape:
+            return saved
+        self._uses = self._left = self._uses + 1
+        return self
+
+    def unpack(self, kept: Tensor | _Remade) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        value = self._value if self._value is not None else self._remake()
+        self._left -= 1
+        # The uses of one tensor follow each other closely in backward; after the last one nothing is held.
+        self._value = value if self._left else None
+        self._left = self._left or self._uses
+        return value
+
+
+@contextmanager
+def remade(tensor: Tensor, remake: Callable[[], Tensor]) -> Iterator[None]:
+    """Within the block, wherever autograd would keep `tensor` for backward, it keeps `remake` and calls it then.
+
+    For what one pass over tensors that are kept anyway gives back: a norm's output, a gated product. `remake` must
+    return the same values, and is called without gradients.
+    """
+    if not (torch.is_grad_enabled() and tensor.requires_grad):
+        # Nothing in front of it learns, so that what stands there is not kept either: it could not be made again.
+        yield
+        return
+    stand_in = _Remade(tensor, torch.no_grad()(remake))
+    with torch.autograd.graph.saved_tensors_hooks(stand_in.pack, stand_in.unpack):
+        yield
+
+
+class _Recomputed(torch.autograd.Function):
+    """y = layer(x, …), keeping x alone; backward runs the layer again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, how: Recomputation, layer: nn.Module, anchor: Tensor, x: Tensor, rest: tuple[Any, ...]
+    ) -> Tensor:
+        ctx.how, ctx.layer, ctx.rest = how, layer, rest
+        ctx.drawn = None if how.generator is None else how.generator.get_state()
+        ctx.save_for_backward(x)
+        y: Tensor = layer(x, *rest)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None, None, Tensor | None, None]:
+        (x,) = ctx.saved_tensors
+        again = x.detach().requires_grad_(ctx.needs_input_grad[3])
+        with torch.enable_grad(), ctx.how.rewound(ctx.drawn):
+            y = ctx.layer(again, *ctx.rest)
+        # The layer's own parameters get their gradients here, as leaves of this inner graph.
+        torch.autograd.backward(y, grads[0])
+        return None, None, None, again.grad, None
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputation:
+    """Keep the input of each layer alone and run the layer again in backward (Chen et al., 2016, arXiv:1604.06174)."""
+
+    generator: torch.Generator | None = None
+    """Where the layers draw their dropout masks; the second run must draw the same."""
+
+    def run(self, layer: nn.Module, x: Tensor, *rest: Any) -> Tensor:
+        """`layer(x, *rest)`; `rest` has no gradients."""
+        # A function of autograd sees what it is given: a trainable parameter of the layer stands for all of them, so
+        # that backward comes by even where x itself needs no gradient.
+        anchor = next((parameter for parameter in layer.parameters() if parameter.requires_grad), x)
+        result: Tensor = _Recomputed.apply(self, layer, anchor, x, rest)  # type: ignore[no-untyped-call]
+        return result
+
+    @contextmanager
+    def rewound(self, state: Tensor | None) -> Iterator[None]:
+        """Within the block the generator goes on from `state`; behind it, from where it stood before."""
+        if self.generator is None or state is None:
+            yield
+            return
+        after = self.generator.get_state()
+        self.generator.set_state(state)
+        try:
+            yield
+        finally:
+            self.generator.set_state(after)

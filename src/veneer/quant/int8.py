@@ -1,0 +1,167 @@
+"""Int8Linear: a frozen linear layer whose two products are made in 8 bits, faster and with a loss of precision.
+
+Numbers are rounded to 255 steps. The weight has a scale for every row: forward multiplies by W with a scale for every
+output, the input's gradient by Wᵀ with a scale for every input, so that each scale stands outside of its sum. Each copy
+takes a byte an element, both together what bfloat16 takes. The input has a scale for every 128 elements of a row, as in
+DeepSeek-V3's 8-bit training (DeepSeek-AI, 2024, arXiv:2412.19437): a few elements of each row are far larger than the
+rest, and with one scale for the row they would cost the rest its digits.
+
+    y[t, n] = s[n] · Σ_groups s[t, g] · Σ_k q[t, k] q[n, k],   the inner sum in integers, the outer in float32
+
+The gradient is straight-through: roundings count as the identity. A LoRA adapter on the layer stays in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from veneer.errors import ModelError
+from veneer.native.library import kernels, usable
+
+LEVELS = 127.0
+"""Largest code; −128 is not used, so that the steps are the same on both sides of zero."""
+SMALLEST = 2.0**-100
+"""Where the largest magnitude is below this, all are taken for zero: 127 / magnitude must be finite."""
+GROUP = 128
+"""Elements of an input's row that share a scale; int8.c has the same number."""
+LANES, STEP = 16, 4
+"""The kernel takes a matrix in strips of 16 rows and, within them, in fours of its columns."""
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes int8 like `x` and scales float32 `[*, 1]` with x ≈ codes · scale, a scale for every line of the last axis.
+
+    To nearest, halves to even: the error of an element is at most half the scale. A NaN or an infinity becomes the
+    scale of its line.
+    """
+    wide = x.detach().float()
+    largest = wide.abs().amax(-1, keepdim=True)
+    inverse = torch.where(largest >= SMALLEST, torch.full_like(largest, LEVELS) / largest, 0.0)
+    return (wide * inverse).round_().to(torch.int8), largest / LEVELS
+
+
+def round_to_int8(x: Tensor) -> Tensor:
+    """What the product makes of its input `[tokens, width]`: each group's codes times its scale, in float32."""
+    tokens, width = x.shape
+    codes, scales = quantize_rows(F.pad(x, (0, -width % GROUP)).view(tokens, -(-width // GROUP), GROUP))
+    return (codes * scales).flatten(1)[:, :width]
+
+
+class Int8Matrix(nn.Module):
+    """A matrix `[rows, width]` in 8 bits with a float32 scale for every row, ready to be multiplied.
+
+    Buffers: `codes` int8 `[rows, width]`, `scales` float32 `[rows, 1]`; where the compiled product runs, both are in
+    its layout (see native/int8.c), and `offsets` int32 stand beside them. Casting the module leaves all of them alone.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    offsets: Tensor | None
+
+    def __init__(self, weight: Tensor):
+        """Quantise `weight` `[rows, width]`; raises ModelError where it is not finite."""
+        super().__init__()
+        self.rows, self.width = weight.shape
+        codes, scales = quantize_rows(weight)
+        broken = int((~torch.isfinite(scales)).sum())
+        if broken:
+            raise ModelError(
+                f"{broken} of {self.rows} rows of a weight hold NaN or infinite values; all must be finite"
+            )
+        offsets = None
+        native = kernels()
+        if native is not None and native.has_int8 and weight.device.type == "cpu":
+            codes, scales, offsets = _pack(codes, scales)
+        self.register_buffer("codes", codes)
+        self.register_buffer("scales", scales)
+        self.register_buffer("offsets", offsets)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """Rounded x times the transposed matrix, `[tokens, width]` to `[tokens, rows]` in the dtype of `x`."""
+        x = x.contiguous()
+        native = kernels()
+        if native is not None and self.offsets is not None and usable(x):
+            return native.int8_product(x, self.codes, self.scales, self.offsets, self.rows)
+        return (round_to_int8(x) @ self.dequantize(torch.float32).t()).to(x.dtype)
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The matrix that the codes mean, `[rows, width]`, rounded once to `dtype`."""
+        codes, scales = self.codes, self.scales
+        if self.offsets is not None:
+            strips, steps = codes.shape[:2]
+            codes = codes.permute(0, 2, 1, 3).reshape(strips * LANES, steps * STEP)[: self.rows, : self.width]
+            scales = scales[: self.rows, None]
+        return (codes * scales).to(dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Module.to(dtype) and its relatives come through here; scales of fewer digits would be another matrix.
+        super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+class Int8Linear(nn.Module):
+    """y = x Wᵀ + bias with both products in 8 bits, frozen: it meets the contract of a base linear."""
+
+    bias: Tensor | None
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
+        """Make both copies of `weight` `[out, in]`; neither tensor is changed. Raises ModelError where not finite."""
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.by_output = Int8Matrix(weight)
+        self.by_input = Int8Matrix(weight.t())
+        # Cloned, because the caller's bias may be a view into a whole checkpoint file.
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight that forward multiplies by, `[out, in]` in `dtype`."""
+        return self.by_output.dequantize(dtype)
+
+    def input_gradient(self, grad: Tensor) -> Tensor:
+        """grad W, `[tokens, out]` to `[tokens, in]`, by the copy that has a scale for every input."""
+        return self.by_input.multiply(grad)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x `[tokens, in]` to `[tokens, out]` in its dtype; backward gives dx only."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            result: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
+            return result
+        return _product(x, self)
+
+    def extra_repr(self) -> str:
+        """The line that `print(module)` shows."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+class _Product(torch.autograd.Function):
+    """The layer where no adapter stands on it; nothing is kept between the two products."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: Int8Linear) -> Tensor:
+        ctx.layer = layer
+        return _product(x, layer)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        layer: Int8Linear = ctx.layer
+        return layer.input_gradient(grads[0]), None
+
+
+def _product(x: Tensor, layer: Int8Linear) -> Tensor:
+    y = layer.by_output.multiply(x)
+    return y if layer.bias is None else y.add_(layer.bias.to(y.dtype))
+
+
+def _pack(codes: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes, scales and offsets in the layout of native/int8.c."""
+    rows, width = codes.shape
+    strips, steps = -(-rows // LANES), -(-width // STEP)
+    padded = F.pad(codes, (0, -width % GROUP, 0, strips * LANES - rows))
+    sums = padded.view(strips * LANES, -(-width // GROUP), GROUP).sum(2, dtype=torch.int32)
+    ordered = padded[:, : steps * STEP].reshape(strips, LANES, steps, STEP).permute(0, 2, 1, 3).contiguous()
+    return ordered, F.pad(scales.flatten(), (0, strips * LANES - rows)), sums.mul_(-128).t().contiguous()

@@ -1,0 +1,94 @@
+"""What the operating system gives this process: its processor's name, cores, memory and the limits of its group.
+
+Read from /proc and /sys, as Linux has them; elsewhere most of it is unknown, which is None. `root` is where those two
+are looked for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path("/")
+QUOTA_PERIOD = 100_000
+"""Microseconds over which version 1 of cgroups counts a quota, unless it says otherwise."""
+NO_LIMIT = 2**60
+"""Version 1 of cgroups writes "no limit" as a number of bytes above this."""
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def load_average() -> float | None:
+    """Processes that wanted to run, on average over the last minute."""
+    return os.getloadavg()[0] if sys.platform != "win32" else None
+
+
+def processor_name(root: Path = ROOT) -> str | None:
+    """As the maker calls it; None on Arm, where Linux does not say."""
+    return _field(_text(root / "proc/cpuinfo"), "model name")
+
+
+def memory(root: Path = ROOT) -> tuple[int | None, int | None]:
+    """Bytes of memory in all, and those that new programs could take."""
+    text = _text(root / "proc/meminfo")
+    amounts = [(_field(text, name) or "").removesuffix(" kB") for name in ("MemTotal", "MemAvailable")]
+    total, available = (int(amount) * 1024 if amount.isdecimal() else None for amount in amounts)
+    return total, available
+
+
+def memory_limit(root: Path = ROOT) -> int | None:
+    """Bytes that the process group (a container, a job of a cluster) may take at most."""
+    texts = _group_files(root, "memory", "memory.max", "memory.limit_in_bytes")
+    return min((int(text) for text in texts if text.isdecimal() and int(text) < NO_LIMIT), default=None)
+
+
+def core_limit(root: Path = ROOT) -> float | None:
+    """Cores' worth of time that the process group may take."""
+    limits = []
+    for text in _group_files(root, "cpu", "cpu.max", "cpu.cfs_quota_us"):
+        quota, _, period = text.partition(" ")
+        if quota.isdecimal() and int(quota) > 0:
+            limits.append(int(quota) / (int(period) if period.isdecimal() else QUOTA_PERIOD))
+    return min(limits, default=None)
+
+
+def _group_files(root: Path, controller: str, new: str, old: str) -> Iterator[str]:
+    """What a limit's file says for the process's group and each one above it, in cgroups of version 2 or 1.
+
+    In a container the kernel may tell the host's path, of which only the upper end is there: so all are tried.
+    """
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            base, name = root / "sys/fs/cgroup", new
+        elif controller in controllers.split(","):
+            base, name = root / "sys/fs/cgroup" / controller, old
+        else:
+            continue
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for count in range(len(parts) + 1):
+            text = _text(base.joinpath(*parts[:count], name)).strip()
+            if text:
+                yield text
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _field(text: str, name: str) -> str | None:
+    """The value behind `name:` in a file of /proc."""
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon and key.strip() == name:
+            return value.strip()
+    return None

@@ -1,0 +1,150 @@
+"""Which kernels take which tensors, and that no Triton is needed where there is no card."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tiny_models import use_backend
+from veneer.gpu import dispatch
+from veneer.gpu.dispatch import choice, kernels_for, triton_kernels, usable
+from veneer.model.fused import add_rms_norm, rms_norm
+from veneer.native import library
+
+
+@pytest.fixture(autouse=True)
+def fresh_choice() -> Iterator[None]:
+    choice.cache_clear()
+    yield
+    choice.cache_clear()
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which everything is there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(dispatch.shutil, "which", lambda name: f"/usr/bin/{name}")
+
+
+def test_without_a_card_torch_computes_what_is_not_on_the_cpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a card")
+    assert choice() == dispatch.Choice(False, "torch sees no CUDA device")
+
+
+@pytest.mark.usefixtures("card")
+def test_with_a_card_and_triton_the_kernels_are_used() -> None:
+    triton = pytest.importorskip("triton")
+    assert choice() == dispatch.Choice(True, f"Triton {triton.__version__}")
+
+
+@pytest.mark.usefixtures("card")
+def test_every_reason_against_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "get_device_capability", lambda device: (9 - 2 * device, 5))
+        assert choice() == dispatch.Choice(False, "a device has compute capability 7.5; Triton needs 8.0")
+    choice.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.version, "hip", "6.2")
+        assert "AMD" in choice().reason
+    choice.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatch.shutil, "which", lambda name: None)
+        assert "gcc or clang" in choice().reason
+    choice.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "triton", None)
+        assert "veneer[gpu]" in choice().reason
+        assert not choice().used
+
+
+def test_tensors_of_the_cpu_get_the_compiled_kernels() -> None:
+    x = torch.ones(4, 4)
+    assert not usable(x)
+    assert triton_kernels(x) is None
+    assert kernels_for(x) is library.kernels()
+    assert kernels_for(x.double()) is None
+    assert kernels_for(x, x.T[:, :2]) is None
+
+
+def test_a_tensor_on_neither_device_is_left_to_torch() -> None:
+    assert kernels_for(torch.ones(4, 4, device="meta")) is None
+
+
+@pytest.mark.usefixtures("card")
+def test_triton_takes_contiguous_cuda_tensors_of_one_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    x = torch.ones(4, 4)
+    assert usable(x, x)
+    assert usable(x.bfloat16())
+    assert usable(x.half())
+    assert not usable(x.double())
+    assert not usable(x, x.half())
+    assert not usable(x, x.T[:, :2])
+    assert not usable(torch.ones(0, 4))
+
+
+@pytest.mark.parametrize("code", ["import veneer, veneer.cli", "import veneer.recipes, veneer.model.decoder"])
+def test_nothing_imports_triton_by_itself(code: str) -> None:
+    check = f"{code}, sys; assert not any(name.split('.')[0] == 'triton' for name in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_the_cpu_computes_without_triton() -> None:
+    code = """
+import sys
+sys.modules["triton"] = None
+import torch
+from veneer.model.fused import add_rms_norm, rms_norm, swiglu
+from veneer.model.rope import apply_rotation
+from veneer.quant.linear import QuantLinear
+x = torch.randn(3, 64, requires_grad=True)
+layer = QuantLinear.from_weight(torch.randn(64, 64))
+y, z = add_rms_norm(x, layer(rms_norm(x, torch.ones(64), 1e-5)), torch.ones(64), 1e-5)
+angles = torch.randn(3, 16)
+swiglu(apply_rotation(y.view(3, 2, 32), angles.cos(), angles.sin()).reshape(3, 64), z).sum().backward()
+assert x.grad.isfinite().all()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("backend", ["torch", "native"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("trains", [False, True])
+def test_the_norm_of_a_sum_is_the_sum_and_its_norm(
+    dtype: torch.dtype, trains: bool, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_backend(backend, monkeypatch)
+    x, delta = (torch.randn(5, 48, dtype=torch.float64).to(dtype).requires_grad_() for _ in range(2))
+    weight = (torch.rand(48) + 0.5).to(torch.float64 if dtype == torch.float64 else torch.float32)
+    weight.requires_grad_(trains)
+    leaves = [x, delta, weight] if trains else [x, delta]
+    grads = [torch.randn(5, 48, dtype=torch.float64).to(dtype) for _ in range(2)]
+    found = add_rms_norm(x, delta, weight, 1e-5)
+    total = x + delta
+    expected = (total, rms_norm(total, weight, 1e-5))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, leaves, grads), torch.autograd.grad(expected, leaves, grads), strict=True
+    ):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_norm_of_a_sum_passes_the_gradient_check() -> None:
+    x, delta = (torch.randn(4, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    weight = torch.rand(6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda a, b, w: add_rms_norm(a, b, w, 1e-3), (x, delta, weight))
+
+
+def test_importing_the_package_is_enough_to_ask() -> None:
+    assert importlib.import_module("veneer.gpu").__doc__

@@ -1,0 +1,70 @@
+"""Machines as their files in /proc and /sys describe them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from veneer import system
+
+GIB = 2**30
+
+
+def written(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def test_the_processor_and_memory_are_those_of_proc(tmp_path: Path) -> None:
+    files = {
+        "proc/cpuinfo": "processor\t: 0\nmodel name\t: A processor @ 2 GHz\n\nprocessor\t: 1\nmodel name\t: other\n",
+        "proc/meminfo": "MemTotal:       16777216 kB\nMemFree:  1 kB\nMemAvailable:    8388608 kB\n",
+    }
+    written(tmp_path, files)
+    assert system.processor_name(tmp_path) == "A processor @ 2 GHz"
+    assert system.memory(tmp_path) == (16 * GIB, 8 * GIB)
+
+
+def test_what_the_system_does_not_tell_is_unknown(tmp_path: Path) -> None:
+    assert system.processor_name(tmp_path) is None
+    assert system.memory(tmp_path) == (None, None)
+    assert system.memory_limit(tmp_path) is None
+    assert system.core_limit(tmp_path) is None
+    written(tmp_path, {"proc/meminfo": "MemTotal: many kB\n", "proc/self/cgroup": "nonsense\n0::/\n"})
+    assert system.memory(tmp_path) == (None, None)
+    assert system.memory_limit(tmp_path) is None
+
+
+V1 = "4:memory:/job/7\n2:cpu,cpuacct:/job/7\n1:name=systemd:/\n"
+UNLIMITED = str(2**63 - 4096)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "memory", "cores"),
+    [
+        ("0::/\n", {"memory.max": "2147483648\n", "cpu.max": "150000 100000\n"}, 2 * GIB, 1.5),
+        ("0::/\n", {"memory.max": "max\n", "cpu.max": "max 100000\n"}, None, None),
+        # The limit of a group above is a limit too.
+        ("0::/a/b\n", {"a/memory.max": "1073741824", "a/b/memory.max": "2147483648"}, GIB, None),
+        # A container that is told the host's path sees its own group at the top.
+        ("0::/docker/123\n", {"memory.max": "1073741824", "cpu.max": "50000 100000"}, GIB, 0.5),
+        ("0::/../x\n", {"x/memory.max": "1073741824"}, GIB, None),
+        (V1, {"memory/job/memory.limit_in_bytes": "1073741824", "memory/memory.limit_in_bytes": UNLIMITED}, GIB, None),
+        (V1, {"cpu/job/7/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_quota_us": "-1"}, None, 4.0),
+    ],
+)
+def test_limits_of_the_process_group(
+    groups: str, files: dict[str, str], memory: int | None, cores: float | None, tmp_path: Path
+) -> None:
+    written(tmp_path, {"proc/self/cgroup": groups, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}})
+    assert system.memory_limit(tmp_path) == memory
+    assert system.core_limit(tmp_path) == cores
+
+
+def test_this_machine_has_cores_and_perhaps_a_load() -> None:
+    assert system.available_cores() >= 1
+    load = system.load_average()
+    assert load is None or load >= 0
