@@ -9,17 +9,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tiny import run_config
 from tiny_models import documents, largest_difference, packed_logits, saved, tiny_llama
 from veneer.adapters.inject import LoraSpec, inject
 from veneer.adapters.linear import LoraLinear
 from veneer.config import Products
 from veneer.errors import ConfigError, ModelError
+from veneer.events import Note, StepDone
 from veneer.load import Holding, load_model
 from veneer.model.attention import PackedAttention
 from veneer.native.library import kernels
 from veneer.quant import int8
 from veneer.quant.int8 import GROUP, Int8Linear, Int8Matrix, quantize_rows, round_to_int8
 from veneer.quant.linear import QuantLinear
+from veneer.training.run import train
 
 NATIVE = kernels()
 needs_kernel = pytest.mark.skipif(
@@ -298,3 +301,16 @@ def test_an_adapter_on_it_trains(dtype: torch.dtype, tmp_path: Path, allowed: No
         assert losses[-1] < 0.5 * losses[0]
         ends[products] = losses[-1]
     assert ends[Products.INT8] == pytest.approx(ends[Products.EXACT], abs=0.15)
+
+
+@needs_kernel
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_run_with_it_says_so_and_keeps_to_it(method: str, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    events: list[object] = []
+    settings = (f"method={method}", "compute.products=int8", "train.steps=30")
+    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings), subscribers=[events.append])
+    assert sum(isinstance(module, Int8Linear) for module in result.model.modules()) == 2 * 7
+    assert any("compute.products int8" in event.message for event in events if isinstance(event, Note))
+    assert "products: int8" in (tmp_path / "run" / "config.yaml").read_text()
+    losses = [event.loss for event in events if isinstance(event, StepDone)]
+    assert losses[-1] < 0.5 * losses[0]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from veneer.adapters.inject import LoraSpec, inject
-from veneer.config import Method, Recompute, RunConfig, check, to_yaml
+from veneer.config import Method, Products, Recompute, RunConfig, check, to_yaml
 from veneer.data.batches import pack
 from veneer.errors import CheckpointError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
@@ -111,6 +111,8 @@ def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: C
         torch.set_num_threads(config.compute.threads)
     rows, model, trainable, digest = _open(config, device, log)
     _note_long_rows(rows, model, log)
+    if config.compute.products is Products.INT8:
+        log.emit(Note(message="compute.products int8: the base is multiplied in 8 bits, which is fast and lossy"))
     config = _resolved(config, model, rows)
     if config.compute.recompute is Recompute.LAYERS:
         model.model.recomputation = Recomputation(trainable.generator())
@@ -164,6 +166,7 @@ def _build(config: RunConfig, origin: Checkpoint, device: torch.device) -> tuple
         holding=holdings[config.method],
         dtype=resolve_dtype(config.compute.dtype, device),
         device=device,
+        products=config.compute.products,
         quant=QuantConfig(block=config.quant.block, double_quant=config.quant.double_quant),
     )
     if config.method is Method.FULL:
