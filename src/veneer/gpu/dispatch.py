@@ -46,6 +46,25 @@ class Kernels(Protocol):
         """Gradients of gate and up."""
         ...
 
+    def dequantize_4bit(self, codes: Tensor, values: Tensor, absmax: Tensor, block: int, out: Tensor) -> None:
+        """Decode into `out`; `values` float32 `[16]`, `absmax` float32, one for `block` weights."""
+        ...
+
+    def dequantize_4bit_nested(
+        self,
+        codes: Tensor,
+        values: Tensor,
+        absmax_codes: Tensor,
+        nested_values: Tensor,
+        nested_absmax: Tensor,
+        nested_offset: Tensor,
+        block: int,
+        nested_block: int,
+        out: Tensor,
+    ) -> None:
+        """The same with scales in 8 bits: nested_values[absmax_codes] · nested_absmax + nested_offset."""
+        ...
+
     def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
         """Turn `[tokens, heads, dim]` by the angles whose cosine and sine are float32 `[tokens, dim / 2]`."""
         ...

@@ -140,12 +140,42 @@ class Kernels:
         )
         return losses
 
-    def dequantize_4bit(self, codes: Tensor, pairs: Tensor, scales: Tensor, block: int, out: Tensor) -> None:
-        """Decode into `out`; `pairs` float32 `[256, 2]` are the two values of every byte."""
+    def dequantize_4bit(self, codes: Tensor, values: Tensor, absmax: Tensor, block: int, out: Tensor) -> None:
+        """Decode into `out`; `values` float32 `[16]`, `absmax` float32, one for `block` weights."""
+        self._dequantize_4bit(codes, values, (absmax, None, None, None, None), 1, block, out)
+
+    def dequantize_4bit_nested(
+        self,
+        codes: Tensor,
+        values: Tensor,
+        absmax_codes: Tensor,
+        nested_values: Tensor,
+        nested_absmax: Tensor,
+        nested_offset: Tensor,
+        block: int,
+        nested_block: int,
+        out: Tensor,
+    ) -> None:
+        """The same with scales in 8 bits: nested_values[absmax_codes] · nested_absmax + nested_offset."""
+        scales = (None, absmax_codes, nested_values, nested_absmax, nested_offset)
+        self._dequantize_4bit(codes, values, scales, nested_block, block, out)
+
+    def _dequantize_4bit(
+        self,
+        codes: Tensor,
+        values: Tensor,
+        scales: tuple[Tensor | None, ...],
+        nested: int,
+        block: int,
+        out: Tensor,
+    ) -> None:
         self._call(
             "dequantize_4bit",
             _DTYPES[out.dtype],
-            *(_pointer(tensor) for tensor in (codes, pairs, scales)),
+            _pointer(codes),
+            _pointer(values),
+            *(None if tensor is None else _pointer(tensor) for tensor in scales),
+            nested,
             ctypes.c_int64(out.numel()),
             block,
             _pointer(out),

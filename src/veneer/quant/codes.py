@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, ModelError
-from veneer.gpu.dispatch import triton_kernels
-from veneer.native.library import kernels, usable
+from veneer.gpu.dispatch import kernels_for
 
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 """Legal block sizes: elements that share one scale."""
@@ -254,21 +253,17 @@ def dequantize_4bit(
             f"cannot decode into a {out.dtype} buffer of shape {list(out.shape)} on {out.device}, "
             f"contiguous={out.is_contiguous()}; it must be contiguous {dtype} of shape {list(shape)} on {codes.device}"
         )
-    triton = triton_kernels(out)
-    if triton is not None:
+    fast = kernels_for(out)
+    if fast is not None:
         values = _value_table(codebook, out.device)
         if isinstance(absmax, NestedScales):
             nested_values, _ = _nested_tables(out.device)
             nested = (absmax.codes.contiguous(), nested_values, absmax.absmax.contiguous(), absmax.offset)
-            triton.dequantize_4bit_nested(codes, values, *nested, block, NESTED_BLOCK, out)
+            fast.dequantize_4bit_nested(codes, values, *nested, block, NESTED_BLOCK, out)
         else:
-            triton.dequantize_4bit(codes, values, absmax.contiguous(), block, out)
+            fast.dequantize_4bit(codes, values, absmax.contiguous(), block, out)
         return out
     scales = dequantize_nested(absmax) if isinstance(absmax, NestedScales) else absmax
-    native = kernels()
-    if native is not None and usable(out):
-        native.dequantize_4bit(codes, _pair_table(codebook, codes.device), scales.contiguous(), block, out)
-        return out
     return _decode_chunks(codes, scales, out, block, codebook)
 
 
