@@ -12,11 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "veneer"
 
 LAYERS = (
-    {"errors", "config", "events", "charts"},
+    {"errors", "config", "events", "charts", "grain"},
     {"native"},
     {"gpu"},
     {"quant", "model", "io", "losses", "hardware", "system"},
     {"adapters", "data", "load", "generation"},
+    {"plan"},
     {"training", "evaluation", "assistant"},
     {"cli", "recipes", "quickstart", "doctor", "display", "__main__", "__init__"},
 )

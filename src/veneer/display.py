@@ -26,12 +26,25 @@ from rich.text import Text
 from veneer.evaluation.run import Answered, Report
 from veneer.evaluation.statistics import Comparison, Metric
 from veneer.events import CheckpointSaved, Evaluated, Event, Note, RunFinished, RunStarted, StepDone
+from veneer.plan.plan import Plan, spoken
 
 PERCENT = ("exact", "fields")
 """Measures that are shares, shown in percent."""
 LOWER_IS_BETTER = ("loss", "perplexity")
 EXCERPT = 240
 """Longest answer shown in a table of samples, in characters."""
+COMPONENTS = {
+    "runtime": "interpreter, torch and what they load",
+    "base": "the model's weights",
+    "adapters": "",
+    "gradients": "",
+    "optimizer": "two moments of each trained number",
+    "activations": "kept for backward",
+    "logits": "scores of a chunk of supervised tokens",
+    "workspace": "transient tensors of the widest layer",
+    "heap": "what the allocator holds beyond the tensors",
+}
+"""Components of a plan's memory, and what they are."""
 SMOOTHING = 0.9
 """Weight of the past in the loss that the progress bar shows."""
 
@@ -197,6 +210,38 @@ def sample_table(title: str, samples: list[Answered]) -> Table:
             right = sample.adapter.strip() == sample.reference.strip()
             table.add_row("adapter", _excerpt(sample.adapter, style="green" if right else "yellow"))
         table.add_row("expected", Text(sample.reference))
+    return table
+
+
+def plan_table(title: str, plan: Plan) -> Table:
+    """Where the memory goes, the cut, the time and the disk."""
+    memory, choice, cut = plan.choice.memory, plan.choice, plan.choice.cut
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table.add_column("")
+    table.add_column("MB", justify="right")
+    table.add_column("")
+    for name, text in COMPONENTS.items():
+        size = getattr(memory, name)
+        if size:
+            table.add_row(name.replace("_", " "), f"{size / 1e6:,.0f}", text)
+    table.add_section()
+    for phase, size in memory.phases.items():
+        mark = "the peak" if size == memory.peak else ""
+        table.add_row(phase, f"{size / 1e6:,.0f}", mark)
+    table.add_row("limit", f"{plan.limit.bytes / 1e6:,.0f}", Text(plan.limit.source))
+    table.add_section()
+    kept = "layers computed again in backward" if choice.recompute else "activations kept"
+    table.add_row("micro-batch", "", f"up to {choice.micro_batch_tokens:,} tokens ({cut.micro_batches:.3g} a step)")
+    table.add_row("", "", f"{kept}; the largest has {cut.tokens:,} tokens, the longest row {cut.longest:,}")
+    source = "measured on this machine" if plan.rate.measured else "an estimate from the card's data sheet"
+    rate = (
+        f"{plan.rate.flops / 1e12:,.3g} TFLOP/s, {source}, of which a step reaches {100 * plan.rate.efficiency:.0f} %"
+    )
+    table.add_row("time", "", f"{spoken(plan.seconds)} a step, {spoken(plan.seconds * plan.steps)} for {plan.steps:,}")
+    table.add_row("", "", rate)
+    for name, size in (("result", plan.disk.result), ("a checkpoint", plan.disk.checkpoint)):
+        table.add_row(f"disk: {name}", f"{size / 1e6:,.0f}", "")
+    table.add_row("disk: merged model", f"{plan.disk.merged / 1e6:,.0f}", "")
     return table
 
 

@@ -11,29 +11,32 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from veneer.gpu.dispatch import triton_kernels
+from veneer.grain import filled
 from veneer.native.library import kernels, usable
 
 CHUNK_ROWS = 256
 """Rows scored at a time: 256 × 49,152 bfloat16 scores are 24 MB."""
 
 
-def _losses_and_grads(scores: Tensor, targets: Tensor, *, gradient: bool = True) -> tuple[Tensor, Tensor]:
-    """Losses `[rows]`, float32 or wider, and d(sum of losses)/d(scores) `[rows, vocab]` in the dtype of `scores`.
+def _losses_in_place(scores: Tensor, targets: Tensor, *, gradient: bool) -> Tensor:
+    """Losses `[rows]`, float32 or wider, of contiguous `scores` `[rows, vocab]`.
 
-    `scores` is overwritten, by that gradient if it is asked for. The compiled kernels read bfloat16 scores as they are;
-    torch's own operations work on a float32 copy.
+    `scores` is overwritten, by d(sum of losses)/d(scores) if `gradient` asks for it. The compiled kernels read bfloat16
+    scores as they are; torch's own operations work on a float32 copy.
     """
     if scores.is_cuda:
         triton = triton_kernels(scores)
         if triton is not None and targets.is_contiguous():
-            return triton.cross_entropy_in_place(scores, targets, gradient=gradient), scores
+            return triton.cross_entropy_in_place(scores, targets, gradient=gradient)
     native = kernels()
     if native is not None and usable(scores) and targets.is_contiguous():
-        return native.cross_entropy(scores, targets, gradient=gradient), scores
+        return native.cross_entropy(scores, targets, gradient=gradient)
     losses, grads = losses_and_grads_reference(scores.to(torch.promote_types(scores.dtype, torch.float32)), targets)
-    return losses, grads.to(scores.dtype)
+    scores.copy_(grads)
+    return losses
 
 
 def losses_and_grads_reference(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,17 +74,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
         loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
         # One buffer for all chunks: a fresh one each time costs more in page faults than the pass over it.
-        scores = hidden.new_empty((min(chunk, len(targets)), head.shape[0]))
+        buffer = hidden.new_empty((min(chunk, filled(len(targets))), head.shape[0]))
         for start in range(0, len(targets), chunk):
             rows = slice(start, start + chunk)
-            some = hidden[rows]
-            made = torch.mm(some, head.T, out=scores[: len(some)])
-            losses, narrow = _losses_and_grads(made, targets[rows], gradient=wanted)
+            real = len(targets[rows])
+            some = functional.pad(hidden[rows], (0, 0, 0, min(chunk, filled(real)) - real))
+            scores = torch.mm(some, head.T, out=buffer[: len(some)])
+            losses = _losses_in_place(scores[:real], targets[rows], gradient=wanted)
             loss += losses.sum(dtype=torch.float64)
+            scores[real:].zero_()
             if grad_hidden is not None:
-                torch.mm(narrow, head, out=grad_hidden[rows])
+                grad_hidden[rows] = torch.mm(scores, head)[:real]
             if grad_weight is not None:
-                grad_weight += narrow.T @ hidden[rows]
+                grad_weight += scores.T @ some
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.hidden_dtype, ctx.weight_dtype = hidden.dtype, weight.dtype
         return loss
@@ -123,7 +128,7 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int 
     wide = torch.promote_types(hidden.dtype, torch.float32)
     head = weight.to(hidden.dtype).T
     pieces = [
-        _losses_and_grads(hidden[start : start + chunk] @ head, targets[start : start + chunk], gradient=False)[0]
+        _losses_in_place(hidden[start : start + chunk] @ head, targets[start : start + chunk], gradient=False)
         for start in range(0, len(targets), chunk)
     ]
     return torch.cat(pieces) if pieces else torch.zeros(0, dtype=wide, device=hidden.device)

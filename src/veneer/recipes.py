@@ -16,12 +16,13 @@ from rich.markup import escape
 from veneer.assistant import Assistant, lines_of, open_assistant, turns
 from veneer.config import ComputeSection, Method, RunConfig
 from veneer.data.records import Message, read_records
-from veneer.display import TrainingDisplay, counting, report_table, sample_table
-from veneer.errors import DataError
+from veneer.display import TrainingDisplay, counting, plan_table, report_table, sample_table
+from veneer.errors import ConfigError, DataError
 from veneer.evaluation.run import Report, RowSet, evaluate_rows, prepare
 from veneer.events import Event, Subscriber
 from veneer.generation import Sampling
 from veneer.training.interrupt import interruptible
+from veneer.training.planned import Expected, plan_of
 from veneer.training.run import RunResult, train
 
 SAMPLES_SHOWN = 3
@@ -43,6 +44,21 @@ def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = Fa
         with TrainingDisplay(screen) as display:
             subscribers: list[Subscriber] = [display]
             return train(config, resume=resume, subscribers=subscribers, stop=stop)
+
+
+def plan_visibly(config: RunConfig, device: str, expected: Expected, *, as_json: bool) -> None:
+    """Print a run's plan, as a table or as JSON.
+
+    Raises:
+        ConfigError: it does not fit; the plan has been printed all the same.
+    """
+    plan = plan_of(config, device, expected)
+    if as_json:
+        click.echo(json.dumps(plan.to_json(), indent=2))
+    else:
+        Console().print(plan_table(f"{config.model}: {config.method.value} on {device}", plan))
+    if plan.refusal is not None:
+        raise ConfigError(plan.refusal)
 
 
 def _write_to_stderr(text: str) -> None:

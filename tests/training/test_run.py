@@ -456,14 +456,15 @@ def test_what_cannot_work_is_refused_by_name(
 
 
 def test_each_row_is_trained_exactly_once_an_epoch(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
-    config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.epochs=3", "train.examples_per_step=3")
+    settings = ("train.epochs=3", "train.examples_per_step=3", "compute.micro_batch_tokens=1024")
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
     encoded = examples(tiny_model, tiny_data)
     seen: dict[int, Counter[tuple[int, ...]]] = {epoch: Counter() for epoch in range(3)}
     orders = []
     for step in range(1, PackedSteps(encoded, config).total + 1):
         source = PackedSteps(encoded, config)  # afresh, as after a resumption
         for batch in source.micro_batches(step):
-            shared, *rest = torch.split(batch.tokens, [batch.shared, *batch.lengths])
+            shared, *rest, _ = torch.split(batch.tokens, [batch.shared, *batch.lengths, batch.filler])
             for own in rest:
                 seen[(step - 1) // 7][(*shared.tolist(), *own.tolist())] += 1
         orders.append([batch.tokens.tolist() for batch in source.micro_batches(step)])

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from veneer.data.chat import Example
 from veneer.errors import DataError
+from veneer.grain import GRAIN, filled
 
 
 def order(num_examples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -132,8 +133,8 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
-    """Documents laid end to end, what they all begin with laid once before them. T is the number of tokens laid, S the
-    number of targets."""
+    """Documents laid end to end, what they all begin with laid once before them, a filler behind. T is the number of
+    tokens laid, S the number of targets."""
 
     tokens: Tensor
     """int64 [T]"""
@@ -142,7 +143,9 @@ class MicroBatch:
     shared: int
     """Tokens at the front that begin every document; 0 where nothing is shared."""
     lengths: tuple[int, ...]
-    """Tokens of each document without the shared ones, in order; with those they sum to T."""
+    """Tokens of each document without the shared ones, in order."""
+    filler: int
+    """Tokens at the end that belong to no document; with those above they sum to T."""
     targets: Tensor
     """int64 [S]; the token after each of `rows`"""
     rows: Tensor
@@ -154,12 +157,17 @@ class MicroBatch:
         return int(self.rows.numel())
 
     @property
+    def segments(self) -> tuple[int, ...]:
+        """Lengths of all that is laid behind the shared tokens: the documents, and the filler as one more."""
+        return (*self.lengths, self.filler) if self.filler else self.lengths
+
+    @property
     def document_tokens(self) -> int:
         """Tokens of all documents, shared ones counted in each."""
         return sum(self.lengths) + self.shared * len(self.lengths)
 
 
-def pack(examples: Sequence[Example], max_tokens: int, *, share: bool = True) -> list[MicroBatch]:
+def pack(examples: Sequence[Example], max_tokens: int, *, share: bool = True, grain: int = GRAIN) -> list[MicroBatch]:
     """Lay a step's examples into micro-batches of at most `max_tokens` tokens.
 
     First-fit decreasing (at most 11/9 of the fewest possible micro-batches), with ties and the layout inside a
@@ -171,16 +179,24 @@ def pack(examples: Sequence[Example], max_tokens: int, *, share: bool = True) ->
         max_tokens: at least 1.
         share: lay the tokens that all documents of a micro-batch begin with only once. The result is the same to
             rounding, except under dropout, which would then drop the same inputs for all of them.
+        grain: fill micro-batches up to a multiple of so many tokens, with a document that nothing is learned from.
 
     Raises:
         DataError: `max_tokens` is not positive.
     """
     if max_tokens < 1:
         raise DataError(f"max_tokens is {max_tokens}; a micro-batch holds at least one token")
+    bins = fill([len(example.tokens) for example in examples], max_tokens)
+    members = [[examples[index] for index in indices] for indices in bins]
+    return [_micro_batch(documents, common_beginning(documents) if share else 0, grain) for documents in members]
+
+
+def fill(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Which of a step's examples go into one micro-batch: their places, ascending within each (see `pack`)."""
     room: list[int] = []
     bins: list[list[int]] = []
-    for index in sorted(range(len(examples)), key=lambda index: (-len(examples[index].tokens), index)):
-        length = len(examples[index].tokens)
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        length = lengths[index]
         place = next((number for number, left in enumerate(room) if left >= length), None)
         if place is None:
             room.append(max_tokens - length)
@@ -188,8 +204,7 @@ def pack(examples: Sequence[Example], max_tokens: int, *, share: bool = True) ->
         else:
             room[place] -= length
             bins[place].append(index)
-    members = [[examples[index] for index in sorted(indices)] for indices in bins]
-    return [_micro_batch(documents, common_beginning(documents) if share else 0) for documents in members]
+    return [sorted(indices) for indices in bins]
 
 
 def common_beginning(documents: Sequence[Example]) -> int:
@@ -202,8 +217,10 @@ def common_beginning(documents: Sequence[Example]) -> int:
     return shortest if bool(same.all()) else int(np.argmin(same))
 
 
-def _micro_batch(documents: Sequence[Example], shared: int) -> MicroBatch:
+def _micro_batch(documents: Sequence[Example], shared: int, grain: int) -> MicroBatch:
     lengths = tuple(len(document.tokens) - shared for document in documents)
+    laid = shared + sum(lengths)
+    filler = np.zeros(filled(laid, grain) - laid, dtype=np.int64)
     starts = shared + np.concatenate(([0], np.cumsum(lengths)[:-1]))
     own = np.concatenate([document.tokens[shared:] for document in documents])
     places = [np.arange(shared, shared + length, dtype=np.int64) for length in lengths]
@@ -214,10 +231,11 @@ def _micro_batch(documents: Sequence[Example], shared: int) -> MicroBatch:
         targets.append(document.tokens[after + 1])
         rows.append(np.where(after < shared, after, after - shared + start))
     return MicroBatch(
-        tokens=torch.from_numpy(np.concatenate((documents[0].tokens[:shared], own)).astype(np.int64)),
-        positions=torch.from_numpy(np.concatenate((np.arange(shared, dtype=np.int64), *places))),
+        tokens=torch.from_numpy(np.concatenate((documents[0].tokens[:shared], own, filler)).astype(np.int64)),
+        positions=torch.from_numpy(np.concatenate((np.arange(shared, dtype=np.int64), *places, filler))),
         shared=shared,
         lengths=lengths,
+        filler=len(filler),
         targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
         rows=torch.from_numpy(np.concatenate(rows)),
     )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from veneer.errors import ModelError, listing
-from veneer.io.gguf import GgufCheckpoint
+from veneer.io.gguf import MAPPED_BYTES, GgufCheckpoint
 from veneer.io.tokenizer import Tokenizer, from_directory
 
 INDEX = "model.safetensors.index.json"
@@ -88,6 +89,37 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
     return _open_directory(_download(name, revision), name)
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A model without its weights."""
+
+    config: Mapping[str, Any]
+    """Hugging Face config.json content."""
+    tokenizer: Callable[[], Tokenizer]
+    """Reads the tokenizer. Raises ModelError where it is missing or damaged."""
+
+
+def describe(source: str | Path, *, revision: str | None = None) -> Description:
+    """What `source` says about a model, whether or not its weights are there.
+
+    Args:
+        source: a config.json; a directory with one; a ``.gguf`` file, or a directory with exactly one; or a hub id, of
+            which only the small files are fetched.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        ModelError: there is no such model, or its configuration cannot be read.
+    """
+    path = Path(source).expanduser()
+    if not path.exists() and not isinstance(source, Path) and _HUB_ID.fullmatch(str(source)):
+        path = _download(str(source), revision, [pattern for pattern in HUB_PATTERNS if "safetensors" not in pattern])
+    file = path / "config.json" if path.is_dir() else path
+    if file.suffix == ".json" and file.is_file():
+        return Description(_read_object(file), lambda: from_directory(file.parent))
+    checkpoint = open_checkpoint(source, revision=revision)
+    return Description(checkpoint.config, checkpoint.tokenizer)
+
+
 def _open_directory(path: Path, source: str) -> Checkpoint:
     if (path / "config.json").is_file():
         return SafetensorsCheckpoint(path, source=source)
@@ -101,9 +133,9 @@ def _open_directory(path: Path, source: str) -> Checkpoint:
     raise ModelError(f"{path} has no config.json and no .gguf file: it is not a model's directory.")
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, patterns: list[str] = HUB_PATTERNS) -> Path:
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_PATTERNS))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         at = f" at revision {revision}" if revision else ""
@@ -133,13 +165,13 @@ class SafetensorsCheckpoint:
         generation = self.path / "generation_config.json"
         self.generation_config: Mapping[str, Any] = _read_object(generation) if generation.is_file() else {}
         self._shards = {file: _open_shard(self.path / file) for file in self._shard_files()}
-        # safe_open objects have no public type: `Any` is the handle.
-        self._where: dict[str, Any] = {}
+        self._touched = dict.fromkeys(self._shards, 0)
+        self._where: dict[str, str] = {}
         for file, shard in self._shards.items():
             for name in shard.keys():  # noqa: SIM118 - the handle is not a mapping
                 if name in self._where:
                     raise ModelError(f"{self.path}: the tensor {name} is in two shards, one of them {file}.")
-                self._where[name] = shard
+                self._where[name] = file
         absent = [f"{name} (in {file})" for name, file in self._index.items() if name not in self._where]
         if absent:
             raise ModelError(f"{self.path / INDEX} lists tensors that the shards do not hold:\n{listing(absent)}")
@@ -158,7 +190,7 @@ class SafetensorsCheckpoint:
         Raises:
             ModelError: there is no such tensor, or its stored type is not F32, F16, BF16 or F64.
         """
-        shard = self._shard(name)
+        shard, file = self._shard(name), self._where[name]
         kind = shard.get_slice(name).get_dtype()
         if kind not in _READABLE:
             raise ModelError(
@@ -166,6 +198,9 @@ class SafetensorsCheckpoint:
                 "Use the model's unquantised checkpoint."
             )
         mapped: torch.Tensor = shard.get_tensor(name)
+        self._touched[file] += mapped.nbytes
+        if self._touched[file] > MAPPED_BYTES:
+            self._shards[file], self._touched[file] = _open_shard(self.path / file), 0
         return mapped.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
     def tokenizer(self) -> Tokenizer:
@@ -208,10 +243,11 @@ class SafetensorsCheckpoint:
         return files
 
     def _shard(self, name: str) -> Any:
-        shard = self._where.get(name)
-        if shard is None:
+        # safe_open objects have no public type: `Any` is the handle.
+        file = self._where.get(name)
+        if file is None:
             raise ModelError(f"{self.path} has no tensor {name!r}; it has {len(self._where)} others.")
-        return shard
+        return self._shards[file]
 
 
 def _open_shard(file: Path) -> Any:

@@ -27,6 +27,9 @@ from veneer.io.tokenizer import Tokenizer
 
 CHUNK = 1 << 18
 """Elements that are dequantised at once: the temporaries stay in the processor's cache."""
+MAPPED_BYTES = 1 << 26
+"""After so many bytes read, a file is mapped anew: what a mapping has touched counts as the process's memory, and would
+in the end be the whole file beside the model."""
 QUANTISED = (
     Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K,
 )  # fmt: skip
@@ -82,8 +85,7 @@ class GgufCheckpoint:
         self.config: Mapping[str, Any] = family.config(self.path, self.header)
         self.generation_config: Mapping[str, Any] = {}
         self._entries = _entries(self.path, self.header, family, self.config)
-        # A plain array over the mapping: np.memmap's own class makes every slice several times as costly.
-        self._data = np.asarray(np.memmap(self.path, dtype=np.uint8, mode="r"))
+        self._data, self._touched = self._mapped(), 0
 
     def names(self) -> list[str]:
         """Hugging Face names of all tensors, in the file's order."""
@@ -104,6 +106,9 @@ class GgufCheckpoint:
         rows = math.prod(info.shape[:-1])
         if len(info.shape) == 1 and entry.heads:
             rows, columns = columns, 1  # the bias of q or k: one element per row of its weight
+        self._touched += info.nbytes
+        if self._touched > MAPPED_BYTES:
+            self._data, self._touched = self._mapped(), info.nbytes
         raw = self._data[info.offset : info.offset + info.nbytes].reshape(rows, info.nbytes // rows)
         out = torch.empty(rows, columns, dtype=dtype)
         target = None
@@ -127,6 +132,10 @@ class GgufCheckpoint:
     def files(self) -> list[Path]:
         """The one file."""
         return [self.path]
+
+    def _mapped(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        # A plain array over the mapping: np.memmap's own class makes every slice several times as costly.
+        return np.asarray(np.memmap(self.path, dtype=np.uint8, mode="r"))
 
     def _entry(self, name: str) -> _Entry:
         entry = self._entries.get(name)

@@ -35,7 +35,7 @@ Objective = Callable[[CausalLM, MicroBatch], Sums]
 def supervised_cross_entropy(model: CausalLM, batch: MicroBatch) -> Sums:
     """Cross-entropy of the supervised tokens of packed documents."""
     device = model.device
-    attention = PackedAttention(batch.lengths, batch.shared)
+    attention = PackedAttention(batch.segments, batch.shared)
     hidden = model.hidden(batch.tokens.to(device), batch.positions.to(device), attention)
     rows = hidden.index_select(0, batch.rows.to(device))
     loss = linear_cross_entropy(rows, model.lm_head.weight, batch.targets.to(device))  # type: ignore[arg-type]

@@ -9,12 +9,14 @@ from hashlib import blake2b
 
 import numpy as np
 
-from veneer.config import ComputeSection, RunConfig, TrainSection
-from veneer.data.batches import MicroBatch, Steps, order, pack
+from veneer.config import RunConfig, TrainSection
+from veneer.data.batches import MicroBatch, Steps, common_beginning, fill, order, pack
 from veneer.data.chat import EncodeReport, Example, encode_all
 from veneer.data.records import Record, duplicates, overlap, read_records
 from veneer.errors import ConfigError, DataError
+from veneer.grain import filled
 from veneer.io.tokenizer import Tokenizer
+from veneer.plan.setup import Cut
 
 Notice = Callable[[str], None]
 """Told, in a sentence, of everything about the data that the user should know."""
@@ -22,6 +24,8 @@ Notice = Callable[[str], None]
 DEFAULT_EXAMPLES_PER_STEP = 8
 SCANNED_STEPS = 1000
 """Steps looked through for the largest micro-batch."""
+COMPARED = 50
+"""Of the fullest micro-batches, so many are looked at for what their documents share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,45 +121,88 @@ def examples_per_step(train: TrainSection) -> int | None:
     return train.examples_per_step
 
 
-DEFAULT_MICRO_BATCH_TOKENS = 1024
-
-
-def micro_batch_tokens(compute: ComputeSection) -> int:
-    """Tokens of a micro-batch at most."""
-    chosen = compute.micro_batch_tokens
-    return DEFAULT_MICRO_BATCH_TOKENS if chosen == "auto" else chosen
-
-
 class PackedSteps:
     """Steps over examples, packed into micro-batches (`veneer.training.engine.StepSource`)."""
 
     def __init__(self, examples: list[Example], config: RunConfig):
         train = config.train
         self._examples = examples
-        self._micro_batch_tokens = micro_batch_tokens(config.compute)
+        self._lengths = [len(example.tokens) for example in examples]
+        self._chosen = config.compute.micro_batch_tokens
         self._share = config.lora.dropout == 0.0
         self._steps = Steps(
-            np.array([len(example.tokens) for example in examples]),
+            np.array(self._lengths),
             seed=train.seed,
             examples_per_step=examples_per_step(train),
             tokens_per_step=train.tokens_per_step,
         )
         self.total = train.steps or self._for_epochs(train.epochs or 1.0)
 
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Tokens of a micro-batch at most; it must have been chosen."""
+        assert self._chosen != "auto"
+        return self._chosen
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return max(self._lengths)
+
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """The 1-based step's rows, packed."""
         chosen = self._steps.examples(step - 1)
-        return pack([self._examples[index] for index in chosen], self._micro_batch_tokens, share=self._share)
+        return pack([self._examples[index] for index in chosen], self.micro_batch_tokens, share=self._share)
 
     def largest(self) -> MicroBatch:
-        """The largest micro-batch of the run, by tokens; of a long run, of its first SCANNED_STEPS steps and of the
-        longest row."""
-        lengths = [len(example.tokens) for example in self._examples]
-        longest = int(np.argmax(lengths))
-        steps = range(1, min(self.total, SCANNED_STEPS) + 1)
-        fullest = max(steps, key=lambda step: sum(lengths[index] for index in self._steps.examples(step - 1)))
-        batches = [*self.micro_batches(fullest), *pack([self._examples[longest]], self._micro_batch_tokens)]
-        return max(batches, key=lambda batch: len(batch.tokens))
+        """The largest micro-batch of the run, by tokens laid; of a long run, of its first SCANNED_STEPS steps and of
+        the longest row."""
+        members, _ = self._largest(self._bins(self.micro_batch_tokens))
+        (batch,) = pack([self._examples[index] for index in members], sum(self._lengths), share=self._share)
+        return batch
+
+    def cut(self, micro_batch_tokens: int) -> Cut:
+        """What the run's steps are made of when a micro-batch has at most so many tokens."""
+        bins = self._bins(micro_batch_tokens)
+        members, shared = self._largest(bins)
+        rows = [index for step in bins for places in step for index in places]
+        steps = len(bins)
+        lengths = np.array(self._lengths)[rows].astype(np.float64)
+        return Cut(
+            tokens=self._laid(members, shared),
+            documents=len(members),
+            longest=max(self._lengths[index] for index in members),
+            supervised=max(sum(self._examples[i].supervised for i in places) for step in bins for places in step),
+            shared=shared,
+            micro_batches=sum(len(step) for step in bins) / steps,
+            step_tokens=float(lengths.sum()) / steps,
+            step_supervised=sum(self._examples[index].supervised for index in rows) / steps,
+            step_squares=float((lengths**2).sum()) / steps,
+        )
+
+    def _bins(self, micro_batch_tokens: int) -> list[list[list[int]]]:
+        """For each step that is looked through, the examples of its micro-batches."""
+        steps = []
+        for step in range(min(self.total, SCANNED_STEPS)):
+            chosen = self._steps.examples(step).tolist()
+            places = fill([self._lengths[index] for index in chosen], micro_batch_tokens)
+            steps.append([[chosen[place] for place in members] for members in places])
+        return steps
+
+    def _largest(self, bins: list[list[list[int]]]) -> tuple[list[int], int]:
+        """The examples of the micro-batch with the most tokens laid, and how many of those they share."""
+        longest = [int(np.argmax(self._lengths))]
+        fullest = sorted(
+            (members for step in bins for members in step), key=lambda members: -sum(self._lengths[i] for i in members)
+        )[:COMPARED]
+        shared = [self._shared(members) for members in (*fullest, longest)]
+        return max(zip((*fullest, longest), shared, strict=True), key=lambda found: self._laid(*found))
+
+    def _shared(self, members: list[int]) -> int:
+        return common_beginning([self._examples[index] for index in members]) if self._share else 0
+
+    def _laid(self, members: list[int], shared: int) -> int:
+        return filled(sum(self._lengths[index] for index in members) - shared * (len(members) - 1))
 
     def epoch(self, step: int) -> float:
         """Passes over the data that are done after the 1-based step."""

@@ -21,14 +21,17 @@ from veneer.io.files import exclusive, make_output_folder, remove_partial, repor
 from veneer.load import Holding, load_model
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation
+from veneer.model.spec import spec_from_hf
+from veneer.plan.plan import Plan
 from veneer.quant.linear import QuantConfig
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import mean_loss, supervised_cross_entropy
 from veneer.training.optim import AdamW, RateSchedule, auto_learning_rate
+from veneer.training.planned import planned
 from veneer.training.result import CONFIG_FILE, EVENTS_FILE, publish
-from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows, micro_batch_tokens
+from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
 
 EVALUATIONS_PER_RUN = 10
@@ -50,6 +53,8 @@ class RunResult:
     trainable: Trainable
     peak_memory_mb: float
     """Peak memory of the process when training ended."""
+    plan: Plan
+    """What was foreseen before it began."""
 
 
 def train(
@@ -109,8 +114,9 @@ def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: C
     device = resolve_device(config.compute.device)
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
-    rows, model, trainable, digest = _open(config, device, log)
-    _note_long_rows(rows, model, log)
+    recorded = output / CONFIG_FILE if resume and (output / CONFIG_FILE).is_file() else None
+    opened = _open(config, device, recorded, log)
+    config, rows, model, trainable = opened.config, opened.rows, opened.model, opened.trainable
     if config.compute.products is Products.INT8:
         log.emit(Note(message="compute.products int8: the base is multiplied in 8 bits, which is fast and lossy"))
     config = _resolved(config, model, rows)
@@ -120,7 +126,7 @@ def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: C
     optimizer = AdamW(
         trainable.named(), weight_decay=config.train.weight_decay, betas=(config.train.beta1, config.train.beta2)
     )
-    identity = _identity(config, digest, rows, device)
+    identity = _identity(config, opened.digest, rows, device)
     store = CheckpointStore(output / CHECKPOINTS, keep=config.train.keep, identity=identity)
     progress = Progress()
     if resume:
@@ -141,19 +147,37 @@ def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: C
     progress = engine.run(progress)
     publish(output, trainable, log.path, progress)
     best = None if progress.best_step is None else store.path(progress.best_step)
-    return RunResult(output, progress, best, model, trainable, peak_memory_mb(device))
+    return RunResult(output, progress, best, model, trainable, peak_memory_mb(device), opened.plan)
 
 
-def _open(config: RunConfig, device: torch.device, log: EventLog) -> tuple[Rows, CausalLM, Trainable, str]:
-    """Rows, model, what is trained of it, and a digest of the model's files, which are closed again."""
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What a run is made of."""
+
+    config: RunConfig
+    """With micro-batch and recomputation chosen."""
+    plan: Plan
+    rows: Rows
+    model: CausalLM
+    trainable: Trainable
+    digest: str
+    """Of the model's files, which are closed again."""
+
+
+def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> _Opened:
+    """Read rows, plan, and only then the model."""
     origin = open_checkpoint(config.model, revision=config.revision)
     rows = load_rows(config, origin.tokenizer(), lambda message: log.emit(Note(message=message)))
+    spec = spec_from_hf(origin.config)
+    _note_long_rows(rows, spec.max_positions, log)
+    config, plan = planned(config, rows, spec, device, recorded)
+    for line in plan.lines():
+        log.emit(Note(message=line))
     model, trainable = _build(config, origin, device)
-    return rows, model, trainable, sampled_digest(origin.files())
+    return _Opened(config, plan, rows, model, trainable, sampled_digest(origin.files()))
 
 
-def _note_long_rows(rows: Rows, model: CausalLM, log: EventLog) -> None:
-    limit = model.spec.max_positions
+def _note_long_rows(rows: Rows, limit: int, log: EventLog) -> None:
     long = [example.where for example in (*rows.train, *rows.heldout) if len(example.tokens) > limit]
     if long:
         log.emit(Note(message=f"{len(long)} rows are longer than the model's context of {limit:,} tokens ({long[0]})"))
@@ -202,8 +226,6 @@ def _resolved(config: RunConfig, model: CausalLM, rows: Rows) -> RunConfig:
             "device": str(model.device),
             "dtype": next(d for d in type(config.compute.dtype) if d.value == str(model.dtype).removeprefix("torch.")),
             "threads": torch.get_num_threads(),
-            "micro_batch_tokens": micro_batch_tokens(config.compute),
-            "recompute": Recompute.LAYERS if config.compute.recompute is Recompute.LAYERS else Recompute.NEVER,
         }
     )
     return config.model_copy(update={"train": train_section, "compute": compute})
@@ -213,7 +235,10 @@ def _identity(config: RunConfig, digest: str, rows: Rows, device: torch.device) 
     """What a resumption must have in common with the run that it goes on with."""
     values = config.model_dump(mode="json")
     # Where results go and how many are kept changes no number of the run; model and data count by what is in them.
-    ignored = {"model", "revision", "output", "train.keep", "train.save_every", "data.file", "data.eval_file"}
+    ignored = {
+        "model", "revision", "output", "train.keep", "train.save_every", "data.file", "data.eval_file",
+        "compute.memory_limit_mb",
+    }  # fmt: skip
     flat = {key: value for key, value in _flatten(values) if key not in ignored}
     return {
         **flat,
@@ -243,7 +268,7 @@ def _engine(
     stop: Callable[[], bool],
 ) -> Engine:
     train_section = config.train
-    heldout = pack(rows.heldout, micro_batch_tokens(config.compute)) if rows.heldout else []
+    heldout = pack(rows.heldout, source.micro_batch_tokens) if rows.heldout else []
     return Engine(
         model=model,
         trainable=trainable,

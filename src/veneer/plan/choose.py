@@ -1,0 +1,220 @@
+"""The choice of a micro-batch and of recomputation under a limit, and the refusal of what cannot fit.
+
+The smallest micro-batch within two percent of the best rate, never above the limit; recomputation only where nothing
+fits without. The choice follows from the setup, the rows and the machine's size alone, never from a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from veneer.config import ComputeSection, Method, Recompute
+from veneer.errors import listing
+from veneer.plan.memory import MB, Memory, memory, resident
+from veneer.plan.setup import Cut, Setup
+from veneer.plan.time import operations, overhead_operations
+from veneer.system import memory as system_memory
+from veneer.system import memory_limit
+
+CANDIDATES = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152, 65536)
+"""Tokens of a micro-batch that are considered, besides the longest row."""
+TOLERANCE = 0.02
+"""What a smaller micro-batch may cost in speed."""
+SHARE = 0.8
+"""Of the device's memory that a run may take by default; the rest is the system's."""
+ROUNDING = 64
+"""The micro-batch that holds the longest row is rounded up to a multiple of this."""
+
+CutFor = Callable[[int], Cut]
+"""The cut that a micro-batch of so many tokens gives."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limit:
+    """Bytes that a run may take, and where the number comes from."""
+
+    bytes: float
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """A cut with what it takes."""
+
+    micro_batch_tokens: int
+    recompute: bool
+    cut: Cut
+    memory: Memory
+
+
+def limit_of(compute: ComputeSection, total: int | None = None) -> Limit:
+    """What `compute.memory_limit_mb` says, or four fifths of the device's memory.
+
+    Args:
+        compute: the section.
+        total: bytes of the device; None for this machine's main memory, or the container's.
+    """
+    if compute.memory_limit_mb is not None:
+        return Limit(bytes=compute.memory_limit_mb * MB, source=f"compute.memory_limit_mb={compute.memory_limit_mb}")
+    if total is None:
+        amounts = [amount for amount in (system_memory()[0], memory_limit()) if amount is not None]
+        if not amounts:
+            return Limit(bytes=float("inf"), source="the system does not say how much memory there is")
+        total = min(amounts)
+    return Limit(bytes=SHARE * total, source=f"four fifths of {total / MB:,.0f} MB")
+
+
+def device_bytes(device: torch.device) -> int | None:
+    """Memory of a GPU; None for the CPU."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def choose(
+    setup: Setup,
+    compute: ComputeSection,
+    longest: int,
+    cut_for: CutFor,
+    limit: Limit,
+    *,
+    start: int | None = None,
+) -> tuple[Choice, str | None]:
+    """The micro-batch and recomputation for `setup`, and None; or where nothing fits the cut that takes least, and why
+    it is refused, with the nearest settings that do fit.
+
+    Args:
+        setup: model and method.
+        compute: what is given there is taken as it is.
+        longest: tokens of the longest row.
+        cut_for: the cut of the run's rows under a micro-batch of so many tokens.
+        limit: what may not be passed.
+        start: see `memory`.
+    """
+    start = resident() if start is None else start
+    chosen = _fitting(setup, compute, longest, cut_for, limit, start)
+    if chosen is not None:
+        return chosen, None
+    cheapest = min(_options(setup, compute, longest, cut_for, start), key=lambda option: option.memory.peak)
+    return cheapest, _refusal(setup, compute, cheapest, limit, start)
+
+
+def _fitting(
+    setup: Setup, compute: ComputeSection, longest: int, cut_for: CutFor, limit: Limit, start: int | None
+) -> Choice | None:
+    fitting = [
+        option for option in _options(setup, compute, longest, cut_for, start) if option.memory.peak <= limit.bytes
+    ]
+    if not fitting:
+        return None
+    if not all(option.recompute for option in fitting):
+        fitting = [option for option in fitting if not option.recompute]
+    best = min(_cost(setup, option) for option in fitting)
+    return next(option for option in fitting if _cost(setup, option) <= (1 + TOLERANCE) * best)
+
+
+def _cost(setup: Setup, option: Choice) -> float:
+    work = operations(setup, option.cut, recompute=option.recompute)
+    return work + option.cut.micro_batches * overhead_operations(setup)
+
+
+def _options(setup: Setup, compute: ComputeSection, longest: int, cut_for: CutFor, start: int | None) -> list[Choice]:
+    """Every cut that is allowed, the smallest micro-batch first."""
+    recomputing = {Recompute.NEVER: (False,), Recompute.LAYERS: (True,), Recompute.AUTO: (False, True)}
+    found = []
+    for tokens in _candidates(compute, longest):
+        cut = cut_for(tokens)
+        found += [
+            Choice(
+                micro_batch_tokens=tokens,
+                recompute=recompute,
+                cut=cut,
+                memory=memory(setup, cut, recompute=recompute, start=start),
+            )
+            for recompute in recomputing[compute.recompute]
+        ]
+        if cut.micro_batches <= 1:
+            break  # a larger one holds no more
+    return found
+
+
+def _candidates(compute: ComputeSection, longest: int) -> list[int]:
+    if compute.micro_batch_tokens != "auto":
+        return [compute.micro_batch_tokens]
+    own = -(-longest // ROUNDING) * ROUNDING
+    return [own, *(tokens for tokens in CANDIDATES if tokens > own)]
+
+
+def _refusal(setup: Setup, compute: ComputeSection, cheapest: Choice, limit: Limit, start: int | None) -> str:
+    need = f"{cheapest.memory.peak / MB:,.0f} MB"
+    how = (
+        f"micro-batches of {cheapest.cut.tokens:,} tokens, "
+        f"{'layers recomputed' if cheapest.recompute else 'activations kept'}, longest row {cheapest.cut.longest:,}"
+    )
+    ways = _ways_out(setup, compute, cheapest.cut, limit, start)
+    remedy = (
+        f"It fits with any of these:\n{listing(ways)}"
+        if ways
+        else "No shorter rows, smaller rank or other method makes it fit: it takes a smaller model, or more memory."
+    )
+    return (
+        f"this run takes {need} at its peak ({how}) and may take {limit.bytes / MB:,.0f} MB ({limit.source}). {remedy}"
+    )
+
+
+def _ways_out(setup: Setup, compute: ComputeSection, cut: Cut, limit: Limit, start: int | None) -> list[str]:
+    """Single changes that make the run fit, with what it then takes; two at once where no single one does."""
+    share = cut.supervised / cut.tokens
+
+    def short(length: int) -> CutFor:
+        return lambda tokens: Cut.of_rows(length, max(tokens, length), 1, share)
+
+    auto = compute.model_copy(update={"micro_batch_tokens": "auto", "recompute": Recompute.AUTO})
+    one_row = short(cut.longest)
+    found = []
+
+    def attempt(label: str, other: Setup, settings: ComputeSection, length: int, cut_for: CutFor) -> bool:
+        fits = _fitting(other, settings, length, cut_for, limit, start)
+        if fits is not None:
+            found.append(f"{label} ({fits.memory.peak / MB:,.0f} MB)")
+        return fits is not None
+
+    if compute.recompute is Recompute.NEVER:
+        attempt("compute.recompute=layers", setup, compute.model_copy(update={"recompute": Recompute.LAYERS}),
+                cut.longest, lambda tokens: cut)  # fmt: skip
+    if compute.micro_batch_tokens != "auto" and compute.micro_batch_tokens > cut.longest:
+        attempt(f"compute.micro_batch_tokens={cut.longest}", setup,
+                compute.model_copy(update={"micro_batch_tokens": cut.longest}), cut.longest, one_row)  # fmt: skip
+    if not found and (compute.micro_batch_tokens != "auto" or compute.recompute is Recompute.NEVER):
+        attempt("compute.recompute=auto compute.micro_batch_tokens=auto", setup, auto, cut.longest, one_row)
+    lighter = [
+        (f"method={method.value}", replace(setup, method=method))
+        for method in (Method.LORA, Method.QLORA)
+        if setup.full or (setup.method is Method.LORA and method is Method.QLORA)
+    ]
+    for label, other in lighter:
+        attempt(label, other, auto, cut.longest, one_row)
+    for rank in _halves(setup.rank) if not setup.full else []:
+        if attempt(f"lora.rank={rank}", replace(setup, rank=rank), auto, cut.longest, one_row):
+            break
+    for length in _halves(cut.longest, least=16):
+        if attempt(f"data.max_length={length}", setup, auto, length, short(length)):
+            break
+    if not found:
+        for label, other in lighter:
+            for length in _halves(cut.longest, least=16):
+                if attempt(f"{label} data.max_length={length}", other, auto, length, short(length)):
+                    return found
+    return found
+
+
+def _halves(value: int, least: int = 1) -> list[int]:
+    """Powers of two below `value`, the largest first."""
+    found = []
+    power = 1 << max(0, (value - 1).bit_length() - 1)
+    while power >= least and value > least:
+        if power < value:
+            found.append(power)
+        power //= 2
+    return found

@@ -1,0 +1,204 @@
+"""Peak memory of a run, component by component.
+
+On a CPU what counts is the resident memory of the process, as the system's out-of-memory killer counts it; on a GPU
+what torch has allocated there. The sizes of tensors follow from the shapes exactly. What does not follow from them is
+measured, and stands in the constants below with where it comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from resource import getpagesize
+
+from veneer.config import Method, Products
+from veneer.losses import CHUNK_ROWS
+from veneer.plan.kept import kept_activations, largest_layer
+from veneer.plan.setup import Cut, Setup
+from veneer.quant.codes import NESTED_BLOCK, packed_sizes
+
+MB = 10**6
+FIRST_USE = 50 * MB
+"""What the process grows by on its first step, whatever the model: pages of torch's libraries that are touched for the
+first time, machine code that oneDNN makes for each shape of product (measured with torch 2.13 on Linux)."""
+TYPICAL_START = 265 * MB
+"""Resident memory of a process that has imported what a run needs, where it cannot be asked (no /proc)."""
+GPU_START = 600 * MB
+"""Context of CUDA, its kernels and cuBLAS' workspace on a GPU: an estimate."""
+MAPPED = 64 * MB
+"""Pages of the model's file that loading may have mapped at a time (`veneer.io.gguf.MAPPED_BYTES`)."""
+QUANTISE_SCRATCH = 16 * MB
+"""Working memory of the quantisation, which goes through a weight in chunks."""
+ATTENTION_BLOCK = 32
+"""Query rows that the attention kernel computes at a time (native/attention.h)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Bytes by component. `peak` is the largest of the phases, not the sum of all components."""
+
+    runtime: int
+    """Interpreter, torch and what they load."""
+    base: int
+    """Weights as they are held: under full fine-tuning the trained ones."""
+    adapters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    """Kept from forward to backward."""
+    logits: int
+    """Scores of a chunk of supervised tokens, and what stands beside them while the loss is formed."""
+    workspace: int
+    """Transient tensors of the widest layer's backward pass, decoded weights, the attention's scratch."""
+    heap: int
+    """What the allocator holds beyond the tensors."""
+    loading: int
+    """Beyond the weights, while they are read."""
+    evaluation: int
+    """A forward pass without gradients."""
+    saving: int
+    """Copies made while a checkpoint is written."""
+    forward_gradients: int
+    """Those of `gradients` that stand already when activations are at their most."""
+
+    @property
+    def phases(self) -> dict[str, int]:
+        """Resident bytes at the most of each phase."""
+        held = self.runtime + self.base + self.adapters
+        trained = held + self.optimizer
+        full_forward = self.activations + max(self.logits, self.workspace) + self.forward_gradients
+        return {
+            "loading": held + self.loading,
+            "training": trained + max(full_forward, self.gradients + self.logits) + self.heap,
+            "evaluation": trained + self.evaluation + self.heap,
+            "saving": trained + self.saving + self.heap,
+        }
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the most."""
+        return max(self.phases.values())
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory now."""
+    try:
+        fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    except OSError:
+        return TYPICAL_START
+    return int(fields[1]) * getpagesize()
+
+
+def base_bytes(setup: Setup) -> int:
+    """Bytes of all weights as the method holds them."""
+    size = 4 if setup.full else setup.dtype.itemsize
+    total = setup.other_weights * size
+    for line in chain.from_iterable(layer.values() for layer in setup.linears):
+        if setup.products is Products.INT8:
+            total += 2 * line.weights + 8 * (line.inputs + line.outputs)
+        elif setup.method is Method.QLORA:
+            codes, blocks = packed_sizes(line.weights, setup.block)
+            total += codes + (blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 if setup.double_quant else 4 * blocks)
+        else:
+            total += line.weights * size
+    return total
+
+
+def memory(setup: Setup, cut: Cut, *, recompute: bool, start: int | None = None) -> Memory:
+    """What a run takes at its peak.
+
+    Args:
+        setup: model and method.
+        cut: the largest micro-batch.
+        recompute: whether backward computes each layer again.
+        start: bytes that the process takes before the model is loaded; by default as much as this one has now.
+    """
+    spec, size, tokens = setup.spec, setup.dtype.itemsize, cut.tokens
+    wide, inner = tokens * spec.hidden_size * size, tokens * spec.intermediate_size * size
+    gradients = 4 * setup.trained_weights
+    activations = kept_activations(setup, cut, recompute=recompute)
+    workspace = _workspace(setup, cut)
+    if recompute:
+        workspace += largest_layer(setup, cut)
+    logits = _logits(setup, cut)
+    runtime = GPU_START
+    if setup.device == "cpu":
+        runtime = (resident() if start is None else start) + FIRST_USE
+    return Memory(
+        runtime=runtime,
+        base=base_bytes(setup),
+        adapters=4 * setup.adapter_weights,
+        gradients=gradients,
+        optimizer=2 * gradients,
+        activations=activations,
+        logits=logits,
+        workspace=workspace,
+        heap=_heap(setup, activations + workspace),
+        loading=_loading(setup),
+        evaluation=_evaluation(setup, cut),
+        saving=2 * 4 * setup.head_weights if setup.full else 0,
+        forward_gradients=gradients if cut.micro_batches > 1 else 0,
+    )
+
+
+def _logits(setup: Setup, cut: Cut) -> int:
+    """The loss: hidden states and the supervised ones of them, scores of a chunk; under full fine-tuning the head in
+    the compute dtype, and a chunk's share of its gradient."""
+    spec, size = setup.spec, setup.dtype.itemsize
+    total = (cut.tokens + cut.supervised) * spec.hidden_size * size
+    total += min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
+    if setup.full:
+        # The rounded head and a chunk's gradient; at the end of backward, one of float32 for the embedding.
+        total += max(setup.head_weights * size * (2 if size < 4 else 1), 4 * setup.head_weights)
+    return total
+
+
+def _workspace(setup: Setup, cut: Cut) -> int:
+    """The most that backward holds for a moment, in the feed-forward block or in attention.
+
+    Feed-forward: three tensors as wide as the block (the gradients of gate, up and their product), or two beside a
+    decoded weight; and those of the residual stream. Attention: its float32 scratch [2, tokens, heads, dim] with the
+    gradients of q, k and v; by then gate and up of this layer are no longer kept.
+    """
+    spec, size, tokens = setup.spec, setup.dtype.itemsize, cut.tokens
+    wide, inner = tokens * spec.hidden_size * size, tokens * spec.intermediate_size * size
+    queries, keys = tokens * spec.num_heads * spec.head_dim, tokens * spec.num_kv_heads * spec.head_dim
+    matrix = _decoded(setup)
+    if setup.full:
+        # A weight's gradient in the compute dtype, and as float32.
+        matrix = setup.largest_matrix * (size if size < 4 else 0) + setup.largest_matrix * 4
+    feed_forward = max(3 * inner, 2 * inner + matrix) + 3 * wide
+    width = -(-cut.longest // ATTENTION_BLOCK) * ATTENTION_BLOCK
+    per_thread = (7 * width * spec.head_dim + 4 * ATTENTION_BLOCK * (spec.head_dim + width)) * 4
+    scratch = 8 * (queries + cut.shared * cut.documents * spec.num_heads * spec.head_dim)
+    attention = scratch + (2 * queries + 2 * keys) * size + 3 * wide + per_thread * setup.threads - 2 * inner
+    return max(feed_forward, attention)
+
+
+def _decoded(setup: Setup) -> int:
+    """Bytes of the largest weight, decoded for a product, and of its scales."""
+    if setup.method is not Method.QLORA or setup.products is Products.INT8:
+        return 0
+    return setup.largest_matrix * setup.dtype.itemsize + setup.largest_matrix // setup.block * 8
+
+
+def _evaluation(setup: Setup, cut: Cut) -> int:
+    """A layer's tensors without gradients, a decoded weight, and scores of a chunk."""
+    spec, size = setup.spec, setup.dtype.itemsize
+    by_token = 3 * (spec.hidden_size + spec.intermediate_size) * size
+    scores = min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
+    return max(cut.tokens, cut.evaluated) * by_token + _decoded(setup) + scores
+
+
+def _loading(setup: Setup) -> int:
+    """Mapped pages of the file, the largest tensor beside its packed form, and the packing's own memory."""
+    largest = max(setup.largest_matrix, 0)
+    if setup.method is Method.QLORA:
+        return MAPPED + largest * (setup.dtype.itemsize + 4) + QUANTISE_SCRATCH
+    return MAPPED + 4 * setup.head_weights
+
+
+def _heap(setup: Setup, moving: int) -> int:
+    """What the allocator holds beyond the tensors."""
+    return 0 if setup.device == "cpu" else moving // 10

@@ -1,0 +1,94 @@
+"""A whole plan: what was chosen, what it takes, how long, and how it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from veneer.config import ComputeSection
+from veneer.plan.choose import Choice, CutFor, Limit, choose
+from veneer.plan.memory import MB
+from veneer.plan.setup import Setup
+from veneer.plan.time import Disk, Rate, disk, step_seconds
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """One run, foreseen."""
+
+    setup: Setup
+    choice: Choice
+    limit: Limit
+    rate: Rate
+    steps: int
+    seconds: float
+    """Of an average step."""
+    disk: Disk
+    refusal: str | None
+    """Why the run is refused, or None where it fits."""
+
+    def lines(self) -> list[str]:
+        """The plan in two sentences."""
+        choice = self.choice
+        kept = "layers computed again in backward" if choice.recompute else "activations kept"
+        source = "" if self.rate.measured else " (estimated from the data sheet)"
+        return [
+            f"plan: {choice.memory.peak / MB:,.0f} MB at the peak, of {self.limit.bytes / MB:,.0f} MB allowed "
+            f"({self.limit.source}); micro-batches of up to {choice.micro_batch_tokens:,} tokens, {kept}",
+            f"plan: about {spoken(self.seconds)} a step{source}, {spoken(self.seconds * self.steps)} for "
+            f"{self.steps:,} steps without evaluation",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Every number, for programs. Sizes are in bytes."""
+        memory = self.choice.memory
+        return {
+            "peak": memory.peak,
+            "limit": self.limit.bytes if self.limit.bytes < float("inf") else None,
+            "fits": self.refusal is None,
+            "components": asdict(memory),
+            "phases": memory.phases,
+            "micro_batch_tokens": self.choice.micro_batch_tokens,
+            "recompute": self.choice.recompute,
+            "cut": asdict(self.choice.cut),
+            "steps": self.steps,
+            "seconds_per_step": self.seconds,
+            "rate": asdict(self.rate),
+            "disk": asdict(self.disk),
+        }
+
+
+def make_plan(
+    setup: Setup,
+    compute: ComputeSection,
+    longest: int,
+    cut_for: CutFor,
+    limit: Limit,
+    *,
+    steps: int,
+    rate: Callable[[Setup], Rate],
+    start: int | None = None,
+) -> Plan:
+    """Choose a cut, and say what comes of it; arguments as `veneer.plan.choose.choose`, and what the time is made of."""
+    choice, refusal = choose(setup, compute, longest, cut_for, limit, start=start)
+    found = rate(setup)
+    seconds = step_seconds(setup, choice.cut, found, recompute=choice.recompute)
+    return Plan(
+        setup=setup,
+        choice=choice,
+        limit=limit,
+        rate=found,
+        steps=steps,
+        seconds=seconds,
+        disk=disk(setup),
+        refusal=refusal,
+    )
+
+
+def spoken(seconds: float) -> str:
+    """A duration as people say it, to two digits: it is foreseen, not measured."""
+    for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= 1.5 * size:
+            return f"{float(f'{seconds / size:.2g}'):g} {unit}"
+    return f"{float(f'{seconds:.2g}'):g} s"

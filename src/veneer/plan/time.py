@@ -1,0 +1,177 @@
+"""How long a run takes, and what it leaves on the disk: operations over a rate.
+
+On this machine's processor the rate is measured by a short probe; for a GPU that is named it is the published peak.
+Either is multiplied by the share of it that a training step has been seen to reach.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from veneer.config import Method
+from veneer.errors import ConfigError, nearest
+from veneer.plan.setup import Cut, Setup
+
+PROBE_SECONDS = 0.05
+CPU_EFFICIENCY = 0.7
+"""Share of the rate of its matrix products that a LoRA step reaches, with all the rest of it (docs/benchmarks.md)."""
+GPU_EFFICIENCY = 0.4
+"""Share of the published dense peak that training usually reaches (Chowdhery et al., 2022, arXiv:2204.02311, table 3,
+lists 21 to 46 % for large models): an estimate, not measured here."""
+FLOAT32_SHARE = 1 / 16
+"""Of a card's bfloat16 rate in float32, as the A100 (19.5 of 312) and the H100 (67 of 989) have it."""
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A GPU by its data sheet."""
+
+    name: str
+    flops: float
+    """Dense bfloat16 with float32 sums, operations a second (without sparsity)."""
+    memory: int
+    """Bytes."""
+
+
+CARDS = {
+    "h200": Card("H200 SXM", 989e12, 141 * 10**9),
+    "h100": Card("H100 SXM", 989e12, 80 * GIB),
+    "a100": Card("A100 SXM 80 GB", 312e12, 80 * GIB),
+    "a100-40gb": Card("A100 40 GB", 312e12, 40 * GIB),
+    "l40s": Card("L40S", 362e12, 48 * GIB),
+    "a6000": Card("RTX A6000", 155e12, 48 * GIB),
+    "a10g": Card("A10G", 70e12, 24 * GIB),
+    "l4": Card("L4", 121e12, 24 * GIB),
+    "rtx4090": Card("GeForce RTX 4090", 165e12, 24 * GIB),
+    "rtx3090": Card("GeForce RTX 3090", 71e12, 24 * GIB),
+}
+"""Published by NVIDIA in the cards' data sheets and architecture white papers."""
+
+
+def card(name: str) -> Card:
+    """The card of that name.
+
+    Raises:
+        ConfigError: it is not in the table.
+    """
+    found = CARDS.get(name.lower().replace(" ", ""))
+    if found is None:
+        raise ConfigError(
+            f"--device {name!r} is unknown{nearest(name, list(CARDS))}; known: auto, cpu, cuda, {', '.join(CARDS)}"
+        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How fast matrix products run, and the share of that which a step reaches."""
+
+    flops: float
+    """Operations a second."""
+    efficiency: float
+    measured: bool
+    """By a probe on this machine; else it is a data sheet's."""
+
+
+def published(found: Card) -> Callable[[Setup], Rate]:
+    """The rate that a card's data sheet promises."""
+    return lambda setup: Rate(
+        found.flops * (FLOAT32_SHARE if setup.dtype is torch.float32 else 1.0), GPU_EFFICIENCY, measured=False
+    )
+
+
+def probe(setup: Setup) -> Rate:
+    """Time the product of the feed-forward block's shape on this machine, in about a twentieth of a second."""
+    spec = setup.spec
+    width, columns, tokens = min(spec.hidden_size, 2048), min(spec.intermediate_size, 4096), 512
+    device = torch.device("cuda" if setup.device == "cuda" else "cpu")
+    x = torch.ones(tokens, width, dtype=setup.dtype, device=device)
+    weight = torch.ones(columns, width, dtype=setup.dtype, device=device)
+    functional.linear(x, weight)
+    best, started = float("inf"), time.perf_counter()
+    while True:
+        begun = time.perf_counter()
+        functional.linear(x, weight)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        now = time.perf_counter()
+        # The best of all: other programs can only make it slower.
+        best = min(best, now - begun)
+        if now - started > PROBE_SECONDS:
+            break
+    efficiency = CPU_EFFICIENCY if device.type == "cpu" else GPU_EFFICIENCY
+    return Rate(2 * tokens * width * columns / best, efficiency, measured=True)
+
+
+def operations(setup: Setup, cut: Cut, *, recompute: bool) -> float:
+    """Floating-point operations of an average step.
+
+    A frozen weight costs two for each token in forward and two in backward, a trained one two more. Recomputation adds
+    the layers' forward once more: half as much again where the base is frozen, a third where it is trained. Attention
+    under its causal mask costs 2 · length² · width forward and 5 · length² · width backward.
+    """
+    spec = setup.spec
+    again = 1 if recompute else 0
+    linear = setup.linear_weights * (2 + 2 + (2 if setup.full else 0) + 2 * again)
+    adapter = setup.adapter_weights * (2 + 4 + 2 * again)
+    head = setup.head_weights * (6 if setup.full else 4) * cut.step_supervised
+    attention = cut.step_squares * spec.num_layers * spec.num_heads * spec.head_dim * (7 + 2 * again)
+    return (linear + adapter) * cut.step_tokens + head + attention
+
+
+def overhead_operations(setup: Setup) -> float:
+    """What a micro-batch costs beside its tokens, in operations at the rate of products.
+
+    Python and small operations a layer, each weight read twice whatever the number of tokens, and under QLoRA decoded
+    twice. A constant of the setup and not measured on the spot: the choice of a micro-batch must not depend on how
+    busy the machine was, or the same run would give other bytes.
+    """
+    if setup.device == "cpu":
+        per_layer, per_weight = LAYER_TOKENS_CPU, READ_TOKENS_CPU
+    else:
+        per_layer, per_weight = LAYER_TOKENS_GPU, READ_TOKENS_GPU
+    if setup.method is Method.QLORA:
+        per_weight += DECODE_TOKENS_CPU if setup.device == "cpu" else DECODE_TOKENS_GPU
+    return setup.spec.num_layers * per_layer + 4 * setup.linear_weights * per_weight
+
+
+LAYER_TOKENS_CPU = 1.5e8
+"""Operations that a core makes while Python and the small operations of a layer run, forward and backward."""
+READ_TOKENS_CPU = 4.0
+"""Tokens whose products take as long as reading and packing the weights."""
+DECODE_TOKENS_CPU = 16.0
+"""The same for decoding NF4 twice."""
+LAYER_TOKENS_GPU = 1.2e12
+READ_TOKENS_GPU = 150.0
+DECODE_TOKENS_GPU = 150.0
+
+
+def step_seconds(setup: Setup, cut: Cut, rate: Rate, *, recompute: bool) -> float:
+    """Seconds of an average step."""
+    work = operations(setup, cut, recompute=recompute) + cut.micro_batches * overhead_operations(setup)
+    return work / (rate.flops * rate.efficiency)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """Bytes that a run leaves."""
+
+    result: int
+    """The adapter, or the whole model in float32."""
+    checkpoint: int
+    """One checkpoint: the result and the optimiser's state."""
+    merged: int
+    """The whole model in the compute dtype, with the adapter merged in."""
+
+
+def disk(setup: Setup) -> Disk:
+    """Sizes of a run's files, headers left out."""
+    trained = 4 * setup.trained_weights
+    whole = setup.linear_weights + setup.other_weights
+    return Disk(trained, 3 * trained, whole * setup.dtype.itemsize)

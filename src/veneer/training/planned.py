@@ -1,0 +1,124 @@
+"""A run's plan, made from its encoded rows before any weight is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from veneer.config import ComputeSection, Dtype, Recompute, RunConfig, read_yaml
+from veneer.errors import ConfigError
+from veneer.hardware import resolve_device, resolve_dtype
+from veneer.io.checkpoint import describe
+from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.plan.choose import device_bytes, limit_of
+from veneer.plan.plan import Plan, make_plan
+from veneer.plan.setup import Cut, Setup
+from veneer.plan.time import card, probe, published
+from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
+
+NO_FILE = "-"
+"""`data.file` of a configuration that is only planned, over rows that are supposed."""
+
+
+def planned(
+    config: RunConfig, rows: Rows, spec: DecoderSpec, device: torch.device, recorded: Path | None = None
+) -> tuple[RunConfig, Plan]:
+    """The configuration with micro-batch and recomputation chosen, and the plan.
+
+    Args:
+        config: the run.
+        rows: encoded.
+        spec: of the model.
+        device: where it runs.
+        recorded: the `config.yaml` of the run that is gone on with: what was chosen then is used again, so that
+            another machine's memory never changes a result.
+
+    Raises:
+        ConfigError: it does not fit the limit, whatever is chosen.
+    """
+    compute = config.compute if recorded is None else _as_recorded(config.compute, recorded)
+    setup = Setup.of(config, spec, resolve_dtype(compute.dtype, device), device.type, torch.get_num_threads())
+    source = PackedSteps(rows.train, config)
+    evaluated = max((len(example.tokens) for example in rows.heldout), default=0)
+
+    def cut_for(tokens: int) -> Cut:
+        return replace(source.cut(tokens), evaluated=evaluated)
+
+    plan = make_plan(
+        setup,
+        compute,
+        source.longest,
+        cut_for,
+        limit_of(compute, device_bytes(device)),
+        steps=source.total,
+        rate=probe,
+    )
+    if plan.refusal is not None:
+        raise ConfigError(plan.refusal)
+    chosen = {
+        "micro_batch_tokens": plan.choice.micro_batch_tokens,
+        "recompute": Recompute.LAYERS if plan.choice.recompute else Recompute.NEVER,
+    }
+    return config.model_copy(update={"compute": compute.model_copy(update=chosen)}), plan
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Expected:
+    """Rows that are only supposed."""
+
+    rows: int = 1000
+    tokens: int = 512
+    """Of a row, on average."""
+    longest: int = 512
+
+
+def plan_of(config: RunConfig, device: str, expected: Expected) -> Plan:
+    """The plan of `config` on any device, from the model's configuration alone.
+
+    Args:
+        config: the run; where `data.file` is empty, `expected` stands for the rows.
+        device: as `compute.device`, or a card of `veneer.plan.time.CARDS`.
+        expected: rows to suppose.
+
+    Raises:
+        VeneerError: something that is named does not exist, or cannot be used.
+    """
+    model = describe(config.model, revision=config.revision)
+    spec = spec_from_hf(model.config)
+    here = re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", device) is not None
+    if here:
+        place = resolve_device(device)
+        kind, dtype, total, rate = place.type, resolve_dtype(config.compute.dtype, place), device_bytes(place), probe
+    else:
+        named = card(device)
+        kind, total, rate = "cuda", named.memory, published(named)
+        dtype = torch.float32 if config.compute.dtype is Dtype.FLOAT32 else torch.bfloat16
+    setup = Setup.of(config, spec, dtype, kind, config.compute.threads or torch.get_num_threads())
+    limit = limit_of(config.compute, total)
+    if config.data.file != NO_FILE:
+        rows = load_rows(config, model.tokenizer(), lambda message: None)
+        source = PackedSteps(rows.train, config)
+        return make_plan(setup, config.compute, source.longest, source.cut, limit, steps=source.total, rate=rate)
+    in_step = examples_per_step(config.train)
+    if in_step is None:
+        in_step = max(1, (config.train.tokens_per_step or 1) // expected.tokens)
+    in_step = min(in_step, expected.rows)
+    steps = config.train.steps or max(1, round((config.train.epochs or 1.0) * -(-expected.rows // in_step)))
+
+    def cut_for(tokens: int) -> Cut:
+        return Cut.of_rows(expected.tokens, tokens, in_step, longest=expected.longest)
+
+    return make_plan(setup, config.compute, expected.longest, cut_for, limit, steps=steps, rate=rate)
+
+
+def _as_recorded(compute: ComputeSection, recorded: Path) -> ComputeSection:
+    saved = read_yaml(recorded).get("compute", {})
+    left_open = {
+        key: saved[key]
+        for key in ("micro_batch_tokens", "recompute")
+        if key in saved and getattr(compute, key) in ("auto", Recompute.AUTO)
+    }
+    return ComputeSection.model_validate({**compute.model_dump(), **left_open})
