@@ -24,6 +24,7 @@ from measure import (
 )
 
 import veneer
+from veneer.config import parse, read_yaml
 from veneer.data.batches import order
 from veneer.events import Event, RunStarted, StepDone
 from veneer.io.checkpoint import open_checkpoint
@@ -91,7 +92,9 @@ def run(task: Task, folder: Path) -> Record:
         for (wall, cpu), event in zip(clock.spans, done, strict=True)
     ]
     peak = peak_rss_mb()
-    more = {"floor": floors(task, config)} if task.floor else {}
+    # As it was written by the run: with the micro-batch that was chosen.
+    resolved = parse(read_yaml(Path(config.output) / "config.yaml"), where="config.yaml")
+    more = {"floor": floors(task, resolved)} if task.floor else {}
     return Record(steps=steps, peak_rss_mb=peak, versions=versions("veneer", "torch"), more=more)
 
 
