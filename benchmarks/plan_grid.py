@@ -1,11 +1,11 @@
 """Predicted against measured peak memory: random Llama shapes trained for three steps, each run in its own process.
 
     nice python benchmarks/plan_grid.py                 # the whole grid, about a quarter of an hour on two cores
-    python benchmarks/plan_grid.py --only m30 --limit 4
+    python benchmarks/plan_grid.py --only m30 --every 3
 
 Measured is the process's peak resident memory as the system counts it (`ru_maxrss`), over loading, a rehearsal, three
-steps, a checkpoint and the result. Predicted is what the run said before it read a weight. The models are random: memory
-does not depend on what the weights say.
+steps, a checkpoint and the result. Predicted is what the run said before it read a weight. The models are random:
+memory does not depend on what the weights say.
 """
 
 from __future__ import annotations
@@ -183,14 +183,14 @@ def main() -> None:
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)
     parser.add_argument("--only", help="only runs of this shape or method")
-    parser.add_argument("--limit", type=int, help="at most so many runs")
+    parser.add_argument("--every", type=int, default=1, help="only every so many of them")
     parser.add_argument("--json", type=Path, help="write all numbers into this file")
     parser.add_argument("--plot", type=Path, help="write the plot into this file")
     options = parser.parse_args()
     if options.case:
         print(json.dumps(run(Case(**json.loads(options.case)), options.model, options.data)))
         return
-    cases = [case for case in grid() if options.only in (None, case.shape, case.method)][: options.limit]
+    cases = [case for case in grid() if options.only in (None, case.shape, case.method)][:: options.every]
     found = []
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:

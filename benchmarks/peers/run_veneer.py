@@ -57,6 +57,8 @@ def configuration(task: Task, folder: Path) -> veneer.RunConfig:
                 "warmup": 0.0,
                 "clip": CLIP,
                 "seed": SEED,
+                # One checkpoint, at the end: so short a run would write one after every step, and the peers write none.
+                "save_every": task.steps,
             },
             "compute": {"device": "cpu", "dtype": "bfloat16", "threads": task.threads},
         }
