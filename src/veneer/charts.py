@@ -1,4 +1,4 @@
-"""Line charts as SVG, without a plotting library: a run's curves for people who would rather look than read."""
+"""Line and scatter charts as SVG, without a plotting library: curves for people who would rather look than read."""
 
 from __future__ import annotations
 
@@ -26,24 +26,47 @@ class Series:
 
 def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series]) -> str:
     """An SVG document with the series over common axes; points that are not finite are left out."""
-    drawn = [
-        Series(s.name, [(x, y) for x, y in s.points if math.isfinite(x) and math.isfinite(y)], s.faint, s.marked)
-        for s in series
-    ]
+    drawn = [_finite(one) for one in series]
     points = [point for s in drawn for point in s.points] or [(0.0, 0.0)]
     x_ticks = ticks(min(x for x, _ in points), max(x for x, _ in points))
     y_ticks = ticks(min(0.0, *(y for _, y in points)), max(y for _, y in points))
     frame = _Frame(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1])
+    lines = [_line(frame, one, COLOURS[index % len(COLOURS)]) for index, one in enumerate(drawn)]
+    return _document(title, _axes(frame, x_ticks, y_ticks, x_label, y_label), lines, drawn)
+
+
+def scatter_chart(title: str, x_label: str, y_label: str, series: Sequence[Series]) -> str:
+    """An SVG document with a dot for every point, over axes that are alike and begin at 0, and the line y = x; points
+    that are not finite are left out."""
+    drawn = [_finite(one) for one in series]
+    both = ticks(0.0, max((value for s in drawn for point in s.points for value in point), default=1.0))
+    frame = _Frame(both[0], both[-1], both[0], both[-1])
+    diagonal = (
+        f'<line x1="{frame.x(both[0])}" y1="{frame.y(both[0])}" x2="{frame.x(both[-1])}" y2="{frame.y(both[-1])}" '
+        'stroke="#999" stroke-dasharray="4 4"/>'
+    )
+    dots = [
+        [f'<circle cx="{frame.x(x)}" cy="{frame.y(y)}" r="4" fill="{COLOURS[index % len(COLOURS)]}" '
+         'fill-opacity="0.6"/>' for x, y in one.points]
+        for index, one in enumerate(drawn)
+    ]  # fmt: skip
+    return _document(title, [*_axes(frame, both, both, x_label, y_label), diagonal], dots, drawn)
+
+
+def _finite(series: Series) -> Series:
+    points = [(x, y) for x, y in series.points if math.isfinite(x) and math.isfinite(y)]
+    return Series(series.name, points, series.faint, series.marked)
+
+
+def _document(title: str, axes: list[str], marks: Sequence[list[str]], series: Sequence[Series]) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         'font-family="system-ui, sans-serif" font-size="12" fill="#333">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         f'<text x="{LEFT}" y="24" font-size="15" font-weight="600">{escape(title)}</text>',
     ]
-    parts += _axes(frame, x_ticks, y_ticks, x_label, y_label)
-    for index, one in enumerate(drawn):
-        parts += _line(frame, one, COLOURS[index % len(COLOURS)])
-    parts += _legend(drawn)
+    for group in (axes, *marks, _legend(series)):
+        parts += group
     return "\n".join([*parts, "</svg>", ""])
 
 

@@ -144,9 +144,7 @@ def _run_config(
 @click.option("--length", type=click.IntRange(min=2), help="Longest row, in tokens (default: as --tokens, or 512).")
 @click.option("--rank", type=click.IntRange(min=1), help="Rank of the adapter.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train.epochs=2.")
-@click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda, or a card: h100, a100, l4, …"
-)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or a card: h100, a100, l4, …")
 @click.option("--memory-limit-mb", type=click.IntRange(min=1), help="What the run may take at its peak.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(

@@ -7,7 +7,7 @@ The library behind torch's products (oneDNN) compiles and keeps a kernel for eac
 
 from __future__ import annotations
 
-GRAIN = 32
+GRAIN = 64
 """Rows are filled up to a multiple of this where their number varies."""
 
 

@@ -103,7 +103,7 @@ def test_a_micro_batch_is_filled_up_with_tokens_of_no_document() -> None:
     assert max(batch.rows.tolist()) < 4
     (whole,) = pack([example([1] * 64)], 100)
     assert (whole.filler, whole.segments) == (0, (64,))
-    assert pack([example([1] * 65)], 100)[0].filler == 31
+    assert pack([example([1] * 65)], 100)[0].filler == 63
 
 
 def test_what_all_documents_begin_with_is_laid_once() -> None:

@@ -57,10 +57,10 @@ HOSTILE = [
 def test_hostile_templates_are_stopped_within_a_second_and_50_mb(source: str) -> None:
     messages = [{"role": "user", "content": "hello"}]
     ChatTemplate("{{ messages }}").render(messages)  # imports and caches are not the template's
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone, however busy the machine is
     with pytest.raises(DataError):
         ChatTemplate(source).render(messages)
-    assert time.perf_counter() - start < 2.0  # one second, and as much for a busy machine
+    assert time.process_time() - start < 2.0  # one second, and as much for a slow machine
     tracemalloc.start()
     try:
         if "range(100000)" not in source and "range(40)" not in source:  # slow under tracemalloc

@@ -27,7 +27,7 @@ from veneer.io.tokenizer import Tokenizer
 
 CHUNK = 1 << 18
 """Elements that are dequantised at once: the temporaries stay in the processor's cache."""
-MAPPED_BYTES = 1 << 26
+MAPPED_BYTES = 1 << 22
 """After so many bytes read, a file is mapped anew: what a mapping has touched counts as the process's memory, and would
 in the end be the whole file beside the model."""
 QUANTISED = (

@@ -164,7 +164,7 @@ def _refusal(setup: Setup, compute: ComputeSection, cheapest: Choice, limit: Lim
 
 
 def _ways_out(setup: Setup, compute: ComputeSection, cut: Cut, limit: Limit, start: int | None) -> list[str]:
-    """Single changes that make the run fit, with what it then takes; two at once where no single one does."""
+    """Single changes that make the run fit, with what it then takes; several at once where no single one does."""
     share = cut.supervised / cut.tokens
 
     def short(length: int) -> CutFor:
@@ -201,10 +201,13 @@ def _ways_out(setup: Setup, compute: ComputeSection, cut: Cut, limit: Limit, sta
     for length in _halves(cut.longest, least=16):
         if attempt(f"data.max_length={length}", setup, auto, length, short(length)):
             break
-    if not found:
-        for label, other in lighter:
+    if found:
+        return found
+    for label, other in (("", setup), *lighter):
+        for rank in (other.rank, *_halves(other.rank)) if other.method is not Method.FULL else (other.rank,):
             for length in _halves(cut.longest, least=16):
-                if attempt(f"{label} data.max_length={length}", other, auto, length, short(length)):
+                words = [label, f"lora.rank={rank}" if rank != setup.rank else "", f"data.max_length={length}"]
+                if attempt(" ".join(filter(None, words)), replace(other, rank=rank), auto, length, short(length)):
                     return found
     return found
 

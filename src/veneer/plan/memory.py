@@ -19,16 +19,26 @@ from veneer.plan.setup import Cut, Setup
 from veneer.quant.codes import NESTED_BLOCK, packed_sizes
 
 MB = 10**6
-FIRST_USE = 50 * MB
+FIRST_USE = 20 * MB
 """What the process grows by on its first step, whatever the model: pages of torch's libraries that are touched for the
-first time, machine code that oneDNN makes for each shape of product (measured with torch 2.13 on Linux)."""
+first time, buffers of its threads (measured with torch 2.13 on Linux)."""
+KERNEL = 600_000
+"""Bytes of machine code and tables that oneDNN makes and keeps for one shape of a bfloat16 product (`veneer.grain`)."""
+KERNELS_KEPT = 1024
+"""How many of those it keeps at most."""
 TYPICAL_START = 265 * MB
 """Resident memory of a process that has imported what a run needs, where it cannot be asked (no /proc)."""
 GPU_START = 600 * MB
 """Context of CUDA, its kernels and cuBLAS' workspace on a GPU: an estimate."""
 MAPPED = 64 * MB
 """Pages of the model's file that loading may have mapped at a time (`veneer.io.gguf.MAPPED_BYTES`)."""
-QUANTISE_SCRATCH = 16 * MB
+FILE_BYTES = 4
+"""Bytes an element in the model's file, at the most that is usual."""
+HEAP_SHARE = 0.2
+"""Holes in the heap, as a share of what a step allocates and frees (measured: see docs/benchmarks.md)."""
+GPU_HEAP_SHARE = 0.1
+"""The same of torch's allocator on a GPU: an estimate."""
+QUANTISE_SCRATCH = 8 * MB
 """Working memory of the quantisation, which goes through a weight in chunks."""
 ATTENTION_BLOCK = 32
 """Query rows that the attention kernel computes at a time (native/attention.h)."""
@@ -59,6 +69,10 @@ class Memory:
     """A forward pass without gradients."""
     saving: int
     """Copies made while a checkpoint is written."""
+    summing: int
+    """Beside all gradients at the end of backward: those of a tied head and embedding, before they are added."""
+    first_use: int
+    """What of `runtime` comes with the first step."""
     forward_gradients: int
     """Those of `gradients` that stand already when activations are at their most."""
 
@@ -67,10 +81,11 @@ class Memory:
         """Resident bytes at the most of each phase."""
         held = self.runtime + self.base + self.adapters
         trained = held + self.optimizer
-        full_forward = self.activations + max(self.logits, self.workspace) + self.forward_gradients
+        forward = self.activations + max(self.logits, self.workspace) + self.forward_gradients
+        end = self.gradients + self.summing
         return {
-            "loading": held + self.loading,
-            "training": trained + max(full_forward, self.gradients + self.logits) + self.heap,
+            "loading": held - self.first_use + self.loading,
+            "training": trained + max(forward, end) + self.heap,
             "evaluation": trained + self.evaluation + self.heap,
             "saving": trained + self.saving + self.heap,
         }
@@ -114,17 +129,17 @@ def memory(setup: Setup, cut: Cut, *, recompute: bool, start: int | None = None)
         recompute: whether backward computes each layer again.
         start: bytes that the process takes before the model is loaded; by default as much as this one has now.
     """
-    spec, size, tokens = setup.spec, setup.dtype.itemsize, cut.tokens
-    wide, inner = tokens * spec.hidden_size * size, tokens * spec.intermediate_size * size
     gradients = 4 * setup.trained_weights
     activations = kept_activations(setup, cut, recompute=recompute)
     workspace = _workspace(setup, cut)
     if recompute:
         workspace += largest_layer(setup, cut)
     logits = _logits(setup, cut)
+    cpu = setup.device == "cpu"
+    first_use = FIRST_USE + _compiled(setup, cut) if cpu else 0
     runtime = GPU_START
-    if setup.device == "cpu":
-        runtime = (resident() if start is None else start) + FIRST_USE
+    if cpu:
+        runtime = (resident() if start is None else start) + first_use
     return Memory(
         runtime=runtime,
         base=base_bytes(setup),
@@ -134,24 +149,33 @@ def memory(setup: Setup, cut: Cut, *, recompute: bool, start: int | None = None)
         activations=activations,
         logits=logits,
         workspace=workspace,
-        heap=_heap(setup, activations + workspace),
+        heap=_heap(setup, activations + max(workspace, logits)),
         loading=_loading(setup),
         evaluation=_evaluation(setup, cut),
         saving=2 * 4 * setup.head_weights if setup.full else 0,
+        summing=2 * 4 * setup.head_weights if setup.full and setup.spec.tied_head else 0,
+        first_use=first_use,
         forward_gradients=gradients if cut.micro_batches > 1 else 0,
     )
 
 
 def _logits(setup: Setup, cut: Cut) -> int:
-    """The loss: hidden states and the supervised ones of them, scores of a chunk; under full fine-tuning the head in
-    the compute dtype, and a chunk's share of its gradient."""
+    """The loss: hidden states and the supervised ones of them, scores of a chunk, the head as the product packs it.
+
+    Under full fine-tuning also a chunk's share of the head's gradient; in bfloat16 beside it the rounded head, and that
+    share once more in float32, since an addition of two dtypes converts one of them as a whole.
+    """
     spec, size = setup.spec, setup.dtype.itemsize
     total = (cut.tokens + cut.supervised) * spec.hidden_size * size
-    total += min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
+    total += min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size + _packed(setup, setup.head_weights)
     if setup.full:
-        # The rounded head and a chunk's gradient; at the end of backward, one of float32 for the embedding.
-        total += max(setup.head_weights * size * (2 if size < 4 else 1), 4 * setup.head_weights)
+        total += setup.head_weights * (4 if size == 4 else 2 * size + 4)
     return total
+
+
+def _packed(setup: Setup, weights: int) -> int:
+    """What oneDNN packs a bfloat16 weight into for one product; MKL packs float32 in pieces."""
+    return weights * setup.dtype.itemsize if setup.device == "cpu" and setup.dtype.itemsize < 4 else 0
 
 
 def _workspace(setup: Setup, cut: Cut) -> int:
@@ -164,10 +188,10 @@ def _workspace(setup: Setup, cut: Cut) -> int:
     spec, size, tokens = setup.spec, setup.dtype.itemsize, cut.tokens
     wide, inner = tokens * spec.hidden_size * size, tokens * spec.intermediate_size * size
     queries, keys = tokens * spec.num_heads * spec.head_dim, tokens * spec.num_kv_heads * spec.head_dim
-    matrix = _decoded(setup)
+    matrix = _decoded(setup) + _packed(setup, setup.largest_matrix)
     if setup.full:
-        # A weight's gradient in the compute dtype, and as float32.
-        matrix = setup.largest_matrix * (size if size < 4 else 0) + setup.largest_matrix * 4
+        # A weight's gradient in the compute dtype, and as float32; the head's, scaled.
+        matrix += setup.largest_matrix * ((size if size < 4 else 0) + 4) + 4 * setup.head_weights
     feed_forward = max(3 * inner, 2 * inner + matrix) + 3 * wide
     width = -(-cut.longest // ATTENTION_BLOCK) * ATTENTION_BLOCK
     per_thread = (7 * width * spec.head_dim + 4 * ATTENTION_BLOCK * (spec.head_dim + width)) * 4
@@ -188,17 +212,40 @@ def _evaluation(setup: Setup, cut: Cut) -> int:
     spec, size = setup.spec, setup.dtype.itemsize
     by_token = 3 * (spec.hidden_size + spec.intermediate_size) * size
     scores = min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
-    return max(cut.tokens, cut.evaluated) * by_token + _decoded(setup) + scores
+    return max(cut.tokens, cut.evaluated) * by_token + _decoded(setup) + scores + _packed(setup, setup.head_weights)
+
+
+def _compiled(setup: Setup, cut: Cut) -> int:
+    """Kernels that oneDNN compiles: one for each shape of product and each number of tokens in a micro-batch."""
+    if setup.dtype.itemsize == 4:
+        return 0  # float32 goes through MKL, which compiles nothing
+    products: set[tuple[str, int, int]] = set()
+    for line in setup.linears[0].values():
+        products |= {("forward", line.inputs, line.outputs), ("backward", line.outputs, line.inputs)}
+        if setup.full:
+            products.add(("gradient", line.outputs, line.inputs))
+        if line.rank:
+            products |= {("x A", line.inputs, line.rank), ("B", line.rank, line.outputs)}
+            products |= {("dy B", line.outputs, line.rank), ("A", line.rank, line.inputs)}
+            products |= {("dA", line.rank, line.inputs), ("dB", line.outputs, line.rank)}
+    chunks = 3 * min(8, cut.shapes)
+    return KERNEL * min(KERNELS_KEPT, cut.shapes * len(products) + chunks)
 
 
 def _loading(setup: Setup) -> int:
     """Mapped pages of the file, the largest tensor beside its packed form, and the packing's own memory."""
-    largest = max(setup.largest_matrix, 0)
+    whole = setup.linear_weights + setup.other_weights
+    mapped = min(MAPPED + 4 * setup.head_weights, FILE_BYTES * whole) if setup.device == "cpu" else 0
     if setup.method is Method.QLORA:
-        return MAPPED + largest * (setup.dtype.itemsize + 4) + QUANTISE_SCRATCH
-    return MAPPED + 4 * setup.head_weights
+        return mapped + setup.largest_matrix * (setup.dtype.itemsize + 4) + QUANTISE_SCRATCH
+    return mapped
 
 
 def _heap(setup: Setup, moving: int) -> int:
-    """What the allocator holds beyond the tensors."""
-    return 0 if setup.device == "cpu" else moving // 10
+    """What the allocator holds beyond the tensors.
+
+    glibc takes blocks of less than 32 MB from one heap once such a block has been freed, and what is freed in the
+    middle of it stays resident: between the tensors that are kept for backward lie the holes of those that were not.
+    Their share differs from run to run by the order of sizes; the constant is the most that was measured.
+    """
+    return int(moving * (HEAP_SHARE if setup.device == "cpu" else GPU_HEAP_SHARE))

@@ -70,7 +70,7 @@ def make_plan(
     rate: Callable[[Setup], Rate],
     start: int | None = None,
 ) -> Plan:
-    """Choose a cut, and say what comes of it; arguments as `veneer.plan.choose.choose`, and what the time is made of."""
+    """Choose a cut and say what comes of it; arguments as `veneer.plan.choose.choose`, and what time is made of."""
     choice, refusal = choose(setup, compute, longest, cut_for, limit, start=start)
     found = rate(setup)
     seconds = step_seconds(setup, choice.cut, found, recompute=choice.recompute)

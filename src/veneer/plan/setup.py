@@ -172,6 +172,8 @@ class Cut:
     """Tokens that all its documents begin with."""
     evaluated: int = 0
     """Tokens of the longest row of the evaluation loss."""
+    shapes: int = 1
+    """Different numbers of tokens in the run's micro-batches; products are compiled for each."""
     micro_batches: float = 1.0
     """In a step, on average."""
     step_tokens: float = 0.0

@@ -141,11 +141,11 @@ def overhead_operations(setup: Setup) -> float:
     return setup.spec.num_layers * per_layer + 4 * setup.linear_weights * per_weight
 
 
-LAYER_TOKENS_CPU = 1.5e8
+LAYER_TOKENS_CPU = 6e8
 """Operations that a core makes while Python and the small operations of a layer run, forward and backward."""
-READ_TOKENS_CPU = 4.0
+READ_TOKENS_CPU = 12.0
 """Tokens whose products take as long as reading and packing the weights."""
-DECODE_TOKENS_CPU = 16.0
+DECODE_TOKENS_CPU = 24.0
 """The same for decoding NF4 twice."""
 LAYER_TOKENS_GPU = 1.2e12
 READ_TOKENS_GPU = 150.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.plan.choose import device_bytes, limit_of
 from veneer.plan.plan import Plan, make_plan
 from veneer.plan.setup import Cut, Setup
-from veneer.plan.time import card, probe, published
+from veneer.plan.time import Rate, card, probe, published
 from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 
 NO_FILE = "-"
@@ -88,10 +89,11 @@ def plan_of(config: RunConfig, device: str, expected: Expected) -> Plan:
     """
     model = describe(config.model, revision=config.revision)
     spec = spec_from_hf(model.config)
+    rate: Callable[[Setup], Rate] = probe
     here = re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", device) is not None
     if here:
         place = resolve_device(device)
-        kind, dtype, total, rate = place.type, resolve_dtype(config.compute.dtype, place), device_bytes(place), probe
+        kind, dtype, total = place.type, resolve_dtype(config.compute.dtype, place), device_bytes(place)
     else:
         named = card(device)
         kind, total, rate = "cuda", named.memory, published(named)

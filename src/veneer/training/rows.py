@@ -174,6 +174,7 @@ class PackedSteps:
             longest=max(self._lengths[index] for index in members),
             supervised=max(sum(self._examples[i].supervised for i in places) for step in bins for places in step),
             shared=shared,
+            shapes=len({self._laid(places, shared) for step in bins for places in step}),
             micro_batches=sum(len(step) for step in bins) / steps,
             step_tokens=float(lengths.sum()) / steps,
             step_supervised=sum(self._examples[index].supervised for index in rows) / steps,
