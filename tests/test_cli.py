@@ -57,6 +57,10 @@ OPTIONS = {
     "generate": [
         "--adapter", "--device", "--dtype", "--input", "--json", "--method", "--model", "--prompt", *SAMPLING,
     ],
+    "plan": [
+        "--data", "--device", "--json", "--length", "--memory-limit-mb", "--method", "--model", "--rank", "--rows",
+        "--set", "--tokens",
+    ],
     "quickstart": ["--device", "--json", "--method", "--model", "--output", "--rows"],
     "train": [
         "--config", "--data", "--device", "--eval-data", "--held-out", "--json", "--method", "--model", "--output",
