@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--data", help=argparse.SUPPRESS)
-    parser.add_argument("--only", help="only runs of this shape or method")
+    parser.add_argument("--only", help="only runs of these shapes or methods, with commas")
     parser.add_argument("--every", type=int, default=1, help="only every so many of them")
     parser.add_argument("--json", type=Path, help="write all numbers into this file")
     parser.add_argument("--plot", type=Path, help="write the plot into this file")
@@ -190,7 +190,7 @@ def main() -> None:
     if options.case:
         print(json.dumps(run(Case(**json.loads(options.case)), options.model, options.data)))
         return
-    cases = [case for case in grid() if options.only in (None, case.shape, case.method)][:: options.every]
+    cases = [case for case in grid() if options.only is None or {case.shape, case.method} & set(options.only.split(","))][:: options.every]
     found = []
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
@@ -206,6 +206,8 @@ def main() -> None:
             result = measure(case, folder)
             predicted, measured = result["plan"]["peak"] / 1e6, result["measured"]
             found.append({"case": asdict(case), "predicted": predicted, **result})
+            if options.json:
+                options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
             name = f"{case.shape} {case.method} {case.dtype} length {case.length} rank {case.rank} "
             name += f"{case.recompute} {case.micro_batch}"
             timed = f"{result['plan']['seconds_per_step']:.2f} / {result['seconds_per_step']:.2f}"
@@ -216,8 +218,6 @@ def main() -> None:
         f"{len(found)} runs in {time.perf_counter() - started:.0f} s: predicted is {min(errors):+.1f} % at the lowest, "
         f"{max(errors):+.1f} % at the highest, {sum(errors) / len(errors):+.1f} % on average"
     )
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
     if options.plot:
         options.plot.write_text(plot(found), encoding="utf-8")
 

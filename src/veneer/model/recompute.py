@@ -71,27 +71,10 @@ class _Recomputed(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         again = x.detach().requires_grad_(ctx.needs_input_grad[3])
         with torch.enable_grad(), ctx.how.rewound(ctx.drawn):
-            seeded = _Seeded.apply(ctx.layer(again, *ctx.rest), grads[0])  # type: ignore[no-untyped-call]
+            y = ctx.layer(again, *ctx.rest)
         # The layer's own parameters get their gradients here, as leaves of this inner graph.
-        seeded.backward()
+        torch.autograd.backward(y, grads[0])
         return None, None, None, again.grad, None
-
-
-class _Seeded(torch.autograd.Function):
-    """A scalar whose backward hands `grad` to y.
-
-    `torch.autograd.backward(y, grad)` is the same, but checks the shapes of tensors with several elements by a module
-    that imports sympy: half a second and 37 MB.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, grad: Tensor) -> Tensor:
-        ctx.grad = grad
-        return y.new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return ctx.grad, None
 
 
 @dataclass(frozen=True, slots=True)

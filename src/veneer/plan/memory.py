@@ -19,7 +19,7 @@ from veneer.plan.setup import Cut, Setup
 from veneer.quant.codes import NESTED_BLOCK, packed_sizes
 
 MB = 10**6
-FIRST_USE = 20 * MB
+FIRST_USE = 30 * MB
 """What the process grows by on its first step, whatever the model: pages of torch's libraries that are touched for the
 first time, buffers of its threads (measured with torch 2.13 on Linux)."""
 KERNEL = 600_000
@@ -30,7 +30,7 @@ TYPICAL_START = 265 * MB
 """Resident memory of a process that has imported what a run needs, where it cannot be asked (no /proc)."""
 GPU_START = 600 * MB
 """Context of CUDA, its kernels and cuBLAS' workspace on a GPU: an estimate."""
-MAPPED = 64 * MB
+MAPPED = 4 * MB
 """Pages of the model's file that loading may have mapped at a time (`veneer.io.gguf.MAPPED_BYTES`)."""
 FILE_BYTES = 4
 """Bytes an element in the model's file, at the most that is usual."""
