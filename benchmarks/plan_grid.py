@@ -2,6 +2,7 @@
 
     nice python benchmarks/plan_grid.py                 # the whole grid, about a quarter of an hour on two cores
     python benchmarks/plan_grid.py --only m30 --every 3
+    python benchmarks/plan_grid.py --again grid.json    # measured before, predicted by the code as it is now
 
 Measured is the process's peak resident memory as the system counts it (`ru_maxrss`), over loading, a rehearsal, three
 steps, a checkpoint and the result. Predicted is what the run said before it read a weight. The models are random:
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,36 @@ def grid() -> list[Case]:
     return cases
 
 
+def config_of(shape: dict[str, Any]) -> dict[str, Any]:
+    """The config.json of a shape."""
+    return {
+        "model_type": "llama", "hidden_size": shape["hidden"], "intermediate_size": shape["inner"],
+        "num_hidden_layers": shape["layers"], "num_attention_heads": shape["heads"],
+        "num_key_value_heads": shape["kv_heads"], "vocab_size": shape["vocab"], "tie_word_embeddings": shape["tied"],
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "hidden_act": "silu", "bos_token_id": 0,
+        "eos_token_id": 2,
+    }  # fmt: skip
+
+
+def predict_again(one: dict[str, Any]) -> float:
+    """MB that the code as it is now predicts for a run that was measured before."""
+    import torch
+
+    from veneer.config import Method
+    from veneer.model.spec import spec_from_hf
+    from veneer.plan.memory import memory
+    from veneer.plan.setup import Cut, Setup
+
+    case, components = Case(**one["case"]), one["plan"]["components"]
+    setup = Setup(
+        spec=spec_from_hf(config_of(SHAPES[case.shape])), method=Method(case.method), rank=case.rank,
+        dtype=getattr(torch, case.dtype), dropout=case.dropout, threads=torch.get_num_threads(),
+    )  # fmt: skip
+    start = components["runtime"] - components["first_use"]
+    cut = Cut(**one["plan"]["cut"])
+    return memory(setup, cut, recompute=case.recompute == "layers", start=start).peak / 1e6
+
+
 def write_model(path: Path, shape: dict[str, Any]) -> None:
     """Random bfloat16 weights of a shape, with a byte-level tokenizer, as a Hugging Face directory."""
     import torch
@@ -96,13 +128,7 @@ def write_model(path: Path, shape: dict[str, Any]) -> None:
     from veneer.model.spec import spec_from_hf
 
     path.mkdir(parents=True)
-    config = {
-        "model_type": "llama", "hidden_size": shape["hidden"], "intermediate_size": shape["inner"],
-        "num_hidden_layers": shape["layers"], "num_attention_heads": shape["heads"],
-        "num_key_value_heads": shape["kv_heads"], "vocab_size": shape["vocab"], "tie_word_embeddings": shape["tied"],
-        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "hidden_act": "silu", "bos_token_id": 0,
-        "eos_token_id": 2,
-    }  # fmt: skip
+    config = config_of(shape)
     (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     source = torch.Generator().manual_seed(0)
     tensors = {
@@ -184,15 +210,40 @@ def main() -> None:
     parser.add_argument("--data", help=argparse.SUPPRESS)
     parser.add_argument("--only", help="only runs of these shapes or methods, with commas")
     parser.add_argument("--every", type=int, default=1, help="only every so many of them")
+    parser.add_argument("--again", type=Path, help="predict the runs of this file again, and measure nothing")
     parser.add_argument("--json", type=Path, help="write all numbers into this file")
     parser.add_argument("--plot", type=Path, help="write the plot into this file")
     options = parser.parse_args()
     if options.case:
         print(json.dumps(run(Case(**json.loads(options.case)), options.model, options.data)))
         return
-    cases = [case for case in grid() if options.only is None or {case.shape, case.method} & set(options.only.split(","))][:: options.every]
-    found = []
     started = time.perf_counter()
+    print(f"{'run':58s} {'predicted':>10s} {'measured':>10s} {'over':>7s} {'s/step':>14s}")
+    found = []
+    for one in again(options.again) if options.again else measured(options.only, options.every):
+        found.append(one)
+        print(line(one), flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    errors = [100 * (one["predicted"] / one["measured"] - 1) for one in found]
+    print(
+        f"{len(found)} runs in {time.perf_counter() - started:.0f} s: predicted is {min(errors):+.1f} % at the lowest, "
+        f"{max(errors):+.1f} % at the highest, {sum(errors) / len(errors):+.1f} % on average"
+    )
+    if options.plot:
+        options.plot.write_text(plot(found), encoding="utf-8")
+
+
+def again(path: Path) -> Iterator[dict[str, Any]]:
+    """The runs of a file that `--json` wrote, predicted again."""
+    for one in json.loads(path.read_text(encoding="utf-8")):
+        yield {**one, "predicted": predict_again(one)}
+
+
+def measured(only: str | None, every: int) -> Iterator[dict[str, Any]]:
+    """Run the grid."""
+    wanted = set(only.split(",")) if only else None
+    cases = [case for case in grid() if wanted is None or {case.shape, case.method} & wanted][::every]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for shape in dict.fromkeys(case.shape for case in cases):
@@ -201,25 +252,19 @@ def main() -> None:
             code += f"plan_grid.SHAPES[{shape!r}])"
             environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
             subprocess.run([sys.executable, "-c", code], check=True, env=environment)
-        print(f"{'run':58s} {'predicted':>10s} {'measured':>10s} {'over':>7s} {'s/step':>14s}")
         for case in cases:
             result = measure(case, folder)
-            predicted, measured = result["plan"]["peak"] / 1e6, result["measured"]
-            found.append({"case": asdict(case), "predicted": predicted, **result})
-            if options.json:
-                options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-            name = f"{case.shape} {case.method} {case.dtype} length {case.length} rank {case.rank} "
-            name += f"{case.recompute} {case.micro_batch}"
-            timed = f"{result['plan']['seconds_per_step']:.2f} / {result['seconds_per_step']:.2f}"
-            over = 100 * (predicted / measured - 1)
-            print(f"{name:58s} {predicted:7,.0f} MB {measured:7,.0f} MB {over:+6.1f} % {timed:>14s}", flush=True)
-    errors = [100 * (one["predicted"] / one["measured"] - 1) for one in found]
-    print(
-        f"{len(found)} runs in {time.perf_counter() - started:.0f} s: predicted is {min(errors):+.1f} % at the lowest, "
-        f"{max(errors):+.1f} % at the highest, {sum(errors) / len(errors):+.1f} % on average"
-    )
-    if options.plot:
-        options.plot.write_text(plot(found), encoding="utf-8")
+            yield {"case": asdict(case), "predicted": result["plan"]["peak"] / 1e6, **result}
+
+
+def line(one: dict[str, Any]) -> str:
+    """A run as it is printed; seconds a step are foreseen / measured."""
+    case, predicted, peak = Case(**one["case"]), one["predicted"], one["measured"]
+    name = f"{case.shape} {case.method} {case.dtype} length {case.length} rank {case.rank} "
+    name += f"{case.recompute} {case.micro_batch}"
+    timed = f"{one['plan']['seconds_per_step']:.2f} / {one['seconds_per_step']:.2f}"
+    over = 100 * (predicted / peak - 1)
+    return f"{name:58s} {predicted:7,.0f} MB {peak:7,.0f} MB {over:+6.1f} % {timed:>14s}"
 
 
 def plot(found: list[dict[str, Any]]) -> str:

@@ -186,7 +186,8 @@ class ComputeSection(_Section):
     """Tokens computed at a time. A matter of memory: the result does not depend on it beyond rounding. `auto`: the
     fewest that cost no speed worth naming, within the limit."""
     recompute: Recompute = Recompute.AUTO
-    """Whether backward computes each layer's activations again, a third more work for a fraction of the memory."""
+    """Whether backward computes each layer's activations again: a fraction of the memory, for half as much work again
+    beside a frozen base (a third where everything is trained)."""
 
 
 class RunConfig(_Section):

@@ -19,9 +19,12 @@ from veneer.plan.setup import Cut, Setup
 from veneer.quant.codes import NESTED_BLOCK, packed_sizes
 
 MB = 10**6
-FIRST_USE = 30 * MB
+FIRST_USE = 36 * MB
 """What the process grows by on its first step, whatever the model: pages of torch's libraries that are touched for the
 first time, buffers of its threads (measured with torch 2.13 on Linux)."""
+BACKWARD_IMPORTS = 37 * MB
+"""What torch imports when a backward pass is started from a tensor of several elements, as recomputation does: sympy,
+to compare two shapes."""
 KERNEL = 600_000
 """Bytes of machine code and tables that oneDNN makes and keeps for one shape of a bfloat16 product (`veneer.grain`)."""
 KERNELS_KEPT = 1024
@@ -34,12 +37,15 @@ MAPPED = 4 * MB
 """Pages of the model's file that loading may have mapped at a time (`veneer.io.gguf.MAPPED_BYTES`)."""
 FILE_BYTES = 4
 """Bytes an element in the model's file, at the most that is usual."""
-HEAP_SHARE = 0.2
-"""Holes in the heap, as a share of what a step allocates and frees (measured: see docs/benchmarks.md)."""
+HEAP_SHARE = {2: 0.30, 4: 0.40}
+"""Holes in the heap, as a share of what a step allocates and frees, by the bytes of an activation: the most that
+benchmarks/plan_grid.py met."""
+HEAP_SHARE_RECOMPUTED = 0.45
+"""The same with recomputation, where little is kept and most is allocated anew for every layer."""
 GPU_HEAP_SHARE = 0.1
 """The same of torch's allocator on a GPU: an estimate."""
-QUANTISE_SCRATCH = 8 * MB
-"""Working memory of the quantisation, which goes through a weight in chunks."""
+QUANTISE_SCRATCH = 20 * MB
+"""Working memory of the quantisation, which goes through a weight in chunks, and pages of torch that it touches."""
 ATTENTION_BLOCK = 32
 """Query rows that the attention kernel computes at a time (native/attention.h)."""
 
@@ -136,7 +142,7 @@ def memory(setup: Setup, cut: Cut, *, recompute: bool, start: int | None = None)
         workspace += largest_layer(setup, cut)
     logits = _logits(setup, cut)
     cpu = setup.device == "cpu"
-    first_use = FIRST_USE + _compiled(setup, cut) if cpu else 0
+    first_use = FIRST_USE + _compiled(setup, cut) + (BACKWARD_IMPORTS if recompute else 0) if cpu else 0
     runtime = GPU_START
     if cpu:
         runtime = (resident() if start is None else start) + first_use
@@ -149,7 +155,7 @@ def memory(setup: Setup, cut: Cut, *, recompute: bool, start: int | None = None)
         activations=activations,
         logits=logits,
         workspace=workspace,
-        heap=_heap(setup, activations + max(workspace, logits)),
+        heap=_heap(setup, activations + max(workspace, logits), recompute=recompute),
         loading=_loading(setup),
         evaluation=_evaluation(setup, cut),
         saving=2 * 4 * setup.head_weights if setup.full else 0,
@@ -160,22 +166,17 @@ def memory(setup: Setup, cut: Cut, *, recompute: bool, start: int | None = None)
 
 
 def _logits(setup: Setup, cut: Cut) -> int:
-    """The loss: hidden states and the supervised ones of them, scores of a chunk, the head as the product packs it.
+    """The loss: hidden states and the supervised ones of them, scores of a chunk.
 
     Under full fine-tuning also a chunk's share of the head's gradient; in bfloat16 beside it the rounded head, and that
     share once more in float32, since an addition of two dtypes converts one of them as a whole.
     """
     spec, size = setup.spec, setup.dtype.itemsize
     total = (cut.tokens + cut.supervised) * spec.hidden_size * size
-    total += min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size + _packed(setup, setup.head_weights)
+    total += min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
     if setup.full:
         total += setup.head_weights * (4 if size == 4 else 2 * size + 4)
     return total
-
-
-def _packed(setup: Setup, weights: int) -> int:
-    """What oneDNN packs a bfloat16 weight into for one product; MKL packs float32 in pieces."""
-    return weights * setup.dtype.itemsize if setup.device == "cpu" and setup.dtype.itemsize < 4 else 0
 
 
 def _workspace(setup: Setup, cut: Cut) -> int:
@@ -188,7 +189,7 @@ def _workspace(setup: Setup, cut: Cut) -> int:
     spec, size, tokens = setup.spec, setup.dtype.itemsize, cut.tokens
     wide, inner = tokens * spec.hidden_size * size, tokens * spec.intermediate_size * size
     queries, keys = tokens * spec.num_heads * spec.head_dim, tokens * spec.num_kv_heads * spec.head_dim
-    matrix = _decoded(setup) + _packed(setup, setup.largest_matrix)
+    matrix = _decoded(setup)
     if setup.full:
         # A weight's gradient in the compute dtype, and as float32; the head's, scaled.
         matrix += setup.largest_matrix * ((size if size < 4 else 0) + 4) + 4 * setup.head_weights
@@ -212,7 +213,7 @@ def _evaluation(setup: Setup, cut: Cut) -> int:
     spec, size = setup.spec, setup.dtype.itemsize
     by_token = 3 * (spec.hidden_size + spec.intermediate_size) * size
     scores = min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
-    return max(cut.tokens, cut.evaluated) * by_token + _decoded(setup) + scores + _packed(setup, setup.head_weights)
+    return max(cut.tokens, cut.evaluated) * by_token + _decoded(setup) + scores
 
 
 def _compiled(setup: Setup, cut: Cut) -> int:
@@ -241,11 +242,14 @@ def _loading(setup: Setup) -> int:
     return mapped
 
 
-def _heap(setup: Setup, moving: int) -> int:
+def _heap(setup: Setup, moving: int, *, recompute: bool) -> int:
     """What the allocator holds beyond the tensors.
 
-    glibc takes blocks of less than 32 MB from one heap once such a block has been freed, and what is freed in the
-    middle of it stays resident: between the tensors that are kept for backward lie the holes of those that were not.
-    Their share differs from run to run by the order of sizes; the constant is the most that was measured.
+    glibc takes blocks of up to 32 MB from one heap once a block of that size has been freed, and what is freed in the
+    middle of the heap stays resident: between the tensors that are kept for backward lie the holes of those that were
+    not. A hole is filled by the next tensor that is not larger, whose rest is a smaller hole; after the rehearsal and
+    two steps the heap has grown to where it stays.
     """
-    return int(moving * (HEAP_SHARE if setup.device == "cpu" else GPU_HEAP_SHARE))
+    if setup.device != "cpu":
+        return int(moving * GPU_HEAP_SHARE)
+    return int(moving * (HEAP_SHARE_RECOMPUTED if recompute else HEAP_SHARE[setup.dtype.itemsize]))
