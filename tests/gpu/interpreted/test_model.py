@@ -90,5 +90,5 @@ def test_decoding(nested: bool, chosen: list[str], monkeypatch: pytest.MonkeyPat
     scales = quantize_nested(absmax) if nested else absmax
     found = dequantize_4bit(packed, scales, weight.shape, torch.float32)
     assert chosen == ["dequantize_4bit_nested" if nested else "dequantize_4bit"]
-    monkeypatch.setattr(codes, "triton_kernels", lambda *tensors: None)
+    monkeypatch.setattr(codes, "kernels_for", lambda *tensors: None)
     assert torch.equal(found, dequantize_4bit(packed, scales, weight.shape, torch.float32))
