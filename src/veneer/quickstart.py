@@ -60,13 +60,14 @@ def bundled_data() -> Path:
 def configuration(method: Method, model: str, output: Path, device: str) -> RunConfig:
     """The settings of the quickstart, chosen by the sweep in docs/benchmarks.md."""
     rates = {Method.LORA: 3e-3, Method.QLORA: 3e-3, Method.FULL: 2e-4}
+    steps = {Method.LORA: 165, Method.QLORA: 165, Method.FULL: 110}
     return RunConfig(
         model=model,
         output=str(output),
         method=method,
         data=DataSection(file=str(bundled_data() / "train.jsonl")),
         lora=LoraSection(rank=16, alpha=32.0),
-        train=TrainSection(examples_per_step=4, steps=165, learning_rate=rates[method], warmup=0.05, beta2=0.99),
+        train=TrainSection(examples_per_step=4, steps=steps[method], learning_rate=rates[method], warmup=0.05, beta2=0.99),
         compute=ComputeSection(device=device),
     )
 
