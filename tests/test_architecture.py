@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1] / "src" / "veneer"
 LAYERS = (
     {"errors", "config", "events", "charts", "grain"},
     {"native"},
-    {"gpu"},
+    {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system"},
     {"adapters", "data", "load", "generation"},
     {"plan"},

@@ -16,6 +16,7 @@ from torch.nn import functional
 from veneer.gpu.dispatch import triton_kernels
 from veneer.grain import filled
 from veneer.native.library import kernels, usable
+from veneer.products import inputs, outputs
 
 CHUNK_ROWS = 256
 """Rows scored at a time: 256 × 49,152 bfloat16 scores are 24 MB."""
@@ -79,12 +80,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + chunk)
             real = len(targets[rows])
             some = functional.pad(hidden[rows], (0, 0, 0, min(chunk, filled(real)) - real))
-            scores = torch.mm(some, head.T, out=buffer[: len(some)])
+            scores = outputs(some, head, out=buffer[: len(some)])
             losses = _losses_in_place(scores[:real], targets[rows], gradient=wanted)
             loss += losses.sum(dtype=torch.float64)
             scores[real:].zero_()
             if grad_hidden is not None:
-                grad_hidden[rows] = torch.mm(scores, head)[:real]
+                grad_hidden[rows] = inputs(scores, head)[:real]
             if grad_weight is not None:
                 grad_weight += scores.T @ some
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -126,9 +127,9 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chu
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = CHUNK_ROWS) -> Tensor:
     """The cross-entropy of each target by itself, float32 (or wider) `[rows]`; arguments as `linear_cross_entropy`."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    head = weight.to(hidden.dtype).T
+    head = weight.to(hidden.dtype)
     pieces = [
-        _losses_in_place(hidden[start : start + chunk] @ head, targets[start : start + chunk], gradient=False)
+        _losses_in_place(outputs(hidden[start : start + chunk], head), targets[start : start + chunk], gradient=False)
         for start in range(0, len(targets), chunk)
     ]
     return torch.cat(pieces) if pieces else torch.zeros(0, dtype=wide, device=hidden.device)

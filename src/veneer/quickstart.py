@@ -67,7 +67,9 @@ def configuration(method: Method, model: str, output: Path, device: str) -> RunC
         method=method,
         data=DataSection(file=str(bundled_data() / "train.jsonl")),
         lora=LoraSection(rank=16, alpha=32.0),
-        train=TrainSection(examples_per_step=4, steps=steps[method], learning_rate=rates[method], warmup=0.05, beta2=0.99),
+        train=TrainSection(
+            examples_per_step=4, steps=steps[method], learning_rate=rates[method], warmup=0.05, beta2=0.99
+        ),
         compute=ComputeSection(device=device),
     )
 

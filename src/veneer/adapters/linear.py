@@ -2,8 +2,8 @@
 
 The layer knows of its base only what `BaseLinear` promises, so that a dense, a quantised or a future base needs no
 code here. Forward and backward are written out: autograd would keep x once for the base and once for A, and would
-add the update as a tensor of its own; here x and the small x Aᵀ are kept, and both sums are formed in place by the
-matrix product that ends them. A quantised W is decoded again in backward and never kept.
+add the update as a tensor of its own; here x and the small x Aᵀ are kept, and the base adds the update within its own
+product. A quantised W is decoded again in backward and never kept.
 
 A and B are float32 and are rounded to the dtype of x for the products; their gradients arrive in float32.
 """
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.model.decoder import BaseLinear
+from veneer.products import LowRank
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -24,8 +25,7 @@ class _LoraProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, adapted: Tensor, a: Tensor, b: Tensor, base: BaseLinear, scale: float) -> Tensor:
         down = adapted @ a.to(x.dtype).T
-        y = base(x)
-        y.addmm_(down, b.to(x.dtype).T, alpha=scale)
+        y = base.product(x, LowRank(down, b.to(x.dtype), scale))
         ctx.save_for_backward(adapted, down, a, b)
         ctx.base, ctx.scale, ctx.one_input = base, scale, adapted is x
         return y
@@ -34,16 +34,16 @@ class _LoraProduct(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, None, None]:
         adapted, down, a, b = ctx.saved_tensors
         dy = grads[0]
-        d_down = (dy @ b.to(dy.dtype)).mul_(ctx.scale)
-        grad_a = (d_down.T @ adapted).to(a.dtype)
+        d_down = dy @ b.to(dy.dtype)
+        # Scaled last and in float32: a scale that is no power of two would round the products' factors once more.
+        grad_a = (d_down.T @ adapted).to(a.dtype).mul_(ctx.scale)
         grad_b = (dy.T @ down).to(b.dtype).mul_(ctx.scale)
         grad_x = grad_adapted = None
+        update = LowRank(d_down, a.to(dy.dtype), ctx.scale)
         if ctx.needs_input_grad[0]:
-            grad_x = ctx.base.input_gradient(dy)
+            grad_x = ctx.base.input_gradient(dy, update if ctx.one_input else None)
         if ctx.needs_input_grad[1] and not ctx.one_input:
-            grad_adapted = d_down @ a.to(dy.dtype)
-        if grad_x is not None and ctx.one_input:
-            grad_x.addmm_(d_down, a.to(dy.dtype))
+            grad_adapted = torch.mm(update.left, update.right).mul_(ctx.scale)
         return grad_x, grad_adapted, grad_a, grad_b, None, None
 
 

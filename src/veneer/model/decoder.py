@@ -21,6 +21,7 @@ from veneer.model.fused import add_rms_norm, rms_norm, swiglu
 from veneer.model.recompute import Recomputation, remade
 from veneer.model.rope import apply_rotation, inverse_frequencies, rotation
 from veneer.model.spec import DecoderSpec
+from veneer.products import LowRank, inputs, outputs, through
 
 
 class BaseLinear(Protocol):
@@ -34,8 +35,13 @@ class BaseLinear(Protocol):
         """The weight `[out_features, in_features]` in `dtype`."""
         ...
 
-    def input_gradient(self, grad: Tensor) -> Tensor:
-        """grad W, `[tokens, out_features]` to `[tokens, in_features]`: the gradient of the input, W being frozen."""
+    def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
+        """x Wᵀ (+ bias) (+ update), `[tokens, in_features]` to `[tokens, out_features]`, without gradients."""
+        ...
+
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
+        """grad W (+ update), `[tokens, out_features]` to `[tokens, in_features]`: the gradient of the input, W being
+        frozen."""
         ...
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -68,14 +74,20 @@ class DenseLinear(nn.Module):
         """The weight `[out_features, in_features]` in `dtype`; no copy where it is stored so."""
         return self.weight.to(dtype)
 
-    def input_gradient(self, grad: Tensor) -> Tensor:
-        """grad W; see `BaseLinear`."""
-        return grad @ self.weight.to(grad.dtype)
+    def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
+        """x Wᵀ (+ bias) (+ update); see `BaseLinear`."""
+        return outputs(x, self.weight.to(x.dtype), self.bias, update)
+
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
+        """grad W (+ update); see `BaseLinear`."""
+        return inputs(grad, self.weight.to(grad.dtype), update)
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ (+ bias)."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return functional.linear(x, self.weight.to(x.dtype), bias)
+        if self.weight.requires_grad:
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return functional.linear(x, self.weight.to(x.dtype), bias)
+        return through(self, x)
 
 
 class RmsNorm(nn.Module):

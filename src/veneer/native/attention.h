@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "common.h"
+#include "pairs.h"
 
 #define BLOCK 32 /* query rows computed at a time */
 
@@ -63,14 +64,11 @@ static inline void scatter(const Problem *p, const Task *task, int document, int
         memcpy(own + t * stride, rows + (int64_t)t * p->dim, (size_t)p->dim * 4);
 }
 
-#if defined(__AVX512BF16__)
-#define BF16_PRODUCTS 1
+#if BF16_PRODUCTS
 /* Bytes of working memory for a task whose keys are `width` at most. */
 size_t veneer_attention_bf16_bytes(int64_t width, int dim);
 void veneer_attention_bf16_forward(const Problem *p, const Task *task, void *output, float *lse, void *work);
 void veneer_attention_bf16_backward(const Problem *p, const Task *task, int document, Gradients *g, void *work);
-#else
-#define BF16_PRODUCTS 0
 #endif
 
 #endif

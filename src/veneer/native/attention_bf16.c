@@ -16,11 +16,8 @@
 #include "attention.h"
 
 #if BF16_PRODUCTS
-#include <immintrin.h>
 
 #define TILE 8 /* rows of A times two vectors of B: 16 sums in registers, as many as hide the latency */
-
-static inline __m512bh as_pairs(__m512i words) { return (__m512bh)words; }
 
 /* C[rows][columns] (+)= A · B over `pairs` words; rows a multiple of TILE, columns of 32; strides in words. */
 static void product(int rows, int columns, int pairs, const uint32_t *a, int64_t a_row, const uint32_t *b, int64_t b_row,
@@ -56,35 +53,12 @@ static void product(int rows, int columns, int pairs, const uint32_t *a, int64_t
 static void transpose(const uint32_t *in, int64_t in_row, int rows, int columns, uint32_t *out, int64_t out_row) {
     for (int r0 = 0; r0 < rows; r0 += 16) {
         for (int c0 = 0; c0 < columns; c0 += 16) {
-            __m512i x[16], y[16];
+            __m512i x[16];
             for (int i = 0; i < 16; i++) x[i] = _mm512_loadu_si512(in + (r0 + i) * in_row + c0);
-            for (int i = 0; i < 16; i += 2) { /* pairs of rows, within every 128 bits */
-                y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
-                y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-            }
-            for (int i = 0; i < 16; i += 4) { /* fours of rows: x[i + j] holds column j of each 128 bits */
-                x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
-                x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
-                x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
-                x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
-            }
-            for (int j = 0; j < 4; j++) { /* then the 128-bit parts among themselves */
-                const __m512i low = _mm512_shuffle_i32x4(x[j], x[j + 4], 0x88);
-                const __m512i high = _mm512_shuffle_i32x4(x[j], x[j + 4], 0xdd);
-                const __m512i low2 = _mm512_shuffle_i32x4(x[j + 8], x[j + 12], 0x88);
-                const __m512i high2 = _mm512_shuffle_i32x4(x[j + 8], x[j + 12], 0xdd);
-                y[j] = _mm512_shuffle_i32x4(low, low2, 0x88);
-                y[j + 4] = _mm512_shuffle_i32x4(high, high2, 0x88);
-                y[j + 8] = _mm512_shuffle_i32x4(low, low2, 0xdd);
-                y[j + 12] = _mm512_shuffle_i32x4(high, high2, 0xdd);
-            }
-            for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + (c0 + i) * out_row + r0, y[i]);
+            transpose_words(x);
+            for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + (c0 + i) * out_row + r0, x[i]);
         }
     }
-}
-
-static inline __m512i widen(const uint16_t *in) {
-    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)in));
 }
 
 /* Words of two neighbouring rows, [rows / 2][dim], from rows of bfloat16. */
@@ -95,8 +69,6 @@ static void interleave(const uint16_t *in, int64_t in_row, int rows, int dim, ui
             _mm512_storeu_si512(out + (int64_t)(r / 2) * dim + d, _mm512_or_si512(widen(in + r * in_row + d), upper));
         }
 }
-
-static inline __m256i narrow(__m512 values) { return (__m256i)_mm512_cvtneps_pbh(values); }
 
 static inline __m512i join(__m256i lower, __m256i upper) {
     return _mm512_or_si512(_mm512_cvtepu16_epi32(lower), _mm512_slli_epi32(_mm512_cvtepu16_epi32(upper), 16));

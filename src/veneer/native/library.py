@@ -200,6 +200,40 @@ class Kernels:
         )
         return y
 
+    @cached_property
+    def has_products(self) -> bool:
+        """Whether `product` runs here: it is compiled for AVX-512 BF16 only."""
+        return bool(self._library.veneer_product_compiled(ctypes.c_int(1)))
+
+    def product(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        update: tuple[Tensor, Tensor] | None,
+        bias: Tensor | None,
+        scale: float,
+        y: Tensor,
+        *,
+        by_outputs: bool,
+    ) -> None:
+        """y = x W + scale · left W₂ + bias in bfloat16, with (left, W₂) the update; see products.c for shapes."""
+        left, right = update if update is not None else (None, None)
+        self._call(
+            "product",
+            _pointer(x),
+            _pointer(weight),
+            None if left is None else _pointer(left),
+            None if right is None else _pointer(right),
+            None if bias is None else _pointer(bias),
+            ctypes.c_float(scale),
+            int(by_outputs),
+            ctypes.c_int64(x.shape[0]),
+            x.shape[1],
+            0 if left is None else left.shape[1],
+            y.shape[1],
+            _pointer(y),
+        )
+
     def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """Normalised rows and their rstd `[rows]`; `weight` float32."""
         y = torch.empty_like(x)

@@ -141,7 +141,7 @@ def overhead_operations(setup: Setup) -> float:
     return setup.spec.num_layers * per_layer + 4 * setup.linear_weights * per_weight
 
 
-LAYER_TOKENS_CPU = 6e8
+LAYER_TOKENS_CPU = 2e9
 """Operations that a core makes while Python and the small operations of a layer run, forward and backward."""
 READ_TOKENS_CPU = 12.0
 """Tokens whose products take as long as reading and packing the weights."""

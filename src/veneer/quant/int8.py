@@ -14,7 +14,7 @@ The gradient is straight-through: roundings count as the identity. A LoRA adapte
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from veneer.errors import ModelError
 from veneer.native.library import kernels, usable
+from veneer.products import LowRank, through
 
 LEVELS = 127.0
 """Largest code; −128 is not used, so that the steps are the same on both sides of zero."""
@@ -122,39 +123,25 @@ class Int8Linear(nn.Module):
         """The weight that forward multiplies by, `[out, in]` in `dtype`."""
         return self.by_output.dequantize(dtype)
 
-    def input_gradient(self, grad: Tensor) -> Tensor:
-        """grad W, `[tokens, out]` to `[tokens, in]`, by the copy that has a scale for every input."""
-        return self.by_input.multiply(grad)
+    def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
+        """x Wᵀ (+ bias) (+ update), without gradients; the update is not rounded to 8 bits."""
+        y = self.by_output.multiply(x)
+        if self.bias is not None:
+            y.add_(self.bias.to(y.dtype))
+        return y if update is None else y.addmm_(update.left, update.right.t(), alpha=update.scale)
+
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
+        """grad W (+ update), `[tokens, out]` to `[tokens, in]`, by the copy that has a scale for every input."""
+        x = self.by_input.multiply(grad)
+        return x if update is None else x.addmm_(update.left, update.right, alpha=update.scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[tokens, in]` to `[tokens, out]` in its dtype; backward gives dx only."""
-        if torch.is_grad_enabled() and x.requires_grad:
-            result: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
-            return result
-        return _product(x, self)
+        return through(self, x)
 
     def extra_repr(self) -> str:
         """The line that `print(module)` shows."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-
-class _Product(torch.autograd.Function):
-    """The layer where no adapter stands on it; nothing is kept between the two products."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: Int8Linear) -> Tensor:
-        ctx.layer = layer
-        return _product(x, layer)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        layer: Int8Linear = ctx.layer
-        return layer.input_gradient(grads[0]), None
-
-
-def _product(x: Tensor, layer: Int8Linear) -> Tensor:
-    y = layer.by_output.multiply(x)
-    return y if layer.bias is None else y.add_(layer.bias.to(y.dtype))
 
 
 def _pack(codes: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:

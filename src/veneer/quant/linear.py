@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from veneer.errors import ConfigError, ModelError
+from veneer.products import LowRank, inputs, outputs, through
 from veneer.quant.codes import (
     NESTED_BLOCK,
     CodeBook,
@@ -152,9 +152,13 @@ class QuantLinear(nn.Module):
         block, codebook = self.config.block, self.config.codebook
         return dequantize_4bit(self.codes, self._stored_scales(), shape, dtype, out, block=block, codebook=codebook)
 
-    def input_gradient(self, grad: Tensor) -> Tensor:
-        """grad W, [*, out] to [*, in], with the weight decoded once more."""
-        return grad @ self.dequantize(grad.dtype)
+    def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
+        """x Wᵀ (+ bias) (+ update), [*, in] to [*, out], with weight and bias decoded to x's dtype; no gradients."""
+        return outputs(x, self.dequantize(x.dtype), self.bias, update)
+
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
+        """grad W (+ update), [*, out] to [*, in], with the weight decoded once more."""
+        return inputs(grad, self.dequantize(grad.dtype), update)
 
     def hold(self, dtype: torch.dtype) -> None:
         """Keep the decoded weight until `release`; see `decoded_weights`."""
@@ -169,10 +173,7 @@ class QuantLinear(nn.Module):
 
         Backward gives dx only. Between the two, nothing is kept: the weight is decoded a second time.
         """
-        if torch.is_grad_enabled() and x.requires_grad:
-            result: Tensor = _Matmul.apply(x, self)  # type: ignore[no-untyped-call]
-            return result
-        return _matmul(x, self)
+        return through(self, x)
 
     def extra_repr(self) -> str:
         """The line that `print(module)` shows."""
@@ -214,31 +215,6 @@ def decoded_weights(model: nn.Module, dtype: torch.dtype, limit: int) -> Iterato
     finally:
         for layer in layers:
             layer.release()
-
-
-class _Matmul(torch.autograd.Function):
-    """x Wᵀ + bias, keeping only the module: saving the decoded weight would undo its quantisation.
-
-    The packed buffers are not passed to save_for_backward either, because hooks that move saved activations
-    elsewhere would move them too.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: QuantLinear) -> Tensor:
-        ctx.layer = layer
-        return _matmul(x, layer)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (grad,) = grads
-        layer: QuantLinear = ctx.layer
-        return layer.input_gradient(grad), None
-
-
-def _matmul(x: Tensor, layer: QuantLinear) -> Tensor:
-    bias = None if layer.bias is None else layer.bias.to(x.dtype)
-    result: Tensor = F.linear(x, layer.dequantize(x.dtype), bias)
-    return result
 
 
 def _expect(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

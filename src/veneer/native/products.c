@@ -1,0 +1,191 @@
+/* y = x · W + s · x₂ · W₂ + b in bfloat16 with float32 sums (AVX-512 BF16): a base layer and its low-rank update at once.
+ *
+ * W stands in memory as rows of outputs, [columns][depth] (a layer's forward), or as rows of inputs, [depth][columns]
+ * (its input's gradient); W₂ like W. An instruction multiplies two neighbours in depth and adds both to a float32 sum, so
+ * PANEL columns are laid out as pairs, [depth / 2][PANEL], a part of the depth at a time, and all rows of x run past that
+ * part before the next is laid out. Every sum is taken in the same order whatever the number of rows, columns or threads,
+ * and is rounded once.
+ */
+#include <stdlib.h>
+
+#include "common.h"
+#include "pairs.h"
+
+#if BF16_PRODUCTS
+
+#define STRIPS 4
+#define PANEL (16 * STRIPS) /* two lines of y: a line that two panels write would go to memory twice */
+#define ROWS 6              /* ROWS · STRIPS sums stay in registers, beside the STRIPS vectors of W that they share */
+#define PART 1024           /* pairs of depth that are laid out at a time: they fit the second-level cache */
+#define LINE 16             /* words in a line of the cache */
+
+typedef struct {
+    const uint16_t *x; /* [rows][2 · pairs] */
+    const uint16_t *w;
+    int pairs;
+} Factor;
+
+typedef struct {
+    Factor base, update; /* update.pairs 0: none */
+    const float *bias;   /* [columns] or NULL */
+    float scale;
+    int by_outputs;
+    int64_t rows;
+    int columns;
+    uint16_t *y;
+} Product;
+
+static inline __mmask16 lanes_below(int count) { return (__mmask16)(count >= 16 ? 0xffff : (1 << count) - 1); }
+
+/* PANEL columns of W from `first` on, `count` pairs of its depth from `start` on, as [count][PANEL]; zeros beyond the
+ * last column. */
+static void lay_out(const Factor *f, int by_outputs, int columns, int first, int start, int count, uint32_t *panel) {
+    for (int s = 0; s < STRIPS; s++) {
+        const int column = first + 16 * s, width = columns - column;
+        uint32_t *out = panel + 16 * s;
+        if (!by_outputs) {
+            const __mmask16 mask = width > 0 ? lanes_below(width) : 0;
+            for (int k = 0; k < count; k++) {
+                const uint16_t *in = f->w + (int64_t)2 * (start + k) * columns + column;
+                const __m512i lower = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, in));
+                const __m512i upper = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, in + columns));
+                _mm512_storeu_si512(out + (int64_t)k * PANEL, _mm512_or_si512(lower, _mm512_slli_epi32(upper, 16)));
+            }
+            continue;
+        }
+        for (int k = 0; k < count; k += 16) {
+            const __mmask16 mask = lanes_below(count - k);
+            __m512i words[16];
+            for (int i = 0; i < 16; i++) {
+                const int64_t place = (int64_t)(column + i) * f->pairs + start + k;
+                words[i] = i < width ? _mm512_maskz_loadu_epi32(mask, f->w + 2 * place) : _mm512_setzero_si512();
+            }
+            transpose_words(words);
+            for (int i = 0; i < 16 && k + i < count; i++)
+                _mm512_storeu_si512(out + (int64_t)(k + i) * PANEL, words[i]);
+        }
+    }
+}
+
+typedef __m512 Sums[ROWS][STRIPS];
+
+/* sums += x · panel over `count` words of ROWS rows; meanwhile the same words `ahead` words on are fetched. */
+__attribute__((always_inline)) static inline void add_products(Sums sums, const uint32_t *const x[ROWS], int64_t ahead,
+                                                               const uint32_t *panel, int count) {
+    for (int line = 0; line < count; line += LINE) {
+        const int end = line + LINE < count ? line + LINE : count;
+        for (int i = 0; i < ROWS; i++) __builtin_prefetch(x[i] + ahead + line);
+        for (int k = line; k < end; k++) {
+            __m512bh right[STRIPS];
+            for (int j = 0; j < STRIPS; j++)
+                right[j] = as_pairs(_mm512_loadu_si512(panel + (int64_t)k * PANEL + 16 * j));
+#pragma GCC unroll 6
+            for (int i = 0; i < ROWS; i++) {
+                const __m512bh pair = as_pairs(_mm512_set1_epi32((int)x[i][k]));
+#pragma GCC unroll 4
+                for (int j = 0; j < STRIPS; j++) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], pair, right[j]);
+            }
+        }
+    }
+}
+
+/* Where the words of ROWS rows begin, from word `start` on; rows beyond the last are the last one again. */
+static inline void point(const Factor *f, int64_t first, int64_t rows, int start, const uint32_t *x[ROWS]) {
+    for (int i = 0; i < ROWS; i++) {
+        const int64_t row = first + i < rows ? first + i : rows - 1;
+        x[i] = (const uint32_t *)f->x + row * f->pairs + start;
+    }
+}
+
+/* One tile of y: ROWS rows from `first` on, a panel's columns from `column` on, `count` pairs of depth from `start` on.
+ * `kept` [ROWS][PANEL] carries the sums from one part of the depth to the next. */
+static void tile(const Product *p, int64_t first, int column, int start, int count, const uint32_t *base,
+                 const uint32_t *update, float *kept) {
+    Sums sums;
+    const uint32_t *x[ROWS];
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < STRIPS; j++)
+            sums[i][j] = start ? _mm512_loadu_ps(kept + i * PANEL + 16 * j) : _mm512_setzero_ps();
+    if (start == 0 && p->update.pairs) {
+        point(&p->update, first, p->rows, 0, x);
+        add_products(sums, x, (int64_t)ROWS * p->update.pairs, update, p->update.pairs);
+        for (int i = 0; i < ROWS; i++)
+            for (int j = 0; j < STRIPS; j++) sums[i][j] = _mm512_mul_ps(sums[i][j], _mm512_set1_ps(p->scale));
+    }
+    point(&p->base, first, p->rows, start, x);
+    /* Stores to lines that are not there yet would hold up the next tile. */
+    for (int i = 0; i < ROWS; i++)
+        for (int half = 0; half < PANEL; half += 32)
+            __builtin_prefetch(p->y + (first + i) * p->columns + column + half, 1, 2);
+    add_products(sums, x, (int64_t)ROWS * p->base.pairs, base, count);
+    if (start + count < p->base.pairs) {
+        for (int i = 0; i < ROWS; i++)
+            for (int j = 0; j < STRIPS; j++) _mm512_storeu_ps(kept + i * PANEL + 16 * j, sums[i][j]);
+        return;
+    }
+    for (int j = 0; j < STRIPS; j++) {
+        const int at = column + 16 * j;
+        if (at >= p->columns) break;
+        const __mmask16 mask = lanes_below(p->columns - at);
+        const __m512 bias = p->bias ? _mm512_maskz_loadu_ps(mask, p->bias + at) : _mm512_setzero_ps();
+#pragma GCC unroll 6
+        for (int i = 0; i < ROWS; i++)
+            if (first + i < p->rows)
+                _mm256_mask_storeu_epi16(p->y + (first + i) * p->columns + at, mask,
+                                         narrow(_mm512_add_ps(sums[i][j], bias)));
+    }
+}
+
+/* A panel against the rows from `first` to `end`. */
+static void panel_product(const Product *p, int column, int64_t first, int64_t end, uint32_t *panel, float *kept) {
+    uint32_t *update = panel + (int64_t)PART * PANEL;
+    if (p->update.pairs) lay_out(&p->update, p->by_outputs, p->columns, column, 0, p->update.pairs, update);
+    for (int start = 0; start < p->base.pairs; start += PART) {
+        const int count = p->base.pairs - start < PART ? p->base.pairs - start : PART;
+        lay_out(&p->base, p->by_outputs, p->columns, column, start, count, panel);
+        for (int64_t row = first; row < end; row += ROWS)
+            tile(p, row, column, start, count, panel, update, kept + (row - first) * PANEL);
+    }
+}
+#endif
+
+/* Whether the product is in this library. */
+int veneer_product_compiled(int threads) { return (void)threads, BF16_PRODUCTS; }
+
+/* y [rows, columns] = x · W + scale · x₂ · W₂ + bias, all bfloat16 but the bias (float32 or NULL). x is [rows, depth], x₂
+ * [rows, rank]; depth and rank are even, rank 0 leaves the second product out. W is [columns, depth] and W₂
+ * [columns, rank] where `by_outputs`, else [depth, columns] and [rank, columns].
+ * Returns 0, or 1 where memory ran out. */
+int veneer_product(const uint16_t *x, const uint16_t *w, const uint16_t *x2, const uint16_t *w2, const float *bias,
+                   float scale, int by_outputs, int64_t rows, int depth, int rank, int columns, uint16_t *y,
+                   int threads) {
+#if BF16_PRODUCTS
+    const Product p = {{x, w, depth / 2}, {x2, w2, rank / 2}, bias, scale, by_outputs, rows, columns, y};
+    const int panels = (columns + PANEL - 1) / PANEL;
+    /* Where the panels cannot be shared out evenly, threads share the rows too, and each lays out its own panel. */
+    const int parts = panels % threads == 0 || panels > 16 * threads ? 1 : threads;
+    const int64_t height = ((rows + parts - 1) / parts + ROWS - 1) / ROWS * ROWS;
+    int failed = 0;
+#pragma omp parallel num_threads(threads)
+    {
+        uint32_t *panel = aligned_alloc(64, (size_t)(PART + rank / 2) * PANEL * 4);
+        float *kept = aligned_alloc(64, sizeof(float) * (depth / 2 > PART ? (size_t)height : 1) * PANEL);
+        if (!panel || !kept) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < panels * parts; task++) {
+            const int64_t first = task % parts * height, end = first + height < rows ? first + height : rows;
+            if (panel && kept && first < end) panel_product(&p, task / parts * PANEL, first, end, panel, kept);
+        }
+        free(panel);
+        free(kept);
+    }
+    return failed;
+#else
+    (void)x, (void)w, (void)x2, (void)w2, (void)bias, (void)scale, (void)by_outputs, (void)rows, (void)depth;
+    (void)rank, (void)columns, (void)y, (void)threads;
+    return 1;
+#endif
+}
