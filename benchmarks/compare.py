@@ -5,8 +5,8 @@ Usage: make bench [DATA=rows.jsonl], or python benchmarks/compare.py --help
 LoRA (bfloat16 base) and QLoRA (NF4 with double quantisation), rank 16, alpha 32, all linear layers, 8 rows a step, at
 most 512 tokens a row, the answer alone supervised, bfloat16, learning rate 2e-4, two threads. Every run is a process of
 its own; systems take turns, so that what else the machine does hits all alike. A step counts from the end of the one
-before it; the first is not counted. Tokens are real ones, without padding. Each peer runs at its fastest: TRL without
-recomputing activations, Unsloth as the first round finds it faster by CPU time, with or without.
+before it; the first is not counted. Tokens are real ones, without padding. TRL keeps its activations; Unsloth runs
+twice, as it comes (it recomputes them) and with all of them kept, which is faster and takes three times the memory.
 """
 
 from __future__ import annotations
@@ -50,14 +50,15 @@ class System:
     name: str
     environment: Environment
     script: str
-    variants: tuple[str, ...] = ("",)
-    """Settings between which the first round decides by speed; `checkpointing` recomputes activations."""
+    checkpointing: bool = False
+    """Recompute activations in backward (Unsloth); veneer decides by itself."""
 
 
 VENEER = System("veneer", OWN, "run_veneer.py")
 PEERS = (
     System("TRL+PEFT", TRL, "run_trl.py"),
-    System("Unsloth", UNSLOTH, "run_unsloth.py", ("", "checkpointing")),
+    System("Unsloth keeping all", UNSLOTH, "run_unsloth.py"),
+    System("Unsloth", UNSLOTH, "run_unsloth.py", checkpointing=True),
 )
 
 
@@ -74,25 +75,14 @@ class Measured:
 
 @dataclass(slots=True)
 class Entry:
-    """All runs of one system by one method, by variant, and why others are missing."""
+    """All runs of one system by one method, and why others are missing."""
 
-    runs: dict[str, list[Run]] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def variants(self, number: int, all_variants: Sequence[str]) -> Sequence[str]:
-        """What the round of that number, from 1, runs: first everything, then the fastest; nothing after a failure."""
-        if number == 1:
-            return [] if self.problems else all_variants
-        return [self.variant] if self.runs else []
-
-    @property
-    def variant(self) -> str:
-        """The fastest one by its first run, which all variants have; by CPU time, which a busy moment distorts less."""
-        return max(self.runs, key=lambda name: measured(self.runs[name][0]).tokens_per_cpu_second)
-
     def median(self) -> Measured:
-        """The fastest variant's medians over the rounds."""
-        rounds = [measured(one) for one in self.runs[self.variant]]
+        """Medians over the rounds."""
+        rounds = [measured(one) for one in self.runs]
         floors = [one.floor for one in rounds if one.floor is not None]
         return Measured(
             statistics.median(one.tokens_per_second for one in rounds),
@@ -161,9 +151,7 @@ def disagreements(results: Results) -> list[str]:
     found = []
     for method, entries in results.items():
         counts = {
-            name: [step.tokens for step in one.record.steps]
-            for name, entry in entries.items()
-            for one in [*(runs[0] for runs in entry.runs.values())][:1]
+            name: [step.tokens for step in entry.runs[0].record.steps] for name, entry in entries.items() if entry.runs
         }
         for name, tokens in counts.items():
             if tokens != counts.get(VENEER.name, tokens):
@@ -189,7 +177,7 @@ def table(results: Results) -> Table:
                 cells.append(f"{own.tokens_per_second / one.tokens_per_second:.2f}x")
                 cells.append(f"{own.tokens_per_cpu_second / one.tokens_per_cpu_second:.2f}x")
                 cells.append(f"{own.peak_rss_mb / one.peak_rss_mb:.2f}x")
-            made.add_row(method, f"{name}, {entry.variant}" if entry.variant else name, *cells)
+            made.add_row(method, name, *cells)
         made.add_section()
     return made
 
@@ -215,28 +203,29 @@ def compare(args: argparse.Namespace, systems: Sequence[System], screen: Console
         for method, quantized in METHODS.items():
             for system in systems:
                 entry = results[method][system.name]
-                for variant in entry.variants(number, system.variants):
-                    label = "-".join(filter(None, (system.name, method, variant)))
-                    try:
-                        one = run(
-                            system.environment,
-                            system.script,
-                            f"{label}-{number}",
-                            model=model,
-                            rows=rows,
-                            steps=args.steps + 1,
-                            rows_per_step=args.rows_per_step,
-                            threads=args.threads,
-                            quantized=quantized,
-                            checkpointing=variant == "checkpointing",
-                            floor=system is VENEER and not quantized,
-                        )
-                    except Unavailable as problem:
-                        entry.problems.append(f"{label}, round {number}: {problem}")
-                        say(f"round {number}/{args.rounds}: {label} failed")
-                        continue
-                    entry.runs.setdefault(variant, []).append(one)
-                    say(progress(number, args.rounds, label, one))
+                if entry.problems:
+                    continue
+                label = f"{system.name}-{method}"
+                try:
+                    one = run(
+                        system.environment,
+                        system.script,
+                        f"{label.replace(' ', '-')}-{number}",
+                        model=model,
+                        rows=rows,
+                        steps=args.steps + 1,
+                        rows_per_step=args.rows_per_step,
+                        threads=args.threads,
+                        quantized=quantized,
+                        checkpointing=system.checkpointing,
+                        floor=system is VENEER and not quantized,
+                    )
+                except Unavailable as problem:
+                    entry.problems.append(f"round {number}: {problem}")
+                    say(f"round {number}/{args.rounds}: {label} failed")
+                    continue
+                entry.runs.append(one)
+                say(progress(number, args.rounds, label, one))
     return results
 
 
@@ -277,13 +266,7 @@ def show(results: Results, args: argparse.Namespace, screen: Console) -> None:
 
 def every(results: Results) -> list[tuple[str, Run]]:
     """All runs with the names of their systems."""
-    return [
-        (name, one)
-        for entries in results.values()
-        for name, entry in entries.items()
-        for runs in entry.runs.values()
-        for one in runs
-    ]
+    return [(name, one) for entries in results.values() for name, entry in entries.items() for one in entry.runs]
 
 
 def versions(results: Results) -> dict[str, dict[str, str]]:
@@ -306,16 +289,11 @@ def plain(results: Results, args: argparse.Namespace) -> dict[str, Any]:
                 "method": method,
                 "system": name,
                 "problems": entry.problems,
-                "fastest": entry.variant if entry.runs else None,
                 "median": asdict(entry.median()) if entry.runs else None,
-                "runs": {
-                    variant: [
-                        {**asdict(measured(one)), "others": one.others, "steps": steps(one.record.steps)}
-                        | one.record.more
-                        for one in runs
-                    ]
-                    for variant, runs in entry.runs.items()
-                },
+                "runs": [
+                    {**asdict(measured(one)), "others": one.others, "steps": steps(one.record.steps)} | one.record.more
+                    for one in entry.runs
+                ],
             }
             for method, entries in results.items()
             for name, entry in entries.items()

@@ -65,10 +65,10 @@ def outputs(
     own_bias = None if bias is None else bias.to(x.dtype)
     if out is None:
         y = functional.linear(x, weight, own_bias)
-    else:
+    elif own_bias is None:
         y = torch.mm(x, weight.t(), out=out)
-        if own_bias is not None:
-            y.add_(own_bias)
+    else:
+        y = torch.addmm(own_bias, x, weight.t(), out=out)
     return y if update is None else y.addmm_(update.left, update.right.t(), alpha=update.scale)
 
 

@@ -40,8 +40,8 @@ def run(tokens_per_second, rss=1000.0, tokens=(9, 100, 100), floor_share=None):
 
 
 def entry(*speeds, **more):
-    """An entry of one variant, with a run for each speed."""
-    return compare.Entry(runs={"": [run(speed, **more) for speed in speeds]})
+    """An entry with a run for each speed."""
+    return compare.Entry(runs=[run(speed, **more) for speed in speeds])
 
 
 def results():
@@ -89,14 +89,6 @@ def test_without_veneers_run_the_line_says_nothing_of_it():
     line = compare.ratios(made)
 
     assert line == "ratios: LoRA veneer not run; QLoRA 3.0x Unsloth, 5.0x TRL+PEFT"
-
-
-def test_later_rounds_run_the_fastest_variant():
-    made = compare.Entry(runs={"": [run(100)], "checkpointing": [run(130)]})
-
-    assert made.variants(1, ("", "checkpointing")) == ("", "checkpointing")
-    assert made.variants(2, ("", "checkpointing")) == ["checkpointing"]
-    assert compare.Entry(problems=["failed"]).variants(2, ("",)) == []
 
 
 def test_systems_that_count_other_tokens_are_reported():

@@ -1,0 +1,185 @@
+"""Products with a frozen weight: the kernel against float64, and torch's way where it cannot be used."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from veneer import products
+from veneer.native.library import kernels
+from veneer.products import LowRank, inputs, outputs, through
+
+native = kernels()
+needs_kernel = pytest.mark.skipif(
+    native is None or not native.has_products, reason="the compiled product needs AVX-512 BF16"
+)
+
+SHAPES = [
+    (16, 2, 1),
+    (17, 64, 64),
+    (37, 576, 192),
+    (64, 192, 576),
+    (101, 30, 65),
+    (130, 2050, 130),
+    (23, 6000, 48),
+    (600, 128, 80),
+]
+"""Rows, depth, columns: whole and partial tiles, panels, lines and parts of the depth."""
+
+
+def random(*shape, dtype=torch.bfloat16):
+    return torch.randn(shape).to(dtype)
+
+
+def bound(terms, exact):
+    """What one rounding to bfloat16, and float32 sums of terms of that magnitude, may be off by."""
+    return exact.abs() * 2**-8 + terms * 2**-20 + 1e-30
+
+
+def exact_sum(x, w, bias=None, update=None):
+    """x W (+ …) in float64, and the sum of the magnitudes of its terms; w and right are [depth, columns]."""
+    x, w = x.double(), w.double()
+    total, terms = x @ w, x.abs() @ w.abs()
+    if bias is not None:
+        total, terms = total + bias.double(), terms + bias.double().abs()
+    if update is not None:
+        left, right, scale = update
+        total = total + scale * (left.double() @ right.double())
+        terms = terms + abs(scale) * (left.double().abs() @ right.double().abs())
+    return total, terms
+
+
+@needs_kernel
+@pytest.mark.parametrize("rank", [0, 2, 16, 34])
+@pytest.mark.parametrize(("rows", "depth", "columns"), SHAPES)
+def test_both_products_are_rounded_once(rows, depth, columns, rank):
+    x, weight, bias = random(rows, depth), random(columns, depth), random(columns)
+    left, right = random(rows, rank), random(columns, rank)
+    update = LowRank(left, right, 0.7) if rank else None
+    exact, terms = exact_sum(x, weight.T, bias, (left, right.T, 0.7))
+
+    y = outputs(x, weight, bias, update)
+
+    assert y.shape == (rows, columns)
+    assert ((y.double() - exact).abs() <= bound(terms, exact)).all()
+
+    by_inputs, down = weight.T.contiguous(), right.T.contiguous()
+    update = LowRank(left, down, 0.7) if rank else None
+    exact, terms = exact_sum(x, weight.T, None, (left, right.T, 0.7))
+
+    gradient = inputs(x, by_inputs, update)
+
+    assert ((gradient.double() - exact).abs() <= bound(terms, exact)).all()
+
+
+@needs_kernel
+@pytest.mark.parametrize("way", ["outputs", "inputs"])
+def test_a_row_does_not_depend_on_the_others_nor_on_the_threads(way):
+    rows, depth, columns = 300, 2060, 200
+    x, left = random(rows, depth), random(rows, 8)
+    weight = random(columns, depth) if way == "outputs" else random(depth, columns)
+    right = random(columns, 8) if way == "outputs" else random(8, columns)
+
+    def product(x, left):
+        update = LowRank(left, right, 2.0)
+        return outputs(x, weight, None, update) if way == "outputs" else inputs(x, weight, update)
+
+    whole = product(x, left)
+    assert torch.equal(product(x[40:79], left[40:79]), whole[40:79])
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        assert torch.equal(product(x, left), whole)
+        torch.set_num_threads(3)
+        assert torch.equal(product(x, left), whole)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@needs_kernel
+def test_an_infinite_or_missing_number_stays_in_its_row():
+    x, weight = random(50, 96), random(70, 96)
+    expected = outputs(x, weight)
+    x[20, 3], x[21, 95] = torch.inf, torch.nan
+
+    y = outputs(x, weight)
+
+    assert not y[20:22].isfinite().any()
+    others = [*range(20), *range(22, 50)]
+    assert torch.equal(y[others], expected[others])
+
+
+@needs_kernel
+def test_a_given_buffer_is_filled_and_nothing_beyond_it():
+    x, weight = random(21, 34), random(37, 34)
+    buffer = torch.full((30, 37), 7.0, dtype=torch.bfloat16)
+
+    y = outputs(x, weight, out=buffer[:21])
+
+    assert y.data_ptr() == buffer.data_ptr()
+    assert torch.equal(y, outputs(x, weight))
+    assert (buffer[21:] == 7.0).all()
+
+
+@needs_kernel
+def test_an_update_of_zeros_changes_no_bit():
+    x, weight, left = random(33, 64), random(48, 64), random(33, 16)
+
+    assert torch.equal(outputs(x, weight, None, LowRank(left, torch.zeros_like(random(48, 16)))), outputs(x, weight))
+
+
+@pytest.mark.parametrize(
+    ("rows", "depth", "rank", "dtype"),
+    [
+        (40, 31, 4, torch.bfloat16),
+        (40, 32, 3, torch.bfloat16),
+        (3, 32, 4, torch.bfloat16),
+        (40, 32, 4, torch.float32),
+        (40, 32, 4, torch.float64),
+    ],
+)
+def test_what_the_kernel_cannot_take_goes_to_torch(rows, depth, rank, dtype):
+    x, weight, bias = random(rows, depth, dtype=dtype), random(24, depth, dtype=dtype), random(24, dtype=dtype)
+    left, right = random(rows, rank, dtype=dtype), random(24, rank, dtype=dtype)
+    expected = functional.linear(x, weight, bias).addmm_(left, right.T, alpha=0.5)
+
+    assert torch.equal(outputs(x, weight, bias, LowRank(left, right, 0.5)), expected)
+    filled = torch.empty_like(expected)
+    outputs(x, weight, bias, LowRank(left, right, 0.5), out=filled)
+    torch.testing.assert_close(filled, expected, rtol=2**-7, atol=2**-7 * float(expected.abs().max()))
+    back, right = random(depth, 24, dtype=dtype), random(rank, 24, dtype=dtype)
+    assert torch.equal(inputs(x, back, LowRank(left, right, 0.5)), (x @ back).addmm_(left, right, alpha=0.5))
+
+
+def test_without_the_kernel_torch_gives_the_same_within_a_second_rounding(monkeypatch):
+    x, weight, left, right = random(40, 64), random(48, 64), random(40, 16), random(48, 16)
+    found = outputs(x, weight, None, LowRank(left, right))
+    monkeypatch.setattr(products, "kernels", lambda: None)
+
+    plain = outputs(x, weight, None, LowRank(left, right))
+
+    torch.testing.assert_close(found, plain, rtol=2**-7, atol=2**-7 * float(plain.abs().max()))
+
+
+class Doubling:
+    """y = 2 x, counting what is asked of it."""
+
+    asked = 0
+
+    def product(self, x, update=None):
+        return 2 * x
+
+    def input_gradient(self, grad, update=None):
+        self.asked += 1
+        return 2 * grad
+
+
+def test_the_input_alone_gets_a_gradient():
+    layer, x = Doubling(), torch.ones(3, 2, requires_grad=True)
+
+    through(layer, x).sum().backward()
+
+    assert torch.equal(x.grad, torch.full((3, 2), 2.0))
+    with torch.no_grad():
+        assert not through(layer, x).requires_grad
+    assert not through(layer, x.detach()).requires_grad
+    assert layer.asked == 1
