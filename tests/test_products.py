@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from veneer import products
 from veneer.native.library import kernels
-from veneer.products import LowRank, inputs, outputs, through
+from veneer.products import LowRank, inputs, outer, outputs, through
 
 native = kernels()
 needs_kernel = pytest.mark.skipif(
@@ -22,6 +22,8 @@ SHAPES = [
     (130, 2050, 130),
     (23, 6000, 48),
     (600, 128, 80),
+    (50, 576, 16),
+    (50, 2100, 24),
 ]
 """Rows, depth, columns: whole and partial tiles, panels, lines and parts of the depth."""
 
@@ -91,6 +93,36 @@ def test_a_row_does_not_depend_on_the_others_nor_on_the_threads(way):
         assert torch.equal(product(x, left), whole)
         torch.set_num_threads(3)
         assert torch.equal(product(x, left), whole)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("rows", "narrow", "wide"), [(16, 1, 1), (17, 2, 33), (130, 16, 576), (300, 24, 50), (64, 70, 5)]
+)
+def test_a_factors_gradient_is_summed_in_float32(rows, narrow, wide):
+    left, right = random(rows, narrow), random(rows, wide)
+    exact, terms = exact_sum(left.T, right)
+
+    found = outer(left, right, 0.7)
+
+    assert found.dtype == torch.float32
+    assert found.is_contiguous()
+    # Without the kernel the sums are rounded to bfloat16 first.
+    slack = 2**-20 * terms if native is not None and native.has_products else bound(terms, exact)
+    assert ((found.double() - 0.7 * exact).abs() <= slack).all()
+    assert torch.equal(outer(right, left, 0.7), found.T)
+
+
+@needs_kernel
+def test_a_factors_gradient_does_not_depend_on_the_threads():
+    left, right = random(301, 20), random(301, 200)
+    whole = outer(left, right, 2.0)
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            assert torch.equal(outer(left, right, 2.0), whole)
     finally:
         torch.set_num_threads(threads)
 

@@ -1,8 +1,8 @@
 """Products with a frozen weight, and with the low-rank update that stands beside it, in one pass.
 
-In bfloat16 on a processor with AVX-512 BF16 a kernel of our own makes them (native/products.c): the update's sums go on
-in float32 where the base's begin, instead of being added to rounded values, and no kernel is compiled for every number
-of rows. Elsewhere torch's products do the same one after the other.
+In bfloat16 on a processor with AVX-512 BF16 kernels of our own make them (native/products.c, outer.c): the base's sums
+go on in float32 where the update's end, instead of being added after both were rounded, and no kernel is compiled for
+every number of rows. Elsewhere torch's products do the same one after the other.
 """
 
 from __future__ import annotations
@@ -84,6 +84,27 @@ def inputs(grad: Tensor, weight: Tensor, update: LowRank | None = None) -> Tenso
     return x if update is None else x.addmm_(update.left, update.right, alpha=update.scale)
 
 
+def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
+    """scale · leftᵀ right, `[tokens, m]` and `[tokens, n]` to `[m, n]` in float32 or wider: a factor's gradient.
+
+    The kernel does not round the sums on their way to float32, as torch's product does.
+    """
+    wide_dtype = torch.promote_types(left.dtype, torch.float32)
+    native = _kernels(left, right)
+    if native is None:
+        return torch.mm(left.t(), right).to(wide_dtype).mul_(scale)
+    out = torch.empty((left.shape[1], right.shape[1]), dtype=wide_dtype)
+    turned = right.shape[1] < left.shape[1]
+    native.outer(*((right, left) if turned else (left, right)), scale, out, turned=turned)
+    return out
+
+
+def compiled() -> bool:
+    """Whether bfloat16 products with frozen weights are made by veneer's own kernel on this machine's processor."""
+    found = kernels()
+    return found is not None and found.has_products
+
+
 def through(layer: Frozen, x: Tensor) -> Tensor:
     """The layer's outputs, with a gradient for x where one is asked for; nothing is kept for it."""
     if torch.is_grad_enabled() and x.requires_grad:
@@ -108,13 +129,18 @@ class _Through(torch.autograd.Function):
 
 def _native(x: Tensor, weight: Tensor, update: LowRank | None) -> Kernels | None:
     """The kernels, where they can make this product."""
-    if x.dtype != torch.bfloat16 or x.dim() != 2 or x.shape[0] < FEWEST_ROWS or x.shape[1] % 2:
+    if update is None:
+        return None if x.shape[-1] % 2 else _kernels(x, weight)
+    if x.shape[-1] % 2 or update.left.shape[-1] % 2:
+        return None  # the kernel takes numbers by twos
+    return _kernels(x, weight, update.left, update.right)
+
+
+def _kernels(x: Tensor, *others: Tensor) -> Kernels | None:
+    """The kernels, where they take these tensors."""
+    if x.dtype != torch.bfloat16 or x.dim() != 2 or x.shape[0] < FEWEST_ROWS or not usable(x, *others):
         return None
-    factors = () if update is None else (update.left, update.right)
-    if not usable(x, weight, *factors) or (update is not None and update.left.shape[1] % 2):
-        return None
-    found = kernels()
-    return found if found is not None and found.has_products else None
+    return kernels() if compiled() else None
 
 
 def _factors(update: LowRank | None) -> tuple[tuple[Tensor, Tensor] | None, float]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.model.decoder import BaseLinear
-from veneer.products import LowRank
+from veneer.products import LowRank, inputs, outer, outputs
 
 
 class _LoraProduct(torch.autograd.Function):
@@ -24,7 +24,7 @@ class _LoraProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, adapted: Tensor, a: Tensor, b: Tensor, base: BaseLinear, scale: float) -> Tensor:
-        down = adapted @ a.to(x.dtype).T
+        down = outputs(adapted, a.to(x.dtype))
         y = base.product(x, LowRank(down, b.to(x.dtype), scale))
         ctx.save_for_backward(adapted, down, a, b)
         ctx.base, ctx.scale, ctx.one_input = base, scale, adapted is x
@@ -34,10 +34,10 @@ class _LoraProduct(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor, None, None]:
         adapted, down, a, b = ctx.saved_tensors
         dy = grads[0]
-        d_down = dy @ b.to(dy.dtype)
-        # Scaled last and in float32: a scale that is no power of two would round the products' factors once more.
-        grad_a = (d_down.T @ adapted).to(a.dtype).mul_(ctx.scale)
-        grad_b = (dy.T @ down).to(b.dtype).mul_(ctx.scale)
+        # The scale stays out of it: one that is no power of two would round the factors of three products once more.
+        d_down = inputs(dy, b.to(dy.dtype))
+        grad_a = outer(d_down, adapted, ctx.scale).to(a.dtype)
+        grad_b = outer(dy, down, ctx.scale).to(b.dtype)
         grad_x = grad_adapted = None
         update = LowRank(d_down, a.to(dy.dtype), ctx.scale)
         if ctx.needs_input_grad[0]:

@@ -202,8 +202,11 @@ class Kernels:
 
     @cached_property
     def has_products(self) -> bool:
-        """Whether `product` runs here: it is compiled for AVX-512 BF16 only."""
-        return bool(self._library.veneer_product_compiled(ctypes.c_int(1)))
+        """Whether `product` and `outer` are to be used.
+
+        They are compiled for AVX-512 BF16 only, and where the processor has AMX, torch's products use that instead.
+        """
+        return "amx_bf16" not in cpu_flags() and bool(self._library.veneer_product_compiled(ctypes.c_int(1)))
 
     def product(
         self,
@@ -232,6 +235,20 @@ class Kernels:
             0 if left is None else left.shape[1],
             y.shape[1],
             _pointer(y),
+        )
+
+    def outer(self, narrow: Tensor, wide: Tensor, scale: float, out: Tensor, *, turned: bool) -> None:
+        """out = scale · narrowᵀ wide in bfloat16 with float32 sums, or its transpose; runs where `product` does."""
+        self._call(
+            "outer",
+            _pointer(narrow),
+            _pointer(wide),
+            ctypes.c_float(scale),
+            ctypes.c_int64(wide.shape[0]),
+            narrow.shape[1],
+            wide.shape[1],
+            int(turned),
+            _pointer(out),
         )
 
     def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -38,13 +38,13 @@ typedef struct {
 static inline __mmask16 lanes_below(int count) { return (__mmask16)(count >= 16 ? 0xffff : (1 << count) - 1); }
 
 /* PANEL columns of W from `first` on, `count` pairs of its depth from `start` on, as [count][PANEL]; zeros beyond the
- * last column. */
+ * last column of a strip. */
 static void lay_out(const Factor *f, int by_outputs, int columns, int first, int start, int count, uint32_t *panel) {
-    for (int s = 0; s < STRIPS; s++) {
+    for (int s = 0; s < STRIPS && first + 16 * s < columns; s++) {
         const int column = first + 16 * s, width = columns - column;
         uint32_t *out = panel + 16 * s;
         if (!by_outputs) {
-            const __mmask16 mask = width > 0 ? lanes_below(width) : 0;
+            const __mmask16 mask = lanes_below(width);
             for (int k = 0; k < count; k++) {
                 const uint16_t *in = f->w + (int64_t)2 * (start + k) * columns + column;
                 const __m512i lower = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, in));
@@ -70,20 +70,20 @@ static void lay_out(const Factor *f, int by_outputs, int columns, int first, int
 typedef __m512 Sums[ROWS][STRIPS];
 
 /* sums += x · panel over `count` words of ROWS rows; meanwhile the same words `ahead` words on are fetched. */
-__attribute__((always_inline)) static inline void add_products(Sums sums, const uint32_t *const x[ROWS], int64_t ahead,
-                                                               const uint32_t *panel, int count) {
+__attribute__((always_inline)) static inline void add_products(Sums sums, int strips, const uint32_t *const x[ROWS],
+                                                               int64_t ahead, const uint32_t *panel, int count) {
     for (int line = 0; line < count; line += LINE) {
         const int end = line + LINE < count ? line + LINE : count;
         for (int i = 0; i < ROWS; i++) __builtin_prefetch(x[i] + ahead + line);
         for (int k = line; k < end; k++) {
             __m512bh right[STRIPS];
-            for (int j = 0; j < STRIPS; j++)
+            for (int j = 0; j < strips; j++)
                 right[j] = as_pairs(_mm512_loadu_si512(panel + (int64_t)k * PANEL + 16 * j));
 #pragma GCC unroll 6
             for (int i = 0; i < ROWS; i++) {
                 const __m512bh pair = as_pairs(_mm512_set1_epi32((int)x[i][k]));
 #pragma GCC unroll 4
-                for (int j = 0; j < STRIPS; j++) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], pair, right[j]);
+                for (int j = 0; j < strips; j++) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], pair, right[j]);
             }
         }
     }
@@ -97,35 +97,40 @@ static inline void point(const Factor *f, int64_t first, int64_t rows, int start
     }
 }
 
-/* One tile of y: ROWS rows from `first` on, a panel's columns from `column` on, `count` pairs of depth from `start` on.
- * `kept` [ROWS][PANEL] carries the sums from one part of the depth to the next. */
-static void tile(const Product *p, int64_t first, int column, int start, int count, const uint32_t *base,
-                 const uint32_t *update, float *kept) {
+/* A part of the depth of a panel, laid out. */
+typedef struct {
+    int column, start, count; /* first column, first pair, pairs */
+    uint32_t *base, *update;
+} Panel;
+
+/* One tile of y: ROWS rows from `first` on, `strips` strips of a panel. `kept` [ROWS][PANEL] carries the sums from one
+ * part of the depth to the next. */
+__attribute__((always_inline)) static inline void tile(const Product *p, const Panel *panel, int strips, int64_t first,
+                                                       float *kept) {
     Sums sums;
     const uint32_t *x[ROWS];
     for (int i = 0; i < ROWS; i++)
-        for (int j = 0; j < STRIPS; j++)
-            sums[i][j] = start ? _mm512_loadu_ps(kept + i * PANEL + 16 * j) : _mm512_setzero_ps();
-    if (start == 0 && p->update.pairs) {
+        for (int j = 0; j < strips; j++)
+            sums[i][j] = panel->start ? _mm512_loadu_ps(kept + i * PANEL + 16 * j) : _mm512_setzero_ps();
+    if (panel->start == 0 && p->update.pairs) {
         point(&p->update, first, p->rows, 0, x);
-        add_products(sums, x, (int64_t)ROWS * p->update.pairs, update, p->update.pairs);
+        add_products(sums, strips, x, (int64_t)ROWS * p->update.pairs, panel->update, p->update.pairs);
         for (int i = 0; i < ROWS; i++)
-            for (int j = 0; j < STRIPS; j++) sums[i][j] = _mm512_mul_ps(sums[i][j], _mm512_set1_ps(p->scale));
+            for (int j = 0; j < strips; j++) sums[i][j] = _mm512_mul_ps(sums[i][j], _mm512_set1_ps(p->scale));
     }
-    point(&p->base, first, p->rows, start, x);
+    point(&p->base, first, p->rows, panel->start, x);
     /* Stores to lines that are not there yet would hold up the next tile. */
     for (int i = 0; i < ROWS; i++)
-        for (int half = 0; half < PANEL; half += 32)
-            __builtin_prefetch(p->y + (first + i) * p->columns + column + half, 1, 2);
-    add_products(sums, x, (int64_t)ROWS * p->base.pairs, base, count);
-    if (start + count < p->base.pairs) {
+        for (int j = 0; j < strips; j += 2)
+            __builtin_prefetch(p->y + (first + i) * p->columns + panel->column + 16 * j, 1, 2);
+    add_products(sums, strips, x, (int64_t)ROWS * p->base.pairs, panel->base, panel->count);
+    if (panel->start + panel->count < p->base.pairs) {
         for (int i = 0; i < ROWS; i++)
-            for (int j = 0; j < STRIPS; j++) _mm512_storeu_ps(kept + i * PANEL + 16 * j, sums[i][j]);
+            for (int j = 0; j < strips; j++) _mm512_storeu_ps(kept + i * PANEL + 16 * j, sums[i][j]);
         return;
     }
-    for (int j = 0; j < STRIPS; j++) {
-        const int at = column + 16 * j;
-        if (at >= p->columns) break;
+    for (int j = 0; j < strips; j++) {
+        const int at = panel->column + 16 * j;
         const __mmask16 mask = lanes_below(p->columns - at);
         const __m512 bias = p->bias ? _mm512_maskz_loadu_ps(mask, p->bias + at) : _mm512_setzero_ps();
 #pragma GCC unroll 6
@@ -136,15 +141,27 @@ static void tile(const Product *p, int64_t first, int column, int start, int cou
     }
 }
 
-/* A panel against the rows from `first` to `end`. */
-static void panel_product(const Product *p, int column, int64_t first, int64_t end, uint32_t *panel, float *kept) {
-    uint32_t *update = panel + (int64_t)PART * PANEL;
-    if (p->update.pairs) lay_out(&p->update, p->by_outputs, p->columns, column, 0, p->update.pairs, update);
-    for (int start = 0; start < p->base.pairs; start += PART) {
-        const int count = p->base.pairs - start < PART ? p->base.pairs - start : PART;
-        lay_out(&p->base, p->by_outputs, p->columns, column, start, count, panel);
-        for (int64_t row = first; row < end; row += ROWS)
-            tile(p, row, column, start, count, panel, update, kept + (row - first) * PANEL);
+/* The tiles of all rows from `first` to `end`; once for each number of strips, so that sums stay in registers. */
+#define DEFINE_TILES(name, strips)                                                                             \
+    static void name(const Product *p, const Panel *panel, int64_t first, int64_t end, float *kept) {         \
+        for (int64_t row = first; row < end; row += ROWS) tile(p, panel, strips, row, kept + (row - first) * PANEL); \
+    }
+DEFINE_TILES(one_strip, 1)
+DEFINE_TILES(two_strips, 2)
+DEFINE_TILES(three_strips, 3)
+DEFINE_TILES(four_strips, 4)
+
+/* A panel against the rows from `first` to `end`; `space` holds a part of it and its update. */
+static void panel_product(const Product *p, int column, int64_t first, int64_t end, uint32_t *space, float *kept) {
+    static void (*const tiles[STRIPS])(const Product *, const Panel *, int64_t, int64_t, float *) = {
+        one_strip, two_strips, three_strips, four_strips};
+    const int width = p->columns - column < PANEL ? p->columns - column : PANEL;
+    Panel panel = {column, 0, 0, space, space + (int64_t)PART * PANEL};
+    if (p->update.pairs) lay_out(&p->update, p->by_outputs, p->columns, column, 0, p->update.pairs, panel.update);
+    for (; panel.start < p->base.pairs; panel.start += PART) {
+        panel.count = p->base.pairs - panel.start < PART ? p->base.pairs - panel.start : PART;
+        lay_out(&p->base, p->by_outputs, p->columns, column, panel.start, panel.count, panel.base);
+        tiles[(width + 15) / 16 - 1](p, &panel, first, end, kept);
     }
 }
 #endif

@@ -16,6 +16,7 @@ from veneer.config import Method, Products
 from veneer.losses import CHUNK_ROWS
 from veneer.plan.kept import kept_activations, largest_layer
 from veneer.plan.setup import Cut, Setup
+from veneer.products import compiled
 from veneer.quant.codes import NESTED_BLOCK, packed_sizes
 
 MB = 10**6
@@ -220,6 +221,8 @@ def _compiled(setup: Setup, cut: Cut) -> int:
     """Kernels that oneDNN compiles: one for each shape of product and each number of tokens in a micro-batch."""
     if setup.dtype.itemsize == 4:
         return 0  # float32 goes through MKL, which compiles nothing
+    if not setup.full and compiled():
+        return 0
     products: set[tuple[str, int, int]] = set()
     for line in setup.linears[0].values():
         products |= {("forward", line.inputs, line.outputs), ("backward", line.outputs, line.inputs)}

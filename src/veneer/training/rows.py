@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 
-from veneer.config import RunConfig, TrainSection
+from veneer.config import Method, RunConfig, TrainSection
 from veneer.data.batches import MicroBatch, Steps, common_beginning, fill, order, pack
 from veneer.data.chat import EncodeReport, Example, encode_all
 from veneer.data.records import Record, duplicates, overlap, read_records
 from veneer.errors import ConfigError, DataError
-from veneer.grain import filled
+from veneer.grain import GRAIN, OWN_GRAIN, filled
 from veneer.io.tokenizer import Tokenizer
 from veneer.plan.setup import Cut
+from veneer.products import compiled
 
 Notice = Callable[[str], None]
 """Told, in a sentence, of everything about the data that the user should know."""
@@ -130,6 +131,7 @@ class PackedSteps:
         self._lengths = [len(example.tokens) for example in examples]
         self._chosen = config.compute.micro_batch_tokens
         self._share = config.lora.dropout == 0.0
+        self._grain = OWN_GRAIN if compiled() and config.method is not Method.FULL else GRAIN
         self._steps = Steps(
             np.array(self._lengths),
             seed=train.seed,
@@ -152,13 +154,16 @@ class PackedSteps:
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """The 1-based step's rows, packed."""
         chosen = self._steps.examples(step - 1)
-        return pack([self._examples[index] for index in chosen], self.micro_batch_tokens, share=self._share)
+        return self._pack(chosen, self.micro_batch_tokens)
+
+    def _pack(self, chosen: Iterable[int], most: int) -> list[MicroBatch]:
+        return pack([self._examples[index] for index in chosen], most, share=self._share, grain=self._grain)
 
     def largest(self) -> MicroBatch:
         """The largest micro-batch of the run, by tokens laid; of a long run, of its first SCANNED_STEPS steps and of
         the longest row."""
         members, _ = self._largest(self._bins(self.micro_batch_tokens))
-        (batch,) = pack([self._examples[index] for index in members], sum(self._lengths), share=self._share)
+        (batch,) = self._pack(members, sum(self._lengths))
         return batch
 
     def cut(self, micro_batch_tokens: int) -> Cut:
@@ -203,7 +208,7 @@ class PackedSteps:
         return common_beginning([self._examples[index] for index in members]) if self._share else 0
 
     def _laid(self, members: list[int], shared: int) -> int:
-        return filled(sum(self._lengths[index] for index in members) - shared * (len(members) - 1))
+        return filled(sum(self._lengths[index] for index in members) - shared * (len(members) - 1), self._grain)
 
     def epoch(self, step: int) -> float:
         """Passes over the data that are done after the 1-based step."""

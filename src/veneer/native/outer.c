@@ -1,0 +1,89 @@
+/* C = s · Σ_t narrow[t]ᵀ wide[t] in bfloat16 with float32 sums (AVX-512 BF16): the gradients of LoRA's factors.
+ *
+ * An instruction multiplies two neighbouring rows t and adds both to a float32 sum. Sixteen columns of two rows of `wide`
+ * are a vector of pairs, made as they are read; a pair of `narrow` is one word, sixteen columns of it a vector of sums
+ * each. Threads share the columns of `wide`, and each goes through all rows in order, so that their number changes no bit.
+ */
+#include <stdlib.h>
+
+#include "common.h"
+#include "pairs.h"
+
+#if BF16_PRODUCTS
+
+#define RANK 16   /* columns of `narrow` at a time: as many vectors of sums stay in registers */
+#define BLOCK 128 /* rows at a time; they stay in the second-level cache for all columns */
+#define AHEAD 64  /* columns further on that are fetched meanwhile: two lines of the cache */
+
+typedef struct {
+    const uint16_t *narrow, *wide; /* [rows][rank], [rows][width] */
+    int64_t rows;
+    int rank, width;
+} Outer;
+
+static inline __mmask16 lanes_below(int count) { return (__mmask16)(count >= 16 ? 0xffff : (1 << count) - 1); }
+
+/* Sixteen columns of rows `row` and `row` + 1 as pairs; zeros beyond the last row and column. */
+static inline __m512i pairs_of(const uint16_t *rows, int width, int64_t row, int64_t end, int column) {
+    const __mmask16 mask = lanes_below(width - column);
+    const uint16_t *in = rows + row * width + column;
+    const __m512i lower = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, in));
+    const __m512i upper = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(row + 1 < end ? mask : 0, in + width));
+    return _mm512_or_si512(lower, _mm512_slli_epi32(upper, 16));
+}
+
+/* sums [RANK][16] += the rows from `first` to `end`, for sixteen columns of `wide`; `words` [pairs][RANK]. */
+static void add_block(const Outer *o, int64_t first, int64_t end, int column, const uint32_t *words, float *sums,
+                      int64_t sums_row) {
+    __m512 sum[RANK];
+    for (int r = 0; r < RANK; r++) sum[r] = _mm512_loadu_ps(sums + r * sums_row);
+    for (int64_t row = first; row < end; row += 2, words += RANK) {
+        __builtin_prefetch(o->wide + row * o->width + column + AHEAD);
+        __builtin_prefetch(o->wide + (row + 1) * o->width + column + AHEAD);
+        const __m512bh right = as_pairs(pairs_of(o->wide, o->width, row, end, column));
+#pragma GCC unroll 16
+        for (int r = 0; r < RANK; r++)
+            sum[r] = _mm512_dpbf16_ps(sum[r], as_pairs(_mm512_set1_epi32((int)words[r])), right);
+    }
+    for (int r = 0; r < RANK; r++) _mm512_storeu_ps(sums + r * sums_row, sum[r]);
+}
+
+/* All rows for the columns from `begin` to `stop` (multiples of 16) and RANK columns of `narrow` from `rank` on. */
+static void columns(const Outer *o, int rank, int begin, int stop, float *sums, int64_t sums_row) {
+    uint32_t words[BLOCK / 2 * RANK];
+    for (int64_t first = 0; first < o->rows; first += BLOCK) {
+        const int64_t end = first + BLOCK < o->rows ? first + BLOCK : o->rows;
+        for (int64_t row = first; row < end; row += 2)
+            _mm512_storeu_si512(words + (row - first) / 2 * RANK, pairs_of(o->narrow, o->rank, row, end, rank));
+        for (int column = begin; column < stop; column += 16)
+            add_block(o, first, end, column, words, sums + column, sums_row);
+    }
+}
+#endif
+
+/* out = scale · Σ_t narrow[t]ᵀ wide[t], float32: [rank, width], or [width, rank] where `turned`. narrow [rows, rank] and
+ * wide [rows, width] are bfloat16. Returns 0, or 1 where memory ran out. */
+int veneer_outer(const uint16_t *narrow, const uint16_t *wide, float scale, int64_t rows, int rank, int width, int turned,
+                 float *out, int threads) {
+#if BF16_PRODUCTS
+    const Outer o = {narrow, wide, rows, rank, width};
+    const int strips = (width + 15) / 16, ranks = (rank + RANK - 1) / RANK * RANK;
+    const int64_t sums_row = (int64_t)strips * 16;
+    float *sums = calloc((size_t)(ranks * sums_row), sizeof(float));
+    if (!sums) return 1;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < threads; part++) {
+        const int begin = (int)((int64_t)strips * part / threads) * 16;
+        const int stop = (int)((int64_t)strips * (part + 1) / threads) * 16;
+        for (int r = 0; r < rank; r += RANK) columns(&o, r, begin, stop, sums + r * sums_row, sums_row);
+        for (int r = 0; r < rank; r++)
+            for (int column = begin; column < stop && column < width; column++)
+                out[turned ? (int64_t)column * rank + r : (int64_t)r * width + column] = scale * sums[r * sums_row + column];
+    }
+    free(sums);
+    return 0;
+#else
+    (void)narrow, (void)wide, (void)scale, (void)rows, (void)rank, (void)width, (void)turned, (void)out, (void)threads;
+    return 1;
+#endif
+}
