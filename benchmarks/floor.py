@@ -8,8 +8,8 @@ Counted are, for every micro-batch of T tokens of which S are supervised:
 - the head's scores over S tokens and their gradient.
 
 Attention, norms, activations, the optimiser and every copy count as nothing. Each product is timed as a `torch.mm` of
-its own shape and layout in bfloat16, weights and results warm in the cache, so a step can come near the floor but not
-below it, but for noise.
+its own shape and layout in bfloat16, weights and results warm in the cache. veneer's own product adds LoRA's update in
+the same pass and is somewhat faster than that, so the floor is a yardstick and no strict bound.
 """
 
 from __future__ import annotations

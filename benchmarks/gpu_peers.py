@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import tempfile
 import time
 from importlib.util import find_spec
@@ -140,9 +139,6 @@ def trainer_seconds(model: Any, tokenizer: Any, rows: list[Any], recompute: bool
 
 def run_peer(part: str, size: str, folder: Path, device: torch.device, peak: float | None) -> None:
     """Print TRL's lines; where a number of tokens does not fit, once more with recomputation of activations."""
-    # As the folder of the script it is searched first, and kernels.py here would be taken for the package of that name,
-    # which transformers asks for.
-    sys.path.remove(str(Path(__file__).parent))
     spec = spec_from_hf(SIZES[size])
     make = {"peft": peft_model, "unsloth": unsloth_model}[part]
     name = {"peft": "TRL + PEFT", "unsloth": "Unsloth"}[part]

@@ -27,6 +27,7 @@ GOOD = Facts(
     kernels="avx512",
     kernels_reason="the best that this processor runs (of avx512, avx2)",
     kernels_loaded=True,
+    products="veneer's kernel",
     compiler="/usr/bin/cc",
     device="cpu",
     device_reason="this torch is built without CUDA",

@@ -26,6 +26,7 @@ from veneer.hardware import BF16_FLAGS, check_products, resolve_device, resolve_
 from veneer.model.attention import PackedAttention
 from veneer.native.build import compiler
 from veneer.native.library import choice, cpu_flags, kernels
+from veneer.products import compiled
 from veneer.quant.int8 import Int8Matrix
 from veneer.system import available_cores, core_limit, load_average, memory, memory_limit, processor_name
 
@@ -90,6 +91,8 @@ class Facts:
     kernels_reason: str
     kernels_loaded: bool
     """Whether it could be loaded."""
+    products: str
+    """Who multiplies by frozen weights in bfloat16 on the processor, and why."""
     compiler: str | None
     device: str
     device_reason: str
@@ -136,6 +139,7 @@ def gather(*, measure: bool = False) -> Facts:
         kernels=picked.variant,
         kernels_reason=picked.reason,
         kernels_loaded=kernels() is not None,
+        products=_products(),
         compiler=compiler(),
         device=str(device),
         device_reason=_device_reason(),
@@ -249,6 +253,7 @@ def _lines(facts: Facts) -> list[tuple[str, str]]:
         *(("GPU", text) for text in gpus),
         ("dtype", f"{facts.dtype}: {facts.dtype_reason}"),
         ("CPU kernels", f"{facts.kernels or 'none'}: {facts.kernels_reason}{unloaded}"),
+        ("products", facts.products),
         ("compiler", facts.compiler or "none found (cc, gcc, clang)"),
         ("GPU kernels", f"{'used' if facts.gpu_kernels else 'none'}: {facts.gpu_kernels_reason}"),
         ("int8", f"{'can be used' if facts.int8 else 'cannot be used'}: {facts.int8_reason}"),
@@ -274,6 +279,14 @@ def size(count: int) -> str:
 def _room(facts: Facts) -> int | None:
     amounts = [amount for amount in (facts.memory_available, facts.memory_limit) if amount is not None]
     return min(amounts) if amounts else None
+
+
+def _products() -> str:
+    if compiled():
+        return "veneer's kernel in bfloat16 (AVX-512 BF16), with LoRA's update in the same pass"
+    if "amx_bf16" in cpu_flags():
+        return "torch's, which use the processor's AMX"
+    return "torch's: veneer's kernel needs AVX-512 BF16, and to be compiled"
 
 
 def _gpus() -> tuple[Gpu, ...]:

@@ -35,11 +35,11 @@ class Frozen(Protocol):
     """A linear layer whose weight does not learn."""
 
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
-        """x Wᵀ (+ bias) (+ update), without gradients."""
+        """x Wᵀ (+ bias) (+ update), `[tokens, in]` to `[tokens, out]`, without gradients."""
         ...
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
-        """grad W (+ update)."""
+        """grad W (+ update), `[tokens, out]` to `[tokens, in]`: the gradient of the input."""
         ...
 
 

@@ -21,10 +21,10 @@ from veneer.model.fused import add_rms_norm, rms_norm, swiglu
 from veneer.model.recompute import Recomputation, remade
 from veneer.model.rope import apply_rotation, inverse_frequencies, rotation
 from veneer.model.spec import DecoderSpec
-from veneer.products import LowRank, inputs, outputs, through
+from veneer.products import Frozen, LowRank, inputs, outputs, through
 
 
-class BaseLinear(Protocol):
+class BaseLinear(Frozen, Protocol):
     """What an adapter needs of the linear layer that it stands on (contract 1 in docs/design.md)."""
 
     in_features: int
@@ -33,15 +33,6 @@ class BaseLinear(Protocol):
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight `[out_features, in_features]` in `dtype`."""
-        ...
-
-    def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
-        """x Wᵀ (+ bias) (+ update), `[tokens, in_features]` to `[tokens, out_features]`, without gradients."""
-        ...
-
-    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
-        """grad W (+ update), `[tokens, out_features]` to `[tokens, in_features]`: the gradient of the input, W being
-        frozen."""
         ...
 
     def __call__(self, x: Tensor) -> Tensor:

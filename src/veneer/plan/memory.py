@@ -38,11 +38,14 @@ MAPPED = 4 * MB
 """Pages of the model's file that loading may have mapped at a time (`veneer.io.gguf.MAPPED_BYTES`)."""
 FILE_BYTES = 4
 """Bytes an element in the model's file, at the most that is usual."""
-HEAP_SHARE = {2: 0.30, 4: 0.40}
+HEAP_SHARE = {2: 0.36, 4: 0.42}
 """Holes in the heap, as a share of what a step allocates and frees, by the bytes of an activation: the most that
 benchmarks/plan_grid.py met."""
-HEAP_SHARE_RECOMPUTED = 0.45
+HEAP_SHARE_RECOMPUTED = 0.52
 """The same with recomputation, where little is kept and most is allocated anew for every layer."""
+HEAP_SHARE_FULL = 0.30
+"""The same of full fine-tuning, whose gradients and optimiser stand still."""
+HEAP_SHARE_FULL_RECOMPUTED = 0.48
 GPU_HEAP_SHARE = 0.1
 """The same of torch's allocator on a GPU: an estimate."""
 QUANTISE_SCRATCH = 20 * MB
@@ -255,4 +258,6 @@ def _heap(setup: Setup, moving: int, *, recompute: bool) -> int:
     """
     if setup.device != "cpu":
         return int(moving * GPU_HEAP_SHARE)
+    if setup.full:
+        return int(moving * (HEAP_SHARE_FULL_RECOMPUTED if recompute else HEAP_SHARE_FULL))
     return int(moving * (HEAP_SHARE_RECOMPUTED if recompute else HEAP_SHARE[setup.dtype.itemsize]))

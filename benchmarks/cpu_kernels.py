@@ -1,6 +1,6 @@
 """The compiled kernels against torch's own operations, each on the same tensors, median of several rounds.
 
-Usage: python benchmarks/kernels.py [--threads N] [--rounds N]
+Usage: python benchmarks/cpu_kernels.py [--threads N] [--rounds N]
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from itertools import cycle
 
 import torch
 from torch.nn import functional
 
+from veneer import products
 from veneer.native.library import Documents, choice, kernels
 from veneer.quant.codes import CodeBook, _decode_chunks, dequantize_4bit, quantize_4bit
 
@@ -68,6 +70,40 @@ def swiglu() -> tuple[Callable[[], object], Callable[[], object]]:
     return lambda: native.swiglu_forward(gate, up), lambda: functional.silu(gate) * up
 
 
+BUFFERS = 20
+"""Results that products fill in turn, so that they go to memory that is not in the cache, as in training."""
+RANK = 16
+
+
+def product(tokens: int, inputs: int, outputs: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """A layer's forward with LoRA's update: one pass, or torch's product and addition."""
+    x, left = (torch.randn(tokens, width).bfloat16() for width in (inputs, RANK))
+    weight, right = (torch.randn(outputs, width).bfloat16() for width in (inputs, RANK))
+    results = cycle(torch.ones(tokens, outputs).bfloat16() for _ in range(BUFFERS))
+    return (
+        lambda: products.outputs(x, weight, None, products.LowRank(left, right, 2.0), out=next(results)),
+        lambda: torch.mm(x, weight.t(), out=next(results)).addmm_(left, right.t(), alpha=2.0),
+    )
+
+
+def narrow(tokens: int, width: int) -> tuple[Callable[[], object], Callable[[], object]]:
+    """What LoRA asks of a layer's input: x Aᵀ, and A's gradient in float32."""
+    a, down = torch.randn(RANK, width).bfloat16(), torch.randn(tokens, RANK).bfloat16()
+    inputs = cycle(torch.randn(tokens, width).bfloat16() for _ in range(BUFFERS))
+
+    def ours() -> None:
+        x = next(inputs)
+        products.outputs(x, a)
+        products.outer(down, x, 2.0)
+
+    def torchs() -> None:
+        x = next(inputs)
+        torch.mm(x, a.t())
+        torch.mm(down.t(), x).float().mul_(2.0)
+
+    return ours, torchs
+
+
 def main() -> None:
     """Print one line a case."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -80,6 +116,11 @@ def main() -> None:
         "attention 8 x 150, forward and backward": attention(8, 150),
         "attention 8 x 256, forward and backward": attention(8, 256),
         "attention 1 x 2048, forward and backward": attention(1, 2048),
+        "product with update 1792 x 576 x 1536": product(1792, 576, 1536),
+        "product with update 1792 x 1536 x 576": product(1792, 1536, 576),
+        "product with update 600 x 576 x 1536": product(600, 576, 1536),
+        "x A and A's gradient 1792 x 576": narrow(1792, 576),
+        "x A and A's gradient 1792 x 1536": narrow(1792, 1536),
         "NF4 decode 1536 x 576": decode(),
         "SwiGLU forward 1200 x 1536": swiglu(),
     }
