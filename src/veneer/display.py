@@ -157,10 +157,10 @@ def number(name: str, value: float) -> str:
     return f"{100 * value:.1f} %" if name in PERCENT else f"{value:.3f}"
 
 
-def comparison_table(title: str, rows: list[Comparison]) -> Table:
-    """Base against adapter, with the interval of the paired difference."""
+def comparison_table(title: str, rows: list[Comparison], *, tuned: str = "adapter") -> Table:
+    """Base against `tuned`, as it is called, with the interval of the paired difference."""
     table = Table(title=Text(title), title_justify="left", title_style="bold")
-    for heading in ("", "base", "adapter", "difference", "95 % interval"):
+    for heading in ("", "base", tuned, "difference", "95 % interval"):
         table.add_column(heading, justify="left" if not heading else "right")
     for row in rows:
         unit = 100.0 if row.name in PERCENT else 1.0
@@ -196,8 +196,8 @@ def report_table(title: str, report: Report) -> Table:
     return metric_table(f"{title} ({report.rows} rows)", report.base)
 
 
-def sample_table(title: str, samples: list[Answered]) -> Table:
-    """Row by row: what was asked, what base and adapter say, and what was expected."""
+def sample_table(title: str, samples: list[Answered], *, tuned: str = "adapter") -> Table:
+    """Row by row: what was asked, what base and `tuned` say (or the only model there is), and what was expected."""
     table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False)
     table.add_column("who", style="bold")
     # Folded, since an answer without spaces (JSON) would be cut at the column's edge.
@@ -205,10 +205,10 @@ def sample_table(title: str, samples: list[Answered]) -> Table:
     for sample in samples:
         table.add_section()
         table.add_row("message", Text(sample.question))
-        table.add_row("base", _excerpt(sample.base))
+        table.add_row("answer" if sample.adapter is None else "base", _excerpt(sample.base))
         if sample.adapter is not None:
             right = sample.adapter.strip() == sample.reference.strip()
-            table.add_row("adapter", _excerpt(sample.adapter, style="green" if right else "yellow"))
+            table.add_row(tuned, _excerpt(sample.adapter, style="green" if right else "yellow"))
         table.add_row("expected", Text(sample.reference))
     return table
 

@@ -168,10 +168,12 @@ def _assistant(result: RunResult, config: RunConfig) -> Assistant:
 
 def _show(summary: dict[str, Any], reports: dict[str, Report], config: RunConfig) -> None:
     output = Console()
+    tuned = "tuned" if config.method is Method.FULL else "adapter"
     for name, report in reports.items():
-        output.print(comparison_table(f"{name} ({report.rows} messages never trained)", report.comparison))
+        title = f"{name} ({report.rows} messages never trained)"
+        output.print(comparison_table(title, report.comparison, tuned=tuned))
     samples = next(iter(reports.values())).samples[:SAMPLES]
-    output.print(sample_table("Three of the new records", samples))
+    output.print(sample_table("Three of the new records", samples, tuned=tuned))
     output.print(
         f"trained in {duration(summary['train_seconds'])} ({summary['tokens_per_second']:,.0f} tokens/s), "
         f"peak memory {summary['peak_memory_mb']:,} MB; evaluated in "

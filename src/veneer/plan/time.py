@@ -18,7 +18,7 @@ from veneer.errors import ConfigError, nearest
 from veneer.plan.setup import Cut, Setup
 
 PROBE_SECONDS = 0.05
-CPU_EFFICIENCY = 0.7
+CPU_EFFICIENCY = 0.8
 """Share of the rate of its matrix products that a LoRA step reaches, with all the rest of it (docs/benchmarks.md)."""
 GPU_EFFICIENCY = 0.4
 """Share of the published dense peak that training usually reaches (Chowdhery et al., 2022, arXiv:2204.02311, table 3,
