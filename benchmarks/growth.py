@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -68,7 +69,8 @@ CASES = [
     *(Case("length", length, length, max(1, 2048 // length)) for length in (256, 512, 1024, 2048, 4096, 8192)),
     *(Case("tokens", 256 * count, 256, count) for count in (1, 2, 4, 8, 16)),
     *(Case("documents", count, 2048 // count, count) for count in (2, 4, 8, 16, 32)),
-    *(Case("rank", rank, 256, 4, rank=rank) for rank in (4, 16, 64, 128, 256)),
+    # The 360M shape, since the rank cannot exceed a layer's smaller side: 192 for the keys of the 135M one, 320 here.
+    *(Case("rank", rank, 256, 4, rank=rank, size="360M") for rank in (4, 16, 64, 128, 256)),
     *(Case("size", parameters, 256, 4, size=size) for size, parameters in (("135M", 135), ("360M", 360), ("1B", 1236))),
     Case("steps", 60, 128, 4, steps=60),
 ]
@@ -76,7 +78,7 @@ LABELS = {
     "length": "tokens of a document (2,048 tokens a step, or one document)",
     "tokens": "tokens of a step (documents of 256)",
     "documents": "documents of a step of 2,048 tokens",
-    "rank": "rank (1,024 tokens a step)",
+    "rank": "rank (the 360M shape, 1,024 tokens a step)",
     "size": "millions of parameters (1,024 tokens a step)",
 }
 
@@ -197,18 +199,19 @@ def main() -> None:
         return
     console = Console()
     args.output.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[tuple[Case, Result]]] = {}
-    for case in CASES:
-        if case.series in args.only.split(","):
+    numbers: dict[str, list[dict[str, Any]]] = {}
+    for series in args.only.split(","):
+        results = []
+        for case in (case for case in CASES if case.series == series):
             console.print(f"{case.series} {case.x:g} …", style="dim")
-            found.setdefault(case.series, []).append((case, in_own_process(case, args.threads)))
-    for series, results in found.items():
+            results.append((case, in_own_process(case, args.threads)))
         if series == "steps":
             show_steps(results[0][1], args.output, console)
         else:
             show(series, results, args.output, console)
-    plain = {series: [{**asdict(c), **asdict(r)} for c, r in results] for series, results in found.items()}
-    (args.output / "growth.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
+        # After every series, so that what was measured is there if a later one fails.
+        numbers[series] = [{**asdict(case), **asdict(result)} for case, result in results]
+        (args.output / "growth.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
