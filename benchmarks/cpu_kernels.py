@@ -79,7 +79,7 @@ def product(tokens: int, inputs: int, outputs: int) -> tuple[Callable[[], object
     """A layer's forward with LoRA's update: one pass, or torch's product and addition."""
     x, left = (torch.randn(tokens, width).bfloat16() for width in (inputs, RANK))
     weight, right = (torch.randn(outputs, width).bfloat16() for width in (inputs, RANK))
-    results = cycle(torch.ones(tokens, outputs).bfloat16() for _ in range(BUFFERS))
+    results = cycle([torch.ones(tokens, outputs).bfloat16() for _ in range(BUFFERS)])
     return (
         lambda: products.outputs(x, weight, None, products.LowRank(left, right, 2.0), out=next(results)),
         lambda: torch.mm(x, weight.t(), out=next(results)).addmm_(left, right.t(), alpha=2.0),
@@ -89,7 +89,7 @@ def product(tokens: int, inputs: int, outputs: int) -> tuple[Callable[[], object
 def narrow(tokens: int, width: int) -> tuple[Callable[[], object], Callable[[], object]]:
     """What LoRA asks of a layer's input: x Aᵀ, and A's gradient in float32."""
     a, down = torch.randn(RANK, width).bfloat16(), torch.randn(tokens, RANK).bfloat16()
-    inputs = cycle(torch.randn(tokens, width).bfloat16() for _ in range(BUFFERS))
+    inputs = cycle([torch.randn(tokens, width).bfloat16() for _ in range(BUFFERS)])
 
     def ours() -> None:
         x = next(inputs)

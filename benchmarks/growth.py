@@ -193,6 +193,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("build/growth"))
     parser.add_argument("--case", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    unknown = set(args.only.split(",")) - {case.series for case in CASES}
+    if unknown:
+        parser.error(f"--only names no series: {', '.join(sorted(unknown))}")
     if args.case:
         torch.set_num_threads(args.threads)
         print(json.dumps(asdict(measure(Case(**json.loads(args.case))))))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 import torch
+from cpu_kernels import milliseconds
 
 from veneer.adapters.inject import Adapter, LoraSpec, inject
 from veneer.adapters.linear import LoraLinear
@@ -84,12 +85,7 @@ def base_share(model: CausalLM, tokens: int, seconds: float) -> float:
 def product_seconds(tokens: int, inputs: int, columns: int) -> float:
     """Median time of a product of that shape."""
     x, weight = torch.randn(tokens, inputs).bfloat16(), torch.randn(columns, inputs).bfloat16()
-    times = []
-    for _ in range(10):
-        begun = time.perf_counter()
-        outputs(x, weight)
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
+    return milliseconds(lambda: outputs(x, weight), rounds=10) / 1000
 
 
 def main() -> None:

@@ -30,6 +30,14 @@ class LowRank:
     """B `[out, rank]` for a layer's outputs, A `[rank, in]` for its input's gradient."""
     scale: float = 1.0
 
+    def add_to_outputs(self, y: Tensor) -> Tensor:
+        """y, with scale · left Bᵀ added in place."""
+        return y.addmm_(self.left, self.right.t(), alpha=self.scale)
+
+    def add_to_inputs(self, x: Tensor) -> Tensor:
+        """x, with scale · left A added in place."""
+        return x.addmm_(self.left, self.right, alpha=self.scale)
+
 
 class Frozen(Protocol):
     """A linear layer whose weight does not learn."""
@@ -69,7 +77,7 @@ def outputs(
         y = torch.mm(x, weight.t(), out=out)
     else:
         y = torch.addmm(own_bias, x, weight.t(), out=out)
-    return y if update is None else y.addmm_(update.left, update.right.t(), alpha=update.scale)
+    return y if update is None else update.add_to_outputs(y)
 
 
 def inputs(grad: Tensor, weight: Tensor, update: LowRank | None = None) -> Tensor:
@@ -81,7 +89,7 @@ def inputs(grad: Tensor, weight: Tensor, update: LowRank | None = None) -> Tenso
         native.product(grad, weight, factors, None, scale, x, by_outputs=False)
         return x
     x = grad @ weight
-    return x if update is None else x.addmm_(update.left, update.right, alpha=update.scale)
+    return x if update is None else update.add_to_inputs(x)
 
 
 def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:

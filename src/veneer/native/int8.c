@@ -30,8 +30,6 @@ typedef struct {
     void *y;
 } Product;
 
-static inline __mmask16 lanes_below(int count) { return (__mmask16)(count >= LANES ? 0xffff : (1 << count) - 1); }
-
 static inline __m512 load_lanes(int dtype, const void *x, int64_t place, __mmask16 mask) {
     if (dtype == FLOAT32) return _mm512_maskz_loadu_ps(mask, (const float *)x + place);
     const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, (const uint16_t *)x + place));

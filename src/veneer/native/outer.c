@@ -21,15 +21,11 @@ typedef struct {
     int rank, width;
 } Outer;
 
-static inline __mmask16 lanes_below(int count) { return (__mmask16)(count >= 16 ? 0xffff : (1 << count) - 1); }
-
-/* Sixteen columns of rows `row` and `row` + 1 as pairs; zeros beyond the last row and column. */
-static inline __m512i pairs_of(const uint16_t *rows, int width, int64_t row, int64_t end, int column) {
+/* Sixteen columns of rows `row` and `row` + 1; zeros beyond the last row and column. */
+static inline __m512i two_rows(const uint16_t *rows, int width, int64_t row, int64_t end, int column) {
     const __mmask16 mask = lanes_below(width - column);
     const uint16_t *in = rows + row * width + column;
-    const __m512i lower = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, in));
-    const __m512i upper = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(row + 1 < end ? mask : 0, in + width));
-    return _mm512_or_si512(lower, _mm512_slli_epi32(upper, 16));
+    return pairs_of(in, mask, in + width, row + 1 < end ? mask : 0);
 }
 
 /* sums [RANK][16] += the rows from `first` to `end`, for sixteen columns of `wide`; `words` [pairs][RANK]. */
@@ -40,7 +36,7 @@ static void add_block(const Outer *o, int64_t first, int64_t end, int column, co
     for (int64_t row = first; row < end; row += 2, words += RANK) {
         __builtin_prefetch(o->wide + row * o->width + column + AHEAD);
         __builtin_prefetch(o->wide + (row + 1) * o->width + column + AHEAD);
-        const __m512bh right = as_pairs(pairs_of(o->wide, o->width, row, end, column));
+        const __m512bh right = as_pairs(two_rows(o->wide, o->width, row, end, column));
 #pragma GCC unroll 16
         for (int r = 0; r < RANK; r++)
             sum[r] = _mm512_dpbf16_ps(sum[r], as_pairs(_mm512_set1_epi32((int)words[r])), right);
@@ -54,7 +50,7 @@ static void columns(const Outer *o, int rank, int begin, int stop, float *sums, 
     for (int64_t first = 0; first < o->rows; first += BLOCK) {
         const int64_t end = first + BLOCK < o->rows ? first + BLOCK : o->rows;
         for (int64_t row = first; row < end; row += 2)
-            _mm512_storeu_si512(words + (row - first) / 2 * RANK, pairs_of(o->narrow, o->rank, row, end, rank));
+            _mm512_storeu_si512(words + (row - first) / 2 * RANK, two_rows(o->narrow, o->rank, row, end, rank));
         for (int column = begin; column < stop; column += 16)
             add_block(o, first, end, column, words, sums + column, sums_row);
     }

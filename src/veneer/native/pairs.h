@@ -16,6 +16,14 @@ static inline __m512i widen(const uint16_t *in) {
 
 static inline __m256i narrow(__m512 values) { return (__m256i)_mm512_cvtneps_pbh(values); }
 
+/* Sixteen numbers of two rows as pairs, those of the first row below; zeros where a row's mask is not set. */
+static inline __m512i pairs_of(const uint16_t *first, __mmask16 first_mask, const uint16_t *second,
+                               __mmask16 second_mask) {
+    const __m512i lower = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_mask, first));
+    const __m512i upper = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second_mask, second));
+    return _mm512_or_si512(lower, _mm512_slli_epi32(upper, 16));
+}
+
 /* Sixteen vectors of sixteen words, turned: word j of vector i becomes word i of vector j. */
 static inline void transpose_words(__m512i x[16]) {
     __m512i y[16];

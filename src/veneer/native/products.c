@@ -35,35 +35,37 @@ typedef struct {
     uint16_t *y;
 } Product;
 
-static inline __mmask16 lanes_below(int count) { return (__mmask16)(count >= 16 ? 0xffff : (1 << count) - 1); }
+/* Sixteen columns of a W of rows of inputs, `count` pairs of its depth from `start` on, as [count] lines of a panel. */
+static void lay_out_inputs(const Factor *f, int columns, int column, int start, int count, uint32_t *out) {
+    const __mmask16 mask = lanes_below(columns - column);
+    for (int k = 0; k < count; k++) {
+        const uint16_t *in = f->w + (int64_t)2 * (start + k) * columns + column;
+        _mm512_storeu_si512(out + (int64_t)k * PANEL, pairs_of(in, mask, in + columns, mask));
+    }
+}
+
+/* The same of a W of rows of outputs. */
+static void lay_out_outputs(const Factor *f, int columns, int column, int start, int count, uint32_t *out) {
+    for (int k = 0; k < count; k += 16) {
+        const __mmask16 mask = lanes_below(count - k);
+        __m512i words[16];
+        for (int i = 0; i < 16; i++) {
+            const int64_t place = (int64_t)(column + i) * f->pairs + start + k;
+            words[i] = column + i < columns ? _mm512_maskz_loadu_epi32(mask, f->w + 2 * place) : _mm512_setzero_si512();
+        }
+        transpose_words(words);
+        for (int i = 0; i < 16 && k + i < count; i++) _mm512_storeu_si512(out + (int64_t)(k + i) * PANEL, words[i]);
+    }
+}
 
 /* PANEL columns of W from `first` on, `count` pairs of its depth from `start` on, as [count][PANEL]; zeros beyond the
  * last column of a strip. */
 static void lay_out(const Factor *f, int by_outputs, int columns, int first, int start, int count, uint32_t *panel) {
-    for (int s = 0; s < STRIPS && first + 16 * s < columns; s++) {
-        const int column = first + 16 * s, width = columns - column;
-        uint32_t *out = panel + 16 * s;
-        if (!by_outputs) {
-            const __mmask16 mask = lanes_below(width);
-            for (int k = 0; k < count; k++) {
-                const uint16_t *in = f->w + (int64_t)2 * (start + k) * columns + column;
-                const __m512i lower = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, in));
-                const __m512i upper = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, in + columns));
-                _mm512_storeu_si512(out + (int64_t)k * PANEL, _mm512_or_si512(lower, _mm512_slli_epi32(upper, 16)));
-            }
-            continue;
-        }
-        for (int k = 0; k < count; k += 16) {
-            const __mmask16 mask = lanes_below(count - k);
-            __m512i words[16];
-            for (int i = 0; i < 16; i++) {
-                const int64_t place = (int64_t)(column + i) * f->pairs + start + k;
-                words[i] = i < width ? _mm512_maskz_loadu_epi32(mask, f->w + 2 * place) : _mm512_setzero_si512();
-            }
-            transpose_words(words);
-            for (int i = 0; i < 16 && k + i < count; i++)
-                _mm512_storeu_si512(out + (int64_t)(k + i) * PANEL, words[i]);
-        }
+    for (int column = first; column < columns && column < first + PANEL; column += 16, panel += 16) {
+        if (by_outputs)
+            lay_out_outputs(f, columns, column, start, count, panel);
+        else
+            lay_out_inputs(f, columns, column, start, count, panel);
     }
 }
 

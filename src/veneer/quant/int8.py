@@ -128,12 +128,12 @@ class Int8Linear(nn.Module):
         y = self.by_output.multiply(x)
         if self.bias is not None:
             y.add_(self.bias.to(y.dtype))
-        return y if update is None else y.addmm_(update.left, update.right.t(), alpha=update.scale)
+        return y if update is None else update.add_to_outputs(y)
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
         """grad W (+ update), `[tokens, out]` to `[tokens, in]`, by the copy that has a scale for every input."""
         x = self.by_input.multiply(grad)
-        return x if update is None else x.addmm_(update.left, update.right, alpha=update.scale)
+        return x if update is None else update.add_to_inputs(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x `[tokens, in]` to `[tokens, out]` in its dtype; backward gives dx only."""
