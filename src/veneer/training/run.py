@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from veneer.adapters.inject import LoraSpec, inject
+from veneer.adapters.inject import Sources, inject
+from veneer.adapters.spec import LoraSpec
 from veneer.config import Method, Products, Recompute, RunConfig, check, to_yaml
 from veneer.data.batches import pack
 from veneer.errors import CheckpointError, OutputError
@@ -195,13 +196,8 @@ def _build(config: RunConfig, origin: Checkpoint, device: torch.device) -> tuple
     )
     if config.method is Method.FULL:
         return model, FullTraining(model, origin)
-    spec = LoraSpec(
-        rank=config.lora.rank,
-        alpha=config.lora.alpha,
-        dropout=config.lora.dropout,
-        target_modules=config.lora.target_modules,
-    )
-    adapter = inject(model, spec, seed=config.train.seed)
+    sources = Sources(original=lambda name: origin.read(name, torch.float32))
+    adapter = inject(model, LoraSpec.of(config.lora), seed=config.train.seed, sources=sources)
     return model, AdapterTraining(adapter, origin.source, config.revision)
 
 
