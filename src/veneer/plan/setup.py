@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 
 from veneer.adapters.inject import resolve_targets
-from veneer.config import Method, Products, RunConfig
+from veneer.config import Method, OptimizerName, Products, RunConfig
 from veneer.errors import AdapterError, listing
 from veneer.model.spec import DecoderSpec
 
@@ -94,6 +94,7 @@ class Setup:
     block: int = 64
     double_quant: bool = True
     products: Products = Products.EXACT
+    optimizer: OptimizerName = OptimizerName.ADAMW
     linears: list[dict[str, Linear]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -115,6 +116,7 @@ class Setup:
             block=config.quant.block,
             double_quant=config.quant.double_quant,
             products=config.compute.products,
+            optimizer=config.train.optimizer,
         )
 
     @property

@@ -18,6 +18,7 @@ from veneer.plan.choose import device_bytes, limit_of
 from veneer.plan.plan import Plan, make_plan
 from veneer.plan.setup import Cut, Setup
 from veneer.plan.time import Rate, card, probe, published
+from veneer.training.recommend import recommended_examples, settle
 from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 
 NO_FILE = "-"
@@ -102,9 +103,13 @@ def plan_of(config: RunConfig, device: str, expected: Expected) -> Plan:
     limit = limit_of(config.compute, total)
     if config.data.file != NO_FILE:
         rows = load_rows(config, model.tokenizer(), lambda message: None)
+        config, _ = settle(config, rows, spec)
         source = PackedSteps(rows.train, config)
         return make_plan(setup, config.compute, source.longest, source.cut, limit, steps=source.total, rate=rate)
-    in_step = examples_per_step(config.train)
+    if config.train.examples_per_step == "auto":
+        in_step: int | None = int(recommended_examples(expected.rows, config.train).value)
+    else:
+        in_step = examples_per_step(config.train)
     if in_step is None:
         in_step = max(1, (config.train.tokens_per_step or 1) // expected.tokens)
     in_step = min(in_step, expected.rows)

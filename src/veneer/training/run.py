@@ -28,8 +28,11 @@ from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import mean_loss, supervised_cross_entropy
-from veneer.training.optim import AdamW, RateSchedule, auto_learning_rate
+from veneer.training.optim import RateSchedule
+from veneer.training.optimizers.base import Optimizer
+from veneer.training.optimizers.choose import auto_beta2, make_optimizer, notes
 from veneer.training.planned import planned
+from veneer.training.recommend import settle
 from veneer.training.result import CONFIG_FILE, EVENTS_FILE, publish
 from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
@@ -123,9 +126,9 @@ def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: C
     if config.compute.recompute is Recompute.LAYERS:
         model.model.recomputation = Recomputation(trainable.generator())
     source = PackedSteps(rows.train, config)
-    optimizer = AdamW(
-        trainable.named(), weight_decay=config.train.weight_decay, betas=(config.train.beta1, config.train.beta2)
-    )
+    optimizer = make_optimizer(trainable.named(), config.train, float(config.train.learning_rate), device)
+    for line in notes(config.train, optimizer.parameters, device):
+        log.emit(Note(message=line))
     identity = _identity(config, opened.digest, rows, device)
     store = CheckpointStore(output / CHECKPOINTS, keep=config.train.keep, identity=identity)
     progress = Progress()
@@ -170,8 +173,9 @@ def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: E
     rows = load_rows(config, origin.tokenizer(), lambda message: log.emit(Note(message=message)))
     spec = spec_from_hf(origin.config)
     _note_long_rows(rows, spec.max_positions, log)
+    config, reasons = settle(config, rows, spec)
     config, plan = planned(config, rows, spec, device, recorded)
-    for line in plan.lines():
+    for line in (*reasons, *plan.lines()):
         log.emit(Note(message=line))
     model, trainable = _build(config, origin, device)
     return _Opened(config, plan, rows, model, trainable, sampled_digest(origin.files()))
@@ -208,7 +212,6 @@ def _build(config: RunConfig, origin: Checkpoint, device: torch.device) -> tuple
 def _resolved(config: RunConfig, model: CausalLM, rows: Rows) -> RunConfig:
     """The configuration with everything spelled out that was left to the program."""
     steps = PackedSteps(rows.train, config).total
-    rate = config.train.learning_rate
     interval = max(1, steps // EVALUATIONS_PER_RUN)
     evaluated = bool(config.data.eval_file or config.data.held_out)
     train_section = config.train.model_copy(
@@ -216,7 +219,7 @@ def _resolved(config: RunConfig, model: CausalLM, rows: Rows) -> RunConfig:
             "epochs": None,
             "steps": steps,
             "examples_per_step": examples_per_step(config.train),
-            "learning_rate": auto_learning_rate(config.method, model.spec.hidden_size) if rate == "auto" else rate,
+            "beta2": auto_beta2(config.train.optimizer) if config.train.beta2 == "auto" else config.train.beta2,
             "eval_every": (config.train.eval_every or interval) if evaluated else None,
             "save_every": config.train.save_every or interval,
         }
@@ -261,7 +264,7 @@ def _engine(
     model: CausalLM,
     trainable: Trainable,
     source: PackedSteps,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     rows: Rows,
     store: CheckpointStore,
     log: EventLog,
