@@ -19,7 +19,8 @@ def parameters(
 ) -> dict[str, nn.Parameter]:
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: nn.Parameter(torch.randn(tuple(shape), generator=generator, dtype=dtype)) for name, shape in shapes.items()
+        name: nn.Parameter(torch.randn(tuple(shape), generator=generator, dtype=dtype))
+        for name, shape in shapes.items()
     }
 
 

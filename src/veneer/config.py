@@ -257,7 +257,9 @@ def check(config: RunConfig) -> None:
             "a number"
         )
     if config.train.lora_plus_ratio != 1.0 and config.method is Method.FULL:
-        problems.append("train.lora_plus_ratio is for an adapter's B and method full has none; take lora or qlora, or 1")
+        problems.append(
+            "train.lora_plus_ratio is for an adapter's B and method full has none; take lora or qlora, or 1"
+        )
     if config.train.eval_every and not (config.data.eval_file or config.data.held_out):
         problems.append("train.eval_every needs rows to evaluate on: give data.eval_file or data.held_out")
     if problems:

@@ -10,7 +10,6 @@ from tiny_parameters import gradients, parameters
 from veneer.config import Schedule
 from veneer.training.optim import RateSchedule, clip, global_norm
 
-
 # ------------------------------------------------------------------------------------------------------------ schedule
 
 

@@ -67,9 +67,7 @@ def _search(which: DynamicMap, device: torch.device) -> _Search:
     middles = (exact[1:] + exact[:-1]) / 2
     # A float32 exceeds a midpoint exactly if it exceeds the largest float32 that is not above the midpoint.
     nearest = middles.float()
-    thresholds = torch.where(
-        nearest.double() > middles, torch.nextafter(nearest, torch.tensor(-torch.inf)), nearest
-    )
+    thresholds = torch.where(nearest.double() > middles, torch.nextafter(nearest, torch.tensor(-torch.inf)), nearest)
     bins = (thresholds.view(torch.int32) >> _BIN_SHIFT) + 32768
     if bool((bins.sort().values.diff() == 0).any()):
         raise AssertionError(f"two thresholds of the {which.value} map share a bin")

@@ -42,9 +42,7 @@ def test_paging_is_bitsandbytes_on_a_card_and_nothing_on_a_cpu_which_is_said(nam
     assert isinstance(rule, PagedAdamW)
     assert rule.eight_bits is (name is OptimizerName.PAGED_ADAMW_8BIT)
     other = name.value.removeprefix("paged_")
-    assert notes(section, {}, CPU) == [
-        f"train.optimizer {name.value} on a CPU is {other}: main memory pages by itself"
-    ]
+    assert notes(section, {}, CPU) == [f"train.optimizer {name.value} on a CPU is {other}: main memory pages by itself"]
     assert notes(section, {}, CUDA) == []
     assert notes(TrainSection(), {}, CPU) == []
 

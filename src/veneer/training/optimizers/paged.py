@@ -89,7 +89,11 @@ class PagedAdamW:
         """As `AdamW` or `AdamW8bit` have it."""
         coded = self.eight_bits and in_8_bits(name, parameter.shape)
         dtype = torch.uint8 if coded else torch.float32
-        kept = {"step": counter(), "exp_avg": self._zeros(parameter, dtype), "exp_avg_sq": self._zeros(parameter, dtype)}
+        kept = {
+            "step": counter(),
+            "exp_avg": self._zeros(parameter, dtype),
+            "exp_avg_sq": self._zeros(parameter, dtype),
+        }
         if coded:
             for kind in ("exp_avg_absmax", "exp_avg_sq_absmax"):
                 kept[kind] = torch.zeros(scales_of(parameter.numel()), dtype=torch.float32, device=parameter.device)
