@@ -48,7 +48,7 @@ def test_the_rate_suits_the_optimizer() -> None:
 
 def test_sgd_is_told_to_give_a_number() -> None:
     values = {"model": "m", "output": "o", "data": {"file": "x"}, "train": {"optimizer": "sgd"}}
-    with pytest.raises(ConfigError, match="knows no rate for train.optimizer sgd"):
+    with pytest.raises(ConfigError, match=r"knows no rate for train\.optimizer sgd"):
         parse(values, where="x")
     parse(values | {"train": {"optimizer": "sgd", "learning_rate": 0.1}}, where="x")
 

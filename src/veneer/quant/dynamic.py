@@ -71,8 +71,8 @@ def _search(which: DynamicMap, device: torch.device) -> _Search:
     bins = (thresholds.view(torch.int32) >> _BIN_SHIFT) + 32768
     if bool((bins.sort().values.diff() == 0).any()):
         raise AssertionError(f"two thresholds of the {which.value} map share a bin")
-    # The least element of every bin: the magnitude's low bits are zeros, or ones where the sign is negative. A threshold
-    # that equals it is not below it, so that the comparison in `encode` counts it once.
+    # The least element of every bin: the magnitude's low bits are zeros, or ones where the sign is negative. A
+    # threshold that equals it is not below it, so that the comparison in `encode` counts it once.
     number = torch.arange(65536, dtype=torch.int32) - 32768
     first = torch.where(number < 0, (number << _BIN_SHIFT) | 0xFFFF, number << _BIN_SHIFT).view(torch.float32)
     below = torch.searchsorted(thresholds, first.nan_to_num(0.0)).to(torch.int32)

@@ -33,7 +33,7 @@ class FactorPair:
 
     @cached_property
     def projection(self) -> Tensor:
-        """(A Aᵀ)⁻¹ / scale², float32 [rank, rank]; computed once, at the first step, since a resumed run's A comes late.
+        """(A Aᵀ)⁻¹ / scale², float32 [rank, rank]; computed at the first step, since a resumed run's A comes late.
 
         A direction in which A has nothing (to float32) is left out, since B's gradient there is rounding alone.
         """
