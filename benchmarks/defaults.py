@@ -165,10 +165,8 @@ def measure(task: Task, model: str, method: Method, factor: float, automatic: fl
 
 def table(tasks: Sequence[Task], results: Sequence[Result]) -> str:
     """A Markdown table of all runs, and a line for each task that holds the automatic rate against the best."""
-    lines = [
-        "| task | rate | of the automatic | steps | evaluation loss | exact | seconds |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    head = ("task", "rate", "of the automatic", "steps", "evaluation loss", "exact", "seconds")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for one in results:
         lines.append(
             f"| {one.task} | {one.learning_rate:.2e} | ×{one.factor:g} | {one.steps} | {one.loss:.4f} | "
@@ -188,9 +186,10 @@ def verdict(task: str, results: Sequence[Result]) -> str:
         return "the automatic rate was not run"
     lowest = min(own, key=lambda one: one.loss)
     most = max(own, key=lambda one: one.exact)
+    loss, exact = automatic.loss / lowest.loss - 1, 100 * (most.exact - automatic.exact)
     return (
-        f"the automatic rate's loss is {automatic.loss / lowest.loss - 1:.1%} above the lowest (×{lowest.factor:g}), its "
-        f"exact answers {100 * (most.exact - automatic.exact):.1f} points below the most (×{most.factor:g})"
+        f"the automatic rate's loss is {loss:.1%} above the lowest (×{lowest.factor:g}), its exact answers {exact:.1f} "
+        f"points below the most (×{most.factor:g})"
     )
 
 
