@@ -198,7 +198,8 @@ class ComputeSection(_Section):
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     dtype: Dtype = Dtype.AUTO
-    """Of activations and products; adapters and optimiser state are always float32."""
+    """Of activations and products; adapters are always float32, and so is what is kept of gradients, unless
+    `train.optimizer` says otherwise."""
     products: Products = Products.EXACT
     """Of the frozen base with its inputs and gradients. `int8` rounds both factors to 8 bits: faster and lossy, for
     lora and qlora on a CPU with AVX-512 VNNI; the base then takes as much memory as in bfloat16, under qlora too."""

@@ -13,14 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from veneer.native.library import CodedMoment, kernels, usable
 from veneer.plan.optimizer import in_8_bits
-from veneer.quant.dynamic import BLOCK, DynamicMap, decode, encode, scales_of
+from veneer.quant.dynamic import BLOCK, DynamicMap, decode, encode, scales_of, search
 from veneer.training.optimizers.adamw import EPSILON, AdamW
 from veneer.training.optimizers.base import Member, State, chunks, counter
 
 MEAN, SQUARE = DynamicMap.SIGNED, DynamicMap.UNSIGNED
+CODES = {MEAN: "exp_avg", SQUARE: "exp_avg_sq"}
+SCALES = {MEAN: "exp_avg_absmax", SQUARE: "exp_avg_sq_absmax"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,38 +38,67 @@ class AdamW8bit:
             return AdamW(self.betas).state(name, parameter)
         scales = torch.zeros(scales_of(parameter.numel()), dtype=torch.float32, device=parameter.device)
         codes = torch.zeros_like(parameter, dtype=torch.uint8, requires_grad=False)
-        return {
-            "step": counter(),
-            "exp_avg": codes,
-            "exp_avg_absmax": scales,
-            "exp_avg_sq": codes.clone(),
-            "exp_avg_sq_absmax": scales.clone(),
-        }
+        kept = {"step": counter()}
+        for which in (MEAN, SQUARE):
+            kept |= {CODES[which]: codes.clone(), SCALES[which]: scales.clone()}
+        return kept
 
     def update(self, members: Sequence[Member], rate: float, weight_decay: float) -> None:
-        """The coded ones a chunk at a time, the others fused."""
-        exact = [member for member in members if "exp_avg_absmax" not in member.state]
+        """The coded ones in a compiled pass, or a chunk at a time; the others fused."""
+        exact = [member for member in members if SCALES[MEAN] not in member.state]
         if exact:
             AdamW(self.betas).update(exact, rate, weight_decay)
         for member in members:
-            if "exp_avg_absmax" in member.state:
-                self._step(member, rate, weight_decay)
+            if SCALES[MEAN] in member.state:
+                member.state["step"] += 1
+                self._coded(member, rate, weight_decay)
 
-    def _step(self, member: Member, rate: float, weight_decay: float) -> None:
-        beta1, beta2 = self.betas
-        member.state["step"] += 1
+    def _coded(self, member: Member, rate: float, weight_decay: float) -> None:
         step = float(member.state["step"])
-        corrected, root = 1 - beta1**step, math.sqrt(1 - beta2**step)
-        weights, grads = member.parameter.view(-1), member.grad.reshape(-1)
-        codes = [member.state[kind].view(-1) for kind in ("exp_avg", "exp_avg_sq")]
-        scales = [member.state[kind] for kind in ("exp_avg_absmax", "exp_avg_sq_absmax")]
-        for part in chunks(member.parameter):
-            blocks = slice(part.start // BLOCK, scales_of(part.stop))
-            grad = grads[part]
-            mean = decode(codes[0][part], scales[0][blocks], MEAN).mul_(beta1).add_(grad, alpha=1 - beta1)
-            square = decode(codes[1][part], scales[1][blocks], SQUARE).mul_(beta2)
-            square.addcmul_(grad, grad, value=1 - beta2)
-            weights[part].mul_(1 - rate * weight_decay)
-            weights[part].addcdiv_(mean, square.sqrt().div_(root).add_(EPSILON), value=-rate / corrected)
-            encode(mean, MEAN, codes[0][part], scales[0][blocks])
-            encode(square, SQUARE, codes[1][part], scales[1][blocks])
+        grad = member.grad.contiguous()
+        shrink = 1 - rate * weight_decay
+        corrected, root = rate / (1 - self.betas[0] ** step), 1 / math.sqrt(1 - self.betas[1] ** step)
+        fast = kernels() if usable(member.parameter, grad) and grad.dtype is torch.float32 else None
+        if fast is None:
+            step_in_chunks(member.parameter, grad, member.state, self.betas, shrink, corrected, root)
+            return
+        mean, square = (_moment(member.state, which, grad.device) for which in (MEAN, SQUARE))
+        fast.adamw8bit(member.parameter, grad, mean, square, self.betas, shrink, corrected, root, EPSILON)
+
+
+def _moment(state: State, which: DynamicMap, device: torch.device) -> CodedMoment:
+    tables = search(which, device)
+    return CodedMoment(state[CODES[which]], state[SCALES[which]], tables.values, tables.below, tables.thresholds)
+
+
+def step_in_chunks(
+    parameter: nn.Parameter,
+    grad: Tensor,
+    state: State,
+    betas: tuple[float, float],
+    shrink: float,
+    rate: float,
+    root: float,
+) -> None:
+    """The step in torch's own operations: w ← shrink · w − rate · mean / (√square · root + ε).
+
+    Args:
+        parameter: changed in place.
+        grad: its gradient, contiguous.
+        state: codes and scales, changed in place.
+        betas: memories of mean and square.
+        shrink: of the weights, first.
+        rate: with the mean's bias correction.
+        root: the square's, a factor of its root.
+    """
+    beta1, beta2 = betas
+    weights, grads = parameter.view(-1), grad.view(-1)
+    codes = {which: state[CODES[which]].view(-1) for which in (MEAN, SQUARE)}
+    for part in chunks(parameter):
+        blocks = slice(part.start // BLOCK, scales_of(part.stop))
+        mean, square = (decode(codes[which][part], state[SCALES[which]][blocks], which) for which in (MEAN, SQUARE))
+        mean.mul_(beta1).add_(grads[part], alpha=1 - beta1)
+        square.mul_(beta2).addcmul_(grads[part], grads[part], value=1 - beta2)
+        weights[part].mul_(shrink).addcdiv_(mean, square.sqrt().mul_(root).add_(EPSILON), value=-rate)
+        encode(mean, MEAN, codes[MEAN][part], state[SCALES[MEAN]][blocks])
+        encode(square, SQUARE, codes[SQUARE][part], state[SCALES[SQUARE]][blocks])
