@@ -13,6 +13,7 @@ from veneer.errors import ConfigError
 from veneer.events import Event, Note
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.plan.setup import decoder_linears
 from veneer.training.planned import Expected, plan_of
 from veneer.training.recommend import (
     Choice,
@@ -97,8 +98,9 @@ def test_weights_per_rank_are_those_of_an_adapter(tiny_model: Path) -> None:
     spec = spec_from_hf(open_checkpoint(tiny_model).config)
     assert isinstance(spec, DecoderSpec)
     # q and o 64 + 64, k and v 64 + 32, gate, up and down 64 + 128; two layers
-    assert weights_per_rank(spec, "all-linear") == (2 * (2 * 128 + 2 * 96 + 3 * 192), 32)
-    assert weights_per_rank(spec, ("up_proj",)) == (2 * 192, 64)
+    assert weights_per_rank(decoder_linears(spec, "all-linear", 1)) == (2 * (2 * 128 + 2 * 96 + 3 * 192), 32)
+    assert weights_per_rank(decoder_linears(spec, ("up_proj",), 4)) == (2 * 192, 64)
+    assert weights_per_rank(decoder_linears(spec, "all-linear", 0)) == (0, 0)
 
 
 # --------------------------------------------------------------------------------------------------------------- batch

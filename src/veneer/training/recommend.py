@@ -8,12 +8,12 @@ fine-tuning nearly independent of rank, small batches, and a rank whose capacity
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from veneer.config import Method, OptimizerName, RunConfig, TrainSection
 from veneer.model.spec import DecoderSpec
-from veneer.plan.setup import decoder_linears
+from veneer.plan.setup import Linear, decoder_linears
 from veneer.training.rows import DEFAULT_EXAMPLES_PER_STEP, Rows
 
 BITS_PER_WEIGHT = 2.0
@@ -60,10 +60,15 @@ def recommended_rate(method: Method, hidden_size: int, optimizer: OptimizerName 
     return Choice("train.learning_rate", rate, reason)
 
 
-def weights_per_rank(spec: DecoderSpec, target_modules: str | tuple[str, ...]) -> tuple[int, int]:
-    """How many weights an adapter has for each unit of rank, and the largest rank that its layers allow."""
-    lines = [line for layer in decoder_linears(spec, target_modules, 1) for line in layer.values() if line.rank]
-    return sum(line.adapter for line in lines), min(min(line.inputs, line.outputs) for line in lines)
+def weights_per_rank(linears: Iterable[Mapping[str, Linear]]) -> tuple[int, int]:
+    """How many weights the adapters on these layers have for each unit of rank, and the largest rank for all of them.
+
+    Args:
+        linears: the decoder's layers, as `veneer.plan.setup.decoder_linears` gives them; those with a rank count.
+    """
+    lines = [line for layer in linears for line in layer.values() if line.rank]
+    weights = sum(line.inputs + line.outputs for line in lines)
+    return weights, min((min(line.inputs, line.outputs) for line in lines), default=0)
 
 
 def recommended_rank(completion_tokens: int, per_rank: int, largest: int) -> Choice:
@@ -74,7 +79,7 @@ def recommended_rank(completion_tokens: int, per_rank: int, largest: int) -> Cho
 
     Args:
         completion_tokens: supervised tokens of all different rows (a second epoch teaches nothing new).
-        per_rank: weights of the adapter at rank 1 (`weights_per_rank`).
+        per_rank: weights of the adapter at rank 1 (`weights_per_rank`); above 0.
         largest: the smaller side of the smallest target.
     """
     needed = completion_tokens * BITS_PER_TOKEN / (BITS_PER_WEIGHT * per_rank)
@@ -138,8 +143,8 @@ def settle(config: RunConfig, rows: Rows, spec: DecoderSpec) -> tuple[RunConfig,
         choices.append(recommended_examples(len(rows.train), train))
     notes = [choice.note() for choice in choices]
     if config.method is not Method.FULL:
-        per_rank, _ = weights_per_rank(spec, config.lora.target_modules)
-        short = short_of_capacity(config.lora.rank, completion_tokens(rows), per_rank)
+        per_rank, _ = weights_per_rank(decoder_linears(spec, config.lora.target_modules, 1))
+        short = short_of_capacity(config.lora.rank, completion_tokens(rows), per_rank) if per_rank else None
         notes += [short] if short else []
     return config.model_copy(update={"train": train.model_copy(update=_leaves(choices, "train"))}), notes
 
