@@ -339,7 +339,9 @@ def test_the_keys_are_these() -> None:
             "lora.init", "lora.factors", "lora.bias", "lora.modules_to_save", "lora.trainable_tokens",
             "quant.block", "quant.double_quant",
             "train.examples_per_step", "train.tokens_per_step", "train.epochs", "train.steps", "train.learning_rate",
-            "train.schedule", "train.warmup", "train.min_rate", "train.weight_decay", "train.beta1", "train.beta2",
+
+            "train.lora_plus_ratio", "train.optimizer", "train.schedule",
+            "train.warmup", "train.min_rate", "train.weight_decay", "train.beta1", "train.beta2",
             "train.clip", "train.seed", "train.eval_every", "train.save_every", "train.keep",
             "compute.device", "compute.dtype", "compute.products", "compute.threads", "compute.micro_batch_tokens",
             "compute.memory_limit_mb", "compute.recompute",

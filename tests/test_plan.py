@@ -433,7 +433,7 @@ def test_cards_are_known_by_name() -> None:
 def test_sizes_on_the_disk() -> None:
     of = setup(LLAMA_7B, Method.QLORA, lora=LoraSpec(rank=16, alpha=32.0))
     assert disk(of).result == pytest.approx(160 * MB, rel=0.01)
-    assert disk(of).checkpoint == 3 * disk(of).result
+    assert disk(of).checkpoint == pytest.approx(3 * disk(of).result, rel=1e-4)
     assert disk(of).merged == pytest.approx(13.48 * GB, rel=0.01)
 
 

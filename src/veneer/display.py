@@ -38,7 +38,7 @@ COMPONENTS = {
     "base": "the model's weights",
     "adapters": "",
     "gradients": "",
-    "optimizer": "two moments of each trained number",
+    "optimizer": "what it keeps of the gradients",
     "activations": "kept for backward",
     "logits": "scores of a chunk of supervised tokens",
     "workspace": "transient tensors of the widest layer",

@@ -10,6 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from veneer.adapters.dora import DoraLinear
+from veneer.adapters.linear import LoraLinear
 from veneer.adapters.part import Part
 from veneer.adapters.saved import Place
 from veneer.adapters.spec import LoraSpec
@@ -30,6 +32,11 @@ class Adapter:
     def layers(self) -> dict[str, Part]:
         """The outermost part of every path."""
         return dict(self.parts)
+
+    def updates(self) -> dict[str, LoraLinear]:
+        """The low-rank updates of linear layers, by path."""
+        found = {path: part.lora if isinstance(part, DoraLinear) else part for path, part in self.parts}
+        return {path: part for path, part in found.items() if isinstance(part, LoraLinear)}
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Everything that is trained, by the names of `tensors()`."""

@@ -13,10 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter, remove
-from veneer.adapters.dora import MAGNITUDE, DoraLinear
+from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKENS
 from veneer.adapters.inject import inject
-from veneer.adapters.linear import LoraLinear
 from veneer.adapters.peft_config import adapter_config, is_plain, parse_config
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, by_pattern
@@ -192,9 +191,8 @@ def _with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Pa
         AdapterError: the base is quantised, so that it is not the weight that the start was taken from.
     """
     whole = dict(tensors)
-    for path, part in adapter.parts:
-        layer = part.lora if isinstance(part, DoraLinear) else part
-        if not isinstance(layer, LoraLinear) or layer.subtracted_a is None or layer.subtracted_b is None:
+    for path, layer in adapter.updates().items():
+        if layer.subtracted_a is None or layer.subtracted_b is None:
             continue
         if not isinstance(layer.base, DenseLinear):
             raise AdapterError(

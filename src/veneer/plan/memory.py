@@ -15,6 +15,7 @@ from resource import getpagesize
 from veneer.config import Method, Products, Variant
 from veneer.losses import CHUNK_ROWS
 from veneer.plan.kept import kept_activations, largest_layer
+from veneer.plan.optimizer import state_bytes
 from veneer.plan.setup import Cut, Setup
 from veneer.products import compiled
 from veneer.quant.codes import NESTED_BLOCK, packed_sizes
@@ -153,9 +154,9 @@ def memory(setup: Setup, cut: Cut, *, recompute: bool, start: int | None = None)
     return Memory(
         runtime=runtime,
         base=base_bytes(setup),
-        adapters=4 * (setup.adapter_weights + setup.subtracted_weights),
+        adapters=4 * setup.adapter_weights,
         gradients=gradients,
-        optimizer=2 * gradients,
+        optimizer=state_bytes(setup),
         activations=activations,
         logits=logits,
         workspace=workspace,

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from veneer.config import Method
 from veneer.errors import ConfigError, nearest
+from veneer.plan.optimizer import state_bytes
 from veneer.plan.setup import Cut, Setup
 
 PROBE_SECONDS = 0.05
@@ -174,4 +175,4 @@ def disk(setup: Setup) -> Disk:
     """Sizes of a run's files, headers left out."""
     trained = 4 * setup.trained_weights
     whole = setup.linear_weights + setup.other_weights
-    return Disk(trained, 3 * trained, whole * setup.dtype.itemsize)
+    return Disk(trained, trained + state_bytes(setup), whole * setup.dtype.itemsize)

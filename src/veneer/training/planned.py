@@ -18,6 +18,7 @@ from veneer.plan.choose import device_bytes, limit_of
 from veneer.plan.plan import Plan, make_plan
 from veneer.plan.setup import Cut, Setup
 from veneer.plan.time import Rate, card, probe, published
+from veneer.training.recommend import completion_tokens, settle
 from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 
 NO_FILE = "-"
@@ -98,10 +99,15 @@ def plan_of(config: RunConfig, device: str, expected: Expected) -> Plan:
         named = card(device)
         kind, total, rate = "cuda", named.memory, published(named)
         dtype = torch.float32 if config.compute.dtype is Dtype.FLOAT32 else torch.bfloat16
-    setup = Setup.of(config, spec, dtype, kind, config.compute.threads or torch.get_num_threads())
-    limit = limit_of(config.compute, total)
+    rows = None
     if config.data.file != NO_FILE:
         rows = load_rows(config, model.tokenizer(), lambda message: None)
+        config, _ = settle(config, spec, len(rows.train), completion_tokens(rows))
+    else:
+        config, _ = settle(config, spec, expected.rows, expected.rows * expected.tokens)
+    setup = Setup.of(config, spec, dtype, kind, config.compute.threads or torch.get_num_threads())
+    limit = limit_of(config.compute, total)
+    if rows is not None:
         source = PackedSteps(rows.train, config)
         return make_plan(setup, config.compute, source.longest, source.cut, limit, steps=source.total, rate=rate)
     in_step = examples_per_step(config.train)

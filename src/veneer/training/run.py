@@ -15,7 +15,7 @@ from veneer.adapters.eva import Documents, directions
 from veneer.adapters.inject import Sources, inject, linear_paths
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING
-from veneer.config import Init, Method, Products, Recompute, RunConfig, check, to_yaml
+from veneer.config import Factors, Init, Method, Products, Recompute, RunConfig, check, to_yaml
 from veneer.data.batches import pack
 from veneer.errors import CheckpointError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
@@ -32,8 +32,12 @@ from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import mean_loss, supervised_cross_entropy
-from veneer.training.optim import AdamW, RateSchedule, auto_learning_rate
+from veneer.training.optim import RateSchedule
+from veneer.training.optimizers.base import Optimizer
+from veneer.training.optimizers.choose import auto_beta2, make_optimizer, notes
+from veneer.training.optimizers.lorafa import FactorPair, LoraFA
 from veneer.training.planned import planned
+from veneer.training.recommend import completion_tokens, settle
 from veneer.training.result import CONFIG_FILE, EVENTS_FILE, publish
 from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
@@ -129,9 +133,9 @@ def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: C
     if config.compute.recompute is Recompute.LAYERS:
         model.model.recomputation = Recomputation(trainable.generator())
     source = PackedSteps(rows.train, config)
-    optimizer = AdamW(
-        trainable.named(), weight_decay=config.train.weight_decay, betas=(config.train.beta1, config.train.beta2)
-    )
+    optimizer = _optimizer(config, trainable, device)
+    for line in notes(config.train, optimizer.parameters, device):
+        log.emit(Note(message=line))
     identity = _identity(config, opened.digest, rows, device)
     store = CheckpointStore(output / CHECKPOINTS, keep=config.train.keep, identity=identity)
     progress = Progress()
@@ -172,14 +176,15 @@ class _Opened:
 
 def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> _Opened:
     """Read rows, plan, and only then the model."""
-    if config.method is not Method.FULL:
-        refuse(LoraSpec.of(config.lora), config.method)
     origin = open_checkpoint(config.model, revision=config.revision)
     rows = load_rows(config, origin.tokenizer(), lambda message: log.emit(Note(message=message)))
     spec = spec_from_hf(origin.config)
     _note_long_rows(rows, spec.max_positions, log)
+    config, reasons = settle(config, spec, len(rows.train), completion_tokens(rows))
+    if config.method is not Method.FULL:
+        refuse(LoraSpec.of(config.lora), config.method)
     config, plan = planned(config, rows, spec, device, recorded)
-    for line in plan.lines():
+    for line in (*reasons, *plan.lines()):
         log.emit(Note(message=line))
     model, trainable = _build(config, rows, origin, device)
     return _Opened(config, plan, rows, model, trainable, sampled_digest(origin.files()))
@@ -237,7 +242,6 @@ def _directions(config: RunConfig, rows: Rows, model: CausalLM, lora: LoraSpec) 
 def _resolved(config: RunConfig, model: CausalLM, rows: Rows) -> RunConfig:
     """The configuration with everything spelled out that was left to the program."""
     steps = PackedSteps(rows.train, config).total
-    rate = config.train.learning_rate
     interval = max(1, steps // EVALUATIONS_PER_RUN)
     evaluated = bool(config.data.eval_file or config.data.held_out)
     train_section = config.train.model_copy(
@@ -245,7 +249,7 @@ def _resolved(config: RunConfig, model: CausalLM, rows: Rows) -> RunConfig:
             "epochs": None,
             "steps": steps,
             "examples_per_step": examples_per_step(config.train),
-            "learning_rate": auto_learning_rate(config.method, model.spec.hidden_size) if rate == "auto" else rate,
+            "beta2": auto_beta2(config.train.optimizer) if config.train.beta2 == "auto" else config.train.beta2,
             "eval_every": (config.train.eval_every or interval) if evaluated else None,
             "save_every": config.train.save_every or interval,
         }
@@ -258,6 +262,14 @@ def _resolved(config: RunConfig, model: CausalLM, rows: Rows) -> RunConfig:
         }
     )
     return config.model_copy(update={"train": train_section, "compute": compute})
+
+
+def _optimizer(config: RunConfig, trainable: Trainable, device: torch.device) -> Optimizer:
+    optimizer = make_optimizer(trainable.named(), config.train, float(config.train.learning_rate), device)
+    if not isinstance(trainable, AdapterTraining) or config.lora.factors is Factors.BOTH:
+        return optimizer
+    updates = trainable.adapter.updates().values()
+    return LoraFA(optimizer, [FactorPair(layer.lora_A, layer.lora_B, layer.scale) for layer in updates])
 
 
 def _identity(config: RunConfig, digest: str, rows: Rows, device: torch.device) -> dict[str, Any]:
@@ -290,7 +302,7 @@ def _engine(
     model: CausalLM,
     trainable: Trainable,
     source: PackedSteps,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     rows: Rows,
     store: CheckpointStore,
     log: EventLog,
