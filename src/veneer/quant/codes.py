@@ -94,8 +94,11 @@ _TABLES = {
             1.0,
         )
     ),
-    # As bitsandbytes has it: index 8 is a second zero, which small positive numbers take.
-    CodeBook.FP4: _Table(tuple(float(torch.tensor(sign * value) / 12.0) for sign in (1.0, -1.0) for value in _FP4)),
+    # As bitsandbytes has it: index 8 is a second zero (adding 0.0 takes its sign away), which small positive numbers
+    # take.
+    CodeBook.FP4: _Table(
+        tuple(float(torch.tensor(sign * value) / 12.0) + 0.0 for sign in (1.0, -1.0) for value in _FP4)
+    ),
 }
 
 
