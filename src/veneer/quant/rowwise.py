@@ -21,7 +21,7 @@ from veneer.quant.packed import PackedLinear, expect
 LEVELS = 127.0
 STEP = 7.874015718698502e-3
 """1 / 127 as bitsandbytes writes it; in float32 it is the nearest to 1 / 127."""
-_CHUNK = 1 << 18
+CHUNK = 1 << 18
 """Elements that are coded or decoded at once, in whole rows: the temporaries stay in the processor's cache."""
 
 
@@ -42,7 +42,7 @@ def quantize_rowwise(weight: Tensor) -> tuple[Tensor, Tensor]:
     codes = torch.empty((rows, width), dtype=torch.int8, device=weight.device)
     largest = torch.empty(rows, dtype=torch.float32, device=weight.device)
     broken = 0
-    step = max(1, _CHUNK // width)
+    step = max(1, CHUNK // width)
     for start in range(0, rows, step):
         part = weight.detach()[start : start + step].to(torch.float16)
         scales = largest[start : start + step]
@@ -73,7 +73,7 @@ def dequantize_rowwise(codes: Tensor, scales: Tensor, dtype: torch.dtype, out: T
             f"cannot decode into a {out.dtype} buffer of shape {list(out.shape)} on {out.device}; it must be {dtype} "
             f"of shape {list(codes.shape)} on {codes.device}"
         )
-    step = max(1, _CHUNK // width)
+    step = max(1, CHUNK // width)
     scratch = torch.empty((min(rows, step), width), dtype=torch.float32, device=codes.device)
     for start in range(0, rows, step):
         part = codes[start : start + step]
