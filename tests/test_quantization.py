@@ -450,19 +450,27 @@ def test_setups_of_other_methods_know_nothing_of_layers_to_skip() -> None:
 # --------------------------------------------------------------------------------------------------- memory and speed
 
 _PEAK = """
-import resource, sys
+import sys
+from pathlib import Path
 from veneer.quantization import quantize
 from veneer.io.checkpoint import open_checkpoint
 from veneer.quant.linear import QuantLinear
 import torch
+
+def memory(field):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
 open_checkpoint(sys.argv[1]).tokenizer()
 QuantLinear.from_weight(torch.randn(600, 1000))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+Path("/proc/self/clear_refs").write_text("5")  # the peak is that of what follows (not ru_maxrss, which is inherited)
+before = memory("VmRSS")
 done = quantize(sys.argv[1], sys.argv[2])
-print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, done.bytes)
+print(before, memory("VmHWM"), done.bytes)
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not say a process's peak")
 def test_quantising_takes_the_quantised_model_and_its_largest_tensor(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", _PEAK, str(smollm2_gguf()), str(tmp_path / "q")],
@@ -472,6 +480,5 @@ def test_quantising_takes_the_quantised_model_and_its_largest_tensor(tmp_path: P
     )
     before, after, size = (int(number) for number in run.stdout.split())
     largest = 49152 * 576 * 2
-    # Beside them: pages of torch that are touched first, the quantiser's buffers, and holes in the heap.
-    assert after - before < size + largest + 48e6
-    assert after - before < 270e6  # less than the 16-bit model, of which the quantised one keeps the embedding
+    assert after > before + size / 2
+    assert after - before < size + largest

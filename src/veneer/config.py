@@ -26,7 +26,7 @@ class Method(Enum):
     LORA = "lora"
     """An adapter over the base in its compute dtype."""
     QLORA = "qlora"
-    """An adapter over the base in 4 bits."""
+    """An adapter over the base quantised as `quant` says."""
     FULL = "full"
     """Every weight of the model, in float32."""
 

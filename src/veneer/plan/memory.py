@@ -208,7 +208,7 @@ def _decoded(setup: Setup) -> int:
     """Bytes of the largest weight, decoded for a product, and of its scales."""
     if setup.products is Products.INT8:
         return 0
-    return setup.largest_packed * setup.dtype.itemsize + decode_scratch(setup.largest_packed, setup.quant)
+    return setup.largest_packed * setup.dtype.itemsize + decode_scratch(setup.largest_packed, setup.quant, setup.device)
 
 
 def _evaluation(setup: Setup, cut: Cut) -> int:

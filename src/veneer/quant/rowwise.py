@@ -23,6 +23,8 @@ STEP = 7.874015718698502e-3
 """1 / 127 as bitsandbytes writes it; in float32 it is the nearest to 1 / 127."""
 CHUNK = 1 << 18
 """Elements that are coded or decoded at once, in whole rows: the temporaries stay in the processor's cache."""
+DEVICE_CHUNK = 1 << 24
+"""The same on a GPU, where a launch for every few rows would cost more than the rows."""
 
 
 @torch.no_grad()
@@ -42,7 +44,7 @@ def quantize_rowwise(weight: Tensor) -> tuple[Tensor, Tensor]:
     codes = torch.empty((rows, width), dtype=torch.int8, device=weight.device)
     largest = torch.empty(rows, dtype=torch.float32, device=weight.device)
     broken = 0
-    step = max(1, CHUNK // width)
+    step = _rows_at_once(weight)
     for start in range(0, rows, step):
         part = weight.detach()[start : start + step].to(torch.float16)
         scales = largest[start : start + step]
@@ -73,13 +75,17 @@ def dequantize_rowwise(codes: Tensor, scales: Tensor, dtype: torch.dtype, out: T
             f"cannot decode into a {out.dtype} buffer of shape {list(out.shape)} on {out.device}; it must be {dtype} "
             f"of shape {list(codes.shape)} on {codes.device}"
         )
-    step = max(1, CHUNK // width)
+    step = _rows_at_once(codes)
     scratch = torch.empty((min(rows, step), width), dtype=torch.float32, device=codes.device)
     for start in range(0, rows, step):
         part = codes[start : start + step]
         wide = scratch[: len(part)].copy_(part).mul_(scales[start : start + step].unsqueeze(1)).mul_(STEP)
         out[start : start + step] = wide
     return out
+
+
+def _rows_at_once(matrix: Tensor) -> int:
+    return max(1, (CHUNK if matrix.device.type == "cpu" else DEVICE_CHUNK) // matrix.shape[1])
 
 
 class RowwiseLinear(PackedLinear):

@@ -11,7 +11,7 @@ from veneer.errors import ConfigError, listing, nearest
 from veneer.quant.codes import NESTED_BLOCK, CodeBook, packed_sizes
 from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear
-from veneer.quant.rowwise import CHUNK, RowwiseLinear
+from veneer.quant.rowwise import CHUNK, DEVICE_CHUNK, RowwiseLinear
 
 HEAD = "lm_head"
 """May stand among `skip_modules`, as in other programs' settings: the head is never quantised."""
@@ -56,8 +56,8 @@ def packed_bytes(outputs: int, inputs: int, quant: QuantSection) -> int:
     return codes + (blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 if quant.double_quant else 4 * blocks)
 
 
-def decode_scratch(count: int, quant: QuantSection) -> int:
-    """Bytes that decoding `count` weights takes beside codes and result."""
+def decode_scratch(count: int, quant: QuantSection, device: str) -> int:
+    """Bytes that decoding `count` weights on `cpu` or `cuda` takes beside codes and result."""
     if quant.scheme is Scheme.INT8:
-        return 4 * min(count, CHUNK)
+        return 4 * min(count, CHUNK if device == "cpu" else DEVICE_CHUNK)
     return count // quant.block * 8
