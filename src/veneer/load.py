@@ -22,7 +22,7 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
-from veneer.quant.codes import CodeBook, NestedScales, code_values, nested_values
+from veneer.quant.codes import BLOCKS, CodeBook, NestedScales, code_values, nested_values
 from veneer.quant.int8 import Int8Linear
 from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear
@@ -133,7 +133,7 @@ def stored_quantisation(checkpoint: Checkpoint, spec: DecoderSpec) -> QuantSecti
     `skip_modules` of what is returned has the whole path of every layer that they hold dense.
 
     Raises:
-        ModelError: layers are stored in different formats, or a tensor that is no matrix is stored so.
+        ModelError: layers are stored in different formats, or in blocks of a size that is not read.
     """
     paths = linear_paths(spec)
     found = {path: checkpoint.stored[f"{path}.weight"] for path in paths if f"{path}.weight" in checkpoint.stored}
@@ -149,6 +149,9 @@ def stored_quantisation(checkpoint: Checkpoint, spec: DecoderSpec) -> QuantSecti
     dense = tuple(path for path in paths if path not in found)
     if scheme is Scheme.INT8:
         return QuantSection(scheme=scheme, skip_modules=dense)
+    if block not in BLOCKS:
+        known = ", ".join(map(str, BLOCKS))
+        raise ModelError(f"{checkpoint.source} is stored in blocks of {block} weights; those of {known} are read")
     return QuantSection.model_validate(
         {"scheme": scheme, "block": block, "double_quant": nested, "skip_modules": dense}
     )
