@@ -40,7 +40,8 @@ from gpu_shapes import (
 )
 from torch import nn
 
-from veneer.adapters.inject import LoraSpec, inject
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
 from veneer.data.batches import pack
 from veneer.data.chat import Example
 from veneer.model.decoder import CausalLM, DenseLinear

@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from veneer.adapters.inject import LoraSpec, inject
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
 from veneer.charts import Series, line_chart
 from veneer.data.batches import MicroBatch
 from veneer.model.decoder import CausalLM, DenseLinear

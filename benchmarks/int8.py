@@ -19,8 +19,10 @@ from functools import cache
 import torch
 from cpu_kernels import milliseconds
 
-from veneer.adapters.inject import Adapter, LoraSpec, inject
+from veneer.adapters.adapter import Adapter
+from veneer.adapters.inject import inject
 from veneer.adapters.linear import LoraLinear
+from veneer.adapters.spec import LoraSpec
 from veneer.config import Overlong, Products
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import encode_all

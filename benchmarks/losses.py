@@ -23,7 +23,8 @@ import torch
 from peers.launch import BUILD, OWN, TRL, Unavailable, choose_data, model_folder, run, write_rows
 from peers.measure import ALPHA, MAX_LENGTH, RANK, Step
 
-from veneer.adapters.inject import LoraSpec, inject
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
 from veneer.charts import Series, line_chart
 from veneer.config import Overlong

@@ -103,6 +103,7 @@ def predict_again(one: dict[str, Any]) -> float:
     """MB that the code as it is now predicts for a run that was measured before."""
     import torch
 
+    from veneer.adapters.spec import LoraSpec
     from veneer.config import Method
     from veneer.model.spec import spec_from_hf
     from veneer.plan.memory import memory
@@ -110,8 +111,9 @@ def predict_again(one: dict[str, Any]) -> float:
 
     case, components = Case(**one["case"]), one["plan"]["components"]
     setup = Setup(
-        spec=spec_from_hf(config_of(SHAPES[case.shape])), method=Method(case.method), rank=case.rank,
-        dtype=getattr(torch, case.dtype), dropout=case.dropout, threads=torch.get_num_threads(),
+        spec=spec_from_hf(config_of(SHAPES[case.shape])), method=Method(case.method),
+        lora=LoraSpec(rank=case.rank, alpha=32.0, dropout=case.dropout),
+        dtype=getattr(torch, case.dtype), threads=torch.get_num_threads(),
     )  # fmt: skip
     start = components["runtime"] - components["first_use"]
     cut = Cut(**one["plan"]["cut"])

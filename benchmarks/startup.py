@@ -20,7 +20,8 @@ PROBE = """
 import json, sys, time, torch
 torch.set_num_threads(int(sys.argv[3]))
 start = time.perf_counter()
-from veneer.adapters.inject import LoraSpec, inject
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding, load_model
 from veneer.training.objective import supervised_cross_entropy

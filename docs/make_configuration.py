@@ -71,7 +71,9 @@ def kind_name(kind: Any) -> str:
     if origin is typing.Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(kind))
     if origin is tuple:
-        return "list of texts"
+        return f"list of {kind_name(typing.get_args(kind)[0])}s"
+    if origin is dict:
+        return f"{kind_name(typing.get_args(kind)[1])} by name"
     if isinstance(kind, type) and issubclass(kind, Enum):
         return ", ".join(f"`{member.value}`" for member in kind)
     return {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}[kind]
@@ -84,6 +86,8 @@ def default(info: FieldInfo) -> str:
     value = info.default.value if isinstance(info.default, Enum) else info.default
     if value is None:
         return "none"
+    if value in ((), {}):
+        return "nothing"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 

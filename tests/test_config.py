@@ -338,7 +338,9 @@ def test_the_keys_are_these() -> None:
         [
             "model", "revision", "output", "method",
             "data.file", "data.eval_file", "data.held_out", "data.max_length", "data.overlong",
-            "lora.rank", "lora.alpha", "lora.dropout", "lora.target_modules",
+            "lora.rank", "lora.alpha", "lora.dropout", "lora.target_modules", "lora.exclude_modules",
+            "lora.layers_to_transform", "lora.rank_pattern", "lora.alpha_pattern", "lora.scaling", "lora.variant",
+            "lora.init", "lora.factors", "lora.bias", "lora.modules_to_save", "lora.trainable_tokens",
             "quant.scheme", "quant.block", "quant.double_quant", "quant.skip_modules",
             "train.examples_per_step", "train.tokens_per_step", "train.epochs", "train.steps", "train.learning_rate",
             "train.schedule", "train.warmup", "train.min_rate", "train.weight_decay", "train.beta1", "train.beta2",

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from tiny import run_config, tree
-from tiny_models import saved, tiny_llama
-from veneer.adapters.inject import LoraSpec, inject
+from tiny_models import ours, saved, tiny_llama
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
 from veneer.cli import main
-from veneer.config import ComputeSection, Method, Products, QuantSection, read_yaml
+from veneer.config import Bias, ComputeSection, Factors, Init, Method, Products, QuantSection, Variant, read_yaml
 from veneer.data.batches import pack
 from veneer.data.chat import Example
 from veneer.errors import AdapterError, ConfigError, Interrupted
@@ -118,6 +119,12 @@ def adapters() -> list[tuple[Any, ...]]:
     ]
 
 
+def two_documents() -> list[Example]:
+    source = np.random.default_rng(0)
+    sizes = (40, 33)
+    return [Example(source.integers(3, 90, size).astype(np.int32), np.arange(size) > size // 2, "") for size in sizes]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(("method", "targets", "dropout", "recompute"), adapters())
 def test_what_is_kept_is_what_autograd_keeps(
@@ -132,20 +139,69 @@ def test_what_is_kept_is_what_autograd_keeps(
     model.train()
     if recompute:
         model.model.recomputation = Recomputation(generator)
-    source = np.random.default_rng(0)
-    documents = [
-        Example(source.integers(3, 90, size).astype(np.int32), np.arange(size) > size // 2, "") for size in (40, 33)
-    ]
-    (batch,) = pack(documents, 200)
+    (batch,) = pack(two_documents(), 200)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     with saved_for_backward(monkeypatch) as found:
         supervised_cross_entropy(model, batch)
     really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
     if recompute:
         really += len(batch.tokens) * model.spec.head_dim * 4  # cosine and sine, held without being saved
-    of = Setup(spec=model.spec, method=method, dtype=dtype, rank=4, dropout=dropout, target_modules=targets)
+    of = Setup(
+        spec=model.spec,
+        method=method,
+        dtype=dtype,
+        lora=LoraSpec(rank=4, alpha=8.0, dropout=dropout, target_modules=targets),
+    )
     cut = Cut(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)
     assert kept_activations(of, cut, recompute=recompute) == really
+
+
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "dora": ({"variant": Variant.DORA}, {}),
+    "dora with dropout": ({"variant": Variant.DORA, "dropout": 0.1}, {}),
+    "b alone": ({"factors": Factors.B}, {}),
+    "b alone with dropout": ({"factors": Factors.B, "dropout": 0.1, "target_modules": ("v_proj", "up_proj")}, {}),
+    "a start that is subtracted": ({"init": Init.PISSA}, {}),
+    "patterns": ({"rank_pattern": {"down_proj": 7, "q_proj": 2}}, {}),
+    "embedding": ({"target_modules": ("embed_tokens", "v_proj")}, {}),
+    "embedding by dora": ({"target_modules": ("embed_tokens", "v_proj"), "variant": Variant.DORA}, {}),
+    "head": ({"target_modules": ("lm_head", "v_proj")}, {}),
+    "head by dora": ({"target_modules": ("lm_head", "v_proj"), "variant": Variant.DORA}, {}),
+    "head, b alone": ({"target_modules": ("lm_head", "v_proj"), "factors": Factors.B}, {}),
+    "a saved head": ({"modules_to_save": ("lm_head",)}, {}),
+    "a saved embedding": ({"modules_to_save": ("embed_tokens",), "tied_modules": True}, {}),
+    "saved norms": ({"modules_to_save": ("norm", "input_layernorm")}, {}),
+    "a saved layer": ({"target_modules": ("q_proj",), "modules_to_save": ("up_proj",)}, {}),
+    "biases": ({"bias": Bias.ALL, "target_modules": ("q_proj",)}, {"attention_bias": True}),
+    "tokens": ({"trainable_tokens": {"model.embed_tokens": (3, 5)}}, {}),
+}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_is_counted(
+    kind: str, tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, changes = KINDS[kind]
+    lora = LoraSpec(**({"rank": 4, "alpha": 8.0} | settings))
+    model = ours(tiny_llama(changes=changes | {"tie_word_embeddings": tied}), tmp_path, dtype=torch.bfloat16)
+    adapter = inject(model, lora)
+    model.train()
+    (batch,) = pack(two_documents(), 200)
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    with saved_for_backward(monkeypatch) as found:
+        supervised_cross_entropy(model, batch)
+    really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
+    of = Setup(spec=model.spec, method=Method.LORA, dtype=torch.bfloat16, lora=lora)
+    cut = Cut(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)
+    if of.scored:
+        # The head's own pass is over, and what it kept is gone, when the loss is there.
+        rows = torch.zeros(batch.supervised, model.spec.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+        with saved_for_backward(monkeypatch) as by_head:
+            model.lm_head(rows)
+        really -= sum(tensor.untyped_storage().nbytes() for place, tensor in by_head.items() if place not in own)
+    assert kept_activations(of, cut, recompute=False) == really
+    assert of.trained_weights == sum(tensor.numel() for tensor in adapter.parameters())
 
 
 QUANT: tuple[dict[str, Any], ...] = (
@@ -173,15 +229,20 @@ def test_trained_weights_are_counted(checkpoint: Checkpoint) -> None:
     assert whole == sum(int(np.prod(shape)) for shape in expected_tensors(model.spec).values())
     for targets in ("all-linear", ("q_proj", "down_proj"), r".*layers\.2\..*"):
         adapter = inject(load_model(checkpoint), LoraSpec(rank=3, alpha=1.0, target_modules=targets))
-        of = Setup(spec=model.spec, method=Method.LORA, dtype=torch.bfloat16, rank=3, target_modules=targets)
+        of = Setup(
+            spec=model.spec,
+            method=Method.LORA,
+            dtype=torch.bfloat16,
+            lora=LoraSpec(rank=3, alpha=1.0, target_modules=targets),
+        )
         assert of.trained_weights == sum(tensor.numel() for tensor in adapter.parameters())
 
 
 def test_what_cannot_be_adapted_is_refused_as_it_would_be_in_training() -> None:
     with pytest.raises(AdapterError, match="does not have"):
-        setup(target_modules=("queries",))
+        setup(lora=LoraSpec(rank=16, alpha=32.0, target_modules=("queries",)))
     with pytest.raises(AdapterError, match="rank 600 exceeds"):
-        setup(rank=600)
+        setup(lora=LoraSpec(rank=600, alpha=32.0))
 
 
 def test_a_base_in_8_bits_takes_two_bytes_a_weight() -> None:
@@ -215,7 +276,7 @@ def test_more_takes_more(method: Method, recompute: bool) -> None:
     sizes = [peak(of, cut, recompute=recompute) for cut in cuts[3:]]
     assert sizes == sorted(sizes)
     if method is not Method.FULL:
-        ranks = [peak(replace(of, rank=rank), cuts[2], recompute=recompute) for rank in (4, 16, 64, 192)]
+        ranks = [peak(of.with_rank(rank), cuts[2], recompute=recompute) for rank in (4, 16, 64, 192)]
         assert ranks == sorted(set(ranks))
     layers = [
         peak(setup(SMOLLM2 | {"num_hidden_layers": count}, method), cuts[2], recompute=recompute) for count in (4, 8)
@@ -248,7 +309,7 @@ def test_this_process_is_the_start() -> None:
 
 def test_qlora_of_65b_fits_a_card_of_48_gb() -> None:
     """The headline of the QLoRA paper (arXiv:2305.14314): a 65B model on one card of 48 GB."""
-    of = setup(LLAMA_65B, Method.QLORA, device="cuda", rank=16)
+    of = setup(LLAMA_65B, Method.QLORA, device="cuda", lora=LoraSpec(rank=16, alpha=32.0))
     assert peak(of, Cut.of_rows(512, 512, 1), recompute=True) < 48 * GB
     assert peak(setup(LLAMA_65B, Method.LORA, device="cuda"), Cut.of_rows(512, 512, 1), recompute=True) > 130 * GB
 
@@ -312,7 +373,7 @@ def test_the_choice_needs_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", Method)
 def test_a_refusal_names_value_limit_and_ways_that_fit(method: Method) -> None:
     limit = Limit(bytes=1000 * MB if method is not Method.FULL else 2200 * MB, source="compute.memory_limit_mb=1000")
-    of = setup(method=method, rank=192)
+    of = setup(method=method, lora=LoraSpec(rank=192, alpha=32.0))
     chosen, refusal = choose(of, ComputeSection(), 8000, rows_of(8000), limit, start=START)
     assert refusal is not None
     assert f"{chosen.memory.peak / MB:,.0f} MB" in refusal
@@ -376,7 +437,7 @@ def test_cards_are_known_by_name() -> None:
 
 
 def test_sizes_on_the_disk() -> None:
-    of = setup(LLAMA_7B, Method.QLORA, rank=16)
+    of = setup(LLAMA_7B, Method.QLORA, lora=LoraSpec(rank=16, alpha=32.0))
     assert disk(of).result == pytest.approx(160 * MB, rel=0.01)
     assert disk(of).checkpoint == 3 * disk(of).result
     assert disk(of).merged == pytest.approx(13.48 * GB, rel=0.01)

@@ -440,6 +440,14 @@ def test_full_fine_tuning_of_it_is_refused_before_anything_is_read(
         plan_of(config, "cpu", Expected())
 
 
+def test_a_start_that_needs_the_weights_as_they_were_is_refused(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    quantize(str(tiny_model), tmp_path / "q")
+    with pytest.raises(ConfigError, match="loftq makes up for what quantising took away"):
+        train(run_config(tmp_path / "q", tiny_data, tmp_path / "run", "method=qlora", "lora.init=loftq"))
+
+
 @pytest.mark.parametrize("settings", [{}, {"scheme": "int8"}, {"skip_modules": ["model.layers.0.mlp.up_proj"]}])
 def test_a_plan_from_its_configuration_alone_counts_its_bytes(
     settings: dict[str, Any], tiny_model: Path, tmp_path: Path

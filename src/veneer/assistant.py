@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veneer.adapters.inject import Adapter
+from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import CONFIG_FILE, load_adapter
 from veneer.config import ComputeSection, Method, RunConfig, parse, read_yaml
 from veneer.data.chat import Encoder, template_of

@@ -86,6 +86,62 @@ class Products(Enum):
     """In 8 bits both ways: faster on a CPU with AVX-512 VNNI, and not what an exact base computes."""
 
 
+class Init(Enum):
+    """How the factors of an adapter start."""
+
+    KAIMING = "kaiming"
+    """A uniform, B zero: nothing at first."""
+    GAUSSIAN = "gaussian"
+    """A normal with deviation 1 / rank, B zero."""
+    ORTHOGONAL = "orthogonal"
+    """A and B random in orthogonal halves of the rank, which must be even: nothing at first, to rounding."""
+    PISSA = "pissa"
+    """The largest singular values of the weight are what is trained."""
+    PISSA_FAST = "pissa_fast"
+    """The same by a randomised decomposition: seconds instead of minutes for large weights."""
+    OLORA = "olora"
+    """The first columns of the weight's QR decomposition are what is trained."""
+    LOFTQ = "loftq"
+    """What quantisation took from the weight, as far as the rank reaches; for a quantised base."""
+    EVA = "eva"
+    """A spans what the layer's inputs vary in most, on the run's own rows; B zero."""
+
+
+class Variant(Enum):
+    """What the update does to a weight."""
+
+    LORA = "lora"
+    """It is added."""
+    DORA = "dora"
+    """It turns the weight's rows, whose lengths are trained by themselves."""
+
+
+class Scaling(Enum):
+    """The factor of the update."""
+
+    STANDARD = "standard"
+    """alpha / rank."""
+    RSLORA = "rslora"
+    """alpha / √rank."""
+
+
+class Factors(Enum):
+    """Which factors of the update are trained."""
+
+    BOTH = "both"
+    B = "b"
+    """A stays as it started (LoRA-FA): less is kept for backward."""
+
+
+class Bias(Enum):
+    """Which biases of the base are trained."""
+
+    NONE = "none"
+    ALL = "all"
+    LORA_ONLY = "lora_only"
+    """Those of the adapted layers."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -114,7 +170,30 @@ class LoraSection(_Section):
     dropout: Fraction = 0.0
     """Share of the update's inputs dropped while training."""
     target_modules: str | tuple[str, ...] = "all-linear"
-    """`all-linear`, a list of layer names, or a regular expression for whole paths."""
+    """`all-linear`, a list of layer names, or a regular expression for whole paths. `embed_tokens` and `lm_head` may be
+    named too."""
+    exclude_modules: str | tuple[str, ...] = ()
+    """Names or an expression for what is left out of them."""
+    layers_to_transform: tuple[Annotated[int, Field(ge=0), _NUMBER], ...] | None = None
+    """Numbers of the decoder layers that are adapted; by default all."""
+    rank_pattern: dict[str, Count] = Field(default={})
+    """Other ranks for layers whose path ends in the key, e.g. `{down_proj: 32}`."""
+    alpha_pattern: dict[str, Rate] = Field(default={})
+    """Other alphas, likewise."""
+    scaling: Scaling = Scaling.STANDARD
+    """`standard` scales the update by alpha / rank, `rslora` by alpha / √rank."""
+    variant: Variant = Variant.LORA
+    """`dora` trains the length of each of the weight's rows apart from its direction."""
+    init: Init = Init.KAIMING
+    """How A and B start. Whatever is chosen, the base stays as it is, and what is saved is a plain adapter for it."""
+    factors: Factors = Factors.BOTH
+    """`b` leaves A as it started (LoRA-FA)."""
+    bias: Bias = Bias.NONE
+    """Which biases of the base are trained as well."""
+    modules_to_save: tuple[Name, ...] = ()
+    """Modules that are trained whole, in float32, and saved with the adapter: names or ends of paths (`lm_head`)."""
+    trainable_tokens: tuple[Annotated[int, Field(ge=0), _NUMBER], ...] = ()
+    """Token ids whose embeddings are trained (and with them the rows of a tied head)."""
 
 
 class QuantSection(_Section):

@@ -7,10 +7,11 @@ forward, none in backward (the idea of Liger's and Apple's fused losses: arXiv:2
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from veneer.gpu.dispatch import triton_kernels
@@ -123,13 +124,76 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chu
     return result
 
 
+class _ScoredCrossEntropy(torch.autograd.Function):
+    """The same for scores that a module makes: its gradients are formed chunk by chunk, in forward."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, score: nn.Module, targets: Tensor, chunk: int, *parameters: Tensor) -> Tensor:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        needs_hidden, wanted = ctx.needs_input_grad[0], any(ctx.needs_input_grad)
+        learned = [parameter for parameter in parameters if parameter.requires_grad]
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        sums = [torch.zeros(parameter.shape, dtype=wide, device=parameter.device) for parameter in learned]
+        loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
+        for start in range(0, len(targets), chunk):
+            rows = slice(start, start + chunk)
+            some = hidden[rows].detach().requires_grad_(needs_hidden)
+            with torch.set_grad_enabled(wanted):
+                scores = score(some)
+            # A copy: what made the scores may have kept them for its own backward.
+            grads = scores.detach().clone()
+            loss += _losses_in_place(grads, targets[rows], gradient=wanted).sum(dtype=torch.float64)
+            if wanted:
+                sources = [some, *learned] if needs_hidden else learned
+                found = list(torch.autograd.grad(scores, sources, grads))
+                if grad_hidden is not None:
+                    grad_hidden[rows] = found.pop(0)
+                for total, part in zip(sums, found, strict=True):
+                    total += part
+        ctx.save_for_backward(grad_hidden, *sums)
+        ctx.places = [index for index, parameter in enumerate(parameters) if parameter.requires_grad]
+        ctx.dtypes = [parameter.dtype for parameter in parameters]
+        ctx.hidden_dtype = hidden.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, *sums = ctx.saved_tensors
+        scale = grads[0].to(torch.promote_types(ctx.hidden_dtype, torch.float32))
+        by_parameter: list[Tensor | None] = [None] * len(ctx.dtypes)
+        for place, total in zip(ctx.places, sums, strict=True):
+            by_parameter[place] = (total * scale).to(ctx.dtypes[place])
+        first = None if grad_hidden is None else (grad_hidden.to(scale.dtype) * scale).to(ctx.hidden_dtype)
+        return first, None, None, None, *by_parameter
+
+
+def scored_cross_entropy(hidden: Tensor, score: nn.Module, targets: Tensor, *, chunk: int = CHUNK_ROWS) -> Tensor:
+    """Sum of the cross-entropies of `targets` under softmax(score(hidden)), for a head that is more than a product
+    with one weight: with an adapter on it, or with rows of its own.
+
+    Args:
+        hidden: `[rows, dim]`, the hidden states that predict a supervised token.
+        score: the head, `[rows, dim]` to `[rows, vocab]`; it is called once for each chunk.
+        targets: `[rows]` int64 token ids.
+        chunk: rows scored at a time.
+
+    Returns:
+        A float64 scalar, 0 where there is no row.
+    """
+    if not torch.is_grad_enabled():
+        return token_losses(hidden, score, targets, chunk=chunk).sum(dtype=torch.float64)
+    result: Tensor = _ScoredCrossEntropy.apply(hidden, score, targets, chunk, *score.parameters())  # type: ignore[no-untyped-call]
+    return result
+
+
 @torch.no_grad()
-def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = CHUNK_ROWS) -> Tensor:
-    """The cross-entropy of each target by itself, float32 (or wider) `[rows]`; arguments as `linear_cross_entropy`."""
+def token_losses(
+    hidden: Tensor, score: Callable[[Tensor], Tensor], targets: Tensor, *, chunk: int = CHUNK_ROWS
+) -> Tensor:
+    """The cross-entropy of each target by itself, float32 (or wider) `[rows]`; arguments as `scored_cross_entropy`."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    head = weight.to(hidden.dtype)
     pieces = [
-        _losses_in_place(outputs(hidden[start : start + chunk], head), targets[start : start + chunk], gradient=False)
+        _losses_in_place(score(hidden[start : start + chunk]), targets[start : start + chunk], gradient=False)
         for start in range(0, len(targets), chunk)
     ]
     return torch.cat(pieces) if pieces else torch.zeros(0, dtype=wide, device=hidden.device)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from tiny_models import ours, tiny_llama
-from veneer.adapters.init import kaiming
-from veneer.adapters.inject import LoraSpec, inject
+from veneer.adapters.init import Layer, kaiming
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
 from veneer.load import Holding
 
 
@@ -47,8 +48,21 @@ def test_the_start_depends_on_the_seed_alone(holding: Holding, tmp_path: Path) -
     assert not any(torch.equal(another[name], starts[0][name]) for name in another if "lora_A" in name)
 
 
+def layer(in_features: int, out_features: int, rank: int) -> Layer:
+    return Layer(
+        path="model.layers.0.mlp.up_proj",
+        in_features=in_features,
+        out_features=out_features,
+        rank=rank,
+        scale=2.0,
+        generator=torch.Generator().manual_seed(0),
+        weight=lambda: torch.randn(out_features, in_features, generator=torch.Generator().manual_seed(1)),
+    )
+
+
 def test_a_is_uniform_within_its_bound_and_b_is_zero() -> None:
-    a, b = kaiming(400, 30, 50, torch.Generator().manual_seed(0))
+    start = kaiming(layer(400, 30, 50))
+    a, b = start.a, start.b
     bound = 400**-0.5
     assert (a.shape, b.shape) == ((50, 400), (30, 50))
     assert float(a.abs().max()) <= bound

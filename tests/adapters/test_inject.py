@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from tiny_models import documents, ours, packed_logits, tiny_llama
-from veneer.adapters.inject import Adapter, LoraSpec, inject, linear_paths, remove, resolve_targets
+from veneer.adapters.adapter import Adapter, remove
+from veneer.adapters.inject import inject, linear_paths
 from veneer.adapters.linear import LoraLinear
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.targets import resolve_targets
 from veneer.errors import AdapterError
 from veneer.load import Holding
 from veneer.model.decoder import CausalLM
@@ -43,7 +46,9 @@ def test_the_layers_of_a_model_in_its_order(model: CausalLM) -> None:
         (["q_proj", "self_attn.q_proj", "q_proj"], [p for p in PATHS if p.endswith("q_proj")]),
         (r".*\.(q|v)_proj", [p for p in PATHS if p.endswith(("q_proj", "v_proj"))]),
         (r"model\.layers\.1\..*", [p for p in PATHS if ".1." in p]),
-        (r".*", PATHS),
+        (r".*_proj", PATHS),
+        (r".*", ["model.embed_tokens", *PATHS, "lm_head"]),
+        (["lm_head", "v_proj", "embed_tokens"], ["model.embed_tokens", *PATHS[2::7], "lm_head"]),
     ],
 )
 def test_targets(targets: str | list[str], expected: list[str]) -> None:
@@ -61,14 +66,14 @@ def test_an_expression_must_match_the_whole_path() -> None:
 
 def test_names_that_match_nothing_are_all_listed_with_the_nearest() -> None:
     with pytest.raises(AdapterError) as caught:
-        resolve_targets(PATHS, ["q_proj", "k_prj", "c_attn", "proj", "lm_head"])
+        resolve_targets(PATHS, ["q_proj", "k_prj", "c_attn", "proj", "head"])
     message = str(caught.value)
     assert "'k_prj' (did you mean 'k_proj'?)" in message
     assert "'c_attn'" in message
     assert "'proj'" in message
-    assert "'lm_head'" in message
+    assert "'head'" in message
     assert "  - 'q_proj'" not in message
-    with pytest.raises(AdapterError, match="It has: down_proj, gate_proj"):
+    with pytest.raises(AdapterError, match="It has: down_proj, embed_tokens, gate_proj"):
         resolve_targets(PATHS, [])
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tiny_models import documents, largest_difference, ours, packed_logits, tiny_llama
-from veneer.adapters.inject import LoraSpec, inject
-from veneer.adapters.linear import LoraLinear
+from veneer.adapters.inject import inject
+from veneer.adapters.linear import Dropout, LoraLinear
+from veneer.adapters.spec import LoraSpec
 from veneer.load import Holding
 from veneer.model.decoder import BaseLinear, DenseLinear
 from veneer.quant.linear import QuantLinear
@@ -38,7 +39,7 @@ def base_layer(kind: str, dtype: torch.dtype = torch.float32) -> BaseLinear:
 def adapted(base: BaseLinear, *, dropout: float = 0.0, seed: int = 7, dtype: torch.dtype = torch.float32) -> LoraLinear:
     generator = torch.Generator().manual_seed(seed)
     a, b = randn(RANK, IN, seed=3, dtype=dtype) / 6, randn(OUT, RANK, seed=4, dtype=dtype)
-    return LoraLinear(base, a, b, scale=SCALE, dropout=dropout, generator=generator)
+    return LoraLinear(base, a, b, scale=SCALE, dropout=Dropout(probability=dropout, generator=generator))
 
 
 def written_out(layer: LoraLinear, x: Tensor, a: Tensor, b: Tensor, mask: Tensor | float) -> Tensor:

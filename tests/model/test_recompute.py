@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from tiny_models import documents, ours, packed_hidden, tiny_llama
-from veneer.adapters.inject import Adapter, LoraSpec, inject
+from veneer.adapters.adapter import Adapter
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
 from veneer.load import Holding
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation, remade

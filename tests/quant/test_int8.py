@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from tiny import run_config
 from tiny_models import documents, largest_difference, packed_logits, saved, tiny_llama
-from veneer.adapters.inject import LoraSpec, inject
+from veneer.adapters.inject import inject
 from veneer.adapters.linear import LoraLinear
+from veneer.adapters.spec import LoraSpec
 from veneer.config import Products
 from veneer.errors import ConfigError, ModelError
 from veneer.events import Note, StepDone

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from tiny import tree
-from veneer.adapters.inject import LoraSpec, inject
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, CheckpointError, OutputError
 from veneer.io import files
 from veneer.io.checkpoint import open_checkpoint

@@ -15,7 +15,8 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from tiny import examples
-from veneer.adapters.inject import LoraSpec, inject
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
 from veneer.config import Schedule
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example

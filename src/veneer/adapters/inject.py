@@ -1,186 +1,223 @@
-"""Put adapters on a model: which layers, with what rank, and what came of it."""
+"""Put an adapter on a model: updates of its layers, trained modules beside them, everything else frozen."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.init import kaiming
-from veneer.adapters.linear import LoraLinear
+from veneer.adapters.adapter import Adapter
+from veneer.adapters.combinations import refuse
+from veneer.adapters.dora import DoraLinear
+from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
+from veneer.adapters.init import INITS, Layer, embedding
+from veneer.adapters.linear import Dropout, LoraLinear, TrainedBias
+from veneer.adapters.part import Part
+from veneer.adapters.saved import LINEAR_LEAVES, Place, SavedModule, trainable_copy
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.targets import EMBEDDING, HEAD, names_path
+from veneer.config import Bias, Factors, Variant
 from veneer.errors import AdapterError, listing, nearest
-from veneer.model.decoder import CausalLM
-
-ALL_LINEAR = "all-linear"
-"""The `target_modules` that means every linear layer but the head."""
+from veneer.model.decoder import BaseLinear, CausalLM, DenseLinear, Embedding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LoraSpec:
-    """What an adapter is: the part of PEFT's `LoraConfig` that veneer trains."""
+class Sources:
+    """What a start may need beside the model."""
 
-    rank: int
-    alpha: float
-    dropout: float = 0.0
-    target_modules: str | tuple[str, ...] = ALL_LINEAR
-
-    @property
-    def scale(self) -> float:
-        """The factor of the update, alpha / rank."""
-        return self.alpha / self.rank
-
-
-@dataclass(slots=True)
-class Adapter:
-    """The adapted layers of a model, by path, in the order of the model."""
-
-    spec: LoraSpec
-    layers: dict[str, LoraLinear]
-    generator: torch.Generator = field(repr=False)
-    """Source of the dropout masks; the training loop seeds it for every step."""
-
-    def parameters(self) -> list[nn.Parameter]:
-        """All trainable tensors, A and B of each layer in turn."""
-        return [tensor for layer in self.layers.values() for tensor in (layer.lora_A, layer.lora_B)]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The weights under PEFT's module names: `{path}.lora_A.weight`, `{path}.lora_B.weight`."""
-        named: dict[str, Tensor] = {}
-        for path, layer in self.layers.items():
-            named[f"{path}.lora_A.weight"] = layer.lora_A.detach()
-            named[f"{path}.lora_B.weight"] = layer.lora_B.detach()
-        return named
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Copy weights in, under the names of `tensors()`.
-
-        Raises:
-            AdapterError: names or shapes do not fit, or a value is not finite; every offender is named and nothing
-                has been changed.
-        """
-        own = self.tensors()
-        problems = [f"{name}: missing from the file" for name in own if name not in tensors]
-        problems += [f"{name}: no such layer in the model" for name in tensors if name not in own]
-        for name in own.keys() & tensors.keys():
-            if own[name].shape != tensors[name].shape:
-                problems.append(f"{name}: shape {list(tensors[name].shape)}, the model needs {list(own[name].shape)}")
-            elif not bool(torch.isfinite(tensors[name]).all()):
-                problems.append(f"{name}: holds NaN or infinite values")
-        if problems:
-            raise AdapterError(
-                f"the adapter does not fit this model:\n{listing(sorted(problems))}\n"
-                "Use it with the base model that it was trained on (see base_model_name_or_path in its "
-                "adapter_config.json)."
-            )
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """Within the block the model is its base: every layer skips its update. Blocks may stand in one another."""
-        before = [layer.enabled for layer in self.layers.values()]
-        for layer in self.layers.values():
-            layer.enabled = False
-        try:
-            yield
-        finally:
-            for layer, enabled in zip(self.layers.values(), before, strict=True):
-                layer.enabled = enabled
+    original: Callable[[str], Tensor] | None = None
+    """Gives a weight as it was before it was quantised, by its full name, in float32."""
+    directions: Mapping[str, Tensor] | None = None
+    """EVA's, by path."""
 
 
 def linear_paths(model: CausalLM) -> list[str]:
     """Paths of the linear layers that can carry an adapter, in model order (the head is not among them)."""
-    suffixes = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    return [path for path, _ in model.named_modules() if path.rpartition(".")[2] in suffixes]
+    leaves = LINEAR_LEAVES - {HEAD}
+    return [path for path, _ in model.named_modules() if path.rpartition(".")[2] in leaves]
 
 
-def resolve_targets(paths: Sequence[str], target_modules: str | Sequence[str]) -> list[str]:
-    """The paths that `target_modules` means, in the order of `paths`.
-
-    A string is `all-linear` or a regular expression for the whole path; a list holds layer names, each either a whole
-    path or the end of one (`q_proj`, `self_attn.q_proj`), as in PEFT.
-
-    Raises:
-        AdapterError: the expression is invalid or matches nothing, or any name of the list matches nothing.
-    """
-    leaves = sorted({path.rpartition(".")[2] for path in paths})
-    if isinstance(target_modules, str):
-        if target_modules == ALL_LINEAR:
-            return list(paths)
-        try:
-            pattern = re.compile(target_modules)
-        except re.error as error:
-            raise AdapterError(f"target_modules {target_modules!r} is not a regular expression: {error}") from error
-        matched = [path for path in paths if pattern.fullmatch(path)]
-        if not matched:
-            raise AdapterError(
-                f"target_modules {target_modules!r} matches no layer; it must match a whole path such as {paths[0]!r}. "
-                f"To name layers, give a list of: {', '.join(leaves)}"
-            )
-        return matched
-    unmatched = [name for name in target_modules if not any(_names(name, path) for path in paths)]
-    if unmatched or not target_modules:
-        offenders = listing(f"{name!r}{nearest(name, leaves)}" for name in unmatched)
-        raise AdapterError(
-            f"target_modules names layers that the model does not have:\n{offenders}\nIt has: {', '.join(leaves)}"
-        )
-    return [path for path in paths if any(_names(name, path) for name in target_modules)]
-
-
-def _names(name: str, path: str) -> bool:
-    return path == name or path.endswith("." + name)
-
-
-def inject(model: CausalLM, spec: LoraSpec, *, seed: int = 0) -> Adapter:
-    """Replace the target layers of `model` by `LoraLinear`s over them; everything else is frozen.
+def inject(model: CausalLM, spec: LoraSpec, *, seed: int = 0, sources: Sources | None = None) -> Adapter:
+    """Put the parts of an adapter over the modules of `model`; everything else is frozen.
 
     Args:
         model: changed in place; its weights stay where they are.
-        spec: rank, alpha, dropout and targets.
+        spec: what the adapter is.
         seed: of the initial A.
+        sources: what the start needs beside the model.
 
     Raises:
-        AdapterError: a target does not exist, the rank exceeds a target's smaller side, or the model carries an
-            adapter already; nothing has been changed.
+        AdapterError: settings contradict each other, name what does not exist or exceed a layer's size, or the model
+            carries an adapter already; nothing has been changed.
     """
-    if any(isinstance(module, LoraLinear) for module in model.modules()):
+    if any(isinstance(module, LoraLinear | LoraEmbedding | TokenRows) for module in model.modules()):
         raise AdapterError("the model carries an adapter already; load the base model again for another one")
-    paths = resolve_targets(linear_paths(model), spec.target_modules)
-    limits = {path: _smaller_side(model.get_submodule(path)) for path in paths}
-    too_wide = [f"{path}: at most {limit}" for path, limit in limits.items() if spec.rank > limit]
+    refuse(spec)
+    targets = spec.targets(linear_paths(model))
+    saved = saved_paths(model, spec, targets)
+    _check_ranks(model, spec, targets)
+    _check_tokens(model, spec, saved)
+    model.requires_grad_(False)
+    maker = _Maker(
+        model=model,
+        spec=spec,
+        draws=torch.Generator().manual_seed(seed),
+        masks=torch.Generator(device=model.device).manual_seed(seed),
+        sources=sources or Sources(),
+    )
+    starts = [(path, maker.update(path)) for path in targets]
+    parts: list[tuple[str, Part]] = []
+    for path, part in (*starts, *maker.biases(dict(starts)), *maker.saved(saved), *maker.tokens()):
+        if isinstance(part, nn.Module):
+            part.train(model.training)
+            Place.of(model, path).put(part)
+        parts.append((path, part))
+    return Adapter(spec, parts, maker.masks)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Maker:
+    """Makes the parts of an adapter; none of its functions changes the model."""
+
+    model: CausalLM
+    spec: LoraSpec
+    draws: torch.Generator
+    masks: torch.Generator
+    sources: Sources
+
+    def update(self, path: str) -> Part:
+        """The update of a linear layer, of the head or of the embedding."""
+        spec, device = self.spec, self.model.device
+        rank, scale = spec.rank_of(path), spec.scale_of(path)
+        base = self.model.get_submodule(path)
+        if isinstance(base, Embedding):
+            vocab, dim = base.weight.shape
+            a, b = embedding(rank, vocab, dim, self.draws)
+            return LoraEmbedding(base, a.to(device), b.to(device), scale=scale, magnitudes=spec.variant is Variant.DORA)
+        linear = cast(BaseLinear, base)
+        start = INITS[spec.init](
+            Layer(
+                path=path,
+                in_features=linear.in_features,
+                out_features=linear.out_features,
+                rank=rank,
+                scale=scale,
+                generator=self.draws,
+                weight=lambda: linear.dequantize(torch.float32).detach(),
+                original=self._original(path, base),
+                directions=None if self.sources.directions is None else self.sources.directions.get(path),
+            )
+        )
+        layer = LoraLinear(
+            linear,
+            start.a.to(device),
+            start.b.to(device),
+            scale=scale,
+            dropout=Dropout(probability=spec.dropout, generator=self.masks),
+            factor_bias=torch.zeros(linear.out_features, device=device) if spec.factor_bias else None,
+            subtracted=start.subtracted,
+        )
+        layer.lora_A.requires_grad_(spec.factors is Factors.BOTH)
+        return DoraLinear(layer) if spec.variant is Variant.DORA else layer
+
+    def _original(self, path: str, base: nn.Module) -> Callable[[], Tensor] | None:
+        read = self.sources.original
+        if read is None or isinstance(base, DenseLinear):
+            return None
+        return lambda: read(f"{path}.weight").to(self.model.device)
+
+    def biases(self, updates: Mapping[str, Part]) -> Iterator[tuple[str, Part]]:
+        """Trained biases of the layers that have one."""
+        if self.spec.bias is Bias.NONE:
+            return
+        for path in linear_paths(self.model):
+            layer = updates.get(path)
+            if layer is None and self.spec.bias is Bias.LORA_ONLY:
+                continue
+            base = cast(BaseLinear, self.model.get_submodule(path) if layer is None else layer)
+            if base.bias is not None:
+                yield path, TrainedBias(base, adapted=layer is not None)
+
+    def saved(self, paths: list[str]) -> Iterator[tuple[str, Part]]:
+        """Modules that are trained whole; behind a tied embedding the head that goes with it."""
+        for path in paths:
+            base = self.model.get_submodule(path)
+            own = trainable_copy(base, path)
+            yield path, SavedModule(Place.of(self.model, path), base, own)
+            if path == EMBEDDING and self.model.spec.tied_head and self.spec.tied_modules and HEAD not in paths:
+                head = self.model.get_submodule(HEAD)
+                tied = DenseLinear(own.get_parameter("weight"))
+                yield HEAD, SavedModule(Place.of(self.model, HEAD), head, tied, tied=True)
+
+    def tokens(self) -> Iterator[tuple[str, Part]]:
+        """Trained rows of the embedding, and of a head that is tied to it or has rows of its own."""
+        chosen = self.spec.trainable_tokens
+        embedding_rows = None
+        if EMBEDDING in chosen:
+            base = cast(Embedding, self.model.get_submodule(EMBEDDING))
+            embedding_rows = TokenRows(base.weight, chosen[EMBEDDING])
+            yield EMBEDDING, TokenEmbedding(base, embedding_rows)
+        head = self.model.get_submodule(HEAD)
+        if HEAD in chosen:
+            dense = cast(DenseLinear, head)
+            yield HEAD, TokenHead(dense, TokenRows(dense.weight, chosen[HEAD]), tied=False)
+        elif embedding_rows is not None and self.model.spec.tied_head:
+            yield HEAD, TokenHead(cast(DenseLinear, head), embedding_rows, tied=True)
+
+
+def saved_paths(model: CausalLM, spec: LoraSpec, targets: list[str]) -> list[str]:
+    """The paths that `modules_to_save` means.
+
+    Raises:
+        AdapterError: a name matches nothing, or what carries an update too.
+    """
+    modules = [path for path, module in model.named_modules() if path and any(True for _ in module.parameters(False))]
+    modules += [path for path in linear_paths(model) if path not in modules]
+    chosen = [path for path in modules if any(names_path(name, path) for name in spec.modules_to_save)]
+    problems = [
+        f"{name!r}: no such module{nearest(name, sorted({path.rpartition('.')[2] for path in modules}))}"
+        for name in spec.modules_to_save
+        if not any(names_path(name, path) for path in modules)
+    ]
+    problems += [f"{path}: is in target_modules too; train it one way" for path in chosen if path in targets]
+    if problems:
+        raise AdapterError(f"modules_to_save cannot be used:\n{listing(problems)}")
+    return chosen
+
+
+def _check_ranks(model: CausalLM, spec: LoraSpec, targets: list[str]) -> None:
+    limits = {path: _smaller_side(model.get_submodule(path)) for path in targets}
+    too_wide = [f"{path}: at most {limit}" for path, limit in limits.items() if spec.rank_of(path) > limit]
     if too_wide:
         raise AdapterError(f"rank {spec.rank} exceeds the smaller side of these layers:\n{listing(too_wide)}")
-    model.requires_grad_(False)
-    draws = torch.Generator().manual_seed(seed)
-    masks = torch.Generator(device=model.device).manual_seed(seed)
-    layers: dict[str, LoraLinear] = {}
-    for path in paths:
-        base = model.get_submodule(path)
-        a, b = kaiming(base.in_features, base.out_features, spec.rank, draws)  # type: ignore[arg-type]
-        layers[path] = LoraLinear(
-            base,  # type: ignore[arg-type]
-            a.to(model.device),
-            b.to(model.device),
-            scale=spec.scale,
-            dropout=spec.dropout,
-            generator=masks,
-        )
-        layers[path].train(model.training)
-        parent, _, leaf = path.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, layers[path])
-    return Adapter(spec, layers, masks)
 
 
-def remove(model: CausalLM, adapter: Adapter) -> None:
-    """Put the base layers back where `inject` found them."""
-    for path, layer in adapter.layers.items():
-        parent, _, leaf = path.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, layer.base)
+def _smaller_side(module: nn.Module) -> int:
+    if isinstance(module, Embedding):
+        return min(module.weight.shape)
+    return min(int(module.in_features), int(module.out_features))  # type: ignore[arg-type]
 
 
-def _smaller_side(layer: nn.Module) -> int:
-    return min(int(layer.in_features), int(layer.out_features))  # type: ignore[arg-type]
+def _check_tokens(model: CausalLM, spec: LoraSpec, saved: list[str]) -> None:
+    vocab = model.spec.vocab_size
+    problems = [
+        f"{path}: token {token} is not below the vocabulary's {vocab}"
+        for path, tokens in spec.trainable_tokens.items()
+        for token in tokens
+        if token >= vocab
+    ]
+    for path, tokens in spec.trainable_tokens.items():
+        problems += [
+            f"{path}: token {token} is given twice" for token in sorted(set(tokens)) if tokens.count(token) > 1
+        ]
+    # A tied head has the embedding's rows: what is trained of one is trained of both.
+    busy = {*saved, *spec.targets(linear_paths(model))} & {EMBEDDING, HEAD}
+    own = set(spec.trainable_tokens) | (
+        {HEAD} if model.spec.tied_head and EMBEDDING in spec.trainable_tokens else set()
+    )
+    problems += [f"{path}: carries an update or is saved whole; train it one way" for path in sorted(own & busy)]
+    if problems:
+        raise AdapterError(f"trainable_tokens cannot be used:\n{listing(problems)}")

@@ -1,13 +1,9 @@
-"""Adapters on disk, as PEFT writes them: `adapter_config.json` and `adapter_model.safetensors`.
-
-Reading accepts what PEFT's plain LoRA can express and veneer trains; every other feature that the file switches on is
-refused by name, since leaving it out would give another model than the one that was trained.
-"""
+"""Adapters on disk, as PEFT writes them: `adapter_config.json` and `adapter_model.safetensors`."""
 
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,87 +12,33 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from veneer.adapters.inject import ALL_LINEAR, Adapter, LoraSpec, inject, remove
+from veneer.adapters.adapter import Adapter, remove
+from veneer.adapters.dora import MAGNITUDE, DoraLinear
+from veneer.adapters.embedding import TOKENS
+from veneer.adapters.inject import inject
+from veneer.adapters.linear import LoraLinear
+from veneer.adapters.peft_config import adapter_config, is_plain, parse_config
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.targets import EMBEDDING, HEAD, by_pattern
+from veneer.config import Init
 from veneer.errors import AdapterError, listing
 from veneer.io.files import write_tensors, write_text
-from veneer.model.decoder import CausalLM
+from veneer.model.decoder import CausalLM, DenseLinear
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What PEFT puts before every module path."""
-
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "alora_invocation_tokens": (None,),
-    "alpha_pattern": (None, {}),
-    "arrow_config": (None,),
-    "bias": (None, "none"),
-    "exclude_modules": (None, [], ""),
-    "fan_in_fan_out": (None, False),
-    "kasa_config": (None,),
-    "layer_replication": (None,),
-    "layers_to_transform": (None, []),
-    "lora_bias": (None, False),
-    "modules_to_save": (None, []),
-    "monteclora_config": (None,),
-    "rank_pattern": (None, {}),
-    "target_parameters": (None, []),
-    "trainable_token_indices": (None, [], {}),
-    "use_bdlora": (None, False),
-    "use_dora": (None, False),
-    "use_qalora": (None, False),
-    "use_rslora": (None, False),
-    "velora_config": (None,),
-}
-"""Settings of PEFT that change the model, with the values that mean "not used"."""
-
-_HARMLESS = frozenset(
-    (
-        *("r", "lora_alpha", "lora_dropout", "target_modules", "peft_type", "task_type", "base_model_name_or_path"),
-        *("auto_mapping", "inference_mode", "layers_pattern", "peft_version", "revision", "runtime_config"),
-        *("corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_config", "megatron_core"),
-        *("ensure_weight_tying", "qalora_group_size"),
+_COPY = ".base_layer.weight"
+"""How the name of an embedding's or head's own weight ends, which PEFT saves with an update of it."""
+_UPDATES = tuple(
+    f".{name}"
+    for name in (
+        *("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B"),
+        *(MAGNITUDE, TOKENS, "base_layer.bias"),
     )
 )
-"""Settings that are read here, or that leave what the tensors mean as it is."""
-
-_INITS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
-"""Values of `init_lora_weights` that leave the base as it is. Of the others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) PEFT
-changes the base weights whenever it loads the adapter, unless it was converted when it was saved."""
-
-
-def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> dict[str, Any]:
-    """The content of `adapter_config.json` for `adapter` over the model `base`."""
-    spec = adapter.spec
-    targets = spec.target_modules
-    # Spelled out: other readers of the format do not know the shorthand, and an expression may match more among the
-    # modules of their model (".*" the model itself).
-    if targets == ALL_LINEAR:
-        targets = tuple(sorted({path.rpartition(".")[2] for path in adapter.layers}))
-    elif isinstance(targets, str):
-        targets = tuple(adapter.layers)
-    return {
-        "alpha_pattern": {},
-        "auto_mapping": None,
-        "base_model_name_or_path": base,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "layers_pattern": None,
-        "layers_to_transform": None,
-        "lora_alpha": int(spec.alpha) if float(spec.alpha).is_integer() else spec.alpha,
-        "lora_dropout": spec.dropout,
-        "modules_to_save": None,
-        "peft_type": "LORA",
-        "r": spec.rank,
-        "rank_pattern": {},
-        "revision": revision,
-        "target_modules": list(targets),
-        "task_type": "CAUSAL_LM",
-        "use_dora": False,
-        "use_rslora": False,
-    }
+"""How the names of an adapter's tensors end, besides those of modules that are saved whole."""
 
 
 def save_adapter(directory: Path, adapter: Adapter, *, base: str, revision: str | None = None) -> None:
@@ -106,13 +48,23 @@ def save_adapter(directory: Path, adapter: Adapter, *, base: str, revision: str 
         AdapterError: a weight is NaN or infinite; nothing is written.
         OutputError: a file cannot be written.
     """
-    tensors = {PREFIX + name: tensor for name, tensor in adapter.tensors().items()}
+    tensors = {PREFIX + name: tensor.contiguous() for name, tensor in adapter.tensors().items()}
     broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise AdapterError(f"the adapter holds NaN or infinite values and was not saved:\n{listing(broken)}")
-    write_tensors(directory / WEIGHTS_FILE, tensors, {"format": "pt"})
+    write_tensors(directory / WEIGHTS_FILE, _unshared(tensors), {"format": "pt"})
     config = adapter_config(adapter, base, revision)
     write_text(directory / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that share no memory, as the format needs them: of a tied pair the second is a copy."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        found[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return found
 
 
 def read_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
@@ -130,44 +82,7 @@ def read_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise AdapterError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise AdapterError(f"{path}: peft_type is {kind!r}; supported: 'LORA'")
-    used = [f"{key}: {value!r}" for key, value in config.items() if _is_used(key, value)]
-    if used:
-        raise AdapterError(f"{path} uses features that veneer does not support:\n{listing(used)}")
-    return _spec(config, path), config
-
-
-def _is_used(key: str, value: Any) -> bool:
-    """Whether a setting asks for something that is not done here; one that is not known may only be switched off."""
-    if key in _HARMLESS:
-        return False
-    if key == "init_lora_weights":
-        return value not in _INITS
-    return value not in _NEUTRAL.get(key, (None, False, [], {}, ""))
-
-
-def _spec(config: dict[str, Any], path: Path) -> LoraSpec:
-    rank, alpha, dropout = config.get("r"), config.get("lora_alpha"), config.get("lora_dropout", 0.0)
-    targets = config.get("target_modules")
-    problems = []
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        problems.append(f"r: {rank!r}, must be a whole number of at least 1")
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not math.isfinite(alpha):
-        problems.append(f"lora_alpha: {alpha!r}, must be a finite number")
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        problems.append(f"lora_dropout: {dropout!r}, must be at least 0 and below 1")
-    if not (isinstance(targets, str) or (isinstance(targets, list) and all(isinstance(t, str) for t in targets))):
-        problems.append(f"target_modules: {targets!r}, must be a text or a list of texts")
-    if problems:
-        raise AdapterError(f"{path}: not a usable adapter configuration:\n{listing(problems)}")
-    return LoraSpec(
-        rank=rank,  # type: ignore[arg-type]
-        alpha=float(alpha),  # type: ignore[arg-type]
-        dropout=float(dropout),
-        target_modules=targets if isinstance(targets, str) else tuple(targets),  # type: ignore[arg-type]
-    )
+    return parse_config(config, path), config
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
@@ -205,14 +120,90 @@ def load_adapter(model: CausalLM, directory: Path) -> Adapter:
     tensors = read_tensors(directory)
     if not tensors:
         raise AdapterError(f"{directory / WEIGHTS_FILE}: holds no tensors")
-    strange = [name for name in tensors if not name.endswith((".lora_A.weight", ".lora_B.weight"))]
-    if strange:
-        raise AdapterError(f"{directory / WEIGHTS_FILE} holds more than LoRA's A and B:\n{listing(strange)}")
-    paths = tuple(dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors))
-    adapter = inject(model, replace(spec, target_modules=paths))
+    own = _without_copies(tensors, model, directory)
+    adapter = inject(model, _found(own, spec, directory))
     try:
-        adapter.load(tensors)
+        adapter.load(own if is_plain(spec) else _with_subtracted(own, adapter, directory))
     except AdapterError:
         remove(model, adapter)
         raise
-    return Adapter(spec, adapter.layers, adapter.generator)
+    return Adapter(spec, adapter.parts, adapter.generator)
+
+
+def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> LoraSpec:
+    """The specification with targets, ranks and saved modules by whole paths, as the tensors say.
+
+    Raises:
+        AdapterError: a tensor's name means nothing here.
+    """
+    updates = dict.fromkeys(
+        name.rpartition(".lora_")[0] for name in tensors if ".lora_A." in name or ".lora_embedding_A" in name
+    )
+    rest = [name for name in tensors if not name.endswith(_UPDATES)]
+    whole = dict.fromkeys(name.removesuffix(".weight") for name in rest if name.endswith(".weight"))
+    # PEFT takes a name for every path that ends in it, dot or no dot: `norm` means every norm.
+    saved = {path: None for path in whole if path.endswith(spec.modules_to_save)}
+    strange = [name for name in rest if not name.endswith((".weight", ".bias"))]
+    if strange:
+        raise AdapterError(f"{directory / WEIGHTS_FILE} holds tensors of no known kind:\n{listing(strange)}")
+    if spec.tied_modules and EMBEDDING in saved:
+        saved.pop(HEAD, None)  # the embedding's, written twice
+    return replace(
+        spec,
+        target_modules=tuple(updates),
+        exclude_modules=(),
+        layers_to_transform=None,
+        rank_pattern={path: by_pattern(spec.rank_pattern, path, spec.rank) for path in updates},
+        alpha_pattern={path: by_pattern(spec.alpha_pattern, path, spec.alpha) for path in updates},
+        modules_to_save=tuple(saved),
+        init=Init.KAIMING if is_plain(spec) else spec.init,
+    )
+
+
+def _without_copies(tensors: dict[str, Tensor], model: CausalLM, directory: Path) -> dict[str, Tensor]:
+    """The tensors without the copies of the base's own weights that PEFT writes beside an embedding's update.
+
+    Raises:
+        AdapterError: such a copy is not what the model has: the adapter was trained on another one.
+    """
+    problems = []
+    for name in [name for name in tensors if name.endswith(_COPY)]:
+        path = name.removesuffix(_COPY)
+        weight = {EMBEDDING: model.model.embed_tokens.weight, HEAD: model.lm_head.weight}.get(path)
+        if not isinstance(weight, Tensor):
+            problems.append(f"{name}: no embedding and no head")
+        elif weight.shape != tensors[name].shape:
+            problems.append(f"{name}: shape {list(tensors[name].shape)}, the model's is {list(weight.shape)}")
+        # Both may have been rounded to a dtype of the user's: what another model has differs by more than that.
+        elif not torch.allclose(weight.float().cpu(), tensors[name], rtol=2**-6, atol=1e-4):
+            problems.append(f"{name}: other values than the model's")
+    if problems:
+        raise AdapterError(
+            f"{directory / WEIGHTS_FILE} was trained over other embeddings than this model's:\n{listing(problems)}\n"
+            "Use it with the base model that it was trained on."
+        )
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_COPY)}
+
+
+def _with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Path) -> dict[str, Tensor]:
+    """A and B of an adapter whose start PEFT takes from the base at every loading, with that start behind them.
+
+    Raises:
+        AdapterError: the base is quantised, so that it is not the weight that the start was taken from.
+    """
+    whole = dict(tensors)
+    for path, part in adapter.parts:
+        layer = part.lora if isinstance(part, DoraLinear) else part
+        if not isinstance(layer, LoraLinear) or layer.subtracted_a is None or layer.subtracted_b is None:
+            continue
+        if not isinstance(layer.base, DenseLinear):
+            raise AdapterError(
+                f"{directory}: init_lora_weights {adapter.spec.init.value!r} takes its start from the base in full "
+                "precision, and this base is quantised; load it with method lora, or convert it with PEFT "
+                "(path_initial_model_for_weight_conversion)"
+            )
+        a, b = f"{path}.lora_A.weight", f"{path}.lora_B.weight"
+        if a in tensors and b in tensors:
+            whole[a] = torch.cat((tensors[a], layer.subtracted_a.cpu()))
+            whole[b] = torch.cat((tensors[b], -layer.subtracted_b.cpu()), 1)
+    return whole

@@ -89,8 +89,7 @@ def _losses(model: CausalLM, batches: Sequence[MicroBatch]) -> torch.Tensor:
     )
     rows = torch.cat([batch.rows + int(offset) for batch, offset in zip(batches, offsets, strict=True)])
     targets = torch.cat([batch.targets for batch in batches])
-    weight: torch.Tensor = model.lm_head.weight  # type: ignore[assignment]
-    return token_losses(hidden[rows.to(device)], weight, targets.to(device)).double().cpu()
+    return token_losses(hidden[rows.to(device)], model.logits, targets.to(device)).double().cpu()
 
 
 def score(

@@ -226,6 +226,12 @@ class CausalLM(nn.Module):
         """Where the model computes."""
         return self.model.norm.weight.device
 
+    @property
+    def head_weight(self) -> Tensor | None:
+        """`[vocab_size, dim]` where the scores are the hidden states' product with it and nothing else."""
+        head = self.lm_head
+        return head.weight if isinstance(head, DenseLinear) and head.bias is None else None
+
     def hidden(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """Hidden states `[tokens, dim]` for int64 `tokens` and `positions` `[tokens]`."""
         return cast(Tensor, self.model(tokens, positions, attention, self.dtype))

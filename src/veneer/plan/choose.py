@@ -195,8 +195,8 @@ def _ways_out(setup: Setup, compute: ComputeSection, cut: Cut, limit: Limit, sta
     ]
     for label, other in lighter:
         attempt(label, other, auto, cut.longest, one_row)
-    for rank in _halves(setup.rank) if not setup.full else []:
-        if attempt(f"lora.rank={rank}", replace(setup, rank=rank), auto, cut.longest, one_row):
+    for rank in _halves(setup.lora.rank) if not setup.full else []:
+        if attempt(f"lora.rank={rank}", setup.with_rank(rank), auto, cut.longest, one_row):
             break
     for length in _halves(cut.longest, least=16):
         if attempt(f"data.max_length={length}", setup, auto, length, short(length)):
@@ -204,10 +204,10 @@ def _ways_out(setup: Setup, compute: ComputeSection, cut: Cut, limit: Limit, sta
     if found:
         return found
     for label, other in (("", setup), *lighter):
-        for rank in (other.rank, *_halves(other.rank)) if other.method is not Method.FULL else (other.rank,):
+        for rank in (other.lora.rank, *_halves(other.lora.rank)) if not other.full else (other.lora.rank,):
             for length in _halves(cut.longest, least=16):
-                words = [label, f"lora.rank={rank}" if rank != setup.rank else "", f"data.max_length={length}"]
-                if attempt(" ".join(filter(None, words)), replace(other, rank=rank), auto, length, short(length)):
+                words = [label, f"lora.rank={rank}" if rank != setup.lora.rank else "", f"data.max_length={length}"]
+                if attempt(" ".join(filter(None, words)), other.with_rank(rank), auto, length, short(length)):
                     return found
     return found
 

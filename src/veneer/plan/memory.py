@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from resource import getpagesize
 
-from veneer.config import Method, Products
+from veneer.config import Method, Products, Variant
 from veneer.losses import CHUNK_ROWS
 from veneer.plan.kept import kept_activations, largest_layer
 from veneer.plan.setup import Cut, Setup
@@ -152,7 +152,7 @@ def memory(setup: Setup, cut: Cut, *, recompute: bool, start: int | None = None)
     return Memory(
         runtime=runtime,
         base=base_bytes(setup),
-        adapters=4 * setup.adapter_weights,
+        adapters=4 * (setup.adapter_weights + setup.subtracted_weights),
         gradients=gradients,
         optimizer=2 * gradients,
         activations=activations,
@@ -177,8 +177,11 @@ def _logits(setup: Setup, cut: Cut) -> int:
     spec, size = setup.spec, setup.dtype.itemsize
     total = (cut.tokens + cut.supervised) * spec.hidden_size * size
     total += min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
-    if setup.full:
+    if setup.trained_head:
         total += setup.head_weights * (4 if size == 4 else 2 * size + 4)
+    if setup.scored:
+        # The scores' gradient stands beside what made them.
+        total += min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
     return total
 
 
@@ -196,6 +199,8 @@ def _workspace(setup: Setup, cut: Cut) -> int:
     if setup.full:
         # A weight's gradient in the compute dtype, and as float32; the head's, scaled.
         matrix += setup.largest_matrix * ((size if size < 4 else 0) + 4) + 4 * setup.head_weights
+    elif setup.lora.variant is Variant.DORA:
+        matrix += 3 * 4 * setup.largest_matrix  # the weight, the update and their sum, whose rows are measured
     feed_forward = max(3 * inner, 2 * inner + matrix) + 3 * wide
     width = -(-cut.longest // ATTENTION_BLOCK) * ATTENTION_BLOCK
     per_thread = (7 * width * spec.head_dim + 4 * ATTENTION_BLOCK * (spec.head_dim + width)) * 4

@@ -5,14 +5,14 @@ Nothing here needs a weight; a `config.json` says all of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 
-from veneer.adapters.inject import resolve_targets
-from veneer.config import Method, Products, QuantSection, RunConfig
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, names_path
+from veneer.config import Bias, Factors, Init, Method, Products, QuantSection, RunConfig, Variant
 from veneer.errors import AdapterError, listing
 from veneer.model.spec import DecoderSpec
 from veneer.quant.schemes import skipped
@@ -27,11 +27,20 @@ class Linear:
     outputs: int
     bias: bool
     rank: int
+    subtracted: bool = False
+    """Whether the pair that the update starts with is held beside it, and multiplied with."""
+    saved: bool = False
+    """Whether the layer is trained whole."""
 
     @property
     def weights(self) -> int:
         """Elements of the weight."""
         return self.inputs * self.outputs
+
+    @property
+    def width(self) -> int:
+        """Rank of the product that is made."""
+        return 2 * self.rank if self.subtracted else self.rank
 
     @property
     def adapter(self) -> int:
@@ -42,11 +51,11 @@ class Linear:
 LEAVES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def decoder_linears(spec: DecoderSpec, targets: str | Sequence[str], rank: int) -> list[dict[str, Linear]]:
-    """The linear layers of every decoder layer by their last name; `rank` on those that `targets` means (0: on none).
+def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, Linear]]:
+    """The linear layers of every decoder layer by their last name, with the updates that `lora` puts on them.
 
     Raises:
-        AdapterError: `targets` names no layer, or the rank exceeds a target's smaller side.
+        AdapterError: `lora` names what is not there, or a rank exceeds a layer's smaller side.
     """
     dim, inner = spec.hidden_size, spec.intermediate_size
     queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
@@ -58,23 +67,27 @@ def decoder_linears(spec: DecoderSpec, targets: str | Sequence[str], rank: int) 
         [f"model.layers.{layer}.{'self_attn' if leaf in LEAVES[:4] else 'mlp'}.{leaf}" for leaf in LEAVES]
         for layer in range(spec.num_layers)
     ]
-    adapted = set(resolve_targets([path for layer in paths for path in layer], targets)) if rank else set()
+    adapted = set() if lora is None else set(lora.targets([path for layer in paths for path in layer]))
+    subtracted = lora is not None and lora.init in (Init.PISSA, Init.PISSA_FAST, Init.OLORA)
+    saved = () if lora is None else lora.modules_to_save
     layers = [
         {
             leaf: Linear(
                 path,
                 *sizes[leaf],
                 bias=spec.attention_bias if leaf in LEAVES[:4] else spec.mlp_bias,
-                rank=rank if path in adapted else 0,
+                rank=lora.rank_of(path) if lora is not None and path in adapted else 0,
+                subtracted=subtracted,
+                saved=any(names_path(name, path) for name in saved),
             )
             for leaf, path in zip(LEAVES, layer, strict=True)
         }
         for layer in paths
     ]
     limits = [(line.path, min(line.inputs, line.outputs)) for layer in layers for line in layer.values() if line.rank]
-    too_wide = [f"{path}: at most {limit}" for path, limit in limits if rank > limit]
-    if too_wide:
-        raise AdapterError(f"rank {rank} exceeds the smaller side of these layers:\n{listing(too_wide)}")
+    too_wide = [f"{path}: at most {limit}" for path, limit in limits if lora is not None and lora.rank_of(path) > limit]
+    if too_wide and lora is not None:
+        raise AdapterError(f"rank {lora.rank} exceeds the smaller side of these layers:\n{listing(too_wide)}")
     return layers
 
 
@@ -89,9 +102,8 @@ class Setup:
     device: str = "cpu"
     """`cpu` or `cuda`."""
     threads: int = 1
-    rank: int = 16
-    dropout: float = 0.0
-    target_modules: str | tuple[str, ...] = "all-linear"
+    lora: LoraSpec = field(default=LoraSpec(rank=16, alpha=32.0))
+    """The adapter; of no meaning where everything is trained."""
     quant: QuantSection = field(default_factory=QuantSection)
     stored: bool = False
     """Whether the base's files are quantised already, as `quant` says: then it is held so under every method."""
@@ -101,13 +113,11 @@ class Setup:
     """Paths of the linear layers that a quantised base keeps in `dtype`."""
 
     def __post_init__(self) -> None:
-        rank = 0 if self.method is Method.FULL else self.rank
-        linears = decoder_linears(self.spec, self.target_modules, rank)
+        linears = decoder_linears(self.spec, None if self.full else self.lora)
         paths = [line.path for layer in linears for line in layer.values()]
         object.__setattr__(self, "linears", linears)
-        object.__setattr__(
-            self, "dense", skipped(paths, self.quant.skip_modules) if self.quantized else frozenset(paths)
-        )
+        dense = skipped(paths, self.quant.skip_modules) if self.quantized else frozenset(paths)
+        object.__setattr__(self, "dense", dense)
 
     @classmethod
     def of(
@@ -127,9 +137,7 @@ class Setup:
             dtype=dtype,
             device=device,
             threads=threads,
-            rank=config.lora.rank,
-            dropout=config.lora.dropout,
-            target_modules=config.lora.target_modules,
+            lora=LoraSpec.of(config.lora),
             quant=config.quant,
             stored=stored,
             products=config.compute.products,
@@ -144,6 +152,45 @@ class Setup:
     def quantized(self) -> bool:
         """Whether the base's linear layers are held quantised."""
         return self.method is Method.QLORA or self.stored
+
+    def with_rank(self, rank: int) -> Setup:
+        """The same with one rank for all updates."""
+        return replace(self, lora=replace(self.lora, rank=rank, rank_pattern={}))
+
+    @cached_property
+    def updated(self) -> frozenset[str]:
+        """Which of embedding and head carry an update."""
+        if self.full or self.lora.target_modules == ALL_LINEAR:
+            return frozenset()
+        paths = [line.path for layer in self.linears for line in layer.values()]
+        return frozenset(self.lora.targets(paths)) & {EMBEDDING, HEAD}
+
+    @cached_property
+    def saved(self) -> frozenset[str]:
+        """Which of embedding and head are trained whole beside the adapter."""
+        return frozenset(path for path in (EMBEDDING, HEAD) if self.saves(path))
+
+    @property
+    def trained_tokens(self) -> bool:
+        """Whether rows of the embedding are trained by themselves."""
+        return not self.full and EMBEDDING in self.lora.trainable_tokens
+
+    @property
+    def learns_in_front(self) -> bool:
+        """Whether something in front of the first layer is trained."""
+        return self.full or EMBEDDING in self.updated | self.saved or self.trained_tokens
+
+    @property
+    def scored(self) -> bool:
+        """Whether the head is more than a product with one weight."""
+        tied = self.spec.tied_head and self.trained_tokens
+        return not self.full and (HEAD in self.updated or HEAD in self.lora.trainable_tokens or tied)
+
+    @property
+    def trained_head(self) -> bool:
+        """Whether the head's own weight is trained: under full fine-tuning, whole, or with the embedding's."""
+        tied = self.spec.tied_head and EMBEDDING in self.saved and self.lora.tied_modules
+        return self.full or HEAD in self.saved or tied
 
     @cached_property
     def linear_weights(self) -> int:
@@ -165,8 +212,49 @@ class Setup:
 
     @cached_property
     def adapter_weights(self) -> int:
-        """Elements of all A and B."""
-        return sum(line.adapter for layer in self.linears for line in layer.values())
+        """Elements of all that an adapter trains: A and B, magnitudes, biases, modules and rows."""
+        return sum(self.trained_of(line) for layer in self.linears for line in layer.values()) + self._trained_outside
+
+    def trained_of(self, line: Linear) -> int:
+        """Elements of one linear layer that an adapter trains."""
+        lora = self.lora
+        total = line.rank * (line.outputs + (line.inputs if lora.factors is Factors.BOTH else 0))
+        if line.rank and lora.variant is Variant.DORA:
+            total += line.outputs
+        if line.bias and (lora.bias is Bias.ALL or (lora.bias is Bias.LORA_ONLY and line.rank)):
+            total += line.outputs
+        return total + (line.weights + (line.outputs if line.bias else 0) if line.saved else 0)
+
+    @property
+    def _trained_outside(self) -> int:
+        if self.full:
+            return 0
+        spec, lora = self.spec, self.lora
+        both = spec.vocab_size + spec.hidden_size
+        total = sum(lora.rank_of(path) * both for path in self.updated)
+        if lora.variant is Variant.DORA:
+            sizes = {EMBEDDING: spec.hidden_size, HEAD: spec.vocab_size}
+            total += sum(sizes[path] for path in self.updated)
+        if HEAD in self.updated and lora.factors is Factors.B:
+            total -= lora.rank_of(HEAD) * spec.hidden_size
+        total += len(self.saved) * self.head_weights
+        total += sum(len(ids) for ids in lora.trainable_tokens.values()) * spec.hidden_size
+        return total + self._saved_norms
+
+    @property
+    def _saved_norms(self) -> int:
+        leaves = ("input_layernorm", "post_attention_layernorm")
+        paths = [f"model.layers.{layer}.{leaf}" for layer in range(self.spec.num_layers) for leaf in leaves]
+        return sum(self.saves(path) for path in (*paths, "model.norm")) * self.spec.hidden_size
+
+    def saves(self, *paths: str) -> bool:
+        """Whether any of the modules is trained whole beside an adapter."""
+        return not self.full and any(names_path(name, path) for name in self.lora.modules_to_save for path in paths)
+
+    @property
+    def subtracted_weights(self) -> int:
+        """Elements of the pairs that updates start with and that are held beside them."""
+        return sum(line.adapter for layer in self.linears for line in layer.values() if line.subtracted)
 
     @property
     def trained_weights(self) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from veneer.data.batches import MicroBatch
-from veneer.losses import linear_cross_entropy
+from veneer.losses import linear_cross_entropy, scored_cross_entropy
 from veneer.model.attention import PackedAttention
 from veneer.model.decoder import CausalLM
 
@@ -38,7 +38,11 @@ def supervised_cross_entropy(model: CausalLM, batch: MicroBatch) -> Sums:
     attention = PackedAttention(batch.segments, batch.shared)
     hidden = model.hidden(batch.tokens.to(device), batch.positions.to(device), attention)
     rows = hidden.index_select(0, batch.rows.to(device))
-    loss = linear_cross_entropy(rows, model.lm_head.weight, batch.targets.to(device))  # type: ignore[arg-type]
+    targets, weight = batch.targets.to(device), model.head_weight
+    if weight is not None:
+        loss = linear_cross_entropy(rows, weight, targets)
+    else:
+        loss = scored_cross_entropy(rows, model.lm_head, targets)
     return Sums(loss, batch.supervised)
 
 

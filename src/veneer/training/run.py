@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 
-from veneer.adapters.inject import LoraSpec, inject
-from veneer.config import Method, Products, QuantSection, Recompute, RunConfig, check, to_yaml
+from veneer.adapters.inject import Sources, inject
+from veneer.adapters.spec import LoraSpec
+from veneer.config import Init, Method, Products, QuantSection, Recompute, RunConfig, check, to_yaml
 from veneer.data.batches import pack
-from veneer.errors import CheckpointError, OutputError
+from veneer.errors import CheckpointError, ConfigError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
 from veneer.hardware import processor, resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
@@ -183,6 +184,11 @@ def _as_stored(config: RunConfig, origin: Checkpoint, stored: QuantSection, log:
     """The configuration for a base whose files are quantised already: what they say stands in place of `quant`."""
     if config.method is Method.FULL:
         refuse_training(origin.source, stored.scheme)
+    if config.lora.init is Init.LOFTQ:
+        raise ConfigError(
+            f"lora.init loftq makes up for what quantising took away, and {origin.source} is stored quantised, without "
+            "what it was made from; take another init, or method qlora on the model's unquantised checkpoint"
+        )
     dense = f", {len(stored.skip_modules)} of its linear layers dense" if stored.skip_modules else ""
     log.emit(
         Note(
@@ -211,13 +217,8 @@ def _build(config: RunConfig, origin: Checkpoint, device: torch.device) -> tuple
     )
     if config.method is Method.FULL:
         return model, FullTraining(model, origin)
-    spec = LoraSpec(
-        rank=config.lora.rank,
-        alpha=config.lora.alpha,
-        dropout=config.lora.dropout,
-        target_modules=config.lora.target_modules,
-    )
-    adapter = inject(model, spec, seed=config.train.seed)
+    sources = Sources(original=lambda name: origin.read(name, torch.float32))
+    adapter = inject(model, LoraSpec.of(config.lora), seed=config.train.seed, sources=sources)
     return model, AdapterTraining(adapter, origin.source, config.revision)
 
 

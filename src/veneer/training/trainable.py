@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.inject import Adapter
+from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import read_tensors, save_adapter
 from veneer.errors import CheckpointError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
@@ -50,9 +50,8 @@ class AdapterTraining:
     revision: str | None = None
 
     def named(self) -> dict[str, nn.Parameter]:
-        """A and B of every layer."""
-        names = self.adapter.tensors().keys()
-        return dict(zip(names, self.adapter.parameters(), strict=True))
+        """A and B of every layer, and what else is trained."""
+        return self.adapter.named_parameters()
 
     def seed_step(self, seed: int) -> None:
         """Seed the dropout masks."""

@@ -1,0 +1,117 @@
+"""An adapter on a model: its parts by path, and what can be done with all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from veneer.adapters.part import Part
+from veneer.adapters.saved import Place
+from veneer.adapters.spec import LoraSpec
+from veneer.errors import AdapterError, listing
+from veneer.model.decoder import BaseLinear, CausalLM, Embedding, RmsNorm
+
+
+@dataclass(slots=True)
+class Adapter:
+    """The parts of an adapter, in the order of the model; where two stand on one another the inner one is first."""
+
+    spec: LoraSpec
+    parts: list[tuple[str, Part]]
+    generator: torch.Generator = field(repr=False)
+    """Source of the dropout masks; the training loop seeds it for every step."""
+
+    @property
+    def layers(self) -> dict[str, Part]:
+        """The outermost part of every path."""
+        return dict(self.parts)
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Everything that is trained, by the names of `tensors()`."""
+        return {f"{path}.{name}": tensor for path, part in self.parts for name, tensor in part.trained().items()}
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything that is trained."""
+        return list(self.named_parameters().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is saved, under PEFT's module names: `{path}.lora_A.weight`, `{path}.lora_B.weight`, …"""
+        return {f"{path}.{name}": tensor for path, part in self.parts for name, tensor in part.tensors().items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Copy weights in, under the names of `tensors()`.
+
+        Raises:
+            AdapterError: names or shapes do not fit, or a value is not finite; every offender is named and nothing
+                has been changed.
+        """
+        own = self.tensors()
+        problems = [f"{name}: missing from the file" for name in own if name not in tensors]
+        problems += [f"{name}: no such layer in the model" for name in tensors if name not in own]
+        for name in own.keys() & tensors.keys():
+            if own[name].shape != tensors[name].shape:
+                problems.append(f"{name}: shape {list(tensors[name].shape)}, the model needs {list(own[name].shape)}")
+            elif not bool(torch.isfinite(tensors[name]).all()):
+                problems.append(f"{name}: holds NaN or infinite values")
+        if problems:
+            raise AdapterError(
+                f"the adapter does not fit this model:\n{listing(sorted(problems))}\n"
+                "Use it with the base model that it was trained on (see base_model_name_or_path in its "
+                "adapter_config.json)."
+            )
+        for path, part in self.parts:
+            part.load({name: tensors[f"{path}.{name}"] for name in part.tensors()})
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within the block the model is its base: every part is skipped. Blocks may stand in one another."""
+        before = [part.enabled for _, part in self.parts]
+        for _, part in self.parts:
+            part.enabled = False
+        try:
+            yield
+        finally:
+            for (_, part), enabled in zip(self.parts, before, strict=True):
+                part.enabled = enabled
+
+    def merged(self, read: Callable[[str], Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the base that the adapter changes, with the adapter in it, one module at a time.
+
+        Yields its full name (`model.layers.0.self_attn.q_proj.weight`) and the tensor in float64, so that it is rounded
+        once by whoever writes it. Of a tied model, embedding and head are two tensors here: where they differ, or only
+        one of them is yielded, they have parted.
+
+        Args:
+            read: gives the tensors of another base by name, in place of the weights that the adapter stands on.
+        """
+        found: dict[str, list[Part]] = {}
+        for path, part in self.parts:
+            found.setdefault(path, []).append(part)
+        for path, parts in found.items():
+            tensors = base_tensors(parts[0].base)
+            if read is not None:
+                tensors = {name: read(f"{path}.{name}").double() for name in tensors}
+            for part in parts:
+                part.fold(tensors)
+            yield from ((f"{path}.{name}", tensor) for name, tensor in tensors.items())
+
+
+def base_tensors(base: object) -> dict[str, Tensor]:
+    """Weight and bias of a frozen module in float64; a quantised weight is decoded."""
+    if isinstance(base, Embedding | RmsNorm):
+        return {"weight": base.weight.detach().double()}
+    linear = cast(BaseLinear, base)
+    found = {"weight": linear.dequantize(torch.float32).detach().double()}
+    return found if linear.bias is None else found | {"bias": linear.bias.detach().double()}
+
+
+def remove(model: CausalLM, adapter: Adapter) -> None:
+    """Put the base modules back where `inject` found them."""
+    for path, part in reversed(adapter.parts):
+        part.enabled = False
+        Place.of(model, path).put(cast(nn.Module, part.base))

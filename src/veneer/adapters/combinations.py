@@ -1,0 +1,148 @@
+"""Which options of an adapter go together. What does not is refused with the reason, before anything is loaded.
+
+The table below is the whole of it: `docs/combinations.md` is made from it, and a test trains every pair that it allows.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.targets import EMBEDDING, HEAD, Names, names_path
+from veneer.config import Bias, Factors, Init, Method, Scaling, Variant
+from veneer.errors import AdapterError, listing
+
+
+class Feature(Enum):
+    """An option that is not the default; the value is how it is written in a configuration."""
+
+    GAUSSIAN = "init: gaussian"
+    ORTHOGONAL = "init: orthogonal"
+    PISSA = "init: pissa"
+    PISSA_FAST = "init: pissa_fast"
+    OLORA = "init: olora"
+    LOFTQ = "init: loftq"
+    EVA = "init: eva"
+    RSLORA = "scaling: rslora"
+    DORA = "variant: dora"
+    B_ALONE = "factors: b"
+    DROPOUT = "dropout"
+    RANK_PATTERN = "rank_pattern"
+    ALPHA_PATTERN = "alpha_pattern"
+    EXCLUDE = "exclude_modules"
+    LAYERS = "layers_to_transform"
+    EMBEDDING = "target embed_tokens"
+    HEAD = "target lm_head"
+    BIAS = "bias"
+    FACTOR_BIAS = "lora_bias"
+    SAVED = "modules_to_save"
+    SAVED_EMBEDDING = "modules_to_save embed_tokens"
+    TOKENS = "trainable_tokens"
+    DENSE = "method: lora"
+    QUANTIZED = "method: qlora"
+
+
+def exclude(*others: Feature, reason: str) -> dict[Feature, str]:
+    """The same reason against each of the features."""
+    return dict.fromkeys(others, reason)
+
+
+_ONE_WAY = "both would train the same rows; choose one"
+
+EXCLUSIONS: dict[Feature, dict[Feature, str]] = {
+    Feature.LOFTQ: exclude(Feature.DENSE, reason="it makes up for quantisation, and nothing is quantised"),
+    Feature.DORA: exclude(
+        Feature.FACTOR_BIAS,
+        reason="PEFT counts B's bias into the norm of the weight, of which it is no part; such an adapter fits nothing "
+        "but PEFT",
+    ),
+    Feature.B_ALONE: exclude(
+        Feature.EMBEDDING, reason="the update of an embedding starts with A = 0, and would stay nothing"
+    ),
+    Feature.LAYERS: exclude(
+        Feature.EMBEDDING,
+        Feature.HEAD,
+        reason="layers_to_transform leaves out whatever stands outside of the layers",
+    ),
+    Feature.EMBEDDING: exclude(Feature.TOKENS, Feature.SAVED_EMBEDDING, reason=_ONE_WAY),
+    Feature.SAVED_EMBEDDING: exclude(Feature.TOKENS, reason=_ONE_WAY),
+    Feature.FACTOR_BIAS: exclude(
+        Feature.EMBEDDING, reason="an embedding has no product for B's bias to stand beside (PEFT leaves it out)"
+    ),
+    Feature.DENSE: exclude(Feature.QUANTIZED, reason="the base is held one way"),
+}
+"""What excludes what, each pair once, with the reason."""
+
+_INITS = {
+    Init.GAUSSIAN: Feature.GAUSSIAN,
+    Init.ORTHOGONAL: Feature.ORTHOGONAL,
+    Init.PISSA: Feature.PISSA,
+    Init.PISSA_FAST: Feature.PISSA_FAST,
+    Init.OLORA: Feature.OLORA,
+    Init.LOFTQ: Feature.LOFTQ,
+    Init.EVA: Feature.EVA,
+}
+
+
+def reason_against(one: Feature, other: Feature) -> str | None:
+    """Why two features do not go together, or None where they do. Two starts never do: there is one."""
+    if one is not other and one in _INITS.values() and other in _INITS.values():
+        return "an adapter starts one way"
+    return EXCLUSIONS.get(one, {}).get(other) or EXCLUSIONS.get(other, {}).get(one)
+
+
+def features(spec: LoraSpec, method: Method | None = None) -> list[Feature]:
+    """What an adapter uses, in the order of `Feature`; `method` where it is known how the base is held."""
+    used = {
+        Feature.RSLORA: spec.scaling is Scaling.RSLORA,
+        Feature.DORA: spec.variant is Variant.DORA,
+        Feature.B_ALONE: spec.factors is Factors.B,
+        Feature.DROPOUT: spec.dropout > 0,
+        Feature.RANK_PATTERN: bool(spec.rank_pattern),
+        Feature.ALPHA_PATTERN: bool(spec.alpha_pattern),
+        Feature.EXCLUDE: bool(spec.exclude_modules),
+        Feature.LAYERS: spec.layers_to_transform is not None,
+        Feature.EMBEDDING: _means(spec.target_modules, EMBEDDING) and not _means(spec.exclude_modules, EMBEDDING),
+        Feature.HEAD: _means(spec.target_modules, HEAD) and not _means(spec.exclude_modules, HEAD),
+        Feature.BIAS: spec.bias is not Bias.NONE,
+        Feature.FACTOR_BIAS: spec.factor_bias,
+        Feature.SAVED: bool(spec.modules_to_save),
+        Feature.SAVED_EMBEDDING: _means(spec.modules_to_save, EMBEDDING),
+        Feature.TOKENS: bool(spec.trainable_tokens),
+        Feature.DENSE: method is Method.LORA,
+        Feature.QUANTIZED: method is Method.QLORA,
+    }
+    used |= {feature: spec.init is init for init, feature in _INITS.items()}
+    return [feature for feature in Feature if used[feature]]
+
+
+def refuse(spec: LoraSpec, method: Method | None = None) -> None:
+    """Refuse an adapter whose options exclude each other.
+
+    Raises:
+        AdapterError: naming every pair with its reason.
+    """
+    used = features(spec, method)
+    problems = [
+        f"{one.value} and {other.value}: {reason}"
+        for index, one in enumerate(used)
+        for other in used[index + 1 :]
+        if (reason := reason_against(one, other)) is not None
+    ]
+    if spec.init is Init.ORTHOGONAL:
+        odd = {rank for rank in (spec.rank, *spec.rank_pattern.values()) if rank % 2}
+        problems += [
+            f"init: orthogonal and rank {rank}: it halves the rank, which must be even" for rank in sorted(odd)
+        ]
+    if problems:
+        raise AdapterError(f"these options of the adapter do not go together:\n{listing(problems)}")
+
+
+def _means(names: Names, path: str) -> bool:
+    if isinstance(names, str):
+        try:
+            return re.fullmatch(names, path) is not None
+        except re.error:
+            return False  # refused where the names are resolved, with the fault
+    return any(names_path(name, path) for name in names)

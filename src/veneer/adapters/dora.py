@@ -1,0 +1,119 @@
+"""DoRA: the lengths of a weight's rows are trained by themselves (Liu et al., 2024, arXiv:2402.09353).
+
+    W' = m / ‖W + s B A‖ · (W + s B A)        for each row; m starts as ‖W + s B A‖
+
+As in section 4.3 of the paper, the norm counts as a constant in backward. It is taken in float32 of the weight that is
+multiplied with, and the factor m / ‖·‖, which is near 1 and moves in its last digits, meets the product in float32:
+rounded to bfloat16 it would stand still while m is trained.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from veneer.adapters.linear import LoraLinear
+from veneer.adapters.part import copy_in
+from veneer.model.decoder import BaseLinear
+
+MAGNITUDE = "lora_magnitude_vector"
+"""PEFT's name of m."""
+
+
+class _Scaled(torch.autograd.Function):
+    """z · g with `g` `[dim]` in float32, rounded once to the dtype of `z`."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, g: Tensor) -> Tensor:
+        ctx.save_for_backward(z, g)
+        return (z * g).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        z, g = ctx.saved_tensors
+        wide = torch.promote_types(z.dtype, g.dtype)
+        return (grads[0] * g).to(z.dtype), (grads[0].to(wide) * z).sum(0, dtype=wide).to(g.dtype)
+
+
+def scaled(z: Tensor, g: Tensor) -> Tensor:
+    """`z` `[tokens, dim]` times `g` `[dim]` float32, in the dtype of `z`."""
+    return cast(Tensor, _Scaled.apply(z, g))  # type: ignore[no-untyped-call]
+
+
+class DoraLinear(nn.Module):
+    """A layer with an update, and with trained magnitudes of its weight's rows.
+
+    Args:
+        lora: the layer with its update; B has no bias (PEFT counts it into the norm, which is no norm of the weight).
+    """
+
+    def __init__(self, lora: LoraLinear):
+        super().__init__()
+        self.in_features, self.out_features = lora.in_features, lora.out_features
+        self.lora = lora
+        self.magnitude = nn.Parameter(self.norm())
+
+    @property
+    def base(self) -> BaseLinear:
+        """The frozen layer."""
+        return self.lora.base
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's."""
+        return self.lora.bias
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the update is there."""
+        return self.lora.enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self.lora.enabled = value
+
+    @torch.no_grad()
+    def norm(self) -> Tensor:
+        """Lengths of the rows of W + s B A, `[out_features]` float32."""
+        weight = self.lora.base.dequantize(torch.float32) + self.lora.delta()
+        return cast(Tensor, torch.linalg.vector_norm(weight, dim=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[tokens, in_features]` to `[tokens, out_features]`, in the dtype of `x`.
+
+        With dropout the turned part sees what is left of x: W x + (g − 1) W x' + g s B A x', as PEFT has it.
+        """
+        if not self.enabled:
+            return self.lora.base(x)
+        gain = self.magnitude / self.norm()
+        bias = None if self.bias is None else self.bias.detach().to(x.dtype)
+        left = self.lora.dropout(x) if self.training else x
+        z = self.lora.from_inputs(left, left)
+        y = scaled(z if bias is None else z - bias, gain)
+        if left is not x:
+            y = y + (self.lora.base(x) - self.lora.base(left))
+        return y if bias is None else y + bias
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The update's factors and the magnitudes; see `Part`."""
+        return self.lora.trained() | {MAGNITUDE: self.magnitude}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The same; see `Part`."""
+        return self.lora.tensors() | {MAGNITUDE: self.magnitude.detach()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take factors and magnitudes; see `Part`."""
+        self.lora.load(tensors)
+        copy_in({MAGNITUDE: self.magnitude.detach()}, tensors)
+
+    def fold(self, tensors: dict[str, Tensor]) -> None:
+        """Turn the weight's rows and give them their lengths; see `Part`.
+
+        The norm is that of the weight that the adapter was trained beside, whatever weight is given.
+        """
+        self.lora.fold(tensors)
+        gain = (self.magnitude.detach().double() / self.norm().double()).to(tensors["weight"].dtype)
+        tensors["weight"] = tensors["weight"] * gain[:, None]

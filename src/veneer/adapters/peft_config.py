@@ -1,0 +1,248 @@
+"""`adapter_config.json` as PEFT writes it, to and from an `Adapter`'s specification.
+
+Reading accepts what veneer can be true to. Every other feature that the file switches on is refused by name, since
+leaving it out would give another model than the one that was trained.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from veneer.adapters.adapter import Adapter
+from veneer.adapters.dora import DoraLinear
+from veneer.adapters.embedding import LoraEmbedding
+from veneer.adapters.linear import LoraLinear
+from veneer.adapters.part import Part
+from veneer.adapters.saved import SavedModule
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, names_path
+from veneer.config import Bias, Init, Scaling, Variant
+from veneer.errors import AdapterError, listing
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "alora_invocation_tokens": (None,),
+    "arrow_config": (None,),
+    "fan_in_fan_out": (None, False),
+    "kasa_config": (None,),
+    "layer_replication": (None,),
+    "monteclora_config": (None,),
+    "target_parameters": (None, []),
+    "use_bdlora": (None, False),
+    "use_qalora": (None, False),
+    "velora_config": (None,),
+}
+"""Settings of PEFT that change the model and are not read, with the values that mean "not used"."""
+
+_READ = frozenset(
+    (
+        *("r", "lora_alpha", "lora_dropout", "target_modules", "peft_type", "task_type", "base_model_name_or_path"),
+        *("alpha_pattern", "bias", "exclude_modules", "init_lora_weights", "layers_to_transform", "lora_bias"),
+        *("modules_to_save", "rank_pattern", "trainable_token_indices", "use_dora", "use_rslora"),
+        *("auto_mapping", "inference_mode", "layers_pattern", "peft_version", "revision", "runtime_config"),
+        *("corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_config", "megatron_core"),
+        *("ensure_weight_tying", "qalora_group_size"),
+    )
+)
+"""Settings that are read here, or that leave what the tensors mean as it is."""
+
+_INITS: dict[Any, Init] = {
+    True: Init.KAIMING,
+    False: Init.KAIMING,
+    None: Init.KAIMING,
+    "gaussian": Init.GAUSSIAN,
+    "eva": Init.EVA,
+    "orthogonal": Init.ORTHOGONAL,
+    "mica": Init.KAIMING,
+    "pissa": Init.PISSA,
+    "olora": Init.OLORA,
+}
+"""Values of `init_lora_weights` that can be read. PiSSA and OLoRA change the base whenever PEFT loads the adapter,
+unless it was converted when it was saved; both follow from the base alone, so that it can be done here. Of the others
+(pissa_niter, CorDA, LoftQ, LoRA-GA) nobody can say what they have subtracted."""
+
+
+def is_plain(spec: LoraSpec) -> bool:
+    """Whether an adapter that was read with these settings is a plain update of the base."""
+    return spec.init not in (Init.PISSA, Init.OLORA)
+
+
+def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> dict[str, Any]:
+    """The content of `adapter_config.json` for `adapter` over the model `base`."""
+    spec = adapter.spec
+    updates = {path: update for path, part in adapter.parts if (update := _update(part)) is not None}
+    saved = [path for path, part in adapter.parts if isinstance(part, SavedModule) and part.trained()]
+    return {
+        "auto_mapping": None,
+        "base_model_name_or_path": base,
+        "bias": spec.bias.value,
+        "ensure_weight_tying": bool(spec.tied_modules and EMBEDDING in saved),
+        "exclude_modules": _plain(spec.exclude_modules) or None,
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None if spec.layers_to_transform is None else list(spec.layers_to_transform),
+        "lora_bias": spec.factor_bias,
+        "lora_dropout": spec.dropout,
+        "modules_to_save": saved or None,
+        "peft_type": "LORA",
+        "revision": revision,
+        "target_modules": _targets(spec, list(updates)),
+        "task_type": "CAUSAL_LM",
+        "trainable_token_indices": _token_indices(spec.trainable_tokens),
+        "use_dora": spec.variant is Variant.DORA,
+        **_ranks(spec, updates),
+    }
+
+
+def _update(part: Part) -> LoraLinear | LoraEmbedding | None:
+    if isinstance(part, DoraLinear):
+        return part.lora
+    return part if isinstance(part, LoraLinear | LoraEmbedding) else None
+
+
+def _ranks(spec: LoraSpec, updates: Mapping[str, LoraLinear | LoraEmbedding]) -> dict[str, Any]:
+    """Ranks and alphas: as they were given, or those of the plain adapter that a start with a subtracted pair is."""
+    if not any(isinstance(update, LoraLinear) and update.subtracted_a is not None for update in updates.values()):
+        return {
+            "alpha_pattern": {key: _whole(alpha) for key, alpha in spec.alpha_pattern.items()},
+            "lora_alpha": _whole(spec.alpha),
+            "r": spec.rank,
+            "rank_pattern": dict(spec.rank_pattern),
+            "use_rslora": spec.scaling is Scaling.RSLORA,
+        }
+    sizes = {}
+    for path, update in updates.items():
+        doubled = isinstance(update, LoraLinear) and update.subtracted_a is not None
+        rank = update.rank * (2 if doubled else 1)
+        sizes[path] = (rank, _whole(update.scale * rank))
+    (rank, alpha), _ = Counter(sizes.values()).most_common(1)[0]
+    return {
+        "alpha_pattern": {path: size[1] for path, size in sizes.items() if size[1] != alpha},
+        "lora_alpha": alpha,
+        "r": rank,
+        "rank_pattern": {path: size[0] for path, size in sizes.items() if size[0] != rank},
+        "use_rslora": False,
+    }
+
+
+def _targets(spec: LoraSpec, paths: list[str]) -> list[str]:
+    # Spelled out: other readers of the format do not know the shorthand, and an expression may match more among the
+    # modules of their model (".*" the model itself).
+    if spec.target_modules == ALL_LINEAR:
+        return sorted({path.rpartition(".")[2] for path in paths})
+    return paths if isinstance(spec.target_modules, str) else list(spec.target_modules)
+
+
+def _token_indices(tokens: Mapping[str, tuple[int, ...]]) -> dict[str, list[int]] | None:
+    return {path.rpartition(".")[2]: list(ids) for path, ids in tokens.items()} or None
+
+
+def _plain(names: str | tuple[str, ...]) -> str | list[str]:
+    return names if isinstance(names, str) else list(names)
+
+
+def _whole(number: float) -> int | float:
+    return int(number) if float(number).is_integer() else number
+
+
+def parse_config(config: Any, path: Path) -> LoraSpec:
+    """The specification that a configuration means.
+
+    Raises:
+        AdapterError: it is no LoRA configuration, is broken, or uses a feature that is not supported.
+    """
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        kind = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
+        raise AdapterError(f"{path}: peft_type is {kind!r}; supported: 'LORA'")
+    used = [f"{key}: {value!r}" for key, value in config.items() if _is_used(key, value)]
+    if used:
+        raise AdapterError(f"{path} uses features that veneer does not support:\n{listing(used)}")
+    problems = _faults(config)
+    if problems:
+        raise AdapterError(f"{path}: not a usable adapter configuration:\n{listing(problems)}")
+    layers = config.get("layers_to_transform")
+    return LoraSpec(
+        rank=config["r"],
+        alpha=float(config["lora_alpha"]),
+        dropout=float(config.get("lora_dropout", 0.0)),
+        target_modules=_names(config["target_modules"]),
+        exclude_modules=_names(config.get("exclude_modules") or ()),
+        layers_to_transform=tuple(layers) if isinstance(layers, list) else None if layers is None else (layers,),
+        rank_pattern=config.get("rank_pattern") or {},
+        alpha_pattern={key: float(alpha) for key, alpha in (config.get("alpha_pattern") or {}).items()},
+        scaling=Scaling.RSLORA if config.get("use_rslora") else Scaling.STANDARD,
+        variant=Variant.DORA if config.get("use_dora") else Variant.LORA,
+        init=_INITS[config.get("init_lora_weights")],
+        bias=Bias(config.get("bias") or "none"),
+        factor_bias=bool(config.get("lora_bias")),
+        modules_to_save=tuple(config.get("modules_to_save") or ()),
+        tied_modules=bool(config.get("ensure_weight_tying")),
+        trainable_tokens=_tokens(config.get("trainable_token_indices")),
+    )
+
+
+def _is_used(key: str, value: Any) -> bool:
+    """Whether a setting asks for something that is not done here; one that is not known may only be switched off."""
+    if key == "init_lora_weights":
+        return not isinstance(value, bool | str | None) or value not in _INITS
+    if key in _READ:
+        return False
+    return value not in _NEUTRAL.get(key, (None, False, [], {}, ""))
+
+
+def _faults(config: Mapping[str, Any]) -> list[str]:
+    rank, alpha, dropout = config.get("r"), config.get("lora_alpha"), config.get("lora_dropout", 0.0)
+    targets, tokens = config.get("target_modules"), config.get("trainable_token_indices")
+    problems = []
+    if not _is_rank(rank):
+        problems.append(f"r: {rank!r}, must be a whole number of at least 1")
+    if not _is_number(alpha):
+        problems.append(f"lora_alpha: {alpha!r}, must be a finite number")
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        problems.append(f"lora_dropout: {dropout!r}, must be at least 0 and below 1")
+    if not (isinstance(targets, str) or _is_list(targets, str)):
+        problems.append(f"target_modules: {targets!r}, must be a text or a list of texts")
+    if not all(_is_rank(value) for value in _values(config.get("rank_pattern"))):
+        problems.append(f"rank_pattern: {config['rank_pattern']!r}, must give whole numbers of at least 1")
+    if not all(_is_number(value) for value in _values(config.get("alpha_pattern"))):
+        problems.append(f"alpha_pattern: {config['alpha_pattern']!r}, must give finite numbers")
+    if config.get("bias") not in (None, *(bias.value for bias in Bias)):
+        problems.append(f"bias: {config['bias']!r}, must be none, all or lora_only")
+    if not all(_is_list(ids, int) for ids in (tokens.values() if isinstance(tokens, dict) else [tokens or []])):
+        problems.append(f"trainable_token_indices: {tokens!r}, must be token ids")
+    return problems
+
+
+def _values(pattern: Any) -> list[Any]:
+    if pattern is None:
+        return []
+    return list(pattern.values()) if isinstance(pattern, dict) else [pattern]
+
+
+def _is_rank(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _names(names: str | list[str] | tuple[str, ...]) -> str | tuple[str, ...]:
+    return names if isinstance(names, str) else tuple(names)
+
+
+def _tokens(value: Any) -> dict[str, tuple[int, ...]]:
+    if not value:
+        return {}
+    given = value if isinstance(value, dict) else {EMBEDDING: value}
+    homes = {name: path for name in given for path in (EMBEDDING, HEAD) if names_path(name, path)}
+    return {homes.get(name, name): tuple(ids) for name, ids in given.items()}

@@ -1,0 +1,103 @@
+"""Modules that are trained whole beside an adapter and saved with it (PEFT's `modules_to_save`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from veneer.adapters.part import copy_in
+from veneer.errors import AdapterError
+from veneer.model.decoder import DenseLinear, Embedding, RmsNorm
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a module hangs in the model."""
+
+    parent: nn.Module
+    leaf: str
+
+    @classmethod
+    def of(cls, model: nn.Module, path: str) -> Place:
+        """The place of a path."""
+        above, _, leaf = path.rpartition(".")
+        return cls(model.get_submodule(above), leaf)
+
+    def put(self, module: nn.Module) -> None:
+        """Hang a module there."""
+        setattr(self.parent, self.leaf, module)
+
+
+def trainable_copy(module: nn.Module, path: str) -> nn.Module:
+    """A copy of a leaf of the decoder in float32, with gradients; a quantised one is decoded.
+
+    Raises:
+        AdapterError: the module is none of those that hold weights of their own.
+    """
+    if isinstance(module, Embedding):
+        return Embedding(_parameter(module.weight))
+    if isinstance(module, RmsNorm):
+        return RmsNorm(_parameter(module.weight), module.eps)
+    if not isinstance(module, nn.ModuleList) and path.rpartition(".")[2] in LINEAR_LEAVES:
+        bias = module.bias
+        weight: Tensor = module.dequantize(torch.float32)  # type: ignore[operator]
+        return DenseLinear(_parameter(weight), _parameter(bias) if isinstance(bias, Tensor) else None)
+    raise AdapterError(
+        f"modules_to_save: {path} is a {type(module).__name__} and holds no weights of its own; name what is in it"
+    )
+
+
+LINEAR_LEAVES = frozenset(
+    ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"),
+)
+"""Last names of the decoder's linear layers."""
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach().float().clone())
+
+
+class SavedModule:
+    """A module with a trained copy, which hangs in its place while the adapter is enabled.
+
+    Args:
+        place: of the module.
+        base: the frozen one.
+        own: the trained one.
+        tied: whether its weight is that of another saved module, which trains it.
+    """
+
+    def __init__(self, place: Place, base: nn.Module, own: nn.Module, *, tied: bool = False):
+        self.base, self.own = base, own
+        self._place, self._tied = place, tied
+        self._enabled = False
+        self.enabled = True
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the trained copy is in place."""
+        return self._enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self._enabled = value
+        self._place.put(self.own if value else self.base)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The module's own parameters; see `Part`."""
+        return {} if self._tied else dict(self.own.named_parameters())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The same, those of a tie once more: PEFT looks for them. See `Part`."""
+        return {name: tensor.detach() for name, tensor in self.own.named_parameters()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take them; see `Part`."""
+        copy_in(self.tensors(), tensors)
+
+    def fold(self, tensors: dict[str, Tensor]) -> None:
+        """Replace all tensors; see `Part`."""
+        for name, tensor in self.tensors().items():
+            tensors[name] = tensor.to(tensors[name].dtype)

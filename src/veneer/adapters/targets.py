@@ -1,0 +1,129 @@
+"""Which modules an adapter goes on: names, expressions, exclusions and layer numbers to paths, as PEFT means them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+from veneer.errors import AdapterError, listing, nearest
+
+ALL_LINEAR = "all-linear"
+"""The `target_modules` that means every linear layer but the head."""
+EMBEDDING = "model.embed_tokens"
+"""Path of the token embedding."""
+HEAD = "lm_head"
+"""Path of the language-model head."""
+
+Value = TypeVar("Value")
+Names = str | Sequence[str]
+"""An expression for whole paths, or names: each a whole path or the end of one."""
+
+
+def resolve_targets(
+    paths: Sequence[str],
+    target_modules: Names,
+    exclude_modules: Names = (),
+    layers_to_transform: Sequence[int] | None = None,
+) -> list[str]:
+    """The paths that the settings mean, in the order of the model.
+
+    Args:
+        paths: the decoder's linear layers. Embedding and head are there too, for who names them.
+        target_modules: `all-linear`, a regular expression for the whole path, or a list of names, each either a whole
+            path or the end of one (`q_proj`, `self_attn.q_proj`).
+        exclude_modules: what is left out of them, by an expression or by names.
+        layers_to_transform: numbers of the decoder layers that are adapted; None means all. As in PEFT, whatever
+            stands outside of the layers is left out where numbers are given.
+
+    Raises:
+        AdapterError: an expression is invalid, a name or number matches nothing, or nothing is left.
+    """
+    everything = [EMBEDDING, *paths, HEAD]
+    chosen = list(paths) if target_modules == ALL_LINEAR else matching(everything, target_modules, "target_modules")
+    if exclude_modules:
+        excluded = set(matching(everything, exclude_modules, "exclude_modules"))
+        chosen = [path for path in chosen if path not in excluded]
+    if layers_to_transform is not None:
+        numbers = {number for path in paths if (number := layer_number(path)) is not None}
+        unknown = [str(number) for number in layers_to_transform if number not in numbers]
+        if unknown:
+            raise AdapterError(
+                f"layers_to_transform names layers that the model does not have:\n{listing(unknown)}\n"
+                f"It has {min(numbers)} to {max(numbers)}."
+            )
+        chosen = [path for path in chosen if layer_number(path) in set(layers_to_transform)]
+    if not chosen:
+        raise AdapterError(
+            f"no layer is left of target_modules {target_modules!r} after exclude_modules {exclude_modules!r} and "
+            f"layers_to_transform {layers_to_transform!r}; leave at least one"
+        )
+    return chosen
+
+
+def matching(paths: Sequence[str], names: Names, setting: str) -> list[str]:
+    """The paths that an expression or a list of names means.
+
+    Raises:
+        AdapterError: the expression is invalid or matches nothing, or any name of the list matches nothing.
+    """
+    leaves = sorted({path.rpartition(".")[2] for path in paths})
+    if isinstance(names, str):
+        try:
+            pattern = re.compile(names)
+        except re.error as error:
+            raise AdapterError(f"{setting} {names!r} is not a regular expression: {error}") from error
+        matched = [path for path in paths if pattern.fullmatch(path)]
+        if not matched:
+            example = next((path for path in paths if "." in path and path != EMBEDDING), paths[0])
+            raise AdapterError(
+                f"{setting} {names!r} matches no layer; it must match a whole path such as {example!r}. "
+                f"To name layers, give a list of: {', '.join(leaves)}"
+            )
+        return matched
+    unmatched = [name for name in names if not any(names_path(name, path) for path in paths)]
+    if unmatched or not names:
+        offenders = listing(f"{name!r}{nearest(name, leaves)}" for name in unmatched)
+        raise AdapterError(
+            f"{setting} names layers that the model does not have:\n{offenders}\nIt has: {', '.join(leaves)}"
+        )
+    return [path for path in paths if any(names_path(name, path) for name in names)]
+
+
+def names_path(name: str, path: str) -> bool:
+    """Whether a name means a path: it is the path, or its end from a dot on."""
+    return path == name or path.endswith("." + name)
+
+
+def layer_number(path: str) -> int | None:
+    """The number of the decoder layer that a path is in."""
+    found = re.match(r".*?\.[^.]*\.(\d+)\.", path)
+    return None if found is None else int(found.group(1))
+
+
+def by_pattern(patterns: Mapping[str, Value], path: str, default: Value) -> Value:
+    """The value of the first pattern that fits the end of a path, from a dot on (PEFT's `rank_pattern`)."""
+    for pattern, value in patterns.items():
+        if re.match(rf"(.*\.)?({pattern})$", path):
+            return value
+    return default
+
+
+def check_patterns(patterns: Mapping[str, object], paths: Sequence[str], setting: str) -> None:
+    """Refuse patterns that fit none of the adapted layers: they would be left out without a word.
+
+    Raises:
+        AdapterError: naming all of them.
+    """
+    problems = []
+    for pattern in patterns:
+        try:
+            fits = any(re.match(rf"(.*\.)?({pattern})$", path) for path in paths)
+        except re.error as error:
+            problems.append(f"{pattern!r}: not a regular expression: {error}")
+            continue
+        if not fits:
+            leaves = sorted({path.rpartition(".")[2] for path in paths})
+            problems.append(f"{pattern!r}: fits no adapted layer{nearest(pattern, leaves)}")
+    if problems:
+        raise AdapterError(f"{setting} has keys that cannot be used:\n{listing(problems)}")
