@@ -274,7 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a directory, a GGUF file or a hub id (default: SmolLM2-135M)")
     parser.add_argument("--data", type=Path, default=DATA, help="folder with forgetting/ and gsm8k/")
-    parser.add_argument("--tokens", type=int, default=20_000, help="of each text")
+    parser.add_argument("--tokens", type=int, default=10_000, help="of each text")
     parser.add_argument("--threads", type=int, default=2, help="of the perplexities; speeds are those of one core")
     parser.add_argument("--part", choices=["all", "quality", "speed"], default="all")
     args = parser.parse_args()
