@@ -61,6 +61,7 @@ OPTIONS = {
         "--data", "--device", "--json", "--length", "--memory-limit-mb", "--method", "--model", "--rank", "--rows",
         "--set", "--tokens",
     ],
+    "quantize": ["--dtype", "--json", "--model", "--output", "--set"],
     "quickstart": ["--device", "--json", "--method", "--model", "--output", "--rows"],
     "train": [
         "--config", "--data", "--device", "--eval-data", "--held-out", "--json", "--method", "--model", "--output",

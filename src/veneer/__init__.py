@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from veneer.assistant import Assistant as Assistant
     from veneer.assistant import open_assistant as open_assistant
     from veneer.config import Method as Method
+    from veneer.config import QuantSection as QuantSection
     from veneer.config import RunConfig as RunConfig
     from veneer.errors import VeneerError as VeneerError
     from veneer.evaluation.run import Report as Report
     from veneer.evaluation.run import evaluate as evaluate
     from veneer.generation import Sampling as Sampling
+    from veneer.quantization import Quantised as Quantised
+    from veneer.quantization import quantize as quantize
     from veneer.training.run import RunResult as RunResult
     from veneer.training.run import train as train
 
@@ -34,6 +37,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Assistant": "veneer.assistant",
     "Method": "veneer.config",
+    "QuantSection": "veneer.config",
+    "Quantised": "veneer.quantization",
     "Report": "veneer.evaluation.run",
     "RunConfig": "veneer.config",
     "RunResult": "veneer.training.run",
@@ -41,12 +46,15 @@ _HOMES = {
     "VeneerError": "veneer.errors",
     "evaluate": "veneer.evaluation.run",
     "open_assistant": "veneer.assistant",
+    "quantize": "veneer.quantization",
     "train": "veneer.training.run",
 }
 
 __all__ = [
     "Assistant",
     "Method",
+    "QuantSection",
+    "Quantised",
     "Report",
     "RunConfig",
     "RunResult",
@@ -55,6 +63,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "open_assistant",
+    "quantize",
     "train",
 ]
 

@@ -14,13 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from veneer.assistant import Assistant, lines_of, open_assistant, turns
-from veneer.config import ComputeSection, Method, RunConfig
+from veneer.config import ComputeSection, Method, QuantSection, RunConfig
 from veneer.data.records import Message, read_records
 from veneer.display import TrainingDisplay, counting, plan_table, report_table, sample_table
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.run import Report, RowSet, evaluate_rows, prepare
 from veneer.events import Event, Subscriber
 from veneer.generation import Sampling
+from veneer.quantization import quantize
 from veneer.training.interrupt import interruptible
 from veneer.training.planned import Expected, plan_of
 from veneer.training.run import RunResult, train
@@ -59,6 +60,31 @@ def plan_visibly(config: RunConfig, device: str, expected: Expected, *, as_json:
         Console().print(plan_table(f"{config.model}: {config.method.value} on {device}", plan))
     if plan.refusal is not None:
         raise ConfigError(plan.refusal)
+
+
+def quantize_visibly(model: str, output: Path, quant: QuantSection, dtype: str, *, as_json: bool) -> None:
+    """Quantise under a spinner that names the tensor being read, and say what came of it."""
+    screen = console()
+    with screen.status(escape(f"quantising {model}")) as status:
+        done = quantize(
+            model,
+            output,
+            quant=quant,
+            dtype=dtype,
+            progress=lambda name: status.update(escape(f"quantising {model}: {name}")),
+        )
+    if as_json:
+        facts = {
+            "output": str(done.output), "quant": done.quant.model_dump(mode="json"), "layers": done.layers,
+            "dense": list(done.dense), "weights": done.weights, "bits": done.bits, "bytes": done.bytes,
+        }  # fmt: skip
+        click.echo(json.dumps(facts, indent=2))
+        return
+    kept = f", {len(done.dense)} kept dense" if done.dense else ""
+    click.echo(
+        f"{done.output}: {done.layers} linear layers in {done.quant.scheme.value}, {done.bits:.2f} bits a weight"
+        f"{kept}; {done.bytes / 1e6:,.0f} MB with all that stays dense"
+    )
 
 
 def _write_to_stderr(text: str) -> None:

@@ -13,10 +13,11 @@ import torch
 
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, names_path
-from veneer.config import Factors, Init, Method, OptimizerName, Products, RunConfig
+from veneer.config import Factors, Init, Method, OptimizerName, Products, QuantSection, RunConfig
 from veneer.errors import AdapterError, listing
 from veneer.model.spec import DecoderSpec
 from veneer.plan.trained import Linear, Shape, by_adapter, by_full, by_linear, norm_paths
+from veneer.quant.schemes import skipped
 
 LEAVES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -74,30 +75,45 @@ class Setup:
     threads: int = 1
     lora: LoraSpec = field(default=LoraSpec(rank=16, alpha=32.0))
     """The adapter; of no meaning where everything is trained."""
-    block: int = 64
-    double_quant: bool = True
+    quant: QuantSection = field(default_factory=QuantSection)
+    stored: bool = False
+    """Whether the base's files are quantised already, as `quant` says: then it is held so under every method."""
     products: Products = Products.EXACT
     optimizer: OptimizerName = OptimizerName.ADAMW
     linears: list[dict[str, Linear]] = field(init=False, repr=False, compare=False)
+    dense: frozenset[str] = field(init=False, repr=False, compare=False)
+    """Paths of the linear layers that a quantised base keeps in `dtype`."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "linears", decoder_linears(self.spec, None if self.full else self.lora))
+        linears = decoder_linears(self.spec, None if self.full else self.lora)
+        paths = [line.path for layer in linears for line in layer.values()]
+        object.__setattr__(self, "linears", linears)
+        dense = skipped(paths, self.quant.skip_modules) if self.quantized else frozenset(paths)
+        object.__setattr__(self, "dense", dense)
         if not self.full:
-            self._check_adapter()
+            self._check_adapter(paths)
 
-    def _check_adapter(self) -> None:
+    def _check_adapter(self, linears: list[str]) -> None:
         """Refuse what `inject` would refuse, before there is a model.
 
         Raises:
             AdapterError: the adapter names what the model has not, or trains something two ways.
         """
-        linears = [line.path for layer in self.linears for line in layer.values()]
         targets = self.lora.targets(linears)
         saved = self.lora.saved([EMBEDDING, *linears, *norm_paths(self.spec), HEAD], targets)
         self.lora.check_tokens(self.spec.vocab_size, tied=self.spec.tied_head, busy={*saved, *targets})
 
     @classmethod
-    def of(cls, config: RunConfig, spec: DecoderSpec, dtype: torch.dtype, device: str, threads: int) -> Setup:
+    def of(
+        cls,
+        config: RunConfig,
+        spec: DecoderSpec,
+        dtype: torch.dtype,
+        device: str,
+        threads: int,
+        *,
+        stored: bool = False,
+    ) -> Setup:
         """The setup of a run."""
         return cls(
             spec=spec,
@@ -106,8 +122,8 @@ class Setup:
             device=device,
             threads=threads,
             lora=LoraSpec.of(config.lora),
-            block=config.quant.block,
-            double_quant=config.quant.double_quant,
+            quant=config.quant,
+            stored=stored,
             products=config.compute.products,
             optimizer=config.train.optimizer,
         )
@@ -116,6 +132,11 @@ class Setup:
     def full(self) -> bool:
         """Whether every weight is trained."""
         return self.method is Method.FULL
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the base's linear layers are held quantised."""
+        return self.method is Method.QLORA or self.stored
 
     def with_rank(self, rank: int) -> Setup:
         """The same with one rank for all updates."""
@@ -207,6 +228,12 @@ class Setup:
     def largest_matrix(self) -> int:
         """Elements of the largest linear layer's weight."""
         return max(line.weights for line in self.linears[0].values())
+
+    @cached_property
+    def largest_packed(self) -> int:
+        """Elements of the largest weight that is held quantised; 0 where none is."""
+        sizes = [line.weights for layer in self.linears for line in layer.values() if line.path not in self.dense]
+        return max(sizes, default=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
