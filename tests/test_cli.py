@@ -54,6 +54,9 @@ OPTIONS = {
     "evaluate": [
         "--adapter", "--data", "--device", "--dtype", "--json", "--limit", "--max-new-tokens", "--method", "--model",
     ],
+    "export": [
+        "--adapter", "--data", "--device", "--dtype", "--json", "--limit", "--method", "--model", "--output", "--to",
+    ],
     "generate": [
         "--adapter", "--device", "--dtype", "--input", "--json", "--method", "--model", "--prompt", *SAMPLING,
     ],
@@ -121,6 +124,27 @@ def test_help_and_version_import_nothing_heavy() -> None:
 )  # fmt: skip
 def test_a_command_that_is_not_understood_names_what(argv: list[str], named: str) -> None:
     assert named in refused(*argv)
+
+
+# -------------------------------------------------------------------------------------------------------------- export
+
+
+def test_export_shows_what_was_measured_and_where_the_model_is(
+    adapter: Path, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    asked = ("--model", tiny_model, "--adapter", adapter, "--data", tiny_data, "--limit", 4, "--device", "cpu")
+    result = invoke("export", *asked, "--method", "qlora", "--output", tmp_path / "a", "--dtype", "float16")
+    assert result.exit_code == 0, result.output
+    for text in ("(4 rows)", "merged: original base", "merged: dequantized base", "(kept)", "survives"):
+        assert text in result.stdout
+    assert f"model: {tmp_path / 'a'} (float16, 14 of 20 tensors changed" in result.stdout
+    result = invoke("export", *asked, "--output", tmp_path / "b", "--json")
+    record = json.loads(result.stdout)
+    assert record == json.loads((tmp_path / "b" / "merge.json").read_text())
+    assert record["measured"]["merged"].keys() == {"original"}
+    result = invoke("export", *asked[:4], "--method", "qlora", "--output", tmp_path / "c")
+    assert "since the adapter was trained beside it" in result.stdout
+    assert "exists already" in refused("export", *asked, "--output", tmp_path / "a")
 
 
 # --------------------------------------------------------------------------------------------------------------- train

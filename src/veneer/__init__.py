@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from veneer.errors import VeneerError as VeneerError
     from veneer.evaluation.run import Report as Report
     from veneer.evaluation.run import evaluate as evaluate
+    from veneer.exports.run import MergeRecord as MergeRecord
+    from veneer.exports.run import StoredDtype as StoredDtype
+    from veneer.exports.run import export as export
     from veneer.generation import Sampling as Sampling
     from veneer.training.run import RunResult as RunResult
     from veneer.training.run import train as train
@@ -33,27 +36,33 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Assistant": "veneer.assistant",
+    "MergeRecord": "veneer.exports.run",
     "Method": "veneer.config",
     "Report": "veneer.evaluation.run",
     "RunConfig": "veneer.config",
     "RunResult": "veneer.training.run",
     "Sampling": "veneer.generation",
+    "StoredDtype": "veneer.exports.run",
     "VeneerError": "veneer.errors",
     "evaluate": "veneer.evaluation.run",
+    "export": "veneer.exports.run",
     "open_assistant": "veneer.assistant",
     "train": "veneer.training.run",
 }
 
 __all__ = [
     "Assistant",
+    "MergeRecord",
     "Method",
     "Report",
     "RunConfig",
     "RunResult",
     "Sampling",
+    "StoredDtype",
     "VeneerError",
     "__version__",
     "evaluate",
+    "export",
     "open_assistant",
     "train",
 ]

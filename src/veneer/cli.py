@@ -236,6 +236,55 @@ def _sampling_options(default_tokens: int) -> Callable[[Command], Command]:
 
 @main.command()
 @model_option
+@click.option("--adapter", required=True, type=click.Path(path_type=Path), help="Folder of an adapter.")
+@click.option("--to", type=click.Choice(["merged"]), default="merged", show_default=True, help="Kind of export.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the weights; auto: as the base is stored.",
+)
+@click.option("--data", help="Rows on which base, adapter and merged model are measured.")
+@click.option("--limit", type=click.IntRange(min=1), help="Take only the first rows.")
+@base_option
+@device_option
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def export(
+    model: str,
+    adapter: Path,
+    to: str,
+    output: Path,
+    dtype: str,
+    data: str | None,
+    limit: int | None,
+    method: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Write base and adapter as one model that other programs load."""
+    from veneer.exports.run import StoredDtype, Target
+    from veneer.recipes import export_visibly
+
+    record = export_visibly(
+        model,
+        adapter,
+        output,
+        to=Target(to),
+        dtype=StoredDtype(dtype),
+        data=data,
+        limit=limit,
+        method=_method(method),
+        compute=_compute(device, "auto"),
+        as_json=as_json,
+    )
+    if as_json:
+        click.echo(json.dumps(record.to_json(), indent=2))
+
+
+@main.command()
+@model_option
 @adapter_option
 @click.option("--prompt", help="One question; standard input if neither this nor --input is given.")
 @click.option("--input", "input_file", type=click.Path(path_type=Path), help="A text file with one question a line.")

@@ -26,6 +26,7 @@ from rich.text import Text
 from veneer.evaluation.run import Answered, Report
 from veneer.evaluation.statistics import Comparison, Metric
 from veneer.events import CheckpointSaved, Evaluated, Event, Note, RunFinished, RunStarted, StepDone
+from veneer.exports.run import Measured
 from veneer.plan.plan import Plan, spoken
 
 PERCENT = ("exact", "fields")
@@ -242,6 +243,30 @@ def plan_table(title: str, plan: Plan) -> Table:
     for name, size in (("result", plan.disk.result), ("a checkpoint", plan.disk.checkpoint)):
         table.add_row(f"disk: {name}", f"{size / 1e6:,.0f}", "")
     table.add_row("disk: merged model", f"{plan.disk.merged / 1e6:,.0f}", "")
+    return table
+
+
+def merge_table(kept: str, measured: Measured) -> Table:
+    """Losses of base, adapter and merged model, and what 4 bits would leave of it."""
+    table = Table(title=Text(f"{measured.data} ({measured.rows} rows)"), title_justify="left", title_style="bold")
+    for heading in ("", "loss", "to the adapter", "95 % interval"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_row("base", f"{measured.base:.4f}")
+    table.add_row("adapter", f"{measured.adapter:.4f}")
+    found = {f"merged: {base} base": loss for base, loss in measured.merged.items()}
+    if measured.in_4_bits is not None:
+        found["that in 4 bits again"] = measured.in_4_bits.loss
+    for name, loss in found.items():
+        chosen = " (kept)" if name == f"merged: {kept} base" and len(measured.merged) > 1 else ""
+        ends = f"{loss.low:+.4f} to {loss.high:+.4f}"
+        table.add_row(name + chosen, f"{loss.loss:.4f}", f"{loss.difference:+.4f}", ends)
+    if measured.in_4_bits is not None:
+        left = measured.in_4_bits.survival
+        table.caption = (
+            f"in 4 bits {100 * left.share:.1f} % of the update survives, whose size is {100 * left.update:.2f} % of "
+            "the weights'"
+        )
+        table.caption_justify = "left"
     return table
 
 

@@ -12,14 +12,16 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from veneer.assistant import Assistant, lines_of, open_assistant, turns
 from veneer.config import ComputeSection, Method, RunConfig
 from veneer.data.records import Message, read_records
-from veneer.display import TrainingDisplay, counting, plan_table, report_table, sample_table
+from veneer.display import TrainingDisplay, counting, merge_table, plan_table, report_table, sample_table
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.run import Report, RowSet, evaluate_rows, prepare
 from veneer.events import Event, Subscriber
+from veneer.exports.run import MergeRecord, StoredDtype, Target, export
 from veneer.generation import Sampling
 from veneer.training.interrupt import interruptible
 from veneer.training.planned import Expected, plan_of
@@ -114,6 +116,50 @@ def score_visibly(assistant: Assistant, rows: RowSet, screen: Console, what: str
     answered = sum(question is not None for question in rows.questions)
     with counting(screen, f"evaluating{what}", models * answered) as done:
         return evaluate_rows(assistant, rows, on_done=lambda who, count: done(count))
+
+
+def export_visibly(
+    model: str,
+    adapter: Path,
+    output: Path,
+    *,
+    to: Target,
+    dtype: StoredDtype,
+    data: str | None,
+    limit: int | None,
+    method: Method | None,
+    compute: ComputeSection,
+    as_json: bool,
+) -> MergeRecord:
+    """Export under a spinner; prints what was measured unless the caller wants JSON."""
+    screen = console()
+    with screen.status(escape(f"exporting {adapter}")) as status:
+        record = export(
+            model,
+            adapter,
+            output,
+            to=to,
+            dtype=dtype,
+            data=data,
+            limit=limit,
+            method=method,
+            compute=compute,
+            progress=lambda what: status.update(escape(what)),
+        )
+    if not as_json:
+        shown = Console()
+        if record.measured is not None:
+            shown.print(merge_table(record.merged_into, record.measured))
+        for note in record.notes:
+            shown.print(Text(note), soft_wrap=True)
+        shown.print(
+            Text(
+                f"model: {output} ({record.dtype}, {record.written.changed} of {record.written.tensors} tensors "
+                f"changed, merged into the {record.merged_into} base)"
+            ),
+            soft_wrap=True,
+        )
+    return record
 
 
 def read_question(prompt: str | None) -> str:

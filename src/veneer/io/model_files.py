@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.files import write_tensors, write_text
+from veneer.io.stream import TensorWriter
 
+WEIGHTS_FILE = "model.safetensors"
 _NAMES = {"torch.float32": "float32", "torch.bfloat16": "bfloat16", "torch.float16": "float16"}
 
 
@@ -25,13 +28,46 @@ def save_model(directory: Path, tensors: Mapping[str, Tensor], origin: Checkpoin
     Raises:
         OutputError: a file cannot be written.
     """
-    dtype = str(next(iter(tensors.values())).dtype)
-    config = {**origin.config, "torch_dtype": _NAMES[dtype]}
+    write_tensors(directory / WEIGHTS_FILE, tensors, {"format": "pt"})
+    _save_rest(directory, {"torch_dtype": _NAMES[str(next(iter(tensors.values())).dtype)]}, origin)
+
+
+def stream_model(
+    directory: Path, names: Iterable[str], tensors: Iterable[tuple[str, Tensor]], origin: Checkpoint
+) -> dict[str, tuple[int, ...]]:
+    """Write tensors as they come, holding one at a time, with everything else taken from `origin`.
+
+    Args:
+        directory: an existing folder.
+        names: every name that `tensors` may yield.
+        tensors: all weights, of one dtype. A head among them says that the embedding is not the head; without one it
+            is.
+        origin: where configuration and tokenizer come from.
+
+    Returns:
+        The shape of every tensor that was written.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtype = ""
+    with TensorWriter(directory / WEIGHTS_FILE, names, {"format": "pt"}) as file:
+        for name, tensor in tensors:
+            file.write(name, tensor)
+            shapes[name], dtype = tuple(tensor.shape), _NAMES[str(tensor.dtype)]
+    changes: dict[str, Any] = {"torch_dtype": dtype, "vocab_size": shapes["model.embed_tokens.weight"][0]}
+    _save_rest(directory, {**changes, "tie_word_embeddings": "lm_head.weight" not in shapes}, origin)
+    return shapes
+
+
+def _save_rest(directory: Path, changes: Mapping[str, Any], origin: Checkpoint) -> None:
+    """Configuration, generation settings and tokenizer of `origin`."""
+    config = {**origin.config, **changes}
     config.pop("dtype", None)
     config.pop("quantization_config", None)
     write_text(directory / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     if origin.generation_config:
         generation = json.dumps(dict(origin.generation_config), indent=2, sort_keys=True)
         write_text(directory / "generation_config.json", generation + "\n")
-    write_tensors(directory / "model.safetensors", tensors, {"format": "pt"})
     origin.tokenizer().save(directory)
