@@ -20,6 +20,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from veneer.assistant import Assistant as Assistant
     from veneer.assistant import open_assistant as open_assistant
+    from veneer.comparison.run import CompareResult as CompareResult
+    from veneer.comparison.run import Question as Question
+    from veneer.comparison.run import compare as compare
     from veneer.config import Method as Method
     from veneer.config import RunConfig as RunConfig
     from veneer.errors import VeneerError as VeneerError
@@ -36,14 +39,17 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Assistant": "veneer.assistant",
+    "CompareResult": "veneer.comparison.run",
     "MergeRecord": "veneer.exports.run",
     "Method": "veneer.config",
+    "Question": "veneer.comparison.run",
     "Report": "veneer.evaluation.run",
     "RunConfig": "veneer.config",
     "RunResult": "veneer.training.run",
     "Sampling": "veneer.generation",
     "StoredDtype": "veneer.exports.run",
     "VeneerError": "veneer.errors",
+    "compare": "veneer.comparison.run",
     "evaluate": "veneer.evaluation.run",
     "export": "veneer.exports.run",
     "open_assistant": "veneer.assistant",
@@ -52,8 +58,10 @@ _HOMES = {
 
 __all__ = [
     "Assistant",
+    "CompareResult",
     "MergeRecord",
     "Method",
+    "Question",
     "Report",
     "RunConfig",
     "RunResult",
@@ -61,6 +69,7 @@ __all__ = [
     "StoredDtype",
     "VeneerError",
     "__version__",
+    "compare",
     "evaluate",
     "export",
     "open_assistant",

@@ -6,7 +6,7 @@ piped. Where standard error is no terminal, rich prints no bars and one line a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -23,6 +23,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from veneer.comparison.order import BASE
+from veneer.comparison.run import CompareResult
+from veneer.comparison.summary import Difference, Figure
 from veneer.evaluation.run import Answered, Report
 from veneer.evaluation.statistics import Comparison, Metric
 from veneer.events import CheckpointSaved, Evaluated, Event, Note, RunFinished, RunStarted, StepDone
@@ -268,6 +271,48 @@ def merge_table(kept: str, measured: Measured) -> Table:
         )
         table.caption_justify = "left"
     return table
+
+
+def comparison_of_methods(result: CompareResult) -> Table:
+    """A row for the base and each method: what it takes, and what comes of it."""
+    names = [name for name in ("loss", "exact", "fields") if any(name in one.metrics for one in result.methods)]
+    title = f"{result.question.data}: {result.training_rows:,} rows trained, {result.evaluation_rows:,} others scored"
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    for heading in ("", "trained", "on disk", "peak memory", "time", *names):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for one in result.methods:
+        runs = "" if one.method == BASE or len(one.seeds) == 1 else f" ({len(one.seeds)} seeds)"
+        costs = ["", "", "", ""]
+        if one.method != BASE:
+            costs = [f"{one.trainable:,}", f"{one.bytes_on_disk / 1e6:,.1f} MB"]
+            costs += [f"{one.peak_memory_mb.mean:,.0f} MB", duration(one.seconds.mean)]
+        shown = [_figure(name, one.metrics[name]) if name in one.metrics else "" for name in names]
+        table.add_row(one.method + runs, *costs, *shown)
+    table.caption = "means over seeds; ± half of their 95 % interval (Student's t)"
+    table.caption_justify = "left"
+    return table
+
+
+def differences_table(found: Sequence[Difference]) -> Table:
+    """Each method against the reference on the same rows."""
+    table = Table(title=Text(f"against {found[0].reference}"), title_justify="left", title_style="bold")
+    for heading in ("", "", "difference", "95 % interval"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for one in found:
+        row, unit = one.values, 100.0 if one.values.name in PERCENT else 1.0
+        digits = 1 if row.name in PERCENT else 3
+        ends = f"{unit * row.low:+.{digits}f} to {unit * row.high:+.{digits}f}"
+        table.add_row(one.method, row.name, f"{unit * row.difference:+.{digits}f}", ends)
+    table.caption = "rows paired, each a mean over seeds; the interval is of the rows"
+    table.caption_justify = "left"
+    return table
+
+
+def _figure(name: str, value: Figure) -> str:
+    if value.low is None or value.high is None:
+        return number(name, value.mean)
+    unit, digits = (100.0, 1) if name in PERCENT else (1.0, 3)
+    return f"{number(name, value.mean)} ± {unit * (value.high - value.low) / 2:.{digits}f}"
 
 
 def _excerpt(text: str, style: str = "") -> Text:

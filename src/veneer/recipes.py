@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 from rich.text import Text
 
 from veneer.assistant import Assistant, lines_of, open_assistant, turns
+from veneer.comparison.order import Order
+from veneer.comparison.run import CompareResult, Question, compare
 from veneer.config import ComputeSection, Method, RunConfig
 from veneer.data.records import Message, read_records
-from veneer.display import TrainingDisplay, counting, merge_table, plan_table, report_table, sample_table
+from veneer.display import (
+    TrainingDisplay,
+    comparison_of_methods,
+    counting,
+    differences_table,
+    merge_table,
+    plan_table,
+    report_table,
+    sample_table,
+)
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.run import Report, RowSet, evaluate_rows, prepare
 from veneer.events import Event, Subscriber
 from veneer.exports.run import MergeRecord, StoredDtype, Target, export
 from veneer.generation import Sampling
+from veneer.io.files import write_text
 from veneer.training.interrupt import interruptible
 from veneer.training.planned import Expected, plan_of
 from veneer.training.run import RunResult, train
 
 SAMPLES_SHOWN = 3
+TEXT_WIDTH = 140
+"""Of the tables that are written to files, in characters."""
 
 
 def console() -> Console:
@@ -160,6 +177,50 @@ def export_visibly(
             soft_wrap=True,
         )
     return record
+
+
+def compare_visibly(question: Question, *, as_json: bool) -> CompareResult:
+    """Compare methods with a line for every run; prints tables unless the caller wants JSON."""
+    screen = console()
+    with screen.status("preparing") as status:
+        result = compare(question, follow=_follower(screen, status))
+    tables = [comparison_of_methods(result), *([differences_table(result.differences)] if result.differences else [])]
+    text = io.StringIO()
+    for table in tables:
+        Console(file=text, width=TEXT_WIDTH).print(table)
+    write_text(Path(question.output) / "compare.txt", text.getvalue())
+    for name, problem in result.problems.items():
+        screen.print(Text(f"{name}: not run: {problem}"), soft_wrap=True)
+    if not as_json:
+        shown = Console()
+        for table in tables:
+            shown.print(table)
+        shown.print(Text(f"everything, with plots: {question.output}"), soft_wrap=True)
+    return result
+
+
+def _follower(screen: Console, status: Status) -> Callable[[Order, Mapping[str, Any]], None]:
+    """Turns the events of a comparison's runs into one line that moves and one that stays for each run."""
+    steps = 0
+
+    def follow(order: Order, event: Mapping[str, Any]) -> None:
+        nonlocal steps
+        name = order.folder.name
+        match event["event"]:
+            case "RunStarted":
+                steps = event["steps"]
+            case "StepDone":
+                status.update(escape(f"{name}: step {event['step']} of {steps}, loss {event['loss']:.3f}"))
+            case "Scoring":
+                status.update(escape(f"{name}: scoring {event['rows']} rows"))
+            case "Done":
+                screen.print(Text(f"{name}: done{' before' if event['again'] else ''}"))
+            case "Failed":
+                screen.print(Text(f"{name}: {event['message']}"), soft_wrap=True)
+            case "Begun":
+                status.update(escape(f"{name}: loading"))
+
+    return follow
 
 
 def read_question(prompt: str | None) -> str:
