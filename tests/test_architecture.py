@@ -18,7 +18,7 @@ LAYERS = (
     {"quant", "model", "io", "losses", "hardware", "system"},
     {"adapters", "data", "load", "generation"},
     {"plan"},
-    {"training", "evaluation", "assistant"},
+    {"training", "evaluation", "assistant", "quantization"},
     {"exports", "comparison"},
     {"cli", "recipes", "quickstart", "doctor", "display", "__main__", "__init__"},
 )

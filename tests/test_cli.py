@@ -68,6 +68,7 @@ OPTIONS = {
         "--data", "--device", "--json", "--length", "--memory-limit-mb", "--method", "--model", "--rank", "--rows",
         "--set", "--tokens",
     ],
+    "quantize": ["--dtype", "--json", "--model", "--output", "--set"],
     "quickstart": ["--device", "--json", "--method", "--model", "--output", "--rows"],
     "train": [
         "--config", "--data", "--device", "--eval-data", "--held-out", "--json", "--method", "--model", "--output",
@@ -139,7 +140,7 @@ def test_export_shows_what_was_measured_and_where_the_model_is(
     asked = ("--model", tiny_model, "--adapter", adapter, "--data", tiny_data, "--limit", 4, "--device", "cpu")
     result = invoke("export", *asked, "--method", "qlora", "--output", tmp_path / "a", "--dtype", "float16")
     assert result.exit_code == 0, result.output
-    for text in ("(4 rows)", "merged: original base", "merged: dequantized base", "(kept)", "survives"):
+    for text in ("(4 rows)", "merged: original base", "merged: dequantised base", "(kept)", "survives"):
         assert text in result.stdout
     assert f"model: {tmp_path / 'a'} (float16, 14 of 20 tensors changed" in result.stdout
     result = invoke("export", *asked, "--output", tmp_path / "b", "--json")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from veneer.comparison.run import Question as Question
     from veneer.comparison.run import compare as compare
     from veneer.config import Method as Method
+    from veneer.config import QuantSection as QuantSection
     from veneer.config import RunConfig as RunConfig
     from veneer.errors import VeneerError as VeneerError
     from veneer.evaluation.run import Report as Report
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from veneer.exports.run import StoredDtype as StoredDtype
     from veneer.exports.run import export as export
     from veneer.generation import Sampling as Sampling
+    from veneer.quantization import Quantised as Quantised
+    from veneer.quantization import quantize as quantize
     from veneer.training.run import RunResult as RunResult
     from veneer.training.run import train as train
 
@@ -43,6 +46,8 @@ _HOMES = {
     "MergeRecord": "veneer.exports.run",
     "Method": "veneer.config",
     "Question": "veneer.comparison.run",
+    "QuantSection": "veneer.config",
+    "Quantised": "veneer.quantization",
     "Report": "veneer.evaluation.run",
     "RunConfig": "veneer.config",
     "RunResult": "veneer.training.run",
@@ -53,6 +58,7 @@ _HOMES = {
     "evaluate": "veneer.evaluation.run",
     "export": "veneer.exports.run",
     "open_assistant": "veneer.assistant",
+    "quantize": "veneer.quantization",
     "train": "veneer.training.run",
 }
 
@@ -61,6 +67,8 @@ __all__ = [
     "CompareResult",
     "MergeRecord",
     "Method",
+    "QuantSection",
+    "Quantised",
     "Question",
     "Report",
     "RunConfig",
@@ -73,6 +81,7 @@ __all__ = [
     "evaluate",
     "export",
     "open_assistant",
+    "quantize",
     "train",
 ]
 

@@ -290,7 +290,13 @@ def compare(
 @main.command()
 @model_option
 @click.option("--adapter", required=True, type=click.Path(path_type=Path), help="Folder of an adapter.")
-@click.option("--to", type=click.Choice(["merged"]), default="merged", show_default=True, help="Kind of export.")
+@click.option(
+    "--to",
+    type=click.Choice(["merged", "merged-4bit"]),
+    default="merged",
+    show_default=True,
+    help="Kind of export; 4 bits need --data.",
+)
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
 @click.option(
     "--dtype",
@@ -404,6 +410,32 @@ def chat(
     settings = _sampling(max_new_tokens, temperature, top_p, seed)
     assistant = recipes.open_visibly(model, adapter, _method(method), _compute(device, dtype))
     recipes.converse(assistant, system, settings)
+
+
+@main.command()
+@model_option
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Directory to make.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Of quant, e.g. quant.scheme=int8.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
+    default="auto",
+    show_default=True,
+    help="Of what stays dense; auto: as the model says.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def quantize(model: str, output: Path, assignments: tuple[str, ...], dtype: str, as_json: bool) -> None:
+    """Quantise a model once, into a directory that opens at once here and in transformers."""
+    from veneer.config import override, parse
+    from veneer.errors import ConfigError
+    from veneer.recipes import quantize_visibly
+
+    values = override({}, assignments)
+    others = sorted(values.keys() - {"quant"})
+    if others:
+        raise ConfigError(f"--set takes settings of quant here, not {', '.join(others)}")
+    config = parse({"model": model, "output": str(output), "data": {"file": "-"}, **values}, where="the command line")
+    quantize_visibly(model, output, config.quant, dtype, as_json=as_json)
 
 
 @main.command()

@@ -26,9 +26,20 @@ class Method(Enum):
     LORA = "lora"
     """An adapter over the base in its compute dtype."""
     QLORA = "qlora"
-    """An adapter over the base in 4 bits."""
+    """An adapter over the base quantised as `quant` says."""
     FULL = "full"
     """Every weight of the model, in float32."""
+
+
+class Scheme(Enum):
+    """What a quantised base's weights are held in."""
+
+    NF4 = "nf4"
+    """4 bits at the quantiles of a normal distribution."""
+    FP4 = "fp4"
+    """4 bits as a floating-point number."""
+    INT8 = "int8"
+    """LLM.int8's 8 bits, with one scale for every output. Held so, not computed: see `Products` for that."""
 
 
 class Overlong(Enum):
@@ -107,12 +118,18 @@ class LoraSection(_Section):
 
 
 class QuantSection(_Section):
-    """The 4-bit base of QLoRA."""
+    """The quantised base of QLoRA."""
 
+    scheme: Scheme = Scheme.NF4
+    """What weights are held in: `nf4` and `fp4` take 4 bits, `int8` 8 with a scale for every output. Activations and
+    products stay in the compute dtype."""
     block: Literal[32, 64, 128, 256, 512, 1024, 2048, 4096] = 64
-    """Weights that share one scale."""
+    """Weights that share one scale, in 4 bits."""
     double_quant: bool = True
-    """Quantise the scales too, in blocks of 256."""
+    """Quantise the scales too, in blocks of 256, in 4 bits."""
+    skip_modules: tuple[Name, ...] = ()
+    """Linear layers to keep in the compute dtype, each a whole path or the end of one (`down_proj`); embedding and head
+    always are."""
 
 
 class DataSection(_Section):
@@ -226,10 +243,24 @@ def check(config: RunConfig) -> None:
             "compute.products int8 is for a frozen base and method full trains it; take method lora or qlora, or "
             "compute.products exact"
         )
+    problems += quant_problems(config.quant)
     if config.train.eval_every and not (config.data.eval_file or config.data.held_out):
         problems.append("train.eval_every needs rows to evaluate on: give data.eval_file or data.held_out")
     if problems:
         raise ConfigError(f"the configuration contradicts itself:\n{listing(problems)}")
+
+
+def quant_problems(quant: QuantSection) -> list[str]:
+    """What contradicts itself in the section `quant`."""
+    if quant.scheme is not Scheme.INT8:
+        return []
+    default = QuantSection()
+    given = [name for name in ("block", "double_quant") if getattr(quant, name) != getattr(default, name)]
+    return [
+        f"quant.{name} is of the 4-bit schemes, and int8 has one float32 scale for every output; leave it out, or take "
+        "quant.scheme nf4"
+        for name in given
+    ]
 
 
 def known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:

@@ -249,24 +249,27 @@ def plan_table(title: str, plan: Plan) -> Table:
     return table
 
 
-def merge_table(kept: str, measured: Measured) -> Table:
-    """Losses of base, adapter and merged model, and what 4 bits would leave of it."""
+def merge_table(kept: str, measured: Measured, *, packed: bool) -> Table:
+    """Losses of base, adapter and merged model, and what quantisation leaves of it.
+
+    packed: the merged model was written so.
+    """
     table = Table(title=Text(f"{measured.data} ({measured.rows} rows)"), title_justify="left", title_style="bold")
     for heading in ("", "loss", "to the adapter", "95 % interval"):
         table.add_column(heading, justify="left" if not heading else "right")
     table.add_row("base", f"{measured.base:.4f}")
     table.add_row("adapter", f"{measured.adapter:.4f}")
     found = {f"merged: {base} base": loss for base, loss in measured.merged.items()}
-    if measured.in_4_bits is not None:
-        found["that in 4 bits again"] = measured.in_4_bits.loss
+    if measured.requantised is not None and not packed:
+        found["that quantised again"] = measured.requantised.loss
     for name, loss in found.items():
         chosen = " (kept)" if name == f"merged: {kept} base" and len(measured.merged) > 1 else ""
         ends = f"{loss.low:+.4f} to {loss.high:+.4f}"
         table.add_row(name + chosen, f"{loss.loss:.4f}", f"{loss.difference:+.4f}", ends)
-    if measured.in_4_bits is not None:
-        left = measured.in_4_bits.survival
+    if measured.requantised is not None:
+        left = measured.requantised.survival
         table.caption = (
-            f"in 4 bits {100 * left.share:.1f} % of the update survives, whose size is {100 * left.update:.2f} % of "
+            f"quantised, {100 * left.share:.1f} % of the update survives, whose size is {100 * left.update:.2f} % of "
             "the weights'"
         )
         table.caption_justify = "left"

@@ -20,7 +20,7 @@ from rich.text import Text
 from veneer.assistant import Assistant, lines_of, open_assistant, turns
 from veneer.comparison.order import Order
 from veneer.comparison.run import CompareResult, Question, compare
-from veneer.config import ComputeSection, Method, RunConfig
+from veneer.config import ComputeSection, Method, QuantSection, RunConfig
 from veneer.data.records import Message, read_records
 from veneer.display import (
     TrainingDisplay,
@@ -38,6 +38,7 @@ from veneer.events import Event, Subscriber
 from veneer.exports.run import MergeRecord, StoredDtype, Target, export
 from veneer.generation import Sampling
 from veneer.io.files import write_text
+from veneer.quantization import quantize
 from veneer.training.interrupt import interruptible
 from veneer.training.planned import Expected, plan_of
 from veneer.training.run import RunResult, train
@@ -78,6 +79,31 @@ def plan_visibly(config: RunConfig, device: str, expected: Expected, *, as_json:
         Console().print(plan_table(f"{config.model}: {config.method.value} on {device}", plan))
     if plan.refusal is not None:
         raise ConfigError(plan.refusal)
+
+
+def quantize_visibly(model: str, output: Path, quant: QuantSection, dtype: str, *, as_json: bool) -> None:
+    """Quantise under a spinner that names the tensor being read, and say what came of it."""
+    screen = console()
+    with screen.status(escape(f"quantising {model}")) as status:
+        done = quantize(
+            model,
+            output,
+            quant=quant,
+            dtype=dtype,
+            progress=lambda name: status.update(escape(f"quantising {model}: {name}")),
+        )
+    if as_json:
+        facts = {
+            "output": str(done.output), "quant": done.quant.model_dump(mode="json"), "layers": done.layers,
+            "dense": list(done.dense), "weights": done.weights, "bits": done.bits, "bytes": done.bytes,
+        }  # fmt: skip
+        click.echo(json.dumps(facts, indent=2))
+        return
+    kept = f", {len(done.dense)} kept dense" if done.dense else ""
+    click.echo(
+        f"{done.output}: {done.layers} linear layers in {done.quant.scheme.value}, {done.bits:.2f} bits a weight"
+        f"{kept}; {done.bytes / 1e6:,.0f} MB with all that stays dense"
+    )
 
 
 def _write_to_stderr(text: str) -> None:
@@ -166,12 +192,13 @@ def export_visibly(
     if not as_json:
         shown = Console()
         if record.measured is not None:
-            shown.print(merge_table(record.merged_into, record.measured))
+            shown.print(merge_table(record.merged_into, record.measured, packed=to is Target.MERGED_4BIT))
         for note in record.notes:
             shown.print(Text(note), soft_wrap=True)
+        kind = f"4 bits, the rest in {record.dtype}" if to is Target.MERGED_4BIT else record.dtype
         shown.print(
             Text(
-                f"model: {output} ({record.dtype}, {record.written.changed} of {record.written.tensors} tensors "
+                f"model: {output} ({kind}, {record.written.changed} of {record.written.tensors} tensors "
                 f"changed, merged into the {record.merged_into} base)"
             ),
             soft_wrap=True,

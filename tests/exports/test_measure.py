@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from veneer.config import QuantSection
 from veneer.exports.measure import measure_survival
-from veneer.quant.linear import QuantConfig, QuantLinear
+from veneer.quant.linear import QuantLinear
 
 
 def round_trip(weight: torch.Tensor) -> torch.Tensor:
@@ -32,19 +33,19 @@ def test_the_shares_are_those_of_the_definition(size: float, on_grid: bool) -> N
     delta = torch.cat([(after - before).flatten() for before, after in layers]).double()
     change = torch.cat([(round_trip(after) - round_trip(before)).flatten() for before, after in layers]).double()
     weight = torch.cat([before.flatten() for before, _ in layers]).double()
-    found = measure_survival(iter(layers), QuantConfig())
+    found = measure_survival(iter(layers), QuantSection())
     assert found.update == pytest.approx(float(delta.norm() / weight.norm()), rel=1e-9)
     assert found.change == pytest.approx(float(change.norm() / delta.norm()), rel=1e-9)
     assert found.share == pytest.approx(float(change @ delta / (delta @ delta)), rel=1e-9)
 
 
 def test_a_small_update_of_decoded_weights_is_lost_and_a_large_one_is_not() -> None:
-    small, large = (measure_survival(pairs(size, on_grid=True), QuantConfig()) for size in (0.003, 0.3))
+    small, large = (measure_survival(pairs(size, on_grid=True), QuantSection()) for size in (0.003, 0.3))
     assert small.share < 0.1
     assert large.share == pytest.approx(1.0, abs=0.05)
 
 
 def test_without_an_update_nothing_is_lost() -> None:
     weight = torch.randn(64, 64)
-    found = measure_survival([(weight, weight)], QuantConfig())
+    found = measure_survival([(weight, weight)], QuantSection())
     assert (found.update, found.change, found.share) == (0.0, 1.0, 1.0)

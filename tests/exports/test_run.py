@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, LlamaForCausalLM
@@ -15,14 +16,15 @@ from tiny import run_config, tree, write_model
 from tiny_models import documents, largest_difference, packed_logits
 from veneer.adapters.store import read_tensors
 from veneer.assistant import open_assistant
-from veneer.config import ComputeSection, Dtype, Method
-from veneer.errors import AdapterError, ModelError, OutputError
-from veneer.evaluation.run import evaluate
+from veneer.config import ComputeSection, Dtype, Method, QuantSection
+from veneer.errors import AdapterError, ConfigError, ModelError, OutputError
+from veneer.evaluation.run import Report, evaluate
 from veneer.exports.base import MergeBase, Trained, open_source
 from veneer.exports.merge import write_merged
-from veneer.exports.run import RECORD_FILE, UNMEASURED, StoredDtype, export
+from veneer.exports.run import RECORD_FILE, STORED, UNMEASURED, StoredDtype, Target, export
 from veneer.io.checkpoint import open_checkpoint
-from veneer.quant.linear import QuantConfig, QuantLinear
+from veneer.quant.linear import QuantLinear
+from veneer.quantization import quantize
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -114,7 +116,7 @@ def test_without_rows_a_qlora_adapter_goes_into_the_base_that_it_saw(
     tiny_model: Path, qlora: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     record = export(str(tiny_model), qlora, tmp_path / "out", dtype=StoredDtype.FLOAT32)
-    assert record.merged_into == "dequantized"
+    assert record.merged_into == "dequantised"
     assert record.notes == [UNMEASURED]
     assert record.measured is None
     base = load_file(tiny_model / "model.safetensors")
@@ -155,16 +157,16 @@ def test_with_rows_both_bases_are_measured_and_the_better_is_kept(
     assert measured is not None
     assert measured.rows == 20
     losses = {name: one.loss for name, one in measured.merged.items()}
-    assert losses.keys() == {"original", "dequantized"}
+    assert losses.keys() == {"original", "dequantised"}
     assert record.merged_into == min(losses, key=lambda name: losses[name])
     report = evaluate(str(tiny_model), tiny_data, adapter=qlora, compute=FLOAT32, max_new_tokens=1)
     loss = next(one for one in report.comparison if one.name == "loss")
     assert (measured.base, measured.adapter) == pytest.approx((loss.base, loss.adapter), abs=1e-6)
-    assert losses["dequantized"] == pytest.approx(measured.adapter, abs=1e-5)
+    assert losses["dequantised"] == pytest.approx(measured.adapter, abs=1e-5)
     for base in MergeBase:
         folder = tmp_path / base.value
         folder.mkdir()
-        trained = Trained(True, QuantConfig(), torch.float32)
+        trained = Trained(True, QuantSection(), torch.float32)
         write_merged(folder, open_source(open_checkpoint(tiny_model), qlora, base, trained), torch.float32)
         again = evaluate(str(folder), tiny_data, compute=FLOAT32, max_new_tokens=1).base
         assert next(one.value for one in again if one.name == "loss") == pytest.approx(losses[base.value], abs=1e-6)
@@ -173,25 +175,84 @@ def test_with_rows_both_bases_are_measured_and_the_better_is_kept(
     assert found.keys() == {*kept, RECORD_FILE}
     assert {name: found[name] for name in kept} == kept
     assert measured.between is not None
-    assert (measured.between.base, measured.between.adapter) == (losses["dequantized"], losses["original"])
+    assert (measured.between.base, measured.between.adapter) == (losses["dequantised"], losses["original"])
 
 
-def test_what_4_bits_would_leave_is_measured_beside(
+def loss_of(report: Report) -> float:
+    return next(one.value for one in report.adapter or report.base if one.name == "loss")
+
+
+def test_what_quantising_would_leave_is_measured_beside(
     tiny_model: Path, qlora: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     record = export(
         str(tiny_model), qlora, tmp_path / "out", dtype=StoredDtype.FLOAT32, data=tiny_data, compute=FLOAT32
     )
     assert record.measured is not None
-    found = record.measured.in_4_bits
+    found = record.measured.requantised
     assert found is not None
-    in_4_bits = evaluate(str(tmp_path / "out"), tiny_data, method=Method.QLORA, compute=FLOAT32, max_new_tokens=1)
-    loss = next(one.value for one in in_4_bits.base if one.name == "loss")
-    assert found.loss.loss == pytest.approx(loss, abs=1e-6)
-    assert found.loss.difference == pytest.approx(loss - record.measured.adapter, abs=1e-6)
+    again = evaluate(str(tmp_path / "out"), tiny_data, method=Method.QLORA, compute=FLOAT32, max_new_tokens=1)
+    assert found.loss.loss == pytest.approx(loss_of(again), abs=1e-6)
+    assert found.loss.difference == pytest.approx(loss_of(again) - record.measured.adapter, abs=1e-6)
     assert found.loss.low <= found.loss.difference <= found.loss.high
     written = json.loads((tmp_path / "out" / RECORD_FILE).read_text())
     assert written == json.loads(json.dumps(record.to_json()))
+
+
+@pytest.mark.parametrize("made", ["lora", "qlora"])
+def test_4_bits_are_the_exact_sums_packed_as_transformers_reads_them(
+    made: str, request: pytest.FixtureRequest, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    adapter: Path = request.getfixturevalue(made)
+    record = export(str(tiny_model), adapter, tmp_path / "out", to=Target.MERGED_4BIT, data=tiny_data, compute=FLOAT32)
+    base = load_file(tiny_model / "model.safetensors")
+    if record.merged_into == "dequantised":
+        decoded = {path: QuantLinear.from_weight(base[f"{path}.weight"]) for path in linear_paths(tiny_model)}
+        base |= {f"{path}.weight": layer.dequantize(torch.float32) for path, layer in decoded.items()}
+    sums = exact(tiny_model, adapter, base)
+    theirs = LlamaForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    for name, wide in sums.items():
+        expected = QuantLinear.from_weight(wide.float())
+        module = theirs.get_submodule(name.removesuffix(".weight"))
+        assert torch.equal(module.weight.data.flatten(), expected.codes), name
+        # bitsandbytes decodes nested scales in another order of operations.
+        values = dequantize_4bit(module.weight.data, module.weight.quant_state)
+        assert largest_difference(values, expected.dequantize(torch.float32)) < 1e-5
+    measured = record.measured
+    assert measured is not None
+    assert measured.requantised is not None
+    kept = measured.merged[record.merged_into]
+    assert measured.requantised.loss == kept
+    report = evaluate(str(tmp_path / "out"), tiny_data, compute=FLOAT32, max_new_tokens=1)
+    assert loss_of(report) == pytest.approx(kept.loss, abs=1e-6)
+    assert kept.loss == min(one.loss for one in measured.merged.values())
+    assert measured.requantised.survival.share > 0
+
+
+def linear_paths(model: Path) -> list[str]:
+    checkpoint = open_checkpoint(model)
+    return [name.removesuffix(".weight") for name in checkpoint.names() if name.endswith("_proj.weight")]
+
+
+def test_4_bits_are_refused_without_rows(tiny_model: Path, qlora: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give --data"):
+        export(str(tiny_model), qlora, tmp_path / "out", to=Target.MERGED_4BIT)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_whose_files_are_quantised_is_the_only_one(
+    tiny_model: Path, qlora: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    quantize(str(tiny_model), tmp_path / "packed")
+    record = export(
+        str(tmp_path / "packed"), qlora, tmp_path / "a", dtype=StoredDtype.FLOAT32, data=tiny_data, compute=FLOAT32
+    )
+    assert record.notes == [STORED]
+    assert record.measured is not None
+    assert record.measured.merged.keys() == {"dequantised"}
+    export(str(tiny_model), qlora, tmp_path / "b", dtype=StoredDtype.FLOAT32)
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    assert "quantization_config" not in json.loads((tmp_path / "a" / "config.json").read_text())
 
 
 def test_a_lora_adapter_has_one_base_and_no_4_bits(
@@ -204,7 +265,7 @@ def test_a_lora_adapter_has_one_base_and_no_4_bits(
     assert record.measured.merged.keys() == {"original"}
     assert record.measured.merged["original"].loss == pytest.approx(record.measured.adapter, abs=1e-5)
     assert record.measured.base > record.measured.adapter + 0.1
-    assert record.measured.in_4_bits is None
+    assert record.measured.requantised is None
     assert record.measured.between is None
 
 
@@ -223,7 +284,7 @@ def test_a_tied_model_is_untied_when_the_adapter_changes_one_end(
     changed: str, tiny_model: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = open_source(
-        open_checkpoint(tiny_model), lora, MergeBase.ORIGINAL, Trained(False, QuantConfig(), torch.float32)
+        open_checkpoint(tiny_model), lora, MergeBase.ORIGINAL, Trained(False, QuantSection(), torch.float32)
     )
     embedding = load_file(tiny_model / "model.safetensors")["model.embed_tokens.weight"]
     grown = torch.cat([embedding + 1, torch.ones(3, embedding.shape[1])]) if "embed" in changed else embedding + 1
@@ -245,13 +306,13 @@ def test_an_adapter_from_peft_without_a_run_is_merged_as_asked(tiny_model: Path,
         (bare / name).write_bytes((qlora / name).read_bytes())
     assert export(str(tiny_model), bare, tmp_path / "a", compute=FLOAT32).merged_into == "original"
     asked = export(str(tiny_model), bare, tmp_path / "b", compute=FLOAT32, method=Method.QLORA)
-    assert asked.merged_into == "dequantized"
+    assert asked.merged_into == "dequantised"
     recorded = export(str(tiny_model), qlora, tmp_path / "c", compute=FLOAT32)
     names = ("config.json", "model.safetensors")
     assert [(tmp_path / "b" / name).read_bytes() for name in names] == [
         (tmp_path / "c" / name).read_bytes() for name in names
     ]
-    assert recorded.merged_into == "dequantized"
+    assert recorded.merged_into == "dequantised"
 
 
 def test_what_cannot_be_exported_leaves_nothing(tiny_model: Path, lora: Path, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The base that an adapter is merged into, read tensor by tensor.
 
-An adapter trained beside a 4-bit base has two: the weights as they are in the model's files, and those weights after
-their round trip through 4 bits, which are what the adapter saw. Neither is held as a whole in full precision: the first
-stays in its files, the second in memory in 4 bits.
+An adapter trained beside a quantised base has two: the weights as they are in the model's files, and those weights
+quantised and decoded, which are what the adapter saw. (Files that are quantised already have the second alone.) Neither
+is held as a whole in full precision: the first stays in its files, the second in memory as it is packed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from veneer.adapters.inject import Adapter
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.store import load_adapter, read_config, read_tensors
+from veneer.config import QuantSection
 from veneer.io.checkpoint import Checkpoint
 from veneer.load import Holding, check_tensors, load_model
 from veneer.model.decoder import CausalLM
 from veneer.model.spec import spec_from_hf
 from veneer.products import LowRank, inputs, outputs, through
-from veneer.quant.linear import QuantConfig, QuantLinear
+from veneer.quant.packed import PackedLinear
 
 
 class MergeBase(Enum):
@@ -31,8 +32,8 @@ class MergeBase(Enum):
 
     ORIGINAL = "original"
     """As they are in the model's files."""
-    DEQUANTIZED = "dequantized"
-    """After the round trip through 4 bits beside which a QLoRA adapter was trained."""
+    DEQUANTISED = "dequantised"
+    """As the quantised weights decode beside which a QLoRA adapter was trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Trained:
     """How the base was held when the adapter was trained."""
 
     quantized: bool
-    quant: QuantConfig
+    quant: QuantSection
     dtype: torch.dtype
     """What the base was in before it was quantised."""
 
@@ -59,7 +60,7 @@ class Source:
         if leaf == "weight":
             module = self.model.get_submodule(path)
             held = module.base if isinstance(module, LoraLinear) else module
-            if isinstance(held, QuantLinear):
+            if isinstance(held, PackedLinear):
                 return held.dequantize(torch.float32)
         return self.checkpoint.read(name, torch.float32)
 
@@ -80,7 +81,7 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
         ModelError, AdapterError: they cannot be used, or do not fit each other.
     """
     read_config(adapter)  # Before anything is read: a folder without an adapter is said to be one.
-    if base is MergeBase.DEQUANTIZED:
+    if base is MergeBase.DEQUANTISED:
         model = load_model(checkpoint, holding=Holding.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
     else:
         spec = spec_from_hf(checkpoint.config)

@@ -1,4 +1,4 @@
-"""What merging costs, in nats a token on the user's own rows, and what 4 bits leave of an update."""
+"""What merging costs, in nats a token on the user's own rows, and what quantisation leaves of an update."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from veneer.assistant import Assistant, make_assistant
-from veneer.config import ComputeSection
+from veneer.config import ComputeSection, QuantSection
 from veneer.data.chat import Example
 from veneer.data.records import Record
 from veneer.evaluation.run import prepare
 from veneer.evaluation.scoring import RowScore, row_losses
 from veneer.evaluation.statistics import compare, metrics
 from veneer.exports.base import Source
+from veneer.exports.merge import packed_paths
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding, load_model
-from veneer.quant.linear import QuantConfig, QuantLinear
+from veneer.quant.schemes import pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +40,10 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Survival:
-    """What is left of an update D when the merged weights are put back on a 4-bit grid, over all quantised layers.
+    """What is left of an update D when the merged weights are put back on the grid, over all quantised layers.
 
-    Q is the round trip through 4 bits. With the update smaller than the grid's steps, most weights fall back to where
-    they were.
+    Q is the round trip through the packed form. With the update smaller than the grid's steps, most weights fall back
+    to where they were.
     """
 
     update: float
@@ -67,16 +68,15 @@ class Rows:
             base = _scores(assistant, examples)
         return base, _scores(assistant, examples)
 
-    def folder(self, folder: Path, quant: QuantConfig | None = None) -> list[RowScore]:
-        """Losses of a model's directory, held in the compute dtype or in 4 bits."""
+    def folder(self, folder: Path) -> list[RowScore]:
+        """Losses of a model's directory, as it is stored: in the compute dtype, or packed."""
         device = resolve_device(self.compute.device)
         checkpoint = open_checkpoint(folder)
         model = load_model(
             checkpoint,
-            holding=Holding.FROZEN if quant is None else Holding.QUANTIZED,
+            holding=Holding.FROZEN,
             dtype=resolve_dtype(self.compute.dtype, device),
             device=device,
-            quant=quant,
         )
         model.requires_grad_(False).eval()
         assistant = make_assistant(model, checkpoint, None)
@@ -101,19 +101,16 @@ def mean_loss(scores: Sequence[RowScore]) -> float:
     return next(one.value for one in metrics(scores) if one.name == "loss")
 
 
-def survival(source: Source, quant: QuantConfig) -> Survival:
-    """Quantise every changed layer with and without the update, one at a time."""
+def survival(source: Source, quant: QuantSection) -> Survival:
+    """Quantise every changed layer that `quant` does not skip with and without the update, one at a time."""
+    layers = packed_paths(source.model.spec, quant)
     return measure_survival(
-        (
-            (source.base(name), merged)
-            for name, merged in source.merged()
-            if name.startswith("model.layers.") and merged.dim() == 2
-        ),
+        ((source.base(name), merged) for name, merged in source.merged() if name.removesuffix(".weight") in layers),
         quant,
     )
 
 
-def measure_survival(pairs: Iterable[tuple[Tensor, Tensor]], quant: QuantConfig) -> Survival:
+def measure_survival(pairs: Iterable[tuple[Tensor, Tensor]], quant: QuantSection) -> Survival:
     """Of pairs of a weight without and with its update, float32."""
     weight = update = moved = along = 0.0
     for before, after in pairs:
@@ -129,8 +126,5 @@ def measure_survival(pairs: Iterable[tuple[Tensor, Tensor]], quant: QuantConfig)
     return Survival((update / weight) ** 0.5, (moved / update) ** 0.5, along / update)
 
 
-def _round_trip(weight: Tensor, quant: QuantConfig) -> Tensor:
-    packed = QuantLinear.from_weight(
-        weight, block=quant.block, double_quant=quant.double_quant, codebook=quant.codebook
-    )
-    return packed.dequantize(torch.float32)
+def _round_trip(weight: Tensor, quant: QuantSection) -> Tensor:
+    return pack(weight, None, quant).dequantize(torch.float32)

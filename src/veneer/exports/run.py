@@ -13,24 +13,26 @@ from typing import Any
 import torch
 
 from veneer.assistant import open_assistant, recorded_run
-from veneer.config import ComputeSection, Method, QuantSection
+from veneer.config import ComputeSection, Method, QuantSection, Scheme
 from veneer.data.records import read_records
-from veneer.errors import OutputError
+from veneer.errors import ConfigError, OutputError
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics import Comparison, compare
 from veneer.exports.base import MergeBase, Trained, open_source
 from veneer.exports.measure import Loss, Rows, Survival, beside, mean_loss, survival
 from veneer.exports.merge import Written, write_merged
 from veneer.hardware import resolve_device, resolve_dtype
-from veneer.io.checkpoint import open_checkpoint
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import atomic_folder, reported, write_text
-from veneer.quant.linear import QuantConfig
+from veneer.load import stored_quantisation
+from veneer.model.spec import spec_from_hf
 
 RECORD_FILE = "merge.json"
 UNMEASURED = (
-    "merged into the dequantized 4-bit base, since the adapter was trained beside it; with evaluation rows (--data) "
-    "this and the original base are both measured and the better is taken"
+    "merged into the dequantised base, since the adapter was trained beside it; with evaluation rows (--data) this and "
+    "the original base are both measured and the better is taken"
 )
+STORED = "merged into the dequantised base: the model's files are quantised, so there is no other"
 Progress = Callable[[str], None]
 """Told, in a few words, of what is done now."""
 
@@ -40,6 +42,9 @@ class Target(Enum):
 
     MERGED = "merged"
     """A Hugging Face directory with the adapter in the weights."""
+    MERGED_4BIT = "merged-4bit"
+    """The same with the linear layers in 4 bits, as bitsandbytes and transformers store them. Only with evaluation
+    rows: an update that is smaller than the grid's steps is lost, and the loss says whether it was."""
 
 
 class StoredDtype(Enum):
@@ -53,8 +58,8 @@ class StoredDtype(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class FourBits:
-    """The merged model with its linear layers quantised again, as a program that loads it in 4 bits has it."""
+class Requantised:
+    """The merged model with its linear layers quantised (again)."""
 
     loss: Loss
     survival: Survival
@@ -73,9 +78,9 @@ class Measured:
     merged: dict[str, Loss]
     """The merged model, by what it was merged into."""
     between: Comparison | None = None
-    """Into the dequantized base (there called `base`) and into the original (called `adapter`)."""
-    in_4_bits: FourBits | None = None
-    """Of the merged model that was kept; for QLoRA adapters."""
+    """Into the dequantised base (there called `base`) and into the original (called `adapter`)."""
+    requantised: Requantised | None = None
+    """Of the merged model that was kept; for QLoRA adapters, and where 4 bits are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +92,12 @@ class MergeRecord:
     output: str
     dtype: str
     merged_into: str
-    """`original` or `dequantized` (see `MergeBase`)."""
+    """`original` or `dequantised` (see `MergeBase`)."""
     written: Written
     measured: Measured | None = None
     notes: list[str] = field(default_factory=list)
-    to: str = Target.MERGED.value
+    to: str = ""
+    """A `Target`."""
 
     def to_json(self) -> dict[str, Any]:
         """The record as plain values."""
@@ -103,9 +109,11 @@ class _Job:
     """What `export` was asked for."""
 
     model: str
+    checkpoint: Checkpoint
     adapter: Path
     output: Path
-    dtype: StoredDtype
+    to: Target
+    dtype: torch.dtype
     data: str | None
     limit: int | None
     trained: Trained
@@ -145,65 +153,96 @@ def export(
         progress: told of what is done now.
 
     Raises:
+        ConfigError: 4 bits without evaluation rows.
         VeneerError: model, adapter or data cannot be used, or the output exists or cannot be written.
     """
     output, adapter = Path(output), Path(adapter)
     if output.exists():
         raise OutputError(f"{output} exists already; give a folder that does not, an export replaces nothing")
+    if to is Target.MERGED_4BIT and data is None:
+        raise ConfigError(
+            "merging into 4 bits can lose the update, so it is done only with rows to measure that on: give --data"
+        )
     compute = compute or ComputeSection()
-    source = None if data is None else str(data)
-    trained = _trained(adapter, method, compute)
-    job = _Job(model, adapter, output, dtype, source, limit, trained, compute, progress)
+    checkpoint = open_checkpoint(model)
+    job = _Job(
+        model=model,
+        checkpoint=checkpoint,
+        adapter=adapter,
+        output=output,
+        to=to,
+        dtype=_stored(dtype, checkpoint.config.get("torch_dtype") or checkpoint.config.get("dtype")),
+        data=None if data is None else str(data),
+        limit=limit,
+        trained=_trained(adapter, checkpoint, method, compute),
+        compute=compute,
+        progress=progress,
+    )
     return TARGETS[to](job)
 
 
-def _trained(adapter: Path, method: Method | None, compute: ComputeSection) -> Trained:
+def _trained(adapter: Path, checkpoint: Checkpoint, method: Method | None, compute: ComputeSection) -> Trained:
     run = recorded_run(adapter)
-    quant = run.quant if run else QuantSection()
     recorded = run.compute if run else compute
     dtype = resolve_dtype(recorded.dtype, resolve_device(compute.device))
+    stored = stored_quantisation(checkpoint, spec_from_hf(checkpoint.config))
+    if stored is not None:
+        return Trained(True, stored, dtype)
     quantized = (method or (run.method if run else Method.LORA)) is Method.QLORA
-    return Trained(quantized, QuantConfig(block=quant.block, double_quant=quant.double_quant), dtype)
+    return Trained(quantized, run.quant if run else QuantSection(), dtype)
 
 
 def _merge(job: _Job) -> MergeRecord:
     """Write every candidate, measure those, and keep the best."""
-    checkpoint = open_checkpoint(job.model)
-    dtype = _stored(job.dtype, checkpoint.config.get("torch_dtype") or checkpoint.config.get("dtype"))
     live = _measure_live(job)
-    if not job.trained.quantized:
-        candidates = [MergeBase.ORIGINAL]
-    else:
-        candidates = [MergeBase.DEQUANTIZED, *([MergeBase.ORIGINAL] if live else [])]
+    candidates, notes = _candidates(job, measured=live is not None)
+    quant = _packing(job) if job.to is Target.MERGED_4BIT else None
     with atomic_folder(job.output) as partial:
         written: dict[MergeBase, Written] = {}
         scores: dict[MergeBase, list[RowScore]] = {}
         for base in candidates:
             folder = partial / base.value
-            with reported(folder):
-                folder.mkdir()
-            job.progress(f"merging into the {base.value} base")
-            source = open_source(checkpoint, job.adapter, base, job.trained)
-            written[base] = write_merged(folder, source, dtype)
-            del source
+            written[base] = _write(job, base, folder, quant)
             if live:
                 job.progress(f"measuring the merge into the {base.value} base")
                 scores[base] = live.rows.folder(folder)
         best = min(candidates, key=lambda base: mean_loss(scores[base]) if live else 0.0)
-        measured = _measured(job, live, scores, best, partial / best.value) if live else None
         record = MergeRecord(
             model=job.model,
             adapter=str(job.adapter),
             output=str(job.output),
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=str(job.dtype).removeprefix("torch."),
             merged_into=best.value,
             written=written[best],
-            measured=measured,
-            notes=[UNMEASURED] if job.trained.quantized and not live else [],
+            measured=_measured(job, live, scores, best, partial) if live else None,
+            notes=notes,
+            to=job.to.value,
         )
         _keep(partial, partial / best.value)
         write_text(partial / RECORD_FILE, json.dumps(record.to_json(), indent=2) + "\n")
     return record
+
+
+def _candidates(job: _Job, *, measured: bool) -> tuple[list[MergeBase], list[str]]:
+    """The bases to merge into, and what to say of them."""
+    if not job.trained.quantized:
+        return [MergeBase.ORIGINAL], []
+    if job.checkpoint.stored:
+        return [MergeBase.DEQUANTISED], [STORED]
+    return ([MergeBase.DEQUANTISED, MergeBase.ORIGINAL], []) if measured else ([MergeBase.DEQUANTISED], [UNMEASURED])
+
+
+def _packing(job: _Job) -> QuantSection:
+    """How 4 bits are written: as the base was trained beside, where that was in 4 bits."""
+    trained = job.trained
+    return trained.quant if trained.quantized and trained.quant.scheme is not Scheme.INT8 else QuantSection()
+
+
+def _write(job: _Job, base: MergeBase, folder: Path, quant: QuantSection | None) -> Written:
+    with reported(folder):
+        folder.mkdir()
+    job.progress(f"merging into the {base.value} base")
+    return write_merged(folder, open_source(job.checkpoint, job.adapter, base, job.trained), job.dtype, quant)
 
 
 def _keep(folder: Path, chosen: Path) -> None:
@@ -237,16 +276,12 @@ def _measure_live(job: _Job) -> _Live | None:
 
 
 def _measured(
-    job: _Job, live: _Live, scores: dict[MergeBase, list[RowScore]], best: MergeBase, folder: Path
+    job: _Job, live: _Live, scores: dict[MergeBase, list[RowScore]], best: MergeBase, partial: Path
 ) -> Measured:
-    between, four_bits = None, None
-    if job.trained.quantized:
-        pair = compare(scores[MergeBase.DEQUANTIZED], scores[MergeBase.ORIGINAL])
+    between = None
+    if len(scores) > 1:
+        pair = compare(scores[MergeBase.DEQUANTISED], scores[MergeBase.ORIGINAL])
         between = next(one for one in pair if one.name == "loss")
-        job.progress("measuring the merged model in 4 bits")
-        in_4_bits = live.rows.folder(folder, job.trained.quant)
-        source = open_source(open_checkpoint(job.model), job.adapter, best, job.trained)
-        four_bits = FourBits(beside(live.adapter, in_4_bits), survival(source, job.trained.quant))
     return Measured(
         data=str(job.data),
         rows=len(live.rows.records),
@@ -254,8 +289,22 @@ def _measured(
         adapter=mean_loss(live.adapter),
         merged={base.value: beside(live.adapter, found) for base, found in scores.items()},
         between=between,
-        in_4_bits=four_bits,
+        requantised=_requantised(job, live, scores[best], best, partial),
     )
+
+
+def _requantised(job: _Job, live: _Live, scores: list[RowScore], best: MergeBase, partial: Path) -> Requantised | None:
+    """What quantisation leaves of the merge that is kept."""
+    quant = _packing(job)
+    if job.to is Target.MERGED:
+        if not job.trained.quantized:
+            return None
+        quant = job.trained.quant
+        _write(job, best, partial / "packed", quant)
+        job.progress("measuring the merged model quantised again")
+        scores = live.rows.folder(partial / "packed")
+    source = open_source(job.checkpoint, job.adapter, best, job.trained)
+    return Requantised(beside(live.adapter, scores), survival(source, quant))
 
 
 def _stored(dtype: StoredDtype, recorded: object) -> torch.dtype:
@@ -269,5 +318,5 @@ def _stored(dtype: StoredDtype, recorded: object) -> torch.dtype:
     return kinds[dtype]
 
 
-TARGETS: dict[Target, Callable[[_Job], MergeRecord]] = {Target.MERGED: _merge}
+TARGETS: dict[Target, Callable[[_Job], MergeRecord]] = {Target.MERGED: _merge, Target.MERGED_4BIT: _merge}
 """What makes each kind of export."""

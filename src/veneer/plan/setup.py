@@ -12,9 +12,10 @@ from functools import cached_property
 import torch
 
 from veneer.adapters.inject import resolve_targets
-from veneer.config import Method, Products, RunConfig
+from veneer.config import Method, Products, QuantSection, RunConfig
 from veneer.errors import AdapterError, listing
 from veneer.model.spec import DecoderSpec
+from veneer.quant.schemes import skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +92,34 @@ class Setup:
     rank: int = 16
     dropout: float = 0.0
     target_modules: str | tuple[str, ...] = "all-linear"
-    block: int = 64
-    double_quant: bool = True
+    quant: QuantSection = field(default_factory=QuantSection)
+    stored: bool = False
+    """Whether the base's files are quantised already, as `quant` says: then it is held so under every method."""
     products: Products = Products.EXACT
     linears: list[dict[str, Linear]] = field(init=False, repr=False, compare=False)
+    dense: frozenset[str] = field(init=False, repr=False, compare=False)
+    """Paths of the linear layers that a quantised base keeps in `dtype`."""
 
     def __post_init__(self) -> None:
         rank = 0 if self.method is Method.FULL else self.rank
-        object.__setattr__(self, "linears", decoder_linears(self.spec, self.target_modules, rank))
+        linears = decoder_linears(self.spec, self.target_modules, rank)
+        paths = [line.path for layer in linears for line in layer.values()]
+        object.__setattr__(self, "linears", linears)
+        object.__setattr__(
+            self, "dense", skipped(paths, self.quant.skip_modules) if self.quantized else frozenset(paths)
+        )
 
     @classmethod
-    def of(cls, config: RunConfig, spec: DecoderSpec, dtype: torch.dtype, device: str, threads: int) -> Setup:
+    def of(
+        cls,
+        config: RunConfig,
+        spec: DecoderSpec,
+        dtype: torch.dtype,
+        device: str,
+        threads: int,
+        *,
+        stored: bool = False,
+    ) -> Setup:
         """The setup of a run."""
         return cls(
             spec=spec,
@@ -112,8 +130,8 @@ class Setup:
             rank=config.lora.rank,
             dropout=config.lora.dropout,
             target_modules=config.lora.target_modules,
-            block=config.quant.block,
-            double_quant=config.quant.double_quant,
+            quant=config.quant,
+            stored=stored,
             products=config.compute.products,
         )
 
@@ -121,6 +139,11 @@ class Setup:
     def full(self) -> bool:
         """Whether every weight is trained."""
         return self.method is Method.FULL
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the base's linear layers are held quantised."""
+        return self.method is Method.QLORA or self.stored
 
     @cached_property
     def linear_weights(self) -> int:
@@ -154,6 +177,12 @@ class Setup:
     def largest_matrix(self) -> int:
         """Elements of the largest linear layer's weight."""
         return max(line.weights for line in self.linears[0].values())
+
+    @cached_property
+    def largest_packed(self) -> int:
+        """Elements of the largest weight that is held quantised; 0 where none is."""
+        sizes = [line.weights for layer in self.linears for line in layer.values() if line.path not in self.dense]
+        return max(sizes, default=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from veneer.config import Method
 from veneer.errors import ConfigError, nearest
 from veneer.plan.setup import Cut, Setup
 
@@ -136,7 +135,7 @@ def overhead_operations(setup: Setup) -> float:
         per_layer, per_weight = LAYER_TOKENS_CPU, READ_TOKENS_CPU
     else:
         per_layer, per_weight = LAYER_TOKENS_GPU, READ_TOKENS_GPU
-    if setup.method is Method.QLORA:
+    if setup.quantized:
         per_weight += DECODE_TOKENS_CPU if setup.device == "cpu" else DECODE_TOKENS_GPU
     return setup.spec.num_layers * per_layer + 4 * setup.linear_weights * per_weight
 

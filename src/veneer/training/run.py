@@ -11,19 +11,18 @@ from typing import Any
 import torch
 
 from veneer.adapters.inject import LoraSpec, inject
-from veneer.config import Method, Products, Recompute, RunConfig, check, to_yaml
+from veneer.config import Method, Products, QuantSection, Recompute, RunConfig, check, to_yaml
 from veneer.data.batches import pack
 from veneer.errors import CheckpointError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
 from veneer.hardware import processor, resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
-from veneer.load import Holding, load_model
+from veneer.load import Holding, load_model, refuse_training, stored_quantisation
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
 from veneer.plan.plan import Plan
-from veneer.quant.linear import QuantConfig
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
 from veneer.training.memory import peak_memory_mb
@@ -167,14 +166,31 @@ class _Opened:
 def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> _Opened:
     """Read rows, plan, and only then the model."""
     origin = open_checkpoint(config.model, revision=config.revision)
-    rows = load_rows(config, origin.tokenizer(), lambda message: log.emit(Note(message=message)))
     spec = spec_from_hf(origin.config)
+    stored = stored_quantisation(origin, spec)
+    if stored is not None:
+        config = _as_stored(config, origin, stored, log)
+    rows = load_rows(config, origin.tokenizer(), lambda message: log.emit(Note(message=message)))
     _note_long_rows(rows, spec.max_positions, log)
-    config, plan = planned(config, rows, spec, device, recorded)
+    config, plan = planned(config, rows, spec, device, recorded, stored=stored is not None)
     for line in plan.lines():
         log.emit(Note(message=line))
     model, trainable = _build(config, origin, device)
     return _Opened(config, plan, rows, model, trainable, sampled_digest(origin.files()))
+
+
+def _as_stored(config: RunConfig, origin: Checkpoint, stored: QuantSection, log: EventLog) -> RunConfig:
+    """The configuration for a base whose files are quantised already: what they say stands in place of `quant`."""
+    if config.method is Method.FULL:
+        refuse_training(origin.source, stored.scheme)
+    dense = f", {len(stored.skip_modules)} of its linear layers dense" if stored.skip_modules else ""
+    log.emit(
+        Note(
+            message=f"{origin.source} is stored quantised ({stored.scheme.value}{dense}): the base is taken as it is, "
+            "whatever quant and method say"
+        )
+    )
+    return config.model_copy(update={"quant": stored})
 
 
 def _note_long_rows(rows: Rows, limit: int, log: EventLog) -> None:
@@ -191,7 +207,7 @@ def _build(config: RunConfig, origin: Checkpoint, device: torch.device) -> tuple
         dtype=resolve_dtype(config.compute.dtype, device),
         device=device,
         products=config.compute.products,
-        quant=QuantConfig(block=config.quant.block, double_quant=config.quant.double_quant),
+        quant=config.quant,
     )
     if config.method is Method.FULL:
         return model, FullTraining(model, origin)
