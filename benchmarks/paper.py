@@ -26,7 +26,7 @@ from paper_tasks import TASKS, Absent, Size, Task
 
 from veneer.charts import Series, points_chart
 from veneer.comparison.order import Order, Outcome, read_answers
-from veneer.comparison.run import CompareResult, Question, compare
+from veneer.comparison.run import CompareConfig, CompareResult, compare
 from veneer.comparison.summary import Figure, MethodSummary, figure, summarize
 from veneer.config import Method
 from veneer.errors import VeneerError
@@ -63,7 +63,7 @@ def run_task(task: Task, args: argparse.Namespace) -> TaskResult:
     """
     folder = args.output / task.name
     train, test = task.write(folder)
-    question = Question(
+    config = CompareConfig(
         model=args.model or bundled_model(),
         data=str(train),
         output=str(folder / "runs"),
@@ -79,7 +79,7 @@ def run_task(task: Task, args: argparse.Namespace) -> TaskResult:
         # A checkpoint of the whole model with its optimiser is 1.6 GB: two in a run, where an adapter has ten.
         more={Method.FULL: (f"train.save_every={max(1, _steps(task) // 2)}",)},
     )
-    result = compare(question, follow=_follow)
+    result = compare(config, follow=_follow)
     outcomes = [measured(one, task, folder / "runs" / "runs") for one in result.outcomes]
     return TaskResult(task, result, outcomes, summarize(outcomes))
 
@@ -166,8 +166,8 @@ def claims(one: TaskResult) -> list[str]:
             ends = ""
         else:
             ends = f" ({gap.low:+.1f} to {gap.high:+.1f})"
-            verdict = "no difference that three seeds could show" if gap.low <= 0 <= gap.high else "a difference"
-            verdict = verdict.replace("three", str(len(shared)))
+            shows = not gap.low <= 0 <= gap.high
+            verdict = "a difference" if shows else f"no difference that {len(shared)} seeds could show"
         found.append(f"{method} against {other}: {name} {gap.mean:+.1f}{ends}, {verdict}.")
     return found
 

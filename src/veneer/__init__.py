@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from veneer.assistant import Assistant as Assistant
     from veneer.assistant import open_assistant as open_assistant
+    from veneer.comparison.run import CompareConfig as CompareConfig
     from veneer.comparison.run import CompareResult as CompareResult
-    from veneer.comparison.run import Question as Question
     from veneer.comparison.run import compare as compare
     from veneer.config import Method as Method
     from veneer.config import QuantSection as QuantSection
@@ -42,10 +42,10 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Assistant": "veneer.assistant",
+    "CompareConfig": "veneer.comparison.run",
     "CompareResult": "veneer.comparison.run",
     "MergeRecord": "veneer.exports.run",
     "Method": "veneer.config",
-    "Question": "veneer.comparison.run",
     "QuantSection": "veneer.config",
     "Quantised": "veneer.quantization",
     "Report": "veneer.evaluation.run",
@@ -64,12 +64,12 @@ _HOMES = {
 
 __all__ = [
     "Assistant",
+    "CompareConfig",
     "CompareResult",
     "MergeRecord",
     "Method",
     "QuantSection",
     "Quantised",
-    "Question",
     "Report",
     "RunConfig",
     "RunResult",

@@ -266,11 +266,11 @@ def compare(
     known = list(METHODS.choices)
     if not set(names) <= set(known):
         raise click.UsageError(f"--methods {methods}: known are {', '.join(known)}, with commas between")
-    from veneer.comparison.run import Question
+    from veneer.comparison.run import CompareConfig
     from veneer.config import Method
     from veneer.recipes import compare_visibly
 
-    question = Question(
+    config = CompareConfig(
         model=model,
         data=data,
         output=output,
@@ -282,7 +282,7 @@ def compare(
         max_new_tokens=max_new_tokens,
         assignments=assignments,
     )
-    result = compare_visibly(question, as_json=as_json)
+    result = compare_visibly(config, as_json=as_json)
     if as_json:
         click.echo(json.dumps(result.to_json(), indent=2))
 

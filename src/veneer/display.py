@@ -279,7 +279,7 @@ def merge_table(kept: str, measured: Measured, *, packed: bool) -> Table:
 def comparison_of_methods(result: CompareResult) -> Table:
     """A row for the base and each method: what it takes, and what comes of it."""
     names = [name for name in ("loss", "exact", "fields") if any(name in one.metrics for one in result.methods)]
-    title = f"{result.question.data}: {result.training_rows:,} rows trained, {result.evaluation_rows:,} others scored"
+    title = f"{result.config.data}: {result.training_rows:,} rows trained, {result.evaluation_rows:,} others scored"
     table = Table(title=Text(title), title_justify="left", title_style="bold")
     for heading in ("", "trained", "on disk", "peak memory", "time", *names):
         table.add_column(heading, justify="left" if not heading else "right")

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from veneer.assistant import Assistant, lines_of, open_assistant, turns
 from veneer.comparison.order import Order
-from veneer.comparison.run import CompareResult, Question, compare
+from veneer.comparison.run import CompareConfig, CompareResult, compare
 from veneer.config import ComputeSection, Method, QuantSection, RunConfig
 from veneer.data.records import Message, read_records
 from veneer.display import (
@@ -206,23 +206,23 @@ def export_visibly(
     return record
 
 
-def compare_visibly(question: Question, *, as_json: bool) -> CompareResult:
+def compare_visibly(config: CompareConfig, *, as_json: bool) -> CompareResult:
     """Compare methods with a line for every run; prints tables unless the caller wants JSON."""
     screen = console()
     with screen.status("preparing") as status:
-        result = compare(question, follow=_follower(screen, status))
+        result = compare(config, follow=_follower(screen, status))
     tables = [comparison_of_methods(result), *([differences_table(result.differences)] if result.differences else [])]
     text = io.StringIO()
     for table in tables:
         Console(file=text, width=TEXT_WIDTH).print(table)
-    write_text(Path(question.output) / "compare.txt", text.getvalue())
+    write_text(Path(config.output) / "compare.txt", text.getvalue())
     for name, problem in result.problems.items():
         screen.print(Text(f"{name}: not run: {problem}"), soft_wrap=True)
     if not as_json:
         shown = Console()
         for table in tables:
             shown.print(table)
-        shown.print(Text(f"everything, with plots: {question.output}"), soft_wrap=True)
+        shown.print(Text(f"everything, with plots: {config.output}"), soft_wrap=True)
     return result
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from tiny import rows, run_config, tree, write_rows
 from veneer.comparison.order import Order, read_answers
-from veneer.comparison.run import CompareResult, Question, compare
+from veneer.comparison.run import CompareConfig, CompareResult, compare
 from veneer.config import ComputeSection, Dtype, Method
 from veneer.data.records import read_records
 from veneer.errors import ConfigError, DataError, Interrupted, OutputError
@@ -42,8 +42,8 @@ class Heard:
         return [(name, event) for name, event in self.events if event["event"] == kind]
 
 
-def question(model: Path, data: Path, output: Path) -> Question:
-    return Question(
+def question(model: Path, data: Path, output: Path) -> CompareConfig:
+    return CompareConfig(
         model=str(model),
         data=str(data),
         output=str(output),
@@ -62,7 +62,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: 
 
 
 def test_every_method_is_run_with_every_seed_and_scored_as_evaluate_does(made: CompareResult, tiny_model: Path) -> None:
-    output = Path(made.question.output)
+    output = Path(made.config.output)
     assert [(one.method, one.seed) for one in made.outcomes] == [
         ("base", 0), ("full", 0), ("lora", 0), ("full", 1), ("lora", 1),
     ]  # fmt: skip
@@ -87,7 +87,7 @@ def test_every_method_is_run_with_every_seed_and_scored_as_evaluate_does(made: C
 
 
 def test_all_runs_train_and_score_the_same_rows_and_no_row_is_both(made: CompareResult, tiny_data: Path) -> None:
-    output = Path(made.question.output)
+    output = Path(made.config.output)
     content = set((output / "train.jsonl").read_text().splitlines())
     scored = [json.loads(line) for line in (output / "eval.jsonl").read_text().splitlines()]
     everything = [json.loads(line) for line in tiny_data.read_text().splitlines()]
@@ -102,7 +102,7 @@ def test_all_runs_train_and_score_the_same_rows_and_no_row_is_both(made: Compare
 
 
 def test_what_is_written_is_what_is_returned(made: CompareResult) -> None:
-    output = Path(made.question.output)
+    output = Path(made.config.output)
     assert json.loads((output / "compare.json").read_text()) == json.loads(json.dumps(made.to_json()))
     names = {path.name for path in output.iterdir()}
     assert names >= {"loss-memory.svg", "loss-time.svg", "settings.json"}
@@ -115,11 +115,11 @@ def test_what_is_done_is_not_done_again_and_more_can_be_added(
     made: CompareResult, tiny_model: Path, tiny_data: Path
 ) -> None:
     heard = Heard()
-    before = tree(Path(made.question.output) / "runs")
-    more = replace(made.question, methods=(Method.LORA, Method.FULL, Method.QLORA), seeds=1)
+    before = tree(Path(made.config.output) / "runs")
+    more = replace(made.config, methods=(Method.LORA, Method.FULL, Method.QLORA), seeds=1)
     again = compare(more, follow=heard)
     assert [name for name, _ in heard.of("Begun")] == ["qlora-0"]
-    after = tree(Path(made.question.output) / "runs")
+    after = tree(Path(made.config.output) / "runs")
     assert {name: after[name] for name in before} == before
     assert [one.method for one in again.methods] == ["base", "lora", "full", "qlora"]
     assert again.outcomes[0].metrics == made.outcomes[0].metrics
@@ -133,10 +133,10 @@ def test_what_is_done_is_not_done_again_and_more_can_be_added(
     ],
 )  # fmt: skip
 def test_a_folder_of_another_comparison_is_refused(made: CompareResult, changed: dict[str, Any]) -> None:
-    before = tree(Path(made.question.output))
+    before = tree(Path(made.config.output))
     with pytest.raises(OutputError, match="holds a comparison of something else"):
-        compare(replace(made.question, **changed))
-    assert tree(Path(made.question.output)) == before
+        compare(replace(made.config, **changed))
+    assert tree(Path(made.config.output)) == before
 
 
 def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
@@ -144,7 +144,7 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
 ) -> None:
     asked = replace(question(tiny_model, tiny_data, tmp_path / "out"), methods=(Method.LORA,), seeds=1)
     write_rows(tmp_path / "train.jsonl", [])
-    whole = Path(made.question.output)
+    whole = Path(made.config.output)
     folder = tmp_path / "out" / "runs" / "lora-0"
     config = run_config(tiny_model, whole / "train.jsonl", folder, "lora.alpha=32", *SETTINGS, "train.save_every=1")
     with pytest.raises(Interrupted):

@@ -30,7 +30,7 @@ METHODS = (Method.FULL, Method.LORA, Method.QLORA)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Question:
+class CompareConfig:
     """What is compared, on what."""
 
     model: str
@@ -55,7 +55,7 @@ class Question:
 class CompareResult:
     """Everything that was measured."""
 
-    question: Question
+    config: CompareConfig
     training_rows: int
     evaluation_rows: int
     outcomes: list[Outcome]
@@ -68,8 +68,8 @@ class CompareResult:
     def to_json(self) -> dict[str, Any]:
         """As plain values, without the single rows."""
         values = asdict(self)
-        values["question"]["methods"] = [method.value for method in self.question.methods]
-        values["question"]["more"] = {method.value: more for method, more in self.question.more.items()}
+        values["config"]["methods"] = [method.value for method in self.config.methods]
+        values["config"]["more"] = {method.value: more for method, more in self.config.more.items()}
         for outcome in values["outcomes"]:
             del outcome["rows"]
         return values
@@ -79,7 +79,7 @@ Follow = Callable[[Order, Mapping[str, Any]], None]
 """Told of every event of every run: `Begun` and `Done` of the runs themselves, and what they print."""
 
 
-def compare(question: Question, *, follow: Follow = lambda order, event: None) -> CompareResult:
+def compare(config: CompareConfig, *, follow: Follow = lambda order, event: None) -> CompareResult:
     """Train and score every method with every seed, each run in a process of its own, one after another.
 
     What is done already is not done again, and a run that was cut short goes on where it was.
@@ -90,12 +90,12 @@ def compare(question: Question, *, follow: Follow = lambda order, event: None) -
         OutputError: the folder holds another comparison, or cannot be written.
         Interrupted: a run was stopped; the same call goes on with it.
     """
-    output = Path(question.output)
-    _check(question)
+    output = Path(config.output)
+    _check(config)
     make_output_folder(output)
     with exclusive(output):
-        rows = _prepare(question, output)
-        orders = _orders(question, rows)
+        rows = _prepare(config, output)
+        orders = _orders(config, rows)
         problems = {}
         for order in orders:
             problem = _carry_out(order, follow)
@@ -103,7 +103,7 @@ def compare(question: Question, *, follow: Follow = lambda order, event: None) -
                 problems[order.folder.name] = problem
         outcomes = [found for order in orders if (found := read_outcome(order.folder)) is not None]
         result = CompareResult(
-            question,
+            config,
             rows.training,
             rows.evaluation,
             outcomes,
@@ -117,16 +117,16 @@ def compare(question: Question, *, follow: Follow = lambda order, event: None) -
     return result
 
 
-def _check(question: Question) -> None:
-    given = [text.partition("=")[0].strip() for texts in ((), *question.more.values()) for text in texts]
-    given += [text.partition("=")[0].strip() for text in question.assignments]
+def _check(config: CompareConfig) -> None:
+    assignments = [text for texts in (config.assignments, *config.more.values()) for text in texts]
+    given = [text.partition("=")[0].strip() for text in assignments]
     taken = [key for key in given if key in OWN_KEYS]
     if taken:
         raise ConfigError(f"a comparison gives these settings to its runs itself; leave them out:\n{listing(taken)}")
-    if question.seeds < 1 or not question.methods:
+    if config.seeds < 1 or not config.methods:
         raise ConfigError("a comparison needs at least one method and one seed")
-    if not 0 < question.held_out < 1:
-        raise ConfigError(f"the held-out share is {question.held_out}; it must lie between 0 and 1")
+    if not 0 < config.held_out < 1:
+        raise ConfigError(f"the held-out share is {config.held_out}; it must lie between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,24 +137,24 @@ class _Rows:
     evaluation: int
 
 
-def _prepare(question: Question, output: Path) -> _Rows:
+def _prepare(config: CompareConfig, output: Path) -> _Rows:
     """Split and draw the rows into files of their own, the same for every run, and refuse a folder of other ones."""
-    rows = read_rows(question.data)
+    rows = read_rows(config.data)
     records = [record for record, _ in rows]
-    if question.eval_data is None:
-        _, heldout = split(records, question.held_out, seed=0)
+    if config.eval_data is None:
+        _, heldout = split(records, config.held_out, seed=0)
         apart = {record.where for record in heldout}
         scored = [row for record, row in rows if record.where in apart]
         training = [row for record, row in rows if record.where not in apart]
     else:
         training = [row for _, row in rows]
-        scored = [row for _, row in read_rows(question.eval_data)]
-    if question.limit is not None and question.limit < len(scored):
-        drawn = sorted(shuffled(len(scored), seed=0, epoch=0)[: question.limit].tolist())
+        scored = [row for _, row in read_rows(config.eval_data)]
+    if config.limit is not None and config.limit < len(scored):
+        drawn = sorted(shuffled(len(scored), seed=0, epoch=0)[: config.limit].tolist())
         scored = [scored[index] for index in drawn]
     files = output / "train.jsonl", output / "eval.jsonl"
     contents = ["".join(_line(row) for row in part) for part in (training, scored)]
-    settings = _settings(question, contents)
+    settings = _settings(config, contents)
     _refuse_another(output / SETTINGS_FILE, settings)
     for file, content in zip(files, contents, strict=True):
         write_text(file, content)
@@ -167,15 +167,15 @@ def _line(row: Any) -> str:
     return json.dumps(row, ensure_ascii=False, default=str) + "\n"
 
 
-def _settings(question: Question, contents: Sequence[str]) -> dict[str, Any]:
+def _settings(config: CompareConfig, contents: Sequence[str]) -> dict[str, Any]:
     """What must be equal for results to stand in one table. Methods and seeds may be added."""
     return {
-        "model": sampled_digest(open_checkpoint(question.model).files()),
+        "model": sampled_digest(open_checkpoint(config.model).files()),
         "training rows": sha256(contents[0].encode()).hexdigest(),
         "evaluation rows": sha256(contents[1].encode()).hexdigest(),
-        "longest answer": question.max_new_tokens,
-        "settings": sorted(question.assignments),
-        **{f"settings of {method.value}": sorted(more) for method, more in question.more.items()},
+        "longest answer": config.max_new_tokens,
+        "settings": sorted(config.assignments),
+        **{f"settings of {method.value}": sorted(more) for method, more in config.more.items()},
     }
 
 
@@ -195,25 +195,25 @@ def _refuse_another(path: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _orders(question: Question, rows: _Rows) -> list[Order]:
+def _orders(config: CompareConfig, rows: _Rows) -> list[Order]:
     """The base, then seed by seed every method: a comparison that is cut short has something of all."""
-    output = Path(question.output)
+    output = Path(config.output)
 
     def order(method: str, trained_as: Method, seed: int, name: str) -> Order:
-        assignments = (*question.assignments, *question.more.get(trained_as, ()))
-        config = _config(question, rows, trained_as, seed, output / "runs" / name, assignments)
-        return Order(method, seed, config, rows.eval_file, question.max_new_tokens)
+        assignments = (*config.assignments, *config.more.get(trained_as, ()))
+        run = _config(config, rows, trained_as, seed, output / "runs" / name, assignments)
+        return Order(method, seed, run, rows.eval_file, config.max_new_tokens)
 
     runs = [order(method.value, method, seed, f"{method.value}-{seed}")
-            for seed in range(question.seeds) for method in dict.fromkeys(question.methods)]  # fmt: skip
-    return [order(BASE, question.methods[0], 0, BASE), *runs]
+            for seed in range(config.seeds) for method in dict.fromkeys(config.methods)]  # fmt: skip
+    return [order(BASE, config.methods[0], 0, BASE), *runs]
 
 
 def _config(
-    question: Question, rows: _Rows, method: Method, seed: int, output: Path, assignments: Sequence[str]
+    config: CompareConfig, rows: _Rows, method: Method, seed: int, output: Path, assignments: Sequence[str]
 ) -> RunConfig:
     values = override({}, assignments)
-    own = {"model": question.model, "output": str(output), "method": method.value}
+    own = {"model": config.model, "output": str(output), "method": method.value}
     for key, value in {**own, "data.file": rows.train_file, "train.seed": seed}.items():
         put(values, key, value)
     return parse(values, where=f"the settings of {method.value}")
