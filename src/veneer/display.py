@@ -281,17 +281,20 @@ def comparison_of_methods(result: CompareResult) -> Table:
     names = [name for name in ("loss", "exact", "fields") if any(name in one.metrics for one in result.methods)]
     title = f"{result.config.data}: {result.training_rows:,} rows trained, {result.evaluation_rows:,} others scored"
     table = Table(title=Text(title), title_justify="left", title_style="bold")
-    for heading in ("", "trained", "on disk", "peak memory", "time", *names):
-        table.add_column(heading, justify="left" if not heading else "right")
+    measures = [f"{name}\n%" if name in PERCENT else name for name in names]
+    # Units in the headings, so that it fits into 80 columns.
+    for heading in ("", "trained\nmillions", "disk\nMB", "memory\nMB", "time\ns", *measures):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
     for one in result.methods:
-        runs = "" if one.method == BASE or len(one.seeds) == 1 else f" ({len(one.seeds)} seeds)"
-        costs = ["", "", "", ""]
-        if one.method != BASE:
-            costs = [f"{one.trainable:,}", f"{one.bytes_on_disk / 1e6:,.1f} MB"]
-            costs += [f"{one.peak_memory_mb.mean:,.0f} MB", duration(one.seconds.mean)]
+        fewer = one.method != BASE and len(one.seeds) < result.config.seeds
+        costs = [f"{one.trainable / 1e6:,.2f}", f"{one.bytes_on_disk / 1e6:,.1f}"]
+        costs += [f"{one.peak_memory_mb.mean:,.0f}", f"{one.seconds.mean:,.0f}"]
         shown = [_figure(name, one.metrics[name]) if name in one.metrics else "" for name in names]
-        table.add_row(one.method + runs, *costs, *shown)
-    table.caption = "means over seeds; ± half of their 95 % interval (Student's t)"
+        name = f"{one.method} ({len(one.seeds)})" if fewer else one.method
+        table.add_row(name, *(costs if one.method != BASE else [""] * 4), *shown)
+    seeds = result.config.seeds
+    interval = "; ± half of their 95 % interval (Student's t)" if seeds > 1 else ""
+    table.caption = f"peak memory, time of the training steps; means over {seeds} seed{'s'[: seeds - 1]}{interval}"
     table.caption_justify = "left"
     return table
 
@@ -312,10 +315,9 @@ def differences_table(found: Sequence[Difference]) -> Table:
 
 
 def _figure(name: str, value: Figure) -> str:
-    if value.low is None or value.high is None:
-        return number(name, value.mean)
     unit, digits = (100.0, 1) if name in PERCENT else (1.0, 3)
-    return f"{number(name, value.mean)} ± {unit * (value.high - value.low) / 2:.{digits}f}"
+    half = "" if value.high is None else f"±{unit * (value.high - value.mean):.{digits}f}"
+    return f"{unit * value.mean:.{digits}f}{half}"
 
 
 def _excerpt(text: str, style: str = "") -> Text:
