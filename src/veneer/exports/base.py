@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.inject import Adapter
-from veneer.adapters.linear import LoraLinear
+from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import load_adapter, read_config, read_tensors
 from veneer.config import QuantSection
 from veneer.io.checkpoint import Checkpoint
@@ -57,21 +56,14 @@ class Source:
     def base(self, name: str) -> Tensor:
         """A tensor of the base in float32, as it is held."""
         path, _, leaf = name.rpartition(".")
-        if leaf == "weight":
-            module = self.model.get_submodule(path)
-            held = module.base if isinstance(module, LoraLinear) else module
-            if isinstance(held, PackedLinear):
-                return held.dequantize(torch.float32)
+        held = self.adapter.base_of(path) or self.model.get_submodule(path)
+        if leaf == "weight" and isinstance(held, PackedLinear):
+            return held.dequantize(torch.float32)
         return self.checkpoint.read(name, torch.float32)
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:
-        """Every base tensor that the adapter changes, with the change, float32.
-
-        W + s · B A is summed in float64 and rounded once, so that nothing depends on the order of the sums.
-        """
-        for path, layer in self.adapter.layers.items():
-            update = (layer.lora_B.detach().double() @ layer.lora_A.detach().double()) * layer.scale
-            yield f"{path}.weight", update.add_(layer.base.dequantize(torch.float32)).float()
+        """Every base tensor that the adapter changes, with the change, in float64: what is written is rounded once."""
+        return self.adapter.merged()
 
 
 def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained: Trained) -> Source:

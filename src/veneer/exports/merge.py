@@ -54,7 +54,7 @@ def write_merged(
 ) -> Written:
     """Write base and adapter as one model into an existing folder, holding one tensor at a time.
 
-    A tied head stays tied unless the adapter changes it or the embedding; then both are written.
+    A tied head stays tied unless the adapter changes it or the embedding alone; then both are written.
 
     Args:
         folder: gets config.json, model.safetensors, the tokenizer and the generation settings.
@@ -75,12 +75,15 @@ def write_merged(
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in source.merged():
+            if name == HEAD and source.adapter.keeps_tie:
+                continue
             if name not in names:
                 raise AdapterError(f"the adapter adds {name}, for which the architecture has no place: keep it apart")
             changed.add(name)
             progress(name)
             yield from stored(name, tensor)
-        for name in _rest(expected, changed):
+        parted = bool(changed & {EMBEDDING, HEAD}) and not source.adapter.keeps_tie
+        for name in _rest(expected, changed, parted=parted):
             progress(name)
             # A head that was the embedding until now has its values.
             held = EMBEDDING if name == HEAD and HEAD not in expected else name
@@ -90,7 +93,7 @@ def write_merged(
         if quant is None or name.removesuffix(".weight") not in packed:
             yield name, _rounded(name, tensor, dtype)
         else:
-            yield from parts_of(name, stored_weight(pack(tensor, None, quant)), dtype).items()
+            yield from parts_of(name, stored_weight(pack(tensor.float(), None, quant)), dtype).items()
 
     described, room = None, names
     if quant is not None:
@@ -101,9 +104,9 @@ def write_merged(
     return Written(len(changed), len({*expected, *changed} | ({HEAD} & shapes.keys())), HEAD not in shapes)
 
 
-def _rest(expected: dict[str, tuple[int, ...]], changed: set[str]) -> list[str]:
-    """The names that are the base's own."""
-    needed = {*expected, *([HEAD] if changed & {EMBEDDING, HEAD} else [])}
+def _rest(expected: dict[str, tuple[int, ...]], changed: set[str], *, parted: bool) -> list[str]:
+    """The names that are the base's own; a head that has parted from its embedding is among them."""
+    needed = {*expected, *([HEAD] if parted else [])}
     return [name for name in dict.fromkeys((*expected, HEAD)) if name in needed - changed]
 
 
