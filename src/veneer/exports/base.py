@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.inject import Adapter
-from veneer.adapters.linear import LoraLinear
+from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import load_adapter, read_config, read_tensors
 from veneer.config import QuantSection
 from veneer.io.checkpoint import Checkpoint
@@ -25,6 +24,8 @@ from veneer.model.decoder import CausalLM
 from veneer.model.spec import spec_from_hf
 from veneer.products import LowRank, inputs, outputs, through
 from veneer.quant.packed import PackedLinear
+
+EMBEDDING_WEIGHT, HEAD_WEIGHT = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class MergeBase(Enum):
@@ -52,36 +53,35 @@ class Source:
 
     checkpoint: Checkpoint
     model: CausalLM
+    """Held as the adapter was trained beside it: what an adapter takes from its base (DoRA's norms) stays so."""
     adapter: Adapter
+    into: MergeBase
 
     def base(self, name: str) -> Tensor:
-        """A tensor of the base in float32, as it is held."""
+        """A tensor of the base to merge into, float32; of a tied head, the embedding's."""
         path, _, leaf = name.rpartition(".")
-        if leaf == "weight":
-            module = self.model.get_submodule(path)
-            held = module.base if isinstance(module, LoraLinear) else module
+        if leaf == "weight" and self.into is MergeBase.DEQUANTISED:
+            inner = dict(reversed(self.adapter.parts)).get(path)
+            held = self.model.get_submodule(path) if inner is None else inner.base
             if isinstance(held, PackedLinear):
                 return held.dequantize(torch.float32)
+        if name == HEAD_WEIGHT and self.model.spec.tied_head:
+            name = EMBEDDING_WEIGHT
         return self.checkpoint.read(name, torch.float32)
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:
-        """Every base tensor that the adapter changes, with the change, float32.
-
-        W + s · B A is summed in float64 and rounded once, so that nothing depends on the order of the sums.
-        """
-        for path, layer in self.adapter.layers.items():
-            update = (layer.lora_B.detach().double() @ layer.lora_A.detach().double()) * layer.scale
-            yield f"{path}.weight", update.add_(layer.base.dequantize(torch.float32)).float()
+        """Every base tensor that the adapter changes, with the change, summed in float64."""
+        return self.adapter.merged(self.base)
 
 
 def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained: Trained) -> Source:
-    """Put the adapter in a folder on a base, without reading the base's linear layers where they stay in their files.
+    """Put the adapter in a folder on its base, without reading linear layers that can stay in their files.
 
     Raises:
         ModelError, AdapterError: they cannot be used, or do not fit each other.
     """
     read_config(adapter)  # Before anything is read: a folder without an adapter is said to be one.
-    if base is MergeBase.DEQUANTISED:
+    if trained.quantized:
         model = load_model(checkpoint, holding=Holding.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
     else:
         spec = spec_from_hf(checkpoint.config)
@@ -90,7 +90,7 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
         tables = any(name in own for name in ("embed_tokens", "lm_head"))
         model = CausalLM(spec, _OnFiles(checkpoint, tables), torch.float32)
     model.requires_grad_(False).eval()
-    return Source(checkpoint, model, load_adapter(model, adapter))
+    return Source(checkpoint, model, load_adapter(model, adapter), base)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,4 +127,4 @@ def measure_survival(pairs: Iterable[tuple[Tensor, Tensor]], quant: QuantSection
 
 
 def _round_trip(weight: Tensor, quant: QuantSection) -> Tensor:
-    return pack(weight, None, quant).dequantize(torch.float32)
+    return pack(weight.float(), None, quant).dequantize(torch.float32)
