@@ -1,4 +1,4 @@
-"""Adapters of every kind that PEFT makes, merged from file to file: transformers computes what the live adapter does."""
+"""Adapters of every kind that PEFT makes, merged from file to file, against what the live adapter computes."""
 
 from __future__ import annotations
 
