@@ -22,7 +22,9 @@ from veneer.adapters.targets import EMBEDDING, HEAD, by_pattern
 from veneer.config import Init
 from veneer.errors import AdapterError, listing
 from veneer.io.files import write_tensors, write_text
-from veneer.model.decoder import CausalLM, DenseLinear
+from veneer.model.decoder import CausalLM
+from veneer.quant.int8 import Int8Linear
+from veneer.quant.packed import PackedLinear
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -194,7 +196,7 @@ def _with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Pa
     for path, layer in adapter.updates().items():
         if layer.subtracted_a is None or layer.subtracted_b is None:
             continue
-        if not isinstance(layer.base, DenseLinear):
+        if isinstance(layer.base, PackedLinear | Int8Linear):
             raise AdapterError(
                 f"{directory}: init_lora_weights {adapter.spec.init.value!r} takes its start from the base in full "
                 "precision, and this base is quantised; load it with method lora, or convert it with PEFT "

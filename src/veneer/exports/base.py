@@ -25,8 +25,6 @@ from veneer.model.spec import spec_from_hf
 from veneer.products import LowRank, inputs, outputs, through
 from veneer.quant.packed import PackedLinear
 
-EMBEDDING_WEIGHT, HEAD_WEIGHT = "model.embed_tokens.weight", "lm_head.weight"
-
 
 class MergeBase(Enum):
     """Which weights the update is added to."""
@@ -53,35 +51,29 @@ class Source:
 
     checkpoint: Checkpoint
     model: CausalLM
-    """Held as the adapter was trained beside it: what an adapter takes from its base (DoRA's norms) stays so."""
     adapter: Adapter
-    into: MergeBase
 
     def base(self, name: str) -> Tensor:
-        """A tensor of the base to merge into, float32; of a tied head, the embedding's."""
+        """A tensor of the base in float32, as it is held."""
         path, _, leaf = name.rpartition(".")
-        if leaf == "weight" and self.into is MergeBase.DEQUANTISED:
-            inner = dict(reversed(self.adapter.parts)).get(path)
-            held = self.model.get_submodule(path) if inner is None else inner.base
-            if isinstance(held, PackedLinear):
-                return held.dequantize(torch.float32)
-        if name == HEAD_WEIGHT and self.model.spec.tied_head:
-            name = EMBEDDING_WEIGHT
+        held = self.adapter.base_of(path) or self.model.get_submodule(path)
+        if leaf == "weight" and isinstance(held, PackedLinear):
+            return held.dequantize(torch.float32)
         return self.checkpoint.read(name, torch.float32)
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:
-        """Every base tensor that the adapter changes, with the change, summed in float64."""
-        return self.adapter.merged(self.base)
+        """Every base tensor that the adapter changes, with the change, in float64: what is written is rounded once."""
+        return self.adapter.merged()
 
 
 def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained: Trained) -> Source:
-    """Put the adapter in a folder on its base, without reading linear layers that can stay in their files.
+    """Put the adapter in a folder on a base, without reading the base's linear layers where they stay in their files.
 
     Raises:
         ModelError, AdapterError: they cannot be used, or do not fit each other.
     """
     read_config(adapter)  # Before anything is read: a folder without an adapter is said to be one.
-    if trained.quantized:
+    if base is MergeBase.DEQUANTISED:
         model = load_model(checkpoint, holding=Holding.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
     else:
         spec = spec_from_hf(checkpoint.config)
@@ -90,7 +82,7 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
         tables = any(name in own for name in ("embed_tokens", "lm_head"))
         model = CausalLM(spec, _OnFiles(checkpoint, tables), torch.float32)
     model.requires_grad_(False).eval()
-    return Source(checkpoint, model, load_adapter(model, adapter), base)
+    return Source(checkpoint, model, load_adapter(model, adapter))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Merging: W' = W + s · B A in place of W, written as a model of its own.
 
-Each tensor is summed in float64 and rounded once, to the dtype that is written. The base is read and never
+Each tensor is summed in float32 or wider and rounded once, to the dtype that is written. The base is read and never
 written to, so that there is nothing to unmerge: it is what it was.
 """
 
@@ -15,8 +15,6 @@ from torch import Tensor
 
 from veneer.config import QuantSection
 from veneer.errors import AdapterError, ModelError, listing
-from veneer.exports.base import EMBEDDING_WEIGHT as EMBEDDING
-from veneer.exports.base import HEAD_WEIGHT as HEAD
 from veneer.exports.base import Source
 from veneer.io.model_files import stream_model
 from veneer.io.prequantised import parts_of, quantization_config
@@ -27,6 +25,7 @@ from veneer.quantization import stored_weight
 
 PARTS = 7
 """At least the tensors that hold one packed weight, their longer names included."""
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def write_merged(
 ) -> Written:
     """Write base and adapter as one model into an existing folder, holding one tensor at a time.
 
-    A tied head stays tied unless the adapter parts it from the embedding; then both are written.
+    A tied head stays tied unless the adapter changes it or the embedding alone; then both are written.
 
     Args:
         folder: gets config.json, model.safetensors, the tokenizer and the generation settings.
@@ -75,21 +74,20 @@ def write_merged(
     changed: set[str] = set()
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
-        ends: dict[str, Tensor] = {}
         for name, tensor in source.merged():
+            if name == HEAD and source.adapter.keeps_tie:
+                continue
             if name not in names:
                 raise AdapterError(f"the adapter adds {name}, for which the architecture has no place: keep it apart")
             changed.add(name)
             progress(name)
-            if source.model.spec.tied_head and name in (EMBEDDING, HEAD):
-                ends[name] = _rounded(name, tensor, dtype)
-            else:
-                yield from stored(name, tensor)
-        yield from _parted(ends, lambda name: _rounded(name, source.base(name), dtype))
-        for name in expected:
-            if name not in changed and not (name == EMBEDDING and ends):
-                progress(name)
-                yield from stored(name, source.base(name))
+            yield from stored(name, tensor)
+        parted = bool(changed & {EMBEDDING, HEAD}) and not source.adapter.keeps_tie
+        for name in _rest(expected, changed, parted=parted):
+            progress(name)
+            # A head that was the embedding until now has its values.
+            held = EMBEDDING if name == HEAD and HEAD not in expected else name
+            yield from stored(name, source.base(held))
 
     def stored(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         if quant is None or name.removesuffix(".weight") not in packed:
@@ -106,14 +104,10 @@ def write_merged(
     return Written(len(changed), len({*expected, *changed} | ({HEAD} & shapes.keys())), HEAD not in shapes)
 
 
-def _parted(ends: dict[str, Tensor], base: Callable[[str], Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Both ends of a tied model of which the adapter changes one or both; one tensor where they are still the same."""
-    if not ends:
-        return
-    both = {name: ends[name] if name in ends else base(name) for name in (EMBEDDING, HEAD)}
-    yield EMBEDDING, both[EMBEDDING]
-    if not torch.equal(both[EMBEDDING], both[HEAD]):
-        yield HEAD, both[HEAD]
+def _rest(expected: dict[str, tuple[int, ...]], changed: set[str], *, parted: bool) -> list[str]:
+    """The names that are the base's own; a head that has parted from its embedding is among them."""
+    needed = {*expected, *([HEAD] if parted else [])}
+    return [name for name in dict.fromkeys((*expected, HEAD)) if name in needed - changed]
 
 
 def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
