@@ -15,6 +15,7 @@ from veneer.config import Method
 from veneer.data.records import read_records
 from veneer.errors import AdapterError, Interrupted, ModelError
 from veneer.evaluation.run import evaluate_rows, prepare
+from veneer.exports.run import StoredDtype, export
 from veneer.generation import Sampling
 from veneer.model.attention import PackedAttention
 from veneer.training.run import train
@@ -81,6 +82,11 @@ def test_new_tokens_are_trained_saved_and_spoken(tied: bool, tiny_data: Path, tm
         tokens = torch.tensor([5, *ids])
         hidden = assistant.model.hidden(tokens, torch.arange(3), PackedAttention([3]))
         assert float((assistant.model.logits(hidden).float() - scores).abs().max()) < 0.05  # bfloat16 here
+    export(str(base), run.output, tmp_path / "merged", dtype=StoredDtype.FLOAT32)
+    whole = LlamaForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").encode("crate") == [ids[0]]
+    with torch.no_grad():
+        assert float((whole(torch.tensor([[5, *ids]])).logits[0] - scores).abs().max()) < 1e-5
     with pytest.raises(ModelError, match=r"'<\|im_end\|>': is a token already"):
         train(run_config(base, tiny_data, tmp_path / "no", "lora.new_tokens=['<|im_end|>', ' ']"))
 

@@ -31,6 +31,7 @@ from veneer.quant.packed import PackedLinear
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
 PREFIX = "base_model.model."
 """What PEFT puts before every module path."""
 _UPDATES = tuple(
@@ -115,7 +116,7 @@ def read_tokenizer(directory: Path, base: Tokenizer) -> Tokenizer:
     Raises:
         ModelError: there is one, and it is damaged.
     """
-    if not (directory / "tokenizer.json").is_file():
+    if not (directory / TOKENIZER_FILE).is_file():
         return base
     own = from_directory(directory)
     if own.vocab_size <= base.vocab_size:
