@@ -77,8 +77,9 @@ class DoraLinear(nn.Module):
     @torch.no_grad()
     def norm(self) -> Tensor:
         """Lengths of the rows of W + s B A, `[out_features]` float32."""
-        weight = self.lora.base.dequantize(torch.float32) + self.lora.delta()
-        return cast(Tensor, torch.linalg.vector_norm(weight, dim=1))
+        return cast(
+            Tensor, torch.linalg.vector_norm(self.lora.added_to(self.lora.base.dequantize(torch.float32)), dim=1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """`[tokens, in_features]` to `[tokens, out_features]`, in the dtype of `x`.

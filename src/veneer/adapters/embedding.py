@@ -16,6 +16,8 @@ from veneer.adapters.dora import MAGNITUDE, scaled
 from veneer.adapters.part import copy_in
 from veneer.model.decoder import DenseLinear, Embedding
 
+NORM_ROWS = 4096
+"""Rows of a table that are summed at a time."""
 TOKENS = "token_adapter.trainable_tokens_delta"
 """PEFT's name of the trained rows (they are the rows, not their change)."""
 
@@ -58,7 +60,14 @@ class LoraEmbedding(nn.Module):
 
     @torch.no_grad()
     def _norm(self) -> Tensor:
-        return cast(Tensor, torch.linalg.vector_norm(self.base.weight.float() + self.delta(), dim=0))
+        """Lengths of the columns, `[dim]` float32: summed over rows in parts, as the table is the model's largest."""
+        squares = torch.zeros(self.base.weight.shape[1], dtype=torch.float64, device=self.base.weight.device)
+        for rows, a in zip(
+            torch.split(self.base.weight, NORM_ROWS), torch.split(self.lora_embedding_A.t(), NORM_ROWS), strict=True
+        ):
+            summed = rows.float() + (a @ self.lora_embedding_B.t()) * self.scale
+            squares += summed.square().sum(0, dtype=torch.float64)
+        return squares.sqrt().float()
 
     def delta(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The update as a matrix, `[vocab, dim]` computed in `dtype`."""

@@ -12,7 +12,7 @@ import torch
 
 from veneer.adapters.combinations import refuse
 from veneer.adapters.spec import LoraSpec
-from veneer.config import Factors, Method, Products, Recompute, RunConfig, check, to_yaml
+from veneer.config import Factors, Init, Method, Products, Recompute, RunConfig, check, to_yaml
 from veneer.data.batches import pack
 from veneer.errors import CheckpointError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
@@ -40,6 +40,8 @@ from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 from veneer.training.trainable import AdapterTraining, Trainable
 
 EVALUATIONS_PER_RUN = 10
+DECOMPOSING = (Init.PISSA, Init.OLORA, Init.LOFTQ, Init.EVA)
+"""Starts that take seconds a layer."""
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in the output folder."""
 
@@ -186,6 +188,9 @@ def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: E
     config, plan = planned(config, rows, spec, device, recorded, stored=stored is not None)
     for line in (*reasons, *plan.lines()):
         log.emit(Note(message=line))
+    if config.method is not Method.FULL and config.lora.init in DECOMPOSING:
+        said = f"lora.init {config.lora.init.value}: decomposing every adapted layer, which takes a while"
+        log.emit(Note(message=said))
     model, trainable = build(config, rows, origin, tokenizer, spec, device)
     return _Opened(config, plan, rows, model, trainable, sampled_digest(origin.files()))
 
