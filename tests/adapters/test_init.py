@@ -1,18 +1,28 @@
-"""An adapter starts as PEFT's would for the same seed, to the bit."""
+"""An adapter starts as PEFT's would; starts that PEFT takes out of the base leave it as it is here."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
 import torch
+from torch import Tensor
 
-from tiny_models import ours, tiny_llama
-from veneer.adapters.init import Layer, kaiming
-from veneer.adapters.inject import inject
+from tiny_models import documents, largest_difference, ours, packed_logits, saved, their_logits, tiny_llama
+from veneer.adapters.adapter import Adapter
+from veneer.adapters.eva import Documents, directions
+from veneer.adapters.init import Layer, kaiming, pissa, pissa_fast
+from veneer.adapters.inject import Sources, inject, linear_paths
+from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
-from veneer.load import Holding
+from veneer.adapters.store import load_adapter, read_tensors, save_adapter
+from veneer.config import Init, Scaling
+from veneer.errors import AdapterError
+from veneer.load import Holding, load_model
+from veneer.model.decoder import CausalLM
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]])
@@ -69,3 +79,197 @@ def test_a_is_uniform_within_its_bound_and_b_is_zero() -> None:
     assert float(a.std()) == pytest.approx(bound / 3**0.5, rel=0.02)
     assert abs(float(a.mean())) < 4 * bound / 3**0.5 / 20_000**0.5
     assert not b.any()
+
+
+# ------------------------------------------------------------------------------------------------- as PEFT starts them
+
+STARTS = {
+    Init.GAUSSIAN: "gaussian",
+    Init.ORTHOGONAL: "orthogonal",
+    Init.PISSA: "pissa",
+    Init.OLORA: "olora",
+}
+
+
+def both(init: Init, tmp_path: Path, **settings: Any) -> tuple[peft.PeftModel, CausalLM, Adapter]:
+    """PEFT's adapter and ours, from the same seed over the same weights."""
+    base, model = tiny_llama(), ours(tiny_llama(), tmp_path)
+    torch.manual_seed(4)
+    chosen = ["q_proj", "down_proj"]
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=chosen, init_lora_weights=STARTS[init], **settings)
+    theirs = peft.get_peft_model(base, config)
+    return (
+        theirs.eval(),
+        model,
+        inject(model, LoraSpec(rank=4, alpha=6, target_modules=tuple(chosen), init=init), seed=4),
+    )
+
+
+@pytest.mark.parametrize("init", [Init.GAUSSIAN, Init.ORTHOGONAL])
+def test_random_starts_are_those_of_peft_bit_for_bit(init: Init, tmp_path: Path) -> None:
+    theirs, _, adapter = both(init, tmp_path)
+    parameters = dict(theirs.named_parameters())
+    for path, part in adapter.parts:
+        for name, tensor in part.tensors().items():
+            wanted = parameters[f"base_model.model.{path}.{name.replace('.weight', '.default.weight')}"]
+            assert torch.equal(tensor, wanted), f"{path}.{name}"
+
+
+@pytest.mark.parametrize("init", [Init.PISSA, Init.OLORA])
+def test_starts_from_the_weight_are_those_of_peft(init: Init, tmp_path: Path) -> None:
+    theirs, model, adapter = both(init, tmp_path)
+    parameters = dict(theirs.named_parameters())
+    texts = documents([13, 6])
+    for path, part in adapter.parts:
+        assert isinstance(part, LoraLinear)
+        a, b = (parameters[f"base_model.model.{path}.lora_{which}.default.weight"] for which in "AB")
+        # A decomposition's vectors have a sign of their own, which their product has not.
+        assert largest_difference(part.lora_B @ part.lora_A, b @ a) < 1e-5
+        signs = torch.sign((part.lora_A * a).sum(1))
+        assert largest_difference(part.lora_A * signs[:, None], a) < 1e-4
+        with torch.no_grad():
+            part.lora_A.copy_(a)
+            part.lora_B.copy_(b)
+            for parameter, other in ((part.lora_A, a), (part.lora_B, b)):
+                change = 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(path)))
+                parameter.add_(change)
+                other.add_(change)
+    with torch.no_grad():
+        assert largest_difference(packed_logits(model, texts), their_logits(theirs, texts)) < 1e-5
+
+
+@pytest.mark.parametrize("init", [Init.PISSA, Init.PISSA_FAST, Init.OLORA])
+@pytest.mark.parametrize("holding", [Holding.FROZEN, Holding.QUANTIZED])
+def test_a_model_starts_as_its_base_and_is_saved_as_a_plain_adapter_of_it(
+    init: Init, holding: Holding, tmp_path: Path
+) -> None:
+    texts = documents([13, 6])
+    model = ours(tiny_llama(), tmp_path / "base", holding=holding)
+    with torch.no_grad():
+        base = packed_logits(model, texts)
+    adapter = inject(model, LoraSpec(rank=4, alpha=6, scaling=Scaling.RSLORA, rank_pattern={"q_proj": 2}, init=init))
+    with torch.no_grad():
+        assert largest_difference(packed_logits(model, texts), base) < 1e-5
+        for index, parameter in enumerate(adapter.parameters()):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_adapter(folder, adapter, base="base")
+    again = ours(tiny_llama(), tmp_path / "again", holding=holding)
+    plain = load_adapter(again, folder)
+    assert (plain.spec.init, plain.spec.rank, plain.spec.scaling) == (Init.KAIMING, 8, Scaling.STANDARD)
+    with torch.no_grad():
+        expected = packed_logits(model, texts)
+        assert largest_difference(packed_logits(again, texts), expected) < 1e-5
+        assert largest_difference(expected, base) > 0.1
+        if holding is Holding.FROZEN:
+            theirs = peft.PeftModel.from_pretrained(tiny_llama(), folder).eval()
+            assert largest_difference(their_logits(theirs, texts), expected) < 1e-5
+    # And a run that goes on with it finds its own halves again.
+    resumed = ours(tiny_llama(), tmp_path / "resumed", holding=holding)
+    halves = inject(
+        resumed, LoraSpec(rank=4, alpha=6, scaling=Scaling.RSLORA, rank_pattern={"q_proj": 2}, init=init), seed=9
+    )
+    halves.load(read_tensors(folder))
+    with torch.no_grad():
+        assert torch.equal(packed_logits(resumed, texts), expected)
+    assert all(torch.equal(a, b) for a, b in zip(halves.parameters(), adapter.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["pissa", "olora"])
+def test_an_adapter_that_peft_did_not_convert_is_read_with_its_start(name: str, tmp_path: Path) -> None:
+    """PEFT takes the start out of the base at every loading: read as a plain adapter it would be another model."""
+    texts = documents([13, 6])
+    theirs = peft.get_peft_model(
+        tiny_llama(), peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj"], init_lora_weights=name)
+    ).eval()
+    with torch.no_grad():
+        for parameter in (p for p in theirs.parameters() if p.requires_grad):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    theirs.save_pretrained(tmp_path / "adapter")
+    model = ours(tiny_llama(), tmp_path / "base")
+    load_adapter(model, tmp_path / "adapter")
+    with torch.no_grad():
+        assert largest_difference(packed_logits(model, texts), their_logits(theirs, texts)) < 1e-5
+    quantised = ours(tiny_llama(), tmp_path / "quantised", holding=Holding.QUANTIZED)
+    with pytest.raises(AdapterError, match="this base is quantised"):
+        load_adapter(quantised, tmp_path / "adapter")
+    assert not any(isinstance(module, LoraLinear) for module in quantised.modules())
+
+
+def test_the_fast_decomposition_finds_the_same_subspace() -> None:
+    """Of a weight whose singular values fall as those of trained ones do; a flat spectrum has no largest ones."""
+    left, _, right = torch.linalg.svd(layer(96, 80, 8).weight(), full_matrices=False)
+    weight = left @ torch.diag(1.0 / torch.arange(1, 81) ** 0.7) @ right
+    exact, fast = (start(replace(layer(96, 80, 8), weight=lambda: weight)) for start in (pissa, pissa_fast))
+    best = torch.linalg.matrix_norm(weight - 2.0 * exact.b @ exact.a)
+    assert float(torch.linalg.matrix_norm(weight - 2.0 * fast.b @ fast.a) / best) < 1 + 1e-5
+    assert largest_difference(fast.b @ fast.a, exact.b @ exact.a) < 1e-3
+
+
+@pytest.mark.parametrize("alpha", [4.0, 16.0])
+def test_loftq_brings_the_quantised_weight_nearer_to_the_original_whatever_the_scale(
+    alpha: float, tmp_path: Path
+) -> None:
+    checkpoint = saved(tiny_llama(), tmp_path)
+    model = load_model(checkpoint, holding=Holding.QUANTIZED, dtype=torch.float32)
+    sources = Sources(original=lambda name: checkpoint.read(name, torch.float32))
+    adapter = inject(model, LoraSpec(rank=8, alpha=alpha, init=Init.LOFTQ), sources=sources)
+    for path, part in adapter.parts:
+        assert isinstance(part, LoraLinear)
+        original = checkpoint.read(f"{path}.weight", torch.float32)
+        lost = original - part.base.dequantize(torch.float32)
+        values = torch.linalg.svdvals(lost.double())
+        left = torch.linalg.matrix_norm((lost - part.delta().detach()).double())
+        # Eckart and Young: what the best update of rank 8 leaves.
+        assert float(left) == pytest.approx(float(values[8:].square().sum().sqrt()), rel=1e-4)
+
+
+def test_loftq_over_a_base_that_is_not_quantised_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="not quantised"):
+        inject(ours(tiny_llama(), tmp_path), LoraSpec(rank=4, alpha=4, init=Init.LOFTQ), sources=Sources())
+
+
+# ------------------------------------------------------------------------------------------------------------------ EVA
+
+
+def test_eva_spans_what_the_inputs_vary_in_most(tmp_path: Path) -> None:
+    texts = documents([40, 33, 21], seed=2)
+    model = ours(tiny_llama(), tmp_path)
+    paths = [path for path in linear_paths(model) if path.endswith(("q_proj", "v_proj", "o_proj", "down_proj"))]
+    seen: dict[str, list[Tensor]] = {}
+    handles = [
+        model.get_submodule(path).register_forward_pre_hook(
+            lambda module, inputs, path=path: seen.setdefault(path, []).append(inputs[0])
+        )
+        for path in [*paths, "lm_head"]
+    ]
+    rows = torch.arange(5, 90)
+    with torch.no_grad():
+        packed_logits(model, texts)
+    for handle in handles:
+        handle.remove()
+    one = Documents(
+        tokens=torch.tensor([token for text in texts for token in text]),
+        positions=torch.cat([torch.arange(len(text)) for text in texts]),
+        segments=tuple(len(text) for text in texts),
+        shared=0,
+        rows=rows,
+    )
+    found = directions(model, [one], dict.fromkeys([*paths, "lm_head"], 5))
+    for path in [*paths, "lm_head"]:
+        x = torch.cat(seen[path])[rows].double()
+        values, vectors = torch.linalg.eigh(torch.cov(x.t()))
+        a = found[path].double()
+        assert largest_difference(a @ a.t(), torch.eye(5, dtype=torch.float64)) < 1e-5
+        captured = float(torch.trace(a @ torch.cov(x.t()) @ a.t()))
+        assert captured == pytest.approx(float(values[-5:].sum()), rel=1e-5), path
+        assert float((a[0] @ vectors[:, -1]).abs()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_eva_needs_more_rows_than_directions(tmp_path: Path) -> None:
+    model = ours(tiny_llama(), tmp_path)
+    tokens = torch.arange(8)
+    few = Documents(tokens=tokens, positions=tokens, segments=(8,), shared=0, rows=torch.arange(4))
+    with pytest.raises(AdapterError, match="rank 4 needs more than 4 supervised tokens to measure; there are 4"):
+        directions(model, [few], {"model.layers.0.self_attn.q_proj": 4})

@@ -18,9 +18,9 @@ from veneer.adapters.linear import Dropout, LoraLinear, TrainedBias
 from veneer.adapters.part import Part
 from veneer.adapters.saved import LINEAR_LEAVES, Place, SavedModule, trainable_copy
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import EMBEDDING, HEAD, names_path
-from veneer.config import Bias, Factors, Variant
-from veneer.errors import AdapterError, listing, nearest
+from veneer.adapters.targets import EMBEDDING, HEAD
+from veneer.config import Bias, Factors, Init, Variant
+from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear, CausalLM, DenseLinear, Embedding
 
 
@@ -57,9 +57,9 @@ def inject(model: CausalLM, spec: LoraSpec, *, seed: int = 0, sources: Sources |
         raise AdapterError("the model carries an adapter already; load the base model again for another one")
     refuse(spec)
     targets = spec.targets(linear_paths(model))
-    saved = saved_paths(model, spec, targets)
+    saved = spec.saved(module_paths(model), targets)
+    spec.check_tokens(model.spec.vocab_size, tied=model.spec.tied_head, busy={*saved, *targets})
     _check_ranks(model, spec, targets)
-    _check_tokens(model, spec, saved)
     model.requires_grad_(False)
     maker = _Maker(
         model=model,
@@ -98,7 +98,9 @@ class _Maker:
             a, b = embedding(rank, vocab, dim, self.draws)
             return LoraEmbedding(base, a.to(device), b.to(device), scale=scale, magnitudes=spec.variant is Variant.DORA)
         linear = cast(BaseLinear, base)
-        start = INITS[spec.init](
+        # A head is never quantised: there is nothing for LoftQ to make up for.
+        init = Init.KAIMING if spec.init is Init.LOFTQ and path == HEAD else spec.init
+        start = INITS[init](
             Layer(
                 path=path,
                 in_features=linear.in_features,
@@ -168,24 +170,14 @@ class _Maker:
             yield HEAD, TokenHead(cast(DenseLinear, head), embedding_rows, tied=True)
 
 
-def saved_paths(model: CausalLM, spec: LoraSpec, targets: list[str]) -> list[str]:
-    """The paths that `modules_to_save` means.
-
-    Raises:
-        AdapterError: a name matches nothing, or what carries an update too.
-    """
-    modules = [path for path, module in model.named_modules() if path and any(True for _ in module.parameters(False))]
-    modules += [path for path in linear_paths(model) if path not in modules]
-    chosen = [path for path in modules if any(names_path(name, path) for name in spec.modules_to_save)]
-    problems = [
-        f"{name!r}: no such module{nearest(name, sorted({path.rpartition('.')[2] for path in modules}))}"
-        for name in spec.modules_to_save
-        if not any(names_path(name, path) for path in modules)
+def module_paths(model: CausalLM) -> list[str]:
+    """Paths of the modules that hold weights of their own, in model order."""
+    linears = set(linear_paths(model))
+    return [
+        path
+        for path, module in model.named_modules()
+        if path in linears or next(module.parameters(recurse=False), None) is not None
     ]
-    problems += [f"{path}: is in target_modules too; train it one way" for path in chosen if path in targets]
-    if problems:
-        raise AdapterError(f"modules_to_save cannot be used:\n{listing(problems)}")
-    return chosen
 
 
 def _check_ranks(model: CausalLM, spec: LoraSpec, targets: list[str]) -> None:
@@ -199,25 +191,3 @@ def _smaller_side(module: nn.Module) -> int:
     if isinstance(module, Embedding):
         return min(module.weight.shape)
     return min(int(module.in_features), int(module.out_features))  # type: ignore[arg-type]
-
-
-def _check_tokens(model: CausalLM, spec: LoraSpec, saved: list[str]) -> None:
-    vocab = model.spec.vocab_size
-    problems = [
-        f"{path}: token {token} is not below the vocabulary's {vocab}"
-        for path, tokens in spec.trainable_tokens.items()
-        for token in tokens
-        if token >= vocab
-    ]
-    for path, tokens in spec.trainable_tokens.items():
-        problems += [
-            f"{path}: token {token} is given twice" for token in sorted(set(tokens)) if tokens.count(token) > 1
-        ]
-    # A tied head has the embedding's rows: what is trained of one is trained of both.
-    busy = {*saved, *spec.targets(linear_paths(model))} & {EMBEDDING, HEAD}
-    own = set(spec.trainable_tokens) | (
-        {HEAD} if model.spec.tied_head and EMBEDDING in spec.trainable_tokens else set()
-    )
-    problems += [f"{path}: carries an update or is saved whole; train it one way" for path in sorted(own & busy)]
-    if problems:
-        raise AdapterError(f"trainable_tokens cannot be used:\n{listing(problems)}")

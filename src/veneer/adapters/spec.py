@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, by_pattern, check_patterns, resolve_targets
+from veneer.adapters.targets import (
+    ALL_LINEAR,
+    EMBEDDING,
+    HEAD,
+    by_pattern,
+    check_patterns,
+    names_path,
+    resolve_targets,
+)
 from veneer.config import Bias, Factors, Init, LoraSection, Scaling, Variant
+from veneer.errors import AdapterError, listing, nearest
 
 Tokens = Mapping[str, tuple[int, ...]]
 """Ids of the trained tokens by the path of the module that holds them."""
@@ -86,4 +95,46 @@ class LoraSpec:
         paths = resolve_targets(linears, self.target_modules, self.exclude_modules, self.layers_to_transform)
         check_patterns(self.rank_pattern, paths, "rank_pattern")
         check_patterns(self.alpha_pattern, paths, "alpha_pattern")
+        if self.target_modules == ALL_LINEAR:
+            return [path for path in paths if not any(names_path(name, path) for name in self.modules_to_save)]
         return paths
+
+    def saved(self, modules: Sequence[str], targets: Sequence[str]) -> list[str]:
+        """The paths that are trained whole, of a model with these modules, beside updates of `targets`.
+
+        Raises:
+            AdapterError: a name means nothing, or what carries an update too; all such are named.
+        """
+        chosen = [path for path in modules if any(names_path(name, path) for name in self.modules_to_save)]
+        leaves = sorted({path.rpartition(".")[2] for path in modules})
+        problems = [
+            f"{name!r}: no such module{nearest(name, leaves)}"
+            for name in self.modules_to_save
+            if not any(names_path(name, path) for path in modules)
+        ]
+        problems += [f"{path}: is in target_modules too; train it one way" for path in chosen if path in targets]
+        if problems:
+            raise AdapterError(f"modules_to_save cannot be used:\n{listing(problems)}")
+        return chosen
+
+    def check_tokens(self, vocab: int, *, tied: bool, busy: Collection[str]) -> None:
+        """Refuse trained tokens that a model does not have, or whose rows are trained in another way too.
+
+        Args:
+            vocab: rows of the embedding.
+            tied: whether the head has the embedding's rows: what is trained of one is trained of both.
+            busy: paths that carry an update or are trained whole.
+
+        Raises:
+            AdapterError: naming every such token and path.
+        """
+        problems = []
+        for path, ids in self.trainable_tokens.items():
+            problems += [f"{path}: token {i} is not below the vocabulary's {vocab}" for i in ids if i >= vocab]
+            problems += [f"{path}: token {i} is given twice" for i in sorted(set(ids)) if ids.count(i) > 1]
+        own = set(self.trainable_tokens) | ({HEAD} if tied and EMBEDDING in self.trainable_tokens else set())
+        problems += [
+            f"{path}: carries an update or is saved whole; train it one way" for path in sorted(own & set(busy))
+        ]
+        if problems:
+            raise AdapterError(f"trainable_tokens cannot be used:\n{listing(problems)}")

@@ -110,6 +110,21 @@ class Setup:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "linears", decoder_linears(self.spec, None if self.full else self.lora))
+        if not self.full:
+            self._check_adapter()
+
+    def _check_adapter(self) -> None:
+        """Refuse what `inject` would refuse, before there is a model.
+
+        Raises:
+            AdapterError: the adapter names what the model has not, or trains something two ways.
+        """
+        linears = [line.path for layer in self.linears for line in layer.values()]
+        norms = ("input_layernorm", "post_attention_layernorm")
+        modules = [f"model.layers.{layer}.{norm}" for layer in range(self.spec.num_layers) for norm in norms]
+        targets = self.lora.targets(linears)
+        saved = self.lora.saved([EMBEDDING, *linears, *modules, "model.norm", HEAD], targets)
+        self.lora.check_tokens(self.spec.vocab_size, tied=self.spec.tied_head, busy={*saved, *targets})
 
     @classmethod
     def of(cls, config: RunConfig, spec: DecoderSpec, dtype: torch.dtype, device: str, threads: int) -> Setup:

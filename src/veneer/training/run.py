@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 
-from veneer.adapters.inject import Sources, inject
+from veneer.adapters.combinations import refuse
+from veneer.adapters.eva import Documents, directions
+from veneer.adapters.inject import Sources, inject, linear_paths
 from veneer.adapters.spec import LoraSpec
-from veneer.config import Method, Products, Recompute, RunConfig, check, to_yaml
+from veneer.adapters.targets import EMBEDDING
+from veneer.config import Init, Method, Products, Recompute, RunConfig, check, to_yaml
 from veneer.data.batches import pack
 from veneer.errors import CheckpointError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
@@ -36,6 +39,8 @@ from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
 
 EVALUATIONS_PER_RUN = 10
+EVA_ROWS = 2
+"""Supervised tokens that EVA looks at, for each element of the widest layer's input."""
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in the output folder."""
 
@@ -167,6 +172,8 @@ class _Opened:
 
 def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> _Opened:
     """Read rows, plan, and only then the model."""
+    if config.method is not Method.FULL:
+        refuse(LoraSpec.of(config.lora), config.method)
     origin = open_checkpoint(config.model, revision=config.revision)
     rows = load_rows(config, origin.tokenizer(), lambda message: log.emit(Note(message=message)))
     spec = spec_from_hf(origin.config)
@@ -174,7 +181,7 @@ def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: E
     config, plan = planned(config, rows, spec, device, recorded)
     for line in plan.lines():
         log.emit(Note(message=line))
-    model, trainable = _build(config, origin, device)
+    model, trainable = _build(config, rows, origin, device)
     return _Opened(config, plan, rows, model, trainable, sampled_digest(origin.files()))
 
 
@@ -184,7 +191,7 @@ def _note_long_rows(rows: Rows, limit: int, log: EventLog) -> None:
         log.emit(Note(message=f"{len(long)} rows are longer than the model's context of {limit:,} tokens ({long[0]})"))
 
 
-def _build(config: RunConfig, origin: Checkpoint, device: torch.device) -> tuple[CausalLM, Trainable]:
+def _build(config: RunConfig, rows: Rows, origin: Checkpoint, device: torch.device) -> tuple[CausalLM, Trainable]:
     holdings = {Method.LORA: Holding.FROZEN, Method.QLORA: Holding.QUANTIZED, Method.FULL: Holding.TRAINABLE}
     model = load_model(
         origin,
@@ -196,9 +203,35 @@ def _build(config: RunConfig, origin: Checkpoint, device: torch.device) -> tuple
     )
     if config.method is Method.FULL:
         return model, FullTraining(model, origin)
-    sources = Sources(original=lambda name: origin.read(name, torch.float32))
-    adapter = inject(model, LoraSpec.of(config.lora), seed=config.train.seed, sources=sources)
+    lora = LoraSpec.of(config.lora)
+    sources = Sources(
+        original=lambda name: origin.read(name, torch.float32),
+        directions=_directions(config, rows, model, lora) if lora.init is Init.EVA else None,
+    )
+    adapter = inject(model, lora, seed=config.train.seed, sources=sources)
     return model, AdapterTraining(adapter, origin.source, config.revision)
+
+
+def _directions(config: RunConfig, rows: Rows, model: CausalLM, lora: LoraSpec) -> dict[str, torch.Tensor]:
+    """EVA's, measured on the rows of the run's first steps: enough of them to span the widest layer."""
+    source = PackedSteps(rows.train, config)
+    wanted = EVA_ROWS * max(model.spec.hidden_size, model.spec.intermediate_size)
+    documents: list[Documents] = []
+    for step in range(1, source.total + 1):
+        for batch in source.micro_batches(step):
+            documents.append(
+                Documents(
+                    tokens=batch.tokens,
+                    positions=batch.positions,
+                    segments=batch.segments,
+                    shared=batch.shared,
+                    rows=batch.rows,
+                )
+            )
+        if sum(len(one.rows) for one in documents) >= wanted:
+            break
+    targets = [path for path in lora.targets(linear_paths(model)) if path != EMBEDDING]
+    return directions(model, documents, {path: lora.rank_of(path) for path in targets})
 
 
 def _resolved(config: RunConfig, model: CausalLM, rows: Rows) -> RunConfig:
