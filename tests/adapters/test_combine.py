@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor
 
 from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
@@ -17,6 +19,7 @@ from veneer.adapters.arithmetic import Kind, Majority, Sum, Update, pruned
 from veneer.adapters.combine import Combination, Weighted, combine
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, read_config, read_tensors, save_adapter
+from veneer.cli import KINDS, main
 from veneer.config import Bias
 from veneer.errors import AdapterError
 
@@ -295,3 +298,28 @@ def test_the_files_of_a_result_are_read_back(tmp_path: Path) -> None:
     assert (spec.rank, spec.scale, config["base_model_name_or_path"]) == (8, 1.0, "owner/base")
     assert isinstance(spec, LoraSpec)
     assert read_tensors(tmp_path / "sum").keys() == result.tensors().keys()
+
+
+def test_the_command_writes_an_adapter_and_never_over_one(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{}] * 2)
+    one, two, output = tmp_path / "first", tmp_path / "second", tmp_path / "sum"
+    arguments = ["combine", "--adapter", f"{one}=0.5", "--adapter", str(two), "--kind", "ties", "--density", "0.5"]
+    done = CliRunner().invoke(main, [*arguments, "--output", str(output), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["rank"] == 4
+    how = Combination(kind=Kind.TIES, density=0.5)
+    expected = combine([Weighted.read(one, 0.5), Weighted.read(two)], how).tensors()
+    found = read_tensors(output)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    before = (output / "adapter_model.safetensors").read_bytes()
+    assert CliRunner().invoke(main, [*arguments, "--output", str(output)]).exit_code == 2
+    assert (output / "adapter_model.safetensors").read_bytes() == before
+    for wrong in (f"{one}=much", str(one)):
+        assert (
+            CliRunner().invoke(main, [*arguments, "--adapter", wrong, "--output", str(tmp_path / "x")]).exit_code == 2
+        )
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_command_knows_every_kind() -> None:
+    assert set(KINDS.choices) == {kind.value for kind in Kind}

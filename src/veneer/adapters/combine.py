@@ -29,10 +29,11 @@ from veneer.adapters.init import INITS, Layer, embedding
 from veneer.adapters.part import Part, copy_in
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import read_config, read_tensors
+from veneer.adapters.store import CONFIG_FILE, read_config, read_tensors, save_adapter
 from veneer.adapters.targets import EMBEDDING, layer_number
 from veneer.config import Bias, Init, Scaling, Variant
-from veneer.errors import AdapterError, listing
+from veneer.errors import AdapterError, OutputError, listing
+from veneer.io.files import make_output_folder, staged_files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -177,6 +178,35 @@ def combine(adapters: Sequence[Weighted], how: Combination) -> Adapter:
         a, b = adding.of(some)
         parts.append((path, FreeUpdate(a, b, embedding=path == EMBEDDING)))
     return Adapter(_spec(adapters, {path: part.tensors() for path, part in parts}), parts, generator)
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """What `combine_folders` has written."""
+
+    updates: int
+    rank: int
+    """The largest."""
+    bases: tuple[str, ...]
+    """What the adapters call their base; where these are several names they had better be of one model."""
+
+
+def combine_folders(folders: Mapping[Path, float], how: Combination, output: Path) -> Combined:
+    """Combine saved adapters, given with their weights, into the folder `output`, as PEFT and `veneer` load it.
+
+    Raises:
+        AdapterError: they cannot be read or combined; nothing is written.
+        OutputError: `output` holds an adapter already, or cannot be written.
+    """
+    if (output / CONFIG_FILE).exists():
+        raise OutputError(f"{output} holds an adapter already; give another output folder")
+    configs = [read_config(folder)[1] for folder in folders]
+    result = combine([Weighted.read(folder, weight) for folder, weight in folders.items()], how)
+    make_output_folder(output)
+    bases = tuple(dict.fromkeys(str(config.get("base_model_name_or_path")) for config in configs))
+    with staged_files(output) as staged:
+        save_adapter(staged, result, base=bases[0], revision=configs[0].get("revision"))
+    return Combined(len(result.parts), max(result.spec.rank, *result.spec.rank_pattern.values(), 0), bases)
 
 
 def _spec(adapters: Sequence[Weighted], tensors: Mapping[str, Mapping[str, Tensor]]) -> LoraSpec:
