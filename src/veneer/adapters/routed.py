@@ -1,0 +1,218 @@
+"""One pass under several adapters: the tokens of each go through its own update, all of them through the base at once.
+
+A `Route` says which tokens of a pass belong to whom. `RoutedLinear` stands in a layer's place while passes are routed;
+a model with one adapter never meets it. The updates of plain LoRA are one low-rank addend of the base's product: the
+factors B side by side, and x Aᵀ of each adapter in the columns of its own, in the rows of its own tokens, among zeros.
+So the base is decoded and multiplied once, its kernels know nothing of adapters, and a token's sums are those that it
+has with its adapter alone, zeros added: the same bits wherever the kernels are ours. Scales that differ by a power of
+two are multiplied into the columns, exactly; where any other ratio or any other part (DoRA, a trained bias, a module
+saved whole) stands, each adapter's tokens go through the adapter's own layer, one adapter after another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from veneer.adapters.linear import LoraLinear
+from veneer.model.decoder import BaseLinear
+from veneer.products import LowRank, inputs, outer, outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive tokens of one adapter."""
+
+    name: str | None
+    """The adapter's; None for the base alone."""
+    start: int
+    stop: int
+
+
+@dataclass(slots=True)
+class Route:
+    """Whose the tokens of the next pass are; layers share it."""
+
+    spans: tuple[Span, ...] = field(default=())
+
+    def lay(self, names: Sequence[str | None], tokens: Sequence[int]) -> None:
+        """The next pass holds so many tokens of each name, in this order; neighbours of one name are one span."""
+        spans: list[Span] = []
+        start = 0
+        for name, count in zip(names, tokens, strict=True):
+            if spans and spans[-1].name == name:
+                spans[-1] = Span(name, spans[-1].start, start + count)
+            elif count:
+                spans.append(Span(name, start, start + count))
+            start += count
+        self.spans = tuple(spans)
+
+    def over(self, tokens: int) -> tuple[Span, ...]:
+        """The spans, which must cover so many tokens."""
+        laid = self.spans[-1].stop if self.spans else 0
+        if laid != tokens:
+            raise ValueError(f"the pass has {tokens} tokens and the route was laid for {laid}; lay it before each pass")
+        return self.spans
+
+
+class _Routed(nn.Module):
+    """A module in whose place each adapter has one of its own, or none."""
+
+    def __init__(self, base: nn.Module, parts: Mapping[str, nn.Module], route: Route):
+        super().__init__()
+        self.base = base
+        self.parts = nn.ModuleList(parts.values())
+        self._numbers = {name: number for number, name in enumerate(parts)}
+        self._route = route
+
+    def _part(self, name: str | None) -> nn.Module:
+        return self.parts[self._numbers[name]] if name is not None and name in self._numbers else self.base
+
+
+class RoutedRows(_Routed):
+    """An embedding or a norm some of whose tokens have one of their own."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The base's."""
+        return cast(Tensor, self.base.weight)
+
+    def forward(self, x: Tensor, *rest: Any) -> Tensor:
+        """What each adapter's own module makes of its tokens, along the first axis."""
+        return torch.cat([self._part(s.name)(x[s.start : s.stop], *rest) for s in self._route.over(len(x))])
+
+    def after_adding(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """As `RmsNorm.after_adding`."""
+        pairs = [
+            cast(Any, self._part(s.name)).after_adding(x[s.start : s.stop], delta[s.start : s.stop])
+            for s in self._route.over(len(x))
+        ]
+        return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
+
+
+class RoutedLinear(_Routed):
+    """A linear layer under several adapters."""
+
+    def __init__(self, base: nn.Module, parts: Mapping[str, nn.Module], route: Route):
+        super().__init__(base, parts, route)
+        linear = cast(BaseLinear, base)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        # The kernels take even ranks; one that is odd, by itself, goes another way and would be rounded otherwise.
+        scales = [part.scale for part in parts.values() if isinstance(part, LoraLinear) and part.rank % 2 == 0]
+        self._at_once = len(scales) == len(parts) and len({math.frexp(scale)[0] for scale in scales}) == 1
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's."""
+        return cast(BaseLinear, self.base).bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[tokens, in_features]` to `[tokens, out_features]`."""
+        spans = self._route.over(len(x))
+        if not self._at_once:
+            if len(spans) == 1:
+                return cast(Tensor, self._part(spans[0].name)(x))
+            return torch.cat([self._part(span.name)(x[span.start : span.stop]) for span in spans])
+        own = [(span, part) for span in spans if isinstance(part := self._part(span.name), LoraLinear)]
+        if not own:
+            return cast(Tensor, self.base(x))
+        pieces: list[_Piece] = []
+        tensors: list[Tensor | None] = []
+        for span, part in own:
+            rows = x[span.start : span.stop]
+            adapted = part.dropout(rows) if part.training else rows
+            a, b = part.pairs()
+            pieces.append(_Piece(span.start, span.stop, a.shape[0], part.scale))
+            tensors += [None if adapted is rows else adapted, a, b]
+        y = cast(Tensor, _RoutedProduct.apply(x, self.base, pieces, *tensors))  # type: ignore[no-untyped-call]
+        for span, part in own:
+            if part.lora_B_bias is not None:
+                own_bias = (part.scale * part.lora_B_bias).to(y.dtype)
+                y = torch.cat((y[: span.start], y[span.start : span.stop] + own_bias, y[span.stop :]))
+        return y
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Tokens of one adapter, and the size of its update."""
+
+    start: int
+    stop: int
+    rank: int
+    scale: float
+
+    def of(self, x: Tensor) -> Tensor:
+        return x[self.start : self.stop]
+
+
+class _RoutedProduct(torch.autograd.Function):
+    """The base's product over all tokens, with each adapter's over its own; of each adapter x after dropout (None
+    where nothing is dropped), A and B are given."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, base: BaseLinear, pieces: list[_Piece], *tensors: Tensor | None) -> Tensor:
+        adapted, factors_a, factors_b = _by_kind(tensors)
+        downs = [
+            outputs(piece.of(x) if own is None else own, a.to(x.dtype))
+            for piece, own, a in zip(pieces, adapted, factors_a, strict=True)
+        ]
+        y = base.product(x, _side_by_side(pieces, downs, [b.to(x.dtype) for b in factors_b], len(x), dim=1))
+        whole = any(own is None and ctx.needs_input_grad[4 + 3 * i] for i, own in enumerate(adapted))
+        ctx.save_for_backward(x if whole else None, *downs, *tensors)
+        ctx.base, ctx.pieces = base, pieces
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, *rest = ctx.saved_tensors
+        pieces: list[_Piece] = ctx.pieces
+        downs, tensors = rest[: len(pieces)], rest[len(pieces) :]
+        adapted, factors_a, factors_b = _by_kind(tensors)
+        dy = grads[0]
+        found: list[Tensor | None] = []
+        through: list[tuple[_Piece, Tensor, Tensor]] = []
+        for index, (piece, own, down) in enumerate(zip(pieces, adapted, downs, strict=True)):
+            a, b = factors_a[index], factors_b[index]
+            needs_adapted, needs_a, needs_b = ctx.needs_input_grad[3 + 3 * index : 6 + 3 * index]
+            own_dy = piece.of(dy)
+            d_down = inputs(own_dy, b.to(dy.dtype))
+            if own is None:
+                through.append((piece, d_down, a.to(dy.dtype)))
+            source = piece.of(x) if own is None and x is not None else own
+            found += [
+                torch.mm(d_down, a.to(dy.dtype)).mul_(piece.scale) if needs_adapted and own is not None else None,
+                outer(d_down, source, piece.scale).to(a.dtype) if needs_a and source is not None else None,
+                outer(own_dy, down, piece.scale).to(b.dtype) if needs_b else None,
+            ]
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            kept, d_downs, own_a = [one[0] for one in through], [one[1] for one in through], [one[2] for one in through]
+            update = _side_by_side(kept, d_downs, own_a, len(dy), dim=0) if kept else None
+            grad_x = ctx.base.input_gradient(dy, update)
+        return grad_x, None, None, *found
+
+
+def _by_kind(tensors: Sequence[Tensor | None]) -> tuple[list[Tensor | None], list[Tensor], list[Tensor]]:
+    return list(tensors[::3]), cast(list[Tensor], list(tensors[1::3])), cast(list[Tensor], list(tensors[2::3]))
+
+
+def _side_by_side(
+    pieces: Sequence[_Piece], lefts: Sequence[Tensor], rights: Sequence[Tensor], tokens: int, *, dim: int
+) -> LowRank:
+    """One addend for all: `lefts` on a diagonal of blocks, `rights` joined along `dim`."""
+    if len(pieces) == 1 and pieces[0].stop - pieces[0].start == tokens:
+        return LowRank(lefts[0], rights[0], pieces[0].scale)
+    scale = pieces[0].scale
+    left = lefts[0].new_zeros((tokens, sum(piece.rank for piece in pieces)))
+    column = 0
+    for piece, own in zip(pieces, lefts, strict=True):
+        block = left[piece.start : piece.stop, column : column + piece.rank]
+        # A power of two (see `RoutedLinear`), so that nothing is rounded.
+        torch.mul(own, piece.scale / scale, out=block)
+        column += piece.rank
+    return LowRank(left, torch.cat(list(rights), dim), scale)
