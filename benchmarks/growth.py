@@ -33,7 +33,8 @@ from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import supervised_cross_entropy
-from veneer.training.optim import AdamW
+from veneer.training.optimizers.adamw import AdamW
+from veneer.training.optimizers.base import RuleOptimizer
 
 # hidden, intermediate, layers, heads, key heads, vocabulary: SmolLM2-135M, SmolLM2-360M and Llama-3.2-1B
 SIZES = {
@@ -137,7 +138,7 @@ def measure(case: Case) -> Result:
     model = CausalLM(spec_of(case.size), RandomWeights(), torch.bfloat16).train()
     adapter = inject(model, LoraSpec(rank=case.rank, alpha=2.0 * case.rank), seed=0)
     names = dict(zip(adapter.tensors(), adapter.parameters(), strict=True))
-    optimizer = AdamW(names, weight_decay=0.0, betas=(0.9, 0.999))
+    optimizer = RuleOptimizer(names, AdamW((0.9, 0.999)), weight_decay=0.0)
     batch = batch_of(case, model.spec.vocab_size)
     seconds = []
     for _ in range(case.steps):

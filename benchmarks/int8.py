@@ -33,7 +33,9 @@ from veneer.model.decoder import CausalLM
 from veneer.products import outputs
 from veneer.quickstart import bundled_data, bundled_model
 from veneer.training.objective import mean_loss, supervised_cross_entropy
-from veneer.training.optim import AdamW, clip, global_norm
+from veneer.training.optim import clip, global_norm
+from veneer.training.optimizers.adamw import AdamW
+from veneer.training.optimizers.base import RuleOptimizer
 
 RATE = 1e-3
 MICRO_BATCH_TOKENS = 2048
@@ -46,7 +48,7 @@ class Side:
 
     model: CausalLM
     adapter: Adapter
-    optimizer: AdamW
+    optimizer: RuleOptimizer
     seconds: list[float] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
 
@@ -71,7 +73,7 @@ def prepare(checkpoint: Checkpoint, holding: Holding, products: Products) -> Sid
     model = load_model(checkpoint, holding=holding, products=products)
     adapter = inject(model, LoraSpec(rank=16, alpha=32.0))
     named = dict(zip(adapter.tensors(), adapter.parameters(), strict=True))
-    return Side(model, adapter, AdamW(named, weight_decay=0.0, betas=(0.9, 0.99)))
+    return Side(model, adapter, RuleOptimizer(named, AdamW((0.9, 0.99)), weight_decay=0.0))
 
 
 def base_share(model: CausalLM, tokens: int, seconds: float) -> float:

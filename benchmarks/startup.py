@@ -25,13 +25,14 @@ from veneer.adapters.spec import LoraSpec
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding, load_model
 from veneer.training.objective import supervised_cross_entropy
-from veneer.training.optim import AdamW
+from veneer.training.optimizers.adamw import AdamW
+from veneer.training.optimizers.base import RuleOptimizer
 origin = open_checkpoint(sys.argv[1])
 tokenizer = origin.tokenizer()
 model = load_model(origin, holding=Holding(sys.argv[2])).train()
 adapter = inject(model, LoraSpec(rank=16, alpha=32.0), seed=0)
 names = dict(zip(adapter.tensors(), adapter.parameters(), strict=True))
-optimizer = AdamW(names, weight_decay=0.0, betas=(0.9, 0.999))
+optimizer = RuleOptimizer(names, AdamW((0.9, 0.999)), weight_decay=0.0)
 ready = time.perf_counter() - start
 from veneer.data.batches import MicroBatch
 tokens = torch.randint(0, 40000, (1024,), generator=torch.Generator().manual_seed(0))

@@ -18,7 +18,8 @@ LAYERS = (
     {"quant", "model", "io", "losses", "hardware", "system"},
     {"adapters", "data", "load", "generation"},
     {"plan"},
-    {"training", "evaluation", "assistant"},
+    {"training", "evaluation", "assistant", "quantization"},
+    {"exports", "comparison"},
     {"cli", "recipes", "quickstart", "doctor", "display", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""

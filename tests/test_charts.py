@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veneer.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, line_chart, scatter_chart, smooth, ticks
+from veneer.charts import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Series,
+    line_chart,
+    points_chart,
+    scatter_chart,
+    smooth,
+    ticks,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True)
@@ -140,3 +153,15 @@ def test_a_scatter_has_a_dot_for_every_finite_point_and_the_diagonal() -> None:
     share = (float(equal.get("cx", "nan")) - x[0]) / (x[1] - x[0])
     assert float(equal.get("cy", "nan")) == pytest.approx(y[0] + share * (y[1] - y[0]), abs=0.02)
     assert "<svg" in scatter_chart("empty", "x", "y", [])
+
+
+def test_points_stand_over_axes_of_their_own() -> None:
+    series = [Series("full", [(1800.0, 1.31), (1810.0, 1.35)]), Series("lora", [(900.0, 1.5), (math.nan, 1.0)])]
+    root = ElementTree.fromstring(points_chart("T", "x", "y", series))
+    dots = [(float(dot.get("cx", "")), float(dot.get("cy", ""))) for dot in root.iter(f"{SVG}circle")]
+    assert len(dots) == 3
+    assert all(LEFT <= x <= WIDTH - RIGHT and TOP <= y <= HEIGHT - BOTTOM for x, y in dots)
+    # x begins at 0; y spans the points alone, so that 1.31 and 1.5 are far apart.
+    assert dots[2][0] - LEFT == pytest.approx((dots[0][0] - LEFT) / 2, abs=0.1)
+    assert dots[0][1] - dots[2][1] > 0.6 * (HEIGHT - TOP - BOTTOM)
+    assert "<svg" in points_chart("empty", "x", "y", [])

@@ -50,9 +50,16 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_dat
 SAMPLING = ["--max-new-tokens", "--seed", "--system", "--temperature", "--top-p"]
 OPTIONS = {
     "chat": ["--adapter", "--device", "--dtype", "--method", "--model", *SAMPLING],
+    "compare": [
+        "--data", "--eval-data", "--held-out", "--json", "--limit", "--max-new-tokens", "--methods", "--model",
+        "--output", "--seeds", "--set",
+    ],
     "doctor": ["--json", "--measure"],
     "evaluate": [
         "--adapter", "--data", "--device", "--dtype", "--json", "--limit", "--max-new-tokens", "--method", "--model",
+    ],
+    "export": [
+        "--adapter", "--data", "--device", "--dtype", "--json", "--limit", "--method", "--model", "--output", "--to",
     ],
     "generate": [
         "--adapter", "--device", "--dtype", "--input", "--json", "--method", "--model", "--prompt", *SAMPLING,
@@ -61,6 +68,7 @@ OPTIONS = {
         "--data", "--device", "--json", "--length", "--memory-limit-mb", "--method", "--model", "--rank", "--rows",
         "--set", "--tokens",
     ],
+    "quantize": ["--dtype", "--json", "--model", "--output", "--set"],
     "quickstart": ["--device", "--json", "--method", "--model", "--output", "--rows"],
     "train": [
         "--config", "--data", "--device", "--eval-data", "--held-out", "--json", "--method", "--model", "--output",
@@ -121,6 +129,58 @@ def test_help_and_version_import_nothing_heavy() -> None:
 )  # fmt: skip
 def test_a_command_that_is_not_understood_names_what(argv: list[str], named: str) -> None:
     assert named in refused(*argv)
+
+
+# -------------------------------------------------------------------------------------------------------------- export
+
+
+def test_export_shows_what_was_measured_and_where_the_model_is(
+    adapter: Path, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    asked = ("--model", tiny_model, "--adapter", adapter, "--data", tiny_data, "--limit", 4, "--device", "cpu")
+    result = invoke("export", *asked, "--method", "qlora", "--output", tmp_path / "a", "--dtype", "float16")
+    assert result.exit_code == 0, result.output
+    for text in ("(4 rows)", "merged: original base", "merged: dequantised base", "(kept)", "survives"):
+        assert text in result.stdout
+    assert f"model: {tmp_path / 'a'} (float16, 14 of 20 tensors changed" in result.stdout
+    result = invoke("export", *asked, "--output", tmp_path / "b", "--json")
+    record = json.loads(result.stdout)
+    assert record == json.loads((tmp_path / "b" / "merge.json").read_text())
+    assert record["measured"]["merged"].keys() == {"original"}
+    result = invoke("export", *asked[:4], "--method", "qlora", "--output", tmp_path / "c")
+    assert "since the adapter was trained beside it" in result.stdout
+    assert "exists already" in refused("export", *asked, "--output", tmp_path / "a")
+
+
+# ------------------------------------------------------------------------------------------------------------- compare
+
+
+def test_compare_shows_quality_beside_cost_and_goes_on_where_it_was(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    asked = ("compare", "--model", tiny_model, "--data", tiny_data, "--output", tmp_path / "out", "--methods", "lora",
+             "--seeds", 2, "--held-out", 0.2, "--max-new-tokens", 2, "--set", "train.steps=2", "--set",
+             "compute.device=cpu", "--set", "compute.threads=1")  # fmt: skip
+    result = invoke(*asked)
+    assert result.exit_code == 0, result.output
+    assert [line for line in result.stderr.splitlines() if "done" in line] == [
+        "base: done", "lora-0: done", "lora-1: done",
+    ]  # fmt: skip
+    text = " ".join((tmp_path / "out" / "compare.txt").read_text().split())
+    assert "16 rows trained, 4 others scored" in text
+    assert "means over 2 seeds" in text
+    assert "lora" in result.stdout
+    assert "…" not in result.stdout  # 80 columns are enough
+    again = invoke(*asked, "--json")
+    assert "lora-1: done before" in again.stderr
+    assert json.loads(again.stdout) == json.loads((tmp_path / "out" / "compare.json").read_text())
+
+
+def test_compare_refuses_what_it_does_not_understand(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    asked = ("compare", "--model", tiny_model, "--data", tiny_data, "--output", tmp_path / "out")
+    assert "known are lora, qlora, full" in refused(*asked, "--methods", "lora,dora")
+    assert "not both" in refused(*asked, "--eval-data", tiny_data, "--held-out", 0.1)
+    assert "train.seed" in refused(*asked, "--set", "train.seed=3")
 
 
 # --------------------------------------------------------------------------------------------------------------- train

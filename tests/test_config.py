@@ -86,6 +86,8 @@ def test_a_missing_key_inside_a_section_is_named_in_full() -> None:
         ("lora.dropout", [1.0, -0.1, float("nan"), False]),
         ("lora.target_modules", [5, {"a": 1}, [1, 2]]),
         ("quant.block", [0, 48, "x"]),
+        ("quant.scheme", ["nf5", "int4", True, None]),
+        ("quant.skip_modules", ["q_proj", [""], [5], None]),
         ("data.file", ["", 5, None, ["a"]]),
         ("data.held_out", [1.0, -0.1, True, float("nan")]),
         ("data.max_length", [1, 0, True, 2.5]),
@@ -155,6 +157,8 @@ def test_values_that_are_meant_are_taken(key: str, value: Any, read: Any) -> Non
         ({"data": {"file": "f", "eval_file": "g", "held_out": 0.1}}, "data.held_out"),
         ({"train": {"eval_every": 5}}, "train.eval_every"),
         ({"method": "full", "compute": {"products": "int8"}}, "take method lora or qlora"),
+        ({"quant": {"scheme": "int8", "block": 128}}, "quant.block is of the 4-bit schemes"),
+        ({"quant": {"scheme": "int8", "double_quant": False}}, "quant.double_quant is of the 4-bit schemes"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(sections: dict[str, Any], named: str) -> None:
@@ -337,9 +341,11 @@ def test_the_keys_are_these() -> None:
             "lora.rank", "lora.alpha", "lora.dropout", "lora.target_modules", "lora.exclude_modules",
             "lora.layers_to_transform", "lora.rank_pattern", "lora.alpha_pattern", "lora.scaling", "lora.variant",
             "lora.init", "lora.factors", "lora.bias", "lora.modules_to_save", "lora.trainable_tokens",
-            "quant.block", "quant.double_quant",
+            "quant.scheme", "quant.block", "quant.double_quant", "quant.skip_modules",
             "train.examples_per_step", "train.tokens_per_step", "train.epochs", "train.steps", "train.learning_rate",
-            "train.schedule", "train.warmup", "train.min_rate", "train.weight_decay", "train.beta1", "train.beta2",
+
+            "train.lora_plus_ratio", "train.optimizer", "train.schedule",
+            "train.warmup", "train.min_rate", "train.weight_decay", "train.beta1", "train.beta2",
             "train.clip", "train.seed", "train.eval_every", "train.save_every", "train.keep",
             "compute.device", "compute.dtype", "compute.products", "compute.threads", "compute.micro_batch_tokens",
             "compute.memory_limit_mb", "compute.recompute",

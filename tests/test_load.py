@@ -15,13 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tiny_models import SHAPES, documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
-from veneer.errors import ModelError
+from veneer.config import QuantSection
+from veneer.errors import ConfigError, ModelError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import Holding, expected_tensors, load_model
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
-from veneer.quant.linear import QuantConfig, QuantLinear
+from veneer.quant.linear import QuantLinear
+from veneer.quant.packed import PackedLinear
+from veneer.quant.schemes import pack
 
 
 @dataclass
@@ -40,6 +44,13 @@ class Watched:
     @property
     def config(self) -> Mapping[str, Any]:
         return self.inner.config
+
+    @property
+    def stored(self) -> Mapping[str, StoredFormat]:
+        return self.inner.stored
+
+    def read_stored(self, name: str) -> StoredWeight:
+        return self.inner.read_stored(name)
 
     @property
     def generation_config(self) -> Mapping[str, Any]:
@@ -84,7 +95,7 @@ def linears(model: CausalLM) -> dict[str, torch.nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, DenseLinear | QuantLinear) and name != "lm_head"
+        if isinstance(module, DenseLinear | PackedLinear) and name != "lm_head"
     }
 
 
@@ -121,27 +132,46 @@ def test_trainable_weights_are_float32_whatever_is_computed_in(tmp_path: Path) -
     assert packed_logits(model, documents([4])).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("quant", [None, QuantConfig(block=32, double_quant=False)])
-def test_quantised_layers_are_those_of_the_weight_and_nothing_else_is(
-    quant: QuantConfig | None, tmp_path: Path
-) -> None:
+SCHEMES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "plain": {"block": 32, "double_quant": False},
+    "fp4": {"scheme": "fp4", "block": 128},
+    "int8": {"scheme": "int8"},
+    "skipping": {"skip_modules": ("down_proj", "model.layers.1.self_attn.q_proj", "lm_head")},
+}
+
+
+@pytest.mark.parametrize("settings", SCHEMES.values(), ids=SCHEMES)
+def test_quantised_layers_are_those_of_the_weight_and_nothing_else_is(settings: dict[str, Any], tmp_path: Path) -> None:
     theirs = tiny_llama(changes={"attention_bias": True})
     checkpoint = saved(theirs, tmp_path)
-    model = load_model(checkpoint, holding=Holding.QUANTIZED, dtype=torch.bfloat16, quant=quant)
-    settings = quant or QuantConfig()
+    quant = QuantSection.model_validate(settings)
+    model = load_model(checkpoint, holding=Holding.QUANTIZED, dtype=torch.bfloat16, quant=quant if settings else None)
     assert len(linears(model)) == 2 * 7
+    dense = {name for name, layer in linears(model).items() if isinstance(layer, DenseLinear)}
+    kept = ("down_proj", "model.layers.1.self_attn.q_proj") if quant.skip_modules else ()
+    assert dense == {name for name in linears(model) if name.endswith(kept) and kept}
     for name, layer in linears(model).items():
-        assert isinstance(layer, QuantLinear)
-        assert layer.config == settings
         weight = checkpoint.read(f"{name}.weight", torch.bfloat16)
-        reference = QuantLinear.from_weight(weight, block=settings.block, double_quant=settings.double_quant)
-        assert torch.equal(layer.dequantize(torch.float32), reference.dequantize(torch.float32))
+        reference = pack(weight, None, quant)
+        expected = weight.float() if name in dense else reference.dequantize(torch.float32)
+        assert name in dense or type(layer) is type(reference)
+        assert torch.equal(layer.dequantize(torch.float32), expected)  # type: ignore[operator]
         bias = layer.bias
         assert (bias is None) == (".mlp." in name)
-        assert bias is None or torch.equal(bias, theirs.state_dict()[f"{name}.bias"].bfloat16())
-    rest = dict(model.named_parameters())
+        assert bias is None or torch.equal(bias, theirs.state_dict()[f"{name}.bias"].bfloat16())  # type: ignore[arg-type]
+    rest = {name: p for name, p in model.named_parameters() if name.rpartition(".")[0] not in dense}
     assert set(rest) == {name for name in theirs.state_dict() if "norm" in name or "embed" in name or "head" in name}
     assert all(p.dtype == torch.bfloat16 and not p.requires_grad for p in rest.values())
+
+
+def test_layers_to_skip_that_there_are_not_are_all_named(tmp_path: Path) -> None:
+    checkpoint = Watched(saved(tiny_llama(), tmp_path))
+    quant = QuantSection(skip_modules=("dwn_proj", "v_proj", "layers.7"))
+    with pytest.raises(ConfigError, match=r"(?s)'dwn_proj' \(did you mean 'down_proj'\?\).*'layers.7'") as caught:
+        load_model(checkpoint, holding=Holding.QUANTIZED, quant=quant)
+    assert "'v_proj'" not in str(caught.value)
+    assert checkpoint.reads == []
 
 
 def test_a_quantised_model_is_the_model_of_its_decoded_weights(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tiny_models import ours, saved, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.cli import main
-from veneer.config import Bias, ComputeSection, Factors, Init, Method, Products, Variant, read_yaml
+from veneer.config import Bias, ComputeSection, Factors, Init, Method, Products, QuantSection, Variant, read_yaml
 from veneer.data.batches import pack
 from veneer.data.chat import Example
 from veneer.errors import AdapterError, ConfigError, Interrupted
@@ -40,7 +40,7 @@ from veneer.plan.memory import MB, base_bytes, memory, resident
 from veneer.plan.plan import spoken
 from veneer.plan.setup import Cut, Setup
 from veneer.plan.time import CARDS, Rate, card, disk, operations, overhead_operations, probe, step_seconds
-from veneer.quant.linear import QuantLinear
+from veneer.quant.packed import PackedLinear
 from veneer.training.objective import supervised_cross_entropy
 from veneer.training.rows import PackedSteps, load_rows
 from veneer.training.run import train
@@ -204,15 +204,21 @@ def test_every_kind_of_adapter_is_counted(
     assert of.trained_weights == sum(tensor.numel() for tensor in adapter.parameters())
 
 
-@pytest.mark.parametrize("method", Method)
-@pytest.mark.parametrize("double_quant", [True, False])
-def test_the_base_takes_what_its_tensors_take(method: Method, double_quant: bool, checkpoint: Checkpoint) -> None:
-    from veneer.quant.linear import QuantConfig
+QUANT: tuple[dict[str, Any], ...] = (
+    {}, {"double_quant": False}, {"scheme": "fp4", "block": 32}, {"scheme": "int8"},
+    {"scheme": "fp4", "block": 4096, "double_quant": False},
+    {"skip_modules": ("o_proj", "model.layers.1.mlp.down_proj")}, {"scheme": "int8", "skip_modules": ("q_proj",)},
+)  # fmt: skip
 
-    model = load_model(checkpoint, holding=HOLDINGS[method], quant=QuantConfig(double_quant=double_quant))
+
+@pytest.mark.parametrize("settings", QUANT)
+@pytest.mark.parametrize("method", Method)
+def test_the_base_takes_what_its_tensors_take(method: Method, settings: dict[str, Any], checkpoint: Checkpoint) -> None:
+    quant = QuantSection.model_validate(settings)
+    model = load_model(checkpoint, holding=HOLDINGS[method], quant=quant)
     parameters = sum(tensor.nbytes for tensor in model.parameters())
-    packed = sum(module.nbytes for module in model.modules() if isinstance(module, QuantLinear))
-    of = Setup(spec=model.spec, method=method, dtype=torch.bfloat16, double_quant=double_quant)
+    packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))
+    of = Setup(spec=model.spec, method=method, dtype=torch.bfloat16, quant=quant)
     assert base_bytes(of) == parameters + packed
 
 
@@ -311,7 +317,7 @@ def test_qlora_of_65b_fits_a_card_of_48_gb() -> None:
 def test_the_4_bit_base_of_7b() -> None:
     """4.127 bits a weight of 6.476e9, and 2 · 32000 · 4096 in bfloat16."""
     assert base_bytes(setup(LLAMA_7B, Method.QLORA)) == pytest.approx(3.87 * GB, rel=0.005)
-    plain = base_bytes(setup(LLAMA_7B, Method.QLORA, double_quant=False))
+    plain = base_bytes(setup(LLAMA_7B, Method.QLORA, quant=QuantSection(double_quant=False)))
     assert plain == pytest.approx(4.17 * GB, rel=0.005)
     assert setup(LLAMA_7B, Method.FULL).trained_weights == 6_738_415_616
 
@@ -433,7 +439,7 @@ def test_cards_are_known_by_name() -> None:
 def test_sizes_on_the_disk() -> None:
     of = setup(LLAMA_7B, Method.QLORA, lora=LoraSpec(rank=16, alpha=32.0))
     assert disk(of).result == pytest.approx(160 * MB, rel=0.01)
-    assert disk(of).checkpoint == 3 * disk(of).result
+    assert disk(of).checkpoint == pytest.approx(3 * disk(of).result, rel=1e-4)
     assert disk(of).merged == pytest.approx(13.48 * GB, rel=0.01)
 
 

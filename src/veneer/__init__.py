@@ -20,12 +20,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from veneer.assistant import Assistant as Assistant
     from veneer.assistant import open_assistant as open_assistant
+    from veneer.comparison.run import CompareConfig as CompareConfig
+    from veneer.comparison.run import CompareResult as CompareResult
+    from veneer.comparison.run import compare as compare
     from veneer.config import Method as Method
+    from veneer.config import QuantSection as QuantSection
     from veneer.config import RunConfig as RunConfig
     from veneer.errors import VeneerError as VeneerError
     from veneer.evaluation.run import Report as Report
     from veneer.evaluation.run import evaluate as evaluate
+    from veneer.exports.run import MergeRecord as MergeRecord
+    from veneer.exports.run import StoredDtype as StoredDtype
+    from veneer.exports.run import export as export
     from veneer.generation import Sampling as Sampling
+    from veneer.quantization import Quantised as Quantised
+    from veneer.quantization import quantize as quantize
     from veneer.training.run import RunResult as RunResult
     from veneer.training.run import train as train
 
@@ -33,28 +42,46 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Assistant": "veneer.assistant",
+    "CompareConfig": "veneer.comparison.run",
+    "CompareResult": "veneer.comparison.run",
+    "MergeRecord": "veneer.exports.run",
     "Method": "veneer.config",
+    "QuantSection": "veneer.config",
+    "Quantised": "veneer.quantization",
     "Report": "veneer.evaluation.run",
     "RunConfig": "veneer.config",
     "RunResult": "veneer.training.run",
     "Sampling": "veneer.generation",
+    "StoredDtype": "veneer.exports.run",
     "VeneerError": "veneer.errors",
+    "compare": "veneer.comparison.run",
     "evaluate": "veneer.evaluation.run",
+    "export": "veneer.exports.run",
     "open_assistant": "veneer.assistant",
+    "quantize": "veneer.quantization",
     "train": "veneer.training.run",
 }
 
 __all__ = [
     "Assistant",
+    "CompareConfig",
+    "CompareResult",
+    "MergeRecord",
     "Method",
+    "QuantSection",
+    "Quantised",
     "Report",
     "RunConfig",
     "RunResult",
     "Sampling",
+    "StoredDtype",
     "VeneerError",
     "__version__",
+    "compare",
     "evaluate",
+    "export",
     "open_assistant",
+    "quantize",
     "train",
 ]
 

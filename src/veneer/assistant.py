@@ -9,7 +9,7 @@ from typing import Any
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import CONFIG_FILE, load_adapter
-from veneer.config import ComputeSection, Method, QuantSection, RunConfig, parse, read_yaml
+from veneer.config import ComputeSection, Method, RunConfig, parse, read_yaml
 from veneer.data.chat import Encoder, template_of
 from veneer.data.records import Message
 from veneer.errors import AdapterError
@@ -19,7 +19,6 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import Holding, load_model
 from veneer.model.decoder import CausalLM
-from veneer.quant.linear import QuantConfig
 
 RUN_FILE = "config.yaml"
 """The run's configuration, which `veneer train` writes beside the adapter."""
@@ -130,8 +129,9 @@ def open_assistant(
     Args:
         model: directory, GGUF file or hub id.
         adapter: folder of an adapter, from veneer or PEFT.
-        method: how the base is held: QLORA in 4 bits, else in the compute dtype. By default as the adapter was
-            trained, where its run says so: an adapter fits the base that it was trained beside.
+        method: how the base is held: QLORA quantised, else in the compute dtype. By default as the adapter was
+            trained, where its run says so: an adapter fits the base that it was trained beside. Files that are
+            quantised already are taken as they are.
         compute: device, dtype and products. Products are exact unless asked for here, however the adapter was
             trained: so does every other program compute that loads it.
         revision: of a hub id.
@@ -148,7 +148,6 @@ def open_assistant(
         )
     run = recorded_run(adapter)
     quantized = (method or (run.method if run else Method.LORA)) is Method.QLORA
-    quant = run.quant if run else QuantSection()
     device = resolve_device(compute.device)
     checkpoint = open_checkpoint(model, revision=revision)
     loaded = load_model(
@@ -157,7 +156,7 @@ def open_assistant(
         dtype=resolve_dtype(compute.dtype, device),
         device=device,
         products=compute.products,
-        quant=QuantConfig(block=quant.block, double_quant=quant.double_quant),
+        quant=run.quant if run else None,
         progress=progress,
     )
     loaded.requires_grad_(False).eval()

@@ -45,12 +45,27 @@ def scatter_chart(title: str, x_label: str, y_label: str, series: Sequence[Serie
         f'<line x1="{frame.x(both[0])}" y1="{frame.y(both[0])}" x2="{frame.x(both[-1])}" y2="{frame.y(both[-1])}" '
         'stroke="#999" stroke-dasharray="4 4"/>'
     )
-    dots = [
-        [f'<circle cx="{frame.x(x)}" cy="{frame.y(y)}" r="4" fill="{COLOURS[index % len(COLOURS)]}" '
-         'fill-opacity="0.6"/>' for x, y in one.points]
-        for index, one in enumerate(drawn)
-    ]  # fmt: skip
+    dots = [_dots(frame, one, COLOURS[index % len(COLOURS)]) for index, one in enumerate(drawn)]
     return _document(title, [*_axes(frame, both, both, x_label, y_label), diagonal], dots, drawn)
+
+
+def points_chart(title: str, x_label: str, y_label: str, series: Sequence[Series]) -> str:
+    """An SVG document with a dot for every point over axes of their own, x from 0; points that are not finite are left
+    out."""
+    drawn = [_finite(one) for one in series]
+    points = [point for s in drawn for point in s.points] or [(1.0, 0.0)]
+    x_ticks = ticks(0.0, max(x for x, _ in points))
+    y_ticks = ticks(min(y for _, y in points), max(y for _, y in points))
+    frame = _Frame(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1])
+    dots = [_dots(frame, one, COLOURS[index % len(COLOURS)]) for index, one in enumerate(drawn)]
+    return _document(title, _axes(frame, x_ticks, y_ticks, x_label, y_label), dots, drawn)
+
+
+def _dots(frame: _Frame, series: Series, colour: str) -> list[str]:
+    return [
+        f'<circle cx="{frame.x(x)}" cy="{frame.y(y)}" r="5" fill="{colour}" fill-opacity="0.6"/>'
+        for x, y in series.points
+    ]
 
 
 def _finite(series: Series) -> Series:

@@ -236,6 +236,114 @@ def _sampling_options(default_tokens: int) -> Callable[[Command], Command]:
 
 @main.command()
 @model_option
+@click.option("--data", required=True, help="Rows to train on: JSONL, JSON, CSV or Parquet.")
+@click.option("--output", required=True, help="Folder of the comparison; what is done there is not done again.")
+@click.option("--methods", default="full,lora,qlora", show_default=True, help="Methods, with commas between.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each method.")
+@click.option("--eval-data", help="Rows to score.")
+@click.option("--held-out", type=float, help="Share of the rows kept to be scored where there is no --eval-data (0.1).")
+@click.option("--limit", type=click.IntRange(min=1), help="Score only so many rows, drawn once.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest answer.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting of the runs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+def compare(
+    model: str,
+    data: str,
+    output: str,
+    methods: str,
+    seeds: int,
+    eval_data: str | None,
+    held_out: float | None,
+    limit: int | None,
+    max_new_tokens: int | None,
+    assignments: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Train full, LoRA and QLoRA on your rows, each with several seeds, and show quality beside cost."""
+    if eval_data is not None and held_out is not None:
+        raise click.UsageError("give --eval-data or --held-out, not both")
+    names = [name.strip() for name in methods.split(",")]
+    known = list(METHODS.choices)
+    if not set(names) <= set(known):
+        raise click.UsageError(f"--methods {methods}: known are {', '.join(known)}, with commas between")
+    from veneer.comparison.run import CompareConfig
+    from veneer.config import Method
+    from veneer.recipes import compare_visibly
+
+    config = CompareConfig(
+        model=model,
+        data=data,
+        output=output,
+        methods=tuple(Method(name) for name in names),
+        seeds=seeds,
+        eval_data=eval_data,
+        held_out=0.1 if held_out is None else held_out,
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        assignments=assignments,
+    )
+    result = compare_visibly(config, as_json=as_json)
+    if as_json:
+        click.echo(json.dumps(result.to_json(), indent=2))
+
+
+@main.command()
+@model_option
+@click.option("--adapter", required=True, type=click.Path(path_type=Path), help="Folder of an adapter.")
+@click.option(
+    "--to",
+    type=click.Choice(["merged", "merged-4bit"]),
+    default="merged",
+    show_default=True,
+    help="Kind of export; 4 bits need --data.",
+)
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the weights; auto: as the base is stored.",
+)
+@click.option("--data", help="Rows on which base, adapter and merged model are measured.")
+@click.option("--limit", type=click.IntRange(min=1), help="Take only the first rows.")
+@base_option
+@device_option
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def export(
+    model: str,
+    adapter: Path,
+    to: str,
+    output: Path,
+    dtype: str,
+    data: str | None,
+    limit: int | None,
+    method: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Write base and adapter as one model that other programs load."""
+    from veneer.exports.run import StoredDtype, Target
+    from veneer.recipes import export_visibly
+
+    record = export_visibly(
+        model,
+        adapter,
+        output,
+        to=Target(to),
+        dtype=StoredDtype(dtype),
+        data=data,
+        limit=limit,
+        method=_method(method),
+        compute=_compute(device, "auto"),
+        as_json=as_json,
+    )
+    if as_json:
+        click.echo(json.dumps(record.to_json(), indent=2))
+
+
+@main.command()
+@model_option
 @adapter_option
 @click.option("--prompt", help="One question; standard input if neither this nor --input is given.")
 @click.option("--input", "input_file", type=click.Path(path_type=Path), help="A text file with one question a line.")
@@ -302,6 +410,32 @@ def chat(
     settings = _sampling(max_new_tokens, temperature, top_p, seed)
     assistant = recipes.open_visibly(model, adapter, _method(method), _compute(device, dtype))
     recipes.converse(assistant, system, settings)
+
+
+@main.command()
+@model_option
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Directory to make.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Of quant, e.g. quant.scheme=int8.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
+    default="auto",
+    show_default=True,
+    help="Of what stays dense; auto: as the model says.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def quantize(model: str, output: Path, assignments: tuple[str, ...], dtype: str, as_json: bool) -> None:
+    """Quantise a model once, into a directory that opens at once here and in transformers."""
+    from veneer.config import override, parse
+    from veneer.errors import ConfigError
+    from veneer.recipes import quantize_visibly
+
+    values = override({}, assignments)
+    others = sorted(values.keys() - {"quant"})
+    if others:
+        raise ConfigError(f"--set takes settings of quant here, not {', '.join(others)}")
+    config = parse({"model": model, "output": str(output), "data": {"file": "-"}, **values}, where="the command line")
+    quantize_visibly(model, output, config.quant, dtype, as_json=as_json)
 
 
 @main.command()

@@ -26,9 +26,20 @@ class Method(Enum):
     LORA = "lora"
     """An adapter over the base in its compute dtype."""
     QLORA = "qlora"
-    """An adapter over the base in 4 bits."""
+    """An adapter over the base quantised as `quant` says."""
     FULL = "full"
     """Every weight of the model, in float32."""
+
+
+class Scheme(Enum):
+    """What a quantised base's weights are held in."""
+
+    NF4 = "nf4"
+    """4 bits at the quantiles of a normal distribution."""
+    FP4 = "fp4"
+    """4 bits as a floating-point number."""
+    INT8 = "int8"
+    """LLM.int8's 8 bits, with one scale for every output. Held so, not computed: see `Products` for that."""
 
 
 class Overlong(Enum):
@@ -53,6 +64,25 @@ class Dtype(Enum):
     """bfloat16 where the processor multiplies it natively, float32 elsewhere."""
     BFLOAT16 = "bfloat16"
     FLOAT32 = "float32"
+
+
+class OptimizerName(Enum):
+    """How gradients become steps."""
+
+    ADAMW = "adamw"
+    """Two float32 moments for each trained number."""
+    ADAMW_8BIT = "adamw8bit"
+    """The same in 8 bits, by blocks of 256."""
+    PAGED_ADAMW = "paged_adamw"
+    """adamw, whose state may leave a full card; on CUDA with bitsandbytes."""
+    PAGED_ADAMW_8BIT = "paged_adamw8bit"
+    """Both."""
+    ADAFACTOR = "adafactor"
+    """A matrix's mean squares by row and column alone."""
+    LION = "lion"
+    """The sign of a mean gradient."""
+    SGD = "sgd"
+    """The mean gradient itself."""
 
 
 class Recompute(Enum):
@@ -152,8 +182,8 @@ Name = Annotated[str, Field(min_length=1)]
 class LoraSection(_Section):
     """The adapter."""
 
-    rank: Count = 16
-    """Inner dimension of the update."""
+    rank: Count | Literal["auto"] = 16
+    """Inner dimension of the update; `auto` takes the smallest that can hold what the rows have to teach."""
     alpha: Rate = 32.0
     """The update is scaled by alpha / rank."""
     dropout: Fraction = 0.0
@@ -186,12 +216,18 @@ class LoraSection(_Section):
 
 
 class QuantSection(_Section):
-    """The 4-bit base of QLoRA."""
+    """The quantised base of QLoRA."""
 
+    scheme: Scheme = Scheme.NF4
+    """What weights are held in: `nf4` and `fp4` take 4 bits, `int8` 8 with a scale for every output. Activations and
+    products stay in the compute dtype."""
     block: Literal[32, 64, 128, 256, 512, 1024, 2048, 4096] = 64
-    """Weights that share one scale."""
+    """Weights that share one scale, in 4 bits."""
     double_quant: bool = True
-    """Quantise the scales too, in blocks of 256."""
+    """Quantise the scales too, in blocks of 256, in 4 bits."""
+    skip_modules: tuple[Name, ...] = ()
+    """Linear layers to keep in the compute dtype, each a whole path or the end of one (`down_proj`); embedding and head
+    always are."""
 
 
 class DataSection(_Section):
@@ -212,8 +248,9 @@ class DataSection(_Section):
 class TrainSection(_Section):
     """The optimisation."""
 
-    examples_per_step: Count | None = None
-    """Rows that make one optimiser step (8 unless `tokens_per_step` is given)."""
+    examples_per_step: Count | Literal["auto"] | None = None
+    """Rows that make one optimiser step (8 unless `tokens_per_step` is given); `auto` takes fewer where that would make
+    less than 100 steps."""
     tokens_per_step: Count | None = None
     """Tokens that make one optimiser step, in place of `examples_per_step`."""
     epochs: Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False), _NUMBER] | None = None
@@ -221,7 +258,12 @@ class TrainSection(_Section):
     steps: Count | None = None
     """Number of steps, in place of `epochs`."""
     learning_rate: Rate | Literal["auto"] = "auto"
-    """Peak rate; `auto` takes it from the model's width (see `veneer.training.optim.auto_learning_rate`)."""
+    """Peak rate; `auto` takes it from the model's width and the method, and says why (`veneer.training.recommend`)."""
+    lora_plus_ratio: Annotated[float, Field(ge=1.0, allow_inf_nan=False), _NUMBER] = 1.0
+    """LoRA+: the rate of B as a multiple of A's, which is `learning_rate`."""
+    optimizer: OptimizerName = OptimizerName.ADAMW
+    """What makes steps of gradients. Bytes of state for each trained number: adamw 8, adamw8bit 2, lion and sgd 4,
+    adafactor next to none. The paged ones may move their state out of a full card."""
     schedule: Schedule = Schedule.COSINE
     """How the rate falls after the warm-up."""
     warmup: Fraction = 0.03
@@ -231,9 +273,9 @@ class TrainSection(_Section):
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False), _NUMBER] = 0.0
     """Decoupled decay of matrices, per step and unit of learning rate."""
     beta1: Fraction = 0.9
-    """AdamW's memory of the gradient."""
-    beta2: Fraction = 0.999
-    """AdamW's memory of its square."""
+    """Memory of the gradient, of AdamW and Lion; the momentum of SGD."""
+    beta2: Fraction | Literal["auto"] = "auto"
+    """AdamW's memory of its square, Lion's of the mean that it keeps; `auto` is 0.999 for AdamW and 0.99 for Lion."""
     clip: Annotated[float, Field(ge=0.0, allow_inf_nan=False), _NUMBER] = 1.0
     """Largest norm of the whole gradient; 0 leaves it as it is."""
     seed: Annotated[int, Field(ge=0, lt=2**31), _NUMBER] = 0
@@ -252,7 +294,8 @@ class ComputeSection(_Section):
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     dtype: Dtype = Dtype.AUTO
-    """Of activations and products; adapters and optimiser state are always float32."""
+    """Of activations and products; adapters are always float32, and so is what is kept of gradients, unless
+    `train.optimizer` says otherwise."""
     products: Products = Products.EXACT
     """Of the frozen base with its inputs and gradients. `int8` rounds both factors to 8 bits: faster and lossy, for
     lora and qlora on a CPU with AVX-512 VNNI; the base then takes as much memory as in bfloat16, under qlora too."""
@@ -305,10 +348,33 @@ def check(config: RunConfig) -> None:
             "compute.products int8 is for a frozen base and method full trains it; take method lora or qlora, or "
             "compute.products exact"
         )
+    if config.train.optimizer is OptimizerName.SGD and config.train.learning_rate == "auto":
+        problems.append(
+            "train.learning_rate auto knows no rate for train.optimizer sgd, whose steps grow with the gradient; give "
+            "a number"
+        )
+    if config.train.lora_plus_ratio != 1.0 and config.method is Method.FULL:
+        problems.append(
+            "train.lora_plus_ratio is for an adapter's B and method full has none; take lora or qlora, or 1"
+        )
+    problems += quant_problems(config.quant)
     if config.train.eval_every and not (config.data.eval_file or config.data.held_out):
         problems.append("train.eval_every needs rows to evaluate on: give data.eval_file or data.held_out")
     if problems:
         raise ConfigError(f"the configuration contradicts itself:\n{listing(problems)}")
+
+
+def quant_problems(quant: QuantSection) -> list[str]:
+    """What contradicts itself in the section `quant`."""
+    if quant.scheme is not Scheme.INT8:
+        return []
+    default = QuantSection()
+    given = [name for name in ("block", "double_quant") if getattr(quant, name) != getattr(default, name)]
+    return [
+        f"quant.{name} is of the 4-bit schemes, and int8 has one float32 scale for every output; leave it out, or take "
+        "quant.scheme nf4"
+        for name in given
+    ]
 
 
 def known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
@@ -344,6 +410,7 @@ def _explain(error: ValidationError) -> list[str]:
     """One line for each key that is wrong (pydantic reports a union once for every branch)."""
     known = known_keys()
     lines: dict[str, list[str]] = {}
+    met: dict[str, str] = {}
     for problem in error.errors():
         parts = [str(part) for part in problem["loc"]]
         # The names of a union's branches stand in `loc` behind the key; the key itself is the longest known prefix.
@@ -357,9 +424,10 @@ def _explain(error: ValidationError) -> list[str]:
             text = "required, but not given"
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            text = f"{message[0].lower()}{message[1:]}, got {_SHORT.repr(problem['input'])}"
+            text = f"{message[0].lower()}{message[1:]}"
+            met[key] = f", got {_SHORT.repr(problem['input'])}"
         lines.setdefault(key, []).append(text)
-    return [f"{key}: {'; or '.join(dict.fromkeys(texts))}" for key, texts in lines.items()]
+    return [f"{key}: {'; or '.join(dict.fromkeys(texts))}{met.get(key, '')}" for key, texts in lines.items()]
 
 
 _SHORT = Repr()

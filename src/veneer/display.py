@@ -6,7 +6,7 @@ piped. Where standard error is no terminal, rich prints no bars and one line a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -23,9 +23,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from veneer.comparison.order import BASE
+from veneer.comparison.run import CompareResult
+from veneer.comparison.summary import Difference, Figure
 from veneer.evaluation.run import Answered, Report
 from veneer.evaluation.statistics import Comparison, Metric
 from veneer.events import CheckpointSaved, Evaluated, Event, Note, RunFinished, RunStarted, StepDone
+from veneer.exports.run import Measured
 from veneer.plan.plan import Plan, spoken
 
 PERCENT = ("exact", "fields")
@@ -38,7 +42,7 @@ COMPONENTS = {
     "base": "the model's weights",
     "adapters": "",
     "gradients": "",
-    "optimizer": "two moments of each trained number",
+    "optimizer": "what it keeps of the gradients",
     "activations": "kept for backward",
     "logits": "scores of a chunk of supervised tokens",
     "workspace": "transient tensors of the widest layer",
@@ -243,6 +247,77 @@ def plan_table(title: str, plan: Plan) -> Table:
         table.add_row(f"disk: {name}", f"{size / 1e6:,.0f}", "")
     table.add_row("disk: merged model", f"{plan.disk.merged / 1e6:,.0f}", "")
     return table
+
+
+def merge_table(kept: str, measured: Measured, *, packed: bool) -> Table:
+    """Losses of base, adapter and merged model, and what quantisation leaves of it.
+
+    packed: the merged model was written so.
+    """
+    table = Table(title=Text(f"{measured.data} ({measured.rows} rows)"), title_justify="left", title_style="bold")
+    for heading in ("", "loss", "to the adapter", "95 % interval"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_row("base", f"{measured.base:.4f}")
+    table.add_row("adapter", f"{measured.adapter:.4f}")
+    found = {f"merged: {base} base": loss for base, loss in measured.merged.items()}
+    if measured.requantised is not None and not packed:
+        found["that quantised again"] = measured.requantised.loss
+    for name, loss in found.items():
+        chosen = " (kept)" if name == f"merged: {kept} base" and len(measured.merged) > 1 else ""
+        ends = f"{loss.low:+.4f} to {loss.high:+.4f}"
+        table.add_row(name + chosen, f"{loss.loss:.4f}", f"{loss.difference:+.4f}", ends)
+    if measured.requantised is not None:
+        left = measured.requantised.survival
+        table.caption = (
+            f"quantised, {100 * left.share:.1f} % of the update survives, whose size is {100 * left.update:.2f} % of "
+            "the weights'"
+        )
+        table.caption_justify = "left"
+    return table
+
+
+def comparison_of_methods(result: CompareResult) -> Table:
+    """A row for the base and each method: what it takes, and what comes of it."""
+    names = [name for name in ("loss", "exact", "fields") if any(name in one.metrics for one in result.methods)]
+    title = f"{result.config.data}: {result.training_rows:,} rows trained, {result.evaluation_rows:,} others scored"
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    measures = [f"{name}\n%" if name in PERCENT else name for name in names]
+    # Units in the headings, so that it fits into 80 columns.
+    for heading in ("", "trained\nmillions", "disk\nMB", "memory\nMB", "time\ns", *measures):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for one in result.methods:
+        fewer = one.method != BASE and len(one.seeds) < result.config.seeds
+        costs = [f"{one.trainable / 1e6:,.2f}", f"{one.bytes_on_disk / 1e6:,.1f}"]
+        costs += [f"{one.peak_memory_mb.mean:,.0f}", f"{one.seconds.mean:,.0f}"]
+        shown = [_figure(name, one.metrics[name]) if name in one.metrics else "" for name in names]
+        name = f"{one.method} ({len(one.seeds)})" if fewer else one.method
+        table.add_row(name, *(costs if one.method != BASE else [""] * 4), *shown)
+    seeds = result.config.seeds
+    interval = "; ± half of their 95 % interval (Student's t)" if seeds > 1 else ""
+    table.caption = f"peak memory, time of the training steps; means over {seeds} seed{'s'[: seeds - 1]}{interval}"
+    table.caption_justify = "left"
+    return table
+
+
+def differences_table(found: Sequence[Difference]) -> Table:
+    """Each method against the reference on the same rows."""
+    table = Table(title=Text(f"against {found[0].reference}"), title_justify="left", title_style="bold")
+    for heading in ("", "", "difference", "95 % interval"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for one in found:
+        row, unit = one.values, 100.0 if one.values.name in PERCENT else 1.0
+        digits = 1 if row.name in PERCENT else 3
+        ends = f"{unit * row.low:+.{digits}f} to {unit * row.high:+.{digits}f}"
+        table.add_row(one.method, row.name, f"{unit * row.difference:+.{digits}f}", ends)
+    table.caption = "rows paired, each a mean over seeds; the interval is of the rows"
+    table.caption_justify = "left"
+    return table
+
+
+def _figure(name: str, value: Figure) -> str:
+    unit, digits = (100.0, 1) if name in PERCENT else (1.0, 3)
+    half = "" if value.high is None else f"±{unit * (value.high - value.mean):.{digits}f}"
+    return f"{unit * value.mean:.{digits}f}{half}"
 
 
 def _excerpt(text: str, style: str = "") -> Text:

@@ -17,7 +17,7 @@ from torch import Tensor
 from veneer.errors import ConfigError, DataError, listing
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
-from veneer.quant.linear import decoded_weights
+from veneer.quant.packed import decoded_weights
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,8 @@
 """From files to a model in memory: one tensor at a time, straight to its final form.
 
 The decoder asks for its leaves in order; each is read, quantised if the method says so, and placed on the device
-before the next one is read. The full-precision model never stands in memory.
+before the next one is read. The full-precision model never stands in memory. What the files hold quantised is taken as
+it is, to the bit.
 """
 
 from __future__ import annotations
@@ -9,27 +10,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
+from typing import NoReturn
 
 import torch
 from torch import nn
 
-from veneer.config import Products
+from veneer.config import Products, QuantSection, Scheme
 from veneer.errors import ConfigError, ModelError, listing
 from veneer.hardware import check_products
 from veneer.io.checkpoint import Checkpoint
+from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.quant.codes import BLOCKS, CodeBook, NestedScales, code_values, nested_values
 from veneer.quant.int8 import Int8Linear
-from veneer.quant.linear import QuantConfig, QuantLinear
+from veneer.quant.linear import QuantLinear
+from veneer.quant.packed import PackedLinear
+from veneer.quant.rowwise import RowwiseLinear
+from veneer.quant.schemes import pack, skipped
 
 
 class Holding(Enum):
     """How the weights are held."""
 
     FROZEN = "frozen"
-    """In the compute dtype, without gradients: the base of LoRA."""
+    """In the compute dtype, without gradients: the base of LoRA. What the files hold quantised stays so."""
     QUANTIZED = "quantized"
-    """Linear layers in 4 bits, the rest as FROZEN: the base of QLoRA."""
+    """Linear layers in 4 or 8 bits, the rest as FROZEN: the base of QLoRA. Files that hold quantised weights are taken
+    as they are, and none of their other weights is quantised."""
     TRAINABLE = "trainable"
     """In float32, with gradients: full fine-tuning."""
 
@@ -43,25 +52,38 @@ class _StreamedWeights:
     device: torch.device
     holding: Holding
     products: Products
-    quant: QuantConfig
+    quant: QuantSection
+    dense: frozenset[str]
+    """Paths of linear layers that are not quantised here."""
     progress: Callable[[str], None]
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
-        weight = self._read(f"{path}.weight", (out_features, in_features))
+        name = f"{path}.weight"
+        packed, weight = None, None
+        if name in self.checkpoint.stored:
+            self.progress(name)
+            packed = self._stored(name)
+        else:
+            weight = self._read(name, (out_features, in_features))
         bias_tensor = self._read(f"{path}.bias", (out_features,)) if bias else None
-        if self.holding is Holding.QUANTIZED:
-            quant = self.quant
-            packed = QuantLinear.from_weight(
-                weight, bias_tensor, block=quant.block, double_quant=quant.double_quant, codebook=quant.codebook
-            )
+        if weight is not None and path not in self.dense:
+            packed, weight = pack(weight, bias_tensor, self.quant), None
+        elif packed is not None:
+            packed.bias = bias_tensor
+        if packed is not None:
             if self.products is Products.EXACT:
                 return packed
             weight = packed.dequantize(self.dtype)
+        assert weight is not None
         if self.products is Products.INT8:
             return Int8Linear(weight, bias_tensor)
         return DenseLinear(self._parameter(weight), None if bias_tensor is None else self._parameter(bias_tensor))
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
+        if path in self.checkpoint.stored:
+            # A head that transformers was told to quantise: decoded once, which changes none of its values.
+            self.progress(path)
+            return self._parameter(self._stored(path).dequantize(self.dtype))
         return self._parameter(self._read(path, shape))
 
     def _parameter(self, tensor: torch.Tensor) -> nn.Parameter:
@@ -70,6 +92,74 @@ class _StreamedWeights:
     def _read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         self.progress(name)
         return self.checkpoint.read(name, self.dtype).to(self.device)
+
+    def _stored(self, name: str) -> PackedLinear:
+        return packed_layer(name, self.checkpoint.read_stored(name)).to(self.device)
+
+
+def packed_layer(name: str, stored: StoredWeight) -> PackedLinear:
+    """The layer of a weight as its file holds it, on the CPU and without a bias.
+
+    Raises:
+        ModelError: its parts do not fit each other, or its codes mean other values than the format's.
+    """
+    kind = stored.format
+    if kind.scheme is Scheme.INT8:
+        return RowwiseLinear(stored.codes, stored.scales)
+    codebook = CodeBook(kind.scheme.value)
+    tables = [(stored.values, code_values(codebook)), (stored.nested_values, nested_values() if kind.nested else None)]
+    for found, expected in tables:
+        if found is not None and expected is not None and not torch.equal(found, expected):
+            raise ModelError(
+                f"the codes of {name} mean other values than {kind.scheme.value}'s: it was written by a program, or a "
+                "version, whose code book is not read. Use the model's unquantised checkpoint."
+            )
+    scales: torch.Tensor | NestedScales = stored.scales
+    if stored.nested_scales is not None:
+        scales = NestedScales(stored.scales, stored.nested_scales, torch.tensor(stored.nested_offset))
+    shape = (kind.shape[0], kind.shape[1])
+    return QuantLinear(shape, stored.codes, scales, block=kind.block, codebook=codebook)
+
+
+def linear_paths(spec: DecoderSpec) -> list[str]:
+    """Paths of the decoder's linear layers, the head left out, in checkpoint order."""
+    return list(_recorded(spec).linears)
+
+
+def stored_quantisation(checkpoint: Checkpoint, spec: DecoderSpec) -> QuantSection | None:
+    """How the files of `checkpoint` hold its linear layers, or None where they hold none of them quantised.
+
+    `skip_modules` of what is returned has the whole path of every layer that they hold dense.
+
+    Raises:
+        ModelError: layers are stored in different formats, or in blocks of a size that is not read.
+    """
+    paths = linear_paths(spec)
+    found = {path: checkpoint.stored[f"{path}.weight"] for path in paths if f"{path}.weight" in checkpoint.stored}
+    formats: dict[tuple[Scheme, int, bool], list[str]] = {}
+    for path, kind in found.items():
+        formats.setdefault((kind.scheme, kind.block, kind.nested), []).append(path)
+    if len(formats) > 1:
+        several = listing(f"{_spoken(found[layers[0]])}: {len(layers)}, {layers[0]}" for layers in formats.values())
+        raise ModelError(f"the layers of {checkpoint.source} are stored in different formats:\n{several}")
+    if not formats:
+        return None
+    ((scheme, block, nested),) = formats
+    dense = tuple(path for path in paths if path not in found)
+    if scheme is Scheme.INT8:
+        return QuantSection(scheme=scheme, skip_modules=dense)
+    if block not in BLOCKS:
+        known = ", ".join(map(str, BLOCKS))
+        raise ModelError(f"{checkpoint.source} is stored in blocks of {block} weights; those of {known} are read")
+    return QuantSection.model_validate(
+        {"scheme": scheme, "block": block, "double_quant": nested, "skip_modules": dense}
+    )
+
+
+def _spoken(kind: StoredFormat) -> str:
+    if kind.scheme is Scheme.INT8:
+        return "int8"
+    return f"{kind.scheme.value} in blocks of {kind.block}, {'double' if kind.nested else 'single'} quantisation"
 
 
 def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
@@ -89,11 +179,25 @@ def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
         raise ModelError(f"the tensors of {checkpoint.source} do not fit its configuration:\n{listing(problems)}")
 
 
+def refuse_training(source: str, scheme: Scheme) -> NoReturn:
+    """Full fine-tuning of weights that the files hold quantised: always raises ConfigError."""
+    raise ConfigError(
+        f"{source} holds its weights quantised ({scheme.value}), and method full trains all of them in float32: what "
+        "was rounded away would be missing from the result. Take method qlora, or the model's unquantised checkpoint"
+    )
+
+
 def expected_tensors(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a model, in checkpoint order."""
+    return dict(_recorded(spec).shapes)
+
+
+@cache
+def _recorded(spec: DecoderSpec) -> _Recorder:
+    """What a model asks for; a tenth of a second for a hundred layers, and asked for several times."""
     recorder = _Recorder()
     CausalLM(spec, recorder, torch.float32)
-    return recorder.shapes
+    return recorder
 
 
 class _Recorder:
@@ -101,8 +205,10 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.linears: list[str] = []
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
+        self.linears.append(path)
         weight = self.parameter(f"{path}.weight", (out_features, in_features))
         return DenseLinear(weight, self.parameter(f"{path}.bias", (out_features,)) if bias else None)
 
@@ -118,7 +224,7 @@ def load_model(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     products: Products = Products.EXACT,
-    quant: QuantConfig | None = None,
+    quant: QuantSection | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> CausalLM:
     """Build the model of `checkpoint`.
@@ -130,12 +236,13 @@ def load_model(
         device: where the weights go, tensor by tensor.
         products: of the linear layers; INT8 makes 8-bit copies of the weights that `holding` would hold, in their
             place (those of QUANTIZED decoded). Not with TRAINABLE.
-        quant: settings for `Holding.QUANTIZED`.
+        quant: settings for `Holding.QUANTIZED`; without effect on files that are quantised already.
         progress: called with the name of every tensor that is read.
 
     Raises:
         ModelError: the architecture is unknown or tensors do not fit the configuration.
-        ConfigError: `products` cannot be made here.
+        ConfigError: `products` cannot be made here, `quant` skips layers that there are not, or weights that the files
+            hold quantised are to be trained.
     """
     device = torch.device(device)
     check_products(products, device)
@@ -143,13 +250,20 @@ def load_model(
         raise ConfigError("compute.products int8 is for a frozen base; weights that are trained are multiplied exactly")
     spec = spec_from_hf(checkpoint.config)
     check_tensors(checkpoint, spec)
+    stored = stored_quantisation(checkpoint, spec)
+    if holding is Holding.TRAINABLE and checkpoint.stored:
+        refuse_training(checkpoint.source, next(iter(checkpoint.stored.values())).scheme)
+    quant = quant or QuantSection()
+    paths = linear_paths(spec)
+    quantizing = holding is Holding.QUANTIZED and stored is None
     weights = _StreamedWeights(
         checkpoint=checkpoint,
         dtype=torch.float32 if holding is Holding.TRAINABLE else dtype,
         device=device,
         holding=holding,
         products=products,
-        quant=quant or QuantConfig(),
+        quant=quant,
+        dense=skipped(paths, quant.skip_modules) if quantizing else frozenset(paths),
         progress=progress,
     )
     return CausalLM(spec, weights, dtype)

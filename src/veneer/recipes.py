@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
+from rich.text import Text
 
 from veneer.assistant import Assistant, lines_of, open_assistant, turns
-from veneer.config import ComputeSection, Method, RunConfig
+from veneer.comparison.order import Order
+from veneer.comparison.run import CompareConfig, CompareResult, compare
+from veneer.config import ComputeSection, Method, QuantSection, RunConfig
 from veneer.data.records import Message, read_records
-from veneer.display import TrainingDisplay, counting, plan_table, report_table, sample_table
+from veneer.display import (
+    TrainingDisplay,
+    comparison_of_methods,
+    counting,
+    differences_table,
+    merge_table,
+    plan_table,
+    report_table,
+    sample_table,
+)
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.run import Report, RowSet, evaluate_rows, prepare
 from veneer.events import Event, Subscriber
+from veneer.exports.run import MergeRecord, StoredDtype, Target, export
 from veneer.generation import Sampling
+from veneer.io.files import write_text
+from veneer.quantization import quantize
 from veneer.training.interrupt import interruptible
 from veneer.training.planned import Expected, plan_of
 from veneer.training.run import RunResult, train
 
 SAMPLES_SHOWN = 3
+TEXT_WIDTH = 140
+"""Of the tables that are written to files, in characters."""
 
 
 def console() -> Console:
@@ -59,6 +79,31 @@ def plan_visibly(config: RunConfig, device: str, expected: Expected, *, as_json:
         Console().print(plan_table(f"{config.model}: {config.method.value} on {device}", plan))
     if plan.refusal is not None:
         raise ConfigError(plan.refusal)
+
+
+def quantize_visibly(model: str, output: Path, quant: QuantSection, dtype: str, *, as_json: bool) -> None:
+    """Quantise under a spinner that names the tensor being read, and say what came of it."""
+    screen = console()
+    with screen.status(escape(f"quantising {model}")) as status:
+        done = quantize(
+            model,
+            output,
+            quant=quant,
+            dtype=dtype,
+            progress=lambda name: status.update(escape(f"quantising {model}: {name}")),
+        )
+    if as_json:
+        facts = {
+            "output": str(done.output), "quant": done.quant.model_dump(mode="json"), "layers": done.layers,
+            "dense": list(done.dense), "weights": done.weights, "bits": done.bits, "bytes": done.bytes,
+        }  # fmt: skip
+        click.echo(json.dumps(facts, indent=2))
+        return
+    kept = f", {len(done.dense)} kept dense" if done.dense else ""
+    click.echo(
+        f"{done.output}: {done.layers} linear layers in {done.quant.scheme.value}, {done.bits:.2f} bits a weight"
+        f"{kept}; {done.bytes / 1e6:,.0f} MB with all that stays dense"
+    )
 
 
 def _write_to_stderr(text: str) -> None:
@@ -114,6 +159,95 @@ def score_visibly(assistant: Assistant, rows: RowSet, screen: Console, what: str
     answered = sum(question is not None for question in rows.questions)
     with counting(screen, f"evaluating{what}", models * answered) as done:
         return evaluate_rows(assistant, rows, on_done=lambda who, count: done(count))
+
+
+def export_visibly(
+    model: str,
+    adapter: Path,
+    output: Path,
+    *,
+    to: Target,
+    dtype: StoredDtype,
+    data: str | None,
+    limit: int | None,
+    method: Method | None,
+    compute: ComputeSection,
+    as_json: bool,
+) -> MergeRecord:
+    """Export under a spinner; prints what was measured unless the caller wants JSON."""
+    screen = console()
+    with screen.status(escape(f"exporting {adapter}")) as status:
+        record = export(
+            model,
+            adapter,
+            output,
+            to=to,
+            dtype=dtype,
+            data=data,
+            limit=limit,
+            method=method,
+            compute=compute,
+            progress=lambda what: status.update(escape(what)),
+        )
+    if not as_json:
+        shown = Console()
+        if record.measured is not None:
+            shown.print(merge_table(record.merged_into, record.measured, packed=to is Target.MERGED_4BIT))
+        for note in record.notes:
+            shown.print(Text(note), soft_wrap=True)
+        kind = f"4 bits, the rest in {record.dtype}" if to is Target.MERGED_4BIT else record.dtype
+        shown.print(
+            Text(
+                f"model: {output} ({kind}, {record.written.changed} of {record.written.tensors} tensors "
+                f"changed, merged into the {record.merged_into} base)"
+            ),
+            soft_wrap=True,
+        )
+    return record
+
+
+def compare_visibly(config: CompareConfig, *, as_json: bool) -> CompareResult:
+    """Compare methods with a line for every run; prints tables unless the caller wants JSON."""
+    screen = console()
+    with screen.status("preparing") as status:
+        result = compare(config, follow=_follower(screen, status))
+    tables = [comparison_of_methods(result), *([differences_table(result.differences)] if result.differences else [])]
+    text = io.StringIO()
+    for table in tables:
+        Console(file=text, width=TEXT_WIDTH).print(table)
+    write_text(Path(config.output) / "compare.txt", text.getvalue())
+    for name, problem in result.problems.items():
+        screen.print(Text(f"{name}: not run: {problem}"), soft_wrap=True)
+    if not as_json:
+        shown = Console()
+        for table in tables:
+            shown.print(table)
+        shown.print(Text(f"everything, with plots: {config.output}"), soft_wrap=True)
+    return result
+
+
+def _follower(screen: Console, status: Status) -> Callable[[Order, Mapping[str, Any]], None]:
+    """Turns the events of a comparison's runs into one line that moves and one that stays for each run."""
+    steps = 0
+
+    def follow(order: Order, event: Mapping[str, Any]) -> None:
+        nonlocal steps
+        name = order.folder.name
+        match event["event"]:
+            case "RunStarted":
+                steps = event["steps"]
+            case "StepDone":
+                status.update(escape(f"{name}: step {event['step']} of {steps}, loss {event['loss']:.3f}"))
+            case "Scoring":
+                status.update(escape(f"{name}: scoring {event['rows']} rows"))
+            case "Done":
+                screen.print(Text(f"{name}: done{' before' if event['again'] else ''}"))
+            case "Failed":
+                screen.print(Text(f"{name}: {event['message']}"), soft_wrap=True)
+            case "Begun":
+                status.update(escape(f"{name}: loading"))
+
+    return follow
 
 
 def read_question(prompt: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from itertools import product
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from veneer.errors import ConfigError, ModelError
 from veneer.quant import codes as module
 from veneer.quant.codes import (
     BLOCKS,
+    CodeBook,
     NestedScales,
     code_values,
     dequantize_4bit,
@@ -44,6 +46,7 @@ SHAPES = (
     (2, 3, 65),
     (300, 1000),
 )
+BOOKS = tuple(CodeBook)
 THRESHOLDS = np.float32(
     [
         *(-0.8480964004993439, -0.6106329262256622, -0.4599952697753906, -0.33967943489551544, -0.23460740596055984),
@@ -57,18 +60,19 @@ def normal(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, seed: int
     return (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.03).to(dtype)
 
 
-def theirs(weight: torch.Tensor, block: int) -> tuple[torch.Tensor, torch.Tensor]:
-    codes, state = bnb.quantize_4bit(weight, blocksize=block, quant_type="nf4", compress_statistics=False)
+def theirs(weight: torch.Tensor, block: int, book: CodeBook = CodeBook.NF4) -> tuple[torch.Tensor, torch.Tensor]:
+    codes, state = bnb.quantize_4bit(weight, blocksize=block, quant_type=book.value, compress_statistics=False)
     return codes.reshape(-1), state.absmax
 
 
-def assert_same(weight: torch.Tensor, block: int = 64) -> None:
-    codes, absmax = quantize_4bit(weight, block)
-    their_codes, their_absmax = theirs(weight, block)
-    assert codes.dtype == torch.uint8
-    assert absmax.dtype == torch.float32
-    assert torch.equal(absmax.view(torch.int32), their_absmax.view(torch.int32))
-    assert torch.equal(codes, their_codes)
+def assert_same(weight: torch.Tensor, block: int = 64, books: tuple[CodeBook, ...] = BOOKS) -> None:
+    for book in books:
+        codes, absmax = quantize_4bit(weight, block, codebook=book)
+        their_codes, their_absmax = theirs(weight, block, book)
+        assert codes.dtype == torch.uint8
+        assert absmax.dtype == torch.float32
+        assert torch.equal(absmax.view(torch.int32), their_absmax.view(torch.int32))
+        assert torch.equal(codes, their_codes)
 
 
 def obvious_quantize(weight: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,8 +90,8 @@ def obvious_quantize(weight: np.ndarray, block: int) -> tuple[np.ndarray, np.nda
     return np.array([hi * 16 + lo for hi, lo in zip(indices[::2], indices[1::2], strict=True)]), np.array(scales)
 
 
-def obvious_dequantize(codes: torch.Tensor, absmax: torch.Tensor, n: int, block: int) -> torch.Tensor:
-    values = code_values().tolist()
+def obvious_dequantize(codes: torch.Tensor, absmax: torch.Tensor, n: int, block: int, book: CodeBook) -> torch.Tensor:
+    values = code_values(book).tolist()
     indices = [i for byte in codes.tolist() for i in (byte >> 4, byte & 15)][:n]
     products = np.float32([values[i] for i in indices]) * absmax.numpy()[np.arange(n) // block]
     return torch.from_numpy(products)
@@ -128,23 +132,44 @@ def test_quantize_equals_both_references(n: int, block: int, dtype: torch.dtype,
     assert torch.equal(absmax, torch.from_numpy(expected_absmax))
 
 
-def test_each_threshold_is_strict_and_its_neighbouring_floats_are_right() -> None:
+@pytest.mark.parametrize("book", BOOKS)
+def test_each_threshold_is_strict_and_its_neighbouring_floats_are_right(book: CodeBook) -> None:
     # A block whose largest magnitude is 1 is scaled by exactly 1, so that every float32 can be put to the test.
-    centre = np.float32([*THRESHOLDS, *code_values().tolist(), *(np.arange(-16, 17) / 16), 1e-30, -0.0])
-    values = [centre]
+    values = np.float32(code_values(book).tolist())
+    order = sorted(range(16), key=lambda index: values[index])
+    thresholds = (values[order][1:] + values[order][:-1]) / np.float32(2)
+    centre = np.float32([*thresholds, *values, *(np.arange(-16, 17) / 16), 1e-30, -0.0])
+    found = [centre]
     for direction in (-np.inf, np.inf):
         step = centre
         for _ in range(3):
             step = np.nextafter(step, np.float32(direction))
-            values.append(step)
-    every = np.concatenate(values)
+            found.append(step)
+    every = np.concatenate(found)
     every = every[np.abs(every) <= 1]
     weight = torch.ones(len(every), 32)
     weight[:, 0] = torch.from_numpy(every)
-    codes, _ = quantize_4bit(weight, 32)
+    codes, _ = quantize_4bit(weight, 32, codebook=book)
     got = (codes.view(len(every), 16)[:, 0] >> 4).tolist()
-    assert got == [sum(float(v) > t for t in THRESHOLDS) for v in every]
+    assert got == [order[sum(float(v) > float(t) for t in thresholds)] for v in every]
+    assert_same(weight, 32, (book,))
+
+
+def test_every_bin_of_the_search_finds_the_codes_of_plain_comparison() -> None:
+    """All floats of eight mantissa bits within [-1, 1], and random ones in every bin of the search."""
+    generator = torch.Generator().manual_seed(0)
+    upper = torch.arange(0, 1 << 16, dtype=torch.int32) << 16
+    lower = torch.randint(0, 1 << 16, (4, 1 << 16), dtype=torch.int32, generator=generator)
+    every = torch.cat([upper, *(upper | row for row in lower)]).view(torch.float32)
+    every = every[every.abs() <= 1]
+    weight = torch.ones(len(every), 32)
+    weight[:, 0] = every
     assert_same(weight, 32)
+
+
+def test_the_values_of_fp4_are_those_of_bitsandbytes_bit_for_bit() -> None:
+    own, their_own = code_values(CodeBook.FP4), bnb.get_4bit_type("fp4", device="cpu")
+    assert torch.equal(own.view(torch.int32), their_own.view(torch.int32))
 
 
 @pytest.mark.parametrize("largest", [1.0, 3.4e38, 1e-38, 1.2e-38, 1e-39, 1e-45])
@@ -160,6 +185,7 @@ def test_zero_blocks_decode_to_zero() -> None:
     weight = torch.zeros(3, 65)
     codes, absmax = quantize_4bit(weight)
     assert set(codes.tolist()) == {0x77}
+    assert set(quantize_4bit(weight, codebook=CodeBook.FP4)[0].tolist()) == {0}
     assert not absmax[:-1].any()
     assert_same(weight)
     assert not dequantize_4bit(codes, absmax, (3, 65), torch.bfloat16).any()
@@ -208,13 +234,16 @@ def test_other_refusals() -> None:
 @pytest.mark.parametrize(
     ("shape", "block"), [((8, 64), 64), ((5, 7), 32), ((9, 129), 128), ((3, 4097), 64), ((1,), 32)]
 )
-def test_decode_rounds_the_float32_product_once(shape: tuple[int, ...], block: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("book", BOOKS)
+def test_decode_rounds_the_float32_product_once(
+    book: CodeBook, shape: tuple[int, ...], block: int, dtype: torch.dtype
+) -> None:
     weight = normal(shape, dtype)
-    codes, absmax = quantize_4bit(weight, block)
-    expected = obvious_dequantize(codes, absmax, weight.numel(), block).view(shape).to(dtype)
-    assert torch.equal(dequantize_4bit(codes, absmax, shape, dtype, block=block), expected)
+    codes, absmax = quantize_4bit(weight, block, codebook=book)
+    expected = obvious_dequantize(codes, absmax, weight.numel(), block, book).view(shape).to(dtype)
+    assert torch.equal(dequantize_4bit(codes, absmax, shape, dtype, block=block, codebook=book), expected)
     out = torch.full(shape, 7.0, dtype=dtype)
-    assert dequantize_4bit(codes, absmax, shape, dtype, out, block=block) is out
+    assert dequantize_4bit(codes, absmax, shape, dtype, out, block=block, codebook=book) is out
     assert torch.equal(out, expected)
 
 
@@ -226,18 +255,21 @@ def test_decode_of_every_byte_across_chunks_and_with_a_tail() -> None:
         codes = torch.randint(0, 256, (code_bytes,), dtype=torch.uint8, generator=generator)
         absmax = torch.rand(blocks, generator=generator)
         indices = torch.stack((codes >> 4, codes & 15), dim=1).view(-1)[:n].long()
-        expected = code_values()[indices] * absmax.repeat_interleave(block)[:n]
-        for dtype in DTYPES:
-            assert torch.equal(dequantize_4bit(codes, absmax, (n,), dtype, block=block), expected.to(dtype))
+        for dtype, book in product(DTYPES, BOOKS):
+            expected = (code_values(book)[indices] * absmax.repeat_interleave(block)[:n]).to(dtype)
+            assert torch.equal(dequantize_4bit(codes, absmax, (n,), dtype, block=block, codebook=book), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(8, 64), (33, 192), (5, 1024)])
-def test_decode_equals_bitsandbytes_where_its_decode_is_right(shape: tuple[int, int], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("book", BOOKS)
+def test_decode_equals_bitsandbytes_where_its_decode_is_right(
+    book: CodeBook, shape: tuple[int, int], dtype: torch.dtype
+) -> None:
     weight = normal(shape, dtype)
-    packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4", compress_statistics=False)
+    packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type=book.value, compress_statistics=False)
     expected = bnb.dequantize_4bit(packed, state)
-    assert torch.equal(dequantize_4bit(packed.view(-1), state.absmax, shape, dtype), expected)
+    assert torch.equal(dequantize_4bit(packed.view(-1), state.absmax, shape, dtype, codebook=book), expected)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

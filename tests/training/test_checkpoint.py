@@ -21,7 +21,8 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding, load_model
 from veneer.training import checkpoint
 from veneer.training.checkpoint import MANIFEST, CheckpointStore, Progress, verify
-from veneer.training.optim import AdamW
+from veneer.training.optimizers.adamw import AdamW
+from veneer.training.optimizers.base import Optimizer, RuleOptimizer
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
 
 FILES = ["adapter_config.json", "adapter_model.safetensors", "manifest.json", "optimizer.safetensors", "state.json"]
@@ -33,11 +34,11 @@ def adapter(model_path: Path) -> Trainable:
     return AdapterTraining(inject(model, LoraSpec(rank=2, alpha=4.0, target_modules=("q_proj",))), str(model_path))
 
 
-def optimizer_of(trainable: Trainable) -> AdamW:
-    return AdamW(trainable.named(), weight_decay=0.0, betas=(0.9, 0.999))
+def optimizer_of(trainable: Trainable) -> RuleOptimizer:
+    return RuleOptimizer(trainable.named(), AdamW((0.9, 0.999)), weight_decay=0.0)
 
 
-def move(trainable: Trainable, optimizer: AdamW, step: int) -> None:
+def move(trainable: Trainable, optimizer: Optimizer, step: int) -> None:
     """One step with gradients that follow from its number."""
     generator = torch.Generator().manual_seed(step)
     for parameter in trainable.named().values():
@@ -45,7 +46,7 @@ def move(trainable: Trainable, optimizer: AdamW, step: int) -> None:
     optimizer.step(0.01)
 
 
-def state_of(trainable: Trainable, optimizer: AdamW) -> dict[str, torch.Tensor]:
+def state_of(trainable: Trainable, optimizer: Optimizer) -> dict[str, torch.Tensor]:
     weights = {name: p.detach().clone() for name, p in trainable.named().items()}
     return weights | {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
 

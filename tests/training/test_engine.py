@@ -28,15 +28,17 @@ from veneer.model.decoder import CausalLM
 from veneer.training.checkpoint import CheckpointStore, Progress, verify
 from veneer.training.engine import Engine
 from veneer.training.objective import Sums, mean_loss, supervised_cross_entropy
-from veneer.training.optim import AdamW, RateSchedule
+from veneer.training.optim import RateSchedule
+from veneer.training.optimizers.adamw import AdamW
+from veneer.training.optimizers.base import RuleOptimizer
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
 
 
-class RecordingAdamW(AdamW):
+class RecordingAdamW(RuleOptimizer):
     """Notes the gradients of every step, as they are applied."""
 
     def __init__(self, parameters: dict[str, nn.Parameter]):
-        super().__init__(parameters, weight_decay=0.0, betas=(0.9, 0.999))
+        super().__init__(parameters, AdamW((0.9, 0.999)), weight_decay=0.0)
         self.seen: list[dict[str, torch.Tensor]] = []
 
     def step(self, learning_rate: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
@@ -10,8 +10,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from veneer.adapters.dora import DoraLinear
+from veneer.adapters.embedding import TokenHead
+from veneer.adapters.linear import LoraLinear
 from veneer.adapters.part import Part
-from veneer.adapters.saved import Place
+from veneer.adapters.saved import Place, SavedModule
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear, CausalLM, Embedding, RmsNorm
@@ -30,6 +33,11 @@ class Adapter:
     def layers(self) -> dict[str, Part]:
         """The outermost part of every path."""
         return dict(self.parts)
+
+    def updates(self) -> dict[str, LoraLinear]:
+        """The low-rank updates of linear layers, by path."""
+        found = [(path, part.lora if isinstance(part, DoraLinear) else part) for path, part in self.parts]
+        return {path: part for path, part in found if isinstance(part, LoraLinear)}
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """Everything that is trained, by the names of `tensors()`."""
@@ -79,23 +87,27 @@ class Adapter:
             for (_, part), enabled in zip(self.parts, before, strict=True):
                 part.enabled = enabled
 
-    def merged(self, read: Callable[[str], Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
+    @property
+    def keeps_tie(self) -> bool:
+        """Whether what is trained of an embedding is trained of the head that is tied to it, so that they stay one."""
+        return any(isinstance(part, TokenHead | SavedModule) and part.tied for _, part in self.parts)
+
+    def base_of(self, path: str) -> nn.Module | None:
+        """The module that the adapter found at a path and stands on, or None where it has no part there."""
+        return next((cast(nn.Module, part.base) for place, part in self.parts if place == path), None)
+
+    def merged(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the base that the adapter changes, with the adapter in it, one module at a time.
 
         Yields its full name (`model.layers.0.self_attn.q_proj.weight`) and the tensor in float64, so that it is rounded
-        once by whoever writes it. Of a tied model, embedding and head are two tensors here: where they differ, or only
-        one of them is yielded, they have parted.
-
-        Args:
-            read: gives the tensors of another base by name, in place of the weights that the adapter stands on.
+        once by whoever writes it. Of a tied model, embedding and head are two tensors here; unless `keeps_tie`, a
+        change of either parts them.
         """
         found: dict[str, list[Part]] = {}
         for path, part in self.parts:
             found.setdefault(path, []).append(part)
         for path, parts in found.items():
             tensors = base_tensors(parts[0].base)
-            if read is not None:
-                tensors = {name: read(f"{path}.{name}").double() for name in tensors}
             for part in parts:
                 part.fold(tensors)
             yield from ((f"{path}.{name}", tensor) for name, tensor in tensors.items())

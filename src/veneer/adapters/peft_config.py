@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.dora import DoraLinear
 from veneer.adapters.embedding import LoraEmbedding
 from veneer.adapters.linear import LoraLinear
-from veneer.adapters.part import Part
 from veneer.adapters.saved import SavedModule
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, names_path
@@ -73,7 +71,8 @@ def is_plain(spec: LoraSpec) -> bool:
 def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> dict[str, Any]:
     """The content of `adapter_config.json` for `adapter` over the model `base`."""
     spec = adapter.spec
-    updates = {path: update for path, part in adapter.parts if (update := _update(part)) is not None}
+    embeddings = {path: part for path, part in adapter.parts if isinstance(part, LoraEmbedding)}
+    updates: dict[str, LoraLinear | LoraEmbedding] = {**embeddings, **adapter.updates()}
     saved = [path for path, part in adapter.parts if isinstance(part, SavedModule) and part.trained()]
     return {
         "auto_mapping": None,
@@ -97,12 +96,6 @@ def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> 
         "use_dora": spec.variant is Variant.DORA,
         **_ranks(spec, updates),
     }
-
-
-def _update(part: Part) -> LoraLinear | LoraEmbedding | None:
-    if isinstance(part, DoraLinear):
-        return part.lora
-    return part if isinstance(part, LoraLinear | LoraEmbedding) else None
 
 
 def _ranks(spec: LoraSpec, updates: Mapping[str, LoraLinear | LoraEmbedding]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class SavedModule:
 
     def __init__(self, place: Place, base: nn.Module, own: nn.Module, *, tied: bool = False):
         self.base, self.own = base, own
-        self._place, self._tied = place, tied
+        self._place, self.tied = place, tied
         self._enabled = False
         self.enabled = True
 
@@ -87,7 +87,7 @@ class SavedModule:
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The module's own parameters; see `Part`."""
-        return {} if self._tied else dict(self.own.named_parameters())
+        return {} if self.tied else dict(self.own.named_parameters())
 
     def tensors(self) -> dict[str, Tensor]:
         """The same, those of a tie once more: PEFT looks for them. See `Part`."""

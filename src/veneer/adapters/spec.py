@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from veneer.adapters.targets import (
     ALL_LINEAR,
@@ -48,7 +48,8 @@ class LoraSpec:
 
     @classmethod
     def of(cls, section: LoraSection) -> LoraSpec:
-        """The adapter that a run's configuration asks for."""
+        """The adapter that a run's configuration asks for; its rank must have been chosen."""
+        assert section.rank != "auto"
         return cls(
             rank=section.rank,
             alpha=section.alpha,
@@ -68,6 +69,10 @@ class LoraSpec:
             tied_modules=True,
             trainable_tokens={EMBEDDING: section.trainable_tokens} if section.trainable_tokens else {},
         )
+
+    def with_rank(self, rank: int) -> LoraSpec:
+        """The same with one rank for all updates."""
+        return replace(self, rank=rank, rank_pattern={})
 
     @property
     def scale(self) -> float:

@@ -13,17 +13,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from veneer.adapters.adapter import Adapter, remove
-from veneer.adapters.dora import MAGNITUDE, DoraLinear
+from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKENS
 from veneer.adapters.inject import inject
-from veneer.adapters.linear import LoraLinear
 from veneer.adapters.peft_config import adapter_config, is_plain, parse_config
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, by_pattern
 from veneer.config import Init
 from veneer.errors import AdapterError, listing
 from veneer.io.files import write_tensors, write_text
-from veneer.model.decoder import CausalLM, DenseLinear
+from veneer.model.decoder import CausalLM
+from veneer.quant.int8 import Int8Linear
+from veneer.quant.packed import PackedLinear
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -192,11 +193,10 @@ def _with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Pa
         AdapterError: the base is quantised, so that it is not the weight that the start was taken from.
     """
     whole = dict(tensors)
-    for path, part in adapter.parts:
-        layer = part.lora if isinstance(part, DoraLinear) else part
-        if not isinstance(layer, LoraLinear) or layer.subtracted_a is None or layer.subtracted_b is None:
+    for path, layer in adapter.updates().items():
+        if layer.subtracted_a is None or layer.subtracted_b is None:
             continue
-        if not isinstance(layer.base, DenseLinear):
+        if isinstance(layer.base, PackedLinear | Int8Linear):
             raise AdapterError(
                 f"{directory}: init_lora_weights {adapter.spec.init.value!r} takes its start from the base in full "
                 "precision, and this base is quantised; load it with method lora, or convert it with PEFT "

@@ -18,7 +18,7 @@ from typing import Any
 from veneer.data.formats import BadRow, Message, Record, kind, to_record
 from veneer.errors import DataError, listing
 
-__all__ = ["SUFFIXES", "Message", "Record", "duplicates", "overlap", "read_records"]
+__all__ = ["SUFFIXES", "Message", "Record", "duplicates", "overlap", "read_records", "read_rows"]
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -32,6 +32,15 @@ def read_records(path: Path | str) -> list[Record]:
         DataError: the file is missing, of an unknown kind or without rows, or some rows cannot be used; one error
             names all of them (at most 20 shown, with the count of the rest).
     """
+    return [record for record, _ in read_rows(path)]
+
+
+def read_rows(path: Path | str) -> list[tuple[Record, Any]]:
+    """Every row of a file as a record, and as the file has it.
+
+    Raises:
+        DataError: as `read_records`.
+    """
     path = Path(path)
     if path.is_dir():
         raise DataError(f"{path} is a folder; name one data file ({', '.join(SUFFIXES)})")
@@ -41,14 +50,14 @@ def read_records(path: Path | str) -> list[Record]:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path} ends in {path.suffix!r}; veneer reads {', '.join(SUFFIXES)}")
-    records: list[Record] = []
+    records: list[tuple[Record, Any]] = []
     problems: list[str] = []
     try:
         for where, row in reader(path):
             try:
                 if isinstance(row, BadRow):
                     raise row
-                records.append(to_record(row, where))
+                records.append((to_record(row, where), row))
             except BadRow as problem:
                 problems.append(f"{where}: {problem}")
     except OSError as error:

@@ -41,7 +41,8 @@ class RowScore:
     supervised: int
     answer: str | None
     """None where the row has no answer to generate (plain text)."""
-    exact: bool | None
+    exact: float | None
+    """1 or 0; in a mean over several models, their share."""
     fields: float | None
     """Share of the reference's fields that are right; None where the reference is no JSON object."""
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from veneer.errors import ModelError, listing
 from veneer.io.gguf import MAPPED_BYTES, GgufCheckpoint
+from veneer.io.prequantised import StoredFormat, StoredTensors, StoredWeight, check_method
 from veneer.io.tokenizer import Tokenizer, from_directory
 
 INDEX = "model.safetensors.index.json"
@@ -42,6 +43,9 @@ class Checkpoint(Protocol):
     """Hugging Face config.json content (made from the metadata for GGUF)."""
     generation_config: Mapping[str, Any]
     """generation_config.json, or empty."""
+    stored: Mapping[str, StoredFormat]
+    """The weights that the files hold quantised by bitsandbytes, by name. They stand in `names` and have the shape of
+    what they decode to; `read` refuses them, `read_stored` hands out their parts."""
 
     def names(self) -> list[str]:
         """Hugging Face names of all tensors."""
@@ -53,6 +57,10 @@ class Checkpoint(Protocol):
 
     def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """A fresh, contiguous, writable CPU tensor in `dtype`. Raises ModelError where it cannot be read."""
+        ...
+
+    def read_stored(self, name: str) -> StoredWeight:
+        """The parts of one of `stored`, copied to the CPU as they are. Raises ModelError for another name."""
         ...
 
     def tokenizer(self) -> Tokenizer:
@@ -162,6 +170,7 @@ class SafetensorsCheckpoint:
         if not self.path.is_dir():
             raise ModelError(f"{self.path} is not a directory.")
         self.config: Mapping[str, Any] = _read_object(self.path / "config.json")
+        check_method(str(self.path), self.config)
         generation = self.path / "generation_config.json"
         self.generation_config: Mapping[str, Any] = _read_object(generation) if generation.is_file() else {}
         self._shards = {file: _open_shard(self.path / file) for file in self._shard_files()}
@@ -175,13 +184,18 @@ class SafetensorsCheckpoint:
         absent = [f"{name} (in {file})" for name, file in self._index.items() if name not in self._where]
         if absent:
             raise ModelError(f"{self.path / INDEX} lists tensors that the shards do not hold:\n{listing(absent)}")
+        self._quantised = StoredTensors(str(self.path), self._where, self._raw, self._stored_shape)
+        self.stored: Mapping[str, StoredFormat] = self._quantised.formats
 
     def names(self) -> list[str]:
         """Names of all tensors, sorted."""
-        return sorted(self._where)
+        return sorted(self._where.keys() - self._quantised.parts)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor. Raises ModelError for an unknown name."""
+        return self.stored[name].shape if name in self.stored else self._stored_shape(name)
+
+    def _stored_shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._shard(name).get_slice(name).get_shape())
 
     def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
@@ -190,18 +204,31 @@ class SafetensorsCheckpoint:
         Raises:
             ModelError: there is no such tensor, or its stored type is not F32, F16, BF16 or F64.
         """
-        shard, file = self._shard(name), self._where[name]
-        kind = shard.get_slice(name).get_dtype()
-        if kind not in _READABLE:
+        kind = self._shard(name).get_slice(name).get_dtype()
+        if kind not in _READABLE or name in self.stored:
             raise ModelError(
                 f"{self.path}: the tensor {name} is stored as {kind}, and {', '.join(_READABLE)} are read. "
                 "Use the model's unquantised checkpoint."
             )
+        return self._mapped(name).to(dtype, copy=True, memory_format=torch.contiguous_format)
+
+    def read_stored(self, name: str) -> StoredWeight:
+        """The parts of a weight that is stored quantised. Raises ModelError where it is not."""
+        if name not in self.stored:
+            raise ModelError(f"{self.path}: the tensor {name} is not stored quantised.")
+        return self._quantised.read(name)
+
+    def _raw(self, name: str) -> torch.Tensor:
+        return self._mapped(name).clone()
+
+    def _mapped(self, name: str) -> torch.Tensor:
+        """One tensor in the mapped file, to be copied at once: one that is held keeps its mapping."""
+        shard, file = self._shard(name), self._where[name]
         mapped: torch.Tensor = shard.get_tensor(name)
         self._touched[file] += mapped.nbytes
         if self._touched[file] > MAPPED_BYTES:
             self._shards[file], self._touched[file] = _open_shard(self.path / file), 0
-        return mapped.to(dtype, copy=True, memory_format=torch.contiguous_format)
+        return mapped
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer beside the model. Raises ModelError where it is missing or damaged."""

@@ -23,6 +23,7 @@ from gguf.quants import dequantize
 from veneer.errors import ModelError, listing
 from veneer.io.gguf_header import GgufHeader, TensorInfo, read_header
 from veneer.io.gguf_tokenizer import from_gguf
+from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.tokenizer import Tokenizer
 
 CHUNK = 1 << 18
@@ -84,6 +85,7 @@ class GgufCheckpoint:
             )
         self.config: Mapping[str, Any] = family.config(self.path, self.header)
         self.generation_config: Mapping[str, Any] = {}
+        self.stored: Mapping[str, StoredFormat] = {}  # GGUF's own formats are decoded by `read`
         self._entries = _entries(self.path, self.header, family, self.config)
         self._data, self._touched = self._mapped(), 0
 
@@ -124,6 +126,10 @@ class GgufCheckpoint:
             else:
                 out[target[start : start + step]] = part.to(dtype)
         return out.view(info.shape)
+
+    def read_stored(self, name: str) -> StoredWeight:
+        """No weight of a GGUF file is in bitsandbytes' formats: raises ModelError."""
+        raise ModelError(f"{self.path}: the tensor {name} is not stored in a format of bitsandbytes.")
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer in the file's metadata. Raises ModelError where it is missing or of an unknown kind."""

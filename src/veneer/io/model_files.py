@@ -3,35 +3,93 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.files import write_tensors, write_text
+from veneer.io.prequantised import CONFIG_KEY
+from veneer.io.stream import TensorWriter
 
+WEIGHTS_FILE = "model.safetensors"
 _NAMES = {"torch.float32": "float32", "torch.bfloat16": "bfloat16", "torch.float16": "float16"}
 
 
-def save_model(directory: Path, tensors: Mapping[str, Tensor], origin: Checkpoint) -> None:
+def save_model(
+    directory: Path,
+    tensors: Mapping[str, Tensor],
+    origin: Checkpoint,
+    *,
+    quantization: Mapping[str, Any] | None = None,
+) -> None:
     """Write `tensors` under their Hugging Face names, with everything else taken from `origin`.
 
     Args:
         directory: an existing folder.
-        tensors: all weights; a tied head is left out, as its tensor is the embedding's.
+        tensors: all weights, the first of them in the model's dtype; a tied head is left out, as its tensor is the
+            embedding's.
         origin: where configuration and tokenizer come from.
+        quantization: what config.json says of how `tensors` are quantised, if they are.
 
     Raises:
         OutputError: a file cannot be written.
     """
-    dtype = str(next(iter(tensors.values())).dtype)
-    config = {**origin.config, "torch_dtype": _NAMES[dtype]}
+    write_tensors(directory / WEIGHTS_FILE, tensors, {"format": "pt"})
+    dtype = _NAMES[str(next(iter(tensors.values())).dtype)]
+    _save_rest(directory, {"torch_dtype": dtype}, origin, quantization)
+
+
+def stream_model(
+    directory: Path,
+    names: Iterable[str],
+    tensors: Iterable[tuple[str, Tensor]],
+    origin: Checkpoint,
+    *,
+    quantization: Mapping[str, Any] | None = None,
+) -> dict[str, tuple[int, ...]]:
+    """Write tensors as they come, holding one at a time, with everything else taken from `origin`.
+
+    Args:
+        directory: an existing folder.
+        names: every name that `tensors` may yield, or as many and as long ones.
+        tensors: all weights, the embedding in the model's dtype. A head among them says that the embedding is not the
+            head; without one it is.
+        origin: where configuration and tokenizer come from.
+        quantization: as in `save_model`.
+
+    Returns:
+        The shape of every tensor that was written.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    changes: dict[str, Any] = {}
+    with TensorWriter(directory / WEIGHTS_FILE, names, {"format": "pt"}) as file:
+        for name, tensor in tensors:
+            file.write(name, tensor)
+            shapes[name] = tuple(tensor.shape)
+            if name == "model.embed_tokens.weight":
+                changes = {"torch_dtype": _NAMES[str(tensor.dtype)], "vocab_size": len(tensor)}
+    changes["tie_word_embeddings"] = "lm_head.weight" not in shapes
+    _save_rest(directory, changes, origin, quantization)
+    return shapes
+
+
+def _save_rest(
+    directory: Path, changes: Mapping[str, Any], origin: Checkpoint, quantization: Mapping[str, Any] | None
+) -> None:
+    """Configuration, generation settings and tokenizer of `origin`."""
+    config = {**origin.config, **changes}
     config.pop("dtype", None)
-    config.pop("quantization_config", None)
+    config.pop(CONFIG_KEY, None)
+    if quantization is not None:
+        config[CONFIG_KEY] = dict(quantization)
     write_text(directory / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
     if origin.generation_config:
         generation = json.dumps(dict(origin.generation_config), indent=2, sort_keys=True)
         write_text(directory / "generation_config.json", generation + "\n")
-    write_tensors(directory / "model.safetensors", tensors, {"format": "pt"})
     origin.tokenizer().save(directory)

@@ -16,7 +16,17 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("attention.c", "attention_bf16.c", "elementwise.c", "int8.c", "losses.c", "outer.c", "products.c", "quant.c")
+SOURCES = (
+    "attention.c",
+    "attention_bf16.c",
+    "elementwise.c",
+    "int8.c",
+    "losses.c",
+    "optimizer.c",
+    "outer.c",
+    "products.c",
+    "quant.c",
+)
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 
 _AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512")

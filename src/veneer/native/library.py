@@ -63,6 +63,17 @@ class Documents:
     """Where above 0, document 0 has so many tokens and is the common beginning that all the others see."""
 
 
+@dataclass(frozen=True, slots=True)
+class CodedMoment:
+    """A moment in 8 bits: its codes and scales, and the tables of its map (`veneer.quant.dynamic`)."""
+
+    codes: Tensor
+    absmax: Tensor
+    values: Tensor
+    below: Tensor
+    thresholds: Tensor
+
+
 class Kernels:
     """The functions of one compiled library."""
 
@@ -249,6 +260,24 @@ class Kernels:
             wide.shape[1],
             int(turned),
             _pointer(out),
+        )
+
+    def adamw8bit(
+        self, weights: Tensor, grads: Tensor, mean: CodedMoment, square: CodedMoment, betas: tuple[float, float],
+        shrink: float, rate: float, root: float, epsilon: float,
+    ) -> None:  # fmt: skip
+        """A step over float32 `weights` and `grads` of one length, in place; see optimizer.c for the formula."""
+        states = [_pointer(tensor) for moment in (mean, square) for tensor in (moment.codes, moment.absmax)]
+        tables = [_pointer(tensor) for m in (mean, square) for tensor in (m.values, m.below, m.thresholds)]
+        self._call(
+            "adamw8bit",
+            _pointer(weights),
+            _pointer(grads),
+            *states,
+            *tables,
+            ctypes.c_int64(weights.numel()),
+            *(ctypes.c_float(number) for beta in betas for number in (beta, 1 - beta)),
+            *(ctypes.c_float(number) for number in (shrink, rate, root, epsilon)),
         )
 
     def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:

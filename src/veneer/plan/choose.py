@@ -191,7 +191,7 @@ def _ways_out(setup: Setup, compute: ComputeSection, cut: Cut, limit: Limit, sta
     lighter = [
         (f"method={method.value}", replace(setup, method=method))
         for method in (Method.LORA, Method.QLORA)
-        if setup.full or (setup.method is Method.LORA and method is Method.QLORA)
+        if setup.full or (not setup.quantized and method is Method.QLORA)
     ]
     for label, other in lighter:
         attempt(label, other, auto, cut.longest, one_row)

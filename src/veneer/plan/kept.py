@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import Factors, Variant
-from veneer.plan.setup import Cut, Linear, Setup
+from veneer.plan.setup import Cut, Setup
+from veneer.plan.trained import Linear
 
 STATISTIC = 4
 """Bytes of a float32 number: a norm's rstd, a row's log-sum-exp, an angle's cosine."""
@@ -46,13 +47,8 @@ def kept_by_layer(setup: Setup, cut: Cut, layer: int, *, learned: bool) -> int:
         elif (ranked and _keeps_inputs(setup) and not setup.lora.dropout) or any(lines[leaf].saved for leaf in leaves):
             total += own_input
         total += sum(_by_linear(setup, lines[leaf], tokens, learned=learned) for leaf in leaves)
-        learned = learned or ranked or any(_learns(setup, lines[leaf]) for leaf in leaves)
+        learned = learned or ranked or any(setup.learns(lines[leaf]) for leaf in leaves)
     return total
-
-
-def _learns(setup: Setup, line: Linear) -> bool:
-    """Whether anything of a linear layer is trained."""
-    return setup.full or setup.trained_of(line) > 0
 
 
 def _keeps_inputs(setup: Setup) -> bool:
@@ -122,7 +118,7 @@ def kept_activations(setup: Setup, cut: Cut, *, recompute: bool) -> int:
     """Bytes kept from forward to backward, all layers; with recomputation each layer keeps its input alone."""
     learned, total = setup.learns_in_front, kept_outside(setup, cut)
     for number, lines in enumerate(setup.linears):
-        adapted = any(_learns(setup, line) for line in lines.values()) or setup.saves(
+        adapted = any(setup.learns(line) for line in lines.values()) or setup.saves(
             f"model.layers.{number}.input_layernorm", f"model.layers.{number}.post_attention_layernorm"
         )
         if not recompute:

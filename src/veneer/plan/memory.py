@@ -15,9 +15,10 @@ from resource import getpagesize
 from veneer.config import Method, Products, Variant
 from veneer.losses import CHUNK_ROWS
 from veneer.plan.kept import kept_activations, largest_layer
+from veneer.plan.optimizer import state_bytes
 from veneer.plan.setup import Cut, Setup
 from veneer.products import compiled
-from veneer.quant.codes import NESTED_BLOCK, packed_sizes
+from veneer.quant.schemes import decode_scratch, packed_bytes
 
 MB = 10**6
 FIRST_USE = 36 * MB
@@ -122,11 +123,10 @@ def base_bytes(setup: Setup) -> int:
     for line in chain.from_iterable(layer.values() for layer in setup.linears):
         if setup.products is Products.INT8:
             total += 2 * line.weights + 8 * (line.inputs + line.outputs)
-        elif setup.method is Method.QLORA:
-            codes, blocks = packed_sizes(line.weights, setup.block)
-            total += codes + (blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 if setup.double_quant else 4 * blocks)
-        else:
+        elif line.path in setup.dense:
             total += line.weights * size
+        else:
+            total += packed_bytes(line.outputs, line.inputs, setup.quant)
     return total
 
 
@@ -153,9 +153,9 @@ def memory(setup: Setup, cut: Cut, *, recompute: bool, start: int | None = None)
     return Memory(
         runtime=runtime,
         base=base_bytes(setup),
-        adapters=4 * (setup.adapter_weights + setup.subtracted_weights),
+        adapters=4 * setup.adapter_weights,
         gradients=gradients,
-        optimizer=2 * gradients,
+        optimizer=state_bytes(setup),
         activations=activations,
         logits=logits,
         workspace=workspace,
@@ -212,9 +212,9 @@ def _workspace(setup: Setup, cut: Cut) -> int:
 
 def _decoded(setup: Setup) -> int:
     """Bytes of the largest weight, decoded for a product, and of its scales."""
-    if setup.method is not Method.QLORA or setup.products is Products.INT8:
+    if setup.products is Products.INT8:
         return 0
-    return setup.largest_matrix * setup.dtype.itemsize + setup.largest_matrix // setup.block * 8
+    return setup.largest_packed * setup.dtype.itemsize + decode_scratch(setup.largest_packed, setup.quant, setup.device)
 
 
 def _evaluation(setup: Setup, cut: Cut) -> int:
@@ -248,6 +248,8 @@ def _loading(setup: Setup) -> int:
     """Mapped pages of the file, the largest tensor beside its packed form, and the packing's own memory."""
     whole = setup.linear_weights + setup.other_weights
     mapped = min(MAPPED + 4 * setup.head_weights, FILE_BYTES * whole) if setup.device == "cpu" else 0
+    if setup.stored:
+        return mapped
     if setup.method is Method.QLORA:
         return mapped + setup.largest_matrix * (setup.dtype.itemsize + 4) + QUANTISE_SCRATCH
     return mapped

@@ -7,45 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 
 import torch
 
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, names_path
-from veneer.config import Bias, Factors, Init, Method, Products, RunConfig, Variant
+from veneer.config import Factors, Init, Method, OptimizerName, Products, QuantSection, RunConfig
 from veneer.errors import AdapterError, listing
 from veneer.model.spec import DecoderSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """One linear layer of the decoder, and the rank of the adapter on it (0: none)."""
-
-    path: str
-    inputs: int
-    outputs: int
-    bias: bool
-    rank: int
-    subtracted: bool = False
-    """Whether the pair that the update starts with is held beside it, and multiplied with."""
-    saved: bool = False
-    """Whether the layer is trained whole."""
-
-    @property
-    def weights(self) -> int:
-        """Elements of the weight."""
-        return self.inputs * self.outputs
-
-    @property
-    def width(self) -> int:
-        """Rank of the product that is made."""
-        return 2 * self.rank if self.subtracted else self.rank
-
-    @property
-    def adapter(self) -> int:
-        """Elements of A and B."""
-        return self.rank * (self.inputs + self.outputs)
-
+from veneer.plan.trained import Linear, Shape, by_adapter, by_full, by_linear, norm_paths
+from veneer.quant.schemes import skipped
 
 LEAVES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -103,31 +75,45 @@ class Setup:
     threads: int = 1
     lora: LoraSpec = field(default=LoraSpec(rank=16, alpha=32.0))
     """The adapter; of no meaning where everything is trained."""
-    block: int = 64
-    double_quant: bool = True
+    quant: QuantSection = field(default_factory=QuantSection)
+    stored: bool = False
+    """Whether the base's files are quantised already, as `quant` says: then it is held so under every method."""
     products: Products = Products.EXACT
+    optimizer: OptimizerName = OptimizerName.ADAMW
     linears: list[dict[str, Linear]] = field(init=False, repr=False, compare=False)
+    dense: frozenset[str] = field(init=False, repr=False, compare=False)
+    """Paths of the linear layers that a quantised base keeps in `dtype`."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "linears", decoder_linears(self.spec, None if self.full else self.lora))
+        linears = decoder_linears(self.spec, None if self.full else self.lora)
+        paths = [line.path for layer in linears for line in layer.values()]
+        object.__setattr__(self, "linears", linears)
+        dense = skipped(paths, self.quant.skip_modules) if self.quantized else frozenset(paths)
+        object.__setattr__(self, "dense", dense)
         if not self.full:
-            self._check_adapter()
+            self._check_adapter(paths)
 
-    def _check_adapter(self) -> None:
+    def _check_adapter(self, linears: list[str]) -> None:
         """Refuse what `inject` would refuse, before there is a model.
 
         Raises:
             AdapterError: the adapter names what the model has not, or trains something two ways.
         """
-        linears = [line.path for layer in self.linears for line in layer.values()]
-        norms = ("input_layernorm", "post_attention_layernorm")
-        modules = [f"model.layers.{layer}.{norm}" for layer in range(self.spec.num_layers) for norm in norms]
         targets = self.lora.targets(linears)
-        saved = self.lora.saved([EMBEDDING, *linears, *modules, "model.norm", HEAD], targets)
+        saved = self.lora.saved([EMBEDDING, *linears, *norm_paths(self.spec), HEAD], targets)
         self.lora.check_tokens(self.spec.vocab_size, tied=self.spec.tied_head, busy={*saved, *targets})
 
     @classmethod
-    def of(cls, config: RunConfig, spec: DecoderSpec, dtype: torch.dtype, device: str, threads: int) -> Setup:
+    def of(
+        cls,
+        config: RunConfig,
+        spec: DecoderSpec,
+        dtype: torch.dtype,
+        device: str,
+        threads: int,
+        *,
+        stored: bool = False,
+    ) -> Setup:
         """The setup of a run."""
         return cls(
             spec=spec,
@@ -136,9 +122,10 @@ class Setup:
             device=device,
             threads=threads,
             lora=LoraSpec.of(config.lora),
-            block=config.quant.block,
-            double_quant=config.quant.double_quant,
+            quant=config.quant,
+            stored=stored,
             products=config.compute.products,
+            optimizer=config.train.optimizer,
         )
 
     @property
@@ -146,9 +133,14 @@ class Setup:
         """Whether every weight is trained."""
         return self.method is Method.FULL
 
+    @property
+    def quantized(self) -> bool:
+        """Whether the base's linear layers are held quantised."""
+        return self.method is Method.QLORA or self.stored
+
     def with_rank(self, rank: int) -> Setup:
         """The same with one rank for all updates."""
-        return replace(self, lora=replace(self.lora, rank=rank, rank_pattern={}))
+        return replace(self, lora=self.lora.with_rank(rank))
 
     @cached_property
     def updated(self) -> frozenset[str]:
@@ -204,60 +196,44 @@ class Setup:
         return self.head_weights * (1 if spec.tied_head else 2) + norms + biases
 
     @cached_property
-    def adapter_weights(self) -> int:
-        """Elements of all that an adapter trains: A and B, magnitudes, biases, modules and rows."""
-        return sum(self.trained_of(line) for layer in self.linears for line in layer.values()) + self._trained_outside
+    def trained(self) -> list[tuple[str, Shape]]:
+        """Name and shape of everything that the optimiser changes."""
+        if self.full:
+            return list(by_full(self.spec, self.linears))
+        return list(by_adapter(self.spec, self.linears, self.lora, self.updated))
 
-    def trained_of(self, line: Linear) -> int:
-        """Elements of one linear layer that an adapter trains."""
-        lora = self.lora
-        total = line.rank * (line.outputs + (line.inputs if lora.factors is Factors.BOTH else 0))
-        if line.rank and lora.variant is Variant.DORA:
-            total += line.outputs
-        if line.bias and (lora.bias is Bias.ALL or (lora.bias is Bias.LORA_ONLY and line.rank)):
-            total += line.outputs
-        return total + (line.weights + (line.outputs if line.bias else 0) if line.saved else 0)
+    @cached_property
+    def trained_weights(self) -> int:
+        """Elements that the optimiser changes."""
+        return sum(prod(shape) for _, shape in self.trained)
 
     @property
-    def _trained_outside(self) -> int:
+    def adapter_weights(self) -> int:
+        """Elements of an adapter: those that are trained, A where it is not, and pairs that are subtracted."""
         if self.full:
             return 0
-        spec, lora = self.spec, self.lora
-        both = spec.vocab_size + spec.hidden_size
-        total = sum(lora.rank_of(path) * both for path in self.updated)
-        if lora.variant is Variant.DORA:
-            sizes = {EMBEDDING: spec.hidden_size, HEAD: spec.vocab_size}
-            total += sum(sizes[path] for path in self.updated)
-        if HEAD in self.updated and lora.factors is Factors.B:
-            total -= lora.rank_of(HEAD) * spec.hidden_size
-        total += len(self.saved) * self.head_weights
-        total += sum(len(ids) for ids in lora.trainable_tokens.values()) * spec.hidden_size
-        return total + self._saved_norms
+        lines = [line for layer in self.linears for line in layer.values()]
+        still = sum(line.rank * line.inputs for line in lines) if self.lora.factors is Factors.B else 0
+        return self.trained_weights + still + sum(line.factors for line in lines if line.subtracted)
 
-    @property
-    def _saved_norms(self) -> int:
-        leaves = ("input_layernorm", "post_attention_layernorm")
-        paths = [f"model.layers.{layer}.{leaf}" for layer in range(self.spec.num_layers) for leaf in leaves]
-        return sum(self.saves(path) for path in (*paths, "model.norm")) * self.spec.hidden_size
+    def learns(self, line: Linear) -> bool:
+        """Whether anything of a linear layer is trained."""
+        return self.full or any(True for _ in by_linear(line, self.lora))
 
     def saves(self, *paths: str) -> bool:
         """Whether any of the modules is trained whole beside an adapter."""
         return not self.full and any(names_path(name, path) for name in self.lora.modules_to_save for path in paths)
 
     @property
-    def subtracted_weights(self) -> int:
-        """Elements of the pairs that updates start with and that are held beside them."""
-        return sum(line.adapter for layer in self.linears for line in layer.values() if line.subtracted)
-
-    @property
-    def trained_weights(self) -> int:
-        """Elements that the optimiser changes."""
-        return self.linear_weights + self.other_weights if self.full else self.adapter_weights
-
-    @property
     def largest_matrix(self) -> int:
         """Elements of the largest linear layer's weight."""
         return max(line.weights for line in self.linears[0].values())
+
+    @cached_property
+    def largest_packed(self) -> int:
+        """Elements of the largest weight that is held quantised; 0 where none is."""
+        sizes = [line.weights for layer in self.linears for line in layer.values() if line.path not in self.dense]
+        return max(sizes, default=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from veneer.config import Method
 from veneer.errors import ConfigError, nearest
+from veneer.plan.optimizer import state_bytes
 from veneer.plan.setup import Cut, Setup
 
 PROBE_SECONDS = 0.05
@@ -136,7 +136,7 @@ def overhead_operations(setup: Setup) -> float:
         per_layer, per_weight = LAYER_TOKENS_CPU, READ_TOKENS_CPU
     else:
         per_layer, per_weight = LAYER_TOKENS_GPU, READ_TOKENS_GPU
-    if setup.method is Method.QLORA:
+    if setup.quantized:
         per_weight += DECODE_TOKENS_CPU if setup.device == "cpu" else DECODE_TOKENS_GPU
     return setup.spec.num_layers * per_layer + 4 * setup.linear_weights * per_weight
 
@@ -174,4 +174,4 @@ def disk(setup: Setup) -> Disk:
     """Sizes of a run's files, headers left out."""
     trained = 4 * setup.trained_weights
     whole = setup.linear_weights + setup.other_weights
-    return Disk(trained, 3 * trained, whole * setup.dtype.itemsize)
+    return Disk(trained, trained + state_bytes(setup), whole * setup.dtype.itemsize)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from veneer.errors import CheckpointError, listing
 from veneer.io.files import atomic_folder, remove_folder, remove_partial, sha256, write_tensors
-from veneer.training.optim import AdamW
+from veneer.training.optimizers.base import Optimizer
 from veneer.training.trainable import Trainable
 
 MANIFEST = "manifest.json"
@@ -66,7 +66,7 @@ class CheckpointStore:
         found = [entry.name.removeprefix("step-") for entry in self.root.glob("step-*") if entry.is_dir()]
         return sorted(int(name) for name in found if name.isdigit())
 
-    def save(self, progress: Progress, trainable: Trainable, optimizer: AdamW) -> Path:
+    def save(self, progress: Progress, trainable: Trainable, optimizer: Optimizer) -> Path:
         """Write the checkpoint of `progress.step` and delete those beyond `keep`.
 
         Raises:
@@ -92,7 +92,7 @@ class CheckpointStore:
         for step in set(steps[: -self.keep]) - {best_step}:
             remove_folder(self.path(step))
 
-    def restore(self, trainable: Trainable, optimizer: AdamW, warn: Callable[[str], None]) -> Progress:
+    def restore(self, trainable: Trainable, optimizer: Optimizer, warn: Callable[[str], None]) -> Progress:
         """Load the newest sound checkpoint into `trainable` and `optimizer`.
 
         Args:
@@ -121,7 +121,7 @@ class CheckpointStore:
             "Start again in another output folder."
         )
 
-    def _take(self, folder: Path, trainable: Trainable, optimizer: AdamW) -> Progress:
+    def _take(self, folder: Path, trainable: Trainable, optimizer: Optimizer) -> Progress:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         try:
             identity, progress = state["identity"], Progress(**state["progress"])

@@ -21,7 +21,8 @@ from veneer.model.decoder import CausalLM
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import Objective
-from veneer.training.optim import AdamW, RateSchedule, clip, global_norm
+from veneer.training.optim import RateSchedule, clip, global_norm
+from veneer.training.optimizers.base import Optimizer
 from veneer.training.trainable import Trainable
 
 
@@ -45,7 +46,7 @@ class Engine:
     trainable: Trainable
     objective: Objective
     source: StepSource
-    optimizer: AdamW
+    optimizer: Optimizer
     schedule: RateSchedule
     clip: float
     seed: int

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import torch
 
-from veneer.config import ComputeSection, Dtype, Recompute, RunConfig, read_yaml
+from veneer.config import ComputeSection, Dtype, Method, Recompute, RunConfig, read_yaml
 from veneer.errors import ConfigError
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import describe
+from veneer.io.prequantised import described_quantisation
+from veneer.load import linear_paths, refuse_training
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.plan.choose import device_bytes, limit_of
 from veneer.plan.plan import Plan, make_plan
 from veneer.plan.setup import Cut, Setup
 from veneer.plan.time import Rate, card, probe, published
+from veneer.training.recommend import completion_tokens, settle
 from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 
 NO_FILE = "-"
@@ -25,7 +28,13 @@ NO_FILE = "-"
 
 
 def planned(
-    config: RunConfig, rows: Rows, spec: DecoderSpec, device: torch.device, recorded: Path | None = None
+    config: RunConfig,
+    rows: Rows,
+    spec: DecoderSpec,
+    device: torch.device,
+    recorded: Path | None = None,
+    *,
+    stored: bool = False,
 ) -> tuple[RunConfig, Plan]:
     """The configuration with micro-batch and recomputation chosen, and the plan.
 
@@ -36,12 +45,14 @@ def planned(
         device: where it runs.
         recorded: the `config.yaml` of the run that is gone on with: what was chosen then is used again, so that
             another machine's memory never changes a result.
+        stored: whether the model's files are quantised already, as `config.quant` says.
 
     Raises:
         ConfigError: it does not fit the limit, whatever is chosen.
     """
     compute = config.compute if recorded is None else _as_recorded(config.compute, recorded)
-    setup = Setup.of(config, spec, resolve_dtype(compute.dtype, device), device.type, torch.get_num_threads())
+    dtype = resolve_dtype(compute.dtype, device)
+    setup = Setup.of(config, spec, dtype, device.type, torch.get_num_threads(), stored=stored)
     source = PackedSteps(rows.train, config)
     evaluated = max((len(example.tokens) for example in rows.heldout), default=0)
 
@@ -89,6 +100,11 @@ def plan_of(config: RunConfig, device: str, expected: Expected) -> Plan:
     """
     model = describe(config.model, revision=config.revision)
     spec = spec_from_hf(model.config)
+    stored = described_quantisation(model.config, linear_paths(spec))
+    if stored is not None:
+        if config.method is Method.FULL:
+            refuse_training(config.model, stored.scheme)
+        config = config.model_copy(update={"quant": stored})
     rate: Callable[[Setup], Rate] = probe
     here = re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", device) is not None
     if here:
@@ -98,10 +114,16 @@ def plan_of(config: RunConfig, device: str, expected: Expected) -> Plan:
         named = card(device)
         kind, total, rate = "cuda", named.memory, published(named)
         dtype = torch.float32 if config.compute.dtype is Dtype.FLOAT32 else torch.bfloat16
-    setup = Setup.of(config, spec, dtype, kind, config.compute.threads or torch.get_num_threads())
-    limit = limit_of(config.compute, total)
+    rows = None
     if config.data.file != NO_FILE:
         rows = load_rows(config, model.tokenizer(), lambda message: None)
+        config, _ = settle(config, spec, len(rows.train), completion_tokens(rows))
+    else:
+        config, _ = settle(config, spec, expected.rows, expected.rows * expected.tokens)
+    threads = config.compute.threads or torch.get_num_threads()
+    setup = Setup.of(config, spec, dtype, kind, threads, stored=stored is not None)
+    limit = limit_of(config.compute, total)
+    if rows is not None:
         source = PackedSteps(rows.train, config)
         return make_plan(setup, config.compute, source.longest, source.cut, limit, steps=source.total, rate=rate)
     in_step = examples_per_step(config.train)

@@ -116,7 +116,8 @@ def _findings(report: EncodeReport, what: str) -> list[str]:
 
 
 def examples_per_step(train: TrainSection) -> int | None:
-    """Rows in a step, or None where a step is a number of tokens."""
+    """Rows in a step, or None where a step is a number of tokens; `auto` must have been settled."""
+    assert train.examples_per_step != "auto"
     if train.examples_per_step is None and train.tokens_per_step is None:
         return DEFAULT_EXAMPLES_PER_STEP
     return train.examples_per_step

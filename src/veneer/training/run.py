@@ -15,25 +15,28 @@ from veneer.adapters.eva import Documents, directions
 from veneer.adapters.inject import Sources, inject, linear_paths
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING
-from veneer.config import Init, Method, Products, Recompute, RunConfig, check, to_yaml
+from veneer.config import Factors, Init, Method, Products, QuantSection, Recompute, RunConfig, check, to_yaml
 from veneer.data.batches import pack
-from veneer.errors import CheckpointError, OutputError
+from veneer.errors import CheckpointError, ConfigError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
 from veneer.hardware import processor, resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
-from veneer.load import Holding, load_model
+from veneer.load import Holding, load_model, refuse_training, stored_quantisation
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
 from veneer.plan.plan import Plan
-from veneer.quant.linear import QuantConfig
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import mean_loss, supervised_cross_entropy
-from veneer.training.optim import AdamW, RateSchedule, auto_learning_rate
+from veneer.training.optim import RateSchedule
+from veneer.training.optimizers.base import Optimizer
+from veneer.training.optimizers.choose import auto_beta2, make_optimizer, notes
+from veneer.training.optimizers.lorafa import FactorPair, LoraFA
 from veneer.training.planned import planned
+from veneer.training.recommend import completion_tokens, settle
 from veneer.training.result import CONFIG_FILE, EVENTS_FILE, publish
 from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
@@ -129,9 +132,9 @@ def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: C
     if config.compute.recompute is Recompute.LAYERS:
         model.model.recomputation = Recomputation(trainable.generator())
     source = PackedSteps(rows.train, config)
-    optimizer = AdamW(
-        trainable.named(), weight_decay=config.train.weight_decay, betas=(config.train.beta1, config.train.beta2)
-    )
+    optimizer = _optimizer(config, trainable, device)
+    for line in notes(config.train, optimizer.parameters, device):
+        log.emit(Note(message=line))
     identity = _identity(config, opened.digest, rows, device)
     store = CheckpointStore(output / CHECKPOINTS, keep=config.train.keep, identity=identity)
     progress = Progress()
@@ -172,17 +175,40 @@ class _Opened:
 
 def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> _Opened:
     """Read rows, plan, and only then the model."""
+    origin = open_checkpoint(config.model, revision=config.revision)
+    spec = spec_from_hf(origin.config)
+    stored = stored_quantisation(origin, spec)
+    if stored is not None:
+        config = _as_stored(config, origin, stored, log)
+    rows = load_rows(config, origin.tokenizer(), lambda message: log.emit(Note(message=message)))
+    _note_long_rows(rows, spec.max_positions, log)
+    config, reasons = settle(config, spec, len(rows.train), completion_tokens(rows))
     if config.method is not Method.FULL:
         refuse(LoraSpec.of(config.lora), config.method)
-    origin = open_checkpoint(config.model, revision=config.revision)
-    rows = load_rows(config, origin.tokenizer(), lambda message: log.emit(Note(message=message)))
-    spec = spec_from_hf(origin.config)
-    _note_long_rows(rows, spec.max_positions, log)
-    config, plan = planned(config, rows, spec, device, recorded)
-    for line in plan.lines():
+    config, plan = planned(config, rows, spec, device, recorded, stored=stored is not None)
+    for line in (*reasons, *plan.lines()):
         log.emit(Note(message=line))
     model, trainable = _build(config, rows, origin, device)
     return _Opened(config, plan, rows, model, trainable, sampled_digest(origin.files()))
+
+
+def _as_stored(config: RunConfig, origin: Checkpoint, stored: QuantSection, log: EventLog) -> RunConfig:
+    """The configuration for a base whose files are quantised already: what they say stands in place of `quant`."""
+    if config.method is Method.FULL:
+        refuse_training(origin.source, stored.scheme)
+    if config.lora.init is Init.LOFTQ:
+        raise ConfigError(
+            f"lora.init loftq makes up for what quantising took away, and {origin.source} is stored quantised, without "
+            "what it was made from; take another init, or method qlora on the model's unquantised checkpoint"
+        )
+    dense = f", {len(stored.skip_modules)} of its linear layers dense" if stored.skip_modules else ""
+    log.emit(
+        Note(
+            message=f"{origin.source} is stored quantised ({stored.scheme.value}{dense}): the base is taken as it is, "
+            "whatever quant and method say"
+        )
+    )
+    return config.model_copy(update={"quant": stored})
 
 
 def _note_long_rows(rows: Rows, limit: int, log: EventLog) -> None:
@@ -199,7 +225,7 @@ def _build(config: RunConfig, rows: Rows, origin: Checkpoint, device: torch.devi
         dtype=resolve_dtype(config.compute.dtype, device),
         device=device,
         products=config.compute.products,
-        quant=QuantConfig(block=config.quant.block, double_quant=config.quant.double_quant),
+        quant=config.quant,
     )
     if config.method is Method.FULL:
         return model, FullTraining(model, origin)
@@ -237,7 +263,6 @@ def _directions(config: RunConfig, rows: Rows, model: CausalLM, lora: LoraSpec) 
 def _resolved(config: RunConfig, model: CausalLM, rows: Rows) -> RunConfig:
     """The configuration with everything spelled out that was left to the program."""
     steps = PackedSteps(rows.train, config).total
-    rate = config.train.learning_rate
     interval = max(1, steps // EVALUATIONS_PER_RUN)
     evaluated = bool(config.data.eval_file or config.data.held_out)
     train_section = config.train.model_copy(
@@ -245,7 +270,7 @@ def _resolved(config: RunConfig, model: CausalLM, rows: Rows) -> RunConfig:
             "epochs": None,
             "steps": steps,
             "examples_per_step": examples_per_step(config.train),
-            "learning_rate": auto_learning_rate(config.method, model.spec.hidden_size) if rate == "auto" else rate,
+            "beta2": auto_beta2(config.train.optimizer) if config.train.beta2 == "auto" else config.train.beta2,
             "eval_every": (config.train.eval_every or interval) if evaluated else None,
             "save_every": config.train.save_every or interval,
         }
@@ -258,6 +283,14 @@ def _resolved(config: RunConfig, model: CausalLM, rows: Rows) -> RunConfig:
         }
     )
     return config.model_copy(update={"train": train_section, "compute": compute})
+
+
+def _optimizer(config: RunConfig, trainable: Trainable, device: torch.device) -> Optimizer:
+    optimizer = make_optimizer(trainable.named(), config.train, float(config.train.learning_rate), device)
+    if not isinstance(trainable, AdapterTraining) or config.lora.factors is Factors.BOTH:
+        return optimizer
+    updates = trainable.adapter.updates().values()
+    return LoraFA(optimizer, [FactorPair(layer.lora_A, layer.lora_B, layer.scale) for layer in updates])
 
 
 def _identity(config: RunConfig, digest: str, rows: Rows, device: torch.device) -> dict[str, Any]:
@@ -290,7 +323,7 @@ def _engine(
     model: CausalLM,
     trainable: Trainable,
     source: PackedSteps,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     rows: Rows,
     store: CheckpointStore,
     log: EventLog,

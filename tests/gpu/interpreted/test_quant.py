@@ -7,7 +7,7 @@ import torch
 
 from veneer.gpu.quant import dequantize_4bit, dequantize_4bit_nested
 from veneer.quant import codes as reference
-from veneer.quant.codes import NESTED_BLOCK, code_values, nested_values, quantize_4bit, quantize_nested
+from veneer.quant.codes import NESTED_BLOCK, CodeBook, code_values, nested_values, quantize_4bit, quantize_nested
 
 SHAPES = [(1, 1), (3, 5), (37, 83), (64, 64), (1, 4097), (50, 1024)]
 
@@ -39,6 +39,16 @@ def test_nested_scales_are_decoded_in_the_same_launch(shape: tuple[int, int], bl
     pieces = (nested.codes, nested_values(), nested.absmax, nested.offset)
     dequantize_4bit_nested(codes, code_values(), *pieces, block, NESTED_BLOCK, found)
     assert torch.equal(found, reference.dequantize_4bit(codes, nested, shape, dtype, block=block))
+
+
+@pytest.mark.parametrize("block", [32, 4096])
+def test_another_code_book_is_another_table_of_values(block: int) -> None:
+    weight = torch.randn(37, 83)
+    codes, absmax = quantize_4bit(weight, block, codebook=CodeBook.FP4)
+    found = torch.full((37, 83), torch.nan)
+    dequantize_4bit(codes, code_values(CodeBook.FP4), absmax, block, found)
+    expected = reference.dequantize_4bit(codes, absmax, (37, 83), torch.float32, block=block, codebook=CodeBook.FP4)
+    assert torch.equal(found, expected)
 
 
 def test_bfloat16_is_within_one_unit_of_the_reference() -> None:

@@ -1,0 +1,123 @@
+"""One run of a comparison, as an order to a process of its own and as the result that it leaves."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from veneer.config import RunConfig, parse
+from veneer.errors import OutputError
+from veneer.evaluation.scoring import RowScore
+from veneer.io.files import reported, write_text
+
+ORDER_FILE = "order.json"
+RESULT_FILE = "result.json"
+ANSWERS_FILE = "answers.json"
+STDERR_FILE = "stderr.txt"
+BASE = "base"
+"""What stands in place of a method where nothing is trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Train one configuration (or nothing) and score what comes of it."""
+
+    method: str
+    """`full`, `lora`, `qlora`, or `base`."""
+    seed: int
+    config: RunConfig
+    """The run; of `base` only the model and how it is computed count. Its output is the folder of the result."""
+    eval_file: str
+    max_new_tokens: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of this run goes."""
+        return Path(self.config.output)
+
+    def write(self) -> Path:
+        """The order as a file for the process that carries it out.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        path = self.folder / ORDER_FILE
+        with reported(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        values = {
+            "method": self.method,
+            "seed": self.seed,
+            "config": self.config.model_dump(mode="json"),
+            "eval_file": self.eval_file,
+            "max_new_tokens": self.max_new_tokens,
+        }
+        write_text(path, json.dumps(values, indent=1) + "\n")
+        return path
+
+
+def read_order(path: Path) -> Order:
+    """The order in a file that `Order.write` wrote."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    config = parse(values.pop("config"), where=str(path))
+    return Order(config=config, **values)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one run took and what came of it."""
+
+    method: str
+    seed: int
+    metrics: dict[str, float]
+    """Evaluation loss, share of exact answers, and whatever else was measured."""
+    rows: list[RowScore] = field(repr=False)
+    """In the order of the evaluation file; their answers stand in a file beside."""
+    steps: int = 0
+    learning_rate: float = 0.0
+    trainable: int = 0
+    """Parameters."""
+    seconds: float = 0.0
+    """In training steps."""
+    tokens: int = 0
+    """Trained, without padding."""
+    peak_memory_mb: float = 0.0
+    """Of the run's process until the training ended (10⁶ bytes)."""
+    bytes_on_disk: int = 0
+    """Of the weights that the run leaves: an adapter, or a model."""
+
+    def write(self, folder: Path, answers: list[str | None]) -> None:
+        """Write answers and result; the result last, since it says that the run is done.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        write_text(folder / ANSWERS_FILE, json.dumps(answers, ensure_ascii=False, indent=1) + "\n")
+        values = asdict(self)
+        for row in values["rows"]:
+            del row["answer"]
+        write_text(folder / RESULT_FILE, json.dumps(values, indent=1) + "\n")
+
+
+def read_outcome(folder: Path) -> Outcome | None:
+    """The result in a folder, or None where the run is not done.
+
+    Raises:
+        OutputError: the file is damaged.
+    """
+    path = folder / RESULT_FILE
+    if not path.is_file():
+        return None
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        rows = [RowScore(answer=None, **row) for row in values.pop("rows")]
+        return Outcome(rows=rows, **values)
+    except (ValueError, TypeError, KeyError) as error:
+        raise OutputError(f"{path}: not a result that veneer wrote ({error}); delete it to run this again") from error
+
+
+def read_answers(folder: Path) -> list[str | None]:
+    """The answers of a run that is done, one for each row; None for a row that asks nothing."""
+    answers: list[str | None] = json.loads((folder / ANSWERS_FILE).read_text(encoding="utf-8"))
+    return answers

@@ -1,0 +1,264 @@
+"""Methods side by side: `compare` is what `veneer compare` and the Python API call."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from veneer.comparison.order import BASE, RESULT_FILE, STDERR_FILE, Order, Outcome, read_outcome
+from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize, trained
+from veneer.config import Method, RunConfig, override, parse, put
+from veneer.data.batches import order as shuffled
+from veneer.data.records import read_rows
+from veneer.errors import ConfigError, Interrupted, OutputError, listing
+from veneer.io.checkpoint import open_checkpoint
+from veneer.io.files import exclusive, make_output_folder, reported, sampled_digest, write_text
+from veneer.training.rows import split
+
+SETTINGS_FILE = "settings.json"
+COMPARISON_FILE = "compare.json"
+OWN_KEYS = ("model", "output", "method", "data.file", "data.eval_file", "data.held_out", "train.seed")
+"""Settings that a comparison gives to its runs itself."""
+INTERRUPTED = 130
+METHODS = (Method.FULL, Method.LORA, Method.QLORA)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CompareConfig:
+    """What is compared, on what."""
+
+    model: str
+    data: str
+    """Rows to train on."""
+    output: str
+    methods: tuple[Method, ...] = METHODS
+    seeds: int = 3
+    eval_data: str | None = None
+    """Rows to score; without them a share of `data` is kept apart, the same for all runs."""
+    held_out: float = 0.1
+    limit: int | None = None
+    """Score only so many of the evaluation rows, drawn once."""
+    max_new_tokens: int | None = None
+    assignments: tuple[str, ...] = ()
+    """`key=value` settings of the runs, those of `veneer train --set`; all methods get the same."""
+    more: Mapping[Method, tuple[str, ...]] = field(default_factory=dict)
+    """Settings of one method alone, laid over those of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompareResult:
+    """Everything that was measured."""
+
+    config: CompareConfig
+    training_rows: int
+    evaluation_rows: int
+    outcomes: list[Outcome]
+    """All runs that are done; the base first."""
+    problems: dict[str, str]
+    """Runs that could not be made, by name, with the reason."""
+    methods: list[MethodSummary]
+    differences: list[Difference]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, without the single rows."""
+        values = asdict(self)
+        values["config"]["methods"] = [method.value for method in self.config.methods]
+        values["config"]["more"] = {method.value: more for method, more in self.config.more.items()}
+        for outcome in values["outcomes"]:
+            del outcome["rows"]
+        return values
+
+
+Follow = Callable[[Order, Mapping[str, Any]], None]
+"""Told of every event of every run: `Begun` and `Done` of the runs themselves, and what they print."""
+
+
+def compare(config: CompareConfig, *, follow: Follow = lambda order, event: None) -> CompareResult:
+    """Train and score every method with every seed, each run in a process of its own, one after another.
+
+    What is done already is not done again, and a run that was cut short goes on where it was.
+
+    Raises:
+        ConfigError: the settings of a method contradict each other, or name what a comparison sets itself.
+        DataError: rows cannot be used.
+        OutputError: the folder holds another comparison, or cannot be written.
+        Interrupted: a run was stopped; the same call goes on with it.
+    """
+    output = Path(config.output)
+    _check(config)
+    make_output_folder(output)
+    with exclusive(output):
+        rows = _prepare(config, output)
+        orders = _orders(config, rows)
+        problems = {}
+        for order in orders:
+            problem = _carry_out(order, follow)
+            if problem is not None:
+                problems[order.folder.name] = problem
+        outcomes = [found for order in orders if (found := read_outcome(order.folder)) is not None]
+        result = CompareResult(
+            config,
+            rows.training,
+            rows.evaluation,
+            outcomes,
+            problems,
+            summarize(outcomes),
+            differences(trained(outcomes)),
+        )
+        for name, chart in charts(outcomes).items():
+            write_text(output / name, chart)
+        write_text(output / COMPARISON_FILE, json.dumps(result.to_json(), indent=1) + "\n")
+    return result
+
+
+def _check(config: CompareConfig) -> None:
+    assignments = [text for texts in (config.assignments, *config.more.values()) for text in texts]
+    given = [text.partition("=")[0].strip() for text in assignments]
+    taken = [key for key in given if key in OWN_KEYS]
+    if taken:
+        raise ConfigError(f"a comparison gives these settings to its runs itself; leave them out:\n{listing(taken)}")
+    if config.seeds < 1 or not config.methods:
+        raise ConfigError("a comparison needs at least one method and one seed")
+    if not 0 < config.held_out < 1:
+        raise ConfigError(f"the held-out share is {config.held_out}; it must lie between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    train_file: str
+    eval_file: str
+    training: int
+    evaluation: int
+
+
+def _prepare(config: CompareConfig, output: Path) -> _Rows:
+    """Split and draw the rows into files of their own, the same for every run, and refuse a folder of other ones."""
+    rows = read_rows(config.data)
+    records = [record for record, _ in rows]
+    if config.eval_data is None:
+        _, heldout = split(records, config.held_out, seed=0)
+        apart = {record.where for record in heldout}
+        scored = [row for record, row in rows if record.where in apart]
+        training = [row for record, row in rows if record.where not in apart]
+    else:
+        training = [row for _, row in rows]
+        scored = [row for _, row in read_rows(config.eval_data)]
+    if config.limit is not None and config.limit < len(scored):
+        drawn = sorted(shuffled(len(scored), seed=0, epoch=0)[: config.limit].tolist())
+        scored = [scored[index] for index in drawn]
+    files = output / "train.jsonl", output / "eval.jsonl"
+    contents = ["".join(_line(row) for row in part) for part in (training, scored)]
+    settings = _settings(config, contents)
+    _refuse_another(output / SETTINGS_FILE, settings)
+    for file, content in zip(files, contents, strict=True):
+        write_text(file, content)
+    write_text(output / SETTINGS_FILE, json.dumps(settings, indent=1) + "\n")
+    return _Rows(str(files[0]), str(files[1]), len(training), len(scored))
+
+
+def _line(row: Any) -> str:
+    # Parquet has values that JSON has not, in columns that nobody reads.
+    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+
+
+def _settings(config: CompareConfig, contents: Sequence[str]) -> dict[str, Any]:
+    """What must be equal for results to stand in one table. Methods and seeds may be added."""
+    return {
+        "model": sampled_digest(open_checkpoint(config.model).files()),
+        "training rows": sha256(contents[0].encode()).hexdigest(),
+        "evaluation rows": sha256(contents[1].encode()).hexdigest(),
+        "longest answer": config.max_new_tokens,
+        "settings": sorted(config.assignments),
+        **{f"settings of {method.value}": sorted(more) for method, more in config.more.items()},
+    }
+
+
+def _refuse_another(path: Path, settings: dict[str, Any]) -> None:
+    if not path.is_file():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OutputError(f"{path}: not what veneer wrote ({error}); give another output folder") from error
+    other = [
+        f"{key}: {before.get(key)} there, {value} now" for key, value in settings.items() if before.get(key) != value
+    ]
+    if other:
+        raise OutputError(
+            f"{path.parent} holds a comparison of something else; give another output folder:\n{listing(other)}"
+        )
+
+
+def _orders(config: CompareConfig, rows: _Rows) -> list[Order]:
+    """The base, then seed by seed every method: a comparison that is cut short has something of all."""
+    output = Path(config.output)
+
+    def order(method: str, trained_as: Method, seed: int, name: str) -> Order:
+        assignments = (*config.assignments, *config.more.get(trained_as, ()))
+        run = _config(config, rows, trained_as, seed, output / "runs" / name, assignments)
+        return Order(method, seed, run, rows.eval_file, config.max_new_tokens)
+
+    runs = [order(method.value, method, seed, f"{method.value}-{seed}")
+            for seed in range(config.seeds) for method in dict.fromkeys(config.methods)]  # fmt: skip
+    return [order(BASE, config.methods[0], 0, BASE), *runs]
+
+
+def _config(
+    config: CompareConfig, rows: _Rows, method: Method, seed: int, output: Path, assignments: Sequence[str]
+) -> RunConfig:
+    values = override({}, assignments)
+    own = {"model": config.model, "output": str(output), "method": method.value}
+    for key, value in {**own, "data.file": rows.train_file, "train.seed": seed}.items():
+        put(values, key, value)
+    return parse(values, where=f"the settings of {method.value}")
+
+
+def _carry_out(order: Order, follow: Follow) -> str | None:
+    """Run one order in a process, unless it is done; returns why it could not be done.
+
+    Raises:
+        Interrupted: the run was stopped.
+    """
+    if (order.folder / RESULT_FILE).is_file():
+        follow(order, {"event": "Done", "again": True})
+        return None
+    follow(order, {"event": "Begun"})
+    command = [sys.executable, "-m", "veneer.comparison.worker", str(order.write())]
+    refusal = None
+    stderr = order.folder / STDERR_FILE
+    with reported(stderr), stderr.open("wb") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                event = _event(line)
+                refusal = event["message"] if event["event"] == "Refused" else refusal
+                follow(order, event)
+        finally:
+            # On Ctrl-C the run gets the signal too, and ends after its step with a checkpoint: hear it out.
+            process.communicate()
+    code = process.returncode
+    if code == INTERRUPTED:
+        raise Interrupted(f"{order.folder.name} was stopped; the same command goes on with it")
+    if code == 0:
+        follow(order, {"event": "Done", "again": False})
+        return None
+    if refusal is None:
+        killed = ", which often means that the memory was full" if code == -9 else ""
+        refusal = f"its process ended with {code}{killed}; what it said is in {stderr}"
+    follow(order, {"event": "Failed", "message": refusal})
+    return refusal
+
+
+def _event(line: str) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    return event if isinstance(event, dict) and "event" in event else {"event": "Said", "message": line.rstrip()}

@@ -1,0 +1,153 @@
+"""Runs of several methods and seeds, put together: means over seeds with their intervals, and paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from veneer.charts import Series, points_chart
+from veneer.comparison.order import BASE, Outcome
+from veneer.evaluation.scoring import RowScore
+from veneer.evaluation.statistics import Comparison, compare
+
+# The 97.5 % point of Student's t with 1, 2, … degrees of freedom.
+_STUDENT = (
+    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
+    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
+)
+_NORMAL = 1.96
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A mean over seeds, with the ends of its 95 % interval (Student's t); none where there is one run."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSummary:
+    """All runs of one method."""
+
+    method: str
+    seeds: list[int]
+    trainable: int
+    bytes_on_disk: int
+    learning_rate: float
+    steps: int
+    peak_memory_mb: Figure
+    seconds: Figure
+    metrics: dict[str, Figure]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One measure of a method against the reference on the same rows, each row a mean over seeds.
+
+    Its interval is of the rows (a paired bootstrap); how much a seed matters is what the methods' own intervals say.
+    """
+
+    method: str
+    reference: str
+    values: Comparison
+
+
+def figure(values: Sequence[float]) -> Figure:
+    """Mean and 95 % interval of independent runs."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Figure(mean)
+    free = len(values) - 1
+    factor = _STUDENT[free - 1] if free <= len(_STUDENT) else _NORMAL
+    half = factor * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Figure(mean, mean - half, mean + half)
+
+
+def summarize(outcomes: Sequence[Outcome]) -> list[MethodSummary]:
+    """One summary for each method, in the order of their first runs; measures that not all runs have are left out."""
+    found = []
+    for method in dict.fromkeys(one.method for one in outcomes):
+        runs = [one for one in outcomes if one.method == method]
+        names = [name for name in runs[0].metrics if all(name in one.metrics for one in runs)]
+        found.append(
+            MethodSummary(
+                method=method,
+                seeds=[one.seed for one in runs],
+                trainable=runs[0].trainable,
+                bytes_on_disk=runs[0].bytes_on_disk,
+                learning_rate=runs[0].learning_rate,
+                steps=runs[0].steps,
+                peak_memory_mb=figure([one.peak_memory_mb for one in runs]),
+                seconds=figure([one.seconds for one in runs]),
+                metrics={name: figure([one.metrics[name] for one in runs]) for name in names},
+            )
+        )
+    return found
+
+
+def differences(outcomes: Sequence[Outcome]) -> list[Difference]:
+    """Every method against the first of `full`, `lora`, `qlora` that is there, measure by measure."""
+    methods = [method for method in ("full", "lora", "qlora") if any(one.method == method for one in outcomes)]
+    if not methods:
+        return []
+    means = {method: _mean_rows([one.rows for one in outcomes if one.method == method]) for method in methods}
+    return [
+        Difference(method, methods[0], row)
+        for method in methods[1:]
+        for row in compare(means[methods[0]], means[method])
+        if row.name != "perplexity"
+    ]
+
+
+def _mean_rows(runs: Sequence[Sequence[RowScore]]) -> list[RowScore]:
+    """Each row's scores averaged over runs; its tokens are the same in all of them."""
+    rows = []
+    for scores in zip(*runs, strict=True):
+        exact = [one.exact for one in scores if one.exact is not None]
+        fields = [one.fields for one in scores if one.fields is not None]
+        rows.append(
+            RowScore(
+                loss_sum=float(np.mean([one.loss_sum for one in scores])),
+                supervised=scores[0].supervised,
+                answer=None,
+                exact=float(np.mean(exact)) if exact else None,
+                fields=float(np.mean(fields)) if fields else None,
+            )
+        )
+    return rows
+
+
+COSTS = {"memory": ("peak memory, MB", "peak_memory_mb"), "time": ("training time, s", "seconds")}
+"""What quality is drawn against: its label, and the field of an `Outcome`."""
+LABELS = {"loss": "evaluation loss, nats per supervised token", "exact": "exact answers, %"}
+
+
+def charts(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """File name and SVG of each measure against each cost, a dot for every run."""
+    runs = trained(outcomes)
+    drawn = {}
+    for measure, label in LABELS.items():
+        if not runs or not any(one.metrics.get(measure) for one in runs):
+            continue
+        for cost, (cost_label, value) in COSTS.items():
+            unit = 100.0 if measure == "exact" else 1.0
+            series = [
+                Series(
+                    method,
+                    [(getattr(one, value), unit * one.metrics[measure]) for one in runs if one.method == method],
+                )
+                for method in dict.fromkeys(one.method for one in runs)
+            ]
+            title = f"{label.partition(',')[0].capitalize()} against {cost_label.partition(',')[0]}"
+            drawn[f"{measure}-{cost}.svg"] = points_chart(title, cost_label, label, series)
+    return drawn
+
+
+def trained(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The runs in which something was trained."""
+    return [one for one in outcomes if one.method != BASE]

@@ -1,0 +1,105 @@
+"""`python -m veneer.comparison.worker ORDER`: one run of a comparison, in a process of its own.
+
+So peak memory is the run's own, and a crash or the system's out-of-memory killer ends one run and not the comparison.
+Events go to standard output as lines of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from veneer.assistant import Assistant, open_assistant
+from veneer.comparison.order import BASE, Order, Outcome, read_order
+from veneer.config import Method, Products, parse, read_yaml
+from veneer.data.records import read_records
+from veneer.errors import VeneerError
+from veneer.evaluation.run import prepare, score_rows
+from veneer.evaluation.statistics import metrics
+from veneer.events import Event, RunStarted
+from veneer.io.files import remove_folder
+from veneer.training.interrupt import interruptible
+from veneer.training.result import CONFIG_FILE
+from veneer.training.run import CHECKPOINTS, train
+
+WEIGHTS = "*.safetensors"
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carry out the order in a file; the exit code is the command line's."""
+    try:
+        carry_out(read_order(Path(argv[0])))
+    except VeneerError as error:
+        _say({"event": "Refused", "message": str(error)})
+        return error.exit_code
+    return 0
+
+
+def carry_out(order: Order) -> None:
+    """Train (or go on with a run that was cut short), score what is on the disk then, write the result.
+
+    Raises:
+        VeneerError: as `train` and `evaluate`.
+    """
+    outcome = Outcome(order.method, order.seed, {}, []) if order.method == BASE else _train(order)
+    records = read_records(order.eval_file)
+    assistant = _assistant(order)
+    _say({"event": "Scoring", "rows": len(records)})
+    rows = prepare(assistant, records, max_new_tokens=order.max_new_tokens)
+    scores = score_rows(assistant, rows, lambda count: _say({"event": "Scored", "rows": count}))
+    outcome = replace(outcome, metrics={one.name: one.value for one in metrics(scores)}, rows=scores)
+    outcome.write(order.folder, [score.answer for score in scores])
+    checkpoints = order.folder / CHECKPOINTS
+    if checkpoints.is_dir():
+        remove_folder(checkpoints)
+
+
+def _train(order: Order) -> Outcome:
+    folder, config = order.folder, order.config
+    begun = any((folder / CHECKPOINTS).glob("step-*"))
+    if begun and (folder / CONFIG_FILE).is_file():
+        config = parse(read_yaml(folder / CONFIG_FILE), where=str(folder / CONFIG_FILE))
+    rates: list[float] = []
+
+    def follow(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            rates.append(event.learning_rate)
+        _say({"event": type(event).__name__, **asdict(event)})
+
+    with interruptible() as stop:
+        result = train(config, resume=begun, subscribers=[follow], stop=stop)
+    return Outcome(
+        method=order.method,
+        seed=order.seed,
+        metrics={},
+        rows=[],
+        steps=result.progress.step,
+        learning_rate=rates[-1],
+        trainable=sum(parameter.numel() for parameter in result.trainable.named().values()),
+        seconds=result.progress.seconds,
+        tokens=result.progress.tokens,
+        peak_memory_mb=result.peak_memory_mb,
+        bytes_on_disk=sum(file.stat().st_size for file in folder.glob(WEIGHTS)),
+    )
+
+
+def _assistant(order: Order) -> Assistant:
+    """What is scored: read back from the disk, as whoever uses it will have it."""
+    # However the base was multiplied in training: this is how the result is used elsewhere.
+    compute = order.config.compute.model_copy(update={"products": Products.EXACT})
+    if order.method == BASE:
+        return open_assistant(order.config.model, compute=compute, revision=order.config.revision)
+    if order.config.method is Method.FULL:
+        return open_assistant(str(order.folder), compute=compute)
+    return open_assistant(order.config.model, adapter=order.folder, compute=compute, revision=order.config.revision)
+
+
+def _say(values: dict[str, object]) -> None:
+    print(json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""A trained adapter in other forms: for now, a whole model with the adapter merged into its weights."""

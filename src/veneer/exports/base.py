@@ -1,0 +1,130 @@
+"""The base that an adapter is merged into, read tensor by tensor.
+
+An adapter trained beside a quantised base has two: the weights as they are in the model's files, and those weights
+quantised and decoded, which are what the adapter saw. (Files that are quantised already have the second alone.) Neither
+is held as a whole in full precision: the first stays in its files, the second in memory as it is packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from veneer.adapters.adapter import Adapter
+from veneer.adapters.store import load_adapter, read_config, read_tensors
+from veneer.config import QuantSection
+from veneer.io.checkpoint import Checkpoint
+from veneer.load import Holding, check_tensors, load_model
+from veneer.model.decoder import CausalLM
+from veneer.model.spec import spec_from_hf
+from veneer.products import LowRank, inputs, outputs, through
+from veneer.quant.packed import PackedLinear
+
+
+class MergeBase(Enum):
+    """Which weights the update is added to."""
+
+    ORIGINAL = "original"
+    """As they are in the model's files."""
+    DEQUANTISED = "dequantised"
+    """As the quantised weights decode beside which a QLoRA adapter was trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """How the base was held when the adapter was trained."""
+
+    quantized: bool
+    quant: QuantSection
+    dtype: torch.dtype
+    """What the base was in before it was quantised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A base with an adapter on it, to be read and not to be computed with."""
+
+    checkpoint: Checkpoint
+    model: CausalLM
+    adapter: Adapter
+
+    def base(self, name: str) -> Tensor:
+        """A tensor of the base in float32, as it is held."""
+        path, _, leaf = name.rpartition(".")
+        held = self.adapter.base_of(path) or self.model.get_submodule(path)
+        if leaf == "weight" and isinstance(held, PackedLinear):
+            return held.dequantize(torch.float32)
+        return self.checkpoint.read(name, torch.float32)
+
+    def merged(self) -> Iterator[tuple[str, Tensor]]:
+        """Every base tensor that the adapter changes, with the change, in float64: what is written is rounded once."""
+        return self.adapter.merged()
+
+
+def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained: Trained) -> Source:
+    """Put the adapter in a folder on a base, without reading the base's linear layers where they stay in their files.
+
+    Raises:
+        ModelError, AdapterError: they cannot be used, or do not fit each other.
+    """
+    read_config(adapter)  # Before anything is read: a folder without an adapter is said to be one.
+    if base is MergeBase.DEQUANTISED:
+        model = load_model(checkpoint, holding=Holding.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
+    else:
+        spec = spec_from_hf(checkpoint.config)
+        check_tensors(checkpoint, spec)
+        own = " ".join(read_tensors(adapter))
+        tables = any(name in own for name in ("embed_tokens", "lm_head"))
+        model = CausalLM(spec, _OnFiles(checkpoint, tables), torch.float32)
+    model.requires_grad_(False).eval()
+    return Source(checkpoint, model, load_adapter(model, adapter))
+
+
+@dataclass(frozen=True, slots=True)
+class _OnFiles:
+    """Leaves whose matrices stay in the model's files (`veneer.model.decoder.Weights`)."""
+
+    checkpoint: Checkpoint
+    tables: bool
+    """Whether embedding and head are needed; else they are shapes without values."""
+
+    def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
+        return _FileLinear(self.checkpoint, path, in_features, out_features, bias)
+
+    def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
+        if len(shape) > 1 and not self.tables:
+            return nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
+        return nn.Parameter(self.checkpoint.read(path, torch.float32), requires_grad=False)
+
+
+class _FileLinear(nn.Module):
+    """A base linear (contract 1 in docs/design.md) whose weight is read from the file at every use."""
+
+    bias: Tensor | None
+
+    def __init__(self, checkpoint: Checkpoint, path: str, in_features: int, out_features: int, bias: bool):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self._checkpoint, self._path = checkpoint, path
+        self.register_buffer("bias", checkpoint.read(f"{path}.bias", torch.float32) if bias else None)
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight `[out_features, in_features]` in `dtype`."""
+        return self._checkpoint.read(f"{self._path}.weight", dtype)
+
+    def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
+        """x Wᵀ (+ bias) (+ update)."""
+        return outputs(x, self.dequantize(x.dtype), self.bias, update)
+
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
+        """grad W (+ update)."""
+        return inputs(grad, self.dequantize(grad.dtype), update)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x Wᵀ (+ bias)."""
+        return through(self, x)

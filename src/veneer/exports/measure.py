@@ -1,0 +1,130 @@
+"""What merging costs, in nats a token on the user's own rows, and what quantisation leaves of an update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from veneer.assistant import Assistant, make_assistant
+from veneer.config import ComputeSection, QuantSection
+from veneer.data.chat import Example
+from veneer.data.records import Record
+from veneer.evaluation.run import prepare
+from veneer.evaluation.scoring import RowScore, row_losses
+from veneer.evaluation.statistics import compare, metrics
+from veneer.exports.base import Source
+from veneer.exports.merge import packed_paths
+from veneer.hardware import resolve_device, resolve_dtype
+from veneer.io.checkpoint import open_checkpoint
+from veneer.load import Holding, load_model
+from veneer.quant.schemes import pack
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One model's loss on the rows, beside that of the adapter on the base that it was trained beside."""
+
+    loss: float
+    """Nats per supervised token."""
+    difference: float
+    """To the live adapter's; above 0 is worse."""
+    low: float
+    high: float
+    """Ends of the 95 % interval of the difference, over rows (paired bootstrap)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survival:
+    """What is left of an update D when the merged weights are put back on the grid, over all quantised layers.
+
+    Q is the round trip through the packed form. With the update smaller than the grid's steps, most weights fall back
+    to where they were.
+    """
+
+    update: float
+    """‖D‖ / ‖W‖."""
+    change: float
+    """‖Q(W + D) − Q(W)‖ / ‖D‖: how far the weights move, in whatever direction."""
+    share: float
+    """⟨Q(W + D) − Q(W), D⟩ / ‖D‖²: how much of that is the update; 1 is all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Evaluation rows, and how every model is computed on them."""
+
+    records: Sequence[Record]
+    compute: ComputeSection
+
+    def live(self, assistant: Assistant) -> tuple[list[RowScore], list[RowScore]]:
+        """Losses of base and adapter."""
+        examples = self._examples(assistant)
+        with assistant.adapter.disabled() if assistant.adapter else nullcontext():
+            base = _scores(assistant, examples)
+        return base, _scores(assistant, examples)
+
+    def folder(self, folder: Path) -> list[RowScore]:
+        """Losses of a model's directory, as it is stored: in the compute dtype, or packed."""
+        device = resolve_device(self.compute.device)
+        checkpoint = open_checkpoint(folder)
+        model = load_model(
+            checkpoint,
+            holding=Holding.FROZEN,
+            dtype=resolve_dtype(self.compute.dtype, device),
+            device=device,
+        )
+        model.requires_grad_(False).eval()
+        assistant = make_assistant(model, checkpoint, None)
+        return _scores(assistant, self._examples(assistant))
+
+    def _examples(self, assistant: Assistant) -> list[Example]:
+        return prepare(assistant, self.records).examples
+
+
+def _scores(assistant: Assistant, examples: Sequence[Example]) -> list[RowScore]:
+    return [RowScore(total, count, None, None, None) for total, count in row_losses(assistant.model, examples)]
+
+
+def beside(live: Sequence[RowScore], scores: Sequence[RowScore]) -> Loss:
+    """The loss of `scores`, and its paired difference to `live`."""
+    row = next(one for one in compare(live, scores) if one.name == "loss")
+    return Loss(row.adapter, row.difference, row.low, row.high)
+
+
+def mean_loss(scores: Sequence[RowScore]) -> float:
+    """Nats per supervised token."""
+    return next(one.value for one in metrics(scores) if one.name == "loss")
+
+
+def survival(source: Source, quant: QuantSection) -> Survival:
+    """Quantise every changed layer that `quant` does not skip with and without the update, one at a time."""
+    layers = packed_paths(source.model.spec, quant)
+    return measure_survival(
+        ((source.base(name), merged) for name, merged in source.merged() if name.removesuffix(".weight") in layers),
+        quant,
+    )
+
+
+def measure_survival(pairs: Iterable[tuple[Tensor, Tensor]], quant: QuantSection) -> Survival:
+    """Of pairs of a weight without and with its update, in float32 or float64."""
+    weight = update = moved = along = 0.0
+    for before, after in pairs:
+        delta = after.double() - before.double()
+        change = (_round_trip(after, quant) - _round_trip(before, quant)).double()
+        weight += float(before.double().square().sum())
+        update += float(delta.square().sum())
+        moved += float(change.square().sum())
+        along += float((change * delta).sum())
+    if not update:
+        # Nothing was trained (B is still zero): there is nothing to lose.
+        return Survival(0.0, 1.0, 1.0)
+    return Survival((update / weight) ** 0.5, (moved / update) ** 0.5, along / update)
+
+
+def _round_trip(weight: Tensor, quant: QuantSection) -> Tensor:
+    return pack(weight.float(), None, quant).dequantize(torch.float32)

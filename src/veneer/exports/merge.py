@@ -1,0 +1,121 @@
+"""Merging: W' = W + s · B A in place of W, written as a model of its own.
+
+Each tensor is summed in float32 or wider and rounded once, to the dtype that is written. The base is read and never
+written to, so that there is nothing to unmerge: it is what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from veneer.config import QuantSection
+from veneer.errors import AdapterError, ModelError, listing
+from veneer.exports.base import Source
+from veneer.io.model_files import stream_model
+from veneer.io.prequantised import parts_of, quantization_config
+from veneer.load import expected_tensors, linear_paths
+from veneer.model.spec import DecoderSpec
+from veneer.quant.schemes import pack, skipped
+from veneer.quantization import stored_weight
+
+PARTS = 7
+"""At least the tensors that hold one packed weight, their longer names included."""
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a merged model holds."""
+
+    changed: int
+    """Tensors that are not the base's."""
+    tensors: int
+    tied: bool
+    """Whether the embedding is the head."""
+
+
+def packed_paths(spec: DecoderSpec, quant: QuantSection) -> frozenset[str]:
+    """The layers that are quantised."""
+    paths = linear_paths(spec)
+    return frozenset(paths) - skipped(paths, quant.skip_modules)
+
+
+def write_merged(
+    folder: Path,
+    source: Source,
+    dtype: torch.dtype,
+    quant: QuantSection | None = None,
+    progress: Callable[[str], None] = lambda name: None,
+) -> Written:
+    """Write base and adapter as one model into an existing folder, holding one tensor at a time.
+
+    A tied head stays tied unless the adapter changes it or the embedding alone; then both are written.
+
+    Args:
+        folder: gets config.json, model.safetensors, the tokenizer and the generation settings.
+        source: base and adapter.
+        dtype: of the weights; of those that stay dense where `quant` is given.
+        quant: pack the linear layers so, straight from the exact sums, as bitsandbytes and transformers store them.
+        progress: called with the name of every tensor that is written.
+
+    Raises:
+        ModelError: a value does not fit into `dtype`.
+        AdapterError: the adapter adds tensors that the architecture has no place for.
+        OutputError: a file cannot be written.
+    """
+    expected = expected_tensors(source.model.spec)
+    names = [*expected, *({HEAD} - expected.keys())]
+    packed = frozenset[str]() if quant is None else packed_paths(source.model.spec, quant)
+    changed: set[str] = set()
+
+    def tensors() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in source.merged():
+            if name == HEAD and source.adapter.keeps_tie:
+                continue
+            if name not in names:
+                raise AdapterError(f"the adapter adds {name}, for which the architecture has no place: keep it apart")
+            changed.add(name)
+            progress(name)
+            yield from stored(name, tensor)
+        parted = bool(changed & {EMBEDDING, HEAD}) and not source.adapter.keeps_tie
+        for name in _rest(expected, changed, parted=parted):
+            progress(name)
+            # A head that was the embedding until now has its values.
+            held = EMBEDDING if name == HEAD and HEAD not in expected else name
+            yield from stored(name, source.base(held))
+
+    def stored(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+        if quant is None or name.removesuffix(".weight") not in packed:
+            yield name, _rounded(name, tensor, dtype)
+        else:
+            yield from parts_of(name, stored_weight(pack(tensor.float(), None, quant)), dtype).items()
+
+    described, room = None, names
+    if quant is not None:
+        dense = [path for path in linear_paths(source.model.spec) if path not in packed]
+        described = quantization_config(quant, [HEAD.removesuffix(".weight"), *dense], dtype)
+        room = names * PARTS
+    shapes = stream_model(folder, room, tensors(), source.checkpoint, quantization=described)
+    return Written(len(changed), len({*expected, *changed} | ({HEAD} & shapes.keys())), HEAD not in shapes)
+
+
+def _rest(expected: dict[str, tuple[int, ...]], changed: set[str], *, parted: bool) -> list[str]:
+    """The names that are the base's own; a head that has parted from its embedding is among them."""
+    needed = {*expected, *([HEAD] if parted else [])}
+    return [name for name in dict.fromkeys((*expected, HEAD)) if name in needed - changed]
+
+
+def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    rounded = tensor.to(dtype)
+    if not bool(torch.isfinite(rounded).all()):
+        largest = float(tensor.abs().max())
+        raise ModelError(
+            f"the merged model does not fit into {str(dtype).removeprefix('torch.')}, whose largest number is "
+            f"{torch.finfo(dtype).max:g}:\n{listing([f'{name}: up to {largest:g}'])}\nTake bfloat16 or float32."
+        )
+    return rounded

@@ -1,0 +1,266 @@
+"""Weights that bitsandbytes quantised, as transformers stores them in safetensors: their parts, both ways.
+
+A linear layer's weight in 4 bits takes several tensors under its own name,
+
+    {path}.weight                                    codes, uint8 [ceil(n/2), 1], or the same bytes as another dtype
+    {path}.weight.absmax                             float32 [blocks], or uint8 codes of them where they are nested
+    {path}.weight.quant_map                          what the 16 codes mean, float32
+    {path}.weight.nested_absmax, .nested_quant_map   float32 [ceil(blocks/256)] and [256], where scales are nested
+    {path}.weight.quant_state.bitsandbytes__nf4      JSON as uint8: block size, shape, offset of nested scales (or fp4)
+
+and in 8 bits three: `{path}.weight` int8 [out, in], `{path}.SCB` float32 [out], `{path}.weight_format` (0: row by row).
+All else of such a model is stored as it is. config.json says in `quantization_config` how it was made, but not the
+block size; so the tensors are believed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veneer.config import QuantSection, Scheme
+from veneer.errors import ModelError
+
+CONFIG_KEY = "quantization_config"
+METHOD = "bitsandbytes"
+NESTED_BLOCK = 256
+"""Scales that share one nested scale: the only size that bitsandbytes writes."""
+_STATES = {f".quant_state.bitsandbytes__{scheme.value}": scheme for scheme in (Scheme.NF4, Scheme.FP4)}
+_MAPS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredFormat:
+    """How one weight is stored."""
+
+    scheme: Scheme
+    shape: tuple[int, ...]
+    """Of the weight, [out, in]."""
+    block: int
+    """Weights that share a scale; 0 for int8, where a row does."""
+    nested: bool
+    """Whether the scales are quantised themselves."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredWeight:
+    """One weight's parts, copied out of the file."""
+
+    format: StoredFormat
+    codes: Tensor
+    """uint8 [ceil(n/2)], two a byte, or int8 [out, in]."""
+    scales: Tensor
+    """float32 [blocks] or [out]; uint8 [blocks] where they are nested."""
+    values: Tensor | None = None
+    """What the 16 codes mean, float32."""
+    nested_scales: Tensor | None = None
+    nested_values: Tensor | None = None
+    nested_offset: float = 0.0
+
+
+class StoredTensors:
+    """Finds and reads the weights of a checkpoint that are stored quantised.
+
+    Args:
+        where: what to call the checkpoint in an error.
+        names: of all tensors in the files.
+        raw: one tensor as it is stored; a copy.
+        shape: of one tensor as it is stored.
+
+    Raises:
+        ModelError: a state is damaged, or says something that bitsandbytes does not write.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        names: Collection[str],
+        raw: Callable[[str], Tensor],
+        shape: Callable[[str], tuple[int, ...]],
+    ) -> None:
+        self._where, self._raw, self._shape = where, raw, shape
+        self._states: dict[str, dict[str, Any]] = {}
+        self.formats: dict[str, StoredFormat] = {}
+        self.parts: set[str] = set()
+        """Names that stand for no tensor of the model."""
+        for name in names:
+            for ending, scheme in _STATES.items():
+                if name.endswith(ending):
+                    self._add_4bit(name.removesuffix(ending), name, scheme, names)
+            if name.endswith(".SCB"):
+                self._add_int8(name.removesuffix(".SCB"), names)
+
+    def _add_4bit(self, weight: str, state_name: str, scheme: Scheme, names: Collection[str]) -> None:
+        try:
+            state = json.loads(bytes(self._raw(state_name).tolist()))
+            shape, block = tuple(int(size) for size in state["shape"]), int(state["blocksize"])
+            nested = "nested_offset" in state
+            if nested:
+                state["nested_offset"] = float(state["nested_offset"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise ModelError(f"{self._where}: the tensor {state_name} is damaged: {error!r}.") from error
+        if nested and (state.get("nested_blocksize"), state.get("nested_dtype")) != (NESTED_BLOCK, "float32"):
+            raise ModelError(
+                f"{self._where}: {weight} has nested scales in blocks of {state.get('nested_blocksize')} and "
+                f"{state.get('nested_dtype')}; {NESTED_BLOCK} and float32 are read."
+            )
+        needed = [weight, *(weight + part for part in (_MAPS if nested else _MAPS[:2]))]
+        self._demand(needed, names)
+        self.parts |= {state_name, *needed[1:]}
+        self._states[weight] = state
+        self.formats[weight] = StoredFormat(scheme=scheme, shape=shape, block=block, nested=nested)
+
+    def _add_int8(self, path: str, names: Collection[str]) -> None:
+        weight, order = f"{path}.weight", f"{path}.weight_format"
+        self._demand([weight], names)
+        self.parts |= {f"{path}.SCB"}
+        if order in names:
+            self.parts.add(order)
+            found = int(self._raw(order).sum())
+            if found:
+                raise ModelError(f"{self._where}: {order} is {found}; only 0, row by row, is read. Save it anew.")
+        self.formats[weight] = StoredFormat(scheme=Scheme.INT8, shape=self._shape(weight), block=0, nested=False)
+
+    def _demand(self, needed: Sequence[str], names: Collection[str]) -> None:
+        missing = [name for name in needed if name not in names]
+        if missing:
+            raise ModelError(f"{self._where} lacks parts of a quantised weight: {', '.join(missing)}.")
+
+    def read(self, weight: str) -> StoredWeight:
+        """The parts of one of `formats`."""
+        found = self.formats[weight]
+        if found.scheme is Scheme.INT8:
+            scales = self._raw(weight.removesuffix("weight") + "SCB")
+            return StoredWeight(format=found, codes=self._raw(weight), scales=scales)
+        codes = self._raw(weight).contiguous().view(torch.uint8).view(-1)
+        scales, values = (self._raw(weight + part) for part in _MAPS[:2])
+        if not found.nested:
+            return StoredWeight(format=found, codes=codes, scales=scales, values=values)
+        nested_scales, nested_values = (self._raw(weight + part) for part in _MAPS[2:])
+        return StoredWeight(
+            format=found,
+            codes=codes,
+            scales=scales,
+            values=values,
+            nested_scales=nested_scales,
+            nested_values=nested_values,
+            nested_offset=self._states[weight]["nested_offset"],
+        )
+
+
+def parts_of(weight: str, stored: StoredWeight, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The tensors that hold one weight in a file, by name.
+
+    Args:
+        weight: its name, `{path}.weight`.
+        stored: its parts.
+        dtype: of the weight before it was quantised, which is noted.
+    """
+    kind = stored.format
+    if kind.scheme is Scheme.INT8:
+        path = weight.removesuffix(".weight")
+        return {
+            weight: stored.codes,
+            f"{path}.SCB": stored.scales,
+            f"{path}.weight_format": torch.tensor(0, dtype=torch.uint8),
+        }
+    state: dict[str, Any] = {
+        "quant_type": kind.scheme.value,
+        "blocksize": kind.block,
+        "dtype": str(dtype).removeprefix("torch."),
+        "shape": list(kind.shape),
+    }
+    found = {weight: stored.codes.view(-1, 1), f"{weight}.absmax": stored.scales, f"{weight}.quant_map": stored.values}
+    if kind.nested:
+        state |= {
+            "nested_blocksize": NESTED_BLOCK,
+            "nested_dtype": "float32",
+            "nested_offset": stored.nested_offset,
+        }
+        found |= {
+            f"{weight}.nested_absmax": stored.nested_scales,
+            f"{weight}.nested_quant_map": stored.nested_values,
+        }
+    name = f"{weight}.quant_state.bitsandbytes__{kind.scheme.value}"
+    found[name] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def quantization_config(quant: QuantSection, dense: Sequence[str], dtype: torch.dtype) -> dict[str, Any]:
+    """What config.json says of a model that is stored as `quant` says.
+
+    Args:
+        quant: the scheme.
+        dense: full paths of the linear layers that are stored dense, the head among them.
+        dtype: to compute in.
+    """
+    eight = quant.scheme is Scheme.INT8
+    return {
+        "_load_in_4bit": not eight,
+        "_load_in_8bit": eight,
+        "bnb_4bit_compute_dtype": "float32" if eight else str(dtype).removeprefix("torch."),
+        "bnb_4bit_quant_storage": "uint8",
+        "bnb_4bit_quant_type": "fp4" if eight else quant.scheme.value,
+        "bnb_4bit_use_double_quant": not eight and quant.double_quant,
+        "llm_int8_enable_fp32_cpu_offload": False,
+        "llm_int8_has_fp16_weight": False,
+        "llm_int8_skip_modules": list(dense),
+        "llm_int8_threshold": 6.0,
+        "load_in_4bit": not eight,
+        "load_in_8bit": eight,
+        "quant_method": METHOD,
+    }
+
+
+def described_quantisation(config: Mapping[str, Any], paths: Sequence[str]) -> QuantSection | None:
+    """How config.json says that a model's files are quantised, or None. Of blocks it says nothing: the usual 64.
+
+    Args:
+        config: config.json.
+        paths: of the decoder's linear layers.
+    """
+    settings = config.get(CONFIG_KEY)
+    if not isinstance(settings, Mapping) or settings.get("quant_method", METHOD) != METHOD:
+        return None
+    # As transformers reads them: the beginning of a path as a regular expression, or its end as it is.
+    names = [str(name) for name in settings.get("llm_int8_skip_modules") or ()]
+    dense = [path for path in paths if any(path.endswith(name) or _begins(path, name) for name in names)]
+    if settings.get("load_in_8bit"):
+        return QuantSection(scheme=Scheme.INT8, skip_modules=tuple(dense))
+    if settings.get("bnb_4bit_quant_type") not in (Scheme.NF4.value, Scheme.FP4.value):
+        return None
+    return QuantSection(
+        scheme=Scheme(settings["bnb_4bit_quant_type"]),
+        double_quant=bool(settings.get("bnb_4bit_use_double_quant")),
+        skip_modules=tuple(dense),
+    )
+
+
+def _begins(path: str, name: str) -> bool:
+    try:
+        return re.match(rf"(?:{name})(?:(?<=\.)|(?=\.|$))", path) is not None
+    except re.error:
+        return False
+
+
+def check_method(where: str, config: Mapping[str, Any]) -> None:
+    """Refuse a model that config.json says was quantised by something whose files are not read.
+
+    Raises:
+        ModelError: naming what it is.
+    """
+    settings = config.get(CONFIG_KEY)
+    if settings is None:
+        return
+    method = settings.get("quant_method", METHOD) if isinstance(settings, Mapping) else settings
+    if method != METHOD:
+        raise ModelError(
+            f"{where} was quantised by {method!r}, which is not read; of quantised models those of bitsandbytes (4 and "
+            "8 bits) and GGUF files are. Use the model's unquantised checkpoint."
+        )

@@ -1,0 +1,36 @@
+"""Bytes of an optimiser's state, by the names and shapes of what is trained."""
+
+from __future__ import annotations
+
+from math import prod
+
+from veneer.config import OptimizerName
+from veneer.plan.setup import Setup
+from veneer.plan.trained import Shape
+from veneer.quant.dynamic import scales_of
+
+SMALLEST_8BIT = 4096
+"""Elements from which on moments are coded, as in bitsandbytes."""
+COUNTER = 4
+"""Bytes of the number of steps, kept with each tensor."""
+
+
+def in_8_bits(name: str, shape: Shape) -> bool:
+    """Whether an 8-bit optimiser codes the moments of this parameter; those of embeddings stay float32."""
+    return prod(shape) >= SMALLEST_8BIT and "embed" not in name
+
+
+def parameter_bytes(optimizer: OptimizerName, name: str, shape: Shape) -> int:
+    """Bytes kept for one parameter."""
+    numel = prod(shape)
+    if optimizer in (OptimizerName.LION, OptimizerName.SGD):
+        return 4 * numel
+    if optimizer is OptimizerName.ADAFACTOR:
+        return COUNTER + 4 * (sum(shape) if len(shape) == 2 else numel)
+    coded = optimizer in (OptimizerName.ADAMW_8BIT, OptimizerName.PAGED_ADAMW_8BIT) and in_8_bits(name, shape)
+    return COUNTER + 2 * (numel + 4 * scales_of(numel) if coded else 4 * numel)
+
+
+def state_bytes(setup: Setup) -> int:
+    """Bytes of the whole state, in memory and in a checkpoint. A paged state counts as if it never left the card."""
+    return sum(parameter_bytes(setup.optimizer, name, shape) for name, shape in setup.trained)

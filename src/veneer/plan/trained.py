@@ -1,0 +1,119 @@
+"""Names and shapes of everything that a run trains, from shapes alone; the names are those of an adapter's files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from veneer.adapters.dora import MAGNITUDE
+from veneer.adapters.embedding import TOKENS
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.targets import EMBEDDING, HEAD, names_path
+from veneer.config import Bias, Factors, Variant
+from veneer.model.spec import DecoderSpec
+
+Shape = tuple[int, ...]
+NORMS = ("input_layernorm", "post_attention_layernorm")
+"""The norms of a decoder layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One linear layer of the decoder, and the rank of the adapter on it (0: none)."""
+
+    path: str
+    inputs: int
+    outputs: int
+    bias: bool
+    rank: int
+    subtracted: bool = False
+    """Whether the pair that the update starts with is held beside it, and multiplied with."""
+    saved: bool = False
+    """Whether the layer is trained whole."""
+
+    @property
+    def weights(self) -> int:
+        """Elements of the weight."""
+        return self.inputs * self.outputs
+
+    @property
+    def width(self) -> int:
+        """Rank of the product that is made."""
+        return 2 * self.rank if self.subtracted else self.rank
+
+    @property
+    def factors(self) -> int:
+        """Elements of A and B."""
+        return self.rank * (self.inputs + self.outputs)
+
+
+def norm_paths(spec: DecoderSpec) -> list[str]:
+    """Paths of all norms."""
+    layers = [f"model.layers.{layer}.{norm}" for layer in range(spec.num_layers) for norm in NORMS]
+    return [*layers, "model.norm"]
+
+
+def by_linear(line: Linear, lora: LoraSpec) -> Iterator[tuple[str, Shape]]:
+    """What an adapter trains of one linear layer, or of the head."""
+    if line.saved:
+        yield from _whole(line)
+        return
+    if line.rank:
+        if lora.factors is Factors.BOTH:
+            yield f"{line.path}.lora_A.weight", (line.rank, line.inputs)
+        yield f"{line.path}.lora_B.weight", (line.outputs, line.rank)
+        if lora.factor_bias:
+            yield f"{line.path}.lora_B.bias", (line.outputs,)
+        if lora.variant is Variant.DORA:
+            yield f"{line.path}.{MAGNITUDE}", (line.outputs,)
+    if line.bias and (lora.bias is Bias.ALL or (lora.bias is Bias.LORA_ONLY and line.rank)):
+        yield f"{line.path}.bias", (line.outputs,)
+
+
+def by_adapter(
+    spec: DecoderSpec, linears: Sequence[dict[str, Linear]], lora: LoraSpec, updated: frozenset[str]
+) -> Iterator[tuple[str, Shape]]:
+    """What an adapter trains.
+
+    Args:
+        spec: of the model.
+        linears: its layers.
+        lora: the adapter.
+        updated: which of embedding and head carry an update.
+    """
+    vocab, dim = spec.vocab_size, spec.hidden_size
+    if EMBEDDING in updated:
+        rank = lora.rank_of(EMBEDDING)
+        yield f"{EMBEDDING}.lora_embedding_A", (rank, vocab)
+        yield f"{EMBEDDING}.lora_embedding_B", (dim, rank)
+        if lora.variant is Variant.DORA:
+            yield f"{EMBEDDING}.{MAGNITUDE}", (dim,)
+    for line in chain.from_iterable(layer.values() for layer in linears):
+        yield from by_linear(line, lora)
+    if HEAD in updated:
+        yield from by_linear(Linear(HEAD, dim, vocab, False, lora.rank_of(HEAD)), lora)
+    sizes = {EMBEDDING: (vocab, dim), HEAD: (vocab, dim)} | dict.fromkeys(norm_paths(spec), (dim,))
+    for path, shape in sizes.items():
+        if any(names_path(name, path) for name in lora.modules_to_save):
+            yield f"{path}.weight", shape
+    for path, ids in lora.trainable_tokens.items():
+        yield f"{path}.{TOKENS}", (len(ids), dim)
+
+
+def by_full(spec: DecoderSpec, linears: Sequence[dict[str, Linear]]) -> Iterator[tuple[str, Shape]]:
+    """Every weight of the model; a tied head's once."""
+    shape = (spec.vocab_size, spec.hidden_size)
+    yield f"{EMBEDDING}.weight", shape
+    for line in chain.from_iterable(layer.values() for layer in linears):
+        yield from _whole(line)
+    if not spec.tied_head:
+        yield f"{HEAD}.weight", shape
+    for path in norm_paths(spec):
+        yield f"{path}.weight", (spec.hidden_size,)
+
+
+def _whole(line: Linear) -> Iterator[tuple[str, Shape]]:
+    yield f"{line.path}.weight", (line.outputs, line.inputs)
+    if line.bias:
+        yield f"{line.path}.bias", (line.outputs,)

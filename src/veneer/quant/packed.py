@@ -1,0 +1,124 @@
+"""PackedLinear: what every frozen linear layer has in common whose weight is decoded whenever it is needed.
+
+It meets the contract of a base linear (`forward`, `product`, `input_gradient`, `dequantize`, `in_features`,
+`out_features`, `bias`) and has no parameters. A format adds its buffers and how they are decoded.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from veneer.errors import ModelError
+from veneer.products import LowRank, inputs, outputs, through
+
+
+class PackedLinear(nn.Module):
+    """y = x Wᵀ + bias with W [out, in] decoded to the dtype of x, and frozen."""
+
+    exact: ClassVar[frozenset[str]] = frozenset()
+    """Buffers that stay float32 under `.to(dtype)` and its relatives: rounding them would change the weight."""
+    bias: Tensor | None
+
+    def __init__(self, shape: tuple[int, int], bias: Tensor | None) -> None:
+        """shape: (out, in). Raises ModelError where the bias does not fit it."""
+        super().__init__()
+        self.out_features, self.in_features = shape
+        if bias is not None and bias.shape != (self.out_features,):
+            raise ModelError(f"bias has shape {list(bias.shape)}; it must have shape [{self.out_features}]")
+        self.register_buffer("bias", None if bias is None else bias.detach())
+        self._decoded: Tensor | None = None
+
+    @abstractmethod
+    def decode(self, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+        """The weight, [out, in] in `dtype`, rounded once; into the contiguous buffer `out` if given."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers: codes, scales and bias."""
+        return sum(buffer.nbytes for buffer in self.buffers())
+
+    def dequantize(self, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+        """Decode the weight, [out, in] in `dtype`, rounded once; into the contiguous buffer `out` if given.
+
+        A buffer that is used again saves the page faults of a fresh one, which cost more than the decode from about
+        32 MB on.
+        """
+        if self._decoded is not None and self._decoded.dtype == dtype and out is None:
+            return self._decoded
+        return self.decode(dtype, out)
+
+    def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
+        """x Wᵀ (+ bias) (+ update), [*, in] to [*, out], with weight and bias decoded to x's dtype; no gradients."""
+        return outputs(x, self.dequantize(x.dtype), self.bias, update)
+
+    def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
+        """grad W (+ update), [*, out] to [*, in], with the weight decoded once more."""
+        return inputs(grad, self.dequantize(grad.dtype), update)
+
+    def hold(self, dtype: torch.dtype) -> None:
+        """Keep the decoded weight until `release`; see `decoded_weights`."""
+        self._decoded = self.dequantize(dtype)
+
+    def release(self) -> None:
+        """Forget the decoded weight."""
+        self._decoded = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x [*, in] to [*, out], with the weight and bias decoded to x's dtype.
+
+        Backward gives dx only. Between the two, nothing is kept: the weight is decoded a second time.
+        """
+        return through(self, x)
+
+    def extra_repr(self) -> str:
+        """The line that `print(module)` shows."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Module.to(dtype), .half(), .bfloat16() and .double() all come through here and cast every floating buffer.
+        exact = {id(self._buffers[name]) for name in self.exact if name in self._buffers}
+
+        def keep_scales(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if id(tensor) in exact and moved.dtype != tensor.dtype:
+                return tensor.to(moved.device)
+            return moved
+
+        super()._apply(keep_scales, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+@contextmanager
+def decoded_weights(model: nn.Module, dtype: torch.dtype, limit: int) -> Iterator[None]:
+    """Within the block every quantised layer keeps its decoded weight, if all of them take at most `limit` bytes.
+
+    Generation multiplies a few rows at a time, so decoding would cost as much as the products; the values are the
+    same. Training decodes at each use: there a weight meets thousands of rows, and memory is the point.
+    """
+    layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    size = sum(layer.in_features * layer.out_features for layer in layers) * dtype.itemsize
+    if size > limit:
+        yield
+        return
+    try:
+        for layer in layers:
+            layer.hold(dtype)
+        yield
+    finally:
+        for layer in layers:
+            layer.release()
+
+
+def expect(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Raise ModelError unless a part of a quantised weight has this dtype and shape."""
+    if tensor.dtype != dtype or tuple(tensor.shape) != shape:
+        raise ModelError(
+            f"quantised weight: {name} are {tensor.dtype} of shape {list(tensor.shape)}; "
+            f"they must be {dtype} of shape {list(shape)}"
+        )

@@ -1,0 +1,121 @@
+"""RowwiseLinear: a frozen linear layer whose weight is held in 8 bits and multiplied in the dtype of its input.
+
+The format is LLM.int8's (Dettmers et al., 2022, arXiv:2208.07339), as transformers and bitsandbytes store it: a code
+for every weight and, for every output, the largest magnitude of its row (`SCB`); weight ≈ code · SCB / 127. Codes are
+bit for bit those of bitsandbytes on a CPU, which rounds the weight to float16 first.
+
+Not to be confused with `Int8Linear` (`veneer.quant.int8`), which *computes* in 8 bits, with two copies of the weight
+and scales of its own. Here nothing but the weight is rounded; activations and products are as exact as over NF4.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from veneer.errors import ModelError
+from veneer.quant.packed import PackedLinear, expect
+
+LEVELS = 127.0
+STEP = 7.874015718698502e-3
+"""1 / 127 as bitsandbytes writes it; in float32 it is the nearest to 1 / 127."""
+CHUNK = 1 << 18
+"""Elements that are coded or decoded at once, in whole rows: the temporaries stay in the processor's cache."""
+DEVICE_CHUNK = 1 << 24
+"""The same on a GPU, where a launch for every few rows would cost more than the rows."""
+
+
+@torch.no_grad()
+def quantize_rowwise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantise `weight` [out, in] (float32, bfloat16 or float16) to 8 bits with a scale for every row.
+
+    Returns codes, int8 [out, in], and each row's largest magnitude, float32 [out], both of the weight rounded to
+    float16. To nearest, halves to even; a row of zeros has codes and scale of zero.
+
+    Raises ModelError for another dtype or shape, and where a weight is not finite in float16.
+    """
+    if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ModelError(f"cannot quantise a {weight.dtype} tensor; convert it to float32, bfloat16 or float16")
+    if weight.dim() != 2 or weight.numel() == 0:
+        raise ModelError(f"a linear layer's weight has two dimensions, none of them 0; got {list(weight.shape)}")
+    rows, width = weight.shape
+    codes = torch.empty((rows, width), dtype=torch.int8, device=weight.device)
+    largest = torch.empty(rows, dtype=torch.float32, device=weight.device)
+    broken = 0
+    step = _rows_at_once(weight)
+    for start in range(0, rows, step):
+        part = weight.detach()[start : start + step].to(torch.float16)
+        scales = largest[start : start + step]
+        scales.copy_(part.abs().amax(1))
+        # Counted only where a scale says that there are any: NaN and infinity propagate to it.
+        if not bool(scales.isfinite().all()):
+            broken += int((~part.isfinite()).sum())
+            continue
+        inverse = torch.where(scales > 0, LEVELS / scales, 0.0)
+        codes[start : start + step] = part.float().mul_(inverse.unsqueeze(1)).round_().to(torch.int8)
+    if broken:
+        raise ModelError(
+            f"cannot quantise: {broken} of {rows * width} weights are NaN or infinite in float16, in which LLM.int8 "
+            "takes them; if the weights are finite but beyond 65,504, take scheme nf4"
+        )
+    return codes, largest
+
+
+@torch.no_grad()
+def dequantize_rowwise(codes: Tensor, scales: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
+    """Decode int8 [out, in] with float32 scales [out]: code · scale · (1/127) in float32, in this order, rounded once
+    to `dtype`; into the contiguous buffer `out` if given."""
+    rows, width = codes.shape
+    if out is None:
+        out = torch.empty((rows, width), dtype=dtype, device=codes.device)
+    elif out.shape != codes.shape or out.dtype != dtype or out.device != codes.device:
+        raise ModelError(
+            f"cannot decode into a {out.dtype} buffer of shape {list(out.shape)} on {out.device}; it must be {dtype} "
+            f"of shape {list(codes.shape)} on {codes.device}"
+        )
+    step = _rows_at_once(codes)
+    scratch = torch.empty((min(rows, step), width), dtype=torch.float32, device=codes.device)
+    for start in range(0, rows, step):
+        part = codes[start : start + step]
+        wide = scratch[: len(part)].copy_(part).mul_(scales[start : start + step].unsqueeze(1)).mul_(STEP)
+        out[start : start + step] = wide
+    return out
+
+
+def _rows_at_once(matrix: Tensor) -> int:
+    return max(1, (CHUNK if matrix.device.type == "cpu" else DEVICE_CHUNK) // matrix.shape[1])
+
+
+class RowwiseLinear(PackedLinear):
+    """A frozen linear layer in LLM.int8's format.
+
+    Buffers: `weight` int8 [out, in], `SCB` float32 [out], under the names that transformers stores them, and `bias`
+    [out] or None.
+    """
+
+    exact: ClassVar[frozenset[str]] = frozenset({"SCB"})
+    weight: Tensor
+    SCB: Tensor
+
+    def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None = None) -> None:
+        """Wrap codes and scales; the tensors are kept, not copied. Raises ModelError where they do not fit."""
+        if weight.dim() != 2:
+            raise ModelError(f"a linear layer's weight has two dimensions; got shape {list(weight.shape)}")
+        shape = (weight.shape[0], weight.shape[1])
+        super().__init__(shape, bias)
+        expect("codes", weight, torch.int8, shape)
+        expect("scales", scales, torch.float32, shape[:1])
+        self.register_buffer("weight", weight)
+        self.register_buffer("SCB", scales)
+
+    @classmethod
+    def from_weight(cls, weight: Tensor, bias: Tensor | None = None) -> Self:
+        """Quantise `weight` [out, in]; neither tensor is changed. Raises ModelError as `quantize_rowwise`."""
+        # Cloned, because the caller's bias may be a view into a whole checkpoint file.
+        return cls(*quantize_rowwise(weight), None if bias is None else bias.detach().clone())
+
+    def decode(self, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+        """The weight, [out, in] in `dtype`."""
+        return dequantize_rowwise(self.weight, self.SCB, dtype, out)

@@ -1,0 +1,63 @@
+"""The quantisation schemes by name: a weight to its layer, which layers are left out, and what it all takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from veneer.config import QuantSection, Scheme
+from veneer.errors import ConfigError, listing, nearest
+from veneer.quant.codes import NESTED_BLOCK, CodeBook, packed_sizes
+from veneer.quant.linear import QuantLinear
+from veneer.quant.packed import PackedLinear
+from veneer.quant.rowwise import CHUNK, DEVICE_CHUNK, RowwiseLinear
+
+HEAD = "lm_head"
+"""May stand among `skip_modules`, as in other programs' settings: the head is never quantised."""
+
+
+def pack(weight: Tensor, bias: Tensor | None, quant: QuantSection) -> PackedLinear:
+    """The frozen layer of `weight` [out, in] as `quant` says; neither tensor is changed.
+
+    Raises ModelError for a weight that cannot be quantised.
+    """
+    if quant.scheme is Scheme.INT8:
+        return RowwiseLinear.from_weight(weight, bias)
+    codebook = CodeBook(quant.scheme.value)
+    return QuantLinear.from_weight(weight, bias, block=quant.block, double_quant=quant.double_quant, codebook=codebook)
+
+
+def skipped(paths: Sequence[str], skip_modules: Sequence[str]) -> frozenset[str]:
+    """The layers among `paths` that `skip_modules` keeps dense: a name is a whole path or the end of one.
+
+    Raises ConfigError for a name that means no layer; all such are named.
+    """
+    found: dict[str, list[str]] = {
+        name: [path for path in paths if path == name or path.endswith(f".{name}")] for name in skip_modules
+    }
+    unknown = [name for name, matched in found.items() if not matched and name != HEAD]
+    if unknown:
+        leaves = sorted({path.rpartition(".")[2] for path in paths})
+        offenders = listing(f"{name!r}{nearest(name, leaves)}" for name in unknown)
+        raise ConfigError(
+            f"quant.skip_modules names layers that the model does not have:\n{offenders}\n"
+            f"It has: {', '.join(leaves)}; or give a whole path such as {paths[0]}"
+        )
+    return frozenset(path for matched in found.values() for path in matched)
+
+
+def packed_bytes(outputs: int, inputs: int, quant: QuantSection) -> int:
+    """Bytes that a weight [outputs, inputs] takes as `quant` says: codes and scales, without the bias."""
+    count = outputs * inputs
+    if quant.scheme is Scheme.INT8:
+        return count + 4 * outputs
+    codes, blocks = packed_sizes(count, quant.block)
+    return codes + (blocks + 4 * -(-blocks // NESTED_BLOCK) + 4 if quant.double_quant else 4 * blocks)
+
+
+def decode_scratch(count: int, quant: QuantSection, device: str) -> int:
+    """Bytes that decoding `count` weights on `cpu` or `cuda` takes beside codes and result."""
+    if quant.scheme is Scheme.INT8:
+        return 4 * min(count, CHUNK if device == "cpu" else DEVICE_CHUNK)
+    return count // quant.block * 8

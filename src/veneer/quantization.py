@@ -1,0 +1,155 @@
+"""A model quantised once, into a directory that veneer, transformers and bitsandbytes open: `quantize`.
+
+Tensor by tensor: each is read, packed and let go before the next, so that memory holds the quantised model and one
+tensor. The files are those that transformers' `save_pretrained` writes (`veneer.io.prequantised` has the format).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from veneer.config import QuantSection, Scheme, quant_problems
+from veneer.errors import ConfigError, OutputError, listing
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.io.files import atomic_folder
+from veneer.io.model_files import save_model
+from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
+from veneer.load import check_tensors, expected_tensors, linear_paths
+from veneer.model.spec import spec_from_hf
+from veneer.quant.codes import code_values, nested_values
+from veneer.quant.linear import QuantLinear
+from veneer.quant.packed import PackedLinear
+from veneer.quant.rowwise import RowwiseLinear
+from veneer.quant.schemes import HEAD, pack, skipped
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+"""What the weights that stay dense may be stored in."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantised:
+    """What `quantize` wrote."""
+
+    output: Path
+    quant: QuantSection
+    layers: int
+    """Linear layers that are quantised."""
+    dense: tuple[str, ...]
+    """Linear layers that `quant.skip_modules` kept dense."""
+    weights: int
+    """Elements of the quantised layers' weights."""
+    packed_bytes: int
+    """What these take, scales included."""
+    bytes: int
+    """All tensors of the model, those that stay dense too."""
+
+    @property
+    def bits(self) -> float:
+        """Bits for one weight of a quantised layer."""
+        return 8 * self.packed_bytes / max(1, self.weights)
+
+
+def quantize(
+    model: str,
+    output: str | Path,
+    *,
+    quant: QuantSection | None = None,
+    dtype: str = "auto",
+    revision: str | None = None,
+    progress: Callable[[str], None] = lambda name: None,
+) -> Quantised:
+    """Write a model's weights quantised, with its configuration and tokenizer, as a directory of its own.
+
+    Args:
+        model: a directory, a GGUF file or a hub id.
+        output: the directory to make; it must not hold anything.
+        quant: scheme, block, double quantisation, and layers to leave dense; embedding, norms and head always are.
+        dtype: of what stays dense, and of the weights before they are quantised: `auto` (as the model's configuration
+            says, else bfloat16), `bfloat16`, `float16` or `float32`.
+        revision: branch, tag or commit of a hub id.
+        progress: called with the name of every tensor that is read.
+
+    Raises:
+        ConfigError: `quant` contradicts itself or skips layers that there are not, or the model is quantised already.
+        ModelError: the model's files cannot be used.
+        OutputError: the directory holds something, or cannot be written; nothing half written is left.
+    """
+    quant = quant or QuantSection()
+    problems = quant_problems(quant)
+    if dtype not in ("auto", *DTYPES):
+        problems.append(f"dtype {dtype!r} is unknown; take auto, {', '.join(DTYPES)}")
+    if problems:
+        raise ConfigError(f"the settings cannot be used:\n{listing(problems)}")
+    output = Path(output)
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise OutputError(f"{output} is there already and not empty; give another output folder")
+    checkpoint = open_checkpoint(model, revision=revision)
+    if checkpoint.stored:
+        raise ConfigError(f"{model} is stored quantised already; quantise the model's unquantised checkpoint")
+    spec = spec_from_hf(checkpoint.config)
+    check_tensors(checkpoint, spec)
+    checkpoint.tokenizer()  # what is missing is better missed before the weights are read
+    paths = linear_paths(spec)
+    dense = skipped(paths, quant.skip_modules)
+    chosen = _dtype(checkpoint, dtype)
+    tensors: dict[str, Tensor] = {}
+    weights = packed_bytes = 0
+    for name in expected_tensors(spec):
+        progress(name)
+        tensor = checkpoint.read(name, chosen)
+        path, _, leaf = name.rpartition(".")
+        if leaf != "weight" or path in dense or path not in paths:
+            tensors[name] = tensor
+            continue
+        packed = pack(tensor, None, quant)
+        weights, packed_bytes = weights + tensor.numel(), packed_bytes + packed.nbytes
+        tensors |= parts_of(name, stored_weight(packed), chosen)
+    ordered = tuple(path for path in paths if path in dense)
+    with atomic_folder(output) as folder:
+        save_model(folder, tensors, checkpoint, quantization=quantization_config(quant, [HEAD, *ordered], chosen))
+    return Quantised(
+        output=output,
+        quant=quant,
+        layers=len(paths) - len(dense),
+        dense=ordered,
+        weights=weights,
+        packed_bytes=packed_bytes,
+        bytes=sum(tensor.nbytes for tensor in tensors.values()),
+    )
+
+
+def _dtype(checkpoint: Checkpoint, name: str) -> torch.dtype:
+    if name == "auto":
+        name = str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")).removeprefix("torch.")
+    return DTYPES.get(name, torch.bfloat16)
+
+
+def stored_weight(layer: PackedLinear) -> StoredWeight:
+    """The parts of a layer as a file holds them; the opposite of `veneer.load.packed_layer`."""
+    shape = (layer.out_features, layer.in_features)
+    if isinstance(layer, RowwiseLinear):
+        kind = StoredFormat(scheme=Scheme.INT8, shape=shape, block=0, nested=False)
+        return StoredWeight(format=kind, codes=layer.weight, scales=layer.SCB)
+    if not isinstance(layer, QuantLinear):
+        raise TypeError(f"{type(layer).__name__} has no format in files")
+    config = layer.config
+    kind = StoredFormat(
+        scheme=Scheme(config.codebook.value), shape=shape, block=config.block, nested=config.double_quant
+    )
+    values = code_values(config.codebook)
+    if not config.double_quant:
+        return StoredWeight(format=kind, codes=layer.codes, scales=layer.absmax, values=values)
+    return StoredWeight(
+        format=kind,
+        codes=layer.codes,
+        scales=layer.absmax_codes,
+        values=values,
+        nested_scales=layer.nested_absmax,
+        nested_values=nested_values(),
+        nested_offset=float(layer.nested_offset),
+    )

@@ -1,0 +1,170 @@
+"""What veneer chooses where the user leaves it open, each with its reason in a sentence.
+
+The rules are those of "LoRA Without Regret" (Schulman et al., 2025, thinkingmachines.ai/blog/lora), which swept rates
+and ranks over Llama and Qwen models: adapters on all layers, alpha 32 whatever the rank, ten times the rate of full
+fine-tuning nearly independent of rank, small batches, and a rank whose capacity exceeds what the rows have to teach.
+`benchmarks/defaults.py` holds the rate against its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from veneer.adapters.spec import LoraSpec
+from veneer.config import Method, OptimizerName, RunConfig, TrainSection
+from veneer.model.spec import DecoderSpec
+from veneer.plan.setup import decoder_linears
+from veneer.plan.trained import Linear
+from veneer.training.rows import DEFAULT_EXAMPLES_PER_STEP, Rows
+
+BITS_PER_WEIGHT = 2.0
+"""What a trained number can hold (Allen-Zhu & Li, 2024, arXiv:2404.05405)."""
+BITS_PER_TOKEN = 1.0
+"""What a supervised token has to teach, at most: language models begin at about a bit (0.69 nats) a token on text that
+is like what they know."""
+RANKS = (16, 32, 64, 128, 256)
+"""From the default, which is cheap beside any base, to where the article's largest runs stand."""
+ENOUGH_STEPS = 100
+"""Steps below which smaller ones are taken: at the same number of rows they learned more (docs/benchmarks.md)."""
+FEWEST_EXAMPLES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A setting that was left open."""
+
+    key: str
+    value: int | float
+    reason: str
+
+    def note(self) -> str:
+        """As the run reports it."""
+        return f"{self.key} {self.value:.3g}: {self.reason}"
+
+
+def recommended_rate(method: Method, hidden_size: int, optimizer: OptimizerName = OptimizerName.ADAMW) -> Choice:
+    """A peak learning rate.
+
+    LoRA with AdamW: 5e-5 · 10 · (2000 / hidden)^0.78, the article's fit over models from 1 to 70 billion weights. Full
+    fine-tuning: a tenth. 8-bit AdamW replaces AdamW at the same settings (arXiv:2110.02861), and Adafactor's updates
+    are clipped to a root mean square of 1, about AdamW's. Lion's are all ±1 and want a third to a tenth (Chen et al.,
+    2023, section 5); a fifth is taken. For SGD there is no rule (`veneer.config.check` refuses `auto`).
+    """
+    rate = 5e-4 * (2000 / hidden_size) ** 0.78
+    reason = f"the fit of LoRA Without Regret for a width of {hidden_size:,}, nearly independent of rank"
+    if method is Method.FULL:
+        rate /= 10
+        reason = f"a tenth of LoRA's rate for a width of {hidden_size:,}, as LoRA Without Regret found it"
+    if optimizer is OptimizerName.LION:
+        rate /= 5
+        reason += ", and a fifth of AdamW's, since every step of Lion is a whole one"
+    return Choice("train.learning_rate", rate, reason)
+
+
+def weights_per_rank(linears: Iterable[Mapping[str, Linear]]) -> tuple[int, int]:
+    """How many weights the adapters on these layers have for each unit of rank, and the largest rank for all of them.
+
+    Args:
+        linears: the decoder's layers, as `veneer.plan.setup.decoder_linears` gives them; those with a rank count.
+    """
+    lines = [line for layer in linears for line in layer.values() if line.rank]
+    weights = sum(line.inputs + line.outputs for line in lines)
+    return weights, min((min(line.inputs, line.outputs) for line in lines), default=0)
+
+
+def recommended_rank(completion_tokens: int, per_rank: int, largest: int) -> Choice:
+    """A rank: the smallest of RANKS whose capacity is what the rows have to teach.
+
+    An adapter of `rank · per_rank` weights holds about two bits each; a supervised token has about one to give. Below
+    16 there is nothing to save; above 256 the article has no evidence.
+
+    Args:
+        completion_tokens: supervised tokens of all different rows (a second epoch teaches nothing new).
+        per_rank: weights of the adapter at rank 1 (`weights_per_rank`); above 0.
+        largest: the smaller side of the smallest target.
+    """
+    needed = completion_tokens * BITS_PER_TOKEN / (BITS_PER_WEIGHT * per_rank)
+    allowed = [rank for rank in RANKS if rank <= largest] or [largest]
+    value = next((rank for rank in allowed if rank >= needed), allowed[-1])
+    capacity = _amount(value * per_rank * BITS_PER_WEIGHT)
+    taught = _amount(completion_tokens * BITS_PER_TOKEN)
+    if value < needed:
+        reason = f"the largest there is; it holds about {capacity} and the rows have about {taught} to teach"
+    else:
+        reason = f"holds about {capacity} (2 bits a weight), and the rows have about {taught} to teach (1 a token)"
+    return Choice("lora.rank", value, reason)
+
+
+def short_of_capacity(rank: int, completion_tokens: int, per_rank: int) -> str | None:
+    """A sentence where the given rank is too small for the rows, by the same rule."""
+    capacity, taught = rank * per_rank * BITS_PER_WEIGHT, completion_tokens * BITS_PER_TOKEN
+    if capacity >= taught:
+        return None
+    return (
+        f"lora.rank {rank} holds about {_amount(capacity)} (2 bits a weight) and the rows have about {_amount(taught)} "
+        "to teach (1 a token): a larger rank may learn more"
+    )
+
+
+def _amount(bits: float) -> str:
+    return f"{bits / 1e6:,.1f} Mbit"
+
+
+def recommended_examples(rows: int, train: TrainSection) -> Choice:
+    """Rows a step: 8, or fewer where that would make less than ENOUGH_STEPS steps; 8 where the steps are given.
+
+    Args:
+        rows: to train on.
+        train: for how long.
+    """
+    value = DEFAULT_EXAMPLES_PER_STEP
+    if train.steps is None:
+        seen = rows * (train.epochs or 1.0)
+        while value > FEWEST_EXAMPLES and seen / value < ENOUGH_STEPS:
+            value //= 2
+    reason = "LoRA loses more than full fine-tuning from large batches, and smaller ones only cost time"
+    if value < DEFAULT_EXAMPLES_PER_STEP:
+        reason = f"so that these {rows:,} rows make more steps, which taught more than larger ones"
+    return Choice("train.examples_per_step", value, reason)
+
+
+def settle(config: RunConfig, spec: DecoderSpec, rows: int, completion: int) -> tuple[RunConfig, list[str]]:
+    """The configuration with everything chosen that was left to `auto`, and a sentence for each choice.
+
+    Args:
+        config: the run.
+        spec: of the model.
+        rows: to train on.
+        completion: supervised tokens of all of them.
+    """
+    train = config.train
+    choices = []
+    if train.learning_rate == "auto":
+        choices.append(recommended_rate(config.method, spec.hidden_size, train.optimizer))
+    if train.examples_per_step == "auto":
+        choices.append(recommended_examples(rows, train))
+    short = None
+    if config.method is not Method.FULL:
+        one = config.lora.model_copy(update={"rank": 1, "rank_pattern": {}})
+        per_rank, largest = weights_per_rank(decoder_linears(spec, LoraSpec.of(one)))
+        if config.lora.rank == "auto":
+            choices.append(recommended_rank(completion, per_rank, largest))
+        elif per_rank:
+            short = short_of_capacity(config.lora.rank, completion, per_rank)
+    settled = {
+        "train": train.model_copy(update=_leaves(choices, "train")),
+        "lora": config.lora.model_copy(update=_leaves(choices, "lora")),
+    }
+    return config.model_copy(update=settled), [*(choice.note() for choice in choices), *([short] if short else [])]
+
+
+def _leaves(choices: Iterable[Choice], section: str) -> dict[str, int | float]:
+    """The choices of one section, by the last part of their keys."""
+    prefix = section + "."
+    return {choice.key.removeprefix(prefix): choice.value for choice in choices if choice.key.startswith(prefix)}
+
+
+def completion_tokens(rows: Rows) -> int:
+    """Supervised tokens of all training rows."""
+    return sum(example.supervised for example in rows.train)

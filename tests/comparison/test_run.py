@@ -1,0 +1,212 @@
+"""Methods side by side: every run in a process of its own, on the same rows, none made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tiny import rows, run_config, tree, write_rows
+from veneer.comparison.order import Order, read_answers
+from veneer.comparison.run import CompareConfig, CompareResult, compare
+from veneer.config import ComputeSection, Dtype, Method
+from veneer.data.records import read_records
+from veneer.errors import ConfigError, DataError, Interrupted, OutputError
+from veneer.evaluation.run import evaluate
+from veneer.training.run import train
+
+SETTINGS = (
+    "train.steps=3", "train.learning_rate=0.01", "lora.rank=4", "compute.device=cpu", "compute.dtype=float32",
+    "compute.threads=1",
+)  # fmt: skip
+FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
+
+
+class Heard:
+    """Every event of a comparison, by the name of its run."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Mapping[str, Any]]] = []
+
+    def __call__(self, order: Order, event: Mapping[str, Any]) -> None:
+        self.events.append((order.folder.name, event))
+
+    def of(self, kind: str) -> list[tuple[str, Mapping[str, Any]]]:
+        return [(name, event) for name, event in self.events if event["event"] == kind]
+
+
+def question(model: Path, data: Path, output: Path) -> CompareConfig:
+    return CompareConfig(
+        model=str(model),
+        data=str(data),
+        output=str(output),
+        methods=(Method.FULL, Method.LORA),
+        seeds=2,
+        held_out=0.3,
+        limit=4,
+        max_new_tokens=8,
+        assignments=SETTINGS,
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> CompareResult:
+    return compare(question(tiny_model, tiny_data, tmp_path_factory.mktemp("compared") / "out"))
+
+
+def test_every_method_is_run_with_every_seed_and_scored_as_evaluate_does(made: CompareResult, tiny_model: Path) -> None:
+    output = Path(made.config.output)
+    assert [(one.method, one.seed) for one in made.outcomes] == [
+        ("base", 0), ("full", 0), ("lora", 0), ("full", 1), ("lora", 1),
+    ]  # fmt: skip
+    assert made.problems == {}
+    for one in made.outcomes[1:]:
+        folder = output / "runs" / f"{one.method}-{one.seed}"
+        model, adapter = (str(folder), None) if one.method == "full" else (str(tiny_model), folder)
+        report = evaluate(model, output / "eval.jsonl", adapter=adapter, compute=FLOAT32, max_new_tokens=8)
+        assert {row.name: row.value for row in report.adapter or report.base} == pytest.approx(one.metrics)
+        answers = [sample.adapter if adapter else sample.base for sample in report.samples]
+        assert read_answers(folder) == answers
+        assert one.steps == 3
+        assert one.learning_rate == 0.01
+        assert one.bytes_on_disk == sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        assert one.peak_memory_mb > 50
+        assert one.seconds > 0
+        assert not (folder / "checkpoints").exists()
+    lora, full = (next(one for one in made.methods if one.method == name) for name in ("lora", "full"))
+    assert lora.trainable < full.trainable
+    assert lora.bytes_on_disk < full.bytes_on_disk
+    assert {one.metrics["loss"] for one in made.outcomes if one.method == "lora"} != {lora.metrics["loss"].mean}
+
+
+def test_all_runs_train_and_score_the_same_rows_and_no_row_is_both(made: CompareResult, tiny_data: Path) -> None:
+    output = Path(made.config.output)
+    content = set((output / "train.jsonl").read_text().splitlines())
+    scored = [json.loads(line) for line in (output / "eval.jsonl").read_text().splitlines()]
+    everything = [json.loads(line) for line in tiny_data.read_text().splitlines()]
+    assert (made.training_rows, made.evaluation_rows) == (14, 4)
+    assert [json.loads(line) for line in content if json.loads(line) in scored] == []
+    assert all(row in everything for row in scored)
+    for run in (output / "runs").glob("*-*"):
+        settings = yaml.safe_load((run / "config.yaml").read_text())
+        assert settings["data"]["file"] == str(output / "train.jsonl")
+        assert settings["train"]["seed"] == int(run.name[-1])
+        assert settings["method"] == run.name[:-2]
+
+
+def test_what_is_written_is_what_is_returned(made: CompareResult) -> None:
+    output = Path(made.config.output)
+    assert json.loads((output / "compare.json").read_text()) == json.loads(json.dumps(made.to_json()))
+    names = {path.name for path in output.iterdir()}
+    assert names >= {"loss-memory.svg", "loss-time.svg", "settings.json"}
+    assert (output / "loss-memory.svg").read_text().count("<circle") == 4
+    assert {(one.method, one.reference) for one in made.differences} == {("lora", "full")}
+    assert {one.values.name for one in made.differences} == {"loss", "exact", "fields"}
+
+
+def test_what_is_done_is_not_done_again_and_more_can_be_added(
+    made: CompareResult, tiny_model: Path, tiny_data: Path
+) -> None:
+    heard = Heard()
+    before = tree(Path(made.config.output) / "runs")
+    more = replace(made.config, methods=(Method.LORA, Method.FULL, Method.QLORA), seeds=1)
+    again = compare(more, follow=heard)
+    assert [name for name, _ in heard.of("Begun")] == ["qlora-0"]
+    after = tree(Path(made.config.output) / "runs")
+    assert {name: after[name] for name in before} == before
+    assert [one.method for one in again.methods] == ["base", "lora", "full", "qlora"]
+    assert again.outcomes[0].metrics == made.outcomes[0].metrics
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"assignments": (*SETTINGS, "train.warmup=0")}, {"limit": 5}, {"held_out": 0.4}, {"max_new_tokens": 9},
+        {"more": {Method.LORA: ("lora.alpha=1",)}},
+    ],
+)  # fmt: skip
+def test_a_folder_of_another_comparison_is_refused(made: CompareResult, changed: dict[str, Any]) -> None:
+    before = tree(Path(made.config.output))
+    with pytest.raises(OutputError, match="holds a comparison of something else"):
+        compare(replace(made.config, **changed))
+    assert tree(Path(made.config.output)) == before
+
+
+def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
+    made: CompareResult, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    asked = replace(question(tiny_model, tiny_data, tmp_path / "out"), methods=(Method.LORA,), seeds=1)
+    write_rows(tmp_path / "train.jsonl", [])
+    whole = Path(made.config.output)
+    folder = tmp_path / "out" / "runs" / "lora-0"
+    config = run_config(tiny_model, whole / "train.jsonl", folder, "lora.alpha=32", *SETTINGS, "train.save_every=1")
+    with pytest.raises(Interrupted):
+        train(config, stop=lambda: True)
+    heard = Heard()
+    compare(asked, follow=heard)
+    assert [event["resumed_at"] for _, event in heard.of("RunStarted")] == [1]
+    name = "adapter_model.safetensors"
+    assert (folder / name).read_bytes() == (whole / "runs" / "lora-0" / name).read_bytes()
+
+
+def test_a_stopped_run_stops_the_comparison_with_a_checkpoint(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    asked = replace(question(tiny_model, tiny_data, tmp_path / "out"), methods=(Method.LORA,), seeds=1)
+    asked = replace(asked, assignments=(*SETTINGS, "train.steps=2000"))
+    sent: list[int] = []
+
+    def stop(order: Order, event: Mapping[str, Any]) -> None:
+        if event["event"] == "StepDone" and not sent:
+            own = os.getpid()
+            for child in Path(f"/proc/{own}/task/{own}/children").read_text().split():
+                if "comparison.worker" in Path(f"/proc/{child}/cmdline").read_text():
+                    sent.append(int(child))
+                    os.kill(int(child), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="lora-0 was stopped"):
+        compare(asked, follow=stop)
+    assert len(sent) == 1
+    assert list((tmp_path / "out" / "runs" / "lora-0" / "checkpoints").glob("step-*"))
+    assert not (tmp_path / "out" / "compare.json").exists()
+
+
+def test_a_method_that_cannot_run_is_told_and_the_others_go_on_over_a_file_of_evaluation_rows(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    other = write_rows(tmp_path / "test.jsonl", rows(6, seed=9))
+    asked = replace(question(tiny_model, tiny_data, tmp_path / "out"), seeds=1, eval_data=str(other), limit=None)
+    result = compare(replace(asked, more={Method.FULL: ("compute.memory_limit_mb=1",)}))
+    assert result.problems.keys() == {"full-0"}
+    assert "1 MB" in result.problems["full-0"]
+    assert [one.method for one in result.methods] == ["base", "lora"]
+    assert result.differences == []
+    assert (result.training_rows, result.evaluation_rows) == (20, 6)
+    found = [record.messages for record in read_records(tmp_path / "out" / "eval.jsonl")]
+    assert found == [record.messages for record in read_records(other)]
+
+
+def test_what_contradicts_itself_is_refused_before_anything_runs(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    asked = question(tiny_model, tiny_data, tmp_path / "out")
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"assignments": ("train.seed=1", "method=lora")}, ConfigError, r"train\.seed(.|\n)*method"),
+        ({"more": {Method.LORA: ("output=x",)}}, ConfigError, "output"),
+        ({"assignments": ("train.stepz=1",)}, ConfigError, r"train\.stepz"),
+        ({"held_out": 0.0}, ConfigError, "must lie between 0 and 1"),
+        ({"methods": ()}, ConfigError, "at least one method"),
+        ({"held_out": 0.99}, DataError, "leaves none to train on"),
+        ({"data": "absent.jsonl"}, DataError, "does not exist"),
+    ]
+    for changed, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            compare(replace(asked, **changed))
+        assert not (tmp_path / "out" / "runs").exists()

@@ -1,0 +1,26 @@
+"""SGD with momentum is torch's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tiny_parameters import gradients, parameters
+from veneer.training.optimizers.base import RuleOptimizer
+from veneer.training.optimizers.sgd import SGD
+
+RATES = [0.1, 0.05, 0.2, 0.01, 0.1]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_is_torch_in_float64(momentum: float) -> None:
+    ours, theirs = parameters(dtype=torch.float64), parameters(dtype=torch.float64)
+    optimizer = RuleOptimizer(ours, SGD(momentum), weight_decay=0.0)
+    peer = torch.optim.SGD(theirs.values(), lr=1.0, momentum=momentum)
+    for step, rate in enumerate(RATES):
+        for name, grad in gradients(step, ours).items():
+            ours[name].grad, theirs[name].grad = grad.clone(), grad.clone()
+        optimizer.step(rate)
+        peer.param_groups[0]["lr"] = rate
+        peer.step()
+    assert all(torch.allclose(p, theirs[name], rtol=1e-12, atol=1e-14) for name, p in ours.items())

@@ -1,0 +1,179 @@
+"""What is chosen where a setting is left open, and that the run says and records it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tiny import rows, run_config, write_rows
+from veneer.adapters.spec import LoraSpec
+from veneer.config import Method, OptimizerName, TrainSection, parse, read_yaml
+from veneer.errors import ConfigError
+from veneer.events import Event, Note
+from veneer.io.checkpoint import open_checkpoint
+from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.plan.setup import decoder_linears
+from veneer.training.planned import Expected, plan_of
+from veneer.training.recommend import (
+    Choice,
+    recommended_examples,
+    recommended_rank,
+    recommended_rate,
+    short_of_capacity,
+    weights_per_rank,
+)
+from veneer.training.run import train
+
+
+def rate(method: Method, hidden: int, optimizer: OptimizerName = OptimizerName.ADAMW) -> float:
+    return float(recommended_rate(method, hidden, optimizer).value)
+
+
+def test_the_rate_is_the_published_fit() -> None:
+    assert rate(Method.LORA, 2000) == pytest.approx(5e-4)
+    assert rate(Method.LORA, 576) == pytest.approx(5e-5 * 10 * (2000 / 576) ** 0.78)
+    assert rate(Method.QLORA, 576) == rate(Method.LORA, 576)
+    assert rate(Method.FULL, 576) == pytest.approx(rate(Method.LORA, 576) / 10)
+    assert rate(Method.LORA, 4096) < rate(Method.LORA, 576)
+
+
+def test_the_rate_suits_the_optimizer() -> None:
+    adamw = rate(Method.LORA, 576)
+    for name in OptimizerName:
+        if name not in (OptimizerName.LION, OptimizerName.SGD):
+            assert rate(Method.LORA, 576, name) == adamw
+    assert rate(Method.LORA, 576, OptimizerName.LION) == pytest.approx(adamw / 5)
+    assert rate(Method.FULL, 576, OptimizerName.LION) == pytest.approx(adamw / 50)
+
+
+def test_sgd_is_told_to_give_a_number() -> None:
+    values = {"model": "m", "output": "o", "data": {"file": "x"}, "train": {"optimizer": "sgd"}}
+    with pytest.raises(ConfigError, match=r"knows no rate for train\.optimizer sgd"):
+        parse(values, where="x")
+    parse(values | {"train": {"optimizer": "sgd", "learning_rate": 0.1}}, where="x")
+
+
+def test_lora_plus_needs_an_adapter() -> None:
+    values = {"model": "m", "output": "o", "data": {"file": "x"}, "train": {"lora_plus_ratio": 16}}
+    assert parse(values, where="x").train.lora_plus_ratio == 16.0
+    with pytest.raises(ConfigError, match="method full has none"):
+        parse(values | {"method": "full"}, where="x")
+    with pytest.raises(ConfigError, match="greater than or equal to 1"):
+        parse(values | {"train": {"lora_plus_ratio": 0.5}}, where="x")
+
+
+# ---------------------------------------------------------------------------------------------------------------- rank
+
+
+PER_RANK = 305_280
+"""Of SmolLM2-135M."""
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rank"),
+    [
+        (0, 16),
+        (10_000, 16),
+        (2 * 16 * PER_RANK, 16),
+        (2 * 16 * PER_RANK + 1, 32),
+        (2 * 100 * PER_RANK, 128),
+        (2 * 256 * PER_RANK, 256),
+        (10**12, 256),
+    ],
+)
+def test_the_rank_is_the_smallest_that_holds_what_the_rows_teach(tokens: int, rank: int) -> None:
+    found = recommended_rank(tokens, PER_RANK, largest=576)
+    assert found.value == rank
+    assert ("the largest there is" in found.reason) is (tokens == 10**12)
+    assert (short_of_capacity(rank, tokens, PER_RANK) is None) is (tokens < 10**12)
+
+
+def test_the_rank_stays_within_the_layers() -> None:
+    assert recommended_rank(10**12, PER_RANK, largest=192).value == 128
+    assert recommended_rank(10, PER_RANK, largest=7).value == 7
+
+
+def test_weights_per_rank_are_those_of_an_adapter(tiny_model: Path) -> None:
+    spec = spec_from_hf(open_checkpoint(tiny_model).config)
+    assert isinstance(spec, DecoderSpec)
+    # q and o 64 + 64, k and v 64 + 32, gate, up and down 64 + 128; two layers
+    assert weights_per_rank(decoder_linears(spec, LoraSpec(rank=1, alpha=1.0))) == (
+        2 * (2 * 128 + 2 * 96 + 3 * 192),
+        32,
+    )
+    assert weights_per_rank(decoder_linears(spec, LoraSpec(rank=4, alpha=1.0, target_modules=("up_proj",)))) == (
+        2 * 192,
+        64,
+    )
+    assert weights_per_rank(decoder_linears(spec, None)) == (0, 0)
+
+
+# --------------------------------------------------------------------------------------------------------------- batch
+
+
+@pytest.mark.parametrize(
+    ("count", "section", "examples"),
+    [
+        (100_000, TrainSection(), 8),
+        (800, TrainSection(), 8),
+        (799, TrainSection(), 4),
+        (399, TrainSection(), 2),
+        (3, TrainSection(), 2),
+        (300, TrainSection(epochs=3), 8),
+        (10, TrainSection(steps=5), 8),
+    ],
+)
+def test_few_rows_make_smaller_steps(count: int, section: TrainSection, examples: int) -> None:
+    assert recommended_examples(count, section).value == examples
+
+
+# --------------------------------------------------------------------------------------------------------------- a run
+
+
+def test_a_run_says_and_records_what_it_chose(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    settings = ("train.learning_rate=auto", "train.examples_per_step=auto", "train.epochs=1")
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
+    train(config, subscribers=[seen.append])
+    said = [event.message for event in seen if isinstance(event, Note)]
+    expected = recommended_rate(Method.LORA, 64)
+    assert expected.note() in said
+    assert any(line.startswith("train.examples_per_step 2: so that these 20 rows") for line in said)
+    recorded = read_yaml(tmp_path / "run" / "config.yaml")["train"]
+    assert recorded["learning_rate"] == expected.value
+    assert (recorded["examples_per_step"], recorded["steps"]) == (2, 10)
+
+
+def test_what_is_given_is_not_spoken_of(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1"), subscribers=[seen.append])
+    said = [event.message for event in seen if isinstance(event, Note)]
+    assert not any(line.startswith(("train.learning_rate", "train.examples", "lora.rank")) for line in said)
+
+
+def test_a_rank_that_is_too_small_for_the_rows_is_reported(tiny_model: Path, tmp_path: Path) -> None:
+    long = [
+        {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": json.dumps(row)}]}
+        for row in rows(100)
+    ]
+    data = write_rows(tmp_path / "long.jsonl", long)
+    seen: list[Event] = []
+    settings = ("train.steps=1", "lora.rank=1", "lora.target_modules=[q_proj]")
+    train(run_config(tiny_model, data, tmp_path / "run", *settings), subscribers=[seen.append])
+    assert any(isinstance(e, Note) and e.message.startswith("lora.rank 1 holds about 0.0 Mbit") for e in seen)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw8bit"])
+def test_a_plan_settles_it_too(optimizer: str, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    settings = ("train.learning_rate=auto", "train.examples_per_step=auto", f"train.optimizer={optimizer}")
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
+    assert plan_of(config, "cpu", Expected()).steps == 10
+    supposed = run_config(tiny_model, Path("-"), tmp_path / "run", *settings)
+    assert plan_of(supposed, "cpu", Expected(rows=400)).steps == 100
+
+
+def test_a_choice_reads_as_a_sentence() -> None:
+    assert Choice("lora.rank", 16, "enough").note() == "lora.rank 16: enough"
+    assert Choice("train.learning_rate", 0.00131843, "fit").note() == "train.learning_rate 0.00132: fit"
