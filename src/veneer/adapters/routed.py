@@ -117,7 +117,7 @@ class RoutedLinear(_Routed):
         if not self._at_once:
             if len(spans) == 1:
                 return cast(Tensor, self._part(spans[0].name)(x))
-            return torch.cat([self._part(span.name)(x[span.start : span.stop]) for span in spans])
+            return torch.cat([_alone(self._part(span.name), x, span) for span in spans])
         own = [(span, part) for span in spans if isinstance(part := self._part(span.name), LoraLinear)]
         if not own:
             return cast(Tensor, self.base(x))
@@ -135,6 +135,16 @@ class RoutedLinear(_Routed):
                 own_bias = (part.scale * part.lora_B_bias).to(y.dtype)
                 y = torch.cat((y[: span.start], y[span.start : span.stop] + own_bias, y[span.stop :]))
         return y
+
+
+def _alone(part: nn.Module, x: Tensor, span: Span) -> Tensor:
+    """What a layer makes of its own tokens."""
+    if isinstance(part, LoraLinear) and part.training and part.dropout.probability > 0:
+        # Cut twice, and in this order, so that the gradients of x and of what is left of it join those of other layers
+        # one by one, as they do alone: in bfloat16 another order is another sum.
+        left = part.dropout(x[span.start : span.stop])
+        return part.from_inputs(x[span.start : span.stop], left)
+    return cast(Tensor, part(x[span.start : span.stop]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,5 +23,5 @@ class BlockAttention:
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attend within blocks; see `veneer.model.attention.Attention.attend`."""
-        blocks = zip(*(x.split(self._tokens) for x in (queries, keys, values)), strict=True)
+        blocks = zip(*(torch.split(x, self._tokens) for x in (queries, keys, values)), strict=True)
         return torch.cat([one.attend(layer, *block) for one, block in zip(self._layouts, blocks, strict=True)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from veneer.plan.plan import Plan
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
 from veneer.training.memory import peak_memory_mb
-from veneer.training.objective import mean_loss, supervised_cross_entropy
+from veneer.training.objective import Objective, mean_loss, supervised_cross_entropy
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.optimizers.choose import auto_beta2, make_optimizer, notes
@@ -85,17 +86,37 @@ def train(
         VeneerError: of the kind that `veneer.errors` draws, whatever is wrong; nothing that was complete is lost.
     """
     check(config)
+    with threads_of(config), run_folder(config, resume, subscribers) as log:
+        return _train(config, Path(config.output), resume, log, stop)
+
+
+@contextmanager
+def threads_of(config: RunConfig) -> Iterator[None]:
+    """Within the block torch computes with the run's threads."""
+    before = torch.get_num_threads()
+    if config.compute.threads:
+        torch.set_num_threads(config.compute.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def run_folder(config: RunConfig, resume: bool, subscribers: Sequence[Subscriber]) -> Iterator[EventLog]:
+    """The run's output folder, held for this process, with its log of events.
+
+    Raises:
+        OutputError: it cannot be written, is in use, is the model's, or holds a run that is not gone on with.
+        CheckpointError: there is nothing to go on with.
+    """
     output = Path(config.output)
     _refuse_the_models_folder(config.model, output)
     make_output_folder(output)
-    threads = torch.get_num_threads()
-    try:
-        with exclusive(output):
-            _refuse_overwriting(output, resume)
-            with EventLog(output / EVENTS_FILE, subscribers) as log:
-                return _train(config, output, resume, log, stop)
-    finally:
-        torch.set_num_threads(threads)
+    with exclusive(output):
+        _refuse_overwriting(output, resume)
+        with EventLog(output / EVENTS_FILE, subscribers) as log:
+            yield log
 
 
 def _refuse_the_models_folder(model: str, output: Path) -> None:
@@ -121,21 +142,43 @@ def _refuse_overwriting(output: Path, resume: bool) -> None:
 
 def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: Callable[[], bool]) -> RunResult:
     device = resolve_device(config.compute.device)
-    if config.compute.threads:
-        torch.set_num_threads(config.compute.threads)
     recorded = output / CONFIG_FILE if resume and (output / CONFIG_FILE).is_file() else None
     opened = _open(config, device, recorded, log)
-    config, rows, model, trainable = opened.config, opened.rows, opened.model, opened.trainable
+    begun = begin(opened, output, resume, log, stop)
+    begun.engine.rehearse(begun.source.largest())
+    begun.engine.run(begun.progress)
+    return end(opened, begun, output, log)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A run that is ready for its next step."""
+
+    engine: Engine
+    source: PackedSteps
+    progress: Progress
+
+
+def begin(
+    opened: Opened,
+    output: Path,
+    resume: bool,
+    log: EventLog,
+    stop: Callable[[], bool],
+    objective: Objective = supervised_cross_entropy,
+) -> Begun:
+    """Resolve what was left open, write `config.yaml`, and restore what a resumed run had reached."""
+    rows, model, trainable = opened.rows, opened.model, opened.trainable
+    config = _resolved(opened.config, model, rows)
     if config.compute.products is Products.INT8:
         log.emit(Note(message="compute.products int8: the base is multiplied in 8 bits, which is fast and lossy"))
-    config = _resolved(config, model, rows)
     if config.compute.recompute is Recompute.LAYERS:
         model.model.recomputation = Recomputation(trainable.generator())
     source = PackedSteps(rows.train, config)
-    optimizer = _optimizer(config, trainable, device)
-    for line in notes(config.train, optimizer.parameters, device):
+    optimizer = _optimizer(config, trainable, model.device)
+    for line in notes(config.train, optimizer.parameters, model.device):
         log.emit(Note(message=line))
-    identity = _identity(config, opened.digest, rows, device)
+    identity = _identity(config, opened.digest, rows, model.device)
     store = CheckpointStore(output / CHECKPOINTS, keep=config.train.keep, identity=identity)
     progress = Progress()
     if resume:
@@ -151,16 +194,20 @@ def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: C
             learning_rate=float(config.train.learning_rate),
         )
     )
-    engine = _engine(config, model, trainable, source, optimizer, rows, store, log, stop)
-    engine.rehearse(source.largest())
-    progress = engine.run(progress)
-    publish(output, trainable, log.path, progress)
-    best = None if progress.best_step is None else store.path(progress.best_step)
-    return RunResult(output, progress, best, model, trainable, peak_memory_mb(device), opened.plan)
+    return Begun(_engine(config, opened, source, optimizer, objective, store, log, stop), source, progress)
+
+
+def end(opened: Opened, begun: Begun, output: Path, log: EventLog) -> RunResult:
+    """Publish what a run has made."""
+    progress = begun.progress
+    publish(output, opened.trainable, log.path, progress)
+    best = None if progress.best_step is None else begun.engine.checkpoints.path(progress.best_step)
+    memory = peak_memory_mb(opened.model.device)
+    return RunResult(output, progress, best, opened.model, opened.trainable, memory, opened.plan)
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
+class Opened:
     """What a run is made of."""
 
     config: RunConfig
@@ -173,8 +220,42 @@ class _Opened:
     """Of the model's files, which are closed again."""
 
 
-def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> _Opened:
+def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> Opened:
     """Read rows, plan, and only then the model."""
+    foreseen = foresee(config, device, recorded, log)
+    model, trainable = _build(foreseen, device)
+    return over_model(foreseen, model, trainable)
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """A run before any weight is read."""
+
+    config: RunConfig
+    """With micro-batch and recomputation chosen."""
+    plan: Plan
+    rows: Rows
+    origin: Checkpoint
+
+
+def over_model(foreseen: Foreseen, model: CausalLM, trainable: Trainable) -> Opened:
+    """The run over a model; its files are no longer held."""
+    digest = sampled_digest(foreseen.origin.files())
+    return Opened(foreseen.config, foreseen.plan, foreseen.rows, model, trainable, digest)
+
+
+def foresee(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> Foreseen:
+    """Read rows and plan.
+
+    Args:
+        config: the run.
+        device: where it runs.
+        recorded: the `config.yaml` of the run that is gone on with.
+        log: told what was found and chosen.
+
+    Raises:
+        VeneerError: something cannot be used, or does not fit.
+    """
     origin = open_checkpoint(config.model, revision=config.revision)
     spec = spec_from_hf(origin.config)
     stored = stored_quantisation(origin, spec)
@@ -188,8 +269,7 @@ def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: E
     config, plan = planned(config, rows, spec, device, recorded, stored=stored is not None)
     for line in (*reasons, *plan.lines()):
         log.emit(Note(message=line))
-    model, trainable = _build(config, rows, origin, device)
-    return _Opened(config, plan, rows, model, trainable, sampled_digest(origin.files()))
+    return Foreseen(config, plan, rows, origin)
 
 
 def _as_stored(config: RunConfig, origin: Checkpoint, stored: QuantSection, log: EventLog) -> RunConfig:
@@ -217,25 +297,37 @@ def _note_long_rows(rows: Rows, limit: int, log: EventLog) -> None:
         log.emit(Note(message=f"{len(long)} rows are longer than the model's context of {limit:,} tokens ({long[0]})"))
 
 
-def _build(config: RunConfig, rows: Rows, origin: Checkpoint, device: torch.device) -> tuple[CausalLM, Trainable]:
+def _build(foreseen: Foreseen, device: torch.device) -> tuple[CausalLM, Trainable]:
+    model = base_model(foreseen, device)
+    if foreseen.config.method is Method.FULL:
+        return model, FullTraining(model, foreseen.origin)
+    return model, adapter_on(model, foreseen)
+
+
+def base_model(foreseen: Foreseen, device: torch.device) -> CausalLM:
+    """The model as the run's method holds it."""
     holdings = {Method.LORA: Holding.FROZEN, Method.QLORA: Holding.QUANTIZED, Method.FULL: Holding.TRAINABLE}
-    model = load_model(
-        origin,
+    config = foreseen.config
+    return load_model(
+        foreseen.origin,
         holding=holdings[config.method],
         dtype=resolve_dtype(config.compute.dtype, device),
         device=device,
         products=config.compute.products,
         quant=config.quant,
     )
-    if config.method is Method.FULL:
-        return model, FullTraining(model, origin)
+
+
+def adapter_on(model: CausalLM, foreseen: Foreseen) -> AdapterTraining:
+    """The run's adapter as it starts, put on a model that has none."""
+    config, rows, origin = foreseen.config, foreseen.rows, foreseen.origin
     lora = LoraSpec.of(config.lora)
     sources = Sources(
         original=lambda name: origin.read(name, torch.float32),
         directions=_directions(config, rows, model, lora) if lora.init is Init.EVA else None,
     )
     adapter = inject(model, lora, seed=config.train.seed, sources=sources)
-    return model, AdapterTraining(adapter, origin.source, config.revision)
+    return AdapterTraining(adapter, origin.source, config.revision)
 
 
 def _directions(config: RunConfig, rows: Rows, model: CausalLM, lora: LoraSpec) -> dict[str, torch.Tensor]:
@@ -320,21 +412,21 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def _engine(
     config: RunConfig,
-    model: CausalLM,
-    trainable: Trainable,
+    opened: Opened,
     source: PackedSteps,
     optimizer: Optimizer,
-    rows: Rows,
+    objective: Objective,
     store: CheckpointStore,
     log: EventLog,
     stop: Callable[[], bool],
 ) -> Engine:
+    model, heldout_rows = opened.model, opened.rows.heldout
     train_section = config.train
-    heldout = pack(rows.heldout, source.micro_batch_tokens) if rows.heldout else []
+    heldout = pack(heldout_rows, source.micro_batch_tokens) if heldout_rows else []
     return Engine(
         model=model,
-        trainable=trainable,
-        objective=supervised_cross_entropy,
+        trainable=opened.trainable,
+        objective=objective,
         source=source,
         optimizer=optimizer,
         schedule=RateSchedule(
@@ -346,7 +438,7 @@ def _engine(
         ),
         clip=train_section.clip,
         seed=train_section.seed,
-        evaluate=(lambda: mean_loss(model, heldout)) if heldout else None,
+        evaluate=(lambda: mean_loss(model, heldout, objective)) if heldout else None,
         eval_every=train_section.eval_every or source.total,
         save_every=train_section.save_every or source.total,
         checkpoints=store,
