@@ -3,8 +3,8 @@
     python benchmarks/together.py --model MODEL --method lora --runs 4
 
 Rounds alternate between one run alone and all of them together, so that what else the machine does falls on both. The
-runs differ in seed and learning rate, and so in their rows. The ratio is that of medians: (runs x a step alone) / a step
-of all.
+runs differ in seed and learning rate, and so in their rows. The ratio is that of medians: (runs x a step alone) / a
+step of all.
 """
 
 from __future__ import annotations
