@@ -135,7 +135,7 @@ def test_a_grid_from_the_command_line() -> None:
         ["lora.rank=4,16", "train.learning_rate=1e-4, auto", "lora.target_modules=[q_proj, v_proj],all-linear"]
     )
     assert grid["lora.rank"] == [4, 16]
-    assert grid["train.learning_rate"] in ([1e-4, "auto"], ["1e-4", "auto"])
+    assert grid["train.learning_rate"] == [1e-4, "auto"]
     assert grid["lora.target_modules"] == [["q_proj", "v_proj"], "all-linear"]
     with pytest.raises(ConfigError) as error:
         parse_grid(["lora.rank", "train.seed=1", "train.seed=2", "lora.alpha=3,3"])

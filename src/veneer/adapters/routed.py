@@ -1,12 +1,17 @@
 """One pass under several adapters: the tokens of each go through its own update, all of them through the base at once.
 
 A `Route` says which tokens of a pass belong to whom. `RoutedLinear` stands in a layer's place while passes are routed;
-a model with one adapter never meets it. The updates of plain LoRA are one low-rank addend of the base's product: the
-factors B side by side, and x Aᵀ of each adapter in the columns of its own, in the rows of its own tokens, among zeros.
-So the base is decoded and multiplied once, its kernels know nothing of adapters, and a token's sums are those that it
-has with its adapter alone, zeros added: the same bits wherever the kernels are ours. Scales that differ by a power of
-two are multiplied into the columns, exactly; where any other ratio or any other part (DoRA, a trained bias, a module
-saved whole) stands, each adapter's tokens go through the adapter's own layer, one adapter after another.
+a model with one adapter never meets it. Plain LoRA is computed one of two ways:
+
+- *by spans*, where each adapter has many tokens: the base's weight is decoded once, and multiplied with each adapter's
+  tokens in a call of its own, the one that it would be alone. So the result is the same bits, whatever kernel makes it.
+- *at once*, where it has few (a token a row, in generation) or the base multiplies by its own means (8 bits): one
+  product over all tokens, whose low-rank addend has the factors B side by side, and x Aᵀ of each adapter in the columns
+  of its own, in the rows of its own tokens, among zeros. Scales that differ by a power of two are multiplied into the
+  columns, exactly; no others are computed so.
+
+What is left (DoRA, a trained bias, a module saved whole, other scales) sends each adapter's tokens through its own
+layer, one adapter after another.
 """
 
 from __future__ import annotations
@@ -20,8 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.linear import LoraLinear
-from veneer.model.decoder import BaseLinear
+from veneer.model.decoder import BaseLinear, DenseLinear
 from veneer.products import LowRank, inputs, outer, outputs
+from veneer.quant.packed import PackedLinear
+
+SPAN_TOKENS = 64
+"""With fewer tokens a span on average, a product of their own would read the weight for too little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +111,13 @@ class RoutedLinear(_Routed):
         super().__init__(base, parts, route)
         linear = cast(BaseLinear, base)
         self.in_features, self.out_features = linear.in_features, linear.out_features
+        updates = [part for part in parts.values() if isinstance(part, LoraLinear)]
+        self._plain = len(updates) == len(parts)
+        # Both multiply by the decoded weight, so that it may be decoded here, for several products.
+        self._decodes = isinstance(base, DenseLinear | PackedLinear)
         # The kernels take even ranks; one that is odd, by itself, goes another way and would be rounded otherwise.
-        scales = [part.scale for part in parts.values() if isinstance(part, LoraLinear) and part.rank % 2 == 0]
-        self._at_once = len(scales) == len(parts) and len({math.frexp(scale)[0] for scale in scales}) == 1
+        exact = all(part.rank % 2 == 0 for part in updates) and len({math.frexp(p.scale)[0] for p in updates}) == 1
+        self._at_once = self._plain and exact
 
     @property
     def bias(self) -> Tensor | None:
@@ -114,7 +127,8 @@ class RoutedLinear(_Routed):
     def forward(self, x: Tensor) -> Tensor:
         """`[tokens, in_features]` to `[tokens, out_features]`."""
         spans = self._route.over(len(x))
-        if not self._at_once:
+        by_spans = self._plain and self._decodes and len(x) >= SPAN_TOKENS * len(spans)
+        if not by_spans and not self._at_once:
             if len(spans) == 1:
                 return cast(Tensor, self._part(spans[0].name)(x))
             return torch.cat([_alone(self._part(span.name), x, span) for span in spans])
@@ -123,13 +137,15 @@ class RoutedLinear(_Routed):
             return cast(Tensor, self.base(x))
         pieces: list[_Piece] = []
         tensors: list[Tensor | None] = []
+        rest = [_Piece(span.start, span.stop) for span in spans if not isinstance(self._part(span.name), LoraLinear)]
         for span, part in own:
             rows = x[span.start : span.stop]
             adapted = part.dropout(rows) if part.training else rows
             a, b = part.pairs()
             pieces.append(_Piece(span.start, span.stop, a.shape[0], part.scale))
             tensors += [None if adapted is rows else adapted, a, b]
-        y = cast(Tensor, _RoutedProduct.apply(x, self.base, pieces, *tensors))  # type: ignore[no-untyped-call]
+        layout = _Layout(pieces, rest, by_spans=by_spans)
+        y = cast(Tensor, _RoutedProduct.apply(x, self.base, layout, *tensors))  # type: ignore[no-untyped-call]
         for span, part in own:
             if part.lora_B_bias is not None:
                 own_bias = (part.scale * part.lora_B_bias).to(y.dtype)
@@ -153,11 +169,51 @@ class _Piece:
 
     start: int
     stop: int
-    rank: int
-    scale: float
+    rank: int = 0
+    scale: float = 1.0
 
     def of(self, x: Tensor) -> Tensor:
         return x[self.start : self.stop]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Whose the tokens of a product are, and how it is made."""
+
+    pieces: list[_Piece]
+    """Those under an adapter."""
+    rest: list[_Piece]
+    """Those under none."""
+    by_spans: bool
+
+    def product(self, base: BaseLinear, x: Tensor, lefts: Sequence[Tensor], rights: Sequence[Tensor]) -> Tensor:
+        """The base's outputs with each piece's update, `[tokens, out]`."""
+        if not self.by_spans:
+            return base.product(x, _side_by_side(self.pieces, lefts, rights, len(x), dim=1))
+        weight, y = base.dequantize(x.dtype), x.new_empty((len(x), base.out_features))
+        for piece, left, right in zip(self.pieces, lefts, rights, strict=True):
+            outputs(piece.of(x), weight, base.bias, LowRank(left, right, piece.scale), out=piece.of(y))
+        for piece in self.rest:
+            outputs(piece.of(x), weight, base.bias, out=piece.of(y))
+        return y
+
+    def input_gradient(
+        self, base: BaseLinear, dy: Tensor, lefts: Sequence[Tensor | None], rights: Sequence[Tensor]
+    ) -> Tensor:
+        """The gradient of the base's inputs, with each piece's update where `lefts` gives one, `[tokens, in]`."""
+        if not self.by_spans:
+            found = [(p, left, r) for p, left, r in zip(self.pieces, lefts, rights, strict=True) if left is not None]
+            if not found:
+                return base.input_gradient(dy)
+            kept, own_lefts, own_rights = [f[0] for f in found], [f[1] for f in found], [f[2] for f in found]
+            return base.input_gradient(dy, _side_by_side(kept, own_lefts, own_rights, len(dy), dim=0))
+        weight, grad = base.dequantize(dy.dtype), dy.new_empty((len(dy), base.in_features))
+        for piece, left, right in zip(self.pieces, lefts, rights, strict=True):
+            update = None if left is None else LowRank(left, right, piece.scale)
+            piece.of(grad).copy_(inputs(piece.of(dy), weight, update))
+        for piece in self.rest:
+            piece.of(grad).copy_(inputs(piece.of(dy), weight))
+        return grad
 
 
 class _RoutedProduct(torch.autograd.Function):
@@ -165,45 +221,42 @@ class _RoutedProduct(torch.autograd.Function):
     where nothing is dropped), A and B are given."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, base: BaseLinear, pieces: list[_Piece], *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, base: BaseLinear, layout: _Layout, *tensors: Tensor | None) -> Tensor:
         adapted, factors_a, factors_b = _by_kind(tensors)
         downs = [
             outputs(piece.of(x) if own is None else own, a.to(x.dtype))
-            for piece, own, a in zip(pieces, adapted, factors_a, strict=True)
+            for piece, own, a in zip(layout.pieces, adapted, factors_a, strict=True)
         ]
-        y = base.product(x, _side_by_side(pieces, downs, [b.to(x.dtype) for b in factors_b], len(x), dim=1))
+        y = layout.product(base, x, downs, [b.to(x.dtype) for b in factors_b])
         whole = any(own is None and ctx.needs_input_grad[4 + 3 * i] for i, own in enumerate(adapted))
         ctx.save_for_backward(x if whole else None, *downs, *tensors)
-        ctx.base, ctx.pieces = base, pieces
+        ctx.base, ctx.layout = base, layout
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *rest = ctx.saved_tensors
-        pieces: list[_Piece] = ctx.pieces
-        downs, tensors = rest[: len(pieces)], rest[len(pieces) :]
+        layout: _Layout = ctx.layout
+        downs, tensors = rest[: len(layout.pieces)], rest[len(layout.pieces) :]
         adapted, factors_a, factors_b = _by_kind(tensors)
         dy = grads[0]
         found: list[Tensor | None] = []
-        through: list[tuple[_Piece, Tensor, Tensor]] = []
-        for index, (piece, own, down) in enumerate(zip(pieces, adapted, downs, strict=True)):
+        through: list[Tensor | None] = []
+        narrow = [a.to(dy.dtype) for a in factors_a]
+        for index, (piece, own, down) in enumerate(zip(layout.pieces, adapted, downs, strict=True)):
             a, b = factors_a[index], factors_b[index]
             needs_adapted, needs_a, needs_b = ctx.needs_input_grad[3 + 3 * index : 6 + 3 * index]
             own_dy = piece.of(dy)
             d_down = inputs(own_dy, b.to(dy.dtype))
-            if own is None:
-                through.append((piece, d_down, a.to(dy.dtype)))
+            # What is dropped gets a gradient of its own; where nothing is, it joins that of x.
+            through.append(d_down if own is None else None)
             source = piece.of(x) if own is None and x is not None else own
             found += [
-                torch.mm(d_down, a.to(dy.dtype)).mul_(piece.scale) if needs_adapted and own is not None else None,
+                torch.mm(d_down, narrow[index]).mul_(piece.scale) if needs_adapted and own is not None else None,
                 outer(d_down, source, piece.scale).to(a.dtype) if needs_a and source is not None else None,
                 outer(own_dy, down, piece.scale).to(b.dtype) if needs_b else None,
             ]
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            kept, d_downs, own_a = [one[0] for one in through], [one[1] for one in through], [one[2] for one in through]
-            update = _side_by_side(kept, d_downs, own_a, len(dy), dim=0) if kept else None
-            grad_x = ctx.base.input_gradient(dy, update)
+        grad_x = layout.input_gradient(ctx.base, dy, through, narrow) if ctx.needs_input_grad[0] else None
         return grad_x, None, None, *found
 
 

@@ -40,7 +40,7 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
         if not equals or not key or not values:
             problems.append(f"{text!r}: write it as key=value,value, for example lora.rank=4,16")
             continue
-        found = override({}, [f"values=[{values}]"])["values"]
+        found = [_number(value) for value in override({}, [f"values=[{values}]"])["values"]]
         if key in grid:
             problems.append(f"{key}: given twice; give all of its values at once")
         if any(found.count(value) > 1 for value in found):
@@ -51,6 +51,11 @@ def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
     if problems:
         raise ConfigError(f"the grid cannot be used:\n{listing(problems)}")
     return grid
+
+
+def _number(value: Any) -> Any:
+    """YAML takes 1e-4 for a text, for want of a dot."""
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value) else value
 
 
 def points(values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], output: Path) -> list[Point]:
