@@ -60,8 +60,7 @@ def main() -> None:
             path = Path(folder)
             train(config(arguments, path / "alone", number), subscribers=[alone.follow])
             runs = [prepare(config(arguments, path / str(run), run)) for run in range(arguments.runs)]
-            last = arguments.runs - 1
-            train_together(runs, subscribers=lambda run: [together.follow] if run == last else [])
+            train_together(runs, subscribers=lambda run: [] if run else [together.follow])
         alone.apart()
         together.apart()
     print(f"{arguments.method}, {arguments.runs} runs, {arguments.rows} rows a step, rank {arguments.rank}:")
