@@ -215,9 +215,9 @@ def tasks_of(args: argparse.Namespace) -> list[Task]:
     found = []
     for name in args.tasks.split(","):
         if name == "claims":
-            found.append(claims(args.output, args.rows or 500, args.eval_rows or 60))
+            found.append(claims(args.output, args.rows or 400, args.eval_rows or 60))
         elif name == "banking77" and (args.banking77 / "train.csv").is_file():
-            found.append(banking77(args.banking77, args.output, args.rows or 1000, args.eval_rows or 200))
+            found.append(banking77(args.banking77, args.output, args.rows or 800, args.eval_rows or 200))
         elif name == "banking77":
             print(f"banking77 is left out: no train.csv in {args.banking77} (--banking77 names the folder)")
         else:
@@ -256,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--method", choices=[method.value for method in Method], default="lora")
     parser.add_argument("--factors", default=",".join(f"{factor:g}" for factor in FACTORS))
     parser.add_argument("--tasks", default="claims,banking77")
-    parser.add_argument("--rows", type=int, help="to train on (500 claims, 1,000 of banking77)")
+    parser.add_argument("--rows", type=int, help="to train on (400 claims, 800 of banking77)")
     parser.add_argument("--eval-rows", type=int, help="to evaluate on (60 and 200)")
     parser.add_argument("--banking77", type=Path, default=BANKING77, help="folder of train.csv and test.csv")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "defaults")

@@ -341,6 +341,7 @@ def test_the_keys_are_these() -> None:
             "lora.rank", "lora.alpha", "lora.dropout", "lora.target_modules", "lora.exclude_modules",
             "lora.layers_to_transform", "lora.rank_pattern", "lora.alpha_pattern", "lora.scaling", "lora.variant",
             "lora.init", "lora.factors", "lora.bias", "lora.modules_to_save", "lora.trainable_tokens",
+            "lora.new_tokens",
             "quant.scheme", "quant.block", "quant.double_quant", "quant.skip_modules",
             "train.examples_per_step", "train.tokens_per_step", "train.epochs", "train.steps", "train.learning_rate",
 

@@ -482,7 +482,7 @@ def test_a_run_says_and_records_what_was_chosen(tiny_model: Path, tiny_data: Pat
 def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("veneer.training.run.load_model", lambda *args, **rest: pytest.fail("the model was read"))
+    monkeypatch.setattr("veneer.training.build.load_model", lambda *args, **rest: pytest.fail("the model was read"))
     with pytest.raises(ConfigError, match=r"may take 100 MB \(compute.memory_limit_mb=100\)"):
         train(run_config(tiny_model, tiny_data, tmp_path / "run", "compute.memory_limit_mb=100"))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.store import CONFIG_FILE, load_adapter
+from veneer.adapters.store import CONFIG_FILE, load_adapter, read_tokenizer
 from veneer.config import ComputeSection, Method, RunConfig, parse, read_yaml
 from veneer.data.chat import Encoder, template_of
 from veneer.data.records import Message
@@ -160,12 +160,17 @@ def open_assistant(
         progress=progress,
     )
     loaded.requires_grad_(False).eval()
-    return make_assistant(loaded, checkpoint, None if adapter is None else load_adapter(loaded, adapter))
-
-
-def make_assistant(model: CausalLM, checkpoint: Checkpoint, adapter: Adapter | None) -> Assistant:
-    """Put a model in memory together with the tokenizer and template of the files that it came from."""
     tokenizer = checkpoint.tokenizer()
+    if adapter is None:
+        return make_assistant(loaded, checkpoint, None, tokenizer)
+    return make_assistant(loaded, checkpoint, load_adapter(loaded, adapter), read_tokenizer(adapter, tokenizer))
+
+
+def make_assistant(
+    model: CausalLM, checkpoint: Checkpoint, adapter: Adapter | None, tokenizer: Tokenizer | None = None
+) -> Assistant:
+    """Put a model in memory together with the tokenizer and template of the files that it came from, or of another."""
+    tokenizer = tokenizer or checkpoint.tokenizer()
     encoder = Encoder(tokenizer, template_of(tokenizer))
     return Assistant(
         model=model,

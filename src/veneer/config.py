@@ -212,7 +212,10 @@ class LoraSection(_Section):
     modules_to_save: tuple[Name, ...] = ()
     """Modules that are trained whole, in float32, and saved with the adapter: names or ends of paths (`lm_head`)."""
     trainable_tokens: tuple[Annotated[int, Field(ge=0), _NUMBER], ...] = ()
-    """Token ids whose embeddings are trained (and with them the rows of a tied head)."""
+    """Token ids whose rows of the embedding and of the head are trained."""
+    new_tokens: tuple[Name, ...] = ()
+    """Texts that become tokens of their own: the vocabulary grows by them, their rows are trained, and the tokenizer
+    that knows them is saved with the adapter."""
 
 
 class QuantSection(_Section):
@@ -357,6 +360,8 @@ def check(config: RunConfig) -> None:
         problems.append(
             "train.lora_plus_ratio is for an adapter's B and method full has none; take lora or qlora, or 1"
         )
+    if config.lora.new_tokens and config.method is Method.FULL:
+        problems.append("lora.new_tokens are trained with an adapter and method full has none; take lora or qlora")
     problems += quant_problems(config.quant)
     if config.train.eval_every and not (config.data.eval_file or config.data.held_out):
         problems.append("train.eval_every needs rows to evaluate on: give data.eval_file or data.held_out")

@@ -15,6 +15,7 @@ from veneer.config import RunConfig
 from veneer.errors import ConfigError, Diverged, Interrupted
 from veneer.events import read_events
 from veneer.products import compiled
+from veneer.training import many
 from veneer.training.many import base_key, joint_bytes, prepare, train_together
 from veneer.training.run import RunResult, train
 
@@ -84,8 +85,9 @@ def test_each_is_the_run_that_it_is_alone_in_float32(
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 @pytest.mark.parametrize("settings", [DIFFERENT, KINDS, DROPPED], ids=["different", "kinds", "dropped"])
 def test_each_is_the_run_that_it_is_alone_in_bfloat16_to_the_bit(
-    settings: list[tuple[str, ...]], method: str, tmp_path: Path, tiny_data: Path
+    settings: list[tuple[str, ...]], method: str, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(many, "JOINED_TOKENS", 10**6)
     if not compiled():
         pytest.skip("bfloat16 products are torch's here, whose sums may depend on the rows beside")
     model = write_model(tmp_path / "model", hidden=64)
@@ -112,6 +114,17 @@ def test_without_compiled_kernels(
     tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_backend("torch", monkeypatch)
+    alone, joint = both(DIFFERENT, tmp_path, tiny_model, tiny_data)
+    for one, other in zip(alone, joint, strict=True):
+        for name, tensor in weights(one).items():
+            assert float((weights(other)[name] - tensor).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("tokens", [1, 200, 10**6], ids=["each by itself", "some", "all at once"])
+def test_how_many_stand_in_a_pass_changes_nothing(
+    tokens: int, tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(many, "JOINED_TOKENS", tokens)
     alone, joint = both(DIFFERENT, tmp_path, tiny_model, tiny_data)
     for one, other in zip(alone, joint, strict=True):
         for name, tensor in weights(one).items():
@@ -167,6 +180,8 @@ def test_what_cannot_be_joined(tmp_path: Path, tiny_model: Path, tiny_data: Path
 
     plain, ranked, four_bits = prepared(0), prepared(1, "lora.rank=8"), prepared(2, "method=qlora")
     full = prepared(3, "method=full")
+    grown = prepared(5, "lora.new_tokens=[<extra>]")
+    assert base_key(grown.foreseen) is None
     dropping = prepared(4, "compute.recompute=layers", "lora.dropout=0.1")
     assert base_key(plain.foreseen) == base_key(ranked.foreseen) != base_key(four_bits.foreseen)
     assert base_key(full.foreseen) is None

@@ -15,6 +15,7 @@ from veneer.adapters.part import Part
 from veneer.adapters.routed import Route, RoutedLinear, RoutedRows
 from veneer.adapters.saved import Place, SavedModule
 from veneer.adapters.store import load_adapter
+from veneer.adapters.tables import Tables
 from veneer.adapters.targets import HEAD
 from veneer.errors import AdapterError, listing, nearest
 from veneer.model.decoder import CausalLM, Embedding, RmsNorm
@@ -63,8 +64,16 @@ class AdapterSet:
         """
         self._check_new(name)
         self._hang({})
+        before = Tables.of(self.model)
         try:
             adapter = load_adapter(self.model, folder)
+            if self.model.spec.vocab_size != before.vocab:
+                remove(self.model, adapter)
+                before.put_back(self.model)
+                raise AdapterError(
+                    f"{folder} has tokens of its own, for which the base's embedding would grow under the other "
+                    "adapters too; load it on a model of its own"
+                )
             self._lift(name, adapter)
         finally:
             self._hang(self._modules_in_use())

@@ -85,6 +85,12 @@ class SavedModule:
         self._enabled = value
         self._place.put(self.own if value else self.base)
 
+    def resize(self, rows: int) -> None:
+        """Make room for a weight with another number of rows, which `load` fills: the vocabulary was resized."""
+        weight = self.own.get_parameter("weight")
+        if rows != len(weight):
+            weight.data = weight.new_empty(rows, weight.shape[1])
+
     def trained(self) -> dict[str, nn.Parameter]:
         """The module's own parameters; see `Part`."""
         return {} if self.tied else dict(self.own.named_parameters())

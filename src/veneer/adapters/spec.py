@@ -47,9 +47,15 @@ class LoraSpec:
     trainable_tokens: Tokens = field(default_factory=dict)
 
     @classmethod
-    def of(cls, section: LoraSection) -> LoraSpec:
-        """The adapter that a run's configuration asks for; its rank must have been chosen."""
+    def of(cls, section: LoraSection, *, tied: bool) -> LoraSpec:
+        """The adapter that a run's configuration asks for; its rank must have been chosen.
+
+        Args:
+            section: the settings.
+            tied: whether the model's head is its embedding, and goes with its rows.
+        """
         assert section.rank != "auto"
+        ends = (EMBEDDING,) if tied else (EMBEDDING, HEAD)
         return cls(
             rank=section.rank,
             alpha=section.alpha,
@@ -67,7 +73,7 @@ class LoraSpec:
             modules_to_save=section.modules_to_save,
             # A tied model stays tied: an embedding that is trained alone would part it from its head silently.
             tied_modules=True,
-            trainable_tokens={EMBEDDING: section.trainable_tokens} if section.trainable_tokens else {},
+            trainable_tokens=dict.fromkeys(ends, section.trainable_tokens) if section.trainable_tokens else {},
         )
 
     def with_rank(self, rank: int) -> LoraSpec:

@@ -17,21 +17,23 @@ from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKENS
 from veneer.adapters.inject import inject
 from veneer.adapters.peft_config import adapter_config, is_plain, parse_config
+from veneer.adapters.saved import SavedModule
 from veneer.adapters.spec import LoraSpec
+from veneer.adapters.tables import Tables, grow, put_tables
 from veneer.adapters.targets import EMBEDDING, HEAD, by_pattern
 from veneer.config import Init
 from veneer.errors import AdapterError, listing
 from veneer.io.files import write_tensors, write_text
+from veneer.io.tokenizer import Tokenizer, from_directory
 from veneer.model.decoder import CausalLM
 from veneer.quant.int8 import Int8Linear
 from veneer.quant.packed import PackedLinear
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
 PREFIX = "base_model.model."
 """What PEFT puts before every module path."""
-_COPY = ".base_layer.weight"
-"""How the name of an embedding's or head's own weight ends, which PEFT saves with an update of it."""
 _UPDATES = tuple(
     f".{name}"
     for name in (
@@ -108,6 +110,20 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         raise AdapterError(f"{path}: not a readable safetensors file: {error}") from error
 
 
+def read_tokenizer(directory: Path, base: Tokenizer) -> Tokenizer:
+    """The tokenizer beside an adapter where it knows more tokens than the base's, else the base's.
+
+    Raises:
+        ModelError: there is one, and it is damaged.
+    """
+    if not (directory / TOKENIZER_FILE).is_file():
+        return base
+    own = from_directory(directory)
+    if own.vocab_size <= base.vocab_size:
+        return base
+    return replace(own, chat_template=own.chat_template or base.chat_template)
+
+
 def load_adapter(model: CausalLM, directory: Path) -> Adapter:
     """Put the saved adapter in `directory` on `model`.
 
@@ -121,10 +137,24 @@ def load_adapter(model: CausalLM, directory: Path) -> Adapter:
     tensors = read_tensors(directory)
     if not tensors:
         raise AdapterError(f"{directory / WEIGHTS_FILE}: holds no tensors")
-    own = _without_copies(tensors, model, directory)
-    adapter = inject(model, _found(own, spec, directory))
+    own, tables = _without_tables(tensors, spec, model, directory)
+    before = Tables.of(model)
+    put_tables(model, tables)
+    grow(model, max((token + 1 for ids in spec.trainable_tokens.values() for token in ids), default=0))
     try:
-        adapter.load(own if is_plain(spec) else _with_subtracted(own, adapter, directory))
+        return _put_on(model, own, spec, directory)
+    except AdapterError:
+        before.put_back(model)
+        raise
+
+
+def _put_on(model: CausalLM, tensors: dict[str, Tensor], spec: LoraSpec, directory: Path) -> Adapter:
+    adapter = inject(model, _found(tensors, spec, directory))
+    try:
+        for path, part in adapter.parts:
+            if isinstance(part, SavedModule) and path in (EMBEDDING, HEAD) and f"{path}.weight" in tensors:
+                part.resize(len(tensors[f"{path}.weight"]))
+        adapter.load(tensors if is_plain(spec) else _with_subtracted(tensors, adapter, directory))
     except AdapterError:
         remove(model, adapter)
         raise
@@ -161,29 +191,54 @@ def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> Lo
     )
 
 
-def _without_copies(tensors: dict[str, Tensor], model: CausalLM, directory: Path) -> dict[str, Tensor]:
-    """The tensors without the copies of the base's own weights that PEFT writes beside an embedding's update.
+def _without_tables(
+    tensors: dict[str, Tensor], spec: LoraSpec, model: CausalLM, directory: Path
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors without whole copies of the base's embedding and head, and those of them that have other rows.
+
+    PEFT writes such copies beside an update of an embedding, and wherever the vocabulary was resized; of modules that
+    are saved whole it then writes up to three.
 
     Raises:
-        AdapterError: such a copy is not what the model has: the adapter was trained on another one.
+        AdapterError: a copy is not what the model has: the adapter was trained on another one.
     """
-    problems = []
-    for name in [name for name in tensors if name.endswith(_COPY)]:
-        path = name.removesuffix(_COPY)
-        weight = {EMBEDDING: model.model.embed_tokens.weight, HEAD: model.lm_head.weight}.get(path)
-        if not isinstance(weight, Tensor):
-            problems.append(f"{name}: no embedding and no head")
-        elif weight.shape != tensors[name].shape:
-            problems.append(f"{name}: shape {list(tensors[name].shape)}, the model's is {list(weight.shape)}")
+    homes = {EMBEDDING: model.model.embed_tokens.weight, HEAD: model.head_weight}
+    copies: dict[str, str] = {}
+    for path in homes:
+        saved = path.endswith(spec.modules_to_save) or (
+            spec.tied_modules and path == HEAD and EMBEDDING.endswith(spec.modules_to_save)
+        )
+        ends = (".modules_to_save.weight", ".original_module.weight") if saved else (".weight",)
+        copies |= {f"{path}{end}": path for end in (*ends, ".base_layer.weight", ".token_adapter.base_layer.weight")}
+        if path == HEAD and model.spec.tied_head and EMBEDDING in spec.trainable_tokens:
+            copies[f"{path}.{TOKENS}"] = ""  # the embedding's rows, written twice
+    problems, tables = [], {}
+    for name, path in copies.items():
+        held = homes.get(path)
+        if name not in tensors or held is None:
+            continue
+        if held.shape[1] != tensors[name].shape[-1]:
+            problems.append(f"{name}: shape {list(tensors[name].shape)}, the model's is {list(held.shape)}")
+        elif len(held) != len(tensors[name]):
+            tables[path] = tensors[name]
         # Both may have been rounded to a dtype of the user's: what another model has differs by more than that.
-        elif not torch.allclose(weight.float().cpu(), tensors[name], rtol=2**-6, atol=1e-4):
+        elif not torch.allclose(held.float().cpu(), tensors[name], rtol=2**-6, atol=1e-4):
             problems.append(f"{name}: other values than the model's")
     if problems:
         raise AdapterError(
             f"{directory / WEIGHTS_FILE} was trained over other embeddings than this model's:\n{listing(problems)}\n"
             "Use it with the base model that it was trained on."
         )
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_COPY)}
+    own = {name: tensor for name, tensor in tensors.items() if name not in copies}
+    if tables and not model.spec.tied_head:
+        lost = [path for path in homes if path not in tables and f"{path}.weight" not in own]
+        if lost:
+            raise AdapterError(
+                f"{directory / WEIGHTS_FILE} was trained over a resized vocabulary, and the new rows of {lost[0]} are "
+                "not in it: PEFT saves the ends of the model that are adapted and not the other. Save the adapter "
+                "again with save_embedding_layers=True and the other end in modules_to_save."
+            )
+    return own, tables
 
 
 def _with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Path) -> dict[str, Tensor]:

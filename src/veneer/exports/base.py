@@ -16,11 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.store import load_adapter, read_config, read_tensors
+from veneer.adapters.store import TOKENIZER_FILE, load_adapter, read_config, read_tensors, read_tokenizer
 from veneer.config import QuantSection
 from veneer.io.checkpoint import Checkpoint
+from veneer.io.tokenizer import Tokenizer
 from veneer.load import Holding, check_tensors, load_model
-from veneer.model.decoder import CausalLM
+from veneer.model.decoder import CausalLM, DenseLinear, Embedding
 from veneer.model.spec import spec_from_hf
 from veneer.products import LowRank, inputs, outputs, through
 from veneer.quant.packed import PackedLinear
@@ -52,6 +53,8 @@ class Source:
     checkpoint: Checkpoint
     model: CausalLM
     adapter: Adapter
+    tokenizer: Tokenizer | None = None
+    """Of the adapter, where it knows more tokens than the model's."""
 
     def base(self, name: str) -> Tensor:
         """A tensor of the base in float32, as it is held."""
@@ -59,6 +62,8 @@ class Source:
         held = self.adapter.base_of(path) or self.model.get_submodule(path)
         if leaf == "weight" and isinstance(held, PackedLinear):
             return held.dequantize(torch.float32)
+        if isinstance(held, Embedding | DenseLinear) and held.weight.shape != self.checkpoint.shape(name):
+            return held.weight.detach().float()  # the adapter's vocabulary is another one
         return self.checkpoint.read(name, torch.float32)
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:
@@ -82,7 +87,10 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
         tables = any(name in own for name in ("embed_tokens", "lm_head"))
         model = CausalLM(spec, _OnFiles(checkpoint, tables), torch.float32)
     model.requires_grad_(False).eval()
-    return Source(checkpoint, model, load_adapter(model, adapter))
+    tokenizer = None
+    if (adapter / TOKENIZER_FILE).is_file():
+        tokenizer = read_tokenizer(adapter, checkpoint.tokenizer())
+    return Source(checkpoint, model, load_adapter(model, adapter), tokenizer)
 
 
 @dataclass(frozen=True, slots=True)

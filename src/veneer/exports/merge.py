@@ -100,7 +100,9 @@ def write_merged(
         dense = [path for path in linear_paths(source.model.spec) if path not in packed]
         described = quantization_config(quant, [HEAD.removesuffix(".weight"), *dense], dtype)
         room = names * PARTS
-    shapes = stream_model(folder, room, tensors(), source.checkpoint, quantization=described)
+    shapes = stream_model(
+        folder, room, tensors(), source.checkpoint, quantization=described, tokenizer=source.tokenizer
+    )
     return Written(len(changed), len({*expected, *changed} | ({HEAD} & shapes.keys())), HEAD not in shapes)
 
 

@@ -13,6 +13,7 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.io.files import write_tensors, write_text
 from veneer.io.prequantised import CONFIG_KEY
 from veneer.io.stream import TensorWriter
+from veneer.io.tokenizer import Tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
 _NAMES = {"torch.float32": "float32", "torch.bfloat16": "bfloat16", "torch.float16": "float16"}
@@ -39,7 +40,7 @@ def save_model(
     """
     write_tensors(directory / WEIGHTS_FILE, tensors, {"format": "pt"})
     dtype = _NAMES[str(next(iter(tensors.values())).dtype)]
-    _save_rest(directory, {"torch_dtype": dtype}, origin, quantization)
+    _save_rest(directory, {"torch_dtype": dtype}, origin, quantization, origin.tokenizer())
 
 
 def stream_model(
@@ -49,6 +50,7 @@ def stream_model(
     origin: Checkpoint,
     *,
     quantization: Mapping[str, Any] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> dict[str, tuple[int, ...]]:
     """Write tensors as they come, holding one at a time, with everything else taken from `origin`.
 
@@ -59,6 +61,7 @@ def stream_model(
             head; without one it is.
         origin: where configuration and tokenizer come from.
         quantization: as in `save_model`.
+        tokenizer: in place of `origin`'s, where it knows more tokens.
 
     Returns:
         The shape of every tensor that was written.
@@ -75,14 +78,18 @@ def stream_model(
             if name == "model.embed_tokens.weight":
                 changes = {"torch_dtype": _NAMES[str(tensor.dtype)], "vocab_size": len(tensor)}
     changes["tie_word_embeddings"] = "lm_head.weight" not in shapes
-    _save_rest(directory, changes, origin, quantization)
+    _save_rest(directory, changes, origin, quantization, tokenizer or origin.tokenizer())
     return shapes
 
 
 def _save_rest(
-    directory: Path, changes: Mapping[str, Any], origin: Checkpoint, quantization: Mapping[str, Any] | None
+    directory: Path,
+    changes: Mapping[str, Any],
+    origin: Checkpoint,
+    quantization: Mapping[str, Any] | None,
+    tokenizer: Tokenizer,
 ) -> None:
-    """Configuration, generation settings and tokenizer of `origin`."""
+    """Configuration and generation settings of `origin`, and the tokenizer."""
     config = {**origin.config, **changes}
     config.pop("dtype", None)
     config.pop(CONFIG_KEY, None)
@@ -92,4 +99,4 @@ def _save_rest(
     if origin.generation_config:
         generation = json.dumps(dict(origin.generation_config), indent=2, sort_keys=True)
         write_text(directory / "generation_config.json", generation + "\n")
-    origin.tokenizer().save(directory)
+    tokenizer.save(directory)

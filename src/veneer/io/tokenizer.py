@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, processors
 
-from veneer.errors import ModelError, OutputError
+from veneer.errors import ModelError, OutputError, listing
 
 ALIAS_BASE = 0x100000
 """First code point of plane 16, which is private use from end to end: no normaliser changes it."""
@@ -115,6 +115,23 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of `ids`; control tokens are left out unless `skip_special_tokens` is False."""
         return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def with_tokens(self, texts: Sequence[str]) -> Tokenizer:
+        """The same with these texts as tokens of their own, behind all others.
+
+        They are ordinary text that happens to be one token, not control tokens: a message may spell them.
+
+        Raises:
+            ModelError: a text is empty, given twice, or a token already; all such are named.
+        """
+        problems = [f"{text!r}: empty" for text in texts if not text.strip()]
+        problems += [f"{text!r}: given twice" for text in dict.fromkeys(texts) if list(texts).count(text) > 1]
+        problems += [f"{text!r}: is a token already" for text in texts if self.backend.token_to_id(text) is not None]
+        if problems:
+            raise ModelError(f"these cannot become new tokens:\n{listing(problems)}")
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        backend.add_tokens([AddedToken(text, special=False, normalized=False) for text in texts])
+        return replace(self, backend=backend, original=None)
 
     def save(self, directory: Path) -> None:
         """Write tokenizer.json and tokenizer_config.json (with the chat template), as AutoTokenizer reads them.

@@ -121,7 +121,7 @@ class Setup:
             dtype=dtype,
             device=device,
             threads=threads,
-            lora=LoraSpec.of(config.lora),
+            lora=LoraSpec.of(config.lora, tied=spec.tied_head),
             quant=config.quant,
             stored=stored,
             products=config.compute.products,

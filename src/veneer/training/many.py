@@ -1,14 +1,18 @@
 """Several adapters trained over one base in one run, each as by itself.
 
-In each pass the runs' micro-batches stand side by side: the base multiplies all tokens at once (and is decoded once),
-each adapter its own. The runs share nothing that is trained, so that one backward gives each its own gradient; loss,
-clipping, optimiser, schedule, evaluation, events and checkpoints are those of each run's own engine. A micro-batch is
-laid as it would be alone, with its own filler and its own shared beginning, so that every product meets the same rows:
-what is trained is the same, to the bit where a row's sums do not depend on the rows beside it.
+In a pass the runs' micro-batches stand side by side: the base is decoded once for all, each adapter multiplies its own
+tokens. On a CPU a pass takes no more of them than pay: beyond some hundred tokens nothing is gained by width, and what
+a layer hands to the next no longer stays in the caches; the others follow in passes of their own.
+
+The runs share nothing that is trained, so that one backward gives each its own gradient; loss, clipping, optimiser,
+schedule, evaluation, events and checkpoints are those of each run's own engine. A micro-batch is laid as it would be
+alone, with its own filler and its own shared beginning, so that every product meets the same rows: what is trained is
+the same, to the bit where a row's sums do not depend on the rows beside it.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -31,6 +35,7 @@ from veneer.hardware import resolve_device
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
+from veneer.training.build import adapter_on, base_model
 from veneer.training.engine import Step
 from veneer.training.objective import Sums, supervised_sums
 from veneer.training.result import CONFIG_FILE, EVENTS_FILE
@@ -39,8 +44,6 @@ from veneer.training.run import (
     Foreseen,
     Opened,
     RunResult,
-    adapter_on,
-    base_model,
     begin,
     end,
     foresee,
@@ -48,6 +51,9 @@ from veneer.training.run import (
     run_folder,
     threads_of,
 )
+
+JOINED_TOKENS = 512
+"""Tokens that are computed side by side on a CPU at most (benchmarks/together.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +84,25 @@ def base_key(foreseen: Foreseen) -> tuple[Any, ...] | None:
     """What two runs must have in common to be trained together; None for a run that is trained alone."""
     config = foreseen.config
     layers = config.compute.recompute is Recompute.LAYERS
-    if config.method is Method.FULL or (layers and config.lora.dropout > 0):
-        # Recomputed layers rewind one source of dropout masks, and here each adapter has its own.
+    if config.method is Method.FULL or config.lora.new_tokens or (layers and config.lora.dropout > 0):
+        # New tokens make the base's tables longer. And recomputed layers rewind one source of dropout masks, while here
+        # each adapter has its own.
         return None
     compute = config.compute.model_dump(exclude={"micro_batch_tokens", "memory_limit_mb"})
     return config.model, config.revision, config.method, str(config.quant), str(compute)
 
 
 def joint_bytes(runs: Sequence[Foreseen]) -> int:
-    """Bytes that the runs take together at the most: one base, and what each adds to it by itself."""
+    """Bytes that the runs take together at the most: one base, what each holds beside it, and the activations (with all
+    else that comes and goes) of the widest pass."""
     memories = [run.plan.choice.memory for run in runs]
+    tokens = [run.plan.choice.cut.tokens for run in runs]
     shared = max(memory.runtime + memory.base for memory in memories)
-    return shared + sum(memory.peak - memory.runtime - memory.base for memory in memories)
+    held = [memory.adapters + memory.gradients + memory.optimizer for memory in memories]
+    moving = [m.peak - m.runtime - m.base - own for m, own in zip(memories, held, strict=True)]
+    widest = sum(tokens) if runs[0].plan.setup.device != "cpu" else max(JOINED_TOKENS, *tokens, 0)
+    share = min(1.0, widest / sum(tokens))
+    return shared + sum(held) + max(*moving, int(share * sum(moving)))
 
 
 @dataclass(slots=True)
@@ -134,11 +147,27 @@ class _Joint:
             for rows, (name, batch) in zip(own, batches, strict=True)
         ]
 
+    def passes(self, batches: Mapping[str, Sequence[MicroBatch]]) -> list[list[tuple[str, MicroBatch]]]:
+        """Which micro-batches are computed side by side: at most one of each run, each run's in their order."""
+        limit = JOINED_TOKENS if self.model.device.type == "cpu" else sys.maxsize
+        found: list[list[tuple[str, MicroBatch]]] = []
+        for place in range(max(len(own) for own in batches.values())):
+            room = 0
+            for name, own in batches.items():
+                if place >= len(own):
+                    continue
+                size = len(own[place].tokens)
+                if size > room:
+                    found.append([])
+                    room = max(limit, size)
+                found[-1].append((name, own[place]))
+                room -= size
+        return found
+
     def gradients(self, steps: Mapping[str, Step]) -> dict[str, float]:
         """Forward and backward of a step of each run; their losses."""
         losses = dict.fromkeys(steps, 0.0)
-        for place in range(max(len(step.batches) for step in steps.values())):
-            batches = [(name, step.batches[place]) for name, step in steps.items() if place < len(step.batches)]
+        for batches in self.passes({name: step.batches for name, step in steps.items()}):
             sums = self.sums(batches)
             means = [one.loss / steps[name].supervised for one, (name, _) in zip(sums, batches, strict=True)]
             torch.autograd.backward(means)
@@ -180,7 +209,7 @@ def train_together(
         for run, log in zip(runs, logs, strict=True):
             for event in run.said:
                 log.emit(event)
-        model = base_model(runs[0].foreseen, device)
+        model = base_model(config, runs[0].foreseen.origin, device)
         adapters = AdapterSet(model)
         opened = [_adopt(adapters, str(number), run.foreseen) for number, run in enumerate(runs)]
         heads = {name: modules(adapters[name])[HEAD] for name in adapters.names if HEAD in adapters[name].layers}
@@ -195,7 +224,7 @@ def train_together(
 
 
 def _adopt(adapters: AdapterSet, name: str, foreseen: Foreseen) -> Opened:
-    training = adapter_on(adapters.model, foreseen)
+    training = adapter_on(adapters.model, foreseen.config, foreseen.rows, foreseen.origin, foreseen.tokenizer)
     adapter: Adapter = training.adapter
     adapters.adopt(name, adapter)
     return over_model(foreseen, adapters.model, training)
@@ -240,8 +269,8 @@ def _rehearse(joint: _Joint, lanes: Sequence[_Lane]) -> None:
     """Forward and backward of all runs' largest micro-batches, to no effect; see `Engine.rehearse`."""
     for lane in lanes:
         lane.begun.engine.trainable.seed_step(lane.begun.engine.seed)
-    sums = joint.sums([(lane.name, lane.begun.source.largest()) for lane in lanes])
-    torch.autograd.backward([one.loss for one in sums])
+    for batches in joint.passes({lane.name: [lane.begun.source.largest()] for lane in lanes}):
+        torch.autograd.backward([one.loss for one in joint.sums(batches)])
     for lane in lanes:
         for parameter in lane.begun.engine.optimizer.parameters.values():
             parameter.grad = None

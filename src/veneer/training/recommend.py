@@ -147,7 +147,7 @@ def settle(config: RunConfig, spec: DecoderSpec, rows: int, completion: int) -> 
     short = None
     if config.method is not Method.FULL:
         one = config.lora.model_copy(update={"rank": 1, "rank_pattern": {}})
-        per_rank, largest = weights_per_rank(decoder_linears(spec, LoraSpec.of(one)))
+        per_rank, largest = weights_per_rank(decoder_linears(spec, LoraSpec.of(one, tied=spec.tied_head)))
         if config.lora.rank == "auto":
             choices.append(recommended_rank(completion, per_rank, largest))
         elif per_rank:

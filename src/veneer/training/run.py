@@ -12,22 +12,21 @@ from typing import Any
 import torch
 
 from veneer.adapters.combinations import refuse
-from veneer.adapters.eva import Documents, directions
-from veneer.adapters.inject import Sources, inject, linear_paths
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import EMBEDDING
-from veneer.config import Factors, Init, Method, Products, QuantSection, Recompute, RunConfig, check, to_yaml
+from veneer.config import Factors, Method, Products, Recompute, RunConfig, check, to_yaml
 from veneer.data.batches import pack
-from veneer.errors import CheckpointError, ConfigError, OutputError
+from veneer.errors import CheckpointError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
-from veneer.hardware import processor, resolve_device, resolve_dtype
+from veneer.hardware import processor, resolve_device
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
-from veneer.load import Holding, load_model, refuse_training, stored_quantisation
+from veneer.io.tokenizer import Tokenizer
+from veneer.load import stored_quantisation
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation
-from veneer.model.spec import spec_from_hf
+from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.plan.plan import Plan
+from veneer.training.build import as_stored, build, with_new_tokens
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
 from veneer.training.memory import peak_memory_mb
@@ -40,11 +39,9 @@ from veneer.training.planned import planned
 from veneer.training.recommend import completion_tokens, settle
 from veneer.training.result import CONFIG_FILE, EVENTS_FILE, publish
 from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
-from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
+from veneer.training.trainable import AdapterTraining, Trainable
 
 EVALUATIONS_PER_RUN = 10
-EVA_ROWS = 2
-"""Supervised tokens that EVA looks at, for each element of the widest layer's input."""
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in the output folder."""
 
@@ -223,7 +220,8 @@ class Opened:
 def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> Opened:
     """Read rows, plan, and only then the model."""
     foreseen = foresee(config, device, recorded, log)
-    model, trainable = _build(foreseen, device)
+    config, spec = foreseen.config, foreseen.spec
+    model, trainable = build(config, foreseen.rows, foreseen.origin, foreseen.tokenizer, spec, device)
     return over_model(foreseen, model, trainable)
 
 
@@ -236,6 +234,10 @@ class Foreseen:
     plan: Plan
     rows: Rows
     origin: Checkpoint
+    tokenizer: Tokenizer
+    """With the run's new tokens."""
+    spec: DecoderSpec
+    """With their rows."""
 
 
 def over_model(foreseen: Foreseen, model: CausalLM, trainable: Trainable) -> Opened:
@@ -260,96 +262,24 @@ def foresee(config: RunConfig, device: torch.device, recorded: Path | None, log:
     spec = spec_from_hf(origin.config)
     stored = stored_quantisation(origin, spec)
     if stored is not None:
-        config = _as_stored(config, origin, stored, log)
-    rows = load_rows(config, origin.tokenizer(), lambda message: log.emit(Note(message=message)))
+        config, said = as_stored(config, origin, stored)
+        log.emit(Note(message=said))
+    config, tokenizer, spec = with_new_tokens(config, origin.tokenizer(), spec)
+    rows = load_rows(config, tokenizer, lambda message: log.emit(Note(message=message)))
     _note_long_rows(rows, spec.max_positions, log)
     config, reasons = settle(config, spec, len(rows.train), completion_tokens(rows))
     if config.method is not Method.FULL:
-        refuse(LoraSpec.of(config.lora), config.method)
+        refuse(LoraSpec.of(config.lora, tied=spec.tied_head), config.method)
     config, plan = planned(config, rows, spec, device, recorded, stored=stored is not None)
     for line in (*reasons, *plan.lines()):
         log.emit(Note(message=line))
-    return Foreseen(config, plan, rows, origin)
-
-
-def _as_stored(config: RunConfig, origin: Checkpoint, stored: QuantSection, log: EventLog) -> RunConfig:
-    """The configuration for a base whose files are quantised already: what they say stands in place of `quant`."""
-    if config.method is Method.FULL:
-        refuse_training(origin.source, stored.scheme)
-    if config.lora.init is Init.LOFTQ:
-        raise ConfigError(
-            f"lora.init loftq makes up for what quantising took away, and {origin.source} is stored quantised, without "
-            "what it was made from; take another init, or method qlora on the model's unquantised checkpoint"
-        )
-    dense = f", {len(stored.skip_modules)} of its linear layers dense" if stored.skip_modules else ""
-    log.emit(
-        Note(
-            message=f"{origin.source} is stored quantised ({stored.scheme.value}{dense}): the base is taken as it is, "
-            "whatever quant and method say"
-        )
-    )
-    return config.model_copy(update={"quant": stored})
+    return Foreseen(config, plan, rows, origin, tokenizer, spec)
 
 
 def _note_long_rows(rows: Rows, limit: int, log: EventLog) -> None:
     long = [example.where for example in (*rows.train, *rows.heldout) if len(example.tokens) > limit]
     if long:
         log.emit(Note(message=f"{len(long)} rows are longer than the model's context of {limit:,} tokens ({long[0]})"))
-
-
-def _build(foreseen: Foreseen, device: torch.device) -> tuple[CausalLM, Trainable]:
-    model = base_model(foreseen, device)
-    if foreseen.config.method is Method.FULL:
-        return model, FullTraining(model, foreseen.origin)
-    return model, adapter_on(model, foreseen)
-
-
-def base_model(foreseen: Foreseen, device: torch.device) -> CausalLM:
-    """The model as the run's method holds it."""
-    holdings = {Method.LORA: Holding.FROZEN, Method.QLORA: Holding.QUANTIZED, Method.FULL: Holding.TRAINABLE}
-    config = foreseen.config
-    return load_model(
-        foreseen.origin,
-        holding=holdings[config.method],
-        dtype=resolve_dtype(config.compute.dtype, device),
-        device=device,
-        products=config.compute.products,
-        quant=config.quant,
-    )
-
-
-def adapter_on(model: CausalLM, foreseen: Foreseen) -> AdapterTraining:
-    """The run's adapter as it starts, put on a model that has none."""
-    config, rows, origin = foreseen.config, foreseen.rows, foreseen.origin
-    lora = LoraSpec.of(config.lora)
-    sources = Sources(
-        original=lambda name: origin.read(name, torch.float32),
-        directions=_directions(config, rows, model, lora) if lora.init is Init.EVA else None,
-    )
-    adapter = inject(model, lora, seed=config.train.seed, sources=sources)
-    return AdapterTraining(adapter, origin.source, config.revision)
-
-
-def _directions(config: RunConfig, rows: Rows, model: CausalLM, lora: LoraSpec) -> dict[str, torch.Tensor]:
-    """EVA's, measured on the rows of the run's first steps: enough of them to span the widest layer."""
-    source = PackedSteps(rows.train, config)
-    wanted = EVA_ROWS * max(model.spec.hidden_size, model.spec.intermediate_size)
-    documents: list[Documents] = []
-    for step in range(1, source.total + 1):
-        for batch in source.micro_batches(step):
-            documents.append(
-                Documents(
-                    tokens=batch.tokens,
-                    positions=batch.positions,
-                    segments=batch.segments,
-                    shared=batch.shared,
-                    rows=batch.rows,
-                )
-            )
-        if sum(len(one.rows) for one in documents) >= wanted:
-            break
-    targets = [path for path in lora.targets(linear_paths(model)) if path != EMBEDDING]
-    return directions(model, documents, {path: lora.rank_of(path) for path in targets})
 
 
 def _resolved(config: RunConfig, model: CausalLM, rows: Rows) -> RunConfig:

@@ -14,6 +14,7 @@ from veneer.adapters.store import read_tensors, save_adapter
 from veneer.errors import CheckpointError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.model_files import save_model
+from veneer.io.tokenizer import Tokenizer
 from veneer.model.decoder import CausalLM
 
 
@@ -48,6 +49,8 @@ class AdapterTraining:
     adapter: Adapter
     base: str
     revision: str | None = None
+    tokenizer: Tokenizer | None = None
+    """Where it knows more tokens than the base's, to be saved beside."""
 
     def named(self) -> dict[str, nn.Parameter]:
         """A and B of every layer, and what else is trained."""
@@ -64,6 +67,8 @@ class AdapterTraining:
     def save(self, directory: Path) -> None:
         """Write `adapter_config.json` and `adapter_model.safetensors`."""
         save_adapter(directory, self.adapter, base=self.base, revision=self.revision)
+        if self.tokenizer is not None:
+            self.tokenizer.save(directory)
 
     def restore(self, directory: Path) -> None:
         """Read `adapter_model.safetensors`."""

@@ -1,0 +1,144 @@
+"""What a run trains: the model as its method holds it, and the adapter on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from veneer.adapters.eva import Documents, directions
+from veneer.adapters.inject import Sources, inject, linear_paths
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.tables import grow
+from veneer.adapters.targets import EMBEDDING
+from veneer.config import Init, Method, QuantSection, RunConfig
+from veneer.errors import ConfigError
+from veneer.hardware import resolve_dtype
+from veneer.io.checkpoint import Checkpoint
+from veneer.io.tokenizer import Tokenizer
+from veneer.load import Holding, load_model, refuse_training
+from veneer.model.decoder import CausalLM
+from veneer.model.spec import DecoderSpec
+from veneer.training.rows import PackedSteps, Rows
+from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
+
+EVA_ROWS = 2
+"""Supervised tokens that EVA looks at, for each element of the widest layer's input."""
+
+
+def as_stored(config: RunConfig, origin: Checkpoint, stored: QuantSection) -> tuple[RunConfig, str]:
+    """The configuration for a base whose files are quantised already, and a sentence about it: what the files say
+    stands in place of `quant`.
+
+    Raises:
+        ConfigError: the run needs what was quantised away.
+    """
+    if config.method is Method.FULL:
+        refuse_training(origin.source, stored.scheme)
+    if config.lora.init is Init.LOFTQ:
+        raise ConfigError(
+            f"lora.init loftq makes up for what quantising took away, and {origin.source} is stored quantised, without "
+            "what it was made from; take another init, or method qlora on the model's unquantised checkpoint"
+        )
+    dense = f", {len(stored.skip_modules)} of its linear layers dense" if stored.skip_modules else ""
+    said = (
+        f"{origin.source} is stored quantised ({stored.scheme.value}{dense}): the base is taken as it is, whatever "
+        "quant and method say"
+    )
+    return config.model_copy(update={"quant": stored}), said
+
+
+def with_new_tokens(
+    config: RunConfig, tokenizer: Tokenizer, spec: DecoderSpec
+) -> tuple[RunConfig, Tokenizer, DecoderSpec]:
+    """The run, its tokenizer and the model's shapes with `lora.new_tokens`, whose rows are among those trained.
+
+    Raises:
+        ModelError: a text is a token already, or cannot be one.
+    """
+    texts = config.lora.new_tokens
+    if not texts:
+        return config, tokenizer, spec
+    known = tokenizer.with_tokens(texts)
+    ids = {token for token in map(known.backend.token_to_id, texts) if token is not None}
+    trained = tuple(sorted({*config.lora.trainable_tokens, *ids}))
+    lora = config.lora.model_copy(update={"trainable_tokens": trained})
+    rows = max(spec.vocab_size, known.vocab_size)
+    return config.model_copy(update={"lora": lora}), known, replace(spec, vocab_size=rows)
+
+
+def build(
+    config: RunConfig,
+    rows: Rows,
+    origin: Checkpoint,
+    tokenizer: Tokenizer,
+    spec: DecoderSpec,
+    device: torch.device,
+) -> tuple[CausalLM, Trainable]:
+    """Load the model and put on it what is trained.
+
+    Args:
+        config: the run, with everything chosen.
+        rows: encoded; some starts are measured on them.
+        origin: the model's files.
+        tokenizer: with the run's new tokens.
+        spec: with their rows.
+        device: where the model goes.
+
+    Raises:
+        VeneerError: model or adapter cannot be made as the run asks for it.
+    """
+    model = base_model(config, origin, device)
+    if config.method is Method.FULL:
+        return model, FullTraining(model, origin)
+    grow(model, spec.vocab_size)
+    return model, adapter_on(model, config, rows, origin, tokenizer)
+
+
+def base_model(config: RunConfig, origin: Checkpoint, device: torch.device) -> CausalLM:
+    """The model as the run's method holds it."""
+    holdings = {Method.LORA: Holding.FROZEN, Method.QLORA: Holding.QUANTIZED, Method.FULL: Holding.TRAINABLE}
+    return load_model(
+        origin,
+        holding=holdings[config.method],
+        dtype=resolve_dtype(config.compute.dtype, device),
+        device=device,
+        products=config.compute.products,
+        quant=config.quant,
+    )
+
+
+def adapter_on(
+    model: CausalLM, config: RunConfig, rows: Rows, origin: Checkpoint, tokenizer: Tokenizer
+) -> AdapterTraining:
+    """Put the run's adapter, as it starts, on a model that has none and has rows for the run's tokens."""
+    lora = LoraSpec.of(config.lora, tied=model.spec.tied_head)
+    sources = Sources(
+        original=lambda name: origin.read(name, torch.float32),
+        directions=_directions(config, rows, model, lora) if lora.init is Init.EVA else None,
+    )
+    adapter = inject(model, lora, seed=config.train.seed, sources=sources)
+    saved = tokenizer if config.lora.new_tokens else None
+    return AdapterTraining(adapter, origin.source, config.revision, saved)
+
+
+def _directions(config: RunConfig, rows: Rows, model: CausalLM, lora: LoraSpec) -> dict[str, torch.Tensor]:
+    """EVA's, measured on the rows of the run's first steps: enough of them to span the widest layer."""
+    source = PackedSteps(rows.train, config)
+    wanted = EVA_ROWS * max(model.spec.hidden_size, model.spec.intermediate_size)
+    documents: list[Documents] = []
+    for step in range(1, source.total + 1):
+        for batch in source.micro_batches(step):
+            documents.append(
+                Documents(
+                    tokens=batch.tokens,
+                    positions=batch.positions,
+                    segments=batch.segments,
+                    shared=batch.shared,
+                    rows=batch.rows,
+                )
+            )
+        if sum(len(one.rows) for one in documents) >= wanted:
+            break
+    targets = [path for path in lora.targets(linear_paths(model)) if path != EMBEDDING]
+    return directions(model, documents, {path: lora.rank_of(path) for path in targets})

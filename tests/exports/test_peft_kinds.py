@@ -1,0 +1,122 @@
+"""Adapters of every kind that PEFT makes, merged from file to file, against what the live adapter computes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from tiny import rows, run_config, write_rows
+from tiny_models import documents, largest_difference, packed_logits, their_logits, tiny_llama
+from veneer.assistant import open_assistant
+from veneer.config import ComputeSection, Dtype
+from veneer.errors import AdapterError
+from veneer.exports.run import StoredDtype, export
+from veneer.training.run import train
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::peft.utils.warning.PeftWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
+TEXTS = documents([21, 8], seed=8)
+SOME = [TEXTS[0][5], TEXTS[1][1], TEXTS[0][2]]
+TIED, BIASED = {"tie_word_embeddings": True}, {"attention_bias": True}
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
+    # PEFT's settings, what the model is like, and whether embedding and head are one tensor in the merged model.
+    "rslora and patterns": ({"use_rslora": True, "rank_pattern": {"down_proj": 7}}, TIED, True),
+    "dora": ({"use_dora": True}, TIED, True),
+    "dora with biases": ({"use_dora": True, "bias": "all"}, BIASED, False),
+    "a bias of B": ({"lora_bias": True, "target_modules": ["q_proj"]}, BIASED, False),
+    "embedding": ({"target_modules": ["q_proj", "embed_tokens"]}, {}, False),
+    "embedding, tied": ({"target_modules": ["q_proj", "embed_tokens"]}, TIED, False),
+    "head, tied": ({"target_modules": ["v_proj", "lm_head"]}, TIED, False),
+    "both ends, tied": ({"target_modules": ["embed_tokens", "lm_head"]}, TIED, False),
+    "a saved head": ({"modules_to_save": ["lm_head"]}, {}, False),
+    "saved norms": ({"modules_to_save": ["norm"]}, TIED, True),
+    "a saved embedding with its head": (
+        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, TIED, True,
+    ),
+    "tokens": ({"trainable_token_indices": SOME}, {}, False),
+    "tokens, tied": ({"trainable_token_indices": SOME}, TIED, True),
+}  # fmt: skip
+
+
+def write(folder: Path, tokenizer: Path, changes: dict[str, Any]) -> LlamaForCausalLM:
+    """A tiny model as a directory, with any tokenizer."""
+    model = tiny_llama(changes=changes)
+    if changes.get("tie_word_embeddings"):
+        with torch.no_grad():
+            model.model.embed_tokens.weight.mul_(0.15)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokenizer / name, folder / name)
+    return model
+
+
+def adapt(model: LlamaForCausalLM, settings: dict[str, Any], folder: Path) -> peft.PeftModel:
+    """PEFT's adapter with everything in it away from where it started, saved."""
+    base = {"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM", "target_modules": "all-linear"}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(**(base | settings)))
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    adapted.save_pretrained(folder)
+    return adapted.eval()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_merged_model_is_the_live_adapter(kind: str, tiny_model: Path, tmp_path: Path) -> None:
+    settings, changes, tied = KINDS[kind]
+    base = write(tmp_path / "base", tiny_model, changes)
+    with torch.no_grad():
+        before = their_logits(base, TEXTS)
+        live = their_logits(adapt(base, settings, tmp_path / "adapter"), TEXTS)
+        record = export(str(tmp_path / "base"), tmp_path / "adapter", tmp_path / "out", dtype=StoredDtype.FLOAT32)
+        merged = LlamaForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+        found = their_logits(merged, TEXTS)
+    assert largest_difference(live, before) > 1e-2
+    assert largest_difference(found, live) < 1e-5
+    assert record.written.tied is tied
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is tied
+
+
+def test_a_bias_that_the_architecture_has_not_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    adapt(write(tmp_path / "base", tiny_model, {}), {"lora_bias": True}, tmp_path / "adapter")
+    with pytest.raises(
+        AdapterError, match=r"adds model\.layers\.0\.\S+\.bias, for which the architecture has no place"
+    ):
+        export(str(tmp_path / "base"), tmp_path / "adapter", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("lora.variant=dora",), ("lora.init=pissa",), ("lora.init=loftq",), ("lora.modules_to_save=[embed_tokens]",),
+        ("lora.target_modules=[q_proj, embed_tokens]", "lora.variant=dora"),
+    ],
+)  # fmt: skip
+def test_beside_a_4_bit_base_what_is_merged_into_it_is_the_live_adapter(
+    settings: tuple[str, ...], tiny_model: Path, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", rows(20))
+    config = run_config(tiny_model, data, tmp_path / "run", "method=qlora", "train.steps=5", *settings)
+    adapter = train(config).output
+    export(str(tiny_model), adapter, tmp_path / "out", dtype=StoredDtype.FLOAT32)
+    live = open_assistant(str(tiny_model), adapter=adapter, compute=FLOAT32)
+    merged = open_assistant(str(tmp_path / "out"), compute=FLOAT32)
+    assert live.adapter is not None
+    with torch.no_grad():
+        found, expected = packed_logits(merged.model, TEXTS), packed_logits(live.model, TEXTS)
+        with live.adapter.disabled():
+            assert largest_difference(packed_logits(live.model, TEXTS), expected) > 1e-3
+    assert largest_difference(found, expected) < 2e-5
