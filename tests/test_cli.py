@@ -50,6 +50,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_dat
 SAMPLING = ["--max-new-tokens", "--seed", "--system", "--temperature", "--top-p"]
 OPTIONS = {
     "chat": ["--adapter", "--device", "--dtype", "--method", "--model", *SAMPLING],
+    "combine": ["--adapter", "--density", "--json", "--kind", "--majority", "--output", "--rank", "--seed"],
     "compare": [
         "--data", "--eval-data", "--held-out", "--json", "--limit", "--max-new-tokens", "--methods", "--model",
         "--output", "--seeds", "--set",
@@ -70,6 +71,10 @@ OPTIONS = {
     ],
     "quantize": ["--dtype", "--json", "--model", "--output", "--set"],
     "quickstart": ["--device", "--json", "--method", "--model", "--output", "--rows"],
+    "sweep": [
+        "--config", "--data", "--device", "--eval-data", "--grid", "--held-out", "--json", "--method", "--model",
+        "--output", "--set", "--together",
+    ],
     "train": [
         "--config", "--data", "--device", "--eval-data", "--held-out", "--json", "--method", "--model", "--output",
         "--resume", "--set",

@@ -470,6 +470,123 @@ def doctor(measure: bool, as_json: bool) -> None:
     click.echo(json.dumps({**asdict(facts), "advice": advice(facts)}, indent=2) if as_json else report(facts))
 
 
+@main.command()
+@click.option("--model", help="Model: a directory, a GGUF file or a hub id.")
+@click.option("--data", help="Rows to train on: JSONL, JSON, CSV or Parquet.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the sweep.")
+@click.option("--grid", multiple=True, required=True, metavar="KEY=VALUE,VALUE", help="A setting to vary.")
+@click.option("--method", type=METHODS, help="What is trained (default: qlora).")
+@click.option("--eval-data", help="Rows for the evaluation loss.")
+@click.option("--held-out", type=float, help="Share of the rows kept for the evaluation loss.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with any setting.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train.epochs=2.")
+@click.option("--together", type=click.IntRange(min=1), help="Most points that are trained in one run (8).")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def sweep(
+    model: str | None,
+    data: str | None,
+    output: Path,
+    grid: tuple[str, ...],
+    method: str | None,
+    eval_data: str | None,
+    held_out: float | None,
+    device: str | None,
+    config_file: Path | None,
+    assignments: tuple[str, ...],
+    together: int | None,
+    as_json: bool,
+) -> None:
+    """Train every point of a grid of settings, together where they share a base. Run again, it goes on."""
+    from veneer.config import override, put, read_yaml
+    from veneer.recipes import sweep_visibly
+    from veneer.sweep.grid import parse_grid
+
+    flags = {
+        "model": model,
+        "data.file": data,
+        "method": method,
+        "data.eval_file": eval_data,
+        "data.held_out": held_out,
+        "compute.device": device,
+    }
+    values = override({} if config_file is None else read_yaml(config_file), assignments)
+    for key, value in flags.items():
+        if value is not None:
+            put(values, key, value)
+    sweep_visibly(values, parse_grid(grid), output, together=together, as_json=as_json)
+
+
+KINDS = click.Choice(
+    [
+        *("svd", "linear", "cat", "ties", "ties_svd", "dare_linear", "dare_ties", "dare_linear_svd", "dare_ties_svd"),
+        *("magnitude_prune", "magnitude_prune_svd"),
+    ]
+)
+
+
+@main.command()
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    required=True,
+    metavar="DIR[=WEIGHT]",
+    help="An adapter, and its weight (1).",
+)
+@click.option("--kind", type=KINDS, default="svd", show_default=True, help="How they are added (see docs/design.md).")
+@click.option("--density", type=float, help="Share of the elements that takes part, where some are pruned.")
+@click.option(
+    "--majority", type=click.Choice(["total", "frequency"]), default="total", show_default=True, help="Of TIES."
+)
+@click.option("--rank", type=click.IntRange(min=1), help="Rank of the result, where it is decomposed.")
+@click.option("--seed", default=0, show_default=True, help="Of the elements that DARE drops.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new adapter.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+def combine(
+    adapters: tuple[str, ...],
+    kind: str,
+    density: float | None,
+    majority: str,
+    rank: int | None,
+    seed: int,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Make one adapter of several of the same base, weighted."""
+    from dataclasses import asdict
+
+    from veneer.adapters.arithmetic import Kind, Majority
+    from veneer.adapters.combine import Combination, combine_folders
+
+    folders: dict[Path, float] = {}
+    for text in adapters:
+        folder, weight = _weighted(text)
+        if folder in folders:
+            raise click.UsageError(f"--adapter {folder} is given twice; give it once, with the sum of the weights")
+        folders[folder] = weight
+    how = Combination(kind=Kind(kind), density=density, majority=Majority(majority), rank=rank, seed=seed)
+    made = combine_folders(folders, how, output)
+    if as_json:
+        click.echo(json.dumps({"output": str(output), **asdict(made)}, indent=2))
+        return
+    click.echo(f"adapter: {output} ({made.updates} layers, rank {made.rank})")
+    if len(made.bases) > 1:
+        click.echo(f"note: the adapters name different bases: {', '.join(made.bases)}", err=True)
+
+
+def _weighted(text: str) -> tuple[Path, float]:
+    folder, equals, weight = text.rpartition("=")
+    if not equals or Path(text).is_dir():
+        return Path(text), 1.0
+    try:
+        return Path(folder), float(weight)
+    except ValueError as error:
+        raise click.UsageError(
+            f"--adapter {text!r}: write it as DIR or DIR=WEIGHT, for example my-adapter=0.5"
+        ) from error
+
+
 def _method(name: str | None) -> Method | None:
     from veneer.config import Method
 

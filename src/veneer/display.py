@@ -31,6 +31,7 @@ from veneer.evaluation.statistics import Comparison, Metric
 from veneer.events import CheckpointSaved, Evaluated, Event, Note, RunFinished, RunStarted, StepDone
 from veneer.exports.run import Measured
 from veneer.plan.plan import Plan, spoken
+from veneer.sweep.outcome import Outcome
 
 PERCENT = ("exact", "fields")
 """Measures that are shares, shown in percent."""
@@ -198,6 +199,22 @@ def report_table(title: str, report: Report) -> Table:
     if report.comparison:
         return comparison_table(f"{title} ({report.rows} rows)", report.comparison)
     return metric_table(f"{title} ({report.rows} rows)", report.base)
+
+
+def sweep_table(outcomes: Sequence[Outcome], best: Outcome | None) -> Table:
+    """Every point of a sweep, the best one marked."""
+    table = Table(title=f"{len(outcomes)} points", title_justify="left", title_style="bold")
+    for key in outcomes[0].settings:
+        table.add_column(key.rpartition(".")[2])
+    for name in ("final loss", "best loss", "training loss", "time"):
+        table.add_column(name, justify="right")
+    for one in outcomes:
+        losses = [one.final_loss, one.best_loss, one.train_loss]
+        cells = ["" if loss is None else f"{loss:.4f}" for loss in losses]
+        end = duration(one.seconds) if one.state == "complete" else one.state
+        style = "green" if one is best else "yellow" if one.state != "complete" else None
+        table.add_row(*(Text(str(value)) for value in one.settings.values()), *cells, end, style=style)
+    return table
 
 
 def sample_table(title: str, samples: list[Answered], *, tuned: str = "adapter") -> Table:

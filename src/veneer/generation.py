@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -44,6 +45,18 @@ class Sampling:
             raise ConfigError(f"sampling settings out of range:\n{listing(problems)}")
 
 
+class Router(Protocol):
+    """Tells a model that has several adapters whose tokens it computes (`veneer.adapters.many.AdapterSet.by_row`)."""
+
+    def group(self, row: int) -> str:
+        """Rows of one group are computed best side by side."""
+        ...
+
+    def lay(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """The next pass holds so many tokens of each of these rows, in this order."""
+        ...
+
+
 OnToken = Callable[[int, int], None]
 """Called with the index of a prompt and its next token, as it comes."""
 
@@ -65,6 +78,7 @@ def generate(
     on_token: OnToken = lambda row, token: None,
     on_done: Callable[[int], None] = lambda rows: None,
     batch_rows: int | None = None,
+    router: Router | None = None,
 ) -> list[list[int]]:
     """Continue every prompt until a stop token, or `max_new_tokens`.
 
@@ -77,6 +91,7 @@ def generate(
         on_done: told how many rows have ended, as they end (progress).
         batch_rows: rows decoded together, a matter of memory and speed; by default as many as `BATCH_ROWS` and
             `CACHE_LIMIT` allow.
+        router: where the prompts are under several adapters, says which is under which, by its index.
 
     Returns:
         The new tokens of each prompt, in the order of `prompts`.
@@ -96,7 +111,9 @@ def generate(
             size = batch_rows or rows_that_fit(model, prompts, sampling.max_new_tokens)
             for start in range(0, len(order), size):
                 rows = order[start : start + size]
-                batch = _Batch(model, [prompts[row] for row in rows], rows, sampling, stop_ids)
+                if router is not None:
+                    rows.sort(key=router.group)
+                batch = _Batch(model, [prompts[row] for row in rows], rows, sampling, stop_ids, router)
                 while batch.rows:
                     for row, token in batch.step():
                         results[row].append(token)
@@ -125,8 +142,10 @@ class _Batch:
         rows: list[int],
         sampling: Sampling,
         stop_ids: frozenset[int],
+        router: Router | None,
     ):
         self.rows = rows
+        self._router = router
         self._model, self._sampling, self._stop_ids = model, sampling, stop_ids
         self._generators = {row: torch.Generator().manual_seed(sampling.seed * 1_000_003 + row) for row in rows}
         self._made = 0
@@ -142,6 +161,7 @@ class _Batch:
         lengths = [len(prompt) for prompt in prompts]
         tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
         positions = torch.cat([torch.arange(length, device=device) for length in lengths])
+        self._lay(lengths)
         hidden = self._model.hidden(tokens, positions, self._cache.prefill(lengths))
         ends = torch.tensor(lengths, device=device).cumsum(0) - 1
         return self._model.logits(hidden[ends])
@@ -164,9 +184,14 @@ class _Batch:
         if self.rows:
             tokens = self._compact(tokens)
             positions = self._cache.lengths
+            self._lay([1] * len(self._slots))
             hidden = self._model.hidden(tokens, positions, self._cache.step())
             self._logits = self._model.logits(hidden)
         return new
+
+    def _lay(self, tokens: Sequence[int]) -> None:
+        if self._router is not None:
+            self._router.lay(self._slots, tokens)
 
     def take_ended(self) -> int:
         """Rows that have ended since the last call."""

@@ -31,14 +31,18 @@ from veneer.display import (
     plan_table,
     report_table,
     sample_table,
+    sweep_table,
 )
 from veneer.errors import ConfigError, DataError
 from veneer.evaluation.run import Report, RowSet, evaluate_rows, prepare
-from veneer.events import Event, Subscriber
+from veneer.events import Evaluated, Event, RunFinished, StepDone, Subscriber
 from veneer.exports.run import MergeRecord, StoredDtype, Target, export
 from veneer.generation import Sampling
 from veneer.io.files import write_text
 from veneer.quantization import quantize
+from veneer.sweep.grid import Point
+from veneer.sweep.outcome import Outcome, best_of, to_json
+from veneer.sweep.run import CHART_FILE, TOGETHER, sweep
 from veneer.training.interrupt import interruptible
 from veneer.training.planned import Expected, plan_of
 from veneer.training.run import RunResult, train
@@ -64,6 +68,47 @@ def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = Fa
         with TrainingDisplay(screen) as display:
             subscribers: list[Subscriber] = [display]
             return train(config, resume=resume, subscribers=subscribers, stop=stop)
+
+
+def sweep_visibly(
+    values: Mapping[str, Any], grid: Mapping[str, list[Any]], output: Path, *, together: int | None, as_json: bool
+) -> list[Outcome]:
+    """Train a grid's points with a line for what happens; table (or JSON) at the end, also where it was interrupted."""
+    screen = console()
+    notice = "stopping after this step; the same command goes on"
+    with interruptible(lambda: _write_to_stderr(f"\n{notice}\n")) as stop, screen.status("planning") as status:
+
+        def follow(point: Point) -> list[Subscriber]:
+            return [lambda event: _follow_point(screen, status, point, event)]
+
+        outcomes = sweep(
+            values,
+            grid,
+            output,
+            together=together or TOGETHER,
+            subscribers=follow,
+            on_group=lambda group: screen.print(f"training {len(group)} together: {', '.join(p.name for p in group)}"),
+            stop=stop,
+        )
+    best = best_of(outcomes)
+    if as_json:
+        shown = {"points": to_json(outcomes), "best": None if best is None else best.name}
+        click.echo(json.dumps(shown, indent=2))
+        return outcomes
+    Console().print(sweep_table(outcomes, best))
+    click.echo(f"chart: {output / CHART_FILE}")
+    if best is not None:
+        click.echo(f"best: {output / best.name}")
+    return outcomes
+
+
+def _follow_point(screen: Console, status: Status, point: Point, event: Event) -> None:
+    if isinstance(event, StepDone):
+        status.update(escape(f"{point.name}: step {event.step:,}, loss {event.loss:.4f}"))
+    elif isinstance(event, Evaluated):
+        screen.print(escape(f"{point.name}: step {event.step:,}, evaluation loss {event.loss:.4f}"))
+    elif isinstance(event, RunFinished) and event.reason != "complete":
+        screen.print(escape(f"{point.name}: {event.reason} after step {event.step:,}"))
 
 
 def plan_visibly(config: RunConfig, device: str, expected: Expected, *, as_json: bool) -> None:

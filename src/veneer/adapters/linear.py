@@ -128,11 +128,11 @@ class LoraLinear(nn.Module):
 
     def from_inputs(self, x: Tensor, adapted: Tensor) -> Tensor:
         """The base's product with `x`, plus the update's with `adapted`."""
-        a, b = self._pairs()
+        a, b = self.pairs()
         y = cast(Tensor, _LoraProduct.apply(x, adapted, a, b, self.base, self.scale))  # type: ignore[no-untyped-call]
         return y if self.lora_B_bias is None else y + (self.scale * self.lora_B_bias).to(y.dtype)
 
-    def _pairs(self) -> tuple[Tensor, Tensor]:
+    def pairs(self) -> tuple[Tensor, Tensor]:
         """A `[r, in]` and B `[out, r]` of the whole update, the pair that is subtracted included."""
         if self.subtracted_a is None or self.subtracted_b is None:
             return self.lora_A, self.lora_B
@@ -140,12 +140,12 @@ class LoraLinear(nn.Module):
 
     def delta(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The update as a matrix, s · B A, `[out_features, in_features]` computed in `dtype`."""
-        a, b = self._pairs()
+        a, b = self.pairs()
         return (b.to(dtype) @ a.to(dtype)) * self.scale
 
     def added_to(self, weight: Tensor) -> Tensor:
         """`weight` `[out_features, in_features]` with the update, in its dtype, without a matrix for the update."""
-        a, b = self._pairs()
+        a, b = self.pairs()
         return torch.addmm(weight, b.to(weight.dtype), a.to(weight.dtype), alpha=self.scale)
 
     def trained(self) -> dict[str, nn.Parameter]:
@@ -155,7 +155,7 @@ class LoraLinear(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """A and B of the whole update; see `Part`."""
-        a, b = self._pairs()
+        a, b = self.pairs()
         named = {"lora_A.weight": a.detach(), "lora_B.weight": b.detach()}
         return named if self.lora_B_bias is None else named | {"lora_B.bias": self.lora_B_bias.detach()}
 

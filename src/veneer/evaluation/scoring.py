@@ -18,7 +18,7 @@ import torch
 
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
-from veneer.generation import Sampling, generate
+from veneer.generation import Router, Sampling, generate
 from veneer.losses import token_losses
 from veneer.model.attention import PackedAttention
 from veneer.model.decoder import CausalLM
@@ -48,8 +48,10 @@ class RowScore:
 
 
 @torch.no_grad()
-def row_losses(model: CausalLM, examples: Sequence[Example], *, max_tokens: int = 2048) -> list[tuple[float, int]]:
-    """Sum of losses and number of supervised tokens of every example, in order."""
+def row_losses(
+    model: CausalLM, examples: Sequence[Example], *, max_tokens: int = 2048, router: Router | None = None
+) -> list[tuple[float, int]]:
+    """Sum of losses and number of supervised tokens of every example, in order; `router` as in `score`."""
     was_training = model.training
     model.eval()
     sums: list[tuple[float, int]] = []
@@ -57,6 +59,8 @@ def row_losses(model: CausalLM, examples: Sequence[Example], *, max_tokens: int 
         for group in _groups(examples, max_tokens):
             # One example a pack call keeps the order of rows; the pack of the group is their concatenation.
             batches = [pack([example], max_tokens)[0] for example in group]
+            if router is not None:
+                router.lay(range(len(sums), len(sums) + len(group)), [len(batch.tokens) for batch in batches])
             losses = _losses(model, batches)
             start = 0
             for batch in batches:
@@ -102,6 +106,7 @@ def score(
     stop_ids: frozenset[int],
     max_new_tokens: int,
     on_done: Callable[[int], None] = lambda rows: None,
+    router: Router | None = None,
 ) -> list[RowScore]:
     """Score one model on every row.
 
@@ -113,12 +118,14 @@ def score(
         stop_ids: tokens that end an answer.
         max_new_tokens: longest answer.
         on_done: told how many rows have ended (progress).
+        router: where the rows are under several adapters, says which is under which, by its index.
     """
-    losses = row_losses(model, examples)
+    losses = row_losses(model, examples, router=router)
     asked = [index for index, question in enumerate(questions) if question is not None]
     prompts = [question.prompt for question in questions if question is not None]
     sampling = Sampling(max_new_tokens=max_new_tokens)
-    outputs = generate(model, prompts, sampling=sampling, stop_ids=stop_ids, on_done=on_done)
+    among = None if router is None else _Among(router, asked)
+    outputs = generate(model, prompts, sampling=sampling, stop_ids=stop_ids, on_done=on_done, router=among)
     answers = {index: decode(tokens) for index, tokens in zip(asked, outputs, strict=True)}
     scores = []
     for index, ((loss_sum, supervised), question) in enumerate(zip(losses, questions, strict=True)):
@@ -129,6 +136,20 @@ def score(
         exact, fields = judge(answer, question.reference)
         scores.append(RowScore(loss_sum, supervised, answer, exact, fields))
     return scores
+
+
+@dataclass(frozen=True, slots=True)
+class _Among:
+    """The router of some of the rows, which count from 0."""
+
+    router: Router
+    places: Sequence[int]
+
+    def group(self, row: int) -> str:
+        return self.router.group(self.places[row])
+
+    def lay(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        self.router.lay([self.places[row] for row in rows], tokens)
 
 
 def judge(answer: str, reference: str) -> tuple[bool, float | None]:

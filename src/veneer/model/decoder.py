@@ -229,8 +229,7 @@ class CausalLM(nn.Module):
     @property
     def head_weight(self) -> Tensor | None:
         """`[vocab_size, dim]` where the scores are the hidden states' product with it and nothing else."""
-        head = self.lm_head
-        return head.weight if isinstance(head, DenseLinear) and head.bias is None else None
+        return plain_weight(self.lm_head)
 
     def hidden(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """Hidden states `[tokens, dim]` for int64 `tokens` and `positions` `[tokens]`."""
@@ -239,3 +238,8 @@ class CausalLM(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, `[rows, dim]` to `[rows, vocab_size]` in the compute dtype."""
         return cast(Tensor, self.lm_head(hidden))
+
+
+def plain_weight(head: nn.Module) -> Tensor | None:
+    """A head's weight, where its scores are the product with it and nothing else."""
+    return head.weight if isinstance(head, DenseLinear) and head.bias is None else None

@@ -88,8 +88,17 @@ def build(
     Raises:
         VeneerError: model or adapter cannot be made as the run asks for it.
     """
+    model = base_model(config, origin, device)
+    if config.method is Method.FULL:
+        return model, FullTraining(model, origin)
+    grow(model, spec.vocab_size)
+    return model, adapter_on(model, config, rows, origin, tokenizer)
+
+
+def base_model(config: RunConfig, origin: Checkpoint, device: torch.device) -> CausalLM:
+    """The model as the run's method holds it."""
     holdings = {Method.LORA: Holding.FROZEN, Method.QLORA: Holding.QUANTIZED, Method.FULL: Holding.TRAINABLE}
-    model = load_model(
+    return load_model(
         origin,
         holding=holdings[config.method],
         dtype=resolve_dtype(config.compute.dtype, device),
@@ -97,17 +106,20 @@ def build(
         products=config.compute.products,
         quant=config.quant,
     )
-    if config.method is Method.FULL:
-        return model, FullTraining(model, origin)
-    grow(model, spec.vocab_size)
-    lora = LoraSpec.of(config.lora, tied=spec.tied_head)
+
+
+def adapter_on(
+    model: CausalLM, config: RunConfig, rows: Rows, origin: Checkpoint, tokenizer: Tokenizer
+) -> AdapterTraining:
+    """Put the run's adapter, as it starts, on a model that has none and has rows for the run's tokens."""
+    lora = LoraSpec.of(config.lora, tied=model.spec.tied_head)
     sources = Sources(
         original=lambda name: origin.read(name, torch.float32),
         directions=_directions(config, rows, model, lora) if lora.init is Init.EVA else None,
     )
     adapter = inject(model, lora, seed=config.train.seed, sources=sources)
     saved = tokenizer if config.lora.new_tokens else None
-    return model, AdapterTraining(adapter, origin.source, config.revision, saved)
+    return AdapterTraining(adapter, origin.source, config.revision, saved)
 
 
 def _directions(config: RunConfig, rows: Rows, model: CausalLM, lora: LoraSpec) -> dict[str, torch.Tensor]:

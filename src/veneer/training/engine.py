@@ -38,6 +38,17 @@ class StepSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that is under way."""
+
+    number: int
+    """1-based."""
+    batches: Sequence[MicroBatch]
+    supervised: int
+    """Supervised tokens in the whole step, by which its sums are divided."""
+
+
 @dataclass(kw_only=True, slots=True)
 class Engine:
     """One run, from wherever its `Progress` stands to its last step."""
@@ -70,20 +81,11 @@ class Engine:
         started = time.perf_counter()
         self.model.train()
         while progress.step < self.schedule.steps:
-            self._step(progress, started)
-            last = progress.step == self.schedule.steps
-            if self.evaluate is not None and (last or progress.step % self.eval_every == 0):
-                self._evaluate(progress, self.evaluate, started)
-            if last or progress.step % self.save_every == 0 or progress.best_step == progress.step:
-                self._save(progress)
-            if not last and self.stop():
-                self._save(progress)
-                self._finish(progress, "interrupted", started)
-                raise Interrupted(
-                    f"stopped after step {progress.step} of {self.schedule.steps}; "
-                    f"go on with --resume (checkpoint: {self.checkpoints.path(progress.step)})"
-                )
-        self._finish(progress, "complete", started)
+            begun = time.perf_counter()
+            step = self.prepare(progress)
+            loss = self._gradients(step)
+            self.complete(progress, step, loss, time.perf_counter() - begun, started)
+        self.finish(progress, started)
         return progress
 
     def rehearse(self, batch: MicroBatch) -> None:
@@ -95,44 +97,80 @@ class Engine:
         for parameter in self.optimizer.parameters.values():
             parameter.grad = None
 
-    def _step(self, progress: Progress, started: float) -> None:
-        begun = time.perf_counter()
-        step = progress.step + 1
-        batches = self.source.micro_batches(step)
-        supervised = sum(batch.supervised for batch in batches)
-        self.trainable.seed_step(self.seed * 1_000_003 + step)
+    def prepare(self, progress: Progress) -> Step:
+        """The next step's rows, with its random draws seeded."""
+        number = progress.step + 1
+        batches = self.source.micro_batches(number)
+        self.trainable.seed_step(self.seed * 1_000_003 + number)
+        return Step(number, batches, sum(batch.supervised for batch in batches))
+
+    def _gradients(self, step: Step) -> float:
         loss = 0.0
-        for batch in batches:
+        for batch in step.batches:
             sums = self.objective(self.model, batch)
-            (sums.loss / supervised).backward()  # type: ignore[no-untyped-call]
-            loss += float(sums.loss.detach()) / supervised
+            (sums.loss / step.supervised).backward()  # type: ignore[no-untyped-call]
+            loss += float(sums.loss.detach()) / step.supervised
+        return loss
+
+    def complete(self, progress: Progress, step: Step, loss: float, spent: float, started: float) -> None:
+        """Use the gradients of a step that was prepared: the optimiser's step, and what is due after it.
+
+        Args:
+            progress: moved on.
+            step: as `prepare` gave it.
+            loss: mean over its supervised tokens, whose gradients the parameters hold.
+            spent: seconds that this took.
+            started: when the run began.
+
+        Raises:
+            Diverged, Interrupted: see `run`.
+        """
+        self._apply(progress, step, loss, spent, started)
+        last = progress.step == self.schedule.steps
+        if self.evaluate is not None and (last or progress.step % self.eval_every == 0):
+            self._evaluate(progress, self.evaluate, started)
+        if last or progress.step % self.save_every == 0 or progress.best_step == progress.step:
+            self._save(progress)
+        if not last and self.stop():
+            self._save(progress)
+            self._finish(progress, "interrupted", started)
+            raise Interrupted(
+                f"stopped after step {progress.step} of {self.schedule.steps}; "
+                f"go on with --resume (checkpoint: {self.checkpoints.path(progress.step)})"
+            )
+
+    def finish(self, progress: Progress, started: float) -> None:
+        """Say that the run is complete."""
+        self._finish(progress, "complete", started)
+
+    def _apply(self, progress: Progress, step: Step, loss: float, spent: float, started: float) -> None:
+        begun = time.perf_counter()
         parameters = list(self.optimizer.parameters.values())
         norm = global_norm(parameters)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._diverged(progress, batches, loss, norm, started)
+            self._diverged(progress, loss, norm, started)
         clip(parameters, norm, self.clip)
-        rate = self.schedule.at(step)
+        rate = self.schedule.at(step.number)
         self.optimizer.step(rate)
-        tokens = sum(batch.document_tokens for batch in batches)
-        seconds = time.perf_counter() - begun
-        progress.step, progress.tokens, progress.seconds = step, progress.tokens + tokens, progress.seconds + seconds
+        tokens = sum(batch.document_tokens for batch in step.batches)
+        seconds = spent + time.perf_counter() - begun
+        progress.step, progress.tokens = step.number, progress.tokens + tokens
+        progress.seconds += seconds
         self.log.emit(
             StepDone(
-                step=step,
-                epoch=self.source.epoch(step),
+                step=step.number,
+                epoch=self.source.epoch(step.number),
                 loss=loss,
                 grad_norm=norm,
                 learning_rate=rate,
                 tokens=tokens,
-                supervised=supervised,
+                supervised=step.supervised,
                 seconds=seconds,
                 memory_mb=peak_memory_mb(self.model.device),
             )
         )
 
-    def _diverged(
-        self, progress: Progress, batches: Sequence[MicroBatch], loss: float, norm: float, started: float
-    ) -> None:
+    def _diverged(self, progress: Progress, loss: float, norm: float, started: float) -> None:
         for parameter in self.optimizer.parameters.values():
             parameter.grad = None
         if progress.step > 0:

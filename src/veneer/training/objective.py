@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from veneer.data.batches import MicroBatch
 from veneer.losses import linear_cross_entropy, scored_cross_entropy
 from veneer.model.attention import PackedAttention
-from veneer.model.decoder import CausalLM
+from veneer.model.decoder import CausalLM, plain_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,17 @@ def supervised_cross_entropy(model: CausalLM, batch: MicroBatch) -> Sums:
     device = model.device
     attention = PackedAttention(batch.segments, batch.shared)
     hidden = model.hidden(batch.tokens.to(device), batch.positions.to(device), attention)
-    rows = hidden.index_select(0, batch.rows.to(device))
-    targets, weight = batch.targets.to(device), model.head_weight
+    return supervised_sums(hidden, model.lm_head, batch)
+
+
+def supervised_sums(hidden: Tensor, head: nn.Module, batch: MicroBatch) -> Sums:
+    """The same from the micro-batch's hidden states, `[tokens, dim]`, and a head."""
+    rows = hidden.index_select(0, batch.rows.to(hidden.device))
+    targets = batch.targets.to(hidden.device)
+    weight = plain_weight(head)
     if weight is not None:
-        loss = linear_cross_entropy(rows, weight, targets)
-    else:
-        loss = scored_cross_entropy(rows, model.lm_head, targets)
-    return Sums(loss, batch.supervised)
+        return Sums(linear_cross_entropy(rows, weight, targets), batch.supervised)
+    return Sums(scored_cross_entropy(rows, head, targets), batch.supervised)
 
 
 @torch.no_grad()

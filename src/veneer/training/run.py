@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,19 @@ from veneer.data.batches import pack
 from veneer.errors import CheckpointError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
 from veneer.hardware import processor, resolve_device
-from veneer.io.checkpoint import open_checkpoint
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
+from veneer.io.tokenizer import Tokenizer
 from veneer.load import stored_quantisation
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation
-from veneer.model.spec import spec_from_hf
+from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.plan.plan import Plan
 from veneer.training.build import as_stored, build, with_new_tokens
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
 from veneer.training.memory import peak_memory_mb
-from veneer.training.objective import mean_loss, supervised_cross_entropy
+from veneer.training.objective import Objective, mean_loss, supervised_cross_entropy
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.optimizers.choose import auto_beta2, make_optimizer, notes
@@ -83,17 +85,37 @@ def train(
         VeneerError: of the kind that `veneer.errors` draws, whatever is wrong; nothing that was complete is lost.
     """
     check(config)
+    with threads_of(config), run_folder(config, resume, subscribers) as log:
+        return _train(config, Path(config.output), resume, log, stop)
+
+
+@contextmanager
+def threads_of(config: RunConfig) -> Iterator[None]:
+    """Within the block torch computes with the run's threads."""
+    before = torch.get_num_threads()
+    if config.compute.threads:
+        torch.set_num_threads(config.compute.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def run_folder(config: RunConfig, resume: bool, subscribers: Sequence[Subscriber]) -> Iterator[EventLog]:
+    """The run's output folder, held for this process, with its log of events.
+
+    Raises:
+        OutputError: it cannot be written, is in use, is the model's, or holds a run that is not gone on with.
+        CheckpointError: there is nothing to go on with.
+    """
     output = Path(config.output)
     _refuse_the_models_folder(config.model, output)
     make_output_folder(output)
-    threads = torch.get_num_threads()
-    try:
-        with exclusive(output):
-            _refuse_overwriting(output, resume)
-            with EventLog(output / EVENTS_FILE, subscribers) as log:
-                return _train(config, output, resume, log, stop)
-    finally:
-        torch.set_num_threads(threads)
+    with exclusive(output):
+        _refuse_overwriting(output, resume)
+        with EventLog(output / EVENTS_FILE, subscribers) as log:
+            yield log
 
 
 def _refuse_the_models_folder(model: str, output: Path) -> None:
@@ -119,21 +141,43 @@ def _refuse_overwriting(output: Path, resume: bool) -> None:
 
 def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: Callable[[], bool]) -> RunResult:
     device = resolve_device(config.compute.device)
-    if config.compute.threads:
-        torch.set_num_threads(config.compute.threads)
     recorded = output / CONFIG_FILE if resume and (output / CONFIG_FILE).is_file() else None
     opened = _open(config, device, recorded, log)
-    config, rows, model, trainable = opened.config, opened.rows, opened.model, opened.trainable
+    begun = begin(opened, output, resume, log, stop)
+    begun.engine.rehearse(begun.source.largest())
+    begun.engine.run(begun.progress)
+    return end(opened, begun, output, log)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A run that is ready for its next step."""
+
+    engine: Engine
+    source: PackedSteps
+    progress: Progress
+
+
+def begin(
+    opened: Opened,
+    output: Path,
+    resume: bool,
+    log: EventLog,
+    stop: Callable[[], bool],
+    objective: Objective = supervised_cross_entropy,
+) -> Begun:
+    """Resolve what was left open, write `config.yaml`, and restore what a resumed run had reached."""
+    rows, model, trainable = opened.rows, opened.model, opened.trainable
+    config = _resolved(opened.config, model, rows)
     if config.compute.products is Products.INT8:
         log.emit(Note(message="compute.products int8: the base is multiplied in 8 bits, which is fast and lossy"))
-    config = _resolved(config, model, rows)
     if config.compute.recompute is Recompute.LAYERS:
         model.model.recomputation = Recomputation(trainable.generator())
     source = PackedSteps(rows.train, config)
-    optimizer = _optimizer(config, trainable, device)
-    for line in notes(config.train, optimizer.parameters, device):
+    optimizer = _optimizer(config, trainable, model.device)
+    for line in notes(config.train, optimizer.parameters, model.device):
         log.emit(Note(message=line))
-    identity = _identity(config, opened.digest, rows, device)
+    identity = _identity(config, opened.digest, rows, model.device)
     store = CheckpointStore(output / CHECKPOINTS, keep=config.train.keep, identity=identity)
     progress = Progress()
     if resume:
@@ -149,16 +193,20 @@ def _train(config: RunConfig, output: Path, resume: bool, log: EventLog, stop: C
             learning_rate=float(config.train.learning_rate),
         )
     )
-    engine = _engine(config, model, trainable, source, optimizer, rows, store, log, stop)
-    engine.rehearse(source.largest())
-    progress = engine.run(progress)
-    publish(output, trainable, log.path, progress)
-    best = None if progress.best_step is None else store.path(progress.best_step)
-    return RunResult(output, progress, best, model, trainable, peak_memory_mb(device), opened.plan)
+    return Begun(_engine(config, opened, source, optimizer, objective, store, log, stop), source, progress)
+
+
+def end(opened: Opened, begun: Begun, output: Path, log: EventLog) -> RunResult:
+    """Publish what a run has made."""
+    progress = begun.progress
+    publish(output, opened.trainable, log.path, progress)
+    best = None if progress.best_step is None else begun.engine.checkpoints.path(progress.best_step)
+    memory = peak_memory_mb(opened.model.device)
+    return RunResult(output, progress, best, opened.model, opened.trainable, memory, opened.plan)
 
 
 @dataclass(frozen=True, slots=True)
-class _Opened:
+class Opened:
     """What a run is made of."""
 
     config: RunConfig
@@ -171,8 +219,47 @@ class _Opened:
     """Of the model's files, which are closed again."""
 
 
-def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> _Opened:
+def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> Opened:
     """Read rows, plan, and only then the model."""
+    foreseen = foresee(config, device, recorded, log)
+    config, spec = foreseen.config, foreseen.spec
+    model, trainable = build(config, foreseen.rows, foreseen.origin, foreseen.tokenizer, spec, device)
+    return over_model(foreseen, model, trainable)
+
+
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """A run before any weight is read."""
+
+    config: RunConfig
+    """With micro-batch and recomputation chosen."""
+    plan: Plan
+    rows: Rows
+    origin: Checkpoint
+    tokenizer: Tokenizer
+    """With the run's new tokens."""
+    spec: DecoderSpec
+    """With their rows."""
+
+
+def over_model(foreseen: Foreseen, model: CausalLM, trainable: Trainable) -> Opened:
+    """The run over a model; its files are no longer held."""
+    digest = sampled_digest(foreseen.origin.files())
+    return Opened(foreseen.config, foreseen.plan, foreseen.rows, model, trainable, digest)
+
+
+def foresee(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> Foreseen:
+    """Read rows and plan.
+
+    Args:
+        config: the run.
+        device: where it runs.
+        recorded: the `config.yaml` of the run that is gone on with.
+        log: told what was found and chosen.
+
+    Raises:
+        VeneerError: something cannot be used, or does not fit.
+    """
     origin = open_checkpoint(config.model, revision=config.revision)
     spec = spec_from_hf(origin.config)
     stored = stored_quantisation(origin, spec)
@@ -191,8 +278,7 @@ def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: E
     if config.method is not Method.FULL and config.lora.init in DECOMPOSING:
         said = f"lora.init {config.lora.init.value}: decomposing every adapted layer, which takes a while"
         log.emit(Note(message=said))
-    model, trainable = build(config, rows, origin, tokenizer, spec, device)
-    return _Opened(config, plan, rows, model, trainable, sampled_digest(origin.files()))
+    return Foreseen(config, plan, rows, origin, tokenizer, spec)
 
 
 def _note_long_rows(rows: Rows, limit: int, log: EventLog) -> None:
@@ -261,21 +347,21 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 def _engine(
     config: RunConfig,
-    model: CausalLM,
-    trainable: Trainable,
+    opened: Opened,
     source: PackedSteps,
     optimizer: Optimizer,
-    rows: Rows,
+    objective: Objective,
     store: CheckpointStore,
     log: EventLog,
     stop: Callable[[], bool],
 ) -> Engine:
+    model, heldout_rows = opened.model, opened.rows.heldout
     train_section = config.train
-    heldout = pack(rows.heldout, source.micro_batch_tokens) if rows.heldout else []
+    heldout = pack(heldout_rows, source.micro_batch_tokens) if heldout_rows else []
     return Engine(
         model=model,
-        trainable=trainable,
-        objective=supervised_cross_entropy,
+        trainable=opened.trainable,
+        objective=objective,
         source=source,
         optimizer=optimizer,
         schedule=RateSchedule(
@@ -287,7 +373,7 @@ def _engine(
         ),
         clip=train_section.clip,
         seed=train_section.seed,
-        evaluate=(lambda: mean_loss(model, heldout)) if heldout else None,
+        evaluate=(lambda: mean_loss(model, heldout, objective)) if heldout else None,
         eval_every=train_section.eval_every or source.total,
         save_every=train_section.save_every or source.total,
         checkpoints=store,

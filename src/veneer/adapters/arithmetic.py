@@ -1,0 +1,176 @@
+"""Arithmetic on low-rank updates of one weight: a weighted sum of several, as a new pair of factors.
+
+Three spaces to add in: the factors themselves (linear: cheap, and not the sum of the updates, since (ΣB)(ΣA) has cross
+terms), the factors side by side (cat: exact, of the sum of all ranks), or the whole update, brought back to a low rank
+by its singular values (svd: the best approximation of its rank). Before the sum, small elements may be pruned, or
+random ones be dropped and the rest scaled up (DARE: Yu et al., 2023, arXiv:2311.03099); instead of the sum, elements
+may be averaged over those adapters whose sign is the majority's (TIES: Yadav et al., 2023, arXiv:2306.01708).
+
+The definitions are those of PEFT's `add_weighted_adapter`: for equal adapters, weights and seed the result is the same.
+As there, TIES elects signs before weights count: an adapter with a negative weight votes for what it holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+
+class Kind(Enum):
+    """How several updates become one; the names are PEFT's."""
+
+    LINEAR = "linear"
+    CAT = "cat"
+    SVD = "svd"
+    TIES = "ties"
+    TIES_SVD = "ties_svd"
+    DARE_LINEAR = "dare_linear"
+    DARE_TIES = "dare_ties"
+    DARE_LINEAR_SVD = "dare_linear_svd"
+    DARE_TIES_SVD = "dare_ties_svd"
+    MAGNITUDE_PRUNE = "magnitude_prune"
+    MAGNITUDE_PRUNE_SVD = "magnitude_prune_svd"
+
+    @property
+    def by_svd(self) -> bool:
+        """Whether whole updates are added and decomposed."""
+        return self.value.endswith("svd")
+
+    @property
+    def by_factors(self) -> bool:
+        """Whether A and B are added each by itself, so that all ranks must be equal."""
+        return not self.by_svd and self is not Kind.CAT
+
+    @property
+    def drops(self) -> bool:
+        """Whether random elements are dropped (DARE)."""
+        return self.value.startswith("dare")
+
+    @property
+    def elects(self) -> bool:
+        """Whether signs are elected (TIES)."""
+        return "ties" in self.value
+
+    @property
+    def sparse(self) -> bool:
+        """Whether only a share of the elements takes part."""
+        return self.drops or self.elects or "prune" in self.value
+
+
+class Majority(Enum):
+    """How TIES elects a sign."""
+
+    TOTAL = "total"
+    """That of the sum."""
+    FREQUENCY = "frequency"
+    """That of the greater number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One adapter's update of one weight, scale · b a."""
+
+    a: Tensor
+    """`[rank, in]`; of an embedding `[rank, vocab]`."""
+    b: Tensor
+    """`[out, rank]`; of an embedding `[dim, rank]`."""
+    scale: float
+    weight: float
+    """What it counts in the sum; negative to take it away."""
+
+    @property
+    def rank(self) -> int:
+        """Rows of A."""
+        return self.a.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sum:
+    """How updates are added."""
+
+    kind: Kind
+    generator: torch.Generator
+    """Of DARE's draws."""
+    density: float = 1.0
+    """Share of the elements that is kept."""
+    majority: Majority = Majority.TOTAL
+    rank: int = 0
+    """Of the result at most, where it is decomposed."""
+    turned: bool = False
+    """Whether the weight is stored turned (an embedding's): which of its elements a draw drops depends on it."""
+
+    def of(self, updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
+        """A and B of the sum, whose scale is 1; of equal ranks where factors are added."""
+        if self.kind is Kind.CAT:
+            return _side_by_side(updates)
+        if self.kind is Kind.SVD:
+            return _decomposed_sum(updates, self.rank)
+        if self.kind.by_svd:
+            deltas = [update.b @ update.a * update.scale for update in updates]
+            weights = [update.weight for update in updates]
+            if self.turned:
+                return _decomposed(self._added([delta.t().contiguous() for delta in deltas], weights).t(), self.rank)
+            return _decomposed(self._added(deltas, weights), self.rank)
+        roots = [math.sqrt(abs(update.weight * update.scale)) for update in updates]
+        # A negative weight turns one of the factors alone; both would turn it back.
+        signed = [math.copysign(root, u.weight * u.scale) for root, u in zip(roots, updates, strict=True)]
+        return self._added([u.a for u in updates], signed), self._added([u.b for u in updates], roots)
+
+    def _added(self, tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        if self.kind.sparse:
+            tensors = [self._thinned(tensor) for tensor in tensors]
+        stacked = torch.stack(list(tensors))
+        weighted = stacked * torch.tensor(weights).view(-1, *(1,) * tensors[0].dim())
+        if not self.kind.elects:
+            return weighted.sum(0)
+        agreeing = agreement(stacked, self.majority)
+        return (weighted * agreeing).sum(0) / agreeing.sum(0).clamp(min=1)
+
+    def _thinned(self, tensor: Tensor) -> Tensor:
+        if self.density >= 1:
+            return tensor
+        return dropped(tensor, self.density, self.generator) if self.kind.drops else pruned(tensor, self.density)
+
+
+def pruned(tensor: Tensor, density: float) -> Tensor:
+    """The tensor with all but the largest elements zero; ⌊density · elements⌋ of them stay."""
+    flat = tensor.reshape(-1)
+    largest = flat.abs().topk(int(density * flat.numel())).indices
+    return torch.zeros_like(flat).index_copy(0, largest, flat[largest]).view(tensor.shape)
+
+
+def dropped(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
+    """The tensor with each element kept with probability `density` and divided by it, so that its mean stays."""
+    kept = torch.bernoulli(torch.full_like(tensor, density), generator=generator)
+    return tensor * kept / density
+
+
+def agreement(stacked: Tensor, majority: Majority) -> Tensor:
+    """Which elements have the elected sign, bool `[adapters, …]`; zeros have none, and a tie elects plus."""
+    votes = stacked if majority is Majority.TOTAL else stacked.sign()
+    return stacked.sign() == torch.where(votes.sum(0) >= 0, 1, -1)
+
+
+def _side_by_side(updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
+    a = torch.cat([update.a * (update.weight * update.scale) for update in updates])
+    return a, torch.cat([update.b for update in updates], 1)
+
+
+def _decomposed_sum(updates: Sequence[Update], rank: int) -> tuple[Tensor, Tensor]:
+    # B A = Q (R Sᵀ) Pᵀ with B = Q R and Aᵀ = P S: the decomposition of a small matrix in place of the weight's whole.
+    a, b = _side_by_side(updates)
+    left, r = torch.linalg.qr(b.double())
+    right, s = torch.linalg.qr(a.double().t())
+    small_a, small_b = _decomposed(r @ s.t(), rank)
+    return (small_a @ right.t()).to(a.dtype), (left @ small_b).to(b.dtype)
+
+
+def _decomposed(delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The factors of the best approximation of a rank; the singular values are B's."""
+    left, values, right = torch.linalg.svd(delta, full_matrices=False)
+    return right[:rank].contiguous(), (left[:, :rank] * values[:rank]).contiguous()

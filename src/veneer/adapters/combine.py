@@ -1,0 +1,308 @@
+"""Several adapters of one base become one: a plain LoRA in PEFT's format, made without the base.
+
+Equal to PEFT's `add_weighted_adapter` where that is right. It is not, or says nothing, here:
+
+- Of rsLoRA adapters it keeps `use_rslora` and sets alpha to the rank, which scales the result by √rank. Here the
+  result's scale is 1, whatever those of the parts were.
+- It passes over trained biases, trained tokens, DoRA's magnitudes and modules that are saved whole (unless two adapters
+  save the same one) without a word. Here they are refused: the result would not be their combination.
+- One adapter alone is always added linearly, whatever was asked for. Here it is pruned, or decomposed to a smaller
+  rank, as asked.
+- Rank patterns are lost from the saved configuration; ranks are compared by their largest. Here they are compared layer
+  by layer, and the result says its own.
+- A density of 0 makes DARE divide by it, and a missing weight leaves an adapter out. Both are refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from veneer.adapters.adapter import Adapter
+from veneer.adapters.arithmetic import Kind, Majority, Sum, Update
+from veneer.adapters.init import INITS, Layer, embedding
+from veneer.adapters.part import Part, copy_in
+from veneer.adapters.peft_config import is_plain
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.store import CONFIG_FILE, read_config, read_tensors, save_adapter
+from veneer.adapters.targets import EMBEDDING, layer_number
+from veneer.config import Bias, Init, Scaling, Variant
+from veneer.errors import AdapterError, OutputError, listing
+from veneer.io.files import make_output_folder, staged_files
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Combination:
+    """How adapters are combined."""
+
+    kind: Kind = Kind.SVD
+    density: float | None = None
+    """Share of the elements that takes part, above 0 and at most 1; for the kinds that prune or drop."""
+    majority: Majority = Majority.TOTAL
+    """How TIES elects a sign."""
+    rank: int | None = None
+    """Of the result, for the kinds by svd; by default the largest of the adapters'."""
+    seed: int = 0
+    """Of DARE's draws: as PEFT's after `torch.manual_seed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """An adapter, and what it counts."""
+
+    name: str
+    """What messages call it."""
+    spec: LoraSpec
+    tensors: Mapping[str, Tensor]
+    """As `Adapter.tensors()` names them, in float32."""
+    weight: float = 1.0
+
+    @classmethod
+    def read(cls, folder: Path, weight: float = 1.0) -> Weighted:
+        """A saved adapter.
+
+        Raises:
+            AdapterError: it cannot be read.
+        """
+        spec, _ = read_config(folder)
+        return cls(str(folder), spec, read_tensors(folder), weight)
+
+    def paths(self) -> list[str]:
+        """The paths of its updates, in no order."""
+        return [name.partition(".lora_")[0] for name in self.tensors if name.endswith(_A)]
+
+    def update(self, path: str) -> Update | None:
+        """Its update at a path."""
+        for first, second in zip(_A, _B, strict=True):
+            if path + first in self.tensors:
+                a, b = self.tensors[path + first], self.tensors[path + second]
+                return Update(a, b, self.spec.scale_of(path), self.weight)
+        return None
+
+    def faults(self) -> list[str]:
+        """What it holds that no combination of updates can be true to."""
+        spec = self.spec
+        found = {
+            "DoRA's magnitudes: the update is no sum with the weight": spec.variant is Variant.DORA,
+            "modules that are saved whole": bool(spec.modules_to_save),
+            "trained tokens": bool(spec.trainable_tokens),
+            "trained biases": spec.bias is not Bias.NONE,
+            "a bias of B's (lora_bias)": spec.factor_bias,
+            f"init_lora_weights {spec.init.value!r}, which takes its start from the base; save it converted "
+            "(path_initial_model_for_weight_conversion)": not is_plain(spec),
+        }
+        faults = [text for text, held in found.items() if held]
+        known = tuple(path + end for path in self.paths() for end in (*_A, *_B, _COPY))
+        if not faults:
+            faults += [f"{name}: no update" for name in self.tensors if name not in known]
+        if not self.tensors:
+            faults.append("no tensors")
+        return [f"{self.name} has {fault}" for fault in faults]
+
+
+_A = (".lora_A.weight", ".lora_embedding_A")
+_B = (".lora_B.weight", ".lora_embedding_B")
+_COPY = ".base_layer.weight"
+"""The base's own weight, which PEFT writes beside an update of the embedding or the head."""
+_ORDER = (
+    *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+    *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+)
+"""The linear layers in the order of the model, in which PEFT draws."""
+
+
+class FreeUpdate:
+    """An update without the module that it is for; what a combination is made of. See `Part`."""
+
+    def __init__(self, a: Tensor, b: Tensor, *, embedding: bool):
+        names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+        self.enabled = False
+        self.base = None
+        self._named = dict(zip(names, (a, b), strict=True))
+        self._turned = embedding
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Nothing."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """A and B."""
+        return dict(self._named)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take A and B."""
+        copy_in(self._named, tensors)
+
+    def fold(self, tensors: dict[str, Tensor]) -> None:
+        """Add B A."""
+        a, b = (tensor.to(tensors["weight"].dtype) for tensor in self._named.values())
+        tensors["weight"] = tensors["weight"] + ((b @ a).t() if self._turned else b @ a)
+
+
+def combine(adapters: Sequence[Weighted], how: Combination) -> Adapter:
+    """One plain adapter from several.
+
+    Args:
+        adapters: of one base, at least one.
+        how: the kind and its settings.
+
+    Returns:
+        An adapter on no model; `veneer.adapters.store.save_adapter` writes it.
+
+    Raises:
+        AdapterError: they cannot be combined so; every reason is named.
+    """
+    _check_settings(adapters, how)
+    paths = sorted({path for adapter in adapters for path in adapter.paths()}, key=_place)
+    updates = {path: [found for adapter in adapters if (found := adapter.update(path))] for path in paths}
+    _check_shapes(updates, how.kind)
+    rank = how.rank or max(max(a.spec.rank, *a.spec.rank_pattern.values(), 0) for a in adapters)
+    generator = torch.Generator().manual_seed(how.seed)
+    if how.kind.drops:
+        _draw_as_a_new_adapter(updates, rank, adapters[0].spec.init, generator)
+    parts: list[tuple[str, Part]] = []
+    for path, some in updates.items():
+        adding = Sum(
+            kind=how.kind,
+            generator=generator,
+            density=1.0 if how.density is None else how.density,
+            majority=how.majority,
+            rank=rank,
+            turned=path == EMBEDDING,
+        )
+        a, b = adding.of(some)
+        parts.append((path, FreeUpdate(a, b, embedding=path == EMBEDDING)))
+    return Adapter(_spec(adapters, {path: part.tensors() for path, part in parts}), parts, generator)
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """What `combine_folders` has written."""
+
+    updates: int
+    rank: int
+    """The largest."""
+    bases: tuple[str, ...]
+    """What the adapters call their base; where these are several names they had better be of one model."""
+
+
+def combine_folders(folders: Mapping[Path, float], how: Combination, output: Path) -> Combined:
+    """Combine saved adapters, given with their weights, into the folder `output`, as PEFT and `veneer` load it.
+
+    Raises:
+        AdapterError: they cannot be read or combined; nothing is written.
+        OutputError: `output` holds an adapter already, or cannot be written.
+    """
+    if (output / CONFIG_FILE).exists():
+        raise OutputError(f"{output} holds an adapter already; give another output folder")
+    configs = [read_config(folder)[1] for folder in folders]
+    result = combine([Weighted.read(folder, weight) for folder, weight in folders.items()], how)
+    make_output_folder(output)
+    bases = tuple(dict.fromkeys(str(config.get("base_model_name_or_path")) for config in configs))
+    with staged_files(output) as staged:
+        save_adapter(staged, result, base=bases[0], revision=configs[0].get("revision"))
+    return Combined(len(result.parts), max(result.spec.rank, *result.spec.rank_pattern.values(), 0), bases)
+
+
+def _spec(adapters: Sequence[Weighted], tensors: Mapping[str, Mapping[str, Tensor]]) -> LoraSpec:
+    """A plain LoRA of scale 1, with the ranks that came out."""
+    ranks = {path: next(iter(named.values())).shape[0] for path, named in tensors.items()}
+    ((rank, _),) = Counter(ranks.values()).most_common(1)
+    others = {path: own for path, own in ranks.items() if own != rank}
+    return LoraSpec(
+        rank=rank,
+        alpha=float(rank),
+        target_modules=_targets(adapters, list(tensors)),
+        rank_pattern=others,
+        alpha_pattern={path: float(own) for path, own in others.items()},
+        scaling=Scaling.STANDARD,
+    )
+
+
+def _targets(adapters: Sequence[Weighted], paths: list[str]) -> tuple[str, ...]:
+    """Names where every adapter goes by names alone; whole paths otherwise."""
+    names: list[str] = []
+    for adapter in adapters:
+        spec = adapter.spec
+        if isinstance(spec.target_modules, str) or spec.exclude_modules or spec.layers_to_transform is not None:
+            return tuple(paths)
+        names += spec.target_modules
+    return tuple(dict.fromkeys(names))
+
+
+def _place(path: str) -> tuple[int, int, int, str]:
+    """Sorts paths as the model has them."""
+    number = layer_number(path)
+    if number is None:
+        return (0 if path == EMBEDDING else 2, 0, 0, path)
+    index = next((index for index, end in enumerate(_ORDER) if path.endswith(end)), len(_ORDER))
+    return (1, number, index, path)
+
+
+def _draw_as_a_new_adapter(
+    updates: Mapping[str, Sequence[Update]], rank: int, init: Init, generator: torch.Generator
+) -> None:
+    """Draw what PEFT draws for the new adapter before it is overwritten: its dropping goes on from there."""
+    for path, found in updates.items():
+        out_features, in_features = found[0].b.shape[0], found[0].a.shape[1]
+        if path == EMBEDDING:
+            embedding(rank, in_features, out_features, generator)
+            continue
+        start = INITS[init if init in (Init.GAUSSIAN, Init.ORTHOGONAL) else Init.KAIMING]
+        start(
+            Layer(
+                path=path,
+                in_features=in_features,
+                out_features=out_features,
+                rank=rank,
+                scale=1.0,
+                generator=generator,
+                weight=lambda: torch.empty(0),
+            )
+        )
+
+
+def _check_settings(adapters: Sequence[Weighted], how: Combination) -> None:
+    kind, problems = how.kind, [fault for adapter in adapters for fault in adapter.faults()]
+    if not adapters:
+        problems.append("there is no adapter; give at least one")
+    problems += [f"{a.name}: weight {a.weight}, must be finite" for a in adapters if not _finite(a.weight)]
+    if kind.sparse and how.density is None:
+        problems.append(f"{kind.value} needs a density: the share of elements that takes part, above 0 and at most 1")
+    elif how.density is not None and not kind.sparse:
+        problems.append(f"{kind.value} takes no density: all elements take part")
+    elif how.density is not None and not 0 < how.density <= 1:
+        problems.append(f"density: {how.density}, must be above 0 and at most 1")
+    if how.rank is not None and not kind.by_svd:
+        problems.append(f"{kind.value} takes no rank: it follows from the adapters'; choose one of the kinds by svd")
+    elif how.rank is not None and how.rank < 1:
+        problems.append(f"rank: {how.rank}, must be at least 1")
+    if problems:
+        raise AdapterError(f"these adapters cannot be combined:\n{listing(problems)}")
+
+
+def _check_shapes(updates: Mapping[str, Sequence[Update]], kind: Kind) -> None:
+    problems = []
+    for path, found in updates.items():
+        sizes = {(update.b.shape[0], update.a.shape[1]) for update in found}
+        ranks = sorted({update.rank for update in found})
+        if len(sizes) > 1:
+            problems.append(f"{path}: weights of {' and '.join(map(str, sorted(sizes)))}: adapters of different bases")
+        elif kind.by_factors and len(ranks) > 1:
+            problems.append(f"{path}: ranks {', '.join(map(str, ranks))}, which {kind.value} cannot add")
+        if not all(bool(torch.isfinite(update.a).all() and torch.isfinite(update.b).all()) for update in found):
+            problems.append(f"{path}: NaN or infinite values")
+    if problems:
+        raise AdapterError(
+            f"these adapters cannot be combined:\n{listing(problems)}\n"
+            "Kinds that add factors need equal ranks; cat and the kinds by svd take any."
+        )
+
+
+def _finite(value: float) -> bool:
+    return abs(value) < float("inf")

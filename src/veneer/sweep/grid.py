@@ -1,0 +1,91 @@
+"""The points of a grid: every combination of the settings that are varied, each a run's configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from veneer.config import RunConfig, override, parse, put
+from veneer.errors import ConfigError, listing
+
+LONGEST_NAME = 80
+"""Characters of a folder's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One combination."""
+
+    name: str
+    """Of its folder."""
+    settings: Mapping[str, Any]
+    """What is varied, by dotted key."""
+    config: RunConfig
+
+
+def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Varied settings from `key=value,value`; values are YAML.
+
+    Raises:
+        ConfigError: a text is none, gives no value or one twice, or a key is given twice; all such are named.
+    """
+    grid: dict[str, list[Any]] = {}
+    problems = []
+    for text in texts:
+        key, equals, values = (piece.strip() for piece in text.partition("="))
+        if not equals or not key or not values:
+            problems.append(f"{text!r}: write it as key=value,value, for example lora.rank=4,16")
+            continue
+        found = [_number(value) for value in override({}, [f"values=[{values}]"])["values"]]
+        if key in grid:
+            problems.append(f"{key}: given twice; give all of its values at once")
+        if any(found.count(value) > 1 for value in found):
+            problems.append(f"{key}: a value is given twice")
+        grid[key] = found
+    if not grid and not problems:
+        problems.append("nothing is varied; give at least one key=value,value")
+    if problems:
+        raise ConfigError(f"the grid cannot be used:\n{listing(problems)}")
+    return grid
+
+
+def _number(value: Any) -> Any:
+    """YAML takes 1e-4 for a text, for want of a dot."""
+    return float(value) if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value) else value
+
+
+def points(values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], output: Path) -> list[Point]:
+    """All points, the last key varying fastest; each has a folder of its own in `output`.
+
+    Raises:
+        ConfigError: a point is no valid configuration; all such are named.
+    """
+    found, problems = [], []
+    for number, chosen in enumerate(product(*grid.values()), start=1):
+        settings = dict(zip(grid, chosen, strict=True))
+        name = _name(number, settings)
+        own = override(dict(values), [])
+        for key, value in settings.items():
+            put(own, key, value)
+        put(own, "output", str(output / name))
+        try:
+            found.append(Point(name, settings, parse(own, where="the point")))
+        except ConfigError as error:
+            problems.append(f"{name}: {error}")
+    if "output" in grid:
+        problems.append("output: every point has a folder of its own; give --output alone")
+    if problems:
+        raise ConfigError(f"these points cannot be run:\n{listing(problems)}")
+    return found
+
+
+def _name(number: int, settings: Mapping[str, Any]) -> str:
+    leaves = [key.rpartition(".")[2] for key in settings]
+    words = []
+    for (key, value), leaf in zip(settings.items(), leaves, strict=True):
+        words.append(f"{leaf if leaves.count(leaf) == 1 else key}={value}")
+    return f"{number:02d}-" + re.sub(r"[^A-Za-z0-9=.,+_-]+", "_", ",".join(words))[:LONGEST_NAME]

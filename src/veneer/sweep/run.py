@@ -1,0 +1,136 @@
+"""A sweep: its points in groups that share a base, each group in one run; finished points are never trained again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from veneer.errors import Interrupted, OutputError, TrainingStopped
+from veneer.events import Subscriber
+from veneer.io.files import exclusive, make_output_folder, write_text
+from veneer.sweep.grid import Point, points
+from veneer.sweep.outcome import Outcome, chart, dumped, read_outcome
+from veneer.training.many import Prepared, base_key, joint_bytes, prepare, train_together
+from veneer.training.run import CHECKPOINTS, train
+
+GRID_FILE = "sweep.json"
+RESULTS_FILE = "results.json"
+CHART_FILE = "results.svg"
+TOGETHER = 8
+"""Most points in one run: beyond that a pass is as wide as it needs to be."""
+
+
+def sweep(
+    values: Mapping[str, Any],
+    grid: Mapping[str, Sequence[Any]],
+    output: Path,
+    *,
+    together: int = TOGETHER,
+    subscribers: Callable[[Point], Sequence[Subscriber]] = lambda point: (),
+    on_group: Callable[[Sequence[Point]], None] = lambda group: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Outcome]:
+    """Train every point of a grid, each in a folder of its own below `output`, and write table and chart.
+
+    A sweep that was interrupted goes on when it is asked for again: finished points are left as they are, begun ones go
+    on from their newest checkpoint.
+
+    Args:
+        values: settings that all points have, as a YAML file has them.
+        grid: what is varied, by dotted key.
+        output: the sweep's folder.
+        together: most points that are trained in one run.
+        subscribers: of the events of a point.
+        on_group: told which points are trained next, together.
+        stop: asked after every step; true ends the sweep with checkpoints.
+
+    Raises:
+        Interrupted: `stop` asked for it; the table holds what there is.
+        VeneerError: a point cannot be run; nothing was trained. Or the folder holds another sweep.
+    """
+    found = points(values, grid, output)
+    make_output_folder(output)
+    with exclusive(output):
+        _claim(output, values, grid)
+        pending = [point for point in found if not read_outcome(point).done]
+        interrupted = False
+        for group in _groups(pending, together):
+            chosen = [point for point, _ in group]
+            on_group(chosen)
+            interrupted = _train_group(group, subscribers, stop)
+            _report(output, found)
+            if interrupted:
+                break
+        outcomes = _report(output, found)
+    if interrupted:
+        raise Interrupted(f"the sweep in {output} was stopped; the same command goes on with it")
+    return outcomes
+
+
+def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> None:
+    """Write down what is swept, or refuse a folder that holds another sweep."""
+    file = output / GRID_FILE
+    text = json.dumps({"grid": dict(grid), "settings": dict(values)}, indent=2, default=str) + "\n"
+    if file.is_file() and file.read_text(encoding="utf-8") != text:
+        raise OutputError(f"{output} holds another sweep (see {GRID_FILE}); give another output folder")
+    write_text(file, text)
+
+
+def _groups(pending: Sequence[Point], together: int) -> list[list[tuple[Point, Prepared]]]:
+    """Points in the order given, joined with earlier ones over the same base as far as the memory allows."""
+    groups: list[list[tuple[Point, Prepared]]] = []
+    rows: dict[str, Prepared] = {}
+    for point in pending:
+        begun = any((Path(point.config.output) / CHECKPOINTS).glob("step-*"))
+        prepared = _sharing_rows(prepare(point.config, resume=begun), rows)
+        key = base_key(prepared.foreseen)
+        for group in groups:
+            members = [one.foreseen for _, one in group] + [prepared.foreseen]
+            if (
+                key is not None
+                and key == base_key(members[0])
+                and len(members) <= together
+                and joint_bytes(members) <= prepared.foreseen.plan.limit.bytes
+            ):
+                group.append((point, prepared))
+                break
+        else:
+            groups.append([(point, prepared)])
+    return groups
+
+
+def _sharing_rows(prepared: Prepared, seen: dict[str, Prepared]) -> Prepared:
+    """The same with the rows of an earlier point where they are equal: a grid would hold them many times."""
+    first = seen.setdefault(prepared.foreseen.rows.digest(), prepared)
+    return replace(prepared, foreseen=replace(prepared.foreseen, rows=first.foreseen.rows))
+
+
+def _train_group(
+    group: Sequence[tuple[Point, Prepared]],
+    subscribers: Callable[[Point], Sequence[Subscriber]],
+    stop: Callable[[], bool],
+) -> bool:
+    """Train some points; whether they were stopped. One that diverged is told by its folder."""
+    if base_key(group[0][1].foreseen) is None:
+        point, prepared = group[0]
+        try:
+            train(point.config, resume=prepared.resume, subscribers=subscribers(point), stop=stop)
+        except Interrupted:
+            return True
+        except TrainingStopped:
+            return False
+        return False
+    outcomes = train_together(
+        [prepared for _, prepared in group], subscribers=lambda number: subscribers(group[number][0]), stop=stop
+    )
+    return any(isinstance(outcome, Interrupted) for outcome in outcomes)
+
+
+def _report(output: Path, found: Sequence[Point]) -> list[Outcome]:
+    outcomes = [read_outcome(point) for point in found]
+    write_text(output / RESULTS_FILE, dumped(outcomes))
+    write_text(output / CHART_FILE, chart(outcomes))
+    return outcomes

@@ -1,0 +1,276 @@
+"""Several adapters trained over one base in one run, each as by itself.
+
+In a pass the runs' micro-batches stand side by side: the base is decoded once for all, each adapter multiplies its own
+tokens. On a CPU a pass takes no more of them than pay: beyond some hundred tokens nothing is gained by width, and what
+a layer hands to the next no longer stays in the caches; the others follow in passes of their own.
+
+The runs share nothing that is trained, so that one backward gives each its own gradient; loss, clipping, optimiser,
+schedule, evaluation, events and checkpoints are those of each run's own engine. A micro-batch is laid as it would be
+alone, with its own filler and its own shared beginning, so that every product meets the same rows: what is trained is
+the same, to the bit where a row's sums do not depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from veneer.adapters.adapter import Adapter
+from veneer.adapters.many import AdapterSet, modules
+from veneer.adapters.routed import Route
+from veneer.adapters.targets import HEAD
+from veneer.config import Method, Recompute, RunConfig, check
+from veneer.data.batches import MicroBatch
+from veneer.errors import ConfigError, TrainingStopped
+from veneer.events import Event, EventLog, Subscriber
+from veneer.hardware import resolve_device
+from veneer.model.attention import PackedAttention
+from veneer.model.blocks import BlockAttention
+from veneer.model.decoder import CausalLM
+from veneer.training.build import adapter_on, base_model
+from veneer.training.engine import Step
+from veneer.training.objective import Sums, supervised_sums
+from veneer.training.result import CONFIG_FILE, EVENTS_FILE
+from veneer.training.run import (
+    Begun,
+    Foreseen,
+    Opened,
+    RunResult,
+    begin,
+    end,
+    foresee,
+    over_model,
+    run_folder,
+    threads_of,
+)
+
+JOINED_TOKENS = 512
+"""Tokens that are computed side by side on a CPU at most (benchmarks/together.py)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that was foreseen, and what was said meanwhile."""
+
+    foreseen: Foreseen
+    said: Sequence[Event]
+    resume: bool = False
+
+
+def prepare(config: RunConfig, *, resume: bool = False) -> Prepared:
+    """Read a run's rows and plan it.
+
+    Raises:
+        VeneerError: something cannot be used, or does not fit.
+    """
+    check(config)
+    said: list[Event] = []
+    log = EventLog(Path(config.output) / EVENTS_FILE, [said.append])  # not opened: it writes nothing
+    file = Path(config.output) / CONFIG_FILE
+    with threads_of(config):
+        device = resolve_device(config.compute.device)
+        return Prepared(foresee(config, device, file if resume and file.is_file() else None, log), said, resume)
+
+
+def base_key(foreseen: Foreseen) -> tuple[Any, ...] | None:
+    """What two runs must have in common to be trained together; None for a run that is trained alone."""
+    config = foreseen.config
+    layers = config.compute.recompute is Recompute.LAYERS
+    if config.method is Method.FULL or config.lora.new_tokens or (layers and config.lora.dropout > 0):
+        # New tokens make the base's tables longer. And recomputed layers rewind one source of dropout masks, while here
+        # each adapter has its own.
+        return None
+    compute = config.compute.model_dump(exclude={"micro_batch_tokens", "memory_limit_mb"})
+    return config.model, config.revision, config.method, str(config.quant), str(compute)
+
+
+def joint_bytes(runs: Sequence[Foreseen]) -> int:
+    """Bytes that the runs take together at the most: one base, what each holds beside it, and the activations (with all
+    else that comes and goes) of the widest pass."""
+    memories = [run.plan.choice.memory for run in runs]
+    tokens = [run.plan.choice.cut.tokens for run in runs]
+    shared = max(memory.runtime + memory.base for memory in memories)
+    held = [memory.adapters + memory.gradients + memory.optimizer for memory in memories]
+    moving = [m.peak - m.runtime - m.base - own for m, own in zip(memories, held, strict=True)]
+    widest = sum(tokens) if runs[0].plan.setup.device != "cpu" else max(JOINED_TOKENS, *tokens, 0)
+    share = min(1.0, widest / sum(tokens))
+    return shared + sum(held) + max(*moving, int(share * sum(moving)))
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One of the runs."""
+
+    name: str
+    opened: Opened
+    begun: Begun
+    output: Path
+    log: EventLog
+    outcome: RunResult | TrainingStopped | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.begun.progress.step >= self.begun.engine.schedule.steps
+
+
+@dataclass(frozen=True, slots=True)
+class _Joint:
+    """A model whose passes are routed."""
+
+    model: CausalLM
+    route: Route
+    heads: Mapping[str, nn.Module]
+    """Of the adapters that change the head: each scores its own rows."""
+
+    def sums(self, batches: Sequence[tuple[str, MicroBatch]]) -> list[Sums]:
+        """The objective of micro-batches under adapters, in one pass."""
+        device = self.model.device
+        sizes = [len(batch.tokens) for _, batch in batches]
+        layouts = [PackedAttention(batch.segments, batch.shared) for _, batch in batches]
+        self.route.lay([name for name, _ in batches], sizes)
+        hidden = self.model.hidden(
+            torch.cat([batch.tokens for _, batch in batches]).to(device),
+            torch.cat([batch.positions for _, batch in batches]).to(device),
+            layouts[0] if len(layouts) == 1 else BlockAttention(layouts, sizes),
+        )
+        own: Sequence[Tensor] = torch.split(hidden, sizes)
+        return [
+            supervised_sums(rows, self.heads.get(name, self.model.lm_head), batch)
+            for rows, (name, batch) in zip(own, batches, strict=True)
+        ]
+
+    def passes(self, batches: Mapping[str, Sequence[MicroBatch]]) -> list[list[tuple[str, MicroBatch]]]:
+        """Which micro-batches are computed side by side: at most one of each run, each run's in their order."""
+        limit = JOINED_TOKENS if self.model.device.type == "cpu" else sys.maxsize
+        found: list[list[tuple[str, MicroBatch]]] = []
+        for place in range(max(len(own) for own in batches.values())):
+            room = 0
+            for name, own in batches.items():
+                if place >= len(own):
+                    continue
+                size = len(own[place].tokens)
+                if size > room:
+                    found.append([])
+                    room = max(limit, size)
+                found[-1].append((name, own[place]))
+                room -= size
+        return found
+
+    def gradients(self, steps: Mapping[str, Step]) -> dict[str, float]:
+        """Forward and backward of a step of each run; their losses."""
+        losses = dict.fromkeys(steps, 0.0)
+        for batches in self.passes({name: step.batches for name, step in steps.items()}):
+            sums = self.sums(batches)
+            means = [one.loss / steps[name].supervised for one, (name, _) in zip(sums, batches, strict=True)]
+            torch.autograd.backward(means)
+            for one, (name, _) in zip(sums, batches, strict=True):
+                losses[name] += float(one.loss.detach()) / steps[name].supervised
+        return losses
+
+
+def train_together(
+    runs: Sequence[Prepared],
+    *,
+    subscribers: Callable[[int], Sequence[Subscriber]] = lambda run: (),
+    stop: Callable[[], bool] = lambda: False,
+) -> list[RunResult | TrainingStopped]:
+    """Train runs over one base in lockstep; each writes its own output folder as `veneer.training.run.train` does.
+
+    Args:
+        runs: foreseen, of one `base_key`.
+        subscribers: of the events of a run, by its number.
+        stop: asked after every step; true ends all runs with a checkpoint.
+
+    Returns:
+        Of each run its result, or why it stopped: one that diverges ends, and the others go on.
+
+    Raises:
+        VeneerError: something cannot be used; nothing that was complete is lost.
+    """
+    keys = {base_key(run.foreseen) for run in runs}
+    if len(keys) != 1 or None in keys:
+        raise ConfigError("these runs cannot be trained together: they need one base, held and computed in one way")
+    config = runs[0].foreseen.config
+    device = resolve_device(config.compute.device)
+    with ExitStack() as stack:
+        stack.enter_context(threads_of(config))
+        logs = [
+            stack.enter_context(run_folder(run.foreseen.config, run.resume, subscribers(number)))
+            for number, run in enumerate(runs)
+        ]
+        for run, log in zip(runs, logs, strict=True):
+            for event in run.said:
+                log.emit(event)
+        model = base_model(config, runs[0].foreseen.origin, device)
+        adapters = AdapterSet(model)
+        opened = [_adopt(adapters, str(number), run.foreseen) for number, run in enumerate(runs)]
+        heads = {name: modules(adapters[name])[HEAD] for name in adapters.names if HEAD in adapters[name].layers}
+        route = stack.enter_context(adapters.routed(adapters.names))
+        joint = _Joint(model, route, heads)
+        lanes = []
+        for number, (run, one, log) in enumerate(zip(runs, opened, logs, strict=True)):
+            output, name = Path(run.foreseen.config.output), str(number)
+            begun = begin(one, output, run.resume, log, stop, _objective(joint, name))
+            lanes.append(_Lane(name, one, begun, output, log))
+        return _lockstep(joint, lanes)
+
+
+def _adopt(adapters: AdapterSet, name: str, foreseen: Foreseen) -> Opened:
+    training = adapter_on(adapters.model, foreseen.config, foreseen.rows, foreseen.origin, foreseen.tokenizer)
+    adapter: Adapter = training.adapter
+    adapters.adopt(name, adapter)
+    return over_model(foreseen, adapters.model, training)
+
+
+def _objective(joint: _Joint, name: str) -> Callable[[CausalLM, MicroBatch], Sums]:
+    return lambda model, batch: joint.sums([(name, batch)])[0]
+
+
+def _lockstep(joint: _Joint, lanes: Sequence[_Lane]) -> list[RunResult | TrainingStopped]:
+    started = time.perf_counter()
+    joint.model.train()
+    _rehearse(joint, lanes)
+    live = [lane for lane in lanes if not lane.done]
+    for lane in lanes:
+        if lane.done:
+            _end(lane, started)
+    while live:
+        begun = time.perf_counter()
+        steps = {lane.name: lane.begun.engine.prepare(lane.begun.progress) for lane in live}
+        losses = joint.gradients(steps)
+        # The pass was for all: each takes its share, so that the runs' seconds add up to what has passed.
+        spent = (time.perf_counter() - begun) / len(live)
+        for lane in live:
+            try:
+                lane.begun.engine.complete(lane.begun.progress, steps[lane.name], losses[lane.name], spent, started)
+            except TrainingStopped as error:
+                lane.outcome = error
+                continue
+            if lane.done:
+                _end(lane, started)
+        live = [lane for lane in live if lane.outcome is None]
+    return [lane.outcome for lane in lanes if lane.outcome is not None]
+
+
+def _end(lane: _Lane, started: float) -> None:
+    lane.begun.engine.finish(lane.begun.progress, started)
+    lane.outcome = end(lane.opened, lane.begun, lane.output, lane.log)
+
+
+def _rehearse(joint: _Joint, lanes: Sequence[_Lane]) -> None:
+    """Forward and backward of all runs' largest micro-batches, to no effect; see `Engine.rehearse`."""
+    for lane in lanes:
+        lane.begun.engine.trainable.seed_step(lane.begun.engine.seed)
+    for batches in joint.passes({lane.name: [lane.begun.source.largest()] for lane in lanes}):
+        torch.autograd.backward([one.loss for one in joint.sums(batches)])
+    for lane in lanes:
+        for parameter in lane.begun.engine.optimizer.parameters.values():
+            parameter.grad = None

@@ -1,0 +1,325 @@
+"""Combined adapters equal PEFT's `add_weighted_adapter`, and are right where that is wrong or silent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor
+
+from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
+from veneer.adapters.arithmetic import Kind, Majority, Sum, Update, pruned
+from veneer.adapters.combine import Combination, Weighted, combine
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.store import load_adapter, read_config, read_tensors, save_adapter
+from veneer.cli import KINDS, main
+from veneer.config import Bias
+from veneer.errors import AdapterError
+
+TEXTS = documents([21, 8, 1], seed=8)
+NAMES = ["q_proj", "v_proj", "down_proj", "lm_head"]
+FOLDERS = ("first", "second", "third")
+WEIGHTS = (0.7, -0.4, 1.1)
+
+
+def their_adapters(folder: Path, settings: Sequence[dict[str, Any]]) -> peft.PeftModel:
+    """PEFT's model with adapters of random factors, saved in folders of their names."""
+    theirs = None
+    for name, extra in zip(FOLDERS, settings, strict=False):
+        config = peft.LoraConfig(
+            **({"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM", "target_modules": NAMES} | extra)
+        )
+        if theirs is None:
+            theirs = peft.get_peft_model(tiny_llama(), config, adapter_name=name)
+        else:
+            theirs.add_adapter(name, config)
+    assert theirs is not None
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in theirs.named_parameters():
+        if "lora_" in name:
+            parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    embedded = any({"lm_head", "embed_tokens"} & set(one.target_modules) for one in theirs.peft_config.values())
+    theirs.save_pretrained(folder, save_embedding_layers=embedded)  # what PEFT does itself, with a warning
+    return theirs.eval()
+
+
+def read(folder: Path, count: int, weights: Sequence[float] = WEIGHTS) -> list[Weighted]:
+    return [Weighted.read(folder / name, weight) for name, weight in zip(FOLDERS[:count], weights, strict=False)]
+
+
+def density(kind: Kind) -> float | None:
+    return 0.6 if kind.sparse else None
+
+
+def updates_of(theirs: peft.PeftModel, name: str) -> dict[str, Tensor]:
+    """Every update of an adapter as a matrix, by path."""
+    found = {}
+    for path, module in theirs.base_model.model.named_modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):
+            delta = module.get_delta_weight(name)
+            found[path] = delta
+    return found
+
+
+def our_updates(adapters: list[Weighted], how: Combination) -> dict[str, Tensor]:
+    found = {}
+    for path, part in combine(adapters, how).parts:
+        a, b = part.tensors().values()
+        found[path] = (b @ a).t() if path == "model.embed_tokens" else b @ a
+    return found
+
+
+@pytest.mark.parametrize("majority", Majority, ids=lambda majority: majority.value)
+@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.value)
+def test_every_kind_equals_that_of_peft(kind: Kind, majority: Majority, tmp_path: Path) -> None:
+    """The dropped elements too: the generator of a seed goes as torch's own does in PEFT."""
+    ranks = [4, 4, 4] if kind.by_factors else [4, 6, 3]
+    targets = NAMES if kind.by_svd or kind is Kind.CAT else [*NAMES, "embed_tokens"]
+    theirs = their_adapters(tmp_path, [{"r": rank, "target_modules": targets} for rank in ranks])
+    torch.manual_seed(11)
+    theirs.add_weighted_adapter(
+        list(FOLDERS), list(WEIGHTS), "sum", kind.value, density=density(kind), majority_sign_method=majority.value
+    )
+    how = Combination(kind=kind, density=density(kind), majority=majority, seed=11)
+    found, expected = our_updates(read(tmp_path, 3), how), updates_of(theirs, "sum")
+    assert found.keys() == expected.keys()
+    assert max(largest_difference(found[path], expected[path]) for path in expected) < 1e-5
+    assert max(float(delta.abs().max()) for delta in expected.values()) > 0.05
+
+
+@pytest.mark.parametrize("kind", [Kind.CAT, Kind.SVD, Kind.TIES_SVD, Kind.DARE_TIES_SVD], ids=lambda kind: kind.value)
+def test_embeddings_are_combined_as_peft_does(kind: Kind, tmp_path: Path) -> None:
+    theirs = their_adapters(tmp_path, [{"target_modules": ["embed_tokens", "q_proj"]}] * 2)
+    torch.manual_seed(5)
+    theirs.add_weighted_adapter(list(FOLDERS[:2]), [0.5, 1.5], "sum", kind.value, density=density(kind))
+    found = our_updates(read(tmp_path, 2, (0.5, 1.5)), Combination(kind=kind, density=density(kind), seed=5))
+    expected = updates_of(theirs, "sum")
+    assert max(largest_difference(found[path], expected[path]) for path in expected) < 1e-5
+
+
+def test_layers_that_only_some_adapters_have(tmp_path: Path) -> None:
+    theirs = their_adapters(tmp_path, [{"target_modules": ["q_proj"]}, {"target_modules": ["q_proj", "up_proj"]}])
+    for kind in (Kind.LINEAR, Kind.CAT, Kind.SVD, Kind.TIES):
+        theirs.add_weighted_adapter(list(FOLDERS[:2]), [2.0, 3.0], kind.value, kind.value, density=density(kind))
+        how = Combination(kind=kind, density=density(kind))
+        found, expected = our_updates(read(tmp_path, 2, (2.0, 3.0)), how), updates_of(theirs, kind.value)
+        assert found.keys() == expected.keys()
+        assert max(largest_difference(found[path], expected[path]) for path in expected) < 1e-5
+
+
+@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.value)
+def test_what_is_saved_is_what_was_combined_for_peft_and_for_us(kind: Kind, tmp_path: Path) -> None:
+    ranks = [{"rank_pattern": {"down_proj": 2}, "alpha_pattern": {"q_proj": 3}}] * 2
+    their_adapters(tmp_path, ranks)
+    adapters = read(tmp_path, 2)
+    result = combine(adapters, Combination(kind=kind, density=density(kind), seed=3))
+    folder = tmp_path / "sum"
+    folder.mkdir()
+    save_adapter(folder, result, base="owner/base")
+    theirs = peft.PeftModel.from_pretrained(tiny_llama(), folder).eval()
+    model = ours(tiny_llama(), tmp_path / "base")
+    load_adapter(model, folder)
+    with torch.no_grad():
+        expected = packed_logits(model, TEXTS)
+        assert largest_difference(their_logits(theirs, TEXTS), expected) < 1e-5 * float(expected.abs().max())
+    deltas = updates_of(theirs, "default")
+    for path, part in result.parts:
+        a, b = part.tensors().values()
+        assert largest_difference(deltas[path], b @ a) < 1e-6
+
+
+# --------------------------------------------------------------------------------------- where PEFT is wrong or silent
+
+
+def exact_sum(adapters: list[Weighted], path: str) -> Tensor:
+    found = [(adapter, adapter.update(path)) for adapter in adapters]
+    return sum(u.weight * u.scale * u.b.double() @ u.a.double() for _, u in found if u is not None)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", [Kind.CAT, Kind.SVD], ids=lambda kind: kind.value)
+def test_rslora_keeps_its_size(kind: Kind, tmp_path: Path) -> None:
+    """PEFT's result is √rank times too large: it keeps `use_rslora` with alpha = rank."""
+    theirs = their_adapters(tmp_path, [{"use_rslora": True}] * 2)
+    adapters = read(tmp_path, 2)
+    how = Combination(kind=kind, rank=8 if kind.by_svd else None)
+    path = "model.layers.0.self_attn.q_proj"
+    exact = exact_sum(adapters, path)
+    assert largest_difference(our_updates(adapters, how)[path], exact) < 1e-5
+    theirs.add_weighted_adapter(list(FOLDERS[:2]), list(WEIGHTS[:2]), "sum", kind.value, svd_rank=8)
+    ratio = updates_of(theirs, "sum")[path].norm() / exact.norm()
+    assert float(ratio) == pytest.approx(8**0.5, rel=1e-4)
+
+
+def test_one_adapter_alone_is_pruned_as_asked(tmp_path: Path) -> None:
+    """PEFT adds it linearly, unpruned."""
+    theirs = their_adapters(tmp_path, [{}])
+    theirs.add_weighted_adapter(["first"], [1.0], "sum", "magnitude_prune", density=0.5)
+    path = "model.layers.0.self_attn.q_proj"
+    adapters = read(tmp_path, 1, (1.0,))
+    result = dict(combine(adapters, Combination(kind=Kind.MAGNITUDE_PRUNE, density=0.5)).parts)[path]
+    a, _ = result.tensors().values()
+    assert int((a == 0).sum()) == a.numel() // 2
+    layer = theirs.get_submodule(f"base_model.model.{path}")
+    assert int((layer.lora_A["sum"].weight == 0).sum()) == 0
+
+
+def test_one_adapter_alone_is_brought_to_a_smaller_rank_best(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{"r": 8}])
+    adapters = read(tmp_path, 1, (1.0,))
+    found = our_updates(adapters, Combination(kind=Kind.SVD, rank=3))
+    for path, delta in found.items():
+        exact = exact_sum(adapters, path)
+        left, values, right = torch.linalg.svd(exact, full_matrices=False)
+        assert largest_difference(delta, left[:, :3] * values[:3] @ right[:3]) < 1e-5
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "dora": ({"use_dora": True}, "DoRA"),
+    "saved modules": ({"modules_to_save": ["norm"]}, "saved whole"),
+    "unconverted start": ({"init_lora_weights": "olora"}, "olora"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_peft_would_lose_is_refused(what: str, tmp_path: Path) -> None:
+    extra, reason = REFUSED[what]
+    their_adapters(tmp_path, [{"target_modules": ["q_proj"]}, {"target_modules": ["q_proj"]} | extra])
+    with pytest.raises(AdapterError, match=reason) as error:
+        combine(read(tmp_path, 2), Combination(kind=Kind.CAT))
+    assert str(tmp_path / "second") in str(error.value)
+    assert str(tmp_path / "first has") not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"bias": Bias.LORA_ONLY}, "trained biases"),
+        ({"factor_bias": True}, "lora_bias"),
+        ({"trainable_tokens": {"model.embed_tokens": (3, 4)}}, "trained tokens"),
+    ],
+)
+def test_what_stands_beside_updates_is_refused(changes: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{}])
+    (one,) = read(tmp_path, 1)
+    with pytest.raises(AdapterError, match=reason):
+        combine([replace(one, spec=replace(one.spec, **changes))], Combination(kind=Kind.CAT))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind.by_factors], ids=lambda kind: kind.value)
+def test_unequal_ranks_are_refused_by_layer(kind: Kind, tmp_path: Path) -> None:
+    """Also where the largest ranks are equal, on which PEFT fails in the middle."""
+    their_adapters(tmp_path, [{"rank_pattern": {"q_proj": 2}}, {"rank_pattern": {"v_proj": 2}}])
+    with pytest.raises(AdapterError, match=r"q_proj: ranks 2, 4") as error:
+        combine(read(tmp_path, 2), Combination(kind=kind, density=density(kind)))
+    assert "v_proj: ranks 2, 4" in str(error.value)
+    assert "down_proj" not in str(error.value)
+
+
+def test_settings_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{}])
+    adapters = read(tmp_path, 1)
+    for how, reason in (
+        (Combination(kind=Kind.TIES), "needs a density"),
+        (Combination(kind=Kind.DARE_LINEAR, density=0.0), "above 0"),
+        (Combination(kind=Kind.DARE_LINEAR, density=1.5), "at most 1"),
+        (Combination(kind=Kind.SVD, density=0.5), "takes no density"),
+        (Combination(kind=Kind.LINEAR, rank=2), "takes no rank"),
+        (Combination(kind=Kind.SVD, rank=0), "at least 1"),
+    ):
+        with pytest.raises(AdapterError, match=reason):
+            combine(adapters, how)
+    with pytest.raises(AdapterError, match="no adapter"):
+        combine([], Combination())
+    with pytest.raises(AdapterError, match="finite"):
+        combine([replace(adapters[0], weight=float("nan"))], Combination())
+
+
+def test_adapters_of_different_bases_are_refused(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{}])
+    (one,) = read(tmp_path, 1)
+    tensors = {name: torch.cat((t, t), 1) if "lora_A" in name else t for name, t in one.tensors.items()}
+    with pytest.raises(AdapterError, match="different bases"):
+        combine([one, replace(one, name="other", tensors=tensors)], Combination(kind=Kind.CAT))
+
+
+def test_names_stay_names_and_paths_paths(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{"target_modules": ["q_proj"]}, {"target_modules": ["v_proj"]}])
+    one, two = read(tmp_path, 2)
+    assert set(combine([one, two], Combination(kind=Kind.CAT)).spec.target_modules) == {"q_proj", "v_proj"}
+    by_expression = replace(two, spec=replace(two.spec, target_modules=r".*\.v_proj"))
+    targets = combine([one, by_expression], Combination(kind=Kind.CAT)).spec.target_modules
+    assert "model.layers.1.self_attn.v_proj" in targets
+
+
+# ------------------------------------------------------------------------------------------------------------ by itself
+
+
+def test_dropping_keeps_the_mean_and_pruning_the_largest() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(3, 50, generator=generator), torch.randn(40, 3, generator=generator)
+    draws = torch.Generator().manual_seed(1)
+    how = Sum(kind=Kind.DARE_LINEAR_SVD, generator=draws, density=0.3, rank=40)
+    total = torch.zeros(40, 50)
+    for _ in range(300):
+        found_a, found_b = how.of([Update(a, b, 1.0, 1.0)])
+        total += found_b @ found_a
+    # The deviation of a mean of 300 draws: √(0.7/0.3/300) of an element.
+    assert largest_difference(total / 300, b @ a) < 5 * (0.7 / 0.3 / 300) ** 0.5 * float((b @ a).abs().max())
+    few = pruned(a, 0.1)
+    assert int((few != 0).sum()) == 15
+    assert float(few[few != 0].abs().min()) >= float(a[few == 0].abs().max())
+
+
+def test_a_seed_is_a_result(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{}] * 2)
+    adapters = read(tmp_path, 2)
+
+    def tensors(seed: int) -> dict[str, Tensor]:
+        return combine(adapters, Combination(kind=Kind.DARE_TIES, density=0.5, seed=seed)).tensors()
+
+    first, again, other = tensors(1), tensors(1), tensors(2)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_files_of_a_result_are_read_back(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{}] * 2)
+    result = combine(read(tmp_path, 2), Combination(kind=Kind.CAT))
+    (tmp_path / "sum").mkdir()
+    save_adapter(tmp_path / "sum", result, base="owner/base")
+    spec, config = read_config(tmp_path / "sum")
+    assert (spec.rank, spec.scale, config["base_model_name_or_path"]) == (8, 1.0, "owner/base")
+    assert isinstance(spec, LoraSpec)
+    assert read_tensors(tmp_path / "sum").keys() == result.tensors().keys()
+
+
+def test_the_command_writes_an_adapter_and_never_over_one(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{}] * 2)
+    one, two, output = tmp_path / "first", tmp_path / "second", tmp_path / "sum"
+    arguments = ["combine", "--adapter", f"{one}=0.5", "--adapter", str(two), "--kind", "ties", "--density", "0.5"]
+    done = CliRunner().invoke(main, [*arguments, "--output", str(output), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["rank"] == 4
+    how = Combination(kind=Kind.TIES, density=0.5)
+    expected = combine([Weighted.read(one, 0.5), Weighted.read(two)], how).tensors()
+    found = read_tensors(output)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    before = (output / "adapter_model.safetensors").read_bytes()
+    assert CliRunner().invoke(main, [*arguments, "--output", str(output)]).exit_code == 2
+    assert (output / "adapter_model.safetensors").read_bytes() == before
+    for wrong in (f"{one}=much", str(one)):
+        assert (
+            CliRunner().invoke(main, [*arguments, "--adapter", wrong, "--output", str(tmp_path / "x")]).exit_code == 2
+        )
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_command_knows_every_kind() -> None:
+    assert set(KINDS.choices) == {kind.value for kind in Kind}

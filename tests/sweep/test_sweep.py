@@ -1,0 +1,186 @@
+"""A sweep is one command: every point a normal run, trained together where it may be, and never twice."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from tiny import run_config, tree
+from veneer.cli import main
+from veneer.config import parse, read_yaml
+from veneer.errors import ConfigError, Interrupted, OutputError
+from veneer.sweep import run as sweep_run
+from veneer.sweep.grid import Point, parse_grid, points
+from veneer.sweep.outcome import Outcome, best_of, chart
+from veneer.sweep.run import sweep
+from veneer.training.run import train
+
+GRID: dict[str, list[Any]] = {"lora.rank": [2, 4], "train.learning_rate": [0.001, 0.02]}
+
+
+@pytest.fixture
+def values(tiny_model: Path, tiny_data: Path) -> dict[str, Any]:
+    """Of runs of 4 steps."""
+    return {
+        "model": str(tiny_model),
+        "method": "lora",
+        "data": {"file": str(tiny_data), "held_out": 0.2},
+        "train": {"steps": 4, "examples_per_step": 4, "eval_every": 2},
+        "compute": {"device": "cpu", "dtype": "float32", "threads": 1},
+    }
+
+
+def test_every_point_is_a_run_of_its_own(values: dict[str, Any], tmp_path: Path) -> None:
+    groups: list[list[str]] = []
+    outcomes = sweep(values, GRID, tmp_path / "sweep", on_group=lambda group: groups.append([p.name for p in group]))
+    assert [one.name for one in outcomes] == [
+        "01-rank=2,learning_rate=0.001",
+        "02-rank=2,learning_rate=0.02",
+        "03-rank=4,learning_rate=0.001",
+        "04-rank=4,learning_rate=0.02",
+    ]
+    assert groups == [[one.name for one in outcomes]]
+    for one, point in zip(outcomes, points(values, GRID, tmp_path / "alone"), strict=True):
+        folder = tmp_path / "sweep" / one.name
+        alone = train(point.config)
+        assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in alone.output.iterdir())
+        expected, found = (load_file(path / "adapter_model.safetensors") for path in (alone.output, folder))
+        assert all(float((found[name] - tensor).abs().max()) < 1e-6 for name, tensor in expected.items())
+        assert (one.state, one.steps, one.best_step) == ("complete", 4, alone.progress.best_step)
+        assert one.best_loss == pytest.approx(alone.progress.best_loss, rel=1e-5)
+        recorded = parse(read_yaml(folder / "config.yaml"), where="the point")
+        assert recorded.lora.rank == one.settings["lora.rank"]
+    best = best_of(outcomes)
+    assert best is not None
+    assert best.best_loss == min(one.best_loss or 9 for one in outcomes)
+    assert [one["name"] for one in json.loads((tmp_path / "sweep" / "results.json").read_text())] == [
+        one.name for one in outcomes
+    ]
+    ElementTree.parse(tmp_path / "sweep" / "results.svg")
+
+
+def test_a_sweep_that_was_stopped_goes_on_and_trains_nothing_twice(values: dict[str, Any], tmp_path: Path) -> None:
+    whole = sweep(values, GRID, tmp_path / "whole", together=2)
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 8  # in the second group
+
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        sweep(values, GRID, tmp_path / "cut", together=2, stop=stop)
+    states = [one["state"] for one in json.loads((tmp_path / "cut" / "results.json").read_text())]
+    assert states == ["complete", "complete", "interrupted", "interrupted"]
+    before = {name: tree(tmp_path / "cut" / name) for name in (whole[0].name, whole[1].name)}
+    groups: list[Sequence[Point]] = []
+    sweep(values, GRID, tmp_path / "cut", together=2, on_group=groups.append)
+    assert [len(group) for group in groups] == [2]
+    for one in whole:
+        files = [tmp_path / place / one.name / "adapter_model.safetensors" for place in ("whole", "cut")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+    assert before == {name: tree(tmp_path / "cut" / name) for name in before}
+    sweep(values, GRID, tmp_path / "cut", on_group=groups.append)
+    assert len(groups) == 1
+
+
+def test_points_that_cannot_share_a_base_come_one_after_another(values: dict[str, Any], tmp_path: Path) -> None:
+    groups: list[list[str]] = []
+    grid = {"method": ["lora", "full", "qlora"], "train.seed": [0, 1]}
+    values["train"] |= {"steps": 1, "eval_every": 1}
+    outcomes = sweep(values, grid, tmp_path, on_group=lambda group: groups.append([p.name[:2] for p in group]))
+    assert groups == [["01", "02"], ["03"], ["04"], ["05", "06"]]
+    assert all(one.state == "complete" for one in outcomes)
+
+
+def test_groups_are_as_large_as_the_memory_allows(
+    values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values["compute"]["memory_limit_mb"] = 10_000
+    monkeypatch.setattr(sweep_run, "joint_bytes", lambda runs: 3 * 10**9 * len(runs))
+    sizes: list[int] = []
+    sweep(values, GRID, tmp_path / "sweep", on_group=lambda group: sizes.append(len(group)))
+    assert sizes == [3, 1]
+
+
+def test_a_point_that_diverges_is_told_and_not_tried_again(values: dict[str, Any], tmp_path: Path) -> None:
+    values["train"] |= {"clip": 0, "warmup": 0}
+    grid = {"train.learning_rate": [0.01, 1e30]}
+    outcomes = sweep(values, grid, tmp_path)
+    assert [one.state for one in outcomes] == ["complete", "diverged"]
+    assert best_of(outcomes) is outcomes[0]
+    groups: list[Any] = []
+    sweep(values, grid, tmp_path, on_group=groups.append)
+    assert groups == []
+
+
+def test_another_sweep_is_not_mixed_in(values: dict[str, Any], tmp_path: Path) -> None:
+    values["train"] |= {"steps": 1, "eval_every": 1}
+    sweep(values, {"lora.rank": [2]}, tmp_path)
+    with pytest.raises(OutputError, match="another sweep"):
+        sweep(values, {"lora.rank": [2, 4]}, tmp_path)
+
+
+def test_a_grid_from_the_command_line() -> None:
+    grid = parse_grid(
+        ["lora.rank=4,16", "train.learning_rate=1e-4, auto", "lora.target_modules=[q_proj, v_proj],all-linear"]
+    )
+    assert grid["lora.rank"] == [4, 16]
+    assert grid["train.learning_rate"] == [1e-4, "auto"]
+    assert grid["lora.target_modules"] == [["q_proj", "v_proj"], "all-linear"]
+    with pytest.raises(ConfigError) as error:
+        parse_grid(["lora.rank", "train.seed=1", "train.seed=2", "lora.alpha=3,3"])
+    assert all(text in str(error.value) for text in ("'lora.rank'", "train.seed: given twice", "lora.alpha"))
+    with pytest.raises(ConfigError, match="nothing is varied"):
+        parse_grid([])
+
+
+def test_points_that_are_no_configuration_are_all_named(values: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        points(values, {"lora.rank": [4, 0], "train.seed": [0, -1]}, tmp_path)
+    assert "02-rank=4,seed=-1" in str(error.value)
+    assert "03-rank=0,seed=0" in str(error.value)
+    assert "01-" not in str(error.value)
+    with pytest.raises(ConfigError, match="folder of its own"):
+        points(values, {"output": ["a", "b"]}, tmp_path)
+
+
+def test_the_chart_leaves_out_what_diverged_and_uses_decades() -> None:
+    base = Outcome(name="x", settings={}, state="complete", best_loss=1.0)
+    outcomes = [
+        replace(base, settings={"lora.rank": rank, "train.learning_rate": rate}, best_loss=rank * rate)
+        for rank in (4, 16)
+        for rate in (1e-4, 1e-3, 1e-2)
+    ]
+    outcomes[-1] = replace(outcomes[-1], state="diverged")
+    drawn = chart(outcomes)
+    assert "log10 of train.learning_rate" in drawn
+    assert "rank=16" in drawn
+    assert drawn.count("<circle") == 5
+
+
+def test_the_command(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_model, tiny_data, tmp_path / "unused", "train.steps=2")
+    arguments = [
+        *("sweep", "--model", str(tiny_model), "--data", str(tiny_data), "--method", "lora", "--held-out", "0.2"),
+        *("--set", "train.steps=2", "--set", "compute.threads=1", "--set", "compute.dtype=float32"),
+        *("--grid", "lora.rank=2,4", "--output", str(tmp_path / "sweep")),
+    ]
+    assert config.train.steps == 2
+    done = CliRunner().invoke(main, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    shown = json.loads(done.stdout)
+    assert [one["state"] for one in shown["points"]] == ["complete"] * 2
+    assert shown["best"] in {one["name"] for one in shown["points"]}
+    again = CliRunner().invoke(main, arguments)
+    assert again.exit_code == 0, again.output
+    assert "best loss" in again.stdout
+    assert "training" not in again.stderr

@@ -1,0 +1,193 @@
+"""Runs that are trained together are the runs that they would be alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tiny import rows, run_config, write_model, write_rows
+from tiny_models import use_backend
+from veneer.config import RunConfig
+from veneer.errors import ConfigError, Diverged, Interrupted
+from veneer.events import read_events
+from veneer.products import compiled
+from veneer.training import many
+from veneer.training.many import base_key, joint_bytes, prepare, train_together
+from veneer.training.run import RunResult, train
+
+COMMON = ("train.steps=4", "train.examples_per_step=4", "data.held_out=0.2", "train.eval_every=2")
+DIFFERENT: list[tuple[str, ...]] = [
+    ("lora.rank=4", "train.seed=1"),
+    ("lora.rank=8", "train.learning_rate=0.003", "train.steps=6", "lora.alpha=4"),
+    ("lora.rank=2", "train.examples_per_step=7", "train.seed=2", "compute.micro_batch_tokens=100"),
+]
+KINDS: list[tuple[str, ...]] = [
+    ("lora.dropout=0.2",),
+    ("lora.variant=dora", "train.seed=3"),
+    ("lora.rank=3", "lora.init=pissa", "lora.target_modules=[q_proj, lm_head, embed_tokens]"),
+    ("lora.factors=b", "lora.alpha=7"),
+    ("lora.modules_to_save=[norm, input_layernorm]", "train.optimizer=lion", "train.learning_rate=0.0003"),
+]
+DROPPED: list[tuple[str, ...]] = [("lora.dropout=0.2",), ("lora.dropout=0.1", "train.seed=5"), ("lora.rank=8",)]
+
+
+def both(
+    settings: list[tuple[str, ...]], folder: Path, model: Path, data: Path, *more: str
+) -> tuple[list[Path], list[Path]]:
+    """The folders of runs that are trained each by itself, and of the same trained together."""
+
+    def configs(where: str) -> list[RunConfig]:
+        return [
+            run_config(model, data, folder / f"{where}-{number}", *COMMON, *more, *own)
+            for number, own in enumerate(settings)
+        ]
+
+    for config in configs("alone"):
+        train(config)
+    outcomes = train_together([prepare(config) for config in configs("joint")])
+    assert all(isinstance(outcome, RunResult) for outcome in outcomes)
+    return [folder / f"alone-{n}" for n in range(len(settings))], [folder / f"joint-{n}" for n in range(len(settings))]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def without_times(folder: Path) -> list[dict[str, Any]]:
+    """A run's events without what depends on the clock, the memory or the folder."""
+    fleeting = {"time", "seconds", "memory_mb", "path", "message", "bytes"}
+    found = read_events(folder / "events.jsonl")
+    return [{key: value for key, value in event.items() if key not in fleeting} for event in found]
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("settings", [DIFFERENT, KINDS, DROPPED], ids=["different", "kinds", "dropped"])
+def test_each_is_the_run_that_it_is_alone_in_float32(
+    settings: list[tuple[str, ...]], method: str, tmp_path: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    alone, joint = both(settings, tmp_path, tiny_model, tiny_data, f"method={method}")
+    for one, other in zip(alone, joint, strict=True):
+        expected, found = weights(one), weights(other)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert float((found[name] - tensor).abs().max()) < 1e-6, name
+        for event, same in zip(without_times(one), without_times(other), strict=True):
+            assert event.keys() == same.keys()
+            for key, value in event.items():
+                assert same[key] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), key
+        assert sorted(path.name for path in other.iterdir()) == sorted(path.name for path in one.iterdir())
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("settings", [DIFFERENT, KINDS, DROPPED], ids=["different", "kinds", "dropped"])
+def test_each_is_the_run_that_it_is_alone_in_bfloat16_to_the_bit(
+    settings: list[tuple[str, ...]], method: str, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(many, "JOINED_TOKENS", 10**6)
+    if not compiled():
+        pytest.skip("bfloat16 products are torch's here, whose sums may depend on the rows beside")
+    model = write_model(tmp_path / "model", hidden=64)
+    alone, joint = both(settings, tmp_path, model, tiny_data, f"method={method}", "compute.dtype=bfloat16")
+    for one, other in zip(alone, joint, strict=True):
+        expected, found = weights(one), weights(other)
+        unequal = [name for name, tensor in expected.items() if not torch.equal(found[name], tensor)]
+        assert unequal == []
+        assert without_times(one) == without_times(other)
+
+
+def test_different_data_for_each(tmp_path: Path, tiny_model: Path) -> None:
+    files = [write_rows(tmp_path / f"{seed}.jsonl", rows(20, seed=seed)) for seed in (5, 6)]
+    settings = [(f"data.file={file}",) for file in files]
+    alone, joint = both(settings, tmp_path, tiny_model, files[0])
+    for one, other in zip(alone, joint, strict=True):
+        for name, tensor in weights(one).items():
+            assert float((weights(other)[name] - tensor).abs().max()) < 1e-6
+    name = next(iter(weights(joint[0])))
+    assert not torch.equal(weights(joint[0])[name], weights(joint[1])[name])
+
+
+def test_without_compiled_kernels(
+    tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_backend("torch", monkeypatch)
+    alone, joint = both(DIFFERENT, tmp_path, tiny_model, tiny_data)
+    for one, other in zip(alone, joint, strict=True):
+        for name, tensor in weights(one).items():
+            assert float((weights(other)[name] - tensor).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("tokens", [1, 200, 10**6], ids=["each by itself", "some", "all at once"])
+def test_how_many_stand_in_a_pass_changes_nothing(
+    tokens: int, tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(many, "JOINED_TOKENS", tokens)
+    alone, joint = both(DIFFERENT, tmp_path, tiny_model, tiny_data)
+    for one, other in zip(alone, joint, strict=True):
+        for name, tensor in weights(one).items():
+            assert float((weights(other)[name] - tensor).abs().max()) < 1e-6
+
+
+def test_recomputed_layers(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
+    alone, joint = both(DIFFERENT, tmp_path, tiny_model, tiny_data, "compute.recompute=layers")
+    for one, other in zip(alone, joint, strict=True):
+        for name, tensor in weights(one).items():
+            assert float((weights(other)[name] - tensor).abs().max()) < 1e-6
+
+
+def test_one_that_diverges_ends_and_the_others_go_on(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
+    configs = [
+        run_config(tiny_model, tiny_data, tmp_path / str(number), *COMMON, f"train.learning_rate={rate}", *more)
+        for number, (rate, more) in enumerate([(0.01, ()), (1e30, ("train.warmup=0", "train.clip=0")), (0.02, ())])
+    ]
+    outcomes = train_together([prepare(config) for config in configs])
+    assert [type(outcome) for outcome in outcomes] == [RunResult, Diverged, RunResult]
+    assert read_events(tmp_path / "1" / "events.jsonl")[-1]["reason"] == "diverged"
+    train(configs[0].model_copy(update={"output": str(tmp_path / "alone")}))
+    for name, tensor in weights(tmp_path / "alone").items():
+        assert float((weights(tmp_path / "0")[name] - tensor).abs().max()) < 1e-6
+
+
+def test_stopped_together_and_gone_on_with(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
+    def configs(where: str) -> list[RunConfig]:
+        return [
+            run_config(tiny_model, tiny_data, tmp_path / f"{where}-{number}", *COMMON, *own)
+            for number, own in enumerate(DIFFERENT)
+        ]
+
+    train_together([prepare(config) for config in configs("whole")])
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 3
+
+    outcomes = train_together([prepare(config) for config in configs("cut")], stop=stop)
+    assert all(isinstance(outcome, Interrupted) for outcome in outcomes)
+    train_together([prepare(config, resume=True) for config in configs("cut")])
+    for number in range(3):
+        expected, found = weights(tmp_path / f"whole-{number}"), weights(tmp_path / f"cut-{number}")
+        assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_what_cannot_be_joined(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
+    def prepared(number: int, *settings: str) -> Any:
+        return prepare(run_config(tiny_model, tiny_data, tmp_path / str(number), *settings))
+
+    plain, ranked, four_bits = prepared(0), prepared(1, "lora.rank=8"), prepared(2, "method=qlora")
+    full = prepared(3, "method=full")
+    grown = prepared(5, "lora.new_tokens=[<extra>]")
+    assert base_key(grown.foreseen) is None
+    dropping = prepared(4, "compute.recompute=layers", "lora.dropout=0.1")
+    assert base_key(plain.foreseen) == base_key(ranked.foreseen) != base_key(four_bits.foreseen)
+    assert base_key(full.foreseen) is None
+    assert base_key(dropping.foreseen) is None
+    for runs in ([plain, four_bits], [full], [dropping, dropping]):
+        with pytest.raises(ConfigError, match="one base"):
+            train_together(runs)
+    one, both_runs = joint_bytes([plain.foreseen]), joint_bytes([plain.foreseen, ranked.foreseen])
+    assert one == plain.foreseen.plan.choice.memory.peak < both_runs < 2 * one
