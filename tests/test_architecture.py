@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "veneer"
 
 LAYERS = (
-    {"errors", "config", "events", "charts", "grain"},
+    {"errors", "options", "config", "events", "charts", "grain"},
     {"native"},
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system"},
@@ -25,6 +25,7 @@ LAYERS = (
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""
 
 SIDEWAYS = {
+    ("config", "options"),  # the words of its settings
     ("config", "errors"),  # a refused setting is one of the errors
     ("events", "errors"),  # an event that cannot be written is an OutputError
     ("evaluation", "assistant"),  # what is evaluated is an assistant

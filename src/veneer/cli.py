@@ -20,8 +20,9 @@ from veneer import __version__
 from veneer.errors import VeneerError
 
 if TYPE_CHECKING:
-    from veneer.config import ComputeSection, Method, RunConfig
+    from veneer.config import ComputeSection, RunConfig
     from veneer.generation import Sampling
+    from veneer.options import Method
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -267,7 +268,7 @@ def compare(
     if not set(names) <= set(known):
         raise click.UsageError(f"--methods {methods}: known are {', '.join(known)}, with commas between")
     from veneer.comparison.run import CompareConfig
-    from veneer.config import Method
+    from veneer.options import Method
     from veneer.recipes import compare_visibly
 
     config = CompareConfig(
@@ -449,7 +450,7 @@ def quantize(model: str, output: Path, assignments: tuple[str, ...], dtype: str,
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def quickstart(method: str, model: str | None, output: Path | None, rows: int, device: str, as_json: bool) -> None:
     """Fine-tune a small real model on the bundled insurance claims, and show before and after."""
-    from veneer.config import Method
+    from veneer.options import Method
     from veneer.quickstart import run
 
     results = run(Method(method), model=model, output=output, rows=rows, device=device, as_json=as_json)
@@ -588,13 +589,14 @@ def _weighted(text: str) -> tuple[Path, float]:
 
 
 def _method(name: str | None) -> Method | None:
-    from veneer.config import Method
+    from veneer.options import Method
 
     return None if name is None else Method(name)
 
 
 def _compute(device: str, dtype: str) -> ComputeSection:
-    from veneer.config import ComputeSection, Dtype
+    from veneer.config import ComputeSection
+    from veneer.options import Dtype
 
     return ComputeSection(device=device, dtype=Dtype(dtype))
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from resource import getpagesize
 
 from veneer.adapters.targets import HEAD
-from veneer.config import Method, Products, Variant
 from veneer.losses import CHUNK_ROWS
+from veneer.options import Method, Products, Variant
 from veneer.plan.kept import kept_activations, largest_layer
 from veneer.plan.optimizer import state_bytes
 from veneer.plan.setup import Cut, Setup

@@ -13,7 +13,7 @@ import torch
 
 from veneer.adapters.combinations import refuse
 from veneer.adapters.spec import LoraSpec
-from veneer.config import Factors, Init, Method, Products, Recompute, RunConfig, check, to_yaml
+from veneer.config import RunConfig, check, to_yaml
 from veneer.data.batches import pack
 from veneer.errors import CheckpointError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
@@ -25,6 +25,7 @@ from veneer.load import stored_quantisation
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.options import Factors, Init, Method, Products, Recompute
 from veneer.plan.plan import Plan
 from veneer.training.build import as_stored, build, with_new_tokens
 from veneer.training.checkpoint import CheckpointStore, Progress
