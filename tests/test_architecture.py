@@ -20,7 +20,7 @@ LAYERS = (
     {"plan"},
     {"training", "evaluation", "assistant", "quantization"},
     {"exports", "comparison", "sweep"},
-    {"cli", "recipes", "quickstart", "doctor", "display", "__main__", "__init__"},
+    {"cli", "commands", "recipes", "quickstart", "doctor", "display", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""
 
@@ -30,8 +30,9 @@ SIDEWAYS = {
     ("events", "errors"),  # an event that cannot be written is an OutputError
     ("evaluation", "assistant"),  # what is evaluated is an assistant
     ("__main__", "cli"),
-    ("cli", "recipes"),
-    ("cli", "quickstart"),
+    ("cli", "commands"),
+    ("commands", "recipes"),
+    ("commands", "quickstart"),
     ("cli", "doctor"),
     ("cli", "__init__"),  # the version
     ("doctor", "__init__"),  # the version
