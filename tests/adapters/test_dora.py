@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import largest_difference
+from tiny_models import largest_difference, ours, tiny_llama
 from veneer.adapters.dora import DoraLinear, scaled
+from veneer.adapters.inject import inject
 from veneer.adapters.linear import Dropout, LoraLinear
+from veneer.adapters.spec import LoraSpec
+from veneer.generation import Sampling, generate
 from veneer.model.decoder import BaseLinear, DenseLinear
+from veneer.options import Variant
 from veneer.quant.linear import QuantLinear
 
 IN, OUT, RANK, SCALE = 48, 40, 4, 1.5
@@ -50,10 +56,10 @@ def test_it_multiplies_by_the_turned_weight_and_its_gradients_are_those_of_the_f
     expected = (m / norm) * (x64 @ turned.t()) + base.bias.detach().double()
     expected.backward(dy.double())
     assert largest_difference(y, expected) < 1e-5
-    for ours, theirs in ((x, x64), (dora.lora.lora_A, a), (dora.lora.lora_B, b), (dora.magnitude, m)):
-        assert ours.grad is not None
+    for found, theirs in ((x, x64), (dora.lora.lora_A, a), (dora.lora.lora_B, b), (dora.magnitude, m)):
+        assert found.grad is not None
         assert theirs.grad is not None
-        assert largest_difference(ours.grad, theirs.grad) < 1e-5
+        assert largest_difference(found.grad, theirs.grad) < 1e-5
     folded = {"weight": weight.clone()}
     dora.fold(folded)
     assert largest_difference(folded["weight"], (m / norm)[:, None] * turned) < 1e-6
@@ -83,3 +89,24 @@ def test_a_magnitude_that_moves_by_a_thousandth_is_felt_in_bfloat16() -> None:
     assert g.grad is not None
     assert g.grad.dtype == torch.float32
     assert torch.equal(g.grad, torch.full((256,), 3.0))
+
+
+def test_what_follows_from_the_weights_is_computed_once_while_generating(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ours(tiny_llama(), tmp_path)
+    targets = ("q_proj", "embed_tokens", "lm_head")
+    adapter = inject(model, LoraSpec(rank=4, alpha=8.0, variant=Variant.DORA, target_modules=targets))
+    with torch.no_grad():
+        for index, parameter in enumerate(adapter.parameters()):
+            parameter.add_(drawn(*parameter.shape, seed=index))
+    plain = generate(model, [[3, 5, 8], [4, 9]], sampling=Sampling(max_new_tokens=6), stop_ids=frozenset())
+    calls = []
+    norm = DoraLinear.norm
+    monkeypatch.setattr(DoraLinear, "norm", lambda layer: calls.append(1) or norm(layer))
+    assert generate(model, [[3, 5, 8], [4, 9]], sampling=Sampling(max_new_tokens=6), stop_ids=frozenset()) == plain
+    assert len(calls) == 3
+    with torch.no_grad():
+        adapter.layers["lm_head"].magnitude[7] *= 100
+    changed = generate(model, [[3, 5, 8]], sampling=Sampling(max_new_tokens=6), stop_ids=frozenset())
+    assert changed != plain[:1]

@@ -15,6 +15,7 @@ from torch.nn import functional
 from veneer.adapters.dora import MAGNITUDE, scaled
 from veneer.adapters.part import copy_in
 from veneer.model.decoder import DenseLinear, Embedding
+from veneer.model.held import Held
 
 NORM_ROWS = 4096
 """Rows of a table that are summed at a time."""
@@ -22,7 +23,7 @@ TOKENS = "token_adapter.trainable_tokens_delta"
 """PEFT's name of the trained rows (they are the rows, not their change)."""
 
 
-class LoraEmbedding(nn.Module):
+class LoraEmbedding(nn.Module, Held):
     """An embedding with a low-rank update, and with DoRA's magnitudes where asked for.
 
     Args:
@@ -41,6 +42,7 @@ class LoraEmbedding(nn.Module):
         self.scale = scale
         self.enabled = True
         self.magnitude = nn.Parameter(self._norm()) if magnitudes else None
+        self._gain: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -55,7 +57,7 @@ class LoraEmbedding(nn.Module):
         rows = functional.embedding(tokens, self.lora_embedding_A.t())
         summed: Tensor = self.base(tokens, torch.float32) + (rows @ self.lora_embedding_B.t()) * self.scale
         if self.magnitude is not None:
-            summed = scaled(summed, self.magnitude / self._norm())
+            summed = scaled(summed, self.magnitude / self._norm() if self._gain is None else self._gain)
         return summed.to(dtype)
 
     @torch.no_grad()
@@ -68,6 +70,15 @@ class LoraEmbedding(nn.Module):
             summed = rows.float() + (a @ self.lora_embedding_B.t()) * self.scale
             squares += summed.square().sum(0, dtype=torch.float64)
         return squares.sqrt().float()
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Keep the columns' factors; see `Held`."""
+        self._gain = None if self.magnitude is None else self.magnitude / self._norm()
+
+    def release(self) -> None:
+        """Forget them."""
+        self._gain = None
 
     def delta(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The update as a matrix, `[vocab, dim]` computed in `dtype`."""
