@@ -52,7 +52,7 @@ from veneer.training.run import (
     threads_of,
 )
 
-JOINED_TOKENS = 512
+JOINED_TOKENS = 1024
 """Tokens that are computed side by side on a CPU at most (benchmarks/together.py)."""
 
 
