@@ -27,11 +27,11 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
 from veneer.charts import Series, line_chart
-from veneer.config import Overlong
 from veneer.data.chat import encode_all
 from veneer.data.records import read_records
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
+from veneer.options import Overlong
 
 REFERENCE, PEER, OWN_NAME = "float32", "TRL+PEFT bf16", "veneer bf16"
 SEED = 0

@@ -16,7 +16,8 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from veneer.config import OptimizerName, TrainSection
+from veneer.config import TrainSection
+from veneer.options import OptimizerName
 from veneer.training.optimizers.base import RuleOptimizer
 from veneer.training.optimizers.choose import PAGED, make_rule
 

@@ -104,8 +104,8 @@ def predict_again(one: dict[str, Any]) -> float:
     import torch
 
     from veneer.adapters.spec import LoraSpec
-    from veneer.config import Method
     from veneer.model.spec import spec_from_hf
+    from veneer.options import Method
     from veneer.plan.memory import memory
     from veneer.plan.setup import Cut, Setup
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "veneer"
 
 LAYERS = (
-    {"errors", "config", "events", "charts", "grain"},
+    {"errors", "options", "config", "events", "charts", "grain"},
     {"native"},
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system"},
@@ -20,17 +20,19 @@ LAYERS = (
     {"plan"},
     {"training", "evaluation", "assistant", "quantization"},
     {"exports", "comparison", "sweep"},
-    {"cli", "recipes", "quickstart", "doctor", "display", "__main__", "__init__"},
+    {"cli", "commands", "recipes", "quickstart", "doctor", "display", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""
 
 SIDEWAYS = {
+    ("config", "options"),  # the words of its settings
     ("config", "errors"),  # a refused setting is one of the errors
     ("events", "errors"),  # an event that cannot be written is an OutputError
     ("evaluation", "assistant"),  # what is evaluated is an assistant
     ("__main__", "cli"),
-    ("cli", "recipes"),
-    ("cli", "quickstart"),
+    ("cli", "commands"),
+    ("commands", "recipes"),
+    ("commands", "quickstart"),
     ("cli", "doctor"),
     ("cli", "__init__"),  # the version
     ("doctor", "__init__"),  # the version

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import veneer
-from veneer.config import Method, RunConfig, Schedule, check, known_keys, override, parse, put, read_yaml, to_yaml
+from veneer.config import RunConfig, check, known_keys, override, parse, put, read_yaml, to_yaml
 from veneer.errors import ConfigError
+from veneer.options import Method, Schedule
 
 SOURCE = Path(veneer.__file__).parent
 

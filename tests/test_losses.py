@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tiny_models import largest_difference
-from veneer.losses import CHUNK_ROWS, linear_cross_entropy, token_losses
+from veneer.losses import CHUNK_ROWS, linear_cross_entropy, scored_cross_entropy, token_losses
 
 
 def problem(rows: int, vocab: int = 37, dim: int = 12, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -65,6 +65,58 @@ def test_gradient_check() -> None:
     assert torch.autograd.gradcheck(lambda a, b: linear_cross_entropy(a, b, targets, chunk=4), (h, w))
     assert torch.autograd.gradcheck(lambda a: 0.3 * linear_cross_entropy(a, weight, targets, chunk=4), (h,))
     assert torch.autograd.gradcheck(lambda b: 0.3 * linear_cross_entropy(hidden, b, targets, chunk=4), (w,))
+
+
+class Scores(torch.nn.Module):
+    """A head that is more than one weight: a product, a low-rank update, and a frozen offset."""
+
+    def __init__(self, weight: Tensor, dtype: torch.dtype):
+        super().__init__()
+        generator = torch.Generator().manual_seed(7)
+        rank = 3
+        self.weight = torch.nn.Parameter(weight.to(dtype))
+        a, b = (torch.randn(size, generator=generator) for size in ((rank, weight.shape[1]), (len(weight), rank)))
+        self.a, self.b = torch.nn.Parameter(a.to(dtype)), torch.nn.Parameter(b.to(dtype))
+        self.offset = torch.nn.Parameter(torch.ones(len(weight), dtype=dtype), requires_grad=False)
+
+    def whole(self) -> Tensor:
+        return self.weight + self.b @ self.a
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.t() + x @ self.a.t() @ self.b.t() + self.offset
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100])
+@pytest.mark.parametrize("learns", ["all", "update", "hidden"])
+def test_scores_of_a_module_have_the_losses_and_gradients_of_the_definition(learns: str, chunk: int) -> None:
+    hidden, weight, targets = problem(23, seed=1)
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 5e-5)):
+        head = Scores(weight, dtype)
+        head.weight.requires_grad_(learns == "all")
+        for factor in (head.a, head.b):
+            factor.requires_grad_(learns != "hidden")
+        losses, grad_hidden, grad_weight = written_out(hidden, head.whole().detach(), targets)
+        h = hidden.to(dtype, copy=True).requires_grad_(learns != "update")
+        loss = scored_cross_entropy(h, head, targets, chunk=chunk)
+        assert abs(float(loss.detach()) - float(losses.sum())) < tolerance
+        (0.5 * loss).backward()
+        expected = {
+            "a": head.b.detach().double().t() @ grad_weight,
+            "b": grad_weight @ head.a.detach().double().t(),
+            "weight": grad_weight,
+        }
+        found = {name: parameter.grad for name, parameter in head.named_parameters() if parameter.requires_grad}
+        assert found.keys() == {"all": {"a", "b", "weight"}, "update": {"a", "b"}, "hidden": set()}[learns]
+        for name, grad in found.items():
+            assert grad is not None
+            assert largest_difference(grad, 0.5 * expected[name]) < 10 * tolerance
+        if learns == "update":
+            assert h.grad is None
+        else:
+            assert h.grad is not None
+            assert largest_difference(h.grad, 0.5 * grad_hidden) < tolerance
+        with torch.no_grad():
+            assert float(scored_cross_entropy(h, head, targets, chunk=chunk)) == pytest.approx(float(losses.sum()))
 
 
 def test_losses_of_the_tokens_equal_the_definition() -> None:

@@ -24,7 +24,7 @@ from tiny_models import ours, saved, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.cli import main
-from veneer.config import Bias, ComputeSection, Factors, Init, Method, Products, QuantSection, Variant, read_yaml
+from veneer.config import ComputeSection, QuantSection, read_yaml
 from veneer.data.batches import pack
 from veneer.data.chat import Example
 from veneer.errors import AdapterError, ConfigError, Interrupted
@@ -34,6 +34,7 @@ from veneer.load import Holding, expected_tensors, load_model
 from veneer.model import recompute as recompute_module
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
+from veneer.options import Bias, Factors, Init, Method, Products, Variant
 from veneer.plan.choose import CANDIDATES, TOLERANCE, Limit, choose, limit_of
 from veneer.plan.kept import kept_activations
 from veneer.plan.memory import MB, base_bytes, memory, resident

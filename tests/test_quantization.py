@@ -21,13 +21,14 @@ from tiny import chat_tokenizer, run_config, tree
 from tiny_models import documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
 from veneer.assistant import open_assistant
 from veneer.cli import main
-from veneer.config import Method, QuantSection, Scheme
+from veneer.config import QuantSection
 from veneer.errors import ConfigError, ModelError, OutputError
 from veneer.events import Note
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding, load_model, stored_quantisation
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
+from veneer.options import Method, Scheme
 from veneer.plan.memory import base_bytes
 from veneer.plan.setup import Setup
 from veneer.quant.packed import PackedLinear

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from veneer.comparison.run import CompareConfig as CompareConfig
     from veneer.comparison.run import CompareResult as CompareResult
     from veneer.comparison.run import compare as compare
-    from veneer.config import Method as Method
     from veneer.config import QuantSection as QuantSection
     from veneer.config import RunConfig as RunConfig
     from veneer.errors import VeneerError as VeneerError
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from veneer.exports.run import StoredDtype as StoredDtype
     from veneer.exports.run import export as export
     from veneer.generation import Sampling as Sampling
+    from veneer.options import Method as Method
     from veneer.quantization import Quantised as Quantised
     from veneer.quantization import quantize as quantize
     from veneer.training.run import RunResult as RunResult
@@ -45,7 +45,7 @@ _HOMES = {
     "CompareConfig": "veneer.comparison.run",
     "CompareResult": "veneer.comparison.run",
     "MergeRecord": "veneer.exports.run",
-    "Method": "veneer.config",
+    "Method": "veneer.options",
     "QuantSection": "veneer.config",
     "Quantised": "veneer.quantization",
     "Report": "veneer.evaluation.run",

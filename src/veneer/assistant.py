@@ -9,7 +9,7 @@ from typing import Any
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import CONFIG_FILE, load_adapter, read_tokenizer
-from veneer.config import ComputeSection, Method, RunConfig, parse, read_yaml
+from veneer.config import ComputeSection, RunConfig, parse, read_yaml
 from veneer.data.chat import Encoder, template_of
 from veneer.data.records import Message
 from veneer.errors import AdapterError
@@ -19,6 +19,7 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import Holding, load_model
 from veneer.model.decoder import CausalLM
+from veneer.options import Method
 
 RUN_FILE = "config.yaml"
 """The run's configuration, which `veneer train` writes beside the adapter."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from veneer.errors import ConfigError, DataError, listing
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
+from veneer.model.held import held
 from veneer.quant.packed import decoded_weights
 
 
@@ -107,7 +108,7 @@ def generate(
     results: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), row))
     try:
-        with decoded_weights(model, model.dtype, DECODED_LIMIT):
+        with decoded_weights(model, model.dtype, DECODED_LIMIT), held(model):
             size = batch_rows or rows_that_fit(model, prompts, sampling.max_new_tokens)
             for start in range(0, len(order), size):
                 rows = order[start : start + size]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from veneer.config import QuantSection, Scheme, quant_problems
+from veneer.config import QuantSection, quant_problems
 from veneer.errors import ConfigError, OutputError, listing
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import atomic_folder
@@ -21,6 +21,7 @@ from veneer.io.model_files import save_model
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
 from veneer.load import check_tensors, expected_tensors, linear_paths
 from veneer.model.spec import spec_from_hf
+from veneer.options import Scheme
 from veneer.quant.codes import code_values, nested_values
 from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear

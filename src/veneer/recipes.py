@@ -20,7 +20,7 @@ from rich.text import Text
 from veneer.assistant import Assistant, lines_of, open_assistant, turns
 from veneer.comparison.order import Order
 from veneer.comparison.run import CompareConfig, CompareResult, compare
-from veneer.config import ComputeSection, Method, QuantSection, RunConfig
+from veneer.config import ComputeSection, QuantSection, RunConfig
 from veneer.data.records import Message, read_records
 from veneer.display import (
     TrainingDisplay,
@@ -39,6 +39,7 @@ from veneer.events import Evaluated, Event, RunFinished, StepDone, Subscriber
 from veneer.exports.run import MergeRecord, StoredDtype, Target, export
 from veneer.generation import Sampling
 from veneer.io.files import write_text
+from veneer.options import Method
 from veneer.quantization import quantize
 from veneer.sweep.grid import Point
 from veneer.sweep.outcome import Outcome, best_of, to_json

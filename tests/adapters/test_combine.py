@@ -19,9 +19,10 @@ from veneer.adapters.arithmetic import Kind, Majority, Sum, Update, pruned
 from veneer.adapters.combine import Combination, Weighted, combine
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, read_config, read_tensors, save_adapter
-from veneer.cli import KINDS, main
-from veneer.config import Bias
+from veneer.cli import main
+from veneer.commands.making import KINDS
 from veneer.errors import AdapterError
+from veneer.options import Bias
 
 TEXTS = documents([21, 8, 1], seed=8)
 NAMES = ["q_proj", "v_proj", "down_proj", "lm_head"]

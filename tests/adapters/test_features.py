@@ -18,9 +18,9 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, save_adapter
 from veneer.adapters.targets import EMBEDDING, HEAD
-from veneer.config import Bias, Scaling, Variant
 from veneer.losses import linear_cross_entropy, scored_cross_entropy
 from veneer.model.decoder import CausalLM
+from veneer.options import Bias, Scaling, Variant
 
 # PEFT warns of what some of these options cost there: merging, or an embedding saved whole.
 pytestmark = [

@@ -16,10 +16,11 @@ import yaml
 from tiny import rows, run_config, tree, write_rows
 from veneer.comparison.order import Order, read_answers
 from veneer.comparison.run import CompareConfig, CompareResult, compare
-from veneer.config import ComputeSection, Dtype, Method
+from veneer.config import ComputeSection
 from veneer.data.records import read_records
 from veneer.errors import ConfigError, DataError, Interrupted, OutputError
 from veneer.evaluation.run import evaluate
+from veneer.options import Dtype, Method
 from veneer.training.run import train
 
 SETTINGS = (

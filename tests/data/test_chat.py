@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import chat_templates as ct
-from veneer.config import Overlong
 from veneer.data.chat import (
     Encoder,
     Example,
@@ -23,6 +22,7 @@ from veneer.data.chat import (
 from veneer.data.records import Record
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
+from veneer.options import Overlong
 
 
 def record(*turns: str | dict, where: str = "f:1", **fields: object) -> Record:

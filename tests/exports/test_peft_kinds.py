@@ -15,9 +15,10 @@ from transformers import LlamaForCausalLM
 from tiny import rows, run_config, write_rows
 from tiny_models import documents, largest_difference, packed_logits, their_logits, tiny_llama
 from veneer.assistant import open_assistant
-from veneer.config import ComputeSection, Dtype
+from veneer.config import ComputeSection
 from veneer.errors import AdapterError
 from veneer.exports.run import StoredDtype, export
+from veneer.options import Dtype
 from veneer.training.run import train
 
 pytestmark = [

@@ -16,13 +16,14 @@ from tiny import run_config, tree, write_model
 from tiny_models import documents, largest_difference, packed_logits
 from veneer.adapters.store import read_tensors
 from veneer.assistant import open_assistant
-from veneer.config import ComputeSection, Dtype, Method, QuantSection
+from veneer.config import ComputeSection, QuantSection
 from veneer.errors import AdapterError, ConfigError, ModelError, OutputError
 from veneer.evaluation.run import Report, evaluate
 from veneer.exports.base import MergeBase, Trained, open_source
 from veneer.exports.merge import write_merged
 from veneer.exports.run import RECORD_FILE, STORED, UNMEASURED, StoredDtype, Target, export
 from veneer.io.checkpoint import open_checkpoint
+from veneer.options import Dtype, Method
 from veneer.quant.linear import QuantLinear
 from veneer.quantization import quantize
 from veneer.training.run import train

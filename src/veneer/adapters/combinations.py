@@ -10,8 +10,8 @@ from enum import Enum
 
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, Names, names_path
-from veneer.config import Bias, Factors, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError, listing
+from veneer.options import Bias, Factors, Init, Method, Scaling, Variant
 
 
 class Feature(Enum):

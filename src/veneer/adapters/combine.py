@@ -31,9 +31,9 @@ from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import CONFIG_FILE, read_config, read_tensors, save_adapter
 from veneer.adapters.targets import EMBEDDING, layer_number
-from veneer.config import Bias, Init, Scaling, Variant
 from veneer.errors import AdapterError, OutputError, listing
 from veneer.io.files import make_output_folder, staged_files
+from veneer.options import Bias, Init, Scaling, Variant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.part import copy_in
 from veneer.model.decoder import BaseLinear
+from veneer.model.held import Held
 
 MAGNITUDE = "lora_magnitude_vector"
 """PEFT's name of m."""
@@ -42,7 +43,7 @@ def scaled(z: Tensor, g: Tensor) -> Tensor:
     return cast(Tensor, _Scaled.apply(z, g))  # type: ignore[no-untyped-call]
 
 
-class DoraLinear(nn.Module):
+class DoraLinear(nn.Module, Held):
     """A layer with an update, and with trained magnitudes of its weight's rows.
 
     Args:
@@ -54,6 +55,7 @@ class DoraLinear(nn.Module):
         self.in_features, self.out_features = lora.in_features, lora.out_features
         self.lora = lora
         self.magnitude = nn.Parameter(self.norm())
+        self._gain: Tensor | None = None
 
     @property
     def base(self) -> BaseLinear:
@@ -77,8 +79,9 @@ class DoraLinear(nn.Module):
     @torch.no_grad()
     def norm(self) -> Tensor:
         """Lengths of the rows of W + s B A, `[out_features]` float32."""
-        weight = self.lora.base.dequantize(torch.float32) + self.lora.delta()
-        return cast(Tensor, torch.linalg.vector_norm(weight, dim=1))
+        return cast(
+            Tensor, torch.linalg.vector_norm(self.lora.added_to(self.lora.base.dequantize(torch.float32)), dim=1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """`[tokens, in_features]` to `[tokens, out_features]`, in the dtype of `x`.
@@ -87,7 +90,7 @@ class DoraLinear(nn.Module):
         """
         if not self.enabled:
             return self.lora.base(x)
-        gain = self.magnitude / self.norm()
+        gain = self.magnitude / self.norm() if self._gain is None else self._gain
         bias = None if self.bias is None else self.bias.detach().to(x.dtype)
         left = self.lora.dropout(x) if self.training else x
         z = self.lora.from_inputs(left, left)
@@ -95,6 +98,15 @@ class DoraLinear(nn.Module):
         if left is not x:
             y = y + (self.lora.base(x) - self.lora.base(left))
         return y if bias is None else y + bias
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Keep the rows' factors; see `Held`."""
+        self._gain = self.magnitude / self.norm()
+
+    def release(self) -> None:
+        """Forget them."""
+        self._gain = None
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The update's factors and the magnitudes; see `Part`."""

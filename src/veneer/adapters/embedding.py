@@ -15,12 +15,15 @@ from torch.nn import functional
 from veneer.adapters.dora import MAGNITUDE, scaled
 from veneer.adapters.part import copy_in
 from veneer.model.decoder import DenseLinear, Embedding
+from veneer.model.held import Held
 
+NORM_ROWS = 4096
+"""Rows of a table that are summed at a time."""
 TOKENS = "token_adapter.trainable_tokens_delta"
 """PEFT's name of the trained rows (they are the rows, not their change)."""
 
 
-class LoraEmbedding(nn.Module):
+class LoraEmbedding(nn.Module, Held):
     """An embedding with a low-rank update, and with DoRA's magnitudes where asked for.
 
     Args:
@@ -39,6 +42,7 @@ class LoraEmbedding(nn.Module):
         self.scale = scale
         self.enabled = True
         self.magnitude = nn.Parameter(self._norm()) if magnitudes else None
+        self._gain: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -53,12 +57,28 @@ class LoraEmbedding(nn.Module):
         rows = functional.embedding(tokens, self.lora_embedding_A.t())
         summed: Tensor = self.base(tokens, torch.float32) + (rows @ self.lora_embedding_B.t()) * self.scale
         if self.magnitude is not None:
-            summed = scaled(summed, self.magnitude / self._norm())
+            summed = scaled(summed, self.magnitude / self._norm() if self._gain is None else self._gain)
         return summed.to(dtype)
 
     @torch.no_grad()
     def _norm(self) -> Tensor:
-        return cast(Tensor, torch.linalg.vector_norm(self.base.weight.float() + self.delta(), dim=0))
+        """Lengths of the columns, `[dim]` float32: summed over rows in parts, as the table is the model's largest."""
+        squares = torch.zeros(self.base.weight.shape[1], dtype=torch.float64, device=self.base.weight.device)
+        for rows, a in zip(
+            torch.split(self.base.weight, NORM_ROWS), torch.split(self.lora_embedding_A.t(), NORM_ROWS), strict=True
+        ):
+            summed = rows.float() + (a @ self.lora_embedding_B.t()) * self.scale
+            squares += summed.square().sum(0, dtype=torch.float64)
+        return squares.sqrt().float()
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Keep the columns' factors; see `Held`."""
+        self._gain = None if self.magnitude is None else self.magnitude / self._norm()
+
+    def release(self) -> None:
+        """Forget them."""
+        self._gain = None
 
     def delta(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The update as a matrix, `[vocab, dim]` computed in `dtype`."""

@@ -19,9 +19,9 @@ from veneer.adapters.part import Part
 from veneer.adapters.saved import LINEAR_LEAVES, Place, SavedModule, trainable_copy
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD
-from veneer.config import Bias, Factors, Init, Variant
 from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear, CausalLM, DenseLinear, Embedding
+from veneer.options import Bias, Factors, Init, Variant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

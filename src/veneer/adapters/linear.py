@@ -143,6 +143,11 @@ class LoraLinear(nn.Module):
         a, b = self.pairs()
         return (b.to(dtype) @ a.to(dtype)) * self.scale
 
+    def added_to(self, weight: Tensor) -> Tensor:
+        """`weight` `[out_features, in_features]` with the update, in its dtype, without a matrix for the update."""
+        a, b = self.pairs()
+        return torch.addmm(weight, b.to(weight.dtype), a.to(weight.dtype), alpha=self.scale)
+
     def trained(self) -> dict[str, nn.Parameter]:
         """A and B, or B alone; see `Part`."""
         named = {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B, "lora_B.bias": self.lora_B_bias}
@@ -168,7 +173,7 @@ class LoraLinear(nn.Module):
 
     def fold(self, tensors: dict[str, Tensor]) -> None:
         """Add the update; a bias of B's makes a bias where there was none. See `Part`."""
-        tensors["weight"] = tensors["weight"] + self.delta(tensors["weight"].dtype).detach()
+        tensors["weight"] = self.added_to(tensors["weight"]).detach()
         if self.lora_B_bias is not None:
             own = self.scale * self.lora_B_bias.detach().to(tensors["weight"].dtype)
             tensors["bias"] = tensors["bias"] + own if "bias" in tensors else own

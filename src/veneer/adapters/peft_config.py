@@ -18,8 +18,8 @@ from veneer.adapters.linear import LoraLinear
 from veneer.adapters.saved import SavedModule
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, names_path
-from veneer.config import Bias, Init, Scaling, Variant
 from veneer.errors import AdapterError, listing
+from veneer.options import Bias, Init, Scaling, Variant
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None,),

@@ -15,8 +15,9 @@ from veneer.adapters.targets import (
     names_path,
     resolve_targets,
 )
-from veneer.config import Bias, Factors, Init, LoraSection, Scaling, Variant
+from veneer.config import LoraSection
 from veneer.errors import AdapterError, listing, nearest
+from veneer.options import Bias, Factors, Init, Scaling, Variant
 
 Tokens = Mapping[str, tuple[int, ...]]
 """Ids of the trained tokens by the path of the module that holds them."""

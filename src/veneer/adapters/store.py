@@ -21,11 +21,11 @@ from veneer.adapters.saved import SavedModule
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.tables import Tables, grow, put_tables
 from veneer.adapters.targets import EMBEDDING, HEAD, by_pattern
-from veneer.config import Init
 from veneer.errors import AdapterError, listing
 from veneer.io.files import write_tensors, write_text
 from veneer.io.tokenizer import Tokenizer, from_directory
 from veneer.model.decoder import CausalLM
+from veneer.options import Init
 from veneer.quant.int8 import Int8Linear
 from veneer.quant.packed import PackedLinear
 

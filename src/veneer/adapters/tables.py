@@ -62,7 +62,7 @@ def put_tables(model: CausalLM, tables: Mapping[str, Tensor]) -> None:
 
 
 def _with_means(weight: Tensor, rows: int) -> Tensor:
-    mean = weight.detach().float().mean(0).to(weight.dtype)
+    mean = weight.detach().mean(0, dtype=torch.float32).to(weight.dtype)
     return torch.cat((weight.detach(), mean.expand(rows - len(weight), -1)))
 
 

@@ -13,12 +13,13 @@ from typing import Any
 
 from veneer.comparison.order import BASE, RESULT_FILE, STDERR_FILE, Order, Outcome, read_outcome
 from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize, trained
-from veneer.config import Method, RunConfig, override, parse, put
+from veneer.config import RunConfig, override, parse, put
 from veneer.data.batches import order as shuffled
 from veneer.data.records import read_rows
 from veneer.errors import ConfigError, Interrupted, OutputError, listing
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, reported, sampled_digest, write_text
+from veneer.options import Method
 from veneer.training.rows import split
 
 SETTINGS_FILE = "settings.json"

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.config import Overlong
 from veneer.data.escape import Guarded, Specials
 from veneer.data.records import Message, Record
 from veneer.data.spans import Span, TurnFinder
 from veneer.data.template import ChatTemplate
 from veneer.errors import DataError, listing
+from veneer.options import Overlong
 
 if TYPE_CHECKING:
     from veneer.io.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from veneer.assistant import open_assistant, recorded_run
-from veneer.config import ComputeSection, Method, QuantSection, Scheme
+from veneer.config import ComputeSection, QuantSection
 from veneer.data.records import read_records
 from veneer.errors import ConfigError, OutputError
 from veneer.evaluation.scoring import RowScore
@@ -26,6 +26,7 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import atomic_folder, reported, write_text
 from veneer.load import stored_quantisation
 from veneer.model.spec import spec_from_hf
+from veneer.options import Method, Scheme
 
 RECORD_FILE = "merge.json"
 UNMEASURED = (

@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veneer.config import QuantSection, Scheme
+from veneer.config import QuantSection
 from veneer.errors import ModelError
+from veneer.options import Scheme
 
 CONFIG_KEY = "quantization_config"
 METHOD = "bitsandbytes"

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from veneer.config import ComputeSection, Method, Recompute
+from veneer.config import ComputeSection
 from veneer.errors import listing
+from veneer.options import Method, Recompute
 from veneer.plan.memory import MB, Memory, memory, resident
 from veneer.plan.setup import Cut, Setup
 from veneer.plan.time import operations, overhead_operations

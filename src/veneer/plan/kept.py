@@ -7,7 +7,7 @@ keeps more, or less, is noticed.
 from __future__ import annotations
 
 from veneer.adapters.targets import EMBEDDING, HEAD
-from veneer.config import Factors, Variant
+from veneer.options import Factors, Variant
 from veneer.plan.setup import Cut, Setup
 from veneer.plan.trained import Linear
 

@@ -12,8 +12,9 @@ from itertools import chain
 from pathlib import Path
 from resource import getpagesize
 
-from veneer.config import Method, Products, Variant
+from veneer.adapters.targets import HEAD
 from veneer.losses import CHUNK_ROWS
+from veneer.options import Method, Products, Variant
 from veneer.plan.kept import kept_activations, largest_layer
 from veneer.plan.optimizer import state_bytes
 from veneer.plan.setup import Cut, Setup
@@ -181,8 +182,10 @@ def _logits(setup: Setup, cut: Cut) -> int:
     if setup.trained_head:
         total += setup.head_weights * (4 if size == 4 else 2 * size + 4)
     if setup.scored:
-        # The scores' gradient stands beside what made them.
-        total += min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
+        # The scores' gradient, and what they were before an update or rows of their own, stand beside them.
+        total += 2 * min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
+        if HEAD in setup.updated and setup.lora.variant is Variant.DORA:
+            total += 2 * 4 * setup.head_weights
     return total
 
 
@@ -201,7 +204,7 @@ def _workspace(setup: Setup, cut: Cut) -> int:
         # A weight's gradient in the compute dtype, and as float32; the head's, scaled.
         matrix += setup.largest_matrix * ((size if size < 4 else 0) + 4) + 4 * setup.head_weights
     elif setup.lora.variant is Variant.DORA:
-        matrix += 3 * 4 * setup.largest_matrix  # the weight, the update and their sum, whose rows are measured
+        matrix += 2 * 4 * setup.largest_matrix  # the weight, and with the update, when its rows are measured
     feed_forward = max(3 * inner, 2 * inner + matrix) + 3 * wide
     width = -(-cut.longest // ATTENTION_BLOCK) * ATTENTION_BLOCK
     per_thread = (7 * width * spec.head_dim + 4 * ATTENTION_BLOCK * (spec.head_dim + width)) * 4

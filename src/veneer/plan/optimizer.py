@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
-from veneer.config import OptimizerName
+from veneer.options import OptimizerName
 from veneer.plan.setup import Setup
 from veneer.plan.trained import Shape
 from veneer.quant.dynamic import scales_of

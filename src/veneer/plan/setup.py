@@ -13,9 +13,10 @@ import torch
 
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, names_path
-from veneer.config import Factors, Init, Method, OptimizerName, Products, QuantSection, RunConfig
+from veneer.config import QuantSection, RunConfig
 from veneer.errors import AdapterError, listing
 from veneer.model.spec import DecoderSpec
+from veneer.options import Factors, Init, Method, OptimizerName, Products
 from veneer.plan.trained import Linear, Shape, by_adapter, by_full, by_linear, norm_paths
 from veneer.quant.schemes import skipped
 

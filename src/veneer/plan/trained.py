@@ -10,8 +10,8 @@ from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKENS
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, names_path
-from veneer.config import Bias, Factors, Variant
 from veneer.model.spec import DecoderSpec
+from veneer.options import Bias, Factors, Variant
 
 Shape = tuple[int, ...]
 NORMS = ("input_layernorm", "post_attention_layernorm")

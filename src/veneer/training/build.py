@@ -11,7 +11,7 @@ from veneer.adapters.inject import Sources, inject, linear_paths
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.tables import grow
 from veneer.adapters.targets import EMBEDDING
-from veneer.config import Init, Method, QuantSection, RunConfig
+from veneer.config import QuantSection, RunConfig
 from veneer.errors import ConfigError
 from veneer.hardware import resolve_dtype
 from veneer.io.checkpoint import Checkpoint
@@ -19,6 +19,7 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.load import Holding, load_model, refuse_training
 from veneer.model.decoder import CausalLM
 from veneer.model.spec import DecoderSpec
+from veneer.options import Init, Method
 from veneer.training.rows import PackedSteps, Rows
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
 

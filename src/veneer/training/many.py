@@ -27,7 +27,7 @@ from veneer.adapters.adapter import Adapter
 from veneer.adapters.many import AdapterSet, modules
 from veneer.adapters.routed import Route
 from veneer.adapters.targets import HEAD
-from veneer.config import Method, Recompute, RunConfig, check
+from veneer.config import RunConfig, check
 from veneer.data.batches import MicroBatch
 from veneer.errors import ConfigError, TrainingStopped
 from veneer.events import Event, EventLog, Subscriber
@@ -35,6 +35,7 @@ from veneer.hardware import resolve_device
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
+from veneer.options import Method, Recompute
 from veneer.training.build import adapter_on, base_model
 from veneer.training.engine import Step
 from veneer.training.objective import Sums, supervised_sums

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from veneer.config import Schedule
+from veneer.options import Schedule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

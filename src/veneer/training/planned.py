@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
-from veneer.config import ComputeSection, Dtype, Method, Recompute, RunConfig, read_yaml
+from veneer.config import ComputeSection, RunConfig, read_yaml
 from veneer.errors import ConfigError
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import describe
 from veneer.io.prequantised import described_quantisation
 from veneer.load import linear_paths, refuse_training
 from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.options import Dtype, Method, Recompute
 from veneer.plan.choose import device_bytes, limit_of
 from veneer.plan.plan import Plan, make_plan
 from veneer.plan.setup import Cut, Setup

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from veneer.adapters.spec import LoraSpec
-from veneer.config import Method, OptimizerName, RunConfig, TrainSection
+from veneer.config import RunConfig, TrainSection
 from veneer.model.spec import DecoderSpec
+from veneer.options import Method, OptimizerName
 from veneer.plan.setup import decoder_linears
 from veneer.plan.trained import Linear
 from veneer.training.rows import DEFAULT_EXAMPLES_PER_STEP, Rows

@@ -9,13 +9,14 @@ from hashlib import blake2b
 
 import numpy as np
 
-from veneer.config import Method, RunConfig, TrainSection
+from veneer.config import RunConfig, TrainSection
 from veneer.data.batches import MicroBatch, Steps, common_beginning, fill, order, pack
 from veneer.data.chat import EncodeReport, Example, encode_all
 from veneer.data.records import Record, duplicates, overlap, read_records
 from veneer.errors import ConfigError, DataError
 from veneer.grain import GRAIN, OWN_GRAIN, filled
 from veneer.io.tokenizer import Tokenizer
+from veneer.options import Method
 from veneer.plan.setup import Cut
 from veneer.products import compiled
 

@@ -13,7 +13,7 @@ import torch
 
 from veneer.adapters.combinations import refuse
 from veneer.adapters.spec import LoraSpec
-from veneer.config import Factors, Method, Products, Recompute, RunConfig, check, to_yaml
+from veneer.config import RunConfig, check, to_yaml
 from veneer.data.batches import pack
 from veneer.errors import CheckpointError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
@@ -25,6 +25,7 @@ from veneer.load import stored_quantisation
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.options import Factors, Init, Method, Products, Recompute
 from veneer.plan.plan import Plan
 from veneer.training.build import as_stored, build, with_new_tokens
 from veneer.training.checkpoint import CheckpointStore, Progress
@@ -42,6 +43,8 @@ from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 from veneer.training.trainable import AdapterTraining, Trainable
 
 EVALUATIONS_PER_RUN = 10
+DECOMPOSING = (Init.PISSA, Init.OLORA, Init.LOFTQ, Init.EVA)
+"""Starts that take seconds a layer."""
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in the output folder."""
 
@@ -273,6 +276,9 @@ def foresee(config: RunConfig, device: torch.device, recorded: Path | None, log:
     config, plan = planned(config, rows, spec, device, recorded, stored=stored is not None)
     for line in (*reasons, *plan.lines()):
         log.emit(Note(message=line))
+    if config.method is not Method.FULL and config.lora.init in DECOMPOSING:
+        said = f"lora.init {config.lora.init.value}: decomposing every adapted layer, which takes a while"
+        log.emit(Note(message=said))
     return Foreseen(config, plan, rows, origin, tokenizer, spec)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from veneer.config import OptimizerName, TrainSection
+from veneer.config import TrainSection
+from veneer.options import OptimizerName
 from veneer.training.optimizers.adafactor import Adafactor
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.adamw8bit import AdamW8bit

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tiny_parameters import advance, gradients, parameters
-from veneer.config import OptimizerName, TrainSection
+from veneer.config import TrainSection
 from veneer.errors import ConfigError
+from veneer.options import OptimizerName
 from veneer.training.optimizers import paged
 from veneer.training.optimizers.base import RuleOptimizer
 from veneer.training.optimizers.choose import make_rule

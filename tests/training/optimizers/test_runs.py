@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from tiny import CommandLine, run_config
-from veneer.config import OptimizerName, to_yaml
+from veneer.config import to_yaml
 from veneer.errors import CheckpointError, Interrupted
 from veneer.events import Event, Note, StepDone
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import spec_from_hf
+from veneer.options import OptimizerName
 from veneer.plan.memory import memory
 from veneer.plan.optimizer import state_bytes
 from veneer.plan.setup import Cut, Setup

@@ -1,0 +1,166 @@
+"""Commands that make models and adapters of others: `export`, `quantize`, `combine`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from veneer.commands.shared import (
+    base_option,
+    compute_of,
+    device_option,
+    method_of,
+    model_option,
+)
+
+KINDS = click.Choice(
+    [
+        *("svd", "linear", "cat", "ties", "ties_svd", "dare_linear", "dare_ties", "dare_linear_svd", "dare_ties_svd"),
+        *("magnitude_prune", "magnitude_prune_svd"),
+    ]
+)
+
+
+@click.command()
+@model_option
+@click.option("--adapter", required=True, type=click.Path(path_type=Path), help="Folder of an adapter.")
+@click.option(
+    "--to",
+    type=click.Choice(["merged", "merged-4bit"]),
+    default="merged",
+    show_default=True,
+    help="Kind of export; 4 bits need --data.",
+)
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="Of the weights; auto: as the base is stored.",
+)
+@click.option("--data", help="Rows on which base, adapter and merged model are measured.")
+@click.option("--limit", type=click.IntRange(min=1), help="Take only the first rows.")
+@base_option
+@device_option
+@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+def export(
+    model: str,
+    adapter: Path,
+    to: str,
+    output: Path,
+    dtype: str,
+    data: str | None,
+    limit: int | None,
+    method: str | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Write base and adapter as one model that other programs load."""
+    from veneer.exports.run import StoredDtype, Target
+    from veneer.recipes import export_visibly
+
+    record = export_visibly(
+        model,
+        adapter,
+        output,
+        to=Target(to),
+        dtype=StoredDtype(dtype),
+        data=data,
+        limit=limit,
+        method=method_of(method),
+        compute=compute_of(device, "auto"),
+        as_json=as_json,
+    )
+    if as_json:
+        click.echo(json.dumps(record.to_json(), indent=2))
+
+
+@click.command()
+@model_option
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Directory to make.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Of quant, e.g. quant.scheme=int8.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
+    default="auto",
+    show_default=True,
+    help="Of what stays dense; auto: as the model says.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
+def quantize(model: str, output: Path, assignments: tuple[str, ...], dtype: str, as_json: bool) -> None:
+    """Quantise a model once, into a directory that opens at once here and in transformers."""
+    from veneer.config import override, parse
+    from veneer.errors import ConfigError
+    from veneer.recipes import quantize_visibly
+
+    values = override({}, assignments)
+    others = sorted(values.keys() - {"quant"})
+    if others:
+        raise ConfigError(f"--set takes settings of quant here, not {', '.join(others)}")
+    config = parse({"model": model, "output": str(output), "data": {"file": "-"}, **values}, where="the command line")
+    quantize_visibly(model, output, config.quant, dtype, as_json=as_json)
+
+
+@click.command()
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    required=True,
+    metavar="DIR[=WEIGHT]",
+    help="An adapter, and its weight (1).",
+)
+@click.option("--kind", type=KINDS, default="svd", show_default=True, help="How they are added (see docs/design.md).")
+@click.option("--density", type=float, help="Share of the elements that takes part, where some are pruned.")
+@click.option(
+    "--majority", type=click.Choice(["total", "frequency"]), default="total", show_default=True, help="Of TIES."
+)
+@click.option("--rank", type=click.IntRange(min=1), help="Rank of the result, where it is decomposed.")
+@click.option("--seed", default=0, show_default=True, help="Of the elements that DARE drops.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new adapter.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
+def combine(
+    adapters: tuple[str, ...],
+    kind: str,
+    density: float | None,
+    majority: str,
+    rank: int | None,
+    seed: int,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Make one adapter of several of the same base, weighted."""
+    from dataclasses import asdict
+
+    from veneer.adapters.arithmetic import Kind, Majority
+    from veneer.adapters.combine import Combination, combine_folders
+
+    folders: dict[Path, float] = {}
+    for text in adapters:
+        folder, weight = _weighted(text)
+        if folder in folders:
+            raise click.UsageError(f"--adapter {folder} is given twice; give it once, with the sum of the weights")
+        folders[folder] = weight
+    how = Combination(kind=Kind(kind), density=density, majority=Majority(majority), rank=rank, seed=seed)
+    made = combine_folders(folders, how, output)
+    if as_json:
+        click.echo(json.dumps({"output": str(output), **asdict(made)}, indent=2))
+        return
+    click.echo(f"adapter: {output} ({made.updates} layers, rank {made.rank})")
+    if len(made.bases) > 1:
+        click.echo(f"note: the adapters name different bases: {', '.join(made.bases)}", err=True)
+
+
+def _weighted(text: str) -> tuple[Path, float]:
+    folder, equals, weight = text.rpartition("=")
+    if not equals or Path(text).is_dir():
+        return Path(text), 1.0
+    try:
+        return Path(folder), float(weight)
+    except ValueError as error:
+        raise click.UsageError(
+            f"--adapter {text!r}: write it as DIR or DIR=WEIGHT, for example my-adapter=0.5"
+        ) from error
