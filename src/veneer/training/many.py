@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ from veneer.training.run import (
     threads_of,
 )
 
-JOINED_TOKENS = 512
+JOINED_TOKENS = 1024
 """Tokens that are computed side by side on a CPU at most (benchmarks/together.py)."""
 
 
@@ -107,7 +107,7 @@ def joint_bytes(runs: Sequence[Foreseen]) -> int:
 
 
 @dataclass(slots=True)
-class _Lane:
+class Lane:
     """One of the runs."""
 
     name: str
@@ -119,11 +119,12 @@ class _Lane:
 
     @property
     def done(self) -> bool:
+        """Whether no step is left."""
         return self.begun.progress.step >= self.begun.engine.schedule.steps
 
 
 @dataclass(frozen=True, slots=True)
-class _Joint:
+class Joint:
     """A model whose passes are routed."""
 
     model: CausalLM
@@ -148,9 +149,12 @@ class _Joint:
             for rows, (name, batch) in zip(own, batches, strict=True)
         ]
 
-    def passes(self, batches: Mapping[str, Sequence[MicroBatch]]) -> list[list[tuple[str, MicroBatch]]]:
-        """Which micro-batches are computed side by side: at most one of each run, each run's in their order."""
-        limit = JOINED_TOKENS if self.model.device.type == "cpu" else sys.maxsize
+    def passes(
+        self, batches: Mapping[str, Sequence[MicroBatch]], width: int | None = None
+    ) -> list[list[tuple[str, MicroBatch]]]:
+        """Which micro-batches are computed side by side: at most one of each run, each run's in their order, and of
+        `width` tokens together, if not one alone is wider."""
+        limit = width or (JOINED_TOKENS if self.model.device.type == "cpu" else sys.maxsize)
         found: list[list[tuple[str, MicroBatch]]] = []
         for place in range(max(len(own) for own in batches.values())):
             room = 0
@@ -165,10 +169,10 @@ class _Joint:
                 room -= size
         return found
 
-    def gradients(self, steps: Mapping[str, Step]) -> dict[str, float]:
-        """Forward and backward of a step of each run; their losses."""
+    def gradients(self, steps: Mapping[str, Step], width: int | None = None) -> dict[str, float]:
+        """Forward and backward of a step of each run, in passes of `width` tokens; their losses."""
         losses = dict.fromkeys(steps, 0.0)
-        for batches in self.passes({name: step.batches for name, step in steps.items()}):
+        for batches in self.passes({name: step.batches for name, step in steps.items()}, width):
             sums = self.sums(batches)
             means = [one.loss / steps[name].supervised for one, (name, _) in zip(sums, batches, strict=True)]
             torch.autograd.backward(means)
@@ -196,6 +200,17 @@ def train_together(
     Raises:
         VeneerError: something cannot be used; nothing that was complete is lost.
     """
+    with joined(runs, subscribers, stop) as (joint, lanes):
+        return _lockstep(joint, lanes)
+
+
+@contextmanager
+def joined(
+    runs: Sequence[Prepared],
+    subscribers: Callable[[int], Sequence[Subscriber]] = lambda run: (),
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[Joint, list[Lane]]]:
+    """Runs over one model, each ready for its next step; arguments and errors as `train_together`."""
     keys = {base_key(run.foreseen) for run in runs}
     if len(keys) != 1 or None in keys:
         raise ConfigError("these runs cannot be trained together: they need one base, held and computed in one way")
@@ -215,13 +230,13 @@ def train_together(
         opened = [_adopt(adapters, str(number), run.foreseen) for number, run in enumerate(runs)]
         heads = {name: modules(adapters[name])[HEAD] for name in adapters.names if HEAD in adapters[name].layers}
         route = stack.enter_context(adapters.routed(adapters.names))
-        joint = _Joint(model, route, heads)
+        joint = Joint(model, route, heads)
         lanes = []
         for number, (run, one, log) in enumerate(zip(runs, opened, logs, strict=True)):
             output, name = Path(run.foreseen.config.output), str(number)
             begun = begin(one, output, run.resume, log, stop, _objective(joint, name))
-            lanes.append(_Lane(name, one, begun, output, log))
-        return _lockstep(joint, lanes)
+            lanes.append(Lane(name, one, begun, output, log))
+        yield joint, lanes
 
 
 def _adopt(adapters: AdapterSet, name: str, foreseen: Foreseen) -> Opened:
@@ -231,11 +246,11 @@ def _adopt(adapters: AdapterSet, name: str, foreseen: Foreseen) -> Opened:
     return over_model(foreseen, adapters.model, training)
 
 
-def _objective(joint: _Joint, name: str) -> Callable[[CausalLM, MicroBatch], Sums]:
+def _objective(joint: Joint, name: str) -> Callable[[CausalLM, MicroBatch], Sums]:
     return lambda model, batch: joint.sums([(name, batch)])[0]
 
 
-def _lockstep(joint: _Joint, lanes: Sequence[_Lane]) -> list[RunResult | TrainingStopped]:
+def _lockstep(joint: Joint, lanes: Sequence[Lane]) -> list[RunResult | TrainingStopped]:
     started = time.perf_counter()
     joint.model.train()
     _rehearse(joint, lanes)
@@ -261,12 +276,12 @@ def _lockstep(joint: _Joint, lanes: Sequence[_Lane]) -> list[RunResult | Trainin
     return [lane.outcome for lane in lanes if lane.outcome is not None]
 
 
-def _end(lane: _Lane, started: float) -> None:
+def _end(lane: Lane, started: float) -> None:
     lane.begun.engine.finish(lane.begun.progress, started)
     lane.outcome = end(lane.opened, lane.begun, lane.output, lane.log)
 
 
-def _rehearse(joint: _Joint, lanes: Sequence[_Lane]) -> None:
+def _rehearse(joint: Joint, lanes: Sequence[Lane]) -> None:
     """Forward and backward of all runs' largest micro-batches, to no effect; see `Engine.rehearse`."""
     for lane in lanes:
         lane.begun.engine.trainable.seed_step(lane.begun.engine.seed)
