@@ -125,6 +125,11 @@ class TokenRows(nn.Module):
         self.register_buffer("places", places)
         self.values = nn.Parameter(weight.detach()[self.ids].float())
 
+    def fold(self, tensors: dict[str, Tensor]) -> None:
+        """Put the rows into the table, of the embedding or of the head; see `Part`."""
+        own = self.values.detach().to(tensors["weight"].dtype)
+        tensors["weight"] = tensors["weight"].index_copy(0, self.ids, own)
+
 
 class TokenEmbedding(nn.Module):
     """An embedding some of whose rows are trained; the rest is frozen."""
@@ -158,8 +163,7 @@ class TokenEmbedding(nn.Module):
 
     def fold(self, tensors: dict[str, Tensor]) -> None:
         """Put the rows into the table; see `Part`."""
-        own = self.rows.values.detach().to(tensors["weight"].dtype)
-        tensors["weight"] = tensors["weight"].index_copy(0, self.rows.ids, own)
+        self.rows.fold(tensors)
 
 
 class TokenHead(nn.Module):
@@ -200,5 +204,4 @@ class TokenHead(nn.Module):
 
     def fold(self, tensors: dict[str, Tensor]) -> None:
         """Put the rows into the table; see `Part`."""
-        own = self.rows.values.detach().to(tensors["weight"].dtype)
-        tensors["weight"] = tensors["weight"].index_copy(0, self.rows.ids, own)
+        self.rows.fold(tensors)
