@@ -1,7 +1,10 @@
-"""Machines as their files in /proc and /sys describe them."""
+"""Machines as their files in /proc and /sys describe them, and the heap of a process."""
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +71,41 @@ def test_this_machine_has_cores_and_perhaps_a_load() -> None:
     assert system.available_cores() >= 1
     load = system.load_average()
     assert load is None or load >= 0
+
+
+CHURN = """
+import ctypes, resource, sys
+from contextlib import nullcontext
+from veneer.system import heap_kept
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+
+def churn():
+    blocks = [libc.malloc(16 << 20) for _ in range(8)]
+    for block in blocks:
+        ctypes.memset(block, 1, 16 << 20)
+    for block in reversed(blocks):
+        libc.free(block)
+
+with heap_kept() if sys.argv[1] == "kept" else nullcontext():
+    for _ in range(3):
+        churn()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    churn()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_within_the_block_freed_memory_stays_the_processs(tmp_path: Path) -> None:
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("only glibc's heap is kept")
+    # In a process of its own: what the heap of this one holds depends on the tests before.
+    script = tmp_path / "churn.py"
+    script.write_text(CHURN, encoding="utf-8")
+    kept, given_back = (
+        int(subprocess.run([sys.executable, script, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("kept", "given_back")
+    )
+    assert kept < 100
+    assert given_back > 1000  # so that the number above says something

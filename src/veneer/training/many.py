@@ -36,6 +36,7 @@ from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
 from veneer.options import Method, Recompute
+from veneer.system import heap_kept
 from veneer.training.build import adapter_on, base_model
 from veneer.training.engine import Step
 from veneer.training.objective import Sums, supervised_sums
@@ -218,6 +219,7 @@ def joined(
     device = resolve_device(config.compute.device)
     with ExitStack() as stack:
         stack.enter_context(threads_of(config))
+        stack.enter_context(heap_kept())
         logs = [
             stack.enter_context(run_folder(run.foreseen.config, run.resume, subscribers(number)))
             for number, run in enumerate(runs)

@@ -27,6 +27,7 @@ from veneer.model.recompute import Recomputation
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.options import Factors, Init, Method, Products, Recompute
 from veneer.plan.plan import Plan
+from veneer.system import heap_kept
 from veneer.training.build import as_stored, build, with_new_tokens
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
@@ -86,7 +87,7 @@ def train(
         VeneerError: of the kind that `veneer.errors` draws, whatever is wrong; nothing that was complete is lost.
     """
     check(config)
-    with threads_of(config), run_folder(config, resume, subscribers) as log:
+    with threads_of(config), heap_kept(), run_folder(config, resume, subscribers) as log:
         return _train(config, Path(config.output), resume, log, stop)
 
 
