@@ -143,7 +143,7 @@ def _prepare(config: CompareConfig, output: Path) -> _Rows:
     rows = read_rows(config.data)
     records = [record for record, _ in rows]
     if config.eval_data is None:
-        _, heldout = split(records, config.held_out, seed=0)
+        _, heldout = split(records, config.held_out)
         apart = {record.where for record in heldout}
         scored = [row for record, row in rows if record.where in apart]
         training = [row for record, row in rows if record.where not in apart]

@@ -58,7 +58,7 @@ def load_rows(config: RunConfig, tokenizer: Tokenizer, notice: Notice) -> Rows:
     if config.data.eval_file is not None:
         heldout = read_records(config.data.eval_file)
     elif config.data.held_out:
-        records, heldout = split(records, config.data.held_out, config.train.seed)
+        records, heldout = split(records, config.data.held_out)
     shared = overlap(records, heldout)
     if shared:
         notice(
@@ -74,8 +74,11 @@ def load_rows(config: RunConfig, tokenizer: Tokenizer, notice: Notice) -> Rows:
     )
 
 
-def split(records: list[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
+def split(records: list[Record], share: float) -> tuple[list[Record], list[Record]]:
     """Keep `share` of the records (at least one) apart; both parts stay in the file's order.
+
+    Which ones follows from the records' number alone: runs of several seeds, or points of a sweep, are evaluated on the
+    same rows.
 
     Raises:
         DataError: there are too few records to have some on both sides.
@@ -86,7 +89,7 @@ def split(records: list[Record], share: float, seed: int) -> tuple[list[Record],
             f"data.held_out={share} of {len(records)} rows leaves none to train on; give more rows or an eval_file"
         )
     # Another stream than the epochs' orders, which start from 0.
-    chosen = set(order(len(records), seed=seed, epoch=2**31)[:count].tolist())
+    chosen = set(order(len(records), seed=0, epoch=2**31)[:count].tolist())
     kept = [record for index, record in enumerate(records) if index not in chosen]
     return kept, [record for index, record in enumerate(records) if index in chosen]
 
