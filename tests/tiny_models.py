@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.load import Holding, load_model
+from veneer.model import recompute as recompute_module
 from veneer.model.attention import PackedAttention
 from veneer.model.decoder import CausalLM
 from veneer.native import library
@@ -115,3 +117,27 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
     """max |a − b|, in float64."""
     assert a.shape == b.shape
     return float((a.detach().double() - b.detach().double()).abs().max())
+
+
+@contextmanager
+def saved_for_backward(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, Tensor]]:
+    """Every tensor that autograd saves within the block, by its storage.
+
+    Hooks do not nest, so those of `remade` are listened to as well.
+    """
+    found: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        found[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    pack_of = recompute_module._Remade.pack
+
+    def listening(self: Any, tensor: Tensor) -> Any:
+        kept = pack_of(self, tensor)
+        return note(kept) if isinstance(kept, Tensor) else kept
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recompute_module._Remade, "pack", listening)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            yield found

@@ -5,6 +5,7 @@ Documents are longer than the windows, so that a window that is ignored shows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,27 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tiny_models import documents, largest_difference, ours, packed_hidden, packed_logits, saved, their_logits, tiny
+from tiny import chat_tokenizer
+from tiny_models import (
+    SHAPES,
+    documents,
+    largest_difference,
+    ours,
+    packed_hidden,
+    packed_logits,
+    saved,
+    saved_for_backward,
+    their_logits,
+    tiny,
+)
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
 from veneer.config import QuantSection
+from veneer.errors import ModelError
 from veneer.exports.base import MergeBase, Trained, open_source
 from veneer.exports.merge import write_merged
+from veneer.generation import Sampling, generate
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding, expected_tensors, load_model
 from veneer.losses import linear_cross_entropy
@@ -30,6 +45,10 @@ from veneer.model.attention import PackedAttention
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation
+from veneer.model.spec import spec_from_hf
+from veneer.options import Method
+from veneer.plan.kept import kept_activations
+from veneer.plan.setup import Cut, Setup
 
 YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 LLAMA3 = {
@@ -203,12 +222,12 @@ def test_prompts_and_steps_equal_the_whole_text(variant: str, tmp_path: Path) ->
         positions = torch.cat([torch.arange(length) for length in lengths])
         logits = model.logits(model.hidden(tokens, positions, cache.prefill(lengths))).split(lengths)
         for row, length in enumerate(lengths):
-            assert largest_difference(logits[row], whole[row][:length]) < 2e-5
+            assert largest_difference(logits[row], whole[row][:length]) < 1e-4
         for made in range(steps):
             new = torch.tensor([text[length + made] for text, length in zip(texts, lengths, strict=True)])
             step = model.logits(model.hidden(new, cache.lengths, cache.step()))
             for row, length in enumerate(lengths):
-                assert largest_difference(step[row], whole[row][length + made]) < 2e-5
+                assert largest_difference(step[row], whole[row][length + made]) < 1e-4
 
 
 @every_family
@@ -224,7 +243,7 @@ def test_documents_that_share_a_beginning_are_computed_as_if_they_did_not(varian
         hidden = model.hidden(tokens, torch.cat(places), PackedAttention(lengths, 14))
         logits = model.logits(hidden)[14:].split(lengths)
         for own, text in zip(logits, rest, strict=True):
-            assert largest_difference(own, packed_logits(model, [beginning + text])[14:]) < 2e-5
+            assert largest_difference(own, packed_logits(model, [beginning + text])[14:]) < 1e-4
 
 
 # ---------------------------------------------------------------------------------------------------------- adapters
@@ -276,6 +295,7 @@ def test_a_merged_model_is_read_by_transformers(variant: str, tmp_path: Path) ->
     for name in ("adapter", "merged"):
         (tmp_path / name).mkdir()
     save_adapter(tmp_path / "adapter", adapter, base=str(tmp_path / "base"))
+    chat_tokenizer().save(str(tmp_path / "base" / "tokenizer.json"))
     trained = Trained(quantized=False, quant=QuantSection(), dtype=torch.float32)
     checkpoint = open_checkpoint(tmp_path / "base")
     source = open_source(checkpoint, tmp_path / "adapter", MergeBase.ORIGINAL, trained)
@@ -320,3 +340,97 @@ def test_qlora_learns_and_its_adapter_is_read_by_peft(variant: str, tmp_path: Pa
             theirs.get_submodule(path).weight.copy_(base.dequantize(torch.float32))
         reference = PeftModel.from_pretrained(theirs, tmp_path / "adapter")
         assert largest_difference(packed_logits(model.eval(), texts), their_logits(reference, texts)) < 1e-4
+
+
+# ------------------------------------------------------------------------------------- lengths, rounding, the plan
+
+
+@pytest.mark.parametrize("variant", ["phi3 longrope", "phi4 mini", "gemma2", "cohere", "granite", "smollm3 window"])
+def test_generation_continues_as_the_whole_text_says(variant: str, tmp_path: Path) -> None:
+    """LongRoPE's rows cross the trained context of 32 tokens on their way."""
+    model = ours(theirs_of(variant), tmp_path)
+    prompts = documents([28, 3, 31, 32, 40])
+    made = generate(model, prompts, sampling=Sampling(max_new_tokens=9), stop_ids=frozenset())
+    for prompt, new in zip(prompts, made, strict=True):
+        text = list(prompt)
+        for token in new:
+            with torch.no_grad():
+                assert int(packed_logits(model, [text])[-1].argmax()) == token
+            text.append(token)
+
+
+@pytest.mark.parametrize("variant", ["gemma2", "gemma3", "olmo2", "cohere", "stablelm", "granite", "qwen3"])
+def test_bfloat16_is_as_close_to_float32_as_transformers_is(variant: str, tmp_path: Path) -> None:
+    theirs = theirs_of(variant)
+    narrow, model = ours(theirs, tmp_path, dtype=torch.bfloat16), ours(theirs, tmp_path)
+    texts = documents([40, 17])
+    with torch.no_grad():
+        exact = packed_logits(model, texts)
+        mine = packed_logits(narrow, texts).float() - exact
+        other = their_logits(theirs.bfloat16(), texts).float() - exact
+    assert float(mine.square().mean().sqrt()) < 1.15 * float(other.square().mean().sqrt())
+
+
+@every_family
+@pytest.mark.parametrize("method", [Method.LORA, Method.FULL])
+def test_the_plan_counts_what_is_kept(
+    variant: str, method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights and trained tensors to the element, activations at least; and not half as much again."""
+    holding = Holding.FROZEN if method is Method.LORA else Holding.TRAINABLE
+    model = ours(theirs_of(variant), tmp_path, holding=holding)
+    lora = LoraSpec(rank=4, alpha=8.0)
+    trained = list(model.parameters()) if method is Method.FULL else list(inject(model, lora).parameters())
+    texts = documents([40, 33])
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    with saved_for_backward(monkeypatch) as found:
+        mean_loss(model, texts)
+    really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
+    setup = Setup(spec=model.spec, method=method, dtype=torch.float32, lora=lora)
+    counted = kept_activations(setup, Cut(tokens=73, longest=40, supervised=71), recompute=False)
+    assert really <= counted < 1.5 * really
+    names = {id(parameter) for parameter in trained}
+    assert setup.trained_weights == sum(p.numel() for p in model.parameters() if id(p) in names)
+    assert setup.linear_weights + setup.other_weights == sum(
+        math.prod(s) for s in expected_tensors(model.spec).values()
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- refused
+
+GEMMA3_FLAT = {"rope_parameters": {"rope_type": "default", "rope_theta": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "words"),
+    [
+        ("mistral", {"sliding_window": 0}, ["sliding_window is 0"]),
+        ("mistral", {"layer_types": ["full_attention"] * 2}, ["layer_types", "sliding_window 4096"]),
+        ("mistral", {"hidden_act": "gelu"}, ["'gelu'", "silu"]),
+        ("qwen2", {"layer_types": ["full_attention"]}, ["each of the 2 layers"]),
+        ("qwen3", {"layer_types": ["full_attention", "linear_attention"]}, ["linear_attention"]),
+        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, ["no sliding_window is set"]),
+        ("qwen2", {"use_sliding_window": "yes"}, ["use_sliding_window", "'yes'"]),
+        ("qwen2", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, ["dynamic", "null"]),
+        ("qwen2", {"rope_scaling": {"rope_type": "yarn", "factor": "2"}}, ["factor", "'2'"]),
+        ("qwen2", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor: 0.5"]),
+        ("gemma2", {"use_bidirectional_attention": True}, ["use_bidirectional_attention: True"]),
+        ("gemma2", {"attn_logit_softcapping": -1.0}, ["attn_logit_softcapping", "-1.0"]),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, ["attn_logit_softcapping: 50.0"]),
+        ("gemma3_text", GEMMA3_FLAT, ["full_attention", "sliding_attention"]),
+        ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["'linear'", "longrope"]),
+        ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 8}}, ["long_factor", "None"]),
+        ("phi3", {"rope_scaling": longrope(7)}, ["7 factors", "needs 8"]),
+        ("phi3", {"partial_rotary_factor": 0.35}, ["partial_rotary_factor 0.35", "even"]),
+        ("olmo2", {"clip_qkv": 8.0}, ["clip_qkv: 8.0", "backend hf"]),
+        ("smollm3", {"no_rope_layers": [1]}, ["no_rope_layers", "2 layers"]),
+        ("granite", {"logits_scaling": 0}, ["logits_scaling", "0"]),
+        ("granite", {"position_embedding_type": "nope"}, ["position_embedding_type: 'nope'"]),
+        ("cohere", {"layer_norm_eps": None}, ["layer_norm_eps: missing"]),
+    ],
+)
+def test_what_is_not_computed_is_refused(model_type: str, changes: dict[str, Any], words: list[str]) -> None:
+    config = {**SHAPES, "layer_norm_eps": 1e-5, "model_type": model_type} | changes
+    with pytest.raises(ModelError) as caught:
+        spec_from_hf(config)
+    assert [word for word in words if word not in str(caught.value)] == []
