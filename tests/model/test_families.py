@@ -6,6 +6,7 @@ Documents are longer than the windows, so that a window that is ignored shows.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,11 @@ from veneer.generation import Sampling, generate
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding, expected_tensors, load_model
 from veneer.losses import linear_cross_entropy
+from veneer.model import shape
 from veneer.model.attention import PackedAttention
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
+from veneer.model.families import reading
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
 from veneer.options import Method
@@ -473,3 +476,15 @@ def test_what_is_not_computed_is_refused(model_type: str, changes: dict[str, Any
     with pytest.raises(ModelError) as caught:
         spec_from_hf(config)
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_the_documented_function_is_the_family() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "adding-a-model.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(def mistral.*?)```", page, re.S)
+    names = {**vars(reading), **vars(shape)}
+    exec(compile(f"from __future__ import annotations\n{code}", "adding-a-model.md", "exec"), names)
+    for variant, (model_type, changes) in FAMILIES.items():
+        if model_type == "mistral":
+            config = {**SHAPES, **changes, "model_type": "mistral"}
+            assert names["mistral"](config) == spec_from_hf(config), variant
+    assert f'"mistral": {FAMILIES["mistral"]},'.replace("'", '"') in page
