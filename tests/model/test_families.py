@@ -464,6 +464,8 @@ GEMMA3_FLAT = {"rope_parameters": {"rope_type": "default", "rope_theta": 1.0}}
         ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 8}}, ["long_factor", "None"]),
         ("phi3", {"rope_scaling": longrope(7)}, ["7 factors", "needs 8"]),
         ("phi3", {"partial_rotary_factor": 0.35}, ["partial_rotary_factor 0.35", "even"]),
+        ("phi3", {"attention_bias": True}, ["attention_bias: True"]),
+        ("qwen2", {"use_mrope": True}, ["use_mrope: True"]),
         ("olmo2", {"clip_qkv": 8.0}, ["clip_qkv: 8.0", "backend hf"]),
         ("smollm3", {"no_rope_layers": [1]}, ["no_rope_layers", "2 layers"]),
         ("granite", {"logits_scaling": 0}, ["logits_scaling", "0"]),
