@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 
 from veneer.errors import ModelError, listing
 from veneer.io.gguf import MAPPED_BYTES, GgufCheckpoint
-from veneer.io.prequantised import StoredFormat, StoredTensors, StoredWeight, check_method
+from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredTensors, StoredWeight, check_method
+from veneer.io.scaled import FLOAT8, ScaledTensors
 from veneer.io.tokenizer import Tokenizer, from_directory
 
 INDEX = "model.safetensors.index.json"
@@ -30,7 +31,7 @@ HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
-_READABLE = ("F32", "F16", "BF16", "F64")
+_READABLE = ("F32", "F16", "BF16", "F64", *FLOAT8)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -45,7 +46,8 @@ class Checkpoint(Protocol):
     """generation_config.json, or empty."""
     stored: Mapping[str, StoredFormat]
     """The weights that the files hold quantised by bitsandbytes, by name. They stand in `names` and have the shape of
-    what they decode to; `read` refuses them, `read_stored` hands out their parts."""
+    what they decode to; `read` refuses them, `read_stored` hands out their parts. (Weights in fp8 or MXFP4 are read as
+    what they decode to, like any other.)"""
 
     def names(self) -> list[str]:
         """Hugging Face names of all tensors."""
@@ -186,13 +188,24 @@ class SafetensorsCheckpoint:
             raise ModelError(f"{self.path / INDEX} lists tensors that the shards do not hold:\n{listing(absent)}")
         self._quantised = StoredTensors(str(self.path), self._where, self._raw, self._stored_shape)
         self.stored: Mapping[str, StoredFormat] = self._quantised.formats
+        self._scaled = ScaledTensors(
+            str(self.path),
+            self._where,
+            kind=self._kind,
+            shape=self._stored_shape,
+            raw=self._raw,
+            settings=self.config.get(CONFIG_KEY) or {},
+        )
 
     def names(self) -> list[str]:
         """Names of all tensors, sorted."""
-        return sorted(self._where.keys() - self._quantised.parts)
+        found = self._where.keys() | self._scaled.shapes.keys()
+        return sorted(found - self._quantised.parts - self._scaled.parts)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor. Raises ModelError for an unknown name."""
+        if name in self._scaled:
+            return self._scaled.shapes[name]
         return self.stored[name].shape if name in self.stored else self._stored_shape(name)
 
     def _stored_shape(self, name: str) -> tuple[int, ...]:
@@ -202,9 +215,11 @@ class SafetensorsCheckpoint:
         """One tensor, copied once out of the mapped file and converted to `dtype` on the way.
 
         Raises:
-            ModelError: there is no such tensor, or its stored type is not F32, F16, BF16 or F64.
+            ModelError: there is no such tensor, or it is stored as a type that is not read.
         """
-        kind = self._shard(name).get_slice(name).get_dtype()
+        if name in self._scaled:
+            return self._scaled.read(name, dtype)
+        kind = self._kind(name)
         if kind not in _READABLE or name in self.stored:
             raise ModelError(
                 f"{self.path}: the tensor {name} is stored as {kind}, and {', '.join(_READABLE)} are read. "
@@ -218,13 +233,17 @@ class SafetensorsCheckpoint:
             raise ModelError(f"{self.path}: the tensor {name} is not stored quantised.")
         return self._quantised.read(name)
 
-    def _raw(self, name: str) -> torch.Tensor:
-        return self._mapped(name).clone()
+    def _kind(self, name: str) -> str:
+        return str(self._shard(name).get_slice(name).get_dtype())
 
-    def _mapped(self, name: str) -> torch.Tensor:
-        """One tensor in the mapped file, to be copied at once: one that is held keeps its mapping."""
+    def _raw(self, name: str, index: int | None = None) -> torch.Tensor:
+        return self._mapped(name, index).clone()
+
+    def _mapped(self, name: str, index: int | None = None) -> torch.Tensor:
+        """One tensor in the mapped file (or one entry of it), to be copied at once: one that is held keeps its
+        mapping."""
         shard, file = self._shard(name), self._where[name]
-        mapped: torch.Tensor = shard.get_tensor(name)
+        mapped: torch.Tensor = shard.get_tensor(name) if index is None else shard.get_slice(name)[index]
         self._touched[file] += mapped.nbytes
         if self._touched[file] > MAPPED_BYTES:
             self._shards[file], self._touched[file] = _open_shard(self.path / file), 0
