@@ -75,6 +75,13 @@ class Routes:
                 yield expert, slice(start, start + count)
             start += count
 
+    def of_tokens(self, start: int, stop: int) -> Routes:
+        """Those of the tokens from `start` to `stop`, which are then numbered from 0."""
+        kept = (self.rows >= start) & (self.rows < stop)
+        experts = torch.repeat_interleave(torch.tensor(self.counts, device=kept.device))[kept]
+        counts = torch.bincount(experts, minlength=len(self.counts))
+        return Routes(self.rows[kept] - start, self.weights[kept], tuple(counts.tolist()))
+
 
 def route(scores: Tensor, top_k: int, routing: Routing) -> Routes:
     """The routes that a router's scores `[tokens, experts]` (float32) mean."""

@@ -68,6 +68,18 @@ class MixtureSpec:
         """Inputs of `GATE_UP` or `DOWN` of one expert."""
         return hidden if parameter == GATE_UP else self.inner
 
+    def layers(self, count: int) -> list[int]:
+        """Numbers of the layers that have experts, of `count` layers."""
+        return [layer for layer in range(count) if layer not in self.dense]
+
+    def parameters(self, count: int) -> list[str]:
+        """Paths of the experts' parameters as transformers holds them, of `count` layers."""
+        return [f"model.layers.{n}.mlp.experts.{name}" for n in self.layers(count) for name in (GATE_UP, DOWN)]
+
+    def routers(self, count: int) -> list[str]:
+        """Paths of the routers of `count` layers."""
+        return [f"model.layers.{layer}.mlp.{self.router}" for layer in self.layers(count)]
+
 
 def check_mixture(config: Mapping[str, Any], experts: str, inner: str) -> None:
     """Refuse a mixture whose numbers cannot be.
