@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import TOKENIZER_FILE, load_adapter, read_config, read_tensors, read_tokenizer
+from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import QuantSection
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
@@ -105,7 +106,7 @@ class _OnFiles:
         return _FileLinear(self.checkpoint, path, in_features, out_features, bias)
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
-        if len(shape) > 1 and not self.tables:
+        if path in (f"{EMBEDDING}.weight", f"{HEAD}.weight") and not self.tables:
             return nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
         return nn.Parameter(self.checkpoint.read(path, torch.float32), requires_grad=False)
 
