@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.options import Factors, Variant
+from veneer.plan.mixture import has_experts, kept_by_experts
 from veneer.plan.setup import Cut, Setup
 from veneer.plan.trained import Linear
 
@@ -39,7 +40,8 @@ def kept_by_layer(setup: Setup, cut: Cut, layer: int, *, learned: bool) -> int:
     )
     learned = learned or setup.full
     total = 0
-    for norm, leaves, kept, own_input in stages:
+    experts = has_experts(spec, layer)
+    for norm, leaves, kept, own_input in stages[:2] if experts else stages:
         learned = learned or (norm is not None and setup.saves(f"model.layers.{layer}.{norm}"))
         ranked = any(lines[leaf].rank for leaf in leaves)
         if learned:
@@ -48,7 +50,11 @@ def kept_by_layer(setup: Setup, cut: Cut, layer: int, *, learned: bool) -> int:
             total += own_input
         total += sum(_by_linear(setup, lines[leaf], tokens, learned=learned) for leaf in leaves)
         learned = learned or ranked or any(setup.learns(lines[leaf]) for leaf in leaves)
-    return total
+    if not experts:
+        return total
+    learned = learned or setup.saves(f"model.layers.{layer}.post_attention_layernorm")
+    total += wide + tokens * STATISTIC if learned else 0
+    return total + kept_by_experts(spec, lines, tokens, size, learned=learned, full=setup.full)
 
 
 def _keeps_inputs(setup: Setup) -> bool:
