@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from test_plan import HOLDINGS, saved_for_backward, two_documents
-from tiny_mixtures import tiny_mixture
+from tiny_mixtures import KINDS, tiny_mixture
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.config import QuantSection
@@ -26,7 +26,6 @@ from veneer.plan.time import operations
 from veneer.quant.packed import PackedLinear
 from veneer.training.objective import supervised_cross_entropy
 
-KINDS = ("mixtral",)
 TARGETS: tuple[Any, ...] = (
     "all-linear", ("q_proj", "v_proj"), ("gate_up_proj",), ("down_proj",), ("gate",), ("o_proj", "gate", "down_proj"),
 )  # fmt: skip

@@ -63,7 +63,8 @@ class Source:
         held = self.adapter.base_of(path) or self.model.get_submodule(path)
         if leaf == "weight" and isinstance(held, PackedLinear):
             return held.dequantize(torch.float32)
-        if isinstance(held, Embedding | DenseLinear) and held.weight.shape != self.checkpoint.shape(name):
+        dense = leaf == "weight" and isinstance(held, Embedding | DenseLinear)
+        if dense and held.weight.shape != self.checkpoint.shape(name):
             return held.weight.detach().float()  # the adapter's vocabulary is another one
         return self.checkpoint.read(name, torch.float32)
 
