@@ -63,9 +63,9 @@ class Source:
         held = self.adapter.base_of(path) or self.model.get_submodule(path)
         if leaf == "weight" and isinstance(held, PackedLinear):
             return held.dequantize(torch.float32)
-        dense = leaf == "weight" and isinstance(held, Embedding | DenseLinear)
-        if dense and held.weight.shape != self.checkpoint.shape(name):
-            return held.weight.detach().float()  # the adapter's vocabulary is another one
+        dense = isinstance(held, Embedding | DenseLinear) and leaf == "weight"
+        if dense and held.get_parameter("weight").shape != self.checkpoint.shape(name):
+            return held.get_parameter("weight").detach().float()  # the adapter's vocabulary is another one
         return self.checkpoint.read(name, torch.float32)
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:

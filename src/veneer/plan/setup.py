@@ -14,16 +14,15 @@ import torch
 from veneer.adapters.combinations import refuse
 from veneer.adapters.experts import on_experts, target_paths
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, names_path
+from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_path
 from veneer.config import QuantSection, RunConfig
 from veneer.errors import AdapterError, listing
+from veneer.load import linear_shapes, norm_shapes
 from veneer.model.spec import DecoderSpec
 from veneer.options import Factors, Init, Method, OptimizerName, Products
 from veneer.plan.mixture import has_experts, mixture_lines, share_of_experts
 from veneer.plan.trained import Linear, Shape, by_adapter, by_full, by_linear, norm_paths
 from veneer.quant.schemes import skipped
-
-LEAVES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, Linear]]:
@@ -32,37 +31,25 @@ def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, 
     Raises:
         AdapterError: `lora` names what is not there, or a rank exceeds a layer's smaller side.
     """
-    dim, inner = spec.hidden_size, spec.intermediate_size
-    queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    sizes = {
-        "q_proj": (dim, queries), "k_proj": (dim, keys), "v_proj": (dim, keys), "o_proj": (queries, dim),
-        "gate_proj": (dim, inner), "up_proj": (dim, inner), "down_proj": (inner, dim),
-    }  # fmt: skip
-    paths = [
-        [
-            f"model.layers.{layer}.{'self_attn' if leaf in LEAVES[:4] else 'mlp'}.{leaf}"
-            for leaf in (LEAVES[:4] if has_experts(spec, layer) else LEAVES)
-        ]
-        for layer in range(spec.num_layers)
-    ]
-    all_paths = target_paths([path for layer in paths for path in layer], spec)
-    adapted = set() if lora is None else set(lora.targets(all_paths))
+    shapes = linear_shapes(spec)
+    adapted = set() if lora is None else set(lora.targets(target_paths(list(shapes), spec)))
     subtracted = lora is not None and lora.init in (Init.PISSA, Init.PISSA_FAST, Init.OLORA)
     saved = () if lora is None else lora.modules_to_save
-    layers = [
-        {
-            leaf: Linear(
-                path,
-                *sizes[leaf],
-                bias=spec.attention_bias if leaf in LEAVES[:4] else spec.mlp_bias,
-                rank=lora.rank_of(path) if lora is not None and path in adapted else 0,
-                subtracted=subtracted,
-                saved=any(names_path(name, path) for name in saved),
-            )
-            for leaf, path in zip(LEAVES, layer, strict=False)
-        }
-        for layer in paths
-    ]
+    layers: list[dict[str, Linear]] = [{} for _ in range(spec.num_layers)]
+    for path, (inputs, outputs, bias) in shapes.items():
+        number = layer_number(path)
+        assert number is not None
+        if ".experts." in path:
+            continue
+        layers[number][path.rpartition(".")[2]] = Linear(
+            path,
+            inputs,
+            outputs,
+            bias=bias,
+            rank=lora.rank_of(path) if lora is not None and path in adapted else 0,
+            subtracted=subtracted,
+            saved=any(names_path(name, path) for name in saved),
+        )
     for number, own in enumerate(layers):
         if has_experts(spec, number):
             own |= mixture_lines(spec, number, lora, adapted)
@@ -221,7 +208,7 @@ class Setup:
         """Elements that are in no matrix of the layers: embedding, a head of its own, norms, biases."""
         spec = self.spec
         biases = sum(line.outputs for layer in self.linears for line in layer.values() if line.bias)
-        norms = (2 * spec.num_layers + 1) * spec.hidden_size
+        norms = sum(prod(shape) for shape in norm_shapes(spec).values())
         return self.head_weights * (1 if spec.tied_head else 2) + norms + biases
 
     @cached_property

@@ -126,7 +126,7 @@ def adapter_on(
 
 def _directions(config: RunConfig, rows: Rows, model: CausalLM, lora: LoraSpec) -> dict[str, torch.Tensor]:
     """EVA's, measured on the rows of the run's first steps: enough of them to span the widest layer."""
-    source = PackedSteps(rows.train, config)
+    source = PackedSteps(rows.train, config, by_length=model.spec.by_length)
     wanted = EVA_ROWS * max(model.spec.hidden_size, model.spec.intermediate_size)
     documents: list[Documents] = []
     for step in range(1, source.total + 1):
