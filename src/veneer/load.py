@@ -136,8 +136,9 @@ def linear_shapes(spec: DecoderSpec) -> dict[str, tuple[int, int, bool]]:
 
 
 def norm_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that belongs to no linear layer, embedding or head, in checkpoint order."""
-    return dict(_recorded(spec).norms)
+    """Name and shape of every tensor that is of no linear layer, router, embedding or head, in checkpoint order."""
+    routers = () if spec.mixture is None else tuple(f"{path}." for path in spec.mixture.routers(spec.num_layers))
+    return {name: shape for name, shape in _recorded(spec).norms.items() if not name.startswith(routers)}
 
 
 def stored_quantisation(checkpoint: Checkpoint, spec: DecoderSpec) -> QuantSection | None:

@@ -26,8 +26,17 @@ from veneer.native.library import MIN_DIM_MULTIPLE, Documents, Kernels, kernels,
 class Attention(Protocol):
     """How the tokens of one forward pass see each other."""
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mixing: Mixing = PLAIN) -> Tensor:
-        """Mix the values that each query may see, `[tokens, heads, head_dim]`."""
+    def attend(
+        self,
+        layer: int,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mixing: Mixing = PLAIN,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
+        """Mix the values that each query may see, `[tokens, heads, head_dim]`; `sinks` `[heads]` are scores without a
+        value."""
         ...
 
     def text_lengths(self) -> Tensor:
@@ -86,7 +95,15 @@ class PackedAttention:
         texts = [shared, *(shared + length for length in own[1:])] if shared else list(own)
         return torch.repeat_interleave(torch.tensor(texts), torch.tensor(own))
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mixing: Mixing = PLAIN) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mixing: Mixing = PLAIN,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
         """Attend within documents; see `Attention.attend`."""
         if self._tokens != len(queries) or len(queries) != len(keys) or keys.shape != values.shape:
             # The kernel reads by these lengths, so a mistake here must not reach it.
@@ -95,8 +112,12 @@ class PackedAttention:
                 f"keys {list(keys.shape)}, values {list(values.shape)}"
             )
         scale, (lengths, shared) = mixing.of(queries.shape[-1]), (self._documents.lengths, self._documents.shared)
-        if mixing.softcap is not None or (mixing.window is not None and mixing.window < self._longest):
-            return mixed_by_document(queries, keys, values, lengths, shared, mixing)
+        if (
+            sinks is not None
+            or mixing.softcap is not None
+            or (mixing.window is not None and mixing.window < self._longest)
+        ):
+            return mixed_by_document(queries, keys, values, lengths, shared, mixing, sinks)
         if queries.is_cuda:
             return packed_attention(queries, keys, values, lengths, scale, shared=shared)
         if kernels() is not None and usable(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0:

@@ -26,9 +26,17 @@ class BlockAttention:
         """See `veneer.model.attention.Attention.text_lengths`."""
         return torch.cat([one.text_lengths() for one in self._layouts])
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mixing: Mixing = PLAIN) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mixing: Mixing = PLAIN,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
         """Attend within blocks; see `veneer.model.attention.Attention.attend`."""
         blocks = zip(*(torch.split(x, self._tokens) for x in (queries, keys, values)), strict=True)
         return torch.cat(
-            [one.attend(layer, q, k, v, mixing) for one, (q, k, v) in zip(self._layouts, blocks, strict=True)]
+            [one.attend(layer, q, k, v, mixing, sinks) for one, (q, k, v) in zip(self._layouts, blocks, strict=True)]
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from veneer.model.attention import PackedAttention
 from veneer.model.shape import PLAIN, DecoderSpec, Mixing
-from veneer.model.windowed import softcapped
+from veneer.model.windowed import softcapped, softmax_beside
 from veneer.native.library import kernels, usable
 
 
@@ -62,11 +62,19 @@ class PrefillAttention:
         """See `veneer.model.attention.Attention.text_lengths`."""
         return self._packed.text_lengths()
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mixing: Mixing = PLAIN) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mixing: Mixing = PLAIN,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
         """See `veneer.model.attention.Attention.attend`."""
         self._cache.keys[layer][self._rows, :, self._columns] = keys
         self._cache.values[layer][self._rows, :, self._columns] = values
-        return self._packed.attend(layer, queries, keys, values, mixing)
+        return self._packed.attend(layer, queries, keys, values, mixing, sinks)
 
 
 class StepAttention:
@@ -85,17 +93,25 @@ class StepAttention:
         """See `veneer.model.attention.Attention.text_lengths`."""
         return self._seen
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mixing: Mixing = PLAIN) -> Tensor:
+    def attend(
+        self,
+        layer: int,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        mixing: Mixing = PLAIN,
+        sinks: Tensor | None = None,
+    ) -> Tensor:
         """See `veneer.model.attention.Attention.attend`; `[rows, heads, head_dim]`."""
         cache = self._cache
         cache.keys[layer][self._rows, :, self._positions] = keys
         cache.values[layer][self._rows, :, self._positions] = values
         native, scale = kernels(), mixing.of(queries.shape[-1])
         window = None if mixing.window is None or mixing.window >= self._span else mixing.window
-        plain = window is None and mixing.softcap is None
+        plain = window is None and mixing.softcap is None and sinks is None
         if plain and native is not None and usable(queries, cache.keys[layer], cache.values[layer]):
             return native.attention_step(queries, cache.keys[layer], cache.values[layer], self._seen, scale)
-        return self._attend_padded(layer, queries, keys, Mixing(scale, window, mixing.softcap))
+        return self._attend_padded(layer, queries, keys, Mixing(scale, window, mixing.softcap), sinks)
 
     def _mask(self, window: int | None) -> Tensor:
         """0 where a row sees a column and −∞ where it does not, float32 `[rows, columns]`."""
@@ -107,7 +123,7 @@ class StepAttention:
             self._masks[window] = mask.masked_fill_(hidden, float("-inf"))
         return self._masks[window]
 
-    def _attend_padded(self, layer: int, queries: Tensor, keys: Tensor, mixing: Mixing) -> Tensor:
+    def _attend_padded(self, layer: int, queries: Tensor, keys: Tensor, mixing: Mixing, sinks: Tensor | None) -> Tensor:
         """In torch's own operations.
 
         The query heads of one key head stand side by side, so that grouped queries are one batched product and no key
@@ -121,5 +137,6 @@ class StepAttention:
         past_values = cache.values[layer][:, :, : self._span]
         scores = softcapped(torch.matmul(grouped, past_keys.transpose(-1, -2)).float(), mixing.softcap)
         scores = scores + self._mask(mixing.window)[:, None, None, :]
-        mixed = torch.matmul(torch.softmax(scores, dim=-1).to(queries.dtype), past_values)
+        weights = softmax_beside(scores, None if sinks is None else sinks.view(1, kv_heads, heads // kv_heads, 1))
+        mixed = torch.matmul(weights.to(queries.dtype), past_values)
         return mixed.reshape(rows, heads, dim)

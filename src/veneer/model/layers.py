@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from veneer.model.attention import Attention
+from veneer.model.experts import Expert, Experts, Mixture
 from veneer.model.fused import geglu, swiglu
-from veneer.model.leaves import RmsNorm, Weights, make_norm
+from veneer.model.leaves import DenseLinear, RmsNorm, Weights, make_norm
 from veneer.model.recompute import remade
 from veneer.model.rope import Angles, turn_heads
 from veneer.model.shape import Activation, Block, DecoderSpec, HeadNorm, Norm, Projections
@@ -58,6 +59,7 @@ class SelfAttention(nn.Module):
             self.k_proj = weights.linear(f"{path}.k_proj", dim, inner_kv, bias=spec.attention_bias)
             self.v_proj = weights.linear(f"{path}.v_proj", dim, inner_kv, bias=spec.attention_bias)
         self.o_proj = weights.linear(f"{path}.o_proj", inner, dim, bias=spec.output_bias)
+        self.sinks = weights.parameter(f"{path}.sinks", (spec.num_heads,)) if spec.sinks else None
         self.norms, self.norms_by_head = spec.head_norm_names, spec.head_norm is not HeadNorm.WIDTH
         self.normed = spec.head_norm is not HeadNorm.NONE
         if self.normed:
@@ -72,7 +74,7 @@ class SelfAttention(nn.Module):
         queries = turn_heads(queries.view(len(x), -1, self.head_dim), angles)
         keys = turn_heads(keys.view(len(x), -1, self.head_dim), angles)
         values = values.view(len(x), -1, self.head_dim)
-        mixed = attention.attend(self.layer, queries, keys, values, self.mixing)
+        mixed = attention.attend(self.layer, queries, keys, values, self.mixing, self.sinks)
         return cast(Tensor, self.o_proj(mixed.flatten(1)))
 
     def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -118,7 +120,19 @@ class Mlp(nn.Module):
 
 def feed_forward(spec: DecoderSpec, layer: int, weights: Weights) -> nn.Module:
     """What stands at `model.layers.{layer}.mlp`, `[tokens, dim]` to `[tokens, dim]`."""
-    return Mlp(spec, layer, weights)
+    mixture, dim, path = spec.mixture, spec.hidden_size, f"model.layers.{layer}.mlp"
+    if mixture is None or layer in mixture.dense:
+        return Mlp(spec, layer, weights)
+    # No linear layer by name: a router is never quantised, since a rounded score sends tokens to other experts.
+    router = weights.parameter(f"{path}.{mixture.router}.weight", (mixture.experts, dim))
+    shape = (mixture.experts,)
+    bias = weights.parameter(f"{path}.{mixture.router}.bias", shape) if mixture.router_bias else None
+    sizes = (("gate_proj", dim, mixture.inner), ("up_proj", dim, mixture.inner), ("down_proj", mixture.inner, dim))
+    experts = [
+        Expert(*(weights.linear(f"{path}.experts.{number}.{leaf}", *size, bias=mixture.bias) for leaf, *size in sizes))
+        for number in range(mixture.experts)
+    ]
+    return Mixture(DenseLinear(router, bias), Experts(experts, mixture), mixture)
 
 
 class Layer(nn.Module):

@@ -11,6 +11,7 @@ from enum import Enum
 from functools import cached_property
 from typing import cast
 
+from veneer.model.mixture import MixtureSpec
 from veneer.products import PLAIN_SCORES, Scores
 
 
@@ -193,6 +194,10 @@ class DecoderSpec:
     residual_scale: float = 1.0
     """What a block adds to the residual stream is multiplied with it."""
     scores: Scores = PLAIN_SCORES
+    sinks: bool = False
+    """Whether every head has a sink: a learned score that takes its share of the softmax and has no value."""
+    mixture: MixtureSpec | None = None
+    """The experts, where feed-forward blocks are mixtures."""
 
     @property
     def num_layers(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from veneer.errors import ModelError
 from veneer.model.families.gemma import gemma2, gemma3
 from veneer.model.families.llama import granite, llama, mistral, qwen2, qwen3, smollm3
+from veneer.model.families.mixtures import gpt_oss, mixtral, qwen3_moe
 from veneer.model.families.others import cohere, olmo2, phi3, stablelm
 from veneer.model.shape import DecoderSpec, RopeKind, RopeSpec
 
@@ -29,6 +30,9 @@ FAMILIES: dict[str, Callable[[Mapping[str, Any]], DecoderSpec]] = {
     "granite": granite,
     "cohere": cohere,
     "stablelm": stablelm,
+    "mixtral": mixtral,
+    "qwen3_moe": qwen3_moe,
+    "gpt_oss": gpt_oss,
 }
 """Families by Hugging Face `model_type`."""
 

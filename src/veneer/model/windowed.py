@@ -24,7 +24,16 @@ def softcapped(scores: Tensor, softcap: float | None) -> Tensor:
     return scores if softcap is None else torch.tanh(scores / softcap) * softcap
 
 
-def _block(queries: Tensor, keys: Tensor, values: Tensor, before: int, mixing: Mixing) -> Tensor:
+def softmax_beside(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """Softmax of `[…, keys]` beside sinks `[…, 1]`, of which each takes its share and has no value (gpt-oss,
+    arXiv:2508.10925)."""
+    if sinks is None:
+        return torch.softmax(scores, dim=-1)
+    own = sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)
+    return torch.softmax(torch.cat((scores, own), dim=-1), dim=-1)[..., :-1]
+
+
+def _block(queries: Tensor, keys: Tensor, values: Tensor, sinks: Tensor | None, before: int, mixing: Mixing) -> Tensor:
     """One block: queries `[rows, heads, dim]` against keys and values `[seen, kv_heads, dim]`, of which `before` stand
     in front of the first query's own."""
     rows, heads, dim = queries.shape
@@ -39,7 +48,8 @@ def _block(queries: Tensor, keys: Tensor, values: Tensor, before: int, mixing: M
     hidden = column > at
     if mixing.window is not None:
         hidden |= column <= at - mixing.window
-    weights = torch.softmax(scores.masked_fill(hidden, float("-inf")), dim=-1).to(values.dtype)
+    beside = None if sinks is None else sinks.view(kv_heads, -1, 1, 1)
+    weights = softmax_beside(scores.masked_fill(hidden, float("-inf")), beside).to(values.dtype)
     mixed = torch.matmul(weights.flatten(1, 2), values.transpose(0, 1))
     return mixed.view(kv_heads, -1, rows, dim).permute(2, 0, 1, 3).reshape(rows, heads, dim)
 
@@ -68,27 +78,40 @@ class _ByDocument(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, lengths: tuple[int, ...], shared: int, mixing: Mixing
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        sinks: Tensor | None,
+        lengths: tuple[int, ...],
+        shared: int,
+        mixing: Mixing,
     ) -> Tensor:
-        ctx.save_for_backward(queries, keys, values)
+        ctx.save_for_backward(queries, keys, values, sinks)
         ctx.lengths, ctx.shared, ctx.mixing = lengths, shared, mixing
         output = torch.empty_like(queries)
         for own, spans, before in _blocks(lengths, shared, mixing.window):
-            output[own] = _block(queries[own], _seen(keys, spans), _seen(values, spans), before, mixing)
+            output[own] = _block(queries[own], _seen(keys, spans), _seen(values, spans), sinks, before, mixing)
         return output
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        queries, keys, values = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, values, sinks = ctx.saved_tensors
         # Sums over blocks: in float32, since bfloat16 would drop what is small beside the sum.
         wide = torch.promote_types(queries.dtype, torch.float32)
         grad_queries = torch.empty_like(queries)
         grad_keys, grad_values = (torch.zeros_like(x, dtype=wide) for x in (keys, values))
+        own_sinks = None if sinks is None else sinks.detach().requires_grad_(ctx.needs_input_grad[3])
+        grad_sinks = torch.zeros_like(sinks, dtype=wide) if ctx.needs_input_grad[3] else None
         for own, spans, before in _blocks(ctx.lengths, ctx.shared, ctx.mixing.window):
             leaves = [x.detach().requires_grad_() for x in (queries[own], _seen(keys, spans), _seen(values, spans))]
             with torch.enable_grad():
-                mixed = _block(leaves[0], leaves[1], leaves[2], before, ctx.mixing)
+                mixed = _block(leaves[0], leaves[1], leaves[2], own_sinks, before, ctx.mixing)
+            if grad_sinks is not None and own_sinks is not None:
+                leaves.append(own_sinks)
             found = torch.autograd.grad(mixed, leaves, grads[0][own])
+            if grad_sinks is not None:
+                grad_sinks += found[3]
             grad_queries[own] = found[0]
             start = 0
             for span in spans:
@@ -96,11 +119,18 @@ class _ByDocument(torch.autograd.Function):
                 grad_keys[span] += found[1][start:stop]
                 grad_values[span] += found[2][start:stop]
                 start = stop
-        return grad_queries, grad_keys.to(keys.dtype), grad_values.to(values.dtype), None, None, None
+        last = None if grad_sinks is None else grad_sinks.to(sinks.dtype)
+        return grad_queries, grad_keys.to(keys.dtype), grad_values.to(values.dtype), last, None, None, None
 
 
 def mixed_by_document(
-    queries: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int], shared: int, mixing: Mixing
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Sequence[int],
+    shared: int,
+    mixing: Mixing,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Causal attention within documents, each query within its window, its scores capped; differentiable.
 
@@ -110,7 +140,8 @@ def mixed_by_document(
         lengths: tokens of each document, end to end.
         shared: where above 0, document 0 has so many tokens and is the common beginning that all the others see.
         mixing: scale, window and soft-cap.
+        sinks: `[heads]`, where heads have them.
     """
-    arguments = (queries, keys, values, tuple(lengths), shared, mixing)
+    arguments = (queries, keys, values, sinks, tuple(lengths), shared, mixing)
     result: Tensor = _ByDocument.apply(*arguments)  # type: ignore[no-untyped-call]
     return result

@@ -12,6 +12,7 @@ from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.model.shape import Block, DecoderSpec, HeadNorm, Norm, Projections
 from veneer.native.library import MIN_DIM_MULTIPLE
 from veneer.options import Factors, Variant
+from veneer.plan.mixture import has_experts, kept_by_experts
 from veneer.plan.setup import Cut, Setup
 from veneer.plan.trained import Linear
 
@@ -35,9 +36,10 @@ class _Stage:
     """Bytes that its linear layers keep of their input where nothing does."""
 
 
-def _stages(setup: Setup, tokens: int) -> list[_Stage]:
+def _stages(setup: Setup, tokens: int, *, experts: bool) -> list[_Stage]:
     """A layer's stages; of a model with other norms than Llama's the sums are the most that can be kept.
 
+    Of a mixture what stands behind the norm in front of the experts is left out (`kept_by_experts`).
     The attention kernel's output is kept by the kernel, so that the layer behind it adds nothing.
     """
     spec, size = setup.spec, setup.dtype.itemsize
@@ -64,6 +66,8 @@ def _stages(setup: Setup, tokens: int) -> list[_Stage]:
     if block is Block.SANDWICH:
         middle = [_Stage(between, (), norm), _Stage(block.norms[2:3], gates, norm, wide)]
         return [*front, *middle, down, _Stage(behind, (), norm)]
+    if experts:
+        return [*front, _Stage(between, (), norm)]
     return [*front, _Stage(between, gates, norm, wide), down]
 
 
@@ -92,8 +96,8 @@ def kept_by_layer(setup: Setup, cut: Cut, layer: int, *, learned: bool) -> int:
     """
     lines, tokens = setup.linears[layer], cut.tokens
     learned = learned or setup.full
-    total = 0
-    for stage in _stages(setup, tokens):
+    total, experts = 0, has_experts(setup.spec, layer)
+    for stage in _stages(setup, tokens, experts=experts):
         learned = learned or setup.saves(*(f"model.layers.{layer}.{norm}" for norm in stage.norms))
         ranked = any(lines[leaf].rank for leaf in stage.leaves)
         if learned:
@@ -104,6 +108,8 @@ def kept_by_layer(setup: Setup, cut: Cut, layer: int, *, learned: bool) -> int:
             total += stage.own_input
         total += sum(_by_linear(setup, lines[leaf], tokens, learned=learned) for leaf in stage.leaves)
         learned = learned or ranked or any(setup.learns(lines[leaf]) for leaf in stage.leaves)
+    if experts:
+        total += kept_by_experts(setup.spec, lines, tokens, setup.dtype.itemsize, learned=learned, full=setup.full)
     return total
 
 
@@ -175,9 +181,9 @@ def kept_activations(setup: Setup, cut: Cut, *, recompute: bool) -> int:
     """Bytes kept from forward to backward, all layers; with recomputation each layer keeps its input alone."""
     learned, total = setup.learns_in_front, kept_outside(setup, cut)
     for number, lines in enumerate(setup.linears):
-        adapted = any(setup.learns(line) for line in lines.values()) or setup.saves(
-            *(f"model.layers.{number}.{norm}" for stage in _stages(setup, 0) for norm in stage.norms)
-        )
+        stages = _stages(setup, 0, experts=has_experts(setup.spec, number))
+        norms = (f"model.layers.{number}.{norm}" for stage in stages for norm in stage.norms)
+        adapted = any(setup.learns(line) for line in lines.values()) or setup.saves(*norms)
         if not recompute:
             total += kept_by_layer(setup, cut, number, learned=learned)
         elif learned or adapted or setup.full:

@@ -30,11 +30,15 @@ class Linear:
     """Whether the pair that the update starts with is held beside it, and multiplied with."""
     saved: bool = False
     """Whether the layer is trained whole."""
+    experts: int = 0
+    """Above 0: no layer, but one parameter of so many experts, whose weights are counted with these."""
+    factors_at: str = ""
+    """Of such a parameter: what stands before the names of its factors."""
 
     @property
     def weights(self) -> int:
         """Elements of the weight."""
-        return self.inputs * self.outputs
+        return 0 if self.experts else self.inputs * self.outputs
 
     @property
     def width(self) -> int:
@@ -44,18 +48,24 @@ class Linear:
     @property
     def factors(self) -> int:
         """Elements of A and B."""
-        return self.rank * (self.inputs + self.outputs)
+        return self.rank * (self.inputs + self.outputs) * max(1, self.experts)
 
 
 def norm_paths(spec: DecoderSpec) -> list[str]:
     """Paths of all norms."""
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in norm_shapes(spec)))
+    # Sinks are tensors of the attention itself.
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in norm_shapes(spec) if not name.endswith(".sinks")))
 
 
 def by_linear(line: Linear, lora: LoraSpec) -> Iterator[tuple[str, Shape]]:
     """What an adapter trains of one linear layer, or of the head."""
     if line.saved:
         yield from _whole(line)
+        return
+    if line.experts:
+        if line.rank:
+            yield f"{line.factors_at}.lora_A.weight", (line.rank * line.experts, line.inputs)
+            yield f"{line.factors_at}.lora_B.weight", (line.outputs, line.rank * line.experts)
         return
     if line.rank:
         if lora.factors is Factors.BOTH:
@@ -111,6 +121,8 @@ def by_full(spec: DecoderSpec, linears: Sequence[dict[str, Linear]]) -> Iterator
 
 
 def _whole(line: Linear) -> Iterator[tuple[str, Shape]]:
+    if line.experts:
+        return
     yield f"{line.path}.weight", (line.outputs, line.inputs)
     if line.bias:
         yield f"{line.path}.bias", (line.outputs,)

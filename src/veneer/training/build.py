@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from veneer.adapters.eva import Documents, directions
+from veneer.adapters.experts import target_paths
 from veneer.adapters.inject import Sources, inject, linear_paths
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.tables import grow
@@ -141,5 +142,5 @@ def _directions(config: RunConfig, rows: Rows, model: CausalLM, lora: LoraSpec) 
             )
         if sum(len(one.rows) for one in documents) >= wanted:
             break
-    targets = [path for path in lora.targets(linear_paths(model)) if path != EMBEDDING]
+    targets = [path for path in lora.targets(target_paths(linear_paths(model), model.spec)) if path != EMBEDDING]
     return directions(model, documents, {path: lora.rank_of(path) for path in targets})
