@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from veneer.adapters.dora import DoraLinear
 from veneer.adapters.embedding import TokenHead
+from veneer.adapters.experts import ExpertsUpdate
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.part import Part
 from veneer.adapters.saved import Place, SavedModule
@@ -94,7 +95,12 @@ class Adapter:
 
     def base_of(self, path: str) -> nn.Module | None:
         """The module that the adapter found at a path and stands on, or None where it has no part there."""
-        return next((cast(nn.Module, part.base) for place, part in self.parts if place == path), None)
+        for place, part in self.parts:
+            if place == path:
+                return cast(nn.Module, part.base)
+            if isinstance(part, ExpertsUpdate) and path.startswith(f"{place}."):
+                return part.base.get_submodule(path.removeprefix(f"{place}."))
+        return None
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the base that the adapter changes, with the adapter in it, one module at a time.
@@ -107,6 +113,10 @@ class Adapter:
         for path, part in self.parts:
             found.setdefault(path, []).append(part)
         for path, parts in found.items():
+            if isinstance(parts[0], ExpertsUpdate):
+                # One expert at a time: all of them in float64 would be the largest thing in memory.
+                yield from ((f"{path}.{name}", tensor) for name, tensor in parts[0].merged())
+                continue
             tensors = base_tensors(parts[0].base)
             for part in parts:
                 part.fold(tensors)

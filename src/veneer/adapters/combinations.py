@@ -5,11 +5,10 @@ The table below is the whole of it: `docs/combinations.md` is made from it, and 
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import EMBEDDING, HEAD, Names, names_path
+from veneer.adapters.targets import EMBEDDING, HEAD, means
 from veneer.errors import AdapterError, listing
 from veneer.options import Bias, Factors, Init, Method, Scaling, Variant
 
@@ -34,6 +33,7 @@ class Feature(Enum):
     LAYERS = "layers_to_transform"
     EMBEDDING = "target embed_tokens"
     HEAD = "target lm_head"
+    EXPERTS = "target experts"
     BIAS = "bias"
     FACTOR_BIAS = "lora_bias"
     SAVED = "modules_to_save"
@@ -70,6 +70,33 @@ EXCLUSIONS: dict[Feature, dict[Feature, str]] = {
     Feature.FACTOR_BIAS: exclude(
         Feature.EMBEDDING, reason="an embedding has no product for B's bias to stand beside (PEFT leaves it out)"
     ),
+    Feature.EXPERTS: exclude(
+        Feature.ORTHOGONAL,
+        Feature.PISSA,
+        Feature.PISSA_FAST,
+        Feature.OLORA,
+        Feature.LOFTQ,
+        Feature.EVA,
+        reason="PEFT knows no such start for experts' parameters; name the attention's layers alone in target_modules",
+    )
+    | exclude(
+        Feature.DORA,
+        Feature.FACTOR_BIAS,
+        reason="an adapter on experts' parameters has two factors and nothing else, in PEFT too",
+    )
+    | exclude(
+        Feature.DROPOUT,
+        reason="PEFT adds the update to the experts' weights, where no input can be dropped, and refuses it",
+    )
+    | exclude(
+        Feature.BIAS,
+        reason="PEFT trains whatever has `bias` in its name then, those of experts and routers too; an adapter of ours "
+        "would be another one there",
+    )
+    | exclude(
+        Feature.B_ALONE,
+        reason="the projection of LoRA-FA is that of one A, and an expert's factors are parts of larger ones",
+    ),
     Feature.DENSE: exclude(Feature.QUANTIZED, reason="the base is held one way"),
 }
 """What excludes what, each pair once, with the reason."""
@@ -92,8 +119,11 @@ def reason_against(one: Feature, other: Feature) -> str | None:
     return EXCLUSIONS.get(one, {}).get(other) or EXCLUSIONS.get(other, {}).get(one)
 
 
-def features(spec: LoraSpec, method: Method | None = None) -> list[Feature]:
-    """What an adapter uses, in the order of `Feature`; `method` where it is known how the base is held."""
+def features(spec: LoraSpec, method: Method | None = None, *, experts: bool = False) -> list[Feature]:
+    """What an adapter uses, in the order of `Feature`; `method` where it is known how the base is held.
+
+    `experts`: whether what it names are experts' parameters too, which the model decides.
+    """
     used = {
         Feature.RSLORA: spec.scaling is Scaling.RSLORA,
         Feature.DORA: spec.variant is Variant.DORA,
@@ -103,12 +133,13 @@ def features(spec: LoraSpec, method: Method | None = None) -> list[Feature]:
         Feature.ALPHA_PATTERN: bool(spec.alpha_pattern),
         Feature.EXCLUDE: bool(spec.exclude_modules),
         Feature.LAYERS: spec.layers_to_transform is not None,
-        Feature.EMBEDDING: _means(spec.target_modules, EMBEDDING) and not _means(spec.exclude_modules, EMBEDDING),
-        Feature.HEAD: _means(spec.target_modules, HEAD) and not _means(spec.exclude_modules, HEAD),
+        Feature.EMBEDDING: means(spec.target_modules, EMBEDDING) and not means(spec.exclude_modules, EMBEDDING),
+        Feature.HEAD: means(spec.target_modules, HEAD) and not means(spec.exclude_modules, HEAD),
+        Feature.EXPERTS: experts,
         Feature.BIAS: spec.bias is not Bias.NONE,
         Feature.FACTOR_BIAS: spec.factor_bias,
         Feature.SAVED: bool(spec.modules_to_save),
-        Feature.SAVED_EMBEDDING: _means(spec.modules_to_save, EMBEDDING),
+        Feature.SAVED_EMBEDDING: means(spec.modules_to_save, EMBEDDING),
         Feature.TOKENS: bool(spec.trainable_tokens),
         Feature.DENSE: method is Method.LORA,
         Feature.QUANTIZED: method is Method.QLORA,
@@ -117,13 +148,13 @@ def features(spec: LoraSpec, method: Method | None = None) -> list[Feature]:
     return [feature for feature in Feature if used[feature]]
 
 
-def refuse(spec: LoraSpec, method: Method | None = None) -> None:
-    """Refuse an adapter whose options exclude each other.
+def refuse(spec: LoraSpec, method: Method | None = None, *, experts: bool = False) -> None:
+    """Refuse an adapter whose options exclude each other; the arguments are those of `features`.
 
     Raises:
         AdapterError: naming every pair with its reason.
     """
-    used = features(spec, method)
+    used = features(spec, method, experts=experts)
     problems = [
         f"{one.value} and {other.value}: {reason}"
         for index, one in enumerate(used)
@@ -137,12 +168,3 @@ def refuse(spec: LoraSpec, method: Method | None = None) -> None:
         ]
     if problems:
         raise AdapterError(f"these options of the adapter do not go together:\n{listing(problems)}")
-
-
-def _means(names: Names, path: str) -> bool:
-    if isinstance(names, str):
-        try:
-            return re.fullmatch(names, path) is not None
-        except re.error:
-            return False  # refused where the names are resolved, with the fault
-    return any(names_path(name, path) for name in names)
