@@ -40,6 +40,7 @@ from tiny_models import (
     tiny,
 )
 from veneer.adapters.inject import inject
+from veneer.adapters.many import AdapterSet
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
 from veneer.config import QuantSection
@@ -56,6 +57,7 @@ from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
 from veneer.model.families import reading
 from veneer.model.recompute import Recomputation
+from veneer.model.shape import HeadNorm
 from veneer.model.spec import spec_from_hf
 from veneer.options import Method
 from veneer.plan.kept import kept_activations
@@ -384,6 +386,35 @@ def test_qlora_learns_and_its_adapter_is_read_by_peft(variant: str, tmp_path: Pa
         assert largest_difference(packed_logits(model.eval(), texts), their_logits(reference, texts)) < 1e-4
 
 
+@every_family
+def test_rows_under_different_adapters_are_computed_as_under_each_alone(variant: str, tmp_path: Path) -> None:
+    """Updates of linear layers, and norms that are saved whole."""
+    theirs = theirs_of(variant)
+    model = ours(theirs, tmp_path / "base")
+    norm = model.spec.head_norm_names[0] if model.spec.head_norm is not HeadNorm.NONE else model.spec.block.norms[0]
+    saved_too = () if norm == "q_layernorm" else (norm,)
+    for number, name in enumerate(("one", "other")):
+        one = ours(theirs, tmp_path / "base")
+        adapter = inject(one, LoraSpec(rank=4, alpha=6.0, modules_to_save=saved_too))
+        for tensor in adapter.parameters():
+            generator = torch.Generator().manual_seed(number + tensor.numel())
+            tensor.data.add_(0.1 * torch.randn(tensor.shape, generator=generator))
+        (tmp_path / name).mkdir()
+        save_adapter(tmp_path / name, adapter, base=str(tmp_path / "base"))
+    adapters = AdapterSet(model)
+    for name in ("one", "other"):
+        adapters.load(name, tmp_path / name)
+    names, texts = ("one", "other", None), documents([13, 20, 9])
+    with torch.no_grad():
+        with adapters.by_row(names) as rows:
+            rows.lay(range(3), [13, 20, 9])
+            together = packed_logits(model, texts).split([13, 20, 9])
+        for name, text, logits in zip(names, texts, together, strict=True):
+            adapters.use(name)
+            assert largest_difference(logits, packed_logits(model, [text])) < 1e-4
+    assert largest_difference(together[0], packed_logits(model, texts)[:13]) > 1e-3
+
+
 # ------------------------------------------------------------------------------------- lengths, rounding, the plan
 
 
@@ -464,6 +495,8 @@ GEMMA3_FLAT = {"rope_parameters": {"rope_type": "default", "rope_theta": 1.0}}
         ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 8}}, ["long_factor", "None"]),
         ("phi3", {"rope_scaling": longrope(7)}, ["7 factors", "needs 8"]),
         ("phi3", {"partial_rotary_factor": 0.35}, ["partial_rotary_factor 0.35", "even"]),
+        ("phi3", {"attention_bias": True}, ["attention_bias: True"]),
+        ("qwen2", {"use_mrope": True}, ["use_mrope: True"]),
         ("olmo2", {"clip_qkv": 8.0}, ["clip_qkv: 8.0", "backend hf"]),
         ("smollm3", {"no_rope_layers": [1]}, ["no_rope_layers", "2 layers"]),
         ("granite", {"logits_scaling": 0}, ["logits_scaling", "0"]),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from veneer.model.attention import Attention
 from veneer.model.experts import Expert, Experts, Mixture
-from veneer.model.fused import geglu, swiglu, wide_norm
+from veneer.model.fused import geglu, swiglu
 from veneer.model.leaves import DenseLinear, RmsNorm, Weights, make_norm
 from veneer.model.recompute import remade
 from veneer.model.rope import Angles, turn_heads
@@ -27,12 +27,10 @@ class HeadNorms(nn.Module):
         self.norms = nn.ModuleList(
             make_norm(Norm.LAYER, weights, f"{path}.norms.{head}", (head_dim,), eps) for head in range(heads)
         )
-        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `[tokens, heads, head_dim]`."""
-        weight = torch.stack([cast(Tensor, norm.weight) for norm in self.norms])
-        return wide_norm(x, weight, None, self.eps, centred=True)
+        return torch.stack([norm(one) for norm, one in zip(self.norms, x.unbind(1), strict=True)], dim=1)
 
 
 def _head_norm(spec: DecoderSpec, weights: Weights, path: str, heads: int) -> nn.Module:

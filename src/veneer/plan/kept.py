@@ -82,10 +82,9 @@ def _kept_by_head_norms(setup: Setup, tokens: int) -> int:
     if spec.head_norm is HeadNorm.NONE:
         return 0
     heads = spec.num_heads + spec.num_kv_heads
-    weights = heads * spec.head_dim * setup.dtype.itemsize if spec.head_norm is HeadNorm.OWN_MODULES else 0
     rows = 2 if spec.head_norm is HeadNorm.WIDTH else heads
-    statistics = STATISTIC * (2 if spec.norm in (Norm.LAYER, Norm.LAYER_BIAS) else 1)
-    return tokens * (heads * spec.head_dim * setup.dtype.itemsize + rows * statistics) + weights
+    statistics = _statistics(spec)
+    return tokens * (heads * spec.head_dim * setup.dtype.itemsize + rows * statistics)
 
 
 def kept_by_layer(setup: Setup, cut: Cut, layer: int, *, learned: bool) -> int:
