@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 class Head(Enum):
     """Where the scores of a tied model come from."""
@@ -195,3 +198,13 @@ def _of_row(
         sources = tuple(source.replace("*", str(index)) for index in range(shape[0])) if "*" in source else (source,)
         found.append(Piece(f"{our_prefix}{row.ours}.{suffix}", extents, sources, heads, offset))
     return found
+
+
+def interleaved(tensor: Tensor, heads: int) -> Tensor:
+    """The halves of each head's rows interleaved: row i of the result is the model's row `row_order(…)[i]`."""
+    return tensor[row_order(len(tensor), heads)]
+
+
+def row_order(rows: int, heads: int) -> Tensor:
+    """The file's row i is the model's row `row_order(…)[i]`, where the halves of each head are interleaved."""
+    return torch.arange(rows).view(heads, 2, rows // heads // 2).transpose(1, 2).reshape(rows)

@@ -23,7 +23,7 @@ from veneer.errors import ModelError, listing
 from veneer.io.gguf.families import FAMILIES, Family, read_config
 from veneer.io.gguf.header import GgufHeader, TensorInfo, read_header
 from veneer.io.gguf.metadata import Metadata
-from veneer.io.gguf.names import Piece, pieces
+from veneer.io.gguf.names import Piece, pieces, row_order
 from veneer.io.gguf.rope import FACTOR_TENSORS
 from veneer.io.gguf.tokenizer import from_gguf
 from veneer.io.prequantised import StoredFormat, StoredWeight
@@ -158,11 +158,6 @@ def _decode(raw: np.ndarray[Any, np.dtype[np.uint8]], kind: Kind) -> torch.Tenso
         # Blocks do not depend on each other: one long row spares the per-row overhead.
         values = dequantize(np.ascontiguousarray(raw).reshape(1, -1), kind)
     return torch.from_numpy(values.reshape(-1))
-
-
-def row_order(rows: int, heads: int) -> torch.Tensor:
-    """The file's row i is the model's row `row_order(…)[i]`, where the halves of each head are interleaved."""
-    return torch.arange(rows).view(heads, 2, rows // heads // 2).transpose(1, 2).reshape(rows)
 
 
 def _entries(path: Path, header: GgufHeader, family: Family, config: Mapping[str, Any]) -> dict[str, _Entry]:
