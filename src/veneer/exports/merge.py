@@ -74,20 +74,11 @@ def write_merged(
     changed: set[str] = set()
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in source.merged():
-            if name == HEAD and source.adapter.keeps_tie:
-                continue
+        for name, tensor in merged_tensors(source, changed):
             if name not in names:
                 raise AdapterError(f"the adapter adds {name}, for which the architecture has no place: keep it apart")
-            changed.add(name)
             progress(name)
             yield from stored(name, tensor)
-        parted = bool(changed & {EMBEDDING, HEAD}) and not source.adapter.keeps_tie
-        for name in _rest(expected, changed, parted=parted):
-            progress(name)
-            # A head that was the embedding until now has its values.
-            held = EMBEDDING if name == HEAD and HEAD not in expected else name
-            yield from stored(name, source.base(held))
 
     def stored(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         if quant is None or name.removesuffix(".weight") not in packed:
@@ -106,10 +97,34 @@ def write_merged(
     return Written(len(changed), len({*expected, *changed} | ({HEAD} & shapes.keys())), HEAD not in shapes)
 
 
-def _rest(expected: dict[str, tuple[int, ...]], changed: set[str], *, parted: bool) -> list[str]:
-    """The names that are the base's own; a head that has parted from its embedding is among them."""
-    needed = {*expected, *([HEAD] if parted else [])}
-    return [name for name in dict.fromkeys((*expected, HEAD)) if name in needed - changed]
+def merged_tensors(source: Source, changed: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of base and adapter as one model, one at a time: what is changed in float64, then the rest.
+
+    A tied head stays tied, and is left out, unless the adapter changes it or the embedding alone.
+
+    Args:
+        source: base and adapter.
+        changed: gets the names of the tensors that are not the base's.
+    """
+    expected = expected_tensors(source.model.spec)
+    for name, tensor in source.merged():
+        if name == HEAD and source.adapter.keeps_tie:
+            continue
+        changed.add(name)
+        yield name, tensor
+    needed = {*expected, *([HEAD] if bool(changed & {EMBEDDING, HEAD}) and not source.adapter.keeps_tie else [])}
+    for name in dict.fromkeys((*expected, HEAD)):
+        if name in needed - changed:
+            # A head that was the embedding until now has its values.
+            yield name, source.base(EMBEDDING if name == HEAD and HEAD not in expected else name)
+
+
+def stays_tied(source: Source) -> bool:
+    """Whether the head of the merged model is its embedding."""
+    if not source.model.spec.tied_head or source.adapter.keeps_tie:
+        return source.model.spec.tied_head
+    changed = {path for path, _ in source.adapter.parts}
+    return not changed & {name.removesuffix(".weight") for name in (EMBEDDING, HEAD)}
 
 
 def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from veneer.errors import ModelError, listing
 from veneer.io.gguf.encode import FILE_TYPES, Quant, encode, fitting, kind_of
-from veneer.io.gguf.families import Described, describe
+from veneer.io.gguf.families import Described, completed, describe, family_of
 from veneer.io.gguf.metadata import Value
 from veneer.io.gguf.names import OUTPUT, Piece, interleaved, pieces
 from veneer.io.gguf.vocabulary import write_vocabulary
@@ -78,6 +78,13 @@ def write_model(
     return WrittenGguf(
         described.family.architecture, quant.value, len(plan), path.stat().st_size, dict(kinds), tuple(notes)
     )
+
+
+def needed(config: Mapping[str, Any]) -> list[str]:
+    """The Hugging Face names of all tensors that `write_model` needs, each once. Raises ModelError for a family that is
+    not written."""
+    parts = pieces(family_of(config).names, completed(config))
+    return list(dict.fromkeys(source for piece in parts for source in piece.sources))
 
 
 def _values(described: Described, quant: Quant, name: str) -> dict[str, Value]:

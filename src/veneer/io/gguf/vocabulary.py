@@ -97,9 +97,7 @@ def write_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
         ModelError: GGUF has no form for it, llama.cpp would cut texts otherwise, or it has more tokens than rows.
     """
     if tokenizer.vocab_size > rows:
-        raise ModelError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens and the embedding {rows} rows: they do not fit"
-        )
+        raise ModelError(f"the tokenizer has {tokenizer.vocab_size} tokens and the embedding {rows} rows")
     tree = json.loads(tokenizer.backend.to_str())
     model = tree["model"]
     if model.get("type") != "BPE":
