@@ -16,13 +16,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 from veneer.data.records import Message
 from veneer.errors import ConfigError, ModelError
+from veneer.exports.certificate import Answer, Step
 
 PACKAGE, EXTRA = "xllamacpp", "llama-cpp"
 MISSING = (
@@ -34,26 +34,6 @@ CONTEXT = 4096
 ANSWER_SECONDS = 600
 """How long one answer may take."""
 ERROR_LINES = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The distribution of one next token: the likeliest tokens, natural logarithms, likeliest first."""
-
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Continued:
-    """A greedy continuation."""
-
-    tokens: tuple[int, ...]
-    """What was chosen, without the token that ended it."""
-    text: str
-    """The same as the program writes it."""
-    steps: tuple[Step, ...]
-    """The distribution that every token was chosen from; one more where a token ended it."""
 
 
 def available() -> bool:
@@ -87,7 +67,7 @@ class LlamaCpp:
             body["tools"] = list(tools)
         return str(self._ask("/apply-template", body)["prompt"])
 
-    def continued(self, prompt: Sequence[int], max_new_tokens: int, *, top: int = 10) -> Continued:
+    def continued(self, prompt: Sequence[int], max_new_tokens: int, *, top: int = 10) -> Answer:
         """Continue a prompt greedily.
 
         Args:
@@ -104,7 +84,7 @@ class LlamaCpp:
         }  # fmt: skip
         answer = self._ask("/completion", body)
         steps = tuple(_step(one["top_logprobs"]) for one in answer["completion_probabilities"])
-        return Continued(tuple(int(token) for token in answer["tokens"]), str(answer["content"]), steps)
+        return Answer(tuple(int(token) for token in answer["tokens"]), str(answer["content"]), steps)
 
     def logprobs(self, prompt: Sequence[int], *, top: int = 10) -> Step:
         """The likeliest next tokens of a prompt; as `continued`."""

@@ -68,15 +68,14 @@ def write_merged(
         AdapterError: the adapter adds tensors that the architecture has no place for.
         OutputError: a file cannot be written.
     """
-    expected = expected_tensors(source.model.spec)
-    names = [*expected, *({HEAD} - expected.keys())]
+    names = room_of(source)
     packed = frozenset[str]() if quant is None else packed_paths(source.model.spec, quant)
     changed: set[str] = set()
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in merged_tensors(source, changed):
-            if name not in names:
-                raise AdapterError(f"the adapter adds {name}, for which the architecture has no place: keep it apart")
+        for name, tensor, new in merged_tensors(source):
+            if new:
+                changed.add(name)
             progress(name)
             yield from stored(name, tensor)
 
@@ -94,29 +93,45 @@ def write_merged(
     shapes = stream_model(
         folder, room, tensors(), source.checkpoint, quantization=described, tokenizer=source.tokenizer
     )
-    return Written(len(changed), len({*expected, *changed} | ({HEAD} & shapes.keys())), HEAD not in shapes)
+    whole = {*expected_tensors(source.model.spec), *changed} | ({HEAD} & shapes.keys())
+    return Written(len(changed), len(whole), HEAD not in shapes)
 
 
-def merged_tensors(source: Source, changed: set[str]) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of base and adapter as one model, one at a time: what is changed in float64, then the rest.
+def room_of(source: Source) -> list[str]:
+    """Every name that `merged_tensors` may yield."""
+    expected = expected_tensors(source.model.spec)
+    return [*expected, *({HEAD} - expected.keys())]
 
-    A tied head stays tied, and is left out, unless the adapter changes it or the embedding alone.
 
-    Args:
-        source: base and adapter.
-        changed: gets the names of the tensors that are not the base's.
+def merged_tensors(source: Source) -> Iterator[tuple[str, Tensor, bool]]:
+    """The merged model, tensor by tensor, before anything is rounded: name, tensor, and whether the adapter changed it.
+
+    Changed ones come first, in float64; the rest is the base's, in float32. A tied head stays out unless it parts from
+    its embedding.
+
+    Raises:
+        AdapterError: the adapter changes what the architecture has no place for.
     """
     expected = expected_tensors(source.model.spec)
+    changed: set[str] = set()
     for name, tensor in source.merged():
         if name == HEAD and source.adapter.keeps_tie:
             continue
+        if name not in expected and name != HEAD:
+            raise AdapterError(f"the adapter adds {name}, for which the architecture has no place: keep it apart")
         changed.add(name)
-        yield name, tensor
-    needed = {*expected, *([HEAD] if bool(changed & {EMBEDDING, HEAD}) and not source.adapter.keeps_tie else [])}
-    for name in dict.fromkeys((*expected, HEAD)):
-        if name in needed - changed:
-            # A head that was the embedding until now has its values.
-            yield name, source.base(EMBEDDING if name == HEAD and HEAD not in expected else name)
+        yield name, tensor, True
+    parted = bool(changed & {EMBEDDING, HEAD}) and not source.adapter.keeps_tie
+    for name in _rest(expected, changed, parted=parted):
+        # A head that was the embedding until now has its values.
+        held = EMBEDDING if name == HEAD and HEAD not in expected else name
+        yield name, source.base(held), False
+
+
+def _rest(expected: dict[str, tuple[int, ...]], changed: set[str], *, parted: bool) -> list[str]:
+    """The names that are the base's own; a head that has parted from its embedding is among them."""
+    needed = {*expected, *([HEAD] if parted else [])}
+    return [name for name in dict.fromkeys((*expected, HEAD)) if name in needed - changed]
 
 
 def stays_tied(source: Source) -> bool:

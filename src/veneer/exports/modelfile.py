@@ -2,7 +2,7 @@
 
 Ollama's templates are Go's. A chat template whose text is one beginning, then a fixed frame around every message, can
 be said in them; the frame is read off what the template makes of a few conversations, and is believed only if it makes
-the same of others. A template that does more (a date, a message that changes another) is left out, and the file says so.
+the same of others. A template that does more (a date, a message that changes another) is left out: the file says so.
 """
 
 from __future__ import annotations
