@@ -21,7 +21,7 @@ from tiny_tokenizers import write_vocabulary_gguf
 from veneer.errors import ModelError
 from veneer.io.gguf import header as gguf_header
 from veneer.io.gguf.header import read_header
-from veneer.io.gguf.reader import GgufCheckpoint, _decode
+from veneer.io.gguf.reader import GgufCheckpoint, decode
 from veneer.io.gguf.rope import llama3_factors, rope_scaling_from_factors
 
 # ----------------------------------------------------------------------------------------------------------- SmolLM2
@@ -188,7 +188,7 @@ def test_k_quants_decode_as_the_gguf_package(kind: Kind) -> None:
     raw = np.random.default_rng(0).integers(0, 256, (40, 3 * width), dtype=np.uint8)
     with np.errstate(all="ignore"):
         expected = dequantize(raw, kind)
-    ours = _decode(raw, kind).numpy().reshape(40, 3 * block)
+    ours = decode(raw, kind).numpy().reshape(40, 3 * block)
     np.testing.assert_array_equal(ours, expected)
 
 

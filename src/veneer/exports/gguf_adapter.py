@@ -1,4 +1,4 @@
-"""A LoRA adapter as a GGUF file that llama.cpp puts on its base.
+"""Export `gguf-adapter`: a LoRA adapter as a GGUF file that llama.cpp puts on its base.
 
 llama.cpp adds `adapter.lora.alpha` / rank · B A to a weight, with the rank of that weight's own B. It knows no rsLoRA,
 no alpha of single layers and no DoRA: scales that are not of this form are multiplied into B, and what is no low-rank
@@ -7,6 +7,7 @@ update of a matrix is refused.
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from gguf.constants import GGMLQuantizationType as Kind
 from torch import Tensor
@@ -21,11 +23,23 @@ from torch import Tensor
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.part import Part
-from veneer.errors import AdapterError, listing
-from veneer.io.gguf.encode import encode, fitting
+from veneer.errors import AdapterError, ConfigError, ModelError, listing, nearest
+from veneer.exports import llama_cpp as runner
+from veneer.exports.base import MergeBase, open_source
+from veneer.exports.certificate import Side
+from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, ROUNDED, write_gguf_base
+from veneer.exports.job import Checks, Job
+from veneer.exports.modelfile import write_modelfile
+from veneer.exports.readers import Reader, llama_cpp
+from veneer.exports.record import ExportRecord
+from veneer.exports.sides import Asked, live
+from veneer.exports.tensors import InMemory
+from veneer.io.gguf.encode import Quant, encode, fitting
 from veneer.io.gguf.families import completed, family_of
+from veneer.io.gguf.header import read_header
 from veneer.io.gguf.metadata import Value
 from veneer.io.gguf.names import Piece, interleaved, pieces
+from veneer.io.gguf.reader import decode
 from veneer.io.gguf.writer import GgufWriter, Planned
 
 ADAPTER_FILE = "adapter.gguf"
@@ -47,6 +61,15 @@ _KINDS = {
     AdapterType.BF16: Kind.BF16,
     AdapterType.Q8_0: Kind.Q8_0,
 }
+
+
+FORMATS = {
+    AdapterType.F32: "float32",
+    AdapterType.F16: "float16",
+    AdapterType.BF16: "bfloat16",
+    AdapterType.Q8_0: "q8_0",
+}
+"""What `export.json` and the thresholds call them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +106,7 @@ def write_gguf_adapter(
         ModelError: GGUF files of the base's family are not written.
         OutputError: the file cannot be written.
     """
-    family = family_of(config)
-    places = {piece.sources[0]: piece for piece in pieces(family.names, completed(config)) if len(piece.sources) == 1}
+    family, places = family_of(config), _places(config)
     problems = [*_refused(adapter, places), *(["tokens: the adapter adds some to the vocabulary"] if grown else [])]
     if problems:
         raise AdapterError(
@@ -122,6 +144,12 @@ def write_gguf_adapter(
         if narrow
         else (),
     )
+
+
+def _places(config: Mapping[str, Any]) -> dict[str, Piece]:
+    """The matrices of a base that an update can be put on, by their Hugging Face names."""
+    parts = pieces(family_of(config).names, completed(config))
+    return {piece.sources[0]: piece for piece in parts if len(piece.sources) == 1}
 
 
 def factors(update: LoraLinear, piece: Piece, alpha: float) -> Iterator[tuple[str, Tensor]]:
@@ -170,3 +198,95 @@ def _what(part: Part) -> str:
         "SavedModule": "a module that was trained whole",
     }
     return names.get(type(part).__name__, type(part).__name__)
+
+
+# ------------------------------------------------------------------------------------------------- the kind of export
+
+
+def type_of(name: str | None) -> AdapterType:
+    """What `--quant` means, in either of a type's names. Raises ConfigError for another."""
+    known = {kind.value: kind for kind in AdapterType} | {said: kind for kind, said in FORMATS.items()}
+    if name is None:
+        return AdapterType.F32
+    if name.lower() not in known:
+        choices = [kind.value for kind in AdapterType]
+        raise ConfigError(f"--quant {name}{nearest(name, choices)}: GGUF adapters are written in {', '.join(choices)}")
+    return known[name.lower()]
+
+
+def _base(job: Job) -> MergeBase:
+    """What the adapter is compared on; it does not depend on it."""
+    return MergeBase.DEQUANTISED if job.checkpoint.stored else MergeBase.ORIGINAL
+
+
+def write(job: Job, folder: Path) -> ExportRecord:
+    """Write the adapter and a Modelfile."""
+    kind, base = type_of(job.quant), _base(job)
+    source = open_source(job.checkpoint, job.adapter, base, job.trained)
+    known = job.checkpoint.tokenizer()
+    grown = source.tokenizer is not None and source.tokenizer.vocab_size > known.vocab_size
+    job.progress(f"writing {ADAPTER_FILE} ({kind.value})")
+    written = write_gguf_adapter(folder / ADAPTER_FILE, source.adapter, job.checkpoint.config, kind, grown=grown)
+    write_modelfile(folder, known, _from(job), adapter=f"./{ADAPTER_FILE}")
+    return ExportRecord(
+        model=job.model,
+        adapter=str(job.adapter),
+        output=str(job.output),
+        to=job.to,
+        dtype=kind.value,
+        format=FORMATS[kind],
+        method=job.method.value,
+        merged_into=base.value,
+        notes=list(written.notes),
+    )
+
+
+def _from(job: Job) -> str:
+    """What Ollama is to load the base from: its file or directory where it is here, else its name."""
+    place = Path(job.model).expanduser()
+    return str(place.resolve()) if place.exists() else job.model
+
+
+def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
+    """The factors, and llama.cpp with the adapter on a float32 file of the base, which is deleted afterwards."""
+    base, kind = MergeBase(record.merged_into), type_of(record.format)
+    file = folder / ADAPTER_FILE
+
+    def read(asked: Asked) -> Side:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            model = Path(scratch) / MODEL_FILE
+            write_gguf_base(model, job.checkpoint, Quant.F32)
+            return llama_cpp(model, adapter=file).read(asked)
+
+    return Checks(
+        reference=lambda: live(job.checkpoint, job.adapter, base, job.trained, job.device),
+        readers=(Reader("llama.cpp", read),) if runner.available() else (),
+        expected=lambda: _expected(job, base, kind),
+        found=lambda: InMemory(read_factors(file)),
+        notes=() if runner.available() else (NO_LLAMA_CPP,),
+    )
+
+
+def _expected(job: Job, base: MergeBase, kind: AdapterType) -> Iterator[tuple[str, Tensor]]:
+    adapter = open_source(job.checkpoint, job.adapter, base, job.trained).adapter
+    places = _places(job.checkpoint.config)
+    for module, update in adapter.updates().items():
+        for name, factor in factors(update, places[f"{module}.weight"], adapter.spec.alpha or 1.0):
+            stored = fitting(_KINDS[kind], factor.shape[-1])
+            yield name, factor.to(ROUNDED.get(stored.name, torch.float32))
+
+
+def read_factors(path: Path) -> dict[str, Tensor]:
+    """A and B of every matrix of a GGUF adapter, under the names and in the rows of the file.
+
+    Raises:
+        ModelError: the file is damaged, or no adapter.
+    """
+    header = read_header(path)
+    if header.metadata.get("adapter.type") != "lora":
+        raise ModelError(f"{path} is no LoRA adapter")
+    data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+    return {
+        name: decode(data[info.offset : info.offset + info.nbytes], info.kind).reshape(info.shape)
+        for name, info in header.tensors.items()
+    }

@@ -87,6 +87,12 @@ def needed(config: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(source for piece in parts for source in piece.sources))
 
 
+def plan_kinds(config: Mapping[str, Any], quant: Quant) -> dict[str, str]:
+    """The type of every tensor that `write_model` writes, by GGUF names. Raises ModelError as `describe` does."""
+    described = describe(config)
+    return {name: planned.kind.name for name, planned in _plan(described, quant, _values(described, quant, "")).items()}
+
+
 def _values(described: Described, quant: Quant, name: str) -> dict[str, Value]:
     values: dict[str, Value] = {
         "general.architecture": described.family.architecture,

@@ -116,7 +116,7 @@ class GgufCheckpoint:
         target = row_order(rows, heads) if heads else None
         step = max(1, CHUNK // columns)
         for first in range(0, rows, step):
-            part = _decode(raw[first : first + step], info.kind).view(-1, columns)
+            part = decode(raw[first : first + step], info.kind).view(-1, columns)
             if offset:
                 part = part.float() - offset
             if target is None:
@@ -148,7 +148,7 @@ class GgufCheckpoint:
         return entry
 
 
-def _decode(raw: np.ndarray[Any, np.dtype[np.uint8]], kind: Kind) -> torch.Tensor:
+def decode(raw: np.ndarray[Any, np.dtype[np.uint8]], kind: Kind) -> torch.Tensor:
     """Bytes of whole rows to a flat tensor: float32 for block-quantised ones, else the type that was stored."""
     if kind in FLOATS:
         # The copy makes the memory writable and aligned, which torch asks for.
