@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from veneer.adapters.dora import DoraLinear
 from veneer.adapters.embedding import TokenHead
+from veneer.adapters.experts import ExpertsUpdate
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.part import Part
 from veneer.adapters.saved import Place, SavedModule
@@ -107,6 +108,10 @@ class Adapter:
         for path, part in self.parts:
             found.setdefault(path, []).append(part)
         for path, parts in found.items():
+            if isinstance(parts[0], ExpertsUpdate):
+                # One expert at a time: all of them in float64 would be the largest thing in memory.
+                yield from ((f"{path}.{name}", tensor) for name, tensor in parts[0].merged())
+                continue
             tensors = base_tensors(parts[0].base)
             for part in parts:
                 part.fold(tensors)

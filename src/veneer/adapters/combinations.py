@@ -34,6 +34,7 @@ class Feature(Enum):
     LAYERS = "layers_to_transform"
     EMBEDDING = "target embed_tokens"
     HEAD = "target lm_head"
+    EXPERTS = "target experts"
     BIAS = "bias"
     FACTOR_BIAS = "lora_bias"
     SAVED = "modules_to_save"
@@ -70,6 +71,33 @@ EXCLUSIONS: dict[Feature, dict[Feature, str]] = {
     Feature.FACTOR_BIAS: exclude(
         Feature.EMBEDDING, reason="an embedding has no product for B's bias to stand beside (PEFT leaves it out)"
     ),
+    Feature.EXPERTS: exclude(
+        Feature.ORTHOGONAL,
+        Feature.PISSA,
+        Feature.PISSA_FAST,
+        Feature.OLORA,
+        Feature.LOFTQ,
+        Feature.EVA,
+        reason="PEFT knows no such start for experts' parameters; name the attention's layers alone in target_modules",
+    )
+    | exclude(
+        Feature.DORA,
+        Feature.FACTOR_BIAS,
+        reason="an adapter on experts' parameters has two factors and nothing else, in PEFT too",
+    )
+    | exclude(
+        Feature.DROPOUT,
+        reason="PEFT adds the update to the experts' weights, where no input can be dropped, and refuses it",
+    )
+    | exclude(
+        Feature.BIAS,
+        reason="PEFT trains whatever has `bias` in its name then, those of experts and routers too; an adapter of ours "
+        "would be another one there",
+    )
+    | exclude(
+        Feature.B_ALONE,
+        reason="the projection of LoRA-FA is that of one A, and an expert's factors are parts of larger ones",
+    ),
     Feature.DENSE: exclude(Feature.QUANTIZED, reason="the base is held one way"),
 }
 """What excludes what, each pair once, with the reason."""
@@ -92,8 +120,11 @@ def reason_against(one: Feature, other: Feature) -> str | None:
     return EXCLUSIONS.get(one, {}).get(other) or EXCLUSIONS.get(other, {}).get(one)
 
 
-def features(spec: LoraSpec, method: Method | None = None) -> list[Feature]:
-    """What an adapter uses, in the order of `Feature`; `method` where it is known how the base is held."""
+def features(spec: LoraSpec, method: Method | None = None, *, experts: bool = False) -> list[Feature]:
+    """What an adapter uses, in the order of `Feature`; `method` where it is known how the base is held.
+
+    `experts`: whether what it names are experts' parameters too, which the model decides.
+    """
     used = {
         Feature.RSLORA: spec.scaling is Scaling.RSLORA,
         Feature.DORA: spec.variant is Variant.DORA,
@@ -105,6 +136,7 @@ def features(spec: LoraSpec, method: Method | None = None) -> list[Feature]:
         Feature.LAYERS: spec.layers_to_transform is not None,
         Feature.EMBEDDING: _means(spec.target_modules, EMBEDDING) and not _means(spec.exclude_modules, EMBEDDING),
         Feature.HEAD: _means(spec.target_modules, HEAD) and not _means(spec.exclude_modules, HEAD),
+        Feature.EXPERTS: experts,
         Feature.BIAS: spec.bias is not Bias.NONE,
         Feature.FACTOR_BIAS: spec.factor_bias,
         Feature.SAVED: bool(spec.modules_to_save),
@@ -117,13 +149,13 @@ def features(spec: LoraSpec, method: Method | None = None) -> list[Feature]:
     return [feature for feature in Feature if used[feature]]
 
 
-def refuse(spec: LoraSpec, method: Method | None = None) -> None:
-    """Refuse an adapter whose options exclude each other.
+def refuse(spec: LoraSpec, method: Method | None = None, *, experts: bool = False) -> None:
+    """Refuse an adapter whose options exclude each other; the arguments are those of `features`.
 
     Raises:
         AdapterError: naming every pair with its reason.
     """
-    used = features(spec, method)
+    used = features(spec, method, experts=experts)
     problems = [
         f"{one.value} and {other.value}: {reason}"
         for index, one in enumerate(used)

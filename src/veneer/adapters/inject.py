@@ -13,14 +13,16 @@ from veneer.adapters.adapter import Adapter
 from veneer.adapters.combinations import refuse
 from veneer.adapters.dora import DoraLinear
 from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
+from veneer.adapters.experts import ExpertFactors, ExpertsUpdate, grouped, on_experts, target_paths
 from veneer.adapters.init import INITS, Layer, embedding
 from veneer.adapters.linear import Dropout, LoraLinear, TrainedBias
 from veneer.adapters.part import Part
 from veneer.adapters.saved import LINEAR_LEAVES, Place, SavedModule, trainable_copy
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import EMBEDDING, HEAD
+from veneer.adapters.targets import EMBEDDING, HEAD, expert_parameter
 from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear, CausalLM, DenseLinear, Embedding
+from veneer.model.experts import Experts
 from veneer.options import Bias, Factors, Init, Variant
 
 
@@ -37,7 +39,9 @@ class Sources:
 def linear_paths(model: CausalLM) -> list[str]:
     """Paths of the linear layers that can carry an adapter, in model order (the head is not among them)."""
     leaves = LINEAR_LEAVES - {HEAD}
-    return [path for path, _ in model.named_modules() if path.rpartition(".")[2] in leaves]
+    paths = [path for path, _ in model.named_modules() if path.rpartition(".")[2] in leaves]
+    # An expert's layers are adapted together with all others' of its layer.
+    return [path for path in paths if ".experts." not in path]
 
 
 def inject(model: CausalLM, spec: LoraSpec, *, seed: int = 0, sources: Sources | None = None) -> Adapter:
@@ -56,7 +60,8 @@ def inject(model: CausalLM, spec: LoraSpec, *, seed: int = 0, sources: Sources |
     if any(isinstance(module, LoraLinear | LoraEmbedding | TokenRows) for module in model.modules()):
         raise AdapterError("the model carries an adapter already; load the base model again for another one")
     refuse(spec)
-    targets = spec.targets(linear_paths(model))
+    targets = spec.targets(target_paths(linear_paths(model), model.spec))
+    refuse(spec, experts=on_experts(targets))
     saved = spec.saved(module_paths(model), targets)
     spec.check_tokens(model.spec.vocab_size, tied=model.spec.tied_head, busy={*saved, *targets})
     _check_ranks(model, spec, targets)
@@ -68,7 +73,9 @@ def inject(model: CausalLM, spec: LoraSpec, *, seed: int = 0, sources: Sources |
         masks=torch.Generator(device=model.device).manual_seed(seed),
         sources=sources or Sources(),
     )
-    starts = [(path, maker.update(path)) for path in targets]
+    experts = grouped(targets)
+    starts = [(path, maker.update(path)) for path in targets if expert_parameter(path) is None]
+    starts += [(path, maker.experts(path, parameters)) for path, parameters in experts.items()]
     parts: list[tuple[str, Part]] = []
     for path, part in (*starts, *maker.biases(dict(starts)), *maker.saved(saved), *maker.tokens()):
         if isinstance(part, nn.Module):
@@ -125,6 +132,29 @@ class _Maker:
         layer.lora_A.requires_grad_(spec.factors is Factors.BOTH)
         return DoraLinear(layer) if spec.variant is Variant.DORA else layer
 
+    def experts(self, path: str, parameters: list[str]) -> Part:
+        """The updates of a layer's experts."""
+        base, mixture = cast(Experts, self.model.get_submodule(path)), self.model.spec.mixture
+        assert mixture is not None
+        updates = {}
+        for parameter in parameters:
+            own = f"{path}.{parameter}"
+            rank, scale, hidden = self.spec.rank_of(own), self.spec.scale_of(own), self.model.spec.hidden_size
+            layer = Layer(
+                path=own,
+                in_features=mixture.inputs_of(parameter, hidden),
+                out_features=mixture.outputs_of(parameter, hidden),
+                rank=rank * mixture.experts,
+                scale=scale,
+                generator=self.draws,
+                weight=_no_weight,
+            )
+            start = INITS[self.spec.init](layer)
+            # The deviation is that of one expert's rank.
+            a = start.a * mixture.experts if self.spec.init is Init.GAUSSIAN else start.a
+            updates[parameter] = ExpertFactors(a.to(self.model.device), start.b.to(self.model.device), scale)
+        return ExpertsUpdate(base, updates)
+
     def _original(self, path: str, base: nn.Module) -> Callable[[], Tensor] | None:
         read = self.sources.original
         if read is None or isinstance(base, DenseLinear):
@@ -180,11 +210,23 @@ def module_paths(model: CausalLM) -> list[str]:
     ]
 
 
+def _no_weight() -> Tensor:
+    raise AssertionError("experts' factors start without a look at the weights")
+
+
 def _check_ranks(model: CausalLM, spec: LoraSpec, targets: list[str]) -> None:
-    limits = {path: _smaller_side(model.get_submodule(path)) for path in targets}
+    limits = {path: _limit(model, path) for path in targets}
     too_wide = [f"{path}: at most {limit}" for path, limit in limits.items() if spec.rank_of(path) > limit]
     if too_wide:
         raise AdapterError(f"rank {spec.rank} exceeds the smaller side of these layers:\n{listing(too_wide)}")
+
+
+def _limit(model: CausalLM, path: str) -> int:
+    parameter, mixture = expert_parameter(path), model.spec.mixture
+    if parameter is None or mixture is None:
+        return _smaller_side(model.get_submodule(path))
+    hidden = model.spec.hidden_size
+    return min(mixture.inputs_of(parameter, hidden), mixture.outputs_of(parameter, hidden))
 
 
 def _smaller_side(module: nn.Module) -> int:

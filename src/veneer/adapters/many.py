@@ -12,13 +12,14 @@ from torch import nn
 
 from veneer.adapters.adapter import Adapter, remove
 from veneer.adapters.part import Part
-from veneer.adapters.routed import Route, RoutedLinear, RoutedRows
+from veneer.adapters.routed import Route, RoutedExperts, RoutedLinear, RoutedRows
 from veneer.adapters.saved import Place, SavedModule
 from veneer.adapters.store import load_adapter
 from veneer.adapters.tables import Tables
 from veneer.adapters.targets import HEAD
 from veneer.errors import AdapterError, listing, nearest
 from veneer.model.decoder import CausalLM, Embedding, RmsNorm
+from veneer.model.experts import Experts
 
 
 class AdapterSet:
@@ -214,4 +215,6 @@ def _module(part: Part) -> nn.Module:
 def _routed(base: nn.Module, parts: Mapping[str, nn.Module], route: Route) -> nn.Module:
     if isinstance(base, Embedding | RmsNorm):
         return RoutedRows(base, parts, route)
+    if isinstance(base, Experts):
+        return RoutedExperts(base, parts, route)
     return RoutedLinear(base, parts, route)

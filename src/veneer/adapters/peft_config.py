@@ -7,6 +7,7 @@ leaving it out would give another model than the one that was trained.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.embedding import LoraEmbedding
+from veneer.adapters.experts import ExpertsUpdate, written_targets
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.saved import SavedModule
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, names_path
+from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, names_path
 from veneer.errors import AdapterError, listing
 from veneer.options import Bias, Init, Scaling, Variant
 
@@ -28,7 +30,6 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "kasa_config": (None,),
     "layer_replication": (None,),
     "monteclora_config": (None,),
-    "target_parameters": (None, []),
     "use_bdlora": (None, False),
     "use_qalora": (None, False),
     "velora_config": (None,),
@@ -42,7 +43,7 @@ _READ = frozenset(
         *("modules_to_save", "rank_pattern", "trainable_token_indices", "use_dora", "use_rslora"),
         *("auto_mapping", "inference_mode", "layers_pattern", "peft_version", "revision", "runtime_config"),
         *("corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_config", "megatron_core"),
-        *("ensure_weight_tying", "qalora_group_size"),
+        *("ensure_weight_tying", "qalora_group_size", "target_parameters"),
     )
 )
 """Settings that are read here, or that leave what the tensors mean as it is."""
@@ -74,7 +75,7 @@ def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> 
     embeddings = {path: part for path, part in adapter.parts if isinstance(part, LoraEmbedding)}
     updates: dict[str, LoraLinear | LoraEmbedding] = {**embeddings, **adapter.updates()}
     saved = [path for path, part in adapter.parts if isinstance(part, SavedModule) and part.trained()]
-    return {
+    config = {
         "auto_mapping": None,
         "base_model_name_or_path": base,
         "bias": spec.bias.value,
@@ -91,10 +92,43 @@ def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> 
         "peft_type": "LORA",
         "revision": revision,
         "target_modules": _targets(spec, list(updates)),
+        "target_parameters": None,
         "task_type": "CAUSAL_LM",
         "trainable_token_indices": _token_indices(spec.trainable_tokens),
         "use_dora": spec.variant is Variant.DORA,
         **_ranks(spec, updates),
+    }
+    return config | _on_mixture(adapter, updates, config)
+
+
+def _on_mixture(
+    adapter: Adapter, updates: Mapping[str, LoraLinear | LoraEmbedding], config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What is said otherwise where some of the targets are parameters to PEFT: those have no exclusions and no layer
+    numbers, so that they are listed."""
+    experts = [
+        f"{path}.{name}" for path, part in adapter.parts if isinstance(part, ExpertsUpdate) for name in part.updates
+    ]
+    if not experts and not any(is_router(path) for path in updates):
+        return {}
+    spec = adapter.spec
+    everywhere = spec.target_modules == ALL_LINEAR and not spec.exclude_modules and spec.layers_to_transform is None
+    modules, parameters = written_targets([*updates, *experts], everywhere=everywhere)
+    # A router's key in PEFT ends in `weight`, which the patterns were not written for.
+    ranks, alphas = dict(config["rank_pattern"]), dict(config["alpha_pattern"])
+    for path, update in updates.items():
+        if ".mlp." in path and isinstance(update, LoraLinear):
+            rank = update.rank * (2 if update.subtracted_a is not None else 1)
+            alpha = update.scale * (math.sqrt(rank) if config["use_rslora"] else rank)
+            ranks |= {f"{path}.weight": rank} if rank != config["r"] else {}
+            alphas |= {f"{path}.weight": _whole(alpha)} if not math.isclose(alpha, config["lora_alpha"]) else {}
+    return {
+        "alpha_pattern": alphas,
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "rank_pattern": ranks,
+        "target_modules": modules,
+        "target_parameters": parameters,
     }
 
 
@@ -163,11 +197,13 @@ def parse_config(config: Any, path: Path) -> LoraSpec:
         rank=config["r"],
         alpha=float(config["lora_alpha"]),
         dropout=float(config.get("lora_dropout", 0.0)),
-        target_modules=_names(config["target_modules"]),
+        target_modules=_all_targets(config),
         exclude_modules=_names(config.get("exclude_modules") or ()),
         layers_to_transform=tuple(layers) if isinstance(layers, list) else None if layers is None else (layers,),
-        rank_pattern=config.get("rank_pattern") or {},
-        alpha_pattern={key: float(alpha) for key, alpha in (config.get("alpha_pattern") or {}).items()},
+        rank_pattern={_without_weight(key): rank for key, rank in (config.get("rank_pattern") or {}).items()},
+        alpha_pattern={
+            _without_weight(key): float(alpha) for key, alpha in (config.get("alpha_pattern") or {}).items()
+        },
         scaling=Scaling.RSLORA if config.get("use_rslora") else Scaling.STANDARD,
         variant=Variant.DORA if config.get("use_dora") else Variant.LORA,
         init=_INITS[config.get("init_lora_weights")],
@@ -198,7 +234,10 @@ def _faults(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"lora_alpha: {alpha!r}, must be a finite number")
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         problems.append(f"lora_dropout: {dropout!r}, must be at least 0 and below 1")
-    if not (isinstance(targets, str) or _is_list(targets, str)):
+    parameters = config.get("target_parameters")
+    if parameters is not None and not _is_list(parameters, str):
+        problems.append(f"target_parameters: {parameters!r}, must be a list of texts")
+    if not (isinstance(targets, str) or _is_list(targets, str) or (targets is None and parameters)):
         problems.append(f"target_modules: {targets!r}, must be a text or a list of texts")
     if not all(_is_rank(value) for value in _values(config.get("rank_pattern"))):
         problems.append(f"rank_pattern: {config['rank_pattern']!r}, must give whole numbers of at least 1")
@@ -227,6 +266,21 @@ def _is_number(value: Any) -> bool:
 
 def _is_list(value: Any, kind: type) -> bool:
     return isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _all_targets(config: Mapping[str, Any]) -> str | tuple[str, ...]:
+    """Modules and parameters together: a parameter `weight` is that of the module before it."""
+    modules = _names(config.get("target_modules") or ())
+    parameters = [_without_weight(name) for name in config.get("target_parameters") or ()]
+    if not isinstance(modules, str):
+        return (*modules, *parameters)
+    if not parameters or modules == ALL_LINEAR:
+        return modules
+    return f"{modules}|(.*\\.)?({'|'.join(map(re.escape, parameters))})"
+
+
+def _without_weight(name: str) -> str:
+    return re.sub(r"\\?\.weight$", "", name)
 
 
 def _names(names: str | list[str] | tuple[str, ...]) -> str | tuple[str, ...]:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from veneer.adapters.linear import LoraLinear
 from veneer.model.decoder import BaseLinear, DenseLinear
+from veneer.model.experts import Routes
 from veneer.products import LowRank, inputs, outer, outputs
 from veneer.quant.packed import PackedLinear
 
@@ -102,6 +103,15 @@ class RoutedRows(_Routed):
             for s in self._route.over(len(x))
         ]
         return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
+
+
+class RoutedExperts(_Routed):
+    """Experts some of whose tokens have updates of their own: each adapter's tokens go by themselves."""
+
+    def forward(self, x: Tensor, routes: Routes) -> Tensor:
+        """As `veneer.model.experts.Experts.forward`."""
+        spans = self._route.over(len(x))
+        return torch.cat([self._part(s.name)(x[s.start : s.stop], routes.of_tokens(s.start, s.stop)) for s in spans])
 
 
 class RoutedLinear(_Routed):

@@ -15,6 +15,7 @@ from torch import Tensor
 from veneer.adapters.adapter import Adapter, remove
 from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKENS
+from veneer.adapters.experts import read_targets
 from veneer.adapters.inject import inject
 from veneer.adapters.peft_config import adapter_config, is_plain, parse_config
 from veneer.adapters.saved import SavedModule
@@ -167,9 +168,10 @@ def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> Lo
     Raises:
         AdapterError: a tensor's name means nothing here.
     """
-    updates = dict.fromkeys(
+    named = dict.fromkeys(
         name.rpartition(".lora_")[0] for name in tensors if ".lora_A." in name or ".lora_embedding_A" in name
     )
+    updates = read_targets(list(named), spec.target_modules)
     rest = [name for name in tensors if not name.endswith(_UPDATES)]
     whole = dict.fromkeys(name.removesuffix(".weight") for name in rest if name.endswith(".weight"))
     # PEFT takes a name for every path that ends in it, dot or no dot: `norm` means every norm.

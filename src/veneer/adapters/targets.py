@@ -15,6 +15,11 @@ EMBEDDING = "model.embed_tokens"
 HEAD = "lm_head"
 """Path of the language-model head."""
 
+ROUTERS = ("gate", "router")
+"""Last names of a mixture's routers. They are adapted only where they are named: an update of the experts answers for
+what they make of a token, one of the router changes who gets it, in every layer behind too."""
+_EXPERT_PARAMETER = re.compile(r".*\.experts\.(gate_up_proj|down_proj)")
+
 Value = TypeVar("Value")
 Names = str | Sequence[str]
 """An expression for whole paths, or names: each a whole path or the end of one."""
@@ -29,9 +34,10 @@ def resolve_targets(
     """The paths that the settings mean, in the order of the model.
 
     Args:
-        paths: the decoder's linear layers. Embedding and head are there too, for who names them.
-        target_modules: `all-linear`, a regular expression for the whole path, or a list of names, each either a whole
-            path or the end of one (`q_proj`, `self_attn.q_proj`).
+        paths: the decoder's linear layers, and of a mixture the parameters of its experts and its routers. Embedding
+            and head are there too, for who names them.
+        target_modules: `all-linear` (which leaves routers out), a regular expression for the whole path, or a list of
+            names, each either a whole path or the end of one (`q_proj`, `self_attn.q_proj`).
         exclude_modules: what is left out of them, by an expression or by names.
         layers_to_transform: numbers of the decoder layers that are adapted; None means all. As in PEFT, whatever
             stands outside of the layers is left out where numbers are given.
@@ -40,7 +46,10 @@ def resolve_targets(
         AdapterError: an expression is invalid, a name or number matches nothing, or nothing is left.
     """
     everything = [EMBEDDING, *paths, HEAD]
-    chosen = list(paths) if target_modules == ALL_LINEAR else matching(everything, target_modules, "target_modules")
+    if target_modules == ALL_LINEAR:
+        chosen = [path for path in paths if not is_router(path)]
+    else:
+        chosen = matching(everything, target_modules, "target_modules")
     if exclude_modules:
         excluded = set(matching(everything, exclude_modules, "exclude_modules"))
         chosen = [path for path in chosen if path not in excluded]
@@ -93,6 +102,24 @@ def matching(paths: Sequence[str], names: Names, setting: str) -> list[str]:
 def names_path(name: str, path: str) -> bool:
     """Whether a name means a path: it is the path, or its end from a dot on."""
     return path == name or path.endswith("." + name)
+
+
+def is_router(path: str) -> bool:
+    """Whether a path is that of a mixture's router."""
+    return path.endswith(tuple(f".mlp.{name}" for name in ROUTERS))
+
+
+def expert_parameter(path: str) -> str | None:
+    """Which parameter of all experts of a layer a path is, or None where it is that of a module."""
+    found = _EXPERT_PARAMETER.fullmatch(path)
+    return None if found is None else found.group(1)
+
+
+def means(names: Names, path: str) -> bool:
+    """Whether an expression or names mean a path."""
+    if isinstance(names, str):
+        return re.fullmatch(names, path) is not None
+    return any(names_path(name, path) for name in names)
 
 
 def layer_number(path: str) -> int | None:

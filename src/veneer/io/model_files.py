@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from veneer.io.checkpoint import Checkpoint
+from veneer.io.experts import as_published
 from veneer.io.files import write_tensors, write_text
 from veneer.io.prequantised import CONFIG_KEY
 from veneer.io.stream import TensorWriter
@@ -38,7 +39,8 @@ def save_model(
     Raises:
         OutputError: a file cannot be written.
     """
-    write_tensors(directory / WEIGHTS_FILE, tensors, {"format": "pt"})
+    published = dict(as_published(origin.config, tensors.items()))
+    write_tensors(directory / WEIGHTS_FILE, published, {"format": "pt"})
     dtype = _NAMES[str(next(iter(tensors.values())).dtype)]
     _save_rest(directory, {"torch_dtype": dtype}, origin, quantization, origin.tokenizer())
 
@@ -72,7 +74,7 @@ def stream_model(
     shapes: dict[str, tuple[int, ...]] = {}
     changes: dict[str, Any] = {}
     with TensorWriter(directory / WEIGHTS_FILE, names, {"format": "pt"}) as file:
-        for name, tensor in tensors:
+        for name, tensor in as_published(origin.config, tensors):
             file.write(name, tensor)
             shapes[name] = tuple(tensor.shape)
             if name == "model.embed_tokens.weight":

@@ -250,6 +250,10 @@ def _begins(path: str, name: str) -> bool:
         return False
 
 
+FLOAT_METHODS = ("fp8", "fbgemm_fp8", "mxfp4")
+"""Methods of transformers whose weights are floats beside scales (`veneer.io.scaled`)."""
+
+
 def check_method(where: str, config: Mapping[str, Any]) -> None:
     """Refuse a model that config.json says was quantised by something whose files are not read.
 
@@ -260,8 +264,33 @@ def check_method(where: str, config: Mapping[str, Any]) -> None:
     if settings is None:
         return
     method = settings.get("quant_method", METHOD) if isinstance(settings, Mapping) else settings
-    if method != METHOD:
-        raise ModelError(
-            f"{where} was quantised by {method!r}, which is not read; of quantised models those of bitsandbytes (4 and "
-            "8 bits) and GGUF files are. Use the model's unquantised checkpoint."
-        )
+    if method in (METHOD, *FLOAT_METHODS):
+        return
+    detail = ""
+    if isinstance(settings, Mapping) and method == "compressed-tensors":
+        found = _compressed(settings)
+        if not found:
+            return
+        detail = f" ({found})"
+    raise ModelError(
+        f"{where} was quantised by {method!r}{detail}, which is not read; of quantised models those of bitsandbytes (4 "
+        "and 8 bits), fp8, MXFP4 and GGUF files are. Use the model's unquantised checkpoint."
+    )
+
+
+def _compressed(settings: Mapping[str, Any]) -> str:
+    """What in a model of compressed-tensors is no 8-bit float, or nothing."""
+    groups = settings.get("config_groups")
+    kinds = []
+    for group in groups.values() if isinstance(groups, Mapping) else ():
+        weights = group.get("weights") if isinstance(group, Mapping) else None
+        if not isinstance(weights, Mapping):
+            continue
+        if (weights.get("type"), weights.get("num_bits")) != ("float", 8) or weights.get("strategy") == "group":
+            kinds.append(f"{weights.get('type')}, {weights.get('num_bits')} bits, {weights.get('strategy')}")
+    if not groups:
+        kinds.append(f"format {settings.get('format')!r}")
+    sparsity = settings.get("sparsity_config") or {}
+    if sparsity.get("format", "dense") != "dense" or settings.get("transform_config"):
+        kinds.append("sparse or transformed weights")
+    return "; ".join(dict.fromkeys(kinds))

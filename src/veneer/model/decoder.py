@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from veneer.model.attention import Attention
+from veneer.model.experts import Expert, Experts, Mixture
 from veneer.model.fused import add_rms_norm, rms_norm, swiglu
 from veneer.model.recompute import Recomputation, remade
 from veneer.model.rope import apply_rotation, inverse_frequencies, rotation
@@ -150,6 +151,23 @@ class Mlp(nn.Module):
             return cast(Tensor, self.down_proj(mixed))
 
 
+def _feed_forward(spec: DecoderSpec, layer: int, weights: Weights) -> nn.Module:
+    mixture, dim = spec.mixture, spec.hidden_size
+    if mixture is None or layer in mixture.dense:
+        return Mlp(spec, layer, weights)
+    path = f"model.layers.{layer}.mlp"
+    # No linear layer by name: a router is never quantised, since a rounded score sends tokens to other experts.
+    router = weights.parameter(f"{path}.{mixture.router}.weight", (mixture.experts, dim))
+    shape = (mixture.experts,)
+    bias = weights.parameter(f"{path}.{mixture.router}.bias", shape) if mixture.router_bias else None
+    sizes = (("gate_proj", dim, mixture.inner), ("up_proj", dim, mixture.inner), ("down_proj", mixture.inner, dim))
+    experts = [
+        Expert(*(weights.linear(f"{path}.experts.{number}.{leaf}", *size, bias=mixture.bias) for leaf, *size in sizes))
+        for number in range(mixture.experts)
+    ]
+    return Mixture(DenseLinear(router, bias), Experts(experts, mixture), mixture)
+
+
 class Layer(nn.Module):
     """One pre-norm transformer layer."""
 
@@ -161,7 +179,7 @@ class Layer(nn.Module):
         self.post_attention_layernorm = RmsNorm(
             weights.parameter(f"{path}.post_attention_layernorm.weight", shape), spec.norm_eps
         )
-        self.mlp = Mlp(spec, layer, weights)
+        self.mlp = _feed_forward(spec, layer, weights)
 
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor, attention: Attention) -> Tensor:
         """One layer over `[tokens, dim]`."""

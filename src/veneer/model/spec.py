@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 from veneer.errors import ModelError, listing
+from veneer.model.mixture import MixtureSpec, Routing, check_mixture
 
 
 class RopeKind(Enum):
@@ -55,6 +56,8 @@ class DecoderSpec:
     tied_head: bool
     attention_bias: bool = False
     mlp_bias: bool = False
+    mixture: MixtureSpec | None = None
+    """The experts, where feed-forward blocks are mixtures."""
     max_positions: int
     """Longest context the model was trained for, in tokens."""
 
@@ -159,7 +162,19 @@ def llama(config: Mapping[str, Any]) -> DecoderSpec:
     )
 
 
-FAMILIES: dict[str, Callable[[Mapping[str, Any]], DecoderSpec]] = {"llama": llama}
+def mixtral(config: Mapping[str, Any]) -> DecoderSpec:
+    """Mixtral: Llama with a mixture of experts in every layer (Jiang et al., 2024, arXiv:2401.04088)."""
+    check_mixture(config, "num_local_experts", "intermediate_size")
+    mixture = MixtureSpec(
+        experts=config["num_local_experts"],
+        top_k=config["num_experts_per_tok"],
+        inner=config["intermediate_size"],
+        routing=Routing.RENORMALISED,
+    )
+    return replace(llama(config), mixture=mixture)
+
+
+FAMILIES: dict[str, Callable[[Mapping[str, Any]], DecoderSpec]] = {"llama": llama, "mixtral": mixtral}
 """Families by Hugging Face `model_type`."""
 
 

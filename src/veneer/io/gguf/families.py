@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from veneer.errors import ModelError, listing
@@ -19,9 +20,12 @@ from veneer.io.gguf.names import (
     ALL_BIAS,
     ATTENTION,
     COHERE_NORMS,
+    EXPERT_BIAS,
+    EXPERTS,
     FEED_FORWARD,
     FUSED,
     GEMMA_NORMS,
+    GPT_OSS,
     MLP_BIAS,
     NORMS,
     QK_NORMS,
@@ -65,6 +69,8 @@ class Family:
     granted: Callable[[Config], Mapping[str, Any]] = _nothing
     """Settings that llama.cpp takes for granted, given the others."""
     ropes: frozenset[str] = _ANY
+    mixture: bool = False
+    """Whether the feed-forward blocks are experts'."""
     window_period: int = 0
     """Where llama.cpp knows the sliding window: every so many layers one sees everything. 0 where it does not: a file's
     context then ends where the window would begin to act."""
@@ -107,6 +113,16 @@ def _cohere(config: Config) -> dict[str, Any]:
     return _whole_heads(config) | {"use_qk_norm": int(config["num_hidden_layers"]) >= 64}
 
 
+def _qwen3_moe(config: Config) -> dict[str, Any]:
+    return {"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
+
+
+def _gpt_oss(config: Config) -> dict[str, Any]:
+    return {"swiglu_limit": 7.0}
+
+
+LOCAL_EXPERTS = Setting("num_local_experts", "expert_count", int)
+TOP_K = Setting("num_experts_per_tok", "expert_used_count", int)
 _PLAIN_BIAS = (Bias(ALL_BIAS, "attention_bias"), Bias(MLP_BIAS, "mlp_bias"))
 _NO_BIAS = (Bias(ALL_BIAS, "attention_bias", carried=False),)
 
@@ -240,14 +256,72 @@ _ALL = (
         granted=_whole_heads,
         defaults={"partial_rotary_factor": 0.25, "layer_norm_eps": 1e-5},
     ),
+    Family(
+        architecture="llama",
+        model_types=("mixtral",),
+        class_name="MixtralForCausalLM",
+        names=Names(rows=(*NORMS, *ATTENTION, *EXPERTS), interleaved=True),
+        settings=(RMS, LOCAL_EXPERTS, TOP_K),
+        defaults={"rope_theta": 1_000_000.0, "num_local_experts": 8, "num_experts_per_tok": 2},
+        mixture=True,
+    ),
+    Family(
+        architecture="qwen3moe",
+        model_types=("qwen3_moe",),
+        class_name="Qwen3MoeForCausalLM",
+        names=Names(rows=(*NORMS, *QK_NORMS, *ATTENTION, *EXPERTS), biases=_NO_BIAS),
+        settings=(
+            RMS,
+            Setting("num_experts", "expert_count", int),
+            TOP_K,
+            Setting("moe_intermediate_size", "expert_feed_forward_length", int),
+        ),
+        defaults={"norm_topk_prob": False, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
+        granted=_qwen3_moe,
+        mixture=True,
+    ),
+    Family(
+        architecture="gpt-oss",
+        model_types=("gpt_oss",),
+        class_name="GptOssForCausalLM",
+        names=Names(rows=(*GPT_OSS, *ATTENTION), biases=(Bias((*ALL_BIAS, *EXPERT_BIAS)),), head=Head.ALWAYS),
+        settings=(RMS, WINDOW, LOCAL_EXPERTS, TOP_K),
+        defaults={
+            "head_dim": 64,
+            "rope_theta": 150_000.0,
+            "sliding_window": 128,
+            "swiglu_limit": 7.0,
+            "num_local_experts": 128,
+            "num_experts_per_tok": 4,
+            "attention_bias": True,
+        },
+        granted=_gpt_oss,
+        mixture=True,
+        window_period=2,
+    ),
 )
-FAMILIES: dict[str, Family] = {family.architecture: family for family in _ALL}
-"""Families by GGUF's name."""
+FAMILIES: dict[tuple[str, bool], Family] = {(family.architecture, family.mixture): family for family in _ALL}
+"""Families by GGUF's name, and whether there are experts."""
+ARCHITECTURES = sorted({family.architecture for family in _ALL})
 BY_MODEL_TYPE: dict[str, Family] = {name: family for family in _ALL for name in family.model_types}
 """Families by Hugging Face's name."""
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
+
+
+def family_in(path: Path, metadata: Mapping[str, Any]) -> Family:
+    """The family of a file. Raises ModelError where files of it are not read."""
+    architecture = metadata.get("general.architecture")
+    mixture = bool(metadata.get(f"{architecture}.expert_count", 0))
+    family = FAMILIES.get((architecture, mixture)) if isinstance(architecture, str) else None
+    if family is None:
+        experts = " with experts" if mixture else ""
+        raise ModelError(
+            f"{path} holds the architecture {architecture!r}{experts}; GGUF files of {', '.join(ARCHITECTURES)} "
+            "are read. Use the model's safetensors checkpoint instead."
+        )
+    return family
 
 
 def read_config(family: Family, meta: Metadata, header: GgufHeader) -> dict[str, Any]:
@@ -256,10 +330,6 @@ def read_config(family: Family, meta: Metadata, header: GgufHeader) -> dict[str,
     Raises:
         ModelError: a key is missing or does not fit the others, or the file is of a kind that is not read.
     """
-    if meta.integer("expert_count", 0, least=0):
-        raise ModelError(
-            f"{meta.path} is a mixture of experts, which is not read from GGUF: use its safetensors files."
-        )
     hidden = meta.integer("embedding_length")
     heads = meta.integer("attention.head_count")
     head_dim = meta.integer("attention.key_length", hidden // heads)
@@ -412,6 +482,8 @@ def describe(config: Config) -> Described:
         slides = [kind == "sliding_attention" for kind in full["layer_types"]]
         if full["layer_types"] != _layer_types(len(slides), family.window_period):
             values[PATTERN] = slides
+    if family.architecture == "gpt-oss":
+        values["expert_feed_forward_length"] = int(full["intermediate_size"])
     if "use_parallel_residual" in full:
         values["use_parallel_residual"] = bool(full["use_parallel_residual"])
     if problems:

@@ -38,6 +38,8 @@ class Row:
     """Names of sizes (see `sizes`)."""
     when: str = ""
     """The configuration's switch that the tensor is there with; one with a `!` before it, without."""
+    bare: bool = False
+    """Whether the Hugging Face name is a parameter's, without `.weight` behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,22 @@ FUSED = (
     Row("mlp.gate_up_proj", "ffn_up", ("twice_inner", "hidden")),
     Row("mlp.down_proj", "ffn_down", ("hidden", "inner")),
 )
+EXPERTS = (
+    Row("mlp.gate", "ffn_gate_inp", ("experts", "hidden")),
+    Row("mlp.experts.*.gate_proj", "ffn_gate_exps", ("experts", "expert_inner", "hidden")),
+    Row("mlp.experts.*.up_proj", "ffn_up_exps", ("experts", "expert_inner", "hidden")),
+    Row("mlp.experts.*.down_proj", "ffn_down_exps", ("experts", "hidden", "expert_inner")),
+)
+GPT_OSS = (
+    Row("input_layernorm", "attn_norm", _NORM),
+    Row("post_attention_layernorm", "post_attention_norm", _NORM),
+    Row("self_attn.sinks", "attn_sinks", ("heads",), bare=True),
+    Row("mlp.router", "ffn_gate_inp", ("experts", "hidden")),
+    *EXPERTS[1:],
+)
 QKV_BIAS = ("attn_q", "attn_k", "attn_v")
 ALL_BIAS = (*QKV_BIAS, "attn_output")
+EXPERT_BIAS = ("ffn_gate_inp", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
 MLP_BIAS = ("ffn_gate", "ffn_up", "ffn_down")
 
 EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm"
@@ -146,7 +162,10 @@ def sizes(config: Mapping[str, Any]) -> dict[str, int]:
     """Every extent that a row may name, from a complete configuration (see `families.completed`)."""
     heads, kv_heads, head_dim = (int(config[key]) for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     inner = int(config["intermediate_size"])
+    experts = config.get("num_local_experts", config.get("num_experts", 0))
     return {
+        "experts": int(experts),
+        "expert_inner": int(config.get("moe_intermediate_size") or inner),
         "hidden": int(config["hidden_size"]),
         "inner": inner,
         "twice_inner": 2 * inner,
@@ -191,10 +210,11 @@ def _of_row(
     heads = {"attn_q": extent["heads"], "attn_k": extent["kv_heads"]}.get(row.ours, 0) if names.interleaved else 0
     offset = names.norm_offset if row.ours.endswith("norm") else 0.0
     found = []
-    for suffix, extents in (("weight", shape), ("bias", shape[:1])):
+    # A bias has no inputs; that of stacked matrices is stacked.
+    for suffix, extents in (("weight", shape), ("bias", shape[:-1] if len(shape) > 1 else shape)):
         if suffix == "bias" and row.ours not in biased:
             continue
-        source = f"{their_prefix}{row.theirs}.{suffix}"
+        source = f"{their_prefix}{row.theirs}" + ("" if row.bare else f".{suffix}")
         sources = tuple(source.replace("*", str(index)) for index in range(shape[0])) if "*" in source else (source,)
         found.append(Piece(f"{our_prefix}{row.ours}.{suffix}", extents, sources, heads, offset))
     return found

@@ -20,7 +20,7 @@ from gguf.constants import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
 from veneer.errors import ModelError, listing
-from veneer.io.gguf.families import FAMILIES, Family, read_config
+from veneer.io.gguf.families import Family, family_in, read_config
 from veneer.io.gguf.header import GgufHeader, TensorInfo, read_header
 from veneer.io.gguf.metadata import Metadata
 from veneer.io.gguf.names import Piece, pieces, row_order
@@ -72,13 +72,7 @@ class GgufCheckpoint:
         self.source = str(path)
         self.path = Path(path)
         self.header = read_header(self.path)
-        architecture = self.header.metadata.get("general.architecture")
-        family = FAMILIES.get(architecture) if isinstance(architecture, str) else None
-        if family is None:
-            raise ModelError(
-                f"{self.path} holds the architecture {architecture!r}; GGUF files of {', '.join(sorted(FAMILIES))} "
-                "are read. Use the model's safetensors checkpoint instead."
-            )
+        family = family_in(self.path, self.header.metadata)
         metadata = Metadata(self.path, self.header.metadata, family.architecture)
         self.config: Mapping[str, Any] = read_config(family, metadata, self.header)
         self.generation_config: Mapping[str, Any] = {}

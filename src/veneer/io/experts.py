@@ -1,0 +1,211 @@
+"""Experts by one name each, however a mixture's files spell them, and back to how its family is published.
+
+Inside, every expert has linear layers of its own, `{layer}.mlp.experts.{number}.{gate,up,down}_proj.weight` `[out, in]`
+(as Qwen3-MoE is published). Files may have instead
+
+    {layer}.block_sparse_moe.experts.{number}.w1, .w3, .w2   gate, up and down by Mixtral's names; the router beside
+                                                             them is {layer}.block_sparse_moe.gate
+    {layer}.mlp.experts.gate_up_proj [experts, 2 · inner, dim], .down_proj [experts, dim, inner]
+                                                             as transformers 5 holds all experts of a layer
+    the same [experts, dim, 2 · inner] and [experts, inner, dim], with `_bias` beside them, gate and up alternating
+                                                             gpt-oss
+    {layer}.mlp.experts.{gate,up,down}_proj.weight [experts, out, in]
+
+Of a fused tensor one expert is read at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veneer.errors import ModelError
+from veneer.io.prequantised import StoredFormat, StoredWeight
+from veneer.io.protocol import SlicedCheckpoint
+from veneer.io.tokenizer import Tokenizer
+
+EXPERT_COUNTS = {"mixtral": "num_local_experts", "qwen3_moe": "num_experts", "gpt_oss": "num_local_experts"}
+"""Mixtures by model_type, and the setting of config.json that says how many experts they have."""
+_MIXTRAL = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
+_MIXTRAL_NAME = re.compile(r"(.*)\.block_sparse_moe\.(?:gate|experts\.(\d+)\.(w[123]))(\..*)")
+_OWN_NAME = re.compile(r"(.*)\.mlp\.(?:gate|experts\.(\d+)\.(gate|up|down)_proj)(\..*)")
+_FUSED_NAME = re.compile(r"(.*\.mlp\.experts)\.(gate_up|gate|up|down)_proj(_bias|\.weight)?")
+_GPT_OSS = "gpt_oss"
+
+
+class _Half(Enum):
+    """Which outputs of a fused tensor."""
+
+    ALL = "all"
+    GATE = "gate"
+    UP = "up"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a tensor stands in the files."""
+
+    name: str
+    expert: int | None = None
+    half: _Half = _Half.ALL
+
+
+class MixtureCheckpoint:
+    """The files of a mixture, its experts by one name each (a `veneer.io.checkpoint.Checkpoint`).
+
+    Args:
+        files: as they are.
+
+    Raises:
+        ModelError: a fused tensor has no shape that experts can have.
+    """
+
+    def __init__(self, files: SlicedCheckpoint) -> None:
+        self._files = files
+        self.source = files.source
+        self.config = files.config
+        self.generation_config = files.generation_config
+        self._turned = files.config.get("model_type") == _GPT_OSS
+        self._places: dict[str, _Place] = {}
+        for name in files.names():
+            self._places |= dict(self._own_names(name))
+        back = {place.name: name for name, place in self._places.items() if place.expert is None}
+        self.stored: Mapping[str, StoredFormat] = {back[name]: kind for name, kind in files.stored.items()}
+
+    def _own_names(self, name: str) -> Iterator[tuple[str, _Place]]:
+        """The names that a tensor of the files has here."""
+        fused = _FUSED_NAME.fullmatch(name)
+        if fused is not None:
+            yield from self._parts_of(name, *fused.groups())
+            return
+        found = _MIXTRAL_NAME.fullmatch(name)
+        if found is None:
+            yield name, _Place(name)
+            return
+        layer, number, leaf, rest = found.groups()
+        inside = "gate" if number is None else f"experts.{number}.{_MIXTRAL[leaf]}"
+        yield f"{layer}.mlp.{inside}{rest}", _Place(name)
+
+    def _parts_of(self, name: str, path: str, leaf: str, ending: str | None) -> Iterator[tuple[str, _Place]]:
+        shape = self._files.shape(name)
+        bias = ending == "_bias"
+        if len(shape) != (2 if bias else 3):
+            raise ModelError(f"{self.source}: {name} has shape {list(shape)}, which is not that of a layer's experts.")
+        kind = "bias" if bias else "weight"
+        sides = {"gate": _Half.GATE, "up": _Half.UP} if leaf == "gate_up" else {leaf: _Half.ALL}
+        for expert in range(shape[0]):
+            for side, half in sides.items():
+                yield f"{path}.{expert}.{side}_proj.{kind}", _Place(name, expert, half)
+
+    def names(self) -> list[str]:
+        """Names of all tensors, sorted."""
+        return sorted(self._places)
+
+    def _place(self, name: str) -> _Place:
+        found = self._places.get(name)
+        if found is None:
+            raise ModelError(f"{self.source} has no tensor {name!r}; it has {len(self._places)} others.")
+        return found
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor. Raises ModelError for an unknown name."""
+        place = self._place(name)
+        shape = self._files.shape(place.name)
+        if place.expert is None:
+            return shape
+        shape = shape[1:]
+        if self._turned and len(shape) == 2:
+            shape = (shape[1], shape[0])
+        return shape if place.half is _Half.ALL else (shape[0] // 2, *shape[1:])
+
+    def read(self, name: str, dtype: torch.dtype) -> Tensor:
+        """One tensor in `dtype`: fresh, contiguous, writable. Raises ModelError where it cannot be read."""
+        place = self._place(name)
+        if place.expert is None:
+            return self._files.read(place.name, dtype)
+        whole = self._files.read_entry(place.name, place.expert, dtype)
+        if self._turned:
+            whole = whole.t()  # a bias stays what it is
+        if place.half is _Half.ALL:
+            return whole.contiguous()
+        if self._turned:
+            return whole[(0 if place.half is _Half.GATE else 1) :: 2].contiguous()
+        middle = len(whole) // 2
+        return (whole[:middle] if place.half is _Half.GATE else whole[middle:]).clone()
+
+    def read_stored(self, name: str) -> StoredWeight:
+        """The parts of one of `stored`. Raises ModelError for another name."""
+        return self._files.read_stored(self._place(name).name)
+
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer. Raises ModelError where it is missing or damaged."""
+        return self._files.tokenizer()
+
+    def files(self) -> list[Path]:
+        """Every file that was read, for digests."""
+        return self._files.files()
+
+
+def as_published(config: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors under the names, and in the form, of the family's published files; of other models as they come.
+
+    Experts of gpt-oss are collected until a layer's are complete, so that one fused tensor is held.
+
+    Args:
+        config: config.json.
+        tensors: by the names that are used inside.
+    """
+    kind = config.get("model_type")
+    collected: dict[str, _Fused] = {}
+    for name, tensor in tensors:
+        found = _OWN_NAME.fullmatch(name)
+        if found is None or kind not in ("mixtral", _GPT_OSS):
+            yield name, tensor
+            continue
+        layer, number, leaf, rest = found.groups()
+        if kind == "mixtral":
+            back = {own: spelled for spelled, own in _MIXTRAL.items()}
+            inside = "gate" if number is None else f"experts.{number}.{back[f'{leaf}_proj']}"
+            yield f"{layer}.block_sparse_moe.{inside}{rest}", tensor
+        elif number is None:
+            yield name, tensor
+        else:
+            parameter = "down_proj" if leaf == "down" else "gate_up_proj"
+            whole = f"{layer}.mlp.experts.{parameter}{'_bias' if rest == '.bias' else ''}"
+            fused = collected.setdefault(whole, _Fused(int(config[EXPERT_COUNTS[_GPT_OSS]]), leaf != "down"))
+            if fused.add(int(number), leaf, tensor):
+                yield whole, collected.pop(whole).take()
+
+
+class _Fused:
+    """One tensor of all experts, filled as they come: `[experts, in, out]`, or `[experts, out]` for biases."""
+
+    def __init__(self, experts: int, paired: bool) -> None:
+        self._experts, self._paired = experts, paired
+        self._left = experts * (2 if paired else 1)
+        self._whole: Tensor | None = None
+
+    def add(self, expert: int, leaf: str, tensor: Tensor) -> bool:
+        """Put one expert's in; whether all are there."""
+        turned = tensor.t() if tensor.dim() == 2 else tensor
+        if self._whole is None:
+            width = turned.shape[-1] * (2 if self._paired else 1)
+            self._whole = turned.new_empty(self._experts, *turned.shape[:-1], width)
+        own = self._whole[expert]
+        if self._paired:
+            own = own[..., (0 if leaf == "gate" else 1) :: 2]
+        own.copy_(turned)
+        self._left -= 1
+        return not self._left
+
+    def take(self) -> Tensor:
+        """The tensor."""
+        assert self._whole is not None
+        return self._whole

@@ -1,0 +1,220 @@
+"""Weights that files hold as narrow floats beside scales: fp8 and MXFP4. They are read as what they mean.
+
+fp8 (Micikevicius et al., 2022, arXiv:2209.05433), as transformers, compressed-tensors, FBGEMM and DeepSeek write it:
+
+    {name}                          float8_e4m3fn (or e5m2) [out, in], or [experts, out, in]
+    {name}_scale_inv, {name}_scale  one number; or one for each row, [out] or [out, 1]; or one for each block of
+                                    weight_block_size, [⌈out/128⌉, ⌈in/128⌉]; float, or a power of two as e8m0
+
+The weight is code × scale under both names: `inv` says that the scale undoes the one of quantisation.
+
+MXFP4 (OCP Microscaling Formats specification 1.0), as gpt-oss is published:
+
+    {name}_blocks   uint8 [experts, out, groups, 16], two e2m1 codes a byte, the lower four bits first
+    {name}_scales   uint8 [experts, out, groups], e8m0: 2^(byte − 127) for the 32 codes of a group
+
+stands for {name} [experts, 32 · groups, out], which is how transformers holds it. Products are formed in float32 and
+rounded once to the dtype that was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veneer.errors import ModelError, listing
+
+FLOAT8 = ("F8_E4M3", "F8_E5M2")
+"""Types of fp8 weights, as safetensors calls them."""
+DEFAULT_BLOCK = (128, 128)
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+"""What the 16 codes of MXFP4 mean."""
+GROUP = 32
+"""Codes that share a scale in MXFP4."""
+CHUNK = 1 << 22
+"""Elements that are decoded at a time: their float32 values stand beside the result."""
+_SCALES = ("_scale_inv", "_scale")
+_OF_ACTIVATIONS = (".input_scale", ".activation_scale", ".input_scale_ub", ".k_scale", ".v_scale")
+"""Scales of what is computed at inference; the weights are the same without."""
+
+
+def block_size(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of a block, from `quantization_config` where it says so.
+
+    Raises:
+        ModelError: what it says is no block.
+    """
+    found = config.get("weight_block_size")
+    groups = config.get("config_groups")
+    if found is None and isinstance(groups, Mapping):
+        weights = [group.get("weights") for group in groups.values() if isinstance(group, Mapping)]
+        found = next(
+            (w["block_structure"] for w in weights if isinstance(w, Mapping) and w.get("block_structure")), None
+        )
+    if found is None:
+        return DEFAULT_BLOCK
+    if not isinstance(found, list) or len(found) != 2 or not all(type(size) is int and size >= 1 for size in found):
+        raise ModelError(f"the block size of quantization_config is {found!r}; it must be two whole numbers above 0")
+    return found[0], found[1]
+
+
+def decode_float8(codes: Tensor, scales: Tensor, block: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """code × scale, `[out, in]` in `dtype`.
+
+    Args:
+        codes: fp8 `[out, in]`.
+        scales: one number, one a row or one a block (see above); float, e8m0, or e8m0 as bytes.
+        block: rows and columns of a block.
+
+    Raises:
+        ModelError: the scales fit the codes in none of these ways.
+    """
+    rows, columns = codes.shape
+    wide = _powers(scales) if scales.dtype == torch.uint8 else scales.float()
+    grid = (-(-rows // block[0]), -(-columns // block[1]))
+    if wide.numel() == 1:
+        wide, height, width = wide.reshape(1, 1), rows, columns
+    elif wide.shape in ((rows,), (rows, 1)):
+        wide, height, width = wide.reshape(rows, 1), 1, columns
+    elif wide.shape == grid:
+        height, width = block
+    else:
+        raise ModelError(
+            f"scales of shape {list(scales.shape)} for a weight {[rows, columns]}: neither one, nor one a row, nor one "
+            f"for each block of {block[0]} x {block[1]}, {list(grid)}"
+        )
+    decoded = torch.empty(rows, columns, dtype=dtype)
+    step = height * max(1, CHUNK // max(1, height * columns))
+    for start in range(0, rows, step):
+        part = codes[start : start + step].float()
+        mine = wide[start // height : -(-(start + step) // height)]
+        mine = mine.repeat_interleave(height, 0)[: len(part)].repeat_interleave(width, 1)[:, :columns]
+        decoded[start : start + step] = part.mul_(mine)
+    return decoded
+
+
+def decode_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """code × scale, uint8 `[…, groups, 16]` and `[…, groups]` to `[…, 32 · groups]` in `dtype`.
+
+    Raises:
+        ModelError: the shapes are others.
+    """
+    if blocks.shape[-1] * 2 != GROUP or blocks.shape[:-1] != scales.shape:
+        raise ModelError(f"MXFP4 blocks {list(blocks.shape)} and scales {list(scales.shape)} do not fit each other")
+    values = torch.tensor(E2M1)
+    decoded = torch.empty(scales.numel(), GROUP, dtype=dtype)
+    flat, powers = blocks.reshape(-1, GROUP // 2), _powers(scales.reshape(-1, 1))
+    step = CHUNK // GROUP
+    for start in range(0, len(flat), step):
+        part = flat[start : start + step]
+        codes = torch.stack((part & 15, part >> 4), -1).view(len(part), GROUP)
+        decoded[start : start + step] = values[codes.int()].mul_(powers[start : start + step])
+    return decoded.view(*scales.shape[:-1], -1)
+
+
+def _powers(codes: Tensor) -> Tensor:
+    """e8m0 bytes as float32: 2^(byte − 127), and NaN for 255."""
+    return codes.contiguous().view(torch.float8_e8m0fnu).float()
+
+
+@dataclass(frozen=True, slots=True)
+class _Scaled:
+    """One weight: the tensors that it is made of."""
+
+    codes: str
+    scales: str
+    shape: tuple[int, ...]
+    """Of what they decode to."""
+    mxfp4: bool
+
+
+class ScaledTensors:
+    """Finds and decodes the weights of a checkpoint that are narrow floats beside scales.
+
+    Args:
+        where: what to call the checkpoint in an error.
+        names: of all tensors in the files.
+        kind: type of a tensor, as safetensors calls it.
+        shape: of a tensor as it is stored.
+        raw: one tensor as it is stored, or one entry of its first dimension; a copy.
+        settings: quantization_config of config.json, or empty.
+
+    Raises:
+        ModelError: a weight lacks its scales; all such are named.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        names: Collection[str],
+        *,
+        kind: Callable[[str], str],
+        shape: Callable[[str], tuple[int, ...]],
+        raw: Callable[[str, int | None], Tensor],
+        settings: Mapping[str, Any],
+    ) -> None:
+        self._where, self._shape, self._raw, self._block = where, shape, raw, block_size(settings)
+        self._found: dict[str, _Scaled] = {}
+        self.parts: set[str] = {name for name in names if name.endswith(_OF_ACTIVATIONS)}
+        """Names that stand for no tensor of the model."""
+        missing = []
+        for name in names:
+            weight = name.removesuffix("_blocks")
+            if name.endswith("_blocks") and kind(name) == "U8":
+                if f"{weight}_scales" in names:
+                    self._add_mxfp4(weight, name)
+                else:
+                    missing.append(f"{weight}_scales")
+            elif kind(name) in FLOAT8:
+                scales = next((name + end for end in _SCALES if name + end in names), None)
+                if scales is not None:
+                    self.parts.add(scales)
+                    self._found[name] = _Scaled(name, scales, shape(name), mxfp4=False)
+                elif settings and not name.endswith(_SCALES):
+                    missing.append(name + _SCALES[0])
+        if missing:
+            raise ModelError(f"{where} lacks scales of quantised weights:\n{listing(missing)}")
+
+    def _add_mxfp4(self, weight: str, blocks: str) -> None:
+        *outer, groups, size = self._shape(blocks)
+        inner = groups * size * 2
+        decoded = (outer[0], inner, outer[1]) if len(outer) == 2 else (*outer, inner)
+        self.parts |= {blocks, f"{weight}_scales"}
+        self._found[weight] = _Scaled(blocks, f"{weight}_scales", decoded, mxfp4=True)
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The weights, by the names that they are read under, and the shapes of what they decode to."""
+        return {name: scaled.shape for name, scaled in self._found.items()}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether it is one of these weights."""
+        return name in self._found
+
+    def read(self, name: str, dtype: torch.dtype, index: int | None = None) -> Tensor:
+        """A weight decoded, rounded once to `dtype`; with an index one entry of its first dimension.
+
+        Raises:
+            ModelError: codes and scales do not fit each other.
+        """
+        scaled = self._found[name]
+        if index is None and len(scaled.shape) == 3:
+            # One at a time into place: a mixture's experts in float32 would be the largest tensor of all.
+            whole = torch.empty(scaled.shape, dtype=dtype)
+            for entry in range(scaled.shape[0]):
+                whole[entry] = self.read(name, dtype, entry)
+            return whole
+        # One scale may stand for all experts.
+        own = index if self._shape(scaled.scales)[:1] == scaled.shape[:1] else None
+        codes, scales = self._raw(scaled.codes, index), self._raw(scaled.scales, own)
+        try:
+            if scaled.mxfp4:
+                decoded = decode_mxfp4(codes, scales, dtype)
+                return decoded.t().contiguous() if len(scaled.shape) == 3 else decoded
+            return decode_float8(codes, scales, self._block, dtype)
+        except ModelError as error:
+            raise ModelError(f"{self._where}: {name} cannot be decoded: {error}") from error

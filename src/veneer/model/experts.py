@@ -1,0 +1,343 @@
+"""The feed-forward block of a mixture: a router, and experts that compute on the tokens they were given.
+
+Tokens are a flat list, so that routing is a sort: `rows` lists, expert by expert, the tokens that each has. Every
+expert with tokens makes one product over all of its own; one without costs nothing. Forward and backward are written
+out over the contract of a base linear (docs/design.md), so that an expert may be dense or quantised, and a quantised
+one is decoded when it is multiplied and at no other time.
+
+Of `tokens · top_k` rows only gate and up are kept. The rows of x are gathered again from x, and the weights' gradient
+needs no output of the experts:  ∂/∂w ⟨dy, w · D(h)⟩ = ⟨dy, D(h)⟩ = ⟨Dᵀ dy, h⟩ + ⟨dy, bias⟩,  whose first factor is
+computed for h's gradient anyway.
+
+Sums over a token's experts are float32 and rounded once. Scores are computed in float32 too, as a rounded score sends
+tokens to other experts. The router learns only where an adapter names it; the auxiliary loss that balances a router's
+load (transformers adds it where `output_router_logits` is set) is no part of training here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from veneer.model.clamped import clamped_swiglu
+from veneer.model.fused import swiglu
+from veneer.model.mixture import Clamp, MixtureSpec, Routing
+from veneer.model.recompute import remade
+from veneer.products import Frozen, LowRank, inputs, outer, outputs
+
+
+class ExpertLinear(Frozen, Protocol):
+    """What is asked of an expert's linear layer: part of contract 1."""
+
+    in_features: int
+    out_features: int
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x Wᵀ (+ bias)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsLora:
+    """Low-rank factors for one parameter of all experts, laid out as PEFT does for `target_parameters`.
+
+    Expert e has rows e · rank to (e + 1) · rank of A, and of B the columns e, e + experts, e + 2 · experts, …
+    """
+
+    a: Tensor
+    """`[experts · rank, in]`."""
+    b: Tensor
+    """`[out, rank · experts]`."""
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Which expert has which tokens."""
+
+    rows: Tensor
+    """int64 `[tokens · top_k]`: the token of each row, the rows of one expert side by side."""
+    weights: Tensor
+    """`[tokens · top_k]` float32: what the expert's output counts."""
+    counts: tuple[int, ...]
+    """Rows of each expert."""
+
+    def spans(self) -> Iterator[tuple[int, slice]]:
+        """Every expert that has rows, and which."""
+        start = 0
+        for expert, count in enumerate(self.counts):
+            if count:
+                yield expert, slice(start, start + count)
+            start += count
+
+    def of_tokens(self, start: int, stop: int) -> Routes:
+        """Those of the tokens from `start` to `stop`, which are then numbered from 0."""
+        kept = (self.rows >= start) & (self.rows < stop)
+        experts = torch.repeat_interleave(torch.tensor(self.counts, device=kept.device))[kept]
+        counts = torch.bincount(experts, minlength=len(self.counts))
+        return Routes(self.rows[kept] - start, self.weights[kept], tuple(counts.tolist()))
+
+
+def route(scores: Tensor, top_k: int, routing: Routing) -> Routes:
+    """The routes that a router's scores `[tokens, experts]` (float32) mean."""
+    if routing is Routing.CHOSEN:
+        best, chosen = torch.topk(scores, top_k, dim=-1)
+        weights = torch.softmax(best, dim=-1)
+    else:
+        weights, chosen = torch.topk(torch.softmax(scores, dim=-1), top_k, dim=-1)
+        if routing is Routing.RENORMALISED:
+            weights = weights / weights.sum(-1, keepdim=True)
+    flat = chosen.flatten()
+    order = torch.argsort(flat, stable=True)
+    counts = torch.bincount(flat, minlength=scores.shape[1])
+    return Routes(order // top_k, weights.flatten()[order], tuple(counts.tolist()))
+
+
+class Expert(nn.Module):
+    """One expert's linear layers.
+
+    Args:
+        gate_proj: base linear, `[inner, dim]`.
+        up_proj: the same.
+        down_proj: `[dim, inner]`.
+    """
+
+    gate_proj: ExpertLinear
+    up_proj: ExpertLinear
+    down_proj: ExpertLinear
+
+    def __init__(self, gate_proj: nn.Module, up_proj: nn.Module, down_proj: nn.Module):
+        super().__init__()
+        self.add_module("gate_proj", gate_proj)
+        self.add_module("up_proj", up_proj)
+        self.add_module("down_proj", down_proj)
+
+
+class Experts(nn.ModuleList):
+    """All experts of a layer.
+
+    Args:
+        experts: in order.
+        spec: of the mixture.
+    """
+
+    def __init__(self, experts: list[Expert], spec: MixtureSpec):
+        super().__init__(experts)
+        self.clamp, self.interleaved = spec.clamp, spec.interleaved
+
+    def expert(self, number: int) -> Expert:
+        """One of them."""
+        return cast(Expert, self[number])
+
+    def forward(
+        self, x: Tensor, routes: Routes, gate_up: ExpertsLora | None = None, down: ExpertsLora | None = None
+    ) -> Tensor:
+        """What the experts make of `[tokens, dim]`, weighted and summed, with updates of their parameters if given."""
+        first = next(self.parameters(), None)
+        if first is not None and first.requires_grad:
+            return self._trained(x, routes)
+        gate, up = _opened(x, routes, self, gate_up)
+        mixed = self._gated(gate, up)
+        with remade(mixed, lambda: self._gated(gate.detach(), up.detach())):
+            return _closed(mixed, routes, self, down, len(x))
+
+    def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        return gated(gate, up, self.clamp)
+
+    def _trained(self, x: Tensor, routes: Routes) -> Tensor:
+        """The same where the experts' own weights learn (full fine-tuning): through autograd, expert by expert."""
+        y = torch.zeros(x.shape, dtype=_wide(x.dtype), device=x.device)
+        for number, span in routes.spans():
+            expert, rows = self.expert(number), routes.rows[span]
+            mine = x[rows]
+            mixed = self._gated(expert.gate_proj(mine), expert.up_proj(mine))
+            out = expert.down_proj(mixed)
+            y = y.index_add(0, rows, out.to(y.dtype) * routes.weights[span][:, None])
+        return y.to(x.dtype)
+
+
+class Mixture(nn.Module):
+    """Router and experts in the place of a dense feed-forward block.
+
+    Args:
+        router: base linear `[experts, dim]`, never quantised.
+        experts: the experts.
+        spec: of the mixture; the router hangs under the name that it says.
+    """
+
+    def __init__(self, router: nn.Module, experts: Experts, spec: MixtureSpec):
+        super().__init__()
+        self.add_module(spec.router, router)
+        self.experts = experts
+        self._router, self._top_k, self._routing = spec.router, spec.top_k, spec.routing
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[tokens, dim]` to the same."""
+        scores = self.get_submodule(self._router)(x.to(_wide(x.dtype)))
+        return cast(Tensor, self.experts(x, route(scores, self._top_k, self._routing)))
+
+
+def gated(gate: Tensor, up: Tensor, clamp: Clamp | None) -> Tensor:
+    """The gated product of an expert, elementwise."""
+    return swiglu(gate, up) if clamp is None else clamped_swiglu(gate, up, clamp.alpha, clamp.limit)
+
+
+def halves(rows: Tensor, *, interleaved: bool) -> tuple[Tensor, Tensor]:
+    """The rows of gate and those of up, of what has both along its first axis."""
+    if interleaved:
+        return rows[0::2], rows[1::2]
+    middle = len(rows) // 2
+    return rows[:middle], rows[middle:]
+
+
+def factors(a: Tensor, b: Tensor, expert: int, experts: int) -> tuple[Tensor, Tensor]:
+    """One expert's A `[rank, in]` and B `[out, rank]`; views."""
+    rank = len(a) // experts
+    return a[expert * rank : (expert + 1) * rank], b[:, expert::experts]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _opened(x: Tensor, routes: Routes, experts: Experts, update: ExpertsLora | None) -> tuple[Tensor, Tensor]:
+    """gate and up of every row, `[rows, inner]` both."""
+    a, b, scale = (None, None, 0.0) if update is None else (update.a, update.b, update.scale)
+    result: tuple[Tensor, Tensor] = _Opened.apply(x, a, b, scale, routes, experts)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Opened(torch.autograd.Function):
+    """gate = x Gᵀ and up = x Uᵀ for each expert's tokens; one A, and rows of one B, stand beside both."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, a: Tensor | None, b: Tensor | None, scale: float, routes: Routes, experts: Experts
+    ) -> tuple[Tensor, Tensor]:
+        inner = experts.expert(0).gate_proj.out_features
+        gate, up = (x.new_empty(len(routes.rows), inner) for _ in range(2))
+        down = None if a is None else x.new_empty(len(routes.rows), len(a) // len(experts))
+        for number, span in routes.spans():
+            expert, mine = experts.expert(number), x[routes.rows[span]]
+            if a is None or b is None or down is None:
+                gate[span], up[span] = expert.gate_proj.product(mine), expert.up_proj.product(mine)
+                continue
+            own_a, gate_b, up_b = _split(a, b, number, experts, x.dtype)
+            down[span] = low = outputs(mine, own_a)
+            gate[span] = expert.gate_proj.product(mine, LowRank(low, gate_b, scale))
+            up[span] = expert.up_proj.product(mine, LowRank(low, up_b, scale))
+        # x is needed for A's gradient alone; its rows are gathered again.
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, down, a, b, routes.rows)
+        ctx.scale, ctx.routes, ctx.experts, ctx.shape = scale, routes, experts, x.shape
+        return gate, up
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, down, a, b, rows = ctx.saved_tensors
+        d_gate, d_up = (grad.contiguous() for grad in grads)
+        experts, scale, dtype = ctx.experts, ctx.scale, d_gate.dtype
+        dx = d_gate.new_zeros(ctx.shape, dtype=_wide(dtype)) if ctx.needs_input_grad[0] else None
+        grad_a = torch.zeros_like(a) if ctx.needs_input_grad[1] else None
+        grad_b = torch.zeros_like(b) if ctx.needs_input_grad[2] else None
+        for number, span in ctx.routes.spans():
+            expert, update = experts.expert(number), None
+            if down is not None:
+                own_a, gate_b, up_b = _split(a, b, number, experts, dtype)
+                d_down = inputs(d_gate[span], gate_b).add_(inputs(d_up[span], up_b))
+                update = LowRank(d_down, own_a, scale)
+                if grad_a is not None:
+                    factors(grad_a, b, number, len(experts))[0].copy_(outer(d_down, x[rows[span]], scale))
+                if grad_b is not None:
+                    sides = halves(factors(a, grad_b, number, len(experts))[1], interleaved=experts.interleaved)
+                    for side, grad in zip(sides, (d_gate[span], d_up[span]), strict=True):
+                        side.copy_(outer(grad, down[span], scale))
+            if dx is not None:
+                mine = expert.gate_proj.input_gradient(d_gate[span])
+                mine = mine.add_(expert.up_proj.input_gradient(d_up[span], update))
+                dx.index_add_(0, rows[span], mine.to(dx.dtype))
+        return None if dx is None else dx.to(dtype), grad_a, grad_b, None, None, None
+
+
+def _split(a: Tensor, b: Tensor, number: int, experts: Experts, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """One expert's A, and its B for gate and for up, as the products take them."""
+    own_a, own_b = factors(a, b, number, len(experts))
+    gate_b, up_b = halves(own_b, interleaved=experts.interleaved)
+    return own_a.to(dtype), gate_b.to(dtype).contiguous(), up_b.to(dtype).contiguous()
+
+
+def _closed(mixed: Tensor, routes: Routes, experts: Experts, update: ExpertsLora | None, tokens: int) -> Tensor:
+    """The weighted sum of the experts' outputs, `[rows, inner]` to `[tokens, dim]`."""
+    a, b, scale = (None, None, 0.0) if update is None else (update.a, update.b, update.scale)
+    result: Tensor = _Closed.apply(  # type: ignore[no-untyped-call]
+        mixed, routes.weights, a, b, scale, routes, experts, tokens
+    )
+    return result
+
+
+class _Closed(torch.autograd.Function):
+    """y[token] = Σ w · (h Dᵀ + bias) over the token's experts."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        mixed: Tensor,
+        weights: Tensor,
+        a: Tensor | None,
+        b: Tensor | None,
+        scale: float,
+        routes: Routes,
+        experts: Experts,
+        tokens: int,
+    ) -> Tensor:
+        y = mixed.new_zeros(tokens, experts.expert(0).down_proj.out_features, dtype=_wide(mixed.dtype))
+        down = None if a is None else mixed.new_empty(len(mixed), len(a) // len(experts))
+        for number, span in routes.spans():
+            update = None
+            if a is not None and b is not None and down is not None:
+                own_a, own_b = factors(a, b, number, len(experts))
+                down[span] = low = outputs(mixed[span], own_a.to(mixed.dtype))
+                update = LowRank(low, own_b.to(mixed.dtype).contiguous(), scale)
+            out = experts.expert(number).down_proj.product(mixed[span], update)
+            y.index_add_(0, routes.rows[span], out.to(y.dtype) * weights[span][:, None])
+        kept = mixed if ctx.needs_input_grad[1] or ctx.needs_input_grad[2] else None
+        ctx.save_for_backward(kept, weights, down, a, b, routes.rows)
+        ctx.scale, ctx.routes, ctx.experts = scale, routes, experts
+        ctx.shape = mixed.shape
+        return y.to(mixed.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        mixed, weights, down, a, b, rows = ctx.saved_tensors
+        dy, experts, scale = grads[0], ctx.experts, ctx.scale
+        d_mixed = dy.new_empty(ctx.shape) if ctx.needs_input_grad[0] else None
+        d_weights = torch.empty_like(weights) if ctx.needs_input_grad[1] else None
+        grad_a = torch.zeros_like(a) if ctx.needs_input_grad[2] else None
+        grad_b = torch.zeros_like(b) if ctx.needs_input_grad[3] else None
+        for number, span in ctx.routes.spans():
+            mine, counts, update = dy[rows[span]], weights[span][:, None], None
+            if down is not None:
+                own_a, own_b = (part.to(dy.dtype).contiguous() for part in factors(a, b, number, len(experts)))
+                d_down = inputs(mine, own_b)
+                update = LowRank(d_down, own_a, scale)
+                if grad_a is not None:
+                    weighted = (d_down * counts).to(dy.dtype)
+                    factors(grad_a, b, number, len(experts))[0].copy_(outer(weighted, mixed[span], scale))
+                if grad_b is not None:
+                    weighted = (mine * counts).to(dy.dtype)
+                    factors(a, grad_b, number, len(experts))[1].copy_(outer(weighted, down[span], scale))
+            if d_mixed is None and d_weights is None:
+                continue
+            linear = experts.expert(number).down_proj
+            turned = linear.input_gradient(mine, update)
+            if d_mixed is not None:
+                d_mixed[span] = turned * counts
+            if d_weights is not None:
+                d_weights[span] = (turned.to(weights.dtype) * mixed[span]).sum(-1)
+                if linear.bias is not None:
+                    d_weights[span] += mine.to(weights.dtype) @ linear.bias.to(weights.dtype)
+        return d_mixed, d_weights, grad_a, grad_b, None, None, None, None
