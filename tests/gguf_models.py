@@ -65,6 +65,16 @@ CASES: dict[str, Callable[[], Any]] = {
     ),
     "cohere": lambda: hf.CohereConfig(**SIZES, logit_scale=0.5),
     "stablelm": lambda: hf.StableLmConfig(**SIZES, use_qkv_bias=True),
+    "mixtral": lambda: hf.MixtralConfig(
+        **SIZES, head_dim=16, num_local_experts=4, num_experts_per_tok=2, sliding_window=None
+    ),
+    "qwen3 moe": lambda: hf.Qwen3MoeConfig(
+        **SIZES, head_dim=32, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=32, norm_topk_prob=True
+    ),
+    "gpt-oss": lambda: hf.GptOssConfig(
+        **SIZES, head_dim=32, num_local_experts=4, num_experts_per_tok=2, sliding_window=16,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64},
+    ),
     "stablelm parallel": lambda: hf.StableLmConfig(**SIZES, use_parallel_residual=True, qk_layernorm=True),
 }  # fmt: skip
 

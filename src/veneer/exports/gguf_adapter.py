@@ -196,6 +196,7 @@ def _what(part: Part) -> str:
         "TokenEmbedding": "trained rows of the embedding",
         "TokenHead": "trained rows of the head",
         "SavedModule": "a module that was trained whole",
+        "ExpertsUpdate": "an update of experts",
     }
     return names.get(type(part).__name__, type(part).__name__)
 

@@ -426,6 +426,9 @@ def completed(config: Config) -> dict[str, Any]:
     full = {"tie_word_embeddings": False, "max_position_embeddings": 2048, **family.defaults, **config}
     if config.get("model_type") == "mistral":
         full.setdefault("sliding_window", 4096)
+    if "num_experts" in family.defaults:
+        # transformers 5 writes the other family's name for it.
+        full["num_experts"] = config.get("num_experts", full.pop("num_local_experts", full["num_experts"]))
     if family.window_period and not full.get("layer_types"):
         period = int(full.get("sliding_window_pattern") or family.window_period)
         full["layer_types"] = _layer_types(int(full["num_hidden_layers"]), period)

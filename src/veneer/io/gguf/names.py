@@ -162,7 +162,7 @@ def sizes(config: Mapping[str, Any]) -> dict[str, int]:
     """Every extent that a row may name, from a complete configuration (see `families.completed`)."""
     heads, kv_heads, head_dim = (int(config[key]) for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     inner = int(config["intermediate_size"])
-    experts = config.get("num_local_experts", config.get("num_experts", 0))
+    experts = config.get("num_experts", config.get("num_local_experts", 0))
     return {
         "experts": int(experts),
         "expert_inner": int(config.get("moe_intermediate_size") or inner),
