@@ -10,11 +10,14 @@ import pytest
 import torch
 
 from support import smollm2_gguf
+from tiny import write_model
 from tiny_models import packed_logits
 from veneer.errors import ConfigError, ModelError
 from veneer.exports import llama_cpp
+from veneer.exports.gguf import write_gguf_base
 from veneer.exports.llama_cpp import opened
 from veneer.io.checkpoint import open_checkpoint
+from veneer.io.gguf.encode import Quant
 from veneer.load import load_model
 
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (pip install 'veneer[llama-cpp]')")
@@ -116,3 +119,22 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(llama_cpp, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'veneer\[llama-cpp\]'"), opened("model.gguf"):
         pass
+
+
+def test_tokens_that_end_within_a_character_have_their_distribution_too(tmp_path: Path) -> None:
+    """A random model of bytes: the server keeps such probabilities back, and shifts the others."""
+    checkpoint = open_checkpoint(write_model(tmp_path / "model"))
+    file = tmp_path / "model.gguf"
+    write_gguf_base(file, checkpoint, Quant.F32)
+    model = load_model(checkpoint, dtype=torch.float32).eval()
+    parts = 0
+    with opened(file, context=256) as server:
+        for prompt in ([5, 40, 77], [1, 55, 60, 2, 1], [100, 120, 90], [70, 3]):
+            answer = server.continued(prompt, 8)
+            parts += "�" in answer.text
+            with torch.no_grad():
+                own = packed_logits(model, [[*prompt, *answer.tokens]]).log_softmax(-1)[len(prompt) - 1 :]
+            assert len(answer.steps) in (len(answer.tokens), len(answer.tokens) + 1)
+            for row, step in zip(own, answer.steps, strict=False):
+                assert max(abs(float(row[i]) - p) for i, p in zip(step.ids, step.logprobs, strict=True)) < 1e-4
+    assert parts

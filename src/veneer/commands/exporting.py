@@ -24,7 +24,7 @@ base_model_option = click.option("--model", help="The base; by default as the ad
 @click.option("--adapter", required=True, type=click.Path(path_type=Path), help="Folder of an adapter.")
 @click.option(
     "--to",
-    type=click.Choice(["peft", "merged", "merged-4bit"]),
+    type=click.Choice(["peft", "merged", "merged-4bit", "gguf", "gguf-adapter"]),
     default="merged",
     show_default=True,
     help="Kind of export.",
@@ -37,7 +37,9 @@ base_model_option = click.option("--model", help="The base; by default as the ad
     show_default=True,
     help="Of the weights; auto: as the base is stored.",
 )
-@click.option("--quant", help="Of a GGUF file: what its matrices are written in.")
+@click.option(
+    "--quant", help="Of a GGUF file: f32, f16, bf16, q8_0, q4_0 or q4_k_m; an adapter: f32, f16, bf16 or q8_0."
+)
 @rows_option
 @limit_option
 @gap_option

@@ -83,8 +83,26 @@ class LlamaCpp:
             "cache_prompt": False, "return_tokens": True, "samplers": ["temperature"],
         }  # fmt: skip
         answer = self._ask("/completion", body)
-        steps = tuple(_step(one["top_logprobs"]) for one in answer["completion_probabilities"])
-        return Answer(tuple(int(token) for token in answer["tokens"]), str(answer["content"]), steps)
+        tokens = tuple(int(token) for token in answer["tokens"])
+        listed = answer.get("completion_probabilities", [])
+        if len(listed) == len(tokens):
+            steps = tuple(_step(one["top_logprobs"]) for one in listed)
+        else:
+            # The server keeps back what belongs to a token that ends within a character.
+            steps = tuple(self._alone([*prompt, *tokens[:at]], body) for at in range(len(tokens)))
+        # The token that ended the answer is among them.
+        return Answer(tokens[:-1] if answer["stop_type"] == "eos" else tokens, str(answer["content"]), steps)
+
+    def _alone(self, prompt: Sequence[int], body: Mapping[str, Any]) -> Step:
+        """The distribution behind a prompt, whatever is chosen from it: a plain letter, which is never kept back.
+
+        The server's log-probabilities are those of the model, before the bias that makes it choose the letter.
+        """
+        letter = self.tokenize("a")[-1]
+        answer = self._ask(
+            "/completion", {**body, "prompt": list(prompt), "n_predict": 1, "logit_bias": [[letter, 1e6]]}
+        )
+        return _step(answer["completion_probabilities"][0]["top_logprobs"])
 
     def logprobs(self, prompt: Sequence[int], *, top: int = 10) -> Step:
         """The likeliest next tokens of a prompt; as `continued`."""

@@ -134,6 +134,14 @@ def _rest(expected: dict[str, tuple[int, ...]], changed: set[str], *, parted: bo
     return [name for name in dict.fromkeys((*expected, HEAD)) if name in needed - changed]
 
 
+def stays_tied(source: Source) -> bool:
+    """Whether the head of the merged model is its embedding."""
+    if not source.model.spec.tied_head or source.adapter.keeps_tie:
+        return source.model.spec.tied_head
+    changed = {path for path, _ in source.adapter.parts}
+    return not changed & {name.removesuffix(".weight") for name in (EMBEDDING, HEAD)}
+
+
 def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     rounded = tensor.to(dtype)
     if not bool(torch.isfinite(rounded).all()):

@@ -14,7 +14,7 @@ from pathlib import Path
 from veneer.adapters.store import read_config
 from veneer.config import ComputeSection
 from veneer.errors import ConfigError, OutputError
-from veneer.exports import merged, peft_folder
+from veneer.exports import gguf, gguf_adapter, merged, peft_folder
 from veneer.exports.card import model_card
 from veneer.exports.certificate import ParityError
 from veneer.exports.certify import certify, write_certificate
@@ -39,12 +39,18 @@ class Target(Enum):
     MERGED_4BIT = "merged-4bit"
     """The same with the linear layers in 4 bits, as bitsandbytes and transformers store them. Only with evaluation
     rows: an update that is smaller than the grid's steps is lost, and the loss says whether it was."""
+    GGUF = "gguf"
+    """One GGUF model with the adapter in the weights, and an Ollama Modelfile."""
+    GGUF_ADAPTER = "gguf-adapter"
+    """A GGUF adapter that llama.cpp puts on its base, and an Ollama Modelfile."""
 
 
 TARGETS: dict[Target, Kind] = {
     Target.PEFT: Kind(peft_folder.write, peft_folder.checks),
     Target.MERGED: Kind(merged.write, merged.checks),
     Target.MERGED_4BIT: Kind(merged.write, merged.checks),
+    Target.GGUF: Kind(gguf.write, gguf.checks),
+    Target.GGUF_ADAPTER: Kind(gguf_adapter.write, gguf_adapter.checks),
 }
 """What makes each kind of export, and what is compared of it."""
 
