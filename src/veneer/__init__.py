@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from veneer.options import Method as Method
     from veneer.quantization import Quantised as Quantised
     from veneer.quantization import quantize as quantize
+    from veneer.reproduction.run import Reproduction as Reproduction
+    from veneer.reproduction.run import reproduce as reproduce
     from veneer.training.run import RunResult as RunResult
     from veneer.training.run import train as train
 
@@ -53,6 +55,7 @@ _HOMES = {
     "QuantSection": "veneer.config",
     "Quantised": "veneer.quantization",
     "Report": "veneer.evaluation.run",
+    "Reproduction": "veneer.reproduction.run",
     "RunConfig": "veneer.config",
     "RunResult": "veneer.training.run",
     "Sampling": "veneer.generation",
@@ -64,6 +67,7 @@ _HOMES = {
     "export": "veneer.exports.run",
     "open_assistant": "veneer.assistant",
     "quantize": "veneer.quantization",
+    "reproduce": "veneer.reproduction.run",
     "train": "veneer.training.run",
     "verify": "veneer.exports.verify",
 }
@@ -78,6 +82,7 @@ __all__ = [
     "QuantSection",
     "Quantised",
     "Report",
+    "Reproduction",
     "RunConfig",
     "RunResult",
     "Sampling",
@@ -90,6 +95,7 @@ __all__ = [
     "export",
     "open_assistant",
     "quantize",
+    "reproduce",
     "train",
     "verify",
 ]

@@ -74,6 +74,7 @@ for command in (
     using.evaluate,
     training.compare,
     training.sweep,
+    training.reproduce,
     exporting.export,
     exporting.verify,
     making.combine,

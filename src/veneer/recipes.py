@@ -34,7 +34,7 @@ from veneer.display import (
     sample_table,
     sweep_table,
 )
-from veneer.errors import ConfigError, DataError
+from veneer.errors import ConfigError, DataError, listing
 from veneer.evaluation.run import Report, RowSet, evaluate_rows, prepare
 from veneer.events import Evaluated, Event, RunFinished, StepDone, Subscriber
 from veneer.exports.certificate import Certificate
@@ -46,6 +46,7 @@ from veneer.generation import Sampling
 from veneer.io.files import write_text
 from veneer.options import Method
 from veneer.quantization import quantize
+from veneer.reproduction.run import Reproduction, reproduce
 from veneer.sweep.grid import Point
 from veneer.sweep.outcome import Outcome, best_of, to_json
 from veneer.sweep.run import CHART_FILE, TOGETHER, sweep
@@ -297,6 +298,32 @@ def verify_visibly(
         if certificate.passed:
             shown.print(Text(f"{folder} is what it was made from: {len(certificate.files)} files unchanged"))
     return certificate
+
+
+def reproduce_visibly(
+    run: Path, *, output: Path | None, model: str | None, data: str | None, eval_data: str | None, as_json: bool
+) -> Reproduction:
+    """Make a run again with a progress bar, and say what came of it unless the caller wants JSON."""
+    screen = console()
+
+    def warn(differing: list[str]) -> None:
+        if differing:
+            screen.print(Text(f"computed otherwise here, so that other bytes may come out:\n{listing(differing)}"))
+
+    with (
+        interruptible(lambda: _write_to_stderr("\nstopping after this step\n")) as stop,
+        TrainingDisplay(screen) as display,
+    ):
+        found = reproduce(
+            run, output=output, model=model, data=data, eval_data=eval_data, subscribers=[display], stop=stop,
+            on_environment=warn,
+        )  # fmt: skip
+    if not as_json:
+        for line in found.lines():
+            click.echo(line)
+        if found.output is not None:
+            click.echo(f"run: {found.output}")
+    return found
 
 
 def compare_visibly(config: CompareConfig, *, as_json: bool) -> CompareResult:
