@@ -18,9 +18,12 @@ from tiny import chat_tokenizer, write_model
 from veneer.errors import ModelError, OutputError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
-from veneer.io.gguf.families import describe
+from veneer.io.gguf.families import Described, describe, read_config
+from veneer.io.gguf.header import GgufHeader, TensorInfo
+from veneer.io.gguf.metadata import Metadata
 from veneer.io.gguf.model import needed
 from veneer.io.gguf.model import write_model as write
+from veneer.io.gguf.names import pieces
 from veneer.io.gguf.reader import GgufCheckpoint
 from veneer.io.gguf.vocabulary import write_vocabulary
 from veneer.io.gguf.writer import GgufWriter, Planned
@@ -218,3 +221,29 @@ def test_missing_and_unplanned_tensors_are_refused(tokenizer: Path, tmp_path: Pa
         write(tmp_path / "d", config, known, [("model.layers.0.extra", torch.zeros(3))], Quant.F32)
     with pytest.raises(ModelError, match=r"embed_tokens\.weight is \[3\]"):
         write(tmp_path / "e", config, known, [("model.embed_tokens.weight", torch.zeros(3))], Quant.F32)
+
+
+def test_what_llama_cpp_assumes_is_read_so(tokenizer: Path, tmp_path: Path) -> None:
+    """Files of Gemma 2 from before its keys, of Phi-3 with its window, and of OLMo-3 under OLMo-2's name."""
+    config = CASES["gemma2"]()
+    described = describe(config.to_dict())
+    old = {key: value for key, value in described.values.items() if "softcapping" not in key and "window" not in key}
+    header = GgufHeader(3, old | {"tokenizer.ggml.bos_token_id": 3}, _tensors(described))
+    read = read_config(described.family, Metadata(tmp_path / "f", header.metadata, "gemma2"), header)
+    assert [read[key] for key in ("sliding_window", "attn_logit_softcapping", "bos_token_id")] == [4096, 50.0, 3]
+
+    described = describe(hf.Phi3Config(**SIZES, sliding_window=100).to_dict())
+    assert described.values["phi3.context_length"] == 100
+    header = GgufHeader(3, dict(described.values), _tensors(described))
+    read = read_config(described.family, Metadata(tmp_path / "f", header.metadata, "phi3"), header)
+    assert read["sliding_window"] == 100
+
+    described = describe(CASES["olmo2"]().to_dict())
+    header = GgufHeader(3, described.values | {"olmo2.attention.sliding_window": 64}, _tensors(described))
+    with pytest.raises(ModelError, match=r"olmo2\.attention\.sliding_window: a model of another kind"):
+        read_config(described.family, Metadata(tmp_path / "f", header.metadata, "olmo2"), header)
+
+
+def _tensors(described: Described) -> dict[str, TensorInfo]:
+    parts = pieces(described.family.names, described.config)
+    return {one.name: TensorInfo(one.name, one.shape, gguf.GGMLQuantizationType.F32, 0, 0) for one in parts}

@@ -69,6 +69,8 @@ class Family:
     granted: Callable[[Config], Mapping[str, Any]] = _nothing
     """Settings that llama.cpp takes for granted, given the others."""
     ropes: frozenset[str] = _ANY
+    unread: tuple[str, ...] = ()
+    """Keys of another model of the architecture, which is not read."""
     mixture: bool = False
     """Whether the feed-forward blocks are experts'."""
     window_period: int = 0
@@ -155,9 +157,9 @@ _ALL = (
         names=Names(rows=(*GEMMA_NORMS, *ATTENTION, *FEED_FORWARD), biases=_NO_BIAS, head=Head.NEVER, norm_offset=1.0),
         settings=(
             RMS,
-            WINDOW,
-            Setting("attn_logit_softcapping", "attn_logit_softcapping", float),
-            Setting("final_logit_softcapping", "final_logit_softcapping", float),
+            Setting("sliding_window", "attention.sliding_window", int, assumed=4096),
+            Setting("attn_logit_softcapping", "attn_logit_softcapping", float, assumed=50.0),
+            Setting("final_logit_softcapping", "final_logit_softcapping", float, assumed=30.0),
         ),
         activation=("hidden_activation", "gelu_pytorch_tanh"),
         defaults={
@@ -204,6 +206,7 @@ _ALL = (
         class_name="Olmo2ForCausalLM",
         names=Names(rows=(*AFTER_NORMS, *WIDE_QK_NORMS, *ATTENTION, *FEED_FORWARD), biases=_NO_BIAS, head=Head.ALWAYS),
         granted=_whole_heads,
+        unread=("attention.sliding_window",),  # OLMo-3
     ),
     Family(
         architecture="smollm3",
@@ -330,6 +333,9 @@ def read_config(family: Family, meta: Metadata, header: GgufHeader) -> dict[str,
     Raises:
         ModelError: a key is missing or does not fit the others, or the file is of a kind that is not read.
     """
+    other = [meta.key(name) for name in family.unread if meta.has(name)]
+    if other:
+        raise ModelError(f"{meta.path} has {', '.join(other)}: a model of another kind, use its safetensors files.")
     hidden = meta.integer("embedding_length")
     heads = meta.integer("attention.head_count")
     head_dim = meta.integer("attention.key_length", hidden // heads)
@@ -370,6 +376,8 @@ def read_config(family: Family, meta: Metadata, header: GgufHeader) -> dict[str,
     }
     for setting in family.settings:
         config |= setting.read(meta)
+    if family.architecture == "phi3":
+        config["sliding_window"] = meta.integer("attention.sliding_window", 0, least=0) or None
     for bias in family.names.biases:
         if bias.key:
             config[bias.key] = f"blk.0.{bias.of[0]}.bias" in header.tensors
@@ -485,6 +493,8 @@ def describe(config: Config) -> Described:
         slides = [kind == "sliding_attention" for kind in full["layer_types"]]
         if full["layer_types"] != _layer_types(len(slides), family.window_period):
             values[PATTERN] = slides
+    if family.architecture == "phi3":
+        values["attention.sliding_window"] = int(full.get("sliding_window") or 0)
     if family.architecture == "gpt-oss":
         values["expert_feed_forward_length"] = int(full["intermediate_size"])
     if "use_parallel_residual" in full:

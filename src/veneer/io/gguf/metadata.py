@@ -83,12 +83,16 @@ class Setting:
     kind: type
     """int or float."""
     presence: Presence = Presence.NEEDED
+    assumed: int | float | None = None
+    """What llama.cpp takes where a file does not say."""
 
     def read(self, metadata: Metadata) -> dict[str, Any]:
         """The setting for config.json; null where it is optional and missing."""
         if self.presence is Presence.OPTIONAL and not metadata.has(self.ours):
             return {self.theirs: None}
-        return {self.theirs: metadata.integer(self.ours) if self.kind is int else metadata.real(self.ours)}
+        if self.kind is int:
+            return {self.theirs: metadata.integer(self.ours, None if self.assumed is None else int(self.assumed))}
+        return {self.theirs: metadata.real(self.ours, self.assumed)}
 
     def write(self, config: Mapping[str, Any]) -> dict[str, Value]:
         """The setting for the metadata, or nothing where it is null and may be.
