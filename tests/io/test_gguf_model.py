@@ -17,8 +17,8 @@ from gguf_models import CASES, SIZES, llama_cpp_gap, saved_model, write_file
 from tiny import chat_tokenizer, write_model
 from veneer.errors import ModelError, OutputError
 from veneer.io.checkpoint import open_checkpoint
+from veneer.io.gguf.config import Described, describe, read_config
 from veneer.io.gguf.encode import Quant
-from veneer.io.gguf.families import Described, describe, read_config
 from veneer.io.gguf.header import GgufHeader, TensorInfo
 from veneer.io.gguf.metadata import Metadata
 from veneer.io.gguf.model import needed

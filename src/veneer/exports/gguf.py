@@ -20,8 +20,8 @@ from veneer.exports.record import ExportRecord
 from veneer.exports.sides import live
 from veneer.exports.tensors import OfModel, Tensors
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.io.gguf.config import completed, family_of
 from veneer.io.gguf.encode import Quant
-from veneer.io.gguf.families import completed, family_of
 from veneer.io.gguf.model import WrittenGguf, needed, plan_kinds, write_model
 from veneer.io.gguf.names import EMBEDDING, Piece, pieces
 

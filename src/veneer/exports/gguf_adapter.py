@@ -34,8 +34,8 @@ from veneer.exports.readers import Reader, llama_cpp
 from veneer.exports.record import ExportRecord
 from veneer.exports.sides import Asked, live
 from veneer.exports.tensors import InMemory
+from veneer.io.gguf.config import completed, family_of
 from veneer.io.gguf.encode import Quant, encode, fitting
-from veneer.io.gguf.families import completed, family_of
 from veneer.io.gguf.header import read_header
 from veneer.io.gguf.metadata import Value
 from veneer.io.gguf.names import Piece, interleaved, pieces

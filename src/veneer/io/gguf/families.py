@@ -9,12 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from veneer.errors import ModelError, listing
-from veneer.io.gguf.header import GgufHeader
-from veneer.io.gguf.metadata import Metadata, Presence, Setting, Value
+from veneer.io.gguf.metadata import Presence, Setting
 from veneer.io.gguf.names import (
     AFTER_NORMS,
     ALL_BIAS,
@@ -36,7 +33,6 @@ from veneer.io.gguf.names import (
     Head,
     Names,
 )
-from veneer.io.gguf.rope import Factors, read_rope, rope_of, write_rope
 
 Config = Mapping[str, Any]
 RMS = Setting("rms_norm_eps", "attention.layer_norm_rms_epsilon", float)
@@ -69,6 +65,8 @@ class Family:
     granted: Callable[[Config], Mapping[str, Any]] = _nothing
     """Settings that llama.cpp takes for granted, given the others."""
     ropes: frozenset[str] = _ANY
+    partial: bool = False
+    """Whether a part of a head may be turned alone."""
     unread: tuple[str, ...] = ()
     """Keys of another model of the architecture, which is not read."""
     mixture: bool = False
@@ -85,7 +83,8 @@ def _gemma_scalar(config: Config, layers_of_27b: int) -> int:
     return int(config["head_dim"])
 
 
-def _layer_types(layers: int, period: int) -> list[str]:
+def layer_types(layers: int, period: int) -> list[str]:
+    """config.json's `layer_types` where every so many layers one sees everything."""
     return ["full_attention" if layer % period == 0 else "sliding_attention" for layer in range(1, layers + 1)]
 
 
@@ -199,6 +198,7 @@ _ALL = (
         names=Names(rows=(*NORMS, *FUSED), biases=_NO_BIAS),
         granted=_whole_heads,
         ropes=frozenset(("default", "longrope")),
+        partial=True,
     ),
     Family(
         architecture="olmo2",
@@ -258,6 +258,7 @@ _ALL = (
         settings=(LAYER_NORM,),
         granted=_whole_heads,
         defaults={"partial_rotary_factor": 0.25, "layer_norm_eps": 1e-5},
+        partial=True,
     ),
     Family(
         architecture="llama",
@@ -308,232 +309,3 @@ FAMILIES: dict[tuple[str, bool], Family] = {(family.architecture, family.mixture
 ARCHITECTURES = sorted({family.architecture for family in _ALL})
 BY_MODEL_TYPE: dict[str, Family] = {name: family for family in _ALL for name in family.model_types}
 """Families by Hugging Face's name."""
-
-
-# ------------------------------------------------------------------------------------------------------------- reading
-
-
-def family_in(path: Path, metadata: Mapping[str, Any]) -> Family:
-    """The family of a file. Raises ModelError where files of it are not read."""
-    architecture = metadata.get("general.architecture")
-    mixture = bool(metadata.get(f"{architecture}.expert_count", 0))
-    family = FAMILIES.get((architecture, mixture)) if isinstance(architecture, str) else None
-    if family is None:
-        experts = " with experts" if mixture else ""
-        raise ModelError(
-            f"{path} holds the architecture {architecture!r}{experts}; GGUF files of {', '.join(ARCHITECTURES)} "
-            "are read. Use the model's safetensors checkpoint instead."
-        )
-    return family
-
-
-def read_config(family: Family, meta: Metadata, header: GgufHeader) -> dict[str, Any]:
-    """config.json from the metadata.
-
-    Raises:
-        ModelError: a key is missing or does not fit the others, or the file is of a kind that is not read.
-    """
-    other = [meta.key(name) for name in family.unread if meta.has(name)]
-    if other:
-        raise ModelError(f"{meta.path} has {', '.join(other)}: a model of another kind, use its safetensors files.")
-    hidden = meta.integer("embedding_length")
-    heads = meta.integer("attention.head_count")
-    head_dim = meta.integer("attention.key_length", hidden // heads)
-    if meta.integer("attention.value_length", head_dim) != head_dim:
-        key = meta.key("attention.value_length")
-        raise ModelError(f"{meta.path}: {key} is {meta.metadata[key]}, only the head size {head_dim} is supported.")
-    kv_heads = meta.integer("attention.head_count_kv", heads)
-    if head_dim % 2 or heads % kv_heads:
-        raise ModelError(
-            f"{meta.path}: {heads} heads of {head_dim} with {kv_heads} key heads cannot be: damaged metadata."
-        )
-    layers = meta.integer("block_count", most=len(header.tensors))
-    embedding = header.tensors.get("token_embd.weight")
-    if embedding is None or len(embedding.shape) != 2:
-        raise ModelError(f"{meta.path} lacks the matrix token_embd.weight.")
-    positions = meta.integer("context_length")
-    rope = read_rope(meta, header, head_dim, positions)
-    if "partial_rotary_factor" in rope and family.architecture in ("llama", "qwen2", "gemma2", "gemma3"):
-        key = meta.key("rope.dimension_count")
-        raise ModelError(f"{meta.path}: {key} is {meta.metadata[key]}, only the head size {head_dim} is supported.")
-    config: dict[str, Any] = {
-        "model_type": family.model_types[0],
-        "architectures": [family.class_name],
-        "hidden_size": hidden,
-        "intermediate_size": meta.integer("feed_forward_length"),
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": head_dim,
-        family.activation[0]: family.activation[1],
-        **rope,
-        "max_position_embeddings": positions,
-        "vocab_size": embedding.shape[0],
-        "tie_word_embeddings": family.names.head is Head.NEVER or "output.weight" not in header.tensors,
-        "bos_token_id": meta.token("bos"),
-        "eos_token_id": meta.token("eos"),
-        "pad_token_id": meta.token("padding"),
-    }
-    for setting in family.settings:
-        config |= setting.read(meta)
-    if family.architecture == "phi3":
-        config["sliding_window"] = meta.integer("attention.sliding_window", 0, least=0) or None
-    for bias in family.names.biases:
-        if bias.key:
-            config[bias.key] = f"blk.0.{bias.of[0]}.bias" in header.tensors
-    for row in family.names.rows:
-        if row.when:
-            there = f"blk.0.{row.ours}.weight" in header.tensors
-            config[row.when.removeprefix("!")] = there is not row.when.startswith("!")
-    if family.window_period:
-        config["layer_types"] = _read_layer_types(family, meta, layers)
-    return config | dict(family.granted(config))
-
-
-def _read_layer_types(family: Family, meta: Metadata, layers: int) -> list[str]:
-    key = meta.key(PATTERN)
-    pattern = meta.metadata.get(key, family.window_period)
-    if type(pattern) is int and pattern > 0:
-        return _layer_types(layers, pattern)
-    if isinstance(pattern, list) and len(pattern) == layers and all(type(slides) is bool for slides in pattern):
-        return ["sliding_attention" if slides else "full_attention" for slides in pattern]
-    raise ModelError(f"{meta.path}: the metadata key {key} is {pattern!r}, a period or {layers} flags are needed.")
-
-
-# ------------------------------------------------------------------------------------------------------------- writing
-
-
-@dataclass(frozen=True, slots=True)
-class Described:
-    """A model's configuration as a GGUF file says it."""
-
-    family: Family
-    config: Config
-    """Complete: with the family's defaults."""
-    values: Mapping[str, Value]
-    """Metadata by full key."""
-    factors: Mapping[str, Factors]
-    """Tensors of rope divisors."""
-    notes: tuple[str, ...]
-
-
-def family_of(config: Config) -> Family:
-    """The family of a config.json. Raises ModelError where GGUF files of it are not written."""
-    family = BY_MODEL_TYPE.get(str(config.get("model_type")))
-    if family is None:
-        raise ModelError(
-            f"model_type {config.get('model_type')!r} is not written to GGUF; written are "
-            f"{', '.join(sorted(BY_MODEL_TYPE))}. Export with --to merged, and convert that with llama.cpp's own tools."
-        )
-    return family
-
-
-def completed(config: Config) -> dict[str, Any]:
-    """`config` with what transformers takes where it does not say."""
-    family = family_of(config)
-    full = {"tie_word_embeddings": False, "max_position_embeddings": 2048, **family.defaults, **config}
-    if config.get("model_type") == "mistral":
-        full.setdefault("sliding_window", 4096)
-    if "num_experts" in family.defaults:
-        # transformers 5 writes the other family's name for it.
-        full["num_experts"] = config.get("num_experts", full.pop("num_local_experts", full["num_experts"]))
-    if family.window_period and not full.get("layer_types"):
-        period = int(full.get("sliding_window_pattern") or family.window_period)
-        full["layer_types"] = _layer_types(int(full["num_hidden_layers"]), period)
-    for bias in family.names.biases:
-        if bias.key:
-            full.setdefault(bias.key, False)
-    for row in family.names.rows:
-        if row.when:
-            full.setdefault(row.when.removeprefix("!"), False)
-    if not full.get("head_dim"):
-        full["head_dim"] = int(full["hidden_size"]) // int(full["num_attention_heads"])
-    if not full.get("num_key_value_heads"):
-        full["num_key_value_heads"] = full["num_attention_heads"]
-    return full
-
-
-def describe(config: Config) -> Described:
-    """The metadata of a model, by the rules of its family.
-
-    Raises:
-        ModelError: the family is not written, or llama.cpp would compute something else; every reason is named.
-    """
-    family, full = family_of(config), completed(config)
-    problems = _problems(family, full)
-    notes: list[str] = []
-    values: dict[str, Value] = {
-        "block_count": int(full["num_hidden_layers"]),
-        "context_length": _context(family, full, notes),
-        "embedding_length": int(full["hidden_size"]),
-        "feed_forward_length": int(full["intermediate_size"]),
-        "attention.head_count": int(full["num_attention_heads"]),
-        "attention.head_count_kv": int(full["num_key_value_heads"]),
-        "attention.key_length": int(full["head_dim"]),
-        "attention.value_length": int(full["head_dim"]),
-        "vocab_size": int(full["vocab_size"]),
-    }
-    factors: dict[str, Factors] = {}
-    for setting in family.settings:
-        try:
-            values |= setting.write(full)
-        except ModelError as error:
-            problems.append(str(error))
-    try:
-        rope = rope_of(full)
-        if rope.kind not in family.ropes:
-            raise ModelError(f"rope scaling {rope.kind!r} is not known to llama.cpp for this architecture")
-        keys, factors = write_rope(
-            rope, int(int(full["head_dim"]) * rope.partial), int(full["max_position_embeddings"])
-        )
-        values |= keys
-    except (ModelError, KeyError) as error:
-        problems.append(str(error) if isinstance(error, ModelError) else f"the rope scaling lacks {error}")
-    if family.window_period:
-        slides = [kind == "sliding_attention" for kind in full["layer_types"]]
-        if full["layer_types"] != _layer_types(len(slides), family.window_period):
-            values[PATTERN] = slides
-    if family.architecture == "phi3":
-        values["attention.sliding_window"] = int(full.get("sliding_window") or 0)
-    if family.architecture == "gpt-oss":
-        values["expert_feed_forward_length"] = int(full["intermediate_size"])
-    if "use_parallel_residual" in full:
-        values["use_parallel_residual"] = bool(full["use_parallel_residual"])
-    if problems:
-        raise ModelError(
-            f"model_type {config.get('model_type')!r} with these settings cannot be written to GGUF, since llama.cpp "
-            f"would compute something else:\n{listing(problems)}\nExport with --to merged instead."
-        )
-    named = {f"{family.architecture}.{key}": value for key, value in values.items()}
-    return Described(family, full, named, factors, tuple(notes))
-
-
-def _problems(family: Family, full: Config) -> list[str]:
-    key, function = family.activation
-    found = full.get(key, full.get("hidden_act", function))
-    problems = [] if found in (function, "swish" if function == "silu" else function) else [f"{key}: {found!r}"]
-    problems += [
-        f"{bias.key}: {full[bias.key]!r}, and there is no place for these biases"
-        for bias in family.names.biases
-        if bias.key and not bias.carried and full[bias.key]
-    ]
-    for name, value in family.granted(full).items():
-        if name in full and full[name] != value and not (full[name] is None and name != "head_dim"):
-            problems.append(f"{name}: {full[name]!r}, and llama.cpp takes {value!r}")
-    if family.names.head is Head.NEVER and not full["tie_word_embeddings"]:
-        problems.append("tie_word_embeddings: false, and llama.cpp takes the embedding for the head")
-    return problems
-
-
-def _context(family: Family, full: Config, notes: list[str]) -> int:
-    """Positions that the file promises."""
-    positions = int(full["max_position_embeddings"])
-    window = full.get("sliding_window")
-    acts = full.get("use_sliding_window", family.architecture in ("llama", "phi3"))
-    if family.window_period or not window or not acts or int(window) >= positions:
-        return positions
-    notes.append(
-        f"the context ends at {window} tokens instead of {positions}: llama.cpp has no sliding window for "
-        f"{family.architecture}, and up to there it makes no difference"
-    )
-    return int(window)

@@ -13,8 +13,8 @@ from gguf.constants import GGMLQuantizationType as Kind
 from torch import Tensor
 
 from veneer.errors import ModelError, listing
+from veneer.io.gguf.config import Described, completed, describe, family_of
 from veneer.io.gguf.encode import FILE_TYPES, Quant, encode, fitting, kind_of
-from veneer.io.gguf.families import Described, completed, describe, family_of
 from veneer.io.gguf.metadata import Value
 from veneer.io.gguf.names import OUTPUT, Piece, interleaved, pieces
 from veneer.io.gguf.vocabulary import write_vocabulary

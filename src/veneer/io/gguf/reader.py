@@ -20,7 +20,8 @@ from gguf.constants import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
 from veneer.errors import ModelError, listing
-from veneer.io.gguf.families import Family, family_in, read_config
+from veneer.io.gguf.config import family_in, read_config
+from veneer.io.gguf.families import Family
 from veneer.io.gguf.header import GgufHeader, TensorInfo, read_header
 from veneer.io.gguf.metadata import Metadata
 from veneer.io.gguf.names import Piece, pieces, row_order
