@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +249,21 @@ def test_what_llama_cpp_assumes_is_read_so(tokenizer: Path, tmp_path: Path) -> N
 def _tensors(described: Described) -> dict[str, TensorInfo]:
     parts = pieces(described.family.names, described.config)
     return {one.name: TensorInfo(one.name, one.shape, gguf.GGMLQuantizationType.F32, 0, 0) for one in parts}
+
+
+def test_one_tensor_is_held_at_a_time(tokenizer: Path, tmp_path: Path) -> None:
+    _, checkpoint = saved_model(CASES["qwen3 moe"](), tmp_path / "model")
+    given: list[weakref.ref[torch.Tensor]] = []
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        # In another order than the file's: a tensor goes to its place, an expert into its part of one.
+        for name in sorted(needed(checkpoint.config), reverse=True):
+            assert sum(reference() is not None for reference in given) <= 1
+            tensor = checkpoint.read(name, torch.float32)
+            given.append(weakref.ref(tensor))
+            yield name, tensor
+            del tensor
+
+    write(tmp_path / "a.gguf", checkpoint.config, from_directory(tokenizer), tensors(), Quant.Q8_0)
+    write_file(tmp_path / "b.gguf", checkpoint, tokenizer, Quant.Q8_0)
+    assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()

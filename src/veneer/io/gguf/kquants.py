@@ -21,10 +21,12 @@ weights' errors. Everything is float32 over many blocks at once; the layouts are
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -37,6 +39,7 @@ CHUNK = 1 << 16
 GRIDS = np.linspace(-1.0, 1.0, 13, dtype=np.float32)
 """Step 1: how much more or less than the range the steps of a grid span, in steps."""
 SIGNED_GRIDS = np.linspace(-2.0, 1.0, 16, dtype=np.float32)
+_ONE = np.ones(1, np.float32)
 LARGEST = 63
 """Of s_b and m_b in Q4_K and Q5_K."""
 
@@ -60,8 +63,14 @@ def _encode(rows: Floats, encode: Callable[[Floats], Bytes], width: int) -> Byte
     blocks = np.ascontiguousarray(rows, dtype=np.float32).reshape(-1, SUPER)
     out = np.empty((len(blocks), width), dtype=np.uint8)
     step = CHUNK // SUPER
-    for start in range(0, len(blocks), step):
+
+    def fill(start: int) -> None:
         out[start : start + step] = encode(blocks[start : start + step])
+
+    starts = range(0, len(blocks), step)
+    # numpy lets go of the interpreter while it computes, and super-blocks do not depend on each other.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(fill, starts))
     return out.reshape(len(rows), -1)
 
 
@@ -111,7 +120,8 @@ def _fit_affine(x: Floats, top: int) -> tuple[Floats, Floats]:
     count = np.float32(x.shape[-1])
     for change in GRIDS:
         step = (top + change) / safe
-        q = np.clip(np.rint((x - low[..., None]) * step[..., None]), 0, top)
+        q = np.rint((x - low[..., None]) * step[..., None])
+        q = np.minimum(np.maximum(q, 0, out=q), top, out=q)
         sum_q, sum_qq, sum_qx = q.sum(-1), np.square(q).sum(-1), (q * x).sum(-1)
         # Minimum over (s, o) of Σ (s q − o − x)²; an offset below 0 is not to be had, and the fit is then through 0.
         determinant = count * sum_qq - sum_q * sum_q
@@ -153,7 +163,8 @@ def _whole_affine(
 def _round_affine(x: Floats, d: Floats, e: Floats, s: Whole, o: Whole, top: int) -> tuple[Whole, Floats]:
     """The nearest codes, and the squared error of each block `[n, 8]`."""
     scale, offset = (d[:, None] * s)[..., None], (e[:, None] * o)[..., None]
-    q = np.clip(np.rint(_over(x + offset, scale)), 0, top)
+    q = np.rint((x + offset) * _over(_ONE, scale))
+    q = np.minimum(np.maximum(q, 0, out=q), top, out=q)
     return q.astype(np.int32), np.square(scale * q - offset - x).sum(-1)
 
 
@@ -247,7 +258,8 @@ def _fit_symmetric(x: Floats) -> Floats:
     safe = np.where(extreme != 0, extreme, 1.0)
     best, scale = np.zeros_like(extreme), np.zeros_like(extreme)
     for change in SIGNED_GRIDS:
-        q = np.clip(np.rint(x * (-(32 + change) / safe)[..., None]), -32, 31)
+        q = np.rint(x * (-(32 + change) / safe)[..., None])
+        q = np.minimum(np.maximum(q, -32, out=q), 31, out=q)
         sum_qq, sum_qx = np.square(q).sum(-1), (q * x).sum(-1)
         # The squared error is Σ x² less this.
         gain = np.square(sum_qx) / np.where(sum_qq > 0, sum_qq, 1.0)
@@ -259,7 +271,8 @@ def _fit_symmetric(x: Floats) -> Floats:
 
 def _round_symmetric(x: Floats, d: Floats, s: Whole) -> tuple[Whole, Floats]:
     scale = (d[:, None] * s)[..., None]
-    q = np.clip(np.rint(_over(x, scale)), -32, 31)
+    q = np.rint(x * _over(_ONE, scale))
+    q = np.minimum(np.maximum(q, -32, out=q), 31, out=q)
     return q.astype(np.int32), np.square(scale * q - x).sum(-1)
 
 
