@@ -63,7 +63,8 @@ class LoraSection(_Section):
     """Share of the update's inputs dropped while training."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """`all-linear`, a list of layer names, or a regular expression for whole paths. `embed_tokens` and `lm_head` may be
-    named too."""
+    named too. Of a mixture `all-linear` means the attention's layers and all experts (`gate_up_proj`, `down_proj`); its
+    router (`gate`, or `router`) must be named."""
     exclude_modules: str | tuple[str, ...] = ()
     """Names or an expression for what is left out of them."""
     layers_to_transform: tuple[Annotated[int, Field(ge=0), _NUMBER], ...] | None = None

@@ -18,6 +18,7 @@ from veneer.errors import ConfigError, DataError, listing
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
 from veneer.model.held import held
+from veneer.model.shape import RopeKind
 from veneer.quant.packed import decoded_weights
 
 
@@ -153,11 +154,12 @@ class _Batch:
         self._ended = 0
         self._finished: set[int] = set()
         self._slots = list(rows)
-        capacity = max(len(prompt) for prompt in prompts) + sampling.max_new_tokens
-        self._cache = KVCache(model.spec, len(rows), capacity, dtype=model.dtype, device=model.device)
+        self._capacity = max(len(prompt) for prompt in prompts) + sampling.max_new_tokens
+        self._texts = {row: list(prompt) for row, prompt in zip(rows, prompts, strict=True)}
+        self._cache = KVCache(model.spec, len(rows), self._capacity, dtype=model.dtype, device=model.device)
         self._logits = self._prefill(prompts)
 
-    def _prefill(self, prompts: list[Sequence[int]]) -> Tensor:
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         device = self._model.device
         lengths = [len(prompt) for prompt in prompts]
         tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
@@ -183,12 +185,33 @@ class _Batch:
                 self._finish(row)
         self.rows = [row for row in self._slots if row not in self._finished]
         if self.rows:
-            tokens = self._compact(tokens)
-            positions = self._cache.lengths
-            self._lay([1] * len(self._slots))
-            hidden = self._model.hidden(tokens, positions, self._cache.step())
-            self._logits = self._model.logits(hidden)
+            self._advance(tokens)
         return new
+
+    def _advance(self, tokens: Tensor) -> None:
+        """Run each row's next token."""
+        if self._model.spec.by_length:
+            for row, token in zip(self._slots, tokens.tolist(), strict=True):
+                self._texts[row].append(token)
+        tokens = self._compact(tokens)
+        if self._outgrown():
+            self._cache = KVCache(
+                self._model.spec, len(self._slots), self._capacity, dtype=self._model.dtype, device=self._model.device
+            )
+            self._logits = self._prefill([self._texts[row] for row in self._slots])
+            return
+        positions = self._cache.lengths
+        self._lay([1] * len(self._slots))
+        hidden = self._model.hidden(tokens, positions, self._cache.step())
+        self._logits = self._model.logits(hidden)
+
+    def _outgrown(self) -> bool:
+        """Whether a text leaves the trained context with its next token, so that LongRoPE turns all of it otherwise and
+        no key that was kept holds any more."""
+        if not self._model.spec.by_length:
+            return False
+        lengths = set(self._cache.lengths.tolist())
+        return any(r.kind is RopeKind.LONGROPE and r.original_max_positions in lengths for r in self._model.spec.ropes)
 
     def _lay(self, tokens: Sequence[int]) -> None:
         if self._router is not None:

@@ -20,7 +20,7 @@ from veneer.io.files import atomic_folder
 from veneer.io.model_files import save_model
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
 from veneer.load import check_tensors, expected_tensors, linear_paths
-from veneer.model.spec import spec_from_hf
+from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.options import Scheme
 from veneer.quant.codes import code_values, nested_values
 from veneer.quant.linear import QuantLinear
@@ -76,7 +76,8 @@ def quantize(
         progress: called with the name of every tensor that is read.
 
     Raises:
-        ConfigError: `quant` contradicts itself or skips layers that there are not, or the model is quantised already.
+        ConfigError: `quant` contradicts itself or skips layers that there are not, or the model is quantised already
+            or a mixture.
         ModelError: the model's files cannot be used.
         OutputError: the directory holds something, or cannot be written; nothing half written is left.
     """
@@ -93,6 +94,7 @@ def quantize(
     if checkpoint.stored:
         raise ConfigError(f"{model} is stored quantised already; quantise the model's unquantised checkpoint")
     spec = spec_from_hf(checkpoint.config)
+    refuse_packing(spec)
     check_tensors(checkpoint, spec)
     checkpoint.tokenizer()  # what is missing is better missed before the weights are read
     paths = linear_paths(spec)
@@ -122,6 +124,20 @@ def quantize(
         packed_bytes=packed_bytes,
         bytes=sum(tensor.nbytes for tensor in tensors.values()),
     )
+
+
+def refuse_packing(spec: DecoderSpec) -> None:
+    """Refuse to write a mixture as bitsandbytes stores models.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    if spec.mixture is not None:
+        raise ConfigError(
+            f"{spec.model_type} has its weights in experts, which transformers holds as one parameter a layer and "
+            "bitsandbytes' files have no place for. Method qlora holds them in 4 bits in memory; write the model in "
+            "bfloat16"
+        )
 
 
 def _dtype(checkpoint: Checkpoint, name: str) -> torch.dtype:

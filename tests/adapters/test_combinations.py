@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tiny_mixtures import tiny_mixture
 from tiny_models import documents, largest_difference, packed_hidden, packed_logits, saved, tiny_llama
 from veneer.adapters.combinations import Feature, features, reason_against, refuse
 from veneer.adapters.inject import Sources, inject
@@ -19,7 +20,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, save_adapter
 from veneer.adapters.targets import EMBEDDING
 from veneer.errors import AdapterError
-from veneer.io.checkpoint import Checkpoint
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.load import Holding, load_model
 from veneer.losses import linear_cross_entropy, scored_cross_entropy
 from veneer.model.decoder import CausalLM
@@ -41,10 +42,11 @@ SETTINGS: dict[Feature, dict[str, Any]] = {
     Feature.DROPOUT: {"dropout": 0.2},
     Feature.RANK_PATTERN: {"rank_pattern": {"v_proj": 2}},
     Feature.ALPHA_PATTERN: {"alpha_pattern": {"v_proj": 3.0}},
-    Feature.EXCLUDE: {"exclude_modules": ("layers.0.mlp.up_proj",)},
+    Feature.EXCLUDE: {"exclude_modules": ("layers.0.self_attn.v_proj",)},
     Feature.LAYERS: {"layers_to_transform": (1,)},
     Feature.EMBEDDING: {"target_modules": ("v_proj", "up_proj", "embed_tokens")},
     Feature.HEAD: {"target_modules": ("v_proj", "up_proj", "lm_head")},
+    Feature.EXPERTS: {"target_modules": ("v_proj", "gate_up_proj", "down_proj")},
     Feature.BIAS: {"bias": Bias.ALL},
     Feature.FACTOR_BIAS: {"factor_bias": True},
     Feature.SAVED: {"modules_to_save": ("norm",)},
@@ -61,6 +63,8 @@ def spec_with(*used: Feature) -> LoraSpec:
         for key, value in SETTINGS[feature].items():
             both = isinstance(value, tuple) and key in ("target_modules", "modules_to_save") and key in settings
             settings[key] = tuple(dict.fromkeys((*settings[key], *value))) if both else value
+    if Feature.EXPERTS in used:
+        settings["target_modules"] = tuple(name for name in settings["target_modules"] if name != "up_proj")
     return LoraSpec(**settings)
 
 
@@ -68,6 +72,13 @@ def spec_with(*used: Feature) -> LoraSpec:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     changes = {"attention_bias": True, "tie_word_embeddings": True, "num_hidden_layers": 2}
     return saved(tiny_llama(changes=changes), tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    folder = tmp_path_factory.mktemp("mixture")
+    tiny_mixture("mixtral", tie_word_embeddings=True).save_pretrained(folder)
+    return open_checkpoint(folder)
 
 
 def model_for(checkpoint: Checkpoint, used: tuple[Feature, ...]) -> CausalLM:
@@ -108,12 +119,13 @@ def names(pair: tuple[Feature, Feature]) -> str:
 
 @pytest.mark.parametrize("pair", [p for p in WORKING if set(p) != TIED_CLASH], ids=names)
 def test_a_pair_that_works_learns_and_is_read_again_as_it_was(
-    pair: tuple[Feature, Feature], checkpoint: Checkpoint, tmp_path: Path
+    pair: tuple[Feature, Feature], checkpoint: Checkpoint, mixture: Checkpoint, tmp_path: Path
 ) -> None:
-    spec = spec_with(*pair)
+    experts = Feature.EXPERTS in pair
+    checkpoint, spec = mixture if experts else checkpoint, spec_with(*pair)
     method = next((m for f, m in ((Feature.DENSE, Method.LORA), (Feature.QUANTIZED, Method.QLORA)) if f in pair), None)
-    refuse(spec, method)
-    assert set(pair) <= set(features(spec, method))
+    refuse(spec, method, experts=experts)
+    assert set(pair) <= set(features(spec, method, experts=experts))
     model = model_for(checkpoint, pair)
     with torch.no_grad():
         base = packed_logits(model, TEXTS)
@@ -151,7 +163,7 @@ def test_a_pair_that_does_not_is_refused_with_the_reason(pair: tuple[Feature, Fe
         return  # one key, which has one value
     method = Method.LORA if Feature.DENSE in pair else None
     with pytest.raises(AdapterError, match="do not go together") as caught:
-        refuse(spec_with(*pair), method)
+        refuse(spec_with(*pair), method, experts=Feature.EXPERTS in pair)
     assert reason in str(caught.value)
     assert all(feature.value in str(caught.value) for feature in pair)
 

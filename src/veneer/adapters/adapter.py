@@ -95,7 +95,12 @@ class Adapter:
 
     def base_of(self, path: str) -> nn.Module | None:
         """The module that the adapter found at a path and stands on, or None where it has no part there."""
-        return next((cast(nn.Module, part.base) for place, part in self.parts if place == path), None)
+        for place, part in self.parts:
+            if place == path:
+                return cast(nn.Module, part.base)
+            if isinstance(part, ExpertsUpdate) and path.startswith(f"{place}."):
+                return part.base.get_submodule(path.removeprefix(f"{place}."))
+        return None
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the base that the adapter changes, with the adapter in it, one module at a time.

@@ -93,6 +93,9 @@ class Weighted:
             "trained tokens": bool(spec.trainable_tokens),
             "trained biases": spec.bias is not Bias.NONE,
             "a bias of B's (lora_bias)": spec.factor_bias,
+            "updates of experts, whose factors are those of many matrices side by side": any(
+                path.endswith((".experts", ".experts.base_layer")) for path in self.paths()
+            ),
             f"init_lora_weights {spec.init.value!r}, which takes its start from the base; save it converted "
             "(path_initial_model_for_weight_conversion)": not is_plain(spec),
         }

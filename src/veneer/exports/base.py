@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import TOKENIZER_FILE, load_adapter, read_config, read_tensors, read_tokenizer
+from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import QuantSection
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
@@ -62,8 +63,9 @@ class Source:
         held = self.adapter.base_of(path) or self.model.get_submodule(path)
         if leaf == "weight" and isinstance(held, PackedLinear):
             return held.dequantize(torch.float32)
-        if isinstance(held, Embedding | DenseLinear) and held.weight.shape != self.checkpoint.shape(name):
-            return held.weight.detach().float()  # the adapter's vocabulary is another one
+        dense = isinstance(held, Embedding | DenseLinear) and leaf == "weight"
+        if dense and held.get_parameter("weight").shape != self.checkpoint.shape(name):
+            return held.get_parameter("weight").detach().float()  # the adapter's vocabulary is another one
         return self.checkpoint.read(name, torch.float32)
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:
@@ -105,7 +107,7 @@ class _OnFiles:
         return _FileLinear(self.checkpoint, path, in_features, out_features, bias)
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
-        if len(shape) > 1 and not self.tables:
+        if path in (f"{EMBEDDING}.weight", f"{HEAD}.weight") and not self.tables:
             return nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)
         return nn.Parameter(self.checkpoint.read(path, torch.float32), requires_grad=False)
 

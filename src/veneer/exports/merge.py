@@ -21,7 +21,7 @@ from veneer.io.prequantised import parts_of, quantization_config
 from veneer.load import expected_tensors, linear_paths
 from veneer.model.spec import DecoderSpec
 from veneer.quant.schemes import pack, skipped
-from veneer.quantization import stored_weight
+from veneer.quantization import refuse_packing, stored_weight
 
 PARTS = 7
 """At least the tensors that hold one packed weight, their longer names included."""
@@ -64,10 +64,13 @@ def write_merged(
         progress: called with the name of every tensor that is written.
 
     Raises:
+        ConfigError: a mixture is to be packed.
         ModelError: a value does not fit into `dtype`.
         AdapterError: the adapter adds tensors that the architecture has no place for.
         OutputError: a file cannot be written.
     """
+    if quant is not None:
+        refuse_packing(source.model.spec)
     names = room_of(source)
     packed = frozenset[str]() if quant is None else packed_paths(source.model.spec, quant)
     changed: set[str] = set()

@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from veneer.errors import ModelError, listing
-from veneer.io.experts import EXPERT_COUNTS, MixtureCheckpoint
+from veneer.io.experts import MIXTURES, MixtureCheckpoint
 from veneer.io.gguf.reader import MAPPED_BYTES, GgufCheckpoint
 from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredTensors, StoredWeight, check_method
 from veneer.io.protocol import Checkpoint as Checkpoint
@@ -96,7 +96,7 @@ def describe(source: str | Path, *, revision: str | None = None) -> Description:
 def _open_directory(path: Path, source: str) -> Checkpoint:
     if (path / "config.json").is_file():
         files = SafetensorsCheckpoint(path, source=source)
-        return MixtureCheckpoint(files) if files.config.get("model_type") in EXPERT_COUNTS else files
+        return MixtureCheckpoint(files) if files.config.get("model_type") in MIXTURES else files
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) == 1:
         checkpoint = GgufCheckpoint(ggufs[0])

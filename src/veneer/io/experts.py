@@ -31,8 +31,8 @@ from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.protocol import SlicedCheckpoint
 from veneer.io.tokenizer import Tokenizer
 
-EXPERT_COUNTS = {"mixtral": "num_local_experts", "qwen3_moe": "num_experts", "gpt_oss": "num_local_experts"}
-"""Mixtures by model_type, and the setting of config.json that says how many experts they have."""
+MIXTURES = ("mixtral", "qwen3_moe", "gpt_oss")
+"""Mixtures by model_type."""
 _MIXTRAL = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 _MIXTRAL_NAME = re.compile(r"(.*)\.block_sparse_moe\.(?:gate|experts\.(\d+)\.(w[123]))(\..*)")
 _OWN_NAME = re.compile(r"(.*)\.mlp\.(?:gate|experts\.(\d+)\.(gate|up|down)_proj)(\..*)")
@@ -179,7 +179,7 @@ def as_published(config: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]
         else:
             parameter = "down_proj" if leaf == "down" else "gate_up_proj"
             whole = f"{layer}.mlp.experts.{parameter}{'_bias' if rest == '.bias' else ''}"
-            fused = collected.setdefault(whole, _Fused(int(config[EXPERT_COUNTS[_GPT_OSS]]), leaf != "down"))
+            fused = collected.setdefault(whole, _Fused(int(config["num_local_experts"]), leaf != "down"))
             if fused.add(int(number), leaf, tensor):
                 yield whole, collected.pop(whole).take()
 

@@ -12,10 +12,13 @@ from itertools import chain
 from pathlib import Path
 from resource import getpagesize
 
-from veneer.adapters.targets import HEAD
+from veneer.adapters.targets import HEAD, is_router
 from veneer.losses import CHUNK_ROWS
+from veneer.model.shape import DecoderSpec, HeadNorm, Norm, Projections
+from veneer.model.windowed import BLOCK_ROWS
 from veneer.options import Method, Products, Variant
 from veneer.plan.kept import kept_activations, largest_layer
+from veneer.plan.mixture import beside_experts, block_width
 from veneer.plan.optimizer import state_bytes
 from veneer.plan.setup import Cut, Setup
 from veneer.products import compiled
@@ -52,6 +55,10 @@ GPU_HEAP_SHARE = 0.1
 """The same of torch's allocator on a GPU: an estimate."""
 QUANTISE_SCRATCH = 20 * MB
 """Working memory of the quantisation, which goes through a weight in chunks, and pages of torch that it touches."""
+WIDE_ROWS = 4
+"""Float32 tensors of its rows that a norm makes which is rounded once: rows, their gradients, and two products."""
+SCORES_COPIES = 8
+"""Float32 tensors of a block's scores in backward: scaled, capped, masked, their softmax, and gradients of these."""
 ATTENTION_BLOCK = 32
 """Query rows that the attention kernel computes at a time (native/attention.h)."""
 
@@ -122,7 +129,9 @@ def base_bytes(setup: Setup) -> int:
     size = 4 if setup.full else setup.dtype.itemsize
     total = setup.other_weights * size
     for line in chain.from_iterable(layer.values() for layer in setup.linears):
-        if setup.products is Products.INT8:
+        if line.experts:
+            continue
+        if setup.products is Products.INT8 and not is_router(line.path):
             total += 2 * line.weights + 8 * (line.inputs + line.outputs)
         elif line.path in setup.dense:
             total += line.weights * size
@@ -179,6 +188,9 @@ def _logits(setup: Setup, cut: Cut) -> int:
     spec, size = setup.spec, setup.dtype.itemsize
     total = (cut.tokens + cut.supervised) * spec.hidden_size * size
     total += min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
+    if not spec.scores.plain:
+        # In float32: what is scaled and capped, tanh of it, and a product on the way to the gradient.
+        total += 3 * 4 * min(CHUNK_ROWS, cut.supervised) * spec.vocab_size
     if setup.trained_head:
         total += setup.head_weights * (4 if size == 4 else 2 * size + 4)
     if setup.scored:
@@ -197,7 +209,7 @@ def _workspace(setup: Setup, cut: Cut) -> int:
     gradients of q, k and v; by then gate and up of this layer are no longer kept.
     """
     spec, size, tokens = setup.spec, setup.dtype.itemsize, cut.tokens
-    wide, inner = tokens * spec.hidden_size * size, tokens * spec.intermediate_size * size
+    wide, inner = tokens * spec.hidden_size * size, tokens * block_width(spec) * size
     queries, keys = tokens * spec.num_heads * spec.head_dim, tokens * spec.num_kv_heads * spec.head_dim
     matrix = _decoded(setup)
     if setup.full:
@@ -206,11 +218,33 @@ def _workspace(setup: Setup, cut: Cut) -> int:
     elif setup.lora.variant is Variant.DORA:
         matrix += 2 * 4 * setup.largest_matrix  # the weight, and with the update, when its rows are measured
     feed_forward = max(3 * inner, 2 * inner + matrix) + 3 * wide
+    if spec.mixture is not None:
+        feed_forward = 3 * inner + matrix + 3 * wide + beside_experts(spec, tokens, size)
+    if spec.projections is Projections.FUSED:
+        feed_forward += 2 * inner  # the gradients of gate and up, joined
+    if spec.norm is not Norm.RMS:
+        feed_forward += WIDE_ROWS * 4 * tokens * spec.hidden_size
     width = -(-cut.longest // ATTENTION_BLOCK) * ATTENTION_BLOCK
     per_thread = (7 * width * spec.head_dim + 4 * ATTENTION_BLOCK * (spec.head_dim + width)) * 4
     scratch = 8 * (queries + cut.shared * cut.documents * spec.num_heads * spec.head_dim)
     attention = scratch + (2 * queries + 2 * keys) * size + 3 * wide + per_thread * setup.threads - 2 * inner
+    if spec.head_norm is not HeadNorm.NONE:
+        attention += WIDE_ROWS * 4 * (queries + keys)
+    attention += _by_document(spec, cut, 4 * keys)
     return max(feed_forward, attention)
+
+
+def _by_document(spec: DecoderSpec, cut: Cut, keys: int) -> int:
+    """Where scores are capped, have sinks, or a window ends before a document does: a block's scores and what autograd makes of
+    them, and sums of the keys' and values' gradients in float32."""
+    longest = cut.shared + cut.longest
+    seen = [
+        longest if mixing.window is None else min(longest, mixing.window + BLOCK_ROWS)
+        for mixing in {layer.mixing for layer in spec.layers}
+        if spec.sinks or mixing.softcap is not None or (mixing.window is not None and mixing.window < longest)
+    ]
+    rows = min(BLOCK_ROWS, longest)
+    return SCORES_COPIES * 4 * spec.num_heads * rows * max(seen) + 2 * keys if seen else 0
 
 
 def _decoded(setup: Setup) -> int:
@@ -223,9 +257,10 @@ def _decoded(setup: Setup) -> int:
 def _evaluation(setup: Setup, cut: Cut) -> int:
     """A layer's tensors without gradients, a decoded weight, and scores of a chunk."""
     spec, size = setup.spec, setup.dtype.itemsize
-    by_token = 3 * (spec.hidden_size + spec.intermediate_size) * size
+    by_token = 3 * (spec.hidden_size + block_width(spec)) * size
     scores = min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
-    return max(cut.tokens, cut.evaluated) * by_token + _decoded(setup) + scores
+    tokens = max(cut.tokens, cut.evaluated)
+    return tokens * by_token + beside_experts(spec, tokens, size) + _decoded(setup) + scores
 
 
 def _compiled(setup: Setup, cut: Cut) -> int:
@@ -251,6 +286,9 @@ def _loading(setup: Setup) -> int:
     """Mapped pages of the file, the largest tensor beside its packed form, and the packing's own memory."""
     whole = setup.linear_weights + setup.other_weights
     mapped = min(MAPPED + 4 * setup.head_weights, FILE_BYTES * whole) if setup.device == "cpu" else 0
+    if setup.spec.mixture is not None:
+        # An expert's gate and up together, and turned, where the file holds them so.
+        mapped += 4 * setup.largest_matrix * setup.dtype.itemsize
     if setup.stored:
         return mapped
     if setup.method is Method.QLORA:

@@ -11,16 +11,18 @@ from math import prod
 
 import torch
 
+from veneer.adapters.combinations import refuse
+from veneer.adapters.experts import on_experts, target_paths
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, names_path
+from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_path
 from veneer.config import QuantSection, RunConfig
 from veneer.errors import AdapterError, listing
+from veneer.load import linear_shapes, norm_shapes
 from veneer.model.spec import DecoderSpec
 from veneer.options import Factors, Init, Method, OptimizerName, Products
+from veneer.plan.mixture import has_experts, mixture_lines, share_of_experts
 from veneer.plan.trained import Linear, Shape, by_adapter, by_full, by_linear, norm_paths
 from veneer.quant.schemes import skipped
-
-LEAVES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, Linear]]:
@@ -29,33 +31,28 @@ def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, 
     Raises:
         AdapterError: `lora` names what is not there, or a rank exceeds a layer's smaller side.
     """
-    dim, inner = spec.hidden_size, spec.intermediate_size
-    queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    sizes = {
-        "q_proj": (dim, queries), "k_proj": (dim, keys), "v_proj": (dim, keys), "o_proj": (queries, dim),
-        "gate_proj": (dim, inner), "up_proj": (dim, inner), "down_proj": (inner, dim),
-    }  # fmt: skip
-    paths = [
-        [f"model.layers.{layer}.{'self_attn' if leaf in LEAVES[:4] else 'mlp'}.{leaf}" for leaf in LEAVES]
-        for layer in range(spec.num_layers)
-    ]
-    adapted = set() if lora is None else set(lora.targets([path for layer in paths for path in layer]))
+    shapes = linear_shapes(spec)
+    adapted = set() if lora is None else set(lora.targets(target_paths(list(shapes), spec)))
     subtracted = lora is not None and lora.init in (Init.PISSA, Init.PISSA_FAST, Init.OLORA)
     saved = () if lora is None else lora.modules_to_save
-    layers = [
-        {
-            leaf: Linear(
-                path,
-                *sizes[leaf],
-                bias=spec.attention_bias if leaf in LEAVES[:4] else spec.mlp_bias,
-                rank=lora.rank_of(path) if lora is not None and path in adapted else 0,
-                subtracted=subtracted,
-                saved=any(names_path(name, path) for name in saved),
-            )
-            for leaf, path in zip(LEAVES, layer, strict=True)
-        }
-        for layer in paths
-    ]
+    layers: list[dict[str, Linear]] = [{} for _ in range(spec.num_layers)]
+    for path, (inputs, outputs, bias) in shapes.items():
+        number = layer_number(path)
+        assert number is not None
+        if ".experts." in path:
+            continue
+        layers[number][path.rpartition(".")[2]] = Linear(
+            path,
+            inputs,
+            outputs,
+            bias=bias,
+            rank=lora.rank_of(path) if lora is not None and path in adapted else 0,
+            subtracted=subtracted,
+            saved=any(names_path(name, path) for name in saved),
+        )
+    for number, own in enumerate(layers):
+        if has_experts(spec, number):
+            own |= mixture_lines(spec, number, lora, adapted)
     limits = [(line.path, min(line.inputs, line.outputs)) for layer in layers for line in layer.values() if line.rank]
     too_wide = [f"{path}: at most {limit}" for path, limit in limits if lora is not None and lora.rank_of(path) > limit]
     if too_wide and lora is not None:
@@ -87,10 +84,11 @@ class Setup:
 
     def __post_init__(self) -> None:
         linears = decoder_linears(self.spec, None if self.full else self.lora)
-        paths = [line.path for layer in linears for line in layer.values()]
+        paths = [line.path for layer in linears for line in layer.values() if not line.experts]
         object.__setattr__(self, "linears", linears)
         dense = skipped(paths, self.quant.skip_modules) if self.quantized else frozenset(paths)
-        object.__setattr__(self, "dense", dense)
+        # A router is never quantised.
+        object.__setattr__(self, "dense", dense | frozenset(path for path in paths if is_router(path)))
         if not self.full:
             self._check_adapter(paths)
 
@@ -100,7 +98,9 @@ class Setup:
         Raises:
             AdapterError: the adapter names what the model has not, or trains something two ways.
         """
-        targets = self.lora.targets(linears)
+        targets = self.lora.targets(target_paths([path for path in linears if not is_router(path)], self.spec))
+        if on_experts(targets):
+            refuse(self.lora, experts=True)
         saved = self.lora.saved([EMBEDDING, *linears, *norm_paths(self.spec), HEAD], targets)
         self.lora.check_tokens(self.spec.vocab_size, tied=self.spec.tied_head, busy={*saved, *targets})
 
@@ -148,8 +148,8 @@ class Setup:
         """Which of embedding and head carry an update."""
         if self.full or self.lora.target_modules == ALL_LINEAR:
             return frozenset()
-        paths = [line.path for layer in self.linears for line in layer.values()]
-        return frozenset(self.lora.targets(paths)) & {EMBEDDING, HEAD}
+        paths = [line.path for layer in self.linears for line in layer.values() if not is_router(line.path)]
+        return frozenset(self.lora.targets(target_paths(paths, self.spec))) & {EMBEDDING, HEAD}
 
     @cached_property
     def saved(self) -> frozenset[str]:
@@ -184,6 +184,21 @@ class Setup:
         return sum(line.weights for layer in self.linears for line in layer.values())
 
     @cached_property
+    def met_weights(self) -> float:
+        """Elements of them that a token is multiplied with: of a mixture those of the experts that it meets."""
+        lines = [line for layer in self.linears for line in layer.values()]
+        share = share_of_experts(self.spec)
+        return sum(line.weights * (share if ".experts." in line.path else 1.0) for line in lines)
+
+    @cached_property
+    def met_adapter_weights(self) -> float:
+        """The same of the adapter."""
+        lines = [line for layer in self.linears for line in layer.values()]
+        return self.adapter_weights - sum(line.factors for line in lines if line.experts) * (
+            1 - share_of_experts(self.spec)
+        )
+
+    @cached_property
     def head_weights(self) -> int:
         """Elements of the embedding, and of the head."""
         return self.spec.vocab_size * self.spec.hidden_size
@@ -193,7 +208,7 @@ class Setup:
         """Elements that are in no matrix of the layers: embedding, a head of its own, norms, biases."""
         spec = self.spec
         biases = sum(line.outputs for layer in self.linears for line in layer.values() if line.bias)
-        norms = (2 * spec.num_layers + 1) * spec.hidden_size
+        norms = sum(prod(shape) for shape in norm_shapes(spec).values())
         return self.head_weights * (1 if spec.tied_head else 2) + norms + biases
 
     @cached_property
@@ -228,12 +243,13 @@ class Setup:
     @property
     def largest_matrix(self) -> int:
         """Elements of the largest linear layer's weight."""
-        return max(line.weights for line in self.linears[0].values())
+        return max(line.weights for layer in self.linears for line in layer.values())
 
     @cached_property
     def largest_packed(self) -> int:
         """Elements of the largest weight that is held quantised; 0 where none is."""
-        sizes = [line.weights for layer in self.linears for line in layer.values() if line.path not in self.dense]
+        lines = [line for layer in self.linears for line in layer.values() if line.weights]
+        sizes = [line.weights for line in lines if line.path not in self.dense]
         return max(sizes, default=0)
 
 

@@ -118,8 +118,8 @@ def operations(setup: Setup, cut: Cut, *, recompute: bool) -> float:
     """
     spec = setup.spec
     again = 1 if recompute else 0
-    linear = setup.linear_weights * (2 + 2 + (2 if setup.full else 0) + 2 * again)
-    adapter = setup.adapter_weights * (2 + 4 + 2 * again)
+    linear = setup.met_weights * (2 + 2 + (2 if setup.full else 0) + 2 * again)
+    adapter = setup.met_adapter_weights * (2 + 4 + 2 * again)
     head = setup.head_weights * (6 if setup.full else 4) * cut.step_supervised
     attention = cut.step_squares * spec.num_layers * spec.num_heads * spec.head_dim * (7 + 2 * again)
     return (linear + adapter) * cut.step_tokens + head + attention

@@ -10,12 +10,11 @@ from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKENS
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, names_path
+from veneer.load import norm_shapes
 from veneer.model.spec import DecoderSpec
 from veneer.options import Bias, Factors, Variant
 
 Shape = tuple[int, ...]
-NORMS = ("input_layernorm", "post_attention_layernorm")
-"""The norms of a decoder layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +30,15 @@ class Linear:
     """Whether the pair that the update starts with is held beside it, and multiplied with."""
     saved: bool = False
     """Whether the layer is trained whole."""
+    experts: int = 0
+    """Above 0: no layer, but one parameter of so many experts, whose weights are counted with these."""
+    factors_at: str = ""
+    """Of such a parameter: what stands before the names of its factors."""
 
     @property
     def weights(self) -> int:
         """Elements of the weight."""
-        return self.inputs * self.outputs
+        return 0 if self.experts else self.inputs * self.outputs
 
     @property
     def width(self) -> int:
@@ -45,19 +48,24 @@ class Linear:
     @property
     def factors(self) -> int:
         """Elements of A and B."""
-        return self.rank * (self.inputs + self.outputs)
+        return self.rank * (self.inputs + self.outputs) * max(1, self.experts)
 
 
 def norm_paths(spec: DecoderSpec) -> list[str]:
     """Paths of all norms."""
-    layers = [f"model.layers.{layer}.{norm}" for layer in range(spec.num_layers) for norm in NORMS]
-    return [*layers, "model.norm"]
+    # Sinks are tensors of the attention itself.
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in norm_shapes(spec) if not name.endswith(".sinks")))
 
 
 def by_linear(line: Linear, lora: LoraSpec) -> Iterator[tuple[str, Shape]]:
     """What an adapter trains of one linear layer, or of the head."""
     if line.saved:
         yield from _whole(line)
+        return
+    if line.experts:
+        if line.rank:
+            yield f"{line.factors_at}.lora_A.weight", (line.rank * line.experts, line.inputs)
+            yield f"{line.factors_at}.lora_B.weight", (line.outputs, line.rank * line.experts)
         return
     if line.rank:
         if lora.factors is Factors.BOTH:
@@ -93,10 +101,10 @@ def by_adapter(
         yield from by_linear(line, lora)
     if HEAD in updated:
         yield from by_linear(Linear(HEAD, dim, vocab, False, lora.rank_of(HEAD)), lora)
-    sizes = {EMBEDDING: (vocab, dim), HEAD: (vocab, dim)} | dict.fromkeys(norm_paths(spec), (dim,))
-    for path, shape in sizes.items():
-        if any(names_path(name, path) for name in lora.modules_to_save):
-            yield f"{path}.weight", shape
+    tables: dict[str, Shape] = {f"{path}.weight": (vocab, dim) for path in (EMBEDDING, HEAD)}
+    for full_name, shape in (tables | norm_shapes(spec)).items():
+        if any(names_path(name, full_name.rpartition(".")[0]) for name in lora.modules_to_save):
+            yield full_name, shape
     for path, ids in lora.trainable_tokens.items():
         yield f"{path}.{TOKENS}", (len(ids), dim)
 
@@ -109,11 +117,12 @@ def by_full(spec: DecoderSpec, linears: Sequence[dict[str, Linear]]) -> Iterator
         yield from _whole(line)
     if not spec.tied_head:
         yield f"{HEAD}.weight", shape
-    for path in norm_paths(spec):
-        yield f"{path}.weight", (spec.hidden_size,)
+    yield from norm_shapes(spec).items()
 
 
 def _whole(line: Linear) -> Iterator[tuple[str, Shape]]:
+    if line.experts:
+        return
     yield f"{line.path}.weight", (line.outputs, line.inputs)
     if line.bias:
         yield f"{line.path}.bias", (line.outputs,)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from veneer.adapters.eva import Documents, directions
+from veneer.adapters.experts import target_paths
 from veneer.adapters.inject import Sources, inject, linear_paths
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.tables import grow
@@ -125,7 +126,7 @@ def adapter_on(
 
 def _directions(config: RunConfig, rows: Rows, model: CausalLM, lora: LoraSpec) -> dict[str, torch.Tensor]:
     """EVA's, measured on the rows of the run's first steps: enough of them to span the widest layer."""
-    source = PackedSteps(rows.train, config)
+    source = PackedSteps(rows.train, config, by_length=model.spec.by_length)
     wanted = EVA_ROWS * max(model.spec.hidden_size, model.spec.intermediate_size)
     documents: list[Documents] = []
     for step in range(1, source.total + 1):
@@ -141,5 +142,5 @@ def _directions(config: RunConfig, rows: Rows, model: CausalLM, lora: LoraSpec) 
             )
         if sum(len(one.rows) for one in documents) >= wanted:
             break
-    targets = [path for path in lora.targets(linear_paths(model)) if path != EMBEDDING]
+    targets = [path for path in lora.targets(target_paths(linear_paths(model), model.spec)) if path != EMBEDDING]
     return directions(model, documents, {path: lora.rank_of(path) for path in targets})

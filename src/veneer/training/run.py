@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from veneer.adapters.combinations import refuse
+from veneer.adapters.experts import on_experts, target_paths
 from veneer.adapters.spec import LoraSpec
 from veneer.config import RunConfig, check, to_yaml
 from veneer.data.batches import pack
@@ -21,7 +22,7 @@ from veneer.hardware import processor, resolve_device
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import stored_quantisation
+from veneer.load import linear_paths, stored_quantisation
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import DecoderSpec, spec_from_hf
@@ -177,7 +178,7 @@ def begin(
         log.emit(Note(message="compute.products int8: the base is multiplied in 8 bits, which is fast and lossy"))
     if config.compute.recompute is Recompute.LAYERS:
         model.model.recomputation = Recomputation(trainable.generator())
-    source = PackedSteps(rows.train, config)
+    source = PackedSteps(rows.train, config, by_length=model.spec.by_length)
     optimizer = _optimizer(config, trainable, model.device)
     for line in notes(config.train, optimizer.parameters, model.device):
         log.emit(Note(message=line))
@@ -279,7 +280,9 @@ def foresee(config: RunConfig, device: torch.device, recorded: Path | None, log:
     _note_long_rows(rows, spec.max_positions, log)
     config, reasons = settle(config, spec, len(rows.train), completion_tokens(rows))
     if config.method is not Method.FULL:
-        refuse(LoraSpec.of(config.lora, tied=spec.tied_head), config.method)
+        lora = LoraSpec.of(config.lora, tied=spec.tied_head)
+        targets = lora.targets(target_paths(linear_paths(spec), spec))
+        refuse(lora, config.method, experts=on_experts(targets))
     config, plan = planned(config, rows, spec, device, recorded, stored=stored is not None)
     for line in (*reasons, *plan.lines()):
         log.emit(Note(message=line))

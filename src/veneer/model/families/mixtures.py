@@ -1,0 +1,107 @@
+"""Mixtures of experts: Mixtral, Qwen3-MoE and gpt-oss.
+
+Of what their configurations say of training, the noise on a router's input (`router_jitter_noise`) and the auxiliary
+loss (`output_router_logits`, `router_aux_loss_coef`) are left out: an adapter is trained on the language-modelling
+loss, beside routers that stand still unless they are named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from veneer.errors import ModelError
+from veneer.model.families.llama import llama
+from veneer.model.families.reading import (
+    FULL,
+    SLIDING,
+    Config,
+    alike,
+    layer_types,
+    number,
+    rope,
+    sizes,
+    switch,
+    window,
+    windowed,
+)
+from veneer.model.mixture import Clamp, MixtureSpec, Routing, check_mixture
+from veneer.model.shape import DecoderSpec, HeadNorm, LayerSpec, Mixing, Norm
+
+
+def mixtral(config: Config) -> DecoderSpec:
+    """Mixtral: Llama with a mixture in every layer (Jiang et al., 2024, arXiv:2401.04088)."""
+    check_mixture(config, "num_local_experts", "intermediate_size")
+    base = llama(config)
+    return replace(
+        base,
+        **sizes(config, kv_heads=8),
+        layers=alike(config, rope(config, base.head_dim, theta=1_000_000.0), Mixing(window=window(config))),
+        attention_bias=False,
+        output_bias=False,
+        mixture=MixtureSpec(
+            experts=config["num_local_experts"],
+            top_k=config["num_experts_per_tok"],
+            inner=config["intermediate_size"],
+            routing=Routing.RENORMALISED,
+        ),
+    )
+
+
+def qwen3_moe(config: Config) -> DecoderSpec:
+    """Qwen3-MoE: heads of queries and keys are normalised; layers of `mlp_only_layers`, and those between every
+    `decoder_sparse_step`, have an ordinary feed-forward block."""
+    # transformers 5 writes the number of experts by the name that Mixtral has for it.
+    experts = next(
+        (name for name in ("num_experts", "num_local_experts") if config.get(name) is not None), "num_experts"
+    )
+    check_mixture(config, experts, "moe_intermediate_size")
+    layers, step = int(config["num_hidden_layers"]), config.get("decoder_sparse_step", 1)
+    named = config.get("mlp_only_layers") or []
+    if type(step) is not int or step < 1 or not isinstance(named, list) or any(type(n) is not int for n in named):
+        raise ModelError(
+            f"decoder_sparse_step is {step!r} and mlp_only_layers {named!r}; they must be a whole number of at least 1 "
+            "and a list of layer numbers"
+        )
+    size = window(config, 4096) if switch(config, "use_sliding_window", False) else None
+    base = llama(config)
+    return replace(
+        base,
+        layers=alike(config, base.rope, Mixing(window=size)),
+        head_norm=HeadNorm.SHARED,
+        mlp_bias=False,
+        mixture=MixtureSpec(
+            experts=config[experts],
+            top_k=config["num_experts_per_tok"],
+            inner=config["moe_intermediate_size"],
+            routing=Routing.RENORMALISED if switch(config, "norm_topk_prob", False) else Routing.PLAIN,
+            dense=frozenset(layer for layer in range(layers) if layer in named or (layer + 1) % step),
+        ),
+    )
+
+
+def gpt_oss(config: Config) -> DecoderSpec:
+    """gpt-oss: every other layer looks at a window, heads have sinks, gate and up are clamped (arXiv:2508.10925)."""
+    check_mixture(config, "num_local_experts", "intermediate_size")
+    shape, bias = sizes(config, head_dim=64, kv_heads=8), switch(config, "attention_bias", True)
+    types = layer_types(config, (FULL if layer % 2 else SLIDING for layer in range(config["num_hidden_layers"])))
+    rotary = rope(config, shape["head_dim"], theta=150_000.0)
+    return DecoderSpec(
+        **shape,
+        layers=tuple(LayerSpec(mixing=mixing, rope=rotary) for mixing in windowed(types, window(config, 128))),
+        tied_head=switch(config, "tie_word_embeddings", False),
+        attention_bias=bias,
+        output_bias=bias,
+        norm=Norm.RMS_ONCE,
+        sinks=True,
+        mixture=MixtureSpec(
+            experts=config["num_local_experts"],
+            top_k=config["num_experts_per_tok"],
+            inner=config["intermediate_size"],
+            routing=Routing.CHOSEN,
+            router="router",
+            router_bias=True,
+            bias=True,
+            clamp=Clamp(number(config, "swiglu_alpha", 1.702), number(config, "swiglu_limit", 7.0)),
+            interleaved=True,
+        ),
+    )

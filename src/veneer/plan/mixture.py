@@ -1,0 +1,133 @@
+"""What a mixture's feed-forward blocks add to a plan.
+
+How tokens spread over experts is not known before they are computed. What is kept does not depend on it, since there
+are tokens · top_k rows in all; where one expert's rows count (a product's operands for a moment), the bound is that all
+tokens meet in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from veneer.adapters.experts import prefixes
+from veneer.adapters.spec import LoraSpec
+from veneer.model.mixture import DOWN, GATE_UP, MixtureSpec, Routing
+from veneer.model.spec import DecoderSpec
+from veneer.plan.trained import Linear
+
+FLOAT, INDEX = 4, 8
+"""Bytes of a float32 weight of routing, and of an int64 place."""
+ROUTER, OPENED, CLOSED = "router", f"experts.{GATE_UP}", f"experts.{DOWN}"
+"""Keys of the router's line, and of those that stand for parameters of all experts."""
+
+
+def has_experts(spec: DecoderSpec, layer: int) -> bool:
+    """Whether a layer's feed-forward block is a mixture."""
+    return spec.mixture is not None and layer not in spec.mixture.dense
+
+
+def mixture_lines(spec: DecoderSpec, layer: int, lora: LoraSpec | None, adapted: Collection[str]) -> dict[str, Linear]:
+    """Router, experts, and the experts' parameters with the updates on them, of one layer.
+
+    Args:
+        spec: of a decoder with a mixture.
+        layer: its number.
+        lora: the adapter, if there is one.
+        adapted: paths that carry an update.
+    """
+    mixture, dim, path = spec.mixture, spec.hidden_size, f"model.layers.{layer}.mlp"
+    assert mixture is not None
+
+    def rank(own: str) -> int:
+        return lora.rank_of(own) if lora is not None and own in adapted else 0
+
+    router = f"{path}.{mixture.router}"
+    lines = {ROUTER: Linear(router, dim, mixture.experts, bias=mixture.router_bias, rank=rank(router))}
+    sizes = {"gate_proj": (dim, mixture.inner), "up_proj": (dim, mixture.inner), "down_proj": (mixture.inner, dim)}
+    for number in range(mixture.experts):
+        for leaf, size in sizes.items():
+            own = f"experts.{number}.{leaf}"
+            lines[own] = Linear(f"{path}.{own}", *size, bias=mixture.bias, rank=0)
+    updated = prefixes([name for name in (GATE_UP, DOWN) if rank(f"{path}.experts.{name}")])
+    for name in (GATE_UP, DOWN):
+        lines[f"experts.{name}"] = Linear(
+            f"{path}.experts.{name}",
+            mixture.inputs_of(name, dim),
+            mixture.outputs_of(name, dim),
+            bias=False,
+            rank=rank(f"{path}.experts.{name}"),
+            experts=mixture.experts,
+            factors_at=f"{path}.experts.{updated.get(name, '')}".rstrip("."),
+        )
+    return lines
+
+
+def kept_by_experts(
+    spec: DecoderSpec, lines: Mapping[str, Linear], tokens: int, size: int, *, learned: bool, full: bool
+) -> int:
+    """Bytes that the block keeps for backward, without the norm in front of it.
+
+    Args:
+        spec: of a decoder with a mixture.
+        lines: of the layer.
+        tokens: in the micro-batch.
+        size: bytes of an activation.
+        learned: whether the block's input has a gradient.
+        full: whether its weights learn.
+    """
+    mixture, dim = spec.mixture, spec.hidden_size
+    assert mixture is not None
+    rows, router = tokens * mixture.top_k, lines[ROUTER]
+    total = _routing(mixture, tokens) if learned or router.rank or full else 0
+    if full:
+        # What each expert's products read and make, its output before and after it is weighted, and the weights as
+        # they are rounded for the products.
+        total += rows * (INDEX + (dim + 3 * mixture.inner) * size + 2 * FLOAT * dim + FLOAT)
+        experts = [line for key, line in lines.items() if key.startswith("experts.") and not line.experts]
+        rounded = sum(line.weights for line in experts) * size + FLOAT * tokens * dim
+        return total + (rounded if size < FLOAT else 0)
+    opened, closed = lines[OPENED].rank, lines[CLOSED].rank
+    if router.rank:
+        total += tokens * router.rank * FLOAT + (tokens * dim * FLOAT if size < FLOAT else 0)
+    if not learned and (opened or (router.rank and size == FLOAT)):
+        total += tokens * dim * size  # the input of A; where something in front learns, it is made again
+    if learned or opened:
+        total += rows * 2 * mixture.inner * size
+    elif closed or router.rank:
+        total += rows * mixture.inner * size
+    if learned or opened or closed or router.rank:
+        total += rows * (INDEX + FLOAT)
+    return total + rows * (opened + closed) * size
+
+
+def _routing(mixture: MixtureSpec, tokens: int) -> int:
+    """What the way from scores to weights keeps: probabilities, places, order, and what is divided by what."""
+    rows = tokens * mixture.top_k
+    if mixture.routing is Routing.CHOSEN:
+        return rows * (FLOAT + 2 * INDEX)
+    divided = rows * FLOAT + tokens * FLOAT if mixture.routing is Routing.RENORMALISED else 0
+    return tokens * mixture.experts * FLOAT + rows * 2 * INDEX + divided
+
+
+def block_width(spec: DecoderSpec) -> int:
+    """Numbers a token has at the widest inside of a feed-forward block."""
+    if spec.mixture is None:
+        return spec.intermediate_size
+    widest = spec.mixture.top_k * spec.mixture.inner
+    return max(widest, spec.intermediate_size) if spec.mixture.dense else widest
+
+
+def beside_experts(spec: DecoderSpec, tokens: int, size: int) -> int:
+    """Bytes that stand for a moment beside a mixture's rows: float32 sums over experts, and what one of them reads and
+    makes if all tokens are its own."""
+    if spec.mixture is None:
+        return 0
+    dim, inner = spec.hidden_size, spec.mixture.inner
+    sums = 2 * tokens * dim * FLOAT
+    scores = 2 * tokens * (spec.mixture.experts + dim) * FLOAT
+    return sums + scores + tokens * (3 * dim + 2 * inner) * size
+
+
+def share_of_experts(spec: DecoderSpec) -> float:
+    """The share of experts that a token meets."""
+    return 1.0 if spec.mixture is None else spec.mixture.top_k / spec.mixture.experts
