@@ -102,6 +102,16 @@ def test_an_adapter_is_exported_with_its_certificate(
     assert not list(tmp_path.glob("tmp*"))
 
 
+def test_a_qlora_adapter_is_merged_into_what_it_was_trained_beside(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    trained = train(run_config(tiny_model, tiny_data, tmp_path / "run", "method=qlora", "train.steps=10")).output
+    record = export(None, trained, tmp_path / "out", to=Target.GGUF, quant="f32", compute=FLOAT32)
+    assert record.parity is not None
+    assert record.merged_into == "dequantised"
+    assert any("merged into the dequantised base" in note for note in record.notes)
+
+
 def test_a_merged_model_in_llama_cpp_is_the_live_adapter(tiny_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reference")
     model, folder = adapter_on(tiny_model, tmp_path / "adapter")
