@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from tiny_models import largest_difference
 from veneer.losses import CHUNK_ROWS, linear_cross_entropy, scored_cross_entropy, token_losses
+from veneer.products import Scores as Shaping
 
 
 def problem(rows: int, vocab: int = 37, dim: int = 12, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -277,3 +278,41 @@ def test_equals_torch_on_a_strided_input() -> None:
     ours = torch.autograd.grad(linear_cross_entropy(h, weight.float(), targets, chunk=5), h)[0]
     theirs = torch.autograd.grad(functional.cross_entropy(h @ weight.float().T, targets, reduction="sum"), h)[0]
     assert largest_difference(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("scores", [Shaping(0.3), Shaping(softcap=2.0), Shaping(1.7, 3.0)])
+def test_scores_that_are_scaled_and_capped_are_those_of_the_definition(scores: Shaping) -> None:
+    """c · tanh(s · h Wᵀ / c), for a head that is one weight, for one that is a module, and for each token."""
+    hidden, weight, targets = problem(23)
+
+    def definition(h: Tensor, w: Tensor) -> Tensor:
+        products = h @ w.T * scores.scale
+        capped = products if scores.softcap is None else torch.tanh(products / scores.softcap) * scores.softcap
+        return functional.cross_entropy(capped, targets, reduction="none")
+
+    exact = leaves(hidden, weight, torch.float64)
+    definition(*exact).sum().backward()
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-5), (torch.bfloat16, 0.1)):
+        h, w = leaves(hidden, weight, dtype)
+        head = torch.nn.Linear(*reversed(weight.shape), bias=False, dtype=dtype)
+        head.weight.data.copy_(weight)
+        own = hidden.to(dtype, copy=True).requires_grad_()
+        linear_cross_entropy(h, w, targets, chunk=7, shaping=scores).backward()
+        scored_cross_entropy(own, head, targets, chunk=7, shaping=scores).backward()
+        for found, expected in zip(
+            (h.grad, w.grad, own.grad, head.weight.grad), [x.grad for x in exact] * 2, strict=True
+        ):
+            assert found is not None
+            assert expected is not None
+            assert largest_difference(found, expected) < tolerance
+        by_token = token_losses(hidden.to(dtype), head, targets, chunk=7, shaping=scores)
+        assert largest_difference(by_token, definition(hidden, weight)) < tolerance
+
+
+def test_capped_losses_are_formed_in_float32() -> None:
+    """A product in bfloat16 is rounded once: its tanh is not rounded again."""
+    hidden, weight, targets = (x.bfloat16() if x.is_floating_point() else x for x in problem(64, vocab=301))
+    products = (hidden @ weight.T).float()
+    expected = functional.cross_entropy(torch.tanh(products / 30) * 30, targets, reduction="sum")
+    loss = linear_cross_entropy(hidden, weight, targets, shaping=Shaping(softcap=30.0))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)

@@ -189,7 +189,6 @@ USED: dict[str, Any] = {
     "kasa_config": {},
     "layer_replication": [[0, 2], [1, 2]],
     "monteclora_config": {"n": 1},
-    "target_parameters": ["mlp.experts.gate_up_proj"],
     "use_bdlora": {"nblocks": 2},
     "use_qalora": True,
     "velora_config": {"num_groups": 2},
@@ -215,7 +214,7 @@ def test_starts_that_change_the_base_are_refused(init: str, model: CausalLM, fol
 
 def test_several_features_are_all_named(model: CausalLM, folder: Path) -> None:
     write_adapter(folder, model)
-    change_config(folder, {"use_qalora": True, "target_parameters": ["experts"], "init_lora_weights": "loftq"})
+    change_config(folder, {"use_qalora": True, "layer_replication": [[0, 2]], "init_lora_weights": "loftq"})
     with pytest.raises(AdapterError) as caught:
         load_adapter(model, folder)
     assert str(caught.value).count("  - ") == 3

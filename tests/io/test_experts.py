@@ -18,6 +18,10 @@ from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.errors import ModelError
 from veneer.io.checkpoint import Checkpoint, SafetensorsCheckpoint, open_checkpoint
 from veneer.io.model_files import save_model, stream_model
+from veneer.io.prequantised import parts_of
+from veneer.load import load_model
+from veneer.quant.linear import QuantLinear
+from veneer.quantization import stored_weight
 
 
 def by_expert(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -107,6 +111,34 @@ def test_what_is_written_is_what_transformers_loads(kind: str, streamed: bool, t
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", dtype=torch.float32)
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_experts_that_bitsandbytes_quantised_one_by_one_stay_as_they_are(tmp_path: Path) -> None:
+    """As models were written before transformers held a layer's experts as one parameter: the router too."""
+    tiny_mixture("mixtral", seed=6).save_pretrained(tmp_path)
+    plain = SafetensorsCheckpoint(tmp_path)
+    tensors: dict[str, Tensor] = {}
+    decoded = {}
+    for name in plain.names():
+        weight = plain.read(name, torch.float32)
+        if "block_sparse_moe" not in name:
+            tensors[name] = weight
+            continue
+        packed = QuantLinear.from_weight(weight)
+        decoded[name] = packed.dequantize(torch.float32)
+        tensors |= parts_of(name, stored_weight(packed), torch.float32)
+    (tmp_path / "model.safetensors").unlink()
+    save_file(tensors, tmp_path / "model.safetensors")
+    model = load_model(open_checkpoint(tmp_path), dtype=torch.float32)
+    layer = "model.layers.1.mlp"
+    for number in range(EXPERTS):
+        for leaf, spelled in (("gate_proj", "w1"), ("up_proj", "w3"), ("down_proj", "w2")):
+            held = model.get_submodule(f"{layer}.experts.{number}.{leaf}")
+            assert isinstance(held, QuantLinear)
+            expected = decoded[f"model.layers.1.block_sparse_moe.experts.{number}.{spelled}.weight"]
+            assert torch.equal(held.dequantize(torch.float32), expected)
+    router = model.get_submodule(f"{layer}.gate").get_parameter("weight")
+    assert torch.equal(router, decoded["model.layers.1.block_sparse_moe.gate.weight"])
 
 
 def test_a_tensor_that_no_experts_can_have_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Documents are longer than the windows, so that a window that is ignored shows.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,16 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    PreTrainedModel,
+)
 
 from tiny import chat_tokenizer
 from tiny_models import (
@@ -25,12 +33,14 @@ from tiny_models import (
     ours,
     packed_hidden,
     packed_logits,
+    randomised,
     saved,
     saved_for_backward,
     their_logits,
     tiny,
 )
 from veneer.adapters.inject import inject
+from veneer.adapters.many import AdapterSet
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
 from veneer.config import QuantSection
@@ -41,10 +51,13 @@ from veneer.generation import Sampling, generate
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding, expected_tensors, load_model
 from veneer.losses import linear_cross_entropy
+from veneer.model import shape
 from veneer.model.attention import PackedAttention
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
+from veneer.model.families import reading
 from veneer.model.recompute import Recomputation
+from veneer.model.shape import HeadNorm
 from veneer.model.spec import spec_from_hf
 from veneer.options import Method
 from veneer.plan.kept import kept_activations
@@ -150,6 +163,37 @@ def test_logits_equal_transformers(variant: str, tmp_path: Path) -> None:
         expected, logits = their_logits(theirs, texts), packed_logits(model, texts)
     assert float(expected.std()) > 0.3  # so that 1e-4 says something
     assert largest_difference(logits, expected) < 1e-4
+
+
+def test_gemma3_beside_a_vision_tower_is_read_as_its_text_model(tmp_path: Path) -> None:
+    text = {**SHAPES, **GEMMA3, "tie_word_embeddings": True}
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = Gemma3Config(text_config=text, vision_config=tower, mm_tokens_per_image=4)
+    theirs = randomised(Gemma3ForConditionalGeneration._from_config(config, attn_implementation="eager"), 3)
+    checkpoint = saved(theirs, tmp_path)
+    assert any("vision" in name for name in load_file(tmp_path / "model.safetensors"))
+    model = load_model(checkpoint, dtype=torch.float32)
+    assert (model.spec.model_type, checkpoint.config["model_type"]) == ("gemma3_text", "gemma3_text")
+    assert checkpoint.names() == sorted(expected_tensors(model.spec))
+    texts = documents(LENGTHS)
+    with torch.no_grad():
+        assert largest_difference(packed_logits(model, texts), their_logits(theirs, texts)) < 1e-4
+
+
+def test_published_settings_of_gemma3_that_leave_out_defaults_are_filled_in() -> None:
+    config = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+              "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}  # fmt: skip
+    theirs, spec = Gemma3TextConfig(**config), spec_from_hf(config)
+    assert (spec.vocab_size, spec.num_heads, spec.num_kv_heads) == (
+        theirs.vocab_size, theirs.num_attention_heads, theirs.num_key_value_heads)  # fmt: skip
+    assert (spec.head_dim, spec.norm_eps, spec.tied_head) == (theirs.head_dim, theirs.rms_norm_eps, True)
+    assert [layer.mixing.window for layer in spec.layers] == [
+        1024 if kind == "sliding_attention" else None for kind in theirs.layer_types]  # fmt: skip
+    for layer, kind in zip(spec.layers, theirs.layer_types, strict=True):
+        assert layer.rope is not None
+        assert layer.rope.theta == theirs.rope_parameters[kind]["rope_theta"]
+        assert layer.rope.kind.value == theirs.rope_parameters[kind]["rope_type"]
 
 
 def test_a_window_that_is_ignored_would_show(tmp_path: Path) -> None:
@@ -342,6 +386,35 @@ def test_qlora_learns_and_its_adapter_is_read_by_peft(variant: str, tmp_path: Pa
         assert largest_difference(packed_logits(model.eval(), texts), their_logits(reference, texts)) < 1e-4
 
 
+@every_family
+def test_rows_under_different_adapters_are_computed_as_under_each_alone(variant: str, tmp_path: Path) -> None:
+    """Updates of linear layers, and norms that are saved whole."""
+    theirs = theirs_of(variant)
+    model = ours(theirs, tmp_path / "base")
+    norm = model.spec.head_norm_names[0] if model.spec.head_norm is not HeadNorm.NONE else model.spec.block.norms[0]
+    saved_too = () if norm == "q_layernorm" else (norm,)
+    for number, name in enumerate(("one", "other")):
+        one = ours(theirs, tmp_path / "base")
+        adapter = inject(one, LoraSpec(rank=4, alpha=6.0, modules_to_save=saved_too))
+        for tensor in adapter.parameters():
+            generator = torch.Generator().manual_seed(number + tensor.numel())
+            tensor.data.add_(0.1 * torch.randn(tensor.shape, generator=generator))
+        (tmp_path / name).mkdir()
+        save_adapter(tmp_path / name, adapter, base=str(tmp_path / "base"))
+    adapters = AdapterSet(model)
+    for name in ("one", "other"):
+        adapters.load(name, tmp_path / name)
+    names, texts = ("one", "other", None), documents([13, 20, 9])
+    with torch.no_grad():
+        with adapters.by_row(names) as rows:
+            rows.lay(range(3), [13, 20, 9])
+            together = packed_logits(model, texts).split([13, 20, 9])
+        for name, text, logits in zip(names, texts, together, strict=True):
+            adapters.use(name)
+            assert largest_difference(logits, packed_logits(model, [text])) < 1e-4
+    assert largest_difference(together[0], packed_logits(model, texts)[:13]) > 1e-3
+
+
 # ------------------------------------------------------------------------------------- lengths, rounding, the plan
 
 
@@ -422,6 +495,8 @@ GEMMA3_FLAT = {"rope_parameters": {"rope_type": "default", "rope_theta": 1.0}}
         ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 8}}, ["long_factor", "None"]),
         ("phi3", {"rope_scaling": longrope(7)}, ["7 factors", "needs 8"]),
         ("phi3", {"partial_rotary_factor": 0.35}, ["partial_rotary_factor 0.35", "even"]),
+        ("phi3", {"attention_bias": True}, ["attention_bias: True"]),
+        ("qwen2", {"use_mrope": True}, ["use_mrope: True"]),
         ("olmo2", {"clip_qkv": 8.0}, ["clip_qkv: 8.0", "backend hf"]),
         ("smollm3", {"no_rope_layers": [1]}, ["no_rope_layers", "2 layers"]),
         ("granite", {"logits_scaling": 0}, ["logits_scaling", "0"]),
@@ -434,3 +509,15 @@ def test_what_is_not_computed_is_refused(model_type: str, changes: dict[str, Any
     with pytest.raises(ModelError) as caught:
         spec_from_hf(config)
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_the_documented_function_is_the_family() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "adding-a-model.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(def mistral.*?)```", page, re.S)
+    names = {**vars(reading), **vars(shape)}
+    exec(compile(f"from __future__ import annotations\n{code}", "adding-a-model.md", "exec"), names)
+    for variant, (model_type, changes) in FAMILIES.items():
+        if model_type == "mistral":
+            config = {**SHAPES, **changes, "model_type": "mistral"}
+            assert names["mistral"](config) == spec_from_hf(config), variant
+    assert f'"mistral": {FAMILIES["mistral"]},'.replace("'", '"') in page

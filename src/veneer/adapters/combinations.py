@@ -5,11 +5,10 @@ The table below is the whole of it: `docs/combinations.md` is made from it, and 
 
 from __future__ import annotations
 
-import re
 from enum import Enum
 
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import EMBEDDING, HEAD, Names, names_path
+from veneer.adapters.targets import EMBEDDING, HEAD, means
 from veneer.errors import AdapterError, listing
 from veneer.options import Bias, Factors, Init, Method, Scaling, Variant
 
@@ -134,13 +133,13 @@ def features(spec: LoraSpec, method: Method | None = None, *, experts: bool = Fa
         Feature.ALPHA_PATTERN: bool(spec.alpha_pattern),
         Feature.EXCLUDE: bool(spec.exclude_modules),
         Feature.LAYERS: spec.layers_to_transform is not None,
-        Feature.EMBEDDING: _means(spec.target_modules, EMBEDDING) and not _means(spec.exclude_modules, EMBEDDING),
-        Feature.HEAD: _means(spec.target_modules, HEAD) and not _means(spec.exclude_modules, HEAD),
+        Feature.EMBEDDING: means(spec.target_modules, EMBEDDING) and not means(spec.exclude_modules, EMBEDDING),
+        Feature.HEAD: means(spec.target_modules, HEAD) and not means(spec.exclude_modules, HEAD),
         Feature.EXPERTS: experts,
         Feature.BIAS: spec.bias is not Bias.NONE,
         Feature.FACTOR_BIAS: spec.factor_bias,
         Feature.SAVED: bool(spec.modules_to_save),
-        Feature.SAVED_EMBEDDING: _means(spec.modules_to_save, EMBEDDING),
+        Feature.SAVED_EMBEDDING: means(spec.modules_to_save, EMBEDDING),
         Feature.TOKENS: bool(spec.trainable_tokens),
         Feature.DENSE: method is Method.LORA,
         Feature.QUANTIZED: method is Method.QLORA,
@@ -169,12 +168,3 @@ def refuse(spec: LoraSpec, method: Method | None = None, *, experts: bool = Fals
         ]
     if problems:
         raise AdapterError(f"these options of the adapter do not go together:\n{listing(problems)}")
-
-
-def _means(names: Names, path: str) -> bool:
-    if isinstance(names, str):
-        try:
-            return re.fullmatch(names, path) is not None
-        except re.error:
-            return False  # refused where the names are resolved, with the fault
-    return any(names_path(name, path) for name in names)

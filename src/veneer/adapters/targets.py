@@ -116,9 +116,12 @@ def expert_parameter(path: str) -> str | None:
 
 
 def means(names: Names, path: str) -> bool:
-    """Whether an expression or names mean a path."""
+    """Whether an expression or names mean a path; an invalid expression means none, and is refused where it is used."""
     if isinstance(names, str):
-        return re.fullmatch(names, path) is not None
+        try:
+            return re.fullmatch(names, path) is not None
+        except re.error:
+            return False
     return any(names_path(name, path) for name in names)
 
 

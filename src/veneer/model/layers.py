@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from veneer.model.attention import Attention
 from veneer.model.experts import Expert, Experts, Mixture
-from veneer.model.fused import geglu, swiglu, wide_norm
+from veneer.model.fused import geglu, swiglu
 from veneer.model.leaves import DenseLinear, RmsNorm, Weights, make_norm
 from veneer.model.recompute import remade
 from veneer.model.rope import Angles, turn_heads
@@ -27,12 +27,10 @@ class HeadNorms(nn.Module):
         self.norms = nn.ModuleList(
             make_norm(Norm.LAYER, weights, f"{path}.norms.{head}", (head_dim,), eps) for head in range(heads)
         )
-        self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `[tokens, heads, head_dim]`."""
-        weight = torch.stack([cast(Tensor, norm.weight) for norm in self.norms])
-        return wide_norm(x, weight, None, self.eps, centred=True)
+        return torch.stack([norm(one) for norm, one in zip(self.norms, x.unbind(1), strict=True)], dim=1)
 
 
 def _head_norm(spec: DecoderSpec, weights: Weights, path: str, heads: int) -> nn.Module:
@@ -91,13 +89,7 @@ class SelfAttention(nn.Module):
 
     def _normed(self, name: str, x: Tensor) -> Tensor:
         norm = self.get_submodule(name)
-        if not self.norms_by_head:
-            return cast(Tensor, norm(x))
-        heads = x.view(len(x), -1, self.head_dim)
-        if isinstance(norm, HeadNorms) or cast(Tensor, norm.weight).ndim == 2:
-            return cast(Tensor, norm(heads)).flatten(1)
-        # As rows, so that the kernels take them.
-        return cast(Tensor, norm(heads.flatten(0, 1))).view(x.shape)
+        return cast(Tensor, norm(x.view(len(x), -1, self.head_dim) if self.norms_by_head else x))
 
 
 class Mlp(nn.Module):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.model.shape import Block, DecoderSpec, HeadNorm, Norm, Projections
+from veneer.native.library import MIN_DIM_MULTIPLE
 from veneer.options import Factors, Variant
 from veneer.plan.mixture import has_experts, kept_by_experts
 from veneer.plan.setup import Cut, Setup
@@ -50,9 +51,10 @@ def _stages(setup: Setup, tokens: int, *, experts: bool) -> list[_Stage]:
     gates = ("gate_up_proj",) if fused else ("gate_proj", "up_proj")
     norm = wide + tokens * _statistics(spec)
     before, between, behind = block.norms[:1], block.norms[1:2], block.norms[-1:]
-    attention = tokens * (heads * spec.head_dim * size + spec.num_heads * STATISTIC) + _kept_by_head_norms(
-        setup, tokens
-    )
+    attention = tokens * (heads * spec.head_dim * size + spec.num_heads * STATISTIC)
+    if spec.head_dim % MIN_DIM_MULTIPLE:
+        attention *= 2  # torch's kernel keeps padded copies
+    attention += _kept_by_head_norms(setup, tokens)
     own = () if spec.head_norm is HeadNorm.NONE else tuple(f"self_attn.{name}" for name in spec.head_norm_names)
     mix, down = _Stage(own, ("o_proj",), attention, mixed), _Stage((), ("down_proj",), 2 * inner, inner)
     if block is Block.POST:
@@ -80,10 +82,9 @@ def _kept_by_head_norms(setup: Setup, tokens: int) -> int:
     if spec.head_norm is HeadNorm.NONE:
         return 0
     heads = spec.num_heads + spec.num_kv_heads
-    weights = heads * spec.head_dim * setup.dtype.itemsize if spec.head_norm is HeadNorm.OWN_MODULES else 0
     rows = 2 if spec.head_norm is HeadNorm.WIDTH else heads
-    statistics = STATISTIC * (2 if spec.norm in (Norm.LAYER, Norm.LAYER_BIAS) else 1)
-    return tokens * (heads * spec.head_dim * setup.dtype.itemsize + rows * statistics) + weights
+    statistics = _statistics(spec)
+    return tokens * (heads * spec.head_dim * setup.dtype.itemsize + rows * statistics)
 
 
 def kept_by_layer(setup: Setup, cut: Cut, layer: int, *, learned: bool) -> int:

@@ -235,8 +235,8 @@ def _workspace(setup: Setup, cut: Cut) -> int:
 
 
 def _by_document(spec: DecoderSpec, cut: Cut, keys: int) -> int:
-    """Where scores are capped, have sinks, or a window ends before a document does: a block's scores and what autograd makes of
-    them, and sums of the keys' and values' gradients in float32."""
+    """Where scores are capped, heads have sinks, or a window ends before a document does: a block's scores and what
+    autograd makes of them, and sums of the keys' and values' gradients in float32."""
     longest = cut.shared + cut.longest
     seen = [
         longest if mixing.window is None else min(longest, mixing.window + BLOCK_ROWS)

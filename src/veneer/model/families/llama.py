@@ -49,6 +49,7 @@ def _silu(config: Config) -> Activation:
 
 def mistral(config: Config) -> DecoderSpec:
     """Mistral: every layer looks at a window, or none does (`sliding_window: null`)."""
+    refuse(config, {"attention_bias": (None, False), "mlp_bias": (None, False)})
     shape = sizes(config, kv_heads=8)
     size = window(config, 4096)
     expected = FULL if size is None else SLIDING
@@ -67,6 +68,7 @@ def mistral(config: Config) -> DecoderSpec:
 
 def qwen2(config: Config) -> DecoderSpec:
     """Qwen2 and 2.5: biases on q, k and v; from `max_window_layers` on layers may look at a window."""
+    refuse(config, {"attention_bias": (None, True), "mlp_bias": (None, False), "use_mrope": (None, False)})
     shape = sizes(config)
     return DecoderSpec(
         **shape,

@@ -30,6 +30,7 @@ from veneer.products import Scores
 
 def phi3(config: Config) -> DecoderSpec:
     """Phi-3, 3.5, Phi-4 and Phi-4-mini: fused projections, LongRoPE, part of each head turned."""
+    refuse(config, {"attention_bias": (None, False), "mlp_bias": (None, False)})
     shape = sizes(config)
     settings = _longrope_named(config)
     rotary = rope(settings, shape["head_dim"], share=1.0, kinds=(RopeKind.DEFAULT, RopeKind.LONGROPE, RopeKind.FACTORS))

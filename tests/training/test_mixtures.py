@@ -1,0 +1,78 @@
+"""A mixture from files to files: trained by the command's own path, resumed, merged, and opened elsewhere."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tiny import SPECIAL, TEMPLATE, chat_tokenizer, rows, run_config, tree, write_rows
+from tiny_mixtures import KINDS, tiny_mixture
+from tiny_models import documents, largest_difference, packed_logits, their_logits
+from veneer.adapters.store import load_adapter
+from veneer.errors import Interrupted
+from veneer.exports.run import StoredDtype, export
+from veneer.io.checkpoint import open_checkpoint
+from veneer.load import load_model
+from veneer.training.run import train
+
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
+
+
+def write(folder: Path, kind: str) -> Path:
+    """A tiny mixture with a chat tokenizer."""
+    backend = chat_tokenizer()
+    tiny_mixture(kind, vocab_size=backend.get_vocab_size(), max_position_embeddings=512).save_pretrained(folder)
+    backend.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": SPECIAL[2], "chat_template": TEMPLATE}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_learns_and_what_it_leaves_is_used_elsewhere(kind: str, method: str, tmp_path: Path) -> None:
+    base = write(tmp_path / "base", kind)
+    data = write_rows(tmp_path / "rows.jsonl", rows(12))
+    settings = (f"method={method}", "train.steps=4", "train.examples_per_step=4", "train.learning_rate=0.01")
+    config = run_config(base, data, tmp_path / "run", *settings)
+    train(config)
+    lines = (tmp_path / "run" / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    losses = [event["loss"] for event in map(json.loads, lines) if event["event"] == "StepDone"]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
+    texts = documents([14, 9], vocab=chat_tokenizer().get_vocab_size())
+    model = load_model(open_checkpoint(base), dtype=torch.float32).eval()
+    load_adapter(model, tmp_path / "run")
+    with torch.no_grad():
+        expected = packed_logits(model, texts)
+        theirs = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+        adapted = peft.PeftModel.from_pretrained(theirs, tmp_path / "run").eval()
+        assert largest_difference(their_logits(adapted, texts), expected) < 1e-4
+        if method == "lora":
+            export(str(base), tmp_path / "run", tmp_path / "merged", dtype=StoredDtype.FLOAT32)
+            merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+            assert largest_difference(their_logits(merged, texts), expected) < 1e-4
+
+
+@pytest.mark.parametrize("method", ["qlora", "full"])
+def test_a_run_gone_on_with_ends_in_the_same_bytes(method: str, tmp_path: Path) -> None:
+    base = write(tmp_path / "base", "mixtral")
+    data = write_rows(tmp_path / "rows.jsonl", rows(12))
+    settings = (f"method={method}", "train.steps=4", "train.examples_per_step=4", "train.save_every=2", "train.keep=9")
+    one = run_config(base, data, tmp_path / "one", *settings)
+    two = run_config(base, data, tmp_path / "two", *settings)
+    train(one)
+
+    asked = iter([False, True])
+    with pytest.raises(Interrupted):
+        train(two, stop=lambda: next(asked))
+    train(two, resume=True)
+    weights = "model.safetensors" if method == "full" else "adapter_model.safetensors"
+    assert tree(tmp_path / "one")[weights] == tree(tmp_path / "two")[weights]
+    if method == "full":
+        AutoModelForCausalLM.from_pretrained(tmp_path / "one")
