@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from veneer.errors import ModelError, listing
 from veneer.io.experts import MIXTURES, MixtureCheckpoint
-from veneer.io.gguf import MAPPED_BYTES, GgufCheckpoint
+from veneer.io.gguf.reader import MAPPED_BYTES, GgufCheckpoint
 from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredTensors, StoredWeight, check_method
 from veneer.io.protocol import Checkpoint as Checkpoint
 from veneer.io.scaled import FLOAT8, ScaledTensors
