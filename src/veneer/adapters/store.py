@@ -137,6 +137,8 @@ def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
     tensors = read_tensors(directory)
     if not tensors:
         raise AdapterError(f"{directory / WEIGHTS_FILE}: holds no tensors")
+    if not model.flat:
+        return _put_on(model, tensors, spec, directory)
     own, tables = _without_tables(tensors, spec, model, directory)
     before = Tables.of(model)
     put_tables(model, tables)

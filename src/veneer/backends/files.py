@@ -64,6 +64,10 @@ class HfFiles:
             raise ModelError(f"{name} is made of several tensors of {self.source}: {', '.join(found.names[:3])}, …")
         return found.names[0]
 
+    def file_names(self, name: str) -> tuple[str, ...]:
+        """The tensors in the files that a tensor of the model is made of."""
+        return self._sources[name].names
+
     def turned(self, name: str, tensor: Tensor) -> Tensor:
         """A weight the other way round, where files and layer differ in that."""
         return tensor.t().contiguous() if name in self._turned else tensor

@@ -91,7 +91,7 @@ def load_hf(
         progress=progress,
     )
     weights = _HfWeights(files, streamed, keeps_float32(bones.module), frozenset(files.names()))
-    return build(bones, weights, dtype, torch.device(device))
+    return build(bones, weights, dtype, torch.device(device)).check()
 
 
 def describe_hf(checkpoint: Checkpoint) -> tuple[HfSpec, QuantSection | None]:

@@ -13,12 +13,15 @@ from typing import Any
 import torch
 
 from veneer.assistant import open_assistant, recorded_run
+from veneer.backends.choose import backend_of
+from veneer.backends.load import describe_hf
 from veneer.config import ComputeSection, QuantSection
 from veneer.data.records import read_records
 from veneer.errors import ConfigError, OutputError
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics import Comparison, compare
 from veneer.exports.base import MergeBase, Trained, open_source
+from veneer.exports.hf import open_hf_source, write_merged_hf
 from veneer.exports.measure import Loss, Rows, Survival, beside, mean_loss, survival
 from veneer.exports.merge import Written, write_merged
 from veneer.hardware import resolve_device, resolve_dtype
@@ -26,7 +29,7 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import atomic_folder, reported, write_text
 from veneer.load import stored_quantisation
 from veneer.model.spec import spec_from_hf
-from veneer.options import Method, Scheme
+from veneer.options import Backend, Method, Scheme
 
 RECORD_FILE = "merge.json"
 UNMEASURED = (
@@ -120,6 +123,8 @@ class _Job:
     trained: Trained
     compute: ComputeSection
     progress: Progress
+    backend: Backend
+    """Who computes the model."""
 
 
 def export(
@@ -166,6 +171,13 @@ def export(
         )
     compute = compute or ComputeSection()
     checkpoint = open_checkpoint(model)
+    run = recorded_run(adapter)
+    backend = backend_of(checkpoint.config, run.backend if run else Backend.AUTO)
+    if to is Target.MERGED_4BIT and backend is Backend.HF:
+        raise ConfigError(
+            f"--to {to.value} is done by veneer's own decoder alone, and transformers computes model_type "
+            f"{checkpoint.config.get('model_type')!r} (backend hf); take --to merged"
+        )
     job = _Job(
         model=model,
         checkpoint=checkpoint,
@@ -175,18 +187,24 @@ def export(
         dtype=_stored(dtype, checkpoint.config.get("torch_dtype") or checkpoint.config.get("dtype")),
         data=None if data is None else str(data),
         limit=limit,
-        trained=_trained(adapter, checkpoint, method, compute),
+        trained=_trained(adapter, checkpoint, method, compute, backend),
         compute=compute,
         progress=progress,
+        backend=backend,
     )
     return TARGETS[to](job)
 
 
-def _trained(adapter: Path, checkpoint: Checkpoint, method: Method | None, compute: ComputeSection) -> Trained:
+def _trained(
+    adapter: Path, checkpoint: Checkpoint, method: Method | None, compute: ComputeSection, backend: Backend
+) -> Trained:
     run = recorded_run(adapter)
     recorded = run.compute if run else compute
     dtype = resolve_dtype(recorded.dtype, resolve_device(compute.device))
-    stored = stored_quantisation(checkpoint, spec_from_hf(checkpoint.config))
+    if backend is Backend.HF:
+        _, stored = describe_hf(checkpoint)
+    else:
+        stored = stored_quantisation(checkpoint, spec_from_hf(checkpoint.config))
     if stored is not None:
         return Trained(True, stored, dtype)
     quantized = (method or (run.method if run else Method.LORA)) is Method.QLORA
@@ -243,6 +261,8 @@ def _write(job: _Job, base: MergeBase, folder: Path, quant: QuantSection | None)
     with reported(folder):
         folder.mkdir()
     job.progress(f"merging into the {base.value} base")
+    if job.backend is Backend.HF:
+        return write_merged_hf(folder, open_hf_source(job.checkpoint, job.adapter, base, job.trained), job.dtype)
     return write_merged(folder, open_source(job.checkpoint, job.adapter, base, job.trained), job.dtype, quant)
 
 
@@ -271,7 +291,7 @@ def _measure_live(job: _Job) -> _Live | None:
     records = read_records(job.data)[: job.limit]
     method = Method.QLORA if job.trained.quantized else Method.LORA
     job.progress("measuring base and adapter")
-    rows = Rows(records, job.compute)
+    rows = Rows(records, job.compute, job.backend)
     base, adapter = rows.live(open_assistant(job.model, adapter=job.adapter, method=method, compute=job.compute))
     return _Live(rows, base, adapter)
 
@@ -296,6 +316,8 @@ def _measured(
 
 def _requantised(job: _Job, live: _Live, scores: list[RowScore], best: MergeBase, partial: Path) -> Requantised | None:
     """What quantisation leaves of the merge that is kept."""
+    if job.backend is Backend.HF:
+        return None  # packed files are written by the own decoder alone
     quant = _packing(job)
     if job.to is Target.MERGED:
         if not job.trained.quantized:

@@ -54,16 +54,13 @@ class HfWeights(Protocol):
 
 
 def build(bones: Skeleton, weights: HfWeights, dtype: torch.dtype, device: torch.device) -> HfModel:
-    """Fill a skeleton, leaf by leaf; it becomes the model.
+    """Fill a skeleton, leaf by leaf; it becomes the model. Ask it (`HfModel.check`) before it is believed.
 
     Args:
         bones: changed in place.
         weights: makes the leaves.
         dtype: of activations and products.
         device: where the buffers go that the class has computed.
-
-    Raises:
-        ModelError: the result does not behave as a causal language model.
     """
     module, spec = bones.module, bones.spec
     made: dict[int, nn.Parameter] = {}
@@ -103,9 +100,6 @@ class HfModel:
         module: of transformers, its linear layers replaced.
         spec: what is known about it.
         dtype: of activations and products.
-
-    Raises:
-        ModelError: it does not behave as a causal language model.
     """
 
     def __init__(self, module: Any, spec: HfSpec, dtype: torch.dtype):
@@ -116,7 +110,6 @@ class HfModel:
         self._takes = frozenset(inspect.signature(self._base.forward).parameters)
         self._theirs = list(module.modules())
         self._recomputing: list[Any] = []
-        self._scores = _Scores(module, spec, type(self._check()))
 
     @property
     def device(self) -> torch.device:
@@ -149,6 +142,10 @@ class HfModel:
         return plain_weight(self.lm_head)
 
     @cached_property
+    def _scores(self) -> _Scores:
+        return _Scores(self._module, self.spec, self._returned)
+
+    @cached_property
     def _plain(self) -> bool:
         """Whether the class does nothing beside the product, asked of some hidden states."""
         head = self.get_submodule(self.spec.head)
@@ -162,12 +159,18 @@ class HfModel:
             product, scores = head(hidden).float(), self._scores(hidden).float()
         return scores.shape == product.shape and torch.allclose(scores, product, rtol=1e-4, atol=1e-4)
 
-    def _check(self) -> Any:
-        """Ask the model whether a token's state depends on earlier tokens alone; gives what its body returns.
+    def check(self) -> HfModel:
+        """Ask the model whether a token's state depends on earlier tokens alone.
 
         Raises:
             ModelError: it does not.
         """
+        assert self._returned is not None
+        return self
+
+    @cached_property
+    def _returned(self) -> type[Any]:
+        """What its body returns, asked together with whether it is causal."""
         texts = torch.tensor([[1, 2, 3, 4], [1, 2, 4, 3]], device=self.device).remainder_(self.spec.vocab_size)
         with torch.no_grad():
             found = self._base(input_ids=texts, use_cache=False, return_dict=True)
@@ -177,7 +180,7 @@ class HfModel:
                 f"model_type {self.spec.model_type!r} lets tokens see later ones: it is no causal language model as "
                 "its config.json sets it up (is_decoder?)"
             )
-        return found
+        return type(found)
 
     def documents(self, tokens: Tensor, positions: Tensor, lengths: Sequence[int], shared: int = 0) -> Tensor:
         """Hidden states `[tokens, dim]`; see `LanguageModel`. Positions follow from the documents."""
@@ -302,11 +305,19 @@ class _Scores(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`[rows, dim]` to `[rows, vocab_size]`."""
-        module = self._whole[0]
-        shell = copy.copy(module)
-        shell._modules = {**module._modules, self._spec.base: _Given(self._returned(last_hidden_state=hidden[None]))}
+        given = _Given(self._returned(last_hidden_state=hidden[None]))
+        shell = _with(self._whole[0], self._spec.base.split("."), given)
         tokens = torch.zeros((1, len(hidden)), dtype=torch.int64, device=hidden.device)
         return cast(Tensor, shell(input_ids=tokens, use_cache=False, return_dict=True).logits[0])
+
+
+def _with(module: Any, path: Sequence[str], part: nn.Module) -> Any:
+    """A copy of a module with another part at a path; what is not on the way there is the same."""
+    if not path:
+        return part
+    changed = copy.copy(module)
+    changed._modules = {**module._modules, path[0]: _with(module._modules[path[0]], path[1:], part)}
+    return changed
 
 
 class _Given(nn.Module):

@@ -129,8 +129,8 @@ def _config(transformers: Any, config: Mapping[str, Any]) -> Any:
         if "auto_map" in config:
             raise ModelError(
                 f"model_type {name!r} is not part of transformers {transformers.__version__}: its repository brings "
-                "code of its own (auto_map), and veneer never runs such code; trust_remote_code is never enabled. Use a model "
-                "whose architecture transformers has."
+                "code of its own (auto_map), and veneer never runs such code; trust_remote_code is never enabled. Use "
+                "a model whose architecture transformers has."
             )
         raise ModelError(
             f"model_type {name!r} is known neither to veneer's own decoder nor to transformers "
@@ -162,8 +162,9 @@ def _quiet() -> Iterator[None]:
 def _spec(module: Any) -> HfSpec:
     config, name = module.config, type(module).__name__
     embedding, head = module.get_input_embeddings(), module.get_output_embeddings()
-    base, paths = module.base_model_prefix, {id(part): path for path, part in module.named_modules()}
-    if head is None or embedding is None or base not in module._modules:
+    paths = {id(part): path for path, part in module.named_modules()}
+    base = paths.get(id(module.get_decoder()))
+    if head is None or embedding is None or not base:
         raise ModelError(f"{name} has no embedding, head and body of the kind that transformers' causal models have")
     linears = tuple(find_linears(module, paths[id(head)]))
     return HfSpec(
@@ -248,31 +249,37 @@ def find_sources(module: Any, names: Iterable[str]) -> dict[str, Sources]:
             own, pattern = name, None
         if own in wanted:
             found.setdefault(own, []).append((name, pattern))
-    missing = [name for name in _needed(module) if name not in found]
+    sources = {}
+    for own, parts in found.items():
+        pattern = parts[-1][1]
+        if pattern is None:
+            sources[own] = Sources((parts[-1][0],))
+            continue
+        rule, files = by_pattern[pattern], tuple(name for name, _ in parts)
+        for target in rule.target_patterns:
+            # Of several targets the first names the group.
+            name = own.replace(rule.target_patterns[0], target)
+            if name in wanted:
+                sources[name] = Sources(files, _maker(module, rule, own, name, parts))
+    missing = [name for name in _needed(module) if name not in sources]
     if missing:
         raise ModelError(
             f"{type(module).__name__} of transformers needs tensors that the model's files do not have:\n"
             f"{listing(missing)}"
         )
-    sources = {}
-    for own, parts in found.items():
-        files = tuple(name for name, _ in parts)
-        pattern = parts[-1][1]
-        make = None if pattern is None else _maker(module, by_pattern[pattern], own, parts)
-        sources[own] = Sources(files if make is not None else files[-1:], make)
     return sources
 
 
 def _maker(
-    module: Any, rule: Any, own: str, parts: Sequence[tuple[str, str | None]]
+    module: Any, rule: Any, own: str, wanted: str, parts: Sequence[tuple[str, str | None]]
 ) -> Callable[[Sequence[Callable[[], Tensor]]], Tensor]:
     def make(reads: Sequence[Callable[[], Tensor]]) -> Tensor:
         converter = copy.deepcopy(rule)
         for (name, pattern), read in zip(parts, reads, strict=True):
             converter.add_tensor(own, name, pattern, read)
-        made = converter.convert(own, model=module, config=module.config)[own]
+        made = converter.convert(own, model=module, config=module.config)[wanted]
         tensor: Tensor = made[0] if isinstance(made, list) else made
-        return tensor
+        return tensor.contiguous()
 
     return make
 
