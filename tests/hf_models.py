@@ -21,12 +21,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gpt_neox": {**_SMALL, "intermediate_size": 112, "max_position_embeddings": 512},
     "falcon": {**_SMALL, "bias": True},
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 512},
-    "deepseek_v3": {
-        **_GATED,
-        **{"num_key_value_heads": 4, "moe_intermediate_size": 48, "n_routed_experts": 8, "n_group": 2, "topk_group": 1},
-        **{"num_experts_per_tok": 2, "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 8, "v_head_dim": 16},
-        **{"qk_nope_head_dim": 16, "first_k_dense_replace": 1},
-    },
+    "deepseek_v3": _GATED
+    | {"num_key_value_heads": 4, "moe_intermediate_size": 48, "n_routed_experts": 8, "n_group": 2, "topk_group": 1}
+    | {"num_experts_per_tok": 2, "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 8, "v_head_dim": 16}
+    | {"qk_nope_head_dim": 16, "first_k_dense_replace": 1},
 }
 """The shapes that this path is promised for."""
 
@@ -41,20 +39,19 @@ OTHERS: dict[str, dict[str, Any]] = {
     "mpt": {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 512},
     "stablelm": {**_GATED, "partial_rotary_factor": 0.25},
     "mixtral": {**_GATED, "num_local_experts": 4},
+    "phimoe": {**_GATED, "num_local_experts": 4},
     "mamba": {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
     "llama": dict(_GATED),
+    "roformer": {**_SMALL, "intermediate_size": 112, "embedding_size": 64, "is_decoder": True},
 }
 """Ways to be a language model that those do not have: scaled and capped scores, a head with a bias, projected
-embeddings, biases by distance instead of positions, sliding windows, no attention at all."""
+embeddings, biases by distance instead of positions, sliding windows, routers of their own, no attention at all."""
 
 
 def tiny_hf(kind: str, *, vocab: int = VOCAB, seed: int = 0, changes: dict[str, Any] | None = None) -> PreTrainedModel:
-    """A float32 model in evaluation mode; every tensor is random, norms and biases too. Nothing is dropped at random."""
-    values = {
-        **(SHAPES | OTHERS)[kind],
-        **{"vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0},
-        **(changes or {}),
-    }
+    """A float32 model in evaluation mode; every tensor is random, norms and biases too."""
+    named = {"vocab_size": vocab, "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 0}
+    values = (SHAPES | OTHERS)[kind] | named | (changes or {})
     config = CONFIG_MAPPING[kind].from_dict(values)
     model = AutoModelForCausalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(seed)

@@ -60,6 +60,16 @@ def test_batched_greedy_generation_is_that_of_each_prompt_by_itself(kind: str, t
         assert scores.argmax(-1).tolist() == tokens
 
 
+def test_a_class_that_counts_positions_by_columns_computes_each_step_anew(tmp_path: Path) -> None:
+    theirs, model = ours("roformer", tmp_path)
+    assert not model._caches
+    found = generate(model, TEXTS, sampling=Sampling(max_new_tokens=6), stop_ids=frozenset())
+    for text, tokens in zip(TEXTS, found, strict=True):
+        with torch.no_grad():
+            scores = theirs(input_ids=torch.tensor([[*text, *tokens]])).logits[0, len(text) - 1 : -1]
+        assert scores.argmax(-1).tolist() == tokens
+
+
 def test_rows_that_end_leave_the_batch_and_change_nothing_for_the_others(tmp_path: Path) -> None:
     _, model = ours("gpt2", tmp_path)
     free = generate(model, TEXTS, sampling=Sampling(max_new_tokens=10), stop_ids=frozenset())
@@ -107,8 +117,10 @@ def test_in_bfloat16_weights_and_buffers_are_those_that_transformers_loads(kind:
     model = load_hf(open_checkpoint(tmp_path), dtype=torch.bfloat16)
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     turned = {f"{line.path}.weight" for line in model.spec.linears if line.transposed}
-    own = {f"{path}.{name}": tensor for path, module in model.named_modules()
-           for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]}  # fmt: skip
+    own = {}
+    for path, module in model.named_modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            own[f"{path}.{name}"] = tensor
     for name, tensor in [*theirs.named_parameters(), *theirs.named_buffers()]:
         found = own[name].t() if name in turned else own[name]
         assert found.dtype == tensor.dtype, name
@@ -169,7 +181,7 @@ def test_what_the_own_decoder_alone_does_is_refused(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tmp_path)
     with pytest.raises(ConfigError, match="method full is done by veneer's own decoder alone"):
         load_language_model(checkpoint, holding=Holding.TRAINABLE)
-    with pytest.raises(ConfigError, match="compute.products int8 is done by veneer's own decoder alone"):
+    with pytest.raises(ConfigError, match=r"compute\.products int8 is done by veneer's own decoder alone"):
         load_language_model(checkpoint, products=Products.INT8)
     model = load_language_model(checkpoint, backend=Backend.AUTO)
     with pytest.raises(AdapterError, match="the vocabulary cannot be changed"):

@@ -8,8 +8,8 @@ sees what stands behind it. Scores are made by the class's own forward, over hid
 it does beside the product (a scale, a soft cap, a bias) is in the loss; where it does nothing beside, the head's weight
 is handed out and the loss never holds all scores.
 
-Nothing is dropped at random in the base and no router is jittered, in training either: the base is frozen, and a step
-must be repeatable.
+The base computes as in evaluation, in training too: nothing of it is dropped or jittered at random, since it is frozen
+and a step must be repeatable.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def build(bones: Skeleton, weights: HfWeights, dtype: torch.dtype, device: torch
     head = module.get_submodule(spec.head)
     if type(head) is nn.Linear:
         _put(module, spec.head, DenseLinear(cast(nn.Parameter, head.weight), cast("nn.Parameter | None", head.bias)))
-    return HfModel(module, spec, dtype)
+    return HfModel(module, spec, dtype, device)
 
 
 def _put(module: nn.Module, path: str, part: nn.Module) -> None:
@@ -100,21 +100,18 @@ class HfModel:
         module: of transformers, its linear layers replaced.
         spec: what is known about it.
         dtype: of activations and products.
+        device: where the model computes.
     """
 
-    def __init__(self, module: Any, spec: HfSpec, dtype: torch.dtype):
-        self.spec, self.dtype = spec, dtype
+    def __init__(self, module: Any, spec: HfSpec, dtype: torch.dtype, device: torch.device):
+        self.spec, self.dtype, self.device = spec, dtype, device
         self.training = False
         self._module = module
         self._base = module.get_submodule(spec.base)
-        self._takes = frozenset(inspect.signature(self._base.forward).parameters)
+        self._takes = _taken(self._base.forward)
+        self._uncached = {"use_cache": False} if "use_cache" in self._takes else {}
         self._theirs = list(module.modules())
         self._recomputing: list[Any] = []
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self.embedding.get_parameter("weight").device
 
     @property
     def flat(self) -> bool:
@@ -173,7 +170,7 @@ class HfModel:
         """What its body returns, asked together with whether it is causal."""
         texts = torch.tensor([[1, 2, 3, 4], [1, 2, 4, 3]], device=self.device).remainder_(self.spec.vocab_size)
         with torch.no_grad():
-            found = self._base(input_ids=texts, use_cache=False, return_dict=True)
+            found = _called(self._base, {"input_ids": texts} | self._uncached)
         states = found.last_hidden_state[:, :2].float()
         if not torch.allclose(states[0], states[1], rtol=1e-2, atol=1e-2 * float(states.abs().max())):
             raise ModelError(
@@ -201,20 +198,31 @@ class HfModel:
 
     def _states(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Hidden states `[rows, length, dim]` of a batch without a cache."""
-        arguments: dict[str, Any] = {"input_ids": tokens, "use_cache": False}
+        arguments: dict[str, Any] = {"input_ids": tokens} | self._uncached
         if mask is not None and "attention_mask" in self._takes:
             arguments["attention_mask"] = mask
-        return cast(Tensor, self._base(**arguments, return_dict=True).last_hidden_state)
+        return cast(Tensor, _called(self._base, arguments).last_hidden_state)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, `[rows, dim]` to `[rows, vocab_size]`."""
         return cast(Tensor, self.lm_head(hidden))
 
     def decoding(self, rows: int, capacity: int) -> Decoding:
-        """Room for `rows` rows; with transformers' cache where the class takes one, else each step anew."""
-        if {"past_key_values", "attention_mask"} <= self._takes:
-            return _Cached(self._base, self._takes)
-        return _Anew(self.documents)
+        """Room for `rows` rows; with transformers' cache where that is exact, else each step anew."""
+        return _Cached(self._base, self._takes) if self._caches else _Anew(self.documents)
+
+    @cached_property
+    @torch.no_grad()
+    def _caches(self) -> bool:
+        """Whether the class takes a cache, and makes of a prompt with padding in front what it makes of it alone: some
+        count positions by columns."""
+        if not {"past_key_values", "attention_mask"} <= self._takes:
+            return False
+        tokens = torch.tensor([1, 2, 3, 4, 5, 4, 3, 2], device=self.device).remainder_(self.spec.vocab_size)
+        both = _Cached(self._base, self._takes).prefill(tokens, [5, 3])[1].float()
+        alone = _Cached(self._base, self._takes).prefill(tokens[5:], [3])[0].float()
+        tolerance = 1e-3 if self.dtype is torch.float32 else 3e-2
+        return torch.allclose(both, alone, rtol=tolerance, atol=tolerance * float(alone.abs().max()))
 
     def row_bytes(self, capacity: int) -> int:
         """An estimate: keys and values as wide as two hidden states each."""
@@ -278,8 +286,33 @@ class HfModel:
         return cast(nn.Module, self._module.get_submodule(target))
 
     def linear_paths(self) -> list[str]:
-        """Paths of the linear layers, the head left out."""
-        return [line.path for line in self.spec.linears]
+        """Paths of the linear layers that can carry an adapter."""
+        return [line.path for line in self.spec.adaptable]
+
+
+def _taken(forward: Callable[..., Any]) -> frozenset[str]:
+    """What a body takes by name. Of those that take anything, all know whether to keep a cache."""
+    parameters = inspect.signature(forward).parameters
+    named = frozenset(parameters)
+    anything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
+    return named | {"use_cache"} if anything else named
+
+
+def _called(base: Any, arguments: dict[str, Any]) -> Any:
+    """What a body returns.
+
+    Raises:
+        ModelError: there are more tokens than a model with learned positions has.
+    """
+    try:
+        return base(**arguments, return_dict=True)
+    except IndexError as error:
+        length = arguments["input_ids"].shape[1]
+        most = getattr(base.config, "max_position_embeddings", "some")
+        raise ModelError(
+            f"model_type {base.config.model_type!r} has {most} positions, and a row has {length} tokens or more "
+            f"({error}); take shorter rows (data.max_length), or fewer new tokens"
+        ) from error
 
 
 def _places(lengths: Sequence[int], shared: int, device: torch.device) -> list[Tensor]:
@@ -308,7 +341,7 @@ class _Scores(nn.Module):
         given = _Given(self._returned(last_hidden_state=hidden[None]))
         shell = _with(self._whole[0], self._spec.base.split("."), given)
         tokens = torch.zeros((1, len(hidden)), dtype=torch.int64, device=hidden.device)
-        return cast(Tensor, shell(input_ids=tokens, use_cache=False, return_dict=True).logits[0])
+        return cast(Tensor, shell(input_ids=tokens, return_dict=True).logits[0])
 
 
 def _with(module: Any, path: Sequence[str], part: nn.Module) -> Any:
@@ -361,7 +394,7 @@ class _Cached:
         arguments = {"input_ids": tokens, "attention_mask": self.mask, "past_key_values": self.cache, "use_cache": True}
         if "position_ids" in self.takes:
             arguments["position_ids"] = positions
-        found = self.base(**arguments, return_dict=True)
+        found = _called(self.base, arguments)
         self.cache = found.past_key_values
         return cast(Tensor, found.last_hidden_state[:, -1])
 

@@ -58,6 +58,15 @@ class HfSpec:
     recomputable: bool
     """Whether transformers can compute its layers again in backward."""
 
+    experts: frozenset[str]
+    """Last names that files give to the layers of experts which are one tensor in memory."""
+
+    @property
+    def adaptable(self) -> tuple[HfLinear, ...]:
+        """Linear layers that can carry an adapter. Not those whose last name experts have in files: by that name PEFT
+        (0.21) means the experts alone, so that it could not open the adapter."""
+        return tuple(line for line in self.linears if line.path.rpartition(".")[2] not in self.experts)
+
     @property
     def others(self) -> int:
         """Elements outside of the linear layers' weights."""
@@ -137,14 +146,22 @@ def _config(transformers: Any, config: Mapping[str, Any]) -> Any:
             f"{transformers.__version__}; a newer transformers may have it"
         )
     left_out = ("auto_map", "quantization_config", "model_type")
-    values = {key: value for key, value in config.items() if key not in left_out}
+    values = {key: _decoded(value) for key, value in config.items() if key not in left_out}
     own = known[name].from_dict(values)
     for key, value in vars(own).items():
-        if ("drop" in key or key == "router_jitter_noise") and isinstance(value, float):
+        if "drop" in key and isinstance(value, float):
             setattr(own, key, 0.0)
     if type(own) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(f"model_type {name!r} is no causal language model in transformers {transformers.__version__}")
     return own
+
+
+def _decoded(value: Any) -> Any:
+    """A value of config.json, in which transformers spells infinite numbers `{"__float__": "Infinity"}`."""
+    if isinstance(value, Mapping):
+        text = value.get("__float__")
+        return {key: _decoded(part) for key, part in value.items()} if text is None else float(text)
+    return [_decoded(part) for part in value] if isinstance(value, list) else value
 
 
 @contextmanager
@@ -179,7 +196,19 @@ def _spec(module: Any) -> HfSpec:
         base=base,
         weights=sum(prod(parameter.shape) for parameter in module.parameters()),
         recomputable=bool(module.supports_gradient_checkpointing),
+        experts=frozenset(_expert_names(module)),
     )
+
+
+def _expert_names(module: Any) -> Iterator[str]:
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    for rule in get_model_conversion_mapping(module):
+        if isinstance(rule, WeightConverter):
+            # As in `mlp.experts.*.gate_proj.weight`.
+            several = [pattern for pattern in rule.source_patterns if ".*." in pattern]
+            yield from (pattern.removesuffix(".weight").rpartition(".")[2] for pattern in several)
 
 
 def find_linears(module: nn.Module, head: str) -> Iterator[HfLinear]:
@@ -209,8 +238,13 @@ def _as_linear(part: nn.Module) -> bool:
     weight, bias, x = (torch.randn(size, generator=generator) for size in ((3, 5), (3,), (2, 5)))
     small = copy.copy(part)
     small._parameters = {"weight": nn.Parameter(weight), "bias": nn.Parameter(bias)}
-    with torch.no_grad():
-        return torch.allclose(small(x), nn.functional.linear(x, weight, bias), atol=1e-5)
+    try:
+        with torch.no_grad():
+            found = small(x)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
+        return False  # it needs more than a weight, as routers do
+    expected = nn.functional.linear(x, weight, bias)
+    return isinstance(found, Tensor) and found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
 
 
 @dataclass(frozen=True, slots=True)

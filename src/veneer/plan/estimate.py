@@ -82,7 +82,7 @@ def hf_linears(spec: HfSpec, lora: LoraSpec) -> list[dict[str, Linear]]:
     Raises:
         AdapterError: `lora` names what is not there.
     """
-    adapted = set(lora.targets([line.path for line in spec.linears]))
+    adapted = set(lora.targets([line.path for line in spec.adaptable]))
     return [
         {
             line.path: Linear(

@@ -231,7 +231,7 @@ def joined(
                 log.emit(event)
         model = base_model(config, runs[0].foreseen.origin, device)
         adapters = AdapterSet(model)
-        opened = [_adopt(adapters, str(number), run.foreseen) for number, run in enumerate(runs)]
+        opened = [_adopt(adapters, model, str(number), run.foreseen) for number, run in enumerate(runs)]
         heads = {name: modules(adapters[name])[HEAD] for name in adapters.names if HEAD in adapters[name].layers}
         route = stack.enter_context(adapters.routed(adapters.names))
         joint = Joint(model, route, heads)
@@ -243,12 +243,12 @@ def joined(
         yield joint, lanes
 
 
-def _adopt(adapters: AdapterSet, name: str, foreseen: Foreseen) -> Opened:
-    directions = measured_directions(foreseen.config, foreseen.rows, adapters.model)
-    training = adapter_on(adapters.model, foreseen.config, foreseen.origin, foreseen.tokenizer, directions)
+def _adopt(adapters: AdapterSet, model: CausalLM, name: str, foreseen: Foreseen) -> Opened:
+    directions = measured_directions(foreseen.config, foreseen.rows, model)
+    training = adapter_on(model, foreseen.config, foreseen.origin, foreseen.tokenizer, directions)
     adapter: Adapter = training.adapter
     adapters.adopt(name, adapter)
-    return over_model(foreseen, adapters.model, training)
+    return over_model(foreseen, model, training)
 
 
 def _objective(joint: Joint, name: str) -> Callable[[LanguageModel, MicroBatch], Sums]:

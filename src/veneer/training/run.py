@@ -297,6 +297,14 @@ def _foresee_hf(
     config = config.model_copy(update={"backend": Backend.HF})
     check_hf(config)
     spec, stored = describe_hf(origin)
+    bare = {line.path.rpartition(".")[2] for line in spec.linears} & spec.experts
+    if bare:
+        log.emit(
+            Note(
+                message=f"layers named {', '.join(sorted(bare))} and experts carry no adapter: experts are one tensor "
+                "here, and PEFT means them by these names"
+            )
+        )
     if stored is not None:
         config, taken = as_stored(config, origin, stored)
         log.emit(Note(message=taken))
