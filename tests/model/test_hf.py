@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tiny_models import documents, largest_difference, their_logits
 from veneer.backends.load import load_hf, load_language_model
 from veneer.errors import AdapterError, ConfigError, ModelError
 from veneer.generation import Sampling, generate
-from veneer.io.checkpoint import open_checkpoint
+from veneer.io.checkpoint import SafetensorsCheckpoint, open_checkpoint
 from veneer.load import Holding
 from veneer.losses import scored_cross_entropy
 from veneer.model.decoder import Embedding, plain_weight
@@ -139,6 +140,35 @@ def test_a_quantised_base_is_the_model_with_its_linear_layers_rounded(kind: str,
         own.copy_(weight.t() if line.transposed else weight)
     found = model.logits(model.documents(*packed(TEXTS)))
     assert largest_difference(found, their_logits(theirs, TEXTS)) < 2e-5
+
+
+class Watched(SafetensorsCheckpoint):
+    """Notes how many bytes of matrices that it has handed out are held at each reading."""
+
+    def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        tensor = super().read(name, dtype)
+        self.alive = [*vars(self).get("alive", []), weakref.ref(tensor)]
+        living = [reference() for reference in self.alive]
+        self.most = max(
+            vars(self).get("most", 0), sum(one.nbytes for one in living if one is not None and one.ndim == 2)
+        )
+        return tensor
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_quantised_base_is_never_held_in_full_precision(kind: str, tmp_path: Path) -> None:
+    theirs = tiny_hf(kind, changes={"num_hidden_layers": 6, "n_layer": 6})
+    theirs.save_pretrained(tmp_path)
+    watched = Watched(tmp_path)
+    model = load_hf(watched, holding=Holding.QUANTIZED, dtype=torch.float32)
+    largest = max(4 * line.inputs * line.outputs for line in model.spec.linears)
+    inputs, outputs = theirs.get_input_embeddings(), theirs.get_output_embeddings()
+    tables = inputs.weight.nbytes + (0 if outputs.weight is inputs.weight else outputs.weight.nbytes)
+    # Learned positions and routers stay; beside them one layer at a time, and its parts for an expert.
+    rest = sum(p.nbytes for name, p in theirs.named_parameters() if "wpe" in name or "gate.weight" in name)
+    experts = 3 * 8 * 48 * 64 * 4 if kind == "deepseek_v3" else 0
+    assert watched.most <= tables + rest + 2 * largest + experts
+    assert watched.most < sum(p.nbytes for p in theirs.parameters()) / 2
 
 
 def test_a_class_that_sees_later_tokens_is_refused(tmp_path: Path) -> None:
