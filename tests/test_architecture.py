@@ -20,7 +20,7 @@ LAYERS = (
     {"backends"},
     {"plan"},
     {"training", "evaluation", "assistant", "quantization"},
-    {"exports", "comparison", "sweep"},
+    {"exports", "comparison", "sweep", "reproduction"},
     {"cli", "commands", "recipes", "quickstart", "doctor", "display", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""

@@ -150,7 +150,9 @@ def test_export_shows_what_was_measured_and_where_the_model_is(
     assert f"model: {tmp_path / 'a'} (float16, 14 of 20 tensors changed" in result.stdout
     result = invoke("export", *asked, "--output", tmp_path / "b", "--json")
     record = json.loads(result.stdout)
-    assert record == json.loads((tmp_path / "b" / "merge.json").read_text())
+    parity = record.pop("parity")
+    assert record == json.loads((tmp_path / "b" / "export.json").read_text())
+    assert parity == json.loads((tmp_path / "b" / "parity.json").read_text())
     assert record["measured"]["merged"].keys() == {"original"}
     result = invoke("export", *asked[:4], "--method", "qlora", "--output", tmp_path / "c")
     assert "since the adapter was trained beside it" in result.stdout

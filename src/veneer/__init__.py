@@ -28,13 +28,18 @@ if TYPE_CHECKING:
     from veneer.errors import VeneerError as VeneerError
     from veneer.evaluation.run import Report as Report
     from veneer.evaluation.run import evaluate as evaluate
-    from veneer.exports.run import MergeRecord as MergeRecord
-    from veneer.exports.run import StoredDtype as StoredDtype
+    from veneer.exports.certificate import Certificate as Certificate
+    from veneer.exports.job import StoredDtype as StoredDtype
+    from veneer.exports.record import ExportRecord as ExportRecord
+    from veneer.exports.run import Target as Target
     from veneer.exports.run import export as export
+    from veneer.exports.verify import verify as verify
     from veneer.generation import Sampling as Sampling
     from veneer.options import Method as Method
     from veneer.quantization import Quantised as Quantised
     from veneer.quantization import quantize as quantize
+    from veneer.reproduction.run import Reproduction as Reproduction
+    from veneer.reproduction.run import reproduce as reproduce
     from veneer.training.run import RunResult as RunResult
     from veneer.training.run import train as train
 
@@ -42,39 +47,47 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Assistant": "veneer.assistant",
+    "Certificate": "veneer.exports.certificate",
     "CompareConfig": "veneer.comparison.run",
     "CompareResult": "veneer.comparison.run",
-    "MergeRecord": "veneer.exports.run",
+    "ExportRecord": "veneer.exports.record",
     "Method": "veneer.options",
     "QuantSection": "veneer.config",
     "Quantised": "veneer.quantization",
     "Report": "veneer.evaluation.run",
+    "Reproduction": "veneer.reproduction.run",
     "RunConfig": "veneer.config",
     "RunResult": "veneer.training.run",
     "Sampling": "veneer.generation",
-    "StoredDtype": "veneer.exports.run",
+    "StoredDtype": "veneer.exports.job",
+    "Target": "veneer.exports.run",
     "VeneerError": "veneer.errors",
     "compare": "veneer.comparison.run",
     "evaluate": "veneer.evaluation.run",
     "export": "veneer.exports.run",
     "open_assistant": "veneer.assistant",
     "quantize": "veneer.quantization",
+    "reproduce": "veneer.reproduction.run",
     "train": "veneer.training.run",
+    "verify": "veneer.exports.verify",
 }
 
 __all__ = [
     "Assistant",
+    "Certificate",
     "CompareConfig",
     "CompareResult",
-    "MergeRecord",
+    "ExportRecord",
     "Method",
     "QuantSection",
     "Quantised",
     "Report",
+    "Reproduction",
     "RunConfig",
     "RunResult",
     "Sampling",
     "StoredDtype",
+    "Target",
     "VeneerError",
     "__version__",
     "compare",
@@ -82,7 +95,9 @@ __all__ = [
     "export",
     "open_assistant",
     "quantize",
+    "reproduce",
     "train",
+    "verify",
 ]
 
 

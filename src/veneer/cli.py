@@ -1,7 +1,8 @@
 """The command line: options in, one call of the API, results out.
 
 Nothing heavy is imported until a command runs, so that `--help` answers at once. Results go to standard output;
-progress and messages to standard error. Exit codes: 0 done, 2 something the user can mend, 3 the loss was not finite,
+progress and messages to standard error. Exit codes: 0 done, 1 a comparison that must hold does not (an export that is
+another model, a run that is not reproduced), 2 something the user can mend, 3 the loss was not finite,
 130 interrupted.
 """
 
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from veneer import __version__
-from veneer.commands import making, training, using
+from veneer.commands import exporting, making, training, using
 from veneer.errors import VeneerError
 
 INTERRUPTED = 130
@@ -73,7 +74,9 @@ for command in (
     using.evaluate,
     training.compare,
     training.sweep,
-    making.export,
+    training.reproduce,
+    exporting.export,
+    exporting.verify,
     making.combine,
     making.quantize,
     using.generate,

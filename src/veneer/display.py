@@ -29,7 +29,8 @@ from veneer.comparison.summary import Difference, Figure
 from veneer.evaluation.run import Answered, Report
 from veneer.evaluation.statistics import Comparison, Metric
 from veneer.events import CheckpointSaved, Evaluated, Event, Note, RunFinished, RunStarted, StepDone
-from veneer.exports.run import Measured
+from veneer.exports.certificate import TOP, Certificate
+from veneer.exports.record import Measured
 from veneer.plan.plan import Plan, spoken
 from veneer.sweep.outcome import Outcome
 
@@ -290,6 +291,38 @@ def merge_table(kept: str, measured: Measured, *, packed: bool) -> Table:
             "the weights'"
         )
         table.caption_justify = "left"
+    return table
+
+
+def parity_table(certificate: Certificate) -> Table:
+    """Who has read the export, and how far each is from the live adapter."""
+    title = f"{certificate.format} beside the live adapter, {certificate.prompts} prompts of {certificate.prompts_from}"
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    for heading in (
+        "read by",
+        "token\nids",
+        "template",
+        "KL\nmean",
+        f"largest\ntop-{TOP} gap",
+        "same\nfirst",
+        "same\nanswer",
+    ):
+        table.add_column(heading, justify="left" if heading == "read by" else "right", no_wrap=True)
+    for one in certificate.readers:
+        table.add_row(
+            one.reader,
+            f"{one.texts_equal}/{one.texts}",
+            f"{one.renderings_equal}/{one.renderings}",
+            f"{one.divergence:.1e}",
+            f"{one.gap:.1e}",
+            f"{one.top1}/{one.positions}",
+            f"{one.greedy_equal}/{one.greedy}",
+        )
+    verdict = "passed" if certificate.passed else "FAILED"
+    tensors = certificate.tensors
+    read_back = f"{tensors.compared} tensors read back, off by at most {100 * tensors.error:.2g} %; " if tensors else ""
+    table.caption = f"{verdict}: {read_back}{certificate.threshold.gap:g} nats allowed"
+    table.caption_justify = "left"
     return table
 
 

@@ -28,19 +28,25 @@ from veneer.display import (
     counting,
     differences_table,
     merge_table,
+    parity_table,
     plan_table,
     report_table,
     sample_table,
     sweep_table,
 )
-from veneer.errors import ConfigError, DataError
+from veneer.errors import ConfigError, DataError, listing
 from veneer.evaluation.run import Report, RowSet, evaluate_rows, prepare
 from veneer.events import Evaluated, Event, RunFinished, StepDone, Subscriber
-from veneer.exports.run import MergeRecord, StoredDtype, Target, export
+from veneer.exports.certificate import Certificate
+from veneer.exports.job import StoredDtype
+from veneer.exports.record import ExportRecord
+from veneer.exports.run import Target, export
+from veneer.exports.verify import verify
 from veneer.generation import Sampling
 from veneer.io.files import write_text
 from veneer.options import Method
 from veneer.quantization import quantize
+from veneer.reproduction.run import Reproduction, reproduce
 from veneer.sweep.grid import Point
 from veneer.sweep.outcome import Outcome, best_of, to_json
 from veneer.sweep.run import CHART_FILE, TOGETHER, sweep
@@ -212,18 +218,20 @@ def score_visibly(assistant: Assistant, rows: RowSet, screen: Console, what: str
 
 
 def export_visibly(
-    model: str,
+    model: str | None,
     adapter: Path,
     output: Path,
     *,
     to: Target,
     dtype: StoredDtype,
+    quant: str | None,
     data: str | None,
     limit: int | None,
+    gap: float | None,
     method: Method | None,
     compute: ComputeSection,
     as_json: bool,
-) -> MergeRecord:
+) -> ExportRecord:
     """Export under a spinner; prints what was measured unless the caller wants JSON."""
     screen = console()
     with screen.status(escape(f"exporting {adapter}")) as status:
@@ -233,8 +241,10 @@ def export_visibly(
             output,
             to=to,
             dtype=dtype,
+            quant=quant,
             data=data,
             limit=limit,
+            gap=gap,
             method=method,
             compute=compute,
             progress=lambda what: status.update(escape(what)),
@@ -243,17 +253,81 @@ def export_visibly(
         shown = Console()
         if record.measured is not None:
             shown.print(merge_table(record.merged_into, record.measured, packed=to is Target.MERGED_4BIT))
-        for note in record.notes:
+        if record.parity is not None:
+            shown.print(parity_table(record.parity))
+        for note in (*record.notes, *(record.parity.notes if record.parity else ())):
             shown.print(Text(note), soft_wrap=True)
-        kind = f"4 bits, the rest in {record.dtype}" if to is Target.MERGED_4BIT else record.dtype
-        shown.print(
-            Text(
-                f"model: {output} ({kind}, {record.written.changed} of {record.written.tensors} tensors "
-                f"changed, merged into the {record.merged_into} base)"
-            ),
-            soft_wrap=True,
-        )
+        shown.print(Text(_written(record)), soft_wrap=True)
     return record
+
+
+def _written(record: ExportRecord) -> str:
+    if record.written is None:
+        return f"{record.to}: {record.output} ({record.format})"
+    kind = f"4 bits, the rest in {record.dtype}" if record.to == Target.MERGED_4BIT.value else record.dtype
+    return (
+        f"model: {record.output} ({kind}, {record.written.changed} of {record.written.tensors} tensors changed, merged "
+        f"into the {record.merged_into} base)"
+    )
+
+
+def verify_visibly(
+    folder: Path,
+    *,
+    adapter: Path | None,
+    model: str | None,
+    data: str | None,
+    limit: int | None,
+    gap: float | None,
+    compute: ComputeSection,
+    as_json: bool,
+) -> Certificate:
+    """Check an export under a spinner; prints the certificate unless the caller wants JSON."""
+    with console().status(escape(f"checking {folder}")) as status:
+        certificate = verify(
+            folder,
+            adapter=adapter,
+            model=model,
+            data=data,
+            limit=limit,
+            gap=gap,
+            compute=compute,
+            progress=lambda what: status.update(escape(what)),
+        )
+    if not as_json:
+        shown = Console()
+        shown.print(parity_table(certificate))
+        for note in certificate.notes:
+            shown.print(Text(note), soft_wrap=True)
+        if certificate.passed:
+            shown.print(Text(f"{folder} is what it was made from: {len(certificate.files)} files unchanged"))
+    return certificate
+
+
+def reproduce_visibly(
+    run: Path, *, output: Path | None, model: str | None, data: str | None, eval_data: str | None, as_json: bool
+) -> Reproduction:
+    """Make a run again with a progress bar, and say what came of it unless the caller wants JSON."""
+    screen = console()
+
+    def warn(differing: list[str]) -> None:
+        if differing:
+            screen.print(Text(f"computed otherwise here, so that other bytes may come out:\n{listing(differing)}"))
+
+    with (
+        interruptible(lambda: _write_to_stderr("\nstopping after this step\n")) as stop,
+        TrainingDisplay(screen) as display,
+    ):
+        found = reproduce(
+            run, output=output, model=model, data=data, eval_data=eval_data, subscribers=[display], stop=stop,
+            on_environment=warn,
+        )  # fmt: skip
+    if not as_json:
+        for line in found.lines():
+            click.echo(line)
+        if found.output is not None:
+            click.echo(f"run: {found.output}")
+    return found
 
 
 def compare_visibly(config: CompareConfig, *, as_json: bool) -> CompareResult:

@@ -17,7 +17,8 @@ from tiny_models import documents, largest_difference, packed_logits, their_logi
 from veneer.assistant import open_assistant
 from veneer.config import ComputeSection
 from veneer.errors import AdapterError
-from veneer.exports.run import StoredDtype, export
+from veneer.exports.job import StoredDtype
+from veneer.exports.run import export
 from veneer.options import Dtype
 from veneer.training.run import train
 

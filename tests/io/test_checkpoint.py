@@ -17,7 +17,7 @@ from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.errors import ModelError
 from veneer.io import checkpoint as module
 from veneer.io.checkpoint import Checkpoint, SafetensorsCheckpoint, open_checkpoint
-from veneer.io.gguf import GgufCheckpoint
+from veneer.io.gguf.reader import GgufCheckpoint
 
 TENSORS = {
     "a.weight": torch.randn(5, 3, generator=torch.Generator().manual_seed(0)),

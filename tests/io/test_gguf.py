@@ -19,9 +19,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from support import smollm2_gguf
 from tiny_tokenizers import write_vocabulary_gguf
 from veneer.errors import ModelError
-from veneer.io import gguf_header
-from veneer.io.gguf import GgufCheckpoint, _decode, llama3_factors, rope_scaling_from_factors
-from veneer.io.gguf_header import read_header
+from veneer.io.gguf import header as gguf_header
+from veneer.io.gguf.header import read_header
+from veneer.io.gguf.reader import GgufCheckpoint, decode
+from veneer.io.gguf.rope import llama3_factors, rope_scaling_from_factors
 
 # ----------------------------------------------------------------------------------------------------------- SmolLM2
 
@@ -187,13 +188,13 @@ def test_k_quants_decode_as_the_gguf_package(kind: Kind) -> None:
     raw = np.random.default_rng(0).integers(0, 256, (40, 3 * width), dtype=np.uint8)
     with np.errstate(all="ignore"):
         expected = dequantize(raw, kind)
-    ours = _decode(raw, kind).numpy().reshape(40, 3 * block)
+    ours = decode(raw, kind).numpy().reshape(40, 3 * block)
     np.testing.assert_array_equal(ours, expected)
 
 
 def test_reading_is_in_chunks_that_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = write_model(tmp_path / "m.gguf", tiny_model(), Kind.Q8_0)
-    monkeypatch.setattr("veneer.io.gguf.CHUNK", 7 * 64)
+    monkeypatch.setattr("veneer.io.gguf.reader.CHUNK", 7 * 64)
     ours = GgufCheckpoint(tmp_path / "m.gguf")
     assert all(torch.equal(ours.read(name, torch.float32), tensor) for name, tensor in expected.items())
 
@@ -229,7 +230,10 @@ def test_linear_scaling_and_kinds_that_are_refused(tmp_path: Path) -> None:
     write_model(file, tiny_model(), **{"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 2.5})
     assert GgufCheckpoint(file).config["rope_scaling"] == {"rope_type": "linear", "factor": 2.5}
     write_model(file, tiny_model(), **{"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 2.5})
-    with pytest.raises(ModelError, match="rope scaling of the type 'yarn'"):
+    expected = {"rope_type": "yarn", "factor": 2.5, "original_max_position_embeddings": 128}
+    assert GgufCheckpoint(file).config["rope_scaling"] == expected
+    write_model(file, tiny_model(), **{"llama.rope.scaling.type": "spiral", "llama.rope.scaling.factor": 2.5})
+    with pytest.raises(ModelError, match="rope scaling of the type 'spiral'"):
         GgufCheckpoint(file)
     write_model(file, tiny_model(), factors=np.full(16, np.nan, dtype=np.float32))
     with pytest.raises(ModelError, match="not positive numbers"):
@@ -306,7 +310,7 @@ def test_bad_files_are_refused(kind: str, tmp_path: Path) -> None:
 def test_other_architectures_are_named(tmp_path: Path) -> None:
     pair = text(b"general.architecture") + struct.pack("<I", 8) + text(b"bloom")
     (tmp_path / "m.gguf").write_bytes(header(pair, counts=(0, 1)))
-    with pytest.raises(ModelError, match="architecture 'bloom'; GGUF files of llama are read"):
+    with pytest.raises(ModelError, match=r"architecture 'bloom'; GGUF files of command-r, .* are read"):
         GgufCheckpoint(tmp_path / "m.gguf")
     with pytest.raises(ModelError, match="cannot be read"):
         GgufCheckpoint(tmp_path / "absent.gguf")

@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 from support import smollm2_gguf
 from tiny_tokenizers import Tokenize, byte_level_tokenizer, metaspace_tokenizer, varied_strings, write_vocabulary_gguf
 from veneer.errors import ModelError
-from veneer.io.gguf import GgufCheckpoint
-from veneer.io.gguf_header import read_header
-from veneer.io.gguf_tokenizer import PRE_TOKENIZERS, from_gguf
+from veneer.io.gguf.header import read_header
+from veneer.io.gguf.reader import GgufCheckpoint
+from veneer.io.gguf.tokenizer import PRE_TOKENIZERS, from_gguf
 from veneer.io.tokenizer import Tokenizer
 
 Start = Callable[[Path], Tokenize]

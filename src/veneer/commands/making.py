@@ -1,4 +1,4 @@
-"""Commands that make models and adapters of others: `export`, `quantize`, `combine`."""
+"""Commands that make models and adapters of others: `quantize`, `combine`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.shared import (
-    base_option,
-    compute_of,
-    device_option,
-    method_of,
-    model_option,
-)
+from veneer.commands.shared import model_option
 
 KINDS = click.Choice(
     [
@@ -21,61 +15,6 @@ KINDS = click.Choice(
         *("magnitude_prune", "magnitude_prune_svd"),
     ]
 )
-
-
-@click.command()
-@model_option
-@click.option("--adapter", required=True, type=click.Path(path_type=Path), help="Folder of an adapter.")
-@click.option(
-    "--to",
-    type=click.Choice(["merged", "merged-4bit"]),
-    default="merged",
-    show_default=True,
-    help="Kind of export; 4 bits need --data.",
-)
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-    default="auto",
-    show_default=True,
-    help="Of the weights; auto: as the base is stored.",
-)
-@click.option("--data", help="Rows on which base, adapter and merged model are measured.")
-@click.option("--limit", type=click.IntRange(min=1), help="Take only the first rows.")
-@base_option
-@device_option
-@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
-def export(
-    model: str,
-    adapter: Path,
-    to: str,
-    output: Path,
-    dtype: str,
-    data: str | None,
-    limit: int | None,
-    method: str | None,
-    device: str,
-    as_json: bool,
-) -> None:
-    """Write base and adapter as one model that other programs load."""
-    from veneer.exports.run import StoredDtype, Target
-    from veneer.recipes import export_visibly
-
-    record = export_visibly(
-        model,
-        adapter,
-        output,
-        to=Target(to),
-        dtype=StoredDtype(dtype),
-        data=data,
-        limit=limit,
-        method=method_of(method),
-        compute=compute_of(device, "auto"),
-        as_json=as_json,
-    )
-    if as_json:
-        click.echo(json.dumps(record.to_json(), indent=2))
 
 
 @click.command()

@@ -68,26 +68,16 @@ def write_merged(
         AdapterError: the adapter adds tensors that the architecture has no place for.
         OutputError: a file cannot be written.
     """
-    expected = expected_tensors(source.model.spec)
-    names = [*expected, *({HEAD} - expected.keys())]
+    names = room_of(source)
     packed = frozenset[str]() if quant is None else packed_paths(source.model.spec, quant)
     changed: set[str] = set()
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in source.merged():
-            if name == HEAD and source.adapter.keeps_tie:
-                continue
-            if name not in names:
-                raise AdapterError(f"the adapter adds {name}, for which the architecture has no place: keep it apart")
-            changed.add(name)
+        for name, tensor, new in merged_tensors(source):
+            if new:
+                changed.add(name)
             progress(name)
             yield from stored(name, tensor)
-        parted = bool(changed & {EMBEDDING, HEAD}) and not source.adapter.keeps_tie
-        for name in _rest(expected, changed, parted=parted):
-            progress(name)
-            # A head that was the embedding until now has its values.
-            held = EMBEDDING if name == HEAD and HEAD not in expected else name
-            yield from stored(name, source.base(held))
 
     def stored(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         if quant is None or name.removesuffix(".weight") not in packed:
@@ -103,13 +93,53 @@ def write_merged(
     shapes = stream_model(
         folder, room, tensors(), source.checkpoint, quantization=described, tokenizer=source.tokenizer
     )
-    return Written(len(changed), len({*expected, *changed} | ({HEAD} & shapes.keys())), HEAD not in shapes)
+    whole = {*expected_tensors(source.model.spec), *changed} | ({HEAD} & shapes.keys())
+    return Written(len(changed), len(whole), HEAD not in shapes)
+
+
+def room_of(source: Source) -> list[str]:
+    """Every name that `merged_tensors` may yield."""
+    expected = expected_tensors(source.model.spec)
+    return [*expected, *({HEAD} - expected.keys())]
+
+
+def merged_tensors(source: Source) -> Iterator[tuple[str, Tensor, bool]]:
+    """The merged model, tensor by tensor, before anything is rounded: name, tensor, and whether the adapter changed it.
+
+    Changed ones come first, in float64; the rest is the base's, in float32. A tied head stays out unless it parts from
+    its embedding.
+
+    Raises:
+        AdapterError: the adapter changes what the architecture has no place for.
+    """
+    expected = expected_tensors(source.model.spec)
+    changed: set[str] = set()
+    for name, tensor in source.merged():
+        if name == HEAD and source.adapter.keeps_tie:
+            continue
+        if name not in expected and name != HEAD:
+            raise AdapterError(f"the adapter adds {name}, for which the architecture has no place: keep it apart")
+        changed.add(name)
+        yield name, tensor, True
+    parted = bool(changed & {EMBEDDING, HEAD}) and not source.adapter.keeps_tie
+    for name in _rest(expected, changed, parted=parted):
+        # A head that was the embedding until now has its values.
+        held = EMBEDDING if name == HEAD and HEAD not in expected else name
+        yield name, source.base(held), False
 
 
 def _rest(expected: dict[str, tuple[int, ...]], changed: set[str], *, parted: bool) -> list[str]:
     """The names that are the base's own; a head that has parted from its embedding is among them."""
     needed = {*expected, *([HEAD] if parted else [])}
     return [name for name in dict.fromkeys((*expected, HEAD)) if name in needed - changed]
+
+
+def stays_tied(source: Source) -> bool:
+    """Whether the head of the merged model is its embedding."""
+    if not source.model.spec.tied_head or source.adapter.keeps_tie:
+        return source.model.spec.tied_head
+    changed = {path for path, _ in source.adapter.parts}
+    return not changed & {name.removesuffix(".weight") for name in (EMBEDDING, HEAD)}
 
 
 def rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

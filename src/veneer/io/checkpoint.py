@@ -19,7 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 
 from veneer.errors import ModelError, listing
-from veneer.io.gguf import MAPPED_BYTES, GgufCheckpoint
+from veneer.io.gguf.reader import MAPPED_BYTES, GgufCheckpoint
 from veneer.io.prequantised import StoredFormat, StoredTensors, StoredWeight, check_method
 from veneer.io.tokenizer import Tokenizer, from_directory
 

@@ -37,7 +37,7 @@ TYPICAL_START = 265 * MB
 GPU_START = 600 * MB
 """Context of CUDA, its kernels and cuBLAS' workspace on a GPU: an estimate."""
 MAPPED = 4 * MB
-"""Pages of the model's file that loading may have mapped at a time (`veneer.io.gguf.MAPPED_BYTES`)."""
+"""Pages of the model's file that loading may have mapped at a time (`veneer.io.gguf.reader.MAPPED_BYTES`)."""
 FILE_BYTES = 4
 """Bytes an element in the model's file, at the most that is usual."""
 HEAP_SHARE = {2: 0.36, 4: 0.42}

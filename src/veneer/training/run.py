@@ -33,6 +33,7 @@ from veneer.plan.plan import Plan
 from veneer.training.build import as_stored, build, with_new_tokens
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
+from veneer.training.lock import Inputs, write_lock
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import Objective, mean_loss, supervised_cross_entropy
 from veneer.training.optim import RateSchedule
@@ -160,6 +161,8 @@ class Begun:
     engine: Engine
     source: PackedSteps
     progress: Progress
+    config: RunConfig
+    """With everything resolved, as in `config.yaml`."""
 
 
 def begin(
@@ -197,13 +200,14 @@ def begin(
             learning_rate=float(config.train.learning_rate),
         )
     )
-    return Begun(_engine(config, opened, source, optimizer, objective, store, log, stop), source, progress)
+    return Begun(_engine(config, opened, source, optimizer, objective, store, log, stop), source, progress, config)
 
 
 def end(opened: Opened, begun: Begun, output: Path, log: EventLog) -> RunResult:
     """Publish what a run has made."""
     progress = begun.progress
     publish(output, opened.trainable, log.path, progress)
+    write_lock(output, begun.config, opened.inputs, opened.rows, opened.model.device, progress.step)
     best = None if progress.best_step is None else begun.engine.checkpoints.path(progress.best_step)
     memory = peak_memory_mb(opened.model.device)
     return RunResult(output, progress, best, opened.model, opened.trainable, memory, opened.plan)
@@ -221,6 +225,8 @@ class Opened:
     trainable: Trainable
     digest: str
     """Of the model's files, which are closed again."""
+    inputs: Inputs
+    """What `run.lock` will say of the files that were read."""
 
 
 def _open(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> Opened:
@@ -249,8 +255,9 @@ class Foreseen:
 
 def over_model(foreseen: Foreseen, model: LanguageModel, trainable: Trainable) -> Opened:
     """The run over a model; its files are no longer held."""
-    digest = sampled_digest(foreseen.origin.files())
-    return Opened(foreseen.config, foreseen.plan, foreseen.rows, model, trainable, digest)
+    files = foreseen.origin.files()
+    inputs = Inputs(files, foreseen.tokenizer, foreseen.config)
+    return Opened(foreseen.config, foreseen.plan, foreseen.rows, model, trainable, sampled_digest(files), inputs)
 
 
 def foresee(config: RunConfig, device: torch.device, recorded: Path | None, log: EventLog) -> Foreseen:

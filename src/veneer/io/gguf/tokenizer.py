@@ -99,7 +99,7 @@ def from_gguf(metadata: Mapping[str, Any], *, source: str = "the GGUF file") -> 
     """Make the tokenizer that a GGUF file's metadata describes.
 
     Args:
-        metadata: keys ``tokenizer.*`` to values, as `veneer.io.gguf_header.read_header` gives them.
+        metadata: keys ``tokenizer.*`` to values, as `veneer.io.gguf.header.read_header` gives them.
         source: what to call the file in messages.
 
     Raises:

@@ -1,0 +1,107 @@
+"""The model card of an export: what was trained on what, and what was measured. The license is left to the user."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from veneer.adapters.store import read_config
+from veneer.assistant import recorded_run
+from veneer.config import RunConfig
+from veneer.events import read_events
+from veneer.exports.certificate import TOP
+from veneer.exports.peft_folder import PEFT_TARGET
+from veneer.exports.record import ExportRecord
+
+EVENTS_FILE = "events.jsonl"
+LICENSE = (
+    "Add one (`license:` in the lines above). A merged model is a version of its base, whose license goes on to hold."
+)
+
+
+def model_card(record: ExportRecord, name: str) -> str:
+    """README.md for the export `record`.
+
+    Args:
+        record: with its certificate.
+        name: of the export.
+    """
+    run = recorded_run(Path(record.adapter))
+    library = "peft" if record.to == PEFT_TARGET else "gguf" if record.to.startswith("gguf") else "transformers"
+    # JSON's strings are YAML's.
+    front = [f"base_model: {json.dumps(record.model)}", f"library_name: {library}", "tags: [veneer, lora]"]
+    parts = [
+        "---\n" + "\n".join(front) + "\n---",
+        f"# {name}",
+        _what(record),
+        *([_training(record, run)] if run else []),
+        _parity(record),
+        f"## License\n\n{LICENSE}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what(record: ExportRecord) -> str:
+    kinds = {PEFT_TARGET: "An adapter for", "gguf-adapter": "An adapter (GGUF) for"}
+    start = kinds.get(record.to, "A fine-tuned version of")
+    merged = ""
+    if record.written is not None:
+        merged = f" The adapter is merged into the {record.merged_into} base: {record.written.changed} of "
+        merged += f"{record.written.tensors} tensors changed."
+    return f"{start} `{record.model}`, made with veneer. Weights: {record.format}.{merged}"
+
+
+def _training(record: ExportRecord, run: RunConfig) -> str:
+    _, config = read_config(Path(record.adapter))
+    base = f"{run.method.value}" + (f" ({run.quant.scheme.value} base)" if run.method.value == "qlora" else "")
+    lines = [
+        f"- method: {base}, rank {config.get('r')}, alpha {config.get('lora_alpha')}",
+        f"- layers: {config.get('target_modules')}",
+        f"- data: `{Path(run.data.file).name}`, rows of at most {run.data.max_length} tokens",
+        f"- {run.train.steps} steps of {run.train.examples_per_step or run.train.tokens_per_step} "
+        f"{'rows' if run.train.examples_per_step else 'tokens'}, {run.train.optimizer.value}, peak learning rate "
+        f"{run.train.learning_rate}, seed {run.train.seed}",
+    ]
+    losses = _evaluations(Path(record.adapter))
+    if losses:
+        lines.append(f"- evaluation loss: {losses[-1]:.4f} nats a token at the end, {min(losses):.4f} at its lowest")
+    return "## Training\n\n" + "\n".join(lines)
+
+
+def _evaluations(adapter: Path) -> list[float]:
+    folder = adapter.resolve()
+    places = [folder, *([folder.parents[1]] if folder.parent.name == "checkpoints" else [])]
+    file = next((place / EVENTS_FILE for place in places if (place / EVENTS_FILE).is_file()), None)
+    if file is None:
+        return []
+    return [float(str(event["loss"])) for event in read_events(file) if event["event"] == "Evaluated"]
+
+
+def _parity(record: ExportRecord) -> str:
+    lines = ["## Measured", ""]
+    if record.measured is not None:
+        measured = record.measured
+        rows = [("base", measured.base), ("adapter", measured.adapter)]
+        rows += [(f"merged into the {base} base", loss.loss) for base, loss in measured.merged.items()]
+        if measured.requantised is not None:
+            rows.append(("merged and quantised", measured.requantised.loss.loss))
+        lines += [f"| {measured.rows} rows of `{Path(measured.data).name}` | loss (nats a token) |", "|---|---:|"]
+        lines += [f"| {name} | {loss:.4f} |" for name, loss in rows] + [""]
+    if record.parity is not None:
+        lines += [
+            f"Beside the live adapter, on {record.parity.prompts} prompts (`parity.json` has everything):",
+            "",
+            f"| read by | token ids | template | mean KL | largest top-{TOP} gap | same first token | same answer |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+            *(_row(one) for one in record.parity.to_json()["readers"]),
+        ]
+    return "\n".join(lines)
+
+
+def _row(one: dict[str, Any]) -> str:
+    return (
+        f"| {one['reader']} | {one['texts_equal']}/{one['texts']} | {one['renderings_equal']}/{one['renderings']} | "
+        f"{one['divergence']:.2g} | {one['gap']:.2g} | {one['top1']}/{one['positions']} | "
+        f"{one['greedy_equal']}/{one['greedy']} |"
+    )

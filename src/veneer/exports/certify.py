@@ -1,0 +1,122 @@
+"""Make the certificate of an export: ask everybody, compare, and write down what came of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from veneer.errors import VeneerError
+from veneer.exports.certificate import Agreement, Certificate, Side, TensorReport, compare
+from veneer.exports.job import Checks, Job
+from veneer.exports.prompts import BUILT_IN, LIMIT, Prompts, chosen
+from veneer.exports.readers import Reader
+from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
+from veneer.exports.sides import Asked, reference
+from veneer.exports.tensors import compare_tensors
+from veneer.exports.thresholds import THRESHOLDS
+from veneer.io.files import sha256, write_text
+
+NEW_TOKENS = 16
+"""Length of the answers that are compared."""
+
+
+def certify(job: Job, checks: Checks, record: ExportRecord, *, gap: float | None = None, why: str = "") -> Certificate:
+    """Compare an export with what it was made from.
+
+    Args:
+        job: the export.
+        checks: what is compared.
+        record: what was written.
+        gap: another threshold of the largest log-probability gap, in nats.
+        why: there are no evaluation rows.
+
+    Raises:
+        VeneerError: the reference cannot be made or asked. What is wrong with the export is in the certificate.
+    """
+    threshold = THRESHOLDS[record.format]
+    if gap is not None:
+        threshold = replace(threshold, gap=gap)
+    job.progress("comparing tensors")
+    tensors = _tensors(checks, threshold.tensor)
+    job.progress("asking the live adapter")
+    side, asked, prompts = _asked(job, checks)
+    labels = [prompt.where for prompt in prompts.prompts]
+    readers = []
+    for reader in checks.readers:
+        job.progress(f"asking {reader.name}")
+        answered = _read(reader, asked)
+        readers.append(answered if isinstance(answered, Agreement) else compare(side, answered, threshold, labels))
+    notes = [*checks.notes]
+    if prompts.source == BUILT_IN:
+        notes.insert(0, f"compared on {len(prompts.prompts)} {BUILT_IN}, since {why}; give your own rows by --data")
+    return Certificate(
+        to=record.to,
+        format=record.format,
+        prompts=len(prompts.prompts),
+        prompts_from=prompts.source,
+        new_tokens=prompts.new_tokens,
+        threshold=threshold,
+        tensors=tensors,
+        readers=tuple(readers),
+        notes=tuple(notes),
+    )
+
+
+def _asked(job: Job, checks: Checks) -> tuple[Side, Asked, Prompts]:
+    """The live adapter's side. Its model is let go of before the next one is loaded."""
+    assistant = checks.reference()
+    prompts = chosen(assistant, job.rows, job.limit or LIMIT, NEW_TOKENS)
+    side, asked = reference(assistant, prompts)
+    return side, asked, prompts
+
+
+def _tensors(checks: Checks, threshold: float) -> TensorReport:
+    try:
+        return compare_tensors(checks.expected(), checks.found(), threshold)
+    except VeneerError as error:
+        return TensorReport(0, "", 0.0, (f"files cannot be opened: {error}",))
+
+
+def _read(reader: Reader, asked: Asked) -> Side | Agreement:
+    """The reader's side, or what it says where it cannot open the export."""
+    try:
+        return reader.read(asked)
+    except VeneerError as error:
+        counts = {"texts": len(asked.texts), "renderings": len(asked.prompts.prompts), "greedy": len(asked.answers)}
+        return Agreement(
+            reader=reader.name, texts=counts["texts"], texts_equal=0, renderings=counts["renderings"],
+            renderings_equal=0, positions=0, top1=0, gap=float("nan"), divergence=float("nan"),
+            worst_divergence=float("nan"), greedy=counts["greedy"], greedy_equal=0, problems=(f"opening: {error}",),
+        )  # fmt: skip
+
+
+def digests(folder: Path, *, without: Iterable[str] = (PARITY_FILE,)) -> dict[str, str]:
+    """SHA-256 of every file of an export, the certificate left out."""
+    left = set(without)
+    files = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    return {name: sha256(file) for file in files if (name := file.relative_to(folder).as_posix()) not in left}
+
+
+def write_certificate(folder: Path, certificate: Certificate) -> Certificate:
+    """Write `parity.json` with the digests of everything else; returns what was written.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    # The model card is the user's to go on writing.
+    whole = replace(certificate, files=digests(folder, without=(PARITY_FILE, CARD_FILE)))
+    write_text(folder / PARITY_FILE, json.dumps(_finite(whole.to_json()), indent=2) + "\n")
+    return whole
+
+
+def _finite(value: object) -> object:
+    """Plain values with NaN and infinity as text, which JSON has no numbers for."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,170 @@
+"""Export `gguf`: a base with an adapter merged in as one GGUF model, for llama.cpp and what is built on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veneer.errors import ConfigError, nearest
+from veneer.exports import llama_cpp as runner
+from veneer.exports.base import MergeBase, Source, open_source
+from veneer.exports.job import Checks, Job
+from veneer.exports.merge import HEAD, merged_tensors, stays_tied
+from veneer.exports.modelfile import write_modelfile
+from veneer.exports.readers import Reader, llama_cpp, veneer_folder
+from veneer.exports.record import ExportRecord
+from veneer.exports.sides import live
+from veneer.exports.tensors import OfModel, Tensors
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.io.gguf.encode import Quant
+from veneer.io.gguf.families import completed, family_of
+from veneer.io.gguf.model import WrittenGguf, needed, plan_kinds, write_model
+from veneer.io.gguf.names import EMBEDDING, Piece, pieces
+
+GGUF, MODEL_FILE = "gguf", "model.gguf"
+DEFAULT = Quant.F16
+FORMATS = {
+    Quant.F32: "float32",
+    Quant.F16: "float16",
+    Quant.BF16: "bfloat16",
+    Quant.Q8_0: "q8_0",
+    Quant.Q4_0: "q4_0",
+    Quant.Q4_K_M: "q4_k_m",
+}
+"""What `export.json` and the thresholds call them."""
+ROUNDED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+NO_LLAMA_CPP = "not read by llama.cpp, which is not installed: pip install 'veneer[llama-cpp]'"
+DEQUANTISED = "merged into the dequantised base, since the adapter was trained beside it"
+
+
+def write_gguf(
+    path: Path,
+    source: Source,
+    quant: Quant,
+    *,
+    name: str = "",
+    progress: Callable[[str], None] = lambda name: None,
+) -> WrittenGguf:
+    """Write base and adapter as one GGUF model, holding one tensor at a time.
+
+    The sums are made in float64 and rounded, or quantised, once.
+
+    Args:
+        path: a fresh file; not atomic by itself: use it inside `atomic_folder`.
+        source: base and adapter.
+        quant: of the matrices; biases and norms are float32.
+        name: the model's, for people.
+        progress: called with the Hugging Face name of every tensor.
+
+    Raises:
+        ModelError: GGUF cannot carry the model or its tokenizer, or a value does not fit; nothing usable is left.
+        AdapterError: the adapter changes what the architecture has no place for.
+        OutputError: the file cannot be written.
+    """
+    tokenizer = source.tokenizer or source.checkpoint.tokenizer()
+    tensors = ((tensor, values) for tensor, values, _ in merged_tensors(source))
+    return write_model(path, gguf_config(source), tokenizer, tensors, quant, name=name, progress=progress)
+
+
+def gguf_config(source: Source) -> Mapping[str, Any]:
+    """config.json of the merged model: its vocabulary and whether it is tied are the adapter's."""
+    return {
+        **source.checkpoint.config,
+        "vocab_size": source.model.spec.vocab_size,
+        "tie_word_embeddings": stays_tied(source),
+    }
+
+
+def write_gguf_base(path: Path, checkpoint: Checkpoint, quant: Quant, *, name: str = "") -> WrittenGguf:
+    """Write a model without an adapter; as `write_gguf`. What its files hold quantised is decoded."""
+    read = OfModel(checkpoint).read
+    tensors = ((tensor, read(tensor, torch.float32)) for tensor in needed(checkpoint.config))
+    return write_model(path, checkpoint.config, checkpoint.tokenizer(), tensors, quant, name=name)
+
+
+# ------------------------------------------------------------------------------------------------- the kind of export
+
+
+def quant_of(name: str | None) -> Quant:
+    """What `--quant` means, in either of a type's names. Raises ConfigError for another."""
+    known = {quant.value: quant for quant in Quant} | {said: quant for quant, said in FORMATS.items()}
+    if name is None:
+        return DEFAULT
+    if name.lower() not in known:
+        choices = [quant.value for quant in Quant]
+        raise ConfigError(f"--quant {name}{nearest(name, choices)}: GGUF models are written in {', '.join(choices)}")
+    return known[name.lower()]
+
+
+def write(job: Job, folder: Path) -> ExportRecord:
+    """Write the model and a Modelfile."""
+    quant = quant_of(job.quant)
+    base = MergeBase.DEQUANTISED if job.trained.quantized else MergeBase.ORIGINAL
+    source = open_source(job.checkpoint, job.adapter, base, job.trained)
+    job.progress(f"writing {MODEL_FILE} ({quant.value})")
+    written = write_gguf(folder / MODEL_FILE, source, quant, name=job.output.name)
+    write_modelfile(folder, source.tokenizer or source.checkpoint.tokenizer(), f"./{MODEL_FILE}")
+    return ExportRecord(
+        model=job.model,
+        adapter=str(job.adapter),
+        output=str(job.output),
+        to=job.to,
+        dtype=quant.value,
+        format=FORMATS[quant],
+        method=job.method.value,
+        merged_into=base.value,
+        notes=[*([DEQUANTISED] if job.trained.quantized else []), *written.notes],
+    )
+
+
+def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
+    """The merged tensors, our loader and llama.cpp."""
+    base = MergeBase(record.merged_into)
+    file = folder / MODEL_FILE
+    readers: list[Reader] = [veneer_folder(file, job.device)]
+    if runner.available():
+        readers.append(llama_cpp(file))
+    return Checks(
+        reference=lambda: live(job.checkpoint, job.adapter, base, job.trained, job.device),
+        readers=tuple(readers),
+        expected=lambda: _expected(job, base, quant_of(record.format)),
+        found=lambda: _found(file),
+        notes=() if runner.available() else (NO_LLAMA_CPP,),
+    )
+
+
+def _expected(job: Job, base: MergeBase, quant: Quant) -> Iterator[tuple[str, Tensor]]:
+    """The merged tensors; where the file rounds once, rounded as it does."""
+    source = open_source(job.checkpoint, job.adapter, base, job.trained)
+    config = gguf_config(source)
+    kinds = plan_kinds(config, quant)
+    places = _places(config)
+    for name, tensor, _ in merged_tensors(source):
+        yield name, _as_written(tensor, places[name], kinds)
+        if name == EMBEDDING and HEAD in places and places[HEAD].sources == (EMBEDDING,):
+            yield HEAD, _as_written(tensor, places[HEAD], kinds)
+
+
+def _places(config: Mapping[str, Any]) -> dict[str, Piece]:
+    """The piece that holds each tensor, by the name that our reader gives it."""
+    found: dict[str, Piece] = {}
+    for piece in pieces(family_of(config).names, completed(config)):
+        for source in piece.sources:
+            # An embedding that is written a second time is read back as a head of its own.
+            found[HEAD if source in found else source] = piece
+    return found
+
+
+def _as_written(tensor: Tensor, piece: Piece, kinds: Mapping[str, str]) -> Tensor:
+    dtype = ROUNDED.get(kinds[piece.name], torch.float32)
+    if piece.offset:
+        return (tensor.double() + piece.offset).to(dtype) - piece.offset
+    return tensor.to(dtype)
+
+
+def _found(file: Path) -> Tensors:
+    return OfModel(open_checkpoint(file))

@@ -1,0 +1,292 @@
+"""Export `gguf-adapter`: a LoRA adapter as a GGUF file that llama.cpp puts on its base.
+
+llama.cpp adds `adapter.lora.alpha` / rank · B A to a weight, with the rank of that weight's own B. It knows no rsLoRA,
+no alpha of single layers and no DoRA: scales that are not of this form are multiplied into B, and what is no low-rank
+update of a matrix is refused.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf.constants import GGMLQuantizationType as Kind
+from torch import Tensor
+
+from veneer.adapters.adapter import Adapter
+from veneer.adapters.linear import LoraLinear
+from veneer.adapters.part import Part
+from veneer.errors import AdapterError, ConfigError, ModelError, listing, nearest
+from veneer.exports import llama_cpp as runner
+from veneer.exports.base import MergeBase, open_source
+from veneer.exports.certificate import Side
+from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, ROUNDED, write_gguf_base
+from veneer.exports.job import Checks, Job
+from veneer.exports.modelfile import write_modelfile
+from veneer.exports.readers import Reader, llama_cpp
+from veneer.exports.record import ExportRecord
+from veneer.exports.sides import Asked, live
+from veneer.exports.tensors import InMemory
+from veneer.io.gguf.encode import Quant, encode, fitting
+from veneer.io.gguf.families import completed, family_of
+from veneer.io.gguf.header import read_header
+from veneer.io.gguf.metadata import Value
+from veneer.io.gguf.names import Piece, interleaved, pieces
+from veneer.io.gguf.reader import decode
+from veneer.io.gguf.writer import GgufWriter, Planned
+
+ADAPTER_FILE = "adapter.gguf"
+REMEDY = "Merge it into a model of its own instead: --to gguf."
+
+
+class AdapterType(Enum):
+    """What A and B are written in."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+    Q8_0 = "q8_0"
+
+
+_KINDS = {
+    AdapterType.F32: Kind.F32,
+    AdapterType.F16: Kind.F16,
+    AdapterType.BF16: Kind.BF16,
+    AdapterType.Q8_0: Kind.Q8_0,
+}
+
+
+FORMATS = {
+    AdapterType.F32: "float32",
+    AdapterType.F16: "float16",
+    AdapterType.BF16: "bfloat16",
+    AdapterType.Q8_0: "q8_0",
+}
+"""What `export.json` and the thresholds call them."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenAdapter:
+    """What a GGUF adapter holds."""
+
+    architecture: str
+    type: str
+    alpha: float
+    updates: int
+    """Matrices that it changes."""
+    folded: int
+    """Of these, the ones whose scale was multiplied into B."""
+    bytes: int
+    kinds: dict[str, int]
+    """Number of tensors by type."""
+    notes: tuple[str, ...]
+
+
+def write_gguf_adapter(
+    path: Path, adapter: Adapter, config: Mapping[str, Any], kind: AdapterType = AdapterType.F32, *, grown: bool = False
+) -> WrittenAdapter:
+    """Write the low-rank updates of an adapter.
+
+    Args:
+        path: a fresh file; not atomic by itself: use it inside `atomic_folder`.
+        adapter: on its model.
+        config: config.json of the base.
+        kind: of A and B.
+        grown: whether the adapter comes with tokens that the base does not have.
+
+    Raises:
+        AdapterError: llama.cpp could not apply some of it, or a value is NaN or infinite; every reason is named.
+        ModelError: GGUF files of the base's family are not written.
+        OutputError: the file cannot be written.
+    """
+    family, places = family_of(config), _places(config)
+    problems = [*_refused(adapter, places), *(["tokens: the adapter adds some to the vocabulary"] if grown else [])]
+    if problems:
+        raise AdapterError(
+            f"llama.cpp cannot apply this adapter as a file beside its base:\n{listing(problems)}\n{REMEDY}"
+        )
+    updates = adapter.updates()
+    alpha = adapter.spec.alpha or 1.0
+    plan: dict[str, Planned] = {}
+    for module, update in updates.items():
+        a, b = update.pairs()
+        target = places[f"{module}.weight"].name
+        for leaf, factor in (("a", a), ("b", b)):
+            name = f"{target}.lora_{leaf}"
+            plan[name] = Planned(name, tuple(factor.shape), fitting(_KINDS[kind], factor.shape[-1]))
+    values: dict[str, Value] = {
+        "general.architecture": family.architecture,
+        "general.type": "adapter",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": float(alpha),
+    }
+    with GgufWriter(path, values, list(plan.values())) as file:
+        for module, update in updates.items():
+            for name, factor in factors(update, places[f"{module}.weight"], alpha):
+                file.write(name, encode(name, factor, plan[name].kind))
+    narrow = sum(planned.kind is not _KINDS[kind] for planned in plan.values())
+    return WrittenAdapter(
+        architecture=family.architecture,
+        type=kind.value,
+        alpha=float(alpha),
+        updates=len(updates),
+        folded=sum(_ratio(update, alpha) != 1.0 for update in updates.values()),
+        bytes=path.stat().st_size,
+        kinds=dict(Counter(planned.kind.name for planned in plan.values())),
+        notes=(f"{narrow} factors are F16: their rows are no multiples of 32, as {kind.value} needs",)
+        if narrow
+        else (),
+    )
+
+
+def _places(config: Mapping[str, Any]) -> dict[str, Piece]:
+    """The matrices of a base that an update can be put on, by their Hugging Face names."""
+    parts = pieces(family_of(config).names, completed(config))
+    return {piece.sources[0]: piece for piece in parts if len(piece.sources) == 1}
+
+
+def factors(update: LoraLinear, piece: Piece, alpha: float) -> Iterator[tuple[str, Tensor]]:
+    """A and B of one update under their names in the file, as llama.cpp multiplies them.
+
+    Args:
+        update: of a linear layer.
+        piece: its weight in the base's file.
+        alpha: of the whole file.
+    """
+    a, b = (factor.detach() for factor in update.pairs())
+    ratio = _ratio(update, alpha)
+    if ratio != 1.0:
+        b = b.double() * ratio
+    yield f"{piece.name}.lora_a", a
+    # The rows of B are the weight's rows, and lie as those do.
+    yield f"{piece.name}.lora_b", interleaved(b, piece.heads) if piece.heads else b
+
+
+def _ratio(update: LoraLinear, alpha: float) -> float:
+    """What B is multiplied with, so that alpha / rank of the file is the update's scale."""
+    rank = update.pairs()[1].shape[1]
+    return update.scale * rank / alpha
+
+
+def _refused(adapter: Adapter, places: Mapping[str, Piece]) -> Iterator[str]:
+    """Parts that llama.cpp would refuse or, worse, leave out."""
+    for path, part in adapter.parts:
+        if not isinstance(part, LoraLinear):
+            yield f"{path}: {_what(part)}"
+        elif part.lora_B_bias is not None:
+            yield f"{path}: a bias in B"
+        elif f"{path}.weight" not in places:
+            yield f"{path}: GGUF files of this base have no such matrix (a tied head is the embedding there)"
+        elif not all(bool(torch.isfinite(factor).all()) for factor in part.pairs()):
+            yield f"{path}: NaN or infinite values"
+
+
+def _what(part: Part) -> str:
+    names = {
+        "DoraLinear": "DoRA's magnitudes",
+        "TrainedBias": "a trained bias",
+        "LoraEmbedding": "an update of the embedding",
+        "TokenEmbedding": "trained rows of the embedding",
+        "TokenHead": "trained rows of the head",
+        "SavedModule": "a module that was trained whole",
+    }
+    return names.get(type(part).__name__, type(part).__name__)
+
+
+# ------------------------------------------------------------------------------------------------- the kind of export
+
+
+def type_of(name: str | None) -> AdapterType:
+    """What `--quant` means, in either of a type's names. Raises ConfigError for another."""
+    known = {kind.value: kind for kind in AdapterType} | {said: kind for kind, said in FORMATS.items()}
+    if name is None:
+        return AdapterType.F32
+    if name.lower() not in known:
+        choices = [kind.value for kind in AdapterType]
+        raise ConfigError(f"--quant {name}{nearest(name, choices)}: GGUF adapters are written in {', '.join(choices)}")
+    return known[name.lower()]
+
+
+def _base(job: Job) -> MergeBase:
+    """What the adapter is compared on; it does not depend on it."""
+    return MergeBase.DEQUANTISED if job.checkpoint.stored else MergeBase.ORIGINAL
+
+
+def write(job: Job, folder: Path) -> ExportRecord:
+    """Write the adapter and a Modelfile."""
+    kind, base = type_of(job.quant), _base(job)
+    source = open_source(job.checkpoint, job.adapter, base, job.trained)
+    known = job.checkpoint.tokenizer()
+    grown = source.tokenizer is not None and source.tokenizer.vocab_size > known.vocab_size
+    job.progress(f"writing {ADAPTER_FILE} ({kind.value})")
+    written = write_gguf_adapter(folder / ADAPTER_FILE, source.adapter, job.checkpoint.config, kind, grown=grown)
+    write_modelfile(folder, known, _from(job), adapter=f"./{ADAPTER_FILE}")
+    return ExportRecord(
+        model=job.model,
+        adapter=str(job.adapter),
+        output=str(job.output),
+        to=job.to,
+        dtype=kind.value,
+        format=FORMATS[kind],
+        method=job.method.value,
+        merged_into=base.value,
+        notes=list(written.notes),
+    )
+
+
+def _from(job: Job) -> str:
+    """What Ollama is to load the base from: its file or directory where it is here, else its name."""
+    place = Path(job.model).expanduser()
+    return str(place.resolve()) if place.exists() else job.model
+
+
+def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
+    """The factors, and llama.cpp with the adapter on a float32 file of the base, which is deleted afterwards."""
+    base, kind = MergeBase(record.merged_into), type_of(record.format)
+    file = folder / ADAPTER_FILE
+
+    def read(asked: Asked) -> Side:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            model = Path(scratch) / MODEL_FILE
+            write_gguf_base(model, job.checkpoint, Quant.F32)
+            return llama_cpp(model, adapter=file).read(asked)
+
+    return Checks(
+        reference=lambda: live(job.checkpoint, job.adapter, base, job.trained, job.device),
+        readers=(Reader("llama.cpp", read),) if runner.available() else (),
+        expected=lambda: _expected(job, base, kind),
+        found=lambda: InMemory(read_factors(file)),
+        notes=() if runner.available() else (NO_LLAMA_CPP,),
+    )
+
+
+def _expected(job: Job, base: MergeBase, kind: AdapterType) -> Iterator[tuple[str, Tensor]]:
+    adapter = open_source(job.checkpoint, job.adapter, base, job.trained).adapter
+    places = _places(job.checkpoint.config)
+    for module, update in adapter.updates().items():
+        for name, factor in factors(update, places[f"{module}.weight"], adapter.spec.alpha or 1.0):
+            stored = fitting(_KINDS[kind], factor.shape[-1])
+            yield name, factor.to(ROUNDED.get(stored.name, torch.float32))
+
+
+def read_factors(path: Path) -> dict[str, Tensor]:
+    """A and B of every matrix of a GGUF adapter, under the names and in the rows of the file.
+
+    Raises:
+        ModelError: the file is damaged, or no adapter.
+    """
+    header = read_header(path)
+    if header.metadata.get("adapter.type") != "lora":
+        raise ModelError(f"{path} is no LoRA adapter")
+    data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
+    return {
+        name: decode(data[info.offset : info.offset + info.nbytes], info.kind).reshape(info.shape)
+        for name, info in header.tensors.items()
+    }

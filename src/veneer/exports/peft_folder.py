@@ -1,0 +1,101 @@
+"""Export `peft`: an adapter's directory as PEFT writes it, which PEFT, vLLM and others load beside the base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from veneer.adapters.store import read_config, read_tensors, save_adapter
+from veneer.backends.load import describe_hf
+from veneer.exports.base import MergeBase
+from veneer.exports.certificate import Side
+from veneer.exports.job import Checks, Job, name_of
+from veneer.exports.readers import PEFT, TRANSFORMERS, Reader, installed, peft_folder
+from veneer.exports.record import ExportRecord
+from veneer.exports.sides import Asked, live, own
+from veneer.exports.tensors import InMemory, Tensors
+from veneer.io.tokenizer import from_directory
+from veneer.model.spec import spec_from_hf
+from veneer.options import Backend
+
+PEFT_TARGET = "peft"
+NO_PEFT = "not read by PEFT, which is not installed (with transformers)"
+NO_DIRECTORY = "not read by PEFT: the base is a GGUF file or stored quantised, and PEFT's own way to it is another one"
+
+
+def write(job: Job, folder: Path) -> ExportRecord:
+    """Write adapter_config.json, adapter_model.safetensors, and the tokenizer where the adapter has one of its own.
+
+    What PEFT cannot say (a start that it would subtract again) is written as the plain adapter that it amounts to.
+    """
+    base = _base(job)
+    assistant = live(job.checkpoint, job.adapter, base, job.trained, torch.device("cpu"))
+    assert assistant.adapter is not None
+    _, config = read_config(job.adapter)
+    named = str(config.get("base_model_name_or_path") or job.model)
+    save_adapter(folder, assistant.adapter, base=named, revision=config.get("revision"))
+    known = job.checkpoint.tokenizer()
+    if assistant.tokenizer.vocab_size > known.vocab_size:
+        assistant.tokenizer.save(folder)
+    return ExportRecord(
+        model=job.model,
+        adapter=str(job.adapter),
+        output=str(job.output),
+        to=PEFT_TARGET,
+        dtype=name_of(torch.float32),
+        format=name_of(torch.float32),
+        method=job.method.value,
+        merged_into=base.value,
+    )
+
+
+def _base(job: Job) -> MergeBase:
+    """What the adapter is compared on. It does not depend on it: an adapter's export leaves the base out."""
+    return MergeBase.DEQUANTISED if job.checkpoint.stored else MergeBase.ORIGINAL
+
+
+def _rows(job: Job) -> int:
+    """Of the base's embedding."""
+    if job.trained.backend is Backend.HF:
+        return describe_hf(job.checkpoint)[0].vocab_size
+    return spec_from_hf(job.checkpoint.config).vocab_size
+
+
+def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
+    """The adapter's tensors, our loader and PEFT."""
+    base = MergeBase(record.merged_into)
+
+    def again(asked: Asked) -> Side:
+        return own(live(job.checkpoint, folder, base, job.trained, job.device), asked)
+
+    readers: list[Reader] = [Reader("veneer", again)]
+    notes: tuple[str, ...] = ()
+    directory = job.checkpoint.files()[0].parent
+    if job.checkpoint.stored or not (directory / "config.json").is_file():
+        notes = (NO_DIRECTORY,)
+    elif installed(PEFT) and installed(TRANSFORMERS):
+        tokenizer = folder if (folder / "tokenizer.json").is_file() else directory
+        rows = _rows(job)
+        if tokenizer == folder:
+            rows = max(rows, from_directory(folder).vocab_size)
+        readers.append(peft_folder(directory, folder, rows, tokenizer, job.device))
+    else:
+        notes = (NO_PEFT,)
+    return Checks(
+        reference=lambda: live(job.checkpoint, job.adapter, base, job.trained, job.device),
+        readers=tuple(readers),
+        expected=lambda: _expected(job, base),
+        found=lambda: _found(folder),
+        notes=notes,
+    )
+
+
+def _expected(job: Job, base: MergeBase) -> list[tuple[str, torch.Tensor]]:
+    assistant = live(job.checkpoint, job.adapter, base, job.trained, torch.device("cpu"))
+    assert assistant.adapter is not None
+    return [(name, tensor.float()) for name, tensor in assistant.adapter.tensors().items()]
+
+
+def _found(folder: Path) -> Tensors:
+    return InMemory(read_tensors(folder))

@@ -1,0 +1,144 @@
+"""What an export is asked: the user's evaluation rows, or a few built-in questions where there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veneer.assistant import Assistant, recorded_run
+from veneer.data.chat import split_for_evaluation
+from veneer.data.records import Message, Record, read_records
+from veneer.errors import DataError, listing
+from veneer.training.rows import split
+
+LIMIT = 20
+"""Prompts of a certificate, unless more are asked for."""
+LONGEST = 1024
+"""A longer prompt is cut to its first so many tokens."""
+TEXTS = (
+    "Hello, world!",
+    " two spaces  and\ta tab\nand a line",
+    "3.14 × 10² = 314, 1234567890",
+    "The quick brown fox doesn't jump; it's 12:45.",
+    "def f(x):\n    return {'a': [1, 2]}\n",
+    "Straße, naïve, Привет, 你好，世界, 안녕",
+    "😀 e\u0301 — “quoted”",
+    '{"count": 3, "word": "late"}',
+    "https://example.org/a?b=c&d=e#f",
+    "CamelCase snake_case UPPER lower",
+)
+"""Whose token ids are compared besides those of the user's own texts."""
+QUESTIONS = (
+    "What is the capital of France?",
+    "List three fruits, separated by commas.",
+    "Write one sentence about the sea.",
+    "What is 17 + 25?",
+    "Translate to German: Good morning.",
+)
+BUILT_IN = "built-in questions"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question to every side."""
+
+    where: str
+    tokens: tuple[int, ...]
+    """As the reference encodes it; every side continues these."""
+    messages: tuple[Message, ...] | None
+    """None for plain text, which no template writes."""
+    tools: Sequence[Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What all sides are asked."""
+
+    prompts: tuple[Prompt, ...]
+    texts: tuple[str, ...]
+    """Texts whose token ids are compared."""
+    source: str
+    """Where they come from."""
+    new_tokens: int
+    """Length of the answers."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with its answer."""
+        return max(len(prompt.tokens) for prompt in self.prompts) + self.new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Evaluation rows, and where they are from."""
+
+    records: tuple[Record, ...]
+    source: str
+
+
+def evaluation_rows(adapter: Path, data: str | None) -> tuple[Rows | None, str]:
+    """The rows of a file, or else those that the adapter's run was evaluated on; and, where there are none, why.
+
+    Raises:
+        DataError: the file that was given cannot be used.
+    """
+    if data is not None:
+        return Rows(tuple(read_records(data)), data), ""
+    run = recorded_run(adapter)
+    if run is None:
+        return None, "the adapter has no record of a run"
+    if run.data.eval_file is None and not run.data.held_out:
+        return None, "the adapter's run kept no rows for evaluation"
+    file = run.data.eval_file or run.data.file
+    if not Path(file).is_file():
+        return None, f"{file}, which has the run's evaluation rows, is not there any more"
+    records = read_records(file)
+    if run.data.eval_file is not None:
+        return Rows(tuple(records), file), ""
+    _, held = split(records, run.data.held_out, run.train.seed)
+    return Rows(tuple(held), f"{file} (the {len(held)} rows held out of training)"), ""
+
+
+def chosen(assistant: Assistant, rows: Rows | None, limit: int, new_tokens: int) -> Prompts:
+    """The prompts of the first rows, encoded as the reference encodes them.
+
+    Raises:
+        DataError: rows that the chat template refuses; all are named.
+    """
+    if rows is None:
+        asked = [(QUESTIONS[n], ({"role": "user", "content": QUESTIONS[n]},), None) for n in range(len(QUESTIONS))]
+        found = [
+            Prompt(f"built-in question {number}", _cut(assistant.encoder.prompt_tokens(messages)), messages)
+            for number, (_, messages, _) in enumerate(asked, start=1)
+        ]
+        return Prompts(tuple(found), (*TEXTS, *QUESTIONS), BUILT_IN, new_tokens)
+    found, problems, texts = [], [], list(TEXTS)
+    for record in rows.records[:limit]:
+        try:
+            found.append(_prompt(assistant, record))
+        except DataError as error:
+            problems.append(str(error))
+        texts += [record.text] if record.text is not None else _contents(record)
+    if problems:
+        raise DataError(f"{len(problems)} rows cannot be asked:\n{listing(problems)}")
+    return Prompts(tuple(found), tuple(dict.fromkeys(texts)), rows.source, new_tokens)
+
+
+def _prompt(assistant: Assistant, record: Record) -> Prompt:
+    if record.text is not None:
+        tokens = assistant.encoder.encode(record).tokens.tolist()
+        return Prompt(record.where, _cut(tokens[: max(1, len(tokens) // 2)]), None)
+    messages, _ = split_for_evaluation(record)
+    return Prompt(
+        record.where, _cut(assistant.encoder.prompt_tokens(messages, record.tools)), tuple(messages), record.tools
+    )
+
+
+def _cut(tokens: Sequence[int]) -> tuple[int, ...]:
+    return tuple(tokens[:LONGEST])
+
+
+def _contents(record: Record) -> list[str]:
+    return [message["content"] for message in record.messages if isinstance(message.get("content"), str)]

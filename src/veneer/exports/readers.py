@@ -1,0 +1,153 @@
+"""Who reads an export back: our own loader, transformers and PEFT where they are installed, and llama.cpp.
+
+The other programs are imported when they are asked, and none of them is needed to export.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from veneer.errors import ModelError
+from veneer.exports.certificate import LISTED, Answer, Side
+from veneer.exports.llama_cpp import CONTEXT, opened
+from veneer.exports.sides import Asked, folder, led, own, steps_of
+from veneer.io.tokenizer import from_directory
+
+TRANSFORMERS, PEFT = "transformers", "peft"
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """One program that reads an export."""
+
+    name: str
+    read: Callable[[Asked], Side]
+
+
+def installed(package: str) -> bool:
+    """Whether a package is there."""
+    return find_spec(package) is not None
+
+
+def veneer_folder(path: Path, device: torch.device) -> Reader:
+    """Our own loader on a model's directory or GGUF file."""
+    return Reader("veneer", lambda asked: own(folder(path, device), asked))
+
+
+def llama_cpp(model: Path, adapter: Path | None = None, threads: int = 1) -> Reader:
+    """llama.cpp on a GGUF model, with a GGUF adapter on it."""
+
+    def read(asked: Asked) -> Side:
+        context = max(CONTEXT, asked.prompts.longest + 1)
+        with opened(model, adapter=adapter, context=context, threads=threads) as server:
+            renderings = tuple(
+                None if prompt.messages is None else server.render(prompt.messages, prompt.tools)
+                for prompt in asked.prompts.prompts
+            )
+            ids = tuple(tuple(server.tokenize(text)) for text in asked.texts)
+            answers = tuple(
+                server.continued(prompt.tokens, asked.prompts.new_tokens, top=LISTED)
+                for prompt in asked.prompts.prompts
+            )
+        return Side("llama.cpp", renderings, ids, answers)
+
+    return Reader("llama.cpp", read)
+
+
+def transformers_folder(path: Path, device: torch.device) -> Reader:
+    """transformers on a model's directory."""
+
+    def read(asked: Asked) -> Side:
+        with quiet():
+            return _theirs(TRANSFORMERS, _load_model(path).to(device), path, asked)
+
+    return Reader(TRANSFORMERS, read)
+
+
+def peft_folder(base: Path, adapter: Path, rows: int, tokenizer: Path, device: torch.device) -> Reader:
+    """PEFT on the base's directory and an adapter's.
+
+    Args:
+        base: directory of the base model.
+        adapter: directory of the adapter.
+        rows: of the embedding with the adapter's new tokens.
+        tokenizer: directory of the tokenizer that goes with the adapter.
+        device: where it computes.
+    """
+
+    def read(asked: Asked) -> Side:
+        from peft import PeftModel
+
+        with quiet():
+            model = _load_model(base)
+            if model.get_input_embeddings().weight.shape[0] != rows:
+                model.resize_token_embeddings(rows, mean_resizing=False)
+            model = PeftModel.from_pretrained(model, adapter).eval()
+            return _theirs(PEFT, model.to(device), tokenizer, asked)
+
+    return Reader(PEFT, read)
+
+
+def _load_model(path: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{path}: transformers cannot open it: {error}") from error
+    return model.eval()
+
+
+@torch.no_grad()
+def _theirs(name: str, model: Any, tokenizer_folder: Path, asked: Asked) -> Side:
+    """A transformers model led along the reference's answers, with transformers' tokenizer."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    renderings = tuple(
+        None
+        if prompt.messages is None or tokenizer.chat_template is None
+        else tokenizer.apply_chat_template(
+            list(prompt.messages), tools=prompt.tools, add_generation_prompt=True, tokenize=False
+        )
+        for prompt in asked.prompts.prompts
+    )
+    ids = tuple(tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in asked.texts)
+    # Only to write an answer out: its tokens are what is compared.
+    plain = from_directory(tokenizer_folder)
+    answers: list[Answer] = []
+    for prompt, answer in zip(asked.prompts.prompts, asked.answers, strict=True):
+        tokens = torch.tensor([[*prompt.tokens, *answer.tokens]], device=model.device)
+        logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt.tokens) - 1 :]
+        answers.append(led(steps_of(logits), asked, asked.stop_ids, plain))
+    return Side(name, renderings, ids, tuple(answers), dict(tokenizer.get_vocab()))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within the block transformers and PEFT say nothing: what is wrong shows in the comparison."""
+    import transformers.utils.logging
+
+    their_logging: Any = transformers.utils.logging
+    logger = logging.getLogger("transformers")
+    level, bars = logger.level, their_logging.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    their_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            their_logging.enable_progress_bar()

@@ -1,0 +1,100 @@
+"""What is known about an export: `export.json` beside it, and what the API hands back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from veneer.errors import ModelError
+from veneer.evaluation.statistics import Comparison
+from veneer.exports.certificate import Certificate
+from veneer.exports.measure import Loss, Survival
+from veneer.exports.merge import Written
+from veneer.io.files import write_text
+
+RECORD_FILE, PARITY_FILE, CARD_FILE = "export.json", "parity.json", "README.md"
+
+
+@dataclass(frozen=True, slots=True)
+class Requantised:
+    """The merged model with its linear layers quantised (again)."""
+
+    loss: Loss
+    survival: Survival
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Losses on the evaluation rows, all of the same rows and in the same compute dtype."""
+
+    data: str
+    rows: int
+    base: float
+    """The base, held as the adapter was trained beside it."""
+    adapter: float
+    """The adapter on it: what the merged model should reach."""
+    merged: dict[str, Loss]
+    """The merged model, by what it was merged into."""
+    between: Comparison | None = None
+    """Into the dequantised base (there called `base`) and into the original (called `adapter`)."""
+    requantised: Requantised | None = None
+    """Of the merged model that was kept; for QLoRA adapters, and where 4 bits are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRecord:
+    """What was exported, and what is known about it."""
+
+    model: str
+    adapter: str
+    output: str
+    to: str
+    """A `Target`."""
+    dtype: str
+    """Of the weights; in 4 bits, of those that stay dense."""
+    format: str
+    """Whose threshold holds: a key of `veneer.exports.thresholds.THRESHOLDS`."""
+    method: str = "lora"
+    """How the base was held when the adapter was trained."""
+    merged_into: str = ""
+    """`original` or `dequantised` (see `MergeBase`): the weights that the adapter stands on, or that it is merged
+    into."""
+    written: Written | None = None
+    """Of a merged model."""
+    measured: Measured | None = None
+    parity: Certificate | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as plain values."""
+        values = asdict(self)
+        values["parity"] = None if self.parity is None else self.parity.to_json()
+        return values
+
+    def write(self, folder: Path) -> None:
+        """Write `export.json`, which has everything but the certificate.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        values = {key: value for key, value in self.to_json().items() if key != "parity"}
+        write_text(folder / RECORD_FILE, json.dumps(values, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One of an export's own files.
+
+    Raises:
+        ModelError: it is not there, or is damaged.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path} is not there: give the folder that `veneer export` made") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} is damaged: it holds a {type(values).__name__}")
+    return values

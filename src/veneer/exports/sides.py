@@ -1,0 +1,193 @@
+"""veneer's own sides of a certificate: the live adapter, and what our loader makes of the export.
+
+Everything is computed in float32, whatever the adapter was trained in and the export is written in. Computing in
+bfloat16 rounds every activation, by more than a bfloat16 weight is rounded: two ways to the same model would differ by
+a tenth of a nat, and a damaged tensor could hide in that. In float32 what is left is what the export itself rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from veneer.adapters.store import load_adapter, read_tokenizer
+from veneer.assistant import Assistant, make_assistant
+from veneer.backends.load import load_hf, load_language_model
+from veneer.data.chat import template_of
+from veneer.exports.base import MergeBase, Trained
+from veneer.exports.certificate import LISTED, Answer, Side, Step
+from veneer.exports.prompts import Prompt, Prompts
+from veneer.generation import Sampling, generate
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.io.tokenizer import Tokenizer
+from veneer.load import Holding, load_model
+from veneer.model.decoder import CausalLM
+from veneer.model.language import LanguageModel
+from veneer.options import Backend
+from veneer.quant.packed import PackedLinear
+
+CHUNK = 256
+"""Tokens that are written into one text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a reader is asked."""
+
+    prompts: Prompts
+    texts: tuple[str, ...]
+    """Whose token ids are compared: those of `prompts`, and the reference's renderings."""
+    answers: tuple[Answer, ...]
+    """The reference's."""
+    stop_ids: frozenset[int]
+    """Tokens that end the reference's answers."""
+
+
+def live(
+    checkpoint: Checkpoint, adapter: Path | None, base: MergeBase, trained: Trained, device: torch.device
+) -> Assistant:
+    """The adapter on its base in float32.
+
+    Args:
+        checkpoint: the base.
+        adapter: folder of the adapter; None leaves the base alone.
+        base: the weights that it stands on. Where it was trained beside a quantised base these are the codes that it
+            was trained beside, made from the weights in the dtype that they were then made from.
+        trained: how.
+        device: where it computes.
+    """
+    model = _held(checkpoint, base is MergeBase.DEQUANTISED and not checkpoint.stored, trained, device)
+    model.requires_grad_(False).eval()
+    own = checkpoint.tokenizer()
+    if adapter is None:
+        return make_assistant(model, checkpoint, None, own)
+    return make_assistant(model, checkpoint, load_adapter(model, adapter), read_tokenizer(adapter, own))
+
+
+def _held(checkpoint: Checkpoint, quantised: bool, trained: Trained, device: torch.device) -> LanguageModel:
+    """The base, everything in float32 but what is quantised."""
+    holding = Holding.QUANTIZED if quantised else Holding.FROZEN
+    if trained.backend is Backend.HF:
+        return load_hf(
+            checkpoint,
+            holding=holding,
+            dtype=torch.float32,
+            device=device,
+            quant=trained.quant,
+            packed_from=trained.dtype,
+        )
+    dtype = trained.dtype if quantised else torch.float32
+    model = load_model(checkpoint, holding=holding, dtype=dtype, device=device, quant=trained.quant)
+    if quantised:
+        _in_float32(model, checkpoint)
+    return model
+
+
+def _in_float32(model: CausalLM, checkpoint: Checkpoint) -> None:
+    """What is not quantised, as the files have it."""
+    model.dtype = torch.float32
+    for path, module in model.named_modules():
+        if isinstance(module, PackedLinear) and module.bias is not None:
+            module.bias = checkpoint.read(f"{path}.bias", torch.float32).to(module.bias.device)
+    for name, parameter in model.named_parameters():
+        parameter.data = checkpoint.read(name, torch.float32).to(parameter.device)
+
+
+def folder(path: Path, device: torch.device) -> Assistant:
+    """A model's directory or file in float32, as it is stored."""
+    checkpoint = open_checkpoint(path)
+    model = load_language_model(checkpoint, holding=Holding.FROZEN, dtype=torch.float32, device=device)
+    model.requires_grad_(False).eval()
+    return make_assistant(model, checkpoint, None)
+
+
+def reference(assistant: Assistant, prompts: Prompts) -> tuple[Side, Asked]:
+    """The reference's side, and what readers are asked after it."""
+    chosen = generate(
+        assistant.model,
+        [prompt.tokens for prompt in prompts.prompts],
+        sampling=Sampling(max_new_tokens=prompts.new_tokens),
+        stop_ids=assistant.stop_ids,
+    )
+    renderings = rendered(assistant.tokenizer, prompts.prompts)
+    written = dict.fromkeys(one for one in renderings if one is not None)
+    texts = (*prompts.texts, *written, *vocabulary_texts(assistant.tokenizer))
+    answers = tuple(
+        Answer(tuple(tokens), assistant.tokenizer.decode(tokens), _steps(assistant.model, prompt, tokens))
+        for prompt, tokens in zip(prompts.prompts, chosen, strict=True)
+    )
+    side = Side(
+        "live adapter", renderings, ids_of(assistant.tokenizer, texts), answers, vocabulary(assistant.tokenizer)
+    )
+    return side, Asked(prompts, texts, answers, assistant.stop_ids)
+
+
+def own(assistant: Assistant, asked: Asked, name: str = "veneer") -> Side:
+    """What our loader makes of an export, along the reference's answers."""
+    answers = tuple(
+        led(_steps(assistant.model, prompt, answer.tokens), asked, assistant.stop_ids, assistant.tokenizer)
+        for prompt, answer in zip(asked.prompts.prompts, asked.answers, strict=True)
+    )
+    renderings = rendered(assistant.tokenizer, asked.prompts.prompts)
+    ids = ids_of(assistant.tokenizer, asked.texts)
+    return Side(name, renderings, ids, answers, vocabulary(assistant.tokenizer))
+
+
+def rendered(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> tuple[str | None, ...]:
+    """Every prompt's conversation as the template writes it."""
+    template = template_of(tokenizer)
+    return tuple(
+        None
+        if template is None or prompt.messages is None
+        else template.render(prompt.messages, add_generation_prompt=True, tools=prompt.tools)
+        for prompt in prompts
+    )
+
+
+def ids_of(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Token ids of texts, control tokens read as such."""
+    return tuple(tuple(tokenizer.encode(text)) for text in texts)
+
+
+def vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
+    """Every token with its id."""
+    return dict(tokenizer.backend.get_vocab(with_added_tokens=True))
+
+
+def vocabulary_texts(tokenizer: Tokenizer) -> list[str]:
+    """The vocabulary's printable ASCII tokens as texts, so that every merge among them is used once.
+
+    Others are left to `vocabulary`: programs cut rare characters by different versions of Unicode.
+    """
+    special = {tokenizer.backend.token_to_id(token) for token in tokenizer.special_tokens}
+    spelled = (tokenizer.decode([token]) for token in range(tokenizer.vocab_size) if token not in special)
+    plain = [text for text in spelled if text.isascii() and text.isprintable() and text.strip()]
+    return ["\n".join(plain[start : start + CHUNK]) for start in range(0, len(plain), CHUNK)]
+
+
+@torch.no_grad()
+def _steps(model: LanguageModel, prompt: Prompt, along: Sequence[int]) -> tuple[Step, ...]:
+    """The distributions behind a prompt and behind every token of an answer that is laid behind it."""
+    tokens = torch.tensor([*prompt.tokens, *along], device=model.device)
+    positions = torch.arange(len(tokens), device=model.device)
+    hidden = model.documents(tokens, positions, [len(tokens)])
+    return tuple(steps_of(model.logits(hidden[len(prompt.tokens) - 1 :])))
+
+
+def led(steps: Sequence[Step], asked: Asked, stop_ids: frozenset[int], tokenizer: Tokenizer) -> Answer:
+    """The answer of a reader that was led along the reference's: its own choice at every token, up to one that ends
+    it."""
+    chosen = [step.ids[0] for step in steps[: asked.prompts.new_tokens]]
+    ended = next((at for at, token in enumerate(chosen) if token in stop_ids), len(chosen))
+    return Answer(tuple(chosen[:ended]), tokenizer.decode(chosen[:ended]), tuple(steps))
+
+
+def steps_of(logits: Tensor) -> list[Step]:
+    """The listed part of every row's distribution, from logits `[rows, vocab]`."""
+    logprobs = logits.double().log_softmax(-1)
+    values, ids = logprobs.topk(min(LISTED, logits.shape[-1]), dim=-1)
+    return [Step(tuple(row_ids), tuple(row)) for row, row_ids in zip(values.tolist(), ids.tolist(), strict=True)]

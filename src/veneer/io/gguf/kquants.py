@@ -1,0 +1,291 @@
+"""Encoders of the K-quants that Q4_K_M is made of, which the gguf package decodes and does not write.
+
+A super-block is 256 weights of a row. Q4_K and Q5_K cut it into 8 blocks of 32, Q6_K into 16 of 16:
+
+    Q4_K, Q5_K:  x ≈ d · s_b · q − e · m_b     q of 4 or 5 bits, s_b and m_b of 6, d and e float16
+    Q6_K:        x ≈ d · s_b · (q − 32)        q of 6 bits, s_b of 8 with a sign, d float16
+
+Choosing them is a least-squares problem with whole numbers in it, solved in four steps, each of which can only lower
+the squared error of what it chooses:
+
+1. Each block alone, with a free scale and offset: a number of grids are laid over its range, q is rounded on each, and
+   scale and offset are then the least-squares fit for that q (a 2 × 2 system). The best is kept.
+2. d and e are such that the largest block scale and offset use all of their bits.
+3. s_b and m_b are the whole numbers around what step 1 found, tried in all combinations with q rounded anew.
+4. d (and e) are fitted once more for all q, s and m, and taken where the error falls after q is rounded on the result.
+
+All weights count alike: without knowledge of the inputs, the error of a product's output is the sum of squares of the
+weights' errors. Everything is float32 over many blocks at once; the layouts are those of gguf's own decoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Whole = np.ndarray[Any, np.dtype[np.int32]]
+
+SUPER = 256
+"""Weights of a super-block."""
+CHUNK = 1 << 16
+"""Weights that are encoded at once: the temporaries stay in the processor's cache."""
+GRIDS = np.linspace(-1.0, 1.0, 13, dtype=np.float32)
+"""Step 1: how much more or less than the range the steps of a grid span, in steps."""
+SIGNED_GRIDS = np.linspace(-2.0, 1.0, 16, dtype=np.float32)
+LARGEST = 63
+"""Of s_b and m_b in Q4_K and Q5_K."""
+
+
+def encode_q4_k(rows: Floats) -> Bytes:
+    """`[n, 256 k]` float32 to `[n, 144 k]` bytes."""
+    return _encode(rows, lambda blocks: _pack_q4(_affine(blocks, 15)), 144)
+
+
+def encode_q5_k(rows: Floats) -> Bytes:
+    """`[n, 256 k]` float32 to `[n, 176 k]` bytes."""
+    return _encode(rows, lambda blocks: _pack_q5(_affine(blocks, 31)), 176)
+
+
+def encode_q6_k(rows: Floats) -> Bytes:
+    """`[n, 256 k]` float32 to `[n, 210 k]` bytes."""
+    return _encode(rows, lambda blocks: _pack_q6(_symmetric(blocks)), 210)
+
+
+def _encode(rows: Floats, encode: Callable[[Floats], Bytes], width: int) -> Bytes:
+    blocks = np.ascontiguousarray(rows, dtype=np.float32).reshape(-1, SUPER)
+    out = np.empty((len(blocks), width), dtype=np.uint8)
+    step = CHUNK // SUPER
+    for start in range(0, len(blocks), step):
+        out[start : start + step] = encode(blocks[start : start + step])
+    return out.reshape(len(rows), -1)
+
+
+# ------------------------------------------------------------------------------------------------------ Q4_K and Q5_K
+
+
+@dataclass(frozen=True, slots=True)
+class _Affine:
+    """Chosen numbers of n super-blocks."""
+
+    d: Floats
+    """`[n]`, what float16 holds; so is `e`."""
+    e: Floats
+    scales: Whole
+    """`[n, 8]`; so are the `offsets`."""
+    offsets: Whole
+    codes: Whole
+    """`[n, 8, 32]`."""
+
+
+def _affine(blocks: Floats, top: int) -> _Affine:
+    x = blocks.reshape(-1, 8, 32)
+    scale, offset = _fit_affine(x, top)
+    d = _half(scale.max(1) / LARGEST)
+    e = _half(offset.max(1) / LARGEST)
+    scales, offsets, codes, error = _whole_affine(x, scale, offset, d, e, top)
+    again_d, again_e = _refit(x, scales, offsets, codes, d, e)
+    again = _round_affine(x, again_d, again_e, scales, offsets, top)
+    better = ((again[1].sum(1) < error) & np.isfinite(again_d) & np.isfinite(again_e))[:, None]
+    return _Affine(
+        d=np.where(better[:, 0], again_d, d),
+        e=np.where(better[:, 0], again_e, e),
+        scales=scales,
+        offsets=offsets,
+        codes=np.where(better[..., None], again[0], codes),
+    )
+
+
+def _fit_affine(x: Floats, top: int) -> tuple[Floats, Floats]:
+    """Step 1: scale and offset `[n, 8]`, both ≥ 0, of x ≈ scale · q − offset."""
+    low = np.minimum(x.min(-1), 0.0)
+    span = x.max(-1) - low
+    safe = np.where(span > 0, span, 1.0)
+    total, square = x.sum(-1), np.square(x).sum(-1)
+    best = np.full(low.shape, np.inf, np.float32)
+    scale, offset = np.zeros_like(low), np.zeros_like(low)
+    count = np.float32(x.shape[-1])
+    for change in GRIDS:
+        step = (top + change) / safe
+        q = np.clip(np.rint((x - low[..., None]) * step[..., None]), 0, top)
+        sum_q, sum_qq, sum_qx = q.sum(-1), np.square(q).sum(-1), (q * x).sum(-1)
+        # Minimum over (s, o) of Σ (s q − o − x)²; an offset below 0 is not to be had, and the fit is then through 0.
+        determinant = count * sum_qq - sum_q * sum_q
+        whole = np.where(determinant > 0, determinant, 1.0)
+        s = (count * sum_qx - sum_q * total) / whole
+        o = (sum_q * sum_qx - sum_qq * total) / whole
+        through = (determinant <= 0) | (o < 0)
+        s = np.where(through, sum_qx / np.where(sum_qq > 0, sum_qq, 1.0), s)
+        o = np.where(through, 0.0, o)
+        error = square + s * (s * sum_qq - 2 * o * sum_q - 2 * sum_qx) + o * (count * o + 2 * total)
+        taken = (error < best) & (s >= 0)
+        best = np.where(taken, error, best)
+        scale, offset = np.where(taken, s, scale), np.where(taken, o, offset)
+    flat = span <= 0  # nothing but zeros, or one value that is not above 0
+    return np.where(flat, 0.0, scale).astype(np.float32), np.where(flat, -low, offset).astype(np.float32)
+
+
+def _whole_affine(
+    x: Floats, scale: Floats, offset: Floats, d: Floats, e: Floats, top: int
+) -> tuple[Whole, Whole, Whole, Floats]:
+    """Step 3: scales, offsets, codes, and the error of each super-block."""
+    near_s = np.rint(_over(scale, d[:, None]))
+    near_o = np.rint(_over(offset, e[:, None]))
+    best: Floats = np.full(scale.shape, np.inf, np.float32)
+    scales, offsets = np.zeros(scale.shape, np.int32), np.zeros(scale.shape, np.int32)
+    codes = np.zeros(x.shape, np.int32)
+    for more_s in (0, -1, 1):
+        for more_o in (0, -1, 1):
+            s = np.clip(near_s + more_s, 0, LARGEST).astype(np.int32)
+            o = np.clip(near_o + more_o, 0, LARGEST).astype(np.int32)
+            q, error = _round_affine(x, d, e, s, o, top)
+            taken = error < best
+            best = np.where(taken, error, best)
+            scales, offsets = np.where(taken, s, scales), np.where(taken, o, offsets)
+            codes = np.where(taken[..., None], q, codes)
+    return scales, offsets, codes, best.sum(1)
+
+
+def _round_affine(x: Floats, d: Floats, e: Floats, s: Whole, o: Whole, top: int) -> tuple[Whole, Floats]:
+    """The nearest codes, and the squared error of each block `[n, 8]`."""
+    scale, offset = (d[:, None] * s)[..., None], (e[:, None] * o)[..., None]
+    q = np.clip(np.rint(_over(x + offset, scale)), 0, top)
+    return q.astype(np.int32), np.square(scale * q - offset - x).sum(-1)
+
+
+def _refit(x: Floats, scales: Whole, offsets: Whole, codes: Whole, d: Floats, e: Floats) -> tuple[Floats, Floats]:
+    """Step 4: least squares over a super-block, x ≈ d · (s q) − e · m."""
+    u = (scales[..., None] * codes).astype(np.float32).reshape(len(x), -1)
+    v = np.broadcast_to(offsets[..., None], x.shape).astype(np.float32).reshape(len(x), -1)
+    y = x.reshape(len(x), -1)
+    uu, vv, uv = (u * u).sum(1), (v * v).sum(1), (u * v).sum(1)
+    uy, vy = (u * y).sum(1), (v * y).sum(1)
+    determinant = uu * vv - uv * uv
+    both = determinant > 1e-6 * uu * vv
+    whole = np.where(both, determinant, 1.0)
+    fit_d = np.where(both, (uy * vv - uv * vy) / whole, uy / np.where(uu > 0, uu, 1.0))
+    fit_e = np.where(both, (uv * uy - uu * vy) / whole, 0.0)
+    usable = (fit_d > 0) & (fit_e >= 0)
+    return _half(np.where(usable, fit_d, d)), _half(np.where(usable, fit_e, e))
+
+
+def _pack_scales(scales: Whole, offsets: Whole) -> Bytes:
+    """Six bits each in 12 bytes: the first four of either whole, the upper bits of the last four in their spare two."""
+    s, o = scales.astype(np.uint8), offsets.astype(np.uint8)
+    first = (s[:, :4] & 63) | ((s[:, 4:] >> 4) << 6)
+    second = (o[:, :4] & 63) | ((o[:, 4:] >> 4) << 6)
+    third = (s[:, 4:] & 15) | ((o[:, 4:] & 15) << 4)
+    return np.concatenate([first, second, third], axis=1)
+
+
+def _pack_nibbles(codes: Whole) -> Bytes:
+    """Of each pair of blocks, the first in the lower and the second in the upper four bits."""
+    q = (codes & 15).astype(np.uint8).reshape(-1, 4, 2, 32)
+    return (q[:, :, 0] | (q[:, :, 1] << np.uint8(4))).reshape(-1, 128)
+
+
+def _pack_q4(chosen: _Affine) -> Bytes:
+    return np.concatenate([*_affine_head(chosen), _pack_nibbles(chosen.codes)], axis=1)
+
+
+def _pack_q5(chosen: _Affine) -> Bytes:
+    """As Q4_K, with the fifth bits between: bit b of byte i belongs to weight i of block b."""
+    fifth = (chosen.codes >> 4).astype(np.uint8) << np.arange(8, dtype=np.uint8)[:, None]
+    high = np.bitwise_or.reduce(fifth, axis=1)
+    return np.concatenate([*_affine_head(chosen), high, _pack_nibbles(chosen.codes)], axis=1)
+
+
+def _affine_head(chosen: _Affine) -> list[Bytes]:
+    return [_half_bytes(chosen.d), _half_bytes(chosen.e), _pack_scales(chosen.scales, chosen.offsets)]
+
+
+# --------------------------------------------------------------------------------------------------------------- Q6_K
+
+
+@dataclass(frozen=True, slots=True)
+class _Symmetric:
+    """Chosen numbers of n super-blocks."""
+
+    d: Floats
+    """`[n]`, what float16 holds."""
+    scales: Whole
+    """`[n, 16]`."""
+    codes: Whole
+    """`[n, 16, 16]`, −32 to 31."""
+
+
+def _symmetric(blocks: Floats) -> _Symmetric:
+    x = blocks.reshape(-1, 16, 16)
+    scale = _fit_symmetric(x)
+    largest = np.take_along_axis(scale, np.abs(scale).argmax(1)[:, None], 1)[:, 0]
+    # The largest scale takes −128: the range has one more number below than above.
+    d = _half(largest / np.float32(-128))
+    near = np.rint(_over(scale, d[:, None]))
+    best: Floats = np.full(scale.shape, np.inf, np.float32)
+    scales, codes = np.zeros(scale.shape, np.int32), np.zeros(x.shape, np.int32)
+    for more in (0, -1, 1):
+        s = np.clip(near + more, -128, 127).astype(np.int32)
+        q, error = _round_symmetric(x, d, s)
+        taken = error < best
+        best, scales = np.where(taken, error, best), np.where(taken, s, scales)
+        codes = np.where(taken[..., None], q, codes)
+    u = (scales[..., None] * codes).astype(np.float32)
+    squares = np.square(u).sum((1, 2))
+    again_d = _half(np.where(squares > 0, (u * x).sum((1, 2)) / np.where(squares > 0, squares, 1.0), d))
+    again_codes, again_error = _round_symmetric(x, again_d, scales)
+    better = (again_error.sum(1) < best.sum(1)) & np.isfinite(again_d)
+    return _Symmetric(np.where(better, again_d, d), scales, np.where(better[:, None, None], again_codes, codes))
+
+
+def _fit_symmetric(x: Floats) -> Floats:
+    """Step 1: the scale `[n, 16]`, of either sign, of x ≈ scale · q."""
+    extreme = np.take_along_axis(x, np.abs(x).argmax(-1)[..., None], -1)[..., 0]
+    safe = np.where(extreme != 0, extreme, 1.0)
+    best, scale = np.zeros_like(extreme), np.zeros_like(extreme)
+    for change in SIGNED_GRIDS:
+        q = np.clip(np.rint(x * (-(32 + change) / safe)[..., None]), -32, 31)
+        sum_qq, sum_qx = np.square(q).sum(-1), (q * x).sum(-1)
+        # The squared error is Σ x² less this.
+        gain = np.square(sum_qx) / np.where(sum_qq > 0, sum_qq, 1.0)
+        taken = gain > best
+        best = np.where(taken, gain, best)
+        scale = np.where(taken, sum_qx / np.where(sum_qq > 0, sum_qq, 1.0), scale)
+    return scale.astype(np.float32)
+
+
+def _round_symmetric(x: Floats, d: Floats, s: Whole) -> tuple[Whole, Floats]:
+    scale = (d[:, None] * s)[..., None]
+    q = np.clip(np.rint(_over(x, scale)), -32, 31)
+    return q.astype(np.int32), np.square(scale * q - x).sum(-1)
+
+
+def _pack_q6(chosen: _Symmetric) -> Bytes:
+    """Halves of 128: the lower four bits of weights i and i + 64 in one byte, the upper two of every 32nd in one."""
+    q = (chosen.codes + 32).astype(np.uint8).reshape(-1, 2, 4, 32)
+    low = q & 15
+    lower = np.stack([low[:, :, 0] | (low[:, :, 2] << 4), low[:, :, 1] | (low[:, :, 3] << 4)], axis=2)
+    upper = np.bitwise_or.reduce((q >> 4) << np.array([0, 2, 4, 6], np.uint8)[:, None], axis=2)
+    scales = chosen.scales.astype(np.int8).view(np.uint8)
+    return np.concatenate([lower.reshape(-1, 128), upper.reshape(-1, 64), scales, _half_bytes(chosen.d)], axis=1)
+
+
+# -------------------------------------------------------------------------------------------------------------- shared
+
+
+def _over(a: Floats, b: Floats) -> Floats:
+    """a / b, and 0 where b is 0."""
+    return np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape), np.float32), where=b != 0)
+
+
+def _half(values: Floats) -> Floats:
+    """What float16 makes of them; infinite where they are too large, which whoever asked must refuse."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float16).astype(np.float32)
+
+
+def _half_bytes(values: Floats) -> Bytes:
+    return values.astype("<f2")[:, None].view(np.uint8)

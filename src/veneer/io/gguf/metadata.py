@@ -1,0 +1,105 @@
+"""Metadata of a GGUF file with checked types, and the table that says which key is which setting of config.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from veneer.errors import ModelError
+
+Value = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
+"""What a key may hold."""
+
+
+class Metadata:
+    """Typed access: what is missing or of another type is a ModelError naming the key."""
+
+    def __init__(self, path: Path, metadata: Mapping[str, Any], architecture: str) -> None:
+        self.path = path
+        self.metadata = metadata
+        self.architecture = architecture
+
+    def key(self, name: str) -> str:
+        """The full key of an architecture's setting."""
+        return f"{self.architecture}.{name}"
+
+    def has(self, name: str) -> bool:
+        """Whether the architecture's setting is there."""
+        return self.key(name) in self.metadata
+
+    def integer(self, name: str, default: int | None = None, *, least: int = 1, most: int = 1 << 31) -> int:
+        """A whole number in a range."""
+        value = self.metadata.get(self.key(name), default)
+        if type(value) is not int or not least <= value <= most:
+            raise ModelError(
+                f"{self.path}: the metadata key {self.key(name)} is {value!r}, a whole number ≥ {least} is needed."
+            )
+        return value
+
+    def real(self, name: str, default: float | None = None) -> float:
+        """A positive number."""
+        value = self.metadata.get(self.key(name), default)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise ModelError(
+                f"{self.path}: the metadata key {self.key(name)} is {value!r}, a positive number is needed."
+            )
+        return shortest(value)
+
+    def token(self, role: str) -> int | None:
+        """A token's number, or None where the file names none."""
+        key = f"tokenizer.ggml.{role}_token_id"
+        value = self.metadata.get(key)
+        if value is not None and (type(value) is not int or value < 0):
+            raise ModelError(f"{self.path}: the metadata key {key} is {value!r}, a token's number is needed.")
+        return value
+
+
+def shortest(value: float) -> float:
+    """Of what is stored as float32, the shortest decimal that rounds to it: what the configuration said."""
+    return float(str(np.float32(value)))
+
+
+class Presence(Enum):
+    """What it means that a setting is missing or null."""
+
+    NEEDED = "needed"
+    OPTIONAL = "optional"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting under both of its names."""
+
+    theirs: str
+    """In config.json."""
+    ours: str
+    """In the metadata, after the architecture."""
+    kind: type
+    """int or float."""
+    presence: Presence = Presence.NEEDED
+
+    def read(self, metadata: Metadata) -> dict[str, Any]:
+        """The setting for config.json; null where it is optional and missing."""
+        if self.presence is Presence.OPTIONAL and not metadata.has(self.ours):
+            return {self.theirs: None}
+        return {self.theirs: metadata.integer(self.ours) if self.kind is int else metadata.real(self.ours)}
+
+    def write(self, config: Mapping[str, Any]) -> dict[str, Value]:
+        """The setting for the metadata, or nothing where it is null and may be.
+
+        Raises:
+            ModelError: it is missing, or no number above 0.
+        """
+        value = config.get(self.theirs)
+        if value is None and self.presence is Presence.OPTIONAL:
+            return {}
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not (whole or (self.kind is float and isinstance(value, float))) or not 0 < float(value or 0) < math.inf:
+            raise ModelError(f"{self.theirs} is {value!r}; GGUF needs a number above 0 there")
+        return {self.ours: self.kind(value)}

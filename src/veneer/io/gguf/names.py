@@ -1,0 +1,210 @@
+"""The tensors of a model under both of their names: one table a family, for reading and for writing.
+
+A row says what a tensor is called in a Hugging Face checkpoint and in a GGUF file, and what its shape is. Rows whose
+Hugging Face name holds a `*` are stacked: the star stands for 0, 1, … along the first dimension of the GGUF tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Head(Enum):
+    """Where the scores of a tied model come from."""
+
+    OPTIONAL = "optional"
+    """A file without `output.weight` is tied."""
+    ALWAYS = "always"
+    """llama.cpp asks for `output.weight`: a tied model is written with the embedding a second time."""
+    NEVER = "never"
+    """llama.cpp takes the embedding, so an untied model cannot be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One tensor of a layer, or of the model."""
+
+    theirs: str
+    """Module in a Hugging Face checkpoint, after `model.layers.N.` in a layer's rows."""
+    ours: str
+    """Module in a GGUF file, after `blk.N.` in a layer's rows."""
+    shape: tuple[str, ...]
+    """Names of sizes (see `sizes`)."""
+    when: str = ""
+    """The configuration's switch that the tensor is there with; one with a `!` before it, without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """Biases of some rows."""
+
+    of: tuple[str, ...]
+    """GGUF names of the rows."""
+    key: str = ""
+    """The configuration's switch; empty where the family always has them."""
+    carried: bool = True
+    """Whether llama.cpp has a place for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One tensor of a GGUF file, and what it is made of."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Row-major."""
+    sources: tuple[str, ...]
+    """Hugging Face names; several are stacked along the first dimension."""
+    heads: int = 0
+    """Heads whose rows the file holds interleaved (llama.cpp turns neighbouring pairs where Hugging Face turns the two
+    halves of a head); 0: none."""
+    offset: float = 0.0
+    """Added on the way into the file."""
+
+
+_NORM, _HEAD_NORM = ("hidden",), ("head_dim",)
+_Q, _K = ("query", "hidden"), ("key", "hidden")
+
+ATTENTION = (
+    Row("self_attn.q_proj", "attn_q", _Q),
+    Row("self_attn.k_proj", "attn_k", _K),
+    Row("self_attn.v_proj", "attn_v", _K),
+    Row("self_attn.o_proj", "attn_output", ("hidden", "query")),
+)
+FEED_FORWARD = (
+    Row("mlp.gate_proj", "ffn_gate", ("inner", "hidden")),
+    Row("mlp.up_proj", "ffn_up", ("inner", "hidden")),
+    Row("mlp.down_proj", "ffn_down", ("hidden", "inner")),
+)
+NORMS = (
+    Row("input_layernorm", "attn_norm", _NORM),
+    Row("post_attention_layernorm", "ffn_norm", _NORM),
+)
+QK_NORMS = (
+    Row("self_attn.q_norm", "attn_q_norm", _HEAD_NORM),
+    Row("self_attn.k_norm", "attn_k_norm", _HEAD_NORM),
+)
+WIDE_QK_NORMS = (
+    Row("self_attn.q_norm", "attn_q_norm", ("query",)),
+    Row("self_attn.k_norm", "attn_k_norm", ("key",)),
+)
+AFTER_NORMS = (
+    Row("post_attention_layernorm", "post_attention_norm", _NORM),
+    Row("post_feedforward_layernorm", "post_ffw_norm", _NORM),
+)
+GEMMA_NORMS = (
+    Row("input_layernorm", "attn_norm", _NORM),
+    Row("pre_feedforward_layernorm", "ffn_norm", _NORM),
+    *AFTER_NORMS,
+)
+COHERE_NORMS = (
+    Row("input_layernorm", "attn_norm", _NORM),
+    Row("self_attn.q_norm", "attn_q_norm", ("heads", "head_dim"), when="use_qk_norm"),
+    Row("self_attn.k_norm", "attn_k_norm", ("kv_heads", "head_dim"), when="use_qk_norm"),
+)
+STABLELM_NORMS = (
+    Row("input_layernorm", "attn_norm", _NORM),
+    Row("post_attention_layernorm", "ffn_norm", _NORM, when="!use_parallel_residual"),
+    Row("self_attn.q_layernorm.norms.*", "attn_q_norm", ("heads", "head_dim"), when="qk_layernorm"),
+    Row("self_attn.k_layernorm.norms.*", "attn_k_norm", ("kv_heads", "head_dim"), when="qk_layernorm"),
+)
+FUSED = (
+    Row("self_attn.qkv_proj", "attn_qkv", ("query_and_keys", "hidden")),
+    Row("self_attn.o_proj", "attn_output", ("hidden", "query")),
+    Row("mlp.gate_up_proj", "ffn_up", ("twice_inner", "hidden")),
+    Row("mlp.down_proj", "ffn_down", ("hidden", "inner")),
+)
+QKV_BIAS = ("attn_q", "attn_k", "attn_v")
+ALL_BIAS = (*QKV_BIAS, "attn_output")
+MLP_BIAS = ("ffn_gate", "ffn_up", "ffn_down")
+
+EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm"
+TOKEN_EMBEDDING, OUTPUT, OUTPUT_NORM = "token_embd.weight", "output.weight", "output_norm"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Names:
+    """The tensors of a family."""
+
+    rows: tuple[Row, ...]
+    """Of a layer."""
+    biases: tuple[Bias, ...] = ()
+    head: Head = Head.OPTIONAL
+    interleaved: bool = False
+    """Whether the rows of q and k are."""
+    norm_offset: float = 0.0
+    """What the file's norm weights have more than the checkpoint's (Gemma's are applied as 1 + w)."""
+
+
+def sizes(config: Mapping[str, Any]) -> dict[str, int]:
+    """Every extent that a row may name, from a complete configuration (see `families.completed`)."""
+    heads, kv_heads, head_dim = (int(config[key]) for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    inner = int(config["intermediate_size"])
+    return {
+        "hidden": int(config["hidden_size"]),
+        "inner": inner,
+        "twice_inner": 2 * inner,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "query": heads * head_dim,
+        "key": kv_heads * head_dim,
+        "query_and_keys": (heads + 2 * kv_heads) * head_dim,
+        "vocab": int(config["vocab_size"]),
+    }
+
+
+def pieces(names: Names, config: Mapping[str, Any]) -> list[Piece]:
+    """Every tensor of the model that `config` describes, in the order of a file.
+
+    Args:
+        names: the family's.
+        config: a complete configuration.
+    """
+    extent = sizes(config)
+    table = (extent["vocab"], extent["hidden"])
+    biased = {row for bias in names.biases if not bias.key or config[bias.key] for row in bias.of}
+    found = [Piece(TOKEN_EMBEDDING, table, (EMBEDDING,))]
+    for layer in range(int(config["num_hidden_layers"])):
+        for row in names.rows:
+            if row.when and bool(config[row.when.removeprefix("!")]) is row.when.startswith("!"):
+                continue
+            found += _of_row(names, row, extent, f"model.layers.{layer}.", f"blk.{layer}.", biased)
+    found += _of_row(names, Row(FINAL_NORM, OUTPUT_NORM, _NORM), extent, "", "", biased)
+    if not config["tie_word_embeddings"]:
+        found.append(Piece(OUTPUT, table, (HEAD,)))
+    elif names.head is Head.ALWAYS:
+        found.append(Piece(OUTPUT, table, (EMBEDDING,)))
+    return found
+
+
+def _of_row(
+    names: Names, row: Row, extent: Mapping[str, int], their_prefix: str, our_prefix: str, biased: set[str]
+) -> list[Piece]:
+    shape = tuple(extent[name] for name in row.shape)
+    heads = {"attn_q": extent["heads"], "attn_k": extent["kv_heads"]}.get(row.ours, 0) if names.interleaved else 0
+    offset = names.norm_offset if row.ours.endswith("norm") else 0.0
+    found = []
+    for suffix, extents in (("weight", shape), ("bias", shape[:1])):
+        if suffix == "bias" and row.ours not in biased:
+            continue
+        source = f"{their_prefix}{row.theirs}.{suffix}"
+        sources = tuple(source.replace("*", str(index)) for index in range(shape[0])) if "*" in source else (source,)
+        found.append(Piece(f"{our_prefix}{row.ours}.{suffix}", extents, sources, heads, offset))
+    return found
+
+
+def interleaved(tensor: Tensor, heads: int) -> Tensor:
+    """The halves of each head's rows interleaved: row i of the result is the model's row `row_order(…)[i]`."""
+    return tensor[row_order(len(tensor), heads)]
+
+
+def row_order(rows: int, heads: int) -> Tensor:
+    """The file's row i is the model's row `row_order(…)[i]`, where the halves of each head are interleaved."""
+    return torch.arange(rows).view(heads, 2, rows // heads // 2).transpose(1, 2).reshape(rows)

@@ -1,0 +1,192 @@
+"""GGUF model files behind the checkpoint protocol: Hugging Face names, shapes, values and configuration.
+
+A GGUF file differs from the Hugging Face checkpoint that it was made from in a few ways, and each is undone here:
+tensors have other names, the rows of q and k may be interleaved (llama.cpp rotates neighbouring pairs where Hugging
+Face rotates the two halves of a head), Gemma's norms are one more, and most matrices are quantised in blocks. Tensors
+are dequantised a few rows at a time straight into the result, so that reading one costs its own size and little more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf.constants import GGMLQuantizationType as Kind
+from gguf.quants import dequantize
+
+from veneer.errors import ModelError, listing
+from veneer.io.gguf.families import FAMILIES, Family, read_config
+from veneer.io.gguf.header import GgufHeader, TensorInfo, read_header
+from veneer.io.gguf.metadata import Metadata
+from veneer.io.gguf.names import Piece, pieces, row_order
+from veneer.io.gguf.rope import FACTOR_TENSORS
+from veneer.io.gguf.tokenizer import from_gguf
+from veneer.io.prequantised import StoredFormat, StoredWeight
+from veneer.io.tokenizer import Tokenizer
+
+CHUNK = 1 << 18
+"""Elements that are dequantised at once: the temporaries stay in the processor's cache."""
+MAPPED_BYTES = 1 << 22
+"""After so many bytes read, a file is mapped anew: what a mapping has touched counts as the process's memory, and would
+in the end be the whole file beside the model."""
+QUANTISED = (
+    Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K,
+    Kind.IQ4_NL, Kind.IQ4_XS, Kind.IQ3_S, Kind.IQ3_XXS, Kind.IQ2_S, Kind.IQ2_XS, Kind.IQ2_XXS, Kind.IQ1_S, Kind.IQ1_M,
+    Kind.TQ1_0, Kind.TQ2_0, Kind.MXFP4,
+)  # fmt: skip
+FLOATS: dict[Kind, tuple[str, torch.dtype]] = {
+    Kind.F32: ("<f4", torch.float32),
+    Kind.F16: ("<f2", torch.float16),
+    Kind.BF16: ("<i2", torch.bfloat16),  # numpy has no bfloat16: carried as its bits
+}
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One Hugging Face tensor: where it lies."""
+
+    info: TensorInfo
+    piece: Piece
+    index: int | None
+    """Which of the tensors that are stacked in the file's; None where it is the file's."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.info.shape if self.index is None else self.info.shape[1:]
+
+
+class GgufCheckpoint:
+    """A GGUF model file (see `veneer.io.checkpoint.Checkpoint`).
+
+    Raises:
+        ModelError: the file is damaged, its architecture or a tensor type is not read, a tensor is missing, unknown
+            or of the wrong shape.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.source = str(path)
+        self.path = Path(path)
+        self.header = read_header(self.path)
+        architecture = self.header.metadata.get("general.architecture")
+        family = FAMILIES.get(architecture) if isinstance(architecture, str) else None
+        if family is None:
+            raise ModelError(
+                f"{self.path} holds the architecture {architecture!r}; GGUF files of {', '.join(sorted(FAMILIES))} "
+                "are read. Use the model's safetensors checkpoint instead."
+            )
+        metadata = Metadata(self.path, self.header.metadata, family.architecture)
+        self.config: Mapping[str, Any] = read_config(family, metadata, self.header)
+        self.generation_config: Mapping[str, Any] = {}
+        self.stored: Mapping[str, StoredFormat] = {}  # GGUF's own formats are decoded by `read`
+        self._entries = _entries(self.path, self.header, family, self.config)
+        self._data, self._touched = self._mapped(), 0
+
+    def names(self) -> list[str]:
+        """Hugging Face names of all tensors, in the file's order."""
+        return list(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor, row-major. Raises ModelError for an unknown name."""
+        return self._entry(name).shape
+
+    def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """One tensor as Hugging Face has it: a fresh, contiguous CPU tensor in `dtype`.
+
+        Block-quantised values are computed in float32 and rounded once. Raises ModelError for an unknown name.
+        """
+        entry = self._entry(name)
+        shape, heads, offset = entry.shape, entry.piece.heads, entry.piece.offset
+        info = entry.info
+        columns = shape[-1]
+        rows = math.prod(shape[:-1])
+        if len(shape) == 1 and heads:
+            rows, columns = columns, 1  # the bias of q or k: one element per row of its weight
+        nbytes = info.nbytes * math.prod(shape) // math.prod(info.shape)
+        start = info.offset + (entry.index or 0) * nbytes
+        self._touched += nbytes
+        if self._touched > MAPPED_BYTES:
+            self._data, self._touched = self._mapped(), nbytes
+        raw = self._data[start : start + nbytes].reshape(rows, nbytes // rows)
+        out = torch.empty(rows, columns, dtype=dtype)
+        target = row_order(rows, heads) if heads else None
+        step = max(1, CHUNK // columns)
+        for first in range(0, rows, step):
+            part = decode(raw[first : first + step], info.kind).view(-1, columns)
+            if offset:
+                part = part.float() - offset
+            if target is None:
+                out[first : first + step] = part
+            else:
+                out[target[first : first + step]] = part.to(dtype)
+        return out.view(shape)
+
+    def read_stored(self, name: str) -> StoredWeight:
+        """No weight of a GGUF file is in bitsandbytes' formats: raises ModelError."""
+        raise ModelError(f"{self.path}: the tensor {name} is not stored in a format of bitsandbytes.")
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer in the file's metadata. Raises ModelError where it is missing or of an unknown kind."""
+        return from_gguf(self.header.metadata, source=self.source)
+
+    def files(self) -> list[Path]:
+        """The one file."""
+        return [self.path]
+
+    def _mapped(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        # A plain array over the mapping: np.memmap's own class makes every slice several times as costly.
+        return np.asarray(np.memmap(self.path, dtype=np.uint8, mode="r"))
+
+    def _entry(self, name: str) -> _Entry:
+        entry = self._entries.get(name)
+        if entry is None:
+            raise ModelError(f"{self.path} has no tensor {name!r}; it has {len(self._entries)} others.")
+        return entry
+
+
+def decode(raw: np.ndarray[Any, np.dtype[np.uint8]], kind: Kind) -> torch.Tensor:
+    """Bytes of whole rows to a flat tensor: float32 for block-quantised ones, else the type that was stored."""
+    if kind in FLOATS:
+        # The copy makes the memory writable and aligned, which torch asks for.
+        layout, dtype = FLOATS[kind]
+        return torch.from_numpy(np.array(raw).reshape(-1).view(layout)).view(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):  # scales that are infinite or NaN in the file stay so
+        # Blocks do not depend on each other: one long row spares the per-row overhead.
+        values = dequantize(np.ascontiguousarray(raw).reshape(1, -1), kind)
+    return torch.from_numpy(values.reshape(-1))
+
+
+def _entries(path: Path, header: GgufHeader, family: Family, config: Mapping[str, Any]) -> dict[str, _Entry]:
+    """Map every tensor of the file, and refuse the file where one is missing, unknown, misshapen or of a type that
+    is not read: all offenders of a kind are named at once.
+    """
+    expected = {piece.name: piece for piece in pieces(family.names, config)}
+    found: dict[str, _Entry] = {}
+    unknown, misshapen, kinds = [], [], []
+    for name, info in header.tensors.items():
+        if name in FACTOR_TENSORS:
+            continue
+        piece = expected.get(name)
+        if piece is None:
+            unknown.append(name)
+            continue
+        if info.shape != piece.shape:
+            misshapen.append(f"{name}: {info.shape}, the metadata says {piece.shape}")
+        if info.kind not in FLOATS and info.kind not in QUANTISED:
+            kinds.append(f"{name}: {info.kind.name}")
+        stacked = len(piece.sources) > 1
+        found |= {source: _Entry(info, piece, index if stacked else None) for index, source in enumerate(piece.sources)}
+    missing = [name for name in expected if name not in header.tensors]
+    for offenders, what in (
+        (unknown, "holds tensors that its architecture does not have"),
+        (missing, "lacks tensors"),
+        (misshapen, "holds tensors of another shape than its metadata says"),
+        (kinds, f"holds tensors of types that are not read ({', '.join(k.name for k in (*FLOATS, *QUANTISED))} are)"),
+    ):
+        if offenders:
+            raise ModelError(f"{path} {what}:\n{listing(offenders)}")
+    return found

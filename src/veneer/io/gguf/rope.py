@@ -1,0 +1,272 @@
+"""Rotary positions both ways: config.json's settings, and a GGUF file's keys and tensors of divisors.
+
+Llama 3's scaling has no keys of its own: its effect, a divisor for each inverse frequency, is a tensor. LongRoPE's two
+lists are tensors too. Linear scaling and YaRN are keys.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gguf.constants import GGMLQuantizationType as Kind
+
+from veneer.errors import ModelError
+from veneer.io.gguf.header import GgufHeader
+from veneer.io.gguf.metadata import Metadata, Value, shortest
+
+Factors = np.ndarray[Any, np.dtype[np.float32]]
+FREQUENCIES, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
+FACTOR_TENSORS = (FREQUENCIES, LONG, SHORT)
+ORIGINAL = "original_max_position_embeddings"
+_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """The settings of config.json, whichever layout they are in."""
+
+    theta: float
+    kind: str = "default"
+    scaling: Mapping[str, Any] = field(default_factory=dict)
+    """Of the kind."""
+    partial: float = 1.0
+    """Share of a head that is turned."""
+    local_theta: float | None = None
+    """Base in layers with a sliding window, where it is another."""
+
+
+def rope_of(config: Mapping[str, Any]) -> Rope:
+    """Read config.json's settings: `rope_theta` and `rope_scaling`, or transformers 5's `rope_parameters`.
+
+    Raises:
+        ModelError: layers with a sliding window have a scaling of their own.
+    """
+    settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    local: Mapping[str, Any] = {}
+    if _GLOBAL in settings or _LOCAL in settings:
+        local, settings = settings.get(_LOCAL) or {}, settings.get(_GLOBAL) or {}
+        if local.get("rope_type", "default") != "default":
+            raise ModelError(f"rope of the layers with a sliding window is {local['rope_type']!r}, not 'default'")
+    theta = settings.get("rope_theta", config.get("rope_theta", 10_000.0))
+    local_theta = local.get("rope_theta", config.get("rope_local_base_freq"))
+    kind = settings.get("rope_type", settings.get("type", "default"))
+    scaling = dict(settings)
+    if ORIGINAL not in scaling and config.get(ORIGINAL):
+        scaling[ORIGINAL] = config[ORIGINAL]
+    return Rope(
+        theta=float(theta),
+        kind="longrope" if kind == "su" else str(kind),
+        scaling=scaling,
+        partial=float(settings.get("partial_rotary_factor", config.get("partial_rotary_factor")) or 1.0),
+        local_theta=None if local_theta is None or float(local_theta) == float(theta) else float(local_theta),
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- writing
+
+
+def write_rope(rope: Rope, turned: int, positions: int) -> tuple[dict[str, Value], dict[str, Factors]]:
+    """Keys (after the architecture) and tensors.
+
+    Args:
+        rope: the settings.
+        turned: numbers of a head that are turned.
+        positions: `max_position_embeddings`.
+
+    Raises:
+        ModelError: GGUF has no form for the scaling.
+    """
+    values: dict[str, Value] = {"rope.freq_base": rope.theta, "rope.dimension_count": turned}
+    if rope.local_theta is not None:
+        values["rope.freq_base_swa"] = rope.local_theta
+    scaling = rope.scaling
+    if rope.kind == "default":
+        return values, {}
+    if rope.kind == "linear":
+        return values | {"rope.scaling.type": "linear", "rope.scaling.factor": float(scaling["factor"])}, {}
+    if rope.kind == "llama3":
+        low, high = (float(scaling[key]) for key in ("low_freq_factor", "high_freq_factor"))
+        factors = llama3_factors(
+            turned, rope.theta, float(scaling["factor"]), int(scaling.get(ORIGINAL, positions)), low=low, high=high
+        )
+        return values, {FREQUENCIES: factors.astype(np.float32)}
+    if rope.kind == "veneer_factors":
+        return values, {FREQUENCIES: np.asarray(scaling["factors"], np.float32)}
+    if rope.kind == "yarn":
+        return values | _write_yarn(scaling, positions), {}
+    if rope.kind == "longrope":
+        return _write_longrope(values, scaling, turned, positions)
+    raise ModelError(f"rope scaling {rope.kind!r} has no form in GGUF; linear, llama3, yarn and longrope have")
+
+
+def _write_yarn(scaling: Mapping[str, Any], positions: int) -> dict[str, Value]:
+    factor = float(scaling["factor"])
+    if scaling.get("mscale") or scaling.get("mscale_all_dim"):
+        raise ModelError("yarn's mscale and mscale_all_dim are not written to GGUF")
+    if scaling.get("truncate") is False:
+        raise ModelError("yarn without truncation (truncate: false) has no form in GGUF: llama.cpp rounds the range")
+    values: dict[str, Value] = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": factor,
+        "rope.scaling.original_context_length": int(scaling.get(ORIGINAL, positions)),
+    }
+    for name in ("beta_fast", "beta_slow"):
+        if scaling.get(name):
+            values[f"rope.scaling.yarn_{name}"] = float(scaling[name])
+    if scaling.get("attention_factor") is not None:
+        # llama.cpp multiplies its own attention factor by this one.
+        values["rope.scaling.attn_factor"] = float(scaling["attention_factor"]) / _yarn_attention(factor)
+    return values
+
+
+def _yarn_attention(factor: float) -> float:
+    return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def _write_longrope(
+    values: dict[str, Value], scaling: Mapping[str, Any], turned: int, positions: int
+) -> tuple[dict[str, Value], dict[str, Factors]]:
+    original = int(scaling.get(ORIGINAL, positions))
+    lists = {name: np.asarray(scaling[name], np.float32) for name in ("long_factor", "short_factor")}
+    for name, factors in lists.items():
+        if factors.shape != (turned // 2,):
+            raise ModelError(f"{name} of the rope scaling has {factors.size} numbers, {turned // 2} are needed")
+    attention = scaling.get("attention_factor")
+    if attention is None:
+        attention = _long_attention(float(scaling.get("factor") or positions / original), original)
+    values |= {
+        "rope.scaling.type": "longrope",
+        "rope.scaling.original_context_length": original,
+        "rope.scaling.attn_factor": float(attention),
+    }
+    return values, {LONG: lists["long_factor"], SHORT: lists["short_factor"]}
+
+
+def _long_attention(factor: float, original: int) -> float:
+    """Su et al., 2024 (LongRoPE in Phi-3): √(1 + ln f / ln L)."""
+    return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_rope(meta: Metadata, header: GgufHeader, head_dim: int, positions: int) -> dict[str, Any]:
+    """`rope_theta`, `rope_scaling` and, where they are not the default, `rope_local_base_freq`,
+    `partial_rotary_factor` and the original context, for config.json.
+
+    Raises:
+        ModelError: a key or tensor is damaged, or the scaling is of an unknown type.
+    """
+    theta = meta.real("rope.freq_base", 10_000.0)
+    turned = meta.integer("rope.dimension_count", head_dim, most=head_dim)
+    found: dict[str, Any] = {"rope_theta": theta, "rope_scaling": _scaling(meta, header, turned, theta, positions)}
+    if turned != head_dim:
+        found["partial_rotary_factor"] = turned / head_dim
+    if meta.has("rope.freq_base_swa"):
+        found["rope_local_base_freq"] = meta.real("rope.freq_base_swa")
+    if found["rope_scaling"] is not None and found["rope_scaling"]["rope_type"] == "longrope":
+        found[ORIGINAL] = meta.integer("rope.scaling.original_context_length", positions)
+    return found
+
+
+def _scaling(meta: Metadata, header: GgufHeader, turned: int, theta: float, positions: int) -> dict[str, Any] | None:
+    if FREQUENCIES in header.tensors:
+        return rope_scaling_from_factors(_factors(meta, header, FREQUENCIES, turned // 2), turned, theta, positions)
+    kind = meta.metadata.get(meta.key("rope.scaling.type"))
+    if kind is None and meta.has("rope.scale_linear"):
+        kind, key = "linear", "rope.scale_linear"
+    else:
+        key = "rope.scaling.factor"
+    if kind is None or kind == "none":
+        return None
+    if kind == "linear":
+        factor = meta.real(key)
+        return None if factor == 1.0 else {"rope_type": "linear", "factor": factor}
+    if kind == "yarn":
+        return _read_yarn(meta, positions)
+    if kind == "longrope":
+        return _read_longrope(meta, header, turned, positions)
+    raise ModelError(
+        f"{meta.path}: rope scaling of the type {kind!r} is not read (linear, llama3, yarn and longrope are)."
+    )
+
+
+def _read_yarn(meta: Metadata, positions: int) -> dict[str, Any]:
+    factor = meta.real("rope.scaling.factor")
+    found: dict[str, Any] = {
+        "rope_type": "yarn",
+        "factor": factor,
+        ORIGINAL: meta.integer("rope.scaling.original_context_length", positions),
+    }
+    for name in ("beta_fast", "beta_slow"):
+        if meta.has(f"rope.scaling.yarn_{name}"):
+            found[name] = meta.real(f"rope.scaling.yarn_{name}")
+    if meta.has("rope.scaling.attn_factor"):
+        found["attention_factor"] = shortest(meta.real("rope.scaling.attn_factor") * _yarn_attention(factor))
+    return found
+
+
+def _read_longrope(meta: Metadata, header: GgufHeader, turned: int, positions: int) -> dict[str, Any]:
+    original = meta.integer("rope.scaling.original_context_length", positions)
+    found: dict[str, Any] = {"rope_type": "longrope"}
+    for name, tensor in (("long_factor", LONG), ("short_factor", SHORT)):
+        if tensor not in header.tensors:
+            raise ModelError(f"{meta.path} says rope scaling longrope and lacks the tensor {tensor}.")
+        found[name] = [shortest(value) for value in _factors(meta, header, tensor, turned // 2)]
+    usual = _long_attention(positions / original, original)
+    attention = meta.real("rope.scaling.attn_factor", usual)
+    if not math.isclose(attention, usual, rel_tol=1e-6):
+        found["attention_factor"] = attention
+    return found
+
+
+def _factors(meta: Metadata, header: GgufHeader, name: str, count: int) -> Factors:
+    info = header.tensors[name]
+    if info.kind != Kind.F32 or info.shape != (count,):
+        raise ModelError(f"{meta.path}: {name} is {info.kind.name} {info.shape}, not F32 {count}.")
+    factors = np.fromfile(meta.path, dtype="<f4", count=count, offset=info.offset)
+    if not (np.isfinite(factors).all() and (factors > 0).all()):
+        raise ModelError(f"{meta.path}: {name} holds values that are not positive numbers.")
+    return factors
+
+
+def llama3_factors(
+    head_dim: int, theta: float, factor: float, original: int, *, low: float = 1.0, high: float = 4.0
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Divisors of the inverse frequencies under llama3 scaling.
+
+    Wavelengths beyond `original / low` positions are stretched by `factor`, those under `original / high` are kept, and
+    between them the stretch is interpolated. Returns `head_dim / 2` values.
+    """
+    wavelength = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+    smooth = np.clip((original / wavelength - low) / (high - low), 0.0, 1.0)
+    return np.asarray(1.0 / ((1.0 - smooth) / factor + smooth))
+
+
+def rope_scaling_from_factors(factors: Factors, head_dim: int, theta: float, positions: int) -> dict[str, Any] | None:
+    """The configuration behind a tensor of rope divisors: llama3's where it reproduces them, else the list itself."""
+    if bool((factors == 1.0).all()):
+        return None
+    factor = float(factors.max())
+    wavelength = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+    candidates = [8192, positions, *(1 << power for power in range(8, 18))]
+    between = np.flatnonzero((factors > 1.0) & (factors < factor))
+    if between.size:
+        # An interpolated divisor f obeys 1/f = (1-s)/factor + s with s = (original/wavelength - 1)/3.
+        smooth = (1.0 / factors[between].astype(np.float64) - 1.0 / factor) / (1.0 - 1.0 / factor)
+        candidates.insert(0, round(float(np.median(wavelength[between] * (1.0 + 3.0 * smooth)))))
+    for original in candidates:
+        # The converter works in float32, so the match cannot be closer than a few of its roundings.
+        if original > 0 and np.allclose(llama3_factors(head_dim, theta, factor, original), factors, rtol=2e-5, atol=0):
+            return {
+                "rope_type": "llama3",
+                "factor": shortest(factor),
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": original,
+            }
+    return {"rope_type": "veneer_factors", "factors": [float(value) for value in factors]}

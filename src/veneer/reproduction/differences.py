@@ -1,0 +1,86 @@
+"""What differs between a run and the same run made again: where it computes, what it read, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from veneer.errors import CheckpointError
+from veneer.events import read_events
+from veneer.training.lock import Environment
+from veneer.training.result import EVENTS_FILE
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDifference:
+    """One tensor of two results."""
+
+    name: str
+    numbers: int
+    """How many of its numbers differ."""
+    of: int
+    largest: float
+    """Largest difference of one."""
+
+
+def environments(lock: Mapping[str, Any], here: Environment) -> list[str]:
+    """What computes otherwise here than it did there, a line for each."""
+    then_versions, then = dict(lock["versions"]), dict(lock["hardware"])
+    pairs = [(name, then_versions.get(name), here.versions.get(name)) for name in {**then_versions, **here.versions}]
+    for key in ("device", "processor", "threads", "kernels"):
+        pairs.append((key, then.get(key), getattr(here, key)))
+    if then.get("processor") != here.processor:
+        pairs.append(("processor's name", then.get("name"), here.name))
+    return [f"{name}: {there} then, {now} now" for name, there, now in pairs if there != now]
+
+
+def digests(what: str, then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Files that are not what they were, a line for each."""
+    found = [f"{what} {name}: is not there any more" for name in then if name not in now]
+    found += [f"{what} {name}: has changed" for name in then if name in now and now[name] != then[name]]
+    return found + [f"{what} {name}: was not there" for name in now if name not in then]
+
+
+def tensors(then: Path, now: Path) -> tuple[int, list[TensorDifference]]:
+    """Compare two safetensors files; returns the number of tensors, and those that differ, the largest first.
+
+    A tensor that only one of them has, or that has another shape, differs in all of its numbers and by infinity.
+
+    Raises:
+        CheckpointError: one of them is damaged.
+    """
+    found = []
+    try:
+        with safe_open(then, framework="pt") as first, safe_open(now, framework="pt") as second:
+            ours, theirs = set(first.keys()), set(second.keys())
+            for name in sorted(ours | theirs):
+                if name not in ours or name not in theirs:
+                    size = (first if name in ours else second).get_tensor(name).numel()
+                    found.append(TensorDifference(name, size, size, float("inf")))
+                    continue
+                a, b = first.get_tensor(name), second.get_tensor(name)
+                if a.shape != b.shape:
+                    found.append(TensorDifference(name, a.numel(), a.numel(), float("inf")))
+                elif not bool((a == b).all()):
+                    largest = float((a.double() - b.double()).abs().max())
+                    found.append(TensorDifference(name, int((a != b).sum()), a.numel(), largest))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{then} and {now} cannot be compared: {error}") from error
+    return len(ours | theirs), sorted(found, key=lambda one: -one.largest)
+
+
+def first_step(then: Path, now: Path) -> int | None:
+    """The first step whose loss was another one, or None where all that both runs logged are equal."""
+    first, second = _losses(then), _losses(now)
+    return min((step for step in first.keys() & second.keys() if first[step] != second[step]), default=None)
+
+
+def _losses(folder: Path) -> dict[int, float]:
+    if not (folder / EVENTS_FILE).is_file():
+        return {}
+    events = [event for event in read_events(folder / EVENTS_FILE) if event["event"] == "StepDone"]
+    return {int(str(event["step"])): float(str(event["loss"])) for event in events}

@@ -1,0 +1,191 @@
+"""Make a run again and say whether the same bytes came out: `reproduce` is what `veneer reproduce` and the API call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from veneer.config import RunConfig, parse
+from veneer.errors import CheckpointError, OutputError, listing
+from veneer.events import Subscriber
+from veneer.hardware import resolve_device
+from veneer.io.checkpoint import open_checkpoint
+from veneer.io.files import remove_folder, sha256
+from veneer.model.spec import spec_from_hf
+from veneer.reproduction.differences import TensorDifference, digests, environments, first_step, tensors
+from veneer.training.build import with_new_tokens
+from veneer.training.lock import FORMAT, LOCK_FILE, WEIGHTS, data_files, environment, tokenizer_digest
+from veneer.training.run import train
+
+REPRODUCED = ".reproduced"
+"""End of the name of the folder where nobody gave one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduction:
+    """A run beside the run that was to be the same."""
+
+    run: str
+    output: str | None
+    """The new run's folder; None where it was the same to the byte and nobody had asked for it."""
+    same: bool
+    """Whether the weights are the same bytes."""
+    environment: list[str]
+    """What computes otherwise here than it did there."""
+    tensors: int
+    different: list[TensorDifference]
+    """Tensors that differ, the largest difference first."""
+    first_step: int | None
+    """The first step whose loss was another one."""
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """What there is to say, a sentence a line."""
+        said = [*self.notes]
+        if self.environment:
+            said.append(f"other than then:\n{listing(self.environment)}")
+        if self.same:
+            return [*said, f"the same bytes: {self.tensors} tensors"]
+        worst = self.different[0] if self.different else None
+        if worst is None:
+            return [*said, "the same numbers in a file of other bytes"]
+        at = "" if self.first_step is None else f", first seen in the loss of step {self.first_step}"
+        named = (
+            f"{one.name}: {one.numbers:,} of {one.of:,} numbers, by up to {one.largest:.3g}" for one in self.different
+        )
+        return [*said, f"{len(self.different)} of {self.tensors} tensors differ{at}:\n{listing(named)}"]
+
+
+def reproduce(
+    run: str | Path,
+    *,
+    output: str | Path | None = None,
+    model: str | None = None,
+    data: str | Path | None = None,
+    eval_data: str | Path | None = None,
+    subscribers: Sequence[Subscriber] = (),
+    stop: Callable[[], bool] = lambda: False,
+    on_environment: Callable[[list[str]], None] = lambda lines: None,
+) -> Reproduction:
+    """Make a finished run again, in one piece, and compare what comes out.
+
+    Args:
+        run: its folder, with `run.lock`.
+        output: the new run's folder; by default RUN.reproduced, which stays only where something differs.
+        model: where the base is now, if it was moved.
+        data: where the rows are now, if they were moved.
+        eval_data: where the evaluation rows are now, if they were moved.
+        subscribers: called with every event of the new run.
+        stop: asked after every step.
+        on_environment: told, before anything is trained, of what computes otherwise here; may be empty.
+
+    Raises:
+        CheckpointError: there is no usable `run.lock`, or base, tokenizer or data are not what was trained from: all
+            are named, and nothing is trained.
+        OutputError: the output folder exists.
+        VeneerError: whatever `train` raises.
+    """
+    folder = Path(run)
+    lock = read_lock(folder)
+    moved = {"model": model, "data.file": data, "data.eval_file": eval_data}
+    target = Path(output) if output is not None else folder.with_name(folder.name + REPRODUCED)
+    if target.exists():
+        raise OutputError(f"{target} exists already; give another --output")
+    config = _config(lock, folder, moved, target)
+    refuse_other_inputs(lock, config, folder)
+    device = resolve_device(config.compute.device)
+    differing = environments(lock, environment(device, config.compute.threads or torch.get_num_threads()))
+    on_environment(differing)
+    train(config, subscribers=subscribers, stop=stop)
+    found = _compared(lock, folder, target, differing)
+    if found.same and output is None:
+        remove_folder(target)
+        return found
+    return replace(found, output=str(target))
+
+
+def read_lock(folder: Path) -> dict[str, Any]:
+    """The content of a run's `run.lock`.
+
+    Raises:
+        CheckpointError: it is not there, is damaged, or is of another version's format.
+    """
+    path = folder / LOCK_FILE
+    try:
+        lock = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path} is not there: give the folder of a finished run (what an interrupted one has is in its "
+            "checkpoints; go on with it by `veneer train --resume`)"
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    needed = ("format", "versions", "hardware", "base", "tokenizer", "data", "config", "result")
+    missing = [key for key in needed if not isinstance(lock, dict) or key not in lock]
+    if missing or lock["format"] != FORMAT:
+        raise CheckpointError(f"{path} is damaged, or of another version of veneer: {', '.join(missing) or 'format'}")
+    return dict(lock)
+
+
+def _config(lock: Mapping[str, Any], folder: Path, moved: Mapping[str, str | Path | None], target: Path) -> RunConfig:
+    """The run's configuration, written elsewhere and perhaps read from elsewhere."""
+    values = json.loads(json.dumps(lock["config"]))
+    values["output"] = str(target)
+    if moved["model"] is not None:
+        values["model"] = str(moved["model"])
+    for key in ("file", "eval_file"):
+        if moved[f"data.{key}"] is not None:
+            values["data"][key] = str(moved[f"data.{key}"])
+    return parse(values, where=str(folder / LOCK_FILE))
+
+
+def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path) -> None:
+    """Refuse a base, a tokenizer or rows that are not those of the run, before anything is trained.
+
+    Raises:
+        CheckpointError: naming every file that differs.
+    """
+    checkpoint = open_checkpoint(config.model, revision=config.revision)
+    base = {file.name: sha256(file) for file in checkpoint.files()}
+    problems = digests("base", lock["base"]["files"], base)
+    files = data_files(config)
+    now = {key: sha256(file) for key, file in files.items() if file.is_file()}
+    problems += digests("data", lock["data"]["files"], now)
+    if not problems:
+        tokenizer = checkpoint.tokenizer()
+        if config.lora.new_tokens:
+            _, tokenizer, _ = with_new_tokens(config, tokenizer, spec_from_hf(checkpoint.config))
+        if tokenizer_digest(tokenizer) != lock["tokenizer"]:
+            problems.append(
+                "tokenizer: is read otherwise than then, from the same files (another version of a library)"
+            )
+    if problems:
+        raise CheckpointError(
+            f"{folder} cannot be reproduced, since it was trained from something else:\n{listing(problems)}\n"
+            "Give the files of then; --model, --data and --eval-data say where they are now."
+        )
+
+
+def _compared(lock: Mapping[str, Any], folder: Path, target: Path, differing: list[str]) -> Reproduction:
+    name = next(name for name in WEIGHTS if (target / name).is_file())
+    notes = []
+    if not (folder / name).is_file():
+        raise CheckpointError(f"{folder / name} is not there any more: there is nothing to compare with")
+    now, then = sha256(target / name), sha256(folder / name)
+    recorded = dict(lock["result"]).get(name)
+    if then != recorded:
+        notes.append(f"{folder / name} is not what the run wrote any more: compared with what it is now")
+        if now == recorded:
+            notes.append("what came out is what the run wrote then")
+    count, different = tensors(folder / name, target / name)
+    step = None if now == then else first_step(folder, target)
+    return Reproduction(str(folder), None, now == then, differing, count, different, step, notes)

@@ -1,0 +1,182 @@
+"""`run.lock`: everything that a run's bytes follow from, written beside what it made.
+
+On a processor of the same type, with the same versions and number of threads, a run of the same configuration over the
+same base, tokenizer and data makes the same bytes; `veneer reproduce` tries it. What is recorded is what such a claim
+needs, by SHA-256 of whole files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from threading import Lock, Thread
+from typing import Any
+
+import torch
+
+from veneer.config import RunConfig
+from veneer.errors import CheckpointError
+from veneer.events import read_events
+from veneer.gpu.dispatch import choice as gpu_choice
+from veneer.hardware import processor
+from veneer.io.files import sha256, write_text
+from veneer.io.tokenizer import Tokenizer
+from veneer.native.library import choice
+from veneer.system import processor_name
+from veneer.training.result import EVENTS_FILE
+from veneer.training.rows import Rows
+
+LOCK_FILE = "run.lock"
+FORMAT = 1
+PACKAGES = ("veneer", "torch", "numpy", "safetensors", "tokenizers", "jinja2", "gguf")
+"""Whose version can change a bit of the result."""
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+"""What a run makes."""
+
+
+class Inputs:
+    """Digests of the files that a run reads, made in the background while it trains.
+
+    SHA-256 takes a second for a gigabyte or two, of one core and without Python's lock, so that a run starts as soon as
+    without it. Nobody waits for a large base before its last step.
+
+    Args:
+        base: the model's files.
+        tokenizer: as it is used.
+        config: names the files of rows.
+    """
+
+    def __init__(self, base: list[Path], tokenizer: Tokenizer, config: RunConfig):
+        self._base: dict[str, str] = {}
+        self._data: dict[str, str] = {}
+        self._problem: OSError | None = None
+        self._tokenizer = tokenizer
+        # Not waited for when the process ends: an interrupted run leaves no lock.
+        self._thread = Thread(target=self._read, args=(list(base), data_files(config)), daemon=True)
+        self._thread.start()
+
+    def _read(self, base: list[Path], data: dict[str, Path]) -> None:
+        try:
+            self._data.update({key: _digest(file) for key, file in data.items()})
+            self._base.update({file.name: _digest(file) for file in base})
+        except OSError as error:
+            self._problem = error
+
+    def _done(self) -> None:
+        self._thread.join()
+        if self._problem is not None:
+            raise CheckpointError(f"{self._problem.filename}: cannot be read for {LOCK_FILE}: {self._problem.strerror}")
+
+    def base(self) -> dict[str, str]:
+        """SHA-256 of every file of the model, by its name.
+
+        Raises:
+            CheckpointError: a file cannot be read any more.
+        """
+        self._done()
+        return dict(self._base)
+
+    def data(self) -> dict[str, str]:
+        """SHA-256 of the files of rows, by their key in the configuration. Raises as `base`."""
+        self._done()
+        return dict(self._data)
+
+    def tokenizer(self) -> str:
+        """Digest of what the tokenizer does: its vocabulary and rules, and the chat template."""
+        return tokenizer_digest(self._tokenizer)
+
+
+def data_files(config: RunConfig) -> dict[str, Path]:
+    """The files of rows, by their key in the configuration."""
+    named = {"data.file": config.data.file, "data.eval_file": config.data.eval_file}
+    return {key: Path(file) for key, file in named.items() if file is not None}
+
+
+_ONE_AT_A_TIME = Lock()
+
+
+def _digest(file: Path) -> str:
+    """Of a file that several runs may read: the first one reads it, the others wait for that."""
+    status = file.stat()
+    with _ONE_AT_A_TIME:
+        return _digest_once(file.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _digest_once(file: Path, size: int, changed: int) -> str:
+    return sha256(file)
+
+
+def tokenizer_digest(tokenizer: Tokenizer) -> str:
+    """Digest of a tokenizer's vocabulary and rules, its named tokens, and its chat template."""
+    named = [tokenizer.bos_token, tokenizer.eos_token, tokenizer.add_bos, tokenizer.chat_template]
+    return hashlib.sha256((tokenizer.backend.to_str() + json.dumps(named)).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What computes, besides the inputs."""
+
+    versions: dict[str, str]
+    device: str
+    processor: str
+    """Its features that decide how something is computed."""
+    name: str
+    """As its maker calls it."""
+    threads: int
+    kernels: str
+
+
+def environment(device: torch.device, threads: int) -> Environment:
+    """What computes here."""
+    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    if device.type == "cuda":
+        name, kernels = processor(device), "triton" if gpu_choice().used else "torch"
+    else:
+        name, kernels = processor_name() or platform.machine(), choice().variant or "torch"
+    return Environment(versions, device.type, processor(device), name, threads, kernels)
+
+
+def write_lock(output: Path, config: RunConfig, inputs: Inputs, rows: Rows, device: torch.device, steps: int) -> None:
+    """Write `run.lock` into the folder of a finished run.
+
+    Args:
+        output: the run's folder, with its result and its events.
+        config: with everything resolved.
+        inputs: the digests that were made meanwhile.
+        rows: as they were trained.
+        device: that computed.
+        steps: that were done.
+
+    Raises:
+        OutputError: it cannot be written.
+        CheckpointError: a file that was trained from is not readable any more.
+    """
+    here = environment(device, config.compute.threads or torch.get_num_threads())
+    started = [one for one in read_events(output / EVENTS_FILE) if one["event"] == "RunStarted"]
+    resumed = [int(str(one["resumed_at"])) for one in started]
+    lock: dict[str, Any] = {
+        "format": FORMAT,
+        "versions": here.versions,
+        "hardware": {
+            "device": here.device, "processor": here.processor, "name": here.name, "threads": here.threads,
+            "kernels": here.kernels,
+        },
+        "base": {"model": config.model, "revision": config.revision, "files": inputs.base()},
+        "tokenizer": inputs.tokenizer(),
+        "data": {
+            "files": inputs.data(), "rows": len(rows.train), "evaluation_rows": len(rows.heldout),
+            "digest": rows.digest(),
+        },
+        "seed": config.train.seed,
+        "steps": steps,
+        "resumed_at": [step for step in resumed if step],
+        "config": config.model_dump(mode="json"),
+        "result": {name: sha256(output / name) for name in WEIGHTS if (output / name).is_file()},
+    }  # fmt: skip
+    write_text(output / LOCK_FILE, json.dumps(lock, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,141 @@
+"""GGUF exports that were damaged: the certificate names the tensor or the step, whatever llama.cpp makes of them."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from tiny import run_config
+from veneer.config import ComputeSection
+from veneer.exports.certificate import Certificate
+from veneer.exports.run import Target, export
+from veneer.exports.verify import verify
+from veneer.options import Dtype
+from veneer.training.run import train
+
+pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (pip install 'veneer[llama-cpp]')")
+FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> Path:
+    output = tmp_path_factory.mktemp("damage") / "run"
+    return train(run_config(tiny_model, tiny_data, output, "train.steps=30", "data.held_out=0.2")).output
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Path:
+    output = tmp_path_factory.mktemp("damage") / "gguf"
+    record = export(None, adapter, output, to=Target.GGUF, quant="f32", compute=FLOAT32)
+    assert record.parity is not None
+    assert [one.reader for one in record.parity.readers] == ["veneer", "llama.cpp"]
+    assert all(one.gap < 1e-3 for one in record.parity.readers)
+    return output
+
+
+def checked(whole: Path, folder: Path, damage: Callable[[Path], None]) -> Certificate:
+    shutil.copytree(whole, folder)
+    damage(folder / "model.gguf")
+    certificate = verify(folder, compute=FLOAT32, limit=2)
+    assert certificate.damaged == ("model.gguf: has changed",)
+    assert not certificate.passed
+    return certificate
+
+
+def in_place(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:  # type: ignore[type-arg]
+    def damage(file: Path) -> None:
+        reader = gguf.GGUFReader(str(file), "r+")
+        (tensor,) = [one for one in reader.tensors if one.name == name]
+        tensor.data[:] = change(np.array(tensor.data))
+        reader.data.flush()
+
+    return damage
+
+
+def natural(weight: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """q_proj as Hugging Face has it: the way to llama.cpp's order forgotten."""
+    return weight.reshape(4, 8, 2, 64).swapaxes(1, 2).reshape(weight.shape)
+
+
+def with_nan(weight: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    weight[1, 1] = np.nan
+    return weight
+
+
+def swap(file: Path) -> None:
+    reader = gguf.GGUFReader(str(file), "r+")
+    up, gate = (
+        next(one for one in reader.tensors if one.name == f"blk.0.ffn_{part}.weight") for part in ("up", "gate")
+    )
+    kept = np.array(up.data)
+    up.data[:], gate.data[:] = gate.data, kept
+    reader.data.flush()
+
+
+def test_an_undamaged_one_passes(whole: Path) -> None:
+    assert verify(whole, compute=FLOAT32, limit=2).passed
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "scaled": (in_place("blk.0.ffn_up.weight", lambda w: w * 1.01), ("model.layers.0.mlp.up_proj.weight",)),
+    "permutation forgotten": (
+        in_place("blk.1.attn_q.weight", natural), ("model.layers.1.self_attn.q_proj.weight",),
+    ),
+    "not finite": (in_place("blk.1.attn_k.weight", with_nan), ("model.layers.1.self_attn.k_proj.weight",)),
+    "swapped": (swap, ("model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight")),
+    "norm": (in_place("output_norm.weight", lambda w: w + 1), ("model.norm.weight",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_tensor_is_named(kind: str, whole: Path, tmp_path: Path) -> None:
+    damage, names = DAMAGE[kind]
+    certificate = checked(whole, tmp_path / "copy", damage)
+    assert certificate.tensors is not None
+    assert sorted(problem.split(":")[0] for problem in certificate.tensors.problems) == sorted(names)
+    for one in certificate.readers:
+        assert any("probabilities" in problem or "opening" in problem for problem in one.problems), one
+
+
+def text_replaced(before: bytes, after: bytes) -> Callable[[Path], None]:
+    def damage(file: Path) -> None:
+        content = file.read_bytes()
+        assert len(before) == len(after)
+        assert content.count(before) == 1
+        file.write_bytes(content.replace(before, after))
+
+    return damage
+
+
+def test_another_template_is_named(whole: Path, tmp_path: Path) -> None:
+    damage = text_replaced(b"<|im_start|>assistant\n{% endif", b"<|im_start|>assistanz\n{% endif")
+    certificate = checked(whole, tmp_path / "copy", damage)
+    for one in certificate.readers:
+        (problem,) = one.problems
+        assert problem.startswith("template: 2 of 2 conversations are written otherwise")
+
+
+def test_a_token_that_is_another_is_named(whole: Path, tmp_path: Path) -> None:
+    reader = gguf.GGUFReader(str(whole / "model.gguf"))
+    field = reader.get_field("tokenizer.ggml.tokens")
+    assert field is not None
+    token = max((str(one) for one in field.contents() if str(one).isascii() and str(one).isalpha()), key=len)
+    spelled = struct.pack("<Q", len(token)) + token.encode()
+    certificate = checked(whole, tmp_path / "copy", text_replaced(spelled, spelled[:-1] + b"#"))
+    ours, theirs = certificate.readers
+    # A merge that makes a token that is not there is refused before anything is compared.
+    assert any(token in problem or "no tokens" in problem for problem in ours.problems), ours.problems
+    assert theirs.problems[0].startswith(("token ids:", "opening:")), theirs.problems
+
+
+def test_a_truncated_file_is_named(whole: Path, tmp_path: Path) -> None:
+    certificate = checked(whole, tmp_path / "copy", lambda file: file.write_bytes(file.read_bytes()[:-4000]) and None)
+    assert certificate.tensors is not None
+    assert "cannot be opened" in certificate.tensors.problems[0]
+    assert all(one.problems[0].startswith("opening:") for one in certificate.readers)

@@ -1,0 +1,172 @@
+"""A run made again: the same bytes on the same machine, and everything that differs named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+
+from tiny import run_config, tree
+from veneer.cli import main
+from veneer.errors import CheckpointError, Interrupted, OutputError
+from veneer.events import StepDone
+from veneer.reproduction.run import reproduce
+from veneer.training.lock import LOCK_FILE
+from veneer.training.run import train
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def lock_of(folder: Path) -> dict:  # type: ignore[type-arg]
+    return json.loads((folder / LOCK_FILE).read_text())
+
+
+def rewrite(folder: Path, change: dict) -> None:  # type: ignore[type-arg]
+    (folder / LOCK_FILE).write_text(json.dumps({**lock_of(folder), **change}))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> Path:
+    output = tmp_path_factory.mktemp("reproduce") / "run"
+    return train(run_config(tiny_model, tiny_data, output, "train.steps=6", "data.held_out=0.2")).output
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("method=lora", "lora.dropout=0.1", "data.held_out=0.2"),
+        ("method=qlora", "compute.dtype=bfloat16"),
+        ("method=qlora", "lora.new_tokens=['<parcel>']", "train.optimizer=adamw8bit"),
+        ("method=full", "train.steps=3", "train.learning_rate=0.001"),
+    ],
+    ids=["lora", "qlora", "new tokens", "full"],
+)
+def test_the_same_bytes_come_out(settings: tuple[str, ...], tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    first = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=5", *settings)).output
+    before = tree(first)
+    found = reproduce(first)
+    assert (found.same, found.environment, found.different, found.notes) == (True, [], [], [])
+    assert found.tensors > 0
+    assert tree(first) == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_that_was_resumed_is_made_again_in_one_piece(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", "method=qlora", "train.steps=8", "train.save_every=2")
+    done = []
+    with pytest.raises(Interrupted):
+        train(
+            config,
+            subscribers=[lambda e: done.append(e) if isinstance(e, StepDone) else None],
+            stop=lambda: len(done) > 3,
+        )
+    assert not (tmp_path / "run" / LOCK_FILE).exists()
+    with pytest.raises(CheckpointError, match=r"run\.lock is not there(.|\n)*--resume"):
+        reproduce(tmp_path / "run")
+    train(config, resume=True)
+    assert lock_of(tmp_path / "run")["resumed_at"] == [4]
+    found = reproduce(tmp_path / "run", output=tmp_path / "again")
+    assert found.same
+    assert found.output == str(tmp_path / "again")
+    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / "run" / WEIGHTS).read_bytes()
+    assert lock_of(tmp_path / "again")["resumed_at"] == []
+    with pytest.raises(OutputError, match="exists already"):
+        reproduce(tmp_path / "run", output=tmp_path / "again")
+
+
+def test_the_lock_holds_what_the_bytes_follow_from(run: Path, tiny_model: Path, tiny_data: Path) -> None:
+    lock = lock_of(run)
+    assert lock["versions"]["torch"] == torch.__version__
+    assert {"veneer", "python", "safetensors", "tokenizers"} <= lock["versions"].keys()
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= lock["base"]["files"].keys()
+    assert lock["data"]["files"].keys() == {"data.file"}
+    assert (lock["data"]["rows"], lock["data"]["evaluation_rows"]) == (16, 4)
+    assert lock["hardware"]["threads"] == 1
+    assert lock["config"]["train"]["steps"] == 6
+    assert lock["result"].keys() == {WEIGHTS}
+
+
+def test_other_inputs_are_refused_with_their_names_before_anything_is_trained(
+    copy: Path, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    base, rows = tmp_path / "base", tmp_path / "rows.jsonl"
+    shutil.copytree(tiny_model, base)
+    shutil.copy(tiny_data, rows)
+    assert reproduce(copy, model=str(base), data=rows).same
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.norm.weight"][0] += 1e-3
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    with rows.open("a") as file:
+        file.write("\n")
+    (base / "generation_config.json").unlink()
+    with pytest.raises(CheckpointError) as caught:
+        reproduce(copy, model=str(base), data=rows)
+    for named in (
+        "base model.safetensors: has changed",
+        "base generation_config.json: is not there",
+        "data data.file: has",
+    ):
+        assert named in str(caught.value)
+    assert not copy.with_name("run.reproduced").exists()
+
+
+def test_another_environment_is_named_before_training_and_does_not_stop_it(copy: Path) -> None:
+    lock = lock_of(copy)
+    rewrite(
+        copy, {"versions": {**lock["versions"], "torch": "2.0.0"}, "hardware": {**lock["hardware"], "kernels": "x"}}
+    )
+    told: list[list[str]] = []
+    found = reproduce(copy, on_environment=told.append)
+    assert found.same
+    assert told == [found.environment]
+    assert found.environment[0] == f"torch: 2.0.0 then, {torch.__version__} now"
+    assert found.environment[1].startswith("kernels: x then")
+
+
+def test_other_bytes_are_counted_and_the_first_step_is_named(copy: Path, tmp_path: Path) -> None:
+    lock = lock_of(copy)
+    config = lock["config"]
+    rewrite(copy, {"config": {**config, "train": {**config["train"], "seed": 1}}})
+    found = reproduce(copy)
+    assert not found.same
+    assert len(found.different) == found.tensors == 28
+    assert found.first_step == 1
+    assert found.output == str(tmp_path / "run.reproduced")
+    text = "\n".join(found.lines())
+    assert "28 of 28 tensors differ, first seen in the loss of step 1" in text
+    shutil.rmtree(found.output)
+    rewrite(copy, {"config": config})
+    damaged = load_file(copy / WEIGHTS)
+    name = sorted(damaged)[3]
+    damaged[name][0, 0] += 0.5
+    save_file(damaged, copy / WEIGHTS)
+    found = reproduce(copy)
+    assert [(one.name, one.numbers) for one in found.different] == [(name, 1)]
+    assert found.different[0].largest == pytest.approx(0.5, abs=1e-6)
+    assert found.first_step is None
+    assert "is not what the run wrote any more" in found.notes[0]
+    assert found.notes[1] == "what came out is what the run wrote then"
+
+
+def test_the_command_says_it_with_its_exit_code(copy: Path) -> None:
+    result = CliRunner().invoke(main, ["reproduce", str(copy)])
+    assert result.exit_code == 0, result.output
+    assert "the same bytes: 28 tensors" in result.stdout
+    lock = lock_of(copy)
+    rewrite(copy, {"config": {**lock["config"], "train": {**lock["config"]["train"], "seed": 1}}})
+    result = CliRunner().invoke(main, ["reproduce", str(copy), "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["same"] is False
+    (copy / LOCK_FILE).write_text("{}")
+    assert CliRunner().invoke(main, ["reproduce", str(copy)]).exit_code == 2
