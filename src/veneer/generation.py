@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, DataError, listing
-from veneer.model.cache import KVCache
-from veneer.model.decoder import CausalLM
 from veneer.model.held import held
+from veneer.model.language import LanguageModel
 from veneer.quant.packed import decoded_weights
 
 
@@ -71,7 +70,7 @@ DECODED_LIMIT = 10**9
 
 @torch.no_grad()
 def generate(
-    model: CausalLM,
+    model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     *,
     sampling: Sampling,
@@ -125,12 +124,10 @@ def generate(
     return results
 
 
-def rows_that_fit(model: CausalLM, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
+def rows_that_fit(model: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
     """Rows that may be decoded together: at least one, at most `BATCH_ROWS`, with a cache of at most `CACHE_LIMIT`."""
     capacity = max((len(prompt) for prompt in prompts), default=0) + max_new_tokens
-    spec = model.spec
-    row = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * capacity * model.dtype.itemsize
-    return max(1, min(BATCH_ROWS, CACHE_LIMIT // row))
+    return max(1, min(BATCH_ROWS, CACHE_LIMIT // model.row_bytes(capacity)))
 
 
 class _Batch:
@@ -138,7 +135,7 @@ class _Batch:
 
     def __init__(
         self,
-        model: CausalLM,
+        model: LanguageModel,
         prompts: list[Sequence[int]],
         rows: list[int],
         sampling: Sampling,
@@ -154,18 +151,14 @@ class _Batch:
         self._finished: set[int] = set()
         self._slots = list(rows)
         capacity = max(len(prompt) for prompt in prompts) + sampling.max_new_tokens
-        self._cache = KVCache(model.spec, len(rows), capacity, dtype=model.dtype, device=model.device)
+        self._decoding = model.decoding(len(rows), capacity)
         self._logits = self._prefill(prompts)
 
     def _prefill(self, prompts: list[Sequence[int]]) -> Tensor:
-        device = self._model.device
         lengths = [len(prompt) for prompt in prompts]
-        tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
-        positions = torch.cat([torch.arange(length, device=device) for length in lengths])
+        tokens = torch.tensor([token for prompt in prompts for token in prompt], device=self._model.device)
         self._lay(lengths)
-        hidden = self._model.hidden(tokens, positions, self._cache.prefill(lengths))
-        ends = torch.tensor(lengths, device=device).cumsum(0) - 1
-        return self._model.logits(hidden[ends])
+        return self._model.logits(self._decoding.prefill(tokens, lengths))
 
     def step(self) -> list[tuple[int, int]]:
         """Choose each row's next token and run it; returns `(row, token)` of the rows that go on."""
@@ -184,10 +177,8 @@ class _Batch:
         self.rows = [row for row in self._slots if row not in self._finished]
         if self.rows:
             tokens = self._compact(tokens)
-            positions = self._cache.lengths
             self._lay([1] * len(self._slots))
-            hidden = self._model.hidden(tokens, positions, self._cache.step())
-            self._logits = self._model.logits(hidden)
+            self._logits = self._model.logits(self._decoding.step(tokens))
         return new
 
     def _lay(self, tokens: Sequence[int]) -> None:
@@ -210,7 +201,7 @@ class _Batch:
         kept = torch.tensor(
             [slot for slot, row in enumerate(self._slots) if row not in self._finished], device=tokens.device
         )
-        self._cache.keep(kept)
+        self._decoding.keep(kept)
         self._slots = list(self.rows)
         return tokens[kept]
 
