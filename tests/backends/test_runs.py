@@ -200,6 +200,33 @@ def test_a_merged_model_opens_in_transformers_with_the_adapters_scores(
     assert tree(model) == before
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_exports_are_certified_and_damage_is_named(
+    method: str, model: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    run: Path = request.getfixturevalue(method)
+    for target in ("merged", "peft"):
+        result = done("export", "--adapter", run, "--to", target, "--output", tmp_path / target, "--dtype", "float32",
+                      "--limit", 2, "--json")  # fmt: skip
+        parity = json.loads(result.stdout)["parity"]
+        readers = {one["reader"]: one["gap"] for one in parity["readers"]}
+        assert readers.keys() == {"veneer", {"merged": "transformers", "peft": "peft"}[target]}
+        assert max(readers.values()) < 1e-3
+    tensors = load_file(tmp_path / "merged" / "model.safetensors")
+    name = next(
+        name for name in sorted(tensors) if tensors[name].ndim == 2 and "embed" not in name and "wte" not in name
+    )
+    tensors[name] *= 1.02
+    save_file(tensors, tmp_path / "merged" / "model.safetensors", {"format": "pt"})
+    refused = invoke("verify", tmp_path / "merged", "--limit", 1)
+    assert refused.exit_code == 1
+    assert f"tensor {name}: is off by 2 %" in refused.output
+
+
+def test_a_run_is_made_again_to_the_byte(lora: Path) -> None:
+    assert "the same bytes" in done("reproduce", lora).stdout
+
+
 def test_measured_merging_takes_the_base_that_loses_less(model: Path, data: Path, qlora: Path, tmp_path: Path) -> None:
     result = done("export", "--model", model, "--adapter", qlora, "--output", tmp_path / "out", "--data", data,
                   "--dtype", "float32", "--json")  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +55,6 @@ def load_hf(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     quant: QuantSection | None = None,
-    packed_from: torch.dtype | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> HfModel:
     """Build the model of `checkpoint` as transformers computes it, one tensor at a time.
@@ -67,7 +66,6 @@ def load_hf(
         dtype: of activations and products, and of what is not quantised.
         device: where the weights go.
         quant: settings for `Holding.QUANTIZED`; without effect on files that are quantised already.
-        packed_from: what weights are in before they are quantised; by default `dtype`.
         progress: called with the name of every tensor that is read.
 
     Raises:
@@ -92,7 +90,7 @@ def load_hf(
         dense=skipped(paths, quant.skip_modules) if quantizing else frozenset(paths),
         progress=progress,
     )
-    weights = _HfWeights(files, streamed, packed_from or dtype, keeps_float32(bones.module), frozenset(files.names()))
+    weights = _HfWeights(files, streamed, keeps_float32(bones.module), frozenset(files.names()))
     return build(bones, weights, dtype, torch.device(device)).check()
 
 
@@ -114,17 +112,11 @@ class _HfWeights:
 
     files: HfFiles
     streamed: StreamedWeights
-    packed_from: torch.dtype
     wide: Callable[[str], bool]
     names: frozenset[str]
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
-        if path in self.streamed.dense or self.packed_from == self.streamed.dtype:
-            return self.streamed.linear(path, in_features, out_features, bias=bias)
-        layer = replace(self.streamed, dtype=self.packed_from).linear(path, in_features, out_features, bias=False)
-        if bias:
-            layer.bias = self.files.read(f"{path}.bias", self.streamed.dtype).to(self.streamed.device)
-        return layer
+        return self.streamed.linear(path, in_features, out_features, bias=bias)
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
         if not self.wide(path):

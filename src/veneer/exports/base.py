@@ -23,7 +23,6 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.load import Holding, check_tensors, load_model
 from veneer.model.decoder import CausalLM, DenseLinear, Embedding
 from veneer.model.spec import spec_from_hf
-from veneer.options import Backend
 from veneer.products import LowRank, inputs, outputs, through
 from veneer.quant.packed import PackedLinear
 
@@ -45,8 +44,6 @@ class Trained:
     quant: QuantSection
     dtype: torch.dtype
     """What the base was in before it was quantised."""
-    backend: Backend = Backend.VENEER
-    """Who computed the model."""
 
 
 @dataclass(frozen=True, slots=True)

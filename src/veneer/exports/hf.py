@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,38 +77,6 @@ class _OnFiles:
         return None
 
 
-def merged_files(source: HfSource, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    """The merged model as its files have it, each tensor rounded once: those that the adapter changes first.
-
-    Args:
-        source: base and adapter.
-        dtype: of the weights, but for those that transformers keeps in float32.
-
-    Raises:
-        ModelError: a value does not fit into `dtype`, or a changed weight is made of several of the files.
-        AdapterError: the adapter adds tensors that the architecture has no place for.
-    """
-    files, known = source.files, source.files.names()
-    changed: set[str] = set()
-    written: set[str] = set()
-
-    def tensors() -> Iterator[tuple[str, str, Tensor]]:
-        for name, tensor in source.adapter.merged():
-            if name not in known:
-                raise AdapterError(f"the adapter adds {name}, for which the architecture has no place: keep it apart")
-            changed.add(name)
-            yield name, files.file_name(name), files.turned(name, tensor)
-        for name in known:
-            if name not in changed:
-                yield from ((name, file, tensor) for file, tensor in source.stored(name))
-
-    for name, file, tensor in tensors():
-        # One of the files may be in several tensors of the model.
-        if file not in written:
-            written.add(file)
-            yield file, rounded(name, tensor, torch.float32 if source.wide(name) else dtype)
-
-
 def write_merged_hf(
     folder: Path, source: HfSource, dtype: torch.dtype, progress: Callable[[str], None] = lambda name: None
 ) -> Written:
@@ -119,20 +87,55 @@ def write_merged_hf(
     Args:
         folder: gets config.json, model.safetensors, the tokenizer and the generation settings.
         source: base and adapter.
-        dtype: see `merged_files`.
+        dtype: of the weights, but for those that transformers keeps in float32.
         progress: called with the name of every tensor that is written.
 
     Raises:
-        ModelError, AdapterError: see `merged_files`.
+        ModelError: a value does not fit into `dtype`, or a changed weight is made of several of the files.
+        AdapterError: the adapter adds tensors that the architecture has no place for.
         OutputError: a file cannot be written.
     """
-    names: list[str] = []
+    files = source.files
+    written: set[str] = set()
+    changed: set[str] = set()
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
-        for name, tensor in merged_files(source, dtype):
-            progress(name)
-            names.append(name)
-            yield name, tensor
+        for file, tensor, wide, new in merged_files(source):
+            progress(file)
+            written.add(file)
+            if new:
+                changed.add(file)
+            yield file, rounded(file, tensor, torch.float32 if wide else dtype)
 
-    stream_files(folder, source.files.checkpoint.names(), tensors(), dtype, source.files.checkpoint)
-    return Written(len(source.adapter.updates()), len(names), source.model.spec.tied_head)
+    stream_files(folder, files.checkpoint.names(), tensors(), dtype, files.checkpoint)
+    return Written(len(changed), len(written), source.model.spec.tied_head)
+
+
+def merged_files(source: HfSource) -> Iterator[tuple[str, Tensor, bool, bool]]:
+    """The merged model under its files' names, before anything is rounded.
+
+    Yields the name, the tensor, whether it stays in float32, and whether the adapter changed it.
+
+    Raises:
+        AdapterError: the adapter adds tensors that the architecture has no place for.
+        ModelError: a changed weight is made of several of the files.
+    """
+    files = source.files
+    known = files.names()
+    changed: set[str] = set()
+    seen: set[str] = set()
+
+    def parts() -> Iterator[tuple[str, Iterable[tuple[str, Tensor]]]]:
+        for name, tensor in source.adapter.merged():
+            if name not in known:
+                raise AdapterError(f"the adapter adds {name}, for which the architecture has no place: keep it apart")
+            changed.add(name)
+            yield name, [(files.file_name(name), files.turned(name, tensor))]
+        yield from ((name, source.stored(name)) for name in known if name not in changed)
+
+    for name, stored in parts():
+        for file, tensor in stored:
+            # One of the files may be in several tensors of the model.
+            if file not in seen:
+                seen.add(file)
+                yield file, tensor, source.wide(name), name in changed

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from veneer.assistant import Assistant, recorded_run
-from veneer.backends.choose import backend_of
 from veneer.backends.load import describe_hf
 from veneer.config import ComputeSection, QuantSection
 from veneer.exports.base import Trained
@@ -65,6 +64,8 @@ class Job:
     """Whether losses were asked for: by rows that the user gave."""
     limit: int | None
     trained: Trained
+    backend: Backend
+    """Who computes the model."""
     compute: ComputeSection
     progress: Progress
 
@@ -104,20 +105,21 @@ class Kind:
     """What to compare of what stands in a folder."""
 
 
-def trained_how(adapter: Path, checkpoint: Checkpoint, method: Method | None, compute: ComputeSection) -> Trained:
+def trained_how(
+    adapter: Path, checkpoint: Checkpoint, method: Method | None, compute: ComputeSection, backend: Backend
+) -> Trained:
     """How the base was held when the adapter was trained: as asked, else as its run recorded it, else as LORA."""
     run = recorded_run(adapter)
     recorded = run.compute if run else compute
     dtype = resolve_dtype(recorded.dtype, resolve_device(compute.device))
-    backend = backend_of(checkpoint.config, run.backend if run else Backend.AUTO)
     if backend is Backend.HF:
         _, stored = describe_hf(checkpoint)
     else:
         stored = stored_quantisation(checkpoint, spec_from_hf(checkpoint.config))
     if stored is not None:
-        return Trained(True, stored, dtype, backend)
+        return Trained(True, stored, dtype)
     quantized = (method or (run.method if run else Method.LORA)) is Method.QLORA
-    return Trained(quantized, run.quant if run else QuantSection(), dtype, backend)
+    return Trained(quantized, run.quant if run else QuantSection(), dtype)
 
 
 def stored_dtype(dtype: StoredDtype, checkpoint: Checkpoint) -> torch.dtype:

@@ -75,7 +75,7 @@ def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
     """The merged tensors, our loader and transformers."""
     base = MergeBase(record.merged_into)
     quant = packing(job) if record.to == MERGED_4BIT else None
-    readers: list[Reader] = [veneer_folder(folder, job.device)]
+    readers: list[Reader] = [veneer_folder(folder, job.device, job.backend)]
     notes: tuple[str, ...] = ()
     if quant is not None:
         notes = (PACKED_READER,)
@@ -84,7 +84,7 @@ def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
     else:
         notes = (NO_TRANSFORMERS,)
     return Checks(
-        reference=lambda: live(job.checkpoint, job.adapter, base, job.trained, job.device),
+        reference=lambda: live(job.checkpoint, job.adapter, base, job.trained, job.device, job.backend),
         readers=tuple(readers),
         expected=lambda: _expected(job, base, getattr(torch, record.dtype), quant),
         found=lambda: _found(folder),
@@ -95,8 +95,9 @@ def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
 def _expected(
     job: Job, base: MergeBase, dtype: torch.dtype, quant: QuantSection | None
 ) -> Iterator[tuple[str, Tensor]]:
-    if job.trained.backend is Backend.HF:
-        yield from merged_files(open_hf_source(job.checkpoint, job.adapter, base, job.trained), dtype)
+    if job.backend is Backend.HF:
+        for name, tensor, wide, _ in merged_files(open_hf_source(job.checkpoint, job.adapter, base, job.trained)):
+            yield name, tensor.to(torch.float32 if wide else dtype)
         return
     source = open_source(job.checkpoint, job.adapter, base, job.trained)
     packed = frozenset[str]() if quant is None else packed_paths(source.model.spec, quant)
@@ -130,7 +131,7 @@ def _write(job: Job, base: MergeBase, folder: Path, quant: QuantSection | None) 
     with reported(folder):
         folder.mkdir()
     job.progress(f"merging into the {base.value} base")
-    if job.trained.backend is Backend.HF:
+    if job.backend is Backend.HF:
         return write_merged_hf(folder, open_hf_source(job.checkpoint, job.adapter, base, job.trained), job.dtype)
     return write_merged(folder, open_source(job.checkpoint, job.adapter, base, job.trained), job.dtype, quant)
 
@@ -161,7 +162,7 @@ def _measure_live(job: Job) -> _Live | None:
         return None
     records = job.rows.records[: job.limit]
     job.progress("measuring base and adapter")
-    rows = Rows(records, job.compute, job.trained.backend)
+    rows = Rows(records, job.compute, job.backend)
     base, adapter = rows.live(open_assistant(job.model, adapter=job.adapter, method=job.method, compute=job.compute))
     return _Live(rows, job.rows.source, base, adapter)
 
@@ -188,9 +189,9 @@ def _requantised(
     job: Job, live_rows: _Live, scores: list[RowScore], best: MergeBase, partial: Path
 ) -> Requantised | None:
     """What quantisation leaves of the merge that is kept."""
-    quant = packing(job)
-    if job.trained.backend is Backend.HF:
+    if job.backend is Backend.HF:
         return None  # packed files are written by the own decoder alone
+    quant = packing(job)
     if job.to == MERGED:
         if not job.trained.quantized:
             return None

@@ -12,6 +12,8 @@ from enum import Enum
 from pathlib import Path
 
 from veneer.adapters.store import read_config
+from veneer.assistant import recorded_run
+from veneer.backends.choose import backend_of
 from veneer.config import ComputeSection
 from veneer.errors import ConfigError, OutputError
 from veneer.exports import gguf, gguf_adapter, merged, peft_folder
@@ -53,6 +55,10 @@ TARGETS: dict[Target, Kind] = {
     Target.GGUF_ADAPTER: Kind(gguf_adapter.write, gguf_adapter.checks),
 }
 """What makes each kind of export, and what is compared of it."""
+
+
+OF_TRANSFORMERS = (Target.PEFT.value, Target.MERGED.value)
+"""Kinds of export that are there for models that transformers computes."""
 
 
 def export(
@@ -112,7 +118,6 @@ def export(
             "give --data"
         )
     kind = TARGETS[to]
-    _refuse_other_backends(to, job)
     with atomic_folder(output) as partial:
         record = kind.write(job, partial)
         certificate = certify(job, kind.checks(job, partial, record), record, gap=gap, why=why)
@@ -123,14 +128,6 @@ def export(
         if not certificate.passed:
             certificate.refuse(_set_aside(partial, output))
     return record
-
-
-def _refuse_other_backends(to: Target, job: Job) -> None:
-    if job.trained.backend is Backend.HF and to not in (Target.PEFT, Target.MERGED):
-        raise ConfigError(
-            f"--to {to.value} is done by veneer's own decoder alone, and transformers computes model_type "
-            f"{job.checkpoint.config.get('model_type')!r} (backend hf); take --to merged, or --to peft"
-        )
 
 
 def open_job(
@@ -162,6 +159,13 @@ def open_job(
             f"--quant {quant} is for GGUF files, and --to {to} writes none; leave it out, or take --dtype"
         )
     checkpoint = open_checkpoint(str(named), revision=config.get("revision") if model is None else None)
+    run = recorded_run(adapter)
+    backend = backend_of(checkpoint.config, run.backend if run else Backend.AUTO)
+    if backend is Backend.HF and to not in OF_TRANSFORMERS:
+        raise ConfigError(
+            f"--to {to} is done by veneer's own decoder alone, and transformers computes model_type "
+            f"{checkpoint.config.get('model_type')!r} (backend hf); take --to merged"
+        )
     rows, why = evaluation_rows(adapter, None if data is None else str(data))
     job = Job(
         model=str(named),
@@ -174,7 +178,8 @@ def open_job(
         rows=rows,
         measuring=data is not None,
         limit=limit,
-        trained=trained_how(adapter, checkpoint, method, compute),
+        trained=trained_how(adapter, checkpoint, method, compute, backend),
+        backend=backend,
         compute=compute,
         progress=progress,
     )

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from veneer.adapters.store import load_adapter, read_tokenizer
 from veneer.assistant import Assistant, make_assistant
-from veneer.backends.load import load_hf, load_language_model
+from veneer.backends.choose import backend_of
+from veneer.backends.files import HfFiles
+from veneer.backends.load import load_language_model
 from veneer.data.chat import template_of
 from veneer.exports.base import MergeBase, Trained
 from veneer.exports.certificate import LISTED, Answer, Side, Step
@@ -24,8 +26,8 @@ from veneer.exports.prompts import Prompt, Prompts
 from veneer.generation import Sampling, generate
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import Holding, load_model
-from veneer.model.decoder import CausalLM
+from veneer.load import Holding
+from veneer.model.hf_skeleton import skeleton
 from veneer.model.language import LanguageModel
 from veneer.options import Backend
 from veneer.quant.packed import PackedLinear
@@ -48,7 +50,12 @@ class Asked:
 
 
 def live(
-    checkpoint: Checkpoint, adapter: Path | None, base: MergeBase, trained: Trained, device: torch.device
+    checkpoint: Checkpoint,
+    adapter: Path | None,
+    base: MergeBase,
+    trained: Trained,
+    device: torch.device,
+    backend: Backend = Backend.AUTO,
 ) -> Assistant:
     """The adapter on its base in float32.
 
@@ -59,8 +66,20 @@ def live(
             was trained beside, made from the weights in the dtype that they were then made from.
         trained: how.
         device: where it computes.
+        backend: who computes it.
     """
-    model = _held(checkpoint, base is MergeBase.DEQUANTISED and not checkpoint.stored, trained, device)
+    quantised = base is MergeBase.DEQUANTISED and not checkpoint.stored
+    model = load_language_model(
+        checkpoint,
+        backend=backend,
+        holding=Holding.QUANTIZED if quantised else Holding.FROZEN,
+        dtype=trained.dtype if quantised else torch.float32,
+        device=device,
+        quant=trained.quant,
+    )
+    if quantised and trained.dtype is not torch.float32:
+        ours = backend_of(checkpoint.config, backend) is Backend.VENEER
+        _in_float32(model, checkpoint if ours else HfFiles(checkpoint, skeleton(checkpoint.config, torch.float32)))
     model.requires_grad_(False).eval()
     own = checkpoint.tokenizer()
     if adapter is None:
@@ -68,39 +87,23 @@ def live(
     return make_assistant(model, checkpoint, load_adapter(model, adapter), read_tokenizer(adapter, own))
 
 
-def _held(checkpoint: Checkpoint, quantised: bool, trained: Trained, device: torch.device) -> LanguageModel:
-    """The base, everything in float32 but what is quantised."""
-    holding = Holding.QUANTIZED if quantised else Holding.FROZEN
-    if trained.backend is Backend.HF:
-        return load_hf(
-            checkpoint,
-            holding=holding,
-            dtype=torch.float32,
-            device=device,
-            quant=trained.quant,
-            packed_from=trained.dtype,
-        )
-    dtype = trained.dtype if quantised else torch.float32
-    model = load_model(checkpoint, holding=holding, dtype=dtype, device=device, quant=trained.quant)
-    if quantised:
-        _in_float32(model, checkpoint)
-    return model
-
-
-def _in_float32(model: CausalLM, checkpoint: Checkpoint) -> None:
+def _in_float32(model: LanguageModel, files: Checkpoint | HfFiles) -> None:
     """What is not quantised, as the files have it."""
     model.dtype = torch.float32
+    known = frozenset(files.names())
     for path, module in model.named_modules():
         if isinstance(module, PackedLinear) and module.bias is not None:
-            module.bias = checkpoint.read(f"{path}.bias", torch.float32).to(module.bias.device)
-    for name, parameter in model.named_parameters():
-        parameter.data = checkpoint.read(name, torch.float32).to(parameter.device)
+            module.bias = files.read(f"{path}.bias", torch.float32).to(module.bias.device)
+        for leaf, parameter in module.named_parameters(recurse=False):
+            name = f"{path}.{leaf}"
+            read = files.read(name, torch.float32) if name in known else parameter.data.float()
+            parameter.data = read.to(parameter.device)
 
 
-def folder(path: Path, device: torch.device) -> Assistant:
+def folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) -> Assistant:
     """A model's directory or file in float32, as it is stored."""
     checkpoint = open_checkpoint(path)
-    model = load_language_model(checkpoint, holding=Holding.FROZEN, dtype=torch.float32, device=device)
+    model = load_language_model(checkpoint, backend=backend, holding=Holding.FROZEN, dtype=torch.float32, device=device)
     model.requires_grad_(False).eval()
     return make_assistant(model, checkpoint, None)
 
