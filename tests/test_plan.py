@@ -6,8 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -17,10 +15,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from torch import Tensor
 
 from tiny import run_config, tree
-from tiny_models import ours, saved, tiny_llama
+from tiny_models import ours, saved, saved_for_backward, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.cli import main
@@ -31,7 +28,6 @@ from veneer.errors import AdapterError, ConfigError, Interrupted
 from veneer.events import Note
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.load import Holding, expected_tensors, load_model
-from veneer.model import recompute as recompute_module
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
 from veneer.options import Bias, Factors, Init, Method, Products, Variant
@@ -83,30 +79,6 @@ def peak(of: Setup, cut: Cut, *, recompute: bool = False) -> int:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return saved(tiny_llama(0, {"num_hidden_layers": 3}), tmp_path_factory.mktemp("plan"))
-
-
-@contextmanager
-def saved_for_backward(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, Tensor]]:
-    """Every tensor that autograd saves within the block, by its storage.
-
-    Hooks do not nest, so those of `remade` are listened to as well.
-    """
-    found: dict[int, Tensor] = {}
-
-    def note(tensor: Tensor) -> Tensor:
-        found[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    pack_of = recompute_module._Remade.pack
-
-    def listening(self: Any, tensor: Tensor) -> Any:
-        kept = pack_of(self, tensor)
-        return note(kept) if isinstance(kept, Tensor) else kept
-
-    with monkeypatch.context() as patch:
-        patch.setattr(recompute_module._Remade, "pack", listening)
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            yield found
 
 
 def adapters() -> list[tuple[Any, ...]]:

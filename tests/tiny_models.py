@@ -1,19 +1,21 @@
-"""Tiny random Llamas: transformers' model as the oracle, and ours opened from the files that it saves."""
+"""Tiny random models: transformers' model as the oracle, and ours opened from the files that it saves."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.load import Holding, load_model
+from veneer.model import recompute as recompute_module
 from veneer.model.attention import PackedAttention
 from veneer.model.decoder import CausalLM
 from veneer.native import library
@@ -27,28 +29,42 @@ SHAPES: dict[str, Any] = {
 
 def tiny_llama(seed: int = 0, changes: dict[str, Any] | None = None) -> LlamaForCausalLM:
     """A float32 model in evaluation mode; every tensor is random, norms and biases too."""
+    return randomised(LlamaForCausalLM(LlamaConfig(**(SHAPES | (changes or {})))), seed)
+
+
+def tiny(model_type: str, seed: int = 0, changes: dict[str, Any] | None = None) -> PreTrainedModel:
+    """The same of another family; attention is computed step by step, since some of transformers' fused kernels leave
+    out soft-caps."""
+    config = AutoConfig.for_model(model_type, **(SHAPES | (changes or {})))
+    return randomised(AutoModelForCausalLM.from_config(config, attn_implementation="eager"), seed)
+
+
+Model = TypeVar("Model", bound=torch.nn.Module)
+
+
+def randomised(model: Model, seed: int) -> Model:
+    """The model in evaluation mode, every tensor of it drawn anew."""
     generator = torch.Generator().manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**(SHAPES | (changes or {})))).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             drawn = torch.randn(parameter.shape, generator=generator)
-            if name.endswith("norm.weight"):
+            if name.endswith("norm.weight") or "norms." in name:
                 parameter.copy_(1 + 0.1 * drawn)
             elif "embed_tokens" in name:
                 parameter.copy_(drawn)
             else:
                 parameter.copy_(0.15 * drawn)
-    return model
+    return model.eval()
 
 
-def saved(model: LlamaForCausalLM, path: Path, **settings: Any) -> Checkpoint:
+def saved(model: PreTrainedModel, path: Path, **settings: Any) -> Checkpoint:
     """The files of `model`, written by transformers and opened by us."""
     model.save_pretrained(path, **settings)
     return open_checkpoint(path)
 
 
 def ours(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     path: Path,
     *,
     holding: Holding = Holding.FROZEN,
@@ -101,3 +117,27 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
     """max |a − b|, in float64."""
     assert a.shape == b.shape
     return float((a.detach().double() - b.detach().double()).abs().max())
+
+
+@contextmanager
+def saved_for_backward(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, Tensor]]:
+    """Every tensor that autograd saves within the block, by its storage.
+
+    Hooks do not nest, so those of `remade` are listened to as well.
+    """
+    found: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        found[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    pack_of = recompute_module._Remade.pack
+
+    def listening(self: Any, tensor: Tensor) -> Any:
+        kept = pack_of(self, tensor)
+        return note(kept) if isinstance(kept, Tensor) else kept
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recompute_module._Remade, "pack", listening)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            yield found

@@ -177,7 +177,7 @@ class _Batch:
         self.rows = [row for row in self._slots if row not in self._finished]
         if self.rows:
             tokens = self._compact(tokens)
-            self._lay([1] * len(self._slots))
+            self._lay(self._decoding.widths())
             self._logits = self._model.logits(self._decoding.step(tokens))
         return new
 

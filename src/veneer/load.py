@@ -31,6 +31,9 @@ from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import RowwiseLinear
 from veneer.quant.schemes import pack, skipped
 
+TABLES = ("model.embed_tokens.weight", "lm_head.weight")
+"""Embedding and head."""
+
 
 class Holding(Enum):
     """How the weights are held."""
@@ -129,6 +132,16 @@ def linear_paths(spec: DecoderSpec) -> list[str]:
     return list(_recorded(spec).linears)
 
 
+def linear_shapes(spec: DecoderSpec) -> dict[str, tuple[int, int, bool]]:
+    """Inputs, outputs and whether there is a bias, of every one of those layers."""
+    return dict(_recorded(spec).linears)
+
+
+def norm_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that belongs to no linear layer, embedding or head, in checkpoint order."""
+    return dict(_recorded(spec).norms)
+
+
 def stored_quantisation(checkpoint: Checkpoint, spec: DecoderSpec) -> QuantSection | None:
     """How the files of `checkpoint` hold its linear layers, or None where they hold none of them quantised.
 
@@ -212,12 +225,18 @@ class _Recorder:
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.linears: list[str] = []
+        self.linears: dict[str, tuple[int, int, bool]] = {}
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
-        self.linears.append(path)
+        self.linears[path] = (in_features, out_features, bias)
         weight = self.parameter(f"{path}.weight", (out_features, in_features))
         return DenseLinear(weight, self.parameter(f"{path}.bias", (out_features,)) if bias else None)
+
+    @property
+    def norms(self) -> dict[str, tuple[int, ...]]:
+        """What is neither of a linear layer nor a table."""
+        others = {f"{path}.{name}" for path in self.linears for name in ("weight", "bias")} | {*TABLES}
+        return {name: shape for name, shape in self.shapes.items() if name not in others}
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
         self.shapes[path] = shape

@@ -86,10 +86,12 @@ def _losses(model: LanguageModel, batches: Sequence[MicroBatch]) -> torch.Tensor
     device = model.device
     lengths = [len(batch.tokens) for batch in batches]
     offsets = np.cumsum([0, *lengths[:-1]])
+    # The filler behind an example may pass for its end, unless the model asks how long a text is.
+    texts = [length for batch in batches for length in batch.segments] if model.spec.by_length else lengths
     hidden = model.documents(
         torch.cat([batch.tokens for batch in batches]).to(device),
         torch.cat([batch.positions for batch in batches]).to(device),
-        lengths,
+        texts,
     )
     rows = torch.cat([batch.rows + int(offset) for batch, offset in zip(batches, offsets, strict=True)])
     targets = torch.cat([batch.targets for batch in batches])

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from veneer.errors import ModelError, listing
 from veneer.io.gguf.reader import MAPPED_BYTES, GgufCheckpoint
 from veneer.io.prequantised import StoredFormat, StoredTensors, StoredWeight, check_method
+from veneer.io.text_part import COMPOSITE, text_config, text_name
 from veneer.io.tokenizer import Tokenizer, from_directory
 
 INDEX = "model.safetensors.index.json"
@@ -123,19 +124,20 @@ def describe(source: str | Path, *, revision: str | None = None) -> Description:
         path = _download(str(source), revision, [pattern for pattern in HUB_PATTERNS if "safetensors" not in pattern])
     file = path / "config.json" if path.is_dir() else path
     if file.suffix == ".json" and file.is_file():
-        return Description(_read_object(file), lambda: from_directory(file.parent))
+        return Description(text_config(_read_object(file)), lambda: from_directory(file.parent))
     checkpoint = open_checkpoint(source, revision=revision)
     return Description(checkpoint.config, checkpoint.tokenizer)
 
 
 def _open_directory(path: Path, source: str) -> Checkpoint:
     if (path / "config.json").is_file():
-        return SafetensorsCheckpoint(path, source=source)
+        checkpoint = SafetensorsCheckpoint(path, source=source)
+        return TextPart(checkpoint) if checkpoint.config.get("model_type") in COMPOSITE else checkpoint
     ggufs = sorted(path.glob("*.gguf"))
     if len(ggufs) == 1:
-        checkpoint = GgufCheckpoint(ggufs[0])
-        checkpoint.source = source
-        return checkpoint
+        gguf = GgufCheckpoint(ggufs[0])
+        gguf.source = source
+        return gguf
     if ggufs:
         raise ModelError(f"{path} holds several GGUF files, name one of them:\n{listing(str(file) for file in ggufs)}")
     raise ModelError(f"{path} has no config.json and no .gguf file: it is not a model's directory.")
@@ -295,3 +297,45 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{file} holds a {type(value).__name__}, a JSON object is needed.")
     return value
+
+
+class TextPart:
+    """The text model of a checkpoint that holds more than one; see `veneer.io.text_part`."""
+
+    def __init__(self, whole: Checkpoint):
+        self._whole = whole
+        self.source = whole.source
+        self.config = text_config(whole.config)
+        self.generation_config = whole.generation_config
+        self._names = {own: name for name in whole.names() if (own := text_name(name)) is not None}
+        stored = whole.stored
+        self.stored: Mapping[str, StoredFormat] = {own: stored[n] for own, n in self._names.items() if n in stored}
+
+    def names(self) -> list[str]:
+        """Names of all tensors, sorted."""
+        return sorted(self._names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one tensor. Raises ModelError for an unknown name."""
+        return self._whole.shape(self._name(name))
+
+    def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        """A fresh tensor; see `Checkpoint.read`."""
+        return self._whole.read(self._name(name), dtype)
+
+    def read_stored(self, name: str) -> StoredWeight:
+        """The parts of a weight that is stored quantised; see `Checkpoint.read_stored`."""
+        return self._whole.read_stored(self._name(name))
+
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer. Raises ModelError where it is missing or damaged."""
+        return self._whole.tokenizer()
+
+    def files(self) -> list[Path]:
+        """Every file that was read, for digests."""
+        return self._whole.files()
+
+    def _name(self, name: str) -> str:
+        if name not in self._names:
+            raise ModelError(f"{self.source}: there is no tensor {name} in its text model.")
+        return self._names[name]

@@ -24,7 +24,7 @@ from veneer.model.layers import LAYERS, Layer, Mlp, SelfAttention
 from veneer.model.leaves import BaseLinear, DenseLinear, Embedding, RmsNorm, Weights, make_norm
 from veneer.model.recompute import Recomputation
 from veneer.model.rope import Angles, Rotary
-from veneer.model.shape import DecoderSpec
+from veneer.model.shape import DecoderSpec, RopeKind
 from veneer.products import Scores
 
 __all__ = [
@@ -138,7 +138,12 @@ class CausalLM(nn.Module):
 
     def decoding(self, rows: int, capacity: int) -> CachedDecoding:
         """Room for `rows` rows of at most `capacity` tokens."""
-        return CachedDecoding(self.hidden, KVCache(self.spec, rows, capacity, dtype=self.dtype, device=self.device))
+        outgrown = {rope.original_max_positions for rope in self.spec.ropes if rope.kind is RopeKind.LONGROPE}
+        return CachedDecoding(
+            self.hidden,
+            lambda count: KVCache(self.spec, count, capacity, dtype=self.dtype, device=self.device),
+            frozenset(outgrown) if self.spec.by_length else frozenset(),
+        )
 
     def row_bytes(self, capacity: int) -> int:
         """Keys and values of a row of `capacity` tokens."""

@@ -391,6 +391,11 @@ class _Cached:
         self.mask = torch.cat((self.mask, self.mask.new_ones(len(tokens), 1)), 1)
         return self._run(tokens[:, None], positions)
 
+    def widths(self) -> list[int]:
+        """One token a row; see `Decoding`."""
+        assert self.mask is not None
+        return [1] * len(self.mask)
+
     def _run(self, tokens: Tensor, positions: Tensor) -> Tensor:
         arguments = {"input_ids": tokens, "attention_mask": self.mask, "past_key_values": self.cache, "use_cache": True}
         if "position_ids" in self.takes:
@@ -423,6 +428,11 @@ class _Anew:
         assert self.rows is not None
         self.rows = [torch.cat((row, token[None])) for row, token in zip(self.rows, tokens, strict=True)]
         return self._run()
+
+    def widths(self) -> list[int]:
+        """All tokens of each row; see `Decoding`."""
+        assert self.rows is not None
+        return [len(row) + 1 for row in self.rows]
 
     def _run(self) -> Tensor:
         assert self.rows is not None

@@ -61,6 +61,8 @@ class HfSpec:
 
     scores: Scores = PLAIN_SCORES
     """Plain: what the class does beside the head's product is in the head that it hands out."""
+    by_length: bool = False
+    """No more than the class itself makes of it."""
     experts: frozenset[str]
     """Last names that files give to the layers of experts which are one tensor in memory."""
 

@@ -41,6 +41,11 @@ class ModelSpec(Protocol):
         ...
 
     @property
+    def by_length(self) -> bool:
+        """Whether a token's state depends on how long its whole text is."""
+        ...
+
+    @property
     def scores(self) -> Scores:
         """What becomes of the head's products."""
         ...
@@ -56,6 +61,10 @@ class Decoding(Protocol):
 
     def prefill(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
         """Take the prompts, int64 `[tokens]` end to end; hidden states of each row's last token, `[rows, dim]`."""
+        ...
+
+    def widths(self) -> list[int]:
+        """Tokens of each row that the next step computes."""
         ...
 
     def step(self, tokens: Tensor) -> Tensor:

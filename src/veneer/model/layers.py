@@ -89,13 +89,7 @@ class SelfAttention(nn.Module):
 
     def _normed(self, name: str, x: Tensor) -> Tensor:
         norm = self.get_submodule(name)
-        if not self.norms_by_head:
-            return cast(Tensor, norm(x))
-        heads = x.view(len(x), -1, self.head_dim)
-        if isinstance(norm, HeadNorms) or cast(Tensor, norm.weight).ndim == 2:
-            return cast(Tensor, norm(heads)).flatten(1)
-        # As rows, so that the kernels take them.
-        return cast(Tensor, norm(heads.flatten(0, 1))).view(x.shape)
+        return cast(Tensor, norm(x.view(len(x), -1, self.head_dim) if self.norms_by_head else x))
 
 
 class Mlp(nn.Module):

@@ -87,7 +87,10 @@ class RmsNorm(nn.Module):
         return type(self)(weight, self.eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise `[tokens, dim]` over its last axis."""
+        """Normalise `[tokens, dim]` or `[tokens, heads, dim]` over its last axis."""
+        if x.ndim == 3:
+            # As rows, so that the kernels take them.
+            return rms_norm(x.flatten(0, 1), self.weight, self.eps).view(x.shape)
         return rms_norm(x, self.weight, self.eps)
 
     def after_adding(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:

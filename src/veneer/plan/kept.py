@@ -6,7 +6,11 @@ keeps more, or less, is noticed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from veneer.adapters.targets import EMBEDDING, HEAD
+from veneer.model.shape import Block, DecoderSpec, HeadNorm, Norm, Projections
+from veneer.native.library import MIN_DIM_MULTIPLE
 from veneer.options import Factors, Variant
 from veneer.plan.setup import Cut, Setup
 from veneer.plan.trained import Linear
@@ -17,6 +21,69 @@ INDEX = 8
 """Bytes of an int64 token or place."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """A stretch of a layer, from one norm or one product to the next."""
+
+    norms: tuple[str, ...]
+    """In front of its linear layers."""
+    leaves: tuple[str, ...]
+    """Its linear layers."""
+    kept: int
+    """Bytes that it keeps where something in front of it learns."""
+    own_input: int = 0
+    """Bytes that its linear layers keep of their input where nothing does."""
+
+
+def _stages(setup: Setup, tokens: int) -> list[_Stage]:
+    """A layer's stages; of a model with other norms than Llama's the sums are the most that can be kept.
+
+    The attention kernel's output is kept by the kernel, so that the layer behind it adds nothing.
+    """
+    spec, size = setup.spec, setup.dtype.itemsize
+    wide, inner = tokens * spec.hidden_size * size, tokens * spec.intermediate_size * size
+    heads = 2 * spec.num_heads + 2 * spec.num_kv_heads  # q and the output, k and v
+    mixed = tokens * spec.num_heads * spec.head_dim * size
+    fused, block = spec.projections is Projections.FUSED, spec.block
+    first = ("qkv_proj",) if fused else ("q_proj", "k_proj", "v_proj")
+    gates = ("gate_up_proj",) if fused else ("gate_proj", "up_proj")
+    norm = wide + tokens * _statistics(spec)
+    before, between, behind = block.norms[:1], block.norms[1:2], block.norms[-1:]
+    attention = tokens * (heads * spec.head_dim * size + spec.num_heads * STATISTIC)
+    if spec.head_dim % MIN_DIM_MULTIPLE:
+        attention *= 2  # torch's kernel keeps padded copies
+    attention += _kept_by_head_norms(setup, tokens)
+    own = () if spec.head_norm is HeadNorm.NONE else tuple(f"self_attn.{name}" for name in spec.head_norm_names)
+    mix, down = _Stage(own, ("o_proj",), attention, mixed), _Stage((), ("down_proj",), 2 * inner, inner)
+    if block is Block.POST:
+        read = [_Stage((), first, wide, wide), mix, _Stage(before, gates, norm + wide, wide), down]
+        return [*read, _Stage(behind, (), norm)]
+    front = [_Stage(before, first, norm, wide), mix]
+    if block is Block.PARALLEL:
+        return [*front, _Stage((), gates, 0, wide), down]
+    if block is Block.SANDWICH:
+        middle = [_Stage(between, (), norm), _Stage(block.norms[2:3], gates, norm, wide)]
+        return [*front, *middle, down, _Stage(behind, (), norm)]
+    return [*front, _Stage(between, gates, norm, wide), down]
+
+
+def _statistics(spec: DecoderSpec) -> int:
+    """Bytes that a norm keeps of a row beside the row."""
+    return STATISTIC * (2 if spec.norm in (Norm.LAYER, Norm.LAYER_BIAS) else 1)
+
+
+def _kept_by_head_norms(setup: Setup, tokens: int) -> int:
+    """Queries and keys as they were, and the numbers of each of their rows."""
+    spec = setup.spec
+    if spec.head_norm is HeadNorm.NONE:
+        return 0
+    heads = spec.num_heads + spec.num_kv_heads
+    weights = heads * spec.head_dim * setup.dtype.itemsize if spec.head_norm is HeadNorm.OWN_MODULES else 0
+    rows = 2 if spec.head_norm is HeadNorm.WIDTH else heads
+    statistics = STATISTIC * (2 if spec.norm in (Norm.LAYER, Norm.LAYER_BIAS) else 1)
+    return tokens * (heads * spec.head_dim * setup.dtype.itemsize + rows * statistics) + weights
+
+
 def kept_by_layer(setup: Setup, cut: Cut, layer: int, *, learned: bool) -> int:
     """Bytes that one layer keeps. `learned`: whether anything in front of it is trained, so that its input has a
     gradient.
@@ -24,30 +91,20 @@ def kept_by_layer(setup: Setup, cut: Cut, layer: int, *, learned: bool) -> int:
     Of the norms' outputs and the gated product nothing is kept where they can be made again (`model.recompute.remade`),
     which is everywhere but in front of the first thing that is trained.
     """
-    spec, lines, tokens, size = setup.spec, setup.linears[layer], cut.tokens, setup.dtype.itemsize
-    wide, inner = tokens * spec.hidden_size * size, tokens * spec.intermediate_size * size
-    heads = 2 * spec.num_heads + 2 * spec.num_kv_heads  # q and the output, k and v
-    mixed = tokens * spec.num_heads * spec.head_dim * size
-    # The norm in front of a stage, its linear layers, what it keeps where something in front of it learns, and what its
-    # linear layers keep of their input where nothing does. The attention kernel's output is kept by the kernel, so that
-    # the layer behind it adds nothing.
-    stages = (
-        ("input_layernorm", ("q_proj", "k_proj", "v_proj"), wide + tokens * STATISTIC, wide),
-        (None, ("o_proj",), tokens * (heads * spec.head_dim * size + spec.num_heads * STATISTIC), mixed),
-        ("post_attention_layernorm", ("gate_proj", "up_proj"), wide + tokens * STATISTIC, wide),
-        (None, ("down_proj",), 2 * inner, inner),
-    )
+    lines, tokens = setup.linears[layer], cut.tokens
     learned = learned or setup.full
     total = 0
-    for norm, leaves, kept, own_input in stages:
-        learned = learned or (norm is not None and setup.saves(f"model.layers.{layer}.{norm}"))
-        ranked = any(lines[leaf].rank for leaf in leaves)
+    for stage in _stages(setup, tokens):
+        learned = learned or setup.saves(*(f"model.layers.{layer}.{norm}" for norm in stage.norms))
+        ranked = any(lines[leaf].rank for leaf in stage.leaves)
         if learned:
-            total += kept
-        elif (ranked and _keeps_inputs(setup) and not setup.lora.dropout) or any(lines[leaf].saved for leaf in leaves):
-            total += own_input
-        total += sum(_by_linear(setup, lines[leaf], tokens, learned=learned) for leaf in leaves)
-        learned = learned or ranked or any(setup.learns(lines[leaf]) for leaf in leaves)
+            total += stage.kept
+        elif (ranked and _keeps_inputs(setup) and not setup.lora.dropout) or any(
+            lines[leaf].saved for leaf in stage.leaves
+        ):
+            total += stage.own_input
+        total += sum(_by_linear(setup, lines[leaf], tokens, learned=learned) for leaf in stage.leaves)
+        learned = learned or ranked or any(setup.learns(lines[leaf]) for leaf in stage.leaves)
     return total
 
 
@@ -78,8 +135,9 @@ def _joined(line: Linear) -> int:
 def kept_outside(setup: Setup, cut: Cut) -> int:
     """Bytes kept in front of the layers and behind them: angles, the last norm's input, the loss's own gradient."""
     spec, size = setup.spec, setup.dtype.itemsize
-    total = cut.tokens * spec.head_dim * STATISTIC  # cosine and sine of half as many angles
-    total += cut.tokens * (spec.hidden_size * size + STATISTIC)  # the last norm
+    # Cosine and sine of half as many angles, of each kind of positions.
+    total = sum(cut.tokens * rope.turned(spec.head_dim) * STATISTIC for rope in spec.ropes)
+    total += cut.tokens * (spec.hidden_size * size + _statistics(spec))  # the last norm
     total += cut.supervised * (INDEX + spec.hidden_size * size)
     if setup.full:
         total += cut.tokens * INDEX  # the embedding's tokens
@@ -119,7 +177,7 @@ def kept_activations(setup: Setup, cut: Cut, *, recompute: bool) -> int:
     learned, total = setup.learns_in_front, kept_outside(setup, cut)
     for number, lines in enumerate(setup.linears):
         adapted = any(setup.learns(line) for line in lines.values()) or setup.saves(
-            f"model.layers.{number}.input_layernorm", f"model.layers.{number}.post_attention_layernorm"
+            *(f"model.layers.{number}.{norm}" for stage in _stages(setup, 0) for norm in stage.norms)
         )
         if not recompute:
             total += kept_by_layer(setup, cut, number, learned=learned)

@@ -14,6 +14,8 @@ from resource import getpagesize
 
 from veneer.adapters.targets import HEAD
 from veneer.losses import CHUNK_ROWS
+from veneer.model.shape import DecoderSpec, HeadNorm, Norm, Projections
+from veneer.model.windowed import BLOCK_ROWS
 from veneer.options import Method, Products, Variant
 from veneer.plan.kept import kept_activations, largest_layer
 from veneer.plan.optimizer import state_bytes
@@ -52,6 +54,10 @@ GPU_HEAP_SHARE = 0.1
 """The same of torch's allocator on a GPU: an estimate."""
 QUANTISE_SCRATCH = 20 * MB
 """Working memory of the quantisation, which goes through a weight in chunks, and pages of torch that it touches."""
+WIDE_ROWS = 4
+"""Float32 tensors of its rows that a norm makes which is rounded once: rows, their gradients, and two products."""
+SCORES_COPIES = 8
+"""Float32 tensors of a block's scores in backward: scaled, capped, masked, their softmax, and gradients of these."""
 ATTENTION_BLOCK = 32
 """Query rows that the attention kernel computes at a time (native/attention.h)."""
 
@@ -179,6 +185,9 @@ def _logits(setup: Setup, cut: Cut) -> int:
     spec, size = setup.spec, setup.dtype.itemsize
     total = (cut.tokens + cut.supervised) * spec.hidden_size * size
     total += min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
+    if not spec.scores.plain:
+        # In float32: what is scaled and capped, tanh of it, and a product on the way to the gradient.
+        total += 3 * 4 * min(CHUNK_ROWS, cut.supervised) * spec.vocab_size
     if setup.trained_head:
         total += setup.head_weights * (4 if size == 4 else 2 * size + 4)
     if setup.scored:
@@ -206,11 +215,31 @@ def _workspace(setup: Setup, cut: Cut) -> int:
     elif setup.lora.variant is Variant.DORA:
         matrix += 2 * 4 * setup.largest_matrix  # the weight, and with the update, when its rows are measured
     feed_forward = max(3 * inner, 2 * inner + matrix) + 3 * wide
+    if spec.projections is Projections.FUSED:
+        feed_forward += 2 * inner  # the gradients of gate and up, joined
+    if spec.norm is not Norm.RMS:
+        feed_forward += WIDE_ROWS * 4 * tokens * spec.hidden_size
     width = -(-cut.longest // ATTENTION_BLOCK) * ATTENTION_BLOCK
     per_thread = (7 * width * spec.head_dim + 4 * ATTENTION_BLOCK * (spec.head_dim + width)) * 4
     scratch = 8 * (queries + cut.shared * cut.documents * spec.num_heads * spec.head_dim)
     attention = scratch + (2 * queries + 2 * keys) * size + 3 * wide + per_thread * setup.threads - 2 * inner
+    if spec.head_norm is not HeadNorm.NONE:
+        attention += WIDE_ROWS * 4 * (queries + keys)
+    attention += _by_document(spec, cut, 4 * keys)
     return max(feed_forward, attention)
+
+
+def _by_document(spec: DecoderSpec, cut: Cut, keys: int) -> int:
+    """Where scores are capped or a window ends before a document does: a block's scores and what autograd makes of
+    them, and sums of the keys' and values' gradients in float32."""
+    longest = cut.shared + cut.longest
+    seen = [
+        longest if mixing.window is None else min(longest, mixing.window + BLOCK_ROWS)
+        for mixing in {layer.mixing for layer in spec.layers}
+        if mixing.softcap is not None or (mixing.window is not None and mixing.window < longest)
+    ]
+    rows = min(BLOCK_ROWS, longest)
+    return SCORES_COPIES * 4 * spec.num_heads * rows * max(seen) + 2 * keys if seen else 0
 
 
 def _decoded(setup: Setup) -> int:

@@ -12,15 +12,14 @@ from math import prod
 import torch
 
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, names_path
+from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, layer_number, names_path
 from veneer.config import QuantSection, RunConfig
 from veneer.errors import AdapterError, listing
+from veneer.load import linear_shapes, norm_shapes
 from veneer.model.spec import DecoderSpec
 from veneer.options import Factors, Init, Method, OptimizerName, Products
 from veneer.plan.trained import Linear, Shape, by_adapter, by_full, by_linear, norm_paths
 from veneer.quant.schemes import skipped
-
-LEAVES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, Linear]]:
@@ -29,33 +28,23 @@ def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, 
     Raises:
         AdapterError: `lora` names what is not there, or a rank exceeds a layer's smaller side.
     """
-    dim, inner = spec.hidden_size, spec.intermediate_size
-    queries, keys = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    sizes = {
-        "q_proj": (dim, queries), "k_proj": (dim, keys), "v_proj": (dim, keys), "o_proj": (queries, dim),
-        "gate_proj": (dim, inner), "up_proj": (dim, inner), "down_proj": (inner, dim),
-    }  # fmt: skip
-    paths = [
-        [f"model.layers.{layer}.{'self_attn' if leaf in LEAVES[:4] else 'mlp'}.{leaf}" for leaf in LEAVES]
-        for layer in range(spec.num_layers)
-    ]
-    adapted = set() if lora is None else set(lora.targets([path for layer in paths for path in layer]))
+    shapes = linear_shapes(spec)
+    adapted = set() if lora is None else set(lora.targets(list(shapes)))
     subtracted = lora is not None and lora.init in (Init.PISSA, Init.PISSA_FAST, Init.OLORA)
     saved = () if lora is None else lora.modules_to_save
-    layers = [
-        {
-            leaf: Linear(
-                path,
-                *sizes[leaf],
-                bias=spec.attention_bias if leaf in LEAVES[:4] else spec.mlp_bias,
-                rank=lora.rank_of(path) if lora is not None and path in adapted else 0,
-                subtracted=subtracted,
-                saved=any(names_path(name, path) for name in saved),
-            )
-            for leaf, path in zip(LEAVES, layer, strict=True)
-        }
-        for layer in paths
-    ]
+    layers: list[dict[str, Linear]] = [{} for _ in range(spec.num_layers)]
+    for path, (inputs, outputs, bias) in shapes.items():
+        number = layer_number(path)
+        assert number is not None
+        layers[number][path.rpartition(".")[2]] = Linear(
+            path,
+            inputs,
+            outputs,
+            bias=bias,
+            rank=lora.rank_of(path) if lora is not None and path in adapted else 0,
+            subtracted=subtracted,
+            saved=any(names_path(name, path) for name in saved),
+        )
     limits = [(line.path, min(line.inputs, line.outputs)) for layer in layers for line in layer.values() if line.rank]
     too_wide = [f"{path}: at most {limit}" for path, limit in limits if lora is not None and lora.rank_of(path) > limit]
     if too_wide and lora is not None:
@@ -193,7 +182,7 @@ class Setup:
         """Elements that are in no matrix of the layers: embedding, a head of its own, norms, biases."""
         spec = self.spec
         biases = sum(line.outputs for layer in self.linears for line in layer.values() if line.bias)
-        norms = (2 * spec.num_layers + 1) * spec.hidden_size
+        norms = sum(prod(shape) for shape in norm_shapes(spec).values())
         return self.head_weights * (1 if spec.tied_head else 2) + norms + biases
 
     @cached_property

@@ -10,12 +10,11 @@ from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKENS
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, names_path
+from veneer.load import norm_shapes
 from veneer.model.spec import DecoderSpec
 from veneer.options import Bias, Factors, Variant
 
 Shape = tuple[int, ...]
-NORMS = ("input_layernorm", "post_attention_layernorm")
-"""The norms of a decoder layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +49,7 @@ class Linear:
 
 def norm_paths(spec: DecoderSpec) -> list[str]:
     """Paths of all norms."""
-    layers = [f"model.layers.{layer}.{norm}" for layer in range(spec.num_layers) for norm in NORMS]
-    return [*layers, "model.norm"]
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in norm_shapes(spec)))
 
 
 def by_linear(line: Linear, lora: LoraSpec) -> Iterator[tuple[str, Shape]]:
@@ -93,10 +91,10 @@ def by_adapter(
         yield from by_linear(line, lora)
     if HEAD in updated:
         yield from by_linear(Linear(HEAD, dim, vocab, False, lora.rank_of(HEAD)), lora)
-    sizes = {EMBEDDING: (vocab, dim), HEAD: (vocab, dim)} | dict.fromkeys(norm_paths(spec), (dim,))
-    for path, shape in sizes.items():
-        if any(names_path(name, path) for name in lora.modules_to_save):
-            yield f"{path}.weight", shape
+    tables: dict[str, Shape] = {f"{path}.weight": (vocab, dim) for path in (EMBEDDING, HEAD)}
+    for full_name, shape in (tables | norm_shapes(spec)).items():
+        if any(names_path(name, full_name.rpartition(".")[0]) for name in lora.modules_to_save):
+            yield full_name, shape
     for path, ids in lora.trainable_tokens.items():
         yield f"{path}.{TOKENS}", (len(ids), dim)
 
@@ -109,8 +107,7 @@ def by_full(spec: DecoderSpec, linears: Sequence[dict[str, Linear]]) -> Iterator
         yield from _whole(line)
     if not spec.tied_head:
         yield f"{HEAD}.weight", shape
-    for path in norm_paths(spec):
-        yield f"{path}.weight", (spec.hidden_size,)
+    yield from norm_shapes(spec).items()
 
 
 def _whole(line: Linear) -> Iterator[tuple[str, Shape]]:

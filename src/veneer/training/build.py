@@ -152,7 +152,7 @@ def measured_directions(config: RunConfig, rows: Rows, model: CausalLM) -> dict[
     if config.lora.init is not Init.EVA:
         return None
     lora = LoraSpec.of(config.lora, tied=model.spec.tied_head)
-    source = PackedSteps(rows.train, config)
+    source = PackedSteps(rows.train, config, by_length=model.spec.by_length)
     wanted = EVA_ROWS * max(model.spec.hidden_size, model.spec.intermediate_size)
     documents: list[Documents] = []
     for step in range(1, source.total + 1):

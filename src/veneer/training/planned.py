@@ -58,7 +58,7 @@ def planned(
     compute = config.compute if recorded is None else _as_recorded(config.compute, recorded)
     dtype = resolve_dtype(compute.dtype, device)
     setup = Setup.of(config, spec, dtype, device.type, torch.get_num_threads(), stored=stored)
-    source = PackedSteps(rows.train, config)
+    source = PackedSteps(rows.train, config, by_length=spec.by_length)
     evaluated = max((len(example.tokens) for example in rows.heldout), default=0)
 
     def cut_for(tokens: int) -> Cut:
@@ -163,7 +163,7 @@ def plan_of(config: RunConfig, device: str, expected: Expected) -> Plan:
     setup = Setup.of(config, spec, dtype, kind, threads, stored=stored is not None)
     limit = limit_of(config.compute, total)
     if rows is not None:
-        source = PackedSteps(rows.train, config)
+        source = PackedSteps(rows.train, config, by_length=spec.by_length)
         return make_plan(setup, config.compute, source.longest, source.cut, limit, steps=source.total, rate=rate)
     in_step = examples_per_step(config.train)
     if in_step is None:

@@ -125,16 +125,23 @@ def examples_per_step(train: TrainSection) -> int | None:
 
 
 class PackedSteps:
-    """Steps over examples, packed into micro-batches (`veneer.training.engine.StepSource`)."""
+    """Steps over examples, packed into micro-batches (`veneer.training.engine.StepSource`).
 
-    def __init__(self, examples: list[Example], config: RunConfig):
+    Args:
+        examples: of the run.
+        config: of the run.
+        by_length: whether what the model makes of a beginning depends on how long the text becomes
+            (`DecoderSpec.by_length`): then no two rows share one.
+    """
+
+    def __init__(self, examples: list[Example], config: RunConfig, *, by_length: bool = False):
         train = config.train
         self._examples = examples
         self._lengths = [len(example.tokens) for example in examples]
         self._chosen = config.compute.micro_batch_tokens
         # transformers takes documents one by one: there is no shape to fill up, and no beginning to share.
         flat = config.backend is not Backend.HF
-        self._share = flat and config.lora.dropout == 0.0
+        self._share = flat and config.lora.dropout == 0.0 and not by_length
         self._grain = (OWN_GRAIN if compiled() and config.method is not Method.FULL else GRAIN) if flat else 1
         self._steps = Steps(
             np.array(self._lengths),

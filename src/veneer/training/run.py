@@ -180,7 +180,7 @@ def begin(
         log.emit(Note(message="compute.products int8: the base is multiplied in 8 bits, which is fast and lossy"))
     if config.compute.recompute is Recompute.LAYERS:
         model.recompute(Recomputation(trainable.generator()))
-    source = PackedSteps(rows.train, config)
+    source = PackedSteps(rows.train, config, by_length=model.spec.by_length)
     optimizer = _optimizer(config, trainable, model.device)
     for line in notes(config.train, optimizer.parameters, model.device):
         log.emit(Note(message=line))

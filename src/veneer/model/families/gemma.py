@@ -34,8 +34,15 @@ def gemma2(config: Config) -> DecoderSpec:
     return _gemma(config, shape, types, {FULL: rotary, SLIDING: rotary}, softcaps)
 
 
+GEMMA3_DEFAULTS = {
+    "vocab_size": 262_208, "num_attention_heads": 8, "rms_norm_eps": 1e-6, "max_position_embeddings": 131_072,
+}  # fmt: skip
+
+
 def gemma3(config: Config) -> DecoderSpec:
     """Gemma 3's text: heads are normalised, five of six layers look at a window and turn by a base of their own."""
+    # Published text_configs leave out what is transformers' default.
+    config = {**GEMMA3_DEFAULTS, **config}
     shape = sizes(config, head_dim=256, kv_heads=4)
     layers, pattern = range(int(config["num_hidden_layers"])), int(number(config, "sliding_window_pattern", 6))
     types = layer_types(config, (SLIDING if (layer + 1) % pattern else FULL for layer in layers))

@@ -1,0 +1,490 @@
+"""Every family computes what transformers computes from the same files: one row a variant.
+
+Documents are longer than the windows, so that a window that is ignored shows.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3TextConfig,
+    PreTrainedModel,
+)
+
+from tiny import chat_tokenizer
+from tiny_models import (
+    SHAPES,
+    documents,
+    largest_difference,
+    ours,
+    packed_hidden,
+    packed_logits,
+    randomised,
+    saved,
+    saved_for_backward,
+    their_logits,
+    tiny,
+)
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.store import save_adapter
+from veneer.config import QuantSection
+from veneer.errors import ModelError
+from veneer.exports.base import MergeBase, Trained, open_source
+from veneer.exports.merge import write_merged
+from veneer.generation import Sampling, generate
+from veneer.io.checkpoint import open_checkpoint
+from veneer.load import Holding, expected_tensors, load_model
+from veneer.losses import linear_cross_entropy
+from veneer.model import shape
+from veneer.model.attention import PackedAttention
+from veneer.model.cache import KVCache
+from veneer.model.decoder import CausalLM
+from veneer.model.families import reading
+from veneer.model.recompute import Recomputation
+from veneer.model.spec import spec_from_hf
+from veneer.options import Method
+from veneer.plan.kept import kept_activations
+from veneer.plan.setup import Cut, Setup
+
+YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
+
+
+def longrope(pairs: int) -> dict[str, Any]:
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0 + 0.1 * i for i in range(pairs)],
+        "long_factor": [2.0 + 0.5 * i for i in range(pairs)],
+    }
+
+
+QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+GEMMA2 = {
+    "head_dim": 16,
+    "sliding_window": 8,
+    "query_pre_attn_scalar": 20,
+    "attn_logit_softcapping": 5.0,
+    "final_logit_softcapping": 6.0,
+}
+GEMMA3 = {
+    "head_dim": 16,
+    "sliding_window": 8,
+    "query_pre_attn_scalar": 20,
+    "num_hidden_layers": 3,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
+GRANITE = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.1, "logits_scaling": 2.5}
+COHERE = {"layer_norm_eps": 1e-5, "logit_scale": 0.4}
+PHI = {"original_max_position_embeddings": 32}
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "mistral": ("mistral", {"sliding_window": 8}),
+    "mistral without window": ("mistral", {"sliding_window": None, "head_dim": 24}),
+    "mistral yarn": ("mistral", {"sliding_window": 8, "rope_parameters": YARN}),
+    "qwen2": ("qwen2", {}),
+    "qwen2 window": ("qwen2", QWEN_WINDOW | {"tie_word_embeddings": True}),
+    "qwen2 yarn": ("qwen2", {"rope_parameters": YARN}),
+    "qwen3": ("qwen3", {"head_dim": 32}),
+    "qwen3 window": ("qwen3", QWEN_WINDOW | {"head_dim": 16, "attention_bias": True}),
+    "qwen3 yarn": ("qwen3", {"head_dim": 16, "rope_parameters": YARN | {"attention_factor": 0.7, "beta_fast": 20.0,
+                                                                        "beta_slow": 2.0, "truncate": False}}),
+    "qwen3 yarn mscale": ("qwen3", {"head_dim": 16, "rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 1.2}}),
+    "gemma2": ("gemma2", GEMMA2 | {"tie_word_embeddings": True}),
+    "gemma2 without caps": ("gemma2", GEMMA2 | {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    "gemma2 biases": ("gemma2", GEMMA2 | {"attention_bias": True}),
+    "gemma3": ("gemma3_text", GEMMA3 | {"tie_word_embeddings": True}),
+    "gemma3 linear": ("gemma3_text", GEMMA3 | {"rope_parameters": {
+        "full_attention": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 8.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0}}}),
+    "gemma3 pattern": ("gemma3_text", GEMMA3 | {"layer_types": None, "num_hidden_layers": 6}),
+    "gemma3 cap": ("gemma3_text", GEMMA3 | {"final_logit_softcapping": 4.0}),
+    "phi3": ("phi3", {}),
+    "phi3 window": ("phi3", {"sliding_window": 8}),
+    "phi3 longrope": ("phi3", PHI | {"rope_parameters": longrope(8)}),
+    "phi3 longrope within": ("phi3", {"original_max_position_embeddings": 128, "rope_parameters": longrope(8)}),
+    "phi4 mini": ("phi3", PHI | {"partial_rotary_factor": 0.75, "rope_parameters": longrope(6),
+                                 "tie_word_embeddings": True}),
+    "phi4 mini partial": ("phi3", {"partial_rotary_factor": 0.75}),
+    "olmo2": ("olmo2", {}),
+    "olmo2 biases": ("olmo2", {"attention_bias": True, "num_key_value_heads": 4}),
+    "smollm3": ("smollm3", {"num_hidden_layers": 4, "tie_word_embeddings": True}),
+    "smollm3 window": ("smollm3", {"no_rope_layers": [0, 1], "use_sliding_window": True, "sliding_window": 8}),
+    "smollm3 yarn": ("smollm3", {"no_rope_layers": [1, 0], "rope_parameters": YARN, "mlp_bias": True}),
+    "granite": ("granite", GRANITE),
+    "granite biases": ("granite", GRANITE | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True,
+                                             "rope_parameters": LINEAR}),
+    "cohere": ("cohere", COHERE | {"tie_word_embeddings": True}),
+    "cohere norms": ("cohere", COHERE | {"use_qk_norm": True, "attention_bias": True, "rope_parameters": LLAMA3}),
+    "stablelm": ("stablelm", {}),
+    "stablelm norms": ("stablelm", {"use_qkv_bias": True, "qk_layernorm": True, "partial_rotary_factor": 0.5}),
+    "stablelm parallel": ("stablelm", {"use_parallel_residual": True, "partial_rotary_factor": 1.0}),
+}  # fmt: skip
+LENGTHS = [23, 1, 40, 9]
+every_family = pytest.mark.parametrize("variant", FAMILIES)
+
+
+def theirs_of(variant: str) -> PreTrainedModel:
+    model_type, changes = FAMILIES[variant]
+    return tiny(model_type, len(variant), changes)
+
+
+@every_family
+def test_logits_equal_transformers(variant: str, tmp_path: Path) -> None:
+    theirs = theirs_of(variant)
+    model = ours(theirs, tmp_path)
+    texts = documents(LENGTHS)
+    with torch.no_grad():
+        expected, logits = their_logits(theirs, texts), packed_logits(model, texts)
+    assert float(expected.std()) > 0.3  # so that 1e-4 says something
+    assert largest_difference(logits, expected) < 1e-4
+
+
+def test_gemma3_beside_a_vision_tower_is_read_as_its_text_model(tmp_path: Path) -> None:
+    text = {**SHAPES, **GEMMA3, "tie_word_embeddings": True}
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "image_size": 28, "patch_size": 14}  # fmt: skip
+    config = Gemma3Config(text_config=text, vision_config=tower, mm_tokens_per_image=4)
+    theirs = randomised(Gemma3ForConditionalGeneration._from_config(config, attn_implementation="eager"), 3)
+    checkpoint = saved(theirs, tmp_path)
+    assert any("vision" in name for name in load_file(tmp_path / "model.safetensors"))
+    model = load_model(checkpoint, dtype=torch.float32)
+    assert (model.spec.model_type, checkpoint.config["model_type"]) == ("gemma3_text", "gemma3_text")
+    assert checkpoint.names() == sorted(expected_tensors(model.spec))
+    texts = documents(LENGTHS)
+    with torch.no_grad():
+        assert largest_difference(packed_logits(model, texts), their_logits(theirs, texts)) < 1e-4
+
+
+def test_published_settings_of_gemma3_that_leave_out_defaults_are_filled_in() -> None:
+    config = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+              "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}  # fmt: skip
+    theirs, spec = Gemma3TextConfig(**config), spec_from_hf(config)
+    assert (spec.vocab_size, spec.num_heads, spec.num_kv_heads) == (
+        theirs.vocab_size, theirs.num_attention_heads, theirs.num_key_value_heads)  # fmt: skip
+    assert (spec.head_dim, spec.norm_eps, spec.tied_head) == (theirs.head_dim, theirs.rms_norm_eps, True)
+    assert [layer.mixing.window for layer in spec.layers] == [
+        1024 if kind == "sliding_attention" else None for kind in theirs.layer_types]  # fmt: skip
+    for layer, kind in zip(spec.layers, theirs.layer_types, strict=True):
+        assert layer.rope is not None
+        assert layer.rope.theta == theirs.rope_parameters[kind]["rope_theta"]
+        assert layer.rope.kind.value == theirs.rope_parameters[kind]["rope_type"]
+
+
+def test_a_window_that_is_ignored_would_show(tmp_path: Path) -> None:
+    texts = documents(LENGTHS)
+    for variant in ("mistral", "qwen2 window", "gemma2", "gemma3", "phi3 window", "smollm3 window"):
+        model_type, changes = FAMILIES[variant]
+        with torch.no_grad():
+            without = their_logits(tiny(model_type, len(variant), changes | {"sliding_window": 4096}), texts)
+            assert largest_difference(their_logits(theirs_of(variant), texts), without) > 0.1
+
+
+def mean_loss(model: CausalLM, texts: list[list[int]]) -> Tensor:
+    """The mean cross-entropy of every token but the first, as the engine computes it."""
+    starts = torch.tensor([len(text) for text in texts]).cumsum(0)
+    last = torch.zeros(int(starts[-1]), dtype=torch.bool)
+    last[starts - 1] = True
+    targets = torch.tensor([token for text in texts for token in text[1:]])
+    hidden = packed_hidden(model, texts)[~last]
+    loss = linear_cross_entropy(hidden, model.lm_head.weight, targets, chunk=7, shaping=model.spec.scores)
+    return loss / len(targets)
+
+
+def their_mean_loss(model: torch.nn.Module, texts: list[list[int]]) -> Tensor:
+    losses = [
+        functional.cross_entropy(model(torch.tensor([text])).logits[0, :-1], torch.tensor(text[1:]), reduction="sum")
+        for text in texts
+        if len(text) > 1
+    ]
+    return torch.stack(losses).sum() / sum(len(text) - 1 for text in texts)
+
+
+def assert_same_gradients(gradients: dict[str, Tensor | None], references: dict[str, Tensor | None]) -> None:
+    assert gradients.keys() == references.keys()
+    for name, reference in references.items():
+        gradient = gradients[name]
+        assert gradient is not None, name
+        assert reference is not None, name
+        largest = float(reference.abs().max())
+        assert largest > 1e-5, name
+        assert largest_difference(gradient, reference) < 1e-4 * max(1.0, largest), name
+
+
+@every_family
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_of_every_weight_equal_transformers(variant: str, recompute: bool, tmp_path: Path) -> None:
+    theirs = theirs_of(variant)
+    model = ours(theirs, tmp_path, holding=Holding.TRAINABLE)
+    if recompute:
+        model.model.recomputation = Recomputation()
+    texts = documents(LENGTHS)
+    loss, expected = mean_loss(model, texts), their_mean_loss(theirs, texts)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    loss.backward()
+    expected.backward()
+    assert_same_gradients(
+        {name: parameter.grad for name, parameter in model.named_parameters()},
+        {name: parameter.grad for name, parameter in theirs.named_parameters()},
+    )
+
+
+@every_family
+def test_prompts_and_steps_equal_the_whole_text(variant: str, tmp_path: Path) -> None:
+    model = ours(theirs_of(variant), tmp_path)
+    lengths, steps = [1, 17, 4, 16], 12  # none crosses LongRoPE's trained context
+    texts = documents([length + steps for length in lengths])
+    with torch.no_grad():
+        whole = [packed_logits(model, [text]) for text in texts]
+        cache = KVCache(model.spec, len(texts), max(lengths) + steps, dtype=torch.float32)
+        tokens = torch.tensor([token for text, length in zip(texts, lengths, strict=True) for token in text[:length]])
+        positions = torch.cat([torch.arange(length) for length in lengths])
+        logits = model.logits(model.hidden(tokens, positions, cache.prefill(lengths))).split(lengths)
+        for row, length in enumerate(lengths):
+            assert largest_difference(logits[row], whole[row][:length]) < 1e-4
+        for made in range(steps):
+            new = torch.tensor([text[length + made] for text, length in zip(texts, lengths, strict=True)])
+            step = model.logits(model.hidden(new, cache.lengths, cache.step()))
+            for row, length in enumerate(lengths):
+                assert largest_difference(step[row], whole[row][length + made]) < 1e-4
+
+
+@every_family
+def test_documents_that_share_a_beginning_are_computed_as_if_they_did_not(variant: str, tmp_path: Path) -> None:
+    model = ours(theirs_of(variant), tmp_path)
+    if model.spec.by_length:
+        pytest.skip("what this model makes of a beginning depends on the length of the text: none are shared")
+    (beginning, *rest) = documents([14, 11, 3, 19])
+    lengths = [len(text) for text in rest]
+    tokens = torch.tensor([token for text in (beginning, *rest) for token in text])
+    places = [torch.arange(14), *(torch.arange(14, 14 + length) for length in lengths)]
+    with torch.no_grad():
+        hidden = model.hidden(tokens, torch.cat(places), PackedAttention(lengths, 14))
+        logits = model.logits(hidden)[14:].split(lengths)
+        for own, text in zip(logits, rest, strict=True):
+            assert largest_difference(own, packed_logits(model, [beginning + text])[14:]) < 1e-4
+
+
+# ---------------------------------------------------------------------------------------------------------- adapters
+
+
+def randomise(parameters: Iterator[Tensor] | list[Tensor], seed: int = 0) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in parameters:
+        parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+@every_family
+def test_an_adapter_is_the_same_in_peft(variant: str, tmp_path: Path) -> None:
+    """Names of the files, logits, and the gradients of every factor."""
+    theirs = theirs_of(variant)
+    model = ours(theirs, tmp_path / "base")
+    adapter = inject(model, LoraSpec(rank=4, alpha=6.0))
+    randomise(list(adapter.parameters()))
+    (tmp_path / "adapter").mkdir()
+    save_adapter(tmp_path / "adapter", adapter, base=str(tmp_path / "base"))
+    reference = PeftModel.from_pretrained(theirs, tmp_path / "adapter", is_trainable=True)
+    config = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    named = get_peft_model(theirs_of(variant), config).named_parameters()
+    assert len(adapter.named_parameters()) == sum("lora_" in name for name, _ in named)
+    texts = documents(LENGTHS)
+    loss, expected = mean_loss(model, texts), their_mean_loss(reference, texts)
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    loss.backward()
+    expected.backward()
+    prefix, middle = "base_model.model.", ".default"
+    assert_same_gradients(
+        {name.removesuffix(".weight"): parameter.grad for name, parameter in adapter.named_parameters().items()},
+        {
+            name.removeprefix(prefix).replace(middle, "").removesuffix(".weight"): parameter.grad
+            for name, parameter in reference.named_parameters()
+            if parameter.requires_grad
+        },
+    )
+    with torch.no_grad():
+        assert largest_difference(packed_logits(model, texts), their_logits(reference, texts)) < 1e-4
+
+
+@every_family
+def test_a_merged_model_is_read_by_transformers(variant: str, tmp_path: Path) -> None:
+    theirs = theirs_of(variant)
+    model = ours(theirs, tmp_path / "base")
+    adapter = inject(model, LoraSpec(rank=4, alpha=6.0))
+    randomise(list(adapter.parameters()))
+    for name in ("adapter", "merged"):
+        (tmp_path / name).mkdir()
+    save_adapter(tmp_path / "adapter", adapter, base=str(tmp_path / "base"))
+    chat_tokenizer().save(str(tmp_path / "base" / "tokenizer.json"))
+    trained = Trained(quantized=False, quant=QuantSection(), dtype=torch.float32)
+    checkpoint = open_checkpoint(tmp_path / "base")
+    source = open_source(checkpoint, tmp_path / "adapter", MergeBase.ORIGINAL, trained)
+    write_merged(tmp_path / "merged", source, torch.float32)
+    back = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "merged", attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    names = expected_tensors(model.spec).keys()
+    weights, before = back.state_dict(), theirs.state_dict()
+    assert names <= weights.keys()
+    changed = {f"{path}.weight" for path in adapter.layers}
+    for name in names - changed:
+        assert torch.equal(weights[name], before[name]), name
+    assert all(not torch.equal(weights[name], before[name]) for name in changed)
+    texts = documents(LENGTHS)
+    with torch.no_grad():
+        assert largest_difference(their_logits(back, texts), packed_logits(model, texts)) < 1e-4
+
+
+@every_family
+def test_qlora_learns_and_its_adapter_is_read_by_peft(variant: str, tmp_path: Path) -> None:
+    theirs = theirs_of(variant)
+    model = load_model(
+        saved(theirs, tmp_path / "base"), holding=Holding.QUANTIZED, dtype=torch.float32, quant=QuantSection()
+    )
+    adapter = inject(model, LoraSpec(rank=4, alpha=8.0))
+    texts = documents(LENGTHS)
+    optimizer = torch.optim.Adam(adapter.parameters(), lr=0.02)
+    losses = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss = mean_loss(model, texts)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 0.05
+    (tmp_path / "adapter").mkdir()
+    save_adapter(tmp_path / "adapter", adapter, base=str(tmp_path / "base"))
+    with torch.no_grad():
+        for path in adapter.layers:
+            base: Any = adapter.base_of(path)
+            theirs.get_submodule(path).weight.copy_(base.dequantize(torch.float32))
+        reference = PeftModel.from_pretrained(theirs, tmp_path / "adapter")
+        assert largest_difference(packed_logits(model.eval(), texts), their_logits(reference, texts)) < 1e-4
+
+
+# ------------------------------------------------------------------------------------- lengths, rounding, the plan
+
+
+@pytest.mark.parametrize("variant", ["phi3 longrope", "phi4 mini", "gemma2", "cohere", "granite", "smollm3 window"])
+def test_generation_continues_as_the_whole_text_says(variant: str, tmp_path: Path) -> None:
+    """LongRoPE's rows cross the trained context of 32 tokens on their way."""
+    model = ours(theirs_of(variant), tmp_path)
+    prompts = documents([28, 3, 31, 32, 40])
+    made = generate(model, prompts, sampling=Sampling(max_new_tokens=9), stop_ids=frozenset())
+    for prompt, new in zip(prompts, made, strict=True):
+        text = list(prompt)
+        for token in new:
+            with torch.no_grad():
+                assert int(packed_logits(model, [text])[-1].argmax()) == token
+            text.append(token)
+
+
+@pytest.mark.parametrize("variant", ["gemma2", "gemma3", "olmo2", "cohere", "stablelm", "granite", "qwen3"])
+def test_bfloat16_is_as_close_to_float32_as_transformers_is(variant: str, tmp_path: Path) -> None:
+    theirs = theirs_of(variant)
+    narrow, model = ours(theirs, tmp_path, dtype=torch.bfloat16), ours(theirs, tmp_path)
+    texts = documents([40, 17])
+    with torch.no_grad():
+        exact = packed_logits(model, texts)
+        mine = packed_logits(narrow, texts).float() - exact
+        other = their_logits(theirs.bfloat16(), texts).float() - exact
+    assert float(mine.square().mean().sqrt()) < 1.15 * float(other.square().mean().sqrt())
+
+
+@every_family
+@pytest.mark.parametrize("method", [Method.LORA, Method.FULL])
+def test_the_plan_counts_what_is_kept(
+    variant: str, method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights and trained tensors to the element, activations at least; and not half as much again."""
+    holding = Holding.FROZEN if method is Method.LORA else Holding.TRAINABLE
+    model = ours(theirs_of(variant), tmp_path, holding=holding)
+    lora = LoraSpec(rank=4, alpha=8.0)
+    trained = list(model.parameters()) if method is Method.FULL else list(inject(model, lora).parameters())
+    texts = documents([40, 33])
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    with saved_for_backward(monkeypatch) as found:
+        mean_loss(model, texts)
+    really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
+    setup = Setup(spec=model.spec, method=method, dtype=torch.float32, lora=lora)
+    counted = kept_activations(setup, Cut(tokens=73, longest=40, supervised=71), recompute=False)
+    assert really <= counted < 1.5 * really
+    names = {id(parameter) for parameter in trained}
+    assert setup.trained_weights == sum(p.numel() for p in model.parameters() if id(p) in names)
+    assert setup.linear_weights + setup.other_weights == sum(
+        math.prod(s) for s in expected_tensors(model.spec).values()
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- refused
+
+GEMMA3_FLAT = {"rope_parameters": {"rope_type": "default", "rope_theta": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "words"),
+    [
+        ("mistral", {"sliding_window": 0}, ["sliding_window is 0"]),
+        ("mistral", {"layer_types": ["full_attention"] * 2}, ["layer_types", "sliding_window 4096"]),
+        ("mistral", {"hidden_act": "gelu"}, ["'gelu'", "silu"]),
+        ("qwen2", {"layer_types": ["full_attention"]}, ["each of the 2 layers"]),
+        ("qwen3", {"layer_types": ["full_attention", "linear_attention"]}, ["linear_attention"]),
+        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, ["no sliding_window is set"]),
+        ("qwen2", {"use_sliding_window": "yes"}, ["use_sliding_window", "'yes'"]),
+        ("qwen2", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, ["dynamic", "null"]),
+        ("qwen2", {"rope_scaling": {"rope_type": "yarn", "factor": "2"}}, ["factor", "'2'"]),
+        ("qwen2", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor: 0.5"]),
+        ("gemma2", {"use_bidirectional_attention": True}, ["use_bidirectional_attention: True"]),
+        ("gemma2", {"attn_logit_softcapping": -1.0}, ["attn_logit_softcapping", "-1.0"]),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, ["attn_logit_softcapping: 50.0"]),
+        ("gemma3_text", GEMMA3_FLAT, ["full_attention", "sliding_attention"]),
+        ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["'linear'", "longrope"]),
+        ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 8}}, ["long_factor", "None"]),
+        ("phi3", {"rope_scaling": longrope(7)}, ["7 factors", "needs 8"]),
+        ("phi3", {"partial_rotary_factor": 0.35}, ["partial_rotary_factor 0.35", "even"]),
+        ("olmo2", {"clip_qkv": 8.0}, ["clip_qkv: 8.0", "backend hf"]),
+        ("smollm3", {"no_rope_layers": [1]}, ["no_rope_layers", "2 layers"]),
+        ("granite", {"logits_scaling": 0}, ["logits_scaling", "0"]),
+        ("granite", {"position_embedding_type": "nope"}, ["position_embedding_type: 'nope'"]),
+        ("cohere", {"layer_norm_eps": None}, ["layer_norm_eps: missing"]),
+    ],
+)
+def test_what_is_not_computed_is_refused(model_type: str, changes: dict[str, Any], words: list[str]) -> None:
+    config = {**SHAPES, "layer_norm_eps": 1e-5, "model_type": model_type} | changes
+    with pytest.raises(ModelError) as caught:
+        spec_from_hf(config)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_the_documented_function_is_the_family() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "adding-a-model.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(def mistral.*?)```", page, re.S)
+    names = {**vars(reading), **vars(shape)}
+    exec(compile(f"from __future__ import annotations\n{code}", "adding-a-model.md", "exec"), names)
+    for variant, (model_type, changes) in FAMILIES.items():
+        if model_type == "mistral":
+            config = {**SHAPES, **changes, "model_type": "mistral"}
+            assert names["mistral"](config) == spec_from_hf(config), variant
+    assert f'"mistral": {FAMILIES["mistral"]},'.replace("'", '"') in page
