@@ -17,6 +17,7 @@ LAYERS = (
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system"},
     {"adapters", "data", "load", "generation"},
+    {"backends"},
     {"plan"},
     {"training", "evaluation", "assistant", "quantization"},
     {"exports", "comparison", "sweep", "reproduction"},
@@ -46,6 +47,7 @@ BROAD_EXCEPT = {
     "io/tokenizer.py": 1,  # the Rust library raises Exception itself for a damaged tokenizer.json
 }
 KEYWORDS = {
+    "model/hf.py": {"forward"},  # it stands in for a module of transformers, whatever that takes
     "data/sandbox.py": {"run", "call"},  # they stand for functions of jinja2, whatever those take
 }
 ENVIRONMENT: set[str] = set()

@@ -337,7 +337,7 @@ def test_the_keys_are_these() -> None:
     # A key is a promise: adding one is a decision, and so is a line here.
     assert sorted(known_keys()) == sorted(
         [
-            "model", "revision", "output", "method",
+            "model", "revision", "output", "method", "backend",
             "data.file", "data.eval_file", "data.held_out", "data.max_length", "data.overlong",
             "lora.rank", "lora.alpha", "lora.dropout", "lora.target_modules", "lora.exclude_modules",
             "lora.layers_to_transform", "lora.rank_pattern", "lora.alpha_pattern", "lora.scaling", "lora.variant",

@@ -9,6 +9,7 @@ from typing import Any
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import CONFIG_FILE, load_adapter, read_tokenizer
+from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, RunConfig, parse, read_yaml
 from veneer.data.chat import Encoder, template_of
 from veneer.data.records import Message
@@ -17,9 +18,9 @@ from veneer.generation import Sampling, generate
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import Holding, load_model
-from veneer.model.decoder import CausalLM
-from veneer.options import Method
+from veneer.load import Holding
+from veneer.model.language import LanguageModel
+from veneer.options import Backend, Method
 
 RUN_FILE = "config.yaml"
 """The run's configuration, which `veneer train` writes beside the adapter."""
@@ -29,7 +30,7 @@ RUN_FILE = "config.yaml"
 class Assistant:
     """What `evaluate`, `generate` and `chat` talk to."""
 
-    model: CausalLM
+    model: LanguageModel
     tokenizer: Tokenizer
     encoder: Encoder
     stop_ids: frozenset[int]
@@ -123,6 +124,7 @@ def open_assistant(
     method: Method | None = None,
     compute: ComputeSection | None = None,
     revision: str | None = None,
+    backend: Backend | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> Assistant:
     """Load a model, and the adapter on it.
@@ -136,6 +138,7 @@ def open_assistant(
         compute: device, dtype and products. Products are exact unless asked for here, however the adapter was
             trained: so does every other program compute that loads it.
         revision: of a hub id.
+        backend: who computes the model; by default as in the adapter's run, else as AUTO.
         progress: called with the name of every tensor that is read.
 
     Raises:
@@ -151,8 +154,9 @@ def open_assistant(
     quantized = (method or (run.method if run else Method.LORA)) is Method.QLORA
     device = resolve_device(compute.device)
     checkpoint = open_checkpoint(model, revision=revision)
-    loaded = load_model(
+    loaded = load_language_model(
         checkpoint,
+        backend=backend or (run.backend if run else Backend.AUTO),
         holding=Holding.QUANTIZED if quantized else Holding.FROZEN,
         dtype=resolve_dtype(compute.dtype, device),
         device=device,
@@ -168,7 +172,7 @@ def open_assistant(
 
 
 def make_assistant(
-    model: CausalLM, checkpoint: Checkpoint, adapter: Adapter | None, tokenizer: Tokenizer | None = None
+    model: LanguageModel, checkpoint: Checkpoint, adapter: Adapter | None, tokenizer: Tokenizer | None = None
 ) -> Assistant:
     """Put a model in memory together with the tokenizer and template of the files that it came from, or of another."""
     tokenizer = tokenizer or checkpoint.tokenizer()

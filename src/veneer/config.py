@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from veneer.errors import ConfigError, listing, nearest
 from veneer.options import (
+    Backend,
     Bias,
     Dtype,
     Factors,
@@ -200,6 +201,9 @@ class RunConfig(_Section):
     """The folder of the run; made if absent."""
     method: Method = Method.QLORA
     """lora, qlora or full."""
+    backend: Backend = Backend.AUTO
+    """Who computes the model: `veneer`, its own decoder; `hf`, transformers, for architectures that the decoder does
+    not know (lora and qlora only). `auto` takes the own decoder where it knows the architecture."""
     data: DataSection
     lora: LoraSection = LoraSection()
     quant: QuantSection = QuantSection()

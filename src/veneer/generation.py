@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, DataError, listing
-from veneer.model.cache import KVCache
-from veneer.model.decoder import CausalLM
 from veneer.model.held import held
-from veneer.model.shape import RopeKind
+from veneer.model.language import LanguageModel
 from veneer.quant.packed import decoded_weights
 
 
@@ -72,7 +70,7 @@ DECODED_LIMIT = 10**9
 
 @torch.no_grad()
 def generate(
-    model: CausalLM,
+    model: LanguageModel,
     prompts: Sequence[Sequence[int]],
     *,
     sampling: Sampling,
@@ -126,12 +124,10 @@ def generate(
     return results
 
 
-def rows_that_fit(model: CausalLM, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
+def rows_that_fit(model: LanguageModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> int:
     """Rows that may be decoded together: at least one, at most `BATCH_ROWS`, with a cache of at most `CACHE_LIMIT`."""
     capacity = max((len(prompt) for prompt in prompts), default=0) + max_new_tokens
-    spec = model.spec
-    row = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * capacity * model.dtype.itemsize
-    return max(1, min(BATCH_ROWS, CACHE_LIMIT // row))
+    return max(1, min(BATCH_ROWS, CACHE_LIMIT // model.row_bytes(capacity)))
 
 
 class _Batch:
@@ -139,7 +135,7 @@ class _Batch:
 
     def __init__(
         self,
-        model: CausalLM,
+        model: LanguageModel,
         prompts: list[Sequence[int]],
         rows: list[int],
         sampling: Sampling,
@@ -154,20 +150,15 @@ class _Batch:
         self._ended = 0
         self._finished: set[int] = set()
         self._slots = list(rows)
-        self._capacity = max(len(prompt) for prompt in prompts) + sampling.max_new_tokens
-        self._texts = {row: list(prompt) for row, prompt in zip(rows, prompts, strict=True)}
-        self._cache = KVCache(model.spec, len(rows), self._capacity, dtype=model.dtype, device=model.device)
+        capacity = max(len(prompt) for prompt in prompts) + sampling.max_new_tokens
+        self._decoding = model.decoding(len(rows), capacity)
         self._logits = self._prefill(prompts)
 
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        device = self._model.device
+    def _prefill(self, prompts: list[Sequence[int]]) -> Tensor:
         lengths = [len(prompt) for prompt in prompts]
-        tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
-        positions = torch.cat([torch.arange(length, device=device) for length in lengths])
+        tokens = torch.tensor([token for prompt in prompts for token in prompt], device=self._model.device)
         self._lay(lengths)
-        hidden = self._model.hidden(tokens, positions, self._cache.prefill(lengths))
-        ends = torch.tensor(lengths, device=device).cumsum(0) - 1
-        return self._model.logits(hidden[ends])
+        return self._model.logits(self._decoding.prefill(tokens, lengths))
 
     def step(self) -> list[tuple[int, int]]:
         """Choose each row's next token and run it; returns `(row, token)` of the rows that go on."""
@@ -185,33 +176,10 @@ class _Batch:
                 self._finish(row)
         self.rows = [row for row in self._slots if row not in self._finished]
         if self.rows:
-            self._advance(tokens)
+            tokens = self._compact(tokens)
+            self._lay(self._decoding.widths())
+            self._logits = self._model.logits(self._decoding.step(tokens))
         return new
-
-    def _advance(self, tokens: Tensor) -> None:
-        """Run each row's next token."""
-        if self._model.spec.by_length:
-            for row, token in zip(self._slots, tokens.tolist(), strict=True):
-                self._texts[row].append(token)
-        tokens = self._compact(tokens)
-        if self._outgrown():
-            self._cache = KVCache(
-                self._model.spec, len(self._slots), self._capacity, dtype=self._model.dtype, device=self._model.device
-            )
-            self._logits = self._prefill([self._texts[row] for row in self._slots])
-            return
-        positions = self._cache.lengths
-        self._lay([1] * len(self._slots))
-        hidden = self._model.hidden(tokens, positions, self._cache.step())
-        self._logits = self._model.logits(hidden)
-
-    def _outgrown(self) -> bool:
-        """Whether a text leaves the trained context with its next token, so that LongRoPE turns all of it otherwise and
-        no key that was kept holds any more."""
-        if not self._model.spec.by_length:
-            return False
-        lengths = set(self._cache.lengths.tolist())
-        return any(r.kind is RopeKind.LONGROPE and r.original_max_positions in lengths for r in self._model.spec.ropes)
 
     def _lay(self, tokens: Sequence[int]) -> None:
         if self._router is not None:
@@ -233,7 +201,7 @@ class _Batch:
         kept = torch.tensor(
             [slot for slot, row in enumerate(self._slots) if row not in self._finished], device=tokens.device
         )
-        self._cache.keep(kept)
+        self._decoding.keep(kept)
         self._slots = list(self.rows)
         return tokens[kept]
 

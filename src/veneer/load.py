@@ -7,7 +7,7 @@ it is, to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -48,7 +48,7 @@ class Holding(Enum):
 
 
 @dataclass
-class _StreamedWeights:
+class StreamedWeights:
     """Reads each tensor from the checkpoint as the decoder asks for it (`veneer.model.decoder.Weights`)."""
 
     checkpoint: Checkpoint
@@ -62,6 +62,7 @@ class _StreamedWeights:
     progress: Callable[[str], None]
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
+        """See `veneer.model.decoder.Weights`."""
         name = f"{path}.weight"
         packed, weight = None, None
         if name in self.checkpoint.stored:
@@ -84,6 +85,7 @@ class _StreamedWeights:
         return DenseLinear(self._parameter(weight), None if bias_tensor is None else self._parameter(bias_tensor))
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
+        """See `veneer.model.decoder.Weights`."""
         if path in self.checkpoint.stored:
             # A head that transformers was told to quantise: decoded once, which changes none of its values.
             self.progress(path)
@@ -149,7 +151,11 @@ def stored_quantisation(checkpoint: Checkpoint, spec: DecoderSpec) -> QuantSecti
     Raises:
         ModelError: layers are stored in different formats, or in blocks of a size that is not read.
     """
-    paths = linear_paths(spec)
+    return stored_layers(checkpoint, linear_paths(spec))
+
+
+def stored_layers(checkpoint: Checkpoint, paths: Sequence[str]) -> QuantSection | None:
+    """The same of any model, whose linear layers have these paths."""
     found = {path: checkpoint.stored[f"{path}.weight"] for path in paths if f"{path}.weight" in checkpoint.stored}
     formats: dict[tuple[Scheme, int, bool], list[str]] = {}
     for path, kind in found.items():
@@ -277,7 +283,7 @@ def load_model(
     quant = quant or QuantSection()
     paths = linear_paths(spec)
     quantizing = holding is Holding.QUANTIZED and stored is None
-    weights = _StreamedWeights(
+    weights = StreamedWeights(
         checkpoint=checkpoint,
         dtype=torch.float32 if holding is Holding.TRAINABLE else dtype,
         device=device,

@@ -16,6 +16,17 @@ class Method(Enum):
     """Every weight of the model, in float32."""
 
 
+class Backend(Enum):
+    """Who computes the model."""
+
+    AUTO = "auto"
+    """VENEER where it knows the architecture, else HF."""
+    VENEER = "veneer"
+    """Veneer's own decoder."""
+    HF = "hf"
+    """transformers (`pip install 'veneer[hf]'`): every architecture that it has, by LoRA and QLoRA."""
+
+
 class Scheme(Enum):
     """What a quantised base's weights are held in."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from veneer.backends.choose import refuse_hf
 from veneer.config import QuantSection, quant_problems
 from veneer.errors import ConfigError, OutputError, listing
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
@@ -76,8 +77,8 @@ def quantize(
         progress: called with the name of every tensor that is read.
 
     Raises:
-        ConfigError: `quant` contradicts itself or skips layers that there are not, or the model is quantised already
-            or a mixture.
+        ConfigError: `quant` contradicts itself or skips layers that there are not, or the model is quantised already,
+            a mixture, or of an architecture that veneer's own decoder does not know.
         ModelError: the model's files cannot be used.
         OutputError: the directory holds something, or cannot be written; nothing half written is left.
     """
@@ -93,6 +94,7 @@ def quantize(
     checkpoint = open_checkpoint(model, revision=revision)
     if checkpoint.stored:
         raise ConfigError(f"{model} is stored quantised already; quantise the model's unquantised checkpoint")
+    refuse_hf("veneer quantize", checkpoint.config)
     spec = spec_from_hf(checkpoint.config)
     refuse_packing(spec)
     check_tensors(checkpoint, spec)

@@ -51,7 +51,7 @@ from veneer.sweep.grid import Point
 from veneer.sweep.outcome import Outcome, best_of, to_json
 from veneer.sweep.run import CHART_FILE, TOGETHER, sweep
 from veneer.training.interrupt import interruptible
-from veneer.training.planned import Expected, plan_of
+from veneer.training.planned import Expected, estimate_of, plan_of
 from veneer.training.run import RunResult, train
 
 SAMPLES_SHOWN = 3
@@ -119,11 +119,15 @@ def _follow_point(screen: Console, status: Status, point: Point, event: Event) -
 
 
 def plan_visibly(config: RunConfig, device: str, expected: Expected, *, as_json: bool) -> None:
-    """Print a run's plan, as a table or as JSON.
+    """Print a run's plan, as a table or as JSON; where transformers computes the model, an estimate.
 
     Raises:
         ConfigError: it does not fit; the plan has been printed all the same.
     """
+    rough = estimate_of(config, device, expected)
+    if rough is not None:
+        click.echo(json.dumps(rough.to_json(), indent=2) if as_json else "\n".join(rough.lines()))
+        return
     plan = plan_of(config, device, expected)
     if as_json:
         click.echo(json.dumps(plan.to_json(), indent=2))

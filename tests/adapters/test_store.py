@@ -184,7 +184,6 @@ def test_an_adapter_goes_on_a_quantised_base(model: CausalLM, folder: Path, tmp_
 USED: dict[str, Any] = {
     "alora_invocation_tokens": [1, 2],
     "arrow_config": {"arrow_top_k": 3},
-    "fan_in_fan_out": True,
     "init_lora_weights": "pissa_niter_4",
     "kasa_config": {},
     "layer_replication": [[0, 2], [1, 2]],

@@ -18,7 +18,8 @@ from veneer.adapters.part import Part
 from veneer.adapters.saved import Place, SavedModule
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
-from veneer.model.decoder import BaseLinear, CausalLM, Embedding, RmsNorm
+from veneer.model.decoder import BaseLinear, Embedding, RmsNorm
+from veneer.model.language import Modules
 
 
 @dataclass(slots=True)
@@ -132,7 +133,7 @@ def base_tensors(base: object) -> dict[str, Tensor]:
     return found if linear.bias is None else found | {"bias": linear.bias.detach().double()}
 
 
-def remove(model: CausalLM, adapter: Adapter) -> None:
+def remove(model: Modules, adapter: Adapter) -> None:
     """Put the base modules back where `inject` found them."""
     for path, part in reversed(adapter.parts):
         part.enabled = False

@@ -168,3 +168,23 @@ def refuse(spec: LoraSpec, method: Method | None = None, *, experts: bool = Fals
         ]
     if problems:
         raise AdapterError(f"these options of the adapter do not go together:\n{listing(problems)}")
+
+
+LINEAR_ONLY = (
+    *(Feature.EMBEDDING, Feature.HEAD, Feature.BIAS, Feature.SAVED, Feature.TOKENS, Feature.LOFTQ, Feature.EVA),
+)
+"""What needs veneer's own leaves, or its layers one by one."""
+
+
+def refuse_beyond_linear(spec: LoraSpec) -> None:
+    """Refuse what is not done over a model that transformers computes, where updates of linear layers are.
+
+    Raises:
+        AdapterError: naming all of it.
+    """
+    problems = [feature.value for feature in features(spec) if feature in LINEAR_ONLY]
+    if problems:
+        raise AdapterError(
+            "over a model that transformers computes (backend hf) an adapter stands on linear layers alone, the head "
+            f"not among them:\n{listing(problems)}\nLeave that out."
+        )

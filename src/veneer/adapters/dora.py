@@ -90,6 +90,8 @@ class DoraLinear(nn.Module, Held):
         """
         if not self.enabled:
             return self.lora.base(x)
+        if x.dim() > 2:
+            return self.forward(x.flatten(0, -2)).reshape(*x.shape[:-1], -1)
         gain = self.magnitude / self.norm() if self._gain is None else self._gain
         bias = None if self.bias is None else self.bias.detach().to(x.dtype)
         left = self.lora.dropout(x) if self.training else x

@@ -21,7 +21,6 @@ from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear
 from veneer.model.experts import Experts, ExpertsLora, Routes, factors, halves
 from veneer.model.mixture import DOWN, GATE_UP
-from veneer.model.spec import DecoderSpec
 
 INNER = "base_layer."
 """What PEFT puts before the factors of a parameter where another one is wrapped too."""
@@ -126,13 +125,13 @@ class ExpertsUpdate(nn.Module):
                 yield name, tensors[name]
 
 
-def target_paths(linears: Sequence[str], spec: DecoderSpec) -> list[str]:
+def target_paths(linears: Sequence[str], spec: ModelSpec) -> list[str]:
     """What an adapter can go on, besides embedding and head: linear layers, and of a mixture parameters of experts in
     the place of the experts' own layers, and routers. Modules come first, as PEFT draws their factors first.
 
     Args:
         linears: paths of the decoder's linear layers, experts' own among them or not.
-        spec: of the decoder.
+        spec: of the model.
     """
     if spec.mixture is None:
         return list(linears)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.combinations import refuse
+from veneer.adapters.combinations import refuse, refuse_beyond_linear
 from veneer.adapters.dora import DoraLinear
 from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
 from veneer.adapters.experts import ExpertFactors, ExpertsUpdate, grouped, on_experts, target_paths
 from veneer.adapters.init import INITS, Layer, embedding
 from veneer.adapters.linear import Dropout, LoraLinear, TrainedBias
 from veneer.adapters.part import Part
-from veneer.adapters.saved import LINEAR_LEAVES, Place, SavedModule, trainable_copy
+from veneer.adapters.saved import Place, SavedModule, trainable_copy
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import EMBEDDING, HEAD, expert_parameter
+from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, expert_parameter
 from veneer.errors import AdapterError, listing
-from veneer.model.decoder import BaseLinear, CausalLM, DenseLinear, Embedding
+from veneer.model.decoder import BaseLinear, DenseLinear, Embedding
 from veneer.model.experts import Experts
+from veneer.model.language import LanguageModel
 from veneer.options import Bias, Factors, Init, Variant
 
 
@@ -36,15 +37,12 @@ class Sources:
     """EVA's, by path."""
 
 
-def linear_paths(model: CausalLM) -> list[str]:
+def linear_paths(model: LanguageModel) -> list[str]:
     """Paths of the linear layers that can carry an adapter, in model order (the head is not among them)."""
-    leaves = LINEAR_LEAVES - {HEAD}
-    paths = [path for path, _ in model.named_modules() if path.rpartition(".")[2] in leaves]
-    # An expert's layers are adapted together with all others' of its layer.
-    return [path for path in paths if ".experts." not in path]
+    return model.linear_paths()
 
 
-def inject(model: CausalLM, spec: LoraSpec, *, seed: int = 0, sources: Sources | None = None) -> Adapter:
+def inject(model: LanguageModel, spec: LoraSpec, *, seed: int = 0, sources: Sources | None = None) -> Adapter:
     """Put the parts of an adapter over the modules of `model`; everything else is frozen.
 
     Args:
@@ -60,6 +58,9 @@ def inject(model: CausalLM, spec: LoraSpec, *, seed: int = 0, sources: Sources |
     if any(isinstance(module, LoraLinear | LoraEmbedding | TokenRows) for module in model.modules()):
         raise AdapterError("the model carries an adapter already; load the base model again for another one")
     refuse(spec)
+    if not model.flat:
+        refuse_beyond_linear(spec)
+    spec = replace(_spelled_out(spec, model), fan_in_fan_out=model.fan_in_fan_out)
     targets = spec.targets(target_paths(linear_paths(model), model.spec))
     refuse(spec, experts=on_experts(targets))
     saved = spec.saved(module_paths(model), targets)
@@ -85,11 +86,24 @@ def inject(model: CausalLM, spec: LoraSpec, *, seed: int = 0, sources: Sources |
     return Adapter(spec, parts, maker.masks)
 
 
+def _spelled_out(spec: LoraSpec, model: LanguageModel) -> LoraSpec:
+    """The specification with whole paths for `all-linear`, where the layers' last names would mean other modules too:
+    by last names it is saved."""
+    if model.flat:
+        return spec
+    paths = linear_paths(model)
+    leaves = {path.rpartition(".")[2] for path in paths}
+    named = [path for path, _ in model.named_modules() if path.rpartition(".")[2] in leaves]
+    if spec.target_modules != ALL_LINEAR or sorted(named) == sorted(paths):
+        return spec
+    return replace(spec, target_modules=tuple(paths))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Maker:
     """Makes the parts of an adapter; none of its functions changes the model."""
 
-    model: CausalLM
+    model: LanguageModel
     spec: LoraSpec
     draws: torch.Generator
     masks: torch.Generator
@@ -200,7 +214,7 @@ class _Maker:
             yield HEAD, TokenHead(cast(DenseLinear, head), embedding_rows, tied=True)
 
 
-def module_paths(model: CausalLM) -> list[str]:
+def module_paths(model: LanguageModel) -> list[str]:
     """Paths of the modules that hold weights of their own, in model order."""
     linears = set(linear_paths(model))
     return [
@@ -214,14 +228,14 @@ def _no_weight() -> Tensor:
     raise AssertionError("experts' factors start without a look at the weights")
 
 
-def _check_ranks(model: CausalLM, spec: LoraSpec, targets: list[str]) -> None:
+def _check_ranks(model: LanguageModel, spec: LoraSpec, targets: list[str]) -> None:
     limits = {path: _limit(model, path) for path in targets}
     too_wide = [f"{path}: at most {limit}" for path, limit in limits.items() if spec.rank_of(path) > limit]
     if too_wide:
         raise AdapterError(f"rank {spec.rank} exceeds the smaller side of these layers:\n{listing(too_wide)}")
 
 
-def _limit(model: CausalLM, path: str) -> int:
+def _limit(model: LanguageModel, path: str) -> int:
     parameter, mixture = expert_parameter(path), model.spec.mixture
     if parameter is None or mixture is None:
         return _smaller_side(model.get_submodule(path))

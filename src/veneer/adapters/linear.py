@@ -121,9 +121,11 @@ class LoraLinear(nn.Module):
         return self.base.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[tokens, in_features]` to `[tokens, out_features]`, in the dtype of `x`."""
+        """`[tokens, in_features]` to `[tokens, out_features]`, in the dtype of `x`, whatever dimensions tokens have."""
         if not self.enabled:
             return self.base(x)
+        if x.dim() > 2:
+            return self.forward(x.flatten(0, -2)).reshape(*x.shape[:-1], -1)
         return self.from_inputs(x, self.dropout(x) if self.training else x)
 
     def from_inputs(self, x: Tensor, adapted: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ from veneer.adapters.store import load_adapter
 from veneer.adapters.tables import Tables
 from veneer.adapters.targets import HEAD
 from veneer.errors import AdapterError, listing, nearest
-from veneer.model.decoder import CausalLM, Embedding, RmsNorm
+from veneer.model.decoder import Embedding, RmsNorm
 from veneer.model.experts import Experts
+from veneer.model.language import LanguageModel
 
 
 class AdapterSet:
@@ -32,7 +33,7 @@ class AdapterSet:
         model: without an adapter. It is changed through this object alone from now on.
     """
 
-    def __init__(self, model: CausalLM):
+    def __init__(self, model: LanguageModel):
         self.model = model
         self._adapters: dict[str, Adapter] = {}
         self._bases: dict[str, nn.Module] = {}
@@ -116,9 +117,14 @@ class AdapterSet:
         tokens are. The head is the base's, since its rows are not the pass's tokens.
 
         Raises:
-            AdapterError: there is no adapter of a name.
+            AdapterError: there is no adapter of a name, or the model's layers do not see tokens as one list.
         """
         self._check_known(names)
+        if not self.model.flat:
+            raise AdapterError(
+                "several adapters in one pass need veneer's own decoder, and transformers computes this model (backend "
+                "hf); put one after another in use"
+            )
         found: dict[str, dict[str, nn.Module]] = {}
         for name in dict.fromkeys(names):
             for path, module in modules(self._adapters[name]).items():

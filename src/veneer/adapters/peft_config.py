@@ -26,7 +26,6 @@ from veneer.options import Bias, Init, Scaling, Variant
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None,),
     "arrow_config": (None,),
-    "fan_in_fan_out": (None, False),
     "kasa_config": (None,),
     "layer_replication": (None,),
     "monteclora_config": (None,),
@@ -43,7 +42,7 @@ _READ = frozenset(
         *("modules_to_save", "rank_pattern", "trainable_token_indices", "use_dora", "use_rslora"),
         *("auto_mapping", "inference_mode", "layers_pattern", "peft_version", "revision", "runtime_config"),
         *("corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_config", "megatron_core"),
-        *("ensure_weight_tying", "qalora_group_size", "target_parameters"),
+        *("ensure_weight_tying", "fan_in_fan_out", "qalora_group_size", "target_parameters"),
     )
 )
 """Settings that are read here, or that leave what the tensors mean as it is."""
@@ -81,7 +80,7 @@ def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> 
         "bias": spec.bias.value,
         "ensure_weight_tying": bool(spec.tied_modules and EMBEDDING in saved),
         "exclude_modules": _plain(spec.exclude_modules) or None,
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": spec.fan_in_fan_out,
         "inference_mode": True,
         "init_lora_weights": True,
         "layers_pattern": None,
@@ -212,6 +211,7 @@ def parse_config(config: Any, path: Path) -> LoraSpec:
         modules_to_save=tuple(config.get("modules_to_save") or ()),
         tied_modules=bool(config.get("ensure_weight_tying")),
         trainable_tokens=_tokens(config.get("trainable_token_indices")),
+        fan_in_fan_out=bool(config.get("fan_in_fan_out")),
     )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from veneer.adapters.part import copy_in
 from veneer.errors import AdapterError
+from veneer.model.language import Modules
 from veneer.model.leaves import DenseLinear, Embedding, RmsNorm, WideNorm
 
 
@@ -20,7 +21,7 @@ class Place:
     leaf: str
 
     @classmethod
-    def of(cls, model: nn.Module, path: str) -> Place:
+    def of(cls, model: Modules, path: str) -> Place:
         """The place of a path."""
         above, _, leaf = path.rpartition(".")
         return cls(model.get_submodule(above), leaf)

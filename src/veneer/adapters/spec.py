@@ -46,6 +46,9 @@ class LoraSpec:
     tied_modules: bool = False
     """Whether an embedding in `modules_to_save` is a tied head's weight too (PEFT's `ensure_weight_tying`)."""
     trainable_tokens: Tokens = field(default_factory=dict)
+    fan_in_fan_out: bool = False
+    """Whether adapted layers are transformers' Conv1D, whose weight is stored `[in, out]`: for PEFT to know. A and B
+    are the same."""
 
     @classmethod
     def of(cls, section: LoraSection, *, tied: bool) -> LoraSpec:

@@ -25,7 +25,7 @@ from veneer.adapters.targets import EMBEDDING, HEAD, by_pattern
 from veneer.errors import AdapterError, listing
 from veneer.io.files import write_tensors, write_text
 from veneer.io.tokenizer import Tokenizer, from_directory
-from veneer.model.decoder import CausalLM
+from veneer.model.language import LanguageModel
 from veneer.options import Init
 from veneer.quant.int8 import Int8Linear
 from veneer.quant.packed import PackedLinear
@@ -125,7 +125,7 @@ def read_tokenizer(directory: Path, base: Tokenizer) -> Tokenizer:
     return replace(own, chat_template=own.chat_template or base.chat_template)
 
 
-def load_adapter(model: CausalLM, directory: Path) -> Adapter:
+def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
     """Put the saved adapter in `directory` on `model`.
 
     PEFT's shorthand for targets (an expression, or names that match more layers in one model than in another) says
@@ -138,6 +138,8 @@ def load_adapter(model: CausalLM, directory: Path) -> Adapter:
     tensors = read_tensors(directory)
     if not tensors:
         raise AdapterError(f"{directory / WEIGHTS_FILE}: holds no tensors")
+    if not model.flat:
+        return _put_on(model, tensors, spec, directory)
     own, tables = _without_tables(tensors, spec, model, directory)
     before = Tables.of(model)
     put_tables(model, tables)
@@ -149,7 +151,7 @@ def load_adapter(model: CausalLM, directory: Path) -> Adapter:
         raise
 
 
-def _put_on(model: CausalLM, tensors: dict[str, Tensor], spec: LoraSpec, directory: Path) -> Adapter:
+def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, directory: Path) -> Adapter:
     adapter = inject(model, _found(tensors, spec, directory))
     try:
         for path, part in adapter.parts:
@@ -194,7 +196,7 @@ def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> Lo
 
 
 def _without_tables(
-    tensors: dict[str, Tensor], spec: LoraSpec, model: CausalLM, directory: Path
+    tensors: dict[str, Tensor], spec: LoraSpec, model: LanguageModel, directory: Path
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors without whole copies of the base's embedding and head, and those of them that have other rows.
 
@@ -204,7 +206,7 @@ def _without_tables(
     Raises:
         AdapterError: a copy is not what the model has: the adapter was trained on another one.
     """
-    homes = {EMBEDDING: model.model.embed_tokens.weight, HEAD: model.head_weight}
+    homes = {EMBEDDING: model.embedding.get_parameter("weight"), HEAD: model.head_weight}
     copies: dict[str, str] = {}
     for path in homes:
         saved = path.endswith(spec.modules_to_save) or (

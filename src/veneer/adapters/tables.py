@@ -6,13 +6,14 @@ The rows of the base stay where they are; what is added stands behind them, and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from veneer.adapters.targets import EMBEDDING, HEAD
-from veneer.model.decoder import CausalLM, DenseLinear, Embedding
+from veneer.model.decoder import DenseLinear, Embedding
+from veneer.model.language import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,41 +25,43 @@ class Tables:
     vocab: int
 
     @classmethod
-    def of(cls, model: CausalLM) -> Tables:
+    def of(cls, model: LanguageModel) -> Tables:
         """Those of a model as it is."""
-        return cls(model.model.embed_tokens, model.lm_head, model.spec.vocab_size)
+        return cls(model.embedding, model.lm_head, model.spec.vocab_size)
 
-    def put_back(self, model: CausalLM) -> None:
+    def put_back(self, model: LanguageModel) -> None:
         """Give the model these again."""
-        model.model.embed_tokens, model.lm_head = self.embedding, self.head  # type: ignore[assignment]
-        model.spec = replace(model.spec, vocab_size=self.vocab)
+        model.put_tables(self.embedding, self.head, self.vocab)
 
 
-def grow(model: CausalLM, rows: int) -> None:
+def grow(model: LanguageModel, rows: int) -> None:
     """Give embedding and head `rows` rows, if they have fewer. A new row is the mean of the others: a token that the
     model neither expects nor is surprised by."""
     if rows > model.spec.vocab_size:
-        weights: dict[str, Tensor] = {EMBEDDING: model.model.embed_tokens.weight}
+        weights: dict[str, Tensor] = {EMBEDDING: _weight(model.embedding)}
         if not model.spec.tied_head:
             weights[HEAD] = _weight(model.lm_head)
         put_tables(model, {path: _with_means(weight, rows) for path, weight in weights.items()})
 
 
-def put_tables(model: CausalLM, tables: Mapping[str, Tensor]) -> None:
+def put_tables(model: LanguageModel, tables: Mapping[str, Tensor]) -> None:
     """Put other weights in the place of embedding and head; where they are tied either stands for both.
 
     Args:
         model: without an adapter.
         tables: `[rows, dim]` by path.
     """
-    device, dtype, tied = model.device, model.model.embed_tokens.weight.dtype, model.spec.tied_head
+    if not tables:
+        return
+    device, dtype, tied = model.device, _weight(model.embedding).dtype, model.spec.tied_head
+    embedding, head, vocab = model.embedding, model.lm_head, model.spec.vocab_size
     for path, weight in tables.items():
         parameter = nn.Parameter(weight.to(device, dtype), requires_grad=False)
         if path == EMBEDDING or tied:
-            model.model.embed_tokens = Embedding(parameter)
-            model.spec = replace(model.spec, vocab_size=len(parameter))
+            embedding, vocab = Embedding(parameter), len(parameter)
         if path == HEAD or tied:
-            model.lm_head = DenseLinear(parameter)
+            head = DenseLinear(parameter)
+    model.put_tables(embedding, head, vocab)
 
 
 def _with_means(weight: Tensor, rows: int) -> Tensor:
@@ -66,6 +69,5 @@ def _with_means(weight: Tensor, rows: int) -> Tensor:
     return torch.cat((weight.detach(), mean.expand(rows - len(weight), -1)))
 
 
-def _weight(head: nn.Module) -> Tensor:
-    assert isinstance(head, DenseLinear)
-    return head.weight
+def _weight(table: nn.Module) -> Tensor:
+    return table.get_parameter("weight")

@@ -20,8 +20,7 @@ from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
 from veneer.generation import Router, Sampling, generate
 from veneer.losses import token_losses
-from veneer.model.attention import PackedAttention
-from veneer.model.decoder import CausalLM
+from veneer.model.language import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class RowScore:
 
 @torch.no_grad()
 def row_losses(
-    model: CausalLM, examples: Sequence[Example], *, max_tokens: int = 2048, router: Router | None = None
+    model: LanguageModel, examples: Sequence[Example], *, max_tokens: int = 2048, router: Router | None = None
 ) -> list[tuple[float, int]]:
     """Sum of losses and number of supervised tokens of every example, in order; `router` as in `score`."""
     was_training = model.training
@@ -83,16 +82,16 @@ def _groups(examples: Sequence[Example], max_tokens: int) -> list[list[Example]]
     return groups
 
 
-def _losses(model: CausalLM, batches: Sequence[MicroBatch]) -> torch.Tensor:
+def _losses(model: LanguageModel, batches: Sequence[MicroBatch]) -> torch.Tensor:
     device = model.device
     lengths = [len(batch.tokens) for batch in batches]
     offsets = np.cumsum([0, *lengths[:-1]])
     # The filler behind an example may pass for its end, unless the model asks how long a text is.
     texts = [length for batch in batches for length in batch.segments] if model.spec.by_length else lengths
-    hidden = model.hidden(
+    hidden = model.documents(
         torch.cat([batch.tokens for batch in batches]).to(device),
         torch.cat([batch.positions for batch in batches]).to(device),
-        PackedAttention(texts),
+        texts,
     )
     rows = torch.cat([batch.rows + int(offset) for batch, offset in zip(batches, offsets, strict=True)])
     targets = torch.cat([batch.targets for batch in batches])
@@ -100,7 +99,7 @@ def _losses(model: CausalLM, batches: Sequence[MicroBatch]) -> torch.Tensor:
 
 
 def score(
-    model: CausalLM,
+    model: LanguageModel,
     examples: Sequence[Example],
     questions: Sequence[Question | None],
     *,

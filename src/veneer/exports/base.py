@@ -104,7 +104,7 @@ class _OnFiles:
     """Whether embedding and head are needed; else they are shapes without values."""
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
-        return _FileLinear(self.checkpoint, path, in_features, out_features, bias)
+        return FileLinear(self.checkpoint, path, in_features, out_features, bias)
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
         if path in (f"{EMBEDDING}.weight", f"{HEAD}.weight") and not self.tables:
@@ -112,7 +112,7 @@ class _OnFiles:
         return nn.Parameter(self.checkpoint.read(path, torch.float32), requires_grad=False)
 
 
-class _FileLinear(nn.Module):
+class FileLinear(nn.Module):
     """A base linear (contract 1 in docs/design.md) whose weight is read from the file at every use."""
 
     bias: Tensor | None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from veneer.assistant import Assistant, recorded_run
+from veneer.backends.load import describe_hf
 from veneer.config import ComputeSection, QuantSection
 from veneer.exports.base import Trained
 from veneer.exports.prompts import Rows
@@ -21,7 +22,7 @@ from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint
 from veneer.load import stored_quantisation
 from veneer.model.spec import spec_from_hf
-from veneer.options import Method
+from veneer.options import Backend, Method
 
 Progress = Callable[[str], None]
 """Told, in a few words, of what is done now."""
@@ -63,6 +64,8 @@ class Job:
     """Whether losses were asked for: by rows that the user gave."""
     limit: int | None
     trained: Trained
+    backend: Backend
+    """Who computes the model."""
     compute: ComputeSection
     progress: Progress
 
@@ -102,12 +105,17 @@ class Kind:
     """What to compare of what stands in a folder."""
 
 
-def trained_how(adapter: Path, checkpoint: Checkpoint, method: Method | None, compute: ComputeSection) -> Trained:
+def trained_how(
+    adapter: Path, checkpoint: Checkpoint, method: Method | None, compute: ComputeSection, backend: Backend
+) -> Trained:
     """How the base was held when the adapter was trained: as asked, else as its run recorded it, else as LORA."""
     run = recorded_run(adapter)
     recorded = run.compute if run else compute
     dtype = resolve_dtype(recorded.dtype, resolve_device(compute.device))
-    stored = stored_quantisation(checkpoint, spec_from_hf(checkpoint.config))
+    if backend is Backend.HF:
+        _, stored = describe_hf(checkpoint)
+    else:
+        stored = stored_quantisation(checkpoint, spec_from_hf(checkpoint.config))
     if stored is not None:
         return Trained(True, stored, dtype)
     quantized = (method or (run.method if run else Method.LORA)) is Method.QLORA

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from veneer.assistant import Assistant, make_assistant
+from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, QuantSection
 from veneer.data.chat import Example
 from veneer.data.records import Record
@@ -21,7 +22,8 @@ from veneer.exports.base import Source
 from veneer.exports.merge import packed_paths
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import Holding, load_model
+from veneer.load import Holding
+from veneer.options import Backend
 from veneer.quant.schemes import pack
 
 
@@ -60,6 +62,7 @@ class Rows:
 
     records: Sequence[Record]
     compute: ComputeSection
+    backend: Backend = Backend.AUTO
 
     def live(self, assistant: Assistant) -> tuple[list[RowScore], list[RowScore]]:
         """Losses of base and adapter."""
@@ -72,8 +75,9 @@ class Rows:
         """Losses of a model's directory, as it is stored: in the compute dtype, or packed."""
         device = resolve_device(self.compute.device)
         checkpoint = open_checkpoint(folder)
-        model = load_model(
+        model = load_language_model(
             checkpoint,
+            backend=self.backend,
             holding=Holding.FROZEN,
             dtype=resolve_dtype(self.compute.dtype, device),
             device=device,

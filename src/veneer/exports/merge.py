@@ -84,7 +84,7 @@ def write_merged(
 
     def stored(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         if quant is None or name.removesuffix(".weight") not in packed:
-            yield name, _rounded(name, tensor, dtype)
+            yield name, rounded(name, tensor, dtype)
         else:
             yield from parts_of(name, stored_weight(pack(tensor.float(), None, quant)), dtype).items()
 
@@ -145,7 +145,8 @@ def stays_tied(source: Source) -> bool:
     return not changed & {name.removesuffix(".weight") for name in (EMBEDDING, HEAD)}
 
 
-def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of a merged model in `dtype`. Raises ModelError where a value does not fit."""
     rounded = tensor.to(dtype)
     if not bool(torch.isfinite(rounded).all()):
         largest = float(tensor.abs().max())

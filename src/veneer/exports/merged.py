@@ -15,6 +15,7 @@ from veneer.config import QuantSection
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics import compare
 from veneer.exports.base import MergeBase, open_source
+from veneer.exports.hf import merged_files, open_hf_source, write_merged_hf
 from veneer.exports.job import Checks, Job, name_of
 from veneer.exports.measure import Rows, beside, mean_loss, survival
 from veneer.exports.merge import Written, merged_tensors, packed_paths, write_merged
@@ -24,7 +25,7 @@ from veneer.exports.sides import live
 from veneer.exports.tensors import OfModel, Tensors
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import reported
-from veneer.options import Scheme
+from veneer.options import Backend, Scheme
 from veneer.quant.schemes import pack
 
 MERGED, MERGED_4BIT = "merged", "merged-4bit"
@@ -74,7 +75,7 @@ def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
     """The merged tensors, our loader and transformers."""
     base = MergeBase(record.merged_into)
     quant = packing(job) if record.to == MERGED_4BIT else None
-    readers: list[Reader] = [veneer_folder(folder, job.device)]
+    readers: list[Reader] = [veneer_folder(folder, job.device, job.backend)]
     notes: tuple[str, ...] = ()
     if quant is not None:
         notes = (PACKED_READER,)
@@ -83,7 +84,7 @@ def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
     else:
         notes = (NO_TRANSFORMERS,)
     return Checks(
-        reference=lambda: live(job.checkpoint, job.adapter, base, job.trained, job.device),
+        reference=lambda: live(job.checkpoint, job.adapter, base, job.trained, job.device, job.backend),
         readers=tuple(readers),
         expected=lambda: _expected(job, base, getattr(torch, record.dtype), quant),
         found=lambda: _found(folder),
@@ -94,6 +95,10 @@ def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
 def _expected(
     job: Job, base: MergeBase, dtype: torch.dtype, quant: QuantSection | None
 ) -> Iterator[tuple[str, Tensor]]:
+    if job.backend is Backend.HF:
+        for name, tensor, wide, _ in merged_files(open_hf_source(job.checkpoint, job.adapter, base, job.trained)):
+            yield name, tensor.to(torch.float32 if wide else dtype)
+        return
     source = open_source(job.checkpoint, job.adapter, base, job.trained)
     packed = frozenset[str]() if quant is None else packed_paths(source.model.spec, quant)
     for name, tensor, _ in merged_tensors(source):
@@ -126,6 +131,8 @@ def _write(job: Job, base: MergeBase, folder: Path, quant: QuantSection | None) 
     with reported(folder):
         folder.mkdir()
     job.progress(f"merging into the {base.value} base")
+    if job.backend is Backend.HF:
+        return write_merged_hf(folder, open_hf_source(job.checkpoint, job.adapter, base, job.trained), job.dtype)
     return write_merged(folder, open_source(job.checkpoint, job.adapter, base, job.trained), job.dtype, quant)
 
 
@@ -155,7 +162,7 @@ def _measure_live(job: Job) -> _Live | None:
         return None
     records = job.rows.records[: job.limit]
     job.progress("measuring base and adapter")
-    rows = Rows(records, job.compute)
+    rows = Rows(records, job.compute, job.backend)
     base, adapter = rows.live(open_assistant(job.model, adapter=job.adapter, method=job.method, compute=job.compute))
     return _Live(rows, job.rows.source, base, adapter)
 
@@ -182,6 +189,8 @@ def _requantised(
     job: Job, live_rows: _Live, scores: list[RowScore], best: MergeBase, partial: Path
 ) -> Requantised | None:
     """What quantisation leaves of the merge that is kept."""
+    if job.backend is Backend.HF:
+        return None  # packed files are written by the own decoder alone
     quant = packing(job)
     if job.to == MERGED:
         if not job.trained.quantized:

@@ -15,7 +15,6 @@ from veneer.exports.record import ExportRecord
 from veneer.exports.sides import Asked, live, own
 from veneer.exports.tensors import InMemory, Tensors
 from veneer.io.tokenizer import from_directory
-from veneer.model.spec import spec_from_hf
 
 PEFT_TARGET = "peft"
 NO_PEFT = "not read by PEFT, which is not installed (with transformers)"
@@ -28,7 +27,7 @@ def write(job: Job, folder: Path) -> ExportRecord:
     What PEFT cannot say (a start that it would subtract again) is written as the plain adapter that it amounts to.
     """
     base = _base(job)
-    assistant = live(job.checkpoint, job.adapter, base, job.trained, torch.device("cpu"))
+    assistant = live(job.checkpoint, job.adapter, base, job.trained, torch.device("cpu"), job.backend)
     assert assistant.adapter is not None
     _, config = read_config(job.adapter)
     named = str(config.get("base_model_name_or_path") or job.model)
@@ -58,7 +57,7 @@ def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
     base = MergeBase(record.merged_into)
 
     def again(asked: Asked) -> Side:
-        return own(live(job.checkpoint, folder, base, job.trained, job.device), asked)
+        return own(live(job.checkpoint, folder, base, job.trained, job.device, job.backend), asked)
 
     readers: list[Reader] = [Reader("veneer", again)]
     notes: tuple[str, ...] = ()
@@ -67,14 +66,12 @@ def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
         notes = (NO_DIRECTORY,)
     elif installed(PEFT) and installed(TRANSFORMERS):
         tokenizer = folder if (folder / "tokenizer.json").is_file() else directory
-        rows = spec_from_hf(job.checkpoint.config).vocab_size
-        if tokenizer == folder:
-            rows = max(rows, from_directory(folder).vocab_size)
-        readers.append(peft_folder(directory, folder, rows, tokenizer, job.device))
+        known = from_directory(folder).vocab_size if tokenizer == folder else 0
+        readers.append(peft_folder(directory, folder, known, tokenizer, job.device))
     else:
         notes = (NO_PEFT,)
     return Checks(
-        reference=lambda: live(job.checkpoint, job.adapter, base, job.trained, job.device),
+        reference=lambda: live(job.checkpoint, job.adapter, base, job.trained, job.device, job.backend),
         readers=tuple(readers),
         expected=lambda: _expected(job, base),
         found=lambda: _found(folder),
@@ -83,7 +80,7 @@ def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
 
 
 def _expected(job: Job, base: MergeBase) -> list[tuple[str, torch.Tensor]]:
-    assistant = live(job.checkpoint, job.adapter, base, job.trained, torch.device("cpu"))
+    assistant = live(job.checkpoint, job.adapter, base, job.trained, torch.device("cpu"), job.backend)
     assert assistant.adapter is not None
     return [(name, tensor.float()) for name, tensor in assistant.adapter.tensors().items()]
 

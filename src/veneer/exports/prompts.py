@@ -97,7 +97,7 @@ def evaluation_rows(adapter: Path, data: str | None) -> tuple[Rows | None, str]:
     records = read_records(file)
     if run.data.eval_file is not None:
         return Rows(tuple(records), file), ""
-    _, held = split(records, run.data.held_out, run.train.seed)
+    _, held = split(records, run.data.held_out)
     return Rows(tuple(held), f"{file} (the {len(held)} rows held out of training)"), ""
 
 

@@ -22,6 +22,7 @@ from veneer.exports.certificate import LISTED, Answer, Side
 from veneer.exports.llama_cpp import CONTEXT, opened
 from veneer.exports.sides import Asked, folder, led, own, steps_of
 from veneer.io.tokenizer import from_directory
+from veneer.options import Backend
 
 TRANSFORMERS, PEFT = "transformers", "peft"
 
@@ -39,9 +40,9 @@ def installed(package: str) -> bool:
     return find_spec(package) is not None
 
 
-def veneer_folder(path: Path, device: torch.device) -> Reader:
+def veneer_folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) -> Reader:
     """Our own loader on a model's directory or GGUF file."""
-    return Reader("veneer", lambda asked: own(folder(path, device), asked))
+    return Reader("veneer", lambda asked: own(folder(path, device, backend), asked))
 
 
 def llama_cpp(model: Path, adapter: Path | None = None, threads: int = 1) -> Reader:
@@ -80,7 +81,7 @@ def peft_folder(base: Path, adapter: Path, rows: int, tokenizer: Path, device: t
     Args:
         base: directory of the base model.
         adapter: directory of the adapter.
-        rows: of the embedding with the adapter's new tokens.
+        rows: that the embedding must have at least, for the adapter's new tokens.
         tokenizer: directory of the tokenizer that goes with the adapter.
         device: where it computes.
     """
@@ -90,7 +91,7 @@ def peft_folder(base: Path, adapter: Path, rows: int, tokenizer: Path, device: t
 
         with quiet():
             model = _load_model(base)
-            if model.get_input_embeddings().weight.shape[0] != rows:
+            if model.get_input_embeddings().weight.shape[0] < rows:
                 model.resize_token_embeddings(rows, mean_resizing=False)
             model = PeftModel.from_pretrained(model, adapter).eval()
             return _theirs(PEFT, model.to(device), tokenizer, asked)

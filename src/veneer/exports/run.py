@@ -12,6 +12,8 @@ from enum import Enum
 from pathlib import Path
 
 from veneer.adapters.store import read_config
+from veneer.assistant import recorded_run
+from veneer.backends.choose import backend_of
 from veneer.config import ComputeSection
 from veneer.errors import ConfigError, OutputError
 from veneer.exports import gguf, gguf_adapter, merged, peft_folder
@@ -23,7 +25,7 @@ from veneer.exports.prompts import evaluation_rows
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import atomic_folder, remove_folder, write_text
-from veneer.options import Method
+from veneer.options import Backend, Method
 
 FAILED = ".failed"
 """End of the name of a folder whose certificate did not pass."""
@@ -53,6 +55,10 @@ TARGETS: dict[Target, Kind] = {
     Target.GGUF_ADAPTER: Kind(gguf_adapter.write, gguf_adapter.checks),
 }
 """What makes each kind of export, and what is compared of it."""
+
+
+OF_TRANSFORMERS = (Target.PEFT.value, Target.MERGED.value)
+"""Kinds of export that are there for models that transformers computes."""
 
 
 def export(
@@ -153,6 +159,13 @@ def open_job(
             f"--quant {quant} is for GGUF files, and --to {to} writes none; leave it out, or take --dtype"
         )
     checkpoint = open_checkpoint(str(named), revision=config.get("revision") if model is None else None)
+    run = recorded_run(adapter)
+    backend = backend_of(checkpoint.config, run.backend if run else Backend.AUTO)
+    if backend is Backend.HF and to not in OF_TRANSFORMERS:
+        raise ConfigError(
+            f"--to {to} is done by veneer's own decoder alone, and transformers computes model_type "
+            f"{checkpoint.config.get('model_type')!r} (backend hf); take --to merged"
+        )
     rows, why = evaluation_rows(adapter, None if data is None else str(data))
     job = Job(
         model=str(named),
@@ -165,7 +178,8 @@ def open_job(
         rows=rows,
         measuring=data is not None,
         limit=limit,
-        trained=trained_how(adapter, checkpoint, method, compute),
+        trained=trained_how(adapter, checkpoint, method, compute, backend),
+        backend=backend,
         compute=compute,
         progress=progress,
     )

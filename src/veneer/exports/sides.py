@@ -16,6 +16,9 @@ from torch import Tensor
 
 from veneer.adapters.store import load_adapter, read_tokenizer
 from veneer.assistant import Assistant, make_assistant
+from veneer.backends.choose import backend_of
+from veneer.backends.files import HfFiles
+from veneer.backends.load import load_language_model
 from veneer.data.chat import template_of
 from veneer.exports.base import MergeBase, Trained
 from veneer.exports.certificate import LISTED, Answer, Side, Step
@@ -23,9 +26,10 @@ from veneer.exports.prompts import Prompt, Prompts
 from veneer.generation import Sampling, generate
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import Holding, load_model
-from veneer.model.attention import PackedAttention
-from veneer.model.decoder import CausalLM
+from veneer.load import Holding
+from veneer.model.hf_skeleton import skeleton
+from veneer.model.language import LanguageModel
+from veneer.options import Backend
 from veneer.quant.packed import PackedLinear
 
 CHUNK = 256
@@ -46,7 +50,12 @@ class Asked:
 
 
 def live(
-    checkpoint: Checkpoint, adapter: Path | None, base: MergeBase, trained: Trained, device: torch.device
+    checkpoint: Checkpoint,
+    adapter: Path | None,
+    base: MergeBase,
+    trained: Trained,
+    device: torch.device,
+    backend: Backend = Backend.AUTO,
 ) -> Assistant:
     """The adapter on its base in float32.
 
@@ -57,17 +66,20 @@ def live(
             was trained beside, made from the weights in the dtype that they were then made from.
         trained: how.
         device: where it computes.
+        backend: who computes it.
     """
     quantised = base is MergeBase.DEQUANTISED and not checkpoint.stored
-    model = load_model(
+    model = load_language_model(
         checkpoint,
+        backend=backend,
         holding=Holding.QUANTIZED if quantised else Holding.FROZEN,
         dtype=trained.dtype if quantised else torch.float32,
         device=device,
         quant=trained.quant,
     )
-    if quantised:
-        _in_float32(model, checkpoint)
+    if quantised and trained.dtype is not torch.float32:
+        ours = backend_of(checkpoint.config, backend) is Backend.VENEER
+        _in_float32(model, checkpoint if ours else HfFiles(checkpoint, skeleton(checkpoint.config, torch.float32)))
     model.requires_grad_(False).eval()
     own = checkpoint.tokenizer()
     if adapter is None:
@@ -75,20 +87,23 @@ def live(
     return make_assistant(model, checkpoint, load_adapter(model, adapter), read_tokenizer(adapter, own))
 
 
-def _in_float32(model: CausalLM, checkpoint: Checkpoint) -> None:
+def _in_float32(model: LanguageModel, files: Checkpoint | HfFiles) -> None:
     """What is not quantised, as the files have it."""
     model.dtype = torch.float32
+    known = frozenset(files.names())
     for path, module in model.named_modules():
         if isinstance(module, PackedLinear) and module.bias is not None:
-            module.bias = checkpoint.read(f"{path}.bias", torch.float32).to(module.bias.device)
-    for name, parameter in model.named_parameters():
-        parameter.data = checkpoint.read(name, torch.float32).to(parameter.device)
+            module.bias = files.read(f"{path}.bias", torch.float32).to(module.bias.device)
+        for leaf, parameter in module.named_parameters(recurse=False):
+            name = f"{path}.{leaf}"
+            read = files.read(name, torch.float32) if name in known else parameter.data.float()
+            parameter.data = read.to(parameter.device)
 
 
-def folder(path: Path, device: torch.device) -> Assistant:
+def folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) -> Assistant:
     """A model's directory or file in float32, as it is stored."""
     checkpoint = open_checkpoint(path)
-    model = load_model(checkpoint, holding=Holding.FROZEN, dtype=torch.float32, device=device)
+    model = load_language_model(checkpoint, backend=backend, holding=Holding.FROZEN, dtype=torch.float32, device=device)
     model.requires_grad_(False).eval()
     return make_assistant(model, checkpoint, None)
 
@@ -158,11 +173,11 @@ def vocabulary_texts(tokenizer: Tokenizer) -> list[str]:
 
 
 @torch.no_grad()
-def _steps(model: CausalLM, prompt: Prompt, along: Sequence[int]) -> tuple[Step, ...]:
+def _steps(model: LanguageModel, prompt: Prompt, along: Sequence[int]) -> tuple[Step, ...]:
     """The distributions behind a prompt and behind every token of an answer that is laid behind it."""
     tokens = torch.tensor([*prompt.tokens, *along], device=model.device)
     positions = torch.arange(len(tokens), device=model.device)
-    hidden = model.hidden(tokens, positions, PackedAttention([len(tokens)]))
+    hidden = model.documents(tokens, positions, [len(tokens)])
     return tuple(steps_of(model.logits(hidden[len(prompt.tokens) - 1 :])))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from veneer.io.checkpoint import Checkpoint
@@ -82,6 +83,31 @@ def stream_model(
     changes["tie_word_embeddings"] = "lm_head.weight" not in shapes
     _save_rest(directory, changes, origin, quantization, tokenizer or origin.tokenizer())
     return shapes
+
+
+def stream_files(
+    directory: Path,
+    names: Iterable[str],
+    tensors: Iterable[tuple[str, Tensor]],
+    dtype: torch.dtype,
+    origin: Checkpoint,
+) -> None:
+    """Write the tensors of any architecture as they come, under the names of `origin`'s files.
+
+    Args:
+        directory: an existing folder.
+        names: every name that `tensors` may yield.
+        tensors: all weights.
+        dtype: of the model, for its configuration.
+        origin: where everything else comes from.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    with TensorWriter(directory / WEIGHTS_FILE, names, {"format": "pt"}) as file:
+        for name, tensor in tensors:
+            file.write(name, tensor)
+    _save_rest(directory, {"torch_dtype": _NAMES[str(dtype)]}, origin, None, origin.tokenizer())
 
 
 def _save_rest(

@@ -10,17 +10,21 @@ weight is held.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from veneer.model.attention import Attention
+from veneer.model.attention import Attention, PackedAttention
+from veneer.model.cache import KVCache
+from veneer.model.decoding import CachedDecoding
 from veneer.model.layers import LAYERS, Layer, Mlp, SelfAttention
 from veneer.model.leaves import BaseLinear, DenseLinear, Embedding, RmsNorm, Weights, make_norm
 from veneer.model.recompute import Recomputation
 from veneer.model.rope import Angles, Rotary
-from veneer.model.shape import DecoderSpec
+from veneer.model.shape import DecoderSpec, RopeKind
 from veneer.products import Scores
 
 __all__ = [
@@ -86,7 +90,9 @@ class CausalLM(nn.Module):
         super().__init__()
         self.spec = spec
         self.dtype = dtype
-        self.model = Decoder(spec, weights)
+        noted = _Noted(weights)
+        self.model = Decoder(spec, noted)
+        self._linears = noted.linears
         if spec.tied_head:
             self.lm_head: nn.Module = DenseLinear(self.model.embed_tokens.weight)
         else:
@@ -98,6 +104,21 @@ class CausalLM(nn.Module):
         return self.model.norm.weight.device
 
     @property
+    def flat(self) -> bool:
+        """True; see `veneer.model.language.LanguageModel`."""
+        return True
+
+    @property
+    def fan_in_fan_out(self) -> bool:
+        """False; see `veneer.model.language.LanguageModel`."""
+        return False
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The token embedding."""
+        return self.model.embed_tokens
+
+    @property
     def head_weight(self) -> Tensor | None:
         """`[vocab_size, dim]` where the scores are the hidden states' product with it and nothing else."""
         return plain_weight(self.lm_head)
@@ -106,10 +127,43 @@ class CausalLM(nn.Module):
         """Hidden states `[tokens, dim]` for int64 `tokens` and `positions` `[tokens]`."""
         return cast(Tensor, self.model(tokens, positions, attention, self.dtype))
 
+    def documents(self, tokens: Tensor, positions: Tensor, lengths: Sequence[int], shared: int = 0) -> Tensor:
+        """Hidden states `[tokens, dim]` of packed documents; see `veneer.model.language.LanguageModel`."""
+        return self.hidden(tokens, positions, PackedAttention(lengths, shared))
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, `[rows, dim]` to `[rows, vocab_size]`: in the compute dtype, or at least in float32
         where the head's products are scaled or capped first."""
         return shaped(self.lm_head(hidden), self.spec.scores)
+
+    def decoding(self, rows: int, capacity: int) -> CachedDecoding:
+        """Room for `rows` rows of at most `capacity` tokens."""
+        outgrown = {rope.original_max_positions for rope in self.spec.ropes if rope.kind is RopeKind.LONGROPE}
+        return CachedDecoding(
+            self.hidden,
+            lambda count: KVCache(self.spec, count, capacity, dtype=self.dtype, device=self.device),
+            frozenset(outgrown) if self.spec.by_length else frozenset(),
+        )
+
+    def row_bytes(self, capacity: int) -> int:
+        """Keys and values of a row of `capacity` tokens."""
+        spec = self.spec
+        return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * capacity * self.dtype.itemsize
+
+    def recompute(self, how: Recomputation | None) -> None:
+        """Compute layers again in backward, or keep their activations."""
+        self.model.recomputation = how
+
+    def put_tables(self, embedding: nn.Module, head: nn.Module, vocab_size: int) -> None:
+        """Put other modules in the place of embedding and head."""
+        self.model.embed_tokens, self.lm_head = cast(Embedding, embedding), head
+        self.spec = replace(self.spec, vocab_size=vocab_size)
+
+    def linear_paths(self) -> list[str]:
+        """Paths of the linear layers that can carry an adapter, in model order; the head is not among them."""
+        # An expert's layers are adapted together with all others' of its layer.
+        linears = {path for path in self._linears if ".experts." not in path}
+        return [path for path, _ in self.named_modules() if path in linears]
 
 
 def shaped(products: Tensor, scores: Scores) -> Tensor:
@@ -118,6 +172,21 @@ def shaped(products: Tensor, scores: Scores) -> Tensor:
         return products
     wide = products.to(torch.promote_types(products.dtype, torch.float32)) * scores.scale
     return wide if scores.softcap is None else torch.tanh(wide / scores.softcap) * scores.softcap
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """Passes every request on, and keeps the paths of linear layers."""
+
+    weights: Weights
+    linears: set[str] = field(default_factory=set)
+
+    def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
+        self.linears.add(path)
+        return self.weights.linear(path, in_features, out_features, bias=bias)
+
+    def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
+        return self.weights.parameter(path, shape)
 
 
 def plain_weight(head: nn.Module) -> Tensor | None:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from veneer.model.language import HasModules
 
 
 class Held(ABC):
@@ -22,7 +22,7 @@ class Held(ABC):
 
 
 @contextmanager
-def held(model: nn.Module) -> Iterator[None]:
+def held(model: HasModules) -> Iterator[None]:
     """Within the block no parameter changes, so that what follows from them is computed once: for generation, whose
     many small calls would each do it again. Training cannot tell when its parameters change, and does not hold."""
     holders = [module for module in model.modules() if isinstance(module, Held)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,6 +91,10 @@ class Recomputation:
         anchor = next((parameter for parameter in layer.parameters() if parameter.requires_grad), x)
         result: Tensor = _Recomputed.apply(self, layer, anchor, x, rest)  # type: ignore[no-untyped-call]
         return result
+
+    def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """What a layer's forward and its second run are put in; `torch.utils.checkpoint` asks for every layer."""
+        return nullcontext(), self.rewound(None if self.generator is None else self.generator.get_state())
 
     @contextmanager
     def rewound(self, state: Tensor | None) -> Iterator[None]:

@@ -9,13 +9,21 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from veneer.errors import ModelError
 from veneer.products import LowRank, inputs, outputs, through
+
+
+class HasModules(Protocol):
+    """Modules in any order."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All modules."""
+        ...
 
 
 class PackedLinear(nn.Module):
@@ -95,7 +103,7 @@ class PackedLinear(nn.Module):
 
 
 @contextmanager
-def decoded_weights(model: nn.Module, dtype: torch.dtype, limit: int) -> Iterator[None]:
+def decoded_weights(model: HasModules, dtype: torch.dtype, limit: int) -> Iterator[None]:
     """Within the block every quantised layer keeps its decoded weight, if all of them take at most `limit` bytes.
 
     Generation multiplies a few rows at a time, so decoding would cost as much as the products; the values are the

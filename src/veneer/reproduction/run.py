@@ -8,17 +8,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from veneer.config import RunConfig, parse
 from veneer.errors import CheckpointError, OutputError, listing
 from veneer.events import Subscriber
 from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import remove_folder, sha256
-from veneer.model.spec import spec_from_hf
 from veneer.reproduction.differences import TensorDifference, digests, environments, first_step, tensors
-from veneer.training.build import with_new_tokens
 from veneer.training.lock import FORMAT, LOCK_FILE, WEIGHTS, data_files, environment, tokenizer_digest
 from veneer.training.run import train
 
@@ -103,7 +99,7 @@ def reproduce(
     config = _config(lock, folder, moved, target)
     refuse_other_inputs(lock, config, folder)
     device = resolve_device(config.compute.device)
-    differing = environments(lock, environment(device, config.compute.threads or torch.get_num_threads()))
+    differing = environments(lock, environment(device, config))
     on_environment(differing)
     train(config, subscribers=subscribers, stop=stop)
     found = _compared(lock, folder, target, differing)
@@ -161,7 +157,9 @@ def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path
     now = {key: sha256(file) for key, file in files.items() if file.is_file()}
     problems += digests("data", lock["data"]["files"], now)
     if not problems:
-        _, tokenizer, _ = with_new_tokens(config, checkpoint.tokenizer(), spec_from_hf(checkpoint.config))
+        tokenizer = checkpoint.tokenizer()
+        if config.lora.new_tokens:
+            tokenizer = tokenizer.with_tokens(config.lora.new_tokens)
         if tokenizer_digest(tokenizer) != lock["tokenizer"]:
             problems.append(
                 "tokenizer: is read otherwise than then, from the same files (another version of a library)"

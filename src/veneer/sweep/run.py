@@ -86,14 +86,15 @@ def _groups(pending: Sequence[Point], together: int) -> list[list[tuple[Point, P
     for point in pending:
         begun = any((Path(point.config.output) / CHECKPOINTS).glob("step-*"))
         prepared = _sharing_rows(prepare(point.config, resume=begun), rows)
-        key = base_key(prepared.foreseen)
+        key, plan = base_key(prepared.foreseen), prepared.foreseen.plan
         for group in groups:
             members = [one.foreseen for _, one in group] + [prepared.foreseen]
             if (
                 key is not None
                 and key == base_key(members[0])
                 and len(members) <= together
-                and joint_bytes(members) <= prepared.foreseen.plan.limit.bytes
+                and plan is not None
+                and joint_bytes(members) <= plan.limit.bytes
             ):
                 group.append((point, prepared))
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -12,6 +13,7 @@ from veneer.adapters.inject import Sources, inject, linear_paths
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.tables import grow
 from veneer.adapters.targets import EMBEDDING
+from veneer.backends.load import load_hf
 from veneer.config import QuantSection, RunConfig
 from veneer.errors import ConfigError
 from veneer.hardware import resolve_dtype
@@ -19,8 +21,9 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import Holding, load_model, refuse_training
 from veneer.model.decoder import CausalLM
+from veneer.model.language import LanguageModel, ModelSpec
 from veneer.model.spec import DecoderSpec
-from veneer.options import Init, Method
+from veneer.options import Backend, Init, Method
 from veneer.training.rows import PackedSteps, Rows
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
 
@@ -74,9 +77,9 @@ def build(
     rows: Rows,
     origin: Checkpoint,
     tokenizer: Tokenizer,
-    spec: DecoderSpec,
+    spec: ModelSpec,
     device: torch.device,
-) -> tuple[CausalLM, Trainable]:
+) -> tuple[LanguageModel, Trainable]:
     """Load the model and put on it what is trained.
 
     Args:
@@ -90,19 +93,30 @@ def build(
     Raises:
         VeneerError: model or adapter cannot be made as the run asks for it.
     """
+    if config.backend is Backend.HF:
+        theirs = load_hf(
+            origin,
+            holding=HOLDINGS[config.method],
+            dtype=resolve_dtype(config.compute.dtype, device),
+            device=device,
+            quant=config.quant,
+        )
+        return theirs, adapter_on(theirs, config, origin, tokenizer)
     model = base_model(config, origin, device)
     if config.method is Method.FULL:
         return model, FullTraining(model, origin)
     grow(model, spec.vocab_size)
-    return model, adapter_on(model, config, rows, origin, tokenizer)
+    return model, adapter_on(model, config, origin, tokenizer, measured_directions(config, rows, model))
+
+
+HOLDINGS = {Method.LORA: Holding.FROZEN, Method.QLORA: Holding.QUANTIZED, Method.FULL: Holding.TRAINABLE}
 
 
 def base_model(config: RunConfig, origin: Checkpoint, device: torch.device) -> CausalLM:
-    """The model as the run's method holds it."""
-    holdings = {Method.LORA: Holding.FROZEN, Method.QLORA: Holding.QUANTIZED, Method.FULL: Holding.TRAINABLE}
+    """The model as the run's method holds it, on veneer's own decoder."""
     return load_model(
         origin,
-        holding=holdings[config.method],
+        holding=HOLDINGS[config.method],
         dtype=resolve_dtype(config.compute.dtype, device),
         device=device,
         products=config.compute.products,
@@ -111,21 +125,34 @@ def base_model(config: RunConfig, origin: Checkpoint, device: torch.device) -> C
 
 
 def adapter_on(
-    model: CausalLM, config: RunConfig, rows: Rows, origin: Checkpoint, tokenizer: Tokenizer
+    model: LanguageModel,
+    config: RunConfig,
+    origin: Checkpoint,
+    tokenizer: Tokenizer,
+    directions: Mapping[str, torch.Tensor] | None = None,
 ) -> AdapterTraining:
-    """Put the run's adapter, as it starts, on a model that has none and has rows for the run's tokens."""
+    """Put the run's adapter, as it starts, on a model that has none and has rows for the run's tokens.
+
+    Args:
+        model: changed in place.
+        config: the run.
+        origin: the model's files.
+        tokenizer: with the run's new tokens.
+        directions: what `measured_directions` found, where the start needs it.
+    """
     lora = LoraSpec.of(config.lora, tied=model.spec.tied_head)
-    sources = Sources(
-        original=lambda name: origin.read(name, torch.float32),
-        directions=_directions(config, rows, model, lora) if lora.init is Init.EVA else None,
-    )
+    sources = Sources(original=lambda name: origin.read(name, torch.float32), directions=directions)
     adapter = inject(model, lora, seed=config.train.seed, sources=sources)
     saved = tokenizer if config.lora.new_tokens else None
     return AdapterTraining(adapter, origin.source, config.revision, saved)
 
 
-def _directions(config: RunConfig, rows: Rows, model: CausalLM, lora: LoraSpec) -> dict[str, torch.Tensor]:
-    """EVA's, measured on the rows of the run's first steps: enough of them to span the widest layer."""
+def measured_directions(config: RunConfig, rows: Rows, model: CausalLM) -> dict[str, torch.Tensor] | None:
+    """EVA's, measured on the rows of the run's first steps: enough of them to span the widest layer; None for another
+    start."""
+    if config.lora.init is not Init.EVA:
+        return None
+    lora = LoraSpec.of(config.lora, tied=model.spec.tied_head)
     source = PackedSteps(rows.train, config, by_length=model.spec.by_length)
     wanted = EVA_ROWS * max(model.spec.hidden_size, model.spec.intermediate_size)
     documents: list[Documents] = []

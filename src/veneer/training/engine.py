@@ -17,7 +17,7 @@ from typing import Protocol
 from veneer.data.batches import MicroBatch
 from veneer.errors import Diverged, Interrupted
 from veneer.events import CheckpointSaved, Evaluated, EventLog, RunFinished, StepDone
-from veneer.model.decoder import CausalLM
+from veneer.model.language import LanguageModel
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import Objective
@@ -53,7 +53,7 @@ class Step:
 class Engine:
     """One run, from wherever its `Progress` stands to its last step."""
 
-    model: CausalLM
+    model: LanguageModel
     trainable: Trainable
     objective: Objective
     source: StepSource

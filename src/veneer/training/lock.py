@@ -27,6 +27,7 @@ from veneer.hardware import processor
 from veneer.io.files import sha256, write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.native.library import choice
+from veneer.options import Backend
 from veneer.system import processor_name
 from veneer.training.result import EVENTS_FILE
 from veneer.training.rows import Rows
@@ -132,9 +133,11 @@ class Environment:
     kernels: str
 
 
-def environment(device: torch.device, threads: int) -> Environment:
-    """What computes here."""
-    versions = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+def environment(device: torch.device, config: RunConfig) -> Environment:
+    """What computes a run here."""
+    packages = (*PACKAGES, "transformers") if config.backend is Backend.HF else PACKAGES
+    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    threads = config.compute.threads or torch.get_num_threads()
     if device.type == "cuda":
         name, kernels = processor(device), "triton" if gpu_choice().used else "torch"
     else:
@@ -157,7 +160,7 @@ def write_lock(output: Path, config: RunConfig, inputs: Inputs, rows: Rows, devi
         OutputError: it cannot be written.
         CheckpointError: a file that was trained from is not readable any more.
     """
-    here = environment(device, config.compute.threads or torch.get_num_threads())
+    here = environment(device, config)
     started = [one for one in read_events(output / EVENTS_FILE) if one["event"] == "RunStarted"]
     resumed = [int(str(one["resumed_at"])) for one in started]
     lock: dict[str, Any] = {

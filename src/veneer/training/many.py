@@ -35,9 +35,10 @@ from veneer.hardware import resolve_device
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
-from veneer.options import Method, Recompute
+from veneer.model.language import LanguageModel
+from veneer.options import Backend, Method, Recompute
 from veneer.system import heap_kept
-from veneer.training.build import adapter_on, base_model
+from veneer.training.build import adapter_on, base_model, measured_directions
 from veneer.training.engine import Step
 from veneer.training.objective import Sums, supervised_sums
 from veneer.training.result import CONFIG_FILE, EVENTS_FILE
@@ -85,6 +86,8 @@ def prepare(config: RunConfig, *, resume: bool = False) -> Prepared:
 def base_key(foreseen: Foreseen) -> tuple[Any, ...] | None:
     """What two runs must have in common to be trained together; None for a run that is trained alone."""
     config = foreseen.config
+    if config.backend is Backend.HF:
+        return None  # its layers see batches, whose tokens cannot be told apart by adapter
     layers = config.compute.recompute is Recompute.LAYERS
     if config.method is Method.FULL or config.lora.new_tokens or (layers and config.lora.dropout > 0):
         # New tokens make the base's tables longer. And recomputed layers rewind one source of dropout masks, while here
@@ -97,12 +100,13 @@ def base_key(foreseen: Foreseen) -> tuple[Any, ...] | None:
 def joint_bytes(runs: Sequence[Foreseen]) -> int:
     """Bytes that the runs take together at the most: one base, what each holds beside it, and the activations (with all
     else that comes and goes) of the widest pass."""
-    memories = [run.plan.choice.memory for run in runs]
-    tokens = [run.plan.choice.cut.tokens for run in runs]
+    plans = [run.plan for run in runs if run.plan is not None]
+    memories = [plan.choice.memory for plan in plans]
+    tokens = [plan.choice.cut.tokens for plan in plans]
     shared = max(memory.runtime + memory.base for memory in memories)
     held = [memory.adapters + memory.gradients + memory.optimizer for memory in memories]
     moving = [m.peak - m.runtime - m.base - own for m, own in zip(memories, held, strict=True)]
-    widest = sum(tokens) if runs[0].plan.setup.device != "cpu" else max(JOINED_TOKENS, *tokens, 0)
+    widest = sum(tokens) if plans[0].setup.device != "cpu" else max(JOINED_TOKENS, *tokens, 0)
     share = min(1.0, widest / sum(tokens))
     return shared + sum(held) + max(*moving, int(share * sum(moving)))
 
@@ -229,7 +233,7 @@ def joined(
                 log.emit(event)
         model = base_model(config, runs[0].foreseen.origin, device)
         adapters = AdapterSet(model)
-        opened = [_adopt(adapters, str(number), run.foreseen) for number, run in enumerate(runs)]
+        opened = [_adopt(adapters, model, str(number), run.foreseen) for number, run in enumerate(runs)]
         heads = {name: modules(adapters[name])[HEAD] for name in adapters.names if HEAD in adapters[name].layers}
         route = stack.enter_context(adapters.routed(adapters.names))
         joint = Joint(model, route, heads)
@@ -241,14 +245,15 @@ def joined(
         yield joint, lanes
 
 
-def _adopt(adapters: AdapterSet, name: str, foreseen: Foreseen) -> Opened:
-    training = adapter_on(adapters.model, foreseen.config, foreseen.rows, foreseen.origin, foreseen.tokenizer)
+def _adopt(adapters: AdapterSet, model: CausalLM, name: str, foreseen: Foreseen) -> Opened:
+    directions = measured_directions(foreseen.config, foreseen.rows, model)
+    training = adapter_on(model, foreseen.config, foreseen.origin, foreseen.tokenizer, directions)
     adapter: Adapter = training.adapter
     adapters.adopt(name, adapter)
-    return over_model(foreseen, adapters.model, training)
+    return over_model(foreseen, model, training)
 
 
-def _objective(joint: Joint, name: str) -> Callable[[CausalLM, MicroBatch], Sums]:
+def _objective(joint: Joint, name: str) -> Callable[[LanguageModel, MicroBatch], Sums]:
     return lambda model, batch: joint.sums([(name, batch)])[0]
 
 

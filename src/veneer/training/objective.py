@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from veneer.data.batches import MicroBatch
 from veneer.losses import linear_cross_entropy, scored_cross_entropy
-from veneer.model.attention import PackedAttention
-from veneer.model.decoder import CausalLM, plain_weight
+from veneer.model.decoder import plain_weight
+from veneer.model.language import LanguageModel
 from veneer.products import Scores
 
 
@@ -30,14 +30,13 @@ class Sums:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-Objective = Callable[[CausalLM, MicroBatch], Sums]
+Objective = Callable[[LanguageModel, MicroBatch], Sums]
 
 
-def supervised_cross_entropy(model: CausalLM, batch: MicroBatch) -> Sums:
+def supervised_cross_entropy(model: LanguageModel, batch: MicroBatch) -> Sums:
     """Cross-entropy of the supervised tokens of packed documents."""
     device = model.device
-    attention = PackedAttention(batch.segments, batch.shared)
-    hidden = model.hidden(batch.tokens.to(device), batch.positions.to(device), attention)
+    hidden = model.documents(batch.tokens.to(device), batch.positions.to(device), batch.segments, batch.shared)
     return supervised_sums(hidden, model.lm_head, batch, model.spec.scores)
 
 
@@ -52,7 +51,9 @@ def supervised_sums(hidden: Tensor, head: nn.Module, batch: MicroBatch, scores: 
 
 
 @torch.no_grad()
-def mean_loss(model: CausalLM, batches: list[MicroBatch], objective: Objective = supervised_cross_entropy) -> float:
+def mean_loss(
+    model: LanguageModel, batches: list[MicroBatch], objective: Objective = supervised_cross_entropy
+) -> float:
     """The objective's mean over all micro-batches, without gradients (nats per supervised token)."""
     was_training = model.training
     model.eval()

@@ -9,19 +9,23 @@ from pathlib import Path
 
 import torch
 
+from veneer.adapters.spec import LoraSpec
+from veneer.backends.choose import backend_of, check_hf
 from veneer.config import ComputeSection, RunConfig, read_yaml
 from veneer.errors import ConfigError
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import describe
 from veneer.io.prequantised import described_quantisation
 from veneer.load import linear_paths, refuse_training
+from veneer.model.hf_skeleton import HfSpec, skeleton
 from veneer.model.spec import DecoderSpec, spec_from_hf
-from veneer.options import Dtype, Method, Recompute
+from veneer.options import Backend, Dtype, Method, Recompute
 from veneer.plan.choose import device_bytes, limit_of
+from veneer.plan.estimate import Estimate, estimate, hf_linears
 from veneer.plan.plan import Plan, make_plan
 from veneer.plan.setup import Cut, Setup
 from veneer.plan.time import Rate, card, probe, published
-from veneer.training.recommend import completion_tokens, settle
+from veneer.training.recommend import completion_tokens, settle, settle_over
 from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 
 NO_FILE = "-"
@@ -76,6 +80,40 @@ def planned(
         "recompute": Recompute.LAYERS if plan.choice.recompute else Recompute.NEVER,
     }
     return config.model_copy(update={"compute": compute.model_copy(update=chosen)}), plan
+
+
+def estimated(
+    config: RunConfig,
+    rows: Rows,
+    spec: HfSpec,
+    device: torch.device,
+    recorded: Path | None = None,
+    *,
+    stored: bool = False,
+) -> tuple[RunConfig, Estimate]:
+    """The same for a model that transformers computes; nothing is refused for its memory."""
+    compute = config.compute if recorded is None else _as_recorded(config.compute, recorded)
+    source = PackedSteps(rows.train, config)
+    found = estimate(
+        spec,
+        LoraSpec.of(config.lora, tied=spec.tied_head),
+        config.quant if stored or config.method is Method.QLORA else None,
+        compute,
+        source.longest,
+        source.cut,
+        limit_of(compute, device_bytes(device)),
+        dtype=resolve_dtype(compute.dtype, device),
+        device=device.type,
+    )
+    if found.recompute and not spec.recomputable:
+        raise ConfigError(
+            f"compute.recompute layers: transformers cannot compute the layers of {spec.model_type} again; take never"
+        )
+    chosen = {
+        "micro_batch_tokens": found.micro_batch_tokens,
+        "recompute": Recompute.LAYERS if found.recompute else Recompute.NEVER,
+    }
+    return config.model_copy(update={"compute": compute.model_copy(update=chosen)}), found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +175,45 @@ def plan_of(config: RunConfig, device: str, expected: Expected) -> Plan:
         return Cut.of_rows(expected.tokens, tokens, in_step, longest=expected.longest)
 
     return make_plan(setup, config.compute, expected.longest, cut_for, limit, steps=steps, rate=rate)
+
+
+def estimate_of(config: RunConfig, device: str, expected: Expected) -> Estimate | None:
+    """What `plan_of` would say, where transformers computes the model: an estimate; None where a plan can be made.
+
+    Raises:
+        VeneerError: as `plan_of`.
+    """
+    model = describe(config.model, revision=config.revision)
+    if backend_of(model.config, config.backend) is Backend.VENEER:
+        return None
+    config = config.model_copy(update={"backend": Backend.HF})
+    check_hf(config)
+    here = re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", device) is not None
+    place = resolve_device(device) if here else torch.device("cuda")
+    total = device_bytes(place) if here else card(device).memory
+    dtype = resolve_dtype(config.compute.dtype, place) if here else torch.bfloat16
+    spec = skeleton(model.config, dtype).spec
+    source = None
+    count, completion, longest = expected.rows, expected.rows * expected.tokens, expected.longest
+    if config.data.file != NO_FILE:
+        rows = load_rows(config, model.tokenizer(), lambda message: None)
+        source = PackedSteps(rows.train, config)
+        count, completion, longest = len(rows.train), completion_tokens(rows), source.longest
+    config, _ = settle_over(config, spec, lambda lora: hf_linears(spec, lora), count, completion)
+    supposed = examples_per_step(config.train) or 1
+    return estimate(
+        spec,
+        LoraSpec.of(config.lora, tied=spec.tied_head),
+        config.quant if config.method is Method.QLORA else None,
+        config.compute,
+        longest,
+        lambda tokens: (
+            source.cut(tokens) if source else Cut.of_rows(expected.tokens, tokens, supposed, longest=longest)
+        ),
+        limit_of(config.compute, total),
+        dtype=dtype,
+        device=place.type,
+    )
 
 
 def _as_recorded(compute: ComputeSection, recorded: Path) -> ComputeSection:

@@ -8,11 +8,12 @@ fine-tuning nearly independent of rank, small batches, and a rank whose capacity
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from veneer.adapters.spec import LoraSpec
 from veneer.config import RunConfig, TrainSection
+from veneer.model.language import ModelSpec
 from veneer.model.spec import DecoderSpec
 from veneer.options import Method, OptimizerName
 from veneer.plan.setup import decoder_linears
@@ -131,11 +132,23 @@ def recommended_examples(rows: int, train: TrainSection) -> Choice:
 
 
 def settle(config: RunConfig, spec: DecoderSpec, rows: int, completion: int) -> tuple[RunConfig, list[str]]:
+    """`settle_over` for a model of veneer's own decoder."""
+    return settle_over(config, spec, lambda lora: decoder_linears(spec, lora), rows, completion)
+
+
+def settle_over(
+    config: RunConfig,
+    spec: ModelSpec,
+    linears: Callable[[LoraSpec], Sequence[Mapping[str, Linear]]],
+    rows: int,
+    completion: int,
+) -> tuple[RunConfig, list[str]]:
     """The configuration with everything chosen that was left to `auto`, and a sentence for each choice.
 
     Args:
         config: the run.
         spec: of the model.
+        linears: its linear layers under an adapter.
         rows: to train on.
         completion: supervised tokens of all of them.
     """
@@ -148,7 +161,7 @@ def settle(config: RunConfig, spec: DecoderSpec, rows: int, completion: int) -> 
     short = None
     if config.method is not Method.FULL:
         one = config.lora.model_copy(update={"rank": 1, "rank_pattern": {}})
-        per_rank, largest = weights_per_rank(decoder_linears(spec, LoraSpec.of(one, tied=spec.tied_head)))
+        per_rank, largest = weights_per_rank(linears(LoraSpec.of(one, tied=spec.tied_head)))
         if config.lora.rank == "auto":
             choices.append(recommended_rank(completion, per_rank, largest))
         elif per_rank:

@@ -16,7 +16,7 @@ from veneer.data.records import Record, duplicates, overlap, read_records
 from veneer.errors import ConfigError, DataError
 from veneer.grain import GRAIN, OWN_GRAIN, filled
 from veneer.io.tokenizer import Tokenizer
-from veneer.options import Method
+from veneer.options import Backend, Method
 from veneer.plan.setup import Cut
 from veneer.products import compiled
 
@@ -142,8 +142,10 @@ class PackedSteps:
         self._examples = examples
         self._lengths = [len(example.tokens) for example in examples]
         self._chosen = config.compute.micro_batch_tokens
-        self._share = config.lora.dropout == 0.0 and not by_length
-        self._grain = OWN_GRAIN if compiled() and config.method is not Method.FULL else GRAIN
+        # transformers takes documents one by one: there is no shape to fill up, and no beginning to share.
+        flat = config.backend is not Backend.HF
+        self._share = flat and config.lora.dropout == 0.0 and not by_length
+        self._grain = (OWN_GRAIN if compiled() and config.method is not Method.FULL else GRAIN) if flat else 1
         self._steps = Steps(
             np.array(self._lengths),
             seed=train.seed,

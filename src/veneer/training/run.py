@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
-from veneer.adapters.combinations import refuse
+from veneer.adapters.combinations import refuse, refuse_beyond_linear
 from veneer.adapters.experts import on_experts, target_paths
 from veneer.adapters.spec import LoraSpec
+from veneer.backends.choose import backend_of, check_hf, said
+from veneer.backends.load import describe_hf
 from veneer.config import RunConfig, check, to_yaml
 from veneer.data.batches import pack
 from veneer.errors import CheckpointError, OutputError
@@ -23,10 +25,11 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import linear_paths, stored_quantisation
-from veneer.model.decoder import CausalLM
+from veneer.model.language import LanguageModel, ModelSpec
 from veneer.model.recompute import Recomputation
-from veneer.model.spec import DecoderSpec, spec_from_hf
-from veneer.options import Factors, Init, Method, Products, Recompute
+from veneer.model.spec import spec_from_hf
+from veneer.options import Backend, Factors, Init, Method, Products, Recompute
+from veneer.plan.estimate import hf_linears
 from veneer.plan.plan import Plan
 from veneer.system import heap_kept
 from veneer.training.build import as_stored, build, with_new_tokens
@@ -39,8 +42,8 @@ from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.optimizers.choose import auto_beta2, make_optimizer, notes
 from veneer.training.optimizers.lorafa import FactorPair, LoraFA
-from veneer.training.planned import planned
-from veneer.training.recommend import completion_tokens, settle
+from veneer.training.planned import estimated, planned
+from veneer.training.recommend import completion_tokens, settle, settle_over
 from veneer.training.result import CONFIG_FILE, EVENTS_FILE, publish
 from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 from veneer.training.trainable import AdapterTraining, Trainable
@@ -61,13 +64,13 @@ class RunResult:
     progress: Progress
     best: Path | None
     """The checkpoint with the lowest evaluation loss, if there was any evaluation."""
-    model: CausalLM
+    model: LanguageModel
     """The trained model, as it stands in memory."""
     trainable: Trainable
     peak_memory_mb: float
     """Peak memory of the process when training ended."""
-    plan: Plan
-    """What was foreseen before it began."""
+    plan: Plan | None
+    """What was foreseen before it began; None where transformers computed the model, of which there is an estimate."""
 
 
 def train(
@@ -178,7 +181,7 @@ def begin(
     if config.compute.products is Products.INT8:
         log.emit(Note(message="compute.products int8: the base is multiplied in 8 bits, which is fast and lossy"))
     if config.compute.recompute is Recompute.LAYERS:
-        model.model.recomputation = Recomputation(trainable.generator())
+        model.recompute(Recomputation(trainable.generator()))
     source = PackedSteps(rows.train, config, by_length=model.spec.by_length)
     optimizer = _optimizer(config, trainable, model.device)
     for line in notes(config.train, optimizer.parameters, model.device):
@@ -218,9 +221,9 @@ class Opened:
 
     config: RunConfig
     """With micro-batch and recomputation chosen."""
-    plan: Plan
+    plan: Plan | None
     rows: Rows
-    model: CausalLM
+    model: LanguageModel
     trainable: Trainable
     digest: str
     """Of the model's files, which are closed again."""
@@ -242,16 +245,17 @@ class Foreseen:
 
     config: RunConfig
     """With micro-batch and recomputation chosen."""
-    plan: Plan
+    plan: Plan | None
+    """None where transformers computes the model."""
     rows: Rows
     origin: Checkpoint
     tokenizer: Tokenizer
     """With the run's new tokens."""
-    spec: DecoderSpec
+    spec: ModelSpec
     """With their rows."""
 
 
-def over_model(foreseen: Foreseen, model: CausalLM, trainable: Trainable) -> Opened:
+def over_model(foreseen: Foreseen, model: LanguageModel, trainable: Trainable) -> Opened:
     """The run over a model; its files are no longer held."""
     files = foreseen.origin.files()
     inputs = Inputs(files, foreseen.tokenizer, foreseen.config)
@@ -271,11 +275,14 @@ def foresee(config: RunConfig, device: torch.device, recorded: Path | None, log:
         VeneerError: something cannot be used, or does not fit.
     """
     origin = open_checkpoint(config.model, revision=config.revision)
+    if backend_of(origin.config, config.backend) is Backend.HF:
+        return _foresee_hf(config, origin, device, recorded, log)
+    config = config.model_copy(update={"backend": Backend.VENEER})
     spec = spec_from_hf(origin.config)
     stored = stored_quantisation(origin, spec)
     if stored is not None:
-        config, said = as_stored(config, origin, stored)
-        log.emit(Note(message=said))
+        config, taken = as_stored(config, origin, stored)
+        log.emit(Note(message=taken))
     config, tokenizer, spec = with_new_tokens(config, origin.tokenizer(), spec)
     rows = load_rows(config, tokenizer, lambda message: log.emit(Note(message=message)))
     _note_long_rows(rows, spec.max_positions, log)
@@ -288,9 +295,43 @@ def foresee(config: RunConfig, device: torch.device, recorded: Path | None, log:
     for line in (*reasons, *plan.lines()):
         log.emit(Note(message=line))
     if config.method is not Method.FULL and config.lora.init in DECOMPOSING:
-        said = f"lora.init {config.lora.init.value}: decomposing every adapted layer, which takes a while"
-        log.emit(Note(message=said))
+        slow = f"lora.init {config.lora.init.value}: decomposing every adapted layer, which takes a while"
+        log.emit(Note(message=slow))
     return Foreseen(config, plan, rows, origin, tokenizer, spec)
+
+
+def _foresee_hf(
+    config: RunConfig, origin: Checkpoint, device: torch.device, recorded: Path | None, log: EventLog
+) -> Foreseen:
+    """The same where transformers computes the model: estimated and not planned."""
+    log.emit(Note(message=said(origin.config, config.backend)))
+    config = config.model_copy(update={"backend": Backend.HF})
+    check_hf(config)
+    spec, stored = describe_hf(origin)
+    bare = {line.path.rpartition(".")[2] for line in spec.linears} & spec.experts
+    if bare:
+        log.emit(
+            Note(
+                message=f"layers named {', '.join(sorted(bare))} and experts carry no adapter: experts are one tensor "
+                "here, and PEFT means them by these names"
+            )
+        )
+    if stored is not None:
+        config, taken = as_stored(config, origin, stored)
+        log.emit(Note(message=taken))
+    tokenizer = origin.tokenizer()
+    rows = load_rows(config, tokenizer, lambda message: log.emit(Note(message=message)))
+    _note_long_rows(rows, spec.max_positions, log)
+    config, reasons = settle_over(
+        config, spec, lambda lora: hf_linears(spec, lora), len(rows.train), completion_tokens(rows)
+    )
+    lora = LoraSpec.of(config.lora, tied=spec.tied_head)
+    refuse(lora, config.method)
+    refuse_beyond_linear(lora)
+    config, found = estimated(config, rows, spec, device, recorded, stored=stored is not None)
+    for line in (*reasons, *found.lines()):
+        log.emit(Note(message=line))
+    return Foreseen(config, None, rows, origin, tokenizer, spec)
 
 
 def _note_long_rows(rows: Rows, limit: int, log: EventLog) -> None:
@@ -299,7 +340,7 @@ def _note_long_rows(rows: Rows, limit: int, log: EventLog) -> None:
         log.emit(Note(message=f"{len(long)} rows are longer than the model's context of {limit:,} tokens ({long[0]})"))
 
 
-def _resolved(config: RunConfig, model: CausalLM, rows: Rows) -> RunConfig:
+def _resolved(config: RunConfig, model: LanguageModel, rows: Rows) -> RunConfig:
     """The configuration with everything spelled out that was left to the program."""
     steps = PackedSteps(rows.train, config).total
     interval = max(1, steps // EVALUATIONS_PER_RUN)

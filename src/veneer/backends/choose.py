@@ -1,0 +1,67 @@
+"""The choice of who computes a model, from its configuration and what the user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from veneer.config import RunConfig
+from veneer.errors import ConfigError, listing
+from veneer.model.spec import FAMILIES
+from veneer.options import Backend, Method, Products
+
+LIMITS = "no exact plan, no shared passes of several adapters, no serving and no GGUF export"
+"""What `hf` cannot do."""
+
+
+def backend_of(config: Mapping[str, Any], wanted: Backend) -> Backend:
+    """VENEER or HF.
+
+    Args:
+        config: the model's config.json.
+        wanted: AUTO takes the own decoder where it knows the architecture.
+    """
+    if wanted is not Backend.AUTO:
+        return wanted
+    return Backend.VENEER if str(config.get("model_type")) in FAMILIES else Backend.HF
+
+
+def said(config: Mapping[str, Any], wanted: Backend) -> str:
+    """A sentence about a model that transformers computes."""
+    name = config.get("model_type")
+    why = "backend hf, as asked" if wanted is Backend.HF else "veneer's own decoder does not know it, so backend hf"
+    return f"model_type {name!r} is computed by transformers ({why}): {LIMITS}"
+
+
+def check_hf(config: RunConfig) -> None:
+    """Refuse settings of a run that transformers' models do not have, all at once.
+
+    Raises:
+        ConfigError: naming every one.
+    """
+    problems = []
+    if config.method is Method.FULL:
+        problems.append("method full: take lora or qlora")
+    if config.compute.products is not Products.EXACT:
+        problems.append(f"compute.products {config.compute.products.value}: take exact")
+    if config.lora.new_tokens:
+        problems.append("lora.new_tokens: the vocabulary stays as it is")
+    if problems:
+        raise ConfigError(
+            "these settings are for veneer's own decoder, and transformers computes this model (backend hf):\n"
+            + listing(problems)
+        )
+
+
+def refuse_hf(what: str, config: Mapping[str, Any]) -> None:
+    """Refuse something for a model that transformers would compute.
+
+    Raises:
+        ConfigError: veneer's own decoder does not know the architecture.
+    """
+    if backend_of(config, Backend.AUTO) is Backend.HF:
+        known = ", ".join(sorted(FAMILIES))
+        raise ConfigError(
+            f"{what} is done by veneer's own decoder alone, which does not know model_type "
+            f"{config.get('model_type')!r}; it knows {known}"
+        )

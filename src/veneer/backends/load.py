@@ -1,0 +1,130 @@
+"""From files to a model in memory, whoever computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from veneer.backends.choose import backend_of
+from veneer.backends.files import HfFiles
+from veneer.config import QuantSection
+from veneer.errors import ConfigError
+from veneer.io.checkpoint import Checkpoint
+from veneer.load import Holding, StreamedWeights, load_model, stored_layers
+from veneer.model.hf import HfModel, build
+from veneer.model.hf_skeleton import HfSpec, keeps_float32, skeleton
+from veneer.model.language import LanguageModel
+from veneer.options import Backend, Products
+from veneer.quant.schemes import skipped
+
+
+def load_language_model(
+    checkpoint: Checkpoint,
+    *,
+    backend: Backend = Backend.AUTO,
+    holding: Holding = Holding.FROZEN,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    products: Products = Products.EXACT,
+    quant: QuantSection | None = None,
+    progress: Callable[[str], None] = lambda name: None,
+) -> LanguageModel:
+    """Build the model of `checkpoint`; arguments and errors as `veneer.load.load_model`, and who computes it."""
+    if backend_of(checkpoint.config, backend) is Backend.VENEER:
+        return load_model(
+            checkpoint,
+            holding=holding,
+            dtype=dtype,
+            device=device,
+            products=products,
+            quant=quant,
+            progress=progress,
+        )
+    if products is not Products.EXACT:
+        raise ConfigError("compute.products int8 is done by veneer's own decoder alone; with backend hf take exact")
+    return load_hf(checkpoint, holding=holding, dtype=dtype, device=device, quant=quant, progress=progress)
+
+
+def load_hf(
+    checkpoint: Checkpoint,
+    *,
+    holding: Holding = Holding.FROZEN,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    quant: QuantSection | None = None,
+    progress: Callable[[str], None] = lambda name: None,
+) -> HfModel:
+    """Build the model of `checkpoint` as transformers computes it, one tensor at a time.
+
+    Args:
+        checkpoint: opened files.
+        holding: dense or quantised, frozen either way. Only linear layers are quantised: experts that are one tensor in
+            memory stay in `dtype`.
+        dtype: of activations and products, and of what is not quantised.
+        device: where the weights go.
+        quant: settings for `Holding.QUANTIZED`; without effect on files that are quantised already.
+        progress: called with the name of every tensor that is read.
+
+    Raises:
+        ModelError: transformers is not installed or does not know the architecture, or the files do not fit it.
+        ConfigError: `quant` skips layers that there are not, or the weights are to be trained.
+    """
+    if holding is Holding.TRAINABLE:
+        raise ConfigError("method full is done by veneer's own decoder alone; with backend hf take lora or qlora")
+    bones = skeleton(checkpoint.config, dtype)
+    files = HfFiles(checkpoint, bones)
+    paths = [line.path for line in bones.spec.linears]
+    stored = stored_layers(files, paths)
+    quant = quant or QuantSection()
+    quantizing = holding is Holding.QUANTIZED and stored is None
+    streamed = StreamedWeights(
+        checkpoint=files,
+        dtype=dtype,
+        device=torch.device(device),
+        holding=holding,
+        products=Products.EXACT,
+        quant=quant,
+        dense=skipped(paths, quant.skip_modules) if quantizing else frozenset(paths),
+        progress=progress,
+    )
+    weights = _HfWeights(files, streamed, keeps_float32(bones.module), frozenset(files.names()))
+    return build(bones, weights, dtype, torch.device(device)).check()
+
+
+def describe_hf(checkpoint: Checkpoint) -> tuple[HfSpec, QuantSection | None]:
+    """What the model of `checkpoint` is made of, and how the files hold its linear layers: None where they hold none of
+    them quantised.
+
+    Raises:
+        ModelError: as `load_hf`.
+    """
+    bones = skeleton(checkpoint.config, torch.float32)
+    files = HfFiles(checkpoint, bones)
+    return bones.spec, stored_layers(files, [line.path for line in bones.spec.linears])
+
+
+@dataclass(frozen=True, slots=True)
+class _HfWeights:
+    """Reads each tensor from the files as the skeleton is filled (`veneer.model.hf.HfWeights`)."""
+
+    files: HfFiles
+    streamed: StreamedWeights
+    wide: Callable[[str], bool]
+    names: frozenset[str]
+
+    def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
+        return self.streamed.linear(path, in_features, out_features, bias=bias)
+
+    def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
+        if not self.wide(path):
+            return self.streamed.parameter(path, shape)
+        tensor = self.files.read(path, torch.float32).to(self.streamed.device)
+        return nn.Parameter(tensor, requires_grad=False)
+
+    def buffer(self, path: str) -> Tensor | None:
+        if path not in self.names:
+            return None
+        return self.files.read(path, torch.float32)

@@ -1,0 +1,340 @@
+"""A model of transformers without its weights, and what can be read off it.
+
+Every architecture that transformers can make as a causal language model is made here from its config.json, by
+transformers' own class: memory for weights is not taken, while buffers that follow from the configuration (rotary
+frequencies, masks) are computed. Which modules are linear layers, and under which names the weights stand in files, is
+asked of that class too. No code of a model's repository is ever run.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from veneer.errors import ModelError, listing
+from veneer.model.mixture import MixtureSpec
+from veneer.products import PLAIN_SCORES, Scores
+
+EXTRA = "pip install 'veneer[hf]'"
+
+
+@dataclass(frozen=True, slots=True)
+class HfLinear:
+    """One linear layer."""
+
+    path: str
+    inputs: int
+    outputs: int
+    bias: bool
+    transposed: bool
+    """Whether its weight is stored `[in, out]` (transformers' Conv1D)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HfSpec:
+    """What a run asks of the architecture (`veneer.model.language.ModelSpec`), and of what it is made."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    tied_head: bool
+    max_positions: int
+    num_layers: int
+    linears: tuple[HfLinear, ...]
+    """Linear layers in model order, the head left out."""
+    head: str
+    """Path of the head."""
+    base: str
+    """Path of what makes the hidden states."""
+    weights: int
+    """Elements of all weights; what is tied counts once."""
+    recomputable: bool
+    """Whether transformers can compute its layers again in backward."""
+
+    scores: Scores = PLAIN_SCORES
+    """Plain: what the class does beside the head's product is in the head that it hands out."""
+    by_length: bool = False
+    """No more than the class itself makes of it."""
+    mixture: MixtureSpec | None = None
+    """None: experts are transformers' own business, and carry no adapter here."""
+    experts: frozenset[str]
+    """Last names that files give to the layers of experts which are one tensor in memory."""
+
+    @property
+    def adaptable(self) -> tuple[HfLinear, ...]:
+        """Linear layers that can carry an adapter. Not those whose last name experts have in files: by that name PEFT
+        (0.21) means the experts alone, so that it could not open the adapter."""
+        return tuple(line for line in self.linears if line.path.rpartition(".")[2] not in self.experts)
+
+    @property
+    def others(self) -> int:
+        """Elements outside of the linear layers' weights."""
+        return self.weights - sum(line.inputs * line.outputs for line in self.linears)
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """The model, its weights without memory."""
+
+    module: Any
+    """A `transformers.PreTrainedModel`."""
+    spec: HfSpec
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """`torch.empty`, of which weights are made, takes no memory; everything else is computed as ever."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func is torch.empty and named.get("device") is None:
+            named["device"] = "meta"
+        return func(*args, **named)
+
+
+def skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> Skeleton:
+    """The model that a config.json describes.
+
+    Args:
+        config: its content.
+        dtype: of the weights.
+
+    Raises:
+        ModelError: transformers is not installed, or has no such causal language model.
+    """
+    transformers = _transformers(str(config.get("model_type")))
+    own = _config(transformers, config)
+    try:
+        with _quiet(), _EmptyOnMeta():
+            module = transformers.AutoModelForCausalLM.from_config(own, dtype=dtype, trust_remote_code=False)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"transformers {transformers.__version__} cannot make model_type {config.get('model_type')!r} as a causal "
+            f"language model from its configuration: {error}"
+        ) from error
+    module.tie_weights()
+    module.requires_grad_(False).eval()
+    return Skeleton(module, _spec(module))
+
+
+def _transformers(model_type: str) -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ModelError(
+            f"model_type {model_type!r} is not one that veneer's own decoder knows; transformers computes it "
+            f"(backend hf), and is not installed: {EXTRA}"
+        ) from error
+    return transformers
+
+
+def _config(transformers: Any, config: Mapping[str, Any]) -> Any:
+    """transformers' configuration, nothing dropped at random: the base is frozen, and a step must be repeatable."""
+    name = str(config.get("model_type"))
+    known = transformers.CONFIG_MAPPING
+    if name not in known:
+        if "auto_map" in config:
+            raise ModelError(
+                f"model_type {name!r} is not part of transformers {transformers.__version__}: its repository brings "
+                "code of its own (auto_map), and veneer never runs such code; trust_remote_code is never enabled. Use "
+                "a model whose architecture transformers has."
+            )
+        raise ModelError(
+            f"model_type {name!r} is known neither to veneer's own decoder nor to transformers "
+            f"{transformers.__version__}; a newer transformers may have it"
+        )
+    left_out = ("auto_map", "quantization_config", "model_type")
+    values = {key: _decoded(value) for key, value in config.items() if key not in left_out}
+    own = known[name].from_dict(values)
+    for key, value in vars(own).items():
+        if "drop" in key and isinstance(value, float):
+            setattr(own, key, 0.0)
+    if type(own) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(f"model_type {name!r} is no causal language model in transformers {transformers.__version__}")
+    return own
+
+
+def _decoded(value: Any) -> Any:
+    """A value of config.json, in which transformers spells infinite numbers `{"__float__": "Infinity"}`."""
+    if isinstance(value, Mapping):
+        text = value.get("__float__")
+        return {key: _decoded(part) for key, part in value.items()} if text is None else float(text)
+    return [_decoded(part) for part in value] if isinstance(value, list) else value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers warns about token ids and classes of a configuration, which are not used here."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _spec(module: Any) -> HfSpec:
+    config, name = module.config, type(module).__name__
+    embedding, head = module.get_input_embeddings(), module.get_output_embeddings()
+    paths = {id(part): path for path, part in module.named_modules()}
+    base = paths.get(id(module.get_decoder()))
+    if head is None or embedding is None or not base:
+        raise ModelError(f"{name} has no embedding, head and body of the kind that transformers' causal models have")
+    linears = tuple(find_linears(module, paths[id(head)]))
+    return HfSpec(
+        model_type=str(config.model_type),
+        vocab_size=int(embedding.weight.shape[0]),
+        hidden_size=int(config.hidden_size),
+        tied_head=head.weight is embedding.weight,
+        max_positions=int(getattr(config, "max_position_embeddings", None) or 2**20),
+        num_layers=int(config.num_hidden_layers),
+        linears=linears,
+        head=paths[id(head)],
+        base=base,
+        weights=sum(prod(parameter.shape) for parameter in module.parameters()),
+        recomputable=bool(module.supports_gradient_checkpointing),
+        experts=frozenset(_expert_names(module)),
+    )
+
+
+def _expert_names(module: Any) -> Iterator[str]:
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    for rule in get_model_conversion_mapping(module):
+        if isinstance(rule, WeightConverter):
+            # As in `mlp.experts.*.gate_proj.weight`.
+            several = [pattern for pattern in rule.source_patterns if ".*." in pattern]
+            yield from (pattern.removesuffix(".weight").rpartition(".")[2] for pattern in several)
+
+
+def find_linears(module: nn.Module, head: str) -> Iterator[HfLinear]:
+    """The linear layers, in model order, the head left out: PEFT's rule for `all-linear`.
+
+    A class that derives from torch's `Linear` counts where it computes what that computes.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    computes: dict[type[nn.Module], bool] = {}
+    for path, part in module.named_modules():
+        if path == head or not isinstance(part, nn.Linear | Conv1D):
+            continue
+        kind = type(part)
+        if kind not in computes:
+            computes[kind] = kind in (nn.Linear, Conv1D) or _as_linear(part)
+        if computes[kind]:
+            transposed = isinstance(part, Conv1D)
+            first, second = part.weight.shape
+            inputs, outputs = (first, second) if transposed else (second, first)
+            yield HfLinear(path, inputs, outputs, part.bias is not None, transposed)
+
+
+def _as_linear(part: nn.Module) -> bool:
+    """Whether a class computes x Wᵀ + b, asked of a small layer of that class."""
+    generator = torch.Generator().manual_seed(0)
+    weight, bias, x = (torch.randn(size, generator=generator) for size in ((3, 5), (3,), (2, 5)))
+    small = copy.copy(part)
+    small._parameters = {"weight": nn.Parameter(weight), "bias": nn.Parameter(bias)}
+    try:
+        with torch.no_grad():
+            found = small(x)
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError):
+        return False  # it needs more than a weight, as routers do
+    expected = nn.functional.linear(x, weight, bias)
+    return isinstance(found, Tensor) and found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where a tensor of the model comes from."""
+
+    names: tuple[str, ...]
+    """Tensors of the files, in their order."""
+    make: Callable[[Sequence[Callable[[], Tensor]]], Tensor] | None = None
+    """Makes it of them, where it is not the one as it is."""
+
+
+def find_sources(module: Any, names: Iterable[str]) -> dict[str, Sources]:
+    """For every tensor of the model that the files have, where it comes from, by transformers' own rules: prefixes,
+    names that have changed, experts that are one tensor in memory and many in files.
+
+    Args:
+        module: a skeleton's.
+        names: of the tensors in the files.
+
+    Raises:
+        ModelError: tensors of the model are not there; all are named.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+
+    rules = get_model_conversion_mapping(module)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
+    wanted = module.state_dict()
+    found: dict[str, list[tuple[str, str | None]]] = {}
+    for name in sorted(names, key=dot_natural_key):
+        own, pattern = rename_source_key(name, renamings, converters, module.base_model_prefix, wanted)
+        if own not in wanted and name in wanted:
+            own, pattern = name, None
+        if own in wanted:
+            found.setdefault(own, []).append((name, pattern))
+    sources = {}
+    for own, parts in found.items():
+        pattern = parts[-1][1]
+        if pattern is None:
+            sources[own] = Sources((parts[-1][0],))
+            continue
+        rule, files = by_pattern[pattern], tuple(name for name, _ in parts)
+        for target in rule.target_patterns:
+            # Of several targets the first names the group.
+            name = own.replace(rule.target_patterns[0], target)
+            if name in wanted:
+                sources[name] = Sources(files, _maker(module, rule, own, name, parts))
+    missing = [name for name in _needed(module) if name not in sources]
+    if missing:
+        raise ModelError(
+            f"{type(module).__name__} of transformers needs tensors that the model's files do not have:\n"
+            f"{listing(missing)}"
+        )
+    return sources
+
+
+def _maker(
+    module: Any, rule: Any, own: str, wanted: str, parts: Sequence[tuple[str, str | None]]
+) -> Callable[[Sequence[Callable[[], Tensor]]], Tensor]:
+    def make(reads: Sequence[Callable[[], Tensor]]) -> Tensor:
+        converter = copy.deepcopy(rule)
+        for (name, pattern), read in zip(parts, reads, strict=True):
+            converter.add_tensor(own, name, pattern, read)
+        made = converter.convert(own, model=module, config=module.config)[wanted]
+        tensor: Tensor = made[0] if isinstance(made, list) else made
+        return tensor.contiguous()
+
+    return make
+
+
+def _needed(module: Any) -> Iterator[str]:
+    """Names of the weights that must be there: what is tied under its first name alone."""
+    tied = set(module.all_tied_weights_keys or {})
+    for name, _ in module.named_parameters():
+        if name not in tied:
+            yield name
+
+
+def keeps_float32(module: Any) -> Callable[[str], bool]:
+    """Whether a tensor of that name stays in float32 whatever the weights are in, as transformers holds it."""
+    strict = module._keep_in_fp32_modules_strict or ()
+    return lambda name: any(part == name or f".{part}." in f".{name}." for part in strict)

@@ -1,0 +1,259 @@
+"""A model of transformers behind the own decoder's face computes what transformers computes."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
+
+from hf_models import OTHERS, SHAPES, tiny_hf
+from tiny_models import documents, largest_difference, their_logits
+from veneer.backends.load import load_hf, load_language_model
+from veneer.errors import AdapterError, ConfigError, ModelError
+from veneer.generation import Sampling, generate
+from veneer.io.checkpoint import SafetensorsCheckpoint, open_checkpoint
+from veneer.load import Holding
+from veneer.losses import scored_cross_entropy
+from veneer.model.decoder import Embedding, plain_weight
+from veneer.model.hf import HfModel
+from veneer.model.hf_skeleton import skeleton
+from veneer.model.recompute import Recomputation
+from veneer.options import Backend, Products
+
+KINDS = [*SHAPES, *OTHERS]
+TEXTS = documents([5, 19, 1, 30, 7], seed=3)
+
+
+def ours(kind: str, path: Path, **settings: Any) -> tuple[torch.nn.Module, HfModel]:
+    theirs = tiny_hf(kind)
+    theirs.save_pretrained(path)
+    return theirs, load_hf(open_checkpoint(path), dtype=torch.float32, **settings)
+
+
+def packed(texts: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    tokens = torch.tensor([token for text in texts for token in text])
+    return tokens, torch.cat([torch.arange(len(text)) for text in texts]), [len(text) for text in texts]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_packed_documents_have_the_scores_of_documents_by_themselves(kind: str, tmp_path: Path) -> None:
+    theirs, model = ours(kind, tmp_path)
+    found = model.logits(model.documents(*packed(TEXTS)))
+    expected = their_logits(theirs, TEXTS)
+    assert largest_difference(found, expected) < 2e-5 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batched_greedy_generation_is_that_of_each_prompt_by_itself(kind: str, tmp_path: Path) -> None:
+    theirs, model = ours(kind, tmp_path)
+    found = generate(model, TEXTS, sampling=Sampling(max_new_tokens=12), stop_ids=frozenset())
+    for text, tokens in zip(TEXTS, found, strict=True):
+        whole = [*text, *tokens]
+        # Each token is the likeliest behind all before it, computed anew and without a cache.
+        with torch.no_grad():
+            scores = theirs(input_ids=torch.tensor([whole])).logits[0, len(text) - 1 : -1]
+        assert scores.argmax(-1).tolist() == tokens
+
+
+def test_a_class_that_counts_positions_by_columns_computes_each_step_anew(tmp_path: Path) -> None:
+    theirs, model = ours("roformer", tmp_path)
+    assert not model._caches
+    found = generate(model, TEXTS, sampling=Sampling(max_new_tokens=6), stop_ids=frozenset())
+    for text, tokens in zip(TEXTS, found, strict=True):
+        with torch.no_grad():
+            scores = theirs(input_ids=torch.tensor([[*text, *tokens]])).logits[0, len(text) - 1 : -1]
+        assert scores.argmax(-1).tolist() == tokens
+
+
+def test_rows_that_end_leave_the_batch_and_change_nothing_for_the_others(tmp_path: Path) -> None:
+    _, model = ours("gpt2", tmp_path)
+    free = generate(model, TEXTS, sampling=Sampling(max_new_tokens=10), stop_ids=frozenset())
+    stop = free[1][2]
+    found = generate(model, TEXTS, sampling=Sampling(max_new_tokens=10), stop_ids=frozenset({stop}))
+    for before, after in zip(free, found, strict=True):
+        end = before.index(stop) if stop in before else len(before)
+        assert after == before[:end]
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "gpt2"])
+@torch.no_grad()
+def test_a_beginning_that_documents_share_is_seen_by_each(kind: str, tmp_path: Path) -> None:
+    theirs, model = ours(kind, tmp_path)
+    front, tails = documents([6])[0], documents([3, 9, 1], seed=5)
+    tokens = torch.tensor([*front, *(token for tail in tails for token in tail)])
+    positions = torch.cat([torch.arange(6), *(torch.arange(6, 6 + len(tail)) for tail in tails)])
+    found = model.logits(model.documents(tokens, positions, [len(tail) for tail in tails], 6))
+    whole = [their_logits(theirs, [[*front, *tail]]) for tail in tails]
+    expected = torch.cat([whole[0][:6], *(one[6:] for one in whole)])
+    assert largest_difference(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize(("kind", "plain"), [("gpt_neox", True), ("cohere", False), ("gemma2", False), ("gptj", False)])
+def test_what_a_class_does_beside_the_product_is_in_scores_and_gradients(
+    kind: str, plain: bool, tmp_path: Path
+) -> None:
+    theirs, model = ours(kind, tmp_path)
+    assert (plain_weight(model.lm_head) is not None) is plain
+    text = TEXTS[1]
+    hidden = model.documents(*packed([text])).detach().requires_grad_()
+    targets = torch.tensor(text[1:])
+    found = scored_cross_entropy(hidden[:-1], model.lm_head, targets)
+    expected = theirs(input_ids=torch.tensor([text]), labels=torch.tensor([text])).loss * len(targets)
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    (grad,) = torch.autograd.grad(found, hidden)
+    again = hidden.detach().requires_grad_()
+    own = torch.nn.functional.cross_entropy(model.logits(again)[:-1].float(), targets, reduction="sum")
+    assert largest_difference(grad, torch.autograd.grad(own, again)[0]) < 1e-5
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_in_bfloat16_weights_and_buffers_are_those_that_transformers_loads(kind: str, tmp_path: Path) -> None:
+    tiny_hf(kind).save_pretrained(tmp_path)
+    model = load_hf(open_checkpoint(tmp_path), dtype=torch.bfloat16)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    turned = {f"{line.path}.weight" for line in model.spec.linears if line.transposed}
+    own = {}
+    for path, module in model.named_modules():
+        for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+            own[f"{path}.{name}"] = tensor
+    for name, tensor in [*theirs.named_parameters(), *theirs.named_buffers()]:
+        found = own[name].t() if name in turned else own[name]
+        assert found.dtype == tensor.dtype, name
+        assert torch.equal(found, tensor), name
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@torch.no_grad()
+def test_a_quantised_base_is_the_model_with_its_linear_layers_rounded(kind: str, tmp_path: Path) -> None:
+    theirs, model = ours(kind, tmp_path, holding=Holding.QUANTIZED)
+    for line in model.spec.linears:
+        weight = model.get_submodule(line.path).dequantize(torch.float32)  # type: ignore[operator]
+        own = theirs.get_submodule(line.path).get_parameter("weight")
+        change = largest_difference(weight, own.t() if line.transposed else own)
+        assert 0.0 < change < 0.2
+        own.copy_(weight.t() if line.transposed else weight)
+    found = model.logits(model.documents(*packed(TEXTS)))
+    assert largest_difference(found, their_logits(theirs, TEXTS)) < 2e-5
+
+
+class Watched(SafetensorsCheckpoint):
+    """Notes how many bytes of matrices that it has handed out are held at each reading."""
+
+    def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
+        tensor = super().read(name, dtype)
+        self.alive = [*vars(self).get("alive", []), weakref.ref(tensor)]
+        living = [reference() for reference in self.alive]
+        self.most = max(
+            vars(self).get("most", 0), sum(one.nbytes for one in living if one is not None and one.ndim == 2)
+        )
+        return tensor
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_a_quantised_base_is_never_held_in_full_precision(kind: str, tmp_path: Path) -> None:
+    theirs = tiny_hf(kind, changes={"num_hidden_layers": 6, "n_layer": 6})
+    theirs.save_pretrained(tmp_path)
+    watched = Watched(tmp_path)
+    model = load_hf(watched, holding=Holding.QUANTIZED, dtype=torch.float32)
+    largest = max(4 * line.inputs * line.outputs for line in model.spec.linears)
+    inputs, outputs = theirs.get_input_embeddings(), theirs.get_output_embeddings()
+    tables = inputs.weight.nbytes + (0 if outputs.weight is inputs.weight else outputs.weight.nbytes)
+    # Learned positions and routers stay; beside them one layer at a time, and its parts for an expert.
+    rest = sum(p.nbytes for name, p in theirs.named_parameters() if "wpe" in name or "gate.weight" in name)
+    experts = 3 * 8 * 48 * 64 * 4 if kind == "deepseek_v3" else 0
+    assert watched.most <= tables + rest + 2 * largest + experts
+    assert watched.most < sum(p.nbytes for p in theirs.parameters()) / 2
+
+
+def test_a_class_that_sees_later_tokens_is_refused(tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 40}
+    torch.manual_seed(0)
+    model = BertLMHeadModel(BertConfig(vocab_size=96, initializer_range=0.5, **shape))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="lets tokens see later ones"):
+        load_hf(open_checkpoint(tmp_path), dtype=torch.float32)
+
+
+def test_an_architecture_that_nobody_knows_is_refused_and_code_of_a_repository_is_never_run() -> None:
+    with pytest.raises(ModelError, match="'nonesuch' is known neither to veneer's own decoder nor to transformers"):
+        skeleton({"model_type": "nonesuch"}, torch.float32)
+    with pytest.raises(ModelError, match=r"auto_map\), and veneer never runs such code; trust_remote_code is never"):
+        skeleton({"model_type": "nonesuch", "auto_map": {"AutoConfig": "code.Config"}}, torch.float32)
+    with pytest.raises(ModelError, match="'clip' is no causal language model"):
+        skeleton({"model_type": "clip"}, torch.float32)
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelError, match=r"model_type 'gpt2' .* not installed: pip install 'veneer\[hf\]'"):
+        skeleton({"model_type": "gpt2"}, torch.float32)
+
+
+def test_files_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
+    tiny_hf("gpt_neox").save_pretrained(tmp_path)
+    config = (tmp_path / "config.json").read_text(encoding="utf-8")
+    (tmp_path / "config.json").write_text(config.replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+    with pytest.raises(ModelError, match=r"do not have:\n.*gpt_neox\.layers\.2\."):
+        load_hf(open_checkpoint(tmp_path))
+    (tmp_path / "config.json").write_text(config.replace('"intermediate_size": 112', '"intermediate_size": 111'))
+    with pytest.raises(ModelError, match=r"dense_h_to_4h\.weight: shape \[112, 64\], config.json says \[111, 64\]"):
+        load_hf(open_checkpoint(tmp_path))
+
+
+def test_what_the_own_decoder_alone_does_is_refused(tmp_path: Path) -> None:
+    tiny_hf("gpt2").save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    with pytest.raises(ConfigError, match="method full is done by veneer's own decoder alone"):
+        load_language_model(checkpoint, holding=Holding.TRAINABLE)
+    with pytest.raises(ConfigError, match=r"compute\.products int8 is done by veneer's own decoder alone"):
+        load_language_model(checkpoint, products=Products.INT8)
+    model = load_language_model(checkpoint, backend=Backend.AUTO)
+    with pytest.raises(AdapterError, match="the vocabulary cannot be changed"):
+        model.put_tables(Embedding(torch.nn.Parameter(torch.zeros(99, 64))), model.lm_head, 99)
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "falcon", "gpt2", "deepseek_v3"])
+def test_layers_computed_again_give_the_same_gradients_with_the_same_draws(kind: str, tmp_path: Path) -> None:
+    _, model = ours(kind, tmp_path)
+    generator = torch.Generator().manual_seed(7)
+    path = model.linear_paths()[-1]
+    wrapped = _Dropping(model.get_submodule(path), generator)
+    above, _, leaf = path.rpartition(".")
+    setattr(model.get_submodule(above), leaf, wrapped)
+    runs: list[torch.Tensor] = []
+
+    def gradient() -> torch.Tensor:
+        model.train()
+        generator.manual_seed(1)
+        wrapped.scale.grad = None
+        runs.append(model.documents(*packed(TEXTS)).square().sum())
+        runs[-1].backward()
+        assert wrapped.scale.grad is not None
+        return wrapped.scale.grad
+
+    kept, calls = gradient(), wrapped.calls
+    model.recompute(Recomputation(generator))
+    again = gradient()
+    assert wrapped.calls - calls == 2 * calls
+    assert torch.equal(runs[0], runs[1])
+    assert largest_difference(kept, again) < 1e-4 * float(kept.abs().max())
+
+
+class _Dropping(torch.nn.Module):
+    """A layer behind trained, dropped inputs."""
+
+    def __init__(self, base: torch.nn.Module, generator: torch.Generator):
+        super().__init__()
+        self.base, self.generator, self.calls = base, generator, 0
+        self.scale = torch.nn.Parameter(torch.ones(base.in_features))  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        keep = torch.empty(x.shape).bernoulli_(0.7, generator=self.generator)
+        return self.base(x * keep * self.scale)
