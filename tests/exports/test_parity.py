@@ -17,7 +17,7 @@ from tiny import run_config, tree
 from tiny_models import documents, largest_difference, their_logits
 from veneer.config import ComputeSection
 from veneer.errors import ConfigError
-from veneer.exports import merged, run
+from veneer.exports import certify, merged, run
 from veneer.exports.certificate import ParityError
 from veneer.exports.job import Job, Kind, StoredDtype
 from veneer.exports.record import ExportRecord
@@ -227,6 +227,19 @@ def test_four_bits_are_certified_to_the_bit_and_measured(tiny_model: Path, tiny_
     assert record.parity.tensors is not None
     assert (record.parity.tensors.compared, record.parity.tensors.error) == (20, 0.0)
     assert verify(tmp_path / "out", compute=FLOAT32).passed
+
+
+def test_a_model_that_does_not_fit_in_float32_is_compared_by_its_tensors(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certify, "free_memory", lambda device: 100_000)
+    record = export(None, adapter, tmp_path / "out", compute=FLOAT32)
+    assert record.parity is not None
+    assert record.parity.passed
+    assert record.parity.readers == ()
+    assert record.parity.tensors is not None
+    assert record.parity.tensors.compared == 20
+    assert "only tensors were compared" in record.parity.notes[-1]
 
 
 def test_what_cannot_be_asked_for_is_refused_before_anything_is_written(adapter: Path, tmp_path: Path) -> None:

@@ -45,12 +45,12 @@ def veneer_folder(path: Path, device: torch.device, backend: Backend = Backend.A
     return Reader("veneer", lambda asked: own(folder(path, device, backend), asked))
 
 
-def llama_cpp(model: Path, adapter: Path | None = None, threads: int = 1) -> Reader:
+def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
     """llama.cpp on a GGUF model, with a GGUF adapter on it."""
 
     def read(asked: Asked) -> Side:
         context = max(CONTEXT, asked.prompts.longest + 1)
-        with opened(model, adapter=adapter, context=context, threads=threads) as server:
+        with opened(model, adapter=adapter, context=context, threads=torch.get_num_threads()) as server:
             renderings = tuple(
                 None if prompt.messages is None else server.render(prompt.messages, prompt.tools)
                 for prompt in asked.prompts.prompts
