@@ -17,18 +17,20 @@ from torch.nn import functional
 from veneer.gpu.dispatch import triton_kernels
 from veneer.grain import filled
 from veneer.native.library import kernels, usable
-from veneer.products import inputs, outputs
+from veneer.products import PLAIN_SCORES, Scores, inputs, outputs
 
 CHUNK_ROWS = 256
 """Rows scored at a time: 256 × 49,152 bfloat16 scores are 24 MB."""
 
 
-def _losses_in_place(scores: Tensor, targets: Tensor, *, gradient: bool) -> Tensor:
-    """Losses `[rows]`, float32 or wider, of contiguous `scores` `[rows, vocab]`.
+def _losses_in_place(scores: Tensor, targets: Tensor, *, gradient: bool, shaping: Scores = PLAIN_SCORES) -> Tensor:
+    """Losses `[rows]`, float32 or wider, of contiguous `scores` `[rows, vocab]`, which `shaping` has still to change.
 
     `scores` is overwritten, by d(sum of losses)/d(scores) if `gradient` asks for it. The compiled kernels read bfloat16
     scores as they are; torch's own operations work on a float32 copy.
     """
+    if not shaping.plain:
+        return _shaped_losses(scores, targets, gradient=gradient, shaping=shaping)
     if scores.is_cuda:
         triton = triton_kernels(scores)
         if triton is not None and targets.is_contiguous():
@@ -38,6 +40,21 @@ def _losses_in_place(scores: Tensor, targets: Tensor, *, gradient: bool) -> Tens
         return native.cross_entropy(scores, targets, gradient=gradient)
     losses, grads = losses_and_grads_reference(scores.to(torch.promote_types(scores.dtype, torch.float32)), targets)
     scores.copy_(grads)
+    return losses
+
+
+def _shaped_losses(scores: Tensor, targets: Tensor, *, gradient: bool, shaping: Scores) -> Tensor:
+    """`_losses_in_place` of scores that are scaled or capped first, all in float32 or wider."""
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32), copy=True).mul_(shaping.scale)
+    share = None
+    if shaping.softcap is not None:
+        share = wide.div_(shaping.softcap).tanh_()
+        wide = share * shaping.softcap
+    losses = _losses_in_place(wide, targets, gradient=gradient)
+    if gradient:
+        # d(c · tanh(s·x/c))/dx = s · (1 − tanh²)
+        wide.mul_(shaping.scale)
+        scores.copy_(wide if share is None else wide.sub_(share.square_().mul_(wide)))
     return losses
 
 
@@ -66,7 +83,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Sum of −log softmax(h Wᵀ)[target] over rows; both gradients are formed in forward and scaled in backward."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, shaping: Scores) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         head = weight.detach().to(hidden.dtype)
         needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
@@ -82,7 +99,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             real = len(targets[rows])
             some = functional.pad(hidden[rows], (0, 0, 0, min(chunk, filled(real)) - real))
             scores = outputs(some, head, out=buffer[: len(some)])
-            losses = _losses_in_place(scores[:real], targets[rows], gradient=wanted)
+            losses = _losses_in_place(scores[:real], targets[rows], gradient=wanted, shaping=shaping)
             loss += losses.sum(dtype=torch.float64)
             scores[real:].zero_()
             if grad_hidden is not None:
@@ -94,7 +111,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         # The step's 1/weight comes in here: multiplied in float32 or wider, since rounded to bf16 by itself it would
         # be off by as much as 1/512.
@@ -105,10 +122,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if grad_weight is None else (grad_weight * scale).to(ctx.weight_dtype),
             None,
             None,
+            None,
         )
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = CHUNK_ROWS) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = CHUNK_ROWS, shaping: Scores = PLAIN_SCORES
+) -> Tensor:
     """Sum of the cross-entropies of `targets` under softmax(hidden weightᵀ).
 
     Args:
@@ -116,11 +136,12 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, chu
         weight: the head, `[vocab, dim]`.
         targets: `[rows]` int64 token ids.
         chunk: rows scored at a time; changes memory, and results only in the order of float64 sums.
+        shaping: of the products hidden weightᵀ.
 
     Returns:
         A float64 scalar, 0 where there is no row.
     """
-    result: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, chunk)  # type: ignore[no-untyped-call]
+    result: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, chunk, shaping)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -128,7 +149,15 @@ class _ScoredCrossEntropy(torch.autograd.Function):
     """The same for scores that a module makes: its gradients are formed chunk by chunk, in forward."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, score: nn.Module, targets: Tensor, chunk: int, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        score: nn.Module,
+        targets: Tensor,
+        chunk: int,
+        shaping: Scores,
+        *parameters: Tensor,
+    ) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         needs_hidden, wanted = ctx.needs_input_grad[0], any(ctx.needs_input_grad)
         learned = [parameter for parameter in parameters if parameter.requires_grad]
@@ -142,7 +171,7 @@ class _ScoredCrossEntropy(torch.autograd.Function):
                 scores = score(some)
             # A copy: what made the scores may have kept them for its own backward.
             grads = scores.detach().clone()
-            loss += _losses_in_place(grads, targets[rows], gradient=wanted).sum(dtype=torch.float64)
+            loss += _losses_in_place(grads, targets[rows], gradient=wanted, shaping=shaping).sum(dtype=torch.float64)
             if wanted:
                 sources = [some, *learned] if needs_hidden else learned
                 found = list(torch.autograd.grad(scores, sources, grads))
@@ -164,10 +193,12 @@ class _ScoredCrossEntropy(torch.autograd.Function):
         for place, total in zip(ctx.places, sums, strict=True):
             by_parameter[place] = (total * scale).to(ctx.dtypes[place])
         first = None if grad_hidden is None else (grad_hidden.to(scale.dtype) * scale).to(ctx.hidden_dtype)
-        return first, None, None, None, *by_parameter
+        return first, None, None, None, None, *by_parameter
 
 
-def scored_cross_entropy(hidden: Tensor, score: nn.Module, targets: Tensor, *, chunk: int = CHUNK_ROWS) -> Tensor:
+def scored_cross_entropy(
+    hidden: Tensor, score: nn.Module, targets: Tensor, *, chunk: int = CHUNK_ROWS, shaping: Scores = PLAIN_SCORES
+) -> Tensor:
     """Sum of the cross-entropies of `targets` under softmax(score(hidden)), for a head that is more than a product
     with one weight: with an adapter on it, or with rows of its own.
 
@@ -176,24 +207,32 @@ def scored_cross_entropy(hidden: Tensor, score: nn.Module, targets: Tensor, *, c
         score: the head, `[rows, dim]` to `[rows, vocab]`; it is called once for each chunk.
         targets: `[rows]` int64 token ids.
         chunk: rows scored at a time.
+        shaping: of what the head makes.
 
     Returns:
         A float64 scalar, 0 where there is no row.
     """
     if not torch.is_grad_enabled():
-        return token_losses(hidden, score, targets, chunk=chunk).sum(dtype=torch.float64)
-    result: Tensor = _ScoredCrossEntropy.apply(hidden, score, targets, chunk, *score.parameters())  # type: ignore[no-untyped-call]
+        return token_losses(hidden, score, targets, chunk=chunk, shaping=shaping).sum(dtype=torch.float64)
+    result: Tensor = _ScoredCrossEntropy.apply(hidden, score, targets, chunk, shaping, *score.parameters())  # type: ignore[no-untyped-call]
     return result
 
 
 @torch.no_grad()
 def token_losses(
-    hidden: Tensor, score: Callable[[Tensor], Tensor], targets: Tensor, *, chunk: int = CHUNK_ROWS
+    hidden: Tensor,
+    score: Callable[[Tensor], Tensor],
+    targets: Tensor,
+    *,
+    chunk: int = CHUNK_ROWS,
+    shaping: Scores = PLAIN_SCORES,
 ) -> Tensor:
     """The cross-entropy of each target by itself, float32 (or wider) `[rows]`; arguments as `scored_cross_entropy`."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     pieces = [
-        _losses_in_place(score(hidden[start : start + chunk]), targets[start : start + chunk], gradient=False)
+        _losses_in_place(
+            score(hidden[start : start + chunk]), targets[start : start + chunk], gradient=False, shaping=shaping
+        )
         for start in range(0, len(targets), chunk)
     ]
     return torch.cat(pieces) if pieces else torch.zeros(0, dtype=wide, device=hidden.device)

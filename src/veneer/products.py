@@ -39,6 +39,23 @@ class LowRank:
         return x.addmm_(self.left, self.right, alpha=self.scale)
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What becomes of the head's products before they are scores: softcap(scale · h Wᵀ)."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether they are the scores."""
+        return self.scale == 1.0 and self.softcap is None
+
+
+PLAIN_SCORES = Scores()
+"""Those of most families."""
+
+
 class Frozen(Protocol):
     """A linear layer whose weight does not learn."""
 

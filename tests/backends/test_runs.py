@@ -236,6 +236,31 @@ def test_measured_merging_takes_the_base_that_loses_less(model: Path, data: Path
     assert losses[record["merged_into"]] == min(losses.values())
 
 
+@pytest.mark.parametrize(("to", "reader"), [("merged", "transformers"), ("peft", "peft")])
+def test_exports_carry_a_certificate_by_the_other_program(
+    to: str, reader: str, model: Path, lora: Path, data: Path, tmp_path: Path
+) -> None:
+    done("export", "--model", model, "--adapter", lora, "--output", tmp_path / "out", "--to", to, "--dtype", "float32",
+         "--data", data, "--limit", 3)  # fmt: skip
+    certificate = json.loads((tmp_path / "out" / "parity.json").read_text(encoding="utf-8"))
+    asked = {one["reader"]: one for one in certificate["readers"]}
+    assert asked.keys() == {"veneer", reader}
+    assert all(one["top1"] == one["positions"] and one["gap"] < 1e-3 for one in asked.values())
+    assert certificate["tensors"]["compared"] > 10
+
+
+def test_a_damaged_merge_is_caught_by_name(model: Path, lora: Path, tmp_path: Path) -> None:
+    done("export", "--model", model, "--adapter", lora, "--output", tmp_path / "out", "--dtype", "float32")
+    file = tmp_path / "out" / "model.safetensors"
+    tensors = load_file(file)
+    name = sorted(name for name in tensors if name.endswith("weight") and tensors[name].ndim == 2)[-1]
+    tensors[name][0] += 1.0
+    save_file(tensors, file, {"format": "pt"})
+    result = invoke("verify", tmp_path / "out")
+    assert result.exit_code != 0
+    assert name in result.output + result.stderr
+
+
 def test_generation_answers_in_batches_as_one_by_one(model: Path, lora: Path, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("3: parcel late?\nblue crate of the?\n", encoding="utf-8")
     common = ("--model", model, "--adapter", lora, "--device", "cpu", "--dtype", "float32", "--max-new-tokens", 12)
@@ -336,6 +361,13 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(data: Path, tmp_pa
     names = ("adapter_model.safetensors",)
     whole, cut = tree(tmp_path / "whole"), tree(tmp_path / "cut")
     assert all(whole[name] == cut[name] for name in names)
+
+
+def test_a_run_is_reproduced_to_the_byte(data: Path, tmp_path: Path) -> None:
+    model = write_hf_model(tmp_path / "model", "gpt2")
+    train(run_config(model, data, tmp_path / "run", "method=qlora", "train.steps=3"))
+    found = json.loads(done("reproduce", tmp_path / "run", "--json").stdout)
+    assert found["same"] is True
 
 
 def test_micro_batches_and_recomputation_change_no_loss(data: Path, tmp_path: Path) -> None:
@@ -462,6 +494,10 @@ def test_what_is_packed_is_refused(lora: Path, model: Path, kind: str, data: Pat
                     "--data", data)  # fmt: skip
     assert packed.exit_code == 2
     assert f"transformers computes model_type '{kind}' (backend hf); take --to merged" in packed.stderr
+    for to in ("gguf", "gguf-adapter"):
+        other = invoke("export", "--model", model, "--adapter", lora, "--output", tmp_path / "out", "--to", to)
+        assert other.exit_code == 2
+        assert f"--to {to} is done by veneer's own decoder alone" in other.stderr
     quantised = invoke("quantize", "--model", model, "--output", tmp_path / "out")
     assert quantised.exit_code == 2
     assert f"which does not know model_type '{kind}'" in quantised.stderr

@@ -84,8 +84,8 @@ def test_rope_theta_defaults_as_in_transformers() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model_type": "mamba"}, ["'mamba'", "supported: llama"]),
-        ({"model_type": ...}, ["None", "supported: llama"]),
+        ({"model_type": "mamba"}, ["'mamba'", "supported: cohere, gemma2", "llama"]),
+        ({"model_type": ...}, ["None", "supported: cohere, gemma2", "llama"]),
         (
             {"vocab_size": ..., "hidden_size": "64", "rms_norm_eps": ..., "num_hidden_layers": True},
             ["vocab_size: missing", "hidden_size: '64'", "rms_norm_eps: missing", "num_hidden_layers: True"],
@@ -102,7 +102,8 @@ def test_rope_theta_defaults_as_in_transformers() -> None:
         ({"rope_theta": "big"}, ["rope_theta", "'big'"]),
         ({"rope_theta": -1}, ["rope_theta", "-1"]),
         ({"rope_scaling": [1]}, ["rope_scaling", "[1]"]),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2}}, ["'yarn'", "linear", "llama3"]),
+        ({"rope_scaling": {"rope_type": "spiral", "factor": 2}}, ["'spiral'", "linear", "llama3"]),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2}}, ["'dynamic'", "null"]),
         ({"rope_scaling": {"factor": 2, "type": None}}, ["None", "linear"]),
         ({"rope_scaling": {"type": "linear"}}, ["factor", "None"]),
         ({"rope_scaling": {"type": "linear", "factor": 0}}, ["factor", "0"]),

@@ -20,7 +20,7 @@ from veneer.adapters.targets import HEAD, layer_number
 from veneer.errors import AdapterError
 from veneer.model.attention import PackedAttention
 from veneer.model.decoder import CausalLM
-from veneer.model.rope import rotation
+from veneer.model.rope import Angles
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +62,7 @@ def directions(model: CausalLM, documents: Sequence[Documents], ranks: Mapping[s
         with _Listening(model, paths) as heard:
             for state in states:
                 heard.rows = state.rows
-                state.hidden = layer(state.hidden, state.cosine, state.sine, state.attention)
+                state.hidden = layer(state.hidden, state.angles[number], state.attention)
         found |= heard.directions(ranks)
     if HEAD in ranks:
         heard = _Listening(model, [HEAD])
@@ -78,17 +78,17 @@ class _State:
     """Where the forward pass of some documents stands."""
 
     hidden: Tensor
-    cosine: Tensor
-    sine: Tensor
+    angles: list[Angles | None]
     attention: PackedAttention
     rows: Tensor
 
     @classmethod
     def before(cls, model: CausalLM, one: Documents) -> _State:
         device = model.device
-        cosine, sine = rotation(one.positions.to(device), model.model.frequencies)
-        hidden = model.model.embed_tokens(one.tokens.to(device), model.dtype)
-        return cls(hidden, cosine, sine, PackedAttention(one.segments, one.shared), one.rows.to(device))
+        attention = PackedAttention(one.segments, one.shared)
+        angles = model.model.angles(one.positions.to(device), attention)
+        hidden = model.model.embedded(one.tokens.to(device), model.dtype)
+        return cls(hidden, angles, attention, one.rows.to(device))
 
 
 @dataclass(slots=True)

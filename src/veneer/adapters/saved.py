@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from veneer.adapters.part import copy_in
 from veneer.errors import AdapterError
-from veneer.model.decoder import DenseLinear, Embedding, RmsNorm
 from veneer.model.language import Modules
+from veneer.model.leaves import DenseLinear, Embedding, RmsNorm, WideNorm
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ def trainable_copy(module: nn.Module, path: str) -> nn.Module:
     if isinstance(module, Embedding):
         return Embedding(_parameter(module.weight))
     if isinstance(module, RmsNorm):
-        return RmsNorm(_parameter(module.weight), module.eps)
+        own = module.bias if isinstance(module, WideNorm) else None
+        return module.of(_parameter(module.weight), None if own is None else _parameter(own))
     if not isinstance(module, nn.ModuleList) and path.rpartition(".")[2] in LINEAR_LEAVES:
         bias = module.bias
         weight: Tensor = module.dequantize(torch.float32)  # type: ignore[operator]
@@ -51,9 +52,20 @@ def trainable_copy(module: nn.Module, path: str) -> nn.Module:
 
 
 LINEAR_LEAVES = frozenset(
-    ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"),
+    (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "qkv_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "gate_up_proj",
+        "down_proj",
+        "lm_head",
+    ),
 )
-"""Last names of the decoder's linear layers."""
+"""Last names of the decoders' linear layers."""
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:

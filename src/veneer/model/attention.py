@@ -18,14 +18,20 @@ from torch import Tensor
 from torch.nn import functional
 
 from veneer.gpu.attention import packed_attention
+from veneer.model.shape import PLAIN, Mixing
+from veneer.model.windowed import mixed_by_document
 from veneer.native.library import MIN_DIM_MULTIPLE, Documents, Kernels, kernels, usable
 
 
 class Attention(Protocol):
     """How the tokens of one forward pass see each other."""
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mixing: Mixing = PLAIN) -> Tensor:
         """Mix the values that each query may see, `[tokens, heads, head_dim]`."""
+        ...
+
+    def text_lengths(self) -> Tensor:
+        """How many tokens the text has that each token is in, as far as it is known by now, int64 `[tokens]`."""
         ...
 
 
@@ -72,8 +78,15 @@ class PackedAttention:
     def __init__(self, lengths: Sequence[int], shared: int = 0):
         self._documents = Documents((shared, *lengths) if shared else tuple(lengths), shared)
         self._tokens = sum(self._documents.lengths)
+        self._longest = shared + max(lengths, default=0)
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def text_lengths(self) -> Tensor:
+        """See `Attention.text_lengths`; of shared tokens, the number of them."""
+        own, shared = self._documents.lengths, self._documents.shared
+        texts = [shared, *(shared + length for length in own[1:])] if shared else list(own)
+        return torch.repeat_interleave(torch.tensor(texts), torch.tensor(own))
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mixing: Mixing = PLAIN) -> Tensor:
         """Attend within documents; see `Attention.attend`."""
         if self._tokens != len(queries) or len(queries) != len(keys) or keys.shape != values.shape:
             # The kernel reads by these lengths, so a mistake here must not reach it.
@@ -81,21 +94,23 @@ class PackedAttention:
                 f"documents of {self._tokens} tokens in all, but queries {list(queries.shape)}, "
                 f"keys {list(keys.shape)}, values {list(values.shape)}"
             )
+        scale, (lengths, shared) = mixing.of(queries.shape[-1]), (self._documents.lengths, self._documents.shared)
+        if mixing.softcap is not None or (mixing.window is not None and mixing.window < self._longest):
+            return mixed_by_document(queries, keys, values, lengths, shared, mixing)
         if queries.is_cuda:
-            lengths, shared = self._documents.lengths, self._documents.shared
-            return packed_attention(queries, keys, values, lengths, queries.shape[-1] ** -0.5, shared=shared)
+            return packed_attention(queries, keys, values, lengths, scale, shared=shared)
         if kernels() is not None and usable(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0:
-            result: Tensor = _PackedKernel.apply(queries, keys, values, self._documents)  # type: ignore[no-untyped-call]
+            result: Tensor = _PackedKernel.apply(queries, keys, values, self._documents, scale)  # type: ignore[no-untyped-call]
             return result
-        return self.attend_padded(queries, keys, values)
+        return self.attend_padded(queries, keys, values, scale)
 
-    def attend_padded(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def attend_padded(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
         """The same in torch's own operations, on every device; shared tokens are computed with every document."""
         pieces, places = [], []
         for rows, real in self._groups:
             rows, real = rows.to(queries.device), real.to(queries.device)
-            batch = [x[rows].transpose(1, 2) for x in (queries, keys, values)]
-            pieces.append(causal_attention(*batch).transpose(1, 2)[real])
+            q, k, v = (x[rows].transpose(1, 2) for x in (queries, keys, values))
+            pieces.append(causal_attention(q, k, v, scale).transpose(1, 2)[real])
             places.append(rows[real])
         return torch.empty_like(queries).index_copy(0, torch.cat(places), torch.cat(pieces))
 
@@ -123,20 +138,19 @@ class _PackedKernel(torch.autograd.Function):
     """The compiled kernel; keeps its inputs, its output and one number a row."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, documents: Documents) -> Tensor:
-        scale = queries.shape[-1] ** -0.5
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float) -> Tensor:
         output, lse = _kernels().attention_forward(queries, keys, values, documents, scale)
         ctx.save_for_backward(queries, keys, values, output, lse)
         ctx.documents, ctx.scale = documents, scale
         return output
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         queries, keys, values, output, lse = ctx.saved_tensors
         found = _kernels().attention_backward(
             queries, keys, values, ctx.documents, ctx.scale, output, lse, grads[0].contiguous()
         )
-        return (*found, None)
+        return (*found, None, None)
 
 
 def _kernels() -> Kernels:
@@ -145,8 +159,9 @@ def _kernels() -> Kernels:
     return native
 
 
-def causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) v under the causal mask; all `[batch, heads, length, head_dim]`, kv heads may be fewer."""
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
+    """softmax(scale · q kᵀ) v under the causal mask; all `[batch, heads, length, head_dim]`, kv heads may be fewer;
+    the scale is 1/√d unless another is given."""
     return functional.scaled_dot_product_attention(
-        queries, keys, values, is_causal=True, enable_gqa=queries.shape[1] != keys.shape[1]
+        queries, keys, values, is_causal=True, scale=scale, enable_gqa=queries.shape[1] != keys.shape[1]
     )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from veneer.model.attention import Attention
+from veneer.model.shape import PLAIN, Mixing
 
 
 class BlockAttention:
@@ -21,7 +22,13 @@ class BlockAttention:
     def __init__(self, layouts: Sequence[Attention], tokens: Sequence[int]):
         self._layouts, self._tokens = list(layouts), list(tokens)
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def text_lengths(self) -> Tensor:
+        """See `veneer.model.attention.Attention.text_lengths`."""
+        return torch.cat([one.text_lengths() for one in self._layouts])
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mixing: Mixing = PLAIN) -> Tensor:
         """Attend within blocks; see `veneer.model.attention.Attention.attend`."""
         blocks = zip(*(torch.split(x, self._tokens) for x in (queries, keys, values)), strict=True)
-        return torch.cat([one.attend(layer, *block) for one, block in zip(self._layouts, blocks, strict=True)])
+        return torch.cat(
+            [one.attend(layer, q, k, v, mixing) for one, (q, k, v) in zip(self._layouts, blocks, strict=True)]
+        )

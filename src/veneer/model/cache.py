@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from veneer.model.attention import PackedAttention
-from veneer.model.spec import DecoderSpec
+from veneer.model.shape import PLAIN, DecoderSpec, Mixing
+from veneer.model.windowed import softcapped
 from veneer.native.library import kernels, usable
 
 
@@ -57,11 +58,15 @@ class PrefillAttention:
         self._columns = torch.cat([torch.arange(length, device=device) for length in lengths])
         cache.lengths = counts
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def text_lengths(self) -> Tensor:
+        """See `veneer.model.attention.Attention.text_lengths`."""
+        return self._packed.text_lengths()
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mixing: Mixing = PLAIN) -> Tensor:
         """See `veneer.model.attention.Attention.attend`."""
         self._cache.keys[layer][self._rows, :, self._columns] = keys
         self._cache.values[layer][self._rows, :, self._columns] = values
-        return self._packed.attend(layer, queries, keys, values)
+        return self._packed.attend(layer, queries, keys, values, mixing)
 
 
 class StepAttention:
@@ -71,25 +76,38 @@ class StepAttention:
         self._cache = cache
         self._positions = cache.lengths
         self._span = int(cache.lengths.max()) + 1
-        columns = torch.arange(self._span, device=cache.lengths.device)
-        hidden = columns[None, :] > self._positions[:, None]
-        self._mask = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
-        self._mask.masked_fill_(hidden, float("-inf"))
-        self._rows = torch.arange(len(self._positions), device=columns.device)
+        self._columns = torch.arange(self._span, device=cache.lengths.device)
+        self._masks: dict[int | None, Tensor] = {}
+        self._rows = torch.arange(len(self._positions), device=cache.lengths.device)
         self._seen = self._positions + 1
 
-    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def text_lengths(self) -> Tensor:
+        """See `veneer.model.attention.Attention.text_lengths`."""
+        return self._seen
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, mixing: Mixing = PLAIN) -> Tensor:
         """See `veneer.model.attention.Attention.attend`; `[rows, heads, head_dim]`."""
         cache = self._cache
         cache.keys[layer][self._rows, :, self._positions] = keys
         cache.values[layer][self._rows, :, self._positions] = values
-        native = kernels()
-        if native is not None and usable(queries, cache.keys[layer], cache.values[layer]):
-            scale = queries.shape[-1] ** -0.5
+        native, scale = kernels(), mixing.of(queries.shape[-1])
+        window = None if mixing.window is None or mixing.window >= self._span else mixing.window
+        plain = window is None and mixing.softcap is None
+        if plain and native is not None and usable(queries, cache.keys[layer], cache.values[layer]):
             return native.attention_step(queries, cache.keys[layer], cache.values[layer], self._seen, scale)
-        return self._attend_padded(layer, queries, keys)
+        return self._attend_padded(layer, queries, keys, Mixing(scale, window, mixing.softcap))
 
-    def _attend_padded(self, layer: int, queries: Tensor, keys: Tensor) -> Tensor:
+    def _mask(self, window: int | None) -> Tensor:
+        """0 where a row sees a column and −∞ where it does not, float32 `[rows, columns]`."""
+        if window not in self._masks:
+            hidden = self._columns[None, :] > self._positions[:, None]
+            if window is not None:
+                hidden |= self._columns[None, :] <= self._positions[:, None] - window
+            mask = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
+            self._masks[window] = mask.masked_fill_(hidden, float("-inf"))
+        return self._masks[window]
+
+    def _attend_padded(self, layer: int, queries: Tensor, keys: Tensor, mixing: Mixing) -> Tensor:
         """In torch's own operations.
 
         The query heads of one key head stand side by side, so that grouped queries are one batched product and no key
@@ -98,9 +116,10 @@ class StepAttention:
         cache = self._cache
         rows, heads, dim = queries.shape
         kv_heads = keys.shape[1]
-        grouped = queries.view(rows, kv_heads, heads // kv_heads, dim) * dim**-0.5
+        grouped = queries.view(rows, kv_heads, heads // kv_heads, dim) * mixing.of(dim)
         past_keys = cache.keys[layer][:, :, : self._span]
         past_values = cache.values[layer][:, :, : self._span]
-        scores = torch.matmul(grouped, past_keys.transpose(-1, -2)).float() + self._mask[:, None, None, :]
+        scores = softcapped(torch.matmul(grouped, past_keys.transpose(-1, -2)).float(), mixing.softcap)
+        scores = scores + self._mask(mixing.window)[:, None, None, :]
         mixed = torch.matmul(torch.softmax(scores, dim=-1).to(queries.dtype), past_values)
         return mixed.reshape(rows, heads, dim)

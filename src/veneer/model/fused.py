@@ -113,6 +113,65 @@ def add_rms_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[
     return result
 
 
+def _along_rows(total: Tensor, shape: torch.Size) -> Tensor:
+    """`total` `[…, *shape]` summed over what stands before `shape`."""
+    return total.sum(tuple(range(total.ndim - len(shape)))) if total.ndim > len(shape) else total
+
+
+class _WideNorm(torch.autograd.Function):
+    """y = round(n · (offset + w) + b) with n = (x − mean) · rstd, or x · rstd; keeps x and two numbers a row.
+
+    With g = dy · (offset + w):  dx = rstd · (g − n · mean(g·n) − mean(g)), without the last term where x is not
+    centred;  dw = Σ dy·n,  db = Σ dy  (Ba et al., 2016, arXiv:1607.06450).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool, offset: float
+    ) -> Tensor:
+        wide = x.to(_accumulation_dtype(x.dtype))
+        mean = wide.mean(-1, keepdim=True) if centred else None
+        wide = wide - mean if mean is not None else wide
+        rstd = wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        y = wide * rstd * (weight.to(wide.dtype) + offset)
+        if bias is not None:
+            y += bias.to(wide.dtype)
+        ctx.save_for_backward(x, weight, mean, rstd)
+        ctx.offset, ctx.biased = offset, None if bias is None else bias.dtype
+        return y.to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, rstd = ctx.saved_tensors
+        dy = grads[0].to(rstd.dtype)
+        normed = x.to(rstd.dtype)
+        normed = (normed if mean is None else normed - mean) * rstd
+        grad_weight = _along_rows(dy * normed, weight.shape).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        grad_bias = _along_rows(dy, weight.shape).to(ctx.biased) if ctx.needs_input_grad[2] else None
+        g = dy * (weight.to(rstd.dtype) + ctx.offset)
+        inner = (g * normed).mean(-1, keepdim=True)
+        if mean is not None:
+            g = g - g.mean(-1, keepdim=True)
+        return g.addcmul(normed, inner, value=-1).mul_(rstd).to(x.dtype), grad_weight, grad_bias, None, None, None
+
+
+def wide_norm(
+    x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, *, centred: bool = False, offset: float = 0.0
+) -> Tensor:
+    """Normalise `x` `[…, dim]` over its last axis in float32 or wider, and round once.
+
+    Args:
+        x: rows.
+        weight: `[dim]`, or `[heads, dim]` for `x` `[tokens, heads, dim]`.
+        bias: of the same shape, or None.
+        eps: added to the mean square.
+        centred: whether the mean is taken off first (LayerNorm); else the rows are divided by their root mean square.
+        offset: what the weight is counted from.
+    """
+    result: Tensor = _WideNorm.apply(x, weight, bias, eps, centred, offset)  # type: ignore[no-untyped-call]
+    return result
+
+
 class _SwiGlu(torch.autograd.Function):
     """h = silu(gate) · up; keeps gate and up, and forms silu again in backward."""
 
@@ -139,4 +198,27 @@ class _SwiGlu(torch.autograd.Function):
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up, elementwise  (Shazeer, 2020, arXiv:2002.05202)."""
     result: Tensor = _SwiGlu.apply(gate, up)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _GeGlu(torch.autograd.Function):
+    """h = gelu(gate) · up with the tanh form of gelu; keeps gate and up."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return functional.gelu(gate, approximate="tanh") * up
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        dh = grads[0]
+        grad_up = functional.gelu(gate, approximate="tanh").mul_(dh)
+        grad_gate: Tensor = torch.ops.aten.gelu_backward(dh * up, gate, approximate="tanh")
+        return grad_gate, grad_up
+
+
+def geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """gelu(gate) · up, elementwise  (Shazeer, 2020, arXiv:2002.05202; gelu by tanh: arXiv:1606.08415)."""
+    result: Tensor = _GeGlu.apply(gate, up)  # type: ignore[no-untyped-call]
     return result

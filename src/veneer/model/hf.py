@@ -27,9 +27,10 @@ from torch import Tensor, nn
 
 from veneer.errors import AdapterError, ModelError
 from veneer.model.attention import similar_groups
-from veneer.model.decoder import DenseLinear, plain_weight
+from veneer.model.decoder import plain_weight
 from veneer.model.hf_skeleton import HfSpec, Skeleton
 from veneer.model.language import Decoding
+from veneer.model.leaves import DenseLinear
 from veneer.model.recompute import Recomputation
 
 PROBE_ROWS = 4

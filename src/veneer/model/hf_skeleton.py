@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from veneer.errors import ModelError, listing
+from veneer.products import PLAIN_SCORES, Scores
 
 EXTRA = "pip install 'veneer[hf]'"
 
@@ -58,6 +59,8 @@ class HfSpec:
     recomputable: bool
     """Whether transformers can compute its layers again in backward."""
 
+    scores: Scores = PLAIN_SCORES
+    """Plain: what the class does beside the head's product is in the head that it hands out."""
     experts: frozenset[str]
     """Last names that files give to the layers of experts which are one tensor in memory."""
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.model.recompute import Recomputation
+from veneer.products import Scores
 
 
 class ModelSpec(Protocol):
@@ -37,6 +38,11 @@ class ModelSpec(Protocol):
     @property
     def tied_head(self) -> bool:
         """Whether the head's weight is the embedding's."""
+        ...
+
+    @property
+    def scores(self) -> Scores:
+        """What becomes of the head's products."""
         ...
 
     @property

@@ -149,7 +149,7 @@ class Joint:
         )
         own: Sequence[Tensor] = torch.split(hidden, sizes)
         return [
-            supervised_sums(rows, self.heads.get(name, self.model.lm_head), batch)
+            supervised_sums(rows, self.heads.get(name, self.model.lm_head), batch, self.model.spec.scores)
             for rows, (name, batch) in zip(own, batches, strict=True)
         ]
 

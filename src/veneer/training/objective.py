@@ -16,6 +16,7 @@ from veneer.data.batches import MicroBatch
 from veneer.losses import linear_cross_entropy, scored_cross_entropy
 from veneer.model.decoder import plain_weight
 from veneer.model.language import LanguageModel
+from veneer.products import Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +37,17 @@ def supervised_cross_entropy(model: LanguageModel, batch: MicroBatch) -> Sums:
     """Cross-entropy of the supervised tokens of packed documents."""
     device = model.device
     hidden = model.documents(batch.tokens.to(device), batch.positions.to(device), batch.segments, batch.shared)
-    return supervised_sums(hidden, model.lm_head, batch)
+    return supervised_sums(hidden, model.lm_head, batch, model.spec.scores)
 
 
-def supervised_sums(hidden: Tensor, head: nn.Module, batch: MicroBatch) -> Sums:
-    """The same from the micro-batch's hidden states, `[tokens, dim]`, and a head."""
+def supervised_sums(hidden: Tensor, head: nn.Module, batch: MicroBatch, scores: Scores) -> Sums:
+    """The same from the micro-batch's hidden states, `[tokens, dim]`, a head, and what becomes of its products."""
     rows = hidden.index_select(0, batch.rows.to(hidden.device))
     targets = batch.targets.to(hidden.device)
     weight = plain_weight(head)
     if weight is not None:
-        return Sums(linear_cross_entropy(rows, weight, targets), batch.supervised)
-    return Sums(scored_cross_entropy(rows, head, targets), batch.supervised)
+        return Sums(linear_cross_entropy(rows, weight, targets, shaping=scores), batch.supervised)
+    return Sums(scored_cross_entropy(rows, head, targets, shaping=scores), batch.supervised)
 
 
 @torch.no_grad()

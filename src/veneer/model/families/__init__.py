@@ -1,0 +1,1 @@
+"""One function a family: from its `config.json` to a `DecoderSpec` (docs/adding-a-model.md)."""

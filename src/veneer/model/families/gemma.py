@@ -1,0 +1,94 @@
+"""Gemma 2 and the text model of Gemma 3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from veneer.errors import ModelError
+from veneer.model.families.reading import (
+    FULL,
+    SLIDING,
+    Config,
+    activation,
+    layer_types,
+    number,
+    refuse,
+    rope,
+    sizes,
+    switch,
+    window,
+    windowed,
+)
+from veneer.model.shape import Block, DecoderSpec, HeadNorm, LayerSpec, Mixing, Norm, RopeSpec
+from veneer.products import Scores
+
+
+def gemma2(config: Config) -> DecoderSpec:
+    """Gemma 2: norms on both sides, soft-caps, every other layer within a window."""
+    shape = sizes(config, head_dim=256, kv_heads=4)
+    layers = range(int(config["num_hidden_layers"]))
+    types = layer_types(config, (FULL if layer % 2 else SLIDING for layer in layers))
+    rotary = rope(config, shape["head_dim"])
+    softcaps = (_softcap(config, "attn_logit_softcapping", 50.0), _softcap(config, "final_logit_softcapping", 30.0))
+    return _gemma(config, shape, types, {FULL: rotary, SLIDING: rotary}, softcaps)
+
+
+def gemma3(config: Config) -> DecoderSpec:
+    """Gemma 3's text: heads are normalised, five of six layers look at a window and turn by a base of their own."""
+    shape = sizes(config, head_dim=256, kv_heads=4)
+    layers, pattern = range(int(config["num_hidden_layers"])), int(number(config, "sliding_window_pattern", 6))
+    types = layer_types(config, (SLIDING if (layer + 1) % pattern else FULL for layer in layers))
+    groups = config.get("rope_parameters")
+    if isinstance(groups, Mapping) and not {FULL, SLIDING} & groups.keys() and groups:
+        raise ModelError(
+            f"rope_parameters of model_type {config.get('model_type')!r} is {dict(groups)!r}; it must have a group "
+            f"{FULL!r} and a group {SLIDING!r}"
+        )
+    groups = groups or {}
+    wide = groups.get(FULL) or config.get("rope_scaling") or {}
+    narrow = groups.get(SLIDING) or {}
+    near = {"model_type": config.get("model_type"), "rope_theta": config.get("rope_local_base_freq", 10_000.0)}
+    near["max_position_embeddings"] = config.get("max_position_embeddings")
+    ropes = {
+        FULL: rope(config, shape["head_dim"], theta=1_000_000.0, scaling=wide),
+        SLIDING: rope(near, shape["head_dim"], scaling=narrow),
+    }
+    softcaps = (None, _softcap(config, "final_logit_softcapping", None))
+    # transformers 5.24 reads attn_logit_softcapping of Gemma 3 and does not use it: no published model sets it.
+    refuse(config, {"attn_logit_softcapping": (None,)})
+    return _gemma(config, shape, types, ropes, softcaps, HeadNorm.SHARED)
+
+
+def _softcap(config: Config, key: str, default: float | None) -> float | None:
+    return None if config.get(key, default) is None else number(config, key, default)
+
+
+def _gemma(
+    config: Config,
+    shape: dict[str, Any],
+    types: list[str],
+    ropes: dict[str, RopeSpec],
+    softcaps: tuple[float | None, float | None],
+    head_norm: HeadNorm = HeadNorm.NONE,
+) -> DecoderSpec:
+    refuse(config, {"use_bidirectional_attention": (None, False)})
+    bias = switch(config, "attention_bias", False)
+    mixing = Mixing(scale=number(config, "query_pre_attn_scalar", 256) ** -0.5, softcap=softcaps[0])
+    return DecoderSpec(
+        **shape,
+        layers=tuple(
+            LayerSpec(mixing=one, rope=ropes[name])
+            for one, name in zip(windowed(types, window(config, 4096), mixing), types, strict=True)
+        ),
+        tied_head=switch(config, "tie_word_embeddings", True),
+        attention_bias=bias,
+        output_bias=bias,
+        norm=Norm.RMS_AROUND_ONE,
+        block=Block.SANDWICH,
+        head_norm=head_norm,
+        activation=activation(config, "hidden_activation", "gelu_pytorch_tanh"),
+        embedding_scale=shape["hidden_size"] ** 0.5,
+        embedding_scale_rounded=True,
+        scores=Scores(softcap=softcaps[1]),
+    )

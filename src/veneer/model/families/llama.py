@@ -1,0 +1,151 @@
+"""Llama and the families that differ from it in few words: Mistral, Qwen2, Qwen3, SmolLM3, Granite."""
+
+from __future__ import annotations
+
+from veneer.errors import ModelError
+from veneer.model.families.reading import (
+    FULL,
+    SLIDING,
+    Config,
+    activation,
+    alike,
+    layer_types,
+    number,
+    refuse,
+    rope,
+    sizes,
+    switch,
+    window,
+    windowed,
+)
+from veneer.model.shape import Activation, DecoderSpec, HeadNorm, LayerSpec, Mixing
+from veneer.products import Scores
+
+
+def llama(config: Config) -> DecoderSpec:
+    """Llama 2, 3, 3.1 to 3.3 and the models that share the architecture (SmolLM2, TinyLlama, …)."""
+    shape, bias = sizes(config), switch(config, "attention_bias", False)
+    return DecoderSpec(
+        **shape,
+        layers=alike(config, rope(config, shape["head_dim"])),
+        tied_head=switch(config, "tie_word_embeddings", False),
+        attention_bias=bias,
+        output_bias=bias,
+        mlp_bias=switch(config, "mlp_bias", False),
+        activation=_silu(config),
+    )
+
+
+def _silu(config: Config) -> Activation:
+    """The gate's function of these families, of which no other has been published."""
+    found = activation(config)
+    if found is not Activation.SILU:
+        raise ModelError(
+            f"hidden_act {config.get('hidden_act')!r} is not supported for model_type {config.get('model_type')!r}; "
+            "supported: silu"
+        )
+    return found
+
+
+def mistral(config: Config) -> DecoderSpec:
+    """Mistral: every layer looks at a window, or none does (`sliding_window: null`)."""
+    shape = sizes(config, kv_heads=8)
+    size = window(config, 4096)
+    expected = FULL if size is None else SLIDING
+    if config.get("layer_types") is not None and set(layer_types(config, ())) != {expected}:
+        raise ModelError(
+            f"layer_types of model_type 'mistral' is {config['layer_types']!r}; with sliding_window {size!r} all of "
+            f"its layers are {expected!r}"
+        )
+    return DecoderSpec(
+        **shape,
+        layers=alike(config, rope(config, shape["head_dim"]), Mixing(window=size)),
+        tied_head=switch(config, "tie_word_embeddings", False),
+        activation=_silu(config),
+    )
+
+
+def qwen2(config: Config) -> DecoderSpec:
+    """Qwen2 and 2.5: biases on q, k and v; from `max_window_layers` on layers may look at a window."""
+    shape = sizes(config)
+    return DecoderSpec(
+        **shape,
+        layers=_from_some_layer_on(config, shape["head_dim"]),
+        tied_head=switch(config, "tie_word_embeddings", False),
+        attention_bias=True,
+        activation=_silu(config),
+    )
+
+
+def qwen3(config: Config) -> DecoderSpec:
+    """Qwen3: heads of queries and keys are normalised."""
+    shape, bias = sizes(config, head_dim=128), switch(config, "attention_bias", False)
+    return DecoderSpec(
+        **shape,
+        layers=_from_some_layer_on(config, shape["head_dim"]),
+        tied_head=switch(config, "tie_word_embeddings", False),
+        attention_bias=bias,
+        output_bias=bias,
+        head_norm=HeadNorm.SHARED,
+        activation=_silu(config),
+    )
+
+
+def _from_some_layer_on(config: Config, head_dim: int) -> tuple[LayerSpec, ...]:
+    """Layers of Qwen: `use_sliding_window`, `max_window_layers` and `layer_types`."""
+    size = window(config, 4096) if switch(config, "use_sliding_window", False) else None
+    first = config.get("max_window_layers", 28)
+    if isinstance(first, bool) or not isinstance(first, int):
+        raise ModelError(f"max_window_layers is {first!r}; it must be a whole number")
+    layers = range(int(config["num_hidden_layers"]))
+    types = layer_types(config, (SLIDING if size is not None and layer >= first else FULL for layer in layers))
+    rotary = rope(config, head_dim)
+    return tuple(LayerSpec(mixing=mixing, rope=rotary) for mixing in windowed(types, size))
+
+
+def smollm3(config: Config) -> DecoderSpec:
+    """SmolLM3: every fourth layer, or those of `no_rope_layers`, has no rotary positions (arXiv:2501.18795)."""
+    shape, bias = sizes(config, kv_heads=4), switch(config, "attention_bias", False)
+    layers = int(config["num_hidden_layers"])
+    turned = config.get("no_rope_layers")
+    if turned is None:
+        interval = int(number(config, "no_rope_layer_interval", 4))
+        turned = [int((layer + 1) % interval != 0) for layer in range(layers)]
+    if not isinstance(turned, list | tuple) or len(turned) < layers or any(value not in (0, 1) for value in turned):
+        raise ModelError(
+            f"no_rope_layers is {turned!r}; it must have a 1 (rotary positions) or 0 (none) for each of {layers} layers"
+        )
+    size = window(config) if switch(config, "use_sliding_window", False) else None
+    types = layer_types(config, (SLIDING if size is not None and not value else FULL for value in turned[:layers]))
+    rotary = rope(config, shape["head_dim"], theta=2_000_000.0)
+    return DecoderSpec(
+        **shape,
+        layers=tuple(
+            LayerSpec(mixing=mixing, rope=rotary if value else None)
+            for mixing, value in zip(windowed(types, size), turned, strict=False)
+        ),
+        tied_head=switch(config, "tie_word_embeddings", True),
+        attention_bias=bias,
+        output_bias=bias,
+        mlp_bias=switch(config, "mlp_bias", False),
+        activation=_silu(config),
+    )
+
+
+def granite(config: Config) -> DecoderSpec:
+    """Granite: four multipliers, of the embedding, the residual stream, attention's scores and the logits."""
+    refuse(config, {"position_embedding_type": ("rope", None)})
+    shape, bias = sizes(config), switch(config, "attention_bias", False)
+    mixing = Mixing(scale=number(config, "attention_multiplier", 1.0))
+    return DecoderSpec(
+        **shape,
+        layers=alike(config, rope(config, shape["head_dim"]), mixing),
+        tied_head=switch(config, "tie_word_embeddings", False),
+        attention_bias=bias,
+        output_bias=bias,
+        mlp_bias=switch(config, "mlp_bias", False),
+        embedding_scale=number(config, "embedding_multiplier", 1.0),
+        residual_scale=number(config, "residual_multiplier", 1.0),
+        scores=Scores(scale=1.0 / number(config, "logits_scaling", 1.0)),
+        activation=_silu(config),
+    )

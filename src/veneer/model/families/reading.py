@@ -1,0 +1,314 @@
+"""What the families' functions read a `config.json` with: sizes, rotary positions, windows, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from veneer.errors import ModelError, listing
+from veneer.model.shape import PLAIN, Activation, LayerSpec, Mixing, RopeKind, RopeLayout, RopeSpec
+
+Config = Mapping[str, Any]
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""The words of `layer_types`."""
+SCALINGS = (RopeKind.DEFAULT, RopeKind.LINEAR, RopeKind.LLAMA3, RopeKind.YARN, RopeKind.LONGROPE, RopeKind.FACTORS)
+REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
+
+
+def number(settings: Config, key: str, default: float | None = None, *, of: str = "config.json") -> float:
+    """A number above 0, which has no default where leaving it out would give another model."""
+    value = settings.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ModelError(f"{key} of {of} is {value!r}; it must be a number above 0")
+    return float(value)
+
+
+def switch(config: Config, key: str, default: bool) -> bool:
+    """A yes or no; null is the default.
+
+    Raises:
+        ModelError: it is something else.
+    """
+    value = config.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise ModelError(f"{key} of config.json is {value!r}; it must be true or false")
+    return value
+
+
+def sizes(
+    config: Config, *, eps: str = "rms_norm_eps", head_dim: int | None = None, kv_heads: int | None = None
+) -> dict[str, Any]:
+    """The fields of a `DecoderSpec` that every family has.
+
+    Args:
+        config: of the model.
+        eps: name of the norms' epsilon.
+        head_dim: where the family has a default of its own; else the width is divided among the heads.
+        kv_heads: the same for key heads; else there are as many as heads.
+
+    Raises:
+        ModelError: a size is missing or impossible; all such are named.
+    """
+    _check_sizes(config, eps)
+    heads = int(config["num_attention_heads"])
+    kv_heads = int(config.get("num_key_value_heads") or kv_heads or heads)
+    if heads % kv_heads:
+        raise ModelError(
+            f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}; "
+            "the query heads must divide evenly among the key heads"
+        )
+    head_dim = int(config.get("head_dim") or head_dim or config["hidden_size"] // heads)
+    if head_dim < 2 or head_dim % 2:
+        raise ModelError(f"head_dim is {head_dim}; rotary positions turn pairs of numbers, so it must be even")
+    return {
+        "model_type": str(config.get("model_type", "llama")),
+        "vocab_size": int(config["vocab_size"]),
+        "hidden_size": int(config["hidden_size"]),
+        "intermediate_size": int(config["intermediate_size"]),
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "norm_eps": float(config[eps]),
+        "max_positions": int(config.get("max_position_embeddings") or 2048),
+    }
+
+
+def _check_sizes(config: Config, epsilon: str) -> None:
+    problems = []
+    for key in (*REQUIRED, *OPTIONAL):
+        value = config.get(key)
+        if value is None and key in REQUIRED:
+            problems.append(f"{key}: missing")
+        elif value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            problems.append(f"{key}: {value!r}, must be a whole number of at least 1")
+    eps = config.get(epsilon)
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
+        problems.append(f"{epsilon}: {'missing' if eps is None else f'{eps!r}, must be a number of at least 0'}")
+    if problems:
+        raise ModelError(
+            f"config.json of model_type {config.get('model_type')!r} is not usable:\n{listing(problems)}\n"
+            "Take the configuration from the model's original repository."
+        )
+
+
+def activation(config: Config, key: str = "hidden_act", default: str = "silu") -> Activation:
+    """The gate's function.
+
+    Raises:
+        ModelError: it is one that is not computed here.
+    """
+    names = {"silu": Activation.SILU, "swish": Activation.SILU, "gelu_pytorch_tanh": Activation.GELU_TANH}
+    name = config.get(key) or default
+    if name not in names:
+        raise ModelError(
+            f"{key} {name!r} is not supported for model_type {config.get('model_type')!r}; "
+            f"supported: {', '.join(names)}"
+        )
+    return names[name]
+
+
+def refuse(config: Config, values: Mapping[str, tuple[Any, ...]]) -> None:
+    """Refuse settings that change what a model computes and are not computed here.
+
+    Args:
+        config: of the model.
+        values: what may stand under each key; a key that is missing is right.
+
+    Raises:
+        ModelError: naming all that are wrong.
+    """
+    problems = [
+        f"{key}: {config[key]!r}, supported: {' or '.join(map(repr, allowed))}"
+        for key, allowed in values.items()
+        if key in config and config[key] not in allowed
+    ]
+    if problems:
+        raise ModelError(
+            f"config.json of model_type {config.get('model_type')!r} asks for what is not computed here:\n"
+            f"{listing(problems)}\nTake backend hf for this model."
+        )
+
+
+def rope(
+    config: Config,
+    head_dim: int,
+    *,
+    theta: float = 10_000.0,
+    share: float | None = None,
+    layout: RopeLayout = RopeLayout.HALVES,
+    kinds: Sequence[RopeKind] = SCALINGS,
+    scaling: Any = ...,
+) -> RopeSpec:
+    """Rotary positions from either layout: `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`.
+
+    Args:
+        config: of the model.
+        head_dim: numbers in a head.
+        theta: the family's default base.
+        share: the family's default for the part of a head that is turned; None where the family turns all of it.
+        layout: which numbers are pairs.
+        kinds: scalings that the family has.
+        scaling: the group of settings, where the family keeps several.
+
+    Raises:
+        ModelError: a setting is missing, impossible or not computed here.
+    """
+    if scaling is ...:
+        scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if not isinstance(scaling, Mapping):
+        raise ModelError(f"rope_scaling in config.json is {scaling!r}; it must be a group of settings, or null")
+    base = _number(scaling if "rope_theta" in scaling else config, "rope_theta", theta)
+    part = scaling.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    if part is not None and share is None and part != 1:
+        refuse({"model_type": config.get("model_type"), "partial_rotary_factor": part}, {"partial_rotary_factor": (1,)})
+    part = share if part is None else part
+    common: dict[str, Any] = {"theta": base, "layout": layout}
+    if part is not None:
+        common["share"] = number({"partial_rotary_factor": part}, "partial_rotary_factor")
+        if part > 1 or int(head_dim * part) % 2 or int(head_dim * part) < 2:
+            raise ModelError(
+                f"partial_rotary_factor {part!r} of head_dim {head_dim} turns {int(head_dim * part)} numbers; it must "
+                "be an even number of them, at most all"
+            )
+    found = RopeSpec(**common, **_scaled(config, scaling, kinds))
+    pairs = found.turned(head_dim) // 2
+    lists = {"factors": found.factors, "long_factor": found.long_factors}
+    wanted = {"factors": found.kind in (RopeKind.FACTORS, RopeKind.LONGROPE), "long_factor": bool(found.long_factors)}
+    for name, values in lists.items():
+        if wanted[name] and len(values) != pairs:
+            raise ModelError(f"rope_scaling has {len(values)} {name}; head_dim {head_dim} needs {pairs}")
+    return found
+
+
+def _number(settings: Config, key: str, default: float | None = None) -> float:
+    return number(settings, key, default, of="the rotary positions in config.json")
+
+
+def _kind(config: Config, scaling: Config, kinds: Sequence[RopeKind]) -> RopeKind:
+    name = scaling.get("rope_type", scaling.get("type", "default"))
+    known = {kind.value: kind for kind in kinds}
+    if name == "dynamic":
+        raise ModelError(
+            "rope scaling 'dynamic' is not supported: its frequencies change with every token that a text grows by, so "
+            f"that no key could be kept. Supported: {', '.join(sorted(known))}; within max_position_embeddings it is "
+            "the same as none, so that rope_scaling can be set to null"
+        )
+    if name not in known:
+        raise ModelError(
+            f"rope scaling {name!r} is not supported for model_type {config.get('model_type')!r}; "
+            f"supported: {', '.join(sorted(known))}"
+        )
+    return known[name]
+
+
+def _scaled(config: Config, scaling: Config, kinds: Sequence[RopeKind]) -> dict[str, Any]:
+    """The fields of a `RopeSpec` that its kind has."""
+    kind = _kind(config, scaling, kinds)
+    if kind is RopeKind.DEFAULT:
+        return {}
+    if kind is RopeKind.LINEAR:
+        return {"kind": kind, "factor": _number(scaling, "factor")}
+    if kind is RopeKind.FACTORS:
+        return {"kind": kind, "factors": tuple(float(value) for value in scaling["factors"])}
+    fields: dict[str, Any] = {"kind": kind}
+    if kind is RopeKind.LLAMA3:
+        fields |= {key: _number(scaling, key) for key in ("factor", "low_freq_factor", "high_freq_factor")}
+    trained = "original_max_position_embeddings"
+    source = next((group for group in (config, scaling) if group.get(trained) is not None), None)
+    original = _number(source, trained) if source is not None else _number(config, "max_position_embeddings")
+    fields["original_max_positions"] = int(original)
+    if kind is RopeKind.LLAMA3:
+        return fields
+    if scaling.get("factor") is None:
+        fields["factor"] = _number(config, "max_position_embeddings") / original
+    else:
+        fields["factor"] = _number(scaling, "factor")
+    if kind is RopeKind.LONGROPE:
+        return fields | _longrope(scaling, fields["factor"], original)
+    return fields | _yarn(scaling, fields["factor"])
+
+
+def _longrope(scaling: Config, factor: float, original: float) -> dict[str, Any]:
+    """LongRoPE (Ding et al., 2024, arXiv:2402.13753): its amplitude is √(1 + ln factor / ln original)."""
+    lists = {}
+    for name, key in (("factors", "short_factor"), ("long_factors", "long_factor")):
+        values = scaling.get(key)
+        if not isinstance(values, list | tuple) or not all(
+            isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values
+        ):
+            raise ModelError(f"{key} of the rotary positions in config.json is {values!r}; it must be a list of "
+                             "numbers above 0")  # fmt: skip
+        lists[name] = tuple(float(value) for value in values)
+    amplitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    if scaling.get("attention_factor") is not None:
+        amplitude = _number(scaling, "attention_factor")
+    return lists | {"amplitude": amplitude}
+
+
+def _yarn(scaling: Config, factor: float) -> dict[str, Any]:
+    """YaRN (Peng et al., 2023, arXiv:2309.00071): its amplitude is 0.1 m ln factor + 1."""
+
+    def size(m: float) -> float:
+        return 0.1 * m * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    above, below = scaling.get("mscale"), scaling.get("mscale_all_dim")
+    amplitude = size(1.0)
+    if above and below:
+        amplitude = size(_number(scaling, "mscale")) / size(_number(scaling, "mscale_all_dim"))
+    if scaling.get("attention_factor") is not None:
+        amplitude = _number(scaling, "attention_factor")
+    betas = {key: _number(scaling, key) for key in ("beta_fast", "beta_slow") if scaling.get(key)}
+    return {"amplitude": amplitude, "truncate": switch(scaling, "truncate", True), **betas}
+
+
+def window(config: Config, default: int | None = None) -> int | None:
+    """`sliding_window`: how many keys a query sees; null means all.
+
+    Raises:
+        ModelError: it is no such number.
+    """
+    value = config.get("sliding_window", default)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ModelError(f"sliding_window is {value!r}; it must be a whole number of at least 1, or null")
+    return value
+
+
+def layer_types(config: Config, default: Iterable[str]) -> list[str]:
+    """Which layers look at a window only, a word a layer.
+
+    Raises:
+        ModelError: there is not one for each layer, or one is unknown.
+    """
+    layers = int(config["num_hidden_layers"])
+    types = config.get("layer_types")
+    types = list(default) if types is None else types
+    if not isinstance(types, list | tuple) or len(types) != layers:
+        raise ModelError(f"layer_types is {types!r}; it must be a list with a word for each of the {layers} layers")
+    unknown = sorted({str(name) for name in types} - {FULL, SLIDING})
+    if unknown:
+        raise ModelError(
+            f"layer_types has kinds that are not known:\n{listing(unknown)}\nKnown are {FULL} and {SLIDING}."
+        )
+    return list(types)
+
+
+def windowed(types: Sequence[str], size: int | None, mixing: Mixing = PLAIN) -> list[Mixing]:
+    """How each layer mixes: those that slide within a window of `size`.
+
+    Raises:
+        ModelError: layers slide, and no window is given.
+    """
+    if SLIDING in types and size is None:
+        raise ModelError(f"layer_types has {SLIDING!r}, but no sliding_window is set; give its size")
+    small = Mixing(mixing.scale, size, mixing.softcap)
+    return [small if name == SLIDING else mixing for name in types]
+
+
+def alike(config: Config, rotary: RopeSpec | None, mixing: Mixing = PLAIN) -> tuple[LayerSpec, ...]:
+    """Layers that are all the same."""
+    return (LayerSpec(mixing=mixing, rope=rotary),) * int(config["num_hidden_layers"])

@@ -1,0 +1,216 @@
+"""What a decoder is made of: the choices that families differ in, as plain data.
+
+The decoder reads these and knows no family names; a family (`veneer.model.families`) is one function that fills them in
+from a `config.json`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import cast
+
+from veneer.products import PLAIN_SCORES, Scores
+
+
+class RopeKind(Enum):
+    """How the rotary frequencies are scaled beyond the trained context."""
+
+    DEFAULT = "default"
+    LINEAR = "linear"
+    LLAMA3 = "llama3"
+    YARN = "yarn"
+    LONGROPE = "longrope"
+    """A divisor for each inverse frequency; texts longer than the trained context have others than shorter ones."""
+    FACTORS = "veneer_factors"
+    """A divisor for each inverse frequency, as a GGUF file carries them in `rope_freqs.weight`."""
+
+
+class RopeLayout(Enum):
+    """Which two numbers of a head are turned together."""
+
+    HALVES = "halves"
+    """x[i] and x[i + dim/2]."""
+    NEIGHBOURS = "neighbours"
+    """x[2i] and x[2i + 1]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RopeSpec:
+    """Rotary position embedding: base and scaling."""
+
+    theta: float = 10_000.0
+    kind: RopeKind = RopeKind.DEFAULT
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 8192
+    factors: tuple[float, ...] = ()
+    """Of FACTORS, and of LONGROPE for texts within `original_max_positions`."""
+    long_factors: tuple[float, ...] = ()
+    """Of LONGROPE for longer texts."""
+    amplitude: float = 1.0
+    """What cosine and sine are multiplied with (YaRN's and LongRoPE's attention factor)."""
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    """Whether YaRN rounds the range that it blends over to whole pairs."""
+    share: float = 1.0
+    """How much of a head is turned; the rest passes through."""
+    layout: RopeLayout = RopeLayout.HALVES
+
+    def turned(self, head_dim: int) -> int:
+        """How many numbers of a head are turned."""
+        return int(head_dim * self.share)
+
+
+class Norm(Enum):
+    """How rows are normalised, and where they are rounded."""
+
+    RMS = "rms"
+    """round(x · rstd) · w."""
+    RMS_ONCE = "rms, rounded once"
+    """round(x · rstd · w)."""
+    RMS_AROUND_ONE = "rms, weight around one"
+    """round(x · rstd · (1 + w))."""
+    LAYER = "layer"
+    """round((x − mean) · rstd · w)."""
+    LAYER_BIAS = "layer with bias"
+    """round((x − mean) · rstd · w + b)."""
+
+
+class Block(Enum):
+    """Where the norms of a decoder layer stand; the value names them, in checkpoint order."""
+
+    PRE = ("input_layernorm", "post_attention_layernorm")
+    """x + f(norm(x)), for attention and feed-forward in turn."""
+    POST = ("post_attention_layernorm", "post_feedforward_layernorm")
+    """x + norm(f(x))."""
+    SANDWICH = (
+        "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm",
+    )  # fmt: skip
+    """x + norm(f(norm(x)))."""
+    PARALLEL = ("input_layernorm",)
+    """x + attention(norm(x)) + feed-forward(norm(x))."""
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Names of a layer's norms."""
+        return cast(tuple[str, ...], self.value)
+
+
+class HeadNorm(Enum):
+    """Which norm queries and keys go through before they are turned."""
+
+    NONE = "none"
+    SHARED = "shared"
+    """Each head by itself, all with one weight `[head_dim]`."""
+    WIDTH = "width"
+    """All heads as one row, `[heads · head_dim]`."""
+    OWN = "own"
+    """Each head with a weight of its own: one tensor `[heads, head_dim]`."""
+    OWN_MODULES = "own modules"
+    """Each head with a weight of its own: one module a head."""
+
+
+class Activation(Enum):
+    """The gate's function in the feed-forward block."""
+
+    SILU = "silu"
+    GELU_TANH = "gelu_pytorch_tanh"
+    """x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))."""
+
+
+class Projections(Enum):
+    """How the projections that read one input are stored, and adapted."""
+
+    APART = "apart"
+    """q_proj, k_proj, v_proj; gate_proj, up_proj."""
+    FUSED = "fused"
+    """qkv_proj; gate_up_proj."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixing:
+    """How queries weigh keys: softmax(softcap(scale · q kᵀ)) within the window."""
+
+    scale: float | None = None
+    """Of the scores; None is 1/√head_dim."""
+    window: int | None = None
+    """How many keys a query sees, its own included; None: all before it."""
+    softcap: float | None = None
+    """Scores s become c · tanh(s / c)."""
+
+    def of(self, head_dim: int) -> float:
+        """The scale of heads of this size."""
+        return head_dim**-0.5 if self.scale is None else self.scale
+
+
+PLAIN = Mixing()
+"""Causal attention as it is everywhere unless something else is said."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerSpec:
+    """What one layer has of its own."""
+
+    mixing: Mixing = PLAIN
+    rope: RopeSpec | None
+    """None: queries and keys are not turned."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderSpec:
+    """Shapes and switches of one decoder."""
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    norm_eps: float
+    layers: tuple[LayerSpec, ...]
+    tied_head: bool
+    attention_bias: bool = False
+    """Whether q, k and v have biases."""
+    output_bias: bool = False
+    """Whether the attention's output projection has one."""
+    mlp_bias: bool = False
+    max_positions: int
+    """Longest context the model was trained for, in tokens."""
+    norm: Norm = Norm.RMS
+    block: Block = Block.PRE
+    head_norm: HeadNorm = HeadNorm.NONE
+    head_norm_names: tuple[str, str] = ("q_norm", "k_norm")
+    activation: Activation = Activation.SILU
+    projections: Projections = Projections.APART
+    embedding_scale: float = 1.0
+    embedding_scale_rounded: bool = False
+    """Whether that scale is itself rounded to the compute dtype first."""
+    residual_scale: float = 1.0
+    """What a block adds to the residual stream is multiplied with it."""
+    scores: Scores = PLAIN_SCORES
+
+    @property
+    def num_layers(self) -> int:
+        """How many decoder layers there are."""
+        return len(self.layers)
+
+    @cached_property
+    def ropes(self) -> tuple[RopeSpec, ...]:
+        """The different rotary positions of the layers, in order of appearance."""
+        return tuple(dict.fromkeys(layer.rope for layer in self.layers if layer.rope is not None))
+
+    @property
+    def rope(self) -> RopeSpec:
+        """The rotary positions of a model that has one kind of them; of several, those of the last layer."""
+        return next(layer.rope for layer in reversed(self.layers) if layer.rope is not None)
+
+    @property
+    def by_length(self) -> bool:
+        """Whether a token's representation depends on how long its text becomes, so that texts cannot share a
+        beginning that is computed once."""
+        return any(rope.kind is RopeKind.LONGROPE for rope in self.ropes)

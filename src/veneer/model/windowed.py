@@ -1,0 +1,116 @@
+"""Attention within a window, or with capped scores, in torch's own operations.
+
+No fused kernel of torch caps scores, and a window as a mask tensor would cost its whole square. So every document is
+computed in blocks of query rows, each against the keys that it can see; backward computes a block's scores again, so
+that between forward and backward nothing is kept but queries, keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veneer.model.shape import Mixing
+
+BLOCK_ROWS = 256
+"""Query rows computed at a time: 32 heads against 2,048 keys are 67 MB of float32 scores."""
+
+
+def softcapped(scores: Tensor, softcap: float | None) -> Tensor:
+    """c · tanh(s / c)  (Gemma 2, arXiv:2408.00118, section 2)."""
+    return scores if softcap is None else torch.tanh(scores / softcap) * softcap
+
+
+def _block(queries: Tensor, keys: Tensor, values: Tensor, before: int, mixing: Mixing) -> Tensor:
+    """One block: queries `[rows, heads, dim]` against keys and values `[seen, kv_heads, dim]`, of which `before` stand
+    in front of the first query's own."""
+    rows, heads, dim = queries.shape
+    kv_heads = keys.shape[1]
+    # The query heads of one key head side by side: [kv_heads, groups · rows, dim] against [kv_heads, dim, seen].
+    grouped = queries.view(rows, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3).reshape(kv_heads, -1, dim)
+    scores = torch.matmul(grouped, keys.permute(1, 2, 0))
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * mixing.of(dim)
+    scores = softcapped(scores, mixing.softcap).view(kv_heads, -1, rows, len(keys))
+    at = torch.arange(before, before + rows, device=queries.device)[:, None]
+    column = torch.arange(len(keys), device=queries.device)[None, :]
+    hidden = column > at
+    if mixing.window is not None:
+        hidden |= column <= at - mixing.window
+    weights = torch.softmax(scores.masked_fill(hidden, float("-inf")), dim=-1).to(values.dtype)
+    mixed = torch.matmul(weights.flatten(1, 2), values.transpose(0, 1))
+    return mixed.view(kv_heads, -1, rows, dim).permute(2, 0, 1, 3).reshape(rows, heads, dim)
+
+
+def _blocks(lengths: Sequence[int], shared: int, window: int | None) -> Iterator[tuple[slice, list[slice], int]]:
+    """Of every block: its queries, the spans of tokens whose keys it sees, and how many of these stand in front."""
+    start = 0
+    for number, length in enumerate(lengths):
+        front = shared if number else 0
+        for first in range(0, length, BLOCK_ROWS):
+            last = min(first + BLOCK_ROWS, length)
+            # Positions in the text that the first row of the block still sees.
+            oldest = 0 if window is None else max(0, front + first - window + 1)
+            spans = [slice(oldest, front)] if oldest < front else []
+            own = slice(start + max(0, oldest - front), start + last)
+            yield slice(start + first, start + last), [*spans, own], front + first - oldest
+        start += length
+
+
+def _seen(x: Tensor, spans: list[slice]) -> Tensor:
+    return x[spans[0]] if len(spans) == 1 else torch.cat([x[span] for span in spans])
+
+
+class _ByDocument(torch.autograd.Function):
+    """Keeps queries, keys and values."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, lengths: tuple[int, ...], shared: int, mixing: Mixing
+    ) -> Tensor:
+        ctx.save_for_backward(queries, keys, values)
+        ctx.lengths, ctx.shared, ctx.mixing = lengths, shared, mixing
+        output = torch.empty_like(queries)
+        for own, spans, before in _blocks(lengths, shared, mixing.window):
+            output[own] = _block(queries[own], _seen(keys, spans), _seen(values, spans), before, mixing)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        queries, keys, values = ctx.saved_tensors
+        # Sums over blocks: in float32, since bfloat16 would drop what is small beside the sum.
+        wide = torch.promote_types(queries.dtype, torch.float32)
+        grad_queries = torch.empty_like(queries)
+        grad_keys, grad_values = (torch.zeros_like(x, dtype=wide) for x in (keys, values))
+        for own, spans, before in _blocks(ctx.lengths, ctx.shared, ctx.mixing.window):
+            leaves = [x.detach().requires_grad_() for x in (queries[own], _seen(keys, spans), _seen(values, spans))]
+            with torch.enable_grad():
+                mixed = _block(leaves[0], leaves[1], leaves[2], before, ctx.mixing)
+            found = torch.autograd.grad(mixed, leaves, grads[0][own])
+            grad_queries[own] = found[0]
+            start = 0
+            for span in spans:
+                stop = start + span.stop - span.start
+                grad_keys[span] += found[1][start:stop]
+                grad_values[span] += found[2][start:stop]
+                start = stop
+        return grad_queries, grad_keys.to(keys.dtype), grad_values.to(values.dtype), None, None, None
+
+
+def mixed_by_document(
+    queries: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int], shared: int, mixing: Mixing
+) -> Tensor:
+    """Causal attention within documents, each query within its window, its scores capped; differentiable.
+
+    Args:
+        queries: `[tokens, heads, head_dim]`.
+        keys, values: `[tokens, kv_heads, head_dim]`.
+        lengths: tokens of each document, end to end.
+        shared: where above 0, document 0 has so many tokens and is the common beginning that all the others see.
+        mixing: scale, window and soft-cap.
+    """
+    arguments = (queries, keys, values, tuple(lengths), shared, mixing)
+    result: Tensor = _ByDocument.apply(*arguments)  # type: ignore[no-untyped-call]
+    return result
