@@ -10,6 +10,7 @@ not trained. One line a reader: largest top-10 gap, mean and largest KL divergen
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from dataclasses import replace
 from importlib.util import find_spec
@@ -67,6 +68,7 @@ def main() -> None:
             compute=ComputeSection(device="cpu", dtype=Dtype.FLOAT32), progress=lambda what: None,
         )  # fmt: skip
         folder = asked.output / name.replace(" ", "-")
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         # Losses are another command's to measure.
         record = TARGETS[target].write(replace(job, rows=None), folder)

@@ -60,7 +60,8 @@ OPTIONS = {
         "--adapter", "--data", "--device", "--dtype", "--json", "--limit", "--max-new-tokens", "--method", "--model",
     ],
     "export": [
-        "--adapter", "--data", "--device", "--dtype", "--json", "--limit", "--method", "--model", "--output", "--to",
+        "--adapter", "--data", "--device", "--dtype", "--gap", "--json", "--limit", "--method", "--model", "--output",
+        "--quant", "--to",
     ],
     "generate": [
         "--adapter", "--device", "--dtype", "--input", "--json", "--method", "--model", "--prompt", *SAMPLING,
@@ -71,6 +72,7 @@ OPTIONS = {
     ],
     "quantize": ["--dtype", "--json", "--model", "--output", "--set"],
     "quickstart": ["--device", "--json", "--method", "--model", "--output", "--rows"],
+    "reproduce": ["--data", "--eval-data", "--json", "--model", "--output", "run"],
     "sweep": [
         "--config", "--data", "--device", "--eval-data", "--grid", "--held-out", "--json", "--method", "--model",
         "--output", "--set", "--together",
@@ -79,6 +81,7 @@ OPTIONS = {
         "--config", "--data", "--device", "--eval-data", "--held-out", "--json", "--method", "--model", "--output",
         "--resume", "--set",
     ],
+    "verify": ["--adapter", "--data", "--device", "--gap", "--json", "--limit", "--model", "export"],
 }  # fmt: skip
 
 
@@ -157,6 +160,22 @@ def test_export_shows_what_was_measured_and_where_the_model_is(
     result = invoke("export", *asked[:4], "--method", "qlora", "--output", tmp_path / "c")
     assert "since the adapter was trained beside it" in result.stdout
     assert "exists already" in refused("export", *asked, "--output", tmp_path / "a")
+    for heading in ("top-10 gap", "transformers", "passed: 20 tensors read back"):
+        assert heading in result.stdout
+
+
+def test_verify_says_what_is_damaged_with_its_exit_code(adapter: Path, tmp_path: Path) -> None:
+    invoke("export", "--adapter", adapter, "--output", tmp_path / "out", "--limit", 1)
+    result = invoke("verify", tmp_path / "out", "--limit", 1)
+    assert result.exit_code == 0, result.output
+    assert "is what it was made from" in result.stdout
+    with (tmp_path / "out" / "config.json").open("a") as file:
+        file.write(" ")
+    result = invoke("verify", tmp_path / "out", "--limit", 1)
+    assert result.exit_code == 1
+    assert "file config.json: has changed" in result.stderr
+    assert "FAILED" in result.stdout
+    assert "export.json is not there" in refused("verify", tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------------- compare

@@ -300,7 +300,8 @@ def verify_visibly(
         for note in certificate.notes:
             shown.print(Text(note), soft_wrap=True)
         if certificate.passed:
-            shown.print(Text(f"{folder} is what it was made from: {len(certificate.files)} files unchanged"))
+            unchanged = f"{folder} is what it was made from: {len(certificate.files)} files unchanged"
+            shown.print(Text(unchanged), soft_wrap=True)
     return certificate
 
 

@@ -66,8 +66,15 @@ def test_its_answers_are_those_of_our_own_reader() -> None:
     assert abs(float(ours[first.ids[0]]) - first.logprobs[0]) < 0.5
 
 
-def test_nothing_is_left_of_one_prompt_or_adapter_in_the_next(tmp_path: Path) -> None:
-    file = smollm2_gguf()
+@pytest.fixture
+def tiny(tiny_model: Path, tmp_path: Path) -> Path:
+    """The tiny model as a GGUF file."""
+    write_gguf_base(tmp_path / "tiny.gguf", open_checkpoint(tiny_model), Quant.F32)
+    return tmp_path / "tiny.gguf"
+
+
+def test_nothing_is_left_of_one_prompt_or_adapter_in_the_next(tiny: Path, tmp_path: Path) -> None:
+    file = tiny
     adapters = [lora_gguf(tmp_path / f"{seed}.gguf", file, seed) for seed in (1, 2)]
     with opened(file, context=512) as server:
         ids = server.tokenize(TEXT)
@@ -84,18 +91,20 @@ def test_nothing_is_left_of_one_prompt_or_adapter_in_the_next(tmp_path: Path) ->
         assert server.logprobs(ids) == clean
 
 
-def test_the_server_is_gone_and_the_terminal_is_clean_whatever_happens(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_server_is_gone_and_the_terminal_is_clean_whatever_happens(
+    tiny: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     children = []
 
     def use() -> None:
-        with opened(smollm2_gguf(), context=64) as server:
+        with opened(tiny, context=64) as server:
             children.append(server._child)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         use()
     assert children[0].poll() is not None
-    with opened(smollm2_gguf(), context=64) as server:
+    with opened(tiny, context=64) as server:
         server._child.kill()
         server._child.wait()
         with pytest.raises(ModelError, match=r"does not answer and has ended with code -9"):
@@ -103,14 +112,14 @@ def test_the_server_is_gone_and_the_terminal_is_clean_whatever_happens(capfd: py
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_llama_cpp_cannot_open_is_said_with_its_own_reason(tmp_path: Path) -> None:
+def test_what_llama_cpp_cannot_open_is_said_with_its_own_reason(tiny: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
-    broken.write_bytes(smollm2_gguf().read_bytes()[:5000])
+    broken.write_bytes(tiny.read_bytes()[:5000])
     with pytest.raises(ModelError, match=r"broken\.gguf: llama\.cpp cannot open it(.|\n)*gguf"), opened(broken):
         pass
     with (
         pytest.raises(ModelError, match=r"llama\.cpp refuses /completion(.|\n)*context"),
-        opened(smollm2_gguf(), context=64) as server,
+        opened(tiny, context=64) as server,
     ):
         server.continued([5] * 500, 1)
 

@@ -13,11 +13,11 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tiny import run_config, tree
+from tiny import run_config, tree, write_rows
 from tiny_models import documents, largest_difference, their_logits
 from veneer.config import ComputeSection
-from veneer.errors import ConfigError
-from veneer.exports import merged, run
+from veneer.errors import ConfigError, DataError
+from veneer.exports import certify, merged, run
 from veneer.exports.certificate import ParityError
 from veneer.exports.job import Job, Kind, StoredDtype
 from veneer.exports.record import ExportRecord
@@ -227,6 +227,51 @@ def test_four_bits_are_certified_to_the_bit_and_measured(tiny_model: Path, tiny_
     assert record.parity.tensors is not None
     assert (record.parity.tensors.compared, record.parity.tensors.error) == (20, 0.0)
     assert verify(tmp_path / "out", compute=FLOAT32).passed
+
+
+def test_a_model_that_does_not_fit_in_float32_is_compared_by_its_tensors(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certify, "free_memory", lambda device: 100_000)
+    record = export(None, adapter, tmp_path / "out", compute=FLOAT32)
+    assert record.parity is not None
+    assert record.parity.passed
+    assert record.parity.readers == ()
+    assert record.parity.tensors is not None
+    assert record.parity.tensors.compared == 20
+    assert "only tensors were compared" in record.parity.notes[-1]
+
+
+@pytest.mark.parametrize("to", [Target.MERGED, Target.GGUF])
+def test_a_model_without_a_template_is_certified(to: Target, tiny_model: Path, tmp_path: Path) -> None:
+    if to is Target.GGUF:
+        pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (pip install 'veneer[llama-cpp]')")
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings.pop("chat_template")
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": f"{n} parcels? ", "completion": "late"} for n in range(12)])
+    own = train(run_config(base, rows, tmp_path / "run", "train.steps=5", "data.held_out=0.2")).output
+    record = export(None, own, tmp_path / "out", to=to, dtype=StoredDtype.FLOAT32, compute=FLOAT32,
+                    quant="f32" if to is Target.GGUF else None)  # fmt: skip
+    assert record.parity is not None
+    assert len(record.parity.readers) == 2
+    assert all(one.renderings_equal == one.renderings == 2 for one in record.parity.readers)
+
+
+def test_tokens_that_the_embedding_has_no_row_for_are_said(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:50].clone()
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "vocab_size": 50}))
+    own = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1")).output
+    with pytest.raises(DataError, match=r"built-in question 1: token \d+, the embedding has 50 rows"):
+        export(str(base), own, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_asked_for_is_refused_before_anything_is_written(adapter: Path, tmp_path: Path) -> None:

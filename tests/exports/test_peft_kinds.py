@@ -52,7 +52,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
 
 def write(folder: Path, tokenizer: Path, changes: dict[str, Any]) -> LlamaForCausalLM:
     """A tiny model as a directory, with any tokenizer."""
-    model = tiny_llama(changes=changes)
+    model = tiny_llama(changes={"vocab_size": 300, **changes})
     if changes.get("tie_word_embeddings"):
         with torch.no_grad():
             model.model.embed_tokens.weight.mul_(0.15)

@@ -20,6 +20,7 @@ from veneer.adapters.targets import Names, expert_parameter, means
 from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear
 from veneer.model.experts import Experts, ExpertsLora, Routes, factors, halves
+from veneer.model.language import ModelSpec
 from veneer.model.mixture import DOWN, GATE_UP
 
 INNER = "base_layer."

@@ -30,7 +30,7 @@ def model_card(record: ExportRecord, name: str) -> str:
     run = recorded_run(Path(record.adapter))
     library = "peft" if record.to == PEFT_TARGET else "gguf" if record.to.startswith("gguf") else "transformers"
     # JSON's strings are YAML's.
-    front = [f"base_model: {json.dumps(record.model)}", f"library_name: {library}", "tags: [veneer, lora]"]
+    front = [f"base_model: {json.dumps(_public(record.model))}", f"library_name: {library}", "tags: [veneer, lora]"]
     parts = [
         "---\n" + "\n".join(front) + "\n---",
         f"# {name}",
@@ -42,6 +42,12 @@ def model_card(record: ExportRecord, name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _public(model: str) -> str:
+    """A hub id as it is; of a path on this machine its last part, since the card is read elsewhere."""
+    path = Path(model).expanduser()
+    return path.name if path.exists() else model
+
+
 def _what(record: ExportRecord) -> str:
     kinds = {PEFT_TARGET: "An adapter for", "gguf-adapter": "An adapter (GGUF) for"}
     start = kinds.get(record.to, "A fine-tuned version of")
@@ -49,7 +55,7 @@ def _what(record: ExportRecord) -> str:
     if record.written is not None:
         merged = f" The adapter is merged into the {record.merged_into} base: {record.written.changed} of "
         merged += f"{record.written.tensors} tensors changed."
-    return f"{start} `{record.model}`, made with veneer. Weights: {record.format}.{merged}"
+    return f"{start} `{_public(record.model)}`, made with veneer. Weights: {record.format}.{merged}"
 
 
 def _training(record: ExportRecord, run: RunConfig) -> str:
@@ -88,7 +94,7 @@ def _parity(record: ExportRecord) -> str:
             rows.append(("merged and quantised", measured.requantised.loss.loss))
         lines += [f"| {measured.rows} rows of `{Path(measured.data).name}` | loss (nats a token) |", "|---|---:|"]
         lines += [f"| {name} | {loss:.4f} |" for name, loss in rows] + [""]
-    if record.parity is not None:
+    if record.parity is not None and record.parity.readers:
         lines += [
             f"Beside the live adapter, on {record.parity.prompts} prompts (`parity.json` has everything):",
             "",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from veneer.errors import VeneerError
 from veneer.exports.certificate import Agreement, Certificate, Side, TensorReport, compare
@@ -17,6 +20,7 @@ from veneer.exports.sides import Asked, reference
 from veneer.exports.tensors import compare_tensors
 from veneer.exports.thresholds import THRESHOLDS
 from veneer.io.files import sha256, write_text
+from veneer.system import memory, memory_limit
 
 NEW_TOKENS = 16
 """Length of the answers that are compared."""
@@ -40,6 +44,10 @@ def certify(job: Job, checks: Checks, record: ExportRecord, *, gap: float | None
         threshold = replace(threshold, gap=gap)
     job.progress("comparing tensors")
     tensors = _tensors(checks, threshold.tensor)
+    certificate = Certificate(record.to, record.format, 0, "", NEW_TOKENS, threshold, tensors, (), checks.notes)
+    unasked = too_large(job)
+    if unasked is not None:
+        return replace(certificate, notes=(*checks.notes, unasked))
     job.progress("asking the live adapter")
     side, asked, prompts = _asked(job, checks)
     labels = [prompt.where for prompt in prompts.prompts]
@@ -48,20 +56,33 @@ def certify(job: Job, checks: Checks, record: ExportRecord, *, gap: float | None
         job.progress(f"asking {reader.name}")
         answered = _read(reader, asked)
         readers.append(answered if isinstance(answered, Agreement) else compare(side, answered, threshold, labels))
-    notes = [*checks.notes]
+    notes = checks.notes
     if prompts.source == BUILT_IN:
-        notes.insert(0, f"compared on {len(prompts.prompts)} {BUILT_IN}, since {why}; give your own rows by --data")
-    return Certificate(
-        to=record.to,
-        format=record.format,
-        prompts=len(prompts.prompts),
-        prompts_from=prompts.source,
-        new_tokens=prompts.new_tokens,
-        threshold=threshold,
-        tensors=tensors,
-        readers=tuple(readers),
-        notes=tuple(notes),
+        said = f"compared on {len(prompts.prompts)} {BUILT_IN}, since {why}; give your own rows by --data"
+        notes = (said, *notes)
+    return replace(
+        certificate, prompts=len(prompts.prompts), prompts_from=prompts.source, readers=tuple(readers), notes=notes
     )
+
+
+def too_large(job: Job) -> str | None:
+    """Why nobody can be asked: the model does not fit into memory in float32. None where it does."""
+    shapes = map(job.checkpoint.shape, job.checkpoint.names())
+    needed = sum(4 * math.prod(shape) for shape in shapes)
+    free = free_memory(job.device)
+    if free is None or needed < free:
+        return None
+    return (
+        f"only tensors were compared: answers need the model in float32, which takes {needed / 1e9:,.1f} GB, and "
+        f"{free / 1e9:,.1f} GB are free; `veneer verify` on a larger machine compares everything"
+    )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a model may take there; None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min((amount for amount in (memory()[1], memory_limit()) if amount is not None), default=None)
 
 
 def _asked(job: Job, checks: Checks) -> tuple[Side, Asked, Prompts]:

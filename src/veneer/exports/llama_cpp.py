@@ -15,7 +15,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +33,8 @@ CONTEXT = 4096
 """Tokens that a prompt and its answer may have, unless more are asked for."""
 ANSWER_SECONDS = 600
 """How long one answer may take."""
+ENDING_SECONDS = 20
+"""How long a server that did not start may take to end."""
 ERROR_LINES = 6
 
 
@@ -183,6 +185,9 @@ def _started(child: subprocess.Popen[str], order: Mapping[str, Any], model: Path
         line = ""
     said = json.loads(line) if line.startswith("{") else {}
     if "address" not in said:
+        # Its messages are written by a thread of its own, and are whole when it has ended.
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(ENDING_SECONDS)
         how = str(said.get("error", "it has crashed"))
         raise ModelError(f"{model}: llama.cpp cannot open it: {how}{_last(messages)}")
     return str(said["address"])

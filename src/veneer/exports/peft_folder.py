@@ -6,15 +6,18 @@ from pathlib import Path
 
 import torch
 
+from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import read_config, read_tensors, save_adapter
-from veneer.exports.base import MergeBase
+from veneer.exports.base import MergeBase, open_source
 from veneer.exports.certificate import Side
+from veneer.exports.hf import open_hf_source
 from veneer.exports.job import Checks, Job, name_of
 from veneer.exports.readers import PEFT, TRANSFORMERS, Reader, installed, peft_folder
 from veneer.exports.record import ExportRecord
 from veneer.exports.sides import Asked, live, own
 from veneer.exports.tensors import InMemory, Tensors
-from veneer.io.tokenizer import from_directory
+from veneer.io.tokenizer import Tokenizer, from_directory
+from veneer.options import Backend
 
 PEFT_TARGET = "peft"
 NO_PEFT = "not read by PEFT, which is not installed (with transformers)"
@@ -27,14 +30,12 @@ def write(job: Job, folder: Path) -> ExportRecord:
     What PEFT cannot say (a start that it would subtract again) is written as the plain adapter that it amounts to.
     """
     base = _base(job)
-    assistant = live(job.checkpoint, job.adapter, base, job.trained, torch.device("cpu"), job.backend)
-    assert assistant.adapter is not None
+    adapter, tokenizer = _adapter(job, base)
     _, config = read_config(job.adapter)
     named = str(config.get("base_model_name_or_path") or job.model)
-    save_adapter(folder, assistant.adapter, base=named, revision=config.get("revision"))
-    known = job.checkpoint.tokenizer()
-    if assistant.tokenizer.vocab_size > known.vocab_size:
-        assistant.tokenizer.save(folder)
+    save_adapter(folder, adapter, base=named, revision=config.get("revision"))
+    if tokenizer is not None and tokenizer.vocab_size > job.checkpoint.tokenizer().vocab_size:
+        tokenizer.save(folder)
     return ExportRecord(
         model=job.model,
         adapter=str(job.adapter),
@@ -79,10 +80,17 @@ def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
     )
 
 
+def _adapter(job: Job, base: MergeBase) -> tuple[Adapter, Tokenizer | None]:
+    """The adapter over a base whose dense weights stay in their files, and its tokenizer where it has one."""
+    if job.backend is Backend.HF:
+        return open_hf_source(job.checkpoint, job.adapter, base, job.trained).adapter, None
+    source = open_source(job.checkpoint, job.adapter, base, job.trained)
+    return source.adapter, source.tokenizer
+
+
 def _expected(job: Job, base: MergeBase) -> list[tuple[str, torch.Tensor]]:
-    assistant = live(job.checkpoint, job.adapter, base, job.trained, torch.device("cpu"), job.backend)
-    assert assistant.adapter is not None
-    return [(name, tensor.float()) for name, tensor in assistant.adapter.tensors().items()]
+    adapter, _ = _adapter(job, base)
+    return [(name, tensor.float()) for name, tensor in adapter.tensors().items()]
 
 
 def _found(folder: Path) -> Tensors:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from veneer.assistant import Assistant, recorded_run
-from veneer.data.chat import split_for_evaluation
 from veneer.data.records import Message, Record, read_records
 from veneer.errors import DataError, listing
 from veneer.training.rows import split
@@ -38,6 +37,12 @@ QUESTIONS = (
     "Translate to German: Good morning.",
 )
 BUILT_IN = "built-in questions"
+BUILT_IN_ROWS = tuple(
+    Record(
+        f"built-in question {number}", ({"role": "user", "content": question}, {"role": "assistant", "content": "."})
+    )
+    for number, question in enumerate(QUESTIONS, start=1)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,33 +112,33 @@ def chosen(assistant: Assistant, rows: Rows | None, limit: int, new_tokens: int)
     Raises:
         DataError: rows that the chat template refuses; all are named.
     """
-    if rows is None:
-        asked = [(QUESTIONS[n], ({"role": "user", "content": QUESTIONS[n]},), None) for n in range(len(QUESTIONS))]
-        found = [
-            Prompt(f"built-in question {number}", _cut(assistant.encoder.prompt_tokens(messages)), messages)
-            for number, (_, messages, _) in enumerate(asked, start=1)
-        ]
-        return Prompts(tuple(found), (*TEXTS, *QUESTIONS), BUILT_IN, new_tokens)
+    records = BUILT_IN_ROWS if rows is None else rows.records[:limit]
+    source = BUILT_IN if rows is None else rows.source
     found, problems, texts = [], [], list(TEXTS)
-    for record in rows.records[:limit]:
+    for record in records:
         try:
             found.append(_prompt(assistant, record))
         except DataError as error:
             problems.append(str(error))
         texts += [record.text] if record.text is not None else _contents(record)
+    rows_known = assistant.model.spec.vocab_size
+    beyond = [prompt for prompt in found if max(prompt.tokens, default=0) >= rows_known]
+    problems += [f"{one.where}: token {max(one.tokens)}, the embedding has {rows_known} rows" for one in beyond]
     if problems:
         raise DataError(f"{len(problems)} rows cannot be asked:\n{listing(problems)}")
-    return Prompts(tuple(found), tuple(dict.fromkeys(texts)), rows.source, new_tokens)
+    return Prompts(tuple(found), tuple(dict.fromkeys(texts)), source, new_tokens)
 
 
 def _prompt(assistant: Assistant, record: Record) -> Prompt:
     if record.text is not None:
         tokens = assistant.encoder.encode(record).tokens.tolist()
         return Prompt(record.where, _cut(tokens[: max(1, len(tokens) // 2)]), None)
-    messages, _ = split_for_evaluation(record)
-    return Prompt(
-        record.where, _cut(assistant.encoder.prompt_tokens(messages, record.tools)), tuple(messages), record.tools
-    )
+    last = max((at for at, turn in enumerate(record.messages) if turn["role"] == "assistant"), default=0)
+    messages = record.messages[:last]
+    if not messages:
+        raise DataError(f"{record.where}: nothing is asked before the last assistant turn")
+    tokens = assistant.encoder.prompt_tokens(messages, record.tools)
+    return Prompt(record.where, _cut(tokens), messages, record.tools)
 
 
 def _cut(tokens: Sequence[int]) -> tuple[int, ...]:

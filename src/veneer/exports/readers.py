@@ -21,6 +21,7 @@ from veneer.errors import ModelError
 from veneer.exports.certificate import LISTED, Answer, Side
 from veneer.exports.llama_cpp import CONTEXT, opened
 from veneer.exports.sides import Asked, folder, led, own, steps_of
+from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
 from veneer.options import Backend
 
@@ -45,14 +46,16 @@ def veneer_folder(path: Path, device: torch.device, backend: Backend = Backend.A
     return Reader("veneer", lambda asked: own(folder(path, device, backend), asked))
 
 
-def llama_cpp(model: Path, adapter: Path | None = None, threads: int = 1) -> Reader:
+def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
     """llama.cpp on a GGUF model, with a GGUF adapter on it."""
 
     def read(asked: Asked) -> Side:
         context = max(CONTEXT, asked.prompts.longest + 1)
-        with opened(model, adapter=adapter, context=context, threads=threads) as server:
+        # Where a file has no template, llama.cpp takes one of its own.
+        templated = open_checkpoint(model).tokenizer().chat_template is not None
+        with opened(model, adapter=adapter, context=context, threads=torch.get_num_threads()) as server:
             renderings = tuple(
-                None if prompt.messages is None else server.render(prompt.messages, prompt.tools)
+                server.render(prompt.messages, prompt.tools) if templated and prompt.messages is not None else None
                 for prompt in asked.prompts.prompts
             )
             ids = tuple(tuple(server.tokenize(text)) for text in asked.texts)

@@ -43,8 +43,8 @@ WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
 class Inputs:
     """Digests of the files that a run reads, made in the background while it trains.
 
-    SHA-256 takes a second for a gigabyte or two, of one core and without Python's lock, so that a run starts as soon as
-    without it. Nobody waits for a large base before its last step.
+    SHA-256 reads 0.2 to 1 GB a second, on one core and without Python's lock, so that a run starts as soon as without
+    it. Nobody waits for a large base before its last step.
 
     Args:
         base: the model's files.
