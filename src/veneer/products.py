@@ -133,7 +133,8 @@ def compiled() -> bool:
 def through(layer: Frozen, x: Tensor) -> Tensor:
     """The layer's outputs, with a gradient for x where one is asked for; nothing is kept for it."""
     if x.dim() > 2:
-        return through(layer, x.flatten(0, -2)).reshape(*x.shape[:-1], -1)
+        rows = through(layer, x.flatten(0, -2))
+        return rows.reshape(*x.shape[:-1], rows.shape[-1])
     if torch.is_grad_enabled() and x.requires_grad:
         result: Tensor = _Through.apply(x, layer)  # type: ignore[no-untyped-call]
         return result

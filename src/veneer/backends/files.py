@@ -12,6 +12,7 @@ from torch import Tensor
 
 from veneer.errors import ModelError, listing
 from veneer.io.checkpoint import Checkpoint
+from veneer.io.experts import as_stored
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.hf_skeleton import Skeleton, Sources, find_sources
@@ -29,6 +30,8 @@ class HfFiles:
     """
 
     def __init__(self, checkpoint: Checkpoint, bones: Skeleton):
+        # transformers has rules of its own for how experts are stored.
+        checkpoint = as_stored(checkpoint)
         self.checkpoint, self.source = checkpoint, checkpoint.source
         self.config: Mapping[str, Any] = checkpoint.config
         self.generation_config: Mapping[str, Any] = checkpoint.generation_config

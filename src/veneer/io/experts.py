@@ -28,7 +28,7 @@ from torch import Tensor
 
 from veneer.errors import ModelError
 from veneer.io.prequantised import StoredFormat, StoredWeight
-from veneer.io.protocol import SlicedCheckpoint
+from veneer.io.protocol import Checkpoint, SlicedCheckpoint
 from veneer.io.tokenizer import Tokenizer
 
 MIXTURES = ("mixtral", "qwen3_moe", "gpt_oss")
@@ -68,7 +68,8 @@ class MixtureCheckpoint:
     """
 
     def __init__(self, files: SlicedCheckpoint) -> None:
-        self._files = files
+        self.original = files
+        """The same by the names that the files use."""
         self.source = files.source
         self.config = files.config
         self.generation_config = files.generation_config
@@ -94,7 +95,7 @@ class MixtureCheckpoint:
         yield f"{layer}.mlp.{inside}{rest}", _Place(name)
 
     def _parts_of(self, name: str, path: str, leaf: str, ending: str | None) -> Iterator[tuple[str, _Place]]:
-        shape = self._files.shape(name)
+        shape = self.original.shape(name)
         bias = ending == "_bias"
         if len(shape) != (2 if bias else 3):
             raise ModelError(f"{self.source}: {name} has shape {list(shape)}, which is not that of a layer's experts.")
@@ -117,7 +118,7 @@ class MixtureCheckpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor. Raises ModelError for an unknown name."""
         place = self._place(name)
-        shape = self._files.shape(place.name)
+        shape = self.original.shape(place.name)
         if place.expert is None:
             return shape
         shape = shape[1:]
@@ -129,8 +130,8 @@ class MixtureCheckpoint:
         """One tensor in `dtype`: fresh, contiguous, writable. Raises ModelError where it cannot be read."""
         place = self._place(name)
         if place.expert is None:
-            return self._files.read(place.name, dtype)
-        whole = self._files.read_entry(place.name, place.expert, dtype)
+            return self.original.read(place.name, dtype)
+        whole = self.original.read_entry(place.name, place.expert, dtype)
         if self._turned:
             whole = whole.t()  # a bias stays what it is
         if place.half is _Half.ALL:
@@ -142,15 +143,15 @@ class MixtureCheckpoint:
 
     def read_stored(self, name: str) -> StoredWeight:
         """The parts of one of `stored`. Raises ModelError for another name."""
-        return self._files.read_stored(self._place(name).name)
+        return self.original.read_stored(self._place(name).name)
 
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer. Raises ModelError where it is missing or damaged."""
-        return self._files.tokenizer()
+        return self.original.tokenizer()
 
     def files(self) -> list[Path]:
         """Every file that was read, for digests."""
-        return self._files.files()
+        return self.original.files()
 
 
 def as_published(config: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
@@ -209,3 +210,8 @@ class _Fused:
         """The tensor."""
         assert self._whole is not None
         return self._whole
+
+
+def as_stored(checkpoint: Checkpoint) -> Checkpoint:
+    """The same files by the names that they use themselves, experts as they are stored."""
+    return checkpoint.original if isinstance(checkpoint, MixtureCheckpoint) else checkpoint
