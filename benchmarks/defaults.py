@@ -35,7 +35,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import spec_from_hf
 from veneer.options import Method
 from veneer.quickstart import bundled_data, bundled_model
-from veneer.training.recommend import recommended_rate
+from veneer.training.recommend import Choice, recommended_examples, recommended_rate, steps_of
 from veneer.training.run import CHECKPOINTS, train
 from veneer.training.trainable import AdapterTraining
 
@@ -127,6 +127,13 @@ def configuration(task: Task, model: str, method: Method, rate: float, output: P
         data=DataSection(file=str(task.train)),
         train=TrainSection(learning_rate=rate, examples_per_step="auto", seed=SEED),
     )
+
+
+def automatic_rate(task: Task, method: Method, width: int) -> Choice:
+    """The rate that a run of this task gets by itself."""
+    section = TrainSection(examples_per_step="auto")
+    examples = int(recommended_examples(task.rows, section).value)
+    return recommended_rate(method, width, steps=steps_of(task.rows, section, examples), examples=examples)
 
 
 def measure(task: Task, model: str, method: Method, factor: float, automatic: float, folder: Path) -> Result:
@@ -236,13 +243,13 @@ def sweep(args: argparse.Namespace) -> tuple[list[Task], list[Result]]:
     model = args.model or bundled_model()
     method = Method(args.method)
     width = spec_from_hf(open_checkpoint(model).config).hidden_size
-    automatic = recommended_rate(method, width)
-    print(automatic.note())
     factors = [float(text) for text in args.factors.split(",")]
     if min(factors) <= 0:
         raise ValueError("--factors must be positive numbers")
     tasks, results = tasks_of(args), []
     for task in tasks:
+        automatic = automatic_rate(task, method, width)
+        print(f"{task.name}: {automatic.note()}")
         for factor in factors:
             results.append(measure(task, model, method, factor, float(automatic.value), args.output))
             one = results[-1]

@@ -40,6 +40,22 @@ def test_the_rate_is_the_published_fit() -> None:
     assert rate(Method.LORA, 4096) < rate(Method.LORA, 576)
 
 
+def test_short_runs_have_a_higher_rate_and_small_steps_a_lower_one() -> None:
+    def found(method: Method = Method.LORA, **of: int) -> float:
+        return float(recommended_rate(method, 576, **of).value)
+
+    fit = rate(Method.LORA, 576)
+    assert found(steps=100) == found(steps=20) == pytest.approx(1.5 * fit)
+    assert found(steps=200) == pytest.approx(1.25 * fit)
+    assert fit < found(steps=100_000) < 1.001 * fit
+    assert found(examples=2) == pytest.approx(fit / 2)
+    assert found(examples=8) == found(examples=64) == fit
+    assert found(steps=100, examples=4) == pytest.approx(1.5 * fit / 2**0.5)
+    assert found(Method.FULL, steps=100, examples=2) == pytest.approx(fit / 10)
+    said = recommended_rate(Method.LORA, 576, steps=100, examples=4).reason
+    assert said.endswith(", times 1.5 for a run of 100 steps, times 0.71 for 4 rows a step")
+
+
 def test_the_rate_suits_the_optimizer() -> None:
     adamw = rate(Method.LORA, 576)
     for name in OptimizerName:
@@ -139,7 +155,7 @@ def test_a_run_says_and_records_what_it_chose(tiny_model: Path, tiny_data: Path,
     config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
     train(config, subscribers=[seen.append])
     said = [event.message for event in seen if isinstance(event, Note)]
-    expected = recommended_rate(Method.LORA, 64)
+    expected = recommended_rate(Method.LORA, 64, steps=10, examples=2)
     assert expected.note() in said
     assert any(line.startswith("train.examples_per_step 2: so that these 20 rows") for line in said)
     recorded = read_yaml(tmp_path / "run" / "config.yaml")["train"]

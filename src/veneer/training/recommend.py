@@ -8,6 +8,7 @@ fine-tuning nearly independent of rank, small batches, and a rank whose capacity
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ RANKS = (16, 32, 64, 128, 256)
 ENOUGH_STEPS = 100
 """Steps below which smaller ones are taken: at the same number of rows they learned more (docs/benchmarks.md)."""
 FEWEST_EXAMPLES = 2
+SHORT_RUN = 100
+"""Steps of the runs for which the article found fifteen times the rate of full fine-tuning best, in place of ten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +48,43 @@ class Choice:
         return f"{self.key} {self.value:.3g}: {self.reason}"
 
 
-def recommended_rate(method: Method, hidden_size: int, optimizer: OptimizerName = OptimizerName.ADAMW) -> Choice:
+def recommended_rate(
+    method: Method,
+    hidden_size: int,
+    optimizer: OptimizerName = OptimizerName.ADAMW,
+    *,
+    steps: int | None = None,
+    examples: int = DEFAULT_EXAMPLES_PER_STEP,
+) -> Choice:
     """A peak learning rate.
 
-    LoRA with AdamW: 5e-5 · 10 · (2000 / hidden)^0.78, the article's fit over models from 1 to 70 billion weights. Full
-    fine-tuning: a tenth. 8-bit AdamW replaces AdamW at the same settings (arXiv:2110.02861), and Adafactor's updates
-    are clipped to a root mean square of 1, about AdamW's. Lion's are all ±1 and want a third to a tenth (Chen et al.,
-    2023, section 5); a fifth is taken. For SGD there is no rule (`veneer.config.check` refuses `auto`).
+    LoRA with AdamW: 5e-5 · 10 · (2000 / hidden)^0.78, the article's fit over models from 1 to 70 billion weights, and
+    up to half as much again for short runs, as it found too. Below the default number of rows a step the rate falls
+    with their square root, as the noise of Adam's steps asks for (Malladi et al., 2022, arXiv:2205.10287). Full
+    fine-tuning: a tenth of the fit. 8-bit AdamW replaces AdamW at the same settings (arXiv:2110.02861), and Adafactor's
+    updates are clipped to a root mean square of 1, about AdamW's. Lion's are all ±1 and want a third to a tenth (Chen
+    et al., 2023, section 5); a fifth is taken. For SGD there is no rule (`veneer.config.check` refuses `auto`).
+
+    Args:
+        method: what is trained.
+        hidden_size: the model's width.
+        optimizer: of the run.
+        steps: of the run; None is a long one.
+        examples: rows a step.
     """
     rate = 5e-4 * (2000 / hidden_size) ** 0.78
     reason = f"the fit of LoRA Without Regret for a width of {hidden_size:,}, nearly independent of rank"
     if method is Method.FULL:
         rate /= 10
         reason = f"a tenth of LoRA's rate for a width of {hidden_size:,}, as LoRA Without Regret found it"
+    else:
+        short = 1 if steps is None else 1 + min(1.0, SHORT_RUN / steps) / 2
+        small = min(1.0, math.sqrt(examples / DEFAULT_EXAMPLES_PER_STEP))
+        rate *= short * small
+        if short >= 1.05:
+            reason += f", times {short:.2g} for a run of {steps} steps"
+        if small < 1:
+            reason += f", times {small:.2g} for {examples} rows a step"
     if optimizer is OptimizerName.LION:
         rate /= 5
         reason += ", and a fifth of AdamW's, since every step of Lion is a whole one"
@@ -136,6 +163,17 @@ def settle(config: RunConfig, spec: DecoderSpec, rows: int, completion: int) -> 
     return settle_over(config, spec, lambda lora: decoder_linears(spec, lora), rows, completion)
 
 
+def steps_of(rows: int, train: TrainSection, examples: int) -> int:
+    """About how many steps a run makes.
+
+    Args:
+        rows: to train on.
+        train: for how long.
+        examples: rows a step.
+    """
+    return train.steps or max(1, math.ceil(rows * (train.epochs or 1.0) / examples))
+
+
 def settle_over(
     config: RunConfig,
     spec: ModelSpec,
@@ -154,10 +192,17 @@ def settle_over(
     """
     train = config.train
     choices = []
-    if train.learning_rate == "auto":
-        choices.append(recommended_rate(config.method, spec.hidden_size, train.optimizer))
+    examples = DEFAULT_EXAMPLES_PER_STEP
     if train.examples_per_step == "auto":
         choices.append(recommended_examples(rows, train))
+        examples = int(choices[-1].value)
+    elif train.examples_per_step is not None:
+        examples = train.examples_per_step
+    if train.learning_rate == "auto":
+        steps = steps_of(rows, train, examples)
+        choices.append(
+            recommended_rate(config.method, spec.hidden_size, train.optimizer, steps=steps, examples=examples)
+        )
     short = None
     if config.method is not Method.FULL:
         one = config.lora.model_copy(update={"rank": 1, "rank_pattern": {}})
