@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import MistralConfig
 
+from gguf_models import SIZES, saved_model
 from support import smollm2_gguf
 from tiny import TEMPLATE, chat_tokenizer, run_config, write_model, write_rows
 from tiny import rows as tiny_rows
 from tiny_models import packed_logits
+from tiny_tokenizers import metaspace_tokenizer, save_tokenizer
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
@@ -110,6 +113,28 @@ def test_a_qlora_adapter_is_merged_into_what_it_was_trained_beside(
     assert record.parity is not None
     assert record.merged_into == "dequantised"
     assert any("merged into the dequantised base" in note for note in record.notes)
+
+
+INSTRUCTED = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "[INST] {{ message['content'] }} [/INST]{% else %} {{ message['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("target", [Target.GGUF, Target.GGUF_ADAPTER])
+def test_a_tokenizer_that_spaces_the_start_of_a_text_alone_is_exported(target: Target, tmp_path: Path) -> None:
+    """Mistral's kind. Conversations begin with a control token, and get the same ids."""
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reader")
+    base = tmp_path / "base"
+    saved_model(MistralConfig(**{**SIZES, "vocab_size": 600}, sliding_window=None), base)
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "chat_template": INSTRUCTED}
+    save_tokenizer(base, metaspace_tokenizer(), special)
+    _, adapter = adapter_on(base, tmp_path / "adapter")
+    rows = write_rows(tmp_path / "rows.jsonl", tiny_rows(4))
+    record = export(None, adapter, tmp_path / "out", to=target, quant="f32", data=rows, compute=FLOAT32)
+    assert record.parity is not None
+    assert record.parity.readers[-1].reader == "llama.cpp"
+    assert target is Target.GGUF_ADAPTER or any("begins with no control token" in note for note in record.notes)
 
 
 def test_a_merged_model_in_llama_cpp_is_the_live_adapter(tiny_model: Path, tmp_path: Path) -> None:

@@ -116,11 +116,31 @@ def test_sentence_piece_without_a_leading_space_is_kept(tmp_path: Path) -> None:
         assert back.encode(text) == tokenizer.encode(text), text
 
 
-def test_a_space_at_the_start_of_the_whole_text_alone_is_refused(tmp_path: Path) -> None:
-    """llama.cpp puts one behind every control token."""
-    tokenizer = read(tmp_path, metaspace_tokenizer(), **SPM)
-    with pytest.raises(ModelError, match=r"(?s)other tokens than the model's tokenizer.*a b<s>c d.*--to merged"):
-        write_vocabulary(tokenizer, 600)
+def test_a_space_at_the_start_of_the_whole_text_alone_is_left_to_the_text(tmp_path: Path) -> None:
+    """llama.cpp puts one behind every control token too, or nowhere; conversations need nowhere."""
+    _, checkpoint = saved_model(hf.LlamaConfig(**{**SIZES, "vocab_size": 600}), tmp_path / "model")
+    tokenizer = read(tmp_path / "model", metaspace_tokenizer(), **SPM)
+    assert tokenizer.opening == "<s>"
+    written = write_vocabulary(tokenizer, 600)
+    assert written.values["tokenizer.ggml.add_space_prefix"] is False
+    assert any("begins with no control token" in note for note in written.notes)
+    tensors = ((name, checkpoint.read(name, torch.float32)) for name in needed(checkpoint.config))
+    write_model(tmp_path / "m.gguf", checkpoint.config, tokenizer, tensors, Quant.F16)
+    back = from_gguf(written.values)
+    with opened(tmp_path / "m.gguf", context=256) as server:
+        for text in varied_strings(120):
+            conversation = f"<s>{text}</s> {text}<s>"
+            assert back.encode(conversation) == tokenizer.encode(conversation), text
+            assert server.tokenize(conversation) == tokenizer.encode(conversation), text
+        # What the note says: the user's space stands for the tokenizer's.
+        assert server.tokenize(" late parcel") == tokenizer.encode("late parcel")
+
+
+def test_a_space_behind_control_tokens_too_is_kept(tmp_path: Path) -> None:
+    """Llama 2's kind."""
+    tokenizer = read(tmp_path, metaspace_tokenizer(legacy=True), **SPM)
+    assert tokenizer.opening == ""
+    assert write_vocabulary(tokenizer, 600).values["tokenizer.ggml.add_space_prefix"] is True
 
 
 def test_what_gguf_cannot_say_is_refused(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def _asked(job: Job, checks: Checks) -> tuple[Side, Asked, Prompts]:
     """The live adapter's side. Its model is let go of before the next one is loaded."""
     assistant = checks.reference()
     prompts = chosen(assistant, job.rows, job.limit or LIMIT, NEW_TOKENS)
-    side, asked = reference(assistant, prompts)
+    side, asked = reference(assistant, prompts, opened=checks.opened)
     return side, asked, prompts
 
 

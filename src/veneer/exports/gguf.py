@@ -134,6 +134,7 @@ def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
         expected=lambda: _expected(job, base, quant_of(record.format)),
         found=lambda: _found(file),
         notes=() if runner.available() else (NO_LLAMA_CPP,),
+        opened=True,
     )
 
 

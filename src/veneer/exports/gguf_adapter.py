@@ -265,6 +265,7 @@ def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
         expected=lambda: _expected(job, base, kind),
         found=lambda: InMemory(read_factors(file)),
         notes=() if runner.available() else (NO_LLAMA_CPP,),
+        opened=True,
     )
 
 

@@ -93,6 +93,8 @@ class Checks:
     """What stands there."""
     notes: tuple[str, ...] = ()
     """Readers that are not asked, and why."""
+    opened: bool = False
+    """Whether texts are compared behind the tokenizer's `opening`, as they stand in conversations."""
 
 
 @dataclass(frozen=True, slots=True)

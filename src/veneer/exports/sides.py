@@ -108,8 +108,14 @@ def folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) ->
     return make_assistant(model, checkpoint, None)
 
 
-def reference(assistant: Assistant, prompts: Prompts) -> tuple[Side, Asked]:
-    """The reference's side, and what readers are asked after it."""
+def reference(assistant: Assistant, prompts: Prompts, *, opened: bool = False) -> tuple[Side, Asked]:
+    """The reference's side, and what readers are asked after it.
+
+    Args:
+        assistant: the reference.
+        prompts: what it is asked.
+        opened: whether texts are written behind the tokenizer's `opening`.
+    """
     chosen = generate(
         assistant.model,
         [prompt.tokens for prompt in prompts.prompts],
@@ -118,7 +124,9 @@ def reference(assistant: Assistant, prompts: Prompts) -> tuple[Side, Asked]:
     )
     renderings = rendered(assistant.tokenizer, prompts.prompts)
     written = dict.fromkeys(one for one in renderings if one is not None)
-    texts = (*prompts.texts, *written, *vocabulary_texts(assistant.tokenizer))
+    opening = assistant.tokenizer.opening if opened else ""
+    plain = (*prompts.texts, *vocabulary_texts(assistant.tokenizer))
+    texts = (*(opening + text for text in plain), *written)
     answers = tuple(
         Answer(tuple(tokens), assistant.tokenizer.decode(tokens), _steps(assistant.model, prompt, tokens))
         for prompt, tokens in zip(prompts.prompts, chosen, strict=True)

@@ -72,6 +72,18 @@ class Tokenizer:
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @cached_property
+    def opening(self) -> str:
+        """What to write before a text to get the ids that it has behind a control token, where those are others.
+
+        That is a control token where the tokenizer puts a space before a whole text and none behind a control token
+        (Metaspace's `prepend_scheme: first`), and nothing elsewhere.
+        """
+        token = self.bos_token or next(iter(self.special_tokens), None)
+        if token is None or self.encode(f"{token}a")[1:] == self.encode("a"):
+            return ""
+        return token
+
+    @cached_property
     def aliases(self) -> dict[str, str]:
         """Control token to alias, one private-use character each."""
         if len(self.special_tokens) > MAX_ALIASES:

@@ -16,7 +16,7 @@
 #include <immintrin.h>
 
 #define LANES 16
-#define ROWS 4        /* of a tile; its 2 · ROWS · STRIPS sums stay in registers */
+#define ROWS 8        /* of a tile; its ROWS · STRIPS sums of a group stay in registers */
 #define STRIPS 3      /* of a tile, LANES rows of W each */
 #define BLOCK_ROWS 64 /* rows of x that are quantised at a time and stay in the second-level cache */
 #define VNNI __attribute__((target("avx512vnni")))
@@ -71,64 +71,71 @@ static inline float quantise(int dtype, const void *x, int64_t place, int width,
     return largest / 127.0f;
 }
 
-/* ROWS rows of codes, with their scales [groups][BLOCK_ROWS], against `count` strips of W, to `rows` rows of y. */
+/* sums += Σ over fours of bytes, x unsigned and w signed. Not the intrinsic, because GCC (12) takes it for an expression
+ * that is partly redundant and keeps every sum a second time, in memory: that cost a third of the rate. */
+VNNI static inline __m512i add_fours(__m512i sums, __m512i x, __m512i w) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(x), "v"(w));
+    return sums;
+}
+
+/* ROWS rows of codes against `count` strips of W, in one group of columns; `sums` [ROWS][STRIPS][LANES] gain them. */
 VNNI __attribute__((always_inline)) static inline void tile(const Product *p, const uint8_t *x,
-                                                            const float *row_scales, int strip, int count,
-                                                            int64_t first, int rows) {
+                                                            const float *row_scales, int group, int strip, int count,
+                                                            float *sums) {
     const int64_t size = (int64_t)p->depth * LANES;
+    const int start = group * GROUP, end = start + GROUP < p->depth ? start + GROUP : p->depth;
     const int8_t *w = p->codes + strip * size;
-    __m512 sum[ROWS][STRIPS];
+    const int32_t *offsets = p->offsets + ((int64_t)group * p->strips + strip) * LANES;
+    __m512i part[ROWS][STRIPS];
     for (int i = 0; i < ROWS; i++)
-        for (int j = 0; j < count; j++) sum[i][j] = _mm512_setzero_ps();
-    for (int group = 0; group < p->groups; group++) {
-        const int end = (group + 1) * GROUP < p->depth ? (group + 1) * GROUP : p->depth;
-        const int32_t *offsets = p->offsets + ((int64_t)group * p->strips + strip) * LANES;
-        __m512i part[ROWS][STRIPS];
-        for (int i = 0; i < ROWS; i++)
-            for (int j = 0; j < count; j++) part[i][j] = _mm512_loadu_si512(offsets + j * LANES);
-        for (int k = group * GROUP; k < end; k += 4) {
-            __m512i right[STRIPS];
-            for (int j = 0; j < count; j++) right[j] = _mm512_loadu_si512(w + j * size + (int64_t)k * LANES);
-            for (int i = 0; i < ROWS; i++) {
-                int32_t four;
-                memcpy(&four, x + (int64_t)i * p->depth + k, 4);
-                for (int j = 0; j < count; j++)
-                    part[i][j] = _mm512_dpbusd_epi32(part[i][j], _mm512_set1_epi32(four), right[j]);
-            }
-        }
+        for (int j = 0; j < count; j++) part[i][j] = _mm512_loadu_si512(offsets + j * LANES);
+    for (int k = start; k < end; k += 4) {
+        __m512i right[STRIPS];
+        for (int j = 0; j < count; j++) right[j] = _mm512_loadu_si512(w + j * size + (int64_t)k * LANES);
         for (int i = 0; i < ROWS; i++) {
-            const __m512 scale = _mm512_set1_ps(row_scales[group * BLOCK_ROWS + i]);
+            int32_t four;
+            memcpy(&four, x + (int64_t)i * p->depth + k, 4);
             for (int j = 0; j < count; j++)
-                sum[i][j] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[i][j]), scale, sum[i][j]);
+                part[i][j] = add_fours(part[i][j], _mm512_set1_epi32(four), right[j]);
         }
     }
-    /* Through memory, because an array that is indexed by a variable could not have stayed in registers. */
-    float result[ROWS][STRIPS][LANES];
-    for (int i = 0; i < ROWS; i++)
-        for (int j = 0; j < count; j++) _mm512_storeu_ps(result[i][j], sum[i][j]);
+    for (int i = 0; i < ROWS; i++) {
+        const __m512 scale = _mm512_set1_ps(row_scales[i]);
+        for (int j = 0; j < count; j++) {
+            float *sum = sums + (i * STRIPS + j) * LANES;
+            const __m512 before = group ? _mm512_load_ps(sum) : _mm512_setzero_ps();
+            _mm512_store_ps(sum, _mm512_fmadd_ps(_mm512_cvtepi32_ps(part[i][j]), scale, before));
+        }
+    }
+}
+
+/* All rows of a block against `count` strips. Groups go outside: what a group's tiles read of x and W, and their sums,
+ * stay in the first-level cache. */
+#define DEFINE_STRIPS(name, count)                                                                                     \
+    VNNI static void name(const Product *p, const uint8_t *x, const float *scales, int strip, int rows, float *sums) { \
+        for (int group = 0; group < p->groups; group++)                                                                \
+            for (int i = 0; i < rows; i += ROWS)                                                                       \
+                tile(p, x + (int64_t)i * p->depth, scales + group * BLOCK_ROWS + i, group, strip, count,               \
+                     sums + i * STRIPS * LANES);                                                                       \
+    }
+DEFINE_STRIPS(wide_strips, STRIPS)
+DEFINE_STRIPS(narrow_strip, 1)
+
+/* The sums of `count` strips, scaled and rounded, to `rows` rows of y from `first` on. */
+static void finish(const Product *p, int strip, int count, int64_t first, int rows, const float *sums) {
     for (int j = 0; j < count; j++) {
         const int column = (strip + j) * LANES;
         const __mmask16 mask = lanes_below(p->columns - column);
         const __m512 scales = _mm512_loadu_ps(p->scales + column);
         for (int i = 0; i < rows; i++)
             store_lanes(p->dtype, p->y, (first + i) * p->columns + column, mask,
-                        _mm512_mul_ps(_mm512_loadu_ps(result[i][j]), scales));
+                        _mm512_mul_ps(_mm512_load_ps(sums + (i * STRIPS + j) * LANES), scales));
     }
 }
 
-#define DEFINE_STRIPS(name, count)                                                                                \
-    VNNI static void name(const Product *p, const uint8_t *x, const float *row_scales, int strip, int64_t first, \
-                          int rows) {                                                                             \
-        for (int i = 0; i < rows; i += ROWS)                                                                      \
-            tile(p, x + (int64_t)i * p->depth, row_scales + i, strip, count, first + i,                          \
-                 rows - i < ROWS ? rows - i : ROWS);                                                              \
-    }
-DEFINE_STRIPS(wide_strips, STRIPS)
-DEFINE_STRIPS(narrow_strip, 1)
-
 /* Task `part` of `parts` over `rows` rows of x from `first` on: quantise them, then a share of the columns. */
 static void block(const Product *p, const void *x, int64_t first, int rows, int width, int part, int parts,
-                  uint8_t *codes, float *row_scales) {
+                  uint8_t *codes, float *row_scales, float *sums) {
     for (int i = 0; i < rows; i++)
         for (int group = 0; group < p->groups; group++) {
             const int start = group * GROUP;
@@ -139,8 +146,14 @@ static void block(const Product *p, const void *x, int64_t first, int rows, int 
         }
     const int end = (part + 1) * p->strips / parts;
     int strip = part * p->strips / parts;
-    for (; strip + STRIPS <= end; strip += STRIPS) wide_strips(p, codes, row_scales, strip, first, rows);
-    for (; strip < end; strip++) narrow_strip(p, codes, row_scales, strip, first, rows);
+    for (; strip + STRIPS <= end; strip += STRIPS) {
+        wide_strips(p, codes, row_scales, strip, rows, sums);
+        finish(p, strip, STRIPS, first, rows, sums);
+    }
+    for (; strip < end; strip++) {
+        narrow_strip(p, codes, row_scales, strip, rows, sums);
+        finish(p, strip, 1, first, rows, sums);
+    }
 }
 
 #else
@@ -169,19 +182,21 @@ int veneer_int8_product(int dtype, const void *x, const int8_t *codes, const flo
     {
         uint8_t *own = calloc((size_t)height, (size_t)depth);
         float *row_scales = calloc((size_t)groups * BLOCK_ROWS, sizeof(float));
-        if (!own || !row_scales) {
+        float *sums = aligned_alloc(64, sizeof(float) * BLOCK_ROWS * STRIPS * LANES);
+        if (!own || !row_scales || !sums) {
 #pragma omp atomic write
             failed = 1;
         }
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < tasks; task++) {
-            if (!own || !row_scales) continue;
+            if (!own || !row_scales || !sums) continue;
             const int64_t first = task / parts * height;
             const int count = rows - first < height ? (int)(rows - first) : height;
-            block(&p, x, first, count, width, (int)(task % parts), parts, own, row_scales);
+            block(&p, x, first, count, width, (int)(task % parts), parts, own, row_scales, sums);
         }
         free(own);
         free(row_scales);
+        free(sums);
     }
     return failed;
 #else

@@ -106,7 +106,15 @@ def write_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
         raise ModelError(f"tokenizers of the kind {model.get('type')!r} are not written to GGUF, BPE are. {_REMEDY}")
     tokens, types = _tokens(tokenizer, tree, rows)
     notes: list[str] = []
-    values = _sentence_piece(tree, tokens, types) if model.get("byte_fallback") else _byte_level(tree, notes)
+    if model.get("byte_fallback"):
+        values = _sentence_piece(tree, tokens, types, spaced=not tokenizer.opening)
+    else:
+        values = _byte_level(tree, notes)
+    if tokenizer.opening:
+        notes.append(
+            "the tokenizer puts a space before a text that begins with no control token; llama.cpp will not, so begin "
+            "such texts with one (conversations begin with a control token and are the same)"
+        )
     values |= {"tokens": tokens, "token_type": types, **_roles(tokenizer)}
     named: dict[str, Value] = {f"{_PREFIX}{name}": value for name, value in values.items()}
     if tokenizer.chat_template is not None:
@@ -213,13 +221,20 @@ def _expressions(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------------------- SentencePiece
 
 
-def _sentence_piece(tree: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]) -> dict[str, Value]:
-    """Scores in the order of the merges: what is merged first scores highest."""
+def _sentence_piece(
+    tree: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], *, spaced: bool
+) -> dict[str, Value]:
+    """Scores in the order of the merges: what is merged first scores highest.
+
+    llama.cpp puts a space before a text and behind every control token, or in neither place; `spaced` says whether the
+    tokenizer may do the first. Where it does one of both, what stands behind control tokens goes before.
+    """
     steps = _steps(tree["normalizer"], "normalizers")
     prefix = any(step["type"] == "Prepend" for step in steps)
     for step in _steps(tree["pre_tokenizer"], "pretokenizers"):
         if step["type"] == "Metaspace":
             prefix = step.get("prepend_scheme", "always") != "never"
+    prefix = prefix and spaced
     rank: dict[str, int] = {}
     for index, merge in enumerate(tree["model"]["merges"]):
         left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
@@ -238,7 +253,8 @@ def _verify(tokenizer: Tokenizer, values: Mapping[str, Value]) -> list[str]:
     """Refuse a tokenizer that llama.cpp would not follow; returns a note where it does but for rare texts."""
     back = from_gguf(values, source="the tokenizer as it would be written")
     differing = []
-    for text in (*_PROBES, *_around_controls(tokenizer.backend.get_added_tokens_decoder().values())):
+    texts = (*_PROBES, *_around_controls(tokenizer.backend.get_added_tokens_decoder().values()))
+    for text in (tokenizer.opening + text for text in texts):
         wanted, found = tokenizer.encode(text), back.encode(text)
         if wanted != found:
             differing.append(f"{text!r}: {found[:12]} instead of {wanted[:12]}")
@@ -247,7 +263,7 @@ def _verify(tokenizer: Tokenizer, values: Mapping[str, Value]) -> list[str]:
             "llama.cpp would give other tokens than the model's tokenizer, whose rules are not quite those of any that "
             f"it knows:\n{listing(differing)}\n{_REMEDY}"
         )
-    if back.encode(_MARKED) != tokenizer.encode(_MARKED):
+    if back.encode(tokenizer.opening + _MARKED) != tokenizer.encode(tokenizer.opening + _MARKED):
         return ["words with combining marks (as in Hindi) are cut otherwise by llama.cpp, and get other ids"]
     return []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from veneer.errors import ModelError
 from veneer.model.families.reading import (
     FULL,
+    OTHERWISE,
     SLIDING,
     Config,
     activation,
@@ -42,7 +43,7 @@ def _silu(config: Config) -> Activation:
     if found is not Activation.SILU:
         raise ModelError(
             f"hidden_act {config.get('hidden_act')!r} is not supported for model_type {config.get('model_type')!r}; "
-            "supported: silu"
+            f"supported: silu. {OTHERWISE}"
         )
     return found
 

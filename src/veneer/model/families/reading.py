@@ -16,6 +16,8 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 SCALINGS = (RopeKind.DEFAULT, RopeKind.LINEAR, RopeKind.LLAMA3, RopeKind.YARN, RopeKind.LONGROPE, RopeKind.FACTORS)
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
+OTHERWISE = "transformers may compute it: take backend hf (--set backend=hf)"
+"""What to do with a model whose family is known and whose settings are not."""
 
 
 def number(settings: Config, key: str, default: float | None = None, *, of: str = "config.json") -> float:
@@ -107,7 +109,7 @@ def activation(config: Config, key: str = "hidden_act", default: str = "silu") -
     if name not in names:
         raise ModelError(
             f"{key} {name!r} is not supported for model_type {config.get('model_type')!r}; "
-            f"supported: {', '.join(names)}"
+            f"supported: {', '.join(names)}. {OTHERWISE}"
         )
     return names[name]
 
@@ -130,7 +132,7 @@ def refuse(config: Config, values: Mapping[str, tuple[Any, ...]]) -> None:
     if problems:
         raise ModelError(
             f"config.json of model_type {config.get('model_type')!r} asks for what is not computed here:\n"
-            f"{listing(problems)}\nTake backend hf for this model."
+            f"{listing(problems)}\n{OTHERWISE}"
         )
 
 
@@ -196,12 +198,12 @@ def _kind(config: Config, scaling: Config, kinds: Sequence[RopeKind]) -> RopeKin
         raise ModelError(
             "rope scaling 'dynamic' is not supported: its frequencies change with every token that a text grows by, so "
             f"that no key could be kept. Supported: {', '.join(sorted(known))}; within max_position_embeddings it is "
-            "the same as none, so that rope_scaling can be set to null"
+            f"the same as none, so that rope_scaling can be set to null. {OTHERWISE}"
         )
     if name not in known:
         raise ModelError(
             f"rope scaling {name!r} is not supported for model_type {config.get('model_type')!r}; "
-            f"supported: {', '.join(sorted(known))}"
+            f"supported: {', '.join(sorted(known))}. {OTHERWISE}"
         )
     return known[name]
 
