@@ -124,6 +124,17 @@ def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
     return out
 
 
+def enough(x: Tensor) -> Tensor:
+    """x `[rows, width]`, with rows of zeros behind where it has too few for veneer's own kernel.
+
+    For rows whose number varies, as an expert's: torch's product compiles and keeps a kernel for every number of them
+    (`veneer.grain`).
+    """
+    if len(x) >= FEWEST_ROWS or x.dtype != torch.bfloat16 or x.device.type != "cpu" or not compiled():
+        return x
+    return functional.pad(x, (0, 0, 0, FEWEST_ROWS - len(x)))
+
+
 def compiled() -> bool:
     """Whether bfloat16 products with frozen weights are made by veneer's own kernel on this machine's processor."""
     found = kernels()

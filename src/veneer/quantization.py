@@ -18,7 +18,7 @@ from veneer.config import QuantSection, quant_problems
 from veneer.errors import ConfigError, OutputError, listing
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import atomic_folder
-from veneer.io.model_files import save_model
+from veneer.io.model_files import recorded_dtype, save_model
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
 from veneer.load import check_tensors, expected_tensors, linear_paths
 from veneer.model.spec import DecoderSpec, spec_from_hf
@@ -144,8 +144,8 @@ def refuse_packing(spec: DecoderSpec) -> None:
 
 def _dtype(checkpoint: Checkpoint, name: str) -> torch.dtype:
     if name == "auto":
-        name = str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")).removeprefix("torch.")
-    return DTYPES.get(name, torch.bfloat16)
+        return recorded_dtype(checkpoint.config) or torch.bfloat16
+    return DTYPES[name]
 
 
 def stored_weight(layer: PackedLinear) -> StoredWeight:

@@ -12,11 +12,12 @@ from tiny_models import documents, ours, packed_logits, tiny_llama
 from veneer.adapters.adapter import Adapter, remove
 from veneer.adapters.inject import inject, linear_paths
 from veneer.adapters.linear import LoraLinear
-from veneer.adapters.spec import LoraSpec
+from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.adapters.targets import resolve_targets
 from veneer.errors import AdapterError
 from veneer.load import Holding
 from veneer.model.decoder import CausalLM
+from veneer.options import Init
 
 LEAVES = [
     *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
@@ -104,16 +105,21 @@ def test_the_adapter_takes_the_mode_of_the_model(training: bool, model: CausalLM
     assert torch.equal(*repeated) != training
 
 
-def test_a_rank_that_is_too_large_names_the_layers_and_changes_nothing(model: CausalLM) -> None:
+@pytest.mark.parametrize("init", DECOMPOSING)
+def test_a_rank_beyond_what_a_start_can_give_names_the_layers_and_changes_nothing(init: Init, model: CausalLM) -> None:
     with pytest.raises(AdapterError) as caught:
-        inject(model, LoraSpec(rank=33, alpha=1))
+        inject(model, LoraSpec(rank=33, alpha=1, init=init))
     message = str(caught.value)
+    assert f"init {init.value}" in message
     assert "rank 33" in message
     assert "model.layers.0.self_attn.k_proj: at most 32" in message
     assert message.count("at most 32") == 4
     assert "q_proj" not in message
     assert not any(isinstance(module, LoraLinear) for module in model.modules())
-    assert len(inject(model, LoraSpec(rank=32, alpha=1)).layers) == 14
+
+
+def test_a_start_that_is_drawn_may_have_a_rank_beyond_a_layers_smaller_side(model: CausalLM) -> None:
+    assert len(inject(model, LoraSpec(rank=200, alpha=1)).layers) == 14
 
 
 def test_a_second_adapter_is_refused_and_the_first_stays(model: CausalLM) -> None:

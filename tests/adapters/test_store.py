@@ -124,15 +124,15 @@ def test_a_saved_adapter_is_the_same_bytes_again(model: CausalLM, folder: Path, 
     assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
-@pytest.mark.parametrize("targets", ["all", "subset"])
-def test_gradients_equal_those_of_peft(targets: str, model: CausalLM) -> None:
+@pytest.mark.parametrize(("targets", "rank"), [("all", 4), ("subset", 4), ("all", 70)])
+def test_gradients_equal_those_of_peft(targets: str, rank: int, model: CausalLM) -> None:
     """The same seed and the same batch: PEFT through transformers' loss, ours as the engine computes it."""
     chosen = TARGETS[targets]
-    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=chosen if isinstance(chosen, str) else list(chosen))
+    config = peft.LoraConfig(r=rank, lora_alpha=6, target_modules=chosen if isinstance(chosen, str) else list(chosen))
     reference_base = tiny_llama()
     torch.manual_seed(3)
     theirs = peft.get_peft_model(reference_base, config)
-    adapter = inject(model, LoraSpec(rank=4, alpha=6, target_modules=chosen), seed=3)
+    adapter = inject(model, LoraSpec(rank=rank, alpha=6, target_modules=chosen), seed=3)
     parameters = dict(theirs.named_parameters())
     for index, (path, layer) in enumerate(adapter.layers.items()):
         b = parameters[f"base_model.model.{path}.lora_B.default.weight"]

@@ -20,7 +20,7 @@ from veneer.adapters.part import Part
 from veneer.adapters.saved import Place, SavedModule, trainable_copy
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, expert_parameter
-from veneer.errors import AdapterError, listing
+from veneer.errors import AdapterError
 from veneer.model.decoder import BaseLinear, DenseLinear, Embedding
 from veneer.model.experts import Experts
 from veneer.model.language import LanguageModel
@@ -65,7 +65,7 @@ def inject(model: LanguageModel, spec: LoraSpec, *, seed: int = 0, sources: Sour
     refuse(spec, experts=on_experts(targets))
     saved = spec.saved(module_paths(model), targets)
     spec.check_tokens(model.spec.vocab_size, tied=model.spec.tied_head, busy={*saved, *targets})
-    _check_ranks(model, spec, targets)
+    spec.check_ranks({path: _limit(model, path) for path in targets})
     model.requires_grad_(False)
     maker = _Maker(
         model=model,
@@ -226,13 +226,6 @@ def module_paths(model: LanguageModel) -> list[str]:
 
 def _no_weight() -> Tensor:
     raise AssertionError("experts' factors start without a look at the weights")
-
-
-def _check_ranks(model: LanguageModel, spec: LoraSpec, targets: list[str]) -> None:
-    limits = {path: _limit(model, path) for path in targets}
-    too_wide = [f"{path}: at most {limit}" for path, limit in limits.items() if spec.rank_of(path) > limit]
-    if too_wide:
-        raise AdapterError(f"rank {spec.rank} exceeds the smaller side of these layers:\n{listing(too_wide)}")
 
 
 def _limit(model: LanguageModel, path: str) -> int:

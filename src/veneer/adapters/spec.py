@@ -19,6 +19,9 @@ from veneer.config import LoraSection
 from veneer.errors import AdapterError, listing, nearest
 from veneer.options import Bias, Factors, Init, Scaling, Variant
 
+DECOMPOSING = (Init.PISSA, Init.PISSA_FAST, Init.OLORA, Init.EVA, Init.LOFTQ)
+"""Starts that are taken from a matrix, which has no more directions than its smaller side."""
+
 Tokens = Mapping[str, tuple[int, ...]]
 """Ids of the trained tokens by the path of the module that holds them."""
 
@@ -131,6 +134,26 @@ class LoraSpec:
         if problems:
             raise AdapterError(f"modules_to_save cannot be used:\n{listing(problems)}")
         return chosen
+
+    def check_ranks(self, sides: Mapping[str, int]) -> None:
+        """Refuse ranks for which the start has too few directions.
+
+        A start that is drawn may have any rank, as in PEFT: beyond a layer's smaller side it only says nothing more.
+
+        Args:
+            sides: the smaller side of every target, by its path.
+
+        Raises:
+            AdapterError: naming every such layer.
+        """
+        if self.init not in DECOMPOSING:
+            return
+        too_wide = [f"{path}: at most {side}" for path, side in sides.items() if self.rank_of(path) > side]
+        if too_wide:
+            raise AdapterError(
+                f"init {self.init.value} has no more directions than a layer's smaller side, which rank {self.rank} "
+                f"exceeds; take a smaller rank, or less for these by lora.rank_pattern:\n{listing(too_wide)}"
+            )
 
     def check_tokens(self, vocab: int, *, tied: bool, busy: Collection[str]) -> None:
         """Refuse trained tokens that a model does not have, or whose rows are trained in another way too.

@@ -20,6 +20,7 @@ from veneer.exports.record import ExportRecord
 from veneer.exports.tensors import Tensors
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint
+from veneer.io.model_files import recorded_dtype
 from veneer.load import stored_quantisation
 from veneer.model.spec import spec_from_hf
 from veneer.options import Backend, Method
@@ -126,9 +127,8 @@ def trained_how(
 
 def stored_dtype(dtype: StoredDtype, checkpoint: Checkpoint) -> torch.dtype:
     """The dtype to write in."""
-    recorded = checkpoint.config.get("torch_dtype") or checkpoint.config.get("dtype")
     if dtype is StoredDtype.AUTO:
-        return next((KINDS[kind] for kind in KINDS if kind.value == recorded), torch.bfloat16)
+        return recorded_dtype(checkpoint.config) or torch.bfloat16
     return KINDS[dtype]
 
 

@@ -21,6 +21,12 @@ WEIGHTS_FILE = "model.safetensors"
 _NAMES = {"torch.float32": "float32", "torch.bfloat16": "bfloat16", "torch.float16": "float16"}
 
 
+def recorded_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
+    """The dtype that config.json says the weights are stored in; None where it names none of those that are written."""
+    name = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
+    return next((getattr(torch, known) for known in _NAMES.values() if known == name), None)
+
+
 def save_model(
     directory: Path,
     tensors: Mapping[str, Tensor],

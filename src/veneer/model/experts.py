@@ -5,6 +5,8 @@ expert with tokens makes one product over all of its own; one without costs noth
 out over the contract of a base linear (docs/design.md), so that an expert may be dense or quantised, and a quantised
 one is decoded when it is multiplied and at no other time.
 
+While it trains, an expert of few rows computes some more, of zeros (`products.enough`).
+
 Of `tokens · top_k` rows only gate and up are kept. The rows of x are gathered again from x, and the weights' gradient
 needs no output of the experts:  ∂/∂w ⟨dy, w · D(h)⟩ = ⟨dy, D(h)⟩ = ⟨Dᵀ dy, h⟩ + ⟨dy, bias⟩,  whose first factor is
 computed for h's gradient anyway.
@@ -27,7 +29,7 @@ from veneer.model.clamped import clamped_swiglu
 from veneer.model.fused import swiglu
 from veneer.model.mixture import Clamp, MixtureSpec, Routing
 from veneer.model.recompute import remade
-from veneer.products import Frozen, LowRank, inputs, outer, outputs
+from veneer.products import Frozen, LowRank, enough, inputs, outer, outputs
 
 
 class ExpertLinear(Frozen, Protocol):
@@ -208,7 +210,8 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def _opened(x: Tensor, routes: Routes, experts: Experts, update: ExpertsLora | None) -> tuple[Tensor, Tensor]:
     """gate and up of every row, `[rows, inner]` both."""
     a, b, scale = (None, None, 0.0) if update is None else (update.a, update.b, update.scale)
-    result: tuple[Tensor, Tensor] = _Opened.apply(x, a, b, scale, routes, experts)  # type: ignore[no-untyped-call]
+    training = torch.is_grad_enabled()
+    result: tuple[Tensor, Tensor] = _Opened.apply(x, a, b, scale, routes, experts, training)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -217,20 +220,29 @@ class _Opened(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, a: Tensor | None, b: Tensor | None, scale: float, routes: Routes, experts: Experts
+        ctx: Any,
+        x: Tensor,
+        a: Tensor | None,
+        b: Tensor | None,
+        scale: float,
+        routes: Routes,
+        experts: Experts,
+        training: bool,
     ) -> tuple[Tensor, Tensor]:
         inner = experts.expert(0).gate_proj.out_features
         gate, up = (x.new_empty(len(routes.rows), inner) for _ in range(2))
         down = None if a is None else x.new_empty(len(routes.rows), len(a) // len(experts))
         for number, span in routes.spans():
-            expert, mine = experts.expert(number), x[routes.rows[span]]
-            if a is None or b is None or down is None:
-                gate[span], up[span] = expert.gate_proj.product(mine), expert.up_proj.product(mine)
-                continue
-            own_a, gate_b, up_b = _split(a, b, number, experts, x.dtype)
-            down[span] = low = outputs(mine, own_a)
-            gate[span] = expert.gate_proj.product(mine, LowRank(low, gate_b, scale))
-            up[span] = expert.up_proj.product(mine, LowRank(low, up_b, scale))
+            expert, mine, count = experts.expert(number), x[routes.rows[span]], span.stop - span.start
+            mine = enough(mine) if training else mine
+            gate_update = up_update = None
+            if a is not None and b is not None and down is not None:
+                own_a, gate_b, up_b = _split(a, b, number, experts, x.dtype)
+                low = outputs(mine, own_a)
+                down[span] = low[:count]
+                gate_update, up_update = LowRank(low, gate_b, scale), LowRank(low, up_b, scale)
+            gate[span] = expert.gate_proj.product(mine, gate_update)[:count]
+            up[span] = expert.up_proj.product(mine, up_update)[:count]
         # x is needed for A's gradient alone; its rows are gathered again.
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, down, a, b, routes.rows)
         ctx.scale, ctx.routes, ctx.experts, ctx.shape = scale, routes, experts, x.shape
@@ -246,21 +258,22 @@ class _Opened(torch.autograd.Function):
         grad_b = torch.zeros_like(b) if ctx.needs_input_grad[2] else None
         for number, span in ctx.routes.spans():
             expert, update = experts.expert(number), None
+            own_gate, own_up = enough(d_gate[span]), enough(d_up[span])
             if down is not None:
                 own_a, gate_b, up_b = _split(a, b, number, experts, dtype)
-                d_down = inputs(d_gate[span], gate_b).add_(inputs(d_up[span], up_b))
+                d_down = inputs(own_gate, gate_b).add_(inputs(own_up, up_b))
                 update = LowRank(d_down, own_a, scale)
                 if grad_a is not None:
-                    factors(grad_a, b, number, len(experts))[0].copy_(outer(d_down, x[rows[span]], scale))
+                    factors(grad_a, b, number, len(experts))[0].copy_(outer(d_down, enough(x[rows[span]]), scale))
                 if grad_b is not None:
                     sides = halves(factors(a, grad_b, number, len(experts))[1], interleaved=experts.interleaved)
-                    for side, grad in zip(sides, (d_gate[span], d_up[span]), strict=True):
-                        side.copy_(outer(grad, down[span], scale))
+                    for side, grad in zip(sides, (own_gate, own_up), strict=True):
+                        side.copy_(outer(grad, enough(down[span]), scale))
             if dx is not None:
-                mine = expert.gate_proj.input_gradient(d_gate[span])
-                mine = mine.add_(expert.up_proj.input_gradient(d_up[span], update))
+                mine = expert.gate_proj.input_gradient(own_gate)
+                mine = mine.add_(expert.up_proj.input_gradient(own_up, update))[: span.stop - span.start]
                 dx.index_add_(0, rows[span], mine.to(dx.dtype))
-        return None if dx is None else dx.to(dtype), grad_a, grad_b, None, None, None
+        return None if dx is None else dx.to(dtype), grad_a, grad_b, None, None, None, None
 
 
 def _split(a: Tensor, b: Tensor, number: int, experts: Experts, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
@@ -274,7 +287,7 @@ def _closed(mixed: Tensor, routes: Routes, experts: Experts, update: ExpertsLora
     """The weighted sum of the experts' outputs, `[rows, inner]` to `[tokens, dim]`."""
     a, b, scale = (None, None, 0.0) if update is None else (update.a, update.b, update.scale)
     result: Tensor = _Closed.apply(  # type: ignore[no-untyped-call]
-        mixed, routes.weights, a, b, scale, routes, experts, tokens
+        mixed, routes.weights, a, b, scale, routes, experts, tokens, torch.is_grad_enabled()
     )
     return result
 
@@ -293,16 +306,19 @@ class _Closed(torch.autograd.Function):
         routes: Routes,
         experts: Experts,
         tokens: int,
+        training: bool,
     ) -> Tensor:
         y = mixed.new_zeros(tokens, experts.expert(0).down_proj.out_features, dtype=_wide(mixed.dtype))
         down = None if a is None else mixed.new_empty(len(mixed), len(a) // len(experts))
         for number, span in routes.spans():
-            update = None
+            update, count = None, span.stop - span.start
+            mine = enough(mixed[span]) if training else mixed[span]
             if a is not None and b is not None and down is not None:
                 own_a, own_b = factors(a, b, number, len(experts))
-                down[span] = low = outputs(mixed[span], own_a.to(mixed.dtype))
+                low = outputs(mine, own_a.to(mixed.dtype))
+                down[span] = low[:count]
                 update = LowRank(low, own_b.to(mixed.dtype).contiguous(), scale)
-            out = experts.expert(number).down_proj.product(mixed[span], update)
+            out = experts.expert(number).down_proj.product(mine, update)[:count]
             y.index_add_(0, routes.rows[span], out.to(y.dtype) * weights[span][:, None])
         kept = mixed if ctx.needs_input_grad[1] or ctx.needs_input_grad[2] else None
         ctx.save_for_backward(kept, weights, down, a, b, routes.rows)
@@ -319,25 +335,26 @@ class _Closed(torch.autograd.Function):
         grad_a = torch.zeros_like(a) if ctx.needs_input_grad[2] else None
         grad_b = torch.zeros_like(b) if ctx.needs_input_grad[3] else None
         for number, span in ctx.routes.spans():
-            mine, counts, update = dy[rows[span]], weights[span][:, None], None
+            mine, counts, update, count = dy[rows[span]], weights[span][:, None], None, span.stop - span.start
+            filled = enough(mine)
             if down is not None:
                 own_a, own_b = (part.to(dy.dtype).contiguous() for part in factors(a, b, number, len(experts)))
-                d_down = inputs(mine, own_b)
+                d_down = inputs(filled, own_b)
                 update = LowRank(d_down, own_a, scale)
                 if grad_a is not None:
-                    weighted = (d_down * counts).to(dy.dtype)
-                    factors(grad_a, b, number, len(experts))[0].copy_(outer(weighted, mixed[span], scale))
+                    weighted = enough((d_down[:count] * counts).to(dy.dtype))
+                    factors(grad_a, b, number, len(experts))[0].copy_(outer(weighted, enough(mixed[span]), scale))
                 if grad_b is not None:
-                    weighted = (mine * counts).to(dy.dtype)
-                    factors(a, grad_b, number, len(experts))[1].copy_(outer(weighted, down[span], scale))
+                    weighted = enough((mine * counts).to(dy.dtype))
+                    factors(a, grad_b, number, len(experts))[1].copy_(outer(weighted, enough(down[span]), scale))
             if d_mixed is None and d_weights is None:
                 continue
             linear = experts.expert(number).down_proj
-            turned = linear.input_gradient(mine, update)
+            turned = linear.input_gradient(filled, update)[:count]
             if d_mixed is not None:
                 d_mixed[span] = turned * counts
             if d_weights is not None:
                 d_weights[span] = (turned.to(weights.dtype) * mixed[span]).sum(-1)
                 if linear.bias is not None:
                     d_weights[span] += mine.to(weights.dtype) @ linear.bias.to(weights.dtype)
-        return d_mixed, d_weights, grad_a, grad_b, None, None, None, None
+        return d_mixed, d_weights, grad_a, grad_b, None, None, None, None, None

@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from veneer.grain import filled
 from veneer.model.shape import Mixing
 
 BLOCK_ROWS = 256
@@ -35,7 +37,13 @@ def softmax_beside(scores: Tensor, sinks: Tensor | None) -> Tensor:
 
 def _block(queries: Tensor, keys: Tensor, values: Tensor, sinks: Tensor | None, before: int, mixing: Mixing) -> Tensor:
     """One block: queries `[rows, heads, dim]` against keys and values `[seen, kv_heads, dim]`, of which `before` stand
-    in front of the first query's own."""
+    in front of the first query's own.
+
+    Both are filled up with zeros to few numbers of rows (`veneer.grain`): keys that stand behind every query, and
+    queries that nobody asks for.
+    """
+    wanted = len(queries)
+    queries, keys, values = (_filled(x) for x in (queries, keys, values))
     rows, heads, dim = queries.shape
     kv_heads = keys.shape[1]
     # The query heads of one key head side by side: [kv_heads, groups · rows, dim] against [kv_heads, dim, seen].
@@ -43,7 +51,8 @@ def _block(queries: Tensor, keys: Tensor, values: Tensor, sinks: Tensor | None, 
     scores = torch.matmul(grouped, keys.permute(1, 2, 0))
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * mixing.of(dim)
     scores = softcapped(scores, mixing.softcap).view(kv_heads, -1, rows, len(keys))
-    at = torch.arange(before, before + rows, device=queries.device)[:, None]
+    # The queries that nobody asks for stand where the last one does: without a key to see they would be NaN.
+    at = torch.arange(before, before + rows, device=queries.device).clamp_(max=before + wanted - 1)[:, None]
     column = torch.arange(len(keys), device=queries.device)[None, :]
     hidden = column > at
     if mixing.window is not None:
@@ -51,7 +60,13 @@ def _block(queries: Tensor, keys: Tensor, values: Tensor, sinks: Tensor | None, 
     beside = None if sinks is None else sinks.view(kv_heads, -1, 1, 1)
     weights = softmax_beside(scores.masked_fill(hidden, float("-inf")), beside).to(values.dtype)
     mixed = torch.matmul(weights.flatten(1, 2), values.transpose(0, 1))
-    return mixed.view(kv_heads, -1, rows, dim).permute(2, 0, 1, 3).reshape(rows, heads, dim)
+    return mixed.view(kv_heads, -1, rows, dim).permute(2, 0, 1, 3).reshape(rows, heads, dim)[:wanted]
+
+
+def _filled(x: Tensor) -> Tensor:
+    """`[tokens, heads, dim]`, with zeros behind."""
+    more = filled(len(x)) - len(x)
+    return functional.pad(x, (0, 0, 0, 0, 0, more)) if more else x
 
 
 def _blocks(lengths: Sequence[int], shared: int, window: int | None) -> Iterator[tuple[slice, list[slice], int]]:

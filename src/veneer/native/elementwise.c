@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "common.h"
+#include "pairs.h"
 
 #define CHUNK 1024
 
@@ -68,19 +69,66 @@ void veneer_rms_norm_backward(int dtype, const void *x, const float *weight, con
     }
 }
 
+/* silu(g) · u, and its gradients: d_u = silu(g) · d and d_g = d · u · σ(g) · (1 + g · (1 − σ(g))), of `count` elements. */
+static void gated(const uint16_t *g, const uint16_t *u, int count, uint16_t *h) {
+#pragma omp simd
+    for (int i = 0; i < count; i++) {
+        const float x = from_bf16(g[i]);
+        h[i] = to_bf16(round_bf16(x * sigmoid(x)) * from_bf16(u[i]));
+    }
+}
+
+static void gated_gradients(const uint16_t *g, const uint16_t *u, const uint16_t *d, int count, uint16_t *d_g,
+                            uint16_t *d_u) {
+#pragma omp simd
+    for (int i = 0; i < count; i++) {
+        const float x = from_bf16(g[i]), grad = from_bf16(d[i]), s = sigmoid(x);
+        d_u[i] = to_bf16(x * s * grad);
+        d_g[i] = to_bf16(grad * from_bf16(u[i]) * s * (1.0f + x * (1.0f - s)));
+    }
+}
+
+#if BF16_PRODUCTS
+/* The same in whole vectors. */
+static inline __m512 sigmoids(__m512 x) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    return _mm512_div_ps(one, _mm512_add_ps(one, exponentials(_mm512_sub_ps(_mm512_setzero_ps(), x))));
+}
+
+static void gated_vectors(const uint16_t *g, const uint16_t *u, int count, uint16_t *h) {
+    int i = 0;
+    for (; i + 16 <= count; i += 16) {
+        const __m512 x = floats(g + i);
+        const __m256i rounded = narrow(_mm512_mul_ps(x, sigmoids(x)));
+        put(h + i, _mm512_mul_ps(floats((const uint16_t *)&rounded), floats(u + i)));
+    }
+    gated(g + i, u + i, count - i, h + i);
+}
+
+static void gated_gradient_vectors(const uint16_t *g, const uint16_t *u, const uint16_t *d, int count, uint16_t *d_g,
+                                   uint16_t *d_u) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    int i = 0;
+    for (; i + 16 <= count; i += 16) {
+        const __m512 x = floats(g + i), grad = floats(d + i), s = sigmoids(x);
+        put(d_u + i, _mm512_mul_ps(_mm512_mul_ps(x, s), grad));
+        const __m512 slope = _mm512_fmadd_ps(x, _mm512_sub_ps(one, s), one);
+        put(d_g + i, _mm512_mul_ps(_mm512_mul_ps(_mm512_mul_ps(grad, floats(u + i)), s), slope));
+    }
+    gated_gradients(g + i, u + i, d + i, count - i, d_g + i, d_u + i);
+}
+#else
+#define gated_vectors gated
+#define gated_gradient_vectors gated_gradients
+#endif
+
 /* h = silu(gate) · up over n elements. */
 void veneer_swiglu_forward(int dtype, const void *gate, const void *up, int64_t n, void *h, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t start = 0; start < n; start += CHUNK) {
         const int count = n - start < CHUNK ? (int)(n - start) : CHUNK;
         if (dtype == BFLOAT16) {
-            const uint16_t *g = (const uint16_t *)gate + start, *u = (const uint16_t *)up + start;
-            uint16_t *out = (uint16_t *)h + start;
-#pragma omp simd
-            for (int i = 0; i < count; i++) {
-                const float x = from_bf16(g[i]);
-                out[i] = to_bf16(round_bf16(x * sigmoid(x)) * from_bf16(u[i]));
-            }
+            gated_vectors((const uint16_t *)gate + start, (const uint16_t *)up + start, count, (uint16_t *)h + start);
         } else {
             const float *g = (const float *)gate + start, *u = (const float *)up + start;
             float *out = (float *)h + start;
@@ -90,22 +138,16 @@ void veneer_swiglu_forward(int dtype, const void *gate, const void *up, int64_t 
     }
 }
 
-/* d_up = silu(g)·dh;  d_gate = dh·u·σ(g)·(1 + g·(1 − σ(g))). */
+/* Its gradients: d_gate and d_up from dh. */
 void veneer_swiglu_backward(int dtype, const void *gate, const void *up, const void *dh, int64_t n, void *d_gate,
                             void *d_up, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t start = 0; start < n; start += CHUNK) {
         const int count = n - start < CHUNK ? (int)(n - start) : CHUNK;
         if (dtype == BFLOAT16) {
-            const uint16_t *g = (const uint16_t *)gate + start, *u = (const uint16_t *)up + start;
-            const uint16_t *d = (const uint16_t *)dh + start;
-            uint16_t *out_g = (uint16_t *)d_gate + start, *out_u = (uint16_t *)d_up + start;
-#pragma omp simd
-            for (int i = 0; i < count; i++) {
-                const float x = from_bf16(g[i]), grad = from_bf16(d[i]), s = sigmoid(x);
-                out_u[i] = to_bf16(x * s * grad);
-                out_g[i] = to_bf16(grad * from_bf16(u[i]) * s * (1.0f + x * (1.0f - s)));
-            }
+            gated_gradient_vectors((const uint16_t *)gate + start, (const uint16_t *)up + start,
+                                   (const uint16_t *)dh + start, count, (uint16_t *)d_gate + start,
+                                   (uint16_t *)d_up + start);
         } else {
             const float *g = (const float *)gate + start, *u = (const float *)up + start;
             const float *d = (const float *)dh + start;

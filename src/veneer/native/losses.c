@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "common.h"
+#include "pairs.h"
 
 #define CHUNK 1024 /* terms summed in float32; their sums are added in float64 */
 
@@ -18,7 +19,52 @@ static inline const float *part_of(int dtype, const void *scores, int64_t place,
     return buffer;
 }
 
+#if BF16_PRODUCTS
+static float largest_of(const uint16_t *scores, int64_t count) {
+    __m512 most = _mm512_set1_ps(-INFINITY);
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) most = _mm512_max_ps(floats(scores + i), most);
+    float largest = _mm512_reduce_max_ps(most);
+    for (; i < count; i++) largest = from_bf16(scores[i]) > largest ? from_bf16(scores[i]) : largest;
+    return largest;
+}
+
+/* Σ exp(s − largest), summed in float32 over at most CHUNK terms. */
+static double sum_of(const uint16_t *scores, int64_t count, float largest) {
+    const __m512 shift = _mm512_set1_ps(largest);
+    double total = 0.0;
+    for (int64_t first = 0; first < count; first += CHUNK) {
+        const int64_t end = count - first < CHUNK ? count : first + CHUNK;
+        __m512 sums = _mm512_setzero_ps();
+        int64_t i = first;
+        for (; i + 16 <= end; i += 16)
+            sums = _mm512_add_ps(sums, exponentials(_mm512_sub_ps(floats(scores + i), shift)));
+        float sum = _mm512_reduce_add_ps(sums);
+        for (; i < end; i++) sum += fast_exp(from_bf16(scores[i]) - largest);
+        total += (double)sum;
+    }
+    return total;
+}
+
+static Row sum_vectors(const uint16_t *scores, int64_t vocab, int64_t target) {
+    const float largest = largest_of(scores, vocab);
+    const double before = sum_of(scores, target, largest);
+    return (Row){largest, before + sum_of(scores + target + 1, vocab - target - 1, largest)};
+}
+
+static void write_vectors(uint16_t *scores, int64_t vocab, float largest, float inverse) {
+    const __m512 shift = _mm512_set1_ps(largest), factor = _mm512_set1_ps(inverse);
+    int64_t i = 0;
+    for (; i + 16 <= vocab; i += 16)
+        put(scores + i, _mm512_mul_ps(exponentials(_mm512_sub_ps(floats(scores + i), shift)), factor));
+    for (; i < vocab; i++) scores[i] = to_bf16(fast_exp(from_bf16(scores[i]) - largest) * inverse);
+}
+#endif
+
 static Row sum_row(int dtype, const void *scores, int64_t place, int64_t vocab, int64_t target) {
+#if BF16_PRODUCTS
+    if (dtype == BFLOAT16) return sum_vectors((const uint16_t *)scores + place, vocab, target);
+#endif
     float buffer[CHUNK];
     Row row = {-INFINITY, 0.0};
     for (int64_t first = 0; first < vocab; first += CHUNK) {
@@ -44,6 +90,12 @@ static Row sum_row(int dtype, const void *scores, int64_t place, int64_t vocab, 
 }
 
 static void write_gradient(int dtype, void *scores, int64_t place, int64_t vocab, float largest, float inverse) {
+#if BF16_PRODUCTS
+    if (dtype == BFLOAT16) {
+        write_vectors((uint16_t *)scores + place, vocab, largest, inverse);
+        return;
+    }
+#endif
     float buffer[CHUNK];
     for (int64_t first = 0; first < vocab; first += CHUNK) {
         const int count = vocab - first < CHUNK ? (int)(vocab - first) : CHUNK;

@@ -13,6 +13,7 @@ from pathlib import Path
 from resource import getpagesize
 
 from veneer.adapters.targets import HEAD, is_router
+from veneer.grain import GRAIN, filled
 from veneer.losses import CHUNK_ROWS
 from veneer.model.shape import DecoderSpec, HeadNorm, Norm, Projections
 from veneer.model.windowed import BLOCK_ROWS
@@ -41,8 +42,6 @@ GPU_START = 600 * MB
 """Context of CUDA, its kernels and cuBLAS' workspace on a GPU: an estimate."""
 MAPPED = 4 * MB
 """Pages of the model's file that loading may have mapped at a time (`veneer.io.gguf.reader.MAPPED_BYTES`)."""
-FILE_BYTES = 4
-"""Bytes an element in the model's file, at the most that is usual."""
 HEAP_SHARE = {2: 0.36, 4: 0.42}
 """Holes in the heap, as a share of what a step allocates and frees, by the bytes of an activation: the most that
 benchmarks/plan_grid.py met."""
@@ -51,6 +50,12 @@ HEAP_SHARE_RECOMPUTED = 0.52
 HEAP_SHARE_FULL = 0.30
 """The same of full fine-tuning, whose gradients and optimiser stand still."""
 HEAP_SHARE_FULL_RECOMPUTED = 0.48
+HEAP_SHARE_DORA = 0.3
+"""The same with DoRA, which keeps one more large tensor for each layer."""
+HEAP_SHARE_MIXTURE, HEAP_SHARE_MIXTURE_RECOMPUTED = 0.45, 1.3
+"""The same of a mixture, whose experts have other numbers of rows in every step."""
+FACTORS_SHARE = 0.2
+"""Holes that the gradients of an adapter's factors leave, as a share of them: many small tensors among large ones."""
 GPU_HEAP_SHARE = 0.1
 """The same of torch's allocator on a GPU: an estimate."""
 QUANTISE_SCRATCH = 20 * MB
@@ -156,7 +161,8 @@ def memory(setup: Setup, cut: Cut, *, recompute: bool, start: int | None = None)
         workspace += largest_layer(setup, cut)
     logits = _logits(setup, cut)
     cpu = setup.device == "cpu"
-    first_use = FIRST_USE + _compiled(setup, cut) + (BACKWARD_IMPORTS if recompute else 0) if cpu else 0
+    compiled_bytes = _compiled(setup, cut) + _compiled_by_document(setup, cut)
+    first_use = FIRST_USE + compiled_bytes + (BACKWARD_IMPORTS if recompute else 0) if cpu else 0
     runtime = GPU_START
     if cpu:
         runtime = (resident() if start is None else start) + first_use
@@ -189,13 +195,15 @@ def _logits(setup: Setup, cut: Cut) -> int:
     total = (cut.tokens + cut.supervised) * spec.hidden_size * size
     total += min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
     if not spec.scores.plain:
-        # In float32: what is scaled and capped, tanh of it, and a product on the way to the gradient.
-        total += 3 * 4 * min(CHUNK_ROWS, cut.supervised) * spec.vocab_size
+        # In float32: what is scaled; where it is capped, tanh of it, and a product on the way to the gradient.
+        copies = 1 if spec.scores.softcap is None else 3
+        total += copies * 4 * min(CHUNK_ROWS, cut.supervised) * spec.vocab_size
     if setup.trained_head:
         total += setup.head_weights * (4 if size == 4 else 2 * size + 4)
     if setup.scored:
         # The scores' gradient, and what they were before an update or rows of their own, stand beside them.
-        total += 2 * min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
+        copies = 3 if setup.trained_tokens or HEAD in setup.lora.trainable_tokens else 2
+        total += copies * min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
         if HEAD in setup.updated and setup.lora.variant is Variant.DORA:
             total += 2 * 4 * setup.head_weights
     return total
@@ -218,6 +226,8 @@ def _workspace(setup: Setup, cut: Cut) -> int:
     elif setup.lora.variant is Variant.DORA:
         matrix += 2 * 4 * setup.largest_matrix  # the weight, and with the update, when its rows are measured
     feed_forward = max(3 * inner, 2 * inner + matrix) + 3 * wide
+    if setup.lora.variant is Variant.DORA and not setup.full:
+        feed_forward += 2 * 4 * tokens * block_width(spec)  # a gradient and its product with the outputs, in float32
     if spec.mixture is not None:
         feed_forward = 3 * inner + matrix + 3 * wide + beside_experts(spec, tokens, size)
     if spec.projections is Projections.FUSED:
@@ -237,14 +247,20 @@ def _workspace(setup: Setup, cut: Cut) -> int:
 def _by_document(spec: DecoderSpec, cut: Cut, keys: int) -> int:
     """Where scores are capped, heads have sinks, or a window ends before a document does: a block's scores and what
     autograd makes of them, and sums of the keys' and values' gradients in float32."""
+    seen = _longest_seen(spec, cut)
+    rows = min(BLOCK_ROWS, cut.shared + cut.longest)
+    return SCORES_COPIES * 4 * spec.num_heads * filled(rows) * filled(seen) + 2 * keys if seen else 0
+
+
+def _longest_seen(spec: DecoderSpec, cut: Cut) -> int:
+    """Keys of a block of queries at the most, where torch's own products make the attention; 0 where none does."""
     longest = cut.shared + cut.longest
     seen = [
         longest if mixing.window is None else min(longest, mixing.window + BLOCK_ROWS)
         for mixing in {layer.mixing for layer in spec.layers}
         if spec.sinks or mixing.softcap is not None or (mixing.window is not None and mixing.window < longest)
     ]
-    rows = min(BLOCK_ROWS, longest)
-    return SCORES_COPIES * 4 * spec.num_heads * rows * max(seen) + 2 * keys if seen else 0
+    return max(seen, default=0)
 
 
 def _decoded(setup: Setup) -> int:
@@ -282,10 +298,22 @@ def _compiled(setup: Setup, cut: Cut) -> int:
     return KERNEL * min(KERNELS_KEPT, cut.shapes * len(products) + chunks)
 
 
+def _compiled_by_document(setup: Setup, cut: Cut) -> int:
+    """The same for attention in torch's own products: six for each number of queries and of keys, of which a block has
+    few (`veneer.model.windowed`)."""
+    seen = _longest_seen(setup.spec, cut)
+    if setup.dtype.itemsize == 4 or not seen:
+        return 0
+    rows = min(BLOCK_ROWS, cut.shared + cut.longest)
+    return KERNEL * 6 * (filled(rows) + filled(seen)) // GRAIN
+
+
 def _loading(setup: Setup) -> int:
     """Mapped pages of the file, the largest tensor beside its packed form, and the packing's own memory."""
     whole = setup.linear_weights + setup.other_weights
-    mapped = min(MAPPED + 4 * setup.head_weights, FILE_BYTES * whole) if setup.device == "cpu" else 0
+    mapped = (
+        min(MAPPED + setup.file_bytes * setup.head_weights, setup.file_bytes * whole) if setup.device == "cpu" else 0
+    )
     if setup.spec.mixture is not None:
         # An expert's gate and up together, and turned, where the file holds them so.
         mapped += 4 * setup.largest_matrix * setup.dtype.itemsize
@@ -308,4 +336,11 @@ def _heap(setup: Setup, moving: int, *, recompute: bool) -> int:
         return int(moving * GPU_HEAP_SHARE)
     if setup.full:
         return int(moving * (HEAP_SHARE_FULL_RECOMPUTED if recompute else HEAP_SHARE_FULL))
-    return int(moving * (HEAP_SHARE_RECOMPUTED if recompute else HEAP_SHARE[setup.dtype.itemsize]))
+    if setup.spec.mixture is not None:
+        share = HEAP_SHARE_MIXTURE_RECOMPUTED if recompute else HEAP_SHARE_MIXTURE
+    elif recompute:
+        share = HEAP_SHARE_RECOMPUTED
+    else:
+        share = HEAP_SHARE_DORA if setup.lora.variant is Variant.DORA else HEAP_SHARE[setup.dtype.itemsize]
+    factors = 4 * sum(line.factors for line in chain.from_iterable(layer.values() for layer in setup.linears))
+    return int(moving * share + factors * FACTORS_SHARE)

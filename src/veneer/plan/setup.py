@@ -16,7 +16,6 @@ from veneer.adapters.experts import on_experts, target_paths
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_path
 from veneer.config import QuantSection, RunConfig
-from veneer.errors import AdapterError, listing
 from veneer.load import linear_shapes, norm_shapes
 from veneer.model.spec import DecoderSpec
 from veneer.options import Factors, Init, Method, OptimizerName, Products
@@ -29,7 +28,7 @@ def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, 
     """The linear layers of every decoder layer by their last name, with the updates that `lora` puts on them.
 
     Raises:
-        AdapterError: `lora` names what is not there, or a rank exceeds a layer's smaller side.
+        AdapterError: `lora` names what is not there, or its start cannot have a layer's rank.
     """
     shapes = linear_shapes(spec)
     adapted = set() if lora is None else set(lora.targets(target_paths(list(shapes), spec)))
@@ -53,10 +52,9 @@ def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, 
     for number, own in enumerate(layers):
         if has_experts(spec, number):
             own |= mixture_lines(spec, number, lora, adapted)
-    limits = [(line.path, min(line.inputs, line.outputs)) for layer in layers for line in layer.values() if line.rank]
-    too_wide = [f"{path}: at most {limit}" for path, limit in limits if lora is not None and lora.rank_of(path) > limit]
-    if too_wide and lora is not None:
-        raise AdapterError(f"rank {lora.rank} exceeds the smaller side of these layers:\n{listing(too_wide)}")
+    if lora is not None:
+        lines = [line for layer in layers for line in layer.values()]
+        lora.check_ranks({line.path: min(line.inputs, line.outputs) for line in lines if line.rank})
     return layers
 
 
@@ -78,6 +76,8 @@ class Setup:
     """Whether the base's files are quantised already, as `quant` says: then it is held so under every method."""
     products: Products = Products.EXACT
     optimizer: OptimizerName = OptimizerName.ADAMW
+    file_bytes: int = 4
+    """An element's in the model's files; 4 is the most that is usual."""
     linears: list[dict[str, Linear]] = field(init=False, repr=False, compare=False)
     dense: frozenset[str] = field(init=False, repr=False, compare=False)
     """Paths of the linear layers that a quantised base keeps in `dtype`."""
@@ -114,8 +114,9 @@ class Setup:
         threads: int,
         *,
         stored: bool = False,
+        files: torch.dtype | None = None,
     ) -> Setup:
-        """The setup of a run."""
+        """The setup of a run; `files` is what the model's files hold, where that is known."""
         return cls(
             spec=spec,
             method=config.method,
@@ -127,6 +128,7 @@ class Setup:
             stored=stored,
             products=config.compute.products,
             optimizer=config.train.optimizer,
+            file_bytes=4 if files is None else files.itemsize,
         )
 
     @property

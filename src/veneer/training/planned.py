@@ -15,6 +15,7 @@ from veneer.config import ComputeSection, RunConfig, read_yaml
 from veneer.errors import ConfigError
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import describe
+from veneer.io.model_files import recorded_dtype
 from veneer.io.prequantised import described_quantisation
 from veneer.load import linear_paths, refuse_training
 from veneer.model.hf_skeleton import HfSpec, skeleton
@@ -40,6 +41,7 @@ def planned(
     recorded: Path | None = None,
     *,
     stored: bool = False,
+    files: torch.dtype | None = None,
 ) -> tuple[RunConfig, Plan]:
     """The configuration with micro-batch and recomputation chosen, and the plan.
 
@@ -51,13 +53,14 @@ def planned(
         recorded: the `config.yaml` of the run that is gone on with: what was chosen then is used again, so that
             another machine's memory never changes a result.
         stored: whether the model's files are quantised already, as `config.quant` says.
+        files: what they hold, where that is known.
 
     Raises:
         ConfigError: it does not fit the limit, whatever is chosen.
     """
     compute = config.compute if recorded is None else _as_recorded(config.compute, recorded)
     dtype = resolve_dtype(compute.dtype, device)
-    setup = Setup.of(config, spec, dtype, device.type, torch.get_num_threads(), stored=stored)
+    setup = Setup.of(config, spec, dtype, device.type, torch.get_num_threads(), stored=stored, files=files)
     source = PackedSteps(rows.train, config, by_length=spec.by_length)
     evaluated = max((len(example.tokens) for example in rows.heldout), default=0)
 
@@ -160,7 +163,8 @@ def plan_of(config: RunConfig, device: str, expected: Expected) -> Plan:
     else:
         config, _ = settle(config, spec, expected.rows, expected.rows * expected.tokens)
     threads = config.compute.threads or torch.get_num_threads()
-    setup = Setup.of(config, spec, dtype, kind, threads, stored=stored is not None)
+    files = recorded_dtype(model.config)
+    setup = Setup.of(config, spec, dtype, kind, threads, stored=stored is not None, files=files)
     limit = limit_of(config.compute, total)
     if rows is not None:
         source = PackedSteps(rows.train, config, by_length=spec.by_length)

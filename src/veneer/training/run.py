@@ -23,6 +23,7 @@ from veneer.events import EventLog, Note, RunStarted, Subscriber
 from veneer.hardware import processor, resolve_device
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
+from veneer.io.model_files import recorded_dtype
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import linear_paths, stored_quantisation
 from veneer.model.language import LanguageModel, ModelSpec
@@ -49,7 +50,7 @@ from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 from veneer.training.trainable import AdapterTraining, Trainable
 
 EVALUATIONS_PER_RUN = 10
-DECOMPOSING = (Init.PISSA, Init.OLORA, Init.LOFTQ, Init.EVA)
+SLOW_STARTS = (Init.PISSA, Init.OLORA, Init.LOFTQ, Init.EVA)
 """Starts that take seconds a layer."""
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in the output folder."""
@@ -291,10 +292,11 @@ def foresee(config: RunConfig, device: torch.device, recorded: Path | None, log:
         lora = LoraSpec.of(config.lora, tied=spec.tied_head)
         targets = lora.targets(target_paths(linear_paths(spec), spec))
         refuse(lora, config.method, experts=on_experts(targets))
-    config, plan = planned(config, rows, spec, device, recorded, stored=stored is not None)
+    files = recorded_dtype(origin.config)
+    config, plan = planned(config, rows, spec, device, recorded, stored=stored is not None, files=files)
     for line in (*reasons, *plan.lines()):
         log.emit(Note(message=line))
-    if config.method is not Method.FULL and config.lora.init in DECOMPOSING:
+    if config.method is not Method.FULL and config.lora.init in SLOW_STARTS:
         slow = f"lora.init {config.lora.init.value}: decomposing every adapted layer, which takes a while"
         log.emit(Note(message=slow))
     return Foreseen(config, plan, rows, origin, tokenizer, spec)
