@@ -8,16 +8,19 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tiny import SPECIAL, TEMPLATE, chat_tokenizer, rows, run_config, tree, write_rows
 from tiny_mixtures import KINDS, tiny_mixture
 from tiny_models import documents, largest_difference, packed_logits, their_logits
 from veneer.adapters.store import load_adapter
+from veneer.config import RunConfig
 from veneer.errors import Interrupted
 from veneer.exports.run import StoredDtype, export
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
+from veneer.training.many import prepare, train_together
 from veneer.training.run import train
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -76,3 +79,26 @@ def test_a_run_gone_on_with_ends_in_the_same_bytes(method: str, tmp_path: Path) 
     assert tree(tmp_path / "one")[weights] == tree(tmp_path / "two")[weights]
     if method == "full":
         AutoModelForCausalLM.from_pretrained(tmp_path / "one")
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_runs_over_one_mixture_are_those_that_they_are_alone(kind: str, method: str, tmp_path: Path) -> None:
+    base = write(tmp_path / "base", kind)
+    data = write_rows(tmp_path / "rows.jsonl", rows(12))
+    common = (f"method={method}", "train.steps=3", "train.examples_per_step=4", "train.learning_rate=0.01")
+    settings = [("lora.rank=2",), ("lora.rank=4", "train.seed=3"), ("lora.target_modules=[q_proj, down_proj]",)]
+
+    def configs(where: str) -> list[RunConfig]:
+        folders = (tmp_path / f"{where}-{number}" for number in range(len(settings)))
+        return [run_config(base, data, folder, *common, *own) for folder, own in zip(folders, settings, strict=True)]
+
+    for config in configs("alone"):
+        train(config)
+    train_together([prepare(config) for config in configs("joint")])
+    for number in range(len(settings)):
+        alone, joint = (
+            load_file(tmp_path / f"{where}-{number}" / "adapter_model.safetensors") for where in ("alone", "joint")
+        )
+        assert joint.keys() == alone.keys()
+        assert all(largest_difference(joint[name], tensor) < 1e-6 for name, tensor in alone.items())
