@@ -191,7 +191,8 @@ def main() -> None:
 def again(path: Path) -> Iterator[dict[str, Any]]:
     """The runs of a file that `--json` wrote, predicted again."""
     for one in json.loads(path.read_text(encoding="utf-8")):
-        yield {**one, "predicted": predict_again(one)}
+        # New tokens are known to a run alone, which has the tokenizer.
+        yield one if "new_tokens" in one["case"]["more"].get("lora", {}) else {**one, "predicted": predict_again(one)}
 
 
 def measured(runs: list[Case], only: str | None, every: int) -> Iterator[dict[str, Any]]:

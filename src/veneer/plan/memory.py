@@ -62,7 +62,7 @@ QUANTISE_SCRATCH = 20 * MB
 """Working memory of the quantisation, which goes through a weight in chunks, and pages of torch that it touches."""
 WIDE_ROWS = 4
 """Float32 tensors of its rows that a norm makes which is rounded once: rows, their gradients, and two products."""
-SCORES_COPIES = 8
+SCORES_COPIES = 6
 """Float32 tensors of a block's scores in backward: scaled, capped, masked, their softmax, and gradients of these."""
 ATTENTION_BLOCK = 32
 """Query rows that the attention kernel computes at a time (native/attention.h)."""
@@ -195,8 +195,8 @@ def _logits(setup: Setup, cut: Cut) -> int:
     total = (cut.tokens + cut.supervised) * spec.hidden_size * size
     total += min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
     if not spec.scores.plain:
-        # In float32: what is scaled; where it is capped, tanh of it, and a product on the way to the gradient.
-        copies = 1 if spec.scores.softcap is None else 3
+        # In float32: what is scaled; where it is capped, tanh of it too.
+        copies = 1 if spec.scores.softcap is None else 2
         total += copies * 4 * min(CHUNK_ROWS, cut.supervised) * spec.vocab_size
     if setup.trained_head:
         total += setup.head_weights * (4 if size == 4 else 2 * size + 4)
@@ -299,13 +299,13 @@ def _compiled(setup: Setup, cut: Cut) -> int:
 
 
 def _compiled_by_document(setup: Setup, cut: Cut) -> int:
-    """The same for attention in torch's own products: six for each number of queries and of keys, of which a block has
-    few (`veneer.model.windowed`)."""
+    """The same for attention in torch's own products: six of them, which meet about half the numbers of queries and of
+    keys that a block can have (`veneer.model.windowed`)."""
     seen = _longest_seen(setup.spec, cut)
     if setup.dtype.itemsize == 4 or not seen:
         return 0
     rows = min(BLOCK_ROWS, cut.shared + cut.longest)
-    return KERNEL * 6 * (filled(rows) + filled(seen)) // GRAIN
+    return KERNEL * 3 * (filled(rows) + filled(seen)) // GRAIN
 
 
 def _loading(setup: Setup) -> int:
