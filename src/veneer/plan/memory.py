@@ -29,6 +29,8 @@ MB = 10**6
 FIRST_USE = 36 * MB
 """What the process grows by on its first step, whatever the model: pages of torch's libraries that are touched for the
 first time, buffers of its threads (measured with torch 2.13 on Linux)."""
+FLOAT32_BUFFERS = 15 * MB
+"""What the library of float32 products (MKL) keeps for itself."""
 BACKWARD_IMPORTS = 37 * MB
 """What torch imports when a backward pass is started from a tensor of several elements, as recomputation does: sympy,
 to compare two shapes."""
@@ -49,7 +51,7 @@ HEAP_SHARE_RECOMPUTED = 0.52
 """The same with recomputation, where little is kept and most is allocated anew for every layer."""
 HEAP_SHARE_FULL = 0.30
 """The same of full fine-tuning, whose gradients and optimiser stand still."""
-HEAP_SHARE_FULL_RECOMPUTED = 0.48
+HEAP_SHARE_FULL_RECOMPUTED = 0.54
 HEAP_SHARE_DORA = 0.3
 """The same with DoRA, which keeps one more large tensor for each layer."""
 HEAP_SHARE_MIXTURE, HEAP_SHARE_MIXTURE_RECOMPUTED = 0.45, 1.3
@@ -280,9 +282,9 @@ def _evaluation(setup: Setup, cut: Cut) -> int:
 
 
 def _compiled(setup: Setup, cut: Cut) -> int:
-    """Kernels that oneDNN compiles: one for each shape of product and each number of tokens in a micro-batch."""
+    """What libraries of products keep. oneDNN: a kernel for each shape of product and each number of tokens."""
     if setup.dtype.itemsize == 4:
-        return 0  # float32 goes through MKL, which compiles nothing
+        return FLOAT32_BUFFERS  # MKL compiles nothing
     if not setup.full and compiled():
         return 0
     products: set[tuple[str, int, int]] = set()
