@@ -29,7 +29,7 @@ MB = 10**6
 FIRST_USE = 36 * MB
 """What the process grows by on its first step, whatever the model: pages of torch's libraries that are touched for the
 first time, buffers of its threads (measured with torch 2.13 on Linux)."""
-FLOAT32_BUFFERS = 15 * MB
+FLOAT32_BUFFERS = 12 * MB
 """What the library of float32 products (MKL) keeps for itself."""
 BACKWARD_IMPORTS = 37 * MB
 """What torch imports when a backward pass is started from a tensor of several elements, as recomputation does: sympy,
@@ -51,7 +51,8 @@ HEAP_SHARE_RECOMPUTED = 0.52
 """The same with recomputation, where little is kept and most is allocated anew for every layer."""
 HEAP_SHARE_FULL = 0.30
 """The same of full fine-tuning, whose gradients and optimiser stand still."""
-HEAP_SHARE_FULL_RECOMPUTED = 0.54
+HEAP_SHARE_FULL_RECOMPUTED, HEAP_SHARE_FULL_SUMMED = 0.48, 0.68
+"""With recomputation; the second where a step has several micro-batches, whose gradients are summed."""
 HEAP_SHARE_DORA = 0.3
 """The same with DoRA, which keeps one more large tensor for each layer."""
 HEAP_SHARE_MIXTURE, HEAP_SHARE_MIXTURE_RECOMPUTED = 0.45, 1.3
@@ -177,7 +178,7 @@ def memory(setup: Setup, cut: Cut, *, recompute: bool, start: int | None = None)
         activations=activations,
         logits=logits,
         workspace=workspace,
-        heap=_heap(setup, activations + max(workspace, logits), recompute=recompute),
+        heap=_heap(setup, cut, activations + max(workspace, logits), recompute=recompute),
         loading=_loading(setup),
         evaluation=_evaluation(setup, cut),
         saving=2 * 4 * setup.head_weights if setup.full else 0,
@@ -326,7 +327,7 @@ def _loading(setup: Setup) -> int:
     return mapped
 
 
-def _heap(setup: Setup, moving: int, *, recompute: bool) -> int:
+def _heap(setup: Setup, cut: Cut, moving: int, *, recompute: bool) -> int:
     """What the allocator holds beyond the tensors.
 
     glibc takes blocks of up to 32 MB from one heap once a block of that size has been freed, and what is freed in the
@@ -337,7 +338,8 @@ def _heap(setup: Setup, moving: int, *, recompute: bool) -> int:
     if setup.device != "cpu":
         return int(moving * GPU_HEAP_SHARE)
     if setup.full:
-        return int(moving * (HEAP_SHARE_FULL_RECOMPUTED if recompute else HEAP_SHARE_FULL))
+        recomputed = HEAP_SHARE_FULL_SUMMED if cut.micro_batches > 1 else HEAP_SHARE_FULL_RECOMPUTED
+        return int(moving * (recomputed if recompute else HEAP_SHARE_FULL))
     if setup.spec.mixture is not None:
         share = HEAP_SHARE_MIXTURE_RECOMPUTED if recompute else HEAP_SHARE_MIXTURE
     elif recompute:
