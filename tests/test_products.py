@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from veneer import products
 from veneer.native.library import kernels
-from veneer.products import LowRank, inputs, outer, outputs, through
+from veneer.products import LowRank, enough, inputs, outer, outputs, through
 
 native = kernels()
 needs_kernel = pytest.mark.skipif(
@@ -215,3 +215,15 @@ def test_the_input_alone_gets_a_gradient():
         assert not through(layer, x).requires_grad
     assert not through(layer, x.detach()).requires_grad
     assert layer.asked == 1
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 63, 64, 65])
+def test_rows_of_zeros_fill_up_what_would_have_a_kernel_of_its_own(rows, monkeypatch):
+    x = random(rows, 32)
+    for owned, wanted in ((True, max(16, rows)), (False, -(-rows // 64) * 64)):
+        monkeypatch.setattr(products, "compiled", lambda owned=owned: owned)
+        wide = enough(x)
+        assert wide.shape == (wanted, 32)
+        assert torch.equal(wide[:rows], x)
+        assert not wide[rows:].any()
+    assert enough(x.float()).shape == x.shape

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from veneer.grain import filled
 from veneer.native.library import Kernels, kernels, usable
 
 FEWEST_ROWS = 16
@@ -125,14 +126,16 @@ def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
 
 
 def enough(x: Tensor) -> Tensor:
-    """x `[rows, width]`, with rows of zeros behind where it has too few for veneer's own kernel.
+    """x `[rows, width]`, with rows of zeros behind: as many as veneer's own kernel takes at least, or, where it cannot
+    be had, up to the next of few numbers.
 
-    For rows whose number varies, as an expert's: torch's product compiles and keeps a kernel for every number of them
-    (`veneer.grain`).
+    For rows whose number varies, as an expert's: torch's product in bfloat16 compiles and keeps a kernel for every
+    number of them (`veneer.grain`).
     """
-    if len(x) >= FEWEST_ROWS or x.dtype != torch.bfloat16 or x.device.type != "cpu" or not compiled():
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu":
         return x
-    return functional.pad(x, (0, 0, 0, FEWEST_ROWS - len(x)))
+    more = (max(FEWEST_ROWS, len(x)) if compiled() else filled(len(x))) - len(x)
+    return functional.pad(x, (0, 0, 0, more)) if more else x
 
 
 def compiled() -> bool:

@@ -298,7 +298,9 @@ def _compiled(setup: Setup, cut: Cut) -> int:
             products |= {("dy B", line.outputs, line.rank), ("A", line.rank, line.inputs)}
             products |= {("dA", line.rank, line.inputs), ("dB", line.outputs, line.rank)}
     chunks = 3 * min(8, cut.shapes)
-    return KERNEL * min(KERNELS_KEPT, cut.shapes * len(products) + chunks)
+    # Of a mixture every expert has a number of rows of its own.
+    shapes = cut.shapes if setup.spec.mixture is None else max(cut.shapes, cut.tokens // GRAIN)
+    return KERNEL * min(KERNELS_KEPT, shapes * len(products) + chunks)
 
 
 def _compiled_by_document(setup: Setup, cut: Cut) -> int:
