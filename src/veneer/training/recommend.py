@@ -32,7 +32,7 @@ ENOUGH_STEPS = 100
 """Steps below which smaller ones are taken: at the same number of rows they learned more (docs/benchmarks.md)."""
 FEWEST_EXAMPLES = 2
 SHORT_RUN = 100
-"""Steps of the runs for which the article found fifteen times the rate of full fine-tuning best, in place of ten."""
+"""Steps of the runs, at the most, that get twice the rate of long ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,12 @@ def recommended_rate(
     """A peak learning rate.
 
     LoRA with AdamW: 5e-5 · 10 · (2000 / hidden)^0.78, the article's fit over models from 1 to 70 billion weights, and
-    up to half as much again for short runs, as it found too. Below the default number of rows a step the rate falls
-    with their square root, as the noise of Adam's steps asks for (Malladi et al., 2022, arXiv:2205.10287). Full
-    fine-tuning: a tenth of the fit. 8-bit AdamW replaces AdamW at the same settings (arXiv:2110.02861), and Adafactor's
-    updates are clipped to a root mean square of 1, about AdamW's. Lion's are all ±1 and want a third to a tenth (Chen
-    et al., 2023, section 5); a fifth is taken. For SGD there is no rule (`veneer.config.check` refuses `auto`).
+    up to twice that for short runs (it found half as much again; docs/benchmarks.md has what was measured here). Below
+    the default number of rows a step the rate falls with their square root, as the noise of Adam's steps asks for
+    (Malladi et al., 2022, arXiv:2205.10287). Full fine-tuning: a tenth of the fit. 8-bit AdamW replaces AdamW at the
+    same settings (arXiv:2110.02861), and Adafactor's updates are clipped to a root mean square of 1, about AdamW's.
+    Lion's are all ±1 and want a third to a tenth (Chen et al., 2023, section 5); a fifth is taken. For SGD there is no
+    rule (`veneer.config.check` refuses `auto`).
 
     Args:
         method: what is trained.
@@ -78,7 +79,7 @@ def recommended_rate(
         rate /= 10
         reason = f"a tenth of LoRA's rate for a width of {hidden_size:,}, as LoRA Without Regret found it"
     else:
-        short = 1 if steps is None else 1 + min(1.0, SHORT_RUN / steps) / 2
+        short = 1 if steps is None else 1 + min(1.0, SHORT_RUN / steps)
         small = min(1.0, math.sqrt(examples / DEFAULT_EXAMPLES_PER_STEP))
         rate *= short * small
         if short >= 1.05:
