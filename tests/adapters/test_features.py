@@ -12,7 +12,16 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from tiny_models import documents, largest_difference, ours, packed_hidden, packed_logits, their_logits, tiny_llama
+from tiny_models import (
+    documents,
+    largest_difference,
+    ours,
+    packed_hidden,
+    packed_logits,
+    their_logits,
+    tiny,
+    tiny_llama,
+)
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
@@ -20,7 +29,8 @@ from veneer.adapters.store import load_adapter, save_adapter
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.losses import linear_cross_entropy, scored_cross_entropy
 from veneer.model.decoder import CausalLM
-from veneer.options import Bias, Scaling, Variant
+from veneer.options import Bias, Method, Scaling, Variant
+from veneer.plan.setup import Setup
 
 # PEFT warns of what some of these options cost there: merging, or an embedding saved whole.
 pytestmark = [
@@ -223,3 +233,30 @@ def test_folded_into_the_base_it_computes_the_same(case: Case, tmp_path: Path) -
         assert largest_difference(their_logits(whole, TEXTS), packed_logits(model, TEXTS)) < 1e-5
         with adapter.disabled():
             assert torch.equal(packed_logits(model, TEXTS), base)
+
+
+def test_all_biases_are_those_of_norms_too(tmp_path: Path) -> None:
+    """StableLM's norms have some. PEFT trains whatever has `bias` in its name."""
+    base = tiny("stablelm", changes={"use_qkv_bias": True})
+    model = ours(base, tmp_path / "base")
+    spec = LoraSpec(rank=2, alpha=4.0, target_modules=("q_proj",), bias=Bias.ALL)
+    adapter = inject(model, spec)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    names = [name for name in adapter.tensors() if name.endswith("norm.bias")]
+    assert len(names) == 2 * 2 + 1
+    planned = Setup(spec=model.spec, method=Method.LORA, dtype=torch.float32, lora=spec)
+    assert planned.trained_weights == sum(parameter.numel() for parameter in adapter.parameters())
+    (tmp_path / "adapter").mkdir()
+    save_adapter(tmp_path / "adapter", adapter, base="base")
+    texts = documents([9, 4])
+    with torch.no_grad():
+        theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+        assert largest_difference(packed_logits(model, texts), their_logits(theirs, texts)) < 1e-4
+    again = ours(tiny("stablelm", changes={"use_qkv_bias": True}), tmp_path / "again")
+    theirs.save_pretrained(tmp_path / "from peft")
+    load_adapter(again, tmp_path / "from peft")
+    with torch.no_grad():
+        assert largest_difference(packed_logits(again, texts), packed_logits(model, texts)) < 1e-5

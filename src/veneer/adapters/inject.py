@@ -17,13 +17,14 @@ from veneer.adapters.experts import ExpertFactors, ExpertsUpdate, grouped, on_ex
 from veneer.adapters.init import INITS, Layer, embedding
 from veneer.adapters.linear import Dropout, LoraLinear, TrainedBias
 from veneer.adapters.part import Part
-from veneer.adapters.saved import Place, SavedModule, trainable_copy
+from veneer.adapters.saved import Place, SavedModule, TrainedNormBias, trainable_copy
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, expert_parameter
 from veneer.errors import AdapterError
 from veneer.model.decoder import BaseLinear, DenseLinear, Embedding
 from veneer.model.experts import Experts
 from veneer.model.language import LanguageModel
+from veneer.model.leaves import WideNorm
 from veneer.options import Bias, Factors, Init, Variant
 
 
@@ -78,7 +79,7 @@ def inject(model: LanguageModel, spec: LoraSpec, *, seed: int = 0, sources: Sour
     starts = [(path, maker.update(path)) for path in targets if expert_parameter(path) is None]
     starts += [(path, maker.experts(path, parameters)) for path, parameters in experts.items()]
     parts: list[tuple[str, Part]] = []
-    for path, part in (*starts, *maker.biases(dict(starts)), *maker.saved(saved), *maker.tokens()):
+    for path, part in (*starts, *maker.biases(dict(starts), saved), *maker.saved(saved), *maker.tokens()):
         if isinstance(part, nn.Module):
             part.train(model.training)
             Place.of(model, path).put(part)
@@ -175,8 +176,8 @@ class _Maker:
             return None
         return lambda: read(f"{path}.weight").to(self.model.device)
 
-    def biases(self, updates: Mapping[str, Part]) -> Iterator[tuple[str, Part]]:
-        """Trained biases of the layers that have one."""
+    def biases(self, updates: Mapping[str, Part], saved: list[str]) -> Iterator[tuple[str, Part]]:
+        """Trained biases of the layers that have one, and of norms."""
         if self.spec.bias is Bias.NONE:
             return
         for path in linear_paths(self.model):
@@ -186,6 +187,13 @@ class _Maker:
             base = cast(BaseLinear, self.model.get_submodule(path) if layer is None else layer)
             if base.bias is not None:
                 yield path, TrainedBias(base, adapted=layer is not None)
+        if self.spec.bias is Bias.ALL:
+            yield from self._norm_biases(saved)
+
+    def _norm_biases(self, saved: list[str]) -> Iterator[tuple[str, Part]]:
+        for path, norm in list(self.model.named_modules()):
+            if isinstance(norm, WideNorm) and norm.bias is not None and path not in saved:
+                yield path, TrainedNormBias(Place.of(self.model, path), norm)
 
     def saved(self, paths: list[str]) -> Iterator[tuple[str, Part]]:
         """Modules that are trained whole; behind a tied embedding the head that goes with it."""

@@ -73,7 +73,7 @@ def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> 
     spec = adapter.spec
     embeddings = {path: part for path, part in adapter.parts if isinstance(part, LoraEmbedding)}
     updates: dict[str, LoraLinear | LoraEmbedding] = {**embeddings, **adapter.updates()}
-    saved = [path for path, part in adapter.parts if isinstance(part, SavedModule) and part.trained()]
+    saved = [path for path, part in adapter.parts if isinstance(part, SavedModule) and part.whole and part.trained()]
     config = {
         "auto_mapping": None,
         "base_model_name_or_path": base,

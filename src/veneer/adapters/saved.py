@@ -82,6 +82,9 @@ class SavedModule:
         tied: whether its weight is that of another saved module, which trains it.
     """
 
+    whole = True
+    """Whether all of the module is trained and saved."""
+
     def __init__(self, place: Place, base: nn.Module, own: nn.Module, *, tied: bool = False):
         self.base, self.own = base, own
         self._place, self.tied = place, tied
@@ -120,3 +123,26 @@ class SavedModule:
         """Replace all tensors; see `Part`."""
         for name, tensor in self.tensors().items():
             tensors[name] = tensor.to(tensors[name].dtype)
+
+
+class TrainedNormBias(SavedModule):
+    """A norm of which the bias alone is trained (`bias: all`).
+
+    Args:
+        place: of the norm.
+        base: the frozen one, which has a bias.
+    """
+
+    whole = False
+
+    def __init__(self, place: Place, base: WideNorm):
+        assert base.bias is not None
+        super().__init__(place, base, base.of(base.weight, _parameter(base.bias)))
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The bias; see `Part`."""
+        return {"bias": self.own.get_parameter("bias")}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The same; see `Part`."""
+        return {"bias": self.own.get_parameter("bias").detach()}

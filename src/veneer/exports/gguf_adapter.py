@@ -192,6 +192,7 @@ def _what(part: Part) -> str:
     names = {
         "DoraLinear": "DoRA's magnitudes",
         "TrainedBias": "a trained bias",
+        "TrainedNormBias": "a trained bias",
         "LoraEmbedding": "an update of the embedding",
         "TokenEmbedding": "trained rows of the embedding",
         "TokenHead": "trained rows of the head",

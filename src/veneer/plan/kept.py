@@ -98,7 +98,7 @@ def kept_by_layer(setup: Setup, cut: Cut, layer: int, *, learned: bool) -> int:
     learned = learned or setup.full
     total, experts = 0, has_experts(setup.spec, layer)
     for stage in _stages(setup, tokens, experts=experts):
-        learned = learned or setup.saves(*(f"model.layers.{layer}.{norm}" for norm in stage.norms))
+        learned = learned or setup.learns_norm(*(f"model.layers.{layer}.{norm}" for norm in stage.norms))
         ranked = any(lines[leaf].rank for leaf in stage.leaves)
         if learned:
             total += stage.kept
@@ -183,7 +183,7 @@ def kept_activations(setup: Setup, cut: Cut, *, recompute: bool) -> int:
     for number, lines in enumerate(setup.linears):
         stages = _stages(setup, 0, experts=has_experts(setup.spec, number))
         norms = (f"model.layers.{number}.{norm}" for stage in stages for norm in stage.norms)
-        adapted = any(setup.learns(line) for line in lines.values()) or setup.saves(*norms)
+        adapted = any(setup.learns(line) for line in lines.values()) or setup.learns_norm(*norms)
         if not recompute:
             total += kept_by_layer(setup, cut, number, learned=learned)
         elif learned or adapted or setup.full:

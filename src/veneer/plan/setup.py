@@ -17,8 +17,9 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_path
 from veneer.config import QuantSection, RunConfig
 from veneer.load import linear_shapes, norm_shapes
+from veneer.model.shape import Norm
 from veneer.model.spec import DecoderSpec
-from veneer.options import Factors, Init, Method, OptimizerName, Products
+from veneer.options import Bias, Factors, Init, Method, OptimizerName, Products
 from veneer.plan.mixture import has_experts, mixture_lines, share_of_experts
 from veneer.plan.trained import Linear, Shape, by_adapter, by_full, by_linear, norm_paths
 from veneer.quant.schemes import skipped
@@ -241,6 +242,11 @@ class Setup:
     def saves(self, *paths: str) -> bool:
         """Whether any of the modules is trained whole beside an adapter."""
         return not self.full and any(names_path(name, path) for name in self.lora.modules_to_save for path in paths)
+
+    def learns_norm(self, *paths: str) -> bool:
+        """Whether anything of these norms is trained beside an adapter."""
+        biases = self.lora.bias is Bias.ALL and self.spec.norm is Norm.LAYER_BIAS
+        return not self.full and bool(paths) and (biases or self.saves(*paths))
 
     @property
     def largest_matrix(self) -> int:

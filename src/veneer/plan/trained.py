@@ -103,7 +103,8 @@ def by_adapter(
         yield from by_linear(Linear(HEAD, dim, vocab, False, lora.rank_of(HEAD)), lora)
     tables: dict[str, Shape] = {f"{path}.weight": (vocab, dim) for path in (EMBEDDING, HEAD)}
     for full_name, shape in (tables | norm_shapes(spec)).items():
-        if any(names_path(name, full_name.rpartition(".")[0]) for name in lora.modules_to_save):
+        saved = any(names_path(name, full_name.rpartition(".")[0]) for name in lora.modules_to_save)
+        if saved or (lora.bias is Bias.ALL and full_name.endswith(".bias")):
             yield full_name, shape
     for path, ids in lora.trainable_tokens.items():
         yield f"{path}.{TOKENS}", (len(ids), dim)
