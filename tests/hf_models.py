@@ -41,6 +41,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "mixtral": {**_GATED, "num_local_experts": 4},
     "phimoe": {**_GATED, "num_local_experts": 4},
     "mamba": {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
+    "falcon_mamba": {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
+    "biogpt": {**_SMALL, "intermediate_size": 112, "max_position_embeddings": 512},
     "llama": dict(_GATED),
     "roformer": {**_SMALL, "intermediate_size": 112, "embedding_size": 64, "is_decoder": True},
 }

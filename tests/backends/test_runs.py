@@ -395,6 +395,26 @@ def test_prompts_and_completions_need_no_chat_template(tmp_path: Path) -> None:
     assert json.loads(report.stdout)["rows"] == 12
 
 
+def test_a_head_of_another_name_is_found(data: Path, tmp_path: Path) -> None:
+    base = write_hf_model(tmp_path / "base", "biogpt")
+    run = train(run_config(base, data, tmp_path / "run", "train.steps=2"))
+    assert run.progress.step == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "left_out"), [("lora", "lora.exclude_modules=[dt_proj]"), ("qlora", "quant.skip_modules=[dt_proj]")]
+)
+def test_a_class_that_reads_a_layers_weight_is_told_of_with_the_line(
+    method: str, left_out: str, data: Path, tmp_path: Path
+) -> None:
+    base = write_hf_model(tmp_path / "base", "falcon_mamba")
+    settings = (f"method={method}", "train.steps=2")
+    with pytest.raises(ModelError, match=r"in `time_step = self\.dt_proj\.weight .*exclude_modules.*skip_modules"):
+        train(run_config(base, data, tmp_path / "run", *settings))
+    run = train(run_config(base, data, tmp_path / "again", *settings, "lora.exclude_modules=[dt_proj]", left_out))
+    assert run.progress.step == 2
+
+
 def test_rows_beyond_the_learned_positions_are_refused(data: Path, tmp_path: Path) -> None:
     model = write_hf_model(tmp_path / "model", "gpt2", changes={"n_positions": 16})
     with pytest.raises(ModelError, match=r"'gpt2' has 16 positions, and a row has \d+ tokens"):

@@ -209,6 +209,8 @@ class _Maker:
     def tokens(self) -> Iterator[tuple[str, Part]]:
         """Trained rows of the embedding, and of a head that is tied to it or has rows of its own."""
         chosen = self.spec.trainable_tokens
+        if not chosen:
+            return
         embedding_rows = None
         if EMBEDDING in chosen:
             base = cast(Embedding, self.model.get_submodule(EMBEDDING))

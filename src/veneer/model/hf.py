@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -303,7 +304,8 @@ def _called(base: Any, arguments: dict[str, Any]) -> Any:
     """What a body returns.
 
     Raises:
-        ModelError: there are more tokens than a model with learned positions has.
+        ModelError: there are more tokens than a model with learned positions has, or its code reads the weight of a
+            layer that is quantised or adapted, past whoever holds it.
     """
     try:
         return base(**arguments, return_dict=True)
@@ -314,6 +316,18 @@ def _called(base: Any, arguments: dict[str, Any]) -> Any:
             f"model_type {base.config.model_type!r} has {most} positions, and a row has {length} tokens or more "
             f"({error}); take shorter rows (data.max_length), or fewer new tokens"
         ) from error
+    except AttributeError as error:
+        raise ModelError(
+            f"model_type {base.config.model_type!r} reads a layer's weight by itself, in `{_line(error)}` ({error}): "
+            "an update on it would be passed by, and codes taken for numbers. Leave the layer out: of the adapter by "
+            "lora.exclude_modules, of a quantised base by quant.skip_modules"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    """The line of code, torch's own left out, that an error came from."""
+    lines = [frame.line for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
+    return (lines[-1] if lines else None) or "unknown code"
 
 
 def _places(lengths: Sequence[int], shared: int, device: torch.device) -> list[Tensor]:
