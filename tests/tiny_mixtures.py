@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from transformers import (
     GptOssConfig,
     GptOssForCausalLM,
@@ -14,6 +13,8 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
+
+from tiny_models import randomised
 
 EXPERTS = 4
 SHAPES: dict[str, Any] = {
@@ -39,14 +40,4 @@ def tiny_mixture(kind: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
         }  # fmt: skip
         own = {"num_local_experts": EXPERTS, "sliding_window": 6, "rope_parameters": rope, "swiglu_limit": 1.0}
         model = GptOssForCausalLM(GptOssConfig(**(own | shapes)))
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            drawn = torch.randn(parameter.shape, generator=generator)
-            if name.endswith("norm.weight"):
-                parameter.copy_(1 + 0.1 * drawn)
-            elif "embed_tokens" in name:
-                parameter.copy_(drawn)
-            else:
-                parameter.copy_(0.15 * drawn)
-    return model.eval()
+    return randomised(model, seed)

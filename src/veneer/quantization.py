@@ -18,7 +18,7 @@ from veneer.config import QuantSection, quant_problems
 from veneer.errors import ConfigError, OutputError, listing
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import atomic_folder
-from veneer.io.model_files import recorded_dtype, save_model
+from veneer.io.model_files import DTYPES, recorded_dtype, save_model
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
 from veneer.load import check_tensors, expected_tensors, linear_paths
 from veneer.model.spec import DecoderSpec, spec_from_hf
@@ -28,9 +28,6 @@ from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import RowwiseLinear
 from veneer.quant.schemes import HEAD, pack, skipped
-
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-"""What the weights that stay dense may be stored in."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

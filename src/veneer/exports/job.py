@@ -20,7 +20,7 @@ from veneer.exports.record import ExportRecord
 from veneer.exports.tensors import Tensors
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint
-from veneer.io.model_files import recorded_dtype
+from veneer.io.model_files import DTYPES, recorded_dtype
 from veneer.load import stored_quantisation
 from veneer.model.spec import spec_from_hf
 from veneer.options import Backend, Method
@@ -37,13 +37,6 @@ class StoredDtype(Enum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
-
-
-KINDS = {
-    StoredDtype.FLOAT32: torch.float32,
-    StoredDtype.BFLOAT16: torch.bfloat16,
-    StoredDtype.FLOAT16: torch.float16,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +122,7 @@ def stored_dtype(dtype: StoredDtype, checkpoint: Checkpoint) -> torch.dtype:
     """The dtype to write in."""
     if dtype is StoredDtype.AUTO:
         return recorded_dtype(checkpoint.config) or torch.bfloat16
-    return KINDS[dtype]
+    return DTYPES[dtype.value]
 
 
 def name_of(dtype: torch.dtype) -> str:

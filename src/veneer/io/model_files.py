@@ -18,13 +18,14 @@ from veneer.io.stream import TensorWriter
 from veneer.io.tokenizer import Tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
-_NAMES = {"torch.float32": "float32", "torch.bfloat16": "bfloat16", "torch.float16": "float16"}
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+"""What weights are written in, by the name that config.json has for it."""
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def recorded_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
     """The dtype that config.json says the weights are stored in; None where it names none of those that are written."""
-    name = str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch.")
-    return next((getattr(torch, known) for known in _NAMES.values() if known == name), None)
+    return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."))
 
 
 def save_model(
@@ -48,7 +49,7 @@ def save_model(
     """
     published = dict(as_published(origin.config, tensors.items()))
     write_tensors(directory / WEIGHTS_FILE, published, {"format": "pt"})
-    dtype = _NAMES[str(next(iter(tensors.values())).dtype)]
+    dtype = _NAMES[next(iter(tensors.values())).dtype]
     _save_rest(directory, {"torch_dtype": dtype}, origin, quantization, origin.tokenizer())
 
 
@@ -85,7 +86,7 @@ def stream_model(
             file.write(name, tensor)
             shapes[name] = tuple(tensor.shape)
             if name == "model.embed_tokens.weight":
-                changes = {"torch_dtype": _NAMES[str(tensor.dtype)], "vocab_size": len(tensor)}
+                changes = {"torch_dtype": _NAMES[tensor.dtype], "vocab_size": len(tensor)}
     changes["tie_word_embeddings"] = "lm_head.weight" not in shapes
     _save_rest(directory, changes, origin, quantization, tokenizer or origin.tokenizer())
     return shapes
@@ -113,7 +114,7 @@ def stream_files(
     with TensorWriter(directory / WEIGHTS_FILE, names, {"format": "pt"}) as file:
         for name, tensor in tensors:
             file.write(name, tensor)
-    _save_rest(directory, {"torch_dtype": _NAMES[str(dtype)]}, origin, None, origin.tokenizer())
+    _save_rest(directory, {"torch_dtype": _NAMES[dtype]}, origin, None, origin.tokenizer())
 
 
 def _save_rest(

@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, cast
 
@@ -29,6 +27,7 @@ from torch import Tensor, nn
 from veneer.errors import AdapterError, ModelError
 from veneer.model.attention import similar_groups
 from veneer.model.decoder import plain_weight
+from veneer.model.hf_decoding import Anew, Cached, called
 from veneer.model.hf_skeleton import HfSpec, Skeleton
 from veneer.model.language import Decoding
 from veneer.model.leaves import DenseLinear
@@ -172,7 +171,7 @@ class HfModel:
         """What its body returns, asked together with whether it is causal."""
         texts = torch.tensor([[1, 2, 3, 4], [1, 2, 4, 3]], device=self.device).remainder_(self.spec.vocab_size)
         with torch.no_grad():
-            found = _called(self._base, {"input_ids": texts} | self._uncached)
+            found = called(self._base, {"input_ids": texts} | self._uncached)
         states = found.last_hidden_state[:, :2].float()
         if not torch.allclose(states[0], states[1], rtol=1e-2, atol=1e-2 * float(states.abs().max())):
             raise ModelError(
@@ -203,7 +202,7 @@ class HfModel:
         arguments: dict[str, Any] = {"input_ids": tokens} | self._uncached
         if mask is not None and "attention_mask" in self._takes:
             arguments["attention_mask"] = mask
-        return cast(Tensor, _called(self._base, arguments).last_hidden_state)
+        return cast(Tensor, called(self._base, arguments).last_hidden_state)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the next token, `[rows, dim]` to `[rows, vocab_size]`."""
@@ -211,7 +210,7 @@ class HfModel:
 
     def decoding(self, rows: int, capacity: int) -> Decoding:
         """Room for `rows` rows; with transformers' cache where that is exact, else each step anew."""
-        return _Cached(self._base, self._takes) if self._caches else _Anew(self.documents)
+        return Cached(self._base, self._takes) if self._caches else Anew(self.documents)
 
     @cached_property
     @torch.no_grad()
@@ -221,8 +220,8 @@ class HfModel:
         if not {"past_key_values", "attention_mask"} <= self._takes:
             return False
         tokens = torch.tensor([1, 2, 3, 4, 5, 4, 3, 2], device=self.device).remainder_(self.spec.vocab_size)
-        both = _Cached(self._base, self._takes).prefill(tokens, [5, 3])[1].float()
-        alone = _Cached(self._base, self._takes).prefill(tokens[5:], [3])[0].float()
+        both = Cached(self._base, self._takes).prefill(tokens, [5, 3])[1].float()
+        alone = Cached(self._base, self._takes).prefill(tokens[5:], [3])[0].float()
         tolerance = 1e-3 if self.dtype is torch.float32 else 3e-2
         return torch.allclose(both, alone, rtol=tolerance, atol=tolerance * float(alone.abs().max()))
 
@@ -300,36 +299,6 @@ def _taken(forward: Callable[..., Any]) -> frozenset[str]:
     return named | {"use_cache"} if anything else named
 
 
-def _called(base: Any, arguments: dict[str, Any]) -> Any:
-    """What a body returns.
-
-    Raises:
-        ModelError: there are more tokens than a model with learned positions has, or its code reads the weight of a
-            layer that is quantised or adapted, past whoever holds it.
-    """
-    try:
-        return base(**arguments, return_dict=True)
-    except IndexError as error:
-        length = arguments["input_ids"].shape[1]
-        most = getattr(base.config, "max_position_embeddings", "some")
-        raise ModelError(
-            f"model_type {base.config.model_type!r} has {most} positions, and a row has {length} tokens or more "
-            f"({error}); take shorter rows (data.max_length), or fewer new tokens"
-        ) from error
-    except AttributeError as error:
-        raise ModelError(
-            f"model_type {base.config.model_type!r} reads a layer's weight by itself, in `{_line(error)}` ({error}): "
-            "an update on it would be passed by, and codes taken for numbers. Leave the layer out: of the adapter by "
-            "lora.exclude_modules, of a quantised base by quant.skip_modules"
-        ) from error
-
-
-def _line(error: Exception) -> str:
-    """The line of code, torch's own left out, that an error came from."""
-    lines = [frame.line for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
-    return (lines[-1] if lines else None) or "unknown code"
-
-
 def _places(lengths: Sequence[int], shared: int, device: torch.device) -> list[Tensor]:
     """Where the tokens of each document lie, the shared ones included."""
     ends = torch.tensor(lengths).cumsum(0).add(shared).tolist()
@@ -378,84 +347,3 @@ class _Given(nn.Module):
     def forward(self, *_: Any, **rest: Any) -> Any:
         """That, whatever the body would be called with."""
         return self._given
-
-
-@dataclass(slots=True)
-class _Cached:
-    """Decoding with transformers' cache. Prompts are padded in front, so that the new tokens of all rows stand in one
-    column and every distance within a row is what it is without padding."""
-
-    base: Any
-    takes: frozenset[str]
-    mask: Tensor | None = None
-    cache: Any = None
-
-    def prefill(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Hidden states of each prompt's last token; see `Decoding`."""
-        width = max(lengths)
-        rows = [nn.functional.pad(row, (width - len(row), 0)) for row in torch.split(tokens, list(lengths))]
-        counts = torch.tensor(lengths, device=tokens.device)
-        self.mask = (torch.arange(width, device=tokens.device) >= width - counts[:, None]).long()
-        return self._run(torch.stack(rows), (self.mask.cumsum(1) - 1).clamp(min=0))
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Hidden states of one more token a row; see `Decoding`."""
-        assert self.mask is not None
-        positions = self.mask.sum(1, keepdim=True)
-        self.mask = torch.cat((self.mask, self.mask.new_ones(len(tokens), 1)), 1)
-        return self._run(tokens[:, None], positions)
-
-    def widths(self) -> list[int]:
-        """One token a row; see `Decoding`."""
-        assert self.mask is not None
-        return [1] * len(self.mask)
-
-    def _run(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        arguments = {"input_ids": tokens, "attention_mask": self.mask, "past_key_values": self.cache, "use_cache": True}
-        if "position_ids" in self.takes:
-            arguments["position_ids"] = positions
-        found = _called(self.base, arguments)
-        self.cache = found.past_key_values
-        return cast(Tensor, found.last_hidden_state[:, -1])
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop the other rows; see `Decoding`."""
-        assert self.mask is not None
-        self.mask = self.mask[rows]
-        self.cache.batch_select_indices(rows)
-
-
-@dataclass(slots=True)
-class _Anew:
-    """Decoding without a cache, for classes whose state is none of keys and values: each step computes all tokens."""
-
-    documents: Callable[[Tensor, Tensor, Sequence[int]], Tensor]
-    rows: list[Tensor] | None = None
-
-    def prefill(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Hidden states of each prompt's last token; see `Decoding`."""
-        self.rows = list(torch.split(tokens, list(lengths)))
-        return self._run()
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """Hidden states of one more token a row; see `Decoding`."""
-        assert self.rows is not None
-        self.rows = [torch.cat((row, token[None])) for row, token in zip(self.rows, tokens, strict=True)]
-        return self._run()
-
-    def widths(self) -> list[int]:
-        """All tokens of each row; see `Decoding`."""
-        assert self.rows is not None
-        return [len(row) + 1 for row in self.rows]
-
-    def _run(self) -> Tensor:
-        assert self.rows is not None
-        lengths = [len(row) for row in self.rows]
-        positions = torch.cat([torch.arange(length, device=self.rows[0].device) for length in lengths])
-        hidden = self.documents(torch.cat(self.rows), positions, lengths)
-        return hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop the other rows; see `Decoding`."""
-        assert self.rows is not None
-        self.rows = [self.rows[row] for row in rows.tolist()]

@@ -13,7 +13,7 @@ import torch
 
 from veneer.adapters.combinations import refuse, refuse_beyond_linear
 from veneer.adapters.experts import on_experts, target_paths
-from veneer.adapters.spec import LoraSpec
+from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.backends.choose import backend_of, check_hf, said
 from veneer.backends.load import describe_hf
 from veneer.config import RunConfig, check, to_yaml
@@ -50,7 +50,7 @@ from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 from veneer.training.trainable import AdapterTraining, Trainable
 
 EVALUATIONS_PER_RUN = 10
-SLOW_STARTS = (Init.PISSA, Init.OLORA, Init.LOFTQ, Init.EVA)
+SLOW_STARTS = frozenset(DECOMPOSING) - {Init.PISSA_FAST}
 """Starts that take seconds a layer."""
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in the output folder."""
