@@ -29,11 +29,11 @@ from veneer.assistant import make_assistant
 from veneer.charts import Series, line_chart
 from veneer.config import DataSection, RunConfig, TrainSection
 from veneer.data.records import read_records
+from veneer.enums import Method
 from veneer.errors import VeneerError
 from veneer.evaluation.run import prepare, score_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import spec_from_hf
-from veneer.options import Method
 from veneer.quickstart import bundled_data, bundled_model
 from veneer.training.recommend import Choice, recommended_examples, recommended_rate, steps_of
 from veneer.training.run import CHECKPOINTS, train

@@ -26,10 +26,10 @@ from veneer.adapters.spec import LoraSpec
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import encode_all
 from veneer.data.records import read_records
+from veneer.enums import Overlong, Products
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.load import Holding, load_model
 from veneer.model.decoder import CausalLM
-from veneer.options import Overlong, Products
 from veneer.products import outputs
 from veneer.quickstart import bundled_data, bundled_model
 from veneer.training.objective import mean_loss, supervised_cross_entropy

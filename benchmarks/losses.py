@@ -29,9 +29,9 @@ from veneer.adapters.store import save_adapter
 from veneer.charts import Series, line_chart
 from veneer.data.chat import encode_all
 from veneer.data.records import read_records
+from veneer.enums import Overlong
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
-from veneer.options import Overlong
 
 REFERENCE, PEER, OWN_NAME = "float32", "TRL+PEFT bf16", "veneer bf16"
 SEED = 0

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from veneer.config import TrainSection
-from veneer.options import OptimizerName
+from veneer.enums import OptimizerName
 from veneer.training.optimizers.base import RuleOptimizer
 from veneer.training.optimizers.choose import PAGED, make_rule
 

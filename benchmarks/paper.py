@@ -28,8 +28,8 @@ from veneer.charts import Series, points_chart
 from veneer.comparison.order import Order, Outcome, read_answers
 from veneer.comparison.run import CompareConfig, CompareResult, compare
 from veneer.comparison.summary import Figure, MethodSummary, figure, summarize
+from veneer.enums import Method
 from veneer.errors import VeneerError
-from veneer.options import Method
 from veneer.quickstart import bundled_model
 
 ROOT = Path(__file__).parents[1]

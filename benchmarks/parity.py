@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from veneer.config import ComputeSection, parse
+from veneer.enums import Dtype
 from veneer.exports.certificate import compare
 from veneer.exports.certify import NEW_TOKENS
 from veneer.exports.job import StoredDtype
@@ -25,7 +26,6 @@ from veneer.exports.run import TARGETS, Target, open_job
 from veneer.exports.sides import reference
 from veneer.exports.tensors import compare_tensors
 from veneer.exports.thresholds import THRESHOLDS
-from veneer.options import Dtype
 from veneer.training.run import train
 
 CLAIMS = Path(__file__).parents[1] / "examples" / "claims"

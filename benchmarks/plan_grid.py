@@ -58,8 +58,8 @@ def predict_again(one: dict[str, Any]) -> float:
 
     from veneer.config import parse
     from veneer.model.spec import spec_from_hf
-    from veneer.plan.memory import memory
-    from veneer.plan.setup import Cut, Setup
+    from veneer.planning.memory import memory
+    from veneer.planning.setup import Cut, Setup
 
     case, components = Case(**one["case"]), one["plan"]["components"]
     spec = spec_from_hf(config_of(case.shape, case.model_type))

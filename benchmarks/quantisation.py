@@ -31,6 +31,7 @@ from torch import Tensor
 from veneer.config import QuantSection
 from veneer.data.chat import Example, encode_all
 from veneer.data.records import read_records
+from veneer.enums import Overlong
 from veneer.evaluation.scoring import RowScore, row_losses
 from veneer.evaluation.statistics import compare
 from veneer.io.checkpoint import open_checkpoint
@@ -38,7 +39,6 @@ from veneer.io.model_files import save_model
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import linear_paths, load_model
 from veneer.model.decoder import CausalLM, DenseLinear
-from veneer.options import Overlong
 from veneer.quant.codes import CodeBook, dequantize_nested, quantize_4bit, quantize_nested
 from veneer.quant.rowwise import quantize_rowwise
 from veneer.quant.schemes import pack

@@ -19,9 +19,9 @@ from torch.profiler import ProfilerActivity, profile
 from veneer.data.batches import pack
 from veneer.data.chat import encode_all
 from veneer.data.records import read_records
+from veneer.enums import Overlong, Products
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding
-from veneer.options import Overlong, Products
 from veneer.quickstart import bundled_model
 from veneer.system import heap_kept
 

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from veneer.config import RunConfig, parse
-from veneer.training.many import joined, prepare
+from veneer.training.joint import joined, prepare
 
 DATA = Path(__file__).parents[1] / "examples" / "claims" / "train.jsonl"
 WIDTHS = {"one by one": 1, "up to 1,024 tokens": 1024, "all at once": 10**9}

@@ -12,21 +12,21 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "veneer"
 
 LAYERS = (
-    {"errors", "options", "config", "events", "charts", "grain"},
+    {"errors", "enums", "config", "events", "charts", "padding"},
     {"native"},
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system"},
     {"adapters", "data", "load", "generation"},
     {"backends"},
-    {"plan"},
+    {"planning"},
     {"training", "evaluation", "assistant", "quantization"},
-    {"exports", "comparison", "sweep", "reproduction"},
-    {"cli", "commands", "recipes", "quickstart", "doctor", "display", "__main__", "__init__"},
+    {"exports", "comparison", "sweeps", "reproduction"},
+    {"cli", "commands", "recipes", "quickstart", "diagnosis", "display", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""
 
 SIDEWAYS = {
-    ("config", "options"),  # the words of its settings
+    ("config", "enums"),  # the words of its settings
     ("config", "errors"),  # a refused setting is one of the errors
     ("events", "errors"),  # an event that cannot be written is an OutputError
     ("evaluation", "assistant"),  # what is evaluated is an assistant
@@ -34,9 +34,9 @@ SIDEWAYS = {
     ("cli", "commands"),
     ("commands", "recipes"),
     ("commands", "quickstart"),
-    ("cli", "doctor"),
+    ("cli", "diagnosis"),
     ("cli", "__init__"),  # the version
-    ("doctor", "__init__"),  # the version
+    ("diagnosis", "__init__"),  # the version
     ("quickstart", "recipes"),
     ("quickstart", "display"),
     ("recipes", "display"),

@@ -14,8 +14,8 @@ from pydantic import BaseModel
 
 import veneer
 from veneer.config import RunConfig, check, known_keys, override, parse, put, read_yaml, to_yaml
+from veneer.enums import Method, Schedule
 from veneer.errors import ConfigError
-from veneer.options import Method, Schedule
 
 SOURCE = Path(veneer.__file__).parent
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from veneer import hardware
+from veneer.enums import Dtype, Products
 from veneer.errors import ConfigError
 from veneer.hardware import check_products, cpu_flags, processor, resolve_device, resolve_dtype
 from veneer.native.library import Choice
-from veneer.options import Dtype, Products
 
 CPU = torch.device("cpu")
 

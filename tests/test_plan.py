@@ -24,19 +24,19 @@ from veneer.cli import main
 from veneer.config import ComputeSection, QuantSection, read_yaml
 from veneer.data.batches import pack
 from veneer.data.chat import Example
+from veneer.enums import Bias, Factors, Init, Method, Products, Variant
 from veneer.errors import AdapterError, ConfigError, Interrupted
 from veneer.events import Note
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.load import Holding, expected_tensors, load_model
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
-from veneer.options import Bias, Factors, Init, Method, Products, Variant
-from veneer.plan.choose import CANDIDATES, TOLERANCE, Limit, choose, limit_of
-from veneer.plan.kept import kept_activations
-from veneer.plan.memory import MB, base_bytes, memory, resident
-from veneer.plan.plan import spoken
-from veneer.plan.setup import Cut, Setup
-from veneer.plan.time import CARDS, Rate, card, disk, operations, overhead_operations, probe, step_seconds
+from veneer.planning.activations import kept_activations
+from veneer.planning.choose import CANDIDATES, TOLERANCE, Limit, choose, limit_of
+from veneer.planning.memory import MB, base_bytes, memory, resident
+from veneer.planning.plan import spoken
+from veneer.planning.setup import Cut, Setup
+from veneer.planning.time import CARDS, Rate, card, disk, operations, overhead_operations, probe, step_seconds
 from veneer.quant.packed import PackedLinear
 from veneer.training.objective import supervised_cross_entropy
 from veneer.training.rows import PackedSteps, load_rows

@@ -22,15 +22,15 @@ from tiny_models import documents, largest_difference, packed_logits, saved, the
 from veneer.assistant import open_assistant
 from veneer.cli import main
 from veneer.config import QuantSection
+from veneer.enums import Method, Scheme
 from veneer.errors import ConfigError, ModelError, OutputError
 from veneer.events import Note
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding, load_model, stored_quantisation
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
-from veneer.options import Method, Scheme
-from veneer.plan.memory import base_bytes
-from veneer.plan.setup import Setup
+from veneer.planning.memory import base_bytes
+from veneer.planning.setup import Setup
 from veneer.quant.packed import PackedLinear
 from veneer.quantization import quantize
 from veneer.training.planned import Expected, plan_of

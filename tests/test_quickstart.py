@@ -12,8 +12,8 @@ import pytest
 
 from support import smollm2_gguf
 from veneer import quickstart
+from veneer.enums import Method
 from veneer.errors import ModelError
-from veneer.options import Method
 
 
 def run_quickstart(folder: Path, *arguments: str) -> dict[str, object]:

@@ -113,8 +113,8 @@ def run_config(model: Path, data: Path, output: Path, *assignments: str) -> RunC
 
 def examples(model: Path, data: Path) -> list[Example]:
     """The rows of a file, encoded by our own path."""
+    from veneer.enums import Overlong
     from veneer.io.tokenizer import from_directory
-    from veneer.options import Overlong
 
     return encode_all(read_records(data), from_directory(model), max_length=None, overlong=Overlong.DROP).examples
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from veneer.comparison.run import compare as compare
     from veneer.config import QuantSection as QuantSection
     from veneer.config import RunConfig as RunConfig
+    from veneer.enums import Method as Method
     from veneer.errors import VeneerError as VeneerError
     from veneer.evaluation.run import Report as Report
     from veneer.evaluation.run import evaluate as evaluate
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from veneer.exports.run import export as export
     from veneer.exports.verify import verify as verify
     from veneer.generation import Sampling as Sampling
-    from veneer.options import Method as Method
     from veneer.quantization import Quantised as Quantised
     from veneer.quantization import quantize as quantize
     from veneer.reproduction.run import Reproduction as Reproduction
@@ -51,7 +51,7 @@ _HOMES = {
     "CompareConfig": "veneer.comparison.run",
     "CompareResult": "veneer.comparison.run",
     "ExportRecord": "veneer.exports.record",
-    "Method": "veneer.options",
+    "Method": "veneer.enums",
     "QuantSection": "veneer.config",
     "Quantised": "veneer.quantization",
     "Report": "veneer.evaluation.run",

@@ -13,6 +13,7 @@ from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, RunConfig, parse, read_yaml
 from veneer.data.chat import Encoder, template_of
 from veneer.data.records import Message
+from veneer.enums import Backend, Method
 from veneer.errors import AdapterError
 from veneer.generation import Sampling, generate
 from veneer.hardware import resolve_device, resolve_dtype
@@ -20,7 +21,6 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import Holding
 from veneer.model.language import LanguageModel
-from veneer.options import Backend, Method
 
 RUN_FILE = "config.yaml"
 """The run's configuration, which `veneer train` writes beside the adapter."""

@@ -61,7 +61,7 @@ def doctor(measure: bool, as_json: bool) -> None:
     """Say what this machine has, which path is used and why, and what would make it faster."""
     from dataclasses import asdict
 
-    from veneer.doctor import advice, gather, report
+    from veneer.diagnosis import advice, gather, report
 
     facts = gather(measure=measure)
     click.echo(json.dumps({**asdict(facts), "advice": advice(facts)}, indent=2) if as_json else report(facts))

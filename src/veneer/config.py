@@ -16,8 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from veneer.errors import ConfigError, listing, nearest
-from veneer.options import (
+from veneer.enums import (
     Backend,
     Bias,
     Dtype,
@@ -33,6 +32,7 @@ from veneer.options import (
     Scheme,
     Variant,
 )
+from veneer.errors import ConfigError, listing, nearest
 
 
 class _Section(BaseModel):

@@ -31,8 +31,8 @@ from veneer.evaluation.statistics import Comparison, Metric
 from veneer.events import CheckpointSaved, Evaluated, Event, Note, RunFinished, RunStarted, StepDone
 from veneer.exports.certificate import TOP, Certificate
 from veneer.exports.record import Measured
-from veneer.plan.plan import Plan, spoken
-from veneer.sweep.outcome import Outcome
+from veneer.planning.plan import Plan, spoken
+from veneer.sweeps.outcome import Outcome
 
 PERCENT = ("exact", "fields")
 """Measures that are shares, shown in percent."""

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, DataError, listing
-from veneer.model.held import held
 from veneer.model.language import LanguageModel
+from veneer.model.precomputed import held
 from veneer.quant.packed import decoded_weights
 
 
@@ -46,7 +46,7 @@ class Sampling:
 
 
 class Router(Protocol):
-    """Tells a model that has several adapters whose tokens it computes (`veneer.adapters.many.AdapterSet.by_row`)."""
+    """Tells a model that has several adapters whose tokens it computes (`adapters.adapter_set.AdapterSet.by_row`)."""
 
     def group(self, row: int) -> str:
         """Rows of one group are computed best side by side."""

@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from veneer.config import QuantSection
+from veneer.enums import Products, Scheme
 from veneer.errors import ConfigError, ModelError, listing
 from veneer.hardware import check_products
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
-from veneer.options import Products, Scheme
 from veneer.quant.codes import BLOCKS, CodeBook, NestedScales, code_values, nested_values
 from veneer.quant.int8 import Int8Linear
 from veneer.quant.linear import QuantLinear

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from veneer.gpu.dispatch import triton_kernels
-from veneer.grain import filled
 from veneer.native.library import kernels, usable
+from veneer.padding import pad_to_multiple
 from veneer.products import PLAIN_SCORES, Scores, inputs, outputs
 
 CHUNK_ROWS = 256
@@ -93,11 +93,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
         loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
         # One buffer for all chunks: a fresh one each time costs more in page faults than the pass over it.
-        buffer = hidden.new_empty((min(chunk, filled(len(targets))), head.shape[0]))
+        buffer = hidden.new_empty((min(chunk, pad_to_multiple(len(targets))), head.shape[0]))
         for start in range(0, len(targets), chunk):
             rows = slice(start, start + chunk)
             real = len(targets[rows])
-            some = functional.pad(hidden[rows], (0, 0, 0, min(chunk, filled(real)) - real))
+            some = functional.pad(hidden[rows], (0, 0, 0, min(chunk, pad_to_multiple(real)) - real))
             scores = outputs(some, head, out=buffer[: len(some)])
             losses = _losses_in_place(scores[:real], targets[rows], gradient=wanted, shaping=shaping)
             loss += losses.sum(dtype=torch.float64)

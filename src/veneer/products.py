@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from veneer.grain import filled
 from veneer.native.library import Kernels, kernels, usable
+from veneer.padding import pad_to_multiple
 
 FEWEST_ROWS = 16
 """With fewer rows, laying out the weight for the kernel would take longer than the product."""
@@ -79,7 +79,7 @@ def outputs(
 ) -> Tensor:
     """x Wᵀ + bias + scale · left Bᵀ, `[tokens, in]` to `[tokens, out]`; all in the dtype of x, the bias in any.
 
-    `out`, if given, is filled and returned.
+    `out`, if given, is pad_to_multiple and returned.
     """
     native = _native(x, weight, update)
     if native is not None:
@@ -130,11 +130,11 @@ def enough(x: Tensor) -> Tensor:
     be had, up to the next of few numbers.
 
     For rows whose number varies, as an expert's: torch's product in bfloat16 compiles and keeps a kernel for every
-    number of them (`veneer.grain`).
+    number of them (`veneer.padding`).
     """
     if x.dtype != torch.bfloat16 or x.device.type != "cpu":
         return x
-    more = (max(FEWEST_ROWS, len(x)) if compiled() else filled(len(x))) - len(x)
+    more = (max(FEWEST_ROWS, len(x)) if compiled() else pad_to_multiple(len(x))) - len(x)
     return functional.pad(x, (0, 0, 0, more)) if more else x
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from veneer.backends.choose import refuse_hf
 from veneer.config import QuantSection, quant_problems
+from veneer.enums import Scheme
 from veneer.errors import ConfigError, OutputError, listing
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import atomic_folder
@@ -22,7 +23,6 @@ from veneer.io.model_files import DTYPES, recorded_dtype, save_model
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
 from veneer.load import check_tensors, expected_tensors, linear_paths
 from veneer.model.spec import DecoderSpec, spec_from_hf
-from veneer.options import Scheme
 from veneer.quant.codes import code_values, nested_values
 from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear

@@ -22,10 +22,10 @@ from veneer.assistant import Assistant, make_assistant
 from veneer.config import ComputeSection, DataSection, LoraSection, RunConfig, TrainSection
 from veneer.data.records import read_records
 from veneer.display import comparison_table, counting, duration, sample_table
+from veneer.enums import Method
 from veneer.errors import ModelError
 from veneer.evaluation.run import Report, RowSet, make_report, prepare, score_rows
 from veneer.io.checkpoint import open_checkpoint
-from veneer.options import Method
 from veneer.recipes import console, open_visibly, score_visibly, train_visibly
 from veneer.training.run import RunResult
 from veneer.training.trainable import AdapterTraining

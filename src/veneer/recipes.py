@@ -34,6 +34,7 @@ from veneer.display import (
     sample_table,
     sweep_table,
 )
+from veneer.enums import Method
 from veneer.errors import ConfigError, DataError, listing
 from veneer.evaluation.run import Report, RowSet, evaluate_rows, prepare
 from veneer.events import Evaluated, Event, RunFinished, StepDone, Subscriber
@@ -44,12 +45,11 @@ from veneer.exports.run import Target, export
 from veneer.exports.verify import verify
 from veneer.generation import Sampling
 from veneer.io.files import write_text
-from veneer.options import Method
 from veneer.quantization import quantize
 from veneer.reproduction.run import Reproduction, reproduce
-from veneer.sweep.grid import Point
-from veneer.sweep.outcome import Outcome, best_of, to_json
-from veneer.sweep.run import CHART_FILE, TOGETHER, sweep
+from veneer.sweeps.grid import Point
+from veneer.sweeps.outcome import Outcome, best_of, to_json
+from veneer.sweeps.run import CHART_FILE, TOGETHER, sweep
 from veneer.training.interrupt import interruptible
 from veneer.training.planned import Expected, estimate_of, plan_of
 from veneer.training.run import RunResult, train

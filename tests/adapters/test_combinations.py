@@ -19,12 +19,12 @@ from veneer.adapters.inject import Sources, inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, save_adapter
 from veneer.adapters.targets import EMBEDDING
+from veneer.enums import Bias, Factors, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.load import Holding, load_model
 from veneer.losses import linear_cross_entropy, scored_cross_entropy
 from veneer.model.decoder import CausalLM
-from veneer.options import Bias, Factors, Init, Method, Scaling, Variant
 
 ROOT = Path(__file__).parents[2]
 TEXTS = documents([17, 9], seed=3)

@@ -21,8 +21,8 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, read_config, read_tensors, save_adapter
 from veneer.cli import main
 from veneer.commands.making import KINDS
+from veneer.enums import Bias
 from veneer.errors import AdapterError
-from veneer.options import Bias
 
 TEXTS = documents([21, 8, 1], seed=8)
 NAMES = ["q_proj", "v_proj", "down_proj", "lm_head"]

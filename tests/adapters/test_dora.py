@@ -13,9 +13,9 @@ from veneer.adapters.dora import DoraLinear, scaled
 from veneer.adapters.inject import inject
 from veneer.adapters.linear import Dropout, LoraLinear
 from veneer.adapters.spec import LoraSpec
+from veneer.enums import Variant
 from veneer.generation import Sampling, generate
 from veneer.model.decoder import BaseLinear, DenseLinear
-from veneer.options import Variant
 from veneer.quant.linear import QuantLinear
 
 IN, OUT, RANK, SCALE = 48, 40, 4, 1.5

@@ -14,18 +14,18 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tiny_mixtures import EXPERTS, KINDS, tiny_mixture
 from tiny_models import documents, largest_difference, packed_hidden, packed_logits, their_logits
+from veneer.adapters.adapter_set import AdapterSet
 from veneer.adapters.experts import ExpertsUpdate
 from veneer.adapters.inject import inject
-from veneer.adapters.many import AdapterSet
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, save_adapter
+from veneer.enums import Bias, Factors, Init, Scaling, Variant
 from veneer.errors import AdapterError, ConfigError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.load import Holding, load_model
 from veneer.losses import linear_cross_entropy
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation
-from veneer.options import Bias, Factors, Init, Scaling, Variant
 from veneer.quant.packed import PackedLinear
 
 pytestmark = [

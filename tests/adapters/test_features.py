@@ -27,10 +27,10 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, save_adapter
 from veneer.adapters.targets import EMBEDDING, HEAD
+from veneer.enums import Bias, Method, Scaling, Variant
 from veneer.losses import linear_cross_entropy, scored_cross_entropy
 from veneer.model.decoder import CausalLM
-from veneer.options import Bias, Method, Scaling, Variant
-from veneer.plan.setup import Setup
+from veneer.planning.setup import Setup
 
 # PEFT warns of what some of these options cost there: merging, or an embedding saved whole.
 pytestmark = [

@@ -19,10 +19,10 @@ from veneer.adapters.inject import Sources, inject, linear_paths
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, read_tensors, save_adapter
+from veneer.enums import Init, Scaling
 from veneer.errors import AdapterError
 from veneer.load import Holding, load_model
 from veneer.model.decoder import CausalLM
-from veneer.options import Init, Scaling
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]])

@@ -14,10 +14,10 @@ from veneer.adapters.inject import inject, linear_paths
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.adapters.targets import resolve_targets
+from veneer.enums import Init
 from veneer.errors import AdapterError
 from veneer.load import Holding
 from veneer.model.decoder import CausalLM
-from veneer.options import Init
 
 LEAVES = [
     *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 from hf_models import SHAPES, their_loss, their_model, write_hf_model
 from tiny import examples, rows, run_config, tree, write_rows
 from tiny_models import documents, largest_difference, their_logits
+from veneer.adapters.adapter_set import AdapterSet
 from veneer.adapters.inject import inject
-from veneer.adapters.many import AdapterSet
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, save_adapter
 from veneer.assistant import open_assistant
@@ -27,12 +27,12 @@ from veneer.backends.load import load_hf, load_language_model
 from veneer.cli import main
 from veneer.config import ComputeSection
 from veneer.data.batches import pack
+from veneer.enums import Backend, Dtype, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError, ConfigError, ModelError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding
 from veneer.model.hf import HfModel
 from veneer.model.language import LanguageModel
-from veneer.options import Backend, Dtype, Init, Method, Scaling, Variant
 from veneer.quant.packed import PackedLinear
 from veneer.training.objective import supervised_cross_entropy
 from veneer.training.result import EVENTS_FILE

@@ -18,9 +18,9 @@ from veneer.comparison.order import Order, read_answers
 from veneer.comparison.run import CompareConfig, CompareResult, compare
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
+from veneer.enums import Dtype, Method
 from veneer.errors import ConfigError, DataError, Interrupted, OutputError
 from veneer.evaluation.run import evaluate
-from veneer.options import Dtype, Method
 from veneer.training.run import train
 
 SETTINGS = (

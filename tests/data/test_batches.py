@@ -69,7 +69,9 @@ def test_steps_refuse_what_makes_no_sense() -> None:
 
 
 def test_a_micro_batch_in_full() -> None:
-    (batch,) = pack([example([10, 11, 12], [0, 0, 1]), example([20, 21, 22, 23], [1, 1, 0, 1])], 10, grain=1)
+    (batch,) = pack(
+        [example([10, 11, 12], [0, 0, 1]), example([20, 21, 22, 23], [1, 1, 0, 1])], 10, pad_to_multiple_of=1
+    )
     assert batch.tokens.tolist() == [10, 11, 12, 20, 21, 22, 23]
     assert batch.positions.tolist() == [0, 1, 2, 0, 1, 2, 3]
     assert batch.lengths == (3, 4)
@@ -95,7 +97,7 @@ def documents_of(batch: MicroBatch) -> list[list[int]]:
 
 
 def test_a_micro_batch_is_filled_up_with_tokens_of_no_document() -> None:
-    (batch,) = pack([example([1, 2, 3]), example([1, 5])], 100, grain=8)
+    (batch,) = pack([example([1, 2, 3]), example([1, 5])], 100, pad_to_multiple_of=8)
     assert batch.tokens.tolist() == [1, 2, 3, 5, 0, 0, 0, 0]
     assert batch.positions.tolist() == [0, 1, 2, 1, 0, 0, 0, 0]
     assert (batch.shared, batch.lengths, batch.filler, batch.segments) == (1, (2, 1), 4, (2, 1, 4))
@@ -108,7 +110,7 @@ def test_a_micro_batch_is_filled_up_with_tokens_of_no_document() -> None:
 
 def test_what_all_documents_begin_with_is_laid_once() -> None:
     rows = [example([1, 2, 3, 8], [0, 1, 0, 1]), example([1, 2, 4], [1, 1, 1]), example([1, 2, 5, 6], [0, 0, 1, 1])]
-    (batch,) = pack(rows, 100, grain=1)
+    (batch,) = pack(rows, 100, pad_to_multiple_of=1)
     assert (batch.shared, batch.lengths) == (2, (2, 1, 2))
     assert batch.tokens.tolist() == [1, 2, 3, 8, 4, 5, 6]
     assert batch.positions.tolist() == [0, 1, 2, 3, 2, 2, 3]
@@ -138,7 +140,7 @@ def test_the_common_beginning(tokens: list[list[int]], expected: int) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(st.data(), st.booleans(), st.sampled_from([1, 8, 32]))
-def test_packing_keeps_every_document_and_target(data: st.DataObject, share: bool, grain: int) -> None:
+def test_packing_keeps_every_document_and_target(data: st.DataObject, share: bool, pad_to_multiple_of: int) -> None:
     lengths = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=20))
     budget = data.draw(st.integers(1, 30))
     common = data.draw(st.integers(0, 5))
@@ -147,12 +149,12 @@ def test_packing_keeps_every_document_and_target(data: st.DataObject, share: boo
         mask = data.draw(st.lists(st.integers(0, 1), min_size=length, max_size=length))
         examples.append(example([t if t < common else number * 100 + t for t in range(length)], mask))
     seen = []
-    for batch in pack(examples, budget, share=share, grain=grain):
+    for batch in pack(examples, budget, share=share, pad_to_multiple_of=pad_to_multiple_of):
         documents = documents_of(batch)
         assert batch.document_tokens == sum(map(len, documents)) <= max(budget, len(documents[0]))
         assert len(batch.tokens) == len(batch.positions) == batch.shared + sum(batch.segments)
-        assert len(batch.tokens) % grain == 0
-        assert batch.filler < grain
+        assert len(batch.tokens) % pad_to_multiple_of == 0
+        assert batch.filler < pad_to_multiple_of
         assert min(batch.lengths) > 0
         members, expected = [], []
         for document in documents:

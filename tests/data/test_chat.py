@@ -20,9 +20,9 @@ from veneer.data.chat import (
     template_of,
 )
 from veneer.data.records import Record
+from veneer.enums import Overlong
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
-from veneer.options import Overlong
 
 
 def record(*turns: str | dict, where: str = "f:1", **fields: object) -> Record:

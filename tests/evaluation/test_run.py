@@ -14,10 +14,10 @@ from tiny import examples, rows, run_config, write_rows
 from veneer.assistant import open_assistant, turns
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
+from veneer.enums import Dtype, Method
 from veneer.errors import AdapterError, DataError
 from veneer.evaluation.run import EXTRA_TOKENS, evaluate, evaluate_rows, prepare
 from veneer.generation import Sampling
-from veneer.options import Dtype, Method
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)

@@ -24,6 +24,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
 from veneer.adapters.targets import EMBEDDING
 from veneer.config import ComputeSection
+from veneer.enums import Bias, Dtype, Init, Scaling, Variant
 from veneer.errors import AdapterError, ConfigError, ModelError
 from veneer.exports import gguf_adapter
 from veneer.exports.certificate import ParityError
@@ -37,7 +38,6 @@ from veneer.io.gguf.encode import Quant
 from veneer.io.tokenizer import from_directory
 from veneer.load import load_model
 from veneer.model.decoder import CausalLM
-from veneer.options import Bias, Dtype, Init, Scaling, Variant
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)

@@ -13,10 +13,10 @@ import pytest
 
 from tiny import run_config
 from veneer.config import ComputeSection
+from veneer.enums import Dtype
 from veneer.exports.certificate import Certificate
 from veneer.exports.run import Target, export
 from veneer.exports.verify import verify
-from veneer.options import Dtype
 from veneer.training.run import train
 
 pytest.importorskip("xllamacpp", reason="xllamacpp is not installed (pip install 'veneer[llama-cpp]')")

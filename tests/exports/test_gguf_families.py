@@ -16,13 +16,13 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
 from veneer.config import ComputeSection
+from veneer.enums import Dtype
 from veneer.errors import AdapterError
 from veneer.exports.gguf_adapter import write_gguf_adapter
 from veneer.exports.llama_cpp import opened
 from veneer.exports.run import Target, export
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
-from veneer.options import Dtype
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
 TABLED_GELU = 2e-3

@@ -16,11 +16,11 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import QuantSection
+from veneer.enums import Bias, Init, Variant
 from veneer.errors import AdapterError
 from veneer.exports.base import MergeBase, Trained, open_source
 from veneer.exports.merge import write_merged
 from veneer.load import load_model
-from veneer.options import Bias, Init, Variant
 
 TEXTS = documents([19, 8], seed=4)
 TIED, BIASED = {"tie_word_embeddings": True}, {"attention_bias": True}

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from tiny import run_config, tree, write_rows
 from tiny_models import documents, largest_difference, their_logits
 from veneer.config import ComputeSection
+from veneer.enums import Dtype
 from veneer.errors import ConfigError, DataError
 from veneer.exports import certify, merged, run
 from veneer.exports.certificate import ParityError
@@ -23,7 +24,6 @@ from veneer.exports.job import Job, Kind, StoredDtype
 from veneer.exports.record import ExportRecord
 from veneer.exports.run import Target, export
 from veneer.exports.verify import verify
-from veneer.options import Dtype
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)

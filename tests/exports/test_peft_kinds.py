@@ -16,10 +16,10 @@ from tiny import rows, run_config, write_rows
 from tiny_models import documents, largest_difference, packed_logits, their_logits, tiny_llama
 from veneer.assistant import open_assistant
 from veneer.config import ComputeSection
+from veneer.enums import Dtype
 from veneer.errors import AdapterError
 from veneer.exports.job import StoredDtype
 from veneer.exports.run import export
-from veneer.options import Dtype
 from veneer.training.run import train
 
 pytestmark = [

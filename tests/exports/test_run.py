@@ -17,6 +17,7 @@ from tiny_models import documents, largest_difference, packed_logits
 from veneer.adapters.store import read_tensors
 from veneer.assistant import open_assistant
 from veneer.config import ComputeSection, QuantSection
+from veneer.enums import Dtype, Method
 from veneer.errors import AdapterError, ConfigError, ModelError, OutputError
 from veneer.evaluation.run import Report, evaluate
 from veneer.exports.base import MergeBase, Trained, open_source
@@ -26,7 +27,6 @@ from veneer.exports.merged import STORED, UNMEASURED
 from veneer.exports.record import CARD_FILE, PARITY_FILE, RECORD_FILE
 from veneer.exports.run import Target, export
 from veneer.io.checkpoint import open_checkpoint
-from veneer.options import Dtype, Method
 from veneer.quant.linear import QuantLinear
 from veneer.quantization import quantize
 from veneer.training.run import train

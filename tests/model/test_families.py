@@ -39,11 +39,12 @@ from tiny_models import (
     their_logits,
     tiny,
 )
+from veneer.adapters.adapter_set import AdapterSet
 from veneer.adapters.inject import inject
-from veneer.adapters.many import AdapterSet
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
 from veneer.config import QuantSection
+from veneer.enums import Method
 from veneer.errors import ModelError
 from veneer.exports.base import MergeBase, Trained, open_source
 from veneer.exports.merge import write_merged
@@ -59,9 +60,8 @@ from veneer.model.families import reading
 from veneer.model.recompute import Recomputation
 from veneer.model.shape import HeadNorm
 from veneer.model.spec import spec_from_hf
-from veneer.options import Method
-from veneer.plan.kept import kept_activations
-from veneer.plan.setup import Cut, Setup
+from veneer.planning.activations import kept_activations
+from veneer.planning.setup import Cut, Setup
 
 YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 LLAMA3 = {

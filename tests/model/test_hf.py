@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel
 from hf_models import OTHERS, SHAPES, tiny_hf
 from tiny_models import documents, largest_difference, their_logits
 from veneer.backends.load import load_hf, load_language_model
+from veneer.enums import Backend, Products
 from veneer.errors import AdapterError, ConfigError, ModelError
 from veneer.generation import Sampling, generate
 from veneer.io.checkpoint import SafetensorsCheckpoint, open_checkpoint
@@ -23,7 +24,6 @@ from veneer.model.decoder import Embedding, plain_weight
 from veneer.model.hf import HfModel
 from veneer.model.hf_skeleton import skeleton
 from veneer.model.recompute import Recomputation
-from veneer.options import Backend, Products
 
 KINDS = [*SHAPES, *OTHERS]
 TEXTS = documents([5, 19, 1, 30, 7], seed=3)

@@ -14,12 +14,12 @@ from tiny_models import documents, largest_difference, packed_logits, saved, tin
 from veneer.adapters.inject import inject
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
+from veneer.enums import Products
 from veneer.errors import ConfigError, ModelError
 from veneer.events import Note, StepDone
 from veneer.load import Holding, load_model
 from veneer.model.attention import PackedAttention
 from veneer.native.library import kernels
-from veneer.options import Products
 from veneer.quant import int8
 from veneer.quant.int8 import GROUP, Int8Linear, Int8Matrix, quantize_rows, round_to_int8
 from veneer.quant.linear import QuantLinear

@@ -12,12 +12,12 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from tiny import run_config, write_model
 from veneer.assistant import open_assistant
 from veneer.data.records import read_records
+from veneer.enums import Method
 from veneer.errors import AdapterError, Interrupted, ModelError
 from veneer.evaluation.run import evaluate_rows, prepare
 from veneer.exports.run import StoredDtype, export
 from veneer.generation import Sampling
 from veneer.model.attention import PackedAttention
-from veneer.options import Method
 from veneer.training.run import train
 
 # PEFT warns of updates at both ends of a tied model.

@@ -19,12 +19,12 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
+from veneer.enums import Schedule
 from veneer.errors import Diverged, Interrupted
 from veneer.events import Event, EventLog, StepDone, read_events
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding, load_model
 from veneer.model.decoder import CausalLM
-from veneer.options import Schedule
 from veneer.training.checkpoint import CheckpointStore, Progress, verify
 from veneer.training.engine import Engine
 from veneer.training.objective import Sums, mean_loss, supervised_cross_entropy

@@ -20,7 +20,7 @@ from veneer.errors import Interrupted
 from veneer.exports.run import StoredDtype, export
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
-from veneer.training.many import prepare, train_together
+from veneer.training.joint import prepare, train_together
 from veneer.training.run import train
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]

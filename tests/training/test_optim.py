@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tiny_parameters import gradients, parameters
-from veneer.options import Schedule
+from veneer.enums import Schedule
 from veneer.training.optim import RateSchedule, clip, global_norm
 
 # ------------------------------------------------------------------------------------------------------------ schedule

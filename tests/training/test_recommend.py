@@ -10,12 +10,12 @@ import pytest
 from tiny import rows, run_config, write_rows
 from veneer.adapters.spec import LoraSpec
 from veneer.config import TrainSection, parse, read_yaml
+from veneer.enums import Method, OptimizerName
 from veneer.errors import ConfigError
 from veneer.events import Event, Note
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import DecoderSpec, spec_from_hf
-from veneer.options import Method, OptimizerName
-from veneer.plan.setup import decoder_linears
+from veneer.planning.setup import decoder_linears
 from veneer.training.planned import Expected, plan_of
 from veneer.training.recommend import (
     Choice,

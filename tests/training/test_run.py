@@ -25,6 +25,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 from tiny import CommandLine, examples, rows, run_config, tree, write_model, write_rows
 from veneer.assistant import open_assistant
 from veneer.config import parse, read_yaml, to_yaml
+from veneer.enums import Method
 from veneer.errors import (
     AdapterError,
     CheckpointError,
@@ -38,7 +39,6 @@ from veneer.events import Event, Note, StepDone, read_events
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
 from veneer.model.attention import PackedAttention
-from veneer.options import Method
 from veneer.training.checkpoint import verify
 from veneer.training.rows import PackedSteps, load_rows, split
 from veneer.training.run import RunResult, train

@@ -14,8 +14,8 @@ from veneer.adapters.dora import DoraLinear
 from veneer.adapters.embedding import TokenHead
 from veneer.adapters.experts import ExpertsUpdate
 from veneer.adapters.linear import LoraLinear
-from veneer.adapters.part import Part
-from veneer.adapters.saved import Place, SavedModule
+from veneer.adapters.module import Part
+from veneer.adapters.modules_to_save import Place, SavedModule
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear, Embedding, RmsNorm

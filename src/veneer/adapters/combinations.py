@@ -9,8 +9,8 @@ from enum import Enum
 
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, means
+from veneer.enums import Bias, Factors, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError, listing
-from veneer.options import Bias, Factors, Init, Method, Scaling, Variant
 
 
 class Feature(Enum):

@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.arithmetic import Kind, Majority, Sum, Update
 from veneer.adapters.init import INITS, Layer, embedding
-from veneer.adapters.part import Part, copy_in
+from veneer.adapters.module import Part, copy_in
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import CONFIG_FILE, read_config, read_tensors, save_adapter
 from veneer.adapters.targets import EMBEDDING, layer_number
+from veneer.enums import Bias, Init, Scaling, Variant
 from veneer.errors import AdapterError, OutputError, listing
 from veneer.io.files import make_output_folder, staged_files
-from veneer.options import Bias, Init, Scaling, Variant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

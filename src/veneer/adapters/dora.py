@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.linear import LoraLinear
-from veneer.adapters.part import copy_in
+from veneer.adapters.module import copy_in
 from veneer.model.decoder import BaseLinear
-from veneer.model.held import Held
+from veneer.model.precomputed import Held
 
 MAGNITUDE = "lora_magnitude_vector"
 """PEFT's name of m."""

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from veneer.adapters.dora import MAGNITUDE, scaled
-from veneer.adapters.part import copy_in
+from veneer.adapters.module import copy_in
 from veneer.model.decoder import DenseLinear, Embedding
-from veneer.model.held import Held
+from veneer.model.precomputed import Held
 
 NORM_ROWS = 4096
 """Rows of a table that are summed at a time."""

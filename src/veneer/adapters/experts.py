@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.part import copy_in
+from veneer.adapters.module import copy_in
 from veneer.adapters.targets import Names, expert_parameter, means
 from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear

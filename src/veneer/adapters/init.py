@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from veneer.enums import Init
 from veneer.errors import AdapterError
-from veneer.options import Init
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,16 +16,16 @@ from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead, 
 from veneer.adapters.experts import ExpertFactors, ExpertsUpdate, grouped, on_experts, target_paths
 from veneer.adapters.init import INITS, Layer, embedding
 from veneer.adapters.linear import Dropout, LoraLinear, TrainedBias
-from veneer.adapters.part import Part
-from veneer.adapters.saved import Place, SavedModule, TrainedNormBias, trainable_copy
+from veneer.adapters.module import Part
+from veneer.adapters.modules_to_save import Place, SavedModule, TrainedNormBias, trainable_copy
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, expert_parameter
+from veneer.enums import Bias, Factors, Init, Variant
 from veneer.errors import AdapterError
 from veneer.model.decoder import BaseLinear, DenseLinear, Embedding
 from veneer.model.experts import Experts
 from veneer.model.language import LanguageModel
 from veneer.model.leaves import WideNorm
-from veneer.options import Bias, Factors, Init, Variant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

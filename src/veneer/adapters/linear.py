@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.part import copy_in
+from veneer.adapters.module import copy_in
 from veneer.model.decoder import BaseLinear
 from veneer.products import LowRank, inputs, outer, outputs
 

@@ -17,11 +17,11 @@ from veneer.adapters.adapter import Adapter
 from veneer.adapters.embedding import LoraEmbedding
 from veneer.adapters.experts import ExpertsUpdate, written_targets
 from veneer.adapters.linear import LoraLinear
-from veneer.adapters.saved import SavedModule
+from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, names_path
+from veneer.enums import Bias, Init, Scaling, Variant
 from veneer.errors import AdapterError, listing
-from veneer.options import Bias, Init, Scaling, Variant
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None,),

@@ -16,8 +16,8 @@ from veneer.adapters.targets import (
     resolve_targets,
 )
 from veneer.config import LoraSection
+from veneer.enums import Bias, Factors, Init, Scaling, Variant
 from veneer.errors import AdapterError, listing, nearest
-from veneer.options import Bias, Factors, Init, Scaling, Variant
 
 DECOMPOSING = (Init.PISSA, Init.PISSA_FAST, Init.OLORA, Init.EVA, Init.LOFTQ)
 """Starts that are taken from a matrix, which has no more directions than its smaller side."""

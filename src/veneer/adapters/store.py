@@ -17,16 +17,16 @@ from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKENS
 from veneer.adapters.experts import read_targets
 from veneer.adapters.inject import inject
+from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.peft_config import adapter_config, is_plain, parse_config
-from veneer.adapters.saved import SavedModule
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.tables import Tables, grow, put_tables
 from veneer.adapters.targets import EMBEDDING, HEAD, by_pattern
+from veneer.enums import Init
 from veneer.errors import AdapterError, listing
 from veneer.io.files import write_tensors, write_text
 from veneer.io.tokenizer import Tokenizer, from_directory
 from veneer.model.language import LanguageModel
-from veneer.options import Init
 from veneer.quant.int8 import Int8Linear
 from veneer.quant.packed import PackedLinear
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from veneer.config import RunConfig
+from veneer.enums import Backend, Method, Products
 from veneer.errors import ConfigError, listing
 from veneer.model.spec import FAMILIES
-from veneer.options import Backend, Method, Products
 
 LIMITS = "no exact plan, no shared passes of several adapters, no serving and no GGUF export"
 """What `hf` cannot do."""

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from veneer.backends.choose import backend_of
 from veneer.backends.files import HfFiles
 from veneer.config import QuantSection
+from veneer.enums import Backend, Products
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import Checkpoint
 from veneer.load import Holding, StreamedWeights, load_model, stored_layers
 from veneer.model.hf import HfModel, build
 from veneer.model.hf_skeleton import HfSpec, keeps_float32, skeleton
 from veneer.model.language import LanguageModel
-from veneer.options import Backend, Products
 from veneer.quant.schemes import skipped
 
 

@@ -10,8 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from veneer.config import ComputeSection, RunConfig
+    from veneer.enums import Method
     from veneer.generation import Sampling
-    from veneer.options import Method
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -64,7 +64,7 @@ def sampling_options(default_tokens: int) -> Callable[[Command], Command]:
 
 def method_of(name: str | None) -> Method | None:
     """The method of that name, or None."""
-    from veneer.options import Method
+    from veneer.enums import Method
 
     return None if name is None else Method(name)
 
@@ -72,7 +72,7 @@ def method_of(name: str | None) -> Method | None:
 def compute_of(device: str, dtype: str) -> ComputeSection:
     """Where and in what it is computed."""
     from veneer.config import ComputeSection
-    from veneer.options import Dtype
+    from veneer.enums import Dtype
 
     return ComputeSection(device=device, dtype=Dtype(dtype))
 

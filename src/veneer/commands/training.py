@@ -141,7 +141,7 @@ def compare(
     if not set(names) <= set(known):
         raise click.UsageError(f"--methods {methods}: known are {', '.join(known)}, with commas between")
     from veneer.comparison.run import CompareConfig
-    from veneer.options import Method
+    from veneer.enums import Method
     from veneer.recipes import compare_visibly
 
     config = CompareConfig(
@@ -191,7 +191,7 @@ def sweep(
     """Train every point of a grid of settings, together where they share a base. Run again, it goes on."""
     from veneer.config import override, put, read_yaml
     from veneer.recipes import sweep_visibly
-    from veneer.sweep.grid import parse_grid
+    from veneer.sweeps.grid import parse_grid
 
     flags = {
         "model": model,
@@ -239,7 +239,7 @@ def reproduce(
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def quickstart(method: str, model: str | None, output: Path | None, rows: int, device: str, as_json: bool) -> None:
     """Fine-tune a small real model on the bundled insurance claims, and show before and after."""
-    from veneer.options import Method
+    from veneer.enums import Method
     from veneer.quickstart import run
 
     results = run(Method(method), model=model, output=output, rows=rows, device=device, as_json=as_json)

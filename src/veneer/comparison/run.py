@@ -16,10 +16,10 @@ from veneer.comparison.summary import Difference, MethodSummary, charts, differe
 from veneer.config import RunConfig, override, parse, put
 from veneer.data.batches import order as shuffled
 from veneer.data.records import read_rows
+from veneer.enums import Method
 from veneer.errors import ConfigError, Interrupted, OutputError, listing
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, reported, sampled_digest, write_text
-from veneer.options import Method
 from veneer.training.rows import split
 
 SETTINGS_FILE = "settings.json"

@@ -16,12 +16,12 @@ from veneer.assistant import Assistant, open_assistant
 from veneer.comparison.order import BASE, Order, Outcome, read_order
 from veneer.config import parse, read_yaml
 from veneer.data.records import read_records
+from veneer.enums import Method, Products
 from veneer.errors import VeneerError
 from veneer.evaluation.run import prepare, score_rows
 from veneer.evaluation.statistics import metrics
 from veneer.events import Event, RunStarted
 from veneer.io.files import remove_folder
-from veneer.options import Method, Products
 from veneer.training.interrupt import interruptible
 from veneer.training.result import CONFIG_FILE
 from veneer.training.run import CHECKPOINTS, train

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from veneer.data.chat import Example
 from veneer.errors import DataError
-from veneer.grain import GRAIN, filled
+from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 
 
 def order(num_examples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -167,7 +167,9 @@ class MicroBatch:
         return sum(self.lengths) + self.shared * len(self.lengths)
 
 
-def pack(examples: Sequence[Example], max_tokens: int, *, share: bool = True, grain: int = GRAIN) -> list[MicroBatch]:
+def pack(
+    examples: Sequence[Example], max_tokens: int, *, share: bool = True, pad_to_multiple_of: int = PAD_TO_MULTIPLE_OF
+) -> list[MicroBatch]:
     """Lay a step's examples into micro-batches of at most `max_tokens` tokens.
 
     First-fit decreasing (at most 11/9 of the fewest possible micro-batches), with ties and the layout inside a
@@ -179,7 +181,8 @@ def pack(examples: Sequence[Example], max_tokens: int, *, share: bool = True, gr
         max_tokens: at least 1.
         share: lay the tokens that all documents of a micro-batch begin with only once. The result is the same to
             rounding, except under dropout, which would then drop the same inputs for all of them.
-        grain: fill micro-batches up to a multiple of so many tokens, with a document that nothing is learned from.
+        pad_to_multiple_of: pad micro-batches to a multiple of so many tokens, with a document that nothing is learned
+            from.
 
     Raises:
         DataError: `max_tokens` is not positive.
@@ -188,7 +191,10 @@ def pack(examples: Sequence[Example], max_tokens: int, *, share: bool = True, gr
         raise DataError(f"max_tokens is {max_tokens}; a micro-batch holds at least one token")
     bins = fill([len(example.tokens) for example in examples], max_tokens)
     members = [[examples[index] for index in indices] for indices in bins]
-    return [_micro_batch(documents, common_beginning(documents) if share else 0, grain) for documents in members]
+    return [
+        _micro_batch(documents, common_beginning(documents) if share else 0, pad_to_multiple_of)
+        for documents in members
+    ]
 
 
 def fill(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -217,10 +223,10 @@ def common_beginning(documents: Sequence[Example]) -> int:
     return shortest if bool(same.all()) else int(np.argmin(same))
 
 
-def _micro_batch(documents: Sequence[Example], shared: int, grain: int) -> MicroBatch:
+def _micro_batch(documents: Sequence[Example], shared: int, pad_to_multiple_of: int) -> MicroBatch:
     lengths = tuple(len(document.tokens) - shared for document in documents)
     laid = shared + sum(lengths)
-    filler = np.zeros(filled(laid, grain) - laid, dtype=np.int64)
+    filler = np.zeros(pad_to_multiple(laid, pad_to_multiple_of) - laid, dtype=np.int64)
     starts = shared + np.concatenate(([0], np.cumsum(lengths)[:-1]))
     own = np.concatenate([document.tokens[shared:] for document in documents])
     places = [np.arange(shared, shared + length, dtype=np.int64) for length in lengths]

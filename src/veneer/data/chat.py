@@ -20,8 +20,8 @@ from veneer.data.escape import Guarded, Specials
 from veneer.data.records import Message, Record
 from veneer.data.spans import Span, TurnFinder
 from veneer.data.template import ChatTemplate
+from veneer.enums import Overlong
 from veneer.errors import DataError, listing
-from veneer.options import Overlong
 
 if TYPE_CHECKING:
     from veneer.io.tokenizer import Tokenizer

@@ -13,10 +13,10 @@ from veneer.assistant import Assistant, open_assistant
 from veneer.config import ComputeSection
 from veneer.data.chat import Example, split_for_evaluation
 from veneer.data.records import Record, read_records
+from veneer.enums import Method
 from veneer.errors import DataError, listing
 from veneer.evaluation.scoring import Question, RowScore, score
 from veneer.evaluation.statistics import Comparison, Metric, compare, metrics
-from veneer.options import Method
 
 EXTRA_TOKENS = 16
 """An answer may be this much longer than the longest reference before it is cut off."""

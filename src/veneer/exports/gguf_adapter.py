@@ -22,7 +22,7 @@ from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.linear import LoraLinear
-from veneer.adapters.part import Part
+from veneer.adapters.module import Part
 from veneer.errors import AdapterError, ConfigError, ModelError, listing, nearest
 from veneer.exports import llama_cpp as runner
 from veneer.exports.base import MergeBase, open_source

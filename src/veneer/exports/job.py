@@ -13,6 +13,7 @@ from torch import Tensor
 from veneer.assistant import Assistant, recorded_run
 from veneer.backends.load import describe_hf
 from veneer.config import ComputeSection, QuantSection
+from veneer.enums import Backend, Method
 from veneer.exports.base import Trained
 from veneer.exports.prompts import Rows
 from veneer.exports.readers import Reader
@@ -23,7 +24,6 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.io.model_files import DTYPES, recorded_dtype
 from veneer.load import stored_quantisation
 from veneer.model.spec import spec_from_hf
-from veneer.options import Backend, Method
 
 Progress = Callable[[str], None]
 """Told, in a few words, of what is done now."""

@@ -15,6 +15,7 @@ from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, QuantSection
 from veneer.data.chat import Example
 from veneer.data.records import Record
+from veneer.enums import Backend
 from veneer.evaluation.run import prepare
 from veneer.evaluation.scoring import RowScore, row_losses
 from veneer.evaluation.statistics import compare, metrics
@@ -23,7 +24,6 @@ from veneer.exports.merge import packed_paths
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import Holding
-from veneer.options import Backend
 from veneer.quant.schemes import pack
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from veneer.assistant import open_assistant
 from veneer.config import QuantSection
+from veneer.enums import Backend, Scheme
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics import compare
 from veneer.exports.base import MergeBase, open_source
@@ -25,7 +26,6 @@ from veneer.exports.sides import live
 from veneer.exports.tensors import OfModel, Tensors
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import reported
-from veneer.options import Backend, Scheme
 from veneer.quant.schemes import pack
 
 MERGED, MERGED_4BIT = "merged", "merged-4bit"

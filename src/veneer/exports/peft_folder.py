@@ -8,6 +8,7 @@ import torch
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import read_config, read_tensors, save_adapter
+from veneer.enums import Backend
 from veneer.exports.base import MergeBase, open_source
 from veneer.exports.certificate import Side
 from veneer.exports.hf import open_hf_source
@@ -17,7 +18,6 @@ from veneer.exports.record import ExportRecord
 from veneer.exports.sides import Asked, live, own
 from veneer.exports.tensors import InMemory, Tensors
 from veneer.io.tokenizer import Tokenizer, from_directory
-from veneer.options import Backend
 
 PEFT_TARGET = "peft"
 NO_PEFT = "not read by PEFT, which is not installed (with transformers)"

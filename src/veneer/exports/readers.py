@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from veneer.enums import Backend
 from veneer.errors import ModelError
 from veneer.exports.certificate import LISTED, Answer, Side
 from veneer.exports.llama_cpp import CONTEXT, opened
 from veneer.exports.sides import Asked, folder, led, own, steps_of
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
-from veneer.options import Backend
 
 TRANSFORMERS, PEFT = "transformers", "peft"
 

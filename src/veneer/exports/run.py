@@ -15,6 +15,7 @@ from veneer.adapters.store import read_config
 from veneer.assistant import recorded_run
 from veneer.backends.choose import backend_of
 from veneer.config import ComputeSection
+from veneer.enums import Backend, Method
 from veneer.errors import ConfigError, OutputError
 from veneer.exports import gguf, gguf_adapter, merged, peft_folder
 from veneer.exports.card import model_card
@@ -25,7 +26,6 @@ from veneer.exports.prompts import evaluation_rows
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import atomic_folder, remove_folder, write_text
-from veneer.options import Backend, Method
 
 FAILED = ".failed"
 """End of the name of a folder whose certificate did not pass."""

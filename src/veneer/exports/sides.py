@@ -20,6 +20,7 @@ from veneer.backends.choose import backend_of
 from veneer.backends.files import HfFiles
 from veneer.backends.load import load_language_model
 from veneer.data.chat import template_of
+from veneer.enums import Backend
 from veneer.exports.base import MergeBase, Trained
 from veneer.exports.certificate import LISTED, Answer, Side, Step
 from veneer.exports.prompts import Prompt, Prompts
@@ -29,7 +30,6 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.load import Holding
 from veneer.model.hf_skeleton import skeleton
 from veneer.model.language import LanguageModel
-from veneer.options import Backend
 from veneer.quant.packed import PackedLinear
 
 CHUNK = 256

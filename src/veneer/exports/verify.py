@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import ComputeSection
+from veneer.enums import Method
 from veneer.errors import ModelError
 from veneer.exports.certificate import Certificate
 from veneer.exports.certify import certify, digests
 from veneer.exports.job import Progress, StoredDtype
 from veneer.exports.record import PARITY_FILE, RECORD_FILE, ExportRecord, read_json
 from veneer.exports.run import TARGETS, Target, open_job
-from veneer.options import Method
 
 
 def verify(

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from veneer.config import QuantSection
+from veneer.enums import Scheme
 from veneer.errors import ModelError
-from veneer.options import Scheme
 
 CONFIG_KEY = "quantization_config"
 METHOD = "bitsandbytes"

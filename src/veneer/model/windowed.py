@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from veneer.grain import filled
 from veneer.model.shape import Mixing
+from veneer.padding import pad_to_multiple
 
 BLOCK_ROWS = 256
 """Query rows computed at a time: 32 heads against 2,048 keys are 67 MB of float32 scores."""
@@ -39,7 +39,7 @@ def _block(queries: Tensor, keys: Tensor, values: Tensor, sinks: Tensor | None, 
     """One block: queries `[rows, heads, dim]` against keys and values `[seen, kv_heads, dim]`, of which `before` stand
     in front of the first query's own.
 
-    Both are filled up with zeros to few numbers of rows (`veneer.grain`): keys that stand behind every query, and
+    Both are padded with zeros to few numbers of rows (`veneer.padding`): keys that stand behind every query, and
     queries that nobody asks for.
     """
     wanted = len(queries)
@@ -65,7 +65,7 @@ def _block(queries: Tensor, keys: Tensor, values: Tensor, sinks: Tensor | None, 
 
 def _filled(x: Tensor) -> Tensor:
     """`[tokens, heads, dim]`, with zeros behind."""
-    more = filled(len(x)) - len(x)
+    more = pad_to_multiple(len(x)) - len(x)
     return functional.pad(x, (0, 0, 0, 0, 0, more)) if more else x
 
 

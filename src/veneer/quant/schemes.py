@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from veneer.config import QuantSection
+from veneer.enums import Scheme
 from veneer.errors import ConfigError, listing, nearest
-from veneer.options import Scheme
 from veneer.quant.codes import NESTED_BLOCK, CodeBook, packed_sizes
 from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from veneer.config import RunConfig
+from veneer.enums import Backend
 from veneer.errors import CheckpointError
 from veneer.events import read_events
 from veneer.gpu.dispatch import choice as gpu_choice
@@ -27,7 +28,6 @@ from veneer.hardware import processor
 from veneer.io.files import sha256, write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.native.library import choice
-from veneer.options import Backend
 from veneer.system import processor_name
 from veneer.training.result import EVENTS_FILE
 from veneer.training.rows import Rows

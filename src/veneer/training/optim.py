@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from veneer.options import Schedule
+from veneer.enums import Schedule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ import torch
 from veneer.adapters.spec import LoraSpec
 from veneer.backends.choose import backend_of, check_hf
 from veneer.config import ComputeSection, RunConfig, read_yaml
+from veneer.enums import Backend, Dtype, Method, Recompute
 from veneer.errors import ConfigError
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import describe
@@ -20,12 +21,11 @@ from veneer.io.prequantised import described_quantisation
 from veneer.load import linear_paths, refuse_training
 from veneer.model.hf_skeleton import HfSpec, skeleton
 from veneer.model.spec import DecoderSpec, spec_from_hf
-from veneer.options import Backend, Dtype, Method, Recompute
-from veneer.plan.choose import device_bytes, limit_of
-from veneer.plan.estimate import Estimate, estimate, hf_linears
-from veneer.plan.plan import Plan, make_plan
-from veneer.plan.setup import Cut, Setup
-from veneer.plan.time import Rate, card, probe, published
+from veneer.planning.choose import device_bytes, limit_of
+from veneer.planning.estimate import Estimate, estimate, hf_linears
+from veneer.planning.plan import Plan, make_plan
+from veneer.planning.setup import Cut, Setup
+from veneer.planning.time import Rate, card, probe, published
 from veneer.training.recommend import completion_tokens, settle, settle_over
 from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
 
@@ -134,7 +134,7 @@ def plan_of(config: RunConfig, device: str, expected: Expected) -> Plan:
 
     Args:
         config: the run; where `data.file` is empty, `expected` stands for the rows.
-        device: as `compute.device`, or a card of `veneer.plan.time.CARDS`.
+        device: as `compute.device`, or a card of `veneer.planning.time.CARDS`.
         expected: rows to suppose.
 
     Raises:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from veneer.adapters.spec import LoraSpec
 from veneer.config import RunConfig, TrainSection
+from veneer.enums import Method, OptimizerName
 from veneer.model.language import ModelSpec
 from veneer.model.spec import DecoderSpec
-from veneer.options import Method, OptimizerName
-from veneer.plan.setup import decoder_linears
-from veneer.plan.trained import Linear
+from veneer.planning.setup import decoder_linears
+from veneer.planning.trained import Linear
 from veneer.training.rows import DEFAULT_EXAMPLES_PER_STEP, Rows
 
 BITS_PER_WEIGHT = 2.0
@@ -96,7 +96,7 @@ def weights_per_rank(linears: Iterable[Mapping[str, Linear]]) -> tuple[int, int]
     """How many weights the adapters on these layers have for each unit of rank, and the largest rank for all of them.
 
     Args:
-        linears: the decoder's layers, as `veneer.plan.setup.decoder_linears` gives them; those with a rank count.
+        linears: the decoder's layers, as `veneer.planning.setup.decoder_linears` gives them; those with a rank count.
     """
     lines = [line for layer in linears for line in layer.values() if line.rank]
     weights = sum(line.inputs + line.outputs for line in lines)

@@ -13,11 +13,11 @@ from veneer.config import RunConfig, TrainSection
 from veneer.data.batches import MicroBatch, Steps, common_beginning, fill, order, pack
 from veneer.data.chat import EncodeReport, Example, encode_all
 from veneer.data.records import Record, duplicates, overlap, read_records
+from veneer.enums import Backend, Method
 from veneer.errors import ConfigError, DataError
-from veneer.grain import GRAIN, OWN_GRAIN, filled
 from veneer.io.tokenizer import Tokenizer
-from veneer.options import Backend, Method
-from veneer.plan.setup import Cut
+from veneer.padding import OWN_PAD_TO_MULTIPLE_OF, PAD_TO_MULTIPLE_OF, pad_to_multiple
+from veneer.planning.setup import Cut
 from veneer.products import compiled
 
 Notice = Callable[[str], None]
@@ -145,7 +145,11 @@ class PackedSteps:
         # transformers takes documents one by one: there is no shape to fill up, and no beginning to share.
         flat = config.backend is not Backend.HF
         self._share = flat and config.lora.dropout == 0.0 and not by_length
-        self._grain = (OWN_GRAIN if compiled() and config.method is not Method.FULL else GRAIN) if flat else 1
+        self._multiple = (
+            (OWN_PAD_TO_MULTIPLE_OF if compiled() and config.method is not Method.FULL else PAD_TO_MULTIPLE_OF)
+            if flat
+            else 1
+        )
         self._steps = Steps(
             np.array(self._lengths),
             seed=train.seed,
@@ -171,7 +175,12 @@ class PackedSteps:
         return self._pack(chosen, self.micro_batch_tokens)
 
     def _pack(self, chosen: Iterable[int], most: int) -> list[MicroBatch]:
-        return pack([self._examples[index] for index in chosen], most, share=self._share, grain=self._grain)
+        return pack(
+            [self._examples[index] for index in chosen],
+            most,
+            share=self._share,
+            pad_to_multiple_of=self._multiple,
+        )
 
     def largest(self) -> MicroBatch:
         """The largest micro-batch of the run, by tokens laid; of a long run, of its first SCANNED_STEPS steps and of
@@ -222,7 +231,9 @@ class PackedSteps:
         return common_beginning([self._examples[index] for index in members]) if self._share else 0
 
     def _laid(self, members: list[int], shared: int) -> int:
-        return filled(sum(self._lengths[index] for index in members) - shared * (len(members) - 1), self._grain)
+        return pad_to_multiple(
+            sum(self._lengths[index] for index in members) - shared * (len(members) - 1), self._multiple
+        )
 
     def epoch(self, step: int) -> float:
         """Passes over the data that are done after the 1-based step."""

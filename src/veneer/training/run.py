@@ -18,6 +18,7 @@ from veneer.backends.choose import backend_of, check_hf, said
 from veneer.backends.load import describe_hf
 from veneer.config import RunConfig, check, to_yaml
 from veneer.data.batches import pack
+from veneer.enums import Backend, Factors, Init, Method, Products, Recompute
 from veneer.errors import CheckpointError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
 from veneer.hardware import processor, resolve_device
@@ -29,9 +30,8 @@ from veneer.load import linear_paths, stored_quantisation
 from veneer.model.language import LanguageModel, ModelSpec
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
-from veneer.options import Backend, Factors, Init, Method, Products, Recompute
-from veneer.plan.estimate import hf_linears
-from veneer.plan.plan import Plan
+from veneer.planning.estimate import hf_linears
+from veneer.planning.plan import Plan
 from veneer.system import heap_kept
 from veneer.training.build import as_stored, build, with_new_tokens
 from veneer.training.checkpoint import CheckpointStore, Progress

@@ -7,7 +7,7 @@ import torch
 
 from tiny_parameters import LARGE, advance, parameters, set_gradients
 from veneer.config import TrainSection
-from veneer.options import OptimizerName
+from veneer.enums import OptimizerName
 from veneer.training.optimizers import adamw8bit, base
 from veneer.training.optimizers.base import RuleOptimizer
 from veneer.training.optimizers.choose import make_rule

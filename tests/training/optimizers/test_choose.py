@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from veneer.config import TrainSection
-from veneer.options import OptimizerName
+from veneer.enums import OptimizerName
 from veneer.training.optimizers.adafactor import Adafactor
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.adamw8bit import AdamW8bit

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from tiny_parameters import advance, gradients, parameters
 from veneer.config import TrainSection
+from veneer.enums import OptimizerName
 from veneer.errors import ConfigError
-from veneer.options import OptimizerName
 from veneer.training.optimizers import paged
 from veneer.training.optimizers.base import RuleOptimizer
 from veneer.training.optimizers.choose import make_rule

@@ -11,15 +11,15 @@ from safetensors.torch import load_file
 
 from tiny import CommandLine, run_config
 from veneer.config import to_yaml
+from veneer.enums import OptimizerName
 from veneer.errors import CheckpointError, Interrupted
 from veneer.events import Event, Note, StepDone
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import spec_from_hf
-from veneer.options import OptimizerName
-from veneer.plan.memory import memory
-from veneer.plan.optimizer import state_bytes
-from veneer.plan.setup import Cut, Setup
-from veneer.plan.time import disk
+from veneer.planning.memory import memory
+from veneer.planning.optimizer import state_bytes
+from veneer.planning.setup import Cut, Setup
+from veneer.planning.time import disk
 from veneer.training.run import RunResult, train
 
 RATES = {OptimizerName.SGD: 0.05, OptimizerName.LION: 0.001}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.native.library import CodedMoment, kernels, usable
-from veneer.plan.optimizer import in_8_bits
+from veneer.planning.optimizer import in_8_bits
 from veneer.quant.dynamic import BLOCK, DynamicMap, decode, encode, scales_of, search
 from veneer.training.optimizers.adamw import EPSILON, AdamW
 from veneer.training.optimizers.base import Member, State, chunks, counter

@@ -10,9 +10,9 @@ from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKENS
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, names_path
+from veneer.enums import Bias, Factors, Variant
 from veneer.load import norm_shapes
 from veneer.model.spec import DecoderSpec
-from veneer.options import Bias, Factors, Variant
 
 Shape = tuple[int, ...]
 

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.many import AdapterSet, modules
+from veneer.adapters.adapter_set import AdapterSet, modules
 from veneer.adapters.routed import Route
 from veneer.adapters.targets import HEAD
 from veneer.config import RunConfig, check
 from veneer.data.batches import MicroBatch
+from veneer.enums import Backend, Method, Recompute
 from veneer.errors import ConfigError, TrainingStopped
 from veneer.events import Event, EventLog, Subscriber
 from veneer.hardware import resolve_device
@@ -36,7 +37,6 @@ from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
-from veneer.options import Backend, Method, Recompute
 from veneer.system import heap_kept
 from veneer.training.build import adapter_on, base_model, measured_directions
 from veneer.training.engine import Step

@@ -11,7 +11,7 @@ from typing import Any
 
 from veneer.charts import Series, line_chart
 from veneer.events import read_events
-from veneer.sweep.grid import Point
+from veneer.sweeps.grid import Point
 from veneer.training.result import EVENTS_FILE, SUMMARY_FILE
 
 RECENT = 0.1

@@ -13,15 +13,15 @@ from pathlib import Path
 from resource import getpagesize
 
 from veneer.adapters.targets import HEAD, is_router
-from veneer.grain import GRAIN, filled
+from veneer.enums import Method, Products, Variant
 from veneer.losses import CHUNK_ROWS
 from veneer.model.shape import DecoderSpec, HeadNorm, Norm, Projections
 from veneer.model.windowed import BLOCK_ROWS
-from veneer.options import Method, Products, Variant
-from veneer.plan.kept import kept_activations, largest_layer
-from veneer.plan.mixture import beside_experts, block_width
-from veneer.plan.optimizer import state_bytes
-from veneer.plan.setup import Cut, Setup
+from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
+from veneer.planning.activations import kept_activations, largest_layer
+from veneer.planning.mixture import beside_experts, block_width
+from veneer.planning.optimizer import state_bytes
+from veneer.planning.setup import Cut, Setup
 from veneer.products import compiled
 from veneer.quant.schemes import decode_scratch, packed_bytes
 
@@ -35,7 +35,7 @@ BACKWARD_IMPORTS = 37 * MB
 """What torch imports when a backward pass is started from a tensor of several elements, as recomputation does: sympy,
 to compare two shapes."""
 KERNEL = 600_000
-"""Bytes of machine code and tables that oneDNN makes and keeps for one shape of a bfloat16 product (`veneer.grain`)."""
+"""Bytes of machine code and tables that oneDNN makes and keeps for one shape of a bfloat16 product (see `padding`)."""
 KERNELS_KEPT = 1024
 """How many of those it keeps at most."""
 TYPICAL_START = 265 * MB
@@ -252,7 +252,7 @@ def _by_document(spec: DecoderSpec, cut: Cut, keys: int) -> int:
     autograd makes of them, and sums of the keys' and values' gradients in float32."""
     seen = _longest_seen(spec, cut)
     rows = min(BLOCK_ROWS, cut.shared + cut.longest)
-    return SCORES_COPIES * 4 * spec.num_heads * filled(rows) * filled(seen) + 2 * keys if seen else 0
+    return SCORES_COPIES * 4 * spec.num_heads * pad_to_multiple(rows) * pad_to_multiple(seen) + 2 * keys if seen else 0
 
 
 def _longest_seen(spec: DecoderSpec, cut: Cut) -> int:
@@ -299,7 +299,7 @@ def _compiled(setup: Setup, cut: Cut) -> int:
             products |= {("dA", line.rank, line.inputs), ("dB", line.outputs, line.rank)}
     chunks = 3 * min(8, cut.shapes)
     # Of a mixture every expert has a number of rows of its own.
-    shapes = cut.shapes if setup.spec.mixture is None else max(cut.shapes, cut.tokens // GRAIN)
+    shapes = cut.shapes if setup.spec.mixture is None else max(cut.shapes, cut.tokens // PAD_TO_MULTIPLE_OF)
     return KERNEL * min(KERNELS_KEPT, shapes * len(products) + chunks)
 
 
@@ -310,7 +310,7 @@ def _compiled_by_document(setup: Setup, cut: Cut) -> int:
     if setup.dtype.itemsize == 4 or not seen:
         return 0
     rows = min(BLOCK_ROWS, cut.shared + cut.longest)
-    return KERNEL * 3 * (filled(rows) + filled(seen)) // GRAIN
+    return KERNEL * 3 * (pad_to_multiple(rows) + pad_to_multiple(seen)) // PAD_TO_MULTIPLE_OF
 
 
 def _loading(setup: Setup) -> int:

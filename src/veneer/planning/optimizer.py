@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from math import prod
 
-from veneer.options import OptimizerName
-from veneer.plan.setup import Setup
-from veneer.plan.trained import Shape
+from veneer.enums import OptimizerName
+from veneer.planning.setup import Setup
+from veneer.planning.trained import Shape
 from veneer.quant.dynamic import scales_of
 
 SMALLEST_8BIT = 4096

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from veneer.config import ComputeSection
-from veneer.plan.choose import Choice, CutFor, Limit, choose
-from veneer.plan.memory import MB
-from veneer.plan.setup import Setup
-from veneer.plan.time import Disk, Rate, disk, step_seconds
+from veneer.planning.choose import Choice, CutFor, Limit, choose
+from veneer.planning.memory import MB
+from veneer.planning.setup import Setup
+from veneer.planning.time import Disk, Rate, disk, step_seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ def make_plan(
     rate: Callable[[Setup], Rate],
     start: int | None = None,
 ) -> Plan:
-    """Choose a cut and say what comes of it; arguments as `veneer.plan.choose.choose`, and what time is made of."""
+    """Choose a cut and say what comes of it; arguments as `veneer.planning.choose.choose`, and what time is made of."""
     choice, refusal = choose(setup, compute, longest, cut_for, limit, start=start)
     found = rate(setup)
     seconds = step_seconds(setup, choice.cut, found, recompute=choice.recompute)

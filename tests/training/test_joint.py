@@ -16,7 +16,7 @@ from veneer.errors import ConfigError, Diverged, Interrupted
 from veneer.events import read_events
 from veneer.products import compiled
 from veneer.training import many
-from veneer.training.many import base_key, joint_bytes, prepare, train_together
+from veneer.training.joint import base_key, joint_bytes, prepare, train_together
 from veneer.training.run import RunResult, train
 
 COMMON = ("train.steps=4", "train.examples_per_step=4", "data.held_out=0.2", "train.eval_every=2")

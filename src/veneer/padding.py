@@ -8,12 +8,12 @@ holes fit the next step's tensors.
 
 from __future__ import annotations
 
-GRAIN = 64
-"""Rows are filled up to a multiple of this where their number varies."""
-OWN_GRAIN = 16
-"""The same where veneer's own kernel makes all products of that many rows."""
+PAD_TO_MULTIPLE_OF = 64
+"""Rows are padded up to a multiple of this where their number varies."""
+OWN_PAD_TO_MULTIPLE_OF = 16
+"""Rows are padded up to a multiple of this where veneer's own kernel makes all products of that many rows."""
 
 
-def filled(rows: int, grain: int = GRAIN) -> int:
-    """The next multiple of `grain`."""
-    return -(-rows // grain) * grain
+def pad_to_multiple(rows: int, pad_to_multiple_of: int = PAD_TO_MULTIPLE_OF) -> int:
+    """The smallest multiple of `pad_to_multiple_of` that is at least `rows`."""
+    return -(-rows // pad_to_multiple_of) * pad_to_multiple_of

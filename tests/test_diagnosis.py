@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from veneer.cli import main
-from veneer.doctor import GIB, Facts, Gpu, Measured, advice, gather, probe, report
+from veneer.diagnosis import GIB, Facts, Gpu, Measured, advice, gather, probe, report
 
 GOOD = Facts(
     veneer="1.0",

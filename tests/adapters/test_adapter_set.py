@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from tiny_models import documents, largest_difference, ours, packed_hidden, packed_logits, tiny_llama
+from veneer.adapters.adapter_set import AdapterSet
 from veneer.adapters.inject import inject
-from veneer.adapters.many import AdapterSet
 from veneer.adapters.routed import Route
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, save_adapter
 from veneer.adapters.tables import grow
+from veneer.enums import Init, Scaling, Variant
 from veneer.errors import AdapterError
 from veneer.evaluation.scoring import row_losses
 from veneer.generation import Sampling, generate
@@ -25,7 +26,6 @@ from veneer.load import Holding
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
-from veneer.options import Init, Scaling, Variant
 
 TEXTS = documents([21, 8, 30, 1, 17, 25], seed=8)
 ROWS = ("plain", None, "wide", "plain", "rs", "wide")

@@ -16,12 +16,12 @@ from veneer.adapters.experts import on_experts, target_paths
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_path
 from veneer.config import QuantSection, RunConfig
+from veneer.enums import Bias, Factors, Init, Method, OptimizerName, Products
 from veneer.load import linear_shapes, norm_shapes
 from veneer.model.shape import Norm
 from veneer.model.spec import DecoderSpec
-from veneer.options import Bias, Factors, Init, Method, OptimizerName, Products
-from veneer.plan.mixture import has_experts, mixture_lines, share_of_experts
-from veneer.plan.trained import Linear, Shape, by_adapter, by_full, by_linear, norm_paths
+from veneer.planning.mixture import has_experts, mixture_lines, share_of_experts
+from veneer.planning.trained import Linear, Shape, by_adapter, by_full, by_linear, norm_paths
 from veneer.quant.schemes import skipped
 
 

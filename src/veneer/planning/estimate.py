@@ -1,6 +1,6 @@
 """What a run takes where transformers computes the model: an upper estimate, and a cut that is sane.
 
-`veneer.plan.memory` counts what veneer's own decoder keeps, to the byte. What another program's modules keep is not
+`veneer.planning.memory` counts what veneer's own decoder keeps, to the byte. What another program's modules keep is not
 known from shapes, so that nothing is refused here, and what is said is called an estimate.
 """
 
@@ -14,13 +14,13 @@ import torch
 
 from veneer.adapters.spec import LoraSpec
 from veneer.config import ComputeSection, QuantSection
+from veneer.enums import Recompute
 from veneer.losses import CHUNK_ROWS
 from veneer.model.hf_skeleton import HfSpec
-from veneer.options import Recompute
-from veneer.plan.choose import ROUNDING, CutFor, Limit
-from veneer.plan.memory import GPU_START, MB, resident
-from veneer.plan.setup import Cut
-from veneer.plan.trained import Linear
+from veneer.planning.choose import ROUNDING, CutFor, Limit
+from veneer.planning.memory import GPU_START, MB, resident
+from veneer.planning.setup import Cut
+from veneer.planning.trained import Linear
 from veneer.quant.schemes import packed_bytes, skipped
 
 LAYER_WIDTHS = 17
@@ -77,7 +77,7 @@ class Estimate:
 
 
 def hf_linears(spec: HfSpec, lora: LoraSpec) -> list[dict[str, Linear]]:
-    """The linear layers with the updates that `lora` puts on them, as `veneer.plan.setup.decoder_linears` has them.
+    """The linear layers with the updates that `lora` puts on them, as `veneer.planning.setup.decoder_linears` has them.
 
     Raises:
         AdapterError: `lora` names what is not there.

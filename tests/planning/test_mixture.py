@@ -13,16 +13,16 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.config import QuantSection
 from veneer.data.batches import pack
+from veneer.enums import Method
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.load import expected_tensors, load_model
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
-from veneer.options import Method
-from veneer.plan.kept import kept_activations
-from veneer.plan.memory import base_bytes, memory
-from veneer.plan.setup import Cut, Setup
-from veneer.plan.time import operations
+from veneer.planning.activations import kept_activations
+from veneer.planning.memory import base_bytes, memory
+from veneer.planning.setup import Cut, Setup
+from veneer.planning.time import operations
 from veneer.quant.packed import PackedLinear
 from veneer.training.objective import supervised_cross_entropy
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.part import copy_in
+from veneer.adapters.module import copy_in
 from veneer.errors import AdapterError
 from veneer.model.language import Modules
 from veneer.model.leaves import DenseLinear, Embedding, RmsNorm, WideNorm

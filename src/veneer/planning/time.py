@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional
 
 from veneer.errors import ConfigError, nearest
-from veneer.plan.optimizer import state_bytes
-from veneer.plan.setup import Cut, Setup
+from veneer.planning.optimizer import state_bytes
+from veneer.planning.setup import Cut, Setup
 
 PROBE_SECONDS = 0.05
 CPU_EFFICIENCY = 0.8

@@ -11,9 +11,9 @@ from typing import cast
 from torch import nn
 
 from veneer.adapters.adapter import Adapter, remove
-from veneer.adapters.part import Part
+from veneer.adapters.module import Part
+from veneer.adapters.modules_to_save import Place, SavedModule
 from veneer.adapters.routed import Route, RoutedExperts, RoutedLinear, RoutedRows
-from veneer.adapters.saved import Place, SavedModule
 from veneer.adapters.store import load_adapter
 from veneer.adapters.tables import Tables
 from veneer.adapters.targets import HEAD

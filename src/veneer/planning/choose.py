@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from veneer.config import ComputeSection
+from veneer.enums import Method, Recompute
 from veneer.errors import listing
-from veneer.options import Method, Recompute
-from veneer.plan.memory import MB, Memory, memory, resident
-from veneer.plan.setup import Cut, Setup
-from veneer.plan.time import operations, overhead_operations
+from veneer.planning.memory import MB, Memory, memory, resident
+from veneer.planning.setup import Cut, Setup
+from veneer.planning.time import operations, overhead_operations
 from veneer.system import memory as system_memory
 from veneer.system import memory_limit
 

@@ -13,7 +13,7 @@ from veneer.adapters.experts import prefixes
 from veneer.adapters.spec import LoraSpec
 from veneer.model.mixture import DOWN, GATE_UP, MixtureSpec, Routing
 from veneer.model.spec import DecoderSpec
-from veneer.plan.trained import Linear
+from veneer.planning.trained import Linear
 
 FLOAT, INDEX = 4, 8
 """Bytes of a float32 weight of routing, and of an int64 place."""

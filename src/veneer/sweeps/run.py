@@ -11,9 +11,9 @@ from typing import Any
 from veneer.errors import Interrupted, OutputError, TrainingStopped
 from veneer.events import Subscriber
 from veneer.io.files import exclusive, make_output_folder, write_text
-from veneer.sweep.grid import Point, points
-from veneer.sweep.outcome import Outcome, chart, dumped, read_outcome
-from veneer.training.many import Prepared, base_key, joint_bytes, prepare, train_together
+from veneer.sweeps.grid import Point, points
+from veneer.sweeps.outcome import Outcome, chart, dumped, read_outcome
+from veneer.training.joint import Prepared, base_key, joint_bytes, prepare, train_together
 from veneer.training.run import CHECKPOINTS, train
 
 GRID_FILE = "sweep.json"

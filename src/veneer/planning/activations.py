@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from veneer.adapters.targets import EMBEDDING, HEAD
+from veneer.enums import Factors, Variant
 from veneer.model.shape import Block, DecoderSpec, HeadNorm, Norm, Projections
 from veneer.native.library import MIN_DIM_MULTIPLE
-from veneer.options import Factors, Variant
-from veneer.plan.mixture import has_experts, kept_by_experts
-from veneer.plan.setup import Cut, Setup
-from veneer.plan.trained import Linear
+from veneer.planning.mixture import has_experts, kept_by_experts
+from veneer.planning.setup import Cut, Setup
+from veneer.planning.trained import Linear
 
 STATISTIC = 4
 """Bytes of a float32 number: a norm's rstd, a row's log-sum-exp, an angle's cosine."""

@@ -17,10 +17,10 @@ from tiny import run_config, tree
 from veneer.cli import main
 from veneer.config import parse, read_yaml
 from veneer.errors import ConfigError, Interrupted, OutputError
-from veneer.sweep import run as sweep_run
-from veneer.sweep.grid import Point, parse_grid, points
-from veneer.sweep.outcome import Outcome, best_of, chart
-from veneer.sweep.run import sweep
+from veneer.sweeps import run as sweep_run
+from veneer.sweeps.grid import Point, parse_grid, points
+from veneer.sweeps.outcome import Outcome, best_of, chart
+from veneer.sweeps.run import sweep
 from veneer.training.run import train
 
 GRID: dict[str, list[Any]] = {"lora.rank": [2, 4], "train.learning_rate": [0.001, 0.02]}
