@@ -21,7 +21,7 @@ LAYERS = (
     {"planning"},
     {"training", "evaluation", "assistant", "quantization"},
     {"exports", "comparison", "sweeps", "reproduction"},
-    {"cli", "commands", "recipes", "quickstart", "diagnosis", "display", "__main__", "__init__"},
+    {"cli", "commands", "screens", "quickstart", "diagnosis", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""
 
@@ -32,14 +32,11 @@ SIDEWAYS = {
     ("evaluation", "assistant"),  # what is evaluated is an assistant
     ("__main__", "cli"),
     ("cli", "commands"),
-    ("commands", "recipes"),
-    ("commands", "quickstart"),
-    ("cli", "diagnosis"),
+    ("commands", "screens"),
+    ("commands", "diagnosis"),
     ("cli", "__init__"),  # the version
     ("diagnosis", "__init__"),  # the version
-    ("quickstart", "recipes"),
-    ("quickstart", "display"),
-    ("recipes", "display"),
+    ("screens", "quickstart"),
 }
 """Imports within one layer that leave a folder."""
 
@@ -250,8 +247,8 @@ def test_every_module_says_what_it_is_for(path: str) -> None:
 
 def test_the_rules_would_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The walker itself: an upward import inside a function, and a keyword catch-all."""
-    code = "from veneer.config import Method\ndef f(**rest):\n    from veneer import recipes\n    import veneer.cli\n"
+    code = "from veneer.config import Method\ndef f(**rest):\n    from veneer import load\n    import veneer.cli\n"
     monkeypatch.setattr(f"{__name__}.trees", lambda: real | {"quant/bad.py": ast.parse(code)}, raising=True)
-    real = {path: ast.parse("") for path in ("config.py", "recipes.py", "cli.py")}
-    assert list(imports("quant/bad.py")) == ["config", "recipes", "cli"]
+    real = {path: ast.parse("") for path in ("config.py", "load.py", "cli.py")}
+    assert list(imports("quant/bad.py")) == ["config", "load", "cli"]
     assert list(imports("quant/bad.py", lazy=False)) == ["config"]

@@ -514,7 +514,7 @@ def test_new_starts_over_and_keeps_the_system_message(adapter: Path, tiny_model:
 
 
 def test_the_conversation_so_far_is_part_of_the_prompt(adapter: Path, tiny_model: Path) -> None:
-    from veneer import recipes
+    from veneer.screens.chat import converse
 
     asked_with: list[list[str]] = []
 
@@ -526,7 +526,7 @@ def test_the_conversation_so_far_is_part_of_the_prompt(adapter: Path, tiny_model
 
     runner = CliRunner()
     with runner.isolation(input="one\ntwo\n/new\nthree\n"):
-        recipes.converse(Listening(), "be brief", None)  # type: ignore[arg-type]
+        converse(Listening(), "be brief", None)  # type: ignore[arg-type]
     assert asked_with == [
         ["system: be brief", "user: one"],
         ["system: be brief", "user: one", "assistant: answer 1", "user: two"],

@@ -138,7 +138,7 @@ _FORKER = """
 import json, os, sys
 import torch
 import torch._dynamo  # what torch.optim imports at its first use: 1.3 of the 1.8 seconds of a first run
-import veneer.cli, veneer.recipes, veneer.training.run
+import veneer.cli, veneer.screens.train, veneer.training.run
 torch.set_num_threads(1)
 for line in sys.stdin:
     order = json.loads(line)

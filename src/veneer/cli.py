@@ -8,7 +8,6 @@ another model, a run that is not reproduced), 2 something the user can mend, 3 t
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 from typing import Any, NoReturn
@@ -16,7 +15,20 @@ from typing import Any, NoReturn
 import click
 
 from veneer import __version__
-from veneer.commands import exporting, making, training, using
+from veneer.commands.chat import chat
+from veneer.commands.combine import combine
+from veneer.commands.compare import compare
+from veneer.commands.doctor import doctor
+from veneer.commands.evaluate import evaluate
+from veneer.commands.export import export
+from veneer.commands.generate import generate
+from veneer.commands.plan import plan
+from veneer.commands.quantize import quantize
+from veneer.commands.quickstart import quickstart
+from veneer.commands.reproduce import reproduce
+from veneer.commands.sweep import sweep
+from veneer.commands.train import train
+from veneer.commands.verify import verify
 from veneer.errors import VeneerError
 
 INTERRUPTED = 130
@@ -54,32 +66,8 @@ def main() -> None:
     """Fine-tune language models with LoRA and QLoRA, and prove that it worked."""
 
 
-@main.command()
-@click.option("--measure", is_flag=True, help="Time a few operations as well (some seconds).")
-@click.option("--json", "as_json", is_flag=True, help="Print facts and advice as JSON.")
-def doctor(measure: bool, as_json: bool) -> None:
-    """Say what this machine has, which path is used and why, and what would make it faster."""
-    from dataclasses import asdict
-
-    from veneer.diagnosis import advice, gather, report
-
-    facts = gather(measure=measure)
-    click.echo(json.dumps({**asdict(facts), "advice": advice(facts)}, indent=2) if as_json else report(facts))
-
-
 for command in (
-    training.quickstart,
-    training.train,
-    training.plan,
-    using.evaluate,
-    training.compare,
-    training.sweep,
-    training.reproduce,
-    exporting.export,
-    exporting.verify,
-    making.combine,
-    making.quantize,
-    using.generate,
-    using.chat,
-):
+    quickstart, train, plan, evaluate, compare, sweep, reproduce, export, verify, combine, quantize, generate, chat,
+    doctor,
+):  # fmt: skip
     main.add_command(command)

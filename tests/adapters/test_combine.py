@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from torch import Tensor
+from veneer.commands.making import KINDS
 
 from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
 from veneer.adapters.arithmetic import Kind, Majority, Sum, Update, pruned
@@ -20,7 +21,6 @@ from veneer.adapters.combine import Combination, Weighted, combine
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, read_config, read_tensors, save_adapter
 from veneer.cli import main
-from veneer.commands.making import KINDS
 from veneer.enums import Bias
 from veneer.errors import AdapterError
 

@@ -1,4 +1,4 @@
-"""Commands that hand a model on: `export`, and `verify` what was exported."""
+"""The command `export`: an adapter becomes what other programs load."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.shared import base_option, compute_of, device_option, method_of
-
-rows_option = click.option("--data", help="Rows to compare and measure on; by default the run's evaluation rows.")
-limit_option = click.option("--limit", type=click.IntRange(min=1), help="Take only the first rows (to compare on: 20).")
-gap_option = click.option(
-    "--gap",
-    type=click.FloatRange(min=0.0, min_open=True),
-    help="Largest log-probability gap allowed, in nats; by default the format's.",
+from veneer.commands.options import (
+    base_model_option,
+    base_option,
+    compute_of,
+    device_option,
+    gap_option,
+    limit_option,
+    method_of,
+    rows_option,
 )
-base_model_option = click.option("--model", help="The base; by default as the adapter names it.")
 
 
 @click.command()
@@ -67,7 +67,7 @@ def export(
     """
     from veneer.exports.job import StoredDtype
     from veneer.exports.run import Target
-    from veneer.recipes import export_visibly
+    from veneer.screens.export import export_visibly
 
     record = export_visibly(
         model,
@@ -85,40 +85,3 @@ def export(
     )
     if as_json:
         click.echo(json.dumps(record.to_json(), indent=2))
-
-
-@click.command()
-@click.argument("export", type=click.Path(path_type=Path))
-@click.option("--adapter", type=click.Path(path_type=Path), help="Its adapter; by default where it was then.")
-@base_model_option
-@rows_option
-@limit_option
-@gap_option
-@device_option
-@click.option("--json", "as_json", is_flag=True, help="Print the certificate as JSON.")
-def verify(
-    export: Path,
-    adapter: Path | None,
-    model: str | None,
-    data: str | None,
-    limit: int | None,
-    gap: float | None,
-    device: str,
-    as_json: bool,
-) -> None:
-    """Check an export again: its files, tensors and answers as they are now; exit code 1 if they differ."""
-    from veneer.recipes import verify_visibly
-
-    certificate = verify_visibly(
-        export,
-        adapter=adapter,
-        model=model,
-        data=data,
-        limit=limit,
-        gap=gap,
-        compute=compute_of(device, "auto"),
-        as_json=as_json,
-    )
-    if as_json:
-        click.echo(json.dumps(certificate.to_json(), indent=2))
-    certificate.refuse(f"{export} is not what it was made from")

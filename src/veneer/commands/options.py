@@ -27,6 +27,15 @@ base_option = click.option(
     "--method", type=METHODS, help="Hold the base as this method does; by default as the adapter was trained."
 )
 
+rows_option = click.option("--data", help="Rows to compare and measure on; by default the run's evaluation rows.")
+limit_option = click.option("--limit", type=click.IntRange(min=1), help="Take only the first rows (to compare on: 20).")
+gap_option = click.option(
+    "--gap",
+    type=click.FloatRange(min=0.0, min_open=True),
+    help="Largest log-probability gap allowed, in nats; by default the format's.",
+)
+base_model_option = click.option("--model", help="The base; by default as the adapter names it.")
+
 
 def run_config(
     flags: dict[str, Any], config_file: Path | None, assignments: tuple[str, ...], resume: bool

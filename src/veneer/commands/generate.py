@@ -1,0 +1,64 @@
+"""The command `generate`: one question or a file of questions is answered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from veneer.commands.options import (
+    adapter_option,
+    base_option,
+    compute_of,
+    device_option,
+    dtype_option,
+    method_of,
+    model_option,
+    sampling_of,
+    sampling_options,
+)
+
+
+@click.command()
+@model_option
+@adapter_option
+@click.option("--prompt", help="One question; standard input if neither this nor --input is given.")
+@click.option("--input", "input_file", type=click.Path(path_type=Path), help="A text file with one question a line.")
+@sampling_options(256)
+@base_option
+@device_option
+@dtype_option
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for every answer.")
+def generate(
+    model: str,
+    adapter: Path | None,
+    prompt: str | None,
+    input_file: Path | None,
+    system: str | None,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    method: str | None,
+    device: str,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Answer one question (streaming), or every line of a file (in batches)."""
+    if prompt is not None and input_file is not None:
+        raise click.UsageError("give --prompt or --input, not both")
+    from veneer.screens import generate as screen
+    from veneer.screens.loading import open_visibly
+
+    settings = sampling_of(max_new_tokens, temperature, top_p, seed)
+    questions = screen.read_questions(input_file) if input_file is not None else [screen.read_question(prompt)]
+    assistant = open_visibly(model, adapter, method_of(method), compute_of(device, dtype))
+    if input_file is not None:
+        for question, answer in screen.answer_all(assistant, questions, system, settings):
+            click.echo(json.dumps({"prompt": question, "answer": answer}, ensure_ascii=False) if as_json else answer)
+        return
+    question = questions[0]
+    echo = (lambda text: None) if as_json else (lambda text: click.echo(text, nl=False))
+    answer = screen.answer(assistant, question, system, settings, echo)
+    click.echo(json.dumps({"prompt": question, "answer": answer}, ensure_ascii=False) if as_json else "")

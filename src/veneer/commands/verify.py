@@ -1,0 +1,47 @@
+"""The command `verify`: an export is checked again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from veneer.commands.options import base_model_option, compute_of, device_option, gap_option, limit_option, rows_option
+
+
+@click.command()
+@click.argument("export", type=click.Path(path_type=Path))
+@click.option("--adapter", type=click.Path(path_type=Path), help="Its adapter; by default where it was then.")
+@base_model_option
+@rows_option
+@limit_option
+@gap_option
+@device_option
+@click.option("--json", "as_json", is_flag=True, help="Print the certificate as JSON.")
+def verify(
+    export: Path,
+    adapter: Path | None,
+    model: str | None,
+    data: str | None,
+    limit: int | None,
+    gap: float | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Check an export again: its files, tensors and answers as they are now; exit code 1 if they differ."""
+    from veneer.screens.verify import verify_visibly
+
+    certificate = verify_visibly(
+        export,
+        adapter=adapter,
+        model=model,
+        data=data,
+        limit=limit,
+        gap=gap,
+        compute=compute_of(device, "auto"),
+        as_json=as_json,
+    )
+    if as_json:
+        click.echo(json.dumps(certificate.to_json(), indent=2))
+    certificate.refuse(f"{export} is not what it was made from")

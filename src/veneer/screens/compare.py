@@ -1,0 +1,112 @@
+"""What `veneer compare` shows: a line for every run, and the tables of quality beside cost."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from veneer.comparison.order import BASE, Order
+from veneer.comparison.run import CompareConfig, CompareResult, compare
+from veneer.comparison.summary import Difference, Figure
+from veneer.io.files import write_text
+from veneer.screens.console import console
+from veneer.screens.figures import PERCENT
+
+TEXT_WIDTH = 140
+"""Of the tables that are written to files, in characters."""
+
+
+def compare_visibly(config: CompareConfig, *, as_json: bool) -> CompareResult:
+    """Compare methods with a line for every run; prints tables unless the caller wants JSON."""
+    screen = console()
+    with screen.status("preparing") as status:
+        result = compare(config, follow=_follower(screen, status))
+    tables = [comparison_of_methods(result), *([differences_table(result.differences)] if result.differences else [])]
+    text = io.StringIO()
+    for table in tables:
+        Console(file=text, width=TEXT_WIDTH).print(table)
+    write_text(Path(config.output) / "compare.txt", text.getvalue())
+    for name, problem in result.problems.items():
+        screen.print(Text(f"{name}: not run: {problem}"), soft_wrap=True)
+    if not as_json:
+        shown = Console()
+        for table in tables:
+            shown.print(table)
+        shown.print(Text(f"everything, with plots: {config.output}"), soft_wrap=True)
+    return result
+
+
+def _follower(screen: Console, status: Status) -> Callable[[Order, Mapping[str, Any]], None]:
+    """Turns the events of a comparison's runs into one line that moves and one that stays for each run."""
+    steps = 0
+
+    def follow(order: Order, event: Mapping[str, Any]) -> None:
+        nonlocal steps
+        name = order.folder.name
+        match event["event"]:
+            case "RunStarted":
+                steps = event["steps"]
+            case "StepDone":
+                status.update(escape(f"{name}: step {event['step']} of {steps}, loss {event['loss']:.3f}"))
+            case "Scoring":
+                status.update(escape(f"{name}: scoring {event['rows']} rows"))
+            case "Done":
+                screen.print(Text(f"{name}: done{' before' if event['again'] else ''}"))
+            case "Failed":
+                screen.print(Text(f"{name}: {event['message']}"), soft_wrap=True)
+            case "Begun":
+                status.update(escape(f"{name}: loading"))
+
+    return follow
+
+
+def comparison_of_methods(result: CompareResult) -> Table:
+    """A row for the base and each method: what it takes, and what comes of it."""
+    names = [name for name in ("loss", "exact", "fields") if any(name in one.metrics for one in result.methods)]
+    title = f"{result.config.data}: {result.training_rows:,} rows trained, {result.evaluation_rows:,} others scored"
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    measures = [f"{name}\n%" if name in PERCENT else name for name in names]
+    # Units in the headings, so that it fits into 80 columns.
+    for heading in ("", "trained\nmillions", "disk\nMB", "memory\nMB", "time\ns", *measures):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    for one in result.methods:
+        fewer = one.method != BASE and len(one.seeds) < result.config.seeds
+        costs = [f"{one.trainable / 1e6:,.2f}", f"{one.bytes_on_disk / 1e6:,.1f}"]
+        costs += [f"{one.peak_memory_mb.mean:,.0f}", f"{one.seconds.mean:,.0f}"]
+        shown = [_figure(name, one.metrics[name]) if name in one.metrics else "" for name in names]
+        name = f"{one.method} ({len(one.seeds)})" if fewer else one.method
+        table.add_row(name, *(costs if one.method != BASE else [""] * 4), *shown)
+    seeds = result.config.seeds
+    interval = "; ± half of their 95 % interval (Student's t)" if seeds > 1 else ""
+    table.caption = f"peak memory, time of the training steps; means over {seeds} seed{'s'[: seeds - 1]}{interval}"
+    table.caption_justify = "left"
+    return table
+
+
+def differences_table(found: Sequence[Difference]) -> Table:
+    """Each method against the reference on the same rows."""
+    table = Table(title=Text(f"against {found[0].reference}"), title_justify="left", title_style="bold")
+    for heading in ("", "", "difference", "95 % interval"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for one in found:
+        row, unit = one.values, 100.0 if one.values.name in PERCENT else 1.0
+        digits = 1 if row.name in PERCENT else 3
+        ends = f"{unit * row.low:+.{digits}f} to {unit * row.high:+.{digits}f}"
+        table.add_row(one.method, row.name, f"{unit * row.difference:+.{digits}f}", ends)
+    table.caption = "rows paired, each a mean over seeds; the interval is of the rows"
+    table.caption_justify = "left"
+    return table
+
+
+def _figure(name: str, value: Figure) -> str:
+    unit, digits = (100.0, 1) if name in PERCENT else (1.0, 3)
+    half = "" if value.high is None else f"±{unit * (value.high - value.mean):.{digits}f}"
+    return f"{unit * value.mean:.{digits}f}{half}"

@@ -1,0 +1,131 @@
+"""What `veneer export` shows: what is done now, and the measures of the export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from veneer.config import ComputeSection
+from veneer.enums import Method
+from veneer.exports.certificate import TOP, Certificate
+from veneer.exports.job import StoredDtype
+from veneer.exports.record import ExportRecord, Measured
+from veneer.exports.run import Target, export
+from veneer.screens.console import console
+
+
+def export_visibly(
+    model: str | None,
+    adapter: Path,
+    output: Path,
+    *,
+    to: Target,
+    dtype: StoredDtype,
+    quant: str | None,
+    data: str | None,
+    limit: int | None,
+    gap: float | None,
+    method: Method | None,
+    compute: ComputeSection,
+    as_json: bool,
+) -> ExportRecord:
+    """Export under a spinner; prints what was measured unless the caller wants JSON."""
+    screen = console()
+    with screen.status(escape(f"exporting {adapter}")) as status:
+        record = export(
+            model,
+            adapter,
+            output,
+            to=to,
+            dtype=dtype,
+            quant=quant,
+            data=data,
+            limit=limit,
+            gap=gap,
+            method=method,
+            compute=compute,
+            progress=lambda what: status.update(escape(what)),
+        )
+    if not as_json:
+        shown = Console()
+        if record.measured is not None:
+            shown.print(merge_table(record.merged_into, record.measured, packed=to is Target.MERGED_4BIT))
+        if record.parity is not None:
+            shown.print(parity_table(record.parity))
+        for note in (*record.notes, *(record.parity.notes if record.parity else ())):
+            shown.print(Text(note), soft_wrap=True)
+        shown.print(Text(_written(record)), soft_wrap=True)
+    return record
+
+
+def _written(record: ExportRecord) -> str:
+    if record.written is None:
+        return f"{record.to}: {record.output} ({record.format})"
+    kind = f"4 bits, the rest in {record.dtype}" if record.to == Target.MERGED_4BIT.value else record.dtype
+    return (
+        f"model: {record.output} ({kind}, {record.written.changed} of {record.written.tensors} tensors changed, merged "
+        f"into the {record.merged_into} base)"
+    )
+
+
+def merge_table(kept: str, measured: Measured, *, packed: bool) -> Table:
+    """Losses of base, adapter and merged model, and what quantisation leaves of it.
+
+    packed: the merged model was written so.
+    """
+    table = Table(title=Text(f"{measured.data} ({measured.rows} rows)"), title_justify="left", title_style="bold")
+    for heading in ("", "loss", "to the adapter", "95 % interval"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    table.add_row("base", f"{measured.base:.4f}")
+    table.add_row("adapter", f"{measured.adapter:.4f}")
+    found = {f"merged: {base} base": loss for base, loss in measured.merged.items()}
+    if measured.requantised is not None and not packed:
+        found["that quantised again"] = measured.requantised.loss
+    for name, loss in found.items():
+        chosen = " (kept)" if name == f"merged: {kept} base" and len(measured.merged) > 1 else ""
+        ends = f"{loss.low:+.4f} to {loss.high:+.4f}"
+        table.add_row(name + chosen, f"{loss.loss:.4f}", f"{loss.difference:+.4f}", ends)
+    if measured.requantised is not None:
+        left = measured.requantised.survival
+        table.caption = (
+            f"quantised, {100 * left.share:.1f} % of the update survives, whose size is {100 * left.update:.2f} % of "
+            "the weights'"
+        )
+        table.caption_justify = "left"
+    return table
+
+
+def parity_table(certificate: Certificate) -> Table:
+    """Who has read the export, and how far each is from the live adapter."""
+    title = f"{certificate.format} beside the live adapter, {certificate.prompts} prompts of {certificate.prompts_from}"
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    for heading in (
+        "read by",
+        "token\nids",
+        "template",
+        "KL\nmean",
+        f"largest\ntop-{TOP} gap",
+        "same\nfirst",
+        "same\nanswer",
+    ):
+        table.add_column(heading, justify="left" if heading == "read by" else "right", no_wrap=True)
+    for one in certificate.readers:
+        table.add_row(
+            one.reader,
+            f"{one.texts_equal}/{one.texts}",
+            f"{one.renderings_equal}/{one.renderings}",
+            f"{one.divergence:.1e}",
+            f"{one.gap:.1e}",
+            f"{one.top1}/{one.positions}",
+            f"{one.greedy_equal}/{one.greedy}",
+        )
+    verdict = "passed" if certificate.passed else "FAILED"
+    tensors = certificate.tensors
+    read_back = f"{tensors.compared} tensors read back, off by at most {100 * tensors.error:.2g} %; " if tensors else ""
+    table.caption = f"{verdict}: {read_back}{certificate.threshold.gap:g} nats allowed"
+    table.caption_justify = "left"
+    return table

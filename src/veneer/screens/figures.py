@@ -1,0 +1,19 @@
+"""Figures as people say them: durations, shares in percent, losses."""
+
+from __future__ import annotations
+
+PERCENT = ("exact", "fields")
+"""Measures that are shares, shown in percent."""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s" if round(seconds, 1) >= 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def number(name: str, value: float) -> str:
+    """A measure's value in its unit."""
+    return f"{100 * value:.1f} %" if name in PERCENT else f"{value:.3f}"

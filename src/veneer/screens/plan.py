@@ -1,0 +1,79 @@
+"""What `veneer plan` shows: memory, time and disk of a run as a table."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from veneer.config import RunConfig
+from veneer.errors import ConfigError
+from veneer.planning.plan import Plan, spoken
+from veneer.training.planned import Expected, estimate_of, plan_of
+
+COMPONENTS = {
+    "runtime": "interpreter, torch and what they load",
+    "base": "the model's weights",
+    "adapters": "",
+    "gradients": "",
+    "optimizer": "what it keeps of the gradients",
+    "activations": "kept for backward",
+    "logits": "scores of a chunk of supervised tokens",
+    "workspace": "transient tensors of the widest layer",
+    "heap": "what the allocator holds beyond the tensors",
+}
+"""Components of a plan's memory, and what they are."""
+
+
+def plan_visibly(config: RunConfig, device: str, expected: Expected, *, as_json: bool) -> None:
+    """Print a run's plan, as a table or as JSON; where transformers computes the model, an estimate.
+
+    Raises:
+        ConfigError: it does not fit; the plan has been printed all the same.
+    """
+    rough = estimate_of(config, device, expected)
+    if rough is not None:
+        click.echo(json.dumps(rough.to_json(), indent=2) if as_json else "\n".join(rough.lines()))
+        return
+    plan = plan_of(config, device, expected)
+    if as_json:
+        click.echo(json.dumps(plan.to_json(), indent=2))
+    else:
+        Console().print(plan_table(f"{config.model}: {config.method.value} on {device}", plan))
+    if plan.refusal is not None:
+        raise ConfigError(plan.refusal)
+
+
+def plan_table(title: str, plan: Plan) -> Table:
+    """Where the memory goes, the cut, the time and the disk."""
+    memory, choice, cut = plan.choice.memory, plan.choice, plan.choice.cut
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    table.add_column("")
+    table.add_column("MB", justify="right")
+    table.add_column("")
+    for name, text in COMPONENTS.items():
+        size = getattr(memory, name)
+        if size:
+            table.add_row(name.replace("_", " "), f"{size / 1e6:,.0f}", text)
+    table.add_section()
+    for phase, size in memory.phases.items():
+        mark = "the peak" if size == memory.peak else ""
+        table.add_row(phase, f"{size / 1e6:,.0f}", mark)
+    table.add_row("limit", f"{plan.limit.bytes / 1e6:,.0f}", Text(plan.limit.source))
+    table.add_section()
+    kept = "layers computed again in backward" if choice.recompute else "activations kept"
+    table.add_row("micro-batch", "", f"up to {choice.micro_batch_tokens:,} tokens ({cut.micro_batches:.3g} a step)")
+    table.add_row("", "", f"{kept}; the largest has {cut.tokens:,} tokens, the longest row {cut.longest:,}")
+    source = "measured on this machine" if plan.rate.measured else "an estimate from the card's data sheet"
+    rate = (
+        f"{plan.rate.flops / 1e12:,.3g} TFLOP/s, {source}, of which a step reaches {100 * plan.rate.efficiency:.0f} %"
+    )
+    table.add_row("time", "", f"{spoken(plan.seconds)} a step, {spoken(plan.seconds * plan.steps)} for {plan.steps:,}")
+    table.add_row("", "", rate)
+    for name, size in (("result", plan.disk.result), ("a checkpoint", plan.disk.checkpoint)):
+        table.add_row(f"disk: {name}", f"{size / 1e6:,.0f}", "")
+    table.add_row("disk: merged model", f"{plan.disk.merged / 1e6:,.0f}", "")
+    return table

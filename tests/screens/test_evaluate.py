@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from consoles import recorded
+from veneer.evaluation.run import Answered, Report
+from veneer.evaluation.statistics import Comparison, Metric
+from veneer.screens.evaluate import comparison_table, metric_table, report_table, sample_table
+
+
+def compared(name: str, low: float, high: float) -> Comparison:
+    return Comparison(name, 0.5, 0.75, 0.25, low, high)
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "colour"),
+    [
+        ("exact", 0.1, 0.3, "green"), ("exact", -0.3, -0.1, "red"), ("exact", -0.1, 0.1, "yellow"),
+        ("loss", 0.1, 0.3, "red"), ("loss", -0.3, -0.1, "green"), ("perplexity", -0.1, 0.1, "yellow"),
+        ("loss", 0.0, 0.3, "yellow"),
+    ],
+)  # fmt: skip
+def test_better_is_green_worse_is_red_and_unknown_is_yellow(name: str, low: float, high: float, colour: str) -> None:
+    cell = next(iter(comparison_table("t", [compared(name, low, high)]).columns[3].cells))
+    assert cell.style == colour  # type: ignore[union-attr]
+
+
+def text_of(table: object) -> str:
+    console = recorded()
+    console.print(table)
+    return console.export_text()
+
+
+def test_a_comparison_shows_shares_in_percent_and_points() -> None:
+    text = text_of(comparison_table("rows [/x].jsonl", [compared("exact", 0.1, 0.3), compared("loss", -0.1, 0.3)]))
+    assert "rows [/x].jsonl" in text
+    lines = text.splitlines()
+    exact = next(line for line in lines if "exact" in line)
+    loss = next(line for line in lines if "loss" in line)
+    assert [part in exact for part in ("50.0 %", "75.0 %", "+25.0", "+10.0 to +30.0")] == [True] * 4
+    assert [part in loss for part in ("0.500", "0.750", "+0.250", "-0.100 to +0.300")] == [True] * 4
+
+
+def test_a_report_of_one_model_has_no_difference() -> None:
+    metric = Metric("exact", 0.5, 0.4, 0.6)
+    assert "difference" not in text_of(report_table("d", Report(rows=7, base=[metric])))
+    text = text_of(
+        report_table("d", Report(rows=7, base=[metric], adapter=[metric], comparison=[compared("exact", 0, 0)]))
+    )
+    assert "difference" in text
+    assert "d (7 rows)" in text
+    assert "50.0 %" in text_of(metric_table("d", [metric]))
+
+
+def test_samples_show_text_as_it_is() -> None:
+    samples = [Answered("f:1", "[red]ask[/red]", "yes", " no [/] ", " yes ")]
+    text = text_of(sample_table("Samples", samples))
+    assert "[red]ask[/red]" in text
+    assert "no [/]" in text
+    assert "adapter" in text
+    assert "adapter" not in text_of(sample_table("Samples", [Answered("f:1", "q", "r", "b", None)]))

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import pytest
+
+from veneer.screens.figures import duration, number
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (9.94, "9.9 s"), (9.96, "10 s"), (10, "10 s"), (59.4, "59 s"), (59.9, "1 min 00 s"),
+     (60, "1 min 00 s"), (61.4, "1 min 01 s"), (3599.6, "1 h 00 min"), (3600, "1 h 00 min"), (7260, "2 h 01 min")],
+)  # fmt: skip
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_numbers_have_the_unit_of_their_measure() -> None:
+    assert [number("exact", 0.5), number("fields", 1.0), number("loss", 1.23456)] == ["50.0 %", "100.0 %", "1.235"]
