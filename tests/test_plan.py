@@ -24,6 +24,7 @@ from veneer.cli import main
 from veneer.config import ComputeSection, QuantSection, read_yaml
 from veneer.data.batches import pack
 from veneer.data.chat import Example
+from veneer.data.rows import load_rows
 from veneer.enums import Bias, Factors, Init, Method, Products, Variant
 from veneer.errors import AdapterError, ConfigError, Interrupted
 from veneer.events import Note
@@ -39,8 +40,8 @@ from veneer.planning.setup import Cut, Setup
 from veneer.planning.time import CARDS, Rate, card, disk, operations, overhead_operations, probe, step_seconds
 from veneer.quant.packed import PackedLinear
 from veneer.training.objective import supervised_cross_entropy
-from veneer.training.rows import PackedSteps, load_rows
 from veneer.training.run import train
+from veneer.training.steps import PackedSteps
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 LLAMA_7B: dict[str, Any] = {
@@ -430,7 +431,7 @@ def test_the_cut_is_that_of_the_run(tiny_model: Path, tiny_data: Path, tmp_path:
     for tokens in (64, 128, 100_000):
         settings = ("train.examples_per_step=5", f"compute.micro_batch_tokens={tokens}")
         config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
-        examples = load_rows(config, open_checkpoint(tiny_model).tokenizer(), lambda message: None).train
+        examples = load_rows(config.data, open_checkpoint(tiny_model).tokenizer(), lambda message: None).train
         source = PackedSteps(examples, config)
         cut = source.cut(tokens)
         batches = [batch for step in range(1, source.total + 1) for batch in source.micro_batches(step)]

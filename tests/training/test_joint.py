@@ -15,7 +15,7 @@ from veneer.config import RunConfig
 from veneer.errors import ConfigError, Diverged, Interrupted
 from veneer.events import read_events
 from veneer.products import compiled
-from veneer.training import many
+from veneer.training import joint as joint_module
 from veneer.training.joint import base_key, joint_bytes, prepare, train_together
 from veneer.training.run import RunResult, train
 
@@ -87,7 +87,7 @@ def test_each_is_the_run_that_it_is_alone_in_float32(
 def test_each_is_the_run_that_it_is_alone_in_bfloat16_to_the_bit(
     settings: list[tuple[str, ...]], method: str, tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "JOINED_TOKENS", 10**6)
+    monkeypatch.setattr(joint_module, "JOINED_TOKENS", 10**6)
     if not compiled():
         pytest.skip("bfloat16 products are torch's here, whose sums may depend on the rows beside")
     model = write_model(tmp_path / "model", hidden=64)
@@ -124,7 +124,7 @@ def test_without_compiled_kernels(
 def test_how_many_stand_in_a_pass_changes_nothing(
     tokens: int, tmp_path: Path, tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "JOINED_TOKENS", tokens)
+    monkeypatch.setattr(joint_module, "JOINED_TOKENS", tokens)
     alone, joint = both(DIFFERENT, tmp_path, tiny_model, tiny_data)
     for one, other in zip(alone, joint, strict=True):
         for name, tensor in weights(one).items():

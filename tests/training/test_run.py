@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,6 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
 from veneer.model.attention import PackedAttention
 from veneer.training.checkpoint import verify
-from veneer.training.rows import PackedSteps, load_rows, split
 from veneer.training.run import RunResult, train
 
 WEIGHTS = {"lora": "adapter_model.safetensors", "qlora": "adapter_model.safetensors", "full": "model.safetensors"}
@@ -454,90 +452,6 @@ def test_what_cannot_work_is_refused_by_name(
 
 
 # ---------------------------------------------------------------------------------------------------------------- data
-
-
-def test_each_row_is_trained_exactly_once_an_epoch(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
-    settings = ("train.epochs=3", "train.examples_per_step=3", "compute.micro_batch_tokens=1024")
-    config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
-    encoded = examples(tiny_model, tiny_data)
-    seen: dict[int, Counter[tuple[int, ...]]] = {epoch: Counter() for epoch in range(3)}
-    orders = []
-    for step in range(1, PackedSteps(encoded, config).total + 1):
-        source = PackedSteps(encoded, config)  # afresh, as after a resumption
-        for batch in source.micro_batches(step):
-            shared, *rest, _ = torch.split(batch.tokens, [batch.shared, *batch.lengths, batch.filler])
-            for own in rest:
-                seen[(step - 1) // 7][(*shared.tolist(), *own.tolist())] += 1
-        orders.append([batch.tokens.tolist() for batch in source.micro_batches(step)])
-    expected = Counter(tuple(row.tokens.tolist()) for row in encoded)
-    assert all(counter == expected for counter in seen.values())
-    assert orders[:7] != orders[7:14]
-
-
-def test_the_number_of_steps_follows_from_epochs_or_is_given(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
-    encoded = examples(tiny_model, tiny_data)
-    for assignments, steps in (
-        ((), 3), (("train.epochs=2",), 6), (("train.epochs=0.5",), 2), (("train.epochs=1.01",), 4),
-        (("train.steps=50",), 50), (("train.examples_per_step=100",), 1), (("train.examples_per_step=1",), 20),
-        (("train.tokens_per_step=1000000", "train.epochs=2"), 2),
-    ):  # fmt: skip
-        source = PackedSteps(encoded, run_config(tiny_model, tiny_data, tmp_path, *assignments))
-        assert source.total == steps, assignments
-        assert source.epoch(source.total) > 0
-    whole = PackedSteps(encoded, run_config(tiny_model, tiny_data, tmp_path, "train.epochs=2"))
-    assert [whole.epoch(step) for step in range(1, 7)] == pytest.approx([n / 3 for n in range(1, 7)])
-
-
-def notes_of(model: Path, data: Path, output: Path, *assignments: str) -> list[str]:
-    notes: list[str] = []
-    config = run_config(model, data, output, *assignments)
-    load_rows(config, open_checkpoint(model).tokenizer(), notes.append)
-    return notes
-
-
-def test_rows_on_both_sides_are_reported(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
-    mixed = write_rows(tmp_path / "eval.jsonl", [*rows(2), *rows(3, seed=9)])
-    notes = notes_of(tiny_model, tiny_data, tmp_path, f"data.eval_file={mixed}")
-    (note,) = [note for note in notes if "evaluation rows are also training rows" in note]
-    assert note.startswith("2 of 5 ")
-    assert f"{mixed}:1 = {tiny_data}:1" in note
-    apart = write_rows(tmp_path / "apart.jsonl", rows(5, seed=9))
-    assert not any(
-        "also training" in note for note in notes_of(tiny_model, tiny_data, tmp_path, f"data.eval_file={apart}")
-    )
-
-
-def test_repeated_rows_that_a_split_puts_on_both_sides_are_reported(tiny_model: Path, tmp_path: Path) -> None:
-    doubled = write_rows(tmp_path / "rows.jsonl", [*rows(10), *rows(10)])
-    notes = notes_of(tiny_model, doubled, tmp_path, "data.held_out=0.3")
-    assert any("evaluation rows are also training rows" in note for note in notes)
-    assert any("repeat an earlier one" in note for note in notes)
-
-
-def test_a_split_keeps_every_row_on_one_side_in_order(tiny_data: Path) -> None:
-    from veneer.data.records import read_records
-
-    records = read_records(tiny_data)
-    kept, held = split(records, 0.25)
-    assert len(held) == 5
-    places = [record.where for record in records]
-    assert sorted(places.index(r.where) for r in [*kept, *held]) == list(range(20))
-    for side in (kept, held):
-        assert [places.index(r.where) for r in side] == sorted(places.index(r.where) for r in side)
-    assert len(split(records, 0.001)[1]) == 1
-
-
-def test_runs_of_several_seeds_are_evaluated_on_the_same_rows(
-    tiny_model: Path, tiny_data: Path, tmp_path: Path
-) -> None:
-    tokenizer = open_checkpoint(tiny_model).tokenizer()
-    rows = [
-        load_rows(
-            run_config(tiny_model, tiny_data, tmp_path, "data.held_out=0.3", f"train.seed={seed}"), tokenizer, print
-        )
-        for seed in (0, 1)
-    ]
-    assert rows[0].digest() == rows[1].digest()
 
 
 def test_rows_longer_than_the_context_are_reported(tmp_path: Path, tiny_model: Path) -> None:

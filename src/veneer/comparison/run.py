@@ -16,11 +16,11 @@ from veneer.comparison.summary import Difference, MethodSummary, charts, differe
 from veneer.config import RunConfig, override, parse, put
 from veneer.data.batches import order as shuffled
 from veneer.data.records import read_rows
+from veneer.data.rows import split
 from veneer.enums import Method
 from veneer.errors import ConfigError, Interrupted, OutputError, listing
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, reported, sampled_digest, write_text
-from veneer.training.rows import split
 
 SETTINGS_FILE = "settings.json"
 COMPARISON_FILE = "compare.json"
@@ -143,8 +143,8 @@ def _prepare(config: CompareConfig, output: Path) -> _Rows:
     rows = read_rows(config.data)
     records = [record for record, _ in rows]
     if config.eval_data is None:
-        _, heldout = split(records, config.held_out)
-        apart = {record.where for record in heldout}
+        _, evaluated = split(records, config.held_out)
+        apart = {record.where for record in evaluated}
         scored = [row for record, row in rows if record.where in apart]
         training = [row for record, row in rows if record.where not in apart]
     else:

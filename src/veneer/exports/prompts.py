@@ -9,8 +9,8 @@ from typing import Any
 
 from veneer.assistant import Assistant, recorded_run
 from veneer.data.records import Message, Record, read_records
+from veneer.data.rows import split
 from veneer.errors import DataError, listing
-from veneer.training.rows import split
 
 LIMIT = 20
 """Prompts of a certificate, unless more are asked for."""
@@ -102,8 +102,8 @@ def evaluation_rows(adapter: Path, data: str | None) -> tuple[Rows | None, str]:
     records = read_records(file)
     if run.data.eval_file is not None:
         return Rows(tuple(records), file), ""
-    _, held = split(records, run.data.held_out)
-    return Rows(tuple(held), f"{file} (the {len(held)} rows held out of training)"), ""
+    _, evaluated = split(records, run.data.held_out)
+    return Rows(tuple(evaluated), f"{file} (the {len(evaluated)} rows held out of training)"), ""
 
 
 def chosen(assistant: Assistant, rows: Rows | None, limit: int, new_tokens: int) -> Prompts:

@@ -15,6 +15,7 @@ from veneer.adapters.tables import grow
 from veneer.adapters.targets import EMBEDDING
 from veneer.backends.load import load_hf
 from veneer.config import QuantSection, RunConfig
+from veneer.data.rows import Rows
 from veneer.enums import Backend, Init, Method
 from veneer.errors import ConfigError
 from veneer.hardware import resolve_dtype
@@ -24,7 +25,7 @@ from veneer.load import Holding, load_model, refuse_training
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel, ModelSpec
 from veneer.model.spec import DecoderSpec
-from veneer.training.rows import PackedSteps, Rows
+from veneer.training.steps import PackedSteps
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
 
 EVA_ROWS = 2

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from veneer.config import RunConfig
+from veneer.data.rows import Rows
 from veneer.enums import Backend
 from veneer.errors import CheckpointError
 from veneer.events import read_events
@@ -30,7 +31,6 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.native.library import choice
 from veneer.system import processor_name
 from veneer.training.result import EVENTS_FILE
-from veneer.training.rows import Rows
 
 LOCK_FILE = "run.lock"
 FORMAT = 1
@@ -173,7 +173,7 @@ def write_lock(output: Path, config: RunConfig, inputs: Inputs, rows: Rows, devi
         "base": {"model": config.model, "revision": config.revision, "files": inputs.base()},
         "tokenizer": inputs.tokenizer(),
         "data": {
-            "files": inputs.data(), "rows": len(rows.train), "evaluation_rows": len(rows.heldout),
+            "files": inputs.data(), "rows": len(rows.train), "evaluation_rows": len(rows.eval),
             "digest": rows.digest(),
         },
         "seed": config.train.seed,

@@ -12,6 +12,7 @@ import torch
 from veneer.adapters.spec import LoraSpec
 from veneer.backends.choose import backend_of, check_hf
 from veneer.config import ComputeSection, RunConfig, read_yaml
+from veneer.data.rows import Rows, load_rows
 from veneer.enums import Backend, Dtype, Method, Recompute
 from veneer.errors import ConfigError
 from veneer.hardware import resolve_device, resolve_dtype
@@ -26,8 +27,8 @@ from veneer.planning.estimate import Estimate, estimate, hf_linears
 from veneer.planning.plan import Plan, make_plan
 from veneer.planning.setup import Cut, Setup
 from veneer.planning.time import Rate, card, probe, published
-from veneer.training.recommend import completion_tokens, settle, settle_over
-from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
+from veneer.training.recommend import settle, settle_over
+from veneer.training.steps import PackedSteps, examples_per_step
 
 NO_FILE = "-"
 """`data.file` of a configuration that is only planned, over rows that are supposed."""
@@ -62,7 +63,7 @@ def planned(
     dtype = resolve_dtype(compute.dtype, device)
     setup = Setup.of(config, spec, dtype, device.type, torch.get_num_threads(), stored=stored, files=files)
     source = PackedSteps(rows.train, config, by_length=spec.by_length)
-    evaluated = max((len(example.tokens) for example in rows.heldout), default=0)
+    evaluated = rows.longest_eval
 
     def cut_for(tokens: int) -> Cut:
         return replace(source.cut(tokens), evaluated=evaluated)
@@ -158,8 +159,8 @@ def plan_of(config: RunConfig, device: str, expected: Expected) -> Plan:
         dtype = torch.float32 if config.compute.dtype is Dtype.FLOAT32 else torch.bfloat16
     rows = None
     if config.data.file != NO_FILE:
-        rows = load_rows(config, model.tokenizer(), lambda message: None)
-        config, _ = settle(config, spec, len(rows.train), completion_tokens(rows))
+        rows = load_rows(config.data, model.tokenizer(), lambda message: None)
+        config, _ = settle(config, spec, len(rows.train), rows.completion_tokens)
     else:
         config, _ = settle(config, spec, expected.rows, expected.rows * expected.tokens)
     threads = config.compute.threads or torch.get_num_threads()
@@ -200,9 +201,9 @@ def estimate_of(config: RunConfig, device: str, expected: Expected) -> Estimate 
     source = None
     count, completion, longest = expected.rows, expected.rows * expected.tokens, expected.longest
     if config.data.file != NO_FILE:
-        rows = load_rows(config, model.tokenizer(), lambda message: None)
+        rows = load_rows(config.data, model.tokenizer(), lambda message: None)
         source = PackedSteps(rows.train, config)
-        count, completion, longest = len(rows.train), completion_tokens(rows), source.longest
+        count, completion, longest = len(rows.train), rows.completion_tokens, source.longest
     config, _ = settle_over(config, spec, lambda lora: hf_linears(spec, lora), count, completion)
     supposed = examples_per_step(config.train) or 1
     return estimate(

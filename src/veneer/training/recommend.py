@@ -19,7 +19,7 @@ from veneer.model.language import ModelSpec
 from veneer.model.spec import DecoderSpec
 from veneer.planning.setup import decoder_linears
 from veneer.planning.trained import Linear
-from veneer.training.rows import DEFAULT_EXAMPLES_PER_STEP, Rows
+from veneer.training.steps import DEFAULT_EXAMPLES_PER_STEP
 
 BITS_PER_WEIGHT = 2.0
 """What a trained number can hold (Allen-Zhu & Li, 2024, arXiv:2404.05405)."""
@@ -223,8 +223,3 @@ def _leaves(choices: Iterable[Choice], section: str) -> dict[str, int | float]:
     """The choices of one section, by the last part of their keys."""
     prefix = section + "."
     return {choice.key.removeprefix(prefix): choice.value for choice in choices if choice.key.startswith(prefix)}
-
-
-def completion_tokens(rows: Rows) -> int:
-    """Supervised tokens of all training rows."""
-    return sum(example.supervised for example in rows.train)

@@ -18,6 +18,7 @@ from veneer.backends.choose import backend_of, check_hf, said
 from veneer.backends.load import describe_hf
 from veneer.config import RunConfig, check, to_yaml
 from veneer.data.batches import pack
+from veneer.data.rows import Rows, load_rows
 from veneer.enums import Backend, Factors, Init, Method, Products, Recompute
 from veneer.errors import CheckpointError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Subscriber
@@ -44,9 +45,9 @@ from veneer.training.optimizers.base import Optimizer
 from veneer.training.optimizers.choose import auto_beta2, make_optimizer, notes
 from veneer.training.optimizers.lorafa import FactorPair, LoraFA
 from veneer.training.planned import estimated, planned
-from veneer.training.recommend import completion_tokens, settle, settle_over
+from veneer.training.recommend import settle, settle_over
 from veneer.training.result import CONFIG_FILE, EVENTS_FILE, publish
-from veneer.training.rows import PackedSteps, Rows, examples_per_step, load_rows
+from veneer.training.steps import PackedSteps, examples_per_step
 from veneer.training.trainable import AdapterTraining, Trainable
 
 EVALUATIONS_PER_RUN = 10
@@ -285,9 +286,9 @@ def foresee(config: RunConfig, device: torch.device, recorded: Path | None, log:
         config, taken = as_stored(config, origin, stored)
         log.emit(Note(message=taken))
     config, tokenizer, spec = with_new_tokens(config, origin.tokenizer(), spec)
-    rows = load_rows(config, tokenizer, lambda message: log.emit(Note(message=message)))
+    rows = load_rows(config.data, tokenizer, lambda message: log.emit(Note(message=message)))
     _note_long_rows(rows, spec.max_positions, log)
-    config, reasons = settle(config, spec, len(rows.train), completion_tokens(rows))
+    config, reasons = settle(config, spec, len(rows.train), rows.completion_tokens)
     if config.method is not Method.FULL:
         lora = LoraSpec.of(config.lora, tied=spec.tied_head)
         targets = lora.targets(target_paths(linear_paths(spec), spec))
@@ -322,10 +323,10 @@ def _foresee_hf(
         config, taken = as_stored(config, origin, stored)
         log.emit(Note(message=taken))
     tokenizer = origin.tokenizer()
-    rows = load_rows(config, tokenizer, lambda message: log.emit(Note(message=message)))
+    rows = load_rows(config.data, tokenizer, lambda message: log.emit(Note(message=message)))
     _note_long_rows(rows, spec.max_positions, log)
     config, reasons = settle_over(
-        config, spec, lambda lora: hf_linears(spec, lora), len(rows.train), completion_tokens(rows)
+        config, spec, lambda lora: hf_linears(spec, lora), len(rows.train), rows.completion_tokens
     )
     lora = LoraSpec.of(config.lora, tied=spec.tied_head)
     refuse(lora, config.method)
@@ -337,7 +338,7 @@ def _foresee_hf(
 
 
 def _note_long_rows(rows: Rows, limit: int, log: EventLog) -> None:
-    long = [example.where for example in (*rows.train, *rows.heldout) if len(example.tokens) > limit]
+    long = rows.longer_than(limit)
     if long:
         log.emit(Note(message=f"{len(long)} rows are longer than the model's context of {limit:,} tokens ({long[0]})"))
 
@@ -410,9 +411,9 @@ def _engine(
     log: EventLog,
     stop: Callable[[], bool],
 ) -> Engine:
-    model, heldout_rows = opened.model, opened.rows.heldout
+    model = opened.model
     train_section = config.train
-    heldout = pack(heldout_rows, source.micro_batch_tokens) if heldout_rows else []
+    evaluated = pack(opened.rows.eval, source.micro_batch_tokens) if opened.rows.eval else []
     return Engine(
         model=model,
         trainable=opened.trainable,
@@ -428,7 +429,7 @@ def _engine(
         ),
         clip=train_section.clip,
         seed=train_section.seed,
-        evaluate=(lambda: mean_loss(model, heldout, objective)) if heldout else None,
+        evaluate=(lambda: mean_loss(model, evaluated, objective)) if evaluated else None,
         eval_every=train_section.eval_every or source.total,
         save_every=train_section.save_every or source.total,
         checkpoints=store,

@@ -1,122 +1,26 @@
-"""The rows of a run: read, encoded, split, and served to the engine by step number."""
+"""The steps of a run: which rows make up each, and how they are packed into micro-batches."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from hashlib import blake2b
+from collections.abc import Iterable
 
 import numpy as np
 
 from veneer.config import RunConfig, TrainSection
-from veneer.data.batches import MicroBatch, Steps, common_beginning, fill, order, pack
-from veneer.data.chat import EncodeReport, Example, encode_all
-from veneer.data.records import Record, duplicates, overlap, read_records
+from veneer.data.batches import MicroBatch, Steps, common_beginning, fill, pack
+from veneer.data.chat import Example
 from veneer.enums import Backend, Method
-from veneer.errors import ConfigError, DataError
-from veneer.io.tokenizer import Tokenizer
+from veneer.errors import ConfigError
 from veneer.padding import OWN_PAD_TO_MULTIPLE_OF, PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.setup import Cut
 from veneer.products import compiled
-
-Notice = Callable[[str], None]
-"""Told, in a sentence, of everything about the data that the user should know."""
 
 DEFAULT_EXAMPLES_PER_STEP = 8
 SCANNED_STEPS = 1000
 """Steps looked through for the largest micro-batch."""
 COMPARED = 50
 """Of the fullest micro-batches, so many are looked at for what their documents share."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What is trained on and what the evaluation loss is measured on."""
-
-    train: list[Example]
-    heldout: list[Example]
-
-    def digest(self) -> str:
-        """A hash of every token and its loss mask: equal means that the same numbers are trained."""
-        state = blake2b(digest_size=16)
-        for example in (*self.train, *self.heldout):
-            state.update(len(example.tokens).to_bytes(4, "little"))
-            state.update(example.tokens.tobytes())
-            state.update(example.loss_mask.tobytes())
-        return state.hexdigest()
-
-
-def load_rows(config: RunConfig, tokenizer: Tokenizer, notice: Notice) -> Rows:
-    """Read and encode the files of `config.data`, and say what was found.
-
-    Raises:
-        DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
-    """
-    records = read_records(config.data.file)
-    heldout: list[Record] = []
-    if config.data.eval_file is not None:
-        heldout = read_records(config.data.eval_file)
-    elif config.data.held_out:
-        records, heldout = split(records, config.data.held_out)
-    shared = overlap(records, heldout)
-    if shared:
-        notice(
-            f"{len(shared)} of {len(heldout)} evaluation rows are also training rows "
-            f"(first: {shared[0][0]} = {shared[0][1]}): the evaluation loss is too good"
-        )
-    repeats = duplicates(records)
-    if repeats:
-        notice(f"{len(repeats)} training rows repeat an earlier one (first: {repeats[0][0]} = {repeats[0][1]})")
-    return Rows(
-        train=_encode(records, tokenizer, config, "training", notice),
-        heldout=_encode(heldout, tokenizer, config, "evaluation", notice) if heldout else [],
-    )
-
-
-def split(records: list[Record], share: float) -> tuple[list[Record], list[Record]]:
-    """Keep `share` of the records (at least one) apart; both parts stay in the file's order.
-
-    Which ones follows from the records' number alone: runs of several seeds, or points of a sweep, are evaluated on the
-    same rows.
-
-    Raises:
-        DataError: there are too few records to have some on both sides.
-    """
-    count = max(1, round(share * len(records)))
-    if count >= len(records):
-        raise DataError(
-            f"data.held_out={share} of {len(records)} rows leaves none to train on; give more rows or an eval_file"
-        )
-    # Another stream than the epochs' orders, which start from 0.
-    chosen = set(order(len(records), seed=0, epoch=2**31)[:count].tolist())
-    kept = [record for index, record in enumerate(records) if index not in chosen]
-    return kept, [record for index, record in enumerate(records) if index in chosen]
-
-
-def _encode(records: list[Record], tokenizer: Tokenizer, config: RunConfig, what: str, notice: Notice) -> list[Example]:
-    encoded = encode_all(records, tokenizer, max_length=config.data.max_length, overlong=config.data.overlong)
-    for line in _findings(encoded.report, what):
-        notice(line)
-    return encoded.examples
-
-
-def _findings(report: EncodeReport, what: str) -> list[str]:
-    lines = [
-        f"{report.examples:,} {what} rows: {report.tokens:,} tokens, {report.supervised:,} of them supervised; "
-        f"longest row {report.longest:,} tokens ({report.longest_where})"
-    ]
-    groups = {
-        f"longer than data.max_length={report.max_length} and left out": report.dropped,
-        f"cut to data.max_length={report.max_length} tokens": report.truncated,
-        "left out, since nothing in them trains": report.untrained,
-        "spell a control token, which is trained as ordinary text": report.spelled,
-    }
-    for text, where in groups.items():
-        if where:
-            more = f" and {len(where) - 3} more" if len(where) > 3 else ""
-            lines.append(f"{len(where)} {what} rows {text}: {', '.join(where[:3])}{more}")
-    return lines + list(report.notes)
 
 
 def examples_per_step(train: TrainSection) -> int | None:

@@ -1,0 +1,137 @@
+"""The rows of a run: read from their files, split into those trained and those evaluated, and encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from veneer.config import DataSection
+from veneer.data.batches import order
+from veneer.data.chat import EncodeReport, Example, encode_all
+from veneer.data.records import Record, duplicates, overlap, read_records
+from veneer.errors import DataError
+from veneer.io.tokenizer import Tokenizer
+
+Notice = Callable[[str], None]
+"""Told, in a sentence, of everything about the data that the user should know."""
+
+LISTED = 3
+"""Rows that a finding names; it counts the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The encoded rows of a run."""
+
+    train: list[Example]
+    """The rows that are trained."""
+    eval: list[Example]
+    """The rows that the evaluation loss is measured on; empty where there are none."""
+
+    def digest(self) -> str:
+        """A hash of every token and its loss mask. Two runs with equal digests train and evaluate the same numbers."""
+        state = blake2b(digest_size=16)
+        for example in (*self.train, *self.eval):
+            state.update(len(example.tokens).to_bytes(4, "little"))
+            state.update(example.tokens.tobytes())
+            state.update(example.loss_mask.tobytes())
+        return state.hexdigest()
+
+    @property
+    def completion_tokens(self) -> int:
+        """The supervised tokens of all training rows."""
+        return sum(example.supervised for example in self.train)
+
+    @property
+    def longest_eval(self) -> int:
+        """Tokens of the longest evaluation row; 0 where there is none."""
+        return max((len(example.tokens) for example in self.eval), default=0)
+
+    def longer_than(self, limit: int) -> list[str]:
+        """Where the rows stand that have more than `limit` tokens."""
+        return [example.where for example in (*self.train, *self.eval) if len(example.tokens) > limit]
+
+
+def load_rows(data: DataSection, tokenizer: Tokenizer, notice: Notice) -> Rows:
+    """Read and encode the files of a run, and say what was found.
+
+    Args:
+        data: names the files, and says what happens to long rows.
+        tokenizer: encodes the rows.
+        notice: told of rows that repeat, were cut or were left out.
+
+    Raises:
+        DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
+    """
+    records = read_records(data.file)
+    eval_records: list[Record] = []
+    if data.eval_file is not None:
+        eval_records = read_records(data.eval_file)
+    elif data.held_out:
+        records, eval_records = split(records, data.held_out)
+    shared = overlap(records, eval_records)
+    if shared:
+        notice(
+            f"{len(shared)} of {len(eval_records)} evaluation rows are also training rows "
+            f"(first: {shared[0][0]} = {shared[0][1]}): the evaluation loss is too good"
+        )
+    repeats = duplicates(records)
+    if repeats:
+        notice(f"{len(repeats)} training rows repeat an earlier one (first: {repeats[0][0]} = {repeats[0][1]})")
+    return Rows(
+        train=_encode(records, tokenizer, data, "training", notice),
+        eval=_encode(eval_records, tokenizer, data, "evaluation", notice) if eval_records else [],
+    )
+
+
+def split(records: list[Record], share: float) -> tuple[list[Record], list[Record]]:
+    """Split records into those to train and, `share` of them and at least one, those to evaluate. Both keep the order
+    of the file.
+
+    Which ones are evaluated follows from the number of records alone. So runs of several seeds, or the points of a
+    sweep, are evaluated on the same rows.
+
+    Raises:
+        DataError: there are too few records to have some on both sides.
+    """
+    count = max(1, round(share * len(records)))
+    if count >= len(records):
+        raise DataError(
+            f"data.held_out={share} of {len(records)} rows leaves none to train on; give more rows or an eval_file"
+        )
+    # Another stream than the epochs' orders, which start from 0.
+    chosen = set(order(len(records), seed=0, epoch=2**31)[:count].tolist())
+    train = [record for index, record in enumerate(records) if index not in chosen]
+    return train, [record for index, record in enumerate(records) if index in chosen]
+
+
+def _encode(records: list[Record], tokenizer: Tokenizer, data: DataSection, what: str, notice: Notice) -> list[Example]:
+    encoded = encode_all(records, tokenizer, max_length=data.max_length, overlong=data.overlong)
+    for line in findings(encoded.report, what):
+        notice(line)
+    return encoded.examples
+
+
+def findings(report: EncodeReport, what: str) -> list[str]:
+    """What encoding found, a sentence a line.
+
+    Args:
+        report: as `encode_all` made it.
+        what: which rows they are, as the sentences say it: "training" or "evaluation".
+    """
+    lines = [
+        f"{report.examples:,} {what} rows: {report.tokens:,} tokens, {report.supervised:,} of them supervised; "
+        f"longest row {report.longest:,} tokens ({report.longest_where})"
+    ]
+    groups = {
+        f"longer than data.max_length={report.max_length} and left out": report.dropped,
+        f"cut to data.max_length={report.max_length} tokens": report.truncated,
+        "left out, since nothing in them trains": report.untrained,
+        "spell a control token, which is trained as ordinary text": report.spelled,
+    }
+    for text, where in groups.items():
+        if where:
+            more = f" and {len(where) - LISTED} more" if len(where) > LISTED else ""
+            lines.append(f"{len(where)} {what} rows {text}: {', '.join(where[:LISTED])}{more}")
+    return lines + list(report.notes)

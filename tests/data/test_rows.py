@@ -1,0 +1,56 @@
+"""The rows of a run are read, split and encoded, and what was found is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tiny import rows, run_config, write_rows
+from veneer.data.records import read_records
+from veneer.data.rows import load_rows, split
+from veneer.io.checkpoint import open_checkpoint
+
+
+def notes_of(model: Path, data: Path, output: Path, *assignments: str) -> list[str]:
+    notes: list[str] = []
+    config = run_config(model, data, output, *assignments)
+    load_rows(config.data, open_checkpoint(model).tokenizer(), notes.append)
+    return notes
+
+
+def test_rows_on_both_sides_are_reported(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    mixed = write_rows(tmp_path / "eval.jsonl", [*rows(2), *rows(3, seed=9)])
+    notes = notes_of(tiny_model, tiny_data, tmp_path, f"data.eval_file={mixed}")
+    (note,) = [note for note in notes if "evaluation rows are also training rows" in note]
+    assert note.startswith("2 of 5 ")
+    assert f"{mixed}:1 = {tiny_data}:1" in note
+    apart = write_rows(tmp_path / "apart.jsonl", rows(5, seed=9))
+    assert not any(
+        "also training" in note for note in notes_of(tiny_model, tiny_data, tmp_path, f"data.eval_file={apart}")
+    )
+
+
+def test_repeated_rows_that_a_split_puts_on_both_sides_are_reported(tiny_model: Path, tmp_path: Path) -> None:
+    doubled = write_rows(tmp_path / "rows.jsonl", [*rows(10), *rows(10)])
+    notes = notes_of(tiny_model, doubled, tmp_path, "data.held_out=0.3")
+    assert any("evaluation rows are also training rows" in note for note in notes)
+    assert any("repeat an earlier one" in note for note in notes)
+
+
+def test_a_split_keeps_every_row_on_one_side_in_order(tiny_data: Path) -> None:
+    records = read_records(tiny_data)
+    train, evaluated = split(records, 0.25)
+    assert len(evaluated) == 5
+    places = [record.where for record in records]
+    assert sorted(places.index(r.where) for r in [*train, *evaluated]) == list(range(20))
+    for side in (train, evaluated):
+        assert [places.index(r.where) for r in side] == sorted(places.index(r.where) for r in side)
+    assert len(split(records, 0.001)[1]) == 1
+
+
+def test_runs_of_several_seeds_are_evaluated_on_the_same_rows(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    tokenizer = open_checkpoint(tiny_model).tokenizer()
+    configs = [run_config(tiny_model, tiny_data, tmp_path, "data.held_out=0.3", f"train.seed={n}") for n in (0, 1)]
+    rows = [load_rows(config.data, tokenizer, print) for config in configs]
+    assert rows[0].digest() == rows[1].digest()
