@@ -389,3 +389,28 @@ def test_a_long_chat_is_not_quadratic() -> None:
         return spent
 
     assert min(seconds(400) for _ in range(3)) < 10 * min(seconds(100) for _ in range(3))
+
+
+@pytest.mark.parametrize("name", [*ct.TEMPLATES, None])
+def test_a_trace_says_which_text_each_token_came_from(name: str | None) -> None:
+    """The ids are those that train, and each token's range of the text holds what the token decodes to."""
+    tokenizer = ct.tokenizer(name)
+    row = (
+        Record("f:1", text="One <|im_end|> two three")
+        if name is None
+        else record("u:Say <|im_end|> and é", "a:It is said, twice.")
+    )
+    if name == "unmaskable":
+        with pytest.raises(DataError):
+            Encoder(tokenizer, template_of(tokenizer)).trace(row)
+        return
+    trace = Encoder(tokenizer, template_of(tokenizer)).trace(row)
+    assert trace.example.tokens.tolist() == encode(row, tokenizer, template_of(tokenizer)).tokens.tolist()
+    assert trace.spelled is (ct.FAMILY.get(name or "", "chatml") == "chatml")
+    starts = [start for start, _ in trace.offsets]
+    assert starts == sorted(starts)
+    inside = [any(a <= start < b for a, b in trace.spans) for start in starts]
+    expected = [False, *inside[1:]] if name is not None else trace.example.loss_mask.tolist()
+    assert trace.example.loss_mask.tolist() == expected
+    answer = "".join(trace.text[a:b] for a, b in trace.spans)
+    assert ("It is said, twice." if name is not None else "two three") in answer

@@ -49,6 +49,22 @@ class Example:
         return int(np.count_nonzero(self.loss_mask))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """One tokenised row together with the text that its tokens were made of."""
+
+    example: Example
+    text: str
+    """The text that was tokenised. Where the row spells a control token itself, the template's own control tokens are
+    written as the tokenizer's aliases, one private-use character each."""
+    offsets: Sequence[Span]
+    """The range of `text` [start, end) that each token came from; empty for tokens that no text says."""
+    spans: Sequence[Span]
+    """The ranges of `text` that train, in order."""
+    spelled: bool
+    """Whether the row spells a control token, which is ordinary text then."""
+
+
 @dataclass(frozen=True, slots=True)
 class EncodeReport:
     """What `encode_all` did, completely: every row is either in the examples or named here."""
@@ -106,7 +122,24 @@ class Encoder:
             DataError: the row cannot be written with the template, or its turns cannot be told apart; the message
                 begins with where the row is.
         """
-        return self._encode(record)[0]
+        return self.trace(record).example
+
+    def trace(self, record: Record) -> Trace:
+        """As `encode`, with the text behind the tokens.
+
+        Raises:
+            DataError: as `encode`.
+        """
+        try:
+            if record.text is not None:
+                return self._trace_text(record.text, record.where)
+            if self._finder is not None:
+                return self._trace_chat(record, self._finder)
+            if record.prompt is not None and record.completion is not None:
+                return self._trace_pair(record.prompt, record.completion, record.where)
+            raise DataError(_NO_TEMPLATE)
+        except DataError as error:
+            raise DataError(f"{record.where}: {error}") from error
 
     def prompt_tokens(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """Ids of a conversation that ends where the assistant is to go on.
@@ -145,63 +178,52 @@ class Encoder:
                 notes.append(f"the chat template has no generation prompt; {shape.unprompted!r} is used as one")
         return tuple(notes)
 
-    def _encode(self, record: Record) -> tuple[Example, bool]:
-        """The example, and whether the row spells a special token."""
-        try:
-            if record.text is not None:
-                ids, mask, spelled = self._encode_text(record.text)
-            elif self._finder is not None:
-                ids, mask, spelled = self._encode_chat(record, self._finder)
-            elif record.prompt is not None and record.completion is not None:
-                ids, mask, spelled = self._encode_pair(record.prompt, record.completion)
-            else:
-                raise DataError(_NO_TEMPLATE)
-        except DataError as error:
-            raise DataError(f"{record.where}: {error}") from error
-        mask[:1] = False
-        return Example(np.asarray(ids, dtype=np.int32), mask, record.where), spelled
-
-    def _encode_chat(self, record: Record, finder: TurnFinder) -> tuple[list[int], NDArray[np.bool_], bool]:
+    def _trace_chat(self, record: Record, finder: TurnFinder) -> Trace:
         chat: Guarded = self._specials.guard(record.messages, record.tools)
         text, spans = finder.find(chat, record.train_from)
-        ids, offsets, moved = self._tokenise(text, chat.changed, spans)
-        return ids, _supervised(offsets, moved), chat.changed
+        ids, offsets, moved, text = self._tokenise(text, chat.changed, spans)
+        return _trace(ids, _supervised(offsets, moved), record.where, text, offsets, moved, chat.changed)
 
-    def _encode_text(self, text: str) -> tuple[list[int], NDArray[np.bool_], bool]:
-        ids, spelled = self._plain(text)
-        ids = [*self._bos(), *ids, *self._eos()]
-        return ids, np.ones(len(ids), dtype=np.bool_), spelled
+    def _trace_text(self, text: str, where: str) -> Trace:
+        ids, offsets, spelled = self._plain(text)
+        bos, eos, end = self._bos(), self._eos(), len(text)
+        offsets = [*((0, 0) for _ in bos), *offsets, *((end, end) for _ in eos)]
+        ids = [*bos, *ids, *eos]
+        return _trace(ids, np.ones(len(ids), dtype=np.bool_), where, text, offsets, [(0, end)], spelled)
 
-    def _encode_pair(self, prompt: str, completion: str) -> tuple[list[int], NDArray[np.bool_], bool]:
-        before, spelled_before = self._plain(prompt)
-        both, spelled = self._plain(prompt + completion)
+    def _trace_pair(self, prompt: str, completion: str, where: str) -> Trace:
+        before, before_offsets, spelled_before = self._plain(prompt)
+        both, offsets, spelled = self._plain(prompt + completion)
         if both[: len(before)] != before:
             # A token would reach across the border ("x: " + "1"). Generation starts from the prompt's own tokens, so
             # training must as well.
-            after, spelled = self._plain(completion)
+            after, after_offsets, spelled = self._plain(completion)
             both = before + after
-        start = [*self._bos(), *before]
-        ids = [*self._bos(), *both, *self._eos()]
-        return ids, np.arange(len(ids)) >= len(start), spelled or spelled_before
+            offsets = [*before_offsets, *((a + len(prompt), b + len(prompt)) for a, b in after_offsets)]
+        bos, eos, end = self._bos(), self._eos(), len(prompt) + len(completion)
+        ids = [*bos, *both, *eos]
+        offsets = [*((0, 0) for _ in bos), *offsets, *((end, end) for _ in eos)]
+        mask = np.arange(len(ids)) >= len(bos) + len(before)
+        return _trace(ids, mask, where, prompt + completion, offsets, [(len(prompt), end)], spelled or spelled_before)
 
     def _tokenise(
         self, guarded: str, changed: bool, spans: Sequence[Span]
-    ) -> tuple[list[int], list[Span], Sequence[Span]]:
-        """Ids and offsets of a rendered, guarded text, and the spans in the offsets' own coordinates."""
+    ) -> tuple[list[int], list[Span], Sequence[Span], str]:
+        """Ids and offsets of a rendered, guarded text, the spans in the offsets' own coordinates, and their text."""
         if not changed:
             ids, offsets = self._tokenizer.encode_with_offsets(guarded)
-            return ids, offsets, spans
+            return ids, offsets, spans, guarded
         flat = [position for span in spans for position in span]
         text, moved = self._specials.alias(guarded, flat)
         ids, offsets = self._tokenizer.encode_aliased(text)
-        return ids, offsets, list(zip(moved[::2], moved[1::2], strict=True))
+        return ids, offsets, list(zip(moved[::2], moved[1::2], strict=True)), text
 
-    def _plain(self, text: str) -> tuple[list[int], bool]:
-        """Ids of a text that no template made; special tokens spelled in it are ordinary text."""
+    def _plain(self, text: str) -> tuple[list[int], list[Span], bool]:
+        """Ids and offsets of a text that no template made; special tokens spelled in it are ordinary text."""
         if not self._specials.spelled_in(text):
-            return self._tokenizer.encode(text), False
+            return *self._tokenizer.encode_with_offsets(text), False
         self._specials.refuse_aliases(text)
-        return self._tokenizer.encode_aliased(text)[0], True
+        return *self._tokenizer.encode_aliased(text), True
 
     def _bos(self) -> list[int]:
         bos = self._tokenizer.bos_id
@@ -284,11 +306,11 @@ def encode_all(
     problems: list[str] = []
     for record in records:
         try:
-            example, spelled = encoder._encode(record)
+            trace = encoder.trace(record)
         except DataError as error:
             problems.append(str(error))
         else:
-            tally.add(example, spelled)
+            tally.add(trace.example, trace.spelled)
     if problems:
         total = len(problems) + tally.rows
         raise DataError(f"{len(problems)} of {total} rows cannot be encoded:\n{listing(problems)}")
@@ -350,6 +372,19 @@ class _Tally:
             spelled=tuple(self._spelled),
             notes=notes,
         )
+
+
+def _trace(
+    ids: list[int],
+    mask: NDArray[np.bool_],
+    where: str,
+    text: str,
+    offsets: Sequence[Span],
+    spans: Sequence[Span],
+    spelled: bool,
+) -> Trace:
+    mask[:1] = False
+    return Trace(Example(np.asarray(ids, dtype=np.int32), mask, where), text, offsets, spans, spelled)
 
 
 def _supervised(offsets: Sequence[Span], spans: Sequence[Span]) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from typing import Any
 from veneer.data.formats import BadRow, Message, Record, kind, to_record
 from veneer.errors import DataError, listing
 
-__all__ = ["SUFFIXES", "Message", "Record", "duplicates", "overlap", "read_records", "read_rows"]
+__all__ = ["SUFFIXES", "Message", "Record", "duplicates", "iterate_rows", "overlap", "read_records", "read_rows"]
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -41,6 +41,31 @@ def read_rows(path: Path | str) -> list[tuple[Record, Any]]:
     Raises:
         DataError: as `read_records`.
     """
+    records: list[tuple[Record, Any]] = []
+    problems: list[str] = []
+    for where, row in iterate_rows(path):
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            records.append((to_record(row, where), row))
+        except BadRow as problem:
+            problems.append(f"{where}: {problem}")
+    if problems:
+        total = len(records) + len(problems)
+        raise DataError(f"{path}: {len(problems)} of {total} rows cannot be used:\n{listing(problems)}")
+    if not records:
+        raise DataError(f"{path} holds no rows; a data file needs at least one")
+    return records
+
+
+def iterate_rows(path: Path | str) -> Iterator[tuple[str, Any]]:
+    """Every row as the file has it with where it is, read as it is asked for.
+
+    A row that cannot be parsed is given as the BadRow that says why.
+
+    Raises:
+        DataError: the file is missing, of an unknown kind, or damaged as a whole.
+    """
     path = Path(path)
     if path.is_dir():
         raise DataError(f"{path} is a folder; name one data file ({', '.join(SUFFIXES)})")
@@ -50,24 +75,10 @@ def read_rows(path: Path | str) -> list[tuple[Record, Any]]:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path} ends in {path.suffix!r}; veneer reads {', '.join(SUFFIXES)}")
-    records: list[tuple[Record, Any]] = []
-    problems: list[str] = []
     try:
-        for where, row in reader(path):
-            try:
-                if isinstance(row, BadRow):
-                    raise row
-                records.append((to_record(row, where), row))
-            except BadRow as problem:
-                problems.append(f"{where}: {problem}")
+        yield from reader(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    if problems:
-        total = len(records) + len(problems)
-        raise DataError(f"{path}: {len(problems)} of {total} rows cannot be used:\n{listing(problems)}")
-    if not records:
-        raise DataError(f"{path} holds no rows; a data file needs at least one")
-    return records
 
 
 def duplicates(records: Sequence[Record]) -> list[tuple[str, str]]:
