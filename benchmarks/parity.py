@@ -20,12 +20,12 @@ from veneer.config import ComputeSection, parse
 from veneer.enums import Dtype
 from veneer.exports.certificate import compare
 from veneer.exports.certify import NEW_TOKENS
-from veneer.exports.job import StoredDtype
 from veneer.exports.prompts import chosen, evaluation_rows
-from veneer.exports.run import TARGETS, Target, open_job
-from veneer.exports.sides import reference
+from veneer.exports.request import ExportRequest, StoredDtype, Target
+from veneer.exports.run import TARGETS, open_inputs
 from veneer.exports.tensors import compare_tensors
 from veneer.exports.thresholds import THRESHOLDS
+from veneer.exports.veneer_reader import reference
 from veneer.training.run import train
 
 CLAIMS = Path(__file__).parents[1] / "examples" / "claims"
@@ -62,17 +62,18 @@ def main() -> None:
     )
     for name in asked.to:
         target, dtype, quant = FORMATS[name]
-        job, _ = open_job(
-            model, adapter, asked.output / name, to=target.value, dtype=dtype, quant=quant,
-            data=CLAIMS / "new_records.jsonl", limit=asked.prompts, method=None,
-            compute=ComputeSection(device="cpu", dtype=Dtype.FLOAT32), progress=lambda what: None,
+        request = ExportRequest(
+            adapter=adapter, output=asked.output / name, model=model, to=target, dtype=dtype, quant=quant,
+            data=str(CLAIMS / "new_records.jsonl"), limit=asked.prompts,
+            compute=ComputeSection(device="cpu", dtype=Dtype.FLOAT32),
         )  # fmt: skip
+        inputs, _ = open_inputs(request, lambda what: None)
         folder = asked.output / name.replace(" ", "-")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         # Losses are another command's to measure.
-        record = TARGETS[target].write(replace(job, rows=None), folder)
-        checks = TARGETS[target].checks(job, folder, record)
+        record = TARGETS[target].write(replace(inputs, rows=None), folder)
+        checks = TARGETS[target].checks(inputs, folder, record)
         if side is None:
             assistant = checks.reference()
             rows, _ = evaluation_rows(adapter, str(CLAIMS / "new_records.jsonl"))

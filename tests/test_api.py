@@ -74,3 +74,17 @@ def test_the_command_and_the_module_are_the_same() -> None:
     ]
     assert outputs[0] == outputs[1]
     assert veneer.__version__ in outputs[0]
+
+
+def test_enums_may_be_given_by_their_names() -> None:
+    from veneer.enums import Method, choice
+
+    assert choice(Method, "lora", "method") is choice(Method, Method.LORA, "method") is Method.LORA
+    with pytest.raises(
+        veneer.VeneerError, match=r"to: 'pefd' is unknown \(did you mean 'peft'\?\); possible are peft, "
+    ):
+        veneer.export("adapter", "output", to="pefd")
+    with pytest.raises(veneer.VeneerError, match="dtype: 'float8' is unknown.* possible are auto, float32, "):
+        veneer.export("adapter", "output", dtype="float8")
+    with pytest.raises(veneer.VeneerError, match="method: 'dora' is unknown.* possible are lora, qlora, full"):
+        veneer.evaluate("model", "data.jsonl", method="dora")

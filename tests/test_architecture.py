@@ -26,6 +26,7 @@ LAYERS = (
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""
 
 SIDEWAYS = {
+    ("enums", "errors"),  # a word that is none of a setting's is refused
     ("config", "enums"),  # the words of its settings
     ("config", "errors"),  # a refused setting is one of the errors
     ("events", "errors"),  # an event that cannot be written is an OutputError

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from veneer.evaluation.run import Report as Report
     from veneer.evaluation.run import evaluate as evaluate
     from veneer.exports.certificate import Certificate as Certificate
-    from veneer.exports.job import StoredDtype as StoredDtype
     from veneer.exports.record import ExportRecord as ExportRecord
-    from veneer.exports.run import Target as Target
+    from veneer.exports.request import StoredDtype as StoredDtype
+    from veneer.exports.request import Target as Target
     from veneer.exports.run import export as export
     from veneer.exports.verify import verify as verify
     from veneer.generation import Sampling as Sampling
@@ -59,8 +59,8 @@ _HOMES = {
     "RunConfig": "veneer.config",
     "RunResult": "veneer.training.run",
     "Sampling": "veneer.generation",
-    "StoredDtype": "veneer.exports.job",
-    "Target": "veneer.exports.run",
+    "StoredDtype": "veneer.exports.request",
+    "Target": "veneer.exports.request",
     "VeneerError": "veneer.errors",
     "compare": "veneer.comparison.run",
     "evaluate": "veneer.evaluation.run",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, RunConfig, parse, read_yaml
 from veneer.data.chat import Encoder, template_of
 from veneer.data.records import Message
-from veneer.enums import Backend, Method
+from veneer.enums import Backend, Method, choice
 from veneer.errors import AdapterError
 from veneer.generation import Sampling, generate
 from veneer.hardware import resolve_device, resolve_dtype
@@ -24,6 +24,24 @@ from veneer.model.language import LanguageModel
 
 RUN_FILE = "config.yaml"
 """The run's configuration, which `veneer train` writes beside the adapter."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AssistantRequest:
+    """A model to evaluate or to talk to, as it is asked for."""
+
+    model: str
+    """A directory, a GGUF file or a hub id."""
+    adapter: Path | None = None
+    """The folder of an adapter, from veneer or PEFT."""
+    method: Method | None = None
+    """How the base is held; None takes what the adapter's run recorded, else LORA."""
+    compute: ComputeSection = field(default_factory=ComputeSection)
+    """Device, dtype and products."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    backend: Backend | None = None
+    """Who computes the model; None takes what the adapter's run recorded, else AUTO."""
 
 
 @dataclass(slots=True)
@@ -121,10 +139,10 @@ def open_assistant(
     model: str,
     *,
     adapter: str | Path | None = None,
-    method: Method | None = None,
+    method: Method | str | None = None,
     compute: ComputeSection | None = None,
     revision: str | None = None,
-    backend: Backend | None = None,
+    backend: Backend | str | None = None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> Assistant:
     """Load a model, and the adapter on it.
@@ -144,19 +162,31 @@ def open_assistant(
     Raises:
         ModelError, AdapterError, ConfigError: whatever cannot be used.
     """
-    compute = compute or ComputeSection()
-    adapter = None if adapter is None else Path(adapter)
+    request = AssistantRequest(
+        model=model,
+        adapter=None if adapter is None else Path(adapter),
+        method=None if method is None else choice(Method, method, "method"),
+        compute=compute or ComputeSection(),
+        revision=revision,
+        backend=None if backend is None else choice(Backend, backend, "backend"),
+    )
+    return load_assistant(request, progress=progress)
+
+
+def load_assistant(request: AssistantRequest, *, progress: Callable[[str], None] = lambda name: None) -> Assistant:
+    """Carry out a request, as `open_assistant` says."""
+    adapter, compute = request.adapter, request.compute
     if adapter is not None and not (adapter / CONFIG_FILE).is_file():
         raise AdapterError(
             f"{adapter}: no {CONFIG_FILE} there; give the folder that `veneer train` or PEFT's save_pretrained wrote"
         )
     run = recorded_run(adapter)
-    quantized = (method or (run.method if run else Method.LORA)) is Method.QLORA
+    quantized = (request.method or (run.method if run else Method.LORA)) is Method.QLORA
     device = resolve_device(compute.device)
-    checkpoint = open_checkpoint(model, revision=revision)
+    checkpoint = open_checkpoint(request.model, revision=request.revision)
     loaded = load_language_model(
         checkpoint,
-        backend=backend or (run.backend if run else Backend.AUTO),
+        backend=request.backend or (run.backend if run else Backend.AUTO),
         holding=Holding.QUANTIZED if quantized else Holding.FROZEN,
         dtype=resolve_dtype(compute.dtype, device),
         device=device,

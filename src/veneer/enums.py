@@ -3,6 +3,29 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TypeVar
+
+from veneer.errors import ConfigError, nearest
+
+E = TypeVar("E", bound=Enum)
+
+
+def choice(kind: type[E], value: E | str, name: str) -> E:
+    """A member of an enum, given as itself or by its value.
+
+    Args:
+        kind: the enum; its values are strings.
+        value: the member, or its value.
+        name: what the argument is called, for the error.
+
+    Raises:
+        ConfigError: there is no such value; all that there are, are listed.
+    """
+    for member in kind:
+        if value in (member, member.value):
+            return member
+    known = [str(member.value) for member in kind]
+    raise ConfigError(f"{name}: {value!r} is unknown{nearest(str(value), known)}; possible are {', '.join(known)}")
 
 
 class Method(Enum):

@@ -190,7 +190,7 @@ def test_all_linear_leaves_routers_alone(kind: str, tmp_path: Path) -> None:
 def test_a_merged_model_is_the_live_adapter(kind: str, tmp_path: Path) -> None:
     from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
     from veneer.config import QuantSection
-    from veneer.exports.base import MergeBase, Trained, open_source
+    from veneer.exports.base import MergeBase, TrainingBase, open_source
     from veneer.exports.merge import write_merged
 
     _, files = model_and_files(kind, tmp_path / "base", seed=4)
@@ -204,7 +204,7 @@ def test_a_merged_model_is_the_live_adapter(kind: str, tmp_path: Path) -> None:
         folder.mkdir()
         merged.mkdir()
         save_adapter(folder, adapter, base="base")
-        trained = Trained(holding is Holding.QUANTIZED, QuantSection(), torch.float32)
+        trained = TrainingBase(holding is Holding.QUANTIZED, QuantSection(), torch.float32)
         write_merged(merged, open_source(files, folder, base, trained), torch.float32)
         with torch.no_grad():
             expected = packed_logits(model, TEXTS)
@@ -248,7 +248,7 @@ def test_a_few_steps_learn_and_peft_has_the_same_model(holding: Holding, kind: s
 def test_what_is_partly_changed_is_merged_and_4_bit_files_are_refused(kind: str, tmp_path: Path) -> None:
     from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
     from veneer.config import QuantSection
-    from veneer.exports.base import MergeBase, Trained, open_source
+    from veneer.exports.base import MergeBase, TrainingBase, open_source
     from veneer.exports.merge import write_merged
     from veneer.quantization import quantize
 
@@ -261,7 +261,7 @@ def test_what_is_partly_changed_is_merged_and_4_bit_files_are_refused(kind: str,
     (tmp_path / "merged").mkdir()
     save_adapter(tmp_path / "adapter", adapter, base="base")
     source = open_source(
-        files, tmp_path / "adapter", MergeBase.DEQUANTISED, Trained(True, QuantSection(), torch.float32)
+        files, tmp_path / "adapter", MergeBase.DEQUANTISED, TrainingBase(True, QuantSection(), torch.float32)
     )
     with pytest.raises(ConfigError, match="has its weights in experts"):
         write_merged(tmp_path / "merged", source, torch.float32, QuantSection())

@@ -12,16 +12,16 @@ from veneer.exports.certificate import (
     Answer,
     Certificate,
     ParityError,
-    Side,
-    Step,
+    ReaderOutput,
     TensorReport,
     Threshold,
+    TokenDistribution,
     compare,
     kl_divergence,
     largest_gap,
 )
-from veneer.exports.sides import steps_of
-from veneer.exports.tensors import InMemory, compare_tensors
+from veneer.exports.tensors import MemoryTensors, compare_tensors
+from veneer.exports.veneer_reader import steps_of
 
 LIMIT = Threshold(gap=1e-3, divergence=1e-6, tensor=0.0)
 LABELS = ("rows.jsonl:1", "rows.jsonl:2")
@@ -31,7 +31,7 @@ def distribution(seed: int, vocab: int = 300) -> torch.Tensor:
     return torch.randn(1, vocab, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-def side(name: str = "live", shift: float = 0.0, tokens: tuple[int, ...] = (5, 7)) -> Side:
+def side(name: str = "live", shift: float = 0.0, tokens: tuple[int, ...] = (5, 7)) -> ReaderOutput:
     """Two answers of three steps, one token of each moved by `shift`."""
     answers = []
     for prompt in range(2):
@@ -41,7 +41,7 @@ def side(name: str = "live", shift: float = 0.0, tokens: tuple[int, ...] = (5, 7
             logits[0, 5 if number == 0 else 7] += 20 + (shift if prompt == 1 and number == 1 else 0.0)
             steps.append(steps_of(logits)[0])
         answers.append(Answer(tokens, "five seven", tuple(steps)))
-    return Side(name, ("<a>one", "<a>two"), ((1, 2), (3, 4, 5)), tuple(answers))
+    return ReaderOutput(name, ("<a>one", "<a>two"), ((1, 2), (3, 4, 5)), tuple(answers))
 
 
 def test_gap_and_divergence_are_those_of_the_whole_distributions() -> None:
@@ -54,16 +54,18 @@ def test_gap_and_divergence_are_those_of_the_whole_distributions() -> None:
     assert token in top.tolist()
     exact = float((p.exp() * (p - q)).sum())
     assert 0.9 * exact < kl_divergence(one, other) <= exact * (1 + 1e-9)
-    everything = [Step(tuple(range(300)), tuple(values.tolist())) for values in (p, q)]
+    everything = [TokenDistribution(tuple(range(300)), tuple(values.tolist())) for values in (p, q)]
     assert kl_divergence(*everything) == pytest.approx(exact, rel=1e-9)
     assert kl_divergence(one, one) == 0.0
 
 
 def test_a_token_that_the_reader_does_not_list_is_as_far_off_as_it_must_be() -> None:
-    ours = Step((1, 2), (math.log(0.9), math.log(0.1)))
-    theirs = Step((2, 3), (math.log(0.6), math.log(0.3)))
+    ours = TokenDistribution((1, 2), (math.log(0.9), math.log(0.1)))
+    theirs = TokenDistribution((2, 3), (math.log(0.6), math.log(0.3)))
     assert largest_gap(ours, theirs)[0] == pytest.approx(math.log(0.6 / 0.1))
-    assert largest_gap(ours, Step((3, 4), (math.log(0.6), math.log(0.3))))[0] == pytest.approx(math.log(0.9 / 0.3))
+    assert largest_gap(ours, TokenDistribution((3, 4), (math.log(0.6), math.log(0.3))))[0] == pytest.approx(
+        math.log(0.9 / 0.3)
+    )
 
 
 def test_the_same_side_agrees_with_itself() -> None:
@@ -131,12 +133,12 @@ def test_a_reader_that_does_not_stop_is_named() -> None:
 
 def test_every_kind_of_damage_to_a_tensor_is_named() -> None:
     whole = {name: torch.randn(8, 4, generator=torch.Generator().manual_seed(n)) for n, name in enumerate("abcdef")}
-    assert compare_tensors(whole.items(), InMemory(dict(whole)), 0.0) == TensorReport(6, "a", 0.0)
+    assert compare_tensors(whole.items(), MemoryTensors(dict(whole)), 0.0) == TensorReport(6, "a", 0.0)
     found = {**whole, "a": whole["a"] * 1.001, "b": whole["c"], "c": whole["b"], "e": whole["e"][:4], "x": whole["a"]}
     found["f"] = whole["f"].clone()
     found["f"][2, 2] = math.nan
     del found["d"]
-    report = compare_tensors(whole.items(), InMemory(found), 0.0)
+    report = compare_tensors(whole.items(), MemoryTensors(found), 0.0)
     assert [problem.split(":")[0] for problem in report.problems] == ["a", "b", "c", "d", "e", "f", "x"]
     for part, problem in zip(
         ("off by 0.1 %", "off by", "off by", "missing", "shape [4, 4]", "1 of its 32 numbers are NaN", "should not be"),
@@ -144,7 +146,7 @@ def test_every_kind_of_damage_to_a_tensor_is_named() -> None:
         strict=True,
     ):
         assert part in problem
-    coarse = compare_tensors(whole.items(), InMemory({**whole, "a": whole["a"] * 1.001}), 0.01)
+    coarse = compare_tensors(whole.items(), MemoryTensors({**whole, "a": whole["a"] * 1.001}), 0.01)
     assert coarse.problems == ()
     assert (coarse.worst, coarse.error) == ("a", pytest.approx(0.001, rel=1e-3))
 

@@ -32,7 +32,8 @@ from veneer.exports.gguf import MODEL_FILE, write_gguf_base
 from veneer.exports.gguf_adapter import ADAPTER_FILE, AdapterType, read_factors, write_gguf_adapter
 from veneer.exports.llama_cpp import opened
 from veneer.exports.modelfile import frame_of, go_template, write_modelfile
-from veneer.exports.run import Target, export
+from veneer.exports.request import Target
+from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.gguf.encode import Quant
 from veneer.io.tokenizer import from_directory
@@ -81,7 +82,7 @@ def lora(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: 
 @pytest.mark.parametrize("quant", ["f32", "f16", "bf16", "q8_0"])
 def test_a_model_is_exported_with_its_certificate(quant: str, lora: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    record = export(None, lora, output, to=Target.GGUF, quant=quant, compute=FLOAT32)
+    record = export(lora, output, to=Target.GGUF, quant=quant, compute=FLOAT32)
     assert record.parity is not None
     assert record.parity.passed
     assert {file.name for file in output.iterdir()} >= {MODEL_FILE, "Modelfile", "export.json", "parity.json"}
@@ -96,7 +97,7 @@ def test_an_adapter_is_exported_with_its_certificate(
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reader")
     trained = train(run_config(tiny_model, tiny_data, tmp_path / "run", f"method={method}", "train.steps=10")).output
     output = tmp_path / "out"
-    record = export(None, trained, output, to=Target.GGUF_ADAPTER, compute=FLOAT32)
+    record = export(trained, output, to=Target.GGUF_ADAPTER, compute=FLOAT32)
     assert record.parity is not None
     assert [one.reader for one in record.parity.readers] == ["llama.cpp"]
     assert {file.name for file in output.iterdir()} >= {ADAPTER_FILE, "Modelfile", "export.json", "parity.json"}
@@ -109,7 +110,7 @@ def test_a_qlora_adapter_is_merged_into_what_it_was_trained_beside(
     tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     trained = train(run_config(tiny_model, tiny_data, tmp_path / "run", "method=qlora", "train.steps=10")).output
-    record = export(None, trained, tmp_path / "out", to=Target.GGUF, quant="f32", compute=FLOAT32)
+    record = export(trained, tmp_path / "out", to=Target.GGUF, quant="f32", compute=FLOAT32)
     assert record.parity is not None
     assert record.merged_into == "dequantised"
     assert any("merged into the dequantised base" in note for note in record.notes)
@@ -131,7 +132,7 @@ def test_a_tokenizer_that_spaces_the_start_of_a_text_alone_is_exported(target: T
     save_tokenizer(base, metaspace_tokenizer(), special)
     _, adapter = adapter_on(base, tmp_path / "adapter")
     rows = write_rows(tmp_path / "rows.jsonl", tiny_rows(4))
-    record = export(None, adapter, tmp_path / "out", to=target, quant="f32", data=rows, compute=FLOAT32)
+    record = export(adapter, tmp_path / "out", to=target, quant="f32", data=rows, compute=FLOAT32)
     assert record.parity is not None
     assert record.parity.readers[-1].reader == "llama.cpp"
     assert target is Target.GGUF_ADAPTER or any("begins with no control token" in note for note in record.notes)
@@ -140,7 +141,7 @@ def test_a_tokenizer_that_spaces_the_start_of_a_text_alone_is_exported(target: T
 def test_a_merged_model_in_llama_cpp_is_the_live_adapter(tiny_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reference")
     model, folder = adapter_on(tiny_model, tmp_path / "adapter")
-    export(None, folder, tmp_path / "out", to=Target.GGUF, quant="f32", compute=FLOAT32)
+    export(folder, tmp_path / "out", to=Target.GGUF, quant="f32", compute=FLOAT32)
     assert gap_to(model, tmp_path / "out" / MODEL_FILE, [5, 40, 77, 120]) < 1e-4
     base = load_model(open_checkpoint(tiny_model), dtype=torch.float32).eval()
     assert gap_to(base, tmp_path / "out" / MODEL_FILE, [5, 40, 77, 120]) > 0.1
@@ -157,7 +158,7 @@ MERGED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", MERGED)
 def test_every_kind_of_adapter_is_merged(kind: str, tiny_model: Path, tmp_path: Path) -> None:
     model, folder = adapter_on(tiny_model, tmp_path / "adapter", **MERGED[kind])
-    export(None, folder, tmp_path / "out", to=Target.GGUF, quant="f32", compute=FLOAT32)
+    export(folder, tmp_path / "out", to=Target.GGUF, quant="f32", compute=FLOAT32)
     back = load_model(open_checkpoint(tmp_path / "out" / MODEL_FILE), dtype=torch.float32).eval()
     with torch.no_grad():
         difference = packed_logits(back, [[5, 40, 77, 120]]) - packed_logits(model, [[5, 40, 77, 120]])
@@ -166,9 +167,9 @@ def test_every_kind_of_adapter_is_merged(kind: str, tiny_model: Path, tmp_path: 
 
 def test_a_type_that_does_not_exist_is_refused(lora: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--quant q8.*q8_0.*f32, f16, bf16, q8_0, q4_0, q4_k_m"):
-        export(None, lora, tmp_path / "out", to=Target.GGUF, quant="q8", compute=FLOAT32)
+        export(lora, tmp_path / "out", to=Target.GGUF, quant="q8", compute=FLOAT32)
     with pytest.raises(ConfigError, match="GGUF adapters are written in f32, f16, bf16, q8_0"):
-        export(None, lora, tmp_path / "out", to=Target.GGUF_ADAPTER, quant="q4_k_m", compute=FLOAT32)
+        export(lora, tmp_path / "out", to=Target.GGUF_ADAPTER, quant="q4_k_m", compute=FLOAT32)
     assert not (tmp_path / "out").exists()
 
 
@@ -176,7 +177,7 @@ def test_a_file_that_is_refused_half_way_leaves_nothing(tiny_model: Path, tmp_pa
     """A merged value that float16 does not hold is met when most of the file is written."""
     _, folder = adapter_on(tiny_model, tmp_path / "adapter", alpha=8e7)
     with pytest.raises(ModelError, match="bf16 or f32"):
-        export(None, folder, tmp_path / "out", to=Target.GGUF, quant="f16", compute=FLOAT32)
+        export(folder, tmp_path / "out", to=Target.GGUF, quant="f16", compute=FLOAT32)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["adapter"]
 
 
@@ -198,7 +199,7 @@ def test_an_adapter_in_llama_cpp_is_the_live_one(kind: str, tmp_path: Path) -> N
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reference")
     base = write_model(tmp_path / "base", tied=False)
     model, folder = adapter_on(base, tmp_path / "adapter", **APPLIED[kind])
-    export(None, folder, tmp_path / "out", to=Target.GGUF_ADAPTER, compute=FLOAT32)
+    export(folder, tmp_path / "out", to=Target.GGUF_ADAPTER, compute=FLOAT32)
     file = tmp_path / "base.gguf"
     write_gguf_base(file, open_checkpoint(base), Quant.F32)
     prompt = [5, 40, 77, 120]
@@ -222,7 +223,7 @@ def test_without_the_permutation_it_is_another_adapter(
     _write(damaged, tiny_model, folder)
     assert gap_to(model, file, [5, 40, 77, 120], adapter=damaged) > 0.01
     with pytest.raises(ParityError, match=r"llama\.cpp"):
-        export(None, folder, tmp_path / "out", to=Target.GGUF_ADAPTER, compute=FLOAT32)
+        export(folder, tmp_path / "out", to=Target.GGUF_ADAPTER, compute=FLOAT32)
 
 
 def _write(file: Path, base: Path, folder: Path, kind: AdapterType = AdapterType.F32, **options: Any) -> Any:
@@ -276,7 +277,7 @@ def test_what_llama_cpp_would_leave_out_is_refused(kind: str, tiny_model: Path, 
     settings, message = REFUSED[kind]
     _, folder = adapter_on(tiny_model, tmp_path / "adapter", **settings)
     with pytest.raises(AdapterError, match=f"(?s){message}.*--to gguf"):
-        export(None, folder, tmp_path / "out", to=Target.GGUF_ADAPTER, compute=FLOAT32)
+        export(folder, tmp_path / "out", to=Target.GGUF_ADAPTER, compute=FLOAT32)
     assert not (tmp_path / "out").exists()
 
 
@@ -419,7 +420,7 @@ def test_an_adapter_on_smollm2(tmp_path: Path) -> None:
 
 def test_rows_are_used(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.jsonl", tiny_rows(3, seed=9))
-    record = export(None, lora, tmp_path / "out", to=Target.GGUF, quant="f32", data=rows, compute=FLOAT32)
+    record = export(lora, tmp_path / "out", to=Target.GGUF, quant="f32", data=rows, compute=FLOAT32)
     assert record.parity is not None
     assert record.parity.prompts == 3
     assert np.isfinite([one.gap for one in record.parity.readers]).all()

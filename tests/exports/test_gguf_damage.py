@@ -15,7 +15,8 @@ from tiny import run_config
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.exports.certificate import Certificate
-from veneer.exports.run import Target, export
+from veneer.exports.request import Target
+from veneer.exports.run import export
 from veneer.exports.verify import verify
 from veneer.training.run import train
 
@@ -32,7 +33,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_dat
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Path:
     output = tmp_path_factory.mktemp("damage") / "gguf"
-    record = export(None, adapter, output, to=Target.GGUF, quant="f32", compute=FLOAT32)
+    record = export(adapter, output, to=Target.GGUF, quant="f32", compute=FLOAT32)
     assert record.parity is not None
     assert [one.reader for one in record.parity.readers] == ["veneer", "llama.cpp"]
     assert all(one.gap < 1e-3 for one in record.parity.readers)

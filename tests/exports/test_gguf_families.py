@@ -20,7 +20,8 @@ from veneer.enums import Dtype
 from veneer.errors import AdapterError
 from veneer.exports.gguf_adapter import write_gguf_adapter
 from veneer.exports.llama_cpp import opened
-from veneer.exports.run import Target, export
+from veneer.exports.request import Target
+from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
 
@@ -72,7 +73,7 @@ def test_merged_models_of_other_families_pass_their_certificate(case: str, token
     folder.mkdir()
     save_adapter(folder, adapter, base=str(base))
     gap = TABLED_GELU if case.startswith("gemma") else None
-    record = export(None, folder, tmp_path / "out", to=Target.GGUF, quant="f32", gap=gap, compute=FLOAT32)
+    record = export(folder, tmp_path / "out", to=Target.GGUF, quant="f32", gap=gap, compute=FLOAT32)
     assert record.parity is not None
     assert record.parity.tensors is not None
     assert record.parity.tensors.error == 0.0

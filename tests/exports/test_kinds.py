@@ -18,7 +18,7 @@ from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import QuantSection
 from veneer.enums import Bias, Init, Variant
 from veneer.errors import AdapterError
-from veneer.exports.base import MergeBase, Trained, open_source
+from veneer.exports.base import MergeBase, TrainingBase, open_source
 from veneer.exports.merge import write_merged
 from veneer.load import load_model
 
@@ -59,7 +59,7 @@ def test_a_merged_model_computes_what_the_adapter_computes(
     folder.mkdir()
     merged.mkdir()
     save_adapter(folder, adapter, base="base")
-    source = open_source(checkpoint, folder, MergeBase.ORIGINAL, Trained(False, QuantSection(), torch.float32))
+    source = open_source(checkpoint, folder, MergeBase.ORIGINAL, TrainingBase(False, QuantSection(), torch.float32))
     written = write_merged(merged, source, torch.float32)
     assert written.tied is tied
     assert json.loads((merged / "config.json").read_text())["tie_word_embeddings"] is tied
@@ -81,7 +81,7 @@ def test_a_bias_where_the_architecture_has_none_is_refused(tmp_path: Path) -> No
     folder = tmp_path / "adapter"
     folder.mkdir()
     save_adapter(folder, adapter, base="base")
-    source = open_source(checkpoint, folder, MergeBase.ORIGINAL, Trained(False, QuantSection(), torch.float32))
+    source = open_source(checkpoint, folder, MergeBase.ORIGINAL, TrainingBase(False, QuantSection(), torch.float32))
     (tmp_path / "merged").mkdir()
     with pytest.raises(AdapterError, match=r"adds model\.layers\.0\.self_attn\.q_proj\.bias"):
         write_merged(tmp_path / "merged", source, torch.float32)

@@ -20,9 +20,10 @@ from veneer.enums import Dtype
 from veneer.errors import ConfigError, DataError
 from veneer.exports import certify, merged, run
 from veneer.exports.certificate import ParityError
-from veneer.exports.job import Job, Kind, StoredDtype
+from veneer.exports.inputs import Exporter, ExportInputs
 from veneer.exports.record import ExportRecord
-from veneer.exports.run import Target, export
+from veneer.exports.request import StoredDtype, Target
+from veneer.exports.run import export
 from veneer.exports.verify import verify
 from veneer.training.run import train
 
@@ -41,7 +42,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_dat
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Path:
     output = tmp_path_factory.mktemp("parity") / "merged"
-    record = export(None, adapter, output, dtype=StoredDtype.FLOAT32, compute=FLOAT32)
+    record = export(adapter, output, dtype=StoredDtype.FLOAT32, compute=FLOAT32)
     assert record.parity is not None
     assert record.parity.passed
     assert [one.reader for one in record.parity.readers] == ["veneer", "transformers"]
@@ -163,29 +164,29 @@ def test_a_missing_file_and_a_truncated_one_are_named(whole: Path, tmp_path: Pat
 def test_an_export_that_fails_is_set_aside_and_says_what_is_to_blame(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(job: Job, folder: Path) -> ExportRecord:
-        record = merged.write(job, folder)
+    def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
+        record = merged.write(inputs, folder)
         tensors = load_file(folder / "model.safetensors")
         scaled(tensors)
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         return record
 
-    monkeypatch.setitem(run.TARGETS, Target.MERGED, Kind(write, merged.checks))
+    monkeypatch.setitem(run.TARGETS, Target.MERGED, Exporter(write, merged.checks))
     for _ in range(2):
         with pytest.raises(ParityError, match=rf"out was not made(.|\n)*out\.failed(.|\n)*tensor {UP}: is off by 1 %"):
-            export(None, adapter, tmp_path / "out", dtype=StoredDtype.FLOAT32, compute=FLOAT32, limit=2)
+            export(adapter, tmp_path / "out", dtype=StoredDtype.FLOAT32, compute=FLOAT32, limit=2)
         assert [entry.name for entry in tmp_path.iterdir()] == ["out.failed"]
     assert json.loads((tmp_path / "out.failed" / "parity.json").read_text())["passed"] is False
 
 
 @pytest.mark.parametrize("dtype", [StoredDtype.BFLOAT16, StoredDtype.FLOAT16])
 def test_rounded_weights_are_within_their_format(dtype: StoredDtype, adapter: Path, tmp_path: Path) -> None:
-    record = export(None, adapter, tmp_path / "out", dtype=dtype, compute=FLOAT32, limit=2)
+    record = export(adapter, tmp_path / "out", dtype=dtype, compute=FLOAT32, limit=2)
     assert record.parity is not None
     assert record.parity.format == dtype.value
     assert all(1e-4 < one.gap < record.parity.threshold.gap for one in record.parity.readers)
     with pytest.raises(ParityError, match="off by"):
-        export(None, adapter, tmp_path / "strict", dtype=dtype, compute=FLOAT32, limit=2, gap=1e-5)
+        export(adapter, tmp_path / "strict", dtype=dtype, compute=FLOAT32, limit=2, gap=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -193,7 +194,7 @@ def test_rounded_weights_are_within_their_format(dtype: StoredDtype, adapter: Pa
 def test_a_peft_folder_is_what_peft_computes(method: str, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     settings = (f"method={method}", "train.steps=10", "lora.init=olora" if method == "lora" else "lora.variant=dora")
     own = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings)).output
-    record = export(None, own, tmp_path / "out", to=Target.PEFT, compute=FLOAT32)
+    record = export(own, tmp_path / "out", to=Target.PEFT, compute=FLOAT32)
     assert record.parity is not None
     assert [one.reader for one in record.parity.readers] == ["veneer", "peft"]
     assert all(one.gap < 1e-4 for one in record.parity.readers)
@@ -219,7 +220,7 @@ def test_a_peft_folder_is_what_peft_computes(method: str, tiny_model: Path, tiny
 def test_four_bits_are_certified_to_the_bit_and_measured(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     settings = ("method=qlora", "train.steps=10", "data.held_out=0.2")
     own = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings)).output
-    record = export(None, own, tmp_path / "out", to=Target.MERGED_4BIT, compute=FLOAT32)
+    record = export(own, tmp_path / "out", to=Target.MERGED_4BIT, compute=FLOAT32)
     assert record.measured is not None
     assert record.measured.requantised is not None
     assert record.parity is not None
@@ -233,7 +234,7 @@ def test_a_model_that_does_not_fit_in_float32_is_compared_by_its_tensors(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(certify, "free_memory", lambda device: 100_000)
-    record = export(None, adapter, tmp_path / "out", compute=FLOAT32)
+    record = export(adapter, tmp_path / "out", compute=FLOAT32)
     assert record.parity is not None
     assert record.parity.passed
     assert record.parity.readers == ()
@@ -253,7 +254,7 @@ def test_a_model_without_a_template_is_certified(to: Target, tiny_model: Path, t
     (base / "tokenizer_config.json").write_text(json.dumps(settings))
     rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": f"{n} parcels? ", "completion": "late"} for n in range(12)])
     own = train(run_config(base, rows, tmp_path / "run", "train.steps=5", "data.held_out=0.2")).output
-    record = export(None, own, tmp_path / "out", to=to, dtype=StoredDtype.FLOAT32, compute=FLOAT32,
+    record = export(own, tmp_path / "out", to=to, dtype=StoredDtype.FLOAT32, compute=FLOAT32,
                     quant="f32" if to is Target.GGUF else None)  # fmt: skip
     assert record.parity is not None
     assert len(record.parity.readers) == 2
@@ -270,7 +271,7 @@ def test_tokens_that_the_embedding_has_no_row_for_are_said(tiny_model: Path, tin
     (base / "config.json").write_text(json.dumps({**config, "vocab_size": 50}))
     own = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1")).output
     with pytest.raises(DataError, match=r"built-in question 1: token \d+, the embedding has 50 rows"):
-        export(str(base), own, tmp_path / "out")
+        export(own, tmp_path / "out", model=str(base))
     assert not (tmp_path / "out").exists()
 
 
@@ -280,7 +281,7 @@ def test_what_cannot_be_asked_for_is_refused_before_anything_is_written(adapter:
     shutil.copytree(adapter, copy, ignore=shutil.ignore_patterns("checkpoints"))
     (copy / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
     with pytest.raises(ConfigError, match="give --model"):
-        export(None, copy, tmp_path / "out")
+        export(copy, tmp_path / "out")
     with pytest.raises(ConfigError, match=r"--quant Q8_0 is for GGUF files, and --to merged"):
-        export(None, adapter, tmp_path / "out", quant="Q8_0")
+        export(adapter, tmp_path / "out", quant="Q8_0")
     assert not (tmp_path / "out").exists()

@@ -18,7 +18,7 @@ from veneer.assistant import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import AdapterError
-from veneer.exports.job import StoredDtype
+from veneer.exports.request import StoredDtype
 from veneer.exports.run import export
 from veneer.training.run import train
 
@@ -82,7 +82,7 @@ def test_the_merged_model_is_the_live_adapter(kind: str, tiny_model: Path, tmp_p
     with torch.no_grad():
         before = their_logits(base, TEXTS)
         live = their_logits(adapt(base, settings, tmp_path / "adapter"), TEXTS)
-        record = export(str(tmp_path / "base"), tmp_path / "adapter", tmp_path / "out", dtype=StoredDtype.FLOAT32)
+        record = export(tmp_path / "adapter", tmp_path / "out", model=str(tmp_path / "base"), dtype=StoredDtype.FLOAT32)
         merged = LlamaForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
         found = their_logits(merged, TEXTS)
     assert largest_difference(live, before) > 1e-2
@@ -96,7 +96,7 @@ def test_a_bias_that_the_architecture_has_not_is_refused(tiny_model: Path, tmp_p
     with pytest.raises(
         AdapterError, match=r"adds model\.layers\.0\.\S+\.bias, for which the architecture has no place"
     ):
-        export(str(tmp_path / "base"), tmp_path / "adapter", tmp_path / "out")
+        export(tmp_path / "adapter", tmp_path / "out", model=str(tmp_path / "base"))
     assert not (tmp_path / "out").exists()
 
 
@@ -113,7 +113,7 @@ def test_beside_a_4_bit_base_what_is_merged_into_it_is_the_live_adapter(
     data = write_rows(tmp_path / "rows.jsonl", rows(20))
     config = run_config(tiny_model, data, tmp_path / "run", "method=qlora", "train.steps=5", *settings)
     adapter = train(config).output
-    export(str(tiny_model), adapter, tmp_path / "out", dtype=StoredDtype.FLOAT32)
+    export(adapter, tmp_path / "out", model=str(tiny_model), dtype=StoredDtype.FLOAT32)
     live = open_assistant(str(tiny_model), adapter=adapter, compute=FLOAT32)
     merged = open_assistant(str(tmp_path / "out"), compute=FLOAT32)
     assert live.adapter is not None

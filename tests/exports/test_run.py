@@ -20,12 +20,12 @@ from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Dtype, Method
 from veneer.errors import AdapterError, ConfigError, ModelError, OutputError
 from veneer.evaluation.run import Report, evaluate
-from veneer.exports.base import MergeBase, Trained, open_source
-from veneer.exports.job import StoredDtype
+from veneer.exports.base import MergeBase, TrainingBase, open_source
 from veneer.exports.merge import write_merged
 from veneer.exports.merged import STORED, UNMEASURED
 from veneer.exports.record import CARD_FILE, PARITY_FILE, RECORD_FILE
-from veneer.exports.run import Target, export
+from veneer.exports.request import StoredDtype, Target
+from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
 from veneer.quant.linear import QuantLinear
 from veneer.quantization import quantize
@@ -70,7 +70,7 @@ def exact(model: Path, adapter: Path, base: dict[str, torch.Tensor] | None = Non
 def test_every_weight_is_the_exact_sum_rounded_once(
     dtype: StoredDtype, tiny_model: Path, lora: Path, tmp_path: Path
 ) -> None:
-    record = export(str(tiny_model), lora, tmp_path / "out", dtype=dtype)
+    record = export(lora, tmp_path / "out", model=str(tiny_model), dtype=dtype)
     found = load_file(tmp_path / "out" / "model.safetensors")
     base = load_file(tiny_model / "model.safetensors")
     sums = exact(tiny_model, lora)
@@ -90,7 +90,7 @@ def test_every_weight_is_the_exact_sum_rounded_once(
 
 
 def test_transformers_computes_what_the_live_adapter_does(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
-    export(str(tiny_model), lora, tmp_path / "out", dtype=StoredDtype.FLOAT32)
+    export(lora, tmp_path / "out", model=str(tiny_model), dtype=StoredDtype.FLOAT32)
     merged = LlamaForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     base = LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     texts = [torch.tensor([text]) for text in documents([7, 33, 12], vocab=200)]
@@ -112,14 +112,14 @@ def test_the_base_and_the_adapter_are_not_touched(
     tiny_model: Path, qlora: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     before = tree(tiny_model), tree(qlora)
-    export(str(tiny_model), qlora, tmp_path / "out", data=tiny_data, compute=FLOAT32, limit=4)
+    export(qlora, tmp_path / "out", model=str(tiny_model), data=tiny_data, compute=FLOAT32, limit=4)
     assert (tree(tiny_model), tree(qlora)) == before
 
 
 def test_without_rows_a_qlora_adapter_goes_into_the_base_that_it_saw(
     tiny_model: Path, qlora: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    record = export(str(tiny_model), qlora, tmp_path / "out", dtype=StoredDtype.FLOAT32)
+    record = export(qlora, tmp_path / "out", model=str(tiny_model), dtype=StoredDtype.FLOAT32)
     assert record.merged_into == "dequantised"
     assert record.notes == [UNMEASURED]
     assert record.measured is None
@@ -143,7 +143,7 @@ def test_layers_that_a_qlora_adapter_leaves_alone_are_the_decoded_ones_too(
 ) -> None:
     settings = ("method=qlora", "train.steps=2", "lora.target_modules=[q_proj]")
     adapter = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings)).output
-    export(str(tiny_model), adapter, tmp_path / "out", dtype=StoredDtype.FLOAT32)
+    export(adapter, tmp_path / "out", model=str(tiny_model), dtype=StoredDtype.FLOAT32)
     name = "model.layers.1.mlp.up_proj.weight"
     found = load_file(tmp_path / "out" / "model.safetensors")[name]
     original = load_file(tiny_model / "model.safetensors")[name]
@@ -155,7 +155,7 @@ def test_with_rows_both_bases_are_measured_and_the_better_is_kept(
     tiny_model: Path, qlora: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     record = export(
-        str(tiny_model), qlora, tmp_path / "out", dtype=StoredDtype.FLOAT32, data=tiny_data, compute=FLOAT32
+        qlora, tmp_path / "out", model=str(tiny_model), dtype=StoredDtype.FLOAT32, data=tiny_data, compute=FLOAT32
     )
     measured = record.measured
     assert measured is not None
@@ -170,7 +170,7 @@ def test_with_rows_both_bases_are_measured_and_the_better_is_kept(
     for base in MergeBase:
         folder = tmp_path / base.value
         folder.mkdir()
-        trained = Trained(True, QuantSection(), torch.float32)
+        trained = TrainingBase(True, QuantSection(), torch.float32)
         write_merged(folder, open_source(open_checkpoint(tiny_model), qlora, base, trained), torch.float32)
         again = evaluate(str(folder), tiny_data, compute=FLOAT32, max_new_tokens=1).base
         assert next(one.value for one in again if one.name == "loss") == pytest.approx(losses[base.value], abs=1e-6)
@@ -190,7 +190,7 @@ def test_what_quantising_would_leave_is_measured_beside(
     tiny_model: Path, qlora: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     record = export(
-        str(tiny_model), qlora, tmp_path / "out", dtype=StoredDtype.FLOAT32, data=tiny_data, compute=FLOAT32
+        qlora, tmp_path / "out", model=str(tiny_model), dtype=StoredDtype.FLOAT32, data=tiny_data, compute=FLOAT32
     )
     assert record.measured is not None
     found = record.measured.requantised
@@ -208,7 +208,9 @@ def test_4_bits_are_the_exact_sums_packed_as_transformers_reads_them(
     made: str, request: pytest.FixtureRequest, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     adapter: Path = request.getfixturevalue(made)
-    record = export(str(tiny_model), adapter, tmp_path / "out", to=Target.MERGED_4BIT, data=tiny_data, compute=FLOAT32)
+    record = export(
+        adapter, tmp_path / "out", model=str(tiny_model), to=Target.MERGED_4BIT, data=tiny_data, compute=FLOAT32
+    )
     base = load_file(tiny_model / "model.safetensors")
     if record.merged_into == "dequantised":
         decoded = {path: QuantLinear.from_weight(base[f"{path}.weight"]) for path in linear_paths(tiny_model)}
@@ -240,7 +242,7 @@ def linear_paths(model: Path) -> list[str]:
 
 def test_4_bits_are_refused_without_rows(tiny_model: Path, qlora: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give --data"):
-        export(str(tiny_model), qlora, tmp_path / "out", to=Target.MERGED_4BIT)
+        export(qlora, tmp_path / "out", model=str(tiny_model), to=Target.MERGED_4BIT)
     assert not (tmp_path / "out").exists()
 
 
@@ -249,12 +251,17 @@ def test_a_base_whose_files_are_quantised_is_the_only_one(
 ) -> None:
     quantize(str(tiny_model), tmp_path / "packed")
     record = export(
-        str(tmp_path / "packed"), qlora, tmp_path / "a", dtype=StoredDtype.FLOAT32, data=tiny_data, compute=FLOAT32
+        qlora,
+        tmp_path / "a",
+        model=str(tmp_path / "packed"),
+        dtype=StoredDtype.FLOAT32,
+        data=tiny_data,
+        compute=FLOAT32,
     )
     assert record.notes == [STORED]
     assert record.measured is not None
     assert record.measured.merged.keys() == {"dequantised"}
-    export(str(tiny_model), qlora, tmp_path / "b", dtype=StoredDtype.FLOAT32)
+    export(qlora, tmp_path / "b", model=str(tiny_model), dtype=StoredDtype.FLOAT32)
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
     assert "quantization_config" not in json.loads((tmp_path / "a" / "config.json").read_text())
 
@@ -262,7 +269,7 @@ def test_a_base_whose_files_are_quantised_is_the_only_one(
 def test_a_lora_adapter_has_one_base_and_no_4_bits(
     tiny_model: Path, lora: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    record = export(str(tiny_model), lora, tmp_path / "out", data=tiny_data, compute=FLOAT32)
+    record = export(lora, tmp_path / "out", model=str(tiny_model), data=tiny_data, compute=FLOAT32)
     assert record.dtype == "float32"  # as the tiny model is stored
     assert record.merged_into == "original"
     assert record.measured is not None
@@ -276,7 +283,7 @@ def test_a_lora_adapter_has_one_base_and_no_4_bits(
 def test_an_untied_model_stays_untied(tiny_data: Path, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model", tied=False)
     adapter = train(run_config(model, tiny_data, tmp_path / "run", "train.steps=3")).output
-    record = export(str(model), adapter, tmp_path / "out")
+    record = export(adapter, tmp_path / "out", model=str(model))
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert not record.written.tied
     assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
@@ -288,7 +295,7 @@ def test_a_tied_model_is_untied_when_the_adapter_changes_one_end(
     changed: str, tiny_model: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = open_source(
-        open_checkpoint(tiny_model), lora, MergeBase.ORIGINAL, Trained(False, QuantSection(), torch.float32)
+        open_checkpoint(tiny_model), lora, MergeBase.ORIGINAL, TrainingBase(False, QuantSection(), torch.float32)
     )
     embedding = load_file(tiny_model / "model.safetensors")["model.embed_tokens.weight"]
     grown = torch.cat([embedding + 1, torch.ones(3, embedding.shape[1])]) if "embed" in changed else embedding + 1
@@ -308,10 +315,10 @@ def test_an_adapter_from_peft_without_a_run_is_merged_as_asked(tiny_model: Path,
     bare.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (bare / name).write_bytes((qlora / name).read_bytes())
-    assert export(str(tiny_model), bare, tmp_path / "a", compute=FLOAT32).merged_into == "original"
-    asked = export(str(tiny_model), bare, tmp_path / "b", compute=FLOAT32, method=Method.QLORA)
+    assert export(bare, tmp_path / "a", model=str(tiny_model), compute=FLOAT32).merged_into == "original"
+    asked = export(bare, tmp_path / "b", model=str(tiny_model), compute=FLOAT32, method=Method.QLORA)
     assert asked.merged_into == "dequantised"
-    recorded = export(str(tiny_model), qlora, tmp_path / "c", compute=FLOAT32)
+    recorded = export(qlora, tmp_path / "c", model=str(tiny_model), compute=FLOAT32)
     names = ("config.json", "model.safetensors")
     assert [(tmp_path / "b" / name).read_bytes() for name in names] == [
         (tmp_path / "c" / name).read_bytes() for name in names
@@ -321,23 +328,23 @@ def test_an_adapter_from_peft_without_a_run_is_merged_as_asked(tiny_model: Path,
 
 def test_what_cannot_be_exported_leaves_nothing(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="exists already"):
-        export(str(tiny_model), lora, tiny_model)
+        export(lora, tiny_model, model=str(tiny_model))
     with pytest.raises(AdapterError, match=r"no adapter_config\.json there"):
-        export(str(tiny_model), tmp_path, tmp_path / "out")
+        export(tmp_path, tmp_path / "out", model=str(tiny_model))
     with pytest.raises(ModelError, match="does not exist"):
-        export(str(tmp_path / "absent"), lora, tmp_path / "out")
+        export(lora, tmp_path / "out", model=str(tmp_path / "absent"))
     weights = load_file(lora / "adapter_model.safetensors")
     broken = tmp_path / "large"
     broken.mkdir()
     (broken / "adapter_config.json").write_bytes((lora / "adapter_config.json").read_bytes())
     save_file({name: tensor * 1e4 for name, tensor in weights.items()}, broken / "adapter_model.safetensors")
     with pytest.raises(ModelError, match=r"does not fit into float16(.|\n)*q_proj(.|\n)*Take bfloat16"):
-        export(str(tiny_model), broken, tmp_path / "out", dtype=StoredDtype.FLOAT16)
+        export(broken, tmp_path / "out", model=str(tiny_model), dtype=StoredDtype.FLOAT16)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["large"]
 
 
 def test_the_merged_model_is_the_live_adapter_in_our_decoder_too(tiny_model: Path, lora: Path, tmp_path: Path) -> None:
-    export(str(tiny_model), lora, tmp_path / "out", dtype=StoredDtype.FLOAT32)
+    export(lora, tmp_path / "out", model=str(tiny_model), dtype=StoredDtype.FLOAT32)
     live = open_assistant(str(tiny_model), adapter=lora, compute=FLOAT32).model
     merged = open_assistant(str(tmp_path / "out"), compute=FLOAT32).model
     texts = documents([9, 40], vocab=200)

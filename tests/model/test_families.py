@@ -46,7 +46,7 @@ from veneer.adapters.store import save_adapter
 from veneer.config import QuantSection
 from veneer.enums import Method
 from veneer.errors import ModelError
-from veneer.exports.base import MergeBase, Trained, open_source
+from veneer.exports.base import MergeBase, TrainingBase, open_source
 from veneer.exports.merge import write_merged
 from veneer.generation import Sampling, generate
 from veneer.io.checkpoint import open_checkpoint
@@ -340,7 +340,7 @@ def test_a_merged_model_is_read_by_transformers(variant: str, tmp_path: Path) ->
         (tmp_path / name).mkdir()
     save_adapter(tmp_path / "adapter", adapter, base=str(tmp_path / "base"))
     chat_tokenizer().save(str(tmp_path / "base" / "tokenizer.json"))
-    trained = Trained(quantized=False, quant=QuantSection(), dtype=torch.float32)
+    trained = TrainingBase(quantized=False, quant=QuantSection(), dtype=torch.float32)
     checkpoint = open_checkpoint(tmp_path / "base")
     source = open_source(checkpoint, tmp_path / "adapter", MergeBase.ORIGINAL, trained)
     write_merged(tmp_path / "merged", source, torch.float32)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from consoles import recorded
-from veneer.evaluation.run import Answered, Report
+from veneer.evaluation.run import Report, Sample
 from veneer.evaluation.statistics import Comparison, Metric
 from veneer.screens.evaluate import comparison_table, metric_table, report_table, sample_table
 
@@ -53,9 +53,9 @@ def test_a_report_of_one_model_has_no_difference() -> None:
 
 
 def test_samples_show_text_as_it_is() -> None:
-    samples = [Answered("f:1", "[red]ask[/red]", "yes", " no [/] ", " yes ")]
+    samples = [Sample("f:1", "[red]ask[/red]", "yes", " no [/] ", " yes ")]
     text = text_of(sample_table("Samples", samples))
     assert "[red]ask[/red]" in text
     assert "no [/]" in text
     assert "adapter" in text
-    assert "adapter" not in text_of(sample_table("Samples", [Answered("f:1", "q", "r", "b", None)]))
+    assert "adapter" not in text_of(sample_table("Samples", [Sample("f:1", "q", "r", "b", None)]))

@@ -15,7 +15,8 @@ from veneer.data.records import read_records
 from veneer.enums import Method
 from veneer.errors import AdapterError, Interrupted, ModelError
 from veneer.evaluation.run import evaluate_rows, prepare
-from veneer.exports.run import StoredDtype, export
+from veneer.exports.request import StoredDtype
+from veneer.exports.run import export
 from veneer.generation import Sampling
 from veneer.model.attention import PackedAttention
 from veneer.training.run import train
@@ -82,7 +83,7 @@ def test_new_tokens_are_trained_saved_and_spoken(tied: bool, tiny_data: Path, tm
         tokens = torch.tensor([5, *ids])
         hidden = assistant.model.hidden(tokens, torch.arange(3), PackedAttention([3]))
         assert float((assistant.model.logits(hidden).float() - scores).abs().max()) < 0.05  # bfloat16 here
-    export(str(base), run.output, tmp_path / "merged", dtype=StoredDtype.FLOAT32)
+    export(run.output, tmp_path / "merged", model=str(base), dtype=StoredDtype.FLOAT32)
     whole = LlamaForCausalLM.from_pretrained(tmp_path / "merged").eval()
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").encode("crate") == [ids[0]]
     with torch.no_grad():

@@ -17,7 +17,8 @@ from tiny_models import documents, largest_difference, packed_logits, their_logi
 from veneer.adapters.store import load_adapter
 from veneer.config import RunConfig
 from veneer.errors import Interrupted
-from veneer.exports.run import StoredDtype, export
+from veneer.exports.request import StoredDtype
+from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
 from veneer.training.joint import prepare, train_together
@@ -57,7 +58,7 @@ def test_a_run_learns_and_what_it_leaves_is_used_elsewhere(kind: str, method: st
         adapted = peft.PeftModel.from_pretrained(theirs, tmp_path / "run").eval()
         assert largest_difference(their_logits(adapted, texts), expected) < 1e-4
         if method == "lora":
-            export(str(base), tmp_path / "run", tmp_path / "merged", dtype=StoredDtype.FLOAT32)
+            export(tmp_path / "run", tmp_path / "merged", model=str(base), dtype=StoredDtype.FLOAT32)
             merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
             assert largest_difference(their_logits(merged, texts), expected) < 1e-4
 

@@ -8,11 +8,10 @@ import click
 
 from veneer.commands.options import (
     adapter_option,
+    assistant_of,
     base_option,
-    compute_of,
     device_option,
     dtype_option,
-    method_of,
     model_option,
     sampling_of,
     sampling_options,
@@ -43,5 +42,5 @@ def chat(
     from veneer.screens.loading import open_visibly
 
     settings = sampling_of(max_new_tokens, temperature, top_p, seed)
-    assistant = open_visibly(model, adapter, method_of(method), compute_of(device, dtype))
+    assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
     converse(assistant, system, settings)

@@ -9,11 +9,10 @@ import click
 
 from veneer.commands.options import (
     adapter_option,
+    assistant_of,
     base_option,
-    compute_of,
     device_option,
     dtype_option,
-    method_of,
     model_option,
 )
 
@@ -40,17 +39,11 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Score base and adapter on the same rows: loss, and answers by greedy generation."""
+    from veneer.evaluation.run import EvaluationRequest
     from veneer.screens.evaluate import evaluate_visibly
 
-    report = evaluate_visibly(
-        model,
-        data,
-        adapter=adapter,
-        method=method_of(method),
-        compute=compute_of(device, dtype),
-        limit=limit,
-        max_new_tokens=max_new_tokens,
-        as_json=as_json,
-    )
+    assistant = assistant_of(model, adapter, method, device, dtype)
+    request = EvaluationRequest(assistant=assistant, data=data, limit=limit, max_new_tokens=max_new_tokens)
+    report = evaluate_visibly(request, as_json=as_json)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))

@@ -65,14 +65,13 @@ def export(
     What was written is read back and compared with the live adapter; if it differs by more than its format explains,
     nothing is left under the name of --output and the exit code is 1.
     """
-    from veneer.exports.job import StoredDtype
-    from veneer.exports.run import Target
+    from veneer.exports.request import ExportRequest, StoredDtype, Target
     from veneer.screens.export import export_visibly
 
-    record = export_visibly(
-        model,
-        adapter,
-        output,
+    request = ExportRequest(
+        adapter=adapter,
+        output=output,
+        model=model,
         to=Target(to),
         dtype=StoredDtype(dtype),
         quant=quant,
@@ -81,7 +80,7 @@ def export(
         gap=gap,
         method=method_of(method),
         compute=compute_of(device, "auto"),
-        as_json=as_json,
     )
+    record = export_visibly(request, as_json=as_json)
     if as_json:
         click.echo(json.dumps(record.to_json(), indent=2))

@@ -9,11 +9,10 @@ import click
 
 from veneer.commands.options import (
     adapter_option,
+    assistant_of,
     base_option,
-    compute_of,
     device_option,
     dtype_option,
-    method_of,
     model_option,
     sampling_of,
     sampling_options,
@@ -53,7 +52,7 @@ def generate(
 
     settings = sampling_of(max_new_tokens, temperature, top_p, seed)
     questions = screen.read_questions(input_file) if input_file is not None else [screen.read_question(prompt)]
-    assistant = open_visibly(model, adapter, method_of(method), compute_of(device, dtype))
+    assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
     if input_file is not None:
         for question, answer in screen.answer_all(assistant, questions, system, settings):
             click.echo(json.dumps({"prompt": question, "answer": answer}, ensure_ascii=False) if as_json else answer)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from veneer.assistant import AssistantRequest
     from veneer.config import ComputeSection, RunConfig
     from veneer.enums import Method
     from veneer.generation import Sampling
@@ -84,6 +85,13 @@ def compute_of(device: str, dtype: str) -> ComputeSection:
     from veneer.enums import Dtype
 
     return ComputeSection(device=device, dtype=Dtype(dtype))
+
+
+def assistant_of(model: str, adapter: Path | None, method: str | None, device: str, dtype: str) -> AssistantRequest:
+    """The model that the options name."""
+    from veneer.assistant import AssistantRequest
+
+    return AssistantRequest(model=model, adapter=adapter, method=method_of(method), compute=compute_of(device, dtype))
 
 
 def sampling_of(max_new_tokens: int, temperature: float, top_p: float, seed: int) -> Sampling:

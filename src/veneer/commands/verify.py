@@ -30,18 +30,19 @@ def verify(
     as_json: bool,
 ) -> None:
     """Check an export again: its files, tensors and answers as they are now; exit code 1 if they differ."""
+    from veneer.exports.request import VerifyRequest
     from veneer.screens.verify import verify_visibly
 
-    certificate = verify_visibly(
-        export,
+    request = VerifyRequest(
+        export=export,
         adapter=adapter,
         model=model,
         data=data,
         limit=limit,
         gap=gap,
         compute=compute_of(device, "auto"),
-        as_json=as_json,
     )
+    certificate = verify_visibly(request, as_json=as_json)
     if as_json:
         click.echo(json.dumps(certificate.to_json(), indent=2))
     certificate.refuse(f"{export} is not what it was made from")

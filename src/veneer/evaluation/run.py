@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from veneer.assistant import Assistant, open_assistant
+from veneer.assistant import Assistant, AssistantRequest, load_assistant
 from veneer.config import ComputeSection
 from veneer.data.chat import Example, split_for_evaluation
 from veneer.data.records import Record, read_records
-from veneer.enums import Method
+from veneer.enums import Method, choice
 from veneer.errors import DataError, listing
 from veneer.evaluation.scoring import Question, RowScore, score
 from veneer.evaluation.statistics import Comparison, Metric, compare, metrics
@@ -23,7 +23,7 @@ EXTRA_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Sample:
     """One row with what was expected and what came."""
 
     where: str
@@ -41,7 +41,7 @@ class Report:
     base: list[Metric]
     adapter: list[Metric] = field(default_factory=list)
     comparison: list[Comparison] = field(default_factory=list)
-    samples: list[Answered] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     """Every row that has an answer, in order."""
     seconds: float = 0.0
 
@@ -124,7 +124,7 @@ def make_report(rows: RowSet, base: list[RowScore], tuned: list[RowScore] | None
             record = rows.records[index]
             asked = next((m["content"] for m in reversed(record.messages) if m["role"] == "user"), "")
             answer = None if tuned is None else tuned[index].answer
-            samples.append(Answered(record.where, asked, question.reference, base[index].answer or "", answer))
+            samples.append(Sample(record.where, asked, question.reference, base[index].answer or "", answer))
     return Report(
         rows=len(base),
         base=metrics(base),
@@ -135,12 +135,26 @@ def make_report(rows: RowSet, base: list[RowScore], tuned: list[RowScore] | None
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationRequest:
+    """An evaluation as it is asked for."""
+
+    assistant: AssistantRequest
+    """The model, and the adapter that is scored beside it."""
+    data: str
+    """The rows: JSONL, JSON, CSV or Parquet."""
+    limit: int | None = None
+    """The number of rows that are scored, from the first; None takes all."""
+    max_new_tokens: int | None = None
+    """Longest answer, in tokens; None takes a little more than the longest reference has."""
+
+
 def evaluate(
     model: str,
     data: str | Path,
     *,
     adapter: str | Path | None = None,
-    method: Method | None = None,
+    method: Method | str | None = None,
     compute: ComputeSection | None = None,
     limit: int | None = None,
     max_new_tokens: int | None = None,
@@ -152,17 +166,22 @@ def evaluate(
         model: directory, GGUF file or hub id.
         data: JSONL, JSON, CSV or Parquet.
         adapter: folder of an adapter.
-        method: how the base is held; by default as the adapter was trained.
+        method: how the base is held, a `Method` or its name; by default as the adapter was trained.
         compute: device and dtype.
-        limit: take only the first rows.
+        limit: the number of rows to score, from the first.
         max_new_tokens: longest answer; by default a little more than the longest reference.
         on_done: told of rows that are answered, as `("base" | "adapter", rows)`.
 
     Raises:
         VeneerError: model, adapter or data cannot be used.
     """
-    records = read_records(data)[:limit]
-    assistant = open_assistant(
-        model, adapter=None if adapter is None else Path(adapter), method=method, compute=compute
+    assistant = AssistantRequest(
+        model=model,
+        adapter=None if adapter is None else Path(adapter),
+        method=None if method is None else choice(Method, method, "method"),
+        compute=compute or ComputeSection(),
     )
-    return evaluate_rows(assistant, prepare(assistant, records, max_new_tokens=max_new_tokens), on_done=on_done)
+    request = EvaluationRequest(assistant=assistant, data=str(data), limit=limit, max_new_tokens=max_new_tokens)
+    records = read_records(request.data)[: request.limit]
+    loaded = load_assistant(request.assistant)
+    return evaluate_rows(loaded, prepare(loaded, records, max_new_tokens=request.max_new_tokens), on_done=on_done)

@@ -38,7 +38,7 @@ class MergeBase(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainingBase:
     """How the base was held when the adapter was trained."""
 
     quantized: bool
@@ -73,7 +73,7 @@ class Source:
         return self.adapter.merged()
 
 
-def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained: Trained) -> Source:
+def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained: TrainingBase) -> Source:
     """Put the adapter in a folder on a base, without reading the base's linear layers where they stay in their files.
 
     Raises:
@@ -87,7 +87,7 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
         check_tensors(checkpoint, spec)
         own = " ".join(read_tensors(adapter))
         tables = any(name in own for name in ("embed_tokens", "lm_head"))
-        model = CausalLM(spec, _OnFiles(checkpoint, tables), torch.float32)
+        model = CausalLM(spec, _FileWeights(checkpoint, tables), torch.float32)
     model.requires_grad_(False).eval()
     tokenizer = None
     if (adapter / TOKENIZER_FILE).is_file():
@@ -96,7 +96,7 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
 
 
 @dataclass(frozen=True, slots=True)
-class _OnFiles:
+class _FileWeights:
     """Leaves whose matrices stay in the model's files (`veneer.model.decoder.Weights`)."""
 
     checkpoint: Checkpoint

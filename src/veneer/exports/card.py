@@ -11,8 +11,8 @@ from veneer.assistant import recorded_run
 from veneer.config import RunConfig
 from veneer.events import read_events
 from veneer.exports.certificate import TOP
-from veneer.exports.peft_folder import PEFT_TARGET
 from veneer.exports.record import ExportRecord
+from veneer.exports.request import Target
 
 EVENTS_FILE = "events.jsonl"
 LICENSE = (
@@ -28,7 +28,7 @@ def model_card(record: ExportRecord, name: str) -> str:
         name: of the export.
     """
     run = recorded_run(Path(record.adapter))
-    library = "peft" if record.to == PEFT_TARGET else "gguf" if record.to.startswith("gguf") else "transformers"
+    library = "peft" if record.to == Target.PEFT.value else "gguf" if record.to.startswith("gguf") else "transformers"
     # JSON's strings are YAML's.
     front = [f"base_model: {json.dumps(_public(record.model))}", f"library_name: {library}", "tags: [veneer, lora]"]
     parts = [
@@ -49,7 +49,7 @@ def _public(model: str) -> str:
 
 
 def _what(record: ExportRecord) -> str:
-    kinds = {PEFT_TARGET: "An adapter for", "gguf-adapter": "An adapter (GGUF) for"}
+    kinds = {Target.PEFT.value: "An adapter for", Target.GGUF_ADAPTER.value: "An adapter (GGUF) for"}
     start = kinds.get(record.to, "A fine-tuned version of")
     merged = ""
     if record.written is not None:

@@ -31,7 +31,7 @@ class ParityError(VeneerError):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TokenDistribution:
     """The distribution of one next token: the likeliest tokens, natural logarithms, likeliest first."""
 
     ids: tuple[int, ...]
@@ -45,12 +45,12 @@ class Answer:
     tokens: tuple[int, ...]
     """What was chosen, without the token that ended it."""
     text: str
-    steps: tuple[Step, ...]
+    steps: tuple[TokenDistribution, ...]
     """The distribution that every token was chosen from, and possibly that of the one that ended it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class ReaderOutput:
     """What one program makes of the prompts."""
 
     name: str
@@ -162,7 +162,7 @@ class Certificate:
             )
 
 
-def compare(reference: Side, reader: Side, threshold: Threshold, labels: Sequence[str]) -> Agreement:
+def compare(reference: ReaderOutput, reader: ReaderOutput, threshold: Threshold, labels: Sequence[str]) -> Agreement:
     """Hold a reader beside the reference.
 
     Args:
@@ -206,7 +206,7 @@ def compare(reference: Side, reader: Side, threshold: Threshold, labels: Sequenc
 
 
 @dataclass(frozen=True, slots=True)
-class _Measured:
+class _Deviation:
     """One pair of distributions."""
 
     prompt: int
@@ -218,7 +218,7 @@ class _Measured:
     finite: bool
 
 
-def _measure(reference: Side, reader: Side) -> list[_Measured]:
+def _measure(reference: ReaderOutput, reader: ReaderOutput) -> list[_Deviation]:
     found = []
     for prompt, (ours, theirs) in enumerate(zip(reference.answers, reader.answers, strict=True)):
         for number, (one, other) in enumerate(zip(ours.steps, theirs.steps, strict=False)):
@@ -226,13 +226,13 @@ def _measure(reference: Side, reader: Side) -> list[_Measured]:
             gap, token = largest_gap(one, other) if finite else (math.nan, -1)
             divergence = kl_divergence(one, other) if finite else math.nan
             same = one.ids[0] == other.ids[0]
-            found.append(_Measured(prompt, number, gap, token, divergence, same, finite))
+            found.append(_Deviation(prompt, number, gap, token, divergence, same, finite))
             if ours.tokens[number : number + 1] != theirs.tokens[number : number + 1]:
                 break
     return found
 
 
-def largest_gap(reference: Step, other: Step) -> tuple[float, int]:
+def largest_gap(reference: TokenDistribution, other: TokenDistribution) -> tuple[float, int]:
     """The largest |log p − log q| over the reference's `TOP` likeliest tokens, and the token.
 
     A token that the other side does not list is at most as likely there as the last one that it lists.
@@ -245,7 +245,7 @@ def largest_gap(reference: Step, other: Step) -> tuple[float, int]:
     return max(gaps)
 
 
-def kl_divergence(reference: Step, other: Step) -> float:
+def kl_divergence(reference: TokenDistribution, other: TokenDistribution) -> float:
     """KL(p ‖ q) = Σ p (log p − log q) in nats, over the tokens that both sides list and one that stands for the rest.
 
     Putting outcomes together can only lessen a divergence (the log-sum inequality), so that this is a lower bound.
@@ -264,7 +264,7 @@ def kl_divergence(reference: Step, other: Step) -> float:
     return max(0.0, total)
 
 
-def _judged(measured: Sequence[_Measured], threshold: Threshold, labels: Sequence[str]) -> list[str]:
+def _judged(measured: Sequence[_Deviation], threshold: Threshold, labels: Sequence[str]) -> list[str]:
     """What is wrong with the distributions."""
     broken = [one for one in measured if not one.finite]
     if broken:
@@ -298,7 +298,7 @@ def _vocabulary(ours: Mapping[str, int] | None, theirs: Mapping[str, int] | None
     return [f"{len(lost)} of {len(ours)} tokens are missing or have another id, the first is {token!r} ({number})"]
 
 
-def _endings(reference: Side, reader: Side, labels: Sequence[str]) -> list[str]:
+def _endings(reference: ReaderOutput, reader: ReaderOutput, labels: Sequence[str]) -> list[str]:
     """Where a reader goes on behind a token that ends the reference's answer."""
     found = []
     for label, ours, theirs in zip(labels, reference.answers, reader.answers, strict=True):

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 
 from veneer.errors import VeneerError
-from veneer.exports.certificate import Agreement, Certificate, Side, TensorReport, compare
-from veneer.exports.job import Checks, Job
+from veneer.exports.certificate import Agreement, Certificate, ReaderOutput, TensorReport, compare
+from veneer.exports.inputs import Checks, ExportInputs
 from veneer.exports.prompts import BUILT_IN, LIMIT, Prompts, chosen
 from veneer.exports.readers import Reader
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
-from veneer.exports.sides import Asked, reference
 from veneer.exports.tensors import compare_tensors
 from veneer.exports.thresholds import THRESHOLDS
+from veneer.exports.veneer_reader import ReaderInput, reference
 from veneer.io.files import sha256, write_text
 from veneer.system import memory, memory_limit
 
@@ -26,34 +26,33 @@ NEW_TOKENS = 16
 """Length of the answers that are compared."""
 
 
-def certify(job: Job, checks: Checks, record: ExportRecord, *, gap: float | None = None, why: str = "") -> Certificate:
+def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord, *, why: str = "") -> Certificate:
     """Compare an export with what it was made from.
 
     Args:
-        job: the export.
+        inputs: the export.
         checks: what is compared.
         record: what was written.
-        gap: another threshold of the largest log-probability gap, in nats.
-        why: there are no evaluation rows.
+        why: the reason why there are no evaluation rows.
 
     Raises:
         VeneerError: the reference cannot be made or asked. What is wrong with the export is in the certificate.
     """
     threshold = THRESHOLDS[record.format]
-    if gap is not None:
-        threshold = replace(threshold, gap=gap)
-    job.progress("comparing tensors")
+    if inputs.request.gap is not None:
+        threshold = replace(threshold, gap=inputs.request.gap)
+    inputs.progress("comparing tensors")
     tensors = _tensors(checks, threshold.tensor)
     certificate = Certificate(record.to, record.format, 0, "", NEW_TOKENS, threshold, tensors, (), checks.notes)
-    unasked = too_large(job)
+    unasked = too_large(inputs)
     if unasked is not None:
         return replace(certificate, notes=(*checks.notes, unasked))
-    job.progress("asking the live adapter")
-    side, asked, prompts = _asked(job, checks)
+    inputs.progress("asking the live adapter")
+    side, asked, prompts = _asked(inputs, checks)
     labels = [prompt.where for prompt in prompts.prompts]
     readers = []
     for reader in checks.readers:
-        job.progress(f"asking {reader.name}")
+        inputs.progress(f"asking {reader.name}")
         answered = _read(reader, asked)
         readers.append(answered if isinstance(answered, Agreement) else compare(side, answered, threshold, labels))
     notes = checks.notes
@@ -65,11 +64,11 @@ def certify(job: Job, checks: Checks, record: ExportRecord, *, gap: float | None
     )
 
 
-def too_large(job: Job) -> str | None:
+def too_large(inputs: ExportInputs) -> str | None:
     """Why nobody can be asked: the model does not fit into memory in float32. None where it does."""
-    shapes = map(job.checkpoint.shape, job.checkpoint.names())
+    shapes = map(inputs.checkpoint.shape, inputs.checkpoint.names())
     needed = sum(4 * math.prod(shape) for shape in shapes)
-    free = free_memory(job.device)
+    free = free_memory(inputs.device)
     if free is None or needed < free:
         return None
     return (
@@ -85,10 +84,10 @@ def free_memory(device: torch.device) -> int | None:
     return min((amount for amount in (memory()[1], memory_limit()) if amount is not None), default=None)
 
 
-def _asked(job: Job, checks: Checks) -> tuple[Side, Asked, Prompts]:
+def _asked(inputs: ExportInputs, checks: Checks) -> tuple[ReaderOutput, ReaderInput, Prompts]:
     """The live adapter's side. Its model is let go of before the next one is loaded."""
     assistant = checks.reference()
-    prompts = chosen(assistant, job.rows, job.limit or LIMIT, NEW_TOKENS)
+    prompts = chosen(assistant, inputs.rows, inputs.request.limit or LIMIT, NEW_TOKENS)
     side, asked = reference(assistant, prompts, opened=checks.opened)
     return side, asked, prompts
 
@@ -100,7 +99,7 @@ def _tensors(checks: Checks, threshold: float) -> TensorReport:
         return TensorReport(0, "", 0.0, (f"files cannot be opened: {error}",))
 
 
-def _read(reader: Reader, asked: Asked) -> Side | Agreement:
+def _read(reader: Reader, asked: ReaderInput) -> ReaderOutput | Agreement:
     """The reader's side, or what it says where it cannot open the export."""
     try:
         return reader.read(asked)

@@ -12,13 +12,13 @@ from torch import Tensor
 from veneer.errors import ConfigError, nearest
 from veneer.exports import llama_cpp as runner
 from veneer.exports.base import MergeBase, Source, open_source
-from veneer.exports.job import Checks, Job
+from veneer.exports.inputs import Checks, ExportInputs
 from veneer.exports.merge import HEAD, merged_tensors, stays_tied
 from veneer.exports.modelfile import write_modelfile
 from veneer.exports.readers import Reader, llama_cpp, veneer_folder
 from veneer.exports.record import ExportRecord
-from veneer.exports.sides import live
-from veneer.exports.tensors import OfModel, Tensors
+from veneer.exports.tensors import ModelTensors, Tensors
+from veneer.exports.veneer_reader import live
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.gguf.config import completed, family_of
 from veneer.io.gguf.encode import Quant
@@ -81,7 +81,7 @@ def gguf_config(source: Source) -> Mapping[str, Any]:
 
 def write_gguf_base(path: Path, checkpoint: Checkpoint, quant: Quant, *, name: str = "") -> WrittenGguf:
     """Write a model without an adapter; as `write_gguf`. What its files hold quantised is decoded."""
-    read = OfModel(checkpoint).read
+    read = ModelTensors(checkpoint).read
     tensors = ((tensor, read(tensor, torch.float32)) for tensor in needed(checkpoint.config))
     return write_model(path, checkpoint.config, checkpoint.tokenizer(), tensors, quant, name=name)
 
@@ -100,47 +100,47 @@ def quant_of(name: str | None) -> Quant:
     return known[name.lower()]
 
 
-def write(job: Job, folder: Path) -> ExportRecord:
+def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     """Write the model and a Modelfile."""
-    quant = quant_of(job.quant)
-    base = MergeBase.DEQUANTISED if job.trained.quantized else MergeBase.ORIGINAL
-    source = open_source(job.checkpoint, job.adapter, base, job.trained)
-    job.progress(f"writing {MODEL_FILE} ({quant.value})")
-    written = write_gguf(folder / MODEL_FILE, source, quant, name=job.output.name)
+    quant = quant_of(inputs.request.quant)
+    base = MergeBase.DEQUANTISED if inputs.trained.quantized else MergeBase.ORIGINAL
+    source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
+    inputs.progress(f"writing {MODEL_FILE} ({quant.value})")
+    written = write_gguf(folder / MODEL_FILE, source, quant, name=inputs.request.output.name)
     write_modelfile(folder, source.tokenizer or source.checkpoint.tokenizer(), f"./{MODEL_FILE}")
     return ExportRecord(
-        model=job.model,
-        adapter=str(job.adapter),
-        output=str(job.output),
-        to=job.to,
+        model=inputs.model,
+        adapter=str(inputs.request.adapter),
+        output=str(inputs.request.output),
+        to=inputs.request.to.value,
         dtype=quant.value,
         format=FORMATS[quant],
-        method=job.method.value,
+        method=inputs.method.value,
         merged_into=base.value,
-        notes=[*([DEQUANTISED] if job.trained.quantized else []), *written.notes],
+        notes=[*([DEQUANTISED] if inputs.trained.quantized else []), *written.notes],
     )
 
 
-def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
+def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     """The merged tensors, our loader and llama.cpp."""
     base = MergeBase(record.merged_into)
     file = folder / MODEL_FILE
-    readers: list[Reader] = [veneer_folder(file, job.device)]
+    readers: list[Reader] = [veneer_folder(file, inputs.device)]
     if runner.available():
         readers.append(llama_cpp(file))
     return Checks(
-        reference=lambda: live(job.checkpoint, job.adapter, base, job.trained, job.device),
+        reference=lambda: live(inputs.checkpoint, inputs.request.adapter, base, inputs.trained, inputs.device),
         readers=tuple(readers),
-        expected=lambda: _expected(job, base, quant_of(record.format)),
+        expected=lambda: _expected(inputs, base, quant_of(record.format)),
         found=lambda: _found(file),
         notes=() if runner.available() else (NO_LLAMA_CPP,),
         opened=True,
     )
 
 
-def _expected(job: Job, base: MergeBase, quant: Quant) -> Iterator[tuple[str, Tensor]]:
+def _expected(inputs: ExportInputs, base: MergeBase, quant: Quant) -> Iterator[tuple[str, Tensor]]:
     """The merged tensors; where the file rounds once, rounded as it does."""
-    source = open_source(job.checkpoint, job.adapter, base, job.trained)
+    source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
     config = gguf_config(source)
     kinds = plan_kinds(config, quant)
     places = _places(config)
@@ -168,4 +168,4 @@ def _as_written(tensor: Tensor, piece: Piece, kinds: Mapping[str, str]) -> Tenso
 
 
 def _found(file: Path) -> Tensors:
-    return OfModel(open_checkpoint(file))
+    return ModelTensors(open_checkpoint(file))

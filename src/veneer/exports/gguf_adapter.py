@@ -26,14 +26,14 @@ from veneer.adapters.module import Part
 from veneer.errors import AdapterError, ConfigError, ModelError, listing, nearest
 from veneer.exports import llama_cpp as runner
 from veneer.exports.base import MergeBase, open_source
-from veneer.exports.certificate import Side
+from veneer.exports.certificate import ReaderOutput
 from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, ROUNDED, write_gguf_base
-from veneer.exports.job import Checks, Job
+from veneer.exports.inputs import Checks, ExportInputs
 from veneer.exports.modelfile import write_modelfile
 from veneer.exports.readers import Reader, llama_cpp
 from veneer.exports.record import ExportRecord
-from veneer.exports.sides import Asked, live
-from veneer.exports.tensors import InMemory
+from veneer.exports.tensors import MemoryTensors
+from veneer.exports.veneer_reader import ReaderInput, live
 from veneer.io.gguf.config import completed, family_of
 from veneer.io.gguf.encode import Quant, encode, fitting
 from veneer.io.gguf.header import read_header
@@ -73,7 +73,7 @@ FORMATS = {
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenAdapter:
+class AdapterSummary:
     """What a GGUF adapter holds."""
 
     architecture: str
@@ -91,7 +91,7 @@ class WrittenAdapter:
 
 def write_gguf_adapter(
     path: Path, adapter: Adapter, config: Mapping[str, Any], kind: AdapterType = AdapterType.F32, *, grown: bool = False
-) -> WrittenAdapter:
+) -> AdapterSummary:
     """Write the low-rank updates of an adapter.
 
     Args:
@@ -132,7 +132,7 @@ def write_gguf_adapter(
             for name, factor in factors(update, places[f"{module}.weight"], alpha):
                 file.write(name, encode(name, factor, plan[name].kind))
     narrow = sum(planned.kind is not _KINDS[kind] for planned in plan.values())
-    return WrittenAdapter(
+    return AdapterSummary(
         architecture=family.architecture,
         type=kind.value,
         alpha=float(alpha),
@@ -216,63 +216,63 @@ def type_of(name: str | None) -> AdapterType:
     return known[name.lower()]
 
 
-def _base(job: Job) -> MergeBase:
+def _base(inputs: ExportInputs) -> MergeBase:
     """What the adapter is compared on; it does not depend on it."""
-    return MergeBase.DEQUANTISED if job.checkpoint.stored else MergeBase.ORIGINAL
+    return MergeBase.DEQUANTISED if inputs.checkpoint.stored else MergeBase.ORIGINAL
 
 
-def write(job: Job, folder: Path) -> ExportRecord:
+def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     """Write the adapter and a Modelfile."""
-    kind, base = type_of(job.quant), _base(job)
-    source = open_source(job.checkpoint, job.adapter, base, job.trained)
-    known = job.checkpoint.tokenizer()
+    kind, base = type_of(inputs.request.quant), _base(inputs)
+    source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
+    known = inputs.checkpoint.tokenizer()
     grown = source.tokenizer is not None and source.tokenizer.vocab_size > known.vocab_size
-    job.progress(f"writing {ADAPTER_FILE} ({kind.value})")
-    written = write_gguf_adapter(folder / ADAPTER_FILE, source.adapter, job.checkpoint.config, kind, grown=grown)
-    write_modelfile(folder, known, _from(job), adapter=f"./{ADAPTER_FILE}")
+    inputs.progress(f"writing {ADAPTER_FILE} ({kind.value})")
+    written = write_gguf_adapter(folder / ADAPTER_FILE, source.adapter, inputs.checkpoint.config, kind, grown=grown)
+    write_modelfile(folder, known, _from(inputs), adapter=f"./{ADAPTER_FILE}")
     return ExportRecord(
-        model=job.model,
-        adapter=str(job.adapter),
-        output=str(job.output),
-        to=job.to,
+        model=inputs.model,
+        adapter=str(inputs.request.adapter),
+        output=str(inputs.request.output),
+        to=inputs.request.to.value,
         dtype=kind.value,
         format=FORMATS[kind],
-        method=job.method.value,
+        method=inputs.method.value,
         merged_into=base.value,
         notes=list(written.notes),
     )
 
 
-def _from(job: Job) -> str:
+def _from(inputs: ExportInputs) -> str:
     """What Ollama is to load the base from: its file or directory where it is here, else its name."""
-    place = Path(job.model).expanduser()
-    return str(place.resolve()) if place.exists() else job.model
+    place = Path(inputs.model).expanduser()
+    return str(place.resolve()) if place.exists() else inputs.model
 
 
-def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
+def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     """The factors, and llama.cpp with the adapter on a float32 file of the base, which is deleted afterwards."""
     base, kind = MergeBase(record.merged_into), type_of(record.format)
     file = folder / ADAPTER_FILE
 
-    def read(asked: Asked) -> Side:
+    def read(asked: ReaderInput) -> ReaderOutput:
         with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
             model = Path(scratch) / MODEL_FILE
-            write_gguf_base(model, job.checkpoint, Quant.F32)
+            write_gguf_base(model, inputs.checkpoint, Quant.F32)
             return llama_cpp(model, adapter=file).read(asked)
 
     return Checks(
-        reference=lambda: live(job.checkpoint, job.adapter, base, job.trained, job.device),
+        reference=lambda: live(inputs.checkpoint, inputs.request.adapter, base, inputs.trained, inputs.device),
         readers=(Reader("llama.cpp", read),) if runner.available() else (),
-        expected=lambda: _expected(job, base, kind),
-        found=lambda: InMemory(read_factors(file)),
+        expected=lambda: _expected(inputs, base, kind),
+        found=lambda: MemoryTensors(read_factors(file)),
         notes=() if runner.available() else (NO_LLAMA_CPP,),
         opened=True,
     )
 
 
-def _expected(job: Job, base: MergeBase, kind: AdapterType) -> Iterator[tuple[str, Tensor]]:
-    adapter = open_source(job.checkpoint, job.adapter, base, job.trained).adapter
-    places = _places(job.checkpoint.config)
+def _expected(inputs: ExportInputs, base: MergeBase, kind: AdapterType) -> Iterator[tuple[str, Tensor]]:
+    adapter = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained).adapter
+    places = _places(inputs.checkpoint.config)
     for module, update in adapter.updates().items():
         for name, factor in factors(update, places[f"{module}.weight"], adapter.spec.alpha or 1.0):
             stored = fitting(_KINDS[kind], factor.shape[-1])

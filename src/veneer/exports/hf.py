@@ -14,8 +14,8 @@ from veneer.adapters.store import load_adapter, read_config
 from veneer.backends.files import HfFiles
 from veneer.backends.load import load_hf
 from veneer.errors import AdapterError
-from veneer.exports.base import FileLinear, MergeBase, Trained
-from veneer.exports.merge import Written, rounded
+from veneer.exports.base import FileLinear, MergeBase, TrainingBase
+from veneer.exports.merge import MergeSummary, rounded
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.model_files import stream_files
 from veneer.load import Holding
@@ -45,7 +45,7 @@ class HfSource:
             yield file, self.files.checkpoint.read(file, torch.float32)
 
 
-def open_hf_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained: Trained) -> HfSource:
+def open_hf_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained: TrainingBase) -> HfSource:
     """Put the adapter in a folder on a base whose weights stay in their files, unless they are quantised.
 
     Raises:
@@ -57,12 +57,12 @@ def open_hf_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, train
     if base is MergeBase.DEQUANTISED:
         model = load_hf(checkpoint, holding=Holding.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
     else:
-        model = build(bones, _OnFiles(files), torch.float32, torch.device("cpu"))
+        model = build(bones, _FileWeights(files), torch.float32, torch.device("cpu"))
     return HfSource(files, model, load_adapter(model, adapter), wide)
 
 
 @dataclass(frozen=True, slots=True)
-class _OnFiles:
+class _FileWeights:
     """Leaves without values (`veneer.model.hf.HfWeights`): linear layers read theirs from the files when asked."""
 
     files: HfFiles
@@ -79,7 +79,7 @@ class _OnFiles:
 
 def write_merged_hf(
     folder: Path, source: HfSource, dtype: torch.dtype, progress: Callable[[str], None] = lambda name: None
-) -> Written:
+) -> MergeSummary:
     """Write base and adapter as one model into an existing folder, holding one tensor at a time.
 
     The files keep the base's names and layout; tensors that transformers' class has no place for are left out.
@@ -108,7 +108,7 @@ def write_merged_hf(
             yield file, rounded(file, tensor, torch.float32 if wide else dtype)
 
     stream_files(folder, files.checkpoint.names(), tensors(), dtype, files.checkpoint)
-    return Written(len(changed), len(written), source.model.spec.tied_head)
+    return MergeSummary(len(changed), len(written), source.model.spec.tied_head)
 
 
 def merged_files(source: HfSource) -> Iterator[tuple[str, Tensor, bool, bool]]:

@@ -22,7 +22,7 @@ from typing import IO, Any
 
 from veneer.data.records import Message
 from veneer.errors import ConfigError, ModelError
-from veneer.exports.certificate import Answer, Step
+from veneer.exports.certificate import Answer, TokenDistribution
 
 PACKAGE, EXTRA = "xllamacpp", "llama-cpp"
 MISSING = (
@@ -95,7 +95,7 @@ class LlamaCpp:
         # The token that ended the answer is among them.
         return Answer(tokens[:-1] if answer["stop_type"] == "eos" else tokens, str(answer["content"]), steps)
 
-    def _alone(self, prompt: Sequence[int], body: Mapping[str, Any]) -> Step:
+    def _alone(self, prompt: Sequence[int], body: Mapping[str, Any]) -> TokenDistribution:
         """The distribution behind a prompt, whatever is chosen from it: a plain letter, which is never kept back.
 
         The server's log-probabilities are those of the model, before the bias that makes it choose the letter.
@@ -106,7 +106,7 @@ class LlamaCpp:
         )
         return _step(answer["completion_probabilities"][0]["top_logprobs"])
 
-    def logprobs(self, prompt: Sequence[int], *, top: int = 10) -> Step:
+    def logprobs(self, prompt: Sequence[int], *, top: int = 10) -> TokenDistribution:
         """The likeliest next tokens of a prompt; as `continued`."""
         return self.continued(prompt, 1, top=top).steps[0]
 
@@ -129,10 +129,10 @@ class LlamaCpp:
             ) from error
 
 
-def _step(likeliest: Sequence[Mapping[str, Any]]) -> Step:
+def _step(likeliest: Sequence[Mapping[str, Any]]) -> TokenDistribution:
     # JSON knows no NaN: the server writes null for it.
     values = [math.nan if one["logprob"] is None else float(one["logprob"]) for one in likeliest]
-    return Step(tuple(int(one["id"]) for one in likeliest), tuple(values))
+    return TokenDistribution(tuple(int(one["id"]) for one in likeliest), tuple(values))
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class Survival:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class LossMeter:
     """Evaluation rows, and how every model is computed on them."""
 
     records: Sequence[Record]

@@ -29,7 +29,7 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class MergeSummary:
     """What a merged model holds."""
 
     changed: int
@@ -51,7 +51,7 @@ def write_merged(
     dtype: torch.dtype,
     quant: QuantSection | None = None,
     progress: Callable[[str], None] = lambda name: None,
-) -> Written:
+) -> MergeSummary:
     """Write base and adapter as one model into an existing folder, holding one tensor at a time.
 
     A tied head stays tied unless the adapter changes it or the embedding alone; then both are written.
@@ -97,7 +97,7 @@ def write_merged(
         folder, room, tensors(), source.checkpoint, quantization=described, tokenizer=source.tokenizer
     )
     whole = {*expected_tensors(source.model.spec), *changed} | ({HEAD} & shapes.keys())
-    return Written(len(changed), len(whole), HEAD not in shapes)
+    return MergeSummary(len(changed), len(whole), HEAD not in shapes)
 
 
 def room_of(source: Source) -> list[str]:

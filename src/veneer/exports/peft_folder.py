@@ -10,88 +10,89 @@ from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import read_config, read_tensors, save_adapter
 from veneer.enums import Backend
 from veneer.exports.base import MergeBase, open_source
-from veneer.exports.certificate import Side
+from veneer.exports.certificate import ReaderOutput
 from veneer.exports.hf import open_hf_source
-from veneer.exports.job import Checks, Job, name_of
+from veneer.exports.inputs import Checks, ExportInputs, name_of
 from veneer.exports.readers import PEFT, TRANSFORMERS, Reader, installed, peft_folder
 from veneer.exports.record import ExportRecord
-from veneer.exports.sides import Asked, live, own
-from veneer.exports.tensors import InMemory, Tensors
+from veneer.exports.tensors import MemoryTensors, Tensors
+from veneer.exports.veneer_reader import ReaderInput, live, own
 from veneer.io.tokenizer import Tokenizer, from_directory
 
-PEFT_TARGET = "peft"
 NO_PEFT = "not read by PEFT, which is not installed (with transformers)"
 NO_DIRECTORY = "not read by PEFT: the base is a GGUF file or stored quantised, and PEFT's own way to it is another one"
 
 
-def write(job: Job, folder: Path) -> ExportRecord:
+def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     """Write adapter_config.json, adapter_model.safetensors, and the tokenizer where the adapter has one of its own.
 
     What PEFT cannot say (a start that it would subtract again) is written as the plain adapter that it amounts to.
     """
-    base = _base(job)
-    adapter, tokenizer = _adapter(job, base)
-    _, config = read_config(job.adapter)
-    named = str(config.get("base_model_name_or_path") or job.model)
+    base = _base(inputs)
+    adapter, tokenizer = _adapter(inputs, base)
+    _, config = read_config(inputs.request.adapter)
+    named = str(config.get("base_model_name_or_path") or inputs.model)
     save_adapter(folder, adapter, base=named, revision=config.get("revision"))
-    if tokenizer is not None and tokenizer.vocab_size > job.checkpoint.tokenizer().vocab_size:
+    if tokenizer is not None and tokenizer.vocab_size > inputs.checkpoint.tokenizer().vocab_size:
         tokenizer.save(folder)
     return ExportRecord(
-        model=job.model,
-        adapter=str(job.adapter),
-        output=str(job.output),
-        to=PEFT_TARGET,
+        model=inputs.model,
+        adapter=str(inputs.request.adapter),
+        output=str(inputs.request.output),
+        to=inputs.request.to.value,
         dtype=name_of(torch.float32),
         format=name_of(torch.float32),
-        method=job.method.value,
+        method=inputs.method.value,
         merged_into=base.value,
     )
 
 
-def _base(job: Job) -> MergeBase:
+def _base(inputs: ExportInputs) -> MergeBase:
     """What the adapter is compared on. It does not depend on it: an adapter's export leaves the base out."""
-    return MergeBase.DEQUANTISED if job.checkpoint.stored else MergeBase.ORIGINAL
+    return MergeBase.DEQUANTISED if inputs.checkpoint.stored else MergeBase.ORIGINAL
 
 
-def checks(job: Job, folder: Path, record: ExportRecord) -> Checks:
+def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     """The adapter's tensors, our loader and PEFT."""
     base = MergeBase(record.merged_into)
 
-    def again(asked: Asked) -> Side:
-        return own(live(job.checkpoint, folder, base, job.trained, job.device, job.backend), asked)
+    def again(asked: ReaderInput) -> ReaderOutput:
+        return own(live(inputs.checkpoint, folder, base, inputs.trained, inputs.device, inputs.backend), asked)
 
     readers: list[Reader] = [Reader("veneer", again)]
     notes: tuple[str, ...] = ()
-    directory = job.checkpoint.files()[0].parent
-    if job.checkpoint.stored or not (directory / "config.json").is_file():
+    directory = inputs.checkpoint.files()[0].parent
+    if inputs.checkpoint.stored or not (directory / "config.json").is_file():
         notes = (NO_DIRECTORY,)
     elif installed(PEFT) and installed(TRANSFORMERS):
         tokenizer = folder if (folder / "tokenizer.json").is_file() else directory
         known = from_directory(folder).vocab_size if tokenizer == folder else 0
-        readers.append(peft_folder(directory, folder, known, tokenizer, job.device))
+        readers.append(peft_folder(directory, folder, known, tokenizer, inputs.device))
     else:
         notes = (NO_PEFT,)
     return Checks(
-        reference=lambda: live(job.checkpoint, job.adapter, base, job.trained, job.device, job.backend),
+        reference=lambda: live(
+            inputs.checkpoint, inputs.request.adapter, base, inputs.trained, inputs.device, inputs.backend
+        ),
         readers=tuple(readers),
-        expected=lambda: _expected(job, base),
+        expected=lambda: _expected(inputs, base),
         found=lambda: _found(folder),
         notes=notes,
     )
 
 
-def _adapter(job: Job, base: MergeBase) -> tuple[Adapter, Tokenizer | None]:
+def _adapter(inputs: ExportInputs, base: MergeBase) -> tuple[Adapter, Tokenizer | None]:
     """The adapter over a base whose dense weights stay in their files, and its tokenizer where it has one."""
-    if job.backend is Backend.HF:
-        return open_hf_source(job.checkpoint, job.adapter, base, job.trained).adapter, None
-    source = open_source(job.checkpoint, job.adapter, base, job.trained)
+    if inputs.backend is Backend.HF:
+        return open_hf_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained).adapter, None
+    source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
     return source.adapter, source.tokenizer
 
 
-def _expected(job: Job, base: MergeBase) -> list[tuple[str, torch.Tensor]]:
-    adapter, _ = _adapter(job, base)
+def _expected(inputs: ExportInputs, base: MergeBase) -> list[tuple[str, torch.Tensor]]:
+    adapter, _ = _adapter(inputs, base)
     return [(name, tensor.float()) for name, tensor in adapter.tensors().items()]
 
 
 def _found(folder: Path) -> Tensors:
-    return InMemory(read_tensors(folder))
+    return MemoryTensors(read_tensors(folder))

@@ -76,21 +76,21 @@ class Prompts:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class EvaluationRows:
     """Evaluation rows, and where they are from."""
 
     records: tuple[Record, ...]
     source: str
 
 
-def evaluation_rows(adapter: Path, data: str | None) -> tuple[Rows | None, str]:
+def evaluation_rows(adapter: Path, data: str | None) -> tuple[EvaluationRows | None, str]:
     """The rows of a file, or else those that the adapter's run was evaluated on; and, where there are none, why.
 
     Raises:
         DataError: the file that was given cannot be used.
     """
     if data is not None:
-        return Rows(tuple(read_records(data)), data), ""
+        return EvaluationRows(tuple(read_records(data)), data), ""
     run = recorded_run(adapter)
     if run is None:
         return None, "the adapter has no record of a run"
@@ -101,12 +101,12 @@ def evaluation_rows(adapter: Path, data: str | None) -> tuple[Rows | None, str]:
         return None, f"{file}, which has the run's evaluation rows, is not there any more"
     records = read_records(file)
     if run.data.eval_file is not None:
-        return Rows(tuple(records), file), ""
+        return EvaluationRows(tuple(records), file), ""
     _, evaluated = split(records, run.data.held_out)
-    return Rows(tuple(evaluated), f"{file} (the {len(evaluated)} rows held out of training)"), ""
+    return EvaluationRows(tuple(evaluated), f"{file} (the {len(evaluated)} rows held out of training)"), ""
 
 
-def chosen(assistant: Assistant, rows: Rows | None, limit: int, new_tokens: int) -> Prompts:
+def chosen(assistant: Assistant, rows: EvaluationRows | None, limit: int, new_tokens: int) -> Prompts:
     """The prompts of the first rows, encoded as the reference encodes them.
 
     Raises:

@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 
 from veneer.enums import Backend
 from veneer.errors import ModelError
-from veneer.exports.certificate import LISTED, Answer, Side
+from veneer.exports.certificate import LISTED, Answer, ReaderOutput
 from veneer.exports.llama_cpp import CONTEXT, opened
-from veneer.exports.sides import Asked, folder, led, own, steps_of
+from veneer.exports.veneer_reader import ReaderInput, folder, led, own, steps_of
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import from_directory
 
@@ -33,7 +33,7 @@ class Reader:
     """One program that reads an export."""
 
     name: str
-    read: Callable[[Asked], Side]
+    read: Callable[[ReaderInput], ReaderOutput]
 
 
 def installed(package: str) -> bool:
@@ -49,7 +49,7 @@ def veneer_folder(path: Path, device: torch.device, backend: Backend = Backend.A
 def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
     """llama.cpp on a GGUF model, with a GGUF adapter on it."""
 
-    def read(asked: Asked) -> Side:
+    def read(asked: ReaderInput) -> ReaderOutput:
         context = max(CONTEXT, asked.prompts.longest + 1)
         # Where a file has no template, llama.cpp takes one of its own.
         templated = open_checkpoint(model).tokenizer().chat_template is not None
@@ -63,7 +63,7 @@ def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
                 server.continued(prompt.tokens, asked.prompts.new_tokens, top=LISTED)
                 for prompt in asked.prompts.prompts
             )
-        return Side("llama.cpp", renderings, ids, answers)
+        return ReaderOutput("llama.cpp", renderings, ids, answers)
 
     return Reader("llama.cpp", read)
 
@@ -71,7 +71,7 @@ def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
 def transformers_folder(path: Path, device: torch.device) -> Reader:
     """transformers on a model's directory."""
 
-    def read(asked: Asked) -> Side:
+    def read(asked: ReaderInput) -> ReaderOutput:
         with quiet():
             return _theirs(TRANSFORMERS, _load_model(path).to(device), path, asked)
 
@@ -89,7 +89,7 @@ def peft_folder(base: Path, adapter: Path, rows: int, tokenizer: Path, device: t
         device: where it computes.
     """
 
-    def read(asked: Asked) -> Side:
+    def read(asked: ReaderInput) -> ReaderOutput:
         from peft import PeftModel
 
         with quiet():
@@ -113,7 +113,7 @@ def _load_model(path: Path) -> Any:
 
 
 @torch.no_grad()
-def _theirs(name: str, model: Any, tokenizer_folder: Path, asked: Asked) -> Side:
+def _theirs(name: str, model: Any, tokenizer_folder: Path, asked: ReaderInput) -> ReaderOutput:
     """A transformers model led along the reference's answers, with transformers' tokenizer."""
     from transformers import AutoTokenizer
 
@@ -134,7 +134,7 @@ def _theirs(name: str, model: Any, tokenizer_folder: Path, asked: Asked) -> Side
         tokens = torch.tensor([[*prompt.tokens, *answer.tokens]], device=model.device)
         logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt.tokens) - 1 :]
         answers.append(led(steps_of(logits), asked, asked.stop_ids, plain))
-    return Side(name, renderings, ids, tuple(answers), dict(tokenizer.get_vocab()))
+    return ReaderOutput(name, renderings, ids, tuple(answers), dict(tokenizer.get_vocab()))
 
 
 @contextmanager

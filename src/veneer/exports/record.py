@@ -11,14 +11,14 @@ from veneer.errors import ModelError
 from veneer.evaluation.statistics import Comparison
 from veneer.exports.certificate import Certificate
 from veneer.exports.measure import Loss, Survival
-from veneer.exports.merge import Written
+from veneer.exports.merge import MergeSummary
 from veneer.io.files import write_text
 
 RECORD_FILE, PARITY_FILE, CARD_FILE = "export.json", "parity.json", "README.md"
 
 
 @dataclass(frozen=True, slots=True)
-class Requantised:
+class RequantisedLoss:
     """The merged model with its linear layers quantised (again)."""
 
     loss: Loss
@@ -26,7 +26,7 @@ class Requantised:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class LossReport:
     """Losses on the evaluation rows, all of the same rows and in the same compute dtype."""
 
     data: str
@@ -39,7 +39,7 @@ class Measured:
     """The merged model, by what it was merged into."""
     between: Comparison | None = None
     """Into the dequantised base (there called `base`) and into the original (called `adapter`)."""
-    requantised: Requantised | None = None
+    requantised: RequantisedLoss | None = None
     """Of the merged model that was kept; for QLoRA adapters, and where 4 bits are written."""
 
 
@@ -61,9 +61,9 @@ class ExportRecord:
     merged_into: str = ""
     """`original` or `dequantised` (see `MergeBase`): the weights that the adapter stands on, or that it is merged
     into."""
-    written: Written | None = None
+    written: MergeSummary | None = None
     """Of a merged model."""
-    measured: Measured | None = None
+    measured: LossReport | None = None
     parity: Certificate | None = None
     notes: list[str] = field(default_factory=list)
 

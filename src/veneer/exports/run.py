@@ -8,22 +8,21 @@ has passed.
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
 
 from veneer.adapters.store import read_config
 from veneer.assistant import recorded_run
 from veneer.backends.choose import backend_of
 from veneer.config import ComputeSection
-from veneer.enums import Backend, Method
+from veneer.enums import Backend, Method, choice
 from veneer.errors import ConfigError, OutputError
 from veneer.exports import gguf, gguf_adapter, merged, peft_folder
 from veneer.exports.card import model_card
-from veneer.exports.certificate import ParityError
 from veneer.exports.certify import certify, write_certificate
-from veneer.exports.job import Job, Kind, Progress, StoredDtype, stored_dtype, trained_how
+from veneer.exports.inputs import Exporter, ExportInputs, Progress, stored_dtype, trained_how
 from veneer.exports.prompts import evaluation_rows
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
+from veneer.exports.request import ExportRequest, StoredDtype, Target
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import atomic_folder, remove_folder, write_text
 
@@ -31,48 +30,32 @@ FAILED = ".failed"
 """End of the name of a folder whose certificate did not pass."""
 
 
-class Target(Enum):
-    """What an adapter is exported to."""
-
-    PEFT = "peft"
-    """An adapter's directory as PEFT writes it."""
-    MERGED = "merged"
-    """A Hugging Face directory with the adapter in the weights."""
-    MERGED_4BIT = "merged-4bit"
-    """The same with the linear layers in 4 bits, as bitsandbytes and transformers store them. Only with evaluation
-    rows: an update that is smaller than the grid's steps is lost, and the loss says whether it was."""
-    GGUF = "gguf"
-    """One GGUF model with the adapter in the weights, and an Ollama Modelfile."""
-    GGUF_ADAPTER = "gguf-adapter"
-    """A GGUF adapter that llama.cpp puts on its base, and an Ollama Modelfile."""
-
-
-TARGETS: dict[Target, Kind] = {
-    Target.PEFT: Kind(peft_folder.write, peft_folder.checks),
-    Target.MERGED: Kind(merged.write, merged.checks),
-    Target.MERGED_4BIT: Kind(merged.write, merged.checks),
-    Target.GGUF: Kind(gguf.write, gguf.checks),
-    Target.GGUF_ADAPTER: Kind(gguf_adapter.write, gguf_adapter.checks),
+TARGETS: dict[Target, Exporter] = {
+    Target.PEFT: Exporter(peft_folder.write, peft_folder.checks),
+    Target.MERGED: Exporter(merged.write, merged.checks),
+    Target.MERGED_4BIT: Exporter(merged.write, merged.checks),
+    Target.GGUF: Exporter(gguf.write, gguf.checks),
+    Target.GGUF_ADAPTER: Exporter(gguf_adapter.write, gguf_adapter.checks),
 }
 """What makes each kind of export, and what is compared of it."""
 
 
-OF_TRANSFORMERS = (Target.PEFT.value, Target.MERGED.value)
+TRANSFORMERS_TARGETS = (Target.PEFT, Target.MERGED)
 """Kinds of export that are there for models that transformers computes."""
 
 
 def export(
-    model: str | None,
     adapter: str | Path,
     output: str | Path,
     *,
-    to: Target = Target.MERGED,
-    dtype: StoredDtype = StoredDtype.AUTO,
+    model: str | None = None,
+    to: Target | str = Target.MERGED,
+    dtype: StoredDtype | str = StoredDtype.AUTO,
     quant: str | None = None,
     data: str | Path | None = None,
     limit: int | None = None,
     gap: float | None = None,
-    method: Method | None = None,
+    method: Method | str | None = None,
     compute: ComputeSection | None = None,
     progress: Progress = lambda what: None,
 ) -> ExportRecord:
@@ -86,41 +69,56 @@ def export(
     live adapter (`veneer.exports.certificate`).
 
     Args:
-        model: the base: directory, GGUF file or hub id. It is only read. None takes the one that the adapter names.
         adapter: folder of an adapter, from veneer or PEFT.
         output: a folder that does not exist yet.
-        to: the kind of export.
-        dtype: of the weights.
-        quant: of GGUF files: what the matrices are written in.
+        model: the base: directory, GGUF file or hub id. It is only read. None takes the one that the adapter names.
+        to: the kind of export, a `Target` or its name (`peft`, `merged`, `merged-4bit`, `gguf`, `gguf-adapter`).
+        dtype: what the weights are written in, a `StoredDtype` or its name.
+        quant: what the matrices of a GGUF file are written in.
         data: evaluation rows, on which losses are measured and the certificate asks its prompts; by default those of
             the adapter's run.
-        limit: take only the first rows; the certificate takes 20 where this is not given.
-        gap: largest log-probability gap that is allowed, in place of the format's.
+        limit: the number of rows to take, from the first; the certificate takes 20 where this is not given.
+        gap: largest log-probability gap that is allowed, in nats, in place of the format's.
         method: how the base was held in training; by default as the adapter's run recorded it, else as LORA.
         compute: device and dtype of the measuring.
         progress: told of what is done now.
 
     Raises:
-        ConfigError: 4 bits without evaluation rows, or `quant` where nothing is quantised.
+        ConfigError: an unknown name, 4 bits without evaluation rows, or `quant` where nothing is quantised.
         ParityError: what was written is not the live adapter; it stands in OUTPUT.failed, with its certificate.
         VeneerError: model, adapter or data cannot be used, or the output exists or cannot be written.
     """
-    output, adapter = Path(output), Path(adapter)
+    request = ExportRequest(
+        adapter=Path(adapter),
+        output=Path(output),
+        model=model,
+        to=choice(Target, to, "to"),
+        dtype=choice(StoredDtype, dtype, "dtype"),
+        quant=quant,
+        data=None if data is None else str(data),
+        limit=limit,
+        gap=gap,
+        method=None if method is None else choice(Method, method, "method"),
+        compute=compute or ComputeSection(),
+    )
+    return run_export(request, progress=progress)
+
+
+def run_export(request: ExportRequest, *, progress: Progress = lambda what: None) -> ExportRecord:
+    """Carry out a request, as `export` says."""
+    output = request.output
     if output.exists():
         raise OutputError(f"{output} exists already; give a folder that does not, an export replaces nothing")
-    job, why = open_job(
-        model, adapter, output, to=to.value, dtype=dtype, quant=quant, data=data, limit=limit, method=method,
-        compute=compute or ComputeSection(), progress=progress,
-    )  # fmt: skip
-    if to is Target.MERGED_4BIT and job.rows is None:
+    inputs, why = open_inputs(request, progress)
+    if request.to is Target.MERGED_4BIT and inputs.rows is None:
         raise ConfigError(
             f"merging into 4 bits can lose the update, so it is done only with rows to measure that on, and {why}: "
             "give --data"
         )
-    kind = TARGETS[to]
+    exporter = TARGETS[request.to]
     with atomic_folder(output) as partial:
-        record = kind.write(job, partial)
-        certificate = certify(job, kind.checks(job, partial, record), record, gap=gap, why=why)
+        record = exporter.write(inputs, partial)
+        certificate = certify(inputs, exporter.checks(inputs, partial, record), record, why=why)
         record = replace(record, parity=certificate)
         write_text(partial / CARD_FILE, model_card(record, output.name))
         record.write(partial)
@@ -130,60 +128,42 @@ def export(
     return record
 
 
-def open_job(
-    model: str | None,
-    adapter: Path,
-    output: Path,
-    *,
-    to: str,
-    dtype: StoredDtype,
-    quant: str | None,
-    data: str | Path | None,
-    limit: int | None,
-    method: Method | None,
-    compute: ComputeSection,
-    progress: Progress,
-) -> tuple[Job, str]:
+def open_inputs(request: ExportRequest, progress: Progress) -> tuple[ExportInputs, str]:
     """Open the base and find the rows; also says why there are none.
 
     Raises:
         ConfigError: no base is named, or `quant` where nothing is quantised.
         VeneerError: model, adapter or data cannot be used.
     """
+    adapter, to = request.adapter, request.to
     _, config = read_config(adapter)
-    named = model or config.get("base_model_name_or_path")
+    named = request.model or config.get("base_model_name_or_path")
     if not named:
         raise ConfigError(f"{adapter} does not say what its base model is; give --model")
-    if quant is not None and not to.startswith("gguf"):
+    if request.quant is not None and to not in (Target.GGUF, Target.GGUF_ADAPTER):
         raise ConfigError(
-            f"--quant {quant} is for GGUF files, and --to {to} writes none; leave it out, or take --dtype"
+            f"--quant {request.quant} is for GGUF files, and --to {to.value} writes none; leave it out, or take --dtype"
         )
-    checkpoint = open_checkpoint(str(named), revision=config.get("revision") if model is None else None)
+    checkpoint = open_checkpoint(str(named), revision=config.get("revision") if request.model is None else None)
     run = recorded_run(adapter)
     backend = backend_of(checkpoint.config, run.backend if run else Backend.AUTO)
-    if backend is Backend.HF and to not in OF_TRANSFORMERS:
+    if backend is Backend.HF and to not in TRANSFORMERS_TARGETS:
         raise ConfigError(
-            f"--to {to} is done by veneer's own decoder alone, and transformers computes model_type "
+            f"--to {to.value} is done by veneer's own decoder alone, and transformers computes model_type "
             f"{checkpoint.config.get('model_type')!r} (backend hf); take --to merged"
         )
-    rows, why = evaluation_rows(adapter, None if data is None else str(data))
-    job = Job(
+    rows, why = evaluation_rows(adapter, request.data)
+    inputs = ExportInputs(
+        request=request,
         model=str(named),
         checkpoint=checkpoint,
-        adapter=adapter,
-        output=output,
-        to=to,
-        dtype=stored_dtype(dtype, checkpoint),
-        quant=quant,
+        dtype=stored_dtype(request.dtype, checkpoint),
         rows=rows,
-        measuring=data is not None,
-        limit=limit,
-        trained=trained_how(adapter, checkpoint, method, compute, backend),
+        trained=trained_how(adapter, checkpoint, request.method, request.compute, backend),
         backend=backend,
-        compute=compute,
         progress=progress,
     )
-    return job, why
+    return inputs, why
 
 
 def _set_aside(partial: Path, output: Path) -> str:
@@ -195,6 +175,3 @@ def _set_aside(partial: Path, output: Path) -> str:
         remove_folder(failed)
     partial.rename(failed)
     return f"{output} was not made: what was written is not the live adapter, and stands in {failed}"
-
-
-__all__ = ["TARGETS", "ParityError", "StoredDtype", "Target", "export", "open_job"]

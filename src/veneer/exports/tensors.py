@@ -27,7 +27,7 @@ class Tensors(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class OfModel:
+class ModelTensors:
     """Those of a model's files; quantised ones decoded."""
 
     checkpoint: Checkpoint
@@ -44,7 +44,7 @@ class OfModel:
 
 
 @dataclass(frozen=True, slots=True)
-class InMemory:
+class MemoryTensors:
     """Those of a mapping."""
 
     tensors: Mapping[str, Tensor]

@@ -11,9 +11,10 @@ from veneer.enums import Method
 from veneer.errors import ModelError
 from veneer.exports.certificate import Certificate
 from veneer.exports.certify import certify, digests
-from veneer.exports.job import Progress, StoredDtype
+from veneer.exports.inputs import Progress
 from veneer.exports.record import PARITY_FILE, RECORD_FILE, ExportRecord, read_json
-from veneer.exports.run import TARGETS, Target, open_job
+from veneer.exports.request import ExportRequest, Target, VerifyRequest
+from veneer.exports.run import TARGETS, open_inputs
 
 
 def verify(
@@ -45,24 +46,38 @@ def verify(
     Raises:
         VeneerError: it is no export, or what it was made from cannot be used.
     """
-    folder = Path(export)
+    request = VerifyRequest(
+        export=Path(export),
+        adapter=None if adapter is None else Path(adapter),
+        model=model,
+        data=None if data is None else str(data),
+        limit=limit,
+        gap=gap,
+        compute=compute or ComputeSection(),
+    )
+    return run_verify(request, progress=progress)
+
+
+def run_verify(request: VerifyRequest, *, progress: Progress = lambda what: None) -> Certificate:
+    """Carry out a request, as `verify` says."""
+    folder = request.export
     values, parity = read_json(folder / RECORD_FILE), read_json(folder / PARITY_FILE)
     record = _record(values, folder)
-    job, why = open_job(
-        model or record.model,
-        Path(adapter or record.adapter),
-        folder,
-        to=record.to,
-        dtype=StoredDtype.AUTO,
-        quant=record.format if record.to.startswith("gguf") else None,
-        data=data,
-        limit=limit,
+    target = Target(record.to)
+    exported = ExportRequest(
+        adapter=request.adapter or Path(record.adapter),
+        output=folder,
+        model=request.model or record.model,
+        to=target,
+        quant=record.format if target in (Target.GGUF, Target.GGUF_ADAPTER) else None,
+        data=request.data,
+        limit=request.limit,
+        gap=request.gap,
         method=Method(record.method),
-        compute=compute or ComputeSection(),
-        progress=progress,
+        compute=request.compute,
     )
-    kind = TARGETS[Target(record.to)]
-    certificate = certify(job, kind.checks(job, folder, record), record, gap=gap, why=why)
+    inputs, why = open_inputs(exported, progress)
+    certificate = certify(inputs, TARGETS[target].checks(inputs, folder, record), record, why=why)
     written = {str(name): str(digest) for name, digest in dict(parity.get("files", {})).items()}
     return replace(certificate, files=written, damaged=tuple(_damaged(written, folder)))
 

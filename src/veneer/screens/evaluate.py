@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from veneer.assistant import Assistant
-from veneer.config import ComputeSection
 from veneer.data.records import read_records
-from veneer.enums import Method
-from veneer.evaluation.run import Answered, Report, RowSet, evaluate_rows, prepare
+from veneer.evaluation.run import EvaluationRequest, Report, RowSet, Sample, evaluate_rows, prepare
 from veneer.evaluation.statistics import Comparison, Metric
 from veneer.screens.console import console
 from veneer.screens.figures import PERCENT, number
@@ -25,25 +21,15 @@ EXCERPT = 240
 """Longest answer shown in a table of samples, in characters."""
 
 
-def evaluate_visibly(
-    model: str,
-    data: str,
-    *,
-    adapter: Path | None,
-    method: Method | None,
-    compute: ComputeSection,
-    limit: int | None,
-    max_new_tokens: int | None,
-    as_json: bool,
-) -> Report:
+def evaluate_visibly(request: EvaluationRequest, *, as_json: bool) -> Report:
     """Evaluate with progress bars; prints tables unless the caller wants JSON."""
-    records = read_records(data)[:limit]
+    records = read_records(request.data)[: request.limit]
     screen = console()
-    assistant = open_visibly(model, adapter, method, compute, screen=screen)
-    report = score_visibly(assistant, prepare(assistant, records, max_new_tokens=max_new_tokens), screen)
+    assistant = open_visibly(request.assistant, screen=screen)
+    report = score_visibly(assistant, prepare(assistant, records, max_new_tokens=request.max_new_tokens), screen)
     if not as_json:
         output = Console()
-        output.print(report_table(data, report))
+        output.print(report_table(request.data, report))
         if report.samples:
             output.print(sample_table("Samples", report.samples[:SAMPLES_SHOWN]))
     return report
@@ -96,7 +82,7 @@ def metric_table(title: str, rows: list[Metric]) -> Table:
     return table
 
 
-def sample_table(title: str, samples: list[Answered], *, tuned: str = "adapter") -> Table:
+def sample_table(title: str, samples: list[Sample], *, tuned: str = "adapter") -> Table:
     """Row by row: what was asked, what base and `tuned` say (or the only model there is), and what was expected."""
     table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False)
     table.add_column("who", style="bold")

@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from veneer.config import ComputeSection
-from veneer.enums import Method
 from veneer.exports.certificate import TOP, Certificate
-from veneer.exports.job import StoredDtype
-from veneer.exports.record import ExportRecord, Measured
-from veneer.exports.run import Target, export
+from veneer.exports.record import ExportRecord, LossReport
+from veneer.exports.request import ExportRequest, Target
+from veneer.exports.run import run_export
 from veneer.screens.console import console
 
 
-def export_visibly(
-    model: str | None,
-    adapter: Path,
-    output: Path,
-    *,
-    to: Target,
-    dtype: StoredDtype,
-    quant: str | None,
-    data: str | None,
-    limit: int | None,
-    gap: float | None,
-    method: Method | None,
-    compute: ComputeSection,
-    as_json: bool,
-) -> ExportRecord:
+def export_visibly(request: ExportRequest, *, as_json: bool) -> ExportRecord:
     """Export under a spinner; prints what was measured unless the caller wants JSON."""
     screen = console()
-    with screen.status(escape(f"exporting {adapter}")) as status:
-        record = export(
-            model,
-            adapter,
-            output,
-            to=to,
-            dtype=dtype,
-            quant=quant,
-            data=data,
-            limit=limit,
-            gap=gap,
-            method=method,
-            compute=compute,
-            progress=lambda what: status.update(escape(what)),
-        )
+    with screen.status(escape(f"exporting {request.adapter}")) as status:
+        record = run_export(request, progress=lambda what: status.update(escape(what)))
     if not as_json:
         shown = Console()
         if record.measured is not None:
-            shown.print(merge_table(record.merged_into, record.measured, packed=to is Target.MERGED_4BIT))
+            shown.print(merge_table(record.merged_into, record.measured, packed=request.to is Target.MERGED_4BIT))
         if record.parity is not None:
             shown.print(parity_table(record.parity))
         for note in (*record.notes, *(record.parity.notes if record.parity else ())):
@@ -72,7 +41,7 @@ def _written(record: ExportRecord) -> str:
     )
 
 
-def merge_table(kept: str, measured: Measured, *, packed: bool) -> Table:
+def merge_table(kept: str, measured: LossReport, *, packed: bool) -> Table:
     """Losses of base, adapter and merged model, and what quantisation leaves of it.
 
     packed: the merged model was written so.

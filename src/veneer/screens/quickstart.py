@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from veneer.assistant import Assistant, make_assistant
+from veneer.assistant import Assistant, AssistantRequest, make_assistant
 from veneer.config import RunConfig
 from veneer.data.records import read_records
 from veneer.enums import Method
@@ -86,7 +86,9 @@ def _evaluate(result: RunResult, config: RunConfig, rows: int, screen: Console) 
     base = None
     if config.method is Method.FULL:
         # Full fine-tuning has changed the weights, so the base is loaded again beside them.
-        base = open_visibly(config.model, None, Method.LORA, config.compute, screen=screen)
+        base = open_visibly(
+            AssistantRequest(model=config.model, method=Method.LORA, compute=config.compute), screen=screen
+        )
     for name, file in SETS.items():
         records = read_records(bundled_data() / file)[:rows]
         prepared = prepare(assistant, records)

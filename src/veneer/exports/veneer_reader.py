@@ -21,8 +21,8 @@ from veneer.backends.files import HfFiles
 from veneer.backends.load import load_language_model
 from veneer.data.chat import template_of
 from veneer.enums import Backend
-from veneer.exports.base import MergeBase, Trained
-from veneer.exports.certificate import LISTED, Answer, Side, Step
+from veneer.exports.base import MergeBase, TrainingBase
+from veneer.exports.certificate import LISTED, Answer, ReaderOutput, TokenDistribution
 from veneer.exports.prompts import Prompt, Prompts
 from veneer.generation import Sampling, generate
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
@@ -37,7 +37,7 @@ CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ReaderInput:
     """What a reader is asked."""
 
     prompts: Prompts
@@ -53,7 +53,7 @@ def live(
     checkpoint: Checkpoint,
     adapter: Path | None,
     base: MergeBase,
-    trained: Trained,
+    trained: TrainingBase,
     device: torch.device,
     backend: Backend = Backend.AUTO,
 ) -> Assistant:
@@ -108,7 +108,7 @@ def folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) ->
     return make_assistant(model, checkpoint, None)
 
 
-def reference(assistant: Assistant, prompts: Prompts, *, opened: bool = False) -> tuple[Side, Asked]:
+def reference(assistant: Assistant, prompts: Prompts, *, opened: bool = False) -> tuple[ReaderOutput, ReaderInput]:
     """The reference's side, and what readers are asked after it.
 
     Args:
@@ -131,13 +131,13 @@ def reference(assistant: Assistant, prompts: Prompts, *, opened: bool = False) -
         Answer(tuple(tokens), assistant.tokenizer.decode(tokens), _steps(assistant.model, prompt, tokens))
         for prompt, tokens in zip(prompts.prompts, chosen, strict=True)
     )
-    side = Side(
+    side = ReaderOutput(
         "live adapter", renderings, ids_of(assistant.tokenizer, texts), answers, vocabulary(assistant.tokenizer)
     )
-    return side, Asked(prompts, texts, answers, assistant.stop_ids)
+    return side, ReaderInput(prompts, texts, answers, assistant.stop_ids)
 
 
-def own(assistant: Assistant, asked: Asked, name: str = "veneer") -> Side:
+def own(assistant: Assistant, asked: ReaderInput, name: str = "veneer") -> ReaderOutput:
     """What our loader makes of an export, along the reference's answers."""
     answers = tuple(
         led(_steps(assistant.model, prompt, answer.tokens), asked, assistant.stop_ids, assistant.tokenizer)
@@ -145,7 +145,7 @@ def own(assistant: Assistant, asked: Asked, name: str = "veneer") -> Side:
     )
     renderings = rendered(assistant.tokenizer, asked.prompts.prompts)
     ids = ids_of(assistant.tokenizer, asked.texts)
-    return Side(name, renderings, ids, answers, vocabulary(assistant.tokenizer))
+    return ReaderOutput(name, renderings, ids, answers, vocabulary(assistant.tokenizer))
 
 
 def rendered(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> tuple[str | None, ...]:
@@ -181,7 +181,7 @@ def vocabulary_texts(tokenizer: Tokenizer) -> list[str]:
 
 
 @torch.no_grad()
-def _steps(model: LanguageModel, prompt: Prompt, along: Sequence[int]) -> tuple[Step, ...]:
+def _steps(model: LanguageModel, prompt: Prompt, along: Sequence[int]) -> tuple[TokenDistribution, ...]:
     """The distributions behind a prompt and behind every token of an answer that is laid behind it."""
     tokens = torch.tensor([*prompt.tokens, *along], device=model.device)
     positions = torch.arange(len(tokens), device=model.device)
@@ -189,7 +189,9 @@ def _steps(model: LanguageModel, prompt: Prompt, along: Sequence[int]) -> tuple[
     return tuple(steps_of(model.logits(hidden[len(prompt.tokens) - 1 :])))
 
 
-def led(steps: Sequence[Step], asked: Asked, stop_ids: frozenset[int], tokenizer: Tokenizer) -> Answer:
+def led(
+    steps: Sequence[TokenDistribution], asked: ReaderInput, stop_ids: frozenset[int], tokenizer: Tokenizer
+) -> Answer:
     """The answer of a reader that was led along the reference's: its own choice at every token, up to one that ends
     it."""
     chosen = [step.ids[0] for step in steps[: asked.prompts.new_tokens]]
@@ -197,8 +199,11 @@ def led(steps: Sequence[Step], asked: Asked, stop_ids: frozenset[int], tokenizer
     return Answer(tuple(chosen[:ended]), tokenizer.decode(chosen[:ended]), tuple(steps))
 
 
-def steps_of(logits: Tensor) -> list[Step]:
+def steps_of(logits: Tensor) -> list[TokenDistribution]:
     """The listed part of every row's distribution, from logits `[rows, vocab]`."""
     logprobs = logits.double().log_softmax(-1)
     values, ids = logprobs.topk(min(LISTED, logits.shape[-1]), dim=-1)
-    return [Step(tuple(row_ids), tuple(row)) for row, row_ids in zip(values.tolist(), ids.tolist(), strict=True)]
+    return [
+        TokenDistribution(tuple(row_ids), tuple(row))
+        for row, row_ids in zip(values.tolist(), ids.tolist(), strict=True)
+    ]

@@ -1,10 +1,9 @@
-"""What `export` was asked for, and what every kind of export gives back for its certificate."""
+"""What an export is made from, and what every kind of export gives back for its certificate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
 import torch
@@ -14,10 +13,11 @@ from veneer.assistant import Assistant, recorded_run
 from veneer.backends.load import describe_hf
 from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Backend, Method
-from veneer.exports.base import Trained
-from veneer.exports.prompts import Rows
+from veneer.exports.base import TrainingBase
+from veneer.exports.prompts import EvaluationRows
 from veneer.exports.readers import Reader
 from veneer.exports.record import ExportRecord
+from veneer.exports.request import ExportRequest, StoredDtype
 from veneer.exports.tensors import Tensors
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint
@@ -29,44 +29,29 @@ Progress = Callable[[str], None]
 """Told, in a few words, of what is done now."""
 
 
-class StoredDtype(Enum):
-    """What the weights are written in."""
-
-    AUTO = "auto"
-    """As the base is stored, by its configuration; bfloat16 where that does not say."""
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-
-
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What `export` was asked for."""
+class ExportInputs:
+    """What an export is made from: the request, and what was found by it."""
 
+    request: ExportRequest
     model: str
+    """The base's directory, file or hub id."""
     checkpoint: Checkpoint
-    adapter: Path
-    output: Path
-    to: str
-    """A `Target`."""
+    """The base's files."""
     dtype: torch.dtype
-    quant: str | None
-    """Of a GGUF file: what its matrices are written in."""
-    rows: Rows | None
+    """What the weights are written in."""
+    rows: EvaluationRows | None
     """Evaluation rows, for the certificate and for measuring."""
-    measuring: bool
-    """Whether losses were asked for: by rows that the user gave."""
-    limit: int | None
-    trained: Trained
+    trained: TrainingBase
+    """How the base was held when the adapter was trained."""
     backend: Backend
     """Who computes the model."""
-    compute: ComputeSection
     progress: Progress
 
     @property
     def device(self) -> torch.device:
         """Where the certificate is computed."""
-        return resolve_device(self.compute.device)
+        return resolve_device(self.request.compute.device)
 
     @property
     def method(self) -> Method:
@@ -92,18 +77,18 @@ class Checks:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class Exporter:
     """One kind of export."""
 
-    write: Callable[[Job, Path], ExportRecord]
+    write: Callable[[ExportInputs, Path], ExportRecord]
     """Writes into an existing folder."""
-    checks: Callable[[Job, Path, ExportRecord], Checks]
+    checks: Callable[[ExportInputs, Path, ExportRecord], Checks]
     """What to compare of what stands in a folder."""
 
 
 def trained_how(
     adapter: Path, checkpoint: Checkpoint, method: Method | None, compute: ComputeSection, backend: Backend
-) -> Trained:
+) -> TrainingBase:
     """How the base was held when the adapter was trained: as asked, else as its run recorded it, else as LORA."""
     run = recorded_run(adapter)
     recorded = run.compute if run else compute
@@ -113,9 +98,9 @@ def trained_how(
     else:
         stored = stored_quantisation(checkpoint, spec_from_hf(checkpoint.config))
     if stored is not None:
-        return Trained(True, stored, dtype)
+        return TrainingBase(True, stored, dtype)
     quantized = (method or (run.method if run else Method.LORA)) is Method.QLORA
-    return Trained(quantized, run.quant if run else QuantSection(), dtype)
+    return TrainingBase(quantized, run.quant if run else QuantSection(), dtype)
 
 
 def stored_dtype(dtype: StoredDtype, checkpoint: Checkpoint) -> torch.dtype:

@@ -1,0 +1,85 @@
+"""What `export` and `verify` are asked for, each as one value that everything below takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from veneer.config import ComputeSection
+from veneer.enums import Method
+
+
+class Target(Enum):
+    """What an adapter is exported to."""
+
+    PEFT = "peft"
+    """An adapter's directory as PEFT writes it."""
+    MERGED = "merged"
+    """A Hugging Face directory with the adapter in the weights."""
+    MERGED_4BIT = "merged-4bit"
+    """A Hugging Face directory whose linear layers, with the adapter in them, are in 4 bits, as bitsandbytes and
+    transformers store them. It needs evaluation rows: an update that is smaller than the grid's steps is lost, and the
+    loss says whether it was."""
+    GGUF = "gguf"
+    """One GGUF model with the adapter in the weights, and an Ollama Modelfile."""
+    GGUF_ADAPTER = "gguf-adapter"
+    """A GGUF adapter that llama.cpp puts on its base, and an Ollama Modelfile."""
+
+
+class StoredDtype(Enum):
+    """What the weights are written in."""
+
+    AUTO = "auto"
+    """As the base is stored, by its configuration; bfloat16 where that does not say."""
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportRequest:
+    """One export as it is asked for."""
+
+    adapter: Path
+    """The folder of the adapter."""
+    output: Path
+    """The folder to make."""
+    model: str | None = None
+    """The base; None takes the one that the adapter names."""
+    to: Target = Target.MERGED
+    """The kind of export."""
+    dtype: StoredDtype = StoredDtype.AUTO
+    """What the weights are written in."""
+    quant: str | None = None
+    """What the matrices of a GGUF file are written in."""
+    data: str | None = None
+    """Evaluation rows; None takes those of the adapter's run."""
+    limit: int | None = None
+    """The number of rows that are taken, from the first; None takes all, and 20 for the certificate."""
+    gap: float | None = None
+    """Largest log-probability gap that is allowed, in nats; None takes the format's."""
+    method: Method | None = None
+    """How the base was held in training; None takes what the adapter's run recorded, else LORA."""
+    compute: ComputeSection = field(default_factory=ComputeSection)
+    """Device and dtype of the measuring."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VerifyRequest:
+    """The check of an export as it is asked for."""
+
+    export: Path
+    """The folder that `export` made."""
+    adapter: Path | None = None
+    """The folder of the adapter; None takes the place where it was when it was exported."""
+    model: str | None = None
+    """The base; None takes the one that was named then."""
+    data: str | None = None
+    """Evaluation rows; None takes those of the adapter's run."""
+    limit: int | None = None
+    """The number of rows that are asked, from the first; None takes 20."""
+    gap: float | None = None
+    """Largest log-probability gap that is allowed, in nats; None takes the format's."""
+    compute: ComputeSection = field(default_factory=ComputeSection)
+    """Where the answers are computed."""
