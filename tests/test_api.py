@@ -84,7 +84,7 @@ def test_enums_may_be_given_by_their_names() -> None:
         veneer.VeneerError, match=r"to: 'pefd' is unknown \(did you mean 'peft'\?\); possible are peft, "
     ):
         veneer.export("adapter", "output", to="pefd")
-    with pytest.raises(veneer.VeneerError, match="dtype: 'float8' is unknown.* possible are auto, float32, "):
+    with pytest.raises(veneer.VeneerError, match=r"dtype: 'float8' is unknown.* possible are auto, float32, "):
         veneer.export("adapter", "output", dtype="float8")
-    with pytest.raises(veneer.VeneerError, match="method: 'dora' is unknown.* possible are lora, qlora, full"):
+    with pytest.raises(veneer.VeneerError, match=r"method: 'dora' is unknown.* possible are lora, qlora, full"):
         veneer.evaluate("model", "data.jsonl", method="dora")
