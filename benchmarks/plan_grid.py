@@ -59,14 +59,14 @@ def predict_again(one: dict[str, Any]) -> float:
     from veneer.config import parse
     from veneer.model.spec import spec_from_hf
     from veneer.planning.memory import memory
-    from veneer.planning.setup import Cut, Setup
+    from veneer.planning.setup import BatchShape, Setup
 
     case, components = Case(**one["case"]), one["plan"]["components"]
     spec = spec_from_hf(config_of(case.shape, case.model_type))
     config = parse(values_of(case, "model", "output", "data"), where="the grid")
     setup = Setup.of(config, spec, getattr(torch, case.dtype), "cpu", torch.get_num_threads(), files=torch.bfloat16)
     start = components["runtime"] - components["first_use"]
-    cut = Cut(**one["plan"]["cut"])
+    cut = BatchShape(**one["plan"]["cut"])
     return memory(setup, cut, recompute=case.recompute == "layers", start=start).peak / 1e6
 
 

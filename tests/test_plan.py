@@ -36,7 +36,7 @@ from veneer.planning.activations import kept_activations
 from veneer.planning.choose import CANDIDATES, TOLERANCE, Limit, choose, limit_of
 from veneer.planning.memory import MB, base_bytes, memory, resident
 from veneer.planning.plan import spoken
-from veneer.planning.setup import Cut, Setup
+from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import CARDS, Rate, card, disk, operations, overhead_operations, probe, step_seconds
 from veneer.quant.packed import PackedLinear
 from veneer.training.objective import supervised_cross_entropy
@@ -67,10 +67,10 @@ def setup(config: dict[str, Any] = SMOLLM2, method: Method = Method.LORA, **sett
 
 
 def rows_of(length: int, rows: int = 8) -> Any:
-    return lambda tokens: Cut.of_rows(length, tokens, rows)
+    return lambda tokens: BatchShape.of_rows(length, tokens, rows)
 
 
-def peak(of: Setup, cut: Cut, *, recompute: bool = False) -> int:
+def peak(of: Setup, cut: BatchShape, *, recompute: bool = False) -> int:
     return memory(of, cut, recompute=recompute, start=START).peak
 
 
@@ -126,7 +126,7 @@ def test_what_is_kept_is_what_autograd_keeps(
         dtype=dtype,
         lora=LoraSpec(rank=4, alpha=8.0, dropout=dropout, target_modules=targets),
     )
-    cut = Cut(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)
+    cut = BatchShape(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)
     assert kept_activations(of, cut, recompute=recompute) == really
 
 
@@ -167,7 +167,7 @@ def test_every_kind_of_adapter_is_counted(
         supervised_cross_entropy(model, batch)
     really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
     of = Setup(spec=model.spec, method=Method.LORA, dtype=torch.bfloat16, lora=lora)
-    cut = Cut(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)
+    cut = BatchShape(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)
     if of.scored:
         # The head's own pass is over, and what it kept is gone, when the loss is there.
         rows = torch.zeros(batch.supervised, model.spec.hidden_size, dtype=torch.bfloat16, requires_grad=True)
@@ -229,7 +229,7 @@ def test_a_base_in_8_bits_takes_two_bytes_a_weight() -> None:
 
 def test_components_add_up() -> None:
     for method, recompute in product(Method, (False, True)):
-        found = memory(setup(method=method), Cut.of_rows(256, 1024, 8), recompute=recompute, start=START)
+        found = memory(setup(method=method), BatchShape.of_rows(256, 1024, 8), recompute=recompute, start=START)
         held = found.runtime + found.base + found.adapters
         trained = held + found.optimizer
         assert found.phases["loading"] == held - found.first_use + found.loading
@@ -244,9 +244,9 @@ def test_components_add_up() -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_more_takes_more(method: Method, recompute: bool) -> None:
     of = setup(method=method)
-    cuts = [Cut.of_rows(length, 2048, 8) for length in (64, 128, 256)]
-    cuts += [Cut(tokens=tokens, longest=256, supervised=200) for tokens in (256, 512, 4096, 5000)]
-    cuts += [Cut(tokens=5000, longest=5000, supervised=supervised) for supervised in (200, 4000)]
+    cuts = [BatchShape.of_rows(length, 2048, 8) for length in (64, 128, 256)]
+    cuts += [BatchShape(tokens=tokens, longest=256, supervised=200) for tokens in (256, 512, 4096, 5000)]
+    cuts += [BatchShape(tokens=5000, longest=5000, supervised=supervised) for supervised in (200, 4000)]
     sizes = [peak(of, cut, recompute=recompute) for cut in cuts[3:]]
     assert sizes == sorted(sizes)
     if method is not Method.FULL:
@@ -259,7 +259,7 @@ def test_more_takes_more(method: Method, recompute: bool) -> None:
 
 
 def test_methods_and_recomputation_stand_in_order() -> None:
-    cut = Cut.of_rows(512, 1024, 8)
+    cut = BatchShape.of_rows(512, 1024, 8)
     qlora, lora, full = (peak(setup(method=method), cut) for method in (Method.QLORA, Method.LORA, Method.FULL))
     assert qlora < lora < full
     for method in Method:
@@ -268,13 +268,13 @@ def test_methods_and_recomputation_stand_in_order() -> None:
 
 def test_gradients_of_a_single_micro_batch_do_not_stand_beside_its_activations() -> None:
     of = setup(method=Method.FULL)
-    one, two = (Cut.of_rows(256, tokens, 4) for tokens in (1024, 512))
+    one, two = (BatchShape.of_rows(256, tokens, 4) for tokens in (1024, 512))
     assert memory(of, one, recompute=False).forward_gradients == 0
     assert memory(of, two, recompute=False).forward_gradients == 4 * of.trained_weights
 
 
 def test_this_process_is_the_start() -> None:
-    with_default = memory(setup(), Cut.of_rows(64, 64, 1), recompute=False)
+    with_default = memory(setup(), BatchShape.of_rows(64, 64, 1), recompute=False)
     assert with_default.runtime > resident() / 2 > 50 * MB
 
 
@@ -284,8 +284,10 @@ def test_this_process_is_the_start() -> None:
 def test_qlora_of_65b_fits_a_card_of_48_gb() -> None:
     """The headline of the QLoRA paper (arXiv:2305.14314): a 65B model on one card of 48 GB."""
     of = setup(LLAMA_65B, Method.QLORA, device="cuda", lora=LoraSpec(rank=16, alpha=32.0))
-    assert peak(of, Cut.of_rows(512, 512, 1), recompute=True) < 48 * GB
-    assert peak(setup(LLAMA_65B, Method.LORA, device="cuda"), Cut.of_rows(512, 512, 1), recompute=True) > 130 * GB
+    assert peak(of, BatchShape.of_rows(512, 512, 1), recompute=True) < 48 * GB
+    assert (
+        peak(setup(LLAMA_65B, Method.LORA, device="cuda"), BatchShape.of_rows(512, 512, 1), recompute=True) > 130 * GB
+    )
 
 
 def test_the_4_bit_base_of_7b() -> None:
@@ -321,7 +323,7 @@ def test_the_choice_is_the_smallest_within_two_percent(method: Method) -> None:
     of = setup(method=method)
 
     def cost(tokens: int) -> float:
-        cut = Cut.of_rows(64, tokens, 256)
+        cut = BatchShape.of_rows(64, tokens, 256)
         return operations(of, cut, recompute=False) + cut.micro_batches * overhead_operations(of)
 
     chosen, _ = choose(of, ComputeSection(), 64, rows_of(64, 256), NO_LIMIT, start=START)
@@ -387,7 +389,7 @@ def test_the_limit_is_what_is_given_or_four_fifths() -> None:
 
 def test_operations_are_those_of_the_products() -> None:
     of = setup()
-    cut = Cut.of_rows(128, 1024, 8)
+    cut = BatchShape.of_rows(128, 1024, 8)
     plain, again = (operations(of, cut, recompute=recompute) for recompute in (False, True))
     weights = of.linear_weights * cut.step_tokens
     assert 4 * weights < plain < 6.5 * weights

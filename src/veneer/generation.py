@@ -16,7 +16,7 @@ from torch import Tensor
 
 from veneer.errors import ConfigError, DataError, listing
 from veneer.model.language import LanguageModel
-from veneer.model.precomputed import held
+from veneer.model.precomputed import precomputed
 from veneer.quant.packed import decoded_weights
 
 
@@ -107,7 +107,7 @@ def generate(
     results: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), row))
     try:
-        with decoded_weights(model, model.dtype, DECODED_LIMIT), held(model):
+        with decoded_weights(model.modules(), model.dtype, DECODED_LIMIT), precomputed(model.modules()):
             size = batch_rows or rows_that_fit(model, prompts, sampling.max_new_tokens)
             for start in range(0, len(order), size):
                 rows = order[start : start + size]

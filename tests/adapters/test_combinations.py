@@ -15,7 +15,7 @@ import torch
 from tiny_mixtures import tiny_mixture
 from tiny_models import documents, largest_difference, packed_hidden, packed_logits, saved, tiny_llama
 from veneer.adapters.combinations import Feature, features, reason_against, refuse
-from veneer.adapters.inject import Sources, inject
+from veneer.adapters.inject import InitSources, inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, save_adapter
 from veneer.adapters.targets import EMBEDDING
@@ -95,10 +95,10 @@ def loss_of(model: CausalLM) -> torch.Tensor:
     return scored_cross_entropy(hidden, model.lm_head, targets) / len(rows)
 
 
-def sources(checkpoint: Checkpoint, spec: LoraSpec) -> Sources:
+def sources(checkpoint: Checkpoint, spec: LoraSpec) -> InitSources:
     generator = torch.Generator().manual_seed(0)
     paths = [f"model.layers.{n}.{leaf}" for n in (0, 1) for leaf in ("self_attn.v_proj", "mlp.up_proj")]
-    return Sources(
+    return InitSources(
         original=lambda name: checkpoint.read(name, torch.float32),
         directions={
             path: torch.linalg.qr(torch.randn(64, spec.rank_of(path), generator=generator))[0].t().contiguous()

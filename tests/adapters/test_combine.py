@@ -16,7 +16,7 @@ from torch import Tensor
 from veneer.commands.making import KINDS
 
 from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
-from veneer.adapters.arithmetic import Kind, Majority, Sum, Update, pruned
+from veneer.adapters.arithmetic import CombinationType, Majority, Sum, Update, pruned
 from veneer.adapters.combine import Combination, Weighted, combine
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, read_config, read_tensors, save_adapter
@@ -55,7 +55,7 @@ def read(folder: Path, count: int, weights: Sequence[float] = WEIGHTS) -> list[W
     return [Weighted.read(folder / name, weight) for name, weight in zip(FOLDERS[:count], weights, strict=False)]
 
 
-def density(kind: Kind) -> float | None:
+def density(kind: CombinationType) -> float | None:
     return 0.6 if kind.sparse else None
 
 
@@ -78,11 +78,11 @@ def our_updates(adapters: list[Weighted], how: Combination) -> dict[str, Tensor]
 
 
 @pytest.mark.parametrize("majority", Majority, ids=lambda majority: majority.value)
-@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.value)
-def test_every_kind_equals_that_of_peft(kind: Kind, majority: Majority, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", CombinationType, ids=lambda kind: kind.value)
+def test_every_kind_equals_that_of_peft(kind: CombinationType, majority: Majority, tmp_path: Path) -> None:
     """The dropped elements too: the generator of a seed goes as torch's own does in PEFT."""
     ranks = [4, 4, 4] if kind.by_factors else [4, 6, 3]
-    targets = NAMES if kind.by_svd or kind is Kind.CAT else [*NAMES, "embed_tokens"]
+    targets = NAMES if kind.by_svd or kind is CombinationType.CAT else [*NAMES, "embed_tokens"]
     theirs = their_adapters(tmp_path, [{"r": rank, "target_modules": targets} for rank in ranks])
     torch.manual_seed(11)
     theirs.add_weighted_adapter(
@@ -95,8 +95,12 @@ def test_every_kind_equals_that_of_peft(kind: Kind, majority: Majority, tmp_path
     assert max(float(delta.abs().max()) for delta in expected.values()) > 0.05
 
 
-@pytest.mark.parametrize("kind", [Kind.CAT, Kind.SVD, Kind.TIES_SVD, Kind.DARE_TIES_SVD], ids=lambda kind: kind.value)
-def test_embeddings_are_combined_as_peft_does(kind: Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind",
+    [CombinationType.CAT, CombinationType.SVD, CombinationType.TIES_SVD, CombinationType.DARE_TIES_SVD],
+    ids=lambda kind: kind.value,
+)
+def test_embeddings_are_combined_as_peft_does(kind: CombinationType, tmp_path: Path) -> None:
     theirs = their_adapters(tmp_path, [{"target_modules": ["embed_tokens", "q_proj"]}] * 2)
     torch.manual_seed(5)
     theirs.add_weighted_adapter(list(FOLDERS[:2]), [0.5, 1.5], "sum", kind.value, density=density(kind))
@@ -107,7 +111,7 @@ def test_embeddings_are_combined_as_peft_does(kind: Kind, tmp_path: Path) -> Non
 
 def test_layers_that_only_some_adapters_have(tmp_path: Path) -> None:
     theirs = their_adapters(tmp_path, [{"target_modules": ["q_proj"]}, {"target_modules": ["q_proj", "up_proj"]}])
-    for kind in (Kind.LINEAR, Kind.CAT, Kind.SVD, Kind.TIES):
+    for kind in (CombinationType.LINEAR, CombinationType.CAT, CombinationType.SVD, CombinationType.TIES):
         theirs.add_weighted_adapter(list(FOLDERS[:2]), [2.0, 3.0], kind.value, kind.value, density=density(kind))
         how = Combination(kind=kind, density=density(kind))
         found, expected = our_updates(read(tmp_path, 2, (2.0, 3.0)), how), updates_of(theirs, kind.value)
@@ -115,8 +119,8 @@ def test_layers_that_only_some_adapters_have(tmp_path: Path) -> None:
         assert max(largest_difference(found[path], expected[path]) for path in expected) < 1e-5
 
 
-@pytest.mark.parametrize("kind", Kind, ids=lambda kind: kind.value)
-def test_what_is_saved_is_what_was_combined_for_peft_and_for_us(kind: Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", CombinationType, ids=lambda kind: kind.value)
+def test_what_is_saved_is_what_was_combined_for_peft_and_for_us(kind: CombinationType, tmp_path: Path) -> None:
     ranks = [{"rank_pattern": {"down_proj": 2}, "alpha_pattern": {"q_proj": 3}}] * 2
     their_adapters(tmp_path, ranks)
     adapters = read(tmp_path, 2)
@@ -144,8 +148,8 @@ def exact_sum(adapters: list[Weighted], path: str) -> Tensor:
     return sum(u.weight * u.scale * u.b.double() @ u.a.double() for _, u in found if u is not None)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("kind", [Kind.CAT, Kind.SVD], ids=lambda kind: kind.value)
-def test_rslora_keeps_its_size(kind: Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [CombinationType.CAT, CombinationType.SVD], ids=lambda kind: kind.value)
+def test_rslora_keeps_its_size(kind: CombinationType, tmp_path: Path) -> None:
     """PEFT's result is √rank times too large: it keeps `use_rslora` with alpha = rank."""
     theirs = their_adapters(tmp_path, [{"use_rslora": True}] * 2)
     adapters = read(tmp_path, 2)
@@ -164,7 +168,7 @@ def test_one_adapter_alone_is_pruned_as_asked(tmp_path: Path) -> None:
     theirs.add_weighted_adapter(["first"], [1.0], "sum", "magnitude_prune", density=0.5)
     path = "model.layers.0.self_attn.q_proj"
     adapters = read(tmp_path, 1, (1.0,))
-    result = dict(combine(adapters, Combination(kind=Kind.MAGNITUDE_PRUNE, density=0.5)).parts)[path]
+    result = dict(combine(adapters, Combination(kind=CombinationType.MAGNITUDE_PRUNE, density=0.5)).parts)[path]
     a, _ = result.tensors().values()
     assert int((a == 0).sum()) == a.numel() // 2
     layer = theirs.get_submodule(f"base_model.model.{path}")
@@ -174,7 +178,7 @@ def test_one_adapter_alone_is_pruned_as_asked(tmp_path: Path) -> None:
 def test_one_adapter_alone_is_brought_to_a_smaller_rank_best(tmp_path: Path) -> None:
     their_adapters(tmp_path, [{"r": 8}])
     adapters = read(tmp_path, 1, (1.0,))
-    found = our_updates(adapters, Combination(kind=Kind.SVD, rank=3))
+    found = our_updates(adapters, Combination(kind=CombinationType.SVD, rank=3))
     for path, delta in found.items():
         exact = exact_sum(adapters, path)
         left, values, right = torch.linalg.svd(exact, full_matrices=False)
@@ -193,7 +197,7 @@ def test_what_peft_would_lose_is_refused(what: str, tmp_path: Path) -> None:
     extra, reason = REFUSED[what]
     their_adapters(tmp_path, [{"target_modules": ["q_proj"]}, {"target_modules": ["q_proj"]} | extra])
     with pytest.raises(AdapterError, match=reason) as error:
-        combine(read(tmp_path, 2), Combination(kind=Kind.CAT))
+        combine(read(tmp_path, 2), Combination(kind=CombinationType.CAT))
     assert str(tmp_path / "second") in str(error.value)
     assert str(tmp_path / "first has") not in str(error.value)
 
@@ -210,11 +214,11 @@ def test_what_stands_beside_updates_is_refused(changes: dict[str, Any], reason: 
     their_adapters(tmp_path, [{}])
     (one,) = read(tmp_path, 1)
     with pytest.raises(AdapterError, match=reason):
-        combine([replace(one, spec=replace(one.spec, **changes))], Combination(kind=Kind.CAT))
+        combine([replace(one, spec=replace(one.spec, **changes))], Combination(kind=CombinationType.CAT))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in Kind if kind.by_factors], ids=lambda kind: kind.value)
-def test_unequal_ranks_are_refused_by_layer(kind: Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in CombinationType if kind.by_factors], ids=lambda kind: kind.value)
+def test_unequal_ranks_are_refused_by_layer(kind: CombinationType, tmp_path: Path) -> None:
     """Also where the largest ranks are equal, on which PEFT fails in the middle."""
     their_adapters(tmp_path, [{"rank_pattern": {"q_proj": 2}}, {"rank_pattern": {"v_proj": 2}}])
     with pytest.raises(AdapterError, match=r"q_proj: ranks 2, 4") as error:
@@ -227,12 +231,12 @@ def test_settings_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     their_adapters(tmp_path, [{}])
     adapters = read(tmp_path, 1)
     for how, reason in (
-        (Combination(kind=Kind.TIES), "needs a density"),
-        (Combination(kind=Kind.DARE_LINEAR, density=0.0), "above 0"),
-        (Combination(kind=Kind.DARE_LINEAR, density=1.5), "at most 1"),
-        (Combination(kind=Kind.SVD, density=0.5), "takes no density"),
-        (Combination(kind=Kind.LINEAR, rank=2), "takes no rank"),
-        (Combination(kind=Kind.SVD, rank=0), "at least 1"),
+        (Combination(kind=CombinationType.TIES), "needs a density"),
+        (Combination(kind=CombinationType.DARE_LINEAR, density=0.0), "above 0"),
+        (Combination(kind=CombinationType.DARE_LINEAR, density=1.5), "at most 1"),
+        (Combination(kind=CombinationType.SVD, density=0.5), "takes no density"),
+        (Combination(kind=CombinationType.LINEAR, rank=2), "takes no rank"),
+        (Combination(kind=CombinationType.SVD, rank=0), "at least 1"),
     ):
         with pytest.raises(AdapterError, match=reason):
             combine(adapters, how)
@@ -247,15 +251,15 @@ def test_adapters_of_different_bases_are_refused(tmp_path: Path) -> None:
     (one,) = read(tmp_path, 1)
     tensors = {name: torch.cat((t, t), 1) if "lora_A" in name else t for name, t in one.tensors.items()}
     with pytest.raises(AdapterError, match="different bases"):
-        combine([one, replace(one, name="other", tensors=tensors)], Combination(kind=Kind.CAT))
+        combine([one, replace(one, name="other", tensors=tensors)], Combination(kind=CombinationType.CAT))
 
 
 def test_names_stay_names_and_paths_paths(tmp_path: Path) -> None:
     their_adapters(tmp_path, [{"target_modules": ["q_proj"]}, {"target_modules": ["v_proj"]}])
     one, two = read(tmp_path, 2)
-    assert set(combine([one, two], Combination(kind=Kind.CAT)).spec.target_modules) == {"q_proj", "v_proj"}
+    assert set(combine([one, two], Combination(kind=CombinationType.CAT)).spec.target_modules) == {"q_proj", "v_proj"}
     by_expression = replace(two, spec=replace(two.spec, target_modules=r".*\.v_proj"))
-    targets = combine([one, by_expression], Combination(kind=Kind.CAT)).spec.target_modules
+    targets = combine([one, by_expression], Combination(kind=CombinationType.CAT)).spec.target_modules
     assert "model.layers.1.self_attn.v_proj" in targets
 
 
@@ -266,7 +270,7 @@ def test_dropping_keeps_the_mean_and_pruning_the_largest() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(3, 50, generator=generator), torch.randn(40, 3, generator=generator)
     draws = torch.Generator().manual_seed(1)
-    how = Sum(kind=Kind.DARE_LINEAR_SVD, generator=draws, density=0.3, rank=40)
+    how = Sum(kind=CombinationType.DARE_LINEAR_SVD, generator=draws, density=0.3, rank=40)
     total = torch.zeros(40, 50)
     for _ in range(300):
         found_a, found_b = how.of([Update(a, b, 1.0, 1.0)])
@@ -283,7 +287,7 @@ def test_a_seed_is_a_result(tmp_path: Path) -> None:
     adapters = read(tmp_path, 2)
 
     def tensors(seed: int) -> dict[str, Tensor]:
-        return combine(adapters, Combination(kind=Kind.DARE_TIES, density=0.5, seed=seed)).tensors()
+        return combine(adapters, Combination(kind=CombinationType.DARE_TIES, density=0.5, seed=seed)).tensors()
 
     first, again, other = tensors(1), tensors(1), tensors(2)
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -292,7 +296,7 @@ def test_a_seed_is_a_result(tmp_path: Path) -> None:
 
 def test_the_files_of_a_result_are_read_back(tmp_path: Path) -> None:
     their_adapters(tmp_path, [{}] * 2)
-    result = combine(read(tmp_path, 2), Combination(kind=Kind.CAT))
+    result = combine(read(tmp_path, 2), Combination(kind=CombinationType.CAT))
     (tmp_path / "sum").mkdir()
     save_adapter(tmp_path / "sum", result, base="owner/base")
     spec, config = read_config(tmp_path / "sum")
@@ -308,7 +312,7 @@ def test_the_command_writes_an_adapter_and_never_over_one(tmp_path: Path) -> Non
     done = CliRunner().invoke(main, [*arguments, "--output", str(output), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["rank"] == 4
-    how = Combination(kind=Kind.TIES, density=0.5)
+    how = Combination(kind=CombinationType.TIES, density=0.5)
     expected = combine([Weighted.read(one, 0.5), Weighted.read(two)], how).tensors()
     found = read_tensors(output)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -323,4 +327,4 @@ def test_the_command_writes_an_adapter_and_never_over_one(tmp_path: Path) -> Non
 
 
 def test_the_command_knows_every_kind() -> None:
-    assert set(KINDS.choices) == {kind.value for kind in Kind}
+    assert set(KINDS.choices) == {kind.value for kind in CombinationType}

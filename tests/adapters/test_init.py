@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tiny_models import documents, largest_difference, ours, packed_logits, saved, their_logits, tiny_llama
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.eva import Documents, directions
-from veneer.adapters.init import Layer, kaiming, pissa, pissa_fast
-from veneer.adapters.inject import Sources, inject, linear_paths
+from veneer.adapters.eva import MeasuredDocuments, directions
+from veneer.adapters.init import TargetLayer, kaiming, pissa, pissa_fast
+from veneer.adapters.inject import InitSources, inject, linear_paths
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, read_tensors, save_adapter
@@ -58,8 +58,8 @@ def test_the_start_depends_on_the_seed_alone(holding: Holding, tmp_path: Path) -
     assert not any(torch.equal(another[name], starts[0][name]) for name in another if "lora_A" in name)
 
 
-def layer(in_features: int, out_features: int, rank: int) -> Layer:
-    return Layer(
+def layer(in_features: int, out_features: int, rank: int) -> TargetLayer:
+    return TargetLayer(
         path="model.layers.0.mlp.up_proj",
         in_features=in_features,
         out_features=out_features,
@@ -213,7 +213,7 @@ def test_loftq_brings_the_quantised_weight_nearer_to_the_original_whatever_the_s
 ) -> None:
     checkpoint = saved(tiny_llama(), tmp_path)
     model = load_model(checkpoint, holding=Holding.QUANTIZED, dtype=torch.float32)
-    sources = Sources(original=lambda name: checkpoint.read(name, torch.float32))
+    sources = InitSources(original=lambda name: checkpoint.read(name, torch.float32))
     adapter = inject(model, LoraSpec(rank=8, alpha=alpha, init=Init.LOFTQ), sources=sources)
     for path, part in adapter.parts:
         assert isinstance(part, LoraLinear)
@@ -227,7 +227,7 @@ def test_loftq_brings_the_quantised_weight_nearer_to_the_original_whatever_the_s
 
 def test_loftq_over_a_base_that_is_not_quantised_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="not quantised"):
-        inject(ours(tiny_llama(), tmp_path), LoraSpec(rank=4, alpha=4, init=Init.LOFTQ), sources=Sources())
+        inject(ours(tiny_llama(), tmp_path), LoraSpec(rank=4, alpha=4, init=Init.LOFTQ), sources=InitSources())
 
 
 # ------------------------------------------------------------------------------------------------------------------ EVA
@@ -249,7 +249,7 @@ def test_eva_spans_what_the_inputs_vary_in_most(tmp_path: Path) -> None:
         packed_logits(model, texts)
     for handle in handles:
         handle.remove()
-    one = Documents(
+    one = MeasuredDocuments(
         tokens=torch.tensor([token for text in texts for token in text]),
         positions=torch.cat([torch.arange(len(text)) for text in texts]),
         segments=tuple(len(text) for text in texts),
@@ -270,6 +270,6 @@ def test_eva_spans_what_the_inputs_vary_in_most(tmp_path: Path) -> None:
 def test_eva_needs_more_rows_than_directions(tmp_path: Path) -> None:
     model = ours(tiny_llama(), tmp_path)
     tokens = torch.arange(8)
-    few = Documents(tokens=tokens, positions=tokens, segments=(8,), shared=0, rows=torch.arange(4))
+    few = MeasuredDocuments(tokens=tokens, positions=tokens, segments=(8,), shared=0, rows=torch.arange(4))
     with pytest.raises(AdapterError, match="rank 4 needs more than 4 supervised tokens to measure; there are 4"):
         directions(model, [few], {"model.layers.0.self_attn.q_proj": 4})

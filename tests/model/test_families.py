@@ -61,7 +61,7 @@ from veneer.model.recompute import Recomputation
 from veneer.model.shape import HeadNorm
 from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
-from veneer.planning.setup import Cut, Setup
+from veneer.planning.setup import BatchShape, Setup
 
 YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 LLAMA3 = {
@@ -460,7 +460,7 @@ def test_the_plan_counts_what_is_kept(
         mean_loss(model, texts)
     really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
     setup = Setup(spec=model.spec, method=method, dtype=torch.float32, lora=lora)
-    counted = kept_activations(setup, Cut(tokens=73, longest=40, supervised=71), recompute=False)
+    counted = kept_activations(setup, BatchShape(tokens=73, longest=40, supervised=71), recompute=False)
     assert really <= counted < 1.5 * really
     names = {id(parameter) for parameter in trained}
     assert setup.trained_weights == sum(p.numel() for p in model.parameters() if id(p) in names)

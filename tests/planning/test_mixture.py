@@ -21,7 +21,7 @@ from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
 from veneer.planning.memory import base_bytes, memory
-from veneer.planning.setup import Cut, Setup
+from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations
 from veneer.quant.packed import PackedLinear
 from veneer.training.objective import supervised_cross_entropy
@@ -70,7 +70,7 @@ def test_what_is_kept_is_what_autograd_keeps(
     if recompute:
         really += len(batch.tokens) * model.spec.head_dim * 4  # cosine and sine, held without being saved
     of = Setup(spec=model.spec, method=method, dtype=dtype, lora=lora)
-    cut = Cut(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)
+    cut = BatchShape(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)
     counted = kept_activations(of, cut, recompute=recompute)
     if checkpoint.config["model_type"] == "mixtral" or recompute:
         assert counted == really
@@ -103,7 +103,7 @@ def test_a_token_meets_its_own_experts_alone(checkpoint: Checkpoint) -> None:
     of = Setup(spec=spec, method=Method.LORA, dtype=torch.bfloat16)
     experts = 3 * spec.hidden_size * spec.mixture.inner * len(spec.mixture.layers(spec.num_layers))
     assert of.linear_weights - of.met_weights == experts * (spec.mixture.experts - spec.mixture.top_k)
-    cut = Cut.of_rows(64, 64, 1)
+    cut = BatchShape.of_rows(64, 64, 1)
     assert 0 < operations(of, cut, recompute=False) < 6 * of.linear_weights * 64
     assert memory(of, cut, recompute=False, start=0).peak > base_bytes(of)
 

@@ -138,7 +138,7 @@ def test_casting_the_module_does_not_touch_the_weight() -> None:
 
 def test_generation_may_keep_its_decoded_weight() -> None:
     layer = RowwiseLinear.from_weight(normal(24, 40))
-    with decoded_weights(layer, torch.float32, 10**6):
+    with decoded_weights([layer], torch.float32, 10**6):
         assert layer.dequantize(torch.float32) is layer.dequantize(torch.float32)
     assert layer.dequantize(torch.float32) is not layer.dequantize(torch.float32)
 

@@ -14,7 +14,7 @@ from veneer.adapters.dora import DoraLinear
 from veneer.adapters.embedding import TokenHead
 from veneer.adapters.experts import ExpertsUpdate
 from veneer.adapters.linear import LoraLinear
-from veneer.adapters.module import Part
+from veneer.adapters.module import AdapterModule
 from veneer.adapters.modules_to_save import Place, SavedModule
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
@@ -27,12 +27,12 @@ class Adapter:
     """The parts of an adapter, in the order of the model; where two stand on one another the inner one is first."""
 
     spec: LoraSpec
-    parts: list[tuple[str, Part]]
+    parts: list[tuple[str, AdapterModule]]
     generator: torch.Generator = field(repr=False)
     """Source of the dropout masks; the training loop seeds it for every step."""
 
     @property
-    def layers(self) -> dict[str, Part]:
+    def layers(self) -> dict[str, AdapterModule]:
         """The outermost part of every path."""
         return dict(self.parts)
 
@@ -110,7 +110,7 @@ class Adapter:
         once by whoever writes it. Of a tied model, embedding and head are two tensors here; unless `keeps_tie`, a
         change of either parts them.
         """
-        found: dict[str, list[Part]] = {}
+        found: dict[str, list[AdapterModule]] = {}
         for path, part in self.parts:
             found.setdefault(path, []).append(part)
         for path, parts in found.items():

@@ -11,7 +11,7 @@ from typing import cast
 from torch import nn
 
 from veneer.adapters.adapter import Adapter, remove
-from veneer.adapters.module import Part
+from veneer.adapters.module import AdapterModule
 from veneer.adapters.modules_to_save import Place, SavedModule
 from veneer.adapters.routed import Route, RoutedExperts, RoutedLinear, RoutedRows
 from veneer.adapters.store import load_adapter
@@ -137,7 +137,7 @@ class AdapterSet:
             self._hang(self._modules_in_use())
 
     @contextmanager
-    def by_row(self, names: Sequence[str | None]) -> Iterator[Rows]:
+    def by_row(self, names: Sequence[str | None]) -> Iterator[RowAdapters]:
         """Within the block each row is under an adapter of its own, or under none.
 
         What it yields is the `router` of `veneer.generation.generate` and of `veneer.evaluation.scoring.score`; other
@@ -159,7 +159,7 @@ class AdapterSet:
                 "Put one after another in use, each with its rows."
             )
         with self.routed(used) as route:
-            yield Rows(tuple(names), route)
+            yield RowAdapters(tuple(names), route)
 
     def _modules_in_use(self) -> dict[str, nn.Module]:
         return {} if self._active is None else modules(self._adapters[self._active])
@@ -193,7 +193,7 @@ class AdapterSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowAdapters:
     """Which adapter each row is under."""
 
     names: tuple[str | None, ...]
@@ -214,7 +214,7 @@ def modules(adapter: Adapter) -> dict[str, nn.Module]:
     return {path: _module(part) for path, part in adapter.layers.items()}
 
 
-def _module(part: Part) -> nn.Module:
+def _module(part: AdapterModule) -> nn.Module:
     return part.own if isinstance(part, SavedModule) else cast(nn.Module, part)
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 
-class Kind(Enum):
+class CombinationType(Enum):
     """How several updates become one; the names are PEFT's."""
 
     LINEAR = "linear"
@@ -44,7 +44,7 @@ class Kind(Enum):
     @property
     def by_factors(self) -> bool:
         """Whether A and B are added each by itself, so that all ranks must be equal."""
-        return not self.by_svd and self is not Kind.CAT
+        return not self.by_svd and self is not CombinationType.CAT
 
     @property
     def drops(self) -> bool:
@@ -93,7 +93,7 @@ class Update:
 class Sum:
     """How updates are added."""
 
-    kind: Kind
+    kind: CombinationType
     generator: torch.Generator
     """Of DARE's draws."""
     density: float = 1.0
@@ -106,9 +106,9 @@ class Sum:
 
     def of(self, updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
         """A and B of the sum, whose scale is 1; of equal ranks where factors are added."""
-        if self.kind is Kind.CAT:
+        if self.kind is CombinationType.CAT:
             return _side_by_side(updates)
-        if self.kind is Kind.SVD:
+        if self.kind is CombinationType.SVD:
             return _decomposed_sum(updates, self.rank)
         if self.kind.by_svd:
             deltas = [update.b @ update.a * update.scale for update in updates]

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.arithmetic import Kind, Majority, Sum, Update
-from veneer.adapters.init import INITS, Layer, embedding
-from veneer.adapters.module import Part, copy_in
+from veneer.adapters.arithmetic import CombinationType, Majority, Sum, Update
+from veneer.adapters.init import INITS, TargetLayer, embedding
+from veneer.adapters.module import AdapterModule, copy_in
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import CONFIG_FILE, read_config, read_tensors, save_adapter
@@ -40,7 +40,7 @@ from veneer.io.files import make_output_folder, staged_files
 class Combination:
     """How adapters are combined."""
 
-    kind: Kind = Kind.SVD
+    kind: CombinationType = CombinationType.SVD
     density: float | None = None
     """Share of the elements that takes part, above 0 and at most 1; for the kinds that prune or drop."""
     majority: Majority = Majority.TOTAL
@@ -120,7 +120,7 @@ _ORDER = (
 
 
 class FreeUpdate:
-    """An update without the module that it is for; what a combination is made of. See `Part`."""
+    """An update without the module that it is for; what a combination is made of. See `AdapterModule`."""
 
     def __init__(self, a: Tensor, b: Tensor, *, embedding: bool):
         names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
@@ -168,7 +168,7 @@ def combine(adapters: Sequence[Weighted], how: Combination) -> Adapter:
     generator = torch.Generator().manual_seed(how.seed)
     if how.kind.drops:
         _draw_as_a_new_adapter(updates, rank, adapters[0].spec.init, generator)
-    parts: list[tuple[str, Part]] = []
+    parts: list[tuple[str, AdapterModule]] = []
     for path, some in updates.items():
         adding = Sum(
             kind=how.kind,
@@ -258,7 +258,7 @@ def _draw_as_a_new_adapter(
             continue
         start = INITS[init if init in (Init.GAUSSIAN, Init.ORTHOGONAL) else Init.KAIMING]
         start(
-            Layer(
+            TargetLayer(
                 path=path,
                 in_features=in_features,
                 out_features=out_features,
@@ -289,7 +289,7 @@ def _check_settings(adapters: Sequence[Weighted], how: Combination) -> None:
         raise AdapterError(f"these adapters cannot be combined:\n{listing(problems)}")
 
 
-def _check_shapes(updates: Mapping[str, Sequence[Update]], kind: Kind) -> None:
+def _check_shapes(updates: Mapping[str, Sequence[Update]], kind: CombinationType) -> None:
     problems = []
     for path, found in updates.items():
         sizes = {(update.b.shape[0], update.a.shape[1]) for update in found}

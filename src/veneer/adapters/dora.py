@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.module import copy_in
 from veneer.model.decoder import BaseLinear
-from veneer.model.precomputed import Held
+from veneer.model.precomputed import Precomputes
 
 MAGNITUDE = "lora_magnitude_vector"
 """PEFT's name of m."""
 
 
-class _Scaled(torch.autograd.Function):
+class _ScaledFeatures(torch.autograd.Function):
     """z · g with `g` `[dim]` in float32, rounded once to the dtype of `z`."""
 
     @staticmethod
@@ -40,10 +40,10 @@ class _Scaled(torch.autograd.Function):
 
 def scaled(z: Tensor, g: Tensor) -> Tensor:
     """`z` `[tokens, dim]` times `g` `[dim]` float32, in the dtype of `z`."""
-    return cast(Tensor, _Scaled.apply(z, g))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _ScaledFeatures.apply(z, g))  # type: ignore[no-untyped-call]
 
 
-class DoraLinear(nn.Module, Held):
+class DoraLinear(nn.Module, Precomputes):
     """A layer with an update, and with trained magnitudes of its weight's rows.
 
     Args:
@@ -102,29 +102,29 @@ class DoraLinear(nn.Module, Held):
         return y if bias is None else y + bias
 
     @torch.no_grad()
-    def hold(self) -> None:
-        """Keep the rows' factors; see `Held`."""
+    def precompute(self) -> None:
+        """Keep the rows' factors; see `Precomputes`."""
         self._gain = self.magnitude / self.norm()
 
-    def release(self) -> None:
+    def forget_precomputed(self) -> None:
         """Forget them."""
         self._gain = None
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The update's factors and the magnitudes; see `Part`."""
+        """The update's factors and the magnitudes; see `AdapterModule`."""
         return self.lora.trained() | {MAGNITUDE: self.magnitude}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The same; see `Part`."""
+        """The same; see `AdapterModule`."""
         return self.lora.tensors() | {MAGNITUDE: self.magnitude.detach()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take factors and magnitudes; see `Part`."""
+        """Take factors and magnitudes; see `AdapterModule`."""
         self.lora.load(tensors)
         copy_in({MAGNITUDE: self.magnitude.detach()}, tensors)
 
     def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Turn the weight's rows and give them their lengths; see `Part`.
+        """Turn the weight's rows and give them their lengths; see `AdapterModule`.
 
         The norm is that of the weight that the adapter was trained beside, whatever weight is given.
         """

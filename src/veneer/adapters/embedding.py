@@ -15,7 +15,7 @@ from torch.nn import functional
 from veneer.adapters.dora import MAGNITUDE, scaled
 from veneer.adapters.module import copy_in
 from veneer.model.decoder import DenseLinear, Embedding
-from veneer.model.precomputed import Held
+from veneer.model.precomputed import Precomputes
 
 NORM_ROWS = 4096
 """Rows of a table that are summed at a time."""
@@ -23,7 +23,7 @@ TOKENS = "token_adapter.trainable_tokens_delta"
 """PEFT's name of the trained rows (they are the rows, not their change)."""
 
 
-class LoraEmbedding(nn.Module, Held):
+class LoraEmbedding(nn.Module, Precomputes):
     """An embedding with a low-rank update, and with DoRA's magnitudes where asked for.
 
     Args:
@@ -72,11 +72,11 @@ class LoraEmbedding(nn.Module, Held):
         return squares.sqrt().float()
 
     @torch.no_grad()
-    def hold(self) -> None:
-        """Keep the columns' factors; see `Held`."""
+    def precompute(self) -> None:
+        """Keep the columns' factors; see `Precomputes`."""
         self._gain = None if self.magnitude is None else self.magnitude / self._norm()
 
-    def release(self) -> None:
+    def forget_precomputed(self) -> None:
         """Forget them."""
         self._gain = None
 
@@ -85,20 +85,20 @@ class LoraEmbedding(nn.Module, Held):
         return (self.lora_embedding_A.t().to(dtype) @ self.lora_embedding_B.t().to(dtype)) * self.scale
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """A, B and the magnitudes; see `Part`."""
+        """A, B and the magnitudes; see `AdapterModule`."""
         named = {"lora_embedding_A": self.lora_embedding_A, "lora_embedding_B": self.lora_embedding_B}
         return named if self.magnitude is None else named | {MAGNITUDE: self.magnitude}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The same; see `Part`."""
+        """The same; see `AdapterModule`."""
         return {name: tensor.detach() for name, tensor in self.trained().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take them; see `Part`."""
+        """Take them; see `AdapterModule`."""
         copy_in(self.tensors(), tensors)
 
     def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Add the update, and give the columns their lengths; see `Part`."""
+        """Add the update, and give the columns their lengths; see `AdapterModule`."""
         wide = tensors["weight"].dtype
         tensors["weight"] = tensors["weight"] + self.delta(wide).detach()
         if self.magnitude is not None:
@@ -126,7 +126,7 @@ class TokenRows(nn.Module):
         self.values = nn.Parameter(weight.detach()[self.ids].float())
 
     def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Put the rows into the table, of the embedding or of the head; see `Part`."""
+        """Put the rows into the table, of the embedding or of the head; see `AdapterModule`."""
         own = self.values.detach().to(tensors["weight"].dtype)
         tensors["weight"] = tensors["weight"].index_copy(0, self.ids, own)
 
@@ -150,19 +150,19 @@ class TokenEmbedding(nn.Module):
         return torch.where((places >= 0)[:, None], own, found)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The rows; see `Part`."""
+        """The rows; see `AdapterModule`."""
         return {TOKENS: self.rows.values}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The rows; see `Part`."""
+        """The rows; see `AdapterModule`."""
         return {TOKENS: self.rows.values.detach()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take the rows; see `Part`."""
+        """Take the rows; see `AdapterModule`."""
         copy_in(self.tensors(), tensors)
 
     def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Put the rows into the table; see `Part`."""
+        """Put the rows into the table; see `AdapterModule`."""
         self.rows.fold(tensors)
 
 
@@ -191,17 +191,17 @@ class TokenHead(nn.Module):
         return scores.index_copy(1, self.rows.ids, x @ self.rows.values.to(x.dtype).t())
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The rows, where they are its own; see `Part`."""
+        """The rows, where they are its own; see `AdapterModule`."""
         return {} if self.tied else {TOKENS: self.rows.values}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The same; see `Part`."""
+        """The same; see `AdapterModule`."""
         return {name: tensor.detach() for name, tensor in self.trained().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take the rows; see `Part`."""
+        """Take the rows; see `AdapterModule`."""
         copy_in(self.tensors(), tensors)
 
     def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Put the rows into the table; see `Part`."""
+        """Put the rows into the table; see `AdapterModule`."""
         self.rows.fold(tensors)

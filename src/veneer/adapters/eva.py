@@ -24,7 +24,7 @@ from veneer.model.rope import Angles
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Documents:
+class MeasuredDocuments:
     """Packed documents, and which of their tokens count."""
 
     tokens: Tensor
@@ -38,7 +38,7 @@ class Documents:
 
 
 @torch.no_grad()
-def directions(model: CausalLM, documents: Sequence[Documents], ranks: Mapping[str, int]) -> dict[str, Tensor]:
+def directions(model: CausalLM, documents: Sequence[MeasuredDocuments], ranks: Mapping[str, int]) -> dict[str, Tensor]:
     """For each path the directions of most variance, `[rank, in_features]` float32 with orthonormal rows.
 
     Args:
@@ -83,7 +83,7 @@ class _State:
     rows: Tensor
 
     @classmethod
-    def before(cls, model: CausalLM, one: Documents) -> _State:
+    def before(cls, model: CausalLM, one: MeasuredDocuments) -> _State:
         device = model.device
         attention = PackedAttention(one.segments, one.shared)
         angles = model.model.angles(one.positions.to(device), attention)

@@ -47,7 +47,7 @@ class ExpertFactors(nn.Module):
 
 
 class ExpertsUpdate(nn.Module):
-    """All experts of a layer with updates of their parameters (a `Part`).
+    """All experts of a layer with updates of their parameters (a `AdapterModule`).
 
     Args:
         base: the frozen experts.
@@ -74,7 +74,7 @@ class ExpertsUpdate(nn.Module):
         )
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """A and B of each parameter; see `Part`."""
+        """A and B of each parameter; see `AdapterModule`."""
         found: dict[str, nn.Parameter] = {}
         for parameter, prefix in prefixes(list(self.updates)).items():
             update = cast(ExpertFactors, self.updates[parameter])
@@ -82,15 +82,15 @@ class ExpertsUpdate(nn.Module):
         return found
 
     def tensors(self) -> dict[str, Tensor]:
-        """The same; see `Part`."""
+        """The same; see `AdapterModule`."""
         return {name: tensor.detach() for name, tensor in self.trained().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take them; see `Part`."""
+        """Take them; see `AdapterModule`."""
         copy_in(self.tensors(), tensors)
 
     def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Add the update to weights of experts, given as `{number}.{linear}.weight`; see `Part`."""
+        """Add the update to weights of experts, given as `{number}.{linear}.weight`; see `AdapterModule`."""
         for name, weight in tensors.items():
             number, linear, kind = name.split(".")
             update = self._update(DOWN if linear == "down_proj" else GATE_UP)

@@ -19,7 +19,7 @@ from veneer.errors import AdapterError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layer:
+class TargetLayer:
     """What a start may be made from."""
 
     path: str
@@ -37,7 +37,7 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Start:
+class InitialFactors:
     """A `[rank, in]` and B `[out, rank]`, float32."""
 
     a: Tensor
@@ -46,23 +46,23 @@ class Start:
     """Whether the product that they start with is taken away for good, so that the model starts as its base."""
 
 
-def kaiming(layer: Layer) -> Start:
+def kaiming(layer: TargetLayer) -> InitialFactors:
     """A uniform in ±1/√in_features, B zero: the update starts at exactly nothing.
 
     The draws are PEFT's: A, a B that is thrown away, A again.
     """
     a, b = _drawn_and_dropped(layer)
     nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=layer.generator)
-    return Start(a=a, b=b.zero_())
+    return InitialFactors(a=a, b=b.zero_())
 
 
-def gaussian(layer: Layer) -> Start:
+def gaussian(layer: TargetLayer) -> InitialFactors:
     """A normal with deviation 1 / rank, B zero."""
     a, b = _drawn_and_dropped(layer)
-    return Start(a=a.normal_(std=1 / layer.rank, generator=layer.generator), b=b.zero_())
+    return InitialFactors(a=a.normal_(std=1 / layer.rank, generator=layer.generator), b=b.zero_())
 
 
-def orthogonal(layer: Layer) -> Start:
+def orthogonal(layer: TargetLayer) -> InitialFactors:
     """A in one half of an orthogonal basis of the rank, B in the other: B A is zero to rounding, and neither is.
 
     Raises:
@@ -75,10 +75,10 @@ def orthogonal(layer: Layer) -> Start:
     basis, _ = torch.linalg.qr(torch.randn(rank, rank, generator=layer.generator))
     a = torch.randn(layer.in_features, half, generator=layer.generator).mm(basis[0::2]).t() / 10
     b = torch.randn(half, layer.out_features, generator=layer.generator).t().mm(basis[1::2]) / 10
-    return Start(a=a.contiguous(), b=b.contiguous())
+    return InitialFactors(a=a.contiguous(), b=b.contiguous())
 
 
-def pissa(layer: Layer) -> Start:
+def pissa(layer: TargetLayer) -> InitialFactors:
     """The largest singular values and vectors of the weight (Meng et al., 2024, arXiv:2404.02948)."""
     _drawn_and_dropped(layer)
     left, values, right = torch.linalg.svd(layer.weight(), full_matrices=False)
@@ -91,7 +91,7 @@ MORE = 8
 """Directions that it carries beyond the rank."""
 
 
-def pissa_fast(layer: Layer) -> Start:
+def pissa_fast(layer: TargetLayer) -> InitialFactors:
     """The same by a randomised range finder (Halko, Martinsson & Tropp, 2011, arXiv:0909.4061, algorithm 4.4)."""
     _drawn_and_dropped(layer)
     weight = layer.weight()
@@ -105,19 +105,19 @@ def pissa_fast(layer: Layer) -> Start:
     return _principal(left, values[: layer.rank], right[: layer.rank], layer.scale)
 
 
-def _principal(left: Tensor, values: Tensor, right: Tensor, scale: float) -> Start:
+def _principal(left: Tensor, values: Tensor, right: Tensor, scale: float) -> InitialFactors:
     root = (values / scale).sqrt()
-    return Start(a=(root[:, None] * right).contiguous(), b=(left * root).contiguous(), subtracted=True)
+    return InitialFactors(a=(root[:, None] * right).contiguous(), b=(left * root).contiguous(), subtracted=True)
 
 
-def olora(layer: Layer) -> Start:
+def olora(layer: TargetLayer) -> InitialFactors:
     """The first columns of Q and rows of R with W = Q R (Büyükakyüz, 2024, arXiv:2406.01775)."""
     _drawn_and_dropped(layer)
     q, r = torch.linalg.qr(layer.weight())
-    return Start(a=r[: layer.rank].contiguous(), b=q[:, : layer.rank].contiguous(), subtracted=True)
+    return InitialFactors(a=r[: layer.rank].contiguous(), b=q[:, : layer.rank].contiguous(), subtracted=True)
 
 
-def loftq(layer: Layer) -> Start:
+def loftq(layer: TargetLayer) -> InitialFactors:
     """The best update of this rank for what quantisation took away (Li et al., 2023, arXiv:2310.08659), one iteration:
     further ones would quantise another weight, and the adapter would fit no base but its own.
 
@@ -131,10 +131,10 @@ def loftq(layer: Layer) -> Start:
     _drawn_and_dropped(layer)
     left, values, right = torch.linalg.svd(layer.original() - layer.weight(), full_matrices=False)
     best = _principal(left[:, : layer.rank], values[: layer.rank], right[: layer.rank], layer.scale)
-    return Start(a=best.a, b=best.b)
+    return InitialFactors(a=best.a, b=best.b)
 
 
-def eva(layer: Layer) -> Start:
+def eva(layer: TargetLayer) -> InitialFactors:
     """A spans what the layer's inputs vary in most (Paischer et al., 2024, arXiv:2410.07170), B is zero.
 
     Raises:
@@ -143,10 +143,10 @@ def eva(layer: Layer) -> Start:
     if layer.directions is None:
         raise AdapterError(f"{layer.path}: init eva needs rows to measure the layer's inputs on")
     _drawn_and_dropped(layer)
-    return Start(a=layer.directions.clone(), b=torch.zeros(layer.out_features, layer.rank))
+    return InitialFactors(a=layer.directions.clone(), b=torch.zeros(layer.out_features, layer.rank))
 
 
-INITS: dict[Init, Callable[[Layer], Start]] = {
+INITS: dict[Init, Callable[[TargetLayer], InitialFactors]] = {
     Init.KAIMING: kaiming,
     Init.GAUSSIAN: gaussian,
     Init.ORTHOGONAL: orthogonal,
@@ -166,7 +166,7 @@ def embedding(rank: int, vocab: int, dim: int, generator: torch.Generator) -> tu
     return torch.zeros(rank, vocab), b.normal_(generator=generator)
 
 
-def _drawn_and_dropped(layer: Layer) -> tuple[Tensor, Tensor]:
+def _drawn_and_dropped(layer: TargetLayer) -> tuple[Tensor, Tensor]:
     """A and B as torch starts two linear layers, which PEFT makes before it starts them anew."""
     a = torch.empty(layer.rank, layer.in_features)
     b = torch.empty(layer.out_features, layer.rank)

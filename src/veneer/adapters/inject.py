@@ -14,9 +14,9 @@ from veneer.adapters.combinations import refuse, refuse_beyond_linear
 from veneer.adapters.dora import DoraLinear
 from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
 from veneer.adapters.experts import ExpertFactors, ExpertsUpdate, grouped, on_experts, target_paths
-from veneer.adapters.init import INITS, Layer, embedding
+from veneer.adapters.init import INITS, TargetLayer, embedding
 from veneer.adapters.linear import Dropout, LoraLinear, TrainedBias
-from veneer.adapters.module import Part
+from veneer.adapters.module import AdapterModule
 from veneer.adapters.modules_to_save import Place, SavedModule, TrainedNormBias, trainable_copy
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, expert_parameter
@@ -29,7 +29,7 @@ from veneer.model.leaves import WideNorm
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sources:
+class InitSources:
     """What a start may need beside the model."""
 
     original: Callable[[str], Tensor] | None = None
@@ -43,7 +43,7 @@ def linear_paths(model: LanguageModel) -> list[str]:
     return model.linear_paths()
 
 
-def inject(model: LanguageModel, spec: LoraSpec, *, seed: int = 0, sources: Sources | None = None) -> Adapter:
+def inject(model: LanguageModel, spec: LoraSpec, *, seed: int = 0, sources: InitSources | None = None) -> Adapter:
     """Put the parts of an adapter over the modules of `model`; everything else is frozen.
 
     Args:
@@ -73,12 +73,12 @@ def inject(model: LanguageModel, spec: LoraSpec, *, seed: int = 0, sources: Sour
         spec=spec,
         draws=torch.Generator().manual_seed(seed),
         masks=torch.Generator(device=model.device).manual_seed(seed),
-        sources=sources or Sources(),
+        sources=sources or InitSources(),
     )
     experts = grouped(targets)
     starts = [(path, maker.update(path)) for path in targets if expert_parameter(path) is None]
     starts += [(path, maker.experts(path, parameters)) for path, parameters in experts.items()]
-    parts: list[tuple[str, Part]] = []
+    parts: list[tuple[str, AdapterModule]] = []
     for path, part in (*starts, *maker.biases(dict(starts), saved), *maker.saved(saved), *maker.tokens()):
         if isinstance(part, nn.Module):
             part.train(model.training)
@@ -108,9 +108,9 @@ class _Maker:
     spec: LoraSpec
     draws: torch.Generator
     masks: torch.Generator
-    sources: Sources
+    sources: InitSources
 
-    def update(self, path: str) -> Part:
+    def update(self, path: str) -> AdapterModule:
         """The update of a linear layer, of the head or of the embedding."""
         spec, device = self.spec, self.model.device
         rank, scale = spec.rank_of(path), spec.scale_of(path)
@@ -123,7 +123,7 @@ class _Maker:
         # A head is never quantised: there is nothing for LoftQ to make up for.
         init = Init.KAIMING if spec.init is Init.LOFTQ and path == HEAD else spec.init
         start = INITS[init](
-            Layer(
+            TargetLayer(
                 path=path,
                 in_features=linear.in_features,
                 out_features=linear.out_features,
@@ -147,7 +147,7 @@ class _Maker:
         layer.lora_A.requires_grad_(spec.factors is Factors.BOTH)
         return DoraLinear(layer) if spec.variant is Variant.DORA else layer
 
-    def experts(self, path: str, parameters: list[str]) -> Part:
+    def experts(self, path: str, parameters: list[str]) -> AdapterModule:
         """The updates of a layer's experts."""
         base, mixture = cast(Experts, self.model.get_submodule(path)), self.model.spec.mixture
         assert mixture is not None
@@ -155,7 +155,7 @@ class _Maker:
         for parameter in parameters:
             own = f"{path}.{parameter}"
             rank, scale, hidden = self.spec.rank_of(own), self.spec.scale_of(own), self.model.spec.hidden_size
-            layer = Layer(
+            layer = TargetLayer(
                 path=own,
                 in_features=mixture.inputs_of(parameter, hidden),
                 out_features=mixture.outputs_of(parameter, hidden),
@@ -176,7 +176,7 @@ class _Maker:
             return None
         return lambda: read(f"{path}.weight").to(self.model.device)
 
-    def biases(self, updates: Mapping[str, Part], saved: list[str]) -> Iterator[tuple[str, Part]]:
+    def biases(self, updates: Mapping[str, AdapterModule], saved: list[str]) -> Iterator[tuple[str, AdapterModule]]:
         """Trained biases of the layers that have one, and of norms."""
         if self.spec.bias is Bias.NONE:
             return
@@ -190,12 +190,12 @@ class _Maker:
         if self.spec.bias is Bias.ALL:
             yield from self._norm_biases(saved)
 
-    def _norm_biases(self, saved: list[str]) -> Iterator[tuple[str, Part]]:
+    def _norm_biases(self, saved: list[str]) -> Iterator[tuple[str, AdapterModule]]:
         for path, norm in list(self.model.named_modules()):
             if isinstance(norm, WideNorm) and norm.bias is not None and path not in saved:
                 yield path, TrainedNormBias(Place.of(self.model, path), norm)
 
-    def saved(self, paths: list[str]) -> Iterator[tuple[str, Part]]:
+    def saved(self, paths: list[str]) -> Iterator[tuple[str, AdapterModule]]:
         """Modules that are trained whole; behind a tied embedding the head that goes with it."""
         for path in paths:
             base = self.model.get_submodule(path)
@@ -206,7 +206,7 @@ class _Maker:
                 tied = DenseLinear(own.get_parameter("weight"))
                 yield HEAD, SavedModule(Place.of(self.model, HEAD), head, tied, tied=True)
 
-    def tokens(self) -> Iterator[tuple[str, Part]]:
+    def tokens(self) -> Iterator[tuple[str, AdapterModule]]:
         """Trained rows of the embedding, and of a head that is tied to it or has rows of its own."""
         chosen = self.spec.trainable_tokens
         if not chosen:

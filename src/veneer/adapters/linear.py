@@ -151,19 +151,19 @@ class LoraLinear(nn.Module):
         return torch.addmm(weight, b.to(weight.dtype), a.to(weight.dtype), alpha=self.scale)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """A and B, or B alone; see `Part`."""
+        """A and B, or B alone; see `AdapterModule`."""
         named = {"lora_A.weight": self.lora_A, "lora_B.weight": self.lora_B, "lora_B.bias": self.lora_B_bias}
         return {name: tensor for name, tensor in named.items() if tensor is not None and tensor.requires_grad}
 
     def tensors(self) -> dict[str, Tensor]:
-        """A and B of the whole update; see `Part`."""
+        """A and B of the whole update; see `AdapterModule`."""
         a, b = self.pairs()
         named = {"lora_A.weight": a.detach(), "lora_B.weight": b.detach()}
         return named if self.lora_B_bias is None else named | {"lora_B.bias": self.lora_B_bias.detach()}
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take A and B, and the pair that is subtracted behind them; see `Part`."""
+        """Take A and B, and the pair that is subtracted behind them; see `AdapterModule`."""
         a, b = tensors["lora_A.weight"], tensors["lora_B.weight"]
         self.lora_A.copy_(a[: self.rank])
         self.lora_B.copy_(b[:, : self.rank])
@@ -174,7 +174,7 @@ class LoraLinear(nn.Module):
             self.lora_B_bias.copy_(tensors["lora_B.bias"])
 
     def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Add the update; a bias of B's makes a bias where there was none. See `Part`."""
+        """Add the update; a bias of B's makes a bias where there was none. See `AdapterModule`."""
         tensors["weight"] = self.added_to(tensors["weight"]).detach()
         if self.lora_B_bias is not None:
             own = self.scale * self.lora_B_bias.detach().to(tensors["weight"].dtype)
@@ -207,19 +207,19 @@ class TrainedBias(nn.Module):
         return y + (self.trained_bias - self.base.bias.detach().float()).to(y.dtype)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The bias; see `Part`."""
+        """The bias; see `AdapterModule`."""
         return {self._name: self.trained_bias}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The bias; see `Part`."""
+        """The bias; see `AdapterModule`."""
         return {self._name: self.trained_bias.detach()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take the bias; see `Part`."""
+        """Take the bias; see `AdapterModule`."""
         copy_in(self.tensors(), tensors)
 
     def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Replace the base's bias, leaving what an update has added to it. See `Part`."""
+        """Replace the base's bias, leaving what an update has added to it. See `AdapterModule`."""
         assert self.base.bias is not None
         wide = tensors["bias"].dtype
         tensors["bias"] = tensors["bias"] + (self.trained_bias.detach().to(wide) - self.base.bias.detach().to(wide))

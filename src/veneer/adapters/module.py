@@ -7,7 +7,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 
-class Part(Protocol):
+class AdapterModule(Protocol):
     """The update of one module. Parts may stand on one another: a trained bias on an update of the weight."""
 
     enabled: bool

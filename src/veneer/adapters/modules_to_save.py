@@ -108,19 +108,19 @@ class SavedModule:
             weight.data = weight.new_empty(rows, weight.shape[1])
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The module's own parameters; see `Part`."""
+        """The module's own parameters; see `AdapterModule`."""
         return {} if self.tied else dict(self.own.named_parameters())
 
     def tensors(self) -> dict[str, Tensor]:
-        """The same, those of a tie once more: PEFT looks for them. See `Part`."""
+        """The same, those of a tie once more: PEFT looks for them. See `AdapterModule`."""
         return {name: tensor.detach() for name, tensor in self.own.named_parameters()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take them; see `Part`."""
+        """Take them; see `AdapterModule`."""
         copy_in(self.tensors(), tensors)
 
     def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Replace all tensors; see `Part`."""
+        """Replace all tensors; see `AdapterModule`."""
         for name, tensor in self.tensors().items():
             tensors[name] = tensor.to(tensors[name].dtype)
 
@@ -140,9 +140,9 @@ class TrainedNormBias(SavedModule):
         super().__init__(place, base, base.of(base.weight, _parameter(base.bias)))
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The bias; see `Part`."""
+        """The bias; see `AdapterModule`."""
         return {"bias": self.own.get_parameter("bias")}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The same; see `Part`."""
+        """The same; see `AdapterModule`."""
         return {"bias": self.own.get_parameter("bias").detach()}

@@ -15,7 +15,7 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.io.experts import as_stored
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.tokenizer import Tokenizer
-from veneer.model.hf_skeleton import Skeleton, Sources, find_sources
+from veneer.model.hf_skeleton import Skeleton, TensorSources, find_sources
 
 
 class HfFiles:
@@ -86,7 +86,7 @@ class HfFiles:
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """One tensor; see `Checkpoint`."""
-        found: Sources | None = self._sources.get(name)
+        found: TensorSources | None = self._sources.get(name)
         if found is None:
             raise ModelError(f"{self.source} has no tensor {name!r}.")
         reads: list[Callable[[], Tensor]] = [partial(self.checkpoint.read, file, dtype) for file in found.names]

@@ -46,7 +46,7 @@ def combine(
     """Make one adapter of several of the same base, weighted."""
     from dataclasses import asdict
 
-    from veneer.adapters.arithmetic import Kind, Majority
+    from veneer.adapters.arithmetic import CombinationType, Majority
     from veneer.adapters.combine import Combination, combine_folders
 
     folders: dict[Path, float] = {}
@@ -55,7 +55,7 @@ def combine(
         if folder in folders:
             raise click.UsageError(f"--adapter {folder} is given twice; give it once, with the sum of the weights")
         folders[folder] = weight
-    how = Combination(kind=Kind(kind), density=density, majority=Majority(majority), rank=rank, seed=seed)
+    how = Combination(kind=CombinationType(kind), density=density, majority=Majority(majority), rank=rank, seed=seed)
     made = combine_folders(folders, how, output)
     if as_json:
         click.echo(json.dumps({"output": str(output), **asdict(made)}, indent=2))

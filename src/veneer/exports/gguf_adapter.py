@@ -22,7 +22,7 @@ from torch import Tensor
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.linear import LoraLinear
-from veneer.adapters.module import Part
+from veneer.adapters.module import AdapterModule
 from veneer.errors import AdapterError, ConfigError, ModelError, listing, nearest
 from veneer.exports import llama_cpp as runner
 from veneer.exports.base import MergeBase, open_source
@@ -188,7 +188,7 @@ def _refused(adapter: Adapter, places: Mapping[str, Piece]) -> Iterator[str]:
             yield f"{path}: NaN or infinite values"
 
 
-def _what(part: Part) -> str:
+def _what(part: AdapterModule) -> str:
     names = {
         "DoraLinear": "DoRA's magnitudes",
         "TrainedBias": "a trained bias",

@@ -122,7 +122,7 @@ def _powers(codes: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scaled:
+class _ScaledWeight:
     """One weight: the tensors that it is made of."""
 
     codes: str
@@ -158,7 +158,7 @@ class ScaledTensors:
         settings: Mapping[str, Any],
     ) -> None:
         self._where, self._shape, self._raw, self._block = where, shape, raw, block_size(settings)
-        self._found: dict[str, _Scaled] = {}
+        self._found: dict[str, _ScaledWeight] = {}
         self.parts: set[str] = {name for name in names if name.endswith(_OF_ACTIVATIONS)}
         """Names that stand for no tensor of the model."""
         missing = []
@@ -173,7 +173,7 @@ class ScaledTensors:
                 scales = next((name + end for end in _SCALES if name + end in names), None)
                 if scales is not None:
                     self.parts.add(scales)
-                    self._found[name] = _Scaled(name, scales, shape(name), mxfp4=False)
+                    self._found[name] = _ScaledWeight(name, scales, shape(name), mxfp4=False)
                 elif settings and not name.endswith(_SCALES):
                     missing.append(name + _SCALES[0])
         if missing:
@@ -184,7 +184,7 @@ class ScaledTensors:
         inner = groups * size * 2
         decoded = (outer[0], inner, outer[1]) if len(outer) == 2 else (*outer, inner)
         self.parts |= {blocks, f"{weight}_scales"}
-        self._found[weight] = _Scaled(blocks, f"{weight}_scales", decoded, mxfp4=True)
+        self._found[weight] = _ScaledWeight(blocks, f"{weight}_scales", decoded, mxfp4=True)
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from veneer.model.attention import Attention, PackedAttention
 from veneer.model.cache import KVCache
 from veneer.model.decoding import CachedDecoding
-from veneer.model.layers import LAYERS, Layer, Mlp, SelfAttention
+from veneer.model.layers import LAYERS, DecoderLayer, Mlp, SelfAttention
 from veneer.model.leaves import BaseLinear, DenseLinear, Embedding, RmsNorm, Weights, make_norm
 from veneer.model.recompute import Recomputation
 from veneer.model.rope import Angles, Rotary
@@ -28,8 +28,18 @@ from veneer.model.shape import DecoderSpec, RopeKind
 from veneer.products import Scores
 
 __all__ = [
-    "BaseLinear", "CausalLM", "Decoder", "DenseLinear", "Embedding", "Layer", "Mlp", "RmsNorm", "SelfAttention",
-    "Weights", "plain_weight", "shaped",
+    "BaseLinear",
+    "CausalLM",
+    "Decoder",
+    "DecoderLayer",
+    "DenseLinear",
+    "Embedding",
+    "Mlp",
+    "RmsNorm",
+    "SelfAttention",
+    "Weights",
+    "plain_weight",
+    "shaped",
 ]  # fmt: skip
 
 

@@ -256,7 +256,7 @@ def _as_linear(part: nn.Module) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
+class TensorSources:
     """Where a tensor of the model comes from."""
 
     names: tuple[str, ...]
@@ -265,7 +265,7 @@ class Sources:
     """Makes it of them, where it is not the one as it is."""
 
 
-def find_sources(module: Any, names: Iterable[str]) -> dict[str, Sources]:
+def find_sources(module: Any, names: Iterable[str]) -> dict[str, TensorSources]:
     """For every tensor of the model that the files have, where it comes from, by transformers' own rules: prefixes,
     names that have changed, experts that are one tensor in memory and many in files.
 
@@ -295,14 +295,14 @@ def find_sources(module: Any, names: Iterable[str]) -> dict[str, Sources]:
     for own, parts in found.items():
         pattern = parts[-1][1]
         if pattern is None:
-            sources[own] = Sources((parts[-1][0],))
+            sources[own] = TensorSources((parts[-1][0],))
             continue
         rule, files = by_pattern[pattern], tuple(name for name, _ in parts)
         for target in rule.target_patterns:
             # Of several targets the first names the group.
             name = own.replace(rule.target_patterns[0], target)
             if name in wanted:
-                sources[name] = Sources(files, _maker(module, rule, own, name, parts))
+                sources[name] = TensorSources(files, _maker(module, rule, own, name, parts))
     missing = [name for name in _needed(module) if name not in sources]
     if missing:
         raise ModelError(

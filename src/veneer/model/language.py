@@ -95,15 +95,7 @@ class Modules(Protocol):
         ...
 
 
-class HasModules(Protocol):
-    """Modules in any order."""
-
-    def modules(self) -> Iterator[nn.Module]:
-        """All modules."""
-        ...
-
-
-class LanguageModel(Modules, HasModules, Protocol):
+class LanguageModel(Modules, Protocol):
     """A causal language model whose module paths are Hugging Face's."""
 
     dtype: torch.dtype
@@ -191,6 +183,10 @@ class LanguageModel(Modules, HasModules, Protocol):
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Give gradients to every parameter, or to none."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All modules, in any order."""
         ...
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:

@@ -135,7 +135,7 @@ def feed_forward(spec: DecoderSpec, layer: int, weights: Weights) -> nn.Module:
     return Mixture(DenseLinear(router, bias), Experts(experts, mixture), mixture)
 
 
-class Layer(nn.Module):
+class DecoderLayer(nn.Module):
     """One pre-norm transformer layer, and what all kinds of layers are made of."""
 
     input_layernorm: RmsNorm
@@ -172,7 +172,7 @@ class Layer(nn.Module):
         return delta if self.residual_scale == 1.0 else delta * self.residual_scale
 
 
-class PostNormLayer(Layer):
+class PostNormLayer(DecoderLayer):
     """A layer whose norms stand behind attention and feed-forward (OLMo 2, arXiv:2501.00656)."""
 
     def forward(self, x: Tensor, angles: Angles | None, attention: Attention) -> Tensor:
@@ -181,7 +181,7 @@ class PostNormLayer(Layer):
         return between + self._scaled(self.post_feedforward_layernorm(self.mlp(between)))
 
 
-class SandwichLayer(Layer):
+class SandwichLayer(DecoderLayer):
     """A layer with norms on both sides (Gemma 2, arXiv:2408.00118)."""
 
     def forward(self, x: Tensor, angles: Angles | None, attention: Attention) -> Tensor:
@@ -197,7 +197,7 @@ class SandwichLayer(Layer):
         return between + self._scaled(self.post_feedforward_layernorm(fed))
 
 
-class ParallelLayer(Layer):
+class ParallelLayer(DecoderLayer):
     """A layer whose attention and feed-forward read the same norm (Command-R)."""
 
     def forward(self, x: Tensor, angles: Angles | None, attention: Attention) -> Tensor:
@@ -209,8 +209,8 @@ class ParallelLayer(Layer):
         return x + self._scaled(attended) + self._scaled(fed)
 
 
-LAYERS: dict[Block, type[Layer]] = {
-    Block.PRE: Layer,
+LAYERS: dict[Block, type[DecoderLayer]] = {
+    Block.PRE: DecoderLayer,
     Block.POST: PostNormLayer,
     Block.SANDWICH: SandwichLayer,
     Block.PARALLEL: ParallelLayer,

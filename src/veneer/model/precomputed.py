@@ -1,35 +1,38 @@
-"""What modules compute from their parameters at every call, and may keep while those stand still."""
+"""What modules compute from their parameters in every call, and may keep while the parameters do not change."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from veneer.model.language import HasModules
+from torch import nn
 
 
-class Held(ABC):
-    """A module with such a thing."""
-
-    @abstractmethod
-    def hold(self) -> None:
-        """Compute it once, and keep it until `release`."""
+class Precomputes(ABC):
+    """A module that can compute something from its parameters once, for many calls."""
 
     @abstractmethod
-    def release(self) -> None:
-        """Forget it."""
+    def precompute(self) -> None:
+        """Compute it now, and use it in every call until `forget_precomputed`."""
+
+    @abstractmethod
+    def forget_precomputed(self) -> None:
+        """Compute it in every call again."""
 
 
 @contextmanager
-def held(model: HasModules) -> Iterator[None]:
-    """Within the block no parameter changes, so that what follows from them is computed once: for generation, whose
-    many small calls would each do it again. Training cannot tell when its parameters change, and does not hold."""
-    holders = [module for module in model.modules() if isinstance(module, Held)]
+def precomputed(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the block no parameter of `modules` may change: what follows from the parameters is computed once.
+
+    Generation makes many small calls, each of which would compute it again. Training does not use this, since its
+    parameters change.
+    """
+    found = [module for module in modules if isinstance(module, Precomputes)]
     try:
-        for module in holders:
-            module.hold()
+        for module in found:
+            module.precompute()
         yield
     finally:
-        for module in holders:
-            module.release()
+        for module in found:
+            module.forget_precomputed()

@@ -9,10 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from veneer.errors import ModelError
+from veneer.model.families.cohere import cohere
 from veneer.model.families.gemma import gemma2, gemma3
 from veneer.model.families.llama import granite, llama, mistral, qwen2, qwen3, smollm3
 from veneer.model.families.mixtures import gpt_oss, mixtral, qwen3_moe
-from veneer.model.families.others import cohere, olmo2, phi3, stablelm
+from veneer.model.families.olmo2 import olmo2
+from veneer.model.families.phi3 import phi3
+from veneer.model.families.stablelm import stablelm
 from veneer.model.shape import DecoderSpec, RopeKind, RopeSpec
 
 __all__ = ["FAMILIES", "DecoderSpec", "RopeKind", "RopeSpec", "spec_from_hf"]

@@ -13,8 +13,8 @@ from veneer.enums import Factors, Variant
 from veneer.model.shape import Block, DecoderSpec, HeadNorm, Norm, Projections
 from veneer.native.library import MIN_DIM_MULTIPLE
 from veneer.planning.mixture import has_experts, kept_by_experts
-from veneer.planning.setup import Cut, Setup
-from veneer.planning.trained import Linear
+from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.trained import LinearShape
 
 STATISTIC = 4
 """Bytes of a float32 number: a norm's rstd, a row's log-sum-exp, an angle's cosine."""
@@ -87,7 +87,7 @@ def _kept_by_head_norms(setup: Setup, tokens: int) -> int:
     return tokens * (heads * spec.head_dim * setup.dtype.itemsize + rows * statistics)
 
 
-def kept_by_layer(setup: Setup, cut: Cut, layer: int, *, learned: bool) -> int:
+def kept_by_layer(setup: Setup, cut: BatchShape, layer: int, *, learned: bool) -> int:
     """Bytes that one layer keeps. `learned`: whether anything in front of it is trained, so that its input has a
     gradient.
 
@@ -118,7 +118,7 @@ def _keeps_inputs(setup: Setup) -> bool:
     return setup.lora.factors is Factors.BOTH
 
 
-def _by_linear(setup: Setup, line: Linear, tokens: int, *, learned: bool) -> int:
+def _by_linear(setup: Setup, line: LinearShape, tokens: int, *, learned: bool) -> int:
     """x Aᵀ of an adapter, with dropout its input and, where that has a gradient, the mask; under full fine-tuning in
     bfloat16 the weight as it was rounded for the product."""
     size = setup.dtype.itemsize
@@ -132,12 +132,12 @@ def _by_linear(setup: Setup, line: Linear, tokens: int, *, learned: bool) -> int
     return tokens * line.width * size + dropped + turned + _joined(line)
 
 
-def _joined(line: Linear) -> int:
+def _joined(line: LinearShape) -> int:
     """The pairs of factors, joined for the product with the pair that is subtracted."""
     return STATISTIC * line.width * (line.inputs + line.outputs) if line.subtracted else 0
 
 
-def kept_outside(setup: Setup, cut: Cut) -> int:
+def kept_outside(setup: Setup, cut: BatchShape) -> int:
     """Bytes kept in front of the layers and behind them: angles, the last norm's input, the loss's own gradient."""
     spec, size = setup.spec, setup.dtype.itemsize
     # Cosine and sine of half as many angles, of each kind of positions.
@@ -151,7 +151,7 @@ def kept_outside(setup: Setup, cut: Cut) -> int:
     return total + _kept_in_front(setup, cut) + _kept_by_head(setup)
 
 
-def _kept_in_front(setup: Setup, cut: Cut) -> int:
+def _kept_in_front(setup: Setup, cut: BatchShape) -> int:
     """What an update of the embedding keeps: tokens, their rows of A, and B; or what trained rows do."""
     if setup.trained_tokens:
         return cut.tokens * (INDEX + 1)
@@ -177,7 +177,7 @@ def _kept_by_head(setup: Setup) -> int:
     return (total + len(rows) * spec.hidden_size) * STATISTIC
 
 
-def kept_activations(setup: Setup, cut: Cut, *, recompute: bool) -> int:
+def kept_activations(setup: Setup, cut: BatchShape, *, recompute: bool) -> int:
     """Bytes kept from forward to backward, all layers; with recomputation each layer keeps its input alone."""
     learned, total = setup.learns_in_front, kept_outside(setup, cut)
     for number, lines in enumerate(setup.linears):
@@ -192,6 +192,6 @@ def kept_activations(setup: Setup, cut: Cut, *, recompute: bool) -> int:
     return total
 
 
-def largest_layer(setup: Setup, cut: Cut) -> int:
+def largest_layer(setup: Setup, cut: BatchShape) -> int:
     """Bytes that one layer keeps while it is computed again."""
     return max(kept_by_layer(setup, cut, number, learned=number > 0) for number in range(min(2, setup.spec.num_layers)))

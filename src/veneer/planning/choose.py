@@ -15,7 +15,7 @@ from veneer.config import ComputeSection
 from veneer.enums import Method, Recompute
 from veneer.errors import listing
 from veneer.planning.memory import MB, Memory, memory, resident
-from veneer.planning.setup import Cut, Setup
+from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations, overhead_operations
 from veneer.system import memory as system_memory
 from veneer.system import memory_limit
@@ -29,7 +29,7 @@ SHARE = 0.8
 ROUNDING = 64
 """The micro-batch that holds the longest row is rounded up to a multiple of this."""
 
-CutFor = Callable[[int], Cut]
+CutFor = Callable[[int], BatchShape]
 """The cut that a micro-batch of so many tokens gives."""
 
 
@@ -42,12 +42,12 @@ class Limit:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
+class MicroBatchChoice:
     """A cut with what it takes."""
 
     micro_batch_tokens: int
     recompute: bool
-    cut: Cut
+    cut: BatchShape
     memory: Memory
 
 
@@ -81,7 +81,7 @@ def choose(
     limit: Limit,
     *,
     start: int | None = None,
-) -> tuple[Choice, str | None]:
+) -> tuple[MicroBatchChoice, str | None]:
     """The micro-batch and recomputation for `setup`, and None; or where nothing fits the cut that takes least, and why
     it is refused, with the nearest settings that do fit.
 
@@ -103,7 +103,7 @@ def choose(
 
 def _fitting(
     setup: Setup, compute: ComputeSection, longest: int, cut_for: CutFor, limit: Limit, start: int | None
-) -> Choice | None:
+) -> MicroBatchChoice | None:
     fitting = [
         option for option in _options(setup, compute, longest, cut_for, start) if option.memory.peak <= limit.bytes
     ]
@@ -115,19 +115,21 @@ def _fitting(
     return next(option for option in fitting if _cost(setup, option) <= (1 + TOLERANCE) * best)
 
 
-def _cost(setup: Setup, option: Choice) -> float:
+def _cost(setup: Setup, option: MicroBatchChoice) -> float:
     work = operations(setup, option.cut, recompute=option.recompute)
     return work + option.cut.micro_batches * overhead_operations(setup)
 
 
-def _options(setup: Setup, compute: ComputeSection, longest: int, cut_for: CutFor, start: int | None) -> list[Choice]:
+def _options(
+    setup: Setup, compute: ComputeSection, longest: int, cut_for: CutFor, start: int | None
+) -> list[MicroBatchChoice]:
     """Every cut that is allowed, the smallest micro-batch first."""
     recomputing = {Recompute.NEVER: (False,), Recompute.LAYERS: (True,), Recompute.AUTO: (False, True)}
     found = []
     for tokens in _candidates(compute, longest):
         cut = cut_for(tokens)
         found += [
-            Choice(
+            MicroBatchChoice(
                 micro_batch_tokens=tokens,
                 recompute=recompute,
                 cut=cut,
@@ -147,7 +149,7 @@ def _candidates(compute: ComputeSection, longest: int) -> list[int]:
     return [own, *(tokens for tokens in CANDIDATES if tokens > own)]
 
 
-def _refusal(setup: Setup, compute: ComputeSection, cheapest: Choice, limit: Limit, start: int | None) -> str:
+def _refusal(setup: Setup, compute: ComputeSection, cheapest: MicroBatchChoice, limit: Limit, start: int | None) -> str:
     need = f"{cheapest.memory.peak / MB:,.0f} MB"
     how = (
         f"micro-batches of {cheapest.cut.tokens:,} tokens, "
@@ -164,12 +166,12 @@ def _refusal(setup: Setup, compute: ComputeSection, cheapest: Choice, limit: Lim
     )
 
 
-def _ways_out(setup: Setup, compute: ComputeSection, cut: Cut, limit: Limit, start: int | None) -> list[str]:
+def _ways_out(setup: Setup, compute: ComputeSection, cut: BatchShape, limit: Limit, start: int | None) -> list[str]:
     """Single changes that make the run fit, with what it then takes; several at once where no single one does."""
     share = cut.supervised / cut.tokens
 
     def short(length: int) -> CutFor:
-        return lambda tokens: Cut.of_rows(length, max(tokens, length), 1, share)
+        return lambda tokens: BatchShape.of_rows(length, max(tokens, length), 1, share)
 
     auto = compute.model_copy(update={"micro_batch_tokens": "auto", "recompute": Recompute.AUTO})
     one_row = short(cut.longest)

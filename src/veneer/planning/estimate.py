@@ -19,8 +19,8 @@ from veneer.losses import CHUNK_ROWS
 from veneer.model.hf_skeleton import HfSpec
 from veneer.planning.choose import ROUNDING, CutFor, Limit
 from veneer.planning.memory import GPU_START, MB, resident
-from veneer.planning.setup import Cut
-from veneer.planning.trained import Linear
+from veneer.planning.setup import BatchShape
+from veneer.planning.trained import LinearShape
 from veneer.quant.schemes import packed_bytes, skipped
 
 LAYER_WIDTHS = 17
@@ -76,7 +76,7 @@ class Estimate:
         return {**asdict(self), "peak": self.peak, "limit": limit, "exact": False}
 
 
-def hf_linears(spec: HfSpec, lora: LoraSpec) -> list[dict[str, Linear]]:
+def hf_linears(spec: HfSpec, lora: LoraSpec) -> list[dict[str, LinearShape]]:
     """The linear layers with the updates that `lora` puts on them, as `veneer.planning.setup.decoder_linears` has them.
 
     Raises:
@@ -85,7 +85,7 @@ def hf_linears(spec: HfSpec, lora: LoraSpec) -> list[dict[str, Linear]]:
     adapted = set(lora.targets([line.path for line in spec.adaptable]))
     return [
         {
-            line.path: Linear(
+            line.path: LinearShape(
                 line.path,
                 line.inputs,
                 line.outputs,
@@ -168,11 +168,11 @@ def _tokens(compute: ComputeSection, longest: int) -> list[int]:
     return list(dict.fromkeys((max(own, TYPICAL_TOKENS), own)))
 
 
-def _kept(spec: HfSpec, lines: list[Linear], dtype: torch.dtype) -> Callable[[Cut, bool], int]:
+def _kept(spec: HfSpec, lines: list[LinearShape], dtype: torch.dtype) -> Callable[[BatchShape, bool], int]:
     whole = LAYER_WIDTHS * spec.num_layers * spec.hidden_size + sum(line.inputs + line.outputs for line in lines)
     recomputed = spec.num_layers * spec.hidden_size + whole // max(1, spec.num_layers)
 
-    def kept(cut: Cut, recompute: bool) -> int:
+    def kept(cut: BatchShape, recompute: bool) -> int:
         by_token = recomputed if recompute else whole
         scores = SCORES * min(CHUNK_ROWS, cut.supervised) * spec.vocab_size
         return dtype.itemsize * (cut.tokens * by_token + scores)

@@ -21,7 +21,7 @@ from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.activations import kept_activations, largest_layer
 from veneer.planning.mixture import beside_experts, block_width
 from veneer.planning.optimizer import state_bytes
-from veneer.planning.setup import Cut, Setup
+from veneer.planning.setup import BatchShape, Setup
 from veneer.products import compiled
 from veneer.quant.schemes import decode_scratch, packed_bytes
 
@@ -148,7 +148,7 @@ def base_bytes(setup: Setup) -> int:
     return total
 
 
-def memory(setup: Setup, cut: Cut, *, recompute: bool, start: int | None = None) -> Memory:
+def memory(setup: Setup, cut: BatchShape, *, recompute: bool, start: int | None = None) -> Memory:
     """What a run takes at its peak.
 
     Args:
@@ -188,7 +188,7 @@ def memory(setup: Setup, cut: Cut, *, recompute: bool, start: int | None = None)
     )
 
 
-def _logits(setup: Setup, cut: Cut) -> int:
+def _logits(setup: Setup, cut: BatchShape) -> int:
     """The loss: hidden states and the supervised ones of them, scores of a chunk.
 
     Under full fine-tuning also a chunk's share of the head's gradient; in bfloat16 beside it the rounded head, and that
@@ -212,7 +212,7 @@ def _logits(setup: Setup, cut: Cut) -> int:
     return total
 
 
-def _workspace(setup: Setup, cut: Cut) -> int:
+def _workspace(setup: Setup, cut: BatchShape) -> int:
     """The most that backward holds for a moment, in the feed-forward block or in attention.
 
     Feed-forward: three tensors as wide as the block (the gradients of gate, up and their product), or two beside a
@@ -247,7 +247,7 @@ def _workspace(setup: Setup, cut: Cut) -> int:
     return max(feed_forward, attention)
 
 
-def _by_document(spec: DecoderSpec, cut: Cut, keys: int) -> int:
+def _by_document(spec: DecoderSpec, cut: BatchShape, keys: int) -> int:
     """Where scores are capped, heads have sinks, or a window ends before a document does: a block's scores and what
     autograd makes of them, and sums of the keys' and values' gradients in float32."""
     seen = _longest_seen(spec, cut)
@@ -255,7 +255,7 @@ def _by_document(spec: DecoderSpec, cut: Cut, keys: int) -> int:
     return SCORES_COPIES * 4 * spec.num_heads * pad_to_multiple(rows) * pad_to_multiple(seen) + 2 * keys if seen else 0
 
 
-def _longest_seen(spec: DecoderSpec, cut: Cut) -> int:
+def _longest_seen(spec: DecoderSpec, cut: BatchShape) -> int:
     """Keys of a block of queries at the most, where torch's own products make the attention; 0 where none does."""
     longest = cut.shared + cut.longest
     seen = [
@@ -273,7 +273,7 @@ def _decoded(setup: Setup) -> int:
     return setup.largest_packed * setup.dtype.itemsize + decode_scratch(setup.largest_packed, setup.quant, setup.device)
 
 
-def _evaluation(setup: Setup, cut: Cut) -> int:
+def _evaluation(setup: Setup, cut: BatchShape) -> int:
     """A layer's tensors without gradients, a decoded weight, and scores of a chunk."""
     spec, size = setup.spec, setup.dtype.itemsize
     by_token = 3 * (spec.hidden_size + block_width(spec)) * size
@@ -282,7 +282,7 @@ def _evaluation(setup: Setup, cut: Cut) -> int:
     return tokens * by_token + beside_experts(spec, tokens, size) + _decoded(setup) + scores
 
 
-def _compiled(setup: Setup, cut: Cut) -> int:
+def _compiled(setup: Setup, cut: BatchShape) -> int:
     """What libraries of products keep. oneDNN: a kernel for each shape of product and each number of tokens."""
     if setup.dtype.itemsize == 4:
         return FLOAT32_BUFFERS  # MKL compiles nothing
@@ -303,7 +303,7 @@ def _compiled(setup: Setup, cut: Cut) -> int:
     return KERNEL * min(KERNELS_KEPT, shapes * len(products) + chunks)
 
 
-def _compiled_by_document(setup: Setup, cut: Cut) -> int:
+def _compiled_by_document(setup: Setup, cut: BatchShape) -> int:
     """The same for attention in torch's own products: six of them, which meet about half the numbers of queries and of
     keys that a block can have (`veneer.model.windowed`)."""
     seen = _longest_seen(setup.spec, cut)
@@ -329,7 +329,7 @@ def _loading(setup: Setup) -> int:
     return mapped
 
 
-def _heap(setup: Setup, cut: Cut, moving: int, *, recompute: bool) -> int:
+def _heap(setup: Setup, cut: BatchShape, moving: int, *, recompute: bool) -> int:
     """What the allocator holds beyond the tensors.
 
     glibc takes blocks of up to 32 MB from one heap once a block of that size has been freed, and what is freed in the

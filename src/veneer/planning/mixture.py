@@ -13,7 +13,7 @@ from veneer.adapters.experts import prefixes
 from veneer.adapters.spec import LoraSpec
 from veneer.model.mixture import DOWN, GATE_UP, MixtureSpec, Routing
 from veneer.model.spec import DecoderSpec
-from veneer.planning.trained import Linear
+from veneer.planning.trained import LinearShape
 
 FLOAT, INDEX = 4, 8
 """Bytes of a float32 weight of routing, and of an int64 place."""
@@ -26,7 +26,9 @@ def has_experts(spec: DecoderSpec, layer: int) -> bool:
     return spec.mixture is not None and layer not in spec.mixture.dense
 
 
-def mixture_lines(spec: DecoderSpec, layer: int, lora: LoraSpec | None, adapted: Collection[str]) -> dict[str, Linear]:
+def mixture_lines(
+    spec: DecoderSpec, layer: int, lora: LoraSpec | None, adapted: Collection[str]
+) -> dict[str, LinearShape]:
     """Router, experts, and the experts' parameters with the updates on them, of one layer.
 
     Args:
@@ -42,15 +44,15 @@ def mixture_lines(spec: DecoderSpec, layer: int, lora: LoraSpec | None, adapted:
         return lora.rank_of(own) if lora is not None and own in adapted else 0
 
     router = f"{path}.{mixture.router}"
-    lines = {ROUTER: Linear(router, dim, mixture.experts, bias=mixture.router_bias, rank=rank(router))}
+    lines = {ROUTER: LinearShape(router, dim, mixture.experts, bias=mixture.router_bias, rank=rank(router))}
     sizes = {"gate_proj": (dim, mixture.inner), "up_proj": (dim, mixture.inner), "down_proj": (mixture.inner, dim)}
     for number in range(mixture.experts):
         for leaf, size in sizes.items():
             own = f"experts.{number}.{leaf}"
-            lines[own] = Linear(f"{path}.{own}", *size, bias=mixture.bias, rank=0)
+            lines[own] = LinearShape(f"{path}.{own}", *size, bias=mixture.bias, rank=0)
     updated = prefixes([name for name in (GATE_UP, DOWN) if rank(f"{path}.experts.{name}")])
     for name in (GATE_UP, DOWN):
-        lines[f"experts.{name}"] = Linear(
+        lines[f"experts.{name}"] = LinearShape(
             f"{path}.experts.{name}",
             mixture.inputs_of(name, dim),
             mixture.outputs_of(name, dim),
@@ -63,7 +65,7 @@ def mixture_lines(spec: DecoderSpec, layer: int, lora: LoraSpec | None, adapted:
 
 
 def kept_by_experts(
-    spec: DecoderSpec, lines: Mapping[str, Linear], tokens: int, size: int, *, learned: bool, full: bool
+    spec: DecoderSpec, lines: Mapping[str, LinearShape], tokens: int, size: int, *, learned: bool, full: bool
 ) -> int:
     """Bytes that the block keeps for backward, without the norm in front of it.
 

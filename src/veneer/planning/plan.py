@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from veneer.config import ComputeSection
-from veneer.planning.choose import Choice, CutFor, Limit, choose
+from veneer.planning.choose import CutFor, Limit, MicroBatchChoice, choose
 from veneer.planning.memory import MB
 from veneer.planning.setup import Setup
 from veneer.planning.time import Disk, Rate, disk, step_seconds
@@ -18,7 +18,7 @@ class Plan:
     """One run, foreseen."""
 
     setup: Setup
-    choice: Choice
+    choice: MicroBatchChoice
     limit: Limit
     rate: Rate
     steps: int

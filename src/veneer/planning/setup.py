@@ -21,11 +21,11 @@ from veneer.load import linear_shapes, norm_shapes
 from veneer.model.shape import Norm
 from veneer.model.spec import DecoderSpec
 from veneer.planning.mixture import has_experts, mixture_lines, share_of_experts
-from veneer.planning.trained import Linear, Shape, by_adapter, by_full, by_linear, norm_paths
+from veneer.planning.trained import LinearShape, Shape, by_adapter, by_full, by_linear, norm_paths
 from veneer.quant.schemes import skipped
 
 
-def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, Linear]]:
+def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, LinearShape]]:
     """The linear layers of every decoder layer by their last name, with the updates that `lora` puts on them.
 
     Raises:
@@ -35,13 +35,13 @@ def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, 
     adapted = set() if lora is None else set(lora.targets(target_paths(list(shapes), spec)))
     subtracted = lora is not None and lora.init in (Init.PISSA, Init.PISSA_FAST, Init.OLORA)
     saved = () if lora is None else lora.modules_to_save
-    layers: list[dict[str, Linear]] = [{} for _ in range(spec.num_layers)]
+    layers: list[dict[str, LinearShape]] = [{} for _ in range(spec.num_layers)]
     for path, (inputs, outputs, bias) in shapes.items():
         number = layer_number(path)
         assert number is not None
         if ".experts." in path:
             continue
-        layers[number][path.rpartition(".")[2]] = Linear(
+        layers[number][path.rpartition(".")[2]] = LinearShape(
             path,
             inputs,
             outputs,
@@ -79,7 +79,7 @@ class Setup:
     optimizer: OptimizerName = OptimizerName.ADAMW
     file_bytes: int = 4
     """An element's in the model's files; 4 is the most that is usual."""
-    linears: list[dict[str, Linear]] = field(init=False, repr=False, compare=False)
+    linears: list[dict[str, LinearShape]] = field(init=False, repr=False, compare=False)
     dense: frozenset[str] = field(init=False, repr=False, compare=False)
     """Paths of the linear layers that a quantised base keeps in `dtype`."""
 
@@ -235,7 +235,7 @@ class Setup:
         still = sum(line.rank * line.inputs for line in lines) if self.lora.factors is Factors.B else 0
         return self.trained_weights + still + sum(line.factors for line in lines if line.subtracted)
 
-    def learns(self, line: Linear) -> bool:
+    def learns(self, line: LinearShape) -> bool:
         """Whether anything of a linear layer is trained."""
         return self.full or any(True for _ in by_linear(line, self.lora))
 
@@ -262,7 +262,7 @@ class Setup:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cut:
+class BatchShape:
     """How tokens come: the largest micro-batch, and what a step is made of."""
 
     tokens: int
@@ -291,7 +291,7 @@ class Cut:
     @classmethod
     def of_rows(
         cls, length: int, micro_batch_tokens: int, rows: int, supervised: float = 1.0, longest: int | None = None
-    ) -> Cut:
+    ) -> BatchShape:
         """`rows` rows of one length in a step, of which the share `supervised` counts in the loss; the run has one row
         that is `longest`."""
         fit = max(1, min(rows, micro_batch_tokens // length))

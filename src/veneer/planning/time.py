@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from veneer.errors import ConfigError, nearest
 from veneer.planning.optimizer import state_bytes
-from veneer.planning.setup import Cut, Setup
+from veneer.planning.setup import BatchShape, Setup
 
 PROBE_SECONDS = 0.05
 CPU_EFFICIENCY = 0.8
@@ -109,7 +109,7 @@ def probe(setup: Setup) -> Rate:
     return Rate(2 * tokens * width * columns / best, efficiency, measured=True)
 
 
-def operations(setup: Setup, cut: Cut, *, recompute: bool) -> float:
+def operations(setup: Setup, cut: BatchShape, *, recompute: bool) -> float:
     """Floating-point operations of an average step.
 
     A frozen weight costs two for each token in forward and two in backward, a trained one two more. Recomputation adds
@@ -152,7 +152,7 @@ READ_TOKENS_GPU = 150.0
 DECODE_TOKENS_GPU = 150.0
 
 
-def step_seconds(setup: Setup, cut: Cut, rate: Rate, *, recompute: bool) -> float:
+def step_seconds(setup: Setup, cut: BatchShape, rate: Rate, *, recompute: bool) -> float:
     """Seconds of an average step."""
     work = operations(setup, cut, recompute=recompute) + cut.micro_batches * overhead_operations(setup)
     return work / (rate.flops * rate.efficiency)

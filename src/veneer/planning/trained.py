@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class LinearShape:
     """One linear layer of the decoder, and the rank of the adapter on it (0: none)."""
 
     path: str
@@ -57,7 +57,7 @@ def norm_paths(spec: DecoderSpec) -> list[str]:
     return list(dict.fromkeys(name.rpartition(".")[0] for name in norm_shapes(spec) if not name.endswith(".sinks")))
 
 
-def by_linear(line: Linear, lora: LoraSpec) -> Iterator[tuple[str, Shape]]:
+def by_linear(line: LinearShape, lora: LoraSpec) -> Iterator[tuple[str, Shape]]:
     """What an adapter trains of one linear layer, or of the head."""
     if line.saved:
         yield from _whole(line)
@@ -80,7 +80,7 @@ def by_linear(line: Linear, lora: LoraSpec) -> Iterator[tuple[str, Shape]]:
 
 
 def by_adapter(
-    spec: DecoderSpec, linears: Sequence[dict[str, Linear]], lora: LoraSpec, updated: frozenset[str]
+    spec: DecoderSpec, linears: Sequence[dict[str, LinearShape]], lora: LoraSpec, updated: frozenset[str]
 ) -> Iterator[tuple[str, Shape]]:
     """What an adapter trains.
 
@@ -100,7 +100,7 @@ def by_adapter(
     for line in chain.from_iterable(layer.values() for layer in linears):
         yield from by_linear(line, lora)
     if HEAD in updated:
-        yield from by_linear(Linear(HEAD, dim, vocab, False, lora.rank_of(HEAD)), lora)
+        yield from by_linear(LinearShape(HEAD, dim, vocab, False, lora.rank_of(HEAD)), lora)
     tables: dict[str, Shape] = {f"{path}.weight": (vocab, dim) for path in (EMBEDDING, HEAD)}
     for full_name, shape in (tables | norm_shapes(spec)).items():
         saved = any(names_path(name, full_name.rpartition(".")[0]) for name in lora.modules_to_save)
@@ -110,7 +110,7 @@ def by_adapter(
         yield f"{path}.{TOKENS}", (len(ids), dim)
 
 
-def by_full(spec: DecoderSpec, linears: Sequence[dict[str, Linear]]) -> Iterator[tuple[str, Shape]]:
+def by_full(spec: DecoderSpec, linears: Sequence[dict[str, LinearShape]]) -> Iterator[tuple[str, Shape]]:
     """Every weight of the model; a tied head's once."""
     shape = (spec.vocab_size, spec.hidden_size)
     yield f"{EMBEDDING}.weight", shape
@@ -121,7 +121,7 @@ def by_full(spec: DecoderSpec, linears: Sequence[dict[str, Linear]]) -> Iterator
     yield from norm_shapes(spec).items()
 
 
-def _whole(line: Linear) -> Iterator[tuple[str, Shape]]:
+def _whole(line: LinearShape) -> Iterator[tuple[str, Shape]]:
     if line.experts:
         return
     yield f"{line.path}.weight", (line.outputs, line.inputs)

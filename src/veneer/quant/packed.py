@@ -7,23 +7,15 @@ It meets the contract of a base linear (`forward`, `product`, `input_gradient`, 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from veneer.errors import ModelError
 from veneer.products import LowRank, inputs, outputs, through
-
-
-class HasModules(Protocol):
-    """Modules in any order."""
-
-    def modules(self) -> Iterator[nn.Module]:
-        """All modules."""
-        ...
 
 
 class PackedLinear(nn.Module):
@@ -69,11 +61,11 @@ class PackedLinear(nn.Module):
         """grad W (+ update), [*, out] to [*, in], with the weight decoded once more."""
         return inputs(grad, self.dequantize(grad.dtype), update)
 
-    def hold(self, dtype: torch.dtype) -> None:
-        """Keep the decoded weight until `release`; see `decoded_weights`."""
+    def keep_decoded(self, dtype: torch.dtype) -> None:
+        """Keep the decoded weight until `forget_decoded`; see `decoded_weights`."""
         self._decoded = self.dequantize(dtype)
 
-    def release(self) -> None:
+    def forget_decoded(self) -> None:
         """Forget the decoded weight."""
         self._decoded = None
 
@@ -103,24 +95,24 @@ class PackedLinear(nn.Module):
 
 
 @contextmanager
-def decoded_weights(model: HasModules, dtype: torch.dtype, limit: int) -> Iterator[None]:
+def decoded_weights(modules: Iterable[nn.Module], dtype: torch.dtype, limit: int) -> Iterator[None]:
     """Within the block every quantised layer keeps its decoded weight, if all of them take at most `limit` bytes.
 
     Generation multiplies a few rows at a time, so decoding would cost as much as the products; the values are the
     same. Training decodes at each use: there a weight meets thousands of rows, and memory is the point.
     """
-    layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    layers = [module for module in modules if isinstance(module, PackedLinear)]
     size = sum(layer.in_features * layer.out_features for layer in layers) * dtype.itemsize
     if size > limit:
         yield
         return
     try:
         for layer in layers:
-            layer.hold(dtype)
+            layer.keep_decoded(dtype)
         yield
     finally:
         for layer in layers:
-            layer.release()
+            layer.forget_decoded()
 
 
 def expect(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

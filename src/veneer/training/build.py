@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from veneer.adapters.eva import Documents, directions
+from veneer.adapters.eva import MeasuredDocuments, directions
 from veneer.adapters.experts import target_paths
-from veneer.adapters.inject import Sources, inject, linear_paths
+from veneer.adapters.inject import InitSources, inject, linear_paths
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.tables import grow
 from veneer.adapters.targets import EMBEDDING
@@ -142,7 +142,7 @@ def adapter_on(
         directions: what `measured_directions` found, where the start needs it.
     """
     lora = LoraSpec.of(config.lora, tied=model.spec.tied_head)
-    sources = Sources(original=lambda name: origin.read(name, torch.float32), directions=directions)
+    sources = InitSources(original=lambda name: origin.read(name, torch.float32), directions=directions)
     adapter = inject(model, lora, seed=config.train.seed, sources=sources)
     saved = tokenizer if config.lora.new_tokens else None
     return AdapterTraining(adapter, origin.source, config.revision, saved)
@@ -156,11 +156,11 @@ def measured_directions(config: RunConfig, rows: Rows, model: CausalLM) -> dict[
     lora = LoraSpec.of(config.lora, tied=model.spec.tied_head)
     source = PackedSteps(rows.train, config, by_length=model.spec.by_length)
     wanted = EVA_ROWS * max(model.spec.hidden_size, model.spec.intermediate_size)
-    documents: list[Documents] = []
+    documents: list[MeasuredDocuments] = []
     for step in range(1, source.total + 1):
         for batch in source.micro_batches(step):
             documents.append(
-                Documents(
+                MeasuredDocuments(
                     tokens=batch.tokens,
                     positions=batch.positions,
                     segments=batch.segments,

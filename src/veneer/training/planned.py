@@ -25,7 +25,7 @@ from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.planning.choose import device_bytes, limit_of
 from veneer.planning.estimate import Estimate, estimate, hf_linears
 from veneer.planning.plan import Plan, make_plan
-from veneer.planning.setup import Cut, Setup
+from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import Rate, card, probe, published
 from veneer.training.recommend import settle, settle_over
 from veneer.training.steps import PackedSteps, examples_per_step
@@ -65,7 +65,7 @@ def planned(
     source = PackedSteps(rows.train, config, by_length=spec.by_length)
     evaluated = rows.longest_eval
 
-    def cut_for(tokens: int) -> Cut:
+    def cut_for(tokens: int) -> BatchShape:
         return replace(source.cut(tokens), evaluated=evaluated)
 
     plan = make_plan(
@@ -176,8 +176,8 @@ def plan_of(config: RunConfig, device: str, expected: Expected) -> Plan:
     in_step = min(in_step, expected.rows)
     steps = config.train.steps or max(1, round((config.train.epochs or 1.0) * -(-expected.rows // in_step)))
 
-    def cut_for(tokens: int) -> Cut:
-        return Cut.of_rows(expected.tokens, tokens, in_step, longest=expected.longest)
+    def cut_for(tokens: int) -> BatchShape:
+        return BatchShape.of_rows(expected.tokens, tokens, in_step, longest=expected.longest)
 
     return make_plan(setup, config.compute, expected.longest, cut_for, limit, steps=steps, rate=rate)
 
@@ -213,7 +213,7 @@ def estimate_of(config: RunConfig, device: str, expected: Expected) -> Estimate 
         config.compute,
         longest,
         lambda tokens: (
-            source.cut(tokens) if source else Cut.of_rows(expected.tokens, tokens, supposed, longest=longest)
+            source.cut(tokens) if source else BatchShape.of_rows(expected.tokens, tokens, supposed, longest=longest)
         ),
         limit_of(config.compute, total),
         dtype=dtype,

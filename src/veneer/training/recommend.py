@@ -18,7 +18,7 @@ from veneer.enums import Method, OptimizerName
 from veneer.model.language import ModelSpec
 from veneer.model.spec import DecoderSpec
 from veneer.planning.setup import decoder_linears
-from veneer.planning.trained import Linear
+from veneer.planning.trained import LinearShape
 from veneer.training.steps import DEFAULT_EXAMPLES_PER_STEP
 
 BITS_PER_WEIGHT = 2.0
@@ -92,7 +92,7 @@ def recommended_rate(
     return Choice("train.learning_rate", rate, reason)
 
 
-def weights_per_rank(linears: Iterable[Mapping[str, Linear]]) -> tuple[int, int]:
+def weights_per_rank(linears: Iterable[Mapping[str, LinearShape]]) -> tuple[int, int]:
     """How many weights the adapters on these layers have for each unit of rank, and the largest rank for all of them.
 
     Args:
@@ -178,7 +178,7 @@ def steps_of(rows: int, train: TrainSection, examples: int) -> int:
 def settle_over(
     config: RunConfig,
     spec: ModelSpec,
-    linears: Callable[[LoraSpec], Sequence[Mapping[str, Linear]]],
+    linears: Callable[[LoraSpec], Sequence[Mapping[str, LinearShape]]],
     rows: int,
     completion: int,
 ) -> tuple[RunConfig, list[str]]:

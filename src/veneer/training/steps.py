@@ -13,7 +13,7 @@ from veneer.data.chat import Example
 from veneer.enums import Backend, Method
 from veneer.errors import ConfigError
 from veneer.padding import OWN_PAD_TO_MULTIPLE_OF, PAD_TO_MULTIPLE_OF, pad_to_multiple
-from veneer.planning.setup import Cut
+from veneer.planning.setup import BatchShape
 from veneer.products import compiled
 
 DEFAULT_EXAMPLES_PER_STEP = 8
@@ -93,14 +93,14 @@ class PackedSteps:
         (batch,) = self._pack(members, sum(self._lengths))
         return batch
 
-    def cut(self, micro_batch_tokens: int) -> Cut:
+    def cut(self, micro_batch_tokens: int) -> BatchShape:
         """What the run's steps are made of when a micro-batch has at most so many tokens."""
         bins = self._bins(micro_batch_tokens)
         members, shared = self._largest(bins)
         rows = [index for step in bins for places in step for index in places]
         steps = len(bins)
         lengths = np.array(self._lengths)[rows].astype(np.float64)
-        return Cut(
+        return BatchShape(
             tokens=self._laid(members, shared),
             documents=len(members),
             longest=max(self._lengths[index] for index in members),

@@ -18,7 +18,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import spec_from_hf
 from veneer.planning.memory import memory
 from veneer.planning.optimizer import state_bytes
-from veneer.planning.setup import Cut, Setup
+from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import disk
 from veneer.training.run import RunResult, train
 
@@ -109,7 +109,7 @@ def test_the_planned_state_is_the_state(method: str, name: OptimizerName, finish
     setup = Setup.of(config, spec_from_hf(open_checkpoint(tiny_model).config), torch.float32, "cpu", 1)
     state = load_file(result.output / "checkpoints" / "step-000016" / "optimizer.safetensors")
     assert state_bytes(setup) == sum(tensor.nbytes for tensor in state.values())
-    assert memory(setup, Cut.of_rows(64, 64, 1), recompute=False).optimizer == state_bytes(setup)
+    assert memory(setup, BatchShape.of_rows(64, 64, 1), recompute=False).optimizer == state_bytes(setup)
     assert disk(setup).checkpoint == disk(setup).result + state_bytes(setup)
     shapes = sorted(tuple(shape) for _, shape in setup.trained)
     assert shapes == sorted(tuple(p.shape) for p in result.trainable.named().values())

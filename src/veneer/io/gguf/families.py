@@ -29,7 +29,7 @@ from veneer.io.gguf.names import (
     QKV_BIAS,
     STABLELM_NORMS,
     WIDE_QK_NORMS,
-    Bias,
+    BiasRow,
     Head,
     Names,
 )
@@ -124,8 +124,8 @@ def _gpt_oss(config: Config) -> dict[str, Any]:
 
 LOCAL_EXPERTS = Setting("num_local_experts", "expert_count", int)
 TOP_K = Setting("num_experts_per_tok", "expert_used_count", int)
-_PLAIN_BIAS = (Bias(ALL_BIAS, "attention_bias"), Bias(MLP_BIAS, "mlp_bias"))
-_NO_BIAS = (Bias(ALL_BIAS, "attention_bias", carried=False),)
+_PLAIN_BIAS = (BiasRow(ALL_BIAS, "attention_bias"), BiasRow(MLP_BIAS, "mlp_bias"))
+_NO_BIAS = (BiasRow(ALL_BIAS, "attention_bias", carried=False),)
 
 _ALL = (
     Family(
@@ -139,7 +139,7 @@ _ALL = (
         architecture="qwen2",
         model_types=("qwen2",),
         class_name="Qwen2ForCausalLM",
-        names=Names(rows=(*NORMS, *ATTENTION, *FEED_FORWARD), biases=(Bias(QKV_BIAS),)),
+        names=Names(rows=(*NORMS, *ATTENTION, *FEED_FORWARD), biases=(BiasRow(QKV_BIAS),)),
         granted=_whole_heads,
     ),
     Family(
@@ -214,7 +214,7 @@ _ALL = (
         class_name="SmolLM3ForCausalLM",
         names=Names(
             rows=(*NORMS, *ATTENTION, *FEED_FORWARD),
-            biases=(*_NO_BIAS, Bias(MLP_BIAS, "mlp_bias", carried=False)),
+            biases=(*_NO_BIAS, BiasRow(MLP_BIAS, "mlp_bias", carried=False)),
             interleaved=True,
         ),
         defaults={"rope_theta": 2_000_000.0, "tie_word_embeddings": True},
@@ -252,7 +252,7 @@ _ALL = (
         class_name="StableLmForCausalLM",
         names=Names(
             rows=(*STABLELM_NORMS, *ATTENTION, *FEED_FORWARD),
-            biases=(Bias(QKV_BIAS, "use_qkv_bias"), Bias(("attn_norm", "ffn_norm", "output_norm"))),
+            biases=(BiasRow(QKV_BIAS, "use_qkv_bias"), BiasRow(("attn_norm", "ffn_norm", "output_norm"))),
             head=Head.ALWAYS,
         ),
         settings=(LAYER_NORM,),
@@ -288,7 +288,7 @@ _ALL = (
         architecture="gpt-oss",
         model_types=("gpt_oss",),
         class_name="GptOssForCausalLM",
-        names=Names(rows=(*GPT_OSS, *ATTENTION), biases=(Bias((*ALL_BIAS, *EXPERT_BIAS)),), head=Head.ALWAYS),
+        names=Names(rows=(*GPT_OSS, *ATTENTION), biases=(BiasRow((*ALL_BIAS, *EXPERT_BIAS)),), head=Head.ALWAYS),
         settings=(RMS, WINDOW, LOCAL_EXPERTS, TOP_K),
         defaults={
             "head_dim": 64,

@@ -27,7 +27,7 @@ class Head(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TensorRow:
     """One tensor of a layer, or of the model."""
 
     theirs: str
@@ -43,7 +43,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Bias:
+class BiasRow:
     """Biases of some rows."""
 
     of: tuple[str, ...]
@@ -74,65 +74,65 @@ _NORM, _HEAD_NORM = ("hidden",), ("head_dim",)
 _Q, _K = ("query", "hidden"), ("key", "hidden")
 
 ATTENTION = (
-    Row("self_attn.q_proj", "attn_q", _Q),
-    Row("self_attn.k_proj", "attn_k", _K),
-    Row("self_attn.v_proj", "attn_v", _K),
-    Row("self_attn.o_proj", "attn_output", ("hidden", "query")),
+    TensorRow("self_attn.q_proj", "attn_q", _Q),
+    TensorRow("self_attn.k_proj", "attn_k", _K),
+    TensorRow("self_attn.v_proj", "attn_v", _K),
+    TensorRow("self_attn.o_proj", "attn_output", ("hidden", "query")),
 )
 FEED_FORWARD = (
-    Row("mlp.gate_proj", "ffn_gate", ("inner", "hidden")),
-    Row("mlp.up_proj", "ffn_up", ("inner", "hidden")),
-    Row("mlp.down_proj", "ffn_down", ("hidden", "inner")),
+    TensorRow("mlp.gate_proj", "ffn_gate", ("inner", "hidden")),
+    TensorRow("mlp.up_proj", "ffn_up", ("inner", "hidden")),
+    TensorRow("mlp.down_proj", "ffn_down", ("hidden", "inner")),
 )
 NORMS = (
-    Row("input_layernorm", "attn_norm", _NORM),
-    Row("post_attention_layernorm", "ffn_norm", _NORM),
+    TensorRow("input_layernorm", "attn_norm", _NORM),
+    TensorRow("post_attention_layernorm", "ffn_norm", _NORM),
 )
 QK_NORMS = (
-    Row("self_attn.q_norm", "attn_q_norm", _HEAD_NORM),
-    Row("self_attn.k_norm", "attn_k_norm", _HEAD_NORM),
+    TensorRow("self_attn.q_norm", "attn_q_norm", _HEAD_NORM),
+    TensorRow("self_attn.k_norm", "attn_k_norm", _HEAD_NORM),
 )
 WIDE_QK_NORMS = (
-    Row("self_attn.q_norm", "attn_q_norm", ("query",)),
-    Row("self_attn.k_norm", "attn_k_norm", ("key",)),
+    TensorRow("self_attn.q_norm", "attn_q_norm", ("query",)),
+    TensorRow("self_attn.k_norm", "attn_k_norm", ("key",)),
 )
 AFTER_NORMS = (
-    Row("post_attention_layernorm", "post_attention_norm", _NORM),
-    Row("post_feedforward_layernorm", "post_ffw_norm", _NORM),
+    TensorRow("post_attention_layernorm", "post_attention_norm", _NORM),
+    TensorRow("post_feedforward_layernorm", "post_ffw_norm", _NORM),
 )
 GEMMA_NORMS = (
-    Row("input_layernorm", "attn_norm", _NORM),
-    Row("pre_feedforward_layernorm", "ffn_norm", _NORM),
+    TensorRow("input_layernorm", "attn_norm", _NORM),
+    TensorRow("pre_feedforward_layernorm", "ffn_norm", _NORM),
     *AFTER_NORMS,
 )
 COHERE_NORMS = (
-    Row("input_layernorm", "attn_norm", _NORM),
-    Row("self_attn.q_norm", "attn_q_norm", ("heads", "head_dim"), when="use_qk_norm"),
-    Row("self_attn.k_norm", "attn_k_norm", ("kv_heads", "head_dim"), when="use_qk_norm"),
+    TensorRow("input_layernorm", "attn_norm", _NORM),
+    TensorRow("self_attn.q_norm", "attn_q_norm", ("heads", "head_dim"), when="use_qk_norm"),
+    TensorRow("self_attn.k_norm", "attn_k_norm", ("kv_heads", "head_dim"), when="use_qk_norm"),
 )
 STABLELM_NORMS = (
-    Row("input_layernorm", "attn_norm", _NORM),
-    Row("post_attention_layernorm", "ffn_norm", _NORM, when="!use_parallel_residual"),
-    Row("self_attn.q_layernorm.norms.*", "attn_q_norm", ("heads", "head_dim"), when="qk_layernorm"),
-    Row("self_attn.k_layernorm.norms.*", "attn_k_norm", ("kv_heads", "head_dim"), when="qk_layernorm"),
+    TensorRow("input_layernorm", "attn_norm", _NORM),
+    TensorRow("post_attention_layernorm", "ffn_norm", _NORM, when="!use_parallel_residual"),
+    TensorRow("self_attn.q_layernorm.norms.*", "attn_q_norm", ("heads", "head_dim"), when="qk_layernorm"),
+    TensorRow("self_attn.k_layernorm.norms.*", "attn_k_norm", ("kv_heads", "head_dim"), when="qk_layernorm"),
 )
 FUSED = (
-    Row("self_attn.qkv_proj", "attn_qkv", ("query_and_keys", "hidden")),
-    Row("self_attn.o_proj", "attn_output", ("hidden", "query")),
-    Row("mlp.gate_up_proj", "ffn_up", ("twice_inner", "hidden")),
-    Row("mlp.down_proj", "ffn_down", ("hidden", "inner")),
+    TensorRow("self_attn.qkv_proj", "attn_qkv", ("query_and_keys", "hidden")),
+    TensorRow("self_attn.o_proj", "attn_output", ("hidden", "query")),
+    TensorRow("mlp.gate_up_proj", "ffn_up", ("twice_inner", "hidden")),
+    TensorRow("mlp.down_proj", "ffn_down", ("hidden", "inner")),
 )
 EXPERTS = (
-    Row("mlp.gate", "ffn_gate_inp", ("experts", "hidden")),
-    Row("mlp.experts.*.gate_proj", "ffn_gate_exps", ("experts", "expert_inner", "hidden")),
-    Row("mlp.experts.*.up_proj", "ffn_up_exps", ("experts", "expert_inner", "hidden")),
-    Row("mlp.experts.*.down_proj", "ffn_down_exps", ("experts", "hidden", "expert_inner")),
+    TensorRow("mlp.gate", "ffn_gate_inp", ("experts", "hidden")),
+    TensorRow("mlp.experts.*.gate_proj", "ffn_gate_exps", ("experts", "expert_inner", "hidden")),
+    TensorRow("mlp.experts.*.up_proj", "ffn_up_exps", ("experts", "expert_inner", "hidden")),
+    TensorRow("mlp.experts.*.down_proj", "ffn_down_exps", ("experts", "hidden", "expert_inner")),
 )
 GPT_OSS = (
-    Row("input_layernorm", "attn_norm", _NORM),
-    Row("post_attention_layernorm", "post_attention_norm", _NORM),
-    Row("self_attn.sinks", "attn_sinks", ("heads",), bare=True),
-    Row("mlp.router", "ffn_gate_inp", ("experts", "hidden")),
+    TensorRow("input_layernorm", "attn_norm", _NORM),
+    TensorRow("post_attention_layernorm", "post_attention_norm", _NORM),
+    TensorRow("self_attn.sinks", "attn_sinks", ("heads",), bare=True),
+    TensorRow("mlp.router", "ffn_gate_inp", ("experts", "hidden")),
     *EXPERTS[1:],
 )
 QKV_BIAS = ("attn_q", "attn_k", "attn_v")
@@ -148,9 +148,9 @@ TOKEN_EMBEDDING, OUTPUT, OUTPUT_NORM = "token_embd.weight", "output.weight", "ou
 class Names:
     """The tensors of a family."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[TensorRow, ...]
     """Of a layer."""
-    biases: tuple[Bias, ...] = ()
+    biases: tuple[BiasRow, ...] = ()
     head: Head = Head.OPTIONAL
     interleaved: bool = False
     """Whether the rows of q and k are."""
@@ -195,7 +195,7 @@ def pieces(names: Names, config: Mapping[str, Any]) -> list[Piece]:
             if row.when and bool(config[row.when.removeprefix("!")]) is row.when.startswith("!"):
                 continue
             found += _of_row(names, row, extent, f"model.layers.{layer}.", f"blk.{layer}.", biased)
-    found += _of_row(names, Row(FINAL_NORM, OUTPUT_NORM, _NORM), extent, "", "", biased)
+    found += _of_row(names, TensorRow(FINAL_NORM, OUTPUT_NORM, _NORM), extent, "", "", biased)
     if not config["tie_word_embeddings"]:
         found.append(Piece(OUTPUT, table, (HEAD,)))
     elif names.head is Head.ALWAYS:
@@ -204,7 +204,7 @@ def pieces(names: Names, config: Mapping[str, Any]) -> list[Piece]:
 
 
 def _of_row(
-    names: Names, row: Row, extent: Mapping[str, int], their_prefix: str, our_prefix: str, biased: set[str]
+    names: Names, row: TensorRow, extent: Mapping[str, int], their_prefix: str, our_prefix: str, biased: set[str]
 ) -> list[Piece]:
     shape = tuple(extent[name] for name in row.shape)
     heads = {"attn_q": extent["heads"], "attn_k": extent["kv_heads"]}.get(row.ours, 0) if names.interleaved else 0

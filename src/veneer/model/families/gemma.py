@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from veneer.errors import ModelError
-from veneer.model.families.reading import (
+from veneer.model.families.fields import (
     FULL,
     SLIDING,
     Config,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from veneer.errors import ModelError
-from veneer.model.families.reading import (
+from veneer.model.families.fields import (
     FULL,
     OTHERWISE,
     SLIDING,

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from veneer.errors import ModelError
-from veneer.model.families.llama import llama
-from veneer.model.families.reading import (
+from veneer.model.families.fields import (
     FULL,
     SLIDING,
     Config,
@@ -24,6 +23,7 @@ from veneer.model.families.reading import (
     window,
     windowed,
 )
+from veneer.model.families.llama import llama
 from veneer.model.mixture import Clamp, MixtureSpec, Routing, check_mixture
 from veneer.model.shape import DecoderSpec, HeadNorm, LayerSpec, Mixing, Norm
 
