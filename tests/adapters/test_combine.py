@@ -13,7 +13,6 @@ import pytest
 import torch
 from click.testing import CliRunner
 from torch import Tensor
-from veneer.commands.making import KINDS
 
 from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
 from veneer.adapters.arithmetic import CombinationType, Majority, Sum, Update, pruned
@@ -21,6 +20,7 @@ from veneer.adapters.combine import Combination, Weighted, combine
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, read_config, read_tensors, save_adapter
 from veneer.cli import main
+from veneer.commands.combine import KINDS
 from veneer.enums import Bias
 from veneer.errors import AdapterError
 
