@@ -1,15 +1,71 @@
-"""What happens in a run, as typed events: one line of JSON each in `events.jsonl`, and a call to each subscriber."""
+"""What happens while a verb works, as typed events: one vocabulary for all verbs.
+
+Every verb takes `subscribers`, each of which is called with every event. The terminal is one of them
+(`veneer.screens.events`), `--json` is another, and a run's `events.jsonl` is written in the same form: one line of JSON
+for each event.
+
+- Stages (`StageBegun`, `StageProgress`, `StageEnded`): whatever takes a while, with rate and time left.
+- `Note`: a sentence that the user should know, or be warned of.
+- Training: `RunStarted`, `StepDone`, `Evaluated`, `CheckpointSaved`, `RunFinished`.
+- Several runs, in a comparison or a sweep: `RunsJoined`, `RunDone`, `RunFailed`, and `RunEvent`, which carries what
+  happens in one of them.
+- `Result`: what a verb found, as plain values, when it is done.
+"""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO, get_args
 
 from veneer.errors import OutputError
+
+INTERVAL = 0.1
+"""Least seconds between two `StageProgress` of a stage."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageBegun:
+    """Something begins that may take a while."""
+
+    stage: str
+    """What is done, as a person reads it: "loading model/"."""
+    total: int | None = None
+    """The number of units in the whole stage; None where it is not known."""
+    unit: str = ""
+    """What is counted, in the plural: "tensors", "rows"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageProgress:
+    """How far a stage is. It is told at most ten times a second, and is not written to `events.jsonl`."""
+
+    stage: str
+    done: int
+    """The number of units that are done."""
+    total: int | None
+    """The number of units in the whole stage; None where it is not known."""
+    unit: str
+    rate: float
+    """Units in a second, since the stage began."""
+    seconds_left: float | None
+    """Seconds until the stage ends, at that rate; None where the total is not known."""
+    item: str = ""
+    """What is worked on now: the name of a tensor."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageEnded:
+    """A stage is done. A stage that fails ends with the verb's error instead."""
+
+    stage: str
+    seconds: float
+    """Seconds that the stage took."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,13 +74,15 @@ class RunStarted:
 
     method: str
     steps: int
-    """Steps in the whole run."""
+    """The number of steps in the whole run."""
     resumed_at: int
-    """Steps that were done already."""
+    """The number of steps that were done already."""
     examples: int
+    """The number of training rows."""
     trainable: int
-    """Trainable parameters."""
+    """The number of trainable parameters."""
     learning_rate: float
+    """The peak learning rate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,19 +90,22 @@ class StepDone:
     """One optimiser step."""
 
     step: int
-    """1-based."""
+    """The step's number; the first is 1."""
     epoch: float
+    """Passes over the training rows that are done."""
     loss: float
-    """Mean over the step's supervised tokens, nats."""
+    """The loss of this step alone: the mean over its supervised tokens, in nats."""
     grad_norm: float
-    """Before clipping."""
+    """The norm of the gradient before clipping."""
     learning_rate: float
     tokens: int
+    """The number of tokens in the step's rows."""
     supervised: int
-    """Tokens that count in the loss."""
+    """The number of tokens that count in the loss."""
     seconds: float
+    """Seconds that the step took."""
     memory_mb: float
-    """Peak resident (CPU) or allocated (GPU) memory so far."""
+    """Peak memory so far, in MB: resident on a CPU, allocated on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,9 +114,11 @@ class Evaluated:
 
     step: int
     loss: float
+    """The mean over the supervised tokens of the evaluation rows, in nats."""
     best: bool
     """Whether it is the lowest so far."""
     seconds: float
+    """Seconds that the evaluation took."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +127,19 @@ class CheckpointSaved:
 
     step: int
     path: str
+    """The checkpoint's folder."""
     bytes: int
+    """The size of its files."""
     seconds: float
+    """Seconds that writing it took."""
+
+
+class Level(StrEnum):
+    """How much a note matters."""
+
+    NOTE = "note"
+    WARNING = "warning"
+    """The result may not be what the user expects."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +147,7 @@ class Note:
     """Something that the user should know, in a sentence."""
 
     message: str
+    level: Level = Level.NOTE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,8 +163,147 @@ class RunFinished:
     best_loss: float | None = None
 
 
-Event = RunStarted | StepDone | Evaluated | CheckpointSaved | Note | RunFinished
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunsJoined:
+    """Some runs of a sweep are trained together from here on, over one base."""
+
+    runs: tuple[str, ...]
+    """The names of the runs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunDone:
+    """A run of a comparison or a sweep is complete, and scored where it is to be scored."""
+
+    run: str
+    before: bool
+    """Whether it was complete before this call, so that nothing was done."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFailed:
+    """A run of a comparison or a sweep could not be completed."""
+
+    run: str
+    message: str
+    """The reason."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What a verb found. It is the last event of every verb but `train`, whose last event is `RunFinished`."""
+
+    verb: str
+    values: Mapping[str, Any]
+    """The result as plain values, which JSON can hold."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunEvent:
+    """Something that happens in one of several runs."""
+
+    run: str
+    """The name of the run."""
+    event: Event
+
+
+Event = (
+    StageBegun | StageProgress | StageEnded | Note | RunStarted | StepDone | Evaluated | CheckpointSaved | RunFinished
+    | RunsJoined | RunDone | RunFailed | RunEvent | Result
+)  # fmt: skip
 Subscriber = Callable[[Event], None]
+KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
+
+
+def broadcast(subscribers: Sequence[Subscriber]) -> Subscriber:
+    """One subscriber that passes every event on to all of `subscribers`, in their order."""
+
+    def tell(event: Event) -> None:
+        for subscriber in subscribers:
+            subscriber(event)
+
+    return tell
+
+
+def of_run(run: str, emit: Subscriber) -> Subscriber:
+    """A subscriber for the events of one of several runs: each is passed on under the run's name."""
+    return lambda event: emit(RunEvent(run=run, event=event))
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """An event as plain values: its kind under `event`, and its fields. A run's event has the run's name as well."""
+    if isinstance(event, RunEvent):
+        return {**to_json(event.event), "run": event.run}
+    return {"event": type(event).__name__, **asdict(event)}
+
+
+def from_json(values: Mapping[str, Any]) -> Event | None:
+    """The event that `to_json` made `values` of, unless it was a `RunEvent`; None where there is no such event."""
+    kind = KINDS.get(str(values.get("event")))
+    if kind is None:
+        return None
+    known = {one.name for one in fields(kind)}
+    given = {key: value for key, value in values.items() if key in known}
+    if kind is Note and "level" in given:
+        given["level"] = Level(given["level"])
+    try:
+        return kind(**given)
+    except TypeError:  # a field is missing: not one of ours
+        return None
+
+
+class Stage:
+    """Tells a subscriber that a stage begins, how far it is and that it has ended. Use as a context manager.
+
+    Args:
+        emit: told of the stage.
+        name: what is done, as a person reads it.
+        total: the number of units in the whole stage, where it is known.
+        unit: what is counted, in the plural.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        emit: Subscriber,
+        name: str,
+        *,
+        total: int | None = None,
+        unit: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._emit, self._name, self._total, self._unit, self._clock = emit, name, total, unit, clock
+        self._done = 0
+        self._begun = self._told = clock()
+
+    def __enter__(self) -> Stage:
+        self._emit(StageBegun(stage=self._name, total=self._total, unit=self._unit))
+        self._begun = self._told = self._clock()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._emit(StageEnded(stage=self._name, seconds=self._clock() - self._begun))
+
+    def advance(self, count: int = 1, item: str = "") -> None:
+        """Say that `count` more units are done (0 says what is worked on now)."""
+        self._done += count
+        now = self._clock()
+        if now - self._told < INTERVAL and self._done != self._total:
+            return
+        self._told = now
+        rate = self._done / max(now - self._begun, 1e-9)
+        left = None
+        if self._total is not None and rate > 0:
+            left = max(0, self._total - self._done) / rate
+        self._emit(
+            StageProgress(
+                stage=self._name, done=self._done, total=self._total, unit=self._unit, rate=rate, seconds_left=left,
+                item=item,
+            )
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -116,13 +330,14 @@ class EventLog:
             self._file.close()
 
     def emit(self, event: Event) -> None:
-        """Write one event and pass it on.
+        """Write one event and pass it on. A stage's progress is only passed on.
 
         Raises:
             OutputError: the line could not be written (a full disk, say).
         """
-        if self._file is not None:
-            line = json.dumps({"event": type(event).__name__, "time": round(time.time(), 3), **asdict(event)})
+        if self._file is not None and not isinstance(event, StageProgress):
+            values = to_json(event)
+            line = json.dumps({"event": values.pop("event"), "time": round(time.time(), 3), **values})
             self._write(line.encode() + b"\n")
         for subscriber in self.subscribers:
             subscriber(event)

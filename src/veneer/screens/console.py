@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 
 from rich.console import Console
+from rich.text import Text
 
 
 def console() -> Console:
-    """Where people read: standard error."""
+    """Where people read: standard error. Colours are left out where NO_COLOR asks for it."""
     return Console(stderr=True)
+
+
+def say(screen: Console, message: str, style: str = "") -> None:
+    """Print a message: wrapped between words in a terminal, one line in a log.
+
+    A word that is longer than a line (a path, say) is left to the terminal, so that it can be copied in one piece.
+    """
+    screen.print(Text(message, style=style, overflow="ignore"), soft_wrap=not screen.is_terminal)
 
 
 def write_to_stderr(text: str) -> None:

@@ -14,6 +14,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def rate(value: float) -> str:
+    """Things in a second, to three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def number(name: str, value: float) -> str:
     """A measure's value in its unit."""
     return f"{100 * value:.1f} %" if name in PERCENT else f"{value:.3f}"

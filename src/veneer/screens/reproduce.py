@@ -10,7 +10,7 @@ from rich.text import Text
 from veneer.errors import listing
 from veneer.reproduction.run import Reproduction, reproduce
 from veneer.screens.console import console, write_to_stderr
-from veneer.screens.train import TrainingDisplay
+from veneer.screens.events import EventScreen
 from veneer.training.interrupt import interruptible
 
 
@@ -26,7 +26,7 @@ def reproduce_visibly(
 
     with (
         interruptible(lambda: write_to_stderr("\nstopping after this step\n")) as stop,
-        TrainingDisplay(screen) as display,
+        EventScreen(screen) as display,
     ):
         found = reproduce(
             run, output=output, model=model, data=data, eval_data=eval_data, subscribers=[display], stop=stop,

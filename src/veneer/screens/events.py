@@ -1,0 +1,234 @@
+"""The terminal as a subscriber: bars in a terminal, lines in a log, and a line for what is worth one.
+
+In a terminal every stage and every run has a bar, which goes when it has ended. In a log (standard error is no
+terminal) a stage that takes longer than `LOG_FIRST` seconds gets lines with rate and time left, so that nobody has to
+guess whether a program that says nothing still works.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+
+from veneer.events import (
+    Evaluated,
+    Event,
+    Level,
+    Note,
+    RunDone,
+    RunEvent,
+    RunFailed,
+    RunFinished,
+    RunsJoined,
+    RunStarted,
+    StageBegun,
+    StageEnded,
+    StageProgress,
+    StepDone,
+)
+from veneer.screens.console import say
+from veneer.screens.figures import duration, rate
+
+LOG_FIRST = 2.0
+"""Seconds until the first line of a stage in a log."""
+LOG_EVERY = 10.0
+"""Least seconds between two lines of a stage in a log; of a long stage, a tenth of the time that has passed."""
+LOG_STEPS = 30.0
+"""Most seconds of training without a line in a log, if steps are shorter."""
+LOG_LINES = 10
+"""Least lines of a whole run in a log, if it has as many steps."""
+
+
+@dataclass(slots=True)
+class _Shown:
+    """A stage that is shown."""
+
+    task: TaskID
+    begun: float
+    """When it began, by the clock."""
+    next: float
+    """When the next line in the log is due, by the clock."""
+    lines: int = 0
+    """Lines in the log so far."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run that is shown."""
+
+    task: TaskID
+    steps: int
+    resumed_at: int
+    tokens: int = 0
+    seconds: float = 0.0
+    """Seconds of this session's steps."""
+    unsaid: float = 0.0
+    """Seconds of training since the last line in the log."""
+    losses: list[float] = field(default_factory=list)
+    """Losses of the steps since the last line in the log."""
+
+
+class EventScreen:
+    """Shows the events of any verb. Use as a context manager.
+
+    Args:
+        console: where it is shown.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic):
+        self.console, self._clock = console, clock
+        self._bars = Progress(
+            TextColumn("[bold]{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1)),
+            BarColumn(bar_width=10),
+            TextColumn("{task.fields[facts]}", table_column=Column(no_wrap=True)),
+            console=console,
+            disable=not console.is_terminal,
+            expand=True,
+        )
+        self._stages: dict[tuple[str, str], _Shown] = {}
+        self._runs: dict[str, _Run] = {}
+
+    def __enter__(self) -> EventScreen:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._bars.task_ids:
+            self._bars.remove_task(task)
+        self._bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case RunEvent():
+                self._show(event.run, event.event)
+            case RunsJoined():
+                say(self.console, f"training {len(event.runs)} together: {', '.join(event.runs)}")
+            case RunDone():
+                say(self.console, f"{event.run}: done{' before' if event.before else ''}")
+            case RunFailed():
+                say(self.console, f"{event.run}: {event.message}")
+            case _:
+                self._show("", event)
+
+    def _show(self, run: str, event: Event) -> None:
+        match event:
+            case StageBegun():
+                self._begin(run, event)
+            case StageProgress():
+                self._advance(run, event)
+            case StageEnded():
+                self._end(run, event)
+            case RunStarted():
+                self._start(run, event)
+            case StepDone():
+                self._step(run, event)
+            case Evaluated():
+                best = ", the best so far" if event.best else ""
+                self._say(run, f"step {event.step:,}: evaluation loss {event.loss:.4f}{best}")
+            case Note():
+                self._note(run, event)
+            case RunFinished():
+                self._finish(run, event)
+
+    def _say(self, run: str, message: str) -> None:
+        say(self.console, _named(run, message))
+
+    def _note(self, run: str, note: Note) -> None:
+        if note.level is Level.WARNING:
+            say(self.console, _named(run, f"warning: {note.message}"), style="yellow")
+        elif not run:
+            # Of several runs all would say nearly the same: their logs have it.
+            say(self.console, note.message)
+
+    def _begin(self, run: str, event: StageBegun) -> None:
+        now = self._clock()
+        task = self._bars.add_task(_named(run, event.stage), total=event.total, facts="")
+        self._stages[run, event.stage] = shown = _Shown(task, now, now + LOG_FIRST)
+        if event.total is None and not run and not self.console.is_terminal:
+            self._say(run, event.stage)
+            shown.lines = 1
+
+    def _advance(self, run: str, event: StageProgress) -> None:
+        shown = self._stages.get((run, event.stage))
+        if shown is None:
+            return
+        facts = _facts(event)
+        self._bars.update(shown.task, completed=event.done, facts=facts)
+        now = self._clock()
+        if not self.console.is_terminal and now >= shown.next:
+            self._say(run, f"{event.stage}: {facts}")
+            shown.next = now + max(LOG_EVERY, (now - shown.begun) / 10)
+            shown.lines += 1
+
+    def _end(self, run: str, event: StageEnded) -> None:
+        shown = self._stages.pop((run, event.stage), None)
+        if shown is None:
+            return
+        self._bars.remove_task(shown.task)
+        if shown.lines and event.seconds >= LOG_FIRST:
+            self._say(run, f"{event.stage}: done in {duration(event.seconds)}")
+
+    def _start(self, run: str, event: RunStarted) -> None:
+        resumed = f", going on after step {event.resumed_at:,}" if event.resumed_at else ""
+        if not run:
+            self._say(
+                run,
+                f"{event.method}: {event.trainable:,} trainable parameters, {event.examples:,} rows, "
+                f"{event.steps:,} steps, peak learning rate {event.learning_rate:.3g}{resumed}",
+            )
+        task = self._bars.add_task(
+            run or "training", total=event.steps, completed=event.resumed_at, facts=f"{event.resumed_at}/{event.steps}"
+        )
+        self._runs[run] = _Run(task, event.steps, event.resumed_at)
+
+    def _step(self, run: str, event: StepDone) -> None:
+        known = self._runs.get(run)
+        if known is None:
+            return
+        known.tokens += event.tokens
+        known.seconds += event.seconds
+        known.unsaid += event.seconds
+        known.losses.append(event.loss)
+        left = (known.steps - event.step) * known.seconds / max(1, event.step - known.resumed_at)
+        speed = f"{known.tokens / max(known.seconds, 1e-9):,.0f} tok/s  {event.memory_mb:,.0f} MB"
+        count = f"{event.step}/{known.steps}"
+        facts = f"{count}  loss {event.loss:.3f}  {speed}  left {duration(left)}"
+        self._bars.update(known.task, completed=event.step, facts=facts)
+        tenth = event.step % max(1, known.steps // LOG_LINES) == 0
+        if not self.console.is_terminal and (tenth or known.unsaid >= LOG_STEPS):
+            mean = f"  mean of {len(known.losses)} steps {sum(known.losses) / len(known.losses):.3f}"
+            mean = mean if len(known.losses) > 1 else ""
+            self._say(run, f"step {count}  loss {event.loss:.3f}{mean}  {speed}  left {duration(left)}")
+            known.unsaid, known.losses = 0.0, []
+
+    def _finish(self, run: str, event: RunFinished) -> None:
+        known = self._runs.pop(run, None)
+        if known is not None:
+            self._bars.remove_task(known.task)
+        if run and event.reason != "complete":
+            self._say(run, f"{event.reason} after step {event.step:,}")
+        elif not run and event.reason == "complete":
+            self._say(run, f"trained {event.step:,} steps in {duration(event.seconds)}, peak {event.memory_mb:,.0f} MB")
+
+
+def _named(run: str, message: str) -> str:
+    return f"{run}: {message}" if run else message
+
+
+def _facts(event: StageProgress) -> str:
+    """How far a stage is: "120 of 272 tensors, 30 tensors/s, 5.1 s left"."""
+    of = "" if event.total is None else f" of {event.total:,}"
+    facts = [f"{event.done:,}{of} {event.unit}".rstrip(), f"{rate(event.rate)}/s"]
+    if event.seconds_left is not None:
+        facts.append(f"{duration(event.seconds_left)} left")
+    return ", ".join(facts)
