@@ -20,16 +20,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from paper_tasks import TASKS, Absent, Size, Task
 
 from veneer.charts import Series, points_chart
-from veneer.comparison.order import Order, Outcome, read_answers
+from veneer.comparison.order import Outcome, read_answers
 from veneer.comparison.run import CompareConfig, CompareResult, compare
 from veneer.comparison.summary import Figure, MethodSummary, figure, summarize
 from veneer.enums import Method
 from veneer.errors import VeneerError
+from veneer.events import Event, RunDone, RunEvent, RunFailed, RunStarted, Subscriber
 from veneer.quickstart import bundled_model
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +79,7 @@ def run_task(task: Task, args: argparse.Namespace) -> TaskResult:
         # A checkpoint of the whole model with its optimiser is 1.6 GB: two in a run, where an adapter has ten.
         more={Method.FULL: (f"train.save_every={max(1, _steps(task) // 2)}",)},
     )
-    result = compare(config, follow=_follow)
+    result = compare(config, subscribers=[_follower(task.name)])
     outcomes = [measured(one, task, folder / "runs" / "runs") for one in result.outcomes]
     return TaskResult(task, result, outcomes, summarize(outcomes))
 
@@ -95,13 +95,22 @@ def measured(outcome: Outcome, task: Task, runs: Path) -> Outcome:
     return replace(outcome, metrics={**outcome.metrics, **task.measure(answers)})
 
 
-def _follow(order: Order, event: Mapping[str, Any]) -> None:
-    """A line for each run that begins or ends."""
-    if event["event"] in ("Begun", "Done", "Failed"):
-        task, name = order.folder.parents[2].name, order.folder.name
-        again = " before" if event.get("again") else ""
-        more = f": {event['message']}" if "message" in event else ""
-        print(f"{time.strftime('%H:%M:%S')} {task} {name} {event['event'].lower()}{again}{more}", flush=True)
+def _follower(task: str) -> Subscriber:
+    """Prints a line for each run that begins or ends."""
+
+    def follow(event: Event) -> None:
+        match event:
+            case RunEvent(run=run, event=RunStarted()):
+                said = f"{run} begun"
+            case RunDone():
+                said = f"{event.run} done{' before' if event.before else ''}"
+            case RunFailed():
+                said = f"{event.run} failed: {event.message}"
+            case _:
+                return
+        print(f"{time.strftime('%H:%M:%S')} {task} {said}", flush=True)
+
+    return follow
 
 
 # ------------------------------------------------------------------------------------------------------------- report

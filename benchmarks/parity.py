@@ -67,7 +67,7 @@ def main() -> None:
             data=str(CLAIMS / "new_records.jsonl"), limit=asked.prompts,
             compute=ComputeSection(device="cpu", dtype=Dtype.FLOAT32),
         )  # fmt: skip
-        inputs, _ = open_inputs(request, lambda what: None)
+        inputs, _ = open_inputs(request)
         folder = asked.output / name.replace(" ", "-")
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -15,6 +15,7 @@ from veneer.data.chat import Encoder, template_of
 from veneer.data.records import Message
 from veneer.enums import Backend, Method, choice
 from veneer.errors import AdapterError
+from veneer.events import Stage, Subscriber, broadcast
 from veneer.generation import Sampling, generate
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
@@ -59,11 +60,12 @@ class Assistant:
         conversations: Sequence[Sequence[Message]],
         sampling: Sampling,
         *,
-        on_done: Callable[[int], None] = lambda rows: None,
+        subscribers: Sequence[Subscriber] = (),
     ) -> list[str]:
         """The assistant's next turn in every conversation, decoded together."""
         prompts = [self.encoder.prompt_tokens(messages) for messages in conversations]
-        outputs = generate(self.model, prompts, sampling=sampling, stop_ids=self.stop_ids, on_done=on_done)
+        with Stage(broadcast(subscribers), "answering", total=len(prompts), unit="prompts") as stage:
+            outputs = generate(self.model, prompts, sampling=sampling, stop_ids=self.stop_ids, on_done=stage.advance)
         return [self.tokenizer.decode(tokens) for tokens in outputs]
 
     def stream(self, messages: Sequence[Message], sampling: Sampling, on_text: Callable[[str], None]) -> str:
@@ -143,7 +145,7 @@ def open_assistant(
     compute: ComputeSection | None = None,
     revision: str | None = None,
     backend: Backend | str | None = None,
-    progress: Callable[[str], None] = lambda name: None,
+    subscribers: Sequence[Subscriber] = (),
 ) -> Assistant:
     """Load a model, and the adapter on it.
 
@@ -157,7 +159,7 @@ def open_assistant(
             trained: so does every other program compute that loads it.
         revision: of a hub id.
         backend: who computes the model; by default as in the adapter's run, else as AUTO.
-        progress: called with the name of every tensor that is read.
+        subscribers: called with every event: how far loading is.
 
     Raises:
         ModelError, AdapterError, ConfigError: whatever cannot be used.
@@ -170,10 +172,10 @@ def open_assistant(
         revision=revision,
         backend=None if backend is None else choice(Backend, backend, "backend"),
     )
-    return load_assistant(request, progress=progress)
+    return load_assistant(request, subscribers=subscribers)
 
 
-def load_assistant(request: AssistantRequest, *, progress: Callable[[str], None] = lambda name: None) -> Assistant:
+def load_assistant(request: AssistantRequest, *, subscribers: Sequence[Subscriber] = ()) -> Assistant:
     """Carry out a request, as `open_assistant` says."""
     adapter, compute = request.adapter, request.compute
     if adapter is not None and not (adapter / CONFIG_FILE).is_file():
@@ -184,16 +186,18 @@ def load_assistant(request: AssistantRequest, *, progress: Callable[[str], None]
     quantized = (request.method or (run.method if run else Method.LORA)) is Method.QLORA
     device = resolve_device(compute.device)
     checkpoint = open_checkpoint(request.model, revision=request.revision)
-    loaded = load_language_model(
-        checkpoint,
-        backend=request.backend or (run.backend if run else Backend.AUTO),
-        holding=Holding.QUANTIZED if quantized else Holding.FROZEN,
-        dtype=resolve_dtype(compute.dtype, device),
-        device=device,
-        products=compute.products,
-        quant=run.quant if run else None,
-        progress=progress,
-    )
+    stage = Stage(broadcast(subscribers), f"loading {request.model}", total=len(checkpoint.names()), unit="tensors")
+    with stage:
+        loaded = load_language_model(
+            checkpoint,
+            backend=request.backend or (run.backend if run else Backend.AUTO),
+            holding=Holding.QUANTIZED if quantized else Holding.FROZEN,
+            dtype=resolve_dtype(compute.dtype, device),
+            device=device,
+            products=compute.products,
+            quant=run.quant if run else None,
+            progress=lambda name: stage.advance(item=name),
+        )
     loaded.requires_grad_(False).eval()
     tokenizer = checkpoint.tokenizer()
     if adapter is None:

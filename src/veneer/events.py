@@ -15,6 +15,7 @@ for each event.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -225,9 +226,24 @@ def broadcast(subscribers: Sequence[Subscriber]) -> Subscriber:
     return tell
 
 
+def ignore(event: Event) -> None:
+    """The subscriber that nothing is told to."""
+
+
 def of_run(run: str, emit: Subscriber) -> Subscriber:
     """A subscriber for the events of one of several runs: each is passed on under the run's name."""
     return lambda event: emit(RunEvent(run=run, event=event))
+
+
+def finite(value: Any) -> Any:
+    """Plain values with NaN and infinity as text, which JSON has no numbers for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
 
 
 def to_json(event: Event) -> dict[str, Any]:

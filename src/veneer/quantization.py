@@ -6,9 +6,10 @@ tensor. The files are those that transformers' `save_pretrained` writes (`veneer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from veneer.backends.choose import refuse_hf
 from veneer.config import QuantSection, quant_problems
 from veneer.enums import Scheme
 from veneer.errors import ConfigError, OutputError, listing
+from veneer.events import Result, Stage, Subscriber, broadcast
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import atomic_folder
 from veneer.io.model_files import DTYPES, recorded_dtype, save_model
@@ -52,6 +54,13 @@ class Quantised:
         """Bits for one weight of a quantised layer."""
         return 8 * self.packed_bytes / max(1, self.weights)
 
+    def to_json(self) -> dict[str, Any]:
+        """The facts as plain values."""
+        return {
+            "output": str(self.output), "quant": self.quant.model_dump(mode="json"), "layers": self.layers,
+            "dense": list(self.dense), "weights": self.weights, "bits": self.bits, "bytes": self.bytes,
+        }  # fmt: skip
+
 
 def quantize(
     model: str,
@@ -60,7 +69,7 @@ def quantize(
     quant: QuantSection | None = None,
     dtype: str = "auto",
     revision: str | None = None,
-    progress: Callable[[str], None] = lambda name: None,
+    subscribers: Sequence[Subscriber] = (),
 ) -> Quantised:
     """Write a model's weights quantised, with its configuration and tokenizer, as a directory of its own.
 
@@ -71,7 +80,7 @@ def quantize(
         dtype: of what stays dense, and of the weights before they are quantised: `auto` (as the model's configuration
             says, else bfloat16), `bfloat16`, `float16` or `float32`.
         revision: branch, tag or commit of a hub id.
-        progress: called with the name of every tensor that is read.
+        subscribers: called with every event: how far it is, and what was written.
 
     Raises:
         ConfigError: `quant` contradicts itself or skips layers that there are not, or the model is quantised already,
@@ -101,20 +110,23 @@ def quantize(
     chosen = _dtype(checkpoint, dtype)
     tensors: dict[str, Tensor] = {}
     weights = packed_bytes = 0
-    for name in expected_tensors(spec):
-        progress(name)
-        tensor = checkpoint.read(name, chosen)
-        path, _, leaf = name.rpartition(".")
-        if leaf != "weight" or path in dense or path not in paths:
-            tensors[name] = tensor
-            continue
-        packed = pack(tensor, None, quant)
-        weights, packed_bytes = weights + tensor.numel(), packed_bytes + packed.nbytes
-        tensors |= parts_of(name, stored_weight(packed), chosen)
+    names = expected_tensors(spec)
+    emit = broadcast(subscribers)
+    with Stage(emit, f"quantising {model}", total=len(names), unit="tensors") as stage:
+        for name in names:
+            stage.advance(item=name)
+            tensor = checkpoint.read(name, chosen)
+            path, _, leaf = name.rpartition(".")
+            if leaf != "weight" or path in dense or path not in paths:
+                tensors[name] = tensor
+                continue
+            packed = pack(tensor, None, quant)
+            weights, packed_bytes = weights + tensor.numel(), packed_bytes + packed.nbytes
+            tensors |= parts_of(name, stored_weight(packed), chosen)
     ordered = tuple(path for path in paths if path in dense)
     with atomic_folder(output) as folder:
         save_model(folder, tensors, checkpoint, quantization=quantization_config(quant, [HEAD, *ordered], chosen))
-    return Quantised(
+    done = Quantised(
         output=output,
         quant=quant,
         layers=len(paths) - len(dense),
@@ -123,6 +135,8 @@ def quantize(
         packed_bytes=packed_bytes,
         bytes=sum(tensor.nbytes for tensor in tensors.values()),
     )
+    emit(Result(verb="quantize", values=done.to_json()))
+    return done
 
 
 def refuse_packing(spec: DecoderSpec) -> None:

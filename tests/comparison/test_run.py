@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,14 @@ import pytest
 import yaml
 
 from tiny import rows, run_config, tree, write_rows
-from veneer.comparison.order import Order, read_answers
+from veneer.comparison.order import read_answers
 from veneer.comparison.run import CompareConfig, CompareResult, compare
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
 from veneer.enums import Dtype, Method
 from veneer.errors import ConfigError, DataError, Interrupted, OutputError
 from veneer.evaluation.run import evaluate
+from veneer.events import Event, Result, RunDone, RunEvent, RunFailed, RunStarted, StageEnded, StepDone
 from veneer.training.run import train
 
 SETTINGS = (
@@ -31,16 +31,13 @@ FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
 
 
 class Heard:
-    """Every event of a comparison, by the name of its run."""
+    """Every event of a comparison."""
 
     def __init__(self) -> None:
-        self.events: list[tuple[str, Mapping[str, Any]]] = []
+        self.events: list[Event] = []
 
-    def __call__(self, order: Order, event: Mapping[str, Any]) -> None:
-        self.events.append((order.folder.name, event))
-
-    def of(self, kind: str) -> list[tuple[str, Mapping[str, Any]]]:
-        return [(name, event) for name, event in self.events if event["event"] == kind]
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
 
 
 def question(model: Path, data: Path, output: Path) -> CompareConfig:
@@ -118,8 +115,13 @@ def test_what_is_done_is_not_done_again_and_more_can_be_added(
     heard = Heard()
     before = tree(Path(made.config.output) / "runs")
     more = replace(made.config, methods=(Method.LORA, Method.FULL, Method.QLORA), seeds=1)
-    again = compare(more, follow=heard)
-    assert [name for name, _ in heard.of("Begun")] == ["qlora-0"]
+    again = compare(more, subscribers=[heard])
+    done = [event for event in heard.events if isinstance(event, RunDone)]
+    assert [event.run for event in done if not event.before] == ["qlora-0"]
+    assert [event.run for event in done if event.before] == ["base", "lora-0", "full-0"]
+    started = [event for event in heard.events if isinstance(event, RunEvent) and isinstance(event.event, RunStarted)]
+    assert [event.run for event in started] == ["qlora-0"]
+    assert heard.events[-1] == Result(verb="compare", values=again.to_json())
     after = tree(Path(made.config.output) / "runs")
     assert {name: after[name] for name in before} == before
     assert [one.method for one in again.methods] == ["base", "lora", "full", "qlora"]
@@ -151,8 +153,10 @@ def test_a_run_that_was_cut_short_goes_on_to_the_same_bytes(
     with pytest.raises(Interrupted):
         train(config, stop=lambda: True)
     heard = Heard()
-    compare(asked, follow=heard)
-    assert [event["resumed_at"] for _, event in heard.of("RunStarted")] == [1]
+    compare(asked, subscribers=[heard])
+    inner = [event.event for event in heard.events if isinstance(event, RunEvent)]
+    assert [event.resumed_at for event in inner if isinstance(event, RunStarted)] == [1]
+    assert {event.stage for event in inner if isinstance(event, StageEnded)} >= {"answering with the model"}
     name = "adapter_model.safetensors"
     assert (folder / name).read_bytes() == (whole / "runs" / "lora-0" / name).read_bytes()
 
@@ -164,8 +168,8 @@ def test_a_stopped_run_stops_the_comparison_with_a_checkpoint(
     asked = replace(asked, assignments=(*SETTINGS, "train.steps=2000"))
     sent: list[int] = []
 
-    def stop(order: Order, event: Mapping[str, Any]) -> None:
-        if event["event"] == "StepDone" and not sent:
+    def stop(event: Event) -> None:
+        if isinstance(event, RunEvent) and isinstance(event.event, StepDone) and not sent:
             own = os.getpid()
             for child in Path(f"/proc/{own}/task/{own}/children").read_text().split():
                 if "comparison.worker" in Path(f"/proc/{child}/cmdline").read_text():
@@ -173,7 +177,7 @@ def test_a_stopped_run_stops_the_comparison_with_a_checkpoint(
                     os.kill(int(child), signal.SIGINT)
 
     with pytest.raises(Interrupted, match="lora-0 was stopped"):
-        compare(asked, follow=stop)
+        compare(asked, subscribers=[stop])
     assert len(sent) == 1
     assert list((tmp_path / "out" / "runs" / "lora-0" / "checkpoints").glob("step-*"))
     assert not (tmp_path / "out" / "compare.json").exists()
@@ -184,7 +188,10 @@ def test_a_method_that_cannot_run_is_told_and_the_others_go_on_over_a_file_of_ev
 ) -> None:
     other = write_rows(tmp_path / "test.jsonl", rows(6, seed=9))
     asked = replace(question(tiny_model, tiny_data, tmp_path / "out"), seeds=1, eval_data=str(other), limit=None)
-    result = compare(replace(asked, more={Method.FULL: ("compute.memory_limit_mb=1",)}))
+    heard = Heard()
+    result = compare(replace(asked, more={Method.FULL: ("compute.memory_limit_mb=1",)}), subscribers=[heard])
+    failed = [event for event in heard.events if isinstance(event, RunFailed)]
+    assert [(event.run, event.message) for event in failed] == [("full-0", result.problems["full-0"])]
     assert result.problems.keys() == {"full-0"}
     assert "1 MB" in result.problems["full-0"]
     assert [one.method for one in result.methods] == ["base", "lora"]

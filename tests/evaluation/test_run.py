@@ -17,6 +17,7 @@ from veneer.data.records import read_records
 from veneer.enums import Dtype, Method
 from veneer.errors import AdapterError, DataError
 from veneer.evaluation.run import EXTRA_TOKENS, evaluate, evaluate_rows, prepare
+from veneer.events import Event, Result, StageProgress
 from veneer.generation import Sampling
 from veneer.training.run import train
 
@@ -91,13 +92,20 @@ def test_the_adapter_is_on_again_after_an_evaluation(adapter: Path, tiny_model: 
 
 
 def test_progress_counts_every_row_once_for_each_model(adapter: Path, tiny_model: Path, tiny_data: Path) -> None:
-    seen: dict[str, int] = {}
-
-    def count(who: str, done: int) -> None:
-        seen[who] = seen.get(who, 0) + done
-
-    evaluate(str(tiny_model), tiny_data, adapter=adapter, compute=FLOAT32, limit=5, max_new_tokens=2, on_done=count)
-    assert seen == {"base": 5, "adapter": 5}
+    seen: list[Event] = []
+    report = evaluate(
+        str(tiny_model), tiny_data, adapter=adapter, compute=FLOAT32, limit=5, max_new_tokens=2,
+        subscribers=[seen.append],
+    )  # fmt: skip
+    last = {event.stage: event for event in seen if isinstance(event, StageProgress)}
+    tensors = f"loading {tiny_model}"
+    assert last.keys() == {
+        tensors, "tokenising rows", "computing losses of the base", "answering with the base",
+        "computing losses of the adapter", "answering with the adapter",
+    }  # fmt: skip
+    assert {(event.done, event.total) for stage, event in last.items() if stage != tensors} == {(5, 5)}
+    assert last[tensors].done == last[tensors].total
+    assert seen[-1] == Result(verb="evaluate", values=report.to_json())
 
 
 def test_text_rows_have_a_loss_and_no_answer(tiny_model: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from transformers import LlamaForCausalLM
 from tiny import examples
 from veneer.data.chat import Example
 from veneer.evaluation.scoring import Question, RowScore, judge, row_losses, score
+from veneer.events import Event, StageProgress
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
 from veneer.model.decoder import CausalLM
@@ -92,16 +93,17 @@ def test_answers_are_greedy_and_stand_at_their_rows(
         Question(prompt, " ".join(map(str, answer))) for prompt, answer in zip(prompts, expected, strict=True)
     ]
     questions[1] = None
-    done: list[int] = []
+    seen: list[Event] = []
     found = score(
         model, rows, questions, decode=lambda tokens: " ".join(map(str, tokens)), stop_ids=stop, max_new_tokens=8,
-        on_done=done.append,
+        emit=seen.append, who="adapter",
     )  # fmt: skip
     assert [row.answer for row in found] == [
         None if i == 1 else " ".join(map(str, answer)) for i, answer in enumerate(expected)
     ]
     assert [row.exact for row in found] == [True, None, True, True, True]
-    assert sum(done) == 4
+    last = {event.stage: (event.done, event.total) for event in seen if isinstance(event, StageProgress)}
+    assert last == {"computing losses of the adapter": (5, 5), "answering with the adapter": (4, 4)}
     assert [(row.loss_sum, row.supervised) for row in found] == row_losses(model, rows)
     assert found[1] == RowScore(found[1].loss_sum, rows[1].supervised, None, None, None)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import run_config, tree
 from veneer.cli import main
 from veneer.errors import CheckpointError, Interrupted, OutputError
-from veneer.events import StepDone
+from veneer.events import Event, Level, Note, Result, StepDone
 from veneer.reproduction.run import reproduce
 from veneer.training.lock import LOCK_FILE
 from veneer.training.run import train
@@ -126,10 +126,14 @@ def test_another_environment_is_named_before_training_and_does_not_stop_it(copy:
     rewrite(
         copy, {"versions": {**lock["versions"], "torch": "2.0.0"}, "hardware": {**lock["hardware"], "kernels": "x"}}
     )
-    told: list[list[str]] = []
-    found = reproduce(copy, on_environment=told.append)
+    told: list[Event] = []
+    found = reproduce(copy, subscribers=[told.append])
     assert found.same
-    assert told == [found.environment]
+    first, last = told[0], told[-1]
+    assert isinstance(first, Note)
+    assert first.level is Level.WARNING
+    assert all(line in first.message for line in found.environment)
+    assert last == Result(verb="reproduce", values=found.to_json())
     assert found.environment[0] == f"torch: 2.0.0 then, {torch.__version__} now"
     assert found.environment[1].startswith("kernels: x then")
 

@@ -17,8 +17,9 @@ from tiny import run_config, tree
 from veneer.cli import main
 from veneer.config import parse, read_yaml
 from veneer.errors import ConfigError, Interrupted, OutputError
+from veneer.events import Event, Result, RunDone, RunEvent, RunsJoined, StepDone
 from veneer.sweeps import run as sweep_run
-from veneer.sweeps.grid import Point, parse_grid, points
+from veneer.sweeps.grid import parse_grid, points
 from veneer.sweeps.outcome import Outcome, best_of, chart
 from veneer.sweeps.run import sweep
 from veneer.training.run import train
@@ -38,16 +39,27 @@ def values(tiny_model: Path, tiny_data: Path) -> dict[str, Any]:
     }
 
 
+def groups_of(events: Sequence[Event]) -> list[list[str]]:
+    """Names of the runs that were trained together."""
+    return [list(event.runs) for event in events if isinstance(event, RunsJoined)]
+
+
 def test_every_point_is_a_run_of_its_own(values: dict[str, Any], tmp_path: Path) -> None:
-    groups: list[list[str]] = []
-    outcomes = sweep(values, GRID, tmp_path / "sweep", on_group=lambda group: groups.append([p.name for p in group]))
+    seen: list[Event] = []
+    outcomes = sweep(values, GRID, tmp_path / "sweep", subscribers=[seen.append])
     assert [one.name for one in outcomes] == [
         "01-rank=2,learning_rate=0.001",
         "02-rank=2,learning_rate=0.02",
         "03-rank=4,learning_rate=0.001",
         "04-rank=4,learning_rate=0.02",
     ]
-    assert groups == [[one.name for one in outcomes]]
+    assert groups_of(seen) == [[one.name for one in outcomes]]
+    for one in outcomes:
+        steps = [event.event for event in seen if isinstance(event, RunEvent) and event.run == one.name]
+        assert [event.step for event in steps if isinstance(event, StepDone)] == [1, 2, 3, 4]
+        assert RunDone(run=one.name, before=False) in seen
+    assert isinstance(seen[-1], Result)
+    assert [point["name"] for point in seen[-1].values["points"]] == [one.name for one in outcomes]
     for one, point in zip(outcomes, points(values, GRID, tmp_path / "alone"), strict=True):
         folder = tmp_path / "sweep" / one.name
         alone = train(point.config)
@@ -81,23 +93,26 @@ def test_a_sweep_that_was_stopped_goes_on_and_trains_nothing_twice(values: dict[
     states = [one["state"] for one in json.loads((tmp_path / "cut" / "results.json").read_text())]
     assert states == ["complete", "complete", "interrupted", "interrupted"]
     before = {name: tree(tmp_path / "cut" / name) for name in (whole[0].name, whole[1].name)}
-    groups: list[Sequence[Point]] = []
-    sweep(values, GRID, tmp_path / "cut", together=2, on_group=groups.append)
-    assert [len(group) for group in groups] == [2]
+    seen: list[Event] = []
+    sweep(values, GRID, tmp_path / "cut", together=2, subscribers=[seen.append])
+    assert [len(group) for group in groups_of(seen)] == [2]
+    assert [event.run for event in seen if isinstance(event, RunDone) and event.before] == [
+        one.name for one in whole[:2]
+    ]
     for one in whole:
         files = [tmp_path / place / one.name / "adapter_model.safetensors" for place in ("whole", "cut")]
         assert files[0].read_bytes() == files[1].read_bytes()
     assert before == {name: tree(tmp_path / "cut" / name) for name in before}
-    sweep(values, GRID, tmp_path / "cut", on_group=groups.append)
-    assert len(groups) == 1
+    sweep(values, GRID, tmp_path / "cut", subscribers=[seen.append])
+    assert len(groups_of(seen)) == 1
 
 
 def test_points_that_cannot_share_a_base_come_one_after_another(values: dict[str, Any], tmp_path: Path) -> None:
-    groups: list[list[str]] = []
+    seen: list[Event] = []
     grid = {"method": ["lora", "full", "qlora"], "train.seed": [0, 1]}
     values["train"] |= {"steps": 1, "eval_every": 1}
-    outcomes = sweep(values, grid, tmp_path, on_group=lambda group: groups.append([p.name[:2] for p in group]))
-    assert groups == [["01", "02"], ["03"], ["04"], ["05", "06"]]
+    outcomes = sweep(values, grid, tmp_path, subscribers=[seen.append])
+    assert [[name[:2] for name in group] for group in groups_of(seen)] == [["01", "02"], ["03"], ["04"], ["05", "06"]]
     assert all(one.state == "complete" for one in outcomes)
 
 
@@ -106,9 +121,9 @@ def test_groups_are_as_large_as_the_memory_allows(
 ) -> None:
     values["compute"]["memory_limit_mb"] = 10_000
     monkeypatch.setattr(sweep_run, "joint_bytes", lambda runs: 3 * 10**9 * len(runs))
-    sizes: list[int] = []
-    sweep(values, GRID, tmp_path / "sweep", on_group=lambda group: sizes.append(len(group)))
-    assert sizes == [3, 1]
+    seen: list[Event] = []
+    sweep(values, GRID, tmp_path / "sweep", subscribers=[seen.append])
+    assert [len(group) for group in groups_of(seen)] == [3, 1]
 
 
 def test_a_point_that_diverges_is_told_and_not_tried_again(values: dict[str, Any], tmp_path: Path) -> None:
@@ -117,9 +132,9 @@ def test_a_point_that_diverges_is_told_and_not_tried_again(values: dict[str, Any
     outcomes = sweep(values, grid, tmp_path)
     assert [one.state for one in outcomes] == ["complete", "diverged"]
     assert best_of(outcomes) is outcomes[0]
-    groups: list[Any] = []
-    sweep(values, grid, tmp_path, on_group=groups.append)
-    assert groups == []
+    seen: list[Event] = []
+    sweep(values, grid, tmp_path, subscribers=[seen.append])
+    assert groups_of(seen) == []
 
 
 def test_another_sweep_is_not_mixed_in(values: dict[str, Any], tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from veneer.commands.options import METHODS, model_option
@@ -57,6 +55,4 @@ def compare(
         max_new_tokens=max_new_tokens,
         assignments=assignments,
     )
-    result = compare_visibly(config, as_json=as_json)
-    if as_json:
-        click.echo(json.dumps(result.to_json(), indent=2))
+    compare_visibly(config, as_json=as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -44,6 +43,4 @@ def evaluate(
 
     assistant = assistant_of(model, adapter, method, device, dtype)
     request = EvaluationRequest(assistant=assistant, data=data, limit=limit, max_new_tokens=max_new_tokens)
-    report = evaluate_visibly(request, as_json=as_json)
-    if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2))
+    evaluate_visibly(request, as_json=as_json)

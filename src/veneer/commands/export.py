@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -81,6 +80,4 @@ def export(
         method=method_of(method),
         compute=compute_of(device, "auto"),
     )
-    record = export_visibly(request, as_json=as_json)
-    if as_json:
-        click.echo(json.dumps(record.to_json(), indent=2))
+    export_visibly(request, as_json=as_json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -22,7 +21,5 @@ def reproduce(
     from veneer.screens.reproduce import reproduce_visibly
 
     found = reproduce_visibly(run, output=output, model=model, data=data, eval_data=eval_data, as_json=as_json)
-    if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2))
     if not found.same:
         raise click.exceptions.Exit(1)

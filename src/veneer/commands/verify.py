@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -43,6 +42,4 @@ def verify(
         compute=compute_of(device, "auto"),
     )
     certificate = verify_visibly(request, as_json=as_json)
-    if as_json:
-        click.echo(json.dumps(certificate.to_json(), indent=2))
     certificate.refuse(f"{export} is not what it was made from")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +19,7 @@ from veneer.data.records import read_rows
 from veneer.data.rows import split
 from veneer.enums import Method
 from veneer.errors import ConfigError, Interrupted, OutputError, listing
+from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, broadcast, from_json
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, reported, sampled_digest, write_text
 
@@ -76,11 +77,7 @@ class CompareResult:
         return values
 
 
-Follow = Callable[[Order, Mapping[str, Any]], None]
-"""Told of every event of every run: `Begun` and `Done` of the runs themselves, and what they print."""
-
-
-def compare(config: CompareConfig, *, follow: Follow = lambda order, event: None) -> CompareResult:
+def compare(config: CompareConfig, *, subscribers: Sequence[Subscriber] = ()) -> CompareResult:
     """Train and score every method with every seed, each run in a process of its own, one after another.
 
     What is done already is not done again, and a run that was cut short goes on where it was.
@@ -91,7 +88,7 @@ def compare(config: CompareConfig, *, follow: Follow = lambda order, event: None
         OutputError: the folder holds another comparison, or cannot be written.
         Interrupted: a run was stopped; the same call goes on with it.
     """
-    output = Path(config.output)
+    output, emit = Path(config.output), broadcast(subscribers)
     _check(config)
     make_output_folder(output)
     with exclusive(output):
@@ -99,7 +96,7 @@ def compare(config: CompareConfig, *, follow: Follow = lambda order, event: None
         orders = _orders(config, rows)
         problems = {}
         for order in orders:
-            problem = _carry_out(order, follow)
+            problem = _carry_out(order, emit)
             if problem is not None:
                 problems[order.folder.name] = problem
         outcomes = [found for order in orders if (found := read_outcome(order.folder)) is not None]
@@ -115,6 +112,7 @@ def compare(config: CompareConfig, *, follow: Follow = lambda order, event: None
         for name, chart in charts(outcomes).items():
             write_text(output / name, chart)
         write_text(output / COMPARISON_FILE, json.dumps(result.to_json(), indent=1) + "\n")
+    emit(Result(verb="compare", values=result.to_json()))
     return result
 
 
@@ -220,16 +218,16 @@ def _config(
     return parse(values, where=f"the settings of {method.value}")
 
 
-def _carry_out(order: Order, follow: Follow) -> str | None:
+def _carry_out(order: Order, emit: Subscriber) -> str | None:
     """Run one order in a process, unless it is done; returns why it could not be done.
 
     Raises:
         Interrupted: the run was stopped.
     """
+    name = order.folder.name
     if (order.folder / RESULT_FILE).is_file():
-        follow(order, {"event": "Done", "again": True})
+        emit(RunDone(run=name, before=True))
         return None
-    follow(order, {"event": "Begun"})
     command = [sys.executable, "-m", "veneer.comparison.worker", str(order.write())]
     refusal = None
     stderr = order.folder / STDERR_FILE
@@ -239,27 +237,31 @@ def _carry_out(order: Order, follow: Follow) -> str | None:
         try:
             for line in process.stdout:
                 event = _event(line)
-                refusal = event["message"] if event["event"] == "Refused" else refusal
-                follow(order, event)
+                if isinstance(event, RunFailed):
+                    refusal = event.message
+                else:
+                    emit(RunEvent(run=name, event=event))
         finally:
             # On Ctrl-C the run gets the signal too, and ends after its step with a checkpoint: hear it out.
             process.communicate()
     code = process.returncode
     if code == INTERRUPTED:
-        raise Interrupted(f"{order.folder.name} was stopped; the same command goes on with it")
+        raise Interrupted(f"{name} was stopped; the same command goes on with it")
     if code == 0:
-        follow(order, {"event": "Done", "again": False})
+        emit(RunDone(run=name, before=False))
         return None
     if refusal is None:
         killed = ", which often means that the memory was full" if code == -9 else ""
         refusal = f"its process ended with {code}{killed}; what it said is in {stderr}"
-    follow(order, {"event": "Failed", "message": refusal})
+    emit(RunFailed(run=name, message=refusal))
     return refusal
 
 
-def _event(line: str) -> dict[str, Any]:
+def _event(line: str) -> Event:
+    """The event that a run has printed; whatever else it prints is passed on as a note."""
     try:
-        event = json.loads(line)
+        values = json.loads(line)
     except ValueError:
-        event = None
-    return event if isinstance(event, dict) and "event" in event else {"event": "Said", "message": line.rstrip()}
+        values = None
+    event = from_json(values) if isinstance(values, dict) else None
+    return event or Note(message=line.rstrip())

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-from veneer.assistant import Assistant, open_assistant
+from veneer.assistant import Assistant, AssistantRequest, load_assistant
 from veneer.comparison.order import BASE, Order, Outcome, read_order
 from veneer.config import parse, read_yaml
 from veneer.data.records import read_records
@@ -20,7 +20,7 @@ from veneer.enums import Method, Products
 from veneer.errors import VeneerError
 from veneer.evaluation.run import prepare, score_rows
 from veneer.evaluation.statistics import metrics
-from veneer.events import Event, RunStarted
+from veneer.events import Event, RunFailed, RunStarted, to_json
 from veneer.io.files import remove_folder
 from veneer.training.interrupt import interruptible
 from veneer.training.result import CONFIG_FILE
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         carry_out(read_order(Path(argv[0])))
     except VeneerError as error:
-        _say({"event": "Refused", "message": str(error)})
+        _say(RunFailed(run=Path(argv[0]).parent.name, message=str(error)))
         return error.exit_code
     return 0
 
@@ -48,9 +48,8 @@ def carry_out(order: Order) -> None:
     outcome = Outcome(order.method, order.seed, {}, []) if order.method == BASE else _train(order)
     records = read_records(order.eval_file)
     assistant = _assistant(order)
-    _say({"event": "Scoring", "rows": len(records)})
-    rows = prepare(assistant, records, max_new_tokens=order.max_new_tokens)
-    scores = score_rows(assistant, rows, lambda count: _say({"event": "Scored", "rows": count}))
+    rows = prepare(assistant, records, max_new_tokens=order.max_new_tokens, emit=_say)
+    scores = score_rows(assistant, rows, emit=_say)
     outcome = replace(outcome, metrics={one.name: one.value for one in metrics(scores)}, rows=scores)
     outcome.write(order.folder, [score.answer for score in scores])
     checkpoints = order.folder / CHECKPOINTS
@@ -68,7 +67,7 @@ def _train(order: Order) -> Outcome:
     def follow(event: Event) -> None:
         if isinstance(event, RunStarted):
             rates.append(event.learning_rate)
-        _say({"event": type(event).__name__, **asdict(event)})
+        _say(event)
 
     with interruptible() as stop:
         result = train(config, resume=begun, subscribers=[follow], stop=stop)
@@ -92,14 +91,18 @@ def _assistant(order: Order) -> Assistant:
     # However the base was multiplied in training: this is how the result is used elsewhere.
     compute = order.config.compute.model_copy(update={"products": Products.EXACT})
     if order.method == BASE:
-        return open_assistant(order.config.model, compute=compute, revision=order.config.revision)
-    if order.config.method is Method.FULL:
-        return open_assistant(str(order.folder), compute=compute)
-    return open_assistant(order.config.model, adapter=order.folder, compute=compute, revision=order.config.revision)
+        request = AssistantRequest(model=order.config.model, compute=compute, revision=order.config.revision)
+    elif order.config.method is Method.FULL:
+        request = AssistantRequest(model=str(order.folder), compute=compute)
+    else:
+        request = AssistantRequest(
+            model=order.config.model, adapter=order.folder, compute=compute, revision=order.config.revision
+        )
+    return load_assistant(request, subscribers=[_say])
 
 
-def _say(values: dict[str, object]) -> None:
-    print(json.dumps(values), flush=True)
+def _say(event: Event) -> None:
+    print(json.dumps(to_json(event)), flush=True)
 
 
 if __name__ == "__main__":

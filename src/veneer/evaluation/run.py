@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from veneer.enums import Method, choice
 from veneer.errors import DataError, listing
 from veneer.evaluation.scoring import Question, RowScore, score
 from veneer.evaluation.statistics import Comparison, Metric, compare, metrics
+from veneer.events import Result, Stage, Subscriber, broadcast, ignore
 
 EXTRA_TOKENS = 16
 """An answer may be this much longer than the longest reference before it is cut off."""
@@ -60,7 +61,13 @@ class RowSet:
     max_new_tokens: int
 
 
-def prepare(assistant: Assistant, records: Sequence[Record], *, max_new_tokens: int | None = None) -> RowSet:
+def prepare(
+    assistant: Assistant,
+    records: Sequence[Record],
+    *,
+    max_new_tokens: int | None = None,
+    emit: Subscriber = ignore,
+) -> RowSet:
     """Encode rows as examples (for the loss) and as questions (for generation).
 
     Raises:
@@ -68,15 +75,17 @@ def prepare(assistant: Assistant, records: Sequence[Record], *, max_new_tokens: 
     """
     examples, questions, problems = [], [], []
     longest = 0
-    for record in records:
-        try:
-            examples.append(assistant.encoder.encode(record))
-            questions.append(_question(assistant, record))
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        if questions[-1] is not None:
-            longest = max(longest, len(assistant.tokenizer.encode(questions[-1].reference)))
+    with Stage(emit, "tokenising rows", total=len(records), unit="rows") as stage:
+        for record in records:
+            stage.advance()
+            try:
+                examples.append(assistant.encoder.encode(record))
+                questions.append(_question(assistant, record))
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            if questions[-1] is not None:
+                longest = max(longest, len(assistant.tokenizer.encode(questions[-1].reference)))
     if problems:
         raise DataError(f"{len(problems)} of {len(records)} rows cannot be encoded:\n{listing(problems)}")
     return RowSet(list(records), examples, questions, max_new_tokens or longest + EXTRA_TOKENS)
@@ -89,10 +98,8 @@ def _question(assistant: Assistant, record: Record) -> Question | None:
     return Question(tuple(assistant.encoder.prompt_tokens(messages, record.tools)), reference)
 
 
-def score_rows(
-    assistant: Assistant, rows: RowSet, on_done: Callable[[int], None] = lambda rows: None
-) -> list[RowScore]:
-    """Score the assistant, as it is now, on prepared rows."""
+def score_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber = ignore, who: str = "model") -> list[RowScore]:
+    """Score the assistant, as it is now, on prepared rows; `who` is what it is called where `emit` is told of it."""
     return score(
         assistant.model,
         rows.examples,
@@ -100,19 +107,18 @@ def score_rows(
         decode=assistant.tokenizer.decode,
         stop_ids=assistant.stop_ids,
         max_new_tokens=rows.max_new_tokens,
-        on_done=on_done,
+        emit=emit,
+        who=who,
     )
 
 
-def evaluate_rows(
-    assistant: Assistant, rows: RowSet, *, on_done: Callable[[str, int], None] = lambda who, rows: None
-) -> Report:
+def evaluate_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber = ignore) -> Report:
     """Score base and (if there is one) adapter on the same rows."""
     begun = time.perf_counter()
     adapter = assistant.adapter
     with adapter.disabled() if adapter else nullcontext():
-        base = score_rows(assistant, rows, lambda count: on_done("base", count))
-    tuned = score_rows(assistant, rows, lambda count: on_done("adapter", count)) if adapter else None
+        base = score_rows(assistant, rows, emit=emit, who="base")
+    tuned = score_rows(assistant, rows, emit=emit, who="adapter") if adapter else None
     return make_report(rows, base, tuned, time.perf_counter() - begun)
 
 
@@ -158,7 +164,7 @@ def evaluate(
     compute: ComputeSection | None = None,
     limit: int | None = None,
     max_new_tokens: int | None = None,
-    on_done: Callable[[str, int], None] = lambda who, rows: None,
+    subscribers: Sequence[Subscriber] = (),
 ) -> Report:
     """Score a model, and an adapter beside it, on the rows of a file.
 
@@ -170,7 +176,7 @@ def evaluate(
         compute: device and dtype.
         limit: the number of rows to score, from the first.
         max_new_tokens: longest answer; by default a little more than the longest reference.
-        on_done: told of rows that are answered, as `("base" | "adapter", rows)`.
+        subscribers: called with every event: how far loading, tokenising and answering are, and the report.
 
     Raises:
         VeneerError: model, adapter or data cannot be used.
@@ -182,6 +188,15 @@ def evaluate(
         compute=compute or ComputeSection(),
     )
     request = EvaluationRequest(assistant=assistant, data=str(data), limit=limit, max_new_tokens=max_new_tokens)
+    return run_evaluation(request, subscribers=subscribers)
+
+
+def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscriber] = ()) -> Report:
+    """Carry out a request, as `evaluate` says."""
+    emit = broadcast(subscribers)
     records = read_records(request.data)[: request.limit]
-    loaded = load_assistant(request.assistant)
-    return evaluate_rows(loaded, prepare(loaded, records, max_new_tokens=request.max_new_tokens), on_done=on_done)
+    loaded = load_assistant(request.assistant, subscribers=subscribers)
+    rows = prepare(loaded, records, max_new_tokens=request.max_new_tokens, emit=emit)
+    report = evaluate_rows(loaded, rows, emit=emit)
+    emit(Result(verb="evaluate", values=report.to_json()))
+    return report

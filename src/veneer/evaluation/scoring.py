@@ -18,6 +18,7 @@ import torch
 
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
+from veneer.events import Stage, Subscriber, ignore
 from veneer.generation import Router, Sampling, generate
 from veneer.losses import token_losses
 from veneer.model.language import LanguageModel
@@ -48,9 +49,17 @@ class RowScore:
 
 @torch.no_grad()
 def row_losses(
-    model: LanguageModel, examples: Sequence[Example], *, max_tokens: int = 2048, router: Router | None = None
+    model: LanguageModel,
+    examples: Sequence[Example],
+    *,
+    max_tokens: int = 2048,
+    on_done: Callable[[int], None] = lambda rows: None,
+    router: Router | None = None,
 ) -> list[tuple[float, int]]:
-    """Sum of losses and number of supervised tokens of every example, in order; `router` as in `score`."""
+    """Sum of losses and number of supervised tokens of every example, in order; `router` as in `score`.
+
+    `on_done` is told how many rows have been computed, as they are.
+    """
     was_training = model.training
     model.eval()
     sums: list[tuple[float, int]] = []
@@ -65,6 +74,7 @@ def row_losses(
             for batch in batches:
                 sums.append((float(losses[start : start + batch.supervised].sum()), batch.supervised))
                 start += batch.supervised
+            on_done(len(group))
     finally:
         model.train(was_training)
     return sums
@@ -106,7 +116,8 @@ def score(
     decode: Callable[[list[int]], str],
     stop_ids: frozenset[int],
     max_new_tokens: int,
-    on_done: Callable[[int], None] = lambda rows: None,
+    emit: Subscriber = ignore,
+    who: str = "model",
     router: Router | None = None,
 ) -> list[RowScore]:
     """Score one model on every row.
@@ -118,15 +129,18 @@ def score(
         decode: tokens to text.
         stop_ids: tokens that end an answer.
         max_new_tokens: longest answer.
-        on_done: told how many rows have ended (progress).
+        emit: told how far the two stages are: losses, and answers.
+        who: what the model is called there.
         router: where the rows are under several adapters, says which is under which, by its index.
     """
-    losses = row_losses(model, examples, router=router)
+    with Stage(emit, f"computing losses of the {who}", total=len(examples), unit="rows") as stage:
+        losses = row_losses(model, examples, on_done=stage.advance, router=router)
     asked = [index for index, question in enumerate(questions) if question is not None]
     prompts = [question.prompt for question in questions if question is not None]
     sampling = Sampling(max_new_tokens=max_new_tokens)
     among = None if router is None else _Among(router, asked)
-    outputs = generate(model, prompts, sampling=sampling, stop_ids=stop_ids, on_done=on_done, router=among)
+    with Stage(emit, f"answering with the {who}", total=len(prompts), unit="rows") as stage:
+        outputs = generate(model, prompts, sampling=sampling, stop_ids=stop_ids, on_done=stage.advance, router=among)
     answers = {index: decode(tokens) for index, tokens in zip(asked, outputs, strict=True)}
     scores = []
     for index, ((loss_sum, supervised), question) in enumerate(zip(losses, questions, strict=True)):

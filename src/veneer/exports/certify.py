@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 from veneer.errors import VeneerError
+from veneer.events import Stage, finite
 from veneer.exports.certificate import Agreement, Certificate, ReaderOutput, TensorReport, compare
 from veneer.exports.inputs import Checks, ExportInputs
 from veneer.exports.prompts import BUILT_IN, LIMIT, Prompts, chosen
 from veneer.exports.readers import Reader
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
-from veneer.exports.tensors import compare_tensors
+from veneer.exports.tensors import compare_tensors, counted
 from veneer.exports.thresholds import THRESHOLDS
 from veneer.exports.veneer_reader import ReaderInput, reference
 from veneer.io.files import sha256, write_text
@@ -41,19 +42,19 @@ def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord, *, why: 
     threshold = THRESHOLDS[record.format]
     if inputs.request.gap is not None:
         threshold = replace(threshold, gap=inputs.request.gap)
-    inputs.progress("comparing tensors")
-    tensors = _tensors(checks, threshold.tensor)
+    with Stage(inputs.emit, "comparing tensors", unit="tensors") as stage:
+        tensors = _tensors(checks, threshold.tensor, stage)
     certificate = Certificate(record.to, record.format, 0, "", NEW_TOKENS, threshold, tensors, (), checks.notes)
     unasked = too_large(inputs)
     if unasked is not None:
         return replace(certificate, notes=(*checks.notes, unasked))
-    inputs.progress("asking the live adapter")
-    side, asked, prompts = _asked(inputs, checks)
+    with Stage(inputs.emit, "asking the live adapter"):
+        side, asked, prompts = _asked(inputs, checks)
     labels = [prompt.where for prompt in prompts.prompts]
     readers = []
     for reader in checks.readers:
-        inputs.progress(f"asking {reader.name}")
-        answered = _read(reader, asked)
+        with Stage(inputs.emit, f"asking {reader.name}"):
+            answered = _read(reader, asked)
         readers.append(answered if isinstance(answered, Agreement) else compare(side, answered, threshold, labels))
     notes = checks.notes
     if prompts.source == BUILT_IN:
@@ -92,9 +93,9 @@ def _asked(inputs: ExportInputs, checks: Checks) -> tuple[ReaderOutput, ReaderIn
     return side, asked, prompts
 
 
-def _tensors(checks: Checks, threshold: float) -> TensorReport:
+def _tensors(checks: Checks, threshold: float, stage: Stage) -> TensorReport:
     try:
-        return compare_tensors(checks.expected(), checks.found(), threshold)
+        return compare_tensors(counted(checks.expected(), stage), checks.found(), threshold)
     except VeneerError as error:
         return TensorReport(0, "", 0.0, (f"files cannot be opened: {error}",))
 
@@ -127,16 +128,5 @@ def write_certificate(folder: Path, certificate: Certificate) -> Certificate:
     """
     # The model card is the user's to go on writing.
     whole = replace(certificate, files=digests(folder, without=(PARITY_FILE, CARD_FILE)))
-    write_text(folder / PARITY_FILE, json.dumps(_finite(whole.to_json()), indent=2) + "\n")
+    write_text(folder / PARITY_FILE, json.dumps(finite(whole.to_json()), indent=2) + "\n")
     return whole
-
-
-def _finite(value: object) -> object:
-    """Plain values with NaN and infinity as text, which JSON has no numbers for."""
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

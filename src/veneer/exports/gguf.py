@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, nearest
+from veneer.events import Stage
 from veneer.exports import llama_cpp as runner
 from veneer.exports.base import MergeBase, Source, open_source
 from veneer.exports.inputs import Checks, ExportInputs
@@ -105,8 +106,12 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     quant = quant_of(inputs.request.quant)
     base = MergeBase.DEQUANTISED if inputs.trained.quantized else MergeBase.ORIGINAL
     source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
-    inputs.progress(f"writing {MODEL_FILE} ({quant.value})")
-    written = write_gguf(folder / MODEL_FILE, source, quant, name=inputs.request.output.name)
+    total = len(inputs.checkpoint.names())
+    with Stage(inputs.emit, f"writing {MODEL_FILE} ({quant.value})", total=total, unit="tensors") as stage:
+        written = write_gguf(
+            folder / MODEL_FILE, source, quant,
+            name=inputs.request.output.name, progress=lambda name: stage.advance(item=name),
+        )  # fmt: skip
     write_modelfile(folder, source.tokenizer or source.checkpoint.tokenizer(), f"./{MODEL_FILE}")
     return ExportRecord(
         model=inputs.model,

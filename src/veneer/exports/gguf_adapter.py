@@ -24,6 +24,7 @@ from veneer.adapters.adapter import Adapter
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.module import AdapterModule
 from veneer.errors import AdapterError, ConfigError, ModelError, listing, nearest
+from veneer.events import Stage
 from veneer.exports import llama_cpp as runner
 from veneer.exports.base import MergeBase, open_source
 from veneer.exports.certificate import ReaderOutput
@@ -227,8 +228,8 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
     known = inputs.checkpoint.tokenizer()
     grown = source.tokenizer is not None and source.tokenizer.vocab_size > known.vocab_size
-    inputs.progress(f"writing {ADAPTER_FILE} ({kind.value})")
-    written = write_gguf_adapter(folder / ADAPTER_FILE, source.adapter, inputs.checkpoint.config, kind, grown=grown)
+    with Stage(inputs.emit, f"writing {ADAPTER_FILE} ({kind.value})"):
+        written = write_gguf_adapter(folder / ADAPTER_FILE, source.adapter, inputs.checkpoint.config, kind, grown=grown)
     write_modelfile(folder, known, _from(inputs), adapter=f"./{ADAPTER_FILE}")
     return ExportRecord(
         model=inputs.model,

@@ -13,6 +13,7 @@ from veneer.assistant import Assistant, recorded_run
 from veneer.backends.load import describe_hf
 from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Backend, Method
+from veneer.events import Subscriber
 from veneer.exports.base import TrainingBase
 from veneer.exports.prompts import EvaluationRows
 from veneer.exports.readers import Reader
@@ -24,9 +25,6 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.io.model_files import DTYPES, recorded_dtype
 from veneer.load import stored_quantisation
 from veneer.model.spec import spec_from_hf
-
-Progress = Callable[[str], None]
-"""Told, in a few words, of what is done now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,8 @@ class ExportInputs:
     """How the base was held when the adapter was trained."""
     backend: Backend
     """Who computes the model."""
-    progress: Progress
+    emit: Subscriber
+    """Told of every event."""
 
     @property
     def device(self) -> torch.device:

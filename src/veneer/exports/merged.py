@@ -15,6 +15,7 @@ from veneer.config import QuantSection
 from veneer.enums import Backend, Scheme
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics import compare
+from veneer.events import Stage
 from veneer.exports.base import MergeBase, open_source
 from veneer.exports.hf import merged_files, open_hf_source, write_merged_hf
 from veneer.exports.inputs import Checks, ExportInputs, name_of
@@ -51,8 +52,8 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
         part = folder / base.value
         written[base] = _write(inputs, base, part, quant)
         if live_rows:
-            inputs.progress(f"measuring the merge into the {base.value} base")
-            scores[base] = live_rows.rows.folder(part)
+            with Stage(inputs.emit, f"measuring the merge into the {base.value} base"):
+                scores[base] = live_rows.rows.folder(part)
     best = min(candidates, key=lambda base: mean_loss(scores[base]) if live_rows else 0.0)
     record = ExportRecord(
         model=inputs.model,
@@ -134,14 +135,17 @@ def packing(inputs: ExportInputs) -> QuantSection:
 def _write(inputs: ExportInputs, base: MergeBase, folder: Path, quant: QuantSection | None) -> MergeSummary:
     with reported(folder):
         folder.mkdir()
-    inputs.progress(f"merging into the {base.value} base")
-    if inputs.backend is Backend.HF:
-        return write_merged_hf(
-            folder, open_hf_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained), inputs.dtype
-        )
-    return write_merged(
-        folder, open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained), inputs.dtype, quant
-    )
+    adapter, total = inputs.request.adapter, len(inputs.checkpoint.names())
+    with Stage(inputs.emit, f"merging into the {base.value} base", total=total, unit="tensors") as stage:
+
+        def told(name: str) -> None:
+            stage.advance(item=name)
+
+        if inputs.backend is Backend.HF:
+            foreign = open_hf_source(inputs.checkpoint, adapter, base, inputs.trained)
+            return write_merged_hf(folder, foreign, inputs.dtype, told)
+        source = open_source(inputs.checkpoint, adapter, base, inputs.trained)
+        return write_merged(folder, source, inputs.dtype, quant, told)
 
 
 def _keep(folder: Path, chosen: Path) -> None:
@@ -171,10 +175,10 @@ def _measure_live(inputs: ExportInputs) -> _LiveLosses | None:
     if inputs.rows is None or not (asked or inputs.trained.quantized or request.to is Target.MERGED_4BIT):
         return None
     records = inputs.rows.records[: request.limit]
-    inputs.progress("measuring base and adapter")
     rows = LossMeter(records, request.compute, inputs.backend)
-    assistant = open_assistant(inputs.model, adapter=request.adapter, method=inputs.method, compute=request.compute)
-    base, adapter = rows.live(assistant)
+    with Stage(inputs.emit, "measuring base and adapter"):
+        assistant = open_assistant(inputs.model, adapter=request.adapter, method=inputs.method, compute=request.compute)
+        base, adapter = rows.live(assistant)
     return _LiveLosses(rows, inputs.rows.source, base, adapter)
 
 
@@ -212,7 +216,7 @@ def _requantised(
             return None
         quant = inputs.trained.quant
         _write(inputs, best, partial / "packed", quant)
-        inputs.progress("measuring the merged model quantised again")
-        scores = live_rows.rows.folder(partial / "packed")
+        with Stage(inputs.emit, "measuring the merged model quantised again"):
+            scores = live_rows.rows.folder(partial / "packed")
     source = open_source(inputs.checkpoint, inputs.request.adapter, best, inputs.trained)
     return RequantisedLoss(beside(live_rows.adapter, scores), survival(source, quant))

@@ -7,6 +7,7 @@ has passed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from veneer.backends.choose import backend_of
 from veneer.config import ComputeSection
 from veneer.enums import Backend, Method, choice
 from veneer.errors import ConfigError, OutputError
+from veneer.events import Result, Subscriber, broadcast, ignore
 from veneer.exports import gguf, gguf_adapter, merged, peft_folder
 from veneer.exports.card import model_card
 from veneer.exports.certify import certify, write_certificate
-from veneer.exports.inputs import Exporter, ExportInputs, Progress, stored_dtype, trained_how
+from veneer.exports.inputs import Exporter, ExportInputs, stored_dtype, trained_how
 from veneer.exports.prompts import evaluation_rows
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
 from veneer.exports.request import ExportRequest, StoredDtype, Target
@@ -57,7 +59,7 @@ def export(
     gap: float | None = None,
     method: Method | str | None = None,
     compute: ComputeSection | None = None,
-    progress: Progress = lambda what: None,
+    subscribers: Sequence[Subscriber] = (),
 ) -> ExportRecord:
     """Write an adapter (and its base) as something that other programs load, and prove that it is the same model.
 
@@ -81,7 +83,7 @@ def export(
         gap: largest log-probability gap that is allowed, in nats, in place of the format's.
         method: how the base was held in training; by default as the adapter's run recorded it, else as LORA.
         compute: device and dtype of the measuring.
-        progress: told of what is done now.
+        subscribers: called with every event: what is done now, how far it is, and the record.
 
     Raises:
         ConfigError: an unknown name, 4 bits without evaluation rows, or `quant` where nothing is quantised.
@@ -101,15 +103,16 @@ def export(
         method=None if method is None else choice(Method, method, "method"),
         compute=compute or ComputeSection(),
     )
-    return run_export(request, progress=progress)
+    return run_export(request, subscribers=subscribers)
 
 
-def run_export(request: ExportRequest, *, progress: Progress = lambda what: None) -> ExportRecord:
+def run_export(request: ExportRequest, *, subscribers: Sequence[Subscriber] = ()) -> ExportRecord:
     """Carry out a request, as `export` says."""
+    emit = broadcast(subscribers)
     output = request.output
     if output.exists():
         raise OutputError(f"{output} exists already; give a folder that does not, an export replaces nothing")
-    inputs, why = open_inputs(request, progress)
+    inputs, why = open_inputs(request, emit)
     if request.to is Target.MERGED_4BIT and inputs.rows is None:
         raise ConfigError(
             f"merging into 4 bits can lose the update, so it is done only with rows to measure that on, and {why}: "
@@ -125,10 +128,11 @@ def run_export(request: ExportRequest, *, progress: Progress = lambda what: None
         record = replace(record, parity=write_certificate(partial, certificate))
         if not certificate.passed:
             certificate.refuse(_set_aside(partial, output))
+    emit(Result(verb="export", values=record.to_json()))
     return record
 
 
-def open_inputs(request: ExportRequest, progress: Progress) -> tuple[ExportInputs, str]:
+def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[ExportInputs, str]:
     """Open the base and find the rows; also says why there are none.
 
     Raises:
@@ -161,7 +165,7 @@ def open_inputs(request: ExportRequest, progress: Progress) -> tuple[ExportInput
         rows=rows,
         trained=trained_how(adapter, checkpoint, request.method, request.compute, backend),
         backend=backend,
-        progress=progress,
+        emit=emit,
     )
     return inputs, why
 

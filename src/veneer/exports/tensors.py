@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from veneer.events import Stage
 from veneer.exports.certificate import TensorReport
 from veneer.io.checkpoint import Checkpoint
 from veneer.load import packed_layer
@@ -91,6 +92,13 @@ def compare_tensors(expected: Iterable[tuple[str, Tensor]], found: Tensors, thre
             problems.append(f"{name}: is off by {100 * error:.3g} % of its size, {100 * threshold:g} % are allowed")
     problems += [f"{name}: should not be there" for name in sorted(left)]
     return TensorReport(compared, worst, max(0.0, largest), tuple(problems))
+
+
+def counted(tensors: Iterable[tuple[str, Tensor]], stage: Stage) -> Iterator[tuple[str, Tensor]]:
+    """Passes tensors on; `stage` is told of each as it is taken."""
+    for name, tensor in tensors:
+        stage.advance(item=name)
+        yield name, tensor
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

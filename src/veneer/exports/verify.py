@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 from veneer.config import ComputeSection
 from veneer.enums import Method
 from veneer.errors import ModelError
+from veneer.events import Result, Subscriber, broadcast
 from veneer.exports.certificate import Certificate
 from veneer.exports.certify import certify, digests
-from veneer.exports.inputs import Progress
 from veneer.exports.record import PARITY_FILE, RECORD_FILE, ExportRecord, read_json
 from veneer.exports.request import ExportRequest, Target, VerifyRequest
 from veneer.exports.run import TARGETS, open_inputs
@@ -26,7 +27,7 @@ def verify(
     limit: int | None = None,
     gap: float | None = None,
     compute: ComputeSection | None = None,
-    progress: Progress = lambda what: None,
+    subscribers: Sequence[Subscriber] = (),
 ) -> Certificate:
     """Compare an export with what it was made from, as it stands now. Nothing is written.
 
@@ -38,7 +39,7 @@ def verify(
         limit: take only the first rows (20 where this is not given).
         gap: largest log-probability gap that is allowed, in place of the format's.
         compute: where it is computed.
-        progress: told of what is done now.
+        subscribers: called with every event: what is done now, how far it is, and the certificate.
 
     Returns:
         The certificate, passed or not.
@@ -55,11 +56,12 @@ def verify(
         gap=gap,
         compute=compute or ComputeSection(),
     )
-    return run_verify(request, progress=progress)
+    return run_verify(request, subscribers=subscribers)
 
 
-def run_verify(request: VerifyRequest, *, progress: Progress = lambda what: None) -> Certificate:
+def run_verify(request: VerifyRequest, *, subscribers: Sequence[Subscriber] = ()) -> Certificate:
     """Carry out a request, as `verify` says."""
+    emit = broadcast(subscribers)
     folder = request.export
     values, parity = read_json(folder / RECORD_FILE), read_json(folder / PARITY_FILE)
     record = _record(values, folder)
@@ -76,10 +78,12 @@ def run_verify(request: VerifyRequest, *, progress: Progress = lambda what: None
         method=Method(record.method),
         compute=request.compute,
     )
-    inputs, why = open_inputs(exported, progress)
+    inputs, why = open_inputs(exported, emit)
     certificate = certify(inputs, TARGETS[target].checks(inputs, folder, record), record, why=why)
     written = {str(name): str(digest) for name, digest in dict(parity.get("files", {})).items()}
-    return replace(certificate, files=written, damaged=tuple(_damaged(written, folder)))
+    certificate = replace(certificate, files=written, damaged=tuple(_damaged(written, folder)))
+    emit(Result(verb="verify", values=certificate.to_json()))
+    return certificate
 
 
 def _damaged(written: dict[str, str], folder: Path) -> list[str]:

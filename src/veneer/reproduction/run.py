@@ -10,7 +10,7 @@ from typing import Any
 
 from veneer.config import RunConfig, parse
 from veneer.errors import CheckpointError, OutputError, listing
-from veneer.events import Subscriber
+from veneer.events import Level, Note, Result, Subscriber, broadcast
 from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import remove_folder, sha256
@@ -70,7 +70,6 @@ def reproduce(
     eval_data: str | Path | None = None,
     subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
-    on_environment: Callable[[list[str]], None] = lambda lines: None,
 ) -> Reproduction:
     """Make a finished run again, in one piece, and compare what comes out.
 
@@ -80,9 +79,8 @@ def reproduce(
         model: where the base is now, if it was moved.
         data: where the rows are now, if they were moved.
         eval_data: where the evaluation rows are now, if they were moved.
-        subscribers: called with every event of the new run.
+        subscribers: called with every event of the new run, after a warning of what computes otherwise here.
         stop: asked after every step.
-        on_environment: told, before anything is trained, of what computes otherwise here; may be empty.
 
     Raises:
         CheckpointError: there is no usable `run.lock`, or base, tokenizer or data are not what was trained from: all
@@ -100,13 +98,18 @@ def reproduce(
     refuse_other_inputs(lock, config, folder)
     device = resolve_device(config.compute.device)
     differing = environments(lock, environment(device, config))
-    on_environment(differing)
+    emit = broadcast(subscribers)
+    if differing:
+        otherwise = f"computed otherwise here, so that other bytes may come out:\n{listing(differing)}"
+        emit(Note(message=otherwise, level=Level.WARNING))
     train(config, subscribers=subscribers, stop=stop)
     found = _compared(lock, folder, target, differing)
     if found.same and output is None:
         remove_folder(target)
-        return found
-    return replace(found, output=str(target))
+    else:
+        found = replace(found, output=str(target))
+    emit(Result(verb="reproduce", values=found.to_json()))
+    return found
 
 
 def read_lock(folder: Path) -> dict[str, Any]:

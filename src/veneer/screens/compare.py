@@ -3,69 +3,44 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from veneer.comparison.order import BASE, Order
+from veneer.comparison.order import BASE
 from veneer.comparison.run import CompareConfig, CompareResult, compare
 from veneer.comparison.summary import Difference, Figure
 from veneer.io.files import write_text
-from veneer.screens.console import console
+from veneer.screens.console import console, say, show_table
+from veneer.screens.events import EventScreen
 from veneer.screens.figures import PERCENT
+from veneer.screens.json_output import print_result
 
 TEXT_WIDTH = 140
-"""Of the tables that are written to files, in characters."""
+"""The width of the tables that are written to files, in characters."""
 
 
 def compare_visibly(config: CompareConfig, *, as_json: bool) -> CompareResult:
-    """Compare methods with a line for every run; prints tables unless the caller wants JSON."""
-    screen = console()
-    with screen.status("preparing") as status:
-        result = compare(config, follow=_follower(screen, status))
+    """Compare methods with a line for every run, and print tables of quality and cost."""
+    people = console()
+    with EventScreen(people) as screen:
+        result = compare(config, subscribers=[screen, print_result] if as_json else [screen])
     tables = [comparison_of_methods(result), *([differences_table(result.differences)] if result.differences else [])]
     text = io.StringIO()
     for table in tables:
-        Console(file=text, width=TEXT_WIDTH).print(table)
+        show_table(Console(file=text, width=TEXT_WIDTH), table)
     write_text(Path(config.output) / "compare.txt", text.getvalue())
     for name, problem in result.problems.items():
-        screen.print(Text(f"{name}: not run: {problem}"), soft_wrap=True)
+        say(people, f"{name}: not run: {problem}")
     if not as_json:
         shown = Console()
         for table in tables:
-            shown.print(table)
-        shown.print(Text(f"everything, with plots: {config.output}"), soft_wrap=True)
+            show_table(shown, table)
+        say(shown, f"everything, with plots: {config.output}")
     return result
-
-
-def _follower(screen: Console, status: Status) -> Callable[[Order, Mapping[str, Any]], None]:
-    """Turns the events of a comparison's runs into one line that moves and one that stays for each run."""
-    steps = 0
-
-    def follow(order: Order, event: Mapping[str, Any]) -> None:
-        nonlocal steps
-        name = order.folder.name
-        match event["event"]:
-            case "RunStarted":
-                steps = event["steps"]
-            case "StepDone":
-                status.update(escape(f"{name}: step {event['step']} of {steps}, loss {event['loss']:.3f}"))
-            case "Scoring":
-                status.update(escape(f"{name}: scoring {event['rows']} rows"))
-            case "Done":
-                screen.print(Text(f"{name}: done{' before' if event['again'] else ''}"))
-            case "Failed":
-                screen.print(Text(f"{name}: {event['message']}"), soft_wrap=True)
-            case "Begun":
-                status.update(escape(f"{name}: loading"))
-
-    return follow
 
 
 def comparison_of_methods(result: CompareResult) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 
@@ -19,6 +20,16 @@ def say(screen: Console, message: str, style: str = "") -> None:
     A word that is longer than a line (a path, say) is left to the terminal, so that it can be copied in one piece.
     """
     screen.print(Text(message, style=style, overflow="ignore"), soft_wrap=not screen.is_terminal)
+
+
+def show_table(screen: Console, table: Table) -> None:
+    """Print a table with its title above and its caption below: neither is squeezed into the table's width."""
+    if table.title is not None:
+        say(screen, str(table.title), style="bold")
+    caption, table.title, table.caption = table.caption, None, None
+    screen.print(table)
+    if caption is not None:
+        say(screen, str(caption), style="italic")
 
 
 def write_to_stderr(text: str) -> None:

@@ -6,14 +6,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from veneer.assistant import Assistant
-from veneer.data.records import read_records
-from veneer.evaluation.run import EvaluationRequest, Report, RowSet, Sample, evaluate_rows, prepare
+from veneer.evaluation.run import EvaluationRequest, Report, Sample, run_evaluation
 from veneer.evaluation.statistics import Comparison, Metric
-from veneer.screens.console import console
+from veneer.screens.console import console, show_table
+from veneer.screens.events import EventScreen
 from veneer.screens.figures import PERCENT, number
-from veneer.screens.loading import open_visibly
-from veneer.screens.progress import counting
+from veneer.screens.json_output import print_result
 
 SAMPLES_SHOWN = 3
 LOWER_IS_BETTER = ("loss", "perplexity")
@@ -22,25 +20,15 @@ EXCERPT = 240
 
 
 def evaluate_visibly(request: EvaluationRequest, *, as_json: bool) -> Report:
-    """Evaluate with progress bars; prints tables unless the caller wants JSON."""
-    records = read_records(request.data)[: request.limit]
-    screen = console()
-    assistant = open_visibly(request.assistant, screen=screen)
-    report = score_visibly(assistant, prepare(assistant, records, max_new_tokens=request.max_new_tokens), screen)
+    """Evaluate under bars, and print tables of scores and samples."""
+    with EventScreen(console()) as screen:
+        report = run_evaluation(request, subscribers=[screen, print_result] if as_json else [screen])
     if not as_json:
         output = Console()
-        output.print(report_table(request.data, report))
+        show_table(output, report_table(request.data, report))
         if report.samples:
-            output.print(sample_table("Samples", report.samples[:SAMPLES_SHOWN]))
+            show_table(output, sample_table("Samples", report.samples[:SAMPLES_SHOWN]))
     return report
-
-
-def score_visibly(assistant: Assistant, rows: RowSet, screen: Console, what: str = "") -> Report:
-    """Score base and adapter, each under a bar."""
-    models = 1 if assistant.adapter is None else 2
-    answered = sum(question is not None for question in rows.questions)
-    with counting(screen, f"evaluating{what}", models * answered) as done:
-        return evaluate_rows(assistant, rows, on_done=lambda who, count: done(count))
 
 
 def report_table(title: str, report: Report) -> Table:

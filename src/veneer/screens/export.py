@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -11,23 +10,24 @@ from veneer.exports.certificate import TOP, Certificate
 from veneer.exports.record import ExportRecord, LossReport
 from veneer.exports.request import ExportRequest, Target
 from veneer.exports.run import run_export
-from veneer.screens.console import console
+from veneer.screens.console import console, say, show_table
+from veneer.screens.events import EventScreen
+from veneer.screens.json_output import print_result
 
 
 def export_visibly(request: ExportRequest, *, as_json: bool) -> ExportRecord:
-    """Export under a spinner; prints what was measured unless the caller wants JSON."""
-    screen = console()
-    with screen.status(escape(f"exporting {request.adapter}")) as status:
-        record = run_export(request, progress=lambda what: status.update(escape(what)))
+    """Export, saying what is done now, and print what was measured."""
+    with EventScreen(console()) as screen:
+        record = run_export(request, subscribers=[screen, print_result] if as_json else [screen])
     if not as_json:
         shown = Console()
         if record.measured is not None:
-            shown.print(merge_table(record.merged_into, record.measured, packed=request.to is Target.MERGED_4BIT))
+            show_table(shown, merge_table(record.merged_into, record.measured, packed=request.to is Target.MERGED_4BIT))
         if record.parity is not None:
-            shown.print(parity_table(record.parity))
+            show_table(shown, parity_table(record.parity))
         for note in (*record.notes, *(record.parity.notes if record.parity else ())):
-            shown.print(Text(note), soft_wrap=True)
-        shown.print(Text(_written(record)), soft_wrap=True)
+            say(shown, note)
+        say(shown, _written(record))
     return record
 
 

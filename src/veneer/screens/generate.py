@@ -10,7 +10,7 @@ from veneer.assistant import Assistant, lines_of, turns
 from veneer.errors import DataError
 from veneer.generation import Sampling
 from veneer.screens.console import console
-from veneer.screens.progress import counting
+from veneer.screens.events import EventScreen
 
 
 def read_question(prompt: str | None) -> str:
@@ -56,6 +56,7 @@ def answer_all(
     assistant: Assistant, questions: list[str], system: str | None, sampling: Sampling
 ) -> Iterator[tuple[str, str]]:
     """Every question with its answer, decoded together."""
-    with counting(console(), "answering", len(questions)) as done:
-        answers = assistant.answers([turns(system, question) for question in questions], sampling, on_done=done)
+    conversations = [turns(system, question) for question in questions]
+    with EventScreen(console()) as screen:
+        answers = assistant.answers(conversations, sampling, subscribers=[screen])
     yield from zip(questions, answers, strict=True)

@@ -1,16 +1,13 @@
-"""A model is loaded under a spinner."""
+"""A model is loaded under a bar."""
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.markup import escape
-
 from veneer.assistant import Assistant, AssistantRequest, load_assistant
 from veneer.screens.console import console
+from veneer.screens.events import EventScreen
 
 
-def open_visibly(request: AssistantRequest, *, screen: Console | None = None) -> Assistant:
-    """Load a model under a spinner that names the tensor being read."""
-    screen = screen or console()
-    with screen.status(escape(f"loading {request.model}")) as status:
-        return load_assistant(request, progress=lambda name: status.update(escape(f"loading {request.model}: {name}")))
+def open_visibly(request: AssistantRequest) -> Assistant:
+    """Load a model under a bar."""
+    with EventScreen(console()) as screen:
+        return load_assistant(request, subscribers=[screen])

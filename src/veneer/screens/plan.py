@@ -12,6 +12,7 @@ from rich.text import Text
 from veneer.config import RunConfig
 from veneer.errors import ConfigError
 from veneer.planning.plan import Plan, spoken
+from veneer.screens.console import show_table
 from veneer.training.planned import Expected, estimate_of, plan_of
 
 COMPONENTS = {
@@ -42,7 +43,7 @@ def plan_visibly(config: RunConfig, device: str, expected: Expected, *, as_json:
     if as_json:
         click.echo(json.dumps(plan.to_json(), indent=2))
     else:
-        Console().print(plan_table(f"{config.model}: {config.method.value} on {device}", plan))
+        show_table(Console(), plan_table(f"{config.model}: {config.method.value} on {device}", plan))
     if plan.refusal is not None:
         raise ConfigError(plan.refusal)
 

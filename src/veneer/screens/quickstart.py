@@ -12,18 +12,18 @@ from typing import Any
 
 from rich.console import Console
 
-from veneer.assistant import Assistant, AssistantRequest, make_assistant
+from veneer.assistant import Assistant, AssistantRequest, load_assistant, make_assistant
 from veneer.config import RunConfig
 from veneer.data.records import read_records
 from veneer.enums import Method
-from veneer.evaluation.run import Report, RowSet, make_report, prepare, score_rows
+from veneer.evaluation.run import Report, RowSet, evaluate_rows, make_report, prepare, score_rows
+from veneer.events import Subscriber
 from veneer.io.checkpoint import open_checkpoint
 from veneer.quickstart import SETS, bundled_data, bundled_model, configuration, free_folder
-from veneer.screens.console import console
-from veneer.screens.evaluate import comparison_table, sample_table, score_visibly
+from veneer.screens.console import console, show_table
+from veneer.screens.evaluate import comparison_table, sample_table
+from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
-from veneer.screens.loading import open_visibly
-from veneer.screens.progress import counting
 from veneer.screens.train import train_visibly
 from veneer.training.run import RunResult
 from veneer.training.trainable import AdapterTraining
@@ -64,7 +64,8 @@ def run(
     result = train_visibly(config)
     train_seconds = time.perf_counter() - begun
     screen.print("[bold]2. Evaluating[/bold] base and tuned model on held-out messages, greedy answers")
-    reports = _evaluate(result, config, rows, screen)
+    with EventScreen(screen) as shown:
+        reports = _evaluate(result, config, rows, shown)
     summary = {
         "method": method.value,
         "model": source,
@@ -80,29 +81,28 @@ def run(
     return summary
 
 
-def _evaluate(result: RunResult, config: RunConfig, rows: int, screen: Console) -> dict[str, Report]:
+def _evaluate(result: RunResult, config: RunConfig, rows: int, screen: Subscriber) -> dict[str, Report]:
     reports = {}
     assistant = _assistant(result, config)
     base = None
     if config.method is Method.FULL:
         # Full fine-tuning has changed the weights, so the base is loaded again beside them.
-        base = open_visibly(
-            AssistantRequest(model=config.model, method=Method.LORA, compute=config.compute), screen=screen
-        )
+        request = AssistantRequest(model=config.model, method=Method.LORA, compute=config.compute)
+        base = load_assistant(request, subscribers=[screen])
     for name, file in SETS.items():
         records = read_records(bundled_data() / file)[:rows]
-        prepared = prepare(assistant, records)
+        prepared = prepare(assistant, records, emit=screen)
         if base is None:
-            reports[name] = score_visibly(assistant, prepared, screen, f" {name}")
+            reports[name] = evaluate_rows(assistant, prepared, emit=screen)
         else:
-            reports[name] = _score_two(base, assistant, prepared, screen, name)
+            reports[name] = _score_two(base, assistant, prepared, screen)
     return reports
 
 
-def _score_two(base: Assistant, tuned: Assistant, rows: RowSet, screen: Console, name: str) -> Report:
+def _score_two(base: Assistant, tuned: Assistant, rows: RowSet, emit: Subscriber) -> Report:
     begun = time.perf_counter()
-    with counting(screen, f"evaluating {name}", 2 * len(rows.questions)) as done:
-        before, after = score_rows(base, rows, done), score_rows(tuned, rows, done)
+    before = score_rows(base, rows, emit=emit, who="base")
+    after = score_rows(tuned, rows, emit=emit, who="tuned model")
     return make_report(rows, before, after, time.perf_counter() - begun)
 
 
@@ -118,9 +118,9 @@ def _show(summary: dict[str, Any], reports: dict[str, Report], config: RunConfig
     tuned = "tuned" if config.method is Method.FULL else "adapter"
     for name, report in reports.items():
         title = f"{name} ({report.rows} messages never trained)"
-        output.print(comparison_table(title, report.comparison, tuned=tuned))
+        show_table(output, comparison_table(title, report.comparison, tuned=tuned))
     samples = next(iter(reports.values())).samples[:SAMPLES]
-    output.print(sample_table("Three of the new records", samples, tuned=tuned))
+    show_table(output, sample_table("Three of the new records", samples, tuned=tuned))
     output.print(
         f"trained in {duration(summary['train_seconds'])} ({summary['tokens_per_second']:,.0f} tokens/s), "
         f"peak memory {summary['peak_memory_mb']:,} MB; evaluated in "

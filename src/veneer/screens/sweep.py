@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 from rich.console import Console
-from rich.markup import escape
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from veneer.events import Evaluated, Event, RunFinished, StepDone, Subscriber
-from veneer.screens.console import console, write_to_stderr
+from veneer.events import Subscriber
+from veneer.screens.console import console, say, show_table, write_to_stderr
+from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
-from veneer.sweeps.grid import Point
-from veneer.sweeps.outcome import Outcome, best_of, to_json
+from veneer.screens.json_output import print_result
+from veneer.sweeps.outcome import Outcome, best_of
 from veneer.sweeps.run import CHART_FILE, TOGETHER, sweep
 from veneer.training.interrupt import interruptible
 
@@ -26,42 +23,19 @@ from veneer.training.interrupt import interruptible
 def sweep_visibly(
     values: Mapping[str, Any], grid: Mapping[str, list[Any]], output: Path, *, together: int | None, as_json: bool
 ) -> list[Outcome]:
-    """Train a grid's points with a line for what happens; table (or JSON) at the end, also where it was interrupted."""
-    screen = console()
+    """Train a grid's points with a bar for each, and print the table of all points."""
     notice = "stopping after this step; the same command goes on"
-    with interruptible(lambda: write_to_stderr(f"\n{notice}\n")) as stop, screen.status("planning") as status:
-
-        def follow(point: Point) -> list[Subscriber]:
-            return [lambda event: _follow_point(screen, status, point, event)]
-
-        outcomes = sweep(
-            values,
-            grid,
-            output,
-            together=together or TOGETHER,
-            subscribers=follow,
-            on_group=lambda group: screen.print(f"training {len(group)} together: {', '.join(p.name for p in group)}"),
-            stop=stop,
-        )
-    best = best_of(outcomes)
+    with interruptible(lambda: write_to_stderr(f"\n{notice}\n")) as stop, EventScreen(console()) as screen:
+        shown: list[Subscriber] = [screen, print_result] if as_json else [screen]
+        outcomes = sweep(values, grid, output, together=together or TOGETHER, subscribers=shown, stop=stop)
     if as_json:
-        shown = {"points": to_json(outcomes), "best": None if best is None else best.name}
-        click.echo(json.dumps(shown, indent=2))
         return outcomes
-    Console().print(sweep_table(outcomes, best))
-    click.echo(f"chart: {output / CHART_FILE}")
+    best, shown_at = best_of(outcomes), Console()
+    show_table(shown_at, sweep_table(outcomes, best))
+    say(shown_at, f"chart: {output / CHART_FILE}")
     if best is not None:
-        click.echo(f"best: {output / best.name}")
+        say(shown_at, f"best: {output / best.name}")
     return outcomes
-
-
-def _follow_point(screen: Console, status: Status, point: Point, event: Event) -> None:
-    if isinstance(event, StepDone):
-        status.update(escape(f"{point.name}: step {event.step:,}, loss {event.loss:.4f}"))
-    elif isinstance(event, Evaluated):
-        screen.print(escape(f"{point.name}: step {event.step:,}, evaluation loss {event.loss:.4f}"))
-    elif isinstance(event, RunFinished) and event.reason != "complete":
-        screen.print(escape(f"{point.name}: {event.reason} after step {event.step:,}"))
 
 
 def sweep_table(outcomes: Sequence[Outcome], best: Outcome | None) -> Table:

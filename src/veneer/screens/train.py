@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
-import click
-
 from veneer.config import RunConfig
-from veneer.events import Event, to_json
 from veneer.screens.console import console, write_to_stderr
 from veneer.screens.events import EventScreen
+from veneer.screens.json_output import print_event
 from veneer.training.interrupt import interruptible
 from veneer.training.run import RunResult, train
 
@@ -22,8 +18,3 @@ def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = Fa
             return train(config, resume=resume, subscribers=[print_event], stop=stop)
         with EventScreen(console()) as screen:
             return train(config, resume=resume, subscribers=[screen], stop=stop)
-
-
-def print_event(event: Event) -> None:
-    """Print an event as a line of JSON on standard output."""
-    click.echo(json.dumps(to_json(event)))

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from veneer.errors import Interrupted, OutputError, TrainingStopped
-from veneer.events import Subscriber
+from veneer.events import Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
 from veneer.io.files import exclusive, make_output_folder, write_text
 from veneer.sweeps.grid import Point, points
-from veneer.sweeps.outcome import Outcome, chart, dumped, read_outcome
+from veneer.sweeps.outcome import Outcome, best_of, chart, dumped, read_outcome, to_json
 from veneer.training.joint import Prepared, base_key, joint_bytes, prepare, train_together
 from veneer.training.run import CHECKPOINTS, train
 
@@ -29,8 +29,7 @@ def sweep(
     output: Path,
     *,
     together: int = TOGETHER,
-    subscribers: Callable[[Point], Sequence[Subscriber]] = lambda point: (),
-    on_group: Callable[[Sequence[Point]], None] = lambda group: None,
+    subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> list[Outcome]:
     """Train every point of a grid, each in a folder of its own below `output`, and write table and chart.
@@ -43,30 +42,37 @@ def sweep(
         grid: what is varied, by dotted key.
         output: the sweep's folder.
         together: most points that are trained in one run.
-        subscribers: of the events of a point.
-        on_group: told which points are trained next, together.
+        subscribers: called with every event: which points are trained together, what happens in each, and the table.
         stop: asked after every step; true ends the sweep with checkpoints.
 
     Raises:
         Interrupted: `stop` asked for it; the table holds what there is.
         VeneerError: a point cannot be run; nothing was trained. Or the folder holds another sweep.
     """
+    emit = broadcast(subscribers)
     found = points(values, grid, output)
     make_output_folder(output)
     with exclusive(output):
         _claim(output, values, grid)
         pending = [point for point in found if not read_outcome(point).done]
+        for point in found:
+            if point not in pending:
+                emit(RunDone(run=point.name, before=True))
         interrupted = False
-        for group in _groups(pending, together):
-            chosen = [point for point, _ in group]
-            on_group(chosen)
-            interrupted = _train_group(group, subscribers, stop)
+        for group in _groups(pending, together, emit):
+            emit(RunsJoined(runs=tuple(point.name for point, _ in group)))
+            interrupted = _train_group(group, emit, stop)
             _report(output, found)
+            for point, _ in group:
+                if read_outcome(point).done:
+                    emit(RunDone(run=point.name, before=False))
             if interrupted:
                 break
         outcomes = _report(output, found)
     if interrupted:
         raise Interrupted(f"the sweep in {output} was stopped; the same command goes on with it")
+    best = best_of(outcomes)
+    emit(Result(verb="sweep", values={"points": to_json(outcomes), "best": None if best is None else best.name}))
     return outcomes
 
 
@@ -79,13 +85,18 @@ def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[
     write_text(file, text)
 
 
-def _groups(pending: Sequence[Point], together: int) -> list[list[tuple[Point, Prepared]]]:
+def _groups(pending: Sequence[Point], together: int, emit: Subscriber) -> list[list[tuple[Point, Prepared]]]:
     """Points in the order given, joined with earlier ones over the same base as far as the memory allows."""
     groups: list[list[tuple[Point, Prepared]]] = []
     rows: dict[str, Prepared] = {}
-    for point in pending:
-        begun = any((Path(point.config.output) / CHECKPOINTS).glob("step-*"))
-        prepared = _sharing_rows(prepare(point.config, resume=begun), rows)
+    with Stage(emit, "planning", total=len(pending), unit="runs") as stage:
+        planned = []
+        for point in pending:
+            stage.advance(0, point.name)
+            begun = any((Path(point.config.output) / CHECKPOINTS).glob("step-*"))
+            planned.append(_sharing_rows(prepare(point.config, resume=begun), rows))
+            stage.advance()
+    for point, prepared in zip(pending, planned, strict=True):
         key, plan = base_key(prepared.foreseen), prepared.foreseen.plan
         for group in groups:
             members = [one.foreseen for _, one in group] + [prepared.foreseen]
@@ -111,22 +122,20 @@ def _sharing_rows(prepared: Prepared, seen: dict[str, Prepared]) -> Prepared:
 
 def _train_group(
     group: Sequence[tuple[Point, Prepared]],
-    subscribers: Callable[[Point], Sequence[Subscriber]],
+    emit: Subscriber,
     stop: Callable[[], bool],
 ) -> bool:
     """Train some points; whether they were stopped. One that diverged is told by its folder."""
     if base_key(group[0][1].foreseen) is None:
         point, prepared = group[0]
         try:
-            train(point.config, resume=prepared.resume, subscribers=subscribers(point), stop=stop)
+            train(point.config, resume=prepared.resume, subscribers=[of_run(point.name, emit)], stop=stop)
         except Interrupted:
             return True
         except TrainingStopped:
             return False
         return False
-    outcomes = train_together(
-        [prepared for _, prepared in group], subscribers=lambda number: subscribers(group[number][0]), stop=stop
-    )
+    outcomes = train_together([prepared for _, prepared in group], subscribers=[emit], stop=stop)
     return any(isinstance(outcome, Interrupted) for outcome in outcomes)
 
 

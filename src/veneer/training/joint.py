@@ -31,7 +31,7 @@ from veneer.config import RunConfig, check
 from veneer.data.batches import MicroBatch
 from veneer.enums import Backend, Method, Recompute
 from veneer.errors import ConfigError, TrainingStopped
-from veneer.events import Event, EventLog, Subscriber
+from veneer.events import Event, EventLog, Subscriber, broadcast, of_run
 from veneer.hardware import resolve_device
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
@@ -189,14 +189,14 @@ class Joint:
 def train_together(
     runs: Sequence[Prepared],
     *,
-    subscribers: Callable[[int], Sequence[Subscriber]] = lambda run: (),
+    subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> list[RunResult | TrainingStopped]:
     """Train runs over one base in lockstep; each writes its own output folder as `veneer.training.run.train` does.
 
     Args:
         runs: foreseen, of one `base_key`.
-        subscribers: of the events of a run, by its number.
+        subscribers: called with every event of every run, as a `RunEvent` under the name of the run's folder.
         stop: asked after every step; true ends all runs with a checkpoint.
 
     Returns:
@@ -212,7 +212,7 @@ def train_together(
 @contextmanager
 def joined(
     runs: Sequence[Prepared],
-    subscribers: Callable[[int], Sequence[Subscriber]] = lambda run: (),
+    subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Joint, list[Lane]]]:
     """Runs over one model, each ready for its next step; arguments and errors as `train_together`."""
@@ -221,12 +221,12 @@ def joined(
         raise ConfigError("these runs cannot be trained together: they need one base, held and computed in one way")
     config = runs[0].foreseen.config
     device = resolve_device(config.compute.device)
+    emit = broadcast(subscribers)
     with ExitStack() as stack:
         stack.enter_context(threads_of(config))
         stack.enter_context(heap_kept())
         logs = [
-            stack.enter_context(run_folder(run.foreseen.config, run.resume, subscribers(number)))
-            for number, run in enumerate(runs)
+            stack.enter_context(run_folder(run.foreseen.config, run.resume, [of_run(_name(run), emit)])) for run in runs
         ]
         for run, log in zip(runs, logs, strict=True):
             for event in run.said:
@@ -243,6 +243,10 @@ def joined(
             begun = begin(one, output, run.resume, log, stop, _objective(joint, name))
             lanes.append(Lane(name, one, begun, output, log))
         yield joint, lanes
+
+
+def _name(run: Prepared) -> str:
+    return Path(run.foreseen.config.output).name
 
 
 def _adopt(adapters: AdapterSet, model: CausalLM, name: str, foreseen: Foreseen) -> Opened:

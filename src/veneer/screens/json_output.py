@@ -1,0 +1,20 @@
+"""`--json` as a subscriber: every event as a line of JSON, or what was found as one document, on standard output."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from veneer.events import Event, Result, finite, to_json
+
+
+def print_event(event: Event) -> None:
+    """Print an event as a line of JSON."""
+    click.echo(json.dumps(finite(to_json(event))))
+
+
+def print_result(event: Event) -> None:
+    """Print what a verb found as a document of JSON, and nothing of the other events."""
+    if isinstance(event, Result):
+        click.echo(json.dumps(finite(event.values), indent=2))
