@@ -1,0 +1,1 @@
+"""Checks of a data file: one check a file in `checks/`, all of them in `registry`, run over every row by `run`."""

@@ -1,0 +1,41 @@
+"""Targets that no one wrote: the header of a turn, which generation supplies, and empty thoughts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from veneer.data.lint.row import Row, Setting
+from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+
+BOILERPLATE = Rule(
+    "boilerplate-trained",
+    Severity.WARNING,
+    Cost.TOKENS,
+    "train text of the template: empty thoughts, or a header that the generation prompt supplies",
+    "write thoughts into the rows, or take a template that writes no empty ones and marks answers alone as trained",
+)
+_EMPTY = re.compile(r"<(think|thinking|reasoning)>\s*</\1>")
+
+
+def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+    trace = row.trace
+    if trace is None or row.record is None or not row.record.messages or setting.tokenizer is None:
+        return
+    controls = setting.tokenizer.special_tokens
+    aliases = setting.tokenizer.aliases
+    written = [placed.start for placed in row.fields if placed.found]
+    for start, end in trace.spans:
+        span = trace.text[start:end]
+        empty = _EMPTY.search(span)
+        if empty is not None and not _EMPTY.search(row.whole):
+            yield BOILERPLATE.found(f"{empty.group()!r} is trained, and the row does not say it")
+            return
+        first = min((at for at in written if start <= at < end), default=None)
+        before = "" if first is None else trace.text[start:first]
+        if before and any((aliases[token] if trace.spelled else token) in before for token in controls):
+            yield BOILERPLATE.found(f"the header {before!r} is trained")
+            return
+
+
+CHECK = RowCheck((BOILERPLATE,), _run)

@@ -1,0 +1,29 @@
+"""Rows that spell the control tokens of the model, as texts do that were rendered with a template beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from veneer.data.lint.row import Row, Setting
+from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+
+CONTROL_TOKENS = Rule(
+    "control-tokens-spelled",
+    Severity.WARNING,
+    Cost.TOKENS,
+    "spell a control token of the model, which is trained as ordinary text",
+    "give conversations as messages instead of as rendered text; where the text is about such tokens, all is well",
+)
+
+
+def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+    if row.trace is None or not row.trace.spelled or setting.tokenizer is None:
+        return
+    for path, text in row.texts:
+        spelled = [token for token in setting.tokenizer.special_tokens if token and token in text]
+        if spelled:
+            yield CONTROL_TOKENS.found(f"{path} spells {', '.join(repr(token) for token in spelled[:3])}")
+            return
+
+
+CHECK = RowCheck((CONTROL_TOKENS,), _run)

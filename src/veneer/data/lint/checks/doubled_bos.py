@@ -1,0 +1,33 @@
+"""Rows that begin with the start-of-text token twice, which costs accuracy and is seen nowhere in the text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from veneer.data.lint.row import Row, Setting
+from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+
+DOUBLED_BOS = Rule(
+    "doubled-bos",
+    Severity.ERROR,
+    Cost.TOKENS,
+    "begin with the start-of-text token twice",
+    "take the token out of the rows or out of the chat template; veneer adds it where the tokenizer does",
+)
+
+
+def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+    if row.trace is None or setting.tokenizer is None or setting.tokenizer.bos_token is None:
+        return
+    bos, name = setting.tokenizer.bos_id, setting.tokenizer.bos_token
+    tokens = row.trace.example.tokens
+    if len(tokens) > 1 and tokens[0] == bos == tokens[1]:
+        yield DOUBLED_BOS.found(f"the first two tokens are {name!r}")
+        return
+    # Spelled in the row it is ordinary text here, and a second start-of-text token in programs that do not guard.
+    first = row.fields[0] if row.fields else None
+    if first is not None and tokens[0] == bos and first.source.text.lstrip().startswith(name) and first.end >= 0:
+        yield DOUBLED_BOS.found(f"{first.source.path} begins with {name!r}, which is written before it as well")
+
+
+CHECK = RowCheck((DOUBLED_BOS,), _run)

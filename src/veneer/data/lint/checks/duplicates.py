@@ -1,0 +1,83 @@
+"""Rows that say what an earlier row says, and equal questions with different answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veneer.data.lint.facts import TRAINING, Facts
+from veneer.data.lint.rules import Cost, FileCheck, Finding, Rule, Severity
+
+DUPLICATE = Rule(
+    "duplicate",
+    Severity.WARNING,
+    Cost.FILE,
+    "repeat an earlier row (case and white space aside)",
+    "remove them (`--fix` removes the exact ones), unless they are meant to count more than once",
+)
+CONFLICTING_LABELS = Rule(
+    "conflicting-labels",
+    Severity.ERROR,
+    Cost.FILE,
+    "ask the same as another row and have another label: at least one of the labels is wrong",
+    "decide which label is right, and remove the others",
+)
+CONFLICTING_ANSWERS = Rule(
+    "several-answers",
+    Severity.INFO,
+    Cost.FILE,
+    "ask the same as another row and answer otherwise",
+    "nothing, where several answers are right; else keep the right one",
+)
+Places = NDArray[np.int64]
+_LABEL_LENGTH = 80
+"""Characters of the longest answer that may be a label."""
+_LABEL_REPEATS = 4
+"""Labels are few: on average each is the answer of at least so many rows."""
+
+
+def _run(facts: Facts) -> Iterator[tuple[Sequence[int], Finding]]:
+    rows = np.flatnonzero(facts.usable & (facts.side == TRAINING))
+    yield from _repeats(facts, rows)
+    yield from _conflicts(facts, rows)
+
+
+def _repeats(facts: Facts, rows: Places) -> Iterator[tuple[Sequence[int], Finding]]:
+    for same in groups(facts.content[rows]):
+        first, *others = rows[same].tolist()
+        yield others, DUPLICATE.found(f"as {facts.where(first)}")
+
+
+def _conflicts(facts: Facts, rows: Places) -> Iterator[tuple[Sequence[int], Finding]]:
+    asked = rows[facts.prompt[rows] != 0]
+    labels = has_labels(facts, asked)
+    rule = CONFLICTING_LABELS if labels else CONFLICTING_ANSWERS
+    for same in groups(facts.prompt[asked]):
+        members = asked[same]
+        answers, first = np.unique(facts.answer[members], return_index=True)
+        if len(answers) > 1:
+            others = ", ".join(facts.where(row) for row in members[np.sort(first)][:5].tolist())
+            yield members.tolist(), rule.found(f"{len(answers)} different answers: {others}")
+
+
+def has_labels(facts: Facts, rows: Places) -> bool:
+    """Whether the answers of these rows are labels: short, and few different ones for so many rows."""
+    if len(rows) < 2 or int(np.quantile(facts.answer_length[rows], 0.99)) > _LABEL_LENGTH:
+        return False
+    return len(np.unique(facts.answer[rows])) * _LABEL_REPEATS <= len(rows)
+
+
+def groups(values: NDArray[Any]) -> Iterator[Places]:
+    """Places of equal values, ascending, for every value that is there more than once."""
+    order = np.argsort(values, kind="stable")
+    borders = np.flatnonzero(np.diff(values[order])) + 1
+    starts = np.concatenate(([0], borders))
+    ends = np.concatenate((borders, [len(order)]))
+    for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1], strict=True):
+        yield order[start:end]
+
+
+CHECK = FileCheck((DUPLICATE, CONFLICTING_LABELS, CONFLICTING_ANSWERS), _run)

@@ -1,0 +1,61 @@
+"""Rows that are nearly what another row is, and evaluation rows that are nearly training rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from veneer.data.lint.checks.duplicates import groups
+from veneer.data.lint.clusters import clusters
+from veneer.data.lint.facts import EVALUATION, TRAINING, Facts
+from veneer.data.lint.rules import Cost, FileCheck, Finding, Rule, Severity
+
+NEAR_DUPLICATE = Rule(
+    "near-duplicate",
+    Severity.INFO,
+    Cost.FILE,
+    "are nearly the same as an earlier row",
+    "keep one of each, unless such small differences are what is to be learnt",
+)
+MANY_NEAR_DUPLICATES = Rule(
+    "many-near-duplicates",
+    Severity.WARNING,
+    Cost.FILE,
+    "are nearly the same as an earlier row, and they are 5 % of the file or more",
+    "keep one of each, unless such small differences are what is to be learnt",
+)
+LEAKED_NEARLY = Rule(
+    "leaked-nearly",
+    Severity.WARNING,
+    Cost.FILE,
+    "of the evaluation file are nearly the same as a training row",
+    "remove one of the two, or split with near-duplicates on one side: data.split {by: near-duplicates}",
+)
+SIMILARITY = 0.8
+"""Share of runs of five words that two near-duplicates have in common, of all that they have."""
+_MANY = 0.05
+
+
+def _run(facts: Facts) -> Iterator[tuple[Sequence[int], Finding]]:
+    roots = clusters(facts.bands, facts.shingles.read, SIMILARITY)
+    near: list[tuple[int, int]] = []
+    for members in groups(roots):
+        train = [int(row) for row in members if facts.side[row] == TRAINING]
+        if train:
+            seen = {int(facts.content[train[0]])}
+            for row in train[1:]:
+                if int(facts.content[row]) not in seen:
+                    seen.add(int(facts.content[row]))
+                    near.append((row, train[0]))
+            known, asked = {int(facts.content[row]) for row in train}, {int(facts.prompt[row]) for row in train} - {0}
+            for row in (int(row) for row in members if facts.side[row] == EVALUATION):
+                if int(facts.content[row]) not in known and int(facts.prompt[row]) not in asked:
+                    yield [row], LEAKED_NEARLY.found(f"is nearly the training row {facts.where(train[0])}")
+    share = len(near) / max(1, int(np.count_nonzero(facts.side == TRAINING)))
+    rule = MANY_NEAR_DUPLICATES if share >= _MANY else NEAR_DUPLICATE
+    for row, first in sorted(near):
+        yield [row], rule.found(f"as {facts.where(first)}")
+
+
+CHECK = FileCheck((NEAR_DUPLICATE, MANY_NEAR_DUPLICATES, LEAKED_NEARLY), _run)

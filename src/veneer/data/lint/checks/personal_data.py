@@ -1,0 +1,66 @@
+"""Personal data in rows: e-mail addresses, telephone numbers, numbers of cards and accounts. Names are not looked for.
+
+Numbers that carry a check digit are reported only where it fits: cards by Luhn's algorithm (ISO/IEC 7812), accounts
+by the remainder of 97 (ISO 13616).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from veneer.data.lint.row import Row, Setting
+from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+
+PERSONAL_DATA = Rule(
+    "personal-data",
+    Severity.INFO,
+    Cost.TEXT,
+    "hold an e-mail address, or a number of a telephone, card or account",
+    "replace it by an invented one if it is a real person's",
+)
+_EMAIL = re.compile(r"\b[\w.+-]{1,64}@(?:[\w-]{1,63}\.){1,5}[A-Za-z]{2,24}\b")
+_RESERVED = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|example|invalid|test|localhost)$", re.IGNORECASE)
+_CARD = re.compile(r"(?<![\d.,-])(?:\d[ -]?){12,18}\d(?![\d.,]*\d)")
+_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[0-9A-Z]{4}){2,7}(?: ?[0-9A-Z]{1,3})?\b")
+_PHONE = re.compile(
+    r"(?<![\w.+-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}"
+    r"|\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}[.-]\d{3}[.-]\d{4})(?![\w-])"
+)
+_DIGITS = re.compile(r"\d[\d ().-]{6,}\d|[A-Z]{2}\d\d")
+
+
+def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+    whole = row.whole
+    kinds = []
+    if "@" in whole and any(not _RESERVED.search(found.group()) for found in _EMAIL.finditer(whole)):
+        kinds.append("an e-mail address")
+    if _DIGITS.search(whole) is not None:
+        if any(luhn(found.group()) for found in _CARD.finditer(whole)):
+            kinds.append("a card number")
+        if any(iban(found.group()) for found in _IBAN.finditer(whole)):
+            kinds.append("an account number (IBAN)")
+        if any(8 <= sum(c.isdigit() for c in found.group()) <= 15 for found in _PHONE.finditer(whole)):
+            kinds.append("a telephone number")
+    if kinds:
+        yield PERSONAL_DATA.found(", ".join(kinds))
+
+
+def luhn(number: str) -> bool:
+    """Whether a card's number fits its check digit, and begins as cards do."""
+    digits = [int(character) for character in number if character.isdigit()]
+    if not 13 <= len(digits) <= 19 or digits[0] not in (2, 3, 4, 5, 6) or len(set(digits)) < 3:
+        return False
+    doubled = [digit * 2 - 9 * (digit > 4) for digit in digits[-2::-2]]
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+
+
+def iban(number: str) -> bool:
+    """Whether an account's number fits its check digits."""
+    plain = number.replace(" ", "")
+    if not 15 <= len(plain) <= 34:
+        return False
+    return int("".join(str(int(character, 36)) for character in plain[4:] + plain[:4])) % 97 == 1
+
+
+CHECK = RowCheck((PERSONAL_DATA,), _run)

@@ -1,0 +1,123 @@
+"""Tool calls that do not come out of the template as they went in.
+
+Templates differ in whether they want the arguments as an object or as JSON in a string. Given the other one, some
+write the string a second time as JSON (`"{\\"city\\": …}"`), some write Python's notation (`{'city': …}`), and some
+write nothing. A call survives if its arguments can be parsed back from what the template made of its turn, or if all
+its keys and values stand there one by one, as in templates that write calls as XML.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from veneer.data.lint.row import Row, Setting
+from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+
+TOOL_CALL_LOST = Rule(
+    "tool-call-lost",
+    Severity.ERROR,
+    Cost.TOKENS,
+    "hold tool calls that the chat template does not write as they are",
+    "write `arguments` in the form that the template takes: an object instead of a string, or a string instead of one",
+)
+_TRIES = 200
+"""Opening braces of a turn that are tried as the start of an object."""
+
+
+def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+    if row.trace is None or row.record is None:
+        return
+    turns = [(i, message) for i, message in enumerate(row.record.messages) if message.get("tool_calls")]
+    if not turns:
+        return
+    trained = [i for i, m in enumerate(row.record.messages) if m["role"] == "assistant" and i >= row.record.train_from]
+    spans = dict(zip(trained, row.trace.spans, strict=False)) if len(trained) == len(row.trace.spans) else {}
+    for index, message in turns:
+        start, end = spans.get(index, (0, len(row.trace.text)))
+        text = row.trace.text[start:end]
+        for number, call in enumerate(message["tool_calls"]):
+            problem = _problem(call, text)
+            if problem is not None:
+                yield TOOL_CALL_LOST.found(f"messages[{index}].tool_calls[{number}]: {problem}")
+
+
+def _problem(call: Mapping[str, Any], text: str) -> str | None:
+    function = call.get("function", call)
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        return "the call names no function"
+    if function["name"] not in text:
+        return f"the function {function['name']!r} is left out"
+    arguments = function.get("arguments", function.get("parameters", {}))
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments) if arguments.strip() else {}
+        except ValueError:
+            return f"the arguments {arguments[:60]!r} are not JSON"
+    if not isinstance(arguments, (dict, list)):
+        return f"the arguments are {arguments!r}, which is neither an object nor a list"
+    if not arguments:
+        return None
+    found = list(_values(text))
+    if any(_equal(value, arguments) for value in found):
+        return None
+    if any(isinstance(value, str) and _equal(_parsed(value), arguments) for value in found):
+        return "the arguments are written as a string within JSON, quoted twice"
+    if repr(arguments) in text:
+        return f"the arguments are written in Python's notation: {repr(arguments)[:60]}"
+    missing = [leaf for leaf in _leaves(arguments) if not _stands(leaf, text)]
+    return f"of the arguments, {missing[0]!r} is left out" if missing else None
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return type(one) is type(other) and bool(one == other)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _values(text: str) -> Iterator[Any]:
+    """Every value of every JSON object or list in a text."""
+    decoder = json.JSONDecoder()
+    at, tries = 0, 0
+    while tries < _TRIES:
+        starts = [place for place in (text.find("{", at), text.find("[", at)) if place >= 0]
+        if not starts:
+            return
+        tries += 1
+        try:
+            value, at = decoder.raw_decode(text, min(starts))
+        except (ValueError, RecursionError):
+            at = min(starts) + 1
+            continue
+        stack = [value]
+        while stack:
+            one = stack.pop()
+            yield one
+            stack.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _stands(leaf: Any, text: str) -> bool:
+    if isinstance(leaf, str):
+        return leaf in text or leaf.strip() in text
+    return any(form in text for form in (json.dumps(leaf), str(leaf)))
+
+
+CHECK = RowCheck((TOOL_CALL_LOST,), _run)

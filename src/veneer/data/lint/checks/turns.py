@@ -1,0 +1,101 @@
+"""Conversations whose turns are out of order, empty, or carry keys that no one reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from veneer.data.lint.row import Row, Setting
+from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+
+EMPTY_TURN = Rule(
+    "empty-turn",
+    Severity.ERROR,
+    Cost.TEXT,
+    "hold a turn that says nothing: empty, white space, or invisible characters",
+    "remove the turn or the row",
+)
+TURN_ORDER = Rule(
+    "turn-order",
+    Severity.WARNING,
+    Cost.TEXT,
+    "hold turns in an order that models do not meet",
+    "join turns of one speaker, begin with a question (after the system turn), and end with the assistant's answer",
+)
+UNKNOWN_KEYS = Rule(
+    "unknown-keys",
+    Severity.INFO,
+    Cost.TEXT,
+    "hold keys in a turn that no chat template is known to read",
+    "rename them if they were meant for the model",
+)
+_INVISIBLE = re.compile(
+    "[\\s\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]*"
+)
+_KEYS = frozenset(
+    {
+        *("role", "content", "name", "tool_calls", "tool_call_id", "tools", "from", "value"),
+        *("reasoning_content", "thinking", "reasoning", "weight", "id", "refusal"),
+    }
+)
+
+
+def says_nothing(text: str) -> bool:
+    """Whether a text has no visible character."""
+    return _INVISIBLE.fullmatch(text) is not None
+
+
+def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+    record = row.record
+    if record is None:
+        return
+    if record.text is not None:
+        if says_nothing(record.text):
+            yield EMPTY_TURN.found("text has no visible character")
+        return
+    for index, message in enumerate(record.messages):
+        content = message.get("content")
+        silent = not isinstance(content, str) or says_nothing(content)
+        # A prompt may be left out on purpose, as in unconditional generation.
+        if silent and not message.get("tool_calls") and message["role"] != "tool" and record.prompt is None:
+            yield EMPTY_TURN.found(f"messages[{index}] ({message['role']}): {content!r}")
+        elif silent and message["role"] == "assistant" and not message.get("tool_calls"):
+            yield EMPTY_TURN.found(f"the completion has no visible character: {content!r}")
+    problem = _order([message["role"] for message in record.messages], record.messages)
+    if problem is not None:
+        yield TURN_ORDER.found(problem)
+    unknown = sorted({key for turn in _raw_turns(row.raw) for key in turn if key not in _KEYS})
+    if unknown:
+        yield UNKNOWN_KEYS.found(", ".join(repr(key) for key in unknown[:5]))
+
+
+def _order(roles: list[str], messages: tuple[dict[str, Any], ...]) -> str | None:
+    if "system" in roles[1:]:
+        return f"turn {roles.index('system', 1) + 1} is the system's, which belongs first"
+    if roles[0] == "system":
+        roles, messages = roles[1:], messages[1:]
+    if roles and roles[0] != "user":
+        return f"the conversation begins with the {roles[0]}'s turn"
+    for index in range(1, len(roles)):
+        before, role = roles[index - 1], roles[index]
+        if role == before and role in ("user", "assistant"):
+            return f"two {role} turns follow each other"
+        if role == "tool" and before not in ("assistant", "tool"):
+            return f"a tool answers a {before} turn, where no call was made"
+        if role == "tool" and before == "assistant" and not messages[index - 1].get("tool_calls"):
+            return "a tool answers a turn that calls no tool"
+    if roles and roles[-1] != "assistant":
+        return f"the conversation ends with the {roles[-1]}'s turn, which is never trained"
+    return None
+
+
+def _raw_turns(raw: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(raw, dict):
+        for key in ("messages", "conversations", "prompt", "completion"):
+            turns = raw.get(key)
+            if isinstance(turns, list):
+                yield from (turn for turn in turns if isinstance(turn, dict))
+
+
+CHECK = RowCheck((EMPTY_TURN, TURN_ORDER, UNKNOWN_KEYS), _run)

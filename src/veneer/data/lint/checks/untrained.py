@@ -1,0 +1,24 @@
+"""Rows of which no token trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from veneer.data.lint.row import Row, Setting
+from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+
+NOTHING_TRAINED = Rule(
+    "nothing-trained",
+    Severity.ERROR,
+    Cost.TOKENS,
+    "teach nothing: no token of theirs is a target",
+    "give each row an assistant turn; a template with {% generation %} blocks must put them around the answers",
+)
+
+
+def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+    if row.trace is not None and not row.trace.example.loss_mask.any():
+        yield NOTHING_TRAINED.found(f"0 of {len(row.trace.example.tokens)} tokens train")
+
+
+CHECK = RowCheck((NOTHING_TRAINED,), _run)

@@ -1,0 +1,31 @@
+"""Rows that cannot be read, or that the model's chat template refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from veneer.data.lint.row import Row, Setting
+from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+
+UNUSABLE = Rule(
+    "unusable-row",
+    Severity.ERROR,
+    Cost.TEXT,
+    "cannot be used: they are damaged, of no known format, or break their format",
+    "mend or remove them; docs/data.md lists the formats",
+)
+REFUSED = Rule(
+    "refused-by-template",
+    Severity.ERROR,
+    Cost.TOKENS,
+    "cannot be written with the model's chat template, or their turns cannot be told apart in it",
+    "change the rows as the message says, or take a model whose template knows such conversations",
+)
+
+
+def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+    if row.problem is not None:
+        yield (UNUSABLE if row.record is None else REFUSED).found(row.problem)
+
+
+CHECK = RowCheck((UNUSABLE, REFUSED), _run)

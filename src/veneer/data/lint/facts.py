@@ -1,0 +1,198 @@
+"""What is kept of every row, so that rows can be compared: numbers only, about 200 bytes a row.
+
+A text is kept as the first 64 bits of its BLAKE2 hash; among a million rows two different ones are alike with a
+probability of 3·10⁻⁸.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veneer.data.lint.row import Row
+from veneer.data.lint.scripts import script_of
+from veneer.data.lint.shingles import BANDS, Hashes, bands, shingles, without
+from veneer.data.lint.spill import Spill
+
+TRAINING, EVALUATION = 0, 1
+Hash = NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Facts:
+    """One entry a row, in the order of the files: first the training rows, then the evaluation rows."""
+
+    files: tuple[str, ...]
+    """The training file and, where one is given, the evaluation file."""
+    lines: NDArray[np.int64]
+    """The line or number of each row in its file."""
+    side: NDArray[np.uint8]
+    """TRAINING or EVALUATION."""
+    usable: NDArray[np.bool_]
+    """Whether the row is a record; of others nothing below means anything."""
+    content: Hash
+    """All that the row says, its case and white space aside."""
+    prompt: Hash
+    """What comes before the answer; 0 for plain text."""
+    answer: Hash
+    answer_length: NDArray[np.int32]
+    """Characters of the answer."""
+    length: NDArray[np.int32]
+    """Tokens of the row; characters where no model is named, or the row cannot be encoded."""
+    targets: NDArray[np.int32]
+    """Tokens that train; 0 where no model is named."""
+    shape: Hash
+    """The row's keys, and its messages' keys."""
+    group: Hash
+    """The value of the column by which rows belong together; 0 where there is none."""
+    script: NDArray[np.uint8]
+    """The script that most letters of the answer are of (`scripts.SCRIPTS`)."""
+    bands: Hash
+    """[rows, BANDS]; by which near-duplicates are found (`shingles`)."""
+    shingles: Spill
+    """The shingles of each row."""
+
+    def __len__(self) -> int:
+        return len(self.side)
+
+    def where(self, row: int) -> str:
+        """File and line of a row."""
+        return f"{self.files[int(self.side[row])]}:{int(self.lines[row])}"
+
+
+class RowFacts(NamedTuple):
+    """What is kept of one row; see `Facts`."""
+
+    line: int
+    side: int
+    usable: bool
+    content: int = 0
+    prompt: int = 0
+    answer: int = 0
+    answer_length: int = 0
+    length: int = 0
+    targets: int = 0
+    shape: int = 0
+    group: int = 0
+    script: int = 0
+
+
+TABLE = np.dtype(
+    [
+        ("line", np.int64), ("side", np.uint8), ("usable", np.bool_), ("content", np.uint64), ("prompt", np.uint64),
+        ("answer", np.uint64), ("answer_length", np.int32), ("length", np.int32), ("targets", np.int32),
+        ("shape", np.uint64), ("group", np.uint64), ("script", np.uint8),
+    ]
+)  # fmt: skip
+"""How `RowFacts` are laid in memory, 65 bytes a row."""
+
+
+def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
+    """What is kept of a row."""
+    line = int(row.where.rpartition(":")[2])
+    if row.record is None:
+        return RowFacts(line, side, usable=False)
+    prompt, answer = row.prompt, row.answer
+    value = row.raw.get(group) if group is not None and isinstance(row.raw, dict) else None
+    length = len(prompt) + len(answer) if row.trace is None else len(row.trace.example.tokens)
+    return RowFacts(
+        line,
+        side,
+        usable=True,
+        content=digest(normal(f"{prompt}\0{answer}")),
+        prompt=digest(normal(prompt)) if prompt else 0,
+        answer=digest(normal(answer)),
+        answer_length=len(answer),
+        length=length,
+        targets=0 if row.trace is None else row.trace.example.supervised,
+        shape=digest(shape_of(row.raw)),
+        group=0 if value is None else digest(str(value)),
+        script=script_of(answer),
+    )
+
+
+def shingles_of(row: Row) -> Hashes:
+    """The shingles of all that a row says, system turns aside."""
+    if row.record is None:
+        return np.zeros(0, dtype=np.uint32)
+    if row.record.text is not None:
+        return shingles(row.record.text)
+    turns = (message for message in row.record.messages if message["role"] != "system")
+    return shingles("\n".join(str(turn.get("content") or "") for turn in turns))
+
+
+def normal(text: str) -> str:
+    """A text without what does not change what it says: case, and how white space is written."""
+    return " ".join(text.casefold().split())
+
+
+def digest(text: str) -> int:
+    """64 bits of a text's hash; never 0, which stands for none."""
+    raw = blake2b(text.encode("utf-8", errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(raw, "little") or 1
+
+
+def shape_of(raw: Any) -> str:
+    """The keys of a row and of its messages, as text."""
+    if not isinstance(raw, dict):
+        return ""
+    inner: set[str] = set()
+    for key in ("messages", "conversations", "prompt", "completion"):
+        turns = raw.get(key)
+        if isinstance(turns, list):
+            inner.update(f"{key}[].{name}" for turn in turns if isinstance(turn, dict) for name in turn)
+    return ", ".join(sorted(map(str, raw))) + ("; " + ", ".join(sorted(inner)) if inner else "")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Noted:
+    """What is kept of the rows of a chunk."""
+
+    table: NDArray[np.void]
+    """[rows] of TABLE"""
+    bands: Hash
+    """[rows, BANDS]"""
+    shingles: Hashes
+    """Those of all rows, one after the other."""
+    counts: NDArray[np.int64]
+    """[rows]; the number of shingles of each."""
+
+
+def note(rows: Sequence[Row], side: int, group: str | None, boilerplate: Hashes) -> Noted:
+    """What is kept of some rows of one side."""
+    sets = [without(shingles_of(row), boilerplate) for row in rows]
+    signatures = [bands(hashes) if len(hashes) else np.zeros(BANDS, dtype=np.uint64) for hashes in sets]
+    return Noted(
+        table=np.array([tuple(facts_of(row, side, group)) for row in rows], dtype=TABLE),
+        bands=np.stack(signatures),
+        shingles=np.concatenate(sets),
+        counts=np.array([len(hashes) for hashes in sets], dtype=np.int64),
+    )
+
+
+def gather(files: tuple[str, ...], chunks: Sequence[tuple[NDArray[np.void], Hash]], spill: Spill) -> Facts:
+    """The facts of all rows, of chunks in order."""
+    table = np.concatenate([one for one, _ in chunks]) if chunks else np.zeros(0, dtype=TABLE)
+    found = np.concatenate([one for _, one in chunks]) if chunks else np.zeros((0, BANDS), dtype=np.uint64)
+    return Facts(
+        files=files,
+        lines=np.ascontiguousarray(table["line"]),
+        side=np.ascontiguousarray(table["side"]),
+        usable=np.ascontiguousarray(table["usable"]),
+        content=np.ascontiguousarray(table["content"]),
+        prompt=np.ascontiguousarray(table["prompt"]),
+        answer=np.ascontiguousarray(table["answer"]),
+        answer_length=np.ascontiguousarray(table["answer_length"]),
+        length=np.ascontiguousarray(table["length"]),
+        targets=np.ascontiguousarray(table["targets"]),
+        shape=np.ascontiguousarray(table["shape"]),
+        group=np.ascontiguousarray(table["group"]),
+        script=np.ascontiguousarray(table["script"]),
+        bands=found,
+        shingles=spill,
+    )

@@ -1,0 +1,168 @@
+"""Find where each field of a row stands in the text that was tokenised, and so which field a token came from.
+
+A template may trim a content, write it as JSON, or take the thoughts out of it. Fields are looked for in the order of
+the conversation, each behind the one before; an assistant's content is looked for inside the span that trains for it,
+so that a short answer ("yes") is not found in the question.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from veneer.data.chat import Trace
+from veneer.data.formats import Record
+
+THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
+_THOUGHTS = re.compile(r"^\s*<think>(.*?)</think>(.*)$", re.DOTALL)
+
+
+class FieldKind(Enum):
+    """What a field of a row is."""
+
+    CONTENT = "content"
+    THOUGHT = "thought"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One string of a row that the model should read or write."""
+
+    path: str
+    """Where the row has it, such as `messages[1].content`."""
+    text: str
+    kind: FieldKind
+    turn: int | None
+    """Number of the message in the record; None for plain text and descriptions of tools."""
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A source, and where it was found."""
+
+    source: Source
+    start: int
+    """First character in the trace's text; -1 where it was not found."""
+    end: int
+
+    @property
+    def found(self) -> bool:
+        """Whether the text holds the source."""
+        return self.start >= 0
+
+
+def place(raw: Any, record: Record, trace: Trace) -> list[Placed]:
+    """Every source of a row with its place, in the order of the conversation."""
+    spans = dict(zip(_trained_turns(record), trace.spans, strict=False))
+    if len(spans) != len(trace.spans):
+        spans = {}
+    placed: list[Placed] = []
+    cursor = 0
+    for source in sources(raw, record):
+        window = spans.get(source.turn) if source.turn is not None else None
+        if window is not None and cursor < window[0]:
+            cursor = window[0]
+        found = _find(trace.text, source.text, cursor, window[1] if window else len(trace.text))
+        if found is None and source.kind is FieldKind.CONTENT and (parted := _THOUGHTS.match(source.text)):
+            for part, kind in ((parted.group(1), FieldKind.THOUGHT), (parted.group(2), FieldKind.CONTENT)):
+                if part.strip():
+                    piece = Source(source.path, part.strip(), kind, source.turn, source.role)
+                    placed.append(_placed(piece, trace.text, cursor))
+                    cursor = max(cursor, placed[-1].end)
+            continue
+        placed.append(_placed(source, trace.text, cursor) if found is None else Placed(source, *found))
+        cursor = max(cursor, placed[-1].end)
+    return placed
+
+
+def _placed(source: Source, text: str, cursor: int) -> Placed:
+    """A source behind the cursor or, where a template has changed the order, anywhere."""
+    found = _find(text, source.text, cursor, len(text)) or _find(text, source.text, 0, len(text))
+    return Placed(source, -1, -1) if found is None else Placed(source, *found)
+
+
+def _find(text: str, wanted: str, start: int, end: int) -> tuple[int, int] | None:
+    for form in _forms(wanted):
+        at = text.find(form, start, end)
+        if at >= 0:
+            return at, at + len(form)
+    return None
+
+
+def _forms(wanted: str) -> Iterator[str]:
+    """What a template may make of a string without losing any of it, the likeliest first."""
+    yield wanted
+    stripped = wanted.strip()
+    yield stripped
+    for plain in (False, True):
+        yield json.dumps(stripped, ensure_ascii=plain)[1:-1]
+    yield stripped.replace("\r\n", "\n")
+    yield stripped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _trained_turns(record: Record) -> list[int]:
+    return [
+        i for i, message in enumerate(record.messages) if message["role"] == "assistant" and i >= record.train_from
+    ]
+
+
+def sources(raw: Any, record: Record) -> Iterator[Source]:
+    """The strings of a row that the model should read or write, in the order of the conversation."""
+    if record.text is not None:
+        yield Source("text", record.text, FieldKind.CONTENT, None, "text")
+        return
+    for index, tool in enumerate(record.tools or ()):
+        function = tool.get("function", tool)
+        name = function.get("name") if isinstance(function, dict) else None
+        if isinstance(name, str) and name:
+            yield Source(f"tools[{index}]", name, FieldKind.TOOL, None, "tools")
+    if isinstance(raw, dict) and isinstance(raw.get("instruction"), str):
+        yield from _alpaca(raw, record)
+        return
+    for index, message in enumerate(record.messages):
+        yield from _message(_path(raw, record, index), index, message)
+
+
+def _message(path: str, turn: int, message: Mapping[str, Any]) -> Iterator[Source]:
+    role = message["role"]
+    for key in THOUGHT_KEYS:
+        thought = message.get(key)
+        if isinstance(thought, str) and thought.strip():
+            yield Source(f"{path}.{key}", thought, FieldKind.THOUGHT, turn, role)
+            break
+    content = message.get("content")
+    if isinstance(content, str) and content.strip():
+        leaf = path if path in ("prompt", "completion") else f"{path}.{'value' if path[:4] == 'conv' else 'content'}"
+        yield Source(leaf, content, FieldKind.CONTENT, turn, role)
+
+
+def _alpaca(raw: Mapping[str, Any], record: Record) -> Iterator[Source]:
+    shift = len(record.messages) - 2
+    for key, turn, role in (
+        ("system", 0, "system"), ("instruction", shift, "user"), ("input", shift, "user"),
+        ("output", shift + 1, "assistant"),
+    ):  # fmt: skip
+        text = raw.get(key)
+        if isinstance(text, str) and text.strip():
+            yield Source(key, text, FieldKind.CONTENT, turn, role)
+
+
+def _path(raw: Any, record: Record, index: int) -> str:
+    """Where the row has the record's message of that number."""
+    if not isinstance(raw, dict):
+        return f"messages[{index}]"
+    if "messages" in raw:
+        return f"messages[{index}]"
+    if "conversations" in raw:
+        shift = len(record.messages) - len(raw["conversations"])
+        return f"conversations[{index - shift}]" if index >= shift else "system"
+    if isinstance(raw.get("prompt"), list):
+        split = record.train_from
+        return f"prompt[{index}]" if index < split else f"completion[{index - split}]"
+    return "prompt" if index == 0 else "completion"

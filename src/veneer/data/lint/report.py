@@ -1,0 +1,120 @@
+"""What the checks found, gathered by rule, and as JSON."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from veneer.data.lint.facts import Facts
+from veneer.data.lint.registry import RULES
+from veneer.data.lint.rules import Finding, Rule, Severity
+
+DETAILS = 50_000
+"""Rows of a rule of which the detail is kept; of others only that they are found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All findings under one rule."""
+
+    rule: Rule
+    rows: Sequence[int]
+    """The numbers of the rows, ascending, each once."""
+    details: dict[int, str]
+    """What was found in a row; of the first rows only, where there are very many."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Gathers findings by rule."""
+
+    _rows: dict[str, array[int]] = field(default_factory=dict)
+    _details: dict[str, dict[int, str]] = field(default_factory=dict)
+
+    def add(self, rows: Sequence[int], finding: Finding) -> None:
+        """Add a finding that holds for some rows."""
+        self._rows.setdefault(finding.rule, array("q")).extend(rows)
+        details = self._details.setdefault(finding.rule, {})
+        for row in rows[: max(0, DETAILS - len(details))]:
+            details[row] = f"{details[row]}; {finding.detail}" if row in details else finding.detail
+
+    def ordered(self, ignore: Collection[str]) -> tuple[Found, ...]:
+        """What was found, errors first, without the rules that are to be ignored."""
+        severities = list(Severity)
+        names = [name for name in RULES if name in self._rows and name not in ignore]
+        names.sort(key=lambda name: severities.index(RULES[name].severity))
+        return tuple(
+            Found(RULES[name], np.unique(np.frombuffer(self._rows[name], dtype=np.int64)).tolist(), self._details[name])
+            for name in names
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LintReport:
+    """What was found in a data file."""
+
+    files: tuple[str, ...]
+    facts: Facts
+    found: tuple[Found, ...]
+    skipped: tuple[str, ...]
+    """Rules that were not checked, because they need a model's tokenizer and none was named."""
+    seconds: float
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that were checked."""
+        return len(self.facts)
+
+    def of(self, severity: Severity) -> list[Found]:
+        """The findings of one severity."""
+        return [found for found in self.found if found.rule.severity is severity]
+
+    def rows_with(self, severity: Severity) -> int:
+        """The number of rows in which something of this severity was found."""
+        return len({row for found in self.of(severity) for row in found.rows})
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error was found."""
+        return bool(self.of(Severity.ERROR))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {
+            "files": list(self.files),
+            "rows": self.rows,
+            "seconds": round(self.seconds, 3),
+            "rows_with": {severity.value: self.rows_with(severity) for severity in Severity},
+            "findings": [
+                {
+                    "rule": found.rule.name,
+                    "severity": found.rule.severity.value,
+                    "summary": found.rule.summary,
+                    "remedy": found.rule.remedy,
+                    "count": len(found.rows),
+                    "rows": [{"where": self.facts.where(row), "detail": found.details.get(row)} for row in found.rows],
+                }
+                for found in self.found
+            ],
+            "not_checked": list(self.skipped),
+            **self.statistics(),
+        }
+
+    def statistics(self) -> dict[str, Any]:
+        """The lengths of the rows, in tokens where a model is named and in characters else."""
+        usable = self.facts.length[self.facts.usable]
+        if not len(usable):
+            return {"lengths": None}
+        at = np.quantile(usable, [0.0, 0.5, 0.9, 0.99, 1.0], method="nearest").tolist()
+        return {
+            "lengths": {
+                "unit": "tokens" if int(self.facts.targets.sum()) else "characters",
+                **dict(zip(("shortest", "median", "p90", "p99", "longest"), at, strict=True)),
+                "total": int(usable.sum()),
+                "targets": int(self.facts.targets.sum()),
+            }
+        }

@@ -1,0 +1,128 @@
+"""One row as the checks see it: as the file has it, as a record, and as tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from veneer.data.chat import Encoder, Trace, template_of
+from veneer.data.formats import BadRow, Record, to_record
+from veneer.data.lint.fields import Placed, place
+from veneer.data.template import ChatTemplate
+from veneer.errors import DataError
+from veneer.io.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the checks of a run share."""
+
+    tokenizer: Tokenizer | None = None
+    """The model's; None where no model is named, and no check of tokens is made."""
+    max_length: int | None = None
+    """Tokens that a row may have in training."""
+
+    @cached_property
+    def template(self) -> ChatTemplate | None:
+        """The model's chat template, if it has one."""
+        return None if self.tokenizer is None else template_of(self.tokenizer)
+
+    @cached_property
+    def encoder(self) -> Encoder | None:
+        """What training encodes rows with."""
+        return None if self.tokenizer is None else Encoder(self.tokenizer, self.template)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the control tokens."""
+        if self.tokenizer is None:
+            return frozenset()
+        ids = (self.tokenizer.backend.token_to_id(token) for token in self.tokenizer.special_tokens)
+        return frozenset(index for index in ids if index is not None)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a data file."""
+
+    where: str
+    """File and line."""
+    raw: Any
+    """The row as the file has it; a BadRow where it could not be parsed."""
+    record: Record | None
+    """The row as a record; None where it cannot be used."""
+    problem: str | None
+    """Why the row cannot be used, or cannot be encoded."""
+    trace: Trace | None
+    """The row's tokens; None without a model, and where the row cannot be used."""
+
+    @cached_property
+    def texts(self) -> list[tuple[str, str]]:
+        """Every string of the row with its path, in the file's order."""
+        return [] if isinstance(self.raw, BadRow) else list(strings(self.raw))
+
+    @cached_property
+    def whole(self) -> str:
+        """All strings of the row, one after the other."""
+        return "\n".join(text for _, text in self.texts)
+
+    @cached_property
+    def fields(self) -> list[Placed]:
+        """The fields of the row, and where each stands in the text that was tokenised."""
+        return [] if self.trace is None or self.record is None else place(self.raw, self.record, self.trace)
+
+    @property
+    def prompt(self) -> str:
+        """What comes before the last assistant turn, as text; empty for a plain text."""
+        if self.record is None or not self.record.messages:
+            return ""
+        last = max(i for i, message in enumerate(self.record.messages) if message["role"] == "assistant")
+        turns = self.record.messages[:last]
+        pieces = [f"{turn['role']}: {turn.get('content') or ''}{_calls(turn)}" for turn in turns]
+        return "\n".join(pieces if self.record.tools is None else [json.dumps(self.record.tools), *pieces])
+
+    @property
+    def answer(self) -> str:
+        """The last assistant turn, or the whole of a plain text."""
+        if self.record is None:
+            return ""
+        if self.record.text is not None:
+            return self.record.text
+        last = [message for message in self.record.messages if message["role"] == "assistant"][-1]
+        return f"{last.get('content') or ''}{_calls(last)}"
+
+
+def _calls(turn: dict[str, Any]) -> str:
+    calls = turn.get("tool_calls")
+    return json.dumps(calls, sort_keys=True) if calls else ""
+
+
+def read_row(where: str, raw: Any, setting: Setting) -> Row:
+    """The row with all that can be made of it."""
+    if isinstance(raw, BadRow):
+        return Row(where, raw, None, str(raw), None)
+    try:
+        record = to_record(raw, where)
+    except BadRow as problem:
+        return Row(where, raw, None, str(problem), None)
+    if setting.encoder is None:
+        return Row(where, raw, record, None, None)
+    try:
+        return Row(where, raw, record, None, setting.encoder.trace(record))
+    except DataError as error:
+        return Row(where, raw, record, str(error).removeprefix(f"{where}: "), None)
+
+
+def strings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every string below a value with its path, such as `messages[1].content`."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from strings(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from strings(item, f"{path}[{index}]")

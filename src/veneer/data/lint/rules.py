@@ -1,0 +1,80 @@
+"""What a check may find: rules with their severity, cost and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from veneer.data.lint.facts import Facts
+    from veneer.data.lint.row import Row, Setting
+
+
+class Severity(Enum):
+    """How certain it is that a finding does harm."""
+
+    ERROR = "error"
+    """The row cannot train what it is meant to, or makes a result untrue."""
+    WARNING = "warning"
+    """The row is very likely not what was meant."""
+    INFO = "info"
+    """Something to know, which is often as it should be."""
+
+
+class Cost(Enum):
+    """What a check needs, and so what it takes."""
+
+    TEXT = "text"
+    """The row's strings: microseconds a row."""
+    TOKENS = "tokens"
+    """The row as the model reads it, so a model's tokenizer and template: about a millisecond a row."""
+    FILE = "file"
+    """Hashes of all rows: microseconds a row, and up to 200 bytes of memory."""
+    MODEL = "model"
+    """A pass of the model over each row; never made unless asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing found in one row."""
+
+    rule: str
+    """The name of the rule."""
+    detail: str
+    """What was found, with the values met."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One thing that can be found."""
+
+    name: str
+    severity: Severity
+    cost: Cost
+    summary: str
+    """What is wrong with the rows, said of several of them."""
+    remedy: str
+    """What to do about it."""
+
+    def found(self, detail: str) -> Finding:
+        """A finding under this rule."""
+        return Finding(self.name, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class RowCheck:
+    """A check that looks at one row at a time."""
+
+    rules: tuple[Rule, ...]
+    run: Callable[[Row, Setting], Iterable[Finding]]
+
+
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """A check that compares rows with each other, by what was noted of each."""
+
+    rules: tuple[Rule, ...]
+    run: Callable[[Facts], Iterable[tuple[Sequence[int], Finding]]]
+    """Yields the numbers of the rows that a finding holds for, with the finding."""

@@ -1,0 +1,204 @@
+"""Run the checks over every row of a file, in several processes where there are many rows.
+
+Rows stream: chunks of them go to processes that check them and note what is needed to compare rows; what remains in
+memory of a row is numbers (`facts`), and the numbers of the rows that a rule was found in.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veneer.data.lint.facts import EVALUATION, TRAINING, Facts, Noted, gather, note, shingles_of
+from veneer.data.lint.registry import FILE_CHECKS, ROW_CHECKS, RULES
+from veneer.data.lint.report import LintReport, Tally
+from veneer.data.lint.row import Setting, read_row
+from veneer.data.lint.rules import Cost, Finding
+from veneer.data.lint.shingles import Hashes, common
+from veneer.data.lint.spill import Spill
+from veneer.data.records import iterate_rows
+from veneer.errors import ConfigError, DataError, listing, nearest
+from veneer.io.tokenizer import Tokenizer
+
+Progress = Callable[[int], None]
+"""Told how many rows have been checked so far."""
+
+CHUNK = 256
+"""Rows that are checked at a time."""
+ALONE = 4_000
+"""Rows up to which no further process is started: it takes about a second to start one."""
+SAMPLE = 2_000
+"""Rows at the front that are looked through for what nearly all rows say."""
+_BOILERPLATE = 0.9
+"""Share of the rows that hold what is left aside in the search for near-duplicates."""
+_AHEAD = 4
+"""Chunks in work or waiting, for each process."""
+
+
+@dataclass(frozen=True, slots=True)
+class LintOptions:
+    """What is checked, and how."""
+
+    ignore: frozenset[str] = frozenset()
+    """Names of the rules that are not reported."""
+    group: str | None = None
+    """The column whose equal values must not be on both sides of training and evaluation."""
+    processes: int = 1
+    """Processes that check rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What came of some rows."""
+
+    findings: list[tuple[int, Finding]]
+    """The place in the chunk of each row that something was found in, and what."""
+    noted: Noted
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What every process needs to check rows."""
+
+    setting: Setting
+    group: str | None
+    boilerplate: Hashes
+
+    def check(self, side: int, rows: Sequence[tuple[str, Any]]) -> Chunk:
+        """Check some rows of one side."""
+        read = [read_row(where, raw, self.setting) for where, raw in rows]
+        findings = [
+            (place, finding)
+            for place, row in enumerate(read)
+            for check in ROW_CHECKS
+            for finding in check.run(row, self.setting)
+        ]
+        return Chunk(findings, note(read, side, self.group, self.boilerplate))
+
+
+_job: list[_Job] = []
+"""In a process of a pool: its job, set once when it starts."""
+
+
+def _begin(job: _Job) -> None:
+    _job.append(job)
+
+
+def _check(side: int, rows: Sequence[tuple[str, Any]]) -> Chunk:
+    return _job[0].check(side, rows)
+
+
+def lint(
+    file: Path | str,
+    *,
+    tokenizer: Tokenizer | None = None,
+    eval_file: Path | str | None = None,
+    max_length: int | None = None,
+    options: LintOptions | None = None,
+    progress: Progress | None = None,
+) -> LintReport:
+    """Check every row of a data file, and of an evaluation file beside it.
+
+    Args:
+        file: the rows to train on.
+        tokenizer: the model's; without it no check of tokens is made.
+        eval_file: rows to evaluate on; they are checked too, and for what training has seen of them.
+        max_length: tokens that a row may have; None sets no limit.
+        options: which rules, and how.
+        progress: told how many rows are done.
+
+    Raises:
+        DataError: a file cannot be read at all, or holds no rows.
+        ConfigError: a rule that is to be ignored is not known.
+    """
+    options = options or LintOptions()
+    unknown = sorted(options.ignore - RULES.keys())
+    if unknown:
+        lines = [f"{name!r}{nearest(name, list(RULES))}" for name in unknown]
+        raise ConfigError(f"no such rule:\n{listing(lines)}\nknown: {', '.join(RULES)}")
+    began = time.perf_counter()
+    files = (str(file),) if eval_file is None else (str(file), str(eval_file))
+    setting = Setting(tokenizer, max_length)
+    tally = Tally()
+    with Spill() as spill:
+        facts = _facts(files, setting, options, tally, spill, progress)
+        if not len(facts):
+            raise DataError(f"{file} holds no rows; a data file needs at least one")
+        for check in FILE_CHECKS:
+            for rows, finding in check.run(facts):
+                tally.add(rows, finding)
+    skipped = () if tokenizer is not None else tuple(r.name for r in RULES.values() if r.cost is Cost.TOKENS)
+    return LintReport(
+        files=files,
+        facts=facts,
+        found=tally.ordered(options.ignore),
+        skipped=skipped,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _facts(
+    files: tuple[str, ...], setting: Setting, options: LintOptions, tally: Tally, spill: Spill, progress: Progress | None
+) -> Facts:
+    rows = iterate_rows(files[TRAINING])
+    sample = list(islice(rows, SAMPLE))
+    plain = Setting()
+    boilerplate = common([shingles_of(read_row(where, raw, plain)) for where, raw in sample], _BOILERPLATE)
+    sides: list[tuple[int, Iterator[tuple[str, Any]]]] = [(TRAINING, chain(sample, rows))]
+    if len(files) > 1:
+        sides.append((EVALUATION, iterate_rows(files[EVALUATION])))
+    chunks = ((side, chunk) for side, all_rows in sides for chunk in _chunks(all_rows))
+    job = _Job(setting, options.group, boilerplate)
+    tables: list[tuple[NDArray[np.void], NDArray[np.uint64]]] = []
+    done = 0
+    for chunk in _checked(job, chunks, options.processes):
+        for place, finding in chunk.findings:
+            tally.add([done + place], finding)
+        tables.append((chunk.noted.table, chunk.noted.bands))
+        spill.append(chunk.noted.shingles, chunk.noted.counts)
+        done += len(chunk.noted.table)
+        if progress is not None:
+            progress(done)
+    return gather(files, tables, spill)
+
+
+def _chunks(rows: Iterator[tuple[str, Any]]) -> Iterator[list[tuple[str, Any]]]:
+    while chunk := list(islice(rows, CHUNK)):
+        yield chunk
+
+
+def _checked(job: _Job, chunks: Iterator[tuple[int, list[tuple[str, Any]]]], processes: int) -> Iterator[Chunk]:
+    """What came of each chunk, in order. The first rows are checked here; only if there are more, by others."""
+    here = list(islice(chunks, ALONE // CHUNK))
+    if processes > 1 and (more := next(chunks, None)) is not None:
+        yield from _in_processes(job, chain(here, [more], chunks), processes)
+        return
+    for side, rows in chain(here, chunks):
+        yield job.check(side, rows)
+
+
+def _in_processes(job: _Job, chunks: Iterator[tuple[int, list[tuple[str, Any]]]], processes: int) -> Iterator[Chunk]:
+    # A process that is forked would take the tokenizer's threads along, locked as they are.
+    context = multiprocessing.get_context("spawn")
+    waiting: deque[Future[Chunk]] = deque()
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(job,)) as pool:
+        try:
+            for side, rows in chunks:
+                waiting.append(pool.submit(_check, side, rows))
+                if len(waiting) >= _AHEAD * processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,83 @@
+"""MinHash of texts, for near-duplicates (Broder 1997).
+
+A text is the set of its runs of five words, each hashed to 32 bits; two texts are as alike as their sets (Jaccard:
+shared over all). The smallest hash under each of 128 random orders is equal for two texts with that probability.
+Sixteen bands of eight such hashes are compared: a pair of similarity J shares a band with probability
+1 - (1 - J⁸)¹⁶, which is 0.95 at 0.8 and 0.06 at 0.5. What shares one is then compared exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+WORDS = 5
+BANDS, ROWS = 16, 8
+_DELETED = b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+_LOWER = bytes(range(256)).lower()
+_FACTORS = (np.random.PCG64(np.random.SeedSequence([12, 16])).random_raw(2 * BANDS * ROWS)).astype(np.uint64)
+_MULTIPLIERS, _ADDENDS = _FACTORS[: BANDS * ROWS] | np.uint64(1), _FACTORS[BANDS * ROWS :]
+_PLACES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93, 0xFF51AFD7ED558CCD],
+                   dtype=np.uint64)  # fmt: skip
+_LONG_WORD = 16
+"""Bytes a word, from which on a text counts as written without spaces."""
+
+Hashes = NDArray[np.uint32]
+
+
+def shingles(text: str) -> Hashes:
+    """Hashes of a text's runs of five words, sorted, each once; of a shorter text, one hash of all of its words.
+
+    Case and punctuation do not count. A text without spaces (Chinese, say) is taken character by character.
+    """
+    raw = text.encode("utf-8", errors="surrogatepass").translate(_LOWER, _DELETED)
+    words: Sequence[bytes] = raw.split()
+    if len(raw) > _LONG_WORD * len(words) and not raw.isascii():
+        words = [character.encode("utf-8", errors="surrogatepass") for character in text if not character.isspace()]
+    hashed = np.fromiter(map(crc32, words), dtype=np.uint64, count=len(words))
+    if len(hashed) < WORDS:
+        hashed = np.append(hashed, np.zeros(WORDS - len(hashed), dtype=np.uint64))
+    runs = len(hashed) - WORDS + 1
+    mixed = hashed[:runs] * _PLACES[0]
+    for place in range(1, WORDS):
+        mixed += (hashed[place : place + runs] + np.uint64(place)) * _PLACES[place]
+    mixed ^= mixed >> np.uint64(29)
+    mixed *= _PLACES[4]
+    return np.unique((mixed >> np.uint64(32)).astype(np.uint32))
+
+
+def bands(hashes: Hashes) -> NDArray[np.uint64]:
+    """The sixteen numbers by which a set of hashes is found, uint64 [BANDS]."""
+    ordered = hashes.astype(np.uint64)[:, None] * _MULTIPLIERS + _ADDENDS
+    smallest = (ordered >> np.uint64(32)).min(axis=0).reshape(BANDS, ROWS)
+    found = np.full(BANDS, 0x9E3779B97F4A7C15, dtype=np.uint64)
+    for row in range(ROWS):
+        found = (found ^ smallest[:, row]) * _PLACES[row % 4]
+        found ^= found >> np.uint64(31)
+    return found
+
+
+def without(hashes: Hashes, boilerplate: Hashes) -> Hashes:
+    """The hashes that are not in `boilerplate` (sorted); all of them where nothing else is left."""
+    if not len(boilerplate):
+        return hashes
+    at = np.minimum(np.searchsorted(boilerplate, hashes), len(boilerplate) - 1)
+    rest = hashes[boilerplate[at] != hashes]
+    return rest if len(rest) else hashes
+
+
+def common(sets: Sequence[Hashes], share: float) -> Hashes:
+    """The hashes that are in at least this share of the sets, sorted: what a template, not a person, wrote."""
+    if len(sets) < 2:
+        return np.zeros(0, dtype=np.uint32)
+    values, counts = np.unique(np.concatenate(sets), return_counts=True)
+    return values[counts >= max(2.0, share * len(sets))]
+
+
+def similarity(one: Hashes, other: Hashes) -> float:
+    """Jaccard similarity of two sets."""
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared / (len(one) + len(other) - shared)
