@@ -28,6 +28,7 @@ check: $(VENV)/.installed-test
 docs: $(VENV)/.installed-test
 	$(BIN)/python docs/make_configuration.py > docs/configuration.md
 	$(BIN)/python docs/make_combinations.py > docs/combinations.md
+	$(BIN)/python docs/make_rules.py
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix src tests examples docs benchmarks hatch_build.py

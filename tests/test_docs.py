@@ -13,6 +13,7 @@ import pytest
 
 from tiny import rows, write_rows
 from veneer.cli import main
+from veneer.data.lint.registry import RULES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -23,6 +24,12 @@ def test_the_configuration_page_is_made_from_the_code() -> None:
         [sys.executable, str(ROOT / "docs" / "make_configuration.py")], capture_output=True, text=True, check=True
     ).stdout
     assert made == (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8"), "run `make docs`"
+
+
+def test_the_page_on_data_lists_every_rule() -> None:
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    lines = {f"| `{r.name}` | {r.severity.value} | {r.cost.value} | {r.summary} |" for r in RULES.values()}
+    assert {line for line in page.splitlines() if line.startswith("| `")} == lines, "run `make docs`"
 
 
 def test_the_readme_lists_every_command_and_no_other() -> None:

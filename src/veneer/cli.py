@@ -1,9 +1,8 @@
 """The command line: options in, one call of the API, results out.
 
 Nothing heavy is imported until a command runs, so that `--help` answers at once. Results go to standard output;
-progress and messages to standard error. Exit codes: 0 done, 1 a comparison that must hold does not (an export that is
-another model, a run that is not reproduced), 2 something the user can mend, 3 the loss was not finite,
-130 interrupted.
+progress and messages to standard error. Exit codes: 0 done, 1 what must hold does not (an export is another model, a
+run is not reproduced, data have errors), 2 something the user can mend, 3 the loss was not finite, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from veneer import __version__
 from veneer.commands.chat import chat
 from veneer.commands.combine import combine
 from veneer.commands.compare import compare
+from veneer.commands.data import data
 from veneer.commands.doctor import doctor
 from veneer.commands.evaluate import evaluate
 from veneer.commands.export import export
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 for command in (
-    quickstart, train, plan, evaluate, compare, sweep, reproduce, export, verify, combine, quantize, generate, chat,
-    doctor,
+    quickstart, data, train, plan, evaluate, compare, sweep, reproduce, export, verify, combine, quantize, generate,
+    chat, doctor,
 ):  # fmt: skip
     main.add_command(command)

@@ -24,7 +24,7 @@ Hash = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Facts:
+class FileFacts:
     """One entry a row, in the order of the files: first the training rows, then the evaluation rows."""
 
     files: tuple[str, ...]
@@ -66,7 +66,7 @@ class Facts:
 
 
 class RowFacts(NamedTuple):
-    """What is kept of one row; see `Facts`."""
+    """What is kept of one row; see `FileFacts`."""
 
     line: int
     side: int
@@ -175,11 +175,11 @@ def note(rows: Sequence[Row], side: int, group: str | None, boilerplate: Hashes)
     )
 
 
-def gather(files: tuple[str, ...], chunks: Sequence[tuple[NDArray[np.void], Hash]], spill: Spill) -> Facts:
+def gather(files: tuple[str, ...], chunks: Sequence[tuple[NDArray[np.void], Hash]], spill: Spill) -> FileFacts:
     """The facts of all rows, of chunks in order."""
     table = np.concatenate([one for one, _ in chunks]) if chunks else np.zeros(0, dtype=TABLE)
     found = np.concatenate([one for _, one in chunks]) if chunks else np.zeros((0, BANDS), dtype=np.uint64)
-    return Facts(
+    return FileFacts(
         files=files,
         lines=np.ascontiguousarray(table["line"]),
         side=np.ascontiguousarray(table["side"]),

@@ -30,7 +30,7 @@ class FieldKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class FieldSource:
     """One string of a row that the model should read or write."""
 
     path: str
@@ -46,7 +46,7 @@ class Source:
 class Placed:
     """A source, and where it was found."""
 
-    source: Source
+    source: FieldSource
     start: int
     """First character in the trace's text; -1 where it was not found."""
     end: int
@@ -72,7 +72,7 @@ def place(raw: Any, record: Record, trace: Trace) -> list[Placed]:
         if found is None and source.kind is FieldKind.CONTENT and (parted := _THOUGHTS.match(source.text)):
             for part, kind in ((parted.group(1), FieldKind.THOUGHT), (parted.group(2), FieldKind.CONTENT)):
                 if part.strip():
-                    piece = Source(source.path, part.strip(), kind, source.turn, source.role)
+                    piece = FieldSource(source.path, part.strip(), kind, source.turn, source.role)
                     placed.append(_placed(piece, trace.text, cursor))
                     cursor = max(cursor, placed[-1].end)
             continue
@@ -81,7 +81,7 @@ def place(raw: Any, record: Record, trace: Trace) -> list[Placed]:
     return placed
 
 
-def _placed(source: Source, text: str, cursor: int) -> Placed:
+def _placed(source: FieldSource, text: str, cursor: int) -> Placed:
     """A source behind the cursor or, where a template has changed the order, anywhere."""
     found = _find(text, source.text, cursor, len(text)) or _find(text, source.text, 0, len(text))
     return Placed(source, -1, -1) if found is None else Placed(source, *found)
@@ -107,21 +107,19 @@ def _forms(wanted: str) -> Iterator[str]:
 
 
 def _trained_turns(record: Record) -> list[int]:
-    return [
-        i for i, message in enumerate(record.messages) if message["role"] == "assistant" and i >= record.train_from
-    ]
+    return [i for i, message in enumerate(record.messages) if message["role"] == "assistant" and i >= record.train_from]
 
 
-def sources(raw: Any, record: Record) -> Iterator[Source]:
+def sources(raw: Any, record: Record) -> Iterator[FieldSource]:
     """The strings of a row that the model should read or write, in the order of the conversation."""
     if record.text is not None:
-        yield Source("text", record.text, FieldKind.CONTENT, None, "text")
+        yield FieldSource("text", record.text, FieldKind.CONTENT, None, "text")
         return
     for index, tool in enumerate(record.tools or ()):
         function = tool.get("function", tool)
         name = function.get("name") if isinstance(function, dict) else None
         if isinstance(name, str) and name:
-            yield Source(f"tools[{index}]", name, FieldKind.TOOL, None, "tools")
+            yield FieldSource(f"tools[{index}]", name, FieldKind.TOOL, None, "tools")
     if isinstance(raw, dict) and isinstance(raw.get("instruction"), str):
         yield from _alpaca(raw, record)
         return
@@ -129,20 +127,20 @@ def sources(raw: Any, record: Record) -> Iterator[Source]:
         yield from _message(_path(raw, record, index), index, message)
 
 
-def _message(path: str, turn: int, message: Mapping[str, Any]) -> Iterator[Source]:
+def _message(path: str, turn: int, message: Mapping[str, Any]) -> Iterator[FieldSource]:
     role = message["role"]
     for key in THOUGHT_KEYS:
         thought = message.get(key)
         if isinstance(thought, str) and thought.strip():
-            yield Source(f"{path}.{key}", thought, FieldKind.THOUGHT, turn, role)
+            yield FieldSource(f"{path}.{key}", thought, FieldKind.THOUGHT, turn, role)
             break
     content = message.get("content")
     if isinstance(content, str) and content.strip():
         leaf = path if path in ("prompt", "completion") else f"{path}.{'value' if path[:4] == 'conv' else 'content'}"
-        yield Source(leaf, content, FieldKind.CONTENT, turn, role)
+        yield FieldSource(leaf, content, FieldKind.CONTENT, turn, role)
 
 
-def _alpaca(raw: Mapping[str, Any], record: Record) -> Iterator[Source]:
+def _alpaca(raw: Mapping[str, Any], record: Record) -> Iterator[FieldSource]:
     shift = len(record.messages) - 2
     for key, turn, role in (
         ("system", 0, "system"), ("instruction", shift, "user"), ("input", shift, "user"),
@@ -150,7 +148,7 @@ def _alpaca(raw: Mapping[str, Any], record: Record) -> Iterator[Source]:
     ):  # fmt: skip
         text = raw.get(key)
         if isinstance(text, str) and text.strip():
-            yield Source(key, text, FieldKind.CONTENT, turn, role)
+            yield FieldSource(key, text, FieldKind.CONTENT, turn, role)
 
 
 def _path(raw: Any, record: Record, index: int) -> str:

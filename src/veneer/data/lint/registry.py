@@ -21,7 +21,7 @@ from veneer.data.lint.checks import (
     untrained,
     unusable,
 )
-from veneer.data.lint.rules import FileCheck, RowCheck, Rule
+from veneer.data.lint.rules import FileCheck, LintRule, RowCheck
 
 ROW_CHECKS: tuple[RowCheck, ...] = (
     unusable.CHECK,
@@ -39,7 +39,9 @@ ROW_CHECKS: tuple[RowCheck, ...] = (
     personal_data.CHECK,
 )
 FILE_CHECKS: tuple[FileCheck, ...] = (leakage.CHECK, duplicates.CHECK, near_duplicates.CHECK, outliers.CHECK)
-RULES: dict[str, Rule] = {
-    rule.name: rule for rules in [check.rules for check in ROW_CHECKS] + [check.rules for check in FILE_CHECKS] for rule in rules
+RULES: dict[str, LintRule] = {
+    rule.name: rule
+    for rules in [check.rules for check in ROW_CHECKS] + [check.rules for check in FILE_CHECKS]
+    for rule in rules
 }
 """Every rule by its name."""

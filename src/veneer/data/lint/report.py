@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from veneer.data.lint.facts import Facts
+from veneer.data.lint.facts import FileFacts
 from veneer.data.lint.registry import RULES
-from veneer.data.lint.rules import Finding, Rule, Severity
+from veneer.data.lint.rules import Finding, LintRule, Severity
 
 DETAILS = 50_000
 """Rows of a rule of which the detail is kept; of others only that they are found."""
@@ -21,7 +21,7 @@ DETAILS = 50_000
 class Found:
     """All findings under one rule."""
 
-    rule: Rule
+    rule: LintRule
     rows: Sequence[int]
     """The numbers of the rows, ascending, each once."""
     details: dict[int, str]
@@ -58,7 +58,7 @@ class LintReport:
     """What was found in a data file."""
 
     files: tuple[str, ...]
-    facts: Facts
+    facts: FileFacts
     found: tuple[Found, ...]
     skipped: tuple[str, ...]
     """Rules that were not checked, because they need a model's tokenizer and none was named."""

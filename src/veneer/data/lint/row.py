@@ -17,7 +17,7 @@ from veneer.io.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Setting:
+class LintSetting:
     """What the checks of a run share."""
 
     tokenizer: Tokenizer | None = None
@@ -100,7 +100,7 @@ def _calls(turn: dict[str, Any]) -> str:
     return json.dumps(calls, sort_keys=True) if calls else ""
 
 
-def read_row(where: str, raw: Any, setting: Setting) -> Row:
+def read_row(where: str, raw: Any, setting: LintSetting) -> Row:
     """The row with all that can be made of it."""
     if isinstance(raw, BadRow):
         return Row(where, raw, None, str(raw), None)

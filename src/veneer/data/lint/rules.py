@@ -8,8 +8,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from veneer.data.lint.facts import Facts
-    from veneer.data.lint.row import Row, Setting
+    from veneer.data.lint.facts import FileFacts
+    from veneer.data.lint.row import LintSetting, Row
 
 
 class Severity(Enum):
@@ -47,14 +47,14 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class LintRule:
     """One thing that can be found."""
 
     name: str
     severity: Severity
     cost: Cost
     summary: str
-    """What is wrong with the rows, said of several of them."""
+    """What is wrong, so that it goes on after "rows that"."""
     remedy: str
     """What to do about it."""
 
@@ -67,14 +67,14 @@ class Rule:
 class RowCheck:
     """A check that looks at one row at a time."""
 
-    rules: tuple[Rule, ...]
-    run: Callable[[Row, Setting], Iterable[Finding]]
+    rules: tuple[LintRule, ...]
+    run: Callable[[Row, LintSetting], Iterable[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
     """A check that compares rows with each other, by what was noted of each."""
 
-    rules: tuple[Rule, ...]
-    run: Callable[[Facts], Iterable[tuple[Sequence[int], Finding]]]
+    rules: tuple[LintRule, ...]
+    run: Callable[[FileFacts], Iterable[tuple[Sequence[int], Finding]]]
     """Yields the numbers of the rows that a finding holds for, with the finding."""

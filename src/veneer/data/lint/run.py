@@ -9,9 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.data.lint.facts import EVALUATION, TRAINING, Facts, Noted, gather, note, shingles_of
+from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts, Noted, gather, note, shingles_of
 from veneer.data.lint.registry import FILE_CHECKS, ROW_CHECKS, RULES
 from veneer.data.lint.report import LintReport, Tally
-from veneer.data.lint.row import Setting, read_row
+from veneer.data.lint.row import LintSetting, read_row
 from veneer.data.lint.rules import Cost, Finding
 from veneer.data.lint.shingles import Hashes, common
 from veneer.data.lint.spill import Spill
 from veneer.data.records import iterate_rows
 from veneer.errors import ConfigError, DataError, listing, nearest
+from veneer.events import Stage, Subscriber, broadcast
 from veneer.io.tokenizer import Tokenizer
-
-Progress = Callable[[int], None]
-"""Told how many rows have been checked so far."""
 
 CHUNK = 256
 """Rows that are checked at a time."""
@@ -70,7 +69,7 @@ class Chunk:
 class _Job:
     """What every process needs to check rows."""
 
-    setting: Setting
+    setting: LintSetting
     group: str | None
     boilerplate: Hashes
 
@@ -105,7 +104,7 @@ def lint(
     eval_file: Path | str | None = None,
     max_length: int | None = None,
     options: LintOptions | None = None,
-    progress: Progress | None = None,
+    subscribers: Sequence[Subscriber] = (),
 ) -> LintReport:
     """Check every row of a data file, and of an evaluation file beside it.
 
@@ -115,7 +114,7 @@ def lint(
         eval_file: rows to evaluate on; they are checked too, and for what training has seen of them.
         max_length: tokens that a row may have; None sets no limit.
         options: which rules, and how.
-        progress: told how many rows are done.
+        subscribers: told of each stage and how far it is.
 
     Raises:
         DataError: a file cannot be read at all, or holds no rows.
@@ -128,15 +127,19 @@ def lint(
         raise ConfigError(f"no such rule:\n{listing(lines)}\nknown: {', '.join(RULES)}")
     began = time.perf_counter()
     files = (str(file),) if eval_file is None else (str(file), str(eval_file))
-    setting = Setting(tokenizer, max_length)
+    setting = LintSetting(tokenizer, max_length)
     tally = Tally()
+    emit = broadcast(subscribers)
     with Spill() as spill:
-        facts = _facts(files, setting, options, tally, spill, progress)
+        with Stage(emit, f"checking {', '.join(files)}", total=_count(files), unit="rows") as stage:
+            facts = _facts(files, setting, options, tally, spill, stage)
         if not len(facts):
             raise DataError(f"{file} holds no rows; a data file needs at least one")
-        for check in FILE_CHECKS:
-            for rows, finding in check.run(facts):
-                tally.add(rows, finding)
+        with Stage(emit, "comparing rows with each other", total=len(FILE_CHECKS), unit="checks") as stage:
+            for check in FILE_CHECKS:
+                for rows, finding in check.run(facts):
+                    tally.add(rows, finding)
+                stage.advance()
     skipped = () if tokenizer is not None else tuple(r.name for r in RULES.values() if r.cost is Cost.TOKENS)
     return LintReport(
         files=files,
@@ -148,11 +151,11 @@ def lint(
 
 
 def _facts(
-    files: tuple[str, ...], setting: Setting, options: LintOptions, tally: Tally, spill: Spill, progress: Progress | None
-) -> Facts:
+    files: tuple[str, ...], setting: LintSetting, options: LintOptions, tally: Tally, spill: Spill, stage: Stage
+) -> FileFacts:
     rows = iterate_rows(files[TRAINING])
     sample = list(islice(rows, SAMPLE))
-    plain = Setting()
+    plain = LintSetting()
     boilerplate = common([shingles_of(read_row(where, raw, plain)) for where, raw in sample], _BOILERPLATE)
     sides: list[tuple[int, Iterator[tuple[str, Any]]]] = [(TRAINING, chain(sample, rows))]
     if len(files) > 1:
@@ -167,9 +170,21 @@ def _facts(
         tables.append((chunk.noted.table, chunk.noted.bands))
         spill.append(chunk.noted.shingles, chunk.noted.counts)
         done += len(chunk.noted.table)
-        if progress is not None:
-            progress(done)
+        stage.advance(len(chunk.noted.table))
     return gather(files, tables, spill)
+
+
+def _count(files: Sequence[str]) -> int | None:
+    """The number of lines of files of a row a line; None where a file is of another kind, or is not there."""
+    paths = [Path(file) for file in files]
+    if not all(path.suffix.lower() == ".jsonl" and path.is_file() for path in paths):
+        return None
+    return sum(_lines(path) for path in paths)
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb", buffering=0) as file:
+        return sum(block.count(b"\n") for block in iter(partial(file.read, 1 << 20), b""))
 
 
 def _chunks(rows: Iterator[tuple[str, Any]]) -> Iterator[list[tuple[str, Any]]]:

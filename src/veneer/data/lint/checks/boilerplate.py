@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from veneer.data.lint.row import Row, Setting
-from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
-BOILERPLATE = Rule(
+BOILERPLATE = LintRule(
     "boilerplate-trained",
     Severity.WARNING,
     Cost.TOKENS,
@@ -18,7 +18,7 @@ BOILERPLATE = Rule(
 _EMPTY = re.compile(r"<(think|thinking|reasoning)>\s*</\1>")
 
 
-def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     trace = row.trace
     if trace is None or row.record is None or not row.record.messages or setting.tokenizer is None:
         return

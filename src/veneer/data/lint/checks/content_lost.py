@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from veneer.data.lint.fields import FieldKind, Placed
-from veneer.data.lint.row import Row, Setting
-from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
-CONTENT_LOST = Rule(
+CONTENT_LOST = LintRule(
     "content-lost",
     Severity.ERROR,
     Cost.TOKENS,
     "hold something that the chat template leaves out",
     "move it into a turn that the template writes (a system turn into the first question, say), or change the template",
 )
-OLD_THOUGHTS = Rule(
+OLD_THOUGHTS = LintRule(
     "old-thoughts-lost",
     Severity.WARNING,
     Cost.TOKENS,
@@ -25,7 +25,7 @@ OLD_THOUGHTS = Rule(
 _EXCERPT = 60
 
 
-def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     if row.trace is None or row.record is None:
         return
     lost = [placed for placed in row.fields if not placed.found]
@@ -48,7 +48,9 @@ def _all_lines_found(placed: Placed, text: str) -> bool:
 
 def _shown(placed: Placed) -> str:
     source = placed.source
-    what = {FieldKind.THOUGHT: "the thought", FieldKind.TOOL: "the tool", FieldKind.CONTENT: f"the {source.role} text"}[source.kind]
+    what = {FieldKind.THOUGHT: "the thought", FieldKind.TOOL: "the tool", FieldKind.CONTENT: f"the {source.role} text"}[
+        source.kind
+    ]
     text = " ".join(source.text.split())
     return f"{what} of {source.path} {text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + '…'!r} is left out"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from veneer.data.lint.row import Row, Setting
-from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
-DOUBLED_BOS = Rule(
+DOUBLED_BOS = LintRule(
     "doubled-bos",
     Severity.ERROR,
     Cost.TOKENS,
@@ -16,7 +16,7 @@ DOUBLED_BOS = Rule(
 )
 
 
-def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     if row.trace is None or setting.tokenizer is None or setting.tokenizer.bos_token is None:
         return
     bos, name = setting.tokenizer.bos_id, setting.tokenizer.bos_token

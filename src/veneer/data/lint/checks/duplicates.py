@@ -8,24 +8,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.data.lint.facts import TRAINING, Facts
-from veneer.data.lint.rules import Cost, FileCheck, Finding, Rule, Severity
+from veneer.data.lint.facts import TRAINING, FileFacts
+from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
 
-DUPLICATE = Rule(
+DUPLICATE = LintRule(
     "duplicate",
     Severity.WARNING,
     Cost.FILE,
     "repeat an earlier row (case and white space aside)",
     "remove them (`--fix` removes the exact ones), unless they are meant to count more than once",
 )
-CONFLICTING_LABELS = Rule(
+CONFLICTING_LABELS = LintRule(
     "conflicting-labels",
     Severity.ERROR,
     Cost.FILE,
     "ask the same as another row and have another label: at least one of the labels is wrong",
     "decide which label is right, and remove the others",
 )
-CONFLICTING_ANSWERS = Rule(
+CONFLICTING_ANSWERS = LintRule(
     "several-answers",
     Severity.INFO,
     Cost.FILE,
@@ -39,19 +39,19 @@ _LABEL_REPEATS = 4
 """Labels are few: on average each is the answer of at least so many rows."""
 
 
-def _run(facts: Facts) -> Iterator[tuple[Sequence[int], Finding]]:
+def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
     rows = np.flatnonzero(facts.usable & (facts.side == TRAINING))
     yield from _repeats(facts, rows)
     yield from _conflicts(facts, rows)
 
 
-def _repeats(facts: Facts, rows: Places) -> Iterator[tuple[Sequence[int], Finding]]:
+def _repeats(facts: FileFacts, rows: Places) -> Iterator[tuple[Sequence[int], Finding]]:
     for same in groups(facts.content[rows]):
         first, *others = rows[same].tolist()
         yield others, DUPLICATE.found(f"as {facts.where(first)}")
 
 
-def _conflicts(facts: Facts, rows: Places) -> Iterator[tuple[Sequence[int], Finding]]:
+def _conflicts(facts: FileFacts, rows: Places) -> Iterator[tuple[Sequence[int], Finding]]:
     asked = rows[facts.prompt[rows] != 0]
     labels = has_labels(facts, asked)
     rule = CONFLICTING_LABELS if labels else CONFLICTING_ANSWERS
@@ -63,7 +63,7 @@ def _conflicts(facts: Facts, rows: Places) -> Iterator[tuple[Sequence[int], Find
             yield members.tolist(), rule.found(f"{len(answers)} different answers: {others}")
 
 
-def has_labels(facts: Facts, rows: Places) -> bool:
+def has_labels(facts: FileFacts, rows: Places) -> bool:
     """Whether the answers of these rows are labels: short, and few different ones for so many rows."""
     if len(rows) < 2 or int(np.quantile(facts.answer_length[rows], 0.99)) > _LABEL_LENGTH:
         return False

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator
 
 from veneer.data.lint.mojibake import repaired
-from veneer.data.lint.row import Row, Setting
-from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
-DAMAGED_ENCODING = Rule(
+DAMAGED_ENCODING = LintRule(
     "damaged-encoding",
     Severity.WARNING,
     Cost.TEXT,
@@ -19,7 +19,7 @@ DAMAGED_ENCODING = Rule(
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd\ufffe\uffff]")
 
 
-def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     for path, text in row.texts:
         if text.isascii() and text.isprintable():
             continue

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from veneer.data.lint.row import Row, Setting
-from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
-END_UNTRAINED = Rule(
+END_UNTRAINED = LintRule(
     "end-untrained",
     Severity.ERROR,
     Cost.TOKENS,
@@ -18,7 +18,7 @@ END_UNTRAINED = Rule(
 )
 
 
-def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     if row.trace is None or setting.tokenizer is None:
         return
     mask = row.trace.example.loss_mask

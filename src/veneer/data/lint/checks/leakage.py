@@ -7,33 +7,33 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.data.lint.facts import EVALUATION, TRAINING, Facts, Hash
-from veneer.data.lint.rules import Cost, FileCheck, Finding, Rule, Severity
+from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts, Hash
+from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
 
-LEAKED_ROW = Rule(
+LEAKED_ROW = LintRule(
     "leaked-row",
     Severity.ERROR,
     Cost.FILE,
-    "of the evaluation file are training rows too: their score says what was learnt by heart",
+    "stand in the evaluation file and train as well: their score says what was learnt by heart",
     "remove them from the training file",
 )
-LEAKED_PROMPT = Rule(
+LEAKED_PROMPT = LintRule(
     "leaked-prompt",
     Severity.ERROR,
     Cost.FILE,
-    "of the evaluation file ask what a training row asks, with another answer",
+    "stand in the evaluation file and ask what a training row asks, with another answer",
     "remove the training rows that ask it, or split by question (data.split)",
 )
-LEAKED_GROUP = Rule(
+LEAKED_GROUP = LintRule(
     "leaked-group",
     Severity.ERROR,
     Cost.FILE,
-    "of the evaluation file belong to a group of which training rows are",
+    "stand in the evaluation file and belong to a group of which other rows train",
     "split by that column: data.split {by: group}",
 )
 
 
-def _run(facts: Facts) -> Iterator[tuple[Sequence[int], Finding]]:
+def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
     train = np.flatnonzero(facts.usable & (facts.side == TRAINING))
     held = np.flatnonzero(facts.usable & (facts.side == EVALUATION))
     if not len(held):

@@ -7,25 +7,25 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.data.lint.facts import TRAINING, Facts
-from veneer.data.lint.rules import Cost, FileCheck, Finding, Rule, Severity
+from veneer.data.lint.facts import TRAINING, FileFacts
+from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
 from veneer.data.lint.scripts import SCRIPTS
 
-LENGTH = Rule(
+LENGTH = LintRule(
     "outlier-length",
     Severity.INFO,
     Cost.FILE,
     "are far longer or shorter than the others",
     "look at them: they are often two rows in one, or half of one",
 )
-KEYS = Rule(
+KEYS = LintRule(
     "rare-keys",
     Severity.INFO,
     Cost.FILE,
     "have other keys than nearly all others",
     "look at them: they are often of another source or version",
 )
-SCRIPT = Rule(
+SCRIPT = LintRule(
     "rare-script",
     Severity.INFO,
     Cost.FILE,
@@ -34,12 +34,13 @@ SCRIPT = Rule(
 )
 _FEWEST = 50
 """Rows below which nothing can be said to be rare."""
-_DEVIATIONS = 5.0
-"""Median absolute deviations of the logarithm of the length, beyond which a length is unlike the others."""
+_DEVIATIONS = 5.0 * 1.4826
+"""Median absolute deviations of the logarithm of the length, beyond which a length is unlike the others: five standard
+deviations of a normal distribution, of which the median absolute deviation is 1/1.4826."""
 _RARE = 0.005
 
 
-def _run(facts: Facts) -> Iterator[tuple[Sequence[int], Finding]]:
+def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
     rows = np.flatnonzero(facts.usable & (facts.side == TRAINING))
     if len(rows) < _FEWEST:
         return
@@ -57,7 +58,7 @@ def _run(facts: Facts) -> Iterator[tuple[Sequence[int], Finding]]:
             yield rows[inverse == kind].tolist(), rule.found(text)
 
 
-def _lengths(facts: Facts, rows: NDArray[np.int64]) -> Iterator[tuple[Sequence[int], Finding]]:
+def _lengths(facts: FileFacts, rows: NDArray[np.int64]) -> Iterator[tuple[Sequence[int], Finding]]:
     logs = np.log(np.maximum(facts.length[rows], 1).astype(np.float64))
     middle = float(np.median(logs))
     # Rows of one length have a deviation of 0: a tenth in the logarithm is the least that counts as one.

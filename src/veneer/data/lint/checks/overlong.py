@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from veneer.data.lint.row import Row, Setting
-from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
-OVERLONG = Rule(
+OVERLONG = LintRule(
     "overlong",
     Severity.WARNING,
     Cost.TOKENS,
@@ -16,7 +16,7 @@ OVERLONG = Rule(
 )
 
 
-def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     if row.trace is None or setting.max_length is None:
         return
     mask = row.trace.example.loss_mask

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from veneer.data.lint.row import Row, Setting
-from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
-PERSONAL_DATA = Rule(
+PERSONAL_DATA = LintRule(
     "personal-data",
     Severity.INFO,
     Cost.TEXT,
@@ -30,7 +30,7 @@ _PHONE = re.compile(
 _DIGITS = re.compile(r"\d[\d ().-]{6,}\d|[A-Z]{2}\d\d")
 
 
-def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     whole = row.whole
     kinds = []
     if "@" in whole and any(not _RESERVED.search(found.group()) for found in _EMAIL.finditer(whole)):
@@ -49,7 +49,7 @@ def _run(row: Row, setting: Setting) -> Iterator[Finding]:
 def luhn(number: str) -> bool:
     """Whether a card's number fits its check digit, and begins as cards do."""
     digits = [int(character) for character in number if character.isdigit()]
-    if not 13 <= len(digits) <= 19 or digits[0] not in (2, 3, 4, 5, 6) or len(set(digits)) < 3:
+    if not 13 <= len(digits) <= 19 or digits[0] not in (2, 3, 4, 5, 6) or len(set(digits)) < 2:
         return False
     doubled = [digit * 2 - 9 * (digit > 4) for digit in digits[-2::-2]]
     return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0

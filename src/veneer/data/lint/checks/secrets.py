@@ -11,74 +11,110 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from veneer.data.lint.row import Row, Setting
-from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
-SECRET = Rule(
+SECRET = LintRule(
     "secret",
     Severity.ERROR,
     Cost.TEXT,
     "hold what looks like a key or a password",
     "replace it by a placeholder, and revoke it where it was published",
 )
-_FORMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("an AWS access key", ("AKIA", "ASIA"), r"\b((?:AKIA|ASIA)[0-9A-Z]{16})\b"),
-    ("a GitHub token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), r"\b(gh[pousr]_[0-9A-Za-z]{36,255})\b"),
-    ("a GitHub token", ("github_pat_",), r"\b(github_pat_[0-9A-Za-z_]{60,255})\b"),
-    ("a GitLab token", ("glpat-",), r"\b(glpat-[0-9A-Za-z_-]{20,})"),
-    ("a Slack token", ("xoxb-", "xoxp-", "xoxa-", "xoxr-", "xoxs-"), r"\b(xox[bpars]-[0-9A-Za-z-]{20,})"),
-    ("a Slack webhook", ("hooks.slack.com",), r"(hooks\.slack\.com/services/T\w{6,}/B\w{6,}/\w{16,})"),
-    ("a Stripe key", ("sk_live_", "rk_live_"), r"\b([sr]k_live_[0-9A-Za-z]{16,})"),
-    ("a Google API key", ("AIza",), r"\b(AIza[0-9A-Za-z_-]{35})"),
-    ("an API key", ("sk-",), r"\b(sk-(?:proj-|ant-|svcacct-|or-v1-)?[0-9A-Za-z_-]{20,})"),
-    ("a Hugging Face token", ("hf_",), r"\b(hf_[0-9A-Za-z]{30,})\b"),
-    ("a package index token", ("pypi-",), r"\b(pypi-[0-9A-Za-z_-]{50,})"),
-    ("an npm token", ("npm_",), r"\b(npm_[0-9A-Za-z]{36})\b"),
-    ("a SendGrid key", ("SG.",), r"\b(SG\.[0-9A-Za-z_-]{22}\.[0-9A-Za-z_-]{43})"),
-    ("a Twilio key", ("SK",), r"\b(SK[0-9a-f]{32})\b"),
-    ("a signed web token", ("eyJ",), r"\b(eyJ[0-9A-Za-z_-]{10,}\.eyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{20,})"),
-    ("a private key", ("PRIVATE KEY-----",), r"(-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s*[0-9A-Za-z+/=:\s,-]{64,})"),
-    ("a connection string with a password", ("://",), r"\b[a-z][a-z0-9+.-]{2,}://[^\s:@/'\"]+:([^\s:@/'\"{}<>$*]{6,})@[\w.-]+"),
-)  # fmt: skip
-_PATTERNS = tuple((name, hints, re.compile(pattern)) for name, hints, pattern in _FORMS)
+
+
+class _Form(NamedTuple):
+    """What a kind of secret looks like; the first group of the pattern is the secret."""
+
+    name: str
+    hints: tuple[str, ...]
+    """One of these stands in every such secret."""
+    pattern: re.Pattern[str]
+    loose: bool = False
+    """Whether other things look like it too, so that its random part must look random and unlike a placeholder."""
+
+
+_FORMS = (
+    _Form("an AWS access key", ("AKIA", "ASIA"), re.compile(r"\b((?:AKIA|ASIA)[0-9A-Z]{16})\b")),
+    _Form(
+        "a GitHub token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), re.compile(r"\b(gh[pousr]_[0-9A-Za-z]{36,255})\b")
+    ),
+    _Form("a GitHub token", ("github_pat_",), re.compile(r"\b(github_pat_[0-9A-Za-z_]{60,255})\b")),
+    _Form("a GitLab token", ("glpat-",), re.compile(r"\b(glpat-[0-9A-Za-z_-]{20,})")),
+    _Form(
+        "a Slack token", ("xoxb-", "xoxp-", "xoxa-", "xoxr-", "xoxs-"), re.compile(r"\b(xox[bpars]-[0-9A-Za-z-]{20,})")
+    ),
+    _Form("a Slack webhook", ("hooks.slack.com",), re.compile(r"(hooks\.slack\.com/services/T\w{6,}/B\w{6,}/\w{16,})")),
+    _Form("a Stripe key", ("sk_live_", "rk_live_"), re.compile(r"\b([sr]k_live_[0-9A-Za-z]{16,})")),
+    _Form("a Google API key", ("AIza",), re.compile(r"\b(AIza[0-9A-Za-z_-]{35})")),
+    _Form("a Hugging Face token", ("hf_",), re.compile(r"\b(hf_[0-9A-Za-z]{30,})\b")),
+    _Form("a package index token", ("pypi-",), re.compile(r"\b(pypi-[0-9A-Za-z_-]{50,})")),
+    _Form("an npm token", ("npm_",), re.compile(r"\b(npm_[0-9A-Za-z]{36})\b")),
+    _Form("a SendGrid key", ("SG.",), re.compile(r"\b(SG\.[0-9A-Za-z_-]{22}\.[0-9A-Za-z_-]{43})")),
+    _Form("a Twilio key", ("SK",), re.compile(r"\b(SK[0-9a-f]{32})\b")),
+    _Form(
+        "a signed web token",
+        ("eyJ",),
+        re.compile(r"\b(eyJ[0-9A-Za-z_-]{10,}\.eyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{20,})"),
+    ),
+    _Form(
+        "a private key",
+        ("PRIVATE KEY-----",),
+        re.compile(r"(-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----\s*[0-9A-Za-z+/=:\s,-]{64,})"),
+    ),
+    _Form("an API key", ("sk-",), re.compile(r"\b(sk-(?:proj-|ant-|svcacct-|or-v1-)?[0-9A-Za-z_-]{20,})"), loose=True),
+)
+_CONNECTION = re.compile(r"\b[a-z][a-z0-9+.-]{2,}://[^\s:@/'\"]+:([^\s:@/'\"{}<>$*]{6,})@[\w.-]+")
 _ASSIGNED = re.compile(
     r"(?i)\b(?:api[_-]?key|secret[_-]?key|access[_-]?token|auth[_-]?token|client[_-]?secret|password|passwd)"
     r"[\"']?\s{0,3}(?::|=>?|:=)\s{0,3}[\"']([^\s\"']{12,128})[\"']"
 )
 _WORDS = ("key", "ecret", "oken", "assw", "KEY", "ECRET", "OKEN", "ASSW")
-_LEAST_BITS = 3.0
-_ASSIGNED_BITS = 3.3
+_LEAST_BITS, _LOOSE_BITS = 2.0, 3.0
+"""Entropy of a secret's characters in bits: a row of one letter has 0, and what was drawn at random 3.5 or more."""
 _PLACEHOLDER = re.compile(
     r"(?i)example|placeholder|your[_-]?|dummy|changeme|xxxx|\*\*\*|<|\{\{|\$\{|test|sample|1234567890"
 )
 
 
-def _run(row: Row, setting: Setting) -> Iterator[Finding]:
-    whole = row.whole
-    for name, hints, pattern in _PATTERNS:
-        if any(hint in whole for hint in hints):
-            for found in pattern.finditer(whole):
-                if _random(found.group(1), _LEAST_BITS):
-                    yield SECRET.found(f"{_path(row, found.group(1))}: {name}, {_masked(found.group(1))}")
-                    return
-    if any(word in whole for word in _WORDS):
-        for found in _ASSIGNED.finditer(whole):
+def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
+    for value, name in _secrets(row.whole):
+        path = next((path for path, text in row.texts if value in text), "the row")
+        yield SECRET.found(f"{path}: {name}, {_masked(value)}")
+        return
+
+
+def _secrets(text: str) -> Iterator[tuple[str, str]]:
+    """Each secret in a text, and what it is."""
+    for form in _FORMS:
+        if any(hint in text for hint in form.hints):
+            for found in form.pattern.finditer(text):
+                value = found.group(1)
+                if _bits(value) >= (_LOOSE_BITS if form.loose else _LEAST_BITS) and not (
+                    form.loose and _stand_in(value)
+                ):
+                    yield value, form.name
+    if "://" in text:
+        for found in _CONNECTION.finditer(text):
+            if not _stand_in(found.group(1)):
+                yield found.group(1), "the password of a connection"
+    if any(word in text for word in _WORDS):
+        for found in _ASSIGNED.finditer(text):
             value = found.group(1)
-            if _random(value, _ASSIGNED_BITS) and any(c.isdigit() for c in value) and any(c.isalpha() for c in value):
-                yield SECRET.found(f"{_path(row, value)}: a value that is named as secret, {_masked(value)}")
-                return
+            if _bits(value) >= _LOOSE_BITS and not _stand_in(value) and not value.isdigit():
+                yield value, "a value that is named as secret"
 
 
-def _random(text: str, bits: float) -> bool:
-    if _PLACEHOLDER.search(text):
-        return False
-    counts = Counter(text)
-    return -sum(n / len(text) * math.log2(n / len(text)) for n in counts.values()) >= bits
+def _bits(text: str) -> float:
+    """The Shannon entropy of a text's characters, in bits a character."""
+    return -sum(n / len(text) * math.log2(n / len(text)) for n in Counter(text).values())
 
 
-def _path(row: Row, value: str) -> str:
-    return next((path for path, text in row.texts if value in text), "the row")
+def _stand_in(text: str) -> bool:
+    """Whether a value only stands for one: a word, or a placeholder."""
+    return text.isalpha() or _PLACEHOLDER.search(text) is not None
 
 
 def _masked(value: str) -> str:

@@ -12,10 +12,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from veneer.data.lint.row import Row, Setting
-from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
-TOOL_CALL_LOST = Rule(
+TOOL_CALL_LOST = LintRule(
     "tool-call-lost",
     Severity.ERROR,
     Cost.TOKENS,
@@ -26,7 +26,7 @@ _TRIES = 200
 """Opening braces of a turn that are tried as the start of an object."""
 
 
-def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     if row.trace is None or row.record is None:
         return
     turns = [(i, message) for i, message in enumerate(row.record.messages) if message.get("tool_calls")]

@@ -6,24 +6,24 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from veneer.data.lint.row import Row, Setting
-from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
-EMPTY_TURN = Rule(
+EMPTY_TURN = LintRule(
     "empty-turn",
     Severity.ERROR,
     Cost.TEXT,
     "hold a turn that says nothing: empty, white space, or invisible characters",
     "remove the turn or the row",
 )
-TURN_ORDER = Rule(
+TURN_ORDER = LintRule(
     "turn-order",
     Severity.WARNING,
     Cost.TEXT,
     "hold turns in an order that models do not meet",
     "join turns of one speaker, begin with a question (after the system turn), and end with the assistant's answer",
 )
-UNKNOWN_KEYS = Rule(
+UNKNOWN_KEYS = LintRule(
     "unknown-keys",
     Severity.INFO,
     Cost.TEXT,
@@ -46,7 +46,7 @@ def says_nothing(text: str) -> bool:
     return _INVISIBLE.fullmatch(text) is not None
 
 
-def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     record = row.record
     if record is None:
         return

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from veneer.data.lint.row import Row, Setting
-from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
-NOTHING_TRAINED = Rule(
+NOTHING_TRAINED = LintRule(
     "nothing-trained",
     Severity.ERROR,
     Cost.TOKENS,
@@ -16,7 +16,7 @@ NOTHING_TRAINED = Rule(
 )
 
 
-def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     if row.trace is not None and not row.trace.example.loss_mask.any():
         yield NOTHING_TRAINED.found(f"0 of {len(row.trace.example.tokens)} tokens train")
 

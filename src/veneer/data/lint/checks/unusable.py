@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from veneer.data.lint.row import Row, Setting
-from veneer.data.lint.rules import Cost, Finding, RowCheck, Rule, Severity
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
-UNUSABLE = Rule(
+UNUSABLE = LintRule(
     "unusable-row",
     Severity.ERROR,
     Cost.TEXT,
     "cannot be used: they are damaged, of no known format, or break their format",
     "mend or remove them; docs/data.md lists the formats",
 )
-REFUSED = Rule(
+REFUSED = LintRule(
     "refused-by-template",
     Severity.ERROR,
     Cost.TOKENS,
@@ -23,7 +23,7 @@ REFUSED = Rule(
 )
 
 
-def _run(row: Row, setting: Setting) -> Iterator[Finding]:
+def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     if row.problem is not None:
         yield (UNUSABLE if row.record is None else REFUSED).found(row.problem)
 

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from veneer.data.lint.shingles import BANDS, ROWS, bands, common, shingles, similarity, without
+
+
+def texts(similar: float, words: int, seed: int) -> tuple[str, str]:
+    """Two texts whose sets of runs of five words have about this similarity."""
+    draw = random.Random(seed)
+    first = [f"w{draw.randrange(10**9)}" for _ in range(words)]
+    kept = round(words * 2 * similar / (1 + similar))
+    second = first[:kept] + [f"w{draw.randrange(10**9)}" for _ in range(words - kept)]
+    return " ".join(first), " ".join(second)
+
+
+def naive(text: str) -> set[tuple[str, ...]]:
+    words = text.lower().split()
+    return {tuple(words[i : i + 5]) for i in range(max(1, len(words) - 4))}
+
+
+@given(st.lists(st.sampled_from(["a", "bb", "CC", "d"]), min_size=5, max_size=40), st.integers(0, 40))
+def test_similarity_is_that_of_the_sets_of_words(words: list[str], cut: int) -> None:
+    one, other = " ".join(words), " ".join([*words[:cut], "e", *words[cut:]])
+    expected = len(naive(one) & naive(other)) / len(naive(one) | naive(other))
+    assert similarity(shingles(one), shingles(other)) == pytest.approx(expected)
+
+
+def test_case_punctuation_and_white_space_do_not_count() -> None:
+    assert shingles("One two, three. Four five six!").tolist() == shingles("one  two three\nfour five six").tolist()
+
+
+def test_texts_without_spaces_are_taken_by_characters() -> None:
+    one, other = "今日は天気がとても良いので散歩に行きます", "今日は天気がとても良いので散歩に行きました"
+    assert 0.6 < similarity(shingles(one), shingles(other)) < 1.0
+
+
+@pytest.mark.parametrize("similar", [0.5, 0.8, 0.9])
+def test_bands_are_shared_as_often_as_the_formula_says(similar: float) -> None:
+    pairs = [texts(similar, 400, seed) for seed in range(300)]
+    hit = exact = 0.0
+    for one, other in pairs:
+        first, second = shingles(one), shingles(other)
+        hit += bool((bands(first) == bands(second)).any())
+        exact += 1 - (1 - similarity(first, second) ** ROWS) ** BANDS
+    # Three standard deviations of 300 draws.
+    assert abs(hit - exact) <= 3 * np.sqrt(len(pairs) * 0.25)
+
+
+def test_what_nearly_all_texts_say_is_left_aside() -> None:
+    opening = "answer the question with one of the following seventy seven words please"
+    sets = [shingles(f"{opening} x{i} y{i} z{i} q{i} r{i} s{i}") for i in range(10)]
+    boilerplate = common(sets, 0.9)
+    assert set(boilerplate.tolist()) == set(shingles(opening).tolist())
+    rest = [without(one, boilerplate) for one in sets]
+    assert max(similarity(rest[0], other) for other in rest[1:]) == 0.0
+    assert without(shingles(opening), boilerplate).tolist() == shingles(opening).tolist()

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from consoles import recorded
+from veneer.cli import main
+from veneer.data.lint.run import lint
+from veneer.screens.data import show_report
+
+LABELLED = [{"prompt": f"question number {i}", "completion": "yes" if i % 2 else "no"} for i in range(12)]
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_finding_shows_rule_rows_and_remedy(tmp_path: Path) -> None:
+    rows = [*LABELLED, *(LABELLED[2] for _ in range(5))]
+    console = recorded(width=400)
+    show_report(console, lint(write(tmp_path / "rows.jsonl", rows)))
+    text = console.export_text()
+    assert "warning duplicate (5 rows): rows that repeat an earlier row" in text
+    assert f"{tmp_path}/rows.jsonl:13: as {tmp_path}/rows.jsonl:3" in text
+    assert "… and in lines 16, 17" in text
+    assert "remedy: remove them" in text
+    assert "17 rows checked" in text
+    assert "not checked, since no --model is named: refused-by-template, nothing-trained" in text
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [(None, 0), (LABELLED[2], 0), ({"prompt": "question number 2", "completion": "yes"}, 1)],
+    ids=["clean", "warning", "error"],
+)
+def test_the_exit_code_says_whether_there_are_errors(row: dict[str, str] | None, code: int, tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [*LABELLED, *([row] if row else [])])
+    result = CliRunner().invoke(main, ["data", str(file), "--json"])
+    assert result.exit_code == code, result.output
+    found = json.loads(result.stdout)
+    assert found["rows"] == 12 + bool(row)
+    assert bool(found["findings"]) is bool(row)
