@@ -28,7 +28,7 @@ from veneer.data.chat import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.load import Holding, load_model
+from veneer.load import WeightForm, load_model
 from veneer.model.decoder import CausalLM
 from veneer.products import outputs
 from veneer.quickstart import bundled_data, bundled_model
@@ -68,9 +68,9 @@ class Side:
         self.losses.append(total)
 
 
-def prepare(checkpoint: Checkpoint, holding: Holding, products: Products) -> Side:
+def prepare(checkpoint: Checkpoint, form: WeightForm, products: Products) -> Side:
     """A model with a new adapter of rank 16 on all linear layers."""
-    model = load_model(checkpoint, holding=holding, products=products)
+    model = load_model(checkpoint, form=form, products=products)
     adapter = inject(model, LoraSpec(rank=16, alpha=32.0))
     named = dict(zip(adapter.tensors(), adapter.parameters(), strict=True))
     return Side(model, adapter, RuleOptimizer(named, AdamW((0.9, 0.99)), weight_decay=0.0))
@@ -108,8 +108,8 @@ def main() -> None:
         encode_all(read_records(bundled_data() / name), tokenizer, max_length=None, overlong=Overlong.DROP).examples
         for name in ("train.jsonl", "new_records.jsonl")
     )
-    holding = Holding.QUANTIZED if args.method == "qlora" else Holding.FROZEN
-    sides = {products: prepare(checkpoint, holding, products) for products in Products}
+    form = WeightForm.QUANTIZED if args.method == "qlora" else WeightForm.FROZEN
+    sides = {products: prepare(checkpoint, form, products) for products in Products}
     exact, fast = sides[Products.EXACT], sides[Products.INT8]
     print(f"{args.method}, {args.rows} rows a step, {args.threads} threads, torch {torch.__version__}")
     tokens = []

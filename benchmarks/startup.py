@@ -23,13 +23,13 @@ start = time.perf_counter()
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import Holding, load_model
+from veneer.load import WeightForm, load_model
 from veneer.training.objective import supervised_cross_entropy
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
 origin = open_checkpoint(sys.argv[1])
 tokenizer = origin.tokenizer()
-model = load_model(origin, holding=Holding(sys.argv[2])).train()
+model = load_model(origin, form=WeightForm(sys.argv[2])).train()
 adapter = inject(model, LoraSpec(rank=16, alpha=32.0), seed=0)
 names = dict(zip(adapter.tensors(), adapter.parameters(), strict=True))
 optimizer = RuleOptimizer(names, AdamW((0.9, 0.999)), weight_decay=0.0)
@@ -71,10 +71,10 @@ def main() -> None:
     gguf = bundled_model()
     with tempfile.TemporaryDirectory() as folder:
         for name, source in (("GGUF", gguf), ("safetensors", as_safetensors(gguf, Path(folder)))):
-            for method, holding in (("LoRA", "frozen"), ("QLoRA", "quantized")):
+            for method, form in (("LoRA", "frozen"), ("QLoRA", "quantized")):
                 found = []
                 for _ in range(args.rounds):
-                    command = [sys.executable, "-c", PROBE, source, holding, str(args.threads)]
+                    command = [sys.executable, "-c", PROBE, source, form, str(args.threads)]
                     found.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
                 ready, first, later = (
                     statistics.median(run[key] for run in found) for key in ("ready", "first", "later")

@@ -21,7 +21,7 @@ from veneer.data.chat import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import Holding
+from veneer.load import WeightForm
 from veneer.quickstart import bundled_model
 from veneer.system import heap_kept
 
@@ -52,7 +52,7 @@ def main() -> None:
     ).examples  # fmt: skip
     batches = [pack(examples[start : start + ROWS], MICRO_BATCH_TOKENS) for start in range(0, len(examples), ROWS)]
     with heap_kept():
-        side = prepare(checkpoint, Holding.FROZEN, Products.EXACT)
+        side = prepare(checkpoint, WeightForm.FROZEN, Products.EXACT)
         for batch in batches[:STEPS]:
             side.step(batch)
         with profile(activities=[ProfilerActivity.CPU]) as profiler:

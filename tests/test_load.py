@@ -20,7 +20,7 @@ from veneer.errors import ConfigError, ModelError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import Holding, expected_tensors, load_model
+from veneer.load import WeightForm, expected_tensors, load_model
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
 from veneer.quant.linear import QuantLinear
@@ -99,12 +99,12 @@ def linears(model: CausalLM) -> dict[str, torch.nn.Module]:
     }
 
 
-@pytest.mark.parametrize("holding", Holding)
+@pytest.mark.parametrize("form", WeightForm)
 @pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}])
-def test_every_tensor_is_read_once_in_order(changes: dict[str, Any], holding: Holding, tmp_path: Path) -> None:
+def test_every_tensor_is_read_once_in_order(changes: dict[str, Any], form: WeightForm, tmp_path: Path) -> None:
     watched = Watched(saved(tiny_llama(changes=changes), tmp_path))
     progress: list[str] = []
-    load_model(watched, holding=holding, progress=progress.append)
+    load_model(watched, form=form, progress=progress.append)
     expected = list(expected_tensors(spec_from_hf(watched.config)))
     assert watched.reads == progress == expected
     assert sorted(expected) == watched.names()
@@ -125,7 +125,7 @@ def test_frozen_weights_are_in_the_compute_dtype_and_still(tmp_path: Path) -> No
 
 def test_trainable_weights_are_float32_whatever_is_computed_in(tmp_path: Path) -> None:
     theirs = tiny_llama()
-    model = load_model(saved(theirs, tmp_path), holding=Holding.TRAINABLE, dtype=torch.bfloat16)
+    model = load_model(saved(theirs, tmp_path), form=WeightForm.TRAINABLE, dtype=torch.bfloat16)
     assert model.dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 and p.requires_grad for p in model.parameters())
     assert all(torch.equal(p, theirs.state_dict()[name]) for name, p in model.named_parameters())
@@ -146,7 +146,7 @@ def test_quantised_layers_are_those_of_the_weight_and_nothing_else_is(settings: 
     theirs = tiny_llama(changes={"attention_bias": True})
     checkpoint = saved(theirs, tmp_path)
     quant = QuantSection.model_validate(settings)
-    model = load_model(checkpoint, holding=Holding.QUANTIZED, dtype=torch.bfloat16, quant=quant if settings else None)
+    model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=torch.bfloat16, quant=quant if settings else None)
     assert len(linears(model)) == 2 * 7
     dense = {name for name, layer in linears(model).items() if isinstance(layer, DenseLinear)}
     kept = ("down_proj", "model.layers.1.self_attn.q_proj") if quant.skip_modules else ()
@@ -169,14 +169,14 @@ def test_layers_to_skip_that_there_are_not_are_all_named(tmp_path: Path) -> None
     checkpoint = Watched(saved(tiny_llama(), tmp_path))
     quant = QuantSection(skip_modules=("dwn_proj", "v_proj", "layers.7"))
     with pytest.raises(ConfigError, match=r"(?s)'dwn_proj' \(did you mean 'down_proj'\?\).*'layers.7'") as caught:
-        load_model(checkpoint, holding=Holding.QUANTIZED, quant=quant)
+        load_model(checkpoint, form=WeightForm.QUANTIZED, quant=quant)
     assert "'v_proj'" not in str(caught.value)
     assert checkpoint.reads == []
 
 
 def test_a_quantised_model_is_the_model_of_its_decoded_weights(tmp_path: Path) -> None:
     theirs = tiny_llama()
-    model = load_model(saved(theirs, tmp_path), holding=Holding.QUANTIZED, dtype=torch.float32)
+    model = load_model(saved(theirs, tmp_path), form=WeightForm.QUANTIZED, dtype=torch.float32)
     for name, layer in linears(model).items():
         assert isinstance(layer, QuantLinear)
         theirs.get_submodule(name).weight.data = layer.dequantize(torch.float32)  # type: ignore[union-attr]
@@ -186,7 +186,7 @@ def test_a_quantised_model_is_the_model_of_its_decoded_weights(tmp_path: Path) -
 
 
 def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
-    model = load_model(saved(tiny_llama(changes={"tie_word_embeddings": True}), tmp_path), holding=Holding.TRAINABLE)
+    model = load_model(saved(tiny_llama(changes={"tie_word_embeddings": True}), tmp_path), form=WeightForm.TRAINABLE)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert "lm_head.weight" not in dict(model.named_parameters())
 
@@ -201,7 +201,7 @@ def test_a_head_beside_a_tied_embedding_is_not_read(tmp_path: Path) -> None:
 def test_quantising_never_holds_two_full_matrices_of_the_layers(tmp_path: Path) -> None:
     """What is alive at each read: embedding (and head), which stay, and the one matrix that is being quantised."""
     watched = Watched(saved(tiny_llama(changes={"num_hidden_layers": 6, "tie_word_embeddings": True}), tmp_path))
-    load_model(watched, holding=Holding.QUANTIZED, dtype=torch.float32)
+    load_model(watched, form=WeightForm.QUANTIZED, dtype=torch.float32)
     embedding = SHAPES["vocab_size"] * SHAPES["hidden_size"] * 4
     largest = SHAPES["intermediate_size"] * SHAPES["hidden_size"] * 4
     assert max(watched.alive_bytes) <= embedding + largest
@@ -255,4 +255,4 @@ def test_a_weight_that_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
     broken[3, 5] = float("nan")
     checkpoint = retensor(tmp_path, {"model.layers.1.self_attn.o_proj.weight": broken})
     with pytest.raises(ModelError, match="1 of 4096 weights"):
-        load_model(checkpoint, holding=Holding.QUANTIZED)
+        load_model(checkpoint, form=WeightForm.QUANTIZED)

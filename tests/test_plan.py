@@ -29,7 +29,7 @@ from veneer.enums import Bias, Factors, Init, Method, Products, Variant
 from veneer.errors import AdapterError, ConfigError, Interrupted
 from veneer.events import Note
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.load import Holding, expected_tensors, load_model
+from veneer.load import WeightForm, expected_tensors, load_model
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
@@ -59,7 +59,7 @@ SMOLLM2: dict[str, Any] = LLAMA_7B | {
 GB = 10**9
 START = 265 * MB
 NO_LIMIT = Limit(bytes=float("inf"), source="none")
-HOLDINGS = {Method.LORA: Holding.FROZEN, Method.QLORA: Holding.QUANTIZED, Method.FULL: Holding.TRAINABLE}
+HOLDINGS = {Method.LORA: WeightForm.FROZEN, Method.QLORA: WeightForm.QUANTIZED, Method.FULL: WeightForm.TRAINABLE}
 
 
 def setup(config: dict[str, Any] = SMOLLM2, method: Method = Method.LORA, **settings: Any) -> Setup:
@@ -105,7 +105,7 @@ def test_what_is_kept_is_what_autograd_keeps(
     method: Method, targets: Any, dropout: float, recompute: bool, dtype: torch.dtype, checkpoint: Checkpoint,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    model = load_model(checkpoint, holding=HOLDINGS[method], dtype=dtype)
+    model = load_model(checkpoint, form=HOLDINGS[method], dtype=dtype)
     generator = None
     if method is not Method.FULL:
         spec = LoraSpec(rank=4, alpha=8.0, dropout=dropout, target_modules=targets)
@@ -189,7 +189,7 @@ QUANT: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("method", Method)
 def test_the_base_takes_what_its_tensors_take(method: Method, settings: dict[str, Any], checkpoint: Checkpoint) -> None:
     quant = QuantSection.model_validate(settings)
-    model = load_model(checkpoint, holding=HOLDINGS[method], quant=quant)
+    model = load_model(checkpoint, form=HOLDINGS[method], quant=quant)
     parameters = sum(tensor.nbytes for tensor in model.parameters())
     packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))
     of = Setup(spec=model.spec, method=method, dtype=torch.bfloat16, quant=quant)

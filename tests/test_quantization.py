@@ -26,7 +26,7 @@ from veneer.enums import Method, Scheme
 from veneer.errors import ConfigError, ModelError, OutputError
 from veneer.events import Note
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import Holding, load_model, stored_quantisation
+from veneer.load import WeightForm, load_model, stored_quantisation
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
 from veneer.planning.memory import base_bytes
@@ -117,8 +117,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_4_bit_model_of_transformers_is_read_to_the_bit(kind: str, source: Path, tmp_path: Path) -> None:
     model = theirs(source, load_in_4bit=True, **BITS4[kind])
     model.save_pretrained(tmp_path)  # type: ignore[operator]
-    for holding in (Holding.FROZEN, Holding.QUANTIZED):
-        ours = load_model(open_checkpoint(tmp_path), holding=holding)
+    for form in (WeightForm.FROZEN, WeightForm.QUANTIZED):
+        ours = load_model(open_checkpoint(tmp_path), form=form)
         assert len(our_weights(ours)) == 2 * 7
         assert_equal_weights(ours, model)
     assert packed_logits(ours, documents([7])).isfinite().all()
@@ -338,7 +338,7 @@ def test_what_is_written_opens_in_transformers_and_here_with_equal_weights(
     ours = load_model(open_checkpoint(tmp_path / "q"))
     assert len(our_weights(ours)) == done.layers == 2 * 6
     assert_equal_weights(ours, theirs(tmp_path / "q"))
-    direct = load_model(open_checkpoint(source), holding=Holding.QUANTIZED, quant=quant)
+    direct = load_model(open_checkpoint(source), form=WeightForm.QUANTIZED, quant=quant)
     for path, weight in our_weights(direct).items():
         assert torch.equal(weight, our_weights(ours)[path])
     assert done.bytes == sum(tensor.nbytes for tensor in load_file(tmp_path / "q" / "model.safetensors").values())
@@ -436,7 +436,7 @@ def test_full_fine_tuning_of_it_is_refused_before_anything_is_read(
     with pytest.raises(ConfigError, match=r"quantised \(nf4\), and method full trains all"):
         train(config)
     with pytest.raises(ConfigError, match="method full"):
-        load_model(open_checkpoint(tmp_path / "q"), holding=Holding.TRAINABLE)
+        load_model(open_checkpoint(tmp_path / "q"), form=WeightForm.TRAINABLE)
     with pytest.raises(ConfigError, match="method full"):
         plan_of(config, "cpu", Expected())
 

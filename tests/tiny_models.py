@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.load import Holding, load_model
+from veneer.load import WeightForm, load_model
 from veneer.model import recompute as recompute_module
 from veneer.model.attention import PackedAttention
 from veneer.model.decoder import CausalLM
@@ -67,11 +67,11 @@ def ours(
     model: PreTrainedModel,
     path: Path,
     *,
-    holding: Holding = Holding.FROZEN,
+    form: WeightForm = WeightForm.FROZEN,
     dtype: torch.dtype = torch.float32,
 ) -> CausalLM:
     """Our model from the files of `model`."""
-    return load_model(saved(model, path), holding=holding, dtype=dtype).eval()
+    return load_model(saved(model, path), form=form, dtype=dtype).eval()
 
 
 BACKENDS = ("torch", "native")
@@ -123,7 +123,7 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
 def saved_for_backward(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, Tensor]]:
     """Every tensor that autograd saves within the block, by its storage.
 
-    Hooks do not nest, so those of `remade` are listened to as well.
+    Hooks do not nest, so those of `recomputed_in_backward` are listened to as well.
     """
     found: dict[int, Tensor] = {}
 

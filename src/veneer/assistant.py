@@ -20,7 +20,7 @@ from veneer.generation import Sampling, generate
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import Holding
+from veneer.load import WeightForm
 from veneer.model.language import LanguageModel
 
 RUN_FILE = "config.yaml"
@@ -191,7 +191,7 @@ def load_assistant(request: AssistantRequest, *, subscribers: Sequence[Subscribe
         loaded = load_language_model(
             checkpoint,
             backend=request.backend or (run.backend if run else Backend.AUTO),
-            holding=Holding.QUANTIZED if quantized else Holding.FROZEN,
+            form=WeightForm.QUANTIZED if quantized else WeightForm.FROZEN,
             dtype=resolve_dtype(compute.dtype, device),
             device=device,
             products=compute.products,

@@ -1,8 +1,8 @@
-"""From files to a model in memory: one tensor at a time, straight to its final form.
+"""Loading a model from files, one tensor at a time, straight to its final form.
 
-The decoder asks for its leaves in order; each is read, quantised if the method says so, and placed on the device
-before the next one is read. The full-precision model never stands in memory. What the files hold quantised is taken as
-it is, to the bit.
+The decoder asks for its modules in order. Each weight is read, quantised if the method says so, and moved to the device
+before the next one is read. The full-precision model is never in memory as a whole. Weights that the files hold
+quantised are taken as they are, bit for bit.
 """
 
 from __future__ import annotations
@@ -32,19 +32,20 @@ from veneer.quant.rowwise import RowwiseLinear
 from veneer.quant.schemes import pack, skipped
 
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
-"""Embedding and head."""
+"""Names of the weights of embedding and head."""
 
 
-class Holding(Enum):
-    """How the weights are held."""
+class WeightForm(Enum):
+    """The form of the weights in memory."""
 
     FROZEN = "frozen"
-    """In the compute dtype, without gradients: the base of LoRA. What the files hold quantised stays so."""
+    """Weights in the compute dtype, without gradients: the base of LoRA. Quantised weights of the files stay
+    quantised."""
     QUANTIZED = "quantized"
-    """Linear layers in 4 or 8 bits, the rest as FROZEN: the base of QLoRA. Files that hold quantised weights are taken
-    as they are, and none of their other weights is quantised."""
+    """Linear layers in 4 or 8 bits, all else as FROZEN: the base of QLoRA. Where the files hold quantised weights, no
+    other weight is quantised."""
     TRAINABLE = "trainable"
-    """In float32, with gradients: full fine-tuning."""
+    """Weights in float32, with gradients: full fine-tuning."""
 
 
 @dataclass
@@ -54,11 +55,11 @@ class StreamedWeights:
     checkpoint: Checkpoint
     dtype: torch.dtype
     device: torch.device
-    holding: Holding
+    form: WeightForm
     products: Products
     quant: QuantSection
     dense: frozenset[str]
-    """Paths of linear layers that are not quantised here."""
+    """Paths of the linear layers that are not quantised on loading."""
     progress: Callable[[str], None]
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
@@ -87,27 +88,30 @@ class StreamedWeights:
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
         """See `veneer.model.decoder.Weights`."""
         if path in self.checkpoint.stored:
-            # A head that transformers was told to quantise: decoded once, which changes none of its values.
+            # A head that the files hold quantised is decoded once, which changes none of its values.
             self.progress(path)
             return self._parameter(self._stored(path).dequantize(self.dtype))
         return self._parameter(self._read(path, shape))
 
     def _parameter(self, tensor: torch.Tensor) -> nn.Parameter:
-        return nn.Parameter(tensor, requires_grad=self.holding is Holding.TRAINABLE)
+        return nn.Parameter(tensor, requires_grad=self.form is WeightForm.TRAINABLE)
 
     def _read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         self.progress(name)
-        return self.checkpoint.read(name, self.dtype).to(self.device)
+        tensor = self.checkpoint.read(name, self.dtype)
+        if tensor.shape != shape:
+            raise ModelError(f"{name} of {self.checkpoint.source} has shape {list(tensor.shape)}, not {list(shape)}")
+        return tensor.to(self.device)
 
     def _stored(self, name: str) -> PackedLinear:
         return packed_layer(name, self.checkpoint.read_stored(name)).to(self.device)
 
 
 def packed_layer(name: str, stored: StoredWeight) -> PackedLinear:
-    """The layer of a weight as its file holds it, on the CPU and without a bias.
+    """Make a layer from the stored form of a quantised weight, on the CPU and without a bias.
 
     Raises:
-        ModelError: its parts do not fit each other, or its codes mean other values than the format's.
+        ModelError: codes and scales do not fit each other, or the file's code book is not that of the format.
     """
     kind = stored.format
     if kind.scheme is Scheme.INT8:
@@ -128,25 +132,25 @@ def packed_layer(name: str, stored: StoredWeight) -> PackedLinear:
 
 
 def linear_paths(spec: DecoderSpec) -> list[str]:
-    """Paths of the decoder's linear layers, the head left out, in checkpoint order."""
+    """Paths of the decoder's linear layers without the head, in checkpoint order."""
     return list(_recorded(spec).linears)
 
 
 def linear_shapes(spec: DecoderSpec) -> dict[str, tuple[int, int, bool]]:
-    """Inputs, outputs and whether there is a bias, of every one of those layers."""
+    """For the path of each linear layer: number of inputs, number of outputs, and whether it has a bias."""
     return dict(_recorded(spec).linears)
 
 
 def norm_shapes(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that is of no linear layer, router, embedding or head, in checkpoint order."""
+    """Name and shape of every tensor outside of linear layers, routers, embedding and head, in checkpoint order."""
     routers = () if spec.mixture is None else tuple(f"{path}." for path in spec.mixture.routers(spec.num_layers))
     return {name: shape for name, shape in _recorded(spec).norms.items() if not name.startswith(routers)}
 
 
 def stored_quantisation(checkpoint: Checkpoint, spec: DecoderSpec) -> QuantSection | None:
-    """How the files of `checkpoint` hold its linear layers, or None where they hold none of them quantised.
+    """The quantisation of the linear layers in the files of a decoder, or None where none is quantised.
 
-    `skip_modules` of what is returned has the whole path of every layer that they hold dense.
+    `skip_modules` of the result has the whole path of every layer that the files hold dense.
 
     Raises:
         ModelError: layers are stored in different formats, or in blocks of a size that is not read.
@@ -155,14 +159,16 @@ def stored_quantisation(checkpoint: Checkpoint, spec: DecoderSpec) -> QuantSecti
 
 
 def stored_layers(checkpoint: Checkpoint, paths: Sequence[str]) -> QuantSection | None:
-    """The same of any model, whose linear layers have these paths."""
+    """`stored_quantisation` for any model whose linear layers have these paths."""
     found = {path: checkpoint.stored[f"{path}.weight"] for path in paths if f"{path}.weight" in checkpoint.stored}
     formats: dict[tuple[Scheme, int, bool], list[str]] = {}
     for path, kind in found.items():
         formats.setdefault((kind.scheme, kind.block, kind.nested), []).append(path)
     if len(formats) > 1:
-        several = listing(f"{_spoken(found[layers[0]])}: {len(layers)}, {layers[0]}" for layers in formats.values())
-        raise ModelError(f"the layers of {checkpoint.source} are stored in different formats:\n{several}")
+        formats_found = listing(
+            f"{_describe(found[layers[0]])}: {len(layers)}, {layers[0]}" for layers in formats.values()
+        )
+        raise ModelError(f"the layers of {checkpoint.source} are stored in different formats:\n{formats_found}")
     if not formats:
         return None
     ((scheme, block, nested),) = formats
@@ -177,14 +183,14 @@ def stored_layers(checkpoint: Checkpoint, paths: Sequence[str]) -> QuantSection 
     )
 
 
-def _spoken(kind: StoredFormat) -> str:
+def _describe(kind: StoredFormat) -> str:
     if kind.scheme is Scheme.INT8:
         return "int8"
     return f"{kind.scheme.value} in blocks of {kind.block}, {'double' if kind.nested else 'single'} quantisation"
 
 
 def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
-    """Compare the tensors that `spec` needs with those that the files have, before anything is read.
+    """Compare the tensors that `spec` needs with the names and shapes in the files, before any tensor is read.
 
     Raises:
         ModelError: tensors are missing or of another shape; all are named.
@@ -201,7 +207,7 @@ def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
 
 
 def refuse_training(source: str, scheme: Scheme) -> NoReturn:
-    """Full fine-tuning of weights that the files hold quantised: always raises ConfigError."""
+    """Raise ConfigError: weights that the files hold quantised cannot be fine-tuned in full."""
     raise ConfigError(
         f"{source} holds its weights quantised ({scheme.value}), and method full trains all of them in float32: what "
         "was rounded away would be missing from the result. Take method qlora, or the model's unquantised checkpoint"
@@ -215,14 +221,14 @@ def expected_tensors(spec: DecoderSpec) -> dict[str, tuple[int, ...]]:
 
 @cache
 def _recorded(spec: DecoderSpec) -> _Recorder:
-    """What a model asks for; a tenth of a second for a hundred layers, and asked for several times."""
+    """The tensors that a model asks for. Cached, since it takes a tenth of a second for a hundred layers."""
     recorder = _Recorder()
     CausalLM(spec, recorder, torch.float32)
     return recorder
 
 
 class _Recorder:
-    """A `Weights` that holds nothing: it notes what it is asked for."""
+    """A `Weights` without memory, which records what it is asked for."""
 
     def __init__(self) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -235,9 +241,9 @@ class _Recorder:
 
     @property
     def norms(self) -> dict[str, tuple[int, ...]]:
-        """What is neither of a linear layer nor a table."""
-        others = {f"{path}.{name}" for path in self.linears for name in ("weight", "bias")} | {*TABLES}
-        return {name: shape for name, shape in self.shapes.items() if name not in others}
+        """Tensors outside of linear layers, embedding and head."""
+        of_linears = {f"{path}.{name}" for path in self.linears for name in ("weight", "bias")} | {*TABLES}
+        return {name: shape for name, shape in self.shapes.items() if name not in of_linears}
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
         self.shapes[path] = shape
@@ -247,7 +253,7 @@ class _Recorder:
 def load_model(
     checkpoint: Checkpoint,
     *,
-    holding: Holding = Holding.FROZEN,
+    form: WeightForm = WeightForm.FROZEN,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     products: Products = Products.EXACT,
@@ -257,37 +263,37 @@ def load_model(
     """Build the model of `checkpoint`.
 
     Args:
-        checkpoint: opened files.
-        holding: dense and frozen, quantised, or trainable (then stored in float32 whatever `dtype` is).
-        dtype: of activations and products, and of frozen weights.
-        device: where the weights go, tensor by tensor.
-        products: of the linear layers; INT8 makes 8-bit copies of the weights that `holding` would hold, in their
-            place (those of QUANTIZED decoded). Not with TRAINABLE.
-        quant: settings for `Holding.QUANTIZED`; without effect on files that are quantised already.
-        progress: called with the name of every tensor that is read.
+        checkpoint: the files of the model.
+        form: form of the weights. TRAINABLE weights are float32 whatever `dtype` is.
+        dtype: dtype of activations and products, and of frozen weights.
+        device: device that the weights are moved to, tensor by tensor.
+        products: products of the linear layers. INT8 replaces the weights (decoded, where they are quantised) by 8-bit
+            copies. It is not possible with TRAINABLE.
+        quant: settings for `WeightForm.QUANTIZED`. They have no effect on files that are quantised already.
+        progress: function that is called with the name of every tensor that is read.
 
     Raises:
         ModelError: the architecture is unknown or tensors do not fit the configuration.
-        ConfigError: `products` cannot be made here, `quant` skips layers that there are not, or weights that the files
-            hold quantised are to be trained.
+        ConfigError: this machine cannot make `products`, `quant` skips layers that do not exist, or the files hold
+            quantised weights and `form` is TRAINABLE.
     """
     device = torch.device(device)
     check_products(products, device)
-    if products is Products.INT8 and holding is Holding.TRAINABLE:
+    if products is Products.INT8 and form is WeightForm.TRAINABLE:
         raise ConfigError("compute.products int8 is for a frozen base; weights that are trained are multiplied exactly")
     spec = spec_from_hf(checkpoint.config)
     check_tensors(checkpoint, spec)
     stored = stored_quantisation(checkpoint, spec)
-    if holding is Holding.TRAINABLE and checkpoint.stored:
+    if form is WeightForm.TRAINABLE and checkpoint.stored:
         refuse_training(checkpoint.source, next(iter(checkpoint.stored.values())).scheme)
     quant = quant or QuantSection()
     paths = linear_paths(spec)
-    quantizing = holding is Holding.QUANTIZED and stored is None
+    quantizing = form is WeightForm.QUANTIZED and stored is None
     weights = StreamedWeights(
         checkpoint=checkpoint,
-        dtype=torch.float32 if holding is Holding.TRAINABLE else dtype,
+        dtype=torch.float32 if form is WeightForm.TRAINABLE else dtype,
         device=device,
-        holding=holding,
+        form=form,
         products=products,
         quant=quant,
         dense=skipped(paths, quant.skip_modules) if quantizing else frozenset(paths),

@@ -22,7 +22,7 @@ from veneer.enums import Init, Scaling, Variant
 from veneer.errors import AdapterError
 from veneer.evaluation.scoring import row_losses
 from veneer.generation import Sampling, generate
-from veneer.load import Holding
+from veneer.load import WeightForm
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
@@ -56,18 +56,18 @@ def write_adapters(folder: Path, kinds: dict[str, dict[str, Any]]) -> dict[str, 
     return found
 
 
-def held(folder: Path, kinds: dict[str, dict[str, Any]], **holding: Any) -> tuple[AdapterSet, dict[str, Path]]:
+def held(folder: Path, kinds: dict[str, dict[str, Any]], **form: Any) -> tuple[AdapterSet, dict[str, Path]]:
     folders = write_adapters(folder, kinds)
-    adapters = AdapterSet(ours(tiny_llama(), folder / "base", **holding))
+    adapters = AdapterSet(ours(tiny_llama(), folder / "base", **form))
     for name, path in folders.items():
         adapters.load(name, path)
     return adapters, folders
 
 
-def alone(folders: dict[str, Path], name: str | None, **holding: Any) -> CausalLM:
+def alone(folders: dict[str, Path], name: str | None, **form: Any) -> CausalLM:
     """A model of its own, with one adapter."""
     path = next(iter(folders.values())).parent / "base"
-    model = ours(tiny_llama(), path, **holding)
+    model = ours(tiny_llama(), path, **form)
     if name is not None:
         load_adapter(model, folders[name])
     return model
@@ -80,15 +80,15 @@ def routed_logits(adapters: AdapterSet, names: Sequence[str | None], texts: Sequ
     return adapters.model.logits(hidden)
 
 
-@pytest.mark.parametrize("holding", [Holding.FROZEN, Holding.QUANTIZED], ids=["dense", "4 bits"])
+@pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED], ids=["dense", "4 bits"])
 @pytest.mark.parametrize("kinds", [PLAIN, OTHERS], ids=["plain", "others"])
 @torch.no_grad()
-def test_each_row_is_as_with_its_adapter_alone(kinds: dict[str, Any], holding: Holding, tmp_path: Path) -> None:
-    if holding is Holding.QUANTIZED and kinds is OTHERS:
+def test_each_row_is_as_with_its_adapter_alone(kinds: dict[str, Any], form: WeightForm, tmp_path: Path) -> None:
+    if form is WeightForm.QUANTIZED and kinds is OTHERS:
         kinds = {name: settings | {"init": Init.KAIMING} for name, settings in kinds.items()}
-    adapters, folders = held(tmp_path, kinds, holding=holding)
+    adapters, folders = held(tmp_path, kinds, form=form)
     found = routed_logits(adapters, ROWS, TEXTS).split([len(text) for text in TEXTS])
-    models = {name: alone(folders, name, holding=holding) for name in set(ROWS)}
+    models = {name: alone(folders, name, form=form) for name in set(ROWS)}
     base = packed_logits(models[None], TEXTS[:1])
     for name, text, logits in zip(ROWS, TEXTS, found, strict=True):
         expected = packed_logits(models[name], [text])
@@ -179,7 +179,7 @@ def test_losses_with_an_adapter_for_each_row(tmp_path: Path, tiny_model: Path, t
     rows = examples(tiny_model, tiny_data)[:6]
 
     def base() -> CausalLM:
-        return load_model(open_checkpoint(tiny_model), holding=Holding.FROZEN, dtype=torch.float32)
+        return load_model(open_checkpoint(tiny_model), form=WeightForm.FROZEN, dtype=torch.float32)
 
     adapters = AdapterSet(base())
     expected = [row_losses(base(), rows)]

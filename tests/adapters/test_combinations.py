@@ -22,7 +22,7 @@ from veneer.adapters.targets import EMBEDDING
 from veneer.enums import Bias, Factors, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.load import Holding, load_model
+from veneer.load import WeightForm, load_model
 from veneer.losses import linear_cross_entropy, scored_cross_entropy
 from veneer.model.decoder import CausalLM
 
@@ -83,7 +83,7 @@ def mixture(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 def model_for(checkpoint: Checkpoint, used: tuple[Feature, ...]) -> CausalLM:
     quantized = Feature.QUANTIZED in used or Feature.LOFTQ in used
-    return load_model(checkpoint, holding=Holding.QUANTIZED if quantized else Holding.FROZEN, dtype=torch.float32)
+    return load_model(checkpoint, form=WeightForm.QUANTIZED if quantized else WeightForm.FROZEN, dtype=torch.float32)
 
 
 def loss_of(model: CausalLM) -> torch.Tensor:

@@ -22,7 +22,7 @@ from veneer.adapters.store import load_adapter, save_adapter
 from veneer.enums import Bias, Factors, Init, Scaling, Variant
 from veneer.errors import AdapterError, ConfigError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.load import Holding, load_model
+from veneer.load import WeightForm, load_model
 from veneer.losses import linear_cross_entropy
 from veneer.model.decoder import CausalLM
 from veneer.model.recompute import Recomputation
@@ -50,8 +50,8 @@ def model_and_files(kind: str, folder: Path, seed: int = 0) -> tuple[PreTrainedM
     return model, open_checkpoint(folder)
 
 
-def load(files: Checkpoint, holding: Holding = Holding.FROZEN) -> CausalLM:
-    return load_model(files, holding=holding, dtype=torch.float32).eval()
+def load(files: Checkpoint, form: WeightForm = WeightForm.FROZEN) -> CausalLM:
+    return load_model(files, form=form, dtype=torch.float32).eval()
 
 
 def stir(parameters: list[nn.Parameter], seed: int = 5) -> None:
@@ -195,8 +195,8 @@ def test_a_merged_model_is_the_live_adapter(kind: str, tmp_path: Path) -> None:
 
     _, files = model_and_files(kind, tmp_path / "base", seed=4)
     save_tokenizer(tmp_path / "base", byte_level_tokenizer(), {"eos_token": "<|im_end|>"})
-    for holding, base in ((Holding.FROZEN, MergeBase.ORIGINAL), (Holding.QUANTIZED, MergeBase.DEQUANTISED)):
-        model = load(files, holding)
+    for form, base in ((WeightForm.FROZEN, MergeBase.ORIGINAL), (WeightForm.QUANTIZED, MergeBase.DEQUANTISED)):
+        model = load(files, form)
         spec = LoraSpec(rank=3, alpha=6.0, target_modules=("v_proj", "gate_up_proj", "down_proj", ROUTERS[kind]))
         adapter = inject(model, spec)
         stir(adapter.parameters())
@@ -204,7 +204,7 @@ def test_a_merged_model_is_the_live_adapter(kind: str, tmp_path: Path) -> None:
         folder.mkdir()
         merged.mkdir()
         save_adapter(folder, adapter, base="base")
-        trained = TrainingBase(holding is Holding.QUANTIZED, QuantSection(), torch.float32)
+        trained = TrainingBase(form is WeightForm.QUANTIZED, QuantSection(), torch.float32)
         write_merged(merged, open_source(files, folder, base, trained), torch.float32)
         with torch.no_grad():
             expected = packed_logits(model, TEXTS)
@@ -213,12 +213,12 @@ def test_a_merged_model_is_the_live_adapter(kind: str, tmp_path: Path) -> None:
             assert largest_difference(packed_logits(load(open_checkpoint(merged)), TEXTS), expected) < 1e-5
 
 
-@pytest.mark.parametrize("holding", [Holding.FROZEN, Holding.QUANTIZED])
-def test_a_few_steps_learn_and_peft_has_the_same_model(holding: Holding, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED])
+def test_a_few_steps_learn_and_peft_has_the_same_model(form: WeightForm, kind: str, tmp_path: Path) -> None:
     theirs, files = model_and_files(kind, tmp_path / "base", seed=5)
-    model = load(files, holding)
+    model = load(files, form)
     linear = model.get_submodule("model.layers.1.mlp.experts.2.up_proj")
-    assert isinstance(linear, PackedLinear) == (holding is Holding.QUANTIZED)
+    assert isinstance(linear, PackedLinear) == (form is WeightForm.QUANTIZED)
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0))
     losses = []
     for _ in range(4):
@@ -239,7 +239,7 @@ def test_a_few_steps_learn_and_peft_has_the_same_model(holding: Holding, kind: s
     (tmp_path / "adapter").mkdir()
     save_adapter(tmp_path / "adapter", adapter, base="base")
     with torch.no_grad():
-        if holding is Holding.QUANTIZED:
+        if form is WeightForm.QUANTIZED:
             decode_into(theirs, model)
         adapted = peft.PeftModel.from_pretrained(theirs, tmp_path / "adapter").eval()
         assert largest_difference(their_logits(adapted, TEXTS), packed_logits(model, TEXTS)) < 1e-4
@@ -254,7 +254,7 @@ def test_what_is_partly_changed_is_merged_and_4_bit_files_are_refused(kind: str,
 
     _, files = model_and_files(kind, tmp_path / "base", seed=4)
     save_tokenizer(tmp_path / "base", byte_level_tokenizer(), {"eos_token": "<|im_end|>"})
-    model = load(files, Holding.QUANTIZED)
+    model = load(files, WeightForm.QUANTIZED)
     adapter = inject(model, LoraSpec(rank=3, alpha=6.0, target_modules=("down_proj",)))
     stir(adapter.parameters())
     (tmp_path / "adapter").mkdir()

@@ -21,7 +21,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, read_tensors, save_adapter
 from veneer.enums import Init, Scaling
 from veneer.errors import AdapterError
-from veneer.load import Holding, load_model
+from veneer.load import WeightForm, load_model
 from veneer.model.decoder import CausalLM
 
 
@@ -42,11 +42,11 @@ def test_a_equals_peft_bit_for_bit(seed: int, targets: str | list[str], tmp_path
         assert torch.equal(layer.lora_B, state[f"base_model.model.{path}.lora_B.default.weight"])
 
 
-@pytest.mark.parametrize("holding", [Holding.FROZEN, Holding.QUANTIZED])
-def test_the_start_depends_on_the_seed_alone(holding: Holding, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED])
+def test_the_start_depends_on_the_seed_alone(form: WeightForm, tmp_path: Path) -> None:
     starts = []
     for dtype in (torch.float32, torch.bfloat16):
-        model = ours(tiny_llama(), tmp_path, holding=holding, dtype=dtype)
+        model = ours(tiny_llama(), tmp_path, form=form, dtype=dtype)
         torch.manual_seed(int(dtype == torch.float32))
         before = torch.random.get_rng_state()
         adapter = inject(model, LoraSpec(rank=4, alpha=4), seed=9)
@@ -139,12 +139,12 @@ def test_starts_from_the_weight_are_those_of_peft(init: Init, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("init", [Init.PISSA, Init.PISSA_FAST, Init.OLORA])
-@pytest.mark.parametrize("holding", [Holding.FROZEN, Holding.QUANTIZED])
+@pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED])
 def test_a_model_starts_as_its_base_and_is_saved_as_a_plain_adapter_of_it(
-    init: Init, holding: Holding, tmp_path: Path
+    init: Init, form: WeightForm, tmp_path: Path
 ) -> None:
     texts = documents([13, 6])
-    model = ours(tiny_llama(), tmp_path / "base", holding=holding)
+    model = ours(tiny_llama(), tmp_path / "base", form=form)
     with torch.no_grad():
         base = packed_logits(model, texts)
     adapter = inject(model, LoraSpec(rank=4, alpha=6, scaling=Scaling.RSLORA, rank_pattern={"q_proj": 2}, init=init))
@@ -155,18 +155,18 @@ def test_a_model_starts_as_its_base_and_is_saved_as_a_plain_adapter_of_it(
     folder = tmp_path / "adapter"
     folder.mkdir()
     save_adapter(folder, adapter, base="base")
-    again = ours(tiny_llama(), tmp_path / "again", holding=holding)
+    again = ours(tiny_llama(), tmp_path / "again", form=form)
     plain = load_adapter(again, folder)
     assert (plain.spec.init, plain.spec.rank, plain.spec.scaling) == (Init.KAIMING, 8, Scaling.STANDARD)
     with torch.no_grad():
         expected = packed_logits(model, texts)
         assert largest_difference(packed_logits(again, texts), expected) < 1e-5
         assert largest_difference(expected, base) > 0.1
-        if holding is Holding.FROZEN:
+        if form is WeightForm.FROZEN:
             theirs = peft.PeftModel.from_pretrained(tiny_llama(), folder).eval()
             assert largest_difference(their_logits(theirs, texts), expected) < 1e-5
     # And a run that goes on with it finds its own halves again.
-    resumed = ours(tiny_llama(), tmp_path / "resumed", holding=holding)
+    resumed = ours(tiny_llama(), tmp_path / "resumed", form=form)
     halves = inject(
         resumed, LoraSpec(rank=4, alpha=6, scaling=Scaling.RSLORA, rank_pattern={"q_proj": 2}, init=init), seed=9
     )
@@ -191,7 +191,7 @@ def test_an_adapter_that_peft_did_not_convert_is_read_with_its_start(name: str, 
     load_adapter(model, tmp_path / "adapter")
     with torch.no_grad():
         assert largest_difference(packed_logits(model, texts), their_logits(theirs, texts)) < 1e-5
-    quantised = ours(tiny_llama(), tmp_path / "quantised", holding=Holding.QUANTIZED)
+    quantised = ours(tiny_llama(), tmp_path / "quantised", form=WeightForm.QUANTIZED)
     with pytest.raises(AdapterError, match="this base is quantised"):
         load_adapter(quantised, tmp_path / "adapter")
     assert not any(isinstance(module, LoraLinear) for module in quantised.modules())
@@ -212,7 +212,7 @@ def test_loftq_brings_the_quantised_weight_nearer_to_the_original_whatever_the_s
     alpha: float, tmp_path: Path
 ) -> None:
     checkpoint = saved(tiny_llama(), tmp_path)
-    model = load_model(checkpoint, holding=Holding.QUANTIZED, dtype=torch.float32)
+    model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=torch.float32)
     sources = InitSources(original=lambda name: checkpoint.read(name, torch.float32))
     adapter = inject(model, LoraSpec(rank=8, alpha=alpha, init=Init.LOFTQ), sources=sources)
     for path, part in adapter.parts:

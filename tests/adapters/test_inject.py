@@ -16,7 +16,7 @@ from veneer.adapters.spec import DECOMPOSING, LoraSpec
 from veneer.adapters.targets import resolve_targets
 from veneer.enums import Init
 from veneer.errors import AdapterError
-from veneer.load import Holding
+from veneer.load import WeightForm
 from veneer.model.decoder import CausalLM
 
 LEAVES = [
@@ -78,9 +78,9 @@ def test_names_that_match_nothing_are_all_listed_with_the_nearest() -> None:
         resolve_targets(PATHS, [])
 
 
-@pytest.mark.parametrize("holding", [Holding.FROZEN, Holding.QUANTIZED, Holding.TRAINABLE])
-def test_only_the_adapter_is_trainable(holding: Holding, tmp_path: Path) -> None:
-    model = ours(tiny_llama(), tmp_path, holding=holding)
+@pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED, WeightForm.TRAINABLE])
+def test_only_the_adapter_is_trainable(form: WeightForm, tmp_path: Path) -> None:
+    model = ours(tiny_llama(), tmp_path, form=form)
     adapter = inject(model, LoraSpec(rank=3, alpha=6, target_modules=("v_proj", "up_proj")))
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert {id(p) for p in trainable} == {id(p) for p in adapter.parameters()}

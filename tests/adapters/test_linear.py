@@ -12,7 +12,7 @@ from tiny_models import documents, largest_difference, ours, packed_logits, tiny
 from veneer.adapters.inject import inject
 from veneer.adapters.linear import Dropout, LoraLinear
 from veneer.adapters.spec import LoraSpec
-from veneer.load import Holding
+from veneer.load import WeightForm
 from veneer.model.decoder import BaseLinear, DenseLinear
 from veneer.quant.linear import QuantLinear
 
@@ -207,12 +207,12 @@ def test_forward_keeps_only_the_input_and_the_small_product() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("holding", [Holding.FROZEN, Holding.QUANTIZED])
+@pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED])
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_a_fresh_adapter_leaves_the_model_bit_for_bit(
-    dropout: float, holding: Holding, dtype: torch.dtype, tmp_path: Path
+    dropout: float, form: WeightForm, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    model = ours(tiny_llama(changes={"attention_bias": True}), tmp_path, holding=holding, dtype=dtype)
+    model = ours(tiny_llama(changes={"attention_bias": True}), tmp_path, form=form, dtype=dtype)
     texts = documents([12, 1, 30, 29])
     with torch.no_grad():
         before = packed_logits(model, texts)
@@ -227,7 +227,7 @@ def test_a_fresh_adapter_leaves_the_model_bit_for_bit(
 def test_gradients_through_a_quantised_base_are_those_of_its_decoded_weight(tmp_path: Path) -> None:
     """QLoRA: every adapter of the model, against the same model with the decoded weights in float64."""
     theirs = tiny_llama(seed=6)
-    model = ours(theirs, tmp_path, holding=Holding.QUANTIZED)
+    model = ours(theirs, tmp_path, form=WeightForm.QUANTIZED)
     adapter = inject(model, LoraSpec(rank=4, alpha=6), seed=1)
     texts = documents([19])
     for index, layer in enumerate(adapter.layers.values()):

@@ -21,7 +21,7 @@ from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, read_config, read_tensors, save_adapter
 from veneer.errors import AdapterError
-from veneer.load import Holding
+from veneer.load import WeightForm
 from veneer.losses import linear_cross_entropy
 from veneer.model.decoder import CausalLM
 
@@ -174,7 +174,7 @@ def test_starts_that_leave_the_base_alone_are_read(init: bool | str, model: Caus
 
 def test_an_adapter_goes_on_a_quantised_base(model: CausalLM, folder: Path, tmp_path: Path) -> None:
     write_adapter(folder, model)
-    quantised = ours(tiny_llama(), tmp_path / "again", holding=Holding.QUANTIZED)
+    quantised = ours(tiny_llama(), tmp_path / "again", form=WeightForm.QUANTIZED)
     adapter = load_adapter(quantised, folder)
     assert all(torch.equal(t, adapter.tensors()[name]) for name, t in read_tensors(folder).items())
 

@@ -30,7 +30,7 @@ from veneer.data.batches import pack
 from veneer.enums import Backend, Dtype, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError, ConfigError, ModelError
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import Holding
+from veneer.load import WeightForm
 from veneer.model.hf import HfModel
 from veneer.model.language import LanguageModel
 from veneer.quant.packed import PackedLinear
@@ -526,5 +526,5 @@ def test_what_is_packed_is_refused(lora: Path, model: Path, kind: str, data: Pat
 
 def test_a_quantised_base_is_held_so_whatever_is_quantised(kind: str, model: Path, data: Path) -> None:
     assistant = open_assistant(str(model), method=Method.QLORA, compute=FLOAT32)
-    dense = load_hf(open_checkpoint(model), holding=Holding.FROZEN, dtype=torch.float32)
+    dense = load_hf(open_checkpoint(model), form=WeightForm.FROZEN, dtype=torch.float32)
     assert largest_difference(our_logits(assistant.model), our_logits(dense)) > 1e-3

@@ -19,7 +19,7 @@ from veneer.config import QuantSection
 from veneer.errors import ModelError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.scaled import decode_float8, decode_mxfp4
-from veneer.load import Holding, load_model
+from veneer.load import WeightForm, load_model
 from veneer.quant.linear import QuantLinear
 
 FP8 = torch.float8_e4m3fn
@@ -189,7 +189,7 @@ def test_a_model_in_fp8_is_the_decoded_model_under_lora_and_under_qlora(tmp_path
         assert torch.equal(tensor, decoded[name])
     quant = QuantSection()
     packed = load_model(
-        open_checkpoint(tmp_path / "fp8"), holding=Holding.QUANTIZED, dtype=torch.float32, quant=quant
+        open_checkpoint(tmp_path / "fp8"), form=WeightForm.QUANTIZED, dtype=torch.float32, quant=quant
     ).get_submodule("model.layers.0.mlp.up_proj")
     expected = QuantLinear.from_weight(decoded["model.layers.0.mlp.up_proj.weight"])
     assert isinstance(packed, QuantLinear)

@@ -25,7 +25,7 @@ from tiny_models import (
     use_backend,
 )
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import Holding, load_model
+from veneer.load import WeightForm, load_model
 from veneer.losses import linear_cross_entropy
 from veneer.model.decoder import CausalLM
 
@@ -127,7 +127,7 @@ def their_loss(model: LlamaForCausalLM, texts: list[list[int]]) -> Tensor:
 @pytest.mark.parametrize("variant", ["grouped", "tied", "biases", "llama3", "odd heads"])
 def test_gradients_of_every_weight_equal_transformers(variant: str, tmp_path: Path) -> None:
     theirs = tiny_llama(seed=3, changes=VARIANTS[variant])
-    model = ours(theirs, tmp_path, holding=Holding.TRAINABLE)
+    model = ours(theirs, tmp_path, form=WeightForm.TRAINABLE)
     texts = documents([21, 2, 13, 12])
     tokens = sum(len(text) - 1 for text in texts)
     loss, expected = loss_of(model, texts) / tokens, their_loss(theirs, texts) / tokens
@@ -148,7 +148,7 @@ def test_gradients_of_every_weight_equal_transformers(variant: str, tmp_path: Pa
 
 def test_a_frozen_model_has_no_gradient_and_the_same_logits(tmp_path: Path) -> None:
     theirs = tiny_llama()
-    frozen, trainable = ours(theirs, tmp_path), ours(theirs, tmp_path, holding=Holding.TRAINABLE)
+    frozen, trainable = ours(theirs, tmp_path), ours(theirs, tmp_path, form=WeightForm.TRAINABLE)
     texts = documents([9, 4])
     assert not packed_logits(frozen, texts).requires_grad
     assert torch.equal(packed_logits(frozen, texts), packed_logits(trainable, texts).detach())

@@ -50,7 +50,7 @@ from veneer.exports.base import MergeBase, TrainingBase, open_source
 from veneer.exports.merge import write_merged
 from veneer.generation import Sampling, generate
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import Holding, expected_tensors, load_model
+from veneer.load import WeightForm, expected_tensors, load_model
 from veneer.losses import linear_cross_entropy
 from veneer.model import shape
 from veneer.model.attention import PackedAttention
@@ -58,7 +58,7 @@ from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
 from veneer.model.families import reading
 from veneer.model.recompute import Recomputation
-from veneer.model.shape import HeadNorm
+from veneer.model.shape import QkNorm
 from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
 from veneer.planning.setup import BatchShape, Setup
@@ -188,7 +188,7 @@ def test_published_settings_of_gemma3_that_leave_out_defaults_are_filled_in() ->
     assert (spec.vocab_size, spec.num_heads, spec.num_kv_heads) == (
         theirs.vocab_size, theirs.num_attention_heads, theirs.num_key_value_heads)  # fmt: skip
     assert (spec.head_dim, spec.norm_eps, spec.tied_head) == (theirs.head_dim, theirs.rms_norm_eps, True)
-    assert [layer.mixing.window for layer in spec.layers] == [
+    assert [layer.attention_spec.window for layer in spec.layers] == [
         1024 if kind == "sliding_attention" else None for kind in theirs.layer_types]  # fmt: skip
     for layer, kind in zip(spec.layers, theirs.layer_types, strict=True):
         assert layer.rope is not None
@@ -240,7 +240,7 @@ def assert_same_gradients(gradients: dict[str, Tensor | None], references: dict[
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradients_of_every_weight_equal_transformers(variant: str, recompute: bool, tmp_path: Path) -> None:
     theirs = theirs_of(variant)
-    model = ours(theirs, tmp_path, holding=Holding.TRAINABLE)
+    model = ours(theirs, tmp_path, form=WeightForm.TRAINABLE)
     if recompute:
         model.model.recomputation = Recomputation()
     texts = documents(LENGTHS)
@@ -363,7 +363,7 @@ def test_a_merged_model_is_read_by_transformers(variant: str, tmp_path: Path) ->
 def test_qlora_learns_and_its_adapter_is_read_by_peft(variant: str, tmp_path: Path) -> None:
     theirs = theirs_of(variant)
     model = load_model(
-        saved(theirs, tmp_path / "base"), holding=Holding.QUANTIZED, dtype=torch.float32, quant=QuantSection()
+        saved(theirs, tmp_path / "base"), form=WeightForm.QUANTIZED, dtype=torch.float32, quant=QuantSection()
     )
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0))
     texts = documents(LENGTHS)
@@ -391,7 +391,7 @@ def test_rows_under_different_adapters_are_computed_as_under_each_alone(variant:
     """Updates of linear layers, and norms that are saved whole."""
     theirs = theirs_of(variant)
     model = ours(theirs, tmp_path / "base")
-    norm = model.spec.head_norm_names[0] if model.spec.head_norm is not HeadNorm.NONE else model.spec.block.norms[0]
+    norm = model.spec.qk_norm_names[0] if model.spec.qk_norm is not QkNorm.NONE else model.spec.block.norms[0]
     saved_too = () if norm == "q_layernorm" else (norm,)
     for number, name in enumerate(("one", "other")):
         one = ours(theirs, tmp_path / "base")
@@ -450,8 +450,8 @@ def test_the_plan_counts_what_is_kept(
     variant: str, method: Method, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights and trained tensors to the element, activations at least; and not half as much again."""
-    holding = Holding.FROZEN if method is Method.LORA else Holding.TRAINABLE
-    model = ours(theirs_of(variant), tmp_path, holding=holding)
+    form = WeightForm.FROZEN if method is Method.LORA else WeightForm.TRAINABLE
+    model = ours(theirs_of(variant), tmp_path, form=form)
     lora = LoraSpec(rank=4, alpha=8.0)
     trained = list(model.parameters()) if method is Method.FULL else list(inject(model, lora).parameters())
     texts = documents([40, 33])

@@ -18,11 +18,11 @@ from veneer.enums import Backend, Products
 from veneer.errors import AdapterError, ConfigError, ModelError
 from veneer.generation import Sampling, generate
 from veneer.io.checkpoint import SafetensorsCheckpoint, open_checkpoint
-from veneer.load import Holding
+from veneer.load import WeightForm
 from veneer.losses import scored_cross_entropy
 from veneer.model.decoder import Embedding, plain_weight
 from veneer.model.hf import HfModel
-from veneer.model.hf_skeleton import skeleton
+from veneer.model.hf_skeleton import make_skeleton
 from veneer.model.recompute import Recomputation
 
 KINDS = [*SHAPES, *OTHERS]
@@ -131,7 +131,7 @@ def test_in_bfloat16_weights_and_buffers_are_those_that_transformers_loads(kind:
 @pytest.mark.parametrize("kind", SHAPES)
 @torch.no_grad()
 def test_a_quantised_base_is_the_model_with_its_linear_layers_rounded(kind: str, tmp_path: Path) -> None:
-    theirs, model = ours(kind, tmp_path, holding=Holding.QUANTIZED)
+    theirs, model = ours(kind, tmp_path, form=WeightForm.QUANTIZED)
     for line in model.spec.linears:
         weight = model.get_submodule(line.path).dequantize(torch.float32)  # type: ignore[operator]
         own = theirs.get_submodule(line.path).get_parameter("weight")
@@ -160,7 +160,7 @@ def test_a_quantised_base_is_never_held_in_full_precision(kind: str, tmp_path: P
     theirs = tiny_hf(kind, changes={"num_hidden_layers": 6, "n_layer": 6})
     theirs.save_pretrained(tmp_path)
     watched = Watched(tmp_path)
-    model = load_hf(watched, holding=Holding.QUANTIZED, dtype=torch.float32)
+    model = load_hf(watched, form=WeightForm.QUANTIZED, dtype=torch.float32)
     largest = max(4 * line.inputs * line.outputs for line in model.spec.linears)
     inputs, outputs = theirs.get_input_embeddings(), theirs.get_output_embeddings()
     tables = inputs.weight.nbytes + (0 if outputs.weight is inputs.weight else outputs.weight.nbytes)
@@ -182,17 +182,17 @@ def test_a_class_that_sees_later_tokens_is_refused(tmp_path: Path) -> None:
 
 def test_an_architecture_that_nobody_knows_is_refused_and_code_of_a_repository_is_never_run() -> None:
     with pytest.raises(ModelError, match="'nonesuch' is known neither to veneer's own decoder nor to transformers"):
-        skeleton({"model_type": "nonesuch"}, torch.float32)
+        make_skeleton({"model_type": "nonesuch"}, torch.float32)
     with pytest.raises(ModelError, match=r"auto_map\), and veneer never runs such code; trust_remote_code is never"):
-        skeleton({"model_type": "nonesuch", "auto_map": {"AutoConfig": "code.Config"}}, torch.float32)
+        make_skeleton({"model_type": "nonesuch", "auto_map": {"AutoConfig": "code.Config"}}, torch.float32)
     with pytest.raises(ModelError, match="'clip' is no causal language model"):
-        skeleton({"model_type": "clip"}, torch.float32)
+        make_skeleton({"model_type": "clip"}, torch.float32)
 
 
 def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelError, match=r"model_type 'gpt2' .* not installed: pip install 'veneer\[hf\]'"):
-        skeleton({"model_type": "gpt2"}, torch.float32)
+        make_skeleton({"model_type": "gpt2"}, torch.float32)
 
 
 def test_files_that_do_not_fit_are_refused_by_name(tmp_path: Path) -> None:
@@ -210,12 +210,12 @@ def test_what_the_own_decoder_alone_does_is_refused(tmp_path: Path) -> None:
     tiny_hf("gpt2").save_pretrained(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
     with pytest.raises(ConfigError, match="method full is done by veneer's own decoder alone"):
-        load_language_model(checkpoint, holding=Holding.TRAINABLE)
+        load_language_model(checkpoint, form=WeightForm.TRAINABLE)
     with pytest.raises(ConfigError, match=r"compute\.products int8 is done by veneer's own decoder alone"):
         load_language_model(checkpoint, products=Products.INT8)
     model = load_language_model(checkpoint, backend=Backend.AUTO)
     with pytest.raises(AdapterError, match="the vocabulary cannot be changed"):
-        model.put_tables(Embedding(torch.nn.Parameter(torch.zeros(99, 64))), model.lm_head, 99)
+        model.set_embeddings(Embedding(torch.nn.Parameter(torch.zeros(99, 64))), model.lm_head, 99)
 
 
 @pytest.mark.parametrize("kind", ["gpt_neox", "falcon", "gpt2", "deepseek_v3"])

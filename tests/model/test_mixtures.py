@@ -13,7 +13,7 @@ from tiny_mixtures import KINDS, tiny_mixture
 from tiny_models import BACKENDS, documents, largest_difference, packed_logits, their_logits, use_backend
 from veneer.errors import ModelError
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import Holding, expected_tensors, load_model
+from veneer.load import WeightForm, expected_tensors, load_model
 from veneer.model.attention import PackedAttention
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
@@ -94,7 +94,7 @@ def test_a_common_beginning_that_is_computed_once(kind: str, tmp_path: Path) -> 
 def test_full_fine_tuning_has_transformers_gradients(kind: str, tmp_path: Path) -> None:
     theirs = tiny_mixture(kind, 5)
     theirs.save_pretrained(tmp_path)
-    model = load_model(open_checkpoint(tmp_path), holding=Holding.TRAINABLE, dtype=torch.float32)
+    model = load_model(open_checkpoint(tmp_path), form=WeightForm.TRAINABLE, dtype=torch.float32)
     weight = torch.randn(sum(map(len, TEXTS)), 96, generator=torch.Generator().manual_seed(6)) / 50
     (packed_logits(model, TEXTS) * weight).sum().backward()
     (their_logits(theirs, TEXTS) * weight).sum().backward()
@@ -114,7 +114,7 @@ def test_full_fine_tuning_has_transformers_gradients(kind: str, tmp_path: Path) 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_base_of_qlora_has_its_experts_in_4_bits_and_its_router_as_it_is(kind: str, tmp_path: Path) -> None:
     tiny_mixture(kind, 7).save_pretrained(tmp_path)
-    model = load_model(open_checkpoint(tmp_path), holding=Holding.QUANTIZED, dtype=torch.bfloat16)
+    model = load_model(open_checkpoint(tmp_path), form=WeightForm.QUANTIZED, dtype=torch.bfloat16)
     packed = {name for name, module in model.named_modules() if isinstance(module, PackedLinear)}
     assert {name.rpartition(".")[2] for name in packed} == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",

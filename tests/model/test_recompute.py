@@ -12,17 +12,17 @@ from tiny_models import documents, ours, packed_hidden, tiny_llama
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
-from veneer.load import Holding
+from veneer.load import WeightForm
 from veneer.model.decoder import CausalLM
-from veneer.model.recompute import Recomputation, remade
+from veneer.model.recompute import Recomputation, recomputed_in_backward
 
 TEXTS = documents([7, 20, 3], seed=4)
 
 
 def adapted(
-    path: Path, holding: Holding, dropout: float, dtype: torch.dtype = torch.float32
+    path: Path, form: WeightForm, dropout: float, dtype: torch.dtype = torch.float32
 ) -> tuple[CausalLM, Adapter]:
-    model = ours(tiny_llama(1), path, holding=holding, dtype=dtype).train()
+    model = ours(tiny_llama(1), path, form=form, dtype=dtype).train()
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0, dropout=dropout), seed=1)
     generator = torch.Generator().manual_seed(2)
     for layer in adapter.layers.values():
@@ -52,11 +52,11 @@ def backward(model: CausalLM, adapter: Adapter, recomputation: Recomputation | N
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("holding", [Holding.FROZEN, Holding.QUANTIZED])
+@pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED])
 def test_recomputing_layers_changes_no_bit(
-    tmp_path: Path, holding: Holding, dropout: float, dtype: torch.dtype
+    tmp_path: Path, form: WeightForm, dropout: float, dtype: torch.dtype
 ) -> None:
-    model, adapter = adapted(tmp_path, holding, dropout, dtype)
+    model, adapter = adapted(tmp_path, form, dropout, dtype)
     kept = gradients(model, adapter, None)
     again = backward(model, adapter, Recomputation(adapter.generator))
     assert torch.equal(kept[0], again[0])
@@ -65,7 +65,7 @@ def test_recomputing_layers_changes_no_bit(
 
 
 def test_recomputing_works_for_full_fine_tuning(tmp_path: Path) -> None:
-    model = ours(tiny_llama(1), tmp_path, holding=Holding.TRAINABLE).train()
+    model = ours(tiny_llama(1), tmp_path, form=WeightForm.TRAINABLE).train()
     results = []
     for recomputation in (None, Recomputation()):
         model.model.recomputation = recomputation
@@ -77,7 +77,7 @@ def test_recomputing_works_for_full_fine_tuning(tmp_path: Path) -> None:
 
 
 def test_the_generator_stands_where_it_would_without_recomputing(tmp_path: Path) -> None:
-    model, adapter = adapted(tmp_path, Holding.FROZEN, 0.3)
+    model, adapter = adapted(tmp_path, WeightForm.FROZEN, 0.3)
     states = []
     for recomputation in (None, Recomputation(adapter.generator)):
         backward(model, adapter, recomputation)
@@ -100,7 +100,7 @@ def kept_bytes(model: CausalLM) -> int:
 
 
 def test_recomputing_keeps_one_tensor_a_layer(tmp_path: Path) -> None:
-    model, adapter = adapted(tmp_path, Holding.FROZEN, 0.0)
+    model, adapter = adapted(tmp_path, WeightForm.FROZEN, 0.0)
     model.model.recomputation = Recomputation(adapter.generator)
     tokens, spec = sum(map(len, TEXTS)), model.spec
     inputs = spec.num_layers * tokens * spec.hidden_size * 4
@@ -121,7 +121,7 @@ def test_a_remade_tensor_is_not_kept_and_is_made_once_for_all_its_uses() -> None
     def run(active: bool) -> list[Tensor]:
         doubled = x * 2
         if active:
-            with remade(doubled, remake):
+            with recomputed_in_backward(doubled, remake):
                 y = (doubled @ weight).sum() + (doubled @ weight.T).sum()
             held.append(doubled)
         else:
@@ -137,7 +137,7 @@ def test_a_second_backward_remakes_again() -> None:
     weight = torch.randn(3, 3, requires_grad=True)
     x = torch.randn(4, 3, requires_grad=True)
     doubled = x * 2
-    with remade(doubled, lambda: x.detach() * 2):
+    with recomputed_in_backward(doubled, lambda: x.detach() * 2):
         y = (doubled @ weight).sum()
     del doubled
     first = torch.autograd.grad(y, weight, retain_graph=True)

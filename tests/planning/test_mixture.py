@@ -55,7 +55,7 @@ def test_what_is_kept_is_what_autograd_keeps(
     method: Method, targets: Any, recompute: bool, dtype: torch.dtype, checkpoint: Checkpoint,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    model = load_model(checkpoint, holding=HOLDINGS[method], dtype=dtype)
+    model = load_model(checkpoint, form=HOLDINGS[method], dtype=dtype)
     lora = LoraSpec(rank=4, alpha=8.0, target_modules=targets_of(checkpoint, targets))
     if method is not Method.FULL:
         adapter = inject(model, lora)
@@ -84,7 +84,7 @@ def test_what_is_kept_is_what_autograd_keeps(
 @pytest.mark.parametrize("method", Method)
 def test_the_base_takes_what_its_tensors_take(method: Method, settings: dict[str, Any], checkpoint: Checkpoint) -> None:
     quant = QuantSection.model_validate(settings)
-    model = load_model(checkpoint, holding=HOLDINGS[method], quant=quant)
+    model = load_model(checkpoint, form=HOLDINGS[method], quant=quant)
     parameters = sum(tensor.nbytes for tensor in model.parameters())
     packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))
     of = Setup(spec=model.spec, method=method, dtype=torch.bfloat16, quant=quant)

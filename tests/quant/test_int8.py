@@ -17,7 +17,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.enums import Products
 from veneer.errors import ConfigError, ModelError
 from veneer.events import Note, StepDone
-from veneer.load import Holding, load_model
+from veneer.load import WeightForm, load_model
 from veneer.model.attention import PackedAttention
 from veneer.native.library import kernels
 from veneer.quant import int8
@@ -256,16 +256,16 @@ def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("veneer.load.check_products", lambda products, device: None)
 
 
-@pytest.mark.parametrize("holding", [Holding.FROZEN, Holding.QUANTIZED])
-def test_every_linear_layer_is_held_in_8_bits_and_nothing_else(holding: Holding, tmp_path: Path, allowed: None) -> None:
+@pytest.mark.parametrize("form", [WeightForm.FROZEN, WeightForm.QUANTIZED])
+def test_every_linear_layer_is_held_in_8_bits_and_nothing_else(form: WeightForm, tmp_path: Path, allowed: None) -> None:
     checkpoint = saved(tiny_llama(changes={"attention_bias": True}), tmp_path)
-    exact = load_model(checkpoint, holding=holding, dtype=torch.float32)
-    model = load_model(checkpoint, holding=holding, dtype=torch.float32, products=Products.INT8)
+    exact = load_model(checkpoint, form=form, dtype=torch.float32)
+    model = load_model(checkpoint, form=form, dtype=torch.float32, products=Products.INT8)
     layers = {name: module for name, module in model.named_modules() if isinstance(module, Int8Linear)}
     assert len(layers) == 2 * 7
     for name, layer in layers.items():
         held = exact.get_submodule(name)
-        assert isinstance(held, QuantLinear) == (holding is Holding.QUANTIZED)
+        assert isinstance(held, QuantLinear) == (form is WeightForm.QUANTIZED)
         reference = Int8Linear(held.dequantize(torch.float32))  # type: ignore[operator]
         assert torch.equal(layer.dequantize(torch.float32), reference.dequantize(torch.float32))
         assert (layer.bias is None) == (".mlp." in name)
@@ -279,7 +279,7 @@ def test_every_linear_layer_is_held_in_8_bits_and_nothing_else(holding: Holding,
 def test_weights_that_are_trained_are_not_held_in_8_bits(tmp_path: Path, allowed: None) -> None:
     checkpoint = saved(tiny_llama(), tmp_path)
     with pytest.raises(ConfigError, match="frozen base"):
-        load_model(checkpoint, holding=Holding.TRAINABLE, products=Products.INT8)
+        load_model(checkpoint, form=WeightForm.TRAINABLE, products=Products.INT8)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -18,7 +18,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, CheckpointError, OutputError
 from veneer.io import files
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import Holding, load_model
+from veneer.load import WeightForm, load_model
 from veneer.training import checkpoint
 from veneer.training.checkpoint import MANIFEST, CheckpointStore, Progress, verify
 from veneer.training.optimizers.adamw import AdamW
@@ -112,7 +112,7 @@ def test_the_newest_comes_back_bit_by_bit(saved: Saved) -> None:
 def test_the_whole_model_comes_back_bit_by_bit(tmp_path: Path, tiny_model: Path) -> None:
     def whole(path: Path) -> Trainable:
         origin = open_checkpoint(path)
-        return FullTraining(load_model(origin, holding=Holding.TRAINABLE, dtype=torch.float32), origin)
+        return FullTraining(load_model(origin, form=WeightForm.TRAINABLE, dtype=torch.float32), origin)
 
     saved = Saved(tmp_path, tiny_model, keep=2, make=whole)
     progress, state, _ = saved.restored()

@@ -23,7 +23,7 @@ from veneer.enums import Schedule
 from veneer.errors import Diverged, Interrupted
 from veneer.events import Event, EventLog, StepDone, read_events
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import Holding, load_model
+from veneer.load import WeightForm, load_model
 from veneer.model.decoder import CausalLM
 from veneer.training.checkpoint import CheckpointStore, Progress, verify
 from veneer.training.engine import Engine
@@ -72,7 +72,7 @@ def adapted(model_path: Path, *, dropout: float = 0.0) -> tuple[CausalLM, Adapte
 
 def full(model_path: Path) -> tuple[CausalLM, FullTraining]:
     origin = open_checkpoint(model_path)
-    model = load_model(origin, holding=Holding.TRAINABLE, dtype=torch.float32)
+    model = load_model(origin, form=WeightForm.TRAINABLE, dtype=torch.float32)
     return model, FullTraining(model, origin)
 
 

@@ -509,10 +509,10 @@ def test_the_whole_model_gives_the_same_logits_in_transformers(
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_the_base_is_not_changed_by_training(method: str, finished: dict[str, RunResult], tiny_model: Path) -> None:
-    from veneer.load import Holding
+    from veneer.load import WeightForm
 
-    holding = Holding.QUANTIZED if method == "qlora" else Holding.FROZEN
-    fresh = load_model(open_checkpoint(tiny_model), holding=holding, dtype=torch.float32)
+    form = WeightForm.QUANTIZED if method == "qlora" else WeightForm.FROZEN
+    fresh = load_model(open_checkpoint(tiny_model), form=form, dtype=torch.float32)
     trained = {
         name.replace(".base.", "."): tensor
         for name, tensor in finished[method].model.state_dict().items()

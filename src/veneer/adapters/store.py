@@ -20,7 +20,7 @@ from veneer.adapters.inject import inject
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.peft_config import adapter_config, is_plain, parse_config
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.tables import Tables, grow, put_tables
+from veneer.adapters.tables import Tables, grow, set_embeddings
 from veneer.adapters.targets import EMBEDDING, HEAD, by_pattern
 from veneer.enums import Init
 from veneer.errors import AdapterError, listing
@@ -142,7 +142,7 @@ def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
         return _put_on(model, tensors, spec, directory)
     own, tables = _without_tables(tensors, spec, model, directory)
     before = Tables.of(model)
-    put_tables(model, tables)
+    set_embeddings(model, tables)
     grow(model, max((token + 1 for ids in spec.trainable_tokens.values() for token in ids), default=0))
     try:
         return _put_on(model, own, spec, directory)

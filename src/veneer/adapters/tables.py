@@ -31,7 +31,7 @@ class Tables:
 
     def put_back(self, model: LanguageModel) -> None:
         """Give the model these again."""
-        model.put_tables(self.embedding, self.head, self.vocab)
+        model.set_embeddings(self.embedding, self.head, self.vocab)
 
 
 def grow(model: LanguageModel, rows: int) -> None:
@@ -41,10 +41,10 @@ def grow(model: LanguageModel, rows: int) -> None:
         weights: dict[str, Tensor] = {EMBEDDING: _weight(model.embedding)}
         if not model.spec.tied_head:
             weights[HEAD] = _weight(model.lm_head)
-        put_tables(model, {path: _with_means(weight, rows) for path, weight in weights.items()})
+        set_embeddings(model, {path: _with_means(weight, rows) for path, weight in weights.items()})
 
 
-def put_tables(model: LanguageModel, tables: Mapping[str, Tensor]) -> None:
+def set_embeddings(model: LanguageModel, tables: Mapping[str, Tensor]) -> None:
     """Put other weights in the place of embedding and head; where they are tied either stands for both.
 
     Args:
@@ -61,7 +61,7 @@ def put_tables(model: LanguageModel, tables: Mapping[str, Tensor]) -> None:
             embedding, vocab = Embedding(parameter), len(parameter)
         if path == HEAD or tied:
             head = DenseLinear(parameter)
-    model.put_tables(embedding, head, vocab)
+    model.set_embeddings(embedding, head, vocab)
 
 
 def _with_means(weight: Tensor, rows: int) -> Tensor:

@@ -23,31 +23,31 @@ class HfFiles:
 
     Args:
         checkpoint: the model's files.
-        bones: the model.
+        skeleton: the model.
 
     Raises:
         ModelError: tensors are missing, or are of another shape than the configuration says; all are named.
     """
 
-    def __init__(self, checkpoint: Checkpoint, bones: Skeleton):
+    def __init__(self, checkpoint: Checkpoint, skeleton: Skeleton):
         # transformers has rules of its own for how experts are stored.
         checkpoint = as_stored(checkpoint)
         self.checkpoint, self.source = checkpoint, checkpoint.source
         self.config: Mapping[str, Any] = checkpoint.config
         self.generation_config: Mapping[str, Any] = checkpoint.generation_config
-        self._sources = find_sources(bones.module, checkpoint.names())
-        self._turned = frozenset(f"{line.path}.weight" for line in bones.spec.linears if line.transposed)
+        self._sources = find_sources(skeleton.module, checkpoint.names())
+        self._turned = frozenset(f"{linear.path}.weight" for linear in skeleton.spec.linears if linear.transposed)
         files = {own: found.names[0] for own, found in self._sources.items() if found.make is None}
         self.stored: Mapping[str, StoredFormat] = {
             own: checkpoint.stored[file] for own, file in files.items() if file in checkpoint.stored
         }
-        self._check(bones)
+        self._check(skeleton)
 
-    def _check(self, bones: Skeleton) -> None:
+    def _check(self, skeleton: Skeleton) -> None:
         problems = [
             f"{name}: is quantised and stored the other way round" for name in self.stored if name in self._turned
         ]
-        for name, parameter in bones.module.named_parameters():
+        for name, parameter in skeleton.module.named_parameters():
             found = self._sources.get(name)
             if found is not None and found.make is None:
                 shape = self.checkpoint.shape(found.names[0])

@@ -14,9 +14,9 @@ from veneer.config import QuantSection
 from veneer.enums import Backend, Products
 from veneer.errors import ConfigError
 from veneer.io.checkpoint import Checkpoint
-from veneer.load import Holding, StreamedWeights, load_model, stored_layers
+from veneer.load import StreamedWeights, WeightForm, load_model, stored_layers
 from veneer.model.hf import HfModel, build
-from veneer.model.hf_skeleton import HfSpec, keeps_float32, skeleton
+from veneer.model.hf_skeleton import HfSpec, keeps_float32, make_skeleton
 from veneer.model.language import LanguageModel
 from veneer.quant.schemes import skipped
 
@@ -25,7 +25,7 @@ def load_language_model(
     checkpoint: Checkpoint,
     *,
     backend: Backend = Backend.AUTO,
-    holding: Holding = Holding.FROZEN,
+    form: WeightForm = WeightForm.FROZEN,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     products: Products = Products.EXACT,
@@ -36,7 +36,7 @@ def load_language_model(
     if backend_of(checkpoint.config, backend) is Backend.VENEER:
         return load_model(
             checkpoint,
-            holding=holding,
+            form=form,
             dtype=dtype,
             device=device,
             products=products,
@@ -45,13 +45,13 @@ def load_language_model(
         )
     if products is not Products.EXACT:
         raise ConfigError("compute.products int8 is done by veneer's own decoder alone; with backend hf take exact")
-    return load_hf(checkpoint, holding=holding, dtype=dtype, device=device, quant=quant, progress=progress)
+    return load_hf(checkpoint, form=form, dtype=dtype, device=device, quant=quant, progress=progress)
 
 
 def load_hf(
     checkpoint: Checkpoint,
     *,
-    holding: Holding = Holding.FROZEN,
+    form: WeightForm = WeightForm.FROZEN,
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     quant: QuantSection | None = None,
@@ -61,37 +61,37 @@ def load_hf(
 
     Args:
         checkpoint: opened files.
-        holding: dense or quantised, frozen either way. Only linear layers are quantised: experts that are one tensor in
+        form: dense or quantised, frozen either way. Only linear layers are quantised: experts that are one tensor in
             memory stay in `dtype`.
         dtype: of activations and products, and of what is not quantised.
         device: where the weights go.
-        quant: settings for `Holding.QUANTIZED`; without effect on files that are quantised already.
+        quant: settings for `WeightForm.QUANTIZED`; without effect on files that are quantised already.
         progress: called with the name of every tensor that is read.
 
     Raises:
         ModelError: transformers is not installed or does not know the architecture, or the files do not fit it.
         ConfigError: `quant` skips layers that there are not, or the weights are to be trained.
     """
-    if holding is Holding.TRAINABLE:
+    if form is WeightForm.TRAINABLE:
         raise ConfigError("method full is done by veneer's own decoder alone; with backend hf take lora or qlora")
-    bones = skeleton(checkpoint.config, dtype)
-    files = HfFiles(checkpoint, bones)
-    paths = [line.path for line in bones.spec.linears]
+    skeleton = make_skeleton(checkpoint.config, dtype)
+    files = HfFiles(checkpoint, skeleton)
+    paths = [linear.path for linear in skeleton.spec.linears]
     stored = stored_layers(files, paths)
     quant = quant or QuantSection()
-    quantizing = holding is Holding.QUANTIZED and stored is None
+    quantizing = form is WeightForm.QUANTIZED and stored is None
     streamed = StreamedWeights(
         checkpoint=files,
         dtype=dtype,
         device=torch.device(device),
-        holding=holding,
+        form=form,
         products=Products.EXACT,
         quant=quant,
         dense=skipped(paths, quant.skip_modules) if quantizing else frozenset(paths),
         progress=progress,
     )
-    weights = _HfWeights(files, streamed, keeps_float32(bones.module), frozenset(files.names()))
-    return build(bones, weights, dtype, torch.device(device)).check()
+    weights = _HfWeights(files, streamed, keeps_float32(skeleton.module), frozenset(files.names()))
+    return build(skeleton, weights, dtype, torch.device(device)).check()
 
 
 def describe_hf(checkpoint: Checkpoint) -> tuple[HfSpec, QuantSection | None]:
@@ -101,9 +101,9 @@ def describe_hf(checkpoint: Checkpoint) -> tuple[HfSpec, QuantSection | None]:
     Raises:
         ModelError: as `load_hf`.
     """
-    bones = skeleton(checkpoint.config, torch.float32)
-    files = HfFiles(checkpoint, bones)
-    return bones.spec, stored_layers(files, [line.path for line in bones.spec.linears])
+    skeleton = make_skeleton(checkpoint.config, torch.float32)
+    files = HfFiles(checkpoint, skeleton)
+    return skeleton.spec, stored_layers(files, [linear.path for linear in skeleton.spec.linears])
 
 
 @dataclass(frozen=True, slots=True)

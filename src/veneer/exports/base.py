@@ -21,7 +21,7 @@ from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.config import QuantSection
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import Holding, check_tensors, load_model
+from veneer.load import WeightForm, check_tensors, load_model
 from veneer.model.decoder import CausalLM, DenseLinear, Embedding
 from veneer.model.spec import spec_from_hf
 from veneer.products import LowRank, inputs, outputs, through
@@ -81,7 +81,7 @@ def open_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, trained:
     """
     read_config(adapter)  # Before anything is read: a folder without an adapter is said to be one.
     if base is MergeBase.DEQUANTISED:
-        model = load_model(checkpoint, holding=Holding.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
+        model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
     else:
         spec = spec_from_hf(checkpoint.config)
         check_tensors(checkpoint, spec)

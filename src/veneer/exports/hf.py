@@ -18,9 +18,9 @@ from veneer.exports.base import FileLinear, MergeBase, TrainingBase
 from veneer.exports.merge import MergeSummary, rounded
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.model_files import stream_files
-from veneer.load import Holding
+from veneer.load import WeightForm
 from veneer.model.hf import HfModel, build
-from veneer.model.hf_skeleton import keeps_float32, skeleton
+from veneer.model.hf_skeleton import keeps_float32, make_skeleton
 from veneer.quant.packed import PackedLinear
 
 
@@ -52,12 +52,12 @@ def open_hf_source(checkpoint: Checkpoint, adapter: Path, base: MergeBase, train
         ModelError, AdapterError: they cannot be used, or do not fit each other.
     """
     read_config(adapter)  # Before anything is read: a folder without an adapter is said to be one.
-    bones = skeleton(checkpoint.config, torch.float32)
-    files, wide = HfFiles(checkpoint, bones), keeps_float32(bones.module)
+    skeleton = make_skeleton(checkpoint.config, torch.float32)
+    files, wide = HfFiles(checkpoint, skeleton), keeps_float32(skeleton.module)
     if base is MergeBase.DEQUANTISED:
-        model = load_hf(checkpoint, holding=Holding.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
+        model = load_hf(checkpoint, form=WeightForm.QUANTIZED, dtype=trained.dtype, quant=trained.quant)
     else:
-        model = build(bones, _FileWeights(files), torch.float32, torch.device("cpu"))
+        model = build(skeleton, _FileWeights(files), torch.float32, torch.device("cpu"))
     return HfSource(files, model, load_adapter(model, adapter), wide)
 
 

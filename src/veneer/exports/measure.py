@@ -23,7 +23,7 @@ from veneer.exports.base import Source
 from veneer.exports.merge import packed_paths
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import Holding
+from veneer.load import WeightForm
 from veneer.quant.schemes import pack
 
 
@@ -78,7 +78,7 @@ class LossMeter:
         model = load_language_model(
             checkpoint,
             backend=self.backend,
-            holding=Holding.FROZEN,
+            form=WeightForm.FROZEN,
             dtype=resolve_dtype(self.compute.dtype, device),
             device=device,
         )

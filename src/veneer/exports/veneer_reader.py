@@ -27,8 +27,8 @@ from veneer.exports.prompts import Prompt, Prompts
 from veneer.generation import Sampling, generate
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import Holding
-from veneer.model.hf_skeleton import skeleton
+from veneer.load import WeightForm
+from veneer.model.hf_skeleton import make_skeleton
 from veneer.model.language import LanguageModel
 from veneer.quant.packed import PackedLinear
 
@@ -72,14 +72,14 @@ def live(
     model = load_language_model(
         checkpoint,
         backend=backend,
-        holding=Holding.QUANTIZED if quantised else Holding.FROZEN,
+        form=WeightForm.QUANTIZED if quantised else WeightForm.FROZEN,
         dtype=trained.dtype if quantised else torch.float32,
         device=device,
         quant=trained.quant,
     )
     if quantised and trained.dtype is not torch.float32:
         ours = backend_of(checkpoint.config, backend) is Backend.VENEER
-        _in_float32(model, checkpoint if ours else HfFiles(checkpoint, skeleton(checkpoint.config, torch.float32)))
+        _in_float32(model, checkpoint if ours else HfFiles(checkpoint, make_skeleton(checkpoint.config, torch.float32)))
     model.requires_grad_(False).eval()
     own = checkpoint.tokenizer()
     if adapter is None:
@@ -103,7 +103,7 @@ def _in_float32(model: LanguageModel, files: Checkpoint | HfFiles) -> None:
 def folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) -> Assistant:
     """A model's directory or file in float32, as it is stored."""
     checkpoint = open_checkpoint(path)
-    model = load_language_model(checkpoint, backend=backend, holding=Holding.FROZEN, dtype=torch.float32, device=device)
+    model = load_language_model(checkpoint, backend=backend, form=WeightForm.FROZEN, dtype=torch.float32, device=device)
     model.requires_grad_(False).eval()
     return make_assistant(model, checkpoint, None)
 

@@ -6,7 +6,6 @@ on POSIX file systems. What the system refuses becomes an `OutputError` that nam
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from veneer.errors import OutputError
+from veneer.posix import lock_file
 
 PARTIAL = ".partial-"
 """Start of the name of everything that is not finished."""
@@ -158,13 +158,13 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Hold `folder` for this process alone.
 
     Raises:
-        OutputError: another process holds it.
+        OutputError: another process holds it, or the system has no locks.
     """
     with reported(folder):
         lock = (folder / ".lock").open("w")
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_file(lock)
         except BlockingIOError as error:
             raise OutputError(
                 f"{folder}: another run is writing there; wait for it or give another output folder"

@@ -1,1 +1,1 @@
-"""One decoder for the dense families: tokens, positions and an attention layout in, hidden states out."""
+"""Language models: veneer's own decoder with its families, and models that transformers computes."""

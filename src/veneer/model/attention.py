@@ -1,8 +1,8 @@
-"""Attention layouts: which keys each new token may look at.
+"""Attention layouts: which keys each new token may attend to.
 
 The decoder works on a flat list of tokens `[tokens, …]` and leaves documents, rows and caches to an `Attention`:
-`PackedAttention` for whole documents laid end to end (training, scoring), and the cached layouts of
-`veneer.model.cache` for generation. No document ever attends to another, and no token is padding outside this file.
+`PackedAttention` for documents laid end to end (training, scoring), and the layouts of `veneer.model.cache` for
+generation. No document ever attends to another, and there is no padding outside of this file.
 
 Shapes: queries `[tokens, heads, head_dim]`, keys and values `[tokens, kv_heads, head_dim]`.
 """
@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from veneer.gpu.attention import packed_attention
-from veneer.model.shape import PLAIN, Mixing
-from veneer.model.windowed import mixed_by_document
+from veneer.model.shape import PLAIN, AttentionSpec
+from veneer.model.windowed import attention_by_document
 from veneer.native.library import MIN_DIM_MULTIPLE, Documents, Kernels, kernels, usable
 
 
@@ -32,15 +32,17 @@ class Attention(Protocol):
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
-        mixing: Mixing = PLAIN,
+        attention_spec: AttentionSpec = PLAIN,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        """Mix the values that each query may see, `[tokens, heads, head_dim]`; `sinks` `[heads]` are scores without a
-        value."""
+        """Attend: the weighted values of the keys that each query may see, `[tokens, heads, head_dim]`.
+
+        `sinks` `[heads]` are learned scores without a value.
+        """
         ...
 
     def text_lengths(self) -> Tensor:
-        """How many tokens the text has that each token is in, as far as it is known by now, int64 `[tokens]`."""
+        """Length so far of the text that each token belongs to, int64 `[tokens]`."""
         ...
 
 
@@ -51,7 +53,7 @@ PADDING_WASTE = 1.2
 def similar_groups(lengths: Sequence[int], waste: float = PADDING_WASTE) -> list[list[int]]:
     """Partition documents into groups of similar length, longest first; indices into `lengths`.
 
-    One call for a group costs less than one a document, as long as little of it is padding.
+    One call for a group costs less than one call for each document, as long as little of it is padding.
     """
     groups: list[list[int]] = []
     tokens = 0
@@ -69,19 +71,19 @@ def similar_groups(lengths: Sequence[int], waste: float = PADDING_WASTE) -> list
 class PackedAttention:
     """Causal attention within each document of a packed sequence.
 
-    Documents that begin alike (one system prompt, one template) may share that beginning: its tokens then stand once,
-    at the front, and every document sees them before its own. Under the causal mask what a token holds depends on
-    earlier tokens alone, so the shared ones are the same for all, and the gradient that reaches them is the sum over
-    documents.
+    Documents with a common beginning (one system prompt, one template) may share it. Its tokens are then stored once,
+    at the front, and every document sees them before its own tokens. Under the causal mask a token's state depends on
+    earlier tokens alone: the states of the shared tokens are those of every document, and their gradient is the sum
+    over documents.
 
-    The compiled kernel takes the pack as it is. Where it does not run, documents of similar length are gathered into
-    one padded batch `[documents, heads, longest, head_dim]` for torch's fused kernel. Under the causal mask the
-    padding stands behind every real token, so that none can see it: no mask tensor is needed and the result is that
-    of one call a document.
+    The compiled kernel takes the packed sequence as it is. Where it does not run, documents of similar length are
+    gathered into one padded batch `[documents, heads, longest, head_dim]` for torch's fused kernel. Under the causal
+    mask the padding stands behind every real token, so that none can see it: no mask tensor is needed, and the result
+    is that of one call for each document.
 
     Args:
-        lengths: tokens of each document, without the shared ones.
-        shared: tokens at the front that begin every document.
+        lengths: number of tokens of each document, without the shared ones.
+        shared: number of tokens at the front that begin every document.
     """
 
     def __init__(self, lengths: Sequence[int], shared: int = 0):
@@ -90,7 +92,7 @@ class PackedAttention:
         self._longest = shared + max(lengths, default=0)
 
     def text_lengths(self) -> Tensor:
-        """See `Attention.text_lengths`; of shared tokens, the number of them."""
+        """See `Attention.text_lengths`. The text of a shared token is the shared beginning."""
         own, shared = self._documents.lengths, self._documents.shared
         texts = [shared, *(shared + length for length in own[1:])] if shared else list(own)
         return torch.repeat_interleave(torch.tensor(texts), torch.tensor(own))
@@ -101,23 +103,26 @@ class PackedAttention:
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
-        mixing: Mixing = PLAIN,
+        attention_spec: AttentionSpec = PLAIN,
         sinks: Tensor | None = None,
     ) -> Tensor:
         """Attend within documents; see `Attention.attend`."""
         if self._tokens != len(queries) or len(queries) != len(keys) or keys.shape != values.shape:
-            # The kernel reads by these lengths, so a mistake here must not reach it.
+            # The kernel reads memory by these lengths, so a mistake must not reach it.
             raise ValueError(
                 f"documents of {self._tokens} tokens in all, but queries {list(queries.shape)}, "
                 f"keys {list(keys.shape)}, values {list(values.shape)}"
             )
-        scale, (lengths, shared) = mixing.of(queries.shape[-1]), (self._documents.lengths, self._documents.shared)
+        scale, (lengths, shared) = (
+            attention_spec.of(queries.shape[-1]),
+            (self._documents.lengths, self._documents.shared),
+        )
         if (
             sinks is not None
-            or mixing.softcap is not None
-            or (mixing.window is not None and mixing.window < self._longest)
+            or attention_spec.softcap is not None
+            or (attention_spec.window is not None and attention_spec.window < self._longest)
         ):
-            return mixed_by_document(queries, keys, values, lengths, shared, mixing, sinks)
+            return attention_by_document(queries, keys, values, lengths, shared, attention_spec, sinks)
         if queries.is_cuda:
             return packed_attention(queries, keys, values, lengths, scale, shared=shared)
         if kernels() is not None and usable(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0:
@@ -126,7 +131,7 @@ class PackedAttention:
         return self.attend_padded(queries, keys, values, scale)
 
     def attend_padded(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
-        """The same in torch's own operations, on every device; shared tokens are computed with every document."""
+        """`attend` in torch's own operations, for every device. Shared tokens are computed again with each document."""
         pieces, places = [], []
         for rows, real in self._groups:
             rows, real = rows.to(queries.device), real.to(queries.device)
@@ -137,7 +142,7 @@ class PackedAttention:
 
     @cached_property
     def _groups(self) -> list[tuple[Tensor, Tensor]]:
-        """For each group the tokens of its padded batch, and whose results are wanted, `[documents, longest]` both."""
+        """For each padded batch: token indices and whether their results are wanted, both `[documents, longest]`."""
         shared, starts, rows_of = self._documents.shared, 0, []
         for number, length in enumerate(self._documents.lengths):
             own = torch.arange(starts, starts + length)
@@ -146,17 +151,17 @@ class PackedAttention:
         groups = []
         for group in similar_groups([len(rows) for rows in rows_of]):
             longest = len(rows_of[group[0]])
-            # Padding reads token 0 of the pack; what it computes is dropped by `real`.
+            # Padding reads token 0 of the sequence; `real` drops what it computes.
             rows = torch.stack([functional.pad(rows_of[i], (0, longest - len(rows_of[i]))) for i in group])
             real = torch.zeros(rows.shape, dtype=torch.bool)
-            for line, number in enumerate(group):
-                real[line, shared if number else 0 : len(rows_of[number])] = True
+            for row, number in enumerate(group):
+                real[row, shared if number else 0 : len(rows_of[number])] = True
             groups.append((rows, real))
         return groups
 
 
 class _PackedKernel(torch.autograd.Function):
-    """The compiled kernel; keeps its inputs, its output and one number a row."""
+    """Attention by the compiled kernel. Backward needs its inputs, its output and one number for each row."""
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float) -> Tensor:
@@ -181,8 +186,10 @@ def _kernels() -> Kernels:
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
-    """softmax(scale · q kᵀ) v under the causal mask; all `[batch, heads, length, head_dim]`, kv heads may be fewer;
-    the scale is 1/√d unless another is given."""
+    """softmax(scale · q kᵀ) v under the causal mask, all `[batch, heads, length, head_dim]`.
+
+    There may be fewer key/value heads than query heads. The scale is 1/√head_dim unless another is given.
+    """
     return functional.scaled_dot_product_attention(
         queries, keys, values, is_causal=True, scale=scale, enable_gqa=queries.shape[1] != keys.shape[1]
     )

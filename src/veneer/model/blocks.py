@@ -1,4 +1,4 @@
-"""Several packs in one pass: each attends by a layout of its own, and so may share a beginning of its own."""
+"""Several packed sequences in one pass, each with its own attention layout and its own shared beginning."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from veneer.model.attention import Attention
-from veneer.model.shape import PLAIN, Mixing
+from veneer.model.shape import PLAIN, AttentionSpec
 
 
 class BlockAttention:
-    """Layouts side by side.
+    """Attention layouts side by side.
 
     Args:
-        layouts: of each block.
-        tokens: of each block, in the same order.
+        layouts: the layout of each block.
+        tokens: the number of tokens of each block, in order.
     """
 
     def __init__(self, layouts: Sequence[Attention], tokens: Sequence[int]):
@@ -32,11 +32,14 @@ class BlockAttention:
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
-        mixing: Mixing = PLAIN,
+        attention_spec: AttentionSpec = PLAIN,
         sinks: Tensor | None = None,
     ) -> Tensor:
         """Attend within blocks; see `veneer.model.attention.Attention.attend`."""
         blocks = zip(*(torch.split(x, self._tokens) for x in (queries, keys, values)), strict=True)
         return torch.cat(
-            [one.attend(layer, q, k, v, mixing, sinks) for one, (q, k, v) in zip(self._layouts, blocks, strict=True)]
+            [
+                one.attend(layer, q, k, v, attention_spec, sinks)
+                for one, (q, k, v) in zip(self._layouts, blocks, strict=True)
+            ]
         )

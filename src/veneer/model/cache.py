@@ -1,8 +1,8 @@
 """A key/value cache for generating many rows at once.
 
-Every row owns a line of the cache `[rows, kv_heads, capacity, head_dim]` a layer, filled from the left; a row's new
-keys are written behind those it has. Prompts enter packed (`prefill`), without padding; afterwards each row adds one
-token a step (`step`). Rows that have ended are dropped with `keep`, so that finished rows cost nothing.
+Each layer has keys and values `[rows, kv_heads, capacity, head_dim]`, filled from the left: a row's new keys are
+written behind its earlier ones. Prompts enter packed (`prefill`), without padding. Afterwards each row adds one token a
+step (`step`). `keep` drops rows that have ended, so that they cost nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from veneer.model.attention import PackedAttention
-from veneer.model.shape import PLAIN, DecoderSpec, Mixing
+from veneer.model.shape import PLAIN, AttentionSpec, DecoderSpec
 from veneer.model.windowed import softcapped, softmax_beside
 from veneer.native.library import kernels, usable
 
@@ -30,11 +30,11 @@ class KVCache:
         self.lengths = torch.zeros(rows, dtype=torch.int64, device=device)
 
     def prefill(self, lengths: Sequence[int]) -> PrefillAttention:
-        """The layout for packed prompts, one document a row, in row order."""
+        """The attention layout for packed prompts, one document for each row, in row order."""
         return PrefillAttention(self, lengths)
 
     def step(self) -> StepAttention:
-        """The layout for one new token a row; advances every row by one."""
+        """The attention layout for one new token in each row. Advances every row by one."""
         layout = StepAttention(self)
         self.lengths = self.lengths + 1
         return layout
@@ -47,7 +47,7 @@ class KVCache:
 
 
 class PrefillAttention:
-    """Attend within packed prompts and write their keys and values into empty rows of the cache."""
+    """Attention within packed prompts, whose keys and values are written into empty rows of the cache."""
 
     def __init__(self, cache: KVCache, lengths: Sequence[int]):
         self._cache = cache
@@ -68,17 +68,17 @@ class PrefillAttention:
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
-        mixing: Mixing = PLAIN,
+        attention_spec: AttentionSpec = PLAIN,
         sinks: Tensor | None = None,
     ) -> Tensor:
         """See `veneer.model.attention.Attention.attend`."""
         self._cache.keys[layer][self._rows, :, self._columns] = keys
         self._cache.values[layer][self._rows, :, self._columns] = values
-        return self._packed.attend(layer, queries, keys, values, mixing, sinks)
+        return self._packed.attend(layer, queries, keys, values, attention_spec, sinks)
 
 
 class StepAttention:
-    """One new token a row against everything that the row has seen."""
+    """Attention of one new token in each row to all tokens of the row."""
 
     def __init__(self, cache: KVCache):
         self._cache = cache
@@ -99,19 +99,19 @@ class StepAttention:
         queries: Tensor,
         keys: Tensor,
         values: Tensor,
-        mixing: Mixing = PLAIN,
+        attention_spec: AttentionSpec = PLAIN,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        """See `veneer.model.attention.Attention.attend`; `[rows, heads, head_dim]`."""
+        """See `veneer.model.attention.Attention.attend`. There is one token for each row: `[rows, heads, head_dim]`."""
         cache = self._cache
         cache.keys[layer][self._rows, :, self._positions] = keys
         cache.values[layer][self._rows, :, self._positions] = values
-        native, scale = kernels(), mixing.of(queries.shape[-1])
-        window = None if mixing.window is None or mixing.window >= self._span else mixing.window
-        plain = window is None and mixing.softcap is None and sinks is None
+        native, scale = kernels(), attention_spec.of(queries.shape[-1])
+        window = None if attention_spec.window is None or attention_spec.window >= self._span else attention_spec.window
+        plain = window is None and attention_spec.softcap is None and sinks is None
         if plain and native is not None and usable(queries, cache.keys[layer], cache.values[layer]):
             return native.attention_step(queries, cache.keys[layer], cache.values[layer], self._seen, scale)
-        return self._attend_padded(layer, queries, keys, Mixing(scale, window, mixing.softcap), sinks)
+        return self._attend_padded(layer, queries, keys, AttentionSpec(scale, window, attention_spec.softcap), sinks)
 
     def _mask(self, window: int | None) -> Tensor:
         """0 where a row sees a column and −∞ where it does not, float32 `[rows, columns]`."""
@@ -123,20 +123,21 @@ class StepAttention:
             self._masks[window] = mask.masked_fill_(hidden, float("-inf"))
         return self._masks[window]
 
-    def _attend_padded(self, layer: int, queries: Tensor, keys: Tensor, mixing: Mixing, sinks: Tensor | None) -> Tensor:
-        """In torch's own operations.
+    def _attend_padded(
+        self, layer: int, queries: Tensor, keys: Tensor, attention_spec: AttentionSpec, sinks: Tensor | None
+    ) -> Tensor:
+        """`attend` in torch's own operations.
 
-        The query heads of one key head stand side by side, so that grouped queries are one batched product and no key
-        is copied.
+        The query heads of one key head are grouped, so that their scores are one batched product and no key is copied.
         """
         cache = self._cache
         rows, heads, dim = queries.shape
         kv_heads = keys.shape[1]
-        grouped = queries.view(rows, kv_heads, heads // kv_heads, dim) * mixing.of(dim)
+        grouped = queries.view(rows, kv_heads, heads // kv_heads, dim) * attention_spec.of(dim)
         past_keys = cache.keys[layer][:, :, : self._span]
         past_values = cache.values[layer][:, :, : self._span]
-        scores = softcapped(torch.matmul(grouped, past_keys.transpose(-1, -2)).float(), mixing.softcap)
-        scores = scores + self._mask(mixing.window)[:, None, None, :]
+        scores = softcapped(torch.matmul(grouped, past_keys.transpose(-1, -2)).float(), attention_spec.softcap)
+        scores = scores + self._mask(attention_spec.window)[:, None, None, :]
         weights = softmax_beside(scores, None if sinks is None else sinks.view(1, kv_heads, heads // kv_heads, 1))
         mixed = torch.matmul(weights.to(queries.dtype), past_values)
         return mixed.reshape(rows, heads, dim)

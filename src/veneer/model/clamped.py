@@ -1,4 +1,4 @@
-"""gpt-oss' gated product, with a backward pass of its own that keeps its inputs alone."""
+"""The gated product of gpt-oss, with a backward pass that needs only its inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 class _Clamped(torch.autograd.Function):
     """h = (u + 1) · g · σ(α g) with g = min(gate, L), u = clamp(up, −L, L), as in gpt-oss' model code.
 
-    dg = dh (u + 1) σ (1 + α g (1 − σ)), du = dh g σ; nothing where a clamp has cut.
+    dg = dh (u + 1) σ (1 + α g (1 − σ)), du = dh g σ. Both are zero where a value was clamped.
     """
 
     @staticmethod

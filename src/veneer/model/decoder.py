@@ -1,11 +1,11 @@
-"""The decoder: tokens, positions and an attention layout in, hidden states out.
+"""veneer's own decoder: tokens, positions and an attention layout in, hidden states out.
 
-Tokens stand in one flat list `[tokens]`; which of them see each other is the `Attention`'s business. Module paths and
-tensor names are Hugging Face's, and what is stored apart or fused stays so, so that checkpoint keys and PEFT's
+Tokens are one flat list `[tokens]`. An `Attention` decides which of them see each other. Module paths and tensor names
+are Hugging Face's. Projections are fused or separate as in the files, so that checkpoint keys and PEFT's
 `target_modules` fit as they are.
 
-The constructor asks a `Weights` for every tensor by its path, in checkpoint order; the decoder knows nothing of how a
-weight is held.
+The constructor asks a `Weights` for every tensor by its path, in checkpoint order. The decoder does not know how a
+weight is stored.
 """
 
 from __future__ import annotations
@@ -51,19 +51,21 @@ class Decoder(nn.Module):
         self.embed_tokens = Embedding(
             weights.parameter("model.embed_tokens.weight", (spec.vocab_size, spec.hidden_size))
         )
-        self.layers = nn.ModuleList(LAYERS[spec.block](spec, layer, weights) for layer in range(spec.num_layers))
+        self.layers = nn.ModuleList(
+            LAYERS[spec.norm_placement](spec, layer, weights) for layer in range(spec.num_layers)
+        )
         self.norm = make_norm(spec.norm, weights, "model.norm", (spec.hidden_size,), spec.norm_eps)
         self.recomputation: Recomputation | None = None
         """How layers are recomputed in backward; None keeps their activations."""
         device = self.norm.weight.device
         self.ropes = nn.ModuleList(Rotary(rope, spec.head_dim, device) for rope in spec.ropes)
         self.by_length = spec.by_length
-        # Number of the rope that each layer turns by.
+        # Index into `ropes` for each layer; None where a layer has no rotary positions.
         self._rope_of = [None if one.rope is None else spec.ropes.index(one.rope) for one in spec.layers]
         self._embedding_scale, self._rounded = spec.embedding_scale, spec.embedding_scale_rounded
 
     def embedded(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """What the first layer reads, `[tokens, dim]` in `dtype`."""
+        """Scaled token embeddings, the input of the first layer, `[tokens, dim]` in `dtype`."""
         x: Tensor = self.embed_tokens(tokens, dtype)
         if self._embedding_scale == 1.0:
             return x
@@ -71,7 +73,7 @@ class Decoder(nn.Module):
         return x * (float(torch.tensor(scale, dtype=dtype)) if self._rounded else scale)
 
     def angles(self, positions: Tensor, attention: Attention) -> list[Angles | None]:
-        """By what each layer turns its queries and keys."""
+        """The rotary angles of each layer; None for a layer without rotary positions."""
         lengths = attention.text_lengths().to(positions.device) if self.by_length else None
         made = [rotary(positions, lengths) for rotary in self.ropes]
         return [None if number is None else made[number] for number in self._rope_of]
@@ -91,18 +93,18 @@ class CausalLM(nn.Module):
     """A decoder with its language-model head.
 
     Args:
-        spec: shapes.
-        weights: makes the leaves.
-        dtype: the dtype of activations and products, whatever the weights are stored in.
+        spec: sizes and switches of the decoder.
+        weights: makes the modules that hold weights.
+        dtype: dtype of activations and products; that of the weights may be another.
     """
 
     def __init__(self, spec: DecoderSpec, weights: Weights, dtype: torch.dtype):
         super().__init__()
         self.spec = spec
         self.dtype = dtype
-        noted = _Noted(weights)
-        self.model = Decoder(spec, noted)
-        self._linears = noted.linears
+        recording = _RecordingWeights(weights)
+        self.model = Decoder(spec, recording)
+        self._linears = recording.linears
         if spec.tied_head:
             self.lm_head: nn.Module = DenseLinear(self.model.embed_tokens.weight)
         else:
@@ -115,12 +117,12 @@ class CausalLM(nn.Module):
 
     @property
     def flat(self) -> bool:
-        """True; see `veneer.model.language.LanguageModel`."""
+        """True: tokens are one flat list. See `veneer.model.language.LanguageModel.flat`."""
         return True
 
     @property
     def fan_in_fan_out(self) -> bool:
-        """False; see `veneer.model.language.LanguageModel`."""
+        """False: all linear layers are stored `[out, in]`."""
         return False
 
     @property
@@ -130,7 +132,7 @@ class CausalLM(nn.Module):
 
     @property
     def head_weight(self) -> Tensor | None:
-        """`[vocab_size, dim]` where the scores are the hidden states' product with it and nothing else."""
+        """The weight `[vocab_size, dim]` whose plain product with the hidden states are the logits, or None."""
         return plain_weight(self.lm_head)
 
     def hidden(self, tokens: Tensor, positions: Tensor, attention: Attention) -> Tensor:
@@ -142,12 +144,14 @@ class CausalLM(nn.Module):
         return self.hidden(tokens, positions, PackedAttention(lengths, shared))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the next token, `[rows, dim]` to `[rows, vocab_size]`: in the compute dtype, or at least in float32
-        where the head's products are scaled or capped first."""
+        """Logits of the next token, `[rows, dim]` to `[rows, vocab_size]`.
+
+        They are in the compute dtype, or at least in float32 where the head's products are scaled or capped.
+        """
         return shaped(self.lm_head(hidden), self.spec.scores)
 
     def decoding(self, rows: int, capacity: int) -> CachedDecoding:
-        """Room for `rows` rows of at most `capacity` tokens."""
+        """A decoding with a cache for `rows` rows of at most `capacity` tokens each."""
         outgrown = {rope.original_max_positions for rope in self.spec.ropes if rope.kind is RopeKind.LONGROPE}
         return CachedDecoding(
             self.hidden,
@@ -156,28 +160,29 @@ class CausalLM(nn.Module):
         )
 
     def row_bytes(self, capacity: int) -> int:
-        """Keys and values of a row of `capacity` tokens."""
+        """Bytes of the keys and values of a row of `capacity` tokens."""
         spec = self.spec
         return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * capacity * self.dtype.itemsize
 
     def recompute(self, how: Recomputation | None) -> None:
-        """Compute layers again in backward, or keep their activations."""
+        """Use gradient checkpointing, or keep the activations of all layers (None)."""
         self.model.recomputation = how
 
-    def put_tables(self, embedding: nn.Module, head: nn.Module, vocab_size: int) -> None:
-        """Put other modules in the place of embedding and head."""
+    def set_embeddings(self, embedding: nn.Module, head: nn.Module, vocab_size: int) -> None:
+        """Replace the embedding and the head, and set the size of the vocabulary."""
         self.model.embed_tokens, self.lm_head = cast(Embedding, embedding), head
         self.spec = replace(self.spec, vocab_size=vocab_size)
 
     def linear_paths(self) -> list[str]:
         """Paths of the linear layers that can carry an adapter, in model order; the head is not among them."""
-        # An expert's layers are adapted together with all others' of its layer.
+        # The experts of a layer are adapted all together, as one parameter.
         linears = {path for path in self._linears if ".experts." not in path}
         return [path for path, _ in self.named_modules() if path in linears]
 
 
 def shaped(products: Tensor, scores: Scores) -> Tensor:
-    """Scores from the head's products; float32 or wider unless nothing is to be done."""
+    """Logits from the head's products: scaled and soft-capped in float32 or wider, or unchanged where neither
+    applies."""
     if scores.plain:
         return products
     wide = products.to(torch.promote_types(products.dtype, torch.float32)) * scores.scale
@@ -185,8 +190,8 @@ def shaped(products: Tensor, scores: Scores) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Noted:
-    """Passes every request on, and keeps the paths of linear layers."""
+class _RecordingWeights:
+    """A `Weights` that passes every request on, and records the paths of linear layers."""
 
     weights: Weights
     linears: set[str] = field(default_factory=set)
@@ -200,5 +205,5 @@ class _Noted:
 
 
 def plain_weight(head: nn.Module) -> Tensor | None:
-    """A head's weight, where its scores are the product with it and nothing else."""
+    """The weight of a head that has no bias and no update, else None."""
     return head.weight if isinstance(head, DenseLinear) and head.bias is None else None

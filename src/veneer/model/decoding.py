@@ -1,4 +1,4 @@
-"""Rows continued token by token with a key/value cache: `veneer.model.language.Decoding` over the flat decoder."""
+"""Generation with veneer's own decoder and a key/value cache (`veneer.model.language.Decoding`)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from veneer.model.attention import Attention
 from veneer.model.cache import KVCache
 
 Hidden = Callable[[Tensor, Tensor, Attention], Tensor]
-"""Hidden states `[tokens, dim]` of tokens at positions under a layout."""
+"""A function of tokens, positions and an attention layout that returns hidden states `[tokens, dim]`."""
 
 
 class CachedDecoding:
-    """Prompts enter packed; afterwards each row adds one token a step.
+    """Decoding with a key/value cache: prompts enter packed, then each row adds one token a step.
 
     Args:
-        hidden: of the model.
-        make: an empty cache for so many rows.
-        outgrown: lengths of a text beyond which LongRoPE turns all of it otherwise, so that no key that was kept holds
-            any more: the step that leaves one of them computes the rows anew.
+        hidden: computes the model's hidden states.
+        make: makes an empty cache for a number of rows.
+        outgrown: lengths beyond which LongRoPE rotates the whole text by other angles. No cached key is valid any more
+            then, so that the step that passes such a length computes all rows again.
     """
 
     def __init__(self, hidden: Hidden, make: Callable[[int], KVCache], outgrown: frozenset[int] = frozenset()):
@@ -29,7 +29,7 @@ class CachedDecoding:
         self._texts: list[Tensor] = []
 
     def prefill(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Hidden states of each prompt's last token, `[rows, dim]`; see `Decoding`."""
+        """Hidden states of each prompt's last token, `[rows, dim]`. See `Decoding.prefill`."""
         self._cache = self._make(len(lengths))
         if self._outgrown:
             self._texts = list(torch.split(tokens, list(lengths)))
@@ -38,12 +38,12 @@ class CachedDecoding:
         return hidden[torch.tensor(lengths, device=tokens.device).cumsum(0) - 1]
 
     def widths(self) -> list[int]:
-        """Tokens of each row that the next step computes; see `Decoding`."""
+        """Numbers of tokens that the next step computes for each row. See `Decoding.widths`."""
         lengths: list[int] = self._cache.lengths.tolist()
         return [length + 1 for length in lengths] if self._outgrown & set(lengths) else [1] * len(lengths)
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Hidden states of one more token a row, `[rows, dim]`; see `Decoding`."""
+        """Hidden states of one more token for each row, `[rows, dim]`. See `Decoding.step`."""
         positions = self._cache.lengths
         if self._outgrown:
             self._texts = [torch.cat((text, token[None])) for text, token in zip(self._texts, tokens, strict=True)]

@@ -1,19 +1,19 @@
-"""The feed-forward block of a mixture: a router, and experts that compute on the tokens they were given.
+"""The feed-forward block of a mixture of experts: a router, and experts that compute the tokens routed to them.
 
-Tokens are a flat list, so that routing is a sort: `rows` lists, expert by expert, the tokens that each has. Every
-expert with tokens makes one product over all of its own; one without costs nothing. Forward and backward are written
-out over the contract of a base linear (docs/design.md), so that an expert may be dense or quantised, and a quantised
-one is decoded when it is multiplied and at no other time.
+Tokens are a flat list, so that routing is a sort: `rows` lists the tokens of each expert, expert by expert. An expert
+computes all of its tokens in one product; an expert without tokens costs nothing. Forward and backward are written for
+base linears (docs/design.md), so that an expert may be dense or quantised. A quantised expert is decoded only when it
+is multiplied.
 
-While it trains, an expert of few rows computes some more, of zeros (`products.enough`).
+In training, an expert with few rows is padded with zero rows (`products.enough`).
 
-Of `tokens · top_k` rows only gate and up are kept. The rows of x are gathered again from x, and the weights' gradient
-needs no output of the experts:  ∂/∂w ⟨dy, w · D(h)⟩ = ⟨dy, D(h)⟩ = ⟨Dᵀ dy, h⟩ + ⟨dy, bias⟩,  whose first factor is
-computed for h's gradient anyway.
+Only gate and up of the `tokens · top_k` rows are kept for backward. The rows of x are gathered again from x, and the
+gradient of the routing weights needs no output of the experts:  ∂/∂w ⟨dy, w · D(h)⟩ = ⟨dy, D(h)⟩ = ⟨Dᵀ dy, h⟩ + ⟨dy,
+bias⟩,  whose first factor is computed for h's gradient anyway.
 
-Sums over a token's experts are float32 and rounded once. Scores are computed in float32 too, as a rounded score sends
-tokens to other experts. The router learns only where an adapter names it; the auxiliary loss that balances a router's
-load (transformers adds it where `output_router_logits` is set) is no part of training here.
+Sums over a token's experts are float32 and rounded once. Router scores are float32 too, since a rounded score would
+send tokens to other experts. The router is trained only if an adapter names it. There is no auxiliary load-balancing
+loss (transformers adds one where `output_router_logits` is set).
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from veneer.model.clamped import clamped_swiglu
 from veneer.model.fused import swiglu
 from veneer.model.mixture import Clamp, MixtureSpec, Routing
-from veneer.model.recompute import remade
+from veneer.model.recompute import recomputed_in_backward
 from veneer.products import Frozen, LowRank, enough, inputs, outer, outputs
 
 
 class ExpertLinear(Frozen, Protocol):
-    """What is asked of an expert's linear layer: part of contract 1."""
+    """The linear layer of an expert: a base linear without `dequantize` (contract 1 in docs/design.md)."""
 
     in_features: int
     out_features: int
@@ -46,31 +46,31 @@ class ExpertLinear(Frozen, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ExpertsLora:
-    """Low-rank factors for one parameter of all experts, laid out as PEFT does for `target_parameters`.
+    """LoRA factors for one parameter of all experts, laid out as PEFT does for `target_parameters`.
 
-    Expert e has rows e · rank to (e + 1) · rank of A, and of B the columns e, e + experts, e + 2 · experts, …
+    Expert e has the rows e · rank to (e + 1) · rank of A, and the columns e, e + experts, e + 2 · experts, … of B.
     """
 
     a: Tensor
-    """`[experts · rank, in]`."""
+    """A of all experts, `[experts · rank, in]`."""
     b: Tensor
-    """`[out, rank · experts]`."""
+    """B of all experts, `[out, rank · experts]`."""
     scale: float
 
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """Which expert has which tokens."""
+    """Which tokens go to which expert, and with which weight."""
 
     rows: Tensor
-    """int64 `[tokens · top_k]`: the token of each row, the rows of one expert side by side."""
+    """The token of each row, int64 `[tokens · top_k]`, sorted by expert."""
     weights: Tensor
-    """`[tokens · top_k]` float32: what the expert's output counts."""
+    """The routing weight of each row, float32 `[tokens · top_k]`."""
     counts: tuple[int, ...]
-    """Rows of each expert."""
+    """Number of rows of each expert."""
 
     def spans(self) -> Iterator[tuple[int, slice]]:
-        """Every expert that has rows, and which."""
+        """Each expert that has rows, with the slice of its rows."""
         start = 0
         for expert, count in enumerate(self.counts):
             if count:
@@ -78,7 +78,7 @@ class Routes:
             start += count
 
     def of_tokens(self, start: int, stop: int) -> Routes:
-        """Those of the tokens from `start` to `stop`, which are then numbered from 0."""
+        """The routes of the tokens from `start` to `stop`, renumbered from 0."""
         kept = (self.rows >= start) & (self.rows < stop)
         experts = torch.repeat_interleave(torch.tensor(self.counts, device=kept.device))[kept]
         counts = torch.bincount(experts, minlength=len(self.counts))
@@ -86,7 +86,7 @@ class Routes:
 
 
 def route(scores: Tensor, top_k: int, routing: Routing) -> Routes:
-    """The routes that a router's scores `[tokens, experts]` (float32) mean."""
+    """Choose the experts of each token by the router's scores, float32 `[tokens, experts]`."""
     if routing is Routing.CHOSEN:
         best, chosen = torch.topk(scores, top_k, dim=-1)
         weights = torch.softmax(best, dim=-1)
@@ -101,12 +101,12 @@ def route(scores: Tensor, top_k: int, routing: Routing) -> Routes:
 
 
 class Expert(nn.Module):
-    """One expert's linear layers.
+    """The linear layers of one expert.
 
     Args:
-        gate_proj: base linear, `[inner, dim]`.
-        up_proj: the same.
-        down_proj: `[dim, inner]`.
+        gate_proj: base linear with a weight `[inner, dim]`.
+        up_proj: base linear with a weight `[inner, dim]`.
+        down_proj: base linear with a weight `[dim, inner]`.
     """
 
     gate_proj: ExpertLinear
@@ -124,8 +124,8 @@ class Experts(nn.ModuleList):
     """All experts of a layer.
 
     Args:
-        experts: in order.
-        spec: of the mixture.
+        experts: the experts, in order.
+        spec: specification of the mixture.
     """
 
     def __init__(self, experts: list[Expert], spec: MixtureSpec):
@@ -133,26 +133,26 @@ class Experts(nn.ModuleList):
         self.clamp, self.interleaved = spec.clamp, spec.interleaved
 
     def expert(self, number: int) -> Expert:
-        """One of them."""
+        """The expert of this index."""
         return cast(Expert, self[number])
 
     def forward(
         self, x: Tensor, routes: Routes, gate_up: ExpertsLora | None = None, down: ExpertsLora | None = None
     ) -> Tensor:
-        """What the experts make of `[tokens, dim]`, weighted and summed, with updates of their parameters if given."""
+        """The weighted sum of the experts' outputs, `[tokens, dim]`, with LoRA updates of their parameters if given."""
         first = next(self.parameters(), None)
         if first is not None and first.requires_grad:
-            return self._trained(x, routes)
-        gate, up = _opened(x, routes, self, gate_up)
+            return self._forward_trainable(x, routes)
+        gate, up = _gate_up_product(x, routes, self, gate_up)
         mixed = self._gated(gate, up)
-        with remade(mixed, lambda: self._gated(gate.detach(), up.detach())):
-            return _closed(mixed, routes, self, down, len(x))
+        with recomputed_in_backward(mixed, lambda: self._gated(gate.detach(), up.detach())):
+            return _down_product(mixed, routes, self, down, len(x))
 
     def _gated(self, gate: Tensor, up: Tensor) -> Tensor:
         return gated(gate, up, self.clamp)
 
-    def _trained(self, x: Tensor, routes: Routes) -> Tensor:
-        """The same where the experts' own weights learn (full fine-tuning): through autograd, expert by expert."""
+    def _forward_trainable(self, x: Tensor, routes: Routes) -> Tensor:
+        """`forward` for full fine-tuning, where the experts' own weights are trained: by autograd, expert by expert."""
         y = torch.zeros(x.shape, dtype=_wide(x.dtype), device=x.device)
         for number, span in routes.spans():
             expert, rows = self.expert(number), routes.rows[span]
@@ -167,9 +167,9 @@ class Mixture(nn.Module):
     """Router and experts in the place of a dense feed-forward block.
 
     Args:
-        router: base linear `[experts, dim]`, never quantised.
+        router: base linear with a weight `[experts, dim]`, never quantised.
         experts: the experts.
-        spec: of the mixture; the router hangs under the name that it says.
+        spec: specification of the mixture, which also names the router.
     """
 
     def __init__(self, router: nn.Module, experts: Experts, spec: MixtureSpec):
@@ -179,7 +179,7 @@ class Mixture(nn.Module):
         self._router, self._top_k, self._routing = spec.router, spec.top_k, spec.routing
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[tokens, dim]` to the same."""
+        """Route and compute `[tokens, dim]`; the result has that shape too."""
         scores = self.get_submodule(self._router)(x.to(_wide(x.dtype)))
         return cast(Tensor, self.experts(x, route(scores, self._top_k, self._routing)))
 
@@ -190,7 +190,7 @@ def gated(gate: Tensor, up: Tensor, clamp: Clamp | None) -> Tensor:
 
 
 def halves(rows: Tensor, *, interleaved: bool) -> tuple[Tensor, Tensor]:
-    """The rows of gate and those of up, of what has both along its first axis."""
+    """Split a tensor with gate and up along its first axis into the rows of gate and those of up."""
     if interleaved:
         return rows[0::2], rows[1::2]
     middle = len(rows) // 2
@@ -198,7 +198,7 @@ def halves(rows: Tensor, *, interleaved: bool) -> tuple[Tensor, Tensor]:
 
 
 def factors(a: Tensor, b: Tensor, expert: int, experts: int) -> tuple[Tensor, Tensor]:
-    """One expert's A `[rank, in]` and B `[out, rank]`; views."""
+    """One expert's A `[rank, in]` and B `[out, rank]`, as views."""
     rank = len(a) // experts
     return a[expert * rank : (expert + 1) * rank], b[:, expert::experts]
 
@@ -207,16 +207,19 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _opened(x: Tensor, routes: Routes, experts: Experts, update: ExpertsLora | None) -> tuple[Tensor, Tensor]:
-    """gate and up of every row, `[rows, inner]` both."""
+def _gate_up_product(x: Tensor, routes: Routes, experts: Experts, update: ExpertsLora | None) -> tuple[Tensor, Tensor]:
+    """The products gate and up of every row, both `[rows, inner]`."""
     a, b, scale = (None, None, 0.0) if update is None else (update.a, update.b, update.scale)
     training = torch.is_grad_enabled()
-    result: tuple[Tensor, Tensor] = _Opened.apply(x, a, b, scale, routes, experts, training)  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor] = _GateUpProduct.apply(x, a, b, scale, routes, experts, training)  # type: ignore[no-untyped-call]
     return result
 
 
-class _Opened(torch.autograd.Function):
-    """gate = x Gᵀ and up = x Uᵀ for each expert's tokens; one A, and rows of one B, stand beside both."""
+class _GateUpProduct(torch.autograd.Function):
+    """gate = x Gᵀ and up = x Uᵀ for each expert's tokens.
+
+    Their LoRA updates have one A in common, and rows of one B.
+    """
 
     @staticmethod
     def forward(
@@ -243,7 +246,7 @@ class _Opened(torch.autograd.Function):
                 gate_update, up_update = LowRank(low, gate_b, scale), LowRank(low, up_b, scale)
             gate[span] = expert.gate_proj.product(mine, gate_update)[:count]
             up[span] = expert.up_proj.product(mine, up_update)[:count]
-        # x is needed for A's gradient alone; its rows are gathered again.
+        # Only the gradient of A needs x, whose rows are gathered again.
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, down, a, b, routes.rows)
         ctx.scale, ctx.routes, ctx.experts, ctx.shape = scale, routes, experts, x.shape
         return gate, up
@@ -266,9 +269,9 @@ class _Opened(torch.autograd.Function):
                 if grad_a is not None:
                     factors(grad_a, b, number, len(experts))[0].copy_(outer(d_down, enough(x[rows[span]]), scale))
                 if grad_b is not None:
-                    sides = halves(factors(a, grad_b, number, len(experts))[1], interleaved=experts.interleaved)
-                    for side, grad in zip(sides, (own_gate, own_up), strict=True):
-                        side.copy_(outer(grad, enough(down[span]), scale))
+                    gate_up_grads = halves(factors(a, grad_b, number, len(experts))[1], interleaved=experts.interleaved)
+                    for target, grad in zip(gate_up_grads, (own_gate, own_up), strict=True):
+                        target.copy_(outer(grad, enough(down[span]), scale))
             if dx is not None:
                 mine = expert.gate_proj.input_gradient(own_gate)
                 mine = mine.add_(expert.up_proj.input_gradient(own_up, update))[: span.stop - span.start]
@@ -277,22 +280,22 @@ class _Opened(torch.autograd.Function):
 
 
 def _split(a: Tensor, b: Tensor, number: int, experts: Experts, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """One expert's A, and its B for gate and for up, as the products take them."""
+    """One expert's A, and its B for gate and for up, in the dtype of the products."""
     own_a, own_b = factors(a, b, number, len(experts))
     gate_b, up_b = halves(own_b, interleaved=experts.interleaved)
     return own_a.to(dtype), gate_b.to(dtype).contiguous(), up_b.to(dtype).contiguous()
 
 
-def _closed(mixed: Tensor, routes: Routes, experts: Experts, update: ExpertsLora | None, tokens: int) -> Tensor:
+def _down_product(mixed: Tensor, routes: Routes, experts: Experts, update: ExpertsLora | None, tokens: int) -> Tensor:
     """The weighted sum of the experts' outputs, `[rows, inner]` to `[tokens, dim]`."""
     a, b, scale = (None, None, 0.0) if update is None else (update.a, update.b, update.scale)
-    result: Tensor = _Closed.apply(  # type: ignore[no-untyped-call]
+    result: Tensor = _DownProduct.apply(  # type: ignore[no-untyped-call]
         mixed, routes.weights, a, b, scale, routes, experts, tokens, torch.is_grad_enabled()
     )
     return result
 
 
-class _Closed(torch.autograd.Function):
+class _DownProduct(torch.autograd.Function):
     """y[token] = Σ w · (h Dᵀ + bias) over the token's experts."""
 
     @staticmethod

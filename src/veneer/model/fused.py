@@ -1,9 +1,9 @@
-"""Elementwise blocks with a backward pass of their own.
+"""Norms and gated products, each as one function with its own backward pass.
 
-autograd would keep every intermediate of these in memory and walk over it again; written as one function each they
-keep only their inputs. Statistics are computed in float32 and rounded where Hugging Face rounds, so that bf16 results
-agree with the reference models. On a CPU the compiled kernels do each in one pass, on CUDA Triton's; the torch code
-beside the call is the same mathematics, for every other device and dtype.
+autograd would keep every intermediate tensor; these keep only their inputs. Statistics are computed in float32 and
+rounded where Hugging Face rounds, so that bf16 results agree with the reference models. Compiled kernels compute each
+in one pass on a CPU, and Triton kernels on CUDA. The torch code beside each call computes that too, for every other
+device and dtype.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from veneer.gpu.dispatch import kernels_for, triton_kernels
 
 
 def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 for what is narrower, the dtype itself otherwise (float64 in gradient checks)."""
+    """float32 for narrower dtypes, else the dtype itself (float64 in gradient checks)."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def _kernel_weight(weight: Tensor, x: Tensor) -> Tensor:
-    """The weight as the kernels take it.
+    """The weight in the form that the kernels take.
 
-    Triton's round it to the dtype of `x` themselves; the compiled ones read float32, after that rounding.
+    Triton kernels round it to the dtype of `x` themselves. The compiled kernels read float32, after that rounding.
     """
     if x.is_cuda:
         return weight.detach().contiguous()
@@ -33,7 +33,7 @@ def _kernel_weight(weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """y = round(x · rstd) · w with rstd = 1/√(mean(x²) + eps); y and rstd `[…, 1]`."""
+    """y = round(x · rstd) · w with rstd = 1/√(mean(x²) + eps). Returns y and rstd `[…, 1]`."""
     fast = kernels_for(x)
     if fast is not None and x.ndim == 2 and weight.shape == x.shape[1:]:
         y, rstd = fast.rms_norm_forward(x, _kernel_weight(weight, x), eps)
@@ -80,7 +80,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 class _AddRmsNorm(torch.autograd.Function):
-    """The residual addition and the norm of its sum: on CUDA one pass over the rows each way."""
+    """The residual sum and its norm. On CUDA each direction is one pass over the rows."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -108,18 +108,19 @@ class _AddRmsNorm(torch.autograd.Function):
 
 
 def add_rms_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The new residual x + delta, `[tokens, dim]` both, and `rms_norm` of it."""
+    """The new residual x + delta and its `rms_norm`, both `[tokens, dim]`."""
     result: tuple[Tensor, Tensor] = _AddRmsNorm.apply(x, delta, weight, eps)  # type: ignore[no-untyped-call]
     return result
 
 
 def _along_rows(total: Tensor, shape: torch.Size) -> Tensor:
-    """`total` `[…, *shape]` summed over what stands before `shape`."""
+    """`total` `[…, *shape]` summed over its leading axes, to `shape`."""
     return total.sum(tuple(range(total.ndim - len(shape)))) if total.ndim > len(shape) else total
 
 
 class _WideNorm(torch.autograd.Function):
-    """y = round(n · (offset + w) + b) with n = (x − mean) · rstd, or x · rstd; keeps x and two numbers a row.
+    """y = round(n · (offset + w) + b) with n = (x − mean) · rstd, or x · rstd. Backward needs x and two numbers for
+    each row.
 
     With g = dy · (offset + w):  dx = rstd · (g − n · mean(g·n) − mean(g)), without the last term where x is not
     centred;  dw = Σ dy·n,  db = Σ dy  (Ba et al., 2016, arXiv:1607.06450).
@@ -161,19 +162,19 @@ def wide_norm(
     """Normalise `x` `[…, dim]` over its last axis in float32 or wider, and round once.
 
     Args:
-        x: rows.
-        weight: `[dim]`, or `[heads, dim]` for `x` `[tokens, heads, dim]`.
-        bias: of the same shape, or None.
-        eps: added to the mean square.
-        centred: whether the mean is taken off first (LayerNorm); else the rows are divided by their root mean square.
-        offset: what the weight is counted from.
+        x: rows to normalise.
+        weight: weight `[dim]`, or `[heads, dim]` for `x` `[tokens, heads, dim]`.
+        bias: bias in the shape of the weight, or None.
+        eps: number that is added to the mean square.
+        centred: whether the mean is subtracted first (LayerNorm).
+        offset: number that is added to the weight.
     """
     result: Tensor = _WideNorm.apply(x, weight, bias, eps, centred, offset)  # type: ignore[no-untyped-call]
     return result
 
 
 class _SwiGlu(torch.autograd.Function):
-    """h = silu(gate) · up; keeps gate and up, and forms silu again in backward."""
+    """h = silu(gate) · up. Keeps gate and up; backward computes silu again."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
@@ -202,7 +203,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 class _GeGlu(torch.autograd.Function):
-    """h = gelu(gate) · up with the tanh form of gelu; keeps gate and up."""
+    """h = gelu(gate) · up with the tanh form of gelu. Keeps gate and up."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:

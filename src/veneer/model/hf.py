@@ -1,14 +1,15 @@
-"""A causal language model of transformers behind the face of veneer's own (`veneer.model.language.LanguageModel`).
+"""A causal language model that transformers computes, as a `veneer.model.language.LanguageModel`.
 
-The architecture's class computes; its linear layers and its head are veneer's (dense or quantised base linears), under
-transformers' paths, so that adapters stand on them as on the own decoder and PEFT knows their names.
+The class of transformers computes the architecture. Its linear layers and its head are replaced by veneer's base
+linears (dense or quantised) under transformers' paths: adapters work on them as on veneer's own decoder, and PEFT knows
+their names.
 
-Documents of similar length are padded behind their ends into one batch, which the causal mask makes exact: no token
-sees what stands behind it. Scores are made by the class's own forward, over hidden states that are given, so that what
-it does beside the product (a scale, a soft cap, a bias) is in the loss; where it does nothing beside, the head's weight
-is handed out and the loss never holds all scores.
+Documents of similar length become one batch, padded on the right. The causal mask makes that exact: no token sees the
+padding behind it. The class's own forward makes the logits from given hidden states, so that a scale, a soft cap or a
+bias of the architecture is part of the loss. Where the logits are the plain product with the head's weight, that weight
+is handed out, and the loss never holds all logits.
 
-The base computes as in evaluation, in training too: nothing of it is dropped or jittered at random, since it is frozen
+The base model computes as in evaluation, in training too. It has no dropout and no random jitter, since it is frozen
 and a step must be repeatable.
 """
 
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from veneer.errors import AdapterError, ModelError
 from veneer.model.attention import similar_groups
 from veneer.model.decoder import plain_weight
-from veneer.model.hf_decoding import Anew, Cached, called
+from veneer.model.hf_decoding import HfCachedDecoding, HfUncachedDecoding, call_body
 from veneer.model.hf_skeleton import HfSpec, Skeleton
 from veneer.model.language import Decoding
 from veneer.model.leaves import DenseLinear
@@ -35,41 +36,41 @@ from veneer.model.recompute import Recomputation
 
 PROBE_ROWS = 4
 PROBE_SCALE = 30.0
-"""Of the hidden states with which the head is asked what it does: wide enough that a soft cap shows."""
+"""Scale of the random hidden states that probe the head. It is large enough to make a soft cap visible."""
 
 
 class HfWeights(Protocol):
-    """Makes the leaves of a skeleton; called once for every path."""
+    """Makes the linear layers, parameters and buffers of a skeleton. Each path is asked for once."""
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
-        """A base linear for `{path}.weight`, whatever way round it is stored, and `{path}.bias`."""
+        """A base linear for `{path}.weight` (stored `[out, in]` or `[in, out]`) and `{path}.bias`."""
         ...
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
-        """A tensor of its own under its full name."""
+        """A parameter of any other module, by its full name."""
         ...
 
     def buffer(self, path: str) -> Tensor | None:
-        """A buffer that is stored, in the dtype that it is stored in, or None where it is not."""
+        """A buffer in the dtype of the files, or None where the files do not have it."""
         ...
 
 
-def build(bones: Skeleton, weights: HfWeights, dtype: torch.dtype, device: torch.device) -> HfModel:
-    """Fill a skeleton, leaf by leaf; it becomes the model. Ask it (`HfModel.check`) before it is believed.
+def build(skeleton: Skeleton, weights: HfWeights, dtype: torch.dtype, device: torch.device) -> HfModel:
+    """Fill a skeleton with weights, module by module, and return it as a model. Call `HfModel.check` before using it.
 
     Args:
-        bones: changed in place.
-        weights: makes the leaves.
-        dtype: of activations and products.
-        device: where the buffers go that the class has computed.
+        skeleton: changed in place.
+        weights: makes the modules that hold weights.
+        dtype: dtype of activations and products.
+        device: device of the buffers that the class has computed.
     """
-    module, spec = bones.module, bones.spec
+    module, spec = skeleton.module, skeleton.spec
     made: dict[int, nn.Parameter] = {}
-    lines = {line.path: line for line in spec.linears}
+    linears = {linear.path: linear for linear in spec.linears}
     for path, part in list(module.named_modules()):
-        if path in lines:
-            line = lines[path]
-            _put(module, path, weights.linear(path, line.inputs, line.outputs, bias=line.bias))
+        if path in linears:
+            shape = linears[path]
+            _put(module, path, weights.linear(path, shape.inputs, shape.outputs, bias=shape.bias))
             continue
         for name, parameter in list(part.named_parameters(recurse=False)):
             # A tied weight is met twice and is one.
@@ -95,13 +96,13 @@ def _joined(path: str, name: str) -> str:
 
 
 class HfModel:
-    """The model.
+    """A model of transformers.
 
     Args:
-        module: of transformers, its linear layers replaced.
-        spec: what is known about it.
-        dtype: of activations and products.
-        device: where the model computes.
+        module: the model of transformers, with its linear layers replaced.
+        spec: sizes and paths of the model.
+        dtype: dtype of activations and products.
+        device: device that the model computes on.
     """
 
     def __init__(self, module: Any, spec: HfSpec, dtype: torch.dtype, device: torch.device):
@@ -109,20 +110,20 @@ class HfModel:
         self.training = False
         self._module = module
         self._base = module.get_submodule(spec.base)
-        self._takes = _taken(self._base.forward)
-        self._uncached = {"use_cache": False} if "use_cache" in self._takes else {}
-        self._theirs = list(module.modules())
+        self._accepted = _parameter_names(self._base.forward)
+        self._uncached = {"use_cache": False} if "use_cache" in self._accepted else {}
+        self._original_modules = list(module.modules())
         self._recomputing: list[Any] = []
 
     @property
     def flat(self) -> bool:
-        """False; see `LanguageModel`."""
+        """False: transformers computes batches. See `LanguageModel.flat`."""
         return False
 
     @property
     def fan_in_fan_out(self) -> bool:
         """Whether any linear layer is transformers' Conv1D."""
-        return any(line.transposed for line in self.spec.linears)
+        return any(linear.transposed for linear in self.spec.linears)
 
     @property
     def embedding(self) -> nn.Module:
@@ -131,21 +132,21 @@ class HfModel:
 
     @property
     def lm_head(self) -> nn.Module:
-        """The head where it is a product with one weight, else the class's own way from hidden states to scores."""
+        """The head where the logits are its plain product, else a module that runs the class's own forward."""
         return self.get_submodule(self.spec.head) if self._plain else self._scores
 
     @property
     def head_weight(self) -> Tensor | None:
-        """`[vocab_size, dim]` where the scores are the hidden states' product with it and nothing else."""
+        """The weight `[vocab_size, dim]` whose plain product with the hidden states are the logits, or None."""
         return plain_weight(self.lm_head)
 
     @cached_property
-    def _scores(self) -> _Scores:
-        return _Scores(self._module, self.spec, self._returned)
+    def _scores(self) -> _Logits:
+        return _Logits(self._module, self.spec, self._output_type)
 
     @cached_property
     def _plain(self) -> bool:
-        """Whether the class does nothing beside the product, asked of some hidden states."""
+        """Whether the logits are the plain product with the head's weight, tested on random hidden states."""
         head = self.get_submodule(self.spec.head)
         weight = plain_weight(head)
         if weight is None:
@@ -158,20 +159,24 @@ class HfModel:
         return scores.shape == product.shape and torch.allclose(scores, product, rtol=1e-4, atol=1e-4)
 
     def check(self) -> HfModel:
-        """Ask the model whether a token's state depends on earlier tokens alone.
+        """Test that the model is causal: the state of a token depends on earlier tokens alone.
 
         Raises:
-            ModelError: it does not.
+            ModelError: it is not.
         """
-        assert self._returned is not None
+        self._test_causality()
         return self
 
     @cached_property
-    def _returned(self) -> type[Any]:
-        """What its body returns, asked together with whether it is causal."""
+    def _output_type(self) -> type[Any]:
+        """The class of what the model's body returns."""
+        return self._test_causality()
+
+    def _test_causality(self) -> type[Any]:
+        """Compare two texts that differ in their end, and return the class of the body's output."""
         texts = torch.tensor([[1, 2, 3, 4], [1, 2, 4, 3]], device=self.device).remainder_(self.spec.vocab_size)
         with torch.no_grad():
-            found = called(self._base, {"input_ids": texts} | self._uncached)
+            found = call_body(self._base, {"input_ids": texts} | self._uncached)
         states = found.last_hidden_state[:, :2].float()
         if not torch.allclose(states[0], states[1], rtol=1e-2, atol=1e-2 * float(states.abs().max())):
             raise ModelError(
@@ -181,56 +186,58 @@ class HfModel:
         return type(found)
 
     def documents(self, tokens: Tensor, positions: Tensor, lengths: Sequence[int], shared: int = 0) -> Tensor:
-        """Hidden states `[tokens, dim]`; see `LanguageModel`. Positions follow from the documents."""
+        """Hidden states `[tokens, dim]`; see `LanguageModel.documents`. `positions` follow from the lengths."""
         places = _places(lengths, shared, tokens.device)
         found, where = [], []
         for group in similar_groups([len(place) for place in places]):
             rows = nn.utils.rnn.pad_sequence([places[number] for number in group], batch_first=True, padding_value=-1)
             real = rows >= 0
             states = self._states(tokens[rows.clamp(min=0)], None if bool(real.all()) else real.long())
-            for line, number in enumerate(group):
-                # What all begin with is taken from the first.
+            for row, number in enumerate(group):
+                # The shared tokens are taken from the first document.
                 first = shared if number else 0
                 own = places[number][first:]
-                found.append(states[line, first : first + len(own)])
+                found.append(states[row, first : first + len(own)])
                 where.append(own)
         result = found[0].new_empty(len(tokens), found[0].shape[-1])
         return result.index_copy(0, torch.cat(where), torch.cat(found))
 
     def _states(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Hidden states `[rows, length, dim]` of a batch without a cache."""
+        """Hidden states `[rows, length, dim]` of a batch, computed without a cache."""
         arguments: dict[str, Any] = {"input_ids": tokens} | self._uncached
-        if mask is not None and "attention_mask" in self._takes:
+        if mask is not None and "attention_mask" in self._accepted:
             arguments["attention_mask"] = mask
-        return cast(Tensor, called(self._base, arguments).last_hidden_state)
+        return cast(Tensor, call_body(self._base, arguments).last_hidden_state)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the next token, `[rows, dim]` to `[rows, vocab_size]`."""
+        """Logits of the next token, `[rows, dim]` to `[rows, vocab_size]`."""
         return cast(Tensor, self.lm_head(hidden))
 
     def decoding(self, rows: int, capacity: int) -> Decoding:
-        """Room for `rows` rows; with transformers' cache where that is exact, else each step anew."""
-        return Cached(self._base, self._takes) if self._caches else Anew(self.documents)
+        """A decoding with transformers' cache where that is exact, else one that computes all tokens in each step."""
+        return HfCachedDecoding(self._base, self._accepted) if self._caches else HfUncachedDecoding(self.documents)
 
     @cached_property
     @torch.no_grad()
     def _caches(self) -> bool:
-        """Whether the class takes a cache, and makes of a prompt with padding in front what it makes of it alone: some
-        count positions by columns."""
-        if not {"past_key_values", "attention_mask"} <= self._takes:
+        """Whether the class accepts a cache, and gives for a prompt with padding in front what it gives for it alone.
+
+        Some classes count positions by columns, and do not.
+        """
+        if not {"past_key_values", "attention_mask"} <= self._accepted:
             return False
         tokens = torch.tensor([1, 2, 3, 4, 5, 4, 3, 2], device=self.device).remainder_(self.spec.vocab_size)
-        both = Cached(self._base, self._takes).prefill(tokens, [5, 3])[1].float()
-        alone = Cached(self._base, self._takes).prefill(tokens[5:], [3])[0].float()
+        both = HfCachedDecoding(self._base, self._accepted).prefill(tokens, [5, 3])[1].float()
+        alone = HfCachedDecoding(self._base, self._accepted).prefill(tokens[5:], [3])[0].float()
         tolerance = 1e-3 if self.dtype is torch.float32 else 3e-2
         return torch.allclose(both, alone, rtol=tolerance, atol=tolerance * float(alone.abs().max()))
 
     def row_bytes(self, capacity: int) -> int:
-        """An estimate: keys and values as wide as two hidden states each."""
+        """Bytes of one row's cache, estimated: keys and values are each taken to be two hidden states wide."""
         return 4 * self.spec.num_layers * self.spec.hidden_size * capacity * self.dtype.itemsize
 
     def recompute(self, how: Recomputation | None) -> None:
-        """Compute layers again in backward, by transformers' own checkpoints, or keep their activations."""
+        """Use transformers' gradient checkpointing, or keep the activations of all layers (None)."""
         if how is None:
             self._recomputing = []
             return
@@ -240,14 +247,14 @@ class HfModel:
             self._module.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": how.contexts}
             )
-        self._recomputing = [part for part in self._theirs if getattr(part, "gradient_checkpointing", False)]
+        self._recomputing = [part for part in self._original_modules if getattr(part, "gradient_checkpointing", False)]
         self.train(self.training)
 
-    def put_tables(self, embedding: nn.Module, head: nn.Module, vocab_size: int) -> None:
-        """Keep what there is.
+    def set_embeddings(self, embedding: nn.Module, head: nn.Module, vocab_size: int) -> None:
+        """Accept the model's own modules alone.
 
         Raises:
-            AdapterError: others are given.
+            AdapterError: other modules are given.
         """
         if embedding is not self.embedding or head is not self.lm_head:
             raise AdapterError(
@@ -256,17 +263,17 @@ class HfModel:
             )
 
     def train(self, mode: bool = True) -> HfModel:
-        """Let adapters know that they are trained; transformers' own modules compute as ever, but for recomputation."""
+        """Set the mode of the adapters. transformers' own modules compute as in evaluation in either mode."""
         self.training = mode
         self._module.train(mode)
-        for part in self._theirs:
+        for part in self._original_modules:
             part.training = False
         for part in self._recomputing:
             part.training = mode
         return self
 
     def eval(self) -> HfModel:
-        """The same as `train(False)`."""
+        """Equal to `train(False)`."""
         return self.train(False)
 
     def requires_grad_(self, requires_grad: bool = True) -> HfModel:
@@ -288,11 +295,11 @@ class HfModel:
 
     def linear_paths(self) -> list[str]:
         """Paths of the linear layers that can carry an adapter."""
-        return [line.path for line in self.spec.adaptable]
+        return [linear.path for linear in self.spec.adaptable]
 
 
-def _taken(forward: Callable[..., Any]) -> frozenset[str]:
-    """What a body takes by name. Of those that take anything, all know whether to keep a cache."""
+def _parameter_names(forward: Callable[..., Any]) -> frozenset[str]:
+    """Names of the arguments that a body accepts. A body that takes any keyword also knows `use_cache`."""
     parameters = inspect.signature(forward).parameters
     named = frozenset(parameters)
     anything = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
@@ -300,50 +307,50 @@ def _taken(forward: Callable[..., Any]) -> frozenset[str]:
 
 
 def _places(lengths: Sequence[int], shared: int, device: torch.device) -> list[Tensor]:
-    """Where the tokens of each document lie, the shared ones included."""
+    """Indices of each document's tokens, with the shared ones in front."""
     ends = torch.tensor(lengths).cumsum(0).add(shared).tolist()
     front = torch.arange(shared, device=device)
     own = [torch.arange(end - length, end, device=device) for length, end in zip(lengths, ends, strict=True)]
     return [torch.cat((front, place)) for place in own] if shared else own
 
 
-class _Scores(nn.Module):
-    """The class's own way from hidden states to scores.
+class _Logits(nn.Module):
+    """Hidden states to logits, by the class's own forward.
 
-    Its forward runs in a copy of the outermost module, whose body is a stand-in that returns the given states: all
-    other modules, the head among them, are the same objects.
+    The forward runs in a shallow copy of the outermost module. In the copy a `_FixedOutput` replaces the body and
+    returns the given states. All other modules, the head among them, are the original objects.
     """
 
-    def __init__(self, module: Any, spec: HfSpec, returned: type[Any]):
+    def __init__(self, module: Any, spec: HfSpec, output_type: type[Any]):
         super().__init__()
-        # In a tuple: the model is no part of this one.
+        # In a tuple, so that the model is not a submodule of this one.
         self._whole = (module,)
-        self._spec, self._returned = spec, returned
+        self._spec, self._output_type = spec, output_type
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`[rows, dim]` to `[rows, vocab_size]`."""
-        given = _Given(self._returned(last_hidden_state=hidden[None]))
-        shell = _with(self._whole[0], self._spec.base.split("."), given)
+        given = _FixedOutput(self._output_type(last_hidden_state=hidden[None]))
+        shell = _with_module(self._whole[0], self._spec.base.split("."), given)
         tokens = torch.zeros((1, len(hidden)), dtype=torch.int64, device=hidden.device)
         return cast(Tensor, shell(input_ids=tokens, return_dict=True).logits[0])
 
 
-def _with(module: Any, path: Sequence[str], part: nn.Module) -> Any:
-    """A copy of a module with another part at a path; what is not on the way there is the same."""
+def _with_module(module: Any, path: Sequence[str], part: nn.Module) -> Any:
+    """A shallow copy of a module with `part` at a path. Modules off that path are shared with the original."""
     if not path:
         return part
     changed = copy.copy(module)
-    changed._modules = {**module._modules, path[0]: _with(module._modules[path[0]], path[1:], part)}
+    changed._modules = {**module._modules, path[0]: _with_module(module._modules[path[0]], path[1:], part)}
     return changed
 
 
-class _Given(nn.Module):
-    """Stands in for a body: what it returns is there already."""
+class _FixedOutput(nn.Module):
+    """Replaces a body: returns what was given at construction."""
 
     def __init__(self, given: Any):
         super().__init__()
         self._given = given
 
     def forward(self, *_: Any, **rest: Any) -> Any:
-        """That, whatever the body would be called with."""
+        """The given output, for any arguments."""
         return self._given

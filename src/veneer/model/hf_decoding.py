@@ -1,4 +1,4 @@
-"""Calls of a body of transformers, and the two ways to decode with one: by its own cache, or each step anew."""
+"""Decoding with a model of transformers: with its own cache, or by computing all tokens in each step."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from veneer.errors import ModelError
 
 
-def called(base: Any, arguments: dict[str, Any]) -> Any:
-    """What a body returns.
+def call_body(base: Any, arguments: dict[str, Any]) -> Any:
+    """Call the body of a model and return its output.
 
     Raises:
-        ModelError: there are more tokens than a model with learned positions has, or its code reads the weight of a
-            layer that is quantised or adapted, past whoever holds it.
+        ModelError: a row is longer than the model has learned positions, or the model's code reads the weight of a
+            quantised or adapted layer directly, without calling the layer.
     """
     try:
         return base(**arguments, return_dict=True)
@@ -38,18 +38,21 @@ def called(base: Any, arguments: dict[str, Any]) -> Any:
 
 
 def _line(error: Exception) -> str:
-    """The line of code, torch's own left out, that an error came from."""
+    """The innermost line of code outside of torch that an error came from."""
     lines = [frame.line for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
     return (lines[-1] if lines else None) or "unknown code"
 
 
 @dataclass(slots=True)
-class Cached:
-    """Decoding with transformers' cache. Prompts are padded in front, so that the new tokens of all rows stand in one
-    column and every distance within a row is what it is without padding."""
+class HfCachedDecoding:
+    """Decoding with transformers' cache.
+
+    Prompts are padded on the left: the new tokens of all rows stand in one column, and distances within a row are those
+    without padding.
+    """
 
     base: Any
-    takes: frozenset[str]
+    accepted: frozenset[str]
     mask: Tensor | None = None
     cache: Any = None
 
@@ -75,9 +78,9 @@ class Cached:
 
     def _run(self, tokens: Tensor, positions: Tensor) -> Tensor:
         arguments = {"input_ids": tokens, "attention_mask": self.mask, "past_key_values": self.cache, "use_cache": True}
-        if "position_ids" in self.takes:
+        if "position_ids" in self.accepted:
             arguments["position_ids"] = positions
-        found = called(self.base, arguments)
+        found = call_body(self.base, arguments)
         self.cache = found.past_key_values
         return cast(Tensor, found.last_hidden_state[:, -1])
 
@@ -89,8 +92,8 @@ class Cached:
 
 
 @dataclass(slots=True)
-class Anew:
-    """Decoding without a cache, for classes whose state is none of keys and values: each step computes all tokens."""
+class HfUncachedDecoding:
+    """Decoding without a cache, for classes whose state is not keys and values: each step computes all tokens."""
 
     documents: Callable[[Tensor, Tensor, Sequence[int]], Tensor]
     rows: list[Tensor] | None = None

@@ -1,9 +1,8 @@
-"""A model of transformers without its weights, and what can be read off it.
+"""A model of transformers without memory for its weights: its sizes, its linear layers and the names in its files.
 
-Every architecture that transformers can make as a causal language model is made here from its config.json, by
-transformers' own class: memory for weights is not taken, while buffers that follow from the configuration (rotary
-frequencies, masks) are computed. Which modules are linear layers, and under which names the weights stand in files, is
-asked of that class too. No code of a model's repository is ever run.
+The class of transformers makes the model from its config.json. Weights take no memory. Buffers that follow from the
+configuration (rotary frequencies, masks) are computed. That class also tells which modules are linear layers, and under
+which names the weights stand in files. No code of a model's repository is ever run.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ EXTRA = "pip install 'veneer[hf]'"
 
 @dataclass(frozen=True, slots=True)
 class HfLinear:
-    """One linear layer."""
+    """Path and sizes of one linear layer."""
 
     path: str
     inputs: int
@@ -41,7 +40,7 @@ class HfLinear:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HfSpec:
-    """What a run asks of the architecture (`veneer.model.language.ModelSpec`), and of what it is made."""
+    """Sizes of the architecture (`veneer.model.language.ModelSpec`), and paths of its modules."""
 
     model_type: str
     vocab_size: int
@@ -54,36 +53,39 @@ class HfSpec:
     head: str
     """Path of the head."""
     base: str
-    """Path of what makes the hidden states."""
+    """Path of the body, which makes the hidden states."""
     weights: int
-    """Elements of all weights; what is tied counts once."""
+    """Elements of all weights. A tied weight counts once."""
     recomputable: bool
-    """Whether transformers can compute its layers again in backward."""
+    """Whether transformers offers gradient checkpointing for it."""
 
     scores: Scores = PLAIN_SCORES
-    """Plain: what the class does beside the head's product is in the head that it hands out."""
+    """Always plain: `HfModel.lm_head` contains what the class does beside the head's product."""
     by_length: bool = False
-    """No more than the class itself makes of it."""
+    """Always False: documents are computed apart, so that the class itself sees each length."""
     mixture: MixtureSpec | None = None
-    """None: experts are transformers' own business, and carry no adapter here."""
+    """Always None: experts are computed by transformers, and carry no adapter."""
     experts: frozenset[str]
-    """Last names that files give to the layers of experts which are one tensor in memory."""
+    """Last names in files of experts' layers, where transformers holds all experts as one tensor."""
 
     @property
     def adaptable(self) -> tuple[HfLinear, ...]:
-        """Linear layers that can carry an adapter. Not those whose last name experts have in files: by that name PEFT
-        (0.21) means the experts alone, so that it could not open the adapter."""
-        return tuple(line for line in self.linears if line.path.rpartition(".")[2] not in self.experts)
+        """Linear layers that can carry an adapter.
+
+        Layers whose last name is also that of experts in files are left out: PEFT (0.21) takes that name for the
+        experts alone, and could not open the adapter.
+        """
+        return tuple(linear for linear in self.linears if linear.path.rpartition(".")[2] not in self.experts)
 
     @property
     def others(self) -> int:
         """Elements outside of the linear layers' weights."""
-        return self.weights - sum(line.inputs * line.outputs for line in self.linears)
+        return self.weights - sum(linear.inputs * linear.outputs for linear in self.linears)
 
 
 @dataclass(frozen=True, slots=True)
 class Skeleton:
-    """The model, its weights without memory."""
+    """A model whose weights take no memory."""
 
     module: Any
     """A `transformers.PreTrainedModel`."""
@@ -91,7 +93,7 @@ class Skeleton:
 
 
 class _EmptyOnMeta(TorchFunctionMode):
-    """`torch.empty`, of which weights are made, takes no memory; everything else is computed as ever."""
+    """Within it `torch.empty`, which weights are made by, takes no memory. Every other function computes as ever."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -102,12 +104,12 @@ class _EmptyOnMeta(TorchFunctionMode):
         return func(*args, **named)
 
 
-def skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> Skeleton:
-    """The model that a config.json describes.
+def make_skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> Skeleton:
+    """Make the model that a config.json describes, without memory for its weights.
 
     Args:
-        config: its content.
-        dtype: of the weights.
+        config: content of config.json.
+        dtype: dtype of the weights.
 
     Raises:
         ModelError: transformers is not installed, or has no such causal language model.
@@ -139,7 +141,7 @@ def _transformers(model_type: str) -> Any:
 
 
 def _config(transformers: Any, config: Mapping[str, Any]) -> Any:
-    """transformers' configuration, nothing dropped at random: the base is frozen, and a step must be repeatable."""
+    """transformers' configuration without dropout: the base is frozen, and a step must be repeatable."""
     name = str(config.get("model_type"))
     known = transformers.CONFIG_MAPPING
     if name not in known:
@@ -165,7 +167,7 @@ def _config(transformers: Any, config: Mapping[str, Any]) -> Any:
 
 
 def _decoded(value: Any) -> Any:
-    """A value of config.json, in which transformers spells infinite numbers `{"__float__": "Infinity"}`."""
+    """A value of config.json, with `{"__float__": "Infinity"}` as the number that transformers means by it."""
     if isinstance(value, Mapping):
         text = value.get("__float__")
         return {key: _decoded(part) for key, part in value.items()} if text is None else float(text)
@@ -174,7 +176,7 @@ def _decoded(value: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers warns about token ids and classes of a configuration, which are not used here."""
+    """Silence transformers' warnings about token ids and class names of a configuration, which are not used here."""
     logger = logging.getLogger("transformers")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -220,9 +222,9 @@ def _expert_names(module: Any) -> Iterator[str]:
 
 
 def find_linears(module: nn.Module, head: str) -> Iterator[HfLinear]:
-    """The linear layers, in model order, the head left out: PEFT's rule for `all-linear`.
+    """Linear layers in model order, without the head (PEFT's rule for `all-linear`).
 
-    A class that derives from torch's `Linear` counts where it computes what that computes.
+    A class that derives from torch's `Linear` counts if it computes what `Linear` computes.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -241,7 +243,7 @@ def find_linears(module: nn.Module, head: str) -> Iterator[HfLinear]:
 
 
 def _as_linear(part: nn.Module) -> bool:
-    """Whether a class computes x Wᵀ + b, asked of a small layer of that class."""
+    """Whether the class of a layer computes x Wᵀ + b, tested on a small layer of that class."""
     generator = torch.Generator().manual_seed(0)
     weight, bias, x = (torch.randn(size, generator=generator) for size in ((3, 5), (3,), (2, 5)))
     small = copy.copy(part)
@@ -257,24 +259,25 @@ def _as_linear(part: nn.Module) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TensorSources:
-    """Where a tensor of the model comes from."""
+    """The tensors in files that a tensor of the model is made from."""
 
     names: tuple[str, ...]
-    """Tensors of the files, in their order."""
+    """Names of the tensors in the files, in order."""
     make: Callable[[Sequence[Callable[[], Tensor]]], Tensor] | None = None
-    """Makes it of them, where it is not the one as it is."""
+    """Converts them, given functions that read each; None where the model's tensor is the file's."""
 
 
 def find_sources(module: Any, names: Iterable[str]) -> dict[str, TensorSources]:
-    """For every tensor of the model that the files have, where it comes from, by transformers' own rules: prefixes,
-    names that have changed, experts that are one tensor in memory and many in files.
+    """Match the tensors of a model with those in files, by transformers' own rules.
+
+    The rules know prefixes, names that have changed, and experts that are one tensor in memory and many in files.
 
     Args:
-        module: a skeleton's.
-        names: of the tensors in the files.
+        module: the module of a skeleton.
+        names: names of the tensors in the files.
 
     Raises:
-        ModelError: tensors of the model are not there; all are named.
+        ModelError: the files lack tensors of the model; all are named.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
@@ -299,7 +302,7 @@ def find_sources(module: Any, names: Iterable[str]) -> dict[str, TensorSources]:
             continue
         rule, files = by_pattern[pattern], tuple(name for name, _ in parts)
         for target in rule.target_patterns:
-            # Of several targets the first names the group.
+            # Where there are several targets, the first names the group.
             name = own.replace(rule.target_patterns[0], target)
             if name in wanted:
                 sources[name] = TensorSources(files, _maker(module, rule, own, name, parts))
@@ -327,7 +330,7 @@ def _maker(
 
 
 def _needed(module: Any) -> Iterator[str]:
-    """Names of the weights that must be there: what is tied under its first name alone."""
+    """Names of the weights that must be there. A tied weight is needed under its first name alone."""
     tied = set(module.all_tied_weights_keys or {})
     for name, _ in module.named_parameters():
         if name not in tied:
@@ -335,6 +338,6 @@ def _needed(module: Any) -> Iterator[str]:
 
 
 def keeps_float32(module: Any) -> Callable[[str], bool]:
-    """Whether a tensor of that name stays in float32 whatever the weights are in, as transformers holds it."""
+    """A test by name: whether transformers keeps a tensor in float32 whatever the dtype of the weights is."""
     strict = module._keep_in_fp32_modules_strict or ()
     return lambda name: any(part == name or f".{part}." in f".{name}." for part in strict)

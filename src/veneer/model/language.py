@@ -1,8 +1,7 @@
-"""What the rest of veneer needs of a language model, whoever computes it.
+"""`LanguageModel`: what the rest of veneer needs of a model, whichever backend computes it.
 
-Two meet it: veneer's own decoder (`veneer.model.decoder.CausalLM`) and a model of transformers behind the same face
-(`veneer.model.hf.HfModel`). Tokens go in as one flat list either way; how they are laid for the computation is the
-model's own business.
+Two classes implement it: veneer's own decoder (`veneer.model.decoder.CausalLM`) and a model of transformers
+(`veneer.model.hf.HfModel`). Both take tokens as one flat list. Each decides itself how to batch them.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ class ModelSpec(Protocol):
 
     @property
     def num_layers(self) -> int:
-        """How many layers there are."""
+        """Number of decoder layers."""
         ...
 
     @property
     def mixture(self) -> MixtureSpec | None:
-        """Experts in the place of a feed-forward block, where adapters can go on them."""
+        """The mixture of experts; None for a dense model, or where adapters cannot be put on the experts."""
         ...
 
     @property
@@ -58,7 +57,7 @@ class ModelSpec(Protocol):
 
     @property
     def scores(self) -> Scores:
-        """What becomes of the head's products."""
+        """Scale and soft cap that turn the head's products into logits."""
         ...
 
     @property
@@ -68,18 +67,21 @@ class ModelSpec(Protocol):
 
 
 class Decoding(Protocol):
-    """Rows that are continued token by token."""
+    """Generation: rows that are continued token by token."""
 
     def prefill(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Take the prompts, int64 `[tokens]` end to end; hidden states of each row's last token, `[rows, dim]`."""
+        """Take the prompts, int64 `[tokens]` end to end.
+
+        Returns hidden states of each row's last token, `[rows, dim]`.
+        """
         ...
 
     def widths(self) -> list[int]:
-        """Tokens of each row that the next step computes."""
+        """Numbers of tokens that the next step computes for each row."""
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Take one more token a row, int64 `[rows]`; their hidden states, `[rows, dim]`."""
+        """Take one more token for each row, int64 `[rows]`. Returns their hidden states, `[rows, dim]`."""
         ...
 
     def keep(self, rows: Tensor) -> None:
@@ -99,23 +101,25 @@ class LanguageModel(Modules, Protocol):
     """A causal language model whose module paths are Hugging Face's."""
 
     dtype: torch.dtype
-    """Of activations and products."""
+    """The dtype of activations and products."""
     training: bool
 
     @property
     def spec(self) -> ModelSpec:
-        """Its sizes."""
+        """Sizes of the model."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device that the model computes on."""
         ...
 
     @property
     def flat(self) -> bool:
-        """Whether its layers see tokens as one flat list and all its leaves are veneer's own: what adapters on other
-        modules than linear layers need, and several adapters in one pass."""
+        """Whether the layers take tokens as one flat list, and all modules with weights are veneer's own.
+
+        Adapters on other modules than linear layers need this, and so do several adapters in one pass.
+        """
         ...
 
     @property
@@ -130,55 +134,55 @@ class LanguageModel(Modules, Protocol):
 
     @property
     def lm_head(self) -> nn.Module:
-        """Scores of hidden states: `[rows, dim]` to `[rows, vocab_size]`."""
+        """The head, which maps hidden states `[rows, dim]` to logits `[rows, vocab_size]`."""
         ...
 
     @property
     def head_weight(self) -> Tensor | None:
-        """`[vocab_size, dim]` where the scores are the hidden states' product with it and nothing else."""
+        """The weight `[vocab_size, dim]` whose plain product with the hidden states are the logits, or None."""
         ...
 
     def documents(self, tokens: Tensor, positions: Tensor, lengths: Sequence[int], shared: int = 0) -> Tensor:
         """Hidden states `[tokens, dim]` of documents laid end to end, each seeing itself alone.
 
         Args:
-            tokens: int64 `[tokens]`.
-            positions: int64 `[tokens]`, counted from each document's beginning.
-            lengths: tokens of each document, without the shared ones.
-            shared: tokens at the front that begin every document.
+            tokens: token ids, int64 `[tokens]`.
+            positions: positions counted from each document's beginning, int64 `[tokens]`.
+            lengths: number of tokens of each document, without the shared ones.
+            shared: number of tokens at the front that begin every document.
         """
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the next token, `[rows, dim]` to `[rows, vocab_size]` in the compute dtype."""
+        """Logits of the next token, `[rows, dim]` to `[rows, vocab_size]` in the compute dtype."""
         ...
 
     def decoding(self, rows: int, capacity: int) -> Decoding:
-        """Room for `rows` rows of at most `capacity` tokens."""
+        """A decoding with room for `rows` rows of at most `capacity` tokens each."""
         ...
 
     def row_bytes(self, capacity: int) -> int:
-        """What such a row takes at most."""
+        """Bytes that the cache of one such row takes at most."""
         ...
 
     def recompute(self, how: Recomputation | None) -> None:
-        """Compute layers again in backward, or keep their activations."""
+        """Use gradient checkpointing, or keep the activations of all layers (None)."""
         ...
 
-    def put_tables(self, embedding: nn.Module, head: nn.Module, vocab_size: int) -> None:
-        """Put other modules in the place of embedding and head.
+    def set_embeddings(self, embedding: nn.Module, head: nn.Module, vocab_size: int) -> None:
+        """Replace the embedding and the head, and set the size of the vocabulary.
 
         Raises:
-            AdapterError: the model keeps its own.
+            AdapterError: the model cannot change its own.
         """
         ...
 
     def train(self, mode: bool = True) -> object:
-        """Compute as in training, or not."""
+        """Set training mode, or evaluation mode (False)."""
         ...
 
     def eval(self) -> object:
-        """The same as `train(False)`."""
+        """Equal to `train(False)`."""
         ...
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:

@@ -1,4 +1,4 @@
-"""The layers of a decoder: attention, feed-forward, and how norms and residual stream stand around them."""
+"""The layers of a decoder: attention, feed-forward, and the order of norms and residual sums around them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from veneer.model.attention import Attention
 from veneer.model.experts import Expert, Experts, Mixture
 from veneer.model.fused import geglu, swiglu
 from veneer.model.leaves import DenseLinear, RmsNorm, Weights, make_norm
-from veneer.model.recompute import remade
+from veneer.model.recompute import recomputed_in_backward
 from veneer.model.rope import Angles, turn_heads
-from veneer.model.shape import Activation, Block, DecoderSpec, HeadNorm, Norm, Projections
+from veneer.model.shape import Activation, DecoderSpec, Norm, NormPlacement, Projections, QkNorm
 
 GATED = {Activation.SILU: swiglu, Activation.GELU_TANH: geglu}
-"""activation(gate) · up."""
+"""Functions that compute activation(gate) · up."""
 
 
-class HeadNorms(nn.Module):
+class PerHeadNorm(nn.Module):
     """A LayerNorm for each head (StableLM's `q_layernorm.norms.0.weight`, …)."""
 
     def __init__(self, weights: Weights, path: str, heads: int, head_dim: int, eps: float):
@@ -33,12 +33,12 @@ class HeadNorms(nn.Module):
         return torch.stack([norm(one) for norm, one in zip(self.norms, x.unbind(1), strict=True)], dim=1)
 
 
-def _head_norm(spec: DecoderSpec, weights: Weights, path: str, heads: int) -> nn.Module:
+def _qk_norm(spec: DecoderSpec, weights: Weights, path: str, heads: int) -> nn.Module:
     """The norm of the queries, or of the keys."""
-    if spec.head_norm is HeadNorm.OWN_MODULES:
-        return HeadNorms(weights, path, heads, spec.head_dim, spec.norm_eps)
-    shapes = {HeadNorm.SHARED: (spec.head_dim,), HeadNorm.WIDTH: (heads * spec.head_dim,)}
-    shape = shapes.get(spec.head_norm, (heads, spec.head_dim))
+    if spec.qk_norm is QkNorm.OWN_MODULES:
+        return PerHeadNorm(weights, path, heads, spec.head_dim, spec.norm_eps)
+    shapes = {QkNorm.SHARED: (spec.head_dim,), QkNorm.WIDTH: (heads * spec.head_dim,)}
+    shape = shapes.get(spec.qk_norm, (heads, spec.head_dim))
     return make_norm(spec.norm, weights, path, shape, spec.norm_eps)
 
 
@@ -48,7 +48,7 @@ class SelfAttention(nn.Module):
     def __init__(self, spec: DecoderSpec, layer: int, weights: Weights):
         super().__init__()
         path, dim = f"model.layers.{layer}.self_attn", spec.hidden_size
-        self.layer, self.head_dim, self.mixing = layer, spec.head_dim, spec.layers[layer].mixing
+        self.layer, self.head_dim, self.attention_spec = layer, spec.head_dim, spec.layers[layer].attention_spec
         self.widths = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim)
         inner, inner_kv = self.widths
         self.fused = spec.projections is Projections.FUSED
@@ -60,21 +60,21 @@ class SelfAttention(nn.Module):
             self.v_proj = weights.linear(f"{path}.v_proj", dim, inner_kv, bias=spec.attention_bias)
         self.o_proj = weights.linear(f"{path}.o_proj", inner, dim, bias=spec.output_bias)
         self.sinks = weights.parameter(f"{path}.sinks", (spec.num_heads,)) if spec.sinks else None
-        self.norms, self.norms_by_head = spec.head_norm_names, spec.head_norm is not HeadNorm.WIDTH
-        self.normed = spec.head_norm is not HeadNorm.NONE
+        self.norms, self.norms_by_head = spec.qk_norm_names, spec.qk_norm is not QkNorm.WIDTH
+        self.normed = spec.qk_norm is not QkNorm.NONE
         if self.normed:
             for name, heads in zip(self.norms, (spec.num_heads, spec.num_kv_heads), strict=True):
-                self.add_module(name, _head_norm(spec, weights, f"{path}.{name}", heads))
+                self.add_module(name, _qk_norm(spec, weights, f"{path}.{name}", heads))
 
     def forward(self, x: Tensor, angles: Angles | None, attention: Attention) -> Tensor:
-        """Mix tokens `[tokens, dim]` as the layout allows."""
+        """Attention output for tokens `[tokens, dim]` under an attention layout."""
         queries, keys, values = self._projected(x)
         if self.normed:
             queries, keys = (self._normed(name, part) for name, part in zip(self.norms, (queries, keys), strict=True))
         queries = turn_heads(queries.view(len(x), -1, self.head_dim), angles)
         keys = turn_heads(keys.view(len(x), -1, self.head_dim), angles)
         values = values.view(len(x), -1, self.head_dim)
-        mixed = attention.attend(self.layer, queries, keys, values, self.mixing, self.sinks)
+        mixed = attention.attend(self.layer, queries, keys, values, self.attention_spec, self.sinks)
         return cast(Tensor, self.o_proj(mixed.flatten(1)))
 
     def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,7 +82,7 @@ class SelfAttention(nn.Module):
         if not self.fused:
             return self.q_proj(x), self.k_proj(x), self.v_proj(x)
         inner, inner_kv = self.widths
-        # Copies: the kernels read whole rows, and views would keep the fused output for backward.
+        # Copies, since the kernels read whole rows, and views would keep the fused output for backward.
         parts = torch.split(self.qkv_proj(x), [inner, inner_kv, inner_kv], dim=-1)
         queries, keys, values = (part.contiguous() for part in parts)
         return queries, keys, values
@@ -114,16 +114,16 @@ class Mlp(nn.Module):
         else:
             gate, up = self.gate_proj(x), self.up_proj(x)
         mixed = self.gated(gate, up)
-        with remade(mixed, lambda: self.gated(gate.detach(), up.detach())):
+        with recomputed_in_backward(mixed, lambda: self.gated(gate.detach(), up.detach())):
             return cast(Tensor, self.down_proj(mixed))
 
 
 def feed_forward(spec: DecoderSpec, layer: int, weights: Weights) -> nn.Module:
-    """What stands at `model.layers.{layer}.mlp`, `[tokens, dim]` to `[tokens, dim]`."""
+    """Make the module at `model.layers.{layer}.mlp`: an `Mlp` or a `Mixture`, `[tokens, dim]` to `[tokens, dim]`."""
     mixture, dim, path = spec.mixture, spec.hidden_size, f"model.layers.{layer}.mlp"
     if mixture is None or layer in mixture.dense:
         return Mlp(spec, layer, weights)
-    # No linear layer by name: a router is never quantised, since a rounded score sends tokens to other experts.
+    # A parameter, not a linear layer: a router is never quantised, since a rounded score sends tokens to other experts.
     router = weights.parameter(f"{path}.{mixture.router}.weight", (mixture.experts, dim))
     shape = (mixture.experts,)
     bias = weights.parameter(f"{path}.{mixture.router}.bias", shape) if mixture.router_bias else None
@@ -136,7 +136,7 @@ def feed_forward(spec: DecoderSpec, layer: int, weights: Weights) -> nn.Module:
 
 
 class DecoderLayer(nn.Module):
-    """One pre-norm transformer layer, and what all kinds of layers are made of."""
+    """One pre-norm transformer layer, and the base class of the other kinds of layers."""
 
     input_layernorm: RmsNorm
     post_attention_layernorm: RmsNorm
@@ -148,11 +148,11 @@ class DecoderLayer(nn.Module):
         path = f"model.layers.{layer}"
         self.residual_scale = spec.residual_scale
         # In checkpoint order: input_layernorm stands in front of attention, every other behind it.
-        before = [name for name in spec.block.norms if name == "input_layernorm"]
+        before = [name for name in spec.norm_placement.norms if name == "input_layernorm"]
         for name in before:
             self._add_norm(spec, path, name, weights)
         self.self_attn = SelfAttention(spec, layer, weights)
-        for name in spec.block.norms[len(before) :]:
+        for name in spec.norm_placement.norms[len(before) :]:
             self._add_norm(spec, path, name, weights)
         self.mlp = feed_forward(spec, layer, weights)
 
@@ -162,10 +162,10 @@ class DecoderLayer(nn.Module):
     def forward(self, x: Tensor, angles: Angles | None, attention: Attention) -> Tensor:
         """One layer over `[tokens, dim]`."""
         normed = self.input_layernorm(x)
-        with remade(normed, lambda: self.input_layernorm(x.detach())):
+        with recomputed_in_backward(normed, lambda: self.input_layernorm(x.detach())):
             attended = self.self_attn(normed, angles, attention)
         between, normed_between = self.post_attention_layernorm.after_adding(x, self._scaled(attended))
-        with remade(normed_between, lambda: self.post_attention_layernorm(between.detach())):
+        with recomputed_in_backward(normed_between, lambda: self.post_attention_layernorm(between.detach())):
             return between + self._scaled(self.mlp(normed_between))
 
     def _scaled(self, delta: Tensor) -> Tensor:
@@ -187,12 +187,12 @@ class SandwichLayer(DecoderLayer):
     def forward(self, x: Tensor, angles: Angles | None, attention: Attention) -> Tensor:
         """One layer over `[tokens, dim]`."""
         normed = self.input_layernorm(x)
-        with remade(normed, lambda: self.input_layernorm(x.detach())):
+        with recomputed_in_backward(normed, lambda: self.input_layernorm(x.detach())):
             attended = self.self_attn(normed, angles, attention)
         between, normed_between = self.pre_feedforward_layernorm.after_adding(
             x, self._scaled(self.post_attention_layernorm(attended))
         )
-        with remade(normed_between, lambda: self.pre_feedforward_layernorm(between.detach())):
+        with recomputed_in_backward(normed_between, lambda: self.pre_feedforward_layernorm(between.detach())):
             fed = self.mlp(normed_between)
         return between + self._scaled(self.post_feedforward_layernorm(fed))
 
@@ -203,15 +203,15 @@ class ParallelLayer(DecoderLayer):
     def forward(self, x: Tensor, angles: Angles | None, attention: Attention) -> Tensor:
         """One layer over `[tokens, dim]`."""
         normed = self.input_layernorm(x)
-        with remade(normed, lambda: self.input_layernorm(x.detach())):
+        with recomputed_in_backward(normed, lambda: self.input_layernorm(x.detach())):
             attended = self.self_attn(normed, angles, attention)
             fed = self.mlp(normed)
         return x + self._scaled(attended) + self._scaled(fed)
 
 
-LAYERS: dict[Block, type[DecoderLayer]] = {
-    Block.PRE: DecoderLayer,
-    Block.POST: PostNormLayer,
-    Block.SANDWICH: SandwichLayer,
-    Block.PARALLEL: ParallelLayer,
+LAYERS: dict[NormPlacement, type[DecoderLayer]] = {
+    NormPlacement.PRE: DecoderLayer,
+    NormPlacement.POST: PostNormLayer,
+    NormPlacement.SANDWICH: SandwichLayer,
+    NormPlacement.PARALLEL: ParallelLayer,
 }

@@ -1,7 +1,7 @@
-"""What a decoder is built from: linear layers, norms, the embedding, and who makes them.
+"""The modules of a decoder that hold weights: linear layers, norms and the embedding; and `Weights`, which makes them.
 
-Every tensor is asked for by its path from a `Weights`. That one argument decides how a weight is held (dense,
-quantised, trainable) and lets it be streamed from disk.
+A decoder asks a `Weights` for every tensor by its path. That one argument decides the form of a weight (dense,
+quantised, trainable), and can stream it from disk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from veneer.products import Frozen, LowRank, inputs, outputs, through
 
 
 class BaseLinear(Frozen, Protocol):
-    """What an adapter needs of the linear layer that it stands on (contract 1 in docs/design.md)."""
+    """A linear layer that an adapter can be put on (contract 1 in docs/design.md)."""
 
     in_features: int
     out_features: int
@@ -34,19 +34,19 @@ class BaseLinear(Frozen, Protocol):
 
 
 class Weights(Protocol):
-    """Makes the decoder's leaves; called once for every path."""
+    """Makes the modules and parameters of a decoder. Each path is asked for once."""
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
-        """A `BaseLinear` for `{path}.weight` (and `{path}.bias`)."""
+        """A `BaseLinear` with the weight `{path}.weight` (and the bias `{path}.bias`)."""
         ...
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
-        """A tensor of its own (embedding or norm) under its full name."""
+        """A parameter of any other module (embedding, norm, router), by its full name."""
         ...
 
 
 class DenseLinear(nn.Module):
-    """A float linear layer; frozen or trainable as its parameters say. Computes in the dtype of its input."""
+    """A float linear layer, frozen or trainable as its parameters are. It computes in the dtype of its input."""
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None):
         super().__init__()
@@ -55,7 +55,7 @@ class DenseLinear(nn.Module):
         self.bias = bias
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight `[out_features, in_features]` in `dtype`; no copy where it is stored so."""
+        """The weight `[out_features, in_features]` in `dtype`, without a copy where it has that dtype."""
         return self.weight.to(dtype)
 
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
@@ -75,7 +75,7 @@ class DenseLinear(nn.Module):
 
 
 class RmsNorm(nn.Module):
-    """RMS normalisation with a weight: the norm of most families, and what the others' derive from."""
+    """RMS normalisation with a weight: the norm of most families, and the base class of all norms."""
 
     def __init__(self, weight: nn.Parameter, eps: float):
         super().__init__()
@@ -83,7 +83,7 @@ class RmsNorm(nn.Module):
         self.eps = eps
 
     def of(self, weight: nn.Parameter, bias: nn.Parameter | None) -> Self:
-        """The same norm with other parameters."""
+        """A norm of this kind with other parameters."""
         return type(self)(weight, self.eps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class RmsNorm(nn.Module):
         return rms_norm(x, self.weight, self.eps)
 
     def after_adding(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """x + delta, and its norm."""
+        """The sum x + delta, and its norm."""
         return add_rms_norm(x, delta, self.weight, self.eps)
 
 
@@ -102,11 +102,11 @@ class WideNorm(RmsNorm):
     """A norm that is computed in float32 as a whole and rounded once.
 
     Args:
-        weight: `[dim]`, or `[heads, head_dim]` for a head each.
-        eps: added to the mean square.
-        bias: of the same shape.
-        centred: whether the mean is taken off first (LayerNorm).
-        offset: what the weight is counted from (1 for Gemma's).
+        weight: weight `[dim]`, or `[heads, head_dim]` with one row for each head.
+        eps: number that is added to the mean square.
+        bias: bias in the shape of the weight, or None.
+        centred: whether the mean is subtracted first (LayerNorm).
+        offset: number that is added to the weight (1 for Gemma).
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class WideNorm(RmsNorm):
         self.centred, self.offset = centred, offset
 
     def of(self, weight: nn.Parameter, bias: nn.Parameter | None) -> Self:
-        """The same norm with other parameters."""
+        """A norm of this kind with other parameters."""
         return type(self)(weight, self.eps, bias, centred=self.centred, offset=self.offset)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,13 +131,13 @@ class WideNorm(RmsNorm):
         return wide_norm(x, self.weight, self.bias, self.eps, centred=self.centred, offset=self.offset)
 
     def after_adding(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """x + delta, and its norm."""
+        """The sum x + delta, and its norm."""
         total = x + delta
         return total, self(total)
 
 
 def make_norm(kind: Norm, weights: Weights, path: str, shape: tuple[int, ...], eps: float) -> RmsNorm:
-    """The norm at `path`, its tensors asked for."""
+    """Make the norm at `path`, with tensors from `weights`."""
     weight = weights.parameter(f"{path}.weight", shape)
     if kind is Norm.RMS:
         return RmsNorm(weight, eps)
@@ -147,12 +147,12 @@ def make_norm(kind: Norm, weights: Weights, path: str, shape: tuple[int, ...], e
 
 
 class Embedding(nn.Module):
-    """Token embedding; its weight may also be the head's."""
+    """Token embedding. A tied head shares its weight."""
 
     def __init__(self, weight: nn.Parameter):
         super().__init__()
         self.weight = weight
 
     def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """Rows of the table, `[tokens]` to `[tokens, dim]` in `dtype`."""
+        """Look up token ids `[tokens]`: their rows, `[tokens, dim]` in `dtype`."""
         return functional.embedding(tokens, self.weight).to(dtype)

@@ -1,8 +1,8 @@
-"""What a mixture of experts is made of: how many, how they are chosen, what one computes.
+"""The specification of a mixture of experts: how many there are, how they are routed to, and what one computes.
 
-The feed-forward block of a layer is then a router and experts, of which each token meets `top_k`. Experts are linear
-layers as any others, by paths `{layer}.mlp.experts.{number}.gate_proj` (and `up_proj`, `down_proj`), however the files
-hold them; `veneer.io.experts` knows the spellings.
+The feed-forward block of a layer is a router and experts. The router sends each token to `top_k` experts. Experts are
+ordinary linear layers at the paths `{layer}.mlp.experts.{number}.gate_proj` (and `up_proj`, `down_proj`), whatever the
+files call them; `veneer.io.experts` translates.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any
 from veneer.errors import ModelError, listing
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
-"""The two parameters that transformers holds for all experts of a layer, and that an adapter has factors for."""
+"""The two parameters in which transformers holds all experts of a layer. An adapter has factors for each."""
 
 
 class Routing(Enum):
     """How the scores of the router become the experts' weights."""
 
     RENORMALISED = "renormalised"
-    """Softmax over all experts, the largest of it, divided by their sum (Mixtral: Jiang et al., 2024,
+    """Softmax over all experts; the `top_k` largest, divided by their sum (Mixtral: Jiang et al., 2024,
     arXiv:2401.04088)."""
     PLAIN = "plain"
-    """Softmax over all experts, the largest of it (Qwen3-MoE without `norm_topk_prob`)."""
+    """Softmax over all experts; the `top_k` largest as they are (Qwen3-MoE without `norm_topk_prob`)."""
     CHOSEN = "chosen"
-    """Softmax over the largest scores alone (gpt-oss)."""
+    """Softmax over the `top_k` largest scores alone (gpt-oss)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,56 +41,56 @@ class Clamp:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixtureSpec:
-    """Shapes and switches of a mixture's feed-forward blocks."""
+    """Sizes and switches of a mixture's feed-forward blocks."""
 
     experts: int
     top_k: int
     inner: int
-    """Width of one expert."""
+    """Inner width of one expert."""
     routing: Routing
     router: str = "gate"
-    """Name of the router in its block, as in transformers."""
+    """Name of the router module, as in transformers."""
     router_bias: bool = False
     bias: bool = False
     """Whether the experts' linear layers have biases."""
     clamp: Clamp | None = None
-    """How the product is gated; None means silu(gate) · up."""
+    """The gated product of gpt-oss; None means silu(gate) · up."""
     interleaved: bool = False
-    """Whether gate and up alternate, row by row, in the parameter that transformers holds; else gate stands first."""
+    """Whether the rows of gate and up alternate in transformers' parameter; otherwise all of gate comes first."""
     dense: frozenset[int] = frozenset()
-    """Numbers of the layers whose feed-forward block is an ordinary one."""
+    """Indices of the layers with an ordinary feed-forward block."""
 
     def outputs_of(self, parameter: str, hidden: int) -> int:
-        """Outputs of `GATE_UP` or `DOWN` of one expert."""
+        """Number of outputs of `GATE_UP` or `DOWN` of one expert."""
         return 2 * self.inner if parameter == GATE_UP else hidden
 
     def inputs_of(self, parameter: str, hidden: int) -> int:
-        """Inputs of `GATE_UP` or `DOWN` of one expert."""
+        """Number of inputs of `GATE_UP` or `DOWN` of one expert."""
         return hidden if parameter == GATE_UP else self.inner
 
     def layers(self, count: int) -> list[int]:
-        """Numbers of the layers that have experts, of `count` layers."""
+        """Indices of the layers that have experts, in a model of `count` layers."""
         return [layer for layer in range(count) if layer not in self.dense]
 
     def parameters(self, count: int) -> list[str]:
-        """Paths of the experts' parameters as transformers holds them, of `count` layers."""
+        """Paths of the experts' parameters in transformers, in a model of `count` layers."""
         return [f"model.layers.{n}.mlp.experts.{name}" for n in self.layers(count) for name in (GATE_UP, DOWN)]
 
     def routers(self, count: int) -> list[str]:
-        """Paths of the routers of `count` layers."""
+        """Paths of the routers, in a model of `count` layers."""
         return [f"model.layers.{layer}.mlp.{self.router}" for layer in self.layers(count)]
 
 
 def check_mixture(config: Mapping[str, Any], experts: str, inner: str) -> None:
-    """Refuse a mixture whose numbers cannot be.
+    """Refuse impossible numbers of a mixture.
 
     Args:
-        config: config.json.
-        experts: the setting that holds the number of experts.
-        inner: the setting that holds the width of one.
+        config: content of config.json.
+        experts: key of the number of experts.
+        inner: key of the inner width of one expert.
 
     Raises:
-        ModelError: naming every such setting.
+        ModelError: a number is impossible; every such key is named.
     """
     problems = []
     for key in (experts, inner, "num_experts_per_tok"):

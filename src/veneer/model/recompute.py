@@ -1,4 +1,4 @@
-"""What backward needs is kept, or made again: cheap tensors always, whole layers where memory asks for it."""
+"""Computing activations again in backward: cheap tensors always, whole layers (gradient checkpointing) on request."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ import torch
 from torch import Tensor, nn
 
 
-class _Remade:
-    """Stands in autograd's graph for a tensor that is made again once, for all the uses that were counted."""
+class _RecomputedTensor:
+    """Replaces a tensor in autograd's graph. Backward computes it again once, for all the uses that were counted."""
 
-    def __init__(self, tensor: Tensor, remake: Callable[[], Tensor]):
+    def __init__(self, tensor: Tensor, compute: Callable[[], Tensor]):
         self._address, self._shape = tensor.data_ptr(), tensor.shape
-        self._remake = remake
+        self._compute = compute
         self._uses = self._left = 0
         self._value: Tensor | None = None
 
-    def pack(self, saved: Tensor) -> Tensor | _Remade:
+    def pack(self, saved: Tensor) -> Tensor | _RecomputedTensor:
         if saved.data_ptr() != self._address or saved.shape != self._shape:
             return saved
         self._uses = self._left = self._uses + 1
         return self
 
-    def unpack(self, kept: Tensor | _Remade) -> Tensor:
+    def unpack(self, kept: Tensor | _RecomputedTensor) -> Tensor:
         if isinstance(kept, Tensor):
             return kept
-        value = self._value if self._value is not None else self._remake()
+        value = self._value if self._value is not None else self._compute()
         self._left -= 1
-        # The uses of one tensor follow each other closely in backward; after the last one nothing is held.
+        # The uses of one tensor follow each other closely in backward; after the last one nothing is kept.
         self._value = value if self._left else None
         self._left = self._left or self._uses
         return value
 
 
 @contextmanager
-def remade(tensor: Tensor, remake: Callable[[], Tensor]) -> Iterator[None]:
-    """Within the block, wherever autograd would keep `tensor` for backward, it keeps `remake` and calls it then.
+def recomputed_in_backward(tensor: Tensor, compute: Callable[[], Tensor]) -> Iterator[None]:
+    """Within the block autograd does not keep `tensor` for backward, but calls `compute` there.
 
-    For what one pass over tensors that are kept anyway gives back: a norm's output, a gated product. `remake` must
-    return the same values, and is called without gradients.
+    Use it for what one pass over tensors that are kept anyway can compute: a norm's output, a gated product. `compute`
+    must return equal values. It is called without gradients.
     """
     if not (torch.is_grad_enabled() and tensor.requires_grad):
-        # Nothing in front of it learns, so that what stands there is not kept either: it could not be made again.
+        # Nothing before it is trained, so that its inputs are not kept either: it could not be computed again.
         yield
         return
-    stand_in = _Remade(tensor, torch.no_grad()(remake))
+    stand_in = _RecomputedTensor(tensor, torch.no_grad()(compute))
     with torch.autograd.graph.saved_tensors_hooks(stand_in.pack, stand_in.unpack):
         yield
 
 
-class _Recomputed(torch.autograd.Function):
-    """y = layer(x, …), keeping x alone; backward runs the layer again."""
+class _RecomputedLayer(torch.autograd.Function):
+    """y = layer(x, …). Only x is kept; backward runs the layer again."""
 
     @staticmethod
     def forward(
@@ -82,23 +82,23 @@ class Recomputation:
     """Keep the input of each layer alone and run the layer again in backward (Chen et al., 2016, arXiv:1604.06174)."""
 
     generator: torch.Generator | None = None
-    """Where the layers draw their dropout masks; the second run must draw the same."""
+    """Generator of the layers' dropout masks. The second run draws the same masks."""
 
     def run(self, layer: nn.Module, x: Tensor, *rest: Any) -> Tensor:
-        """`layer(x, *rest)`; `rest` has no gradients."""
-        # A function of autograd sees what it is given: a trainable parameter of the layer stands for all of them, so
-        # that backward comes by even where x itself needs no gradient.
+        """Compute `layer(x, *rest)`. Gradients flow to x and to the layer's parameters, none to `rest`."""
+        # An autograd function only knows its arguments. One trainable parameter of the layer is among them, so that
+        # backward is called even where x itself needs no gradient.
         anchor = next((parameter for parameter in layer.parameters() if parameter.requires_grad), x)
-        result: Tensor = _Recomputed.apply(self, layer, anchor, x, rest)  # type: ignore[no-untyped-call]
+        result: Tensor = _RecomputedLayer.apply(self, layer, anchor, x, rest)  # type: ignore[no-untyped-call]
         return result
 
     def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        """What a layer's forward and its second run are put in; `torch.utils.checkpoint` asks for every layer."""
+        """Contexts of a layer's forward and of its second run, as `torch.utils.checkpoint` asks for them."""
         return nullcontext(), self.rewound(None if self.generator is None else self.generator.get_state())
 
     @contextmanager
     def rewound(self, state: Tensor | None) -> Iterator[None]:
-        """Within the block the generator goes on from `state`; behind it, from where it stood before."""
+        """Within the block the generator continues from `state`; afterwards from where it was before."""
         if self.generator is None or state is None:
             yield
             return

@@ -1,9 +1,10 @@
 """Rotary position embedding, rotate-half layout (the one of most Hugging Face checkpoints).
 
-A head of `dim` numbers is taken as `dim / 2` pairs (x[i], x[i + dim/2]); pair i of a token at position p is turned by
+A head of `dim` elements is `dim / 2` pairs (x[i], x[i + dim/2]). Pair i of a token at position p is rotated by
 the angle p · inv_freq[i] (Su et al., 2021, arXiv:2104.09864). Angles, sine and cosine are computed in float32: in
-bfloat16 a position above 256 would already be rounded. Where neighbours (x[2i], x[2i+1]) are the pairs, they are
-brought into halves and back; where only part of a head is turned, the rest passes through.
+bfloat16 a position above 256 would already be rounded. Where the pairs are
+neighbours (x[2i], x[2i+1]), they are reordered to halves and back. Where only part of a head is rotated, the rest
+passes through.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from veneer.model.shape import RopeKind, RopeLayout, RopeSpec
 
 
 def inverse_frequencies(rope: RopeSpec, head_dim: int, *, long: bool = False) -> Tensor:
-    """Angle per position of every pair, float32 `[turned / 2]`, scaling applied.
+    """Angle per position of every pair, float32 `[turned / 2]`, with the scaling applied.
 
     Llama 3's scaling divides long wavelengths by `factor`, keeps short ones, and blends between (the published
-    reference implementation of Llama 3.1; the same as in Hugging Face's `rope_type: llama3`).
+    reference implementation of Llama 3.1; Hugging Face's `rope_type: llama3`).
 
     Args:
         rope: base and scaling.
-        head_dim: numbers in a head, of which `rope.share` are turned.
-        long: LongRoPE's frequencies for texts beyond the trained context.
+        head_dim: elements of a head, of which the share `rope.share` is rotated.
+        long: whether to return LongRoPE's frequencies for texts beyond the trained context.
     """
     turned = rope.turned(head_dim)
     exponents = torch.arange(0, turned, 2, dtype=torch.int64).float() / turned
@@ -58,11 +59,11 @@ def inverse_frequencies(rope: RopeSpec, head_dim: int, *, long: bool = False) ->
 
 
 def _yarn_ramp(rope: RopeSpec, turned: int) -> Tensor:
-    """0 for pairs that turn fast and are kept, 1 for those that are divided, float32 `[turned / 2]` (Peng et al., 2023,
-    arXiv:2309.00071, section 3.2)."""
+    """0 for fast pairs, which are kept, to 1 for slow pairs, which are divided; float32 `[turned / 2]` (Peng et al.,
+    2023, arXiv:2309.00071, section 3.2)."""
 
     def pair(turns: float) -> float:
-        """The pair that makes so many turns over the trained context."""
+        """Index of the pair that makes so many turns over the trained context."""
         return turned * math.log(rope.original_max_positions / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
 
     low, high = pair(rope.beta_fast), pair(rope.beta_slow)
@@ -76,10 +77,10 @@ def _yarn_ramp(rope: RopeSpec, turned: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Angles:
-    """By how much every pair of every token is turned."""
+    """Rotation angles of every pair of every token."""
 
     cosine: Tensor
-    """Float32 `[tokens, turned / 2]`, times the amplitude."""
+    """Cosines times the amplitude, float32 `[tokens, turned / 2]`; `sine` likewise."""
     sine: Tensor
     layout: RopeLayout
     head_dim: int
@@ -102,8 +103,8 @@ class Rotary(nn.Module):
         """The angles of tokens.
 
         Args:
-            positions: int64 `[tokens]`.
-            lengths: of the text that each token is in, int64 `[tokens]`; LongRoPE asks for them.
+            positions: positions of the tokens, int64 `[tokens]`.
+            lengths: length of the text that each token is in, int64 `[tokens]`. LongRoPE needs them.
         """
         cosine, sine = rotation(positions, self.frequencies)
         if self.long_frequencies is not None and lengths is not None:
@@ -122,7 +123,7 @@ def rotation(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn each pair of `x` `[tokens, heads, head_dim]` by its angle, in float32 or wider and rounded once."""
+    """Rotate each pair of `x` `[tokens, heads, head_dim]` by its angle, in float32 or wider, and round once."""
     half = x.shape[-1] // 2
     wide = torch.promote_types(x.dtype, torch.float32)
     left, right = x[..., :half].to(wide), x[..., half:].to(wide)
@@ -131,7 +132,7 @@ def turn(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 
 
 def _kernels(x: Tensor, cosine: Tensor, sine: Tensor) -> Kernels | None:
-    """Kernels that can turn `x`; they read the angles as contiguous float32 beside it."""
+    """Kernels that can rotate `x`, or None. They need contiguous float32 angles on the device of `x`."""
     angles = (cosine, sine)
     if any(a.dtype != torch.float32 or a.device != x.device or not a.is_contiguous() for a in angles):
         return None
@@ -139,7 +140,7 @@ def _kernels(x: Tensor, cosine: Tensor, sine: Tensor) -> Kernels | None:
 
 
 class _Rotate(torch.autograd.Function):
-    """y = R x with R orthogonal, so dx = Rᵀ dy: the same turn with the sine negated. Nothing of x is kept."""
+    """y = R x with R orthogonal, so dx = Rᵀ dy: the rotation with the sine negated. x is not kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -156,13 +157,13 @@ class _Rotate(torch.autograd.Function):
 
 
 def apply_rotation(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn `x` `[tokens, heads, head_dim]` by the angles of `rotation`."""
+    """Rotate `x` `[tokens, heads, head_dim]` by the angles of `rotation`. It is differentiable."""
     result: Tensor = _Rotate.apply(x, cosine, sine)  # type: ignore[no-untyped-call]
     return result
 
 
 def turn_heads(x: Tensor, angles: Angles | None) -> Tensor:
-    """Turn `x` `[tokens, heads, head_dim]`; None turns nothing."""
+    """Rotate `x` `[tokens, heads, head_dim]`; None leaves it as it is."""
     if angles is None:
         return x
     turned = 2 * angles.cosine.shape[-1]

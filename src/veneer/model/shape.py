@@ -1,7 +1,7 @@
-"""What a decoder is made of: the choices that families differ in, as plain data.
+"""The specification of a decoder: the choices that model families differ in, as plain data.
 
-The decoder reads these and knows no family names; a family (`veneer.model.families`) is one function that fills them in
-from a `config.json`.
+The decoder reads a `DecoderSpec` and knows no family names. A family (`veneer.model.families`) is one function that
+makes a `DecoderSpec` from a `config.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class RopeKind(Enum):
 
 
 class RopeLayout(Enum):
-    """Which two numbers of a head are turned together."""
+    """Which two elements of a head are rotated together."""
 
     HALVES = "halves"
     """x[i] and x[i + dim/2]."""
@@ -48,21 +48,21 @@ class RopeSpec:
     high_freq_factor: float = 4.0
     original_max_positions: int = 8192
     factors: tuple[float, ...] = ()
-    """Of FACTORS, and of LONGROPE for texts within `original_max_positions`."""
+    """Divisors of FACTORS, and of LONGROPE for texts within `original_max_positions`."""
     long_factors: tuple[float, ...] = ()
-    """Of LONGROPE for longer texts."""
+    """Divisors of LONGROPE for longer texts."""
     amplitude: float = 1.0
-    """What cosine and sine are multiplied with (YaRN's and LongRoPE's attention factor)."""
+    """Factor of cosine and sine (YaRN's and LongRoPE's attention factor)."""
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     truncate: bool = True
     """Whether YaRN rounds the range that it blends over to whole pairs."""
     share: float = 1.0
-    """How much of a head is turned; the rest passes through."""
+    """The share of a head that is rotated (`partial_rotary_factor`). The rest passes through."""
     layout: RopeLayout = RopeLayout.HALVES
 
     def turned(self, head_dim: int) -> int:
-        """How many numbers of a head are turned."""
+        """Number of elements of a head that are rotated."""
         return int(head_dim * self.share)
 
 
@@ -81,7 +81,7 @@ class Norm(Enum):
     """round((x − mean) · rstd · w + b)."""
 
 
-class Block(Enum):
+class NormPlacement(Enum):
     """Where the norms of a decoder layer stand; the value names them, in checkpoint order."""
 
     PRE = ("input_layernorm", "post_attention_layernorm")
@@ -101,8 +101,8 @@ class Block(Enum):
         return cast(tuple[str, ...], self.value)
 
 
-class HeadNorm(Enum):
-    """Which norm queries and keys go through before they are turned."""
+class QkNorm(Enum):
+    """The norm of queries and keys before they are rotated (QK norm)."""
 
     NONE = "none"
     SHARED = "shared"
@@ -124,7 +124,7 @@ class Activation(Enum):
 
 
 class Projections(Enum):
-    """How the projections that read one input are stored, and adapted."""
+    """Whether projections with one input are separate layers or one fused layer, for storing and for adapters."""
 
     APART = "apart"
     """q_proj, k_proj, v_proj; gate_proj, up_proj."""
@@ -133,37 +133,37 @@ class Projections(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Mixing:
-    """How queries weigh keys: softmax(softcap(scale · q kᵀ)) within the window."""
+class AttentionSpec:
+    """How a layer attends: softmax(softcap(scale · q kᵀ)) over the keys within the window."""
 
     scale: float | None = None
-    """Of the scores; None is 1/√head_dim."""
+    """Scale of the scores; None means 1/√head_dim."""
     window: int | None = None
-    """How many keys a query sees, its own included; None: all before it."""
+    """Number of keys that a query sees, its own included; None means all before it."""
     softcap: float | None = None
-    """Scores s become c · tanh(s / c)."""
+    """The soft cap c: scores s become c · tanh(s / c). None means no cap."""
 
     def of(self, head_dim: int) -> float:
-        """The scale of heads of this size."""
+        """The scale of scores between heads of this size."""
         return head_dim**-0.5 if self.scale is None else self.scale
 
 
-PLAIN = Mixing()
-"""Causal attention as it is everywhere unless something else is said."""
+PLAIN = AttentionSpec()
+"""Plain causal attention, the default of every layer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerSpec:
-    """What one layer has of its own."""
+    """Attention and rotary positions of one layer."""
 
-    mixing: Mixing = PLAIN
+    attention_spec: AttentionSpec = PLAIN
     rope: RopeSpec | None
-    """None: queries and keys are not turned."""
+    """Rotary positions; None where queries and keys are not rotated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderSpec:
-    """Shapes and switches of one decoder."""
+    """Sizes and switches of one decoder."""
 
     model_type: str
     vocab_size: int
@@ -178,21 +178,21 @@ class DecoderSpec:
     attention_bias: bool = False
     """Whether q, k and v have biases."""
     output_bias: bool = False
-    """Whether the attention's output projection has one."""
+    """Whether the attention's output projection has a bias."""
     mlp_bias: bool = False
     max_positions: int
     """Longest context the model was trained for, in tokens."""
     norm: Norm = Norm.RMS
-    block: Block = Block.PRE
-    head_norm: HeadNorm = HeadNorm.NONE
-    head_norm_names: tuple[str, str] = ("q_norm", "k_norm")
+    norm_placement: NormPlacement = NormPlacement.PRE
+    qk_norm: QkNorm = QkNorm.NONE
+    qk_norm_names: tuple[str, str] = ("q_norm", "k_norm")
     activation: Activation = Activation.SILU
     projections: Projections = Projections.APART
     embedding_scale: float = 1.0
     embedding_scale_rounded: bool = False
     """Whether that scale is itself rounded to the compute dtype first."""
     residual_scale: float = 1.0
-    """What a block adds to the residual stream is multiplied with it."""
+    """Factor of what attention and feed-forward add to the residual stream."""
     scores: Scores = PLAIN_SCORES
     sinks: bool = False
     """Whether every head has a sink: a learned score that takes its share of the softmax and has no value."""
@@ -201,21 +201,23 @@ class DecoderSpec:
 
     @property
     def num_layers(self) -> int:
-        """How many decoder layers there are."""
+        """Number of decoder layers."""
         return len(self.layers)
 
     @cached_property
     def ropes(self) -> tuple[RopeSpec, ...]:
-        """The different rotary positions of the layers, in order of appearance."""
+        """The distinct rotary positions of the layers, in order of appearance."""
         return tuple(dict.fromkeys(layer.rope for layer in self.layers if layer.rope is not None))
 
     @property
     def rope(self) -> RopeSpec:
-        """The rotary positions of a model that has one kind of them; of several, those of the last layer."""
+        """The rotary positions of the last layer that has any."""
         return next(layer.rope for layer in reversed(self.layers) if layer.rope is not None)
 
     @property
     def by_length(self) -> bool:
-        """Whether a token's representation depends on how long its text becomes, so that texts cannot share a
-        beginning that is computed once."""
+        """Whether a token's state depends on the length of its whole text (LongRoPE).
+
+        Such texts cannot share a beginning that is computed once.
+        """
         return any(rope.kind is RopeKind.LONGROPE for rope in self.ropes)

@@ -1,6 +1,7 @@
-"""Which families there are, by the `model_type` of their `config.json`.
+"""The model families that veneer's own decoder computes, by the `model_type` of their `config.json`.
 
-A family is one function to a `DecoderSpec`; the decoder itself knows no family names (docs/adding-a-model.md).
+A family is one function that returns a `DecoderSpec`. The decoder itself knows no family names
+(docs/adding-a-model.md).
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ FAMILIES: dict[str, Callable[[Mapping[str, Any]], DecoderSpec]] = {
 
 
 def spec_from_hf(config: Mapping[str, Any]) -> DecoderSpec:
-    """The specification of the model that `config` (a `config.json`) describes.
+    """Specification of the model that a config.json describes.
 
     Raises:
         ModelError: the architecture is unknown, or the configuration is incomplete.

@@ -1,8 +1,8 @@
 """Attention within a window, or with capped scores, in torch's own operations.
 
-No fused kernel of torch caps scores, and a window as a mask tensor would cost its whole square. So every document is
-computed in blocks of query rows, each against the keys that it can see; backward computes a block's scores again, so
-that between forward and backward nothing is kept but queries, keys and values.
+No fused kernel of torch caps scores, and a window as a mask tensor would take memory of length². So each document is
+computed in blocks of query rows, each against the keys that it can see. Backward computes a block's scores again, so
+that only queries, keys and values are kept between forward and backward.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from veneer.model.shape import Mixing
+from veneer.model.shape import AttentionSpec
 from veneer.padding import pad_to_multiple
 
 BLOCK_ROWS = 256
-"""Query rows computed at a time: 32 heads against 2,048 keys are 67 MB of float32 scores."""
+"""Number of query rows that are computed at a time. With 32 heads and 2,048 keys their float32 scores are 67 MB."""
 
 
 def softcapped(scores: Tensor, softcap: float | None) -> Tensor:
@@ -27,36 +27,37 @@ def softcapped(scores: Tensor, softcap: float | None) -> Tensor:
 
 
 def softmax_beside(scores: Tensor, sinks: Tensor | None) -> Tensor:
-    """Softmax of `[…, keys]` beside sinks `[…, 1]`, of which each takes its share and has no value (gpt-oss,
-    arXiv:2508.10925)."""
+    """Softmax of scores `[…, keys]` and a sink `[…, 1]`, whose own share is dropped (gpt-oss, arXiv:2508.10925)."""
     if sinks is None:
         return torch.softmax(scores, dim=-1)
     own = sinks.to(scores.dtype).expand(*scores.shape[:-1], 1)
     return torch.softmax(torch.cat((scores, own), dim=-1), dim=-1)[..., :-1]
 
 
-def _block(queries: Tensor, keys: Tensor, values: Tensor, sinks: Tensor | None, before: int, mixing: Mixing) -> Tensor:
-    """One block: queries `[rows, heads, dim]` against keys and values `[seen, kv_heads, dim]`, of which `before` stand
-    in front of the first query's own.
+def _block(
+    queries: Tensor, keys: Tensor, values: Tensor, sinks: Tensor | None, before: int, attention_spec: AttentionSpec
+) -> Tensor:
+    """Attention of one block: queries `[rows, heads, dim]`, keys and values `[seen, kv_heads, dim]`.
 
-    Both are padded with zeros to few numbers of rows (`veneer.padding`): keys that stand behind every query, and
-    queries that nobody asks for.
+    `before` is the number of keys in front of the first query's own. Both are padded with zero rows so that there are
+    few different shapes (`veneer.padding`). Padded keys stand behind every query; the results of padded queries are
+    dropped.
     """
     wanted = len(queries)
     queries, keys, values = (_filled(x) for x in (queries, keys, values))
     rows, heads, dim = queries.shape
     kv_heads = keys.shape[1]
-    # The query heads of one key head side by side: [kv_heads, groups · rows, dim] against [kv_heads, dim, seen].
+    # The query heads of one key head are grouped: [kv_heads, groups · rows, dim] against [kv_heads, dim, seen].
     grouped = queries.view(rows, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3).reshape(kv_heads, -1, dim)
     scores = torch.matmul(grouped, keys.permute(1, 2, 0))
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * mixing.of(dim)
-    scores = softcapped(scores, mixing.softcap).view(kv_heads, -1, rows, len(keys))
-    # The queries that nobody asks for stand where the last one does: without a key to see they would be NaN.
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) * attention_spec.of(dim)
+    scores = softcapped(scores, attention_spec.softcap).view(kv_heads, -1, rows, len(keys))
+    # Padded queries get the position of the last real one: without a key to see they would be NaN.
     at = torch.arange(before, before + rows, device=queries.device).clamp_(max=before + wanted - 1)[:, None]
     column = torch.arange(len(keys), device=queries.device)[None, :]
     hidden = column > at
-    if mixing.window is not None:
-        hidden |= column <= at - mixing.window
+    if attention_spec.window is not None:
+        hidden |= column <= at - attention_spec.window
     beside = None if sinks is None else sinks.view(kv_heads, -1, 1, 1)
     weights = softmax_beside(scores.masked_fill(hidden, float("-inf")), beside).to(values.dtype)
     mixed = torch.matmul(weights.flatten(1, 2), values.transpose(0, 1))
@@ -64,19 +65,19 @@ def _block(queries: Tensor, keys: Tensor, values: Tensor, sinks: Tensor | None, 
 
 
 def _filled(x: Tensor) -> Tensor:
-    """`[tokens, heads, dim]`, with zeros behind."""
+    """`[tokens, heads, dim]` padded with zero rows at the end."""
     more = pad_to_multiple(len(x)) - len(x)
     return functional.pad(x, (0, 0, 0, 0, 0, more)) if more else x
 
 
 def _blocks(lengths: Sequence[int], shared: int, window: int | None) -> Iterator[tuple[slice, list[slice], int]]:
-    """Of every block: its queries, the spans of tokens whose keys it sees, and how many of these stand in front."""
+    """For each block: its queries, the spans of tokens whose keys it sees, and how many keys stand in front."""
     start = 0
     for number, length in enumerate(lengths):
         front = shared if number else 0
         for first in range(0, length, BLOCK_ROWS):
             last = min(first + BLOCK_ROWS, length)
-            # Positions in the text that the first row of the block still sees.
+            # The oldest position in the text that the first row of the block sees.
             oldest = 0 if window is None else max(0, front + first - window + 1)
             spans = [slice(oldest, front)] if oldest < front else []
             own = slice(start + max(0, oldest - front), start + last)
@@ -88,8 +89,8 @@ def _seen(x: Tensor, spans: list[slice]) -> Tensor:
     return x[spans[0]] if len(spans) == 1 else torch.cat([x[span] for span in spans])
 
 
-class _ByDocument(torch.autograd.Function):
-    """Keeps queries, keys and values."""
+class _AttentionByDocument(torch.autograd.Function):
+    """Attention in blocks. Only queries, keys and values are kept for backward."""
 
     @staticmethod
     def forward(
@@ -100,28 +101,28 @@ class _ByDocument(torch.autograd.Function):
         sinks: Tensor | None,
         lengths: tuple[int, ...],
         shared: int,
-        mixing: Mixing,
+        attention_spec: AttentionSpec,
     ) -> Tensor:
         ctx.save_for_backward(queries, keys, values, sinks)
-        ctx.lengths, ctx.shared, ctx.mixing = lengths, shared, mixing
+        ctx.lengths, ctx.shared, ctx.attention_spec = lengths, shared, attention_spec
         output = torch.empty_like(queries)
-        for own, spans, before in _blocks(lengths, shared, mixing.window):
-            output[own] = _block(queries[own], _seen(keys, spans), _seen(values, spans), sinks, before, mixing)
+        for own, spans, before in _blocks(lengths, shared, attention_spec.window):
+            output[own] = _block(queries[own], _seen(keys, spans), _seen(values, spans), sinks, before, attention_spec)
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         queries, keys, values, sinks = ctx.saved_tensors
-        # Sums over blocks: in float32, since bfloat16 would drop what is small beside the sum.
+        # Sums over blocks are float32, since bfloat16 would lose what is small beside the sum.
         wide = torch.promote_types(queries.dtype, torch.float32)
         grad_queries = torch.empty_like(queries)
         grad_keys, grad_values = (torch.zeros_like(x, dtype=wide) for x in (keys, values))
         own_sinks = None if sinks is None else sinks.detach().requires_grad_(ctx.needs_input_grad[3])
         grad_sinks = torch.zeros_like(sinks, dtype=wide) if ctx.needs_input_grad[3] else None
-        for own, spans, before in _blocks(ctx.lengths, ctx.shared, ctx.mixing.window):
+        for own, spans, before in _blocks(ctx.lengths, ctx.shared, ctx.attention_spec.window):
             leaves = [x.detach().requires_grad_() for x in (queries[own], _seen(keys, spans), _seen(values, spans))]
             with torch.enable_grad():
-                mixed = _block(leaves[0], leaves[1], leaves[2], own_sinks, before, ctx.mixing)
+                mixed = _block(leaves[0], leaves[1], leaves[2], own_sinks, before, ctx.attention_spec)
             if grad_sinks is not None and own_sinks is not None:
                 leaves.append(own_sinks)
             found = torch.autograd.grad(mixed, leaves, grads[0][own])
@@ -138,25 +139,25 @@ class _ByDocument(torch.autograd.Function):
         return grad_queries, grad_keys.to(keys.dtype), grad_values.to(values.dtype), last, None, None, None
 
 
-def mixed_by_document(
+def attention_by_document(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
     lengths: Sequence[int],
     shared: int,
-    mixing: Mixing,
+    attention_spec: AttentionSpec,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """Causal attention within documents, each query within its window, its scores capped; differentiable.
+    """Causal attention within documents, with a window, a soft cap and sinks where given. It is differentiable.
 
     Args:
-        queries: `[tokens, heads, head_dim]`.
-        keys, values: `[tokens, kv_heads, head_dim]`.
-        lengths: tokens of each document, end to end.
-        shared: where above 0, document 0 has so many tokens and is the common beginning that all the others see.
-        mixing: scale, window and soft-cap.
-        sinks: `[heads]`, where heads have them.
+        queries: query vectors `[tokens, heads, head_dim]`.
+        keys, values: key and value vectors `[tokens, kv_heads, head_dim]`.
+        lengths: number of tokens of each document, end to end.
+        shared: where above 0, document 0 has so many tokens and is the common beginning that all others see.
+        attention_spec: scale, window and soft cap.
+        sinks: learned scores `[heads]`, or None.
     """
-    arguments = (queries, keys, values, sinks, tuple(lengths), shared, mixing)
-    result: Tensor = _ByDocument.apply(*arguments)  # type: ignore[no-untyped-call]
+    arguments = (queries, keys, values, sinks, tuple(lengths), shared, attention_spec)
+    result: Tensor = _AttentionByDocument.apply(*arguments)  # type: ignore[no-untyped-call]
     return result

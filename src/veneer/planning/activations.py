@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Factors, Variant
-from veneer.model.shape import Block, DecoderSpec, HeadNorm, Norm, Projections
+from veneer.model.shape import DecoderSpec, Norm, NormPlacement, Projections, QkNorm
 from veneer.native.library import MIN_DIM_MULTIPLE
 from veneer.planning.mixture import has_experts, kept_by_experts
 from veneer.planning.setup import BatchShape, Setup
@@ -46,25 +46,25 @@ def _stages(setup: Setup, tokens: int, *, experts: bool) -> list[_Stage]:
     wide, inner = tokens * spec.hidden_size * size, tokens * spec.intermediate_size * size
     heads = 2 * spec.num_heads + 2 * spec.num_kv_heads  # q and the output, k and v
     mixed = tokens * spec.num_heads * spec.head_dim * size
-    fused, block = spec.projections is Projections.FUSED, spec.block
+    fused, placement = spec.projections is Projections.FUSED, spec.norm_placement
     first = ("qkv_proj",) if fused else ("q_proj", "k_proj", "v_proj")
     gates = ("gate_up_proj",) if fused else ("gate_proj", "up_proj")
     norm = wide + tokens * _statistics(spec)
-    before, between, behind = block.norms[:1], block.norms[1:2], block.norms[-1:]
+    before, between, behind = placement.norms[:1], placement.norms[1:2], placement.norms[-1:]
     attention = tokens * (heads * spec.head_dim * size + spec.num_heads * STATISTIC)
     if spec.head_dim % MIN_DIM_MULTIPLE:
         attention *= 2  # torch's kernel keeps padded copies
     attention += _kept_by_head_norms(setup, tokens)
-    own = () if spec.head_norm is HeadNorm.NONE else tuple(f"self_attn.{name}" for name in spec.head_norm_names)
+    own = () if spec.qk_norm is QkNorm.NONE else tuple(f"self_attn.{name}" for name in spec.qk_norm_names)
     mix, down = _Stage(own, ("o_proj",), attention, mixed), _Stage((), ("down_proj",), 2 * inner, inner)
-    if block is Block.POST:
+    if placement is NormPlacement.POST:
         read = [_Stage((), first, wide, wide), mix, _Stage(before, gates, norm + wide, wide), down]
         return [*read, _Stage(behind, (), norm)]
     front = [_Stage(before, first, norm, wide), mix]
-    if block is Block.PARALLEL:
+    if placement is NormPlacement.PARALLEL:
         return [*front, _Stage((), gates, 0, wide), down]
-    if block is Block.SANDWICH:
-        middle = [_Stage(between, (), norm), _Stage(block.norms[2:3], gates, norm, wide)]
+    if placement is NormPlacement.SANDWICH:
+        middle = [_Stage(between, (), norm), _Stage(placement.norms[2:3], gates, norm, wide)]
         return [*front, *middle, down, _Stage(behind, (), norm)]
     if experts:
         return [*front, _Stage(between, (), norm)]
@@ -79,10 +79,10 @@ def _statistics(spec: DecoderSpec) -> int:
 def _kept_by_head_norms(setup: Setup, tokens: int) -> int:
     """Queries and keys as they were, and the numbers of each of their rows."""
     spec = setup.spec
-    if spec.head_norm is HeadNorm.NONE:
+    if spec.qk_norm is QkNorm.NONE:
         return 0
     heads = spec.num_heads + spec.num_kv_heads
-    rows = 2 if spec.head_norm is HeadNorm.WIDTH else heads
+    rows = 2 if spec.qk_norm is QkNorm.WIDTH else heads
     statistics = _statistics(spec)
     return tokens * (heads * spec.head_dim * setup.dtype.itemsize + rows * statistics)
 
@@ -91,25 +91,25 @@ def kept_by_layer(setup: Setup, cut: BatchShape, layer: int, *, learned: bool) -
     """Bytes that one layer keeps. `learned`: whether anything in front of it is trained, so that its input has a
     gradient.
 
-    Of the norms' outputs and the gated product nothing is kept where they can be made again (`model.recompute.remade`),
-    which is everywhere but in front of the first thing that is trained.
+    Of the norms' outputs and the gated product nothing is kept where they can be made again
+    (`model.recompute.recomputed_in_backward`), which is everywhere but in front of the first thing that is trained.
     """
-    lines, tokens = setup.linears[layer], cut.tokens
+    linears, tokens = setup.linears[layer], cut.tokens
     learned = learned or setup.full
     total, experts = 0, has_experts(setup.spec, layer)
     for stage in _stages(setup, tokens, experts=experts):
         learned = learned or setup.learns_norm(*(f"model.layers.{layer}.{norm}" for norm in stage.norms))
-        ranked = any(lines[leaf].rank for leaf in stage.leaves)
+        ranked = any(linears[leaf].rank for leaf in stage.leaves)
         if learned:
             total += stage.kept
         elif (ranked and _keeps_inputs(setup) and not setup.lora.dropout) or any(
-            lines[leaf].saved for leaf in stage.leaves
+            linears[leaf].saved for leaf in stage.leaves
         ):
             total += stage.own_input
-        total += sum(_by_linear(setup, lines[leaf], tokens, learned=learned) for leaf in stage.leaves)
-        learned = learned or ranked or any(setup.learns(lines[leaf]) for leaf in stage.leaves)
+        total += sum(_by_linear(setup, linears[leaf], tokens, learned=learned) for leaf in stage.leaves)
+        learned = learned or ranked or any(setup.learns(linears[leaf]) for leaf in stage.leaves)
     if experts:
-        total += kept_by_experts(setup.spec, lines, tokens, setup.dtype.itemsize, learned=learned, full=setup.full)
+        total += kept_by_experts(setup.spec, linears, tokens, setup.dtype.itemsize, learned=learned, full=setup.full)
     return total
 
 
@@ -118,23 +118,25 @@ def _keeps_inputs(setup: Setup) -> bool:
     return setup.lora.factors is Factors.BOTH
 
 
-def _by_linear(setup: Setup, line: LinearShape, tokens: int, *, learned: bool) -> int:
+def _by_linear(setup: Setup, linear: LinearShape, tokens: int, *, learned: bool) -> int:
     """x Aᵀ of an adapter, with dropout its input and, where that has a gradient, the mask; under full fine-tuning in
     bfloat16 the weight as it was rounded for the product."""
     size = setup.dtype.itemsize
-    if setup.full or line.saved:
-        return line.weights * size if size < 4 else 0
-    if not line.rank:
+    if setup.full or linear.saved:
+        return linear.weights * size if size < 4 else 0
+    if not linear.rank:
         return 0
     copies = (1 if learned else 0) + (1 if _keeps_inputs(setup) else 0)
-    dropped = tokens * line.inputs * size * copies if setup.lora.dropout else 0
-    turned = tokens * line.outputs * size + 2 * STATISTIC * line.outputs if setup.lora.variant is Variant.DORA else 0
-    return tokens * line.width * size + dropped + turned + _joined(line)
+    dropped = tokens * linear.inputs * size * copies if setup.lora.dropout else 0
+    turned = (
+        tokens * linear.outputs * size + 2 * STATISTIC * linear.outputs if setup.lora.variant is Variant.DORA else 0
+    )
+    return tokens * linear.width * size + dropped + turned + _joined(linear)
 
 
-def _joined(line: LinearShape) -> int:
+def _joined(linear: LinearShape) -> int:
     """The pairs of factors, joined for the product with the pair that is subtracted."""
-    return STATISTIC * line.width * (line.inputs + line.outputs) if line.subtracted else 0
+    return STATISTIC * linear.width * (linear.inputs + linear.outputs) if linear.subtracted else 0
 
 
 def kept_outside(setup: Setup, cut: BatchShape) -> int:
@@ -180,10 +182,10 @@ def _kept_by_head(setup: Setup) -> int:
 def kept_activations(setup: Setup, cut: BatchShape, *, recompute: bool) -> int:
     """Bytes kept from forward to backward, all layers; with recomputation each layer keeps its input alone."""
     learned, total = setup.learns_in_front, kept_outside(setup, cut)
-    for number, lines in enumerate(setup.linears):
+    for number, linears in enumerate(setup.linears):
         stages = _stages(setup, 0, experts=has_experts(setup.spec, number))
         norms = (f"model.layers.{number}.{norm}" for stage in stages for norm in stage.norms)
-        adapted = any(setup.learns(line) for line in lines.values()) or setup.learns_norm(*norms)
+        adapted = any(setup.learns(linear) for linear in linears.values()) or setup.learns_norm(*norms)
         if not recompute:
             total += kept_by_layer(setup, cut, number, learned=learned)
         elif learned or adapted or setup.full:

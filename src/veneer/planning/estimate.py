@@ -82,17 +82,17 @@ def hf_linears(spec: HfSpec, lora: LoraSpec) -> list[dict[str, LinearShape]]:
     Raises:
         AdapterError: `lora` names what is not there.
     """
-    adapted = set(lora.targets([line.path for line in spec.adaptable]))
+    adapted = set(lora.targets([linear.path for linear in spec.adaptable]))
     return [
         {
-            line.path: LinearShape(
-                line.path,
-                line.inputs,
-                line.outputs,
-                bias=line.bias,
-                rank=lora.rank_of(line.path) if line.path in adapted else 0,
+            linear.path: LinearShape(
+                linear.path,
+                linear.inputs,
+                linear.outputs,
+                bias=linear.bias,
+                rank=lora.rank_of(linear.path) if linear.path in adapted else 0,
             )
-            for line in spec.linears
+            for linear in spec.linears
         }
     ]
 
@@ -126,19 +126,21 @@ def estimate(
         AdapterError: `lora` names what is not there.
         ConfigError: `quant` skips layers that there are not.
     """
-    lines = [line for layer in hf_linears(spec, lora) for line in layer.values()]
-    dense = frozenset(line.path for line in lines)
+    linears = [linear for layer in hf_linears(spec, lora) for linear in layer.values()]
+    dense = frozenset(linear.path for linear in linears)
     if quant is not None:
-        dense = skipped([line.path for line in lines], quant.skip_modules)
+        dense = skipped([linear.path for linear in linears], quant.skip_modules)
     base = dtype.itemsize * spec.others
-    for line in lines:
-        held = line.path in dense or quant is None
+    for linear in linears:
+        held = linear.path in dense or quant is None
         base += (
-            line.weights * dtype.itemsize if held else packed_bytes(line.outputs, line.inputs, quant or QuantSection())
+            linear.weights * dtype.itemsize
+            if held
+            else packed_bytes(linear.outputs, linear.inputs, quant or QuantSection())
         )
     runtime = resident() if device == "cpu" else GPU_START
-    trained = TRAINED_BYTES * sum(line.factors for line in lines)
-    kept = _kept(spec, lines, dtype)
+    trained = TRAINED_BYTES * sum(linear.factors for linear in linears)
+    kept = _kept(spec, linears, dtype)
 
     def option(tokens: int, recompute: bool) -> Estimate:
         return Estimate(
@@ -168,8 +170,10 @@ def _tokens(compute: ComputeSection, longest: int) -> list[int]:
     return list(dict.fromkeys((max(own, TYPICAL_TOKENS), own)))
 
 
-def _kept(spec: HfSpec, lines: list[LinearShape], dtype: torch.dtype) -> Callable[[BatchShape, bool], int]:
-    whole = LAYER_WIDTHS * spec.num_layers * spec.hidden_size + sum(line.inputs + line.outputs for line in lines)
+def _kept(spec: HfSpec, linears: list[LinearShape], dtype: torch.dtype) -> Callable[[BatchShape, bool], int]:
+    whole = LAYER_WIDTHS * spec.num_layers * spec.hidden_size + sum(
+        linear.inputs + linear.outputs for linear in linears
+    )
     recomputed = spec.num_layers * spec.hidden_size + whole // max(1, spec.num_layers)
 
     def kept(cut: BatchShape, recompute: bool) -> int:

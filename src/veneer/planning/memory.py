@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
+from mmap import PAGESIZE
 from pathlib import Path
-from resource import getpagesize
 
 from veneer.adapters.targets import HEAD, is_router
 from veneer.enums import Method, Products, Variant
 from veneer.losses import CHUNK_ROWS
-from veneer.model.shape import DecoderSpec, HeadNorm, Norm, Projections
+from veneer.model.shape import DecoderSpec, Norm, Projections, QkNorm
 from veneer.model.windowed import BLOCK_ROWS
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.activations import kept_activations, largest_layer
@@ -129,22 +129,22 @@ def resident() -> int:
         fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
     except OSError:
         return TYPICAL_START
-    return int(fields[1]) * getpagesize()
+    return int(fields[1]) * PAGESIZE
 
 
 def base_bytes(setup: Setup) -> int:
     """Bytes of all weights as the method holds them."""
     size = 4 if setup.full else setup.dtype.itemsize
     total = setup.other_weights * size
-    for line in chain.from_iterable(layer.values() for layer in setup.linears):
-        if line.experts:
+    for linear in chain.from_iterable(layer.values() for layer in setup.linears):
+        if linear.experts:
             continue
-        if setup.products is Products.INT8 and not is_router(line.path):
-            total += 2 * line.weights + 8 * (line.inputs + line.outputs)
-        elif line.path in setup.dense:
-            total += line.weights * size
+        if setup.products is Products.INT8 and not is_router(linear.path):
+            total += 2 * linear.weights + 8 * (linear.inputs + linear.outputs)
+        elif linear.path in setup.dense:
+            total += linear.weights * size
         else:
-            total += packed_bytes(line.outputs, line.inputs, setup.quant)
+            total += packed_bytes(linear.outputs, linear.inputs, setup.quant)
     return total
 
 
@@ -241,7 +241,7 @@ def _workspace(setup: Setup, cut: BatchShape) -> int:
     per_thread = (7 * width * spec.head_dim + 4 * ATTENTION_BLOCK * (spec.head_dim + width)) * 4
     scratch = 8 * (queries + cut.shared * cut.documents * spec.num_heads * spec.head_dim)
     attention = scratch + (2 * queries + 2 * keys) * size + 3 * wide + per_thread * setup.threads - 2 * inner
-    if spec.head_norm is not HeadNorm.NONE:
+    if spec.qk_norm is not QkNorm.NONE:
         attention += WIDE_ROWS * 4 * (queries + keys)
     attention += _by_document(spec, cut, 4 * keys)
     return max(feed_forward, attention)
@@ -259,9 +259,11 @@ def _longest_seen(spec: DecoderSpec, cut: BatchShape) -> int:
     """Keys of a block of queries at the most, where torch's own products make the attention; 0 where none does."""
     longest = cut.shared + cut.longest
     seen = [
-        longest if mixing.window is None else min(longest, mixing.window + BLOCK_ROWS)
-        for mixing in {layer.mixing for layer in spec.layers}
-        if spec.sinks or mixing.softcap is not None or (mixing.window is not None and mixing.window < longest)
+        longest if attention_spec.window is None else min(longest, attention_spec.window + BLOCK_ROWS)
+        for attention_spec in {layer.attention_spec for layer in spec.layers}
+        if spec.sinks
+        or attention_spec.softcap is not None
+        or (attention_spec.window is not None and attention_spec.window < longest)
     ]
     return max(seen, default=0)
 
@@ -289,14 +291,14 @@ def _compiled(setup: Setup, cut: BatchShape) -> int:
     if not setup.full and compiled():
         return 0
     products: set[tuple[str, int, int]] = set()
-    for line in setup.linears[0].values():
-        products |= {("forward", line.inputs, line.outputs), ("backward", line.outputs, line.inputs)}
+    for linear in setup.linears[0].values():
+        products |= {("forward", linear.inputs, linear.outputs), ("backward", linear.outputs, linear.inputs)}
         if setup.full:
-            products.add(("gradient", line.outputs, line.inputs))
-        if line.rank:
-            products |= {("x A", line.inputs, line.rank), ("B", line.rank, line.outputs)}
-            products |= {("dy B", line.outputs, line.rank), ("A", line.rank, line.inputs)}
-            products |= {("dA", line.rank, line.inputs), ("dB", line.outputs, line.rank)}
+            products.add(("gradient", linear.outputs, linear.inputs))
+        if linear.rank:
+            products |= {("x A", linear.inputs, linear.rank), ("B", linear.rank, linear.outputs)}
+            products |= {("dy B", linear.outputs, linear.rank), ("A", linear.rank, linear.inputs)}
+            products |= {("dA", linear.rank, linear.inputs), ("dB", linear.outputs, linear.rank)}
     chunks = 3 * min(8, cut.shapes)
     # Of a mixture every expert has a number of rows of its own.
     shapes = cut.shapes if setup.spec.mixture is None else max(cut.shapes, cut.tokens // PAD_TO_MULTIPLE_OF)
@@ -348,5 +350,5 @@ def _heap(setup: Setup, cut: BatchShape, moving: int, *, recompute: bool) -> int
         share = HEAP_SHARE_RECOMPUTED
     else:
         share = HEAP_SHARE_DORA if setup.lora.variant is Variant.DORA else HEAP_SHARE[setup.dtype.itemsize]
-    factors = 4 * sum(line.factors for line in chain.from_iterable(layer.values() for layer in setup.linears))
+    factors = 4 * sum(linear.factors for linear in chain.from_iterable(layer.values() for layer in setup.linears))
     return int(moving * share + factors * FACTORS_SHARE)

@@ -18,7 +18,7 @@ from veneer.planning.trained import LinearShape
 FLOAT, INDEX = 4, 8
 """Bytes of a float32 weight of routing, and of an int64 place."""
 ROUTER, OPENED, CLOSED = "router", f"experts.{GATE_UP}", f"experts.{DOWN}"
-"""Keys of the router's line, and of those that stand for parameters of all experts."""
+"""Keys of the router's linear layer, and of those that stand for parameters of all experts."""
 
 
 def has_experts(spec: DecoderSpec, layer: int) -> bool:
@@ -26,7 +26,7 @@ def has_experts(spec: DecoderSpec, layer: int) -> bool:
     return spec.mixture is not None and layer not in spec.mixture.dense
 
 
-def mixture_lines(
+def mixture_linears(
     spec: DecoderSpec, layer: int, lora: LoraSpec | None, adapted: Collection[str]
 ) -> dict[str, LinearShape]:
     """Router, experts, and the experts' parameters with the updates on them, of one layer.
@@ -44,15 +44,15 @@ def mixture_lines(
         return lora.rank_of(own) if lora is not None and own in adapted else 0
 
     router = f"{path}.{mixture.router}"
-    lines = {ROUTER: LinearShape(router, dim, mixture.experts, bias=mixture.router_bias, rank=rank(router))}
+    linears = {ROUTER: LinearShape(router, dim, mixture.experts, bias=mixture.router_bias, rank=rank(router))}
     sizes = {"gate_proj": (dim, mixture.inner), "up_proj": (dim, mixture.inner), "down_proj": (mixture.inner, dim)}
     for number in range(mixture.experts):
         for leaf, size in sizes.items():
             own = f"experts.{number}.{leaf}"
-            lines[own] = LinearShape(f"{path}.{own}", *size, bias=mixture.bias, rank=0)
+            linears[own] = LinearShape(f"{path}.{own}", *size, bias=mixture.bias, rank=0)
     updated = prefixes([name for name in (GATE_UP, DOWN) if rank(f"{path}.experts.{name}")])
     for name in (GATE_UP, DOWN):
-        lines[f"experts.{name}"] = LinearShape(
+        linears[f"experts.{name}"] = LinearShape(
             f"{path}.experts.{name}",
             mixture.inputs_of(name, dim),
             mixture.outputs_of(name, dim),
@@ -61,17 +61,17 @@ def mixture_lines(
             experts=mixture.experts,
             factors_at=f"{path}.experts.{updated.get(name, '')}".rstrip("."),
         )
-    return lines
+    return linears
 
 
 def kept_by_experts(
-    spec: DecoderSpec, lines: Mapping[str, LinearShape], tokens: int, size: int, *, learned: bool, full: bool
+    spec: DecoderSpec, linears: Mapping[str, LinearShape], tokens: int, size: int, *, learned: bool, full: bool
 ) -> int:
     """Bytes that the block keeps for backward, without the norm in front of it.
 
     Args:
         spec: of a decoder with a mixture.
-        lines: of the layer.
+        linears: of the layer.
         tokens: in the micro-batch.
         size: bytes of an activation.
         learned: whether the block's input has a gradient.
@@ -79,16 +79,16 @@ def kept_by_experts(
     """
     mixture, dim = spec.mixture, spec.hidden_size
     assert mixture is not None
-    rows, router = tokens * mixture.top_k, lines[ROUTER]
+    rows, router = tokens * mixture.top_k, linears[ROUTER]
     total = _routing(mixture, tokens) if learned or router.rank or full else 0
     if full:
         # What each expert's products read and make, its output before and after it is weighted, and the weights as
         # they are rounded for the products.
         total += rows * (INDEX + (dim + 3 * mixture.inner) * size + 2 * FLOAT * dim + FLOAT)
-        experts = [line for key, line in lines.items() if key.startswith("experts.") and not line.experts]
-        rounded = sum(line.weights for line in experts) * size + FLOAT * tokens * dim
+        experts = [linear for key, linear in linears.items() if key.startswith("experts.") and not linear.experts]
+        rounded = sum(linear.weights for linear in experts) * size + FLOAT * tokens * dim
         return total + (rounded if size < FLOAT else 0)
-    opened, closed = lines[OPENED].rank, lines[CLOSED].rank
+    opened, closed = linears[OPENED].rank, linears[CLOSED].rank
     if router.rank:
         total += tokens * router.rank * FLOAT + (tokens * dim * FLOAT if size < FLOAT else 0)
     if not learned and (opened or (router.rank and size == FLOAT)):

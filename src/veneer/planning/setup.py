@@ -20,7 +20,7 @@ from veneer.enums import Bias, Factors, Init, Method, OptimizerName, Products
 from veneer.load import linear_shapes, norm_shapes
 from veneer.model.shape import Norm
 from veneer.model.spec import DecoderSpec
-from veneer.planning.mixture import has_experts, mixture_lines, share_of_experts
+from veneer.planning.mixture import has_experts, mixture_linears, share_of_experts
 from veneer.planning.trained import LinearShape, Shape, by_adapter, by_full, by_linear, norm_paths
 from veneer.quant.schemes import skipped
 
@@ -52,10 +52,10 @@ def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, 
         )
     for number, own in enumerate(layers):
         if has_experts(spec, number):
-            own |= mixture_lines(spec, number, lora, adapted)
+            own |= mixture_linears(spec, number, lora, adapted)
     if lora is not None:
-        lines = [line for layer in layers for line in layer.values()]
-        lora.check_ranks({line.path: min(line.inputs, line.outputs) for line in lines if line.rank})
+        linears = [linear for layer in layers for linear in layer.values()]
+        lora.check_ranks({linear.path: min(linear.inputs, linear.outputs) for linear in linears if linear.rank})
     return layers
 
 
@@ -85,7 +85,7 @@ class Setup:
 
     def __post_init__(self) -> None:
         linears = decoder_linears(self.spec, None if self.full else self.lora)
-        paths = [line.path for layer in linears for line in layer.values() if not line.experts]
+        paths = [linear.path for layer in linears for linear in layer.values() if not linear.experts]
         object.__setattr__(self, "linears", linears)
         dense = skipped(paths, self.quant.skip_modules) if self.quantized else frozenset(paths)
         # A router is never quantised.
@@ -151,7 +151,7 @@ class Setup:
         """Which of embedding and head carry an update."""
         if self.full or self.lora.target_modules == ALL_LINEAR:
             return frozenset()
-        paths = [line.path for layer in self.linears for line in layer.values() if not is_router(line.path)]
+        paths = [linear.path for layer in self.linears for linear in layer.values() if not is_router(linear.path)]
         return frozenset(self.lora.targets(target_paths(paths, self.spec))) & {EMBEDDING, HEAD}
 
     @cached_property
@@ -184,20 +184,20 @@ class Setup:
     @cached_property
     def linear_weights(self) -> int:
         """Elements of all linear layers' weights, the head's left out."""
-        return sum(line.weights for layer in self.linears for line in layer.values())
+        return sum(linear.weights for layer in self.linears for linear in layer.values())
 
     @cached_property
     def met_weights(self) -> float:
         """Elements of them that a token is multiplied with: of a mixture those of the experts that it meets."""
-        lines = [line for layer in self.linears for line in layer.values()]
+        linears = [linear for layer in self.linears for linear in layer.values()]
         share = share_of_experts(self.spec)
-        return sum(line.weights * (share if ".experts." in line.path else 1.0) for line in lines)
+        return sum(linear.weights * (share if ".experts." in linear.path else 1.0) for linear in linears)
 
     @cached_property
     def met_adapter_weights(self) -> float:
         """The same of the adapter."""
-        lines = [line for layer in self.linears for line in layer.values()]
-        return self.adapter_weights - sum(line.factors for line in lines if line.experts) * (
+        linears = [linear for layer in self.linears for linear in layer.values()]
+        return self.adapter_weights - sum(linear.factors for linear in linears if linear.experts) * (
             1 - share_of_experts(self.spec)
         )
 
@@ -210,7 +210,7 @@ class Setup:
     def other_weights(self) -> int:
         """Elements that are in no matrix of the layers: embedding, a head of its own, norms, biases."""
         spec = self.spec
-        biases = sum(line.outputs for layer in self.linears for line in layer.values() if line.bias)
+        biases = sum(linear.outputs for layer in self.linears for linear in layer.values() if linear.bias)
         norms = sum(prod(shape) for shape in norm_shapes(spec).values())
         return self.head_weights * (1 if spec.tied_head else 2) + norms + biases
 
@@ -231,13 +231,13 @@ class Setup:
         """Elements of an adapter: those that are trained, A where it is not, and pairs that are subtracted."""
         if self.full:
             return 0
-        lines = [line for layer in self.linears for line in layer.values()]
-        still = sum(line.rank * line.inputs for line in lines) if self.lora.factors is Factors.B else 0
-        return self.trained_weights + still + sum(line.factors for line in lines if line.subtracted)
+        linears = [linear for layer in self.linears for linear in layer.values()]
+        still = sum(linear.rank * linear.inputs for linear in linears) if self.lora.factors is Factors.B else 0
+        return self.trained_weights + still + sum(linear.factors for linear in linears if linear.subtracted)
 
-    def learns(self, line: LinearShape) -> bool:
+    def learns(self, linear: LinearShape) -> bool:
         """Whether anything of a linear layer is trained."""
-        return self.full or any(True for _ in by_linear(line, self.lora))
+        return self.full or any(True for _ in by_linear(linear, self.lora))
 
     def saves(self, *paths: str) -> bool:
         """Whether any of the modules is trained whole beside an adapter."""
@@ -251,13 +251,13 @@ class Setup:
     @property
     def largest_matrix(self) -> int:
         """Elements of the largest linear layer's weight."""
-        return max(line.weights for layer in self.linears for line in layer.values())
+        return max(linear.weights for layer in self.linears for linear in layer.values())
 
     @cached_property
     def largest_packed(self) -> int:
         """Elements of the largest weight that is held quantised; 0 where none is."""
-        lines = [line for layer in self.linears for line in layer.values() if line.weights]
-        sizes = [line.weights for line in lines if line.path not in self.dense]
+        linears = [linear for layer in self.linears for linear in layer.values() if linear.weights]
+        sizes = [linear.weights for linear in linears if linear.path not in self.dense]
         return max(sizes, default=0)
 
 

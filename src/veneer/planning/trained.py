@@ -57,26 +57,26 @@ def norm_paths(spec: DecoderSpec) -> list[str]:
     return list(dict.fromkeys(name.rpartition(".")[0] for name in norm_shapes(spec) if not name.endswith(".sinks")))
 
 
-def by_linear(line: LinearShape, lora: LoraSpec) -> Iterator[tuple[str, Shape]]:
+def by_linear(linear: LinearShape, lora: LoraSpec) -> Iterator[tuple[str, Shape]]:
     """What an adapter trains of one linear layer, or of the head."""
-    if line.saved:
-        yield from _whole(line)
+    if linear.saved:
+        yield from _whole(linear)
         return
-    if line.experts:
-        if line.rank:
-            yield f"{line.factors_at}.lora_A.weight", (line.rank * line.experts, line.inputs)
-            yield f"{line.factors_at}.lora_B.weight", (line.outputs, line.rank * line.experts)
+    if linear.experts:
+        if linear.rank:
+            yield f"{linear.factors_at}.lora_A.weight", (linear.rank * linear.experts, linear.inputs)
+            yield f"{linear.factors_at}.lora_B.weight", (linear.outputs, linear.rank * linear.experts)
         return
-    if line.rank:
+    if linear.rank:
         if lora.factors is Factors.BOTH:
-            yield f"{line.path}.lora_A.weight", (line.rank, line.inputs)
-        yield f"{line.path}.lora_B.weight", (line.outputs, line.rank)
+            yield f"{linear.path}.lora_A.weight", (linear.rank, linear.inputs)
+        yield f"{linear.path}.lora_B.weight", (linear.outputs, linear.rank)
         if lora.factor_bias:
-            yield f"{line.path}.lora_B.bias", (line.outputs,)
+            yield f"{linear.path}.lora_B.bias", (linear.outputs,)
         if lora.variant is Variant.DORA:
-            yield f"{line.path}.{MAGNITUDE}", (line.outputs,)
-    if line.bias and (lora.bias is Bias.ALL or (lora.bias is Bias.LORA_ONLY and line.rank)):
-        yield f"{line.path}.bias", (line.outputs,)
+            yield f"{linear.path}.{MAGNITUDE}", (linear.outputs,)
+    if linear.bias and (lora.bias is Bias.ALL or (lora.bias is Bias.LORA_ONLY and linear.rank)):
+        yield f"{linear.path}.bias", (linear.outputs,)
 
 
 def by_adapter(
@@ -97,8 +97,8 @@ def by_adapter(
         yield f"{EMBEDDING}.lora_embedding_B", (dim, rank)
         if lora.variant is Variant.DORA:
             yield f"{EMBEDDING}.{MAGNITUDE}", (dim,)
-    for line in chain.from_iterable(layer.values() for layer in linears):
-        yield from by_linear(line, lora)
+    for linear in chain.from_iterable(layer.values() for layer in linears):
+        yield from by_linear(linear, lora)
     if HEAD in updated:
         yield from by_linear(LinearShape(HEAD, dim, vocab, False, lora.rank_of(HEAD)), lora)
     tables: dict[str, Shape] = {f"{path}.weight": (vocab, dim) for path in (EMBEDDING, HEAD)}
@@ -114,16 +114,16 @@ def by_full(spec: DecoderSpec, linears: Sequence[dict[str, LinearShape]]) -> Ite
     """Every weight of the model; a tied head's once."""
     shape = (spec.vocab_size, spec.hidden_size)
     yield f"{EMBEDDING}.weight", shape
-    for line in chain.from_iterable(layer.values() for layer in linears):
-        yield from _whole(line)
+    for linear in chain.from_iterable(layer.values() for layer in linears):
+        yield from _whole(linear)
     if not spec.tied_head:
         yield f"{HEAD}.weight", shape
     yield from norm_shapes(spec).items()
 
 
-def _whole(line: LinearShape) -> Iterator[tuple[str, Shape]]:
-    if line.experts:
+def _whole(linear: LinearShape) -> Iterator[tuple[str, Shape]]:
+    if linear.experts:
         return
-    yield f"{line.path}.weight", (line.outputs, line.inputs)
-    if line.bias:
-        yield f"{line.path}.bias", (line.outputs,)
+    yield f"{linear.path}.weight", (linear.outputs, linear.inputs)
+    if linear.bias:
+        yield f"{linear.path}.bias", (linear.outputs,)

@@ -21,7 +21,7 @@ from veneer.errors import ConfigError
 from veneer.hardware import resolve_dtype
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import Holding, load_model, refuse_training
+from veneer.load import WeightForm, load_model, refuse_training
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel, ModelSpec
 from veneer.model.spec import DecoderSpec
@@ -97,7 +97,7 @@ def build(
     if config.backend is Backend.HF:
         theirs = load_hf(
             origin,
-            holding=HOLDINGS[config.method],
+            form=HOLDINGS[config.method],
             dtype=resolve_dtype(config.compute.dtype, device),
             device=device,
             quant=config.quant,
@@ -110,14 +110,14 @@ def build(
     return model, adapter_on(model, config, origin, tokenizer, measured_directions(config, rows, model))
 
 
-HOLDINGS = {Method.LORA: Holding.FROZEN, Method.QLORA: Holding.QUANTIZED, Method.FULL: Holding.TRAINABLE}
+HOLDINGS = {Method.LORA: WeightForm.FROZEN, Method.QLORA: WeightForm.QUANTIZED, Method.FULL: WeightForm.TRAINABLE}
 
 
 def base_model(config: RunConfig, origin: Checkpoint, device: torch.device) -> CausalLM:
     """The model as the run's method holds it, on veneer's own decoder."""
     return load_model(
         origin,
-        holding=HOLDINGS[config.method],
+        form=HOLDINGS[config.method],
         dtype=resolve_dtype(config.compute.dtype, device),
         device=device,
         products=config.compute.products,

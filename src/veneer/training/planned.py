@@ -20,7 +20,7 @@ from veneer.io.checkpoint import describe
 from veneer.io.model_files import recorded_dtype
 from veneer.io.prequantised import described_quantisation
 from veneer.load import linear_paths, refuse_training
-from veneer.model.hf_skeleton import HfSpec, skeleton
+from veneer.model.hf_skeleton import HfSpec, make_skeleton
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.planning.choose import device_bytes, limit_of
 from veneer.planning.estimate import Estimate, estimate, hf_linears
@@ -197,7 +197,7 @@ def estimate_of(config: RunConfig, device: str, expected: Expected) -> Estimate 
     place = resolve_device(device) if here else torch.device("cuda")
     total = device_bytes(place) if here else card(device).memory
     dtype = resolve_dtype(config.compute.dtype, place) if here else torch.bfloat16
-    spec = skeleton(model.config, dtype).spec
+    spec = make_skeleton(model.config, dtype).spec
     source = None
     count, completion, longest = expected.rows, expected.rows * expected.tokens, expected.longest
     if config.data.file != NO_FILE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from veneer.model.families.fields import Config, activation, alike, number, rope, sizes, switch
-from veneer.model.shape import Block, DecoderSpec, HeadNorm, Norm, RopeLayout
+from veneer.model.shape import DecoderSpec, Norm, NormPlacement, QkNorm, RopeLayout
 from veneer.products import Scores
 
 
@@ -19,8 +19,8 @@ def cohere(config: Config) -> DecoderSpec:
         attention_bias=bias,
         output_bias=bias,
         norm=Norm.LAYER,
-        block=Block.PARALLEL,
-        head_norm=HeadNorm.OWN if own else HeadNorm.NONE,
+        norm_placement=NormPlacement.PARALLEL,
+        qk_norm=QkNorm.OWN if own else QkNorm.NONE,
         activation=activation(config),
         scores=Scores(scale=number(config, "logit_scale", 0.0625)),
     )

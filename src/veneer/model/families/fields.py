@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from veneer.errors import ModelError, listing
-from veneer.model.shape import PLAIN, Activation, LayerSpec, Mixing, RopeKind, RopeLayout, RopeSpec
+from veneer.model.shape import PLAIN, Activation, AttentionSpec, LayerSpec, RopeKind, RopeLayout, RopeSpec
 
 Config = Mapping[str, Any]
 
@@ -299,7 +299,7 @@ def layer_types(config: Config, default: Iterable[str]) -> list[str]:
     return list(types)
 
 
-def windowed(types: Sequence[str], size: int | None, mixing: Mixing = PLAIN) -> list[Mixing]:
+def windowed(types: Sequence[str], size: int | None, attention_spec: AttentionSpec = PLAIN) -> list[AttentionSpec]:
     """How each layer mixes: those that slide within a window of `size`.
 
     Raises:
@@ -307,10 +307,10 @@ def windowed(types: Sequence[str], size: int | None, mixing: Mixing = PLAIN) -> 
     """
     if SLIDING in types and size is None:
         raise ModelError(f"layer_types has {SLIDING!r}, but no sliding_window is set; give its size")
-    small = Mixing(mixing.scale, size, mixing.softcap)
-    return [small if name == SLIDING else mixing for name in types]
+    small = AttentionSpec(attention_spec.scale, size, attention_spec.softcap)
+    return [small if name == SLIDING else attention_spec for name in types]
 
 
-def alike(config: Config, rotary: RopeSpec | None, mixing: Mixing = PLAIN) -> tuple[LayerSpec, ...]:
+def alike(config: Config, rotary: RopeSpec | None, attention_spec: AttentionSpec = PLAIN) -> tuple[LayerSpec, ...]:
     """Layers that are all the same."""
-    return (LayerSpec(mixing=mixing, rope=rotary),) * int(config["num_hidden_layers"])
+    return (LayerSpec(attention_spec=attention_spec, rope=rotary),) * int(config["num_hidden_layers"])

@@ -20,7 +20,7 @@ from veneer.model.families.fields import (
     window,
     windowed,
 )
-from veneer.model.shape import Block, DecoderSpec, HeadNorm, LayerSpec, Mixing, Norm, RopeSpec
+from veneer.model.shape import AttentionSpec, DecoderSpec, LayerSpec, Norm, NormPlacement, QkNorm, RopeSpec
 from veneer.products import Scores
 
 
@@ -64,7 +64,7 @@ def gemma3(config: Config) -> DecoderSpec:
     softcaps = (None, _softcap(config, "final_logit_softcapping", None))
     # transformers 5.24 reads attn_logit_softcapping of Gemma 3 and does not use it: no published model sets it.
     refuse(config, {"attn_logit_softcapping": (None,)})
-    return _gemma(config, shape, types, ropes, softcaps, HeadNorm.SHARED)
+    return _gemma(config, shape, types, ropes, softcaps, QkNorm.SHARED)
 
 
 def _softcap(config: Config, key: str, default: float | None) -> float | None:
@@ -77,23 +77,23 @@ def _gemma(
     types: list[str],
     ropes: dict[str, RopeSpec],
     softcaps: tuple[float | None, float | None],
-    head_norm: HeadNorm = HeadNorm.NONE,
+    qk_norm: QkNorm = QkNorm.NONE,
 ) -> DecoderSpec:
     refuse(config, {"use_bidirectional_attention": (None, False)})
     bias = switch(config, "attention_bias", False)
-    mixing = Mixing(scale=number(config, "query_pre_attn_scalar", 256) ** -0.5, softcap=softcaps[0])
+    attention_spec = AttentionSpec(scale=number(config, "query_pre_attn_scalar", 256) ** -0.5, softcap=softcaps[0])
     return DecoderSpec(
         **shape,
         layers=tuple(
-            LayerSpec(mixing=one, rope=ropes[name])
-            for one, name in zip(windowed(types, window(config, 4096), mixing), types, strict=True)
+            LayerSpec(attention_spec=one, rope=ropes[name])
+            for one, name in zip(windowed(types, window(config, 4096), attention_spec), types, strict=True)
         ),
         tied_head=switch(config, "tie_word_embeddings", True),
         attention_bias=bias,
         output_bias=bias,
         norm=Norm.RMS_AROUND_ONE,
-        block=Block.SANDWICH,
-        head_norm=head_norm,
+        norm_placement=NormPlacement.SANDWICH,
+        qk_norm=qk_norm,
         activation=activation(config, "hidden_activation", "gelu_pytorch_tanh"),
         embedding_scale=shape["hidden_size"] ** 0.5,
         embedding_scale_rounded=True,

@@ -19,7 +19,7 @@ from veneer.model.families.fields import (
     window,
     windowed,
 )
-from veneer.model.shape import Activation, DecoderSpec, HeadNorm, LayerSpec, Mixing
+from veneer.model.shape import Activation, AttentionSpec, DecoderSpec, LayerSpec, QkNorm
 from veneer.products import Scores
 
 
@@ -61,7 +61,7 @@ def mistral(config: Config) -> DecoderSpec:
         )
     return DecoderSpec(
         **shape,
-        layers=alike(config, rope(config, shape["head_dim"]), Mixing(window=size)),
+        layers=alike(config, rope(config, shape["head_dim"]), AttentionSpec(window=size)),
         tied_head=switch(config, "tie_word_embeddings", False),
         activation=_silu(config),
     )
@@ -89,7 +89,7 @@ def qwen3(config: Config) -> DecoderSpec:
         tied_head=switch(config, "tie_word_embeddings", False),
         attention_bias=bias,
         output_bias=bias,
-        head_norm=HeadNorm.SHARED,
+        qk_norm=QkNorm.SHARED,
         activation=_silu(config),
     )
 
@@ -103,7 +103,7 @@ def _from_some_layer_on(config: Config, head_dim: int) -> tuple[LayerSpec, ...]:
     layers = range(int(config["num_hidden_layers"]))
     types = layer_types(config, (SLIDING if size is not None and layer >= first else FULL for layer in layers))
     rotary = rope(config, head_dim)
-    return tuple(LayerSpec(mixing=mixing, rope=rotary) for mixing in windowed(types, size))
+    return tuple(LayerSpec(attention_spec=attention_spec, rope=rotary) for attention_spec in windowed(types, size))
 
 
 def smollm3(config: Config) -> DecoderSpec:
@@ -124,8 +124,8 @@ def smollm3(config: Config) -> DecoderSpec:
     return DecoderSpec(
         **shape,
         layers=tuple(
-            LayerSpec(mixing=mixing, rope=rotary if value else None)
-            for mixing, value in zip(windowed(types, size), turned, strict=False)
+            LayerSpec(attention_spec=attention_spec, rope=rotary if value else None)
+            for attention_spec, value in zip(windowed(types, size), turned, strict=False)
         ),
         tied_head=switch(config, "tie_word_embeddings", True),
         attention_bias=bias,
@@ -139,10 +139,10 @@ def granite(config: Config) -> DecoderSpec:
     """Granite: four multipliers, of the embedding, the residual stream, attention's scores and the logits."""
     refuse(config, {"position_embedding_type": ("rope", None)})
     shape, bias = sizes(config), switch(config, "attention_bias", False)
-    mixing = Mixing(scale=number(config, "attention_multiplier", 1.0))
+    attention_spec = AttentionSpec(scale=number(config, "attention_multiplier", 1.0))
     return DecoderSpec(
         **shape,
-        layers=alike(config, rope(config, shape["head_dim"]), mixing),
+        layers=alike(config, rope(config, shape["head_dim"]), attention_spec),
         tied_head=switch(config, "tie_word_embeddings", False),
         attention_bias=bias,
         output_bias=bias,

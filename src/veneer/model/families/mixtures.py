@@ -25,7 +25,7 @@ from veneer.model.families.fields import (
 )
 from veneer.model.families.llama import llama
 from veneer.model.mixture import Clamp, MixtureSpec, Routing, check_mixture
-from veneer.model.shape import DecoderSpec, HeadNorm, LayerSpec, Mixing, Norm
+from veneer.model.shape import AttentionSpec, DecoderSpec, LayerSpec, Norm, QkNorm
 
 
 def mixtral(config: Config) -> DecoderSpec:
@@ -35,7 +35,7 @@ def mixtral(config: Config) -> DecoderSpec:
     return replace(
         base,
         **sizes(config, kv_heads=8),
-        layers=alike(config, rope(config, base.head_dim, theta=1_000_000.0), Mixing(window=window(config))),
+        layers=alike(config, rope(config, base.head_dim, theta=1_000_000.0), AttentionSpec(window=window(config))),
         attention_bias=False,
         output_bias=False,
         mixture=MixtureSpec(
@@ -66,8 +66,8 @@ def qwen3_moe(config: Config) -> DecoderSpec:
     base = llama(config)
     return replace(
         base,
-        layers=alike(config, base.rope, Mixing(window=size)),
-        head_norm=HeadNorm.SHARED,
+        layers=alike(config, base.rope, AttentionSpec(window=size)),
+        qk_norm=QkNorm.SHARED,
         mlp_bias=False,
         mixture=MixtureSpec(
             experts=config[experts],
@@ -87,7 +87,10 @@ def gpt_oss(config: Config) -> DecoderSpec:
     rotary = rope(config, shape["head_dim"], theta=150_000.0)
     return DecoderSpec(
         **shape,
-        layers=tuple(LayerSpec(mixing=mixing, rope=rotary) for mixing in windowed(types, window(config, 128))),
+        layers=tuple(
+            LayerSpec(attention_spec=attention_spec, rope=rotary)
+            for attention_spec in windowed(types, window(config, 128))
+        ),
         tied_head=switch(config, "tie_word_embeddings", False),
         attention_bias=bias,
         output_bias=bias,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from veneer.model.families.fields import Config, activation, alike, refuse, rope, sizes, switch
-from veneer.model.shape import Block, DecoderSpec, HeadNorm, Norm
+from veneer.model.shape import DecoderSpec, Norm, NormPlacement, QkNorm
 
 
 def olmo2(config: Config) -> DecoderSpec:
@@ -17,7 +17,7 @@ def olmo2(config: Config) -> DecoderSpec:
         attention_bias=bias,
         output_bias=bias,
         norm=Norm.RMS_ONCE,
-        block=Block.POST,
-        head_norm=HeadNorm.WIDTH,
+        norm_placement=NormPlacement.POST,
+        qk_norm=QkNorm.WIDTH,
         activation=activation(config),
     )

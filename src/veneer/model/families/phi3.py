@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from veneer.model.families.fields import Config, activation, alike, refuse, rope, sizes, switch, window
-from veneer.model.shape import DecoderSpec, Mixing, Projections, RopeKind
+from veneer.model.shape import AttentionSpec, DecoderSpec, Projections, RopeKind
 
 
 def phi3(config: Config) -> DecoderSpec:
@@ -16,7 +16,7 @@ def phi3(config: Config) -> DecoderSpec:
     rotary = rope(settings, shape["head_dim"], share=1.0, kinds=(RopeKind.DEFAULT, RopeKind.LONGROPE, RopeKind.FACTORS))
     return DecoderSpec(
         **shape,
-        layers=alike(config, rotary, Mixing(window=window(config))),
+        layers=alike(config, rotary, AttentionSpec(window=window(config))),
         tied_head=switch(config, "tie_word_embeddings", False),
         projections=Projections.FUSED,
         activation=activation(config),

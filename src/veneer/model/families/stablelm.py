@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from veneer.model.families.fields import Config, activation, alike, rope, sizes, switch
-from veneer.model.shape import Block, DecoderSpec, HeadNorm, Norm
+from veneer.model.shape import DecoderSpec, Norm, NormPlacement, QkNorm
 
 
 def stablelm(config: Config) -> DecoderSpec:
@@ -16,8 +16,8 @@ def stablelm(config: Config) -> DecoderSpec:
         tied_head=switch(config, "tie_word_embeddings", False),
         attention_bias=switch(config, "use_qkv_bias", False),
         norm=Norm.LAYER_BIAS,
-        block=Block.PARALLEL if switch(config, "use_parallel_residual", False) else Block.PRE,
-        head_norm=HeadNorm.OWN_MODULES if own else HeadNorm.NONE,
-        head_norm_names=("q_layernorm", "k_layernorm"),
+        norm_placement=NormPlacement.PARALLEL if switch(config, "use_parallel_residual", False) else NormPlacement.PRE,
+        qk_norm=QkNorm.OWN_MODULES if own else QkNorm.NONE,
+        qk_norm_names=("q_layernorm", "k_layernorm"),
         activation=activation(config),
     )

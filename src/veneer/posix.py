@@ -1,0 +1,49 @@
+"""What only POSIX systems (Linux, macOS) offer, and what is said elsewhere: on Windows no run can be started.
+
+The modules behind these functions do not exist on Windows. They are imported when they are needed, so that the help,
+the version and `veneer doctor` work there too.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import IO, NoReturn
+
+from veneer.errors import OutputError
+
+
+def lock_file(file: IO[str]) -> None:
+    """Take the exclusive lock of an open file, until it is closed or the process ends.
+
+    Raises:
+        BlockingIOError: another process has the lock.
+        OSError: the file system has no locks.
+        OutputError: the operating system has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError as error:
+        _refuse("file locks (flock)", error)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has had resident so far, in bytes.
+
+    Raises:
+        OutputError: the operating system does not count it.
+    """
+    try:
+        import resource
+    except ImportError as error:
+        _refuse("a count of a process's memory (getrusage)", error)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts kilobytes, macOS bytes.
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def _refuse(lacking: str, error: ImportError) -> NoReturn:
+    raise OutputError(
+        f"this system ({sys.platform}) has no {lacking}, which veneer's runs need. "
+        "Use Linux or macOS; on Windows use the Windows Subsystem for Linux (WSL)."
+    ) from error
