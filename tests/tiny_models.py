@@ -131,13 +131,13 @@ def saved_for_backward(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, Te
         found[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
-    pack_of = recompute_module._Remade.pack
+    pack_of = recompute_module._RecomputedTensor.pack
 
     def listening(self: Any, tensor: Tensor) -> Any:
         kept = pack_of(self, tensor)
         return note(kept) if isinstance(kept, Tensor) else kept
 
     with monkeypatch.context() as patch:
-        patch.setattr(recompute_module._Remade, "pack", listening)
+        patch.setattr(recompute_module._RecomputedTensor, "pack", listening)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             yield found
