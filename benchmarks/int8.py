@@ -24,7 +24,7 @@ from veneer.adapters.inject import inject
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.data.batches import MicroBatch, pack
-from veneer.data.chat import encode_all
+from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products
 from veneer.io.checkpoint import Checkpoint, open_checkpoint

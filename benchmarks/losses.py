@@ -27,7 +27,7 @@ from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
 from veneer.charts import Series, line_chart
-from veneer.data.chat import encode_all
+from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
 from veneer.io.checkpoint import open_checkpoint

@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from veneer.config import QuantSection
-from veneer.data.chat import Example, encode_all
+from veneer.data.chat import Example
+from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
 from veneer.evaluation.scoring import RowScore, row_losses

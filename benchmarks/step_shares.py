@@ -17,7 +17,7 @@ from peers.launch import BUILD, choose_data, write_rows
 from torch.profiler import ProfilerActivity, profile
 
 from veneer.data.batches import pack
-from veneer.data.chat import encode_all
+from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products
 from veneer.io.checkpoint import open_checkpoint

@@ -20,7 +20,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from veneer.config import RunConfig, override, parse
-from veneer.data.chat import Example, encode_all
+from veneer.data.chat import Example
+from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

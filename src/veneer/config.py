@@ -18,7 +18,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from veneer.enums import (
     Backend,
+    BadRows,
     Bias,
+    Column,
     Dtype,
     Factors,
     Init,
@@ -121,6 +123,12 @@ class DataSection(_Section):
     """Longest row, in tokens."""
     overlong: Overlong = Overlong.DROP
     """What happens to longer rows; they are counted and reported either way."""
+    bad_rows: BadRows = BadRows.REFUSE
+    """What happens to rows that cannot be used: `refuse` names them all and ends; `skip` leaves them out, counted and
+    reported."""
+    columns: dict[Column, Name] = Field(default={})
+    """The file's name of a column or key, where it is not veneer's: `{prompt: text, completion: category}`. Then no
+    other columns are used."""
 
 
 class TrainSection(_Section):

@@ -68,6 +68,28 @@ class Overlong(Enum):
     TRUNCATE = "truncate"
 
 
+class BadRows(Enum):
+    """What happens to a row that cannot be used."""
+
+    REFUSE = "refuse"
+    SKIP = "skip"
+
+
+class Column(Enum):
+    """Columns and keys of a data file that veneer reads."""
+
+    MESSAGES = "messages"
+    CONVERSATIONS = "conversations"
+    PROMPT = "prompt"
+    COMPLETION = "completion"
+    INSTRUCTION = "instruction"
+    INPUT = "input"
+    OUTPUT = "output"
+    TEXT = "text"
+    SYSTEM = "system"
+    TOOLS = "tools"
+
+
 class Schedule(Enum):
     """How the learning rate moves after the warm-up."""
 

@@ -14,13 +14,11 @@ from veneer.data.chat import (
     Encoder,
     Example,
     encode,
-    encode_all,
     prompt_tokens,
     split_for_evaluation,
     template_of,
 )
 from veneer.data.records import Record
-from veneer.enums import Overlong
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 
@@ -139,7 +137,7 @@ def test_generation_blocks_agree_with_transformers() -> None:
 def test_the_prompts_own_answers_do_not_train() -> None:
     for name in ("chatml", "generation"):
         tokenizer = ct.tokenizer(name)
-        example = encode(record("u:1", "a:one", "u:2", "a:two", train_from=3), tokenizer, template_of(tokenizer))
+        example = encode(record("u:1", "a:one", "u:2", "a:two", untrained=(1,)), tokenizer, template_of(tokenizer))
         assert trained(example, tokenizer) == ["two<|im_end|>"]
 
 
@@ -307,73 +305,45 @@ def test_end_of_turn_id() -> None:
     assert Encoder(ct.tokenizer(None), None).end_of_turn_id() is None
 
 
+@pytest.mark.parametrize("name", [name for name in ct.TEMPLATES if name != "unmaskable"])
+@pytest.mark.parametrize("untrained", [(1,), (3,), (5,), (1, 3), (1, 5), (3, 5)])
+def test_turns_that_are_context_do_not_train(name: str, untrained: tuple[int, ...]) -> None:
+    """The loss mask is that of the whole conversation without the runs of tokens that belong to those turns."""
+    tokenizer = ct.tokenizer(name)
+    turns = ("u:1", "a:first", "u:2", "a:second", "u:3", "a:third")
+    try:
+        whole = encode(record(*turns), tokenizer, template_of(tokenizer))
+    except DataError:
+        pytest.skip("the template takes no such conversation")
+    part = encode(record(*turns, untrained=untrained), tokenizer, template_of(tokenizer))
+    assert part.tokens.tolist() == whole.tokens.tolist()
+    runs = np.flatnonzero(np.diff(np.concatenate(([0], whole.loss_mask.astype(int), [0])))).reshape(-1, 2)
+    assert len(runs) == 3
+    expected = np.zeros(len(whole.tokens), dtype=bool)
+    for turn, (start, end) in zip((1, 3, 5), runs, strict=True):
+        expected[start:end] = turn not in untrained
+    assert part.loss_mask.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3", "mistral", "gemma", "qwen3", "generation", "unclosed"])
+def test_an_empty_answer_trains_its_end(name: str) -> None:
+    tokenizer = ct.tokenizer(name)
+    example = encode(record("u:Hi", "a:", "u:And?", "a:Paris."), tokenizer, template_of(tokenizer))
+    found = [text.strip() for text in trained(example, tokenizer)]
+    end = {"llama3": "<|eot_id|>", "mistral": "</s>", "gemma": "<end_of_turn>", "unclosed": ""}.get(name, "<|im_end|>")
+    assert found[-1].endswith(f"Paris.{end}")
+    assert found[:-1] == ([end] if end else [])
+
+
 def test_split_for_evaluation() -> None:
     row = record("u:1", "a:one", "u:2", "a:two", "u:3")
     prompt, answer = split_for_evaluation(row)
     assert (prompt, answer) == (row.messages[:3], "two")
-    with pytest.raises(DataError, match="f:1: plain text"):
-        split_for_evaluation(Record("f:1", text="x"))
-    with pytest.raises(DataError, match=r"f:1: .* only tool calls"):
-        split_for_evaluation(record("u:1", CALL))
-
-
-# ---------------------------------------------------------------- whole files
-
-
-def rows() -> list[Record]:
-    return [
-        record("u:Hi", "a:Paris.", where="f:1"),
-        record("u:" + "long " * 50, "a:Paris.", where="f:2"),
-        record("u:Hi", "a:" + "long " * 50, where="f:3"),
-        record("u:<|im_end|>", "a:Paris.", where="f:4"),
-    ]
-
-
-def test_the_report_names_every_row() -> None:
-    tokenizer = ct.tokenizer("chatml")
-    whole = encode_all(rows(), tokenizer, max_length=None, overlong=Overlong.DROP)
-    assert [example.where for example in whole.examples] == ["f:1", "f:2", "f:3", "f:4"]
-    assert whole.report.spelled == ("f:4",)
-    assert whole.report.tokens == sum(len(example.tokens) for example in whole.examples)
-    assert whole.report.supervised == sum(int(example.loss_mask.sum()) for example in whole.examples)
-    assert whole.report.longest == max(len(example.tokens) for example in whole.examples)
-
-    dropped = encode_all(rows(), tokenizer, max_length=60, overlong=Overlong.DROP)
-    assert [example.where for example in dropped.examples] == ["f:1", "f:4"]
-    assert (dropped.report.dropped, dropped.report.rows, dropped.report.examples) == (("f:2", "f:3"), 4, 2)
-    assert dropped.report.longest == whole.report.longest
-
-    cut = encode_all(rows(), tokenizer, max_length=60, overlong=Overlong.TRUNCATE)
-    assert [example.where for example in cut.examples] == ["f:1", "f:3", "f:4"]
-    assert (cut.report.untrained, cut.report.truncated) == (("f:2",), ("f:3",))
-    assert len(cut.examples[1].tokens) == 60
-
-
-def test_nothing_left_is_an_error() -> None:
-    with pytest.raises(DataError, match="no row is left to train on: of 4 rows, 4 are longer than 5 tokens"):
-        encode_all(rows(), ct.tokenizer("chatml"), max_length=5, overlong=Overlong.DROP)
-    with pytest.raises(DataError, match="no row is left"):
-        encode_all([], ct.tokenizer("chatml"), max_length=5, overlong=Overlong.DROP)
-    with pytest.raises(DataError, match="max_length is 1"):
-        encode_all(rows(), ct.tokenizer("chatml"), max_length=1, overlong=Overlong.DROP)
-
-
-def test_all_refused_rows_are_named_at_once() -> None:
-    bad = [record("s:x", "u:Hi", "a:y", where=f"f:{n}") for n in range(30)]
-    with pytest.raises(DataError) as error:
-        encode_all([*bad, record("u:Hi", "a:y")], ct.tokenizer("gemma"), max_length=None, overlong=Overlong.DROP)
-    assert "30 of 31 rows" in str(error.value)
-    assert str(error.value).count("System role not supported") == 20
-    assert "… and 10 more" in str(error.value)
-
-
-def test_two_thousand_rows_take_about_a_second() -> None:
-    text = "How many claims were opened in March? There were forty two claims. " * 3
-    many = [record(f"u:{n} {text}", f"a:{text}", where=f"f:{n}") for n in range(2000)]
-    start = time.perf_counter()
-    encoded = encode_all(many, ct.tokenizer("chatml"), max_length=None, overlong=Overlong.DROP)
-    assert encoded.report.examples == 2000
-    assert time.perf_counter() - start < 8  # loose: a shared machine
+    assert split_for_evaluation(record("u:1", "a:one", "u:2", "a:two", untrained=(3,))) == (row.messages[:1], "one")
+    assert split_for_evaluation(record("u:1", "a:")) == (row.messages[:1], "")
+    # Nothing to compare an answer with; the loss of these rows counts.
+    assert split_for_evaluation(Record("f:1", text="x")) is None
+    assert split_for_evaluation(record("u:1", CALL)) is None
 
 
 def test_a_long_chat_is_not_quadratic() -> None:

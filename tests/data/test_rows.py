@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tiny import rows, run_config, write_rows
 from veneer.data.records import read_records
 from veneer.data.rows import load_rows, split
+from veneer.errors import DataError
 from veneer.io.checkpoint import open_checkpoint
 
 
@@ -54,3 +57,25 @@ def test_runs_of_several_seeds_are_evaluated_on_the_same_rows(
     configs = [run_config(tiny_model, tiny_data, tmp_path, "data.held_out=0.3", f"train.seed={n}") for n in (0, 1)]
     rows = [load_rows(config.data, tokenizer, print) for config in configs]
     assert rows[0].digest() == rows[1].digest()
+
+
+def test_rows_that_cannot_be_used_are_left_out_where_asked(tiny_model: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", [*rows(4), {"text": 5}, *rows(2, seed=3)])
+    other = write_rows(tmp_path / "eval.jsonl", [*rows(2, seed=5), {"messages": []}])
+    tokenizer = open_checkpoint(tiny_model).tokenizer()
+    config = run_config(tiny_model, data, tmp_path, f"data.eval_file={other}")
+    with pytest.raises(DataError, match=f"{data}:5: text must be a string"):
+        load_rows(config.data, tokenizer, print)
+    notes: list[str] = []
+    config = run_config(tiny_model, data, tmp_path, f"data.eval_file={other}", "data.bad_rows=skip")
+    found = load_rows(config.data, tokenizer, notes.append)
+    assert (len(found.train), len(found.eval)) == (6, 2)
+    assert [problem.where for problem in found.skipped] == [f"{data}:5", f"{other}:3"]
+    assert sum("cannot be used and are left out" in note for note in notes) == 2
+
+
+def test_columns_are_mapped_and_the_others_named(tiny_model: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rows.csv"
+    data.write_text("text,category,id\nWhere is it?,parcel,1\nWho is it?,crate,2\n")
+    notes = notes_of(tiny_model, data, tmp_path, "data.columns={prompt: text, completion: category}")
+    assert f"{data}: these columns or keys are not used: 'id' (2 rows)" in notes

@@ -16,7 +16,7 @@ from veneer.config import ComputeSection
 from veneer.data.records import read_records
 from veneer.enums import Dtype, Method
 from veneer.errors import AdapterError, DataError
-from veneer.evaluation.run import EXTRA_TOKENS, evaluate, evaluate_rows, prepare
+from veneer.evaluation.run import EXTRA_TOKENS, evaluate, evaluate_rows, prepare, score_rows
 from veneer.events import Event, Result, StageProgress
 from veneer.generation import Sampling
 from veneer.training.run import train
@@ -115,6 +115,23 @@ def test_text_rows_have_a_loss_and_no_answer(tiny_model: Path, tmp_path: Path) -
     assert report.samples == []
 
 
+def test_a_row_that_ends_in_a_call_counts_by_its_loss(tiny_model: Path, tmp_path: Path) -> None:
+    call = {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {}}}]}
+    asked = {"role": "user", "content": "a parcel"}
+    rows = [{"messages": [asked, call]}, {"prompt": "a parcel", "completion": "is late"}]
+    report = evaluate(str(tiny_model), write_rows(tmp_path / "t.jsonl", rows), compute=FLOAT32)
+    assert report.rows == 2
+    assert [sample.reference for sample in report.samples] == ["is late"]
+    assistant = open_assistant(str(tiny_model), compute=FLOAT32)
+    prepared = prepare(assistant, read_records(tmp_path / "t.jsonl"))
+    assert [question is None for question in prepared.questions] == [True, False]
+    scores = score_rows(assistant, prepared)
+    assert [score.answer is None for score in scores] == [True, False]
+    assert all(score.supervised > 0 for score in scores)
+    sums = sum(score.loss_sum for score in scores) / sum(score.supervised for score in scores)
+    assert next(one.value for one in report.base if one.name == "loss") == pytest.approx(sums, rel=1e-5)
+
+
 def test_rows_of_both_kinds_are_scored_for_what_they_have(tiny_model: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "t.jsonl", [{"text": "a parcel is late"}, *rows(2), {"text": "blue"}])
     report = evaluate(str(tiny_model), data, compute=FLOAT32, max_new_tokens=3)
@@ -160,9 +177,8 @@ def test_what_cannot_be_evaluated_is_refused(adapter: Path, tiny_model: Path, ti
         evaluate(str(tiny_model), tiny_data, adapter=tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         evaluate(str(tiny_model), tmp_path / "absent.jsonl")
-    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {}}}
-    tool_only = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]}
-    data = write_rows(tmp_path / "t.jsonl", [*rows(1), tool_only, tool_only])
+    reserved = {"prompt": "x\U0010f000", "completion": "y"}
+    data = write_rows(tmp_path / "t.jsonl", [*rows(1), reserved, reserved])
     with pytest.raises(DataError) as caught:
         evaluate(str(tiny_model), data, compute=FLOAT32)
     assert "2 of 3 rows cannot be encoded" in str(caught.value)

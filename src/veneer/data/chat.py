@@ -9,7 +9,7 @@ found is spans.py's subject; a token trains if and only if its first character i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,7 @@ from veneer.data.escape import Guarded, Specials
 from veneer.data.records import Message, Record
 from veneer.data.spans import Span, TurnFinder
 from veneer.data.template import ChatTemplate
-from veneer.enums import Overlong
-from veneer.errors import DataError, listing
+from veneer.errors import DataError
 
 if TYPE_CHECKING:
     from veneer.io.tokenizer import Tokenizer
@@ -65,42 +64,6 @@ class Trace:
     """Whether the row spells a control token, which is ordinary text then."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncodeReport:
-    """What `encode_all` did, completely: every row is either in the examples or named here."""
-
-    rows: int
-    """Rows given."""
-    examples: int
-    """Rows that became examples."""
-    tokens: int
-    """Tokens of all examples."""
-    supervised: int
-    """Targets of all examples."""
-    longest: int
-    """Tokens of the longest row as given, before anything was cut."""
-    longest_where: str
-    max_length: int | None
-    dropped: tuple[str, ...]
-    """Where the rows are that were left out because they were longer than `max_length`."""
-    truncated: tuple[str, ...]
-    """Where the rows are that were cut to `max_length` (and still train)."""
-    untrained: tuple[str, ...]
-    """Where the rows are that were left out because no target remained."""
-    spelled: tuple[str, ...]
-    """Where the rows are that spell a special token, which was made ordinary text."""
-    notes: tuple[str, ...]
-    """What the user should know about the template or tokenizer."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
-    """The examples of a file, and the account of how they came about."""
-
-    examples: list[Example]
-    report: EncodeReport
-
-
 class Encoder:
     """Encodes with one tokenizer and one template; what it learns about the template is kept for all rows.
 
@@ -131,13 +94,7 @@ class Encoder:
             DataError: as `encode`.
         """
         try:
-            if record.text is not None:
-                return self._trace_text(record.text, record.where)
-            if self._finder is not None:
-                return self._trace_chat(record, self._finder)
-            if record.prompt is not None and record.completion is not None:
-                return self._trace_pair(record.prompt, record.completion, record.where)
-            raise DataError(_NO_TEMPLATE)
+            return self._trace(record)
         except DataError as error:
             raise DataError(f"{record.where}: {error}") from error
 
@@ -178,9 +135,18 @@ class Encoder:
                 notes.append(f"the chat template has no generation prompt; {shape.unprompted!r} is used as one")
         return tuple(notes)
 
+    def _trace(self, record: Record) -> Trace:
+        if record.text is not None:
+            return self._trace_text(record.text, record.where)
+        if self._finder is not None:
+            return self._trace_chat(record, self._finder)
+        if record.prompt is not None and record.completion is not None:
+            return self._trace_pair(record.prompt, record.completion, record.where)
+        raise DataError(_NO_TEMPLATE)
+
     def _trace_chat(self, record: Record, finder: TurnFinder) -> Trace:
         chat: Guarded = self._specials.guard(record.messages, record.tools)
-        text, spans = finder.find(chat, record.train_from)
+        text, spans = finder.find(chat, record.untrained)
         ids, offsets, moved, text = self._tokenise(text, chat.changed, spans)
         return _trace(ids, _supervised(offsets, moved), record.where, text, offsets, moved, chat.changed)
 
@@ -266,112 +232,23 @@ def prompt_tokens(
     return Encoder(tokenizer, template).prompt_tokens(messages, tools)
 
 
-def split_for_evaluation(record: Record) -> tuple[tuple[Message, ...], str]:
-    """The turns before a conversation's last assistant turn, and that turn's content: the reference answer.
-
-    Raises:
-        DataError: the record is plain text, or its last assistant turn only calls tools.
-    """
-    turns = [index for index, message in enumerate(record.messages) if message["role"] == "assistant"]
-    if not turns:
-        raise DataError(f"{record.where}: plain text has no answer to compare with; evaluate on conversations")
-    last = turns[-1]
-    answer = record.messages[last].get("content")
-    if not isinstance(answer, str) or not answer:
-        raise DataError(f"{record.where}: the last assistant turn has no text, only tool calls")
-    return record.messages[:last], answer
-
-
-def encode_all(
-    records: Iterable[Record], tokenizer: Tokenizer, *, max_length: int | None, overlong: Overlong
-) -> Encoded:
-    """Encode every record with the tokenizer's own chat template.
-
-    Args:
-        records: at least one.
-        tokenizer: the model's.
-        max_length: tokens that an example may have, all counted; None sets no limit.
-        overlong: whether longer rows are left out or cut to their first `max_length` tokens.
+def split_for_evaluation(record: Record) -> tuple[tuple[Message, ...], str] | None:
+    """Split a conversation for evaluation: the turns before its last assistant turn, and the text of that turn, which
+    is the reference answer. Turns that are marked as context only are passed over.
 
     Returns:
-        The examples in the records' order, and a report that names every row that is cut or missing.
-
-    Raises:
-        DataError: rows that the template refuses (one error names all of them), or nothing is left to train on.
+        None where there is no text to compare with: a plain text, or a last turn that only calls tools. The loss of
+        such a row still counts.
     """
-    if max_length is not None and max_length < 2:
-        raise DataError(f"max_length is {max_length}; at least 2 tokens are needed, one to predict from the other")
-    encoder = Encoder(tokenizer, template_of(tokenizer))
-    tally = _Tally(max_length, overlong)
-    problems: list[str] = []
-    for record in records:
-        try:
-            trace = encoder.trace(record)
-        except DataError as error:
-            problems.append(str(error))
-        else:
-            tally.add(trace.example, trace.spelled)
-    if problems:
-        total = len(problems) + tally.rows
-        raise DataError(f"{len(problems)} of {total} rows cannot be encoded:\n{listing(problems)}")
-    report = tally.report(encoder.notes())
-    if not tally.examples:
-        raise DataError(
-            f"no row is left to train on: of {report.rows} rows, {len(report.dropped)} are longer than "
-            f"{max_length} tokens (the longest has {report.longest}) and {len(report.untrained)} have nothing that "
-            "trains; raise max_length or shorten the rows"
-        )
-    return Encoded(tally.examples, report)
-
-
-class _Tally:
-    """Applies `max_length` and counts."""
-
-    def __init__(self, max_length: int | None, overlong: Overlong) -> None:
-        self.examples: list[Example] = []
-        self.rows = 0
-        self._max_length = max_length
-        self._overlong = overlong
-        self._longest = (0, "")
-        self._dropped: list[str] = []
-        self._truncated: list[str] = []
-        self._untrained: list[str] = []
-        self._spelled: list[str] = []
-
-    def add(self, example: Example, spelled: bool) -> None:
-        self.rows += 1
-        length = len(example.tokens)
-        if length > self._longest[0]:
-            self._longest = (length, example.where)
-        if spelled:
-            self._spelled.append(example.where)
-        limit = length if self._max_length is None else self._max_length
-        if length > limit and self._overlong is Overlong.DROP:
-            self._dropped.append(example.where)
-            return
-        kept = Example(example.tokens[:limit], example.loss_mask[:limit], example.where)
-        if not kept.loss_mask.any():
-            self._untrained.append(example.where)
-            return
-        if length > limit:
-            self._truncated.append(example.where)
-        self.examples.append(kept)
-
-    def report(self, notes: tuple[str, ...]) -> EncodeReport:
-        return EncodeReport(
-            rows=self.rows,
-            examples=len(self.examples),
-            tokens=sum(len(example.tokens) for example in self.examples),
-            supervised=sum(example.supervised for example in self.examples),
-            longest=self._longest[0],
-            longest_where=self._longest[1],
-            max_length=self._max_length,
-            dropped=tuple(self._dropped),
-            truncated=tuple(self._truncated),
-            untrained=tuple(self._untrained),
-            spelled=tuple(self._spelled),
-            notes=notes,
-        )
+    turns = [index for index, message in enumerate(record.messages) if message["role"] == "assistant"]
+    trained = [index for index in turns if index not in record.untrained]
+    if not trained:
+        return None
+    last = record.messages[trained[-1]]
+    answer = last.get("content") or ""
+    if not answer and last.get("tool_calls"):
+        return None
+    return record.messages[: trained[-1]], answer
 
 
 def _trace(

@@ -1,7 +1,6 @@
 """A parsed row of a data file to a record.
 
-Formats are told apart by the keys of a row; the first line of this table that fits decides, and further keys are
-ignored::
+Formats are told apart by the keys of a row; the first line of this table that fits decides::
 
     messages                        chat: [{"role": ..., "content": ...}, ...], optional row key "tools"
     conversations                   ShareGPT: [{"from": ..., "value": ...}, ...], optional "system" and "tools"
@@ -9,7 +8,10 @@ ignored::
     instruction (+ input) + output  Alpaca, optional "system"
     text                            plain text, every token trains
 
-Rules for a conversation: it holds at least one assistant turn; consecutive turns of one role and turns after the last
+Further keys are not used; they are counted, so that the user can be told. Other names are mapped to these by
+`data.columns`, and then nothing but the mapped columns is used.
+
+Rules for a conversation: at least one assistant turn trains; consecutive turns of one role and turns after the last
 assistant turn are allowed (what follows the last assistant turn is read by the model but never trained); a key whose
 value is null counts as absent.
 """
@@ -17,28 +19,22 @@ value is null counts as absent.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from veneer.errors import nearest
+from veneer.data.json_values import BadRow, kind, parse_json
+from veneer.data.turns import Message, Turns, read_turns, string, system_turn
+from veneer.enums import Column
 
-Message = dict[str, Any]
-"""One turn: "role" and "content", and whatever else the file says ("tool_calls", "name", "reasoning_content", ...)."""
-
-ROLES = ("system", "user", "assistant", "tool")
-SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "chatgpt": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-}
 FORMATS = "messages | conversations | prompt + completion | instruction (+ input) + output | text"
+LABELS = ("label", "labels", "category", "class", "intent", "sentiment", "target")
+"""Columns beside `text` that make a row look like classification, which plain text would not teach."""
+_PROMPTS = ("question", "query", "text", "input", "problem", "source", "context", "sentence", "mr", "user", "title")
+_COMPLETIONS = (*LABELS, "answer", "response", "output", "reply", "summary", "ref", "solution", "assistant")
+
+_YAML_WORDS = ("y", "n", "yes", "no", "on", "off", "true", "false", "null")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,113 +54,100 @@ class Record:
     completion: str | None = None
     """For a model without a chat template: what is trained after `prompt`. In an Alpaca row it begins with the blank
     line that separates it from the instruction."""
-    train_from: int = 0
-    """Assistant turns before this index of `messages` are context only (the prompt of a prompt/completion row)."""
+    untrained: tuple[int, ...] = ()
+    """Indices in `messages` of the assistant turns that are context only, in ascending order: those in the prompt of a
+    prompt/completion row, and those that the file marks so (`weight: 0`, `train: false`)."""
 
 
-class BadRow(Exception):
-    """Why one row cannot be used; caught where rows are collected."""
+@dataclass(slots=True)
+class Remarks:
+    """What the user should know about rows that are used, counted over a file."""
+
+    unused: Counter[str] = field(default_factory=Counter)
+    """Key or column that nothing reads: number of rows that have it."""
+    empty: int = 0
+    """Rows with an assistant turn that says nothing."""
+    marked: int = 0
+    """Rows that mark a turn to train which is not the assistant's."""
 
 
-def to_record(row: Any, where: str) -> Record:
+def to_record(
+    row: Any, where: str, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
+) -> Record:
     """The record that a row says, whatever its format.
+
+    Args:
+        row: as the file has it.
+        where: file and line.
+        remarks: counts over the file, to which the row's are added.
+        columns: veneer's name to the file's, where they differ (`data.columns`).
 
     Raises:
         BadRow: it says none, or breaks its format.
     """
     if not isinstance(row, dict):
         raise BadRow(f"a row must be an object, not {kind(row)}")
+    remarks = Remarks() if remarks is None else remarks
     row = {key: value for key, value in row.items() if value is not None}
-    tools = _tools(row.get("tools"))
+    if columns:
+        row = _mapped(row, columns, remarks)
+    record, turns, used = _read(row, where)
+    for key in row:
+        if key not in used:
+            remarks.unused[key] += 1
+    for key in turns.unused:
+        remarks.unused[key] += 1
+    remarks.marked += turns.marked
+    for message in record.messages:
+        if not message["content"] and _says_nothing(message):
+            remarks.empty += 1
+            break
+    return record
+
+
+def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ...]]:
+    """The record, its turns, and the keys that were used."""
     if "messages" in row:
-        messages = _messages(row["messages"], "messages")
-        return _conversation(where, messages, tools)
+        turns = read_turns(row["messages"], "messages")
+        return _conversation(where, turns, row), turns, ("messages", "tools")
     if "conversations" in row:
-        messages = _system(row) + _sharegpt(row["conversations"])
-        return _conversation(where, messages, tools)
+        turns = _system(row) + read_turns(row["conversations"], "conversations")
+        return _conversation(where, turns, row), turns, ("conversations", "system", "tools")
     if "prompt" in row or "completion" in row:
-        return _prompt_completion(row, where, tools)
+        _both(row, "prompt", "completion")
+        if isinstance(row["prompt"], list) and isinstance(row["completion"], list):
+            turns = read_turns(row["prompt"], "prompt").as_context() + read_turns(row["completion"], "completion")
+            return _conversation(where, turns, row), turns, ("prompt", "completion", "tools")
+        return _prompt_completion(row, where), Turns(), ("prompt", "completion", "tools")
     if "instruction" in row or "output" in row:
-        return _alpaca(row, where)
+        _both(row, "instruction", "output")
+        return _alpaca(row, where), Turns(), ("instruction", "input", "output", "system")
     if "text" in row:
-        if not _string(row, "text"):
-            raise BadRow("text is empty")
-        return Record(where, text=row["text"])
+        return _text(row, where), Turns(), ("text",)
     keys = ", ".join(repr(str(key)) for key in row) or "none"
-    raise BadRow(f"no format is known for the keys {keys}; known: {FORMATS}")
+    raise BadRow(f"no format is known for the keys {keys}; known: {FORMATS}{_suggestion(row)}")
 
 
-def _conversation(
-    where: str, messages: list[Message], tools: tuple[dict[str, Any], ...] | None, train_from: int = 0
-) -> Record:
-    if not messages:
+def _mapped(row: Mapping[str, Any], columns: Mapping[Column, str], remarks: Remarks) -> dict[str, Any]:
+    missing = [name for name in columns.values() if name not in row]
+    if missing and not any(name in row for name in columns.values()):
+        raise BadRow(f"there is no {missing[0]!r}, which data.columns names; the row has {', '.join(map(repr, row))}")
+    remarks.unused.update(sorted(row.keys() - set(columns.values())))
+    return {name.value: row[theirs] for name, theirs in columns.items() if theirs in row}
+
+
+def _conversation(where: str, turns: Turns, row: Mapping[str, Any]) -> Record:
+    if not turns.messages:
         raise BadRow("the conversation is empty")
-    if all(message["role"] != "assistant" for message in messages[train_from:]):
-        raise BadRow("there is no assistant turn, so nothing to train")
-    return Record(where, tuple(messages), tools, train_from=train_from)
+    answers = [index for index, message in enumerate(turns.messages) if message["role"] == "assistant"]
+    if not answers or set(turns.untrained).issuperset(answers):
+        marked = " that trains" if answers else ""
+        raise BadRow(f"there is no assistant turn{marked}, so nothing to train")
+    return Record(where, turns.messages, _tools(row.get("tools")), untrained=turns.untrained)
 
 
-def _messages(value: Any, key: str) -> list[Message]:
-    if not isinstance(value, list):
-        raise BadRow(f"{key} must be a list of turns, not {kind(value)}")
-    return [_message(item, f"{key}[{index}]") for index, item in enumerate(value)]
-
-
-def _message(item: Any, at: str) -> Message:
-    if not isinstance(item, dict):
-        raise BadRow(f"{at} must be an object, not {kind(item)}")
-    # Parquet fills absent fields with null; templates would print it as "None".
-    message = {key: value for key, value in item.items() if value is not None}
-    role = message.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        hint = nearest(role, ROLES) if isinstance(role, str) else ""
-        raise BadRow(f"{at} has the role {role!r}; known: {', '.join(ROLES)}{hint}")
-    calls = message.get("tool_calls")
-    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
-        raise BadRow(f"{at}.tool_calls must be a list of objects, not {kind(calls)}")
-    for key in ("name", "tool_call_id", "reasoning_content"):
-        if key in message:
-            _string(message, key, at)
-    if role == "assistant" and not message.get("content"):
-        if not calls:
-            raise BadRow(f"{at} is an assistant turn without content or tool calls")
-        message.setdefault("content", "")
-    _string(message, "content", at)
-    return message
-
-
-def _sharegpt(value: Any) -> list[Message]:
-    if not isinstance(value, list):
-        raise BadRow(f"conversations must be a list of turns, not {kind(value)}")
-    turns = []
-    for index, item in enumerate(value):
-        at = f"conversations[{index}]"
-        if not isinstance(item, dict):
-            raise BadRow(f"{at} must be an object, not {kind(item)}")
-        if "from" not in item and "role" in item:
-            turns.append(_message(item, at))
-            continue
-        speaker = item.get("from")
-        role = SHAREGPT_ROLES.get(speaker) if isinstance(speaker, str) else None
-        if role is None:
-            raise BadRow(f"{at} is from {speaker!r}; known: {', '.join(SHAREGPT_ROLES)}")
-        if "value" not in item:
-            raise BadRow(f"{at} has no value")
-        content = _string(item, "value", at)
-        if role == "assistant" and not content:
-            raise BadRow(f"{at} is an assistant turn without content")
-        turns.append({"role": role, "content": content})
-    return turns
-
-
-def _prompt_completion(row: dict[str, Any], where: str, tools: tuple[dict[str, Any], ...] | None) -> Record:
-    for key, other in (("prompt", "completion"), ("completion", "prompt")):
-        if key not in row:
-            raise BadRow(f"there is {_a(other)} {other} but no {key}")
+def _prompt_completion(row: Mapping[str, Any], where: str) -> Record:
     prompt, completion = row["prompt"], row["completion"]
-    if isinstance(prompt, list) and isinstance(completion, list):
-        context = _messages(prompt, "prompt")
-        return _conversation(where, context + _messages(completion, "completion"), tools, train_from=len(context))
     if not (isinstance(prompt, str) and isinstance(completion, str)):
         raise BadRow(
             "prompt and completion must be two strings or two lists of turns, "
@@ -173,36 +156,76 @@ def _prompt_completion(row: dict[str, Any], where: str, tools: tuple[dict[str, A
     if not completion:
         raise BadRow("completion is empty, so nothing to train")
     messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": completion})
-    return Record(where, messages, tools, prompt=prompt, completion=completion)
+    return Record(where, messages, _tools(row.get("tools")), prompt=prompt, completion=completion)
 
 
-def _alpaca(row: dict[str, Any], where: str) -> Record:
-    for key, other in (("instruction", "output"), ("output", "instruction")):
-        if key not in row:
-            raise BadRow(f"there is {_a(other)} {other} but no {key}")
-    instruction, output = _string(row, "instruction"), _string(row, "output")
-    extra = _string(row, "input") if "input" in row else ""
+def _alpaca(row: Mapping[str, Any], where: str) -> Record:
+    instruction, output = string(row, "instruction"), string(row, "output")
+    extra = string(row, "input") if "input" in row else ""
     if not output:
         raise BadRow("output is empty, so nothing to train")
-    system = _system(row)
+    system = _system(row).messages
     question = f"{instruction}\n\n{extra}" if extra else instruction
-    messages = [*system, {"role": "user", "content": question}, {"role": "assistant", "content": output}]
+    messages = (*system, {"role": "user", "content": question}, {"role": "assistant", "content": output})
     prompt = "\n\n".join([*(turn["content"] for turn in system), question])
-    return Record(where, tuple(messages), prompt=prompt, completion=f"\n\n{output}")
+    return Record(where, messages, prompt=prompt, completion=f"\n\n{output}")
 
 
-def _system(row: dict[str, Any]) -> list[Message]:
-    """The system turn of a row that keeps it apart from its turns, if it has one."""
-    content = _string(row, "system") if "system" in row else ""
-    return [{"role": "system", "content": content}] if content else []
+def _text(row: Mapping[str, Any], where: str) -> Record:
+    label = next((key for key in row if isinstance(key, str) and key.lower() in LABELS), None)
+    if label is not None:
+        raise BadRow(
+            f"text beside {label!r} looks like classification, and plain text would not teach the {label}; set "
+            f"{_columns(prompt='text', completion=label)} to train it as the answer, or {_columns(text='text')} to "
+            "train the text alone"
+        )
+    if not string(row, "text"):
+        raise BadRow("text is empty")
+    return Record(where, text=row["text"])
+
+
+def _both(row: Mapping[str, Any], first: str, second: str) -> None:
+    for key, other in ((first, second), (second, first)):
+        if key not in row:
+            raise BadRow(f"there is {_a(other)} {other} but no {key}{_suggestion(row)}")
+
+
+def _suggestion(row: Mapping[str, Any]) -> str:
+    """How `data.columns` would make a row of an unknown shape readable."""
+    texts = [key for key, value in row.items() if isinstance(key, str) and isinstance(value, str)]
+    if len(texts) < 2:
+        return ""
+    completion = next((key for key in texts if key.lower() in ("completion", "output", *_COMPLETIONS)), None)
+    prompt = next((key for key in texts if key != completion and key.lower() in ("prompt", *_PROMPTS)), None)
+    if len(texts) == 2:
+        prompt = prompt or next(key for key in texts if key != completion)
+        completion = completion or next(key for key in texts if key != prompt)
+    if prompt is None or completion is None:
+        return "; other names are mapped by data.columns: {prompt: NAME, completion: NAME}"
+    return f"; if {completion!r} is the answer to {prompt!r}, set {_columns(prompt=prompt, completion=completion)}"
+
+
+def _columns(*, prompt: str | None = None, completion: str | None = None, text: str | None = None) -> str:
+    given = {"prompt": prompt, "completion": completion, "text": text}
+    pairs = [f"{name}: {_yaml(theirs)}" for name, theirs in given.items() if theirs is not None]
+    return f"data.columns: {{{', '.join(pairs)}}}"
+
+
+def _yaml(name: str) -> str:
+    """A column's name as it may stand in YAML."""
+    return name if name.isidentifier() and name.lower() not in _YAML_WORDS else json.dumps(name)
+
+
+def _system(row: Mapping[str, Any]) -> Turns:
+    return system_turn(string(row, "system")) if "system" in row else Turns()
 
 
 def _tools(value: Any) -> tuple[dict[str, Any], ...] | None:
     if isinstance(value, str):  # ShareGPT files keep the list as a JSON string
         try:
-            value = json.loads(value) if value.strip() else None
-        except (ValueError, RecursionError) as error:
-            raise BadRow(f"tools is not JSON: {error}") from error
+            value = parse_json(value) if value.strip() else None
+        except BadRow as problem:
+            raise BadRow(f"tools is not JSON: {problem}") from problem
     if value is None:
         return None
     if not (isinstance(value, list) and all(isinstance(tool, dict) for tool in value)):
@@ -210,20 +233,8 @@ def _tools(value: Any) -> tuple[dict[str, Any], ...] | None:
     return tuple(value) or None
 
 
-def _string(row: Mapping[str, Any], key: str, at: str = "") -> str:
-    name = f"{at}.{key}" if at else key
-    if key not in row:
-        raise BadRow(f"{at or 'the row'} has no {key}")
-    value = row[key]
-    if not isinstance(value, str):
-        raise BadRow(f"{name} must be a string, not {kind(value)}")
-    return value
-
-
-def kind(value: Any) -> str:
-    """What a value is, in the words of an error message."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number"}
-    return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")
+def _says_nothing(message: Mapping[str, Any]) -> bool:
+    return message["role"] == "assistant" and not message.get("tool_calls") and not message.get("reasoning_content")
 
 
 def _a(noun: str) -> str:

@@ -1,84 +1,149 @@
 """Read a data file into records, and name every row that cannot be used.
 
-Files are JSON Lines, JSON, CSV or Parquet, in UTF-8, with or without a BOM and with either kind of line end. What a
-row may hold is formats.py's subject. All bad rows of a file are reported in one error.
+What files hold is readers.py's subject, what a row may hold formats.py's. The bad rows of a file are grouped by their
+cause: they are refused in one error, or left out and reported where the caller allows it.
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import re
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from veneer.data.formats import BadRow, Message, Record, kind, to_record
-from veneer.errors import DataError, listing
+from veneer.data.formats import Record, Remarks, to_record
+from veneer.data.json_values import BadRow
+from veneer.data.problems import RowProblem, grouped, printable
+from veneer.data.readers import SUFFIXES, iterate_rows
+from veneer.data.turns import Message
+from veneer.enums import BadRows, Column
+from veneer.errors import DataError
 
-__all__ = ["SUFFIXES", "Message", "Record", "duplicates", "iterate_rows", "overlap", "read_records", "read_rows"]
+__all__ = [
+    "SUFFIXES",
+    "DataFile",
+    "Message",
+    "Record",
+    "collect",
+    "duplicates",
+    "iterate_rows",
+    "overlap",
+    "read_file",
+    "read_records",
+    "read_rows",
+]
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
-_UNUSABLE = re.compile("[\x00\ud800-\udfff]")
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """What was read from a file: every row of it is either a record or named in `skipped`."""
+
+    records: list[Record]
+    skipped: tuple[RowProblem, ...]
+    """The rows that were left out, each with its reason; empty unless bad rows may be skipped."""
+    notes: tuple[str, ...]
+    """What the user should know about the file."""
+
+
+def read_file(
+    path: Path | str, *, columns: Mapping[Column, str] | None = None, bad_rows: BadRows = BadRows.REFUSE
+) -> DataFile:
+    """Read every row of a JSONL, JSON, CSV or Parquet file.
+
+    Args:
+        path: the file.
+        columns: veneer's name of a column or key to the file's, where they differ; then no others are used.
+        bad_rows: whether a row that cannot be used is an error or left out.
+
+    Raises:
+        DataError: the file is missing, of an unknown kind or without rows that can be used, or rows are bad and may
+            not be skipped; one error names all of them by cause, with counts and the first lines of each.
+    """
+    notes: list[str] = []
+    found = collect(iterate_rows(path, notes), str(path), columns=columns, bad_rows=bad_rows)
+    return replace(found, notes=(*notes, *found.notes))
+
+
+def collect(
+    rows: Iterable[tuple[str, Any]],
+    source: str,
+    *,
+    columns: Mapping[Column, str] | None = None,
+    bad_rows: BadRows = BadRows.REFUSE,
+) -> DataFile:
+    """Make records of rows that are parsed already.
+
+    Args:
+        rows: where each row stands, and the row or the BadRow that says why it could not be parsed.
+        source: the name of the whole, for messages.
+        columns, bad_rows: as `read_file`.
+
+    Raises:
+        DataError: as `read_file`.
+    """
+    remarks = Remarks()
+    records: list[Record] = []
+    problems: list[RowProblem] = []
+    for where, row in rows:
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            records.append(to_record(row, where, remarks, columns))
+        except BadRow as problem:
+            problems.append(RowProblem(where, str(problem)))
+    total = len(records) + len(problems)
+    if problems and (bad_rows is BadRows.REFUSE or not records):
+        remedy = "" if bad_rows is BadRows.SKIP else "\ndata.bad_rows: skip leaves such rows out"
+        raise DataError(f"{source}: {len(problems)} of {total} rows cannot be used:\n{grouped(problems)}{remedy}")
+    if not records:
+        raise DataError(f"{source} holds no rows; a data file needs at least one")
+    notes = _notes(source, remarks)
+    if problems:
+        notes.insert(
+            0, f"{source}: {len(problems)} of {total} rows cannot be used and are left out:\n{grouped(problems)}"
+        )
+    return DataFile(records, tuple(problems), tuple(notes))
 
 
 def read_records(path: Path | str) -> list[Record]:
-    """Read every row of a JSONL, JSON, CSV or Parquet file.
+    """The records of `read_file`, where every row must be usable.
 
     Raises:
-        DataError: the file is missing, of an unknown kind or without rows, or some rows cannot be used; one error
-            names all of them (at most 20 shown, with the count of the rest).
+        DataError: as `read_file`.
     """
-    return [record for record, _ in read_rows(path)]
+    return read_file(path).records
 
 
 def read_rows(path: Path | str) -> list[tuple[Record, Any]]:
     """Every row of a file as a record, and as the file has it.
 
     Raises:
-        DataError: as `read_records`.
+        DataError: as `read_file`.
     """
-    records: list[tuple[Record, Any]] = []
-    problems: list[str] = []
-    for where, row in iterate_rows(path):
-        try:
-            if isinstance(row, BadRow):
-                raise row
-            records.append((to_record(row, where), row))
-        except BadRow as problem:
-            problems.append(f"{where}: {problem}")
-    if problems:
-        total = len(records) + len(problems)
-        raise DataError(f"{path}: {len(problems)} of {total} rows cannot be used:\n{listing(problems)}")
-    if not records:
-        raise DataError(f"{path} holds no rows; a data file needs at least one")
-    return records
+    raw = dict(iterate_rows(path))
+    return [(record, raw[record.where]) for record in collect(raw.items(), str(path)).records]
 
 
-def iterate_rows(path: Path | str) -> Iterator[tuple[str, Any]]:
-    """Every row as the file has it with where it is, read as it is asked for.
-
-    A row that cannot be parsed is given as the BadRow that says why.
-
-    Raises:
-        DataError: the file is missing, of an unknown kind, or damaged as a whole.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; name one data file ({', '.join(SUFFIXES)})")
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; check the path of the data file")
-    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path} ends in {path.suffix!r}; veneer reads {', '.join(SUFFIXES)}")
-    try:
-        yield from reader(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+def _notes(source: str, remarks: Remarks) -> list[str]:
+    notes = []
+    if remarks.unused:
+        names = ", ".join(
+            f"{printable(repr(str(key)))} ({count:,} rows)" for key, count in remarks.unused.most_common(20)
+        )
+        more = f" and {len(remarks.unused) - 20} more" if len(remarks.unused) > 20 else ""
+        notes.append(f"{source}: these columns or keys are not used: {names}{more}")
+    if remarks.empty:
+        notes.append(
+            f"{source}: {remarks.empty:,} rows have an assistant turn that says nothing; it teaches to end at once"
+        )
+    if remarks.marked:
+        notes.append(
+            f"{source}: {remarks.marked:,} rows mark a turn to train that is not the assistant's; only the assistant's "
+            "turns train"
+        )
+    return notes
 
 
 def duplicates(records: Sequence[Record]) -> list[tuple[str, str]]:
@@ -102,166 +167,5 @@ def overlap(train: Sequence[Record], heldout: Sequence[Record]) -> list[tuple[st
 
 
 def _fingerprint(record: Record) -> bytes:
-    content = json.dumps([record.messages, record.tools, record.text, record.train_from], sort_keys=True)
+    content = json.dumps([record.messages, record.tools, record.text, record.untrained], sort_keys=True, default=str)
     return blake2b(content.encode(), digest_size=16).digest()
-
-
-# ---------------------------------------------------------------- files to rows
-# A reader yields (where, row); a row that could not even be parsed is yielded as the BadRow that says why.
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
-    with path.open("rb") as handle:
-        for number, raw in enumerate(handle, start=1):
-            if number == 1:
-                raw = _without_bom(raw, path)
-            if raw.strip():
-                yield f"{path}:{number}", _parse_json_line(raw)
-
-
-def _parse_json_line(raw: bytes) -> Any:
-    try:
-        line = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return BadRow(f"invalid UTF-8 at byte {error.start} of the line (0x{raw[error.start]:02x})")
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        # A raw NUL is what a file truncated by a crash looks like; JSON's own wording would not say so.
-        nul = line.find("\x00")
-        if nul >= 0:
-            return BadRow(f"a NUL character at column {nul + 1}; remove it")
-        return BadRow(f"invalid JSON: {error.msg} at column {error.colno}")
-    except (ValueError, RecursionError) as error:
-        return BadRow(f"invalid JSON: {error}")
-    # NUL and lone surrogates reach a parsed row only through \u escapes: most lines need no walk over their strings.
-    if "\\u" in line:
-        return _checked(row)
-    return row
-
-
-def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
-    raw = _without_bom(path.read_bytes(), path)
-    try:
-        content = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}:{line}: invalid UTF-8 at byte {error.start} of the file") from error
-    except json.JSONDecodeError as error:
-        hint = "; one object a line is JSON Lines: name the file .jsonl" if error.msg == "Extra data" else ""
-        raise DataError(f"{path}:{error.lineno}: invalid JSON: {error.msg} at column {error.colno}{hint}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: invalid JSON: {error}") from error
-    rows = content.get("data") if isinstance(content, dict) else content
-    if not isinstance(rows, list):
-        raise DataError(f'{path}: holds neither a list of objects nor {{"data": [...]}}, but {kind(content)}')
-    for number, row in enumerate(rows, start=1):
-        yield f"{path}:{number}", _checked(row)
-
-
-def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
-    # The limit on a cell is process-wide in the csv module; it is put back when the file has been read.
-    limit = csv.field_size_limit(sys.maxsize)
-    try:
-        with path.open("rb") as handle:
-            yield from _csv_rows(path, _csv_lines(handle, path))
-    except csv.Error as error:
-        raise DataError(f"{path}: invalid CSV: {error}") from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _csv_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
-    for number, raw in enumerate(lines):
-        if number == 0:
-            raw = _without_bom(raw, path)
-        # Bytes that are not UTF-8 become lone surrogates, which `_checked` reports with their row and column.
-        yield raw.decode("utf-8", errors="surrogateescape")
-
-
-def _csv_rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
-    reader = csv.reader(lines)
-    header = [name.strip() for name in next(reader, [])]
-    if len(set(header)) != len(header):
-        raise DataError(f"{path}:1: a column name is repeated: {', '.join(header)}")
-    start = reader.line_num + 1
-    for cells in reader:
-        where, start = f"{path}:{start}", reader.line_num + 1
-        if not any(cells):
-            continue
-        if len(cells) != len(header):
-            yield where, BadRow(f"{len(cells)} cells, but the header names {len(header)} columns")
-            continue
-        row: Any = _checked(dict(zip(header, cells, strict=True)))
-        yield where, row if isinstance(row, BadRow) else _parse_cells(row)
-
-
-def _parse_cells(row: dict[str, Any]) -> Any:
-    """Cells that hold JSON, parsed; empty cells of the columns that may be empty, removed."""
-    for column in ("messages", "conversations", "tools"):
-        cell = row.pop(column, "")
-        if cell:
-            try:
-                row[column] = json.loads(cell)
-            except (ValueError, RecursionError) as error:
-                return BadRow(f"column {column!r} is not JSON: {error}")
-    # The cells were checked before JSON's escapes were undone.
-    return _checked(row)
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise DataError(f"{path}: Parquet needs pyarrow; pip install 'veneer[parquet]'") from error
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}:{number}", _checked(_without_nulls(row))
-    # pyarrow's ArrowInvalid and UnicodeDecodeError are both ValueErrors.
-    except (ValueError, NotImplementedError) as error:
-        raise DataError(f"{path}: invalid Parquet after row {number}: {error}") from error
-
-
-def _without_nulls(value: Any) -> Any:
-    """A row without the nulls that Parquet puts where one of its structs lacks another's field."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _without_bom(start: bytes, path: Path) -> bytes:
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path} is UTF-16; save it as UTF-8")
-    return start.removeprefix(b"\xef\xbb\xbf")
-
-
-def _checked(row: Any) -> Any:
-    """The row, or a BadRow where one of its strings holds a NUL or a lone surrogate."""
-    stack = [("", row)]
-    while stack:
-        path, value = stack.pop()
-        if isinstance(value, str):
-            found = _UNUSABLE.search(value)
-            if found is not None:
-                return BadRow(_unusable(value, found.start(), path))
-        elif isinstance(value, dict):
-            stack.extend((f"{path}.{key}" if path else str(key), item) for key, item in value.items())
-            stack.extend((path or "a key", key) for key in value)
-        elif isinstance(value, list):
-            stack.extend((f"{path}[{index}]", item) for index, item in enumerate(value))
-    return row
-
-
-def _unusable(value: str, index: int, path: str) -> str:
-    code = ord(value[index])
-    if code == 0:
-        return f"a NUL character at character {index} of {path}; remove it"
-    if 0xDC80 <= code <= 0xDCFF and path and "." not in path and "[" not in path:
-        # As `_csv_lines` marks it: a byte that is not UTF-8. JSON escapes may spell the same code point.
-        byte = len(value[:index].encode("utf-8", errors="surrogatepass"))
-        return f"invalid UTF-8 (or a lone surrogate) at byte {byte} of {path} (0x{code - 0xDC00:02x})"
-    return f"a lone surrogate (U+{code:04X}) at character {index} of {path}; it is half of a broken emoji or escape"

@@ -8,8 +8,10 @@ from hashlib import blake2b
 
 from veneer.config import DataSection
 from veneer.data.batches import order
-from veneer.data.chat import EncodeReport, Example, encode_all
-from veneer.data.records import Record, duplicates, overlap, read_records
+from veneer.data.chat import Example
+from veneer.data.encoding import EncodeReport, encode_all
+from veneer.data.problems import RowProblem, grouped
+from veneer.data.records import Record, duplicates, overlap, read_file
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 
@@ -28,6 +30,8 @@ class Rows:
     """The rows that are trained."""
     eval: list[Example]
     """The rows that the evaluation loss is measured on; empty where there are none."""
+    skipped: tuple[RowProblem, ...] = ()
+    """The rows that could not be used and were left out (`data.bad_rows: skip`)."""
 
     def digest(self) -> str:
         """A hash of every token and its loss mask. Two runs with equal digests train and evaluate the same numbers."""
@@ -64,10 +68,11 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, notice: Notice) -> Rows:
     Raises:
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
     """
-    records = read_records(data.file)
+    skipped: list[RowProblem] = []
+    records = _read(data.file, data, skipped, notice)
     eval_records: list[Record] = []
     if data.eval_file is not None:
-        eval_records = read_records(data.eval_file)
+        eval_records = _read(data.eval_file, data, skipped, notice)
     elif data.held_out:
         records, eval_records = split(records, data.held_out)
     shared = overlap(records, eval_records)
@@ -79,10 +84,20 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, notice: Notice) -> Rows:
     repeats = duplicates(records)
     if repeats:
         notice(f"{len(repeats)} training rows repeat an earlier one (first: {repeats[0][0]} = {repeats[0][1]})")
+    train = _encode(records, tokenizer, data, "training", skipped, notice)
     return Rows(
-        train=_encode(records, tokenizer, data, "training", notice),
-        eval=_encode(eval_records, tokenizer, data, "evaluation", notice) if eval_records else [],
+        train=train,
+        eval=_encode(eval_records, tokenizer, data, "evaluation", skipped, notice) if eval_records else [],
+        skipped=tuple(skipped),
     )
+
+
+def _read(file: str, data: DataSection, skipped: list[RowProblem], notice: Notice) -> list[Record]:
+    found = read_file(file, columns=data.columns, bad_rows=data.bad_rows)
+    for note in found.notes:
+        notice(note)
+    skipped += found.skipped
+    return found.records
 
 
 def split(records: list[Record], share: float) -> tuple[list[Record], list[Record]]:
@@ -106,8 +121,16 @@ def split(records: list[Record], share: float) -> tuple[list[Record], list[Recor
     return train, [record for index, record in enumerate(records) if index in chosen]
 
 
-def _encode(records: list[Record], tokenizer: Tokenizer, data: DataSection, what: str, notice: Notice) -> list[Example]:
-    encoded = encode_all(records, tokenizer, max_length=data.max_length, overlong=data.overlong)
+def _encode(
+    records: list[Record],
+    tokenizer: Tokenizer,
+    data: DataSection,
+    what: str,
+    skipped: list[RowProblem],
+    notice: Notice,
+) -> list[Example]:
+    encoded = encode_all(records, tokenizer, max_length=data.max_length, overlong=data.overlong, bad_rows=data.bad_rows)
+    skipped += encoded.report.skipped
     for line in findings(encoded.report, what):
         notice(line)
     return encoded.examples
@@ -120,9 +143,10 @@ def findings(report: EncodeReport, what: str) -> list[str]:
         report: as `encode_all` made it.
         what: which rows they are, as the sentences say it: "training" or "evaluation".
     """
+    more_than = "more than " if report.longest_is_bound else ""
     lines = [
         f"{report.examples:,} {what} rows: {report.tokens:,} tokens, {report.supervised:,} of them supervised; "
-        f"longest row {report.longest:,} tokens ({report.longest_where})"
+        f"longest row {more_than}{report.longest:,} tokens ({report.longest_where})"
     ]
     groups = {
         f"longer than data.max_length={report.max_length} and left out": report.dropped,
@@ -134,4 +158,8 @@ def findings(report: EncodeReport, what: str) -> list[str]:
         if where:
             more = f" and {len(where) - LISTED} more" if len(where) > LISTED else ""
             lines.append(f"{len(where)} {what} rows {text}: {', '.join(where[:LISTED])}{more}")
+    if report.skipped:
+        lines.append(
+            f"{len(report.skipped)} {what} rows cannot be encoded and are left out:\n{grouped(report.skipped)}"
+        )
     return lines + list(report.notes)

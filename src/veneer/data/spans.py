@@ -64,12 +64,12 @@ class TurnFinder:
                 self._shape = Shape(None, (), "", "")
         return self._shape
 
-    def find(self, chat: Guarded, train_from: int = 0) -> tuple[str, list[Span]]:
+    def find(self, chat: Guarded, untrained: Sequence[int] = ()) -> tuple[str, list[Span]]:
         """Render a guarded conversation.
 
         Args:
             chat: the conversation.
-            train_from: assistant turns before this index do not train.
+            untrained: indices of the assistant turns that do not train.
 
         Returns:
             The guarded text and the character ranges [start, end) that train, in order.
@@ -79,18 +79,32 @@ class TurnFinder:
         """
         rendered = self._template.render_spans(chat.messages, tools=chat.tools)
         text = rendered.text
-        if self._template.marks_generation:
-            start = self._prefix(text, chat, train_from) if train_from else 0
-            if start is None:
-                raise DataError(f"{_UNMASKABLE} (the prompt's own turns are written otherwise without the completion)")
-            return text, [span for span in rendered.spans if span[0] >= start]
         turns = [i for i, message in enumerate(chat.messages) if message["role"] == "assistant"]
+        if self._template.marks_generation:
+            context = self._context(text, chat, turns, untrained) if untrained else []
+            return text, [span for span in rendered.spans if not any(start <= span[0] < end for start, end in context)]
         starts = self._starts(text, chat, turns)
         spans = [(start, self._end(text, chat, turn, start)) for turn, start in zip(turns, starts, strict=True)]
-        for (start, end), following in zip(spans, [*starts[1:], len(text)], strict=True):
-            if not start < end <= following:
+        for turn, (start, end), following in zip(turns, spans, [*starts[1:], len(text)], strict=True):
+            if not (start < end or (start == end and not chat.messages[turn].get("content"))) or end > following:
                 raise DataError(_UNMASKABLE)
-        return text, [span for turn, span in zip(turns, spans, strict=True) if turn >= train_from]
+        return text, [
+            span for turn, span in zip(turns, spans, strict=True) if turn not in untrained and span[0] < span[1]
+        ]
+
+    def _context(self, text: str, chat: Guarded, turns: Sequence[int], untrained: Sequence[int]) -> list[Span]:
+        """The ranges in which nothing trains: from the first of untrained turns in a row to the next trained one."""
+        borders: list[int | None] = []
+        for previous, turn in zip((None, *turns), turns, strict=False):
+            was_trained, trains = previous is None or previous not in untrained, turn not in untrained
+            if was_trained != trains:
+                # Nothing trains before the first turn, so that its start need not be known.
+                borders.append(0 if previous is None else self._prefix(text, chat, turn))
+        found = [border for border in borders if border is not None]
+        if len(found) < len(borders):
+            raise DataError(f"{_UNMASKABLE} (the turns before one that is context are written otherwise without it)")
+        ends = [*found, len(text)]
+        return list(zip(ends[::2], ends[1::2], strict=False))
 
     def _starts(self, text: str, chat: Guarded, turns: Sequence[int]) -> list[int]:
         located = self._by_header(text, chat, turns) if len(turns) > MANY_TURNS else None

@@ -92,9 +92,10 @@ def prepare(
 
 
 def _question(assistant: Assistant, record: Record) -> Question | None:
-    if record.text is not None:
+    split = split_for_evaluation(record)
+    if split is None:
         return None
-    messages, reference = split_for_evaluation(record)
+    messages, reference = split
     return Question(tuple(assistant.encoder.prompt_tokens(messages, record.tools)), reference)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.assistant import Assistant, recorded_run
-from veneer.data.records import Message, Record, read_records
+from veneer.data.records import Message, Record, read_file, read_records
 from veneer.data.rows import split
 from veneer.errors import DataError, listing
 
@@ -99,7 +99,7 @@ def evaluation_rows(adapter: Path, data: str | None) -> tuple[EvaluationRows | N
     file = run.data.eval_file or run.data.file
     if not Path(file).is_file():
         return None, f"{file}, which has the run's evaluation rows, is not there any more"
-    records = read_records(file)
+    records = read_file(file, columns=run.data.columns, bad_rows=run.data.bad_rows).records
     if run.data.eval_file is not None:
         return EvaluationRows(tuple(records), file), ""
     _, evaluated = split(records, run.data.held_out)

@@ -1,0 +1,205 @@
+"""All records of a file to examples: limits on their length applied, everything that is left out counted and named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from veneer.data.chat import Encoder, Example, Trace, template_of
+from veneer.data.problems import RowProblem, grouped
+from veneer.data.records import Record
+from veneer.enums import BadRows, Overlong
+from veneer.errors import DataError
+
+if TYPE_CHECKING:
+    from veneer.io.tokenizer import Tokenizer
+
+HUGE = 1 << 20
+"""Characters of a row beyond which only its beginning is tokenised, where there is a limit on its length."""
+KEPT = 16
+"""Characters of a message that are kept where its row has been cut before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeReport:
+    """What `encode_all` did, completely: every row is either in the examples or named here."""
+
+    rows: int
+    """Rows given."""
+    examples: int
+    """Rows that became examples."""
+    tokens: int
+    """Tokens of all examples."""
+    supervised: int
+    """Targets of all examples."""
+    longest: int
+    """Tokens of the longest row as given, before anything was cut."""
+    longest_where: str
+    """Where the longest row stands."""
+    longest_is_bound: bool
+    """Whether the longest row is longer than `longest` says: a huge row is tokenised only as far as is needed."""
+    max_length: int | None
+    dropped: tuple[str, ...]
+    """Where the rows are that were left out because they were longer than `max_length`."""
+    truncated: tuple[str, ...]
+    """Where the rows are that were cut to `max_length` (and still train)."""
+    untrained: tuple[str, ...]
+    """Where the rows are that were left out because no target remained."""
+    spelled: tuple[str, ...]
+    """Where the rows are that spell a special token, which was made ordinary text."""
+    skipped: tuple[RowProblem, ...]
+    """The rows that cannot be encoded and were left out."""
+    notes: tuple[str, ...]
+    """What the user should know about the template or tokenizer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """The examples of a file, and the account of how they came about."""
+
+    examples: list[Example]
+    report: EncodeReport
+
+
+def encode_all(
+    records: Iterable[Record],
+    tokenizer: Tokenizer,
+    *,
+    max_length: int | None,
+    overlong: Overlong,
+    bad_rows: BadRows = BadRows.REFUSE,
+) -> Encoded:
+    """Encode every record with the tokenizer's own chat template.
+
+    Args:
+        records: at least one.
+        tokenizer: the model's.
+        max_length: tokens that an example may have, all counted; None sets no limit.
+        overlong: whether longer rows are left out or cut to their first `max_length` tokens.
+        bad_rows: whether a row that cannot be encoded is an error or left out.
+
+    Returns:
+        The examples in the records' order, and a report that names every row that is cut or missing.
+
+    Raises:
+        DataError: rows that the template refuses and that may not be skipped (one error names all of them by cause), or
+            nothing is left to train on.
+    """
+    if max_length is not None and max_length < 2:
+        raise DataError(f"max_length is {max_length}; at least 2 tokens are needed, one to predict from the other")
+    encoder = Encoder(tokenizer, template_of(tokenizer))
+    tally = _Tally(max_length, overlong)
+    for record in records:
+        try:
+            trace, cut = _trace(encoder, record, max_length)
+        except DataError as error:
+            tally.problems.append(RowProblem(record.where, str(error).removeprefix(f"{record.where}: ")))
+        else:
+            tally.add(trace, cut)
+    problems = tally.problems
+    if problems and (bad_rows is BadRows.REFUSE or not tally.rows):
+        total = len(problems) + tally.rows
+        remedy = "" if bad_rows is BadRows.SKIP else "\ndata.bad_rows: skip leaves such rows out"
+        raise DataError(f"{len(problems)} of {total} rows cannot be encoded:\n{grouped(problems)}{remedy}")
+    report = tally.report(encoder.notes())
+    if not tally.examples:
+        raise DataError(
+            f"no row is left to train on: of {report.rows} rows, {len(report.dropped)} are longer than "
+            f"{max_length} tokens (the longest has {report.longest}) and {len(report.untrained)} have nothing that "
+            "trains; raise max_length or shorten the rows"
+        )
+    return Encoded(tally.examples, report)
+
+
+def _trace(encoder: Encoder, record: Record, max_length: int | None) -> tuple[Trace, bool]:
+    """Tokenise a record, or as much of the beginning of a huge one as shows that it is longer than `max_length`.
+
+    Returns:
+        The trace, and whether it is the beginning's only. The first `max_length` tokens of a beginning with twice as
+        many are those of the whole record, since tokenizers merge characters locally.
+    """
+    if max_length is not None and _characters(record) > HUGE:
+        room = HUGE
+        while room < _characters(record):
+            beginning = encoder.trace(_beginning(record, room))
+            if len(beginning.example.tokens) >= 2 * max_length:
+                return beginning, True
+            room *= 4
+    return encoder.trace(record), False
+
+
+def _characters(record: Record) -> int:
+    return len(record.text or "") + sum(len(message["content"]) for message in record.messages)
+
+
+def _beginning(record: Record, room: int) -> Record:
+    """A record whose texts have `room` characters in all; messages behind these keep a few, so that their roles stay
+    where a template looks for them."""
+    if record.text is not None:
+        return replace(record, text=record.text[:room])
+    messages, left = [], room
+    for message in record.messages:
+        kept = message["content"][: max(left, KEPT)]
+        left -= len(kept)
+        messages.append({**message, "content": kept})
+    prompt, completion = record.prompt, record.completion
+    if prompt is not None and completion is not None:
+        prompt, completion = prompt[:room], completion[: max(room - len(prompt), KEPT)]
+    return replace(record, messages=tuple(messages), prompt=prompt, completion=completion)
+
+
+class _Tally:
+    """Applies `max_length` and counts."""
+
+    def __init__(self, max_length: int | None, overlong: Overlong) -> None:
+        self.examples: list[Example] = []
+        self.problems: list[RowProblem] = []
+        self.rows = 0
+        self._max_length = max_length
+        self._overlong = overlong
+        self._longest = (0, "", False)
+        self._dropped: list[str] = []
+        self._truncated: list[str] = []
+        self._untrained: list[str] = []
+        self._spelled: list[str] = []
+
+    def add(self, trace: Trace, cut: bool) -> None:
+        self.rows += 1
+        example = trace.example
+        length = len(example.tokens)
+        if length > self._longest[0]:
+            self._longest = (length, example.where, cut)
+        if trace.spelled:
+            self._spelled.append(example.where)
+        limit = length if self._max_length is None else self._max_length
+        if length > limit and self._overlong is Overlong.DROP:
+            self._dropped.append(example.where)
+            return
+        if length > limit:
+            # Copies, so that the rest of the row is not held.
+            example = Example(example.tokens[:limit].copy(), example.loss_mask[:limit].copy(), example.where)
+        if not example.loss_mask.any():
+            self._untrained.append(example.where)
+            return
+        if length > limit:
+            self._truncated.append(example.where)
+        self.examples.append(example)
+
+    def report(self, notes: tuple[str, ...]) -> EncodeReport:
+        return EncodeReport(
+            rows=self.rows + len(self.problems),
+            examples=len(self.examples),
+            tokens=sum(len(example.tokens) for example in self.examples),
+            supervised=sum(example.supervised for example in self.examples),
+            longest=self._longest[0],
+            longest_where=self._longest[1],
+            longest_is_bound=self._longest[2],
+            max_length=self._max_length,
+            dropped=tuple(self._dropped),
+            truncated=tuple(self._truncated),
+            untrained=tuple(self._untrained),
+            spelled=tuple(self._spelled),
+            skipped=tuple(self.problems),
+            notes=notes,
+        )

@@ -1,0 +1,95 @@
+"""Checks of JSON values from data files: characters that no text may hold, and nesting that no row needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+MAX_DEPTH = 100
+"""Lists and objects that may stand inside each other. What walks a row later does so recursively."""
+
+_UNUSABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+class BadRow(Exception):
+    """The reason why one row cannot be used; caught where rows are collected."""
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON that stands inside a row or is one.
+
+    Raises:
+        BadRow: it is not JSON, is nested too deeply, or holds a NUL or a lone surrogate.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        # A raw NUL is what a file truncated by a crash looks like; JSON's own wording would not say so.
+        nul = text.find("\x00")
+        if nul >= 0:
+            raise BadRow(f"a NUL character at column {nul + 1}; remove it") from error
+        raise BadRow(f"invalid JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise BadRow(_too_deep()) from error
+    except ValueError as error:
+        raise BadRow(f"invalid JSON: {error}") from error
+    # NUL and lone surrogates reach a parsed value only through \u escapes, and its depth is at most the number of its
+    # brackets: most values need no walk.
+    if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+        check_value(value)
+    return value
+
+
+def check_value(value: Any) -> None:
+    """Look at every string and the depth of a row.
+
+    Raises:
+        BadRow: a string or key holds a NUL or a lone surrogate, or the nesting is too deep.
+    """
+    stack = [("", value, 0)]
+    while stack:
+        path, item, depth = stack.pop()
+        if isinstance(item, str):
+            found = _UNUSABLE.search(item)
+            if found is not None:
+                raise BadRow(unusable(item, found.start(), path))
+        elif isinstance(item, (dict, list)):
+            if depth == MAX_DEPTH:
+                raise BadRow(_too_deep())
+            if isinstance(item, dict):
+                stack.extend((f"{path}.{key}" if path else str(key), inner, depth + 1) for key, inner in item.items())
+                stack.extend((path or "a key", key, depth + 1) for key in item)
+            else:
+                stack.extend((f"{path}[{index}]", inner, depth + 1) for index, inner in enumerate(item))
+
+
+def unusable_at(text: str) -> int | None:
+    """Where the first NUL or lone surrogate of a text stands, or None."""
+    found = _UNUSABLE.search(text)
+    return None if found is None else found.start()
+
+
+def unusable(text: str, index: int, path: str) -> str:
+    """What is wrong with the character at `index`, in the words of an error message."""
+    code = ord(text[index])
+    if code == 0:
+        return f"a NUL character at character {index} of {path}; remove it"
+    if 0xDC80 <= code <= 0xDCFF and path and "." not in path and "[" not in path:
+        # The CSV reader marks a byte that is not UTF-8 like this. A JSON escape may spell the same code point.
+        byte = len(text[:index].encode("utf-8", errors="surrogatepass"))
+        return (
+            f"invalid UTF-8 (or a lone surrogate) at byte {byte} of {path} (0x{code - 0xDC00:02x}); "
+            "save the file as UTF-8"
+        )
+    return f"a lone surrogate (U+{code:04X}) at character {index} of {path}; it is half of a broken emoji or escape"
+
+
+def _too_deep() -> str:
+    return f"nested more than {MAX_DEPTH} levels deep; a row needs far fewer"
+
+
+def kind(value: Any) -> str:
+    """What a value is, in the words of an error message."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number"}
+    return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")

@@ -1,0 +1,61 @@
+"""Rows that cannot be used, in the words of an error message: grouped by cause, with counts and the first lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from veneer.errors import listing
+
+SHOWN = 3
+"""The lines that are named for each cause."""
+MAX_REASON = 600
+"""Characters of a reason that are shown; data files and chat templates write into it."""
+
+_VARYING = re.compile(r"\d+|'[^']*'|\"[^\"]*\"")
+
+
+@dataclass(frozen=True, slots=True)
+class RowProblem:
+    """One row that cannot be used."""
+
+    where: str
+    """File and line."""
+    reason: str
+
+    def __str__(self) -> str:
+        """The problem on one line."""
+        return f"{self.where}: {printable(self.reason)}"
+
+
+def grouped(problems: Sequence[RowProblem]) -> str:
+    """The problems as an indented list, one line a cause.
+
+    Reasons that differ only in numbers and quoted values have one cause; the first of them is shown.
+    """
+    causes: dict[str, list[RowProblem]] = {}
+    for problem in problems:
+        causes.setdefault(_VARYING.sub("", problem.reason), []).append(problem)
+    return listing(_line(group) for group in sorted(causes.values(), key=len, reverse=True))
+
+
+def _line(group: Sequence[RowProblem]) -> str:
+    first = group[0]
+    if len(group) == 1:
+        return str(first)
+    more = f" and {len(group) - SHOWN:,} more" if len(group) > SHOWN else ""
+    where = ", ".join(problem.where for problem in group[:SHOWN])
+    return f"{first}\n    ({len(group):,} rows: {where}{more})"
+
+
+def printable(text: str) -> str:
+    """A text that is safe to show: shortened, and with its control characters written as escapes."""
+    if len(text) > MAX_REASON:
+        text = f"{text[: MAX_REASON // 2]} … {text[-MAX_REASON // 2 :]}"
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
+        for character in text
+    )

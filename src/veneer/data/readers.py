@@ -1,0 +1,237 @@
+"""Data files to rows: JSON Lines, JSON, CSV and Parquet, in UTF-8, with or without a BOM and with either line end.
+
+A reader yields (where, row). A row that cannot be parsed is yielded as the BadRow that says why; a file that cannot be
+read on is a DataError.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from veneer.data.json_values import MAX_DEPTH, BadRow, check_value, kind, parse_json, unusable, unusable_at
+from veneer.errors import DataError
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_JSON_COLUMNS = ("messages", "conversations", "tools")
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def iterate_rows(path: Path | str, notes: list[str] | None = None) -> Iterator[tuple[str, Any]]:
+    """Read the rows of a file one by one, as they are asked for: each as the file has it, with where it stands.
+
+    Args:
+        path: the file; its suffix says what it holds.
+        notes: gets a sentence about whatever of the file could not be read exactly, once the rows are read.
+
+    Raises:
+        DataError: the file is missing, of an unknown kind, or broken beyond one row.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name one data file ({', '.join(SUFFIXES)})")
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; check the path of the data file")
+    try:
+        match path.suffix.lower():
+            case ".jsonl":
+                yield from _read_jsonl(path)
+            case ".json":
+                yield from _read_json(path)
+            case ".csv":
+                yield from _read_csv(path)
+            case ".parquet":
+                yield from _read_parquet(path, [] if notes is None else notes)
+            case suffix:
+                raise DataError(f"{path} ends in {suffix!r}; veneer reads {', '.join(SUFFIXES)}")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open("rb") as handle:
+        for number, raw in enumerate(handle, start=1):
+            if number == 1:
+                raw = _without_bom(raw, path)
+            if raw.strip():
+                yield f"{path}:{number}", _parse_line(raw)
+
+
+def _parse_line(raw: bytes) -> Any:
+    try:
+        line = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return BadRow(
+            f"invalid UTF-8 at byte {error.start} of the line (0x{raw[error.start]:02x}); save the file as UTF-8"
+        )
+    return _parsed(line)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except BadRow as problem:
+        return problem
+
+
+def _checked(row: Any) -> Any:
+    """The row, or the BadRow that says why it cannot be used."""
+    try:
+        check_value(row)
+    except BadRow as problem:
+        return problem
+    return row
+
+
+def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
+    raw = _without_bom(path.read_bytes(), path)
+    try:
+        content = json.loads(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}:{line}: invalid UTF-8 at byte {error.start} of the file; save the file as UTF-8"
+        ) from error
+    except json.JSONDecodeError as error:
+        hint = "; one object a line is JSON Lines: name the file .jsonl" if error.msg == "Extra data" else ""
+        raise DataError(f"{path}:{error.lineno}: invalid JSON: {error.msg} at column {error.colno}{hint}") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: invalid JSON: nested more than {MAX_DEPTH} levels deep") from error
+    except ValueError as error:
+        raise DataError(f"{path}: invalid JSON: {error}") from error
+    rows = content.get("data") if isinstance(content, dict) else content
+    if not isinstance(rows, list):
+        raise DataError(f'{path}: holds neither a list of objects nor {{"data": [...]}}, but {kind(content)}')
+    for number, row in enumerate(rows, start=1):
+        yield f"{path}:{number}", _checked(row)
+
+
+# ---------------------------------------------------------------- CSV
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
+    # The limit on a cell is process-wide in the csv module; it is put back when the file has been read.
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        with path.open("rb") as handle:
+            yield from _csv_rows(path, _csv_lines(handle, path))
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _csv_lines(lines: Iterable[bytes], path: Path) -> Iterator[str]:
+    for number, raw in enumerate(lines):
+        if number == 0:
+            raw = _without_bom(raw, path)
+        # Bytes that are not UTF-8 become lone surrogates, which `check_value` reports with their row and column.
+        yield raw.decode("utf-8", errors="surrogateescape")
+
+
+def _csv_rows(path: Path, lines: Iterator[str]) -> Iterator[tuple[str, Any]]:
+    # Strict: a quote that is never closed would else take the rest of the file into one cell, in silence.
+    reader = csv.reader(lines, strict=True)
+    start = 1
+    try:
+        header = _header(path, next(reader, []))
+        start = reader.line_num + 1
+        for cells in reader:
+            where, start = f"{path}:{start}", reader.line_num + 1
+            if not any(cells):
+                continue
+            if len(cells) != len(header):
+                yield where, BadRow(f"{len(cells)} cells, but the header names {len(header)} columns")
+                continue
+            row: Any = _checked(dict(zip(header, cells, strict=True)))
+            yield where, row if isinstance(row, BadRow) else _parse_cells(row)
+    except csv.Error as error:
+        raise DataError(f"{path}:{start}: {_csv_problem(str(error), start, reader.line_num)}") from error
+
+
+def _csv_problem(reason: str, start: int, line: int) -> str:
+    rule = 'a quote inside a quoted cell is written twice ("")'
+    if "unexpected end" in reason:
+        return f"this row opens a quote that is not closed up to the end of the file; close it ({rule})"
+    rows = f"the row in line {start}" if line == start else f"the row in lines {start} to {line}"
+    return f"{rows} is no valid CSV: {reason}; a quote may be missing ({rule})"
+
+
+def _header(path: Path, cells: list[str]) -> list[str]:
+    header = [name.strip() for name in cells]
+    for name in header:
+        bad = unusable_at(name)
+        if bad is not None:
+            raise DataError(f"{path}:1: {unusable(name, bad, 'a column name')}")
+    if len(set(header)) != len(header):
+        raise DataError(f"{path}:1: a column name is repeated: {', '.join(map(repr, header))}")
+    if len(header) == 1:
+        separator = next((word for mark, word in _SEPARATORS.items() if mark in header[0]), None)
+        if separator is not None:
+            raise DataError(f"{path}:1: the columns are separated by {separator}; veneer reads commas: save it so")
+    return header
+
+
+def _parse_cells(row: dict[str, Any]) -> Any:
+    """Cells that hold JSON, parsed; empty cells of the columns that may be empty, removed."""
+    for column in _JSON_COLUMNS:
+        cell = row.pop(column, "")
+        if cell:
+            row[column] = _parsed(cell)
+            if isinstance(row[column], BadRow):
+                return BadRow(f"column {column!r}: {row[column]}")
+    return row
+
+
+# ---------------------------------------------------------------- Parquet
+
+
+def _read_parquet(path: Path, notes: list[str]) -> Iterator[tuple[str, Any]]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise DataError(f"{path}: Parquet needs pyarrow; pip install 'veneer[parquet]'") from error
+    number = nulls = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    left, removed = _without_nulls(row)
+                    nulls += removed
+                    yield f"{path}:{number}", _checked(left)
+    # pyarrow's ArrowInvalid and UnicodeDecodeError are both ValueErrors.
+    except (ValueError, NotImplementedError, RecursionError) as error:
+        raise DataError(f"{path}: invalid Parquet after row {number}: {error}") from error
+    if nulls:
+        notes.append(
+            f"{path}: {nulls} rows have nulls inside their objects; Parquet cannot tell a null from an absent key, and "
+            "they are read as absent (JSON Lines keeps the difference)"
+        )
+
+
+def _without_nulls(row: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """A row without the nulls that Parquet puts where one of its structs lacks another's field; and whether there were
+    any inside its values."""
+    found = False
+
+    def clean(value: Any) -> Any:
+        nonlocal found
+        if isinstance(value, dict):
+            kept = {key: clean(item) for key, item in value.items() if item is not None}
+            found = found or len(kept) < len(value)
+            return kept
+        return [clean(item) for item in value] if isinstance(value, list) else value
+
+    return {key: clean(value) for key, value in row.items() if value is not None}, found
+
+
+def _without_bom(start: bytes, path: Path) -> bytes:
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path} is UTF-16; save it as UTF-8")
+    return start.removeprefix(b"\xef\xbb\xbf")

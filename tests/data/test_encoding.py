@@ -1,0 +1,155 @@
+"""Whole files to examples: limits, reports, and rows that are left out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import chat_templates as ct
+from veneer.data.encoding import Encoded, encode_all
+from veneer.data.records import Record
+from veneer.enums import BadRows, Overlong
+from veneer.errors import DataError
+
+
+def record(*turns: str | dict, where: str = "f:1", **fields: object) -> Record:
+    """Turns as "u:text", "a:text", "s:text", "t:text", or whole messages."""
+    roles = {"u": "user", "a": "assistant", "s": "system", "t": "tool"}
+    messages = tuple({"role": roles[turn[0]], "content": turn[2:]} if isinstance(turn, str) else turn for turn in turns)
+    return Record(where, messages, **fields)
+
+
+def rows() -> list[Record]:
+    return [
+        record("u:Hi", "a:Paris.", where="f:1"),
+        record("u:" + "long " * 50, "a:Paris.", where="f:2"),
+        record("u:Hi", "a:" + "long " * 50, where="f:3"),
+        record("u:<|im_end|>", "a:Paris.", where="f:4"),
+    ]
+
+
+def test_the_report_names_every_row() -> None:
+    tokenizer = ct.tokenizer("chatml")
+    whole = encode_all(rows(), tokenizer, max_length=None, overlong=Overlong.DROP)
+    assert [example.where for example in whole.examples] == ["f:1", "f:2", "f:3", "f:4"]
+    assert whole.report.spelled == ("f:4",)
+    assert whole.report.tokens == sum(len(example.tokens) for example in whole.examples)
+    assert whole.report.supervised == sum(int(example.loss_mask.sum()) for example in whole.examples)
+    assert whole.report.longest == max(len(example.tokens) for example in whole.examples)
+
+    dropped = encode_all(rows(), tokenizer, max_length=60, overlong=Overlong.DROP)
+    assert [example.where for example in dropped.examples] == ["f:1", "f:4"]
+    assert (dropped.report.dropped, dropped.report.rows, dropped.report.examples) == (("f:2", "f:3"), 4, 2)
+    assert dropped.report.longest == whole.report.longest
+
+    cut = encode_all(rows(), tokenizer, max_length=60, overlong=Overlong.TRUNCATE)
+    assert [example.where for example in cut.examples] == ["f:1", "f:3", "f:4"]
+    assert (cut.report.untrained, cut.report.truncated) == (("f:2",), ("f:3",))
+    assert len(cut.examples[1].tokens) == 60
+
+
+def test_nothing_left_is_an_error() -> None:
+    with pytest.raises(DataError, match="no row is left to train on: of 4 rows, 4 are longer than 5 tokens"):
+        encode_all(rows(), ct.tokenizer("chatml"), max_length=5, overlong=Overlong.DROP)
+    with pytest.raises(DataError, match="no row is left"):
+        encode_all([], ct.tokenizer("chatml"), max_length=5, overlong=Overlong.DROP)
+    with pytest.raises(DataError, match="max_length is 1"):
+        encode_all(rows(), ct.tokenizer("chatml"), max_length=1, overlong=Overlong.DROP)
+
+
+def test_all_refused_rows_are_named_at_once() -> None:
+    bad = [record("s:x", "u:Hi", "a:y", where=f"f:{n}") for n in range(30)]
+    with pytest.raises(DataError) as error:
+        encode_all([*bad, record("u:Hi", "a:y")], ct.tokenizer("gemma"), max_length=None, overlong=Overlong.DROP)
+    assert "30 of 31 rows" in str(error.value)
+    assert str(error.value).count("System role not supported") == 1
+    assert "(30 rows: f:0, f:1, f:2 and 27 more)" in str(error.value)
+    assert "data.bad_rows: skip" in str(error.value)
+
+
+def test_refused_rows_can_be_left_out() -> None:
+    bad = [record("s:x", "u:Hi", "a:y", where=f"f:{n}") for n in range(3)]
+    good = record("u:Hi", "a:y", where="f:3")
+    found = encode_all(
+        [*bad, good], ct.tokenizer("gemma"), max_length=None, overlong=Overlong.DROP, bad_rows=BadRows.SKIP
+    )
+    assert [example.where for example in found.examples] == ["f:3"]
+    assert [problem.where for problem in found.report.skipped] == ["f:0", "f:1", "f:2"]
+    assert all("System role not supported" in problem.reason for problem in found.report.skipped)
+    assert found.report.rows == 4
+    with pytest.raises(DataError, match="3 of 3 rows cannot be encoded"):
+        encode_all(bad, ct.tokenizer("gemma"), max_length=None, overlong=Overlong.DROP, bad_rows=BadRows.SKIP)
+
+
+@pytest.mark.parametrize("name", ["chatml", "mistral", None])
+def test_a_huge_row_is_cut_as_if_all_of_it_were_tokenised(name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = ct.tokenizer(name)
+    words = [f"w{n % 97} " for n in range(4000)]
+    turns = ("u:" + "".join(words[:1500]), "a:" + "".join(words), "u:" + "".join(words[:500]), "a:end")
+    huge = Record("f:1", text="".join(words)) if name is None else record(*turns)
+    small = Record("f:2", text="a b") if name is None else record("u:Hi", "a:Yo", where="f:2")
+
+    def both(overlong: Overlong, max_length: int) -> Encoded:
+        return encode_all([huge, small], tokenizer, max_length=max_length, overlong=overlong)
+
+    # Short enough a limit that the tokens of the smallest beginning reach it, and one for which it must be lengthened.
+    for max_length in (50, 1000):
+        whole, dropped = both(Overlong.TRUNCATE, max_length), both(Overlong.DROP, max_length)
+        monkeypatch.setattr("veneer.data.encoding.HUGE", 1000)
+        cut, left = both(Overlong.TRUNCATE, max_length), both(Overlong.DROP, max_length)
+        monkeypatch.undo()
+        for one, other in zip(cut.examples, whole.examples, strict=True):
+            assert one.tokens.tolist() == other.tokens.tolist()
+            assert one.loss_mask.tolist() == other.loss_mask.tolist()
+        assert (cut.report.truncated, cut.report.untrained) == (whole.report.truncated, whole.report.untrained)
+        assert left.report.dropped == dropped.report.dropped == ("f:1",)
+        assert left.report.longest_is_bound
+        assert not dropped.report.longest_is_bound
+        assert max_length < left.report.longest < dropped.report.longest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overlong", Overlong)
+def test_a_row_of_50_mb_takes_at_most_ten_times_its_bytes(tmp_path: Path, overlong: Overlong) -> None:
+    """Read, rendered and cut in a process of its own, whose peak is the kernel's figure."""
+    size = 50_000_000
+    text = "words of it " * (size // 12)
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}]}
+    small = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]}
+    (tmp_path / "f.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(small) + "\n")
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "f.jsonl"), overlong.value]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 10 * size, f"{int(done.stdout):,} bytes"
+
+
+PEAK = """
+import resource, sys
+sys.path.insert(0, 'tests')
+import chat_templates as ct
+from veneer.data.encoding import encode_all
+from veneer.data.records import duplicates, read_file
+from veneer.enums import Overlong
+tokenizer = ct.tokenizer('chatml')
+def peak():
+    return sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) * 1024
+before = peak()
+records = read_file(sys.argv[1]).records
+duplicates(records)
+found = encode_all(records, tokenizer, max_length=2048, overlong=Overlong(sys.argv[2]))
+assert len(found.examples) == (1 if sys.argv[2] == 'drop' else 2)
+print(peak() - before)
+"""
+
+
+def test_two_thousand_rows_take_about_a_second() -> None:
+    text = "How many claims were opened in March? There were forty two claims. " * 3
+    many = [record(f"u:{n} {text}", f"a:{text}", where=f"f:{n}") for n in range(2000)]
+    start = time.perf_counter()
+    encoded = encode_all(many, ct.tokenizer("chatml"), max_length=None, overlong=Overlong.DROP)
+    assert encoded.report.examples == 2000
+    assert time.perf_counter() - start < 8  # loose: a shared machine

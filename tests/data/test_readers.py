@@ -1,0 +1,193 @@
+"""Files to rows: bytes, lines, cells, and what is broken in them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from veneer.data.readers import iterate_rows
+from veneer.data.records import Record, read_file, read_records
+from veneer.errors import DataError
+
+USER = {"role": "user", "content": "Hi"}
+ANSWER = {"role": "assistant", "content": "Yo"}
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_row(tmp_path: Path, row: object) -> Record:
+    (record,) = read_records(write(tmp_path / "f.jsonl", row))
+    return record
+
+
+def problem(path: Path) -> str:
+    with pytest.raises(DataError) as error:
+        read_records(path)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("content", [[{"text": "a"}, {"text": "b"}], {"data": [{"text": "a"}, {"text": "b"}]}])
+def test_json(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "f.json"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(content, indent=2).replace("\n", "\r\n").encode())
+    assert [(record.text, record.where) for record in read_records(path)] == [("a", f"{path}:1"), ("b", f"{path}:2")]
+
+
+def test_csv(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    with path.open("w", newline="", encoding="utf-8-sig") as handle:
+        csv.writer(handle).writerows(
+            [["prompt", "completion", "id"], ["two\nlines", 'a "b", c', "1"], [], ["Hi", "Yo", ""]]
+        )
+    first, second = read_records(path)
+    assert (first.prompt, first.completion, first.where) == ("two\nlines", 'a "b", c', f"{path}:2")
+    assert (second.messages, second.where) == ((USER, ANSWER), f"{path}:5")
+    with path.open("w", newline="") as handle:
+        csv.writer(handle).writerows([["messages", "tools"], [json.dumps([USER, ANSWER]), ""]])
+    assert read_records(path)[0].messages == (USER, ANSWER)
+    path.write_text("instruction,input,output\nHi,,Yo\n")
+    assert read_records(path)[0].messages == (USER, ANSWER)
+    path.write_text("text\n" + "x" * 300_000 + "\n")  # more than the csv module's own limit
+    limit = csv.field_size_limit()
+    assert len(read_records(path)[0].text or "") == 300_000
+    assert csv.field_size_limit() == limit
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "f.parquet"
+    calls = [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {key: 1}}]} for key in "ab"]
+    pq.write_table(pa.Table.from_pylist([{"messages": [USER, *calls]}, {"messages": [USER, ANSWER]}]), path)
+    first, second = read_records(path)
+    # Parquet fills the columns of a struct with nulls: neither call had the other's argument.
+    assert [message["tool_calls"][0]["arguments"] for message in first.messages[1:]] == [{"a": 1}, {"b": 1}]
+    assert (second.messages, second.where) == ((USER, ANSWER), f"{path}:2")
+
+
+def test_parquet_notes_that_null_and_absent_are_one(tmp_path: Path) -> None:
+    path = tmp_path / "f.parquet"
+    rows = [{"messages": [USER, {**ANSWER, "name": "x"}], "id": 1}, {"messages": [USER, ANSWER], "id": None}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    notes: list[str] = []
+    assert len(list(iterate_rows(path, notes))) == 2
+    (note,) = notes
+    assert "2 rows have nulls inside their objects" in note
+    assert any("2 rows have nulls" in line for line in read_file(path).notes)
+    pq.write_table(pa.Table.from_pylist([{"messages": [USER, ANSWER], "id": None}]), path)
+    assert not any("null" in line for line in read_file(path).notes)  # a null column counts as absent in every format
+
+
+def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert "pip install 'veneer[parquet]'" in problem(tmp_path / "f.parquet")
+
+
+def test_damaged_parquet(tmp_path: Path) -> None:
+    (tmp_path / "f.parquet").write_bytes(b"PAR1nothing")
+    assert "invalid Parquet after row 0" in problem(tmp_path / "f.parquet")
+
+
+def test_bom_crlf_and_empty_lines(tmp_path: Path) -> None:
+    path = tmp_path / "f.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n  \n{"text": "b"}')
+    assert [(record.text, record.where) for record in read_records(path)] == [("a", f"{path}:1"), ("b", f"{path}:4")]
+
+
+def test_emoji_escapes_are_no_lone_surrogates(tmp_path: Path) -> None:
+    assert read_row(tmp_path, {"text": "🗼"}).text == "🗼"
+
+
+def test_a_line_of_10_mb(tmp_path: Path) -> None:
+    assert len(read_row(tmp_path, {"text": "word " * 2_000_000}).text or "") == 10_000_000
+
+
+BAD_LINES = [
+    (b'{"text": "a"', "invalid JSON: Expecting ',' delimiter at column"),
+    (b"not json", "invalid JSON: Expecting value at column 1"),
+    (b"[" * 100_000, "nested more than 100 levels deep"),
+    (b"[" * 100_000 + b"]" * 100_000, "nested more than 100 levels deep"),
+    (b'{"text": "a", "b": ' + b"[" * 101 + b"]" * 101 + b"}", "nested more than 100 levels deep"),
+    (b'{"text": "a", "b": ' + b'{"x": ' * 900 + b"1" + b"}" * 901, "nested more than 100 levels deep"),
+    (b'{"text": ' + b"1" * 5000 + b"}", "invalid JSON"),
+    (b'{"text": "\xff"}', "invalid UTF-8 at byte 10 of the line (0xff)"),
+    (b'{"text": "\xed\xa0\x80"}', "invalid UTF-8 at byte 10"),
+    (b'{"text": "a\x00"}', "a NUL character at column 12"),
+    (b'{"text": "a\\u0000"}', "a NUL character at character 1 of text"),
+    (b'{"text": "a\\ud83d"}', "a lone surrogate (U+D83D) at character 1 of text"),
+    (b'{"messages": [{"role": "user", "content": "\\udfff"}]}', "U+DFFF) at character 0 of messages[0].content"),
+    (b'{"te\\u0000xt": "a"}', "a NUL character at character 2 of a key"),
+]
+
+
+@pytest.mark.parametrize(("line", "reason"), BAD_LINES)
+def test_a_bad_line_is_named_with_its_reason(tmp_path: Path, line: bytes, reason: str) -> None:
+    path = tmp_path / "f.jsonl"
+    path.write_bytes(b'{"text": "good"}\n' + line + b'\n{"text": "good"}\n')
+    message = problem(path)
+    assert f"{path}:2: " in message
+    assert reason in message
+    assert "1 of 3 rows cannot be used" in message
+
+
+BAD_CSV = [
+    (b"text\na\n\xff\n", "f.csv:3: invalid UTF-8 (or a lone surrogate) at byte 0 of text (0xff)"),
+    (b"text\na\x00b\n", "f.csv:2: a NUL character at character 1 of text"),
+    (b"prompt,completion\na\n", "f.csv:2: 1 cells, but the header names 2 columns"),
+    (b"messages\n[x]\n", "f.csv:2: column 'messages': invalid JSON"),
+    (b'messages\n"[{""role"":""user"",""content"":""\\u0000""}]"\n', "f.csv:2: column 'messages': a NUL character"),
+    (b"text,text\na,b\n", "f.csv:1: a column name is repeated"),
+    (b"question\na\n", "f.csv:2: no format is known for the keys 'question'"),
+    (b"text\n", "holds no rows"),
+    (
+        b'prompt,completion\na,b\n"c,d\ne,f\ng,h\n',
+        "f.csv:3: this row opens a quote that is not closed up to the end of the file",
+    ),
+    (b'prompt,completion\na,"b\nc,"d"\n', "f.csv:2: the row in lines 2 to 3 is no valid CSV: ',' expected after '\"'"),
+    (b'prompt,completion\n"a"x,b\n', "f.csv:2: the row in line 2 is no valid CSV"),
+    (b"prompt;completion\na;b\n", "f.csv:1: the columns are separated by semicolons; veneer reads commas"),
+    (b"text,caf\xe9\na,b\n", "f.csv:1: invalid UTF-8 (or a lone surrogate) at byte 3 of a column name (0xe9)"),
+    ("text\ncafé\n".encode("latin-1"), "f.csv:2: invalid UTF-8 (or a lone surrogate) at byte 3 of text (0xe9); save"),
+    (b"te\x1b[2Jxt,te\x1b[2Jxt\na,b\n", "a column name is repeated: 'te\\x1b[2Jxt'"),
+    (b"", "holds no rows"),
+]
+
+
+@pytest.mark.parametrize(("content", "reason"), BAD_CSV)
+def test_bad_csv(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "f.csv").write_bytes(content)
+    assert reason in problem(tmp_path / "f.csv")
+
+
+BAD_FILES = [
+    ("f.jsonl", b"", "holds no rows"),
+    ("f.jsonl", b"\n\n", "holds no rows"),
+    ("f.json", b"[]", "holds no rows"),
+    ("f.json", b'{"rows": []}', 'neither a list of objects nor {"data": [...]}, but an object'),
+    ("f.json", b'{"text": "a"}\n{"text": "b"}', "name the file .jsonl"),
+    ("f.json", b'[\n{"text": "\xff"}]', "f.json:2: invalid UTF-8 at byte 12 of the file"),
+    ("f.json", b"[" * 100_000, "invalid JSON: nested more than 100 levels deep"),
+    ("f.json", b'[{"text": "a", "b": ' + b"[" * 200 + b"]" * 200 + b"}]", "f.json:1: nested more than 100"),
+    ("f.jsonl", b'\xff\xfe{\x00"\x00', "is UTF-16; save it as UTF-8"),
+    ("f.txt", b"x", "ends in '.txt'; veneer reads .jsonl, .json, .csv, .parquet"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "reason"), BAD_FILES)
+def test_bad_files(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert reason in problem(tmp_path / name)
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    assert "does not exist" in problem(tmp_path / "none.jsonl")
+    assert "is a folder" in problem(tmp_path)
