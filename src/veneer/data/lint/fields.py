@@ -107,7 +107,9 @@ def _forms(wanted: str) -> Iterator[str]:
 
 
 def _trained_turns(record: Record) -> list[int]:
-    return [i for i, message in enumerate(record.messages) if message["role"] == "assistant" and i >= record.train_from]
+    return [
+        i for i, message in enumerate(record.messages) if message["role"] == "assistant" and i not in record.untrained
+    ]
 
 
 def sources(raw: Any, record: Record) -> Iterator[FieldSource]:
@@ -161,6 +163,6 @@ def _path(raw: Any, record: Record, index: int) -> str:
         shift = len(record.messages) - len(raw["conversations"])
         return f"conversations[{index - shift}]" if index >= shift else "system"
     if isinstance(raw.get("prompt"), list):
-        split = record.train_from
+        split = len(raw["prompt"])
         return f"prompt[{index}]" if index < split else f"completion[{index - split}]"
     return "prompt" if index == 0 else "completion"

@@ -9,7 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from veneer.data.chat import Encoder, Trace, template_of
-from veneer.data.formats import BadRow, Record, to_record
+from veneer.data.formats import Record, to_record
+from veneer.data.json_values import BadRow
 from veneer.data.lint.fields import Placed, place
 from veneer.data.template import ChatTemplate
 from veneer.errors import DataError

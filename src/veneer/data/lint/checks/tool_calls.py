@@ -32,7 +32,8 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     turns = [(i, message) for i, message in enumerate(row.record.messages) if message.get("tool_calls")]
     if not turns:
         return
-    trained = [i for i, m in enumerate(row.record.messages) if m["role"] == "assistant" and i >= row.record.train_from]
+    answers = [i for i, message in enumerate(row.record.messages) if message["role"] == "assistant"]
+    trained = [i for i in answers if i not in row.record.untrained]
     spans = dict(zip(trained, row.trace.spans, strict=False)) if len(trained) == len(row.trace.spans) else {}
     for index, message in turns:
         start, end = spans.get(index, (0, len(row.trace.text)))

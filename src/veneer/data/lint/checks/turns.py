@@ -8,6 +8,7 @@ from typing import Any
 
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
+from veneer.data.turns import MARKS
 
 EMPTY_TURN = LintRule(
     "empty-turn",
@@ -36,7 +37,7 @@ _INVISIBLE = re.compile(
 _KEYS = frozenset(
     {
         *("role", "content", "name", "tool_calls", "tool_call_id", "tools", "from", "value"),
-        *("reasoning_content", "thinking", "reasoning", "weight", "id", "refusal"),
+        *("reasoning_content", "thinking", "reasoning", "id", "refusal", *MARKS),
     }
 )
 
