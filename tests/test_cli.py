@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -79,8 +80,8 @@ OPTIONS = {
         "--output", "--set", "--together",
     ],
     "train": [
-        "--config", "--data", "--device", "--eval-data", "--held-out", "--json", "--method", "--model", "--output",
-        "--resume", "--set",
+        "--batch-size", "--config", "--data", "--device", "--epochs", "--eval-data", "--held-out", "--json",
+        "--learning-rate", "--lr", "--method", "--model", "--output", "--rank", "--resume", "--set", "--steps",
     ],
     "verify": ["--adapter", "--data", "--device", "--gap", "--json", "--limit", "--model", "export"],
 }  # fmt: skip
@@ -107,6 +108,25 @@ def test_every_command_explains_itself_and_every_option(command: str | None) -> 
     for parameter in entry.params:
         if isinstance(parameter, click.Option) and parameter.name != "help":
             assert parameter.help, parameter.name
+            # A whole phrase: it begins with its subject, and ends.
+            assert re.match(r"(The|A|An|How|What|Where|Draw|Go|Measure|Passes|Print|Rows|Optimiser|Tokens|Show)\b",
+                            parameter.help), parameter.help  # fmt: skip
+            assert parameter.help.endswith((".", "]", "(0.1: 10 %).")), parameter.help
+
+
+@pytest.mark.parametrize("command", [None, *OPTIONS])
+def test_every_help_has_examples_whose_options_are_there_and_fits_into_80_columns(command: str | None) -> None:
+    text = CliRunner().invoke(main, [*([command] if command else []), "--help"], terminal_width=80).stdout
+    assert max(len(line) for line in text.splitlines()) <= 80
+    lines = text.partition("Examples:\n")[2].replace("\\\n", " ").splitlines()
+    assert lines
+    for line in lines:
+        program, *words = line.split("#")[0].split()
+        assert program == "veneer"
+        named = main.commands[words[0]]
+        known = {option for parameter in named.params for option in parameter.opts} | {"--help"}
+        assert {word for word in words if word.startswith("--")} <= known
+    assert command is None or all(line.split()[1] == command for line in lines)
 
 
 def test_help_and_version_import_nothing_heavy() -> None:
@@ -235,17 +255,73 @@ def test_train_writes_an_adapter_and_says_where(tiny_model: Path, tiny_data: Pat
     assert (recorded.lora.rank, recorded.train.steps, recorded.data.held_out) == (2, 2, 0.2)
 
 
-def test_flags_go_before_assignments_and_those_before_the_file(
-    tiny_model: Path, tiny_data: Path, tmp_path: Path
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize(
+    ("argv", "option"),
+    [
+        (["train"], "--held-out"), (["train"], "--epochs"), (["train"], "--learning-rate"), (["train"], "--lr"),
+        (["sweep", "--output", "o", "--grid", "lora.rank=1,2"], "--held-out"),
+        (["compare", "--model", "m", "--data", "d", "--output", "o"], "--held-out"),
+        (["generate", "--model", "m", "--prompt", "p"], "--temperature"), (["chat", "--model", "m"], "--top-p"),
+        (["export", "--adapter", "a", "--output", "o"], "--gap"), (["verify", "e"], "--gap"),
+        (["combine", "--adapter", "a", "--output", "o"], "--density"),
+    ],
+)  # fmt: skip
+def test_no_option_takes_a_number_that_is_not_finite(argv: list[str], option: str, value: str) -> None:
+    message = refused(*argv, option, value)
+    assert option in message
+    assert f"{value} is not a finite number" in message
+
+
+def test_every_option_of_a_fraction_is_among_those() -> None:
+    floats = {
+        (name, parameter.name)
+        for name, command in main.commands.items()
+        for parameter in command.params
+        if isinstance(parameter.type, click.types.FloatParamType)
+    }
+    assert floats == {
+        ("train", "held_out"), ("train", "epochs"), ("train", "learning_rate"), ("sweep", "held_out"),
+        ("compare", "held_out"), ("generate", "temperature"), ("generate", "top_p"), ("chat", "temperature"),
+        ("chat", "top_p"), ("export", "gap"), ("verify", "gap"), ("combine", "density"),
+    }  # fmt: skip
+
+
+def test_a_weight_that_is_not_finite_is_refused(adapter: Path, tmp_path: Path) -> None:
+    message = refused("combine", "--adapter", f"{adapter}=nan", "--output", tmp_path / "out")
+    assert "write it as DIR or DIR=WEIGHT" in message
+
+
+def test_shortcuts_are_the_settings_that_their_help_names(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    result = invoke(
+        *given(tiny_model, tiny_data, tmp_path / "run", "--steps", 2, "--lr", "2e-3", "--rank", 3, "--batch-size", 5,
+               "--device", "cpu", "--set", "lora.rank=3", "--set", "compute.device=cpu")
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    recorded = parse(read_yaml(tmp_path / "run" / "config.yaml"), where="x")
+    train_settings = recorded.train
+    assert (train_settings.steps, train_settings.learning_rate, train_settings.examples_per_step) == (2, 2e-3, 5)
+    assert recorded.lora.rank == 3
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate", "chat"])
+def test_an_answer_longer_than_the_context_is_refused_with_what_is_possible(
+    command: str, tiny_model: Path, tiny_data: Path
 ) -> None:
+    asked = {"generate": ["--prompt", "hi"], "evaluate": ["--data", tiny_data], "chat": []}[command]
+    result = invoke(command, "--model", tiny_model, *asked, "--max-new-tokens", 10**9, *FLOAT32, stdin="hi\n")
+    assert result.exit_code == 2
+    assert "max_new_tokens: 1,000,000,000, but the model's context has 512 tokens" in result.stderr
+
+
+def test_flags_and_assignments_go_before_the_file(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(
         f"model: /nowhere\noutput: {tmp_path / 'run'}\nmethod: qlora\ndata: {{file: {tiny_data}}}\n"
         "train: {steps: 9}\nlora: {rank: 9}\n"
     )
     result = invoke(
-        "train", "--config", file, "--model", tiny_model, "--method", "lora", "--set", "method=full", "--set",
-        "train.steps=1", "--set", "model=/elsewhere",
+        "train", "--config", file, "--model", tiny_model, "--set", "method=lora", "--set", "train.steps=1",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     recorded = parse(read_yaml(tmp_path / "run" / "config.yaml"), where="x")
@@ -301,7 +377,12 @@ def given(model: object, data: object, output: object, *more: object) -> list[ob
         (["--set", "train.steps=[1"], "not valid YAML"),
         (["--set", "train.steps=3", "--set", "train.epochs=1"], "both say how long"),
         (["--held-out", "1.5"], "data.held_out: "),
-        (["--held-out", "nan"], "data.held_out: "),
+        (["--device", "cpu", "--set", "compute.device=cuda"], "--device cpu and --set compute.device=cuda"),
+        (
+            ["--rank", "4", "--lr", "1e-3", "--set", "lora.rank=8", "--set", "train.learning_rate=2"],
+            "--rank 4 and --set",
+        ),
+        (["--epochs", "2", "--steps", "3"], "both say how long"),
         (["--device", "tpu"], "use auto, cpu, cuda or cuda:N"),
         (["--config", "/no/such/run.yaml"], "/no/such/run.yaml: cannot be read"),
     ],
@@ -458,7 +539,7 @@ def test_sampling_follows_from_the_seed_and_the_system_message_counts(tiny_model
         (["--input", "/tmp"], None, "/tmp: cannot be read"),
         (["--prompt", "a", "--input", "b"], None, "not both"),
         (["--prompt", "a", "--temperature", "-1"], None, "temperature: -1.0"),
-        (["--prompt", "a", "--temperature", "nan"], None, "temperature: nan"),
+        (["--prompt", "a", "--temperature", "nan"], None, "nan is not a finite number"),
         (["--prompt", "a", "--top-p", "0"], None, "top_p: 0.0"),
         (["--prompt", "a", "--max-new-tokens", "0"], None, "max_new_tokens: 0"),
     ],

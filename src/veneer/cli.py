@@ -22,6 +22,7 @@ from veneer.commands.doctor import doctor
 from veneer.commands.evaluate import evaluate
 from veneer.commands.export import export
 from veneer.commands.generate import generate
+from veneer.commands.options import examples
 from veneer.commands.plan import plan
 from veneer.commands.quantize import quantize
 from veneer.commands.quickstart import quickstart
@@ -60,7 +61,11 @@ def _leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples("quickstart", "train --model MODEL --data rows.jsonl --output my-adapter", "train --help"),
+)
 @click.version_option(__version__, prog_name="veneer")
 def main() -> None:
     """Fine-tune language models with LoRA and QLoRA, and prove that it worked."""

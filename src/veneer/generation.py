@@ -97,11 +97,17 @@ def generate(
         The new tokens of each prompt, in the order of `prompts`.
 
     Raises:
+        ConfigError: `max_new_tokens` is more than the model's context.
         DataError: a prompt has no token; all such are named.
     """
     empty = [f"prompt {row}" for row, prompt in enumerate(prompts) if not prompt]
     if empty:
         raise DataError(f"there is nothing to continue, give at least one token:\n{listing(empty)}")
+    if sampling.max_new_tokens > model.spec.max_positions:
+        raise ConfigError(
+            f"max_new_tokens: {sampling.max_new_tokens:,}, but the model's context has {model.spec.max_positions:,} "
+            "tokens, the prompt included; give fewer"
+        )
     was_training = model.training
     model.eval()
     results: list[list[int]] = [[] for _ in prompts]

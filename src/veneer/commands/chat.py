@@ -12,13 +12,14 @@ from veneer.commands.options import (
     base_option,
     device_option,
     dtype_option,
+    examples,
     model_option,
     sampling_of,
     sampling_options,
 )
 
 
-@click.command()
+@click.command(epilog=examples("chat --model MODEL --adapter my-adapter"))
 @model_option
 @adapter_option
 @sampling_options(512)
@@ -37,7 +38,7 @@ def chat(
     device: str,
     dtype: str,
 ) -> None:
-    """Talk to a model in the terminal. An empty line or Ctrl-D ends, /new starts over."""
+    """Talk to a model in the terminal. An empty line or Ctrl-D ends the conversation, /new begins another."""
     from veneer.screens.chat import converse
     from veneer.screens.loading import open_visibly
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import click
+
+from veneer.commands.options import COUNT, Number, examples
 
 KINDS = click.Choice(
     [
@@ -15,23 +18,41 @@ KINDS = click.Choice(
 )
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "combine --adapter claims=0.7 --adapter letters=0.3 --output both",
+        "combine --adapter claims --adapter letters\n--kind dare_ties --density 0.5 --output both",
+    )
+)
 @click.option(
     "--adapter",
     "adapters",
     multiple=True,
     required=True,
     metavar="DIR[=WEIGHT]",
-    help="An adapter, and its weight (1).",
+    help="The folder of an adapter, and its weight in the sum; the weight is 1 where it is not given.",
 )
-@click.option("--kind", type=KINDS, default="svd", show_default=True, help="How they are added (see docs/design.md).")
-@click.option("--density", type=float, help="Share of the elements that takes part, where some are pruned.")
 @click.option(
-    "--majority", type=click.Choice(["total", "frequency"]), default="total", show_default=True, help="Of TIES."
+    "--kind",
+    type=KINDS,
+    default="svd",
+    show_default=True,
+    metavar="KIND",
+    help=f"How the adapters are added: {', '.join(KINDS.choices)}.",
 )
-@click.option("--rank", type=click.IntRange(min=1), help="Rank of the result, where it is decomposed.")
-@click.option("--seed", default=0, show_default=True, help="Of the elements that DARE drops.")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the new adapter.")
+@click.option(
+    "--density", type=Number(), help="The share of the elements that is kept, in the kinds that prune (TIES, DARE)."
+)
+@click.option(
+    "--majority",
+    type=click.Choice(["total", "frequency"]),
+    default="total",
+    show_default=True,
+    help="How TIES elects a sign: by the sum of the values, or by their number.",
+)
+@click.option("--rank", type=COUNT, help="The rank of the new adapter, in the kinds that end in svd.")
+@click.option("--seed", default=0, show_default=True, help="The seed of the random draws of DARE.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder of the new adapter.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def combine(
     adapters: tuple[str, ...],
@@ -43,7 +64,10 @@ def combine(
     output: Path,
     as_json: bool,
 ) -> None:
-    """Make one adapter of several of the same base, weighted."""
+    """Add several adapters of one base model into one.
+
+    Each adapter has a weight in the sum.
+    """
     from dataclasses import asdict
 
     from veneer.adapters.arithmetic import CombinationType, Majority
@@ -70,8 +94,9 @@ def _weighted(text: str) -> tuple[Path, float]:
     if not equals or Path(text).is_dir():
         return Path(text), 1.0
     try:
-        return Path(folder), float(weight)
-    except ValueError as error:
-        raise click.UsageError(
-            f"--adapter {text!r}: write it as DIR or DIR=WEIGHT, for example my-adapter=0.5"
-        ) from error
+        number = float(weight)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise click.UsageError(f"--adapter {text!r}: write it as DIR or DIR=WEIGHT, for example my-adapter=0.5")
+    return Path(folder), number

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import click
 
-from veneer.commands.options import METHODS, model_option
+from veneer.commands.options import COUNT, METHODS, Number, examples, model_option, set_option
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "compare --model MODEL --data rows.jsonl --output comparison",
+        "compare --model MODEL --data rows.jsonl\n--eval-data test.jsonl --output comparison --methods lora,qlora",
+    )
+)
 @model_option
-@click.option("--data", required=True, help="Rows to train on: JSONL, JSON, CSV or Parquet.")
-@click.option("--output", required=True, help="Folder of the comparison; what is done there is not done again.")
-@click.option("--methods", default="full,lora,qlora", show_default=True, help="Methods, with commas between.")
-@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each method.")
-@click.option("--eval-data", help="Rows to score.")
-@click.option("--held-out", type=float, help="Share of the rows kept to be scored where there is no --eval-data (0.1).")
-@click.option("--limit", type=click.IntRange(min=1), help="Score only so many rows, drawn once.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest answer.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting of the runs.")
+@click.option("--data", required=True, help="The rows to train on: a file of JSONL, JSON, CSV or Parquet.")
+@click.option("--output", required=True, help="The folder of the comparison. Runs that are done there are kept.")
+@click.option(
+    "--methods", default="full,lora,qlora", show_default=True, help="The methods to compare, with commas between."
+)
+@click.option("--seeds", type=COUNT, default=3, show_default=True, help="The number of runs of each method.")
+@click.option("--eval-data", help="The rows that every run is scored on.")
+@click.option(
+    "--held-out",
+    type=Number(),
+    help="The share of the rows that is kept to be scored, without --eval-data. [default: 0.1]",
+)
+@click.option("--limit", type=COUNT, help="The number of rows to score, drawn once for all runs. [default: all]")
+@click.option("--max-new-tokens", type=COUNT, help="The longest answer, in tokens. [default: as the rows need]")
+@set_option
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def compare(
     model: str,
@@ -32,7 +43,10 @@ def compare(
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Train full, LoRA and QLoRA on your rows, each with several seeds, and show quality beside cost."""
+    """Train by several methods, and show quality beside cost.
+
+    Every method is trained with several seeds on the same rows, each run in a process of its own.
+    """
     if eval_data is not None and held_out is not None:
         raise click.UsageError("give --eval-data or --held-out, not both")
     names = [name.strip() for name in methods.split(",")]

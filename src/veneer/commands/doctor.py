@@ -6,12 +6,17 @@ import json
 
 import click
 
+from veneer.commands.options import examples
 
-@click.command()
-@click.option("--measure", is_flag=True, help="Time a few operations as well (some seconds).")
-@click.option("--json", "as_json", is_flag=True, help="Print facts and advice as JSON.")
+
+@click.command(epilog=examples("doctor", "doctor --measure --json"))
+@click.option("--measure", is_flag=True, help="Measure how fast a few operations are, which takes some seconds.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts and the advice as JSON.")
 def doctor(measure: bool, as_json: bool) -> None:
-    """Say what this machine has, which path is used and why, and what would make it faster."""
+    """Say what this machine has, and what would make it faster.
+
+    It says which path of the program is used here, and why.
+    """
     from dataclasses import asdict
 
     from veneer.diagnosis import advice, gather, report

@@ -7,22 +7,29 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import (
+    COUNT,
     adapter_option,
     assistant_of,
     base_option,
     device_option,
     dtype_option,
+    examples,
     model_option,
 )
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "evaluate --model MODEL --data test.jsonl",
+        "evaluate --model MODEL --adapter my-adapter\n--data test.jsonl --limit 200",
+    )
+)
 @model_option
 @adapter_option
-@click.option("--data", required=True, help="Rows to score: JSONL, JSON, CSV or Parquet.")
+@click.option("--data", required=True, help="The rows to score: a file of JSONL, JSON, CSV or Parquet.")
 @base_option
-@click.option("--limit", type=click.IntRange(min=1), help="Take only the first rows.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Longest answer.")
+@click.option("--limit", type=COUNT, help="The number of rows to score, from the start of the file. [default: all]")
+@click.option("--max-new-tokens", type=COUNT, help="The longest answer, in tokens. [default: as the rows need]")
 @device_option
 @dtype_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -37,7 +44,10 @@ def evaluate(
     dtype: str,
     as_json: bool,
 ) -> None:
-    """Score base and adapter on the same rows: loss, and answers by greedy generation."""
+    """Score a model and an adapter on the same rows.
+
+    A row is scored by the loss of its answer, and by the answer that greedy generation gives.
+    """
     from veneer.evaluation.run import EvaluationRequest
     from veneer.screens.evaluate import evaluate_visibly
 

@@ -11,6 +11,7 @@ from veneer.commands.options import (
     base_option,
     compute_of,
     device_option,
+    examples,
     gap_option,
     limit_option,
     method_of,
@@ -18,33 +19,39 @@ from veneer.commands.options import (
 )
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "export --adapter my-adapter --output my-model",
+        "export --adapter my-adapter --output my-gguf --to gguf\n--quant q4_k_m",
+    )
+)
 @base_model_option
-@click.option("--adapter", required=True, type=click.Path(path_type=Path), help="Folder of an adapter.")
+@click.option("--adapter", required=True, type=click.Path(path_type=Path), help="The folder of the adapter.")
 @click.option(
     "--to",
     type=click.Choice(["peft", "merged", "merged-4bit", "gguf", "gguf-adapter"]),
     default="merged",
     show_default=True,
-    help="Kind of export.",
+    help="What is written: an adapter for PEFT, the adapter merged into its base model, or files for llama.cpp.",
 )
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder to make.")
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
     default="auto",
     show_default=True,
-    help="Of the weights; auto: as the base is stored.",
+    help="The number format of the weights; auto takes that of the base model's files.",
 )
 @click.option(
-    "--quant", help="Of a GGUF file: f32, f16, bf16, q8_0, q4_0 or q4_k_m; an adapter: f32, f16, bf16 or q8_0."
+    "--quant",
+    help="The number format in a GGUF model (f32, f16, bf16, q8_0, q4_0, q4_k_m) or adapter (f32, f16, bf16, q8_0).",
 )
 @rows_option
 @limit_option
 @gap_option
 @base_option
 @device_option
-@click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the record of the export as JSON.")
 def export(
     model: str | None,
     adapter: Path,
@@ -59,10 +66,11 @@ def export(
     device: str,
     as_json: bool,
 ) -> None:
-    """Write an adapter as something that other programs load, and prove that it is the same model.
+    """Write an adapter as files that other programs load.
 
-    What was written is read back and compared with the live adapter; if it differs by more than its format explains,
-    nothing is left under the name of --output and the exit code is 1.
+    It is proved that they hold the same model: what was written is read back and compared with the adapter on its
+    base model. If it differs by more than its format explains, nothing is left under the name of --output, and the
+    exit code is 1.
     """
     from veneer.exports.request import ExportRequest, StoredDtype, Target
     from veneer.screens.export import export_visibly

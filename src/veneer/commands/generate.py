@@ -13,17 +13,23 @@ from veneer.commands.options import (
     base_option,
     device_option,
     dtype_option,
+    examples,
     model_option,
     sampling_of,
     sampling_options,
 )
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        'generate --model MODEL --adapter my-adapter\n--prompt "Where is my parcel?"',
+        "generate --model MODEL --input questions.txt --json > answers.jsonl",
+    )
+)
 @model_option
 @adapter_option
-@click.option("--prompt", help="One question; standard input if neither this nor --input is given.")
-@click.option("--input", "input_file", type=click.Path(path_type=Path), help="A text file with one question a line.")
+@click.option("--prompt", help="The question. Without this and --input it is read from standard input.")
+@click.option("--input", "input_file", type=click.Path(path_type=Path), help="A text file with one question on a line.")
 @sampling_options(256)
 @base_option
 @device_option
@@ -44,7 +50,10 @@ def generate(
     dtype: str,
     as_json: bool,
 ) -> None:
-    """Answer one question (streaming), or every line of a file (in batches)."""
+    """Answer one question, or every line of a file.
+
+    The answer to one question is shown as it comes. The lines of a file are answered in batches.
+    """
     if prompt is not None and input_file is not None:
         raise click.UsageError("give --prompt or --input, not both")
     from veneer.screens import generate as screen

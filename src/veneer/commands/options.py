@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,30 +19,115 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 METHODS = click.Choice(["lora", "qlora", "full"])
 
-model_option = click.option("--model", required=True, help="Model: a directory, a GGUF file or a hub id.")
-adapter_option = click.option("--adapter", type=click.Path(path_type=Path), help="Folder of an adapter.")
-device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+
+class Number(click.types.FloatParamType):
+    """A finite number: NaN and infinity, which Python would take, are refused.
+
+    Args:
+        above: the number must be larger.
+    """
+
+    name = "number"
+
+    def __init__(self, above: float = -math.inf):
+        self.above = above
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType.convert`."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        if not number > self.above:
+            self.fail(f"{value} is not above {self.above:g}.", param, ctx)
+        return number
+
+
+class Count(click.IntRange):
+    """A whole number of at least `least`."""
+
+    name = "integer"
+
+    def __init__(self, least: int = 1):
+        super().__init__(min=least)
+
+
+COUNT = Count()
+
+
+def examples(*commands: str) -> str:
+    """The end of a command's help: commands that can be copied. A line of more than 80 columns is broken where the
+    text has a newline."""
+    lines = [f"  veneer {command}".replace("\n", " \\\n      ") for command in commands]
+    return "\b\nExamples:\n" + "\n".join(lines)
+
+
+model_option = click.option("--model", required=True, help="The model: a directory, a GGUF file or a hub id.")
+adapter_option = click.option(
+    "--adapter", type=click.Path(path_type=Path), help="The folder of an adapter that is put on the model."
+)
+device_option = click.option(
+    "--device", default="auto", show_default=True, help="Where to compute: auto, cpu, cuda or cuda:N."
+)
 dtype_option = click.option(
-    "--dtype", type=click.Choice(["auto", "bfloat16", "float32"]), default="auto", show_default=True, help="Compute in."
+    "--dtype",
+    type=click.Choice(["auto", "bfloat16", "float32"]),
+    default="auto",
+    show_default=True,
+    help="The number format that the model computes in.",
 )
 base_option = click.option(
-    "--method", type=METHODS, help="Hold the base as this method does; by default as the adapter was trained."
+    "--method",
+    type=METHODS,
+    help="How the base model is held in memory: qlora quantises it. By default as when the adapter was trained.",
 )
-
-rows_option = click.option("--data", help="Rows to compare and measure on; by default the run's evaluation rows.")
-limit_option = click.option("--limit", type=click.IntRange(min=1), help="Take only the first rows (to compare on: 20).")
+rows_option = click.option(
+    "--data", help="The rows that the export is compared on. By default the evaluation rows of the adapter's run."
+)
+limit_option = click.option(
+    "--limit", type=COUNT, help="The number of rows to take from the start of the file. By default 20 are compared."
+)
 gap_option = click.option(
     "--gap",
-    type=click.FloatRange(min=0.0, min_open=True),
-    help="Largest log-probability gap allowed, in nats; by default the format's.",
+    type=Number(above=0.0),
+    help="The largest difference of a log-probability that is allowed, in nats. By default the format's own.",
 )
-base_model_option = click.option("--model", help="The base; by default as the adapter names it.")
+base_model_option = click.option("--model", help="The base model. By default the one that the adapter names.")
+
+training_model_option = click.option("--model", help="The model to train: a directory, a GGUF file or a hub id.")
+training_data_option = click.option("--data", help="The rows to train on: a file of JSONL, JSON, CSV or Parquet.")
+training_method_option = click.option(
+    "--method", type=METHODS, help="What is trained: an adapter (lora, qlora) or all weights (full). [default: qlora]"
+)
+eval_data_option = click.option("--eval-data", help="The rows that the evaluation loss is measured on.")
+held_out_option = click.option(
+    "--held-out", type=Number(), help="The share of the training rows that is kept for the evaluation loss (0.1: 10 %)."
+)
+training_device_option = click.option("--device", help="Where to compute: auto, cpu, cuda or cuda:N. [default: auto]")
+config_option = click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="A YAML file of settings (docs/configuration.md).",
+)
+set_option = click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="A setting, for example train.warmup=0.1."
+)
 
 
 def run_config(
     flags: dict[str, Any], config_file: Path | None, assignments: tuple[str, ...], resume: bool
 ) -> RunConfig:
-    """Settings from the file, then `--set`, then flags; a resumed run starts from the settings that it recorded."""
+    """Settings from the file, then `--set` and options; a resumed run starts from the settings that it recorded.
+
+    Args:
+        flags: the values of the options that were given, by the key of the setting.
+        config_file: a YAML file.
+        assignments: `--set`.
+        resume: whether the run in the output folder is gone on with.
+
+    Raises:
+        ConfigError: an option and `--set` give one setting two values, or the settings cannot be used.
+    """
     from veneer.config import override, parse, put, read_yaml
     from veneer.training.result import CONFIG_FILE
 
@@ -49,22 +135,70 @@ def run_config(
     if config_file is None and resume and "output" in flags and recorded.is_file():
         config_file = recorded
     values: dict[str, Any] = {} if config_file is None else read_yaml(config_file)
+    refuse_contradictions(flags, assignments)
     values = override(values, assignments)
     for key, value in flags.items():
         put(values, key, value)
     return parse(values, where=str(config_file or "the command line"))
 
 
+OPTIONS = {
+    "model": "--model", "output": "--output", "method": "--method", "data.file": "--data",
+    "data.eval_file": "--eval-data", "data.held_out": "--held-out", "data.max_length": "--length",
+    "train.epochs": "--epochs", "train.steps": "--steps", "train.learning_rate": "--learning-rate",
+    "train.examples_per_step": "--batch-size", "lora.rank": "--rank", "compute.device": "--device",
+    "compute.memory_limit_mb": "--memory-limit-mb",
+}  # fmt: skip
+"""The options that are shortcuts of settings, by the setting's key."""
+
+
+def refuse_contradictions(flags: dict[str, Any], assignments: tuple[str, ...]) -> None:
+    """Refuse an option and a `--set` that give one setting two values.
+
+    Raises:
+        ConfigError: naming every such pair.
+    """
+    from veneer.config import override
+    from veneer.errors import ConfigError, listing
+
+    found = []
+    for assignment in assignments:
+        key, _, text = assignment.partition("=")
+        given: Any = override({}, [assignment])
+        for part in key.strip().split("."):
+            given = given[part]
+        if key.strip() in flags and given != flags[key.strip()]:
+            found.append(f"{OPTIONS[key.strip()]} {flags[key.strip()]} and --set {key.strip()}={text}")
+    if found:
+        raise ConfigError(f"a setting has two values; give one of them:\n{listing(found)}")
+
+
 def sampling_options(default_tokens: int) -> Callable[[Command], Command]:
-    """The options of whatever generates."""
+    """The options of a command that generates text."""
 
     def decorate(command: Command) -> Command:
         for option in (
-            click.option("--seed", default=0, show_default=True, help="Of the draws."),
-            click.option("--top-p", default=1.0, show_default=True, help="Draw among the likeliest with this mass."),
-            click.option("--temperature", default=0.0, show_default=True, help="0 takes the likeliest token."),
-            click.option("--max-new-tokens", default=default_tokens, show_default=True, help="Longest answer."),
-            click.option("--system", help="System message."),
+            click.option(
+                "--seed", default=0, show_default=True, help="The seed of the random draws (temperature above 0)."
+            ),
+            click.option(
+                "--top-p",
+                type=Number(),
+                default=1.0,
+                show_default=True,
+                help="Draw only among the likeliest tokens that together have this probability.",
+            ),
+            click.option(
+                "--temperature",
+                type=Number(),
+                default=0.0,
+                show_default=True,
+                help="How freely tokens are drawn; 0 always takes the likeliest.",
+            ),
+            click.option(
+                "--max-new-tokens", default=default_tokens, show_default=True, help="The longest answer, in tokens."
+            ),
+            click.option("--system", help="The system message that each conversation begins with."),
         ):
             command = option(command)
         return command

@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import click
 
-from veneer.commands.options import METHODS, run_config
+from veneer.commands.options import COUNT, METHODS, Count, examples, run_config, set_option
 
 
-@click.command()
-@click.option("--model", required=True, help="Model: a directory, a config.json, a GGUF file or a hub id; no weights.")
-@click.option("--method", type=METHODS, default="qlora", show_default=True, help="What is trained.")
-@click.option("--data", help="Rows to train on; without them --rows, --tokens and --length are supposed.")
-@click.option("--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="Number of rows.")
-@click.option("--tokens", type=click.IntRange(min=2), help="Tokens of a row on average (default: as --length).")
-@click.option("--length", type=click.IntRange(min=2), help="Longest row, in tokens (default: as --tokens, or 512).")
-@click.option("--rank", type=click.IntRange(min=1), help="Rank of the adapter.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train.epochs=2.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, or a card: h100, a100, l4, …")
-@click.option("--memory-limit-mb", type=click.IntRange(min=1), help="What the run may take at its peak.")
+@click.command(
+    epilog=examples(
+        "plan --model MODEL --data rows.jsonl --method lora",
+        "plan --model config.json --device h100\n--rows 10000 --tokens 300 --length 2048 --rank 16",
+    )
+)
+@click.option(
+    "--model",
+    required=True,
+    help="The model: a directory, a config.json, a GGUF file or a hub id. Weights are not read.",
+)
+@click.option(
+    "--method",
+    type=METHODS,
+    default="qlora",
+    show_default=True,
+    help="What would be trained: an adapter (lora, qlora) or all weights (full).",
+)
+@click.option("--data", help="The rows to train on. Without them --rows, --tokens and --length say what to suppose.")
+@click.option("--rows", type=COUNT, default=1000, show_default=True, help="The number of rows, without --data.")
+@click.option("--tokens", type=Count(2), help="Tokens in an average row, without --data. [default: as --length]")
+@click.option("--length", type=Count(2), help="Tokens in the longest row. [default: as --tokens, or else 512]")
+@click.option("--rank", type=COUNT, help="The rank of the adapter (lora.rank).")
+@set_option
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where it would run: auto, cpu, cuda, or the name of a card (h100, a100, l4, …).",
+)
+@click.option("--memory-limit-mb", type=COUNT, help="The memory that the run may take at its peak, in MB.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(
     model: str,
@@ -32,7 +52,10 @@ def plan(
     memory_limit_mb: int | None,
     as_json: bool,
 ) -> None:
-    """Say what a training run would take, from a config.json alone: memory, time, disk."""
+    """Say what memory, time and disk a run would take.
+
+    Weights are not read: a config.json is enough.
+    """
     from veneer.screens.plan import plan_visibly
     from veneer.training.planned import NO_FILE, Expected
 

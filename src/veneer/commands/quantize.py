@@ -6,23 +6,37 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import model_option
+from veneer.commands.options import examples, model_option
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "quantize --model MODEL --output model-nf4",
+        "quantize --model MODEL --output model-int8 --set quant.scheme=int8",
+    )
+)
 @model_option
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Directory to make.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Of quant, e.g. quant.scheme=int8.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The directory to make.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting of quant, for example quant.scheme=int8.",
+)
 @click.option(
     "--dtype",
     type=click.Choice(["auto", "bfloat16", "float16", "float32"]),
     default="auto",
     show_default=True,
-    help="Of what stays dense; auto: as the model says.",
+    help="The number format of what is not quantised; auto takes that of the model's files.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was written as JSON.")
 def quantize(model: str, output: Path, assignments: tuple[str, ...], dtype: str, as_json: bool) -> None:
-    """Quantise a model once, into a directory that opens at once here and in transformers."""
+    """Quantise a model once, into a directory of its own.
+
+    veneer and transformers open the directory without quantising again.
+    """
     from veneer.config import override, parse
     from veneer.errors import ConfigError
     from veneer.screens.quantize import quantize_visibly

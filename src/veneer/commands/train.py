@@ -6,19 +6,48 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import METHODS, run_config
+from veneer.commands.options import (
+    COUNT,
+    Number,
+    config_option,
+    eval_data_option,
+    examples,
+    held_out_option,
+    run_config,
+    set_option,
+    training_data_option,
+    training_device_option,
+    training_method_option,
+    training_model_option,
+)
 
 
-@click.command()
-@click.option("--model", help="Model: a directory, a GGUF file or a hub id.")
-@click.option("--data", help="Rows to train on: JSONL, JSON, CSV or Parquet.")
-@click.option("--output", help="Folder of the run.")
-@click.option("--method", type=METHODS, help="What is trained (default: qlora).")
-@click.option("--eval-data", help="Rows for the evaluation loss.")
-@click.option("--held-out", type=float, help="Share of the rows kept for the evaluation loss.")
-@click.option("--device", help="auto, cpu, cuda or cuda:N.")
-@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML file with any setting.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting, e.g. train.epochs=2.")
+@click.command(
+    epilog=examples(
+        "train --model MODEL --data rows.jsonl --output my-adapter",
+        "train --model MODEL --data rows.jsonl --output my-adapter\n--method lora --rank 16 --epochs 2 --lr 2e-4",
+        "train --config run.yaml --set train.optimizer=adamw8bit",
+        "train --output my-adapter --resume",
+    )
+)
+@training_model_option
+@training_data_option
+@click.option("--output", help="The folder of the run: adapter, settings, checkpoints, events, loss curve.")
+@training_method_option
+@click.option("--epochs", type=Number(), help="Passes over the training rows (train.epochs).")
+@click.option("--steps", type=COUNT, help="Optimiser steps, in place of --epochs (train.steps).")
+@click.option(
+    "--learning-rate", "--lr", "learning_rate", type=Number(), help="The peak learning rate (train.learning_rate)."
+)
+@click.option("--rank", type=COUNT, help="The rank of the adapter (lora.rank).")
+@click.option(
+    "--batch-size", type=COUNT, help="Rows in an optimiser step, all micro-batches together (train.examples_per_step)."
+)
+@eval_data_option
+@held_out_option
+@training_device_option
+@config_option
+@set_option
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print every event as a line of JSON.")
 def train(
@@ -26,6 +55,11 @@ def train(
     data: str | None,
     output: str | None,
     method: str | None,
+    epochs: float | None,
+    steps: int | None,
+    learning_rate: float | None,
+    rank: int | None,
+    batch_size: int | None,
     eval_data: str | None,
     held_out: float | None,
     device: str | None,
@@ -34,12 +68,20 @@ def train(
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Train an adapter (or the whole model) on your rows."""
+    """Train an adapter (or the whole model) on your rows.
+
+    Options and --set go before the settings of --config. What is not given is chosen by veneer, which says so.
+    """
     flags = {
         "model": model,
         "data.file": data,
         "output": output,
         "method": method,
+        "train.epochs": epochs,
+        "train.steps": steps,
+        "train.learning_rate": learning_rate,
+        "lora.rank": rank,
+        "train.examples_per_step": batch_size,
         "data.eval_file": eval_data,
         "data.held_out": held_out,
         "compute.device": device,

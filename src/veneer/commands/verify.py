@@ -6,12 +6,24 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import base_model_option, compute_of, device_option, gap_option, limit_option, rows_option
+from veneer.commands.options import (
+    base_model_option,
+    compute_of,
+    device_option,
+    examples,
+    gap_option,
+    limit_option,
+    rows_option,
+)
 
 
-@click.command()
+@click.command(epilog=examples("verify my-model"))
 @click.argument("export", type=click.Path(path_type=Path))
-@click.option("--adapter", type=click.Path(path_type=Path), help="Its adapter; by default where it was then.")
+@click.option(
+    "--adapter",
+    type=click.Path(path_type=Path),
+    help="The folder of the adapter. [default: where it was when exported]",
+)
 @base_model_option
 @rows_option
 @limit_option
@@ -28,7 +40,11 @@ def verify(
     device: str,
     as_json: bool,
 ) -> None:
-    """Check an export again: its files, tensors and answers as they are now; exit code 1 if they differ."""
+    """Check an export again.
+
+    EXPORT is the folder that `veneer export` made. Its files, tensors and answers are compared with what it was made
+    from. The exit code is 1 if something differs.
+    """
     from veneer.exports.request import VerifyRequest
     from veneer.screens.verify import verify_visibly
 
