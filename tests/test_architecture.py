@@ -34,6 +34,7 @@ SIDEWAYS = {
     ("evaluation", "assistant"),  # what is evaluated is an assistant
     ("__main__", "cli"),
     ("cli", "commands"),
+    ("cli", "screens"),
     ("commands", "screens"),
     ("commands", "diagnosis"),
     ("cli", "__init__"),  # the version

@@ -42,8 +42,9 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except VeneerError as error:
-            click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-            click.echo(str(error), err=True)
+            from veneer.screens.console import say_error
+
+            say_error(str(error))
             _leave(error.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)

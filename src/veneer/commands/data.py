@@ -6,17 +6,19 @@ import json
 
 import click
 
+from veneer.commands.options import COUNT, Count, examples
 
-@click.command()
-@click.argument("file")
-@click.option("--model", help="Model whose tokenizer and chat template the rows are checked with; by default none.")
-@click.option("--eval-data", help="Evaluation rows: they are checked too, and for what training has seen of them.")
-@click.option(
-    "--max-length", type=click.IntRange(min=2), default=2048, show_default=True, help="Longest row, in tokens."
+
+@click.command(
+    epilog=examples("data rows.jsonl", "data rows.jsonl --model MODEL --eval-data test.jsonl --group customer")
 )
-@click.option("--group", metavar="COLUMN", help="Column whose values must not be on both sides of the split.")
-@click.option("--ignore", multiple=True, metavar="RULE", help="A rule that is not reported; may be repeated.")
-@click.option("--processes", type=click.IntRange(min=1), help="Processes that check rows; by default one a core.")
+@click.argument("file")
+@click.option("--model", help="The model whose tokenizer and chat template the rows are checked with. [default: none]")
+@click.option("--eval-data", help="The evaluation rows. They are checked too, and for what training has seen of them.")
+@click.option("--max-length", type=Count(2), default=2048, show_default=True, help="The longest row, in tokens.")
+@click.option("--group", metavar="COLUMN", help="A column whose values must not be on both sides of the split.")
+@click.option("--ignore", multiple=True, metavar="RULE", help="A rule that is not reported. It may be given again.")
+@click.option("--processes", type=COUNT, help="The number of processes that check rows. [default: one a core]")
 @click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON.")
 def data(
     file: str,
@@ -28,7 +30,10 @@ def data(
     processes: int | None,
     as_json: bool,
 ) -> None:
-    """Check every row of FILE: the exit code is 1 where an error is found, and 0 with warnings alone."""
+    """Check every row of a data file.
+
+    The exit code is 1 where an error is found, and 0 with warnings alone.
+    """
     from veneer.screens.data import DataRequest, lint_visibly
 
     report = lint_visibly(

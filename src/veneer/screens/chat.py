@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 
 import click
+from rich.text import Text
 
 from veneer.assistant import Assistant
 from veneer.data.records import Message
 from veneer.errors import DataError
 from veneer.generation import Sampling
+from veneer.screens.console import console, say
 
 
 def converse(assistant: Assistant, system: str | None, sampling: Sampling) -> None:
     """A conversation in the terminal, until an empty line or the end of input."""
     beginning: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     history = list(beginning)
-    click.echo("Type a message; an empty line ends, /new starts over.", err=True)
+    screen = console()
+    say(screen, "Type a message; an empty line ends, /new starts over.")
     while True:
-        click.secho("> ", fg="blue", bold=True, nl=False, err=True)
+        screen.print(Text("> ", style="bold blue"), end="")
         try:
             line = sys.stdin.readline().strip()
         except UnicodeDecodeError as error:

@@ -22,6 +22,13 @@ def say(screen: Console, message: str, style: str = "") -> None:
     screen.print(Text(message, style=style, overflow="ignore"), soft_wrap=not screen.is_terminal)
 
 
+def say_error(message: str) -> None:
+    """Print what is wrong, as `say` prints a message."""
+    screen = console()
+    text = Text.assemble(("error: ", "bold red"), message, overflow="ignore")
+    screen.print(text, soft_wrap=not screen.is_terminal)
+
+
 def show_table(screen: Console, table: Table) -> None:
     """Print a table with its title above and its caption below: neither is squeezed into the table's width."""
     if table.title is not None:
