@@ -183,7 +183,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      "default_system_message",
      (), _TEMPLATE),
     ("dataset_text_field field_messages field_instruction field_input field_output column_mapping columns_mapping",
-     ("data.columns",), "the file's name of each column, as {text: content}; usual names are recognised without it"),
+     ("data.columns",), "the file's name of each column, as {text: content}"),
     ("dataset_kwargs formatting_func dataset_format remove_unused_columns label_names",
      (), _FORMATS),
     ("dataset_num_proc dataset_processes preprocessing_num_workers dataset_prepared_path overwrite_cache "
