@@ -17,8 +17,11 @@ from veneer.charts import (
     RIGHT,
     TOP,
     WIDTH,
+    Scale,
     Series,
     line_chart,
+    log_ticks,
+    loss_chart,
     points_chart,
     scatter_chart,
     smooth,
@@ -56,7 +59,7 @@ def test_series_are_named_marked_and_coloured_apart() -> None:
     assert len(list(root.iter(f"{SVG}circle"))) == 2
     strokes = [line.get("stroke") for line in root.iter(f"{SVG}polyline")]
     assert len(set(strokes)) == 2
-    assert [line.get("stroke-opacity") for line in root.iter(f"{SVG}polyline")] == ["0.35", "1"]
+    assert [line.get("stroke-opacity") for line in root.iter(f"{SVG}polyline")] == ["0.45", "1"]
 
 
 def test_names_are_escaped() -> None:
@@ -128,6 +131,74 @@ def test_equal_and_nearly_equal_numbers_have_ticks(value: float) -> None:
         found = ticks(value, high)
         assert found[0] < found[-1]
         assert len(found) <= 12
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.06, 4.2, [0.05, 0.1, 0.2, 0.5, 1, 2, 5]),
+        (1, 10, [1, 2, 5, 10]),
+        (0.1, 0.1, [0.01, 0.1, 1]),
+        (3, 3, [2, 5]),
+        (2e-5, 30, [1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, 10, 100]),
+    ],
+)
+def test_ticks_of_a_log_axis_are_round(low: float, high: float, expected: list[float]) -> None:
+    assert log_ticks(low, high) == pytest.approx(expected, rel=1e-12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.floats(1e-290, 1e290), st.floats(1e-290, 1e290))
+def test_ticks_of_a_log_axis_span_the_data(a: float, b: float) -> None:
+    low, high = min(a, b), max(a, b)
+    found = log_ticks(low, high)
+    assert found == sorted(set(found))
+    assert found[0] <= low * (1 + 1e-9)
+    assert found[-1] >= high * (1 - 1e-9)
+
+
+def test_equal_ratios_are_equal_lengths_on_a_log_axis_and_what_has_no_place_is_left_out() -> None:
+    points = [(0.0, 10.0), (1.0, 1.0), (2.0, 0.0), (3.0, -1.0), (4.0, 0.1)]
+    (found,) = lines(ElementTree.fromstring(line_chart("t", "x", "y", [Series("a", points)], Scale.LOG)))
+    assert [y for _, y in found] == [TOP, (TOP + HEIGHT - BOTTOM) / 2, HEIGHT - BOTTOM]
+    assert "<svg" in line_chart("t", "x", "y", [Series("a", [(0.0, -1.0)])], Scale.LOG)
+
+
+def names(root: ElementTree.Element) -> list[str]:
+    """What the legend names."""
+    texts = [text.text or "" for text in root.iter(f"{SVG}text")]
+    return [text for text in texts if text in ("step", "evaluation") or text.startswith("mean of")]
+
+
+def test_a_loss_chart_shows_every_step_beside_the_mean() -> None:
+    steps = {step: 2.0 + (-1) ** step for step in range(1, 101)}
+    root = ElementTree.fromstring(loss_chart(steps, {50: 2.0, 100: 1.9}))
+    assert sorted(names(root)) == ["evaluation", "mean of 4 steps", "step", "step"]  # the axis is called step, too
+    single, mean, evaluation = lines(root)
+    assert (len(single), len(mean), len(evaluation)) == (100, 100, 2)
+    assert len(list(root.iter(f"{SVG}circle"))) == 100 + 2
+    # The steps go up and down by the whole of their range; the mean of the last four hides that.
+    assert max(y for _, y in single[4:]) - min(y for _, y in single[4:]) > 200
+    assert max(y for _, y in mean[4:]) - min(y for _, y in mean[4:]) < 1
+
+
+def test_a_loss_chart_of_few_steps_has_no_mean_and_of_many_no_dots() -> None:
+    few = ElementTree.fromstring(loss_chart({step: 1.0 / step for step in range(1, 7)}, {}))
+    assert sorted(names(few)) == ["step", "step"]
+    many = ElementTree.fromstring(loss_chart(dict.fromkeys(range(1, 2001), 1.0), {}))
+    assert list(many.iter(f"{SVG}circle")) == []
+    assert len(lines(many)[0]) == 2000
+    assert "<svg" in loss_chart({}, {})
+
+
+@pytest.mark.parametrize(("last", "scale"), [(0.11, Scale.LINEAR), (0.09, Scale.LOG)])
+def test_a_loss_chart_has_a_log_axis_where_losses_span_more_than_a_decade(last: float, scale: Scale) -> None:
+    steps = {1: 1.0, 2: 0.5, 3: last}
+    expected = line_chart(
+        "Loss", "step", "nats per supervised token",
+        [Series("step", [(float(step), loss) for step, loss in steps.items()], marked=True)], scale,
+    )  # fmt: skip
+    assert loss_chart(steps, {}) == expected
 
 
 def test_smoothing_is_the_mean_of_the_last_values() -> None:

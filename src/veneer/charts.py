@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
 from html import escape
 
 WIDTH, HEIGHT = 720, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 44, 52
+FAINT = 0.45
+"""Opacity of a faint line."""
 COLOURS = ("#2f6f9f", "#d1603d", "#4b8b3b", "#7a5195", "#b08900")
+
+
+class Scale(Enum):
+    """How values are laid out on an axis."""
+
+    LINEAR = "linear"
+    LOG = "log"
+    """Equal ratios are equal lengths. Values of 0 and below have no place and are left out."""
+
+
+MOST_DOTS = 400
+"""Most points of a faint line that each get a dot: more would run into each other."""
+MEANS = 25
+"""A smoothed line is the mean over a run's length divided by this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,18 +36,53 @@ class Series:
     name: str
     points: Sequence[tuple[float, float]]
     faint: bool = False
-    """Drawn thin and pale, as the raw values behind a smoothed line."""
+    """Drawn thin and pale, as single values beside their mean."""
     marked: bool = False
     """A dot on every point."""
 
 
-def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series]) -> str:
-    """An SVG document with the series over common axes; points that are not finite are left out."""
+def loss_chart(steps: Mapping[int, float], evaluations: Mapping[int, float]) -> str:
+    """An SVG document with the loss of every step, their mean over the last steps, and the evaluation losses.
+
+    The axis is logarithmic where the losses span more than a decade.
+
+    Args:
+        steps: the loss of each step, by its number.
+        evaluations: the evaluation loss after a step, by the step's number.
+    """
+    points = [(float(step), loss) for step, loss in sorted(steps.items())]
+    window = max(1, len(points) // MEANS)
+    series = [Series("step", points, faint=window > 1, marked=len(points) <= MOST_DOTS)]
+    if window > 1:
+        series.append(Series(f"mean of {window} steps", smooth(points, window)))
+    if evaluations:
+        after = [(float(step), loss) for step, loss in sorted(evaluations.items())]
+        series.append(Series("evaluation", after, marked=True))
+    losses = [loss for loss in (*steps.values(), *evaluations.values()) if math.isfinite(loss) and loss > 0]
+    wide = bool(losses) and max(losses) > 10 * min(losses)
+    return line_chart("Loss", "step", "nats per supervised token", series, Scale.LOG if wide else Scale.LINEAR)
+
+
+def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series], scale: Scale = Scale.LINEAR) -> str:
+    """An SVG document with the series over common axes; points that are not finite are left out.
+
+    Args:
+        title: stands above the chart.
+        x_label: stands below the x axis.
+        y_label: stands beside the y axis.
+        series: the lines, the last one on top.
+        scale: of the y axis. A linear one includes 0.
+    """
     drawn = [_finite(one) for one in series]
-    points = [point for s in drawn for point in s.points] or [(0.0, 0.0)]
+    if scale is Scale.LOG:
+        drawn = [replace(one, points=[(x, y) for x, y in one.points if y > 0]) for one in drawn]
+    points = [point for s in drawn for point in s.points] or [(0.0, 1.0 if scale is Scale.LOG else 0.0)]
     x_ticks = ticks(min(x for x, _ in points), max(x for x, _ in points))
-    y_ticks = ticks(min(0.0, *(y for _, y in points)), max(y for _, y in points))
-    frame = _Frame(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1])
+    if scale is Scale.LOG:
+        y_ticks = log_ticks(min(y for _, y in points), max(y for _, y in points))
+    else:
+        y_ticks = ticks(min(0.0, *(y for _, y in points)), max(y for _, y in points))
+    frame = _Frame(x_ticks[0], x_ticks[-1], y_ticks[0], y_ticks[-1], scale)
     lines = [_line(frame, one, COLOURS[index % len(COLOURS)]) for index, one in enumerate(drawn)]
     return _document(title, _axes(frame, x_ticks, y_ticks, x_label, y_label), lines, drawn)
 
@@ -69,8 +121,7 @@ def _dots(frame: _Frame, series: Series, colour: str) -> list[str]:
 
 
 def _finite(series: Series) -> Series:
-    points = [(x, y) for x, y in series.points if math.isfinite(x) and math.isfinite(y)]
-    return Series(series.name, points, series.faint, series.marked)
+    return replace(series, points=[(x, y) for x, y in series.points if math.isfinite(x) and math.isfinite(y)])
 
 
 def _document(title: str, axes: list[str], marks: Sequence[list[str]], series: Sequence[Series]) -> str:
@@ -97,6 +148,20 @@ def ticks(low: float, high: float, target: int = 6) -> list[float]:
     return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers that span `low` to `high`, both above 0: of every decade 1, 2 and 5, or 1 alone where the decades
+    are many."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    parts = (1, 2, 5) if last - first <= 3 else (1,)
+    found = [float(f"{part}e{power}") for power in range(first, last + 1) for part in parts]
+    found = [value for value in found if math.isfinite(value) and value > 0]
+    begin = max((index for index, value in enumerate(found) if value <= low), default=0)
+    end = min((index for index, value in enumerate(found) if value >= high), default=len(found) - 1)
+    if begin == end:  # one number, and round: a decade around it
+        return [found[begin] / 10, found[begin], found[begin] * 10]
+    return found[begin : end + 1]
+
+
 def smooth(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
     """Each y replaced by the mean of the last `window` ones."""
     result = []
@@ -112,12 +177,16 @@ class _Frame:
     x_high: float
     y_low: float
     y_high: float
+    scale: Scale = Scale.LINEAR
 
     def x(self, value: float) -> float:
         return round(LEFT + (value - self.x_low) / (self.x_high - self.x_low) * (WIDTH - LEFT - RIGHT), 2)
 
     def y(self, value: float) -> float:
-        return round(HEIGHT - BOTTOM - (value - self.y_low) / (self.y_high - self.y_low) * (HEIGHT - TOP - BOTTOM), 2)
+        low, high = self.y_low, self.y_high
+        if self.scale is Scale.LOG:
+            low, high, value = math.log10(low), math.log10(high), math.log10(value)
+        return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 2)
 
 
 def _axes(frame: _Frame, x_ticks: list[float], y_ticks: list[float], x_label: str, y_label: str) -> list[str]:
@@ -140,13 +209,14 @@ def _axes(frame: _Frame, x_ticks: list[float], y_ticks: list[float], x_label: st
 
 def _line(frame: _Frame, series: Series, colour: str) -> list[str]:
     path = " ".join(f"{frame.x(x)},{frame.y(y)}" for x, y in series.points)
-    width, opacity = (1, 0.35) if series.faint else (2, 1)
+    width, opacity = (1, FAINT) if series.faint else (2, 1)
     parts = [
         f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}" stroke-opacity="{opacity}" '
         'stroke-linejoin="round"/>'
     ]
     if series.marked:
-        parts += [f'<circle cx="{frame.x(x)}" cy="{frame.y(y)}" r="3.5" fill="{colour}"/>' for x, y in series.points]
+        end = f'r="{1.6 if series.faint else 3.5}" fill="{colour}"/>'
+        parts += [f'<circle cx="{frame.x(x)}" cy="{frame.y(y)}" {end}' for x, y in series.points]
     return parts
 
 
@@ -154,7 +224,7 @@ def _legend(series: Sequence[Series]) -> list[str]:
     parts, x = [], WIDTH - RIGHT
     for index, one in reversed(list(enumerate(series))):
         x -= 7 * len(one.name) + 34
-        opacity = 0.35 if one.faint else 1
+        opacity = FAINT if one.faint else 1
         colour = COLOURS[index % len(COLOURS)]
         parts.append(
             f'<line x1="{x}" x2="{x + 20}" y1="20" y2="20" stroke="{colour}" stroke-width="3" '

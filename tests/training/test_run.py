@@ -572,7 +572,7 @@ def test_what_a_run_leaves_behind_can_be_read(method: str, finished: dict[str, R
     output = finished[method].output
     root = ElementTree.parse(output / "loss.svg").getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
-    assert len(root.findall("{*}polyline")) == 3
+    assert len(root.findall("{*}polyline")) == 2  # steps and evaluations; a mean of so few would hide them
     lines = (output / "events.jsonl").read_text().splitlines()
     kinds = [json.loads(line)["event"] for line in lines]
     assert kinds.count("StepDone") == 6

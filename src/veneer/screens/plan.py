@@ -72,7 +72,9 @@ def plan_table(title: str, plan: Plan) -> Table:
     rate = (
         f"{plan.rate.flops / 1e12:,.3g} TFLOP/s, {source}, of which a step reaches {100 * plan.rate.efficiency:.0f} %"
     )
-    table.add_row("time", "", f"{spoken(plan.seconds)} a step, {spoken(plan.seconds * plan.steps)} for {plan.steps:,}")
+    table.add_row(
+        "time", "", f"{spoken(plan.seconds)} a step, {spoken(plan.seconds * plan.steps)} for {plan.steps:,} steps"
+    )
     table.add_row("", "", rate)
     for name, size in (("result", plan.disk.result), ("a checkpoint", plan.disk.checkpoint)):
         table.add_row(f"disk: {name}", f"{size / 1e6:,.0f}", "")

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from veneer.charts import Series, line_chart, smooth
+from veneer.charts import loss_chart
 from veneer.events import read_events
 from veneer.io.files import staged_files, write_text
 from veneer.training.checkpoint import Progress
@@ -40,10 +40,4 @@ def loss_curve(events: Path) -> str:
             steps[int(str(event["step"]))] = float(str(event["loss"]))
         elif event["event"] == "Evaluated":
             evaluations[int(str(event["step"]))] = float(str(event["loss"]))
-    raw = sorted(steps.items())
-    points = [(float(step), loss) for step, loss in raw]
-    window = max(1, len(points) // 25)
-    series = [Series("step", points, faint=True), Series(f"mean of {window}", smooth(points, window))]
-    if evaluations:
-        series.append(Series("evaluation", [(float(s), v) for s, v in sorted(evaluations.items())], marked=True))
-    return line_chart("Loss", "step", "nats per supervised token", series)
+    return loss_chart(steps, evaluations)
