@@ -17,7 +17,7 @@ from veneer.adapters.inject import inject
 from veneer.adapters.routed import Route
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, save_adapter
-from veneer.adapters.tables import grow
+from veneer.adapters.vocabulary import resize_embeddings
 from veneer.enums import Init, Scaling, Variant
 from veneer.errors import AdapterError
 from veneer.evaluation.scoring import row_losses
@@ -273,7 +273,7 @@ def test_a_failed_load_changes_nothing(tmp_path: Path) -> None:
 def test_an_adapter_with_tokens_of_its_own_is_refused(tmp_path: Path) -> None:
     adapters, _ = held(tmp_path, PLAIN)
     model = ours(tiny_llama(), tmp_path / "base")
-    grow(model, 100)
+    resize_embeddings(model, 100)
     adapter = inject(model, LoraSpec(rank=2, alpha=2, trainable_tokens={"model.embed_tokens": (98,), "lm_head": (98,)}))
     (tmp_path / "grown").mkdir()
     save_adapter(tmp_path / "grown", adapter, base="owner/base")

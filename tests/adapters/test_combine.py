@@ -1,4 +1,4 @@
-"""Combined adapters equal PEFT's `add_weighted_adapter`, and are right where that is wrong or silent."""
+"""CombinationResult adapters equal PEFT's `add_weighted_adapter`, and are right where that is wrong or silent."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from torch import Tensor
 
 from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
-from veneer.adapters.arithmetic import CombinationType, Majority, Sum, Update, pruned
-from veneer.adapters.combine import Combination, Weighted, combine
+from veneer.adapters.arithmetic import CombinationType, Majority, Update, UpdateSum, pruned
+from veneer.adapters.combine import Combination, WeightedAdapter, combine
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, read_config, read_tensors, save_adapter
 from veneer.cli import main
@@ -51,8 +51,8 @@ def their_adapters(folder: Path, settings: Sequence[dict[str, Any]]) -> peft.Pef
     return theirs.eval()
 
 
-def read(folder: Path, count: int, weights: Sequence[float] = WEIGHTS) -> list[Weighted]:
-    return [Weighted.read(folder / name, weight) for name, weight in zip(FOLDERS[:count], weights, strict=False)]
+def read(folder: Path, count: int, weights: Sequence[float] = WEIGHTS) -> list[WeightedAdapter]:
+    return [WeightedAdapter.read(folder / name, weight) for name, weight in zip(FOLDERS[:count], weights, strict=False)]
 
 
 def density(kind: CombinationType) -> float | None:
@@ -69,9 +69,9 @@ def updates_of(theirs: peft.PeftModel, name: str) -> dict[str, Tensor]:
     return found
 
 
-def our_updates(adapters: list[Weighted], how: Combination) -> dict[str, Tensor]:
+def our_updates(adapters: list[WeightedAdapter], how: Combination) -> dict[str, Tensor]:
     found = {}
-    for path, part in combine(adapters, how).parts:
+    for path, part in combine(adapters, how).modules:
         a, b = part.tensors().values()
         found[path] = (b @ a).t() if path == "model.embed_tokens" else b @ a
     return found
@@ -135,7 +135,7 @@ def test_what_is_saved_is_what_was_combined_for_peft_and_for_us(kind: Combinatio
         expected = packed_logits(model, TEXTS)
         assert largest_difference(their_logits(theirs, TEXTS), expected) < 1e-5 * float(expected.abs().max())
     deltas = updates_of(theirs, "default")
-    for path, part in result.parts:
+    for path, part in result.modules:
         a, b = part.tensors().values()
         assert largest_difference(deltas[path], b @ a) < 1e-6
 
@@ -143,7 +143,7 @@ def test_what_is_saved_is_what_was_combined_for_peft_and_for_us(kind: Combinatio
 # --------------------------------------------------------------------------------------- where PEFT is wrong or silent
 
 
-def exact_sum(adapters: list[Weighted], path: str) -> Tensor:
+def exact_sum(adapters: list[WeightedAdapter], path: str) -> Tensor:
     found = [(adapter, adapter.update(path)) for adapter in adapters]
     return sum(u.weight * u.scale * u.b.double() @ u.a.double() for _, u in found if u is not None)  # type: ignore[return-value]
 
@@ -168,7 +168,7 @@ def test_one_adapter_alone_is_pruned_as_asked(tmp_path: Path) -> None:
     theirs.add_weighted_adapter(["first"], [1.0], "sum", "magnitude_prune", density=0.5)
     path = "model.layers.0.self_attn.q_proj"
     adapters = read(tmp_path, 1, (1.0,))
-    result = dict(combine(adapters, Combination(kind=CombinationType.MAGNITUDE_PRUNE, density=0.5)).parts)[path]
+    result = dict(combine(adapters, Combination(kind=CombinationType.MAGNITUDE_PRUNE, density=0.5)).modules)[path]
     a, _ = result.tensors().values()
     assert int((a == 0).sum()) == a.numel() // 2
     layer = theirs.get_submodule(f"base_model.model.{path}")
@@ -270,7 +270,7 @@ def test_dropping_keeps_the_mean_and_pruning_the_largest() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(3, 50, generator=generator), torch.randn(40, 3, generator=generator)
     draws = torch.Generator().manual_seed(1)
-    how = Sum(kind=CombinationType.DARE_LINEAR_SVD, generator=draws, density=0.3, rank=40)
+    how = UpdateSum(kind=CombinationType.DARE_LINEAR_SVD, generator=draws, density=0.3, rank=40)
     total = torch.zeros(40, 50)
     for _ in range(300):
         found_a, found_b = how.of([Update(a, b, 1.0, 1.0)])
@@ -313,7 +313,7 @@ def test_the_command_writes_an_adapter_and_never_over_one(tmp_path: Path) -> Non
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["rank"] == 4
     how = Combination(kind=CombinationType.TIES, density=0.5)
-    expected = combine([Weighted.read(one, 0.5), Weighted.read(two)], how).tensors()
+    expected = combine([WeightedAdapter.read(one, 0.5), WeightedAdapter.read(two)], how).tensors()
     found = read_tensors(output)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     before = (output / "adapter_model.safetensors").read_bytes()

@@ -61,7 +61,7 @@ def test_it_multiplies_by_the_turned_weight_and_its_gradients_are_those_of_the_f
         assert theirs.grad is not None
         assert largest_difference(found.grad, theirs.grad) < 1e-5
     folded = {"weight": weight.clone()}
-    dora.fold(folded)
+    dora.merge_into(folded)
     assert largest_difference(folded["weight"], (m / norm)[:, None] * turned) < 1e-6
 
 

@@ -109,7 +109,7 @@ def both(init: Init, tmp_path: Path, **settings: Any) -> tuple[peft.PeftModel, C
 def test_random_starts_are_those_of_peft_bit_for_bit(init: Init, tmp_path: Path) -> None:
     theirs, _, adapter = both(init, tmp_path)
     parameters = dict(theirs.named_parameters())
-    for path, part in adapter.parts:
+    for path, part in adapter.modules:
         for name, tensor in part.tensors().items():
             wanted = parameters[f"base_model.model.{path}.{name.replace('.weight', '.default.weight')}"]
             assert torch.equal(tensor, wanted), f"{path}.{name}"
@@ -120,7 +120,7 @@ def test_starts_from_the_weight_are_those_of_peft(init: Init, tmp_path: Path) ->
     theirs, model, adapter = both(init, tmp_path)
     parameters = dict(theirs.named_parameters())
     texts = documents([13, 6])
-    for path, part in adapter.parts:
+    for path, part in adapter.modules:
         assert isinstance(part, LoraLinear)
         a, b = (parameters[f"base_model.model.{path}.lora_{which}.default.weight"] for which in "AB")
         # A decomposition's vectors have a sign of their own, which their product has not.
@@ -215,7 +215,7 @@ def test_loftq_brings_the_quantised_weight_nearer_to_the_original_whatever_the_s
     model = load_model(checkpoint, form=WeightForm.QUANTIZED, dtype=torch.float32)
     sources = InitSources(original=lambda name: checkpoint.read(name, torch.float32))
     adapter = inject(model, LoraSpec(rank=8, alpha=alpha, init=Init.LOFTQ), sources=sources)
-    for path, part in adapter.parts:
+    for path, part in adapter.modules:
         assert isinstance(part, LoraLinear)
         original = checkpoint.read(f"{path}.weight", torch.float32)
         lost = original - part.base.dequantize(torch.float32)

@@ -1,4 +1,4 @@
-"""An adapter on a model: its parts by path, and what can be done with all of them at once."""
+"""An adapter on a model: its modules by path, and what can be done with all of them together."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ from veneer.model.language import Modules
 
 @dataclass(slots=True)
 class Adapter:
-    """The parts of an adapter, in the order of the model; where two stand on one another the inner one is first."""
+    """An adapter on a model. Its modules are in the order of the model; of two nested ones the inner is first."""
 
     spec: LoraSpec
-    parts: list[tuple[str, AdapterModule]]
+    modules: list[tuple[str, AdapterModule]]
     generator: torch.Generator = field(repr=False)
-    """Source of the dropout masks; the training loop seeds it for every step."""
+    """Generator of the dropout masks. The training loop seeds it for every step."""
 
     @property
     def layers(self) -> dict[str, AdapterModule]:
-        """The outermost part of every path."""
-        return dict(self.parts)
+        """The outermost adapter module of every path."""
+        return dict(self.modules)
 
     def updates(self) -> dict[str, LoraLinear]:
         """The low-rank updates of linear layers, by path."""
-        found = [(path, part.lora if isinstance(part, DoraLinear) else part) for path, part in self.parts]
+        found = [(path, part.lora if isinstance(part, DoraLinear) else part) for path, part in self.modules]
         return {path: part for path, part in found if isinstance(part, LoraLinear)}
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """Everything that is trained, by the names of `tensors()`."""
-        return {f"{path}.{name}": tensor for path, part in self.parts for name, tensor in part.trained().items()}
+        """All trained parameters, by the names of `tensors()`."""
+        return {f"{path}.{name}": tensor for path, part in self.modules for name, tensor in part.trained().items()}
 
     def parameters(self) -> list[nn.Parameter]:
-        """Everything that is trained."""
+        """All trained parameters."""
         return list(self.named_parameters().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is saved, under PEFT's module names: `{path}.lora_A.weight`, `{path}.lora_B.weight`, …"""
-        return {f"{path}.{name}": tensor for path, part in self.parts for name, tensor in part.tensors().items()}
+        """All tensors that are saved, by PEFT's names: `{path}.lora_A.weight`, `{path}.lora_B.weight`, …"""
+        return {f"{path}.{name}": tensor for path, part in self.modules for name, tensor in part.tensors().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Copy weights in, under the names of `tensors()`.
+        """Copy weights in, by the names of `tensors()`.
 
         Raises:
             AdapterError: names or shapes do not fit, or a value is not finite; every offender is named and nothing
@@ -74,29 +74,29 @@ class Adapter:
                 "Use it with the base model that it was trained on (see base_model_name_or_path in its "
                 "adapter_config.json)."
             )
-        for path, part in self.parts:
+        for path, part in self.modules:
             part.load({name: tensors[f"{path}.{name}"] for name in part.tensors()})
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Within the block the model is its base: every part is skipped. Blocks may stand in one another."""
-        before = [part.enabled for _, part in self.parts]
-        for _, part in self.parts:
+        """Within the block the model is its base: every update is skipped. Blocks may be nested."""
+        before = [part.enabled for _, part in self.modules]
+        for _, part in self.modules:
             part.enabled = False
         try:
             yield
         finally:
-            for (_, part), enabled in zip(self.parts, before, strict=True):
+            for (_, part), enabled in zip(self.modules, before, strict=True):
                 part.enabled = enabled
 
     @property
     def keeps_tie(self) -> bool:
-        """Whether what is trained of an embedding is trained of the head that is tied to it, so that they stay one."""
-        return any(isinstance(part, TokenHead | SavedModule) and part.tied for _, part in self.parts)
+        """Whether a trained embedding and the head that is tied to it stay one weight."""
+        return any(isinstance(part, TokenHead | SavedModule) and part.tied for _, part in self.modules)
 
     def base_of(self, path: str) -> nn.Module | None:
-        """The module that the adapter found at a path and stands on, or None where it has no part there."""
-        for place, part in self.parts:
+        """The base module that the adapter replaced at a path, or None where it replaced none."""
+        for place, part in self.modules:
             if place == path:
                 return cast(nn.Module, part.base)
             if isinstance(part, ExpertsUpdate) and path.startswith(f"{place}."):
@@ -104,14 +104,14 @@ class Adapter:
         return None
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor of the base that the adapter changes, with the adapter in it, one module at a time.
+        """Merged tensors: each tensor of the base that the adapter changes, with the update in it, module by module.
 
-        Yields its full name (`model.layers.0.self_attn.q_proj.weight`) and the tensor in float64, so that it is rounded
-        once by whoever writes it. Of a tied model, embedding and head are two tensors here; unless `keeps_tie`, a
-        change of either parts them.
+        Yields the full name (`model.layers.0.self_attn.q_proj.weight`) and the tensor in float64, so that whoever
+        writes it rounds once. Embedding and head of a tied model are two tensors here: unless `keeps_tie`, a change of
+        one unties them.
         """
         found: dict[str, list[AdapterModule]] = {}
-        for path, part in self.parts:
+        for path, part in self.modules:
             found.setdefault(path, []).append(part)
         for path, parts in found.items():
             if isinstance(parts[0], ExpertsUpdate):
@@ -120,7 +120,7 @@ class Adapter:
                 continue
             tensors = base_tensors(parts[0].base)
             for part in parts:
-                part.fold(tensors)
+                part.merge_into(tensors)
             yield from ((f"{path}.{name}", tensor) for name, tensor in tensors.items())
 
 
@@ -134,7 +134,7 @@ def base_tensors(base: object) -> dict[str, Tensor]:
 
 
 def remove(model: Modules, adapter: Adapter) -> None:
-    """Put the base modules back where `inject` found them."""
-    for path, part in reversed(adapter.parts):
+    """Put the base modules back in their places."""
+    for path, part in reversed(adapter.modules):
         part.enabled = False
         Place.of(model, path).put(cast(nn.Module, part.base))

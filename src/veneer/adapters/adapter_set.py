@@ -1,4 +1,4 @@
-"""Several adapters over one model: by name, one at a time, or several in one pass by row."""
+"""Several adapters over one model: one of them active, or several in one pass, chosen by row."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from veneer.adapters.module import AdapterModule
 from veneer.adapters.modules_to_save import Place, SavedModule
 from veneer.adapters.routed import Route, RoutedExperts, RoutedLinear, RoutedRows
 from veneer.adapters.store import load_adapter
-from veneer.adapters.tables import Tables
 from veneer.adapters.targets import HEAD
+from veneer.adapters.vocabulary import EmbeddingSnapshot
 from veneer.errors import AdapterError, listing, nearest
 from veneer.model.decoder import Embedding, RmsNorm
 from veneer.model.experts import Experts
@@ -24,13 +24,13 @@ from veneer.model.language import LanguageModel
 
 
 class AdapterSet:
-    """Adapters of one base, of which one is in use, or none.
+    """Named adapters of one base model, of which one is active, or none.
 
-    The one in use hangs in the model as if it had been loaded alone, so that it pays nothing for the others; switching
-    puts modules in their places and copies nothing.
+    The active adapter is in the model as if it had been loaded alone: the others cost nothing. Switching replaces
+    modules and copies no weights.
 
     Args:
-        model: without an adapter. It is changed through this object alone from now on.
+        model: a model without an adapter. From now on only this object may change it.
     """
 
     def __init__(self, model: LanguageModel):
@@ -41,16 +41,16 @@ class AdapterSet:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of all adapters, in the order of their loading."""
+        """Names of all adapters, in the order of loading."""
         return tuple(self._adapters)
 
     @property
     def active(self) -> str | None:
-        """The one in use; None for the base alone."""
+        """Name of the active adapter; None for the base alone."""
         return self._active
 
     def __getitem__(self, name: str) -> Adapter:
-        """An adapter by name.
+        """The adapter of a name.
 
         Raises:
             AdapterError: there is none of that name.
@@ -59,39 +59,39 @@ class AdapterSet:
         return self._adapters[name]
 
     def load(self, name: str, folder: Path) -> Adapter:
-        """Load a saved adapter and give it a name; what is in use stays so.
+        """Load a saved adapter under a name. The active adapter stays the same.
 
         Raises:
             AdapterError: the name is taken, or the adapter cannot be loaded; nothing has changed.
         """
         self._check_new(name)
-        self._hang({})
-        before = Tables.of(self.model)
+        self._install({})
+        before = EmbeddingSnapshot.of(self.model)
         try:
             adapter = load_adapter(self.model, folder)
             if self.model.spec.vocab_size != before.vocab:
                 remove(self.model, adapter)
-                before.put_back(self.model)
+                before.restore(self.model)
                 raise AdapterError(
                     f"{folder} has tokens of its own, for which the base's embedding would grow under the other "
                     "adapters too; load it on a model of its own"
                 )
-            self._lift(name, adapter)
+            self._register(name, adapter)
         finally:
-            self._hang(self._modules_in_use())
+            self._install(self._modules_in_use())
         return adapter
 
     def adopt(self, name: str, adapter: Adapter) -> None:
-        """Take over an adapter that `inject` or `load_adapter` has just put on the model, while none is in use.
+        """Add an adapter that `inject` or `load_adapter` has just put on the model, while no other is active.
 
         Raises:
             AdapterError: the name is taken.
         """
         self._check_new(name)
-        self._lift(name, adapter)
+        self._register(name, adapter)
 
     def unload(self, name: str) -> None:
-        """Forget an adapter; if it was in use, none is.
+        """Remove an adapter. If it was active, none is active afterwards.
 
         Raises:
             AdapterError: there is none of that name.
@@ -102,19 +102,21 @@ class AdapterSet:
         del self._adapters[name]
 
     def use(self, name: str | None) -> None:
-        """Put an adapter in use, or none: the model is then its base.
+        """Make an adapter the active one; None makes the model its base.
 
         Raises:
             AdapterError: there is none of that name.
         """
         self._check_known([] if name is None else [name])
         self._active = name
-        self._hang(self._modules_in_use())
+        self._install(self._modules_in_use())
 
     @contextmanager
     def routed(self, names: Sequence[str]) -> Iterator[Route]:
-        """Within the block the model's passes are routed: each needs a `Route.lay` before it, which says whose its
-        tokens are. The head is the base's, since its rows are not the pass's tokens.
+        """Within the block several adapters are in the model. `Route.lay` tells before each pass which tokens are
+        whose.
+
+        The head is the base's, since its rows are not the tokens of the pass.
 
         Raises:
             AdapterError: there is no adapter of a name, or the model's layers do not see tokens as one list.
@@ -125,30 +127,30 @@ class AdapterSet:
                 "several adapters in one pass need veneer's own decoder, and transformers computes this model (backend "
                 "hf); put one after another in use"
             )
-        found: dict[str, dict[str, nn.Module]] = {}
+        by_path: dict[str, dict[str, nn.Module]] = {}
         for name in dict.fromkeys(names):
             for path, module in modules(self._adapters[name]).items():
-                found.setdefault(path, {})[name] = module
+                by_path.setdefault(path, {})[name] = module
         route = Route()
-        self._hang({p: _routed(self._bases[p], parts, route) for p, parts in found.items() if p != HEAD})
+        self._install({p: _routed(self._bases[p], own, route) for p, own in by_path.items() if p != HEAD})
         try:
             yield route
         finally:
-            self._hang(self._modules_in_use())
+            self._install(self._modules_in_use())
 
     @contextmanager
     def by_row(self, names: Sequence[str | None]) -> Iterator[RowAdapters]:
-        """Within the block each row is under an adapter of its own, or under none.
+        """Within the block each row has an adapter of its own, or none.
 
-        What it yields is the `router` of `veneer.generation.generate` and of `veneer.evaluation.scoring.score`; other
-        callers of the model lay it before every pass.
+        The result is the `router` of `veneer.generation.generate` and `veneer.evaluation.scoring.score`. Other callers
+        of the model call its `lay` before every pass.
 
         Args:
-            names: of the adapter of each row.
+            names: name of the adapter of each row.
 
         Raises:
-            AdapterError: there is no adapter of a name, or one changes the head: its rows are scored by themselves,
-                in chunks that belong to nobody.
+            AdapterError: there is no adapter of a name, or one changes the head. The head computes rows in chunks that
+                belong to no single adapter.
         """
         used = [name for name in dict.fromkeys(names) if name is not None]
         self._check_known(used)
@@ -164,20 +166,20 @@ class AdapterSet:
     def _modules_in_use(self) -> dict[str, nn.Module]:
         return {} if self._active is None else modules(self._adapters[self._active])
 
-    def _hang(self, own: Mapping[str, nn.Module]) -> None:
+    def _install(self, own: Mapping[str, nn.Module]) -> None:
         for path, base in self._bases.items():
             module = own.get(path, base)
             module.train(self.model.training)
             Place.of(self.model, path).put(module)
 
-    def _lift(self, name: str, adapter: Adapter) -> None:
+    def _register(self, name: str, adapter: Adapter) -> None:
         remove(self.model, adapter)
-        for path, part in adapter.parts:
-            self._bases.setdefault(path, cast(nn.Module, part.base))
-        for _, part in adapter.parts:
-            part.enabled = True
+        for path, module in adapter.modules:
+            self._bases.setdefault(path, cast(nn.Module, module.base))
+        for _, module in adapter.modules:
+            module.enabled = True
         self._adapters[name] = adapter
-        self._hang(self._modules_in_use())
+        self._install(self._modules_in_use())
 
     def _check_new(self, name: str) -> None:
         if name in self._adapters:
@@ -194,33 +196,33 @@ class AdapterSet:
 
 @dataclass(frozen=True, slots=True)
 class RowAdapters:
-    """Which adapter each row is under."""
+    """The adapter of each row."""
 
     names: tuple[str | None, ...]
     route: Route
 
     def group(self, row: int) -> str:
-        """Rows of one group are computed best side by side."""
+        """A key by which rows are grouped. Rows of one group are best computed side by side."""
         name = self.names[row]
         return "" if name is None else f"={name}"
 
     def lay(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
-        """The next pass holds so many tokens of each of these rows, in this order."""
+        """Announce the next pass: the rows that it computes, in order, and the number of tokens of each."""
         self.route.lay([self.names[row] for row in rows], tokens)
 
 
 def modules(adapter: Adapter) -> dict[str, nn.Module]:
-    """What an adapter has in the place of the modules that it changes."""
-    return {path: _module(part) for path, part in adapter.layers.items()}
+    """The modules of an adapter, by the paths of the base modules that they replace."""
+    return {path: _as_module(module) for path, module in adapter.layers.items()}
 
 
-def _module(part: AdapterModule) -> nn.Module:
-    return part.own if isinstance(part, SavedModule) else cast(nn.Module, part)
+def _as_module(module: AdapterModule) -> nn.Module:
+    return module.own if isinstance(module, SavedModule) else cast(nn.Module, module)
 
 
-def _routed(base: nn.Module, parts: Mapping[str, nn.Module], route: Route) -> nn.Module:
+def _routed(base: nn.Module, own: Mapping[str, nn.Module], route: Route) -> nn.Module:
     if isinstance(base, Embedding | RmsNorm):
-        return RoutedRows(base, parts, route)
+        return RoutedRows(base, own, route)
     if isinstance(base, Experts):
-        return RoutedExperts(base, parts, route)
-    return RoutedLinear(base, parts, route)
+        return RoutedExperts(base, own, route)
+    return RoutedLinear(base, own, route)

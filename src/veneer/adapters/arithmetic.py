@@ -22,7 +22,7 @@ from torch import Tensor
 
 
 class CombinationType(Enum):
-    """How several updates become one; the names are PEFT's."""
+    """How several updates become one (PEFT's `combination_type`)."""
 
     LINEAR = "linear"
     CAT = "cat"
@@ -38,12 +38,12 @@ class CombinationType(Enum):
 
     @property
     def by_svd(self) -> bool:
-        """Whether whole updates are added and decomposed."""
+        """Whether whole updates are added and the sum is decomposed."""
         return self.value.endswith("svd")
 
     @property
     def by_factors(self) -> bool:
-        """Whether A and B are added each by itself, so that all ranks must be equal."""
+        """Whether A and B are added separately, so that all ranks must be equal."""
         return not self.by_svd and self is not CombinationType.CAT
 
     @property
@@ -58,54 +58,54 @@ class CombinationType(Enum):
 
     @property
     def sparse(self) -> bool:
-        """Whether only a share of the elements takes part."""
+        """Whether only a share of the elements is kept."""
         return self.drops or self.elects or "prune" in self.value
 
 
 class Majority(Enum):
-    """How TIES elects a sign."""
+    """How TIES elects a sign (PEFT's `majority_sign_method`)."""
 
     TOTAL = "total"
-    """That of the sum."""
+    """The sign of the sum."""
     FREQUENCY = "frequency"
-    """That of the greater number."""
+    """The sign of the greater number of elements."""
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One adapter's update of one weight, scale · b a."""
+    """One adapter's update of one weight: scale · b a."""
 
     a: Tensor
-    """`[rank, in]`; of an embedding `[rank, vocab]`."""
+    """A `[rank, in]`; for an embedding `[rank, vocab]`."""
     b: Tensor
-    """`[out, rank]`; of an embedding `[dim, rank]`."""
+    """B `[out, rank]`; for an embedding `[dim, rank]`."""
     scale: float
     weight: float
-    """What it counts in the sum; negative to take it away."""
+    """Weight of the update in the sum; a negative one subtracts it."""
 
     @property
     def rank(self) -> int:
-        """Rows of A."""
+        """Number of rows of A."""
         return self.a.shape[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sum:
-    """How updates are added."""
+class UpdateSum:
+    """A rule by which updates are added."""
 
     kind: CombinationType
     generator: torch.Generator
-    """Of DARE's draws."""
+    """Generator of DARE's random draws."""
     density: float = 1.0
-    """Share of the elements that is kept."""
+    """Share of the elements that are kept."""
     majority: Majority = Majority.TOTAL
     rank: int = 0
-    """Of the result at most, where it is decomposed."""
+    """Largest rank of the result, where it is decomposed."""
     turned: bool = False
-    """Whether the weight is stored turned (an embedding's): which of its elements a draw drops depends on it."""
+    """Whether the weight is stored transposed (embeddings), which decides which elements a draw drops."""
 
     def of(self, updates: Sequence[Update]) -> tuple[Tensor, Tensor]:
-        """A and B of the sum, whose scale is 1; of equal ranks where factors are added."""
+        """A and B of the sum, whose scale is 1. Ranks must be equal where factors are added."""
         if self.kind is CombinationType.CAT:
             return _side_by_side(updates)
         if self.kind is CombinationType.SVD:
@@ -117,7 +117,7 @@ class Sum:
                 return _decomposed(self._added([delta.t().contiguous() for delta in deltas], weights).t(), self.rank)
             return _decomposed(self._added(deltas, weights), self.rank)
         roots = [math.sqrt(abs(update.weight * update.scale)) for update in updates]
-        # A negative weight turns one of the factors alone; both would turn it back.
+        # A negative weight changes the sign of one factor only: changed in both, the signs would cancel.
         signed = [math.copysign(root, u.weight * u.scale) for root, u in zip(roots, updates, strict=True)]
         return self._added([u.a for u in updates], signed), self._added([u.b for u in updates], roots)
 
@@ -138,20 +138,20 @@ class Sum:
 
 
 def pruned(tensor: Tensor, density: float) -> Tensor:
-    """The tensor with all but the largest elements zero; ⌊density · elements⌋ of them stay."""
+    """Zero all but the ⌊density · elements⌋ largest elements."""
     flat = tensor.reshape(-1)
     largest = flat.abs().topk(int(density * flat.numel())).indices
     return torch.zeros_like(flat).index_copy(0, largest, flat[largest]).view(tensor.shape)
 
 
 def dropped(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
-    """The tensor with each element kept with probability `density` and divided by it, so that its mean stays."""
+    """Keep each element with probability `density` and divide it by `density`, so that the mean stays."""
     kept = torch.bernoulli(torch.full_like(tensor, density), generator=generator)
     return tensor * kept / density
 
 
 def agreement(stacked: Tensor, majority: Majority) -> Tensor:
-    """Which elements have the elected sign, bool `[adapters, …]`; zeros have none, and a tie elects plus."""
+    """Whether elements have the elected sign, bool `[adapters, …]`. Zeros have no sign, and a tie elects plus."""
     votes = stacked if majority is Majority.TOTAL else stacked.sign()
     return stacked.sign() == torch.where(votes.sum(0) >= 0, 1, -1)
 
@@ -171,6 +171,6 @@ def _decomposed_sum(updates: Sequence[Update], rank: int) -> tuple[Tensor, Tenso
 
 
 def _decomposed(delta: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The factors of the best approximation of a rank; the singular values are B's."""
+    """Factors of the best approximation of a rank. B contains the singular values."""
     left, values, right = torch.linalg.svd(delta, full_matrices=False)
     return right[:rank].contiguous(), (left[:, :rank] * values[:rank]).contiguous()

@@ -1,6 +1,6 @@
-"""Which options of an adapter go together. What does not is refused with the reason, before anything is loaded.
+"""Which options of an adapter can be combined. Others are refused with the reason, before anything is loaded.
 
-The table below is the whole of it: `docs/combinations.md` is made from it, and a test trains every pair that it allows.
+The table below has all exclusions. `docs/combinations.md` is made from it, and a test trains every pair that it allows.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from enum import Enum
 
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import EMBEDDING, HEAD, means
+from veneer.adapters.targets import EMBEDDING, HEAD, matches
 from veneer.enums import Bias, Factors, Init, Method, Scaling, Variant
 from veneer.errors import AdapterError, listing
 
 
 class Feature(Enum):
-    """An option that is not the default; the value is how it is written in a configuration."""
+    """An option that is not the default. The value is its spelling in a configuration."""
 
     GAUSSIAN = "init: gaussian"
     ORTHOGONAL = "init: orthogonal"
@@ -43,9 +43,9 @@ class Feature(Enum):
     QUANTIZED = "method: qlora"
 
 
-def exclude(*others: Feature, reason: str) -> dict[Feature, str]:
-    """The same reason against each of the features."""
-    return dict.fromkeys(others, reason)
+def exclude(*excluded: Feature, reason: str) -> dict[Feature, str]:
+    """A table with one reason against each of the features."""
+    return dict.fromkeys(excluded, reason)
 
 
 _ONE_WAY = "both would train the same rows; choose one"
@@ -99,7 +99,7 @@ EXCLUSIONS: dict[Feature, dict[Feature, str]] = {
     ),
     Feature.DENSE: exclude(Feature.QUANTIZED, reason="the base is held one way"),
 }
-"""What excludes what, each pair once, with the reason."""
+"""Pairs of features that exclude each other, each pair once, with the reason."""
 
 _INITS = {
     Init.GAUSSIAN: Feature.GAUSSIAN,
@@ -113,16 +113,19 @@ _INITS = {
 
 
 def reason_against(one: Feature, other: Feature) -> str | None:
-    """Why two features do not go together, or None where they do. Two starts never do: there is one."""
+    """Why two features exclude each other, or None where they do not. Two initialisations always do."""
     if one is not other and one in _INITS.values() and other in _INITS.values():
-        return "an adapter starts one way"
+        return "an adapter has one initialisation"
     return EXCLUSIONS.get(one, {}).get(other) or EXCLUSIONS.get(other, {}).get(one)
 
 
 def features(spec: LoraSpec, method: Method | None = None, *, experts: bool = False) -> list[Feature]:
-    """What an adapter uses, in the order of `Feature`; `method` where it is known how the base is held.
+    """The features that an adapter uses, in the order of `Feature`.
 
-    `experts`: whether what it names are experts' parameters too, which the model decides.
+    Args:
+        spec: the adapter.
+        method: the method of the run, where it is known.
+        experts: whether the adapter targets experts, which depends on the model.
     """
     used = {
         Feature.RSLORA: spec.scaling is Scaling.RSLORA,
@@ -133,13 +136,13 @@ def features(spec: LoraSpec, method: Method | None = None, *, experts: bool = Fa
         Feature.ALPHA_PATTERN: bool(spec.alpha_pattern),
         Feature.EXCLUDE: bool(spec.exclude_modules),
         Feature.LAYERS: spec.layers_to_transform is not None,
-        Feature.EMBEDDING: means(spec.target_modules, EMBEDDING) and not means(spec.exclude_modules, EMBEDDING),
-        Feature.HEAD: means(spec.target_modules, HEAD) and not means(spec.exclude_modules, HEAD),
+        Feature.EMBEDDING: matches(spec.target_modules, EMBEDDING) and not matches(spec.exclude_modules, EMBEDDING),
+        Feature.HEAD: matches(spec.target_modules, HEAD) and not matches(spec.exclude_modules, HEAD),
         Feature.EXPERTS: experts,
         Feature.BIAS: spec.bias is not Bias.NONE,
         Feature.FACTOR_BIAS: spec.factor_bias,
         Feature.SAVED: bool(spec.modules_to_save),
-        Feature.SAVED_EMBEDDING: means(spec.modules_to_save, EMBEDDING),
+        Feature.SAVED_EMBEDDING: matches(spec.modules_to_save, EMBEDDING),
         Feature.TOKENS: bool(spec.trainable_tokens),
         Feature.DENSE: method is Method.LORA,
         Feature.QUANTIZED: method is Method.QLORA,
@@ -149,10 +152,10 @@ def features(spec: LoraSpec, method: Method | None = None, *, experts: bool = Fa
 
 
 def refuse(spec: LoraSpec, method: Method | None = None, *, experts: bool = False) -> None:
-    """Refuse an adapter whose options exclude each other; the arguments are those of `features`.
+    """Refuse an adapter whose options exclude each other. The arguments are those of `features`.
 
     Raises:
-        AdapterError: naming every pair with its reason.
+        AdapterError: every such pair is named with its reason.
     """
     used = features(spec, method, experts=experts)
     problems = [
@@ -173,14 +176,14 @@ def refuse(spec: LoraSpec, method: Method | None = None, *, experts: bool = Fals
 LINEAR_ONLY = (
     *(Feature.EMBEDDING, Feature.HEAD, Feature.BIAS, Feature.SAVED, Feature.TOKENS, Feature.LOFTQ, Feature.EVA),
 )
-"""What needs veneer's own leaves, or its layers one by one."""
+"""Features that need veneer's own decoder."""
 
 
 def refuse_beyond_linear(spec: LoraSpec) -> None:
-    """Refuse what is not done over a model that transformers computes, where updates of linear layers are.
+    """Refuse features that a model computed by transformers does not support: only linear layers get updates there.
 
     Raises:
-        AdapterError: naming all of it.
+        AdapterError: all such features are named.
     """
     problems = [feature.value for feature in features(spec) if feature in LINEAR_ONLY]
     if problems:

@@ -1,16 +1,16 @@
-"""Several adapters of one base become one: a plain LoRA in PEFT's format, made without the base.
+"""Combining several adapters of one base into one: a plain LoRA in PEFT's format, made without the base.
 
-Equal to PEFT's `add_weighted_adapter` where that is right. It is not, or says nothing, here:
+The result equals that of PEFT's `add_weighted_adapter`, except where that is wrong or silent:
 
-- Of rsLoRA adapters it keeps `use_rslora` and sets alpha to the rank, which scales the result by √rank. Here the
-  result's scale is 1, whatever those of the parts were.
-- It passes over trained biases, trained tokens, DoRA's magnitudes and modules that are saved whole (unless two adapters
-  save the same one) without a word. Here they are refused: the result would not be their combination.
-- One adapter alone is always added linearly, whatever was asked for. Here it is pruned, or decomposed to a smaller
-  rank, as asked.
-- Rank patterns are lost from the saved configuration; ranks are compared by their largest. Here they are compared layer
-  by layer, and the result says its own.
-- A density of 0 makes DARE divide by it, and a missing weight leaves an adapter out. Both are refused.
+- For rsLoRA adapters PEFT keeps `use_rslora` and sets alpha to the rank, which scales the result by √rank. Here the
+  scale of the result is 1.
+- PEFT ignores trained biases, trained tokens, DoRA's magnitudes and `modules_to_save` (unless two adapters save one and
+  the same module). Here they are refused, since the result would not be their combination.
+- PEFT adds a single adapter linearly, whatever was asked for. Here it is pruned, or decomposed to a smaller rank, as
+  asked.
+- PEFT loses rank patterns in the saved configuration, and compares the largest ranks. Here ranks are compared layer by
+  layer, and the result has its own pattern.
+- In PEFT a density of 0 makes DARE divide by it, and a missing weight leaves an adapter out. Both are refused here.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.arithmetic import CombinationType, Majority, Sum, Update
+from veneer.adapters.arithmetic import CombinationType, Majority, Update, UpdateSum
 from veneer.adapters.init import INITS, TargetLayer, embedding
-from veneer.adapters.module import AdapterModule, copy_in
+from veneer.adapters.module import AdapterModule, copy_tensors
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import CONFIG_FILE, read_config, read_tensors, save_adapter
@@ -38,33 +38,33 @@ from veneer.io.files import make_output_folder, staged_files
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Combination:
-    """How adapters are combined."""
+    """Settings of a combination of adapters."""
 
     kind: CombinationType = CombinationType.SVD
     density: float | None = None
-    """Share of the elements that takes part, above 0 and at most 1; for the kinds that prune or drop."""
+    """Share of the elements that are kept, above 0 and at most 1; for the kinds that prune or drop."""
     majority: Majority = Majority.TOTAL
-    """How TIES elects a sign."""
+    """Rule by which TIES elects a sign (PEFT's `majority_sign_method`)."""
     rank: int | None = None
-    """Of the result, for the kinds by svd; by default the largest of the adapters'."""
+    """Rank of the result, for the kinds by SVD; None means the largest rank of the adapters."""
     seed: int = 0
-    """Of DARE's draws: as PEFT's after `torch.manual_seed`."""
+    """Seed of DARE's random draws, equal to PEFT's after `torch.manual_seed(seed)`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Weighted:
-    """An adapter, and what it counts."""
+class WeightedAdapter:
+    """An adapter with its weight in a combination."""
 
     name: str
-    """What messages call it."""
+    """The name of the adapter in messages."""
     spec: LoraSpec
     tensors: Mapping[str, Tensor]
-    """As `Adapter.tensors()` names them, in float32."""
+    """Its tensors in float32, by the names of `Adapter.tensors()`."""
     weight: float = 1.0
 
     @classmethod
-    def read(cls, folder: Path, weight: float = 1.0) -> Weighted:
-        """A saved adapter.
+    def read(cls, folder: Path, weight: float = 1.0) -> WeightedAdapter:
+        """Read a saved adapter.
 
         Raises:
             AdapterError: it cannot be read.
@@ -73,11 +73,11 @@ class Weighted:
         return cls(str(folder), spec, read_tensors(folder), weight)
 
     def paths(self) -> list[str]:
-        """The paths of its updates, in no order."""
+        """Paths of its updates, in no particular order."""
         return [name.partition(".lora_")[0] for name in self.tensors if name.endswith(_A)]
 
     def update(self, path: str) -> Update | None:
-        """Its update at a path."""
+        """Its update at a path, or None."""
         for first, second in zip(_A, _B, strict=True):
             if path + first in self.tensors:
                 a, b = self.tensors[path + first], self.tensors[path + second]
@@ -85,7 +85,7 @@ class Weighted:
         return None
 
     def faults(self) -> list[str]:
-        """What it holds that no combination of updates can be true to."""
+        """Contents of the adapter that cannot be combined."""
         spec = self.spec
         found = {
             "DoRA's magnitudes: the update is no sum with the weight": spec.variant is Variant.DORA,
@@ -99,7 +99,7 @@ class Weighted:
             f"init_lora_weights {spec.init.value!r}, which takes its start from the base; save it converted "
             "(path_initial_model_for_weight_conversion)": not is_plain(spec),
         }
-        faults = [text for text, held in found.items() if held]
+        faults = [text for text, present in found.items() if present]
         known = tuple(path + end for path in self.paths() for end in (*_A, *_B, _COPY))
         if not faults:
             faults += [f"{name}: no update" for name in self.tensors if name not in known]
@@ -111,16 +111,16 @@ class Weighted:
 _A = (".lora_A.weight", ".lora_embedding_A")
 _B = (".lora_B.weight", ".lora_embedding_B")
 _COPY = ".base_layer.weight"
-"""The base's own weight, which PEFT writes beside an update of the embedding or the head."""
+"""End of the name of a base weight that PEFT writes beside an update of the embedding or the head."""
 _ORDER = (
     *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
     *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
 )
-"""The linear layers in the order of the model, in which PEFT draws."""
+"""Linear layers in the order of the model, which is the order of PEFT's draws."""
 
 
-class FreeUpdate:
-    """An update without the module that it is for; what a combination is made of. See `AdapterModule`."""
+class DetachedUpdate:
+    """An update without a module: the result of a combination. See `AdapterModule`."""
 
     def __init__(self, a: Tensor, b: Tensor, *, embedding: bool):
         names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
@@ -130,35 +130,35 @@ class FreeUpdate:
         self._turned = embedding
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Nothing."""
+        """No parameters."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """A and B."""
+        """A and B, by PEFT's names."""
         return dict(self._named)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take A and B."""
-        copy_in(self._named, tensors)
+        """Copy in A and B."""
+        copy_tensors(self._named, tensors)
 
-    def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Add B A."""
+    def merge_into(self, tensors: dict[str, Tensor]) -> None:
+        """Add B A to the weight."""
         a, b = (tensor.to(tensors["weight"].dtype) for tensor in self._named.values())
         tensors["weight"] = tensors["weight"] + ((b @ a).t() if self._turned else b @ a)
 
 
-def combine(adapters: Sequence[Weighted], how: Combination) -> Adapter:
-    """One plain adapter from several.
+def combine(adapters: Sequence[WeightedAdapter], how: Combination) -> Adapter:
+    """Combine adapters into one plain LoRA.
 
     Args:
-        adapters: of one base, at least one.
-        how: the kind and its settings.
+        adapters: at least one adapter, all of one base.
+        how: settings of the combination.
 
     Returns:
         An adapter on no model; `veneer.adapters.store.save_adapter` writes it.
 
     Raises:
-        AdapterError: they cannot be combined so; every reason is named.
+        AdapterError: the adapters cannot be combined so; every reason is named.
     """
     _check_settings(adapters, how)
     paths = sorted({path for adapter in adapters for path in adapter.paths()}, key=_place)
@@ -168,9 +168,9 @@ def combine(adapters: Sequence[Weighted], how: Combination) -> Adapter:
     generator = torch.Generator().manual_seed(how.seed)
     if how.kind.drops:
         _draw_as_a_new_adapter(updates, rank, adapters[0].spec.init, generator)
-    parts: list[tuple[str, AdapterModule]] = []
+    modules: list[tuple[str, AdapterModule]] = []
     for path, some in updates.items():
-        adding = Sum(
+        adding = UpdateSum(
             kind=how.kind,
             generator=generator,
             density=1.0 if how.density is None else how.density,
@@ -179,55 +179,56 @@ def combine(adapters: Sequence[Weighted], how: Combination) -> Adapter:
             turned=path == EMBEDDING,
         )
         a, b = adding.of(some)
-        parts.append((path, FreeUpdate(a, b, embedding=path == EMBEDDING)))
-    return Adapter(_spec(adapters, {path: part.tensors() for path, part in parts}), parts, generator)
+        modules.append((path, DetachedUpdate(a, b, embedding=path == EMBEDDING)))
+    return Adapter(_spec(adapters, {path: module.tensors() for path, module in modules}), modules, generator)
 
 
 @dataclass(frozen=True, slots=True)
-class Combined:
-    """What `combine_folders` has written."""
+class CombinationResult:
+    """Summary of the adapter that `combine_folders` has written."""
 
     updates: int
+    """Number of updated modules."""
     rank: int
-    """The largest."""
+    """Largest rank."""
     bases: tuple[str, ...]
-    """What the adapters call their base; where these are several names they had better be of one model."""
+    """Distinct names of the adapters' bases. Several names should mean one model."""
 
 
-def combine_folders(folders: Mapping[Path, float], how: Combination, output: Path) -> Combined:
+def combine_folders(folders: Mapping[Path, float], how: Combination, output: Path) -> CombinationResult:
     """Combine saved adapters, given with their weights, into the folder `output`, as PEFT and `veneer` load it.
 
     Raises:
-        AdapterError: they cannot be read or combined; nothing is written.
+        AdapterError: adapters cannot be read or combined; nothing is written.
         OutputError: `output` holds an adapter already, or cannot be written.
     """
     if (output / CONFIG_FILE).exists():
         raise OutputError(f"{output} holds an adapter already; give another output folder")
     configs = [read_config(folder)[1] for folder in folders]
-    result = combine([Weighted.read(folder, weight) for folder, weight in folders.items()], how)
+    result = combine([WeightedAdapter.read(folder, weight) for folder, weight in folders.items()], how)
     make_output_folder(output)
     bases = tuple(dict.fromkeys(str(config.get("base_model_name_or_path")) for config in configs))
     with staged_files(output) as staged:
         save_adapter(staged, result, base=bases[0], revision=configs[0].get("revision"))
-    return Combined(len(result.parts), max(result.spec.rank, *result.spec.rank_pattern.values(), 0), bases)
+    return CombinationResult(len(result.modules), max(result.spec.rank, *result.spec.rank_pattern.values(), 0), bases)
 
 
-def _spec(adapters: Sequence[Weighted], tensors: Mapping[str, Mapping[str, Tensor]]) -> LoraSpec:
-    """A plain LoRA of scale 1, with the ranks that came out."""
+def _spec(adapters: Sequence[WeightedAdapter], tensors: Mapping[str, Mapping[str, Tensor]]) -> LoraSpec:
+    """Specification of a plain LoRA of scale 1, with the ranks of the result."""
     ranks = {path: next(iter(named.values())).shape[0] for path, named in tensors.items()}
     ((rank, _),) = Counter(ranks.values()).most_common(1)
-    others = {path: own for path, own in ranks.items() if own != rank}
+    deviating = {path: own for path, own in ranks.items() if own != rank}
     return LoraSpec(
         rank=rank,
         alpha=float(rank),
         target_modules=_targets(adapters, list(tensors)),
-        rank_pattern=others,
-        alpha_pattern={path: float(own) for path, own in others.items()},
+        rank_pattern=deviating,
+        alpha_pattern={path: float(own) for path, own in deviating.items()},
         scaling=Scaling.STANDARD,
     )
 
 
-def _targets(adapters: Sequence[Weighted], paths: list[str]) -> tuple[str, ...]:
+def _targets(adapters: Sequence[WeightedAdapter], paths: list[str]) -> tuple[str, ...]:
     """Names where every adapter goes by names alone; whole paths otherwise."""
     names: list[str] = []
     for adapter in adapters:
@@ -250,7 +251,7 @@ def _place(path: str) -> tuple[int, int, int, str]:
 def _draw_as_a_new_adapter(
     updates: Mapping[str, Sequence[Update]], rank: int, init: Init, generator: torch.Generator
 ) -> None:
-    """Draw what PEFT draws for the new adapter before it is overwritten: its dropping goes on from there."""
+    """Make the draws by which PEFT initialises the new adapter, so that DARE's draws after them are PEFT's too."""
     for path, found in updates.items():
         out_features, in_features = found[0].b.shape[0], found[0].a.shape[1]
         if path == EMBEDDING:
@@ -270,15 +271,15 @@ def _draw_as_a_new_adapter(
         )
 
 
-def _check_settings(adapters: Sequence[Weighted], how: Combination) -> None:
+def _check_settings(adapters: Sequence[WeightedAdapter], how: Combination) -> None:
     kind, problems = how.kind, [fault for adapter in adapters for fault in adapter.faults()]
     if not adapters:
         problems.append("there is no adapter; give at least one")
     problems += [f"{a.name}: weight {a.weight}, must be finite" for a in adapters if not _finite(a.weight)]
     if kind.sparse and how.density is None:
-        problems.append(f"{kind.value} needs a density: the share of elements that takes part, above 0 and at most 1")
+        problems.append(f"{kind.value} needs a density: the share of the elements to keep, above 0 and at most 1")
     elif how.density is not None and not kind.sparse:
-        problems.append(f"{kind.value} takes no density: all elements take part")
+        problems.append(f"{kind.value} takes no density: it keeps all elements")
     elif how.density is not None and not 0 < how.density <= 1:
         problems.append(f"density: {how.density}, must be above 0 and at most 1")
     if how.rank is not None and not kind.by_svd:

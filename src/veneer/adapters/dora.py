@@ -1,10 +1,10 @@
-"""DoRA: the lengths of a weight's rows are trained by themselves (Liu et al., 2024, arXiv:2402.09353).
+"""DoRA: magnitude and direction of a weight's rows are trained apart (Liu et al., 2024, arXiv:2402.09353).
 
     W' = m / ‖W + s B A‖ · (W + s B A)        for each row; m starts as ‖W + s B A‖
 
-As in section 4.3 of the paper, the norm counts as a constant in backward. It is taken in float32 of the weight that is
-multiplied with, and the factor m / ‖·‖, which is near 1 and moves in its last digits, meets the product in float32:
-rounded to bfloat16 it would stand still while m is trained.
+As in section 4.3 of the paper, the norm is a constant in backward. It is computed in float32 from the weight in use.
+The factor m / ‖·‖ is near 1 and changes in its last digits, so it multiplies the product in float32: rounded to
+bfloat16 it would not change while m is trained.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.linear import LoraLinear
-from veneer.adapters.module import copy_in
+from veneer.adapters.module import copy_tensors
 from veneer.model.decoder import BaseLinear
 from veneer.model.precomputed import Precomputes
 
 MAGNITUDE = "lora_magnitude_vector"
-"""PEFT's name of m."""
+"""PEFT's name of m in an adapter's file."""
 
 
 class _ScaledFeatures(torch.autograd.Function):
@@ -44,10 +44,10 @@ def scaled(z: Tensor, g: Tensor) -> Tensor:
 
 
 class DoraLinear(nn.Module, Precomputes):
-    """A layer with an update, and with trained magnitudes of its weight's rows.
+    """A layer with a LoRA update and trained magnitudes of its weight's rows.
 
     Args:
-        lora: the layer with its update; B has no bias (PEFT counts it into the norm, which is no norm of the weight).
+        lora: the layer with its update. B has no bias: PEFT would count it into the norm of the weight.
     """
 
     def __init__(self, lora: LoraLinear):
@@ -64,12 +64,12 @@ class DoraLinear(nn.Module, Precomputes):
 
     @property
     def bias(self) -> Tensor | None:
-        """The base's."""
+        """Bias of the base."""
         return self.lora.bias
 
     @property
     def enabled(self) -> bool:
-        """Whether the update is there."""
+        """Whether the update is applied."""
         return self.lora.enabled
 
     @enabled.setter
@@ -78,15 +78,15 @@ class DoraLinear(nn.Module, Precomputes):
 
     @torch.no_grad()
     def norm(self) -> Tensor:
-        """Lengths of the rows of W + s B A, `[out_features]` float32."""
+        """Norms of the rows of W + s B A, `[out_features]` float32."""
         return cast(
             Tensor, torch.linalg.vector_norm(self.lora.added_to(self.lora.base.dequantize(torch.float32)), dim=1)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[tokens, in_features]` to `[tokens, out_features]`, in the dtype of `x`.
+        """Map `[*, in_features]` to `[*, out_features]`, in the dtype of `x`.
 
-        With dropout the turned part sees what is left of x: W x + (g − 1) W x' + g s B A x', as PEFT has it.
+        With dropout, x' is what is left of x:  W x + (g − 1) W x' + g s B A x', as PEFT computes it.
         """
         if not self.enabled:
             return self.lora.base(x)
@@ -103,31 +103,31 @@ class DoraLinear(nn.Module, Precomputes):
 
     @torch.no_grad()
     def precompute(self) -> None:
-        """Keep the rows' factors; see `Precomputes`."""
+        """Compute m / ‖·‖ once. See `Precomputes`."""
         self._gain = self.magnitude / self.norm()
 
     def forget_precomputed(self) -> None:
-        """Forget them."""
+        """Compute m / ‖·‖ in every call again. See `Precomputes`."""
         self._gain = None
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The update's factors and the magnitudes; see `AdapterModule`."""
+        """A, B and the magnitudes. See `AdapterModule.trained`."""
         return self.lora.trained() | {MAGNITUDE: self.magnitude}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The same; see `AdapterModule`."""
+        """A, B and the magnitudes. See `AdapterModule.tensors`."""
         return self.lora.tensors() | {MAGNITUDE: self.magnitude.detach()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take factors and magnitudes; see `AdapterModule`."""
+        """Copy in A, B and the magnitudes. See `AdapterModule.load`."""
         self.lora.load(tensors)
-        copy_in({MAGNITUDE: self.magnitude.detach()}, tensors)
+        copy_tensors({MAGNITUDE: self.magnitude.detach()}, tensors)
 
-    def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Turn the weight's rows and give them their lengths; see `AdapterModule`.
+    def merge_into(self, tensors: dict[str, Tensor]) -> None:
+        """Add the update and rescale the weight's rows. See `AdapterModule.merge_into`.
 
-        The norm is that of the weight that the adapter was trained beside, whatever weight is given.
+        The norm is that of the weight in training, whatever weight is given.
         """
-        self.lora.fold(tensors)
+        self.lora.merge_into(tensors)
         gain = (self.magnitude.detach().double() / self.norm().double()).to(tensors["weight"].dtype)
         tensors["weight"] = tensors["weight"] * gain[:, None]

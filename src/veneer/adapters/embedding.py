@@ -1,7 +1,7 @@
-"""Adapters on the token embedding: a low-rank update of all rows, or some rows trained as they are.
+"""Adapters on the token embedding: a LoRA update of all rows, or some rows that are trained directly.
 
-The update of a row is s · Aᵀ[token] Bᵀ with A `[rank, vocab]` and B `[dim, rank]`, in PEFT's layout. A starts as zero
-here and B does not, since A's rows are looked up and B is multiplied with.
+The update of a row is s · Aᵀ[token] Bᵀ with A `[rank, vocab]` and B `[dim, rank]`, in PEFT's layout. Here A starts as
+zero and B does not.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from veneer.adapters.dora import MAGNITUDE, scaled
-from veneer.adapters.module import copy_in
+from veneer.adapters.module import copy_tensors
 from veneer.model.decoder import DenseLinear, Embedding
 from veneer.model.precomputed import Precomputes
 
 NORM_ROWS = 4096
-"""Rows of a table that are summed at a time."""
-TOKENS = "token_adapter.trainable_tokens_delta"
-"""PEFT's name of the trained rows (they are the rows, not their change)."""
+"""Number of embedding rows that are summed at a time."""
+TOKEN_ROWS = "token_adapter.trainable_tokens_delta"
+"""PEFT's name of the trained rows in an adapter's file. They are the rows themselves, not their change."""
 
 
 class LoraEmbedding(nn.Module, Precomputes):
-    """An embedding with a low-rank update, and with DoRA's magnitudes where asked for.
+    """An embedding with a LoRA update, and optionally DoRA's magnitudes.
 
     Args:
         base: the frozen embedding.
-        a: `[rank, vocab]` float32.
-        b: `[dim, rank]` float32.
-        scale: alpha / rank.
-        magnitudes: whether the length of each of the embedding's columns is trained by itself (DoRA).
+        a: initial A, `[rank, vocab]` float32.
+        b: initial B, `[dim, rank]` float32.
+        scale: factor of the update, usually alpha / rank.
+        magnitudes: whether the magnitudes of the embedding's columns are trained (DoRA).
     """
 
     def __init__(self, base: Embedding, a: Tensor, b: Tensor, *, scale: float, magnitudes: bool = False):
@@ -46,14 +46,14 @@ class LoraEmbedding(nn.Module, Precomputes):
 
     @property
     def rank(self) -> int:
-        """Rows of A."""
+        """Number of rows of A."""
         return self.lora_embedding_A.shape[0]
 
     def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """Rows of the table, `[tokens]` to `[tokens, dim]` in `dtype`."""
+        """Look up token ids `[tokens]`: their rows, `[tokens, dim]` in `dtype`."""
         if not self.enabled:
             return cast(Tensor, self.base(tokens, dtype))
-        # Summed in float32 and rounded once: it is one row a token, and everything behind depends on it.
+        # Summed in float32 and rounded once, since all later layers depend on it.
         rows = functional.embedding(tokens, self.lora_embedding_A.t())
         summed: Tensor = self.base(tokens, torch.float32) + (rows @ self.lora_embedding_B.t()) * self.scale
         if self.magnitude is not None:
@@ -62,7 +62,7 @@ class LoraEmbedding(nn.Module, Precomputes):
 
     @torch.no_grad()
     def _norm(self) -> Tensor:
-        """Lengths of the columns, `[dim]` float32: summed over rows in parts, as the table is the model's largest."""
+        """Norms of the columns, `[dim]` float32. Rows are summed in parts, since the embedding is large."""
         squares = torch.zeros(self.base.weight.shape[1], dtype=torch.float64, device=self.base.weight.device)
         for rows, a in zip(
             torch.split(self.base.weight, NORM_ROWS), torch.split(self.lora_embedding_A.t(), NORM_ROWS), strict=True
@@ -73,11 +73,11 @@ class LoraEmbedding(nn.Module, Precomputes):
 
     @torch.no_grad()
     def precompute(self) -> None:
-        """Keep the columns' factors; see `Precomputes`."""
+        """Compute the factors of the columns once. See `Precomputes`."""
         self._gain = None if self.magnitude is None else self.magnitude / self._norm()
 
     def forget_precomputed(self) -> None:
-        """Forget them."""
+        """Compute the factors of the columns in every call again. See `Precomputes`."""
         self._gain = None
 
     def delta(self, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -85,20 +85,20 @@ class LoraEmbedding(nn.Module, Precomputes):
         return (self.lora_embedding_A.t().to(dtype) @ self.lora_embedding_B.t().to(dtype)) * self.scale
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """A, B and the magnitudes; see `AdapterModule`."""
+        """A, B and the magnitudes. See `AdapterModule.trained`."""
         named = {"lora_embedding_A": self.lora_embedding_A, "lora_embedding_B": self.lora_embedding_B}
         return named if self.magnitude is None else named | {MAGNITUDE: self.magnitude}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The same; see `AdapterModule`."""
+        """The trained tensors. See `AdapterModule.tensors`."""
         return {name: tensor.detach() for name, tensor in self.trained().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take them; see `AdapterModule`."""
-        copy_in(self.tensors(), tensors)
+        """Copy in the trained tensors. See `AdapterModule.load`."""
+        copy_tensors(self.tensors(), tensors)
 
-    def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Add the update, and give the columns their lengths; see `AdapterModule`."""
+    def merge_into(self, tensors: dict[str, Tensor]) -> None:
+        """Add the update, and rescale the columns where magnitudes are trained. See `AdapterModule.merge_into`."""
         wide = tensors["weight"].dtype
         tensors["weight"] = tensors["weight"] + self.delta(wide).detach()
         if self.magnitude is not None:
@@ -107,11 +107,11 @@ class LoraEmbedding(nn.Module, Precomputes):
 
 
 class TokenRows(nn.Module):
-    """Rows of a table that are trained, and which.
+    """Trained rows of an embedding or head.
 
     Args:
-        weight: the table, `[vocab, dim]`; it is not changed.
-        ids: the tokens whose rows are trained.
+        weight: the weight `[vocab, dim]`, which is not changed.
+        ids: ids of the tokens whose rows are trained.
     """
 
     ids: Tensor
@@ -125,14 +125,14 @@ class TokenRows(nn.Module):
         self.register_buffer("places", places)
         self.values = nn.Parameter(weight.detach()[self.ids].float())
 
-    def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Put the rows into the table, of the embedding or of the head; see `AdapterModule`."""
+    def merge_into(self, tensors: dict[str, Tensor]) -> None:
+        """Replace the rows in the weight. See `AdapterModule.merge_into`."""
         own = self.values.detach().to(tensors["weight"].dtype)
         tensors["weight"] = tensors["weight"].index_copy(0, self.ids, own)
 
 
 class TokenEmbedding(nn.Module):
-    """An embedding some of whose rows are trained; the rest is frozen."""
+    """An embedding of which some rows are trained. The others are frozen."""
 
     def __init__(self, base: Embedding, rows: TokenRows):
         super().__init__()
@@ -141,7 +141,7 @@ class TokenEmbedding(nn.Module):
         self.enabled = True
 
     def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-        """Rows of the table, `[tokens]` to `[tokens, dim]` in `dtype`."""
+        """Look up token ids `[tokens]`: their rows, `[tokens, dim]` in `dtype`."""
         found = cast(Tensor, self.base(tokens, dtype))
         if not self.enabled:
             return found
@@ -150,29 +150,29 @@ class TokenEmbedding(nn.Module):
         return torch.where((places >= 0)[:, None], own, found)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The rows; see `AdapterModule`."""
-        return {TOKENS: self.rows.values}
+        """The trained rows, by PEFT's name. See `AdapterModule`."""
+        return {TOKEN_ROWS: self.rows.values}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The rows; see `AdapterModule`."""
-        return {TOKENS: self.rows.values.detach()}
+        """The trained rows, by PEFT's name. See `AdapterModule`."""
+        return {TOKEN_ROWS: self.rows.values.detach()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take the rows; see `AdapterModule`."""
-        copy_in(self.tensors(), tensors)
+        """Copy in the trained rows. See `AdapterModule.load`."""
+        copy_tensors(self.tensors(), tensors)
 
-    def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Put the rows into the table; see `AdapterModule`."""
-        self.rows.fold(tensors)
+    def merge_into(self, tensors: dict[str, Tensor]) -> None:
+        """Replace the rows in the weight. See `AdapterModule.merge_into`."""
+        self.rows.merge_into(tensors)
 
 
 class TokenHead(nn.Module):
-    """A head some of whose rows are trained: its own, or those of the embedding that it is tied to.
+    """A head of which some rows are trained: its own rows, or those of the embedding that it is tied to.
 
     Args:
         base: the frozen head.
-        rows: the trained ones.
-        tied: whether they are the embedding's, which then saves them.
+        rows: the trained rows.
+        tied: whether the rows belong to the embedding, which then saves them.
     """
 
     def __init__(self, base: DenseLinear, rows: TokenRows, *, tied: bool):
@@ -184,24 +184,24 @@ class TokenHead(nn.Module):
         self.enabled = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores, `[rows, dim]` to `[rows, vocab]`."""
+        """Logits, `[rows, dim]` to `[rows, vocab]`."""
         scores = cast(Tensor, self.base(x))
         if not self.enabled:
             return scores
         return scores.index_copy(1, self.rows.ids, x @ self.rows.values.to(x.dtype).t())
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The rows, where they are its own; see `AdapterModule`."""
-        return {} if self.tied else {TOKENS: self.rows.values}
+        """The trained rows, unless they belong to the embedding. See `AdapterModule.trained`."""
+        return {} if self.tied else {TOKEN_ROWS: self.rows.values}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The same; see `AdapterModule`."""
+        """The trained tensors. See `AdapterModule.tensors`."""
         return {name: tensor.detach() for name, tensor in self.trained().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take the rows; see `AdapterModule`."""
-        copy_in(self.tensors(), tensors)
+        """Copy in the trained rows. See `AdapterModule.load`."""
+        copy_tensors(self.tensors(), tensors)
 
-    def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Put the rows into the table; see `AdapterModule`."""
-        self.rows.fold(tensors)
+    def merge_into(self, tensors: dict[str, Tensor]) -> None:
+        """Replace the rows in the weight. See `AdapterModule.merge_into`."""
+        self.rows.merge_into(tensors)

@@ -1,10 +1,10 @@
-"""EVA's directions: what the inputs of each layer vary in most, on rows that are to be trained.
+"""EVA's directions: the directions of most variance of each layer's inputs, measured on training rows.
 
 Paischer et al., 2024 (arXiv:2410.07170), find them by an incremental decomposition of activations until it converges.
-Here the covariance of a layer's inputs is summed in float64 over the rows that are looked at and decomposed once, one
-decoder layer at a time: it is exact, and takes the memory of one layer's covariances. Every layer gets the rank that
-it was given: shifting rank between layers by the share of variance, as the paper offers, would decide the adapter's
-size only when the model is there, and the plan is made before.
+Here the covariance of a layer's inputs is summed in float64 over the measured rows and decomposed once, one decoder
+layer at a time. That is exact, and takes the memory of one layer's covariances. Every layer keeps its given rank. The
+paper also offers to move rank between layers by their share of variance. That would decide the size of the adapter only
+after loading the model, and the plan is made before.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from veneer.model.rope import Angles
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredDocuments:
-    """Packed documents, and which of their tokens count."""
+    """Packed documents, and the tokens whose layer inputs are measured."""
 
     tokens: Tensor
-    """int64 `[tokens]`."""
+    """Token ids, int64 `[tokens]`."""
     positions: Tensor
-    """int64 `[tokens]`."""
+    """Positions in each document, int64 `[tokens]`."""
     segments: tuple[int, ...]
     shared: int
     rows: Tensor
-    """int64: tokens whose layer inputs are measured; those that predict a supervised token."""
+    """Indices of the measured tokens, int64: those that predict a supervised token."""
 
 
 @torch.no_grad()
 def directions(model: CausalLM, documents: Sequence[MeasuredDocuments], ranks: Mapping[str, int]) -> dict[str, Tensor]:
-    """For each path the directions of most variance, `[rank, in_features]` float32 with orthonormal rows.
+    """The directions of most variance for each path, `[rank, in_features]` float32 with orthonormal rows.
 
     Args:
-        model: without an adapter.
-        documents: what is measured on.
-        ranks: directions wanted, by the path of a linear layer.
+        model: a model without an adapter.
+        documents: the documents to measure on.
+        ranks: number of directions, by the path of a linear layer.
 
     Raises:
         AdapterError: there are fewer rows than directions.
@@ -55,27 +55,27 @@ def directions(model: CausalLM, documents: Sequence[MeasuredDocuments], ranks: M
         raise AdapterError(
             f"init eva: rank {most} needs more than {most} supervised tokens to measure; there are {count}"
         )
-    states = [_State.before(model, one) for one in documents]
+    states = [_PassState.before(model, one) for one in documents]
     found: dict[str, Tensor] = {}
     for number, layer in enumerate(model.model.layers):
         paths = [path for path in ranks if layer_number(path) == number]
-        with _Listening(model, paths) as heard:
+        with _InputSums(model, paths) as sums:
             for state in states:
-                heard.rows = state.rows
+                sums.rows = state.rows
                 state.hidden = layer(state.hidden, state.angles[number], state.attention)
-        found |= heard.directions(ranks)
+        found |= sums.directions(ranks)
     if HEAD in ranks:
-        heard = _Listening(model, [HEAD])
+        sums = _InputSums(model, [HEAD])
         for state in states:
-            heard.rows = state.rows
-            heard.take(HEAD, model.model.norm(state.hidden))
-        found |= heard.directions(ranks)
+            sums.rows = state.rows
+            sums.take(HEAD, model.model.norm(state.hidden))
+        found |= sums.directions(ranks)
     return found
 
 
 @dataclass(slots=True)
-class _State:
-    """Where the forward pass of some documents stands."""
+class _PassState:
+    """The state of the forward pass of one pack of documents, between two layers."""
 
     hidden: Tensor
     angles: list[Angles | None]
@@ -83,7 +83,7 @@ class _State:
     rows: Tensor
 
     @classmethod
-    def before(cls, model: CausalLM, one: MeasuredDocuments) -> _State:
+    def before(cls, model: CausalLM, one: MeasuredDocuments) -> _PassState:
         device = model.device
         attention = PackedAttention(one.segments, one.shared)
         angles = model.model.angles(one.positions.to(device), attention)
@@ -92,34 +92,34 @@ class _State:
 
 
 @dataclass(slots=True)
-class _Sums:
-    """Of a layer's inputs: their number, sum and products."""
+class _Covariance:
+    """Count, sum and sum of products of a layer's inputs."""
 
     count: int
     total: Tensor
     products: Tensor
 
     def principal(self, rank: int) -> Tensor:
-        """The directions of most variance, `[rank, width]` float32."""
+        """Directions of most variance, `[rank, width]` float32."""
         mean = self.total / self.count
-        covariance = self.products / self.count - torch.outer(mean, mean)
-        vectors: Tensor = torch.linalg.eigh(covariance)[1]  # by ascending variance
+        matrix = self.products / self.count - torch.outer(mean, mean)
+        vectors: Tensor = torch.linalg.eigh(matrix)[1]  # by ascending variance
         return vectors[:, -rank:].flip(1).t().float().contiguous()
 
 
 @dataclass(slots=True)
-class _Listening:
-    """Within the block, sums over the inputs of some layers; layers that share an input share its sums."""
+class _InputSums:
+    """Within the block, the covariances of the inputs of some layers. Layers with a common input share one."""
 
     model: CausalLM
     paths: list[str]
     rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    _sums: dict[str, _Sums] = field(default_factory=dict)
+    _sums: dict[str, _Covariance] = field(default_factory=dict)
     _handles: list[Any] = field(default_factory=list)
 
-    def __enter__(self) -> _Listening:
-        for home in dict.fromkeys(_home(path) for path in self.paths):
-            path = next(path for path in self.paths if _home(path) == home)
+    def __enter__(self) -> _InputSums:
+        for home in dict.fromkeys(_input_group(path) for path in self.paths):
+            path = next(path for path in self.paths if _input_group(path) == home)
             self._handles.append(self.model.get_submodule(path).register_forward_pre_hook(self._hook(home)))
         return self
 
@@ -131,22 +131,22 @@ class _Listening:
         return lambda module, inputs: self.take(home, inputs[0])
 
     def take(self, home: str, inputs: Tensor) -> None:
-        """Add the inputs `[tokens, width]` of the rows that count."""
+        """Add the inputs `[tokens, width]` of the measured rows."""
         x = inputs[self.rows].double()
-        sums = self._sums.setdefault(home, _Sums(0, x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], x.shape[1])))
+        sums = self._sums.setdefault(home, _Covariance(0, x.new_zeros(x.shape[1]), x.new_zeros(x.shape[1], x.shape[1])))
         sums.count += len(x)
         sums.total += x.sum(0)
         sums.products += x.t() @ x
 
     def directions(self, ranks: Mapping[str, int]) -> dict[str, Tensor]:
-        """The directions of each path."""
-        most = {home: max(ranks[path] for path in self.paths if _home(path) == home) for home in self._sums}
+        """Directions of most variance for each path."""
+        most = {home: max(ranks[path] for path in self.paths if _input_group(path) == home) for home in self._sums}
         principal = {home: sums.principal(most[home]) for home, sums in self._sums.items()}
-        return {path: principal[_home(path)][: ranks[path]] for path in self.paths}
+        return {path: principal[_input_group(path)][: ranks[path]] for path in self.paths}
 
 
-def _home(path: str) -> str:
-    """What layers with the same input have in common."""
+def _input_group(path: str) -> str:
+    """A key that layers with a common input share."""
     above, _, leaf = path.rpartition(".")
     return f"{above}.{_SHARED.get(leaf, leaf)}" if above else leaf
 

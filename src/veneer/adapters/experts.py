@@ -1,10 +1,9 @@
-"""Updates of a mixture's experts, as PEFT stores what it calls `target_parameters`.
+"""LoRA updates of a mixture's experts, in the format of PEFT's `target_parameters`.
 
-transformers holds a layer's experts as two parameters, `mlp.experts.gate_up_proj` and `mlp.experts.down_proj`, and PEFT
-hangs one pair of factors beside each: A `[experts · rank, in]`, B `[out, rank · experts]` (`ExpertsLora` has the
-order). Gate and up of an expert therefore share its A. In PEFT's files the factors of a parameter have no name of their
-own: those of the parameter that was wrapped last stand under `mlp.experts`, those of the one before it under
-`mlp.experts.base_layer`.
+transformers holds a layer's experts as two parameters, `mlp.experts.gate_up_proj` and `mlp.experts.down_proj`. PEFT has
+one pair of factors for each: A `[experts · rank, in]` and B `[out, rank · experts]` (`ExpertsLora` has the order). Gate
+and up of an expert therefore share its A. PEFT's files do not name the parameter: the factors of the parameter that was
+wrapped last stand under `mlp.experts`, those of the other under `mlp.experts.base_layer`.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.module import copy_in
-from veneer.adapters.targets import Names, expert_parameter, means
+from veneer.adapters.module import copy_tensors
+from veneer.adapters.targets import Names, expert_parameter, matches
 from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear
 from veneer.model.experts import Experts, ExpertsLora, Routes, factors, halves
@@ -24,16 +23,16 @@ from veneer.model.language import ModelSpec
 from veneer.model.mixture import DOWN, GATE_UP
 
 INNER = "base_layer."
-"""What PEFT puts before the factors of a parameter where another one is wrapped too."""
+"""PEFT's prefix of the factors of the parameter that was wrapped first, where both are wrapped."""
 
 
 class ExpertFactors(nn.Module):
     """A and B of one parameter of all experts.
 
     Args:
-        a: `[experts · rank, in]` float32.
-        b: `[out, rank · experts]` float32.
-        scale: alpha / rank.
+        a: initial A, `[experts · rank, in]` float32.
+        b: initial B, `[out, rank · experts]` float32.
+        scale: factor of the update, usually alpha / rank.
     """
 
     def __init__(self, a: Tensor, b: Tensor, scale: float):
@@ -42,16 +41,16 @@ class ExpertFactors(nn.Module):
         self.scale = scale
 
     def lora(self) -> ExpertsLora:
-        """As the experts take them."""
+        """The factors in the form that `Experts.forward` takes."""
         return ExpertsLora(self.lora_A, self.lora_B, self.scale)
 
 
 class ExpertsUpdate(nn.Module):
-    """All experts of a layer with updates of their parameters (a `AdapterModule`).
+    """All experts of a layer with LoRA updates of their parameters (an `AdapterModule`).
 
     Args:
         base: the frozen experts.
-        updates: by parameter, `GATE_UP` or `DOWN`; at least one.
+        updates: at least one update, by parameter (`GATE_UP` or `DOWN`).
     """
 
     def __init__(self, base: Experts, updates: Mapping[str, ExpertFactors]):
@@ -64,17 +63,17 @@ class ExpertsUpdate(nn.Module):
         return cast(ExpertFactors, self.updates[parameter]) if parameter in self.updates else None
 
     def forward(self, x: Tensor, routes: Routes) -> Tensor:
-        """As `Experts.forward`, `[tokens, dim]`."""
+        """The weighted sum of the experts' outputs, `[tokens, dim]`. See `Experts.forward`."""
         if not self.enabled:
             return cast(Tensor, self.base(x, routes))
-        opened, closed = self._update(GATE_UP), self._update(DOWN)
+        gate_up, down = self._update(GATE_UP), self._update(DOWN)
         return cast(
             Tensor,
-            self.base(x, routes, None if opened is None else opened.lora(), None if closed is None else closed.lora()),
+            self.base(x, routes, None if gate_up is None else gate_up.lora(), None if down is None else down.lora()),
         )
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """A and B of each parameter; see `AdapterModule`."""
+        """A and B of each parameter. See `AdapterModule.trained`."""
         found: dict[str, nn.Parameter] = {}
         for parameter, prefix in prefixes(list(self.updates)).items():
             update = cast(ExpertFactors, self.updates[parameter])
@@ -82,23 +81,23 @@ class ExpertsUpdate(nn.Module):
         return found
 
     def tensors(self) -> dict[str, Tensor]:
-        """The same; see `AdapterModule`."""
+        """A and B of each parameter. See `AdapterModule.tensors`."""
         return {name: tensor.detach() for name, tensor in self.trained().items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take them; see `AdapterModule`."""
-        copy_in(self.tensors(), tensors)
+        """Copy in A and B of each parameter. See `AdapterModule.load`."""
+        copy_tensors(self.tensors(), tensors)
 
-    def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Add the update to weights of experts, given as `{number}.{linear}.weight`; see `AdapterModule`."""
+    def merge_into(self, tensors: dict[str, Tensor]) -> None:
+        """Add the update to weights of experts, by names `{number}.{linear}.weight`. See `AdapterModule.merge_into`."""
         for name, weight in tensors.items():
             number, linear, kind = name.split(".")
             update = self._update(DOWN if linear == "down_proj" else GATE_UP)
             if update is None or kind != "weight":
                 continue
             a, b = (
-                part.detach().to(weight.dtype)
-                for part in factors(update.lora_A, update.lora_B, int(number), self.count)
+                factor.detach().to(weight.dtype)
+                for factor in factors(update.lora_A, update.lora_B, int(number), self.count)
             )
             if linear != "down_proj":
                 b = halves(b, interleaved=self.base.interleaved)[0 if linear == "gate_proj" else 1]
@@ -106,11 +105,11 @@ class ExpertsUpdate(nn.Module):
 
     @property
     def count(self) -> int:
-        """Experts of the layer."""
+        """Number of experts of the layer."""
         return len(self.base)
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:
-        """Every weight that the update changes, with it, in float64: `{number}.{linear}.weight`, one at a time."""
+        """Merged weights in float64, one at a time, with their names `{number}.{linear}.weight`."""
         leaves = [
             leaf
             for parameter, own in ((GATE_UP, ("gate_proj", "up_proj")), (DOWN, ("down_proj",)))
@@ -122,17 +121,19 @@ class ExpertsUpdate(nn.Module):
                 linear = cast(BaseLinear, self.base.expert(number).get_submodule(leaf))
                 name = f"{number}.{leaf}.weight"
                 tensors = {name: linear.dequantize(torch.float32).detach().double()}
-                self.fold(tensors)
+                self.merge_into(tensors)
                 yield name, tensors[name]
 
 
 def target_paths(linears: Sequence[str], spec: ModelSpec) -> list[str]:
-    """What an adapter can go on, besides embedding and head: linear layers, and of a mixture parameters of experts in
-    the place of the experts' own layers, and routers. Modules come first, as PEFT draws their factors first.
+    """The paths that an adapter can target, without embedding and head.
+
+    They are linear layers; of a mixture also routers and the experts' parameters, in place of the experts' own layers.
+    Modules come first, as PEFT draws their factors first.
 
     Args:
-        linears: paths of the decoder's linear layers, experts' own among them or not.
-        spec: of the model.
+        linears: paths of the decoder's linear layers, with or without those of experts.
+        spec: sizes of the model.
     """
     if spec.mixture is None:
         return list(linears)
@@ -141,25 +142,25 @@ def target_paths(linears: Sequence[str], spec: ModelSpec) -> list[str]:
 
 
 def on_experts(targets: Sequence[str]) -> bool:
-    """Whether an adapter on these paths is one on experts."""
+    """Whether any of these paths is a parameter of experts."""
     return any(expert_parameter(path) is not None for path in targets)
 
 
 def prefixes(parameters: Sequence[str]) -> dict[str, str]:
-    """What PEFT writes before the factors of each of these parameters of one layer's experts."""
+    """PEFT's prefix of the factors of each of these parameters of one layer's experts."""
     ordered = [parameter for parameter in (GATE_UP, DOWN) if parameter in parameters]
     return {parameter: INNER if parameter != ordered[-1] else "" for parameter in ordered}
 
 
-def written_targets(adapter_paths: Sequence[str], *, everywhere: bool) -> tuple[list[str], list[str]]:
-    """`target_modules` and `target_parameters` for PEFT, of an adapter on a mixture.
+def targets_for_peft(adapter_paths: Sequence[str], *, everywhere: bool) -> tuple[list[str], list[str]]:
+    """PEFT's `target_modules` and `target_parameters` of an adapter on a mixture.
 
-    Routers are no linear layers in transformers, and their weight is targeted as a parameter. So is that of a dense
-    feed-forward block among mixtures, since PEFT takes `up_proj` for the name that an expert's layer had.
+    Routers are no linear layers in transformers, so that their weights are targeted as parameters. So are the layers of
+    a dense feed-forward block in a mixture, since PEFT takes `up_proj` for a name of experts.
 
     Args:
-        adapter_paths: of all updates, experts by their parameters.
-        everywhere: whether they are all that there are, so that the end of a path says enough.
+        adapter_paths: paths of all updates, with the experts' parameters.
+        everywhere: whether all possible targets are among them, so that ends of paths suffice.
     """
     modules, parameters = [], []
     for path in adapter_paths:
@@ -173,15 +174,15 @@ def written_targets(adapter_paths: Sequence[str], *, everywhere: bool) -> tuple[
     return sorted(set(modules)), sorted(set(parameters))
 
 
-def read_targets(prefixes_found: Sequence[str], names: Names) -> list[str]:
-    """Paths of what an adapter updates, from what stands before `.lora_` in the names of its tensors.
+def paths_of_tensors(prefixes_found: Sequence[str], names: Names) -> list[str]:
+    """The paths that an adapter updates, by the names of its tensors before `.lora_`.
 
     Args:
-        prefixes_found: with PEFT's `base_layer` for a parameter of experts that was wrapped first.
-        names: the targets in its configuration, which say what a lone pair of factors of experts is for.
+        prefixes_found: the names before `.lora_`, with PEFT's `base_layer` for a parameter that was wrapped first.
+        names: targets in the configuration. They tell which parameter a single pair of factors of experts is for.
 
     Raises:
-        AdapterError: they do not say so.
+        AdapterError: the targets do not tell.
     """
     found, unknown = [], []
     inner = INNER.removesuffix(".")
@@ -193,7 +194,7 @@ def read_targets(prefixes_found: Sequence[str], names: Names) -> list[str]:
         elif f"{path}.{inner}" in prefixes_found:
             found.append(f"{path}.{DOWN}")
         else:
-            meant = [f"{path}.{parameter}" for parameter in (GATE_UP, DOWN) if means(names, f"{path}.{parameter}")]
+            meant = [f"{path}.{parameter}" for parameter in (GATE_UP, DOWN) if matches(names, f"{path}.{parameter}")]
             found += meant
             unknown += [] if meant else [path]
     if unknown:
@@ -204,8 +205,8 @@ def read_targets(prefixes_found: Sequence[str], names: Names) -> list[str]:
     return found
 
 
-def grouped(paths: Sequence[str]) -> dict[str, list[str]]:
-    """Parameters of experts by the path of the experts that they are of; other paths are left out."""
+def by_experts(paths: Sequence[str]) -> dict[str, list[str]]:
+    """The experts' parameters among `paths`, by the path of the experts. Other paths are left out."""
     found: dict[str, list[str]] = {}
     for path in paths:
         parameter = expert_parameter(path)

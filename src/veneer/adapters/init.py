@@ -1,8 +1,8 @@
-"""How A and B start: one function for each of `veneer.config.Init`, in a table.
+"""Initialisation of A and B: one function for each value of `veneer.enums.Init`.
 
-Draws are made in float32 on the CPU from a generator, so that a seed means the same adapter on every device; they are
-PEFT's, in its order, so that it means the same adapter there, too. (Over a base in bfloat16 PEFT rounds what it draws
-to bfloat16; here it stays float32.)
+Random numbers are drawn in float32 on the CPU, so that a seed gives one and the same adapter on every device. They are
+PEFT's draws in PEFT's order, so that PEFT makes that adapter from the seed too. (Over a bfloat16 base PEFT rounds its
+draws to bfloat16; here they stay float32.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from veneer.errors import AdapterError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetLayer:
-    """What a start may be made from."""
+    """The layer that gets A and B, and what they may be initialised from."""
 
     path: str
     in_features: int
@@ -29,27 +29,27 @@ class TargetLayer:
     scale: float
     generator: torch.Generator
     weight: Callable[[], Tensor]
-    """The weight that is multiplied with, `[out, in]` float32."""
+    """A function that returns the weight in use (dequantised), `[out, in]` float32."""
     original: Callable[[], Tensor] | None = None
-    """The weight before it was quantised, `[out, in]` float32; None where that is not known."""
+    """A function that returns the weight before quantisation, `[out, in]` float32; None where it is not known."""
     directions: Tensor | None = None
-    """For EVA: what the layer's inputs vary in most, `[rank, in]` float32 with orthonormal rows."""
+    """Directions of most variance of the layer's inputs (EVA), `[rank, in]` float32 with orthonormal rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InitialFactors:
-    """A `[rank, in]` and B `[out, rank]`, float32."""
+    """Initial A `[rank, in]` and B `[out, rank]`, float32."""
 
     a: Tensor
     b: Tensor
     subtracted: bool = False
-    """Whether the product that they start with is taken away for good, so that the model starts as its base."""
+    """Whether the initial product B A is subtracted for good, so that the model starts as its base."""
 
 
 def kaiming(layer: TargetLayer) -> InitialFactors:
-    """A uniform in ±1/√in_features, B zero: the update starts at exactly nothing.
+    """A uniform in ±1/√in_features and B zero, so that the update starts as exactly zero.
 
-    The draws are PEFT's: A, a B that is thrown away, A again.
+    The draws are PEFT's: A, a B that is dropped, A again.
     """
     a, b = _drawn_and_dropped(layer)
     nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=layer.generator)
@@ -57,13 +57,13 @@ def kaiming(layer: TargetLayer) -> InitialFactors:
 
 
 def gaussian(layer: TargetLayer) -> InitialFactors:
-    """A normal with deviation 1 / rank, B zero."""
+    """A normal with standard deviation 1 / rank, and B zero."""
     a, b = _drawn_and_dropped(layer)
     return InitialFactors(a=a.normal_(std=1 / layer.rank, generator=layer.generator), b=b.zero_())
 
 
 def orthogonal(layer: TargetLayer) -> InitialFactors:
-    """A in one half of an orthogonal basis of the rank, B in the other: B A is zero to rounding, and neither is.
+    """A in one half of a random orthogonal basis, B in the other half: B A is zero to rounding, and neither factor is.
 
     Raises:
         AdapterError: the rank is odd.
@@ -79,23 +79,23 @@ def orthogonal(layer: TargetLayer) -> InitialFactors:
 
 
 def pissa(layer: TargetLayer) -> InitialFactors:
-    """The largest singular values and vectors of the weight (Meng et al., 2024, arXiv:2404.02948)."""
+    """PiSSA: the largest singular values and vectors of the weight (Meng et al., 2024, arXiv:2404.02948)."""
     _drawn_and_dropped(layer)
     left, values, right = torch.linalg.svd(layer.weight(), full_matrices=False)
     return _principal(left[:, : layer.rank], values[: layer.rank], right[: layer.rank], layer.scale)
 
 
 PASSES = 4
-"""Power iterations of the randomised decomposition; each brings the subspace nearer to the true one."""
-MORE = 8
-"""Directions that it carries beyond the rank."""
+"""Number of power iterations of the randomised decomposition. Each brings the subspace nearer to the true one."""
+OVERSAMPLING = 8
+"""Number of directions that the randomised decomposition uses beyond the rank."""
 
 
 def pissa_fast(layer: TargetLayer) -> InitialFactors:
-    """The same by a randomised range finder (Halko, Martinsson & Tropp, 2011, arXiv:0909.4061, algorithm 4.4)."""
+    """PiSSA by a randomised range finder (Halko, Martinsson & Tropp, 2011, arXiv:0909.4061, algorithm 4.4)."""
     _drawn_and_dropped(layer)
     weight = layer.weight()
-    width = min(layer.rank + MORE, *weight.shape)
+    width = min(layer.rank + OVERSAMPLING, *weight.shape)
     basis, _ = torch.linalg.qr(weight @ torch.randn(layer.in_features, width, generator=layer.generator).to(weight))
     for _ in range(PASSES):
         turned, _ = torch.linalg.qr(weight.t() @ basis)
@@ -111,17 +111,17 @@ def _principal(left: Tensor, values: Tensor, right: Tensor, scale: float) -> Ini
 
 
 def olora(layer: TargetLayer) -> InitialFactors:
-    """The first columns of Q and rows of R with W = Q R (Büyükakyüz, 2024, arXiv:2406.01775)."""
+    """OLoRA: the first columns of Q and rows of R with W = Q R (Büyükakyüz, 2024, arXiv:2406.01775)."""
     _drawn_and_dropped(layer)
     q, r = torch.linalg.qr(layer.weight())
     return InitialFactors(a=r[: layer.rank].contiguous(), b=q[:, : layer.rank].contiguous(), subtracted=True)
 
 
 def loftq(layer: TargetLayer) -> InitialFactors:
-    """The best update of this rank for what quantisation took away (Li et al., 2023, arXiv:2310.08659), one iteration:
-    further ones would quantise another weight, and the adapter would fit no base but its own.
+    """LoftQ: the best update of this rank for the error of quantisation (Li et al., 2023, arXiv:2310.08659).
 
-    The product is divided by the scale, which PEFT's is not: there it is right for alpha = rank only.
+    There is one iteration. More would quantise another weight, and the adapter would fit no base but that one. The
+    product is divided by the scale; PEFT does not do so, and is right for alpha = rank only.
 
     Raises:
         AdapterError: the weight was not quantised here.
@@ -135,7 +135,9 @@ def loftq(layer: TargetLayer) -> InitialFactors:
 
 
 def eva(layer: TargetLayer) -> InitialFactors:
-    """A spans what the layer's inputs vary in most (Paischer et al., 2024, arXiv:2410.07170), B is zero.
+    """EVA: A spans the directions of most variance of the layer's inputs (Paischer et al., 2024, arXiv:2410.07170).
+
+    B is zero.
 
     Raises:
         AdapterError: the directions were not measured.
@@ -156,18 +158,21 @@ INITS: dict[Init, Callable[[TargetLayer], InitialFactors]] = {
     Init.LOFTQ: loftq,
     Init.EVA: eva,
 }
-"""Every start by its name."""
+"""The function of each initialisation."""
 
 
 def embedding(rank: int, vocab: int, dim: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A `[rank, vocab]` zero and B `[dim, rank]` normal, whatever start the linear layers have; PEFT's draws."""
+    """Initial factors of an embedding by PEFT's draws: A `[rank, vocab]` zero and B `[dim, rank]` normal.
+
+    They do not depend on the initialisation of linear layers.
+    """
     torch.randn(rank, vocab, generator=generator)
     b = torch.randn(dim, rank, generator=generator)
     return torch.zeros(rank, vocab), b.normal_(generator=generator)
 
 
 def _drawn_and_dropped(layer: TargetLayer) -> tuple[Tensor, Tensor]:
-    """A and B as torch starts two linear layers, which PEFT makes before it starts them anew."""
+    """A and B as torch initialises two linear layers. PEFT does so before it initialises them again."""
     a = torch.empty(layer.rank, layer.in_features)
     b = torch.empty(layer.out_features, layer.rank)
     for tensor in (a, b):

@@ -1,4 +1,4 @@
-"""Put an adapter on a model: updates of its layers, trained modules beside them, everything else frozen."""
+"""Putting an adapter on a model: updates of layers, modules to save, biases and tokens; all else is frozen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from veneer.adapters.adapter import Adapter
 from veneer.adapters.combinations import refuse, refuse_beyond_linear
 from veneer.adapters.dora import DoraLinear
 from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
-from veneer.adapters.experts import ExpertFactors, ExpertsUpdate, grouped, on_experts, target_paths
+from veneer.adapters.experts import ExpertFactors, ExpertsUpdate, by_experts, on_experts, target_paths
 from veneer.adapters.init import INITS, TargetLayer, embedding
 from veneer.adapters.linear import Dropout, LoraLinear, TrainedBias
 from veneer.adapters.module import AdapterModule
@@ -30,27 +30,27 @@ from veneer.model.leaves import WideNorm
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InitSources:
-    """What a start may need beside the model."""
+    """What the initialisation of an adapter may need besides the model."""
 
     original: Callable[[str], Tensor] | None = None
-    """Gives a weight as it was before it was quantised, by its full name, in float32."""
+    """A function that reads a weight before quantisation, by its full name, in float32. LoftQ needs it."""
     directions: Mapping[str, Tensor] | None = None
-    """EVA's, by path."""
+    """EVA's directions `[rank, in_features]`, by path."""
 
 
 def linear_paths(model: LanguageModel) -> list[str]:
-    """Paths of the linear layers that can carry an adapter, in model order (the head is not among them)."""
+    """Paths of the linear layers that can carry an adapter, in model order, without the head."""
     return model.linear_paths()
 
 
 def inject(model: LanguageModel, spec: LoraSpec, *, seed: int = 0, sources: InitSources | None = None) -> Adapter:
-    """Put the parts of an adapter over the modules of `model`; everything else is frozen.
+    """Replace modules of `model` by adapter modules over them, and freeze all else.
 
     Args:
-        model: changed in place; its weights stay where they are.
-        spec: what the adapter is.
-        seed: of the initial A.
-        sources: what the start needs beside the model.
+        model: the model, which is changed in place. Its weights stay where they are.
+        spec: specification of the adapter.
+        seed: seed of the initial factors and of dropout.
+        sources: what the initialisation needs besides the model.
 
     Raises:
         AdapterError: settings contradict each other, name what does not exist or exceed a layer's size, or the model
@@ -75,21 +75,23 @@ def inject(model: LanguageModel, spec: LoraSpec, *, seed: int = 0, sources: Init
         masks=torch.Generator(device=model.device).manual_seed(seed),
         sources=sources or InitSources(),
     )
-    experts = grouped(targets)
+    experts = by_experts(targets)
     starts = [(path, maker.update(path)) for path in targets if expert_parameter(path) is None]
     starts += [(path, maker.experts(path, parameters)) for path, parameters in experts.items()]
-    parts: list[tuple[str, AdapterModule]] = []
-    for path, part in (*starts, *maker.biases(dict(starts), saved), *maker.saved(saved), *maker.tokens()):
-        if isinstance(part, nn.Module):
-            part.train(model.training)
-            Place.of(model, path).put(part)
-        parts.append((path, part))
-    return Adapter(spec, parts, maker.masks)
+    modules: list[tuple[str, AdapterModule]] = []
+    for path, module in (*starts, *maker.biases(dict(starts), saved), *maker.saved(saved), *maker.tokens()):
+        if isinstance(module, nn.Module):
+            module.train(model.training)
+            Place.of(model, path).put(module)
+        modules.append((path, module))
+    return Adapter(spec, modules, maker.masks)
 
 
 def _spelled_out(spec: LoraSpec, model: LanguageModel) -> LoraSpec:
-    """The specification with whole paths for `all-linear`, where the layers' last names would mean other modules too:
-    by last names it is saved."""
+    """The specification with whole paths for `all-linear`, where the last names of its layers match other modules too.
+
+    An adapter is saved with last names.
+    """
     if model.flat:
         return spec
     paths = linear_paths(model)
@@ -102,7 +104,7 @@ def _spelled_out(spec: LoraSpec, model: LanguageModel) -> LoraSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Maker:
-    """Makes the parts of an adapter; none of its functions changes the model."""
+    """Makes the modules of an adapter. None of its functions changes the model."""
 
     model: LanguageModel
     spec: LoraSpec
@@ -111,7 +113,7 @@ class _Maker:
     sources: InitSources
 
     def update(self, path: str) -> AdapterModule:
-        """The update of a linear layer, of the head or of the embedding."""
+        """Make the update of a linear layer, of the head or of the embedding."""
         spec, device = self.spec, self.model.device
         rank, scale = spec.rank_of(path), spec.scale_of(path)
         base = self.model.get_submodule(path)
@@ -120,7 +122,7 @@ class _Maker:
             a, b = embedding(rank, vocab, dim, self.draws)
             return LoraEmbedding(base, a.to(device), b.to(device), scale=scale, magnitudes=spec.variant is Variant.DORA)
         linear = cast(BaseLinear, base)
-        # A head is never quantised: there is nothing for LoftQ to make up for.
+        # A head is never quantised, so that LoftQ has no error to make up for.
         init = Init.KAIMING if spec.init is Init.LOFTQ and path == HEAD else spec.init
         start = INITS[init](
             TargetLayer(
@@ -148,7 +150,7 @@ class _Maker:
         return DoraLinear(layer) if spec.variant is Variant.DORA else layer
 
     def experts(self, path: str, parameters: list[str]) -> AdapterModule:
-        """The updates of a layer's experts."""
+        """Make the updates of a layer's experts."""
         base, mixture = cast(Experts, self.model.get_submodule(path)), self.model.spec.mixture
         assert mixture is not None
         updates = {}
@@ -165,7 +167,7 @@ class _Maker:
                 weight=_no_weight,
             )
             start = INITS[self.spec.init](layer)
-            # The deviation is that of one expert's rank.
+            # The standard deviation follows from the rank of one expert.
             a = start.a * mixture.experts if self.spec.init is Init.GAUSSIAN else start.a
             updates[parameter] = ExpertFactors(a.to(self.model.device), start.b.to(self.model.device), scale)
         return ExpertsUpdate(base, updates)
@@ -177,7 +179,7 @@ class _Maker:
         return lambda: read(f"{path}.weight").to(self.model.device)
 
     def biases(self, updates: Mapping[str, AdapterModule], saved: list[str]) -> Iterator[tuple[str, AdapterModule]]:
-        """Trained biases of the layers that have one, and of norms."""
+        """Make trained biases of the layers that have one, and of norms."""
         if self.spec.bias is Bias.NONE:
             return
         for path in linear_paths(self.model):
@@ -196,7 +198,7 @@ class _Maker:
                 yield path, TrainedNormBias(Place.of(self.model, path), norm)
 
     def saved(self, paths: list[str]) -> Iterator[tuple[str, AdapterModule]]:
-        """Modules that are trained whole; behind a tied embedding the head that goes with it."""
+        """Make copies of `modules_to_save`. A tied embedding is followed by its head."""
         for path in paths:
             base = self.model.get_submodule(path)
             own = trainable_copy(base, path)
@@ -207,7 +209,7 @@ class _Maker:
                 yield HEAD, SavedModule(Place.of(self.model, HEAD), head, tied, tied=True)
 
     def tokens(self) -> Iterator[tuple[str, AdapterModule]]:
-        """Trained rows of the embedding, and of a head that is tied to it or has rows of its own."""
+        """Make trained token rows of the embedding, and of a head that is tied to it or has rows of its own."""
         chosen = self.spec.trainable_tokens
         if not chosen:
             return

@@ -1,4 +1,4 @@
-"""A part of an adapter: what stands in the place of one module of the model."""
+"""`AdapterModule`: a module with an update, which stands in the place of one module of the model."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ from torch import Tensor, nn
 
 
 class AdapterModule(Protocol):
-    """The update of one module. Parts may stand on one another: a trained bias on an update of the weight."""
+    """A module of the model together with its trained update (PEFT: a tuner layer).
+
+    Adapter modules may be nested: a trained bias over an update of the weight.
+    """
 
     enabled: bool
-    """Whether the update is there; without it the module is its base."""
+    """Whether the update is applied. Where it is not, the module computes as its base."""
 
     @property
     def base(self) -> object:
-        """The module that it stands in for; never changed."""
+        """The module of the model that this one replaces. It is never changed."""
         ...
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """What is trained, by PEFT's name below the module's path."""
+        """The trained parameters, by PEFT's names below the path of the module."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is saved, likewise: what is trained, and what else makes the update up."""
+        """The tensors that are saved, by such names: the trained ones, and fixed ones that the update needs."""
         ...
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Copy in what was saved; names and shapes are those of `tensors()`."""
+        """Copy saved tensors in. Names and shapes are those of `tensors()`."""
         ...
 
-    def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Put the update into the module's own tensors, given by name (`weight`, `bias`) in float32 or wider."""
+    def merge_into(self, tensors: dict[str, Tensor]) -> None:
+        """Merge the update into the base's tensors, given by name (`weight`, `bias`) in float32 or wider."""
         ...
 
 
-def copy_in(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
-    """Copy tensors over those of the same name."""
+def copy_tensors(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
+    """Copy each tensor over the one in `own` that has its name."""
     for name, tensor in own.items():
         tensor.copy_(tensors[name])

@@ -1,4 +1,4 @@
-"""Modules that are trained whole beside an adapter and saved with it (PEFT's `modules_to_save`)."""
+"""Modules that are fully trained beside an adapter and saved with it (PEFT's `modules_to_save`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.module import copy_in
+from veneer.adapters.module import copy_tensors
 from veneer.errors import AdapterError
 from veneer.model.language import Modules
 from veneer.model.leaves import DenseLinear, Embedding, RmsNorm, WideNorm
@@ -15,7 +15,7 @@ from veneer.model.leaves import DenseLinear, Embedding, RmsNorm, WideNorm
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a module hangs in the model."""
+    """The place of a module in the model: its parent and its name there."""
 
     parent: nn.Module
     leaf: str
@@ -27,15 +27,15 @@ class Place:
         return cls(model.get_submodule(above), leaf)
 
     def put(self, module: nn.Module) -> None:
-        """Hang a module there."""
+        """Put a module in this place."""
         setattr(self.parent, self.leaf, module)
 
 
 def trainable_copy(module: nn.Module, path: str) -> nn.Module:
-    """A copy of a leaf of the decoder in float32, with gradients; a quantised one is decoded.
+    """A trainable float32 copy of a linear layer, norm or embedding. A quantised layer is decoded.
 
     Raises:
-        AdapterError: the module is none of those that hold weights of their own.
+        AdapterError: the module holds no weights of its own.
     """
     if isinstance(module, Embedding):
         return Embedding(_parameter(module.weight))
@@ -73,17 +73,17 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
 
 
 class SavedModule:
-    """A module with a trained copy, which hangs in its place while the adapter is enabled.
+    """A module with a trained copy, which is in its place while the adapter is enabled.
 
     Args:
-        place: of the module.
-        base: the frozen one.
-        own: the trained one.
-        tied: whether its weight is that of another saved module, which trains it.
+        place: place of the module in the model.
+        base: the frozen module.
+        own: the trained copy.
+        tied: whether the weight belongs to another saved module, which trains it.
     """
 
     whole = True
-    """Whether all of the module is trained and saved."""
+    """Whether all tensors of the module are trained and saved."""
 
     def __init__(self, place: Place, base: nn.Module, own: nn.Module, *, tied: bool = False):
         self.base, self.own = base, own
@@ -102,35 +102,35 @@ class SavedModule:
         self._place.put(self.own if value else self.base)
 
     def resize(self, rows: int) -> None:
-        """Make room for a weight with another number of rows, which `load` fills: the vocabulary was resized."""
+        """Make the weight one of `rows` rows, which `load` fills, for a resized vocabulary."""
         weight = self.own.get_parameter("weight")
         if rows != len(weight):
             weight.data = weight.new_empty(rows, weight.shape[1])
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The module's own parameters; see `AdapterModule`."""
+        """Parameters of the copy, unless it is tied. See `AdapterModule.trained`."""
         return {} if self.tied else dict(self.own.named_parameters())
 
     def tensors(self) -> dict[str, Tensor]:
-        """The same, those of a tie once more: PEFT looks for them. See `AdapterModule`."""
+        """Tensors of the copy, also of a tied one, since PEFT looks for them. See `AdapterModule.tensors`."""
         return {name: tensor.detach() for name, tensor in self.own.named_parameters()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Take them; see `AdapterModule`."""
-        copy_in(self.tensors(), tensors)
+        """Copy in the tensors of the copy. See `AdapterModule.load`."""
+        copy_tensors(self.tensors(), tensors)
 
-    def fold(self, tensors: dict[str, Tensor]) -> None:
-        """Replace all tensors; see `AdapterModule`."""
+    def merge_into(self, tensors: dict[str, Tensor]) -> None:
+        """Replace all tensors. See `AdapterModule.merge_into`."""
         for name, tensor in self.tensors().items():
             tensors[name] = tensor.to(tensors[name].dtype)
 
 
 class TrainedNormBias(SavedModule):
-    """A norm of which the bias alone is trained (`bias: all`).
+    """A norm of which only the bias is trained (`bias: all`).
 
     Args:
-        place: of the norm.
-        base: the frozen one, which has a bias.
+        place: place of the norm in the model.
+        base: the frozen norm, which has a bias.
     """
 
     whole = False
@@ -140,9 +140,9 @@ class TrainedNormBias(SavedModule):
         super().__init__(place, base, base.of(base.weight, _parameter(base.bias)))
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """The bias; see `AdapterModule`."""
+        """The bias. See `AdapterModule.trained`."""
         return {"bias": self.own.get_parameter("bias")}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The same; see `AdapterModule`."""
+        """The bias. See `AdapterModule.tensors`."""
         return {"bias": self.own.get_parameter("bias").detach()}

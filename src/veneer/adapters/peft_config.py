@@ -1,7 +1,7 @@
-"""`adapter_config.json` as PEFT writes it, to and from an `Adapter`'s specification.
+"""Reading and writing PEFT's `adapter_config.json`.
 
-Reading accepts what veneer can be true to. Every other feature that the file switches on is refused by name, since
-leaving it out would give another model than the one that was trained.
+A file with a feature that veneer does not support is refused, and the feature is named: without it the model would be
+another one than was trained.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.embedding import LoraEmbedding
-from veneer.adapters.experts import ExpertsUpdate, written_targets
+from veneer.adapters.experts import ExpertsUpdate, targets_for_peft
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.spec import LoraSpec
@@ -33,7 +33,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_qalora": (None, False),
     "velora_config": (None,),
 }
-"""Settings of PEFT that change the model and are not read, with the values that mean "not used"."""
+"""Settings of PEFT that change the model and are not supported, with the values that mean "not used"."""
 
 _READ = frozenset(
     (
@@ -45,7 +45,7 @@ _READ = frozenset(
         *("ensure_weight_tying", "fan_in_fan_out", "qalora_group_size", "target_parameters"),
     )
 )
-"""Settings that are read here, or that leave what the tensors mean as it is."""
+"""Settings that are read, or that do not change the meaning of the tensors."""
 
 _INITS: dict[Any, Init] = {
     True: Init.KAIMING,
@@ -58,9 +58,9 @@ _INITS: dict[Any, Init] = {
     "pissa": Init.PISSA,
     "olora": Init.OLORA,
 }
-"""Values of `init_lora_weights` that can be read. PiSSA and OLoRA change the base whenever PEFT loads the adapter,
-unless it was converted when it was saved; both follow from the base alone, so that it can be done here. Of the others
-(pissa_niter, CorDA, LoftQ, LoRA-GA) nobody can say what they have subtracted."""
+"""Values of `init_lora_weights` that can be read. With PiSSA and OLoRA, PEFT changes the base at every loading, unless
+the adapter was converted when it was saved. Both follow from the base alone, so that veneer can do so too. For the
+others (pissa_niter, CorDA, LoftQ, LoRA-GA) the subtracted product cannot be known."""
 
 
 def is_plain(spec: LoraSpec) -> bool:
@@ -71,9 +71,13 @@ def is_plain(spec: LoraSpec) -> bool:
 def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> dict[str, Any]:
     """The content of `adapter_config.json` for `adapter` over the model `base`."""
     spec = adapter.spec
-    embeddings = {path: part for path, part in adapter.parts if isinstance(part, LoraEmbedding)}
+    embeddings = {path: module for path, module in adapter.modules if isinstance(module, LoraEmbedding)}
     updates: dict[str, LoraLinear | LoraEmbedding] = {**embeddings, **adapter.updates()}
-    saved = [path for path, part in adapter.parts if isinstance(part, SavedModule) and part.whole and part.trained()]
+    saved = [
+        path
+        for path, module in adapter.modules
+        if isinstance(module, SavedModule) and module.whole and module.trained()
+    ]
     config = {
         "auto_mapping": None,
         "base_model_name_or_path": base,
@@ -103,17 +107,22 @@ def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> 
 def _on_mixture(
     adapter: Adapter, updates: Mapping[str, LoraLinear | LoraEmbedding], config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What is said otherwise where some of the targets are parameters to PEFT: those have no exclusions and no layer
-    numbers, so that they are listed."""
+    """Settings that change where some targets are parameters in PEFT.
+
+    PEFT has no exclusions and no layer indices for parameters, so that they are listed.
+    """
     experts = [
-        f"{path}.{name}" for path, part in adapter.parts if isinstance(part, ExpertsUpdate) for name in part.updates
+        f"{path}.{name}"
+        for path, module in adapter.modules
+        if isinstance(module, ExpertsUpdate)
+        for name in module.updates
     ]
     if not experts and not any(is_router(path) for path in updates):
         return {}
     spec = adapter.spec
     everywhere = spec.target_modules == ALL_LINEAR and not spec.exclude_modules and spec.layers_to_transform is None
-    modules, parameters = written_targets([*updates, *experts], everywhere=everywhere)
-    # A router's key in PEFT ends in `weight`, which the patterns were not written for.
+    modules, parameters = targets_for_peft([*updates, *experts], everywhere=everywhere)
+    # A router's key in PEFT ends in `weight`, so that patterns need it too.
     ranks, alphas = dict(config["rank_pattern"]), dict(config["alpha_pattern"])
     for path, update in updates.items():
         if ".mlp." in path and isinstance(update, LoraLinear):
@@ -132,7 +141,7 @@ def _on_mixture(
 
 
 def _ranks(spec: LoraSpec, updates: Mapping[str, LoraLinear | LoraEmbedding]) -> dict[str, Any]:
-    """Ranks and alphas: as they were given, or those of the plain adapter that a start with a subtracted pair is."""
+    """Ranks and alphas: those of the specification, or those of the plain adapter with the subtracted pair in it."""
     if not any(isinstance(update, LoraLinear) and update.subtracted_a is not None for update in updates.values()):
         return {
             "alpha_pattern": {key: _whole(alpha) for key, alpha in spec.alpha_pattern.items()},
@@ -216,7 +225,7 @@ def parse_config(config: Any, path: Path) -> LoraSpec:
 
 
 def _is_used(key: str, value: Any) -> bool:
-    """Whether a setting asks for something that is not done here; one that is not known may only be switched off."""
+    """Whether a setting asks for an unsupported feature. An unknown setting may only be switched off."""
     if key == "init_lora_weights":
         return not isinstance(value, bool | str | None) or value not in _INITS
     if key in _READ:
@@ -269,7 +278,7 @@ def _is_list(value: Any, kind: type) -> bool:
 
 
 def _all_targets(config: Mapping[str, Any]) -> str | tuple[str, ...]:
-    """Modules and parameters together: a parameter `weight` is that of the module before it."""
+    """Target modules and parameters together. A parameter `weight` means its module."""
     modules = _names(config.get("target_modules") or ())
     parameters = [_without_weight(name) for name in config.get("target_parameters") or ()]
     if not isinstance(modules, str):

@@ -1,16 +1,16 @@
-"""One pass under several adapters: the tokens of each go through its own update, all of them through the base at once.
+"""One pass with several adapters: the base computes all tokens at once, and each adapter updates its own tokens.
 
-A `Route` says which tokens of a pass belong to whom. `RoutedLinear` stands in a layer's place while passes are routed;
-a model with one adapter never meets it. Plain LoRA is computed one of two ways:
+A `Route` tells which tokens of a pass belong to which adapter. `RoutedLinear` replaces a layer while passes are routed.
+A model with one adapter never has it. Plain LoRA is computed in one of two ways:
 
-- *by spans*, where each adapter has many tokens: the base's weight is decoded once, and multiplied with each adapter's
-  tokens in a call of its own, the one that it would be alone. So the result is the same bits, whatever kernel makes it.
-- *at once*, where it has few (a token a row, in generation) or the base multiplies by its own means (8 bits): one
-  product over all tokens, whose low-rank addend has the factors B side by side, and x Aᵀ of each adapter in the columns
-  of its own, in the rows of its own tokens, among zeros. Scales that differ by a power of two are multiplied into the
-  columns, exactly; no others are computed so.
+- *by spans*, where each adapter has many tokens. The base's weight is decoded once, and multiplied with the tokens of
+  each adapter in a call of its own, as with that adapter alone. The result has equal bits, whatever kernel computes it.
+- *at once*, where adapters have few tokens (generation) or the base has products of its own (8 bits). There is one
+  product over all tokens. Its low-rank addend has the factors B side by side; x Aᵀ of each adapter stands in columns of
+  its own, in the rows of its tokens, and all else is zero. Scales may differ by a power of two, which is multiplied
+  into the columns exactly.
 
-What is left (DoRA, a trained bias, a module saved whole, other scales) sends each adapter's tokens through its own
+In all other cases (DoRA, trained biases, modules to save, other scales) the tokens of each adapter go through its own
 layer, one adapter after another.
 """
 
@@ -31,7 +31,7 @@ from veneer.products import LowRank, inputs, outer, outputs
 from veneer.quant.packed import PackedLinear
 
 SPAN_TOKENS = 64
-"""With fewer tokens a span on average, a product of their own would read the weight for too little."""
+"""The least average number of tokens in a span for which reading the weight again is worth it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +39,22 @@ class Span:
     """Consecutive tokens of one adapter."""
 
     name: str | None
-    """The adapter's; None for the base alone."""
+    """Name of the adapter; None for the base alone."""
     start: int
     stop: int
 
 
 @dataclass(slots=True)
 class Route:
-    """Whose the tokens of the next pass are; layers share it."""
+    """The adapter of each token of the next pass. All layers share one route."""
 
     spans: tuple[Span, ...] = field(default=())
 
     def lay(self, names: Sequence[str | None], tokens: Sequence[int]) -> None:
-        """The next pass holds so many tokens of each name, in this order; neighbours of one name are one span."""
+        """Announce the next pass: adapters by name, in order, and the number of tokens of each.
+
+        Neighbours are joined.
+        """
         spans: list[Span] = []
         start = 0
         for name, count in zip(names, tokens, strict=True):
@@ -63,119 +66,123 @@ class Route:
         self.spans = tuple(spans)
 
     def over(self, tokens: int) -> tuple[Span, ...]:
-        """The spans, which must cover so many tokens."""
+        """The spans of a pass of this many tokens. Raises ValueError where the route was laid for another number."""
         laid = self.spans[-1].stop if self.spans else 0
         if laid != tokens:
             raise ValueError(f"the pass has {tokens} tokens and the route was laid for {laid}; lay it before each pass")
         return self.spans
 
 
-class _Routed(nn.Module):
-    """A module in whose place each adapter has one of its own, or none."""
+class _RoutedModule(nn.Module):
+    """A module for which each adapter may have one of its own."""
 
-    def __init__(self, base: nn.Module, parts: Mapping[str, nn.Module], route: Route):
+    def __init__(self, base: nn.Module, own_modules: Mapping[str, nn.Module], route: Route):
         super().__init__()
         self.base = base
-        self.parts = nn.ModuleList(parts.values())
-        self._numbers = {name: number for number, name in enumerate(parts)}
+        self.adapted = nn.ModuleList(own_modules.values())
+        self._numbers = {name: number for number, name in enumerate(own_modules)}
         self._route = route
 
-    def _part(self, name: str | None) -> nn.Module:
-        return self.parts[self._numbers[name]] if name is not None and name in self._numbers else self.base
+    def _module_of(self, name: str | None) -> nn.Module:
+        return self.adapted[self._numbers[name]] if name is not None and name in self._numbers else self.base
 
 
-class RoutedRows(_Routed):
-    """An embedding or a norm some of whose tokens have one of their own."""
+class RoutedRows(_RoutedModule):
+    """An embedding or a norm for which adapters have their own."""
 
     @property
     def weight(self) -> Tensor:
-        """The base's."""
+        """Weight of the base."""
         return cast(Tensor, self.base.weight)
 
     def forward(self, x: Tensor, *rest: Any) -> Tensor:
-        """What each adapter's own module makes of its tokens, along the first axis."""
-        return torch.cat([self._part(s.name)(x[s.start : s.stop], *rest) for s in self._route.over(len(x))])
+        """The outputs of each adapter's module for its own tokens, joined along the first axis."""
+        return torch.cat([self._module_of(s.name)(x[s.start : s.stop], *rest) for s in self._route.over(len(x))])
 
     def after_adding(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """As `RmsNorm.after_adding`."""
+        """See `RmsNorm.after_adding`."""
         pairs = [
-            cast(Any, self._part(s.name)).after_adding(x[s.start : s.stop], delta[s.start : s.stop])
+            cast(Any, self._module_of(s.name)).after_adding(x[s.start : s.stop], delta[s.start : s.stop])
             for s in self._route.over(len(x))
         ]
         return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
 
 
-class RoutedExperts(_Routed):
-    """Experts some of whose tokens have updates of their own: each adapter's tokens go by themselves."""
+class RoutedExperts(_RoutedModule):
+    """Experts with updates by several adapters. The tokens of each adapter are computed by themselves."""
 
     def forward(self, x: Tensor, routes: Routes) -> Tensor:
-        """As `veneer.model.experts.Experts.forward`."""
+        """See `veneer.model.experts.Experts.forward`."""
         spans = self._route.over(len(x))
-        return torch.cat([self._part(s.name)(x[s.start : s.stop], routes.of_tokens(s.start, s.stop)) for s in spans])
+        return torch.cat(
+            [self._module_of(s.name)(x[s.start : s.stop], routes.of_tokens(s.start, s.stop)) for s in spans]
+        )
 
 
-class RoutedLinear(_Routed):
+class RoutedLinear(_RoutedModule):
     """A linear layer under several adapters."""
 
-    def __init__(self, base: nn.Module, parts: Mapping[str, nn.Module], route: Route):
-        super().__init__(base, parts, route)
+    def __init__(self, base: nn.Module, own_modules: Mapping[str, nn.Module], route: Route):
+        super().__init__(base, own_modules, route)
         linear = cast(BaseLinear, base)
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        updates = [part for part in parts.values() if isinstance(part, LoraLinear)]
-        self._plain = len(updates) == len(parts)
-        # Both multiply by the decoded weight, so that it may be decoded here, for several products.
+        updates = [module for module in own_modules.values() if isinstance(module, LoraLinear)]
+        self._plain = len(updates) == len(own_modules)
+        # Both multiply with the decoded weight, so that one decoding can serve several products.
         self._decodes = isinstance(base, DenseLinear | PackedLinear)
-        # The kernels take even ranks; one that is odd, by itself, goes another way and would be rounded otherwise.
-        exact = all(part.rank % 2 == 0 for part in updates) and len({math.frexp(p.scale)[0] for p in updates}) == 1
+        # The kernels take even ranks. An odd rank alone is computed in another way, with other rounding.
+        exact = all(module.rank % 2 == 0 for module in updates) and len({math.frexp(p.scale)[0] for p in updates}) == 1
         self._at_once = self._plain and exact
 
     @property
     def bias(self) -> Tensor | None:
-        """The base's."""
+        """Bias of the base."""
         return cast(BaseLinear, self.base).bias
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[tokens, in_features]` to `[tokens, out_features]`."""
+        """Map `[tokens, in_features]` to `[tokens, out_features]`."""
         spans = self._route.over(len(x))
         by_spans = self._plain and self._decodes and len(x) >= SPAN_TOKENS * len(spans)
         if not by_spans and not self._at_once:
             if len(spans) == 1:
-                return cast(Tensor, self._part(spans[0].name)(x))
-            return torch.cat([_alone(self._part(span.name), x, span) for span in spans])
-        own = [(span, part) for span in spans if isinstance(part := self._part(span.name), LoraLinear)]
+                return cast(Tensor, self._module_of(spans[0].name)(x))
+            return torch.cat([_own_product(self._module_of(span.name), x, span) for span in spans])
+        own = [(span, module) for span in spans if isinstance(module := self._module_of(span.name), LoraLinear)]
         if not own:
             return cast(Tensor, self.base(x))
         pieces: list[_Piece] = []
         tensors: list[Tensor | None] = []
-        rest = [_Piece(span.start, span.stop) for span in spans if not isinstance(self._part(span.name), LoraLinear)]
-        for span, part in own:
+        rest = [
+            _Piece(span.start, span.stop) for span in spans if not isinstance(self._module_of(span.name), LoraLinear)
+        ]
+        for span, module in own:
             rows = x[span.start : span.stop]
-            adapted = part.dropout(rows) if part.training else rows
-            a, b = part.pairs()
-            pieces.append(_Piece(span.start, span.stop, a.shape[0], part.scale))
+            adapted = module.dropout(rows) if module.training else rows
+            a, b = module.pairs()
+            pieces.append(_Piece(span.start, span.stop, a.shape[0], module.scale))
             tensors += [None if adapted is rows else adapted, a, b]
         layout = _Layout(pieces, rest, by_spans=by_spans)
         y = cast(Tensor, _RoutedProduct.apply(x, self.base, layout, *tensors))  # type: ignore[no-untyped-call]
-        for span, part in own:
-            if part.lora_B_bias is not None:
-                own_bias = (part.scale * part.lora_B_bias).to(y.dtype)
+        for span, module in own:
+            if module.lora_B_bias is not None:
+                own_bias = (module.scale * module.lora_B_bias).to(y.dtype)
                 y = torch.cat((y[: span.start], y[span.start : span.stop] + own_bias, y[span.stop :]))
         return y
 
 
-def _alone(part: nn.Module, x: Tensor, span: Span) -> Tensor:
-    """What a layer makes of its own tokens."""
-    if isinstance(part, LoraLinear) and part.training and part.dropout.probability > 0:
-        # Cut twice, and in this order, so that the gradients of x and of what is left of it join those of other layers
-        # one by one, as they do alone: in bfloat16 another order is another sum.
-        left = part.dropout(x[span.start : span.stop])
-        return part.from_inputs(x[span.start : span.stop], left)
-    return cast(Tensor, part(x[span.start : span.stop]))
+def _own_product(module: nn.Module, x: Tensor, span: Span) -> Tensor:
+    """Output of an adapter's layer for its own tokens."""
+    if isinstance(module, LoraLinear) and module.training and module.dropout.probability > 0:
+        # x is sliced twice, in this order, so that its gradients are added one by one in the order of a pass with one
+        # adapter: in bfloat16 another order gives another sum.
+        left = module.dropout(x[span.start : span.stop])
+        return module.from_inputs(x[span.start : span.stop], left)
+    return cast(Tensor, module(x[span.start : span.stop]))
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """Tokens of one adapter, and the size of its update."""
+    """Tokens of one adapter, with rank and scale of its update."""
 
     start: int
     stop: int
@@ -188,12 +195,12 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Whose the tokens of a product are, and how it is made."""
+    """The tokens of each adapter in a product, and how the product is computed."""
 
     pieces: list[_Piece]
-    """Those under an adapter."""
+    """The pieces with an adapter."""
     rest: list[_Piece]
-    """Those under none."""
+    """The pieces without an adapter."""
     by_spans: bool
 
     def product(self, base: BaseLinear, x: Tensor, lefts: Sequence[Tensor], rights: Sequence[Tensor]) -> Tensor:
@@ -227,8 +234,10 @@ class _Layout:
 
 
 class _RoutedProduct(torch.autograd.Function):
-    """The base's product over all tokens, with each adapter's over its own; of each adapter x after dropout (None
-    where nothing is dropped), A and B are given."""
+    """The base's product over all tokens, with the update of each adapter over its own tokens.
+
+    `tensors` has x after dropout (None without dropout), A and B of each adapter in turn.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: BaseLinear, layout: _Layout, *tensors: Tensor | None) -> Tensor:
@@ -258,7 +267,7 @@ class _RoutedProduct(torch.autograd.Function):
             needs_adapted, needs_a, needs_b = ctx.needs_input_grad[3 + 3 * index : 6 + 3 * index]
             own_dy = piece.of(dy)
             d_down = inputs(own_dy, b.to(dy.dtype))
-            # What is dropped gets a gradient of its own; where nothing is, it joins that of x.
+            # With dropout the update's input has a gradient of its own; without, it is part of that of x.
             through.append(d_down if own is None else None)
             source = piece.of(x) if own is None and x is not None else own
             found += [
@@ -277,7 +286,7 @@ def _by_kind(tensors: Sequence[Tensor | None]) -> tuple[list[Tensor | None], lis
 def _side_by_side(
     pieces: Sequence[_Piece], lefts: Sequence[Tensor], rights: Sequence[Tensor], tokens: int, *, dim: int
 ) -> LowRank:
-    """One addend for all: `lefts` on a diagonal of blocks, `rights` joined along `dim`."""
+    """One low-rank addend for all pieces: `lefts` block-diagonal, `rights` joined along `dim`."""
     if len(pieces) == 1 and pieces[0].stop - pieces[0].start == tokens:
         return LowRank(lefts[0], rights[0], pieces[0].scale)
     scale = pieces[0].scale

@@ -1,4 +1,4 @@
-"""What an adapter is, before there is a model: its settings, resolved for any path."""
+"""`LoraSpec`: the settings of an adapter, resolved for any path, before there is a model."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from veneer.adapters.targets import (
     ALL_LINEAR,
     EMBEDDING,
     HEAD,
-    by_pattern,
     check_patterns,
     names_path,
     resolve_targets,
+    value_of_pattern,
 )
 from veneer.config import LoraSection
 from veneer.enums import Bias, Factors, Init, Scaling, Variant
 from veneer.errors import AdapterError, listing, nearest
 
 DECOMPOSING = (Init.PISSA, Init.PISSA_FAST, Init.OLORA, Init.EVA, Init.LOFTQ)
-"""Starts that are taken from a matrix, which has no more directions than its smaller side."""
+"""Initialisations by a decomposition of a matrix. Their rank is at most the smaller side of the matrix."""
 
 Tokens = Mapping[str, tuple[int, ...]]
-"""Ids of the trained tokens by the path of the module that holds them."""
+"""Ids of the trained tokens, by the path of the embedding or head."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraSpec:
-    """What an adapter is: the part of PEFT's `LoraConfig` that veneer trains."""
+    """Settings of an adapter: the part of PEFT's `LoraConfig` that veneer trains."""
 
     rank: int
     alpha: float
@@ -47,19 +47,19 @@ class LoraSpec:
     """Whether B has a bias, scaled with the update (PEFT's `lora_bias`)."""
     modules_to_save: tuple[str, ...] = ()
     tied_modules: bool = False
-    """Whether an embedding in `modules_to_save` is a tied head's weight too (PEFT's `ensure_weight_tying`)."""
+    """Whether an embedding in `modules_to_save` stays tied to the head (PEFT's `ensure_weight_tying`)."""
     trainable_tokens: Tokens = field(default_factory=dict)
     fan_in_fan_out: bool = False
-    """Whether adapted layers are transformers' Conv1D, whose weight is stored `[in, out]`: for PEFT to know. A and B
-    are the same."""
+    """Whether adapted layers are transformers' Conv1D, whose weight is stored `[in, out]`. Only PEFT needs to know; A
+    and B do not depend on it."""
 
     @classmethod
     def of(cls, section: LoraSection, *, tied: bool) -> LoraSpec:
-        """The adapter that a run's configuration asks for; its rank must have been chosen.
+        """The adapter of a run's configuration, whose rank must be a number.
 
         Args:
-            section: the settings.
-            tied: whether the model's head is its embedding, and goes with its rows.
+            section: the section `lora` of the configuration.
+            tied: whether the model's head is tied to its embedding, so that trained tokens are one set of rows.
         """
         assert section.rank != "auto"
         ends = (EMBEDDING,) if tied else (EMBEDDING, HEAD)
@@ -78,37 +78,37 @@ class LoraSpec:
             factors=section.factors,
             bias=section.bias,
             modules_to_save=section.modules_to_save,
-            # A tied model stays tied: an embedding that is trained alone would part it from its head silently.
+            # A tied model stays tied: training the embedding alone would silently untie the head.
             tied_modules=True,
             trainable_tokens=dict.fromkeys(ends, section.trainable_tokens) if section.trainable_tokens else {},
         )
 
     def with_rank(self, rank: int) -> LoraSpec:
-        """The same with one rank for all updates."""
+        """A copy with one rank for all updates."""
         return replace(self, rank=rank, rank_pattern={})
 
     @property
     def scale(self) -> float:
-        """The factor of the update where no pattern says otherwise."""
+        """The scale of an update to which no pattern applies."""
         return self._scale(self.alpha, self.rank)
 
     def rank_of(self, path: str) -> int:
         """The rank of the update at a path."""
-        return by_pattern(self.rank_pattern, path, self.rank)
+        return value_of_pattern(self.rank_pattern, path, self.rank)
 
     def scale_of(self, path: str) -> float:
-        """The factor of the update at a path: alpha / rank, or alpha / √rank (rsLoRA: Kalajdzievski, 2023,
+        """The scale of the update at a path: alpha / rank, or alpha / √rank (rsLoRA: Kalajdzievski, 2023,
         arXiv:2312.03732)."""
-        return self._scale(by_pattern(self.alpha_pattern, path, self.alpha), self.rank_of(path))
+        return self._scale(value_of_pattern(self.alpha_pattern, path, self.alpha), self.rank_of(path))
 
     def _scale(self, alpha: float, rank: int) -> float:
         return alpha / (math.sqrt(rank) if self.scaling is Scaling.RSLORA else rank)
 
     def targets(self, linears: Sequence[str]) -> list[str]:
-        """The paths that carry an update, of a model with these linear layers.
+        """The paths that get an update in a model with these linear layers.
 
         Raises:
-            AdapterError: a setting names what the model does not have; all such are named.
+            AdapterError: settings name what the model does not have; all such names are listed.
         """
         paths = resolve_targets(linears, self.target_modules, self.exclude_modules, self.layers_to_transform)
         check_patterns(self.rank_pattern, paths, "rank_pattern")
@@ -118,10 +118,10 @@ class LoraSpec:
         return paths
 
     def saved(self, modules: Sequence[str], targets: Sequence[str]) -> list[str]:
-        """The paths that are trained whole, of a model with these modules, beside updates of `targets`.
+        """The paths of `modules_to_save` in a model with these modules, beside updates of `targets`.
 
         Raises:
-            AdapterError: a name means nothing, or what carries an update too; all such are named.
+            AdapterError: a name matches no module, or a module that gets an update too; all such are listed.
         """
         chosen = [path for path in modules if any(names_path(name, path) for name in self.modules_to_save)]
         leaves = sorted({path.rpartition(".")[2] for path in modules})
@@ -135,36 +135,36 @@ class LoraSpec:
             raise AdapterError(f"modules_to_save cannot be used:\n{listing(problems)}")
         return chosen
 
-    def check_ranks(self, sides: Mapping[str, int]) -> None:
-        """Refuse ranks for which the start has too few directions.
+    def check_ranks(self, sizes: Mapping[str, int]) -> None:
+        """Refuse ranks that are too large for an initialisation by decomposition.
 
-        A start that is drawn may have any rank, as in PEFT: beyond a layer's smaller side it only says nothing more.
+        With a random initialisation any rank is possible, as in PEFT.
 
         Args:
-            sides: the smaller side of every target, by its path.
+            sizes: the smaller of the two sizes of every target, by path.
 
         Raises:
-            AdapterError: naming every such layer.
+            AdapterError: a rank is too large; every such layer is named.
         """
         if self.init not in DECOMPOSING:
             return
-        too_wide = [f"{path}: at most {side}" for path, side in sides.items() if self.rank_of(path) > side]
+        too_wide = [f"{path}: at most {size}" for path, size in sizes.items() if self.rank_of(path) > size]
         if too_wide:
             raise AdapterError(
-                f"init {self.init.value} has no more directions than a layer's smaller side, which rank {self.rank} "
-                f"exceeds; take a smaller rank, or less for these by lora.rank_pattern:\n{listing(too_wide)}"
+                f"init {self.init.value} decomposes a matrix, and rank {self.rank} is larger than its smaller size; "
+                f"take a smaller rank, or give these layers a smaller one by lora.rank_pattern:\n{listing(too_wide)}"
             )
 
     def check_tokens(self, vocab: int, *, tied: bool, busy: Collection[str]) -> None:
-        """Refuse trained tokens that a model does not have, or whose rows are trained in another way too.
+        """Refuse trained tokens that the model does not have, or whose rows are trained in another way too.
 
         Args:
-            vocab: rows of the embedding.
-            tied: whether the head has the embedding's rows: what is trained of one is trained of both.
-            busy: paths that carry an update or are trained whole.
+            vocab: number of rows of the embedding.
+            tied: whether the head is tied to the embedding.
+            busy: paths that get an update or are in `modules_to_save`.
 
         Raises:
-            AdapterError: naming every such token and path.
+            AdapterError: every such token and path is named.
         """
         problems = []
         for path, ids in self.trainable_tokens.items():

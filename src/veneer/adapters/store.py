@@ -1,4 +1,4 @@
-"""Adapters on disk, as PEFT writes them: `adapter_config.json` and `adapter_model.safetensors`."""
+"""Saving and loading adapters in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch import Tensor
 
 from veneer.adapters.adapter import Adapter, remove
 from veneer.adapters.dora import MAGNITUDE
-from veneer.adapters.embedding import TOKENS
-from veneer.adapters.experts import read_targets
+from veneer.adapters.embedding import TOKEN_ROWS
+from veneer.adapters.experts import paths_of_tensors
 from veneer.adapters.inject import inject
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.peft_config import adapter_config, is_plain, parse_config
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.tables import Tables, grow, set_embeddings
-from veneer.adapters.targets import EMBEDDING, HEAD, by_pattern
+from veneer.adapters.targets import EMBEDDING, HEAD, value_of_pattern
+from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
 from veneer.enums import Init
 from veneer.errors import AdapterError, listing
 from veneer.io.files import write_tensors, write_text
@@ -34,19 +34,19 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 TOKENIZER_FILE = "tokenizer.json"
 PREFIX = "base_model.model."
-"""What PEFT puts before every module path."""
+"""PEFT's prefix of every module path."""
 _UPDATES = tuple(
     f".{name}"
     for name in (
         *("lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_embedding_A", "lora_embedding_B"),
-        *(MAGNITUDE, TOKENS, "base_layer.bias"),
+        *(MAGNITUDE, TOKEN_ROWS, "base_layer.bias"),
     )
 )
-"""How the names of an adapter's tensors end, besides those of modules that are saved whole."""
+"""Ends of the names of an adapter's tensors, without those of `modules_to_save`."""
 
 
 def save_adapter(directory: Path, adapter: Adapter, *, base: str, revision: str | None = None) -> None:
-    """Write both files of `adapter` into an existing folder.
+    """Write both files of an adapter into an existing folder.
 
     Raises:
         AdapterError: a weight is NaN or infinite; nothing is written.
@@ -62,7 +62,7 @@ def save_adapter(directory: Path, adapter: Adapter, *, base: str, revision: str 
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors that share no memory, as the format needs them: of a tied pair the second is a copy."""
+    """Tensors that share no memory, as safetensors needs them. The second of a tied pair is copied."""
     seen: set[int] = set()
     found = {}
     for name, tensor in tensors.items():
@@ -72,10 +72,10 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
-    """The adapter's specification and the whole of its `adapter_config.json`.
+    """Specification of a saved adapter, and the content of its `adapter_config.json`.
 
     Raises:
-        AdapterError: no adapter is there, its configuration is broken, or it uses a feature that is not supported.
+        AdapterError: the folder has no adapter, or the configuration is broken or uses a feature that is not supported.
     """
     path = directory / CONFIG_FILE
     try:
@@ -90,7 +90,7 @@ def read_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """The weights of a saved adapter in float32, under the names of `Adapter.tensors()`.
+    """Weights of a saved adapter in float32, by the names of `Adapter.tensors()`.
 
     Raises:
         AdapterError: the file is missing or damaged, or is a pickle.
@@ -112,10 +112,10 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def read_tokenizer(directory: Path, base: Tokenizer) -> Tokenizer:
-    """The tokenizer beside an adapter where it knows more tokens than the base's, else the base's.
+    """The tokenizer in the folder of an adapter if it has more tokens than the base's, else the base's.
 
     Raises:
-        ModelError: there is one, and it is damaged.
+        ModelError: the tokenizer in the folder is damaged.
     """
     if not (directory / TOKENIZER_FILE).is_file():
         return base
@@ -126,10 +126,10 @@ def read_tokenizer(directory: Path, base: Tokenizer) -> Tokenizer:
 
 
 def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
-    """Put the saved adapter in `directory` on `model`.
+    """Load a saved adapter onto a model.
 
-    PEFT's shorthand for targets (an expression, or names that match more layers in one model than in another) says
-    what was asked for; the tensors say what was trained. The adapter goes on the layers that it has tensors for.
+    The targets in the configuration tell what was asked for (an expression, or names that may match other layers in
+    another model). The tensors tell what was trained, so that the adapter is put on the layers that it has tensors for.
 
     Raises:
         AdapterError: files are missing, damaged or unsupported, or do not fit `model`, which stays as it was.
@@ -140,43 +140,43 @@ def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
         raise AdapterError(f"{directory / WEIGHTS_FILE}: holds no tensors")
     if not model.flat:
         return _put_on(model, tensors, spec, directory)
-    own, tables = _without_tables(tensors, spec, model, directory)
-    before = Tables.of(model)
-    set_embeddings(model, tables)
-    grow(model, max((token + 1 for ids in spec.trainable_tokens.values() for token in ids), default=0))
+    own, embeddings = _without_copies(tensors, spec, model, directory)
+    before = EmbeddingSnapshot.of(model)
+    set_embeddings(model, embeddings)
+    resize_embeddings(model, max((token + 1 for ids in spec.trainable_tokens.values() for token in ids), default=0))
     try:
         return _put_on(model, own, spec, directory)
     except AdapterError:
-        before.put_back(model)
+        before.restore(model)
         raise
 
 
 def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, directory: Path) -> Adapter:
     adapter = inject(model, _found(tensors, spec, directory))
     try:
-        for path, part in adapter.parts:
-            if isinstance(part, SavedModule) and path in (EMBEDDING, HEAD) and f"{path}.weight" in tensors:
-                part.resize(len(tensors[f"{path}.weight"]))
+        for path, module in adapter.modules:
+            if isinstance(module, SavedModule) and path in (EMBEDDING, HEAD) and f"{path}.weight" in tensors:
+                module.resize(len(tensors[f"{path}.weight"]))
         adapter.load(tensors if is_plain(spec) else _with_subtracted(tensors, adapter, directory))
     except AdapterError:
         remove(model, adapter)
         raise
-    return Adapter(spec, adapter.parts, adapter.generator)
+    return Adapter(spec, adapter.modules, adapter.generator)
 
 
 def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> LoraSpec:
-    """The specification with targets, ranks and saved modules by whole paths, as the tensors say.
+    """The specification with targets, ranks and saved modules by whole paths, read from the tensors' names.
 
     Raises:
-        AdapterError: a tensor's name means nothing here.
+        AdapterError: the name of a tensor is unknown.
     """
     named = dict.fromkeys(
         name.rpartition(".lora_")[0] for name in tensors if ".lora_A." in name or ".lora_embedding_A" in name
     )
-    updates = read_targets(list(named), spec.target_modules)
+    updates = paths_of_tensors(list(named), spec.target_modules)
     rest = [name for name in tensors if not name.endswith(_UPDATES)]
     whole = dict.fromkeys(name.removesuffix(".weight") for name in rest if name.endswith(".weight"))
-    # PEFT takes a name for every path that ends in it, dot or no dot: `norm` means every norm.
+    # In PEFT a name matches every path that ends in it, with or without a dot: `norm` matches every norm.
     saved = {path: None for path in whole if path.endswith(spec.modules_to_save)}
     strange = [name for name in rest if not name.endswith((".weight", ".bias"))]
     if strange:
@@ -188,45 +188,45 @@ def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> Lo
         target_modules=tuple(updates),
         exclude_modules=(),
         layers_to_transform=None,
-        rank_pattern={path: by_pattern(spec.rank_pattern, path, spec.rank) for path in updates},
-        alpha_pattern={path: by_pattern(spec.alpha_pattern, path, spec.alpha) for path in updates},
+        rank_pattern={path: value_of_pattern(spec.rank_pattern, path, spec.rank) for path in updates},
+        alpha_pattern={path: value_of_pattern(spec.alpha_pattern, path, spec.alpha) for path in updates},
         modules_to_save=tuple(saved),
         init=Init.KAIMING if is_plain(spec) else spec.init,
     )
 
 
-def _without_tables(
+def _without_copies(
     tensors: dict[str, Tensor], spec: LoraSpec, model: LanguageModel, directory: Path
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors without whole copies of the base's embedding and head, and those of them that have other rows.
+    """The tensors without copies of the base's embedding and head, and those copies that have another number of rows.
 
-    PEFT writes such copies beside an update of an embedding, and wherever the vocabulary was resized; of modules that
-    are saved whole it then writes up to three.
+    PEFT writes such copies beside an update of an embedding, and wherever the vocabulary was resized. For
+    `modules_to_save` it then writes up to three.
 
     Raises:
-        AdapterError: a copy is not what the model has: the adapter was trained on another one.
+        AdapterError: a copy differs from the model's weight: the adapter was trained on another base.
     """
-    homes = {EMBEDDING: model.embedding.get_parameter("weight"), HEAD: model.head_weight}
+    weights = {EMBEDDING: model.embedding.get_parameter("weight"), HEAD: model.head_weight}
     copies: dict[str, str] = {}
-    for path in homes:
+    for path in weights:
         saved = path.endswith(spec.modules_to_save) or (
             spec.tied_modules and path == HEAD and EMBEDDING.endswith(spec.modules_to_save)
         )
         ends = (".modules_to_save.weight", ".original_module.weight") if saved else (".weight",)
         copies |= {f"{path}{end}": path for end in (*ends, ".base_layer.weight", ".token_adapter.base_layer.weight")}
         if path == HEAD and model.spec.tied_head and EMBEDDING in spec.trainable_tokens:
-            copies[f"{path}.{TOKENS}"] = ""  # the embedding's rows, written twice
-    problems, tables = [], {}
+            copies[f"{path}.{TOKEN_ROWS}"] = ""  # the embedding's rows, written twice
+    problems, resized = [], {}
     for name, path in copies.items():
-        held = homes.get(path)
-        if name not in tensors or held is None:
+        weight = weights.get(path)
+        if name not in tensors or weight is None:
             continue
-        if held.shape[1] != tensors[name].shape[-1]:
-            problems.append(f"{name}: shape {list(tensors[name].shape)}, the model's is {list(held.shape)}")
-        elif len(held) != len(tensors[name]):
-            tables[path] = tensors[name]
-        # Both may have been rounded to a dtype of the user's: what another model has differs by more than that.
-        elif not torch.allclose(held.float().cpu(), tensors[name], rtol=2**-6, atol=1e-4):
+        if weight.shape[1] != tensors[name].shape[-1]:
+            problems.append(f"{name}: shape {list(tensors[name].shape)}, the model's is {list(weight.shape)}")
+        elif len(weight) != len(tensors[name]):
+            resized[path] = tensors[name]
+        # Both may have been rounded to another dtype. The weights of another model differ by more than that.
+        elif not torch.allclose(weight.float().cpu(), tensors[name], rtol=2**-6, atol=1e-4):
             problems.append(f"{name}: other values than the model's")
     if problems:
         raise AdapterError(
@@ -234,22 +234,22 @@ def _without_tables(
             "Use it with the base model that it was trained on."
         )
     own = {name: tensor for name, tensor in tensors.items() if name not in copies}
-    if tables and not model.spec.tied_head:
-        lost = [path for path in homes if path not in tables and f"{path}.weight" not in own]
+    if resized and not model.spec.tied_head:
+        lost = [path for path in weights if path not in resized and f"{path}.weight" not in own]
         if lost:
             raise AdapterError(
                 f"{directory / WEIGHTS_FILE} was trained over a resized vocabulary, and the new rows of {lost[0]} are "
                 "not in it: PEFT saves the ends of the model that are adapted and not the other. Save the adapter "
                 "again with save_embedding_layers=True and the other end in modules_to_save."
             )
-    return own, tables
+    return own, resized
 
 
 def _with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Path) -> dict[str, Tensor]:
-    """A and B of an adapter whose start PEFT takes from the base at every loading, with that start behind them.
+    """The tensors with the subtracted pair behind A and B, for initialisations that PEFT repeats at every loading.
 
     Raises:
-        AdapterError: the base is quantised, so that it is not the weight that the start was taken from.
+        AdapterError: the base is quantised, so that its weight is not the one that A and B were initialised from.
     """
     whole = dict(tensors)
     for path, layer in adapter.updates().items():

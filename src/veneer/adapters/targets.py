@@ -1,4 +1,4 @@
-"""Which modules an adapter goes on: names, expressions, exclusions and layer numbers to paths, as PEFT means them."""
+"""The targets of an adapter: from names, expressions, exclusions and layer numbers to paths, by PEFT's rules."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import TypeVar
 from veneer.errors import AdapterError, listing, nearest
 
 ALL_LINEAR = "all-linear"
-"""The `target_modules` that means every linear layer but the head."""
+"""The value of `target_modules` that means every linear layer but the head."""
 EMBEDDING = "model.embed_tokens"
 """Path of the token embedding."""
 HEAD = "lm_head"
 """Path of the language-model head."""
 
 ROUTERS = ("gate", "router")
-"""Last names of a mixture's routers. They are adapted only where they are named: an update of the experts answers for
-what they make of a token, one of the router changes who gets it, in every layer behind too."""
+"""Last names of a mixture's routers. They are adapted only if they are named: an update of a router sends tokens to
+other experts, in all later layers too."""
 _EXPERT_PARAMETER = re.compile(r".*\.experts\.(gate_up_proj|down_proj)")
 
 Value = TypeVar("Value")
 Names = str | Sequence[str]
-"""An expression for whole paths, or names: each a whole path or the end of one."""
+"""A regular expression for whole paths, or a list of names, each a whole path or the end of one."""
 
 
 def resolve_targets(
@@ -31,19 +31,20 @@ def resolve_targets(
     exclude_modules: Names = (),
     layers_to_transform: Sequence[int] | None = None,
 ) -> list[str]:
-    """The paths that the settings mean, in the order of the model.
+    """The paths that the settings select, in the order of the model.
 
     Args:
-        paths: the decoder's linear layers, and of a mixture the parameters of its experts and its routers. Embedding
-            and head are there too, for who names them.
-        target_modules: `all-linear` (which leaves routers out), a regular expression for the whole path, or a list of
-            names, each either a whole path or the end of one (`q_proj`, `self_attn.q_proj`).
-        exclude_modules: what is left out of them, by an expression or by names.
-        layers_to_transform: numbers of the decoder layers that are adapted; None means all. As in PEFT, whatever
-            stands outside of the layers is left out where numbers are given.
+        paths: paths of the linear layers; of a mixture also its routers and the parameters of its experts. Embedding
+        and
+            head can be selected too.
+        target_modules: `all-linear` (without routers), a regular expression for the whole path, or a list of names,
+            each a whole path or the end of one (`q_proj`, `self_attn.q_proj`).
+        exclude_modules: an expression or names of paths to leave out.
+        layers_to_transform: indices of the decoder layers to adapt; None means all. As in PEFT, indices leave out all
+            modules outside of the layers.
 
     Raises:
-        AdapterError: an expression is invalid, a name or number matches nothing, or nothing is left.
+        AdapterError: an expression is invalid, a name or an index matches nothing, or no path is left.
     """
     everything = [EMBEDDING, *paths, HEAD]
     if target_modules == ALL_LINEAR:
@@ -71,7 +72,7 @@ def resolve_targets(
 
 
 def matching(paths: Sequence[str], names: Names, setting: str) -> list[str]:
-    """The paths that an expression or a list of names means.
+    """The paths that match an expression or a list of names.
 
     Raises:
         AdapterError: the expression is invalid or matches nothing, or any name of the list matches nothing.
@@ -100,7 +101,7 @@ def matching(paths: Sequence[str], names: Names, setting: str) -> list[str]:
 
 
 def names_path(name: str, path: str) -> bool:
-    """Whether a name means a path: it is the path, or its end from a dot on."""
+    """Whether a name is the path, or the end of the path after a dot."""
     return path == name or path.endswith("." + name)
 
 
@@ -110,13 +111,16 @@ def is_router(path: str) -> bool:
 
 
 def expert_parameter(path: str) -> str | None:
-    """Which parameter of all experts of a layer a path is, or None where it is that of a module."""
+    """The experts' parameter (`gate_up_proj`, `down_proj`) at a path, or None where the path is that of a module."""
     found = _EXPERT_PARAMETER.fullmatch(path)
     return None if found is None else found.group(1)
 
 
-def means(names: Names, path: str) -> bool:
-    """Whether an expression or names mean a path; an invalid expression means none, and is refused where it is used."""
+def matches(names: Names, path: str) -> bool:
+    """Whether a path matches an expression or names.
+
+    An invalid expression matches none; its use is refused elsewhere.
+    """
     if isinstance(names, str):
         try:
             return re.fullmatch(names, path) is not None
@@ -126,13 +130,13 @@ def means(names: Names, path: str) -> bool:
 
 
 def layer_number(path: str) -> int | None:
-    """The number of the decoder layer that a path is in."""
+    """Index of the decoder layer that a path is in, or None outside of the layers."""
     found = re.match(r".*?\.[^.]*\.(\d+)\.", path)
     return None if found is None else int(found.group(1))
 
 
-def by_pattern(patterns: Mapping[str, Value], path: str, default: Value) -> Value:
-    """The value of the first pattern that fits the end of a path, from a dot on (PEFT's `rank_pattern`)."""
+def value_of_pattern(patterns: Mapping[str, Value], path: str, default: Value) -> Value:
+    """The value of the first pattern that matches a path, or its end after a dot (PEFT's `rank_pattern`)."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", path):
             return value
@@ -140,10 +144,10 @@ def by_pattern(patterns: Mapping[str, Value], path: str, default: Value) -> Valu
 
 
 def check_patterns(patterns: Mapping[str, object], paths: Sequence[str], setting: str) -> None:
-    """Refuse patterns that fit none of the adapted layers: they would be left out without a word.
+    """Refuse patterns that match no adapted layer, since they would be ignored.
 
     Raises:
-        AdapterError: naming all of them.
+        AdapterError: all such patterns are named.
     """
     problems = []
     for pattern in patterns:

@@ -178,7 +178,7 @@ def _ratio(update: LoraLinear, alpha: float) -> float:
 
 def _refused(adapter: Adapter, places: Mapping[str, Piece]) -> Iterator[str]:
     """Parts that llama.cpp would refuse or, worse, leave out."""
-    for path, part in adapter.parts:
+    for path, part in adapter.modules:
         if not isinstance(part, LoraLinear):
             yield f"{path}: {_what(part)}"
         elif part.lora_B_bias is not None:

@@ -141,7 +141,7 @@ def stays_tied(source: Source) -> bool:
     """Whether the head of the merged model is its embedding."""
     if not source.model.spec.tied_head or source.adapter.keeps_tie:
         return source.model.spec.tied_head
-    changed = {path for path, _ in source.adapter.parts}
+    changed = {path for path, _ in source.adapter.modules}
     return not changed & {name.removesuffix(".weight") for name in (EMBEDDING, HEAD)}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from veneer.adapters.dora import MAGNITUDE
-from veneer.adapters.embedding import TOKENS
+from veneer.adapters.embedding import TOKEN_ROWS
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, names_path
 from veneer.enums import Bias, Factors, Variant
@@ -107,7 +107,7 @@ def by_adapter(
         if saved or (lora.bias is Bias.ALL and full_name.endswith(".bias")):
             yield full_name, shape
     for path, ids in lora.trainable_tokens.items():
-        yield f"{path}.{TOKENS}", (len(ids), dim)
+        yield f"{path}.{TOKEN_ROWS}", (len(ids), dim)
 
 
 def by_full(spec: DecoderSpec, linears: Sequence[dict[str, LinearShape]]) -> Iterator[tuple[str, Shape]]:

@@ -11,8 +11,8 @@ from veneer.adapters.eva import MeasuredDocuments, directions
 from veneer.adapters.experts import target_paths
 from veneer.adapters.inject import InitSources, inject, linear_paths
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.tables import grow
 from veneer.adapters.targets import EMBEDDING
+from veneer.adapters.vocabulary import resize_embeddings
 from veneer.backends.load import load_hf
 from veneer.config import QuantSection, RunConfig
 from veneer.data.rows import Rows
@@ -106,7 +106,7 @@ def build(
     model = base_model(config, origin, device)
     if config.method is Method.FULL:
         return model, FullTraining(model, origin)
-    grow(model, spec.vocab_size)
+    resize_embeddings(model, spec.vocab_size)
     return model, adapter_on(model, config, origin, tokenizer, measured_directions(config, rows, model))
 
 

@@ -14,8 +14,8 @@ from tiny_models import documents, largest_difference, ours, packed_logits, thei
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, save_adapter
-from veneer.adapters.tables import Tables, grow
 from veneer.adapters.targets import EMBEDDING, HEAD
+from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
@@ -75,7 +75,7 @@ def test_new_rows_start_as_the_mean_and_are_read_again(tied: bool, tmp_path: Pat
     model = ours(tiny_llama(changes=changes), tmp_path / "base")
     old = [text[:6] for text in TEXTS]
     before = packed_logits(model, old)
-    grow(model, ROWS)
+    resize_embeddings(model, ROWS)
     assert torch.equal(packed_logits(model, old)[:, :96], before)
     weight = model.model.embed_tokens.weight
     assert largest_difference(weight[97], weight[:96].mean(0)) < 1e-6
@@ -95,12 +95,12 @@ def test_new_rows_start_as_the_mean_and_are_read_again(tied: bool, tmp_path: Pat
 
 def test_what_does_not_fit_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     model = ours(tiny_llama(), tmp_path / "base")
-    grow(model, ROWS)
+    resize_embeddings(model, ROWS)
     adapter = inject(model, LoraSpec(rank=4, alpha=8.0, trainable_tokens={EMBEDDING: (98,)}))
     save_adapter(tmp_path, adapter, base="base")
     other = ours(tiny_llama(changes={"num_hidden_layers": 1}), tmp_path / "other")
-    before, logits = Tables.of(other), packed_logits(other, TEXTS[1:])
+    before, logits = EmbeddingSnapshot.of(other), packed_logits(other, TEXTS[1:])
     with pytest.raises(AdapterError, match=r"layers\.1"):
         load_adapter(other, tmp_path)
-    assert Tables.of(other) == before
+    assert EmbeddingSnapshot.of(other) == before
     assert torch.equal(packed_logits(other, TEXTS[1:]), logits)

@@ -1,6 +1,6 @@
-"""Embedding and head with more rows than the base has: for tokens that were added to the vocabulary.
+"""Resizing embedding and head for tokens that were added to the vocabulary.
 
-The rows of the base stay where they are; what is added stands behind them, and is of no meaning until it is trained.
+The rows of the base stay as they are. New rows are added at the end; they have no meaning until they are trained.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ from veneer.model.language import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
-class Tables:
-    """What a model had, to be put back."""
+class EmbeddingSnapshot:
+    """Embedding and head of a model, to restore them later."""
 
     embedding: nn.Module
     head: nn.Module
     vocab: int
 
     @classmethod
-    def of(cls, model: LanguageModel) -> Tables:
-        """Those of a model as it is."""
+    def of(cls, model: LanguageModel) -> EmbeddingSnapshot:
+        """Embedding and head of a model as it is now."""
         return cls(model.embedding, model.lm_head, model.spec.vocab_size)
 
-    def put_back(self, model: LanguageModel) -> None:
-        """Give the model these again."""
+    def restore(self, model: LanguageModel) -> None:
+        """Give the model this embedding and head again."""
         model.set_embeddings(self.embedding, self.head, self.vocab)
 
 
-def grow(model: LanguageModel, rows: int) -> None:
-    """Give embedding and head `rows` rows, if they have fewer. A new row is the mean of the others: a token that the
-    model neither expects nor is surprised by."""
+def resize_embeddings(model: LanguageModel, rows: int) -> None:
+    """Resize embedding and head to `rows` rows, if they have fewer. Each new row is the mean of the base's rows."""
     if rows > model.spec.vocab_size:
         weights: dict[str, Tensor] = {EMBEDDING: _weight(model.embedding)}
         if not model.spec.tied_head:
@@ -44,18 +43,18 @@ def grow(model: LanguageModel, rows: int) -> None:
         set_embeddings(model, {path: _with_means(weight, rows) for path, weight in weights.items()})
 
 
-def set_embeddings(model: LanguageModel, tables: Mapping[str, Tensor]) -> None:
-    """Put other weights in the place of embedding and head; where they are tied either stands for both.
+def set_embeddings(model: LanguageModel, weights: Mapping[str, Tensor]) -> None:
+    """Replace the weights of embedding and head. Where they are tied, either weight stands for both.
 
     Args:
-        model: without an adapter.
-        tables: `[rows, dim]` by path.
+        model: a model without an adapter.
+        weights: weights `[rows, dim]` by path.
     """
-    if not tables:
+    if not weights:
         return
     device, dtype, tied = model.device, _weight(model.embedding).dtype, model.spec.tied_head
     embedding, head, vocab = model.embedding, model.lm_head, model.spec.vocab_size
-    for path, weight in tables.items():
+    for path, weight in weights.items():
         parameter = nn.Parameter(weight.to(device, dtype), requires_grad=False)
         if path == EMBEDDING or tied:
             embedding, vocab = Embedding(parameter), len(parameter)
