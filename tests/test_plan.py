@@ -525,7 +525,7 @@ def test_rows_of_a_file_are_planned_as_they_would_be_trained(tiny_model: Path, t
     assert ended.exit_code == 0, ended.output
     plan = train(run_config(tiny_model, tiny_data, tmp_path / "run")).plan
     found = json.loads(ended.stdout)
-    assert found["cut"] == asdict(plan.choice.cut)
+    assert found["cut"] == asdict(plan.choice.batch)
     assert found["steps"] == plan.steps
 
 
@@ -533,7 +533,7 @@ def test_rows_of_a_file_are_planned_as_they_would_be_trained(tiny_model: Path, t
     ("more", "named"),
     [
         (("--device", "abacus"), "--device 'abacus' is unknown"),
-        (("--rank", "100000", "--set", "lora.init=olora"), "init olora has no more directions"),
+        (("--rank", "100000", "--set", "lora.init=olora"), "init olora decomposes a layer"),
         (("--data", "rows.jsonl", "--tokens", "5"), "--data or --tokens"),
         (("--set", "lora.ranks=3"), "did you mean"),
     ],

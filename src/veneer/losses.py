@@ -1,8 +1,9 @@
 """Cross-entropy on the supervised positions, without ever holding all logits.
 
-The head is the widest product of a small model (49,152 scores a token for SmolLM2), so it runs on the supervised rows
-only, in chunks, and each chunk's gradient is formed while its scores are still there: two products with the head in
-forward, none in backward (the idea of Liger's and Apple's fused losses: arXiv:2410.10989, arXiv:2411.09009).
+The head is the widest product of a small model (49,152 scores a token for SmolLM2), so it is computed for the
+supervised rows only, in chunks. The gradient of each chunk is computed while its scores are still in memory: there are
+two products with the head in forward, and none in backward (the idea of Liger's and Apple's fused losses:
+arXiv:2410.10989, arXiv:2411.09009).
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from veneer.padding import pad_to_multiple
 from veneer.products import PLAIN_SCORES, Scores, inputs, outputs
 
 CHUNK_ROWS = 256
-"""Rows scored at a time: 256 × 49,152 bfloat16 scores are 24 MB."""
+"""Number of rows that are scored at a time. 256 × 49,152 bfloat16 scores are 24 MB."""
 
 
 def _losses_in_place(scores: Tensor, targets: Tensor, *, gradient: bool, shaping: Scores = PLAIN_SCORES) -> Tensor:
-    """Losses `[rows]`, float32 or wider, of contiguous `scores` `[rows, vocab]`, which `shaping` has still to change.
+    """Losses `[rows]`, float32 or wider, of contiguous `scores` `[rows, vocab]` after scaling and capping by `shaping`.
 
-    `scores` is overwritten, by d(sum of losses)/d(scores) if `gradient` asks for it. The compiled kernels read bfloat16
+    `scores` is overwritten; with `gradient` it becomes d(sum of losses)/d(scores). The compiled kernels read bfloat16
     scores as they are; torch's own operations work on a float32 copy.
     """
     if not shaping.plain:
@@ -44,7 +45,7 @@ def _losses_in_place(scores: Tensor, targets: Tensor, *, gradient: bool, shaping
 
 
 def _shaped_losses(scores: Tensor, targets: Tensor, *, gradient: bool, shaping: Scores) -> Tensor:
-    """`_losses_in_place` of scores that are scaled or capped first, all in float32 or wider."""
+    """`_losses_in_place` for scores that are scaled or capped first, in float32 or wider."""
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32), copy=True).mul_(shaping.scale)
     share = None
     if shaping.softcap is not None:
@@ -61,21 +62,21 @@ def _shaped_losses(scores: Tensor, targets: Tensor, *, gradient: bool, shaping: 
 def losses_and_grads_reference(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Losses `[rows]` and d(sum of losses)/d(scores) `[rows, vocab]`, float32 or wider; `scores` is overwritten.
 
-    With e_j = exp(s_j − max) and `others` the sum over j ≠ target, the target's gradient is −others/total. Taken as
-    p − 1 instead, it would vanish once the target leads by 16.6 (p rounds to 1 in float32) and the loss with it.
+    With e_j = exp(s_j − max) and `rest` the sum over j ≠ target, the target's gradient is −rest/total. Computed
+    as p − 1, it would vanish once the target leads by 16.6 (p rounds to 1 in float32) and the loss with it.
     """
     column = targets[:, None]
     shifted = scores.sub_(scores.amax(-1, keepdim=True))
     target_shifted = shifted.gather(1, column)
     exponentials = shifted.exp_()
     target_exponential = exponentials.gather(1, column)
-    others = exponentials.scatter_(1, column, 0.0).sum(-1, keepdim=True)
-    total = others + target_exponential
+    rest = exponentials.scatter_(1, column, 0.0).sum(-1, keepdim=True)
+    total = rest + target_exponential
     # Where the target is unlikely its exponential may underflow; there log(total) − shifted is the accurate form.
-    leading = torch.log1p(others / target_exponential.clamp_min(torch.finfo(scores.dtype).tiny))
+    leading = torch.log1p(rest / target_exponential.clamp_min(torch.finfo(scores.dtype).tiny))
     trailing = total.log() - target_shifted
-    losses = torch.where(target_exponential > others, leading, trailing)[:, 0]
-    grads = exponentials.div_(total).scatter_(1, column, -(others / total))
+    losses = torch.where(target_exponential > rest, leading, trailing)[:, 0]
+    grads = exponentials.div_(total).scatter_(1, column, -(rest / total))
     return losses, grads
 
 
@@ -132,11 +133,12 @@ def linear_cross_entropy(
     """Sum of the cross-entropies of `targets` under softmax(hidden weightᵀ).
 
     Args:
-        hidden: `[rows, dim]`, the hidden states that predict a supervised token.
-        weight: the head, `[vocab, dim]`.
-        targets: `[rows]` int64 token ids.
-        chunk: rows scored at a time; changes memory, and results only in the order of float64 sums.
-        shaping: of the products hidden weightᵀ.
+        hidden: hidden states that predict a supervised token, `[rows, dim]`.
+        weight: weight of the head, `[vocab, dim]`.
+        targets: token ids, int64 `[rows]`.
+        chunk: number of rows that are scored at a time. It changes memory, and results only in the order of float64
+            sums.
+        shaping: scale and soft cap of the products hidden weightᵀ.
 
     Returns:
         A float64 scalar, 0 where there is no row.
@@ -146,7 +148,10 @@ def linear_cross_entropy(
 
 
 class _ScoredCrossEntropy(torch.autograd.Function):
-    """The same for scores that a module makes: its gradients are formed chunk by chunk, in forward."""
+    """`_LinearCrossEntropy` for logits that a module makes.
+
+    The module's gradients are formed in forward, chunk by chunk.
+    """
 
     @staticmethod
     def forward(
@@ -199,15 +204,16 @@ class _ScoredCrossEntropy(torch.autograd.Function):
 def scored_cross_entropy(
     hidden: Tensor, score: nn.Module, targets: Tensor, *, chunk: int = CHUNK_ROWS, shaping: Scores = PLAIN_SCORES
 ) -> Tensor:
-    """Sum of the cross-entropies of `targets` under softmax(score(hidden)), for a head that is more than a product
-    with one weight: with an adapter on it, or with rows of its own.
+    """Sum of the cross-entropies of `targets` under softmax(score(hidden)).
+
+    Use it for a head that is more than a product with one weight: a head with an adapter, or with trained rows.
 
     Args:
-        hidden: `[rows, dim]`, the hidden states that predict a supervised token.
-        score: the head, `[rows, dim]` to `[rows, vocab]`; it is called once for each chunk.
-        targets: `[rows]` int64 token ids.
-        chunk: rows scored at a time.
-        shaping: of what the head makes.
+        hidden: hidden states that predict a supervised token, `[rows, dim]`.
+        score: the head, `[rows, dim]` to `[rows, vocab]`. It is called once for each chunk.
+        targets: token ids, int64 `[rows]`.
+        chunk: number of rows that are scored at a time.
+        shaping: scale and soft cap of the head's outputs.
 
     Returns:
         A float64 scalar, 0 where there is no row.
@@ -227,7 +233,7 @@ def token_losses(
     chunk: int = CHUNK_ROWS,
     shaping: Scores = PLAIN_SCORES,
 ) -> Tensor:
-    """The cross-entropy of each target by itself, float32 (or wider) `[rows]`; arguments as `scored_cross_entropy`."""
+    """The cross-entropy of each target, float32 or wider `[rows]`. See `scored_cross_entropy` for the arguments."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
     pieces = [
         _losses_in_place(

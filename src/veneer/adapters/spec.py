@@ -151,7 +151,7 @@ class LoraSpec:
         too_wide = [f"{path}: at most {size}" for path, size in sizes.items() if self.rank_of(path) > size]
         if too_wide:
             raise AdapterError(
-                f"init {self.init.value} decomposes a matrix, and rank {self.rank} is larger than its smaller size; "
+                f"init {self.init.value} decomposes a layer's weight, and rank {self.rank} exceeds its smaller size; "
                 f"take a smaller rank, or give these layers a smaller one by lora.rank_pattern:\n{listing(too_wide)}"
             )
 

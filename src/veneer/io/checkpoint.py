@@ -1,7 +1,7 @@
-"""A model's files behind one small protocol, its tensors read one at a time.
+"""Opening a model's files, whatever their format, and reading their tensors one at a time.
 
-Safetensors and GGUF are read; pickle is not, because loading one runs the code that is in it. Nothing here holds more
-than the tensor that was asked for: files stay memory-mapped.
+Safetensors and GGUF are read. Pickle is not, because loading a pickle can run code. Files stay memory-mapped, so that
+only the tensor that was asked for is in memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from veneer.io.tokenizer import Tokenizer, from_directory
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
-"""What is fetched of a hub repository: no pickles, no code."""
+"""Files that are downloaded from a hub repository: no pickles and no code."""
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
@@ -39,7 +39,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
-    """Open the model that `source` names.
+    """Open the files of a model.
 
     Args:
         source: a ``.gguf`` file; a directory with config.json and safetensors; a directory with exactly one ``.gguf``
@@ -47,7 +47,7 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
         revision: branch, tag or commit of a hub id.
 
     Raises:
-        ModelError: there is no such model, or its files are missing, damaged or of a kind that is not read.
+        ModelError: there is no such model, or its files are missing, damaged or of an unsupported kind.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -57,7 +57,7 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
             raise ModelError(f"{path} is a file but not a .gguf: name the model's directory, a .gguf file or a hub id.")
         return GgufCheckpoint(path)
     name = str(source)
-    # A string that does not look like a hub id, or names a folder that should be here, is a path that is missing.
+    # A string that does not look like a hub id is the path of a file or folder that is missing.
     if isinstance(source, Path) or path.suffix.lower() == ".gguf" or not _HUB_ID.fullmatch(name):
         raise ModelError(f"{name} does not exist: name a model's directory, a .gguf file or a hub id 'owner/name'.")
     return _open_directory(_download(name, revision), name)
@@ -65,20 +65,21 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A model without its weights."""
+    """Configuration and tokenizer of a model, without its weights."""
 
     config: Mapping[str, Any]
-    """Hugging Face config.json content."""
+    """Content of config.json."""
     tokenizer: Callable[[], Tokenizer]
-    """Reads the tokenizer. Raises ModelError where it is missing or damaged."""
+    """A function that reads the tokenizer. It raises ModelError if the tokenizer is missing or damaged."""
 
 
 def describe(source: str | Path, *, revision: str | None = None) -> Description:
-    """What `source` says about a model, whether or not its weights are there.
+    """Read configuration and tokenizer of a model, whether or not its weights are there.
 
     Args:
-        source: a config.json; a directory with one; a ``.gguf`` file, or a directory with exactly one; or a hub id, of
-            which only the small files are fetched.
+        source: a config.json; a directory with one; a ``.gguf`` file, or a directory with exactly one; or a hub id,
+        whose
+            small files alone are downloaded.
         revision: branch, tag or commit of a hub id.
 
     Raises:
@@ -127,10 +128,10 @@ class SafetensorsCheckpoint:
 
     Args:
         path: the directory.
-        source: what the user named; the directory itself where not given.
+        source: name of the model in messages; None means the directory.
 
     Raises:
-        ModelError: a file is missing, damaged or of a kind that is not read.
+        ModelError: a file is missing, damaged or of an unsupported kind.
     """
 
     def __init__(self, path: Path | str, *, source: str | None = None) -> None:
@@ -179,15 +180,15 @@ class SafetensorsCheckpoint:
         return tuple(self._shard(name).get_slice(name).get_shape())
 
     def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """One tensor, copied once out of the mapped file and converted to `dtype` on the way.
+        """One tensor in `dtype`, copied once out of the mapped file.
 
         Raises:
-            ModelError: there is no such tensor, or it is stored as a type that is not read.
+            ModelError: there is no such tensor, or its stored dtype is not supported.
         """
         return self._read(name, dtype, None)
 
     def read_entry(self, name: str, index: int, dtype: torch.dtype) -> torch.Tensor:
-        """One entry of a tensor's first dimension, as `read` gives the whole; nothing else of it is read."""
+        """One entry along a tensor's first dimension, in `dtype`. Only this entry is read."""
         return self._read(name, dtype, index)
 
     def _read(self, name: str, dtype: torch.dtype, index: int | None) -> torch.Tensor:
@@ -202,7 +203,7 @@ class SafetensorsCheckpoint:
         return self._mapped(name, index).to(dtype, copy=True, memory_format=torch.contiguous_format)
 
     def read_stored(self, name: str) -> StoredWeight:
-        """The parts of a weight that is stored quantised. Raises ModelError where it is not."""
+        """Codes and scales of a quantised weight. Raises ModelError if the weight is not stored quantised."""
         if name not in self.stored:
             raise ModelError(f"{self.path}: the tensor {name} is not stored quantised.")
         return self._quantised.read(name)
@@ -214,8 +215,10 @@ class SafetensorsCheckpoint:
         return self._mapped(name, index).clone()
 
     def _mapped(self, name: str, index: int | None = None) -> torch.Tensor:
-        """One tensor in the mapped file (or one entry of it), to be copied at once: one that is held keeps its
-        mapping."""
+        """One tensor in the mapped file, or one entry of it.
+
+        The caller copies it at once, since the tensor keeps the whole mapping alive.
+        """
         shard, file = self._shard(name), self._where[name]
         mapped: torch.Tensor = shard.get_tensor(name) if index is None else shard.get_slice(name)[index]
         self._touched[file] += mapped.nbytes
@@ -224,11 +227,11 @@ class SafetensorsCheckpoint:
         return mapped
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer beside the model. Raises ModelError where it is missing or damaged."""
+        """The model's tokenizer. Raises ModelError if it is missing or damaged."""
         return from_directory(self.path)
 
     def files(self) -> list[Path]:
-        """Every file of the model that is there: configuration, tensors, tokenizer."""
+        """All existing files of the model: configuration, tensors and tokenizer."""
         names = ["config.json", "generation_config.json", INDEX, *self._shards, *_TOKENIZER_FILES]
         if not self._index:
             names.remove(INDEX)
@@ -272,7 +275,7 @@ class SafetensorsCheckpoint:
 
 def _open_shard(file: Path) -> Any:
     try:
-        # safe_open is a context manager only in part: the object itself is usable, and closes with its last reference.
+        # The object is usable without the context manager, and closes with its last reference.
         return safe_open(str(file), framework="pt", device="cpu")
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{file} is not a usable safetensors file: {error}. Download it again.") from error
@@ -291,7 +294,7 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 
 class TextPart:
-    """The text model of a checkpoint that holds more than one; see `veneer.io.text_part`."""
+    """The text model of a checkpoint with more than one model. See `veneer.io.text_part`."""
 
     def __init__(self, whole: Checkpoint):
         self._whole = whole
@@ -311,19 +314,19 @@ class TextPart:
         return self._whole.shape(self._name(name))
 
     def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """A fresh tensor; see `Checkpoint.read`."""
+        """One tensor in `dtype`. See `Checkpoint.read`."""
         return self._whole.read(self._name(name), dtype)
 
     def read_stored(self, name: str) -> StoredWeight:
-        """The parts of a weight that is stored quantised; see `Checkpoint.read_stored`."""
+        """Codes and scales of a quantised weight. See `Checkpoint.read_stored`."""
         return self._whole.read_stored(self._name(name))
 
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer. Raises ModelError where it is missing or damaged."""
+        """The model's tokenizer. Raises ModelError if it is missing or damaged."""
         return self._whole.tokenizer()
 
     def files(self) -> list[Path]:
-        """Every file that was read, for digests."""
+        """All files of the model, for digests."""
         return self._whole.files()
 
     def _name(self, name: str) -> str:

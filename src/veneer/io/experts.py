@@ -1,17 +1,16 @@
-"""Experts by one name each, however a mixture's files spell them, and back to how its family is published.
+"""Names of a mixture's experts: from the spelling in files to veneer's, and back to the family's published form.
 
-Inside, every expert has linear layers of its own, `{layer}.mlp.experts.{number}.{gate,up,down}_proj.weight` `[out, in]`
-(as Qwen3-MoE is published). Files may have instead
+In veneer every expert has linear layers of its own, `{layer}.mlp.experts.{number}.{gate,up,down}_proj.weight` `[out,
+in]` (as Qwen3-MoE is published). Files may have instead
 
     {layer}.block_sparse_moe.experts.{number}.w1, .w3, .w2   gate, up and down by Mixtral's names; the router beside
                                                              them is {layer}.block_sparse_moe.gate
     {layer}.mlp.experts.gate_up_proj [experts, 2 · inner, dim], .down_proj [experts, dim, inner]
                                                              as transformers 5 holds all experts of a layer
-    the same [experts, dim, 2 · inner] and [experts, inner, dim], with `_bias` beside them, gate and up alternating
-                                                             gpt-oss
+    gpt-oss: these names with [experts, dim, 2 · inner] and [experts, inner, dim], gate and up alternating, and `_bias`
     {layer}.mlp.experts.{gate,up,down}_proj.weight [experts, out, in]
 
-Of a fused tensor one expert is read at a time.
+From a fused tensor one expert is read at a time.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from veneer.io.protocol import Checkpoint, SlicedCheckpoint
 from veneer.io.tokenizer import Tokenizer
 
 MIXTURES = ("mixtral", "qwen3_moe", "gpt_oss")
-"""Mixtures by model_type."""
+"""Values of `model_type` that are mixtures."""
 _MIXTRAL = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}
 _MIXTRAL_NAME = re.compile(r"(.*)\.block_sparse_moe\.(?:gate|experts\.(\d+)\.(w[123]))(\..*)")
 _OWN_NAME = re.compile(r"(.*)\.mlp\.(?:gate|experts\.(\d+)\.(gate|up|down)_proj)(\..*)")
@@ -41,7 +40,7 @@ _GPT_OSS = "gpt_oss"
 
 
 class _Half(Enum):
-    """Which outputs of a fused tensor."""
+    """Outputs of a fused tensor that one expert's layer has."""
 
     ALL = "all"
     GATE = "gate"
@@ -50,7 +49,7 @@ class _Half(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a tensor stands in the files."""
+    """Place of a tensor in the files: the stored tensor, the expert, and the half of its outputs."""
 
     name: str
     expert: int | None = None
@@ -58,18 +57,18 @@ class _Place:
 
 
 class MixtureCheckpoint:
-    """The files of a mixture, its experts by one name each (a `veneer.io.checkpoint.Checkpoint`).
+    """The files of a mixture, with one name for each expert's layer (a `veneer.io.checkpoint.Checkpoint`).
 
     Args:
-        files: as they are.
+        files: the files, by their own names.
 
     Raises:
-        ModelError: a fused tensor has no shape that experts can have.
+        ModelError: a fused tensor has an impossible shape.
     """
 
     def __init__(self, files: SlicedCheckpoint) -> None:
         self.original = files
-        """The same by the names that the files use."""
+        """The files by their own names."""
         self.source = files.source
         self.config = files.config
         self.generation_config = files.generation_config
@@ -81,7 +80,7 @@ class MixtureCheckpoint:
         self.stored: Mapping[str, StoredFormat] = {back[name]: kind for name, kind in files.stored.items()}
 
     def _own_names(self, name: str) -> Iterator[tuple[str, _Place]]:
-        """The names that a tensor of the files has here."""
+        """The names of a stored tensor in this checkpoint."""
         fused = _FUSED_NAME.fullmatch(name)
         if fused is not None:
             yield from self._parts_of(name, *fused.groups())
@@ -100,10 +99,10 @@ class MixtureCheckpoint:
         if len(shape) != (2 if bias else 3):
             raise ModelError(f"{self.source}: {name} has shape {list(shape)}, which is not that of a layer's experts.")
         kind = "bias" if bias else "weight"
-        sides = {"gate": _Half.GATE, "up": _Half.UP} if leaf == "gate_up" else {leaf: _Half.ALL}
+        leaves = {"gate": _Half.GATE, "up": _Half.UP} if leaf == "gate_up" else {leaf: _Half.ALL}
         for expert in range(shape[0]):
-            for side, half in sides.items():
-                yield f"{path}.{expert}.{side}_proj.{kind}", _Place(name, expert, half)
+            for part, half in leaves.items():
+                yield f"{path}.{expert}.{part}_proj.{kind}", _Place(name, expert, half)
 
     def names(self) -> list[str]:
         """Names of all tensors, sorted."""
@@ -127,7 +126,7 @@ class MixtureCheckpoint:
         return shape if place.half is _Half.ALL else (shape[0] // 2, *shape[1:])
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
-        """One tensor in `dtype`: fresh, contiguous, writable. Raises ModelError where it cannot be read."""
+        """One tensor in `dtype`, fresh, contiguous and writable. Raises ModelError if it cannot be read."""
         place = self._place(name)
         if place.expert is None:
             return self.original.read(place.name, dtype)
@@ -142,26 +141,26 @@ class MixtureCheckpoint:
         return (whole[:middle] if place.half is _Half.GATE else whole[middle:]).clone()
 
     def read_stored(self, name: str) -> StoredWeight:
-        """The parts of one of `stored`. Raises ModelError for another name."""
+        """Codes and scales of a weight in `stored`. Raises ModelError for another name."""
         return self.original.read_stored(self._place(name).name)
 
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer. Raises ModelError where it is missing or damaged."""
+        """The model's tokenizer. Raises ModelError if it is missing or damaged."""
         return self.original.tokenizer()
 
     def files(self) -> list[Path]:
-        """Every file that was read, for digests."""
+        """All files of the model, for digests."""
         return self.original.files()
 
 
 def as_published(config: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors under the names, and in the form, of the family's published files; of other models as they come.
+    """Tensors with the names and in the form of the family's published files. Other models stay as they are.
 
-    Experts of gpt-oss are collected until a layer's are complete, so that one fused tensor is held.
+    Experts of gpt-oss are collected until those of a layer are complete, so that one fused tensor is in memory.
 
     Args:
-        config: config.json.
-        tensors: by the names that are used inside.
+        config: content of config.json.
+        tensors: tensors by veneer's names.
     """
     kind = config.get("model_type")
     collected: dict[str, _Fused] = {}
@@ -186,7 +185,7 @@ def as_published(config: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]
 
 
 class _Fused:
-    """One tensor of all experts, filled as they come: `[experts, in, out]`, or `[experts, out]` for biases."""
+    """One tensor of all experts, filled expert by expert: `[experts, in, out]`, or `[experts, out]` for biases."""
 
     def __init__(self, experts: int, paired: bool) -> None:
         self._experts, self._paired = experts, paired
@@ -194,7 +193,7 @@ class _Fused:
         self._whole: Tensor | None = None
 
     def add(self, expert: int, leaf: str, tensor: Tensor) -> bool:
-        """Put one expert's in; whether all are there."""
+        """Copy one expert's tensor in. Returns whether all experts are there."""
         turned = tensor.t() if tensor.dim() == 2 else tensor
         if self._whole is None:
             width = turned.shape[-1] * (2 if self._paired else 1)
@@ -207,11 +206,11 @@ class _Fused:
         return not self._left
 
     def take(self) -> Tensor:
-        """The tensor."""
+        """The complete tensor."""
         assert self._whole is not None
         return self._whole
 
 
 def as_stored(checkpoint: Checkpoint) -> Checkpoint:
-    """The same files by the names that they use themselves, experts as they are stored."""
+    """The files by their own names, with experts as they are stored."""
     return checkpoint.original if isinstance(checkpoint, MixtureCheckpoint) else checkpoint

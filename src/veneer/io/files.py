@@ -1,7 +1,7 @@
-"""Writing so that a kill or a full disk at any instant leaves either the old state or the new one.
+"""Atomic writing: a kill or a full disk at any moment leaves either the old state or the new one.
 
-A file or folder is written beside its place under a temporary name, flushed to the disk, and renamed; rename is atomic
-on POSIX file systems. What the system refuses becomes an `OutputError` that names the path and the reason.
+A file or folder is written under a temporary name beside its place, flushed to the disk, and renamed. Renaming is
+atomic on POSIX file systems. Errors of the system become an `OutputError` with the path and the reason.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from veneer.errors import OutputError
 from veneer.posix import lock_file
 
 PARTIAL = ".partial-"
-"""Start of the name of everything that is not finished."""
+"""Prefix of the names of unfinished files and folders."""
 SAMPLE_BYTES = 1_000_000
 
 
 @contextmanager
 def reported(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write below `path` into an `OutputError`."""
+    """Turn errors of the system while writing below `path` into an `OutputError`."""
     try:
         yield
     except OSError as error:
@@ -46,7 +46,7 @@ def write_text(path: Path, text: str) -> None:
     """Replace the file at `path` by `text`, atomically.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     with reported(path):
@@ -60,10 +60,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file (not atomically by itself: use it inside `atomic_folder`, or on a fresh name).
+    """Write a safetensors file. Writing is not atomic: use it inside `atomic_folder`, or with a new name.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
     """
     with reported(path):
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, dict(metadata))
@@ -125,7 +125,7 @@ def remove_folder(path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Delete what a killed run left unfinished in `folder`.
+    """Delete unfinished files and folders that a killed run left in `folder`.
 
     Raises:
         OutputError: a leftover cannot be deleted.
@@ -185,7 +185,7 @@ def sha256(path: Path) -> str:
 
 
 def sampled_digest(paths: Iterable[Path]) -> str:
-    """A hash of the files' names, sizes, and first and last MB: tells two models apart without reading all of them."""
+    """A hash of the files' names, sizes, and first and last MB. It tells models apart without reading whole files."""
     state = hashlib.blake2b(digest_size=16)
     for path in paths:
         with path.open("rb") as file:

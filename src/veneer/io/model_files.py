@@ -1,4 +1,4 @@
-"""Write a model as a Hugging Face directory: config, weights, tokenizer, generation settings."""
+"""Writing a model as a Hugging Face directory: config, weights, tokenizer and generation settings."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from veneer.io.tokenizer import Tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-"""What weights are written in, by the name that config.json has for it."""
+"""Dtypes in which weights are written, by their names in config.json."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def recorded_dtype(config: Mapping[str, Any]) -> torch.dtype | None:
-    """The dtype that config.json says the weights are stored in; None where it names none of those that are written."""
+    """The dtype of the weights by config.json; None where it names none of `DTYPES`."""
     return DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")).removeprefix("torch."))
 
 
@@ -35,14 +35,13 @@ def save_model(
     *,
     quantization: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write `tensors` under their Hugging Face names, with everything else taken from `origin`.
+    """Write a model with new tensors. All other files are taken from `origin`.
 
     Args:
         directory: an existing folder.
-        tensors: all weights, the first of them in the model's dtype; a tied head is left out, as its tensor is the
-            embedding's.
-        origin: where configuration and tokenizer come from.
-        quantization: what config.json says of how `tensors` are quantised, if they are.
+        tensors: all weights by Hugging Face name, the first in the model's dtype. A tied head is left out.
+        origin: the model that configuration and tokenizer are taken from.
+        quantization: `quantization_config` for config.json, where `tensors` are quantised.
 
     Raises:
         OutputError: a file cannot be written.
@@ -62,19 +61,18 @@ def stream_model(
     quantization: Mapping[str, Any] | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> dict[str, tuple[int, ...]]:
-    """Write tensors as they come, holding one at a time, with everything else taken from `origin`.
+    """Write a model tensor by tensor, with one in memory at a time. All other files are taken from `origin`.
 
     Args:
         directory: an existing folder.
-        names: every name that `tensors` may yield, or as many and as long ones.
-        tensors: all weights, the embedding in the model's dtype. A head among them says that the embedding is not the
-            head; without one it is.
-        origin: where configuration and tokenizer come from.
-        quantization: as in `save_model`.
-        tokenizer: in place of `origin`'s, where it knows more tokens.
+        names: all names that `tensors` may yield; they reserve room in the header.
+        tensors: all weights, the embedding in the model's dtype. Without a head among them the head is tied.
+        origin: the model that configuration and tokenizer are taken from.
+        quantization: see `save_model`.
+        tokenizer: a tokenizer in place of `origin`'s, where it has more tokens.
 
     Returns:
-        The shape of every tensor that was written.
+        Shapes of the written tensors, by name.
 
     Raises:
         OutputError: a file cannot be written.
@@ -99,14 +97,14 @@ def stream_files(
     dtype: torch.dtype,
     origin: Checkpoint,
 ) -> None:
-    """Write the tensors of any architecture as they come, under the names of `origin`'s files.
+    """Write a model of any architecture tensor by tensor, by the names of `origin`'s files.
 
     Args:
         directory: an existing folder.
-        names: every name that `tensors` may yield.
+        names: all names that `tensors` may yield.
         tensors: all weights.
-        dtype: of the model, for its configuration.
-        origin: where everything else comes from.
+        dtype: dtype of the model, for config.json.
+        origin: the model that all other files are taken from.
 
     Raises:
         OutputError: a file cannot be written.
@@ -124,7 +122,7 @@ def _save_rest(
     quantization: Mapping[str, Any] | None,
     tokenizer: Tokenizer,
 ) -> None:
-    """Configuration and generation settings of `origin`, and the tokenizer."""
+    """Write configuration and generation settings of `origin`, and the tokenizer."""
     config = {**origin.config, **changes}
     config.pop("dtype", None)
     config.pop(CONFIG_KEY, None)

@@ -1,4 +1,4 @@
-"""Weights that bitsandbytes quantised, as transformers stores them in safetensors: their parts, both ways.
+"""Reading and writing weights that bitsandbytes quantised, as transformers stores them in safetensors.
 
 A linear layer's weight in 4 bits takes several tensors under its own name,
 
@@ -9,8 +9,8 @@ A linear layer's weight in 4 bits takes several tensors under its own name,
     {path}.weight.quant_state.bitsandbytes__nf4      JSON as uint8: block size, shape, offset of nested scales (or fp4)
 
 and in 8 bits three: `{path}.weight` int8 [out, in], `{path}.SCB` float32 [out], `{path}.weight_format` (0: row by row).
-All else of such a model is stored as it is. config.json says in `quantization_config` how it was made, but not the
-block size; so the tensors are believed.
+All other tensors are stored as they are. `quantization_config` in config.json does not have the block size, so that the
+format is read from the tensors.
 """
 
 from __future__ import annotations
@@ -31,51 +31,51 @@ from veneer.errors import ModelError
 CONFIG_KEY = "quantization_config"
 METHOD = "bitsandbytes"
 NESTED_BLOCK = 256
-"""Scales that share one nested scale: the only size that bitsandbytes writes."""
+"""Number of scales that share one nested scale. bitsandbytes writes no other number."""
 _STATES = {f".quant_state.bitsandbytes__{scheme.value}": scheme for scheme in (Scheme.NF4, Scheme.FP4)}
 _MAPS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredFormat:
-    """How one weight is stored."""
+    """Format of one quantised weight."""
 
     scheme: Scheme
     shape: tuple[int, ...]
-    """Of the weight, [out, in]."""
+    """Shape of the weight, [out, in]."""
     block: int
-    """Weights that share a scale; 0 for int8, where a row does."""
+    """Number of weights that share a scale; 0 for int8, where each row has one."""
     nested: bool
-    """Whether the scales are quantised themselves."""
+    """Whether the scales are quantised too (double quantisation)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredWeight:
-    """One weight's parts, copied out of the file."""
+    """Codes and scales of one weight, copied out of the file."""
 
     format: StoredFormat
     codes: Tensor
-    """uint8 [ceil(n/2)], two a byte, or int8 [out, in]."""
+    """Codes: uint8 [ceil(n/2)] with two in a byte, or int8 [out, in]."""
     scales: Tensor
-    """float32 [blocks] or [out]; uint8 [blocks] where they are nested."""
+    """Scales: float32 [blocks] or [out]; uint8 [blocks] where they are nested."""
     values: Tensor | None = None
-    """What the 16 codes mean, float32."""
+    """Values of the 16 codes, float32."""
     nested_scales: Tensor | None = None
     nested_values: Tensor | None = None
     nested_offset: float = 0.0
 
 
 class StoredTensors:
-    """Finds and reads the weights of a checkpoint that are stored quantised.
+    """The weights of a checkpoint that bitsandbytes has quantised.
 
     Args:
-        where: what to call the checkpoint in an error.
-        names: of all tensors in the files.
-        raw: one tensor as it is stored; a copy.
-        shape: of one tensor as it is stored.
+        where: name of the checkpoint in errors.
+        names: names of all tensors in the files.
+        raw: gives a copy of a stored tensor.
+        shape: gives the stored shape of a tensor.
 
     Raises:
-        ModelError: a state is damaged, or says something that bitsandbytes does not write.
+        ModelError: a quantisation state is damaged, or has a value that bitsandbytes does not write.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class StoredTensors:
         self._states: dict[str, dict[str, Any]] = {}
         self.formats: dict[str, StoredFormat] = {}
         self.parts: set[str] = set()
-        """Names that stand for no tensor of the model."""
+        """Names of stored tensors that are no tensors of the model."""
         for name in names:
             for ending, scheme in _STATES.items():
                 if name.endswith(ending):
@@ -134,7 +134,7 @@ class StoredTensors:
             raise ModelError(f"{self._where} lacks parts of a quantised weight: {', '.join(missing)}.")
 
     def read(self, weight: str) -> StoredWeight:
-        """The parts of one of `formats`."""
+        """Codes and scales of a weight in `formats`."""
         found = self.formats[weight]
         if found.scheme is Scheme.INT8:
             scales = self._raw(weight.removesuffix("weight") + "SCB")
@@ -156,12 +156,12 @@ class StoredTensors:
 
 
 def parts_of(weight: str, stored: StoredWeight, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The tensors that hold one weight in a file, by name.
+    """The tensors of one quantised weight in a file, by name.
 
     Args:
-        weight: its name, `{path}.weight`.
-        stored: its parts.
-        dtype: of the weight before it was quantised, which is noted.
+        weight: name of the weight, `{path}.weight`.
+        stored: codes and scales.
+        dtype: dtype of the weight before quantisation, which the file records.
     """
     kind = stored.format
     if kind.scheme is Scheme.INT8:
@@ -194,12 +194,12 @@ def parts_of(weight: str, stored: StoredWeight, dtype: torch.dtype) -> dict[str,
 
 
 def quantization_config(quant: QuantSection, dense: Sequence[str], dtype: torch.dtype) -> dict[str, Any]:
-    """What config.json says of a model that is stored as `quant` says.
+    """`quantization_config` for config.json.
 
     Args:
-        quant: the scheme.
-        dense: full paths of the linear layers that are stored dense, the head among them.
-        dtype: to compute in.
+        quant: settings of the quantisation.
+        dense: full paths of the linear layers that are not quantised, the head among them.
+        dtype: compute dtype.
     """
     eight = quant.scheme is Scheme.INT8
     return {
@@ -220,16 +220,17 @@ def quantization_config(quant: QuantSection, dense: Sequence[str], dtype: torch.
 
 
 def described_quantisation(config: Mapping[str, Any], paths: Sequence[str]) -> QuantSection | None:
-    """How config.json says that a model's files are quantised, or None. Of blocks it says nothing: the usual 64.
+    """The quantisation of a model's files by config.json, or None. The block size is not in it; the usual 64 is
+    assumed.
 
     Args:
-        config: config.json.
-        paths: of the decoder's linear layers.
+        config: content of config.json.
+        paths: paths of the decoder's linear layers.
     """
     settings = config.get(CONFIG_KEY)
     if not isinstance(settings, Mapping) or settings.get("quant_method", METHOD) != METHOD:
         return None
-    # As transformers reads them: the beginning of a path as a regular expression, or its end as it is.
+    # As in transformers: a regular expression for the beginning of a path, or the end of a path.
     names = [str(name) for name in settings.get("llm_int8_skip_modules") or ()]
     dense = [path for path in paths if any(path.endswith(name) or _begins(path, name) for name in names)]
     if settings.get("load_in_8bit"):
@@ -251,14 +252,14 @@ def _begins(path: str, name: str) -> bool:
 
 
 FLOAT_METHODS = ("fp8", "fbgemm_fp8", "mxfp4")
-"""Methods of transformers whose weights are floats beside scales (`veneer.io.scaled`)."""
+"""Methods of transformers whose weights are floats with scales (`veneer.io.scaled`)."""
 
 
 def check_method(where: str, config: Mapping[str, Any]) -> None:
-    """Refuse a model that config.json says was quantised by something whose files are not read.
+    """Refuse a model that was quantised by an unsupported method.
 
     Raises:
-        ModelError: naming what it is.
+        ModelError: the method is not supported; it is named.
     """
     settings = config.get(CONFIG_KEY)
     if settings is None:
@@ -279,7 +280,7 @@ def check_method(where: str, config: Mapping[str, Any]) -> None:
 
 
 def _compressed(settings: Mapping[str, Any]) -> str:
-    """What in a model of compressed-tensors is no 8-bit float, or nothing."""
+    """The formats in a model of compressed-tensors that are not 8-bit floats, or an empty text."""
     groups = settings.get("config_groups")
     kinds = []
     for group in groups.values() if isinstance(groups, Mapping) else ():

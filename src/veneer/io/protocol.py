@@ -1,4 +1,4 @@
-"""What the rest asks of a model's files, whatever their format."""
+"""`Checkpoint`: the interface of a model's files, whatever their format."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from veneer.io.tokenizer import Tokenizer
 
 
 class Checkpoint(Protocol):
-    """One model's files: configuration, tensors by Hugging Face name, tokenizer. Tensors are read one at a time."""
+    """The files of one model: configuration, tensors by Hugging Face name, tokenizer.
+
+    Tensors are read one at a time.
+    """
 
     source: str
-    """What the user named (directory, hub id or file), for messages and adapter_config."""
+    """Directory, hub id or file that the user gave, for messages and adapter_config.json."""
     config: Mapping[str, Any]
-    """Hugging Face config.json content (made from the metadata for GGUF)."""
+    """Content of config.json. For GGUF it is made from the metadata."""
     generation_config: Mapping[str, Any]
-    """generation_config.json, or empty."""
+    """Content of generation_config.json, or empty."""
     stored: Mapping[str, StoredFormat]
-    """The weights that the files hold quantised by bitsandbytes, by name. They stand in `names` and have the shape of
-    what they decode to; `read` refuses them, `read_stored` hands out their parts. (Weights in fp8 or MXFP4 are read as
-    what they decode to, like any other.)"""
+    """Formats of the weights that bitsandbytes has quantised, by name. `names` contains them, and `shape` gives the
+    shape of the decoded weight. `read` refuses them; `read_stored` returns codes and scales. (Weights in fp8 or MXFP4
+    are not among them: `read` decodes them.)"""
 
     def names(self) -> list[str]:
         """Hugging Face names of all tensors."""
@@ -35,25 +38,25 @@ class Checkpoint(Protocol):
         ...
 
     def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """A fresh, contiguous, writable CPU tensor in `dtype`. Raises ModelError where it cannot be read."""
+        """One tensor in `dtype`, fresh, contiguous and writable on the CPU. Raises ModelError if it cannot be read."""
         ...
 
     def read_stored(self, name: str) -> StoredWeight:
-        """The parts of one of `stored`, copied to the CPU as they are. Raises ModelError for another name."""
+        """Codes and scales of a weight in `stored`, copied to the CPU. Raises ModelError for another name."""
         ...
 
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer. Raises ModelError where it is missing or damaged."""
+        """The model's tokenizer. Raises ModelError if it is missing or damaged."""
         ...
 
     def files(self) -> list[Path]:
-        """Every file that was read, for digests."""
+        """All files of the model, for digests."""
         ...
 
 
 class SlicedCheckpoint(Checkpoint, Protocol):
-    """Files of which a part of a tensor can be read."""
+    """Files from which one entry of a tensor can be read."""
 
     def read_entry(self, name: str, index: int, dtype: torch.dtype) -> torch.Tensor:
-        """One entry of a tensor's first dimension, as `read` gives the whole; nothing else of it is read."""
+        """One entry along a tensor's first dimension, in `dtype`. Only this entry is read."""
         ...

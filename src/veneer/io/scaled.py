@@ -1,4 +1,4 @@
-"""Weights that files hold as narrow floats beside scales: fp8 and MXFP4. They are read as what they mean.
+"""Weights that are stored as narrow floats with scales: fp8 and MXFP4. They are decoded on reading.
 
 fp8 (Micikevicius et al., 2022, arXiv:2209.05433), as transformers, compressed-tensors, FBGEMM and DeepSeek write it:
 
@@ -29,24 +29,24 @@ from torch import Tensor
 from veneer.errors import ModelError, listing
 
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
-"""Types of fp8 weights, as safetensors calls them."""
+"""Dtypes of fp8 weights, by their names in safetensors."""
 DEFAULT_BLOCK = (128, 128)
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
-"""What the 16 codes of MXFP4 mean."""
+"""Values of the 16 codes of MXFP4."""
 GROUP = 32
-"""Codes that share a scale in MXFP4."""
+"""Number of codes that share a scale in MXFP4."""
 CHUNK = 1 << 22
-"""Elements that are decoded at a time: their float32 values stand beside the result."""
+"""Number of elements that are decoded at a time, which limits the memory of their float32 values."""
 _SCALES = ("_scale_inv", "_scale")
 _OF_ACTIVATIONS = (".input_scale", ".activation_scale", ".input_scale_ub", ".k_scale", ".v_scale")
-"""Scales of what is computed at inference; the weights are the same without."""
+"""Ends of names of scales for activations at inference. The weights do not depend on them."""
 
 
 def block_size(config: Mapping[str, Any]) -> tuple[int, int]:
-    """Rows and columns of a block, from `quantization_config` where it says so.
+    """Rows and columns of a block, by `quantization_config` or by default.
 
     Raises:
-        ModelError: what it says is no block.
+        ModelError: the setting is no size of a block.
     """
     found = config.get("weight_block_size")
     groups = config.get("config_groups")
@@ -63,15 +63,16 @@ def block_size(config: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def decode_float8(codes: Tensor, scales: Tensor, block: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """code × scale, `[out, in]` in `dtype`.
+    """Decode fp8: code × scale, `[out, in]` in `dtype`.
 
     Args:
-        codes: fp8 `[out, in]`.
-        scales: one number, one a row or one a block (see above); float, e8m0, or e8m0 as bytes.
+        codes: fp8 codes `[out, in]`.
+        scales: one number, one for each row, or one for each block (see above); float, e8m0, or e8m0 as bytes.
         block: rows and columns of a block.
+        dtype: dtype of the result.
 
     Raises:
-        ModelError: the scales fit the codes in none of these ways.
+        ModelError: the shape of the scales does not fit the codes.
     """
     rows, columns = codes.shape
     wide = _powers(scales) if scales.dtype == torch.uint8 else scales.float()
@@ -98,10 +99,10 @@ def decode_float8(codes: Tensor, scales: Tensor, block: tuple[int, int], dtype: 
 
 
 def decode_mxfp4(blocks: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
-    """code × scale, uint8 `[…, groups, 16]` and `[…, groups]` to `[…, 32 · groups]` in `dtype`.
+    """Decode MXFP4: codes uint8 `[…, groups, 16]` times scales `[…, groups]` to `[…, 32 · groups]` in `dtype`.
 
     Raises:
-        ModelError: the shapes are others.
+        ModelError: the shapes do not fit each other.
     """
     if blocks.shape[-1] * 2 != GROUP or blocks.shape[:-1] != scales.shape:
         raise ModelError(f"MXFP4 blocks {list(blocks.shape)} and scales {list(scales.shape)} do not fit each other")
@@ -123,25 +124,25 @@ def _powers(codes: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class _ScaledWeight:
-    """One weight: the tensors that it is made of."""
+    """One weight: names of its codes and scales."""
 
     codes: str
     scales: str
     shape: tuple[int, ...]
-    """Of what they decode to."""
+    """Shape of the decoded weight."""
     mxfp4: bool
 
 
 class ScaledTensors:
-    """Finds and decodes the weights of a checkpoint that are narrow floats beside scales.
+    """The weights of a checkpoint that are narrow floats with scales.
 
     Args:
-        where: what to call the checkpoint in an error.
-        names: of all tensors in the files.
-        kind: type of a tensor, as safetensors calls it.
-        shape: of a tensor as it is stored.
-        raw: one tensor as it is stored, or one entry of its first dimension; a copy.
-        settings: quantization_config of config.json, or empty.
+        where: name of the checkpoint in errors.
+        names: names of all tensors in the files.
+        kind: gives the stored dtype of a tensor, by its name in safetensors.
+        shape: gives the stored shape of a tensor.
+        raw: gives a copy of a stored tensor, or of one entry of its first dimension.
+        settings: `quantization_config` of config.json, or empty.
 
     Raises:
         ModelError: a weight lacks its scales; all such are named.
@@ -160,7 +161,7 @@ class ScaledTensors:
         self._where, self._shape, self._raw, self._block = where, shape, raw, block_size(settings)
         self._found: dict[str, _ScaledWeight] = {}
         self.parts: set[str] = {name for name in names if name.endswith(_OF_ACTIVATIONS)}
-        """Names that stand for no tensor of the model."""
+        """Names of stored tensors that are no tensors of the model."""
         missing = []
         for name in names:
             weight = name.removesuffix("_blocks")
@@ -188,27 +189,27 @@ class ScaledTensors:
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """The weights, by the names that they are read under, and the shapes of what they decode to."""
+        """Shapes of the decoded weights, by name."""
         return {name: scaled.shape for name, scaled in self._found.items()}
 
     def __contains__(self, name: str) -> bool:
-        """Whether it is one of these weights."""
+        """Whether a name is that of one of these weights."""
         return name in self._found
 
     def read(self, name: str, dtype: torch.dtype, index: int | None = None) -> Tensor:
-        """A weight decoded, rounded once to `dtype`; with an index one entry of its first dimension.
+        """Decode a weight, or one entry of its first dimension, and round it once to `dtype`.
 
         Raises:
             ModelError: codes and scales do not fit each other.
         """
         scaled = self._found[name]
         if index is None and len(scaled.shape) == 3:
-            # One at a time into place: a mixture's experts in float32 would be the largest tensor of all.
+            # Decoded one entry at a time: all experts in float32 would be the largest tensor of all.
             whole = torch.empty(scaled.shape, dtype=dtype)
             for entry in range(scaled.shape[0]):
                 whole[entry] = self.read(name, dtype, entry)
             return whole
-        # One scale may stand for all experts.
+        # All experts may share one scale.
         own = index if self._shape(scaled.scales)[:1] == scaled.shape[:1] else None
         codes, scales = self._raw(scaled.codes, index), self._raw(scaled.scales, own)
         try:

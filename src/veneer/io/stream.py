@@ -1,8 +1,8 @@
-"""Write a safetensors file one tensor at a time, so that a model is never held to be written.
+"""Writing a safetensors file tensor by tensor, so that a model need not be in memory as a whole.
 
 The format (https://github.com/huggingface/safetensors#format): eight bytes with the header's length, the header as
-JSON, then the tensors end to end. The header comes first but is known last; it is written into room that was kept for
-it, and filled up with spaces, which the format allows.
+JSON, then the tensors end to end. The header stands first but is known last: room is reserved for it, and
+padded with spaces, which the format allows.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from veneer.io.files import reported
 
 _KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.int8: "I8"}
 _ENTRY = 160
-"""Bytes of header kept for a tensor beyond its name: type, up to eight dimensions and two offsets."""
+"""Bytes of header reserved for a tensor besides its name: dtype, up to eight dimensions and two offsets."""
 
 
 class TensorWriter:
-    """A safetensors file that grows tensor by tensor. Use as a context manager.
+    """A safetensors file that is written tensor by tensor. Use it as a context manager.
 
-    Not atomic by itself: use it inside `atomic_folder`. If the block fails, the file is left without a header.
+    Writing is not atomic: use it inside `atomic_folder`. If the block fails, the file is left without a header.
 
     Args:
-        path: a fresh file.
-        names: at least the names that will be written; they say how long the header may become.
+        path: path of a new file.
+        names: at least the names that will be written; they reserve room for the header.
         metadata: texts for the header.
 
     Raises:
@@ -56,14 +56,14 @@ class TensorWriter:
         """Append one tensor.
 
         Raises:
-            OutputError: it cannot be written, is of a type that is not, or its name is taken or was not announced.
+            OutputError: the tensor cannot be written, has an unsupported dtype, or its name was written already.
         """
         assert self._file is not None
         if tensor.dtype not in _KINDS:
-            raise OutputError(f"{self.path}: {name} is {tensor.dtype}; written are {', '.join(map(str, _KINDS))}")
+            raise OutputError(f"{self.path}: {name} is {tensor.dtype}; supported: {', '.join(map(str, _KINDS))}")
         if name in self._header:
             raise OutputError(f"{self.path}: {name} was written already; each tensor has one name")
-        # One dimension, since a view in bytes needs one.
+        # A view as bytes needs one dimension.
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         with reported(self.path):
             self._file.write(data.data)
@@ -80,6 +80,6 @@ class TensorWriter:
                 return
             header = json.dumps(self._header, separators=(",", ":")).encode()
             if len(header) > self._room:
-                raise OutputError(f"{self.path}: the header takes {len(header)} bytes, and {self._room} were kept")
+                raise OutputError(f"{self.path}: the header takes {len(header)} bytes, and {self._room} were reserved")
             self._file.seek(0)
             self._file.write(self._room.to_bytes(8, "little") + header.ljust(self._room))

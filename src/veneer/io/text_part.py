@@ -1,7 +1,7 @@
-"""The text model of a checkpoint that holds more than one (Gemma 3 from 4B on has a vision tower beside it).
+"""The text model of a checkpoint with more than one model (Gemma 3 from 4B on also has a vision tower).
 
-It is read as the text-only model that it is: with the configuration of `text_config`, and names without what stands in
-front of them. Adapters and merged models are those of that text-only model, which transformers loads as `gemma3_text`.
+It is read as a text-only model, with the configuration in `text_config`, and without the prefixes of its names.
+Adapters and merged models belong to that text-only model, which transformers loads as `gemma3_text`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any
 from veneer.errors import ModelError
 
 COMPOSITE = frozenset({"gemma3"})
-"""Model types whose text model is read."""
+"""Model types of which the text model is read."""
 PREFIXES = {"language_model.model.": "model.", "model.language_model.": "model.", "language_model.lm_head.": "lm_head."}
-"""What names of the text model begin with, in files of transformers 4 and 5."""
+"""Prefixes of the text model's names in files of transformers 4 and 5, and what replaces them."""
 SHARED = (
     "bos_token_id", "eos_token_id", "pad_token_id",
     "dtype", "torch_dtype", "quantization_config", "tie_word_embeddings",
 )  # fmt: skip
-"""Settings of the whole that hold for its text model where that does not say otherwise."""
+"""Settings of the whole checkpoint that apply to the text model unless `text_config` has its own."""
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration of the text model; `config` itself where there is nothing else.
+    """Configuration of the text model, which is `config` itself for a text-only model.
 
     Raises:
-        ModelError: the configuration should have one, and has none.
+        ModelError: `text_config` is missing.
     """
     if config.get("model_type") not in COMPOSITE:
         return config
@@ -40,7 +40,7 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def text_name(name: str) -> str | None:
-    """The name that a tensor has in the text model, or None for one of another part."""
+    """Name of a tensor in the text model, or None for a tensor of another model."""
     for prefix, own in PREFIXES.items():
         if name.startswith(prefix):
             return own + name.removeprefix(prefix)

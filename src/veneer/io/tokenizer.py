@@ -45,11 +45,11 @@ class Tokenizer:
     add_bos: bool = False
     """Whether plain text, encoded with its special tokens, starts with `bos_token`."""
     special_tokens: tuple[str, ...] = ()
-    """Added tokens that are control tokens, in the order of their ids."""
+    """Control tokens, in the order of their ids."""
     config: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """tokenizer_config.json as it was read; `save` keeps its plain values."""
+    """Content of tokenizer_config.json. `save` keeps its plain values."""
     original: str | None = field(default=None, repr=False)
-    """tokenizer.json as it was read, where the backend still says the same; `save` writes it unchanged."""
+    """Text of tokenizer.json, as long as the backend is unchanged. `save` writes it again."""
 
     @property
     def bos_id(self) -> int | None:
@@ -73,10 +73,10 @@ class Tokenizer:
 
     @cached_property
     def opening(self) -> str:
-        """What to write before a text to get the ids that it has behind a control token, where those are others.
+        """A prefix with which a text gets the ids that it has behind a control token.
 
-        That is a control token where the tokenizer puts a space before a whole text and none behind a control token
-        (Metaspace's `prepend_scheme: first`), and nothing elsewhere.
+        It is a control token where the tokenizer puts a space before a whole text but not behind a control token
+        (Metaspace's `prepend_scheme: first`), and empty elsewhere.
         """
         token = self.bos_token or next(iter(self.special_tokens), None)
         if token is None or self.encode(f"{token}a")[1:] == self.encode("a"):
@@ -85,7 +85,7 @@ class Tokenizer:
 
     @cached_property
     def aliases(self) -> dict[str, str]:
-        """Control token to alias, one private-use character each."""
+        """Aliases of the control tokens, one private-use character each."""
         if len(self.special_tokens) > MAX_ALIASES:
             raise ModelError(f"The tokenizer has {len(self.special_tokens)} control tokens, at most {MAX_ALIASES} fit.")
         return {token: chr(ALIAS_BASE + index) for index, token in enumerate(self.special_tokens)}
@@ -107,7 +107,7 @@ class Tokenizer:
     def encode_with_offsets(
         self, text: str, *, add_special_tokens: bool = False
     ) -> tuple[list[int], list[tuple[int, int]]]:
-        """As `encode`, with the range of characters of `text` that each token came from.
+        """`encode`, with the range of characters of `text` that each token came from.
 
         Ranges keep the white space that belongs to a token. Tokens that share one character (its bytes) have the
         same range; tokens that were added around the text have an empty one.
@@ -129,9 +129,9 @@ class Tokenizer:
         return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def with_tokens(self, texts: Sequence[str]) -> Tokenizer:
-        """The same with these texts as tokens of their own, behind all others.
+        """A copy with these texts as new tokens, after all others.
 
-        They are ordinary text that happens to be one token, not control tokens: a message may spell them.
+        They are ordinary text that is one token, not control tokens: a message may contain them.
 
         Raises:
             ModelError: a text is empty, given twice, or a token already; all such are named.
@@ -281,7 +281,7 @@ def finish(
     chat_template: str | None,
     config: Mapping[str, Any],
 ) -> Tokenizer:
-    """Make the `Tokenizer` around a complete backend; `add_bos` and `special_tokens` are read off it."""
+    """Make a `Tokenizer` from a complete backend, which also gives `add_bos` and `special_tokens`."""
     decoder = backend.get_added_tokens_decoder()
     bos = names.get("bos_token")
     around = backend.encode("a", add_special_tokens=True).ids
@@ -299,7 +299,7 @@ def finish(
 
 
 def _special_names(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """Named special tokens; tokenizer_config.json goes before special_tokens_map.json."""
+    """Named special tokens. tokenizer_config.json comes before special_tokens_map.json."""
     names: dict[str, str] = {}
     for source in (_object(path / "special_tokens_map.json"), config):
         for name in (*_NAMED, *_OTHER_NAMED):
@@ -357,7 +357,7 @@ def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) ->
 
 
 def _chat_template(path: Path, config: Mapping[str, Any]) -> str | None:
-    """The chat template: a file of its own goes before the one in the configuration, and of several the default."""
+    """The chat template. A separate file comes before the configuration; of several templates the default is taken."""
     if (path / "chat_template.jinja").is_file():
         return _text(path / "chat_template.jinja")
     value = _object(path / "chat_template.json").get("chat_template", config.get("chat_template"))

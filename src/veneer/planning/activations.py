@@ -1,4 +1,4 @@
-"""What autograd keeps between forward and backward, byte for byte.
+"""Memory that autograd keeps between forward and backward, byte for byte.
 
 A test compares these sums with what autograd really saves (tests/test_plan.py), so that a change of the decoder that
 keeps more, or less, is noticed.
@@ -19,25 +19,25 @@ from veneer.planning.trained import LinearShape
 STATISTIC = 4
 """Bytes of a float32 number: a norm's rstd, a row's log-sum-exp, an angle's cosine."""
 INDEX = 8
-"""Bytes of an int64 token or place."""
+"""Bytes of an int64 token id or index."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """A stretch of a layer, from one norm or one product to the next."""
+    """A part of a layer, from one norm or product to the next."""
 
     norms: tuple[str, ...]
-    """In front of its linear layers."""
+    """Names of the norms before its linear layers."""
     leaves: tuple[str, ...]
-    """Its linear layers."""
+    """Last names of its linear layers."""
     kept: int
-    """Bytes that it keeps where something in front of it learns."""
+    """Bytes that it keeps where anything before it is trained."""
     own_input: int = 0
-    """Bytes that its linear layers keep of their input where nothing does."""
+    """Bytes of input that its linear layers keep where nothing before it is trained."""
 
 
 def _stages(setup: Setup, tokens: int, *, experts: bool) -> list[_Stage]:
-    """A layer's stages; of a model with other norms than Llama's the sums are the most that can be kept.
+    """The stages of a layer. For models with other norms than Llama's the sums are upper bounds.
 
     Of a mixture what stands behind the norm in front of the experts is left out (`kept_by_experts`).
     The attention kernel's output is kept by the kernel, so that the layer behind it adds nothing.
@@ -72,12 +72,12 @@ def _stages(setup: Setup, tokens: int, *, experts: bool) -> list[_Stage]:
 
 
 def _statistics(spec: DecoderSpec) -> int:
-    """Bytes that a norm keeps of a row beside the row."""
+    """Bytes that a norm keeps for each row besides the row."""
     return STATISTIC * (2 if spec.norm in (Norm.LAYER, Norm.LAYER_BIAS) else 1)
 
 
 def _kept_by_head_norms(setup: Setup, tokens: int) -> int:
-    """Queries and keys as they were, and the numbers of each of their rows."""
+    """Bytes kept by QK norms: queries and keys before the norm, and statistics of their rows."""
     spec = setup.spec
     if spec.qk_norm is QkNorm.NONE:
         return 0
@@ -87,14 +87,14 @@ def _kept_by_head_norms(setup: Setup, tokens: int) -> int:
     return tokens * (heads * spec.head_dim * setup.dtype.itemsize + rows * statistics)
 
 
-def kept_by_layer(setup: Setup, cut: BatchShape, layer: int, *, learned: bool) -> int:
-    """Bytes that one layer keeps. `learned`: whether anything in front of it is trained, so that its input has a
-    gradient.
+def kept_by_layer(setup: Setup, batch: BatchShape, layer: int, *, learned: bool) -> int:
+    """Bytes that one layer keeps.
 
-    Of the norms' outputs and the gated product nothing is kept where they can be made again
-    (`model.recompute.recomputed_in_backward`), which is everywhere but in front of the first thing that is trained.
+    Outputs of norms and the gated product are not kept where they can be computed again
+    (`model.recompute.recomputed_in_backward`). That is everywhere except before the first trained module. `learned`
+    tells whether anything before the layer is trained, so that its input has a gradient.
     """
-    linears, tokens = setup.linears[layer], cut.tokens
+    linears, tokens = setup.linears[layer], batch.tokens
     learned = learned or setup.full
     total, experts = 0, has_experts(setup.spec, layer)
     for stage in _stages(setup, tokens, experts=experts):
@@ -114,13 +114,16 @@ def kept_by_layer(setup: Setup, cut: BatchShape, layer: int, *, learned: bool) -
 
 
 def _keeps_inputs(setup: Setup) -> bool:
-    """Whether the update's input is needed in backward: for A's gradient."""
+    """Whether backward needs the input of an update, for the gradient of A."""
     return setup.lora.factors is Factors.BOTH
 
 
 def _by_linear(setup: Setup, linear: LinearShape, tokens: int, *, learned: bool) -> int:
-    """x Aᵀ of an adapter, with dropout its input and, where that has a gradient, the mask; under full fine-tuning in
-    bfloat16 the weight as it was rounded for the product."""
+    """Bytes kept by one linear layer.
+
+    An adapter keeps x Aᵀ, and with dropout its input and, where that has a gradient, the mask. Full fine-tuning in
+    bfloat16 keeps the rounded weight.
+    """
     size = setup.dtype.itemsize
     if setup.full or linear.saved:
         return linear.weights * size if size < 4 else 0
@@ -135,39 +138,39 @@ def _by_linear(setup: Setup, linear: LinearShape, tokens: int, *, learned: bool)
 
 
 def _joined(linear: LinearShape) -> int:
-    """The pairs of factors, joined for the product with the pair that is subtracted."""
+    """Bytes of A and B joined with the subtracted pair."""
     return STATISTIC * linear.width * (linear.inputs + linear.outputs) if linear.subtracted else 0
 
 
-def kept_outside(setup: Setup, cut: BatchShape) -> int:
-    """Bytes kept in front of the layers and behind them: angles, the last norm's input, the loss's own gradient."""
+def kept_outside(setup: Setup, batch: BatchShape) -> int:
+    """Bytes kept before and behind the layers: rotary angles, the last norm's input, the gradient of the loss."""
     spec, size = setup.spec, setup.dtype.itemsize
     # Cosine and sine of half as many angles, of each kind of positions.
-    total = sum(cut.tokens * rope.turned(spec.head_dim) * STATISTIC for rope in spec.ropes)
-    total += cut.tokens * (spec.hidden_size * size + _statistics(spec))  # the last norm
-    total += cut.supervised * (INDEX + spec.hidden_size * size)
+    total = sum(batch.tokens * rope.turned(spec.head_dim) * STATISTIC for rope in spec.ropes)
+    total += batch.tokens * (spec.hidden_size * size + _statistics(spec))  # the last norm
+    total += batch.supervised * (INDEX + spec.hidden_size * size)
     if setup.full:
-        total += cut.tokens * INDEX  # the embedding's tokens
+        total += batch.tokens * INDEX  # the embedding's tokens
     if setup.trained_head:
         total += setup.head_weights * STATISTIC  # its gradient
-    return total + _kept_in_front(setup, cut) + _kept_by_head(setup)
+    return total + _kept_in_front(setup, batch) + _kept_by_head(setup)
 
 
-def _kept_in_front(setup: Setup, cut: BatchShape) -> int:
-    """What an update of the embedding keeps: tokens, their rows of A, and B; or what trained rows do."""
+def _kept_in_front(setup: Setup, batch: BatchShape) -> int:
+    """Bytes kept by an update of the embedding (token ids, their rows of A, and B), or by trained rows."""
     if setup.trained_tokens:
-        return cut.tokens * (INDEX + 1)
+        return batch.tokens * (INDEX + 1)
     if EMBEDDING in setup.saved:
-        return cut.tokens * INDEX
+        return batch.tokens * INDEX
     if EMBEDDING not in setup.updated:
         return 0
     dim = setup.spec.hidden_size
-    turned = (cut.tokens * dim + 2 * dim) * STATISTIC if setup.lora.variant is Variant.DORA else 0
-    return cut.tokens * (INDEX + setup.lora.rank_of(EMBEDDING) * STATISTIC) + turned
+    turned = (batch.tokens * dim + 2 * dim) * STATISTIC if setup.lora.variant is Variant.DORA else 0
+    return batch.tokens * (INDEX + setup.lora.rank_of(EMBEDDING) * STATISTIC) + turned
 
 
 def _kept_by_head(setup: Setup) -> int:
-    """Gradients of what a head has beside its weight: they are formed with the loss."""
+    """Bytes of gradients of a head's update or trained rows, which are computed together with the loss."""
     if not setup.scored:
         return 0
     spec, lora, total = setup.spec, setup.lora, 0
@@ -179,21 +182,23 @@ def _kept_by_head(setup: Setup) -> int:
     return (total + len(rows) * spec.hidden_size) * STATISTIC
 
 
-def kept_activations(setup: Setup, cut: BatchShape, *, recompute: bool) -> int:
-    """Bytes kept from forward to backward, all layers; with recomputation each layer keeps its input alone."""
-    learned, total = setup.learns_in_front, kept_outside(setup, cut)
+def kept_activations(setup: Setup, batch: BatchShape, *, recompute: bool) -> int:
+    """Bytes kept from forward to backward by all layers. With recomputation each layer keeps only its input."""
+    learned, total = setup.learns_in_front, kept_outside(setup, batch)
     for number, linears in enumerate(setup.linears):
         stages = _stages(setup, 0, experts=has_experts(setup.spec, number))
         norms = (f"model.layers.{number}.{norm}" for stage in stages for norm in stage.norms)
         adapted = any(setup.learns(linear) for linear in linears.values()) or setup.learns_norm(*norms)
         if not recompute:
-            total += kept_by_layer(setup, cut, number, learned=learned)
+            total += kept_by_layer(setup, batch, number, learned=learned)
         elif learned or adapted or setup.full:
-            total += cut.tokens * setup.spec.hidden_size * setup.dtype.itemsize
+            total += batch.tokens * setup.spec.hidden_size * setup.dtype.itemsize
         learned = learned or adapted
     return total
 
 
-def largest_layer(setup: Setup, cut: BatchShape) -> int:
+def largest_layer(setup: Setup, batch: BatchShape) -> int:
     """Bytes that one layer keeps while it is computed again."""
-    return max(kept_by_layer(setup, cut, number, learned=number > 0) for number in range(min(2, setup.spec.num_layers)))
+    return max(
+        kept_by_layer(setup, batch, number, learned=number > 0) for number in range(min(2, setup.spec.num_layers))
+    )

@@ -21,16 +21,16 @@ from veneer.system import memory as system_memory
 from veneer.system import memory_limit
 
 CANDIDATES = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152, 65536)
-"""Tokens of a micro-batch that are considered, besides the longest row."""
+"""Sizes of micro-batches in tokens that are considered, besides that of the longest row."""
 TOLERANCE = 0.02
-"""What a smaller micro-batch may cost in speed."""
+"""Largest loss of speed for which a smaller micro-batch is preferred."""
 SHARE = 0.8
-"""Of the device's memory that a run may take by default; the rest is the system's."""
+"""Share of the device's memory that a run may take by default."""
 ROUNDING = 64
 """The micro-batch that holds the longest row is rounded up to a multiple of this."""
 
-CutFor = Callable[[int], BatchShape]
-"""The cut that a micro-batch of so many tokens gives."""
+BatchShapeFor = Callable[[int], BatchShape]
+"""A function from the tokens of a micro-batch to its shape."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,20 +43,20 @@ class Limit:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatchChoice:
-    """A cut with what it takes."""
+    """A micro-batch with its memory."""
 
     micro_batch_tokens: int
     recompute: bool
-    cut: BatchShape
+    batch: BatchShape
     memory: Memory
 
 
 def limit_of(compute: ComputeSection, total: int | None = None) -> Limit:
-    """What `compute.memory_limit_mb` says, or four fifths of the device's memory.
+    """The limit of `compute.memory_limit_mb`, or four fifths of the device's memory.
 
     Args:
-        compute: the section.
-        total: bytes of the device; None for this machine's main memory, or the container's.
+        compute: the section `compute` of the configuration.
+        total: bytes of the device's memory; None for this machine's main memory, or the container's.
     """
     if compute.memory_limit_mb is not None:
         return Limit(bytes=compute.memory_limit_mb * MB, source=f"compute.memory_limit_mb={compute.memory_limit_mb}")
@@ -69,7 +69,7 @@ def limit_of(compute: ComputeSection, total: int | None = None) -> Limit:
 
 
 def device_bytes(device: torch.device) -> int | None:
-    """Memory of a GPU; None for the CPU."""
+    """Bytes of a GPU's memory; None for the CPU."""
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
@@ -77,35 +77,38 @@ def choose(
     setup: Setup,
     compute: ComputeSection,
     longest: int,
-    cut_for: CutFor,
+    batch_for: BatchShapeFor,
     limit: Limit,
     *,
     start: int | None = None,
 ) -> tuple[MicroBatchChoice, str | None]:
-    """The micro-batch and recomputation for `setup`, and None; or where nothing fits the cut that takes least, and why
-    it is refused, with the nearest settings that do fit.
+    """Choose the micro-batch, and whether layers are recomputed.
+
+    Returns:
+        The choice and None; or, where nothing fits, the choice that takes least memory and the reason of the refusal,
+        with the nearest settings that would fit.
 
     Args:
         setup: model and method.
-        compute: what is given there is taken as it is.
+        compute: section `compute` of the configuration. What it sets is not changed.
         longest: tokens of the longest row.
-        cut_for: the cut of the run's rows under a micro-batch of so many tokens.
-        limit: what may not be passed.
+        batch_for: gives the shape of a micro-batch of so many tokens.
+        limit: the limit of memory.
         start: see `memory`.
     """
     start = resident() if start is None else start
-    chosen = _fitting(setup, compute, longest, cut_for, limit, start)
+    chosen = _fitting(setup, compute, longest, batch_for, limit, start)
     if chosen is not None:
         return chosen, None
-    cheapest = min(_options(setup, compute, longest, cut_for, start), key=lambda option: option.memory.peak)
+    cheapest = min(_options(setup, compute, longest, batch_for, start), key=lambda option: option.memory.peak)
     return cheapest, _refusal(setup, compute, cheapest, limit, start)
 
 
 def _fitting(
-    setup: Setup, compute: ComputeSection, longest: int, cut_for: CutFor, limit: Limit, start: int | None
+    setup: Setup, compute: ComputeSection, longest: int, batch_for: BatchShapeFor, limit: Limit, start: int | None
 ) -> MicroBatchChoice | None:
     fitting = [
-        option for option in _options(setup, compute, longest, cut_for, start) if option.memory.peak <= limit.bytes
+        option for option in _options(setup, compute, longest, batch_for, start) if option.memory.peak <= limit.bytes
     ]
     if not fitting:
         return None
@@ -116,28 +119,28 @@ def _fitting(
 
 
 def _cost(setup: Setup, option: MicroBatchChoice) -> float:
-    work = operations(setup, option.cut, recompute=option.recompute)
-    return work + option.cut.micro_batches * overhead_operations(setup)
+    work = operations(setup, option.batch, recompute=option.recompute)
+    return work + option.batch.micro_batches * overhead_operations(setup)
 
 
 def _options(
-    setup: Setup, compute: ComputeSection, longest: int, cut_for: CutFor, start: int | None
+    setup: Setup, compute: ComputeSection, longest: int, batch_for: BatchShapeFor, start: int | None
 ) -> list[MicroBatchChoice]:
-    """Every cut that is allowed, the smallest micro-batch first."""
+    """All choices that the settings allow, the smallest micro-batch first."""
     recomputing = {Recompute.NEVER: (False,), Recompute.LAYERS: (True,), Recompute.AUTO: (False, True)}
     found = []
     for tokens in _candidates(compute, longest):
-        cut = cut_for(tokens)
+        batch = batch_for(tokens)
         found += [
             MicroBatchChoice(
                 micro_batch_tokens=tokens,
                 recompute=recompute,
-                cut=cut,
-                memory=memory(setup, cut, recompute=recompute, start=start),
+                batch=batch,
+                memory=memory(setup, batch, recompute=recompute, start=start),
             )
             for recompute in recomputing[compute.recompute]
         ]
-        if cut.micro_batches <= 1:
+        if batch.micro_batches <= 1:
             break  # a larger one holds no more
     return found
 
@@ -152,10 +155,10 @@ def _candidates(compute: ComputeSection, longest: int) -> list[int]:
 def _refusal(setup: Setup, compute: ComputeSection, cheapest: MicroBatchChoice, limit: Limit, start: int | None) -> str:
     need = f"{cheapest.memory.peak / MB:,.0f} MB"
     how = (
-        f"micro-batches of {cheapest.cut.tokens:,} tokens, "
-        f"{'layers recomputed' if cheapest.recompute else 'activations kept'}, longest row {cheapest.cut.longest:,}"
+        f"micro-batches of {cheapest.batch.tokens:,} tokens, "
+        f"{'layers recomputed' if cheapest.recompute else 'activations kept'}, longest row {cheapest.batch.longest:,}"
     )
-    ways = _ways_out(setup, compute, cheapest.cut, limit, start)
+    ways = _ways_out(setup, compute, cheapest.batch, limit, start)
     remedy = (
         f"It fits with any of these:\n{listing(ways)}"
         if ways
@@ -166,49 +169,49 @@ def _refusal(setup: Setup, compute: ComputeSection, cheapest: MicroBatchChoice, 
     )
 
 
-def _ways_out(setup: Setup, compute: ComputeSection, cut: BatchShape, limit: Limit, start: int | None) -> list[str]:
-    """Single changes that make the run fit, with what it then takes; several at once where no single one does."""
-    share = cut.supervised / cut.tokens
+def _ways_out(setup: Setup, compute: ComputeSection, batch: BatchShape, limit: Limit, start: int | None) -> list[str]:
+    """Single changes that make the run fit, with its memory then; several together where no single change does."""
+    share = batch.supervised / batch.tokens
 
-    def short(length: int) -> CutFor:
+    def short(length: int) -> BatchShapeFor:
         return lambda tokens: BatchShape.of_rows(length, max(tokens, length), 1, share)
 
     auto = compute.model_copy(update={"micro_batch_tokens": "auto", "recompute": Recompute.AUTO})
-    one_row = short(cut.longest)
+    one_row = short(batch.longest)
     found = []
 
-    def attempt(label: str, other: Setup, settings: ComputeSection, length: int, cut_for: CutFor) -> bool:
-        fits = _fitting(other, settings, length, cut_for, limit, start)
+    def attempt(label: str, other: Setup, settings: ComputeSection, length: int, batch_for: BatchShapeFor) -> bool:
+        fits = _fitting(other, settings, length, batch_for, limit, start)
         if fits is not None:
             found.append(f"{label} ({fits.memory.peak / MB:,.0f} MB)")
         return fits is not None
 
     if compute.recompute is Recompute.NEVER:
         attempt("compute.recompute=layers", setup, compute.model_copy(update={"recompute": Recompute.LAYERS}),
-                cut.longest, lambda tokens: cut)  # fmt: skip
-    if compute.micro_batch_tokens != "auto" and compute.micro_batch_tokens > cut.longest:
-        attempt(f"compute.micro_batch_tokens={cut.longest}", setup,
-                compute.model_copy(update={"micro_batch_tokens": cut.longest}), cut.longest, one_row)  # fmt: skip
+                batch.longest, lambda tokens: batch)  # fmt: skip
+    if compute.micro_batch_tokens != "auto" and compute.micro_batch_tokens > batch.longest:
+        attempt(f"compute.micro_batch_tokens={batch.longest}", setup,
+                compute.model_copy(update={"micro_batch_tokens": batch.longest}), batch.longest, one_row)  # fmt: skip
     if not found and (compute.micro_batch_tokens != "auto" or compute.recompute is Recompute.NEVER):
-        attempt("compute.recompute=auto compute.micro_batch_tokens=auto", setup, auto, cut.longest, one_row)
+        attempt("compute.recompute=auto compute.micro_batch_tokens=auto", setup, auto, batch.longest, one_row)
     lighter = [
         (f"method={method.value}", replace(setup, method=method))
         for method in (Method.LORA, Method.QLORA)
         if setup.full or (not setup.quantized and method is Method.QLORA)
     ]
     for label, other in lighter:
-        attempt(label, other, auto, cut.longest, one_row)
+        attempt(label, other, auto, batch.longest, one_row)
     for rank in _halves(setup.lora.rank) if not setup.full else []:
-        if attempt(f"lora.rank={rank}", setup.with_rank(rank), auto, cut.longest, one_row):
+        if attempt(f"lora.rank={rank}", setup.with_rank(rank), auto, batch.longest, one_row):
             break
-    for length in _halves(cut.longest, least=16):
+    for length in _halves(batch.longest, least=16):
         if attempt(f"data.max_length={length}", setup, auto, length, short(length)):
             break
     if found:
         return found
     for label, other in (("", setup), *lighter):
         for rank in (other.lora.rank, *_halves(other.lora.rank)) if not other.full else (other.lora.rank,):
-            for length in _halves(cut.longest, least=16):
+            for length in _halves(batch.longest, least=16):
                 words = [label, f"lora.rank={rank}" if rank != setup.lora.rank else "", f"data.max_length={length}"]
                 if attempt(" ".join(filter(None, words)), other.with_rank(rank), auto, length, short(length)):
                     return found

@@ -1,7 +1,7 @@
-"""What a run takes where transformers computes the model: an upper estimate, and a cut that is sane.
+"""Upper estimate of a run's memory where transformers computes the model, and a reasonable micro-batch.
 
-`veneer.planning.memory` counts what veneer's own decoder keeps, to the byte. What another program's modules keep is not
-known from shapes, so that nothing is refused here, and what is said is called an estimate.
+`veneer.planning.memory` counts the memory of veneer's own decoder to the byte. The memory of another program's modules
+does not follow from shapes. So nothing is refused here, and the result is called an estimate.
 """
 
 from __future__ import annotations
@@ -17,58 +17,58 @@ from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Recompute
 from veneer.losses import CHUNK_ROWS
 from veneer.model.hf_skeleton import HfSpec
-from veneer.planning.choose import ROUNDING, CutFor, Limit
+from veneer.planning.choose import ROUNDING, BatchShapeFor, Limit
 from veneer.planning.memory import GPU_START, MB, resident
 from veneer.planning.setup import BatchShape
 from veneer.planning.trained import LinearShape
 from veneer.quant.schemes import packed_bytes, skipped
 
 LAYER_WIDTHS = 17
-"""Numbers kept for a token and layer, in hidden states: the 34 bytes a 16-bit number of Korthikanti et al., 2022
+"""Hidden states that each layer keeps for a token: the 34 bytes for each 16-bit number of Korthikanti et al., 2022
 (arXiv:2205.05198), section 4, without the scores of attention."""
 TYPICAL_TOKENS = 1024
-"""Of a micro-batch, where the longest row is shorter: on a CPU more gains nothing (docs/benchmarks.md)."""
+"""Tokens of a micro-batch where the longest row is shorter. On a CPU more gain nothing (docs/benchmarks.md)."""
 TRAINED_BYTES = 16
-"""For each trained number: itself, its gradient and two moments, in float32."""
+"""Bytes for each trained number: the number, its gradient and two moments, in float32."""
 SCORES = 3
-"""A chunk's scores, their gradient, and a copy while the loss is formed."""
+"""Copies of a chunk's logits: the logits, their gradient, and one more while the loss is computed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """Bytes at the most, and the cut."""
+    """Estimated memory in bytes, and the micro-batch."""
 
     runtime: int
-    """Interpreter, torch, transformers and what they load."""
+    """Interpreter, torch, transformers and the libraries that they load."""
     base: int
-    """Weights as the method holds them."""
+    """Weights of the base in the form of the method."""
     trained: int
     """The adapter with its gradients and the optimiser's state."""
     activations: int
-    """Kept from forward to backward, and the scores."""
+    """Tensors kept from forward to backward, and the logits."""
     limit: Limit
     micro_batch_tokens: int
     recompute: bool
 
     @property
     def peak(self) -> int:
-        """Their sum."""
+        """The sum of all components."""
         return self.runtime + self.base + self.trained + self.activations
 
     def lines(self) -> list[str]:
         """The estimate in a sentence or two."""
         kept = "layers computed again in backward" if self.recompute else "activations kept"
-        said = [
+        lines = [
             f"not planned, since transformers computes the model: about {self.peak / MB:,.0f} MB at most (weights "
             f"{self.base / MB:,.0f}; activations by {LAYER_WIDTHS} hidden states a layer and what enters and leaves "
             f"the linear layers); micro-batches of up to {self.micro_batch_tokens:,} tokens, {kept}"
         ]
         if self.peak > self.limit.bytes:
-            said.append(
+            lines.append(
                 f"that is more than the {self.limit.bytes / MB:,.0f} MB allowed ({self.limit.source}); the run is "
                 "tried all the same, as it is an estimate"
             )
-        return said
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """Every number, for programs. Sizes are in bytes."""
@@ -77,10 +77,10 @@ class Estimate:
 
 
 def hf_linears(spec: HfSpec, lora: LoraSpec) -> list[dict[str, LinearShape]]:
-    """The linear layers with the updates that `lora` puts on them, as `veneer.planning.setup.decoder_linears` has them.
+    """The linear layers with the updates of `lora`, in the form of `veneer.planning.setup.decoder_linears`.
 
     Raises:
-        AdapterError: `lora` names what is not there.
+        AdapterError: `lora` names layers that do not exist.
     """
     adapted = set(lora.targets([linear.path for linear in spec.adaptable]))
     return [
@@ -103,28 +103,28 @@ def estimate(
     quant: QuantSection | None,
     compute: ComputeSection,
     longest: int,
-    cut_for: CutFor,
+    batch_for: BatchShapeFor,
     limit: Limit,
     *,
     dtype: torch.dtype,
     device: str,
 ) -> Estimate:
-    """Choose a cut, with activations kept where the estimate is within the limit.
+    """Choose a micro-batch, and keep activations where the estimate is within the limit.
 
     Args:
-        spec: of the model.
+        spec: sizes of the model.
         lora: the adapter.
-        quant: how linear layers are held quantised, or None.
-        compute: what is given there is taken as it is.
+        quant: quantisation of the linear layers, or None.
+        compute: section `compute` of the configuration. What it sets is not changed.
         longest: tokens of the longest row.
-        cut_for: the cut of the run's rows under a micro-batch of so many tokens.
-        limit: what should not be passed.
-        dtype: of activations and what is not quantised.
-        device: `cpu` or `cuda`.
+        batch_for: gives the shape of a micro-batch of so many tokens.
+        limit: the limit of memory.
+        dtype: dtype of activations and of weights that are not quantised.
+        device: kind of device, `cpu` or `cuda`.
 
     Raises:
-        AdapterError: `lora` names what is not there.
-        ConfigError: `quant` skips layers that there are not.
+        AdapterError: `lora` names layers that do not exist.
+        ConfigError: `quant` skips layers that do not exist.
     """
     linears = [linear for layer in hf_linears(spec, lora) for linear in layer.values()]
     dense = frozenset(linear.path for linear in linears)
@@ -132,10 +132,10 @@ def estimate(
         dense = skipped([linear.path for linear in linears], quant.skip_modules)
     base = dtype.itemsize * spec.others
     for linear in linears:
-        held = linear.path in dense or quant is None
+        dense_weight = linear.path in dense or quant is None
         base += (
             linear.weights * dtype.itemsize
-            if held
+            if dense_weight
             else packed_bytes(linear.outputs, linear.inputs, quant or QuantSection())
         )
     runtime = resident() if device == "cpu" else GPU_START
@@ -147,7 +147,7 @@ def estimate(
             runtime=runtime,
             base=base,
             trained=trained,
-            activations=kept(cut_for(tokens), recompute),
+            activations=kept(batch_for(tokens), recompute),
             limit=limit,
             micro_batch_tokens=tokens,
             recompute=recompute,
@@ -163,7 +163,7 @@ def estimate(
 
 
 def _tokens(compute: ComputeSection, longest: int) -> list[int]:
-    """Micro-batches that are considered, the preferred one first."""
+    """Sizes of micro-batches in tokens that are considered, the preferred one first."""
     if compute.micro_batch_tokens != "auto":
         return [compute.micro_batch_tokens]
     own = -(-longest // ROUNDING) * ROUNDING
@@ -176,9 +176,9 @@ def _kept(spec: HfSpec, linears: list[LinearShape], dtype: torch.dtype) -> Calla
     )
     recomputed = spec.num_layers * spec.hidden_size + whole // max(1, spec.num_layers)
 
-    def kept(cut: BatchShape, recompute: bool) -> int:
+    def kept(batch: BatchShape, recompute: bool) -> int:
         by_token = recomputed if recompute else whole
-        scores = SCORES * min(CHUNK_ROWS, cut.supervised) * spec.vocab_size
-        return dtype.itemsize * (cut.tokens * by_token + scores)
+        scores = SCORES * min(CHUNK_ROWS, batch.supervised) * spec.vocab_size
+        return dtype.itemsize * (batch.tokens * by_token + scores)
 
     return kept

@@ -1,8 +1,8 @@
 """Peak memory of a run, component by component.
 
-On a CPU what counts is the resident memory of the process, as the system's out-of-memory killer counts it; on a GPU
-what torch has allocated there. The sizes of tensors follow from the shapes exactly. What does not follow from them is
-measured, and stands in the constants below with where it comes from.
+On a CPU this is the resident memory of the process, as the system's out-of-memory killer counts it. On a GPU it is the
+memory that torch has allocated. Sizes of tensors follow exactly from the shapes. All else is measured: the constants
+below say where they come from.
 """
 
 from __future__ import annotations
@@ -27,91 +27,91 @@ from veneer.quant.schemes import decode_scratch, packed_bytes
 
 MB = 10**6
 FIRST_USE = 36 * MB
-"""What the process grows by on its first step, whatever the model: pages of torch's libraries that are touched for the
-first time, buffers of its threads (measured with torch 2.13 on Linux)."""
+"""Growth of the process in its first step, whatever the model: pages of torch's libraries that are first touched then,
+and buffers of its threads (measured with torch 2.13 on Linux)."""
 FLOAT32_BUFFERS = 12 * MB
-"""What the library of float32 products (MKL) keeps for itself."""
+"""Buffers that the library of float32 products (MKL) keeps."""
 BACKWARD_IMPORTS = 37 * MB
-"""What torch imports when a backward pass is started from a tensor of several elements, as recomputation does: sympy,
-to compare two shapes."""
+"""Modules (sympy) that torch imports when a backward pass starts from a tensor of several elements, as recomputation
+does."""
 KERNEL = 600_000
-"""Bytes of machine code and tables that oneDNN makes and keeps for one shape of a bfloat16 product (see `padding`)."""
+"""Bytes of machine code and tables that oneDNN keeps for each shape of a bfloat16 product (see `padding`)."""
 KERNELS_KEPT = 1024
-"""How many of those it keeps at most."""
+"""Largest number of such kernels that oneDNN keeps."""
 TYPICAL_START = 265 * MB
-"""Resident memory of a process that has imported what a run needs, where it cannot be asked (no /proc)."""
+"""Resident memory of a process that has imported what a run needs, for systems without /proc."""
 GPU_START = 600 * MB
-"""Context of CUDA, its kernels and cuBLAS' workspace on a GPU: an estimate."""
+"""Estimate of CUDA's context, its kernels and cuBLAS' workspace on a GPU."""
 MAPPED = 4 * MB
-"""Pages of the model's file that loading may have mapped at a time (`veneer.io.gguf.reader.MAPPED_BYTES`)."""
+"""Largest part of the model's file that loading maps at a time (`veneer.io.gguf.reader.MAPPED_BYTES`)."""
 HEAP_SHARE = {2: 0.36, 4: 0.42}
-"""Holes in the heap, as a share of what a step allocates and frees, by the bytes of an activation: the most that
-benchmarks/plan_grid.py met."""
+"""Holes in the heap as a share of what a step allocates and frees, by the bytes of an activation. They are the largest
+shares that benchmarks/plan_grid.py measured."""
 HEAP_SHARE_RECOMPUTED = 0.52
-"""The same with recomputation, where little is kept and most is allocated anew for every layer."""
+"""Share of holes with recomputation, where little is kept and most is allocated again for every layer."""
 HEAP_SHARE_FULL = 0.30
-"""The same of full fine-tuning, whose gradients and optimiser stand still."""
+"""Share of holes in full fine-tuning, where gradients and optimiser state stay in place."""
 HEAP_SHARE_FULL_RECOMPUTED, HEAP_SHARE_FULL_SUMMED = 0.48, 0.68
-"""With recomputation; the second where a step has several micro-batches, whose gradients are summed."""
+"""Shares of holes in full fine-tuning with recomputation; the second with several micro-batches in a step."""
 HEAP_SHARE_DORA = 0.3
-"""The same with DoRA, which keeps one more large tensor for each layer."""
+"""Share of holes with DoRA, which keeps one more large tensor for each layer."""
 HEAP_SHARE_MIXTURE, HEAP_SHARE_MIXTURE_RECOMPUTED = 0.45, 1.3
-"""The same of a mixture, whose experts have other numbers of rows in every step."""
+"""Shares of holes with a mixture, whose experts have other numbers of rows in every step."""
 FACTORS_SHARE = 0.2
-"""Holes that the gradients of an adapter's factors leave, as a share of them: many small tensors among large ones."""
+"""Holes that the gradients of A and B leave, as a share of their size: small tensors among large ones."""
 GPU_HEAP_SHARE = 0.1
-"""The same of torch's allocator on a GPU: an estimate."""
+"""Estimated share of holes in torch's allocator on a GPU."""
 QUANTISE_SCRATCH = 20 * MB
-"""Working memory of the quantisation, which goes through a weight in chunks, and pages of torch that it touches."""
+"""Working memory of quantisation, which goes through a weight in chunks, and pages of torch that it touches."""
 WIDE_ROWS = 4
-"""Float32 tensors of its rows that a norm makes which is rounded once: rows, their gradients, and two products."""
+"""Number of float32 tensors of its rows that a `WideNorm` makes: rows, their gradients, and two products."""
 SCORES_COPIES = 6
-"""Float32 tensors of a block's scores in backward: scaled, capped, masked, their softmax, and gradients of these."""
+"""Number of float32 tensors of a block's scores in backward: scaled, capped, masked, softmax, and gradients."""
 ATTENTION_BLOCK = 32
-"""Query rows that the attention kernel computes at a time (native/attention.h)."""
+"""Number of query rows that the attention kernel computes at a time (native/attention.h)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Bytes by component. `peak` is the largest of the phases, not the sum of all components."""
+    """Memory in bytes by component. `peak` is that of the largest phase, not the sum of all components."""
 
     runtime: int
-    """Interpreter, torch and what they load."""
+    """Interpreter, torch and the libraries that they load."""
     base: int
-    """Weights as they are held: under full fine-tuning the trained ones."""
+    """Weights of the base in their form in memory; in full fine-tuning the trained weights."""
     adapters: int
     gradients: int
     optimizer: int
     activations: int
-    """Kept from forward to backward."""
+    """Tensors kept from forward to backward."""
     logits: int
-    """Scores of a chunk of supervised tokens, and what stands beside them while the loss is formed."""
+    """Logits of a chunk of supervised tokens, and other tensors of the loss."""
     workspace: int
-    """Transient tensors of the widest layer's backward pass, decoded weights, the attention's scratch."""
+    """Transient tensors of the widest layer's backward pass, decoded weights, and scratch memory of attention."""
     heap: int
-    """What the allocator holds beyond the tensors."""
+    """Holes in the allocator's memory between tensors."""
     loading: int
-    """Beyond the weights, while they are read."""
+    """Memory beyond the weights while they are read."""
     evaluation: int
-    """A forward pass without gradients."""
+    """Tensors of a forward pass without gradients."""
     saving: int
     """Copies made while a checkpoint is written."""
     summing: int
-    """Beside all gradients at the end of backward: those of a tied head and embedding, before they are added."""
+    """The two gradients of a tied head and embedding before they are added, at the end of backward."""
     first_use: int
-    """What of `runtime` comes with the first step."""
+    """The part of `runtime` that comes with the first step."""
     forward_gradients: int
-    """Those of `gradients` that stand already when activations are at their most."""
+    """The part of `gradients` that exists already when activations are largest."""
 
     @property
     def phases(self) -> dict[str, int]:
-        """Resident bytes at the most of each phase."""
-        held = self.runtime + self.base + self.adapters
-        trained = held + self.optimizer
+        """Largest memory of each phase, in bytes."""
+        loaded = self.runtime + self.base + self.adapters
+        trained = loaded + self.optimizer
         forward = self.activations + max(self.logits, self.workspace) + self.forward_gradients
         end = self.gradients + self.summing
         return {
-            "loading": held - self.first_use + self.loading,
+            "loading": loaded - self.first_use + self.loading,
             "training": trained + max(forward, end) + self.heap,
             "evaluation": trained + self.evaluation + self.heap,
             "saving": trained + self.saving + self.heap,
@@ -119,12 +119,12 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """Bytes at the most."""
+        """Largest memory of all phases, in bytes."""
         return max(self.phases.values())
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory now."""
+    """Bytes of this process that are resident now."""
     try:
         fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
     except OSError:
@@ -133,7 +133,7 @@ def resident() -> int:
 
 
 def base_bytes(setup: Setup) -> int:
-    """Bytes of all weights as the method holds them."""
+    """Bytes of all weights of the base, in the form of the method."""
     size = 4 if setup.full else setup.dtype.itemsize
     total = setup.other_weights * size
     for linear in chain.from_iterable(layer.values() for layer in setup.linears):
@@ -148,23 +148,23 @@ def base_bytes(setup: Setup) -> int:
     return total
 
 
-def memory(setup: Setup, cut: BatchShape, *, recompute: bool, start: int | None = None) -> Memory:
-    """What a run takes at its peak.
+def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | None = None) -> Memory:
+    """Memory of a run by component.
 
     Args:
         setup: model and method.
-        cut: the largest micro-batch.
+        batch: shape of the largest micro-batch.
         recompute: whether backward computes each layer again.
-        start: bytes that the process takes before the model is loaded; by default as much as this one has now.
+        start: resident bytes of the process before the model is loaded; None means those of this process now.
     """
     gradients = 4 * setup.trained_weights
-    activations = kept_activations(setup, cut, recompute=recompute)
-    workspace = _workspace(setup, cut)
+    activations = kept_activations(setup, batch, recompute=recompute)
+    workspace = _workspace(setup, batch)
     if recompute:
-        workspace += largest_layer(setup, cut)
-    logits = _logits(setup, cut)
+        workspace += largest_layer(setup, batch)
+    logits = _logits(setup, batch)
     cpu = setup.device == "cpu"
-    compiled_bytes = _compiled(setup, cut) + _compiled_by_document(setup, cut)
+    compiled_bytes = _compiled(setup, batch) + _compiled_by_document(setup, batch)
     first_use = FIRST_USE + compiled_bytes + (BACKWARD_IMPORTS if recompute else 0) if cpu else 0
     runtime = GPU_START
     if cpu:
@@ -178,48 +178,48 @@ def memory(setup: Setup, cut: BatchShape, *, recompute: bool, start: int | None 
         activations=activations,
         logits=logits,
         workspace=workspace,
-        heap=_heap(setup, cut, activations + max(workspace, logits), recompute=recompute),
+        heap=_heap(setup, batch, activations + max(workspace, logits), recompute=recompute),
         loading=_loading(setup),
-        evaluation=_evaluation(setup, cut),
+        evaluation=_evaluation(setup, batch),
         saving=2 * 4 * setup.head_weights if setup.full else 0,
         summing=2 * 4 * setup.head_weights if setup.full and setup.spec.tied_head else 0,
         first_use=first_use,
-        forward_gradients=gradients if cut.micro_batches > 1 else 0,
+        forward_gradients=gradients if batch.micro_batches > 1 else 0,
     )
 
 
-def _logits(setup: Setup, cut: BatchShape) -> int:
-    """The loss: hidden states and the supervised ones of them, scores of a chunk.
+def _logits(setup: Setup, batch: BatchShape) -> int:
+    """Tensors of the loss: hidden states, the supervised ones of them, and logits of a chunk.
 
-    Under full fine-tuning also a chunk's share of the head's gradient; in bfloat16 beside it the rounded head, and that
-    share once more in float32, since an addition of two dtypes converts one of them as a whole.
+    In full fine-tuning also a chunk's share of the head's gradient. In bfloat16 there is the rounded head too, and that
+    share once more in float32, since torch converts one operand of an addition of two dtypes as a whole.
     """
     spec, size = setup.spec, setup.dtype.itemsize
-    total = (cut.tokens + cut.supervised) * spec.hidden_size * size
-    total += min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
+    total = (batch.tokens + batch.supervised) * spec.hidden_size * size
+    total += min(CHUNK_ROWS, batch.supervised) * spec.vocab_size * size
     if not spec.scores.plain:
-        # In float32: what is scaled; where it is capped, tanh of it too.
+        # Scaled logits in float32; where they are capped, their tanh too.
         copies = 1 if spec.scores.softcap is None else 2
-        total += copies * 4 * min(CHUNK_ROWS, cut.supervised) * spec.vocab_size
+        total += copies * 4 * min(CHUNK_ROWS, batch.supervised) * spec.vocab_size
     if setup.trained_head:
         total += setup.head_weights * (4 if size == 4 else 2 * size + 4)
     if setup.scored:
-        # The scores' gradient, and what they were before an update or rows of their own, stand beside them.
+        # The gradient of the logits, and the logits before an update or before trained rows.
         copies = 3 if setup.trained_tokens or HEAD in setup.lora.trainable_tokens else 2
-        total += copies * min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
+        total += copies * min(CHUNK_ROWS, batch.supervised) * spec.vocab_size * size
         if HEAD in setup.updated and setup.lora.variant is Variant.DORA:
             total += 2 * 4 * setup.head_weights
     return total
 
 
-def _workspace(setup: Setup, cut: BatchShape) -> int:
-    """The most that backward holds for a moment, in the feed-forward block or in attention.
+def _workspace(setup: Setup, batch: BatchShape) -> int:
+    """The largest transient memory of backward, in the feed-forward block or in attention.
 
-    Feed-forward: three tensors as wide as the block (the gradients of gate, up and their product), or two beside a
-    decoded weight; and those of the residual stream. Attention: its float32 scratch [2, tokens, heads, dim] with the
-    gradients of q, k and v; by then gate and up of this layer are no longer kept.
+    Feed-forward has three tensors as wide as the block (gradients of gate, up and their product), or two and a decoded
+    weight; and those of the residual stream. Attention has its float32 scratch [2, tokens, heads, dim] and the
+    gradients of q, k and v. By then gate and up of this layer are no longer kept.
     """
-    spec, size, tokens = setup.spec, setup.dtype.itemsize, cut.tokens
+    spec, size, tokens = setup.spec, setup.dtype.itemsize, batch.tokens
     wide, inner = tokens * spec.hidden_size * size, tokens * block_width(spec) * size
     queries, keys = tokens * spec.num_heads * spec.head_dim, tokens * spec.num_kv_heads * spec.head_dim
     matrix = _decoded(setup)
@@ -237,27 +237,29 @@ def _workspace(setup: Setup, cut: BatchShape) -> int:
         feed_forward += 2 * inner  # the gradients of gate and up, joined
     if spec.norm is not Norm.RMS:
         feed_forward += WIDE_ROWS * 4 * tokens * spec.hidden_size
-    width = -(-cut.longest // ATTENTION_BLOCK) * ATTENTION_BLOCK
+    width = -(-batch.longest // ATTENTION_BLOCK) * ATTENTION_BLOCK
     per_thread = (7 * width * spec.head_dim + 4 * ATTENTION_BLOCK * (spec.head_dim + width)) * 4
-    scratch = 8 * (queries + cut.shared * cut.documents * spec.num_heads * spec.head_dim)
+    scratch = 8 * (queries + batch.shared * batch.documents * spec.num_heads * spec.head_dim)
     attention = scratch + (2 * queries + 2 * keys) * size + 3 * wide + per_thread * setup.threads - 2 * inner
     if spec.qk_norm is not QkNorm.NONE:
         attention += WIDE_ROWS * 4 * (queries + keys)
-    attention += _by_document(spec, cut, 4 * keys)
+    attention += _by_document(spec, batch, 4 * keys)
     return max(feed_forward, attention)
 
 
-def _by_document(spec: DecoderSpec, cut: BatchShape, keys: int) -> int:
-    """Where scores are capped, heads have sinks, or a window ends before a document does: a block's scores and what
-    autograd makes of them, and sums of the keys' and values' gradients in float32."""
-    seen = _longest_seen(spec, cut)
-    rows = min(BLOCK_ROWS, cut.shared + cut.longest)
+def _by_document(spec: DecoderSpec, batch: BatchShape, keys: int) -> int:
+    """Memory of attention in blocks (`veneer.model.windowed`).
+
+    It has a block's scores and their gradients, and float32 sums of the keys' and values' gradients.
+    """
+    seen = _longest_seen(spec, batch)
+    rows = min(BLOCK_ROWS, batch.shared + batch.longest)
     return SCORES_COPIES * 4 * spec.num_heads * pad_to_multiple(rows) * pad_to_multiple(seen) + 2 * keys if seen else 0
 
 
-def _longest_seen(spec: DecoderSpec, cut: BatchShape) -> int:
-    """Keys of a block of queries at the most, where torch's own products make the attention; 0 where none does."""
-    longest = cut.shared + cut.longest
+def _longest_seen(spec: DecoderSpec, batch: BatchShape) -> int:
+    """Largest number of keys of a block, where attention is computed in blocks; 0 where it is not."""
+    longest = batch.shared + batch.longest
     seen = [
         longest if attention_spec.window is None else min(longest, attention_spec.window + BLOCK_ROWS)
         for attention_spec in {layer.attention_spec for layer in spec.layers}
@@ -269,23 +271,23 @@ def _longest_seen(spec: DecoderSpec, cut: BatchShape) -> int:
 
 
 def _decoded(setup: Setup) -> int:
-    """Bytes of the largest weight, decoded for a product, and of its scales."""
+    """Bytes of the largest weight when it is decoded for a product, with its scales."""
     if setup.products is Products.INT8:
         return 0
     return setup.largest_packed * setup.dtype.itemsize + decode_scratch(setup.largest_packed, setup.quant, setup.device)
 
 
-def _evaluation(setup: Setup, cut: BatchShape) -> int:
-    """A layer's tensors without gradients, a decoded weight, and scores of a chunk."""
+def _evaluation(setup: Setup, batch: BatchShape) -> int:
+    """Memory of evaluation: a layer's tensors without gradients, a decoded weight, and logits of a chunk."""
     spec, size = setup.spec, setup.dtype.itemsize
     by_token = 3 * (spec.hidden_size + block_width(spec)) * size
-    scores = min(CHUNK_ROWS, cut.supervised) * spec.vocab_size * size
-    tokens = max(cut.tokens, cut.evaluated)
+    scores = min(CHUNK_ROWS, batch.supervised) * spec.vocab_size * size
+    tokens = max(batch.tokens, batch.evaluated)
     return tokens * by_token + beside_experts(spec, tokens, size) + _decoded(setup) + scores
 
 
-def _compiled(setup: Setup, cut: BatchShape) -> int:
-    """What libraries of products keep. oneDNN: a kernel for each shape of product and each number of tokens."""
+def _compiled(setup: Setup, batch: BatchShape) -> int:
+    """Memory that libraries of products keep. oneDNN keeps a kernel for each shape of product and number of tokens."""
     if setup.dtype.itemsize == 4:
         return FLOAT32_BUFFERS  # MKL compiles nothing
     if not setup.full and compiled():
@@ -299,30 +301,32 @@ def _compiled(setup: Setup, cut: BatchShape) -> int:
             products |= {("x A", linear.inputs, linear.rank), ("B", linear.rank, linear.outputs)}
             products |= {("dy B", linear.outputs, linear.rank), ("A", linear.rank, linear.inputs)}
             products |= {("dA", linear.rank, linear.inputs), ("dB", linear.outputs, linear.rank)}
-    chunks = 3 * min(8, cut.shapes)
-    # Of a mixture every expert has a number of rows of its own.
-    shapes = cut.shapes if setup.spec.mixture is None else max(cut.shapes, cut.tokens // PAD_TO_MULTIPLE_OF)
+    chunks = 3 * min(8, batch.shapes)
+    # Each expert of a mixture has a number of rows of its own.
+    shapes = batch.shapes if setup.spec.mixture is None else max(batch.shapes, batch.tokens // PAD_TO_MULTIPLE_OF)
     return KERNEL * min(KERNELS_KEPT, shapes * len(products) + chunks)
 
 
-def _compiled_by_document(setup: Setup, cut: BatchShape) -> int:
-    """The same for attention in torch's own products: six of them, which meet about half the numbers of queries and of
-    keys that a block can have (`veneer.model.windowed`)."""
-    seen = _longest_seen(setup.spec, cut)
+def _compiled_by_document(setup: Setup, batch: BatchShape) -> int:
+    """Kernels that oneDNN keeps for attention in blocks (`veneer.model.windowed`).
+
+    There are six products. They meet about half of the possible numbers of queries and keys.
+    """
+    seen = _longest_seen(setup.spec, batch)
     if setup.dtype.itemsize == 4 or not seen:
         return 0
-    rows = min(BLOCK_ROWS, cut.shared + cut.longest)
+    rows = min(BLOCK_ROWS, batch.shared + batch.longest)
     return KERNEL * 3 * (pad_to_multiple(rows) + pad_to_multiple(seen)) // PAD_TO_MULTIPLE_OF
 
 
 def _loading(setup: Setup) -> int:
-    """Mapped pages of the file, the largest tensor beside its packed form, and the packing's own memory."""
+    """Memory of loading: mapped pages of the file, the largest tensor beside its packed form, and packing itself."""
     whole = setup.linear_weights + setup.other_weights
     mapped = (
         min(MAPPED + setup.file_bytes * setup.head_weights, setup.file_bytes * whole) if setup.device == "cpu" else 0
     )
     if setup.spec.mixture is not None:
-        # An expert's gate and up together, and turned, where the file holds them so.
+        # An expert's gate and up together, and transposed, where the file holds them so.
         mapped += 4 * setup.largest_matrix * setup.dtype.itemsize
     if setup.stored:
         return mapped
@@ -331,18 +335,18 @@ def _loading(setup: Setup) -> int:
     return mapped
 
 
-def _heap(setup: Setup, cut: BatchShape, moving: int, *, recompute: bool) -> int:
-    """What the allocator holds beyond the tensors.
+def _heap(setup: Setup, batch: BatchShape, moving: int, *, recompute: bool) -> int:
+    """Holes in the allocator's memory between tensors.
 
-    glibc takes blocks of up to 32 MB from one heap once a block of that size has been freed, and what is freed in the
-    middle of the heap stays resident: between the tensors that are kept for backward lie the holes of those that were
-    not. A hole is filled by the next tensor that is not larger, whose rest is a smaller hole; after the rehearsal and
-    two steps the heap has grown to where it stays.
+    glibc takes blocks of up to 32 MB from one heap once a block of that size has been freed, and memory that is freed
+    in the middle of the heap stays resident. Between the tensors that are kept for backward there are holes of those
+    that were freed. The next tensor that is not larger fills a hole and leaves a smaller one. After the rehearsal and
+    two steps the heap grows no more.
     """
     if setup.device != "cpu":
         return int(moving * GPU_HEAP_SHARE)
     if setup.full:
-        recomputed = HEAP_SHARE_FULL_SUMMED if cut.micro_batches > 1 else HEAP_SHARE_FULL_RECOMPUTED
+        recomputed = HEAP_SHARE_FULL_SUMMED if batch.micro_batches > 1 else HEAP_SHARE_FULL_RECOMPUTED
         return int(moving * (recomputed if recompute else HEAP_SHARE_FULL))
     if setup.spec.mixture is not None:
         share = HEAP_SHARE_MIXTURE_RECOMPUTED if recompute else HEAP_SHARE_MIXTURE

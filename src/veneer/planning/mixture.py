@@ -1,8 +1,8 @@
-"""What a mixture's feed-forward blocks add to a plan.
+"""Memory of a mixture's feed-forward blocks.
 
-How tokens spread over experts is not known before they are computed. What is kept does not depend on it, since there
-are tokens · top_k rows in all; where one expert's rows count (a product's operands for a moment), the bound is that all
-tokens meet in one.
+How tokens spread over experts is not known in advance. The kept memory does not depend on it, since there are
+tokens · top_k rows in all. Where the rows of one expert count (transient operands of a product), the upper bound is
+that all tokens go to one expert.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from veneer.model.spec import DecoderSpec
 from veneer.planning.trained import LinearShape
 
 FLOAT, INDEX = 4, 8
-"""Bytes of a float32 weight of routing, and of an int64 place."""
-ROUTER, OPENED, CLOSED = "router", f"experts.{GATE_UP}", f"experts.{DOWN}"
-"""Keys of the router's linear layer, and of those that stand for parameters of all experts."""
+"""Bytes of a float32 routing weight, and of an int64 index."""
+ROUTER, ALL_GATE_UP, ALL_DOWN = "router", f"experts.{GATE_UP}", f"experts.{DOWN}"
+"""Keys of the router's linear layer, and of the parameters of all experts."""
 
 
 def has_experts(spec: DecoderSpec, layer: int) -> bool:
@@ -29,13 +29,13 @@ def has_experts(spec: DecoderSpec, layer: int) -> bool:
 def mixture_linears(
     spec: DecoderSpec, layer: int, lora: LoraSpec | None, adapted: Collection[str]
 ) -> dict[str, LinearShape]:
-    """Router, experts, and the experts' parameters with the updates on them, of one layer.
+    """Router, experts, and the experts' parameters with their updates, of one layer.
 
     Args:
-        spec: of a decoder with a mixture.
-        layer: its number.
-        lora: the adapter, if there is one.
-        adapted: paths that carry an update.
+        spec: specification of a decoder with a mixture.
+        layer: index of the layer.
+        lora: the adapter, or None.
+        adapted: paths that get an update.
     """
     mixture, dim, path = spec.mixture, spec.hidden_size, f"model.layers.{layer}.mlp"
     assert mixture is not None
@@ -67,43 +67,42 @@ def mixture_linears(
 def kept_by_experts(
     spec: DecoderSpec, linears: Mapping[str, LinearShape], tokens: int, size: int, *, learned: bool, full: bool
 ) -> int:
-    """Bytes that the block keeps for backward, without the norm in front of it.
+    """Bytes that the block keeps for backward, without the norm before it.
 
     Args:
-        spec: of a decoder with a mixture.
-        linears: of the layer.
-        tokens: in the micro-batch.
+        spec: specification of a decoder with a mixture.
+        linears: linear layers of the decoder layer.
+        tokens: number of tokens of the micro-batch.
         size: bytes of an activation.
         learned: whether the block's input has a gradient.
-        full: whether its weights learn.
+        full: whether the block's weights are trained.
     """
     mixture, dim = spec.mixture, spec.hidden_size
     assert mixture is not None
     rows, router = tokens * mixture.top_k, linears[ROUTER]
     total = _routing(mixture, tokens) if learned or router.rank or full else 0
     if full:
-        # What each expert's products read and make, its output before and after it is weighted, and the weights as
-        # they are rounded for the products.
+        # Inputs and outputs of each expert's products, its output before and after weighting, and the rounded weights.
         total += rows * (INDEX + (dim + 3 * mixture.inner) * size + 2 * FLOAT * dim + FLOAT)
         experts = [linear for key, linear in linears.items() if key.startswith("experts.") and not linear.experts]
         rounded = sum(linear.weights for linear in experts) * size + FLOAT * tokens * dim
         return total + (rounded if size < FLOAT else 0)
-    opened, closed = linears[OPENED].rank, linears[CLOSED].rank
+    gate_up, down = linears[ALL_GATE_UP].rank, linears[ALL_DOWN].rank
     if router.rank:
         total += tokens * router.rank * FLOAT + (tokens * dim * FLOAT if size < FLOAT else 0)
-    if not learned and (opened or (router.rank and size == FLOAT)):
-        total += tokens * dim * size  # the input of A; where something in front learns, it is made again
-    if learned or opened:
+    if not learned and (gate_up or (router.rank and size == FLOAT)):
+        total += tokens * dim * size  # the input of A; where anything before is trained, it is computed again
+    if learned or gate_up:
         total += rows * 2 * mixture.inner * size
-    elif closed or router.rank:
+    elif down or router.rank:
         total += rows * mixture.inner * size
-    if learned or opened or closed or router.rank:
+    if learned or gate_up or down or router.rank:
         total += rows * (INDEX + FLOAT)
-    return total + rows * (opened + closed) * size
+    return total + rows * (gate_up + down) * size
 
 
 def _routing(mixture: MixtureSpec, tokens: int) -> int:
-    """What the way from scores to weights keeps: probabilities, places, order, and what is divided by what."""
+    """Bytes that routing keeps: probabilities, indices, order, and operands of the division."""
     rows = tokens * mixture.top_k
     if mixture.routing is Routing.CHOSEN:
         return rows * (FLOAT + 2 * INDEX)
@@ -112,7 +111,7 @@ def _routing(mixture: MixtureSpec, tokens: int) -> int:
 
 
 def block_width(spec: DecoderSpec) -> int:
-    """Numbers a token has at the widest inside of a feed-forward block."""
+    """Largest width of a token inside of a feed-forward block."""
     if spec.mixture is None:
         return spec.intermediate_size
     widest = spec.mixture.top_k * spec.mixture.inner
@@ -120,8 +119,8 @@ def block_width(spec: DecoderSpec) -> int:
 
 
 def beside_experts(spec: DecoderSpec, tokens: int, size: int) -> int:
-    """Bytes that stand for a moment beside a mixture's rows: float32 sums over experts, and what one of them reads and
-    makes if all tokens are its own."""
+    """Transient bytes beside a mixture's rows: float32 sums over experts, and operands of one expert with all
+    tokens."""
     if spec.mixture is None:
         return 0
     dim, inner = spec.hidden_size, spec.mixture.inner
@@ -131,5 +130,5 @@ def beside_experts(spec: DecoderSpec, tokens: int, size: int) -> int:
 
 
 def share_of_experts(spec: DecoderSpec) -> float:
-    """The share of experts that a token meets."""
+    """Share of the experts that compute one token."""
     return 1.0 if spec.mixture is None else spec.mixture.top_k / spec.mixture.experts

@@ -1,4 +1,4 @@
-"""Bytes of an optimiser's state, by the names and shapes of what is trained."""
+"""Bytes of an optimiser's state, by names and shapes of the trained tensors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from veneer.planning.trained import Shape
 from veneer.quant.dynamic import scales_of
 
 SMALLEST_8BIT = 4096
-"""Elements from which on moments are coded, as in bitsandbytes."""
+"""Least number of elements for 8-bit moments, as in bitsandbytes."""
 COUNTER = 4
-"""Bytes of the number of steps, kept with each tensor."""
+"""Bytes of the step counter of each tensor."""
 
 
 def in_8_bits(name: str, shape: Shape) -> bool:
-    """Whether an 8-bit optimiser codes the moments of this parameter; those of embeddings stay float32."""
+    """Whether an 8-bit optimiser stores the moments of this parameter in 8 bits. Those of embeddings stay float32."""
     return prod(shape) >= SMALLEST_8BIT and "embed" not in name
 
 

@@ -1,4 +1,4 @@
-"""A whole plan: what was chosen, what it takes, how long, and how it is said."""
+"""The plan of a run: micro-batch, memory, time and disk space, and its text for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from veneer.config import ComputeSection
-from veneer.planning.choose import CutFor, Limit, MicroBatchChoice, choose
+from veneer.planning.choose import BatchShapeFor, Limit, MicroBatchChoice, choose
 from veneer.planning.memory import MB
 from veneer.planning.setup import Setup
 from veneer.planning.time import Disk, Rate, disk, step_seconds
@@ -15,7 +15,7 @@ from veneer.planning.time import Disk, Rate, disk, step_seconds
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """One run, foreseen."""
+    """Memory, time and disk space of a run, before it starts."""
 
     setup: Setup
     choice: MicroBatchChoice
@@ -23,7 +23,7 @@ class Plan:
     rate: Rate
     steps: int
     seconds: float
-    """Of an average step."""
+    """Seconds of an average step."""
     disk: Disk
     refusal: str | None
     """Why the run is refused, or None where it fits."""
@@ -51,7 +51,7 @@ class Plan:
             "phases": memory.phases,
             "micro_batch_tokens": self.choice.micro_batch_tokens,
             "recompute": self.choice.recompute,
-            "cut": asdict(self.choice.cut),
+            "cut": asdict(self.choice.batch),
             "steps": self.steps,
             "seconds_per_step": self.seconds,
             "rate": asdict(self.rate),
@@ -63,17 +63,17 @@ def make_plan(
     setup: Setup,
     compute: ComputeSection,
     longest: int,
-    cut_for: CutFor,
+    batch_for: BatchShapeFor,
     limit: Limit,
     *,
     steps: int,
     rate: Callable[[Setup], Rate],
     start: int | None = None,
 ) -> Plan:
-    """Choose a cut and say what comes of it; arguments as `veneer.planning.choose.choose`, and what time is made of."""
-    choice, refusal = choose(setup, compute, longest, cut_for, limit, start=start)
+    """Choose a micro-batch and estimate time and disk space. See `veneer.planning.choose.choose` for the arguments."""
+    choice, refusal = choose(setup, compute, longest, batch_for, limit, start=start)
     found = rate(setup)
-    seconds = step_seconds(setup, choice.cut, found, recompute=choice.recompute)
+    seconds = step_seconds(setup, choice.batch, found, recompute=choice.recompute)
     return Plan(
         setup=setup,
         choice=choice,
@@ -87,7 +87,7 @@ def make_plan(
 
 
 def spoken(seconds: float) -> str:
-    """A duration as people say it, to two digits: it is foreseen, not measured."""
+    """A duration in words, to two digits, since it is an estimate."""
     for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
         if seconds >= 1.5 * size:
             return f"{float(f'{seconds / size:.2g}'):g} {unit}"

@@ -1,6 +1,6 @@
-"""What a plan is made from: a model's shapes, how it is held and trained, and how its tokens are cut.
+"""`Setup` and `BatchShape`: the model, its method and the shape of a micro-batch, from which a plan is made.
 
-Nothing here needs a weight; a `config.json` says all of it.
+No weight is needed; all follows from a `config.json`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from veneer.quant.schemes import skipped
 
 
 def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, LinearShape]]:
-    """The linear layers of every decoder layer by their last name, with the updates that `lora` puts on them.
+    """The linear layers of each decoder layer by last name, with the updates of `lora`.
 
     Raises:
-        AdapterError: `lora` names what is not there, or its start cannot have a layer's rank.
+        AdapterError: `lora` names layers that do not exist, or its rank is too large for its initialisation.
     """
     shapes = linear_shapes(spec)
     adapted = set() if lora is None else set(lora.targets(target_paths(list(shapes), spec)))
@@ -61,27 +61,28 @@ def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """A model and how it is trained: all that decides memory and time, except the cut."""
+    """A model and how it is trained: all that decides memory and time, except the micro-batch."""
 
     spec: DecoderSpec
     method: Method
     dtype: torch.dtype
-    """Of activations, products and a frozen base."""
+    """Dtype of activations, products and a frozen base."""
     device: str = "cpu"
-    """`cpu` or `cuda`."""
+    """Kind of device: `cpu` or `cuda`."""
     threads: int = 1
     lora: LoraSpec = field(default=LoraSpec(rank=16, alpha=32.0))
-    """The adapter; of no meaning where everything is trained."""
+    """The adapter. It has no meaning in full fine-tuning."""
     quant: QuantSection = field(default_factory=QuantSection)
     stored: bool = False
-    """Whether the base's files are quantised already, as `quant` says: then it is held so under every method."""
+    """Whether the base's files are quantised already, as `quant` says. The base is then quantised under every
+    method."""
     products: Products = Products.EXACT
     optimizer: OptimizerName = OptimizerName.ADAMW
     file_bytes: int = 4
-    """An element's in the model's files; 4 is the most that is usual."""
+    """Bytes of an element in the model's files. 4 is the largest usual number."""
     linears: list[dict[str, LinearShape]] = field(init=False, repr=False, compare=False)
     dense: frozenset[str] = field(init=False, repr=False, compare=False)
-    """Paths of the linear layers that a quantised base keeps in `dtype`."""
+    """Paths of the linear layers that are not quantised."""
 
     def __post_init__(self) -> None:
         linears = decoder_linears(self.spec, None if self.full else self.lora)
@@ -97,7 +98,7 @@ class Setup:
         """Refuse what `inject` would refuse, before there is a model.
 
         Raises:
-            AdapterError: the adapter names what the model has not, or trains something two ways.
+            AdapterError: the adapter names modules that do not exist, or trains one in two ways.
         """
         targets = self.lora.targets(target_paths([path for path in linears if not is_router(path)], self.spec))
         if on_experts(targets):
@@ -117,7 +118,7 @@ class Setup:
         stored: bool = False,
         files: torch.dtype | None = None,
     ) -> Setup:
-        """The setup of a run; `files` is what the model's files hold, where that is known."""
+        """The setup of a run. `files` is the dtype of the model's files, where it is known."""
         return cls(
             spec=spec,
             method=config.method,
@@ -134,21 +135,21 @@ class Setup:
 
     @property
     def full(self) -> bool:
-        """Whether every weight is trained."""
+        """Whether all weights are trained (full fine-tuning)."""
         return self.method is Method.FULL
 
     @property
     def quantized(self) -> bool:
-        """Whether the base's linear layers are held quantised."""
+        """Whether the base's linear layers are quantised."""
         return self.method is Method.QLORA or self.stored
 
     def with_rank(self, rank: int) -> Setup:
-        """The same with one rank for all updates."""
+        """A copy with one rank for all updates."""
         return replace(self, lora=self.lora.with_rank(rank))
 
     @cached_property
     def updated(self) -> frozenset[str]:
-        """Which of embedding and head carry an update."""
+        """Those of embedding and head that get an update."""
         if self.full or self.lora.target_modules == ALL_LINEAR:
             return frozenset()
         paths = [linear.path for layer in self.linears for linear in layer.values() if not is_router(linear.path)]
@@ -156,46 +157,47 @@ class Setup:
 
     @cached_property
     def saved(self) -> frozenset[str]:
-        """Which of embedding and head are trained whole beside the adapter."""
+        """Those of embedding and head that are in `modules_to_save`."""
         return frozenset(path for path in (EMBEDDING, HEAD) if self.saves(path))
 
     @property
     def trained_tokens(self) -> bool:
-        """Whether rows of the embedding are trained by themselves."""
+        """Whether single rows of the embedding are trained."""
         return not self.full and EMBEDDING in self.lora.trainable_tokens
 
     @property
     def learns_in_front(self) -> bool:
-        """Whether something in front of the first layer is trained."""
+        """Whether anything before the first layer is trained."""
         return self.full or EMBEDDING in self.updated | self.saved or self.trained_tokens
 
     @property
     def scored(self) -> bool:
-        """Whether the head is more than a product with one weight."""
+        """Whether the head is more than a product with one frozen weight."""
         tied = self.spec.tied_head and self.trained_tokens
         return not self.full and (HEAD in self.updated or HEAD in self.lora.trainable_tokens or tied)
 
     @property
     def trained_head(self) -> bool:
-        """Whether the head's own weight is trained: under full fine-tuning, whole, or with the embedding's."""
+        """Whether the head's own weight is trained: in full fine-tuning, in `modules_to_save`, or tied to the
+        embedding."""
         tied = self.spec.tied_head and EMBEDDING in self.saved and self.lora.tied_modules
         return self.full or HEAD in self.saved or tied
 
     @cached_property
     def linear_weights(self) -> int:
-        """Elements of all linear layers' weights, the head's left out."""
+        """Elements of all linear layers' weights, without the head."""
         return sum(linear.weights for layer in self.linears for linear in layer.values())
 
     @cached_property
     def met_weights(self) -> float:
-        """Elements of them that a token is multiplied with: of a mixture those of the experts that it meets."""
+        """Elements of linear weights that one token is multiplied with. In a mixture only its own experts count."""
         linears = [linear for layer in self.linears for linear in layer.values()]
         share = share_of_experts(self.spec)
         return sum(linear.weights * (share if ".experts." in linear.path else 1.0) for linear in linears)
 
     @cached_property
     def met_adapter_weights(self) -> float:
-        """The same of the adapter."""
+        """Elements of the adapter that one token is multiplied with."""
         linears = [linear for layer in self.linears for linear in layer.values()]
         return self.adapter_weights - sum(linear.factors for linear in linears if linear.experts) * (
             1 - share_of_experts(self.spec)
@@ -203,12 +205,12 @@ class Setup:
 
     @cached_property
     def head_weights(self) -> int:
-        """Elements of the embedding, and of the head."""
+        """Elements of the embedding; the head has as many."""
         return self.spec.vocab_size * self.spec.hidden_size
 
     @cached_property
     def other_weights(self) -> int:
-        """Elements that are in no matrix of the layers: embedding, a head of its own, norms, biases."""
+        """Elements outside of linear weights: embedding, an untied head, norms and biases."""
         spec = self.spec
         biases = sum(linear.outputs for layer in self.linears for linear in layer.values() if linear.bias)
         norms = sum(prod(shape) for shape in norm_shapes(spec).values())
@@ -216,19 +218,19 @@ class Setup:
 
     @cached_property
     def trained(self) -> list[tuple[str, Shape]]:
-        """Name and shape of everything that the optimiser changes."""
+        """Name and shape of every trained tensor."""
         if self.full:
             return list(by_full(self.spec, self.linears))
         return list(by_adapter(self.spec, self.linears, self.lora, self.updated))
 
     @cached_property
     def trained_weights(self) -> int:
-        """Elements that the optimiser changes."""
+        """Elements of all trained tensors."""
         return sum(prod(shape) for _, shape in self.trained)
 
     @property
     def adapter_weights(self) -> int:
-        """Elements of an adapter: those that are trained, A where it is not, and pairs that are subtracted."""
+        """Elements of the adapter: trained tensors, a frozen A, and subtracted pairs."""
         if self.full:
             return 0
         linears = [linear for layer in self.linears for linear in layer.values()]
@@ -255,7 +257,7 @@ class Setup:
 
     @cached_property
     def largest_packed(self) -> int:
-        """Elements of the largest weight that is held quantised; 0 where none is."""
+        """Elements of the largest quantised weight; 0 where none is quantised."""
         linears = [linear for layer in self.linears for linear in layer.values() if linear.weights]
         sizes = [linear.weights for linear in linears if linear.path not in self.dense]
         return max(sizes, default=0)
@@ -263,28 +265,28 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchShape:
-    """How tokens come: the largest micro-batch, and what a step is made of."""
+    """Shape of the largest micro-batch, and of an average step."""
 
     tokens: int
-    """Laid in the largest micro-batch; what its documents share counts once."""
+    """Tokens of the largest micro-batch. A shared beginning counts once."""
     documents: int = 1
-    """In it."""
+    """Documents of the largest micro-batch."""
     longest: int
     """Tokens of its longest document."""
     supervised: int
-    """Targets in it."""
+    """Supervised tokens of the largest micro-batch."""
     shared: int = 0
-    """Tokens that all its documents begin with."""
+    """Tokens of a beginning that all its documents share."""
     evaluated: int = 0
     """Tokens of the longest row of the evaluation loss."""
     shapes: int = 1
-    """Different numbers of tokens in the run's micro-batches; products are compiled for each."""
+    """Number of distinct micro-batch sizes in the run. Products are compiled for each."""
     micro_batches: float = 1.0
-    """In a step, on average."""
+    """Micro-batches of a step, on average."""
     step_tokens: float = 0.0
     """Tokens of a step's documents, on average."""
     step_supervised: float = 0.0
-    """Targets of a step, on average."""
+    """Supervised tokens of a step, on average."""
     step_squares: float = 0.0
     """Sum of the squared lengths of a step's documents, on average."""
 
@@ -292,8 +294,10 @@ class BatchShape:
     def of_rows(
         cls, length: int, micro_batch_tokens: int, rows: int, supervised: float = 1.0, longest: int | None = None
     ) -> BatchShape:
-        """`rows` rows of one length in a step, of which the share `supervised` counts in the loss; the run has one row
-        that is `longest`."""
+        """The shape for `rows` rows of one length in a step, with the share `supervised` of supervised tokens.
+
+        One row of the run has the length `longest`.
+        """
         fit = max(1, min(rows, micro_batch_tokens // length))
         longest = length if longest is None else longest
         tokens = max(fit * length, longest)

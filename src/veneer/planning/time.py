@@ -1,7 +1,7 @@
-"""How long a run takes, and what it leaves on the disk: operations over a rate.
+"""Estimates of a run's time (operations over a rate) and of its files' sizes.
 
-On this machine's processor the rate is measured by a short probe; for a GPU that is named it is the published peak.
-Either is multiplied by the share of it that a training step has been seen to reach.
+The rate of this machine's processor is measured by a short probe. The rate of a GPU that is named is its published
+peak. Either is multiplied by the share that a training step reaches.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from veneer.planning.setup import BatchShape, Setup
 
 PROBE_SECONDS = 0.05
 CPU_EFFICIENCY = 0.8
-"""Share of the rate of its matrix products that a LoRA step reaches, with all the rest of it (docs/benchmarks.md)."""
+"""Share of the rate of matrix products that a whole LoRA step reaches (docs/benchmarks.md)."""
 GPU_EFFICIENCY = 0.4
-"""Share of the published dense peak that training usually reaches (Chowdhery et al., 2022, arXiv:2204.02311, table 3,
-lists 21 to 46 % for large models): an estimate, not measured here."""
+"""Share of the published dense peak that training usually reaches. This is an estimate, not measured here (Chowdhery et
+al., 2022, arXiv:2204.02311, table 3, lists 21 to 46 % for large models)."""
 FLOAT32_SHARE = 1 / 16
-"""Of a card's bfloat16 rate in float32, as the A100 (19.5 of 312) and the H100 (67 of 989) have it."""
+"""Ratio of a card's float32 rate to its bfloat16 rate, as the A100 (19.5 to 312) and the H100 (67 to 989) have it."""
 GIB = 2**30
 
 
@@ -34,9 +34,9 @@ class Card:
 
     name: str
     flops: float
-    """Dense bfloat16 with float32 sums, operations a second (without sparsity)."""
+    """Operations a second of dense bfloat16 products with float32 sums, without sparsity."""
     memory: int
-    """Bytes."""
+    """Bytes of memory."""
 
 
 CARDS = {
@@ -51,11 +51,11 @@ CARDS = {
     "rtx4090": Card("GeForce RTX 4090", 165e12, 24 * GIB),
     "rtx3090": Card("GeForce RTX 3090", 71e12, 24 * GIB),
 }
-"""Published by NVIDIA in the cards' data sheets and architecture white papers."""
+"""Cards by name, with numbers from NVIDIA's data sheets and architecture white papers."""
 
 
 def card(name: str) -> Card:
-    """The card of that name.
+    """The card of a name.
 
     Raises:
         ConfigError: it is not in the table.
@@ -70,24 +70,24 @@ def card(name: str) -> Card:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How fast matrix products run, and the share of that which a step reaches."""
+    """The rate of matrix products, and the share of it that a step reaches."""
 
     flops: float
-    """Operations a second."""
+    """Operations a second of matrix products."""
     efficiency: float
     measured: bool
-    """By a probe on this machine; else it is a data sheet's."""
+    """Whether a probe on this machine measured it; otherwise it is from a data sheet."""
 
 
 def published(found: Card) -> Callable[[Setup], Rate]:
-    """The rate that a card's data sheet promises."""
+    """A function that gives the rate of a card's data sheet for a setup."""
     return lambda setup: Rate(
         found.flops * (FLOAT32_SHARE if setup.dtype is torch.float32 else 1.0), GPU_EFFICIENCY, measured=False
     )
 
 
 def probe(setup: Setup) -> Rate:
-    """Time the product of the feed-forward block's shape on this machine, in about a twentieth of a second."""
+    """Measure a product of the feed-forward block's shape on this machine, in about a twentieth of a second."""
     spec = setup.spec
     width, columns, tokens = min(spec.hidden_size, 2048), min(spec.intermediate_size, 4096), 512
     device = torch.device("cuda" if setup.device == "cuda" else "cpu")
@@ -101,7 +101,7 @@ def probe(setup: Setup) -> Rate:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         now = time.perf_counter()
-        # The best of all: other programs can only make it slower.
+        # The best time counts: other programs can only make it slower.
         best = min(best, now - begun)
         if now - started > PROBE_SECONDS:
             break
@@ -109,28 +109,29 @@ def probe(setup: Setup) -> Rate:
     return Rate(2 * tokens * width * columns / best, efficiency, measured=True)
 
 
-def operations(setup: Setup, cut: BatchShape, *, recompute: bool) -> float:
+def operations(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
     """Floating-point operations of an average step.
 
-    A frozen weight costs two for each token in forward and two in backward, a trained one two more. Recomputation adds
-    the layers' forward once more: half as much again where the base is frozen, a third where it is trained. Attention
+    A frozen weight costs two operations for each token in forward and two in backward, a trained one two more.
+    Recomputation adds the layers' forward once more: half as much again where the base is frozen, a third where it is
+    trained. Attention
     under its causal mask costs 2 · length² · width forward and 5 · length² · width backward.
     """
     spec = setup.spec
     again = 1 if recompute else 0
     linear = setup.met_weights * (2 + 2 + (2 if setup.full else 0) + 2 * again)
     adapter = setup.met_adapter_weights * (2 + 4 + 2 * again)
-    head = setup.head_weights * (6 if setup.full else 4) * cut.step_supervised
-    attention = cut.step_squares * spec.num_layers * spec.num_heads * spec.head_dim * (7 + 2 * again)
-    return (linear + adapter) * cut.step_tokens + head + attention
+    head = setup.head_weights * (6 if setup.full else 4) * batch.step_supervised
+    attention = batch.step_squares * spec.num_layers * spec.num_heads * spec.head_dim * (7 + 2 * again)
+    return (linear + adapter) * batch.step_tokens + head + attention
 
 
 def overhead_operations(setup: Setup) -> float:
-    """What a micro-batch costs beside its tokens, in operations at the rate of products.
+    """Fixed cost of a micro-batch beside its tokens, in operations at the rate of products.
 
-    Python and small operations a layer, each weight read twice whatever the number of tokens, and under QLoRA decoded
-    twice. A constant of the setup and not measured on the spot: the choice of a micro-batch must not depend on how
-    busy the machine was, or the same run would give other bytes.
+    It has Python and small operations for each layer; each weight is read twice, and decoded twice under QLoRA. It is a
+    constant of the setup and not measured: the choice of a micro-batch must not depend on how busy the machine was, or
+    one run would give different bytes each time.
     """
     if setup.device == "cpu":
         per_layer, per_weight = LAYER_TOKENS_CPU, READ_TOKENS_CPU
@@ -142,36 +143,36 @@ def overhead_operations(setup: Setup) -> float:
 
 
 LAYER_TOKENS_CPU = 2e9
-"""Operations that a core makes while Python and the small operations of a layer run, forward and backward."""
+"""Operations that a core could do while Python and the small operations of a layer run, forward and backward."""
 READ_TOKENS_CPU = 12.0
-"""Tokens whose products take as long as reading and packing the weights."""
+"""Number of tokens whose products take as long as reading and packing the weights."""
 DECODE_TOKENS_CPU = 24.0
-"""The same for decoding NF4 twice."""
+"""Number of tokens whose products take as long as decoding NF4 twice."""
 LAYER_TOKENS_GPU = 1.2e12
 READ_TOKENS_GPU = 150.0
 DECODE_TOKENS_GPU = 150.0
 
 
-def step_seconds(setup: Setup, cut: BatchShape, rate: Rate, *, recompute: bool) -> float:
+def step_seconds(setup: Setup, batch: BatchShape, rate: Rate, *, recompute: bool) -> float:
     """Seconds of an average step."""
-    work = operations(setup, cut, recompute=recompute) + cut.micro_batches * overhead_operations(setup)
+    work = operations(setup, batch, recompute=recompute) + batch.micro_batches * overhead_operations(setup)
     return work / (rate.flops * rate.efficiency)
 
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """Bytes that a run leaves."""
+    """Sizes of a run's files in bytes."""
 
     result: int
-    """The adapter, or the whole model in float32."""
+    """Size of the adapter, or of the whole model in float32."""
     checkpoint: int
-    """One checkpoint: the result and the optimiser's state."""
+    """Size of one checkpoint: the result and the optimiser's state."""
     merged: int
-    """The whole model in the compute dtype, with the adapter merged in."""
+    """Size of the merged model in the compute dtype."""
 
 
 def disk(setup: Setup) -> Disk:
-    """Sizes of a run's files, headers left out."""
+    """Sizes of a run's files, without headers."""
     trained = 4 * setup.trained_weights
     whole = setup.linear_weights + setup.other_weights
     return Disk(trained, trained + state_bytes(setup), whole * setup.dtype.itemsize)

@@ -1,4 +1,4 @@
-"""Names and shapes of everything that a run trains, from shapes alone; the names are those of an adapter's files."""
+"""Names and shapes of all trained tensors, from shapes alone. The names are those of an adapter's files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class LinearShape:
-    """One linear layer of the decoder, and the rank of the adapter on it (0: none)."""
+    """Shape of one linear layer of the decoder, and the rank of its update (0 means none)."""
 
     path: str
     inputs: int
@@ -27,13 +27,13 @@ class LinearShape:
     bias: bool
     rank: int
     subtracted: bool = False
-    """Whether the pair that the update starts with is held beside it, and multiplied with."""
+    """Whether the update has a subtracted pair (PiSSA, OLoRA)."""
     saved: bool = False
-    """Whether the layer is trained whole."""
+    """Whether the layer is in `modules_to_save`."""
     experts: int = 0
-    """Above 0: no layer, but one parameter of so many experts, whose weights are counted with these."""
+    """Above 0 for a parameter of that many experts. Its weights are counted with the experts' own layers."""
     factors_at: str = ""
-    """Of such a parameter: what stands before the names of its factors."""
+    """Prefix of the names of the factors of such a parameter."""
 
     @property
     def weights(self) -> int:
@@ -42,7 +42,7 @@ class LinearShape:
 
     @property
     def width(self) -> int:
-        """Rank of the product that is made."""
+        """Rank of the product, with the subtracted pair."""
         return 2 * self.rank if self.subtracted else self.rank
 
     @property
@@ -58,7 +58,7 @@ def norm_paths(spec: DecoderSpec) -> list[str]:
 
 
 def by_linear(linear: LinearShape, lora: LoraSpec) -> Iterator[tuple[str, Shape]]:
-    """What an adapter trains of one linear layer, or of the head."""
+    """Trained tensors of one linear layer, or of the head, under an adapter."""
     if linear.saved:
         yield from _whole(linear)
         return
@@ -82,13 +82,13 @@ def by_linear(linear: LinearShape, lora: LoraSpec) -> Iterator[tuple[str, Shape]
 def by_adapter(
     spec: DecoderSpec, linears: Sequence[dict[str, LinearShape]], lora: LoraSpec, updated: frozenset[str]
 ) -> Iterator[tuple[str, Shape]]:
-    """What an adapter trains.
+    """All trained tensors of an adapter.
 
     Args:
-        spec: of the model.
-        linears: its layers.
+        spec: specification of the model.
+        linears: linear layers of each decoder layer.
         lora: the adapter.
-        updated: which of embedding and head carry an update.
+        updated: those of embedding and head that get an update.
     """
     vocab, dim = spec.vocab_size, spec.hidden_size
     if EMBEDDING in updated:
@@ -101,8 +101,8 @@ def by_adapter(
         yield from by_linear(linear, lora)
     if HEAD in updated:
         yield from by_linear(LinearShape(HEAD, dim, vocab, False, lora.rank_of(HEAD)), lora)
-    tables: dict[str, Shape] = {f"{path}.weight": (vocab, dim) for path in (EMBEDDING, HEAD)}
-    for full_name, shape in (tables | norm_shapes(spec)).items():
+    ends: dict[str, Shape] = {f"{path}.weight": (vocab, dim) for path in (EMBEDDING, HEAD)}
+    for full_name, shape in (ends | norm_shapes(spec)).items():
         saved = any(names_path(name, full_name.rpartition(".")[0]) for name in lora.modules_to_save)
         if saved or (lora.bias is Bias.ALL and full_name.endswith(".bias")):
             yield full_name, shape
@@ -111,7 +111,7 @@ def by_adapter(
 
 
 def by_full(spec: DecoderSpec, linears: Sequence[dict[str, LinearShape]]) -> Iterator[tuple[str, Shape]]:
-    """Every weight of the model; a tied head's once."""
+    """All weights of the model. A tied weight comes once."""
     shape = (spec.vocab_size, spec.hidden_size)
     yield f"{EMBEDDING}.weight", shape
     for linear in chain.from_iterable(layer.values() for layer in linears):

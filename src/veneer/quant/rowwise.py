@@ -22,9 +22,10 @@ LEVELS = 127.0
 STEP = 7.874015718698502e-3
 """1 / 127 as bitsandbytes writes it; in float32 it is the nearest to 1 / 127."""
 CHUNK = 1 << 18
-"""Elements that are coded or decoded at once, in whole rows: the temporaries stay in the processor's cache."""
+"""Elements that are coded or decoded at once, in whole rows, so that temporaries stay in the processor's cache."""
 DEVICE_CHUNK = 1 << 24
-"""The same on a GPU, where a launch for every few rows would cost more than the rows."""
+"""Elements that are coded or decoded at once on a GPU, where a launch for every few rows would cost more than the
+rows."""
 
 
 @torch.no_grad()

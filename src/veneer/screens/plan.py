@@ -50,7 +50,7 @@ def plan_visibly(config: RunConfig, device: str, expected: Expected, *, as_json:
 
 def plan_table(title: str, plan: Plan) -> Table:
     """Where the memory goes, the cut, the time and the disk."""
-    memory, choice, cut = plan.choice.memory, plan.choice, plan.choice.cut
+    memory, choice, cut = plan.choice.memory, plan.choice, plan.choice.batch
     table = Table(title=Text(title), title_justify="left", title_style="bold")
     table.add_column("")
     table.add_column("MB", justify="right")

@@ -102,7 +102,7 @@ def joint_bytes(runs: Sequence[Foreseen]) -> int:
     else that comes and goes) of the widest pass."""
     plans = [run.plan for run in runs if run.plan is not None]
     memories = [plan.choice.memory for plan in plans]
-    tokens = [plan.choice.cut.tokens for plan in plans]
+    tokens = [plan.choice.batch.tokens for plan in plans]
     shared = max(memory.runtime + memory.base for memory in memories)
     held = [memory.adapters + memory.gradients + memory.optimizer for memory in memories]
     moving = [m.peak - m.runtime - m.base - own for m, own in zip(memories, held, strict=True)]

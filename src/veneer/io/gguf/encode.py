@@ -20,11 +20,11 @@ from veneer.io.gguf.kquants import encode_q4_k, encode_q5_k, encode_q6_k
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 HALF_LARGEST = 65504.0
-"""Of float16, which the scale of every kind of block is."""
+"""Largest float16 number. The scales of all block formats are float16."""
 
 
 class Quant(Enum):
-    """What the matrices of a GGUF file are written in."""
+    """Format of the matrices of a GGUF file."""
 
     F32 = "f32"
     F16 = "f16"
@@ -45,7 +45,7 @@ _BASE = {
     Quant.Q4_K_M: Kind.Q4_K,
 }
 _NARROW = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
-"""For rows that are no multiple of 256."""
+"""Formats for rows whose length is no multiple of 256."""
 _OWN: dict[Kind, Callable[[Floats], Bytes]] = {
     Kind.Q4_K: encode_q4_k,
     Kind.Q5_K: encode_q5_k,
@@ -59,10 +59,10 @@ def kind_of(name: str, shape: tuple[int, ...], quant: Quant, values: Mapping[str
     """The type of one tensor, as llama.cpp's own quantiser chooses it.
 
     Args:
-        name: GGUF name.
-        shape: row-major.
-        quant: what the file is written in.
-        values: the file's metadata by full key.
+        name: name in the GGUF file.
+        shape: shape, row-major.
+        quant: format of the file.
+        values: metadata of the file by full key.
         tied: whether there is no head but the embedding.
     """
     if len(shape) < 2 or not name.endswith(".weight") or "_norm." in name or "ffn_gate_inp." in name:
@@ -95,7 +95,7 @@ def _mixed(name: str, values: Mapping[str, Any]) -> Kind:
     more = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
     part = name[match.end() :].removesuffix(".weight")
     if part == "attn_v":
-        # Of the models with 80 layers, those with grouped heads have a v so small that a fifth bit costs nothing.
+        # Models with 80 layers and grouped heads have a small v, so that a fifth bit costs little.
         grouped = values[f"{architecture}.attention.head_count"] != values[f"{architecture}.attention.head_count_kv"]
         large = layers == 80 and ((architecture == "llama" and grouped) or architecture == "qwen2")
         return Kind.Q8_0 if experts == 8 else Kind.Q6_K if more else Kind.Q5_K if large else Kind.Q4_K

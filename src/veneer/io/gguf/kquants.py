@@ -41,7 +41,7 @@ GRIDS = np.linspace(-1.0, 1.0, 13, dtype=np.float32)
 SIGNED_GRIDS = np.linspace(-2.0, 1.0, 16, dtype=np.float32)
 _ONE = np.ones(1, np.float32)
 LARGEST = 63
-"""Of s_b and m_b in Q4_K and Q5_K."""
+"""Largest s_b and m_b in Q4_K and Q5_K."""
 
 
 def encode_q4_k(rows: Floats) -> Bytes:
@@ -194,7 +194,7 @@ def _pack_scales(scales: Whole, offsets: Whole) -> Bytes:
 
 
 def _pack_nibbles(codes: Whole) -> Bytes:
-    """Of each pair of blocks, the first in the lower and the second in the upper four bits."""
+    """Codes of each pair of blocks: the first in the lower and the second in the upper four bits."""
     q = (codes & 15).astype(np.uint8).reshape(-1, 4, 2, 32)
     return (q[:, :, 0] | (q[:, :, 1] << np.uint8(4))).reshape(-1, 128)
 

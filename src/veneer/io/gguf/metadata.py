@@ -61,7 +61,7 @@ class Metadata:
 
 
 def shortest(value: float) -> float:
-    """Of what is stored as float32, the shortest decimal that rounds to it: what the configuration said."""
+    """The shortest decimal that rounds to a float32 number, which is what the configuration had."""
     return float(str(np.float32(value)))
 
 
@@ -77,11 +77,11 @@ class Setting:
     """One setting under both of its names."""
 
     theirs: str
-    """In config.json."""
+    """Key in config.json."""
     ours: str
-    """In the metadata, after the architecture."""
+    """Key in the metadata, after the architecture."""
     kind: type
-    """int or float."""
+    """Type of the value, int or float."""
     presence: Presence = Presence.NEEDED
     assumed: int | float | None = None
     """What llama.cpp takes where a file does not say."""

@@ -22,7 +22,7 @@ from veneer.io.gguf.writer import GgufWriter, Planned
 from veneer.io.tokenizer import Tokenizer
 
 QUANTIZATION_VERSION = 2
-"""Of ggml's block formats."""
+"""Version of ggml's block formats (`general.quantization_version`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""The tensors of a model under both of their names: one table a family, for reading and for writing.
+"""Names of a model's tensors in Hugging Face checkpoints and in GGUF files: one table for each family.
 
-A row says what a tensor is called in a Hugging Face checkpoint and in a GGUF file, and what its shape is. Rows whose
-Hugging Face name holds a `*` are stacked: the star stands for 0, 1, … along the first dimension of the GGUF tensor.
+A row has both names of a tensor, and its shape. A Hugging Face name with a `*` stands for several tensors, which are
+stacked: the star is 0, 1, … along the first dimension of the GGUF tensor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Head(Enum):
-    """Where the scores of a tied model come from."""
+    """How llama.cpp finds the head of a tied model."""
 
     OPTIONAL = "optional"
     """A file without `output.weight` is tied."""
@@ -37,9 +37,9 @@ class TensorRow:
     shape: tuple[str, ...]
     """Names of sizes (see `sizes`)."""
     when: str = ""
-    """The configuration's switch that the tensor is there with; one with a `!` before it, without."""
+    """A switch of the configuration that the tensor depends on; with a `!` before it, the tensor exists without it."""
     bare: bool = False
-    """Whether the Hugging Face name is a parameter's, without `.weight` behind it."""
+    """Whether the Hugging Face name is that of a parameter, without `.weight`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +56,18 @@ class BiasRow:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One tensor of a GGUF file, and what it is made of."""
+    """One tensor of a GGUF file, and the tensors that it is made of."""
 
     name: str
     shape: tuple[int, ...]
-    """Row-major."""
+    """Shape, row-major."""
     sources: tuple[str, ...]
     """Hugging Face names; several are stacked along the first dimension."""
     heads: int = 0
     """Heads whose rows the file holds interleaved (llama.cpp turns neighbouring pairs where Hugging Face turns the two
     halves of a head); 0: none."""
     offset: float = 0.0
-    """Added on the way into the file."""
+    """Number that is added to the values in the file."""
 
 
 _NORM, _HEAD_NORM = ("hidden",), ("head_dim",)
@@ -146,14 +146,14 @@ TOKEN_EMBEDDING, OUTPUT, OUTPUT_NORM = "token_embd.weight", "output.weight", "ou
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Names:
-    """The tensors of a family."""
+    """Table of the tensors of a family."""
 
     rows: tuple[TensorRow, ...]
-    """Of a layer."""
+    """Tensors of a layer."""
     biases: tuple[BiasRow, ...] = ()
     head: Head = Head.OPTIONAL
     interleaved: bool = False
-    """Whether the rows of q and k are."""
+    """Whether the rows of q and k are interleaved in the file."""
     norm_offset: float = 0.0
     """What the file's norm weights have more than the checkpoint's (Gemma's are applied as 1 + w)."""
 
@@ -183,7 +183,7 @@ def pieces(names: Names, config: Mapping[str, Any]) -> list[Piece]:
     """Every tensor of the model that `config` describes, in the order of a file.
 
     Args:
-        names: the family's.
+        names: table of the family.
         config: a complete configuration.
     """
     extent = sizes(config)

@@ -32,7 +32,7 @@ class Rope:
     theta: float
     kind: str = "default"
     scaling: Mapping[str, Any] = field(default_factory=dict)
-    """Of the kind."""
+    """Settings of the kind of scaling."""
     partial: float = 1.0
     """Share of a head that is turned."""
     local_theta: float | None = None
