@@ -56,7 +56,10 @@ OPTIONS = {
         "--data", "--eval-data", "--held-out", "--json", "--limit", "--max-new-tokens", "--methods", "--model",
         "--output", "--seeds", "--set",
     ],
-    "data": ["--eval-data", "--group", "--ignore", "--json", "--max-length", "--model", "--processes", "file"],
+    "data": [
+        "--eval-data", "--group", "--html", "--ignore", "--json", "--max-length", "--model", "--processes", "--show",
+        "file",
+    ],
     "doctor": ["--json", "--measure"],
     "evaluate": [
         "--adapter", "--data", "--device", "--dtype", "--json", "--limit", "--max-new-tokens", "--method", "--model",

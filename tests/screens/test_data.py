@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import chat_templates as ct
 from consoles import recorded
 from veneer.cli import main
+from veneer.data.lint.row import LintSetting, read_row
 from veneer.data.lint.run import lint
-from veneer.screens.data import show_report
+from veneer.screens.data import show_report, show_row
 
 LABELLED = [{"prompt": f"question number {i}", "completion": "yes" if i % 2 else "no"} for i in range(12)]
 
@@ -44,3 +46,18 @@ def test_the_exit_code_says_whether_there_are_errors(row: dict[str, str] | None,
     found = json.loads(result.stdout)
     assert found["rows"] == 12 + bool(row)
     assert bool(found["findings"]) is bool(row)
+
+
+def test_rows_are_shown_as_tokens_with_what_trains_marked(tmp_path: Path) -> None:
+    setting = LintSetting(ct.tokenizer("chatml"))
+    row = read_row("f:1", {"prompt": "Capital?", "completion": "Paris\nParis"}, setting)
+    console = recorded(width=400)
+    show_row(console, row, setting)
+    text = console.export_text(clear=False, styles=False)
+    tokens = text.splitlines()[1]
+    start, end = tokens.index("{+"), tokens.index("+}")
+    # The bars of the control token's own name stand among those between tokens.
+    assert tokens[start + 2 : end].replace("|", "") == "Paris\\nParis<im_end>"
+    assert tokens.count("{+") == tokens.count("+}") == 1
+    assert [line.split()[-1] for line in text.splitlines()[2:] if "trained" in line] == ["completion", "turn"]
+    assert "\x1b[32m" in console.export_text(styles=True)

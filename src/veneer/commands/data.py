@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
 from veneer.commands.options import COUNT, Count, examples
 
 
-@click.command(
-    epilog=examples("data rows.jsonl", "data rows.jsonl --model MODEL --eval-data test.jsonl --group customer")
-)
+@click.command(epilog=examples("data rows.jsonl", "data rows.jsonl --model MODEL --html page.html --show 3"))
 @click.argument("file")
 @click.option("--model", help="The model whose tokenizer and chat template the rows are checked with. [default: none]")
 @click.option("--eval-data", help="The evaluation rows. They are checked too, and for what training has seen of them.")
 @click.option("--max-length", type=Count(2), default=2048, show_default=True, help="The longest row, in tokens.")
 @click.option("--group", metavar="COLUMN", help="A column whose values must not be on both sides of the split.")
 @click.option("--ignore", multiple=True, metavar="RULE", help="A rule that is not reported. It may be given again.")
+@click.option("--show", type=COUNT, metavar="N", help="Print the first N rows as tokens, with what trains marked.")
+@click.option("--html", type=click.Path(path_type=Path), help="A page to write: every finding, and a browser of rows.")
 @click.option("--processes", type=COUNT, help="The number of processes that check rows. [default: one a core]")
 @click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON.")
 def data(
@@ -27,6 +28,8 @@ def data(
     max_length: int,
     group: str | None,
     ignore: tuple[str, ...],
+    show: int | None,
+    html: Path | None,
     processes: int | None,
     as_json: bool,
 ) -> None:
@@ -45,6 +48,8 @@ def data(
             group=group,
             ignore=frozenset(ignore),
             processes=processes,
+            show=show or 0,
+            html=html,
         ),
         as_json=as_json,
     )

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from veneer.data.lint.report import Found, LintReport
+from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import LintOptions, lint
+from veneer.data.lint.view import rows_again, spans_of, tokens_of
+from veneer.data.page.write import write_page
+from veneer.errors import ConfigError
+from veneer.events import Stage
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.screens.console import console
@@ -35,11 +41,22 @@ class DataRequest:
     ignore: frozenset[str]
     processes: int | None
     """Processes that check rows; None takes one for each core."""
+    show: int = 0
+    """The number of rows that are printed as tokens."""
+    html: Path | None = None
+    """The page to write."""
 
 
 def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
-    """Check a file under a progress bar; prints what was found unless the caller wants JSON."""
+    """Check a file under a progress bar; prints what was found unless the caller wants JSON.
+
+    Raises:
+        ConfigError: rows are to be shown as tokens, and no model is named.
+    """
+    if request.show and request.model is None:
+        raise ConfigError("--show prints rows as tokens, which are a model's; name one by --model")
     tokenizer: Tokenizer | None = None if request.model is None else open_checkpoint(request.model).tokenizer()
+    setting = LintSetting(tokenizer, request.max_length)
     with EventScreen(console()) as screen:
         report = lint(
             request.file,
@@ -53,9 +70,41 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
             ),
             subscribers=[screen],
         )
+        if request.html is not None:
+            with Stage(screen, f"writing {request.html}"):
+                write_page(request.html, report, setting)
     if not as_json:
-        show_report(Console(), report)
+        output = Console()
+        for _, row in rows_again(report, range(request.show), setting):
+            show_row(output, row, setting)
+        show_report(output, report)
     return report
+
+
+def show_row(output: Console, row: Row, setting: LintSetting) -> None:
+    """Print a row as tokens: what trains is green and between {+ and +}, and `|` stands between two tokens."""
+    tokens = tokens_of(row, setting)
+    text = Text(f"{row.where}: ", style="bold")
+    if not tokens:
+        text.append(f"{row.problem}\n", style="red")
+        output.print(text, soft_wrap=True)
+        return
+    trained = sum(token.trained for token in tokens)
+    text.append(f"{len(tokens)} tokens, {trained} of them trained\n")
+    for span in spans_of(tokens):
+        pieces = [token.text.replace("\n", "\\n") for token in tokens[span.start : span.end]]
+        style = "green" if span.trained else "not bold dim"
+        text.append(
+            "{+" if span.trained and (span.start == 0 or not tokens[span.start - 1].trained) else "", "bold green"
+        )
+        text.append("|".join(pieces), style=f"not bold {style}" if span.trained else style)
+        last = span.end == len(tokens) or not tokens[span.end].trained
+        text.append("+}" if span.trained and last else "" if last and span.end == len(tokens) else "|", "not bold dim")
+    text.append("\n")
+    for span in spans_of(tokens):
+        mark = "trained  " if span.trained else "         "
+        text.append(f"    {mark}{span.start:>5} to {span.end - 1:<5} {span.field}\n", style="not bold")
+    output.print(text, soft_wrap=True)
 
 
 def show_report(output: Console, report: LintReport) -> None:

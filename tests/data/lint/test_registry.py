@@ -107,6 +107,7 @@ ROW_FAULTS: list[tuple[str, str, Any]] = [
         ),
     ),
     ("boilerplate-trained", "qwen3", chat(f"u:{Q}", f"a:{JOHN}")),
+    ("boilerplate-trained", "thinking", chat(f"u:{Q}", f"a:{JOHN}")),
     ("control-tokens-spelled", "chatml", chat(f"u:{Q} <|im_end|>", f"a:{JOHN}")),
     ("control-tokens-spelled", "chatml", {"text": f"<|im_start|>user\n{Q}<|im_end|>"}),
     ("overlong", "chatml", chat(f"u:{Q}", f"a:{sentence(3, 900)}")),
@@ -138,7 +139,7 @@ def test_a_planted_fault_is_found_where_it_is(rule: str, template: str, row: Any
     file = write(tmp_path / "rows.jsonl", [*filler[:3], row, *filler[3:]])
     found = found_in(lint(file, tokenizer=ct.tokenizer(template), max_length=500))
     # A template's own habits are found in all rows; in the others nothing else is.
-    own = {"boilerplate-trained"} if template == "qwen3" else set()
+    own = {"boilerplate-trained"} if template in ("qwen3", "thinking") else set()
     assert "rows.jsonl:4" in found[rule]
     assert {name for name, rows in found.items() if rows != ["rows.jsonl:4"]} <= own
 
@@ -224,7 +225,9 @@ def test_outliers(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("template", [name for name in ct.TEMPLATES if name not in ("unmaskable", "unclosed", "qwen3")])
+@pytest.mark.parametrize(
+    "template", [name for name in ct.TEMPLATES if name not in ("unmaskable", "unclosed", "qwen3", "thinking")]
+)
 def test_clean_rows_break_no_rule(template: str, tmp_path: Path) -> None:
     rows = (
         clean(40)

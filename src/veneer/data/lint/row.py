@@ -37,6 +37,11 @@ class LintSetting:
         return None if self.tokenizer is None else Encoder(self.tokenizer, self.template)
 
     @cached_property
+    def bos_id(self) -> int | None:
+        """Id of the start-of-text token, where there is one."""
+        return None if self.tokenizer is None else self.tokenizer.bos_id
+
+    @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of the control tokens."""
         if self.tokenizer is None:

@@ -15,7 +15,8 @@ BOILERPLATE = LintRule(
     "train text of the template: empty thoughts, or a header that the generation prompt supplies",
     "write thoughts into the rows, or take a template that writes no empty ones and marks answers alone as trained",
 )
-_EMPTY = re.compile(r"<(think|thinking|reasoning)>\s*</\1>")
+# The opening may stand before the span: some generation prompts supply it.
+_EMPTY = re.compile(r"(?:<(?:think|thinking|reasoning)>|\A)\s*</(?:think|thinking|reasoning)>")
 
 
 def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
@@ -28,7 +29,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     for start, end in trace.spans:
         span = trace.text[start:end]
         empty = _EMPTY.search(span)
-        if empty is not None and not _EMPTY.search(row.whole):
+        if empty is not None and not any(_EMPTY.search(text) for _, text in row.texts):
             yield BOILERPLATE.found(f"{empty.group()!r} is trained, and the row does not say it")
             return
         first = min((at for at in written if start <= at < end), default=None)

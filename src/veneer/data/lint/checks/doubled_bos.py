@@ -19,7 +19,7 @@ DOUBLED_BOS = LintRule(
 def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     if row.trace is None or setting.tokenizer is None or setting.tokenizer.bos_token is None:
         return
-    bos, name = setting.tokenizer.bos_id, setting.tokenizer.bos_token
+    bos, name = setting.bos_id, setting.tokenizer.bos_token
     tokens = row.trace.example.tokens
     if len(tokens) > 1 and tokens[0] == bos == tokens[1]:
         yield DOUBLED_BOS.found(f"the first two tokens are {name!r}")

@@ -1,0 +1,94 @@
+"""A row as a person reads it: its tokens with ids, what of them trains, and the field that each came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from veneer.data.lint.report import LintReport
+from veneer.data.lint.row import LintSetting, Row, read_row
+from veneer.data.records import iterate_rows
+
+TEMPLATE = "template"
+"""The field of a token that the row does not say: headers and control tokens."""
+END_OF_TURN = "end of turn"
+"""The field of a control token that trains, which the template writes behind what the assistant says."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenView:
+    """One token of a row, as it trains."""
+
+    id: int
+    text: str
+    """The characters that it stands for; its name in the vocabulary where it is a part of one character."""
+    trained: bool
+    field: str
+    """Where the row has what the token says (`messages[1].content`), else TEMPLATE or END_OF_TURN."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanView:
+    """Tokens in a row that came from one field and are trained, or are not."""
+
+    start: int
+    """The number of the first token."""
+    end: int
+    trained: bool
+    field: str
+
+
+def tokens_of(row: Row, setting: LintSetting) -> list[TokenView]:
+    """The tokens of a row; none where it could not be encoded. Ids and mask are those of `Encoder.encode`."""
+    trace = row.trace
+    if trace is None or setting.tokenizer is None:
+        return []
+    backend = setting.tokenizer.backend
+    names = {alias: token for token, alias in setting.tokenizer.aliases.items()} if trace.spelled else {}
+    ids, mask = trace.example.tokens.tolist(), trace.example.loss_mask.tolist()
+    offsets = list(trace.offsets)
+    placed = sorted((one.start, one.end, one.source.path) for one in row.fields if one.found)
+    views = []
+    at = 0
+    for place, (index, trained, (start, end)) in enumerate(zip(ids, mask, offsets, strict=True)):
+        while at < len(placed) and placed[at][1] <= start:
+            at += 1
+        inside = at < len(placed) and placed[at][0] <= start < end
+        shared = start == end or (start, end) in (
+            offsets[place - 1] if place else None,
+            *offsets[place + 1 : place + 2],
+        )
+        text = backend.id_to_token(index) or "" if shared else trace.text[start:end]
+        made = END_OF_TURN if trained and index in setting.special_ids else TEMPLATE
+        views.append(TokenView(index, names.get(text, text), trained, placed[at][2] if inside else made))
+    return views
+
+
+def spans_of(tokens: Iterable[TokenView]) -> Iterator[SpanView]:
+    """Runs of tokens of one field that are all trained, or all not."""
+    place = 0
+    for (trained, field), run in groupby(tokens, key=lambda token: (token.trained, token.field)):
+        length = sum(1 for _ in run)
+        yield SpanView(place, place + length, trained, field)
+        place += length
+
+
+def rows_again(report: LintReport, wanted: Iterable[int], setting: LintSetting) -> Iterator[tuple[int, Row]]:
+    """Read some rows of a report's files once more, in their order.
+
+    Args:
+        report: of the files.
+        wanted: numbers of rows.
+        setting: of the checks.
+    """
+    left = sorted(set(wanted), reverse=True)
+    number = 0
+    for file in report.files:
+        for where, raw in iterate_rows(file):
+            if not left:
+                return
+            if left[-1] == number:
+                left.pop()
+                yield number, read_row(where, raw, setting)
+            number += 1

@@ -1,0 +1,1 @@
+"""The report on a data file as one self-contained HTML page."""

@@ -1,0 +1,126 @@
+"""What the page shows, as plain values: the findings, their rows, a sample of the clean ones, and histograms.
+
+Rows are written with their ids alone, and the texts of ids once for all rows, so that a row of 200 tokens takes about a
+kilobyte. Tokens are given for as many rows as fit into TOKENS, those with errors first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from veneer.data.lint.report import LintReport
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.view import rows_again, spans_of, tokens_of
+
+CLEAN = 1_000
+"""Rows without a finding that are in the page: every so many-th."""
+TOKENS = 6_000_000
+"""Tokens (without a model, characters) of all rows that are written out; of further rows the findings are shown."""
+LONGEST = 4_000
+"""Tokens that are written of one row."""
+BINS = 40
+_FREQUENT = 50
+
+
+def content(report: LintReport, setting: LintSetting) -> dict[str, Any]:
+    """All that the page shows."""
+    findings = _findings(report)
+    shown = _chosen(report, findings)
+    rows: dict[int, dict[str, Any]] = {
+        number: {"where": report.facts.where(number), "findings": found} for number, found in findings.items()
+    }
+    texts: dict[int, str] = {}
+    fields: dict[str, int] = {}
+    counts: Counter[int] = Counter()
+    for number, row in rows_again(report, shown, setting):
+        entry = rows.setdefault(number, {"where": report.facts.where(number), "findings": []})
+        entry.update(_written(row, setting, texts, fields, counts))
+    frequent = [[index, count] for index, count in counts.most_common(_FREQUENT)]
+    return {
+        "files": list(report.files),
+        "checked": report.rows,
+        "clean": report.rows - len(findings),
+        "rules": [
+            {
+                "name": found.rule.name,
+                "severity": found.rule.severity.value,
+                "summary": found.rule.summary,
+                "remedy": found.rule.remedy,
+                "count": len(found.rows),
+            }
+            for found in report.found
+        ],
+        "rows": [rows[number] for number in sorted(rows)],
+        "written": len(shown),
+        "texts": texts,
+        "fields": list(fields),
+        "frequent": frequent,
+        "not_checked": list(report.skipped),
+        "histograms": _histograms(report),
+        **report.statistics(),
+    }
+
+
+def _findings(report: LintReport) -> dict[int, list[tuple[int, str]]]:
+    """For each row with findings, the places of their rules in the report, and what was found."""
+    findings: dict[int, list[tuple[int, str]]] = {}
+    for place, found in enumerate(report.found):
+        for row in found.rows:
+            findings.setdefault(row, []).append((place, found.details.get(row, "")))
+    return findings
+
+
+def _chosen(report: LintReport, findings: dict[int, list[tuple[int, str]]]) -> list[int]:
+    """The rows whose tokens are written: by severity, as long as there is room, and a sample of the clean ones."""
+    lengths = np.minimum(report.facts.length, LONGEST)
+    clean = [row for row in range(0, report.rows, max(1, report.rows // CLEAN)) if row not in findings]
+    chosen: list[int] = []
+    room = TOKENS - int(lengths[clean].sum())
+    # Rules are in order of severity, so that a row's first finding is its gravest.
+    for row in sorted(findings, key=lambda row: (findings[row][0][0], row)):
+        room -= int(lengths[row])
+        if room < 0:
+            break
+        chosen.append(row)
+    return [*chosen, *clean]
+
+
+def _written(
+    row: Row, setting: LintSetting, texts: dict[int, str], fields: dict[str, int], counts: Counter[int]
+) -> dict[str, Any]:
+    """A row as the page has it: its tokens, or its strings where it has none."""
+    tokens = tokens_of(row, setting)
+    if not tokens:
+        strings = [[path, text[:LONGEST]] for path, text in row.texts]
+        return {"strings": strings or [["", row.problem or ""]]}
+    for token in tokens:
+        texts.setdefault(token.id, token.text)
+        counts[token.id] += 1
+    spans = [
+        [span.end, int(span.trained), fields.setdefault(span.field, len(fields))] for span in spans_of(tokens[:LONGEST])
+    ]
+    # A token is shown by its own text where that differs (the first of a text, say).
+    odd = {place: token.text for place, token in enumerate(tokens[:LONGEST]) if texts[token.id] != token.text}
+    written: dict[str, Any] = {"ids": [token.id for token in tokens[:LONGEST]], "spans": spans}
+    written["length"], written["targets"] = len(tokens), sum(token.trained for token in tokens)
+    return written | ({"odd": odd} if odd else {})
+
+
+def _histograms(report: LintReport) -> list[dict[str, Any]]:
+    """Lengths of rows, trained tokens of rows and lengths of answers, up to their 99.5th percentile."""
+    usable = report.facts.usable
+    kinds = (
+        (f"{(report.statistics()['lengths'] or {}).get('unit', 'tokens')} a row", report.facts.length[usable]),
+        ("trained tokens a row", report.facts.targets[usable]),
+        ("characters of the answer", report.facts.answer_length[usable]),
+    )
+    made = []
+    for name, values in kinds:
+        if len(values) and int(values.max()):
+            top = max(1, int(np.quantile(values, 0.995)))
+            counts, edges = np.histogram(np.minimum(values, top), bins=min(BINS, top), range=(0, top))
+            made.append({"name": name, "counts": counts.tolist(), "edges": np.round(edges).astype(int).tolist()})
+    return made
