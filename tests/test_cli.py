@@ -57,8 +57,8 @@ OPTIONS = {
         "--output", "--seeds", "--set",
     ],
     "data": [
-        "--eval-data", "--group", "--html", "--ignore", "--json", "--max-length", "--model", "--processes", "--show",
-        "file",
+        "--eval-data", "--fix", "--group", "--html", "--ignore", "--json", "--max-length", "--model", "--processes",
+        "--show", "file",
     ],
     "doctor": ["--json", "--measure"],
     "evaluate": [

@@ -19,6 +19,9 @@ from veneer.commands.options import COUNT, Count, examples
 @click.option("--ignore", multiple=True, metavar="RULE", help="A rule that is not reported. It may be given again.")
 @click.option("--show", type=COUNT, metavar="N", help="Print the first N rows as tokens, with what trains marked.")
 @click.option("--html", type=click.Path(path_type=Path), help="A page to write: every finding, and a browser of rows.")
+@click.option(
+    "--fix", type=click.Path(path_type=Path), metavar="NEW", help="A mended copy of FILE to write; each change is said."
+)
 @click.option("--processes", type=COUNT, help="The number of processes that check rows. [default: one a core]")
 @click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON.")
 def data(
@@ -30,15 +33,20 @@ def data(
     ignore: tuple[str, ...],
     show: int | None,
     html: Path | None,
+    fix: Path | None,
     processes: int | None,
     as_json: bool,
 ) -> None:
     """Check every row of a data file.
 
-    The exit code is 1 where an error is found, and 0 with warnings alone.
+    The exit code is 1 where an error is found, and 0 with warnings alone. With --fix the file is not checked, but
+    mended: encoding, white space, names of roles and exact duplicates.
     """
-    from veneer.screens.data import DataRequest, lint_visibly
+    from veneer.screens.data import DataRequest, fix_visibly, lint_visibly
 
+    if fix is not None:
+        fix_visibly(file, fix, as_json=as_json)
+        return
     report = lint_visibly(
         DataRequest(
             file=file,

@@ -46,12 +46,23 @@ def write_text(path: Path, text: str) -> None:
     """Replace the file at `path` by `text`, atomically.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: it cannot be written.
+    """
+    with atomic_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary name that replaces `path` when the block ends well, and is deleted when it does not.
+
+    Raises:
+        OutputError: something cannot be written.
     """
     partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
     with reported(path):
         try:
-            partial.write_text(text, encoding="utf-8")
+            yield partial
             _sync(partial)
             partial.replace(path)
             _sync(path.parent)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import click
 from rich.console import Console
 from rich.text import Text
 
+from veneer.data.fix import Change, FixResult, fix
 from veneer.data.lint.report import Found, LintReport
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Severity
@@ -20,7 +23,7 @@ from veneer.errors import ConfigError
 from veneer.events import Stage
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.screens.console import console
+from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
 
@@ -79,6 +82,18 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
             show_row(output, row, setting)
         show_report(output, report)
     return report
+
+
+def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:
+    """Write a mended copy of a file, with a line (of JSON, if the caller wants it) for every change."""
+
+    def tell(change: Change) -> None:
+        click.echo(json.dumps(asdict(change), ensure_ascii=False) if as_json else f"{change.where}: {change.text}")
+
+    done = fix(file, new, tell)
+    text = f"{done.output}: {done.rows:,} rows, {done.left_out:,} left out; {done.changes:,} changes"
+    say(console(), text)
+    return done
 
 
 def show_row(output: Console, row: Row, setting: LintSetting) -> None:

@@ -1,0 +1,204 @@
+"""Mend what can be mended without judgement, into a new file: encoding, white space, names of roles, exact duplicates.
+
+Every change is told, and a row that needs none is written with the bytes that it has. What is done:
+
+- UTF-8 that was read as Windows-1252 is undone where that is certain (`lint.mojibake`); byte-order marks are removed.
+- Line ends become `\\n`. A conversation's contents lose blank lines before and white space behind; a prompt of
+  two strings keeps the end that its completion goes on from.
+- A role that is known under another name gets the name that veneer reads.
+- A row that equals an earlier one exactly, after all this, is left out.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from veneer.data.json_values import BadRow
+from veneer.data.lint.mojibake import repaired
+from veneer.data.readers import iterate_rows
+from veneer.data.turns import SAME_ROLE, SHAREGPT_ROLES
+from veneer.errors import OutputError
+from veneer.io.files import atomic_file
+
+_ROLES = {
+    "system": "system", "sys": "system", "human": "user", "user": "user", "prompter": "user", "customer": "user",
+    "question": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant", "ai": "assistant",
+    "chatbot": "assistant", "model": "assistant", "chatgpt": "assistant", "answer": "assistant", "tool": "tool",
+    "function": "tool", "observation": "tool", "ipython": "tool",
+}  # fmt: skip
+"""Names of roles in data files, in lower case, and what they are called here."""
+_WHOLE = frozenset({"content", "value", "instruction", "input", "output", "system"})
+"""Keys of texts that stand by themselves, so that white space around them says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that was done to a row."""
+
+    where: str
+    """File and line in the file that was read."""
+    text: str
+    """What was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class FixResult:
+    """What came of mending a file."""
+
+    output: Path
+    rows: int
+    """The number of rows in the new file."""
+    left_out: int
+    """The number of rows that are not in the new file, each of which has its change."""
+    changes: int
+    """The number of changes."""
+
+
+def fix(file: Path | str, output: Path | str, on_change: Callable[[Change], None]) -> FixResult:
+    """Write a mended copy of a data file, as JSON Lines, atomically.
+
+    Args:
+        file: the file; it stays as it is.
+        output: the new file, whose name ends in `.jsonl` and which must not exist.
+        on_change: told of every change.
+
+    Raises:
+        OutputError: the new file exists, has another kind of name, or cannot be written.
+        DataError: the file cannot be read at all.
+    """
+    file, output = Path(file), Path(output)
+    if output.suffix.lower() != ".jsonl":
+        raise OutputError(f"{output} ends in {output.suffix!r}; mended rows are written as JSON Lines: name it .jsonl")
+    if output.exists():
+        raise OutputError(f"{output} exists already; give a name that is free, since no file is mended in place")
+    seen: dict[bytes, str] = {}
+    rows = left_out = changes = 0
+
+    def tell(where: str, text: str) -> None:
+        nonlocal changes
+        changes += 1
+        on_change(Change(where, text))
+
+    with atomic_file(output) as partial, partial.open("wb") as target:
+        for where, raw, line in _lines(file):
+            if isinstance(raw, BadRow):
+                if line is None:
+                    left_out += 1
+                    tell(where, f"left out, since it cannot be read: {raw}")
+                else:
+                    rows += 1
+                    target.write(line)
+                continue
+            mended, texts = mend(raw)
+            for text in texts:
+                tell(where, text)
+            key = _key(mended)
+            if key in seen:
+                left_out += 1
+                tell(where, f"left out, since it repeats {seen[key]} exactly")
+                continue
+            seen[key] = where
+            rows += 1
+            _write(target, mended, line if not texts else None)
+    return FixResult(output, rows, left_out, changes)
+
+
+def mend(row: Any) -> tuple[Any, list[str]]:
+    """A mended copy of a row, and a sentence for every change; the row itself where there is none."""
+    texts: list[str] = []
+    mended = _mended(row, "", "", "", texts)
+    return (mended, texts) if texts else (row, [])
+
+
+def _mended(value: Any, path: str, key: str, role: str, texts: list[str]) -> Any:
+    if isinstance(value, dict):
+        spoken = str(value.get("role", value.get("from", "")))
+        return {
+            name: _mended(item, f"{path}.{name}" if path else str(name), str(name), spoken, texts)
+            for name, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_mended(item, f"{path}[{index}]", key, role, texts) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    if key in ("role", "from") and "[" in path:
+        return _named(value, path, SAME_ROLE if key == "role" else SHAREGPT_ROLES, texts)
+    return _spaced(_encoded(value, path, texts), path, key, role, texts)
+
+
+def _named(name: str, path: str, known: dict[str, str], texts: list[str]) -> str:
+    if name in known:
+        return name
+    role = _ROLES.get(name.strip().lower())
+    if role is None:
+        return name
+    texts.append(f"{path}: {name!r} is now {role!r}")
+    return role
+
+
+def _encoded(text: str, path: str, texts: list[str]) -> str:
+    mended = repaired(text)
+    if mended != text:
+        pieces = [f"{a!r} is now {b!r}" for a, b in _differences(text)]
+        texts.append(f"{path}: {', '.join(pieces[:3])}{' and more' if len(pieces) > 3 else ''}")
+    if "\ufeff" in mended:
+        texts.append(f"{path}: byte-order marks are removed")
+        mended = mended.replace("\ufeff", "")
+    return mended
+
+
+def _differences(text: str) -> Iterator[tuple[str, str]]:
+    """Each damaged run of a text, and what it is mended to."""
+    for run in re.findall(r"[^\x00-\x7f]+", text):
+        if repaired(run) != run:
+            yield run, repaired(run)
+
+
+def _spaced(text: str, path: str, key: str, role: str, texts: list[str]) -> str:
+    mended = text.replace("\r\n", "\n").replace("\r", "\n")
+    if mended != text:
+        texts.append(f"{path}: line ends are \\n")
+    if key in _WHOLE and role not in ("tool", "function", "observation", "ipython"):
+        # White space before the first words of a line may be the indentation of code.
+        stripped = re.sub(r"\A(?:[ \t]*\n)+", "", mended).rstrip()
+        if stripped != mended:
+            texts.append(f"{path}: white space around it is removed ({len(mended) - len(stripped)} characters)")
+            mended = stripped
+    elif path == "completion" and mended.rstrip() != mended:
+        texts.append(f"{path}: white space behind it is removed")
+        mended = mended.rstrip()
+    return mended
+
+
+def _key(row: Any) -> bytes:
+    """A hash of a row's values, in whatever order its keys stand."""
+    return blake2b(json.dumps(row, sort_keys=True).encode(), digest_size=16).digest()
+
+
+def _write(target: BinaryIO, row: Any, line: bytes | None) -> None:
+    """Write a row, with the bytes that it had where they are given."""
+    target.write(line if line is not None else json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
+def _lines(file: Path) -> Iterator[tuple[str, Any, bytes | None]]:
+    """Each row with where it stands and, of JSON Lines, its line."""
+    rows = iterate_rows(file)
+    # The reader is asked first: it says what is wrong with a file that is not there.
+    first = list(islice(rows, 1))
+    if file.suffix.lower() != ".jsonl":
+        for where, raw in chain(first, rows):
+            yield where, raw, None
+        return
+    with file.open("rb") as handle:
+        # As the reader does: blank lines are passed over, and so is a byte-order mark.
+        lines = (line for line in (line.removeprefix(codecs.BOM_UTF8) for line in handle) if line.strip())
+        for (where, raw), line in zip(chain(first, rows), lines, strict=True):
+            yield where, raw, line.rstrip(b"\r\n") + b"\n"

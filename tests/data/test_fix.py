@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from veneer.data.fix import Change, FixResult, fix, mend
+from veneer.data.lint.run import lint
+from veneer.data.records import read_records
+from veneer.errors import DataError, OutputError
+
+CHAT = '{"messages": [{"role":"user",  "content": "Hi é"}, {"role": "assistant", "content": "Ho"}]}'
+
+
+def mended(tmp_path: Path, *lines: str | bytes, name: str = "rows.jsonl") -> tuple[FixResult, list[str], bytes]:
+    file = tmp_path / name
+    file.write_bytes(b"".join(line if isinstance(line, bytes) else line.encode() + b"\n" for line in lines))
+    before = file.read_bytes()
+    changes: list[Change] = []
+    done = fix(file, tmp_path / "new.jsonl", changes.append)
+    assert file.read_bytes() == before
+    assert done.changes == len(changes)
+    texts = [f"{change.where.rpartition(':')[2]}: {change.text}" for change in changes]
+    return done, texts, (tmp_path / "new.jsonl").read_bytes()
+
+
+def test_rows_that_need_nothing_keep_their_bytes(tmp_path: Path) -> None:
+    done, changes, written = mended(tmp_path, CHAT, "", '{"text":"  indented\\n\\ttext "}', b'{"text": "last"}')
+    assert changes == []
+    assert written == f'{CHAT}\n{{"text":"  indented\\n\\ttext "}}\n{{"text": "last"}}\n'.encode()
+    assert (done.rows, done.left_out) == (3, 0)
+
+
+def test_every_change_is_made_and_told(tmp_path: Path) -> None:
+    row = {
+        "messages": [
+            {"role": "Human", "content": "\n  \n    x = 1\r\n  y â€œokâ€\x9d cafÃ© \n"},
+            {"role": "assistant", "content": "\ufeffFine"},
+            {"role": "tool", "content": " kept \n"},
+        ]
+    }
+    _, changes, written = mended(tmp_path, CHAT, json.dumps(row), CHAT.replace('"user",  ', '"user", '))
+    assert [json.loads(line) for line in written.splitlines()] == [
+        json.loads(CHAT),
+        {
+            "messages": [
+                {"role": "user", "content": "    x = 1\n  y “ok” café"},
+                {"role": "assistant", "content": "Fine"},
+                {"role": "tool", "content": " kept \n"},
+            ]
+        },
+    ]
+    assert changes == [
+        "2: messages[0].role: 'Human' is now 'user'",
+        "2: messages[0].content: 'â€œ' is now '“', 'â€\\x9d' is now '”', 'Ã©' is now 'é'",
+        "2: messages[0].content: line ends are \\n",
+        "2: messages[0].content: white space around it is removed (6 characters)",
+        "2: messages[1].content: byte-order marks are removed",
+        f"3: left out, since it repeats {tmp_path}/rows.jsonl:1 exactly",
+    ]
+
+
+def test_what_cannot_be_read_stays_as_it_is(tmp_path: Path) -> None:
+    done, changes, written = mended(tmp_path, CHAT, '{"messages": [', b'{"text": "\xff"}\n')
+    assert changes == []
+    assert written.splitlines()[1:] == [b'{"messages": [', b'{"text": "\xff"}']
+    assert done.rows == 3
+
+
+def test_other_formats_become_json_lines(tmp_path: Path) -> None:
+    done, changes, written = mended(tmp_path, "prompt,completion", "Hi: ,Ho ", "a,b,c", "Hi: ,Ho", name="rows.csv")
+    assert [json.loads(line) for line in written.splitlines()] == [{"prompt": "Hi: ", "completion": "Ho"}]
+    assert [change.partition(":")[0] for change in changes] == ["2", "3", "4"]
+    assert done.left_out == 2
+
+
+def test_no_file_is_mended_in_place(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(CHAT + "\n")
+    with pytest.raises(OutputError, match="exists already"):
+        fix(file, file, print)
+    with pytest.raises(OutputError, match=r"name it \.jsonl"):
+        fix(file, tmp_path / "new.csv", print)
+    with pytest.raises(DataError, match="does not exist"):
+        fix(tmp_path / "none.jsonl", tmp_path / "new.jsonl", print)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+TEXTS = st.text(alphabet=st.sampled_from("ab \t\n\rÃ©â€™\ufeffé"), max_size=12)
+VALUES = st.recursive(
+    TEXTS | st.integers() | st.none(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "from", "content", "value", "messages", "text"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(VALUES)
+def test_what_is_mended_needs_no_more(row: Any) -> None:
+    once, texts = mend(row)
+    assert (once == row) is (not texts)
+    again, more = mend(once)
+    assert (again, more) == (once, [])
+
+
+def test_the_lint_finds_nothing_left_to_mend(tmp_path: Path) -> None:
+    rows = [
+        {"conversations": [{"from": "Human", "value": f"Donâ€™t {i}"}, {"from": "bot", "value": f"ok {i} "}]}
+        for i in range(5)
+    ]
+    mended(tmp_path, *(json.dumps(row) for row in [*rows, rows[0]]))
+    report = lint(tmp_path / "new.jsonl")
+    assert [found.rule.name for found in report.found] == []
+    assert [record.messages[1]["content"] for record in read_records(tmp_path / "new.jsonl")] == [
+        f"ok {i}" for i in range(5)
+    ]
