@@ -19,12 +19,12 @@ from pathlib import Path
 from veneer.config import ComputeSection, parse
 from veneer.enums import Dtype
 from veneer.exports.certificate import compare
-from veneer.exports.certify import NEW_TOKENS
+from veneer.exports.certify import NEW_TOKENS, expectation
 from veneer.exports.prompts import chosen, evaluation_rows
 from veneer.exports.request import ExportRequest, StoredDtype, Target
 from veneer.exports.run import TARGETS, open_inputs
 from veneer.exports.tensors import compare_tensors
-from veneer.exports.thresholds import THRESHOLDS
+from veneer.exports.thresholds import threshold_of
 from veneer.exports.veneer_reader import reference
 from veneer.training.run import train
 
@@ -56,9 +56,9 @@ def main() -> None:
     adapter = asked.output / "adapter"
     if not (adapter / "adapter_config.json").is_file():
         train_adapter(model, adapter, asked.steps)
-    side = answers = None
+    live = answers = None
     print(
-        f"{'format':14} {'reader':13} {'gap':>9} {'KL mean':>9} {'KL max':>9} {'same first':>11} {'tensor':>9} {'s':>6}"
+        f"{'format':14} {'reader':13} {'gap':>9} {'KL mean':>9} {'expected':>9} {'allowed':>9} {'same first':>11} {'tensor':>9} {'s':>6}"
     )
     for name in asked.to:
         target, dtype, quant = FORMATS[name]
@@ -74,22 +74,25 @@ def main() -> None:
         # Losses are another command's to measure.
         record = TARGETS[target].write(replace(inputs, rows=None), folder)
         checks = TARGETS[target].checks(inputs, folder, record)
-        if side is None:
+        if live is None:
             assistant = checks.reference()
             rows, _ = evaluation_rows(adapter, str(CLAIMS / "new_records.jsonl"))
             prompts = chosen(assistant, rows, asked.prompts, NEW_TOKENS)
-            side, answers = reference(assistant, prompts)
+            live, answers = reference(assistant, prompts)
             labels = [prompt.where for prompt in prompts.prompts]
             del assistant
         assert answers is not None
-        threshold = THRESHOLDS[record.format]
-        tensors = compare_tensors(checks.expected(), checks.found(), threshold.tensor)
+        threshold = threshold_of(record.format)
+        tensors = compare_tensors(checks.tensors(), checks.found(), threshold.tensor)
+        expected, floor = expectation(checks, live, answers)
         for reader in checks.readers:
             begun = time.perf_counter()
-            one = compare(side, reader.read(answers), threshold, labels)
+            allowed = floor if reader.rounds else None
+            one = compare(live, reader.read(answers), threshold, labels, expected=expected, floor=allowed)
             print(
-                f"{name:14} {one.reader:13} {one.gap:9.2e} {one.divergence:9.2e} {one.worst_divergence:9.2e} "
-                f"{one.top1:5}/{one.positions:5} {tensors.error:9.2e} {time.perf_counter() - begun:6.1f}",
+                f"{name:14} {one.reader:13} {one.gap:9.2e} {one.divergence:9.2e} {one.beside_expected:9.2e} "
+                f"{one.allowed:9.2e} {one.top1:5}/{one.positions:5} {tensors.error:9.2e} "
+                f"{time.perf_counter() - begun:6.1f}",
                 flush=True,
             )
             for problem in (*tensors.problems[:2], *one.problems):

@@ -1,12 +1,16 @@
 """The parity certificate: is the export the model that it was made from?
 
-Two sides answer the same prompts: the *reference* (the adapter on its base, live) and a *reader* (a program that has
-loaded the export). What must be equal is compared for equality: the rendering of the chat template, the token ids of
-texts, the tensors where the format rounds nothing. What a format rounds is held to its thresholds. Everything here is
-a function of plain values; how they are got is sides.py's and readers.py's subject.
+The *live adapter* (on its base) answers prompts, and *readers* (programs that have loaded the export) answer the same.
+What must be equal is compared for equality: settings, tensors, the rendering of the chat template, the token ids of
+texts, and the tokens that end an answer. Probabilities are judged against the *expected model*: the tensors as the
+format holds them under the settings that the export should have. A format's rounding is therefore no fault of a
+reader, and no constant has to allow for it; what it costs beside the live adapter is reported. A reader that rounds the
+inputs of its products (llama.cpp) is allowed what this moves on the same rows, which is measured (`Floor`).
 
-Along the reference's and the reader's own greedy answers, every step is compared as long as both have chosen the same
-tokens; the step where they part is the last one. A token may therefore differ only where two were as good as equal.
+Everything here is a function of plain values; how they are got is the subject of veneer_reader.py and readers.py.
+
+Along the live adapter's greedy answers, every step is compared as long as the reader has chosen the same tokens; the
+step where they part is the last one. A token may therefore differ only where two were as good as equal.
 """
 
 from __future__ import annotations
@@ -62,19 +66,39 @@ class ReaderOutput:
     """By prompt."""
     vocabulary: Mapping[str, int] | None = None
     """Every token with its id; None where the program does not tell."""
+    stop_ids: frozenset[int] | None = None
+    """Tokens that end an answer, by the export's own files; None where the program does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """What a format may cost."""
+    """What may differ."""
 
     gap: float
-    """Largest difference of a log-probability among the reference's ten likeliest tokens, in nats."""
+    """Largest difference of a log-probability among the ten likeliest tokens of the expected model, in nats."""
     divergence: float
-    """Mean KL divergence of the reference from the reader, in nats."""
+    """Largest mean KL divergence of the expected model from a reader, in nats."""
     tensor: float
-    """Largest ‖found − expected‖ / ‖expected‖ of a tensor; 0 where what is written is the expected tensor rounded once,
-    which is then compared bit for bit."""
+    """Largest ‖found − exact‖ / ‖exact‖ of a tensor, which the format's rounding explains; 0 where a value is rounded
+    once."""
+    cost: float | None = None
+    """Largest difference of a log-probability to the live adapter, in nats, where the user has set one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What a reader may be off by because it rounds the inputs of its products, on the rows of the certificate."""
+
+    mean: float
+    """Mean KL divergence, over prompts, of the expected model from itself with rounded inputs, in nats."""
+    upper: float
+    """The upper end of the 95 % interval of that mean."""
+
+    @property
+    def allowed(self) -> float:
+        """The mean divergence that is allowed on top of the threshold: three times the upper end, since a kernel adds
+        up in another order and rounds more than inputs (`veneer.exports.input_rounding`)."""
+        return 3 * self.upper
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +115,7 @@ class TensorReport:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """One reader beside the reference."""
+    """One reader beside the live adapter."""
 
     reader: str
     texts: int
@@ -101,12 +125,16 @@ class Agreement:
     positions: int
     """Distributions that were compared."""
     top1: int
-    """Of them, with the same likeliest token."""
+    """Distributions with the same likeliest token."""
     gap: float
-    """Largest difference of a log-probability in the reference's top ten, in nats."""
+    """Largest difference of a log-probability in the live adapter's top ten, in nats."""
     divergence: float
     """Mean KL divergence, in nats. Tokens beyond the listed ones count as one, so that it is a lower bound."""
     worst_divergence: float
+    beside_expected: float
+    """Mean KL divergence of the expected model from the reader, in nats."""
+    allowed: float
+    """The largest such divergence that is allowed."""
     greedy: int
     greedy_equal: int
     """Answers whose text is the same."""
@@ -128,6 +156,10 @@ class Certificate:
     readers: tuple[Agreement, ...]
     notes: tuple[str, ...] = ()
     """Readers that were not asked, and why; where the prompts came from."""
+    merged: Agreement | None = None
+    """The merged model before it was rounded, which stands in no file; None where nothing is rounded."""
+    settings: tuple[str, ...] = ()
+    """Settings that are not what they should be."""
     files: dict[str, str] = field(default_factory=dict)
     """SHA-256 of every file of the export but the certificate."""
     damaged: tuple[str, ...] = ()
@@ -135,10 +167,12 @@ class Certificate:
 
     @property
     def problems(self) -> list[str]:
-        """Everything that is wrong, first what explains the rest: files, tensors, then the readers' steps."""
+        """Everything that is wrong, first what explains the rest: files, settings, tensors, then the readers."""
         tensors = [f"tensor {one}" for one in self.tensors.problems] if self.tensors else []
-        read = [f"{one.reader}: {problem}" for one in self.readers for problem in one.problems]
-        return [*(f"file {one}" for one in self.damaged), *tensors, *read]
+        asked = (*([self.merged] if self.merged else []), *self.readers)
+        read = [f"{one.reader}: {problem}" for one in asked for problem in one.problems]
+        settings = [f"setting {one}" for one in self.settings]
+        return [*(f"file {one}" for one in self.damaged), *settings, *tensors, *read]
 
     @property
     def passed(self) -> bool:
@@ -158,76 +192,109 @@ class Certificate:
         if not self.passed:
             raise ParityError(
                 f"{where}. The first of these is to blame:\n{listing(self.problems)}\n"
-                f"Threshold of {self.format}: {self.threshold.gap:g} nats in the top {TOP}."
+                f"A reader may be off by {self.threshold.gap:g} nats in the top {TOP}, and by what it rounds itself."
             )
 
 
-def compare(reference: ReaderOutput, reader: ReaderOutput, threshold: Threshold, labels: Sequence[str]) -> Agreement:
-    """Hold a reader beside the reference.
+def compare(
+    live: ReaderOutput,
+    reader: ReaderOutput,
+    threshold: Threshold,
+    labels: Sequence[str],
+    *,
+    expected: ReaderOutput | None = None,
+    floor: Floor | None = None,
+) -> Agreement:
+    """Hold a reader beside the live adapter, and judge it beside the expected model.
 
     Args:
-        reference: the live adapter.
-        reader: of the export, on the same prompts and texts.
-        threshold: of the export's format.
-        labels: where every prompt comes from.
+        live: the live adapter.
+        reader: a reader of the export, on the same prompts and texts.
+        threshold: what may differ.
+        labels: the place that every prompt comes from.
+        expected: the expected model, along the live adapter's answers; None where the format rounds nothing, so that
+            it is the live adapter.
+        floor: what the reader's own rounding explains; None where it rounds nothing.
     """
-    ids = [index for index, pair in enumerate(zip(reference.ids, reader.ids, strict=True)) if pair[0] != pair[1]]
-    pairs = list(zip(labels, reference.renderings, reader.renderings, strict=True))
+    ids = [index for index, pair in enumerate(zip(live.ids, reader.ids, strict=True)) if pair[0] != pair[1]]
+    pairs = list(zip(labels, live.renderings, reader.renderings, strict=True))
     rendered = [pair for pair in pairs if pair[1] != pair[2]]
-    measured = _measure(reference, reader)
-    problems = [f"vocabulary: {one}" for one in _vocabulary(reference.vocabulary, reader.vocabulary)]
+    measured = deviations(live, live, reader)
+    judged = measured if expected is None else deviations(live, expected, reader)
+    problems = [f"vocabulary: {one}" for one in _vocabulary(live.vocabulary, reader.vocabulary)]
     if ids:
-        cut = f"{len(ids)} of {len(reference.ids)} texts are cut into other tokens"
-        problems.append(f"token ids: {cut}, text {ids[0] + 1} {_ids(reference.ids[ids[0]], reader.ids[ids[0]])}")
+        cut = f"{len(ids)} of {len(live.ids)} texts are cut into other tokens"
+        problems.append(f"token ids: {cut}, text {ids[0] + 1} {_ids(live.ids[ids[0]], reader.ids[ids[0]])}")
     if rendered:
         where, ours, theirs = rendered[0]
         written = f"{len(rendered)} of {len(pairs)} conversations are written otherwise"
         problems.append(f"template: {written}, {where} {_parting(ours, theirs)}")
-    problems += [f"ending: {one}" for one in _endings(reference, reader, labels)[:1]]
-    problems += _judged(measured, threshold, labels)
+    problems += [f"ending: {one}" for one in (*_stops(live, reader), *_endings(live, reader, labels)[:1])]
+    problems += _judged(judged, threshold, labels, floor)
+    gap = _largest(one.gap for one in measured)
+    if threshold.cost is not None and gap > threshold.cost:
+        problems.append(f"cost: a log-probability is {gap:.3g} nats from the live adapter's, --gap allows "
+                        f"{threshold.cost:g}")  # fmt: skip
     return Agreement(
         reader=reader.name,
-        texts=len(reference.ids),
-        texts_equal=len(reference.ids) - len(ids),
+        texts=len(live.ids),
+        texts_equal=len(live.ids) - len(ids),
         renderings=len(pairs),
         renderings_equal=len(pairs) - len(rendered),
         positions=len(measured),
         top1=sum(one.same_first for one in measured),
-        gap=_largest(one.gap for one in measured),
-        divergence=sum(one.divergence for one in measured) / max(1, len(measured)),
+        gap=gap,
+        divergence=_mean(one.divergence for one in measured),
         worst_divergence=_largest(one.divergence for one in measured),
-        greedy=len(reference.answers),
+        beside_expected=_mean(one.divergence for one in judged),
+        allowed=threshold.divergence + (floor.allowed if floor else 0.0),
+        greedy=len(live.answers),
         greedy_equal=sum(
-            ours.text.strip() == theirs.text.strip()
-            for ours, theirs in zip(reference.answers, reader.answers, strict=True)
+            ours.text.strip() == theirs.text.strip() for ours, theirs in zip(live.answers, reader.answers, strict=True)
         ),
         problems=tuple(problems),
     )
 
 
+def floor_of(live: ReaderOutput, expected: ReaderOutput, rounded: ReaderOutput) -> Floor:
+    """What rounding the inputs of products costs, from the expected model with and without it.
+
+    The interval is the normal one over prompts, since the tokens of an answer are no independent draws.
+    """
+    by_prompt: dict[int, list[float]] = {}
+    for one in deviations(live, expected, rounded):
+        by_prompt.setdefault(one.prompt, []).append(one.divergence)
+    means = [sum(values) / len(values) for values in by_prompt.values()]
+    mean = sum(means) / max(1, len(means))
+    variance = sum((value - mean) ** 2 for value in means) / max(1, len(means) - 1)
+    return Floor(mean, mean + 1.96 * math.sqrt(variance / max(1, len(means))))
+
+
 @dataclass(frozen=True, slots=True)
-class _Deviation:
+class Deviation:
     """One pair of distributions."""
 
     prompt: int
     step: int
     gap: float
     token: int
+    """The token with the largest gap."""
     divergence: float
     same_first: bool
     finite: bool
 
 
-def _measure(reference: ReaderOutput, reader: ReaderOutput) -> list[_Deviation]:
+def deviations(live: ReaderOutput, one: ReaderOutput, other: ReaderOutput) -> list[Deviation]:
+    """Every pair of distributions of two readers behind the same tokens: those of the live adapter's answers."""
     found = []
-    for prompt, (ours, theirs) in enumerate(zip(reference.answers, reader.answers, strict=True)):
-        for number, (one, other) in enumerate(zip(ours.steps, theirs.steps, strict=False)):
-            finite = all(map(math.isfinite, (*one.logprobs, *other.logprobs)))
-            gap, token = largest_gap(one, other) if finite else (math.nan, -1)
-            divergence = kl_divergence(one, other) if finite else math.nan
-            same = one.ids[0] == other.ids[0]
-            found.append(_Deviation(prompt, number, gap, token, divergence, same, finite))
-            if ours.tokens[number : number + 1] != theirs.tokens[number : number + 1]:
+    for prompt, (led, ours, theirs) in enumerate(zip(live.answers, one.answers, other.answers, strict=True)):
+        for number, (left, right) in enumerate(zip(ours.steps, theirs.steps, strict=False)):
+            finite = all(map(math.isfinite, (*left.logprobs, *right.logprobs)))
+            gap, token = largest_gap(left, right) if finite else (math.nan, -1)
+            divergence = kl_divergence(left, right) if finite else math.nan
+            same = left.ids[0] == right.ids[0]
+            found.append(Deviation(prompt, number, gap, token, divergence, same, finite))
+            if led.tokens[number : number + 1] != theirs.tokens[number : number + 1]:
                 break
     return found
 
@@ -264,7 +331,9 @@ def kl_divergence(reference: TokenDistribution, other: TokenDistribution) -> flo
     return max(0.0, total)
 
 
-def _judged(measured: Sequence[_Deviation], threshold: Threshold, labels: Sequence[str]) -> list[str]:
+def _judged(
+    measured: Sequence[Deviation], threshold: Threshold, labels: Sequence[str], floor: Floor | None
+) -> list[str]:
     """What is wrong with the distributions."""
     broken = [one for one in measured if not one.finite]
     if broken:
@@ -274,17 +343,26 @@ def _judged(measured: Sequence[_Deviation], threshold: Threshold, labels: Sequen
         return ["probabilities: nothing could be compared"]
     problems = []
     worst = max(measured, key=lambda one: one.gap)
-    if worst.gap > threshold.gap:
+    # Rounded inputs move the logarithm of an unlikely token by nats: there the divergence judges alone.
+    if floor is None and worst.gap > threshold.gap:
         problems.append(
             f"probabilities: a log-probability is off by {worst.gap:.3g} nats, {threshold.gap:g} are allowed "
             f"({labels[worst.prompt]}, token {worst.step + 1} of the answer, id {worst.token})"
         )
-    mean = sum(one.divergence for one in measured) / len(measured)
-    if mean > threshold.divergence:
-        problems.append(
-            f"probabilities: the mean KL divergence is {mean:.3g} nats, {threshold.divergence:g} are allowed"
-        )
+    mean = _mean(one.divergence for one in measured)
+    allowed = threshold.divergence + (floor.allowed if floor else 0.0)
+    if mean > allowed:
+        problems.append(f"probabilities: the mean KL divergence is {mean:.3g} nats, {allowed:.3g} are allowed")
     return problems
+
+
+def _stops(live: ReaderOutput, reader: ReaderOutput) -> list[str]:
+    """Tokens that end an answer of the live adapter, and by the export's own files do not."""
+    if live.stop_ids is None or reader.stop_ids is None:
+        return []
+    lost = sorted(live.stop_ids - reader.stop_ids)
+    ending = sorted(reader.stop_ids)
+    return [f"the tokens {lost} end an answer no more, by the export's files {ending} do"] if lost else []
 
 
 def _vocabulary(ours: Mapping[str, int] | None, theirs: Mapping[str, int] | None) -> list[str]:
@@ -298,10 +376,10 @@ def _vocabulary(ours: Mapping[str, int] | None, theirs: Mapping[str, int] | None
     return [f"{len(lost)} of {len(ours)} tokens are missing or have another id, the first is {token!r} ({number})"]
 
 
-def _endings(reference: ReaderOutput, reader: ReaderOutput, labels: Sequence[str]) -> list[str]:
-    """Where a reader goes on behind a token that ends the reference's answer."""
+def _endings(live: ReaderOutput, reader: ReaderOutput, labels: Sequence[str]) -> list[str]:
+    """Where a reader goes on behind a token that ends the live adapter's answer."""
     found = []
-    for label, ours, theirs in zip(labels, reference.answers, reader.answers, strict=True):
+    for label, ours, theirs in zip(labels, live.answers, reader.answers, strict=True):
         length = len(ours.tokens)
         if theirs.tokens[:length] == ours.tokens and len(theirs.tokens) > length and len(ours.steps) > length:
             token = ours.steps[length].ids[0]
@@ -333,3 +411,8 @@ def _largest(values: Iterable[float]) -> float:
     """The maximum, or NaN where one of them is."""
     found = list(values)
     return math.nan if any(map(math.isnan, found)) else max(found, default=0.0)
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / max(1, len(found))

@@ -10,21 +10,23 @@ from pathlib import Path
 
 import torch
 
-from veneer.errors import VeneerError
-from veneer.events import Stage, finite
-from veneer.exports.certificate import Agreement, Certificate, ReaderOutput, TensorReport, compare
+from veneer.errors import ModelError, VeneerError
+from veneer.events import Stage, Subscriber, finite, ignore
+from veneer.exports.certificate import Agreement, Certificate, Floor, ReaderOutput, TensorReport, compare, floor_of
 from veneer.exports.inputs import Checks, ExportInputs
 from veneer.exports.prompts import BUILT_IN, LIMIT, Prompts, chosen
 from veneer.exports.readers import Reader
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
 from veneer.exports.tensors import compare_tensors, counted
-from veneer.exports.thresholds import THRESHOLDS
-from veneer.exports.veneer_reader import ReaderInput, reference
+from veneer.exports.thresholds import threshold_of
+from veneer.exports.veneer_reader import ReaderInput, own, reference
 from veneer.io.files import sha256, write_text
 from veneer.system import memory, memory_limit
 
 NEW_TOKENS = 16
 """Length of the answers that are compared."""
+MERGED_SUMS = "merged sums"
+"""What the certificate calls the merged model before it is rounded: it is computed, and stands in no file."""
 
 
 def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord, *, why: str = "") -> Certificate:
@@ -39,30 +41,59 @@ def certify(inputs: ExportInputs, checks: Checks, record: ExportRecord, *, why: 
     Raises:
         VeneerError: the reference cannot be made or asked. What is wrong with the export is in the certificate.
     """
-    threshold = THRESHOLDS[record.format]
-    if inputs.request.gap is not None:
-        threshold = replace(threshold, gap=inputs.request.gap)
+    threshold = threshold_of(record.format, inputs.request.gap)
+    settings = _settings(checks)
     with Stage(inputs.emit, "comparing tensors", unit="tensors") as stage:
         tensors = _tensors(checks, threshold.tensor, stage)
-    certificate = Certificate(record.to, record.format, 0, "", NEW_TOKENS, threshold, tensors, (), checks.notes)
+    certificate = Certificate(
+        record.to, record.format, 0, "", NEW_TOKENS, threshold, tensors, (), checks.notes, settings=settings
+    )
     unasked = too_large(inputs)
     if unasked is not None:
         return replace(certificate, notes=(*checks.notes, unasked))
     with Stage(inputs.emit, "asking the live adapter"):
-        side, asked, prompts = _asked(inputs, checks)
+        live, asked, prompts = _asked(inputs, checks)
     labels = [prompt.where for prompt in prompts.prompts]
-    readers = []
+    merged = None
+    if checks.merged is not None:
+        with Stage(inputs.emit, "asking the merged model"):
+            merged = compare(live, own(checks.merged(), asked, MERGED_SUMS), threshold, labels)
+    agreements = []
+    expected, floor = expectation(checks, live, asked, inputs.emit)
     for reader in checks.readers:
         with Stage(inputs.emit, f"asking {reader.name}"):
-            answered = _read(reader, asked)
-        readers.append(answered if isinstance(answered, Agreement) else compare(side, answered, threshold, labels))
+            found = _read(reader, asked)
+        if isinstance(found, ReaderOutput):
+            found = compare(live, found, threshold, labels, expected=expected, floor=floor if reader.rounds else None)
+        agreements.append(found)
     notes = checks.notes
     if prompts.source == BUILT_IN:
         said = f"compared on {len(prompts.prompts)} {BUILT_IN}, since {why}; give your own rows by --data"
         notes = (said, *notes)
     return replace(
-        certificate, prompts=len(prompts.prompts), prompts_from=prompts.source, readers=tuple(readers), notes=notes
-    )
+        certificate, prompts=len(prompts.prompts), prompts_from=prompts.source, readers=tuple(agreements), notes=notes,
+        merged=merged,
+    )  # fmt: skip
+
+
+def expectation(
+    checks: Checks, live: ReaderOutput, asked: ReaderInput, emit: Subscriber = ignore
+) -> tuple[ReaderOutput | None, Floor | None]:
+    """The expected model's answers, and what rounded inputs move; each None where it is not needed.
+
+    Files that cannot be opened have no expected model: the readers say so too, and are held beside the live adapter.
+    """
+    try:
+        expected = None
+        if checks.expected is not None:
+            with Stage(emit, "asking the model that the export should be"):
+                expected = own(checks.expected(), asked, "expected")
+        if checks.rounded is None or not any(reader.rounds for reader in checks.readers):
+            return expected, None
+        with Stage(emit, "measuring what rounded inputs move"):
+            return expected, floor_of(live, expected or live, checks.rounded(asked))
+    except ModelError:
+        return None, None
 
 
 def too_large(inputs: ExportInputs) -> str | None:
@@ -86,30 +117,37 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def _asked(inputs: ExportInputs, checks: Checks) -> tuple[ReaderOutput, ReaderInput, Prompts]:
-    """The live adapter's side. Its model is let go of before the next one is loaded."""
+    """The live adapter's answers. Its model is let go of before the next one is loaded."""
     assistant = checks.reference()
     prompts = chosen(assistant, inputs.rows, inputs.request.limit or LIMIT, NEW_TOKENS)
     side, asked = reference(assistant, prompts, opened=checks.opened)
     return side, asked, prompts
 
 
+def _settings(checks: Checks) -> tuple[str, ...]:
+    try:
+        return tuple(checks.settings())
+    except ModelError as error:
+        return (f"files cannot be opened: {error}",)
+
+
 def _tensors(checks: Checks, threshold: float, stage: Stage) -> TensorReport:
     try:
-        return compare_tensors(counted(checks.expected(), stage), checks.found(), threshold)
+        return compare_tensors(counted(checks.tensors(), stage), checks.found(), threshold)
     except VeneerError as error:
         return TensorReport(0, "", 0.0, (f"files cannot be opened: {error}",))
 
 
 def _read(reader: Reader, asked: ReaderInput) -> ReaderOutput | Agreement:
-    """The reader's side, or what it says where it cannot open the export."""
+    """The reader's answers, or what it says where it cannot open the export."""
     try:
         return reader.read(asked)
     except VeneerError as error:
-        counts = {"texts": len(asked.texts), "renderings": len(asked.prompts.prompts), "greedy": len(asked.answers)}
+        nan = math.nan
         return Agreement(
-            reader=reader.name, texts=counts["texts"], texts_equal=0, renderings=counts["renderings"],
-            renderings_equal=0, positions=0, top1=0, gap=float("nan"), divergence=float("nan"),
-            worst_divergence=float("nan"), greedy=counts["greedy"], greedy_equal=0, problems=(f"opening: {error}",),
+            reader=reader.name, texts=len(asked.texts), texts_equal=0, renderings=len(asked.prompts.prompts),
+            renderings_equal=0, positions=0, top1=0, gap=nan, divergence=nan, worst_divergence=nan, beside_expected=nan,
+            allowed=nan, greedy=len(asked.answers), greedy_equal=0, problems=(f"opening: {error}",),
         )  # fmt: skip
 
 

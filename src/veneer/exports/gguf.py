@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from gguf.constants import GGMLQuantizationType as Kind
 from torch import Tensor
 
+from veneer.assistant import make_assistant
 from veneer.errors import ConfigError, nearest
 from veneer.events import Stage
 from veneer.exports import llama_cpp as runner
 from veneer.exports.base import MergeBase, Source, open_source
+from veneer.exports.certificate import ReaderOutput
+from veneer.exports.expected import ExpectedCheckpoint, dense_config, model_of
+from veneer.exports.input_rounding import BY_TYPE, load_rounded, rounds
+from veneer.exports.input_rounding import rounded as rounded_inputs
 from veneer.exports.inputs import Checks, ExportInputs
-from veneer.exports.merge import HEAD, merged_tensors, stays_tied
+from veneer.exports.merge import HEAD, merged_in_memory, merged_tensors, stays_tied
 from veneer.exports.modelfile import write_modelfile
 from veneer.exports.readers import Reader, llama_cpp, veneer_folder
 from veneer.exports.record import ExportRecord
-from veneer.exports.tensors import ModelTensors, Tensors
-from veneer.exports.veneer_reader import live
+from veneer.exports.settings import differences
+from veneer.exports.tensors import ExpectedTensor, ModelTensors, Tensors
+from veneer.exports.veneer_reader import ReaderInput, live, own
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.gguf.config import completed, family_of
-from veneer.io.gguf.encode import Quant
-from veneer.io.gguf.model import WrittenGguf, needed, plan_kinds, write_model
+from veneer.io.gguf.encode import Quant, encode
+from veneer.io.gguf.header import read_header
+from veneer.io.gguf.metadata import Value
+from veneer.io.gguf.model import WrittenGguf, metadata, needed, plan_kinds, write_model
 from veneer.io.gguf.names import EMBEDDING, Piece, pieces
+from veneer.io.gguf.reader import decode
+from veneer.io.tokenizer import Tokenizer
+from veneer.model.spec import spec_from_hf
 
 GGUF, MODEL_FILE = "gguf", "model.gguf"
 DEFAULT = Quant.F16
@@ -39,6 +52,8 @@ FORMATS = {
 """What `export.json` and the thresholds call them."""
 ROUNDED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NO_LLAMA_CPP = "not read by llama.cpp, which is not installed: pip install 'veneer[llama-cpp]'"
+FREE_KEYS = ("general.name", "general.alignment")
+"""Metadata that changes nothing."""
 DEQUANTISED = "merged into the dequantised base, since the adapter was trained beside it"
 
 
@@ -127,32 +142,67 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
 
 
 def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
-    """The merged tensors, our loader and llama.cpp."""
-    base = MergeBase(record.merged_into)
+    """Settings, merged tensors, our loader and llama.cpp."""
+    base, quant = MergeBase(record.merged_into), quant_of(record.format)
     file = folder / MODEL_FILE
+    source = cache(lambda: open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained))
+    config = cache(lambda: gguf_config(source()))
     readers: list[Reader] = [veneer_folder(file, inputs.device)]
     if runner.available():
         readers.append(llama_cpp(file))
+
+    def tokenizer() -> Tokenizer:
+        return source().tokenizer or inputs.checkpoint.tokenizer()
+
+    def expected(tensors: Tensors) -> ExpectedCheckpoint:
+        return ExpectedCheckpoint(dense_config(config()), inputs.checkpoint.generation_config, tensors, tokenizer())
+
+    def rounded(asked: ReaderInput) -> ReaderOutput:
+        return _rounded(expected(_found(file)), quant, asked, inputs.device)
+
+    exact = quant is Quant.F32
+    rounding = rounds(_types(config(), quant), spec_from_hf(config()).activation)
     return Checks(
         reference=lambda: live(inputs.checkpoint, inputs.request.adapter, base, inputs.trained, inputs.device),
         readers=tuple(readers),
-        expected=lambda: _expected(inputs, base, quant_of(record.format)),
+        tensors=lambda: _expected(source(), config(), quant),
         found=lambda: _found(file),
+        settings=lambda: settings_of(file, metadata(config(), tokenizer(), quant)),
+        merged=None if exact else lambda: model_of(expected(merged_in_memory(source())), inputs.device),
+        expected=None if exact else lambda: model_of(expected(_found(file)), inputs.device),
+        rounded=rounded if rounding else None,
         notes=() if runner.available() else (NO_LLAMA_CPP,),
         opened=True,
     )
 
 
-def _expected(inputs: ExportInputs, base: MergeBase, quant: Quant) -> Iterator[tuple[str, Tensor]]:
-    """The merged tensors; where the file rounds once, rounded as it does."""
-    source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
-    config = gguf_config(source)
+def settings_of(file: Path, expected: Mapping[str, Value]) -> Iterator[str]:
+    """Metadata of a GGUF file that is not what it should be. Names for people are left out."""
+    found = read_header(file).metadata
+    yield from differences(expected, {key: value for key, value in found.items() if key not in FREE_KEYS})
+
+
+def _types(config: Mapping[str, Any], quant: Quant) -> dict[str, str]:
+    """The GGUF type of every tensor, by the name that our reader gives it."""
     kinds = plan_kinds(config, quant)
-    places = _places(config)
+    return {name: kinds[piece.name] for name, piece in _places(config).items()}
+
+
+def _rounded(expected: ExpectedCheckpoint, quant: Quant, asked: ReaderInput, device: torch.device) -> ReaderOutput:
+    """The expected model with its products' inputs rounded."""
+    types = _types(expected.config, quant)
+    model = load_rounded(expected, types, device)
+    head = BY_TYPE[types.get(HEAD, types[EMBEDDING])]
+    return own(make_assistant(model, expected, None), asked, before_head=lambda hidden: rounded_inputs(hidden, head))
+
+
+def _expected(source: Source, config: Mapping[str, Any], quant: Quant) -> Iterator[ExpectedTensor]:
+    """The merged tensors, exact and as the file holds them."""
+    kinds, places = plan_kinds(config, quant), _places(config)
     for name, tensor, _ in merged_tensors(source):
-        yield name, _as_written(tensor, places[name], kinds)
+        yield _as_written(name, tensor, places[name], kinds)
         if name == EMBEDDING and HEAD in places and places[HEAD].sources == (EMBEDDING,):
-            yield HEAD, _as_written(tensor, places[HEAD], kinds)
+            yield _as_written(HEAD, tensor, places[HEAD], kinds)
 
 
 def _places(config: Mapping[str, Any]) -> dict[str, Piece]:
@@ -165,11 +215,16 @@ def _places(config: Mapping[str, Any]) -> dict[str, Piece]:
     return found
 
 
-def _as_written(tensor: Tensor, piece: Piece, kinds: Mapping[str, str]) -> Tensor:
-    dtype = ROUNDED.get(kinds[piece.name], torch.float32)
-    if piece.offset:
-        return (tensor.double() + piece.offset).to(dtype) - piece.offset
-    return tensor.to(dtype)
+def _as_written(name: str, tensor: Tensor, piece: Piece, kinds: Mapping[str, str]) -> ExpectedTensor:
+    kind = Kind[kinds[piece.name]]
+    if kind.name in ROUNDED:
+        dtype = ROUNDED[kind.name]
+        if piece.offset:
+            return ExpectedTensor(name, tensor, (tensor.double() + piece.offset).to(dtype) - piece.offset)
+        return ExpectedTensor(name, tensor, tensor.to(dtype))
+    # Rows are encoded by themselves, so that their order in the file does not matter.
+    codes = encode(name, tensor, kind)
+    return ExpectedTensor(name, tensor, decode(codes, kind).reshape(tensor.shape))
 
 
 def _found(file: Path) -> Tensors:

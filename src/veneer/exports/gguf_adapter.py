@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,22 @@ from torch import Tensor
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.module import AdapterModule
+from veneer.adapters.store import load_adapter
+from veneer.assistant import Assistant, make_assistant
 from veneer.errors import AdapterError, ConfigError, ModelError, listing, nearest
 from veneer.events import Stage
 from veneer.exports import llama_cpp as runner
 from veneer.exports.base import MergeBase, open_source
 from veneer.exports.certificate import ReaderOutput
-from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, ROUNDED, write_gguf_base
+from veneer.exports.expected import ExpectedCheckpoint, dense_config
+from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, settings_of, write_gguf_base
+from veneer.exports.input_rounding import load_rounded, rounds
 from veneer.exports.inputs import Checks, ExportInputs
 from veneer.exports.modelfile import write_modelfile
 from veneer.exports.readers import Reader, llama_cpp
 from veneer.exports.record import ExportRecord
-from veneer.exports.tensors import MemoryTensors
-from veneer.exports.veneer_reader import ReaderInput, live
+from veneer.exports.tensors import ExpectedTensor, MemoryTensors, ModelTensors
+from veneer.exports.veneer_reader import ReaderInput, live, own
 from veneer.io.gguf.config import completed, family_of
 from veneer.io.gguf.encode import Quant, encode, fitting
 from veneer.io.gguf.header import read_header
@@ -42,6 +47,7 @@ from veneer.io.gguf.metadata import Value
 from veneer.io.gguf.names import Piece, interleaved, pieces
 from veneer.io.gguf.reader import decode
 from veneer.io.gguf.writer import GgufWriter, Planned
+from veneer.model.spec import spec_from_hf
 
 ADAPTER_FILE = "adapter.gguf"
 REMEDY = "Merge it into a model of its own instead: --to gguf."
@@ -122,13 +128,7 @@ def write_gguf_adapter(
         for leaf, factor in (("a", a), ("b", b)):
             name = f"{target}.lora_{leaf}"
             plan[name] = Planned(name, tuple(factor.shape), fitting(_KINDS[kind], factor.shape[-1]))
-    values: dict[str, Value] = {
-        "general.architecture": family.architecture,
-        "general.type": "adapter",
-        "adapter.type": "lora",
-        "adapter.lora.alpha": float(alpha),
-    }
-    with GgufWriter(path, values, list(plan.values())) as file:
+    with GgufWriter(path, _metadata(adapter, config), list(plan.values())) as file:
         for module, update in updates.items():
             for name, factor in factors(update, places[f"{module}.weight"], alpha):
                 file.write(name, encode(name, factor, plan[name].kind))
@@ -145,6 +145,15 @@ def write_gguf_adapter(
         if narrow
         else (),
     )
+
+
+def _metadata(adapter: Adapter, config: Mapping[str, Any]) -> dict[str, Value]:
+    return {
+        "general.architecture": family_of(config).architecture,
+        "general.type": "adapter",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": float(adapter.spec.alpha or 1.0),
+    }
 
 
 def _places(config: Mapping[str, Any]) -> dict[str, Piece]:
@@ -261,23 +270,66 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
             write_gguf_base(model, inputs.checkpoint, Quant.F32)
             return llama_cpp(model, adapter=file).read(asked)
 
+    source = cache(lambda: open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained))
+    config = inputs.checkpoint.config
+
+    def reference() -> Assistant:
+        return live(inputs.checkpoint, inputs.request.adapter, base, inputs.trained, inputs.device)
+
+    exact, gelu = kind is AdapterType.F32, rounds({}, spec_from_hf(config).activation)
     return Checks(
-        reference=lambda: live(inputs.checkpoint, inputs.request.adapter, base, inputs.trained, inputs.device),
-        readers=(Reader("llama.cpp", read),) if runner.available() else (),
-        expected=lambda: _expected(inputs, base, kind),
+        reference=reference,
+        readers=(Reader("llama.cpp", read, rounds=True),) if runner.available() else (),
+        tensors=lambda: _expected(source().adapter, config, kind),
         found=lambda: MemoryTensors(read_factors(file)),
+        settings=lambda: settings_of(file, _metadata(source().adapter, config)),
+        expected=None if exact else lambda: _with_rounded_factors(reference(), kind),
+        rounded=None if exact and not gelu else lambda asked: _rounded(inputs, asked),
         notes=() if runner.available() else (NO_LLAMA_CPP,),
         opened=True,
     )
 
 
-def _expected(inputs: ExportInputs, base: MergeBase, kind: AdapterType) -> Iterator[tuple[str, Tensor]]:
-    adapter = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained).adapter
-    places = _places(inputs.checkpoint.config)
+def _rounded(inputs: ExportInputs, asked: ReaderInput) -> ReaderOutput:
+    """The adapter with exact factors on a base whose GELU is rounded as llama.cpp's: what rounding moves, both of the
+    factors and of their inputs, is of that size."""
+    checkpoint = inputs.checkpoint
+    files = ExpectedCheckpoint(
+        dense_config(checkpoint.config), checkpoint.generation_config, ModelTensors(checkpoint), checkpoint.tokenizer()
+    )
+    model = load_rounded(files, dict.fromkeys(checkpoint.names(), "F32"), inputs.device)
+    adapter = load_adapter(model, inputs.request.adapter)
+    return own(make_assistant(model, checkpoint, adapter), asked)
+
+
+def _with_rounded_factors(assistant: Assistant, kind: AdapterType) -> Assistant:
+    """A live adapter whose factors are those that a file of this type holds."""
+    assert assistant.adapter is not None
+    alpha = assistant.adapter.spec.alpha or 1.0
+    with torch.no_grad():
+        for update in assistant.adapter.updates().values():
+            a, b = update.pairs()
+            ratio, rank = _ratio(update, alpha), update.lora_A.shape[0]
+            a, b = _held("A", a, kind), _held("B", b * ratio, kind) / ratio
+            update.lora_A.copy_(a[:rank])
+            update.lora_B.copy_(b[:, :rank])
+            if update.subtracted_a is not None and update.subtracted_b is not None:
+                update.subtracted_a.copy_(a[rank:])
+                update.subtracted_b.copy_(-b[:, rank:])
+    return assistant
+
+
+def _held(name: str, factor: Tensor, kind: AdapterType) -> Tensor:
+    """A factor as a file of a type holds it."""
+    stored = fitting(_KINDS[kind], factor.shape[-1])
+    return decode(encode(name, factor.cpu(), stored), stored).reshape(factor.shape)
+
+
+def _expected(adapter: Adapter, config: Mapping[str, Any], kind: AdapterType) -> Iterator[ExpectedTensor]:
+    places = _places(config)
     for module, update in adapter.updates().items():
         for name, factor in factors(update, places[f"{module}.weight"], adapter.spec.alpha or 1.0):
-            stored = fitting(_KINDS[kind], factor.shape[-1])
-            yield name, factor.to(ROUNDED.get(stored.name, torch.float32))
+            yield ExpectedTensor(name, factor, _held(name, factor, kind))
 
 
 def read_factors(path: Path) -> dict[str, Tensor]:

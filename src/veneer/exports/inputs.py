@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from veneer.assistant import Assistant, recorded_run
 from veneer.backends.load import describe_hf
@@ -15,11 +14,13 @@ from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Backend, Method
 from veneer.events import Subscriber
 from veneer.exports.base import TrainingBase
+from veneer.exports.certificate import ReaderOutput
 from veneer.exports.prompts import EvaluationRows
 from veneer.exports.readers import Reader
 from veneer.exports.record import ExportRecord
 from veneer.exports.request import ExportRequest, StoredDtype
-from veneer.exports.tensors import Tensors
+from veneer.exports.tensors import ExpectedTensor, Tensors
+from veneer.exports.veneer_reader import ReaderInput
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.model_files import DTYPES, recorded_dtype
@@ -65,10 +66,19 @@ class Checks:
     reference: Callable[[], Assistant]
     """Makes the live adapter, in float32."""
     readers: tuple[Reader, ...]
-    expected: Callable[[], Iterable[tuple[str, Tensor]]]
-    """Every tensor as it should stand there."""
+    tensors: Callable[[], Iterable[ExpectedTensor]]
+    """Makes every tensor as it should stand there."""
     found: Callable[[], Tensors]
-    """What stands there."""
+    """Opens what stands there."""
+    settings: Callable[[], Iterable[str]]
+    """Names the settings that are not what they should be."""
+    merged: Callable[[], Assistant] | None = None
+    """Makes the model of the sums before they are rounded; None where nothing is summed, or rounded."""
+    expected: Callable[[], Assistant] | None = None
+    """Makes the model that the export should be (see `veneer.exports.certificate`); None where that is the live
+    adapter."""
+    rounded: Callable[[ReaderInput], ReaderOutput] | None = None
+    """Asks the expected model with its products' inputs rounded as llama.cpp rounds them; None where it rounds none."""
     notes: tuple[str, ...] = ()
     """Readers that are not asked, and why."""
     opened: bool = False

@@ -16,6 +16,7 @@ from torch import Tensor
 from veneer.config import QuantSection
 from veneer.errors import AdapterError, ModelError, listing
 from veneer.exports.base import Source
+from veneer.exports.tensors import MemoryTensors
 from veneer.io.model_files import stream_model
 from veneer.io.prequantised import parts_of, quantization_config
 from veneer.load import expected_tensors, linear_paths
@@ -129,6 +130,11 @@ def merged_tensors(source: Source) -> Iterator[tuple[str, Tensor, bool]]:
         # A head that was the embedding until now has its values.
         held = EMBEDDING if name == HEAD and HEAD not in expected else name
         yield name, source.base(held), False
+
+
+def merged_in_memory(source: Source) -> MemoryTensors:
+    """The whole merged model in float32, before it is rounded to what it is written in."""
+    return MemoryTensors({name: tensor.float() for name, tensor, _ in merged_tensors(source)})
 
 
 def _rest(expected: dict[str, tuple[int, ...]], changed: set[str], *, parted: bool) -> list[str]:

@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from veneer.assistant import open_assistant
+from veneer.assistant import Assistant, open_assistant
 from veneer.config import QuantSection
 from veneer.enums import Backend, Scheme
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics import compare
 from veneer.events import Stage
 from veneer.exports.base import MergeBase, open_source
+from veneer.exports.expected import ExpectedCheckpoint, dense_config, model_of
 from veneer.exports.hf import merged_files, open_hf_source, write_merged_hf
 from veneer.exports.inputs import Checks, ExportInputs, name_of
 from veneer.exports.measure import LossMeter, beside, mean_loss, survival
-from veneer.exports.merge import MergeSummary, merged_tensors, packed_paths, write_merged
+from veneer.exports.merge import HEAD, MergeSummary, merged_tensors, packed_paths, stays_tied, write_merged
 from veneer.exports.readers import TRANSFORMERS, Reader, installed, transformers_folder, veneer_folder
 from veneer.exports.record import ExportRecord, LossReport, RequantisedLoss
 from veneer.exports.request import Target
-from veneer.exports.tensors import ModelTensors, Tensors
+from veneer.exports.settings import file_differences
+from veneer.exports.tensors import ExpectedTensor, MemoryTensors, ModelTensors, Tensors
 from veneer.exports.veneer_reader import live
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import reported
+from veneer.io.model_files import save_settings
+from veneer.io.prequantised import quantization_config
+from veneer.io.tokenizer import Tokenizer
+from veneer.load import linear_paths
 from veneer.quant.schemes import pack
 
 UNMEASURED = (
@@ -73,9 +81,11 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
 
 
 def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
-    """The merged tensors, our loader and transformers."""
+    """Settings, merged tensors, our loader and transformers."""
     base = MergeBase(record.merged_into)
     quant = packing(inputs) if inputs.request.to is Target.MERGED_4BIT else None
+    dtype: torch.dtype = getattr(torch, record.dtype)
+    made = _merged_hf(inputs, base) if inputs.backend is Backend.HF else _merged(inputs, base, quant)
     readers: list[Reader] = [veneer_folder(folder, inputs.device, inputs.backend)]
     notes: tuple[str, ...] = ()
     if quant is not None:
@@ -84,33 +94,91 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         readers.append(transformers_folder(folder, inputs.device))
     else:
         notes = (NO_TRANSFORMERS,)
+
+    def model(tensors: Tensors) -> Assistant:
+        config, tokenizer = made.settings()
+        files = ExpectedCheckpoint(
+            dense_config(config),
+            inputs.checkpoint.generation_config,
+            tensors,
+            tokenizer or inputs.checkpoint.tokenizer(),
+        )
+        return model_of(files, inputs.device, inputs.backend)
+
+    exact = quant is None and dtype is torch.float32
     return Checks(
         reference=lambda: live(
             inputs.checkpoint, inputs.request.adapter, base, inputs.trained, inputs.device, inputs.backend
         ),
         readers=tuple(readers),
-        expected=lambda: _expected(inputs, base, getattr(torch, record.dtype), quant),
+        tensors=lambda: made.tensors(dtype),
         found=lambda: _found(folder),
+        settings=lambda: _settings(inputs, made, dtype, quant, folder),
+        merged=None
+        if exact
+        else lambda: model(MemoryTensors({one.name: one.exact.float() for one in made.tensors(dtype)})),
+        expected=None if exact else lambda: model(_found(folder)),
         notes=notes,
     )
 
 
-def _expected(
-    inputs: ExportInputs, base: MergeBase, dtype: torch.dtype, quant: QuantSection | None
-) -> Iterator[tuple[str, Tensor]]:
-    if inputs.backend is Backend.HF:
-        for name, tensor, wide, _ in merged_files(
-            open_hf_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
-        ):
-            yield name, tensor.to(torch.float32 if wide else dtype)
-        return
-    source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
-    packed = frozenset[str]() if quant is None else packed_paths(source.model.spec, quant)
-    for name, tensor, _ in merged_tensors(source):
-        if quant is not None and name.removesuffix(".weight") in packed:
-            yield name, pack(tensor.float(), None, quant).dequantize(torch.float32)
-        else:
-            yield name, tensor.to(dtype)
+@dataclass(frozen=True, slots=True)
+class _MergedModel:
+    """The merged model as it should stand in a folder."""
+
+    tensors: Callable[[torch.dtype], Iterator[ExpectedTensor]]
+    """Makes every tensor, for a dtype of those that are dense."""
+    settings: Callable[[], tuple[dict[str, Any], Tokenizer | None]]
+    """Makes config.json, but for the dtype and the quantisation, and the tokenizer where it is not the base's."""
+    dense: Callable[[], list[str]]
+    """The linear layers that stay dense where others are packed."""
+
+
+def _merged(inputs: ExportInputs, base: MergeBase, quant: QuantSection | None) -> _MergedModel:
+    source = cache(lambda: open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained))
+
+    def packed() -> frozenset[str]:
+        return frozenset() if quant is None else packed_paths(source().model.spec, quant)
+
+    def tensors(dtype: torch.dtype) -> Iterator[ExpectedTensor]:
+        layers = packed()
+        for name, tensor, _ in merged_tensors(source()):
+            if quant is not None and name.removesuffix(".weight") in layers:
+                written = pack(tensor.float(), None, quant).dequantize(torch.float32)
+            else:
+                written = tensor.to(dtype)
+            yield ExpectedTensor(name, tensor, written)
+
+    def settings() -> tuple[dict[str, Any], Tokenizer | None]:
+        changes = {"vocab_size": source().model.spec.vocab_size, "tie_word_embeddings": stays_tied(source())}
+        return {**inputs.checkpoint.config, **changes}, source().tokenizer
+
+    return _MergedModel(
+        tensors, settings, lambda: [path for path in linear_paths(source().model.spec) if path not in packed()]
+    )
+
+
+def _merged_hf(inputs: ExportInputs, base: MergeBase) -> _MergedModel:
+    source = cache(lambda: open_hf_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained))
+
+    def tensors(dtype: torch.dtype) -> Iterator[ExpectedTensor]:
+        for name, tensor, wide, _ in merged_files(source()):
+            yield ExpectedTensor(name, tensor, tensor.to(torch.float32 if wide else dtype))
+
+    return _MergedModel(tensors, lambda: (dict(inputs.checkpoint.config), None), list)
+
+
+def _settings(
+    inputs: ExportInputs, made: _MergedModel, dtype: torch.dtype, quant: QuantSection | None, folder: Path
+) -> list[str]:
+    """Everything but the weights, written once more and compared."""
+    config, tokenizer = made.settings()
+    described = (
+        None if quant is None else quantization_config(quant, [HEAD.removesuffix(".weight"), *made.dense()], dtype)
+    )
+    with TemporaryDirectory() as scratch:
+        save_settings(Path(scratch), {**config, "torch_dtype": name_of(dtype)}, inputs.checkpoint, described, tokenizer)
+        return file_differences(Path(scratch), folder)
 
 
 def _found(folder: Path) -> Tensors:

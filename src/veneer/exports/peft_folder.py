@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -15,7 +16,8 @@ from veneer.exports.hf import open_hf_source
 from veneer.exports.inputs import Checks, ExportInputs, name_of
 from veneer.exports.readers import PEFT, TRANSFORMERS, Reader, installed, peft_folder
 from veneer.exports.record import ExportRecord
-from veneer.exports.tensors import MemoryTensors, Tensors
+from veneer.exports.settings import file_differences
+from veneer.exports.tensors import ExpectedTensor, MemoryTensors, Tensors
 from veneer.exports.veneer_reader import ReaderInput, live, own
 from veneer.io.tokenizer import Tokenizer, from_directory
 
@@ -29,12 +31,7 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
     What PEFT cannot say (a start that it would subtract again) is written as the plain adapter that it amounts to.
     """
     base = _base(inputs)
-    adapter, tokenizer = _adapter(inputs, base)
-    _, config = read_config(inputs.request.adapter)
-    named = str(config.get("base_model_name_or_path") or inputs.model)
-    save_adapter(folder, adapter, base=named, revision=config.get("revision"))
-    if tokenizer is not None and tokenizer.vocab_size > inputs.checkpoint.tokenizer().vocab_size:
-        tokenizer.save(folder)
+    _write_files(inputs, base, folder)
     return ExportRecord(
         model=inputs.model,
         adapter=str(inputs.request.adapter),
@@ -45,6 +42,15 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
         method=inputs.method.value,
         merged_into=base.value,
     )
+
+
+def _write_files(inputs: ExportInputs, base: MergeBase, folder: Path) -> None:
+    adapter, tokenizer = _adapter(inputs, base)
+    _, config = read_config(inputs.request.adapter)
+    named = str(config.get("base_model_name_or_path") or inputs.model)
+    save_adapter(folder, adapter, base=named, revision=config.get("revision"))
+    if tokenizer is not None and tokenizer.vocab_size > inputs.checkpoint.tokenizer().vocab_size:
+        tokenizer.save(folder)
 
 
 def _base(inputs: ExportInputs) -> MergeBase:
@@ -75,8 +81,9 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
             inputs.checkpoint, inputs.request.adapter, base, inputs.trained, inputs.device, inputs.backend
         ),
         readers=tuple(readers),
-        expected=lambda: _expected(inputs, base),
+        tensors=lambda: _expected(inputs, base),
         found=lambda: _found(folder),
+        settings=lambda: _settings(inputs, base, folder),
         notes=notes,
     )
 
@@ -89,9 +96,17 @@ def _adapter(inputs: ExportInputs, base: MergeBase) -> tuple[Adapter, Tokenizer 
     return source.adapter, source.tokenizer
 
 
-def _expected(inputs: ExportInputs, base: MergeBase) -> list[tuple[str, torch.Tensor]]:
+def _expected(inputs: ExportInputs, base: MergeBase) -> list[ExpectedTensor]:
     adapter, _ = _adapter(inputs, base)
-    return [(name, tensor.float()) for name, tensor in adapter.tensors().items()]
+    tensors = ((name, tensor.float()) for name, tensor in adapter.tensors().items())
+    return [ExpectedTensor(name, tensor, tensor) for name, tensor in tensors]
+
+
+def _settings(inputs: ExportInputs, base: MergeBase, folder: Path) -> list[str]:
+    """The configuration, and the tokenizer where there is one, written once more and compared."""
+    with TemporaryDirectory() as scratch:
+        _write_files(inputs, base, Path(scratch))
+        return file_differences(Path(scratch), folder)
 
 
 def _found(folder: Path) -> Tensors:

@@ -9,7 +9,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from veneer.assistant import stop_tokens
+from veneer.data.chat import Encoder, template_of
 from veneer.enums import Backend
 from veneer.errors import ModelError
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput
 from veneer.exports.llama_cpp import CONTEXT, opened
 from veneer.exports.veneer_reader import ReaderInput, folder, led, own, steps_of
 from veneer.io.checkpoint import open_checkpoint
-from veneer.io.tokenizer import from_directory
+from veneer.io.tokenizer import Tokenizer, from_directory
 
 TRANSFORMERS, PEFT = "transformers", "peft"
 
@@ -34,6 +36,8 @@ class Reader:
 
     name: str
     read: Callable[[ReaderInput], ReaderOutput]
+    rounds: bool = False
+    """Whether it rounds the inputs of its products, so that it is judged with a floor."""
 
 
 def installed(package: str) -> bool:
@@ -43,7 +47,13 @@ def installed(package: str) -> bool:
 
 def veneer_folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) -> Reader:
     """Our own loader on a model's directory or GGUF file."""
-    return Reader("veneer", lambda asked: own(folder(path, device, backend), asked))
+
+    def read(asked: ReaderInput) -> ReaderOutput:
+        found = own(folder(path, device, backend), asked)
+        # A GGUF file names one end of text; llama.cpp knows others by their spelling, and is asked itself.
+        return found if path.is_dir() else replace(found, stop_ids=None)
+
+    return Reader("veneer", read)
 
 
 def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
@@ -65,7 +75,7 @@ def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
             )
         return ReaderOutput("llama.cpp", renderings, ids, answers)
 
-    return Reader("llama.cpp", read)
+    return Reader("llama.cpp", read, rounds=True)
 
 
 def transformers_folder(path: Path, device: torch.device) -> Reader:
@@ -127,14 +137,22 @@ def _theirs(name: str, model: Any, tokenizer_folder: Path, asked: ReaderInput) -
         for prompt in asked.prompts.prompts
     )
     ids = tuple(tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in asked.texts)
-    # Only to write an answer out: its tokens are what is compared.
     plain = from_directory(tokenizer_folder)
+    stop_ids = _stop_ids(model, tokenizer, plain)
     answers: list[Answer] = []
     for prompt, answer in zip(asked.prompts.prompts, asked.answers, strict=True):
         tokens = torch.tensor([[*prompt.tokens, *answer.tokens]], device=model.device)
         logits = model(input_ids=tokens, use_cache=False).logits[0, len(prompt.tokens) - 1 :]
-        answers.append(led(steps_of(logits), asked, asked.stop_ids, plain))
-    return ReaderOutput(name, renderings, ids, tuple(answers), dict(tokenizer.get_vocab()))
+        answers.append(led(steps_of(logits), asked, stop_ids, plain))
+    return ReaderOutput(name, renderings, ids, tuple(answers), dict(tokenizer.get_vocab()), stop_ids)
+
+
+def _stop_ids(model: Any, tokenizer: Any, plain: Tokenizer) -> frozenset[int]:
+    """What ends an answer by the files that transformers has read, and by the chat template."""
+    ends = stop_tokens(
+        plain, {"eos_token_id": model.generation_config.eos_token_id}, Encoder(plain, template_of(plain))
+    )
+    return ends if tokenizer.eos_token_id is None else ends | {int(tokenizer.eos_token_id)}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ a tenth of a nat, and a damaged tensor could hide in that. In float32 what is le
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,20 +132,38 @@ def reference(assistant: Assistant, prompts: Prompts, *, opened: bool = False) -
         for prompt, tokens in zip(prompts.prompts, chosen, strict=True)
     )
     side = ReaderOutput(
-        "live adapter", renderings, ids_of(assistant.tokenizer, texts), answers, vocabulary(assistant.tokenizer)
+        "live adapter",
+        renderings,
+        ids_of(assistant.tokenizer, texts),
+        answers,
+        vocabulary(assistant.tokenizer),
+        assistant.stop_ids,
     )
     return side, ReaderInput(prompts, texts, answers, assistant.stop_ids)
 
 
-def own(assistant: Assistant, asked: ReaderInput, name: str = "veneer") -> ReaderOutput:
-    """What our loader makes of an export, along the reference's answers."""
+def own(
+    assistant: Assistant,
+    asked: ReaderInput,
+    name: str = "veneer",
+    *,
+    before_head: Callable[[Tensor], Tensor] = lambda hidden: hidden,
+) -> ReaderOutput:
+    """What veneer makes of a model, along the reference's answers.
+
+    Args:
+        assistant: the model.
+        asked: what it is asked.
+        name: what the certificate calls it.
+        before_head: changes the hidden states `[positions, dim]` that the head multiplies.
+    """
     answers = tuple(
-        led(_steps(assistant.model, prompt, answer.tokens), asked, assistant.stop_ids, assistant.tokenizer)
+        led(_steps(assistant.model, prompt, answer.tokens, before_head), asked, assistant.stop_ids, assistant.tokenizer)
         for prompt, answer in zip(asked.prompts.prompts, asked.answers, strict=True)
     )
     renderings = rendered(assistant.tokenizer, asked.prompts.prompts)
     ids = ids_of(assistant.tokenizer, asked.texts)
-    return ReaderOutput(name, renderings, ids, answers, vocabulary(assistant.tokenizer))
+    return ReaderOutput(name, renderings, ids, answers, vocabulary(assistant.tokenizer), assistant.stop_ids)
 
 
 def rendered(tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> tuple[str | None, ...]:
@@ -181,12 +199,17 @@ def vocabulary_texts(tokenizer: Tokenizer) -> list[str]:
 
 
 @torch.no_grad()
-def _steps(model: LanguageModel, prompt: Prompt, along: Sequence[int]) -> tuple[TokenDistribution, ...]:
+def _steps(
+    model: LanguageModel,
+    prompt: Prompt,
+    along: Sequence[int],
+    before_head: Callable[[Tensor], Tensor] = lambda hidden: hidden,
+) -> tuple[TokenDistribution, ...]:
     """The distributions behind a prompt and behind every token of an answer that is laid behind it."""
     tokens = torch.tensor([*prompt.tokens, *along], device=model.device)
     positions = torch.arange(len(tokens), device=model.device)
     hidden = model.documents(tokens, positions, [len(tokens)])
-    return tuple(steps_of(model.logits(hidden[len(prompt.tokens) - 1 :])))
+    return tuple(steps_of(model.logits(before_head(hidden[len(prompt.tokens) - 1 :]))))
 
 
 def led(

@@ -49,7 +49,7 @@ def save_model(
     published = dict(as_published(origin.config, tensors.items()))
     write_tensors(directory / WEIGHTS_FILE, published, {"format": "pt"})
     dtype = _NAMES[next(iter(tensors.values())).dtype]
-    _save_rest(directory, {"torch_dtype": dtype}, origin, quantization, origin.tokenizer())
+    save_settings(directory, {"torch_dtype": dtype}, origin, quantization)
 
 
 def stream_model(
@@ -86,7 +86,7 @@ def stream_model(
             if name == "model.embed_tokens.weight":
                 changes = {"torch_dtype": _NAMES[tensor.dtype], "vocab_size": len(tensor)}
     changes["tie_word_embeddings"] = "lm_head.weight" not in shapes
-    _save_rest(directory, changes, origin, quantization, tokenizer or origin.tokenizer())
+    save_settings(directory, changes, origin, quantization, tokenizer)
     return shapes
 
 
@@ -112,17 +112,28 @@ def stream_files(
     with TensorWriter(directory / WEIGHTS_FILE, names, {"format": "pt"}) as file:
         for name, tensor in tensors:
             file.write(name, tensor)
-    _save_rest(directory, {"torch_dtype": _NAMES[dtype]}, origin, None, origin.tokenizer())
+    save_settings(directory, {"torch_dtype": _NAMES[dtype]}, origin)
 
 
-def _save_rest(
+def save_settings(
     directory: Path,
     changes: Mapping[str, Any],
     origin: Checkpoint,
-    quantization: Mapping[str, Any] | None,
-    tokenizer: Tokenizer,
+    quantization: Mapping[str, Any] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Write configuration and generation settings of `origin`, and the tokenizer."""
+    """Write everything of a model but its weights: config.json, generation settings and tokenizer.
+
+    Args:
+        directory: an existing folder.
+        changes: keys of config.json that are not `origin`'s.
+        origin: where everything else comes from.
+        quantization: what config.json says of how the weights are quantised; None says that they are not.
+        tokenizer: in place of `origin`'s.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
     config = {**origin.config, **changes}
     config.pop("dtype", None)
     config.pop(CONFIG_KEY, None)
@@ -132,4 +143,4 @@ def _save_rest(
     if origin.generation_config:
         generation = json.dumps(dict(origin.generation_config), indent=2, sort_keys=True)
         write_text(directory / "generation_config.json", generation + "\n")
-    tokenizer.save(directory)
+    (tokenizer or origin.tokenizer()).save(directory)

@@ -93,6 +93,13 @@ def plan_kinds(config: Mapping[str, Any], quant: Quant) -> dict[str, str]:
     return {name: planned.kind.name for name, planned in _plan(described, quant, _values(described, quant, "")).items()}
 
 
+def metadata(config: Mapping[str, Any], tokenizer: Tokenizer, quant: Quant) -> dict[str, Value]:
+    """Everything that `write_model` writes beside tensors and the model's name. Raises ModelError as it does."""
+    described = describe(config)
+    vocabulary = write_vocabulary(tokenizer, int(described.config["vocab_size"]))
+    return _values(described, quant, "") | dict(vocabulary.values)
+
+
 def _values(described: Described, quant: Quant, name: str) -> dict[str, Value]:
     values: dict[str, Value] = {
         "general.architecture": described.family.architecture,
