@@ -17,6 +17,7 @@ from veneer.exports.certificate import (
     Threshold,
     TokenDistribution,
     compare,
+    floor_of,
     kl_divergence,
     largest_gap,
 )
@@ -129,6 +130,35 @@ def test_a_reader_that_does_not_stop_is_named() -> None:
     on = replace(side("r"), answers=tuple(replace(one, tokens=(5, 7, one.steps[2].ids[0])) for one in ours.answers))
     (problem,) = compare(ours, on, LIMIT, LABELS).problems
     assert problem == "ending: token 7 does not end the answer to rows.jsonl:1"
+
+
+def test_what_ends_an_answer_is_asked_of_the_reader() -> None:
+    ours = replace(side(), stop_ids=frozenset({2, 7}))
+    assert compare(ours, replace(ours, stop_ids=frozenset({2, 7, 9})), LIMIT, LABELS).problems == ()
+    (problem,) = compare(ours, replace(ours, stop_ids=frozenset({9})), LIMIT, LABELS).problems
+    assert problem == "ending: the tokens [2, 7] end an answer no more, by the export's files [9] do"
+
+
+def test_a_reader_is_judged_by_the_expected_model_and_its_cost_by_what_the_user_set() -> None:
+    live, rounded = side(), side("veneer", shift=-1.0)
+    apart = compare(live, rounded, LIMIT, LABELS)
+    assert [problem.split(":")[0] for problem in apart.problems] == ["probabilities", "probabilities"]
+    judged = compare(live, rounded, LIMIT, LABELS, expected=replace(rounded, name="expected"))
+    assert judged.problems == ()
+    assert judged.beside_expected == 0.0
+    assert judged.gap == apart.gap > 0.0
+    (problem,) = compare(live, rounded, replace(LIMIT, cost=judged.gap / 2), LABELS, expected=rounded).problems
+    assert problem.startswith("cost: ")
+
+
+def test_a_reader_that_rounds_is_allowed_what_rounding_moves_on_these_rows() -> None:
+    live = side()
+    floor = floor_of(live, live, side("rounded", shift=-1.0))
+    assert 0.0 < floor.mean <= floor.upper
+    assert compare(live, side("r", shift=-1.2), LIMIT, LABELS, floor=floor).problems == ()
+    assert compare(live, side("r", shift=-1.2), LIMIT, LABELS).problems
+    (problem,) = compare(live, side("r", shift=-9.0), LIMIT, LABELS, floor=floor).problems
+    assert "mean KL divergence" in problem
 
 
 def test_every_kind_of_damage_to_a_tensor_is_named() -> None:

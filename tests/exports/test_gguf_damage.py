@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -133,6 +134,102 @@ def test_a_token_that_is_another_is_named(whole: Path, tmp_path: Path) -> None:
     # A merge that makes a token that is not there is refused before anything is compared.
     assert any(token in problem or "no tokens" in problem for problem in ours.problems), ours.problems
     assert theirs.problems[0].startswith(("token ids:", "opening:")), theirs.problems
+
+
+# ------------------------------------------------------------------------------ found by content, the digests left out
+
+
+def number(key: str, change: Callable[[float], float]) -> Callable[[Path], None]:
+    """Another number under a key, in its place."""
+
+    def damage(file: Path) -> None:
+        reader = gguf.GGUFReader(str(file), "r+")
+        field = reader.get_field(key)
+        assert field is not None
+        field.parts[-1][0] = change(field.parts[-1][0])
+        reader.data.flush()
+
+    return damage
+
+
+def kind_of_token(file: Path) -> None:
+    """A control token becomes a normal one."""
+    reader = gguf.GGUFReader(str(file), "r+")
+    tokens, kinds = (reader.get_field(f"tokenizer.ggml.{name}") for name in ("tokens", "token_type"))
+    assert tokens is not None
+    assert kinds is not None
+    place = [str(one) for one in tokens.contents()].index("<|im_end|>")
+    kinds.parts[kinds.data[place]][0] = 1
+    reader.data.flush()
+
+
+def swapped_merges(file: Path) -> None:
+    """Two neighbouring merges change places, so that they count in another order."""
+    reader = gguf.GGUFReader(str(file), "r+")
+    field = reader.get_field("tokenizer.ggml.merges")
+    assert field is not None
+    merges = [str(one) for one in field.contents()]
+    at = next(n for n in range(len(merges) - 1) if len(merges[n].encode()) == len(merges[n + 1].encode()))
+    first, second = (field.parts[field.data[n]] for n in (at, at + 1))
+    kept = np.array(first)
+    first[:], second[:] = second, kept
+    reader.data.flush()
+
+
+def row(change: Callable[[np.ndarray], None]) -> Callable[[Path], None]:  # type: ignore[type-arg]
+    """The stored rows of a matrix, codes included."""
+
+    def damage(file: Path) -> None:
+        reader = gguf.GGUFReader(str(file), "r+")
+        (tensor,) = [one for one in reader.tensors if one.name == "blk.1.ffn_up.weight"]
+        change(tensor.data)
+        reader.data.flush()
+
+    return damage
+
+
+def swap_rows(data: np.ndarray) -> None:  # type: ignore[type-arg]
+    kept = np.array(data[3])
+    data[3], data[7] = data[7], kept
+
+
+def one_row(data: np.ndarray) -> None:  # type: ignore[type-arg]
+    data[5] = data[6]
+
+
+CONTENT: dict[str, tuple[Callable[[Path], None], str]] = {
+    "one row": (row(one_row), "tensor model.layers.1.mlp.up_proj.weight: is off by"),
+    "two swapped rows": (row(swap_rows), "in 2 of its"),
+    "rms eps": (
+        number("llama.attention.layer_norm_rms_epsilon", lambda value: value * 1.001),
+        "setting llama.attention.layer_norm_rms_epsilon: is ",
+    ),
+    "rope theta": (number("llama.rope.freq_base", lambda value: value * 1.001), "setting llama.rope.freq_base: is "),
+    "swapped merges": (swapped_merges, "setting tokenizer.ggml.merges["),
+    "context length": (number("llama.context_length", lambda value: value // 2), "setting llama.context_length: is "),
+    "end-of-turn id": (
+        number("tokenizer.ggml.eos_token_id", lambda value: value + 1), "setting tokenizer.ggml.eos_token_id: is ",
+    ),
+    "kind of a control token": (kind_of_token, "setting tokenizer.ggml.token_type["),
+    "a letter of the template": (
+        text_replaced(b"<|im_start|>assistant\n{% endif", b"<|im_start|>assistanz\n{% endif"),
+        "setting tokenizer.chat_template: is ",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["f32", "q8_0", "q4_k_m"])
+def healthy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Path:
+    output = tmp_path_factory.mktemp("damage") / "gguf"
+    export(adapter, output, to=Target.GGUF, quant=request.param, compute=FLOAT32, limit=2)
+    return output
+
+
+@pytest.mark.parametrize("kind", CONTENT)
+def test_damage_is_found_by_content(kind: str, healthy: Path, tmp_path: Path) -> None:
+    damage, said = CONTENT[kind]
+    by_content = replace(checked(healthy, tmp_path / "copy", damage), damaged=())
+    assert any(said in problem for problem in by_content.problems), by_content.problems
 
 
 def test_a_truncated_file_is_named(whole: Path, tmp_path: Path) -> None:

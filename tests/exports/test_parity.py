@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,21 @@ def test_another_template_or_a_missing_token_is_named(whole: Path, tmp_path: Pat
     for one in certificate.readers:
         assert one.problems[0].startswith("vocabulary: 1 of 300 tokens are missing or have another id"), one
         assert one.problems[1].startswith("token ids:"), one
+
+
+def test_end_tokens_that_are_wrong_in_every_file_are_named(whole: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    for name, value in (("config.json", 5), ("generation_config.json", 5), ("tokenizer_config.json", "<|im_start|>")):
+        settings = json.loads((copy / name).read_text())
+        settings["eos_token" if isinstance(value, str) else "eos_token_id"] = value
+        (copy / name).write_text(json.dumps(settings))
+    by_content = replace(verify(copy, compute=FLOAT32, limit=2), damaged=())
+    said = [problem.split(": is ")[0] for problem in by_content.problems]
+    assert said[:3] == [
+        "setting config.json: eos_token_id", "setting generation_config.json: eos_token_id",
+        "setting tokenizer_config.json: eos_token",
+    ]  # fmt: skip
 
 
 def test_a_missing_file_and_a_truncated_one_are_named(whole: Path, tmp_path: Path) -> None:
