@@ -43,6 +43,10 @@ def drawn_export(seed: int, folder: Path) -> ExportRecord:
     write_model(folder / "tokenizer")
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(folder / "tokenizer" / file, base / file)
+    if case.startswith("qwen2"):
+        # transformers normalises the texts of this family, whatever the file says.
+        file = base / "tokenizer.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "normalizer": {"type": "NFC"}}))
     model = load_model(open_checkpoint(base), dtype=torch.float32)
     rank = draw.choice((1, 4, 16))
     targets = {"target_modules": ("q_proj", "v_proj", "o_proj")} if case in MIXTURES else {}
@@ -72,10 +76,10 @@ def test_a_healthy_export_passes(seed: int, tmp_path: Path) -> None:
     assert record.parity.passed
 
 
-def main(count: int) -> int:
-    """Make `count` exports; the number of false alarms is the exit code."""
+def main(seeds: range) -> int:
+    """Make an export of each seed; the number of false alarms is the exit code."""
     failed = 0
-    for seed in range(count):
+    for seed in seeds:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             try:
@@ -90,9 +94,9 @@ def main(count: int) -> int:
                 f"{one.reader} {one.beside_expected:.1e}/{one.allowed:.1e}" for one in record.parity.readers
             )
             print(f"{seed:4} {kind:10} {record.to:12} {record.format:9} {said}", flush=True)
-    print(f"{failed} false alarms in {count} exports")
+    print(f"{failed} false alarms in {len(seeds)} exports")
     return failed
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(range(*map(int, sys.argv[1:]))))

@@ -22,7 +22,7 @@ from veneer.data.chat import Encoder, template_of
 from veneer.enums import Backend
 from veneer.errors import ModelError
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput
-from veneer.exports.llama_cpp import CONTEXT, opened
+from veneer.exports.llama_cpp import opened
 from veneer.exports.veneer_reader import ReaderInput, folder, led, own, steps_of
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer, from_directory
@@ -60,7 +60,9 @@ def llama_cpp(model: Path, adapter: Path | None = None) -> Reader:
     """llama.cpp on a GGUF model, with a GGUF adapter on it."""
 
     def read(asked: ReaderInput) -> ReaderOutput:
-        context = max(CONTEXT, asked.prompts.longest + 1)
+        # No more than is needed: llama.cpp chooses the factors of LongRoPE by the context, where the model's own
+        # definition takes the length of the text.
+        context = asked.prompts.longest + 1
         # Where a file has no template, llama.cpp takes one of its own.
         templated = open_checkpoint(model).tokenizer().chat_template is not None
         with opened(model, adapter=adapter, context=context, threads=torch.get_num_threads()) as server:
