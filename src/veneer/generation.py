@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, DataError, listing
-from veneer.model.language import LanguageModel
+from veneer.model.language import Decoding, LanguageModel
 from veneer.model.precomputed import precomputed
 from veneer.quant.packed import decoded_weights
 
@@ -113,18 +113,21 @@ def generate(
     results: list[list[int]] = [[] for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda row: (-len(prompts[row]), row))
     try:
-        with decoded_weights(model.modules(), model.dtype, DECODED_LIMIT), precomputed(model.modules()):
+        with precomputed(model.modules()):
             size = batch_rows or rows_that_fit(model, prompts, sampling.max_new_tokens)
             for start in range(0, len(order), size):
                 rows = order[start : start + size]
                 if router is not None:
                     rows.sort(key=router.group)
-                batch = _Batch(model, [prompts[row] for row in rows], rows, sampling, stop_ids, router)
-                while batch.rows:
-                    for row, token in batch.step():
-                        results[row].append(token)
-                        on_token(row, token)
-                    on_done(batch.take_ended())
+                capacity = max(len(prompts[row]) for row in rows) + sampling.max_new_tokens
+                decoding = model.decoding(len(rows), capacity)
+                with decoded_weights(model.modules(), model.dtype, DECODED_LIMIT if decoding.decodes_weights else 0):
+                    batch = _Batch(model, decoding, [prompts[row] for row in rows], rows, sampling, stop_ids, router)
+                    while batch.rows:
+                        for row, token in batch.step():
+                            results[row].append(token)
+                            on_token(row, token)
+                        on_done(batch.take_ended())
     finally:
         model.train(was_training)
     return results
@@ -142,6 +145,7 @@ class _Batch:
     def __init__(
         self,
         model: LanguageModel,
+        decoding: Decoding,
         prompts: list[Sequence[int]],
         rows: list[int],
         sampling: Sampling,
@@ -150,21 +154,20 @@ class _Batch:
     ):
         self.rows = rows
         self._router = router
-        self._model, self._sampling, self._stop_ids = model, sampling, stop_ids
+        self._device, self._sampling, self._stop_ids = model.device, sampling, stop_ids
         self._generators = {row: torch.Generator().manual_seed(sampling.seed * 1_000_003 + row) for row in rows}
         self._made = 0
         self._ended = 0
         self._finished: set[int] = set()
         self._slots = list(rows)
-        capacity = max(len(prompt) for prompt in prompts) + sampling.max_new_tokens
-        self._decoding = model.decoding(len(rows), capacity)
+        self._decoding = decoding
         self._logits = self._prefill(prompts)
 
     def _prefill(self, prompts: list[Sequence[int]]) -> Tensor:
         lengths = [len(prompt) for prompt in prompts]
-        tokens = torch.tensor([token for prompt in prompts for token in prompt], device=self._model.device)
+        tokens = torch.tensor([token for prompt in prompts for token in prompt], device=self._device)
         self._lay(lengths)
-        return self._model.logits(self._decoding.prefill(tokens, lengths))
+        return self._decoding.prefill(tokens, lengths)
 
     def step(self) -> list[tuple[int, int]]:
         """Choose each row's next token and run it; returns `(row, token)` of the rows that go on."""
@@ -184,7 +187,7 @@ class _Batch:
         if self.rows:
             tokens = self._compact(tokens)
             self._lay(self._decoding.widths())
-            self._logits = self._model.logits(self._decoding.step(tokens))
+            self._logits = self._decoding.step(tokens)
         return new
 
     def _lay(self, tokens: Sequence[int]) -> None:

@@ -56,7 +56,7 @@ from veneer.model import shape
 from veneer.model.attention import PackedAttention
 from veneer.model.cache import KVCache
 from veneer.model.decoder import CausalLM
-from veneer.model.families import reading
+from veneer.model.families import fields
 from veneer.model.recompute import Recomputation
 from veneer.model.shape import QkNorm
 from veneer.model.spec import spec_from_hf
@@ -514,7 +514,7 @@ def test_what_is_not_computed_is_refused(model_type: str, changes: dict[str, Any
 def test_the_documented_function_is_the_family() -> None:
     page = (Path(__file__).parents[2] / "docs" / "adding-a-model.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(def mistral.*?)```", page, re.S)
-    names = {**vars(reading), **vars(shape)}
+    names = {**vars(fields), **vars(shape)}
     exec(compile(f"from __future__ import annotations\n{code}", "adding-a-model.md", "exec"), names)
     for variant, (model_type, changes) in FAMILIES.items():
         if model_type == "mistral":

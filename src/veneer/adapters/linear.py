@@ -14,7 +14,7 @@ quantised. The saved pair [A; A₀], [B, −B₀] is a plain adapter of twice th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from veneer.adapters.module import copy_tensors
 from veneer.model.decoder import BaseLinear
+from veneer.native.stored import StoredLayer, StoredLinear, StoredUpdate, stored_dense
 from veneer.products import LowRank, inputs, outer, outputs
 
 
@@ -71,7 +72,7 @@ class Dropout:
         return x * keep
 
 
-class LoraLinear(nn.Module):
+class LoraLinear(nn.Module, StoredLayer):
     """A base linear with a LoRA update.
 
     Args:
@@ -140,6 +141,20 @@ class LoraLinear(nn.Module):
             return self.lora_A, self.lora_B
         return torch.cat((self.lora_A, self.subtracted_a)), torch.cat((self.lora_B, -self.subtracted_b), 1)
 
+    def stored(self) -> StoredLinear | None:
+        """See `StoredLayer`."""
+        base = self.base.stored() if isinstance(self.base, StoredLayer) else None
+        if base is None or not self.enabled:
+            return base
+        a, b = (stored_dense(factor.float().contiguous()) for factor in self.pairs())
+        if a is None or b is None or base.update is not None:
+            return None
+        bias = base.bias
+        if self.lora_B_bias is not None:
+            own = self.scale * self.lora_B_bias.detach().float()
+            bias = own if bias is None else bias.float() + own
+        return StoredLinear(weight=base.weight, bias=bias, update=StoredUpdate(down=a, up=b, scale=self.scale))
+
     def delta(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The update as a matrix s · B A, `[out_features, in_features]`, computed in `dtype`."""
         a, b = self.pairs()
@@ -181,7 +196,7 @@ class LoraLinear(nn.Module):
             tensors["bias"] = tensors["bias"] + own if "bias" in tensors else own
 
 
-class TrainedBias(nn.Module):
+class TrainedBias(nn.Module, StoredLayer):
     """A linear layer, adapted or not, whose bias is trained.
 
     Args:
@@ -205,6 +220,14 @@ class TrainedBias(nn.Module):
             return y
         assert self.base.bias is not None
         return y + (self.trained_bias - self.base.bias.detach().float()).to(y.dtype)
+
+    def stored(self) -> StoredLinear | None:
+        """See `StoredLayer`."""
+        base = self.base.stored() if isinstance(self.base, StoredLayer) else None
+        if base is None or not self.enabled or base.bias is None or self.base.bias is None:
+            return base if not self.enabled else None
+        own = self.trained_bias.detach() - self.base.bias.detach().float()
+        return replace(base, bias=base.bias.float() + own)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The bias, by its name in PEFT's files. See `AdapterModule`."""

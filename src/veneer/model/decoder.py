@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from veneer.model.attention import Attention, PackedAttention
 from veneer.model.cache import KVCache
+from veneer.model.compiled_step import compile_step
 from veneer.model.decoding import CachedDecoding
 from veneer.model.layers import LAYERS, DecoderLayer, Mlp, SelfAttention
 from veneer.model.leaves import BaseLinear, DenseLinear, Embedding, RmsNorm, Weights, make_norm
@@ -155,7 +156,10 @@ class CausalLM(nn.Module):
         outgrown = {rope.original_max_positions for rope in self.spec.ropes if rope.kind is RopeKind.LONGROPE}
         return CachedDecoding(
             self.hidden,
+            self.logits,
+            lambda products: shaped(products, self.spec.scores),
             lambda count: KVCache(self.spec, count, capacity, dtype=self.dtype, device=self.device),
+            compile_step(self.model, self.lm_head, self.spec, self.dtype, rows),
             frozenset(outgrown) if self.spec.by_length else frozenset(),
         )
 

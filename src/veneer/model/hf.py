@@ -215,7 +215,9 @@ class HfModel:
 
     def decoding(self, rows: int, capacity: int) -> Decoding:
         """A decoding with transformers' cache where that is exact, else one that computes all tokens in each step."""
-        return HfCachedDecoding(self._base, self._accepted) if self._caches else HfUncachedDecoding(self.documents)
+        if self._caches:
+            return HfCachedDecoding(self._base, self._accepted, self.logits)
+        return HfUncachedDecoding(self.documents, self.logits)
 
     @cached_property
     @torch.no_grad()
@@ -227,8 +229,9 @@ class HfModel:
         if not {"past_key_values", "attention_mask"} <= self._accepted:
             return False
         tokens = torch.tensor([1, 2, 3, 4, 5, 4, 3, 2], device=self.device).remainder_(self.spec.vocab_size)
-        both = HfCachedDecoding(self._base, self._accepted).prefill(tokens, [5, 3])[1].float()
-        alone = HfCachedDecoding(self._base, self._accepted).prefill(tokens[5:], [3])[0].float()
+        # Hidden states are compared, without the head.
+        both = HfCachedDecoding(self._base, self._accepted, lambda hidden: hidden).prefill(tokens, [5, 3])[1].float()
+        alone = HfCachedDecoding(self._base, self._accepted, lambda hidden: hidden).prefill(tokens[5:], [3])[0].float()
         tolerance = 1e-3 if self.dtype is torch.float32 else 3e-2
         return torch.allclose(both, alone, rtol=tolerance, atol=tolerance * float(alone.abs().max()))
 

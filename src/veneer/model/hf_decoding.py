@@ -53,11 +53,12 @@ class HfCachedDecoding:
 
     base: Any
     accepted: frozenset[str]
+    logits: Callable[[Tensor], Tensor]
     mask: Tensor | None = None
     cache: Any = None
 
     def prefill(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Hidden states of each prompt's last token; see `Decoding`."""
+        """Logits of each prompt's last token; see `Decoding`."""
         width = max(lengths)
         rows = [nn.functional.pad(row, (width - len(row), 0)) for row in torch.split(tokens, list(lengths))]
         counts = torch.tensor(lengths, device=tokens.device)
@@ -65,11 +66,16 @@ class HfCachedDecoding:
         return self._run(torch.stack(rows), (self.mask.cumsum(1) - 1).clamp(min=0))
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Hidden states of one more token a row; see `Decoding`."""
+        """Logits of one more token a row; see `Decoding`."""
         assert self.mask is not None
         positions = self.mask.sum(1, keepdim=True)
         self.mask = torch.cat((self.mask, self.mask.new_ones(len(tokens), 1)), 1)
         return self._run(tokens[:, None], positions)
+
+    @property
+    def decodes_weights(self) -> bool:
+        """True; see `Decoding`."""
+        return True
 
     def widths(self) -> list[int]:
         """One token a row; see `Decoding`."""
@@ -82,7 +88,7 @@ class HfCachedDecoding:
             arguments["position_ids"] = positions
         found = call_body(self.base, arguments)
         self.cache = found.past_key_values
-        return cast(Tensor, found.last_hidden_state[:, -1])
+        return self.logits(cast(Tensor, found.last_hidden_state[:, -1]))
 
     def keep(self, rows: Tensor) -> None:
         """Drop the other rows; see `Decoding`."""
@@ -96,18 +102,24 @@ class HfUncachedDecoding:
     """Decoding without a cache, for classes whose state is not keys and values: each step computes all tokens."""
 
     documents: Callable[[Tensor, Tensor, Sequence[int]], Tensor]
+    logits: Callable[[Tensor], Tensor]
     rows: list[Tensor] | None = None
 
     def prefill(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Hidden states of each prompt's last token; see `Decoding`."""
+        """Logits of each prompt's last token; see `Decoding`."""
         self.rows = list(torch.split(tokens, list(lengths)))
         return self._run()
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Hidden states of one more token a row; see `Decoding`."""
+        """Logits of one more token a row; see `Decoding`."""
         assert self.rows is not None
         self.rows = [torch.cat((row, token[None])) for row, token in zip(self.rows, tokens, strict=True)]
         return self._run()
+
+    @property
+    def decodes_weights(self) -> bool:
+        """True; see `Decoding`."""
+        return True
 
     def widths(self) -> list[int]:
         """All tokens of each row; see `Decoding`."""
@@ -119,7 +131,7 @@ class HfUncachedDecoding:
         lengths = [len(row) for row in self.rows]
         positions = torch.cat([torch.arange(length, device=self.rows[0].device) for length in lengths])
         hidden = self.documents(torch.cat(self.rows), positions, lengths)
-        return hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1]
+        return self.logits(hidden[torch.tensor(lengths, device=hidden.device).cumsum(0) - 1])
 
     def keep(self, rows: Tensor) -> None:
         """Drop the other rows; see `Decoding`."""

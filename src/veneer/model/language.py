@@ -69,10 +69,15 @@ class ModelSpec(Protocol):
 class Decoding(Protocol):
     """Generation: rows that are continued token by token."""
 
+    @property
+    def decodes_weights(self) -> bool:
+        """Whether each step decodes quantised weights, so that it pays to keep them decoded."""
+        ...
+
     def prefill(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
         """Take the prompts, int64 `[tokens]` end to end.
 
-        Returns hidden states of each row's last token, `[rows, dim]`.
+        Returns logits of each row's last token, `[rows, vocab_size]`.
         """
         ...
 
@@ -81,7 +86,10 @@ class Decoding(Protocol):
         ...
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Take one more token for each row, int64 `[rows]`. Returns their hidden states, `[rows, dim]`."""
+        """Take one more token for each row, int64 `[rows]`.
+
+        Returns their logits, `[rows, vocab_size]`, which the next step may overwrite.
+        """
         ...
 
     def keep(self, rows: Tensor) -> None:

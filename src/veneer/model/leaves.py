@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from veneer.model.fused import add_rms_norm, rms_norm, wide_norm
 from veneer.model.shape import Norm
+from veneer.native.stored import StoredLayer, StoredLinear, stored_dense
 from veneer.products import Frozen, LowRank, inputs, outputs, through
 
 
@@ -45,7 +46,7 @@ class Weights(Protocol):
         ...
 
 
-class DenseLinear(nn.Module):
+class DenseLinear(nn.Module, StoredLayer):
     """A float linear layer, frozen or trainable as its parameters are. It computes in the dtype of its input."""
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None):
@@ -65,6 +66,11 @@ class DenseLinear(nn.Module):
     def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
         """grad W (+ update); see `BaseLinear`."""
         return inputs(grad, self.weight.to(grad.dtype), update)
+
+    def stored(self) -> StoredLinear | None:
+        """See `StoredLayer`."""
+        weight = stored_dense(self.weight)
+        return None if weight is None else StoredLinear(weight=weight, bias=self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x Wᵀ (+ bias)."""

@@ -26,6 +26,8 @@ SOURCES = (
     "outer.c",
     "products.c",
     "quant.c",
+    "rows.c",
+    "step.c",
 )
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 
@@ -35,7 +37,7 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
         "avx512bf16": (*_AVX512, "-mavx512bf16"),
         "avx512": _AVX512,
-        "avx2": ("-mavx2", "-mfma"),
+        "avx2": ("-mavx2", "-mfma", "-mf16c"),
     },
     "aarch64": {"neon": ("-march=armv8-a",)},
 }

@@ -9,21 +9,24 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from veneer.native.build import VARIANTS, library_path, machine
+from veneer.native.stored import Stored, matrix_struct
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 _AVX512 = {"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma"}
 _NEEDS = {
     "avx512bf16": _AVX512 | {"avx512_bf16"},
     "avx512": _AVX512,
-    "avx2": {"avx2", "fma"},
+    "avx2": {"avx2", "fma", "f16c"},
     "neon": set[str](),
 }
 """Processor flags, as Linux names them, without which a variant must not run."""
@@ -211,6 +214,43 @@ class Kernels:
         )
         return y
 
+    def rows_product(self, x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
+        """x Wᵀ (+ bias `[columns]`), float32 `[rows, depth]` to `[rows, columns]`, with the weight as it is stored.
+
+        Sums are float32, and a row's bits do not depend on the number of rows; see rows.c.
+        """
+        y = torch.empty((x.shape[0], weight.columns), dtype=torch.float32)
+        matrix = matrix_struct(weight)
+        wide_bias = None if bias is None else _pointer(bias)
+        self._call("rows_product", ctypes.byref(matrix), _pointer(x), x.shape[0], wide_bias, _pointer(y))
+        return y
+
+    def step(
+        self,
+        operations: ctypes.Array[Any],
+        space: Tensor,
+        rows: int,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        seen: Tensor,
+        angles: Sequence[tuple[Tensor, Tensor]],
+    ) -> None:
+        """Carry out a decoding step; see `veneer.native.program.Program.run`."""
+        self._call(
+            "step",
+            operations,
+            len(operations),
+            _pointer(space),
+            rows,
+            _DTYPES[keys[0].dtype],
+            _pointers(keys),
+            _pointers(values),
+            ctypes.c_int64(keys[0].shape[2]),
+            _pointer(seen),
+            _pointers([cosine for cosine, _ in angles]),
+            _pointers([sine for _, sine in angles]),
+        )
+
     @cached_property
     def has_products(self) -> bool:
         """Whether `product` and `outer` are to be used.
@@ -348,6 +388,10 @@ class Kernels:
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
+
+
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
 def _problem(queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float) -> list[object]:

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, ModelError
+from veneer.native.stored import Format, NestedScale, Stored, StoredLinear
 from veneer.quant.codes import (
     NESTED_BLOCK,
     CodeBook,
     NestedScales,
     check_block,
+    code_values,
     dequantize_4bit,
     dequantize_nested,
+    nested_values,
     packed_sizes,
     quantize_4bit,
     quantize_nested,
@@ -129,6 +132,32 @@ class QuantLinear(PackedLinear):
         shape = (self.out_features, self.in_features)
         block, codebook = self.config.block, self.config.codebook
         return dequantize_4bit(self.codes, self.stored_scales(), shape, dtype, out, block=block, codebook=codebook)
+
+    def stored(self) -> StoredLinear | None:
+        """See `StoredLayer`."""
+        if self.codes.device.type != "cpu":
+            return None
+        scales = self.stored_scales()
+        if isinstance(scales, NestedScales):
+            kept: Tensor | NestedScale = NestedScale(
+                codes=scales.codes,
+                values=nested_values(),
+                factors=scales.absmax,
+                offset=scales.offset,
+                block=NESTED_BLOCK,
+            )
+        else:
+            kept = scales
+        weight = Stored(
+            format=Format.FOUR_BIT,
+            columns=self.out_features,
+            depth=self.in_features,
+            codes=self.codes,
+            values=code_values(self.config.codebook),
+            scales=kept,
+            block=self.config.block,
+        )
+        return StoredLinear(weight=weight, bias=self.bias)
 
     def extra_repr(self) -> str:
         """The line that `print(module)` shows."""

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from veneer.errors import ModelError
+from veneer.native.stored import StoredLayer
 from veneer.products import LowRank, inputs, outputs, through
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(nn.Module, StoredLayer):
     """y = x Wᵀ + bias with W [out, in] decoded to the dtype of x, and frozen."""
 
     exact: ClassVar[frozenset[str]] = frozenset()

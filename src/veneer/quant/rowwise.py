@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from veneer.errors import ModelError
+from veneer.native.stored import Format, Stored, StoredLinear
 from veneer.quant.packed import PackedLinear, expect
 
 LEVELS = 127.0
@@ -120,3 +121,12 @@ class RowwiseLinear(PackedLinear):
     def decode(self, dtype: torch.dtype, out: Tensor | None) -> Tensor:
         """The weight, [out, in] in `dtype`."""
         return dequantize_rowwise(self.weight, self.SCB, dtype, out)
+
+    def stored(self) -> StoredLinear | None:
+        """See `StoredLayer`."""
+        if self.weight.device.type != "cpu":
+            return None
+        weight = Stored(
+            format=Format.INT8, columns=self.out_features, depth=self.in_features, codes=self.weight, scales=self.SCB
+        )
+        return StoredLinear(weight=weight, bias=self.bias)

@@ -1,0 +1,247 @@
+"""A decoding step as a list of operations, which the compiled library carries out in one call (step.c)."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from veneer.native.library import Kernels
+from veneer.native.stored import MatrixStruct, Stored, StoredLinear, matrix_struct
+
+
+class _Kind(IntEnum):
+    NORM = 0
+    LINEAR = 1
+    ROTATE = 2
+    ATTEND = 3
+    GATE = 4
+    ADD = 5
+
+
+class NormKind(IntEnum):
+    """What a norm does; step.c has the same bits."""
+
+    PLAIN = 0
+    CENTRED = 1
+    """The mean is taken off first."""
+    BY_HEAD = 2
+    """Each head has a weight of its own."""
+    CENTRED_BY_HEAD = 3
+
+
+class Gate(IntEnum):
+    """The function of the gate."""
+
+    SILU = 0
+    GELU_TANH = 1
+
+
+class Pairs(IntEnum):
+    """Which numbers of a head are turned together."""
+
+    HALVES = 0
+    NEIGHBOURS = 1
+
+
+class _PlaceStruct(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_int64), ("stride", ctypes.c_int64))
+
+
+class _LinearStruct(ctypes.Structure):
+    _fields_ = (
+        ("weight", MatrixStruct),
+        ("bias", ctypes.c_void_p),
+        ("to", _PlaceStruct),
+        ("scale", ctypes.c_float),
+        ("add", ctypes.c_int32),
+    )
+
+
+class _OpStruct(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("kind", "variant", "heads", "kv_heads", "dim", "number")),
+        *((name, ctypes.c_int32) for name in ("window", "linears")),
+        ("scale", ctypes.c_float),
+        ("other", ctypes.c_float),
+        *((name, _PlaceStruct) for name in ("source", "beside", "third", "to")),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("products", ctypes.POINTER(_LinearStruct)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Rows of floats in the working memory."""
+
+    offset: int
+    """Floats before the first row."""
+    stride: int
+    """Floats from one row to the next."""
+    width: int
+
+    def part(self, start: int, width: int) -> Slot:
+        """Columns of these rows."""
+        return Slot(self.offset + start, self.stride, width)
+
+
+@dataclass(slots=True)
+class Program:
+    """Operations for at most `rows` rows, in the order in which they are added.
+
+    The tensors that operations read are kept; their memory must not be freed or moved while the program is in use.
+    """
+
+    rows: int
+    _ops: list[_OpStruct] = field(default_factory=list)
+    _kept: list[object] = field(default_factory=list)
+    _floats: int = 0
+    _space: Tensor | None = None
+    _array: ctypes.Array[_OpStruct] | None = None
+
+    def slot(self, width: int) -> Slot:
+        """Room for a row of `width` floats for each row."""
+        found = Slot(self._floats, width, width)
+        self._floats += -(-self.rows * width // 16) * 16
+        return found
+
+    def view(self, slot: Slot, rows: int) -> Tensor:
+        """What stands in a slot, float32 `[rows, width]`: memory that the next run overwrites."""
+        if self._space is None:
+            self._space = torch.zeros(self._floats, dtype=torch.float32)
+        return self._space.as_strided((rows, slot.width), (slot.stride, 1), slot.offset)
+
+    def norm(
+        self,
+        source: Slot,
+        to: Slot,
+        weight: Tensor,
+        bias: Tensor | None,
+        eps: float,
+        kind: NormKind = NormKind.PLAIN,
+        heads: int = 1,
+        added: tuple[Slot, float] | None = None,
+    ) -> None:
+        """to = norm(source), each of `heads` equal parts of a row apart; where something is `added`, with a factor, the
+        source is replaced by the sum first."""
+        op = self._append(
+            _OpStruct(kind=_Kind.NORM, source=_struct(source), to=_struct(to), variant=kind, heads=heads, other=eps)
+        )
+        op.dim = source.width // heads
+        op.weight, op.bias = self._address(weight), None if bias is None else self._address(bias)
+        if added is not None:
+            op.beside, op.scale = _struct(added[0]), added[1]
+
+    def add(self, source: Slot, added: Slot, scale: float) -> None:
+        """source += scale · added."""
+        self._append(
+            _OpStruct(kind=_Kind.ADD, source=_struct(source), beside=_struct(added), dim=source.width, scale=scale)
+        )
+
+    def linear(self, source: Slot, layers: Sequence[tuple[StoredLinear, Slot]]) -> None:
+        """The outputs of layers that read the same input."""
+        groups: dict[bool, list[tuple[StoredLinear, Slot]]] = {}
+        for layer, to in layers:
+            groups.setdefault(layer.weight.codes_paired, []).append((layer, to))
+        for group in groups.values():
+            self._products(source, [self._linear(layer.weight, to, layer.bias) for layer, to in group])
+        updates = [(layer.update, to) for layer, to in layers if layer.update is not None]
+        if updates:
+            downs = [self.slot(update.down.columns) for update, _ in updates]
+            self._products(source, [self._linear(u.down, d) for (u, _), d in zip(updates, downs, strict=True)])
+            for (update, to), down in zip(updates, downs, strict=True):
+                self._products(down, [self._linear(update.up, to, scale=update.scale, add=True)])
+
+    def rotate(self, source: Slot, head_dim: int, turned: int, number: int, pairs: Pairs) -> None:
+        """Turn the first `turned` numbers of every head by the angles of that number."""
+        heads = source.width // head_dim
+        op = self._append(_OpStruct(kind=_Kind.ROTATE, source=_struct(source), heads=heads, kv_heads=head_dim))
+        op.dim, op.number, op.variant = turned, number, pairs
+
+    def attend(
+        self,
+        layer: int,
+        queries: Slot,
+        keys: Slot,
+        values: Slot,
+        to: Slot,
+        head_dim: int,
+        *,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+        sinks: Tensor | None,
+    ) -> None:
+        """Put keys and values into the cache of a layer, and mix what each row has seen."""
+        op = self._append(
+            _OpStruct(
+                kind=_Kind.ATTEND, source=_struct(queries), beside=_struct(keys), third=_struct(values), number=layer
+            )
+        )
+        op.to, op.dim, op.scale = _struct(to), head_dim, scale
+        op.heads, op.kv_heads = queries.width // head_dim, keys.width // head_dim
+        op.window, op.other = window or 0, softcap or 0.0
+        op.weight = None if sinks is None else self._address(sinks)
+
+    def gate(self, gate: Slot, up: Slot, to: Slot, function: Gate) -> None:
+        """to = function(gate) · up."""
+        op = self._append(_OpStruct(kind=_Kind.GATE, source=_struct(gate), beside=_struct(up), to=_struct(to)))
+        op.dim, op.variant = gate.width, function
+
+    def run(
+        self,
+        kernels: Kernels,
+        rows: int,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        seen: Tensor,
+        angles: Sequence[tuple[Tensor, Tensor]],
+    ) -> None:
+        """Carry the operations out for the first `rows` rows.
+
+        Args:
+            kernels: the compiled library.
+            rows: at most as many as the program was made for.
+            keys, values: by layer, `[rows, kv_heads, capacity, head_dim]` in float32 or bfloat16.
+            seen: int64 `[rows]`, the keys of each row, the new one included.
+            angles: cosine and sine by number, float32 `[rows, turned / 2]`.
+        """
+        if not rows <= self.rows or not 0 < int(seen.min()) <= int(seen.max()) <= keys[0].shape[2]:
+            # The library writes by these numbers, so a mistake here must not reach it.
+            raise ValueError(f"{rows} rows of {self.rows}, {seen.tolist()} keys of {keys[0].shape[2]}")
+        if self._array is None:
+            self._array = (_OpStruct * len(self._ops))(*self._ops)
+        space = self.view(Slot(0, 1, 1), rows)
+        kernels.step(self._array, space, rows, keys, values, seen, angles)
+
+    def _append(self, op: _OpStruct) -> _OpStruct:
+        self._ops.append(op)
+        return op
+
+    def _linear(
+        self, weight: Stored, to: Slot, bias: Tensor | None = None, *, scale: float = 1.0, add: bool = False
+    ) -> _LinearStruct:
+        self._kept.append(weight)
+        address = None if bias is None else self._address(bias)
+        return _LinearStruct(weight=matrix_struct(weight), bias=address, to=_struct(to), scale=scale, add=add)
+
+    def _products(self, source: Slot, products: list[_LinearStruct]) -> None:
+        array = (_LinearStruct * len(products))(*products)
+        self._kept.append(array)
+        op = self._append(_OpStruct(kind=_Kind.LINEAR, source=_struct(source), linears=len(products)))
+        op.products = ctypes.cast(array, ctypes.POINTER(_LinearStruct))
+
+    def _address(self, tensor: Tensor) -> int:
+        """Where a float32 copy of a tensor begins, or the tensor itself if it is float32."""
+        kept = tensor.detach().float().contiguous()
+        self._kept.append(kept)
+        return kept.data_ptr()
+
+
+def _struct(slot: Slot) -> _PlaceStruct:
+    return _PlaceStruct(offset=slot.offset, stride=slot.stride)

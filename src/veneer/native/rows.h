@@ -1,0 +1,45 @@
+/* Products of few rows with a weight as it is stored: what decoding asks for at every step. */
+#ifndef VENEER_ROWS_H
+#define VENEER_ROWS_H
+
+#include "common.h"
+
+enum { WEIGHT_FLOAT32, WEIGHT_BFLOAT16, WEIGHT_FLOAT16, WEIGHT_INT8, WEIGHT_4BIT };
+
+/* A weight [columns][depth], row after row. What library.py calls MatrixStruct. */
+typedef struct {
+    int32_t format;
+    int32_t block;              /* 4 bits: weights of the flattened tensor that share a scale, a power of two from 32 on */
+    int32_t nested;             /* 4 bits: scales that share a factor, a power of two, where they are themselves in 8 bits */
+    int32_t columns;
+    int64_t depth;
+    const void *codes;
+    const float *values;        /* 4 bits: what the sixteen codes mean */
+    const float *scales;        /* int8: [columns]; 4 bits: [blocks], or NULL where they are nested: */
+    const uint8_t *scale_codes; /* scale = scale_values[code] · scale_factors[block / nested] + scale_offset */
+    const float *scale_values, *scale_factors;
+    float scale_offset;
+} Matrix;
+
+#define CHUNK 64      /* weights that are widened at a time; a row of x is padded with zeros to whole chunks */
+#define UNIT 16       /* columns that a thread takes at a time */
+
+static inline int64_t whole_chunks(int64_t depth) { return (depth + CHUNK - 1) / CHUNK * CHUNK; }
+
+/* The order in which widened weights stand within a chunk. PAIRED: as two to a byte fall apart, which differs by
+ * instruction set. */
+enum { NATURAL, PAIRED };
+int veneer_rows_order(const Matrix *m);
+
+/* A row of x [depth] in that order, zeros up to whole chunks. */
+void veneer_rows_prepare(int order, int64_t depth, const float *x, float *out);
+
+/* Floats of a thread's working memory for weights of this depth. */
+static inline int64_t rows_scratch(int64_t depth) { return UNIT * whole_chunks(depth); }
+
+/* y[row][column] = x · Wᵀ for `count` <= UNIT columns from `first` on; x [rows][whole_chunks(depth)] prepared, a row of y
+ * every `stride` floats. `add`: y += scale · x Wᵀ instead. Each sum has one order, whatever the number of rows. */
+void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
+                      int64_t stride, float *scratch);
+
+#endif

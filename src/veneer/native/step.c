@@ -1,0 +1,263 @@
+/* One decoding step of a whole decoder: a token a row through a list of operations, in one call.
+ *
+ * Called one by one from Python, the two dozen operations of a layer of a small model take longer than what they compute.
+ * Activations are float32 throughout, and a row meets the same operations in the same order whatever rows are beside it.
+ */
+#include <math.h>
+#include <stdlib.h>
+
+#include "rows.h"
+
+enum { OP_NORM, OP_LINEAR, OP_ROTATE, OP_ATTEND, OP_GATE, OP_ADD };
+enum { NORM_CENTRED = 1, NORM_BY_HEAD = 2 };
+enum { GATE_SILU, GATE_GELU_TANH };
+enum { ROTATE_HALVES, ROTATE_NEIGHBOURS };
+
+/* Rows of floats in the working memory; stride 0: there are none. */
+typedef struct {
+    int64_t offset, stride;
+} Place;
+
+/* to = W x + bias, or to += scale · W x. */
+typedef struct {
+    Matrix weight;
+    const float *bias;
+    Place to;
+    float scale;
+    int32_t add;
+} Linear;
+
+typedef struct {
+    int32_t kind, variant;
+    int32_t heads, kv_heads, dim; /* of norms too: `heads` rows of `dim` are normalised apart */
+    int32_t number;               /* of the layer whose cache is meant, or of the angles */
+    int32_t window, linears;      /* keys that a query sees, 0: all; how many products */
+    float scale, other;           /* of what is added, or of scores; eps, or the scores' cap (0: none) */
+    Place from, beside, third, to;
+    const float *weight, *bias; /* of a norm; sinks of attention */
+    const Linear *products;
+} Op;
+
+typedef struct {
+    float *space;
+    int rows;
+    int cache_dtype;
+    void *const *keys, *const *values; /* by layer, [rows][kv_heads][capacity][dim] */
+    int64_t capacity;
+    const int64_t *seen;                /* by row: keys, the new one included */
+    const float *const *cosine, *const *sine; /* by number of the angles, [rows][turned / 2] */
+    float *prepared;                    /* [rows][widest] */
+} Step;
+
+static inline float *at(const Step *s, Place place, int row) { return s->space + place.offset + row * place.stride; }
+
+static void norm_row(const Op *op, const float *x, float *y) {
+    const int dim = op->dim;
+    for (int head = 0; head < op->heads; head++, x += dim, y += dim) {
+        const float *weight = op->weight + (op->variant & NORM_BY_HEAD ? head * dim : 0);
+        const float *bias = op->bias ? op->bias + (op->variant & NORM_BY_HEAD ? head * dim : 0) : NULL;
+        float mean = 0.0f, squares = 0.0f;
+        if (op->variant & NORM_CENTRED) {
+#pragma omp simd reduction(+ : mean)
+            for (int i = 0; i < dim; i++) mean += x[i];
+            mean /= (float)dim;
+        }
+#pragma omp simd reduction(+ : squares)
+        for (int i = 0; i < dim; i++) squares += (x[i] - mean) * (x[i] - mean);
+        const float rstd = 1.0f / sqrtf(squares / (float)dim + op->other);
+        for (int i = 0; i < dim; i++) y[i] = (x[i] - mean) * rstd * weight[i] + (bias ? bias[i] : 0.0f);
+    }
+}
+
+/* from += scale · beside, where there is something beside it; to = norm(from). */
+static void norm(const Step *s, const Op *op) {
+#pragma omp for schedule(static)
+    for (int row = 0; row < s->rows; row++) {
+        float *x = at(s, op->from, row);
+        const float *more = at(s, op->beside, row);
+        for (int i = 0; op->beside.stride && i < op->heads * op->dim; i++) x[i] += op->scale * more[i];
+        norm_row(op, x, at(s, op->to, row));
+    }
+}
+
+static void add(const Step *s, const Op *op) {
+#pragma omp for schedule(static)
+    for (int row = 0; row < s->rows; row++) {
+        float *x = at(s, op->from, row);
+        const float *more = at(s, op->beside, row);
+        for (int i = 0; i < op->dim; i++) x[i] += op->scale * more[i];
+    }
+}
+
+/* All products of one input; their columns are shared out among the threads in units. */
+static void linear(const Step *s, const Op *op, float *scratch) {
+    const Matrix *first = &op->products->weight;
+    const int64_t width = whole_chunks(first->depth);
+    const int order = veneer_rows_order(first);
+#pragma omp for schedule(static)
+    for (int row = 0; row < s->rows; row++)
+        veneer_rows_prepare(order, first->depth, at(s, op->from, row), s->prepared + row * width);
+    int units = 0;
+    for (int i = 0; i < op->linears; i++) units += (op->products[i].weight.columns + UNIT - 1) / UNIT;
+#pragma omp for schedule(dynamic, 2)
+    for (int unit = 0; unit < units; unit++) {
+        const Linear *one = op->products;
+        int own = unit;
+        for (int count; own >= (count = (one->weight.columns + UNIT - 1) / UNIT); one++) own -= count;
+        const int column = own * UNIT, rest = one->weight.columns - column, count = rest < UNIT ? rest : UNIT;
+        float *y = at(s, one->to, 0);
+        veneer_rows_unit(&one->weight, s->prepared, s->rows, column, count, one->add, one->scale, y, one->to.stride,
+                         scratch);
+        for (int row = 0; one->bias && row < s->rows; row++)
+            for (int c = column; c < column + count; c++) y[row * one->to.stride + c] += one->bias[c];
+    }
+}
+
+static void rotate(const Step *s, const Op *op) {
+    const int half = op->dim / 2; /* of the numbers that are turned; a head may have more */
+    const int apart = op->variant == ROTATE_HALVES ? half : 1, step = op->variant == ROTATE_HALVES ? 1 : 2;
+    const int64_t width = op->from.stride ? op->kv_heads : 0; /* floats of a head */
+#pragma omp for schedule(static)
+    for (int row = 0; row < s->rows; row++) {
+        const float *cosine = s->cosine[op->number] + (int64_t)row * half;
+        const float *sine = s->sine[op->number] + (int64_t)row * half;
+        for (int head = 0; head < op->heads; head++) {
+            float *x = at(s, op->from, row) + head * width;
+            for (int i = 0; i < half; i++) {
+                const float left = x[i * step], right = x[i * step + apart];
+                x[i * step] = left * cosine[i] - right * sine[i];
+                x[i * step + apart] = right * cosine[i] + left * sine[i];
+            }
+        }
+    }
+}
+
+static inline float capped(float score, float cap) { return cap > 0.0f ? cap * tanhf(score / cap) : score; }
+
+/* Weights of the keys from scores [length], in place: softmax(cap(scores)) beside a sink, which takes its share. */
+static void softmax(float *scores, int64_t length, float cap, const float *sink) {
+    float largest = sink ? *sink : -INFINITY;
+    if (cap > 0.0f)
+        for (int64_t t = 0; t < length; t++) scores[t] = capped(scores[t], cap);
+#pragma omp simd reduction(max : largest)
+    for (int64_t t = 0; t < length; t++) largest = scores[t] > largest ? scores[t] : largest;
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t t = 0; t < length; t++) {
+        scores[t] = fast_exp(scores[t] - largest);
+        sum += scores[t];
+    }
+    if (sink) sum += fast_exp(*sink - largest);
+    const float inverse = 1.0f / sum;
+    for (int64_t t = 0; t < length; t++) scores[t] *= inverse;
+}
+
+/* The query heads of one key head of one row; a key is read once for all of them. */
+static void attend_group(const Step *s, const Op *op, int row, int kv, float *work) {
+    const int dim = op->dim, group = op->heads / op->kv_heads, dtype = s->cache_dtype;
+    const int64_t line = ((int64_t)row * op->kv_heads + kv) * s->capacity * dim, seen = s->seen[row];
+    const int64_t oldest = op->window && seen > op->window ? seen - op->window : 0, length = seen - oldest;
+    void *keys = s->keys[op->number], *values = s->values[op->number];
+    const float *asked = at(s, op->from, row) + kv * group * dim;
+    float *mixed = at(s, op->to, row) + kv * group * dim, *cached = work, *scores = work + dim;
+    store_row(keys, dtype, line + (seen - 1) * dim, dim, at(s, op->beside, row) + kv * dim);
+    store_row(values, dtype, line + (seen - 1) * dim, dim, at(s, op->third, row) + kv * dim);
+    for (int64_t t = 0; t < length; t++) {
+        load_row(keys, dtype, line + (oldest + t) * dim, dim, cached);
+        for (int g = 0; g < group; g++) {
+            float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+            for (int d = 0; d < dim; d++) sum += asked[g * dim + d] * cached[d];
+            scores[g * s->capacity + t] = sum * op->scale;
+        }
+    }
+    for (int g = 0; g < group; g++)
+        softmax(scores + g * s->capacity, length, op->other, op->weight ? op->weight + kv * group + g : NULL);
+    memset(mixed, 0, (size_t)group * dim * 4);
+    for (int64_t t = 0; t < length; t++) {
+        load_row(values, dtype, line + (oldest + t) * dim, dim, cached);
+        for (int g = 0; g < group; g++) {
+            const float weight = scores[g * s->capacity + t];
+#pragma omp simd
+            for (int d = 0; d < dim; d++) mixed[g * dim + d] += weight * cached[d];
+        }
+    }
+}
+
+static void attend(const Step *s, const Op *op, float *work) {
+#pragma omp for schedule(dynamic)
+    for (int task = 0; task < s->rows * op->kv_heads; task++)
+        attend_group(s, op, task / op->kv_heads, task % op->kv_heads, work);
+}
+
+#define GATED 256 /* numbers of a row that a thread takes at a time */
+
+static void gate(const Step *s, const Op *op) {
+    const int parts = (op->dim + GATED - 1) / GATED;
+#pragma omp for schedule(static)
+    for (int task = 0; task < s->rows * parts; task++) {
+        const int row = task / parts, first = task % parts * GATED, rest = op->dim - first;
+        const int count = rest < GATED ? rest : GATED;
+        const float *g = at(s, op->from, row) + first, *up = at(s, op->beside, row) + first;
+        float *y = at(s, op->to, row) + first;
+        if (op->variant == GATE_SILU) {
+#pragma omp simd
+            for (int i = 0; i < count; i++) y[i] = g[i] / (1.0f + fast_exp(-g[i])) * up[i];
+        } else {
+            /* (1 + tanh(a)) / 2 = e / (e + 1) with e = exp(2 a) */
+#pragma omp simd
+            for (int i = 0; i < count; i++) {
+                const float a = 0.7978845608028654f * (g[i] + 0.044715f * g[i] * g[i] * g[i]);
+                const float e = fast_exp(2.0f * a);
+                y[i] = g[i] * (e / (e + 1.0f)) * up[i];
+            }
+        }
+    }
+}
+
+static void run(const Step *s, const Op *op, float *work) {
+    switch (op->kind) {
+        case OP_NORM: norm(s, op); break;
+        case OP_LINEAR: linear(s, op, work); break;
+        case OP_ROTATE: rotate(s, op); break;
+        case OP_ATTEND: attend(s, op, work); break;
+        case OP_GATE: gate(s, op); break;
+        default: add(s, op);
+    }
+}
+
+/* Floats of working memory that an operation takes: of each thread, and of all rows together. */
+static int64_t own_work(const Op *op, int64_t capacity) {
+    int64_t most = 0;
+    if (op->kind == OP_ATTEND) most = op->dim + op->heads / op->kv_heads * capacity;
+    if (op->kind == OP_LINEAR) most = rows_scratch(op->products->weight.depth);
+    return most;
+}
+
+/* Carry out `count` operations for `rows` rows. Returns 0, or 1 where memory ran out. */
+int veneer_step(const Op *ops, int count, float *space, int rows, int cache_dtype, void *const *keys,
+                void *const *values, int64_t capacity, const int64_t *seen, const float *const *cosine,
+                const float *const *sine, int threads) {
+    Step s = {space, rows, cache_dtype, keys, values, capacity, seen, cosine, sine, NULL};
+    int64_t own = 0, widest = 0;
+    for (int i = 0; i < count; i++) {
+        const int64_t most = own_work(ops + i, capacity);
+        own = most > own ? most : own;
+        if (ops[i].kind == OP_LINEAR && whole_chunks(ops[i].products->weight.depth) > widest)
+            widest = whole_chunks(ops[i].products->weight.depth);
+    }
+    const int64_t each = (own + 15) / 16 * 16;
+    float *work = aligned_alloc(64, (size_t)(((rows * widest + 15) / 16 * 16 + threads * each + 16) * 4) / 64 * 64);
+    if (work == NULL) return 1;
+    s.prepared = work + threads * each;
+    int ready = 0;
+#pragma omp parallel num_threads(threads)
+    {
+        int number;
+#pragma omp atomic capture
+        number = ready++;
+        for (int i = 0; i < count; i++) run(&s, ops + i, work + number * each);
+    }
+    free(work);
+    return 0;
+}

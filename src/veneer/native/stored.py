@@ -1,0 +1,144 @@
+"""Weights as they are stored, laid out for the kernels that multiply by them without decoding them first (rows.c)."""
+
+from __future__ import annotations
+
+import ctypes
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+
+class Format(IntEnum):
+    """How a weight is stored; rows.h has the same numbers."""
+
+    FLOAT32 = 0
+    BFLOAT16 = 1
+    FLOAT16 = 2
+    INT8 = 3
+    """A code for each weight, a scale for each row: LLM.int8's."""
+    FOUR_BIT = 4
+    """Two codes to a byte, a scale for each block of the flattened weight."""
+
+
+CHUNK = 64
+"""Weights that the kernels widen at a time; rows.h has the same number."""
+
+FORMATS = {torch.float32: Format.FLOAT32, torch.bfloat16: Format.BFLOAT16, torch.float16: Format.FLOAT16}
+"""Formats of weights that are stored without codes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NestedScale:
+    """Scales of a 4-bit weight that are kept in 8 bits: values[codes] · factors + offset."""
+
+    codes: Tensor
+    """uint8 `[blocks]`."""
+    values: Tensor
+    """float32 `[256]`."""
+    factors: Tensor
+    """float32, one for every `block` scales."""
+    offset: Tensor
+    """float32 `[]`."""
+    block: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stored:
+    """A weight `[columns, depth]` as it is stored."""
+
+    format: Format
+    columns: int
+    depth: int
+    codes: Tensor
+    """The weight itself where its format has no codes."""
+    values: Tensor | None = None
+    """float32 `[16]`: what 4-bit codes mean."""
+    scales: Tensor | NestedScale | None = None
+    """float32, one a row (int8) or one a block (4 bits)."""
+    block: int = 64
+    """Weights of a block."""
+
+    @property
+    def codes_paired(self) -> bool:
+        """Whether the kernels may read the codes of this weight in another order than that of its columns."""
+        return self.format is Format.FOUR_BIT and self.depth % CHUNK == 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredUpdate:
+    """scale · up · down, to be added to a weight."""
+
+    down: Stored
+    """A, `[rank, in]`."""
+    up: Stored
+    """B, `[out, rank]`."""
+    scale: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredLinear:
+    """A linear layer as it is stored."""
+
+    weight: Stored
+    bias: Tensor | None = None
+    """`[out]`."""
+    update: StoredUpdate | None = None
+
+
+class StoredLayer(ABC):
+    """A linear layer that can say how it is stored."""
+
+    @abstractmethod
+    def stored(self) -> StoredLinear | None:
+        """The layer's tensors; None where the kernels do not read them."""
+
+
+class MatrixStruct(ctypes.Structure):
+    """`Matrix` of rows.h."""
+
+    _fields_ = (
+        ("format", ctypes.c_int32),
+        ("block", ctypes.c_int32),
+        ("nested", ctypes.c_int32),
+        ("columns", ctypes.c_int32),
+        ("depth", ctypes.c_int64),
+        ("codes", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("scale_codes", ctypes.c_void_p),
+        ("scale_values", ctypes.c_void_p),
+        ("scale_factors", ctypes.c_void_p),
+        ("scale_offset", ctypes.c_float),
+    )
+
+
+def stored_dense(weight: Tensor) -> Stored | None:
+    """A weight `[columns, depth]` that is stored without codes; None where the kernels do not read it."""
+    weight = weight.detach()
+    if weight.dtype not in FORMATS or weight.device.type != "cpu" or not weight.is_contiguous():
+        return None
+    return Stored(format=FORMATS[weight.dtype], columns=weight.shape[0], depth=weight.shape[1], codes=weight)
+
+
+def matrix_struct(stored: Stored) -> MatrixStruct:
+    """What the kernels read; it holds the addresses of the tensors of `stored`, which must outlive it."""
+    found = MatrixStruct(
+        format=stored.format,
+        block=stored.block,
+        nested=1,
+        columns=stored.columns,
+        depth=stored.depth,
+        codes=stored.codes.data_ptr(),
+        values=None if stored.values is None else stored.values.data_ptr(),
+    )
+    if isinstance(stored.scales, NestedScale):
+        nested = stored.scales
+        found.nested, found.scale_offset = nested.block, float(nested.offset)
+        found.scale_codes, found.scale_values = nested.codes.data_ptr(), nested.values.data_ptr()
+        found.scale_factors = nested.factors.data_ptr()
+    elif stored.scales is not None:
+        found.scales = stored.scales.data_ptr()
+    return found

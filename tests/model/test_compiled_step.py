@@ -1,0 +1,131 @@
+"""A decoding step in one call computes what the modules compute for the whole text, whatever rows are beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.test_families import FAMILIES
+from tiny_models import documents, largest_difference, ours, packed_logits, tiny, tiny_llama
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
+from veneer.config import QuantSection
+from veneer.enums import Bias, Scheme, Variant
+from veneer.generation import Sampling, generate
+from veneer.io.checkpoint import open_checkpoint
+from veneer.load import WeightForm, load_model
+from veneer.model.compiled_step import compile_step
+from veneer.model.decoder import CausalLM
+from veneer.native.library import kernels
+
+pytestmark = pytest.mark.skipif(kernels() is None, reason="no compiled kernels")
+LENGTHS, STEPS = [1, 17, 4, 16, 9], 12
+
+
+def compiled(model: CausalLM) -> bool:
+    return compile_step(model.model, model.lm_head, model.spec, model.dtype, 3) is not None
+
+
+def steps_of(model: CausalLM, texts: list[list[int]], lengths: list[int]) -> Tensor:
+    """Logits of every step behind prompts of these lengths, `[steps, rows, vocab_size]`."""
+    decoding = model.decoding(len(texts), max(len(text) for text in texts))
+    prompts = [text[:length] for text, length in zip(texts, lengths, strict=True)]
+    with torch.no_grad():
+        found = [decoding.prefill(torch.tensor([token for prompt in prompts for token in prompt]), lengths).clone()]
+        for made in range(STEPS):
+            new = torch.tensor([text[length + made] for text, length in zip(texts, lengths, strict=True)])
+            found.append(decoding.step(new).clone())
+    return torch.stack(found)
+
+
+def check_against_the_whole_text(model: CausalLM, exact: CausalLM, tolerance: float) -> None:
+    texts = documents([length + STEPS for length in LENGTHS], vocab=model.spec.vocab_size)
+    found = steps_of(model, texts, LENGTHS)
+    with torch.no_grad():
+        for row, (text, length) in enumerate(zip(texts, LENGTHS, strict=True)):
+            whole = packed_logits(exact, [text])[length - 1 :]
+            assert largest_difference(found[:, row], whole) < tolerance
+
+
+@pytest.mark.parametrize("variant", FAMILIES)
+def test_every_family_steps_as_its_whole_text_says(variant: str, tmp_path: Path) -> None:
+    model_type, changes = FAMILIES[variant]
+    model = ours(tiny(model_type, seed=3, changes=changes), tmp_path)
+    if model.spec.by_length:
+        pytest.skip("LongRoPE's steps that outgrow the context are tested in test_families")
+    assert compiled(model) == (model.spec.mixture is None)
+    check_against_the_whole_text(model, model, 1e-4)
+
+
+@pytest.mark.parametrize("scheme", Scheme)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quantised_bases_with_adapters(scheme: Scheme, dtype: torch.dtype, tmp_path: Path) -> None:
+    tiny_llama(seed=5).save_pretrained(tmp_path)
+    settings = {"form": WeightForm.QUANTIZED, "quant": QuantSection(scheme=scheme)}
+    models = [load_model(open_checkpoint(tmp_path), dtype=one, **settings) for one in (dtype, torch.float32)]
+    for model in models:
+        adapter = inject(model, LoraSpec(rank=4, alpha=8), seed=1)
+        generator = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for parameter in adapter.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+        model.eval()
+    assert compiled(models[0])
+    if dtype == torch.float32:
+        check_against_the_whole_text(models[0], models[1], 1e-4)
+        return
+    # Keys, values and the prompts are bfloat16: no further from float32 than the whole text in bfloat16 is.
+    texts = documents([length + STEPS for length in LENGTHS])
+    stepped = steps_of(models[0], texts, LENGTHS)
+    with torch.no_grad():
+        narrow, exact = (
+            torch.stack([packed_logits(m, [t])[n - 1 :].float() for t, n in zip(texts, LENGTHS, strict=True)], 1)
+            for m in models
+        )
+    errors = [float((found - exact).square().mean()) for found in (stepped, narrow)]
+    assert errors[0] < 1.1 * errors[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_is_the_same_to_the_bit_alone_and_beside_others(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = ours(tiny_llama(seed=6), tmp_path, dtype=dtype)
+    lengths = [20 + number % 5 for number in range(19)]
+    texts = documents([length + STEPS for length in lengths])
+    together = steps_of(model, texts, lengths)[1:]
+    for row in (0, 7, 18):
+        # The prompts' products are torch's in float32, so that only what was kept of them may differ.
+        alone = steps_of(model, [texts[row]], [lengths[row]])[1:]
+        if dtype == torch.bfloat16:
+            assert torch.equal(alone[:, 0], together[:, row])
+        assert largest_difference(alone[:, 0], together[:, row]) < 1e-5
+
+
+def test_answers_do_not_depend_on_the_batch(tmp_path: Path) -> None:
+    model = ours(tiny_llama(seed=7), tmp_path, dtype=torch.bfloat16)
+    prompts = documents([18, 33, 20, 17, 41, 29, 16])
+    settings = Sampling(max_new_tokens=25)
+    whole = generate(model, prompts, sampling=settings, stop_ids=frozenset())
+    for rows in (1, 2, 5):
+        assert generate(model, prompts, sampling=settings, stop_ids=frozenset(), batch_rows=rows) == whole
+
+
+@pytest.mark.parametrize("changes", [{"variant": Variant.DORA}, {"target_modules": ("embed_tokens", "q_proj")}])
+def test_what_the_library_does_not_know_goes_through_the_modules(changes: dict[str, object], tmp_path: Path) -> None:
+    model = ours(tiny_llama(seed=8, changes={"tie_word_embeddings": False}), tmp_path)
+    inject(model, LoraSpec(rank=4, alpha=8, **changes), seed=1)  # type: ignore[arg-type]
+    model.eval()
+    check_against_the_whole_text(model, model, 1e-4)
+
+
+def test_biases_that_are_trained(tmp_path: Path) -> None:
+    model = ours(tiny("qwen2", seed=9), tmp_path)
+    adapter = inject(model, LoraSpec(rank=4, alpha=8, bias=Bias.ALL), seed=1)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    model.eval()
+    assert compiled(model)
+    check_against_the_whole_text(model, model, 1e-4)

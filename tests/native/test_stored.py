@@ -1,0 +1,171 @@
+"""Products with weights as they are stored, by every compiled variant that this processor runs, against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from native.test_library import RUNNABLE
+from veneer.adapters.linear import LoraLinear, TrainedBias
+from veneer.model.leaves import DenseLinear
+from veneer.native.build import library_path
+from veneer.native.library import Kernels
+from veneer.native.stored import StoredLayer, stored_dense
+from veneer.quant.codes import CodeBook
+from veneer.quant.linear import QuantLinear
+from veneer.quant.rowwise import RowwiseLinear
+
+DENSE = (torch.float32, torch.bfloat16, torch.float16)
+SHAPES = [(1, 1), (1, 64), (7, 3), (33, 96), (48, 128), (100, 576), (65, 200), (16, 31), (19, 1088)]
+"""Columns and depth: whole and partial units of columns, and chunks of depth; blocks that go on in the next row."""
+ROWS = [1, 2, 3, 4, 5, 8, 16, 33]
+
+
+@pytest.fixture(params=RUNNABLE or [pytest.param("none", marks=pytest.mark.skip(reason="no kernels were compiled"))])
+def native(request: pytest.FixtureRequest) -> Kernels:
+    return Kernels(library_path(request.param))
+
+
+def dense(dtype: torch.dtype) -> Callable[[Tensor], StoredLayer]:
+    return lambda weight: DenseLinear(torch.nn.Parameter(weight.to(dtype), requires_grad=False))
+
+
+def four_bit(codebook: CodeBook, block: int, *, double: bool) -> Callable[[Tensor], StoredLayer]:
+    return lambda weight: QuantLinear.from_weight(weight, block=block, double_quant=double, codebook=codebook)
+
+
+LAYERS: dict[str, Callable[[Tensor], StoredLayer]] = {
+    **{str(dtype): dense(dtype) for dtype in DENSE},
+    "int8": RowwiseLinear.from_weight,
+    "nf4": four_bit(CodeBook.NF4, 64, double=False),
+    "nf4, double": four_bit(CodeBook.NF4, 64, double=True),
+    "nf4 in blocks of 32": four_bit(CodeBook.NF4, 32, double=True),
+    "fp4 in blocks of 256": four_bit(CodeBook.FP4, 256, double=False),
+}
+every_layer = pytest.mark.parametrize("kind", LAYERS)
+
+
+def layer_of(kind: str, columns: int, depth: int) -> tuple[StoredLayer, Tensor]:
+    """A layer, and its weight in float32."""
+    layer = LAYERS[kind](0.3 * torch.randn(columns, depth))
+    return layer, layer.dequantize(torch.float32)  # type: ignore[attr-defined]
+
+
+@every_layer
+@pytest.mark.parametrize(("columns", "depth"), SHAPES)
+def test_a_product_is_that_of_the_decoded_weight(kind: str, columns: int, depth: int, native: Kernels) -> None:
+    layer, weight = layer_of(kind, columns, depth)
+    stored = layer.stored()
+    assert stored is not None
+    for rows in ROWS:
+        x, bias = torch.randn(rows, depth), torch.randn(columns)
+        exact = x.double() @ weight.double().T + bias.double()
+        terms = x.double().abs() @ weight.double().abs().T + bias.double().abs()
+
+        y = native.rows_product(x, stored.weight, bias)
+
+        assert ((y.double() - exact).abs() <= 2**-20 * terms + 1e-30).all()
+
+
+@every_layer
+def test_weights_are_widened_without_another_rounding(kind: str, native: Kernels) -> None:
+    """Products with unit vectors are the decoded weights themselves."""
+    layer, weight = layer_of(kind, 21, 128)
+    stored = layer.stored()
+    assert stored is not None
+    for rows in (range(3), range(128)):
+        assert torch.equal(native.rows_product(torch.eye(128)[list(rows)], stored.weight), weight.T[list(rows)])
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@every_layer
+@pytest.mark.parametrize("depth", [96, 128, 1088])
+def test_a_row_does_not_depend_on_the_others_nor_on_the_threads(
+    kind: str, depth: int, native: Kernels, threads: None
+) -> None:
+    layer, _ = layer_of(kind, 71, depth)
+    stored = layer.stored()
+    assert stored is not None
+    x = torch.randn(37, depth)
+    torch.set_num_threads(1)
+    whole = native.rows_product(x, stored.weight)
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        for rows in (*ROWS, 37):
+            assert torch.equal(native.rows_product(x[:rows], stored.weight), whole[:rows])
+            assert torch.equal(native.rows_product(x[37 - rows :], stored.weight), whole[37 - rows :])
+
+
+@every_layer
+def test_no_rows(kind: str, native: Kernels) -> None:
+    stored = layer_of(kind, 20, 64)[0].stored()
+    assert stored is not None
+    assert native.rows_product(torch.empty(0, 64), stored.weight).shape == (0, 20)
+
+
+def test_every_float16_and_bfloat16_number_is_read_as_it_is(native: Kernels) -> None:
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
+    one = torch.ones(1, 1)
+    for dtype in (torch.float16, torch.bfloat16):
+        numbers = bits.view(dtype)
+        weight = numbers[numbers.isfinite()][:, None].contiguous()
+        stored = stored_dense(weight)
+        assert stored is not None
+        assert torch.equal(native.rows_product(one, stored)[0], weight[:, 0].float())
+
+
+def test_an_infinite_or_missing_number_stays_in_its_row(native: Kernels) -> None:
+    layer, _ = layer_of("nf4", 30, 96)
+    stored = layer.stored()
+    assert stored is not None
+    x = torch.randn(9, 96)
+    expected = native.rows_product(x, stored.weight)
+    x[2, 3], x[5, 95] = torch.inf, torch.nan
+    y = native.rows_product(x, stored.weight)
+    assert not y[[2, 5]].isfinite().any()
+    others = [0, 1, 3, 4, 6, 7, 8]
+    assert torch.equal(y[others], expected[others])
+
+
+def test_what_the_kernels_do_not_read_is_not_stored() -> None:
+    assert stored_dense(torch.zeros(4, 4, dtype=torch.float64)) is None
+    assert stored_dense(torch.zeros(4, 6)[:, :4]) is None
+
+
+def test_layers_with_updates_and_trained_biases_say_so() -> None:
+    weight, bias = torch.randn(5, 8), torch.randn(5)
+    base = DenseLinear(torch.nn.Parameter(weight), torch.nn.Parameter(bias))
+    lora = LoraLinear(
+        base, torch.randn(2, 8), torch.randn(5, 2), scale=3.0, factor_bias=torch.randn(5), subtracted=True
+    )
+    found = lora.stored()
+    assert found is not None
+    assert found.update is not None
+    assert found.bias is not None
+    assert torch.equal(found.update.down.codes, lora.pairs()[0])
+    assert torch.equal(found.update.up.codes, lora.pairs()[1])
+    assert found.update.scale == 3.0
+    assert lora.lora_B_bias is not None
+    torch.testing.assert_close(found.bias, bias + 3.0 * lora.lora_B_bias)
+
+    lora.enabled = False
+    found = lora.stored()
+    assert found is not None
+    assert found.update is None
+
+    trained = TrainedBias(base, adapted=False)
+    with torch.no_grad():
+        trained.trained_bias.add_(1.0)
+    found = trained.stored()
+    assert found is not None
+    assert found.bias is not None
+    torch.testing.assert_close(found.bias, bias + 1.0)
