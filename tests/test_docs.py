@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -10,10 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tiny import rows, write_rows
 from veneer.cli import main
+from veneer.config import known_keys, parse
 from veneer.data.lint.registry import RULES
+from veneer.migration import counterpart
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,3 +58,23 @@ def test_the_python_example_of_the_readme_runs(tiny_model: Path, tmp_path: Path)
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
 def test_the_links_of_the_readme_lead_somewhere(link: str) -> None:
     assert link.startswith("https://") or (ROOT / link).exists()
+
+
+COMING_FROM = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_our_side_of_a_comparison_with_another_library_is_a_configuration(number: int) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", COMING_FROM, re.S)
+    assert len(blocks) == 4
+    parse(yaml.safe_load(blocks[number]), where="docs/coming-from.md")
+
+
+def test_every_setting_of_their_side_has_a_counterpart() -> None:
+    theirs = {key for block in re.findall(r"```yaml \w+\n(.*?)```", COMING_FROM, re.S) for key in yaml.safe_load(block)}
+    for block in re.findall(r"```python\n(.*?)```", COMING_FROM, re.S):
+        theirs |= {node.arg for node in ast.walk(ast.parse(block)) if isinstance(node, ast.keyword) and node.arg}
+    known = {key.rpartition(".")[2] for key in known_keys()}
+    assert len(theirs) > 40
+    # Arguments of load_dataset and of SFTTrainer that hold no setting.
+    assert {name for name in theirs - known if counterpart([name]) is None} == {"split", "args"}

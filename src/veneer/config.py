@@ -8,13 +8,23 @@ chooses itself (`auto`) is chosen by the component that uses it and recorded in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from difflib import get_close_matches
 from pathlib import Path
 from reprlib import Repr
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from veneer.enums import (
     Backend,
@@ -35,10 +45,31 @@ from veneer.enums import (
     Variant,
 )
 from veneer.errors import ConfigError, listing, nearest
+from veneer.migration import counterpart
+
+_INSIDE: ContextVar[bool] = ContextVar("_INSIDE", default=False)
+"""Whether a section is being read as a part of another, which then reports the problems of both."""
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        # However a section is made (by keyword, from a mapping, from a file), its problems are told in our words.
+        if _INSIDE.get():
+            return handler(values)
+        token = _INSIDE.set(True)
+        try:
+            return handler(values)
+        except ValidationError as error:
+            where = info.context if isinstance(info.context, str) else cls.__name__
+            section = next((name for name, info in RunConfig.model_fields.items() if info.annotation is cls), None)
+            lines = _explain(error, [] if section is None else [section])
+            raise ConfigError(f"{where} is not a valid configuration:\n{listing(lines)}") from error
+        finally:
+            _INSIDE.reset(token)
 
 
 def _no_truth(value: Any) -> Any:
@@ -56,162 +87,180 @@ Name = Annotated[str, Field(min_length=1)]
 
 
 class LoraSection(_Section):
-    """The adapter."""
+    """Settings of the adapter."""
 
     rank: Count | Literal["auto"] = 16
-    """Inner dimension of the update; `auto` takes the smallest that can hold what the rows have to teach."""
+    """The rank of the update: the inner dimension of B · A. `auto` takes the smallest rank that can hold what the
+    rows have to teach."""
     alpha: Rate = 32.0
-    """The update is scaled by alpha / rank."""
+    """The numerator of the update's scale, which is alpha / rank."""
     dropout: Fraction = 0.0
-    """Share of the update's inputs dropped while training."""
+    """The share of the adapter's inputs that is dropped at random during training."""
     target_modules: str | tuple[str, ...] = "all-linear"
-    """`all-linear`, a list of layer names, or a regular expression for whole paths. `embed_tokens` and `lm_head` may be
-    named too. Of a mixture `all-linear` means the attention's layers and all experts (`gate_up_proj`, `down_proj`); its
-    router (`gate`, or `router`) must be named."""
+    """The modules that get an adapter: `all-linear`, a list of module names, or a regular expression for whole
+    paths. `embed_tokens` and `lm_head` may be named too. In a mixture of experts, `all-linear` means the linear
+    layers of the attention and all experts (`gate_up_proj`, `down_proj`); the router (`gate`, or `router`) must be
+    named."""
     exclude_modules: str | tuple[str, ...] = ()
-    """Names or an expression for what is left out of them."""
+    """Modules that `target_modules` fits and that get no adapter: a list of names, or a regular expression."""
     layers_to_transform: tuple[Annotated[int, Field(ge=0), _NUMBER], ...] | None = None
-    """Numbers of the decoder layers that are adapted; by default all."""
+    """The numbers of the decoder layers that get an adapter, from 0; all layers by default."""
     rank_pattern: dict[str, Count] = Field(default={})
-    """Other ranks for layers whose path ends in the key, e.g. `{down_proj: 32}`."""
+    """Other ranks for modules whose path ends in the key, for example `{down_proj: 32}`."""
     alpha_pattern: dict[str, Rate] = Field(default={})
-    """Other alphas, likewise."""
+    """Other alphas for modules whose path ends in the key."""
     scaling: Scaling = Scaling.STANDARD
-    """`standard` scales the update by alpha / rank, `rslora` by alpha / √rank."""
+    """The scale of the update: `standard` is alpha / rank, `rslora` (rank-stabilised LoRA) is alpha / √rank."""
     variant: Variant = Variant.LORA
-    """`dora` trains the length of each of the weight's rows apart from its direction."""
+    """The kind of update: `lora` adds B · A to the weight. `dora` (DoRA) also trains the length of each row of the
+    weight apart from its direction."""
     init: Init = Init.KAIMING
-    """How A and B start. Whatever is chosen, the base stays as it is, and what is saved is a plain adapter for it."""
+    """How A and B are initialised. Whatever is chosen, the base model stays as it is, and a plain adapter for it is
+    saved."""
     factors: Factors = Factors.BOTH
-    """`b` leaves A as it started (LoRA-FA)."""
+    """Which of the two matrices are trained: `both`, or `b` alone, which leaves A as it started (LoRA-FA)."""
     bias: Bias = Bias.NONE
-    """Which biases of the base are trained as well."""
+    """Which biases of the base model are trained as well: `none`, `all`, or `lora_only` (those of modules with an
+    adapter)."""
     modules_to_save: tuple[Name, ...] = ()
-    """Modules that are trained whole, in float32, and saved with the adapter: names or ends of paths (`lm_head`)."""
+    """Modules that are trained in full, in float32, and saved with the adapter: names or ends of paths (`lm_head`)."""
     trainable_tokens: tuple[Annotated[int, Field(ge=0), _NUMBER], ...] = ()
-    """Token ids whose rows of the embedding and of the head are trained."""
+    """Ids of tokens whose rows in the embedding and in the head are trained."""
     new_tokens: tuple[Name, ...] = ()
-    """Texts that become tokens of their own: the vocabulary grows by them, their rows are trained, and the tokenizer
-    that knows them is saved with the adapter."""
+    """Texts that become new tokens. The vocabulary grows by them, their rows are trained, and the tokenizer that
+    knows them is saved with the adapter."""
 
 
 class QuantSection(_Section):
-    """The quantised base of QLoRA."""
+    """Settings of QLoRA's quantised base model."""
 
     scheme: Scheme = Scheme.NF4
-    """What weights are held in: `nf4` and `fp4` take 4 bits, `int8` 8 with a scale for every output. Activations and
-    products stay in the compute dtype."""
+    """The format of the quantised weights: `nf4` and `fp4` take 4 bits a weight, `int8` takes 8 bits, with one
+    scale for every output. Activations and matrix products stay in the compute dtype."""
     block: Literal[32, 64, 128, 256, 512, 1024, 2048, 4096] = 64
-    """Weights that share one scale, in 4 bits."""
+    """The number of weights that share one scale (4-bit formats)."""
     double_quant: bool = True
-    """Quantise the scales too, in blocks of 256, in 4 bits."""
+    """Whether the scales are quantised too, in blocks of 256 (4-bit formats)."""
     skip_modules: tuple[Name, ...] = ()
-    """Linear layers to keep in the compute dtype, each a whole path or the end of one (`down_proj`); embedding and head
-    always are."""
+    """Linear layers that are not quantised, each a whole path or the end of one (`down_proj`). The embedding and
+    the head never are."""
 
 
 class DataSection(_Section):
-    """What is trained and evaluated on."""
+    """Settings of the rows for training and evaluation."""
 
     file: Name
-    """JSONL, JSON, CSV or Parquet."""
+    """The file of training rows: JSONL, JSON, CSV or Parquet."""
     eval_file: Name | None = None
-    """Rows for the evaluation loss."""
+    """The file of rows for the evaluation loss."""
     held_out: Fraction = 0.0
-    """Share of `file` kept for the evaluation loss where there is no `eval_file`."""
+    """The share of `file` that is kept for the evaluation loss and not trained, if there is no `eval_file`."""
     max_length: Annotated[int, Field(ge=2), _NUMBER] = 2048
-    """Longest row, in tokens."""
+    """The length of the longest row that is trained, in tokens."""
     overlong: Overlong = Overlong.DROP
-    """What happens to longer rows; they are counted and reported either way."""
+    """What happens to rows that are longer than `max_length`: `drop` leaves them out, `truncate` cuts their end.
+    They are counted and reported either way."""
     bad_rows: BadRows = BadRows.REFUSE
-    """What happens to rows that cannot be used: `refuse` names them all and ends; `skip` leaves them out, counted and
-    reported."""
+    """What happens to rows that cannot be used: `refuse` names all of them and ends the run, `skip` leaves them out.
+    They are counted and reported either way."""
     columns: dict[Column, Name] = Field(default={})
-    """The file's name of a column or key, where it is not veneer's: `{prompt: text, completion: category}`. Then no
-    other columns are used."""
+    """The file's name of a column or key, where it is not veneer's: `{prompt: text, completion: category}`. No other
+    columns are used then."""
 
 
 class TrainSection(_Section):
-    """The optimisation."""
+    """Settings of the optimisation."""
 
     examples_per_step: Count | Literal["auto"] | None = None
-    """Rows that make one optimiser step (8 unless `tokens_per_step` is given); `auto` takes fewer where that would make
-    less than 100 steps."""
+    """The number of rows in one optimiser step: 8, unless `tokens_per_step` is given. `auto` takes fewer if the run
+    would have less than 100 steps."""
     tokens_per_step: Count | None = None
-    """Tokens that make one optimiser step, in place of `examples_per_step`."""
+    """The number of tokens in one optimiser step, in place of `examples_per_step`."""
     epochs: Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False), _NUMBER] | None = None
-    """Passes over the rows, fractions allowed (1 unless `steps` is given)."""
+    """The number of passes over the rows; fractions are allowed. 1, unless `steps` is given."""
     steps: Count | None = None
-    """Number of steps, in place of `epochs`."""
+    """The number of optimiser steps, in place of `epochs`."""
     learning_rate: Rate | Literal["auto"] = "auto"
-    """Peak rate; `auto` takes it from the model's width and the method, and says why (`veneer.training.recommend`)."""
+    """The learning rate at its peak. `auto` takes it from the model's width and the method, and prints the reason."""
     lora_plus_ratio: Annotated[float, Field(ge=1.0, allow_inf_nan=False), _NUMBER] = 1.0
-    """LoRA+: the rate of B as a multiple of A's, which is `learning_rate`."""
+    """The learning rate of B as a multiple of A's, which is `learning_rate` (LoRA+)."""
     optimizer: OptimizerName = OptimizerName.ADAMW
-    """What makes steps of gradients. Bytes of state for each trained number: adamw 8, adamw8bit 2, lion and sgd 4,
-    adafactor next to none. The paged ones may move their state out of a full card."""
+    """The optimiser. Its state takes, for each trained parameter, 8 bytes (`adamw`), 2 (`adamw8bit`), 4 (`lion`,
+    `sgd`) or nearly none (`adafactor`). The paged ones may move their state out of the memory of a full GPU."""
     schedule: Schedule = Schedule.COSINE
-    """How the rate falls after the warm-up."""
+    """How the learning rate moves after the warm-up."""
     warmup: Fraction = 0.03
-    """Share of the steps over which the rate rises from 0."""
+    """The share of the steps during which the learning rate rises from 0."""
     min_rate: Fraction = 0.0
-    """Where cosine and linear end, as a share of the peak."""
+    """The learning rate at the end of `cosine` and `linear`, as a share of the peak."""
     weight_decay: Annotated[float, Field(ge=0.0, allow_inf_nan=False), _NUMBER] = 0.0
-    """Decoupled decay of matrices, per step and unit of learning rate."""
+    """The decoupled weight decay of matrices, per step and unit of learning rate."""
     beta1: Fraction = 0.9
-    """Memory of the gradient, of AdamW and Lion; the momentum of SGD."""
+    """The decay rate of the mean gradient in AdamW and Lion, and the momentum of SGD."""
     beta2: Fraction | Literal["auto"] = "auto"
-    """AdamW's memory of its square, Lion's of the mean that it keeps; `auto` is 0.999 for AdamW and 0.99 for Lion."""
+    """The decay rate of the mean squared gradient in AdamW, and of the mean that Lion keeps. `auto` is 0.999 for
+    AdamW and 0.99 for Lion."""
     clip: Annotated[float, Field(ge=0.0, allow_inf_nan=False), _NUMBER] = 1.0
-    """Largest norm of the whole gradient; 0 leaves it as it is."""
+    """The largest norm of the whole gradient (gradient clipping); 0 clips nothing."""
     seed: Annotated[int, Field(ge=0, lt=2**31), _NUMBER] = 0
-    """Of the adapter's start, the order of rows and dropout."""
+    """The seed of the adapter's initialisation, of the order of the rows and of dropout."""
     eval_every: Count | None = None
-    """Steps between evaluations; by default ten in a run."""
+    """The number of steps between evaluations; a tenth of the run by default."""
     save_every: Count | None = None
-    """Steps between checkpoints; by default at every evaluation."""
+    """The number of steps between checkpoints; by default there is one at every evaluation."""
     keep: Count = 2
-    """Checkpoints kept, besides the best by evaluation loss."""
+    """The number of checkpoints that are kept, besides the one with the best evaluation loss."""
 
 
 class ComputeSection(_Section):
-    """Where and how it is computed."""
+    """Settings of the device and of the computation."""
 
     device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    """The device: `auto`, `cpu`, `cuda` or `cuda:N`."""
     dtype: Dtype = Dtype.AUTO
-    """Of activations and products; adapters are always float32, and so is what is kept of gradients, unless
-    `train.optimizer` says otherwise."""
+    """The dtype of activations and matrix products. Adapters are always float32, and so is the optimiser's state,
+    unless `train.optimizer` says otherwise."""
     products: Products = Products.EXACT
-    """Of the frozen base with its inputs and gradients. `int8` rounds both factors to 8 bits: faster and lossy, for
-    lora and qlora on a CPU with AVX-512 VNNI; the base then takes as much memory as in bfloat16, under qlora too."""
+    """How the frozen base model is multiplied with its inputs and gradients: `exact` in the compute dtype. `int8`
+    rounds both factors to 8 bits, which is faster and loses precision, for lora and qlora on a CPU with AVX-512
+    VNNI; the base then takes as much memory as in bfloat16, under qlora too."""
     threads: Count | None = None
-    """CPU threads; by default torch's choice. Part of what makes two runs equal to the byte."""
+    """The number of CPU threads; torch's choice by default. Two runs give the same bytes only with the same number."""
     memory_limit_mb: Count | None = None
-    """What the run may take at its peak, in MB (10⁶ bytes); by default four fifths of the device's memory, whatever of
-    it is free at the moment."""
+    """The largest peak memory of the run, in MB (10⁶ bytes); by default four fifths of the device's memory, whether
+    it is free at the moment or not."""
     micro_batch_tokens: Count | Literal["auto"] = "auto"
-    """Tokens computed at a time. A matter of memory: the result does not depend on it beyond rounding. `auto`: the
-    fewest that cost no speed worth naming, within the limit."""
+    """The number of tokens in a micro-batch. It decides memory and speed; the result does not depend on it beyond
+    rounding. `auto` takes the smallest number that is about as fast as a larger one, within the memory limit."""
     recompute: Recompute = Recompute.AUTO
-    """Whether backward computes each layer's activations again: a fraction of the memory, for half as much work again
-    beside a frozen base (a third where everything is trained)."""
+    """Whether the backward pass computes each layer's activations again (gradient checkpointing): `auto` only if
+    they do not fit into the memory limit, `layers` always, `never` not at all. It takes a fraction of the memory,
+    and half as much work again beside a frozen base (a third under method full)."""
 
 
 class RunConfig(_Section):
-    """Everything that a training run is told."""
+    """Settings of a training run.
+
+    It is made by keyword (`RunConfig(model=…, output=…, data={"file": …})`), from a mapping
+    (`RunConfig.model_validate`) or from a YAML file (`parse(read_yaml(path), where=…)`). A section is given as a
+    section or as a mapping.
+
+    Raises:
+        ConfigError: naming every unknown key (with veneer's name for it), missing key and bad value.
+    """
 
     model: Name
-    """A directory, a GGUF file or a hub id."""
+    """The base model: a directory, a GGUF file or a hub id."""
     revision: str | None = None
-    """Branch, tag or commit of a hub id."""
+    """The branch, tag or commit of a hub id."""
     output: Name
-    """The folder of the run; made if absent."""
+    """The folder of the run, which is made."""
     method: Method = Method.QLORA
-    """lora, qlora or full."""
+    """What is trained: an adapter beside the base model (`lora`), an adapter beside the quantised base model
+    (`qlora`), or every weight (`full`)."""
     backend: Backend = Backend.AUTO
-    """Who computes the model: `veneer`, its own decoder; `hf`, transformers, for architectures that the decoder does
-    not know (lora and qlora only). `auto` takes the own decoder where it knows the architecture."""
+    """What computes the model: veneer's own decoder (`veneer`), or transformers (`hf`, for lora and qlora only) for
+    architectures that the decoder does not know. `auto` takes the own decoder if it knows the architecture."""
     data: DataSection
     lora: LoraSection = LoraSection()
     quant: QuantSection = QuantSection()
@@ -289,28 +338,28 @@ def parse(values: Mapping[str, Any], *, where: str) -> RunConfig:
     Raises:
         ConfigError: naming every unknown key (with the nearest known one), missing key and bad value.
     """
-    try:
-        config = RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{where} is not a valid configuration:\n{listing(_explain(error))}") from error
+    config = RunConfig.model_validate(values, context=where)
     check(config)
     return config
 
 
-def _explain(error: ValidationError) -> list[str]:
-    """One line for each key that is wrong (pydantic reports a union once for every branch)."""
+def _explain(error: ValidationError, above: list[str]) -> list[str]:
+    """One line for each key that is wrong (pydantic reports a union once for every branch).
+
+    `above` is the path of what was read: a section's name, or nothing for a whole configuration.
+    """
     known = known_keys()
     lines: dict[str, list[str]] = {}
     met: dict[str, str] = {}
     for problem in error.errors():
-        parts = [str(part) for part in problem["loc"]]
+        parts = above + [str(part) for part in problem["loc"]]
         # The names of a union's branches stand in `loc` behind the key; the key itself is the longest known prefix.
         key = ".".join(parts)
         while key and key not in known and problem["type"] not in ("extra_forbidden", "missing"):
             key = key.rpartition(".")[0]
         key = key or ".".join(parts)
         if problem["type"] == "extra_forbidden":
-            text = f"unknown key{_nearest_key(key, known)}"
+            text = f"unknown key{_hint(key, known)}"
         elif problem["type"] == "missing":
             text = "required, but not given"
         else:
@@ -325,8 +374,13 @@ _SHORT = Repr()
 _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlevel = 80, 80, 2
 
 
-def _nearest_key(key: str, known: list[str]) -> str:
-    """A hint naming the known key that is closest as a whole, or whose last word is closest."""
+def _hint(key: str, known: list[str]) -> str:
+    """What an unknown key is called here: by other programs' names first, then by the nearest spelling.
+
+    The nearest is the known key that is closest as a whole, or whose last word is closest.
+    """
+    if meant := counterpart(key.split(".")):
+        return f"; {meant.sentence()}"
     leaf = key.rpartition(".")[2]
     known = [*known, *dict.fromkeys(name.partition(".")[0] for name in known if "." in name)]
     homes = {name.rpartition(".")[2]: name for name in reversed(known)}

@@ -1,0 +1,308 @@
+"""Settings of PEFT, TRL, transformers, Axolotl, Unsloth and LLaMA-Factory, and what stands for them in veneer.
+
+Somebody who brings a configuration along writes `lora_r` or `eval_steps`. Such a key is refused like every unknown one,
+and the error names veneer's key and says how its meaning differs, where the nearest spelling would mislead:
+`eval_steps` looks like `train.steps`, which would shorten the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Counterpart:
+    """What stands in veneer for a setting of another program."""
+
+    keys: tuple[str, ...]
+    """Veneer's dotted keys; empty where there is no such setting."""
+    meaning: str
+    """How the meaning differs, or why there is no such setting."""
+
+    def sentence(self) -> str:
+        """The counterpart as the end of an error line."""
+        return f"veneer's is {' and '.join(self.keys)}: {self.meaning}" if self.keys else self.meaning
+
+
+_SAME = "the meaning is the same"
+_STEP = (
+    "it counts the rows of a whole optimiser step (batch size × accumulation steps × devices); what is computed at a "
+    "time is compute.micro_batch_tokens, in tokens"
+)
+_ACCUMULATION = (
+    "give the rows of a whole step; how many passes a step takes follows from compute.micro_batch_tokens, and the "
+    "loss does not depend on it"
+)
+_LENGTH = (
+    "tokens of the longest row; a longer row is dropped and counted, or cut with data.overlong=truncate, and never cut "
+    "in silence"
+)
+_PACKED = (
+    "there is no such setting: rows are always laid end to end without padding, and no row sees another; "
+    "data.max_length is the longest row, not the length of a pack"
+)
+_TRAINED = (
+    "there is no such setting: the form of a row says what is trained (assistant turns of messages, the completion of "
+    "prompt and completion, all of text)"
+)
+_TEMPLATE = "there is no such setting: chats are written with the model's own template and control tokens"
+_EVALUATION = (
+    "give the number of steps between evaluations; it needs data.eval_file or data.held_out, and is a tenth of the "
+    "run by default"
+)
+_SAVES = "give the number of steps between checkpoints; it is train.eval_every by default"
+_BEST = (
+    "there is no such setting: the folder holds the last step, and the checkpoint with the best evaluation loss is "
+    "always kept under checkpoints/"
+)
+_LOG = (
+    "there is no such setting: every step is written to events.jsonl and drawn in loss.svg; `--json` prints the events "
+    "for other programs"
+)
+_KERNELS = "there is no such setting: the fastest path of the machine is chosen, and `veneer doctor` says which and why"
+_DEVICES = "there is no such setting: a run takes one device"
+_HUB = "there is no such setting: nothing is uploaded"
+_LOADING = "there is no such setting: rows are read and tokenised once, before the first step"
+_OBJECTIVE = "there is no such setting: the loss is the cross-entropy of the supervised tokens, over the whole step"
+_NONE = "there is no such setting"
+_FORMATS = "there is no such setting: a row's format is recognised by its keys"
+
+_GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    # The model.
+    ("base_model model_name_or_path model_name base_model_name_or_path pretrained_model_name_or_path",
+     ("model",), "a directory, a GGUF file or a hub id"),
+    ("model_revision revision_of_model base_model_revision",
+     ("revision",), "branch, tag or commit of a hub id"),
+    ("trust_remote_code model_init_kwargs model_type tokenizer_type base_model_config auto_mapping",
+     (), "there is no such setting: the architecture is read from config.json, and code of a model is never run"),
+    ("tokenizer_config tokenizer_name tokenizer_name_or_path tokenizer_use_fast use_fast_tokenizer",
+     (), "there is no such setting: the tokenizer is the model's"),
+    ("adapter_name_or_path lora_model_dir create_new_adapter",
+     (),
+     "there is no such setting: an adapter always starts anew; export the old one with `veneer export --to merged` "
+     "and train beside that"),
+    # The method.
+    ("load_in_4bit use_4bit load_4bit",
+     ("method", "quant.scheme"), "true is method=qlora with quant.scheme=nf4, false is method=lora"),
+    ("load_in_8bit",
+     ("method", "quant.scheme"), "true is method=qlora with quant.scheme=int8, false is method=lora"),
+    ("adapter finetuning_type peft_type use_peft",
+     ("method",), "lora, qlora (a quantised base) or full (every weight)"),
+    ("full_finetuning full_finetune",
+     ("method",), "true is method=full"),
+    ("quantization_bit",
+     ("method", "quant.scheme"), "4 is method=qlora with quant.scheme=nf4, 8 with quant.scheme=int8"),
+    ("quantization_method quantization_type bnb_4bit_quant_type",
+     ("quant.scheme",), "nf4, fp4 or int8"),
+    ("bnb_4bit_use_double_quant double_quantization use_bnb_nested_quant use_nested_quant",
+     ("quant.double_quant",), _SAME),
+    ("bnb_4bit_compute_dtype",
+     ("compute.dtype",), "bfloat16 or float32"),
+    ("bnb_4bit_quant_storage",
+     (), "there is no such setting: codes are stored in bytes"),
+    ("llm_int8_skip_modules",
+     ("quant.skip_modules",), "whole paths or their ends; embedding and head are always left out"),
+    ("llm_int8_threshold llm_int8_has_fp16_weight llm_int8_enable_fp32_cpu_offload",
+     (), "there is no such setting: int8 has one scale for every output, and products stay in the compute dtype"),
+    ("quantization_config bnb_config bnb_config_kwargs gptq awq hqq",
+     ("quant.scheme",), "the section quant says how the base is quantised, or --model names a model that is already"),
+    # The adapter.
+    ("r lora_r lora_rank",
+     ("lora.rank",), _SAME),
+    ("lora_alpha",
+     ("lora.alpha",), "the update is scaled by alpha / rank, or alpha / √rank with lora.scaling=rslora"),
+    ("lora_dropout",
+     ("lora.dropout",), _SAME),
+    ("lora_target lora_target_modules target_parameters lora_target_parameters lora_layers",
+     ("lora.target_modules",),
+     "all-linear, a list of names, or a regular expression; experts of a mixture are named in the same list"),
+    ("lora_target_linear",
+     ("lora.target_modules",), "all-linear, which is the default"),
+    ("use_rslora peft_use_rslora",
+     ("lora.scaling",), "true is rslora, false is standard"),
+    ("use_dora peft_use_dora",
+     ("lora.variant",), "true is dora, false is lora"),
+    ("init_lora_weights peft_init_lora_weights pissa_init loftq_init",
+     ("lora.init",),
+     "true is kaiming; pissa, pissa_fast (for pissa_niter_N), olora, eva, loftq, gaussian and orthogonal by name"),
+    ("pissa_iter pissa_niter",
+     ("lora.init",), "pissa_fast takes the fast decomposition, pissa the exact one"),
+    ("pissa_convert",
+     (), "there is no such setting: an adapter is always saved for the untouched base"),
+    ("loftq_config eva_config",
+     ("lora.init",), "loftq or eva; neither takes settings of its own"),
+    ("use_lorafa",
+     ("lora.factors",), "true is b"),
+    ("lora_bias",
+     ("lora.bias",), "none, all or lora_only: biases of the base; an adapter's B has no bias of its own"),
+    ("lora_modules_to_save additional_target",
+     ("lora.modules_to_save",), "names or ends of paths"),
+    ("trainable_token_indices peft_trainable_token_indices",
+     ("lora.trainable_tokens",), "token ids"),
+    ("new_special_tokens add_tokens add_special_tokens tokens resize_vocab resize_token_embeddings_to_32x",
+     ("lora.new_tokens",), "texts that become tokens; the vocabulary grows by itself"),
+    ("peft_layers_to_transform",
+     ("lora.layers_to_transform",), "numbers of the adapted layers"),
+    ("layers_pattern peft_layers_pattern",
+     ("lora.target_modules",), "a regular expression over whole paths"),
+    ("fan_in_fan_out lora_fan_in_fan_out",
+     (), "there is no such setting: how a weight lies is known from the model"),
+    ("peft_autocast_adapter_dtype autocast_adapter_dtype",
+     (), "there is no such setting: adapters are always float32"),
+    ("ensure_weight_tying peft_ensure_weight_tying",
+     (), "there is no such setting: tied weights stay tied"),
+    ("task_type lora_task_type inference_mode peft_version",
+     (), "there is no such setting: veneer trains causal language models"),
+    ("peft_config lora_config peft",
+     ("lora.rank",), "the section is called lora, and its keys are other ones too"),
+    ("layer_replication peft_layer_replication megatron_config megatron_core corda_config lora_ga_config "
+     "velora_config alora_invocation_tokens use_qalora qalora_group_size monteclora_config runtime_config "
+     "use_bdlora arrow_config kasa_config relora use_galore use_apollo use_badam use_llama_pro",
+     (), "veneer has no such kind of adapter or method"),
+    # The rows.
+    ("dataset datasets dataset_name dataset_path data_path data_files train_file train_data train_dataset "
+     "training_file",
+     ("data.file",), "one file: JSONL, JSON, CSV or Parquet"),
+    ("eval_dataset test_datasets validation_file eval_data test_file validation_dataset",
+     ("data.eval_file",), "one file, for the evaluation loss"),
+    ("val_set_size val_size validation_split eval_split test_size validation_split_percentage",
+     ("data.held_out",), "a share of the rows, less than 1; a number of rows is not taken"),
+    ("max_length max_seq_length max_seq_len sequence_len cutoff_len model_max_length block_size context_length",
+     ("data.max_length",), _LENGTH),
+    ("truncation_mode excess_length_strategy truncation",
+     ("data.overlong",), "drop, or truncate, which cuts a row's end"),
+    ("packing sample_packing eval_sample_packing neat_packing eval_packing packing_strategy padding_free "
+     "group_by_length pad_to_sequence_len pad_to_multiple_of train_sampling_strategy length_column_name "
+     "sample_packing_sequentially",
+     (), _PACKED),
+    ("completion_only_loss assistant_only_loss train_on_inputs train_on_responses_only train_on_prompt "
+     "mask_history roles_to_train response_template instruction_template",
+     (), _TRAINED),
+    ("chat_template template chat_template_path default_system eos_token pad_token special_tokens "
+     "default_system_message",
+     (), _TEMPLATE),
+    ("dataset_text_field field_messages field_instruction field_input field_output column_mapping columns_mapping",
+     ("data.columns",), "the file's name of each column, as {text: content}"),
+    ("dataset_kwargs formatting_func dataset_format remove_unused_columns label_names",
+     (), _FORMATS),
+    ("dataset_num_proc dataset_processes preprocessing_num_workers dataset_prepared_path overwrite_cache "
+     "tokenized_path streaming shuffle_dataset ignore_data_skip dataset_dir buffer_size preprocessing_batch_size",
+     (), _LOADING),
+    ("dataloader_*",
+     (), _LOADING),
+    ("max_samples max_train_samples max_eval_samples",
+     (), "there is no such setting: give a file with fewer rows"),
+    # The optimisation.
+    ("per_device_train_batch_size micro_batch_size batch_size train_batch_size per_gpu_train_batch_size "
+     "total_batch_size global_batch_size",
+     ("train.examples_per_step",), _STEP),
+    ("gradient_accumulation_steps",
+     ("train.examples_per_step",), _ACCUMULATION),
+    ("per_device_eval_batch_size eval_batch_size auto_find_batch_size eval_accumulation_steps "
+     "per_gpu_eval_batch_size",
+     ("compute.micro_batch_tokens",), "tokens computed at a time, in training and in evaluation; auto chooses them"),
+    ("num_train_epochs num_epochs n_epochs",
+     ("train.epochs",), "passes over the rows; fractions are allowed"),
+    ("max_steps num_steps total_steps",
+     ("train.steps",), "optimiser steps, in place of train.epochs; give one of the two"),
+    ("lr",
+     ("train.learning_rate",), "the peak rate, or auto"),
+    ("warmup_ratio warmup_steps num_warmup_steps",
+     ("train.warmup",), "a share of the steps, not a number of them"),
+    ("lr_scheduler_type lr_scheduler scheduler",
+     ("train.schedule",), "cosine, linear or constant, each after the warm-up"),
+    ("lr_scheduler_kwargs cosine_min_lr_ratio min_lr_rate min_lr min_learning_rate",
+     ("train.min_rate",), "the last rate as a share of the peak"),
+    ("optim",
+     ("train.optimizer",),
+     "adamw, adamw8bit, paged_adamw, paged_adamw8bit, adafactor, lion or sgd (adamw for every kind of adamw_torch)"),
+    ("adam_beta1",
+     ("train.beta1",), _SAME),
+    ("adam_beta2",
+     ("train.beta2",), _SAME),
+    ("adam_epsilon",
+     (), "there is no such setting: AdamW's epsilon is 1e-8"),
+    ("max_grad_norm gradient_clipping grad_clip",
+     ("train.clip",), "the largest norm of the whole gradient; 0 clips nothing"),
+    ("loraplus_lr_ratio lora_plus_lr_ratio",
+     ("train.lora_plus_ratio",), "the rate of B as a multiple of A's"),
+    ("loraplus_lr_embedding embedding_lr embedding_lr_scale optim_args optim_target_modules lr_groups "
+     "adam_epsilon2 adam_beta3",
+     (), _NONE),
+    ("random_state data_seed",
+     ("train.seed",), "it seeds the adapter's start, the order of the rows and dropout"),
+    ("full_determinism",
+     (), "there is no such setting: the same run on the same CPU gives the same bytes"),
+    ("neftune_noise_alpha label_smoothing_factor loss_type router_aux_loss_coef average_tokens_across_devices",
+     (), _OBJECTIVE),
+    ("stage rl trainer_type rlhf_type",
+     (), "there is no such setting: veneer trains on supervised rows"),
+    # Evaluation, checkpoints, logs.
+    ("eval_steps evals_per_epoch eval_strategy evaluation_strategy eval_delay eval_on_start eval_interval "
+     "steps_per_eval",
+     ("train.eval_every",), _EVALUATION),
+    ("save_steps saves_per_epoch save_strategy save_interval",
+     ("train.save_every",), _SAVES),
+    ("save_total_limit",
+     ("train.keep",), "checkpoints kept; the best by evaluation loss is kept besides"),
+    ("do_train do_eval do_predict predict_with_generate prediction_loss_only",
+     (), "there is no such setting: `veneer train` trains, `veneer evaluate` scores, `veneer generate` answers"),
+    ("load_best_model_at_end metric_for_best_model greater_is_better early_stopping_patience",
+     (), _BEST),
+    ("save_only_model save_safetensors save_on_each_node save_first_step save_compressed",
+     (), "there is no such setting: checkpoints are complete, and the folder of the run holds the adapter alone"),
+    ("resume_from_checkpoint auto_resume_from_checkpoints",
+     (), "there is no such setting: add `--resume` to the same command"),
+    ("output_dir run_dir",
+     ("output",), "the folder must be a new one, except with `--resume`"),
+    ("overwrite_output_dir",
+     (), "there is no such setting: a run never overwrites another; give a new output"),
+    ("logging_* log_* report_to run_name project wandb_* mlflow_* comet_* use_swanlab swanlab_* use_wandb "
+     "trackio_* disable_tqdm plot_loss include_num_input_tokens_seen include_tokens_per_second tensorboard_dir "
+     "use_tensorboard",
+     (), _LOG),
+    ("hub_* push_to_hub push_to_hub_*",
+     (), _HUB),
+    # The machine.
+    ("bf16 fp16 tf32 torch_dtype pure_bf16 bf16_full_eval fp16_full_eval",
+     ("compute.dtype",),
+     "bfloat16 or float32; adapters and their gradients are float32 in either; float16 is not offered"),
+    ("gradient_checkpointing activation_checkpointing use_gradient_checkpointing gradient_checkpointing_kwargs "
+     "activation_checkpointing_kwargs activation_offloading disable_gradient_checkpointing",
+     ("compute.recompute",),
+     "auto recomputes only where the memory does not suffice; layers always, never not at all"),
+    ("flash_attention flash_attn flash_attn_2 attn_implementation xformers_attention sdp_attention eager_attention "
+     "use_liger_kernel enable_liger_kernel liger_* use_unsloth lora_mlp_kernel lora_qkv_kernel lora_o_kernel "
+     "torch_compile torch_compile_* use_cache torch_empty_cache_steps unsloth_tiled_mlp",
+     (), _KERNELS),
+    ("device_map use_cpu no_cuda max_memory",
+     ("compute.device",), "auto, cpu, cuda or cuda:N; the memory's limit is compute.memory_limit_mb"),
+    ("gpu_memory_utilization",
+     ("compute.memory_limit_mb",), "megabytes, not a share"),
+    ("deepspeed fsdp fsdp_* ddp_* local_rank accelerator_config parallelism_config tensor_parallel_size "
+     "context_parallel_size sequence_parallel_degree world_size num_gpus",
+     (), _DEVICES),
+    ("debug skip_memory_metrics enable_jit_checkpoint batch_eval_metrics include_for_metrics "
+     "eval_do_concat_batches eval_use_gather_object restore_callback_states_from_checkpoint",
+     (), _NONE),
+)  # fmt: skip
+"""Names (a final `*` stands for any end), veneer's keys, and how the meaning differs."""
+
+COUNTERPARTS: dict[str, Counterpart] = {
+    name: Counterpart(keys, meaning) for names, keys, meaning in _GROUPS for name in names.split()
+}
+"""Counterparts by the other program's name of the setting; a name may end in `*`."""
+
+
+def counterpart(path: Sequence[str]) -> Counterpart | None:
+    """What stands for an unknown key, or None where no other program is known to have it.
+
+    Args:
+        path: the words of the dotted key; the last one counts, whatever section it was put into.
+    """
+    name = path[-1].lower().replace("-", "_")
+    if found := COUNTERPARTS.get(name):
+        return found
+    prefixes = (known for known in COUNTERPARTS if known.endswith("*") and name.startswith(known[:-1]))
+    return next((COUNTERPARTS[known] for known in prefixes), None)
