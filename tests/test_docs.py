@@ -6,21 +6,33 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
-from tiny import rows, write_rows
+from tiny import rows, run_config, write_rows
 from veneer.cli import main
-from veneer.config import known_keys, parse
+from veneer.config import known_keys, override, parse
 from veneer.data.lint.registry import RULES
 from veneer.migration import counterpart
+from veneer.training.run import train
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
+    if path.name != "CHANGELOG.md"
+}
+"""Every page by its path; the changelog names what once was."""
+README = PAGES["README.md"]
+QUESTIONS = ("choosing", "models", "memory", "speed", "answers", "using")
+"""Pages of `docs/` that answer a question, by commands that can be tried."""
 
 
 def test_the_configuration_page_is_made_from_the_code() -> None:
@@ -55,12 +67,99 @@ def test_the_python_example_of_the_readme_runs(tiny_model: Path, tmp_path: Path)
     assert (tmp_path / "my-adapter" / "adapter_model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
-def test_the_links_of_the_readme_lead_somewhere(link: str) -> None:
-    assert link.startswith("https://") or (ROOT / link).exists()
+# ------------------------------------------------------------------------------------------------------ links and keys
 
 
-COMING_FROM = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
+def anchors(text: str) -> set[str]:
+    """The anchors that a forge makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.S), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
+    dead = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        if not target.exists() or (anchor and anchor not in anchors(target.read_text(encoding="utf-8"))):
+            dead.append(link)
+    assert dead == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_settings_that_a_page_names_exist(page: str) -> None:
+    named = set(re.findall(r"(?<![\w./])((?:data|lora|quant|train|compute)\.[a-z_]+)(?![\w./(])", PAGES[page]))
+    refused = {"lora.r", "train.eval_steps"} if page == "docs/coming-from.md" else set()
+    files = {name for name in named if name.endswith((".md", ".jsonl"))}
+    assert named - set(known_keys()) - files == refused
+
+
+def test_every_page_stands_in_the_index() -> None:
+    index = PAGES["docs/README.md"]
+    assert [page for page in PAGES if page.startswith("docs/") and f"({Path(page).name})" not in index] == [
+        "docs/README.md"
+    ]
+
+
+# ------------------------------------------------------------------------------------------------------------ commands
+
+
+def commands(page: str) -> list[list[str]]:
+    """The arguments of every `veneer` command in a page's shell blocks."""
+    lines = "\n".join(re.findall(r"```(?:sh|bash)\n(.*?)```", PAGES[page], re.S)).replace("\\\n", " ").splitlines()
+    words = [shlex.split(line, comments=True) for line in lines]
+    return [line[1:] for line in words if line and Path(line[0]).name == "veneer"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
+def test_the_commands_of_a_page_have_the_options_that_they_are_given(page: str) -> None:
+    for verb, *arguments in commands(page):
+        command = main.commands[verb]
+        given, _, _ = command.make_parser(click.Context(command)).parse_args(arguments)
+        base = {"model": "MODEL", "output": "run", "data": {"file": "rows.jsonl", "held_out": 0.1}}
+        parse(override(base, given.get("assignments") or []), where=f"{page}: {verb}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in QUESTIONS)])
+def test_the_commands_of_a_page_run(
+    page: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "rows.jsonl", rows(24))
+    write_rows(tmp_path / "test.jsonl", rows(4, seed=1))
+    # What waits for a terminal, downloads, or is tried by the README's page already.
+    left = {"quickstart", "chat"} | ({"compare"} if page != "README.md" else set())
+    found = [line for line in commands(page) if line[0] not in left]
+    if not any(line[0] == "train" and "my-adapter" in line for line in found):
+        train(run_config(tiny_model, Path("rows.jsonl"), Path("my-adapter"), "train.steps=2", "data.held_out=0.1"))
+    for line in found:
+        arguments = [str(tiny_model) if word == "MODEL" else word for word in line]
+        done = CliRunner().invoke(main, arguments)
+        # `veneer data` says by 1 that it found something in these rows.
+        assert done.exit_code in ((0, 1) if line[0] == "data" else (0,)), (line, done.output)
+
+
+@pytest.mark.slow
+def test_the_python_example_of_using_a_result_elsewhere_runs(tiny_model: Path, tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGES["docs/using.md"], re.S)
+    write_rows(tmp_path / "rows.jsonl", rows(12))
+    train(run_config(tiny_model, tmp_path / "rows.jsonl", tmp_path / "my-adapter", "train.steps=2"))
+    script = code.replace('"MODEL"', json.dumps(str(tiny_model)))
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+# -------------------------------------------------------------------------------------------------------- coming from
+
+
+COMING_FROM = PAGES["docs/coming-from.md"]
 
 
 @pytest.mark.parametrize("number", range(4))
