@@ -35,8 +35,9 @@ from veneer.evaluation.run import prepare, score_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import spec_from_hf
 from veneer.quickstart import bundled_data, bundled_model
-from veneer.training.recommend import Choice, recommended_examples, recommended_rate, steps_of
-from veneer.training.run import CHECKPOINTS, train
+from veneer.run_folder import RunFolder
+from veneer.training.recommend import Recommendation, recommended_examples, recommended_rate, steps_of
+from veneer.training.run import train
 from veneer.training.trainable import AdapterTraining
 
 ROOT = Path(__file__).parents[1]
@@ -129,7 +130,7 @@ def configuration(task: Task, model: str, method: Method, rate: float, output: P
     )
 
 
-def automatic_rate(task: Task, method: Method, width: int) -> Choice:
+def automatic_rate(task: Task, method: Method, width: int) -> Recommendation:
     """The rate that a run of this task gets by itself."""
     section = TrainSection(examples_per_step="auto")
     examples = int(recommended_examples(task.rows, section).value)
@@ -151,7 +152,7 @@ def measure(task: Task, model: str, method: Method, factor: float, automatic: fl
         return Result(**json.loads((output / RESULT).read_text(encoding="utf-8")))
     output.mkdir(parents=True, exist_ok=True)
     (output / SETTINGS).write_text(settings, encoding="utf-8")
-    run = train(config, resume=any((output / CHECKPOINTS).glob("step-*")))
+    run = train(config, resume=RunFolder(output).resumable)
     begun = time.perf_counter()
     adapter = run.trainable.adapter if isinstance(run.trainable, AdapterTraining) else None
     assistant = make_assistant(run.model, open_checkpoint(model), adapter)
@@ -167,7 +168,7 @@ def measure(task: Task, model: str, method: Method, factor: float, automatic: fl
         eval_seconds=round(time.perf_counter() - begun, 1),
     )
     (output / RESULT).write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(output / CHECKPOINTS)
+    shutil.rmtree(RunFolder(output).checkpoints)
     return result
 
 

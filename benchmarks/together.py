@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from veneer.config import RunConfig, parse
-from veneer.training.joint import joined, prepare
+from veneer.training.joint import joined, prepare_joint
 
 DATA = Path(__file__).parents[1] / "examples" / "claims" / "train.jsonl"
 WIDTHS = {"one by one": 1, "up to 1,024 tokens": 1024, "all at once": 10**9}
@@ -56,11 +56,11 @@ def passes(arguments: argparse.Namespace, folder: Path) -> None:
     clock: dict[str, list[float]] = {name: [] for name in WIDTHS}
     used: dict[str, list[float]] = {name: [] for name in WIDTHS}
     tokens = []
-    runs = [prepare(config(arguments, folder / str(run), run)) for run in range(arguments.runs)]
+    runs = [prepare_joint(config(arguments, folder / str(run), run)) for run in range(arguments.runs)]
     with joined(runs) as (joint, lanes):
         joint.model.train()
         for number in range(arguments.steps):
-            steps = {lane.name: lane.begun.engine.prepare(lane.begun.progress) for lane in lanes}
+            steps = {lane.name: lane.session.engine.prepare(lane.session.progress) for lane in lanes}
             tokens += [sum(len(batch.tokens) for batch in step.batches) for step in steps.values()]
             names = list(WIDTHS)
             for name in names[number % 3 :] + names[: number % 3]:
@@ -69,7 +69,7 @@ def passes(arguments: argparse.Namespace, folder: Path) -> None:
                 clock[name].append(time.perf_counter() - began[0])
                 used[name].append(time.process_time() - began[1])
             for lane in lanes:
-                lane.begun.progress.step += 1
+                lane.session.progress.step += 1
     print(f"{arguments.method}, {arguments.runs} runs of {statistics.mean(tokens):.0f} tokens a step:")
     first = next(iter(WIDTHS))
     for name in WIDTHS:

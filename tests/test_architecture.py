@@ -17,7 +17,7 @@ LAYERS = (
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system"},
     {"adapters", "data", "load", "generation"},
-    {"backends"},
+    {"backends", "run_folder"},
     {"planning"},
     {"training", "evaluation", "assistant", "quantization"},
     {"exports", "comparison", "sweeps", "reproduction"},

@@ -41,7 +41,7 @@ from veneer.planning.time import CARDS, Rate, card, disk, operations, overhead_o
 from veneer.quant.packed import PackedLinear
 from veneer.training.objective import supervised_cross_entropy
 from veneer.training.run import train
-from veneer.training.steps import PackedSteps
+from veneer.training.steps import PackedSteps, Packing
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 LLAMA_7B: dict[str, Any] = {
@@ -433,9 +433,9 @@ def test_the_cut_is_that_of_the_run(tiny_model: Path, tiny_data: Path, tmp_path:
     for tokens in (64, 128, 100_000):
         settings = ("train.examples_per_step=5", f"compute.micro_batch_tokens={tokens}")
         config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
-        examples = load_rows(config.data, open_checkpoint(tiny_model).tokenizer(), lambda message: None).train
-        source = PackedSteps(examples, config)
-        cut = source.cut(tokens)
+        rows = load_rows(config.data, open_checkpoint(tiny_model).tokenizer(), lambda message: None)
+        source = PackedSteps(rows, config.train, Packing(share=True, pad_to_multiple_of=16), tokens)
+        cut = source.batch_shape(tokens)
         batches = [batch for step in range(1, source.total + 1) for batch in source.micro_batches(step)]
         assert cut.tokens == max(len(batch.tokens) for batch in batches) == len(source.largest().tokens)
         assert cut.supervised == max(batch.supervised for batch in batches)
@@ -458,7 +458,9 @@ def test_a_run_says_and_records_what_was_chosen(tiny_model: Path, tiny_data: Pat
 def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("veneer.training.build.load_model", lambda *args, **rest: pytest.fail("the model was read"))
+    monkeypatch.setattr(
+        "veneer.training.build.load_language_model", lambda *args, **rest: pytest.fail("the model was read")
+    )
     with pytest.raises(ConfigError, match=r"may take 100 MB \(compute.memory_limit_mb=100\)"):
         train(run_config(tiny_model, tiny_data, tmp_path / "run", "compute.memory_limit_mb=100"))
 

@@ -30,11 +30,13 @@ from veneer.load import WeightForm, load_model, stored_quantisation
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
 from veneer.planning.memory import base_bytes
+from veneer.planning.plan import Plan
 from veneer.planning.setup import Setup
 from veneer.quant.packed import PackedLinear
 from veneer.quantization import quantize
-from veneer.training.planned import Expected, plan_of
+from veneer.training.prepare import plan as plan_run
 from veneer.training.run import train
+from veneer.training.steps import SupposedRows
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # bitsandbytes warns about optional kernels and deprecated torch calls
@@ -438,7 +440,7 @@ def test_full_fine_tuning_of_it_is_refused_before_anything_is_read(
     with pytest.raises(ConfigError, match="method full"):
         load_model(open_checkpoint(tmp_path / "q"), form=WeightForm.TRAINABLE)
     with pytest.raises(ConfigError, match="method full"):
-        plan_of(config, "cpu", Expected())
+        plan_run(config, device="cpu", rows=SupposedRows())
 
 
 def test_a_start_that_needs_the_weights_as_they_were_is_refused(
@@ -455,7 +457,8 @@ def test_a_plan_from_its_configuration_alone_counts_its_bytes(
 ) -> None:
     quantize(str(tiny_model), tmp_path / "q", quant=QuantSection.model_validate(settings))
     config = run_config(tmp_path / "q" / "config.json", Path("-"), tmp_path / "run", "compute.dtype=bfloat16")
-    plan = plan_of(config, "cpu", Expected(tokens=64, longest=64))
+    plan = plan_run(config, device="cpu", rows=SupposedRows(tokens=64, longest=64))
+    assert isinstance(plan, Plan)
     model = load_model(open_checkpoint(tmp_path / "q"))
     packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))
     assert base_bytes(plan.setup) == packed + sum(parameter.nbytes for parameter in model.parameters())

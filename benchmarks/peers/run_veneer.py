@@ -26,10 +26,8 @@ from measure import (
 import veneer
 from veneer.config import parse, read_yaml
 from veneer.data.batches import order
-from veneer.data.rows import load_rows
 from veneer.events import Event, RunStarted, StepDone
-from veneer.io.checkpoint import open_checkpoint
-from veneer.training.steps import PackedSteps
+from veneer.training.session import prepare_run
 
 sys.path.append(str(Path(__file__).parents[1]))
 from floor import floor_seconds
@@ -104,10 +102,9 @@ def run(task: Task, folder: Path) -> Record:
 def floors(task: Task, config: veneer.RunConfig) -> list[float]:
     """The floor in seconds of each step but the first, from the step's own micro-batches."""
     torch.set_num_threads(task.threads)
-    origin = open_checkpoint(config.model)
-    source = PackedSteps(load_rows(config.data, origin.tokenizer(), lambda message: None).train, config)
-    steps = [source.micro_batches(step) for step in range(2, task.steps + 1)]
-    return [floor_seconds(origin.config, RANK, [(len(b.tokens), b.supervised) for b in step]) for step in steps]
+    inputs = prepare_run(config, lambda event: None)
+    steps = [inputs.data.steps.micro_batches(step) for step in range(2, task.steps + 1)]
+    return [floor_seconds(inputs.origin.config, RANK, [(len(b.tokens), b.supervised) for b in step]) for step in steps]
 
 
 def main() -> None:

@@ -40,8 +40,10 @@ if TYPE_CHECKING:
     from veneer.quantization import quantize as quantize
     from veneer.reproduction.run import Reproduction as Reproduction
     from veneer.reproduction.run import reproduce as reproduce
-    from veneer.training.run import RunResult as RunResult
+    from veneer.training.prepare import plan as plan
     from veneer.training.run import train as train
+    from veneer.training.session import RunResult as RunResult
+    from veneer.training.steps import SupposedRows as SupposedRows
 
 __version__ = "0.1.0"
 
@@ -57,15 +59,17 @@ _HOMES = {
     "Report": "veneer.evaluation.run",
     "Reproduction": "veneer.reproduction.run",
     "RunConfig": "veneer.config",
-    "RunResult": "veneer.training.run",
+    "RunResult": "veneer.training.session",
     "Sampling": "veneer.generation",
     "StoredDtype": "veneer.exports.request",
+    "SupposedRows": "veneer.training.steps",
     "Target": "veneer.exports.request",
     "VeneerError": "veneer.errors",
     "compare": "veneer.comparison.run",
     "evaluate": "veneer.evaluation.run",
     "export": "veneer.exports.run",
     "open_assistant": "veneer.assistant",
+    "plan": "veneer.training.prepare",
     "quantize": "veneer.quantization",
     "reproduce": "veneer.reproduction.run",
     "train": "veneer.training.run",
@@ -87,6 +91,7 @@ __all__ = [
     "RunResult",
     "Sampling",
     "StoredDtype",
+    "SupposedRows",
     "Target",
     "VeneerError",
     "__version__",
@@ -94,6 +99,7 @@ __all__ = [
     "evaluate",
     "export",
     "open_assistant",
+    "plan",
     "quantize",
     "reproduce",
     "train",

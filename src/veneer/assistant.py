@@ -10,7 +10,7 @@ from typing import Any
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import CONFIG_FILE, load_adapter, read_tokenizer
 from veneer.backends.load import load_language_model
-from veneer.config import ComputeSection, RunConfig, parse, read_yaml
+from veneer.config import ComputeSection, RunConfig
 from veneer.data.chat import Encoder, template_of
 from veneer.data.records import Message
 from veneer.enums import Backend, Method, choice
@@ -22,9 +22,7 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import WeightForm
 from veneer.model.language import LanguageModel
-
-RUN_FILE = "config.yaml"
-"""The run's configuration, which `veneer train` writes beside the adapter."""
+from veneer.run_folder import run_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,12 +127,8 @@ def recorded_run(adapter: Path | None) -> RunConfig | None:
 
     A checkpoint's stands two folders up: `RUN/checkpoints/step-000050`.
     """
-    if adapter is None:
-        return None
-    folder = adapter.resolve()
-    places = [folder, *([folder.parents[1]] if folder.parent.name == "checkpoints" else [])]
-    file = next((place / RUN_FILE for place in places if (place / RUN_FILE).is_file()), None)
-    return None if file is None else parse(read_yaml(file), where=str(file))
+    run = None if adapter is None else run_of(adapter)
+    return None if run is None else run.config()
 
 
 def open_assistant(

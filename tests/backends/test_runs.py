@@ -34,8 +34,8 @@ from veneer.load import WeightForm
 from veneer.model.hf import HfModel
 from veneer.model.language import LanguageModel
 from veneer.quant.packed import PackedLinear
+from veneer.run_folder import RunFolder
 from veneer.training.objective import supervised_cross_entropy
-from veneer.training.result import EVENTS_FILE
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -73,8 +73,7 @@ def command(model: Path, data: Path, output: Path, method: str, *settings: str) 
 
 
 def events(run: Path, kind: str) -> list[dict[str, Any]]:
-    lines = (run / EVENTS_FILE).read_text(encoding="utf-8").splitlines()
-    return [event for event in map(json.loads, lines) if event["event"] == kind]
+    return [event for event in RunFolder(run).events() if event["event"] == kind]
 
 
 @pytest.fixture(scope="module", params=list(SHAPES))

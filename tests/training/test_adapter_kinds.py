@@ -114,6 +114,8 @@ def test_what_cannot_be_is_refused_before_a_weight_is_read(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("veneer.training.build.load_model", lambda *args, **options: pytest.fail("weights were read"))
+    monkeypatch.setattr(
+        "veneer.training.build.load_language_model", lambda *args, **options: pytest.fail("weights were read")
+    )
     with pytest.raises(AdapterError, match=words):
         train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))

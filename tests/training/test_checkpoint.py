@@ -19,6 +19,7 @@ from veneer.errors import AdapterError, CheckpointError, OutputError
 from veneer.io import files
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, load_model
+from veneer.run_folder import RunFolder
 from veneer.training import checkpoint
 from veneer.training.checkpoint import MANIFEST, CheckpointStore, Progress, verify
 from veneer.training.optimizers.adamw import AdamW
@@ -60,7 +61,7 @@ class Saved:
 
     def __init__(self, root: Path, model: Path, *, keep: int = 3, make: Callable[[Path], Trainable] = adapter):
         self.model, self.make = model, make
-        self.store = CheckpointStore(root / "checkpoints", keep=keep, identity=IDENTITY)
+        self.store = CheckpointStore(RunFolder(root), keep=keep, identity=IDENTITY)
         trainable = make(model)
         optimizer = optimizer_of(trainable)
         self.states = {}
@@ -73,7 +74,7 @@ class Saved:
         trainable = self.make(self.model)
         optimizer = optimizer_of(trainable)
         warnings: list[str] = []
-        store = CheckpointStore(self.store.root, keep=3, identity={**IDENTITY, **identity})
+        store = CheckpointStore(self.store.folder, keep=3, identity={**IDENTITY, **identity})
         progress = store.restore(trainable, optimizer, warnings.append)
         return progress, state_of(trainable, optimizer), warnings
 
@@ -81,9 +82,9 @@ class Saved:
 @pytest.fixture
 def saved(tmp_path: Path, pristine: Saved) -> Iterator[Saved]:
     """A fresh copy of the three checkpoints."""
-    shutil.copytree(pristine.store.root, tmp_path / "checkpoints")
+    shutil.copytree(pristine.store.folder.checkpoints, tmp_path / "checkpoints")
     original = pristine.store
-    pristine.store = CheckpointStore(tmp_path / "checkpoints", keep=3, identity=IDENTITY)
+    pristine.store = CheckpointStore(RunFolder(tmp_path), keep=3, identity=IDENTITY)
     yield pristine
     pristine.store = original
 
@@ -94,7 +95,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Save
 
 
 def test_a_checkpoint_holds_these_files_and_their_digests(saved: Saved) -> None:
-    folder = saved.store.path(3)
+    folder = saved.store.folder.checkpoint(3)
     assert folder.name == "step-000003"
     assert sorted(file.name for file in folder.iterdir()) == FILES
     manifest = json.loads((folder / MANIFEST).read_text())
@@ -125,7 +126,7 @@ def test_the_whole_model_comes_back_bit_by_bit(tmp_path: Path, tiny_model: Path)
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_flipped_bit_anywhere_is_found_and_the_one_before_is_taken(saved: Saved, name: str) -> None:
-    file = saved.store.path(3) / name
+    file = saved.store.folder.checkpoint(3) / name
     content = file.read_bytes()
     source = random.Random(name)
     positions = {0, len(content) - 1, len(content) // 2, *(source.randrange(len(content)) for _ in range(40))}
@@ -133,7 +134,7 @@ def test_a_flipped_bit_anywhere_is_found_and_the_one_before_is_taken(saved: Save
         flipped = bytearray(content)
         flipped[position] ^= 1 << source.randrange(8)
         file.write_bytes(bytes(flipped))
-        fault = verify(saved.store.path(3))
+        fault = verify(saved.store.folder.checkpoint(3))
         if name == MANIFEST and json_equal(content, bytes(flipped)):
             continue  # another kind of white space: the manifest says the same
         assert fault is not None, (name, position)
@@ -141,7 +142,7 @@ def test_a_flipped_bit_anywhere_is_found_and_the_one_before_is_taken(saved: Save
     assert progress.step == 2
     assert same(state, saved.states[2])
     (warning,) = warnings
-    assert str(saved.store.path(3)) in warning
+    assert str(saved.store.folder.checkpoint(3)) in warning
     assert "damaged" in warning
 
 
@@ -154,19 +155,19 @@ def json_equal(one: bytes, other: bytes) -> bool:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_cut_short_is_found(saved: Saved, name: str) -> None:
-    file = saved.store.path(3) / name
+    file = saved.store.folder.checkpoint(3) / name
     content = file.read_bytes()
     for length in sorted({0, 1, 8, 9, len(content) // 3, len(content) // 2, len(content) - 2}):
         file.write_bytes(content[:length])
-        assert verify(saved.store.path(3)) is not None, length
+        assert verify(saved.store.folder.checkpoint(3)) is not None, length
     file.write_bytes(content + b"\0")
-    assert verify(saved.store.path(3)) is not None
+    assert verify(saved.store.folder.checkpoint(3)) is not None
     assert saved.restored()[0].step == 2
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_missing_file_is_found_by_name(saved: Saved, name: str) -> None:
-    (saved.store.path(3) / name).unlink()
+    (saved.store.folder.checkpoint(3) / name).unlink()
     progress, state, warnings = saved.restored()
     assert progress.step == 2
     assert same(state, saved.states[2])
@@ -178,30 +179,30 @@ def test_a_missing_file_is_found_by_name(saved: Saved, name: str) -> None:
     ["[]", "{}", "null", '{"state.json": "x"}', '{"state.json": 5, "optimizer.safetensors": null}', "\ud800", "["],
 )
 def test_a_manifest_of_another_kind_is_damage(saved: Saved, text: str) -> None:
-    (saved.store.path(3) / MANIFEST).write_bytes(text.encode("utf-8", errors="surrogatepass"))
-    assert verify(saved.store.path(3)) is not None
+    (saved.store.folder.checkpoint(3) / MANIFEST).write_bytes(text.encode("utf-8", errors="surrogatepass"))
+    assert verify(saved.store.folder.checkpoint(3)) is not None
     assert saved.restored()[0].step == 2
 
 
 def test_two_damaged_ones_are_both_named_and_removed(saved: Saved) -> None:
-    (saved.store.path(3) / "state.json").unlink()
-    (saved.store.path(2) / "optimizer.safetensors").write_bytes(b"")
+    (saved.store.folder.checkpoint(3) / "state.json").unlink()
+    (saved.store.folder.checkpoint(2) / "optimizer.safetensors").write_bytes(b"")
     progress, state, warnings = saved.restored()
     assert progress.step == 1
     assert same(state, saved.states[1])
     assert len(warnings) == 2
     # A damaged one must not count among the newest that are kept, nor stand where the run will write again.
-    assert saved.store.steps() == [1]
+    assert saved.store.folder.checkpoint_steps() == [1]
 
 
 def test_if_all_are_damaged_nothing_is_deleted_and_all_are_named(saved: Saved) -> None:
     for step in (1, 2, 3):
-        (saved.store.path(step) / "state.json").write_bytes(b"?")
-    before = tree(saved.store.root)
+        (saved.store.folder.checkpoint(step) / "state.json").write_bytes(b"?")
+    before = tree(saved.store.folder.checkpoints)
     with pytest.raises(CheckpointError) as caught:
         saved.restored()
     assert str(caught.value).count("state.json has changed") == 3
-    assert tree(saved.store.root) == before
+    assert tree(saved.store.folder.checkpoints) == before
 
 
 def test_a_checkpoint_that_the_system_does_not_let_be_read_is_no_damage(
@@ -210,15 +211,15 @@ def test_a_checkpoint_that_the_system_does_not_let_be_read_is_no_damage(
     def refused(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    before = tree(saved.store.root)
+    before = tree(saved.store.folder.checkpoints)
     monkeypatch.setattr(checkpoint, "sha256", refused)
     with pytest.raises(CheckpointError, match=r"cannot be read: Permission denied"):
         saved.restored()
-    assert tree(saved.store.root) == before
+    assert tree(saved.store.folder.checkpoints) == before
 
 
 def test_a_state_of_another_version_is_refused(saved: Saved) -> None:
-    folder = saved.store.path(3)
+    folder = saved.store.folder.checkpoint(3)
     state = json.loads((folder / "state.json").read_text())
     state["progress"]["moon"] = "full"
     (folder / "state.json").write_text(json.dumps(state))
@@ -229,18 +230,18 @@ def test_a_state_of_another_version_is_refused(saved: Saved) -> None:
 
 
 def test_partial_folders_are_removed_and_never_taken(saved: Saved) -> None:
-    shutil.copytree(saved.store.path(3), saved.store.root / ".partial-99-step-000009")
-    (saved.store.root / "step-abc").mkdir()
-    (saved.store.root / "step-000007").write_text("a file")
-    assert saved.store.steps() == [1, 2, 3]
+    shutil.copytree(saved.store.folder.checkpoint(3), saved.store.folder.checkpoints / ".partial-99-step-000009")
+    (saved.store.folder.checkpoints / "step-abc").mkdir()
+    (saved.store.folder.checkpoints / "step-000007").write_text("a file")
+    assert saved.store.folder.checkpoint_steps() == [1, 2, 3]
     assert saved.restored()[0].step == 3
-    assert not (saved.store.root / ".partial-99-step-000009").exists()
+    assert not (saved.store.folder.checkpoints / ".partial-99-step-000009").exists()
 
 
 def test_without_any_there_is_nothing_to_resume(tmp_path: Path, tiny_model: Path) -> None:
     trainable = adapter(tiny_model)
-    store = CheckpointStore(tmp_path / "checkpoints", keep=1, identity={})
-    assert store.steps() == []
+    store = CheckpointStore(RunFolder(tmp_path), keep=1, identity={})
+    assert store.folder.checkpoint_steps() == []
     with pytest.raises(CheckpointError, match="no checkpoint to resume from; start without --resume"):
         store.restore(trainable, optimizer_of(trainable), pytest.fail)
 
@@ -248,8 +249,21 @@ def test_without_any_there_is_nothing_to_resume(tmp_path: Path, tiny_model: Path
 # ------------------------------------------------------------------------------------------------------------ identity
 
 
+def test_a_setting_that_is_newer_than_the_checkpoint_had_its_default_then(saved: Saved) -> None:
+    trainable = saved.make(saved.model)
+    defaults = {"new": "usual", "lora.rank": 64}
+    for value in ("usual", "other"):
+        identity = {**IDENTITY, "new": value}
+        store = CheckpointStore(saved.store.folder, keep=3, identity=identity, defaults=defaults)
+        if value == "usual":
+            assert store.restore(trainable, optimizer_of(trainable), pytest.fail).step == 3
+        else:
+            with pytest.raises(CheckpointError, match=r"settings or data:\n  - new: 'usual' then, 'other' now\n"):
+                store.restore(trainable, optimizer_of(trainable), pytest.fail)
+
+
 def test_every_difference_to_the_run_is_listed(saved: Saved) -> None:
-    before = tree(saved.store.root)
+    before = tree(saved.store.folder.checkpoints)
     with pytest.raises(CheckpointError) as caught:
         saved.restored(**{"lora.rank": 8, "data digest": "xyz", "seed": 1})
     message = str(caught.value)
@@ -257,14 +271,14 @@ def test_every_difference_to_the_run_is_listed(saved: Saved) -> None:
         assert line in message
     assert message.count("\n  - ") == 3
     assert "Resume with the settings of that run" in message
-    assert tree(saved.store.root) == before
+    assert tree(saved.store.folder.checkpoints) == before
 
 
 def test_a_run_of_other_settings_loses_no_damaged_checkpoint(saved: Saved) -> None:
-    (saved.store.path(3) / "state.json").unlink()
+    (saved.store.folder.checkpoint(3) / "state.json").unlink()
     with pytest.raises(CheckpointError, match=r"lora\.rank"):
         saved.restored(**{"lora.rank": 8})
-    assert saved.store.steps() == [1, 2, 3]
+    assert saved.store.folder.checkpoint_steps() == [1, 2, 3]
 
 
 # ----------------------------------------------------------------------------------------------------------- retention
@@ -279,18 +293,18 @@ def test_the_newest_and_the_best_are_kept(
     tmp_path: Path, tiny_model: Path, keep: int, best: int | None, left: list[int]
 ) -> None:
     trainable = adapter(tiny_model)
-    store = CheckpointStore(tmp_path, keep=keep, identity={})
+    store = CheckpointStore(RunFolder(tmp_path), keep=keep, identity={})
     for step in range(1, 7):
         store.save(Progress(step=step, best_step=best), trainable, optimizer_of(trainable))
-        assert store.steps()[-1] == step
-    assert store.steps() == left
+        assert store.folder.checkpoint_steps()[-1] == step
+    assert store.folder.checkpoint_steps() == left
 
 
 def test_a_kill_between_writing_and_deleting_leaves_more_never_less(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainable = adapter(tiny_model)
-    store = CheckpointStore(tmp_path, keep=1, identity={})
+    store = CheckpointStore(RunFolder(tmp_path), keep=1, identity={})
     store.save(Progress(step=1), trainable, optimizer_of(trainable))
 
     def killed(store: CheckpointStore, best_step: int | None) -> None:
@@ -300,10 +314,10 @@ def test_a_kill_between_writing_and_deleting_leaves_more_never_less(
         patch.setattr(CheckpointStore, "prune", killed)
         with pytest.raises(KeyboardInterrupt):
             store.save(Progress(step=2), trainable, optimizer_of(trainable))
-    assert store.steps() == [1, 2]
-    assert [verify(store.path(step)) for step in store.steps()] == [None, None]
+    assert store.folder.checkpoint_steps() == [1, 2]
+    assert [verify(store.folder.checkpoint(step)) for step in store.folder.checkpoint_steps()] == [None, None]
     store.save(Progress(step=3), trainable, optimizer_of(trainable))
-    assert store.steps() == [3]
+    assert store.folder.checkpoint_steps() == [3]
 
 
 @pytest.mark.parametrize("moment", ["write_tensors", "sha256"])
@@ -314,24 +328,24 @@ def test_a_failure_while_writing_leaves_the_older_ones(
         raise OSError(28, "No space left on device")
 
     trainable = adapter(tiny_model)
-    before = tree(saved.store.root)
+    before = tree(saved.store.folder.checkpoints)
     monkeypatch.setattr(checkpoint, moment, fails)
     with pytest.raises(OutputError, match="No space left"):
         saved.store.save(Progress(step=4), trainable, optimizer_of(trainable))
-    assert tree(saved.store.root) == before
+    assert tree(saved.store.folder.checkpoints) == before
 
 
 def test_weights_that_are_not_finite_are_never_saved(saved: Saved, tiny_model: Path) -> None:
     trainable = adapter(tiny_model)
     next(iter(trainable.named().values())).data.view(-1)[0] = float("nan")
-    before = tree(saved.store.root)
+    before = tree(saved.store.folder.checkpoints)
     with pytest.raises(AdapterError, match="NaN"):
         saved.store.save(Progress(step=4), trainable, optimizer_of(trainable))
-    assert tree(saved.store.root) == before
+    assert tree(saved.store.folder.checkpoints) == before
 
 
 def test_saving_a_step_twice_writes_it_once(saved: Saved, tiny_model: Path) -> None:
     trainable = adapter(tiny_model)
-    before = tree(saved.store.root)
-    assert saved.store.save(Progress(step=3), trainable, optimizer_of(trainable)) == saved.store.path(3)
-    assert tree(saved.store.root) == before
+    before = tree(saved.store.folder.checkpoints)
+    assert saved.store.save(Progress(step=3), trainable, optimizer_of(trainable)) == saved.store.folder.checkpoint(3)
+    assert tree(saved.store.folder.checkpoints) == before

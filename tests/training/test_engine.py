@@ -25,6 +25,7 @@ from veneer.events import Event, EventLog, StepDone, read_events
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, load_model
 from veneer.model.decoder import CausalLM
+from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import CheckpointStore, Progress, verify
 from veneer.training.engine import Engine
 from veneer.training.objective import Sums, mean_loss, supervised_cross_entropy
@@ -123,7 +124,7 @@ def bench(
         evaluate=evaluate,
         eval_every=eval_every,
         save_every=save_every,
-        checkpoints=CheckpointStore(folder / "checkpoints", keep=keep, identity={"a": 1}),
+        checkpoints=CheckpointStore(RunFolder(folder), keep=keep, identity={"a": 1}),
         log=EventLog(folder / "events.jsonl", [events.append]),
         stop=stop,
     )
@@ -331,7 +332,7 @@ def test_a_broken_gradient_under_a_finite_loss_stops_the_run(
     found = bench(tmp_path, model, trainable, Cut([eight]), steps=5, objective=broken_gradient_at(2, trainable))
     with pytest.raises(Diverged, match=r"step 2: the loss is [0-9.]+ and the gradient norm nan"):
         found.run()
-    assert found.engine.checkpoints.steps() == [1]
+    assert found.engine.checkpoints.folder.checkpoint_steps() == [1]
     assert_no_nan_on_disk(tmp_path)
 
 
@@ -356,7 +357,7 @@ def test_a_broken_evaluation_stops_the_run_and_is_never_the_best(
         found.run()
     last = read_events(tmp_path / "events.jsonl")[-1]
     assert (last["reason"], last["best_step"], last["best_loss"]) == ("diverged", 1, 2.0)
-    assert found.engine.checkpoints.steps() == [1]
+    assert found.engine.checkpoints.folder.checkpoint_steps() == [1]
     assert_no_nan_on_disk(tmp_path)
 
 
@@ -373,8 +374,8 @@ def test_a_stop_ends_after_the_step_with_a_checkpoint(eight: list[Example], tiny
     with pytest.raises(Interrupted, match="stopped after step 2 of 5; go on with --resume") as caught:
         found.run()
     assert caught.value.exit_code == 130
-    assert found.engine.checkpoints.steps() == [2]
-    assert verify(found.engine.checkpoints.path(2)) is None
+    assert found.engine.checkpoints.folder.checkpoint_steps() == [2]
+    assert verify(found.engine.checkpoints.folder.checkpoint(2)) is None
     assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "interrupted"
 
 
@@ -396,7 +397,7 @@ def test_checkpoints_come_when_they_should_and_the_best_is_among_them(
     )  # fmt: skip
     progress = found.run()
     assert (progress.best_step, progress.best_loss) == (4, 3.0)
-    assert found.engine.checkpoints.steps() == [4, 7]
+    assert found.engine.checkpoints.folder.checkpoint_steps() == [4, 7]
     events = read_events(tmp_path / "events.jsonl")
     assert [event["step"] for event in events if event["event"] == "Evaluated"] == [2, 4, 6, 7]
     # Better at 2 and 4, on time at 3 and 6, and the last.

@@ -16,8 +16,9 @@ from veneer.errors import ConfigError, Diverged, Interrupted
 from veneer.events import read_events
 from veneer.products import compiled
 from veneer.training import joint as joint_module
-from veneer.training.joint import base_key, joint_bytes, prepare, train_together
-from veneer.training.run import RunResult, train
+from veneer.training.joint import joint_bytes, prepare_joint, train_together
+from veneer.training.run import train
+from veneer.training.session import RunResult
 
 COMMON = ("train.steps=4", "train.examples_per_step=4", "data.held_out=0.2", "train.eval_every=2")
 DIFFERENT: list[tuple[str, ...]] = [
@@ -48,7 +49,7 @@ def both(
 
     for config in configs("alone"):
         train(config)
-    outcomes = train_together([prepare(config) for config in configs("joint")])
+    outcomes = train_together([prepare_joint(config) for config in configs("joint")])
     assert all(isinstance(outcome, RunResult) for outcome in outcomes)
     return [folder / f"alone-{n}" for n in range(len(settings))], [folder / f"joint-{n}" for n in range(len(settings))]
 
@@ -143,7 +144,7 @@ def test_one_that_diverges_ends_and_the_others_go_on(tmp_path: Path, tiny_model:
         run_config(tiny_model, tiny_data, tmp_path / str(number), *COMMON, f"train.learning_rate={rate}", *more)
         for number, (rate, more) in enumerate([(0.01, ()), (1e30, ("train.warmup=0", "train.clip=0")), (0.02, ())])
     ]
-    outcomes = train_together([prepare(config) for config in configs])
+    outcomes = train_together([prepare_joint(config) for config in configs])
     assert [type(outcome) for outcome in outcomes] == [RunResult, Diverged, RunResult]
     assert read_events(tmp_path / "1" / "events.jsonl")[-1]["reason"] == "diverged"
     train(configs[0].model_copy(update={"output": str(tmp_path / "alone")}))
@@ -158,7 +159,7 @@ def test_stopped_together_and_gone_on_with(tmp_path: Path, tiny_model: Path, tin
             for number, own in enumerate(DIFFERENT)
         ]
 
-    train_together([prepare(config) for config in configs("whole")])
+    train_together([prepare_joint(config) for config in configs("whole")])
     asked = 0
 
     def stop() -> bool:
@@ -166,9 +167,9 @@ def test_stopped_together_and_gone_on_with(tmp_path: Path, tiny_model: Path, tin
         asked += 1
         return asked > 3
 
-    outcomes = train_together([prepare(config) for config in configs("cut")], stop=stop)
+    outcomes = train_together([prepare_joint(config) for config in configs("cut")], stop=stop)
     assert all(isinstance(outcome, Interrupted) for outcome in outcomes)
-    train_together([prepare(config, resume=True) for config in configs("cut")])
+    train_together([prepare_joint(config, resume=True) for config in configs("cut")])
     for number in range(3):
         expected, found = weights(tmp_path / f"whole-{number}"), weights(tmp_path / f"cut-{number}")
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
@@ -176,18 +177,18 @@ def test_stopped_together_and_gone_on_with(tmp_path: Path, tiny_model: Path, tin
 
 def test_what_cannot_be_joined(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:
     def prepared(number: int, *settings: str) -> Any:
-        return prepare(run_config(tiny_model, tiny_data, tmp_path / str(number), *settings))
+        return prepare_joint(run_config(tiny_model, tiny_data, tmp_path / str(number), *settings))
 
     plain, ranked, four_bits = prepared(0), prepared(1, "lora.rank=8"), prepared(2, "method=qlora")
     full = prepared(3, "method=full")
     grown = prepared(5, "lora.new_tokens=[<extra>]")
-    assert base_key(grown.foreseen) is None
+    assert grown.base_key is None
     dropping = prepared(4, "compute.recompute=layers", "lora.dropout=0.1")
-    assert base_key(plain.foreseen) == base_key(ranked.foreseen) != base_key(four_bits.foreseen)
-    assert base_key(full.foreseen) is None
-    assert base_key(dropping.foreseen) is None
+    assert plain.base_key == ranked.base_key != four_bits.base_key
+    assert full.base_key is None
+    assert dropping.base_key is None
     for runs in ([plain, four_bits], [full], [dropping, dropping]):
         with pytest.raises(ConfigError, match="one base"):
             train_together(runs)
-    one, both_runs = joint_bytes([plain.foreseen]), joint_bytes([plain.foreseen, ranked.foreseen])
-    assert one == plain.foreseen.plan.choice.memory.peak < both_runs < 2 * one
+    one, both_runs = joint_bytes([plain]), joint_bytes([plain, ranked])
+    assert one == plain.plan.choice.memory.peak < both_runs < 2 * one

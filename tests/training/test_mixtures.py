@@ -21,7 +21,7 @@ from veneer.exports.request import StoredDtype
 from veneer.exports.run import export
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
-from veneer.training.joint import prepare, train_together
+from veneer.training.joint import prepare_joint, train_together
 from veneer.training.run import train
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -96,7 +96,7 @@ def test_runs_over_one_mixture_are_those_that_they_are_alone(kind: str, method: 
 
     for config in configs("alone"):
         train(config)
-    train_together([prepare(config) for config in configs("joint")])
+    train_together([prepare_joint(config) for config in configs("joint")])
     for number in range(len(settings)):
         alone, joint = (
             load_file(tmp_path / f"{where}-{number}" / "adapter_model.safetensors") for where in ("alone", "joint")

@@ -15,10 +15,11 @@ from veneer.errors import ConfigError
 from veneer.events import Event, Note
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.planning.plan import Plan
 from veneer.planning.setup import decoder_linears
-from veneer.training.planned import Expected, plan_of
+from veneer.training.prepare import plan
 from veneer.training.recommend import (
-    Choice,
+    Recommendation,
     recommended_examples,
     recommended_rank,
     recommended_rate,
@@ -26,6 +27,7 @@ from veneer.training.recommend import (
     weights_per_rank,
 )
 from veneer.training.run import train
+from veneer.training.steps import SupposedRows
 
 
 def rate(method: Method, hidden: int, optimizer: OptimizerName = OptimizerName.ADAMW) -> float:
@@ -186,11 +188,15 @@ def test_a_rank_that_is_too_small_for_the_rows_is_reported(tiny_model: Path, tmp
 def test_a_plan_settles_it_too(optimizer: str, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     settings = ("train.learning_rate=auto", "train.examples_per_step=auto", f"train.optimizer={optimizer}")
     config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
-    assert plan_of(config, "cpu", Expected()).steps == 10
+    found = plan(config, device="cpu")
+    assert isinstance(found, Plan)
+    assert found.steps == 10
     supposed = run_config(tiny_model, Path("-"), tmp_path / "run", *settings)
-    assert plan_of(supposed, "cpu", Expected(rows=400)).steps == 100
+    found = plan(supposed, device="cpu", rows=SupposedRows(rows=400))
+    assert isinstance(found, Plan)
+    assert found.steps == 100
 
 
 def test_a_choice_reads_as_a_sentence() -> None:
-    assert Choice("lora.rank", 16, "enough").note() == "lora.rank 16: enough"
-    assert Choice("train.learning_rate", 0.00131843, "fit").note() == "train.learning_rate 0.00132: fit"
+    assert Recommendation("lora.rank", 16, "enough").note() == "lora.rank 16: enough"
+    assert Recommendation("train.learning_rate", 0.00131843, "fit").note() == "train.learning_rate 0.00132: fit"

@@ -39,7 +39,8 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
 from veneer.model.attention import PackedAttention
 from veneer.training.checkpoint import verify
-from veneer.training.run import RunResult, train
+from veneer.training.run import train
+from veneer.training.session import RunResult
 
 WEIGHTS = {"lora": "adapter_model.safetensors", "qlora": "adapter_model.safetensors", "full": "model.safetensors"}
 SETTINGS = {

@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from tiny import examples, run_config
-from veneer.training.steps import PackedSteps
+from veneer.config import RunConfig
+from veneer.data.chat import Example
+from veneer.data.rows import Rows
+from veneer.training.steps import PackedSteps, Packing
+
+
+def steps_of(encoded: list[Example], config: RunConfig) -> PackedSteps:
+    chosen = config.compute.micro_batch_tokens
+    packing = Packing(share=True, pad_to_multiple_of=16)
+    return PackedSteps(Rows(encoded, []), config.train, packing, None if chosen == "auto" else chosen)
 
 
 def test_each_row_is_trained_exactly_once_an_epoch(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
@@ -18,8 +27,8 @@ def test_each_row_is_trained_exactly_once_an_epoch(tiny_model: Path, tiny_data: 
     encoded = examples(tiny_model, tiny_data)
     seen: dict[int, Counter[tuple[int, ...]]] = {epoch: Counter() for epoch in range(3)}
     orders = []
-    for step in range(1, PackedSteps(encoded, config).total + 1):
-        source = PackedSteps(encoded, config)  # afresh, as after a resumption
+    for step in range(1, steps_of(encoded, config).total + 1):
+        source = steps_of(encoded, config)  # afresh, as after a resumption
         for batch in source.micro_batches(step):
             shared, *rest, _ = torch.split(batch.tokens, [batch.shared, *batch.lengths, batch.filler])
             for own in rest:
@@ -37,8 +46,8 @@ def test_the_number_of_steps_follows_from_epochs_or_is_given(tiny_model: Path, t
         (("train.steps=50",), 50), (("train.examples_per_step=100",), 1), (("train.examples_per_step=1",), 20),
         (("train.tokens_per_step=1000000", "train.epochs=2"), 2),
     ):  # fmt: skip
-        source = PackedSteps(encoded, run_config(tiny_model, tiny_data, tmp_path, *assignments))
+        source = steps_of(encoded, run_config(tiny_model, tiny_data, tmp_path, *assignments))
         assert source.total == steps, assignments
         assert source.epoch(source.total) > 0
-    whole = PackedSteps(encoded, run_config(tiny_model, tiny_data, tmp_path, "train.epochs=2"))
+    whole = steps_of(encoded, run_config(tiny_model, tiny_data, tmp_path, "train.epochs=2"))
     assert [whole.epoch(step) for step in range(1, 7)] == pytest.approx([n / 3 for n in range(1, 7)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -43,7 +43,14 @@ def linear_paths(model: LanguageModel) -> list[str]:
     return model.linear_paths()
 
 
-def inject(model: LanguageModel, spec: LoraSpec, *, seed: int = 0, sources: InitSources | None = None) -> Adapter:
+def inject(
+    model: LanguageModel,
+    spec: LoraSpec,
+    *,
+    seed: int = 0,
+    sources: InitSources | None = None,
+    targets: Sequence[str] | None = None,
+) -> Adapter:
     """Replace modules of `model` by adapter modules over them, and freeze all else.
 
     Args:
@@ -51,6 +58,8 @@ def inject(model: LanguageModel, spec: LoraSpec, *, seed: int = 0, sources: Init
         spec: specification of the adapter.
         seed: seed of the initial factors and of dropout.
         sources: what the initialisation needs besides the model.
+        targets: paths that get an update, from a caller that has resolved them and refused options that do not go
+            together. By default both are done here.
 
     Raises:
         AdapterError: settings contradict each other, name what does not exist or exceed a layer's size, or the model
@@ -58,12 +67,9 @@ def inject(model: LanguageModel, spec: LoraSpec, *, seed: int = 0, sources: Init
     """
     if any(isinstance(module, LoraLinear | LoraEmbedding | TokenRows) for module in model.modules()):
         raise AdapterError("the model carries an adapter already; load the base model again for another one")
-    refuse(spec)
-    if not model.flat:
-        refuse_beyond_linear(spec)
+    if targets is None:
+        targets = _checked_targets(model, spec)
     spec = replace(_spelled_out(spec, model), fan_in_fan_out=model.fan_in_fan_out)
-    targets = spec.targets(target_paths(linear_paths(model), model.spec))
-    refuse(spec, experts=on_experts(targets))
     saved = spec.saved(module_paths(model), targets)
     spec.check_tokens(model.spec.vocab_size, tied=model.spec.tied_head, busy={*saved, *targets})
     spec.check_ranks({path: _limit(model, path) for path in targets})
@@ -85,6 +91,15 @@ def inject(model: LanguageModel, spec: LoraSpec, *, seed: int = 0, sources: Init
             Place.of(model, path).put(module)
         modules.append((path, module))
     return Adapter(spec, modules, maker.masks)
+
+
+def _checked_targets(model: LanguageModel, spec: LoraSpec) -> list[str]:
+    refuse(spec)
+    if not model.flat:
+        refuse_beyond_linear(spec)
+    targets = spec.targets(target_paths(linear_paths(model), model.spec))
+    refuse(spec, experts=on_experts(targets))
+    return targets
 
 
 def _spelled_out(spec: LoraSpec, model: LanguageModel) -> LoraSpec:

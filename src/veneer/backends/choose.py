@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from veneer.backends.base import Description
 from veneer.config import RunConfig
-from veneer.enums import Backend, Method, Products
+from veneer.enums import Backend, Method, Products, Recompute
 from veneer.errors import ConfigError, listing
 from veneer.model.spec import FAMILIES
 
@@ -33,19 +34,24 @@ def said(config: Mapping[str, Any], wanted: Backend) -> str:
     return f"model_type {name!r} is computed by transformers ({why}): {LIMITS}"
 
 
-def check_hf(config: RunConfig) -> None:
-    """Refuse settings of a run that transformers' models do not have, all at once.
+def refuse_settings(config: RunConfig, description: Description) -> None:
+    """Refuse settings of a run that whoever computes its model does not have, all at once.
 
     Raises:
         ConfigError: naming every one.
     """
-    problems = []
-    if config.method is Method.FULL:
+    can, problems = description.capabilities, []
+    if config.method is Method.FULL and not can.full_fine_tuning:
         problems.append("method full: take lora or qlora")
-    if config.compute.products is not Products.EXACT:
+    if config.compute.products is Products.INT8 and not can.int8_products:
         problems.append(f"compute.products {config.compute.products.value}: take exact")
-    if config.lora.new_tokens:
+    if config.lora.new_tokens and not can.new_tokens:
         problems.append("lora.new_tokens: the vocabulary stays as it is")
+    if config.compute.recompute is Recompute.LAYERS and not can.recomputation:
+        problems.append(
+            f"compute.recompute layers: transformers cannot compute the layers of {description.spec.model_type} again; "
+            "take never"
+        )
     if problems:
         raise ConfigError(
             "these settings are for veneer's own decoder, and transformers computes this model (backend hf):\n"

@@ -129,9 +129,9 @@ def run_config(
         ConfigError: an option and `--set` give one setting two values, or the settings cannot be used.
     """
     from veneer.config import override, parse, put, read_yaml
-    from veneer.training.result import CONFIG_FILE
+    from veneer.run_folder import RunFolder
 
-    recorded = Path(str(flags.get("output", ""))) / CONFIG_FILE
+    recorded = RunFolder(Path(str(flags.get("output", "")))).config_file
     if config_file is None and resume and "output" in flags and recorded.is_file():
         config_file = recorded
     values: dict[str, Any] = {} if config_file is None else read_yaml(config_file)

@@ -6,6 +6,9 @@ import click
 
 from veneer.commands.options import COUNT, METHODS, Count, examples, run_config, set_option
 
+NO_FILE = "-"
+"""The data file and the output of a run that is only planned."""
+
 
 @click.command(
     epilog=examples(
@@ -57,7 +60,7 @@ def plan(
     Weights are not read: a config.json is enough.
     """
     from veneer.screens.plan import plan_visibly
-    from veneer.training.planned import NO_FILE, Expected
+    from veneer.training.steps import SupposedRows
 
     if data is not None and tokens is not None:
         raise click.UsageError("give --data or --tokens, not both: the rows say how long they are")
@@ -72,5 +75,5 @@ def plan(
     }
     config = run_config({key: value for key, value in flags.items() if value is not None}, None, assignments, False)
     longest = length or tokens or 512
-    expected = Expected(rows=rows, tokens=min(tokens or longest, longest), longest=longest)
-    plan_visibly(config, device, expected, as_json=as_json)
+    supposed = SupposedRows(rows=rows, tokens=min(tokens or longest, longest), longest=longest)
+    plan_visibly(config, device, supposed if data is None else None, as_json=as_json)

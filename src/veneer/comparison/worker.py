@@ -14,7 +14,6 @@ from pathlib import Path
 
 from veneer.assistant import Assistant, AssistantRequest, load_assistant
 from veneer.comparison.order import BASE, Order, Outcome, read_order
-from veneer.config import parse, read_yaml
 from veneer.data.records import read_records
 from veneer.enums import Method, Products
 from veneer.errors import VeneerError
@@ -22,11 +21,9 @@ from veneer.evaluation.run import prepare, score_rows
 from veneer.evaluation.statistics import metrics
 from veneer.events import Event, RunFailed, RunStarted, to_json
 from veneer.io.files import remove_folder
+from veneer.run_folder import RunFolder
 from veneer.training.interrupt import interruptible
-from veneer.training.result import CONFIG_FILE
-from veneer.training.run import CHECKPOINTS, train
-
-WEIGHTS = "*.safetensors"
+from veneer.training.run import train
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,16 +49,15 @@ def carry_out(order: Order) -> None:
     scores = score_rows(assistant, rows, emit=_say)
     outcome = replace(outcome, metrics={one.name: one.value for one in metrics(scores)}, rows=scores)
     outcome.write(order.folder, [score.answer for score in scores])
-    checkpoints = order.folder / CHECKPOINTS
+    checkpoints = RunFolder(order.folder).checkpoints
     if checkpoints.is_dir():
         remove_folder(checkpoints)
 
 
 def _train(order: Order) -> Outcome:
-    folder, config = order.folder, order.config
-    begun = any((folder / CHECKPOINTS).glob("step-*"))
-    if begun and (folder / CONFIG_FILE).is_file():
-        config = parse(read_yaml(folder / CONFIG_FILE), where=str(folder / CONFIG_FILE))
+    folder = RunFolder(order.folder)
+    resume = folder.resumable
+    config = (folder.config() if resume else None) or order.config
     rates: list[float] = []
 
     def follow(event: Event) -> None:
@@ -70,7 +66,7 @@ def _train(order: Order) -> Outcome:
         _say(event)
 
     with interruptible() as stop:
-        result = train(config, resume=begun, subscribers=[follow], stop=stop)
+        result = train(config, resume=resume, subscribers=[follow], stop=stop)
     return Outcome(
         method=order.method,
         seed=order.seed,
@@ -82,7 +78,7 @@ def _train(order: Order) -> Outcome:
         seconds=result.progress.seconds,
         tokens=result.progress.tokens,
         peak_memory_mb=result.peak_memory_mb,
-        bytes_on_disk=sum(file.stat().st_size for file in folder.glob(WEIGHTS)),
+        bytes_on_disk=sum(file.stat().st_size for file in folder.weights.values()),
     )
 
 

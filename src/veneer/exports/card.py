@@ -9,12 +9,11 @@ from typing import Any
 from veneer.adapters.store import read_config
 from veneer.assistant import recorded_run
 from veneer.config import RunConfig
-from veneer.events import read_events
 from veneer.exports.certificate import TOP
 from veneer.exports.record import ExportRecord
 from veneer.exports.request import Target
+from veneer.run_folder import run_of
 
-EVENTS_FILE = "events.jsonl"
 LICENSE = (
     "Add one (`license:` in the lines above). A merged model is a version of its base, whose license goes on to hold."
 )
@@ -76,12 +75,10 @@ def _training(record: ExportRecord, run: RunConfig) -> str:
 
 
 def _evaluations(adapter: Path) -> list[float]:
-    folder = adapter.resolve()
-    places = [folder, *([folder.parents[1]] if folder.parent.name == "checkpoints" else [])]
-    file = next((place / EVENTS_FILE for place in places if (place / EVENTS_FILE).is_file()), None)
-    if file is None:
+    run = run_of(adapter)
+    if run is None:
         return []
-    return [float(str(event["loss"])) for event in read_events(file) if event["event"] == "Evaluated"]
+    return [float(str(event["loss"])) for event in run.events() if event["event"] == "Evaluated"]
 
 
 def _parity(record: ExportRecord) -> str:

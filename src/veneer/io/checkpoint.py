@@ -64,22 +64,23 @@ def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Check
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class ModelConfig:
     """Configuration and tokenizer of a model, without its weights."""
 
+    source: str
+    """What the user named: a config.json, a directory, a file or a hub id."""
     config: Mapping[str, Any]
     """Content of config.json."""
     tokenizer: Callable[[], Tokenizer]
     """A function that reads the tokenizer. It raises ModelError if the tokenizer is missing or damaged."""
 
 
-def describe(source: str | Path, *, revision: str | None = None) -> Description:
+def read_model_config(source: str | Path, *, revision: str | None = None) -> ModelConfig:
     """Read configuration and tokenizer of a model, whether or not its weights are there.
 
     Args:
         source: a config.json; a directory with one; a ``.gguf`` file, or a directory with exactly one; or a hub id,
-        whose
-            small files alone are downloaded.
+            whose small files alone are downloaded.
         revision: branch, tag or commit of a hub id.
 
     Raises:
@@ -90,9 +91,9 @@ def describe(source: str | Path, *, revision: str | None = None) -> Description:
         path = _download(str(source), revision, [pattern for pattern in HUB_PATTERNS if "safetensors" not in pattern])
     file = path / "config.json" if path.is_dir() else path
     if file.suffix == ".json" and file.is_file():
-        return Description(text_config(_read_object(file)), lambda: from_directory(file.parent))
+        return ModelConfig(str(source), text_config(_read_object(file)), lambda: from_directory(file.parent))
     checkpoint = open_checkpoint(source, revision=revision)
-    return Description(checkpoint.config, checkpoint.tokenizer)
+    return ModelConfig(checkpoint.source, checkpoint.config, checkpoint.tokenizer)
 
 
 def _open_directory(path: Path, source: str) -> Checkpoint:

@@ -6,7 +6,7 @@ does not follow from shapes. So nothing is refused here, and the result is calle
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -51,6 +51,11 @@ class Estimate:
     recompute: bool
 
     @property
+    def refusal(self) -> None:
+        """None: nothing is refused for an estimate."""
+        return None
+
+    @property
     def peak(self) -> int:
         """The sum of all components."""
         return self.runtime + self.base + self.trained + self.activations
@@ -76,13 +81,15 @@ class Estimate:
         return {**asdict(self), "peak": self.peak, "limit": limit, "exact": False}
 
 
-def hf_linears(spec: HfSpec, lora: LoraSpec) -> list[dict[str, LinearShape]]:
+def hf_linears(spec: HfSpec, lora: LoraSpec, targets: Sequence[str]) -> list[dict[str, LinearShape]]:
     """The linear layers with the updates of `lora`, in the form of `veneer.planning.setup.decoder_linears`.
 
-    Raises:
-        AdapterError: `lora` names layers that do not exist.
+    Args:
+        spec: sizes of the model.
+        lora: the adapter.
+        targets: paths that get an update.
     """
-    adapted = set(lora.targets([linear.path for linear in spec.adaptable]))
+    adapted = set(targets)
     return [
         {
             linear.path: LinearShape(
@@ -100,6 +107,7 @@ def hf_linears(spec: HfSpec, lora: LoraSpec) -> list[dict[str, LinearShape]]:
 def estimate(
     spec: HfSpec,
     lora: LoraSpec,
+    targets: Sequence[str],
     quant: QuantSection | None,
     compute: ComputeSection,
     longest: int,
@@ -114,6 +122,7 @@ def estimate(
     Args:
         spec: sizes of the model.
         lora: the adapter.
+        targets: paths that get an update.
         quant: quantisation of the linear layers, or None.
         compute: section `compute` of the configuration. What it sets is not changed.
         longest: tokens of the longest row.
@@ -123,10 +132,9 @@ def estimate(
         device: kind of device, `cpu` or `cuda`.
 
     Raises:
-        AdapterError: `lora` names layers that do not exist.
         ConfigError: `quant` skips layers that do not exist.
     """
-    linears = [linear for layer in hf_linears(spec, lora) for linear in layer.values()]
+    linears = [linear for layer in hf_linears(spec, lora, targets) for linear in layer.values()]
     dense = frozenset(linear.path for linear in linears)
     if quant is not None:
         dense = skipped([linear.path for linear in linears], quant.skip_modules)

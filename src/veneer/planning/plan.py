@@ -28,6 +28,16 @@ class Plan:
     refusal: str | None
     """Why the run is refused, or None where it fits."""
 
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Tokens of a micro-batch at most."""
+        return self.choice.micro_batch_tokens
+
+    @property
+    def recompute(self) -> bool:
+        """Whether backward computes the layers again."""
+        return self.choice.recompute
+
     def lines(self) -> list[str]:
         """The plan in two sentences."""
         choice = self.choice

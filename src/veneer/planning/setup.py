@@ -5,6 +5,7 @@ No weight is needed; all follows from a `config.json`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -25,14 +26,23 @@ from veneer.planning.trained import LinearShape, Shape, by_adapter, by_full, by_
 from veneer.quant.schemes import skipped
 
 
-def decoder_linears(spec: DecoderSpec, lora: LoraSpec | None) -> list[dict[str, LinearShape]]:
+def decoder_linears(
+    spec: DecoderSpec, lora: LoraSpec | None, targets: Sequence[str] | None = None
+) -> list[dict[str, LinearShape]]:
     """The linear layers of each decoder layer by last name, with the updates of `lora`.
+
+    Args:
+        spec: sizes of the model.
+        lora: the adapter; None for no adapter.
+        targets: paths that get an update, where they are known already.
 
     Raises:
         AdapterError: `lora` names layers that do not exist, or its rank is too large for its initialisation.
     """
     shapes = linear_shapes(spec)
-    adapted = set() if lora is None else set(lora.targets(target_paths(list(shapes), spec)))
+    adapted: set[str] = set()
+    if lora is not None:
+        adapted = set(lora.targets(target_paths(list(shapes), spec)) if targets is None else targets)
     subtracted = lora is not None and lora.init in (Init.PISSA, Init.PISSA_FAST, Init.OLORA)
     saved = () if lora is None else lora.modules_to_save
     layers: list[dict[str, LinearShape]] = [{} for _ in range(spec.num_layers)]
@@ -72,6 +82,9 @@ class Setup:
     threads: int = 1
     lora: LoraSpec = field(default=LoraSpec(rank=16, alpha=32.0))
     """The adapter. It has no meaning in full fine-tuning."""
+    targets: tuple[str, ...] | None = None
+    """Paths that get an update, from a caller that has resolved them and refused options that do not go together. None
+    does both here."""
     quant: QuantSection = field(default_factory=QuantSection)
     stored: bool = False
     """Whether the base's files are quantised already, as `quant` says. The base is then quantised under every
@@ -85,7 +98,7 @@ class Setup:
     """Paths of the linear layers that are not quantised."""
 
     def __post_init__(self) -> None:
-        linears = decoder_linears(self.spec, None if self.full else self.lora)
+        linears = decoder_linears(self.spec, None if self.full else self.lora, self.targets)
         paths = [linear.path for layer in linears for linear in layer.values() if not linear.experts]
         object.__setattr__(self, "linears", linears)
         dense = skipped(paths, self.quant.skip_modules) if self.quantized else frozenset(paths)
@@ -100,9 +113,14 @@ class Setup:
         Raises:
             AdapterError: the adapter names modules that do not exist, or trains one in two ways.
         """
-        targets = self.lora.targets(target_paths([path for path in linears if not is_router(path)], self.spec))
-        if on_experts(targets):
-            refuse(self.lora, experts=True)
+        targets = self.targets
+        if targets is None:
+            targets = tuple(
+                self.lora.targets(target_paths([path for path in linears if not is_router(path)], self.spec))
+            )
+            object.__setattr__(self, "targets", targets)
+            if on_experts(targets):
+                refuse(self.lora, experts=True)
         saved = self.lora.saved([EMBEDDING, *linears, *norm_paths(self.spec), HEAD], targets)
         self.lora.check_tokens(self.spec.vocab_size, tied=self.spec.tied_head, busy={*saved, *targets})
 
@@ -117,15 +135,19 @@ class Setup:
         *,
         stored: bool = False,
         files: torch.dtype | None = None,
+        lora: LoraSpec | None = None,
+        targets: tuple[str, ...] | None = None,
     ) -> Setup:
-        """The setup of a run. `files` is the dtype of the model's files, where it is known."""
+        """The setup of a run. `files` is the dtype of the model's files, `lora` the adapter, and `targets` the paths
+        that get an update, where they are known."""
         return cls(
             spec=spec,
             method=config.method,
             dtype=dtype,
             device=device,
             threads=threads,
-            lora=LoraSpec.of(config.lora, tied=spec.tied_head),
+            lora=LoraSpec.of(config.lora, tied=spec.tied_head) if lora is None else lora,
+            targets=targets,
             quant=config.quant,
             stored=stored,
             products=config.compute.products,
@@ -152,8 +174,7 @@ class Setup:
         """Those of embedding and head that get an update."""
         if self.full or self.lora.target_modules == ALL_LINEAR:
             return frozenset()
-        paths = [linear.path for layer in self.linears for linear in layer.values() if not is_router(linear.path)]
-        return frozenset(self.lora.targets(target_paths(paths, self.spec))) & {EMBEDDING, HEAD}
+        return frozenset(self.targets or ()) & {EMBEDDING, HEAD}
 
     @cached_property
     def saved(self) -> frozenset[str]:

@@ -10,9 +10,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from veneer.errors import CheckpointError
-from veneer.events import read_events
+from veneer.run_folder import RunFolder
 from veneer.training.lock import Environment
-from veneer.training.result import EVENTS_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,5 @@ def first_step(then: Path, now: Path) -> int | None:
 
 
 def _losses(folder: Path) -> dict[int, float]:
-    if not (folder / EVENTS_FILE).is_file():
-        return {}
-    events = [event for event in read_events(folder / EVENTS_FILE) if event["event"] == "StepDone"]
+    events = [event for event in RunFolder(folder).events() if event["event"] == "StepDone"]
     return {int(str(event["step"])): float(str(event["loss"])) for event in events}

@@ -15,7 +15,8 @@ from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import remove_folder, sha256
 from veneer.reproduction.differences import TensorDifference, digests, environments, first_step, tensors
-from veneer.training.lock import FORMAT, LOCK_FILE, WEIGHTS, data_files, environment, tokenizer_digest
+from veneer.run_folder import RunFolder
+from veneer.training.lock import FORMAT, data_files, environment, tokenizer_digest
 from veneer.training.run import train
 
 REPRODUCED = ".reproduced"
@@ -118,7 +119,7 @@ def read_lock(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is not there, is damaged, or is of another version's format.
     """
-    path = folder / LOCK_FILE
+    path = RunFolder(folder).lock_file
     try:
         lock = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -144,7 +145,7 @@ def _config(lock: Mapping[str, Any], folder: Path, moved: Mapping[str, str | Pat
     for key in ("file", "eval_file"):
         if moved[f"data.{key}"] is not None:
             values["data"][key] = str(moved[f"data.{key}"])
-    return parse(values, where=str(folder / LOCK_FILE))
+    return parse(values, where=str(RunFolder(folder).lock_file))
 
 
 def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path) -> None:
@@ -175,7 +176,7 @@ def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path
 
 
 def _compared(lock: Mapping[str, Any], folder: Path, target: Path, differing: list[str]) -> Reproduction:
-    name = next(name for name in WEIGHTS if (target / name).is_file())
+    name = next(iter(RunFolder(target).weights))
     notes = []
     if not (folder / name).is_file():
         raise CheckpointError(f"{folder / name} is not there any more: there is nothing to compare with")

@@ -13,7 +13,8 @@ from veneer.config import RunConfig
 from veneer.errors import ConfigError
 from veneer.planning.plan import Plan, spoken
 from veneer.screens.console import show_table
-from veneer.training.planned import Expected, estimate_of, plan_of
+from veneer.training.prepare import plan
+from veneer.training.steps import SupposedRows
 
 COMPONENTS = {
     "runtime": "interpreter, torch and what they load",
@@ -29,23 +30,21 @@ COMPONENTS = {
 """Components of a plan's memory, and what they are."""
 
 
-def plan_visibly(config: RunConfig, device: str, expected: Expected, *, as_json: bool) -> None:
+def plan_visibly(config: RunConfig, device: str, supposed: SupposedRows | None, *, as_json: bool) -> None:
     """Print a run's plan, as a table or as JSON; where transformers computes the model, an estimate.
 
     Raises:
         ConfigError: it does not fit; the plan has been printed all the same.
     """
-    rough = estimate_of(config, device, expected)
-    if rough is not None:
-        click.echo(json.dumps(rough.to_json(), indent=2) if as_json else "\n".join(rough.lines()))
-        return
-    plan = plan_of(config, device, expected)
+    forecast = plan(config, device=device, rows=supposed)
     if as_json:
-        click.echo(json.dumps(plan.to_json(), indent=2))
+        click.echo(json.dumps(forecast.to_json(), indent=2))
+    elif isinstance(forecast, Plan):
+        show_table(Console(), plan_table(f"{config.model}: {config.method.value} on {device}", forecast))
     else:
-        show_table(Console(), plan_table(f"{config.model}: {config.method.value} on {device}", plan))
-    if plan.refusal is not None:
-        raise ConfigError(plan.refusal)
+        click.echo("\n".join(forecast.lines()))
+    if forecast.refusal is not None:
+        raise ConfigError(forecast.refusal)
 
 
 def plan_table(title: str, plan: Plan) -> Table:

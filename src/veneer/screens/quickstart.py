@@ -25,7 +25,7 @@ from veneer.screens.evaluate import comparison_table, sample_table
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
 from veneer.screens.train import train_visibly
-from veneer.training.run import RunResult
+from veneer.training.session import RunResult
 from veneer.training.trainable import AdapterTraining
 
 SAMPLES = 3

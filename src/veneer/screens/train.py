@@ -7,7 +7,8 @@ from veneer.screens.console import console, write_to_stderr
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_event
 from veneer.training.interrupt import interruptible
-from veneer.training.run import RunResult, train
+from veneer.training.run import train
+from veneer.training.session import RunResult
 
 
 def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = False) -> RunResult:

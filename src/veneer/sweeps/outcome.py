@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from veneer.charts import Series, line_chart
-from veneer.events import read_events
+from veneer.run_folder import RunFolder
 from veneer.sweeps.grid import Point
-from veneer.training.result import EVENTS_FILE, SUMMARY_FILE
 
 RECENT = 0.1
 """Share of the steps at the end whose mean is a run's training loss."""
@@ -50,14 +49,12 @@ class Outcome:
 
 def read_outcome(point: Point) -> Outcome:
     """What a point's folder holds."""
-    folder = Path(point.config.output)
-    file = folder / EVENTS_FILE
-    events = read_events(file) if file.is_file() else []
+    folder = RunFolder(Path(point.config.output))
     losses: dict[int, float] = {}
     evaluations: dict[int, float] = {}
     seconds: dict[int, float] = {}
     state = "waiting"
-    for event in events:
+    for event in folder.events():
         kind, step = event.get("event"), int(str(event.get("step", 0)))
         if kind == "StepDone":
             # A resumed run may have logged a step twice; the later line is the one that counts.
@@ -68,7 +65,7 @@ def read_outcome(point: Point) -> Outcome:
             state = "interrupted"
         elif kind == "RunFinished":
             state = str(event["reason"])
-    if state == "complete" and not (folder / SUMMARY_FILE).is_file():
+    if state == "complete" and not folder.summary_file.is_file():
         state = "interrupted"  # ended before its files were published
     recent = [loss for _, loss in sorted(losses.items())][-max(1, int(RECENT * len(losses))) :]
     best = min(evaluations, key=lambda step: (evaluations[step], step)) if evaluations else None

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from veneer.config import DataSection
+from veneer.data.rows import Notice, Rows, load_rows
 from veneer.errors import Interrupted, OutputError, TrainingStopped
 from veneer.events import Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
 from veneer.io.files import exclusive, make_output_folder, write_text
+from veneer.io.tokenizer import Tokenizer
+from veneer.run_folder import RunFolder
 from veneer.sweeps.grid import Point, points
 from veneer.sweeps.outcome import Outcome, best_of, chart, dumped, read_outcome, to_json
-from veneer.training.joint import Prepared, base_key, joint_bytes, prepare, train_together
-from veneer.training.run import CHECKPOINTS, train
+from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
+from veneer.training.run import train
 
 GRID_FILE = "sweep.json"
 RESULTS_FILE = "results.json"
@@ -85,57 +88,62 @@ def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[
     write_text(file, text)
 
 
-def _groups(pending: Sequence[Point], together: int, emit: Subscriber) -> list[list[tuple[Point, Prepared]]]:
+class _RowStore:
+    """Loads the rows of every point, and hands out those of an earlier one where they are equal: a grid would hold them
+    many times."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Rows] = {}
+
+    def load(self, data: DataSection, tokenizer: Tokenizer, notice: Notice) -> Rows:
+        """The rows of a point; see `veneer.data.rows.load_rows`."""
+        rows = load_rows(data, tokenizer, notice)
+        return self._seen.setdefault(rows.digest(), rows)
+
+
+def _groups(pending: Sequence[Point], together: int, emit: Subscriber) -> list[list[tuple[Point, JointRun]]]:
     """Points in the order given, joined with earlier ones over the same base as far as the memory allows."""
-    groups: list[list[tuple[Point, Prepared]]] = []
-    rows: dict[str, Prepared] = {}
+    groups: list[list[tuple[Point, JointRun]]] = []
+    store, prepared = _RowStore(), []
     with Stage(emit, "planning", total=len(pending), unit="runs") as stage:
-        planned = []
         for point in pending:
             stage.advance(0, point.name)
-            begun = any((Path(point.config.output) / CHECKPOINTS).glob("step-*"))
-            planned.append(_sharing_rows(prepare(point.config, resume=begun), rows))
+            resume = RunFolder(Path(point.config.output)).resumable
+            prepared.append(prepare_joint(point.config, resume=resume, rows=store.load))
             stage.advance()
-    for point, prepared in zip(pending, planned, strict=True):
-        key, plan = base_key(prepared.foreseen), prepared.foreseen.plan
+    for point, run in zip(pending, prepared, strict=True):
         for group in groups:
-            members = [one.foreseen for _, one in group] + [prepared.foreseen]
+            members = [*(one for _, one in group), run]
             if (
-                key is not None
-                and key == base_key(members[0])
+                run.base_key is not None
+                and run.base_key == members[0].base_key
                 and len(members) <= together
-                and plan is not None
-                and joint_bytes(members) <= plan.limit.bytes
+                and run.plan is not None
+                and joint_bytes(members) <= run.plan.limit.bytes
             ):
-                group.append((point, prepared))
+                group.append((point, run))
                 break
         else:
-            groups.append([(point, prepared)])
+            groups.append([(point, run)])
     return groups
 
 
-def _sharing_rows(prepared: Prepared, seen: dict[str, Prepared]) -> Prepared:
-    """The same with the rows of an earlier point where they are equal: a grid would hold them many times."""
-    first = seen.setdefault(prepared.foreseen.rows.digest(), prepared)
-    return replace(prepared, foreseen=replace(prepared.foreseen, rows=first.foreseen.rows))
-
-
 def _train_group(
-    group: Sequence[tuple[Point, Prepared]],
+    group: Sequence[tuple[Point, JointRun]],
     emit: Subscriber,
     stop: Callable[[], bool],
 ) -> bool:
     """Train some points; whether they were stopped. One that diverged is told by its folder."""
-    if base_key(group[0][1].foreseen) is None:
-        point, prepared = group[0]
+    point, run = group[0]
+    if run.base_key is None:
         try:
-            train(point.config, resume=prepared.resume, subscribers=[of_run(point.name, emit)], stop=stop)
+            train(point.config, resume=run.inputs.resume, subscribers=[of_run(point.name, emit)], stop=stop)
         except Interrupted:
             return True
         except TrainingStopped:
             return False
         return False
-    outcomes = train_together([prepared for _, prepared in group], subscribers=[emit], stop=stop)
+    outcomes = train_together([run for _, run in group], subscribers=[emit], stop=stop)
     return any(isinstance(outcome, Interrupted) for outcome in outcomes)
 
 

@@ -9,9 +9,10 @@ is passed over, with a note, for the one before it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from safetensors import SafetensorError
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 from veneer.errors import CheckpointError, listing
 from veneer.io.files import atomic_folder, remove_folder, remove_partial, sha256, write_tensors
+from veneer.run_folder import RunFolder
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.trainable import Trainable
 
@@ -45,26 +47,24 @@ class CheckpointStore:
     """The checkpoints of one run.
 
     Args:
-        root: the folder `checkpoints` of the run.
+        folder: of the run.
         keep: how many of the newest are kept, besides the best by evaluation loss.
         identity: what must be equal for a resumption to be the same run (data digest, seed, rank, …).
+        defaults: what a setting meant in checkpoints that are older than the setting.
     """
 
-    def __init__(self, root: Path, *, keep: int, identity: dict[str, Any]):
-        self.root = root
+    def __init__(
+        self,
+        folder: RunFolder,
+        *,
+        keep: int,
+        identity: Mapping[str, Any],
+        defaults: Mapping[str, Any] = MappingProxyType({}),
+    ):
+        self.folder = folder
         self.keep = keep
         self.identity = identity
-
-    def path(self, step: int) -> Path:
-        """Where the checkpoint after `step` stands."""
-        return self.root / f"step-{step:06d}"
-
-    def steps(self) -> list[int]:
-        """Steps that have a checkpoint, oldest first; whether it is sound is not looked at."""
-        if not self.root.is_dir():
-            return []
-        found = [entry.name.removeprefix("step-") for entry in self.root.glob("step-*") if entry.is_dir()]
-        return sorted(int(name) for name in found if name.isdigit())
+        self.defaults = defaults
 
     def save(self, progress: Progress, trainable: Trainable, optimizer: Optimizer) -> Path:
         """Write the checkpoint of `progress.step` and delete those beyond `keep`.
@@ -73,13 +73,13 @@ class CheckpointStore:
             OutputError: it cannot be written; the older checkpoints are untouched.
             AdapterError, CheckpointError: a weight is not finite; nothing is written.
         """
-        target = self.path(progress.step)
+        target = self.folder.checkpoint(progress.step)
         if target.exists():
             return target
         with atomic_folder(target) as folder:
             trainable.save(folder)
             write_tensors(folder / OPTIMIZER, optimizer.tensors(), {"format": "pt"})
-            state = {"progress": asdict(progress), "identity": self.identity}
+            state = {"progress": asdict(progress), "identity": dict(self.identity)}
             (folder / STATE).write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
             (folder / MANIFEST).write_text(json.dumps(files, indent=2) + "\n", encoding="utf-8")
@@ -88,9 +88,9 @@ class CheckpointStore:
 
     def prune(self, best_step: int | None) -> None:
         """Delete all but the newest `keep` and the best."""
-        steps = self.steps()
+        steps = self.folder.checkpoint_steps()
         for step in set(steps[: -self.keep]) - {best_step}:
-            remove_folder(self.path(step))
+            remove_folder(self.folder.checkpoint(step))
 
     def restore(self, trainable: Trainable, optimizer: Optimizer, warn: Callable[[str], None]) -> Progress:
         """Load the newest sound checkpoint into `trainable` and `optimizer`.
@@ -103,10 +103,10 @@ class CheckpointStore:
         Raises:
             CheckpointError: there is none, or it belongs to a run with other settings (all differences are named).
         """
-        remove_partial(self.root)
+        remove_partial(self.folder.checkpoints)
         faults: dict[Path, str] = {}
-        for step in reversed(self.steps()):
-            folder = self.path(step)
+        for step in reversed(self.folder.checkpoint_steps()):
+            folder = self.folder.checkpoint(step)
             fault = verify(folder)
             if fault is None:
                 progress = self._take(folder, trainable, optimizer)
@@ -114,9 +114,9 @@ class CheckpointStore:
                 return progress
             faults[folder] = fault
         if not faults:
-            raise CheckpointError(f"{self.root}: no checkpoint to resume from; start without --resume")
+            raise CheckpointError(f"{self.folder.checkpoints}: no checkpoint to resume from; start without --resume")
         raise CheckpointError(
-            f"{self.root}: every checkpoint is damaged:\n"
+            f"{self.folder.checkpoints}: every checkpoint is damaged:\n"
             f"{listing(f'{folder.name}: {fault}' for folder, fault in faults.items())}\n"
             "Start again in another output folder."
         )
@@ -142,11 +142,11 @@ class CheckpointStore:
             remove_folder(folder)
 
     def _check_identity(self, saved: dict[str, Any], folder: Path) -> None:
-        keys = sorted(saved.keys() | self.identity.keys())
+        then = {**self.defaults, **saved}
         changed = [
-            f"{key}: {saved.get(key)!r} then, {self.identity.get(key)!r} now"
-            for key in keys
-            if saved.get(key) != self.identity.get(key)
+            f"{key}: {then.get(key)!r} then, {self.identity.get(key)!r} now"
+            for key in sorted(saved.keys() | self.identity.keys())
+            if then.get(key) != self.identity.get(key)
         ]
         if changed:
             raise CheckpointError(

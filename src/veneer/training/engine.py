@@ -136,7 +136,7 @@ class Engine:
             self._finish(progress, "interrupted", started)
             raise Interrupted(
                 f"stopped after step {progress.step} of {self.schedule.steps}; "
-                f"go on with --resume (checkpoint: {self.checkpoints.path(progress.step)})"
+                f"go on with --resume (checkpoint: {self.checkpoints.folder.checkpoint(progress.step)})"
             )
 
     def finish(self, progress: Progress, started: float) -> None:
@@ -176,7 +176,7 @@ class Engine:
         if progress.step > 0:
             self._save(progress)
         self._finish(progress, "diverged", started)
-        kept = f"the weights after step {progress.step} are kept in {self.checkpoints.path(progress.step)}"
+        kept = f"the weights after step {progress.step} are kept in {self.checkpoints.folder.checkpoint(progress.step)}"
         raise Diverged(
             f"step {progress.step + 1}: the loss is {loss} and the gradient norm {norm}; both must be finite. "
             f"{kept if progress.step else 'Nothing was trained before it'}. "

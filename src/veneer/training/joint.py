@@ -17,98 +17,102 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from veneer.adapters.adapter import Adapter
 from veneer.adapters.adapter_set import AdapterSet, modules
 from veneer.adapters.routed import Route
 from veneer.adapters.targets import HEAD
 from veneer.config import RunConfig, check
 from veneer.data.batches import MicroBatch
-from veneer.enums import Backend, Method, Recompute
+from veneer.data.rows import load_rows
+from veneer.enums import Method, Recompute
 from veneer.errors import ConfigError, TrainingStopped
-from veneer.events import Event, EventLog, Subscriber, broadcast, of_run
-from veneer.hardware import resolve_device
+from veneer.events import Event, Subscriber, broadcast, of_run
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
+from veneer.planning.plan import Plan
 from veneer.system import heap_kept
-from veneer.training.build import adapter_on, base_model, measured_directions
+from veneer.training.build import adapter_on, base_model
 from veneer.training.engine import Step
 from veneer.training.objective import Sums, supervised_sums
-from veneer.training.result import CONFIG_FILE, EVENTS_FILE
-from veneer.training.run import (
-    Begun,
-    Foreseen,
-    Opened,
+from veneer.training.prepare import LoadRows
+from veneer.training.session import (
+    RunInputs,
     RunResult,
+    Session,
     begin,
-    end,
-    foresee,
-    over_model,
-    run_folder,
+    held_folder,
+    prepare_run,
     threads_of,
 )
+from veneer.training.trainable import AdapterTraining
 
 JOINED_TOKENS = 1024
 """Tokens that are computed side by side on a CPU at most (benchmarks/together.py)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A run that was foreseen, and what was said meanwhile."""
+class JointRun:
+    """A prepared run that may be trained beside others, and what was said while it was prepared."""
 
-    foreseen: Foreseen
+    inputs: RunInputs
     said: Sequence[Event]
-    resume: bool = False
+
+    @property
+    def base_key(self) -> tuple[Any, ...] | None:
+        """What two runs must have in common to be trained together; None for a run that is trained alone."""
+        config = self.inputs.config
+        if not self.inputs.prepared.description.capabilities.joint_passes:
+            return None  # its layers see batches, whose tokens cannot be told apart by adapter
+        layers = config.compute.recompute is Recompute.LAYERS
+        if config.method is Method.FULL or config.lora.new_tokens or (layers and config.lora.dropout > 0):
+            # New tokens make the base's tables longer. And recomputed layers rewind one source of dropout masks, while
+            # here each adapter has its own.
+            return None
+        compute = config.compute.model_dump(exclude={"micro_batch_tokens", "memory_limit_mb"})
+        return config.model, config.revision, config.method, str(config.quant), str(compute)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the run by itself; None where there is only an estimate."""
+        forecast = self.inputs.prepared.forecast
+        return forecast if isinstance(forecast, Plan) else None
 
 
-def prepare(config: RunConfig, *, resume: bool = False) -> Prepared:
+def prepare_joint(config: RunConfig, *, resume: bool = False, rows: LoadRows = load_rows) -> JointRun:
     """Read a run's rows and plan it.
+
+    Args:
+        config: the run.
+        resume: go on from the newest checkpoint in its output folder.
+        rows: loads the rows of `config.data`.
 
     Raises:
         VeneerError: something cannot be used, or does not fit.
     """
     check(config)
     said: list[Event] = []
-    log = EventLog(Path(config.output) / EVENTS_FILE, [said.append])  # not opened: it writes nothing
-    file = Path(config.output) / CONFIG_FILE
     with threads_of(config):
-        device = resolve_device(config.compute.device)
-        return Prepared(foresee(config, device, file if resume and file.is_file() else None, log), said, resume)
+        return JointRun(prepare_run(config, said.append, resume=resume, rows=rows), said)
 
 
-def base_key(foreseen: Foreseen) -> tuple[Any, ...] | None:
-    """What two runs must have in common to be trained together; None for a run that is trained alone."""
-    config = foreseen.config
-    if config.backend is Backend.HF:
-        return None  # its layers see batches, whose tokens cannot be told apart by adapter
-    layers = config.compute.recompute is Recompute.LAYERS
-    if config.method is Method.FULL or config.lora.new_tokens or (layers and config.lora.dropout > 0):
-        # New tokens make the base's tables longer. And recomputed layers rewind one source of dropout masks, while here
-        # each adapter has its own.
-        return None
-    compute = config.compute.model_dump(exclude={"micro_batch_tokens", "memory_limit_mb"})
-    return config.model, config.revision, config.method, str(config.quant), str(compute)
-
-
-def joint_bytes(runs: Sequence[Foreseen]) -> int:
+def joint_bytes(runs: Sequence[JointRun]) -> int:
     """Bytes that the runs take together at the most: one base, what each holds beside it, and the activations (with all
     else that comes and goes) of the widest pass."""
     plans = [run.plan for run in runs if run.plan is not None]
     memories = [plan.choice.memory for plan in plans]
     tokens = [plan.choice.batch.tokens for plan in plans]
     shared = max(memory.runtime + memory.base for memory in memories)
-    held = [memory.adapters + memory.gradients + memory.optimizer for memory in memories]
-    moving = [m.peak - m.runtime - m.base - own for m, own in zip(memories, held, strict=True)]
+    beside = [memory.adapters + memory.gradients + memory.optimizer for memory in memories]
+    moving = [m.peak - m.runtime - m.base - own for m, own in zip(memories, beside, strict=True)]
     widest = sum(tokens) if plans[0].setup.device != "cpu" else max(JOINED_TOKENS, *tokens, 0)
     share = min(1.0, widest / sum(tokens))
-    return shared + sum(held) + max(*moving, int(share * sum(moving)))
+    return shared + sum(beside) + max(*moving, int(share * sum(moving)))
 
 
 @dataclass(slots=True)
@@ -116,16 +120,13 @@ class Lane:
     """One of the runs."""
 
     name: str
-    opened: Opened
-    begun: Begun
-    output: Path
-    log: EventLog
+    session: Session
     outcome: RunResult | TrainingStopped | None = None
 
     @property
     def done(self) -> bool:
         """Whether no step is left."""
-        return self.begun.progress.step >= self.begun.engine.schedule.steps
+        return self.session.progress.step >= self.session.engine.schedule.steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ class Joint:
 
 
 def train_together(
-    runs: Sequence[Prepared],
+    runs: Sequence[JointRun],
     *,
     subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
@@ -195,7 +196,7 @@ def train_together(
     """Train runs over one base in lockstep; each writes its own output folder as `veneer.training.run.train` does.
 
     Args:
-        runs: foreseen, of one `base_key`.
+        runs: prepared, with one `base_key`.
         subscribers: called with every event of every run, as a `RunEvent` under the name of the run's folder.
         stop: asked after every step; true ends all runs with a checkpoint.
 
@@ -211,50 +212,44 @@ def train_together(
 
 @contextmanager
 def joined(
-    runs: Sequence[Prepared],
+    runs: Sequence[JointRun],
     subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[tuple[Joint, list[Lane]]]:
     """Runs over one model, each ready for its next step; arguments and errors as `train_together`."""
-    keys = {base_key(run.foreseen) for run in runs}
+    keys = {run.base_key for run in runs}
     if len(keys) != 1 or None in keys:
         raise ConfigError("these runs cannot be trained together: they need one base, held and computed in one way")
-    config = runs[0].foreseen.config
-    device = resolve_device(config.compute.device)
     emit = broadcast(subscribers)
     with ExitStack() as stack:
-        stack.enter_context(threads_of(config))
+        stack.enter_context(threads_of(runs[0].inputs.config))
         stack.enter_context(heap_kept())
         logs = [
-            stack.enter_context(run_folder(run.foreseen.config, run.resume, [of_run(_name(run), emit)])) for run in runs
+            stack.enter_context(
+                held_folder(run.inputs.config, run.inputs.resume, [of_run(run.inputs.folder.path.name, emit)])
+            )
+            for run in runs
         ]
         for run, log in zip(runs, logs, strict=True):
             for event in run.said:
                 log.emit(event)
-        model = base_model(config, runs[0].foreseen.origin, device)
+        model = base_model(runs[0].inputs)
+        assert isinstance(model, CausalLM), "nobody else has joint passes"
         adapters = AdapterSet(model)
-        opened = [_adopt(adapters, model, str(number), run.foreseen) for number, run in enumerate(runs)]
+        trainables = [_adopt(adapters, model, str(number), run.inputs) for number, run in enumerate(runs)]
         heads = {name: modules(adapters[name])[HEAD] for name in adapters.names if HEAD in adapters[name].layers}
         route = stack.enter_context(adapters.routed(adapters.names))
         joint = Joint(model, route, heads)
         lanes = []
-        for number, (run, one, log) in enumerate(zip(runs, opened, logs, strict=True)):
-            output, name = Path(run.foreseen.config.output), str(number)
-            begun = begin(one, output, run.resume, log, stop, _objective(joint, name))
-            lanes.append(Lane(name, one, begun, output, log))
+        for name, run, trainable, log in zip(adapters.names, runs, trainables, logs, strict=True):
+            lanes.append(Lane(name, begin(run.inputs, model, trainable, _objective(joint, name), log, stop)))
         yield joint, lanes
 
 
-def _name(run: Prepared) -> str:
-    return Path(run.foreseen.config.output).name
-
-
-def _adopt(adapters: AdapterSet, model: CausalLM, name: str, foreseen: Foreseen) -> Opened:
-    directions = measured_directions(foreseen.config, foreseen.rows, model)
-    training = adapter_on(model, foreseen.config, foreseen.origin, foreseen.tokenizer, directions)
-    adapter: Adapter = training.adapter
-    adapters.adopt(name, adapter)
-    return over_model(foreseen, model, training)
+def _adopt(adapters: AdapterSet, model: CausalLM, name: str, inputs: RunInputs) -> AdapterTraining:
+    training = adapter_on(model, inputs)
+    adapters.adopt(name, training.adapter)
+    return training
 
 
 def _objective(joint: Joint, name: str) -> Callable[[LanguageModel, MicroBatch], Sums]:
@@ -271,13 +266,13 @@ def _lockstep(joint: Joint, lanes: Sequence[Lane]) -> list[RunResult | TrainingS
             _end(lane, started)
     while live:
         begun = time.perf_counter()
-        steps = {lane.name: lane.begun.engine.prepare(lane.begun.progress) for lane in live}
+        steps = {lane.name: lane.session.engine.prepare(lane.session.progress) for lane in live}
         losses = joint.gradients(steps)
         # The pass was for all: each takes its share, so that the runs' seconds add up to what has passed.
         spent = (time.perf_counter() - begun) / len(live)
         for lane in live:
             try:
-                lane.begun.engine.complete(lane.begun.progress, steps[lane.name], losses[lane.name], spent, started)
+                lane.session.engine.complete(lane.session.progress, steps[lane.name], losses[lane.name], spent, started)
             except TrainingStopped as error:
                 lane.outcome = error
                 continue
@@ -288,16 +283,16 @@ def _lockstep(joint: Joint, lanes: Sequence[Lane]) -> list[RunResult | TrainingS
 
 
 def _end(lane: Lane, started: float) -> None:
-    lane.begun.engine.finish(lane.begun.progress, started)
-    lane.outcome = end(lane.opened, lane.begun, lane.output, lane.log)
+    lane.session.engine.finish(lane.session.progress, started)
+    lane.outcome = lane.session.end()
 
 
 def _rehearse(joint: Joint, lanes: Sequence[Lane]) -> None:
     """Forward and backward of all runs' largest micro-batches, to no effect; see `Engine.rehearse`."""
     for lane in lanes:
-        lane.begun.engine.trainable.seed_step(lane.begun.engine.seed)
-    for batches in joint.passes({lane.name: [lane.begun.source.largest()] for lane in lanes}):
+        lane.session.engine.trainable.seed_step(lane.session.engine.seed)
+    for batches in joint.passes({lane.name: [lane.session.data.steps.largest()] for lane in lanes}):
         torch.autograd.backward([one.loss for one in joint.sums(batches)])
     for lane in lanes:
-        for parameter in lane.begun.engine.optimizer.parameters.values():
+        for parameter in lane.session.engine.optimizer.parameters.values():
             parameter.grad = None

@@ -19,25 +19,22 @@ from typing import Any
 
 import torch
 
+from veneer.backends.base import CAPABILITIES
 from veneer.config import RunConfig
 from veneer.data.rows import Rows
 from veneer.enums import Backend
 from veneer.errors import CheckpointError
-from veneer.events import read_events
 from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.hardware import processor
 from veneer.io.files import sha256, write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.native.library import choice
+from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.system import processor_name
-from veneer.training.result import EVENTS_FILE
 
-LOCK_FILE = "run.lock"
 FORMAT = 1
 PACKAGES = ("veneer", "torch", "numpy", "safetensors", "tokenizers", "jinja2", "gguf")
 """Whose version can change a bit of the result."""
-WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
-"""What a run makes."""
 
 
 class Inputs:
@@ -135,7 +132,9 @@ class Environment:
 
 def environment(device: torch.device, config: RunConfig) -> Environment:
     """What computes a run here."""
-    packages = (*PACKAGES, "transformers") if config.backend is Backend.HF else PACKAGES
+    # A lock may be older than the choice between two backends, and names none.
+    backend = Backend.VENEER if config.backend is Backend.AUTO else config.backend
+    packages = (*PACKAGES, *CAPABILITIES[backend].packages)
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     threads = config.compute.threads or torch.get_num_threads()
     if device.type == "cuda":
@@ -145,11 +144,13 @@ def environment(device: torch.device, config: RunConfig) -> Environment:
     return Environment(versions, device.type, processor(device), name, threads, kernels)
 
 
-def write_lock(output: Path, config: RunConfig, inputs: Inputs, rows: Rows, device: torch.device, steps: int) -> None:
+def write_lock(
+    folder: RunFolder, config: RunConfig, inputs: Inputs, rows: Rows, device: torch.device, steps: int
+) -> None:
     """Write `run.lock` into the folder of a finished run.
 
     Args:
-        output: the run's folder, with its result and its events.
+        folder: of the run, with its result and its events.
         config: with everything resolved.
         inputs: the digests that were made meanwhile.
         rows: as they were trained.
@@ -161,7 +162,7 @@ def write_lock(output: Path, config: RunConfig, inputs: Inputs, rows: Rows, devi
         CheckpointError: a file that was trained from is not readable any more.
     """
     here = environment(device, config)
-    started = [one for one in read_events(output / EVENTS_FILE) if one["event"] == "RunStarted"]
+    started = [one for one in folder.events() if one["event"] == "RunStarted"]
     resumed = [int(str(one["resumed_at"])) for one in started]
     lock: dict[str, Any] = {
         "format": FORMAT,
@@ -180,6 +181,6 @@ def write_lock(output: Path, config: RunConfig, inputs: Inputs, rows: Rows, devi
         "steps": steps,
         "resumed_at": [step for step in resumed if step],
         "config": config.model_dump(mode="json"),
-        "result": {name: sha256(output / name) for name in WEIGHTS if (output / name).is_file()},
+        "result": {name: sha256(file) for name, file in folder.weights.items()},
     }  # fmt: skip
-    write_text(output / LOCK_FILE, json.dumps(lock, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder.lock_file, json.dumps(lock, indent=2, ensure_ascii=False) + "\n")

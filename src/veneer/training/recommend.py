@@ -9,15 +9,11 @@ fine-tuning nearly independent of rank, small batches, and a rank whose capacity
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from veneer.adapters.spec import LoraSpec
 from veneer.config import RunConfig, TrainSection
 from veneer.enums import Method, OptimizerName
-from veneer.model.language import ModelSpec
-from veneer.model.spec import DecoderSpec
-from veneer.planning.setup import decoder_linears
 from veneer.planning.trained import LinearShape
 from veneer.training.steps import DEFAULT_EXAMPLES_PER_STEP
 
@@ -36,7 +32,7 @@ SHORT_RUN = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Recommendation:
     """A setting that was left open."""
 
     key: str
@@ -55,7 +51,7 @@ def recommended_rate(
     *,
     steps: int | None = None,
     examples: int = DEFAULT_EXAMPLES_PER_STEP,
-) -> Choice:
+) -> Recommendation:
     """A peak learning rate.
 
     LoRA with AdamW: 5e-5 · 10 · (2000 / hidden)^0.78, the article's fit over models from 1 to 70 billion weights, and
@@ -89,7 +85,7 @@ def recommended_rate(
     if optimizer is OptimizerName.LION:
         rate /= 5
         reason += ", and a fifth of AdamW's, since every step of Lion is a whole one"
-    return Choice("train.learning_rate", rate, reason)
+    return Recommendation("train.learning_rate", rate, reason)
 
 
 def weights_per_rank(linears: Iterable[Mapping[str, LinearShape]]) -> tuple[int, int]:
@@ -103,7 +99,7 @@ def weights_per_rank(linears: Iterable[Mapping[str, LinearShape]]) -> tuple[int,
     return weights, min((min(line.inputs, line.outputs) for line in lines), default=0)
 
 
-def recommended_rank(completion_tokens: int, per_rank: int, largest: int) -> Choice:
+def recommended_rank(completion_tokens: int, per_rank: int, largest: int) -> Recommendation:
     """A rank: the smallest of RANKS whose capacity is what the rows have to teach.
 
     An adapter of `rank · per_rank` weights holds about two bits each; a supervised token has about one to give. Below
@@ -123,7 +119,7 @@ def recommended_rank(completion_tokens: int, per_rank: int, largest: int) -> Cho
         reason = f"the largest there is; it holds about {capacity} and the rows have about {taught} to teach"
     else:
         reason = f"holds about {capacity} (2 bits a weight), and the rows have about {taught} to teach (1 a token)"
-    return Choice("lora.rank", value, reason)
+    return Recommendation("lora.rank", value, reason)
 
 
 def short_of_capacity(rank: int, completion_tokens: int, per_rank: int) -> str | None:
@@ -141,7 +137,7 @@ def _amount(bits: float) -> str:
     return f"{bits / 1e6:,.1f} Mbit"
 
 
-def recommended_examples(rows: int, train: TrainSection) -> Choice:
+def recommended_examples(rows: int, train: TrainSection) -> Recommendation:
     """Rows a step: 8, or fewer where that would make less than ENOUGH_STEPS steps; 8 where the steps are given.
 
     Args:
@@ -156,12 +152,7 @@ def recommended_examples(rows: int, train: TrainSection) -> Choice:
     reason = "LoRA loses more than full fine-tuning from large batches, and smaller ones only cost time"
     if value < DEFAULT_EXAMPLES_PER_STEP:
         reason = f"so that these {rows:,} rows make more steps, which taught more than larger ones"
-    return Choice("train.examples_per_step", value, reason)
-
-
-def settle(config: RunConfig, spec: DecoderSpec, rows: int, completion: int) -> tuple[RunConfig, list[str]]:
-    """`settle_over` for a model of veneer's own decoder."""
-    return settle_over(config, spec, lambda lora: decoder_linears(spec, lora), rows, completion)
+    return Recommendation("train.examples_per_step", value, reason)
 
 
 def steps_of(rows: int, train: TrainSection, examples: int) -> int:
@@ -175,10 +166,10 @@ def steps_of(rows: int, train: TrainSection, examples: int) -> int:
     return train.steps or max(1, math.ceil(rows * (train.epochs or 1.0) / examples))
 
 
-def settle_over(
+def settle(
     config: RunConfig,
-    spec: ModelSpec,
-    linears: Callable[[LoraSpec], Sequence[Mapping[str, LinearShape]]],
+    hidden_size: int,
+    adapted: Sequence[Mapping[str, LinearShape]],
     rows: int,
     completion: int,
 ) -> tuple[RunConfig, list[str]]:
@@ -186,9 +177,9 @@ def settle_over(
 
     Args:
         config: the run.
-        spec: of the model.
-        linears: its linear layers under an adapter.
-        rows: to train on.
+        hidden_size: width of the model.
+        adapted: the model's linear layers under an adapter of rank 1; empty where everything is trained.
+        rows: how many there are to train on.
         completion: supervised tokens of all of them.
     """
     train = config.train
@@ -201,13 +192,10 @@ def settle_over(
         examples = train.examples_per_step
     if train.learning_rate == "auto":
         steps = steps_of(rows, train, examples)
-        choices.append(
-            recommended_rate(config.method, spec.hidden_size, train.optimizer, steps=steps, examples=examples)
-        )
+        choices.append(recommended_rate(config.method, hidden_size, train.optimizer, steps=steps, examples=examples))
     short = None
     if config.method is not Method.FULL:
-        one = config.lora.model_copy(update={"rank": 1, "rank_pattern": {}})
-        per_rank, largest = weights_per_rank(linears(LoraSpec.of(one, tied=spec.tied_head)))
+        per_rank, largest = weights_per_rank(adapted)
         if config.lora.rank == "auto":
             choices.append(recommended_rank(completion, per_rank, largest))
         elif per_rank:
@@ -219,7 +207,7 @@ def settle_over(
     return config.model_copy(update=settled), [*(choice.note() for choice in choices), *([short] if short else [])]
 
 
-def _leaves(choices: Iterable[Choice], section: str) -> dict[str, int | float]:
+def _leaves(choices: Iterable[Recommendation], section: str) -> dict[str, int | float]:
     """The choices of one section, by the last part of their keys."""
     prefix = section + "."
     return {choice.key.removeprefix(prefix): choice.value for choice in choices if choice.key.startswith(prefix)}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
+from veneer.backends.base import Description
 from veneer.config import RunConfig, TrainSection
 from veneer.data.batches import MicroBatch, Steps, common_beginning, fill, pack
-from veneer.data.chat import Example
-from veneer.enums import Backend, Method
+from veneer.data.rows import Rows
+from veneer.enums import Method
 from veneer.errors import ConfigError
 from veneer.padding import OWN_PAD_TO_MULTIPLE_OF, PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.setup import BatchShape
@@ -31,29 +33,45 @@ def examples_per_step(train: TrainSection) -> int | None:
     return train.examples_per_step
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Packing:
+    """How the documents of a micro-batch are laid."""
+
+    share: bool
+    """Whether a beginning that all of them have is laid once."""
+    pad_to_multiple_of: int
+    """The number of tokens laid is filled up to a multiple of this."""
+
+
+def packing_of(config: RunConfig, description: Description) -> Packing:
+    """The packing of a run: what its model, its method and its dropout allow."""
+    if not description.capabilities.packing:
+        return Packing(share=False, pad_to_multiple_of=1)
+    # Where a token's state depends on how long its text becomes, no two rows have a beginning in common. And dropout
+    # would drop the same inputs for all rows that share one.
+    share = config.lora.dropout == 0.0 and not description.spec.by_length
+    own = compiled() and config.method is not Method.FULL
+    return Packing(share=share, pad_to_multiple_of=OWN_PAD_TO_MULTIPLE_OF if own else PAD_TO_MULTIPLE_OF)
+
+
 class PackedSteps:
-    """Steps over examples, packed into micro-batches (`veneer.training.engine.StepSource`).
+    """The steps of a run over its rows, packed into micro-batches (`veneer.training.engine.StepSource`).
 
     Args:
-        examples: of the run.
-        config: of the run.
-        by_length: whether what the model makes of a beginning depends on how long the text becomes
-            (`DecoderSpec.by_length`): then no two rows share one.
+        rows: of the run.
+        train: says what a step is, and how many there are.
+        packing: how micro-batches are laid.
+        micro_batch_tokens: tokens of a micro-batch at most, where that is known already.
+
+    Raises:
+        ConfigError: the epochs make no step.
     """
 
-    def __init__(self, examples: list[Example], config: RunConfig, *, by_length: bool = False):
-        train = config.train
-        self._examples = examples
-        self._lengths = [len(example.tokens) for example in examples]
-        self._chosen = config.compute.micro_batch_tokens
-        # transformers takes documents one by one: there is no shape to fill up, and no beginning to share.
-        flat = config.backend is not Backend.HF
-        self._share = flat and config.lora.dropout == 0.0 and not by_length
-        self._multiple = (
-            (OWN_PAD_TO_MULTIPLE_OF if compiled() and config.method is not Method.FULL else PAD_TO_MULTIPLE_OF)
-            if flat
-            else 1
-        )
+    def __init__(self, rows: Rows, train: TrainSection, packing: Packing, micro_batch_tokens: int | None = None):
+        self.rows = rows
+        self.packing = packing
+        self.micro_batch_tokens = micro_batch_tokens
+        self._lengths = [len(example.tokens) for example in rows.train]
         self._steps = Steps(
             np.array(self._lengths),
             seed=train.seed,
@@ -63,12 +81,6 @@ class PackedSteps:
         self.total = train.steps or self._for_epochs(train.epochs or 1.0)
 
     @property
-    def micro_batch_tokens(self) -> int:
-        """Tokens of a micro-batch at most; it must have been chosen."""
-        assert self._chosen != "auto"
-        return self._chosen
-
-    @property
     def longest(self) -> int:
         """Tokens of the longest row."""
         return max(self._lengths)
@@ -76,25 +88,33 @@ class PackedSteps:
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """The 1-based step's rows, packed."""
         chosen = self._steps.examples(step - 1)
-        return self._pack(chosen, self.micro_batch_tokens)
+        return self._pack(chosen, self._most())
+
+    def evaluation(self) -> list[MicroBatch]:
+        """The evaluation rows, packed; an empty list where there are none."""
+        return pack(self.rows.eval, self._most()) if self.rows.eval else []
+
+    def _most(self) -> int:
+        assert self.micro_batch_tokens is not None, "the size of a micro-batch has not been chosen yet"
+        return self.micro_batch_tokens
 
     def _pack(self, chosen: Iterable[int], most: int) -> list[MicroBatch]:
         return pack(
-            [self._examples[index] for index in chosen],
+            [self.rows.train[index] for index in chosen],
             most,
-            share=self._share,
-            pad_to_multiple_of=self._multiple,
+            share=self.packing.share,
+            pad_to_multiple_of=self.packing.pad_to_multiple_of,
         )
 
     def largest(self) -> MicroBatch:
         """The largest micro-batch of the run, by tokens laid; of a long run, of its first SCANNED_STEPS steps and of
         the longest row."""
-        members, _ = self._largest(self._bins(self.micro_batch_tokens))
+        members, _ = self._largest(self._bins(self._most()))
         (batch,) = self._pack(members, sum(self._lengths))
         return batch
 
-    def cut(self, micro_batch_tokens: int) -> BatchShape:
-        """What the run's steps are made of when a micro-batch has at most so many tokens."""
+    def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
+        """What the steps are made of when a micro-batch has at most so many tokens."""
         bins = self._bins(micro_batch_tokens)
         members, shared = self._largest(bins)
         rows = [index for step in bins for places in step for index in places]
@@ -104,12 +124,13 @@ class PackedSteps:
             tokens=self._laid(members, shared),
             documents=len(members),
             longest=max(self._lengths[index] for index in members),
-            supervised=max(sum(self._examples[i].supervised for i in places) for step in bins for places in step),
+            supervised=max(sum(self.rows.train[i].supervised for i in places) for step in bins for places in step),
             shared=shared,
+            evaluated=self.rows.longest_eval,
             shapes=len({self._laid(places, shared) for step in bins for places in step}),
             micro_batches=sum(len(step) for step in bins) / steps,
             step_tokens=float(lengths.sum()) / steps,
-            step_supervised=sum(self._examples[index].supervised for index in rows) / steps,
+            step_supervised=sum(self.rows.train[index].supervised for index in rows) / steps,
             step_squares=float((lengths**2).sum()) / steps,
         )
 
@@ -132,11 +153,12 @@ class PackedSteps:
         return max(zip((*fullest, longest), shared, strict=True), key=lambda found: self._laid(*found))
 
     def _shared(self, members: list[int]) -> int:
-        return common_beginning([self._examples[index] for index in members]) if self._share else 0
+        return common_beginning([self.rows.train[index] for index in members]) if self.packing.share else 0
 
     def _laid(self, members: list[int], shared: int) -> int:
         return pad_to_multiple(
-            sum(self._lengths[index] for index in members) - shared * (len(members) - 1), self._multiple
+            sum(self._lengths[index] for index in members) - shared * (len(members) - 1),
+            self.packing.pad_to_multiple_of,
         )
 
     def epoch(self, step: int) -> float:
@@ -150,3 +172,36 @@ class PackedSteps:
         if total < 1:
             raise ConfigError(f"train.epochs={epochs} makes no step; give at least one step's worth, or train.steps")
         return total
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SupposedRows:
+    """Rows that are only supposed, for a plan without data."""
+
+    rows: int = 1000
+    """The number of rows."""
+    tokens: int = 512
+    """Tokens of a row, on average; all of them are supervised."""
+    longest: int = 512
+    """Tokens of the longest row."""
+
+
+class SupposedSteps:
+    """The sizes of the steps that supposed rows make (`veneer.planning.forecast.StepSizes`)."""
+
+    def __init__(self, rows: SupposedRows, train: TrainSection):
+        in_step = examples_per_step(train)
+        if in_step is None:
+            in_step = max(1, (train.tokens_per_step or 1) // rows.tokens)
+        self._rows = rows
+        self._in_step = min(in_step, rows.rows)
+        self.total = train.steps or max(1, round((train.epochs or 1.0) * -(-rows.rows // self._in_step)))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return self._rows.longest
+
+    def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
+        """What the steps are made of when a micro-batch has at most so many tokens."""
+        return BatchShape.of_rows(self._rows.tokens, micro_batch_tokens, self._in_step, longest=self._rows.longest)

@@ -20,7 +20,8 @@ from veneer.planning.memory import memory
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import disk
-from veneer.training.run import RunResult, train
+from veneer.training.run import train
+from veneer.training.session import RunResult
 
 RATES = {OptimizerName.SGD: 0.05, OptimizerName.LION: 0.001}
 METHODS = {

@@ -1,0 +1,80 @@
+"""What a model is and what can be done with it, before any of its weights is read.
+
+The own decoder and transformers are told apart in this folder alone. Everything else asks a capability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from veneer.config import QuantSection
+from veneer.enums import Backend
+from veneer.io.tokenizer import Tokenizer
+from veneer.model.hf_skeleton import HfSpec
+from veneer.model.spec import DecoderSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capabilities:
+    """What can be done with a model, by who computes it."""
+
+    exact_plan: bool
+    """Whether the memory of a run follows from the shapes to the byte; else it is estimated."""
+    joint_passes: bool
+    """Whether several adapters are trained in one pass."""
+    packing: bool
+    """Whether documents are laid end to end for the kernels: padded to whole blocks, and a beginning that they share
+    laid once."""
+    full_fine_tuning: bool
+    """Whether every weight can be trained."""
+    new_tokens: bool
+    """Whether rows can be added to the vocabulary."""
+    int8_products: bool
+    """Whether the frozen base can be multiplied in 8 bits."""
+    recomputation: bool
+    """Whether backward can compute the layers again."""
+    beyond_linears: bool
+    """Whether an adapter can stand on other modules than linear layers: embedding, head, norms, biases."""
+    gguf: bool
+    """Whether the model can be exported to GGUF."""
+    packages: tuple[str, ...] = ()
+    """Packages besides veneer's own whose version can change a bit of the result."""
+
+
+CAPABILITIES = {
+    Backend.VENEER: Capabilities(
+        exact_plan=True, joint_passes=True, packing=True, full_fine_tuning=True, new_tokens=True, int8_products=True,
+        recomputation=True, beyond_linears=True, gguf=True,
+    ),
+    Backend.HF: Capabilities(
+        exact_plan=False, joint_passes=False, packing=False, full_fine_tuning=False, new_tokens=False,
+        int8_products=False, recomputation=True, beyond_linears=False, gguf=False, packages=("transformers",),
+    ),
+}  # fmt: skip
+"""What each of the two can do. Of transformers' architectures some cannot recompute; a `Description` says so."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """A model before its weights are read."""
+
+    source: str
+    """What the user named: a directory, a file or a hub id."""
+    backend: Backend
+    """Who computes it, as a run's `config.yaml` records it: VENEER or HF."""
+    capabilities: Capabilities
+    spec: DecoderSpec | HfSpec
+    """The sizes of the model."""
+    linears: tuple[str, ...]
+    """Paths of the linear layers that can carry an adapter, in model order; the head is not among them."""
+    stored: QuantSection | None
+    """How the files hold the linear layers quantised, or None where they do not."""
+    dtype: torch.dtype | None
+    """The dtype that config.json records for the files, or None where it records none."""
+    tokenizer: Callable[[], Tokenizer]
+    """Reads the tokenizer. Raises ModelError where it is missing or damaged."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about the model, a sentence each."""

@@ -1,0 +1,82 @@
+"""One function that describes a model, whoever computes it and whether or not its weights are there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from veneer.backends.base import CAPABILITIES, Description
+from veneer.backends.choose import backend_of, said
+from veneer.backends.files import HfFiles
+from veneer.enums import Backend
+from veneer.io.checkpoint import ModelConfig
+from veneer.io.model_files import recorded_dtype
+from veneer.io.prequantised import described_quantisation
+from veneer.io.protocol import Checkpoint
+from veneer.load import linear_paths, stored_layers, stored_quantisation
+from veneer.model.hf_skeleton import HfSpec, make_skeleton
+from veneer.model.spec import spec_from_hf
+
+
+def describe_model(model: Checkpoint | ModelConfig, wanted: Backend) -> Description:
+    """Describe a model from its opened files, or from its config.json alone.
+
+    Args:
+        model: opened files, whose tensors are then compared with the configuration; or a configuration, which says
+            how the files are quantised without the size of the blocks.
+        wanted: who shall compute it; AUTO takes the own decoder where it knows the architecture.
+
+    Raises:
+        ModelError: nobody knows the architecture, transformers is needed and not installed, or the files do not fit
+            the configuration.
+    """
+    if backend_of(model.config, wanted) is Backend.HF:
+        return _by_transformers(model, wanted)
+    spec = spec_from_hf(model.config)
+    paths = linear_paths(spec)
+    return Description(
+        source=model.source,
+        backend=Backend.VENEER,
+        capabilities=CAPABILITIES[Backend.VENEER],
+        spec=spec,
+        linears=tuple(paths),
+        stored=(
+            described_quantisation(model.config, paths)
+            if isinstance(model, ModelConfig)
+            else stored_quantisation(model, spec)
+        ),
+        dtype=recorded_dtype(model.config),
+        tokenizer=model.tokenizer,
+    )
+
+
+def _by_transformers(model: Checkpoint | ModelConfig, wanted: Backend) -> Description:
+    bones = make_skeleton(model.config, torch.float32)
+    spec = bones.spec
+    paths = [line.path for line in spec.linears]
+    if isinstance(model, ModelConfig):
+        stored = described_quantisation(model.config, paths)
+    else:
+        stored = stored_layers(HfFiles(model, bones), paths)
+    return Description(
+        source=model.source,
+        backend=Backend.HF,
+        capabilities=replace(CAPABILITIES[Backend.HF], recomputation=spec.recomputable),
+        spec=spec,
+        linears=tuple(line.path for line in spec.adaptable),
+        stored=stored,
+        dtype=recorded_dtype(model.config),
+        tokenizer=model.tokenizer,
+        notes=(said(model.config, wanted), *_layers_without_adapter(spec)),
+    )
+
+
+def _layers_without_adapter(spec: HfSpec) -> list[str]:
+    bare = {line.path.rpartition(".")[2] for line in spec.linears} & spec.experts
+    if not bare:
+        return []
+    return [
+        f"layers named {', '.join(sorted(bare))} and experts carry no adapter: experts are one tensor here, and PEFT "
+        "means them by these names"
+    ]

@@ -1,0 +1,65 @@
+"""The machine that a run is planned for: this one, or a card known by its data sheet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from veneer.config import ComputeSection
+from veneer.enums import Dtype
+from veneer.hardware import resolve_device, resolve_dtype
+from veneer.planning.choose import device_bytes
+from veneer.planning.setup import Setup
+from veneer.planning.time import Rate, card, probe, published
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """What a plan needs to know of where the run computes."""
+
+    device: str
+    """`cpu` or `cuda`."""
+    dtype: torch.dtype
+    """The dtype of activations and products."""
+    memory: int | None
+    """Bytes of a GPU's memory; None for the main memory of this machine."""
+    threads: int
+    """CPU threads."""
+    rate: Callable[[Setup], Rate]
+    """Measures, or looks up, how fast a model's products are."""
+
+
+def this_machine(device: torch.device, compute: ComputeSection) -> Machine:
+    """A device of this machine, under the settings of a run."""
+    return Machine(
+        device=device.type,
+        dtype=resolve_dtype(compute.dtype, device),
+        memory=device_bytes(device),
+        threads=compute.threads or torch.get_num_threads(),
+        rate=probe,
+    )
+
+
+def named_machine(name: str, compute: ComputeSection) -> Machine:
+    """A machine by its name.
+
+    Args:
+        name: a device of this machine, as in `compute.device`, or a card of `veneer.planning.time.CARDS`.
+        compute: the settings of the run.
+
+    Raises:
+        ConfigError: there is no such device or card.
+    """
+    if re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name):
+        return this_machine(resolve_device(name), compute)
+    found = card(name)
+    return Machine(
+        device="cuda",
+        dtype=torch.float32 if compute.dtype is Dtype.FLOAT32 else torch.bfloat16,
+        memory=found.memory,
+        threads=compute.threads or torch.get_num_threads(),
+        rate=published(found),
+    )

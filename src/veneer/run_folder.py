@@ -1,0 +1,103 @@
+"""The folder of a run: the names of its files and checkpoints are known here alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from veneer.adapters.store import WEIGHTS_FILE as ADAPTER_WEIGHTS
+from veneer.config import RunConfig, parse, read_yaml
+from veneer.events import read_events
+from veneer.io.model_files import WEIGHTS_FILE as MODEL_WEIGHTS
+
+CONFIG_FILE = "config.yaml"
+EVENTS_FILE = "events.jsonl"
+CURVE_FILE = "loss.svg"
+SUMMARY_FILE = "summary.json"
+LOCK_FILE = "run.lock"
+CHECKPOINTS = "checkpoints"
+STEP = "step-"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The output folder of one run, whether or not there is anything in it yet."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration with everything chosen."""
+        return self.path / CONFIG_FILE
+
+    @property
+    def events_file(self) -> Path:
+        """One line of JSON for each event of the run."""
+        return self.path / EVENTS_FILE
+
+    @property
+    def curve_file(self) -> Path:
+        """A chart of the losses."""
+        return self.path / CURVE_FILE
+
+    @property
+    def summary_file(self) -> Path:
+        """Where the run ended; it is written last but for `run.lock`."""
+        return self.path / SUMMARY_FILE
+
+    @property
+    def lock_file(self) -> Path:
+        """Everything that the bytes of the result follow from."""
+        return self.path / LOCK_FILE
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / CHECKPOINTS
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint after `step` steps."""
+        return self.checkpoints / f"{STEP}{step:06d}"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps that have a checkpoint, the oldest first; whether it is sound is not looked at."""
+        if not self.checkpoints.is_dir():
+            return []
+        found = [entry.name.removeprefix(STEP) for entry in self.checkpoints.glob(f"{STEP}*") if entry.is_dir()]
+        return sorted(int(name) for name in found if name.isdigit())
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is any checkpoint to go on from."""
+        return any(self.checkpoints.glob(f"{STEP}*"))
+
+    @property
+    def weights(self) -> dict[str, Path]:
+        """The files of trained weights that are there, by name: an adapter's, or a model's."""
+        files = [self.path / name for name in (ADAPTER_WEIGHTS, MODEL_WEIGHTS)]
+        return {file.name: file for file in files if file.is_file()}
+
+    def config(self) -> RunConfig | None:
+        """The configuration that the run recorded, or None where it recorded none.
+
+        Raises:
+            ConfigError: the file is damaged.
+        """
+        if not self.config_file.is_file():
+            return None
+        return parse(read_yaml(self.config_file), where=str(self.config_file))
+
+    def events(self) -> list[dict[str, object]]:
+        """The events that the run recorded, as dictionaries; an empty list where it recorded none."""
+        return read_events(self.events_file) if self.events_file.is_file() else []
+
+
+def run_of(adapter: Path) -> RunFolder | None:
+    """The run that made an adapter, or None where the adapter has no record of one (PEFT's have none).
+
+    Args:
+        adapter: the folder of the run, or of one of its checkpoints, which stands two folders further down.
+    """
+    folder = adapter.resolve()
+    places = [folder, *([folder.parents[1]] if folder.parent.name == CHECKPOINTS else [])]
+    return next((run for run in map(RunFolder, places) if run.config_file.is_file()), None)

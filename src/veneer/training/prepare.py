@@ -1,0 +1,249 @@
+"""A run before any weight is read: what was left open is chosen, what cannot work is refused, and it is foreseen.
+
+`train`, `plan`, `sweep`, `compare` and `reproduce` all come through `prepare`, so that a plan is the plan of the run,
+and everything that a run is made of is made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from veneer.adapters.combinations import refuse, refuse_beyond_linear
+from veneer.adapters.experts import on_experts, target_paths
+from veneer.adapters.spec import DECOMPOSING, LoraSpec
+from veneer.backends.base import Description
+from veneer.backends.choose import refuse_settings
+from veneer.backends.describe import describe_model
+from veneer.config import DataSection, RunConfig, check
+from veneer.data.rows import Notice, Rows, load_rows
+from veneer.enums import Init, Method, Recompute
+from veneer.errors import ConfigError
+from veneer.io.checkpoint import read_model_config
+from veneer.io.tokenizer import Tokenizer
+from veneer.load import refuse_training
+from veneer.model.spec import DecoderSpec
+from veneer.planning.forecast import Forecast, linears_under, make_forecast
+from veneer.planning.machine import Machine, named_machine
+from veneer.training.optimizers.choose import auto_beta2
+from veneer.training.recommend import settle
+from veneer.training.steps import PackedSteps, SupposedRows, SupposedSteps, examples_per_step, packing_of
+
+EVALUATIONS_PER_RUN = 10
+SLOW_STARTS = frozenset(DECOMPOSING) - {Init.PISSA_FAST}
+"""Starts that take seconds a layer."""
+
+LoadRows = Callable[[DataSection, Tokenizer, Notice], Rows]
+"""Reads and encodes the rows of a run, as `veneer.data.rows.load_rows` does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingData:
+    """The rows of a run and what encoded them."""
+
+    rows: Rows
+    steps: PackedSteps
+    """The rows in steps and micro-batches."""
+    tokenizer: Tokenizer
+    """Knows the run's new tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreparedRun:
+    """A run before any weight is read."""
+
+    config: RunConfig
+    """Has a value wherever a choice was left to the program, except for what the loaded model says of itself."""
+    description: Description
+    """The model, with rows for the run's new tokens."""
+    lora: LoraSpec | None
+    """The adapter; None where everything is trained."""
+    targets: tuple[str, ...]
+    """Paths that carry an update."""
+    forecast: Forecast
+    """The plan, or an estimate where no exact plan can be made. Its `refusal` says why the run does not fit."""
+    data: TrainingData | None
+    """None where the rows were supposed."""
+
+
+def prepare(
+    config: RunConfig,
+    description: Description,
+    machine: Machine,
+    rows: LoadRows | SupposedRows = load_rows,
+    notice: Notice = lambda message: None,
+) -> PreparedRun:
+    """Choose what is left open, refuse what cannot work, and foresee what the run takes. No weight is read.
+
+    Args:
+        config: the run.
+        description: of its model.
+        machine: where it computes.
+        rows: loads the rows of `config.data`; or supposes them, for a plan without data.
+        notice: told, in sentences, of everything that was found and chosen.
+
+    Raises:
+        VeneerError: something that is named does not exist, or cannot be used. That a run does not fit into memory is
+            said by the forecast and not raised.
+    """
+    for note in description.notes:
+        notice(note)
+    config = config.model_copy(update={"backend": description.backend})
+    refuse_settings(config, description)
+    config = _as_stored(config, description, notice)
+    config, description, tokenizer = _with_new_tokens(config, description)
+    found: Rows | SupposedRows
+    if isinstance(rows, SupposedRows):
+        found, count, completion = rows, rows.rows, rows.rows * rows.tokens
+    else:
+        tokenizer = tokenizer or description.tokenizer()
+        found = rows(config.data, tokenizer, notice)
+        _note_long_rows(found, description.spec.max_positions, notice)
+        count, completion = len(found.train), found.completion_tokens
+    lora, targets = _adapter(config, description)
+    adapted = () if targets is None else linears_under(description, lora.with_rank(1), targets)
+    config, reasons = settle(config, description.spec.hidden_size, adapted, count, completion)
+    if targets is not None:
+        assert config.lora.rank != "auto"
+        lora = replace(lora, rank=config.lora.rank)
+        refuse(lora, config.method, experts=on_experts(targets))
+        if not description.capabilities.beyond_linears:
+            refuse_beyond_linear(lora)
+    steps = (
+        SupposedSteps(found, config.train)
+        if isinstance(found, SupposedRows)
+        else PackedSteps(found, config.train, packing_of(config, description))
+    )
+    forecast = make_forecast(config, description, machine, steps, lora, targets)
+    if forecast.refusal is None:
+        for line in (*reasons, *forecast.lines()):
+            notice(line)
+    if targets is not None and lora.init in SLOW_STARTS:
+        notice(f"lora.init {lora.init.value}: decomposing every adapted layer, which takes a while")
+    data = None
+    if isinstance(steps, PackedSteps) and isinstance(tokenizer, Tokenizer):
+        steps.micro_batch_tokens = forecast.micro_batch_tokens
+        data = TrainingData(rows=steps.rows, steps=steps, tokenizer=tokenizer)
+    return PreparedRun(
+        config=_chosen(config, forecast, steps.total),
+        description=description,
+        lora=None if targets is None else lora,
+        targets=targets or (),
+        forecast=forecast,
+        data=data,
+    )
+
+
+def plan(
+    config: RunConfig,
+    *,
+    device: str | None = None,
+    rows: SupposedRows | None = None,
+    notice: Notice = lambda message: None,
+) -> Forecast:
+    """What a run would take, from its model's configuration alone: memory, time and disk.
+
+    Args:
+        config: the run.
+        device: where it would compute: as in `compute.device`, which stands for None, or a card of
+            `veneer.planning.time.CARDS`.
+        rows: what to suppose of the rows; None reads those of `config.data`.
+        notice: told, in sentences, of everything that was found and chosen.
+
+    Returns:
+        A plan, or an estimate where transformers computes the model. Its `refusal` says why the run does not fit.
+
+    Raises:
+        VeneerError: something that is named does not exist, or cannot be used.
+    """
+    check(config)
+    description = describe_model(read_model_config(config.model, revision=config.revision), config.backend)
+    machine = named_machine(config.compute.device if device is None else device, config.compute)
+    return prepare(config, description, machine, load_rows if rows is None else rows, notice).forecast
+
+
+def _as_stored(config: RunConfig, description: Description, notice: Notice) -> RunConfig:
+    """The configuration for a base whose files may be quantised already: what they say stands in place of `quant`.
+
+    Raises:
+        ConfigError: the run needs what was quantised away.
+    """
+    stored = description.stored
+    if stored is None:
+        return config
+    if config.method is Method.FULL:
+        refuse_training(description.source, stored.scheme)
+    if config.lora.init is Init.LOFTQ:
+        raise ConfigError(
+            f"lora.init loftq makes up for what quantising took away, and {description.source} is stored quantised, "
+            "without what it was made from; take another init, or method qlora on the model's unquantised checkpoint"
+        )
+    dense = f", {len(stored.skip_modules)} of its linear layers dense" if stored.skip_modules else ""
+    notice(
+        f"{description.source} is stored quantised ({stored.scheme.value}{dense}): the base is taken as it is, "
+        "whatever quant and method say"
+    )
+    return config.model_copy(update={"quant": stored})
+
+
+def _with_new_tokens(config: RunConfig, description: Description) -> tuple[RunConfig, Description, Tokenizer | None]:
+    """The run and its model with `lora.new_tokens`, whose rows are among those trained, and the tokenizer that knows
+    them; without any there is no need to read a tokenizer here.
+
+    Raises:
+        ModelError: a text is a token already, or cannot be one.
+    """
+    texts, spec = config.lora.new_tokens, description.spec
+    if not texts or not isinstance(spec, DecoderSpec):
+        return config, description, None
+    tokenizer = description.tokenizer().with_tokens(texts)
+    ids = {token for token in map(tokenizer.backend.token_to_id, texts) if token is not None}
+    trained = tuple(sorted({*config.lora.trainable_tokens, *ids}))
+    lora = config.lora.model_copy(update={"trainable_tokens": trained})
+    longer = replace(spec, vocab_size=max(spec.vocab_size, tokenizer.vocab_size))
+    return config.model_copy(update={"lora": lora}), replace(description, spec=longer), tokenizer
+
+
+def _adapter(config: RunConfig, description: Description) -> tuple[LoraSpec, tuple[str, ...] | None]:
+    """The adapter, whose rank may still be open, and the paths that it goes to; None where everything is trained.
+
+    Raises:
+        AdapterError: a setting names what the model does not have; all such are named.
+    """
+    section, spec = config.lora, description.spec
+    if section.rank == "auto":
+        section = section.model_copy(update={"rank": 1})
+    lora = LoraSpec.of(section, tied=spec.tied_head)
+    if config.method is Method.FULL:
+        return lora, None
+    return lora, tuple(lora.targets(target_paths(description.linears, spec)))
+
+
+def _note_long_rows(rows: Rows, limit: int, notice: Notice) -> None:
+    long = rows.longer_than(limit)
+    if long:
+        notice(f"{len(long)} rows are longer than the model's context of {limit:,} tokens ({long[0]})")
+
+
+def _chosen(config: RunConfig, forecast: Forecast, steps: int) -> RunConfig:
+    """The configuration with everything spelled out that was left to the program."""
+    train, interval = config.train, max(1, steps // EVALUATIONS_PER_RUN)
+    evaluated = bool(config.data.eval_file or config.data.held_out)
+    chosen_train = {
+        "epochs": None,
+        "steps": steps,
+        "examples_per_step": examples_per_step(train),
+        "beta2": auto_beta2(train.optimizer) if train.beta2 == "auto" else train.beta2,
+        "eval_every": (train.eval_every or interval) if evaluated else None,
+        "save_every": train.save_every or interval,
+    }
+    chosen_compute = {
+        "micro_batch_tokens": forecast.micro_batch_tokens,
+        "recompute": Recompute.LAYERS if forecast.recompute else Recompute.NEVER,
+    }
+    return config.model_copy(
+        update={
+            "train": train.model_copy(update=chosen_train),
+            "compute": config.compute.model_copy(update=chosen_compute),
+        }
+    )

@@ -1,0 +1,328 @@
+"""A run under way: its folder, held for this process; its log; where a resumed run goes on; and what it leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from veneer.backends.describe import describe_model
+from veneer.config import ComputeSection, DataSection, RunConfig, read_yaml, to_yaml
+from veneer.data.rows import load_rows
+from veneer.enums import Dtype, Factors, Products, Recompute
+from veneer.errors import CheckpointError, ConfigError, OutputError
+from veneer.events import Event, EventLog, Note, RunStarted, Subscriber
+from veneer.hardware import processor, resolve_device
+from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
+from veneer.model.language import LanguageModel
+from veneer.model.recompute import Recomputation
+from veneer.planning.forecast import Forecast
+from veneer.planning.machine import this_machine
+from veneer.planning.plan import Plan
+from veneer.run_folder import RunFolder
+from veneer.training.checkpoint import CheckpointStore, Progress
+from veneer.training.engine import Engine
+from veneer.training.lock import Inputs, write_lock
+from veneer.training.memory import peak_memory_mb
+from veneer.training.objective import Objective, mean_loss
+from veneer.training.optim import RateSchedule
+from veneer.training.optimizers.base import Optimizer
+from veneer.training.optimizers.choose import make_optimizer, notes
+from veneer.training.optimizers.lorafa import FactorPair, LoraFA
+from veneer.training.prepare import LoadRows, PreparedRun, TrainingData, prepare
+from veneer.training.result import publish
+from veneer.training.trainable import AdapterTraining, Trainable
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a finished run left behind."""
+
+    output: Path
+    """The folder: the adapter (or model), `config.yaml`, `events.jsonl`, `loss.svg`, `checkpoints/`."""
+    progress: Progress
+    best: Path | None
+    """The checkpoint with the lowest evaluation loss, if there was any evaluation."""
+    model: LanguageModel
+    """The trained model, as it stands in memory."""
+    trainable: Trainable
+    peak_memory_mb: float
+    """Peak memory of the process when training ended."""
+    plan: Plan | None
+    """What was foreseen before it began; None where transformers computed the model, of which there is an estimate."""
+
+
+@contextmanager
+def threads_of(config: RunConfig) -> Iterator[None]:
+    """Within the block torch computes with the run's threads."""
+    before = torch.get_num_threads()
+    if config.compute.threads:
+        torch.set_num_threads(config.compute.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def held_folder(config: RunConfig, resume: bool, subscribers: Sequence[Subscriber]) -> Iterator[EventLog]:
+    """The run's output folder, held for this process, with its log of events.
+
+    Raises:
+        OutputError: it cannot be written, is in use, is the model's, or holds a run that is not gone on with.
+        CheckpointError: there is nothing to go on with.
+    """
+    folder = RunFolder(Path(config.output))
+    _refuse_the_models_folder(config.model, folder.path)
+    make_output_folder(folder.path)
+    with exclusive(folder.path):
+        _refuse_overwriting(folder, resume)
+        with EventLog(folder.events_file, subscribers) as log:
+            yield log
+
+
+def _refuse_the_models_folder(model: str, output: Path) -> None:
+    """The result's files are named as a model's: they would take the place of the base model's own."""
+    if Path(model).expanduser().exists() and output.exists() and output.samefile(Path(model).expanduser()):
+        raise OutputError(f"{output} is the folder of the base model, whose files would be replaced; give another one")
+
+
+def _refuse_overwriting(folder: RunFolder, resume: bool) -> None:
+    if folder.resumable and not resume:
+        raise OutputError(
+            f"{folder.path} already holds a run; go on with it by --resume, or give another output folder"
+        )
+    if resume and not folder.resumable:
+        raise CheckpointError(f"{folder.checkpoints}: no checkpoint to resume from; start without --resume")
+    remove_partial(folder.path)
+    remove_partial(folder.checkpoints)
+    if not resume:
+        # The events of a run that ended before its first checkpoint are not this run's.
+        with reported(folder.path):
+            folder.events_file.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RunInputs:
+    """A prepared run and the files that it reads."""
+
+    prepared: PreparedRun
+    data: TrainingData
+    """The rows of the run, which are never supposed ones."""
+    origin: Checkpoint
+    """The files of the model."""
+    resume: bool
+    """Whether the run goes on from its newest checkpoint."""
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's configuration."""
+        return self.prepared.config
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run's output folder."""
+        return RunFolder(Path(self.config.output))
+
+
+def prepare_run(
+    config: RunConfig, emit: Callable[[Event], None], *, resume: bool = False, rows: LoadRows = load_rows
+) -> RunInputs:
+    """Open the model's files and the rows of a run, and prepare it for training.
+
+    Args:
+        config: the run.
+        emit: told what was found and chosen.
+        resume: go on with the run in the output folder. What it chose then is used again, so that another machine's
+            memory never changes a result.
+        rows: loads the rows of `config.data`.
+
+    Raises:
+        VeneerError: something cannot be used, or does not fit.
+    """
+    if resume:
+        config = config.model_copy(update={"compute": _as_recorded(config.compute, RunFolder(Path(config.output)))})
+    origin = open_checkpoint(config.model, revision=config.revision)
+    prepared = prepare(
+        config,
+        describe_model(origin, config.backend),
+        this_machine(resolve_device(config.compute.device), config.compute),
+        rows,
+        lambda message: emit(Note(message=message)),
+    )
+    if prepared.forecast.refusal is not None:
+        raise ConfigError(prepared.forecast.refusal)
+    assert prepared.data is not None, "rows that are supposed cannot be trained on"
+    return RunInputs(prepared, prepared.data, origin, resume)
+
+
+def _as_recorded(compute: ComputeSection, folder: RunFolder) -> ComputeSection:
+    """The section with what the run in a folder chose where it is left open here."""
+    if not folder.config_file.is_file():
+        return compute
+    saved = read_yaml(folder.config_file).get("compute", {})
+    left_open = {
+        key: saved[key]
+        for key in ("micro_batch_tokens", "recompute")
+        if key in saved and getattr(compute, key) in ("auto", Recompute.AUTO)
+    }
+    return ComputeSection.model_validate({**compute.model_dump(), **left_open})
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A run that is ready for its next step. The files of its model are no longer held."""
+
+    config: RunConfig
+    """The configuration as `config.yaml` records it: nothing is left open."""
+    data: TrainingData
+    forecast: Forecast
+    digests: Inputs
+    """What `run.lock` will say of the files that were read."""
+    model: LanguageModel
+    trainable: Trainable
+    engine: Engine
+    progress: Progress
+    log: EventLog
+
+    def end(self) -> RunResult:
+        """Publish what the run has made, with its lock.
+
+        Raises:
+            OutputError: a file cannot be written; the checkpoints still hold the weights.
+            CheckpointError: a file that was trained from is not readable any more.
+        """
+        folder, progress, device = RunFolder(Path(self.config.output)), self.progress, self.model.device
+        publish(folder, self.trainable, progress)
+        write_lock(folder, self.config, self.digests, self.data.rows, device, progress.step)
+        return RunResult(
+            output=folder.path,
+            progress=progress,
+            best=None if progress.best_step is None else folder.checkpoint(progress.best_step),
+            model=self.model,
+            trainable=self.trainable,
+            peak_memory_mb=peak_memory_mb(device),
+            plan=self.forecast if isinstance(self.forecast, Plan) else None,
+        )
+
+
+def begin(
+    inputs: RunInputs,
+    model: LanguageModel,
+    trainable: Trainable,
+    objective: Objective,
+    log: EventLog,
+    stop: Callable[[], bool],
+) -> Session:
+    """Write `config.yaml`, and restore what a resumed run had reached.
+
+    Args:
+        inputs: of the run.
+        model: with what is trained on it.
+        trainable: what is trained.
+        objective: what is minimised.
+        log: of the run.
+        stop: asked after every step.
+
+    Raises:
+        CheckpointError: the run cannot be gone on with.
+        OutputError: the folder cannot be written.
+    """
+    config, steps, device = _as_loaded(inputs.config, model), inputs.data.steps, model.device
+    if config.compute.products is Products.INT8:
+        log.emit(Note(message="compute.products int8: the base is multiplied in 8 bits, which is fast and lossy"))
+    if config.compute.recompute is Recompute.LAYERS:
+        model.recompute(Recomputation(trainable.generator()))
+    optimizer = _optimizer(config, trainable, device)
+    for line in notes(config.train, optimizer.parameters, device):
+        log.emit(Note(message=line))
+    files = inputs.origin.files()
+    digests = Inputs(files, inputs.data.tokenizer, config)
+    identity = _identity(config, sampled_digest(files), inputs.data.rows.digest(), device)
+    defaults = dict(_flatten(RunConfig(model="-", output="-", data=DataSection(file="-")).model_dump(mode="json")))
+    store = CheckpointStore(inputs.folder, keep=config.train.keep, identity=identity, defaults=defaults)
+    progress = Progress()
+    if inputs.resume:
+        progress = store.restore(trainable, optimizer, lambda message: log.emit(Note(message=message)))
+    write_text(inputs.folder.config_file, to_yaml(config))
+    log.emit(
+        RunStarted(
+            method=config.method.value,
+            steps=steps.total,
+            resumed_at=progress.step,
+            examples=len(inputs.data.rows.train),
+            trainable=sum(parameter.numel() for parameter in trainable.named().values()),
+            learning_rate=float(config.train.learning_rate),
+        )
+    )
+    evaluated = steps.evaluation()
+    engine = Engine(
+        model=model,
+        trainable=trainable,
+        objective=objective,
+        source=steps,
+        optimizer=optimizer,
+        schedule=RateSchedule(
+            peak=float(config.train.learning_rate),
+            steps=steps.total,
+            warmup=config.train.warmup,
+            shape=config.train.schedule,
+            end=config.train.min_rate,
+        ),
+        clip=config.train.clip,
+        seed=config.train.seed,
+        evaluate=(lambda: mean_loss(model, evaluated, objective)) if evaluated else None,
+        eval_every=config.train.eval_every or steps.total,
+        save_every=config.train.save_every or steps.total,
+        checkpoints=store,
+        log=log,
+        stop=stop,
+    )
+    forecast = inputs.prepared.forecast
+    return Session(config, inputs.data, forecast, digests, model, trainable, engine, progress, log)
+
+
+def _as_loaded(config: RunConfig, model: LanguageModel) -> RunConfig:
+    """The configuration with where and how the loaded model computes."""
+    dtype = next(d for d in Dtype if d.value == str(model.dtype).removeprefix("torch."))
+    place = {"device": str(model.device), "dtype": dtype, "threads": torch.get_num_threads()}
+    return config.model_copy(update={"compute": config.compute.model_copy(update=place)})
+
+
+def _optimizer(config: RunConfig, trainable: Trainable, device: torch.device) -> Optimizer:
+    optimizer = make_optimizer(trainable.named(), config.train, float(config.train.learning_rate), device)
+    if not isinstance(trainable, AdapterTraining) or config.lora.factors is Factors.BOTH:
+        return optimizer
+    updates = trainable.adapter.updates().values()
+    return LoraFA(optimizer, [FactorPair(layer.lora_A, layer.lora_B, layer.scale) for layer in updates])
+
+
+def _identity(config: RunConfig, model_digest: str, data_digest: str, device: torch.device) -> dict[str, Any]:
+    """What a resumption must have in common with the run that it goes on with."""
+    values = config.model_dump(mode="json")
+    # Where results go and how many are kept changes no number of the run; model and data count by what is in them.
+    ignored = {
+        "model", "revision", "output", "train.keep", "train.save_every", "data.file", "data.eval_file",
+        "compute.memory_limit_mb",
+    }  # fmt: skip
+    flat = {key: value for key, value in _flatten(values) if key not in ignored}
+    return {
+        **flat,
+        "model digest": model_digest,
+        "data digest": data_digest,
+        "torch": torch.__version__,
+        "processor": processor(device),
+    }
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    flat: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        flat += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return json.loads(json.dumps(flat))  # type: ignore[no-any-return]

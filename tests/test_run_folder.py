@@ -1,0 +1,53 @@
+"""What stands in the folder of a run is found by its one type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tiny import run_config
+from veneer.errors import ConfigError, Interrupted
+from veneer.run_folder import RunFolder, run_of
+from veneer.training.run import train
+
+
+def test_an_empty_folder_holds_no_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "none")
+    assert (folder.checkpoint_steps(), folder.events(), folder.weights, folder.config()) == ([], [], {}, None)
+    assert not folder.resumable
+    assert run_of(tmp_path) is None
+
+
+def test_a_finished_run_has_every_file(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "train.save_every=1"))
+    folder = RunFolder(tmp_path / "run")
+    named = {folder.config_file, folder.events_file, folder.curve_file, folder.summary_file, folder.lock_file}
+    found = {path for path in folder.path.iterdir() if path.name not in ("adapter_config.json", ".lock")}
+    assert found == {*named, *folder.weights.values(), folder.checkpoints}
+    assert folder.checkpoint_steps() == [1, 2]
+    assert folder.resumable
+    config = folder.config()
+    assert config is not None
+    assert config.train.steps == 2
+    assert [event["event"] for event in folder.events()][-1] == "RunFinished"
+    for adapter in (folder.path, folder.checkpoint(1)):
+        run = run_of(adapter)
+        assert run is not None
+        assert run.path.samefile(folder.path)
+
+
+def test_an_interrupted_run_can_be_gone_on_with(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2"), stop=lambda: True)
+    folder = RunFolder(tmp_path / "run")
+    assert folder.resumable
+    assert folder.weights == {}
+    assert not folder.summary_file.exists()
+
+
+def test_a_damaged_configuration_is_refused_by_name(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.config_file.write_text("method: lora\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        folder.config()
