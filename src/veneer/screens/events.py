@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
 from rich.table import Column
 
 from veneer.events import (
@@ -74,6 +74,14 @@ class _Run:
     """Losses of the steps since the last line in the log."""
 
 
+class _Facts(ProgressColumn):
+    """What is known of a bar's stage or run: at first only how long it has taken."""
+
+    def render(self, task: Task) -> Text:
+        """See `rich.progress.ProgressColumn.render`."""
+        return Text(task.fields["facts"] or duration(task.elapsed or 0.0))
+
+
 class EventScreen:
     """Shows the events of any verb. Use as a context manager.
 
@@ -87,7 +95,7 @@ class EventScreen:
         self._bars = Progress(
             TextColumn("[bold]{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True, ratio=1)),
             BarColumn(bar_width=10),
-            TextColumn("{task.fields[facts]}", table_column=Column(no_wrap=True)),
+            _Facts(table_column=Column(no_wrap=True)),
             console=console,
             disable=not console.is_terminal,
             expand=True,
@@ -228,7 +236,9 @@ def _named(run: str, message: str) -> str:
 def _facts(event: StageProgress) -> str:
     """How far a stage is: "120 of 272 tensors, 30 tensors/s, 5.1 s left"."""
     of = "" if event.total is None else f" of {event.total:,}"
-    facts = [f"{event.done:,}{of} {event.unit}".rstrip(), f"{rate(event.rate)}/s"]
+    facts = [f"{event.done:,}{of} {event.unit}".rstrip()]
+    if event.rate > 0:
+        facts.append(f"{rate(event.rate)}/s")
     if event.seconds_left is not None:
         facts.append(f"{duration(event.seconds_left)} left")
     return ", ".join(facts)
