@@ -210,11 +210,12 @@ def test_a_stage_of_unknown_length_has_no_time_left_and_one_that_fails_does_not_
     assert (seen[1].done, seen[1].total, seen[1].seconds_left) == (5, None, None)
 
 
-def test_progress_of_a_stage_is_told_and_not_logged(tmp_path: Path) -> None:
+def test_stages_are_told_and_not_logged(tmp_path: Path) -> None:
     seen: list[Event] = []
     clock = Clock()
     with EventLog(tmp_path / "e.jsonl", [seen.append]) as log, Stage(log.emit, "reading", clock=clock) as stage:
         clock.now += 1
         stage.advance()
-    assert [type(event) for event in seen] == [StageBegun, StageProgress, StageEnded]
-    assert [event["event"] for event in read_events(tmp_path / "e.jsonl")] == ["StageBegun", "StageEnded"]
+        log.emit(Note(message="x"))
+    assert [type(event) for event in seen] == [StageBegun, StageProgress, Note, StageEnded]
+    assert [event["event"] for event in read_events(tmp_path / "e.jsonl")] == ["Note"]

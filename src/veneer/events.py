@@ -4,7 +4,8 @@ Every verb takes `subscribers`, each of which is called with every event. The te
 (`veneer.screens.events`), `--json` is another, and a run's `events.jsonl` is written in the same form: one line of JSON
 for each event.
 
-- Stages (`StageBegun`, `StageProgress`, `StageEnded`): whatever takes a while, with rate and time left.
+- Stages (`StageBegun`, `StageProgress`, `StageEnded`): whatever takes a while, with rate and time left. They are for
+  whoever waits, and are not written to `events.jsonl`.
 - `Note`: a sentence that the user should know, or be warned of.
 - Training: `RunStarted`, `StepDone`, `Evaluated`, `CheckpointSaved`, `RunFinished`.
 - Several runs, in a comparison or a sweep: `RunsJoined`, `RunDone`, `RunFailed`, and `RunEvent`, which carries what
@@ -17,14 +18,16 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, get_args
+from typing import Any, BinaryIO, TypeVar, get_args
 
 from veneer.errors import OutputError
+
+Thing = TypeVar("Thing")
 
 INTERVAL = 0.1
 """Least seconds between two `StageProgress` of a stage."""
@@ -44,7 +47,7 @@ class StageBegun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageProgress:
-    """How far a stage is. It is told at most ten times a second, and is not written to `events.jsonl`."""
+    """How far a stage is, told at most ten times a second."""
 
     stage: str
     done: int
@@ -230,6 +233,11 @@ def ignore(event: Event) -> None:
     """The subscriber that nothing is told to."""
 
 
+def notes_to(emit: Subscriber) -> Callable[[str], None]:
+    """A function that tells a subscriber a sentence, as a `Note`."""
+    return lambda message: emit(Note(message=message))
+
+
 def of_run(run: str, emit: Subscriber) -> Subscriber:
     """A subscriber for the events of one of several runs: each is passed on under the run's name."""
     return lambda event: emit(RunEvent(run=run, event=event))
@@ -322,6 +330,13 @@ class Stage:
         )  # fmt: skip
 
 
+def counted(things: Iterable[Thing], stage: Stage) -> Iterator[Thing]:
+    """Pass things on, and tell `stage` of each as it is taken."""
+    for thing in things:
+        stage.advance()
+        yield thing
+
+
 @dataclass(slots=True)
 class EventLog:
     """Appends events to a file and tells subscribers. Use as a context manager."""
@@ -346,12 +361,12 @@ class EventLog:
             self._file.close()
 
     def emit(self, event: Event) -> None:
-        """Write one event and pass it on. A stage's progress is only passed on.
+        """Write one event and pass it on. Stages are only passed on.
 
         Raises:
             OutputError: the line could not be written (a full disk, say).
         """
-        if self._file is not None and not isinstance(event, StageProgress):
+        if self._file is not None and not isinstance(event, StageBegun | StageProgress | StageEnded):
             values = to_json(event)
             line = json.dumps({"event": values.pop("event"), "time": round(time.time(), 3), **values})
             self._write(line.encode() + b"\n")

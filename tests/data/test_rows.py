@@ -10,13 +10,18 @@ from tiny import rows, run_config, write_rows
 from veneer.data.records import read_records
 from veneer.data.rows import load_rows, split
 from veneer.errors import DataError
+from veneer.events import Event, Note, StageEnded, StageProgress, Subscriber
 from veneer.io.checkpoint import open_checkpoint
+
+
+def noting(notes: list[str]) -> Subscriber:
+    return lambda event: notes.append(event.message) if isinstance(event, Note) else None
 
 
 def notes_of(model: Path, data: Path, output: Path, *assignments: str) -> list[str]:
     notes: list[str] = []
     config = run_config(model, data, output, *assignments)
-    load_rows(config.data, open_checkpoint(model).tokenizer(), notes.append)
+    load_rows(config.data, open_checkpoint(model).tokenizer(), noting(notes))
     return notes
 
 
@@ -55,7 +60,7 @@ def test_runs_of_several_seeds_are_evaluated_on_the_same_rows(
 ) -> None:
     tokenizer = open_checkpoint(tiny_model).tokenizer()
     configs = [run_config(tiny_model, tiny_data, tmp_path, "data.held_out=0.3", f"train.seed={n}") for n in (0, 1)]
-    rows = [load_rows(config.data, tokenizer, print) for config in configs]
+    rows = [load_rows(config.data, tokenizer) for config in configs]
     assert rows[0].digest() == rows[1].digest()
 
 
@@ -65,10 +70,10 @@ def test_rows_that_cannot_be_used_are_left_out_where_asked(tiny_model: Path, tmp
     tokenizer = open_checkpoint(tiny_model).tokenizer()
     config = run_config(tiny_model, data, tmp_path, f"data.eval_file={other}")
     with pytest.raises(DataError, match=f"{data}:5: text must be a string"):
-        load_rows(config.data, tokenizer, print)
+        load_rows(config.data, tokenizer)
     notes: list[str] = []
     config = run_config(tiny_model, data, tmp_path, f"data.eval_file={other}", "data.bad_rows=skip")
-    found = load_rows(config.data, tokenizer, notes.append)
+    found = load_rows(config.data, tokenizer, noting(notes))
     assert (len(found.train), len(found.eval)) == (6, 2)
     assert [problem.where for problem in found.skipped] == [f"{data}:5", f"{other}:3"]
     assert sum("cannot be used and are left out" in note for note in notes) == 2
@@ -79,3 +84,12 @@ def test_columns_are_mapped_and_the_others_named(tiny_model: Path, tmp_path: Pat
     data.write_text("text,category,id\nWhere is it?,parcel,1\nWho is it?,crate,2\n")
     notes = notes_of(tiny_model, data, tmp_path, "data.columns={prompt: text, completion: category}")
     assert f"{data}: these columns or keys are not used: 'id' (2 rows)" in notes
+
+
+def test_tokenising_tells_how_far_it_is(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    seen: list[Event] = []
+    config = run_config(tiny_model, tiny_data, tmp_path, "data.held_out=0.25")
+    load_rows(config.data, open_checkpoint(tiny_model).tokenizer(), seen.append)
+    last = {event.stage: (event.done, event.total) for event in seen if isinstance(event, StageProgress)}
+    assert last == {"tokenising training rows": (15, 15), "tokenising evaluation rows": (5, 5)}
+    assert [event.stage for event in seen if isinstance(event, StageEnded)] == list(last)

@@ -89,10 +89,8 @@ def train(
     config = run_config(
         {key: value for key, value in flags.items() if value is not None}, config_file, assignments, resume
     )
-    from veneer.screens.train import train_visibly
+    from veneer.screens.train import show_result, train_visibly
 
     result = train_visibly(config, resume=resume, as_json=as_json)
     if not as_json:
-        click.echo(f"{'model' if config.method.value == 'full' else 'adapter'}: {result.output}")
-        if result.best is not None:
-            click.echo(f"best by evaluation loss ({result.progress.best_loss:.4f}): {result.best}")
+        show_result(config, result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -13,10 +12,8 @@ from veneer.data.encoding import EncodeReport, encode_all
 from veneer.data.problems import RowProblem, grouped
 from veneer.data.records import Record, duplicates, overlap, read_file
 from veneer.errors import DataError
+from veneer.events import Note, Stage, Subscriber, counted, ignore, notes_to
 from veneer.io.tokenizer import Tokenizer
-
-Notice = Callable[[str], None]
-"""Told, in a sentence, of everything about the data that the user should know."""
 
 LISTED = 3
 """Rows that a finding names; it counts the others."""
@@ -57,22 +54,23 @@ class Rows:
         return [example.where for example in (*self.train, *self.eval) if len(example.tokens) > limit]
 
 
-def load_rows(data: DataSection, tokenizer: Tokenizer, notice: Notice) -> Rows:
+def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore) -> Rows:
     """Read and encode the files of a run, and say what was found.
 
     Args:
         data: names the files, and says what happens to long rows.
         tokenizer: encodes the rows.
-        notice: told of rows that repeat, were cut or were left out.
+        emit: told how far it is, and of rows that repeat, were cut or were left out.
 
     Raises:
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
     """
     skipped: list[RowProblem] = []
-    records = _read(data.file, data, skipped, notice)
+    notice = notes_to(emit)
+    records = _read(data.file, data, skipped, emit)
     eval_records: list[Record] = []
     if data.eval_file is not None:
-        eval_records = _read(data.eval_file, data, skipped, notice)
+        eval_records = _read(data.eval_file, data, skipped, emit)
     elif data.held_out:
         records, eval_records = split(records, data.held_out)
     shared = overlap(records, eval_records)
@@ -84,18 +82,18 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, notice: Notice) -> Rows:
     repeats = duplicates(records)
     if repeats:
         notice(f"{len(repeats)} training rows repeat an earlier one (first: {repeats[0][0]} = {repeats[0][1]})")
-    train = _encode(records, tokenizer, data, "training", skipped, notice)
+    train = _encode(records, tokenizer, data, "training", skipped, emit)
     return Rows(
         train=train,
-        eval=_encode(eval_records, tokenizer, data, "evaluation", skipped, notice) if eval_records else [],
+        eval=_encode(eval_records, tokenizer, data, "evaluation", skipped, emit) if eval_records else [],
         skipped=tuple(skipped),
     )
 
 
-def _read(file: str, data: DataSection, skipped: list[RowProblem], notice: Notice) -> list[Record]:
+def _read(file: str, data: DataSection, skipped: list[RowProblem], emit: Subscriber) -> list[Record]:
     found = read_file(file, columns=data.columns, bad_rows=data.bad_rows)
     for note in found.notes:
-        notice(note)
+        emit(Note(message=note))
     skipped += found.skipped
     return found.records
 
@@ -127,12 +125,19 @@ def _encode(
     data: DataSection,
     what: str,
     skipped: list[RowProblem],
-    notice: Notice,
+    emit: Subscriber,
 ) -> list[Example]:
-    encoded = encode_all(records, tokenizer, max_length=data.max_length, overlong=data.overlong, bad_rows=data.bad_rows)
+    with Stage(emit, f"tokenising {what} rows", total=len(records), unit="rows") as stage:
+        encoded = encode_all(
+            counted(records, stage),
+            tokenizer,
+            max_length=data.max_length,
+            overlong=data.overlong,
+            bad_rows=data.bad_rows,
+        )
     skipped += encoded.report.skipped
     for line in findings(encoded.report, what):
-        notice(line)
+        emit(Note(message=line))
     return encoded.examples
 
 

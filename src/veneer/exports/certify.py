@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from veneer.errors import ModelError, VeneerError
-from veneer.events import Stage, Subscriber, finite, ignore
+from veneer.events import Stage, Subscriber, counted, finite, ignore
 from veneer.exports.certificate import Agreement, Certificate, Floor, ReaderOutput, TensorReport, compare, floor_of
 from veneer.exports.inputs import Checks, ExportInputs
 from veneer.exports.prompts import BUILT_IN, LIMIT, Prompts, chosen
 from veneer.exports.readers import Reader
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
-from veneer.exports.tensors import compare_tensors, counted
+from veneer.exports.tensors import compare_tensors
 from veneer.exports.thresholds import threshold_of
 from veneer.exports.veneer_reader import ReaderInput, own, reference
 from veneer.io.files import sha256, write_text

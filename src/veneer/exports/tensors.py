@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from veneer.events import Stage
 from veneer.exports.certificate import TensorReport
 from veneer.io.checkpoint import Checkpoint
 from veneer.load import packed_layer
@@ -126,13 +125,6 @@ def compare_tensors(expected: Iterable[ExpectedTensor], found: Tensors, threshol
             problems.append(f"{name}: is off by {100 * error:.3g} % of its size, {100 * threshold:g} % are allowed")
     problems += [f"{name}: should not be there" for name in sorted(left)]
     return TensorReport(compared, worst, max(0.0, largest), tuple(problems))
-
-
-def counted(tensors: Iterable[ExpectedTensor], stage: Stage) -> Iterator[ExpectedTensor]:
-    """Passes tensors on; `stage` is told of each as it is taken."""
-    for one in tensors:
-        stage.advance(item=one.name)
-        yield one
 
 
 def _damaged_rows(found: Tensor, written: Tensor, exact: Tensor) -> int:

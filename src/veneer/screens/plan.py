@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,7 +9,9 @@ from rich.text import Text
 from veneer.config import RunConfig
 from veneer.errors import ConfigError
 from veneer.planning.plan import Plan, spoken
-from veneer.screens.console import show_table
+from veneer.screens.console import console, say, show_table
+from veneer.screens.events import EventScreen
+from veneer.screens.json_output import print_result
 from veneer.training.prepare import plan
 from veneer.training.steps import SupposedRows
 
@@ -31,18 +30,21 @@ COMPONENTS = {
 
 
 def plan_visibly(config: RunConfig, device: str, supposed: SupposedRows | None, *, as_json: bool) -> None:
-    """Print a run's plan, as a table or as JSON; where transformers computes the model, an estimate.
+    """Print a run's plan as a table; where transformers computes the model, an estimate.
 
     Raises:
         ConfigError: it does not fit; the plan has been printed all the same.
     """
-    forecast = plan(config, device=device, rows=supposed)
-    if as_json:
-        click.echo(json.dumps(forecast.to_json(), indent=2))
-    elif isinstance(forecast, Plan):
-        show_table(Console(), plan_table(f"{config.model}: {config.method.value} on {device}", forecast))
-    else:
-        click.echo("\n".join(forecast.lines()))
+    with EventScreen(console()) as screen:
+        forecast = plan(
+            config, device=device, rows=supposed, subscribers=[screen, *([print_result] if as_json else [])]
+        )
+    if not as_json:
+        if isinstance(forecast, Plan):
+            show_table(Console(), plan_table(f"{config.model}: {config.method.value} on {device}", forecast))
+        else:
+            for line in forecast.lines():
+                say(Console(), line)
     if forecast.refusal is not None:
         raise ConfigError(forecast.refusal)
 

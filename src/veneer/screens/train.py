@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from rich.console import Console
+
 from veneer.config import RunConfig
-from veneer.screens.console import console, write_to_stderr
+from veneer.enums import Method
+from veneer.screens.console import console, say, write_to_stderr
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_event
 from veneer.training.interrupt import interruptible
@@ -19,3 +22,11 @@ def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = Fa
             return train(config, resume=resume, subscribers=[print_event], stop=stop)
         with EventScreen(console()) as screen:
             return train(config, resume=resume, subscribers=[screen], stop=stop)
+
+
+def show_result(config: RunConfig, result: RunResult) -> None:
+    """Say where the result is."""
+    shown = Console()
+    say(shown, f"{'model' if config.method is Method.FULL else 'adapter'}: {result.output}")
+    if result.best is not None:
+        say(shown, f"best by evaluation loss ({result.progress.best_loss:.4f}): {result.best}")

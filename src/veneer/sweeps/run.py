@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import DataSection
-from veneer.data.rows import Notice, Rows, load_rows
+from veneer.data.rows import Rows, load_rows
 from veneer.errors import Interrupted, OutputError, TrainingStopped
 from veneer.events import Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
 from veneer.io.files import exclusive, make_output_folder, write_text
@@ -95,9 +95,9 @@ class _RowStore:
     def __init__(self) -> None:
         self._seen: dict[str, Rows] = {}
 
-    def load(self, data: DataSection, tokenizer: Tokenizer, notice: Notice) -> Rows:
+    def load(self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber) -> Rows:
         """The rows of a point; see `veneer.data.rows.load_rows`."""
-        rows = load_rows(data, tokenizer, notice)
+        rows = load_rows(data, tokenizer, emit)
         return self._seen.setdefault(rows.digest(), rows)
 
 

@@ -10,6 +10,7 @@ from veneer.adapters.targets import EMBEDDING
 from veneer.adapters.vocabulary import resize_embeddings
 from veneer.backends.load import load_language_model
 from veneer.enums import Init, Method
+from veneer.events import Stage, Subscriber, ignore
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.load import WeightForm
 from veneer.model.decoder import CausalLM
@@ -21,13 +22,13 @@ EVA_ROWS = 2
 """Supervised tokens that EVA looks at, for each element of the widest layer's input."""
 
 
-def build(inputs: RunInputs) -> tuple[LanguageModel, Trainable]:
-    """Load the model and put on it what is trained.
+def build(inputs: RunInputs, emit: Subscriber = ignore) -> tuple[LanguageModel, Trainable]:
+    """Load the model and put on it what is trained. `emit` is told how far loading is.
 
     Raises:
         VeneerError: model or adapter cannot be made as the run asks for it.
     """
-    model = base_model(inputs)
+    model = base_model(inputs, emit)
     if inputs.config.method is Method.FULL:
         assert isinstance(model, CausalLM), "nobody else's models are fine-tuned in full"
         return model, FullTraining(model, inputs.origin)
@@ -38,19 +39,21 @@ def build(inputs: RunInputs) -> tuple[LanguageModel, Trainable]:
 WEIGHT_FORMS = {Method.LORA: WeightForm.FROZEN, Method.QLORA: WeightForm.QUANTIZED, Method.FULL: WeightForm.TRAINABLE}
 
 
-def base_model(inputs: RunInputs) -> LanguageModel:
-    """The model as the run's method holds it, without an adapter."""
+def base_model(inputs: RunInputs, emit: Subscriber = ignore) -> LanguageModel:
+    """The model as the run's method holds it, without an adapter. `emit` is told how far loading is."""
     config = inputs.config
     device = resolve_device(config.compute.device)
-    return load_language_model(
-        inputs.origin,
-        backend=config.backend,
-        form=WEIGHT_FORMS[config.method],
-        dtype=resolve_dtype(config.compute.dtype, device),
-        device=device,
-        products=config.compute.products,
-        quant=config.quant,
-    )
+    with Stage(emit, f"loading {config.model}", total=len(inputs.origin.names()), unit="tensors") as stage:
+        return load_language_model(
+            inputs.origin,
+            backend=config.backend,
+            form=WEIGHT_FORMS[config.method],
+            dtype=resolve_dtype(config.compute.dtype, device),
+            device=device,
+            products=config.compute.products,
+            quant=config.quant,
+            progress=lambda name: stage.advance(item=name),
+        )
 
 
 def adapter_on(model: LanguageModel, inputs: RunInputs) -> AdapterTraining:

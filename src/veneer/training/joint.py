@@ -30,7 +30,7 @@ from veneer.data.batches import MicroBatch
 from veneer.data.rows import load_rows
 from veneer.enums import Method, Recompute
 from veneer.errors import ConfigError, TrainingStopped
-from veneer.events import Event, Subscriber, broadcast, of_run
+from veneer.events import Event, Note, Subscriber, broadcast, of_run
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
@@ -97,8 +97,13 @@ def prepare_joint(config: RunConfig, *, resume: bool = False, rows: LoadRows = l
     """
     check(config)
     said: list[Event] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, Note):
+            said.append(event)
+
     with threads_of(config):
-        return JointRun(prepare_run(config, said.append, resume=resume, rows=rows), said)
+        return JointRun(prepare_run(config, keep, resume=resume, rows=rows), said)
 
 
 def joint_bytes(runs: Sequence[JointRun]) -> int:
@@ -233,7 +238,7 @@ def joined(
         for run, log in zip(runs, logs, strict=True):
             for event in run.said:
                 log.emit(event)
-        model = base_model(runs[0].inputs)
+        model = base_model(runs[0].inputs, emit)
         assert isinstance(model, CausalLM), "nobody else has joint passes"
         adapters = AdapterSet(model)
         trainables = [_adopt(adapters, model, str(number), run.inputs) for number, run in enumerate(runs)]

@@ -52,13 +52,22 @@ def supervised_sums(hidden: Tensor, head: nn.Module, batch: MicroBatch, scores: 
 
 @torch.no_grad()
 def mean_loss(
-    model: LanguageModel, batches: list[MicroBatch], objective: Objective = supervised_cross_entropy
+    model: LanguageModel,
+    batches: list[MicroBatch],
+    objective: Objective = supervised_cross_entropy,
+    on_done: Callable[[], None] = lambda: None,
 ) -> float:
-    """The objective's mean over all micro-batches, without gradients (nats per supervised token)."""
+    """The objective's mean over all micro-batches, without gradients (nats per supervised token).
+
+    `on_done` is called after every micro-batch.
+    """
     was_training = model.training
     model.eval()
     try:
-        sums = [objective(model, batch) for batch in batches]
+        sums = []
+        for batch in batches:
+            sums.append(objective(model, batch))
+            on_done()
     finally:
         model.train(was_training)
     return float(sum(float(s.loss) for s in sums)) / max(1, sum(s.weight for s in sums))

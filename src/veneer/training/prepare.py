@@ -6,7 +6,7 @@ and everything that a run is made of is made once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from veneer.adapters.combinations import refuse, refuse_beyond_linear
@@ -16,9 +16,10 @@ from veneer.backends.base import Description
 from veneer.backends.choose import refuse_settings
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, check
-from veneer.data.rows import Notice, Rows, load_rows
+from veneer.data.rows import Rows, load_rows
 from veneer.enums import Init, Method, Recompute
 from veneer.errors import ConfigError
+from veneer.events import Note, Result, Subscriber, broadcast, ignore, notes_to
 from veneer.io.checkpoint import read_model_config
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import refuse_training
@@ -33,7 +34,7 @@ EVALUATIONS_PER_RUN = 10
 SLOW_STARTS = frozenset(DECOMPOSING) - {Init.PISSA_FAST}
 """Starts that take seconds a layer."""
 
-LoadRows = Callable[[DataSection, Tokenizer, Notice], Rows]
+LoadRows = Callable[[DataSection, Tokenizer, Subscriber], Rows]
 """Reads and encodes the rows of a run, as `veneer.data.rows.load_rows` does."""
 
 
@@ -71,7 +72,7 @@ def prepare(
     description: Description,
     machine: Machine,
     rows: LoadRows | SupposedRows = load_rows,
-    notice: Notice = lambda message: None,
+    emit: Subscriber = ignore,
 ) -> PreparedRun:
     """Choose what is left open, refuse what cannot work, and foresee what the run takes. No weight is read.
 
@@ -80,25 +81,26 @@ def prepare(
         description: of its model.
         machine: where it computes.
         rows: loads the rows of `config.data`; or supposes them, for a plan without data.
-        notice: told, in sentences, of everything that was found and chosen.
+        emit: told of everything that was found and chosen, and how far reading the rows is.
 
     Raises:
         VeneerError: something that is named does not exist, or cannot be used. That a run does not fit into memory is
             said by the forecast and not raised.
     """
+    notice = notes_to(emit)
     for note in description.notes:
         notice(note)
     config = config.model_copy(update={"backend": description.backend})
     refuse_settings(config, description)
-    config = _as_stored(config, description, notice)
+    config = _as_stored(config, description, emit)
     config, description, tokenizer = _with_new_tokens(config, description)
     found: Rows | SupposedRows
     if isinstance(rows, SupposedRows):
         found, count, completion = rows, rows.rows, rows.rows * rows.tokens
     else:
         tokenizer = tokenizer or description.tokenizer()
-        found = rows(config.data, tokenizer, notice)
-        _note_long_rows(found, description.spec.max_positions, notice)
+        found = rows(config.data, tokenizer, emit)
+        _note_long_rows(found, description.spec.max_positions, emit)
         count, completion = len(found.train), found.completion_tokens
     lora, targets = _adapter(config, description)
     adapted = () if targets is None else linears_under(description, lora.with_rank(1), targets)
@@ -139,7 +141,7 @@ def plan(
     *,
     device: str | None = None,
     rows: SupposedRows | None = None,
-    notice: Notice = lambda message: None,
+    subscribers: Sequence[Subscriber] = (),
 ) -> Forecast:
     """What a run would take, from its model's configuration alone: memory, time and disk.
 
@@ -148,7 +150,7 @@ def plan(
         device: where it would compute: as in `compute.device`, which stands for None, or a card of
             `veneer.planning.time.CARDS`.
         rows: what to suppose of the rows; None reads those of `config.data`.
-        notice: told, in sentences, of everything that was found and chosen.
+        subscribers: called with every event: what was found and chosen, and the plan.
 
     Returns:
         A plan, or an estimate where transformers computes the model. Its `refusal` says why the run does not fit.
@@ -159,10 +161,13 @@ def plan(
     check(config)
     description = describe_model(read_model_config(config.model, revision=config.revision), config.backend)
     machine = named_machine(config.compute.device if device is None else device, config.compute)
-    return prepare(config, description, machine, load_rows if rows is None else rows, notice).forecast
+    emit = broadcast(subscribers)
+    forecast = prepare(config, description, machine, load_rows if rows is None else rows, emit).forecast
+    emit(Result(verb="plan", values=forecast.to_json()))
+    return forecast
 
 
-def _as_stored(config: RunConfig, description: Description, notice: Notice) -> RunConfig:
+def _as_stored(config: RunConfig, description: Description, emit: Subscriber) -> RunConfig:
     """The configuration for a base whose files may be quantised already: what they say stands in place of `quant`.
 
     Raises:
@@ -179,10 +184,11 @@ def _as_stored(config: RunConfig, description: Description, notice: Notice) -> R
             "without what it was made from; take another init, or method qlora on the model's unquantised checkpoint"
         )
     dense = f", {len(stored.skip_modules)} of its linear layers dense" if stored.skip_modules else ""
-    notice(
+    said = (
         f"{description.source} is stored quantised ({stored.scheme.value}{dense}): the base is taken as it is, "
         "whatever quant and method say"
     )
+    emit(Note(message=said))
     return config.model_copy(update={"quant": stored})
 
 
@@ -219,10 +225,10 @@ def _adapter(config: RunConfig, description: Description) -> tuple[LoraSpec, tup
     return lora, tuple(lora.targets(target_paths(description.linears, spec)))
 
 
-def _note_long_rows(rows: Rows, limit: int, notice: Notice) -> None:
+def _note_long_rows(rows: Rows, limit: int, emit: Subscriber) -> None:
     long = rows.longer_than(limit)
     if long:
-        notice(f"{len(long)} rows are longer than the model's context of {limit:,} tokens ({long[0]})")
+        emit(Note(message=f"{len(long)} rows are longer than the model's context of {limit:,} tokens ({long[0]})"))
 
 
 def _chosen(config: RunConfig, forecast: Forecast, steps: int) -> RunConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from veneer.config import RunConfig, check
-from veneer.events import EventLog, Subscriber
+from veneer.events import EventLog, Stage, Subscriber
 from veneer.system import heap_kept
 from veneer.training.build import build
 from veneer.training.objective import supervised_cross_entropy
@@ -33,7 +33,8 @@ def train(
     check(config)
     with threads_of(config), heap_kept(), held_folder(config, resume, subscribers) as log:
         session = _begin(config, resume, log, stop)
-        session.engine.rehearse(session.data.steps.largest())
+        with Stage(log.emit, "trying the largest micro-batch"):
+            session.engine.rehearse(session.data.steps.largest())
         session.engine.run(session.progress)
         return session.end()
 
@@ -41,5 +42,5 @@ def train(
 def _begin(config: RunConfig, resume: bool, log: EventLog, stop: Callable[[], bool]) -> Session:
     """Rows and plan first, and only then the model; its files are closed when this returns."""
     inputs = prepare_run(config, log.emit, resume=resume)
-    model, trainable = build(inputs)
+    model, trainable = build(inputs, log.emit)
     return begin(inputs, model, trainable, supervised_cross_entropy, log, stop)

@@ -13,10 +13,11 @@ import torch
 
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection, DataSection, RunConfig, read_yaml, to_yaml
+from veneer.data.batches import MicroBatch
 from veneer.data.rows import load_rows
 from veneer.enums import Dtype, Factors, Products, Recompute
 from veneer.errors import CheckpointError, ConfigError, OutputError
-from veneer.events import Event, EventLog, Note, RunStarted, Subscriber
+from veneer.events import EventLog, Note, RunStarted, Stage, Subscriber, notes_to
 from veneer.hardware import processor, resolve_device
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
@@ -131,14 +132,12 @@ class RunInputs:
         return RunFolder(Path(self.config.output))
 
 
-def prepare_run(
-    config: RunConfig, emit: Callable[[Event], None], *, resume: bool = False, rows: LoadRows = load_rows
-) -> RunInputs:
+def prepare_run(config: RunConfig, emit: Subscriber, *, resume: bool = False, rows: LoadRows = load_rows) -> RunInputs:
     """Open the model's files and the rows of a run, and prepare it for training.
 
     Args:
         config: the run.
-        emit: told what was found and chosen.
+        emit: told what was found and chosen, and how far reading the rows is.
         resume: go on with the run in the output folder. What it chose then is used again, so that another machine's
             memory never changes a result.
         rows: loads the rows of `config.data`.
@@ -154,7 +153,7 @@ def prepare_run(
         describe_model(origin, config.backend),
         this_machine(resolve_device(config.compute.device), config.compute),
         rows,
-        lambda message: emit(Note(message=message)),
+        emit,
     )
     if prepared.forecast.refusal is not None:
         raise ConfigError(prepared.forecast.refusal)
@@ -249,7 +248,7 @@ def begin(
     store = CheckpointStore(inputs.folder, keep=config.train.keep, identity=identity, defaults=defaults)
     progress = Progress()
     if inputs.resume:
-        progress = store.restore(trainable, optimizer, lambda message: log.emit(Note(message=message)))
+        progress = store.restore(trainable, optimizer, notes_to(log.emit))
     write_text(inputs.folder.config_file, to_yaml(config))
     log.emit(
         RunStarted(
@@ -277,7 +276,7 @@ def begin(
         ),
         clip=config.train.clip,
         seed=config.train.seed,
-        evaluate=(lambda: mean_loss(model, evaluated, objective)) if evaluated else None,
+        evaluate=_evaluation(model, evaluated, objective, log.emit) if evaluated else None,
         eval_every=config.train.eval_every or steps.total,
         save_every=config.train.save_every or steps.total,
         checkpoints=store,
@@ -286,6 +285,18 @@ def begin(
     )
     forecast = inputs.prepared.forecast
     return Session(config, inputs.data, forecast, digests, model, trainable, engine, progress, log)
+
+
+def _evaluation(
+    model: LanguageModel, batches: list[MicroBatch], objective: Objective, emit: Subscriber
+) -> Callable[[], float]:
+    """Measures the evaluation loss of the model as it is, and tells how far that is."""
+
+    def evaluate() -> float:
+        with Stage(emit, "evaluating", total=len(batches), unit="micro-batches") as stage:
+            return mean_loss(model, batches, objective, stage.advance)
+
+    return evaluate
 
 
 def _as_loaded(config: RunConfig, model: LanguageModel) -> RunConfig:
