@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -596,27 +595,6 @@ def test_new_starts_over_and_keeps_the_system_message(adapter: Path, tiny_model:
     fresh = chatted(tiny_model, "2: blue?\n", *more)
     after = chatted(tiny_model, "1: late late late?\n/new\n2: blue?\n", *more)
     assert after[-1:] == fresh
-
-
-def test_the_conversation_so_far_is_part_of_the_prompt(adapter: Path, tiny_model: Path) -> None:
-    from veneer.screens.chat import converse
-
-    asked_with: list[list[str]] = []
-
-    class Listening:
-        def stream(self, messages: Sequence[Any], sampling: object, on_text: Any) -> str:
-            asked_with.append([f"{message['role']}: {message['content']}" for message in messages])
-            on_text("ok")
-            return f"answer {len(asked_with)}"
-
-    runner = CliRunner()
-    with runner.isolation(input="one\ntwo\n/new\nthree\n"):
-        converse(Listening(), "be brief", None)  # type: ignore[arg-type]
-    assert asked_with == [
-        ["system: be brief", "user: one"],
-        ["system: be brief", "user: one", "assistant: answer 1", "user: two"],
-        ["system: be brief", "user: three"],
-    ]
 
 
 def test_chat_input_that_is_no_text_is_refused(tiny_model: Path) -> None:

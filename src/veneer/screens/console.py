@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 
 from rich.console import Console
 from rich.table import Table
@@ -15,18 +16,30 @@ def console() -> Console:
 
 
 def say(screen: Console, message: str, style: str = "") -> None:
-    """Print a message: wrapped between words in a terminal, one line in a log.
+    """Print a message: broken between words in a terminal, one line in a log.
 
     A word that is longer than a line (a path, say) is left to the terminal, so that it can be copied in one piece.
     """
-    screen.print(Text(message, style=style, overflow="ignore"), soft_wrap=not screen.is_terminal)
+    screen.print(Text(fitted(screen, message), style=style), soft_wrap=True)
+
+
+def fitted(screen: Console, message: str) -> str:
+    """A message with newlines where a terminal's lines end; in a log it stays as it is."""
+    if not screen.is_terminal:
+        return message
+    lines = (
+        textwrap.wrap(line, screen.width, break_long_words=False, break_on_hyphens=False) or [""]
+        for line in message.split("\n")
+    )
+    return "\n".join(part for parts in lines for part in parts)
 
 
 def say_error(message: str) -> None:
     """Print what is wrong, as `say` prints a message."""
     screen = console()
-    text = Text.assemble(("error: ", "bold red"), message, overflow="ignore")
-    screen.print(text, soft_wrap=not screen.is_terminal)
+    text = Text(fitted(screen, f"error: {message}"))
+    text.stylize("bold red", 0, len("error:"))
+    screen.print(text, soft_wrap=True)
 
 
 def show_table(screen: Console, table: Table) -> None:

@@ -1,0 +1,87 @@
+"""Messages and tables on a console: paths stay whole, and NO_COLOR is obeyed."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sys
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from consoles import recorded
+from veneer.screens.console import say, show_table
+
+PATH = "/a/folder/of/results/" + "x" * 40
+
+
+def test_a_message_in_a_log_is_one_line() -> None:
+    console = recorded(width=40)
+    say(console, "word " * 60)
+    assert console.export_text().count("\n") == 1
+
+
+def test_a_message_in_a_terminal_is_broken_between_words() -> None:
+    console = recorded(terminal=True, width=80)
+    say(console, f"everything that was measured stands in {PATH}")
+    assert console.export_text().splitlines() == ["everything that was measured stands in", PATH]
+
+
+def test_lines_of_a_message_stay_lines_and_keep_their_indent() -> None:
+    console = recorded(terminal=True, width=20)
+    say(console, "these are wrong:\n  - the first of many\n\n- b")
+    assert console.export_text().splitlines() == ["these are wrong:", "  - the first of", "many", "", "- b"]
+
+
+def test_a_path_that_is_longer_than_a_line_can_be_copied_in_one_piece() -> None:
+    console = recorded(terminal=True, width=40)
+    say(console, f"see {PATH}")
+    assert PATH in console.export_text()
+
+
+def test_brackets_are_text() -> None:
+    console = recorded()
+    say(console, "rows [/x] of [bold]y[/bold]")
+    assert console.export_text() == "rows [/x] of [bold]y[/bold]\n"
+
+
+def test_a_title_is_as_wide_as_the_screen_and_not_as_its_table() -> None:
+    table = Table(title=f"{PATH} (3 rows)", caption=f"also in {PATH}")
+    table.add_column("a")
+    table.add_row("b")
+    console = recorded(width=120)
+    show_table(console, table)
+    lines = console.export_text().splitlines()
+    assert lines[0] == f"{PATH} (3 rows)"
+    assert lines[-1] == f"also in {PATH}"
+
+
+def on_a_terminal(*argv: str, **environment: str) -> str:
+    """What a command writes to a terminal."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, [sys.executable, "-m", "veneer", *argv], {**os.environ, **environment})
+    written = b""
+    while True:
+        try:
+            part = os.read(terminal, 4096)
+        except OSError:  # Linux's end of a terminal that nobody holds open any more
+            break
+        if not part:
+            break
+        written += part
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    return written.decode()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a terminal is made in Linux's way")
+def test_errors_are_red_unless_no_color_is_set(tmp_path: Path) -> None:
+    asked = ("evaluate", "--model", str(tmp_path / "absent"), "--data", str(tmp_path / "absent.jsonl"))
+    coloured = on_a_terminal(*asked, TERM="xterm-256color")
+    assert "\x1b[1;31merror:" in coloured
+    plain = on_a_terminal(*asked, TERM="xterm-256color", NO_COLOR="1")
+    assert "error:" in plain
+    assert "\x1b[1;31m" not in plain
+    assert "\x1b[31m" not in plain
