@@ -174,7 +174,7 @@ class EventScreen:
         facts = _facts(event)
         self._bars.update(shown.task, completed=event.done, facts=facts)
         now = self._clock()
-        if not self.console.is_terminal and now >= shown.next:
+        if not self.console.is_terminal and now >= shown.next and event.done != event.total:
             self._say(run, f"{event.stage}: {facts}")
             shown.next = now + max(LOG_EVERY, (now - shown.begun) / 10)
             shown.lines += 1
