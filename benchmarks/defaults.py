@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from veneer.assistant import make_assistant
+from veneer.bundled import bundled_data, bundled_model
 from veneer.charts import Series, line_chart
 from veneer.config import DataSection, RunConfig, TrainSection
 from veneer.data.records import read_records
@@ -34,7 +35,6 @@ from veneer.errors import VeneerError
 from veneer.evaluation.run import prepare, score_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import spec_from_hf
-from veneer.quickstart import bundled_data, bundled_model
 from veneer.run_folder import RunFolder
 from veneer.training.recommend import Recommendation, recommended_examples, recommended_rate, steps_of
 from veneer.training.run import train

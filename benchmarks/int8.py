@@ -23,6 +23,7 @@ from veneer.adapters.adapter import Adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
+from veneer.bundled import bundled_data, bundled_model
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
@@ -31,7 +32,6 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.load import WeightForm, load_model
 from veneer.model.decoder import CausalLM
 from veneer.products import outputs
-from veneer.quickstart import bundled_data, bundled_model
 from veneer.training.objective import mean_loss, supervised_cross_entropy
 from veneer.training.optim import clip, global_norm
 from veneer.training.optimizers.adamw import AdamW

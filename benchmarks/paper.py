@@ -23,6 +23,7 @@ from pathlib import Path
 
 from paper_tasks import TASKS, Absent, Size, Task
 
+from veneer.bundled import bundled_model
 from veneer.charts import Series, points_chart
 from veneer.comparison.order import Outcome, read_answers
 from veneer.comparison.run import CompareConfig, CompareResult, compare
@@ -30,7 +31,6 @@ from veneer.comparison.summary import Figure, MethodSummary, figure, summarize
 from veneer.enums import Method
 from veneer.errors import VeneerError
 from veneer.events import Event, RunDone, RunEvent, RunFailed, RunStarted, Subscriber
-from veneer.quickstart import bundled_model
 
 ROOT = Path(__file__).parents[1]
 METHODS = (Method.FULL, Method.LORA, Method.QLORA)

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    from veneer.quickstart import bundled_model
+    from veneer.bundled import bundled_model
 
     gguf = bundled_model()
     with tempfile.TemporaryDirectory() as folder:

@@ -16,13 +16,13 @@ from int8 import prepare
 from peers.launch import BUILD, choose_data, write_rows
 from torch.profiler import ProfilerActivity, profile
 
+from veneer.bundled import bundled_model
 from veneer.data.batches import pack
 from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong, Products
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm
-from veneer.quickstart import bundled_model
 from veneer.system import heap_kept
 
 STEPS, ROWS, MICRO_BATCH_TOKENS = 4, 8, 4096

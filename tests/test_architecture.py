@@ -12,16 +12,16 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "veneer"
 
 LAYERS = (
-    {"errors", "enums", "config", "migration", "events", "charts", "padding", "posix"},
+    {"errors", "enums", "config", "migration", "notebook", "events", "charts", "padding", "posix"},
     {"native"},
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system"},
     {"adapters", "data", "load", "generation"},
     {"backends", "run_folder"},
     {"planning"},
-    {"training", "evaluation", "assistant", "quantization"},
-    {"exports", "comparison", "sweeps", "reproduction"},
-    {"cli", "commands", "screens", "quickstart", "diagnosis", "__main__", "__init__"},
+    {"training", "evaluation", "assistant", "quantization", "bundled"},
+    {"exports", "comparison", "sweeps", "reproduction", "walkthrough"},
+    {"verbs", "cli", "commands", "screens", "diagnosis", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""
 
@@ -40,7 +40,7 @@ SIDEWAYS = {
     ("commands", "diagnosis"),
     ("cli", "__init__"),  # the version
     ("diagnosis", "__init__"),  # the version
-    ("screens", "quickstart"),
+    ("verbs", "diagnosis"),
 }
 """Imports within one layer that leave a folder."""
 

@@ -170,7 +170,7 @@ def model_folder(say: Callable[[str], None]) -> Path:
 
     Without any peer it is the GGUF file itself, which veneer reads.
     """
-    from veneer.quickstart import bundled_model
+    from veneer.bundled import bundled_model
 
     gguf, folder = Path(bundled_model()), BUILD / "model"
     if folder.is_dir():

@@ -1,13 +1,13 @@
 """veneer: fine-tune language models with LoRA and QLoRA, and prove that it worked.
 
-The Python API is the commands' functions and what they take::
+The Python API has a function for every command, of the same name and meaning, and what they take and give::
 
     import veneer
 
-    config = veneer.RunConfig.model_validate({"model": "model/", "output": "run/", "data": {"file": "train.jsonl"}})
-    veneer.train(config)
+    veneer.train({"model": "model/", "output": "run/", "data": {"file": "train.jsonl"}})
     report = veneer.evaluate("model/", "test.jsonl", adapter="run/")
-    assistant = veneer.open_assistant("model/", adapter="run/")
+    answer = veneer.generate("model/", "What is a veneer?", adapter="run/")
+    veneer.export("run/", "merged/", to="merged")
 
 Names are loaded when they are first used, so that importing the package costs nothing.
 """
@@ -18,90 +18,321 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from veneer.adapters.arithmetic import CombinationType as CombinationType
+    from veneer.adapters.arithmetic import Majority as Majority
+    from veneer.adapters.combine import CombinationResult as CombinationResult
     from veneer.assistant import Assistant as Assistant
+    from veneer.assistant import AssistantRequest as AssistantRequest
+    from veneer.assistant import Conversation as Conversation
     from veneer.assistant import open_assistant as open_assistant
     from veneer.comparison.run import CompareConfig as CompareConfig
     from veneer.comparison.run import CompareResult as CompareResult
-    from veneer.comparison.run import compare as compare
+    from veneer.comparison.summary import Difference as Difference
+    from veneer.comparison.summary import MethodSummary as MethodSummary
+    from veneer.config import ComputeSection as ComputeSection
+    from veneer.config import DataSection as DataSection
+    from veneer.config import LoraSection as LoraSection
     from veneer.config import QuantSection as QuantSection
     from veneer.config import RunConfig as RunConfig
+    from veneer.config import TrainSection as TrainSection
+    from veneer.diagnosis import Facts as Facts
+    from veneer.enums import Backend as Backend
+    from veneer.enums import BadRows as BadRows
+    from veneer.enums import Bias as Bias
+    from veneer.enums import Column as Column
+    from veneer.enums import Dtype as Dtype
+    from veneer.enums import Factors as Factors
+    from veneer.enums import Init as Init
     from veneer.enums import Method as Method
+    from veneer.enums import OptimizerName as OptimizerName
+    from veneer.enums import Overlong as Overlong
+    from veneer.enums import Products as Products
+    from veneer.enums import Recompute as Recompute
+    from veneer.enums import Scaling as Scaling
+    from veneer.enums import Schedule as Schedule
+    from veneer.enums import Scheme as Scheme
+    from veneer.enums import Variant as Variant
+    from veneer.errors import AdapterError as AdapterError
+    from veneer.errors import CheckpointError as CheckpointError
+    from veneer.errors import ConfigError as ConfigError
+    from veneer.errors import DataError as DataError
+    from veneer.errors import Diverged as Diverged
+    from veneer.errors import Interrupted as Interrupted
+    from veneer.errors import ModelError as ModelError
+    from veneer.errors import OutputError as OutputError
+    from veneer.errors import TrainingStopped as TrainingStopped
     from veneer.errors import VeneerError as VeneerError
+    from veneer.evaluation.run import EvaluationRequest as EvaluationRequest
     from veneer.evaluation.run import Report as Report
+    from veneer.evaluation.run import Sample as Sample
     from veneer.evaluation.run import evaluate as evaluate
+    from veneer.evaluation.statistics import Comparison as Comparison
+    from veneer.evaluation.statistics import Metric as Metric
+    from veneer.events import CheckpointSaved as CheckpointSaved
+    from veneer.events import Evaluated as Evaluated
+    from veneer.events import Event as Event
+    from veneer.events import Level as Level
+    from veneer.events import Note as Note
+    from veneer.events import Result as Result
+    from veneer.events import RunDone as RunDone
+    from veneer.events import RunEvent as RunEvent
+    from veneer.events import RunFailed as RunFailed
+    from veneer.events import RunFinished as RunFinished
+    from veneer.events import RunsJoined as RunsJoined
+    from veneer.events import RunStarted as RunStarted
+    from veneer.events import StageBegun as StageBegun
+    from veneer.events import StageEnded as StageEnded
+    from veneer.events import StageProgress as StageProgress
+    from veneer.events import StepDone as StepDone
+    from veneer.events import Subscriber as Subscriber
+    from veneer.exports.certificate import Agreement as Agreement
     from veneer.exports.certificate import Certificate as Certificate
+    from veneer.exports.certificate import ParityError as ParityError
+    from veneer.exports.certificate import TensorReport as TensorReport
+    from veneer.exports.certificate import Threshold as Threshold
+    from veneer.exports.merge import MergeSummary as MergeSummary
     from veneer.exports.record import ExportRecord as ExportRecord
+    from veneer.exports.record import LossReport as LossReport
+    from veneer.exports.request import ExportRequest as ExportRequest
     from veneer.exports.request import StoredDtype as StoredDtype
     from veneer.exports.request import Target as Target
+    from veneer.exports.request import VerifyRequest as VerifyRequest
     from veneer.exports.run import export as export
     from veneer.exports.verify import verify as verify
     from veneer.generation import Sampling as Sampling
-    from veneer.quantization import Quantised as Quantised
+    from veneer.planning.estimate import Estimate as Estimate
+    from veneer.planning.plan import Plan as Plan
+    from veneer.quantization import QuantizeResult as QuantizeResult
     from veneer.quantization import quantize as quantize
+    from veneer.reproduction.differences import TensorDifference as TensorDifference
     from veneer.reproduction.run import Reproduction as Reproduction
     from veneer.reproduction.run import reproduce as reproduce
-    from veneer.training.prepare import plan as plan
-    from veneer.training.run import train as train
+    from veneer.sweeps.outcome import Outcome as Outcome
+    from veneer.training.checkpoint import Progress as Progress
     from veneer.training.session import RunResult as RunResult
     from veneer.training.steps import SupposedRows as SupposedRows
+    from veneer.verbs import chat as chat
+    from veneer.verbs import combine as combine
+    from veneer.verbs import compare as compare
+    from veneer.verbs import doctor as doctor
+    from veneer.verbs import generate as generate
+    from veneer.verbs import plan as plan
+    from veneer.verbs import sweep as sweep
+    from veneer.verbs import train as train
+    from veneer.walkthrough import QuickstartResult as QuickstartResult
+    from veneer.walkthrough import quickstart as quickstart
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AdapterError": "veneer.errors",
+    "Agreement": "veneer.exports.certificate",
     "Assistant": "veneer.assistant",
+    "AssistantRequest": "veneer.assistant",
+    "Backend": "veneer.enums",
+    "BadRows": "veneer.enums",
+    "Bias": "veneer.enums",
     "Certificate": "veneer.exports.certificate",
+    "CheckpointError": "veneer.errors",
+    "CheckpointSaved": "veneer.events",
+    "Column": "veneer.enums",
+    "CombinationResult": "veneer.adapters.combine",
+    "CombinationType": "veneer.adapters.arithmetic",
     "CompareConfig": "veneer.comparison.run",
     "CompareResult": "veneer.comparison.run",
+    "Comparison": "veneer.evaluation.statistics",
+    "ComputeSection": "veneer.config",
+    "ConfigError": "veneer.errors",
+    "Conversation": "veneer.assistant",
+    "DataError": "veneer.errors",
+    "DataSection": "veneer.config",
+    "Difference": "veneer.comparison.summary",
+    "Diverged": "veneer.errors",
+    "Dtype": "veneer.enums",
+    "Estimate": "veneer.planning.estimate",
+    "Evaluated": "veneer.events",
+    "EvaluationRequest": "veneer.evaluation.run",
+    "Event": "veneer.events",
     "ExportRecord": "veneer.exports.record",
+    "ExportRequest": "veneer.exports.request",
+    "Factors": "veneer.enums",
+    "Facts": "veneer.diagnosis",
+    "Init": "veneer.enums",
+    "Interrupted": "veneer.errors",
+    "Level": "veneer.events",
+    "LoraSection": "veneer.config",
+    "LossReport": "veneer.exports.record",
+    "Majority": "veneer.adapters.arithmetic",
+    "MergeSummary": "veneer.exports.merge",
     "Method": "veneer.enums",
+    "MethodSummary": "veneer.comparison.summary",
+    "Metric": "veneer.evaluation.statistics",
+    "ModelError": "veneer.errors",
+    "Note": "veneer.events",
+    "OptimizerName": "veneer.enums",
+    "Outcome": "veneer.sweeps.outcome",
+    "OutputError": "veneer.errors",
+    "Overlong": "veneer.enums",
+    "ParityError": "veneer.exports.certificate",
+    "Plan": "veneer.planning.plan",
+    "Products": "veneer.enums",
+    "Progress": "veneer.training.checkpoint",
     "QuantSection": "veneer.config",
-    "Quantised": "veneer.quantization",
+    "QuantizeResult": "veneer.quantization",
+    "QuickstartResult": "veneer.walkthrough",
+    "Recompute": "veneer.enums",
     "Report": "veneer.evaluation.run",
     "Reproduction": "veneer.reproduction.run",
+    "Result": "veneer.events",
     "RunConfig": "veneer.config",
+    "RunDone": "veneer.events",
+    "RunEvent": "veneer.events",
+    "RunFailed": "veneer.events",
+    "RunFinished": "veneer.events",
     "RunResult": "veneer.training.session",
+    "RunStarted": "veneer.events",
+    "RunsJoined": "veneer.events",
+    "Sample": "veneer.evaluation.run",
     "Sampling": "veneer.generation",
+    "Scaling": "veneer.enums",
+    "Schedule": "veneer.enums",
+    "Scheme": "veneer.enums",
+    "StageBegun": "veneer.events",
+    "StageEnded": "veneer.events",
+    "StageProgress": "veneer.events",
+    "StepDone": "veneer.events",
     "StoredDtype": "veneer.exports.request",
+    "Subscriber": "veneer.events",
     "SupposedRows": "veneer.training.steps",
     "Target": "veneer.exports.request",
+    "TensorDifference": "veneer.reproduction.differences",
+    "TensorReport": "veneer.exports.certificate",
+    "Threshold": "veneer.exports.certificate",
+    "TrainSection": "veneer.config",
+    "TrainingStopped": "veneer.errors",
+    "Variant": "veneer.enums",
     "VeneerError": "veneer.errors",
-    "compare": "veneer.comparison.run",
+    "VerifyRequest": "veneer.exports.request",
+    "chat": "veneer.verbs",
+    "combine": "veneer.verbs",
+    "compare": "veneer.verbs",
+    "doctor": "veneer.verbs",
     "evaluate": "veneer.evaluation.run",
     "export": "veneer.exports.run",
+    "generate": "veneer.verbs",
     "open_assistant": "veneer.assistant",
-    "plan": "veneer.training.prepare",
+    "plan": "veneer.verbs",
     "quantize": "veneer.quantization",
+    "quickstart": "veneer.walkthrough",
     "reproduce": "veneer.reproduction.run",
-    "train": "veneer.training.run",
+    "sweep": "veneer.verbs",
+    "train": "veneer.verbs",
     "verify": "veneer.exports.verify",
 }
 
 __all__ = [
+    "AdapterError",
+    "Agreement",
     "Assistant",
+    "AssistantRequest",
+    "Backend",
+    "BadRows",
+    "Bias",
     "Certificate",
+    "CheckpointError",
+    "CheckpointSaved",
+    "Column",
+    "CombinationResult",
+    "CombinationType",
     "CompareConfig",
     "CompareResult",
+    "Comparison",
+    "ComputeSection",
+    "ConfigError",
+    "Conversation",
+    "DataError",
+    "DataSection",
+    "Difference",
+    "Diverged",
+    "Dtype",
+    "Estimate",
+    "Evaluated",
+    "EvaluationRequest",
+    "Event",
     "ExportRecord",
+    "ExportRequest",
+    "Factors",
+    "Facts",
+    "Init",
+    "Interrupted",
+    "Level",
+    "LoraSection",
+    "LossReport",
+    "Majority",
+    "MergeSummary",
     "Method",
+    "MethodSummary",
+    "Metric",
+    "ModelError",
+    "Note",
+    "OptimizerName",
+    "Outcome",
+    "OutputError",
+    "Overlong",
+    "ParityError",
+    "Plan",
+    "Products",
+    "Progress",
     "QuantSection",
-    "Quantised",
+    "QuantizeResult",
+    "QuickstartResult",
+    "Recompute",
     "Report",
     "Reproduction",
+    "Result",
     "RunConfig",
+    "RunDone",
+    "RunEvent",
+    "RunFailed",
+    "RunFinished",
     "RunResult",
+    "RunStarted",
+    "RunsJoined",
+    "Sample",
     "Sampling",
+    "Scaling",
+    "Schedule",
+    "Scheme",
+    "StageBegun",
+    "StageEnded",
+    "StageProgress",
+    "StepDone",
     "StoredDtype",
+    "Subscriber",
     "SupposedRows",
     "Target",
+    "TensorDifference",
+    "TensorReport",
+    "Threshold",
+    "TrainSection",
+    "TrainingStopped",
+    "Variant",
     "VeneerError",
+    "VerifyRequest",
     "__version__",
+    "chat",
+    "combine",
     "compare",
+    "doctor",
     "evaluate",
     "export",
+    "generate",
     "open_assistant",
     "plan",
     "quantize",
+    "quickstart",
     "reproduce",
+    "sweep",
     "train",
     "verify",
 ]

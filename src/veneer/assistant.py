@@ -80,6 +80,44 @@ class Assistant:
         return pieces.finish()
 
 
+@dataclass(slots=True)
+class Conversation:
+    """A conversation with an assistant, which remembers what was said."""
+
+    assistant: Assistant
+    system: str | None = None
+    """The system message that it begins with."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """Length of the answers, and how tokens are chosen."""
+    messages: list[Message] = field(init=False)
+    """What was said, the system message included."""
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was said."""
+        self.messages = [] if self.system is None else [{"role": "system", "content": self.system}]
+
+    def say(self, text: str, on_text: Callable[[str], None] = lambda text: None) -> str:
+        """Say something.
+
+        Args:
+            text: the user's message.
+            on_text: called with the answer piece by piece, as it comes.
+
+        Returns:
+            The answer.
+
+        Raises:
+            DataError: the chat template refuses the message; it is not remembered.
+        """
+        asked: list[Message] = [*self.messages, {"role": "user", "content": text}]
+        answer = self.assistant.stream(asked, self.sampling, on_text)
+        self.messages = [*asked, {"role": "assistant", "content": answer}]
+        return answer
+
+
 class TextStream:
     """Tokens in, text out as soon as it is certain.
 

@@ -33,7 +33,7 @@ from veneer.quant.schemes import HEAD, pack, skipped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Quantised:
+class QuantizeResult:
     """What `quantize` wrote."""
 
     output: Path
@@ -70,7 +70,7 @@ def quantize(
     dtype: str = "auto",
     revision: str | None = None,
     subscribers: Sequence[Subscriber] = (),
-) -> Quantised:
+) -> QuantizeResult:
     """Write a model's weights quantised, with its configuration and tokenizer, as a directory of its own.
 
     Args:
@@ -126,7 +126,7 @@ def quantize(
     ordered = tuple(path for path in paths if path in dense)
     with atomic_folder(output) as folder:
         save_model(folder, tensors, checkpoint, quantization=quantization_config(quant, [HEAD, *ordered], chosen))
-    done = Quantised(
+    done = QuantizeResult(
         output=output,
         quant=quant,
         layers=len(paths) - len(dense),

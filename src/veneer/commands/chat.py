@@ -39,9 +39,10 @@ def chat(
     dtype: str,
 ) -> None:
     """Talk to a model in the terminal. An empty line or Ctrl-D ends the conversation, /new begins another."""
+    from veneer.assistant import Conversation
     from veneer.screens.chat import converse
     from veneer.screens.loading import open_visibly
 
     settings = sampling_of(max_new_tokens, temperature, top_p, seed)
     assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
-    converse(assistant, system, settings)
+    converse(Conversation(assistant, system, settings))

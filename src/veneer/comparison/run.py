@@ -22,6 +22,7 @@ from veneer.errors import ConfigError, Interrupted, OutputError, listing
 from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, broadcast, from_json
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, reported, sampled_digest, write_text
+from veneer.notebook import html_facts, html_table
 
 SETTINGS_FILE = "settings.json"
 COMPARISON_FILE = "compare.json"
@@ -60,12 +61,23 @@ class CompareResult:
     config: CompareConfig
     training_rows: int
     evaluation_rows: int
-    outcomes: list[Outcome]
+    outcomes: list[Outcome] = field(repr=False)
     """All runs that are done; the base first."""
     problems: dict[str, str]
     """Runs that could not be made, by name, with the reason."""
     methods: list[MethodSummary]
     differences: list[Difference]
+
+    def _repr_html_(self) -> str:
+        """The tables that notebooks show."""
+        title = f"{self.config.model}: {self.training_rows} training rows, {self.evaluation_rows} evaluation rows"
+        names = list(dict.fromkeys(name for one in self.methods for name in one.metrics))
+        rows = [
+            (one.method, len(one.seeds), *(one.metrics[name].mean if name in one.metrics else "" for name in names))
+            for one in self.methods
+        ]
+        failed = html_facts("not run", self.problems) if self.problems else ""
+        return html_table(title, ("method", "seeds", *names), rows) + failed
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, without the single rows."""

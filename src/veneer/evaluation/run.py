@@ -18,6 +18,7 @@ from veneer.errors import DataError, listing
 from veneer.evaluation.scoring import Question, RowScore, score
 from veneer.evaluation.statistics import Comparison, Metric, compare, metrics
 from veneer.events import Result, Stage, Subscriber, broadcast, ignore
+from veneer.notebook import html_table
 
 EXTRA_TOKENS = 16
 """An answer may be this much longer than the longest reference before it is cut off."""
@@ -42,13 +43,24 @@ class Report:
     base: list[Metric]
     adapter: list[Metric] = field(default_factory=list)
     comparison: list[Comparison] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list, repr=False)
     """Every row that has an answer, in order."""
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values."""
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        if not self.comparison:
+            rows = [(one.name, one.value, one.low, one.high) for one in self.base]
+            return html_table(f"{self.rows} rows", ("", "value", "95 % from", "to"), rows)
+        return html_table(
+            f"{self.rows} rows",
+            ("", "base", "adapter", "difference", "95 % from", "to"),
+            [(one.name, one.base, one.adapter, one.difference, one.low, one.high) for one in self.comparison],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from veneer.errors import VeneerError, listing
+from veneer.notebook import html_table
 
 TOP = 10
 """Likeliest tokens of the reference whose log-probabilities are compared."""
@@ -153,14 +154,14 @@ class Certificate:
     new_tokens: int
     threshold: Threshold
     tensors: TensorReport | None
-    readers: tuple[Agreement, ...]
+    readers: tuple[Agreement, ...] = field(repr=False)
     notes: tuple[str, ...] = ()
     """Readers that were not asked, and why; where the prompts came from."""
-    merged: Agreement | None = None
+    merged: Agreement | None = field(default=None, repr=False)
     """The merged model before it was rounded, which stands in no file; None where nothing is rounded."""
     settings: tuple[str, ...] = ()
     """Settings that are not what they should be."""
-    files: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict, repr=False)
     """SHA-256 of every file of the export but the certificate."""
     damaged: tuple[str, ...] = ()
     """Files that are no longer what they were; when an export is checked again."""
@@ -182,6 +183,16 @@ class Certificate:
     def to_json(self) -> dict[str, Any]:
         """The certificate as plain values."""
         return {"passed": self.passed, "problems": self.problems, **asdict(self)}
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        verdict = "passed" if self.passed else f"FAILED: {self.problems[0]}"
+        headings = ("read by", "mean KL", "largest gap", "same first token", "of", "same answer", "of")
+        rows = [
+            (one.reader, one.divergence, one.gap, one.top1, one.positions, one.greedy_equal, one.greedy)
+            for one in self.readers
+        ]
+        return html_table(f"{self.to} ({self.format}), {self.prompts} prompts: {verdict}", headings, rows)
 
     def refuse(self, where: str) -> None:
         """Raise ParityError, naming what is to blame, unless the certificate passes.

@@ -13,6 +13,7 @@ from veneer.exports.certificate import Certificate
 from veneer.exports.measure import Loss, Survival
 from veneer.exports.merge import MergeSummary
 from veneer.io.files import write_text
+from veneer.notebook import html_facts
 
 RECORD_FILE, PARITY_FILE, CARD_FILE = "export.json", "parity.json", "README.md"
 
@@ -72,6 +73,12 @@ class ExportRecord:
         values = asdict(self)
         values["parity"] = None if self.parity is None else self.parity.to_json()
         return values
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        facts = {"output": self.output, "kind": self.to, "format": self.format, "model": self.model}
+        parity = "" if self.parity is None else self.parity._repr_html_()
+        return html_facts("export", facts | ({"note": "; ".join(self.notes)} if self.notes else {})) + parity
 
     def write(self, folder: Path) -> None:
         """Write `export.json`, which has everything but the certificate.

@@ -7,17 +7,13 @@ import sys
 import click
 from rich.text import Text
 
-from veneer.assistant import Assistant
-from veneer.data.records import Message
+from veneer.assistant import Conversation
 from veneer.errors import DataError
-from veneer.generation import Sampling
 from veneer.screens.console import console, say
 
 
-def converse(assistant: Assistant, system: str | None, sampling: Sampling) -> None:
+def converse(conversation: Conversation) -> None:
     """A conversation in the terminal, until an empty line or the end of input."""
-    beginning: list[Message] = [] if system is None else [{"role": "system", "content": system}]
-    history = list(beginning)
     screen = console()
     say(screen, "Type a message; an empty line ends, /new starts over.")
     while True:
@@ -29,9 +25,7 @@ def converse(assistant: Assistant, system: str | None, sampling: Sampling) -> No
         if not line:
             return
         if line == "/new":
-            history = list(beginning)
+            conversation.restart()
             continue
-        history.append({"role": "user", "content": line})
-        reply = assistant.stream(history, sampling, lambda text: click.echo(text, nl=False))
+        conversation.say(line, lambda text: click.echo(text, nl=False))
         click.echo("")
-        history.append({"role": "assistant", "content": reply})

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from veneer.config import QuantSection
 from veneer.events import Subscriber
-from veneer.quantization import Quantised, quantize
+from veneer.quantization import QuantizeResult, quantize
 from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_result
@@ -23,7 +23,7 @@ def quantize_visibly(model: str, output: Path, quant: QuantSection, dtype: str, 
         say(Console(), summary(done))
 
 
-def summary(done: Quantised) -> str:
+def summary(done: QuantizeResult) -> str:
     """What was written, in a line."""
     kept = f", {len(done.dense)} kept dense" if done.dense else ""
     return (

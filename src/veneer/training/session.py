@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
 from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation
+from veneer.notebook import html_facts
 from veneer.planning.forecast import Forecast
 from veneer.planning.machine import this_machine
 from veneer.planning.plan import Plan
@@ -50,13 +51,22 @@ class RunResult:
     progress: Progress
     best: Path | None
     """The checkpoint with the lowest evaluation loss, if there was any evaluation."""
-    model: LanguageModel
+    model: LanguageModel = field(repr=False)
     """The trained model, as it stands in memory."""
-    trainable: Trainable
+    trainable: Trainable = field(repr=False)
     peak_memory_mb: float
     """Peak memory of the process when training ended."""
-    plan: Plan | None
+    plan: Plan | None = field(repr=False)
     """What was foreseen before it began; None where transformers computed the model, of which there is an estimate."""
+
+    def _repr_html_(self) -> str:
+        """The table that notebooks show."""
+        progress = self.progress
+        facts = {
+            "output": self.output, "steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds,
+            "peak memory, MB": self.peak_memory_mb, "best evaluation loss": progress.best_loss,
+        }  # fmt: skip
+        return html_facts("run", facts)
 
 
 @contextmanager

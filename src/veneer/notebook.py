@@ -1,0 +1,24 @@
+"""Results as HTML, which notebooks show: plain tables, every text escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+
+def html_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table with a caption. Texts stand on the left, numbers (as they are written) on the right."""
+    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
+    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
+    return f"<table><caption>{escape(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def html_facts(title: str, facts: Mapping[str, object]) -> str:
+    """A table of names and values."""
+    return html_table(title, ("", ""), facts.items())
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return f"<td style='text-align:left'>{escape(str(value))}</td>"
+    return f"<td style='text-align:right'>{value:,.4g}</td>"

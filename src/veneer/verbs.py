@@ -1,0 +1,352 @@
+"""The verbs whose arguments are made here: settings from a mapping, enums from names, folders from texts.
+
+Each has the name and the meaning of the command. `evaluate`, `export`, `verify`, `quantize`, `reproduce` and
+`quickstart` stand beside what they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from veneer.adapters.arithmetic import CombinationType, Majority
+from veneer.adapters.combine import Combination, CombinationResult, combine_folders
+from veneer.assistant import AssistantRequest, Conversation, load_assistant, turns
+from veneer.comparison import run as comparison
+from veneer.comparison.run import METHODS, CompareConfig, CompareResult
+from veneer.config import ComputeSection, RunConfig, parse
+from veneer.data.records import Message
+from veneer.diagnosis import Facts, gather
+from veneer.enums import Method, choice
+from veneer.errors import DataError, listing
+from veneer.events import Note, Subscriber, broadcast
+from veneer.generation import Sampling
+from veneer.planning.estimate import Estimate
+from veneer.planning.plan import Plan
+from veneer.sweeps import run as sweeps
+from veneer.sweeps.outcome import Outcome
+from veneer.training import prepare
+from veneer.training import run as training
+from veneer.training.session import RunResult
+from veneer.training.steps import SupposedRows
+
+Settings = RunConfig | Mapping[str, Any]
+"""A run's settings: a `RunConfig`, or sections and keys as a YAML file has them."""
+
+
+def train(
+    config: Settings,
+    *,
+    resume: bool = False,
+    subscribers: Sequence[Subscriber] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> RunResult:
+    """Train as `config` says and write everything into `config.output`.
+
+    Args:
+        config: the run, a `RunConfig` or a mapping of its sections.
+        resume: go on from the newest checkpoint in `config.output`; the settings and data must be those of that run.
+        subscribers: called with every event (progress bars, trackers).
+        stop: asked after every step; true ends the run with a checkpoint.
+
+    Raises:
+        VeneerError: of the kind that `veneer.errors` draws, whatever is wrong; nothing that was complete is lost.
+
+    >>> run = veneer.train({"model": model, "output": "run", "data": {"file": data}, "train": {"steps": 2}})
+    >>> run.progress.step
+    2
+    """
+    return training.train(settings(config), resume=resume, subscribers=subscribers, stop=stop)
+
+
+def plan(
+    config: Settings,
+    *,
+    device: str | None = None,
+    rows: SupposedRows | None = None,
+    subscribers: Sequence[Subscriber] = (),
+) -> Plan | Estimate:
+    """Say what memory, time and disk a run would take, from its model's configuration alone.
+
+    Args:
+        config: the run, a `RunConfig` or a mapping of its sections.
+        device: the device where it would compute: as in `compute.device`, or the name of a card (`h100`, `a100`, `l4`).
+        rows: what to suppose of the rows; None reads those of `config.data`.
+        subscribers: called with every note on what was found and chosen.
+
+    Returns:
+        A plan, or an estimate where transformers computes the model. Its `refusal` says why the run does not fit.
+
+    Raises:
+        VeneerError: something that is named does not exist, or cannot be used.
+
+    >>> settings = {"model": model, "output": "run", "data": {"file": data}}
+    >>> veneer.plan(settings).refusal is None
+    True
+    """
+    emit = broadcast(subscribers)
+    return prepare.plan(settings(config), device=device, rows=rows, notice=lambda text: emit(Note(message=text)))
+
+
+def compare(
+    model: str,
+    data: str | Path,
+    output: str | Path,
+    *,
+    methods: Sequence[Method | str] = METHODS,
+    seeds: int = 3,
+    eval_data: str | Path | None = None,
+    held_out: float = 0.1,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    assignments: Sequence[str] = (),
+    subscribers: Sequence[Subscriber] = (),
+) -> CompareResult:
+    """Train and score every method with every seed, each run in a process of its own, one after another.
+
+    What is done already is not done again, and a run that was cut short goes on where it was.
+
+    Args:
+        model: directory, GGUF file or hub id.
+        data: rows to train on.
+        output: the folder of the comparison.
+        methods: what is compared, `Method`s or their names.
+        seeds: the number of runs of each method.
+        eval_data: rows to score; without them a share of `data` is kept apart, the same for all runs.
+        held_out: that share.
+        limit: score only so many of the evaluation rows, drawn once.
+        max_new_tokens: longest answer.
+        assignments: `key=value` settings of all runs, those of `veneer train --set`.
+        subscribers: called with every event.
+
+    Raises:
+        ConfigError: the settings of a method contradict each other, or name what a comparison sets itself.
+        DataError: rows cannot be used.
+        OutputError: the folder holds another comparison, or cannot be written.
+        Interrupted: a run was stopped; the same call goes on with it.
+    """
+    config = CompareConfig(
+        model=model,
+        data=str(data),
+        output=str(output),
+        methods=tuple(choice(Method, method, "methods") for method in methods),
+        seeds=seeds,
+        eval_data=None if eval_data is None else str(eval_data),
+        held_out=held_out,
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        assignments=tuple(assignments),
+    )
+    return comparison.compare(config, subscribers=subscribers)
+
+
+def sweep(
+    values: Settings,
+    grid: Mapping[str, Sequence[Any]],
+    output: str | Path,
+    *,
+    together: int = sweeps.TOGETHER,
+    subscribers: Sequence[Subscriber] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Outcome]:
+    """Train every point of a grid, each in a folder of its own below `output`, and write table and chart.
+
+    A sweep that was interrupted goes on when it is asked for again: finished points are left as they are, begun ones go
+    on from their newest checkpoint.
+
+    Args:
+        values: settings that all points have, without `output`.
+        grid: what is varied, by dotted key: `{"train.learning_rate": [1e-4, 3e-4]}`.
+        output: the sweep's folder.
+        together: most points that are trained in one run.
+        subscribers: called with every event: which points are trained together, what happens in each, and the table.
+        stop: asked after every step; true ends the sweep with checkpoints.
+
+    Raises:
+        Interrupted: `stop` asked for it; the table holds what there is.
+        VeneerError: a point cannot be run; nothing was trained. Or the folder holds another sweep.
+    """
+    plain = values.model_dump(mode="json", exclude_unset=True) if isinstance(values, RunConfig) else values
+    return sweeps.sweep(plain, grid, Path(output), together=together, subscribers=subscribers, stop=stop)
+
+
+def combine(
+    adapters: Sequence[str | Path] | Mapping[str | Path, float],
+    output: str | Path,
+    *,
+    kind: CombinationType | str = CombinationType.SVD,
+    density: float | None = None,
+    majority: Majority | str = Majority.TOTAL,
+    rank: int | None = None,
+    seed: int = 0,
+) -> CombinationResult:
+    """Add several adapters of one base into one.
+
+    Args:
+        adapters: folders of adapters; a mapping gives each its weight in the sum, which is 1 otherwise.
+        output: the folder of the new adapter.
+        kind: how they are added, a `CombinationType` or its name.
+        density: share of the elements that is kept, in the kinds that prune (TIES, DARE).
+        majority: how TIES elects a sign, `total` or `frequency`.
+        rank: rank of the new adapter, in the kinds that end in svd.
+        seed: seed of the random draws of DARE.
+
+    Raises:
+        ConfigError: an unknown name.
+        AdapterError: adapters cannot be read or combined; nothing is written.
+        OutputError: `output` holds an adapter already, or cannot be written.
+    """
+    weighted = adapters if isinstance(adapters, Mapping) else dict.fromkeys(adapters, 1.0)
+    how = Combination(
+        kind=choice(CombinationType, kind, "kind"),
+        density=density,
+        majority=choice(Majority, majority, "majority"),
+        rank=rank,
+        seed=seed,
+    )
+    return combine_folders({Path(folder): weight for folder, weight in weighted.items()}, how, Path(output))
+
+
+# A text is a sequence of texts to a type checker; the first that fits counts.
+@overload
+def generate(  # type: ignore[overload-overlap]
+    model: str,
+    prompts: str,
+    *,
+    adapter: str | Path | None = ...,
+    system: str | None = ...,
+    sampling: Sampling | None = ...,
+    method: Method | str | None = ...,
+    compute: ComputeSection | None = ...,
+    on_text: Callable[[str], None] = ...,
+    subscribers: Sequence[Subscriber] = ...,
+) -> str: ...
+
+
+@overload
+def generate(
+    model: str,
+    prompts: Sequence[str | Sequence[Message]],
+    *,
+    adapter: str | Path | None = ...,
+    system: str | None = ...,
+    sampling: Sampling | None = ...,
+    method: Method | str | None = ...,
+    compute: ComputeSection | None = ...,
+    on_text: Callable[[str], None] = ...,
+    subscribers: Sequence[Subscriber] = ...,
+) -> list[str]: ...
+
+
+def generate(
+    model: str,
+    prompts: str | Sequence[str | Sequence[Message]],
+    *,
+    adapter: str | Path | None = None,
+    system: str | None = None,
+    sampling: Sampling | None = None,
+    method: Method | str | None = None,
+    compute: ComputeSection | None = None,
+    on_text: Callable[[str], None] = lambda text: None,
+    subscribers: Sequence[Subscriber] = (),
+) -> str | list[str]:
+    """Answer one prompt, or many that are decoded together.
+
+    Args:
+        model: directory, GGUF file or hub id.
+        prompts: a question, or a list of questions and of conversations (lists of messages with role and content).
+        adapter: folder of an adapter.
+        system: the system message of every question.
+        sampling: length of the answers and how tokens are chosen; by default 256 tokens, the likeliest of each.
+        method: how the base is held, a `Method` or its name; by default as the adapter was trained.
+        compute: device and dtype.
+        on_text: called with the answer to one question piece by piece, as it comes.
+        subscribers: called with every event: how far loading and answering are.
+
+    Returns:
+        The answer, or the answers in the order of `prompts`.
+
+    Raises:
+        DataError: a prompt is empty, or the chat template refuses it.
+        VeneerError: model or adapter cannot be used.
+
+    >>> answers = veneer.generate(model, ["Hello", "What is 1 + 1?"], sampling=veneer.Sampling(max_new_tokens=4))
+    >>> len(answers)
+    2
+    """
+    asked = [prompts] if isinstance(prompts, str) else list(prompts)
+    empty = [f"prompt {number}" for number, one in enumerate(asked) if not one]
+    if empty:
+        raise DataError(f"there is nothing to answer, the prompts are empty:\n{listing(empty)}")
+    assistant = load_assistant(_assistant(model, adapter, method, compute), subscribers=subscribers)
+    conversations = [turns(system, one) if isinstance(one, str) else list(one) for one in asked]
+    if isinstance(prompts, str):
+        return assistant.stream(conversations[0], sampling or Sampling(), on_text)
+    return assistant.answers(conversations, sampling or Sampling(), subscribers=subscribers)
+
+
+def chat(
+    model: str,
+    *,
+    adapter: str | Path | None = None,
+    system: str | None = None,
+    sampling: Sampling | None = None,
+    method: Method | str | None = None,
+    compute: ComputeSection | None = None,
+    subscribers: Sequence[Subscriber] = (),
+) -> Conversation:
+    """Open a conversation with a model, which remembers what was said.
+
+    Args:
+        model: directory, GGUF file or hub id.
+        adapter: folder of an adapter.
+        system: the system message.
+        sampling: length of the answers and how tokens are chosen; by default 512 tokens, the likeliest of each.
+        method: how the base is held, a `Method` or its name; by default as the adapter was trained.
+        compute: device and dtype.
+        subscribers: called with every event: how far loading is.
+
+    Raises:
+        VeneerError: model or adapter cannot be used.
+
+    >>> talk = veneer.chat(model, system="Be brief.", sampling=veneer.Sampling(max_new_tokens=4))
+    >>> answer = talk.say("Hello")
+    >>> [message["role"] for message in talk.messages]
+    ['system', 'user', 'assistant']
+    """
+    assistant = load_assistant(_assistant(model, adapter, method, compute), subscribers=subscribers)
+    return Conversation(assistant, system, sampling or Sampling(max_new_tokens=512))
+
+
+def doctor(*, measure: bool = False) -> Facts:
+    """Look at this machine: what it has, which path of the program is used and why.
+
+    Args:
+        measure: time a few operations too, which takes some seconds.
+
+    >>> facts = veneer.doctor()
+    >>> facts.cores > 0
+    True
+    """
+    return gather(measure=measure)
+
+
+def settings(config: Settings) -> RunConfig:
+    """A run's checked settings, given as themselves or as a mapping.
+
+    Raises:
+        ConfigError: naming every unknown key (with the nearest known one), missing key and bad value.
+    """
+    return config if isinstance(config, RunConfig) else parse(config, where="the configuration")
+
+
+def _assistant(
+    model: str, adapter: str | Path | None, method: Method | str | None, compute: ComputeSection | None
+) -> AssistantRequest:
+    return AssistantRequest(
+        model=model,
+        adapter=None if adapter is None else Path(adapter),
+        method=None if method is None else choice(Method, method, "method"),
+        compute=compute or ComputeSection(),
+    )
