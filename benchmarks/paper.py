@@ -25,7 +25,7 @@ from paper_tasks import TASKS, Absent, Size, Task
 
 from veneer.bundled import bundled_model
 from veneer.charts import Series, points_chart
-from veneer.comparison.order import Outcome, read_answers
+from veneer.comparison.order import RunOutcome, read_answers
 from veneer.comparison.run import CompareConfig, CompareResult, compare
 from veneer.comparison.summary import Figure, MethodSummary, figure, summarize
 from veneer.enums import Method
@@ -51,7 +51,7 @@ class TaskResult:
 
     task: Task
     result: CompareResult
-    outcomes: list[Outcome]
+    outcomes: list[RunOutcome]
     methods: list[MethodSummary]
 
 
@@ -88,7 +88,7 @@ def _steps(task: Task) -> int:
     return int(task.size.epochs * len(task.train) / task.examples_per_step)
 
 
-def measured(outcome: Outcome, task: Task, runs: Path) -> Outcome:
+def measured(outcome: RunOutcome, task: Task, runs: Path) -> RunOutcome:
     """A run with the task's own measures of its answers."""
     name = outcome.method if outcome.method == "base" else f"{outcome.method}-{outcome.seed}"
     answers = [answer or "" for answer in read_answers(runs / name)]

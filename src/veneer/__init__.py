@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from veneer.assistant import AssistantRequest as AssistantRequest
     from veneer.assistant import Conversation as Conversation
     from veneer.assistant import open_assistant as open_assistant
+    from veneer.comparison.order import RunOutcome as RunOutcome
     from veneer.comparison.run import CompareConfig as CompareConfig
     from veneer.comparison.run import CompareResult as CompareResult
     from veneer.comparison.summary import Difference as Difference
+    from veneer.comparison.summary import Figure as Figure
     from veneer.comparison.summary import MethodSummary as MethodSummary
     from veneer.config import ComputeSection as ComputeSection
     from veneer.config import DataSection as DataSection
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from veneer.evaluation.run import Report as Report
     from veneer.evaluation.run import Sample as Sample
     from veneer.evaluation.run import evaluate as evaluate
+    from veneer.evaluation.scoring import RowScore as RowScore
     from veneer.evaluation.statistics import Comparison as Comparison
     from veneer.evaluation.statistics import Metric as Metric
     from veneer.events import CheckpointSaved as CheckpointSaved
@@ -90,9 +93,12 @@ if TYPE_CHECKING:
     from veneer.exports.certificate import ParityError as ParityError
     from veneer.exports.certificate import TensorReport as TensorReport
     from veneer.exports.certificate import Threshold as Threshold
+    from veneer.exports.measure import Loss as Loss
+    from veneer.exports.measure import Survival as Survival
     from veneer.exports.merge import MergeSummary as MergeSummary
     from veneer.exports.record import ExportRecord as ExportRecord
     from veneer.exports.record import LossReport as LossReport
+    from veneer.exports.record import RequantisedLoss as RequantisedLoss
     from veneer.exports.request import ExportRequest as ExportRequest
     from veneer.exports.request import StoredDtype as StoredDtype
     from veneer.exports.request import Target as Target
@@ -107,7 +113,7 @@ if TYPE_CHECKING:
     from veneer.reproduction.differences import TensorDifference as TensorDifference
     from veneer.reproduction.run import Reproduction as Reproduction
     from veneer.reproduction.run import reproduce as reproduce
-    from veneer.sweeps.outcome import Outcome as Outcome
+    from veneer.sweeps.outcome import SweepOutcome as SweepOutcome
     from veneer.training.checkpoint import Progress as Progress
     from veneer.training.session import RunResult as RunResult
     from veneer.training.steps import SupposedRows as SupposedRows
@@ -157,10 +163,12 @@ _HOMES = {
     "ExportRequest": "veneer.exports.request",
     "Factors": "veneer.enums",
     "Facts": "veneer.diagnosis",
+    "Figure": "veneer.comparison.summary",
     "Init": "veneer.enums",
     "Interrupted": "veneer.errors",
     "Level": "veneer.events",
     "LoraSection": "veneer.config",
+    "Loss": "veneer.exports.measure",
     "LossReport": "veneer.exports.record",
     "Majority": "veneer.adapters.arithmetic",
     "MergeSummary": "veneer.exports.merge",
@@ -170,7 +178,6 @@ _HOMES = {
     "ModelError": "veneer.errors",
     "Note": "veneer.events",
     "OptimizerName": "veneer.enums",
-    "Outcome": "veneer.sweeps.outcome",
     "OutputError": "veneer.errors",
     "Overlong": "veneer.enums",
     "ParityError": "veneer.exports.certificate",
@@ -183,12 +190,15 @@ _HOMES = {
     "Recompute": "veneer.enums",
     "Report": "veneer.evaluation.run",
     "Reproduction": "veneer.reproduction.run",
+    "RequantisedLoss": "veneer.exports.record",
     "Result": "veneer.events",
+    "RowScore": "veneer.evaluation.scoring",
     "RunConfig": "veneer.config",
     "RunDone": "veneer.events",
     "RunEvent": "veneer.events",
     "RunFailed": "veneer.events",
     "RunFinished": "veneer.events",
+    "RunOutcome": "veneer.comparison.order",
     "RunResult": "veneer.training.session",
     "RunStarted": "veneer.events",
     "RunsJoined": "veneer.events",
@@ -204,6 +214,8 @@ _HOMES = {
     "StoredDtype": "veneer.exports.request",
     "Subscriber": "veneer.events",
     "SupposedRows": "veneer.training.steps",
+    "Survival": "veneer.exports.measure",
+    "SweepOutcome": "veneer.sweeps.outcome",
     "Target": "veneer.exports.request",
     "TensorDifference": "veneer.reproduction.differences",
     "TensorReport": "veneer.exports.certificate",
@@ -263,10 +275,12 @@ __all__ = [
     "ExportRequest",
     "Factors",
     "Facts",
+    "Figure",
     "Init",
     "Interrupted",
     "Level",
     "LoraSection",
+    "Loss",
     "LossReport",
     "Majority",
     "MergeSummary",
@@ -276,7 +290,6 @@ __all__ = [
     "ModelError",
     "Note",
     "OptimizerName",
-    "Outcome",
     "OutputError",
     "Overlong",
     "ParityError",
@@ -289,12 +302,15 @@ __all__ = [
     "Recompute",
     "Report",
     "Reproduction",
+    "RequantisedLoss",
     "Result",
+    "RowScore",
     "RunConfig",
     "RunDone",
     "RunEvent",
     "RunFailed",
     "RunFinished",
+    "RunOutcome",
     "RunResult",
     "RunStarted",
     "RunsJoined",
@@ -310,6 +326,8 @@ __all__ = [
     "StoredDtype",
     "Subscriber",
     "SupposedRows",
+    "Survival",
+    "SweepOutcome",
     "Target",
     "TensorDifference",
     "TensorReport",

@@ -25,7 +25,7 @@ from veneer.generation import Sampling
 from veneer.planning.estimate import Estimate
 from veneer.planning.plan import Plan
 from veneer.sweeps import run as sweeps
-from veneer.sweeps.outcome import Outcome
+from veneer.sweeps.outcome import SweepOutcome
 from veneer.training import prepare
 from veneer.training import run as training
 from veneer.training.session import RunResult
@@ -149,7 +149,7 @@ def sweep(
     together: int = sweeps.TOGETHER,
     subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
-) -> list[Outcome]:
+) -> list[SweepOutcome]:
     """Train every point of a grid, each in a folder of its own below `output`, and write table and chart.
 
     A sweep that was interrupted goes on when it is asked for again: finished points are left as they are, begun ones go

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from veneer.comparison.order import Outcome, read_outcome
+from veneer.comparison.order import RunOutcome, read_outcome
 from veneer.comparison.summary import charts, differences, figure, summarize
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics import compare
@@ -23,9 +23,11 @@ def scores(seed: int, shift: float = 0.0, rows: int = 30) -> list[RowScore]:
     ]
 
 
-def outcome(method: str, seed: int, rows: list[RowScore], **more: float) -> Outcome:
+def outcome(method: str, seed: int, rows: list[RowScore], **more: float) -> RunOutcome:
     loss = sum(row.loss_sum for row in rows) / sum(row.supervised for row in rows)
-    return Outcome(method, seed, {"loss": loss, **more}, rows, trainable=5, seconds=10.0 + seed, peak_memory_mb=100.0)
+    return RunOutcome(
+        method, seed, {"loss": loss, **more}, rows, trainable=5, seconds=10.0 + seed, peak_memory_mb=100.0
+    )
 
 
 def test_an_interval_is_students() -> None:

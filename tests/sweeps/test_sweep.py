@@ -20,7 +20,7 @@ from veneer.errors import ConfigError, Interrupted, OutputError
 from veneer.events import Event, Result, RunDone, RunEvent, RunsJoined, StepDone
 from veneer.sweeps import run as sweep_run
 from veneer.sweeps.grid import parse_grid, points
-from veneer.sweeps.outcome import Outcome, best_of, chart
+from veneer.sweeps.outcome import SweepOutcome, best_of, chart
 from veneer.sweeps.run import sweep
 from veneer.training.run import train
 
@@ -169,7 +169,7 @@ def test_points_that_are_no_configuration_are_all_named(values: dict[str, Any], 
 
 
 def test_the_chart_leaves_out_what_diverged_and_uses_decades() -> None:
-    base = Outcome(name="x", settings={}, state="complete", best_loss=1.0)
+    base = SweepOutcome(name="x", settings={}, state="complete", best_loss=1.0)
     outcomes = [
         replace(base, settings={"lora.rank": rank, "train.learning_rate": rate}, best_loss=rank * rate)
         for rank in (4, 16)

@@ -65,7 +65,7 @@ def read_order(path: Path) -> Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """What one run took and what came of it."""
 
     method: str
@@ -100,7 +100,7 @@ class Outcome:
         write_text(folder / RESULT_FILE, json.dumps(values, indent=1) + "\n")
 
 
-def read_outcome(folder: Path) -> Outcome | None:
+def read_outcome(folder: Path) -> RunOutcome | None:
     """The result in a folder, or None where the run is not done.
 
     Raises:
@@ -112,7 +112,7 @@ def read_outcome(folder: Path) -> Outcome | None:
     try:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         rows = [RowScore(answer=None, **row) for row in values.pop("rows")]
-        return Outcome(rows=rows, **values)
+        return RunOutcome(rows=rows, **values)
     except (ValueError, TypeError, KeyError) as error:
         raise OutputError(f"{path}: not a result that veneer wrote ({error}); delete it to run this again") from error
 

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from veneer.comparison.order import BASE, RESULT_FILE, STDERR_FILE, Order, Outcome, read_outcome
+from veneer.comparison.order import BASE, RESULT_FILE, STDERR_FILE, Order, RunOutcome, read_outcome
 from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize, trained
 from veneer.config import RunConfig, override, parse, put
 from veneer.data.batches import order as shuffled
@@ -61,7 +61,7 @@ class CompareResult:
     config: CompareConfig
     training_rows: int
     evaluation_rows: int
-    outcomes: list[Outcome] = field(repr=False)
+    outcomes: list[RunOutcome] = field(repr=False)
     """All runs that are done; the base first."""
     problems: dict[str, str]
     """Runs that could not be made, by name, with the reason."""

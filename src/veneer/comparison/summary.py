@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from veneer.charts import Series, points_chart
-from veneer.comparison.order import BASE, Outcome
+from veneer.comparison.order import BASE, RunOutcome
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics import Comparison, compare
 
@@ -68,7 +68,7 @@ def figure(values: Sequence[float]) -> Figure:
     return Figure(mean, mean - half, mean + half)
 
 
-def summarize(outcomes: Sequence[Outcome]) -> list[MethodSummary]:
+def summarize(outcomes: Sequence[RunOutcome]) -> list[MethodSummary]:
     """One summary for each method, in the order of their first runs; measures that not all runs have are left out."""
     found = []
     for method in dict.fromkeys(one.method for one in outcomes):
@@ -90,7 +90,7 @@ def summarize(outcomes: Sequence[Outcome]) -> list[MethodSummary]:
     return found
 
 
-def differences(outcomes: Sequence[Outcome]) -> list[Difference]:
+def differences(outcomes: Sequence[RunOutcome]) -> list[Difference]:
     """Every method against the first of `full`, `lora`, `qlora` that is there, measure by measure."""
     methods = [method for method in ("full", "lora", "qlora") if any(one.method == method for one in outcomes)]
     if not methods:
@@ -123,11 +123,11 @@ def _mean_rows(runs: Sequence[Sequence[RowScore]]) -> list[RowScore]:
 
 
 COSTS = {"memory": ("peak memory, MB", "peak_memory_mb"), "time": ("training time, s", "seconds")}
-"""What quality is drawn against: its label, and the field of an `Outcome`."""
+"""What quality is drawn against: its label, and the field of an `RunOutcome`."""
 LABELS = {"loss": "evaluation loss, nats per supervised token", "exact": "exact answers, %"}
 
 
-def charts(outcomes: Sequence[Outcome]) -> dict[str, str]:
+def charts(outcomes: Sequence[RunOutcome]) -> dict[str, str]:
     """File name and SVG of each measure against each cost, a dot for every run."""
     runs = trained(outcomes)
     drawn = {}
@@ -148,6 +148,6 @@ def charts(outcomes: Sequence[Outcome]) -> dict[str, str]:
     return drawn
 
 
-def trained(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def trained(outcomes: Sequence[RunOutcome]) -> list[RunOutcome]:
     """The runs in which something was trained."""
     return [one for one in outcomes if one.method != BASE]

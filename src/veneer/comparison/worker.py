@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from veneer.assistant import Assistant, AssistantRequest, load_assistant
-from veneer.comparison.order import BASE, Order, Outcome, read_order
+from veneer.comparison.order import BASE, Order, RunOutcome, read_order
 from veneer.data.records import read_records
 from veneer.enums import Method, Products
 from veneer.errors import VeneerError
@@ -42,7 +42,7 @@ def carry_out(order: Order) -> None:
     Raises:
         VeneerError: as `train` and `evaluate`.
     """
-    outcome = Outcome(order.method, order.seed, {}, []) if order.method == BASE else _train(order)
+    outcome = RunOutcome(order.method, order.seed, {}, []) if order.method == BASE else _train(order)
     records = read_records(order.eval_file)
     assistant = _assistant(order)
     rows = prepare(assistant, records, max_new_tokens=order.max_new_tokens, emit=_say)
@@ -54,7 +54,7 @@ def carry_out(order: Order) -> None:
         remove_folder(checkpoints)
 
 
-def _train(order: Order) -> Outcome:
+def _train(order: Order) -> RunOutcome:
     folder = RunFolder(order.folder)
     resume = folder.resumable
     config = (folder.config() if resume else None) or order.config
@@ -67,7 +67,7 @@ def _train(order: Order) -> Outcome:
 
     with interruptible() as stop:
         result = train(config, resume=resume, subscribers=[follow], stop=stop)
-    return Outcome(
+    return RunOutcome(
         method=order.method,
         seed=order.seed,
         metrics={},

@@ -15,14 +15,14 @@ from veneer.screens.console import console, say, show_table, write_to_stderr
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
 from veneer.screens.json_output import print_result
-from veneer.sweeps.outcome import Outcome, best_of
+from veneer.sweeps.outcome import SweepOutcome, best_of
 from veneer.sweeps.run import CHART_FILE, TOGETHER, sweep
 from veneer.training.interrupt import interruptible
 
 
 def sweep_visibly(
     values: Mapping[str, Any], grid: Mapping[str, list[Any]], output: Path, *, together: int | None, as_json: bool
-) -> list[Outcome]:
+) -> list[SweepOutcome]:
     """Train a grid's points with a bar for each, and print the table of all points."""
     notice = "stopping after this step; the same command goes on"
     with interruptible(lambda: write_to_stderr(f"\n{notice}\n")) as stop, EventScreen(console()) as screen:
@@ -38,7 +38,7 @@ def sweep_visibly(
     return outcomes
 
 
-def sweep_table(outcomes: Sequence[Outcome], best: Outcome | None) -> Table:
+def sweep_table(outcomes: Sequence[SweepOutcome], best: SweepOutcome | None) -> Table:
     """Every point of a sweep, the best one marked."""
     table = Table(title=f"{len(outcomes)} points", title_justify="left", title_style="bold")
     for key in outcomes[0].settings:

@@ -18,7 +18,7 @@ RECENT = 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class SweepOutcome:
     """One point."""
 
     name: str
@@ -47,7 +47,7 @@ class Outcome:
         return self.state in ("complete", "diverged")
 
 
-def read_outcome(point: Point) -> Outcome:
+def read_outcome(point: Point) -> SweepOutcome:
     """What a point's folder holds."""
     folder = RunFolder(Path(point.config.output))
     losses: dict[int, float] = {}
@@ -69,7 +69,7 @@ def read_outcome(point: Point) -> Outcome:
         state = "interrupted"  # ended before its files were published
     recent = [loss for _, loss in sorted(losses.items())][-max(1, int(RECENT * len(losses))) :]
     best = min(evaluations, key=lambda step: (evaluations[step], step)) if evaluations else None
-    return Outcome(
+    return SweepOutcome(
         name=point.name,
         settings=point.settings,
         state=state,
@@ -82,13 +82,13 @@ def read_outcome(point: Point) -> Outcome:
     )
 
 
-def best_of(outcomes: Sequence[Outcome]) -> Outcome | None:
+def best_of(outcomes: Sequence[SweepOutcome]) -> SweepOutcome | None:
     """The finished point with the lowest loss."""
     judged = [(one.judged, one) for one in outcomes if one.state == "complete" and one.judged is not None]
     return min(judged, key=lambda pair: pair[0])[1] if judged else None
 
 
-def chart(outcomes: Sequence[Outcome]) -> str:
+def chart(outcomes: Sequence[SweepOutcome]) -> str:
     """The loss over the setting with the most values that are numbers, a line for every other combination."""
     key = _axis(outcomes)
     values = [one.settings[key] for one in outcomes] if key is not None else []
@@ -109,7 +109,7 @@ def chart(outcomes: Sequence[Outcome]) -> str:
     return line_chart("Sweep", x_label, f"{label}, nats per supervised token", series)
 
 
-def _axis(outcomes: Sequence[Outcome]) -> str | None:
+def _axis(outcomes: Sequence[SweepOutcome]) -> str | None:
     counts: dict[str, int] = {}
     for key in outcomes[0].settings if outcomes else ():
         values = [one.settings[key] for one in outcomes]
@@ -118,7 +118,7 @@ def _axis(outcomes: Sequence[Outcome]) -> str | None:
     return max(counts, key=lambda key: counts[key]) if counts else None
 
 
-def to_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+def to_json(outcomes: Sequence[SweepOutcome]) -> list[dict[str, Any]]:
     """The outcomes as plain values."""
     return [
         {
@@ -136,6 +136,6 @@ def to_json(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     ]
 
 
-def dumped(outcomes: Sequence[Outcome]) -> str:
+def dumped(outcomes: Sequence[SweepOutcome]) -> str:
     """The outcomes as JSON."""
     return json.dumps(to_json(outcomes), indent=2) + "\n"

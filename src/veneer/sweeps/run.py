@@ -15,7 +15,7 @@ from veneer.io.files import exclusive, make_output_folder, write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.run_folder import RunFolder
 from veneer.sweeps.grid import Point, points
-from veneer.sweeps.outcome import Outcome, best_of, chart, dumped, read_outcome, to_json
+from veneer.sweeps.outcome import SweepOutcome, best_of, chart, dumped, read_outcome, to_json
 from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
 from veneer.training.run import train
 
@@ -34,7 +34,7 @@ def sweep(
     together: int = TOGETHER,
     subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
-) -> list[Outcome]:
+) -> list[SweepOutcome]:
     """Train every point of a grid, each in a folder of its own below `output`, and write table and chart.
 
     A sweep that was interrupted goes on when it is asked for again: finished points are left as they are, begun ones go
@@ -147,7 +147,7 @@ def _train_group(
     return any(isinstance(outcome, Interrupted) for outcome in outcomes)
 
 
-def _report(output: Path, found: Sequence[Point]) -> list[Outcome]:
+def _report(output: Path, found: Sequence[Point]) -> list[SweepOutcome]:
     outcomes = [read_outcome(point) for point in found]
     write_text(output / RESULTS_FILE, dumped(outcomes))
     write_text(output / CHART_FILE, chart(outcomes))
