@@ -20,7 +20,7 @@ from veneer.data.records import Message
 from veneer.diagnosis import Facts, gather
 from veneer.enums import Method, choice
 from veneer.errors import DataError, listing
-from veneer.events import Note, Subscriber, broadcast
+from veneer.events import Subscriber
 from veneer.generation import Sampling
 from veneer.planning.estimate import Estimate
 from veneer.planning.plan import Plan
@@ -73,7 +73,7 @@ def plan(
         config: the run, a `RunConfig` or a mapping of its sections.
         device: the device where it would compute: as in `compute.device`, or the name of a card (`h100`, `a100`, `l4`).
         rows: what to suppose of the rows; None reads those of `config.data`.
-        subscribers: called with every note on what was found and chosen.
+        subscribers: called with every event: what was found and chosen, and the plan.
 
     Returns:
         A plan, or an estimate where transformers computes the model. Its `refusal` says why the run does not fit.
@@ -85,8 +85,7 @@ def plan(
     >>> veneer.plan(settings).refusal is None
     True
     """
-    emit = broadcast(subscribers)
-    return prepare.plan(settings(config), device=device, rows=rows, notice=lambda text: emit(Note(message=text)))
+    return prepare.plan(settings(config), device=device, rows=rows, subscribers=subscribers)
 
 
 def compare(
