@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -344,21 +342,6 @@ def test_split_for_evaluation() -> None:
     # Nothing to compare an answer with; the loss of these rows counts.
     assert split_for_evaluation(Record("f:1", text="x")) is None
     assert split_for_evaluation(record("u:1", CALL)) is None
-
-
-def test_a_long_chat_is_not_quadratic() -> None:
-    """Four times as many turns take less than ten times as long (quadratic: sixteen), in processor time."""
-    tokenizer = ct.tokenizer("chatml")
-
-    def seconds(count: int) -> float:
-        turns = [f"{role}:turn {n}" for n in range(count) for role in "ua"]
-        start = time.process_time()
-        example = encode(record(*turns), tokenizer, template_of(tokenizer))
-        spent = time.process_time() - start
-        assert len(trained(example, tokenizer)) == count
-        return spent
-
-    assert min(seconds(400) for _ in range(3)) < 10 * min(seconds(100) for _ in range(3))
 
 
 @pytest.mark.parametrize("name", [*ct.TEMPLATES, None])

@@ -9,17 +9,19 @@ found is spans.py's subject; a token trains if and only if its first character i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.data.bounded_template import BoundedTemplate, TemplateRefused
 from veneer.data.escape import Guarded, Specials
 from veneer.data.records import Message, Record
-from veneer.data.spans import Span, TurnFinder
-from veneer.data.template import ChatTemplate
+from veneer.data.spans import Span
 from veneer.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ _NO_TEMPLATE = (
     "the model has no chat template, so a conversation cannot be written for it; use an instruction-tuned model, or "
     "rows with prompt and completion strings, or with text"
 )
+
+
+GROUP_ROWS = 64
+GROUP_CHARACTERS = 1 << 18
+"""Conversations that are sent to the template's process together."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +71,17 @@ class Trace:
     """Whether the row spells a control token, which is ordinary text then."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A record on its way through the template's process."""
+
+    record: Record
+    chat: Guarded | DataError | None
+    """What was sent of it; the error where it could not be, and None where there is nothing to render."""
+    ticket: int | None
+    """The number of the answer."""
+
+
 class Encoder:
     """Encodes with one tokenizer and one template; what it learns about the template is kept for all rows.
 
@@ -72,10 +90,9 @@ class Encoder:
         template: None for a model without a chat template.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: BoundedTemplate | None) -> None:
         self._tokenizer = tokenizer
         self._specials = Specials(tokenizer.special_tokens, tokenizer.aliases)
-        self._finder = None if template is None else TurnFinder(template, self._specials)
         self._template = template
 
     def encode(self, record: Record) -> Example:
@@ -93,10 +110,32 @@ class Encoder:
         Raises:
             DataError: as `encode`.
         """
+        (found,) = self.traces([record])
+        if isinstance(found, DataError):
+            raise DataError(f"{record.where}: {found}") from found
+        return found
+
+    def traces(self, records: Iterable[Record]) -> Iterator[Trace | DataError]:
+        """The trace of every record, in order, or the error that says why it has none (without where the row is).
+
+        Conversations are sent to the template's process some ahead, so that it renders while others are tokenised here.
+
+        Raises:
+            TemplateRefused: the template cannot be used for any row.
+        """
+        ahead: deque[list[_Sent]] = deque()
         try:
-            return self._trace(record)
-        except DataError as error:
-            raise DataError(f"{record.where}: {error}") from error
+            for group in _groups(records):
+                ahead.append(self._send(group))
+                if len(ahead) > 1:
+                    yield from map(self._receive, ahead[0])
+                    ahead.popleft()
+            while ahead:
+                yield from map(self._receive, ahead[0])
+                ahead.popleft()
+        finally:
+            if self._template is not None:
+                self._template.forget(one.ticket for group in ahead for one in group if one.ticket is not None)
 
     def prompt_tokens(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
         """Ids of a conversation that ends where the assistant is to go on.
@@ -107,19 +146,19 @@ class Encoder:
         Raises:
             DataError: the template refuses the conversation.
         """
-        if self._template is None or self._finder is None:
+        if self._template is None:
             if any(message["role"] not in ("system", "user") for message in messages):
                 raise DataError(_NO_TEMPLATE)
             text = "\n\n".join(message["content"] for message in messages)
             return [*self._bos(), *self._plain(text)[0]]
         chat = self._specials.guard(messages, tools)
         text = self._template.render(chat.messages, add_generation_prompt=True, tools=chat.tools)
-        text += self._finder.shape.unprompted
+        text += self._template.shape.unprompted
         return self._tokenise(text, chat.changed, ())[0]
 
     def end_of_turn_id(self) -> int | None:
         """Id of the token that closes every assistant turn, or None where the template has no such token."""
-        token = None if self._finder is None else self._finder.shape.end_token
+        token = None if self._template is None else self._template.shape.end_token
         return None if token is None else self._tokenizer.backend.token_to_id(token)
 
     def notes(self) -> tuple[str, ...]:
@@ -127,26 +166,48 @@ class Encoder:
         notes = []
         if self._tokenizer.eos_token is None:
             notes.append("the tokenizer has no end-of-text token: plain text and completions do not teach when to stop")
-        if self._template is not None and self._finder is not None and not self._template.marks_generation:
-            shape = self._finder.shape
+        if self._template is not None and not self._template.marks_generation:
+            shape = self._template.shape
             if shape.end_token is None:
                 notes.append("the chat template does not close every assistant turn with one special token")
             if shape.unprompted:
                 notes.append(f"the chat template has no generation prompt; {shape.unprompted!r} is used as one")
         return tuple(notes)
 
-    def _trace(self, record: Record) -> Trace:
-        if record.text is not None:
-            return self._trace_text(record.text, record.where)
-        if self._finder is not None:
-            return self._trace_chat(record, self._finder)
-        if record.prompt is not None and record.completion is not None:
-            return self._trace_pair(record.prompt, record.completion, record.where)
-        raise DataError(_NO_TEMPLATE)
+    def _send(self, records: Sequence[Record]) -> list[_Sent]:
+        """Send to the template's process what it is to render of these records."""
+        chats: list[Guarded | DataError | None] = []
+        for record in records:
+            try:
+                plain = record.text is not None or self._template is None
+                chats.append(None if plain else self._specials.guard(record.messages, record.tools))
+            except DataError as error:
+                chats.append(error)
+        asked = [(chat, one.untrained) for chat, one in zip(chats, records, strict=True) if isinstance(chat, Guarded)]
+        tickets = iter(self._template.send(asked)) if self._template is not None and asked else iter(())
+        return [
+            _Sent(record, chat, next(tickets) if isinstance(chat, Guarded) else None)
+            for record, chat in zip(records, chats, strict=True)
+        ]
 
-    def _trace_chat(self, record: Record, finder: TurnFinder) -> Trace:
-        chat: Guarded = self._specials.guard(record.messages, record.tools)
-        text, spans = finder.find(chat, record.untrained)
+    def _receive(self, sent: _Sent) -> Trace | DataError:
+        record = sent.record
+        try:
+            if isinstance(sent.chat, DataError):
+                return sent.chat
+            if sent.chat is not None and sent.ticket is not None and self._template is not None:
+                return self._trace_chat(record, sent.chat, *self._template.receive(sent.ticket))
+            if record.text is not None:
+                return self._trace_text(record.text, record.where)
+            if record.prompt is not None and record.completion is not None:
+                return self._trace_pair(record.prompt, record.completion, record.where)
+            return DataError(_NO_TEMPLATE)
+        except TemplateRefused:
+            raise
+        except DataError as error:
+            return error
+
+    def _trace_chat(self, record: Record, chat: Guarded, text: str, spans: Sequence[Span]) -> Trace:
         ids, offsets, moved, text = self._tokenise(text, chat.changed, spans)
         return _trace(ids, _supervised(offsets, moved), record.where, text, offsets, moved, chat.changed)
 
@@ -200,24 +261,29 @@ class Encoder:
         return [] if eos is None else [eos]
 
 
-def template_of(tokenizer: Tokenizer) -> ChatTemplate | None:
-    """The tokenizer's chat template, compiled, or None where it has none.
+def template_of(tokenizer: Tokenizer) -> BoundedTemplate | None:
+    """The tokenizer's chat template, or None where it has none.
 
-    Raises:
-        DataError: the template is not valid Jinja.
+    Callers with equal tokenizers get the same object, and so share its process.
     """
     if tokenizer.chat_template is None:
         return None
-    return ChatTemplate(
-        tokenizer.chat_template,
-        bos_token=tokenizer.bos_token,
-        eos_token=tokenizer.eos_token,
-        pad_token=tokenizer.pad_token,
-        unk_token=tokenizer.unk_token,
-    )
+    tokens = {
+        "bos_token": tokenizer.bos_token,
+        "eos_token": tokenizer.eos_token,
+        "pad_token": tokenizer.pad_token,
+        "unk_token": tokenizer.unk_token,
+    }
+    given = tuple((name, token) for name, token in tokens.items() if token is not None)
+    return _template(tokenizer.chat_template, given, tuple(tokenizer.special_tokens))
 
 
-def encode(record: Record, tokenizer: Tokenizer, template: ChatTemplate | None) -> Example:
+@lru_cache(maxsize=16)
+def _template(source: str, tokens: tuple[tuple[str, str], ...], specials: tuple[str, ...]) -> BoundedTemplate:
+    return BoundedTemplate(source, tokens=dict(tokens), specials=specials)
+
+
+def encode(record: Record, tokenizer: Tokenizer, template: BoundedTemplate | None) -> Example:
     """`Encoder.encode` for a single record; for many, make one `Encoder`."""
     return Encoder(tokenizer, template).encode(record)
 
@@ -225,7 +291,7 @@ def encode(record: Record, tokenizer: Tokenizer, template: ChatTemplate | None) 
 def prompt_tokens(
     messages: Sequence[Message],
     tokenizer: Tokenizer,
-    template: ChatTemplate | None,
+    template: BoundedTemplate | None,
     tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[int]:
     """`Encoder.prompt_tokens` for a single prompt; for many, make one `Encoder`."""
@@ -249,6 +315,20 @@ def split_for_evaluation(record: Record) -> tuple[tuple[Message, ...], str] | No
     if not answer and last.get("tool_calls"):
         return None
     return record.messages[: trained[-1]], answer
+
+
+def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """The records in groups of at most GROUP_ROWS rows and, but for the last of them, GROUP_CHARACTERS characters."""
+    group: list[Record] = []
+    size = 0
+    for record in records:
+        group.append(record)
+        size += sum(len(message["content"]) for message in record.messages)
+        if len(group) == GROUP_ROWS or size >= GROUP_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _trace(

@@ -90,13 +90,16 @@ def encode_all(
         raise DataError(f"max_length is {max_length}; at least 2 tokens are needed, one to predict from the other")
     encoder = Encoder(tokenizer, template_of(tokenizer))
     tally = _Tally(max_length, overlong)
-    for record in records:
-        try:
-            trace, cut = _trace(encoder, record, max_length)
-        except DataError as error:
-            tally.problems.append(RowProblem(record.where, str(error).removeprefix(f"{record.where}: ")))
+    records = list(records)
+    beginnings = (record if max_length is None else _beginning(record, HUGE) for record in records)
+    for record, found in zip(records, encoder.traces(beginnings), strict=True):
+        cut = max_length is not None and _characters(record) > HUGE
+        if cut and max_length is not None:
+            found, cut = _lengthened(encoder, record, found, max_length)
+        if isinstance(found, DataError):
+            tally.problems.append(RowProblem(record.where, str(found)))
         else:
-            tally.add(trace, cut)
+            tally.add(found, cut)
     problems = tally.problems
     if problems and (bad_rows is BadRows.REFUSE or not tally.rows):
         total = len(problems) + tally.rows
@@ -112,21 +115,30 @@ def encode_all(
     return Encoded(tally.examples, report)
 
 
-def _trace(encoder: Encoder, record: Record, max_length: int | None) -> tuple[Trace, bool]:
-    """Tokenise a record, or as much of the beginning of a huge one as shows that it is longer than `max_length`.
+def _lengthened(
+    encoder: Encoder, record: Record, found: Trace | DataError, max_length: int
+) -> tuple[Trace | DataError, bool]:
+    """Tokenise more of a huge record, until it shows that the record is longer than `max_length` or all is tokenised.
+
+    The first `max_length` tokens of a beginning with twice as many are those of the whole record, since tokenizers
+    merge characters locally.
+
+    Args:
+        encoder: makes the tokens.
+        record: the whole record.
+        found: what came of its first HUGE characters.
+        max_length: tokens that a row may have.
 
     Returns:
-        The trace, and whether it is the beginning's only. The first `max_length` tokens of a beginning with twice as
-        many are those of the whole record, since tokenizers merge characters locally.
+        What came of as much as was needed, and whether that is the beginning only.
     """
-    if max_length is not None and _characters(record) > HUGE:
-        room = HUGE
-        while room < _characters(record):
-            beginning = encoder.trace(_beginning(record, room))
-            if len(beginning.example.tokens) >= 2 * max_length:
-                return beginning, True
-            room *= 4
-    return encoder.trace(record), False
+    room = HUGE
+    while isinstance(found, Trace) and len(found.example.tokens) < 2 * max_length:
+        room *= 4
+        (found,) = encoder.traces([_beginning(record, room)])
+        if room >= _characters(record):
+            return found, False
+    return found, True
 
 
 def _characters(record: Record) -> int:
@@ -134,8 +146,10 @@ def _characters(record: Record) -> int:
 
 
 def _beginning(record: Record, room: int) -> Record:
-    """A record whose texts have `room` characters in all; messages behind these keep a few, so that their roles stay
-    where a template looks for them."""
+    """A record whose texts have at most `room` characters in all, but that messages behind these keep a few, so that
+    their roles stay where a template looks for them; the record itself where it is no longer."""
+    if _characters(record) <= room:
+        return record
     if record.text is not None:
         return replace(record, text=record.text[:room])
     messages, left = [], room

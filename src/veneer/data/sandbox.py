@@ -14,18 +14,15 @@ Limited, for one rendering of `size` characters of input:
   in a format string; no power with a result of more than 4,096 bits
 - what no chat template needs is gone: the filters pprint, random, urlize, wordwrap, xmlattr, the function lipsum and
   the string methods expandtabs and translate
-- time: 10 seconds, looked at every 1,024 charges. The counts above decide first for whatever they can see; the clock
-  is the backstop, and lies far above what a real template takes so that a slow machine refuses nothing.
 
-Not limited: the time of a single comparison or `in` test over large values, and what a template does with memory below
-these limits (tens of MB). Whoever needs a hard bound renders in a child process with an OS limit.
+Not limited: what a single operation costs (to compare, sort or multiply large values), and memory below these limits
+(tens of MB). The process in which templates run has hard limits for both (render_worker.py).
 """
 
 from __future__ import annotations
 
 import functools
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, cast
@@ -39,7 +36,6 @@ MAX_CHARACTERS = 10_000_000
 MAX_WORK = 2_000_000
 MAX_NUMBER = 1_000_000
 MAX_POWER_BITS = 4096
-SECONDS = 10.0
 PER_INPUT_CHARACTER = 20
 CHARACTERS_PER_UNIT = 50
 CHARACTERS_PER_ITEM = 40
@@ -59,21 +55,16 @@ class Meter:
         self._grown = False
         self._characters = MAX_CHARACTERS
         self._work = MAX_WORK
-        self._charges = 0
-        self._deadline = time.monotonic() + SECONDS
 
     def charge(self, units: int = 1) -> None:
         """Take `units` of work from the budget.
 
         Raises:
-            SecurityError: the budget or the time is spent.
+            SecurityError: the budget is spent.
         """
         self._work -= units
         if self._work < 0 and not self._grow():
             raise SecurityError(f"the template does too much work (more than {MAX_WORK:,} steps)")
-        self._charges += 1
-        if not self._charges & 1023 and time.monotonic() > self._deadline:
-            raise SecurityError(f"the template takes more than {SECONDS:.0f} seconds")
 
     def charge_size(self, characters: int) -> None:
         """Take the making of a value of that many characters (or items) from the budget.

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from veneer.data.bounded_template import BoundedTemplate
 from veneer.data.chat import template_of
-from veneer.data.template import ChatTemplate
 from veneer.errors import DataError
 from veneer.io.files import write_text
 from veneer.io.tokenizer import Tokenizer
@@ -70,7 +70,7 @@ def _conversation(roles: Sequence[str]) -> list[dict[str, str]]:
     return [{"role": role, "content": f"Xtext{index}X"} for index, role in enumerate(roles)]
 
 
-def _between(template: ChatTemplate, roles: Sequence[str], *, prompt: bool = False) -> list[str] | None:
+def _between(template: BoundedTemplate, roles: Sequence[str], *, prompt: bool = False) -> list[str] | None:
     """What stands before, between and after the messages."""
     messages = _conversation(roles)
     rest = template.render(messages, add_generation_prompt=prompt)
@@ -83,7 +83,7 @@ def _between(template: ChatTemplate, roles: Sequence[str], *, prompt: bool = Fal
     return [*found, rest]
 
 
-def _frame(template: ChatTemplate, *, with_system: bool) -> Frame | None:
+def _frame(template: BoundedTemplate, *, with_system: bool) -> Frame | None:
     one = _between(template, (_USER,))
     asked = _between(template, (_USER,), prompt=True)
     three = _between(template, (_USER, _ANSWER, _USER))
@@ -110,7 +110,7 @@ def _frame(template: ChatTemplate, *, with_system: bool) -> Frame | None:
     return Frame(opening, opening_system, around, prompt)
 
 
-def _holds(template: ChatTemplate, frame: Frame, conversations: Sequence[Sequence[str]]) -> bool:
+def _holds(template: BoundedTemplate, frame: Frame, conversations: Sequence[Sequence[str]]) -> bool:
     return all(
         template.render(_conversation(roles), add_generation_prompt=True) == frame.render(_conversation(roles))
         for roles in conversations

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from veneer.data.bounded_template import BoundedTemplate
 from veneer.data.chat import Encoder, Trace, template_of
 from veneer.data.formats import Record, to_record
 from veneer.data.json_values import BadRow
 from veneer.data.lint.fields import Placed, place
-from veneer.data.template import ChatTemplate
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 
@@ -27,7 +27,7 @@ class LintSetting:
     """Tokens that a row may have in training."""
 
     @cached_property
-    def template(self) -> ChatTemplate | None:
+    def template(self) -> BoundedTemplate | None:
         """The model's chat template, if it has one."""
         return None if self.tokenizer is None else template_of(self.tokenizer)
 
