@@ -1,9 +1,9 @@
 """What it costs, beside tokenising, to render chat templates in a process of their own.
 
-`python benchmarks/template_process.py MODEL ROWS.jsonl` encodes the same rows three ways, one after the other and several
-times: with the template in its process (as veneer does), with the template in this process, and only tokenising what was
-rendered. It prints the medians of the time that passed and of the processor time of both processes, and the cost: the
-first less the second, as a share of the third.
+`python benchmarks/template_process.py MODEL ROWS.jsonl` encodes the same rows three ways, one after the other and
+several times: with the template in its process (as veneer does), with the template in this process, and only tokenising
+what was rendered. It prints the medians of the time that passed and of the processor time of both processes, and the
+cost: the first less the second, as a share of the third.
 """
 
 from __future__ import annotations
