@@ -349,3 +349,97 @@ def test_saving_a_step_twice_writes_it_once(saved: Saved, tiny_model: Path) -> N
     before = tree(saved.store.folder.checkpoints)
     assert saved.store.save(Progress(step=3), trainable, optimizer_of(trainable)) == saved.store.folder.checkpoint(3)
     assert tree(saved.store.folder.checkpoints) == before
+
+
+def test_a_base_that_changed_is_refused_before_the_first_checkpoint_is_written(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    trainable = adapter(tiny_model)
+    optimizer = optimizer_of(trainable)
+    then = {"config.json": "a", "model.safetensors": "b", "tokenizer.json": "c"}
+    first = CheckpointStore(RunFolder(tmp_path), keep=3, identity=IDENTITY, base=lambda: then)
+    first.save(Progress(step=1), trainable, optimizer)
+    asked: list[str] = []
+
+    def other() -> dict[str, str]:
+        asked.append("base")
+        return {**then, "model.safetensors": "B", "extra.json": "d"}
+
+    second = CheckpointStore(RunFolder(tmp_path), keep=3, identity=IDENTITY, base=other)
+    progress = second.restore(trainable, optimizer, lambda message: None)
+    assert progress.step == 1
+    assert asked == []  # hashing goes on in the background, and nobody waits for it before the first step
+    with pytest.raises(CheckpointError, match=r"(?s)extra\.json.*model\.safetensors") as error:
+        second.save(Progress(step=2), trainable, optimizer)
+    assert "config.json" not in str(error.value)
+    assert RunFolder(tmp_path).checkpoint_steps() == [1]
+    with pytest.raises(CheckpointError, match="another base"):
+        second.check_base()
+
+
+def test_a_checkpoint_of_before_the_digests_is_gone_on_with(saved: Saved) -> None:
+    state = saved.store.folder.checkpoint(3) / "state.json"
+    rewrite(saved.store.folder.checkpoint(3), {k: v for k, v in json.loads(state.read_text()).items() if k != "base"})
+    progress, _, warnings = saved.restored()
+    assert (progress.step, warnings) == (3, [])
+
+
+def rewrite(folder: Path, state: object) -> None:
+    """Another state, with the digest that belongs to it."""
+    (folder / "state.json").write_text(json.dumps(state))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "state.json": files.sha256(folder / "state.json")}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("step", value) for value in (10**9, 2, -3, 0, "3", [3], None, True, 3.0)),
+        *(("tokens", value) for value in (-1, "30", [], None, 0.5)),
+        *(("seconds", value) for value in (-0.5, "1", None, [1.0])),
+        *(("best_step", value) for value in (-1, 4, "2", [2])),
+        *(("best_loss", value) for value in ("0.5", [0.5], True)),
+    ],
+)
+def test_a_state_that_cannot_be_is_refused(saved: Saved, name: str, value: object) -> None:
+    folder = saved.store.folder.checkpoint(3)
+    state = json.loads((folder / "state.json").read_text())
+    state["progress"][name] = value
+    rewrite(folder, state)
+    with pytest.raises(CheckpointError, match=rf"says what cannot be:\n.*{name}: "):
+        saved.restored()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_a_time_that_is_no_number_is_refused(saved: Saved, number: str) -> None:
+    folder = saved.store.folder.checkpoint(3)
+    state = json.loads((folder / "state.json").read_text())
+    state["progress"]["seconds"] = float(number)
+    rewrite(folder, state)
+    with pytest.raises(CheckpointError, match="seconds: "):
+        saved.restored()
+
+
+@pytest.mark.parametrize("content", ["", "null", "3", "[]", '"text"', "{", "{}", "[" * 100_000, "\x00", '{"a": 1}'])
+def test_a_manifest_of_any_content_falls_back_to_the_checkpoint_before(saved: Saved, content: str) -> None:
+    (saved.store.folder.checkpoint(3) / MANIFEST).write_text(content)
+    progress, _, warnings = saved.restored()
+    assert progress.step == 2
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "", "a\x00b"])
+def test_a_manifest_that_names_files_elsewhere_falls_back_likewise(saved: Saved, name: str) -> None:
+    manifest = saved.store.folder.checkpoint(3) / MANIFEST
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), name: "0" * 64}))
+    progress, _, warnings = saved.restored()
+    assert progress.step == 2
+    assert "outside" in warnings[0]
+
+
+def test_a_folder_in_the_manifests_place_falls_back_likewise(saved: Saved) -> None:
+    manifest = saved.store.folder.checkpoint(3) / MANIFEST
+    manifest.unlink()
+    manifest.mkdir()
+    progress, _, _ = saved.restored()
+    assert progress.step == 2

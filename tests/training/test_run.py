@@ -35,6 +35,7 @@ from veneer.errors import (
     OutputError,
 )
 from veneer.events import Event, Note, StepDone, read_events
+from veneer.io import files
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
 from veneer.model.attention import PackedAttention
@@ -385,6 +386,26 @@ def test_a_base_model_that_changed_is_found_and_one_that_moved_is_not_minded(
     resumed = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=3"), resume=True)
     train(run_config(tiny_model, tiny_data, tmp_path / "whole", "train.steps=3"))
     assert weights(resumed.output, "lora") == weights(tmp_path / "whole", "lora")
+
+
+def test_a_change_in_the_middle_of_a_base_is_refused_before_a_checkpoint_is_written(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Digests of the ends alone, by which a resumption starts at once, do not see it; the whole one does."""
+    monkeypatch.setattr(files, "SAMPLE_BYTES", 1000)
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    config = run_config(model, tiny_data, tmp_path / "run", "train.steps=4")
+    with pytest.raises(Interrupted):
+        train(config, stop=lambda: True)
+    content = bytearray((model / "model.safetensors").read_bytes())
+    content[len(content) // 2] ^= 0x10
+    (model / "model.safetensors").write_bytes(content)
+    before = tree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"(?s)another base model.*- model\.safetensors\n"):
+        train(config, resume=True)
+    assert tree(tmp_path / "run" / "checkpoints") == before
+    assert not (tmp_path / "run" / WEIGHTS["lora"]).exists()
 
 
 def test_where_and_how_often_may_change(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ is passed over, with a note, for the one before it.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,6 +52,8 @@ class CheckpointStore:
         keep: how many of the newest are kept, besides the best by evaluation loss.
         identity: what must be equal for a resumption to be the same run (data digest, seed, rank, …).
         defaults: what a setting meant in checkpoints that are older than the setting.
+        base: tells the SHA-256 of every file of the base model, by its name. It may take a while, so that it is asked
+            when the first checkpoint is written, and not before the first step.
     """
 
     def __init__(
@@ -60,31 +63,54 @@ class CheckpointStore:
         keep: int,
         identity: Mapping[str, Any],
         defaults: Mapping[str, Any] = MappingProxyType({}),
+        base: Callable[[], Mapping[str, str]] = dict,
     ):
         self.folder = folder
         self.keep = keep
         self.identity = identity
         self.defaults = defaults
+        self._base = base
+        self._restored_base: Mapping[str, str] | None = None
 
     def save(self, progress: Progress, trainable: Trainable, optimizer: Optimizer) -> Path:
         """Write the checkpoint of `progress.step` and delete those beyond `keep`.
 
         Raises:
             OutputError: it cannot be written; the older checkpoints are untouched.
-            AdapterError, CheckpointError: a weight is not finite; nothing is written.
+            AdapterError, CheckpointError: a weight is not finite, or the base is not the one of the run that is gone
+                on with; nothing is written.
         """
         target = self.folder.checkpoint(progress.step)
         if target.exists():
             return target
+        base = self.check_base()
         with atomic_folder(target) as folder:
             trainable.save(folder)
             write_tensors(folder / OPTIMIZER, optimizer.tensors(), {"format": "pt"})
-            state = {"progress": asdict(progress), "identity": dict(self.identity)}
+            state = {"progress": asdict(progress), "identity": dict(self.identity), "base": dict(base)}
             (folder / STATE).write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
             (folder / MANIFEST).write_text(json.dumps(files, indent=2) + "\n", encoding="utf-8")
         self.prune(progress.best_step)
         return target
+
+    def check_base(self) -> Mapping[str, str]:
+        """The digests of the base model's files, which must be those of the run that is gone on with.
+
+        Raises:
+            CheckpointError: a file of the base has changed; every such file is named. Or one cannot be read.
+        """
+        now, then = self._base(), self._restored_base
+        if then is None:
+            return now
+        changed = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
+        if changed:
+            raise CheckpointError(
+                f"{self.folder.path} was trained beside another base model. These of its files have changed since:\n"
+                f"{listing(changed)}\n"
+                "Nothing was written. Put the files of then back and resume, or start again in another output folder."
+            )
+        return now
 
     def prune(self, best_step: int | None) -> None:
         """Delete all but the newest `keep` and the best."""
@@ -109,7 +135,7 @@ class CheckpointStore:
             folder = self.folder.checkpoint(step)
             fault = verify(folder)
             if fault is None:
-                progress = self._take(folder, trainable, optimizer)
+                progress = self._take(folder, step, trainable, optimizer)
                 self._discard(faults, warn)
                 return progress
             faults[folder] = fault
@@ -121,13 +147,16 @@ class CheckpointStore:
             "Start again in another output folder."
         )
 
-    def _take(self, folder: Path, trainable: Trainable, optimizer: Optimizer) -> Progress:
+    def _take(self, folder: Path, step: int, trainable: Trainable, optimizer: Optimizer) -> Progress:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         try:
-            identity, progress = state["identity"], Progress(**state["progress"])
-        except (KeyError, TypeError) as error:
+            identity, progress = dict(state["identity"]), Progress(**state["progress"])
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / STATE} is of another version of veneer: {error}") from error
+        _check_progress(progress, step, folder)
         self._check_identity(identity, folder)
+        # Checkpoints of versions that did not know the whole base record none.
+        self._restored_base = state.get("base")
         trainable.restore(folder)
         try:
             optimizer.load(load_file(folder / OPTIMIZER))
@@ -155,6 +184,36 @@ class CheckpointStore:
             )
 
 
+def _check_progress(progress: Progress, step: int, folder: Path) -> None:
+    """Refuse a position that no run can have: a state that was written by hand, or by something else.
+
+    Raises:
+        CheckpointError: naming every value that cannot be.
+    """
+    best_step, best_loss = progress.best_step, progress.best_loss
+    fits = {
+        "step": _counts(progress.step) and progress.step == step,
+        "tokens": _counts(progress.tokens),
+        "seconds": _is_number(progress.seconds) and progress.seconds >= 0,
+        "best_step": best_step is None or (_counts(best_step) and best_step <= step),
+        "best_loss": best_loss is None or _is_number(best_loss),
+    }
+    wrong = [f"{name}: {asdict(progress)[name]!r}" for name, possible in fits.items() if not possible]
+    if wrong:
+        raise CheckpointError(
+            f"{folder / STATE} says what cannot be:\n{listing(wrong)}\n"
+            f"Delete {folder} to go on from the checkpoint before it, or start again in another output folder."
+        )
+
+
+def _counts(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def verify(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None: every file of its manifest must be there with its digest.
 
@@ -170,10 +229,12 @@ def verify(folder: Path) -> str | None:
 def _fault(folder: Path) -> str | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
         return f"{MANIFEST} is missing or broken"
     if not isinstance(manifest, dict) or not {OPTIMIZER, STATE} <= manifest.keys():
         return f"{MANIFEST} is incomplete"
+    if not all(_plain_name(name) for name in manifest):
+        return f"{MANIFEST} names files outside of the checkpoint"
     for name, digest in manifest.items():
         file = folder / name
         if not file.is_file():
@@ -181,3 +242,9 @@ def _fault(folder: Path) -> str | None:
         if sha256(file) != digest:
             return f"{name} has changed"
     return None
+
+
+def _plain_name(name: str) -> bool:
+    """Whether a manifest's name is one of a file below the checkpoint's folder."""
+    parts = Path(name).parts
+    return bool(parts) and "\0" not in name and ".." not in parts and not Path(name).is_absolute()

@@ -99,14 +99,19 @@ _ONE_AT_A_TIME = Lock()
 
 
 def _digest(file: Path) -> str:
-    """Of a file that several runs may read: the first one reads it, the others wait for that."""
+    """The SHA-256 of a file that several runs may read: the first one reads it, the others wait for that.
+
+    A file is known again by its path, inode, size and both times. The second, ctime, moves with every change of the
+    content and cannot be set back.
+    """
     status = file.stat()
     with _ONE_AT_A_TIME:
-        return _digest_once(file.resolve(), status.st_size, status.st_mtime_ns)
+        key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return _digest_once(file.resolve(), key)
 
 
 @cache
-def _digest_once(file: Path, size: int, changed: int) -> str:
+def _digest_once(file: Path, key: tuple[int, int, int, int]) -> str:
     return sha256(file)
 
 

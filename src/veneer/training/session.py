@@ -205,9 +205,11 @@ class Session:
 
         Raises:
             OutputError: a file cannot be written; the checkpoints still hold the weights.
-            CheckpointError: a file that was trained from is not readable any more.
+            CheckpointError: a file that was trained from is not readable any more, or another one than it was before
+                the run was resumed.
         """
         folder, progress, device = RunFolder(Path(self.config.output)), self.progress, self.model.device
+        self.engine.checkpoints.check_base()
         publish(folder, self.trainable, progress)
         write_lock(folder, self.config, self.digests, self.data.rows, device, progress.step)
         return RunResult(
@@ -255,10 +257,17 @@ def begin(
     digests = Inputs(files, inputs.data.tokenizer, config)
     identity = _identity(config, sampled_digest(files), inputs.data.rows.digest(), device)
     defaults = dict(_flatten(RunConfig(model="-", output="-", data=DataSection(file="-")).model_dump(mode="json")))
-    store = CheckpointStore(inputs.folder, keep=config.train.keep, identity=identity, defaults=defaults)
+    store = CheckpointStore(
+        inputs.folder, keep=config.train.keep, identity=identity, defaults=defaults, base=digests.base
+    )
     progress = Progress()
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
+        if progress.step > steps.total:
+            raise CheckpointError(
+                f"{inputs.folder.checkpoint(progress.step)} stands after step {progress.step:,}, and this run has "
+                f"{steps.total:,} steps; delete it to go on from the one before it"
+            )
     write_text(inputs.folder.config_file, to_yaml(config))
     log.emit(
         RunStarted(
