@@ -47,7 +47,7 @@ from veneer.data.chat import Example
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.quant.linear import QuantLinear
-from veneer.training.objective import supervised_cross_entropy
+from veneer.training.objective import OverModel
 from veneer.training.optim import clip, global_norm
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
@@ -98,9 +98,9 @@ def veneer_step(spec: DecoderSpec, quantized: bool, device: torch.device) -> Cal
         (batch,) = pack(rows, sum(len(row.tokens) for row in rows))
 
         def step() -> float:
-            sums = supervised_cross_entropy(model, batch)
-            (sums.loss / sums.weight).backward()
-            loss = float(sums.loss.detach()) / sums.weight
+            sums = OverModel(model).sums(batch)
+            (sums.total / batch.supervised).backward()
+            loss = float(sums.total.detach()) / batch.supervised
             clip(parameters, global_norm(parameters), 1.0)
             optimizer.step(1e-4)
             return loss

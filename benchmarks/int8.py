@@ -32,7 +32,7 @@ from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.load import WeightForm, load_model
 from veneer.model.decoder import CausalLM
 from veneer.products import outputs
-from veneer.training.objective import mean_loss, supervised_cross_entropy
+from veneer.training.objective import OverModel, mean_loss
 from veneer.training.optim import clip, global_norm
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
@@ -58,7 +58,7 @@ class Side:
         supervised = sum(batch.supervised for batch in batches)
         total = 0.0
         for batch in batches:
-            loss = supervised_cross_entropy(self.model, batch).loss / supervised
+            loss = OverModel(self.model).sums(batch).total / supervised
             loss.backward()
             total += float(loss.detach())
         parameters = self.adapter.parameters()

@@ -39,7 +39,7 @@ from veneer.planning.plan import spoken
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import CARDS, Rate, card, disk, operations, overhead_operations, probe, step_seconds
 from veneer.quant.packed import PackedLinear
-from veneer.training.objective import supervised_cross_entropy
+from veneer.training.objective import OverModel
 from veneer.training.run import train
 from veneer.training.steps import PackedSteps, Packing
 
@@ -116,7 +116,7 @@ def test_what_is_kept_is_what_autograd_keeps(
     (batch,) = pack(two_documents(), 200)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     with saved_for_backward(monkeypatch) as found:
-        supervised_cross_entropy(model, batch)
+        OverModel(model).sums(batch)
     really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
     if recompute:
         really += len(batch.tokens) * model.spec.head_dim * 4  # cosine and sine, held without being saved
@@ -164,7 +164,7 @@ def test_every_kind_of_adapter_is_counted(
     (batch,) = pack(two_documents(), 200)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     with saved_for_backward(monkeypatch) as found:
-        supervised_cross_entropy(model, batch)
+        OverModel(model).sums(batch)
     really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
     of = Setup(spec=model.spec, method=Method.LORA, dtype=torch.bfloat16, lora=lora)
     cut = BatchShape(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)

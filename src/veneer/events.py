@@ -110,6 +110,8 @@ class StepDone:
     """Seconds that the step took."""
     memory_mb: float
     """Peak memory so far, in MB: resident on a CPU, allocated on a GPU."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Other means over the step, by name, where the objective has any: its terms, or what it only reports."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -35,7 +35,7 @@ from veneer.model.hf import HfModel
 from veneer.model.language import LanguageModel
 from veneer.quant.packed import PackedLinear
 from veneer.run_folder import RunFolder
-from veneer.training.objective import supervised_cross_entropy
+from veneer.training.objective import OverModel
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -301,7 +301,7 @@ def test_an_adapter_of_peft_has_the_same_scores_and_gradients_here(model: Path, 
     assert largest_difference(our_logits(ours), expected) < 1e-5 * max(1.0, float(expected.abs().max()))
     (batch,) = pack(found, 10_000)
     ours.train()
-    supervised_cross_entropy(ours, batch).loss.backward()
+    OverModel(ours).sums(batch).total.backward()
     for one in found:
         their_loss(wrapped, one.tokens.tolist(), one.loss_mask.tolist()).backward()
     grads = {name: p.grad for name, p in wrapped.named_parameters() if p.grad is not None}

@@ -24,7 +24,7 @@ from veneer.planning.memory import base_bytes, memory
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations
 from veneer.quant.packed import PackedLinear
-from veneer.training.objective import supervised_cross_entropy
+from veneer.training.objective import OverModel
 
 TARGETS: tuple[Any, ...] = (
     "all-linear", ("q_proj", "v_proj"), ("gate_up_proj",), ("down_proj",), ("gate",), ("o_proj", "gate", "down_proj"),
@@ -65,7 +65,7 @@ def test_what_is_kept_is_what_autograd_keeps(
     (batch,) = pack(two_documents(), 200)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     with saved_for_backward(monkeypatch) as found:
-        supervised_cross_entropy(model, batch)
+        OverModel(model).sums(batch)
     really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
     if recompute:
         really += len(batch.tokens) * model.spec.head_dim * 4  # cosine and sine, held without being saved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from veneer.model.decoder import CausalLM
 from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import CheckpointStore, Progress, verify
 from veneer.training.engine import Engine
-from veneer.training.objective import Sums, mean_loss, supervised_cross_entropy
+from veneer.training.objective import CROSS_ENTROPY, OverModel, StepObjective, Sums, mean_loss
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
@@ -101,7 +101,7 @@ def bench(
     source: Cut,
     *,
     steps: int = 1,
-    objective: Callable[[CausalLM, MicroBatch], Sums] = supervised_cross_entropy,
+    objective: StepObjective | None = None,
     evaluate: Callable[[], float] | None = None,
     eval_every: int = 1,
     save_every: int = 1,
@@ -115,7 +115,7 @@ def bench(
     engine = Engine(
         model=model,
         trainable=trainable,
-        objective=objective,
+        objective=objective or OverModel(model),
         source=source,
         optimizer=optimizer,
         schedule=RateSchedule(peak=0.01, steps=steps, warmup=0.0, shape=Schedule.CONSTANT, end=0.0),
@@ -215,8 +215,9 @@ def test_a_mean_of_means_would_be_caught(eight: list[Example], tiny_model: Path)
     # The rows must tell the right weighting from the wrong one, or the tests above prove nothing.
     model, _ = adapted(tiny_model)
     batches = [pack([row], 10**6)[0] for row in eight]
-    sums = [supervised_cross_entropy(model, batch) for batch in batches]
-    means = sum(float(s.loss.detach()) / s.weight for s in sums) / len(sums)
+    means = sum(float(OverModel(model).sums(batch).total.detach()) / batch.supervised for batch in batches) / len(
+        batches
+    )
     assert abs(means - mean_loss(model, batches)) > 1e-4
 
 
@@ -256,32 +257,33 @@ def test_mean_loss_is_the_step_loss_without_touching_anything(
 # -------------------------------------------------------------------------------------------------------------- ending
 
 
-def broken_at(step: int, cut: Cut, value: float) -> Callable[[CausalLM, MicroBatch], Sums]:
+@dataclass
+class Broken:
+    """The cross-entropy, changed at one call."""
+
+    model: CausalLM
+    call: int
+    change: Callable[[torch.Tensor], torch.Tensor]
+    calls: int = 0
+
+    def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
+        return OverModel(self.model).weights(batches)
+
+    def sums(self, batch: MicroBatch) -> Sums:
+        sums = OverModel(self.model).sums(batch)
+        self.calls += 1
+        return Sums({CROSS_ENTROPY: self.change(sums.total)}) if self.calls == self.call else sums
+
+
+def broken_at(model: CausalLM, step: int, cut: Cut, value: float) -> Broken:
     """An objective whose loss is multiplied by `value` at one step."""
-    calls = 0
-    per_step = len(cut.micro_batches(1))
-
-    def objective(model: CausalLM, batch: MicroBatch) -> Sums:
-        nonlocal calls
-        sums = supervised_cross_entropy(model, batch)
-        calls += 1
-        return Sums(sums.loss * value, sums.weight) if calls == step * per_step else sums
-
-    return objective
+    return Broken(model, step * len(cut.micro_batches(1)), lambda loss: loss * value)
 
 
-def broken_gradient_at(step: int, trainable: Trainable) -> Callable[[CausalLM, MicroBatch], Sums]:
+def broken_gradient_at(model: CausalLM, step: int, trainable: Trainable) -> Broken:
     """An objective with a finite loss whose gradient is NaN at one step."""
-    calls = 0
     parameter = next(iter(trainable.named().values()))
-
-    def objective(model: CausalLM, batch: MicroBatch) -> Sums:
-        nonlocal calls
-        sums = supervised_cross_entropy(model, batch)
-        calls += 1
-        return Sums(sums.loss + (parameter * 0).sum().sqrt(), sums.weight) if calls == step else sums
-
-    return objective
+    return Broken(model, step, lambda loss: loss + (parameter * 0).sum().sqrt())
 
 
 def assert_no_nan_on_disk(folder: Path) -> None:
@@ -301,7 +303,9 @@ def test_a_broken_loss_stops_the_run_and_keeps_the_weights_before(
 ) -> None:
     source = CUTS[cut](eight)
     model, trainable = adapted(tiny_model)
-    found = bench(tmp_path, model, trainable, source, steps=9, save_every=9, objective=broken_at(4, source, value))
+    found = bench(
+        tmp_path, model, trainable, source, steps=9, save_every=9, objective=broken_at(model, 4, source, value)
+    )
     with pytest.raises(Diverged, match=r"step 4: the loss is (nan|inf)") as caught:
         found.run()
     assert caught.value.exit_code == 3
@@ -329,7 +333,7 @@ def test_a_broken_gradient_under_a_finite_loss_stops_the_run(
     eight: list[Example], tiny_model: Path, tmp_path: Path
 ) -> None:
     model, trainable = adapted(tiny_model)
-    found = bench(tmp_path, model, trainable, Cut([eight]), steps=5, objective=broken_gradient_at(2, trainable))
+    found = bench(tmp_path, model, trainable, Cut([eight]), steps=5, objective=broken_gradient_at(model, 2, trainable))
     with pytest.raises(Diverged, match=r"step 2: the loss is [0-9.]+ and the gradient norm nan"):
         found.run()
     assert found.engine.checkpoints.folder.checkpoint_steps() == [1]
@@ -340,7 +344,7 @@ def test_a_broken_first_step_writes_no_checkpoint(eight: list[Example], tiny_mod
     source = Cut([eight])
     model, trainable = adapted(tiny_model)
     before = {name: p.detach().clone() for name, p in trainable.named().items()}
-    found = bench(tmp_path, model, trainable, source, steps=5, objective=broken_at(1, source, math.nan))
+    found = bench(tmp_path, model, trainable, source, steps=5, objective=broken_at(model, 1, source, math.nan))
     with pytest.raises(Diverged, match="Nothing was trained before it"):
         found.run()
     assert not (tmp_path / "checkpoints").exists()
@@ -425,7 +429,7 @@ def test_the_draws_of_a_step_follow_from_its_number(eight: list[Example], tiny_m
     losses = set()
     for number in (1, 2, 1):
         trainable.seed_step(number)
-        losses.add(float(supervised_cross_entropy(model.train(), pack(eight, 10**6)[0]).loss.detach()))
+        losses.add(float(OverModel(model.train()).sums(pack(eight, 10**6)[0]).total.detach()))
     assert len(losses) == 2
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from veneer.data.batches import MicroBatch
@@ -20,7 +20,7 @@ from veneer.events import CheckpointSaved, Evaluated, EventLog, RunFinished, Ste
 from veneer.model.language import LanguageModel
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.memory import peak_memory_mb
-from veneer.training.objective import Objective
+from veneer.training.objective import Means, StepObjective
 from veneer.training.optim import RateSchedule, clip, global_norm
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.trainable import Trainable
@@ -39,14 +39,14 @@ class StepSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A step that is under way."""
+class StepBatches:
+    """The rows of one step."""
 
     number: int
-    """1-based."""
+    """The step's number; the first is 1."""
     batches: Sequence[MicroBatch]
-    supervised: int
-    """Supervised tokens in the whole step, by which its sums are divided."""
+    weights: Mapping[str, float]
+    """What the sums of the objective are divided by."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -55,7 +55,7 @@ class Engine:
 
     model: LanguageModel
     trainable: Trainable
-    objective: Objective
+    objective: StepObjective
     source: StepSource
     optimizer: Optimizer
     schedule: RateSchedule
@@ -69,6 +69,7 @@ class Engine:
     log: EventLog
     stop: Callable[[], bool]
     """Asked after every step; true ends the run with a checkpoint."""
+    _started: float = field(init=False, default=0.0)
 
     def run(self, progress: Progress) -> Progress:
         """Train to the last step.
@@ -78,77 +79,80 @@ class Engine:
                 the evaluation loss was not; then the last checkpoint is the one before it.
             Interrupted: `stop` asked for it; the last step is kept as a checkpoint.
         """
-        started = time.perf_counter()
-        self.model.train()
+        self.start()
         while progress.step < self.schedule.steps:
             begun = time.perf_counter()
             step = self.prepare(progress)
-            loss = self._gradients(step)
-            self.complete(progress, step, loss, time.perf_counter() - begun, started)
-        self.finish(progress, started)
+            means = self._gradients(step)
+            self.complete(progress, step, means, time.perf_counter() - begun)
+        self.finish(progress)
         return progress
+
+    def start(self) -> None:
+        """Start the run's clock, and compute as in training."""
+        self._started = time.perf_counter()
+        self.model.train()
 
     def rehearse(self, batch: MicroBatch) -> None:
         """Forward and backward of `batch`, the run's largest, to no effect: what does not fit fails before the first
         step, and the memory that the run needs is there from its start."""
         self.model.train()
         self.trainable.seed_step(self.seed)
-        self.objective(self.model, batch).loss.backward()  # type: ignore[no-untyped-call]
+        self.objective.sums(batch).total.backward()  # type: ignore[no-untyped-call]
         for parameter in self.optimizer.parameters.values():
             parameter.grad = None
 
-    def prepare(self, progress: Progress) -> Step:
+    def prepare(self, progress: Progress) -> StepBatches:
         """The next step's rows, with its random draws seeded."""
         number = progress.step + 1
         batches = self.source.micro_batches(number)
         self.trainable.seed_step(self.seed * 1_000_003 + number)
-        return Step(number, batches, sum(batch.supervised for batch in batches))
+        return StepBatches(number, batches, self.objective.weights(batches))
 
-    def _gradients(self, step: Step) -> float:
-        loss = 0.0
+    def _gradients(self, step: StepBatches) -> Means:
+        means = Means(step.weights)
         for batch in step.batches:
-            sums = self.objective(self.model, batch)
-            (sums.loss / step.supervised).backward()  # type: ignore[no-untyped-call]
-            loss += float(sums.loss.detach()) / step.supervised
-        return loss
+            sums = self.objective.sums(batch)
+            sums.loss(step.weights).backward()  # type: ignore[no-untyped-call]
+            means.add(sums)
+        return means
 
-    def complete(self, progress: Progress, step: Step, loss: float, spent: float, started: float) -> None:
+    def complete(self, progress: Progress, step: StepBatches, means: Means, spent: float) -> None:
         """Use the gradients of a step that was prepared: the optimiser's step, and what is due after it.
 
         Args:
             progress: moved on.
             step: as `prepare` gave it.
-            loss: mean over its supervised tokens, whose gradients the parameters hold.
+            means: the loss and the metrics of the step; the parameters hold the gradients of the loss.
             spent: seconds that this took.
-            started: when the run began.
 
         Raises:
             Diverged, Interrupted: see `run`.
         """
-        self._apply(progress, step, loss, spent, started)
+        self._apply(progress, step, means, spent)
         last = progress.step == self.schedule.steps
         if self.evaluate is not None and (last or progress.step % self.eval_every == 0):
-            self._evaluate(progress, self.evaluate, started)
+            self._evaluate(progress, self.evaluate)
         if last or progress.step % self.save_every == 0 or progress.best_step == progress.step:
             self._save(progress)
         if not last and self.stop():
             self._save(progress)
-            self._finish(progress, "interrupted", started)
+            self._finish(progress, "interrupted")
             raise Interrupted(
                 f"stopped after step {progress.step} of {self.schedule.steps}; "
                 f"go on with --resume (checkpoint: {self.checkpoints.folder.checkpoint(progress.step)})"
             )
 
-    def finish(self, progress: Progress, started: float) -> None:
+    def finish(self, progress: Progress) -> None:
         """Say that the run is complete."""
-        self._finish(progress, "complete", started)
+        self._finish(progress, "complete")
 
-    def _apply(self, progress: Progress, step: Step, loss: float, spent: float, started: float) -> None:
+    def _apply(self, progress: Progress, step: StepBatches, means: Means, spent: float) -> None:
         begun = time.perf_counter()
         parameters = list(self.optimizer.parameters.values())
         norm = global_norm(parameters)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._diverged(progress, loss, norm, started)
+        if not (math.isfinite(means.loss) and math.isfinite(norm)):
+            self._diverged(progress, means.loss, norm)
         clip(parameters, norm, self.clip)
         rate = self.schedule.at(step.number)
         self.optimizer.step(rate)
@@ -160,22 +164,23 @@ class Engine:
             StepDone(
                 step=step.number,
                 epoch=self.source.epoch(step.number),
-                loss=loss,
+                loss=means.loss,
                 grad_norm=norm,
                 learning_rate=rate,
                 tokens=tokens,
-                supervised=step.supervised,
+                supervised=sum(batch.supervised for batch in step.batches),
                 seconds=seconds,
                 memory_mb=peak_memory_mb(self.model.device),
+                metrics=means.metrics,
             )
         )
 
-    def _diverged(self, progress: Progress, loss: float, norm: float, started: float) -> None:
+    def _diverged(self, progress: Progress, loss: float, norm: float) -> None:
         for parameter in self.optimizer.parameters.values():
             parameter.grad = None
         if progress.step > 0:
             self._save(progress)
-        self._finish(progress, "diverged", started)
+        self._finish(progress, "diverged")
         kept = f"the weights after step {progress.step} are kept in {self.checkpoints.folder.checkpoint(progress.step)}"
         raise Diverged(
             f"step {progress.step + 1}: the loss is {loss} and the gradient norm {norm}; both must be finite. "
@@ -183,11 +188,11 @@ class Engine:
             "Lower train.learning_rate, or look at the rows of this step with compute.dtype=float32."
         )
 
-    def _evaluate(self, progress: Progress, evaluate: Callable[[], float], started: float) -> None:
+    def _evaluate(self, progress: Progress, evaluate: Callable[[], float]) -> None:
         begun = time.perf_counter()
         loss = evaluate()
         if not math.isfinite(loss):
-            self._finish(progress, "diverged", started)
+            self._finish(progress, "diverged")
             raise Diverged(
                 f"step {progress.step}: the evaluation loss is {loss}; it must be finite. The checkpoints of earlier "
                 "steps are kept. Lower train.learning_rate, or look at the evaluation rows with compute.dtype=float32."
@@ -204,12 +209,12 @@ class Engine:
         seconds = time.perf_counter() - begun
         self.log.emit(CheckpointSaved(step=progress.step, path=str(path), bytes=size, seconds=seconds))
 
-    def _finish(self, progress: Progress, reason: str, started: float) -> None:
+    def _finish(self, progress: Progress, reason: str) -> None:
         self.log.emit(
             RunFinished(
                 step=progress.step,
                 reason=reason,
-                seconds=time.perf_counter() - started,
+                seconds=time.perf_counter() - self._started,
                 memory_mb=peak_memory_mb(self.model.device),
                 best_step=progress.best_step,
                 best_loss=progress.best_loss,

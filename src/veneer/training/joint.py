@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,12 +34,11 @@ from veneer.events import Event, Note, Subscriber, broadcast, of_run
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
-from veneer.model.language import LanguageModel
 from veneer.planning.plan import Plan
 from veneer.system import heap_kept
 from veneer.training.build import adapter_on, base_model
-from veneer.training.engine import Step
-from veneer.training.objective import Sums, supervised_sums
+from veneer.training.engine import StepBatches
+from veneer.training.objective import Means, Objective, Sums, SupervisedCrossEntropy
 from veneer.training.prepare import LoadRows
 from veneer.training.session import (
     RunInputs,
@@ -62,6 +61,8 @@ class JointRun:
 
     inputs: RunInputs
     said: Sequence[Event]
+    objective: Objective = field(default_factory=SupervisedCrossEntropy)
+    """What the run minimises."""
 
     @property
     def base_key(self) -> tuple[Any, ...] | None:
@@ -141,10 +142,12 @@ class Joint:
     model: CausalLM
     route: Route
     heads: Mapping[str, nn.Module]
-    """Of the adapters that change the head: each scores its own rows."""
+    """The heads of the adapters that change it, by adapter: each scores its own rows."""
+    objectives: Mapping[str, Objective]
+    """What each adapter's run minimises, by adapter."""
 
     def sums(self, batches: Sequence[tuple[str, MicroBatch]]) -> list[Sums]:
-        """The objective of micro-batches under adapters, in one pass."""
+        """The objectives of micro-batches under adapters, in one pass."""
         device = self.model.device
         sizes = [len(batch.tokens) for _, batch in batches]
         layouts = [PackedAttention(batch.segments, batch.shared) for _, batch in batches]
@@ -156,7 +159,7 @@ class Joint:
         )
         own: Sequence[Tensor] = torch.split(hidden, sizes)
         return [
-            supervised_sums(rows, self.heads.get(name, self.model.lm_head), batch, self.model.spec.scores)
+            self.objectives[name].sums(rows, self.heads.get(name, self.model.lm_head), self.model.spec.scores, batch)
             for rows, (name, batch) in zip(own, batches, strict=True)
         ]
 
@@ -180,16 +183,32 @@ class Joint:
                 room -= size
         return found
 
-    def gradients(self, steps: Mapping[str, Step], width: int | None = None) -> dict[str, float]:
-        """Forward and backward of a step of each run, in passes of `width` tokens; their losses."""
-        losses = dict.fromkeys(steps, 0.0)
+    def gradients(self, steps: Mapping[str, StepBatches], width: int | None = None) -> dict[str, Means]:
+        """Forward and backward of a step of each run, in passes of `width` tokens; their losses and metrics."""
+        means = {name: Means(step.weights) for name, step in steps.items()}
         for batches in self.passes({name: step.batches for name, step in steps.items()}, width):
             sums = self.sums(batches)
-            means = [one.loss / steps[name].supervised for one, (name, _) in zip(sums, batches, strict=True)]
-            torch.autograd.backward(means)
-            for one, (name, _) in zip(sums, batches, strict=True):
-                losses[name] += float(one.loss.detach()) / steps[name].supervised
-        return losses
+            named = [(name, one) for one, (name, _) in zip(sums, batches, strict=True)]
+            torch.autograd.backward([one.loss(steps[name].weights) for name, one in named])
+            for name, one in named:
+                means[name].add(one)
+        return means
+
+
+@dataclass(frozen=True, slots=True)
+class OverJoint:
+    """The objective of one of the runs, over the model that they share (`veneer.training.objective.StepObjective`)."""
+
+    joint: Joint
+    name: str
+
+    def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
+        """See `Objective.weights`."""
+        return self.joint.objectives[self.name].weights(batches)
+
+    def sums(self, batch: MicroBatch) -> Sums:
+        """The sums over one micro-batch, in a pass of its own."""
+        return self.joint.sums([(self.name, batch)])[0]
 
 
 def train_together(
@@ -244,10 +263,12 @@ def joined(
         trainables = [_adopt(adapters, model, str(number), run.inputs) for number, run in enumerate(runs)]
         heads = {name: modules(adapters[name])[HEAD] for name in adapters.names if HEAD in adapters[name].layers}
         route = stack.enter_context(adapters.routed(adapters.names))
-        joint = Joint(model, route, heads)
+        joint = Joint(
+            model, route, heads, {name: run.objective for name, run in zip(adapters.names, runs, strict=True)}
+        )
         lanes = []
         for name, run, trainable, log in zip(adapters.names, runs, trainables, logs, strict=True):
-            lanes.append(Lane(name, begin(run.inputs, model, trainable, _objective(joint, name), log, stop)))
+            lanes.append(Lane(name, begin(run.inputs, model, trainable, OverJoint(joint, name), log, stop)))
         yield joint, lanes
 
 
@@ -257,47 +278,44 @@ def _adopt(adapters: AdapterSet, model: CausalLM, name: str, inputs: RunInputs) 
     return training
 
 
-def _objective(joint: Joint, name: str) -> Callable[[LanguageModel, MicroBatch], Sums]:
-    return lambda model, batch: joint.sums([(name, batch)])[0]
-
-
 def _lockstep(joint: Joint, lanes: Sequence[Lane]) -> list[RunResult | TrainingStopped]:
-    started = time.perf_counter()
-    joint.model.train()
     _rehearse(joint, lanes)
+    for lane in lanes:
+        lane.session.engine.start()
     live = [lane for lane in lanes if not lane.done]
     for lane in lanes:
         if lane.done:
-            _end(lane, started)
+            _end(lane)
     while live:
         begun = time.perf_counter()
         steps = {lane.name: lane.session.engine.prepare(lane.session.progress) for lane in live}
-        losses = joint.gradients(steps)
+        means = joint.gradients(steps)
         # The pass was for all: each takes its share, so that the runs' seconds add up to what has passed.
         spent = (time.perf_counter() - begun) / len(live)
         for lane in live:
             try:
-                lane.session.engine.complete(lane.session.progress, steps[lane.name], losses[lane.name], spent, started)
+                lane.session.engine.complete(lane.session.progress, steps[lane.name], means[lane.name], spent)
             except TrainingStopped as error:
                 lane.outcome = error
                 continue
             if lane.done:
-                _end(lane, started)
+                _end(lane)
         live = [lane for lane in live if lane.outcome is None]
     return [lane.outcome for lane in lanes if lane.outcome is not None]
 
 
-def _end(lane: Lane, started: float) -> None:
-    lane.session.engine.finish(lane.session.progress, started)
+def _end(lane: Lane) -> None:
+    lane.session.engine.finish(lane.session.progress)
     lane.outcome = lane.session.end()
 
 
 def _rehearse(joint: Joint, lanes: Sequence[Lane]) -> None:
     """Forward and backward of all runs' largest micro-batches, to no effect; see `Engine.rehearse`."""
+    joint.model.train()
     for lane in lanes:
         lane.session.engine.trainable.seed_step(lane.session.engine.seed)
     for batches in joint.passes({lane.name: [lane.session.data.steps.largest()] for lane in lanes}):
-        torch.autograd.backward([one.loss for one in joint.sums(batches)])
+        torch.autograd.backward([one.total for one in joint.sums(batches)])
     for lane in lanes:
         for parameter in lane.session.engine.optimizer.parameters.values():
             parameter.grad = None

@@ -8,7 +8,7 @@ from veneer.config import RunConfig, check
 from veneer.events import EventLog, Stage, Subscriber
 from veneer.system import heap_kept
 from veneer.training.build import build
-from veneer.training.objective import supervised_cross_entropy
+from veneer.training.objective import OverModel
 from veneer.training.session import RunResult, Session, begin, held_folder, prepare_run, threads_of
 
 
@@ -43,4 +43,4 @@ def _begin(config: RunConfig, resume: bool, log: EventLog, stop: Callable[[], bo
     """Rows and plan first, and only then the model; its files are closed when this returns."""
     inputs = prepare_run(config, log.emit, resume=resume)
     model, trainable = build(inputs, log.emit)
-    return begin(inputs, model, trainable, supervised_cross_entropy, log, stop)
+    return begin(inputs, model, trainable, OverModel(model), log, stop)

@@ -32,7 +32,7 @@ from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
 from veneer.training.lock import Inputs, write_lock
 from veneer.training.memory import peak_memory_mb
-from veneer.training.objective import Objective, mean_loss
+from veneer.training.objective import StepObjective, mean_loss
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.optimizers.choose import make_optimizer, notes
@@ -227,7 +227,7 @@ def begin(
     inputs: RunInputs,
     model: LanguageModel,
     trainable: Trainable,
-    objective: Objective,
+    objective: StepObjective,
     log: EventLog,
     stop: Callable[[], bool],
 ) -> Session:
@@ -307,7 +307,7 @@ def begin(
 
 
 def _evaluation(
-    model: LanguageModel, batches: list[MicroBatch], objective: Objective, emit: Subscriber
+    model: LanguageModel, batches: list[MicroBatch], objective: StepObjective, emit: Subscriber
 ) -> Callable[[], float]:
     """Measures the evaluation loss of the model as it is, and tells how far that is."""
 

@@ -1,0 +1,149 @@
+"""An objective of several terms is the same whatever the cut, and has a place in events and in joint runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tiny import examples, run_config
+from veneer.data.batches import MicroBatch, pack
+from veneer.data.chat import Example
+from veneer.events import Event, StepDone, from_json
+from veneer.io.checkpoint import open_checkpoint
+from veneer.load import WeightForm, load_model
+from veneer.products import Scores
+from veneer.run_folder import RunFolder
+from veneer.system import heap_kept
+from veneer.training.build import build
+from veneer.training.joint import prepare_joint, train_together
+from veneer.training.objective import (
+    CROSS_ENTROPY,
+    Means,
+    Objective,
+    OverModel,
+    Sums,
+    SupervisedCrossEntropy,
+    mean_loss,
+)
+from veneer.training.session import RunResult, begin, held_folder, prepare_run, threads_of
+
+
+@dataclass(frozen=True)
+class WithNorms:
+    """The cross-entropy a supervised token and the squared norm of hidden states a document; counts right answers."""
+
+    share: float = 0.01
+
+    def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
+        documents = sum(len(batch.lengths) for batch in batches)
+        supervised = sum(batch.supervised for batch in batches)
+        return {CROSS_ENTROPY: supervised, "norm": documents / self.share, "accuracy": supervised}
+
+    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+        plain = SupervisedCrossEntropy().sums(hidden, head, scores, batch)
+        rows = hidden.index_select(0, batch.rows)
+        right = (head(rows).argmax(-1) == batch.targets).sum()
+        return Sums({**plain.terms, "norm": rows.float().square().sum()}, {"accuracy": float(right)})
+
+
+@pytest.fixture(scope="module")
+def eight(tiny_model: Path, tiny_data: Path) -> list[Example]:
+    return examples(tiny_model, tiny_data)[:8]
+
+
+def by_rows(model_path: Path, rows: list[Example]) -> tuple[float, dict[str, float], dict[str, Tensor]]:
+    """Loss, metrics and gradients of a step by their definition, a row at a time."""
+    model = load_model(open_checkpoint(model_path), form=WeightForm.TRAINABLE, dtype=torch.float32)
+    supervised = sum(row.supervised for row in rows)
+    found = {CROSS_ENTROPY: 0.0, "norm": 0.0, "accuracy": 0.0}
+    for row in rows:
+        tokens = torch.tensor(row.tokens, dtype=torch.int64)
+        hidden = model.documents(tokens, torch.arange(len(tokens)), [len(tokens)])
+        taken = torch.tensor(row.loss_mask[1:])
+        states, targets = hidden[:-1][taken], tokens[1:][taken]
+        logits = model.logits(states)
+        entropy = nn.functional.cross_entropy(logits, targets, reduction="sum") / supervised
+        norm = 0.01 * states.square().sum() / len(rows)
+        (entropy + norm).backward()
+        found[CROSS_ENTROPY] += float(entropy.detach())
+        found["norm"] += float(norm.detach())
+        found["accuracy"] += float((logits.argmax(-1) == targets).sum()) / supervised
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return found[CROSS_ENTROPY] + found["norm"], found, gradients
+
+
+@pytest.mark.parametrize("most", [1, 100, 10**6])
+def test_terms_with_weights_of_their_own_do_not_depend_on_the_cut(
+    most: int, eight: list[Example], tiny_model: Path
+) -> None:
+    model = load_model(open_checkpoint(tiny_model), form=WeightForm.TRAINABLE, dtype=torch.float32)
+    batches, objective = pack(eight, most), OverModel(model, WithNorms())
+    means = Means(objective.weights(batches))
+    for batch in batches:
+        sums = objective.sums(batch)
+        sums.loss(means.weights).backward()
+        means.add(sums)
+    loss, metrics, gradients = by_rows(tiny_model, eight)
+    assert means.loss == pytest.approx(loss, rel=1e-5)
+    assert means.metrics == pytest.approx(metrics, rel=1e-5)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        scale = max(1.0, float(gradients[name].abs().max()))
+        assert float((parameter.grad - gradients[name]).abs().max()) < 1e-5 * scale, name
+    assert mean_loss(model, batches, objective) == pytest.approx(loss, rel=1e-5)
+
+
+def test_one_term_alone_is_the_loss_and_no_metric(eight: list[Example], tiny_model: Path) -> None:
+    model = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
+    batches, objective = pack(eight, 100), OverModel(model)
+    means = Means(objective.weights(batches))
+    for batch in batches:
+        means.add(objective.sums(batch))
+    assert means.metrics == {}
+    assert means.loss == pytest.approx(mean_loss(model, batches), rel=1e-6)
+
+
+def trained_alone(objective: Objective, model: Path, data: Path, output: Path, *settings: str) -> RunResult:
+    """A run with another objective, by the same parts as `veneer.training.run.train`."""
+    config = run_config(model, data, output, "train.steps=3", "train.examples_per_step=5", *settings)
+    with threads_of(config), heap_kept(), held_folder(config, False, []) as log:
+        inputs = prepare_run(config, log.emit)
+        built, trainable = build(inputs, log.emit)
+        session = begin(inputs, built, trainable, OverModel(built, objective), log, lambda: False)
+        session.engine.rehearse(session.data.steps.largest())
+        session.engine.run(session.progress)
+        return session.end()
+
+
+def steps_of(folder: Path) -> list[StepDone]:
+    found: list[Event | None] = [from_json(event) for event in RunFolder(folder).events()]
+    return [event for event in found if isinstance(event, StepDone)]
+
+
+def test_runs_of_different_objectives_share_a_base_and_are_those_that_they_are_alone(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    objectives: list[Objective] = [WithNorms(), SupervisedCrossEntropy(), WithNorms(share=0.1)]
+    runs = []
+    for number, objective in enumerate(objectives):
+        seed = f"train.seed={number}"
+        trained_alone(objective, tiny_model, tiny_data, tmp_path / f"alone-{number}", seed)
+        config = run_config(
+            tiny_model, tiny_data, tmp_path / f"joint-{number}", "train.steps=3", "train.examples_per_step=5", seed
+        )
+        runs.append(replace(prepare_joint(config), objective=objective))
+    assert all(isinstance(outcome, RunResult) for outcome in train_together(runs))
+    for number in range(len(objectives)):
+        alone, joint = tmp_path / f"alone-{number}", tmp_path / f"joint-{number}"
+        expected, found = (load_file(folder / "adapter_model.safetensors") for folder in (alone, joint))
+        assert all(float((found[name] - tensor).abs().max()) < 1e-5 for name, tensor in expected.items())
+        for one, other in zip(steps_of(alone), steps_of(joint), strict=True):
+            assert other.loss == pytest.approx(one.loss, rel=1e-4)
+            assert dict(other.metrics) == pytest.approx(dict(one.metrics), rel=1e-4)
+            assert set(one.metrics) == (set() if number == 1 else {CROSS_ENTROPY, "norm", "accuracy"})
