@@ -18,7 +18,7 @@ from veneer.assistant import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import AdapterError
-from veneer.exports.request import StoredDtype
+from veneer.exports.request import StoredDtype, Target
 from veneer.exports.run import export
 from veneer.training.run import train
 
@@ -45,6 +45,16 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
     "a saved embedding with its head": (
         {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, TIED, True,
     ),
+    "embedding with its head": (
+        {"target_modules": ["q_proj", "embed_tokens"], "ensure_weight_tying": True}, TIED, False,
+    ),
+    "both ends as one": (
+        {"target_modules": ["embed_tokens", "lm_head"], "ensure_weight_tying": True}, TIED, False,
+    ),
+    "embedding with its head, rslora": (
+        {"target_modules": ["embed_tokens"], "ensure_weight_tying": True, "use_rslora": True}, TIED, False,
+    ),
+    "tied tokens": ({"trainable_token_indices": SOME, "ensure_weight_tying": True}, TIED, True),
     "tokens": ({"trainable_token_indices": SOME}, {}, False),
     "tokens, tied": ({"trainable_token_indices": SOME}, TIED, True),
 }  # fmt: skip
@@ -89,6 +99,31 @@ def test_the_merged_model_is_the_live_adapter(kind: str, tiny_model: Path, tmp_p
     assert largest_difference(found, live) < 1e-5
     assert record.written.tied is tied
     assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is tied
+
+
+@pytest.mark.parametrize("written_by_peft", [False, True])
+def test_an_embedding_whose_head_is_tied_comes_out_right(
+    written_by_peft: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    """PEFT puts the embedding's factors on the head too, and writes them twice; a file may have them once."""
+    base = write(tmp_path / "base", tiny_model, TIED)
+    folder = tmp_path / "adapter"
+    adapt(base, {"target_modules": ["embed_tokens"], "ensure_weight_tying": written_by_peft}, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "ensure_weight_tying": True}))
+
+    def by_peft(adapter: Path) -> torch.Tensor:
+        model = LlamaForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32).eval()
+        with torch.no_grad():
+            return their_logits(peft.PeftModel.from_pretrained(model, adapter).eval(), TEXTS)
+
+    tied = by_peft(folder)
+    export(folder, tmp_path / "out", model=str(tmp_path / "base"), to=Target.PEFT)
+    assert largest_difference(by_peft(tmp_path / "out"), tied) < 1e-5
+    if written_by_peft:
+        return
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "ensure_weight_tying": False}))
+    assert largest_difference(by_peft(folder), tied) > 1e-2
 
 
 def test_a_bias_that_the_architecture_has_not_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -170,7 +170,11 @@ def _targets(spec: LoraSpec, paths: list[str]) -> list[str]:
     # modules of their model (".*" the model itself).
     if spec.target_modules == ALL_LINEAR:
         return sorted({path.rpartition(".")[2] for path in paths})
-    return paths if isinstance(spec.target_modules, str) else list(spec.target_modules)
+    if isinstance(spec.target_modules, str):
+        return paths
+    # A head that is updated because it is tied to the embedding (`ensure_weight_tying`) is not among the names.
+    tied = HEAD in paths and not any(names_path(name, HEAD) for name in spec.target_modules)
+    return [*spec.target_modules, *([HEAD] if tied else [])]
 
 
 def _token_indices(tokens: Mapping[str, tuple[int, ...]]) -> dict[str, list[int]] | None:

@@ -138,6 +138,8 @@ def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
     tensors = read_tensors(directory)
     if not tensors:
         raise AdapterError(f"{directory / WEIGHTS_FILE}: holds no tensors")
+    if spec.tied_modules and model.spec.tied_head:
+        tensors |= _tied_head(tensors)
     if not model.flat:
         return _put_on(model, tensors, spec, directory)
     own, embeddings = _without_copies(tensors, spec, model, directory)
@@ -149,6 +151,18 @@ def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
     except AdapterError:
         before.restore(model)
         raise
+
+
+def _tied_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The update of a tied head where the adapter's files have that of the embedding alone.
+
+    With `ensure_weight_tying` PEFT puts the embedding's factors on the head too, the other way round: the rows of the
+    embedding are the head's outputs. It writes them twice, and makes them where they are not in the file.
+    """
+    a, b = (tensors.get(f"{EMBEDDING}.lora_embedding_{factor}") for factor in "AB")
+    if a is None or b is None or f"{HEAD}.lora_A.weight" in tensors:
+        return {}
+    return {f"{HEAD}.lora_A.weight": b.t().contiguous(), f"{HEAD}.lora_B.weight": a.t().contiguous()}
 
 
 def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, directory: Path) -> Adapter:
