@@ -52,6 +52,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Path:
     return output
 
 
+def test_what_others_read_names_the_base_without_its_path(
+    whole: Path, adapter: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    export(adapter, tmp_path / "out", to=Target.PEFT, compute=FLOAT32, limit=1)
+    for folder in (adapter, tmp_path / "out"):
+        named = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        assert named == tiny_model.name
+    for folder in (whole, tmp_path / "out"):
+        assert str(tiny_model.parent) not in (folder / "README.md").read_text()
+
+
 def test_the_certificate_stands_beside_the_model(whole: Path, adapter: Path) -> None:
     parity = json.loads((whole / "parity.json").read_text())
     assert parity["passed"]
@@ -298,7 +309,7 @@ def test_tokens_that_the_embedding_has_no_row_for_are_said(tiny_model: Path, tin
 def test_what_cannot_be_asked_for_is_refused_before_anything_is_written(adapter: Path, tmp_path: Path) -> None:
     config = json.loads((adapter / "adapter_config.json").read_text())
     copy = tmp_path / "copy"
-    shutil.copytree(adapter, copy, ignore=shutil.ignore_patterns("checkpoints"))
+    shutil.copytree(adapter, copy, ignore=shutil.ignore_patterns("checkpoints", "config.yaml"))
     (copy / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
     with pytest.raises(ConfigError, match="give --model"):
         export(copy, tmp_path / "out")

@@ -16,7 +16,7 @@ from support import smollm2_gguf
 from tiny_tokenizers import byte_level_tokenizer, save_tokenizer
 from veneer.errors import ModelError
 from veneer.io import checkpoint as module
-from veneer.io.checkpoint import Checkpoint, SafetensorsCheckpoint, open_checkpoint
+from veneer.io.checkpoint import Checkpoint, SafetensorsCheckpoint, model_name, open_checkpoint
 from veneer.io.gguf.reader import GgufCheckpoint
 
 TENSORS = {
@@ -227,3 +227,15 @@ def test_gguf_files_and_directories_of_one(tmp_path: Path) -> None:
     (tmp_path / "two.gguf").symlink_to(file)
     with pytest.raises(ModelError, match=r"(?s)several GGUF files.*one\.gguf.*two\.gguf"):
         open_checkpoint(tmp_path)
+
+
+def test_a_model_is_named_for_others_without_the_path_of_this_machine(tmp_path: Path) -> None:
+    cached = tmp_path / "hub" / "models--owner--name" / "snapshots" / "0a1b"
+    cached.mkdir(parents=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "model.gguf").write_bytes(b"")
+    assert model_name("owner/name") == "owner/name"
+    assert model_name(str(cached)) == "owner/name"
+    assert model_name(str(tmp_path / "mine")) == "mine"
+    assert model_name(str(tmp_path / "model.gguf")) == "model.gguf"
+    assert model_name(str(tmp_path / "moved" / "away")) == "away"

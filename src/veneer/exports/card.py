@@ -12,6 +12,7 @@ from veneer.config import RunConfig
 from veneer.exports.certificate import TOP
 from veneer.exports.record import ExportRecord
 from veneer.exports.request import Target
+from veneer.io.checkpoint import model_name
 from veneer.run_folder import run_of
 
 LICENSE = (
@@ -29,7 +30,7 @@ def model_card(record: ExportRecord, name: str) -> str:
     run = recorded_run(Path(record.adapter))
     library = "peft" if record.to == Target.PEFT.value else "gguf" if record.to.startswith("gguf") else "transformers"
     # JSON's strings are YAML's.
-    front = [f"base_model: {json.dumps(_public(record.model))}", f"library_name: {library}", "tags: [veneer, lora]"]
+    front = [f"base_model: {json.dumps(model_name(record.model))}", f"library_name: {library}", "tags: [veneer, lora]"]
     parts = [
         "---\n" + "\n".join(front) + "\n---",
         f"# {name}",
@@ -41,12 +42,6 @@ def model_card(record: ExportRecord, name: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _public(model: str) -> str:
-    """A hub id as it is; of a path on this machine its last part, since the card is read elsewhere."""
-    path = Path(model).expanduser()
-    return path.name if path.exists() else model
-
-
 def _what(record: ExportRecord) -> str:
     kinds = {Target.PEFT.value: "An adapter for", Target.GGUF_ADAPTER.value: "An adapter (GGUF) for"}
     start = kinds.get(record.to, "A fine-tuned version of")
@@ -54,7 +49,7 @@ def _what(record: ExportRecord) -> str:
     if record.written is not None:
         merged = f" The adapter is merged into the {record.merged_into} base: {record.written.changed} of "
         merged += f"{record.written.tensors} tensors changed."
-    return f"{start} `{_public(record.model)}`, made with veneer. Weights: {record.format}.{merged}"
+    return f"{start} `{model_name(record.model)}`, made with veneer. Weights: {record.format}.{merged}"
 
 
 def _training(record: ExportRecord, run: RunConfig) -> str:

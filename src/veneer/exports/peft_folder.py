@@ -19,6 +19,7 @@ from veneer.exports.record import ExportRecord
 from veneer.exports.settings import file_differences
 from veneer.exports.tensors import ExpectedTensor, MemoryTensors, Tensors
 from veneer.exports.veneer_reader import ReaderInput, live, own
+from veneer.io.checkpoint import model_name
 from veneer.io.tokenizer import Tokenizer, from_directory
 
 NO_PEFT = "not read by PEFT, which is not installed (with transformers)"
@@ -47,7 +48,7 @@ def write(inputs: ExportInputs, folder: Path) -> ExportRecord:
 def _write_files(inputs: ExportInputs, base: MergeBase, folder: Path) -> None:
     adapter, tokenizer = _adapter(inputs, base)
     _, config = read_config(inputs.request.adapter)
-    named = str(config.get("base_model_name_or_path") or inputs.model)
+    named = model_name(str(config.get("base_model_name_or_path") or inputs.model))
     save_adapter(folder, adapter, base=named, revision=config.get("revision"))
     if tokenizer is not None and tokenizer.vocab_size > inputs.checkpoint.tokenizer().vocab_size:
         tokenizer.save(folder)

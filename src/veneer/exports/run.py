@@ -141,7 +141,9 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
     """
     adapter, to = request.adapter, request.to
     _, config = read_config(adapter)
-    named = request.model or config.get("base_model_name_or_path")
+    run = recorded_run(adapter)
+    # The run knows the place of its base, where the adapter has a name for others to read.
+    named = request.model or (run.model if run else config.get("base_model_name_or_path"))
     if not named:
         raise ConfigError(f"{adapter} does not say what its base model is; give --model")
     if request.quant is not None and to not in (Target.GGUF, Target.GGUF_ADAPTER):
@@ -149,7 +151,6 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
             f"--quant {request.quant} is for GGUF files, and --to {to.value} writes none; leave it out, or take --dtype"
         )
     checkpoint = open_checkpoint(str(named), revision=config.get("revision") if request.model is None else None)
-    run = recorded_run(adapter)
     backend = backend_of(checkpoint.config, run.backend if run else Backend.AUTO)
     if backend is Backend.HF and to not in TRANSFORMERS_TARGETS:
         raise ConfigError(

@@ -37,6 +37,22 @@ _TOKENIZER_FILES = (
 _READABLE = ("F32", "F16", "BF16", "F64", *FLOAT8)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
+HUB_FOLDER = "models--"
+"""What the folder of a model begins with in the hub's cache."""
+
+
+def model_name(source: str) -> str:
+    """What a model is called where other people read it: never a path of this machine.
+
+    A hub id is itself. A path into the hub's cache (`models--OWNER--NAME/snapshots/…`) has the id in it. Of any other
+    path the last part is the name.
+    """
+    path = Path(source).expanduser()
+    if not path.exists() and _HUB_ID.fullmatch(source):
+        return source
+    cached = next((part for part in path.parts if part.startswith(HUB_FOLDER)), None)
+    return path.resolve().name if cached is None else cached.removeprefix(HUB_FOLDER).replace("--", "/")
+
 
 def open_checkpoint(source: str | Path, *, revision: str | None = None) -> Checkpoint:
     """Open the files of a model.

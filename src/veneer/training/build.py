@@ -12,6 +12,7 @@ from veneer.backends.load import load_language_model
 from veneer.enums import Init, Method
 from veneer.events import Stage, Subscriber, ignore
 from veneer.hardware import resolve_device, resolve_dtype
+from veneer.io.checkpoint import model_name
 from veneer.load import WeightForm
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
@@ -71,7 +72,7 @@ def adapter_on(model: LanguageModel, inputs: RunInputs) -> AdapterTraining:
     )
     adapter = inject(model, prepared.lora, seed=config.train.seed, sources=sources, targets=prepared.targets)
     saved = inputs.data.tokenizer if config.lora.new_tokens else None
-    return AdapterTraining(adapter, origin.source, config.revision, saved)
+    return AdapterTraining(adapter, model_name(origin.source), config.revision, saved)
 
 
 def _measured_directions(model: LanguageModel, inputs: RunInputs) -> dict[str, torch.Tensor]:
