@@ -16,6 +16,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from test_architecture import LAYERS
 from tiny import rows, run_config, write_rows
 from veneer.cli import main
 from veneer.config import known_keys, override, parse
@@ -102,6 +103,12 @@ def test_every_page_stands_in_the_index() -> None:
     assert [page for page in PAGES if page.startswith("docs/") and f"({Path(page).name})" not in index] == [
         "docs/README.md"
     ]
+
+
+def test_the_table_of_layers_is_that_of_the_tests() -> None:
+    table = PAGES["docs/design.md"].split("## Layers")[1].split("\n\n")[2]
+    named = {name.rstrip("/") for name in re.findall(r"`([\w/]+)`", table)}
+    assert named == {part for layer in LAYERS for part in layer} - {"__main__", "__init__"}
 
 
 # ------------------------------------------------------------------------------------------------------------ commands
