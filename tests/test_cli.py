@@ -56,8 +56,8 @@ OPTIONS = {
         "--output", "--seeds", "--set",
     ],
     "data": [
-        "--eval-data", "--fix", "--group", "--html", "--ignore", "--json", "--max-length", "--model", "--processes",
-        "--show", "file",
+        "--columns", "--eval-data", "--fix", "--group", "--html", "--ignore", "--json", "--max-length", "--model",
+        "--processes", "--show", "file",
     ],
     "doctor": ["--json", "--measure"],
     "evaluate": [

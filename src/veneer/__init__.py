@@ -36,11 +36,13 @@ if TYPE_CHECKING:
     from veneer.config import LoraSection as LoraSection
     from veneer.config import QuantSection as QuantSection
     from veneer.config import RunConfig as RunConfig
+    from veneer.config import SplitSection as SplitSection
     from veneer.config import TrainSection as TrainSection
     from veneer.diagnosis import Facts as Facts
     from veneer.enums import Backend as Backend
     from veneer.enums import BadRows as BadRows
     from veneer.enums import Bias as Bias
+    from veneer.enums import Check as Check
     from veneer.enums import Column as Column
     from veneer.enums import Dtype as Dtype
     from veneer.enums import Factors as Factors
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from veneer.enums import Scaling as Scaling
     from veneer.enums import Schedule as Schedule
     from veneer.enums import Scheme as Scheme
+    from veneer.enums import SplitBy as SplitBy
     from veneer.enums import Variant as Variant
     from veneer.errors import AdapterError as AdapterError
     from veneer.errors import CheckpointError as CheckpointError
@@ -139,6 +142,7 @@ _HOMES = {
     "BadRows": "veneer.enums",
     "Bias": "veneer.enums",
     "Certificate": "veneer.exports.certificate",
+    "Check": "veneer.enums",
     "CheckpointError": "veneer.errors",
     "CheckpointSaved": "veneer.events",
     "Column": "veneer.enums",
@@ -207,6 +211,8 @@ _HOMES = {
     "Scaling": "veneer.enums",
     "Schedule": "veneer.enums",
     "Scheme": "veneer.enums",
+    "SplitBy": "veneer.enums",
+    "SplitSection": "veneer.config",
     "StageBegun": "veneer.events",
     "StageEnded": "veneer.events",
     "StageProgress": "veneer.events",
@@ -251,6 +257,7 @@ __all__ = [
     "BadRows",
     "Bias",
     "Certificate",
+    "Check",
     "CheckpointError",
     "CheckpointSaved",
     "Column",
@@ -319,6 +326,8 @@ __all__ = [
     "Scaling",
     "Schedule",
     "Scheme",
+    "SplitBy",
+    "SplitSection",
     "StageBegun",
     "StageEnded",
     "StageProgress",

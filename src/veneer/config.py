@@ -30,6 +30,7 @@ from veneer.enums import (
     Backend,
     BadRows,
     Bias,
+    Check,
     Column,
     Dtype,
     Factors,
@@ -42,6 +43,7 @@ from veneer.enums import (
     Scaling,
     Schedule,
     Scheme,
+    SplitBy,
     Variant,
 )
 from veneer.errors import ConfigError, listing, nearest
@@ -146,6 +148,18 @@ class QuantSection(_Section):
     the head never are."""
 
 
+class SplitSection(_Section):
+    """How the rows that are held out are chosen."""
+
+    by: SplitBy = SplitBy.ROW
+    """What decides which rows are held out. `row`: each row by itself. `group`: rows with the same value in `column`
+    stay on one side. `label`: each label (the answer, or the value in `column`) has the share of its rows held out.
+    `time`: the latest rows by `column`, which holds numbers or dates. `near-duplicates`: rows that are nearly the same
+    stay on one side."""
+    column: Name | None = None
+    """The column or key of the file that rows are split by."""
+
+
 class DataSection(_Section):
     """Settings of the rows for training and evaluation."""
 
@@ -155,6 +169,8 @@ class DataSection(_Section):
     """The file of rows for the evaluation loss."""
     held_out: Fraction = 0.0
     """The share of `file` that is kept for the evaluation loss and not trained, if there is no `eval_file`."""
+    split: SplitSection = SplitSection()
+    """How these rows are chosen: `{by: group, column: customer}`."""
     max_length: Annotated[int, Field(ge=2), _NUMBER] = 2048
     """The length of the longest row that is trained, in tokens."""
     overlong: Overlong = Overlong.DROP
@@ -163,6 +179,15 @@ class DataSection(_Section):
     bad_rows: BadRows = BadRows.REFUSE
     """What happens to rows that cannot be used: `refuse` names all of them and ends the run, `skip` leaves them out.
     They are counted and reported either way."""
+    checks: tuple[Check, ...] = (
+        Check.NOTHING_TRAINED,
+        Check.END_UNTRAINED,
+        Check.CONTENT_LOST,
+        Check.TOOL_CALL_LOST,
+        Check.DOUBLED_BOS,
+    )
+    """The rules of `veneer data` under which a row is refused (docs/data.md). What other rules find in single rows is
+    reported. `[]` refuses nothing."""
     columns: dict[Column, Name] = Field(default={})
     """The file's name of a column or key, where it is not veneer's: `{prompt: text, completion: category}`. No other
     columns are used then."""
@@ -281,6 +306,7 @@ def check(config: RunConfig) -> None:
         problems.append("train.epochs and train.steps both say how long to train; give one (the other is null)")
     if config.data.eval_file and config.data.held_out:
         problems.append("data.eval_file and data.held_out both say what to evaluate on; give one")
+    problems += split_problems(config.data)
     if config.compute.products is Products.INT8 and config.method is Method.FULL:
         problems.append(
             "compute.products int8 is for a frozen base and method full trains it; take method lora or qlora, or "
@@ -302,6 +328,19 @@ def check(config: RunConfig) -> None:
         problems.append("train.eval_every needs rows to evaluate on: give data.eval_file or data.held_out")
     if problems:
         raise ConfigError(f"the configuration contradicts itself:\n{listing(problems)}")
+
+
+def split_problems(data: DataSection) -> list[str]:
+    """What contradicts itself in how rows are held out."""
+    by, column = data.split.by, data.split.column
+    problems = []
+    if by is not SplitBy.ROW and not data.held_out:
+        problems.append(f"data.split.by {by.value} says which rows are held out and data.held_out is 0; give a share")
+    if by in (SplitBy.GROUP, SplitBy.TIME) and column is None:
+        problems.append(f"data.split.by {by.value} needs data.split.column, the column that rows are split by")
+    if by in (SplitBy.ROW, SplitBy.NEAR_DUPLICATES) and column is not None:
+        problems.append(f"data.split.column is for group, label or time and data.split.by is {by.value}; leave one out")
+    return problems
 
 
 def quant_problems(quant: QuantSection) -> list[str]:

@@ -68,6 +68,37 @@ class Overlong(Enum):
     TRUNCATE = "truncate"
 
 
+class Check(Enum):
+    """Rules of `veneer data` under which a run can refuse rows."""
+
+    NOTHING_TRAINED = "nothing-trained"
+    END_UNTRAINED = "end-untrained"
+    CONTENT_LOST = "content-lost"
+    TOOL_CALL_LOST = "tool-call-lost"
+    DOUBLED_BOS = "doubled-bos"
+    EMPTY_TURN = "empty-turn"
+    TURN_ORDER = "turn-order"
+    BOILERPLATE_TRAINED = "boilerplate-trained"
+    OLD_THOUGHTS_LOST = "old-thoughts-lost"
+    DAMAGED_ENCODING = "damaged-encoding"
+    SECRET = "secret"
+
+
+class SplitBy(Enum):
+    """What decides which rows are held out for evaluation."""
+
+    ROW = "row"
+    """Each row by itself."""
+    GROUP = "group"
+    """Rows with the same value in a column stay on one side."""
+    LABEL = "label"
+    """Each label has the same share of its rows held out."""
+    TIME = "time"
+    """The latest rows are held out."""
+    NEAR_DUPLICATES = "near-duplicates"
+    """Rows that are nearly the same stay on one side."""
+
+
 class BadRows(Enum):
     """What happens to a row that cannot be used."""
 

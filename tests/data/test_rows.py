@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tiny import rows, run_config, write_rows
-from veneer.data.records import read_records
-from veneer.data.rows import load_rows, split
+from veneer.data.rows import load_rows
 from veneer.errors import DataError
 from veneer.events import Event, Note, StageEnded, StageProgress, Subscriber
 from veneer.io.checkpoint import open_checkpoint
@@ -42,17 +41,6 @@ def test_repeated_rows_that_a_split_puts_on_both_sides_are_reported(tiny_model: 
     notes = notes_of(tiny_model, doubled, tmp_path, "data.held_out=0.3")
     assert any("evaluation rows are also training rows" in note for note in notes)
     assert any("repeat an earlier one" in note for note in notes)
-
-
-def test_a_split_keeps_every_row_on_one_side_in_order(tiny_data: Path) -> None:
-    records = read_records(tiny_data)
-    train, evaluated = split(records, 0.25)
-    assert len(evaluated) == 5
-    places = [record.where for record in records]
-    assert sorted(places.index(r.where) for r in [*train, *evaluated]) == list(range(20))
-    for side in (train, evaluated):
-        assert [places.index(r.where) for r in side] == sorted(places.index(r.where) for r in side)
-    assert len(split(records, 0.001)[1]) == 1
 
 
 def test_runs_of_several_seeds_are_evaluated_on_the_same_rows(

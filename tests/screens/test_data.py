@@ -11,6 +11,8 @@ from consoles import recorded
 from veneer.cli import main
 from veneer.data.lint.row import LintSetting, read_row
 from veneer.data.lint.run import lint
+from veneer.data.lint.view import tokens_of
+from veneer.enums import Column
 from veneer.screens.data import show_report, show_row
 
 LABELLED = [{"prompt": f"question number {i}", "completion": "yes" if i % 2 else "no"} for i in range(12)]
@@ -61,3 +63,24 @@ def test_rows_are_shown_as_tokens_with_what_trains_marked(tmp_path: Path) -> Non
     assert tokens.count("{+") == tokens.count("+}") == 1
     assert [line.split()[-1] for line in text.splitlines()[2:] if "trained" in line] == ["completion", "turn"]
     assert "\x1b[32m" in console.export_text(styles=True)
+
+
+def test_files_with_other_names_of_columns_are_checked(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text("text,category\n" + "".join(f"question {i},{'ab'[i % 2]}\n" for i in range(9)) + "question 0,b\n")
+    result = CliRunner().invoke(
+        main, ["data", str(file), "--json", "--columns", "{prompt: text, completion: category}"]
+    )
+    assert result.exit_code == 1
+    (finding,) = json.loads(result.stdout)["findings"]
+    assert (finding["rule"], finding["count"]) == ("conflicting-labels", 2)
+    refused = CliRunner().invoke(main, ["data", str(file), "--columns", "{question: text}"])
+    assert refused.exit_code == 2
+    assert "data.columns" in refused.stderr
+
+
+def test_the_fields_of_renamed_columns_have_the_names_that_are_read() -> None:
+    setting = LintSetting(ct.tokenizer("chatml"), columns={Column.MESSAGES: "chat"})
+    raw = {"chat": [{"role": "user", "content": "Capital?"}, {"role": "assistant", "content": "Paris"}]}
+    fields = [token.field for token in tokens_of(read_row("f:1", raw, setting), setting) if token.trained]
+    assert set(fields) == {"messages[1].content", "end of turn"}

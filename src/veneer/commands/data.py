@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from veneer.commands.options import COUNT, Count, examples
+
+if TYPE_CHECKING:
+    from veneer.enums import Column
 
 
 @click.command(epilog=examples("data rows.jsonl", "data rows.jsonl --model MODEL --html page.html --show 3"))
@@ -15,6 +20,9 @@ from veneer.commands.options import COUNT, Count, examples
 @click.option("--model", help="The model whose tokenizer and chat template the rows are checked with. [default: none]")
 @click.option("--eval-data", help="The evaluation rows. They are checked too, and for what training has seen of them.")
 @click.option("--max-length", type=Count(2), default=2048, show_default=True, help="The longest row, in tokens.")
+@click.option(
+    "--columns", metavar="NAMES", help="The file's names of columns, e.g. '{prompt: text, completion: category}'."
+)
 @click.option("--group", metavar="COLUMN", help="A column whose values must not be on both sides of the split.")
 @click.option("--ignore", multiple=True, metavar="RULE", help="A rule that is not reported. It may be given again.")
 @click.option("--show", type=COUNT, metavar="N", help="Print the first N rows as tokens, with what trains marked.")
@@ -29,6 +37,7 @@ def data(
     model: str | None,
     eval_data: str | None,
     max_length: int,
+    columns: str | None,
     group: str | None,
     ignore: tuple[str, ...],
     show: int | None,
@@ -53,6 +62,7 @@ def data(
             model=model,
             eval_file=eval_data,
             max_length=max_length,
+            columns=_columns(columns),
             group=group,
             ignore=frozenset(ignore),
             processes=processes,
@@ -65,3 +75,12 @@ def data(
         click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
     if report.failed:
         raise click.exceptions.Exit(1)
+
+
+def _columns(text: str | None) -> Mapping[Column, str]:
+    """The setting `data.columns` as it is written on the command line."""
+    from veneer.config import override, parse
+
+    given = [] if text is None else [f"data.columns={text}"]
+    values = override({"model": "-", "output": "-", "data": {"file": "-"}}, given)
+    return parse(values, where="the command line").data.columns

@@ -16,7 +16,7 @@ from veneer.comparison.summary import Difference, MethodSummary, charts, differe
 from veneer.config import RunConfig, override, parse, put
 from veneer.data.batches import order as shuffled
 from veneer.data.records import read_rows
-from veneer.data.rows import split
+from veneer.data.splits import split
 from veneer.enums import Method
 from veneer.errors import ConfigError, Interrupted, OutputError, listing
 from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, broadcast, from_json

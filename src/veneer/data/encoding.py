@@ -13,6 +13,7 @@ from veneer.enums import BadRows, Overlong
 from veneer.errors import DataError
 
 if TYPE_CHECKING:
+    from veneer.data.lint.audit import RowAudit
     from veneer.io.tokenizer import Tokenizer
 
 HUGE = 1 << 20
@@ -69,6 +70,7 @@ def encode_all(
     max_length: int | None,
     overlong: Overlong,
     bad_rows: BadRows = BadRows.REFUSE,
+    audit: RowAudit | None = None,
 ) -> Encoded:
     """Encode every record with the tokenizer's own chat template.
 
@@ -77,14 +79,15 @@ def encode_all(
         tokenizer: the model's.
         max_length: tokens that an example may have, all counted; None sets no limit.
         overlong: whether longer rows are left out or cut to their first `max_length` tokens.
-        bad_rows: whether a row that cannot be encoded is an error or left out.
+        bad_rows: whether a row that cannot be encoded, or is refused by `audit`, is an error or left out.
+        audit: checks each row, but those of which only the beginning is tokenised; it keeps what it finds.
 
     Returns:
         The examples in the records' order, and a report that names every row that is cut or missing.
 
     Raises:
-        DataError: rows that the template refuses and that may not be skipped (one error names all of them by cause), or
-            nothing is left to train on.
+        DataError: rows that the template or `audit` refuses and that may not be skipped (one error names all of them by
+            cause), or nothing is left to train on.
     """
     if max_length is not None and max_length < 2:
         raise DataError(f"max_length is {max_length}; at least 2 tokens are needed, one to predict from the other")
@@ -99,12 +102,17 @@ def encode_all(
         if isinstance(found, DataError):
             tally.problems.append(RowProblem(record.where, str(found)))
         else:
-            tally.add(found, cut)
+            reason = None if audit is None or cut else audit.refusal(record, found)
+            if reason is None:
+                tally.add(found, cut)
+            else:
+                tally.problems.append(RowProblem(record.where, reason))
     problems = tally.problems
     if problems and (bad_rows is BadRows.REFUSE or not tally.rows):
         total = len(problems) + tally.rows
         remedy = "" if bad_rows is BadRows.SKIP else "\ndata.bad_rows: skip leaves such rows out"
-        raise DataError(f"{len(problems)} of {total} rows cannot be encoded:\n{grouped(problems)}{remedy}")
+        checks = "" if audit is None else "; data.checks says which rules refuse rows"
+        raise DataError(f"{len(problems)} of {total} rows cannot be encoded:\n{grouped(problems)}{remedy}{checks}")
     report = tally.report(encoder.notes())
     if not tally.examples:
         raise DataError(

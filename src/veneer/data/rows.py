@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from veneer.config import DataSection
-from veneer.data.batches import order
 from veneer.data.chat import Example
 from veneer.data.encoding import EncodeReport, encode_all
+from veneer.data.lint.audit import RowAudit
 from veneer.data.problems import RowProblem, grouped
 from veneer.data.records import Record, duplicates, overlap, read_file
-from veneer.errors import DataError
+from veneer.data.splits import split_records
 from veneer.events import Note, Stage, Subscriber, counted, ignore, notes_to
 from veneer.io.tokenizer import Tokenizer
 
@@ -72,7 +72,7 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
     if data.eval_file is not None:
         eval_records = _read(data.eval_file, data, skipped, emit)
     elif data.held_out:
-        records, eval_records = split(records, data.held_out)
+        records, eval_records = split_records(records, data)
     shared = overlap(records, eval_records)
     if shared:
         notice(
@@ -98,27 +98,6 @@ def _read(file: str, data: DataSection, skipped: list[RowProblem], emit: Subscri
     return found.records
 
 
-def split(records: list[Record], share: float) -> tuple[list[Record], list[Record]]:
-    """Split records into those to train and, `share` of them and at least one, those to evaluate. Both keep the order
-    of the file.
-
-    Which ones are evaluated follows from the number of records alone. So runs of several seeds, or the points of a
-    sweep, are evaluated on the same rows.
-
-    Raises:
-        DataError: there are too few records to have some on both sides.
-    """
-    count = max(1, round(share * len(records)))
-    if count >= len(records):
-        raise DataError(
-            f"data.held_out={share} of {len(records)} rows leaves none to train on; give more rows or an eval_file"
-        )
-    # Another stream than the epochs' orders, which start from 0.
-    chosen = set(order(len(records), seed=0, epoch=2**31)[:count].tolist())
-    train = [record for index, record in enumerate(records) if index not in chosen]
-    return train, [record for index, record in enumerate(records) if index in chosen]
-
-
 def _encode(
     records: list[Record],
     tokenizer: Tokenizer,
@@ -127,6 +106,7 @@ def _encode(
     skipped: list[RowProblem],
     emit: Subscriber,
 ) -> list[Example]:
+    audit = RowAudit(tokenizer, data.checks)
     with Stage(emit, f"tokenising {what} rows", total=len(records), unit="rows") as stage:
         encoded = encode_all(
             counted(records, stage),
@@ -134,9 +114,10 @@ def _encode(
             max_length=data.max_length,
             overlong=data.overlong,
             bad_rows=data.bad_rows,
+            audit=audit,
         )
     skipped += encoded.report.skipped
-    for line in findings(encoded.report, what):
+    for line in (*findings(encoded.report, what), *audit.notes(what)):
         emit(Note(message=line))
     return encoded.examples
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from veneer.assistant import Assistant, recorded_run
 from veneer.data.records import Message, Record, read_file, read_records
-from veneer.data.rows import split
+from veneer.data.splits import split_records
 from veneer.errors import DataError, listing
 
 LIMIT = 20
@@ -102,7 +102,7 @@ def evaluation_rows(adapter: Path, data: str | None) -> tuple[EvaluationRows | N
     records = read_file(file, columns=run.data.columns, bad_rows=run.data.bad_rows).records
     if run.data.eval_file is not None:
         return EvaluationRows(tuple(records), file), ""
-    _, evaluated = split(records, run.data.held_out)
+    _, evaluated = split_records(records, run.data)
     return EvaluationRows(tuple(evaluated), f"{file} (the {len(evaluated)} rows held out of training)"), ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import LintOptions, lint
 from veneer.data.lint.view import rows_again, spans_of, tokens_of
 from veneer.data.page.write import write_page
+from veneer.enums import Column
 from veneer.errors import ConfigError
 from veneer.events import Stage
 from veneer.io.checkpoint import open_checkpoint
@@ -40,6 +41,7 @@ class DataRequest:
     model: str | None
     eval_file: str | None
     max_length: int
+    columns: Mapping[Column, str]
     group: str | None
     ignore: frozenset[str]
     processes: int | None
@@ -59,13 +61,14 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
     if request.show and request.model is None:
         raise ConfigError("--show prints rows as tokens, which are a model's; name one by --model")
     tokenizer: Tokenizer | None = None if request.model is None else open_checkpoint(request.model).tokenizer()
-    setting = LintSetting(tokenizer, request.max_length)
+    setting = LintSetting(tokenizer, request.max_length, request.columns)
     with EventScreen(console()) as screen:
         report = lint(
             request.file,
             tokenizer=tokenizer,
             eval_file=request.eval_file,
             max_length=request.max_length,
+            columns=request.columns,
             options=LintOptions(
                 ignore=request.ignore,
                 group=request.group,

@@ -57,6 +57,8 @@ GENERATION_OPEN_END = (
     "{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>\n{% else %}{{ m.content }}<|im_end|>\n{% endif %}"
     "{% endfor %}"
 )
+# White space behind the control token is no open end.
+GENERATION_LINE_END = GENERATION_OPEN_END.replace("{% endgeneration %}<|im_end|>\n", "<|im_end|>\n{% endgeneration %}")
 GENERATION_HEADER = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}<|im_start|>{{ m.role }}\n{{ m.content }}"
     "<|im_end|>{% endgeneration %}\n{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}"
@@ -152,6 +154,12 @@ def test_a_faulty_template_is_found_in_every_row(rule: str, source: str, tmp_pat
     assert {name: len(rows) for name, rows in found_in(report).items()} == {rule: 5}
 
 
+def test_white_space_behind_the_end_of_a_turn_is_no_open_end(tmp_path: Path) -> None:
+    tokenizer = ct.tokenizer("chatml")
+    tokenizer.chat_template = GENERATION_LINE_END
+    assert found_in(lint(write(tmp_path / "rows.jsonl", clean(5)), tokenizer=tokenizer)) == {}
+
+
 def test_a_doubled_start_is_found(tmp_path: Path) -> None:
     tokenizer = ct.tokenizer("llama3")
     tokenizer.chat_template = TWO_BOS
@@ -172,6 +180,7 @@ def test_repeats_and_conflicts(tmp_path: Path) -> None:
     assert found == {
         "duplicate": ["rows.jsonl:31"],
         "conflicting-labels": ["rows.jsonl:7", "rows.jsonl:32"],
+        "label-spelling": ["rows.jsonl:31"],
     }
 
 
@@ -201,6 +210,42 @@ def test_leakage(tmp_path: Path) -> None:
         "leaked-nearly": ["test.jsonl:3"],
         "leaked-group": ["test.jsonl:4"],
     }
+
+
+def test_a_test_row_inside_a_longer_training_row_is_found(tmp_path: Path) -> None:
+    rows = [chat(f"u:{sentence(i, 30)}", f"a:{sentence(100 + i, 30)}") for i in range(20)]
+    rows[4] = chat(f"u:{sentence(4, 200)} {sentence(700, 15)} {sentence(701, 15)}", f"a:{sentence(104, 30)}")
+    held = [
+        chat(f"u:{sentence(700, 15)}", f"a:{sentence(701, 15)}"),
+        chat(f"u:{sentence(800, 15)}", f"a:{sentence(801, 15)}"),
+    ]
+    train = write(tmp_path / "train.jsonl", rows)
+    found = found_in(lint(train, eval_file=write(tmp_path / "test.jsonl", held)))
+    assert found == {"leaked-within": ["test.jsonl:1"]}
+
+
+def test_columns_that_name_groups_are_known(tmp_path: Path) -> None:
+    rows = [{"text": f"{sentence(i)}", "user_id": i} for i in range(9)]
+    train = write(tmp_path / "train.jsonl", rows[:6])
+    held = write(tmp_path / "test.jsonl", [rows[7], rows[8] | {"user_id": 2}])
+    assert found_in(lint(train, eval_file=held)) == {"leaked-group": ["test.jsonl:2"]}
+
+
+def test_a_few_contradicting_labels_are_found_in_any_file(tmp_path: Path) -> None:
+    rows = [chat(f"u:{sentence(i, 20)}", f"a:{sentence(100 + i, 40)}") for i in range(9)]
+    rows += [chat(f"u:{sentence(50 + i)}", f"a:{('spam', 'ham')[i % 2]}") for i in range(6)]
+    rows.append(chat(f"u:{sentence(50)}", "a:ham"))
+    found = found_in(lint(write(tmp_path / "rows.jsonl", rows)))
+    assert found["conflicting-labels"] == ["rows.jsonl:10", "rows.jsonl:16"]
+
+
+def test_slips_of_the_pen_in_labels_are_found(tmp_path: Path) -> None:
+    names = ["card_arrival", "lost_card", "level_1", "level_2", "pin"]
+    rows = [{"prompt": sentence(i), "completion": names[i % 5]} for i in range(100)]
+    rows[7]["completion"], rows[12]["completion"], rows[30]["completion"] = "Level 1", "Lost Card", "card_arival"
+    rows[44]["completion"] = "level_3"
+    found = found_in(lint(write(tmp_path / "rows.jsonl", rows)))
+    assert found == {"label-spelling": ["rows.jsonl:8", "rows.jsonl:13", "rows.jsonl:31"]}
 
 
 def test_near_duplicates_warn_where_there_are_many(tmp_path: Path) -> None:
@@ -268,7 +313,7 @@ def test_every_rule_has_a_planted_fault() -> None:
     planted = {rule for rule, *_ in [*ROW_FAULTS, *TEMPLATE_FAULTS]}
     planted |= {"doubled-bos", "duplicate", "conflicting-labels", "several-answers", "near-duplicate"}
     planted |= {"many-near-duplicates", "outlier-length", "rare-keys", "rare-script"}
-    planted |= {"leaked-row", "leaked-prompt", "leaked-nearly", "leaked-group"}
+    planted |= {"leaked-row", "leaked-prompt", "leaked-nearly", "leaked-group", "leaked-within", "label-spelling"}
     assert planted == set(RULES)
 
 

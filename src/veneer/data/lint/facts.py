@@ -14,12 +14,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.data.lint.labels import LONGEST, Labels
 from veneer.data.lint.row import Row
 from veneer.data.lint.scripts import script_of
 from veneer.data.lint.shingles import BANDS, Hashes, bands, shingles, without
 from veneer.data.lint.spill import Spill
 
 TRAINING, EVALUATION = 0, 1
+GROUPS = (
+    *("group", "group_id", "conversation_id", "document_id", "doc_id", "session_id", "thread_id"),
+    *("user_id", "customer_id", "patient_id", "speaker_id", "author_id"),
+)
+"""Columns that say which rows belong together, taken where no other is named; the first that a row has."""
 Hash = NDArray[np.uint64]
 
 
@@ -56,6 +62,8 @@ class FileFacts:
     """[rows, BANDS]; by which near-duplicates are found (`shingles`)."""
     shingles: Spill
     """The shingles of each row."""
+    labels: Labels
+    """The answers of the training rows, where they are short."""
 
     def __len__(self) -> int:
         return len(self.side)
@@ -98,7 +106,7 @@ def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
     if row.record is None:
         return RowFacts(line, side, usable=False)
     prompt, answer = row.prompt, row.answer
-    value = row.raw.get(group) if group is not None and isinstance(row.raw, dict) else None
+    value = _group(row.raw, group)
     length = len(prompt) + len(answer) if row.trace is None else len(row.trace.example.tokens)
     return RowFacts(
         line,
@@ -114,6 +122,13 @@ def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
         group=0 if value is None else digest(str(value)),
         script=script_of(answer),
     )
+
+
+def _group(raw: Any, column: str | None) -> Any:
+    """The value by which a row belongs to others; None where it has none."""
+    if not isinstance(raw, dict):
+        return None
+    return next((raw[name] for name in (GROUPS if column is None else (column,)) if raw.get(name) is not None), None)
 
 
 def shingles_of(row: Row) -> Hashes:
@@ -161,6 +176,8 @@ class Noted:
     """Those of all rows, one after the other."""
     counts: NDArray[np.int64]
     """[rows]; the number of shingles of each."""
+    answers: tuple[str | None, ...]
+    """Short answers as they are written; None for others."""
 
 
 def note(rows: Sequence[Row], side: int, group: str | None, boilerplate: Hashes) -> Noted:
@@ -172,10 +189,13 @@ def note(rows: Sequence[Row], side: int, group: str | None, boilerplate: Hashes)
         bands=np.stack(signatures),
         shingles=np.concatenate(sets),
         counts=np.array([len(hashes) for hashes in sets], dtype=np.int64),
+        answers=tuple(row.answer if 0 < len(row.answer) <= LONGEST else None for row in rows),
     )
 
 
-def gather(files: tuple[str, ...], chunks: Sequence[tuple[NDArray[np.void], Hash]], spill: Spill) -> FileFacts:
+def gather(
+    files: tuple[str, ...], chunks: Sequence[tuple[NDArray[np.void], Hash]], spill: Spill, labels: Labels
+) -> FileFacts:
     """The facts of all rows, of chunks in order."""
     table = np.concatenate([one for one, _ in chunks]) if chunks else np.zeros(0, dtype=TABLE)
     found = np.concatenate([one for _, one in chunks]) if chunks else np.zeros((0, BANDS), dtype=np.uint64)
@@ -195,4 +215,5 @@ def gather(files: tuple[str, ...], chunks: Sequence[tuple[NDArray[np.void], Hash
         script=np.ascontiguousarray(table["script"]),
         bands=found,
         shingles=spill,
+        labels=labels,
     )

@@ -10,6 +10,7 @@ from veneer.data.lint.checks import (
     duplicates,
     encoding,
     end_untrained,
+    label_spelling,
     leakage,
     near_duplicates,
     outliers,
@@ -38,7 +39,13 @@ ROW_CHECKS: tuple[RowCheck, ...] = (
     secrets.CHECK,
     personal_data.CHECK,
 )
-FILE_CHECKS: tuple[FileCheck, ...] = (leakage.CHECK, duplicates.CHECK, near_duplicates.CHECK, outliers.CHECK)
+FILE_CHECKS: tuple[FileCheck, ...] = (
+    leakage.CHECK,
+    duplicates.CHECK,
+    near_duplicates.CHECK,
+    label_spelling.CHECK,
+    outliers.CHECK,
+)
 RULES: dict[str, LintRule] = {
     rule.name: rule
     for rules in [check.rules for check in ROW_CHECKS] + [check.rules for check in FILE_CHECKS]

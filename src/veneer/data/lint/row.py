@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from veneer.data.chat import Encoder, Trace, template_of
 from veneer.data.formats import Record, to_record
 from veneer.data.json_values import BadRow
 from veneer.data.lint.fields import Placed, place
+from veneer.enums import Column
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 
@@ -25,6 +26,8 @@ class LintSetting:
     """The model's; None where no model is named, and no check of tokens is made."""
     max_length: int | None = None
     """Tokens that a row may have in training."""
+    columns: Mapping[Column, str] = field(default_factory=dict)
+    """veneer's name of a column or key to the file's, where they differ."""
 
     @cached_property
     def template(self) -> BoundedTemplate | None:
@@ -64,6 +67,8 @@ class Row:
     """Why the row cannot be used, or cannot be encoded."""
     trace: Trace | None
     """The row's tokens; None without a model, and where the row cannot be used."""
+    renamed: dict[str, Any] | None = None
+    """The row with its columns by veneer's names, where those are other ones."""
 
     @cached_property
     def texts(self) -> list[tuple[str, str]]:
@@ -78,7 +83,8 @@ class Row:
     @cached_property
     def fields(self) -> list[Placed]:
         """The fields of the row, and where each stands in the text that was tokenised."""
-        return [] if self.trace is None or self.record is None else place(self.raw, self.record, self.trace)
+        raw = self.raw if self.renamed is None else self.renamed
+        return [] if self.trace is None or self.record is None else place(raw, self.record, self.trace)
 
     @property
     def prompt(self) -> str:
@@ -107,19 +113,39 @@ def _calls(turn: dict[str, Any]) -> str:
 
 
 def read_row(where: str, raw: Any, setting: LintSetting) -> Row:
-    """The row with all that can be made of it."""
+    """A row with all that can be made of it."""
+    (row,) = read_rows([(where, raw)], setting)
+    return row
+
+
+def read_rows(rows: Sequence[tuple[str, Any]], setting: LintSetting) -> list[Row]:
+    """Rows with all that can be made of them, encoded together: their template renders ahead of the tokenizer.
+
+    Raises:
+        DataError: the chat template cannot be used for any row.
+    """
+    made = [_record_of(where, raw, setting) for where, raw in rows]
+    if setting.encoder is None:
+        return made
+    traces = setting.encoder.traces([row.record for row in made if row.record is not None])
+    return [row if row.record is None else _with_trace(row, next(traces)) for row in made]
+
+
+def _record_of(where: str, raw: Any, setting: LintSetting) -> Row:
     if isinstance(raw, BadRow):
         return Row(where, raw, None, str(raw), None)
     try:
-        record = to_record(raw, where)
+        record = to_record(raw, where, columns=setting.columns)
     except BadRow as problem:
         return Row(where, raw, None, str(problem), None)
-    if setting.encoder is None:
-        return Row(where, raw, record, None, None)
-    try:
-        return Row(where, raw, record, None, setting.encoder.trace(record))
-    except DataError as error:
-        return Row(where, raw, record, str(error).removeprefix(f"{where}: "), None)
+    renamed = {name.value: raw[theirs] for name, theirs in setting.columns.items() if theirs in raw} or None
+    return Row(where, raw, record, None, None, renamed)
+
+
+def _with_trace(row: Row, found: Trace | DataError) -> Row:
+    if isinstance(found, DataError):
+        return replace(row, problem=str(found))
+    return replace(row, trace=found)
 
 
 def strings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,13 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts, Noted, gather, note, shingles_of
+from veneer.data.lint.labels import Labels
 from veneer.data.lint.registry import FILE_CHECKS, ROW_CHECKS, RULES
 from veneer.data.lint.report import LintReport, Tally
-from veneer.data.lint.row import LintSetting, read_row
+from veneer.data.lint.row import LintSetting, read_rows
 from veneer.data.lint.rules import Cost, Finding
 from veneer.data.lint.shingles import Hashes, common
 from veneer.data.lint.spill import Spill
 from veneer.data.records import iterate_rows
+from veneer.enums import Column
 from veneer.errors import ConfigError, DataError, listing, nearest
 from veneer.events import Stage, Subscriber, broadcast
 from veneer.io.tokenizer import Tokenizer
@@ -75,7 +77,7 @@ class _Job:
 
     def check(self, side: int, rows: Sequence[tuple[str, Any]]) -> Chunk:
         """Check some rows of one side."""
-        read = [read_row(where, raw, self.setting) for where, raw in rows]
+        read = read_rows(rows, self.setting)
         findings = [
             (place, finding)
             for place, row in enumerate(read)
@@ -103,6 +105,7 @@ def lint(
     tokenizer: Tokenizer | None = None,
     eval_file: Path | str | None = None,
     max_length: int | None = None,
+    columns: Mapping[Column, str] | None = None,
     options: LintOptions | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> LintReport:
@@ -113,6 +116,7 @@ def lint(
         tokenizer: the model's; without it no check of tokens is made.
         eval_file: rows to evaluate on; they are checked too, and for what training has seen of them.
         max_length: tokens that a row may have; None sets no limit.
+        columns: veneer's name of a column or key to the file's, where they differ (`data.columns`).
         options: which rules, and how.
         subscribers: told of each stage and how far it is.
 
@@ -127,7 +131,7 @@ def lint(
         raise ConfigError(f"no such rule:\n{listing(lines)}\nknown: {', '.join(RULES)}")
     began = time.perf_counter()
     files = (str(file),) if eval_file is None else (str(file), str(eval_file))
-    setting = LintSetting(tokenizer, max_length)
+    setting = LintSetting(tokenizer, max_length, columns or {})
     tally = Tally()
     emit = broadcast(subscribers)
     with Spill() as spill:
@@ -155,23 +159,26 @@ def _facts(
 ) -> FileFacts:
     rows = iterate_rows(files[TRAINING])
     sample = list(islice(rows, SAMPLE))
-    plain = LintSetting()
-    boilerplate = common([shingles_of(read_row(where, raw, plain)) for where, raw in sample], _BOILERPLATE)
+    plain = LintSetting(columns=setting.columns)
+    boilerplate = common([shingles_of(row) for row in read_rows(sample, plain)], _BOILERPLATE)
     sides: list[tuple[int, Iterator[tuple[str, Any]]]] = [(TRAINING, chain(sample, rows))]
     if len(files) > 1:
         sides.append((EVALUATION, iterate_rows(files[EVALUATION])))
     chunks = ((side, chunk) for side, all_rows in sides for chunk in _chunks(all_rows))
     job = _Job(setting, options.group, boilerplate)
     tables: list[tuple[NDArray[np.void], NDArray[np.uint64]]] = []
+    labels = Labels()
     done = 0
     for chunk in _checked(job, chunks, options.processes):
         for place, finding in chunk.findings:
             tally.add([done + place], finding)
         tables.append((chunk.noted.table, chunk.noted.bands))
         spill.append(chunk.noted.shingles, chunk.noted.counts)
+        if chunk.noted.table["side"][0] == TRAINING:
+            labels.add(done, chunk.noted.answers)
         done += len(chunk.noted.table)
         stage.advance(len(chunk.noted.table))
-    return gather(files, tables, spill)
+    return gather(files, tables, spill, labels)
 
 
 def _count(files: Sequence[str]) -> int | None:

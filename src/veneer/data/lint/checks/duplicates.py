@@ -35,6 +35,8 @@ CONFLICTING_ANSWERS = LintRule(
 Places = NDArray[np.int64]
 _LABEL_LENGTH = 80
 """Characters of the longest answer that may be a label."""
+_SHORT_LABEL, _ELSEWHERE = 40, 2
+"""In other files, too, answers are labels if they are so short, and each is the answer to so many other questions."""
 _LABEL_REPEATS = 4
 """Labels are few: on average each is the answer of at least so many rows."""
 
@@ -54,11 +56,15 @@ def _repeats(facts: FileFacts, rows: Places) -> Iterator[tuple[Sequence[int], Fi
 def _conflicts(facts: FileFacts, rows: Places) -> Iterator[tuple[Sequence[int], Finding]]:
     asked = rows[facts.prompt[rows] != 0]
     labels = has_labels(facts, asked)
-    rule = CONFLICTING_LABELS if labels else CONFLICTING_ANSWERS
+    values, counts = np.unique(facts.answer[asked], return_counts=True)
     for same in groups(facts.prompt[asked]):
         members = asked[same]
-        answers, first = np.unique(facts.answer[members], return_index=True)
+        answers, first, here = np.unique(facts.answer[members], return_index=True, return_counts=True)
         if len(answers) > 1:
+            elsewhere = counts[np.searchsorted(values, answers)] - here
+            short = int(facts.answer_length[members].max()) <= _SHORT_LABEL
+            certain = labels or (short and int(elsewhere.min()) >= _ELSEWHERE)
+            rule = CONFLICTING_LABELS if certain else CONFLICTING_ANSWERS
             others = ", ".join(facts.where(row) for row in members[np.sort(first)][:5].tolist())
             yield members.tolist(), rule.found(f"{len(answers)} different answers: {others}")
 

@@ -31,6 +31,19 @@ LEAKED_GROUP = LintRule(
     "stand in the evaluation file and belong to a group of which other rows train",
     "split by that column: data.split {by: group}",
 )
+LEAKED_WITHIN = LintRule(
+    "leaked-within",
+    Severity.WARNING,
+    Cost.FILE,
+    "stand in the evaluation file and are nearly whole in a longer training row",
+    "remove the passage from the training row, or the row from the evaluation file",
+)
+_CONTAINED = 0.8
+"""Share of an evaluation row's runs of five words that stand in one training row."""
+_FEWEST = 9
+"""Runs that an evaluation row must have to be looked for: 13 words."""
+_COMMON = 10
+"""Evaluation rows from which on a run that they all have says nothing."""
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
@@ -50,6 +63,38 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
             leaked |= found
         for row, first in zip(held[found].tolist(), train[at[found]].tolist(), strict=True):
             yield [row], rule.found(f"{text} {facts.where(first)}")
+    yield from _contained(facts, train, held[~leaked])
+
+
+def _contained(
+    facts: FileFacts, train: NDArray[np.int64], held: NDArray[np.int64]
+) -> Iterator[tuple[Sequence[int], Finding]]:
+    """Evaluation rows of which one training row holds nearly all, among more that it says."""
+    sets = [facts.shingles.read(int(row)) for row in held]
+    sizes = np.array([len(one) for one in sets], dtype=np.int64)
+    hashes = np.concatenate([*sets, np.zeros(0, dtype=np.uint32)])
+    owners = np.repeat(np.arange(len(held)), sizes)
+    order = np.argsort(hashes, kind="stable")
+    hashes, owners = hashes[order], owners[order]
+    known, starts, counts = np.unique(hashes, return_index=True, return_counts=True)
+    if not len(known):
+        return
+    found: set[int] = set()
+    for row in train.tolist():
+        said = facts.shingles.read(row)
+        at = np.minimum(np.searchsorted(known, said), len(known) - 1)
+        at = at[(known[at] == said) & (counts[at] < _COMMON)]
+        if len(at) < _FEWEST * _CONTAINED:
+            continue
+        hit = np.concatenate([owners[starts[place] : starts[place] + counts[place]] for place in at.tolist()])
+        places, shared = np.unique(hit, return_counts=True)
+        for place, count in zip(places.tolist(), shared.tolist(), strict=True):
+            size = int(sizes[place])
+            # Of about one length they are near-duplicates, which another rule finds.
+            if place not in found and size >= _FEWEST and count >= _CONTAINED * size and len(said) > 1.25 * size:
+                found.add(place)
+                text = f"{100 * count / size:.0f} % of it stands in the training row {facts.where(row)}"
+                yield [int(held[place])], LEAKED_WITHIN.found(text)
 
 
 def _looked_up(known: Hash, wanted: Hash) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -61,4 +106,4 @@ def _looked_up(known: Hash, wanted: Hash) -> tuple[NDArray[np.int64], NDArray[np
     return order[at], known[order[at]] == wanted
 
 
-CHECK = FileCheck((LEAKED_ROW, LEAKED_PROMPT, LEAKED_GROUP), _run)
+CHECK = FileCheck((LEAKED_ROW, LEAKED_PROMPT, LEAKED_GROUP, LEAKED_WITHIN), _run)

@@ -1,0 +1,84 @@
+"""The checks of rows as a run makes them: what is certain to do harm is refused, and what else is found is said.
+
+A run has each row as a record and as tokens already, so that the checks cost a tenth of encoding. Rows are not compared
+with each other here; `veneer data` does that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from veneer.data.chat import Trace
+from veneer.data.formats import Record
+from veneer.data.lint.checks.control_tokens import CONTROL_TOKENS
+from veneer.data.lint.registry import ROW_CHECKS, RULES
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Finding, Severity
+from veneer.enums import Check
+from veneer.io.tokenizer import Tokenizer
+
+SAID_ELSEWHERE = frozenset({CONTROL_TOKENS.name})
+"""Rules whose rows the account of encoding names already."""
+
+
+@dataclass(slots=True)
+class _Told:
+    count: int
+    where: str
+    detail: str
+
+
+@dataclass(slots=True)
+class RowAudit:
+    """Checks the rows of a run as they are encoded."""
+
+    tokenizer: Tokenizer
+    """Encoded the rows."""
+    refusing: Collection[Check]
+    """The rules under which a row is refused."""
+    _told: dict[str, _Told] = field(default_factory=dict)
+    _setting: LintSetting = field(init=False)
+    _refusing: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._setting = LintSetting(self.tokenizer)
+        self._refusing = frozenset(check.value for check in self.refusing)
+
+    def refusal(self, record: Record, trace: Trace) -> str | None:
+        """Why a row is refused; None where it may train. What else is found is kept for `notes`."""
+        row = Row(record.where, _raw(record), record, None, trace)
+        reasons = []
+        for check in ROW_CHECKS:
+            for finding in check.run(row, self._setting):
+                if finding.rule in self._refusing:
+                    reasons.append(f"{finding.rule}: {finding.detail}; {RULES[finding.rule].remedy}")
+                else:
+                    self._tell(finding, record.where)
+        return "; ".join(reasons) or None
+
+    def _tell(self, finding: Finding, where: str) -> None:
+        if finding.rule in SAID_ELSEWHERE or RULES[finding.rule].severity is Severity.INFO:
+            return
+        told = self._told.setdefault(finding.rule, _Told(0, where, finding.detail))
+        told.count += 1
+
+    def notes(self, what: str) -> list[str]:
+        """What was found and not refused, a sentence for each rule.
+
+        Args:
+            what: which rows they are: "training" or "evaluation".
+        """
+        return [
+            f"{told.count:,} {what} row{'s'[: told.count - 1]} that {RULES[name].summary} "
+            f"({name}; first: {told.where}: {told.detail}); `veneer data` names all"
+            for name, told in self._told.items()
+        ]
+
+
+def _raw(record: Record) -> dict[str, Any]:
+    """A record as a row of a file might have it, for the paths of its fields."""
+    if record.text is not None:
+        return {"text": record.text}
+    return {"messages": list(record.messages)}

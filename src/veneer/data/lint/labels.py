@@ -1,0 +1,46 @@
+"""Short answers as they are written, with how often and where: what is needed to tell labels from slips of the pen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+LONGEST = 40
+"""Characters of an answer that may be a label."""
+MOST = 20_000
+"""Different answers beyond which they are no labels."""
+PLACES = 20
+"""Rows of an answer that are kept."""
+
+
+@dataclass(slots=True)
+class Spelling:
+    """One way in which an answer is written."""
+
+    count: int = 0
+    rows: list[int] = field(default_factory=list)
+    """The first rows that have it."""
+
+
+@dataclass(slots=True)
+class Labels:
+    """The answers of the training rows, as long as there are few and short ones."""
+
+    spellings: dict[str, Spelling] = field(default_factory=dict)
+    long: int = 0
+    """Answers that are too long for a label."""
+    overflown: bool = False
+    """Whether there were too many different ones to keep."""
+
+    def add(self, first: int, answers: Sequence[str | None]) -> None:
+        """Add the answers of rows in order; None stands for one that is too long, or of a row that cannot be used."""
+        for row, answer in enumerate(answers, start=first):
+            if answer is None:
+                self.long += 1
+            elif answer in self.spellings or len(self.spellings) < MOST:
+                spelling = self.spellings.setdefault(answer, Spelling())
+                spelling.count += 1
+                if len(spelling.rows) < PLACES:
+                    spelling.rows.append(row)
+            else:
+                self.overflown = True

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from veneer.data.lint.checks.label_spelling import alike
+
+
+def distance(one: str, other: str) -> int:
+    """Letters put in, left out, changed or swapped with the next, by the table of optimal string alignment."""
+    table = {(i, 0): i for i in range(len(one) + 1)} | {(0, j): j for j in range(len(other) + 1)}
+    for i in range(1, len(one) + 1):
+        for j in range(1, len(other) + 1):
+            same = one[i - 1] == other[j - 1]
+            table[i, j] = min(table[i - 1, j] + 1, table[i, j - 1] + 1, table[i - 1, j - 1] + (not same))
+            if i > 1 and j > 1 and one[i - 2 : i] == other[j - 2 : j][::-1]:
+                table[i, j] = min(table[i, j], table[i - 2, j - 2] + 1)
+    return table[len(one), len(other)]
+
+
+@given(st.text("abc", min_size=5, max_size=8), st.text("abc", min_size=5, max_size=8))
+def test_one_letter_is_what_the_table_says(one: str, other: str) -> None:
+    assert alike(one, other) is (distance(one, other) <= 1)
+
+
+@given(st.text("abc", min_size=5, max_size=8), st.integers(0, 8), st.sampled_from(["", "a", "b"]), st.integers(0, 1))
+def test_one_slip_is_found_wherever_it_is(one: str, at: int, put: str, left_out: int) -> None:
+    other = one[:at] + put + one[at + left_out :]
+    assert alike(one, other) is (len(other) >= 5)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Card Arrival", "card_arrival", True), ("level_1", "level_2", False), ("yes", "yet", False),
+        ("!", "?", False), ("refund10", "refund1", False), ("Refund", "refunds", True),
+    ],
+)  # fmt: skip
+def test_signs_and_digits(one: str, other: str, same: bool) -> None:
+    assert alike(one, other) is same

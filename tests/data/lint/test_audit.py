@@ -1,0 +1,80 @@
+"""Runs refuse what their `data.checks` name, and say the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import chat_templates as ct
+from tiny import write_rows
+from veneer.config import DataSection
+from veneer.data.lint.registry import RULES
+from veneer.data.rows import Rows, load_rows
+from veneer.enums import Check
+from veneer.errors import DataError
+from veneer.events import Event, Note
+
+CLEAN = [{"prompt": f"question {i}", "completion": f"answer {i}"} for i in range(4)]
+THOUGHT = {
+    "messages": [
+        {"role": "user", "content": "Well?"},
+        {"role": "assistant", "content": "Yes.", "reasoning_content": "Think of it."},
+    ]
+}
+SECRET = {"prompt": "My key?", "completion": "It is AKIAIOSFODNN7EXAMPLE"}
+
+
+def loaded(path: Path, rows: list[Any], notes: list[str] | None = None, **settings: Any) -> Rows:
+    data = DataSection.model_validate({"file": str(write_rows(path / "rows.jsonl", rows)), **settings})
+    kept = [] if notes is None else notes
+
+    def keep(event: Event) -> None:
+        if isinstance(event, Note):
+            kept.append(event.message)
+
+    return load_rows(data, ct.tokenizer("chatml"), keep)
+
+
+def test_what_is_certain_ends_the_run_with_all_of_its_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        loaded(tmp_path, [*CLEAN, THOUGHT, THOUGHT])
+    message = str(caught.value)
+    assert "2 of 6 rows cannot be encoded" in message
+    assert "content-lost: the thought of messages[1].reasoning_content 'Think of it.' is left out" in message
+    assert "(2 rows:" in message
+    assert "data.checks says which rules refuse rows" in message
+
+
+def test_refused_rows_can_be_left_out(tmp_path: Path) -> None:
+    found = loaded(tmp_path, [*CLEAN, THOUGHT], bad_rows="skip")
+    assert len(found.train) == 4
+    assert [problem.where.rpartition(":")[2] for problem in found.skipped] == ["5"]
+
+
+def test_what_is_not_refused_is_said(tmp_path: Path) -> None:
+    notes: list[str] = []
+    found = loaded(tmp_path, [*CLEAN, THOUGHT, SECRET, SECRET], notes, checks=[])
+    assert len(found.train) == 7
+    said = [note for note in notes if "`veneer data` names all" in note]
+    assert [note.partition(" that ")[0] for note in said] == ["1 training row", "2 training rows"]
+    assert f"(content-lost; first: {tmp_path}/rows.jsonl:5: " in said[0]
+    with pytest.raises(DataError, match="secret: "):
+        loaded(tmp_path, [*CLEAN, SECRET], checks=["secret"])
+
+
+def test_clean_rows_train_as_without_checks(tmp_path: Path) -> None:
+    notes: list[str] = []
+    assert loaded(tmp_path, CLEAN, notes).digest() == loaded(tmp_path, CLEAN, checks=[]).digest()
+    assert len(notes) == 1, "the sentence with counts"
+
+
+def test_evaluation_rows_are_checked_too(tmp_path: Path) -> None:
+    other = write_rows(tmp_path / "eval.jsonl", [THOUGHT])
+    with pytest.raises(DataError, match=r"eval\.jsonl:1: content-lost"):
+        loaded(tmp_path, CLEAN, eval_file=str(other))
+
+
+def test_every_check_is_a_rule() -> None:
+    assert {check.value for check in Check} <= set(RULES)

@@ -1,0 +1,140 @@
+"""Splits: what is on which side, against rules that are written out here; random files by hypothesis."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tiny import rows, run_config, write_rows
+from veneer.config import DataSection, parse
+from veneer.data.lint.shingles import shingles, similarity
+from veneer.data.records import read_records
+from veneer.data.rows import load_rows
+from veneer.data.splits import split, split_records
+from veneer.errors import ConfigError, DataError
+from veneer.io.checkpoint import open_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("splits")
+
+
+def sides(file: Path, content: list[dict[str, Any]], share: float, **how: str) -> tuple[list[int], list[int]]:
+    """The numbers of the rows on both sides."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in content))
+    data = DataSection.model_validate({"file": str(file), "held_out": share, "split": how})
+    train, held = split_records(read_records(file), data)
+    lines = [[int(record.where.rpartition(":")[2]) - 1 for record in side] for side in (train, held)]
+    assert all(side == sorted(side) for side in lines)
+    assert sorted(lines[0] + lines[1]) == list(range(len(content)))
+    assert all(lines)
+    return lines[0], lines[1]
+
+
+def test_by_row_is_what_it_was(tiny_data: Path) -> None:
+    records = read_records(tiny_data)
+    train, held = split(records, 0.25)
+    assert [int(record.where.rpartition(":")[2]) for record in held] == [5, 6, 10, 17, 19]
+    assert len(train) == 15
+    assert len(split(records, 0.001)[1]) == 1
+    data = DataSection(file=str(tiny_data), held_out=0.25)
+    assert split_records(records, data) == (train, held)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 8), min_size=2, max_size=60), st.floats(0.05, 0.6))
+def test_groups_stay_together(folder: Path, groups: list[int], share: float) -> None:
+    content = [{"text": f"row {i}", "customer": group} for i, group in enumerate(groups)]
+    if len(set(groups)) < 2 or round(share * len(groups)) >= len(groups):
+        with pytest.raises(DataError):
+            sides(folder / "rows.jsonl", content, share, by="group", column="customer")
+        return
+    train, held = sides(folder / "rows.jsonl", content, share, by="group", column="customer")
+    assert not {groups[i] for i in train} & {groups[i] for i in held}
+    # No further from the share than the largest group.
+    largest = max(Counter(groups).values())
+    assert abs(len(held) - max(1, round(share * len(groups)))) <= largest
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from("abcd"), min_size=8, max_size=80), st.floats(0.1, 0.5))
+def test_each_label_has_its_share_held_out(folder: Path, labels: list[str], share: float) -> None:
+    content = [{"prompt": f"row {i}", "completion": label} for i, label in enumerate(labels)]
+    _, held = sides(folder / "rows.jsonl", content, share, by="label")
+    counts, apart = Counter(labels), Counter(labels[i] for i in held)
+    for label, count in counts.items():
+        assert apart[label] < count, "every label is trained"
+        assert abs(apart[label] - share * count) <= 1
+    by_column = [{"text": f"row {i}", "kind": label} for i, label in enumerate(labels)]
+    assert sides(folder / "rows.jsonl", by_column, share, by="label", column="kind")[1] == held
+
+
+@pytest.mark.parametrize(
+    "times",
+    [[5, 3, 9, 1, 9, 7, 2], ["2024-03-01", "2023-12-31T23:59:00", "2024-03-01T00:00:01+00:00", "2022-01-01"]],
+)
+def test_the_latest_rows_are_held_out(folder: Path, times: list[Any]) -> None:
+    content = [{"text": f"row {i}", "at": time} for i, time in enumerate(times)]
+    _, held = sides(folder / "rows.jsonl", content, 0.25, by="time", column="at")
+    assert held == ([2, 4] if len(times) == 7 else [2])
+
+
+def test_near_duplicates_stay_on_one_side(folder: Path) -> None:
+    texts = [" ".join(f"w{i}x{j}" for j in range(60)) for i in range(12)]
+    content = [{"text": text} for text in texts for _ in (0, 1)]
+    for place in range(1, 24, 2):
+        content[place] = {"text": content[place]["text"].replace("x30 ", "y30 ")}
+    train, held = sides(folder / "rows.jsonl", content, 0.3, by="near-duplicates")
+    for one in train:
+        for other in held:
+            assert similarity(shingles(content[one]["text"]), shingles(content[other]["text"])) < 0.8
+    assert {i // 2 for i in train} & {i // 2 for i in held} == set()
+
+
+@pytest.mark.parametrize(
+    ("content", "how", "reason"),
+    [
+        ([{"text": "a", "g": 1}, {"text": "b"}], {"by": "group", "column": "g"}, "1 of 2 rows have no 'g'"),
+        ([{"text": "a", "g": 1}, {"text": "b", "g": 1}], {"by": "group", "column": "g"}, "all rows are of one group"),
+        ([{"text": "a", "t": "soon"}, {"text": "b", "t": 3}], {"by": "time", "column": "t"}, "rows.jsonl:1: 'soon'"),
+        ([{"text": "a", "t": 3}, {"text": "b", "t": 3}], {"by": "time", "column": "t"}, "the same in too many rows"),
+        ([{"text": "a"}, {"text": "b"}], {"by": "label"}, "plain text has no label"),
+        ([{"prompt": "a", "completion": "x"}, {"prompt": "b", "completion": "y"}], {"by": "label"}, "no label has two"),
+    ],
+)
+def test_what_cannot_be_split_says_why(
+    folder: Path, content: list[dict[str, Any]], how: dict[str, str], reason: str
+) -> None:
+    with pytest.raises(DataError, match=reason):
+        sides(folder / "rows.jsonl", content, 0.5, **how)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ({"split": {"by": "group", "column": "x"}}, "data.held_out is 0"),
+        ({"held_out": 0.1, "split": {"by": "time"}}, "needs data.split.column"),
+        ({"held_out": 0.1, "split": {"column": "x"}}, "leave one out"),
+        ({"held_out": 0.1, "split": {"by": "person"}}, "data.split.by"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(data: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        parse({"model": "m", "output": "o", "data": {"file": "f.jsonl", **data}}, where="here")
+
+
+def test_a_run_evaluates_what_its_split_says(tiny_model: Path, tmp_path: Path) -> None:
+    content = [row | {"customer": f"c{i % 5}"} for i, row in enumerate(rows(20))]
+    data = write_rows(tmp_path / "rows.jsonl", content)
+    config = run_config(tiny_model, data, tmp_path, "data.held_out=0.2", "data.split={by: group, column: customer}")
+    found = load_rows(config.data, open_checkpoint(tiny_model).tokenizer())
+    lines = [int(example.where.rpartition(":")[2]) - 1 for example in found.eval]
+    assert len(lines) == 4
+    assert len({line % 5 for line in lines}) == 1
