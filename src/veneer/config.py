@@ -293,6 +293,14 @@ class RunConfig(_Section):
     compute: ComputeSection = ComputeSection()
 
 
+ALTERNATIVES = (
+    ("train.epochs", "train.steps"),
+    ("train.examples_per_step", "train.tokens_per_step"),
+    ("data.eval_file", "data.held_out"),
+)
+"""Pairs of settings of which a run has one at most."""
+
+
 def check(config: RunConfig) -> None:
     """Refuse combinations of settings that contradict each other, all at once.
 
@@ -494,6 +502,16 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(values, dict):
             raise ConfigError(f"{key}: {section!r} is a value, not a section")
     values[leaf] = value
+
+
+def drop(values: dict[str, Any], key: str) -> None:
+    """Take a dotted key out of nested values, if it is there."""
+    *sections, leaf = key.split(".")
+    for section in sections:
+        values = values.get(section, {})
+        if not isinstance(values, dict):
+            return
+    values.pop(leaf, None)
 
 
 def _copy(values: dict[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,8 @@ def train(
 
     Args:
         config: the run, a `RunConfig` or a mapping of its sections.
-        resume: go on from the newest checkpoint in `config.output`; the settings and data must be those of that run.
+        resume: go on from the newest checkpoint in `config.output`, or start where there is none. The settings and data
+            must be those of that run; only `train.epochs` or `train.steps` may be more, which makes the run longer.
         subscribers: called with every event (progress bars, trackers).
         stop: asked after every step; true ends the run with a checkpoint.
 

@@ -242,7 +242,7 @@ def test_without_any_there_is_nothing_to_resume(tmp_path: Path, tiny_model: Path
     trainable = adapter(tiny_model)
     store = CheckpointStore(RunFolder(tmp_path), keep=1, identity={})
     assert store.folder.checkpoint_steps() == []
-    with pytest.raises(CheckpointError, match="no checkpoint to resume from; start without --resume"):
+    with pytest.raises(CheckpointError, match="there is no checkpoint to go on from"):
         store.restore(trainable, optimizer_of(trainable), pytest.fail)
 
 

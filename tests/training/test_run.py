@@ -39,6 +39,7 @@ from veneer.io import files
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
 from veneer.model.attention import PackedAttention
+from veneer.reproduction.run import reproduce
 from veneer.training.checkpoint import verify
 from veneer.training.run import train
 from veneer.training.session import RunResult
@@ -324,9 +325,69 @@ def test_an_existing_run_is_not_overwritten(
     assert tree(output) == before
 
 
-def test_resuming_nothing_is_refused_at_once(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint to resume from; start without --resume"):
-        train(run_config(tmp_path / "no-such-model", tiny_data, tmp_path / "run"), resume=True)
+def test_resuming_where_nothing_is_starts(
+    finished: dict[str, RunResult], tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS["lora"], *LONG)
+    train(config, resume=True)
+    assert weights(tmp_path / "run", "lora") == weights(finished["lora"].output, "lora")
+
+
+@pytest.mark.parametrize("named", [("--epochs", "3"), ("--steps", "6"), ("--set", "train.epochs=3"), ()])
+def test_the_command_that_started_a_run_goes_on_with_it(
+    named: tuple[str, ...], finished: dict[str, RunResult], tiny_model: Path, tiny_data: Path, tmp_path: Path,
+    command_line: CommandLine,
+) -> None:  # fmt: skip
+    output = tmp_path / "run"
+    settings = [text for pair in (("--set", one) for one in ("lora.rank=4", "lora.alpha=8", "lora.dropout=0.1",
+                "train.learning_rate=0.01", "compute.dtype=float32", "compute.threads=1", "train.save_every=1",
+                "train.eval_every=2")) for text in pair]  # fmt: skip
+    argv = ["train", "--model", str(tiny_model), "--data", str(tiny_data), "--output", str(output), "--method", "lora",
+            "--held-out", "0.2", "--device", "cpu", *settings]  # fmt: skip
+    started = command_line.run(
+        *argv, *(named or ("--epochs", "3")), "--resume", when=output / "checkpoints" / "step-000001" / "manifest.json"
+    )
+    assert started.code in (0, -signal.SIGKILL), started.err
+    ended = command_line.run(*argv, *named, "--resume")
+    assert ended.code == 0, ended.err
+    assert weights(output, "lora") == weights(finished["lora"].output, "lora")
+    again = command_line.run(*argv, *named, "--resume")
+    assert again.code == 0, again.err
+    assert weights(output, "lora") == weights(finished["lora"].output, "lora")
+
+
+def test_a_run_can_be_made_longer_and_is_reproduced(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS["lora"], *LONG, "train.save_every=100")
+    train(config)
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 4.5})})
+    said: list[Event] = []
+    with pytest.raises(Interrupted):
+        train(longer, resume=True, stop=stopping_after(1), subscribers=[said.append])
+    assert any("made longer: 9 steps in place of 6" in event.message for event in said if isinstance(event, Note))
+    result = train(longer, resume=True)
+    assert result.progress.step == 9
+    rates = {
+        e["step"]: e["learning_rate"]
+        for e in read_events(tmp_path / "run" / "events.jsonl")
+        if e["event"] == "StepDone"
+    }
+    whole = train(run_config(tiny_model, tiny_data, tmp_path / "whole", *SETTINGS["lora"], *LONG, "train.epochs=4.5"))
+    theirs = {
+        e["step"]: e["learning_rate"] for e in read_events(whole.output / "events.jsonl") if e["event"] == "StepDone"
+    }
+    assert {step for step in rates if rates[step] == theirs[step]} >= {7, 8, 9}
+    assert rates[6] != theirs[6]
+    found = reproduce(tmp_path / "run")
+    assert found.same, found.lines()
+
+
+def test_a_run_cannot_be_made_shorter(
+    finished: dict[str, RunResult], tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(finished["lora"].output, output)
+    with pytest.raises(CheckpointError, match=r"train\.steps: 6 then, 4 now"):
+        train(run_config(tiny_model, tiny_data, output, *SETTINGS["lora"], *LONG, "train.epochs=2"), resume=True)
 
 
 def test_a_run_killed_in_its_first_save_may_start_again(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
@@ -361,7 +422,7 @@ def test_every_changed_setting_and_changed_data_is_listed(
     assert tree(output / "checkpoints") == before
 
 
-@pytest.mark.parametrize("change", ["train.epochs=4", "method=qlora", "compute.dtype=bfloat16", "data.max_length=40"])
+@pytest.mark.parametrize("change", ["train.epochs=2", "method=qlora", "compute.dtype=bfloat16", "data.max_length=40"])
 def test_no_changed_setting_is_let_through(
     change: str, finished: dict[str, RunResult], tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -128,7 +128,7 @@ def run_config(
     Raises:
         ConfigError: an option and `--set` give one setting two values, or the settings cannot be used.
     """
-    from veneer.config import override, parse, put, read_yaml
+    from veneer.config import ALTERNATIVES, drop, override, parse, put, read_yaml
     from veneer.run_folder import RunFolder
 
     recorded = RunFolder(Path(str(flags.get("output", "")))).config_file
@@ -136,6 +136,13 @@ def run_config(
         config_file = recorded
     values: dict[str, Any] = {} if config_file is None else read_yaml(config_file)
     refuse_contradictions(flags, assignments)
+    if config_file == recorded:
+        # The recorded run spells out one of two alternatives, and the user may now name the other one.
+        given = {*flags, *(assignment.partition("=")[0].strip() for assignment in assignments)}
+        for one, other in ALTERNATIVES:
+            for named, unnamed in ((one, other), (other, one)):
+                if named in given and unnamed not in given:
+                    drop(values, unnamed)
     values = override(values, assignments)
     for key, value in flags.items():
         put(values, key, value)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from veneer.config import RunConfig, parse
-from veneer.errors import CheckpointError, OutputError, listing
-from veneer.events import Level, Note, Result, Subscriber, broadcast
+from veneer.errors import CheckpointError, Interrupted, OutputError, listing
+from veneer.events import Event, Level, Note, Result, StepDone, Subscriber, broadcast
 from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import remove_folder, sha256
 from veneer.reproduction.differences import TensorDifference, digests, environments, first_step, tensors
-from veneer.run_folder import RunFolder
+from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.training.lock import FORMAT, data_files, environment, tokenizer_digest
 from veneer.training.run import train
 
@@ -103,7 +104,7 @@ def reproduce(
     if differing:
         otherwise = f"computed otherwise here, so that other bytes may come out:\n{listing(differing)}"
         emit(Note(message=otherwise, level=Level.WARNING))
-    train(config, subscribers=subscribers, stop=stop)
+    _train_again(config, schedule_ends(lock), subscribers, stop)
     found = _compared(lock, folder, target, differing)
     if found.same and output is None:
         remove_folder(target)
@@ -111,6 +112,56 @@ def reproduce(
         found = replace(found, output=str(target))
     emit(Result(verb="reproduce", values=found.to_json()))
     return found
+
+
+def schedule_ends(lock: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """The schedules of a run: the number of steps that each was laid over, and after how many it was left.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    recorded = lock.get("schedules")
+    if recorded is None:
+        return [(int(lock["config"]["train"]["steps"]), int(lock["config"]["train"]["steps"]))]
+    try:
+        parts = [(int(part["from_step"]), int(part["steps"])) for part in recorded]
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{LOCK_FILE}: its schedules are damaged: {error}") from error
+    return [
+        (steps, parts[number + 1][0] if number + 1 < len(parts) else steps) for number, (_, steps) in enumerate(parts)
+    ]
+
+
+def _train_again(
+    config: RunConfig, ends: Sequence[tuple[int, int]], subscribers: Sequence[Subscriber], stop: Callable[[], bool]
+) -> None:
+    """Train as the run did: in one piece, or in as many as it had schedules."""
+    for number, (steps, end) in enumerate(ends):
+        part = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps, "epochs": None})})
+        if end == steps:
+            train(part, resume=number > 0, subscribers=subscribers, stop=stop)
+            continue
+        until = _Until(end, stop)
+        with suppress(Interrupted):
+            train(part, resume=number > 0, subscribers=[*subscribers, until.note], stop=until.reached)
+        if until.step != end:
+            raise Interrupted(f"stopped after step {until.step} of the copy in {config.output}")
+
+
+@dataclass(slots=True)
+class _Until:
+    """Ends a run after a step, or where the user stops it."""
+
+    end: int
+    stop: Callable[[], bool]
+    step: int = 0
+
+    def note(self, event: Event) -> None:
+        if isinstance(event, StepDone):
+            self.step = event.step
+
+    def reached(self) -> bool:
+        return self.stop() or self.step == self.end
 
 
 def read_lock(folder: Path) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from veneer.training.trainable import Trainable
 MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
+STEPS = "train.steps"
+"""The key of an identity that may grow: a run can be made longer."""
 
 
 @dataclass(slots=True)
@@ -135,19 +137,21 @@ class CheckpointStore:
             folder = self.folder.checkpoint(step)
             fault = verify(folder)
             if fault is None:
-                progress = self._take(folder, step, trainable, optimizer)
+                progress = self._take(folder, step, trainable, optimizer, warn)
                 self._discard(faults, warn)
                 return progress
             faults[folder] = fault
         if not faults:
-            raise CheckpointError(f"{self.folder.checkpoints}: no checkpoint to resume from; start without --resume")
+            raise CheckpointError(f"{self.folder.checkpoints}: there is no checkpoint to go on from")
         raise CheckpointError(
             f"{self.folder.checkpoints}: every checkpoint is damaged:\n"
             f"{listing(f'{folder.name}: {fault}' for folder, fault in faults.items())}\n"
             "Start again in another output folder."
         )
 
-    def _take(self, folder: Path, step: int, trainable: Trainable, optimizer: Optimizer) -> Progress:
+    def _take(
+        self, folder: Path, step: int, trainable: Trainable, optimizer: Optimizer, warn: Callable[[str], None]
+    ) -> Progress:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         try:
             identity, progress = dict(state["identity"]), Progress(**state["progress"])
@@ -155,6 +159,9 @@ class CheckpointStore:
             raise CheckpointError(f"{folder / STATE} is of another version of veneer: {error}") from error
         _check_progress(progress, step, folder)
         self._check_identity(identity, folder)
+        then, now = identity.get(STEPS), self.identity.get(STEPS)
+        if then != now:
+            warn(f"the run is made longer: {now:,} steps in place of {then:,}, by the schedule of {now:,} from here on")
         # Checkpoints of versions that did not know the whole base record none.
         self._restored_base = state.get("base")
         trainable.restore(folder)
@@ -163,6 +170,11 @@ class CheckpointStore:
         except (SafetensorError, KeyError, RuntimeError) as error:
             raise CheckpointError(f"{folder / OPTIMIZER} does not fit this run: {error}") from error
         return progress
+
+    def _longer(self, then: Mapping[str, Any]) -> bool:
+        """Whether the run has more steps now: that is another schedule, and no other run."""
+        before, now = then.get(STEPS), self.identity.get(STEPS)
+        return isinstance(before, int) and isinstance(now, int) and before < now
 
     def _discard(self, faults: dict[Path, str], warn: Callable[[str], None]) -> None:
         """Delete damaged checkpoints, so that the run can write theirs again and `prune` counts sound ones only."""
@@ -175,7 +187,7 @@ class CheckpointStore:
         changed = [
             f"{key}: {then.get(key)!r} then, {self.identity.get(key)!r} now"
             for key in sorted(saved.keys() | self.identity.keys())
-            if then.get(key) != self.identity.get(key)
+            if then.get(key) != self.identity.get(key) and not (key == STEPS and self._longer(then))
         ]
         if changed:
             raise CheckpointError(

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -149,6 +150,31 @@ def environment(device: torch.device, config: RunConfig) -> Environment:
     return Environment(versions, device.type, processor(device), name, threads, kernels)
 
 
+@dataclass(frozen=True, slots=True)
+class SchedulePart:
+    """The part of a run that followed one schedule."""
+
+    from_step: int
+    """The number of steps that were done before it."""
+    steps: int
+    """The number of steps that the schedule was laid over: those of the whole run, as it was meant then."""
+
+
+def schedules_of(starts: Iterable[tuple[int, int]]) -> list[SchedulePart]:
+    """The schedules that a run followed, in order; several where it was made longer.
+
+    Args:
+        starts: for each start of the run, in order, the number of steps that were done and of those that were meant.
+    """
+    parts: list[SchedulePart] = []
+    for done, steps in starts:
+        # What came after the step that is gone on from left nothing behind.
+        parts = [part for part in parts if part.from_step < done]
+        if not parts or parts[-1].steps != steps:
+            parts.append(SchedulePart(done, steps))
+    return parts
+
+
 def write_lock(
     folder: RunFolder, config: RunConfig, inputs: Inputs, rows: Rows, device: torch.device, steps: int
 ) -> None:
@@ -169,6 +195,7 @@ def write_lock(
     here = environment(device, config)
     started = [one for one in folder.events() if one["event"] == "RunStarted"]
     resumed = [int(str(one["resumed_at"])) for one in started]
+    schedules = schedules_of((at, int(str(one["steps"]))) for at, one in zip(resumed, started, strict=True))
     lock: dict[str, Any] = {
         "format": FORMAT,
         "versions": here.versions,
@@ -185,6 +212,7 @@ def write_lock(
         "seed": config.train.seed,
         "steps": steps,
         "resumed_at": [step for step in resumed if step],
+        **({"schedules": [asdict(one) for one in schedules]} if len(schedules) > 1 else {}),
         "config": config.model_dump(mode="json"),
         "result": {name: sha256(file) for name, file in folder.weights.items()},
     }  # fmt: skip

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from veneer.backends.describe import describe_model
-from veneer.config import ComputeSection, DataSection, RunConfig, read_yaml, to_yaml
+from veneer.config import DataSection, RunConfig, to_yaml
 from veneer.data.batches import MicroBatch
 from veneer.data.rows import load_rows
 from veneer.enums import Dtype, Factors, Products, Recompute
@@ -69,6 +70,14 @@ class RunResult:
         return html_facts("run", facts)
 
 
+CHOSEN = {
+    "lora": ("rank",),
+    "train": ("learning_rate", "eval_every", "save_every"),
+    "compute": ("micro_batch_tokens", "recompute"),
+}
+"""The settings that a run chooses where they are left open, by section."""
+
+
 @contextmanager
 def threads_of(config: RunConfig) -> Iterator[None]:
     """Within the block torch computes with the run's threads."""
@@ -87,7 +96,6 @@ def held_folder(config: RunConfig, resume: bool, subscribers: Sequence[Subscribe
 
     Raises:
         OutputError: it cannot be written, is in use, is the model's, or holds a run that is not gone on with.
-        CheckpointError: there is nothing to go on with.
     """
     folder = RunFolder(Path(config.output))
     _refuse_the_models_folder(config.model, folder.path)
@@ -109,11 +117,9 @@ def _refuse_overwriting(folder: RunFolder, resume: bool) -> None:
         raise OutputError(
             f"{folder.path} already holds a run; go on with it by --resume, or give another output folder"
         )
-    if resume and not folder.resumable:
-        raise CheckpointError(f"{folder.checkpoints}: no checkpoint to resume from; start without --resume")
     remove_partial(folder.path)
     remove_partial(folder.checkpoints)
-    if not resume:
+    if not folder.resumable:
         # The events of a run that ended before its first checkpoint are not this run's.
         with reported(folder.path):
             folder.events_file.unlink(missing_ok=True)
@@ -148,15 +154,17 @@ def prepare_run(config: RunConfig, emit: Subscriber, *, resume: bool = False, ro
     Args:
         config: the run.
         emit: told what was found and chosen, and how far reading the rows is.
-        resume: go on with the run in the output folder. What it chose then is used again, so that another machine's
-            memory never changes a result.
+        resume: go on with the run in the output folder, if there is one. What it chose then is used again, so that
+            another machine's memory never changes a result.
         rows: loads the rows of `config.data`.
 
     Raises:
         VeneerError: something cannot be used, or does not fit.
     """
+    folder = RunFolder(Path(config.output))
+    resume = resume and folder.resumable
     if resume:
-        config = config.model_copy(update={"compute": _as_recorded(config.compute, RunFolder(Path(config.output)))})
+        config = _as_recorded(config, folder.config())
     origin = open_checkpoint(config.model, revision=config.revision)
     prepared = prepare(
         config,
@@ -171,17 +179,16 @@ def prepare_run(config: RunConfig, emit: Subscriber, *, resume: bool = False, ro
     return RunInputs(prepared, prepared.data, origin, resume)
 
 
-def _as_recorded(compute: ComputeSection, folder: RunFolder) -> ComputeSection:
-    """The section with what the run in a folder chose where it is left open here."""
-    if not folder.config_file.is_file():
-        return compute
-    saved = read_yaml(folder.config_file).get("compute", {})
-    left_open = {
-        key: saved[key]
-        for key in ("micro_batch_tokens", "recompute")
-        if key in saved and getattr(compute, key) in ("auto", Recompute.AUTO)
-    }
-    return ComputeSection.model_validate({**compute.model_dump(), **left_open})
+def _as_recorded(config: RunConfig, recorded: RunConfig | None) -> RunConfig:
+    """The configuration with what the run chose before wherever that is left open here."""
+    if recorded is None:
+        return config
+    sections: dict[str, BaseModel] = {}
+    for name, keys in CHOSEN.items():
+        now, then = getattr(config, name), getattr(recorded, name)
+        left_open = [key for key in keys if getattr(now, key) in (None, "auto", Recompute.AUTO)]
+        sections[name] = now.model_copy(update={key: getattr(then, key) for key in left_open})
+    return config.model_copy(update=sections)
 
 
 @dataclass(frozen=True, slots=True)
