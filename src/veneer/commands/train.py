@@ -48,7 +48,7 @@ from veneer.commands.options import (
 @training_device_option
 @config_option
 @set_option
-@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder, or start where there is none.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder, if any.")
 @click.option("--json", "as_json", is_flag=True, help="Print every event as a line of JSON.")
 def train(
     model: str | None,
