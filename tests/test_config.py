@@ -55,7 +55,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(
 ) -> None:
     message = refusal(given_values)
     assert f"- {wrong}: unknown key (did you mean '{meant}" in message
-    assert message.startswith("run.yaml is not a valid configuration")
+    assert message.startswith("run.yaml is not valid")
 
 
 def test_an_unknown_key_like_no_other_gets_no_hint() -> None:

@@ -69,7 +69,7 @@ class _Section(BaseModel):
             where = info.context if isinstance(info.context, str) else cls.__name__
             section = next((name for name, info in RunConfig.model_fields.items() if info.annotation is cls), None)
             lines = _explain(error, [] if section is None else [section])
-            raise ConfigError(f"{where} is not a valid configuration:\n{listing(lines)}") from error
+            raise ConfigError(f"{where} is not valid:\n{listing(lines)}") from error
         finally:
             _INSIDE.reset(token)
 

@@ -28,7 +28,7 @@ class Counterpart:
 _SAME = "the meaning is the same"
 _STEP = (
     "it counts the rows of a whole optimiser step (batch size × accumulation steps × devices); what is computed at a "
-    "time is compute.micro_batch_tokens, in tokens"
+    "time is compute.micro_batch_tokens, in tokens; if rows were packed before, train.tokens_per_step is nearer"
 )
 _ACCUMULATION = (
     "give the rows of a whole step; how many passes a step takes follows from compute.micro_batch_tokens, and the "
