@@ -270,6 +270,11 @@ def test_outliers(tmp_path: Path) -> None:
     }
 
 
+def test_lengths_of_several_kinds_are_no_outliers(tmp_path: Path) -> None:
+    rows = [chat(f"u:{sentence(i, 12)}", f"a:{sentence(1000 + i, 12 if i % 10 else 300)}") for i in range(200)]
+    assert found_in(lint(write(tmp_path / "rows.jsonl", rows))) == {}
+
+
 @pytest.mark.parametrize(
     "template", [name for name in ct.TEMPLATES if name not in ("unmaskable", "unclosed", "qwen3", "thinking")]
 )

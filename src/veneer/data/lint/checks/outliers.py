@@ -37,7 +37,10 @@ _FEWEST = 50
 _DEVIATIONS = 5.0 * 1.4826
 """Median absolute deviations of the logarithm of the length, beyond which a length is unlike the others: five standard
 deviations of a normal distribution, of which the median absolute deviation is 1/1.4826."""
+_FEW = 0.02
+"""Share of the rows that may be called outliers of length."""
 _RARE = 0.005
+"""Share of the rows below which their keys, or their script, are rare."""
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
@@ -63,7 +66,11 @@ def _lengths(facts: FileFacts, rows: NDArray[np.int64]) -> Iterator[tuple[Sequen
     middle = float(np.median(logs))
     # Rows of one length have a deviation of 0: a tenth in the logarithm is the least that counts as one.
     deviation = max(float(np.median(np.abs(logs - middle))), 0.1)
-    for place in np.flatnonzero(np.abs(logs - middle) > _DEVIATIONS * deviation).tolist():
+    far = np.flatnonzero(np.abs(logs - middle) > _DEVIATIONS * deviation)
+    if len(far) > _FEW * len(rows):
+        # So many are no outliers: the lengths are of several kinds.
+        return
+    for place in far.tolist():
         unit = "tokens" if facts.targets[rows].any() else "characters"
         text = f"{facts.length[rows[place]]:,} {unit}, where the median is {np.exp(middle):,.0f}"
         yield [int(rows[place])], LENGTH.found(text)
