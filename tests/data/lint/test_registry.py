@@ -261,12 +261,15 @@ def test_outliers(tmp_path: Path) -> None:
     rows: list[Any] = [chat(f"u:{sentence(i, 12)}", f"a:{sentence(1000 + i, 12)}") for i in range(300)]
     rows[10] = chat(f"u:{sentence(9003, 500)}", f"a:{sentence(9004, 800)}")
     rows[20] = {"prompt": sentence(9005, 12), "completion": sentence(9006, 12)}
+    for i in range(100, 200):
+        rows[i] = chat(f"u:{sentence(i, 12)}", f"a:This is the {sentence(2000 + i, 8)} and what you have.")
+    rows[40] = chat(f"u:{sentence(40, 12)}", "a:Der Hafen und die Laterne sind nicht auf dem Feld im Wald.")
     rows[30] = chat(f"u:{sentence(30, 12)}", "a:Гавань, фонарь, луг, медь, скрипка, сад и гранит у старого моста.")
     found = found_in(lint(write(tmp_path / "rows.jsonl", rows)))
     assert found == {
         "outlier-length": ["rows.jsonl:11"],
         "rare-keys": ["rows.jsonl:21"],
-        "rare-script": ["rows.jsonl:31"],
+        "rare-language": ["rows.jsonl:31", "rows.jsonl:41"],
     }
 
 
@@ -317,7 +320,7 @@ def test_clean_rows_break_no_rule(template: str, tmp_path: Path) -> None:
 def test_every_rule_has_a_planted_fault() -> None:
     planted = {rule for rule, *_ in [*ROW_FAULTS, *TEMPLATE_FAULTS]}
     planted |= {"doubled-bos", "duplicate", "conflicting-labels", "several-answers", "near-duplicate"}
-    planted |= {"many-near-duplicates", "outlier-length", "rare-keys", "rare-script"}
+    planted |= {"many-near-duplicates", "outlier-length", "rare-keys", "rare-language"}
     planted |= {"leaked-row", "leaked-prompt", "leaked-nearly", "leaked-group", "leaked-within", "label-spelling"}
     assert planted == set(RULES)
 

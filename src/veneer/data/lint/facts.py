@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.data.lint.labels import LONGEST, Labels
+from veneer.data.lint.languages import language_of
 from veneer.data.lint.row import Row
-from veneer.data.lint.scripts import script_of
 from veneer.data.lint.shingles import BANDS, Hashes, bands, shingles, without
 from veneer.data.lint.spill import Spill
 
@@ -56,8 +56,8 @@ class FileFacts:
     """The row's keys, and its messages' keys."""
     group: Hash
     """The value of the column by which rows belong together; 0 where there is none."""
-    script: NDArray[np.uint8]
-    """The script that most letters of the answer are of (`scripts.SCRIPTS`)."""
+    language: NDArray[np.uint8]
+    """The language of the answer (`languages.LANGUAGES`)."""
     bands: Hash
     """[rows, BANDS]; by which near-duplicates are found (`shingles`)."""
     shingles: Spill
@@ -87,14 +87,14 @@ class RowFacts(NamedTuple):
     targets: int = 0
     shape: int = 0
     group: int = 0
-    script: int = 0
+    language: int = 0
 
 
 TABLE = np.dtype(
     [
         ("line", np.int64), ("side", np.uint8), ("usable", np.bool_), ("content", np.uint64), ("prompt", np.uint64),
         ("answer", np.uint64), ("answer_length", np.int32), ("length", np.int32), ("targets", np.int32),
-        ("shape", np.uint64), ("group", np.uint64), ("script", np.uint8),
+        ("shape", np.uint64), ("group", np.uint64), ("language", np.uint8),
     ]
 )  # fmt: skip
 """How `RowFacts` are laid in memory, 65 bytes a row."""
@@ -120,7 +120,7 @@ def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
         targets=0 if row.trace is None else row.trace.example.supervised,
         shape=digest(shape_of(row.raw)),
         group=0 if value is None else digest(str(value)),
-        script=script_of(answer),
+        language=language_of(answer),
     )
 
 
@@ -212,7 +212,7 @@ def gather(
         targets=np.ascontiguousarray(table["targets"]),
         shape=np.ascontiguousarray(table["shape"]),
         group=np.ascontiguousarray(table["group"]),
-        script=np.ascontiguousarray(table["script"]),
+        language=np.ascontiguousarray(table["language"]),
         bands=found,
         shingles=spill,
         labels=labels,

@@ -1,15 +1,17 @@
-"""Rows that are unlike nearly all others: in length, in their keys, in their script."""
+"""Rows that are unlike nearly all others: in length, in their keys, in their language."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from veneer.data.lint.facts import TRAINING, FileFacts
+from veneer.data.lint.languages import LANGUAGES
 from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
-from veneer.data.lint.scripts import SCRIPTS
 
 LENGTH = LintRule(
     "outlier-length",
@@ -25,11 +27,11 @@ KEYS = LintRule(
     "have other keys than nearly all others",
     "look at them: they are often of another source or version",
 )
-SCRIPT = LintRule(
-    "rare-script",
+LANGUAGE = LintRule(
+    "rare-language",
     Severity.INFO,
     Cost.FILE,
-    "answer in another script than nearly all others",
+    "answer in another language than nearly all others",
     "look at them, if the file is meant to be in one language",
 )
 _FEWEST = 50
@@ -40,7 +42,7 @@ deviations of a normal distribution, of which the median absolute deviation is 1
 _FEW = 0.02
 """Share of the rows that may be called outliers of length."""
 _RARE = 0.005
-"""Share of the rows below which their keys, or their script, are rare."""
+"""Share of the rows below which their keys, or their language, are rare."""
 
 
 def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
@@ -48,17 +50,36 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
     if len(rows) < _FEWEST:
         return
     yield from _lengths(facts, rows)
-    for values, rule in ((facts.shape, KEYS), (facts.script.astype(np.uint64), SCRIPT)):
-        present, inverse, counts = np.unique(values[rows], return_inverse=True, return_counts=True)
-        if counts.max() < 0.9 * len(rows):
-            continue
-        usual = int(counts.argmax())
-        for kind in np.flatnonzero(counts < _RARE * len(rows)).tolist():
-            name = "other keys than" if rule is KEYS else f"{SCRIPTS[int(present[kind])]}, unlike"
-            if rule is SCRIPT and not present[kind]:
-                continue
-            text = f"{name} {100 * counts[usual] / len(rows):.1f} % of the rows"
-            yield rows[inverse == kind].tolist(), rule.found(text)
+    for kind, places in _rare(facts.shape[rows]):
+        yield rows[places].tolist(), KEYS.found(f"other keys than {kind.usual:.1f} % of the rows")
+    told = rows[facts.language[rows] != 0]
+    for kind, places in _rare(facts.language[told]):
+        text = f"{LANGUAGES[kind.value]}, and {kind.usual:.1f} % of the rows are in {LANGUAGES[kind.most]}"
+        yield told[places].tolist(), LANGUAGE.found(text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """A value that few rows have, where nearly all have another."""
+
+    value: int
+    most: int
+    """The value that nearly all have."""
+    usual: float
+    """How many have it, in percent."""
+
+
+def _rare(values: NDArray[Any]) -> Iterator[tuple[_Kind, NDArray[np.int64]]]:
+    """Each rare value, and the places where it is."""
+    if len(values) < _FEWEST:
+        return
+    present, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    if counts.max() < 0.9 * len(values):
+        return
+    most = int(counts.argmax())
+    for kind in np.flatnonzero(counts < max(_RARE * len(values), 2)).tolist():
+        found = _Kind(int(present[kind]), int(present[most]), 100 * int(counts[most]) / len(values))
+        yield found, np.flatnonzero(inverse == kind)
 
 
 def _lengths(facts: FileFacts, rows: NDArray[np.int64]) -> Iterator[tuple[Sequence[int], Finding]]:
@@ -76,4 +97,4 @@ def _lengths(facts: FileFacts, rows: NDArray[np.int64]) -> Iterator[tuple[Sequen
         yield [int(rows[place])], LENGTH.found(text)
 
 
-CHECK = FileCheck((LENGTH, KEYS, SCRIPT), _run)
+CHECK = FileCheck((LENGTH, KEYS, LANGUAGE), _run)
