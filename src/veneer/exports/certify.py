@@ -120,7 +120,7 @@ def _asked(inputs: ExportInputs, checks: Checks) -> tuple[ReaderOutput, ReaderIn
     """The live adapter's answers. Its model is let go of before the next one is loaded."""
     assistant = checks.reference()
     prompts = chosen(assistant, inputs.rows, inputs.request.limit or LIMIT, NEW_TOKENS)
-    side, asked = reference(assistant, prompts, opened=checks.opened)
+    side, asked = reference(assistant, prompts, opened=checks.opened, composed=checks.composed)
     return side, asked, prompts
 
 

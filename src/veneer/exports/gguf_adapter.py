@@ -32,7 +32,7 @@ from veneer.exports import llama_cpp as runner
 from veneer.exports.base import MergeBase, open_source
 from veneer.exports.certificate import ReaderOutput
 from veneer.exports.expected import ExpectedCheckpoint, dense_config
-from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, settings_of, write_gguf_base
+from veneer.exports.gguf import MODEL_FILE, NO_LLAMA_CPP, composes, settings_of, write_gguf_base
 from veneer.exports.input_rounding import load_rounded, rounds
 from veneer.exports.inputs import Checks, ExportInputs
 from veneer.exports.modelfile import write_modelfile
@@ -287,6 +287,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         rounded=None if exact and not gelu else lambda asked: _rounded(inputs, asked),
         notes=() if runner.available() else (NO_LLAMA_CPP,),
         opened=True,
+        composed=composes(inputs.checkpoint.tokenizer()),
     )
 
 

@@ -83,6 +83,8 @@ class Checks:
     """Readers that are not asked, and why."""
     opened: bool = False
     """Whether texts are compared behind the tokenizer's `opening`, as they stand in conversations."""
+    composed: bool = False
+    """Whether texts are compared with their characters composed (NFC), since the export cannot say that they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import torch
 from torch import Tensor
@@ -108,13 +109,16 @@ def folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) ->
     return make_assistant(model, checkpoint, None)
 
 
-def reference(assistant: Assistant, prompts: Prompts, *, opened: bool = False) -> tuple[ReaderOutput, ReaderInput]:
+def reference(
+    assistant: Assistant, prompts: Prompts, *, opened: bool = False, composed: bool = False
+) -> tuple[ReaderOutput, ReaderInput]:
     """The reference's side, and what readers are asked after it.
 
     Args:
         assistant: the reference.
         prompts: what it is asked.
         opened: whether texts are written behind the tokenizer's `opening`.
+        composed: whether the characters of texts are composed (NFC).
     """
     chosen = generate(
         assistant.model,
@@ -127,6 +131,8 @@ def reference(assistant: Assistant, prompts: Prompts, *, opened: bool = False) -
     opening = assistant.tokenizer.opening if opened else ""
     plain = (*prompts.texts, *vocabulary_texts(assistant.tokenizer))
     texts = (*(opening + text for text in plain), *written)
+    if composed:
+        texts = tuple(normalize("NFC", text) for text in texts)
     answers = tuple(
         Answer(tuple(tokens), assistant.tokenizer.decode(tokens), _steps(assistant.model, prompt, tokens))
         for prompt, tokens in zip(prompts.prompts, chosen, strict=True)
