@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from veneer.config import RunConfig as RunConfig
     from veneer.config import SplitSection as SplitSection
     from veneer.config import TrainSection as TrainSection
+    from veneer.data.in_memory import RowSource as RowSource
     from veneer.diagnosis import Facts as Facts
     from veneer.enums import Backend as Backend
     from veneer.enums import BadRows as BadRows
@@ -197,6 +198,7 @@ _HOMES = {
     "RequantisedLoss": "veneer.exports.record",
     "Result": "veneer.events",
     "RowScore": "veneer.evaluation.scoring",
+    "RowSource": "veneer.data.in_memory",
     "RunConfig": "veneer.config",
     "RunDone": "veneer.events",
     "RunEvent": "veneer.events",
@@ -312,6 +314,7 @@ __all__ = [
     "RequantisedLoss",
     "Result",
     "RowScore",
+    "RowSource",
     "RunConfig",
     "RunDone",
     "RunEvent",

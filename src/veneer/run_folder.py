@@ -15,6 +15,7 @@ EVENTS_FILE = "events.jsonl"
 CURVE_FILE = "loss.svg"
 SUMMARY_FILE = "summary.json"
 LOCK_FILE = "run.lock"
+DATA_FILE, EVAL_DATA_FILE = "data.jsonl", "eval_data.jsonl"
 CHECKPOINTS = "checkpoints"
 STEP = "step-"
 
@@ -49,6 +50,16 @@ class RunFolder:
     def lock_file(self) -> Path:
         """Everything that the bytes of the result follow from."""
         return self.path / LOCK_FILE
+
+    @property
+    def data_file(self) -> Path:
+        """The training rows, where the caller had them in memory."""
+        return self.path / DATA_FILE
+
+    @property
+    def eval_data_file(self) -> Path:
+        """The evaluation rows, where the caller had them in memory."""
+        return self.path / EVAL_DATA_FILE
 
     @property
     def checkpoints(self) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, overload
 
 from veneer.adapters.arithmetic import CombinationType, Majority
@@ -16,6 +17,7 @@ from veneer.assistant import AssistantRequest, Conversation, load_assistant, tur
 from veneer.comparison import run as comparison
 from veneer.comparison.run import METHODS, CompareConfig, CompareResult
 from veneer.config import ComputeSection, RunConfig, parse
+from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.records import Message
 from veneer.diagnosis import Facts, gather
 from veneer.enums import Method, choice
@@ -24,6 +26,7 @@ from veneer.events import Subscriber
 from veneer.generation import Sampling
 from veneer.planning.estimate import Estimate
 from veneer.planning.plan import Plan
+from veneer.run_folder import RunFolder
 from veneer.sweeps import run as sweeps
 from veneer.sweeps.outcome import SweepOutcome
 from veneer.training import prepare
@@ -38,6 +41,8 @@ Settings = RunConfig | Mapping[str, Any]
 def train(
     config: Settings,
     *,
+    data: RowSource | None = None,
+    eval_data: RowSource | None = None,
     resume: bool = False,
     subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
@@ -46,6 +51,9 @@ def train(
 
     Args:
         config: the run, a `RunConfig` or a mapping of its sections.
+        data: the training rows, in place of `config.data.file`: a file, a list or another iterable of dictionaries, or
+            a `datasets.Dataset`. Rows in memory are written into the run's folder.
+        eval_data: the evaluation rows, likewise, in place of `config.data.eval_file`.
         resume: go on from the newest checkpoint in `config.output`, or start where there is none. The settings and data
             must be those of that run; only `train.epochs` or `train.steps` may be more, which makes the run longer.
         subscribers: called with every event (progress bars, trackers).
@@ -57,13 +65,16 @@ def train(
     >>> run = veneer.train({"model": model, "output": "run", "data": {"file": data}, "train": {"steps": 2}})
     >>> run.progress.step
     2
+    >>> rows = [{"prompt": "1 + 1?", "completion": "2"}, {"prompt": "1 + 2?", "completion": "3"}]
+    >>> run = veneer.train({"model": model, "output": "mine", "train": {"steps": 1}}, data=rows)
     """
-    return training.train(settings(config), resume=resume, subscribers=subscribers, stop=stop)
+    return training.train(_with_rows(config, data, eval_data), resume=resume, subscribers=subscribers, stop=stop)
 
 
 def plan(
     config: Settings,
     *,
+    data: RowSource | None = None,
     device: str | None = None,
     rows: SupposedRows | None = None,
     subscribers: Sequence[Subscriber] = (),
@@ -72,6 +83,7 @@ def plan(
 
     Args:
         config: the run, a `RunConfig` or a mapping of its sections.
+        data: the training rows, in place of `config.data.file`, as in `train`. Nothing is written for rows in memory.
         device: the device where it would compute: as in `compute.device`, or the name of a card (`h100`, `a100`, `l4`).
         rows: what to suppose of the rows; None reads those of `config.data`.
         subscribers: called with every event: what was found and chosen, and the plan.
@@ -86,17 +98,19 @@ def plan(
     >>> veneer.plan(settings).refusal is None
     True
     """
-    return prepare.plan(settings(config), device=device, rows=rows, subscribers=subscribers)
+    with TemporaryDirectory() as scratch:
+        config = _with_rows(config, data, None, Path(scratch))
+        return prepare.plan(config, device=device, rows=rows, subscribers=subscribers)
 
 
 def compare(
     model: str,
-    data: str | Path,
+    data: RowSource,
     output: str | Path,
     *,
     methods: Sequence[Method | str] = METHODS,
     seeds: int = 3,
-    eval_data: str | Path | None = None,
+    eval_data: RowSource | None = None,
     held_out: float = 0.1,
     limit: int | None = None,
     max_new_tokens: int | None = None,
@@ -109,7 +123,7 @@ def compare(
 
     Args:
         model: directory, GGUF file or hub id.
-        data: rows to train on.
+        data: rows to train on, a file or dictionaries, as in `train`.
         output: the folder of the comparison.
         methods: what is compared, `Method`s or their names.
         seeds: the number of runs of each method.
@@ -126,13 +140,14 @@ def compare(
         OutputError: the folder holds another comparison, or cannot be written.
         Interrupted: a run was stopped; the same call goes on with it.
     """
+    folder = RunFolder(Path(output))
     config = CompareConfig(
         model=model,
-        data=str(data),
+        data=str(rows_file(data, folder.data_file)),
         output=str(output),
         methods=tuple(choice(Method, method, "methods") for method in methods),
         seeds=seeds,
-        eval_data=None if eval_data is None else str(eval_data),
+        eval_data=None if eval_data is None else str(rows_file(eval_data, folder.eval_data_file)),
         held_out=held_out,
         limit=limit,
         max_new_tokens=max_new_tokens,
@@ -330,6 +345,30 @@ def doctor(*, measure: bool = False) -> Facts:
     True
     """
     return gather(measure=measure)
+
+
+def _with_rows(
+    config: Settings, data: RowSource | None, eval_data: RowSource | None, folder: Path | None = None
+) -> RunConfig:
+    """A run's settings over rows that are given apart, which are written into `folder` (by default the run's) where
+    they are in memory.
+
+    Raises:
+        ConfigError: the settings cannot be used.
+        DataError, OutputError: as `rows_file`.
+    """
+    if data is None and eval_data is None:
+        return settings(config)
+    plain: dict[str, Any] = dict(config.model_dump(mode="json") if isinstance(config, RunConfig) else config)
+    sections = dict(plain.get("data") or {})
+    # Settings are checked before anything is written.
+    named = {"file": data, "eval_file": eval_data}
+    given = {key: source for key, source in named.items() if source is not None}
+    checked = settings(plain | {"data": sections | dict.fromkeys(given, "-")})
+    run = RunFolder(folder or Path(checked.output))
+    files = {"file": run.data_file, "eval_file": run.eval_data_file}
+    places = {key: str(rows_file(source, files[key])) for key, source in given.items()}
+    return settings(plain | {"data": sections | places})
 
 
 def settings(config: Settings) -> RunConfig:

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from veneer.assistant import Assistant, AssistantRequest, load_assistant
 from veneer.config import ComputeSection
 from veneer.data.chat import Example, split_for_evaluation
+from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.records import Record, read_records
 from veneer.enums import Method, choice
 from veneer.errors import DataError, listing
@@ -170,7 +172,7 @@ class EvaluationRequest:
 
 def evaluate(
     model: str,
-    data: str | Path,
+    data: RowSource,
     *,
     adapter: str | Path | None = None,
     method: Method | str | None = None,
@@ -183,7 +185,8 @@ def evaluate(
 
     Args:
         model: directory, GGUF file or hub id.
-        data: JSONL, JSON, CSV or Parquet.
+        data: a file (JSONL, JSON, CSV or Parquet), or dictionaries as its rows are: a list, any iterable, or a
+            `datasets.Dataset`.
         adapter: folder of an adapter.
         method: how the base is held, a `Method` or its name; by default as the adapter was trained.
         compute: device and dtype.
@@ -200,8 +203,10 @@ def evaluate(
         method=None if method is None else choice(Method, method, "method"),
         compute=compute or ComputeSection(),
     )
-    request = EvaluationRequest(assistant=assistant, data=str(data), limit=limit, max_new_tokens=max_new_tokens)
-    return run_evaluation(request, subscribers=subscribers)
+    with TemporaryDirectory() as scratch:
+        file = rows_file(data, Path(scratch) / "rows.jsonl")
+        request = EvaluationRequest(assistant=assistant, data=str(file), limit=limit, max_new_tokens=max_new_tokens)
+        return run_evaluation(request, subscribers=subscribers)
 
 
 def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscriber] = ()) -> Report:

@@ -193,10 +193,15 @@ def _config(lock: Mapping[str, Any], folder: Path, moved: Mapping[str, str | Pat
     values["output"] = str(target)
     if moved["model"] is not None:
         values["model"] = str(moved["model"])
-    for key in ("file", "eval_file"):
+    run = RunFolder(folder)
+    for key, own in (("file", run.data_file), ("eval_file", run.eval_data_file)):
+        recorded = values["data"].get(key)
         if moved[f"data.{key}"] is not None:
             values["data"][key] = str(moved[f"data.{key}"])
-    return parse(values, where=str(RunFolder(folder).lock_file))
+        elif recorded and Path(recorded).name == own.name and own.is_file() and not Path(recorded).is_file():
+            # The run's rows lie in its folder, which was moved.
+            values["data"][key] = str(own)
+    return parse(values, where=str(run.lock_file))
 
 
 def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path) -> None:

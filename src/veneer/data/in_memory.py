@@ -1,0 +1,48 @@
+"""Rows that a caller has in memory become a file, which is read, digested and found again like any other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from veneer.errors import DataError, OutputError
+from veneer.io.files import make_output_folder, write_text
+
+RowSource = str | Path | Iterable[Mapping[str, Any]]
+"""Rows: a file, or dictionaries as a line of JSONL has them (a list, any iterable, or a `datasets.Dataset`)."""
+
+
+def rows_file(source: RowSource, file: Path) -> Path:
+    """The file of some rows: the one that is named, or `file`, to which rows in memory are written as JSONL.
+
+    Args:
+        source: the rows.
+        file: where rows in memory go. A file of the same rows stays as it is.
+
+    Raises:
+        DataError: there is no row, or one is no dictionary or holds what JSON has no form for.
+        OutputError: `file` holds other rows, or cannot be written.
+    """
+    if isinstance(source, str | Path):
+        return Path(source)
+    text = "".join(_line(number, row) for number, row in enumerate(source, start=1))
+    if not text:
+        raise DataError("the rows that were given are none; give at least one dictionary")
+    if file.is_file():
+        if file.read_text(encoding="utf-8") == text:
+            return file
+        raise OutputError(f"{file} holds other rows than were given; give another output folder")
+    make_output_folder(file.parent)
+    write_text(file, text)
+    return file
+
+
+def _line(number: int, row: object) -> str:
+    if not isinstance(row, Mapping):
+        raise DataError(f"row {number} is of type {type(row).__name__}; rows are dictionaries")
+    try:
+        return json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise DataError(f"row {number} cannot be written as JSON: {error}") from error

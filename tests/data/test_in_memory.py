@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from veneer.data.in_memory import rows_file
+from veneer.data.records import read_records
+from veneer.errors import DataError, OutputError
+
+ROWS = [{"prompt": "naïve 🎉?", "completion": "yes\nno"}, {"prompt": "b", "completion": "c", "weight": None}]
+
+
+class Dataset:
+    """What `datasets.Dataset` is to a reader: rows by iteration, each a fresh dictionary."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter([dict(row) for row in ROWS])
+
+
+@pytest.mark.parametrize("source", [ROWS, tuple(ROWS), iter(ROWS), Dataset()], ids=["list", "tuple", "iterator", "set"])
+def test_rows_in_memory_are_read_as_from_a_file(source: Any, tmp_path: Path) -> None:
+    file = rows_file(source, tmp_path / "run" / "data.jsonl")
+    assert file == tmp_path / "run" / "data.jsonl"
+    assert [record.messages[-1]["content"] for record in read_records(file)] == ["yes\nno", "c"]
+
+
+def test_a_file_is_itself(tmp_path: Path) -> None:
+    assert rows_file("rows.csv", tmp_path / "data.jsonl") == Path("rows.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_the_same_rows_stays_and_one_of_others_is_not_replaced(tmp_path: Path) -> None:
+    file = rows_file(ROWS, tmp_path / "data.jsonl")
+    before = file.stat().st_mtime_ns
+    assert rows_file(ROWS, file).stat().st_mtime_ns == before
+    with pytest.raises(OutputError, match="holds other rows than were given"):
+        rows_file(ROWS[:1], file)
+    assert file.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [([], "are none"), (["text"], "row 1 is of type str"), ([{"a": {1, 2}}], "row 1 cannot be written as JSON"),
+     ([{"a": 1.0}, {"a": float("nan")}], "row 2 cannot be written as JSON")],
+)  # fmt: skip
+def test_what_is_no_row_is_refused(rows: list[Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=said):
+        rows_file(rows, tmp_path / "data.jsonl")
+    assert list(tmp_path.iterdir()) == []
