@@ -45,7 +45,8 @@ def compare(
 ) -> None:
     """Train by several methods, and show quality beside cost.
 
-    Every method is trained with several seeds on the same rows, each run in a process of its own.
+    Every method is trained with several seeds on the same rows, each run in a process of its own. The exit code is 1
+    where a run failed; the others are shown all the same.
     """
     if eval_data is not None and held_out is not None:
         raise click.UsageError("give --eval-data or --held-out, not both")
@@ -69,4 +70,5 @@ def compare(
         max_new_tokens=max_new_tokens,
         assignments=assignments,
     )
-    compare_visibly(config, as_json=as_json)
+    if compare_visibly(config, as_json=as_json).problems:
+        raise click.exceptions.Exit(1)

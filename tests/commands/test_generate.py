@@ -1,0 +1,139 @@
+"""`veneer generate`: answers from every source of questions, and adapters that do not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from invoking import FLOAT32, invoke, refused
+from tiny import write_model
+
+
+def asked(model: Path, adapter: Path) -> list[object]:
+    return ["generate", "--model", model, "--adapter", adapter, "--prompt", "hi", "--max-new-tokens", 2, *FLOAT32]
+
+
+def test_an_adapter_of_another_model_is_refused_with_every_difference(adapter: Path, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "wide", hidden=32)
+    message = refused(*asked(other, adapter))
+    assert "does not fit this model" in message
+    assert "model.layers.0.self_attn.q_proj.lora_A.weight: shape [4, 64], the model needs [4, 32]" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter_config.json", b"{"), ("adapter_config.json", b"[]"), ("adapter_config.json", b'{"peft_type": "IA3"}'),
+        ("adapter_config.json", None), ("adapter_model.safetensors", b""), ("adapter_model.safetensors", b"x" * 50),
+        ("adapter_model.safetensors", None), ("config.yaml", b"model: ["), ("config.yaml", b"a: 1"),
+    ],
+)  # fmt: skip
+def test_a_broken_adapter_is_refused_by_file(
+    name: str, content: bytes | None, adapter: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "adapter"
+    shutil.copytree(adapter, broken)
+    if content is None:
+        (broken / name).unlink()
+    else:
+        (broken / name).write_bytes(content)
+    assert name in refused(*asked(tiny_model, broken))
+
+
+def test_a_pickle_is_never_opened(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "adapter"
+    shutil.copytree(adapter, broken)
+    (broken / "adapter_model.safetensors").unlink()
+    (broken / "adapter_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'touch /tmp/p0wned'\ntR.")
+    assert "is a pickle, which can run code" in refused(*asked(tiny_model, broken))
+    assert not Path("/tmp/p0wned").exists()
+
+
+def generated(model: Path, *more: object, stdin: str | bytes | None = None) -> Result:
+    result = invoke("generate", "--model", model, *FLOAT32, "--max-new-tokens", 6, *more, stdin=stdin)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
+def test_a_prompt_gives_the_same_answer_from_every_source(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    question = "3: parcel late?"
+    (tmp_path / "q.txt").write_text(f"{question}\n")
+    answers = [
+        generated(tiny_model, "--adapter", adapter, "--prompt", question).stdout,
+        generated(tiny_model, "--adapter", adapter, stdin=f"\n{question}\n").stdout,
+        generated(tiny_model, "--adapter", adapter, "--input", tmp_path / "q.txt").stdout,
+        generated(tiny_model, "--adapter", adapter, "--prompt", question, "--json").stdout,
+        generated(tiny_model, "--adapter", adapter, "--input", tmp_path / "q.txt", "--json").stdout,
+    ]
+    assert answers[0].strip()
+    assert answers[0] == answers[1] == answers[2]
+    for line in answers[3:]:
+        assert json.loads(line) == {"prompt": question, "answer": answers[0].removesuffix("\n")}
+
+
+def test_every_line_of_a_file_is_answered_in_order(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    questions = ["1: late?", "22: parcel crate blue of the late?", "3: ü\u2028?", "4"]
+    text = "\ufeff" + "\r\n\n  \n".join(questions)
+    (tmp_path / "q.txt").write_bytes(text.encode())
+    result = generated(tiny_model, "--adapter", adapter, "--input", tmp_path / "q.txt", "--json")
+    answers = [json.loads(line) for line in result.stdout.rstrip("\n").split("\n")]
+    assert [answer["prompt"] for answer in answers] == questions
+    one = generated(tiny_model, "--adapter", adapter, "--prompt", questions[1]).stdout
+    assert answers[1]["answer"] == one.removesuffix("\n")
+
+
+def test_sampling_follows_from_the_seed_and_the_system_message_counts(tiny_model: Path) -> None:
+    hot = ("--prompt", "hello", "--temperature", 1.0, "--max-new-tokens", 20)
+    one, again, other = (generated(tiny_model, *hot, "--seed", seed).stdout for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+    assert generated(tiny_model, *hot, "--seed", 1, "--system", "late blue crate").stdout != one
+
+
+@pytest.mark.parametrize(
+    ("more", "stdin", "named"),
+    [
+        (["--prompt", ""], None, "the prompt is empty"),
+        (["--prompt", "  \n"], None, "the prompt is empty"),
+        ([], "", "the prompt is empty"),
+        ([], " \n ", "the prompt is empty"),
+        ([], b"\xff\xfe", "standard input is not UTF-8"),
+        (["--input", "/no/such/file"], None, "/no/such/file: cannot be read"),
+        (["--input", "/tmp"], None, "/tmp: cannot be read"),
+        (["--prompt", "a", "--input", "b"], None, "not both"),
+        (["--prompt", "a", "--temperature", "-1"], None, "temperature: -1.0"),
+        (["--prompt", "a", "--temperature", "nan"], None, "nan is not a finite number"),
+        (["--prompt", "a", "--top-p", "0"], None, "top_p: 0.0"),
+        (["--prompt", "a", "--max-new-tokens", "0"], None, "max_new_tokens: 0"),
+    ],
+)
+def test_generate_refuses_before_it_loads_the_model(more: list[str], stdin: Any, named: str) -> None:
+    assert named in refused("generate", "--model", "/no/such/model", *more, stdin=stdin)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"), [(b"", "holds no question"), (b"\n \n\t\n", "holds no question"), (b"a\xff", "not UTF-8")]
+)
+def test_a_file_without_questions_is_refused(content: bytes, named: str, tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_bytes(content)
+    assert named in refused("generate", "--model", "/no/such/model", "--input", tmp_path / "q.txt")
+
+
+def test_a_reader_that_has_gone_is_no_traceback(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("a\n" * 3000)
+    command = f"{sys.executable} -m veneer generate --model {tiny_model} --input {tmp_path / 'q.txt'} --device cpu"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --max-new-tokens 40 --json | head -n 1; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert json.loads(done.stdout)["prompt"] == "a"
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if not line.startswith("answering: ")] == []

@@ -1,0 +1,53 @@
+"""Options that several commands have: numbers that are refused, and settings that are given twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from invoking import FLOAT32, invoke, refused
+from veneer.cli import main
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+@pytest.mark.parametrize(
+    ("argv", "option"),
+    [
+        (["train"], "--held-out"), (["train"], "--epochs"), (["train"], "--learning-rate"), (["train"], "--lr"),
+        (["sweep", "--output", "o", "--grid", "lora.rank=1,2"], "--held-out"),
+        (["compare", "--model", "m", "--data", "d", "--output", "o"], "--held-out"),
+        (["generate", "--model", "m", "--prompt", "p"], "--temperature"), (["chat", "--model", "m"], "--top-p"),
+        (["export", "--adapter", "a", "--output", "o"], "--gap"), (["verify", "e"], "--gap"),
+        (["combine", "--adapter", "a", "--output", "o"], "--density"),
+    ],
+)  # fmt: skip
+def test_no_option_takes_a_number_that_is_not_finite(argv: list[str], option: str, value: str) -> None:
+    message = refused(*argv, option, value)
+    assert option in message
+    assert f"{value} is not a finite number" in message
+
+
+def test_every_option_of_a_fraction_is_among_those() -> None:
+    floats = {
+        (name, parameter.name)
+        for name, command in main.commands.items()
+        for parameter in command.params
+        if isinstance(parameter.type, click.types.FloatParamType)
+    }
+    assert floats == {
+        ("train", "held_out"), ("train", "epochs"), ("train", "learning_rate"), ("sweep", "held_out"),
+        ("compare", "held_out"), ("generate", "temperature"), ("generate", "top_p"), ("chat", "temperature"),
+        ("chat", "top_p"), ("export", "gap"), ("verify", "gap"), ("combine", "density"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate", "chat"])
+def test_an_answer_longer_than_the_context_is_refused_with_what_is_possible(
+    command: str, tiny_model: Path, tiny_data: Path
+) -> None:
+    asked = {"generate": ["--prompt", "hi"], "evaluate": ["--data", tiny_data], "chat": []}[command]
+    result = invoke(command, "--model", tiny_model, *asked, "--max-new-tokens", 10**9, *FLOAT32, stdin="hi\n")
+    assert result.exit_code == 2
+    assert "max_new_tokens: 1,000,000,000, but the model's context has 512 tokens" in result.stderr
