@@ -2,7 +2,8 @@
 
 Nothing heavy is imported until a command runs, so that `--help` answers at once. Results go to standard output;
 progress and messages to standard error. Exit codes: 0 done, 1 what must hold does not (an export is another model, a
-run is not reproduced, a run of a comparison failed, data have errors), 2 something the user can mend, 3 the loss was not finite, 130 interrupted.
+run is not reproduced, a run of a comparison failed, data have errors), 2 something the user can mend, 3 the loss was
+not finite, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -9,10 +9,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from veneer.events import Event, Subscriber
+
+
+class _StandardError(Console):
+    """Falls silent where its reader has gone; rich's own console ends the program."""
+
+    def on_broken_pipe(self) -> None:
+        """See `rich.console.Console.on_broken_pipe`."""
+        self.quiet = True
+
 
 def console() -> Console:
     """Where people read: standard error. Colours are left out where NO_COLOR asks for it."""
-    return Console(stderr=True)
+    return _StandardError(stderr=True)
 
 
 def say(screen: Console, message: str, style: str = "") -> None:
@@ -40,6 +50,23 @@ def say_error(message: str) -> None:
     text = Text(fitted(screen, f"error: {message}"))
     text.stylize("bold red", 0, len("error:"))
     screen.print(text, soft_wrap=True)
+
+
+def while_read(subscriber: Subscriber) -> Subscriber:
+    """Pass events on until they cannot be written any more: a closed terminal, a reader that has gone or a full disk
+    must not end a training run, whose product is its folder."""
+    gone = False
+
+    def tell(event: Event) -> None:
+        nonlocal gone
+        if gone:
+            return
+        try:
+            subscriber(event)
+        except OSError:
+            gone = True
+
+    return tell
 
 
 def show_table(screen: Console, table: Table) -> None:

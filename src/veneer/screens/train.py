@@ -6,7 +6,7 @@ from rich.console import Console
 
 from veneer.config import RunConfig
 from veneer.enums import Method
-from veneer.screens.console import console, say, write_to_stderr
+from veneer.screens.console import console, say, while_read, write_to_stderr
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_event
 from veneer.training.interrupt import interruptible
@@ -19,9 +19,9 @@ def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = Fa
     notice = "stopping after this step; once more to stop at once (the last checkpoint stays)"
     with interruptible(lambda: write_to_stderr(f"\n{notice}\n")) as stop:
         if as_json:
-            return train(config, resume=resume, subscribers=[print_event], stop=stop)
+            return train(config, resume=resume, subscribers=[while_read(print_event)], stop=stop)
         with EventScreen(console()) as screen:
-            return train(config, resume=resume, subscribers=[screen], stop=stop)
+            return train(config, resume=resume, subscribers=[while_read(screen)], stop=stop)
 
 
 def show_result(config: RunConfig, result: RunResult) -> None:
