@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from veneer.config import QuantSection
-from veneer.quantization import Quantised
+from veneer.quantization import QuantizeResult
 from veneer.screens.quantize import summary
 
-DONE = Quantised(
+DONE = QuantizeResult(
     output=Path("out"), quant=QuantSection(), layers=14, dense=(), weights=1000, packed_bytes=563, bytes=12_400_000
 )
 

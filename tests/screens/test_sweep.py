@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from consoles import recorded
 from veneer.screens.sweep import sweep_table
-from veneer.sweeps.outcome import Outcome
+from veneer.sweeps.outcome import SweepOutcome
 
 
 def test_every_point_has_a_row_with_its_settings_and_its_end() -> None:
-    done = Outcome(
+    done = SweepOutcome(
         name="01", settings={"lora.rank": 4, "data.file": "[/a]"}, state="complete", steps=10, seconds=75.0,
         train_loss=1.5, final_loss=1.25, best_loss=1.125,
     )  # fmt: skip
-    failed = Outcome(name="02", settings={"lora.rank": 8, "data.file": "b"}, state="diverged", steps=3, seconds=2.0)
+    failed = SweepOutcome(
+        name="02", settings={"lora.rank": 8, "data.file": "b"}, state="diverged", steps=3, seconds=2.0
+    )
     console = recorded()
     console.print(sweep_table([done, failed], done))
     first, second = (line for line in console.export_text().splitlines() if line.startswith("│"))
