@@ -173,6 +173,17 @@ def test_the_lowest_layer_needs_no_torch() -> None:
             assert not roots & {"torch", "numpy", "safetensors", "tokenizers"}, path
 
 
+def test_nobody_outside_of_backends_branches_on_who_computes_a_model() -> None:
+    found = [
+        f"{path}:{node.lineno}"
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("Backend.HF", "Backend.VENEER")
+        if part(module_name(path)) not in ("backends", "enums")
+    ]
+    assert found == [], "ask a capability of the model's description"
+
+
 def test_nothing_is_asked_by_hasattr_or_run_from_text() -> None:
     banned = {"hasattr", "exec", "eval", "compile", "builtins.exec", "builtins.eval", "os.system", "__import__"}
     found = [f"{path}:{line}: {name}" for path, tree in trees().items() for name, line in calls(tree) if name in banned]

@@ -39,7 +39,11 @@ class Capabilities:
     beyond_linears: bool
     """Whether an adapter can stand on other modules than linear layers: embedding, head, norms, biases."""
     gguf: bool
-    """Whether the model can be exported to GGUF."""
+    """Whether the model, or an adapter of it, can be written as GGUF."""
+    quantised_files: bool
+    """Whether the model can be written quantised."""
+    named_as_files: bool
+    """Whether its modules have the names and shapes of the tensors in its files."""
     packages: tuple[str, ...] = ()
     """Packages besides veneer's own whose version can change a bit of the result."""
 
@@ -48,13 +52,20 @@ CAPABILITIES = {
     Backend.VENEER: Capabilities(
         exact_plan=True, joint_passes=True, packing=True, full_fine_tuning=True, new_tokens=True, int8_products=True,
         recomputation=True, beyond_linears=True, gguf=True,
+        quantised_files=True, named_as_files=True,
     ),
     Backend.HF: Capabilities(
         exact_plan=False, joint_passes=False, packing=False, full_fine_tuning=False, new_tokens=False,
-        int8_products=False, recomputation=True, beyond_linears=False, gguf=False, packages=("transformers",),
+        int8_products=False, recomputation=True, beyond_linears=False, gguf=False,
+        quantised_files=False, named_as_files=False, packages=("transformers",),
     ),
 }  # fmt: skip
-"""What each of the two can do. Of transformers' architectures some cannot recompute; a `Description` says so."""
+"""What each of the two can do. Some of transformers' architectures cannot recompute; a `Description` says so."""
+
+
+def capabilities_of(backend: Backend) -> Capabilities:
+    """What can be done by who computed a run. A record that is older than the choice (AUTO) is of the own decoder."""
+    return CAPABILITIES[Backend.VENEER if backend is Backend.AUTO else backend]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ from veneer.errors import ConfigError
 from veneer.io.checkpoint import Checkpoint
 from veneer.load import StreamedWeights, WeightForm, load_model, stored_layers
 from veneer.model.hf import HfModel, build
-from veneer.model.hf_skeleton import HfSpec, keeps_float32, make_skeleton
+from veneer.model.hf_skeleton import keeps_float32, make_skeleton
 from veneer.model.language import LanguageModel
 from veneer.quant.schemes import skipped
 
@@ -94,16 +94,15 @@ def load_hf(
     return build(skeleton, weights, dtype, torch.device(device)).check()
 
 
-def describe_hf(checkpoint: Checkpoint) -> tuple[HfSpec, QuantSection | None]:
-    """What the model of `checkpoint` is made of, and how the files hold its linear layers: None where they hold none of
-    them quantised.
+def files_by_module(checkpoint: Checkpoint, backend: Backend) -> Checkpoint | HfFiles:
+    """The files of a model under the names of its modules, whoever computes it.
 
     Raises:
-        ModelError: as `load_hf`.
+        ModelError: the files do not fit the configuration.
     """
-    skeleton = make_skeleton(checkpoint.config, torch.float32)
-    files = HfFiles(checkpoint, skeleton)
-    return skeleton.spec, stored_layers(files, [linear.path for linear in skeleton.spec.linears])
+    if backend_of(checkpoint.config, backend) is Backend.VENEER:
+        return checkpoint
+    return HfFiles(checkpoint, make_skeleton(checkpoint.config, torch.float32))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from veneer.assistant import Assistant, recorded_run
-from veneer.backends.load import describe_hf
+from veneer.backends.base import Description
 from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Backend, Method
 from veneer.events import Subscriber
@@ -24,8 +24,6 @@ from veneer.exports.veneer_reader import ReaderInput
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.model_files import DTYPES, recorded_dtype
-from veneer.load import stored_quantisation
-from veneer.model.spec import spec_from_hf
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +41,15 @@ class ExportInputs:
     """Evaluation rows, for the certificate and for measuring."""
     trained: TrainingBase
     """How the base was held when the adapter was trained."""
-    backend: Backend
-    """Who computes the model."""
+    description: Description
+    """The model, and what can be done with it."""
     emit: Subscriber
     """Told of every event."""
+
+    @property
+    def backend(self) -> Backend:
+        """Who computes the model."""
+        return self.description.backend
 
     @property
     def device(self) -> torch.device:
@@ -98,18 +101,14 @@ class Exporter:
 
 
 def trained_how(
-    adapter: Path, checkpoint: Checkpoint, method: Method | None, compute: ComputeSection, backend: Backend
+    adapter: Path, description: Description, method: Method | None, compute: ComputeSection
 ) -> TrainingBase:
     """How the base was held when the adapter was trained: as asked, else as its run recorded it, else as LORA."""
     run = recorded_run(adapter)
     recorded = run.compute if run else compute
     dtype = resolve_dtype(recorded.dtype, resolve_device(compute.device))
-    if backend is Backend.HF:
-        _, stored = describe_hf(checkpoint)
-    else:
-        stored = stored_quantisation(checkpoint, spec_from_hf(checkpoint.config))
-    if stored is not None:
-        return TrainingBase(True, stored, dtype)
+    if description.stored is not None:
+        return TrainingBase(True, description.stored, dtype)
     quantized = (method or (run.method if run else Method.LORA)) is Method.QLORA
     return TrainingBase(quantized, run.quant if run else QuantSection(), dtype)
 

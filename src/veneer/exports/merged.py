@@ -14,7 +14,7 @@ import torch
 
 from veneer.assistant import Assistant, open_assistant
 from veneer.config import QuantSection
-from veneer.enums import Backend, Scheme
+from veneer.enums import Scheme
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics import compare
 from veneer.events import Stage
@@ -85,7 +85,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     base = MergeBase(record.merged_into)
     quant = packing(inputs) if inputs.request.to is Target.MERGED_4BIT else None
     dtype: torch.dtype = getattr(torch, record.dtype)
-    made = _merged_hf(inputs, base) if inputs.backend is Backend.HF else _merged(inputs, base, quant)
+    made = _merged(inputs, base, quant) if inputs.description.capabilities.named_as_files else _merged_hf(inputs, base)
     readers: list[Reader] = [veneer_folder(folder, inputs.device, inputs.backend)]
     notes: tuple[str, ...] = ()
     if quant is not None:
@@ -209,7 +209,7 @@ def _write(inputs: ExportInputs, base: MergeBase, folder: Path, quant: QuantSect
         def told(name: str) -> None:
             stage.advance(item=name)
 
-        if inputs.backend is Backend.HF:
+        if not inputs.description.capabilities.named_as_files:
             foreign = open_hf_source(inputs.checkpoint, adapter, base, inputs.trained)
             return write_merged_hf(folder, foreign, inputs.dtype, told)
         source = open_source(inputs.checkpoint, adapter, base, inputs.trained)
@@ -276,8 +276,8 @@ def _requantised(
     inputs: ExportInputs, live_rows: _LiveLosses, scores: list[RowScore], best: MergeBase, partial: Path
 ) -> RequantisedLoss | None:
     """What quantisation leaves of the merge that is kept."""
-    if inputs.backend is Backend.HF:
-        return None  # packed files are written by the own decoder alone
+    if not inputs.description.capabilities.quantised_files:
+        return None
     quant = packing(inputs)
     if inputs.request.to is Target.MERGED:
         if not inputs.trained.quantized:

@@ -9,7 +9,6 @@ import torch
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.store import read_config, read_tensors, save_adapter
-from veneer.enums import Backend
 from veneer.exports.base import MergeBase, open_source
 from veneer.exports.certificate import ReaderOutput
 from veneer.exports.hf import open_hf_source
@@ -91,7 +90,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
 
 def _adapter(inputs: ExportInputs, base: MergeBase) -> tuple[Adapter, Tokenizer | None]:
     """The adapter over a base whose dense weights stay in their files, and its tokenizer where it has one."""
-    if inputs.backend is Backend.HF:
+    if not inputs.description.capabilities.named_as_files:
         return open_hf_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained).adapter, None
     source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
     return source.adapter, source.tokenizer

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from veneer.adapters.store import read_config
 from veneer.assistant import recorded_run
-from veneer.backends.choose import backend_of
+from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection
 from veneer.enums import Backend, Method, choice
 from veneer.errors import ConfigError, OutputError
@@ -40,10 +40,6 @@ TARGETS: dict[Target, Exporter] = {
     Target.GGUF_ADAPTER: Exporter(gguf_adapter.write, gguf_adapter.checks),
 }
 """What makes each kind of export, and what is compared of it."""
-
-
-TRANSFORMERS_TARGETS = (Target.PEFT, Target.MERGED)
-"""Kinds of export that are there for models that transformers computes."""
 
 
 def export(
@@ -151,8 +147,10 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
             f"--quant {request.quant} is for GGUF files, and --to {to.value} writes none; leave it out, or take --dtype"
         )
     checkpoint = open_checkpoint(str(named), revision=config.get("revision") if request.model is None else None)
-    backend = backend_of(checkpoint.config, run.backend if run else Backend.AUTO)
-    if backend is Backend.HF and to not in TRANSFORMERS_TARGETS:
+    description = describe_model(checkpoint, run.backend if run else Backend.AUTO)
+    can = description.capabilities
+    needed = {Target.GGUF: can.gguf, Target.GGUF_ADAPTER: can.gguf, Target.MERGED_4BIT: can.quantised_files}
+    if not needed.get(to, True):
         raise ConfigError(
             f"--to {to.value} is done by veneer's own decoder alone, and transformers computes model_type "
             f"{checkpoint.config.get('model_type')!r} (backend hf); take --to merged"
@@ -164,8 +162,8 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
         checkpoint=checkpoint,
         dtype=stored_dtype(request.dtype, checkpoint),
         rows=rows,
-        trained=trained_how(adapter, checkpoint, request.method, request.compute, backend),
-        backend=backend,
+        trained=trained_how(adapter, description, request.method, request.compute),
+        description=description,
         emit=emit,
     )
     return inputs, why

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from veneer.adapters.store import load_adapter, read_tokenizer
 from veneer.assistant import Assistant, make_assistant
-from veneer.backends.choose import backend_of
 from veneer.backends.files import HfFiles
-from veneer.backends.load import load_language_model
+from veneer.backends.load import files_by_module, load_language_model
 from veneer.data.chat import template_of
 from veneer.enums import Backend
 from veneer.exports.base import MergeBase, TrainingBase
@@ -29,7 +28,6 @@ from veneer.generation import Sampling, generate
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import WeightForm
-from veneer.model.hf_skeleton import make_skeleton
 from veneer.model.language import LanguageModel
 from veneer.quant.packed import PackedLinear
 
@@ -79,8 +77,7 @@ def live(
         quant=trained.quant,
     )
     if quantised and trained.dtype is not torch.float32:
-        ours = backend_of(checkpoint.config, backend) is Backend.VENEER
-        _in_float32(model, checkpoint if ours else HfFiles(checkpoint, make_skeleton(checkpoint.config, torch.float32)))
+        _in_float32(model, files_by_module(checkpoint, backend))
     model.requires_grad_(False).eval()
     own = checkpoint.tokenizer()
     if adapter is None:

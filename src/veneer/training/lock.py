@@ -20,10 +20,9 @@ from typing import Any
 
 import torch
 
-from veneer.backends.base import CAPABILITIES
+from veneer.backends.base import capabilities_of
 from veneer.config import RunConfig
 from veneer.data.rows import Rows
-from veneer.enums import Backend
 from veneer.errors import CheckpointError
 from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.hardware import processor
@@ -138,9 +137,7 @@ class Environment:
 
 def environment(device: torch.device, config: RunConfig) -> Environment:
     """What computes a run here."""
-    # A lock may be older than the choice between two backends, and names none.
-    backend = Backend.VENEER if config.backend is Backend.AUTO else config.backend
-    packages = (*PACKAGES, *CAPABILITIES[backend].packages)
+    packages = (*PACKAGES, *capabilities_of(config.backend).packages)
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     threads = config.compute.threads or torch.get_num_threads()
     if device.type == "cuda":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +15,15 @@ from safetensors.torch import load_file
 from tiny import run_config, tree
 from veneer.cli import main
 from veneer.config import parse, read_yaml
-from veneer.errors import ConfigError, Interrupted, OutputError
+from veneer.errors import Interrupted, OutputError
 from veneer.events import Event, Result, RunDone, RunEvent, RunsJoined, StepDone
 from veneer.sweeps import run as sweep_run
-from veneer.sweeps.grid import parse_grid, points
-from veneer.sweeps.outcome import SweepOutcome, best_of, chart
+from veneer.sweeps.grid import points
+from veneer.sweeps.outcome import best_of
 from veneer.sweeps.run import sweep
 from veneer.training.run import train
 
 GRID: dict[str, list[Any]] = {"lora.rank": [2, 4], "train.learning_rate": [0.001, 0.02]}
-
-
-@pytest.fixture
-def values(tiny_model: Path, tiny_data: Path) -> dict[str, Any]:
-    """Of runs of 4 steps."""
-    return {
-        "model": str(tiny_model),
-        "method": "lora",
-        "data": {"file": str(tiny_data), "held_out": 0.2},
-        "train": {"steps": 4, "examples_per_step": 4, "eval_every": 2},
-        "compute": {"device": "cpu", "dtype": "float32", "threads": 1},
-    }
 
 
 def groups_of(events: Sequence[Event]) -> list[list[str]]:
@@ -142,44 +129,6 @@ def test_another_sweep_is_not_mixed_in(values: dict[str, Any], tmp_path: Path) -
     sweep(values, {"lora.rank": [2]}, tmp_path)
     with pytest.raises(OutputError, match="another sweep"):
         sweep(values, {"lora.rank": [2, 4]}, tmp_path)
-
-
-def test_a_grid_from_the_command_line() -> None:
-    grid = parse_grid(
-        ["lora.rank=4,16", "train.learning_rate=1e-4, auto", "lora.target_modules=[q_proj, v_proj],all-linear"]
-    )
-    assert grid["lora.rank"] == [4, 16]
-    assert grid["train.learning_rate"] == [1e-4, "auto"]
-    assert grid["lora.target_modules"] == [["q_proj", "v_proj"], "all-linear"]
-    with pytest.raises(ConfigError) as error:
-        parse_grid(["lora.rank", "train.seed=1", "train.seed=2", "lora.alpha=3,3"])
-    assert all(text in str(error.value) for text in ("'lora.rank'", "train.seed: given twice", "lora.alpha"))
-    with pytest.raises(ConfigError, match="nothing is varied"):
-        parse_grid([])
-
-
-def test_points_that_are_no_configuration_are_all_named(values: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError) as error:
-        points(values, {"lora.rank": [4, 0], "train.seed": [0, -1]}, tmp_path)
-    assert "02-rank=4,seed=-1" in str(error.value)
-    assert "03-rank=0,seed=0" in str(error.value)
-    assert "01-" not in str(error.value)
-    with pytest.raises(ConfigError, match="folder of its own"):
-        points(values, {"output": ["a", "b"]}, tmp_path)
-
-
-def test_the_chart_leaves_out_what_diverged_and_uses_decades() -> None:
-    base = SweepOutcome(name="x", settings={}, state="complete", best_loss=1.0)
-    outcomes = [
-        replace(base, settings={"lora.rank": rank, "train.learning_rate": rate}, best_loss=rank * rate)
-        for rank in (4, 16)
-        for rate in (1e-4, 1e-3, 1e-2)
-    ]
-    outcomes[-1] = replace(outcomes[-1], state="diverged")
-    drawn = chart(outcomes)
-    assert "log10 of train.learning_rate" in drawn
-    assert "rank=16" in drawn
-    assert drawn.count("<circle") == 5
 
 
 def test_the_command(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""A model is described alike from its files and from its config.json alone, whoever computes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_models import write_hf_model
+from tiny import run_config
+from veneer.backends.base import CAPABILITIES, Description, capabilities_of
+from veneer.backends.choose import refuse_settings
+from veneer.backends.describe import describe_model
+from veneer.enums import Backend
+from veneer.errors import ConfigError, ModelError
+from veneer.io.checkpoint import open_checkpoint, read_model_config
+from veneer.load import load_model
+from veneer.model.decoder import CausalLM
+from veneer.model.hf_skeleton import HfSpec
+from veneer.model.spec import DecoderSpec
+from veneer.quantization import quantize
+
+
+@pytest.mark.parametrize("wanted", [Backend.AUTO, Backend.HF])
+def test_a_configuration_says_what_the_files_say(wanted: Backend, tiny_model: Path) -> None:
+    opened = describe_model(open_checkpoint(tiny_model), wanted)
+    alone = describe_model(read_model_config(tiny_model / "config.json"), wanted)
+    for field in ("backend", "capabilities", "spec", "linears", "stored", "dtype", "notes"):
+        assert getattr(opened, field) == getattr(alone, field), field
+    assert opened.tokenizer().vocab_size == alone.tokenizer().vocab_size
+
+
+def test_the_own_decoder_is_described_as_it_is_loaded(tiny_model: Path) -> None:
+    checkpoint = open_checkpoint(tiny_model)
+    found, model = describe_model(checkpoint, Backend.AUTO), load_model(checkpoint)
+    assert isinstance(model, CausalLM)
+    assert (found.backend, found.capabilities) == (Backend.VENEER, CAPABILITIES[Backend.VENEER])
+    assert isinstance(found.spec, DecoderSpec)
+    assert found.spec == model.spec
+    assert list(found.linears) == model.linear_paths()
+    assert (found.stored, found.dtype, found.notes) == (None, torch.float32, ())
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_files_that_are_quantised_say_so(alone: bool, tiny_model: Path, tmp_path: Path) -> None:
+    quantize(str(tiny_model), tmp_path / "q")
+    model = read_model_config(tmp_path / "q" / "config.json") if alone else open_checkpoint(tmp_path / "q")
+    stored = describe_model(model, Backend.AUTO).stored
+    assert stored is not None
+    assert (stored.scheme.value, stored.double_quant, stored.skip_modules) == ("nf4", True, ())
+
+
+def test_transformers_is_said_and_can_less(tmp_path: Path) -> None:
+    found = describe_model(open_checkpoint(write_hf_model(tmp_path / "model", "gpt2")), Backend.AUTO)
+    assert found.backend is Backend.HF
+    assert isinstance(found.spec, HfSpec)
+    assert "computed by transformers" in found.notes[0]
+    assert not found.capabilities.exact_plan
+    assert found.capabilities.packages == ("transformers",)
+
+
+def test_a_model_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "perpetuum_mobile"}')
+    with pytest.raises(ModelError, match="perpetuum_mobile"):
+        describe_model(read_model_config(tmp_path), Backend.AUTO)
+
+
+def test_settings_beyond_what_a_model_can_are_refused_all_at_once(tiny_model: Path, tmp_path: Path) -> None:
+    able = describe_model(read_model_config(tiny_model), Backend.AUTO)
+    unable: Description = replace(able, capabilities=replace(CAPABILITIES[Backend.HF], recomputation=False))
+    beyond = (
+        "lora.new_tokens=[<a>]", "compute.products=int8", "compute.recompute=layers",
+    )  # fmt: skip
+    config = run_config(tiny_model, Path("-"), tmp_path / "run", *beyond)
+    refuse_settings(config, able)
+    with pytest.raises(ConfigError) as caught:
+        refuse_settings(config, unable)
+    for key in ("lora.new_tokens", "compute.products int8", "compute.recompute layers"):
+        assert key in str(caught.value)
+    with pytest.raises(ConfigError, match="method full: take lora or qlora"):
+        refuse_settings(run_config(tiny_model, Path("-"), tmp_path / "run", "method=full"), unable)
+
+
+def test_a_record_older_than_the_choice_is_of_the_own_decoder() -> None:
+    assert capabilities_of(Backend.AUTO) is CAPABILITIES[Backend.VENEER]

@@ -1,0 +1,35 @@
+"""A grid is read from the command line, and its points are checked all at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from veneer.errors import ConfigError
+from veneer.sweeps.grid import parse_grid, points
+
+
+def test_a_grid_from_the_command_line() -> None:
+    grid = parse_grid(
+        ["lora.rank=4,16", "train.learning_rate=1e-4, auto", "lora.target_modules=[q_proj, v_proj],all-linear"]
+    )
+    assert grid["lora.rank"] == [4, 16]
+    assert grid["train.learning_rate"] == [1e-4, "auto"]
+    assert grid["lora.target_modules"] == [["q_proj", "v_proj"], "all-linear"]
+    with pytest.raises(ConfigError) as error:
+        parse_grid(["lora.rank", "train.seed=1", "train.seed=2", "lora.alpha=3,3"])
+    assert all(text in str(error.value) for text in ("'lora.rank'", "train.seed: given twice", "lora.alpha"))
+    with pytest.raises(ConfigError, match="nothing is varied"):
+        parse_grid([])
+
+
+def test_points_that_are_no_configuration_are_all_named(values: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        points(values, {"lora.rank": [4, 0], "train.seed": [0, -1]}, tmp_path)
+    assert "02-rank=4,seed=-1" in str(error.value)
+    assert "03-rank=0,seed=0" in str(error.value)
+    assert "01-" not in str(error.value)
+    with pytest.raises(ConfigError, match="folder of its own"):
+        points(values, {"output": ["a", "b"]}, tmp_path)
