@@ -48,6 +48,10 @@ bench: $(VENV)/.installed
 same-bytes: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/same_bytes.py $(or $(OLD),main) .
 
+# veneer's decoding beside llama.cpp's, at equal bits a weight (BENCH=--help lists the options).
+bench-decode: $(VENV)/.installed-llama-cpp
+	$(BIN)/python benchmarks/decode.py $(BENCH)
+
 # The LoRA and QLoRA papers, in kind: full, LoRA and QLoRA on E2E and banking77 (DATA_ROOT names the folder with both), about
 # an hour on two cores; paper-full takes all rows. Both go on where they were stopped. PAPER=... gives further options.
 paper: $(VENV)/.installed-eval
@@ -75,6 +79,10 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml hatch_build.py $(wildcard sr
 
 $(VENV)/.installed-eval: $(VENV)/.installed
 	$(PIP) install --quiet --editable ".[eval]"
+	touch $@
+
+$(VENV)/.installed-llama-cpp: $(VENV)/.installed
+	$(PIP) install --quiet --editable ".[llama-cpp]"
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

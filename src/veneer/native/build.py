@@ -20,6 +20,7 @@ SOURCES = (
     "attention.c",
     "attention_bf16.c",
     "elementwise.c",
+    "frozen.c",
     "int8.c",
     "losses.c",
     "optimizer.c",

@@ -225,6 +225,34 @@ class Kernels:
         self._call("rows_product", ctypes.byref(matrix), _pointer(x), x.shape[0], wide_bias, _pointer(y))
         return y
 
+    def frozen_product(
+        self,
+        x: Tensor,
+        weight: Stored,
+        update: tuple[Tensor, Stored] | None,
+        bias: Tensor | None,
+        scale: float,
+        y: Tensor,
+        *,
+        by_outputs: bool,
+    ) -> None:
+        """y = x Wᵀ (`by_outputs`) or x W, + scale · left W₂ + bias, in float32 with the weight as it is stored, with
+        (left, W₂) the update; see frozen.c for shapes."""
+        left, right = update if update is not None else (None, None)
+        matrix, factor = matrix_struct(weight), None if right is None else matrix_struct(right)
+        self._call(
+            "frozen_product",
+            ctypes.byref(matrix),
+            None if factor is None else ctypes.byref(factor),
+            _pointer(x),
+            None if left is None else _pointer(left),
+            None if bias is None else _pointer(bias),
+            ctypes.c_float(scale),
+            int(by_outputs),
+            ctypes.c_int64(x.shape[0]),
+            _pointer(y),
+        )
+
     def step(
         self,
         operations: ctypes.Array[Any],
@@ -421,14 +449,42 @@ def usable(*tensors: Tensor) -> bool:
     )
 
 
+_chosen: list[str] = []
+"""The variant that `use_variant` asked for, at most one."""
+
+
+def use_variant(variant: str) -> None:
+    """Use the kernels of this instruction set instead of the best that the processor runs: for benchmarks.
+
+    It must be called before anything is computed.
+
+    Raises:
+        ValueError: the processor does not run it, or it was not compiled.
+    """
+    if variant not in VARIANTS.get(machine(), {}) or not _NEEDS[variant] <= cpu_flags():
+        raise ValueError(f"kernels {variant!r}: this processor runs {', '.join(_runnable()) or 'none'}")
+    if not library_path(variant).is_file():
+        raise ValueError(f"kernels {variant!r} were not compiled")
+    _chosen[:] = [variant]
+    choice.cache_clear()
+    kernels.cache_clear()
+
+
+def _runnable() -> list[str]:
+    """The variants that this processor runs, best first."""
+    flags = cpu_flags()
+    return [name for name in VARIANTS.get(machine(), {}) if _NEEDS[name] <= flags or machine() == "aarch64"]
+
+
 @lru_cache(maxsize=1)
 def choice() -> Choice:
     """The variant for this processor: the best one that it can run and that was compiled."""
     variants = VARIANTS.get(machine(), {})
     if not variants:
         return Choice(None, f"no kernels are written for {platform.machine()}")
-    flags = cpu_flags()
-    runnable = [name for name in variants if _NEEDS[name] <= flags or machine() == "aarch64"]
+    if _chosen:
+        return Choice(_chosen[0], "asked for")
+    runnable = _runnable()
     if not runnable:
         return Choice(None, f"the processor has none of: {', '.join(variants)}")
     present = [name for name in runnable if library_path(name).is_file()]

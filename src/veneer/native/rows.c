@@ -305,6 +305,39 @@ static void widen_columns(const Matrix *m, int first, int count, float *out) {
             out[c * width + k] = k < m->depth ? element(m, (int64_t)(first + c) * m->depth + k, first + c) : 0.0f;
 }
 
+/* `count` weights of a column from `place` on, whole chunks of them at once. */
+#define DEFINE_SPAN(name, format)                                                               \
+    static int64_t name(const Matrix *m, int column, int64_t place, int64_t count, float *out) { \
+        const Table table = TABLE_OF(m);                                                        \
+        int64_t k = 0;                                                                          \
+        for (; k + CHUNK <= count; k += CHUNK) {                                                \
+            vec w[VECTORS];                                                                     \
+            widen(m, format, &table, place + k, column, w);                                     \
+            if (format == WEIGHT_4BIT) {                                                        \
+                float mixed[CHUNK];                                                             \
+                memcpy(mixed, w, sizeof mixed);                                                 \
+                for (int p = 0; p < CHUNK; p++) out[k + paired_place(p)] = mixed[p];            \
+            } else {                                                                            \
+                for (int v = 0; v < VECTORS; v++) *(vec *)(out + k + v * VL) = w[v];            \
+            }                                                                                   \
+        }                                                                                       \
+        return k;                                                                               \
+    }
+DEFINE_SPAN(span_float32, WEIGHT_FLOAT32)
+DEFINE_SPAN(span_bfloat16, WEIGHT_BFLOAT16)
+DEFINE_SPAN(span_float16, WEIGHT_FLOAT16)
+DEFINE_SPAN(span_int8, WEIGHT_INT8)
+DEFINE_SPAN(span_4bit, WEIGHT_4BIT)
+
+void veneer_rows_widen(const Matrix *m, int column, int64_t first, int64_t count, float *out) {
+    static int64_t (*const spans[])(const Matrix *, int, int64_t, int64_t, float *) = {span_float32, span_bfloat16,
+                                                                                       span_float16, span_int8, span_4bit};
+    const int64_t place = (int64_t)column * m->depth + first;
+    /* 4-bit weights that do not begin with a chunk are taken one by one. */
+    int64_t k = m->format == WEIGHT_4BIT && place % CHUNK ? 0 : spans[m->format](m, column, place, count, out);
+    for (; k < count; k++) out[k] = element(m, place + k, column);
+}
+
 /* `rows` rows by `columns` widened columns, both known when this is compiled. */
 INLINE void tile(const Rows *r, const float *w, int first_row, int rows, int column, int columns) {
     vec sums[TILE_ROWS][TILE_COLUMNS];

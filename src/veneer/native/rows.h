@@ -37,6 +37,9 @@ void veneer_rows_prepare(int order, int64_t depth, const float *x, float *out);
 /* Floats of a thread's working memory for weights of this depth. */
 static inline int64_t rows_scratch(int64_t depth) { return UNIT * whole_chunks(depth); }
 
+/* The weights [first, first + count) of a column, as floats in their own order. */
+void veneer_rows_widen(const Matrix *m, int column, int64_t first, int64_t count, float *out);
+
 /* y[row][column] = x · Wᵀ for `count` <= UNIT columns from `first` on; x [rows][whole_chunks(depth)] prepared, a row of y
  * every `stride` floats. `add`: y += scale · x Wᵀ instead. Each sum has one order, whatever the number of rows. */
 void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,

