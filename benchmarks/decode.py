@@ -1,4 +1,4 @@
-"""Greedy decoding beside llama.cpp at equal bits a weight: tokens/s of 1, 8 and 32 answers at once, and of a long prompt.
+"""Greedy decoding beside llama.cpp at equal bits a weight: tokens/s of 1, 8 and 32 answers at once, and of a prompt.
 
     python benchmarks/decode.py [MODEL] [--threads N] [--rounds N] [--tokens N] [--variant avx2]
 

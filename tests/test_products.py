@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional
 
 from veneer import products
+from veneer.model.leaves import DenseLinear
 from veneer.native.library import kernels
-from veneer.products import LowRank, enough, inputs, outer, outputs, through
+from veneer.products import LowRank, enough, inputs, layer_inputs, layer_outputs, outer, outputs, through
 
 native = kernels()
 needs_kernel = pytest.mark.skipif(
@@ -227,3 +228,33 @@ def test_rows_of_zeros_fill_up_what_would_have_a_kernel_of_its_own(rows, monkeyp
         assert torch.equal(wide[:rows], x)
         assert not wide[rows:].any()
     assert enough(x.float()).shape == x.shape
+
+
+@pytest.mark.skipif(native is None, reason="no compiled kernels")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_in_float32_a_layer_is_multiplied_as_it_is_stored(dtype, monkeypatch):
+    layer = DenseLinear(
+        torch.nn.Parameter(random(48, 70, dtype=dtype), requires_grad=False),
+        torch.nn.Parameter(random(48, dtype=torch.float32), requires_grad=False),
+    )
+    x, left = random(21, 70, dtype=torch.float32), random(21, 4, dtype=torch.float32)
+    b, a = (
+        LowRank(left, random(48, 4, dtype=torch.float32), 0.5),
+        LowRank(left, random(4, 70, dtype=torch.float32), 0.5),
+    )
+    grad = random(21, 48, dtype=torch.float32)
+    monkeypatch.setattr(layer, "dequantize", lambda dtype: pytest.fail("the weight was decoded"))
+    weight = layer.weight.float()
+
+    y, back = layer_outputs(x, layer, b), layer_inputs(grad, layer, a)
+
+    exact = x.double() @ weight.double().T + layer.bias.double() + 0.5 * (left.double() @ b.right.double().T)
+    torch.testing.assert_close(y.double(), exact, rtol=1e-5, atol=1e-5)
+    exact = grad.double() @ weight.double() + 0.5 * (left.double() @ a.right.double())
+    torch.testing.assert_close(back.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_without_rows_has_no_outputs():
+    layer = DenseLinear(torch.nn.Parameter(torch.randn(5, 8), requires_grad=False))
+    assert layer_outputs(torch.empty(0, 8), layer).shape == (0, 5)
+    assert layer_inputs(torch.empty(0, 5), layer).shape == (0, 8)

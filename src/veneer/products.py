@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from veneer.native.library import Kernels, kernels, usable
+from veneer.native.stored import Stored, StoredLinear, stored_dense
 from veneer.padding import pad_to_multiple
 
 FEWEST_ROWS = 16
@@ -110,6 +111,50 @@ def inputs(grad: Tensor, weight: Tensor, update: LowRank | None = None) -> Tenso
     return x if update is None else update.add_to_inputs(x)
 
 
+class StoredFrozen(Protocol):
+    """A frozen linear layer that can say how its weight is stored."""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias `[out]`, if there is one."""
+        ...
+
+    def stored(self) -> StoredLinear | None:
+        """The layer's tensors. None where the kernels do not read them."""
+        ...
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight `[out, in]` in `dtype`."""
+        ...
+
+
+def layer_outputs(x: Tensor, layer: StoredFrozen, update: LowRank | None = None) -> Tensor:
+    """x Wᵀ + bias + update, `[tokens, in]` to `[tokens, out]`, in the dtype of x.
+
+    In float32 veneer's own kernel widens the stored weight on its way (native/frozen.c), so that no decoded copy is
+    made and a row's bits do not depend on the rows beside it.
+    """
+    native, stored = _stored_kernels(x, layer, update)
+    if native is None or stored is None:
+        return outputs(x, layer.dequantize(x.dtype), layer.bias, update)
+    y = x.new_empty((x.shape[0], stored.columns))
+    bias = None if layer.bias is None else layer.bias.detach().float().contiguous()
+    factors, scale = _stored_factors(update)
+    native.frozen_product(x, stored, factors, bias, scale, y, by_outputs=True)
+    return y
+
+
+def layer_inputs(grad: Tensor, layer: StoredFrozen, update: LowRank | None = None) -> Tensor:
+    """grad W + update, `[tokens, out]` to `[tokens, in]`, in the dtype of grad; see `layer_outputs`."""
+    native, stored = _stored_kernels(grad, layer, update)
+    if native is None or stored is None:
+        return inputs(grad, layer.dequantize(grad.dtype), update)
+    x = grad.new_empty((grad.shape[0], stored.depth))
+    factors, scale = _stored_factors(update)
+    native.frozen_product(grad, stored, factors, None, scale, x, by_outputs=False)
+    return x
+
+
 def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
     """scale · leftᵀ right, `[tokens, m]` and `[tokens, n]` to `[m, n]` in float32 or wider: a factor's gradient.
 
@@ -187,3 +232,21 @@ def _kernels(x: Tensor, *others: Tensor) -> Kernels | None:
 
 def _factors(update: LowRank | None) -> tuple[tuple[Tensor, Tensor] | None, float]:
     return (None, 1.0) if update is None else ((update.left, update.right), update.scale)
+
+
+def _stored_kernels(x: Tensor, layer: StoredFrozen, update: LowRank | None) -> tuple[Kernels | None, Stored | None]:
+    """The kernels and the weight as it is stored, where they can make this product in float32."""
+    factors = () if update is None else (update.left, update.right)
+    if x.dtype != torch.float32 or x.dim() != 2 or not usable(x, *factors):
+        return None, None
+    native = kernels()
+    found = None if native is None else layer.stored()
+    return native, None if found is None else found.weight
+
+
+def _stored_factors(update: LowRank | None) -> tuple[tuple[Tensor, Stored] | None, float]:
+    if update is None:
+        return None, 1.0
+    right = stored_dense(update.right)
+    assert right is not None
+    return (update.left, right), update.scale

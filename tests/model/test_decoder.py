@@ -181,5 +181,10 @@ def test_smollm2_from_gguf_equals_transformers(backend: str) -> None:
     theirs.model.rotary_emb = rope
     texts = documents([37, 5], vocab=49152)
     with torch.no_grad():
-        logits = packed_logits(model, texts)
-        assert largest_difference(logits, their_logits(theirs, texts)) < 1e-4
+        ours, own = packed_logits(model, texts), their_logits(theirs, texts)
+        exact = their_logits(theirs.double(), texts)
+    # This model's first token has activations of thousands, beside which float32 loses 4 digits whoever multiplies: the
+    # reference is transformers in float64, and the measure is what transformers loses in float32.
+    mine, other = (float((x.double() - exact).square().mean().sqrt()) for x in (ours, own))
+    assert other < 1e-4
+    assert mine < 1.5 * other

@@ -169,3 +169,56 @@ def test_layers_with_updates_and_trained_biases_say_so() -> None:
     assert found is not None
     assert found.bias is not None
     torch.testing.assert_close(found.bias, bias + 1.0)
+
+
+@every_layer
+@pytest.mark.parametrize("rank", [0, 1, 16, 340])
+@pytest.mark.parametrize("rows", [1, 5, 6, 23, 130])
+def test_training_products_and_their_updates(kind: str, rank: int, rows: int, native: Kernels) -> None:
+    for columns, depth in [(1, 1), (40, 64), (200, 96), (193, 577), (64, 704)]:
+        layer, weight = layer_of(kind, columns, depth)
+        stored = layer.stored()
+        assert stored is not None
+        for by_outputs in (True, False):
+            inner, outer = (depth, columns) if by_outputs else (columns, depth)
+            x, left, bias = torch.randn(rows, inner), torch.randn(rows, max(rank, 1)), torch.randn(outer)
+            right = torch.randn(outer, max(rank, 1)) if by_outputs else torch.randn(max(rank, 1), outer)
+            matrix, factor = (m.double().T if by_outputs else m.double() for m in (weight, right))
+            exact, terms = x.double() @ matrix + bias, x.double().abs() @ matrix.abs() + bias.abs()
+            if rank:
+                exact += 0.7 * (left.double() @ factor)
+                terms += left.double().abs() @ factor.abs()
+            own = stored_dense(right)
+            assert own is not None
+            y = torch.empty(rows, outer)
+
+            native.frozen_product(x, stored.weight, (left, own) if rank else None, bias, 0.7, y, by_outputs=by_outputs)
+
+            assert ((y.double() - exact).abs() <= 2**-18 * terms + 1e-30).all()
+
+
+@every_layer
+@pytest.mark.parametrize("by_outputs", [True, False])
+def test_a_row_of_training_does_not_depend_on_the_others_nor_on_the_threads(
+    kind: str, by_outputs: bool, native: Kernels, threads: None
+) -> None:
+    layer, _ = layer_of(kind, 230, 640)
+    stored = layer.stored()
+    assert stored is not None
+    inner, outer = (640, 230) if by_outputs else (230, 640)
+    x, left = torch.randn(61, inner), torch.randn(61, 8)
+    right = stored_dense(torch.randn(outer, 8) if by_outputs else torch.randn(8, outer))
+    assert right is not None
+
+    def product(first: int, last: int) -> Tensor:
+        y = torch.empty(last - first, outer)
+        update = (left[first:last], right)
+        native.frozen_product(x[first:last], stored.weight, update, None, 2.0, y, by_outputs=by_outputs)
+        return y
+
+    torch.set_num_threads(1)
+    whole = product(0, 61)
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        for first, last in [(0, 61), (0, 1), (7, 9), (20, 33), (60, 61)]:
+            assert torch.equal(product(first, last), whole[first:last])

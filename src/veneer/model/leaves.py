@@ -15,7 +15,7 @@ from torch.nn import functional
 from veneer.model.fused import add_rms_norm, rms_norm, wide_norm
 from veneer.model.shape import Norm
 from veneer.native.stored import StoredLayer, StoredLinear, stored_dense
-from veneer.products import Frozen, LowRank, inputs, outputs, through
+from veneer.products import Frozen, LowRank, layer_inputs, layer_outputs, through
 
 
 class BaseLinear(Frozen, Protocol):
@@ -61,11 +61,11 @@ class DenseLinear(nn.Module, StoredLayer):
 
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
         """x Wᵀ (+ bias) (+ update); see `BaseLinear`."""
-        return outputs(x, self.weight.to(x.dtype), self.bias, update)
+        return layer_outputs(x, self, update)
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
         """grad W (+ update); see `BaseLinear`."""
-        return inputs(grad, self.weight.to(grad.dtype), update)
+        return layer_inputs(grad, self, update)
 
     def stored(self) -> StoredLinear | None:
         """See `StoredLayer`."""

@@ -87,8 +87,8 @@ static inline void point(const float *x, int depth, int64_t first, int64_t rows,
     for (int i = 0; i < ROWS; i++) at[i] = x + (first + i < rows ? first + i : rows - 1) * depth + start;
 }
 
-/* One tile of y: ROWS rows from `first` on, a panel from `column` on, depth [start, start + count). What is not finished
- * stands in y from one part of the depth to the next. */
+/* One tile of y: ROWS rows from `first` on, a panel from `column` on, depth [start, start + count). Each part of the depth
+ * is summed up by itself, which rounds less than one long sum, and added to what stands in y. */
 static void tile(const Product *p, int64_t first, int column, int start, int count, const float *panel,
                  const float *update) {
     lanes sums[ROWS][STRIPS];
@@ -97,35 +97,33 @@ static void tile(const Product *p, int64_t first, int column, int start, int cou
     const int height = p->rows - first < ROWS ? (int)(p->rows - first) : ROWS;
     const int width = p->columns - column < PANEL ? p->columns - column : PANEL, whole = width == PANEL && height == ROWS;
     float *y = p->y + first * p->columns + column;
-    if (start == 0 || !whole) memset(kept, 0, sizeof kept);
+    const int64_t stride = whole ? p->columns : PANEL;
+    float *to = whole ? y : kept[0];
     if (start && !whole)
         for (int i = 0; i < height; i++) memcpy(kept[i], y + (int64_t)i * p->columns, (size_t)width * 4);
-    for (int i = 0; i < ROWS; i++)
-        for (int j = 0; j < STRIPS; j++)
-            sums[i][j] = start && whole ? *(const vec *)(y + (int64_t)i * p->columns + j * VL)
-                                        : *(const vec *)(kept[i] + j * VL);
     if (start == 0 && p->rank) {
+        memset(sums, 0, sizeof sums);
         point(p->x2, p->rank, first, p->rows, 0, x);
         add_products(sums, x, update, p->rank);
         for (int i = 0; i < ROWS; i++)
-            for (int j = 0; j < STRIPS; j++) sums[i][j] *= p->scale;
+            for (int j = 0; j < STRIPS; j++) *(vec *)(to + i * stride + j * VL) = sums[i][j] * p->scale;
     }
+    memset(sums, 0, sizeof sums);
     point(p->x, p->depth, first, p->rows, start, x);
     add_products(sums, x, panel, count);
+    if (start || p->rank)
+        for (int i = 0; i < ROWS; i++)
+            for (int j = 0; j < STRIPS; j++) sums[i][j] += *(const vec *)(to + i * stride + j * VL);
     if (start + count == p->depth && p->bias)
         for (int j = 0; j < STRIPS; j++) {
             float bias[VL] = {0};
             for (int c = 0; c < VL && column + j * VL + c < p->columns; c++) bias[c] = p->bias[column + j * VL + c];
             for (int i = 0; i < ROWS; i++) sums[i][j] += *(const vec *)bias;
         }
-    if (whole) {
-        for (int i = 0; i < ROWS; i++)
-            for (int j = 0; j < STRIPS; j++) *(vec *)(y + (int64_t)i * p->columns + j * VL) = sums[i][j];
-        return;
-    }
     for (int i = 0; i < ROWS; i++)
-        for (int j = 0; j < STRIPS; j++) *(vec *)(kept[i] + j * VL) = sums[i][j];
-    for (int i = 0; i < height; i++) memcpy(y + (int64_t)i * p->columns, kept[i], (size_t)width * 4);
+        for (int j = 0; j < STRIPS; j++) *(vec *)(to + i * stride + j * VL) = sums[i][j];
+    if (!whole)
+        for (int i = 0; i < height; i++) memcpy(y + (int64_t)i * p->columns, kept[i], (size_t)width * 4);
 }
 
 /* WIDTH columns from `column` on against the rows from `first` to `end`. */

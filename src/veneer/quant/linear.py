@@ -6,6 +6,7 @@ The packed weight is plain buffers; what they mean stands in attributes of the m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Self
 
 import torch
@@ -27,6 +28,10 @@ from veneer.quant.codes import (
     quantize_nested,
 )
 from veneer.quant.packed import PackedLinear, expect
+
+# Asked for at every product: made once.
+_code_table = cache(code_values)
+_nested_table = cache(nested_values)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +146,7 @@ class QuantLinear(PackedLinear):
         if isinstance(scales, NestedScales):
             kept: Tensor | NestedScale = NestedScale(
                 codes=scales.codes,
-                values=nested_values(),
+                values=_nested_table(),
                 factors=scales.absmax,
                 offset=scales.offset,
                 block=NESTED_BLOCK,
@@ -153,7 +158,7 @@ class QuantLinear(PackedLinear):
             columns=self.out_features,
             depth=self.in_features,
             codes=self.codes,
-            values=code_values(self.config.codebook),
+            values=_code_table(self.config.codebook),
             scales=kept,
             block=self.config.block,
         )

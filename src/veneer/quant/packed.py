@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from veneer.errors import ModelError
 from veneer.native.stored import StoredLayer
-from veneer.products import LowRank, inputs, outputs, through
+from veneer.products import LowRank, layer_inputs, layer_outputs, through
 
 
 class PackedLinear(nn.Module, StoredLayer):
@@ -56,11 +56,11 @@ class PackedLinear(nn.Module, StoredLayer):
 
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
         """x Wᵀ (+ bias) (+ update), [*, in] to [*, out], with weight and bias decoded to x's dtype; no gradients."""
-        return outputs(x, self.dequantize(x.dtype), self.bias, update)
+        return layer_outputs(x, self, update)
 
     def input_gradient(self, grad: Tensor, update: LowRank | None = None) -> Tensor:
         """grad W (+ update), [*, out] to [*, in], with the weight decoded once more."""
-        return inputs(grad, self.dequantize(grad.dtype), update)
+        return layer_inputs(grad, self, update)
 
     def keep_decoded(self, dtype: torch.dtype) -> None:
         """Keep the decoded weight until `forget_decoded`; see `decoded_weights`."""
