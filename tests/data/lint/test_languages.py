@@ -24,3 +24,9 @@ from veneer.data.lint.languages import LANGUAGES, language_of
 )  # fmt: skip
 def test_languages_are_told_by_script_and_common_words(text: str, language: str) -> None:
     assert LANGUAGES[language_of(text)] == language
+
+
+def test_english_words_that_are_common_elsewhere_say_nothing() -> None:
+    """Seen on arithmetic: `as`, `do` and `no` are among the commonest words of Portuguese."""
+    text = "As he has no car, he can do so by bus. As no one can do it, no no as do as."
+    assert LANGUAGES[language_of(text)] in ("", "English")

@@ -1,7 +1,8 @@
 """Which language a text is in, as far as its script says it, or its commonest words do.
 
 A script other than Latin is told by its letters. Among languages in Latin letters the words that every text has (the,
-der, que) decide, if three of them are there and half as many again as of any other language; else nothing is said.
+der, que) decide, if three different ones are there and half as many again as of any other language; else nothing is
+said. Words that English has too (die, no, as) count for English alone.
 """
 
 from __future__ import annotations
@@ -34,10 +35,14 @@ _SCRIPTS = {
 LANGUAGES = ("", *_WORDS, *_SCRIPTS)
 """The names by number; 0 stands for what cannot be told."""
 
+_ENGLISH = "a as an am at be by die do for he had hat i in is it man me met no o of on op per se so to was we"
+"""English words, rare ones too, that are common ones elsewhere."""
 _COMMON: dict[str, tuple[int, ...]] = {}
-for _number, _text in enumerate(_WORDS.values()):
+_ENGLISH_ALONE = frozenset(f"{_ENGLISH} {_WORDS['English']}".split())
+for _number, (_name, _text) in enumerate(_WORDS.items()):
     for _word in _text.split():
-        _COMMON[_word] = (*_COMMON.get(_word, ()), _number)
+        if _name == "English" or _word not in _ENGLISH_ALONE:
+            _COMMON[_word] = (*_COMMON.get(_word, ()), _number)
 _LETTERS = tuple(re.compile(f"[{ranges}]") for ranges in _SCRIPTS.values())
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
 _JAPANESE, _CHINESE = list(_SCRIPTS).index("Japanese"), list(_SCRIPTS).index("Chinese")
@@ -57,7 +62,7 @@ def language_of(text: str) -> int:
             found = _JAPANESE if counts[_JAPANESE] and counts[_CHINESE] == most else counts.index(most)
             return 1 + len(_WORDS) + found
     hits = [0] * len(_WORDS)
-    for word in start.lower().split():
+    for word in set(start.lower().split()):
         for number in _COMMON.get(word, ()):
             hits[number] += 1
     first, second = sorted(hits, reverse=True)[:2]
