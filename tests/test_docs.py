@@ -32,7 +32,7 @@ PAGES = {
 }
 """Every page by its path; the changelog names what once was."""
 README = PAGES["README.md"]
-QUESTIONS = ("choosing", "models", "memory", "speed", "answers", "using")
+QUESTIONS = ("choosing", "models", "memory", "speed", "answers", "using", "adapters")
 """Pages of `docs/` that answer a question, by commands that can be tried."""
 
 

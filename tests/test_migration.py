@@ -9,7 +9,7 @@ import peft
 import pytest
 import transformers
 
-from veneer.config import DataSection, LoraSection, RunConfig, known_keys, parse
+from veneer.config import DataSection, LoraSection, RunConfig, SplitSection, known_keys, parse
 from veneer.errors import ConfigError
 from veneer.migration import COUNTERPARTS, counterpart
 
@@ -96,6 +96,8 @@ def test_keywords_mappings_and_files_are_refused_in_the_same_words() -> None:
 def test_a_section_by_itself_is_refused_in_our_words_too() -> None:
     with pytest.raises(ConfigError, match=r"LoraSection is not valid:\n  - lora.r: unknown key; veneer's is lora.rank"):
         LoraSection(r=8)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match=r"- data.split.by: "):
+        SplitSection(by="rows")  # type: ignore[arg-type]
     # And a refusal leaves nothing behind that would let the next one through unexplained.
     with pytest.raises(ConfigError, match=r"- lora.rank: .*, got 0"):
         LoraSection(rank=0)

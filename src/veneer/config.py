@@ -67,9 +67,7 @@ class _Section(BaseModel):
             return handler(values)
         except ValidationError as error:
             where = info.context if isinstance(info.context, str) else cls.__name__
-            section = next((name for name, info in RunConfig.model_fields.items() if info.annotation is cls), None)
-            lines = _explain(error, [] if section is None else [section])
-            raise ConfigError(f"{where} is not valid:\n{listing(lines)}") from error
+            raise ConfigError(f"{where} is not valid:\n{listing(_explain(error, _path(cls)))}") from error
         finally:
             _INSIDE.reset(token)
 
@@ -390,10 +388,22 @@ def parse(values: Mapping[str, Any], *, where: str) -> RunConfig:
     return config
 
 
+def _path(section: type[BaseModel], inside: type[BaseModel] | None = None) -> list[str]:
+    """The names of the sections that lead to a section; empty for the whole configuration."""
+    for name, info in (inside or RunConfig).model_fields.items():
+        if info.annotation is section:
+            return [name]
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            below = _path(section, info.annotation)
+            if below:
+                return [name, *below]
+    return []
+
+
 def _explain(error: ValidationError, above: list[str]) -> list[str]:
     """One line for each key that is wrong (pydantic reports a union once for every branch).
 
-    `above` is the path of what was read: a section's name, or nothing for a whole configuration.
+    `above` is the path of what was read (`_path`).
     """
     known = known_keys()
     lines: dict[str, list[str]] = {}
