@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tiny import rows, write_rows
 from veneer.errors import DataError
-from veneer.screens.generate import read_question, read_questions
+from veneer.screens.generate import read_conversations, read_question, read_questions
 
 
 def test_a_prompt_goes_before_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,3 +26,28 @@ def test_a_file_has_a_question_on_each_line(tmp_path: Path) -> None:
     (tmp_path / "q.txt").write_text("\n")
     with pytest.raises(DataError, match="holds no question"):
         read_questions(tmp_path / "q.txt")
+
+
+def test_the_rows_of_a_data_file_are_asked_and_not_their_json(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", rows(3))
+    for (question, turns), row in zip(read_conversations(data, "be brief"), rows(3), strict=True):
+        before = row["messages"][:-1]
+        assert question == before[-1]["content"]
+        assert turns == (
+            before if before[0]["role"] == "system" else [{"role": "system", "content": "be brief"}, *before]
+        )
+    assert read_conversations(data, None)[0][1] == rows(3)[0]["messages"][:-1]
+
+
+def test_rows_that_ask_nothing_are_named(tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", [*rows(2), {"text": "plain"}])
+    with pytest.raises(DataError, match=f"1 rows cannot be asked as questions(.|\n)*{data}:3: "):
+        read_conversations(data, None)
+
+
+def test_a_text_file_is_asked_line_by_line(tmp_path: Path) -> None:
+    (tmp_path / "q.txt").write_text("a\nb\n")
+    system = {"role": "system", "content": "s"}
+    assert read_conversations(tmp_path / "q.txt", "s") == [
+        ("a", [system, {"role": "user", "content": "a"}]), ("b", [system, {"role": "user", "content": "b"}]),
+    ]  # fmt: skip

@@ -29,7 +29,12 @@ from veneer.commands.options import (
 @model_option
 @adapter_option
 @click.option("--prompt", help="The question. Without this and --input it is read from standard input.")
-@click.option("--input", "input_file", type=click.Path(path_type=Path), help="A text file with one question on a line.")
+@click.option(
+    "--input",
+    "input_file",
+    type=click.Path(path_type=Path),
+    help="A text file with one question on a line, or a data file (JSONL, JSON, CSV, Parquet) whose rows are asked.",
+)
 @sampling_options(256)
 @base_option
 @device_option
@@ -50,9 +55,9 @@ def generate(
     dtype: str,
     as_json: bool,
 ) -> None:
-    """Answer one question, or every line of a file.
+    """Answer one question, or every question of a file.
 
-    The answer to one question is shown as it comes. The lines of a file are answered in batches.
+    The answer to one question is shown as it comes. The questions of a file are answered in batches.
     """
     if prompt is not None and input_file is not None:
         raise click.UsageError("give --prompt or --input, not both")
@@ -60,13 +65,14 @@ def generate(
     from veneer.screens.loading import open_visibly
 
     settings = sampling_of(max_new_tokens, temperature, top_p, seed)
-    questions = screen.read_questions(input_file) if input_file is not None else [screen.read_question(prompt)]
-    assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
     if input_file is not None:
-        for question, answer in screen.answer_all(assistant, questions, system, settings):
+        conversations = screen.read_conversations(input_file, system)
+        assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
+        for question, answer in screen.answer_all(assistant, conversations, settings):
             click.echo(json.dumps({"prompt": question, "answer": answer}, ensure_ascii=False) if as_json else answer)
         return
-    question = questions[0]
+    question = screen.read_question(prompt)
+    assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
     echo = (lambda text: None) if as_json else (lambda text: click.echo(text, nl=False))
     answer = screen.answer(assistant, question, system, settings, echo)
     click.echo(json.dumps({"prompt": question, "answer": answer}, ensure_ascii=False) if as_json else "")

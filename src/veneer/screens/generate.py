@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from veneer.assistant import Assistant, lines_of, turns
-from veneer.errors import DataError
+from veneer.data.chat import split_for_evaluation
+from veneer.data.records import SUFFIXES, Message, read_records
+from veneer.errors import DataError, listing
 from veneer.generation import Sampling
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
@@ -26,6 +28,39 @@ def read_question(prompt: str | None) -> str:
     if not question.strip():
         raise DataError("the prompt is empty; give --prompt, --input or text on standard input")
     return question
+
+
+def read_conversations(path: Path, system: str | None) -> list[tuple[str, list[Message]]]:
+    """The questions of a file, each with the conversation that it ends.
+
+    A data file (JSONL, JSON, CSV, Parquet) gives the turns before the last answer of each row; any other file is text
+    with a question on each line.
+
+    Args:
+        path: the file.
+        system: a system message, for conversations that have none.
+
+    Raises:
+        DataError: the file cannot be read, holds no question, or has rows that ask nothing; all such are named.
+    """
+    if path.suffix not in SUFFIXES:
+        return [(question, turns(system, question)) for question in read_questions(path)]
+    conversations, problems = [], []
+    for record in read_records(path):
+        parts = split_for_evaluation(record)
+        if parts is None or record.tools:
+            problems.append(
+                f"{record.where}: " + ("has tools" if record.tools else "has no answer that text is asked by")
+            )
+            continue
+        messages = list(parts[0])
+        if system is not None and not any(message["role"] == "system" for message in messages):
+            messages.insert(0, {"role": "system", "content": system})
+        asked = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
+        conversations.append((asked, messages))
+    if problems:
+        raise DataError(f"{len(problems)} rows cannot be asked as questions:\n{listing(problems)}")
+    return conversations
 
 
 def read_questions(path: Path) -> list[str]:
@@ -53,10 +88,9 @@ def answer(
 
 
 def answer_all(
-    assistant: Assistant, questions: list[str], system: str | None, sampling: Sampling
+    assistant: Assistant, conversations: list[tuple[str, list[Message]]], sampling: Sampling
 ) -> Iterator[tuple[str, str]]:
     """Every question with its answer, decoded together."""
-    conversations = [turns(system, question) for question in questions]
     with EventScreen(console()) as screen:
-        answers = assistant.answers(conversations, sampling, subscribers=[screen])
-    yield from zip(questions, answers, strict=True)
+        answers = assistant.answers([turns for _, turns in conversations], sampling, subscribers=[screen])
+    yield from zip([question for question, _ in conversations], answers, strict=True)
