@@ -34,7 +34,7 @@ class Order:
 
     @property
     def folder(self) -> Path:
-        """Where everything of this run goes."""
+        """The folder for everything that this run writes."""
         return Path(self.config.output)
 
     def write(self) -> Path:
@@ -73,19 +73,19 @@ class RunOutcome:
     metrics: dict[str, float]
     """Evaluation loss, share of exact answers, and whatever else was measured."""
     rows: list[RowScore] = field(repr=False)
-    """In the order of the evaluation file; their answers stand in a file beside."""
+    """The scores of the rows, in the order of the evaluation file. The answers are in a file of their own."""
     steps: int = 0
     learning_rate: float = 0.0
     trainable: int = 0
-    """Parameters."""
+    """The number of trained parameters."""
     seconds: float = 0.0
-    """In training steps."""
+    """Seconds spent in training steps."""
     tokens: int = 0
-    """Trained, without padding."""
+    """The number of tokens that were trained, without padding."""
     peak_memory_mb: float = 0.0
-    """Of the run's process until the training ended (10⁶ bytes)."""
+    """Peak memory of the run's process until the training ended, in MB (10⁶ bytes)."""
     bytes_on_disk: int = 0
-    """Of the weights that the run leaves: an adapter, or a model."""
+    """Bytes of the weights that the run leaves: an adapter, or a model."""
 
     def write(self, folder: Path, answers: list[str | None]) -> None:
         """Write answers and result; the result last, since it says that the run is done.

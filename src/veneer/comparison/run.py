@@ -43,7 +43,7 @@ class CompareConfig:
     methods: tuple[Method, ...] = METHODS
     seeds: int = 3
     eval_data: str | None = None
-    """Rows to score; without them a share of `data` is kept apart, the same for all runs."""
+    """Rows to score. Without them a share of `data` is scored and not trained, the same rows for all runs."""
     held_out: float = 0.1
     limit: int | None = None
     """Score only so many of the evaluation rows, drawn once."""
@@ -80,7 +80,7 @@ class CompareResult:
         return html_table(title, ("method", "seeds", *names), rows) + failed
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, without the single rows."""
+        """The result as plain values, without the single rows."""
         values = asdict(self)
         values["config"]["methods"] = [method.value for method in self.config.methods]
         values["config"]["more"] = {method.value: more for method, more in self.config.more.items()}

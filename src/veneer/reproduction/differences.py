@@ -20,10 +20,10 @@ class TensorDifference:
 
     name: str
     numbers: int
-    """How many of its numbers differ."""
+    """The number of its elements that differ."""
     of: int
     largest: float
-    """Largest difference of one."""
+    """The largest difference of two elements."""
 
 
 def environments(lock: Mapping[str, Any], here: Environment) -> list[str]:

@@ -21,9 +21,9 @@ class Point:
     """One combination."""
 
     name: str
-    """Of its folder."""
+    """The name of its folder."""
     settings: Mapping[str, Any]
-    """What is varied, by dotted key."""
+    """The settings that are varied, by dotted key."""
     config: RunConfig
 
 

@@ -27,13 +27,13 @@ class SweepOutcome:
     """`complete`, `diverged`, `interrupted`, or `waiting` where nothing was trained."""
     steps: int = 0
     seconds: float = 0.0
-    """Of its steps; of a pass under several adapters, its share."""
+    """Seconds that its steps took. Of a pass that several runs share, its part is counted."""
     train_loss: float | None = None
-    """Mean over the last tenth of its steps, nats per supervised token."""
+    """The mean loss over the last tenth of its steps, in nats per supervised token."""
     final_loss: float | None = None
-    """The last evaluation's."""
+    """The loss of the last evaluation."""
     best_loss: float | None = None
-    """The lowest evaluation's."""
+    """The lowest evaluation loss."""
     best_step: int | None = None
 
     @property

@@ -34,14 +34,14 @@ STEPS = "train.steps"
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands; with the weights and the optimiser's state it is all that a resumption needs."""
+    """The position of a run. With the weights and the optimiser's state it is all that a resumption needs."""
 
     step: int = 0
-    """Steps done."""
+    """The number of steps that are done."""
     tokens: int = 0
-    """Tokens trained."""
+    """The number of tokens that were trained."""
     seconds: float = 0.0
-    """Time spent in steps, over all sessions of the run."""
+    """Seconds spent in steps, over all sessions of the run."""
     best_step: int | None = None
     best_loss: float | None = None
 

@@ -68,7 +68,7 @@ class Engine:
     checkpoints: CheckpointStore
     log: EventLog
     stop: Callable[[], bool]
-    """Asked after every step; true ends the run with a checkpoint."""
+    """A function that is asked after every step; true ends the run with a checkpoint."""
     _started: float = field(init=False, default=0.0)
 
     def run(self, progress: Progress) -> Progress:
@@ -181,10 +181,12 @@ class Engine:
         if progress.step > 0:
             self._save(progress)
         self._finish(progress, "diverged")
-        kept = f"the weights after step {progress.step} are kept in {self.checkpoints.folder.checkpoint(progress.step)}"
+        saved = (
+            f"the weights after step {progress.step} are kept in {self.checkpoints.folder.checkpoint(progress.step)}"
+        )
         raise Diverged(
             f"step {progress.step + 1}: the loss is {loss} and the gradient norm {norm}; both must be finite. "
-            f"{kept if progress.step else 'Nothing was trained before it'}. "
+            f"{saved if progress.step else 'Nothing was trained before it'}. "
             "Lower train.learning_rate, or look at the rows of this step with compute.dtype=float32."
         )
 

@@ -1,4 +1,4 @@
-"""Several adapters trained over one base in one run, each as by itself.
+"""Several adapters are trained over one base in one run, each as if it were alone.
 
 In a pass the runs' micro-batches stand side by side: the base is decoded once for all, each adapter multiplies its own
 tokens. On a CPU a pass takes no more of them than pay: beyond some hundred tokens nothing is gained by width, and what
@@ -45,7 +45,7 @@ from veneer.training.session import (
     RunResult,
     Session,
     begin,
-    held_folder,
+    locked_folder,
     prepare_run,
     threads_of,
 )
@@ -108,8 +108,10 @@ def prepare_joint(config: RunConfig, *, resume: bool = False, rows: LoadRows = l
 
 
 def joint_bytes(runs: Sequence[JointRun]) -> int:
-    """Bytes that the runs take together at the most: one base, what each holds beside it, and the activations (with all
-    else that comes and goes) of the widest pass."""
+    """The most bytes that the runs take together.
+
+    That is one base, the adapter, gradients and optimiser of each run, and what the widest pass allocates and frees.
+    """
     plans = [run.plan for run in runs if run.plan is not None]
     memories = [plan.choice.memory for plan in plans]
     tokens = [plan.choice.batch.tokens for plan in plans]
@@ -225,7 +227,7 @@ def train_together(
         stop: asked after every step; true ends all runs with a checkpoint.
 
     Returns:
-        Of each run its result, or why it stopped: one that diverges ends, and the others go on.
+        The result of each run, or why it stopped. A run that diverges ends, and the others go on.
 
     Raises:
         VeneerError: something cannot be used; nothing that was complete is lost.
@@ -250,7 +252,7 @@ def joined(
         stack.enter_context(heap_kept())
         logs = [
             stack.enter_context(
-                held_folder(run.inputs.config, run.inputs.resume, [of_run(run.inputs.folder.path.name, emit)])
+                locked_folder(run.inputs.config, run.inputs.resume, [of_run(run.inputs.folder.path.name, emit)])
             )
             for run in runs
         ]

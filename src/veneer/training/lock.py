@@ -34,10 +34,10 @@ from veneer.system import processor_name
 
 FORMAT = 1
 PACKAGES = ("veneer", "torch", "numpy", "safetensors", "tokenizers", "jinja2", "gguf")
-"""Whose version can change a bit of the result."""
+"""The packages whose version can change a bit of the result."""
 
 
-class Inputs:
+class InputDigests:
     """Digests of the files that a run reads, made in the background while it trains.
 
     SHA-256 reads 0.2 to 1 GB a second, on one core and without Python's lock, so that a run starts as soon as without
@@ -128,9 +128,9 @@ class Environment:
     versions: dict[str, str]
     device: str
     processor: str
-    """Its features that decide how something is computed."""
+    """The features of the processor that decide how something is computed."""
     name: str
-    """As its maker calls it."""
+    """The name that its maker gives to the processor."""
     threads: int
     kernels: str
 
@@ -173,7 +173,7 @@ def schedules_of(starts: Iterable[tuple[int, int]]) -> list[SchedulePart]:
 
 
 def write_lock(
-    folder: RunFolder, config: RunConfig, inputs: Inputs, rows: Rows, device: torch.device, steps: int
+    folder: RunFolder, config: RunConfig, inputs: InputDigests, rows: Rows, device: torch.device, steps: int
 ) -> None:
     """Write `run.lock` into the folder of a finished run.
 

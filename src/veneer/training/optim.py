@@ -22,7 +22,7 @@ class RateSchedule:
     """Share of the steps over which the rate rises."""
     shape: Schedule
     end: float
-    """Where the fall ends, as a share of the peak."""
+    """The rate at the last step, as a share of the peak."""
 
     def at(self, step: int) -> float:
         """The rate of the 1-based `step`: rising to the peak, then falling towards `end` at the last step."""

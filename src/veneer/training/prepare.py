@@ -1,4 +1,4 @@
-"""A run before any weight is read: what was left open is chosen, what cannot work is refused, and it is foreseen.
+"""A run before any weight is read: open choices are made, what cannot work is refused, and the run is planned.
 
 `train`, `plan`, `sweep`, `compare` and `reproduce` all come through `prepare`, so that a plan is the plan of the run,
 and everything that a run is made of is made once.
@@ -40,7 +40,7 @@ LoadRows = Callable[[DataSection, Tokenizer, Subscriber], Rows]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingData:
-    """The rows of a run and what encoded them."""
+    """The rows of a run, and the tokenizer that encoded them."""
 
     rows: Rows
     steps: PackedSteps
@@ -64,7 +64,7 @@ class PreparedRun:
     forecast: Forecast
     """The plan, or an estimate where no exact plan can be made. Its `refusal` says why the run does not fit."""
     data: TrainingData | None
-    """None where the rows were supposed."""
+    """The rows that are trained on. None where rows were only supposed."""
 
 
 def prepare(
@@ -74,12 +74,12 @@ def prepare(
     rows: LoadRows | SupposedRows = load_rows,
     emit: Subscriber = ignore,
 ) -> PreparedRun:
-    """Choose what is left open, refuse what cannot work, and foresee what the run takes. No weight is read.
+    """Make the open choices, refuse what cannot work, and plan what the run takes. No weight is read.
 
     Args:
         config: the run.
-        description: of its model.
-        machine: where it computes.
+        description: what its model is and what can be done with it.
+        machine: the machine that it computes on.
         rows: loads the rows of `config.data`; or supposes them, for a plan without data.
         emit: told of everything that was found and chosen, and how far reading the rows is.
 

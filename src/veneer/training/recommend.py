@@ -40,7 +40,7 @@ class Recommendation:
     reason: str
 
     def note(self) -> str:
-        """As the run reports it."""
+        """The sentence in which the run reports it."""
         return f"{self.key} {self.value:.3g}: {self.reason}"
 
 

@@ -9,7 +9,7 @@ from veneer.events import EventLog, Stage, Subscriber
 from veneer.system import heap_kept
 from veneer.training.build import build
 from veneer.training.objective import OverModel
-from veneer.training.session import RunResult, Session, begin, held_folder, prepare_run, threads_of
+from veneer.training.session import RunResult, Session, begin, locked_folder, prepare_run, threads_of
 
 
 def train(
@@ -32,7 +32,7 @@ def train(
         VeneerError: of the kind that `veneer.errors` draws, whatever is wrong; nothing that was complete is lost.
     """
     check(config)
-    with threads_of(config), heap_kept(), held_folder(config, resume, subscribers) as log:
+    with threads_of(config), heap_kept(), locked_folder(config, resume, subscribers) as log:
         session = _begin(config, resume, log, stop)
         with Stage(log.emit, "trying the largest micro-batch"):
             session.engine.rehearse(session.data.steps.largest())

@@ -1,4 +1,4 @@
-"""A run under way: its folder, held for this process; its log; where a resumed run goes on; and what it leaves."""
+"""A run under way: it locks its folder, writes its log, resumes from a checkpoint, and publishes its result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from veneer.planning.plan import Plan
 from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
-from veneer.training.lock import Inputs, write_lock
+from veneer.training.lock import InputDigests, write_lock
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import StepObjective, mean_loss
 from veneer.training.optim import RateSchedule
@@ -58,7 +58,7 @@ class RunResult:
     peak_memory_mb: float
     """Peak memory of the process when training ended."""
     plan: Plan | None = field(repr=False)
-    """What was foreseen before it began; None where transformers computed the model, of which there is an estimate."""
+    """The plan that was made before the run. None where transformers computes the model: there is an estimate then."""
 
     def _repr_html_(self) -> str:
         """The table that notebooks show."""
@@ -80,7 +80,7 @@ CHOSEN = {
 
 @contextmanager
 def threads_of(config: RunConfig) -> Iterator[None]:
-    """Within the block torch computes with the run's threads."""
+    """Let torch compute with the run's threads within the block."""
     before = torch.get_num_threads()
     if config.compute.threads:
         torch.set_num_threads(config.compute.threads)
@@ -91,8 +91,8 @@ def threads_of(config: RunConfig) -> Iterator[None]:
 
 
 @contextmanager
-def held_folder(config: RunConfig, resume: bool, subscribers: Sequence[Subscriber]) -> Iterator[EventLog]:
-    """The run's output folder, held for this process, with its log of events.
+def locked_folder(config: RunConfig, resume: bool, subscribers: Sequence[Subscriber]) -> Iterator[EventLog]:
+    """Lock the run's output folder for this process, and open its log of events.
 
     Raises:
         OutputError: it cannot be written, is in use, is the model's, or holds a run that is not gone on with.
@@ -193,13 +193,13 @@ def _as_recorded(config: RunConfig, recorded: RunConfig | None) -> RunConfig:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A run that is ready for its next step. The files of its model are no longer held."""
+    """A run that is ready for its next step. The files of its model are closed."""
 
     config: RunConfig
     """The configuration as `config.yaml` records it: nothing is left open."""
     data: TrainingData
     forecast: Forecast
-    digests: Inputs
+    digests: InputDigests
     """What `run.lock` will say of the files that were read."""
     model: LanguageModel
     trainable: Trainable
@@ -241,12 +241,12 @@ def begin(
     """Write `config.yaml`, and restore what a resumed run had reached.
 
     Args:
-        inputs: of the run.
-        model: with what is trained on it.
-        trainable: what is trained.
+        inputs: the run and the files that it reads.
+        model: the model, with what is trained on it.
+        trainable: the part that is trained.
         objective: what is minimised.
-        log: of the run.
-        stop: asked after every step.
+        log: the log of the run's events.
+        stop: a function that is asked after every step; true ends the run with a checkpoint.
 
     Raises:
         CheckpointError: the run cannot be gone on with.
@@ -261,7 +261,7 @@ def begin(
     for line in notes(config.train, optimizer.parameters, device):
         log.emit(Note(message=line))
     files = inputs.origin.files()
-    digests = Inputs(files, inputs.data.tokenizer, config)
+    digests = InputDigests(files, inputs.data.tokenizer, config)
     identity = _identity(config, sampled_digest(files), inputs.data.rows.digest(), device)
     defaults = dict(_flatten(RunConfig(model="-", output="-", data=DataSection(file="-")).model_dump(mode="json")))
     store = CheckpointStore(

@@ -22,7 +22,7 @@ DEFAULT_EXAMPLES_PER_STEP = 8
 SCANNED_STEPS = 1000
 """Steps looked through for the largest micro-batch."""
 COMPARED = 50
-"""Of the fullest micro-batches, so many are looked at for what their documents share."""
+"""The number of fullest micro-batches that are searched for a beginning that their documents share."""
 
 
 def examples_per_step(train: TrainSection) -> int | None:

@@ -50,7 +50,7 @@ class AdapterTraining:
     base: str
     revision: str | None = None
     tokenizer: Tokenizer | None = None
-    """Where it knows more tokens than the base's, to be saved beside."""
+    """A tokenizer that knows more tokens than the base's, to be saved beside the adapter; else None."""
 
     def named(self) -> dict[str, nn.Parameter]:
         """A and B of every layer, and what else is trained."""

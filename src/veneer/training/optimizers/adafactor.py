@@ -40,7 +40,7 @@ class Adafactor:
         }
 
     def update(self, members: Sequence[Member], rate: float, weight_decay: float) -> None:
-        """In the gradient's own memory: no tensor of a matrix's size is made."""
+        """Change the parameter by its gradient, in the gradient's own memory: no tensor of a matrix's size is made."""
         for member in members:
             member.state["step"] += 1
             beta = 1 - math.pow(float(member.state["step"]), DECAY)

@@ -12,7 +12,7 @@ from veneer.training.optimizers.base import Member, State, chunks, zeros_like
 
 @dataclass(frozen=True, slots=True)
 class Lion:
-    """The rule. `betas`: of the step's direction, and of the mean that is kept."""
+    """The rule of Lion. `betas` are those of the step's direction and of the mean in the state."""
 
     betas: tuple[float, float]
 

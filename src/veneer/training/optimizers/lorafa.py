@@ -29,7 +29,7 @@ class FactorPair:
     b: nn.Parameter
     """[out, rank]."""
     scale: float
-    """Of the update: alpha / rank, or alpha / √rank."""
+    """The factor of the update: alpha / rank, or alpha / √rank."""
 
     @cached_property
     def projection(self) -> Tensor:

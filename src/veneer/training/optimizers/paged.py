@@ -86,7 +86,7 @@ class PagedAdamW:
     pages: Pages
 
     def state(self, name: str, parameter: nn.Parameter) -> State:
-        """As `AdamW` or `AdamW8bit` have it."""
+        """The state before the first step, as `AdamW` or `AdamW8bit` have it."""
         coded = self.eight_bits and in_8_bits(name, parameter.shape)
         dtype = torch.uint8 if coded else torch.float32
         kept = {
