@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from veneer.data import chat
 from veneer.data.chat import Encoder, template_of
-from veneer.data.escape import Specials
+from veneer.data.escape import SpecialTokens
 from veneer.data.records import Record, read_records
 from veneer.data.spans import TurnFinder
 from veneer.data.template import ChatTemplate
@@ -64,7 +64,7 @@ def encode(tokenizer: Tokenizer, records: list[Record]) -> None:
 
 def rendered_here(tokenizer: Tokenizer, records: list[Record]) -> list[tuple[str, list[tuple[int, int]]]]:
     """The rows' texts and trained spans, rendered in this process."""
-    specials = Specials(tokenizer.special_tokens, tokenizer.aliases)
+    specials = SpecialTokens(tokenizer.special_tokens, tokenizer.aliases)
     finder = TurnFinder(ChatTemplate(tokenizer.chat_template or "", bos_token=tokenizer.bos_token), specials)
     return [finder.find(specials.guard(one.messages, one.tools), one.untrained) for one in records]
 
@@ -72,7 +72,7 @@ def rendered_here(tokenizer: Tokenizer, records: list[Record]) -> list[tuple[str
 def encode_here(tokenizer: Tokenizer, records: list[Record]) -> None:
     """The same rows without the process: what is rendered is handed to the same code."""
     encoder = Encoder(tokenizer, template_of(tokenizer))
-    specials = Specials(tokenizer.special_tokens, tokenizer.aliases)
+    specials = SpecialTokens(tokenizer.special_tokens, tokenizer.aliases)
     finder = TurnFinder(ChatTemplate(tokenizer.chat_template or "", bos_token=tokenizer.bos_token), specials)
     for record in records:
         guarded = specials.guard(record.messages, record.tools)

@@ -16,6 +16,7 @@ CURVE_FILE = "loss.svg"
 SUMMARY_FILE = "summary.json"
 LOCK_FILE = "run.lock"
 DATA_FILE, EVAL_DATA_FILE = "data.jsonl", "eval_data.jsonl"
+SKIPPED_ROWS_FILE = "skipped-rows.jsonl"
 CHECKPOINTS = "checkpoints"
 STEP = "step-"
 
@@ -60,6 +61,11 @@ class RunFolder:
     def eval_data_file(self) -> Path:
         """The evaluation rows, where the caller had them in memory."""
         return self.path / EVAL_DATA_FILE
+
+    @property
+    def skipped_rows_file(self) -> Path:
+        """A line of JSON for each row that could not be used and was left out; it is there only if there are such."""
+        return self.path / SKIPPED_ROWS_FILE
 
     @property
     def checkpoints(self) -> Path:

@@ -18,7 +18,7 @@ import hostile_templates as hostile
 from veneer.data.bounded_template import BoundedTemplate, TemplateRefused
 from veneer.data.chat import Encoder, template_of
 from veneer.data.encoding import encode_all
-from veneer.data.escape import Guarded
+from veneer.data.escape import GuardedChat
 from veneer.data.records import Record
 from veneer.enums import BadRows, Overlong
 from veneer.errors import DataError
@@ -49,7 +49,7 @@ def test_there_are_ninety_templates_that_pass_the_counts_or_try() -> None:
 def test_a_template_that_takes_too_long_is_refused_for_good(index: int) -> None:
     one = template(hostile.UNCOUNTED[index])
     with pytest.raises(TemplateRefused, match=r"takes too long: more than 1\.5 seconds"):
-        one.find(Guarded(CHAT, None, changed=False))
+        one.find(GuardedChat(CHAT, None, changed=False))
     start = time.process_time()
     with pytest.raises(TemplateRefused, match="takes too long"):
         one.render(CHAT)
@@ -136,7 +136,7 @@ def test_a_process_that_crashes_is_an_error() -> None:
     process_of(one).wait()
     assert one.render(CHAT) == "x"  # it had nothing to answer: another is started
     os.kill(process_of(one).pid, 19)
-    tickets = one.send([(Guarded(CHAT, None, changed=False), ())])
+    tickets = one.send([(GuardedChat(CHAT, None, changed=False), ())])
     process_of(one).kill()
     with pytest.raises(TemplateRefused, match="was killed by the system"):
         one.receive(tickets[0])
@@ -228,7 +228,7 @@ import json, resource, sys
 sys.path.insert(0, 'tests')
 import hostile_templates as hostile
 from veneer.data.bounded_template import BoundedTemplate, TemplateRefused
-from veneer.data.escape import Guarded
+from veneer.data.escape import GuardedChat
 from veneer.errors import DataError
 def used():
     spent = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -240,7 +240,7 @@ for source in (*hostile.COUNTED, *hostile.UNCOUNTED, *hostile.ACROSS):
         one = BoundedTemplate(source, tokens={'bos_token': '<s>'}, specials=['<s>'])
         for _ in range(20):
             try:
-                one.find(Guarded(turns, ({'name': 'f'},), changed=False))
+                one.find(GuardedChat(turns, ({'name': 'f'},), changed=False))
             except TemplateRefused:
                 raise
             except DataError:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import chat_templates as ct
-from veneer.data.encoding import Encoded, encode_all
+from veneer.data.encoding import EncodedFile, encode_all
 from veneer.data.records import Record
 from veneer.enums import BadRows, Overlong
 from veneer.errors import DataError
@@ -94,7 +94,7 @@ def test_a_huge_row_is_cut_as_if_all_of_it_were_tokenised(name: str | None, monk
     huge = Record("f:1", text="".join(words)) if name is None else record(*turns)
     small = Record("f:2", text="a b") if name is None else record("u:Hi", "a:Yo", where="f:2")
 
-    def both(overlong: Overlong, max_length: int) -> Encoded:
+    def both(overlong: Overlong, max_length: int) -> EncodedFile:
         return encode_all([huge, small], tokenizer, max_length=max_length, overlong=overlong)
 
     # Short enough a limit that the tokens of the smallest beginning reach it, and one for which it must be lengthened.

@@ -22,7 +22,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
 
 
 BURN = """
-budget = Budget()
+budget = TimeBudget()
 for _ in range({rows}):
     budget.begin({turns}, 100)
     start = time.process_time()
@@ -53,13 +53,13 @@ def test_time_that_nothing_is_rendered_in_is_not_counted() -> None:
 
 def test_memory_is_limited_and_grows_with_large_requests() -> None:
     take = "try:\n    x = bytearray(600 << 20)\n    print('taken')\nexcept MemoryError:\n    print('refused')\n"
-    assert run("memory = Memory()\n" + take).stdout == "refused\n"
-    assert run("memory = Memory()\nmemory.allow(50 << 20)\n" + take).stdout == "taken\n"
-    assert run("memory = Memory()\nmemory.allow(50 << 20)\nmemory.allow(100)\n" + take).stdout == "refused\n"
+    assert run("memory = MemoryLimit()\n" + take).stdout == "refused\n"
+    assert run("memory = MemoryLimit()\nmemory.allow(50 << 20)\n" + take).stdout == "taken\n"
+    assert run("memory = MemoryLimit()\nmemory.allow(50 << 20)\nmemory.allow(100)\n" + take).stdout == "refused\n"
 
 
 def test_no_file_can_be_written(tmp_path: Path) -> None:
-    done = run(f"Memory()\nwith open({str(tmp_path / 'x')!r}, 'w') as handle: handle.write('x')\n")
+    done = run(f"MemoryLimit()\nwith open({str(tmp_path / 'x')!r}, 'w') as handle: handle.write('x')\n")
     assert done.returncode != 0
     assert (tmp_path / "x").read_text() == ""
 

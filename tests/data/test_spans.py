@@ -9,7 +9,7 @@ import pytest
 import chat_templates as ct
 from veneer.data.bounded_template import BoundedTemplate
 from veneer.data.chat import template_of
-from veneer.data.escape import Guarded, Specials
+from veneer.data.escape import GuardedChat, SpecialTokens
 from veneer.data.spans import TurnFinder
 from veneer.data.template import ChatTemplate
 from veneer.errors import DataError
@@ -18,12 +18,12 @@ from veneer.io.tokenizer import Tokenizer
 
 def finder(tokenizer: Tokenizer) -> TurnFinder:
     template = ChatTemplate(tokenizer.chat_template or "", bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
-    return TurnFinder(template, Specials(tokenizer.special_tokens, tokenizer.aliases))
+    return TurnFinder(template, SpecialTokens(tokenizer.special_tokens, tokenizer.aliases))
 
 
-def conversation(count: int) -> Guarded:
+def conversation(count: int) -> GuardedChat:
     turns = [(role, f"turn {n}") for n in range(count) for role in ("user", "assistant")]
-    return Guarded(tuple({"role": role, "content": text} for role, text in turns), None, changed=False)
+    return GuardedChat(tuple({"role": role, "content": text} for role, text in turns), None, changed=False)
 
 
 def test_a_long_chat_is_not_quadratic() -> None:
@@ -55,7 +55,7 @@ def test_the_process_finds_what_this_one_does(name: str, untrained: tuple[int, .
         assert outcome(template, chat, chosen) == outcome(here, chat, chosen)
 
 
-def outcome(finder: TurnFinder | BoundedTemplate, chat: Guarded, untrained: tuple[int, ...]) -> object:
+def outcome(finder: TurnFinder | BoundedTemplate, chat: GuardedChat, untrained: tuple[int, ...]) -> object:
     try:
         return finder.find(chat, untrained)
     except DataError as error:

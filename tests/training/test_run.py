@@ -737,3 +737,16 @@ except OutputError as error:
     assert "Read-only file system" in message
     assert "/mnt/run" in message
     assert seconds < 2
+
+
+def test_rows_that_were_left_out_are_listed_in_the_folder(tiny_model: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", [*rows(4), {"text": 5}, {"messages": []}])
+    config = run_config(tiny_model, data, tmp_path / "out", "data.bad_rows=skip", "train.steps=1")
+    train(config)
+    listed = [json.loads(line) for line in (tmp_path / "out" / "skipped-rows.jsonl").read_text().splitlines()]
+    assert listed == [
+        {"where": f"{data}:5", "reason": "text must be a string, not a number"},
+        {"where": f"{data}:6", "reason": "the conversation is empty"},
+    ]
+    train(run_config(tiny_model, write_rows(tmp_path / "good.jsonl", rows(4)), tmp_path / "good", "train.steps=1"))
+    assert not (tmp_path / "good" / "skipped-rows.jsonl").exists()

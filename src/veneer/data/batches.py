@@ -1,4 +1,4 @@
-"""Which examples make up which step, and how a step's examples are packed into micro-batches.
+"""Steps and micro-batches: examples are dealt out to steps, and the examples of a step are packed into micro-batches.
 
 A step is the unit of the optimiser: so many examples, or so many tokens. It is a pure function of the lengths, the
 seed and the step's number, so a resumed run needs only the number. A micro-batch is a matter of memory: a step's
@@ -24,14 +24,14 @@ from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 def order(num_examples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
     """The order of the examples in an epoch, [num_examples]: a permutation of their indices.
 
-    The same on every machine and with every numpy version: it sorts one 64-bit word per example, taken raw from
-    PCG64 seeded with SeedSequence([seed, epoch]). numpy promises those two streams to be stable, while it may change
-    what `Generator.permutation` makes of them.
+    The order is equal on every machine and with every numpy version: it sorts one 64-bit word per example, taken raw
+    from PCG64 seeded with SeedSequence([seed, epoch]). numpy promises that these two streams stay as they are, while it
+    may change what `Generator.permutation` makes of them.
 
     Args:
-        num_examples: how many there are.
-        seed: of the run, at least 0.
-        epoch: from 0.
+        num_examples: number of examples.
+        seed: seed of the run, at least 0.
+        epoch: number of the epoch, from 0.
     """
     words = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_examples)
     return np.argsort(words, kind="stable").astype(np.int64)
@@ -46,8 +46,8 @@ class Steps:
 
     Args:
         lengths: tokens of each example, [num_examples].
-        seed: of the order.
-        examples_per_step, tokens_per_step: exactly one of the two.
+        seed: seed of the order.
+        examples_per_step, tokens_per_step: size of a step; exactly one of the two is given.
 
     Raises:
         DataError: there are no examples, or not exactly one positive size is given.
@@ -85,7 +85,7 @@ class Steps:
         return self._first[epoch + 1] - self._first[epoch]
 
     def total(self, epochs: int) -> int:
-        """Number of steps in so many epochs."""
+        """Number of steps in the first `epochs` epochs."""
         return sum(self.in_epoch(epoch) for epoch in range(epochs))
 
     def epoch_of(self, step: int) -> int:
@@ -113,7 +113,7 @@ class Steps:
             self._first.append(self._first[-1] + len(borders) - 1)
 
     def _cut(self, epoch: int) -> tuple[NDArray[np.int64], list[int]]:
-        """An epoch's order, and where its steps begin in it (with the end as the last border)."""
+        """The order of an epoch, and the places in it where its steps begin, with the end as the last border."""
         if self._latest is not None and self._latest[0] == epoch:
             return self._latest[1], self._latest[2]
         ordered = order(len(self._lengths), seed=self._seed, epoch=epoch)
@@ -133,23 +133,23 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
-    """Documents laid end to end, what they all begin with laid once before them, a filler behind. T is the number of
-    tokens laid, S the number of targets."""
+    """Documents laid end to end. Tokens that all of them begin with are laid once, before them; padding may follow.
+    T is the number of tokens laid, S the number of targets."""
 
     tokens: Tensor
     """int64 [T]"""
     positions: Tensor
-    """int64 [T]; of each token in its document"""
+    """int64 [T]; the position of each token in its document"""
     shared: int
-    """Tokens at the front that begin every document; 0 where nothing is shared."""
+    """Number of tokens at the front that begin every document; 0 where nothing is shared."""
     lengths: tuple[int, ...]
-    """Tokens of each document without the shared ones, in order."""
+    """Number of tokens of each document without the shared ones, in order."""
     filler: int
-    """Tokens at the end that belong to no document; with those above they sum to T."""
+    """Number of padding tokens at the end, which belong to no document; shared, lengths and filler sum to T."""
     targets: Tensor
     """int64 [S]; the token after each of `rows`"""
     rows: Tensor
-    """int64 [S]; where in [0, T) the token before each target stands; a shared one may stand before several"""
+    """int64 [S]; the place in [0, T) of the token before each target; a shared token may stand before several"""
 
     @property
     def supervised(self) -> int:
@@ -158,12 +158,12 @@ class MicroBatch:
 
     @property
     def segments(self) -> tuple[int, ...]:
-        """Lengths of all that is laid behind the shared tokens: the documents, and the filler as one more."""
+        """Lengths of everything behind the shared tokens: the documents, and the filler as one more."""
         return (*self.lengths, self.filler) if self.filler else self.lengths
 
     @property
     def document_tokens(self) -> int:
-        """Tokens of all documents, shared ones counted in each."""
+        """Number of tokens of all documents; the shared ones count in each."""
         return sum(self.lengths) + self.shared * len(self.lengths)
 
 
@@ -177,12 +177,12 @@ def pack(
     longer than `max_tokens` gets a micro-batch of its own.
 
     Args:
-        examples: of one step.
-        max_tokens: at least 1.
+        examples: the examples of one step.
+        max_tokens: most tokens of a micro-batch, at least 1.
         share: lay the tokens that all documents of a micro-batch begin with only once. The result is the same to
             rounding, except under dropout, which would then drop the same inputs for all of them.
-        pad_to_multiple_of: pad micro-batches to a multiple of so many tokens, with a document that nothing is learned
-            from.
+        pad_to_multiple_of: pad each micro-batch to a multiple of this number of tokens, with a document that nothing
+            is learned from.
 
     Raises:
         DataError: `max_tokens` is not positive.
@@ -198,7 +198,7 @@ def pack(
 
 
 def fill(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Which of a step's examples go into one micro-batch: their places, ascending within each (see `pack`)."""
+    """Choose the examples of each micro-batch (see `pack`): for each, their indices in `lengths`, ascending."""
     room: list[int] = []
     bins: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
@@ -214,7 +214,7 @@ def fill(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
 
 
 def common_beginning(documents: Sequence[Example]) -> int:
-    """Tokens that all documents begin with, at least one of each left over; 0 for a single document."""
+    """Number of tokens that all documents begin with, at least one of each left over; 0 for a single document."""
     if len(documents) < 2:
         return 0
     shortest = min(len(document.tokens) for document in documents) - 1

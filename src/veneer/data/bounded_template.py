@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from veneer.data.escape import Guarded
+from veneer.data.escape import GuardedChat
 from veneer.data.problems import printable
 from veneer.data.render_worker import SECONDS
 from veneer.data.spans import Shape, Span
@@ -64,12 +64,12 @@ class BoundedTemplate:
 
     @property
     def marks_generation(self) -> bool:
-        """Whether the template itself says, with generation blocks, what trains."""
+        """True if the template itself says, with generation blocks, what trains."""
         return self._describe()[0]
 
     @property
     def shape(self) -> Shape:
-        """What a probe conversation shows about the template.
+        """The frame that the template puts around turns.
 
         Raises:
             TemplateRefused: the template cannot be used.
@@ -90,7 +90,7 @@ class BoundedTemplate:
         """
         return str(self._ask(["render", list(messages), tools, add_generation_prompt])["text"])
 
-    def find(self, chat: Guarded, untrained: Sequence[int] = ()) -> tuple[str, list[Span]]:
+    def find(self, chat: GuardedChat, untrained: Sequence[int] = ()) -> tuple[str, list[Span]]:
         """The guarded text of a conversation and what trains in it, as `TurnFinder.find`.
 
         Raises:
@@ -99,8 +99,11 @@ class BoundedTemplate:
         (ticket,) = self.send([(chat, untrained)])
         return self.receive(ticket)
 
-    def send(self, chats: Iterable[tuple[Guarded, Sequence[int]]]) -> range:
-        """Ask to `find` several conversations, and go on while the child works; the numbers by which they are received.
+    def send(self, chats: Iterable[tuple[GuardedChat, Sequence[int]]]) -> range:
+        """Ask to `find` several conversations without waiting.
+
+        Returns:
+            The numbers by which the answers are received, in order.
 
         Raises:
             TemplateRefused: the template cannot be used.
@@ -108,10 +111,10 @@ class BoundedTemplate:
         return self._child.send([_line(["find", chat.messages, chat.tools, untrained]) for chat, untrained in chats])
 
     def receive(self, ticket: int) -> tuple[str, list[Span]]:
-        """What was found for a conversation that was sent.
+        """Wait for the answer about a conversation that was sent: its guarded text, and the spans that train.
 
         Raises:
-            DataError: as `find`.
+            DataError: as for `find`.
         """
         answer = _checked(self._child.receive(ticket))
         return answer["text"], [(start, end) for start, end in answer["spans"]]
@@ -269,7 +272,7 @@ def _checked(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _cause(code: int, messages: bytes) -> str:
-    """Why the child ended, by its exit code."""
+    """The reason why the child ended, by its exit code."""
     if sys.platform != "win32":
         import signal
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from veneer.data.bounded_template import BoundedTemplate, TemplateRefused
-from veneer.data.escape import Guarded, Specials
+from veneer.data.escape import GuardedChat, SpecialTokens
 from veneer.data.records import Message, Record
 from veneer.data.spans import Span
 from veneer.errors import DataError
@@ -72,12 +72,12 @@ class Trace:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
+class _PendingRow:
     """A record on its way through the template's process."""
 
     record: Record
-    chat: Guarded | DataError | None
-    """What was sent of it; the error where it could not be, and None where there is nothing to render."""
+    chat: GuardedChat | DataError | None
+    """The conversation that was sent, the error why it could not be, or None where there is nothing to render."""
     ticket: int | None
     """The number of the answer."""
 
@@ -86,13 +86,13 @@ class Encoder:
     """Encodes with one tokenizer and one template; what it learns about the template is kept for all rows.
 
     Args:
-        tokenizer: the model's.
-        template: None for a model without a chat template.
+        tokenizer: the tokenizer of the model.
+        template: the chat template of the model, or None where it has none.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: BoundedTemplate | None) -> None:
         self._tokenizer = tokenizer
-        self._specials = Specials(tokenizer.special_tokens, tokenizer.aliases)
+        self._specials = SpecialTokens(tokenizer.special_tokens, tokenizer.aliases)
         self._template = template
 
     def encode(self, record: Record) -> Example:
@@ -105,10 +105,10 @@ class Encoder:
         return self.trace(record).example
 
     def trace(self, record: Record) -> Trace:
-        """As `encode`, with the text behind the tokens.
+        """Tokenise one record as `encode` does, and keep the text behind the tokens.
 
         Raises:
-            DataError: as `encode`.
+            DataError: the row cannot be encoded, as for `encode`.
         """
         (found,) = self.traces([record])
         if isinstance(found, DataError):
@@ -116,14 +116,14 @@ class Encoder:
         return found
 
     def traces(self, records: Iterable[Record]) -> Iterator[Trace | DataError]:
-        """The trace of every record, in order, or the error that says why it has none (without where the row is).
+        """Trace every record, in order. One that cannot be encoded gives the error that says why, without its place.
 
         Conversations are sent to the template's process some ahead, so that it renders while others are tokenised here.
 
         Raises:
             TemplateRefused: the template cannot be used for any row.
         """
-        ahead: deque[list[_Sent]] = deque()
+        ahead: deque[list[_PendingRow]] = deque()
         try:
             for group in _groups(records):
                 ahead.append(self._send(group))
@@ -162,7 +162,7 @@ class Encoder:
         return None if token is None else self._tokenizer.backend.token_to_id(token)
 
     def notes(self) -> tuple[str, ...]:
-        """What the user should know about the template or tokenizer."""
+        """Sentences that the user should know about the template or tokenizer."""
         notes = []
         if self._tokenizer.eos_token is None:
             notes.append("the tokenizer has no end-of-text token: plain text and completions do not teach when to stop")
@@ -174,23 +174,25 @@ class Encoder:
                 notes.append(f"the chat template has no generation prompt; {shape.unprompted!r} is used as one")
         return tuple(notes)
 
-    def _send(self, records: Sequence[Record]) -> list[_Sent]:
+    def _send(self, records: Sequence[Record]) -> list[_PendingRow]:
         """Send to the template's process what it is to render of these records."""
-        chats: list[Guarded | DataError | None] = []
+        chats: list[GuardedChat | DataError | None] = []
         for record in records:
             try:
                 plain = record.text is not None or self._template is None
                 chats.append(None if plain else self._specials.guard(record.messages, record.tools))
             except DataError as error:
                 chats.append(error)
-        asked = [(chat, one.untrained) for chat, one in zip(chats, records, strict=True) if isinstance(chat, Guarded)]
+        asked = [
+            (chat, one.untrained) for chat, one in zip(chats, records, strict=True) if isinstance(chat, GuardedChat)
+        ]
         tickets = iter(self._template.send(asked)) if self._template is not None and asked else iter(())
         return [
-            _Sent(record, chat, next(tickets) if isinstance(chat, Guarded) else None)
+            _PendingRow(record, chat, next(tickets) if isinstance(chat, GuardedChat) else None)
             for record, chat in zip(records, chats, strict=True)
         ]
 
-    def _receive(self, sent: _Sent) -> Trace | DataError:
+    def _receive(self, sent: _PendingRow) -> Trace | DataError:
         record = sent.record
         try:
             if isinstance(sent.chat, DataError):
@@ -207,7 +209,7 @@ class Encoder:
         except DataError as error:
             return error
 
-    def _trace_chat(self, record: Record, chat: Guarded, text: str, spans: Sequence[Span]) -> Trace:
+    def _trace_chat(self, record: Record, chat: GuardedChat, text: str, spans: Sequence[Span]) -> Trace:
         ids, offsets, moved, text = self._tokenise(text, chat.changed, spans)
         return _trace(ids, _supervised(offsets, moved), record.where, text, offsets, moved, chat.changed)
 
@@ -345,7 +347,7 @@ def _trace(
 
 
 def _supervised(offsets: Sequence[Span], spans: Sequence[Span]) -> NDArray[np.bool_]:
-    """Which tokens start inside a span; `spans` are in order and do not overlap."""
+    """Mark the tokens that start inside a span, [length]; `spans` are in order and do not overlap."""
     starts = np.fromiter((start for start, _ in offsets), dtype=np.int64, count=len(offsets))
     if not spans:
         return np.zeros(len(starts), dtype=np.bool_)

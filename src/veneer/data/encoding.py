@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import tee
 from typing import TYPE_CHECKING
 
 from veneer.data.chat import Encoder, Example, Trace, template_of
@@ -24,39 +25,39 @@ KEPT = 16
 
 @dataclass(frozen=True, slots=True)
 class EncodeReport:
-    """What `encode_all` did, completely: every row is either in the examples or named here."""
+    """The complete account of `encode_all`: every row is either in the examples or named here."""
 
     rows: int
-    """Rows given."""
+    """Number of rows given."""
     examples: int
-    """Rows that became examples."""
+    """Number of rows that became examples."""
     tokens: int
-    """Tokens of all examples."""
+    """Number of tokens of all examples."""
     supervised: int
-    """Targets of all examples."""
+    """Number of targets of all examples."""
     longest: int
-    """Tokens of the longest row as given, before anything was cut."""
+    """Number of tokens of the longest row as given, before anything was cut."""
     longest_where: str
-    """Where the longest row stands."""
+    """Place of the longest row: file and line."""
     longest_is_bound: bool
     """Whether the longest row is longer than `longest` says: a huge row is tokenised only as far as is needed."""
     max_length: int | None
     dropped: tuple[str, ...]
-    """Where the rows are that were left out because they were longer than `max_length`."""
+    """Places of the rows that were left out because they were longer than `max_length`."""
     truncated: tuple[str, ...]
-    """Where the rows are that were cut to `max_length` (and still train)."""
+    """Places of the rows that were cut to `max_length` and still train."""
     untrained: tuple[str, ...]
-    """Where the rows are that were left out because no target remained."""
+    """Places of the rows that were left out because no target remained."""
     spelled: tuple[str, ...]
-    """Where the rows are that spell a special token, which was made ordinary text."""
+    """Places of the rows that spell a special token, which was made ordinary text."""
     skipped: tuple[RowProblem, ...]
     """The rows that cannot be encoded and were left out."""
     notes: tuple[str, ...]
-    """What the user should know about the template or tokenizer."""
+    """Sentences that the user should know about the template or tokenizer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
+class EncodedFile:
     """The examples of a file, and the account of how they came about."""
 
     examples: list[Example]
@@ -71,13 +72,13 @@ def encode_all(
     overlong: Overlong,
     bad_rows: BadRows = BadRows.REFUSE,
     audit: RowAudit | None = None,
-) -> Encoded:
+) -> EncodedFile:
     """Encode every record with the tokenizer's own chat template.
 
     Args:
-        records: at least one.
-        tokenizer: the model's.
-        max_length: tokens that an example may have, all counted; None sets no limit.
+        records: the rows, at least one.
+        tokenizer: the tokenizer of the model, with its chat template.
+        max_length: most tokens of an example, all counted; None sets no limit.
         overlong: whether longer rows are left out or cut to their first `max_length` tokens.
         bad_rows: whether a row that cannot be encoded, or is refused by `audit`, is an error or left out.
         audit: checks each row, but those of which only the beginning is tokenised; it keeps what it finds.
@@ -93,9 +94,9 @@ def encode_all(
         raise DataError(f"max_length is {max_length}; at least 2 tokens are needed, one to predict from the other")
     encoder = Encoder(tokenizer, template_of(tokenizer))
     tally = _Tally(max_length, overlong)
-    records = list(records)
+    records, whole = tee(records)
     beginnings = (record if max_length is None else _beginning(record, HUGE) for record in records)
-    for record, found in zip(records, encoder.traces(beginnings), strict=True):
+    for record, found in zip(whole, encoder.traces(beginnings), strict=True):
         cut = max_length is not None and _characters(record) > HUGE
         if cut and max_length is not None:
             found, cut = _lengthened(encoder, record, found, max_length)
@@ -120,7 +121,7 @@ def encode_all(
             f"{max_length} tokens (the longest has {report.longest}) and {len(report.untrained)} have nothing that "
             "trains; raise max_length or shorten the rows"
         )
-    return Encoded(tally.examples, report)
+    return EncodedFile(tally.examples, report)
 
 
 def _lengthened(

@@ -26,21 +26,21 @@ MAX_GUARDS = 0xF0
 
 
 @dataclass(frozen=True, slots=True)
-class Guarded:
+class GuardedChat:
     """A conversation that is safe to render."""
 
     messages: tuple[dict[str, Any], ...]
     tools: tuple[dict[str, Any], ...] | None
     changed: bool
-    """Whether some string spelled a special token."""
+    """True if some string spelled a special token."""
 
 
-class Specials:
+class SpecialTokens:
     """The special tokens of one tokenizer.
 
     Args:
-        tokens: their spellings.
-        aliases: special token to the private-use string that stands for it in `Tokenizer.encode_aliased`.
+        tokens: the spellings of the special tokens.
+        aliases: for each special token, the private-use string that stands for it in `Tokenizer.encode_aliased`.
     """
 
     def __init__(self, tokens: Sequence[str], aliases: Mapping[str, str]) -> None:
@@ -64,7 +64,9 @@ class Specials:
         """Whether `text` spells a special token."""
         return self._specials.search(text) is not None
 
-    def guard(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> Guarded:
+    def guard(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> GuardedChat:
         """Guard every string (and key) that the template may print: contents, names, calls, tool descriptions.
 
         Raises:
@@ -75,7 +77,7 @@ class Specials:
         changed = any(new is not old for new, old in zip(safe, messages, strict=True))
         if tools is not None and safe_tools is not None:
             changed = changed or any(new is not old for new, old in zip(safe_tools, tools, strict=True))
-        return Guarded(safe, safe_tools, changed)
+        return GuardedChat(safe, safe_tools, changed)
 
     def restore(self, guarded: str) -> str:
         """The text with its stand-ins undone."""
@@ -92,7 +94,7 @@ class Specials:
         return ends[-1] if ends else None
 
     def starts(self, guarded: str) -> list[int]:
-        """Where template-made special tokens start."""
+        """Positions at which template-made special tokens start."""
         return [found.start() for found in self._specials.finditer(guarded)]
 
     def alias(self, guarded: str, positions: Sequence[int]) -> tuple[str, list[int]]:
@@ -100,7 +102,7 @@ class Specials:
 
         Args:
             guarded: a rendered text.
-            positions: character positions in it, none of them inside a special token.
+            positions: character positions in `guarded`, none of them inside a special token.
 
         Returns:
             The text for `Tokenizer.encode_aliased`, and where the positions are in it.

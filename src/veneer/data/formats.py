@@ -61,7 +61,7 @@ class Record:
 
 @dataclass(slots=True)
 class Remarks:
-    """What the user should know about rows that are used, counted over a file."""
+    """Counts over a file, of things that the user should know about the rows that are used."""
 
     unused: Counter[str] = field(default_factory=Counter)
     """Key or column that nothing reads: number of rows that have it."""
@@ -191,7 +191,7 @@ def _both(row: Mapping[str, Any], first: str, second: str) -> None:
 
 
 def _suggestion(row: Mapping[str, Any]) -> str:
-    """How `data.columns` would make a row of an unknown shape readable."""
+    """The `data.columns` that would make a row of an unknown shape readable, as the end of an error message."""
     texts = [key for key, value in row.items() if isinstance(key, str) and isinstance(value, str)]
     if len(texts) < 2:
         return ""

@@ -65,13 +65,13 @@ def check_value(value: Any) -> None:
 
 
 def unusable_at(text: str) -> int | None:
-    """Where the first NUL or lone surrogate of a text stands, or None."""
+    """The index of the first NUL or lone surrogate of a text, or None."""
     found = _UNUSABLE.search(text)
     return None if found is None else found.start()
 
 
 def unusable(text: str, index: int, path: str) -> str:
-    """What is wrong with the character at `index`, in the words of an error message."""
+    """Describe what is wrong with the character at `index`, in the words of an error message."""
     code = ord(text[index])
     if code == 0:
         return f"a NUL character at character {index} of {path}; remove it"
@@ -90,6 +90,6 @@ def _too_deep() -> str:
 
 
 def kind(value: Any) -> str:
-    """What a value is, in the words of an error message."""
+    """Name the type of a value, in the words of an error message."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", int: "a number"}
     return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")

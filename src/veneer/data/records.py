@@ -38,13 +38,13 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """What was read from a file: every row of it is either a record or named in `skipped`."""
+    """The rows of a file: each is either a record or named in `skipped`."""
 
     records: list[Record]
     skipped: tuple[RowProblem, ...]
     """The rows that were left out, each with its reason; empty unless bad rows may be skipped."""
     notes: tuple[str, ...]
-    """What the user should know about the file."""
+    """Sentences that the user should know about the file."""
 
 
 def read_file(

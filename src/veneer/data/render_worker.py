@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from veneer.data.escape import Guarded, Specials
+from veneer.data.escape import GuardedChat, SpecialTokens
 from veneer.data.spans import TurnFinder
 from veneer.data.template import ChatTemplate
 from veneer.errors import DataError
@@ -48,7 +48,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False)
 _TIMER = sys.platform != "win32"
 
 
-class Budget:
+class TimeBudget:
     """The processor time that the template may still use."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Budget:
         self._left -= time.process_time() - self._armed
 
 
-class Memory:
+class MemoryLimit:
     """The limit on the address space."""
 
     def __init__(self) -> None:
@@ -101,11 +101,11 @@ def serve() -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     lines = _lines(sys.stdin.fileno())
     description = json.loads(next(lines, b"{}"))
-    budget, memory = Budget(), Memory()
+    budget, memory = TimeBudget(), MemoryLimit()
     budget.begin(0, 0)
     try:
         template = ChatTemplate(description["source"], **description["tokens"])
-        finder = TurnFinder(template, Specials(description["specials"], {}))
+        finder = TurnFinder(template, SpecialTokens(description["specials"], {}))
     except DataError as error:
         _answer({"invalid": str(error)})
         return
@@ -128,7 +128,7 @@ def _result(template: ChatTemplate, finder: TurnFinder, request: list[Any]) -> d
     try:
         if verb == "find":
             messages, tools, untrained = arguments
-            text, spans = finder.find(Guarded(messages, tools, changed=False), untrained)
+            text, spans = finder.find(GuardedChat(messages, tools, changed=False), untrained)
             return {"text": text, "spans": spans}
         if verb == "render":
             messages, tools, prompt = arguments

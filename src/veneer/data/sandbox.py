@@ -48,7 +48,7 @@ _WIDE_FORMAT = re.compile(r"\d{7}")
 
 
 class Meter:
-    """What one rendering may still do."""
+    """The budget of one rendering: characters and steps that are left."""
 
     def __init__(self, inputs: Any = None) -> None:
         self._inputs = inputs
@@ -281,7 +281,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         return value
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Whether a template may see an attribute: not Python's internals, no mutation, no unbounded growth."""
+        """Tell whether a template may see an attribute: no internals of Python, no mutation, no unbounded growth."""
         return attr not in _REMOVED_METHODS and super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from veneer.data.escape import Guarded, Specials
+from veneer.data.escape import GuardedChat, SpecialTokens
 from veneer.data.template import ChatTemplate
 from veneer.errors import DataError
 
@@ -33,29 +33,30 @@ _UNMASKABLE = "the assistant's turns cannot be told apart in what this chat temp
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What a probe conversation shows about a template."""
+    """The frame that a template puts around turns, as a probe conversation shows it."""
 
     end_token: str | None
     """The special token that closes every assistant turn; None where there is none or not always the same."""
     headers: tuple[str, ...]
-    """What may stand before an assistant turn, longest first; each begins with a special token."""
+    """The texts that may stand before an assistant turn, longest first; each begins with a special token."""
     opening: str
-    """What of the generation prompt only some turns have after the header (a thinking template's "<think>\\n")."""
+    """The part of the generation prompt that only some turns have after the header ("<think>\\n" of templates that
+    think)."""
     unprompted: str
-    """The header, where `add_generation_prompt` leaves it out; else empty."""
+    """The header, where `add_generation_prompt` leaves it out; otherwise empty."""
 
 
 class TurnFinder:
     """Renders conversations with one template and finds what trains in them."""
 
-    def __init__(self, template: ChatTemplate, specials: Specials) -> None:
+    def __init__(self, template: ChatTemplate, specials: SpecialTokens) -> None:
         self._template = template
         self._specials = specials
         self._shape: Shape | None = None
 
     @property
     def shape(self) -> Shape:
-        """What the template's probe shows; rendered once."""
+        """The frame around turns, found by a probe that is rendered once."""
         if self._shape is None:
             try:
                 self._shape = _probe(self._template, self._specials)
@@ -64,7 +65,7 @@ class TurnFinder:
                 self._shape = Shape(None, (), "", "")
         return self._shape
 
-    def find(self, chat: Guarded, untrained: Sequence[int] = ()) -> tuple[str, list[Span]]:
+    def find(self, chat: GuardedChat, untrained: Sequence[int] = ()) -> tuple[str, list[Span]]:
         """Render a guarded conversation.
 
         Args:
@@ -92,7 +93,7 @@ class TurnFinder:
             span for turn, span in zip(turns, spans, strict=True) if turn not in untrained and span[0] < span[1]
         ]
 
-    def _context(self, text: str, chat: Guarded, turns: Sequence[int], untrained: Sequence[int]) -> list[Span]:
+    def _context(self, text: str, chat: GuardedChat, turns: Sequence[int], untrained: Sequence[int]) -> list[Span]:
         """The ranges in which nothing trains: from the first of untrained turns in a row to the next trained one."""
         borders: list[int | None] = []
         for previous, turn in zip((None, *turns), turns, strict=False):
@@ -106,7 +107,7 @@ class TurnFinder:
         ends = [*found, len(text)]
         return list(zip(ends[::2], ends[1::2], strict=False))
 
-    def _starts(self, text: str, chat: Guarded, turns: Sequence[int]) -> list[int]:
+    def _starts(self, text: str, chat: GuardedChat, turns: Sequence[int]) -> list[int]:
         located = self._by_header(text, chat, turns) if len(turns) > MANY_TURNS else None
         if located is not None:
             return located
@@ -123,8 +124,8 @@ class TurnFinder:
             if start is not None
         ]
 
-    def _prefix(self, text: str, chat: Guarded, turn: int) -> int | None:
-        """Where the prompt for a turn ends, or None if the prompt is no prefix of the text."""
+    def _prefix(self, text: str, chat: GuardedChat, turn: int) -> int | None:
+        """The position at which the prompt for a turn ends, or None if the prompt is no prefix of the text."""
         try:
             prompt = self._template.render(chat.messages[:turn], add_generation_prompt=True, tools=chat.tools)
         except DataError:
@@ -132,7 +133,7 @@ class TurnFinder:
             return None
         return len(prompt) if text.startswith(prompt) else None
 
-    def _by_header(self, text: str, chat: Guarded, turns: Sequence[int]) -> list[int] | None:
+    def _by_header(self, text: str, chat: GuardedChat, turns: Sequence[int]) -> list[int] | None:
         for header in self.shape.headers:
             if text.count(header) != len(turns):
                 continue
@@ -147,7 +148,7 @@ class TurnFinder:
                 return starts
         return None
 
-    def _end(self, text: str, chat: Guarded, turn: int, start: int) -> int:
+    def _end(self, text: str, chat: GuardedChat, turn: int, start: int) -> int:
         token = self.shape.end_token
         found = text.find(token, start) if token is not None else -1
         end = found + len(token) if token is not None and found >= 0 else None
@@ -170,7 +171,7 @@ class TurnFinder:
         return closed if closed is not None and not text[closed : len(alone)].strip() else len(alone)
 
 
-def _probe(template: ChatTemplate, specials: Specials) -> Shape:
+def _probe(template: ChatTemplate, specials: SpecialTokens) -> Shape:
     first = {"role": "user", "content": _USER[0]}
     chat = [first, {"role": "assistant", "content": _ANSWER[0]}]
     chat += [{"role": "user", "content": _USER[1]}, {"role": "assistant", "content": _ANSWER[1]}]
@@ -199,7 +200,7 @@ def _probe(template: ChatTemplate, specials: Specials) -> Shape:
     return Shape(end_token, _suffixes(specials, common), offered[len(common) :], "")
 
 
-def _suffixes(specials: Specials, header: str) -> tuple[str, ...]:
+def _suffixes(specials: SpecialTokens, header: str) -> tuple[str, ...]:
     return tuple(header[start:] for start in specials.starts(header))
 
 
@@ -222,6 +223,6 @@ def _positions_after(text: str, header: str) -> list[int]:
 
 
 def _holds(span: str, content: str) -> bool:
-    """Whether the last line of a turn is in the text located for it (its first lines may be thoughts, taken out)."""
+    """Check that the last line of a turn is in the text located for it (its first lines may be thoughts, taken out)."""
     lines = content.strip().splitlines()
     return not lines or lines[-1].strip() in span

@@ -22,7 +22,7 @@ from veneer.data.sandbox import Meter, MeteredEnvironment, metered
 from veneer.errors import DataError
 
 # Marks around the text of a generation block while a template renders. They come from the last block of private-use
-# characters, which `Specials.guard` refuses in data, so that a message cannot forge a trained span.
+# characters, which `SpecialTokens.guard` refuses in data, so that a message cannot forge a trained span.
 SPAN_OPEN = "\U0010f0fe"
 SPAN_CLOSE = "\U0010f0ff"
 
@@ -32,7 +32,7 @@ _EXPRESSION_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, Attri
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
+class Rendering:
     """A rendered conversation."""
 
     text: str
@@ -99,7 +99,7 @@ class ChatTemplate:
         except (jinja2.TemplateError, SyntaxError, *_EXPRESSION_ERRORS) as error:
             raise DataError(f"the chat template cannot be compiled: {error}") from error
         self.marks_generation = SPAN_OPEN in source or _has_generation(environment, source)
-        """Whether the template itself says, with generation blocks, what trains."""
+        """True if the template itself says, with generation blocks, what trains."""
 
     def render(
         self,
@@ -126,8 +126,8 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
-    ) -> Rendered:
-        """Like `render`, with the character ranges of the template's generation blocks."""
+    ) -> Rendering:
+        """Render as `render` does, and give the character ranges of the template's generation blocks."""
         variables: dict[str, Any] = {
             **self._tokens,
             "messages": [_normalised(message) for message in messages],
@@ -152,13 +152,13 @@ class ChatTemplate:
             reason = str(error) or "out of memory"
             raise DataError(f"the chat template failed: {type(error).__name__}: {reason}") from error
         text = "".join(pieces)
-        return _without_marks(text) if self.marks_generation else Rendered(text, ())
+        return _without_marks(text) if self.marks_generation else Rendering(text, ())
 
     def _strftime_now(self, form: str) -> str:
         return (self._now or datetime.now()).strftime(form)
 
 
-def _without_marks(text: str) -> Rendered:
+def _without_marks(text: str) -> Rendering:
     """Take the span marks out of a rendered text; nested blocks count as their outermost."""
     pieces: list[str] = []
     spans: list[tuple[int, int]] = []
@@ -175,7 +175,7 @@ def _without_marks(text: str) -> Rendered:
                 depth += 1
         pieces.append(piece)
         length += len(piece)
-    return Rendered("".join(pieces), tuple(spans))
+    return Rendering("".join(pieces), tuple(spans))
 
 
 def _has_generation(environment: MeteredEnvironment, source: str) -> bool:

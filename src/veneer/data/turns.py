@@ -50,7 +50,7 @@ class Turns:
     untrained: tuple[int, ...] = ()
     """Indices of the assistant turns that the file marks as context only."""
     marked: bool = False
-    """Whether the file marks a turn to train that is not the assistant's."""
+    """True if the file marks a turn to train that is not the assistant's."""
     unused: frozenset[str] = frozenset()
     """Keys of ShareGPT turns that nothing reads."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +276,9 @@ def begin(
                 f"{steps.total:,} steps; delete it to go on from the one before it"
             )
     write_text(inputs.folder.config_file, to_yaml(config))
+    if inputs.data.rows.skipped:
+        skipped = (json.dumps(asdict(problem), ensure_ascii=False) for problem in inputs.data.rows.skipped)
+        write_text(inputs.folder.skipped_rows_file, "".join(f"{line}\n" for line in skipped))
     log.emit(
         RunStarted(
             method=config.method.value,
