@@ -14,7 +14,6 @@ from torch import Tensor
 from tiny_models import documents, largest_difference, ours, packed_hidden, packed_logits, tiny_llama
 from veneer.adapters.adapter_set import AdapterSet
 from veneer.adapters.inject import inject
-from veneer.adapters.routed import Route
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, save_adapter
 from veneer.adapters.vocabulary import resize_embeddings
@@ -28,6 +27,7 @@ from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
 
 TEXTS = documents([21, 8, 30, 1, 17, 25], seed=8)
+
 ROWS = ("plain", None, "wide", "plain", "rs", "wide")
 PLAIN: dict[str, dict[str, Any]] = {
     "plain": {"rank": 4, "alpha": 8.0},
@@ -202,52 +202,6 @@ def test_losses_with_an_adapter_for_each_row(tmp_path: Path, tiny_model: Path, t
         assert own == pytest.approx(loss, rel=1e-6)
 
 
-# ------------------------------------------------------------------------------------------------------------ gradients
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.25])
-@pytest.mark.parametrize("scales", [(2.0, 0.5, 2.0), (2.0, 0.7, 3.0)], ids=["powers of two", "any"])
-def test_gradients_are_those_of_separate_passes(scales: tuple[float, ...], dropout: float, tmp_path: Path) -> None:
-    model = ours(tiny_llama(), tmp_path / "base")
-    adapters = AdapterSet(model)
-    for number, scale in enumerate(scales):
-        spec = LoraSpec(rank=4 + 2 * number, alpha=scale * (4 + 2 * number), dropout=dropout)
-        adapter = inject(model, spec, seed=number)
-        for parameter in adapter.parameters():
-            parameter.data.copy_(
-                0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel() + number))
-            )
-        adapters.adopt(str(number), adapter)
-    model.train()
-    texts = TEXTS[:3]
-
-    def gradients(name: str) -> list[Tensor]:
-        return [parameter.grad for parameter in adapters[name].parameters() if parameter.grad is not None]
-
-    weights = [torch.randn(len(t), 64, generator=torch.Generator().manual_seed(len(t))) for t in texts]
-    separate = []
-    for number, (text, weight) in enumerate(zip(texts, weights, strict=True)):
-        adapters.use(str(number))
-        adapters[str(number)].generator.manual_seed(7)
-        (packed_hidden(model, [text]) * weight).sum().backward()
-        separate.append([gradient.clone() for gradient in gradients(str(number))])
-        for parameter in adapters[str(number)].parameters():
-            parameter.grad = None
-    for number in range(3):
-        adapters[str(number)].generator.manual_seed(7)
-    with adapters.routed(["0", "1", "2"]) as route:
-        route.lay(["0", "1", "2"], [len(text) for text in texts])
-        (packed_hidden(model, texts) * torch.cat(weights)).sum().backward()
-    for number, expected in enumerate(separate):
-        found = gradients(str(number))
-        assert len(found) == len(expected) == 2 * 14
-        for own, exact in zip(found, expected, strict=True):
-            assert largest_difference(own, exact) < 2e-6 * max(1.0, float(exact.abs().max()))
-
-
-# -------------------------------------------------------------------------------------------------------------- refused
-
-
 def test_names_that_are_taken_or_unknown(tmp_path: Path) -> None:
     adapters, folders = held(tmp_path, PLAIN)
     with pytest.raises(AdapterError, match="'plain' is loaded already"):
@@ -292,11 +246,3 @@ def test_heads_are_not_mixed_by_row(tmp_path: Path) -> None:
         pass
     adapters.use("head")
     assert torch.equal(packed_logits(adapters.model, TEXTS), packed_logits(alone(folders, "head"), TEXTS))
-
-
-def test_a_pass_that_was_not_laid_is_refused() -> None:
-    route = Route()
-    route.lay(["a", "a", "b", "a"], [2, 3, 4, 1])
-    assert [(span.name, span.start, span.stop) for span in route.over(10)] == [("a", 0, 5), ("b", 5, 9), ("a", 9, 10)]
-    with pytest.raises(ValueError, match="11 tokens"):
-        route.over(11)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,44 +10,19 @@ from typing import Any
 import peft
 import pytest
 import torch
-from click.testing import CliRunner
 from torch import Tensor
 
+from combined import FOLDERS, NAMES, their_adapters
 from tiny_models import documents, largest_difference, ours, packed_logits, their_logits, tiny_llama
-from veneer.adapters.arithmetic import CombinationType, Majority, Update, UpdateSum, pruned
+from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination, WeightedAdapter, combine
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, read_config, read_tensors, save_adapter
-from veneer.cli import main
-from veneer.commands.combine import KINDS
 from veneer.enums import Bias
 from veneer.errors import AdapterError
 
 TEXTS = documents([21, 8, 1], seed=8)
-NAMES = ["q_proj", "v_proj", "down_proj", "lm_head"]
-FOLDERS = ("first", "second", "third")
 WEIGHTS = (0.7, -0.4, 1.1)
-
-
-def their_adapters(folder: Path, settings: Sequence[dict[str, Any]]) -> peft.PeftModel:
-    """PEFT's model with adapters of random factors, saved in folders of their names."""
-    theirs = None
-    for name, extra in zip(FOLDERS, settings, strict=False):
-        config = peft.LoraConfig(
-            **({"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM", "target_modules": NAMES} | extra)
-        )
-        if theirs is None:
-            theirs = peft.get_peft_model(tiny_llama(), config, adapter_name=name)
-        else:
-            theirs.add_adapter(name, config)
-    assert theirs is not None
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in theirs.named_parameters():
-        if "lora_" in name:
-            parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    embedded = any({"lm_head", "embed_tokens"} & set(one.target_modules) for one in theirs.peft_config.values())
-    theirs.save_pretrained(folder, save_embedding_layers=embedded)  # what PEFT does itself, with a warning
-    return theirs.eval()
 
 
 def read(folder: Path, count: int, weights: Sequence[float] = WEIGHTS) -> list[WeightedAdapter]:
@@ -138,9 +112,6 @@ def test_what_is_saved_is_what_was_combined_for_peft_and_for_us(kind: Combinatio
     for path, part in result.modules:
         a, b = part.tensors().values()
         assert largest_difference(deltas[path], b @ a) < 1e-6
-
-
-# --------------------------------------------------------------------------------------- where PEFT is wrong or silent
 
 
 def exact_sum(adapters: list[WeightedAdapter], path: str) -> Tensor:
@@ -263,25 +234,6 @@ def test_names_stay_names_and_paths_paths(tmp_path: Path) -> None:
     assert "model.layers.1.self_attn.v_proj" in targets
 
 
-# ------------------------------------------------------------------------------------------------------------ by itself
-
-
-def test_dropping_keeps_the_mean_and_pruning_the_largest() -> None:
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(3, 50, generator=generator), torch.randn(40, 3, generator=generator)
-    draws = torch.Generator().manual_seed(1)
-    how = UpdateSum(kind=CombinationType.DARE_LINEAR_SVD, generator=draws, density=0.3, rank=40)
-    total = torch.zeros(40, 50)
-    for _ in range(300):
-        found_a, found_b = how.of([Update(a, b, 1.0, 1.0)])
-        total += found_b @ found_a
-    # The deviation of a mean of 300 draws: √(0.7/0.3/300) of an element.
-    assert largest_difference(total / 300, b @ a) < 5 * (0.7 / 0.3 / 300) ** 0.5 * float((b @ a).abs().max())
-    few = pruned(a, 0.1)
-    assert int((few != 0).sum()) == 15
-    assert float(few[few != 0].abs().min()) >= float(a[few == 0].abs().max())
-
-
 def test_a_seed_is_a_result(tmp_path: Path) -> None:
     their_adapters(tmp_path, [{}] * 2)
     adapters = read(tmp_path, 2)
@@ -303,28 +255,3 @@ def test_the_files_of_a_result_are_read_back(tmp_path: Path) -> None:
     assert (spec.rank, spec.scale, config["base_model_name_or_path"]) == (8, 1.0, "owner/base")
     assert isinstance(spec, LoraSpec)
     assert read_tensors(tmp_path / "sum").keys() == result.tensors().keys()
-
-
-def test_the_command_writes_an_adapter_and_never_over_one(tmp_path: Path) -> None:
-    their_adapters(tmp_path, [{}] * 2)
-    one, two, output = tmp_path / "first", tmp_path / "second", tmp_path / "sum"
-    arguments = ["combine", "--adapter", f"{one}=0.5", "--adapter", str(two), "--kind", "ties", "--density", "0.5"]
-    done = CliRunner().invoke(main, [*arguments, "--output", str(output), "--json"])
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["rank"] == 4
-    how = Combination(kind=CombinationType.TIES, density=0.5)
-    expected = combine([WeightedAdapter.read(one, 0.5), WeightedAdapter.read(two)], how).tensors()
-    found = read_tensors(output)
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-    before = (output / "adapter_model.safetensors").read_bytes()
-    assert CliRunner().invoke(main, [*arguments, "--output", str(output)]).exit_code == 2
-    assert (output / "adapter_model.safetensors").read_bytes() == before
-    for wrong in (f"{one}=much", str(one)):
-        assert (
-            CliRunner().invoke(main, [*arguments, "--adapter", wrong, "--output", str(tmp_path / "x")]).exit_code == 2
-        )
-    assert not (tmp_path / "x").exists()
-
-
-def test_the_command_knows_every_kind() -> None:
-    assert set(KINDS.choices) == {kind.value for kind in CombinationType}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,9 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from peft_folders import randomise, their_adapter, write_adapter
 from tiny_models import documents, largest_difference, ours, packed_hidden, packed_logits, their_logits, tiny_llama
-from veneer.adapters import peft_config
-from veneer.adapters.adapter import Adapter
 from veneer.adapters.inject import inject
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.spec import LoraSpec
@@ -33,46 +29,6 @@ TARGETS: dict[str, str | tuple[str, ...]] = {
     "everything": ".*_proj",
 }
 TEXTS = documents([21, 8, 1], seed=8)
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> CausalLM:
-    return ours(tiny_llama(), tmp_path / "base")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "adapter"
-    path.mkdir()
-    return path
-
-
-def randomise(parameters: list[Tensor], seed: int = 0) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in parameters:
-        parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-
-
-def write_adapter(folder: Path, model: CausalLM, **settings: Any) -> Adapter:
-    adapter = inject(model, LoraSpec(**({"rank": 4, "alpha": 6.0} | settings)))
-    randomise(list(adapter.parameters()))
-    save_adapter(folder, adapter, base="owner/base", revision="main")
-    return adapter
-
-
-def change_config(folder: Path, changes: dict[str, Any]) -> None:
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
-def their_adapter(**settings: Any) -> peft.PeftModel:
-    config = peft.LoraConfig(**({"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM"} | settings))
-    theirs = peft.get_peft_model(tiny_llama(), config)
-    randomise([p for name, p in theirs.named_parameters() if "lora_" in name], seed=5)
-    return theirs.eval()
-
-
-# ------------------------------------------------------------------------------------------------- with PEFT, both ways
 
 
 @pytest.mark.parametrize("targets", TARGETS)
@@ -165,105 +121,11 @@ def test_weights_of_a_narrower_dtype_are_read_exactly(dtype: torch.dtype, model:
     assert all(torch.equal(read[name.removeprefix("base_model.model.")], t.float()) for name, t in narrow.items())
 
 
-@pytest.mark.parametrize("init", [False, "gaussian", "orthogonal", "eva"])
-def test_starts_that_leave_the_base_alone_are_read(init: bool | str, model: CausalLM, folder: Path) -> None:
-    write_adapter(folder, model)
-    change_config(folder, {"init_lora_weights": init})
-    assert read_config(folder)[0].rank == 4
-
-
 def test_an_adapter_goes_on_a_quantised_base(model: CausalLM, folder: Path, tmp_path: Path) -> None:
     write_adapter(folder, model)
     quantised = ours(tiny_llama(), tmp_path / "again", form=WeightForm.QUANTIZED)
     adapter = load_adapter(quantised, folder)
     assert all(torch.equal(t, adapter.tensors()[name]) for name, t in read_tensors(folder).items())
-
-
-# ------------------------------------------------------------------------------------------------------ what is refused
-
-USED: dict[str, Any] = {
-    "alora_invocation_tokens": [1, 2],
-    "arrow_config": {"arrow_top_k": 3},
-    "init_lora_weights": "pissa_niter_4",
-    "kasa_config": {},
-    "layer_replication": [[0, 2], [1, 2]],
-    "monteclora_config": {"n": 1},
-    "use_bdlora": {"nblocks": 2},
-    "use_qalora": True,
-    "velora_config": {"num_groups": 2},
-    "use_something_new": True,
-}
-
-
-@pytest.mark.parametrize("key", USED)
-def test_each_feature_that_is_not_supported_is_refused_by_name(key: str, model: CausalLM, folder: Path) -> None:
-    write_adapter(folder, model)
-    change_config(folder, {key: USED[key]})
-    with pytest.raises(AdapterError, match=f"- {key}: "):
-        load_adapter(model, folder)
-
-
-@pytest.mark.parametrize("init", ["pissa_niter_4", "corda", "loftq", "lora_ga", "unheard_of"])
-def test_starts_that_change_the_base_are_refused(init: str, model: CausalLM, folder: Path) -> None:
-    write_adapter(folder, model)
-    change_config(folder, {"init_lora_weights": init})
-    with pytest.raises(AdapterError, match=f"init_lora_weights: '{init}'"):
-        load_adapter(model, folder)
-
-
-def test_several_features_are_all_named(model: CausalLM, folder: Path) -> None:
-    write_adapter(folder, model)
-    change_config(folder, {"use_qalora": True, "layer_replication": [[0, 2]], "init_lora_weights": "loftq"})
-    with pytest.raises(AdapterError) as caught:
-        load_adapter(model, folder)
-    assert str(caught.value).count("  - ") == 3
-
-
-def test_every_setting_of_peft_is_accounted_for() -> None:
-    """A new version of PEFT that brings another switch fails here, before it is left out silently."""
-    fields = {field.name for field in dataclasses.fields(peft.LoraConfig)}
-    known = set(peft_config._NEUTRAL) | peft_config._READ
-    assert fields - known == set()
-
-
-def test_settings_of_peft_that_are_off_are_accepted(model: CausalLM, folder: Path) -> None:
-    theirs = their_adapter(target_modules=["q_proj"])
-    theirs.save_pretrained(folder)
-    config = json.loads((folder / "adapter_config.json").read_text())
-    assert len(config) > 25
-    change_config(folder, {"some_later_switch": False, "another": None, "a_table": {}, "a_list": []})
-    load_adapter(model, folder)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"r": 0, "lora_alpha": "16"}, ["r: 0", "lora_alpha: '16'"]),
-        ({"r": 4.5, "target_modules": None}, ["r: 4.5", "target_modules: None"]),
-        ({"r": True, "lora_alpha": True}, ["r: True", "lora_alpha: True"]),
-        ({"lora_alpha": float("nan")}, ["lora_alpha: nan"]),
-        ({"lora_alpha": float("inf")}, ["lora_alpha: inf"]),
-        ({"lora_dropout": 1.0, "target_modules": [1]}, ["lora_dropout: 1.0", "target_modules: [1]"]),
-        ({"peft_type": "IA3"}, ["'IA3'"]),
-        ({"peft_type": None}, ["None"]),
-    ],
-)
-def test_unusable_values_are_all_named(
-    changes: dict[str, Any], words: list[str], model: CausalLM, folder: Path
-) -> None:
-    write_adapter(folder, model)
-    change_config(folder, changes)
-    with pytest.raises(AdapterError) as caught:
-        read_config(folder)
-    assert [word for word in words if word not in str(caught.value)] == []
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff", '"LORA"', "null"])
-def test_a_broken_configuration_is_refused(text: str, model: CausalLM, folder: Path) -> None:
-    write_adapter(folder, model)
-    (folder / "adapter_config.json").write_text(text, encoding="latin-1")
-    with pytest.raises(AdapterError, match=r"adapter_config\.json"):
-        read_config(folder)
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:

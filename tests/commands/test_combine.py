@@ -1,10 +1,46 @@
-"""`veneer combine`: what is refused."""
+"""`veneer combine`: an adapter is written, and never over another; what is refused."""
 
 from __future__ import annotations
 
+from invoking import refused
+
+import json
 from pathlib import Path
 
-from invoking import refused
+import torch
+from click.testing import CliRunner
+
+from combined import their_adapters
+from veneer.adapters.arithmetic import CombinationType
+from veneer.adapters.combine import Combination, WeightedAdapter, combine
+from veneer.adapters.store import read_tensors
+from veneer.cli import main
+from veneer.commands.combine import KINDS
+
+
+def test_the_command_writes_an_adapter_and_never_over_one(tmp_path: Path) -> None:
+    their_adapters(tmp_path, [{}] * 2)
+    one, two, output = tmp_path / "first", tmp_path / "second", tmp_path / "sum"
+    arguments = ["combine", "--adapter", f"{one}=0.5", "--adapter", str(two), "--kind", "ties", "--density", "0.5"]
+    done = CliRunner().invoke(main, [*arguments, "--output", str(output), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["rank"] == 4
+    how = Combination(kind=CombinationType.TIES, density=0.5)
+    expected = combine([WeightedAdapter.read(one, 0.5), WeightedAdapter.read(two)], how).tensors()
+    found = read_tensors(output)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    before = (output / "adapter_model.safetensors").read_bytes()
+    assert CliRunner().invoke(main, [*arguments, "--output", str(output)]).exit_code == 2
+    assert (output / "adapter_model.safetensors").read_bytes() == before
+    for wrong in (f"{one}=much", str(one)):
+        assert (
+            CliRunner().invoke(main, [*arguments, "--adapter", wrong, "--output", str(tmp_path / "x")]).exit_code == 2
+        )
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_command_knows_every_kind() -> None:
+    assert set(KINDS.choices) == {kind.value for kind in CombinationType}
 
 
 def test_a_weight_that_is_not_finite_is_refused(adapter: Path, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from test_plan import HOLDINGS, saved_for_backward, two_documents
+from plan_setups import FORMS, two_documents
 from tiny_mixtures import KINDS, tiny_mixture
+from tiny_models import saved_for_backward
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
 from veneer.config import QuantSection
@@ -55,7 +56,7 @@ def test_what_is_kept_is_what_autograd_keeps(
     method: Method, targets: Any, recompute: bool, dtype: torch.dtype, checkpoint: Checkpoint,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    model = load_model(checkpoint, form=HOLDINGS[method], dtype=dtype)
+    model = load_model(checkpoint, form=FORMS[method], dtype=dtype)
     lora = LoraSpec(rank=4, alpha=8.0, target_modules=targets_of(checkpoint, targets))
     if method is not Method.FULL:
         adapter = inject(model, lora)
@@ -84,7 +85,7 @@ def test_what_is_kept_is_what_autograd_keeps(
 @pytest.mark.parametrize("method", Method)
 def test_the_base_takes_what_its_tensors_take(method: Method, settings: dict[str, Any], checkpoint: Checkpoint) -> None:
     quant = QuantSection.model_validate(settings)
-    model = load_model(checkpoint, form=HOLDINGS[method], quant=quant)
+    model = load_model(checkpoint, form=FORMS[method], quant=quant)
     parameters = sum(tensor.nbytes for tensor in model.parameters())
     packed = sum(module.nbytes for module in model.modules() if isinstance(module, PackedLinear))
     of = Setup(spec=model.spec, method=method, dtype=torch.bfloat16, quant=quant)

@@ -1,106 +1,67 @@
-"""Everything that a run is made of is made once, and a plan is the plan of the run."""
+"""A run is planned as it is trained, and refused before a weight is read."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from hf_models import write_hf_model
-from tiny import run_config
-from veneer.adapters import inject as inject_module
-from veneer.adapters.spec import LoraSpec
-from veneer.errors import ConfigError
-from veneer.planning import setup as planning_module
-from veneer.planning.estimate import Estimate
-from veneer.planning.plan import Plan
-from veneer.training import prepare as prepare_module
-from veneer.training.prepare import plan
+from tiny import run_config, tree
+from veneer.config import read_yaml
+from veneer.data.rows import load_rows
+from veneer.errors import ConfigError, Interrupted
+from veneer.events import Note
+from veneer.io.checkpoint import open_checkpoint
 from veneer.training.run import train
-from veneer.training.steps import PackedSteps, SupposedRows
+from veneer.training.steps import PackedSteps, Packing
 
 
-@pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Counts what a run makes."""
-    counts: Counter[str] = Counter()
-
-    def counted(name: str, made: Callable[..., Any]) -> Callable[..., Any]:
-        def count(*args: Any, **options: Any) -> Any:
-            counts[name] += 1
-            return made(*args, **options)
-
-        return count
-
-    monkeypatch.setattr(PackedSteps, "__init__", counted("steps", PackedSteps.__init__))
-    monkeypatch.setattr(LoraSpec, "of", counted("lora", LoraSpec.of))
-    monkeypatch.setattr(LoraSpec, "targets", counted("targets", LoraSpec.targets))
-    for module in (prepare_module, planning_module, inject_module):
-        monkeypatch.setattr(module, "refuse", counted("refuse", module.refuse))
-    return counts
+def test_the_cut_is_that_of_the_run(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    for tokens in (64, 128, 100_000):
+        settings = ("train.examples_per_step=5", f"compute.micro_batch_tokens={tokens}")
+        config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
+        rows = load_rows(config.data, open_checkpoint(tiny_model).tokenizer())
+        source = PackedSteps(rows, config.train, Packing(share=True, pad_to_multiple_of=16), tokens)
+        cut = source.batch_shape(tokens)
+        batches = [batch for step in range(1, source.total + 1) for batch in source.micro_batches(step)]
+        assert cut.tokens == max(len(batch.tokens) for batch in batches) == len(source.largest().tokens)
+        assert cut.supervised == max(batch.supervised for batch in batches)
+        assert cut.micro_batches == len(batches) / source.total
+        assert cut.step_tokens == pytest.approx(sum(batch.document_tokens for batch in batches) / source.total)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ("method=lora",),
-        ("method=qlora", "lora.rank=auto", "train.learning_rate=auto"),
-        ("method=lora", "lora.init=eva"),
-        ("method=lora", "backend=hf"),
-    ],
-    ids=["lora", "everything chosen", "measured start", "transformers"],
-)
-def test_a_run_makes_everything_once(
-    settings: tuple[str, ...], made: Counter[str], tiny_model: Path, tiny_data: Path, tmp_path: Path
-) -> None:
-    train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "data.held_out=0.2", *settings))
-    assert made == {"steps": 1, "lora": 1, "targets": 1, "refuse": 1}
-
-
-def test_full_fine_tuning_resolves_no_adapter(
-    made: Counter[str], tiny_model: Path, tiny_data: Path, tmp_path: Path
-) -> None:
-    settings = ("method=full", "train.steps=2", "lora.rank=auto")
-    train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
-    assert (made["steps"], made["targets"], made["refuse"]) == (1, 0, 0)
-
-
-@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
-def test_a_plan_from_the_configuration_is_the_plan_of_the_run(
-    method: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
-) -> None:
-    config = run_config(
-        tiny_model, tiny_data, tmp_path / "run", f"method={method}", "data.held_out=0.2", "lora.rank=auto"
+def test_a_run_says_and_records_what_was_chosen(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    notes: list[str] = []
+    result = train(
+        run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1"),
+        subscribers=[lambda event: notes.append(event.message) if isinstance(event, Note) else None],
     )
-    found, made = plan(config), train(config).plan
-    assert isinstance(found, Plan)
-    assert made is not None
-    assert (found.choice.micro_batch_tokens, found.choice.batch, found.steps) == (
-        made.choice.micro_batch_tokens, made.choice.batch, made.steps,
-    )  # fmt: skip
-    for part in ("base", "adapters", "gradients", "optimizer", "activations"):
-        assert getattr(found.choice.memory, part) == getattr(made.choice.memory, part), part
+    recorded = read_yaml(tmp_path / "run" / "config.yaml")["compute"]
+    assert recorded["micro_batch_tokens"] == result.plan.choice.micro_batch_tokens
+    assert recorded["recompute"] == "never"
+    assert any(note.startswith("plan: ") and "MB at the peak" in note for note in notes)
 
 
-def test_a_run_that_does_not_fit_is_told_by_its_plan_and_refused_by_train(
-    tiny_model: Path, tiny_data: Path, tmp_path: Path
+def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = run_config(tiny_model, tiny_data, tmp_path / "run", "compute.memory_limit_mb=1")
-    refusal = plan(config).refusal
-    assert refusal is not None
-    with pytest.raises(ConfigError, match="may take 1 MB"):
-        train(config)
+    monkeypatch.setattr(
+        "veneer.training.build.load_language_model", lambda *args, **rest: pytest.fail("the model was read")
+    )
+    with pytest.raises(ConfigError, match=r"may take 100 MB \(compute.memory_limit_mb=100\)"):
+        train(run_config(tiny_model, tiny_data, tmp_path / "run", "compute.memory_limit_mb=100"))
 
 
-def test_an_estimate_of_supposed_rows_has_the_face_of_a_plan(tmp_path: Path) -> None:
-    model = write_hf_model(tmp_path / "model", "gpt2")
-    config = run_config(model, Path("-"), tmp_path / "run", "lora.rank=auto")
-    found = plan(config, device="cpu", rows=SupposedRows(rows=100, tokens=50, longest=60))
-    assert isinstance(found, Estimate)
-    assert found.refusal is None
-    assert found.micro_batch_tokens >= 60
-    assert found.to_json()["peak"] == found.peak
-    assert found.lines()
+def test_a_resumed_run_takes_what_was_chosen_before(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=3", "compute.recompute=layers",
+                       "compute.micro_batch_tokens=96")  # fmt: skip
+    with pytest.raises(Interrupted):
+        train(first, stop=lambda: True)
+    later = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=3", "compute.memory_limit_mb=5000")
+    plan = train(later, resume=True).plan
+    assert (plan.choice.micro_batch_tokens, plan.choice.recompute) == (96, True)
+    train(first.model_copy(update={"output": str(tmp_path / "whole")}))
+    name = "adapter_model.safetensors"
+    assert tree(tmp_path / "run")[name] == tree(tmp_path / "whole")[name]

@@ -161,7 +161,7 @@ class RoutedLinear(_RoutedModule):
             a, b = module.pairs()
             pieces.append(_Piece(span.start, span.stop, a.shape[0], module.scale))
             tensors += [None if adapted is rows else adapted, a, b]
-        layout = _Layout(pieces, rest, by_spans=by_spans)
+        layout = _ProductLayout(pieces, rest, by_spans=by_spans)
         y = cast(Tensor, _RoutedProduct.apply(x, self.base, layout, *tensors))  # type: ignore[no-untyped-call]
         for span, module in own:
             if module.lora_B_bias is not None:
@@ -194,7 +194,7 @@ class _Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class _ProductLayout:
     """The tokens of each adapter in a product, and how the product is computed."""
 
     pieces: list[_Piece]
@@ -240,7 +240,7 @@ class _RoutedProduct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, base: BaseLinear, layout: _Layout, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, base: BaseLinear, layout: _ProductLayout, *tensors: Tensor | None) -> Tensor:
         adapted, factors_a, factors_b = _by_kind(tensors)
         downs = [
             outputs(piece.of(x) if own is None else own, a.to(x.dtype))
@@ -255,7 +255,7 @@ class _RoutedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, *rest = ctx.saved_tensors
-        layout: _Layout = ctx.layout
+        layout: _ProductLayout = ctx.layout
         downs, tensors = rest[: len(layout.pieces)], rest[len(layout.pieces) :]
         adapted, factors_a, factors_b = _by_kind(tensors)
         dy = grads[0]

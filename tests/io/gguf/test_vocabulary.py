@@ -12,11 +12,13 @@ import transformers as hf
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 
 from gguf_models import SIZES, saved_model
+from tiny import chat_tokenizer, write_model
 from tiny_tokenizers import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer, varied_strings
 from veneer.errors import ModelError
 from veneer.exports.llama_cpp import opened
 from veneer.io.gguf.encode import Quant
-from veneer.io.gguf.model import needed, write_model
+from veneer.io.gguf.model import needed
+from veneer.io.gguf.model import write_model as write_gguf
 from veneer.io.gguf.tokenizer import CONTROL, UNUSED, USER_DEFINED, from_gguf
 from veneer.io.gguf.vocabulary import PUBLISHED, write_vocabulary
 from veneer.io.tokenizer import from_directory
@@ -98,7 +100,7 @@ def test_sentence_piece_is_what_llama_cpp_reads(tmp_path: Path) -> None:
     tokenizer = read(tmp_path / "tokenizer", metaspace_tokenizer(legacy=True), **SPM)
     _, checkpoint = saved_model(hf.LlamaConfig(**{**SIZES, "vocab_size": 608}), tmp_path / "model")
     tensors = ((name, checkpoint.read(name, torch.float32)) for name in needed(checkpoint.config))
-    write_model(tmp_path / "m.gguf", checkpoint.config, tokenizer, tensors, Quant.F16)
+    write_gguf(tmp_path / "m.gguf", checkpoint.config, tokenizer, tensors, Quant.F16)
     with opened(tmp_path / "m.gguf", context=256) as server:
         for text in varied_strings(200):
             assert server.tokenize(text) == tokenizer.encode(text), text
@@ -125,7 +127,7 @@ def test_a_space_at_the_start_of_the_whole_text_alone_is_left_to_the_text(tmp_pa
     assert written.values["tokenizer.ggml.add_space_prefix"] is False
     assert any("begins with no control token" in note for note in written.notes)
     tensors = ((name, checkpoint.read(name, torch.float32)) for name in needed(checkpoint.config))
-    write_model(tmp_path / "m.gguf", checkpoint.config, tokenizer, tensors, Quant.F16)
+    write_gguf(tmp_path / "m.gguf", checkpoint.config, tokenizer, tensors, Quant.F16)
     back = from_gguf(written.values)
     with opened(tmp_path / "m.gguf", context=256) as server:
         for text in varied_strings(120):
@@ -162,3 +164,22 @@ def test_what_gguf_cannot_say_is_refused(tmp_path: Path) -> None:
     composed = byte_level_tokenizer()
     composed.normalizer = normalizers.NFC()
     assert "composes characters" in write_vocabulary(read(tmp_path / "d", composed), 600).notes[0]
+
+
+def test_a_pre_tokenizer_that_llama_cpp_lacks_is_refused(tmp_path: Path) -> None:
+    backend = chat_tokenizer()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex("[aeiou]"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    folder = write_model(tmp_path / "model")
+    backend.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ModelError, match=r"\[aeiou\](.|\n)*llama-bpe(.|\n)*--to merged"):
+        write_vocabulary(from_directory(folder), 304)
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(tokenizer: Path) -> None:
+    with pytest.raises(ModelError, match="the embedding 299 rows"):
+        write_vocabulary(from_directory(tokenizer), 299)

@@ -1,0 +1,122 @@
+"""The configuration of a file is that of the Hugging Face model."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import transformers as hf
+from transformers import LlamaConfig
+
+from gguf_files import header, text
+from gguf_models import CASES, SIZES, saved_model, write_file
+from support import smollm2_gguf
+from veneer.errors import ModelError
+from veneer.io.gguf.config import Described, describe, read_config
+from veneer.io.gguf.header import GgufHeader, TensorInfo
+from veneer.io.gguf.metadata import Metadata
+from veneer.io.gguf.names import pieces
+from veneer.io.gguf.reader import GgufCheckpoint
+
+
+def test_smollm2_configuration() -> None:
+    model = GgufCheckpoint(smollm2_gguf())
+    assert model.config == {
+        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64,
+        "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 100000.0, "rope_scaling": None,
+        "max_position_embeddings": 8192, "vocab_size": 49152, "attention_bias": False, "mlp_bias": False,
+        "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2,
+    }  # fmt: skip
+    assert LlamaConfig(**model.config).head_dim == 64
+    assert model.generation_config == {}
+    assert model.files() == [smollm2_gguf()]
+
+
+def test_other_architectures_are_named(tmp_path: Path) -> None:
+    pair = text(b"general.architecture") + struct.pack("<I", 8) + text(b"bloom")
+    (tmp_path / "m.gguf").write_bytes(header(pair, counts=(0, 1)))
+    with pytest.raises(ModelError, match=r"architecture 'bloom'; GGUF files of command-r, .* are read"):
+        GgufCheckpoint(tmp_path / "m.gguf")
+    with pytest.raises(ModelError, match="cannot be read"):
+        GgufCheckpoint(tmp_path / "absent.gguf")
+
+
+def test_a_sliding_window_that_llama_cpp_lacks_ends_the_context(tokenizer: Path, tmp_path: Path) -> None:
+    config = hf.MistralConfig(**SIZES, sliding_window=100)
+    _, checkpoint = saved_model(config, tmp_path / "model")
+    written = write_file(tmp_path / "model.gguf", checkpoint, tokenizer)
+    assert GgufCheckpoint(tmp_path / "model.gguf").config["max_position_embeddings"] == 100
+    assert "the context ends at 100 tokens instead of 256" in written.notes[0]
+    assert describe(hf.Qwen2Config(**SIZES, sliding_window=100).to_dict()).notes == ()  # not in use there
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "gemma2 scalar": (
+        lambda: hf.Gemma2Config(**SIZES, head_dim=32, query_pre_attn_scalar=64), "query_pre_attn_scalar: 64"
+    ),
+    "gemma2 cap": (
+        lambda: hf.Gemma2Config(**SIZES, head_dim=32, query_pre_attn_scalar=32, attn_logit_softcapping=None),
+        "attn_logit_softcapping is None",
+    ),
+    "activation": (lambda: hf.LlamaConfig(**SIZES, hidden_act="relu"), "hidden_act: 'relu'"),
+    "untied cohere": (lambda: hf.CohereConfig(**SIZES, tie_word_embeddings=False), "tie_word_embeddings: false"),
+    "qk norms": (lambda: hf.CohereConfig(**SIZES, use_qk_norm=True), "use_qk_norm: True"),
+    "biases": (lambda: hf.Qwen3Config(**SIZES, attention_bias=True), "no place for these biases"),
+    "no rope": (lambda: hf.SmolLM3Config(**SIZES, no_rope_layer_interval=2), "no_rope_layers"),
+    "dynamic rope": (
+        lambda: hf.LlamaConfig(
+            **SIZES, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+        ),
+        "rope scaling 'dynamic'",
+    ),
+    "llama3 rope": (
+        lambda: hf.Qwen2Config(**SIZES, rope_parameters=CASES["llama3 rope"]().rope_parameters),
+        "rope scaling 'llama3' is not known to llama.cpp for this architecture",
+    ),
+    "family": (lambda: hf.GPTNeoXConfig(), "model_type 'gpt_neox' is not written to GGUF"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_llama_cpp_would_compute_otherwise_is_refused(case: str) -> None:
+    config, message = REFUSED[case]
+    with pytest.raises(ModelError, match=message):
+        describe(config().to_dict())
+
+
+def test_all_reasons_are_named_at_once() -> None:
+    config = hf.SmolLM3Config(**SIZES, attention_bias=True, mlp_bias=True, hidden_act="gelu").to_dict()
+    with pytest.raises(ModelError) as error:
+        describe(config)
+    for part in ("attention_bias", "mlp_bias", "hidden_act", "--to merged"):
+        assert part in str(error.value)
+
+
+def test_what_llama_cpp_assumes_is_read_so(tokenizer: Path, tmp_path: Path) -> None:
+    """Files of Gemma 2 from before its keys, of Phi-3 with its window, and of OLMo-3 under OLMo-2's name."""
+    config = CASES["gemma2"]()
+    described = describe(config.to_dict())
+    old = {key: value for key, value in described.values.items() if "softcapping" not in key and "window" not in key}
+    header = GgufHeader(3, old | {"tokenizer.ggml.bos_token_id": 3}, _tensors(described))
+    read = read_config(described.family, Metadata(tmp_path / "f", header.metadata, "gemma2"), header)
+    assert [read[key] for key in ("sliding_window", "attn_logit_softcapping", "bos_token_id")] == [4096, 50.0, 3]
+
+    described = describe(hf.Phi3Config(**SIZES, sliding_window=100).to_dict())
+    assert described.values["phi3.context_length"] == 100
+    header = GgufHeader(3, dict(described.values), _tensors(described))
+    read = read_config(described.family, Metadata(tmp_path / "f", header.metadata, "phi3"), header)
+    assert read["sliding_window"] == 100
+
+    described = describe(CASES["olmo2"]().to_dict())
+    header = GgufHeader(3, described.values | {"olmo2.attention.sliding_window": 64}, _tensors(described))
+    with pytest.raises(ModelError, match=r"olmo2\.attention\.sliding_window: a model of another kind"):
+        read_config(described.family, Metadata(tmp_path / "f", header.metadata, "olmo2"), header)
+
+
+def _tensors(described: Described) -> dict[str, TensorInfo]:
+    parts = pieces(described.family.names, described.config)
+    return {one.name: TensorInfo(one.name, one.shape, gguf.GGMLQuantizationType.F32, 0, 0) for one in parts}

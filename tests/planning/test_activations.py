@@ -1,0 +1,101 @@
+"""What is kept for backward is counted to the byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from plan_setups import FORMS, adapters, two_documents
+from tiny_models import ours, saved_for_backward, tiny_llama
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
+from veneer.data.batches import pack
+from veneer.enums import Bias, Factors, Init, Method, Variant
+from veneer.io.checkpoint import Checkpoint
+from veneer.load import load_model
+from veneer.model.recompute import Recomputation
+from veneer.planning.activations import kept_activations
+from veneer.planning.setup import BatchShape, Setup
+from veneer.training.objective import OverModel
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("method", "targets", "dropout", "recompute"), adapters())
+def test_what_is_kept_is_what_autograd_keeps(
+    method: Method, targets: Any, dropout: float, recompute: bool, dtype: torch.dtype, checkpoint: Checkpoint,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    model = load_model(checkpoint, form=FORMS[method], dtype=dtype)
+    generator = None
+    if method is not Method.FULL:
+        spec = LoraSpec(rank=4, alpha=8.0, dropout=dropout, target_modules=targets)
+        generator = inject(model, spec).generator
+    model.train()
+    if recompute:
+        model.model.recomputation = Recomputation(generator)
+    (batch,) = pack(two_documents(), 200)
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    with saved_for_backward(monkeypatch) as found:
+        OverModel(model).sums(batch)
+    really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
+    if recompute:
+        really += len(batch.tokens) * model.spec.head_dim * 4  # cosine and sine, held without being saved
+    of = Setup(
+        spec=model.spec,
+        method=method,
+        dtype=dtype,
+        lora=LoraSpec(rank=4, alpha=8.0, dropout=dropout, target_modules=targets),
+    )
+    cut = BatchShape(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)
+    assert kept_activations(of, cut, recompute=recompute) == really
+
+
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "dora": ({"variant": Variant.DORA}, {}),
+    "dora with dropout": ({"variant": Variant.DORA, "dropout": 0.1}, {}),
+    "b alone": ({"factors": Factors.B}, {}),
+    "b alone with dropout": ({"factors": Factors.B, "dropout": 0.1, "target_modules": ("v_proj", "up_proj")}, {}),
+    "a start that is subtracted": ({"init": Init.PISSA}, {}),
+    "patterns": ({"rank_pattern": {"down_proj": 7, "q_proj": 2}}, {}),
+    "embedding": ({"target_modules": ("embed_tokens", "v_proj")}, {}),
+    "embedding by dora": ({"target_modules": ("embed_tokens", "v_proj"), "variant": Variant.DORA}, {}),
+    "head": ({"target_modules": ("lm_head", "v_proj")}, {}),
+    "head by dora": ({"target_modules": ("lm_head", "v_proj"), "variant": Variant.DORA}, {}),
+    "head, b alone": ({"target_modules": ("lm_head", "v_proj"), "factors": Factors.B}, {}),
+    "a saved head": ({"modules_to_save": ("lm_head",)}, {}),
+    "a saved embedding": ({"modules_to_save": ("embed_tokens",), "tied_modules": True}, {}),
+    "saved norms": ({"modules_to_save": ("norm", "input_layernorm")}, {}),
+    "a saved layer": ({"target_modules": ("q_proj",), "modules_to_save": ("up_proj",)}, {}),
+    "biases": ({"bias": Bias.ALL, "target_modules": ("q_proj",)}, {"attention_bias": True}),
+    "tokens": ({"trainable_tokens": {"model.embed_tokens": (3, 5)}}, {}),
+}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_is_counted(
+    kind: str, tied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, changes = KINDS[kind]
+    lora = LoraSpec(**({"rank": 4, "alpha": 8.0} | settings))
+    model = ours(tiny_llama(changes=changes | {"tie_word_embeddings": tied}), tmp_path, dtype=torch.bfloat16)
+    adapter = inject(model, lora)
+    model.train()
+    (batch,) = pack(two_documents(), 200)
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    with saved_for_backward(monkeypatch) as found:
+        OverModel(model).sums(batch)
+    really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
+    of = Setup(spec=model.spec, method=Method.LORA, dtype=torch.bfloat16, lora=lora)
+    cut = BatchShape(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)
+    if of.scored:
+        # The head's own pass is over, and what it kept is gone, when the loss is there.
+        rows = torch.zeros(batch.supervised, model.spec.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+        with saved_for_backward(monkeypatch) as by_head:
+            model.lm_head(rows)
+        really -= sum(tensor.untyped_storage().nbytes() for place, tensor in by_head.items() if place not in own)
+    assert kept_activations(of, cut, recompute=False) == really
+    assert of.trained_weights == sum(tensor.numel() for tensor in adapter.parameters())

@@ -1,0 +1,105 @@
+"""The choice of a micro-batch obeys its limit, and a refusal names the ways out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from plan_setups import GB, LLAMA_65B, START, peak, setup
+from veneer.adapters.spec import LoraSpec
+from veneer.config import ComputeSection
+from veneer.enums import Method
+from veneer.planning.choose import CANDIDATES, TOLERANCE, Limit, choose, limit_of
+from veneer.planning.memory import MB
+from veneer.planning.setup import BatchShape
+from veneer.planning.time import operations, overhead_operations
+
+NO_LIMIT = Limit(bytes=float("inf"), source="none")
+
+
+def rows_of(length: int, rows: int = 8) -> Any:
+    return lambda tokens: BatchShape.of_rows(length, tokens, rows)
+
+
+@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("limit_mb", [900, 1200, 1500, 2000, 3000, 6000, 10**6])
+@pytest.mark.parametrize("length", [40, 300, 2000])
+def test_the_choice_obeys_its_limit(method: Method, limit_mb: int, length: int) -> None:
+    limit = Limit(bytes=limit_mb * MB, source="the test")
+    of = setup(method=method)
+    chosen, refusal = choose(of, ComputeSection(), length, rows_of(length), limit, start=START)
+    if refusal is None:
+        assert chosen.memory.peak <= limit.bytes
+        assert chosen.micro_batch_tokens >= length
+        if chosen.recompute:  # only where nothing fits without
+            assert peak(of, rows_of(length)(length)) > limit.bytes
+    else:
+        assert chosen.memory.peak > limit.bytes
+        assert peak(of, rows_of(length)(length), recompute=True) > limit.bytes
+
+
+@pytest.mark.parametrize("method", Method)
+def test_the_choice_is_the_smallest_within_two_percent(method: Method) -> None:
+    of = setup(method=method)
+
+    def cost(tokens: int) -> float:
+        cut = BatchShape.of_rows(64, tokens, 256)
+        return operations(of, cut, recompute=False) + cut.micro_batches * overhead_operations(of)
+
+    chosen, _ = choose(of, ComputeSection(), 64, rows_of(64, 256), NO_LIMIT, start=START)
+    best = min(cost(tokens) for tokens in CANDIDATES)
+    assert cost(chosen.micro_batch_tokens) <= (1 + TOLERANCE) * best
+    smaller = [tokens for tokens in (64, *CANDIDATES) if tokens < chosen.micro_batch_tokens]
+    assert all(cost(tokens) > (1 + TOLERANCE) * best for tokens in smaller)
+
+
+def test_what_is_given_is_taken() -> None:
+    compute = ComputeSection.model_validate({"micro_batch_tokens": 300, "recompute": "layers"})
+    chosen, refusal = choose(setup(), compute, 100, rows_of(100), NO_LIMIT, start=START)
+    assert (chosen.micro_batch_tokens, chosen.recompute, refusal) == (300, True, None)
+
+
+def test_the_choice_needs_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    monkeypatch.setattr(time, "perf_counter", lambda: pytest.fail("a clock was read"))
+    choose(setup(), ComputeSection(), 100, rows_of(100), NO_LIMIT, start=START)
+
+
+@pytest.mark.parametrize("method", Method)
+def test_a_refusal_names_value_limit_and_ways_that_fit(method: Method) -> None:
+    limit = Limit(bytes=1000 * MB if method is not Method.FULL else 2200 * MB, source="compute.memory_limit_mb=1000")
+    of = setup(method=method, lora=LoraSpec(rank=192, alpha=32.0))
+    chosen, refusal = choose(of, ComputeSection(), 8000, rows_of(8000), limit, start=START)
+    assert refusal is not None
+    assert f"{chosen.memory.peak / MB:,.0f} MB" in refusal
+    assert "compute.memory_limit_mb=1000" in refusal
+    assert "  - " in refusal
+    for line in refusal.splitlines()[1:]:
+        change, _, size = line.strip(" -").partition(" (")
+        assert float(size.removesuffix(" MB)").replace(",", "")) * MB <= limit.bytes
+        assert change.partition("=")[0] in ("method", "lora.rank", "data.max_length", "compute.recompute")
+
+
+def test_a_refusal_of_what_was_given_names_what_would_be_chosen() -> None:
+    compute = ComputeSection.model_validate({"micro_batch_tokens": 4096, "recompute": "never"})
+    limit = Limit(bytes=1100 * MB, source="the test")
+    _, refusal = choose(setup(), compute, 256, rows_of(256, 64), limit, start=START)
+    assert refusal is not None
+    assert "compute.recompute=layers" in refusal
+    assert "compute.micro_batch_tokens=256" in refusal
+
+
+def test_what_nothing_makes_fit_is_said() -> None:
+    _, refusal = choose(
+        setup(LLAMA_65B, Method.QLORA), ComputeSection(), 512, rows_of(512), Limit(bytes=GB, source="x"), start=START
+    )
+    assert refusal is not None
+    assert "smaller model" in refusal
+
+
+def test_the_limit_is_what_is_given_or_four_fifths() -> None:
+    assert limit_of(ComputeSection(memory_limit_mb=1234)).bytes == 1234 * MB
+    assert limit_of(ComputeSection(), 10 * GB).bytes == 8 * GB
+    assert limit_of(ComputeSection()).bytes > 100 * MB

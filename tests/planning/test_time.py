@@ -1,0 +1,45 @@
+"""Operations, rates and sizes on the disk."""
+
+from __future__ import annotations
+
+import pytest
+
+from plan_setups import GB, LLAMA_7B, setup
+from veneer.adapters.spec import LoraSpec
+from veneer.enums import Method
+from veneer.errors import ConfigError
+from veneer.planning.memory import MB
+from veneer.planning.setup import BatchShape
+from veneer.planning.time import CARDS, Rate, card, disk, operations, probe, step_seconds
+
+
+def test_operations_are_those_of_the_products() -> None:
+    of = setup()
+    cut = BatchShape.of_rows(128, 1024, 8)
+    plain, again = (operations(of, cut, recompute=recompute) for recompute in (False, True))
+    weights = of.linear_weights * cut.step_tokens
+    assert 4 * weights < plain < 6.5 * weights
+    assert 1.2 < again / plain < 1.5
+    full = operations(setup(method=Method.FULL), cut, recompute=False)
+    assert full > plain
+    rate = Rate(1e12, 0.5, measured=False)
+    assert step_seconds(of, cut, rate, recompute=False) > plain / 0.5e12
+
+
+def test_the_rate_is_measured_in_a_moment() -> None:
+    found = probe(setup())
+    assert found.measured
+    assert 1e8 < found.flops < 1e15
+
+
+def test_cards_are_known_by_name() -> None:
+    assert card("RTX 4090") is CARDS["rtx4090"]
+    with pytest.raises(ConfigError, match=r"did you mean 'h100'.*known: auto"):
+        card("h1000")
+
+
+def test_sizes_on_the_disk() -> None:
+    of = setup(LLAMA_7B, Method.QLORA, lora=LoraSpec(rank=16, alpha=32.0))
+    assert disk(of).result == pytest.approx(160 * MB, rel=0.01)
+    assert disk(of).checkpoint == pytest.approx(3 * disk(of).result, rel=1e-4)
+    assert disk(of).merged == pytest.approx(13.48 * GB, rel=0.01)

@@ -1,0 +1,132 @@
+"""Words: docstrings, help texts and field descriptions begin with their subject, and a class name means one class."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import click
+import pytest
+from pydantic import BaseModel
+
+from veneer import config
+from veneer.cli import main
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "veneer"
+FRAGMENT = re.compile(r"(Of|The same)\b")
+
+NOT_YET = frozenset(
+    {
+        "comparison/order.py",
+        "diagnosis.py",
+        "enums.py",
+        "exports/base.py",
+        "exports/certificate.py",
+        "exports/gguf_adapter.py",
+        "exports/measure.py",
+        "exports/record.py",
+        "gpu/attention.py",
+        "gpu/dispatch.py",
+        "native/library.py",
+        "sweeps/grid.py",
+        "sweeps/outcome.py",
+        "sweeps/run.py",
+        "training/joint.py",
+        "training/lock.py",
+        "training/objective.py",
+        "training/optimizers/lorafa.py",
+        "training/planned.py",
+        "training/run.py",
+        "training/steps.py",
+    }
+)
+"""Files whose docstrings still begin with a fragment. The list may only shrink."""
+TWICE = frozenset({"Outcome", "Kernels", "Choice", "_FileWeights"})
+"""Names of classes that are still defined more than once. The list may only shrink."""
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every module by its path below the package."""
+    return {
+        file.relative_to(SOURCE).as_posix(): ast.parse(file.read_text(encoding="utf-8"))
+        for file in sorted(SOURCE.rglob("*.py"))
+    }
+
+
+def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and text of every string that stands alone: docstrings of modules, classes, functions and fields."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value.strip()
+
+
+def fragments(tree: ast.Module) -> list[str]:
+    """Docstrings that begin with `Of` or `The same`."""
+    return [f"{line}: {text.splitlines()[0]}" for line, text in docstrings(tree) if FRAGMENT.match(text)]
+
+
+@pytest.mark.parametrize("path", sorted(set(trees()) - NOT_YET))
+def test_docstrings_begin_with_their_subject(path: str) -> None:
+    assert fragments(trees()[path]) == []
+
+
+def options(command: click.Command) -> Iterator[tuple[str, str]]:
+    """Name and help text of every option of a command, and of the commands below it."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            yield f"{command.name} {parameter.opts[0]}", parameter.help or ""
+    if isinstance(command, click.Group):
+        for child in command.commands.values():
+            yield f"{child.name}", child.help or ""
+            yield from options(child)
+
+
+def test_help_texts_begin_with_their_subject() -> None:
+    found = dict(options(main))
+    assert len(found) > 30
+    assert [f"{name}: {text}" for name, text in found.items() if FRAGMENT.match(text.strip())] == []
+
+
+def test_descriptions_of_settings_begin_with_their_subject() -> None:
+    models = [kind for kind in vars(config).values() if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    found = {
+        f"{model.__name__}.{name}": field.description or ""
+        for model in models
+        for name, field in model.model_fields.items()
+    }
+    assert len(found) > 40
+    wrong = {name for name, text in found.items() if FRAGMENT.match(text.strip())}
+    assert not wrong or "config.py" in NOT_YET
+
+
+def test_a_class_name_means_one_class() -> None:
+    places: dict[str, list[str]] = {}
+    for path, tree in trees().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(path)
+    twice = {name: paths for name, paths in places.items() if len(paths) > 1}
+    assert set(twice) - TWICE == set(), twice
+
+
+def test_asserts_only_tell_types() -> None:
+    """`python -O` leaves asserts out: they may say what type something has, and must check no input."""
+    found = []
+    for path, tree in trees().items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Assert):
+                continue
+            calls = [ast.unparse(part.func) for part in ast.walk(node.test) if isinstance(part, ast.Call)]
+            if set(calls) - {"isinstance"} or not (calls or isinstance(node.test, ast.Compare)):
+                found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+    assert found == []
+
+
+def test_the_rules_would_notice() -> None:
+    tree = ast.parse('"""Of the draws."""\nx: int\n"""The same again."""\ny: int\n"""Often right."""')
+    assert [line.split(":")[0] for line in fragments(tree)] == ["1", "3"]
