@@ -254,5 +254,5 @@ def test_a_weight_that_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
     broken = torch.zeros(64, 64)
     broken[3, 5] = float("nan")
     checkpoint = retensor(tmp_path, {"model.layers.1.self_attn.o_proj.weight": broken})
-    with pytest.raises(ModelError, match="1 of 4096 weights"):
+    with pytest.raises(ModelError, match=r"1 of the 4,096 values of model\.layers\.1\.self_attn\.o_proj\.weight"):
         load_model(checkpoint, form=WeightForm.QUANTIZED)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +12,15 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from peft_folders import randomise, their_adapter, write_adapter
 from tiny_models import documents, largest_difference, ours, packed_hidden, packed_logits, their_logits, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.linear import LoraLinear
+from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import load_adapter, read_config, read_tensors, save_adapter
+from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE, load_adapter, read_config, read_tensors, save_adapter
 from veneer.errors import AdapterError
 from veneer.load import WeightForm
 from veneer.losses import linear_cross_entropy
@@ -226,3 +231,84 @@ def test_an_adapter_of_another_model_is_refused(folder: Path, tmp_path: Path) ->
     write_adapter(folder, wider)
     with pytest.raises(AdapterError, match="base_model_name_or_path"):
         load_adapter(ours(tiny_llama(), tmp_path / "plain"), folder)
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Write the tensors of a saved adapter again, changed."""
+    save_file(change(load_file(folder / WEIGHTS_FILE)), folder / WEIGHTS_FILE)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.float8_e4m3fn])
+def test_tensors_of_no_float_dtype_are_refused(dtype: torch.dtype, model: CausalLM, folder: Path) -> None:
+    write_adapter(folder, model, target_modules=("q_proj",))
+    rewrite(folder, lambda tensors: {name: tensor.to(dtype) for name, tensor in tensors.items()})
+    with pytest.raises(AdapterError, match=rf"lora_A\.weight: stored as {dtype}"):
+        read_tensors(folder)
+
+
+def test_a_name_that_stands_twice_is_refused(model: CausalLM, folder: Path) -> None:
+    write_adapter(folder, model, target_modules=("q_proj",))
+    path = folder / WEIGHTS_FILE
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    text = content[8 : 8 + length].decode().rstrip()
+    name = next(iter(load_file(path)))
+    entry = json.dumps({name: json.loads(text)[name]})[1:-1]
+    again = (text[:-1] + "," + entry + "}").encode()
+    path.write_bytes(len(again).to_bytes(8, "little") + again + content[8 + length :])
+    assert load_file(path)  # the library does not mind
+    with pytest.raises(AdapterError, match="stands twice in the header"):
+        read_tensors(folder)
+
+
+def test_the_names_of_a_live_peft_model_are_read(model: CausalLM, folder: Path) -> None:
+    """`lora_A.default.weight`: what a state dict of PEFT's model has, and `save_pretrained` takes out."""
+    settings = {"target_modules": ("q_proj", "embed_tokens"), "modules_to_save": ("norm",)}
+    adapter = write_adapter(folder, model, **settings)
+    expected = {name: tensor.clone() for name, tensor in read_tensors(folder).items()}
+
+    def live(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        renamed = {}
+        for name, tensor in tensors.items():
+            own = re.sub(r"(lora_embedding_[AB]|lora_[AB])", r"\1.default", name)
+            if ".norm." in name:
+                own = name.replace(".norm.", ".norm.modules_to_save.default.")
+            renamed[own] = tensor
+        return renamed
+
+    rewrite(folder, live)
+    assert all(".default" in name for name in load_file(folder / WEIGHTS_FILE))
+    found = read_tensors(folder)
+    assert found.keys() == expected.keys() == adapter.tensors().keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    rewrite(folder, lambda own: own | {re.sub(r"\.default", "", name): t.clone() for name, t in own.items()})
+    with pytest.raises(AdapterError, match="a second time"):
+        read_tensors(folder)
+
+
+def test_a_targeted_layer_without_tensors_is_an_error(model: CausalLM, folder: Path, tmp_path: Path) -> None:
+    write_adapter(folder, model, target_modules=("q_proj", "up_proj"))
+    base = ours(tiny_llama(), tmp_path / "again")
+    before = packed_logits(base, TEXTS)
+    rewrite(folder, lambda tensors: {name: t for name, t in tensors.items() if "layers.1.mlp.up_proj" not in name})
+    with pytest.raises(AdapterError, match=r"lacks the updates of layers.*\n  - model\.layers\.1\.mlp\.up_proj\n"):
+        load_adapter(base, folder)
+    assert torch.equal(packed_logits(base, TEXTS), before)
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    (folder / CONFIG_FILE).write_text(json.dumps(config | {"exclude_modules": r".*\.1\.mlp\.up_proj"}))
+    load_adapter(base, folder)
+
+
+def test_a_whole_submodule_is_saved_and_read_by_both(folder: Path, tmp_path: Path) -> None:
+    """`modules_to_save: [mlp]` stands for all modules in every `mlp`, as in PEFT."""
+    theirs = their_adapter(target_modules=["q_proj"], modules_to_save=["mlp"])
+    theirs.save_pretrained(tmp_path / "theirs")
+    read = ours(tiny_llama(), tmp_path / "a")
+    adapter = load_adapter(read, tmp_path / "theirs")
+    assert len([path for path, module in adapter.modules if isinstance(module, SavedModule)]) == 2 * 3
+    assert largest_difference(packed_logits(read, TEXTS), their_logits(theirs, TEXTS)) < 1e-5
+    own = ours(tiny_llama(), tmp_path / "b")
+    written = write_adapter(folder, own, target_modules=("q_proj",), modules_to_save=("mlp",))
+    assert {path for path, _ in written.modules} >= {"model.layers.0.mlp.gate_proj", "model.layers.1.mlp.down_proj"}
+    loaded = peft.PeftModel.from_pretrained(tiny_llama(), folder).eval()
+    assert largest_difference(packed_logits(own, TEXTS), their_logits(loaded, TEXTS)) < 1e-5

@@ -11,7 +11,7 @@ from veneer.adapters.targets import (
     EMBEDDING,
     HEAD,
     check_patterns,
-    names_path,
+    names_module,
     resolve_targets,
     value_of_pattern,
 )
@@ -114,7 +114,7 @@ class LoraSpec:
         check_patterns(self.rank_pattern, paths, "rank_pattern")
         check_patterns(self.alpha_pattern, paths, "alpha_pattern")
         if self.target_modules == ALL_LINEAR:
-            return [path for path in paths if not any(names_path(name, path) for name in self.modules_to_save)]
+            return [path for path in paths if not any(names_module(name, path) for name in self.modules_to_save)]
         return paths
 
     def saved(self, modules: Sequence[str], targets: Sequence[str]) -> list[str]:
@@ -123,12 +123,12 @@ class LoraSpec:
         Raises:
             AdapterError: a name matches no module, or a module that gets an update too; all such are listed.
         """
-        chosen = [path for path in modules if any(names_path(name, path) for name in self.modules_to_save)]
+        chosen = [path for path in modules if any(names_module(name, path) for name in self.modules_to_save)]
         leaves = sorted({path.rpartition(".")[2] for path in modules})
         problems = [
             f"{name!r}: no such module{nearest(name, leaves)}"
             for name in self.modules_to_save
-            if not any(names_path(name, path) for path in modules)
+            if not any(names_module(name, path) for path in modules)
         ]
         problems += [f"{path}: is in target_modules too; train it one way" for path in chosen if path in targets]
         if problems:

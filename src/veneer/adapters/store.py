@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,16 +16,25 @@ from torch import Tensor
 from veneer.adapters.adapter import Adapter, remove
 from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKEN_ROWS
-from veneer.adapters.experts import paths_of_tensors
+from veneer.adapters.experts import paths_of_tensors, target_paths
 from veneer.adapters.inject import inject
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.peft_config import adapter_config, is_plain, parse_config
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import EMBEDDING, HEAD, value_of_pattern
+from veneer.adapters.targets import (
+    ALL_LINEAR,
+    EMBEDDING,
+    HEAD,
+    is_router,
+    layer_number,
+    matches,
+    value_of_pattern,
+)
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
 from veneer.enums import Init
 from veneer.errors import AdapterError, listing
 from veneer.io.files import write_tensors, write_text
+from veneer.io.headers import repeated_names
 from veneer.io.tokenizer import Tokenizer, from_directory
 from veneer.model.language import LanguageModel
 from veneer.quant.int8 import Int8Linear
@@ -43,6 +53,9 @@ _UPDATES = tuple(
     )
 )
 """Ends of the names of an adapter's tensors, without those of `modules_to_save`."""
+_READABLE = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_DEFAULT = re.compile(r"(\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector))\.default(?=\.|$)")
+"""The adapter's name `default` in the names of tensors. PEFT's models have it, and its files do not."""
 
 
 def save_adapter(directory: Path, adapter: Adapter, *, base: str, revision: str | None = None) -> None:
@@ -93,7 +106,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     """Weights of a saved adapter in float32, by the names of `Adapter.tensors()`.
 
     Raises:
-        AdapterError: the file is missing or damaged, or is a pickle.
+        AdapterError: the file is missing, damaged or a pickle, or a tensor has no float dtype or stands there twice.
     """
     path = directory / WEIGHTS_FILE
     if not path.exists():
@@ -106,9 +119,21 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         raise AdapterError(f"{directory}: no {WEIGHTS_FILE} there{hint}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name.removeprefix(PREFIX): file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        problems = [f"{name}: stands twice in the header" for name in repeated_names(path)]
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path}: not a readable safetensors file: {error}") from error
+    problems += [f"{name}: stored as {tensor.dtype}" for name, tensor in found.items() if tensor.dtype not in _READABLE]
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        plain = _DEFAULT.sub(r"\1", name.removeprefix(PREFIX).replace(".modules_to_save.default.", "."))
+        if plain in tensors:
+            problems.append(f"{name}: is {plain} a second time")
+        tensors[plain] = tensor
+    if problems:
+        readable = ", ".join(str(dtype).removeprefix("torch.") for dtype in _READABLE)
+        raise AdapterError(f"{path} cannot be used (tensors are read as {readable}):\n{listing(problems)}")
+    return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def read_tokenizer(directory: Path, base: Tokenizer) -> Tokenizer:
@@ -130,6 +155,7 @@ def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
 
     The targets in the configuration tell what was asked for (an expression, or names that may match other layers in
     another model). The tensors tell what was trained, so that the adapter is put on the layers that it has tensors for.
+    A targeted layer of this model without tensors is an error.
 
     Raises:
         AdapterError: files are missing, damaged or unsupported, or do not fit `model`, which stays as it was.
@@ -166,7 +192,9 @@ def _tied_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, directory: Path) -> Adapter:
-    adapter = inject(model, _found(tensors, spec, directory))
+    found = _found(tensors, spec, directory)
+    _check_complete(model, spec, found, directory)
+    adapter = inject(model, found)
     try:
         for path, module in adapter.modules:
             if isinstance(module, SavedModule) and path in (EMBEDDING, HEAD) and f"{path}.weight" in tensors:
@@ -190,8 +218,9 @@ def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> Lo
     updates = paths_of_tensors(list(named), spec.target_modules)
     rest = [name for name in tensors if not name.endswith(_UPDATES)]
     whole = dict.fromkeys(name.removesuffix(".weight") for name in rest if name.endswith(".weight"))
-    # In PEFT a name matches every path that ends in it, with or without a dot: `norm` matches every norm.
-    saved = {path: None for path in whole if path.endswith(spec.modules_to_save)}
+    # In PEFT a name matches every path that ends in it, with or without a dot: `norm` matches every norm. A module's
+    # name stands for all modules in it.
+    saved = {path: None for path in whole if any(one.endswith(spec.modules_to_save) for one in _with_parents(path))}
     strange = [name for name in rest if not name.endswith((".weight", ".bias"))]
     if strange:
         raise AdapterError(f"{directory / WEIGHTS_FILE} holds tensors of no known kind:\n{listing(strange)}")
@@ -207,6 +236,32 @@ def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> Lo
         modules_to_save=tuple(saved),
         init=Init.KAIMING if is_plain(spec) else spec.init,
     )
+
+
+def _with_parents(path: str) -> list[str]:
+    """A path and the paths of all modules that it is in."""
+    names = path.split(".")
+    return [".".join(names[:count]) for count in range(len(names), 0, -1)]
+
+
+def _check_complete(model: LanguageModel, spec: LoraSpec, found: LoraSpec, directory: Path) -> None:
+    """Refuse an adapter without tensors for layers that its configuration targets.
+
+    Raises:
+        AdapterError: layers are missing; all are named.
+    """
+    paths = [path for path in target_paths(model.linear_paths(), model.spec) if not is_router(path)]
+    if spec.target_modules != ALL_LINEAR:
+        paths = [path for path in paths if matches(spec.target_modules, path)]
+    if spec.layers_to_transform is not None:
+        paths = [path for path in paths if layer_number(path) in spec.layers_to_transform]
+    left_out = {*found.target_modules, *found.modules_to_save}
+    missing = [path for path in paths if path not in left_out and not matches(spec.exclude_modules, path)]
+    if missing:
+        raise AdapterError(
+            f"{directory / WEIGHTS_FILE} lacks the updates of layers that {CONFIG_FILE} targets:\n{listing(missing)}\n"
+            "Save the adapter again, or use it with the base model that it was trained on."
+        )
 
 
 def _without_copies(

@@ -105,6 +105,11 @@ def names_path(name: str, path: str) -> bool:
     return path == name or path.endswith("." + name)
 
 
+def names_module(name: str, path: str) -> bool:
+    """Whether a name is that of a module (see `names_path`), or of a module that it is in (`mlp`, `layers.3`)."""
+    return f".{name}." in f".{path}."
+
+
 def is_router(path: str) -> bool:
     """Whether a path is that of a mixture's router."""
     return path.endswith(tuple(f".mlp.{name}" for name in ROUTERS))

@@ -20,7 +20,9 @@ from safetensors import SafetensorError, safe_open
 
 from veneer.errors import ModelError, listing
 from veneer.io.experts import MIXTURES, MixtureCheckpoint
+from veneer.io.finite import check_finite
 from veneer.io.gguf.reader import MAPPED_BYTES, GgufCheckpoint
+from veneer.io.headers import repeated_names
 from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredTensors, StoredWeight, check_method
 from veneer.io.protocol import Checkpoint as Checkpoint
 from veneer.io.scaled import FLOAT8, ScaledTensors
@@ -115,7 +117,7 @@ def read_model_config(source: str | Path, *, revision: str | None = None) -> Mod
 def _open_directory(path: Path, source: str) -> Checkpoint:
     if (path / "config.json").is_file():
         files = SafetensorsCheckpoint(path, source=source)
-        if files.config.get("model_type") in COMPOSITE:
+        if str(files.config.get("model_type")) in COMPOSITE:
             return TextPart(files)
         return MixtureCheckpoint(files) if files.config.get("model_type") in MIXTURES else files
     ggufs = sorted(path.glob("*.gguf"))
@@ -164,6 +166,9 @@ class SafetensorsCheckpoint:
         self._touched = dict.fromkeys(self._shards, 0)
         self._where: dict[str, str] = {}
         for file, shard in self._shards.items():
+            repeated = repeated_names(self.path / file)
+            if repeated:
+                raise ModelError(f"{self.path / file} has tensors twice in its header:\n{listing(repeated)}")
             for name in shard.keys():  # noqa: SIM118 - the handle is not a mapping
                 if name in self._where:
                     raise ModelError(f"{self.path}: the tensor {name} is in two shards, one of them {file}.")
@@ -200,7 +205,7 @@ class SafetensorsCheckpoint:
         """One tensor in `dtype`, copied once out of the mapped file.
 
         Raises:
-            ModelError: there is no such tensor, or its stored dtype is not supported.
+            ModelError: there is no such tensor, its stored dtype is not supported, or a value is NaN or infinite.
         """
         return self._read(name, dtype, None)
 
@@ -210,20 +215,33 @@ class SafetensorsCheckpoint:
 
     def _read(self, name: str, dtype: torch.dtype, index: int | None) -> torch.Tensor:
         if name in self._scaled:
-            return self._scaled.read(name, dtype, index)
+            decoded = self._scaled.read(name, dtype, index)
+            check_finite(self.source, name, decoded)
+            return decoded
         kind = self._kind(name)
         if kind not in _READABLE or name in self.stored:
             raise ModelError(
                 f"{self.path}: the tensor {name} is stored as {kind}, and {', '.join(_READABLE)} are read. "
                 "Use the model's unquantised checkpoint."
             )
-        return self._mapped(name, index).to(dtype, copy=True, memory_format=torch.contiguous_format)
+        mapped = self._mapped(name, index)
+        tensor = mapped.to(dtype, copy=True, memory_format=torch.contiguous_format)
+        check_finite(self.source, name, tensor, mapped)
+        return tensor
 
     def read_stored(self, name: str) -> StoredWeight:
-        """Codes and scales of a quantised weight. Raises ModelError if the weight is not stored quantised."""
+        """Codes and scales of a quantised weight.
+
+        Raises:
+            ModelError: the weight is not stored quantised, or a scale is NaN or infinite.
+        """
         if name not in self.stored:
             raise ModelError(f"{self.path}: the tensor {name} is not stored quantised.")
-        return self._quantised.read(name)
+        stored = self._quantised.read(name)
+        for scales in (stored.scales, stored.nested_scales, torch.tensor(stored.nested_offset)):
+            if scales is not None:
+                check_finite(self.source, f"the scales of {name}", scales)
+        return stored
 
     def _kind(self, name: str) -> str:
         return str(self._shard(name).get_slice(name).get_dtype())

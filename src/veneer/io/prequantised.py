@@ -231,7 +231,8 @@ def described_quantisation(config: Mapping[str, Any], paths: Sequence[str]) -> Q
     if not isinstance(settings, Mapping) or settings.get("quant_method", METHOD) != METHOD:
         return None
     # As in transformers: a regular expression for the beginning of a path, or the end of a path.
-    names = [str(name) for name in settings.get("llm_int8_skip_modules") or ()]
+    given = settings.get("llm_int8_skip_modules")
+    names = [str(name) for name in given] if isinstance(given, list) else []
     dense = [path for path in paths if any(path.endswith(name) or _begins(path, name) for name in names)]
     if settings.get("load_in_8bit"):
         return QuantSection(scheme=Scheme.INT8, skip_modules=tuple(dense))
@@ -292,6 +293,7 @@ def _compressed(settings: Mapping[str, Any]) -> str:
     if not groups:
         kinds.append(f"format {settings.get('format')!r}")
     sparsity = settings.get("sparsity_config") or {}
-    if sparsity.get("format", "dense") != "dense" or settings.get("transform_config"):
+    kind = sparsity.get("format", "dense") if isinstance(sparsity, Mapping) else sparsity
+    if kind != "dense" or settings.get("transform_config"):
         kinds.append("sparse or transformed weights")
     return "; ".join(dict.fromkeys(kinds))

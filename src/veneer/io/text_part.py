@@ -28,7 +28,7 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     Raises:
         ModelError: `text_config` is missing.
     """
-    if config.get("model_type") not in COMPOSITE:
+    if str(config.get("model_type")) not in COMPOSITE:
         return config
     own = config.get("text_config")
     if not isinstance(own, Mapping):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from veneer.bounds import check_numbers
 from veneer.errors import ModelError, listing
 from veneer.model.mixture import MixtureSpec
 from veneer.products import PLAIN_SCORES, Scores
@@ -112,8 +113,11 @@ def make_skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> Skeleton:
         dtype: dtype of the weights.
 
     Raises:
-        ModelError: transformers is not installed, or has no such causal language model.
+        ModelError: transformers is not installed, has no such causal language model, or the configuration has
+        impossible
+            values.
     """
+    check_numbers(config)
     transformers = _transformers(str(config.get("model_type")))
     own = _config(transformers, config)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from veneer.bounds import check_numbers
 from veneer.errors import ModelError
 from veneer.model.families.cohere import cohere
 from veneer.model.families.gemma import gemma2, gemma3
@@ -45,8 +46,9 @@ def spec_from_hf(config: Mapping[str, Any]) -> DecoderSpec:
     """Specification of the model that a config.json describes.
 
     Raises:
-        ModelError: the architecture is unknown, or the configuration is incomplete.
+        ModelError: the architecture is unknown, or the configuration is incomplete or has impossible values.
     """
+    check_numbers(config)
     family = FAMILIES.get(str(config.get("model_type")))
     if family is None:
         raise ModelError(

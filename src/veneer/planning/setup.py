@@ -15,7 +15,7 @@ import torch
 from veneer.adapters.combinations import refuse
 from veneer.adapters.experts import on_experts, target_paths
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_path
+from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_module
 from veneer.config import QuantSection, RunConfig
 from veneer.enums import Bias, Factors, Init, Method, OptimizerName, Products
 from veneer.load import linear_shapes, norm_shapes
@@ -58,7 +58,7 @@ def decoder_linears(
             bias=bias,
             rank=lora.rank_of(path) if lora is not None and path in adapted else 0,
             subtracted=subtracted,
-            saved=any(names_path(name, path) for name in saved),
+            saved=any(names_module(name, path) for name in saved),
         )
     for number, own in enumerate(layers):
         if has_experts(spec, number):
@@ -264,7 +264,7 @@ class Setup:
 
     def saves(self, *paths: str) -> bool:
         """Whether any of the modules is trained whole beside an adapter."""
-        return not self.full and any(names_path(name, path) for name in self.lora.modules_to_save for path in paths)
+        return not self.full and any(names_module(name, path) for name in self.lora.modules_to_save for path in paths)
 
     def learns_norm(self, *paths: str) -> bool:
         """Whether anything of these norms is trained beside an adapter."""

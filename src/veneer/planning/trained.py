@@ -9,7 +9,7 @@ from itertools import chain
 from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKEN_ROWS
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import EMBEDDING, HEAD, names_path
+from veneer.adapters.targets import EMBEDDING, HEAD, names_module
 from veneer.enums import Bias, Factors, Variant
 from veneer.load import norm_shapes
 from veneer.model.spec import DecoderSpec
@@ -103,7 +103,7 @@ def by_adapter(
         yield from by_linear(LinearShape(HEAD, dim, vocab, False, lora.rank_of(HEAD)), lora)
     ends: dict[str, Shape] = {f"{path}.weight": (vocab, dim) for path in (EMBEDDING, HEAD)}
     for full_name, shape in (ends | norm_shapes(spec)).items():
-        saved = any(names_path(name, full_name.rpartition(".")[0]) for name in lora.modules_to_save)
+        saved = any(names_module(name, full_name.rpartition(".")[0]) for name in lora.modules_to_save)
         if saved or (lora.bias is Bias.ALL and full_name.endswith(".bias")):
             yield full_name, shape
     for path, ids in lora.trainable_tokens.items():

@@ -28,6 +28,10 @@ MAX_ENTRIES = 1 << 16
 """Most tensors, and most metadata keys, that a header may declare (the largest known models have some thousands)."""
 MAX_ARRAY = 1 << 22
 """Most elements of one metadata array (the largest known vocabularies have some 300,000 tokens)."""
+MAX_ELEMENTS = 1 << 23
+"""Most elements of all metadata arrays together. As Python objects they take some hundreds of MB."""
+MAX_BYTES = 1 << 28
+"""Most bytes of metadata and tensor table together (the largest known headers have some 20 MB)."""
 MAX_KEY = 1 << 16
 MAX_NAME = 256
 MAX_DIMENSIONS = 4
@@ -72,6 +76,7 @@ class _Cursor:
         self.path = path
         self.at = 0
         self.size = len(data)
+        self.elements = 0
 
     def fail(self, why: str) -> ModelError:
         return ModelError(
@@ -85,7 +90,17 @@ class _Cursor:
         if count > self.size - start:
             raise self.fail(f"{what} needs {count} bytes where {self.size - start} are left")
         self.at = start + count
+        self.spend()
         return start
+
+    def spend(self, elements: int = 0) -> None:
+        """Count what the header takes, and refuse more than a model needs."""
+        self.elements += elements
+        if self.elements > MAX_ELEMENTS or self.at > MAX_BYTES:
+            raise self.fail(
+                f"its header takes {self.at:,} bytes and {self.elements:,} array elements so far, at most "
+                f"{MAX_BYTES:,} and {MAX_ELEMENTS:,} are allowed"
+            )
 
     def number(self, code: str, what: str) -> Any:
         layout = struct.Struct("<" + code)
@@ -118,7 +133,10 @@ class _Cursor:
             except UnicodeDecodeError:
                 raise self.fail(f"string {index} of {what} is not UTF-8 text") from None
             at += length
+            if at > MAX_BYTES:
+                break
         self.at = at
+        self.spend()
         return out
 
     def value(self, key: str) -> Any:
@@ -136,6 +154,7 @@ class _Cursor:
         count = self.number("Q", f"the length of {key!r}")
         if count > MAX_ARRAY:
             raise self.fail(f"{key!r} has {count} elements, at most {MAX_ARRAY} are allowed")
+        self.spend(count)
         if kind == _STRING:
             return self.strings(count, repr(key))
         if kind not in _SCALARS:

@@ -19,7 +19,9 @@ import torch
 from gguf.constants import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
+from veneer.bounds import check_numbers
 from veneer.errors import ModelError, listing
+from veneer.io.finite import check_finite
 from veneer.io.gguf.config import family_in, read_config
 from veneer.io.gguf.families import Family
 from veneer.io.gguf.header import GgufHeader, TensorInfo, read_header
@@ -76,6 +78,7 @@ class GgufCheckpoint:
         family = family_in(self.path, self.header.metadata)
         metadata = Metadata(self.path, self.header.metadata, family.architecture)
         self.config: Mapping[str, Any] = read_config(family, metadata, self.header)
+        check_numbers(self.config)
         self.generation_config: Mapping[str, Any] = {}
         self.stored: Mapping[str, StoredFormat] = {}  # GGUF's own formats are decoded by `read`
         self._entries = _entries(self.path, self.header, family, self.config)
@@ -92,7 +95,10 @@ class GgufCheckpoint:
     def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
         """One tensor as Hugging Face has it: a fresh, contiguous CPU tensor in `dtype`.
 
-        Block-quantised values are computed in float32 and rounded once. Raises ModelError for an unknown name.
+        Block-quantised values are computed in float32 and rounded once.
+
+        Raises:
+            ModelError: there is no such tensor, or a value is NaN or infinite.
         """
         entry = self._entry(name)
         shape, heads, offset = entry.shape, entry.piece.heads, entry.piece.offset
@@ -112,6 +118,7 @@ class GgufCheckpoint:
         step = max(1, CHUNK // columns)
         for first in range(0, rows, step):
             part = decode(raw[first : first + step], info.kind).view(-1, columns)
+            check_finite(self.source, name, part)
             if offset:
                 part = part.float() - offset
             if target is None:

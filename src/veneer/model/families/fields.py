@@ -106,7 +106,7 @@ def activation(config: Config, key: str = "hidden_act", default: str = "silu") -
     """
     names = {"silu": Activation.SILU, "swish": Activation.SILU, "gelu_pytorch_tanh": Activation.GELU_TANH}
     name = config.get(key) or default
-    if name not in names:
+    if str(name) not in names:
         raise ModelError(
             f"{key} {name!r} is not supported for model_type {config.get('model_type')!r}; "
             f"supported: {', '.join(names)}. {OTHERWISE}"

@@ -1,0 +1,83 @@
+"""Bounds of the numbers in a config.json, checked before anything is made from them.
+
+A file may say anything. A number of layers or a size that no model has would fill the memory, or run for hours, before
+the tensors are compared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from veneer.errors import ModelError, listing
+
+LAYERS = 2048
+"""Most decoder layers. The largest known models have some hundreds."""
+EXPERTS = 8192
+"""Most experts of a layer."""
+EXPERTS_IN_ALL = 1 << 18
+"""Most experts of all layers together, each of which is several modules."""
+WIDTH = 1 << 20
+"""Largest width of hidden states, of a head, and of all heads' number."""
+INNER = 1 << 22
+"""Largest inner width of a feed-forward block."""
+VOCABULARY = 1 << 24
+"""Most tokens of a vocabulary."""
+POSITIONS = 1 << 32
+"""Longest context, in tokens."""
+
+LIMITS = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), LAYERS),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"), EXPERTS),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "head_dim", "kv_channels"), WIDTH),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "num_kv_heads"), WIDTH),
+    **dict.fromkeys(("intermediate_size", "moe_intermediate_size", "n_inner", "ffn_dim", "d_ff"), INNER),
+    **dict.fromkeys(("vocab_size", "padded_vocab_size"), VOCABULARY),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "sliding_window"), POSITIONS),
+}
+"""Largest value of each key, by the names of Hugging Face's configurations."""
+NAMES = ("model_type", "hidden_act", "activation_function", "hidden_activation")
+"""Keys whose value is a name."""
+
+
+def check_numbers(config: Mapping[str, Any]) -> None:
+    """Refuse a configuration with numbers that no model has, or names that are no texts.
+
+    Groups of settings in it (`text_config`) are checked too.
+
+    Raises:
+        ModelError: every such key is named with its value and the limit.
+    """
+    problems = list(_problems(config, ""))
+    if problems:
+        raise ModelError(
+            f"config.json has values that no model has:\n{listing(problems)}\n"
+            "Take the configuration from the model's original repository."
+        )
+
+
+def _problems(config: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _problems(value, f"{prefix}{key}.")
+        elif key in NAMES and value is not None and not isinstance(value, str):
+            yield f"{prefix}{key}: {value!r}, must be a text"
+        elif key in LIMITS and isinstance(value, int | float) and not abs(value) <= LIMITS[key]:
+            yield f"{prefix}{key}: {_short(value)}, at most {LIMITS[key]:,}"
+    layers, experts = (_number(config, keys) for keys in (_LAYERS, _EXPERTS))
+    if layers <= LAYERS and experts <= EXPERTS and layers * experts > EXPERTS_IN_ALL:
+        yield f"{prefix}{layers} layers of {experts} experts are {layers * experts:,}, at most {EXPERTS_IN_ALL:,}"
+
+
+_LAYERS = tuple(key for key, limit in LIMITS.items() if limit == LAYERS)
+_EXPERTS = tuple(key for key, limit in LIMITS.items() if limit == EXPERTS and key != "num_experts_per_tok")
+
+
+def _number(config: Mapping[str, Any], keys: tuple[str, ...]) -> int:
+    return max((value for key in keys if isinstance(value := config.get(key), int)), default=0)
+
+
+def _short(value: float) -> str:
+    return (
+        f"{value:,}" if abs(value) < 10**18 else f"about {float(value):.0e}" if abs(value) < 10**300 else "beyond all"
+    )

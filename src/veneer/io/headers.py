@@ -1,0 +1,35 @@
+"""The header of a safetensors file, where the library that reads it is more lenient than it should be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+LONGEST = 100_000_000
+"""Longest header in bytes that the safetensors library reads."""
+
+
+def repeated_names(path: Path) -> list[str]:
+    """Names that stand more than once in the header of a safetensors file.
+
+    The library takes the last entry of a name, and says nothing. A damaged header has no names here: the library
+    refuses it with its reason.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        text = file.read(length) if length <= LONGEST else b""
+    repeated: list[str] = []
+
+    def collect(pairs: list[tuple[str, object]]) -> None:
+        names = [name for name, _ in pairs]
+        if len(set(names)) != len(names):
+            repeated.extend(sorted({name for name in names if names.count(name) > 1}))
+
+    try:
+        json.loads(text, object_pairs_hook=collect)
+    except (ValueError, RecursionError):
+        return []
+    return repeated
