@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from invoking import refused
-
 import json
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from combined import their_adapters
+from invoking import refused
 from veneer.adapters.arithmetic import CombinationType
 from veneer.adapters.combine import Combination, WeightedAdapter, combine
 from veneer.adapters.store import read_tensors
