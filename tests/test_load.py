@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,22 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tiny import chat_tokenizer, run_config
 from tiny_models import SHAPES, documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
+from veneer.assistant import make_assistant
 from veneer.config import QuantSection
 from veneer.errors import ConfigError, ModelError
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.prequantised import StoredFormat, StoredWeight
-from veneer.io.tokenizer import Tokenizer
-from veneer.load import WeightForm, expected_tensors, load_model
+from veneer.io.tokenizer import Tokenizer, finish
+from veneer.load import WeightForm, check_vocabulary, expected_tensors, load_model
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
 from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear
 from veneer.quant.schemes import pack
+from veneer.training.run import train
 
 
 @dataclass
@@ -256,3 +261,24 @@ def test_a_weight_that_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
     checkpoint = retensor(tmp_path, {"model.layers.1.self_attn.o_proj.weight": broken})
     with pytest.raises(ModelError, match=r"1 of the 4,096 values of model\.layers\.1\.self_attn\.o_proj\.weight"):
         load_model(checkpoint, form=WeightForm.QUANTIZED)
+
+
+def test_a_tokenizer_with_more_ids_than_rows_is_refused_with_both_sizes() -> None:
+    tokenizer = finish(chat_tokenizer(), {}, None, {})
+    last = tokenizer.vocab_size - 1
+    check_vocabulary(tokenizer, tokenizer.vocab_size, "m")
+    with pytest.raises(ModelError, match=rf"of m has ids up to {last}, .* has {last} rows"):
+        check_vocabulary(tokenizer, last, "m")
+
+
+def test_a_run_and_an_assistant_refuse_such_a_tokenizer(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rows = open_checkpoint(folder).config["vocab_size"]
+    backend.add_tokens([f"<|new {number}|>" for number in range(rows - backend.get_vocab_size() + 1)])
+    backend.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ModelError, match=rf"has ids up to {rows}, .* {rows} rows"):
+        train(run_config(folder, tiny_data, tmp_path / "run"))
+    with pytest.raises(ModelError, match=rf"has ids up to {rows}, .* {rows} rows"):
+        make_assistant(load_model(open_checkpoint(folder)), open_checkpoint(folder), None)

@@ -20,7 +20,7 @@ from veneer.generation import Sampling, generate
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import WeightForm
+from veneer.load import WeightForm, check_vocabulary
 from veneer.model.language import LanguageModel
 from veneer.run_folder import run_of
 
@@ -242,6 +242,7 @@ def make_assistant(
 ) -> Assistant:
     """Put a model in memory together with the tokenizer and template of the files that it came from, or of another."""
     tokenizer = tokenizer or checkpoint.tokenizer()
+    check_vocabulary(tokenizer, model.spec.vocab_size, checkpoint.source)
     encoder = Encoder(tokenizer, template_of(tokenizer))
     return Assistant(
         model=model,

@@ -1,4 +1,4 @@
-"""Line and scatter charts as SVG, without a plotting library: curves for people who would rather look than read."""
+"""Line and scatter charts as SVG, without a plotting library."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ COLOURS = ("#2f6f9f", "#d1603d", "#4b8b3b", "#7a5195", "#b08900")
 
 
 class Scale(Enum):
-    """How values are laid out on an axis."""
+    """The scale of an axis."""
 
     LINEAR = "linear"
     LOG = "log"
-    """Equal ratios are equal lengths. Values of 0 and below have no place and are left out."""
+    """Logarithmic scale: equal ratios are equal lengths. Values of 0 and below are left out."""
 
 
 MOST_DOTS = 400
-"""Most points of a faint line that each get a dot: more would run into each other."""
+"""Largest number of points of a faint line that are drawn as dots. More would run into each other."""
 MEANS = 25
 """A smoothed line is the mean over a run's length divided by this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: points in order of x, and how it is drawn."""
+    """One line of a chart: its points in order of x, and how it is drawn."""
 
     name: str
     points: Sequence[tuple[float, float]]
     faint: bool = False
-    """Drawn thin and pale, as single values beside their mean."""
+    """Whether the line is thin and pale, as single values beside their mean."""
     marked: bool = False
-    """A dot on every point."""
+    """Whether every point has a dot."""
 
 
 def loss_chart(steps: Mapping[int, float], evaluations: Mapping[int, float]) -> str:

@@ -1,4 +1,4 @@
-"""What this machine computes well: where a run goes and in which dtype, when the user leaves it open."""
+"""Device, dtype and products that suit this machine, where the user leaves them open."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that `auto`, `cpu`, `cuda` or `cuda:N` means here.
+    """The device that `auto`, `cpu`, `cuda` or `cuda:N` means on this machine.
 
     Raises:
-        ConfigError: no such device.
+        ConfigError: there is no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -48,10 +48,10 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
 
 
 def check_products(products: Products, device: torch.device) -> None:
-    """Refuse products that `device` cannot make, or could make only slower than exact ones.
+    """Refuse products that `device` cannot compute, or only slower than exact products.
 
     Raises:
-        ConfigError: saying what is missing.
+        ConfigError: the device lacks something for these products, which is named.
     """
     if products is Products.EXACT:
         return
@@ -68,7 +68,7 @@ def check_products(products: Products, device: torch.device) -> None:
 
 
 def processor(device: torch.device) -> str:
-    """A short name of what computes on `device`, part of what makes two runs comparable to the byte."""
+    """A short name of the processor or card of `device`. Runs with one name are comparable to the byte."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     features = sorted(cpu_flags() & (BF16_FLAGS | {"avx2", "avx512f", "avx512_vnni", "asimd"}))

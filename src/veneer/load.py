@@ -22,6 +22,7 @@ from veneer.errors import ConfigError, ModelError, listing
 from veneer.hardware import check_products
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.prequantised import StoredFormat, StoredWeight
+from veneer.io.tokenizer import Tokenizer
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
 from veneer.quant.codes import BLOCKS, CodeBook, NestedScales, code_values, nested_values
@@ -204,6 +205,25 @@ def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
             problems.append(f"{name}: shape {list(checkpoint.shape(name))}, config.json says {list(shape)}")
     if problems:
         raise ModelError(f"the tensors of {checkpoint.source} do not fit its configuration:\n{listing(problems)}")
+
+
+def check_vocabulary(tokenizer: Tokenizer, rows: int, source: str) -> None:
+    """Refuse a tokenizer with ids that the embedding has no row for.
+
+    Args:
+        tokenizer: the tokenizer of the model.
+        rows: number of rows of the model's embedding.
+        source: name of the model in the error.
+
+    Raises:
+        ModelError: there are such ids; both sizes are named.
+    """
+    if tokenizer.vocab_size > rows:
+        raise ModelError(
+            f"the tokenizer of {source} has ids up to {tokenizer.vocab_size - 1:,}, and the model's embedding has "
+            f"{rows:,} rows. Take the tokenizer that belongs to the model, or one without the tokens that were added; "
+            "tokens of your own are added by lora.new_tokens."
+        )
 
 
 def refuse_training(source: str, scheme: Scheme) -> NoReturn:

@@ -1,8 +1,7 @@
-"""What the operating system gives this process (its processor's name, cores, memory and the limits of its group), and
-how it takes memory back.
+"""Cores, memory and limits of this process, and the name of its processor, by the operating system.
 
-Read from /proc and /sys, as Linux has them; elsewhere most of it is unknown, which is None. `root` is where those two
-are looked for.
+They are read from /proc and /sys of Linux. On other systems most of them are None, which means unknown. `root` is the
+folder that has `proc` and `sys`.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ LARGEST_HEAP_BLOCK = 32 << 20
 
 @contextmanager
 def heap_kept() -> Iterator[None]:
-    """Within the block glibc keeps what is freed at the end of its heap, for the next step to take.
+    """Within the block glibc keeps memory that is freed at the end of its heap, for the next step.
 
-    By default it gives that to the system above some size, which depends on what happened to be freed before; a step
-    then gets its activations page by page, zeroed, again and again: up to 10 % of a LoRA step on a 135M model. The peak
-    is reached in every step, so that nothing is saved by it. Elsewhere than under glibc this does nothing.
+    By default glibc gives memory back to the system above some size, which depends on earlier frees. Each step then
+    gets its activations again as zeroed pages, which takes up to 10 % of a LoRA step on a 135M model. The peak is
+    reached in every step, so that giving memory back saves nothing. Without glibc this does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         yield
@@ -59,12 +58,12 @@ def load_average() -> float | None:
 
 
 def processor_name(root: Path = ROOT) -> str | None:
-    """As the maker calls it; None on Arm, where Linux does not say."""
+    """The processor's name by its maker; None on Arm, where Linux does not have it."""
     return _field(_text(root / "proc/cpuinfo"), "model name")
 
 
 def memory(root: Path = ROOT) -> tuple[int | None, int | None]:
-    """Bytes of memory in all, and those that new programs could take."""
+    """Bytes of memory in all, and bytes that are available to new programs."""
     text = _text(root / "proc/meminfo")
     amounts = [(_field(text, name) or "").removesuffix(" kB") for name in ("MemTotal", "MemAvailable")]
     total, available = (int(amount) * 1024 if amount.isdecimal() else None for amount in amounts)
@@ -88,7 +87,7 @@ def core_limit(root: Path = ROOT) -> float | None:
 
 
 def _group_files(root: Path, controller: str, new: str, old: str) -> Iterator[str]:
-    """What a limit's file says for the process's group and each one above it, in cgroups of version 2 or 1.
+    """Contents of a limit's file for the process's group and each group above it, in cgroups of version 2 or 1.
 
     In a container the kernel may tell the host's path, of which only the upper end is there: so all are tried.
     """

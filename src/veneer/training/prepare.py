@@ -22,7 +22,7 @@ from veneer.errors import ConfigError
 from veneer.events import Note, Result, Subscriber, broadcast, ignore, notes_to
 from veneer.io.checkpoint import read_model_config
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import refuse_training
+from veneer.load import check_vocabulary, refuse_training
 from veneer.model.spec import DecoderSpec
 from veneer.planning.forecast import Forecast, linears_under, make_forecast
 from veneer.planning.machine import Machine, named_machine
@@ -99,6 +99,7 @@ def prepare(
         found, count, completion = rows, rows.rows, rows.rows * rows.tokens
     else:
         tokenizer = tokenizer or description.tokenizer()
+        check_vocabulary(tokenizer, description.spec.vocab_size, config.model)
         found = rows(config.data, tokenizer, emit)
         _note_long_rows(found, description.spec.max_positions, emit)
         count, completion = len(found.train), found.completion_tokens

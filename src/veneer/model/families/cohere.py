@@ -8,7 +8,7 @@ from veneer.products import Scores
 
 
 def cohere(config: Config) -> DecoderSpec:
-    """Command-R: attention and feed-forward side by side, LayerNorm without bias, neighbours turned together."""
+    """Command-R: attention and feed-forward side by side, LayerNorm without bias, neighbours rotated together."""
     shape, bias = sizes(config, eps="layer_norm_eps"), switch(config, "attention_bias", False)
     own = switch(config, "use_qk_norm", False)
     rotary = rope(config, shape["head_dim"], theta=500_000.0, layout=RopeLayout.NEIGHBOURS)

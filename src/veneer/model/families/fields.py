@@ -1,4 +1,4 @@
-"""What the families' functions read a `config.json` with: sizes, rotary positions, windows, and what is refused."""
+"""Reading a `config.json` for the families' functions: sizes, rotary positions, windows, and refused settings."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from veneer.model.shape import PLAIN, Activation, AttentionSpec, LayerSpec, Rope
 Config = Mapping[str, Any]
 
 FULL, SLIDING = "full_attention", "sliding_attention"
-"""The words of `layer_types`."""
+"""Values of `layer_types`."""
 SCALINGS = (RopeKind.DEFAULT, RopeKind.LINEAR, RopeKind.LLAMA3, RopeKind.YARN, RopeKind.LONGROPE, RopeKind.FACTORS)
 REQUIRED = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 OPTIONAL = ("num_key_value_heads", "head_dim", "max_position_embeddings")
 OTHERWISE = "transformers may compute it: take backend hf (--set backend=hf)"
-"""What to do with a model whose family is known and whose settings are not."""
+"""Remedy for a model whose family is supported and whose settings are not."""
 
 
 def number(settings: Config, key: str, default: float | None = None, *, of: str = "config.json") -> float:
-    """A number above 0, which has no default where leaving it out would give another model."""
+    """Read a number above 0. Without a default the key is required."""
     value = settings.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ModelError(f"{key} of {of} is {value!r}; it must be a number above 0")
@@ -29,10 +29,10 @@ def number(settings: Config, key: str, default: float | None = None, *, of: str 
 
 
 def switch(config: Config, key: str, default: bool) -> bool:
-    """A yes or no; null is the default.
+    """Read true or false; null means the default.
 
     Raises:
-        ModelError: it is something else.
+        ModelError: the value is something else.
     """
     value = config.get(key)
     if value is None:
@@ -45,16 +45,16 @@ def switch(config: Config, key: str, default: bool) -> bool:
 def sizes(
     config: Config, *, eps: str = "rms_norm_eps", head_dim: int | None = None, kv_heads: int | None = None
 ) -> dict[str, Any]:
-    """The fields of a `DecoderSpec` that every family has.
+    """Read the fields of a `DecoderSpec` that every family has.
 
     Args:
-        config: of the model.
-        eps: name of the norms' epsilon.
-        head_dim: where the family has a default of its own; else the width is divided among the heads.
-        kv_heads: the same for key heads; else there are as many as heads.
+        config: content of config.json.
+        eps: key of the norms' epsilon.
+        head_dim: the family's default; None means that the width is divided among the heads.
+        kv_heads: the family's default of key heads; None means as many as query heads.
 
     Raises:
-        ModelError: a size is missing or impossible; all such are named.
+        ModelError: sizes are missing or impossible; all such are named.
     """
     _check_sizes(config, eps)
     heads = int(config["num_attention_heads"])
@@ -99,10 +99,10 @@ def _check_sizes(config: Config, epsilon: str) -> None:
 
 
 def activation(config: Config, key: str = "hidden_act", default: str = "silu") -> Activation:
-    """The gate's function.
+    """Read the activation of the gate.
 
     Raises:
-        ModelError: it is one that is not computed here.
+        ModelError: the activation is not supported.
     """
     names = {"silu": Activation.SILU, "swish": Activation.SILU, "gelu_pytorch_tanh": Activation.GELU_TANH}
     name = config.get(key) or default
@@ -115,14 +115,14 @@ def activation(config: Config, key: str = "hidden_act", default: str = "silu") -
 
 
 def refuse(config: Config, values: Mapping[str, tuple[Any, ...]]) -> None:
-    """Refuse settings that change what a model computes and are not computed here.
+    """Refuse settings that change what a model computes and are not supported.
 
     Args:
-        config: of the model.
-        values: what may stand under each key; a key that is missing is right.
+        config: content of config.json.
+        values: the supported values of each key. A key may be missing.
 
     Raises:
-        ModelError: naming all that are wrong.
+        ModelError: settings are not supported; all such are named.
     """
     problems = [
         f"{key}: {config[key]!r}, supported: {' or '.join(map(repr, allowed))}"
@@ -146,19 +146,19 @@ def rope(
     kinds: Sequence[RopeKind] = SCALINGS,
     scaling: Any = ...,
 ) -> RopeSpec:
-    """Rotary positions from either layout: `rope_theta` + `rope_scaling`, or transformers 5's `rope_parameters`.
+    """Read rotary positions from `rope_theta` and `rope_scaling`, or from transformers 5's `rope_parameters`.
 
     Args:
-        config: of the model.
-        head_dim: numbers in a head.
+        config: content of config.json.
+        head_dim: elements of a head.
         theta: the family's default base.
-        share: the family's default for the part of a head that is turned; None where the family turns all of it.
-        layout: which numbers are pairs.
-        kinds: scalings that the family has.
-        scaling: the group of settings, where the family keeps several.
+        share: the family's default share of a head that is rotated; None where the family rotates whole heads.
+        layout: which elements form pairs.
+        kinds: scalings that the family supports.
+        scaling: the group of settings, where the family has several.
 
     Raises:
-        ModelError: a setting is missing, impossible or not computed here.
+        ModelError: a setting is missing, impossible or not supported.
     """
     if scaling is ...:
         scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -177,14 +177,14 @@ def rope(
                 f"partial_rotary_factor {part!r} of head_dim {head_dim} turns {int(head_dim * part)} numbers; it must "
                 "be an even number of them, at most all"
             )
-    found = RopeSpec(**common, **_scaled(config, scaling, kinds))
-    pairs = found.turned(head_dim) // 2
-    lists = {"factors": found.factors, "long_factor": found.long_factors}
-    wanted = {"factors": found.kind in (RopeKind.FACTORS, RopeKind.LONGROPE), "long_factor": bool(found.long_factors)}
+    spec = RopeSpec(**common, **_scaled(config, scaling, kinds))
+    pairs = spec.turned(head_dim) // 2
+    lists = {"factors": spec.factors, "long_factor": spec.long_factors}
+    wanted = {"factors": spec.kind in (RopeKind.FACTORS, RopeKind.LONGROPE), "long_factor": bool(spec.long_factors)}
     for name, values in lists.items():
         if wanted[name] and len(values) != pairs:
             raise ModelError(f"rope_scaling has {len(values)} {name}; head_dim {head_dim} needs {pairs}")
-    return found
+    return spec
 
 
 def _number(settings: Config, key: str, default: float | None = None) -> float:
@@ -209,14 +209,14 @@ def _kind(config: Config, scaling: Config, kinds: Sequence[RopeKind]) -> RopeKin
 
 
 def _scaled(config: Config, scaling: Config, kinds: Sequence[RopeKind]) -> dict[str, Any]:
-    """The fields of a `RopeSpec` that its kind has."""
+    """The fields of a `RopeSpec` that its kind of scaling needs."""
     kind = _kind(config, scaling, kinds)
     if kind is RopeKind.DEFAULT:
         return {}
     if kind is RopeKind.LINEAR:
         return {"kind": kind, "factor": _number(scaling, "factor")}
     if kind is RopeKind.FACTORS:
-        return {"kind": kind, "factors": tuple(float(value) for value in scaling["factors"])}
+        return {"kind": kind, "factors": tuple(float(value) for value in scaling.get("factors", ()))}
     fields: dict[str, Any] = {"kind": kind}
     if kind is RopeKind.LLAMA3:
         fields |= {key: _number(scaling, key) for key in ("factor", "low_freq_factor", "high_freq_factor")}
@@ -269,10 +269,10 @@ def _yarn(scaling: Config, factor: float) -> dict[str, Any]:
 
 
 def window(config: Config, default: int | None = None) -> int | None:
-    """`sliding_window`: how many keys a query sees; null means all.
+    """Read `sliding_window`, the number of keys that a query sees; null means all.
 
     Raises:
-        ModelError: it is no such number.
+        ModelError: the value is no such number.
     """
     value = config.get("sliding_window", default)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -281,10 +281,10 @@ def window(config: Config, default: int | None = None) -> int | None:
 
 
 def layer_types(config: Config, default: Iterable[str]) -> list[str]:
-    """Which layers look at a window only, a word a layer.
+    """Read `layer_types`, one for each layer: full attention, or attention within the window.
 
     Raises:
-        ModelError: there is not one for each layer, or one is unknown.
+        ModelError: the number of types is not that of the layers, or a type is unknown.
     """
     layers = int(config["num_hidden_layers"])
     types = config.get("layer_types")
@@ -300,10 +300,10 @@ def layer_types(config: Config, default: Iterable[str]) -> list[str]:
 
 
 def windowed(types: Sequence[str], size: int | None, attention_spec: AttentionSpec = PLAIN) -> list[AttentionSpec]:
-    """How each layer mixes: those that slide within a window of `size`.
+    """The attention of each layer, within a window of `size` where its type says so.
 
     Raises:
-        ModelError: layers slide, and no window is given.
+        ModelError: layers have a window, and its size is not given.
     """
     if SLIDING in types and size is None:
         raise ModelError(f"layer_types has {SLIDING!r}, but no sliding_window is set; give its size")
@@ -312,5 +312,5 @@ def windowed(types: Sequence[str], size: int | None, attention_spec: AttentionSp
 
 
 def alike(config: Config, rotary: RopeSpec | None, attention_spec: AttentionSpec = PLAIN) -> tuple[LayerSpec, ...]:
-    """Layers that are all the same."""
+    """Specifications of layers that are all alike."""
     return (LayerSpec(attention_spec=attention_spec, rope=rotary),) * int(config["num_hidden_layers"])

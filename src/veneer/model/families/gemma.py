@@ -25,7 +25,7 @@ from veneer.products import Scores
 
 
 def gemma2(config: Config) -> DecoderSpec:
-    """Gemma 2: norms on both sides, soft-caps, every other layer within a window."""
+    """Gemma 2: norms before and after each block, soft caps, and a window in every other layer."""
     shape = sizes(config, head_dim=256, kv_heads=4)
     layers = range(int(config["num_hidden_layers"]))
     types = layer_types(config, (FULL if layer % 2 else SLIDING for layer in layers))
@@ -40,7 +40,7 @@ GEMMA3_DEFAULTS = {
 
 
 def gemma3(config: Config) -> DecoderSpec:
-    """Gemma 3's text: heads are normalised, five of six layers look at a window and turn by a base of their own."""
+    """Gemma 3's text model: QK norm, and five of six layers with a window and a rotary base of their own."""
     # Published text_configs leave out what is transformers' default.
     config = {**GEMMA3_DEFAULTS, **config}
     shape = sizes(config, head_dim=256, kv_heads=4)

@@ -38,7 +38,7 @@ def llama(config: Config) -> DecoderSpec:
 
 
 def _silu(config: Config) -> Activation:
-    """The gate's function of these families, of which no other has been published."""
+    """The activation of these families, which is SiLU in all published models."""
     found = activation(config)
     if found is not Activation.SILU:
         raise ModelError(
@@ -49,7 +49,7 @@ def _silu(config: Config) -> Activation:
 
 
 def mistral(config: Config) -> DecoderSpec:
-    """Mistral: every layer looks at a window, or none does (`sliding_window: null`)."""
+    """Mistral: all layers have a window, or none has (`sliding_window: null`)."""
     refuse(config, {"attention_bias": (None, False), "mlp_bias": (None, False)})
     shape = sizes(config, kv_heads=8)
     size = window(config, 4096)
@@ -68,7 +68,7 @@ def mistral(config: Config) -> DecoderSpec:
 
 
 def qwen2(config: Config) -> DecoderSpec:
-    """Qwen2 and 2.5: biases on q, k and v; from `max_window_layers` on layers may look at a window."""
+    """Qwen2 and 2.5: biases on q, k and v; layers from `max_window_layers` on may have a window."""
     refuse(config, {"attention_bias": (None, True), "mlp_bias": (None, False), "use_mrope": (None, False)})
     shape = sizes(config)
     return DecoderSpec(
@@ -81,7 +81,7 @@ def qwen2(config: Config) -> DecoderSpec:
 
 
 def qwen3(config: Config) -> DecoderSpec:
-    """Qwen3: heads of queries and keys are normalised."""
+    """Qwen3: QK norm for each head."""
     shape, bias = sizes(config, head_dim=128), switch(config, "attention_bias", False)
     return DecoderSpec(
         **shape,
@@ -95,7 +95,7 @@ def qwen3(config: Config) -> DecoderSpec:
 
 
 def _from_some_layer_on(config: Config, head_dim: int) -> tuple[LayerSpec, ...]:
-    """Layers of Qwen: `use_sliding_window`, `max_window_layers` and `layer_types`."""
+    """Layers of Qwen, by `use_sliding_window`, `max_window_layers` and `layer_types`."""
     size = window(config, 4096) if switch(config, "use_sliding_window", False) else None
     first = config.get("max_window_layers", 28)
     if isinstance(first, bool) or not isinstance(first, int):
@@ -136,7 +136,7 @@ def smollm3(config: Config) -> DecoderSpec:
 
 
 def granite(config: Config) -> DecoderSpec:
-    """Granite: four multipliers, of the embedding, the residual stream, attention's scores and the logits."""
+    """Granite: four multipliers, for the embedding, the residual stream, attention scores and logits."""
     refuse(config, {"position_embedding_type": ("rope", None)})
     shape, bias = sizes(config), switch(config, "attention_bias", False)
     attention_spec = AttentionSpec(scale=number(config, "attention_multiplier", 1.0))

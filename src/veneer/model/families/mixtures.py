@@ -48,8 +48,10 @@ def mixtral(config: Config) -> DecoderSpec:
 
 
 def qwen3_moe(config: Config) -> DecoderSpec:
-    """Qwen3-MoE: heads of queries and keys are normalised; layers of `mlp_only_layers`, and those between every
-    `decoder_sparse_step`, have an ordinary feed-forward block."""
+    """Qwen3-MoE: QK norm for each head, and some layers with an ordinary feed-forward block.
+
+    Those are `mlp_only_layers`, and the layers between every `decoder_sparse_step`.
+    """
     # transformers 5 writes the number of experts by the name that Mixtral has for it.
     experts = next(
         (name for name in ("num_experts", "num_local_experts") if config.get(name) is not None), "num_experts"
@@ -80,7 +82,7 @@ def qwen3_moe(config: Config) -> DecoderSpec:
 
 
 def gpt_oss(config: Config) -> DecoderSpec:
-    """gpt-oss: every other layer looks at a window, heads have sinks, gate and up are clamped (arXiv:2508.10925)."""
+    """gpt-oss: a window in every other layer, sinks of heads, and clamped gate and up (arXiv:2508.10925)."""
     check_mixture(config, "num_local_experts", "intermediate_size")
     shape, bias = sizes(config, head_dim=64, kv_heads=8), switch(config, "attention_bias", True)
     types = layer_types(config, (FULL if layer % 2 else SLIDING for layer in range(config["num_hidden_layers"])))

@@ -9,7 +9,7 @@ from veneer.model.shape import AttentionSpec, DecoderSpec, Projections, RopeKind
 
 
 def phi3(config: Config) -> DecoderSpec:
-    """Phi-3, 3.5, Phi-4 and Phi-4-mini: fused projections, LongRoPE, part of each head turned."""
+    """Phi-3, 3.5, Phi-4 and Phi-4-mini: fused projections, LongRoPE, part of each head rotated."""
     refuse(config, {"attention_bias": (None, False), "mlp_bias": (None, False)})
     shape = sizes(config)
     settings = _longrope_named(config)

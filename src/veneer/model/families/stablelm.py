@@ -7,7 +7,7 @@ from veneer.model.shape import DecoderSpec, Norm, NormPlacement, QkNorm
 
 
 def stablelm(config: Config) -> DecoderSpec:
-    """StableLM: LayerNorm with bias, a quarter of each head turned."""
+    """StableLM: LayerNorm with bias, a quarter of each head rotated."""
     shape = sizes(config, eps="layer_norm_eps")
     own = switch(config, "qk_layernorm", False)
     return DecoderSpec(
