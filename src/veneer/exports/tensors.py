@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from veneer.errors import ModelError
 from veneer.exports.certificate import TensorReport
 from veneer.io.checkpoint import Checkpoint
 from veneer.load import packed_layer
@@ -104,9 +105,13 @@ def compare_tensors(expected: Iterable[ExpectedTensor], found: Tensors, threshol
             continue
         left.discard(name)
         # Float64 holds every value of the formats.
-        other = found.read(name, one.written.dtype if threshold == 0 else torch.float32).double()
-        written = one.written.double().cpu()
         compared += 1
+        try:
+            other = found.read(name, one.written.dtype if threshold == 0 else torch.float32).double()
+        except ModelError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        written = one.written.double().cpu()
         if other.shape != exact.shape:
             problems.append(f"{name}: shape {list(other.shape)}, should be {list(exact.shape)}")
             continue
@@ -114,15 +119,15 @@ def compare_tensors(expected: Iterable[ExpectedTensor], found: Tensors, threshol
         if broken:
             problems.append(f"{name}: {broken:,} of its {other.numel():,} numbers are NaN or infinite")
             continue
-        error = relative_error(other, written if threshold == 0 else exact)
-        if error > largest:
-            worst, largest = name, error
+        distance = relative_error(other, written if threshold == 0 else exact)
+        if distance > largest:
+            worst, largest = name, distance
         rows = _damaged_rows(other, written, exact)
         if rows:
             off, height = relative_error(other, written), max(1, math.prod(exact.shape[:-1]))
             problems.append(f"{name}: is off by {100 * off:.3g} % of its size, in {rows:,} of its {height:,} rows")
-        elif threshold and error > threshold:
-            problems.append(f"{name}: is off by {100 * error:.3g} % of its size, {100 * threshold:g} % are allowed")
+        elif threshold and distance > threshold:
+            problems.append(f"{name}: is off by {100 * distance:.3g} % of its size, {100 * threshold:g} % are allowed")
     problems += [f"{name}: should not be there" for name in sorted(left)]
     return TensorReport(compared, worst, max(0.0, largest), tuple(problems))
 
