@@ -50,7 +50,12 @@ def read_conversations(path: Path, system: str | None) -> list[tuple[str, list[M
         parts = split_for_evaluation(record)
         if parts is None or record.tools:
             problems.append(
-                f"{record.where}: " + ("has tools" if record.tools else "has no answer that text is asked by")
+                f"{record.where}: "
+                + (
+                    "has tools, of which generate takes none"
+                    if record.tools
+                    else "has no turn that is answered in text"
+                )
             )
             continue
         messages = list(parts[0])
