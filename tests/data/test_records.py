@@ -81,6 +81,7 @@ def test_a_classification_file_needs_its_columns_named(tmp_path: Path) -> None:
     message = problem(path)
     assert "data.columns: {prompt: text, completion: category}" in message
     assert "(2 rows: " in message
+    assert "bad_rows" not in message  # no row would be left
     columns = {Column.PROMPT: "text", Column.COMPLETION: "category"}
     assert read_file(path, columns=columns).records[0].messages == (USER, ANSWER)
 

@@ -111,7 +111,7 @@ def encode_all(
     problems = tally.problems
     if problems and (bad_rows is BadRows.REFUSE or not tally.rows):
         total = len(problems) + tally.rows
-        remedy = "" if bad_rows is BadRows.SKIP else "\ndata.bad_rows: skip leaves such rows out"
+        remedy = "\ndata.bad_rows: skip leaves such rows out" if tally.rows else ""
         checks = "" if audit is None else "; data.checks says which rules refuse rows"
         raise DataError(f"{len(problems)} of {total} rows cannot be encoded:\n{grouped(problems)}{remedy}{checks}")
     report = tally.report(encoder.notes())

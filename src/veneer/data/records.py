@@ -95,7 +95,7 @@ def collect(
             problems.append(RowProblem(where, str(problem)))
     total = len(records) + len(problems)
     if problems and (bad_rows is BadRows.REFUSE or not records):
-        remedy = "" if bad_rows is BadRows.SKIP else "\ndata.bad_rows: skip leaves such rows out"
+        remedy = "\ndata.bad_rows: skip leaves such rows out" if records else ""
         raise DataError(f"{source}: {len(problems)} of {total} rows cannot be used:\n{grouped(problems)}{remedy}")
     if not records:
         raise DataError(f"{source} holds no rows; a data file needs at least one")
