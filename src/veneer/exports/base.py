@@ -32,9 +32,9 @@ class MergeBase(Enum):
     """Which weights the update is added to."""
 
     ORIGINAL = "original"
-    """As they are in the model's files."""
+    """The weights in the model's files."""
     DEQUANTISED = "dequantised"
-    """As the quantised weights decode beside which a QLoRA adapter was trained."""
+    """The decoded values of the quantised weights beside which a QLoRA adapter was trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Source:
     model: CausalLM
     adapter: Adapter
     tokenizer: Tokenizer | None = None
-    """Of the adapter, where it knows more tokens than the model's."""
+    """The adapter's tokenizer, where it knows more tokens than the model's."""
 
     def base(self, name: str) -> Tensor:
         """A tensor of the base in float32, as it is held."""

@@ -26,7 +26,7 @@ from veneer.notebook import html_table
 TOP = 10
 """Likeliest tokens of the reference whose log-probabilities are compared."""
 LISTED = 64
-"""Likeliest tokens that a side gives of every distribution."""
+"""Number of the likeliest tokens that a reader gives of every distribution."""
 
 
 class ParityError(VeneerError):
@@ -60,11 +60,11 @@ class ReaderOutput:
 
     name: str
     renderings: tuple[str | None, ...]
-    """By prompt, the chat template's text; None where there is nothing to render."""
+    """The text that the chat template makes of each prompt; None where there is nothing to render."""
     ids: tuple[tuple[int, ...], ...]
-    """By text (see `Prompts.texts`), its token ids."""
+    """The token ids of each text (see `Prompts.texts`)."""
     answers: tuple[Answer, ...]
-    """By prompt."""
+    """The answer to each prompt."""
     vocabulary: Mapping[str, int] | None = None
     """Every token with its id; None where the program does not tell."""
     stop_ids: frozenset[int] | None = None
@@ -313,7 +313,7 @@ def deviations(live: ReaderOutput, one: ReaderOutput, other: ReaderOutput) -> li
 def largest_gap(reference: TokenDistribution, other: TokenDistribution) -> tuple[float, int]:
     """The largest |log p − log q| over the reference's `TOP` likeliest tokens, and the token.
 
-    A token that the other side does not list is at most as likely there as the last one that it lists.
+    A token that the other does not list is at most as likely there as the last one that it lists.
     """
     theirs = dict(zip(other.ids, other.logprobs, strict=True))
     last = other.logprobs[-1]
@@ -324,7 +324,7 @@ def largest_gap(reference: TokenDistribution, other: TokenDistribution) -> tuple
 
 
 def kl_divergence(reference: TokenDistribution, other: TokenDistribution) -> float:
-    """KL(p ‖ q) = Σ p (log p − log q) in nats, over the tokens that both sides list and one that stands for the rest.
+    """KL(p ‖ q) = Σ p (log p − log q) in nats, over the tokens that both list and one that stands for the rest.
 
     Putting outcomes together can only lessen a divergence (the log-sum inequality), so that this is a lower bound.
     """

@@ -120,8 +120,8 @@ def _asked(inputs: ExportInputs, checks: Checks) -> tuple[ReaderOutput, ReaderIn
     """The live adapter's answers. Its model is let go of before the next one is loaded."""
     assistant = checks.reference()
     prompts = chosen(assistant, inputs.rows, inputs.request.limit or LIMIT, NEW_TOKENS)
-    side, asked = reference(assistant, prompts, opened=checks.opened, composed=checks.composed)
-    return side, asked, prompts
+    live, asked = reference(assistant, prompts, opened=checks.opened, composed=checks.composed)
+    return live, asked, prompts
 
 
 def _settings(checks: Checks) -> tuple[str, ...]:

@@ -89,7 +89,7 @@ class AdapterSummary:
     updates: int
     """Matrices that it changes."""
     folded: int
-    """Of these, the ones whose scale was multiplied into B."""
+    """The number of them whose scale was multiplied into B."""
     bytes: int
     kinds: dict[str, int]
     """Number of tensors by type."""

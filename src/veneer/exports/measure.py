@@ -115,7 +115,7 @@ def survival(source: Source, quant: QuantSection) -> Survival:
 
 
 def measure_survival(pairs: Iterable[tuple[Tensor, Tensor]], quant: QuantSection) -> Survival:
-    """Of pairs of a weight without and with its update, in float32 or float64."""
+    """What quantisation leaves of updates, from pairs of a weight without and with its update (float32 or float64)."""
     weight = update = moved = along = 0.0
     for before, after in pairs:
         delta = after.double() - before.double()

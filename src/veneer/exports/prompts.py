@@ -47,11 +47,11 @@ BUILT_IN_ROWS = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One question to every side."""
+    """One question that every reader is asked."""
 
     where: str
     tokens: tuple[int, ...]
-    """As the reference encodes it; every side continues these."""
+    """The prompt as the reference encodes it; every reader continues these tokens."""
     messages: tuple[Message, ...] | None
     """None for plain text, which no template writes."""
     tools: Sequence[Mapping[str, Any]] | None = None
@@ -59,7 +59,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """What all sides are asked."""
+    """The questions that all readers are asked."""
 
     prompts: tuple[Prompt, ...]
     texts: tuple[str, ...]

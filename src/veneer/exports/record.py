@@ -41,7 +41,7 @@ class LossReport:
     between: Comparison | None = None
     """Into the dequantised base (there called `base`) and into the original (called `adapter`)."""
     requantised: RequantisedLoss | None = None
-    """Of the merged model that was kept; for QLoRA adapters, and where 4 bits are written."""
+    """The merged model that was kept, quantised again; for QLoRA adapters, and where 4 bits are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,16 @@ class ExportRecord:
     to: str
     """A `Target`."""
     dtype: str
-    """Of the weights; in 4 bits, of those that stay dense."""
+    """The dtype of the weights; in 4 bits, of those that stay dense."""
     format: str
-    """Whose threshold holds: a key of `veneer.exports.thresholds.THRESHOLDS`."""
+    """The format, a key of `veneer.exports.thresholds.TENSOR`."""
     method: str = "lora"
     """How the base was held when the adapter was trained."""
     merged_into: str = ""
     """`original` or `dequantised` (see `MergeBase`): the weights that the adapter stands on, or that it is merged
     into."""
     written: MergeSummary | None = None
-    """Of a merged model."""
+    """The counts of a merged model's tensors; None where nothing is merged."""
     measured: LossReport | None = None
     parity: Certificate | None = None
     notes: list[str] = field(default_factory=list)

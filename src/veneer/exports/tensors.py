@@ -34,7 +34,7 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelTensors:
-    """Those of a model's files; quantised ones decoded."""
+    """The tensors of a model's files; quantised ones are decoded."""
 
     checkpoint: Checkpoint
 
@@ -55,7 +55,7 @@ class ModelTensors:
 
 @dataclass(frozen=True, slots=True)
 class MemoryTensors:
-    """Those of a mapping."""
+    """The tensors of a mapping."""
 
     tensors: Mapping[str, Tensor]
 

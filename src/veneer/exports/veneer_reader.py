@@ -1,4 +1,4 @@
-"""veneer's own sides of a certificate: the live adapter, and what our loader makes of the export.
+"""veneer as a reader of a certificate: the live adapter, and what our loader makes of the export.
 
 Everything is computed in float32, whatever the adapter was trained in and the export is written in. Computing in
 bfloat16 rounds every activation, by more than a bfloat16 weight is rounded: two ways to the same model would differ by
@@ -41,7 +41,7 @@ class ReaderInput:
 
     prompts: Prompts
     texts: tuple[str, ...]
-    """Whose token ids are compared: those of `prompts`, and the reference's renderings."""
+    """The texts whose token ids are compared: those of `prompts`, and the reference's renderings."""
     answers: tuple[Answer, ...]
     """The reference's."""
     stop_ids: frozenset[int]
@@ -109,7 +109,7 @@ def folder(path: Path, device: torch.device, backend: Backend = Backend.AUTO) ->
 def reference(
     assistant: Assistant, prompts: Prompts, *, opened: bool = False, composed: bool = False
 ) -> tuple[ReaderOutput, ReaderInput]:
-    """The reference's side, and what readers are asked after it.
+    """The reference's answers, and what readers are asked after it.
 
     Args:
         assistant: the reference.
@@ -134,7 +134,7 @@ def reference(
         Answer(tuple(tokens), assistant.tokenizer.decode(tokens), _steps(assistant.model, prompt, tokens))
         for prompt, tokens in zip(prompts.prompts, chosen, strict=True)
     )
-    side = ReaderOutput(
+    live = ReaderOutput(
         "live adapter",
         renderings,
         ids_of(assistant.tokenizer, texts),
@@ -142,7 +142,7 @@ def reference(
         vocabulary(assistant.tokenizer),
         assistant.stop_ids,
     )
-    return side, ReaderInput(prompts, texts, answers, assistant.stop_ids)
+    return live, ReaderInput(prompts, texts, answers, assistant.stop_ids)
 
 
 def own(
