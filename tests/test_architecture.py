@@ -280,7 +280,6 @@ UNMIRRORED: set[str] = {
     "gpu/test_benchmark.py",
     "gpu/test_compile.py",
     "gpu/test_interpreter.py",
-    "sweeps/test_sweep.py",
     "training/optimizers/test_runs.py",
     "training/test_adapter_kinds.py",
     "training/test_mixtures.py",

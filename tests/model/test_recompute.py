@@ -107,7 +107,7 @@ def test_recomputing_keeps_one_tensor_a_layer(tmp_path: Path) -> None:
     assert kept_bytes(model) <= inputs + tokens * (spec.hidden_size + 1) * 4 + 4 * spec.hidden_size * 4
 
 
-def test_a_remade_tensor_is_not_kept_and_is_made_once_for_all_its_uses() -> None:
+def test_a_recomputed_tensor_is_not_kept_and_is_computed_once_for_all_its_uses() -> None:
     x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
     calls = []
@@ -133,7 +133,7 @@ def test_a_remade_tensor_is_not_kept_and_is_made_once_for_all_its_uses() -> None
     assert calls == [False]
 
 
-def test_a_second_backward_remakes_again() -> None:
+def test_a_second_backward_computes_again() -> None:
     weight = torch.randn(3, 3, requires_grad=True)
     x = torch.randn(4, 3, requires_grad=True)
     doubled = x * 2

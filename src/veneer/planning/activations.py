@@ -1,7 +1,7 @@
 """Memory that autograd keeps between forward and backward, byte for byte.
 
-A test compares these sums with what autograd really saves (tests/test_plan.py), so that a change of the decoder that
-keeps more, or less, is noticed.
+A test compares these sums with what autograd really saves (tests/planning/test_activations.py), so that a change of the
+decoder that keeps more, or less, is noticed.
 """
 
 from __future__ import annotations
