@@ -254,3 +254,18 @@ def test_the_kernels_compile_for_arm_without_a_warning(tmp_path: Path) -> None:
     if cross is None:
         pytest.skip("no cross compiler for 64-bit Arm (aarch64-linux-gnu-gcc)")
     assert build(tmp_path, cc=cross, target="aarch64") == [library_path("neon", tmp_path)]
+
+
+@pytest.mark.skipif(not RUNNABLE, reason="no kernels were compiled")
+def test_a_narrower_variant_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_chosen", [])
+    try:
+        library.use_variant(RUNNABLE[-1])
+        assert library.choice().variant == RUNNABLE[-1]
+        assert library.kernels() is not None
+        with pytest.raises(ValueError, match="'vliw': this processor runs"):
+            library.use_variant("vliw")
+    finally:
+        library._chosen.clear()
+        library.choice.cache_clear()
+        library.kernels.cache_clear()

@@ -30,9 +30,7 @@
 
 typedef float lanes __attribute__((vector_size(VL * 4))); /* a vec that is passed by value */
 typedef uint16_t half_vec __attribute__((vector_size(VL * 2), aligned(2), may_alias));
-typedef int8_t byte_vec __attribute__((vector_size(VL), aligned(1), may_alias));
 typedef uint32_t word_vec __attribute__((vector_size(VL * 4)));
-typedef int32_t int_vec __attribute__((vector_size(VL * 4)));
 
 /* A product that is not fused with the sum it goes into. */
 INLINE float rounded(float value) {
@@ -160,7 +158,7 @@ INLINE void widen_each(const Matrix *m, int64_t place, vec w[VECTORS]) {
 #endif
 #endif
 
-INLINE lanes widen_f16(const uint16_t *in) {
+INLINE lanes f16_lanes(const uint16_t *in) {
 #if VL == 16
     return (lanes)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)in));
 #elif VL == 8 && defined(__F16C__)
@@ -170,6 +168,18 @@ INLINE lanes widen_f16(const uint16_t *in) {
 #else
     lanes out;
     for (int i = 0; i < VL; i++) out[i] = from_f16(in[i]);
+    return out;
+#endif
+}
+
+INLINE lanes int8_lanes(const int8_t *in) {
+#if VL == 16
+    return (lanes)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)in)));
+#elif VL == 8 && defined(__AVX2__)
+    return (lanes)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)in)));
+#else
+    lanes out;
+    for (int i = 0; i < VL; i++) out[i] = in[i];
     return out;
 #endif
 }
@@ -188,11 +198,9 @@ INLINE void widen(const Matrix *m, int format, const Table *table, int64_t place
             const half_vec stored = *(const half_vec *)((const uint16_t *)m->codes + at);
             w[v] = (vec)(__builtin_convertvector(stored, word_vec) << 16);
         } else if (format == WEIGHT_FLOAT16) {
-            w[v] = widen_f16((const uint16_t *)m->codes + at);
+            w[v] = f16_lanes((const uint16_t *)m->codes + at);
         } else {
-            const byte_vec stored = *(const byte_vec *)((const int8_t *)m->codes + at);
-            const vec codes = __builtin_convertvector(__builtin_convertvector(stored, int_vec), vec);
-            w[v] = codes * m->scales[column] * STEP;
+            w[v] = int8_lanes((const int8_t *)m->codes + at) * m->scales[column] * STEP;
         }
     }
 }
@@ -214,11 +222,22 @@ INLINE lanes fused(lanes sum, lanes a, lanes b) {
 
 /* The lanes of a sum, added in halves. */
 INLINE float total(lanes sum) {
+#if VL == 16 || (VL == 8 && defined(__AVX2__))
+#if VL == 16
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)sum), _mm512_extractf32x8_ps((__m512)sum, 1));
+#else
+    const __m256 eight = (__m256)sum;
+#endif
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+#else
     float parts[VL];
     memcpy(parts, &sum, sizeof parts);
     for (int width = VL / 2; width > 0; width /= 2)
         for (int i = 0; i < width; i++) parts[i] += parts[i + width];
     return parts[0];
+#endif
 }
 
 INLINE void put(float *y, int add, float scale, lanes sum) {
