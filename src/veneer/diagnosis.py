@@ -283,10 +283,11 @@ def _room(facts: Facts) -> int | None:
 
 def _products() -> str:
     if compiled():
-        return "veneer's kernel in bfloat16 (AVX-512 BF16), with LoRA's update in the same pass"
-    if "amx_bf16" in cpu_flags():
-        return "torch's, which use the processor's AMX"
-    return "torch's: veneer's kernel needs AVX-512 BF16, and to be compiled"
+        return "veneer's kernels in bfloat16 (AVX-512 BF16) and float32, with LoRA's update in the same pass"
+    if kernels() is None:
+        return "torch's: veneer's kernels do not run here"
+    narrow = "torch's, which use the processor's AMX," if "amx_bf16" in cpu_flags() else "torch's"
+    return f"veneer's kernels in float32, with LoRA's update in the same pass; {narrow} in bfloat16"
 
 
 def _gpus() -> tuple[Gpu, ...]:

@@ -2,7 +2,8 @@
 
 In bfloat16 on a processor with AVX-512 BF16 kernels of our own make them (native/products.c, outer.c): the base's sums
 go on in float32 where the update's end, instead of being added after both were rounded, and no kernel is compiled for
-every number of rows. Elsewhere torch's products do the same one after the other.
+every number of rows. In float32 the same is done on every instruction set, with the weight of a layer as it is stored
+(native/frozen.c). Elsewhere torch's products do the same one after the other.
 """
 
 from __future__ import annotations
