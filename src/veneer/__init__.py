@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from veneer.config import SplitSection as SplitSection
     from veneer.config import TrainSection as TrainSection
     from veneer.data.in_memory import RowSource as RowSource
+    from veneer.data.lint.report import LintReport as LintReport
     from veneer.diagnosis import Facts as Facts
     from veneer.enums import Backend as Backend
     from veneer.enums import BadRows as BadRows
@@ -126,6 +127,7 @@ if TYPE_CHECKING:
     from veneer.verbs import compare as compare
     from veneer.verbs import doctor as doctor
     from veneer.verbs import generate as generate
+    from veneer.verbs import lint as lint
     from veneer.verbs import plan as plan
     from veneer.verbs import sweep as sweep
     from veneer.verbs import train as train
@@ -172,6 +174,7 @@ _HOMES = {
     "Init": "veneer.enums",
     "Interrupted": "veneer.errors",
     "Level": "veneer.events",
+    "LintReport": "veneer.data.lint.report",
     "LoraSection": "veneer.config",
     "Loss": "veneer.exports.measure",
     "LossReport": "veneer.exports.record",
@@ -240,6 +243,7 @@ _HOMES = {
     "evaluate": "veneer.evaluation.run",
     "export": "veneer.exports.run",
     "generate": "veneer.verbs",
+    "lint": "veneer.verbs",
     "open_assistant": "veneer.assistant",
     "plan": "veneer.verbs",
     "quantize": "veneer.quantization",
@@ -288,6 +292,7 @@ __all__ = [
     "Init",
     "Interrupted",
     "Level",
+    "LintReport",
     "LoraSection",
     "Loss",
     "LossReport",
@@ -357,6 +362,7 @@ __all__ = [
     "evaluate",
     "export",
     "generate",
+    "lint",
     "open_assistant",
     "plan",
     "quantize",

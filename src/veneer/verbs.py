@@ -18,12 +18,16 @@ from veneer.comparison import run as comparison
 from veneer.comparison.run import METHODS, CompareConfig, CompareResult
 from veneer.config import ComputeSection, RunConfig, parse
 from veneer.data.in_memory import RowSource, rows_file
+from veneer.data.lint import run as linting
+from veneer.data.lint.report import LintReport
+from veneer.data.lint.run import LintOptions
 from veneer.data.records import Message
 from veneer.diagnosis import Facts, gather
-from veneer.enums import Method, choice
+from veneer.enums import Column, Method, choice
 from veneer.errors import DataError, listing
 from veneer.events import Subscriber
 from veneer.generation import Sampling
+from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.estimate import Estimate
 from veneer.planning.plan import Plan
 from veneer.run_folder import RunFolder
@@ -101,6 +105,55 @@ def plan(
     with TemporaryDirectory() as scratch:
         config = _with_rows(config, data, None, Path(scratch))
         return prepare.plan(config, device=device, rows=rows, subscribers=subscribers)
+
+
+def lint(
+    data: RowSource,
+    *,
+    model: str | None = None,
+    eval_data: RowSource | None = None,
+    max_length: int | None = None,
+    columns: Mapping[Column, str] | None = None,
+    group: str | None = None,
+    ignore: Sequence[str] = (),
+    processes: int = 1,
+    subscribers: Sequence[Subscriber] = (),
+) -> LintReport:
+    """Check every row of a data file; the command is `veneer data`, whose name is here the package that reads rows.
+
+    Args:
+        data: the rows to train on, a file or dictionaries, as in `train`.
+        model: a directory, GGUF file or hub id, whose tokenizer and chat template the rows are checked with. Without it
+            no check of tokens is made.
+        eval_data: the evaluation rows; they are checked too, and for what training has seen of them.
+        max_length: the tokens that a row may have; None sets no limit.
+        columns: veneer's name of a column or key to the data's, where they differ (`data.columns`).
+        group: the column whose equal values must not be on both sides of training and evaluation.
+        ignore: names of the rules that are not reported.
+        processes: the number of processes that check rows.
+        subscribers: called with every event.
+
+    Raises:
+        DataError: the rows cannot be read at all, or there are none.
+        ConfigError: a rule that is to be ignored is not known.
+        ModelError: the model has no usable tokenizer.
+
+    >>> report = veneer.lint(data, model=model)
+    >>> report.failed
+    False
+    """
+    tokenizer = None if model is None else open_checkpoint(model).tokenizer()
+    with TemporaryDirectory() as scratch:
+        folder = RunFolder(Path(scratch))
+        return linting.lint(
+            rows_file(data, folder.data_file),
+            tokenizer=tokenizer,
+            eval_file=None if eval_data is None else rows_file(eval_data, folder.eval_data_file),
+            max_length=max_length,
+            columns=columns,
+            options=LintOptions(ignore=frozenset(ignore), group=group, processes=processes),
+            subscribers=subscribers,
+        )
 
 
 def compare(

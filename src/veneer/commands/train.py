@@ -70,7 +70,7 @@ def train(
 ) -> None:
     """Train an adapter (or the whole model) on your rows.
 
-    Options and --set go before the settings of --config. What is not given is chosen by veneer, which says so.
+    Options and --set override the settings of --config. What is not given is chosen by veneer, which says so.
     """
     flags = {
         "model": model,

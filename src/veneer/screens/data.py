@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
+from veneer.system import available_cores
 
 SHOWN = 3
 """Rows of a rule that are shown with what was found in them."""
@@ -72,7 +72,7 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
             options=LintOptions(
                 ignore=request.ignore,
                 group=request.group,
-                processes=request.processes or len(os.sched_getaffinity(0)),
+                processes=request.processes or available_cores(),
             ),
             subscribers=[screen],
         )
