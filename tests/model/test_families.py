@@ -391,7 +391,7 @@ def test_rows_under_different_adapters_are_computed_as_under_each_alone(variant:
     """Updates of linear layers, and norms that are saved whole."""
     theirs = theirs_of(variant)
     model = ours(theirs, tmp_path / "base")
-    norm = model.spec.qk_norm_names[0] if model.spec.qk_norm is not QkNorm.NONE else model.spec.block.norms[0]
+    norm = model.spec.qk_norm_names[0] if model.spec.qk_norm is not QkNorm.NONE else model.spec.norm_placement.norms[0]
     saved_too = () if norm == "q_layernorm" else (norm,)
     for number, name in enumerate(("one", "other")):
         one = ours(theirs, tmp_path / "base")
