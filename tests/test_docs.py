@@ -126,7 +126,9 @@ def commands(page: str) -> list[list[str]]:
 def test_the_commands_of_a_page_have_the_options_that_they_are_given(page: str) -> None:
     for verb, *arguments in commands(page):
         command = main.commands[verb]
-        given, _, _ = command.make_parser(click.Context(command)).parse_args(arguments)
+        # With the program's own settings: click keeps a command's help option from the first time that it is asked for.
+        context = click.Context(command, **main.context_settings)
+        given, _, _ = command.make_parser(context).parse_args(arguments)
         base = {"model": "MODEL", "output": "run", "data": {"file": "rows.jsonl", "held_out": 0.1}}
         parse(override(base, given.get("assignments") or []), where=f"{page}: {verb}")
 
