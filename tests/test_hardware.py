@@ -9,7 +9,7 @@ from veneer import hardware
 from veneer.enums import Dtype, Products
 from veneer.errors import ConfigError
 from veneer.hardware import check_products, cpu_flags, processor, resolve_device, resolve_dtype
-from veneer.native.library import Choice
+from veneer.native.library import KernelChoice
 
 CPU = torch.device("cpu")
 
@@ -106,7 +106,7 @@ def test_8_bit_products_are_refused_where_they_would_not_be_faster(
 ) -> None:
     monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset(flags))
     monkeypatch.setattr(hardware, "kernels", lambda: native)
-    monkeypatch.setattr(hardware, "choice", lambda: Choice(None, "not compiled"))
+    monkeypatch.setattr(hardware, "choice", lambda: KernelChoice(None, "not compiled"))
     check_products(Products.EXACT, torch.device(device))
     if missing is None:
         check_products(Products.INT8, torch.device(device))

@@ -19,22 +19,6 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "veneer"
 FRAGMENT = re.compile(r"(Of|The same)\b")
 
-NOT_YET = frozenset(
-    {
-        "diagnosis.py",
-        "exports/base.py",
-        "exports/gguf_adapter.py",
-        "exports/measure.py",
-        "exports/record.py",
-        "gpu/attention.py",
-        "gpu/dispatch.py",
-        "native/library.py",
-    }
-)
-"""Files whose docstrings still begin with a fragment. The list may only shrink."""
-TWICE = frozenset({"Choice", "Kernels"})
-"""Names of classes that are still defined more than once. The list may only shrink."""
-
 
 @cache
 def trees() -> dict[str, ast.Module]:
@@ -57,7 +41,7 @@ def fragments(tree: ast.Module) -> list[str]:
     return [f"{line}: {text.splitlines()[0]}" for line, text in docstrings(tree) if FRAGMENT.match(text)]
 
 
-@pytest.mark.parametrize("path", sorted(set(trees()) - NOT_YET))
+@pytest.mark.parametrize("path", sorted(trees()))
 def test_docstrings_begin_with_their_subject(path: str) -> None:
     assert fragments(trees()[path]) == []
 
@@ -88,7 +72,7 @@ def test_descriptions_of_settings_begin_with_their_subject() -> None:
     }
     assert len(found) > 40
     wrong = {name for name, text in found.items() if FRAGMENT.match(text.strip())}
-    assert not wrong or "config.py" in NOT_YET
+    assert wrong == set()
 
 
 def test_a_class_name_means_one_class() -> None:
@@ -98,7 +82,7 @@ def test_a_class_name_means_one_class() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(path)
     twice = {name: paths for name, paths in places.items() if len(paths) > 1}
-    assert set(twice) - TWICE == set(), twice
+    assert twice == {}
 
 
 def test_asserts_only_tell_types() -> None:

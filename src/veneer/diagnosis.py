@@ -61,11 +61,11 @@ class Measured:
     products: float
     """10⁹ multiplications and additions a second in the compute dtype, 1,152 tokens by a 576 × 1,536 matrix."""
     int8_products: float | None
-    """The same in 8 bits, with rounding and scaling; None where they cannot be made."""
+    """The rate in 8 bits, with rounding and scaling; None where they cannot be made."""
     attention: float
     """Milliseconds of causal attention forward and backward, 8 documents of 150 tokens, 9 query and 3 key heads."""
     torch_attention: float
-    """The same by torch's own attention over a batch."""
+    """Milliseconds of the attention by torch's own attention over a batch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +109,7 @@ class Facts:
     memory_total: int | None
     memory_available: int | None
     memory_limit: int | None
-    """Of the process group (container)."""
+    """The memory limit of the process group (container)."""
     disk: int
     """Free where the command was called."""
     folder: str

@@ -37,20 +37,20 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_card_torch_computes_what_is_not_on_the_cpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a card")
-    assert choice() == dispatch.Choice(False, "torch sees no CUDA device")
+    assert choice() == dispatch.GpuChoice(False, "torch sees no CUDA device")
 
 
 @pytest.mark.usefixtures("card")
 def test_with_a_card_and_triton_the_kernels_are_used() -> None:
     triton = pytest.importorskip("triton")
-    assert choice() == dispatch.Choice(True, f"Triton {triton.__version__}")
+    assert choice() == dispatch.GpuChoice(True, f"Triton {triton.__version__}")
 
 
 @pytest.mark.usefixtures("card")
 def test_every_reason_against_them(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "get_device_capability", lambda device: (9 - 2 * device, 5))
-        assert choice() == dispatch.Choice(False, "a device has compute capability 7.5; Triton needs 8.0")
+        assert choice() == dispatch.GpuChoice(False, "a device has compute capability 7.5; Triton needs 8.0")
     choice.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(torch.version, "hip", "6.2")

@@ -147,7 +147,7 @@ def packed_attention(
 def attention_by_document(
     queries: Tensor, keys: Tensor, values: Tensor, lengths: Sequence[int], scale: float, *, shared: int = 0
 ) -> Tensor:
-    """The same with one call of `scaled_dot_product_attention` a document, on every device and in every dtype."""
+    """Packed attention by one call of `scaled_dot_product_attention` a document, on every device and in every dtype."""
     pieces, start = [], 0
     for number, length in enumerate(lengths):
         own = slice(start, start + length)

@@ -27,7 +27,7 @@ MIN_CAPABILITY = (8, 0)
 """The oldest cards that Triton supports (Ampere), and the first that multiply bfloat16."""
 
 
-class Kernels(Protocol):
+class GpuKernels(Protocol):
     """What the compiled library and Triton both have; tensors are contiguous and of one dtype."""
 
     def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -62,7 +62,7 @@ class Kernels(Protocol):
         nested_block: int,
         out: Tensor,
     ) -> None:
-        """The same with scales in 8 bits: nested_values[absmax_codes] · nested_absmax + nested_offset."""
+        """Decode weights with scales in 8 bits: nested_values[absmax_codes] · nested_absmax + nested_offset."""
         ...
 
     def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
@@ -71,7 +71,7 @@ class Kernels(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class GpuChoice:
     """Whether Triton's kernels are used on this machine's CUDA devices, and why."""
 
     used: bool
@@ -79,24 +79,24 @@ class Choice:
 
 
 @lru_cache(maxsize=1)
-def choice() -> Choice:
+def choice() -> GpuChoice:
     """What CUDA tensors are computed with here: Triton's kernels, or torch's own operations."""
     if not torch.cuda.is_available():
-        return Choice(False, "torch sees no CUDA device")
+        return GpuChoice(False, "torch sees no CUDA device")
     if torch.version.hip is not None:
-        return Choice(False, "the kernels are written for NVIDIA's cards, and torch is built for AMD's")
+        return GpuChoice(False, "the kernels are written for NVIDIA's cards, and torch is built for AMD's")
     devices = range(torch.cuda.device_count())
     oldest = min(torch.cuda.get_device_capability(device) for device in devices)
     if oldest < MIN_CAPABILITY:
         found, needed = (".".join(map(str, version)) for version in (oldest, MIN_CAPABILITY))
-        return Choice(False, f"a device has compute capability {found}; Triton needs {needed}")
+        return GpuChoice(False, f"a device has compute capability {found}; Triton needs {needed}")
     if shutil.which("gcc") is None and shutil.which("clang") is None:
-        return Choice(False, "Triton needs gcc or clang to start its kernels; neither is installed")
+        return GpuChoice(False, "Triton needs gcc or clang to start its kernels; neither is installed")
     try:
         version = importlib.import_module("triton").__version__
     except ImportError as error:
-        return Choice(False, f"Triton cannot be imported ({error}); install veneer[gpu]")
-    return Choice(True, f"Triton {version}")
+        return GpuChoice(False, f"Triton cannot be imported ({error}); install veneer[gpu]")
+    return GpuChoice(True, f"Triton {version}")
 
 
 @lru_cache(maxsize=1)
@@ -123,7 +123,7 @@ def triton_kernels(*tensors: Tensor) -> TritonKernels | None:
     return _triton() if usable(*tensors) else None
 
 
-def kernels_for(*tensors: Tensor) -> Kernels | None:
+def kernels_for(*tensors: Tensor) -> GpuKernels | None:
     """The kernels for these tensors' device, or None where torch's own operations are to be used."""
     triton = triton_kernels(*tensors)
     if triton is not None:

@@ -49,7 +49,7 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class KernelChoice:
     """Which library is used, and why."""
 
     variant: str | None
@@ -170,7 +170,7 @@ class Kernels:
         nested_block: int,
         out: Tensor,
     ) -> None:
-        """The same with scales in 8 bits: nested_values[absmax_codes] · nested_absmax + nested_offset."""
+        """Decode weights with scales in 8 bits: nested_values[absmax_codes] · nested_absmax + nested_offset."""
         scales = (None, absmax_codes, nested_values, nested_absmax, nested_offset)
         self._dequantize_4bit(codes, values, scales, nested_block, block, out)
 
@@ -477,20 +477,20 @@ def _runnable() -> list[str]:
 
 
 @lru_cache(maxsize=1)
-def choice() -> Choice:
+def choice() -> KernelChoice:
     """The variant for this processor: the best one that it can run and that was compiled."""
     variants = VARIANTS.get(machine(), {})
     if not variants:
-        return Choice(None, f"no kernels are written for {platform.machine()}")
+        return KernelChoice(None, f"no kernels are written for {platform.machine()}")
     if _chosen:
-        return Choice(_chosen[0], "asked for")
+        return KernelChoice(_chosen[0], "asked for")
     runnable = _runnable()
     if not runnable:
-        return Choice(None, f"the processor has none of: {', '.join(variants)}")
+        return KernelChoice(None, f"the processor has none of: {', '.join(variants)}")
     present = [name for name in runnable if library_path(name).is_file()]
     if not present:
-        return Choice(None, "not compiled at install: install a C compiler, then install veneer again")
-    return Choice(present[0], f"the best that this processor runs (of {', '.join(variants)})")
+        return KernelChoice(None, "not compiled at install: install a C compiler, then install veneer again")
+    return KernelChoice(present[0], f"the best that this processor runs (of {', '.join(variants)})")
 
 
 @lru_cache(maxsize=1)
