@@ -57,10 +57,10 @@ def passes(arguments: argparse.Namespace, folder: Path) -> None:
     used: dict[str, list[float]] = {name: [] for name in WIDTHS}
     tokens = []
     runs = [prepare_joint(config(arguments, folder / str(run), run)) for run in range(arguments.runs)]
-    with joined(runs) as (joint, lanes):
+    with joined(runs) as (joint, members):
         joint.model.train()
         for number in range(arguments.steps):
-            steps = {lane.name: lane.session.engine.prepare(lane.session.progress) for lane in lanes}
+            steps = {member.name: member.session.engine.prepare(member.session.progress) for member in members}
             tokens += [sum(len(batch.tokens) for batch in step.batches) for step in steps.values()]
             names = list(WIDTHS)
             for name in names[number % 3 :] + names[: number % 3]:
@@ -68,8 +68,8 @@ def passes(arguments: argparse.Namespace, folder: Path) -> None:
                 joint.gradients(steps, WIDTHS[name])
                 clock[name].append(time.perf_counter() - began[0])
                 used[name].append(time.process_time() - began[1])
-            for lane in lanes:
-                lane.session.progress.step += 1
+            for member in members:
+                member.session.progress.step += 1
     print(f"{arguments.method}, {arguments.runs} runs of {statistics.mean(tokens):.0f} tokens a step:")
     first = next(iter(WIDTHS))
     for name in WIDTHS:

@@ -124,7 +124,7 @@ def joint_bytes(runs: Sequence[JointRun]) -> int:
 
 
 @dataclass(slots=True)
-class Lane:
+class JointMember:
     """One of the runs."""
 
     name: str
@@ -232,8 +232,8 @@ def train_together(
     Raises:
         VeneerError: something cannot be used; nothing that was complete is lost.
     """
-    with joined(runs, subscribers, stop) as (joint, lanes):
-        return _lockstep(joint, lanes)
+    with joined(runs, subscribers, stop) as (joint, members):
+        return _lockstep(joint, members)
 
 
 @contextmanager
@@ -241,7 +241,7 @@ def joined(
     runs: Sequence[JointRun],
     subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[tuple[Joint, list[Lane]]]:
+) -> Iterator[tuple[Joint, list[JointMember]]]:
     """Runs over one model, each ready for its next step; arguments and errors as `train_together`."""
     keys = {run.base_key for run in runs}
     if len(keys) != 1 or None in keys:
@@ -268,10 +268,10 @@ def joined(
         joint = Joint(
             model, route, heads, {name: run.objective for name, run in zip(adapters.names, runs, strict=True)}
         )
-        lanes = []
+        members = []
         for name, run, trainable, log in zip(adapters.names, runs, trainables, logs, strict=True):
-            lanes.append(Lane(name, begin(run.inputs, model, trainable, OverJoint(joint, name), log, stop)))
-        yield joint, lanes
+            members.append(JointMember(name, begin(run.inputs, model, trainable, OverJoint(joint, name), log, stop)))
+        yield joint, members
 
 
 def _adopt(adapters: AdapterSet, model: CausalLM, name: str, inputs: RunInputs) -> AdapterTraining:
@@ -280,44 +280,44 @@ def _adopt(adapters: AdapterSet, model: CausalLM, name: str, inputs: RunInputs) 
     return training
 
 
-def _lockstep(joint: Joint, lanes: Sequence[Lane]) -> list[RunResult | TrainingStopped]:
-    _rehearse(joint, lanes)
-    for lane in lanes:
-        lane.session.engine.start()
-    live = [lane for lane in lanes if not lane.done]
-    for lane in lanes:
-        if lane.done:
-            _end(lane)
+def _lockstep(joint: Joint, members: Sequence[JointMember]) -> list[RunResult | TrainingStopped]:
+    _rehearse(joint, members)
+    for member in members:
+        member.session.engine.start()
+    live = [member for member in members if not member.done]
+    for member in members:
+        if member.done:
+            _end(member)
     while live:
         begun = time.perf_counter()
-        steps = {lane.name: lane.session.engine.prepare(lane.session.progress) for lane in live}
+        steps = {member.name: member.session.engine.prepare(member.session.progress) for member in live}
         means = joint.gradients(steps)
         # The pass was for all: each takes its share, so that the runs' seconds add up to what has passed.
         spent = (time.perf_counter() - begun) / len(live)
-        for lane in live:
+        for member in live:
             try:
-                lane.session.engine.complete(lane.session.progress, steps[lane.name], means[lane.name], spent)
+                member.session.engine.complete(member.session.progress, steps[member.name], means[member.name], spent)
             except TrainingStopped as error:
-                lane.outcome = error
+                member.outcome = error
                 continue
-            if lane.done:
-                _end(lane)
-        live = [lane for lane in live if lane.outcome is None]
-    return [lane.outcome for lane in lanes if lane.outcome is not None]
+            if member.done:
+                _end(member)
+        live = [member for member in live if member.outcome is None]
+    return [member.outcome for member in members if member.outcome is not None]
 
 
-def _end(lane: Lane) -> None:
-    lane.session.engine.finish(lane.session.progress)
-    lane.outcome = lane.session.end()
+def _end(member: JointMember) -> None:
+    member.session.engine.finish(member.session.progress)
+    member.outcome = member.session.end()
 
 
-def _rehearse(joint: Joint, lanes: Sequence[Lane]) -> None:
+def _rehearse(joint: Joint, members: Sequence[JointMember]) -> None:
     """Forward and backward of all runs' largest micro-batches, to no effect; see `Engine.rehearse`."""
     joint.model.train()
-    for lane in lanes:
-        lane.session.engine.trainable.seed_step(lane.session.engine.seed)
-    for batches in joint.passes({lane.name: [lane.session.data.steps.largest()] for lane in lanes}):
+    for member in members:
+        member.session.engine.trainable.seed_step(member.session.engine.seed)
+    for batches in joint.passes({member.name: [member.session.data.steps.largest()] for member in members}):
         torch.autograd.backward([one.total for one in joint.sums(batches)])
-    for lane in lanes:
-        for parameter in lane.session.engine.optimizer.parameters.values():
+    for member in members:
+        for parameter in member.session.engine.optimizer.parameters.values():
             parameter.grad = None
