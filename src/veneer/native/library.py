@@ -34,6 +34,10 @@ _NEEDS = {
 MIN_DIM_MULTIPLE = 16
 """Head dimensions must be a multiple of the widest vector."""
 
+REVISION = 2
+"""The revision of the kernels, which grows whenever one of them computes other bits. `run.lock` records it. The second
+has float32 products of its own; locks of the first name none."""
+
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """Instruction sets of the processor as Linux names them; empty where the system does not say."""
@@ -46,6 +50,11 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
         if key.strip() in ("flags", "Features"):
             return frozenset(value.split())
     return frozenset()
+
+
+REVISION = 2
+"""The revision of the kernels, which grows whenever one of them computes other bits. `run.lock` records it. The second
+has float32 products of its own; locks of the first name none."""
 
 
 @dataclass(frozen=True, slots=True)

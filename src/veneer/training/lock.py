@@ -28,7 +28,7 @@ from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.hardware import processor
 from veneer.io.files import sha256, write_text
 from veneer.io.tokenizer import Tokenizer
-from veneer.native.library import choice
+from veneer.native.library import REVISION, choice
 from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.system import processor_name
 
@@ -135,6 +135,11 @@ class Environment:
     kernels: str
 
 
+def _native_kernels() -> str:
+    variant = choice().variant
+    return "torch" if variant is None else f"{variant}, revision {REVISION}"
+
+
 def environment(device: torch.device, config: RunConfig) -> Environment:
     """What computes a run here."""
     packages = (*PACKAGES, *capabilities_of(config.backend).packages)
@@ -143,7 +148,7 @@ def environment(device: torch.device, config: RunConfig) -> Environment:
     if device.type == "cuda":
         name, kernels = processor(device), "triton" if gpu_choice().used else "torch"
     else:
-        name, kernels = processor_name() or platform.machine(), choice().variant or "torch"
+        name, kernels = processor_name() or platform.machine(), _native_kernels()
     return Environment(versions, device.type, processor(device), name, threads, kernels)
 
 
