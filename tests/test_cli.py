@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import click
 import pytest
@@ -129,3 +130,13 @@ def test_help_and_version_import_nothing_heavy() -> None:
 )  # fmt: skip
 def test_a_command_that_is_not_understood_names_what(argv: list[str], named: str) -> None:
     assert named in refused(*argv)
+
+
+def test_an_interruption_while_an_error_is_told_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second Ctrl-C may come when the first has already ended the run, and its message is on the way."""
+
+    def interrupted(message: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("veneer.screens.console.say_error", interrupted)
+    assert invoke("evaluate", "--model", tmp_path / "none", "--data", tmp_path / "rows.jsonl").exit_code == 130

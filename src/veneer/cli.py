@@ -41,15 +41,20 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            return self._invoke(ctx)
+        except KeyboardInterrupt:
+            # Also where it comes while an error is being told: click would end with code 1.
+            click.echo("interrupted", err=True)
+            _leave(INTERRUPTED)
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        try:
             return super().invoke(ctx)
         except VeneerError as error:
             from veneer.screens.console import say_error
 
             say_error(str(error))
             _leave(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            _leave(INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output has gone (`| head`): there is nobody left to tell.
             sys.stderr.close()
