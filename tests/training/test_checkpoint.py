@@ -410,6 +410,30 @@ def test_a_state_that_cannot_be_is_refused(saved: Saved, name: str, value: objec
         saved.restored()
 
 
+def test_a_step_beyond_the_run_is_refused(saved: Saved) -> None:
+    folder = saved.store.folder.checkpoint(3)
+    far = folder.rename(saved.store.folder.checkpoint(10**9))
+    state = json.loads((far / "state.json").read_text())
+    state["progress"]["step"] = 10**9
+    state["identity"]["train.steps"] = 30
+    rewrite(far, state)
+    with pytest.raises(CheckpointError, match=r"says what cannot be:\n.*step: 1000000000"):
+        saved.restored(**{"train.steps": 30})
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[" * 100, "[]", "3", '"text"', "null", '{"identity": 3, "progress": {}}']
+)
+def test_a_state_of_another_kind_is_refused(saved: Saved, content: str) -> None:
+    folder = saved.store.folder.checkpoint(3)
+    rewrite(folder, {})
+    (folder / "state.json").write_text(content)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "state.json": files.sha256(folder / "state.json")}))
+    with pytest.raises(CheckpointError, match="another version of veneer"):
+        saved.restored()
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_a_time_that_is_no_number_is_refused(saved: Saved, number: str) -> None:
     folder = saved.store.folder.checkpoint(3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -138,14 +137,12 @@ def _train_again(
     """Train as the run did: in one piece, or in as many as it had schedules."""
     for number, (steps, end) in enumerate(ends):
         part = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps, "epochs": None})})
-        if end == steps:
-            train(part, resume=number > 0, subscribers=subscribers, stop=stop)
-            continue
         until = _Until(end, stop)
-        with suppress(Interrupted):
+        try:
             train(part, resume=number > 0, subscribers=[*subscribers, until.note], stop=until.reached)
-        if until.step != end:
-            raise Interrupted(f"stopped after step {until.step} of the copy in {config.output}")
+        except Interrupted:
+            if until.step != end:
+                raise
 
 
 @dataclass(slots=True)

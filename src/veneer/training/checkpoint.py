@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeGuard
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -152,16 +152,13 @@ class CheckpointStore:
     def _take(
         self, folder: Path, step: int, trainable: Trainable, optimizer: Optimizer, warn: Callable[[str], None]
     ) -> Progress:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         try:
+            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
             identity, progress = dict(state["identity"]), Progress(**state["progress"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / STATE} is of another version of veneer: {error}") from error
-        _check_progress(progress, step, folder)
-        self._check_identity(identity, folder)
-        then, now = identity.get(STEPS), self.identity.get(STEPS)
-        if then != now:
-            warn(f"the run is made longer: {now:,} steps in place of {then:,}, by the schedule of {now:,} from here on")
+        _check_progress(progress, step, identity.get(STEPS), folder)
+        self._check_identity(identity, folder, warn)
         # Checkpoints of versions that did not know the whole base record none.
         self._restored_base = state.get("base")
         trainable.restore(folder)
@@ -171,40 +168,51 @@ class CheckpointStore:
             raise CheckpointError(f"{folder / OPTIMIZER} does not fit this run: {error}") from error
         return progress
 
-    def _longer(self, then: Mapping[str, Any]) -> bool:
-        """Whether the run has more steps now: that is another schedule, and no other run."""
-        before, now = then.get(STEPS), self.identity.get(STEPS)
-        return isinstance(before, int) and isinstance(now, int) and before < now
-
     def _discard(self, faults: dict[Path, str], warn: Callable[[str], None]) -> None:
         """Delete damaged checkpoints, so that the run can write theirs again and `prune` counts sound ones only."""
         for folder, fault in faults.items():
             warn(f"checkpoint {folder} is damaged ({fault}) and was deleted; the one before it is taken")
             remove_folder(folder)
 
-    def _check_identity(self, saved: dict[str, Any], folder: Path) -> None:
+    def _check_identity(self, saved: Mapping[str, Any], folder: Path, warn: Callable[[str], None]) -> None:
+        """Refuse other settings or data. More steps make no other run: `warn` is told of them."""
         then = {**self.defaults, **saved}
-        changed = [
-            f"{key}: {then.get(key)!r} then, {self.identity.get(key)!r} now"
+        changed = {
+            key: (then.get(key), self.identity.get(key))
             for key in sorted(saved.keys() | self.identity.keys())
-            if then.get(key) != self.identity.get(key) and not (key == STEPS and self._longer(then))
-        ]
+            if then.get(key) != self.identity.get(key)
+        }
+        before, now = changed.get(STEPS, (None, None))
+        longer = _counts(before) and _counts(now) and before < now
+        if longer:
+            del changed[STEPS]
         if changed:
+            lines = listing(f"{key}: {before!r} then, {now!r} now" for key, (before, now) in changed.items())
             raise CheckpointError(
-                f"{folder} belongs to a run with other settings or data:\n{listing(changed)}\n"
+                f"{folder} belongs to a run with other settings or data:\n{lines}\n"
                 "Resume with the settings of that run, or start a new one in another output folder."
+            )
+        if longer:
+            warn(
+                f"the run is made longer: {now:,} steps in place of {before:,}, by the schedule of {now:,} from here on"
             )
 
 
-def _check_progress(progress: Progress, step: int, folder: Path) -> None:
+def _check_progress(progress: Progress, step: int, steps: object, folder: Path) -> None:
     """Refuse a position that no run can have: a state that was written by hand, or by something else.
+
+    Args:
+        progress: as the state tells it.
+        step: the step in the name of the checkpoint's folder.
+        steps: the number of steps in the whole run, if its identity says so.
+        folder: of the checkpoint.
 
     Raises:
         CheckpointError: naming every value that cannot be.
     """
     best_step, best_loss = progress.best_step, progress.best_loss
     fits = {
-        "step": _counts(progress.step) and progress.step == step,
+        "step": _counts(progress.step) and progress.step == step and not (_counts(steps) and step > steps),
         "tokens": _counts(progress.tokens),
         "seconds": _is_number(progress.seconds) and progress.seconds >= 0,
         "best_step": best_step is None or (_counts(best_step) and best_step <= step),
@@ -218,7 +226,7 @@ def _check_progress(progress: Progress, step: int, folder: Path) -> None:
         )
 
 
-def _counts(value: object) -> bool:
+def _counts(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 

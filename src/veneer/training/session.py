@@ -17,7 +17,7 @@ from veneer.config import DataSection, RunConfig, to_yaml
 from veneer.data.batches import MicroBatch
 from veneer.data.rows import load_rows
 from veneer.enums import Dtype, Factors, Products, Recompute
-from veneer.errors import CheckpointError, ConfigError, OutputError
+from veneer.errors import ConfigError, OutputError
 from veneer.events import EventLog, Note, RunStarted, Stage, Subscriber, notes_to
 from veneer.hardware import processor, resolve_device
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
@@ -270,11 +270,6 @@ def begin(
     progress = Progress()
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
-        if progress.step > steps.total:
-            raise CheckpointError(
-                f"{inputs.folder.checkpoint(progress.step)} stands after step {progress.step:,}, and this run has "
-                f"{steps.total:,} steps; delete it to go on from the one before it"
-            )
     write_text(inputs.folder.config_file, to_yaml(config))
     if inputs.data.rows.skipped:
         skipped = (json.dumps(asdict(problem), ensure_ascii=False) for problem in inputs.data.rows.skipped)
