@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from veneer.screens.figures import duration, number
+from veneer.screens.figures import change, duration, number
 
 
 @pytest.mark.parametrize(
@@ -16,3 +16,7 @@ def test_durations(seconds: float, text: str) -> None:
 
 def test_numbers_have_the_unit_of_their_measure() -> None:
     assert [number("exact", 0.5), number("fields", 1.0), number("loss", 1.23456)] == ["50.0 %", "100.0 %", "1.235"]
+
+
+def test_changes_have_a_sign_and_the_unit_of_their_measure() -> None:
+    assert [change("exact", 0.25), change("fields", -1.0), change("loss", 0.25)] == ["+25.0", "-100.0", "+0.250"]

@@ -8,15 +8,14 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from veneer.comparison.order import BASE
 from veneer.comparison.run import CompareConfig, CompareResult, compare
 from veneer.comparison.summary import Difference, Figure
 from veneer.io.files import write_text
-from veneer.screens.console import console, say, show_table
+from veneer.screens.console import console, new_table, say, show_table
 from veneer.screens.events import EventScreen
-from veneer.screens.figures import PERCENT
+from veneer.screens.figures import PERCENT, bare, change
 from veneer.screens.json_output import print_result
 
 TEXT_WIDTH = 140
@@ -47,11 +46,10 @@ def comparison_of_methods(result: CompareResult) -> Table:
     """A row for the base and each method: what it takes, and what comes of it."""
     names = [name for name in ("loss", "exact", "fields") if any(name in one.metrics for one in result.methods)]
     title = f"{result.config.data}: {result.training_rows:,} rows trained, {result.evaluation_rows:,} others scored"
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
     measures = [f"{name}\n%" if name in PERCENT else name for name in names]
     # Units in the headings, so that it fits into 80 columns.
-    for heading in ("", "trained\nmillions", "disk\nMB", "memory\nMB", "time\ns", *measures):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=True)
+    headings = ("", "trained\nmillions", "disk\nMB", "memory\nMB", "time\ns", *measures)
+    table = new_table(title, *headings, no_wrap=True)
     for one in result.methods:
         fewer = one.method != BASE and len(one.seeds) < result.config.seeds
         costs = [f"{one.trainable / 1e6:,.2f}", f"{one.bytes_on_disk / 1e6:,.1f}"]
@@ -62,26 +60,20 @@ def comparison_of_methods(result: CompareResult) -> Table:
     seeds = result.config.seeds
     interval = "; ± half of their 95 % interval (Student's t)" if seeds > 1 else ""
     table.caption = f"peak memory, time of the training steps; means over {seeds} seed{'s'[: seeds - 1]}{interval}"
-    table.caption_justify = "left"
     return table
 
 
 def differences_table(found: Sequence[Difference]) -> Table:
     """Each method against the reference on the same rows."""
-    table = Table(title=Text(f"against {found[0].reference}"), title_justify="left", title_style="bold")
-    for heading in ("", "", "difference", "95 % interval"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = new_table(f"against {found[0].reference}", "", "", "difference", "95 % interval")
     for one in found:
-        row, unit = one.values, 100.0 if one.values.name in PERCENT else 1.0
-        digits = 1 if row.name in PERCENT else 3
-        ends = f"{unit * row.low:+.{digits}f} to {unit * row.high:+.{digits}f}"
-        table.add_row(one.method, row.name, f"{unit * row.difference:+.{digits}f}", ends)
+        row = one.values
+        ends = f"{change(row.name, row.low)} to {change(row.name, row.high)}"
+        table.add_row(one.method, row.name, change(row.name, row.difference), ends)
     table.caption = "rows paired, each a mean over seeds; the interval is of the rows"
-    table.caption_justify = "left"
     return table
 
 
 def _figure(name: str, value: Figure) -> str:
-    unit, digits = (100.0, 1) if name in PERCENT else (1.0, 3)
-    half = "" if value.high is None else f"±{unit * (value.high - value.mean):.{digits}f}"
-    return f"{unit * value.mean:.{digits}f}{half}"
+    half = "" if value.high is None else f"±{bare(name, value.high - value.mean)}"
+    return f"{bare(name, value.mean)}{half}"

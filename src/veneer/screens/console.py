@@ -69,6 +69,20 @@ def while_read(subscriber: Subscriber) -> Subscriber:
     return tell
 
 
+def new_table(title: str, *headings: str, no_wrap: bool = False) -> Table:
+    """A table without rows, for `show_table`: columns with a heading hold figures and are on the right.
+
+    Args:
+        title: what the table is of.
+        headings: a column for each; more may be added.
+        no_wrap: whether the cells of these columns stay on one line.
+    """
+    table = Table(title=Text(title))
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=no_wrap)
+    return table
+
+
 def show_table(screen: Console, table: Table) -> None:
     """Print a table with its title above and its caption below: neither is squeezed into the table's width."""
     if table.title is not None:

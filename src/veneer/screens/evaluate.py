@@ -8,9 +8,9 @@ from rich.text import Text
 
 from veneer.evaluation.run import EvaluationRequest, Report, Sample, run_evaluation
 from veneer.evaluation.statistics import Comparison, Metric
-from veneer.screens.console import console, show_table
+from veneer.screens.console import console, new_table, show_table
 from veneer.screens.events import EventScreen
-from veneer.screens.figures import PERCENT, number
+from veneer.screens.figures import change, number
 from veneer.screens.json_output import print_result
 
 SAMPLES_SHOWN = 3
@@ -40,12 +40,8 @@ def report_table(title: str, report: Report) -> Table:
 
 def comparison_table(title: str, rows: list[Comparison], *, tuned: str = "adapter") -> Table:
     """Base against `tuned`, as it is called, with the interval of the paired difference."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
-    for heading in ("", "base", tuned, "difference", "95 % interval"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = new_table(title, "", "base", tuned, "difference", "95 % interval")
     for row in rows:
-        unit = 100.0 if row.name in PERCENT else 1.0
-        digits = 1 if row.name in PERCENT else 3
         better = (row.high < 0) if row.name in LOWER_IS_BETTER else (row.low > 0)
         worse = (row.low > 0) if row.name in LOWER_IS_BETTER else (row.high < 0)
         colour = "green" if better else "red" if worse else "yellow"
@@ -53,17 +49,15 @@ def comparison_table(title: str, rows: list[Comparison], *, tuned: str = "adapte
             row.name,
             number(row.name, row.base),
             number(row.name, row.adapter),
-            Text(f"{unit * row.difference:+.{digits}f}", style=colour),
-            f"{unit * row.low:+.{digits}f} to {unit * row.high:+.{digits}f}",
+            Text(change(row.name, row.difference), style=colour),
+            f"{change(row.name, row.low)} to {change(row.name, row.high)}",
         )
     return table
 
 
 def metric_table(title: str, rows: list[Metric]) -> Table:
     """The measures of one model."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
-    for heading in ("", "value", "95 % interval"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    table = new_table(title, "", "value", "95 % interval")
     for row in rows:
         ends = [number(row.name, end) for end in (row.low, row.high)]
         table.add_row(row.name, number(row.name, row.value), " to ".join(ends))
@@ -72,7 +66,8 @@ def metric_table(title: str, rows: list[Metric]) -> Table:
 
 def sample_table(title: str, samples: list[Sample], *, tuned: str = "adapter") -> Table:
     """Row by row: what was asked, what base and `tuned` say (or the only model there is), and what was expected."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False)
+    table = new_table(title)
+    table.show_header = False
     table.add_column("who", style="bold")
     # Folded, since an answer without spaces (JSON) would be cut at the column's edge.
     table.add_column("text", overflow="fold")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from veneer.exports.certificate import TOP, Certificate
 from veneer.exports.record import ExportRecord, LossReport
 from veneer.exports.request import ExportRequest, Target
 from veneer.exports.run import run_export
-from veneer.screens.console import console, say, show_table
+from veneer.screens.console import console, new_table, say, show_table
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_result
 
@@ -46,9 +45,8 @@ def merge_table(kept: str, measured: LossReport, *, packed: bool) -> Table:
 
     packed: the merged model was written so.
     """
-    table = Table(title=Text(f"{measured.data} ({measured.rows} rows)"), title_justify="left", title_style="bold")
-    for heading in ("", "loss", "to the adapter", "95 % interval"):
-        table.add_column(heading, justify="left" if not heading else "right")
+    title = f"{measured.data} ({measured.rows} rows)"
+    table = new_table(title, "", "loss", "to the adapter", "95 % interval")
     table.add_row("base", f"{measured.base:.4f}")
     table.add_row("adapter", f"{measured.adapter:.4f}")
     found = {f"merged: {base} base": loss for base, loss in measured.merged.items()}
@@ -64,24 +62,17 @@ def merge_table(kept: str, measured: LossReport, *, packed: bool) -> Table:
             f"quantised, {100 * left.share:.1f} % of the update survives, whose size is {100 * left.update:.2f} % of "
             "the weights'"
         )
-        table.caption_justify = "left"
     return table
 
 
 def parity_table(certificate: Certificate) -> Table:
     """Who has read the export, and how far each is from the live adapter."""
     title = f"{certificate.format} beside the live adapter, {certificate.prompts} prompts of {certificate.prompts_from}"
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
-    for heading in (
-        "read by",
-        "token\nids",
-        "template",
-        "KL\nmean",
-        f"largest\ntop-{TOP} gap",
-        "same\nfirst",
-        "same\nanswer",
-    ):
-        table.add_column(heading, justify="left" if heading == "read by" else "right", no_wrap=True)
+    table = new_table(title)
+    table.add_column("read by", no_wrap=True)
+    figures = ("token\nids", "template", "KL\nmean", f"largest\ntop-{TOP} gap", "same\nfirst", "same\nanswer")
+    for heading in figures:
+        table.add_column(heading, justify="right", no_wrap=True)
     for one in certificate.readers:
         table.add_row(
             one.reader,
@@ -98,5 +89,4 @@ def parity_table(certificate: Certificate) -> Table:
     table.caption = (
         f"{verdict}: {read_back}{'settings as they should be' if not certificate.settings else 'other settings'}"
     )
-    table.caption_justify = "left"
     return table

@@ -21,4 +21,14 @@ def rate(value: float) -> str:
 
 def number(name: str, value: float) -> str:
     """A measure's value in its unit."""
-    return f"{100 * value:.1f} %" if name in PERCENT else f"{value:.3f}"
+    return f"{bare(name, value)} %" if name in PERCENT else bare(name, value)
+
+
+def bare(name: str, value: float) -> str:
+    """A measure's value in its unit, which is not named."""
+    return f"{100 * value:.1f}" if name in PERCENT else f"{value:.3f}"
+
+
+def change(name: str, value: float) -> str:
+    """A difference of two values of a measure, with its sign, in the measure's unit, which is not named."""
+    return f"{100 * value:+.1f}" if name in PERCENT else f"{value:+.3f}"

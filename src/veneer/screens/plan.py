@@ -9,7 +9,7 @@ from rich.text import Text
 from veneer.config import RunConfig
 from veneer.errors import ConfigError
 from veneer.planning.plan import Plan, spoken
-from veneer.screens.console import console, say, show_table
+from veneer.screens.console import console, new_table, say, show_table
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_result
 from veneer.training.prepare import plan
@@ -52,10 +52,7 @@ def plan_visibly(config: RunConfig, device: str, supposed: SupposedRows | None, 
 def plan_table(title: str, plan: Plan) -> Table:
     """Where the memory goes, the cut, the time and the disk."""
     memory, choice, cut = plan.choice.memory, plan.choice, plan.choice.batch
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
-    table.add_column("")
-    table.add_column("MB", justify="right")
-    table.add_column("")
+    table = new_table(title, "", "MB", "")
     for name, text in COMPONENTS.items():
         size = getattr(memory, name)
         if size:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from veneer.events import Subscriber
-from veneer.screens.console import console, say, show_table, write_to_stderr
+from veneer.screens.console import console, new_table, say, show_table, write_to_stderr
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
 from veneer.screens.json_output import print_result
@@ -40,7 +40,7 @@ def sweep_visibly(
 
 def sweep_table(outcomes: Sequence[SweepOutcome], best: SweepOutcome | None) -> Table:
     """Every point of a sweep, the best one marked."""
-    table = Table(title=f"{len(outcomes)} points", title_justify="left", title_style="bold")
+    table = new_table(f"{len(outcomes)} points")
     for key in outcomes[0].settings:
         table.add_column(key.rpartition(".")[2])
     for name in ("final loss", "best loss", "training loss", "time"):
