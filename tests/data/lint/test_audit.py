@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ import pytest
 import chat_templates as ct
 from tiny import write_rows
 from veneer.config import DataSection
-from veneer.data.lint.registry import RULES
+from veneer.data.chat import Encoder, template_of
+from veneer.data.lint import audit
+from veneer.data.lint.audit import RowAudit
+from veneer.data.lint.registry import ROW_CHECKS, RULES
+from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.rules import Finding, RowCheck
+from veneer.data.records import Record
 from veneer.data.rows import Rows, load_rows
 from veneer.enums import Check
 from veneer.errors import DataError
@@ -78,3 +85,22 @@ def test_evaluation_rows_are_checked_too(tmp_path: Path) -> None:
 
 def test_every_check_is_a_rule() -> None:
     assert {check.value for check in Check} <= set(RULES)
+
+
+def test_a_check_whose_findings_are_neither_refused_nor_said_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def counted(check: RowCheck) -> RowCheck:
+        def run(row: Row, setting: LintSetting) -> Iterable[Finding]:
+            made.append(check.rules[0].name)
+            return check.run(row, setting)
+
+        return RowCheck(check.rules, run)
+
+    monkeypatch.setattr(audit, "ROW_CHECKS", tuple(map(counted, ROW_CHECKS)))
+    tokenizer = ct.tokenizer("chatml")
+    record = Record("f:1", ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}))
+    trace = Encoder(tokenizer, template_of(tokenizer)).trace(record)
+    assert RowAudit(tokenizer, ()).refusal(record, trace) is None
+    left = {check.rules[0].name for check in ROW_CHECKS} - set(made)
+    assert left == {"control-tokens-spelled", "personal-data"}

@@ -15,7 +15,7 @@ from veneer.data.formats import Record
 from veneer.data.lint.checks.control_tokens import CONTROL_TOKENS
 from veneer.data.lint.registry import ROW_CHECKS, RULES
 from veneer.data.lint.row import LintSetting, Row
-from veneer.data.lint.rules import Finding, Severity
+from veneer.data.lint.rules import Finding, LintRule, RowCheck, Severity
 from veneer.enums import Check
 from veneer.io.tokenizer import Tokenizer
 
@@ -41,26 +41,29 @@ class RowAudit:
     _told: dict[str, _Told] = field(default_factory=dict)
     _setting: LintSetting = field(init=False)
     _refusing: frozenset[str] = field(init=False)
+    _checks: tuple[RowCheck, ...] = field(init=False)
+    """The checks of which some rule refuses rows or is said; what others find would be dropped."""
 
     def __post_init__(self) -> None:
         self._setting = LintSetting(self.tokenizer)
         self._refusing = frozenset(check.value for check in self.refusing)
+        self._checks = tuple(
+            check for check in ROW_CHECKS if any(rule.name in self._refusing or is_said(rule) for rule in check.rules)
+        )
 
     def refusal(self, record: Record, trace: Trace) -> str | None:
         """Why a row is refused; None where it may train. What else is found is kept for `notes`."""
         row = Row(record.where, _raw(record), record, None, trace)
         reasons = []
-        for check in ROW_CHECKS:
+        for check in self._checks:
             for finding in check.run(row, self._setting):
                 if finding.rule in self._refusing:
                     reasons.append(f"{finding.rule}: {finding.detail}; {RULES[finding.rule].remedy}")
-                else:
+                elif is_said(RULES[finding.rule]):
                     self._tell(finding, record.where)
         return "; ".join(reasons) or None
 
     def _tell(self, finding: Finding, where: str) -> None:
-        if finding.rule in SAID_ELSEWHERE or RULES[finding.rule].severity is Severity.INFO:
-            return
         told = self._told.setdefault(finding.rule, _Told(0, where, finding.detail))
         told.count += 1
 
@@ -75,6 +78,11 @@ class RowAudit:
             f"({name}; first: {told.where}: {told.detail}); `veneer data` names all"
             for name, told in self._told.items()
         ]
+
+
+def is_said(rule: LintRule) -> bool:
+    """Whether a run says what a rule finds in rows that it does not refuse."""
+    return rule.name not in SAID_ELSEWHERE and rule.severity is not Severity.INFO
 
 
 def _raw(record: Record) -> dict[str, Any]:
