@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from veneer.data.bounded_template import BoundedTemplate
 from veneer.data.chat import Encoder, Trace, template_of
@@ -16,6 +17,10 @@ from veneer.data.lint.fields import Placed, place
 from veneer.enums import Column
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
+
+CHUNK = 256
+"""Rows that are read together."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,13 @@ def read_rows(rows: Sequence[tuple[str, Any]], setting: LintSetting) -> list[Row
         return made
     traces = setting.encoder.traces([row.record for row in made if row.record is not None])
     return [row if row.record is None else _with_trace(row, next(traces)) for row in made]
+
+
+def in_chunks(rows: Iterable[T]) -> Iterator[list[T]]:
+    """Rows in lists of CHUNK, as they come."""
+    rest = iter(rows)
+    while chunk := list(islice(rest, CHUNK)):
+        yield chunk
 
 
 def _record_of(where: str, raw: Any, setting: LintSetting) -> Row:

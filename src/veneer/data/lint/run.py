@@ -24,7 +24,7 @@ from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts, Noted, gathe
 from veneer.data.lint.labels import Labels
 from veneer.data.lint.registry import FILE_CHECKS, ROW_CHECKS, RULES
 from veneer.data.lint.report import LintReport, Tally
-from veneer.data.lint.row import LintSetting, read_rows
+from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, read_rows
 from veneer.data.lint.rules import Cost, Finding
 from veneer.data.lint.shingles import Hashes, common
 from veneer.data.lint.spill import Spill
@@ -34,8 +34,6 @@ from veneer.errors import ConfigError, DataError, listing, nearest
 from veneer.events import Stage, Subscriber, broadcast
 from veneer.io.tokenizer import Tokenizer
 
-CHUNK = 256
-"""Rows that are checked at a time."""
 ALONE = 4_000
 """Rows up to which no further process is started: it takes about a second to start one."""
 SAMPLE = 2_000
@@ -164,7 +162,7 @@ def _facts(
     sides: list[tuple[int, Iterator[tuple[str, Any]]]] = [(TRAINING, chain(sample, rows))]
     if len(files) > 1:
         sides.append((EVALUATION, iterate_rows(files[EVALUATION])))
-    chunks = ((side, chunk) for side, all_rows in sides for chunk in _chunks(all_rows))
+    chunks = ((side, chunk) for side, all_rows in sides for chunk in in_chunks(all_rows))
     job = _Job(setting, options.group, boilerplate)
     tables: list[tuple[NDArray[np.void], NDArray[np.uint64]]] = []
     labels = Labels()
@@ -192,11 +190,6 @@ def _count(files: Sequence[str]) -> int | None:
 def _lines(path: Path) -> int:
     with path.open("rb", buffering=0) as file:
         return sum(block.count(b"\n") for block in iter(partial(file.read, 1 << 20), b""))
-
-
-def _chunks(rows: Iterator[tuple[str, Any]]) -> Iterator[list[tuple[str, Any]]]:
-    while chunk := list(islice(rows, CHUNK)):
-        yield chunk
 
 
 def _checked(job: _Job, chunks: Iterator[tuple[int, list[tuple[str, Any]]]], processes: int) -> Iterator[Chunk]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
+from typing import Any
 
 from veneer.data.lint.report import LintReport
-from veneer.data.lint.row import LintSetting, Row, read_row
+from veneer.data.lint.row import LintSetting, Row, in_chunks, read_rows
 from veneer.data.records import iterate_rows
 
 TEMPLATE = "template"
@@ -82,13 +83,17 @@ def rows_again(report: LintReport, wanted: Iterable[int], setting: LintSetting) 
         wanted: numbers of rows.
         setting: of the checks.
     """
-    left = sorted(set(wanted), reverse=True)
-    number = 0
-    for file in report.files:
-        for where, raw in iterate_rows(file):
-            if not left:
-                return
-            if left[-1] == number:
-                left.pop()
-                yield number, read_row(where, raw, setting)
-            number += 1
+    for chunk in in_chunks(_chosen(report.files, set(wanted))):
+        rows = read_rows([(where, raw) for _, where, raw in chunk], setting)
+        yield from zip((number for number, _, _ in chunk), rows, strict=True)
+
+
+def _chosen(files: Iterable[str], wanted: set[int]) -> Iterator[tuple[int, str, Any]]:
+    """The rows of these numbers, as their files have them."""
+    left = set(wanted)
+    for number, (where, raw) in enumerate(chain.from_iterable(map(iterate_rows, files))):
+        if not left:
+            return
+        if number in left:
+            left.remove(number)
+            yield number, where, raw
