@@ -38,7 +38,7 @@ class ExpectedCheckpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor, row-major. Raises ModelError for an unknown name."""
-        return tuple(self.read(name, torch.float32).shape)
+        return self.tensors.shape(name)
 
     def read(self, name: str, dtype: torch.dtype) -> Tensor:
         """One tensor in `dtype`. Raises ModelError for an unknown name."""
