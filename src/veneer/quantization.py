@@ -105,8 +105,7 @@ def quantize(
     refuse_packing(spec)
     check_tensors(checkpoint, spec)
     checkpoint.tokenizer()  # what is missing is better missed before the weights are read
-    paths = linear_paths(spec)
-    dense = skipped(paths, quant.skip_modules)
+    layers = packed_paths(spec, quant)
     chosen = _dtype(checkpoint, dtype)
     tensors: dict[str, Tensor] = {}
     weights = packed_bytes = 0
@@ -116,27 +115,37 @@ def quantize(
         for name in names:
             stage.advance(item=name)
             tensor = checkpoint.read(name, chosen)
-            path, _, leaf = name.rpartition(".")
-            if leaf != "weight" or path in dense or path not in paths:
+            if name.removesuffix(".weight") not in layers:
                 tensors[name] = tensor
                 continue
             packed = pack(tensor, None, quant)
             weights, packed_bytes = weights + tensor.numel(), packed_bytes + packed.nbytes
             tensors |= parts_of(name, stored_weight(packed), chosen)
-    ordered = tuple(path for path in paths if path in dense)
     with atomic_folder(output) as folder:
-        save_model(folder, tensors, checkpoint, quantization=quantization_config(quant, [HEAD, *ordered], chosen))
+        save_model(folder, tensors, checkpoint, quantization=packed_config(spec, quant, chosen))
     done = QuantizeResult(
         output=output,
         quant=quant,
-        layers=len(paths) - len(dense),
-        dense=ordered,
+        layers=len(layers),
+        dense=tuple(path for path in linear_paths(spec) if path not in layers),
         weights=weights,
         packed_bytes=packed_bytes,
         bytes=sum(tensor.nbytes for tensor in tensors.values()),
     )
     emit(Result(verb="quantize", values=done.to_json()))
     return done
+
+
+def packed_paths(spec: DecoderSpec, quant: QuantSection) -> frozenset[str]:
+    """The linear layers that are quantised. Raises ConfigError where `quant` skips layers that there are not."""
+    paths = linear_paths(spec)
+    return frozenset(paths) - skipped(paths, quant.skip_modules)
+
+
+def packed_config(spec: DecoderSpec, quant: QuantSection, dtype: torch.dtype) -> dict[str, Any]:
+    """What config.json says of a model whose layers are quantised so; `dtype` is what the others are written in."""
+    layers = packed_paths(spec, quant)
+    return quantization_config(quant, [HEAD, *(path for path in linear_paths(spec) if path not in layers)], dtype)
 
 
 def refuse_packing(spec: DecoderSpec) -> None:

@@ -20,11 +20,11 @@ from veneer.evaluation.run import prepare
 from veneer.evaluation.scoring import RowScore, row_losses
 from veneer.evaluation.statistics import compare, metrics
 from veneer.exports.base import Source
-from veneer.exports.merge import packed_paths
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm
 from veneer.quant.schemes import pack
+from veneer.quantization import packed_paths
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,10 @@ from veneer.errors import AdapterError, ModelError, listing
 from veneer.exports.base import Source
 from veneer.exports.tensors import MemoryTensors
 from veneer.io.model_files import stream_model
-from veneer.io.prequantised import parts_of, quantization_config
-from veneer.load import expected_tensors, linear_paths
-from veneer.model.spec import DecoderSpec
-from veneer.quant.schemes import pack, skipped
-from veneer.quantization import refuse_packing, stored_weight
+from veneer.io.prequantised import parts_of
+from veneer.load import expected_tensors
+from veneer.quant.schemes import pack
+from veneer.quantization import packed_config, packed_paths, refuse_packing, stored_weight
 
 PARTS = 7
 """At least the tensors that hold one packed weight, their longer names included."""
@@ -38,12 +37,6 @@ class MergeSummary:
     tensors: int
     tied: bool
     """Whether the embedding is the head."""
-
-
-def packed_paths(spec: DecoderSpec, quant: QuantSection) -> frozenset[str]:
-    """The layers that are quantised."""
-    paths = linear_paths(spec)
-    return frozenset(paths) - skipped(paths, quant.skip_modules)
 
 
 def write_merged(
@@ -91,8 +84,7 @@ def write_merged(
 
     described, room = None, names
     if quant is not None:
-        dense = [path for path in linear_paths(source.model.spec) if path not in packed]
-        described = quantization_config(quant, [HEAD.removesuffix(".weight"), *dense], dtype)
+        described = packed_config(source.model.spec, quant, dtype)
         room = names * PARTS
     shapes = stream_model(
         folder, room, tensors(), source.checkpoint, quantization=described, tokenizer=source.tokenizer

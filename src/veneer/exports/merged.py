@@ -23,7 +23,7 @@ from veneer.exports.expected import ExpectedCheckpoint, dense_config, model_of
 from veneer.exports.hf import merged_files, open_hf_source, write_merged_hf
 from veneer.exports.inputs import Checks, ExportInputs, name_of
 from veneer.exports.measure import LossMeter, beside, mean_loss, survival
-from veneer.exports.merge import HEAD, MergeSummary, merged_tensors, packed_paths, stays_tied, write_merged
+from veneer.exports.merge import MergeSummary, merged_tensors, stays_tied, write_merged
 from veneer.exports.readers import TRANSFORMERS, Reader, installed, transformers_folder, veneer_folder
 from veneer.exports.record import ExportRecord, LossReport, RequantisedLoss
 from veneer.exports.request import Target
@@ -33,10 +33,9 @@ from veneer.exports.veneer_reader import live
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import reported
 from veneer.io.model_files import save_settings
-from veneer.io.prequantised import quantization_config
 from veneer.io.tokenizer import Tokenizer
-from veneer.load import linear_paths
 from veneer.quant.schemes import pack
+from veneer.quantization import packed_config, packed_paths
 
 UNMEASURED = (
     "merged into the dequantised base, since the adapter was trained beside it; with evaluation rows (--data) this and "
@@ -113,7 +112,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         readers=tuple(readers),
         tensors=lambda: made.tensors(dtype),
         found=lambda: _found(folder),
-        settings=lambda: _settings(inputs, made, dtype, quant, folder),
+        settings=lambda: _settings(inputs, made, dtype, folder),
         merged=None
         if exact
         else lambda: model(MemoryTensors({one.name: one.exact.float() for one in made.tensors(dtype)})),
@@ -130,18 +129,15 @@ class _MergedModel:
     """Makes every tensor, for a dtype of those that are dense."""
     settings: Callable[[], tuple[dict[str, Any], Tokenizer | None]]
     """Makes config.json, but for the dtype and the quantisation, and the tokenizer where it is not the base's."""
-    dense: Callable[[], list[str]]
-    """The linear layers that stay dense where others are packed."""
+    described: Callable[[torch.dtype], dict[str, Any] | None]
+    """What config.json says of its quantisation; None where nothing is packed."""
 
 
 def _merged(inputs: ExportInputs, base: MergeBase, quant: QuantSection | None) -> _MergedModel:
     source = cache(lambda: open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained))
 
-    def packed() -> frozenset[str]:
-        return frozenset() if quant is None else packed_paths(source().model.spec, quant)
-
     def tensors(dtype: torch.dtype) -> Iterator[ExpectedTensor]:
-        layers = packed()
+        layers = frozenset[str]() if quant is None else packed_paths(source().model.spec, quant)
         for name, tensor, _ in merged_tensors(source()):
             if quant is not None and name.removesuffix(".weight") in layers:
                 written = pack(tensor.float(), None, quant).dequantize(torch.float32)
@@ -153,9 +149,10 @@ def _merged(inputs: ExportInputs, base: MergeBase, quant: QuantSection | None) -
         changes = {"vocab_size": source().model.spec.vocab_size, "tie_word_embeddings": stays_tied(source())}
         return {**inputs.checkpoint.config, **changes}, source().tokenizer
 
-    return _MergedModel(
-        tensors, settings, lambda: [path for path in linear_paths(source().model.spec) if path not in packed()]
-    )
+    def described(dtype: torch.dtype) -> dict[str, Any] | None:
+        return None if quant is None else packed_config(source().model.spec, quant, dtype)
+
+    return _MergedModel(tensors, settings, described)
 
 
 def _merged_hf(inputs: ExportInputs, base: MergeBase) -> _MergedModel:
@@ -165,19 +162,15 @@ def _merged_hf(inputs: ExportInputs, base: MergeBase) -> _MergedModel:
         for name, tensor, wide, _ in merged_files(source()):
             yield ExpectedTensor(name, tensor, tensor.to(torch.float32 if wide else dtype))
 
-    return _MergedModel(tensors, lambda: (dict(inputs.checkpoint.config), None), list)
+    return _MergedModel(tensors, lambda: (dict(inputs.checkpoint.config), None), lambda dtype: None)
 
 
-def _settings(
-    inputs: ExportInputs, made: _MergedModel, dtype: torch.dtype, quant: QuantSection | None, folder: Path
-) -> list[str]:
+def _settings(inputs: ExportInputs, made: _MergedModel, dtype: torch.dtype, folder: Path) -> list[str]:
     """Everything but the weights, written once more and compared."""
     config, tokenizer = made.settings()
-    described = (
-        None if quant is None else quantization_config(quant, [HEAD.removesuffix(".weight"), *made.dense()], dtype)
-    )
     with TemporaryDirectory() as scratch:
-        save_settings(Path(scratch), {**config, "torch_dtype": name_of(dtype)}, inputs.checkpoint, described, tokenizer)
+        changes = {**config, "torch_dtype": name_of(dtype)}
+        save_settings(Path(scratch), changes, inputs.checkpoint, made.described(dtype), tokenizer)
         return file_differences(Path(scratch), folder)
 
 
