@@ -23,7 +23,7 @@ from veneer.exports.expected import ExpectedCheckpoint, dense_config, model_of
 from veneer.exports.hf import merged_files, open_hf_source, write_merged_hf
 from veneer.exports.inputs import Checks, ExportInputs, name_of
 from veneer.exports.measure import LossMeter, beside, mean_loss, survival
-from veneer.exports.merge import MergeSummary, merged_tensors, stays_tied, write_merged
+from veneer.exports.merge import MergeSummary, merged_in_memory, merged_tensors, stays_tied, write_merged
 from veneer.exports.readers import TRANSFORMERS, Reader, installed, transformers_folder, veneer_folder
 from veneer.exports.record import ExportRecord, LossReport, RequantisedLoss
 from veneer.exports.request import Target
@@ -113,9 +113,7 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
         tensors=lambda: made.tensors(dtype),
         found=lambda: _found(folder),
         settings=lambda: _settings(inputs, made, dtype, folder),
-        merged=None
-        if exact
-        else lambda: model(MemoryTensors({one.name: one.exact.float() for one in made.tensors(dtype)})),
+        merged=None if exact else lambda: model(made.exact()),
         expected=None if exact else lambda: model(_found(folder)),
         notes=notes,
     )
@@ -127,6 +125,8 @@ class _MergedModel:
 
     tensors: Callable[[torch.dtype], Iterator[ExpectedTensor]]
     """Makes every tensor, for a dtype of those that are dense."""
+    exact: Callable[[], Tensors]
+    """Makes every tensor in float32, before it is rounded or packed."""
     settings: Callable[[], tuple[dict[str, Any], Tokenizer | None]]
     """Makes config.json, but for the dtype and the quantisation, and the tokenizer where it is not the base's."""
     described: Callable[[torch.dtype], dict[str, Any] | None]
@@ -152,7 +152,7 @@ def _merged(inputs: ExportInputs, base: MergeBase, quant: QuantSection | None) -
     def described(dtype: torch.dtype) -> dict[str, Any] | None:
         return None if quant is None else packed_config(source().model.spec, quant, dtype)
 
-    return _MergedModel(tensors, settings, described)
+    return _MergedModel(tensors, lambda: merged_in_memory(source()), settings, described)
 
 
 def _merged_hf(inputs: ExportInputs, base: MergeBase) -> _MergedModel:
@@ -162,7 +162,10 @@ def _merged_hf(inputs: ExportInputs, base: MergeBase) -> _MergedModel:
         for name, tensor, wide, _ in merged_files(source()):
             yield ExpectedTensor(name, tensor, tensor.to(torch.float32 if wide else dtype))
 
-    return _MergedModel(tensors, lambda: (dict(inputs.checkpoint.config), None), lambda dtype: None)
+    def exact() -> Tensors:
+        return MemoryTensors({name: tensor.float() for name, tensor, _, _ in merged_files(source())})
+
+    return _MergedModel(tensors, exact, lambda: (dict(inputs.checkpoint.config), None), lambda dtype: None)
 
 
 def _settings(inputs: ExportInputs, made: _MergedModel, dtype: torch.dtype, folder: Path) -> list[str]:
