@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from veneer.exports.expected import ExpectedCheckpoint, dense_config, model_of
 from veneer.exports.input_rounding import BY_TYPE, load_rounded, rounds
 from veneer.exports.input_rounding import rounded as rounded_inputs
 from veneer.exports.inputs import Checks, ExportInputs
-from veneer.exports.merge import HEAD, merged_in_memory, merged_tensors, stays_tied
+from veneer.exports.merge import HEAD, merged_config, merged_in_memory, merged_tensors
 from veneer.exports.modelfile import write_modelfile
 from veneer.exports.readers import Reader, llama_cpp, veneer_folder
 from veneer.exports.record import ExportRecord
@@ -37,7 +36,6 @@ from veneer.io.gguf.model import WrittenGguf, metadata, needed, plan_kinds, writ
 from veneer.io.gguf.names import EMBEDDING, Piece, pieces
 from veneer.io.gguf.reader import decode
 from veneer.io.tokenizer import Tokenizer
-from veneer.model.spec import spec_from_hf
 
 GGUF, MODEL_FILE = "gguf", "model.gguf"
 DEFAULT = Quant.F16
@@ -83,16 +81,7 @@ def write_gguf(
     """
     tokenizer = source.tokenizer or source.checkpoint.tokenizer()
     tensors = ((tensor, values) for tensor, values, _ in merged_tensors(source))
-    return write_model(path, gguf_config(source), tokenizer, tensors, quant, name=name, progress=progress)
-
-
-def gguf_config(source: Source) -> Mapping[str, Any]:
-    """config.json of the merged model: its vocabulary and whether it is tied are the adapter's."""
-    return {
-        **source.checkpoint.config,
-        "vocab_size": source.model.spec.vocab_size,
-        "tie_word_embeddings": stays_tied(source),
-    }
+    return write_model(path, merged_config(source), tokenizer, tensors, quant, name=name, progress=progress)
 
 
 def write_gguf_base(path: Path, checkpoint: Checkpoint, quant: Quant, *, name: str = "") -> WrittenGguf:
@@ -145,38 +134,35 @@ def checks(inputs: ExportInputs, folder: Path, record: ExportRecord) -> Checks:
     """Settings, merged tensors, our loader and llama.cpp."""
     base, quant = MergeBase(record.merged_into), quant_of(record.format)
     file = folder / MODEL_FILE
-    source = cache(lambda: open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained))
-    config = cache(lambda: gguf_config(source()))
+    source = open_source(inputs.checkpoint, inputs.request.adapter, base, inputs.trained)
+    config, tokenizer = merged_config(source), source.tokenizer or inputs.checkpoint.tokenizer()
+    types = _types(config, quant)
     readers: list[Reader] = [veneer_folder(file, inputs.device)]
     if runner.available():
         readers.append(llama_cpp(file))
 
-    def tokenizer() -> Tokenizer:
-        return source().tokenizer or inputs.checkpoint.tokenizer()
-
     def expected(tensors: Tensors) -> ExpectedCheckpoint:
         # Where llama.cpp asks for a head, a tied one is written a second time, and may be of another type.
         tied = HEAD not in tensors.names()
-        settings = {**dense_config(config()), "tie_word_embeddings": tied}
-        return ExpectedCheckpoint(settings, inputs.checkpoint.generation_config, tensors, tokenizer())
+        settings = {**dense_config(config), "tie_word_embeddings": tied}
+        return ExpectedCheckpoint(settings, inputs.checkpoint.generation_config, tensors, tokenizer)
 
     def rounded(asked: ReaderInput) -> ReaderOutput:
-        return _rounded(expected(_found(file)), _types(config(), quant), asked, inputs.device)
+        return _rounded(expected(_found(file)), types, asked, inputs.device)
 
     exact = quant is Quant.F32
-    rounding = rounds(_types(config(), quant), spec_from_hf(config()).activation)
     return Checks(
         reference=lambda: live(inputs.checkpoint, inputs.request.adapter, base, inputs.trained, inputs.device),
         readers=tuple(readers),
-        tensors=lambda: _expected(source(), config(), quant),
+        tensors=lambda: _expected(source, config, quant),
         found=lambda: _found(file),
-        settings=lambda: settings_of(file, metadata(config(), tokenizer(), quant)),
-        merged=None if exact else lambda: model_of(expected(merged_in_memory(source())), inputs.device),
+        settings=lambda: settings_of(file, metadata(config, tokenizer, quant)),
+        merged=None if exact else lambda: model_of(expected(merged_in_memory(source)), inputs.device),
         expected=None if exact else lambda: model_of(expected(_found(file)), inputs.device),
-        rounded=rounded if rounding else None,
+        rounded=rounded if rounds(types, source.model.spec.activation) else None,
         notes=() if runner.available() else (NO_LLAMA_CPP,),
         opened=True,
-        composed=composes(tokenizer()),
+        composed=composes(tokenizer),
     )
 
 

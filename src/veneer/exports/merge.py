@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,6 +123,15 @@ def merged_tensors(source: Source) -> Iterator[tuple[str, Tensor, bool]]:
         # A head that was the embedding until now has its values.
         held = EMBEDDING if name == HEAD and HEAD not in expected else name
         yield name, source.base(held), False
+
+
+def merged_config(source: Source) -> dict[str, Any]:
+    """config.json of the merged model: its vocabulary and whether it is tied are the adapter's."""
+    return {
+        **source.checkpoint.config,
+        "vocab_size": source.model.spec.vocab_size,
+        "tie_word_embeddings": stays_tied(source),
+    }
 
 
 def merged_in_memory(source: Source) -> MemoryTensors:

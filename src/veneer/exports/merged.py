@@ -23,7 +23,7 @@ from veneer.exports.expected import ExpectedCheckpoint, dense_config, model_of
 from veneer.exports.hf import merged_files, open_hf_source, write_merged_hf
 from veneer.exports.inputs import Checks, ExportInputs, name_of
 from veneer.exports.measure import LossMeter, beside, mean_loss, survival
-from veneer.exports.merge import MergeSummary, merged_in_memory, merged_tensors, stays_tied, write_merged
+from veneer.exports.merge import MergeSummary, merged_config, merged_in_memory, merged_tensors, write_merged
 from veneer.exports.readers import TRANSFORMERS, Reader, installed, transformers_folder, veneer_folder
 from veneer.exports.record import ExportRecord, LossReport, RequantisedLoss
 from veneer.exports.request import Target
@@ -146,8 +146,7 @@ def _merged(inputs: ExportInputs, base: MergeBase, quant: QuantSection | None) -
             yield ExpectedTensor(name, tensor, written)
 
     def settings() -> tuple[dict[str, Any], Tokenizer | None]:
-        changes = {"vocab_size": source().model.spec.vocab_size, "tie_word_embeddings": stays_tied(source())}
-        return {**inputs.checkpoint.config, **changes}, source().tokenizer
+        return merged_config(source()), source().tokenizer
 
     def described(dtype: torch.dtype) -> dict[str, Any] | None:
         return None if quant is None else packed_config(source().model.spec, quant, dtype)
