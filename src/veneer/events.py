@@ -404,3 +404,12 @@ def read_events(path: Path) -> list[dict[str, object]]:
         if isinstance(event, dict):
             events.append(event)
     return events
+
+
+def by_step(events: Iterable[Mapping[str, object]], kind: str, key: str) -> dict[int, float]:
+    """A number of every recorded event of one kind, by its step, in the order of the steps.
+
+    A resumed run may have recorded a step twice. The later event is the one that counts.
+    """
+    found = {int(str(one["step"])): float(str(one[key])) for one in events if one.get("event") == kind}
+    return dict(sorted(found.items()))

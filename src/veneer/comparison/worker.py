@@ -55,9 +55,6 @@ def carry_out(order: Order) -> None:
 
 
 def _train(order: Order) -> RunOutcome:
-    folder = RunFolder(order.folder)
-    resume = folder.resumable
-    config = (folder.config() if resume else None) or order.config
     rates: list[float] = []
 
     def follow(event: Event) -> None:
@@ -66,7 +63,7 @@ def _train(order: Order) -> RunOutcome:
         _say(event)
 
     with interruptible() as stop:
-        result = train(config, resume=resume, subscribers=[follow], stop=stop)
+        result = train(order.config, resume=True, subscribers=[follow], stop=stop)
     return RunOutcome(
         method=order.method,
         seed=order.seed,
@@ -78,7 +75,7 @@ def _train(order: Order) -> RunOutcome:
         seconds=result.progress.seconds,
         tokens=result.progress.tokens,
         peak_memory_mb=result.peak_memory_mb,
-        bytes_on_disk=sum(file.stat().st_size for file in folder.weights.values()),
+        bytes_on_disk=sum(file.stat().st_size for file in RunFolder(order.folder).weights.values()),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from veneer.adapters.store import read_config
 from veneer.assistant import recorded_run
 from veneer.config import RunConfig
+from veneer.events import by_step
 from veneer.exports.certificate import TOP
 from veneer.exports.record import ExportRecord
 from veneer.exports.request import Target
@@ -73,7 +74,7 @@ def _evaluations(adapter: Path) -> list[float]:
     run = run_of(adapter)
     if run is None:
         return []
-    return [float(str(event["loss"])) for event in run.events() if event["event"] == "Evaluated"]
+    return list(by_step(run.events(), "Evaluated", "loss").values())
 
 
 def _parity(record: ExportRecord) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from veneer.errors import CheckpointError
+from veneer.events import by_step
 from veneer.run_folder import RunFolder
 from veneer.training.lock import Environment
 
@@ -79,5 +80,4 @@ def first_step(then: Path, now: Path) -> int | None:
 
 
 def _losses(folder: Path) -> dict[int, float]:
-    events = [event for event in RunFolder(folder).events() if event["event"] == "StepDone"]
-    return {int(str(event["step"])): float(str(event["loss"])) for event in events}
+    return by_step(RunFolder(folder).events(), "StepDone", "loss")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.charts import Series, line_chart
+from veneer.events import by_step
 from veneer.run_folder import RunFolder
 from veneer.sweeps.grid import Point
 
@@ -50,31 +51,24 @@ class SweepOutcome:
 def read_outcome(point: Point) -> SweepOutcome:
     """What a point's folder holds."""
     folder = RunFolder(Path(point.config.output))
-    losses: dict[int, float] = {}
-    evaluations: dict[int, float] = {}
-    seconds: dict[int, float] = {}
+    events = folder.events()
+    losses, evaluations = by_step(events, "StepDone", "loss"), by_step(events, "Evaluated", "loss")
     state = "waiting"
-    for event in folder.events():
-        kind, step = event.get("event"), int(str(event.get("step", 0)))
-        if kind == "StepDone":
-            # A resumed run may have logged a step twice; the later line is the one that counts.
-            losses[step], seconds[step] = float(str(event["loss"])), float(str(event["seconds"]))
-        elif kind == "Evaluated":
-            evaluations[step] = float(str(event["loss"]))
-        elif kind == "RunStarted":
+    for event in events:
+        if event.get("event") == "RunStarted":
             state = "interrupted"
-        elif kind == "RunFinished":
+        elif event.get("event") == "RunFinished":
             state = str(event["reason"])
     if state == "complete" and not folder.summary_file.is_file():
         state = "interrupted"  # ended before its files were published
-    recent = [loss for _, loss in sorted(losses.items())][-max(1, int(RECENT * len(losses))) :]
+    recent = list(losses.values())[-max(1, int(RECENT * len(losses))) :]
     best = min(evaluations, key=lambda step: (evaluations[step], step)) if evaluations else None
     return SweepOutcome(
         name=point.name,
         settings=point.settings,
         state=state,
         steps=max(losses, default=0),
-        seconds=sum(seconds.values()),
+        seconds=sum(by_step(events, "StepDone", "seconds").values()),
         train_loss=sum(recent) / len(recent) if recent else None,
         final_loss=evaluations[max(evaluations)] if evaluations else None,
         best_loss=None if best is None else evaluations[best],

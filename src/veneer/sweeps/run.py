@@ -13,7 +13,6 @@ from veneer.errors import Interrupted, OutputError, TrainingStopped
 from veneer.events import Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
 from veneer.io.files import exclusive, make_output_folder, write_text
 from veneer.io.tokenizer import Tokenizer
-from veneer.run_folder import RunFolder
 from veneer.sweeps.grid import Point, points
 from veneer.sweeps.outcome import SweepOutcome, best_of, chart, dumped, read_outcome, to_json
 from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
@@ -65,9 +64,9 @@ def sweep(
         for group in _groups(pending, together, emit):
             emit(RunsJoined(runs=tuple(point.name for point, _ in group)))
             interrupted = _train_group(group, emit, stop)
-            _report(output, found)
+            done = {outcome.name for outcome in _report(output, found) if outcome.done}
             for point, _ in group:
-                if read_outcome(point).done:
+                if point.name in done:
                     emit(RunDone(run=point.name, before=False))
             if interrupted:
                 break
@@ -108,8 +107,7 @@ def _groups(pending: Sequence[Point], together: int, emit: Subscriber) -> list[l
     with Stage(emit, "planning", total=len(pending), unit="runs") as stage:
         for point in pending:
             stage.advance(0, point.name)
-            resume = RunFolder(Path(point.config.output)).resumable
-            prepared.append(prepare_joint(point.config, resume=resume, rows=store.load))
+            prepared.append(prepare_joint(point.config, resume=True, rows=store.load))
             stage.advance()
     for point, run in zip(pending, prepared, strict=True):
         for group in groups:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict
 
 from veneer.charts import loss_chart
+from veneer.events import by_step
 from veneer.io.files import staged_files, write_text
 from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import Progress
@@ -26,12 +27,5 @@ def publish(folder: RunFolder, trainable: Trainable, progress: Progress) -> None
 
 def loss_curve(folder: RunFolder) -> str:
     """An SVG of training and evaluation loss over the steps that a run's events tell of."""
-    steps: dict[int, float] = {}
-    evaluations: dict[int, float] = {}
-    for event in folder.events():
-        # A resumed run may have logged a step twice; the later line is the one that counts.
-        if event["event"] == "StepDone":
-            steps[int(str(event["step"]))] = float(str(event["loss"]))
-        elif event["event"] == "Evaluated":
-            evaluations[int(str(event["step"]))] = float(str(event["loss"]))
-    return loss_chart(steps, evaluations)
+    events = folder.events()
+    return loss_chart(by_step(events, "StepDone", "loss"), by_step(events, "Evaluated", "loss"))
