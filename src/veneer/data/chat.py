@@ -308,15 +308,14 @@ def split_for_evaluation(record: Record) -> tuple[tuple[Message, ...], str] | No
         None where there is no text to compare with: a plain text, or a last turn that only calls tools. The loss of
         such a row still counts.
     """
-    turns = [index for index, message in enumerate(record.messages) if message["role"] == "assistant"]
-    trained = [index for index in turns if index not in record.untrained]
-    if not trained:
+    turns = record.trained_turns
+    if not turns:
         return None
-    last = record.messages[trained[-1]]
+    last = record.messages[turns[-1]]
     answer = last.get("content") or ""
     if not answer and last.get("tool_calls"):
         return None
-    return record.messages[: trained[-1]], answer
+    return record.messages[: turns[-1]], answer
 
 
 def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:

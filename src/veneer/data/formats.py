@@ -58,6 +58,15 @@ class Record:
     """Indices in `messages` of the assistant turns that are context only, in ascending order: those in the prompt of a
     prompt/completion row, and those that the file marks so (`weight: 0`, `train: false`)."""
 
+    @property
+    def trained_turns(self) -> tuple[int, ...]:
+        """Indices in `messages` of the assistant turns that train, in ascending order."""
+        return tuple(
+            index
+            for index, message in enumerate(self.messages)
+            if message["role"] == "assistant" and index not in self.untrained
+        )
+
 
 @dataclass(slots=True)
 class Remarks:

@@ -16,6 +16,7 @@ from typing import Any
 
 from veneer.data.chat import Trace
 from veneer.data.formats import Record
+from veneer.data.spans import Span
 
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
 _THOUGHTS = re.compile(r"^\s*<think>(.*?)</think>(.*)$", re.DOTALL)
@@ -59,9 +60,7 @@ class Placed:
 
 def place(raw: Any, record: Record, trace: Trace) -> list[Placed]:
     """Every source of a row with its place, in the order of the conversation."""
-    spans = dict(zip(_trained_turns(record), trace.spans, strict=False))
-    if len(spans) != len(trace.spans):
-        spans = {}
+    spans = trained_spans(record, trace)
     placed: list[Placed] = []
     cursor = 0
     for source in sources(raw, record):
@@ -106,10 +105,10 @@ def _forms(wanted: str) -> Iterator[str]:
     yield stripped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _trained_turns(record: Record) -> list[int]:
-    return [
-        i for i, message in enumerate(record.messages) if message["role"] == "assistant" and i not in record.untrained
-    ]
+def trained_spans(record: Record, trace: Trace) -> dict[int, Span]:
+    """The range of the trace's text that trains for each turn that does; none where they cannot be told apart."""
+    turns = record.trained_turns
+    return dict(zip(turns, trace.spans, strict=True)) if len(turns) == len(trace.spans) else {}
 
 
 def sources(raw: Any, record: Record) -> Iterator[FieldSource]:

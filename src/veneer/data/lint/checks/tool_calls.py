@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from veneer.data.lint.fields import trained_spans
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
 
@@ -32,9 +33,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     turns = [(i, message) for i, message in enumerate(row.record.messages) if message.get("tool_calls")]
     if not turns:
         return
-    answers = [i for i, message in enumerate(row.record.messages) if message["role"] == "assistant"]
-    trained = [i for i in answers if i not in row.record.untrained]
-    spans = dict(zip(trained, row.trace.spans, strict=False)) if len(trained) == len(row.trace.spans) else {}
+    spans = trained_spans(row.record, row.trace)
     for index, message in turns:
         start, end = spans.get(index, (0, len(row.trace.text)))
         text = row.trace.text[start:end]
