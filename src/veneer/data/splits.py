@@ -17,7 +17,7 @@ from veneer.config import DataSection
 from veneer.data.batches import order
 from veneer.data.json_values import BadRow
 from veneer.data.lint.clusters import clusters
-from veneer.data.lint.shingles import bands, shingles
+from veneer.data.lint.shingles import SIMILARITY, bands, shingles_of
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record
 from veneer.enums import SplitBy
@@ -25,8 +25,6 @@ from veneer.errors import DataError, listing
 
 # Another stream than the epochs' orders, which start from 0.
 _STREAM = 2**31
-SIMILARITY = 0.8
-"""Share of runs of five words, of all that two rows have, from which on they are kept on one side."""
 
 Sides = tuple[list[Record], list[Record]]
 """The rows to train, and those to evaluate."""
@@ -188,10 +186,6 @@ def _answer(record: Record) -> str:
 
 def _near_duplicates(records: list[Record]) -> list[int]:
     """For each record the first of those that are nearly the same."""
-    sets = [shingles(record.text if record.text is not None else _said(record)) for record in records]
+    sets = [shingles_of(record) for record in records]
     roots = clusters(np.stack([bands(one) for one in sets]), lambda row: sets[row], SIMILARITY)
     return [int(root) for root in roots]
-
-
-def _said(record: Record) -> str:
-    return "\n".join(str(turn.get("content") or "") for turn in record.messages if turn["role"] != "system")

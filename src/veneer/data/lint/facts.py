@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from veneer.data.lint.labels import LONGEST, Labels
 from veneer.data.lint.languages import language_of
 from veneer.data.lint.row import Row
-from veneer.data.lint.shingles import BANDS, Hashes, bands, shingles, without
+from veneer.data.lint.shingles import BANDS, Hashes, bands, shingles_of, without
 from veneer.data.lint.spill import Spill
 
 TRAINING, EVALUATION = 0, 1
@@ -131,16 +131,6 @@ def _group(raw: Any, column: str | None) -> Any:
     return next((raw[name] for name in (GROUPS if column is None else (column,)) if raw.get(name) is not None), None)
 
 
-def shingles_of(row: Row) -> Hashes:
-    """The shingles of all that a row says, system turns aside."""
-    if row.record is None:
-        return np.zeros(0, dtype=np.uint32)
-    if row.record.text is not None:
-        return shingles(row.record.text)
-    turns = (message for message in row.record.messages if message["role"] != "system")
-    return shingles("\n".join(str(turn.get("content") or "") for turn in turns))
-
-
 def normal(text: str) -> str:
     """A text without what does not change what it says: case, and how white space is written."""
     return " ".join(text.casefold().split())
@@ -182,7 +172,7 @@ class Noted:
 
 def note(rows: Sequence[Row], side: int, group: str | None, boilerplate: Hashes) -> Noted:
     """What is kept of some rows of one side."""
-    sets = [without(shingles_of(row), boilerplate) for row in rows]
+    sets = [without(shingles_of(row.record), boilerplate) for row in rows]
     signatures = [bands(hashes) if len(hashes) else np.zeros(BANDS, dtype=np.uint64) for hashes in sets]
     return Noted(
         table=np.array([tuple(facts_of(row, side, group)) for row in rows], dtype=TABLE),

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts, Noted, gather, note, shingles_of
+from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts, Noted, gather, note
 from veneer.data.lint.labels import Labels
 from veneer.data.lint.registry import FILE_CHECKS, ROW_CHECKS, RULES
 from veneer.data.lint.report import LintReport, Tally
 from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, read_rows
 from veneer.data.lint.rules import Cost, Finding
-from veneer.data.lint.shingles import Hashes, common
+from veneer.data.lint.shingles import Hashes, common, shingles_of
 from veneer.data.lint.spill import Spill
 from veneer.data.records import iterate_rows
 from veneer.enums import Column
@@ -158,7 +158,7 @@ def _facts(
     rows = iterate_rows(files[TRAINING])
     sample = list(islice(rows, SAMPLE))
     plain = LintSetting(columns=setting.columns)
-    boilerplate = common([shingles_of(row) for row in read_rows(sample, plain)], _BOILERPLATE)
+    boilerplate = common([shingles_of(row.record) for row in read_rows(sample, plain)], _BOILERPLATE)
     sides: list[tuple[int, Iterator[tuple[str, Any]]]] = [(TRAINING, chain(sample, rows))]
     if len(files) > 1:
         sides.append((EVALUATION, iterate_rows(files[EVALUATION])))

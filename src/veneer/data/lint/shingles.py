@@ -14,6 +14,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.data.formats import Record
+
 WORDS = 5
 BANDS, ROWS = 16, 8
 _DELETED = b"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
@@ -24,6 +26,9 @@ _PLACES = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 
                    dtype=np.uint64)  # fmt: skip
 _LONG_WORD = 16
 """Bytes a word, from which on a text counts as written without spaces."""
+
+SIMILARITY = 0.8
+"""Share of runs of five words, of all that two rows have, from which on they are near-duplicates."""
 
 Hashes = NDArray[np.uint32]
 
@@ -47,6 +52,16 @@ def shingles(text: str) -> Hashes:
     mixed ^= mixed >> np.uint64(29)
     mixed *= _PLACES[4]
     return np.unique((mixed >> np.uint64(32)).astype(np.uint32))
+
+
+def shingles_of(record: Record | None) -> Hashes:
+    """The shingles of all that a record says, system turns aside; none for a row that is no record."""
+    if record is None:
+        return np.zeros(0, dtype=np.uint32)
+    if record.text is not None:
+        return shingles(record.text)
+    turns = (message for message in record.messages if message["role"] != "system")
+    return shingles("\n".join(str(turn.get("content") or "") for turn in turns))
 
 
 def bands(hashes: Hashes) -> NDArray[np.uint64]:

@@ -10,6 +10,7 @@ from veneer.data.lint.checks.duplicates import groups
 from veneer.data.lint.clusters import clusters
 from veneer.data.lint.facts import EVALUATION, TRAINING, FileFacts
 from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
+from veneer.data.lint.shingles import SIMILARITY
 
 NEAR_DUPLICATE = LintRule(
     "near-duplicate",
@@ -32,8 +33,6 @@ LEAKED_NEARLY = LintRule(
     "stand in the evaluation file and are nearly the same as a training row",
     "remove one of the two, or split with near-duplicates on one side: data.split {by: near-duplicates}",
 )
-SIMILARITY = 0.8
-"""Share of runs of five words that two near-duplicates have in common, of all that they have."""
 _MANY = 0.05
 
 
