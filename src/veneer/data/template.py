@@ -26,7 +26,8 @@ from veneer.errors import DataError
 SPAN_OPEN = "\U0010f0fe"
 SPAN_CLOSE = "\U0010f0ff"
 
-_REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+"""Names of a turn's thoughts in data files; templates read the first two."""
 # What Python raises for a wrong expression in a template ({{ 1 + "a" }}, a missing key, endless recursion).
 _EXPRESSION_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError, MemoryError)
 
@@ -184,8 +185,7 @@ def _has_generation(environment: MeteredEnvironment, source: str) -> bool:
 
 def _normalised(message: Mapping[str, Any]) -> dict[str, Any]:
     plain = {key: value for key, value in message.items() if value is not None}
-    # Reasoning goes by three names in data files; templates read the first two.
-    for key in _REASONING_KEYS:
+    for key in REASONING_KEYS:
         if key in plain:
             return {"thinking": plain[key], **plain, "reasoning_content": plain[key]}
     return plain

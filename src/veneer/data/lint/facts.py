@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from veneer.data.lint.labels import LONGEST, Labels
 from veneer.data.lint.languages import language_of
-from veneer.data.lint.row import Row
+from veneer.data.lint.row import Row, raw_turns
 from veneer.data.lint.shingles import BANDS, Hashes, bands, shingles_of, without
 from veneer.data.lint.spill import Spill
 
@@ -146,11 +146,7 @@ def shape_of(raw: Any) -> str:
     """The keys of a row and of its messages, as text."""
     if not isinstance(raw, dict):
         return ""
-    inner: set[str] = set()
-    for key in ("messages", "conversations", "prompt", "completion"):
-        turns = raw.get(key)
-        if isinstance(turns, list):
-            inner.update(f"{key}[].{name}" for turn in turns if isinstance(turn, dict) for name in turn)
+    inner = {f"{key}[].{name}" for key, turn in raw_turns(raw) for name in turn}
     return ", ".join(sorted(map(str, raw))) + ("; " + ", ".join(sorted(inner)) if inner else "")
 
 

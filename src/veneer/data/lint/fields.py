@@ -17,8 +17,8 @@ from typing import Any
 from veneer.data.chat import Trace
 from veneer.data.formats import Record
 from veneer.data.spans import Span
+from veneer.data.template import REASONING_KEYS
 
-THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
 _THOUGHTS = re.compile(r"^\s*<think>(.*?)</think>(.*)$", re.DOTALL)
 
 
@@ -130,7 +130,7 @@ def sources(raw: Any, record: Record) -> Iterator[FieldSource]:
 
 def _message(path: str, turn: int, message: Mapping[str, Any]) -> Iterator[FieldSource]:
     role = message["role"]
-    for key in THOUGHT_KEYS:
+    for key in REASONING_KEYS:
         thought = message.get(key)
         if isinstance(thought, str) and thought.strip():
             yield FieldSource(f"{path}.{key}", thought, FieldKind.THOUGHT, turn, role)

@@ -160,6 +160,15 @@ def _with_trace(row: Row, found: Trace | DataError) -> Row:
     return replace(row, trace=found)
 
 
+def raw_turns(raw: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The turns of a row as the file has it, each with the key of the list that it stands in."""
+    if isinstance(raw, dict):
+        for key in ("messages", "conversations", "prompt", "completion"):
+            turns = raw.get(key)
+            if isinstance(turns, list):
+                yield from ((key, turn) for turn in turns if isinstance(turn, dict))
+
+
 def strings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Every string below a value with its path, such as `messages[1].content`."""
     if isinstance(value, str):

@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from veneer.data.lint.row import LintSetting, Row
+from veneer.data.lint.row import LintSetting, Row, raw_turns
 from veneer.data.lint.rules import Cost, Finding, LintRule, RowCheck, Severity
+from veneer.data.template import REASONING_KEYS
 from veneer.data.turns import MARKS
 
 EMPTY_TURN = LintRule(
@@ -37,7 +38,7 @@ _INVISIBLE = re.compile(
 _KEYS = frozenset(
     {
         *("role", "content", "name", "tool_calls", "tool_call_id", "tools", "from", "value"),
-        *("reasoning_content", "thinking", "reasoning", "id", "refusal", *MARKS),
+        *("id", "refusal", *REASONING_KEYS, *MARKS),
     }
 )
 
@@ -66,7 +67,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     problem = _order([message["role"] for message in record.messages], record.messages)
     if problem is not None:
         yield TURN_ORDER.found(problem)
-    unknown = sorted({key for turn in _raw_turns(row.raw) for key in turn if key not in _KEYS})
+    unknown = sorted({key for _, turn in raw_turns(row.raw) for key in turn if key not in _KEYS})
     if unknown:
         yield UNKNOWN_KEYS.found(", ".join(repr(key) for key in unknown[:5]))
 
@@ -89,14 +90,6 @@ def _order(roles: list[str], messages: tuple[dict[str, Any], ...]) -> str | None
     if roles and roles[-1] != "assistant":
         return f"the conversation ends with the {roles[-1]}'s turn, which is never trained"
     return None
-
-
-def _raw_turns(raw: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(raw, dict):
-        for key in ("messages", "conversations", "prompt", "completion"):
-            turns = raw.get(key)
-            if isinstance(turns, list):
-                yield from (turn for turn in turns if isinstance(turn, dict))
 
 
 CHECK = RowCheck((EMPTY_TURN, TURN_ORDER, UNKNOWN_KEYS), _run)
