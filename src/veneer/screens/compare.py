@@ -14,9 +14,8 @@ from veneer.comparison.run import CompareConfig, CompareResult, compare
 from veneer.comparison.summary import Difference, Figure
 from veneer.io.files import write_text
 from veneer.screens.console import console, new_table, say, show_table
-from veneer.screens.events import EventScreen
 from veneer.screens.figures import PERCENT, bare, change
-from veneer.screens.json_output import print_result
+from veneer.screens.subscribers import subscribers_of
 
 TEXT_WIDTH = 140
 """The width of the tables that are written to files, in characters."""
@@ -24,16 +23,15 @@ TEXT_WIDTH = 140
 
 def compare_visibly(config: CompareConfig, *, as_json: bool) -> CompareResult:
     """Compare methods with a line for every run, and print tables of quality and cost."""
-    people = console()
-    with EventScreen(people) as screen:
-        result = compare(config, subscribers=[screen, print_result] if as_json else [screen])
+    with subscribers_of(as_json=as_json) as subscribers:
+        result = compare(config, subscribers=subscribers)
     tables = [comparison_of_methods(result), *([differences_table(result.differences)] if result.differences else [])]
     text = io.StringIO()
     for table in tables:
         show_table(Console(file=text, width=TEXT_WIDTH), table)
     write_text(Path(config.output) / "compare.txt", text.getvalue())
     for name, problem in result.problems.items():
-        say(people, f"{name}: not run: {problem}")
+        say(console(), f"{name}: not run: {problem}")
     if not as_json:
         shown = Console()
         for table in tables:

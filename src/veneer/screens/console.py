@@ -93,6 +93,7 @@ def show_table(screen: Console, table: Table) -> None:
         say(screen, str(caption), style="italic")
 
 
-def write_to_stderr(text: str) -> None:
-    """Write past Python's buffers, as a signal handler must: the signal may arrive while they are being written."""
-    os.write(2, text.encode())
+def say_at_once(message: str) -> None:
+    """Print a line past Python's buffers, as a signal handler must: the signal may arrive while they are being written.
+    It begins on a new line, below whatever stands on the screen."""
+    os.write(2, f"\n{message}\n".encode())

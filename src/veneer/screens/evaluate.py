@@ -8,10 +8,9 @@ from rich.text import Text
 
 from veneer.evaluation.run import EvaluationRequest, Report, Sample, run_evaluation
 from veneer.evaluation.statistics import Comparison, Metric
-from veneer.screens.console import console, new_table, show_table
-from veneer.screens.events import EventScreen
+from veneer.screens.console import new_table, show_table
 from veneer.screens.figures import change, number
-from veneer.screens.json_output import print_result
+from veneer.screens.subscribers import subscribers_of
 
 SAMPLES_SHOWN = 3
 LOWER_IS_BETTER = ("loss", "perplexity")
@@ -21,8 +20,8 @@ EXCERPT = 240
 
 def evaluate_visibly(request: EvaluationRequest, *, as_json: bool) -> Report:
     """Evaluate under bars, and print tables of scores and samples."""
-    with EventScreen(console()) as screen:
-        report = run_evaluation(request, subscribers=[screen, print_result] if as_json else [screen])
+    with subscribers_of(as_json=as_json) as subscribers:
+        report = run_evaluation(request, subscribers=subscribers)
     if not as_json:
         output = Console()
         show_table(output, report_table(request.data, report))

@@ -9,15 +9,14 @@ from veneer.exports.certificate import TOP, Certificate
 from veneer.exports.record import ExportRecord, LossReport
 from veneer.exports.request import ExportRequest, Target
 from veneer.exports.run import run_export
-from veneer.screens.console import console, new_table, say, show_table
-from veneer.screens.events import EventScreen
-from veneer.screens.json_output import print_result
+from veneer.screens.console import new_table, say, show_table
+from veneer.screens.subscribers import subscribers_of
 
 
 def export_visibly(request: ExportRequest, *, as_json: bool) -> ExportRecord:
     """Export, saying what is done now, and print what was measured."""
-    with EventScreen(console()) as screen:
-        record = run_export(request, subscribers=[screen, print_result] if as_json else [screen])
+    with subscribers_of(as_json=as_json) as subscribers:
+        record = run_export(request, subscribers=subscribers)
     if not as_json:
         shown = Console()
         if record.measured is not None:

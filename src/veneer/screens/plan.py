@@ -9,9 +9,8 @@ from rich.text import Text
 from veneer.config import RunConfig
 from veneer.errors import ConfigError
 from veneer.planning.plan import Plan, spoken
-from veneer.screens.console import console, new_table, say, show_table
-from veneer.screens.events import EventScreen
-from veneer.screens.json_output import print_result
+from veneer.screens.console import new_table, say, show_table
+from veneer.screens.subscribers import subscribers_of
 from veneer.training.prepare import plan
 from veneer.training.steps import SupposedRows
 
@@ -35,10 +34,8 @@ def plan_visibly(config: RunConfig, device: str, supposed: SupposedRows | None, 
     Raises:
         ConfigError: it does not fit; the plan has been printed all the same.
     """
-    with EventScreen(console()) as screen:
-        forecast = plan(
-            config, device=device, rows=supposed, subscribers=[screen, *([print_result] if as_json else [])]
-        )
+    with subscribers_of(as_json=as_json) as subscribers:
+        forecast = plan(config, device=device, rows=supposed, subscribers=subscribers)
     if not as_json:
         if isinstance(forecast, Plan):
             show_table(Console(), plan_table(f"{config.model}: {config.method.value} on {device}", forecast))

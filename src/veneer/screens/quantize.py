@@ -7,18 +7,15 @@ from pathlib import Path
 from rich.console import Console
 
 from veneer.config import QuantSection
-from veneer.events import Subscriber
 from veneer.quantization import QuantizeResult, quantize
-from veneer.screens.console import console, say
-from veneer.screens.events import EventScreen
-from veneer.screens.json_output import print_result
+from veneer.screens.console import say
+from veneer.screens.subscribers import subscribers_of
 
 
 def quantize_visibly(model: str, output: Path, quant: QuantSection, dtype: str, *, as_json: bool) -> None:
     """Quantise under a bar, and say what came of it."""
-    with EventScreen(console()) as screen:
-        shown: list[Subscriber] = [screen, print_result] if as_json else [screen]
-        done = quantize(model, output, quant=quant, dtype=dtype, subscribers=shown)
+    with subscribers_of(as_json=as_json) as subscribers:
+        done = quantize(model, output, quant=quant, dtype=dtype, subscribers=subscribers)
     if not as_json:
         say(Console(), summary(done))
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import click
 
 from veneer.reproduction.run import Reproduction, reproduce
-from veneer.screens.console import console, write_to_stderr
-from veneer.screens.events import EventScreen
-from veneer.screens.json_output import print_result
+from veneer.screens.console import say_at_once
+from veneer.screens.subscribers import subscribers_of
 from veneer.training.interrupt import interruptible
 
 
@@ -18,11 +17,10 @@ def reproduce_visibly(
 ) -> Reproduction:
     """Make a run again under a bar, and say what came of it."""
     notice = "stopping after this step"
-    with interruptible(lambda: write_to_stderr(f"\n{notice}\n")) as stop, EventScreen(console()) as screen:
+    with interruptible(lambda: say_at_once(notice)) as stop, subscribers_of(as_json=as_json) as subscribers:
         found = reproduce(
-            run, output=output, model=model, data=data, eval_data=eval_data, stop=stop,
-            subscribers=[screen, print_result] if as_json else [screen],
-        )  # fmt: skip
+            run, output=output, model=model, data=data, eval_data=eval_data, stop=stop, subscribers=subscribers
+        )
     if not as_json:
         for line in found.lines():
             click.echo(line)

@@ -10,11 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from veneer.events import Subscriber
-from veneer.screens.console import console, new_table, say, show_table, write_to_stderr
-from veneer.screens.events import EventScreen
+from veneer.screens.console import new_table, say, say_at_once, show_table
 from veneer.screens.figures import duration
-from veneer.screens.json_output import print_result
+from veneer.screens.subscribers import subscribers_of
 from veneer.sweeps.outcome import SweepOutcome, best_of
 from veneer.sweeps.run import CHART_FILE, TOGETHER, sweep
 from veneer.training.interrupt import interruptible
@@ -25,9 +23,8 @@ def sweep_visibly(
 ) -> list[SweepOutcome]:
     """Train a grid's points with a bar for each, and print the table of all points."""
     notice = "stopping after this step; the same command goes on"
-    with interruptible(lambda: write_to_stderr(f"\n{notice}\n")) as stop, EventScreen(console()) as screen:
-        shown: list[Subscriber] = [screen, print_result] if as_json else [screen]
-        outcomes = sweep(values, grid, output, together=together or TOGETHER, subscribers=shown, stop=stop)
+    with interruptible(lambda: say_at_once(notice)) as stop, subscribers_of(as_json=as_json) as subscribers:
+        outcomes = sweep(values, grid, output, together=together or TOGETHER, subscribers=subscribers, stop=stop)
     if as_json:
         return outcomes
     best, shown_at = best_of(outcomes), Console()

@@ -7,16 +7,15 @@ from rich.console import Console
 from veneer.exports.certificate import Certificate
 from veneer.exports.request import VerifyRequest
 from veneer.exports.verify import run_verify
-from veneer.screens.console import console, say, show_table
-from veneer.screens.events import EventScreen
+from veneer.screens.console import say, show_table
 from veneer.screens.export import parity_table
-from veneer.screens.json_output import print_result
+from veneer.screens.subscribers import subscribers_of
 
 
 def verify_visibly(request: VerifyRequest, *, as_json: bool) -> Certificate:
     """Check an export, saying what is done now, and print the certificate."""
-    with EventScreen(console()) as screen:
-        certificate = run_verify(request, subscribers=[screen, print_result] if as_json else [screen])
+    with subscribers_of(as_json=as_json) as subscribers:
+        certificate = run_verify(request, subscribers=subscribers)
     if not as_json:
         shown = Console()
         show_table(shown, parity_table(certificate))
