@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "veneer"
 
 LAYERS = (
-    {"errors", "enums", "config", "migration", "notebook", "events", "charts", "padding", "posix", "bounds"},
+    {"errors", "enums", "config", "config_values", "migration", "notebook", "events", "charts", "padding", "posix"}
+    | {"bounds"},
     {"native"},
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system"},
@@ -30,6 +31,7 @@ SIDEWAYS = {
     ("config", "enums"),  # the words of its settings
     ("config", "migration"),  # what an unknown key is called here
     ("config", "errors"),  # a refused setting is one of the errors
+    ("config_values", "errors"),  # and so is a file that is no YAML
     ("bounds", "errors"),  # what no model has is a ModelError
     ("posix", "errors"),  # what a system lacks is an OutputError
     ("events", "errors"),  # an event that cannot be written is an OutputError

@@ -24,7 +24,8 @@ from measure import (
 )
 
 import veneer
-from veneer.config import parse, read_yaml
+from veneer.config import parse
+from veneer.config_values import read_yaml
 from veneer.data.batches import order
 from veneer.events import Event, RunStarted, StepDone
 from veneer.training.session import prepare_run

@@ -7,10 +7,9 @@ chooses itself (`auto`) is chosen by the component that uses it and recorded in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextvars import ContextVar
 from difflib import get_close_matches
-from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Any, Literal, Self
 
@@ -445,87 +444,6 @@ def _hint(key: str, known: list[str]) -> str:
         return f" (did you mean {homes[leaf]!r}?)"
     close = get_close_matches(leaf, homes, n=1, cutoff=0.6)
     return nearest(key, known) or (f" (did you mean {homes[close[0]]!r}?)" if close else "")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, which SafeLoader lets the last one win."""
-
-
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-    if twice:
-        raise ConfigError(
-            f"line {node.start_mark.line + 1}: key given twice: {', '.join(twice)}; each key may stand once"
-        )
-    return dict(loader.construct_mapping(node, deep=True))
-
-
-_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        ConfigError: it cannot be read, is not YAML, or holds no mapping.
-    """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds a {type(values).__name__}; it must hold keys and values, as `model: DIR`")
-    return values
-
-
-def override(values: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
-    """A copy of `values` with `key=value` assignments (dotted keys, YAML values) laid over it.
-
-    Raises:
-        ConfigError: an assignment has no `=`, its value is not YAML, or its key leads through a plain value.
-    """
-    result = _copy(values)
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {assignment!r}: write it as key=value, for example train.epochs=2")
-        try:
-            value = yaml.load(text, Loader=_StrictLoader) if text.strip() else None
-        except (yaml.YAMLError, RecursionError) as error:
-            raise ConfigError(f"--set {assignment!r}: the value is not valid YAML: {error}") from error
-        put(result, key.strip(), value)
-    return result
-
-
-def put(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in nested values."""
-    *sections, leaf = key.split(".")
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"{key}: {section!r} is a value, not a section")
-    values[leaf] = value
-
-
-def drop(values: dict[str, Any], key: str) -> None:
-    """Take a dotted key out of nested values, if it is there."""
-    *sections, leaf = key.split(".")
-    for section in sections:
-        values = values.get(section, {})
-        if not isinstance(values, dict):
-            return
-    values.pop(leaf, None)
-
-
-def _copy(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, dict) else value for key, value in values.items()}
 
 
 def to_yaml(config: RunConfig) -> str:

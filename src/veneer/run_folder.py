@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from veneer.adapters.store import WEIGHTS_FILE as ADAPTER_WEIGHTS
-from veneer.config import RunConfig, parse, read_yaml
+from veneer.config import RunConfig, parse
+from veneer.config_values import read_yaml
 from veneer.events import read_events
 from veneer.io.model_files import WEIGHTS_FILE as MODEL_WEIGHTS
 

@@ -10,7 +10,8 @@ import pytest
 
 from invoking import given, invoke, refused
 from tiny import rows, run_config, tree, write_rows
-from veneer.config import parse, read_yaml
+from veneer.config import parse
+from veneer.config_values import read_yaml
 from veneer.training.run import train
 
 

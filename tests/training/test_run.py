@@ -23,7 +23,8 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from tiny import CommandLine, examples, rows, run_config, tree, write_model, write_rows
 from veneer.assistant import open_assistant
-from veneer.config import parse, read_yaml, to_yaml
+from veneer.config import parse, to_yaml
+from veneer.config_values import read_yaml
 from veneer.enums import Method
 from veneer.errors import (
     AdapterError,
@@ -673,7 +674,8 @@ FULL_DISK = """
 import hashlib, json, subprocess
 from pathlib import Path
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", "/mnt"], check=True)
-from veneer.config import parse, read_yaml
+from veneer.config import parse
+from veneer.config_values import read_yaml
 from veneer.errors import OutputError
 from veneer.training.checkpoint import verify
 from veneer.training.run import train

@@ -128,7 +128,8 @@ def run_config(
     Raises:
         ConfigError: an option and `--set` give one setting two values, or the settings cannot be used.
     """
-    from veneer.config import ALTERNATIVES, drop, override, parse, put, read_yaml
+    from veneer.config import ALTERNATIVES, parse
+    from veneer.config_values import drop, override, put, read_yaml
     from veneer.run_folder import RunFolder
 
     recorded = RunFolder(Path(str(flags.get("output", "")))).config_file
@@ -165,7 +166,7 @@ def refuse_contradictions(flags: dict[str, Any], assignments: tuple[str, ...]) -
     Raises:
         ConfigError: naming every such pair.
     """
-    from veneer.config import override
+    from veneer.config_values import override
     from veneer.errors import ConfigError, listing
 
     found = []

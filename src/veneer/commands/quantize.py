@@ -37,7 +37,8 @@ def quantize(model: str, output: Path, assignments: tuple[str, ...], dtype: str,
 
     veneer and transformers open the directory without quantising again.
     """
-    from veneer.config import override, parse
+    from veneer.config import parse
+    from veneer.config_values import override
     from veneer.errors import ConfigError
     from veneer.screens.quantize import quantize_visibly
 

@@ -65,7 +65,7 @@ def sweep(
 
     Points that share a base model are trained together. The same command goes on with a sweep that was interrupted.
     """
-    from veneer.config import override, put, read_yaml
+    from veneer.config_values import override, put, read_yaml
     from veneer.screens.sweep import sweep_visibly
     from veneer.sweeps.grid import parse_grid
 

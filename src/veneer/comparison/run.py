@@ -13,7 +13,8 @@ from typing import Any
 
 from veneer.comparison.order import BASE, RESULT_FILE, STDERR_FILE, Order, RunOutcome, read_outcome
 from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize, trained
-from veneer.config import RunConfig, override, parse, put
+from veneer.config import RunConfig, parse
+from veneer.config_values import laid_over, override
 from veneer.data.batches import order as shuffled
 from veneer.data.records import read_rows
 from veneer.data.splits import split
@@ -223,10 +224,9 @@ def _orders(config: CompareConfig, rows: _Rows) -> list[Order]:
 def _config(
     config: CompareConfig, rows: _Rows, method: Method, seed: int, output: Path, assignments: Sequence[str]
 ) -> RunConfig:
-    values = override({}, assignments)
-    own = {"model": config.model, "output": str(output), "method": method.value}
-    for key, value in {**own, "data.file": rows.train_file, "train.seed": seed}.items():
-        put(values, key, value)
+    own: dict[str, Any] = {"model": config.model, "output": str(output), "method": method.value}
+    own |= {"data.file": rows.train_file, "train.seed": seed}
+    values = laid_over(override({}, assignments), own.items())
     return parse(values, where=f"the settings of {method.value}")
 
 

@@ -9,7 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from veneer.config import RunConfig, override, parse, put
+from veneer.config import RunConfig, parse
+from veneer.config_values import laid_over, override
 from veneer.errors import ConfigError, listing
 
 LONGEST_NAME = 80
@@ -68,10 +69,7 @@ def points(values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], output:
     for number, chosen in enumerate(product(*grid.values()), start=1):
         settings = dict(zip(grid, chosen, strict=True))
         name = _name(number, settings)
-        own = override(dict(values), [])
-        for key, value in settings.items():
-            put(own, key, value)
-        put(own, "output", str(output / name))
+        own = laid_over(values, [*settings.items(), ("output", str(output / name))])
         try:
             found.append(Point(name, settings, parse(own, where="the point")))
         except ConfigError as error:

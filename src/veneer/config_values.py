@@ -1,0 +1,109 @@
+"""Values of a configuration before they are checked: nested mappings, read from YAML and set by dotted keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from veneer.errors import ConfigError
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, which SafeLoader lets the last one win."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if twice:
+        raise ConfigError(
+            f"line {node.start_mark.line + 1}: key given twice: {', '.join(twice)}; each key may stand once"
+        )
+    return dict(loader.construct_mapping(node, deep=True))
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, or holds no mapping.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds a {type(values).__name__}; it must hold keys and values, as `model: DIR`")
+    return values
+
+
+def read_assignment(text: str) -> tuple[str, Any]:
+    """Dotted key and value of an assignment `key=value`, whose value is YAML.
+
+    Raises:
+        ConfigError: it has no `=` or no key, or its value is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text!r}: write it as key=value, for example train.epochs=2")
+    try:
+        return key.strip(), yaml.load(value, Loader=_StrictLoader) if value.strip() else None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from error
+
+
+def override(values: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """A copy of `values` with `key=value` assignments (dotted keys, YAML values) laid over it.
+
+    Raises:
+        ConfigError: an assignment has no `=`, its value is not YAML, or its key leads through a plain value.
+    """
+    return laid_over(values, map(read_assignment, assignments))
+
+
+def laid_over(values: Mapping[str, Any], settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """A copy of `values` with settings (dotted key and value) laid over it.
+
+    Raises:
+        ConfigError: a key leads through a plain value.
+    """
+    result = _copy(values)
+    for key, value in settings:
+        put(result, key, value)
+    return result
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in nested values."""
+    *sections, leaf = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{key}: {section!r} is a value, not a section")
+    values[leaf] = value
+
+
+def drop(values: dict[str, Any], key: str) -> None:
+    """Take a dotted key out of nested values, if it is there."""
+    *sections, leaf = key.split(".")
+    for section in sections:
+        values = values.get(section, {})
+        if not isinstance(values, dict):
+            return
+    values.pop(leaf, None)
+
+
+def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, dict) else value for key, value in values.items()}

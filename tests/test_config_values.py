@@ -1,0 +1,87 @@
+"""Files that are no YAML are refused by name, and settings by dotted keys are laid over a copy."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+
+from veneer.config_values import drop, laid_over, override, read_yaml
+from veneer.errors import ConfigError
+
+
+def written(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("model: [", "not valid YAML"),
+        ("model: a\nmodel: b\n", "key given twice: model"),
+        ("train:\n  steps: 1\n  steps: 2\n", "line 2: key given twice: steps"),
+        ("- a\n- b\n", "holds a list"),
+        ("just text", "holds a str"),
+        (b"\xff\xfe\x00", "not valid YAML"),
+        (b"model: \xe9", "not valid YAML"),
+        ("a: &x [*x]\nb: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_not_a_configuration_is_refused_by_name(tmp_path: Path, text: str | bytes, reason: str) -> None:
+    path = written(tmp_path / "run.yaml", text)
+    with pytest.raises(ConfigError) as caught:
+        read_yaml(path)
+    assert str(path) in str(caught.value)
+    assert reason in str(caught.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent.yaml", tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read_yaml(path)
+
+
+def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
+    assert read_yaml(written(tmp_path / "a.yaml", "")) == {}
+    assert read_yaml(written(tmp_path / "b.yaml", "# only a comment\n")) == {}
+
+
+def test_assignments_are_laid_over_the_file() -> None:
+    original = {"model": "m", "data": {"file": "f.jsonl"}, "train": {"steps": 5}}
+    before = deepcopy(original)
+    changed = override(
+        original, ["train.steps=7", "lora.rank=2", "method=full", "lora.target_modules=[q_proj]", "data.eval_file="]
+    )
+    assert changed["train"]["steps"] == 7
+    assert changed["lora"] == {"rank": 2, "target_modules": ["q_proj"]}
+    assert changed["method"] == "full"
+    assert changed["data"] == {"file": "f.jsonl", "eval_file": None}
+    assert original == before
+
+
+def test_the_last_assignment_wins_and_a_value_may_hold_an_equals_sign() -> None:
+    assert override({}, ["output=a", "output=b=c"]) == {"output": "b=c"}
+
+
+@pytest.mark.parametrize("assignment", ["train.epochs", "=5", " =5", "train.epochs=[1", "lora={rank: 1, rank: 2}"])
+def test_an_assignment_that_cannot_be_read_is_refused(assignment: str) -> None:
+    with pytest.raises(ConfigError):
+        override({}, [assignment])
+
+
+def test_of_two_values_for_a_key_the_last_one_stays() -> None:
+    original = {"train": {"steps": 5}}
+    assert laid_over(original, [("train.steps", 7), ("lora.rank", 2), ("train.steps", 9)]) == {
+        "train": {"steps": 9}, "lora": {"rank": 2},
+    }  # fmt: skip
+    assert original == {"train": {"steps": 5}}
+
+
+def test_a_key_is_dropped_where_it_is() -> None:
+    values = {"model": "m", "train": {"steps": 5, "epochs": None}}
+    for key in ("train.steps", "lora.rank", "model.name", "output"):
+        drop(values, key)
+    assert values == {"model": "m", "train": {"epochs": None}}
