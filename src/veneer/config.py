@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import ContextVar
 from difflib import get_close_matches
+from operator import attrgetter
 from reprlib import Repr
 from typing import Annotated, Any, Literal, Self
 
@@ -291,11 +292,11 @@ class RunConfig(_Section):
 
 
 ALTERNATIVES = (
-    ("train.epochs", "train.steps"),
-    ("train.examples_per_step", "train.tokens_per_step"),
-    ("data.eval_file", "data.held_out"),
+    ("train.examples_per_step", "train.tokens_per_step", "what a step is; give one"),
+    ("train.epochs", "train.steps", "how long to train; give one (the other is null)"),
+    ("data.eval_file", "data.held_out", "what to evaluate on; give one"),
 )
-"""Pairs of settings of which a run has one at most."""
+"""Pairs of settings of which a run has one at most, what both of them say, and the remedy."""
 
 
 def check(config: RunConfig) -> None:
@@ -304,13 +305,9 @@ def check(config: RunConfig) -> None:
     Raises:
         ConfigError: naming every contradiction.
     """
-    problems = []
-    if config.train.examples_per_step and config.train.tokens_per_step:
-        problems.append("train.examples_per_step and train.tokens_per_step both say what a step is; give one")
-    if config.train.epochs and config.train.steps:
-        problems.append("train.epochs and train.steps both say how long to train; give one (the other is null)")
-    if config.data.eval_file and config.data.held_out:
-        problems.append("data.eval_file and data.held_out both say what to evaluate on; give one")
+    problems = [
+        f"{one} and {other} both say {what}" for one, other, what in ALTERNATIVES if all(attrgetter(one, other)(config))
+    ]
     problems += split_problems(config.data)
     if config.compute.products is Products.INT8 and config.method is Method.FULL:
         problems.append(

@@ -43,6 +43,15 @@ def test_every_option_of_a_fraction_is_among_those() -> None:
     }  # fmt: skip
 
 
+def test_only_the_settings_of_the_run_itself_give_way_to_an_alternative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of the user's own is no record of a run, although it has the name of one."""
+    (tmp_path / "config.yaml").write_text("model: m\noutput: o\ndata: {file: f.jsonl}\ntrain: {epochs: 2}\n")
+    monkeypatch.chdir(tmp_path)
+    assert "both say how long to train" in refused("train", "--config", "config.yaml", "--steps", 3)
+
+
 @pytest.mark.parametrize("command", ["generate", "evaluate", "chat"])
 def test_an_answer_longer_than_the_context_is_refused_with_what_is_possible(
     command: str, tiny_model: Path, tiny_data: Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -114,42 +114,6 @@ set_option = click.option(
 )
 
 
-def run_config(
-    flags: dict[str, Any], config_file: Path | None, assignments: tuple[str, ...], resume: bool
-) -> RunConfig:
-    """Settings from the file, then `--set` and options; a resumed run starts from the settings that it recorded.
-
-    Args:
-        flags: the values of the options that were given, by the key of the setting.
-        config_file: a YAML file.
-        assignments: `--set`.
-        resume: whether the run in the output folder is gone on with.
-
-    Raises:
-        ConfigError: an option and `--set` give one setting two values, or the settings cannot be used.
-    """
-    from veneer.config import ALTERNATIVES, parse
-    from veneer.config_values import drop, override, put, read_yaml
-    from veneer.run_folder import RunFolder
-
-    recorded = RunFolder(Path(str(flags.get("output", "")))).config_file
-    if config_file is None and resume and "output" in flags and recorded.is_file():
-        config_file = recorded
-    values: dict[str, Any] = {} if config_file is None else read_yaml(config_file)
-    refuse_contradictions(flags, assignments)
-    if config_file == recorded:
-        # The recorded run spells out one of two alternatives, and the user may now name the other one.
-        given = {*flags, *(assignment.partition("=")[0].strip() for assignment in assignments)}
-        for one, other in ALTERNATIVES:
-            for named, unnamed in ((one, other), (other, one)):
-                if named in given and unnamed not in given:
-                    drop(values, unnamed)
-    values = override(values, assignments)
-    for key, value in flags.items():
-        put(values, key, value)
-    return parse(values, where=str(config_file or "the command line"))
-
-
 OPTIONS = {
     "model": "--model", "output": "--output", "method": "--method", "data.file": "--data",
     "data.eval_file": "--eval-data", "data.held_out": "--held-out", "data.max_length": "--length",
@@ -160,25 +124,64 @@ OPTIONS = {
 """The options that are shortcuts of settings, by the setting's key."""
 
 
-def refuse_contradictions(flags: dict[str, Any], assignments: tuple[str, ...]) -> None:
-    """Refuse an option and a `--set` that give one setting two values.
+def run_config(
+    flags: Mapping[str, Any], config_file: Path | None, assignments: Sequence[str], resume: bool
+) -> RunConfig:
+    """Settings from the file, then `--set` and options; a resumed run starts from the settings that it recorded.
+
+    Args:
+        flags: the values of the options by the key of the setting; None where an option was not given.
+        config_file: a YAML file.
+        assignments: `--set`.
+        resume: whether the run in the output folder is gone on with.
 
     Raises:
-        ConfigError: naming every such pair.
+        ConfigError: an option and `--set` give one setting two values, or the settings cannot be used.
     """
-    from veneer.config_values import override
+    from veneer.config import ALTERNATIVES, parse
+    from veneer.config_values import drop, read_assignment, read_yaml
+    from veneer.run_folder import RunFolder
+
+    output = flags["output"]
+    recorded = None if output is None else RunFolder(Path(output)).config_file
+    if config_file is None and resume and recorded is not None and recorded.is_file():
+        config_file = recorded
+    values: dict[str, Any] = {} if config_file is None else read_yaml(config_file)
+    if config_file is not None and config_file == recorded:
+        # The recorded run spells out one of two alternatives, and the user may now name the other one.
+        given = {key for key, value in flags.items() if value is not None}
+        given |= {key for key, _ in map(read_assignment, assignments)}
+        for one, other, _ in ALTERNATIVES:
+            for named, unnamed in ((one, other), (other, one)):
+                if named in given and unnamed not in given:
+                    drop(values, unnamed)
+    return parse(with_options(values, flags, assignments), where=str(config_file or "the command line"))
+
+
+def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """A copy of nested settings with `--set`, and then the options that were given, laid over it.
+
+    Args:
+        values: the settings of a file.
+        flags: the values of the options by the key of the setting; None where an option was not given.
+        assignments: `--set`.
+
+    Raises:
+        ConfigError: an assignment cannot be read, or an option and `--set` give one setting two values; all such pairs
+            are named.
+    """
+    from veneer.config_values import laid_over, override, read_assignment
     from veneer.errors import ConfigError, listing
 
+    given = {key: value for key, value in flags.items() if value is not None}
     found = []
     for assignment in assignments:
-        key, _, text = assignment.partition("=")
-        given: Any = override({}, [assignment])
-        for part in key.strip().split("."):
-            given = given[part]
-        if key.strip() in flags and given != flags[key.strip()]:
-            found.append(f"{OPTIONS[key.strip()]} {flags[key.strip()]} and --set {key.strip()}={text}")
+        key, value = read_assignment(assignment)
+        if key in given and value != given[key]:
+            found.append(f"{OPTIONS[key]} {given[key]} and --set {assignment.strip()}")
     if found:
         raise ConfigError(f"a setting has two values; give one of them:\n{listing(found)}")
+    return laid_over(override(values, assignments), given.items())
 
 
 def sampling_options(default_tokens: int) -> Callable[[Command], Command]:

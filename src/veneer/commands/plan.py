@@ -73,7 +73,7 @@ def plan(
         "lora.rank": rank,
         "compute.memory_limit_mb": memory_limit_mb,
     }
-    config = run_config({key: value for key, value in flags.items() if value is not None}, None, assignments, False)
+    config = run_config(flags, None, assignments, False)
     longest = length or tokens or 512
     supposed = SupposedRows(rows=rows, tokens=min(tokens or longest, longest), longest=longest)
     plan_visibly(config, device, supposed if data is None else None, as_json=as_json)

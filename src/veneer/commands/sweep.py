@@ -12,12 +12,12 @@ from veneer.commands.options import (
     eval_data_option,
     examples,
     held_out_option,
-    refuse_contradictions,
     set_option,
     training_data_option,
     training_device_option,
     training_method_option,
     training_model_option,
+    with_options,
 )
 
 
@@ -65,7 +65,7 @@ def sweep(
 
     Points that share a base model are trained together. The same command goes on with a sweep that was interrupted.
     """
-    from veneer.config_values import override, put, read_yaml
+    from veneer.config_values import read_yaml
     from veneer.screens.sweep import sweep_visibly
     from veneer.sweeps.grid import parse_grid
 
@@ -77,9 +77,5 @@ def sweep(
         "data.held_out": held_out,
         "compute.device": device,
     }
-    given = {key: value for key, value in flags.items() if value is not None}
-    refuse_contradictions(given, assignments)
-    values = override({} if config_file is None else read_yaml(config_file), assignments)
-    for key, value in given.items():
-        put(values, key, value)
+    values = with_options({} if config_file is None else read_yaml(config_file), flags, assignments)
     sweep_visibly(values, parse_grid(grid), output, together=together, as_json=as_json)

@@ -86,9 +86,7 @@ def train(
         "data.held_out": held_out,
         "compute.device": device,
     }
-    config = run_config(
-        {key: value for key, value in flags.items() if value is not None}, config_file, assignments, resume
-    )
+    config = run_config(flags, config_file, assignments, resume)
     from veneer.screens.train import show_result, train_visibly
 
     result = train_visibly(config, resume=resume, as_json=as_json)
