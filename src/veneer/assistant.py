@@ -196,7 +196,21 @@ def open_assistant(
     Raises:
         ModelError, AdapterError, ConfigError: whatever cannot be used.
     """
-    request = AssistantRequest(
+    request = assistant_request(model, adapter, method, compute, revision=revision, backend=backend)
+    return load_assistant(request, subscribers=subscribers)
+
+
+def assistant_request(
+    model: str,
+    adapter: str | Path | None,
+    method: Method | str | None,
+    compute: ComputeSection | None,
+    *,
+    revision: str | None = None,
+    backend: Backend | str | None = None,
+) -> AssistantRequest:
+    """What a caller says of a model, as one value. Raises ConfigError for an unknown name."""
+    return AssistantRequest(
         model=model,
         adapter=None if adapter is None else Path(adapter),
         method=None if method is None else choice(Method, method, "method"),
@@ -204,7 +218,6 @@ def open_assistant(
         revision=revision,
         backend=None if backend is None else choice(Backend, backend, "backend"),
     )
-    return load_assistant(request, subscribers=subscribers)
 
 
 def load_assistant(request: AssistantRequest, *, subscribers: Sequence[Subscriber] = ()) -> Assistant:

@@ -13,7 +13,7 @@ from typing import Any, overload
 
 from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination, CombinationResult, combine_folders
-from veneer.assistant import AssistantRequest, Conversation, load_assistant, turns
+from veneer.assistant import Conversation, open_assistant, turns
 from veneer.comparison import run as comparison
 from veneer.comparison.run import METHODS, CompareConfig, CompareResult
 from veneer.config import ComputeSection, RunConfig, parse
@@ -347,7 +347,7 @@ def generate(
     empty = [f"prompt {number}" for number, one in enumerate(asked) if not one]
     if empty:
         raise DataError(f"there is nothing to answer, the prompts are empty:\n{listing(empty)}")
-    assistant = load_assistant(_assistant(model, adapter, method, compute), subscribers=subscribers)
+    assistant = open_assistant(model, adapter=adapter, method=method, compute=compute, subscribers=subscribers)
     conversations = [turns(system, one) if isinstance(one, str) else list(one) for one in asked]
     if isinstance(prompts, str):
         return assistant.stream(conversations[0], sampling or Sampling(), on_text)
@@ -383,7 +383,7 @@ def chat(
     >>> [message["role"] for message in talk.messages]
     ['system', 'user', 'assistant']
     """
-    assistant = load_assistant(_assistant(model, adapter, method, compute), subscribers=subscribers)
+    assistant = open_assistant(model, adapter=adapter, method=method, compute=compute, subscribers=subscribers)
     return Conversation(assistant, system, sampling or Sampling(max_new_tokens=512))
 
 
@@ -431,14 +431,3 @@ def settings(config: Settings) -> RunConfig:
         ConfigError: naming every unknown key (with the nearest known one), missing key and bad value.
     """
     return config if isinstance(config, RunConfig) else parse(config, where="the configuration")
-
-
-def _assistant(
-    model: str, adapter: str | Path | None, method: Method | str | None, compute: ComputeSection | None
-) -> AssistantRequest:
-    return AssistantRequest(
-        model=model,
-        adapter=None if adapter is None else Path(adapter),
-        method=None if method is None else choice(Method, method, "method"),
-        compute=compute or ComputeSection(),
-    )

@@ -10,12 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from veneer.assistant import Assistant, AssistantRequest, load_assistant
+from veneer.assistant import Assistant, AssistantRequest, assistant_request, load_assistant
 from veneer.config import ComputeSection
 from veneer.data.chat import Example, split_for_evaluation
 from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.records import Record, read_records
-from veneer.enums import Method, choice
+from veneer.enums import Method
 from veneer.errors import DataError, listing
 from veneer.evaluation.scoring import Question, RowScore, score
 from veneer.evaluation.statistics import Comparison, Metric, compare, metrics
@@ -197,12 +197,7 @@ def evaluate(
     Raises:
         VeneerError: model, adapter or data cannot be used.
     """
-    assistant = AssistantRequest(
-        model=model,
-        adapter=None if adapter is None else Path(adapter),
-        method=None if method is None else choice(Method, method, "method"),
-        compute=compute or ComputeSection(),
-    )
+    assistant = assistant_request(model, adapter, method, compute)
     with TemporaryDirectory() as scratch:
         file = rows_file(data, Path(scratch) / "rows.jsonl")
         request = EvaluationRequest(assistant=assistant, data=str(file), limit=limit, max_new_tokens=max_new_tokens)
