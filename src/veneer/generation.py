@@ -124,10 +124,11 @@ def generate(
                 with decoded_weights(model.modules(), model.dtype, DECODED_LIMIT if decoding.decodes_weights else 0):
                     batch = _Batch(model, decoding, [prompts[row] for row in rows], rows, sampling, stop_ids, router)
                     while batch.rows:
+                        going = len(batch.rows)
                         for row, token in batch.step():
                             results[row].append(token)
                             on_token(row, token)
-                        on_done(batch.take_ended())
+                        on_done(going - len(batch.rows))
     finally:
         model.train(was_training)
     return results
@@ -157,7 +158,6 @@ class _Batch:
         self._device, self._sampling, self._stop_ids = model.device, sampling, stop_ids
         self._generators = {row: torch.Generator().manual_seed(sampling.seed * 1_000_003 + row) for row in rows}
         self._made = 0
-        self._ended = 0
         self._finished: set[int] = set()
         self._slots = list(rows)
         self._decoding = decoding
@@ -178,11 +178,11 @@ class _Batch:
             if row in self._finished:
                 continue
             if token in self._stop_ids:
-                self._finish(row)
+                self._finished.add(row)
                 continue
             new.append((self._slots[slot], token))
             if self._made == self._sampling.max_new_tokens:
-                self._finish(row)
+                self._finished.add(row)
         self.rows = [row for row in self._slots if row not in self._finished]
         if self.rows:
             tokens = self._compact(tokens)
@@ -193,15 +193,6 @@ class _Batch:
     def _lay(self, tokens: Sequence[int]) -> None:
         if self._router is not None:
             self._router.lay(self._slots, tokens)
-
-    def take_ended(self) -> int:
-        """Rows that have ended since the last call."""
-        ended, self._ended = self._ended, 0
-        return ended
-
-    def _finish(self, row: int) -> None:
-        self._finished.add(row)
-        self._ended += 1
 
     def _compact(self, tokens: Tensor) -> Tensor:
         # Dropping rows copies the cache, so it waits until a quarter of them has ended.
