@@ -76,7 +76,7 @@ def main() -> None:
         checks = TARGETS[target].checks(inputs, folder, record)
         if live is None:
             assistant = checks.reference()
-            rows, _ = evaluation_rows(adapter, str(CLAIMS / "new_records.jsonl"))
+            rows, _ = evaluation_rows(None, str(CLAIMS / "new_records.jsonl"))
             prompts = chosen(assistant, rows, asked.prompts, NEW_TOKENS)
             live, answers = reference(assistant, prompts)
             labels = [prompt.where for prompt in prompts.prompts]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from veneer.assistant import Assistant, recorded_run
+from veneer.assistant import Assistant
 from veneer.backends.base import Description
-from veneer.config import ComputeSection, QuantSection
+from veneer.config import ComputeSection, QuantSection, RunConfig
 from veneer.enums import Backend, Method
 from veneer.events import Subscriber
 from veneer.exports.base import TrainingBase
@@ -101,10 +101,9 @@ class Exporter:
 
 
 def trained_how(
-    adapter: Path, description: Description, method: Method | None, compute: ComputeSection
+    run: RunConfig | None, description: Description, method: Method | None, compute: ComputeSection
 ) -> TrainingBase:
     """How the base was held when the adapter was trained: as asked, else as its run recorded it, else as LORA."""
-    run = recorded_run(adapter)
     recorded = run.compute if run else compute
     dtype = resolve_dtype(recorded.dtype, resolve_device(compute.device))
     if description.stored is not None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from veneer.assistant import Assistant, recorded_run
+from veneer.assistant import Assistant
+from veneer.config import RunConfig
 from veneer.data.records import Message, Record, read_file, read_records
 from veneer.data.splits import split_records
 from veneer.errors import DataError, listing
@@ -83,7 +84,7 @@ class EvaluationRows:
     source: str
 
 
-def evaluation_rows(adapter: Path, data: str | None) -> tuple[EvaluationRows | None, str]:
+def evaluation_rows(run: RunConfig | None, data: str | None) -> tuple[EvaluationRows | None, str]:
     """The rows of a file, or else those that the adapter's run was evaluated on; and, where there are none, why.
 
     Raises:
@@ -91,7 +92,6 @@ def evaluation_rows(adapter: Path, data: str | None) -> tuple[EvaluationRows | N
     """
     if data is not None:
         return EvaluationRows(tuple(read_records(data)), data), ""
-    run = recorded_run(adapter)
     if run is None:
         return None, "the adapter has no record of a run"
     if run.data.eval_file is None and not run.data.held_out:

@@ -155,14 +155,14 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
             f"--to {to.value} is done by veneer's own decoder alone, and transformers computes model_type "
             f"{checkpoint.config.get('model_type')!r} (backend hf); take --to merged"
         )
-    rows, why = evaluation_rows(adapter, request.data)
+    rows, why = evaluation_rows(run, request.data)
     inputs = ExportInputs(
         request=request,
         model=str(named),
         checkpoint=checkpoint,
         dtype=stored_dtype(request.dtype, checkpoint),
         rows=rows,
-        trained=trained_how(adapter, description, request.method, request.compute),
+        trained=trained_how(run, description, request.method, request.compute),
         description=description,
         emit=emit,
     )
