@@ -7,7 +7,7 @@ they stand, since a setting that is a thousandth off, or a token that no prompt 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from reprlib import Repr
 from typing import Any
@@ -59,17 +59,15 @@ def _shown(value: Any) -> str:
     return _SHORT.repr(value)
 
 
-def file_differences(expected: Path, found: Path, *, names: Iterable[str] | None = None) -> list[str]:
+def file_differences(expected: Path, found: Path) -> list[str]:
     """Every setting that differs between the JSON and text files of two folders; weights are left out.
 
     Args:
-        expected: a folder with the files as they should be.
+        expected: a folder with the files as they should be; all of them are compared.
         found: the export.
-        names: the files to compare; by default all that `expected` holds.
     """
     problems = []
-    chosen = names if names is not None else sorted(file.name for file in expected.iterdir() if _is_text(file))
-    for name in chosen:
+    for name in sorted(file.name for file in expected.iterdir() if _is_text(file)):
         if not (found / name).is_file():
             problems.append(f"{name}: missing")
             continue

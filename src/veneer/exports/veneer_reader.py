@@ -50,7 +50,7 @@ class ReaderInput:
 
 def live(
     checkpoint: Checkpoint,
-    adapter: Path | None,
+    adapter: Path,
     base: MergeBase,
     trained: TrainingBase,
     device: torch.device,
@@ -60,7 +60,7 @@ def live(
 
     Args:
         checkpoint: the base.
-        adapter: folder of the adapter; None leaves the base alone.
+        adapter: folder of the adapter.
         base: the weights that it stands on. Where it was trained beside a quantised base these are the codes that it
             was trained beside, made from the weights in the dtype that they were then made from.
         trained: how.
@@ -79,10 +79,8 @@ def live(
     if quantised and trained.dtype is not torch.float32:
         _in_float32(model, files_by_module(checkpoint, backend))
     model.requires_grad_(False).eval()
-    own = checkpoint.tokenizer()
-    if adapter is None:
-        return make_assistant(model, checkpoint, None, own)
-    return make_assistant(model, checkpoint, load_adapter(model, adapter), read_tokenizer(adapter, own))
+    plain = checkpoint.tokenizer()
+    return make_assistant(model, checkpoint, load_adapter(model, adapter), read_tokenizer(adapter, plain))
 
 
 def _in_float32(model: LanguageModel, files: Checkpoint | HfFiles) -> None:
