@@ -43,7 +43,6 @@ SIDEWAYS = {
     ("commands", "diagnosis"),
     ("cli", "__init__"),  # the version
     ("diagnosis", "__init__"),  # the version
-    ("verbs", "diagnosis"),
 }
 """Imports within one layer that leave a folder."""
 

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 
 from veneer.cli import main
-from veneer.diagnosis import GIB, Facts, Gpu, Measured, advice, gather, probe, report
+from veneer.diagnosis import GIB, Facts, Gpu, Measured, advice, doctor, probe, report
 
 GOOD = Facts(
     veneer="1.0",
@@ -155,7 +155,7 @@ def test_the_report_shows_cards_limits_and_what_was_measured() -> None:
 
 
 def test_the_facts_of_this_machine_are_gathered() -> None:
-    facts = gather()
+    facts = doctor()
     assert facts.measured is None
     assert facts.torch == torch.__version__
     assert facts.threads == torch.get_num_threads()

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from veneer.data.in_memory import RowSource as RowSource
     from veneer.data.lint.report import LintReport as LintReport
     from veneer.diagnosis import Facts as Facts
+    from veneer.diagnosis import doctor as doctor
     from veneer.enums import Backend as Backend
     from veneer.enums import BadRows as BadRows
     from veneer.enums import Bias as Bias
@@ -119,17 +120,16 @@ if TYPE_CHECKING:
     from veneer.reproduction.run import Reproduction as Reproduction
     from veneer.reproduction.run import reproduce as reproduce
     from veneer.sweeps.outcome import SweepOutcome as SweepOutcome
+    from veneer.sweeps.run import sweep as sweep
     from veneer.training.checkpoint import Progress as Progress
     from veneer.training.session import RunResult as RunResult
     from veneer.training.steps import SupposedRows as SupposedRows
     from veneer.verbs import chat as chat
     from veneer.verbs import combine as combine
     from veneer.verbs import compare as compare
-    from veneer.verbs import doctor as doctor
     from veneer.verbs import generate as generate
     from veneer.verbs import lint as lint
     from veneer.verbs import plan as plan
-    from veneer.verbs import sweep as sweep
     from veneer.verbs import train as train
     from veneer.walkthrough import QuickstartResult as QuickstartResult
     from veneer.walkthrough import quickstart as quickstart
@@ -239,7 +239,7 @@ _HOMES = {
     "chat": "veneer.verbs",
     "combine": "veneer.verbs",
     "compare": "veneer.verbs",
-    "doctor": "veneer.verbs",
+    "doctor": "veneer.diagnosis",
     "evaluate": "veneer.evaluation.run",
     "export": "veneer.exports.run",
     "generate": "veneer.verbs",
@@ -249,7 +249,7 @@ _HOMES = {
     "quantize": "veneer.quantization",
     "quickstart": "veneer.walkthrough",
     "reproduce": "veneer.reproduction.run",
-    "sweep": "veneer.verbs",
+    "sweep": "veneer.sweeps.run",
     "train": "veneer.verbs",
     "verify": "veneer.exports.verify",
 }

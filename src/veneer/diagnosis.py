@@ -118,8 +118,16 @@ class Facts:
     measured: Measured | None = None
 
 
-def gather(*, measure: bool = False) -> Facts:
-    """Look at this machine; with `measure`, time a few operations too (some seconds)."""
+def doctor(*, measure: bool = False) -> Facts:
+    """Look at this machine: what it has, which path of the program is used and why.
+
+    Args:
+        measure: time a few operations too, which takes some seconds.
+
+    >>> facts = veneer.doctor()
+    >>> facts.cores > 0
+    True
+    """
     device = resolve_device("auto")
     dtype = resolve_dtype(Dtype.AUTO, device)
     picked, gpu = choice(), gpu_choice()

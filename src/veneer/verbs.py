@@ -1,7 +1,7 @@
 """The verbs whose arguments are made here: settings from a mapping, enums from names, folders from texts.
 
-Each has the name and the meaning of the command. `evaluate`, `export`, `verify`, `quantize`, `reproduce` and
-`quickstart` stand beside what they do.
+Each has the name and the meaning of the command. `evaluate`, `export`, `verify`, `quantize`, `sweep`, `reproduce`,
+`doctor` and `quickstart` stand beside what they do.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from veneer.data.lint import run as linting
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.run import LintOptions
 from veneer.data.records import Message
-from veneer.diagnosis import Facts, gather
 from veneer.enums import Column, Method, choice
 from veneer.errors import DataError, listing
 from veneer.events import Subscriber
@@ -31,8 +30,6 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.estimate import Estimate
 from veneer.planning.plan import Plan
 from veneer.run_folder import RunFolder
-from veneer.sweeps import run as sweeps
-from veneer.sweeps.outcome import SweepOutcome
 from veneer.training import prepare
 from veneer.training import run as training
 from veneer.training.session import RunResult
@@ -209,36 +206,6 @@ def compare(
     return comparison.compare(config, subscribers=subscribers)
 
 
-def sweep(
-    values: Settings,
-    grid: Mapping[str, Sequence[Any]],
-    output: str | Path,
-    *,
-    together: int = sweeps.TOGETHER,
-    subscribers: Sequence[Subscriber] = (),
-    stop: Callable[[], bool] = lambda: False,
-) -> list[SweepOutcome]:
-    """Train every point of a grid, each in a folder of its own below `output`, and write table and chart.
-
-    A sweep that was interrupted goes on when it is asked for again: finished points are left as they are, begun ones go
-    on from their newest checkpoint.
-
-    Args:
-        values: settings that all points have, without `output`.
-        grid: what is varied, by dotted key: `{"train.learning_rate": [1e-4, 3e-4]}`.
-        output: the sweep's folder.
-        together: most points that are trained in one run.
-        subscribers: called with every event: which points are trained together, what happens in each, and the table.
-        stop: asked after every step; true ends the sweep with checkpoints.
-
-    Raises:
-        Interrupted: `stop` asked for it; the table holds what there is.
-        VeneerError: a point cannot be run; nothing was trained. Or the folder holds another sweep.
-    """
-    plain = values.model_dump(mode="json", exclude_unset=True) if isinstance(values, RunConfig) else values
-    return sweeps.sweep(plain, grid, Path(output), together=together, subscribers=subscribers, stop=stop)
-
-
 def combine(
     adapters: Sequence[str | Path] | Mapping[str | Path, float],
     output: str | Path,
@@ -385,19 +352,6 @@ def chat(
     """
     assistant = open_assistant(model, adapter=adapter, method=method, compute=compute, subscribers=subscribers)
     return Conversation(assistant, system, sampling or Sampling(max_new_tokens=512))
-
-
-def doctor(*, measure: bool = False) -> Facts:
-    """Look at this machine: what it has, which path of the program is used and why.
-
-    Args:
-        measure: time a few operations too, which takes some seconds.
-
-    >>> facts = veneer.doctor()
-    >>> facts.cores > 0
-    True
-    """
-    return gather(measure=measure)
 
 
 def _with_rows(

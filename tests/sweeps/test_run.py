@@ -114,6 +114,14 @@ def test_groups_are_as_large_as_the_memory_allows(
     assert [len(group) for group in groups_of(seen)] == [3, 1]
 
 
+def test_settings_may_be_given_as_a_configuration(values: dict[str, Any], tmp_path: Path) -> None:
+    grid = {"lora.rank": [2]}
+    config = parse({**values, "output": "unused"}, where="the test")
+    given = [sweep(one, grid, str(tmp_path / name)) for name, one in (("values", values), ("config", config))]
+    assert given[0][0].state == given[1][0].state == "complete"
+    assert given[0][0].final_loss == given[1][0].final_loss
+
+
 def test_a_point_that_diverges_is_told_and_not_tried_again(values: dict[str, Any], tmp_path: Path) -> None:
     values["train"] |= {"clip": 0, "warmup": 0}
     grid = {"train.learning_rate": [0.01, 1e30]}

@@ -19,7 +19,10 @@ def doctor(measure: bool, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from veneer.diagnosis import advice, gather, report
+    from veneer import diagnosis
 
-    facts = gather(measure=measure)
-    click.echo(json.dumps({**asdict(facts), "advice": advice(facts)}, indent=2) if as_json else report(facts))
+    facts = diagnosis.doctor(measure=measure)
+    if as_json:
+        click.echo(json.dumps({**asdict(facts), "advice": diagnosis.advice(facts)}, indent=2))
+    else:
+        click.echo(diagnosis.report(facts))

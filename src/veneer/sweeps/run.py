@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from veneer.config import DataSection
+from veneer.config import DataSection, RunConfig
 from veneer.data.rows import Rows, load_rows
 from veneer.errors import Interrupted, OutputError, TrainingStopped
 from veneer.events import Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
@@ -26,9 +26,9 @@ TOGETHER = 8
 
 
 def sweep(
-    values: Mapping[str, Any],
+    values: RunConfig | Mapping[str, Any],
     grid: Mapping[str, Sequence[Any]],
-    output: Path,
+    output: str | Path,
     *,
     together: int = TOGETHER,
     subscribers: Sequence[Subscriber] = (),
@@ -40,8 +40,8 @@ def sweep(
     on from their newest checkpoint.
 
     Args:
-        values: settings that all points have, as a YAML file has them.
-        grid: what is varied, by dotted key.
+        values: settings that all points have, without `output`: a `RunConfig`, or sections and keys as in a YAML file.
+        grid: what is varied, by dotted key: `{"train.learning_rate": [1e-4, 3e-4]}`.
         output: the sweep's folder.
         together: most points that are trained in one run.
         subscribers: called with every event: which points are trained together, what happens in each, and the table.
@@ -51,7 +51,9 @@ def sweep(
         Interrupted: `stop` asked for it; the table holds what there is.
         VeneerError: a point cannot be run; nothing was trained. Or the folder holds another sweep.
     """
-    emit = broadcast(subscribers)
+    emit, output = broadcast(subscribers), Path(output)
+    if isinstance(values, RunConfig):
+        values = values.model_dump(mode="json", exclude_unset=True)
     found = points(values, grid, output)
     make_output_folder(output)
     with exclusive(output):
