@@ -40,6 +40,11 @@ class Rows:
         return state.hexdigest()
 
     @property
+    def count(self) -> int:
+        """The number of rows that are trained."""
+        return len(self.train)
+
+    @property
     def completion_tokens(self) -> int:
         """The supervised tokens of all training rows."""
         return sum(example.supervised for example in self.train)

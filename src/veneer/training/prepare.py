@@ -94,29 +94,22 @@ def prepare(
     refuse_settings(config, description)
     config = _as_stored(config, description, emit)
     config, description, tokenizer = _with_new_tokens(config, description)
-    found: Rows | SupposedRows
     if isinstance(rows, SupposedRows):
-        found, count, completion = rows, rows.rows, rows.rows * rows.tokens
+        found: Rows | SupposedRows = rows
     else:
         tokenizer = tokenizer or description.tokenizer()
         check_vocabulary(tokenizer, description.spec.vocab_size, config.model)
         found = rows(config.data, tokenizer, emit)
         _note_long_rows(found, description.spec.max_positions, emit)
-        count, completion = len(found.train), found.completion_tokens
     lora, targets = _adapter(config, description)
     adapted = () if targets is None else linears_under(description, lora.with_rank(1), targets)
-    config, reasons = settle(config, description.spec.hidden_size, adapted, count, completion)
+    config, reasons = settle(config, description.spec.hidden_size, adapted, found.count, found.completion_tokens)
     if targets is not None:
-        assert config.lora.rank != "auto"
-        lora = replace(lora, rank=config.lora.rank)
-        refuse(lora, config.method, experts=on_experts(targets))
-        if not description.capabilities.beyond_linears:
-            refuse_beyond_linear(lora)
-    steps = (
-        SupposedSteps(found, config.train)
-        if isinstance(found, SupposedRows)
-        else PackedSteps(found, config.train, packing_of(config, description))
-    )
+        lora = _settled_adapter(lora, config, description, targets)
+    if isinstance(found, SupposedRows):
+        steps: SupposedSteps | PackedSteps = SupposedSteps(found, config.train)
+    else:
+        steps = PackedSteps(found, config.train, packing_of(config, description))
     forecast = make_forecast(config, description, machine, steps, lora, targets)
     if forecast.refusal is None:
         for line in (*reasons, *forecast.lines()):
@@ -224,6 +217,20 @@ def _adapter(config: RunConfig, description: Description) -> tuple[LoraSpec, tup
     if config.method is Method.FULL:
         return lora, None
     return lora, tuple(lora.targets(target_paths(description.linears, spec)))
+
+
+def _settled_adapter(lora: LoraSpec, config: RunConfig, description: Description, targets: tuple[str, ...]) -> LoraSpec:
+    """The adapter with the rank that was settled, which the run and its model allow.
+
+    Raises:
+        AdapterError, ConfigError: they do not.
+    """
+    assert config.lora.rank != "auto"
+    lora = replace(lora, rank=config.lora.rank)
+    refuse(lora, config.method, experts=on_experts(targets))
+    if not description.capabilities.beyond_linears:
+        refuse_beyond_linear(lora)
+    return lora
 
 
 def _note_long_rows(rows: Rows, limit: int, emit: Subscriber) -> None:

@@ -185,6 +185,16 @@ class SupposedRows:
     longest: int = 512
     """Tokens of the longest row."""
 
+    @property
+    def count(self) -> int:
+        """The number of rows that are trained."""
+        return self.rows
+
+    @property
+    def completion_tokens(self) -> int:
+        """The supervised tokens of all rows."""
+        return self.rows * self.tokens
+
 
 class SupposedSteps:
     """The sizes of the steps that supposed rows make (`veneer.planning.forecast.StepSizes`)."""
