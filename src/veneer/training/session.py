@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel
 
 from veneer.backends.describe import describe_model
-from veneer.config import DataSection, RunConfig, to_yaml
+from veneer.config import DataSection, RunConfig, TrainSection, to_yaml
 from veneer.data.batches import MicroBatch
 from veneer.data.rows import load_rows
 from veneer.enums import Dtype, Factors, Products, Recompute
@@ -260,13 +260,8 @@ def begin(
     optimizer = _optimizer(config, trainable, device)
     for line in notes(config.train, optimizer.parameters, device):
         log.emit(Note(message=line))
-    files = inputs.origin.files()
-    digests = InputDigests(files, inputs.data.tokenizer, config)
-    identity = _identity(config, sampled_digest(files), inputs.data.rows.digest(), device)
-    defaults = dict(_flatten(RunConfig(model="-", output="-", data=DataSection(file="-")).model_dump(mode="json")))
-    store = CheckpointStore(
-        inputs.folder, keep=config.train.keep, identity=identity, defaults=defaults, base=digests.base
-    )
+    digests = InputDigests(inputs.origin.files(), inputs.data.tokenizer, config)
+    store = _checkpoint_store(inputs, config, digests, device)
     progress = Progress()
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
@@ -291,13 +286,7 @@ def begin(
         objective=objective,
         source=steps,
         optimizer=optimizer,
-        schedule=RateSchedule(
-            peak=float(config.train.learning_rate),
-            steps=steps.total,
-            warmup=config.train.warmup,
-            shape=config.train.schedule,
-            end=config.train.min_rate,
-        ),
+        schedule=_rate_schedule(config.train, steps.total),
         clip=config.train.clip,
         seed=config.train.seed,
         evaluate=_evaluation(model, evaluated, objective, log.emit) if evaluated else None,
@@ -309,6 +298,22 @@ def begin(
     )
     forecast = inputs.prepared.forecast
     return Session(config, inputs.data, forecast, digests, model, trainable, engine, progress, log)
+
+
+def _checkpoint_store(
+    inputs: RunInputs, config: RunConfig, digests: InputDigests, device: torch.device
+) -> CheckpointStore:
+    identity = _identity(config, sampled_digest(inputs.origin.files()), inputs.data.rows.digest(), device)
+    defaults = dict(_flatten(RunConfig(model="-", output="-", data=DataSection(file="-")).model_dump(mode="json")))
+    return CheckpointStore(
+        inputs.folder, keep=config.train.keep, identity=identity, defaults=defaults, base=digests.base
+    )
+
+
+def _rate_schedule(train: TrainSection, steps: int) -> RateSchedule:
+    return RateSchedule(
+        peak=float(train.learning_rate), steps=steps, warmup=train.warmup, shape=train.schedule, end=train.min_rate
+    )
 
 
 def _evaluation(
