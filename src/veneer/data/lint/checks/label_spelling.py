@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from veneer.data.lint.facts import FileFacts
+from veneer.data.lint.labels import MOST
 from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
 
 LABEL_SPELLING = LintRule(
@@ -37,20 +39,19 @@ def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
 def alike(one: str, other: str) -> bool:
     """Whether two labels are the same but for case and signs, or but for one letter put in, left out, changed or
     swapped with the next. Digits count: `level_1` is not `level_2`."""
-    first, second = (_letters(text) for text in (one, other))
+    first, second = _letters(one), _letters(other)
     if first == second:
         return bool(first)
-    if min(len(first), len(second)) < 5 or abs(len(first) - len(second)) > 1:
+    shorter = min(len(first), len(second))
+    if shorter < 5 or abs(len(first) - len(second)) > 1:
         return False
-    if [c for c in first if c.isdigit()] != [c for c in second if c.isdigit()]:
-        return False
-    start = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
-    if start is None:
-        return True
+    start = next((i for i in range(shorter) if first[i] != second[i]), shorter)
     a, b = first[start:], second[start:]
-    return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])
+    slip = a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])
+    return slip and [c for c in first if c.isdigit()] == [c for c in second if c.isdigit()]
 
 
+@lru_cache(maxsize=MOST)
 def _letters(text: str) -> str:
     return "".join(character for character in text.casefold() if character.isalnum())
 
