@@ -184,6 +184,14 @@ def test_repeats_and_conflicts(tmp_path: Path) -> None:
     }
 
 
+def test_white_space_around_a_question_hides_no_repeat(tmp_path: Path) -> None:
+    rows = [*clean(4), chat("s:Be brief.", f"u:{sentence(2)} \n", f"a:\t{sentence(3).upper()}")]
+    train = write(tmp_path / "rows.jsonl", rows)
+    assert found_in(lint(train)) == {"duplicate": ["rows.jsonl:5"]}
+    held = write(tmp_path / "test.jsonl", rows[4:])
+    assert found_in(lint(write(train, rows[:4]), eval_file=held)) == {"leaked-row": ["test.jsonl:1"]}
+
+
 def test_several_right_answers_are_no_error(tmp_path: Path) -> None:
     rows = [chat(f"u:{sentence(i // 2)}", f"a:{sentence(100 + i)}") for i in range(12)]
     report = lint(write(tmp_path / "rows.jsonl", rows))

@@ -105,22 +105,22 @@ def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
     line = int(row.where.rpartition(":")[2])
     if row.record is None:
         return RowFacts(line, side, usable=False)
-    prompt, answer = row.prompt, row.answer
+    prompt, answer = normal(row.prompt), normal(row.answer)
     value = _group(row.raw, group)
-    length = len(prompt) + len(answer) if row.trace is None else len(row.trace.example.tokens)
+    length = len(row.prompt) + len(row.answer) if row.trace is None else len(row.trace.example.tokens)
     return RowFacts(
         line,
         side,
         usable=True,
-        content=digest(normal(f"{prompt}\0{answer}")),
-        prompt=digest(normal(prompt)) if prompt else 0,
-        answer=digest(normal(answer)),
-        answer_length=len(answer),
+        content=digest(f"{prompt}\0{answer}"),
+        prompt=digest(prompt) if row.prompt else 0,
+        answer=digest(answer),
+        answer_length=len(row.answer),
         length=length,
         targets=0 if row.trace is None else row.trace.example.supervised,
         shape=digest(shape_of(row.raw)),
         group=0 if value is None else digest(str(value)),
-        language=language_of(answer),
+        language=language_of(row.answer),
     )
 
 

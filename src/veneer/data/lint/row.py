@@ -91,7 +91,7 @@ class Row:
         raw = self.raw if self.renamed is None else self.renamed
         return [] if self.trace is None or self.record is None else place(raw, self.record, self.trace)
 
-    @property
+    @cached_property
     def prompt(self) -> str:
         """What comes before the last assistant turn, as text; empty for a plain text."""
         if self.record is None or not self.record.messages:
@@ -101,7 +101,7 @@ class Row:
         pieces = [f"{turn['role']}: {turn.get('content') or ''}{_calls(turn)}" for turn in turns]
         return "\n".join(pieces if self.record.tools is None else [json.dumps(self.record.tools), *pieces])
 
-    @property
+    @cached_property
     def answer(self) -> str:
         """The last assistant turn, or the whole of a plain text."""
         if self.record is None:
