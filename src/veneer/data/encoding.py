@@ -97,8 +97,8 @@ def encode_all(
     records, whole = tee(records)
     beginnings = (record if max_length is None else _beginning(record, HUGE) for record in records)
     for record, found in zip(whole, encoder.traces(beginnings), strict=True):
-        cut = max_length is not None and _characters(record) > HUGE
-        if cut and max_length is not None:
+        cut = False
+        if max_length is not None and _characters(record) > HUGE:
             found, cut = _lengthened(encoder, record, found, max_length)
         if isinstance(found, DataError):
             tally.problems.append(RowProblem(record.where, str(found)))

@@ -15,7 +15,6 @@ import numpy as np
 
 from veneer.config import DataSection
 from veneer.data.batches import order
-from veneer.data.json_values import BadRow
 from veneer.data.lint.clusters import clusters
 from veneer.data.lint.shingles import SIMILARITY, bands, shingles_of
 from veneer.data.readers import iterate_rows
@@ -114,7 +113,7 @@ def _by_label(records: list[Record], values: Sequence[Any], share: float) -> Sid
     return _apart(records, {index for rows, quota in zip(groups, quotas, strict=True) for index in rows[:quota]})
 
 
-def _by_time(records: list[Record], values: Sequence[Any], data: DataSection) -> Sides:
+def _by_time(records: list[Record], values: Sequence[str], data: DataSection) -> Sides:
     """The latest rows are held out; rows of one moment stay on one side."""
     count = _count(len(records), data.held_out)
     times = _times(records, values, data.split.column or "")
@@ -128,7 +127,7 @@ def _by_time(records: list[Record], values: Sequence[Any], data: DataSection) ->
     return _apart(records, chosen)
 
 
-def _times(records: list[Record], values: Sequence[Any], column: str) -> list[float]:
+def _times(records: list[Record], values: Sequence[str], column: str) -> list[float]:
     times = []
     problems = []
     for record, value in zip(records, values, strict=True):
@@ -145,9 +144,8 @@ def _times(records: list[Record], values: Sequence[Any], column: str) -> list[fl
     return times
 
 
-def _time(value: Any) -> float | None:
+def _time(text: str) -> float | None:
     """Seconds since 1970, or the number itself; None for what is neither a date nor a number."""
-    text = str(value)
     try:
         number = float(text)
     except ValueError:
@@ -156,17 +154,17 @@ def _time(value: Any) -> float | None:
         except ValueError:
             return None
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    return number if math.isfinite(number) and not isinstance(value, bool) else None
+    return number if math.isfinite(number) else None
 
 
-def _column(records: list[Record], data: DataSection) -> list[Any]:
-    """The value of the column in each record's row; the file is read once more for it."""
+def _column(records: list[Record], data: DataSection) -> list[str]:
+    """The value of the column in each record's row, as text; the file is read once more for it."""
     name = data.split.column
     wanted = {record.where for record in records}
     found = {
         where: row[name]
         for where, row in iterate_rows(data.file)
-        if where in wanted and not isinstance(row, BadRow) and isinstance(row, dict) and row.get(name) is not None
+        if where in wanted and isinstance(row, dict) and row.get(name) is not None
     }
     missing = [record.where for record in records if record.where not in found]
     if missing:

@@ -9,7 +9,6 @@ from functools import cached_property
 from itertools import islice
 from typing import Any, TypeVar
 
-from veneer.data.bounded_template import BoundedTemplate
 from veneer.data.chat import Encoder, Trace, template_of
 from veneer.data.formats import Record, to_record
 from veneer.data.json_values import BadRow
@@ -35,14 +34,9 @@ class LintSetting:
     """veneer's name of a column or key to the file's, where they differ."""
 
     @cached_property
-    def template(self) -> BoundedTemplate | None:
-        """The model's chat template, if it has one."""
-        return None if self.tokenizer is None else template_of(self.tokenizer)
-
-    @cached_property
     def encoder(self) -> Encoder | None:
         """What training encodes rows with."""
-        return None if self.tokenizer is None else Encoder(self.tokenizer, self.template)
+        return None if self.tokenizer is None else Encoder(self.tokenizer, template_of(self.tokenizer))
 
     @cached_property
     def bos_id(self) -> int | None:

@@ -32,8 +32,6 @@ class Cost(Enum):
     """The row as the model reads it, so a model's tokenizer and template: about a millisecond a row."""
     FILE = "file"
     """Hashes of all rows: microseconds a row, and up to 200 bytes of memory."""
-    MODEL = "model"
-    """A pass of the model over each row; never made unless asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
         return
     # Spelled in the row it is ordinary text here, and a second start-of-text token in programs that do not guard.
     first = row.fields[0] if row.fields else None
-    if first is not None and tokens[0] == bos and first.source.text.lstrip().startswith(name) and first.end >= 0:
+    if first is not None and tokens[0] == bos and first.source.text.lstrip().startswith(name) and first.found:
         yield DOUBLED_BOS.found(f"{first.source.path} begins with {name!r}, which is written before it as well")
 
 
