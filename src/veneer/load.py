@@ -40,7 +40,7 @@ class WeightForm(Enum):
     """The form of the weights in memory."""
 
     FROZEN = "frozen"
-    """Weights in the compute dtype, without gradients: the base of LoRA. QuantizeResult weights of the files stay
+    """Weights in the compute dtype, without gradients: the base of LoRA. Quantised weights of the files stay
     quantised."""
     QUANTIZED = "quantized"
     """Linear layers in 4 or 8 bits, all else as FROZEN: the base of QLoRA. Where the files hold quantised weights, no

@@ -81,7 +81,7 @@ def outputs(
 ) -> Tensor:
     """x Wᵀ + bias + scale · left Bᵀ, `[tokens, in]` to `[tokens, out]`; all in the dtype of x, the bias in any.
 
-    `out`, if given, is pad_to_multiple and returned.
+    `out`, if given, is filled and returned.
     """
     native = _native(x, weight, update)
     if native is not None:

@@ -1,4 +1,4 @@
-"""CombinationResult adapters equal PEFT's `add_weighted_adapter`, and are right where that is wrong or silent."""
+"""Combined adapters equal PEFT's `add_weighted_adapter`, and are right where that is wrong or silent."""
 
 from __future__ import annotations
 

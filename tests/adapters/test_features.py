@@ -116,7 +116,7 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
 
 
 def llama(changes: dict[str, Any]) -> LlamaForCausalLM:
-    """A tiny model whose scores are of a size that 1e-5 matches something for: a tied head is an embedding's size."""
+    """A tiny model whose scores are of a size that 1e-5 means something for: a tied head is an embedding's size."""
     model = tiny_llama(changes=changes)
     if changes.get("tie_word_embeddings"):
         with torch.no_grad():

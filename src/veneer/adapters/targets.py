@@ -35,8 +35,7 @@ def resolve_targets(
 
     Args:
         paths: paths of the linear layers; of a mixture also its routers and the parameters of its experts. Embedding
-        and
-            head can be selected too.
+            and head can be selected too.
         target_modules: `all-linear` (without routers), a regular expression for the whole path, or a list of names,
             each a whole path or the end of one (`q_proj`, `self_attn.q_proj`).
         exclude_modules: an expression or names of paths to leave out.

@@ -22,7 +22,7 @@ def check_finite(source: str, name: str, tensor: Tensor, stored: Tensor | None =
         name: name of the tensor in the error.
         tensor: the tensor, of any shape and float dtype.
         stored: the tensor in the dtype of the file, where `tensor` has been converted to a narrower one. Its values
-        count.
+            count.
 
     Raises:
         ModelError: an element is NaN or infinite.

@@ -1,8 +1,8 @@
 """Writing a safetensors file tensor by tensor, so that a model need not be in memory as a whole.
 
 The format (https://github.com/huggingface/safetensors#format): eight bytes with the header's length, the header as
-JSON, then the tensors end to end. The header stands first but is known last: room is reserved for it, and
-padded with spaces, which the format allows.
+JSON, then the tensors end to end. The header stands first but is known last: room is reserved for it, and padded
+with spaces, which the format allows.
 """
 
 from __future__ import annotations

@@ -114,8 +114,7 @@ def make_skeleton(config: Mapping[str, Any], dtype: torch.dtype) -> Skeleton:
 
     Raises:
         ModelError: transformers is not installed, has no such causal language model, or the configuration has
-        impossible
-            values.
+            impossible values.
     """
     check_numbers(config)
     transformers = _transformers(str(config.get("model_type")))

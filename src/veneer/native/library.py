@@ -52,11 +52,6 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     return frozenset()
 
 
-REVISION = 2
-"""The revision of the kernels, which grows whenever one of them computes other bits. `run.lock` records it. The second
-has float32 products of its own; locks of the first name none."""
-
-
 @dataclass(frozen=True, slots=True)
 class KernelChoice:
     """Which library is used, and why."""
