@@ -192,7 +192,7 @@ class Kernels:
             _DTYPES[out.dtype],
             _pointer(codes),
             _pointer(values),
-            *(None if tensor is None else _pointer(tensor) for tensor in scales),
+            *(_pointer(tensor) for tensor in scales),
             nested,
             ctypes.c_int64(out.numel()),
             block,
@@ -225,8 +225,7 @@ class Kernels:
         """
         y = torch.empty((x.shape[0], weight.columns), dtype=torch.float32)
         matrix = matrix_struct(weight)
-        wide_bias = None if bias is None else _pointer(bias)
-        self._call("rows_product", ctypes.byref(matrix), _pointer(x), x.shape[0], wide_bias, _pointer(y))
+        self._call("rows_product", ctypes.byref(matrix), _pointer(x), x.shape[0], _pointer(bias), _pointer(y))
         return y
 
     def frozen_product(
@@ -249,8 +248,8 @@ class Kernels:
             ctypes.byref(matrix),
             None if factor is None else ctypes.byref(factor),
             _pointer(x),
-            None if left is None else _pointer(left),
-            None if bias is None else _pointer(bias),
+            _pointer(left),
+            _pointer(bias),
             ctypes.c_float(scale),
             int(by_outputs),
             ctypes.c_int64(x.shape[0]),
@@ -308,9 +307,9 @@ class Kernels:
             "product",
             _pointer(x),
             _pointer(weight),
-            None if left is None else _pointer(left),
-            None if right is None else _pointer(right),
-            None if bias is None else _pointer(bias),
+            _pointer(left),
+            _pointer(right),
+            _pointer(bias),
             ctypes.c_float(scale),
             int(by_outputs),
             ctypes.c_int64(x.shape[0]),
@@ -418,8 +417,9 @@ class Kernels:
         return y
 
 
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where a tensor begins; NULL for None."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
 def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
@@ -465,7 +465,7 @@ def use_variant(variant: str) -> None:
     Raises:
         ValueError: the processor does not run it, or it was not compiled.
     """
-    if variant not in VARIANTS.get(machine(), {}) or not _NEEDS[variant] <= cpu_flags():
+    if variant not in _runnable():
         raise ValueError(f"kernels {variant!r}: this processor runs {', '.join(_runnable()) or 'none'}")
     if not library_path(variant).is_file():
         raise ValueError(f"kernels {variant!r} were not compiled")
@@ -477,7 +477,7 @@ def use_variant(variant: str) -> None:
 def _runnable() -> list[str]:
     """The variants that this processor runs, best first."""
     flags = cpu_flags()
-    return [name for name in VARIANTS.get(machine(), {}) if _NEEDS[name] <= flags or machine() == "aarch64"]
+    return [name for name in VARIANTS.get(machine(), {}) if _NEEDS[name] <= flags]
 
 
 @lru_cache(maxsize=1)
