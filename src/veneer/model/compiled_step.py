@@ -165,15 +165,14 @@ class _Layout:
             if len(parts) != heads or any(norm.bias is not None or not norm.centred for norm in parts):
                 raise _Unknown
             weight = torch.cat([norm.weight.detach().float() + norm.offset for norm in parts])
-            kind = NormKind.CENTRED_BY_HEAD
+            kind = NormKind.CENTRED | NormKind.BY_HEAD
             self._program.norm(source, to, weight, None, parts[0].eps, kind, heads)
         elif type(module) is RmsNorm:
-            kind = NormKind.BY_HEAD if module.weight.dim() == 2 else NormKind.PLAIN
-            self._program.norm(source, to, module.weight, None, module.eps, kind, heads, added)
+            self._program.norm(source, to, module.weight, None, module.eps, _by_head(module), heads, added)
         elif type(module) is WideNorm:
-            by_head, centred = NormKind(2 * (module.weight.dim() - 1)), NormKind(int(module.centred))
+            kind = _by_head(module) | (NormKind.CENTRED if module.centred else NormKind.PLAIN)
             weight = module.weight.detach().float() + module.offset
-            self._program.norm(source, to, weight, module.bias, module.eps, NormKind(by_head | centred), heads, added)
+            self._program.norm(source, to, weight, module.bias, module.eps, kind, heads, added)
         else:
             raise _Unknown
 
@@ -215,6 +214,10 @@ class _Layout:
             self._program.linear(source, [(_stored(one), to) for one, to in layers])
         self._program.gate(gate, up, self._gated, GATES[self._spec.activation])
         self._program.linear(self._gated, [(_stored(module.down_proj), self._fed)])
+
+
+def _by_head(module: RmsNorm) -> NormKind:
+    return NormKind.BY_HEAD if module.weight.dim() == 2 else NormKind.PLAIN
 
 
 def _stored_or_none(module: nn.Module) -> StoredLinear | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class _Kind(IntEnum):
     ADD = 5
 
 
-class NormKind(IntEnum):
+class NormKind(IntFlag):
     """What a norm does; step.c has the same bits."""
 
     PLAIN = 0
@@ -31,7 +31,6 @@ class NormKind(IntEnum):
     """The mean is taken off first."""
     BY_HEAD = 2
     """Each head has a weight of its own."""
-    CENTRED_BY_HEAD = 3
 
 
 class Gate(IntEnum):
@@ -112,9 +111,7 @@ class Program:
 
     def view(self, slot: Slot, rows: int) -> Tensor:
         """What stands in a slot, float32 `[rows, width]`: memory that the next run overwrites."""
-        if self._space is None:
-            self._space = torch.zeros(self._floats, dtype=torch.float32)
-        return self._space.as_strided((rows, slot.width), (slot.stride, 1), slot.offset)
+        return self._memory().as_strided((rows, slot.width), (slot.stride, 1), slot.offset)
 
     def norm(
         self,
@@ -216,8 +213,13 @@ class Program:
             raise ValueError(f"{rows} rows of {self.rows}, {seen.tolist()} keys of {keys[0].shape[2]}")
         if self._array is None:
             self._array = (_OpStruct * len(self._ops))(*self._ops)
-        space = self.view(Slot(0, 1, 1), rows)
-        kernels.step(self._array, space, rows, keys, values, seen, angles)
+        kernels.step(self._array, self._memory(), rows, keys, values, seen, angles)
+
+    def _memory(self) -> Tensor:
+        """The working memory of all slots, made when it is first asked for."""
+        if self._space is None:
+            self._space = torch.zeros(self._floats, dtype=torch.float32)
+        return self._space
 
     def _append(self, op: _OpStruct) -> _OpStruct:
         self._ops.append(op)
