@@ -21,15 +21,7 @@ from veneer.adapters.inject import inject
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.peft_config import adapter_config, is_plain, parse_config
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import (
-    ALL_LINEAR,
-    EMBEDDING,
-    HEAD,
-    is_router,
-    layer_number,
-    matches,
-    value_of_pattern,
-)
+from veneer.adapters.targets import EMBEDDING, HEAD, is_router, selects, value_of_pattern
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
 from veneer.enums import Init
 from veneer.errors import AdapterError, listing
@@ -251,12 +243,9 @@ def _check_complete(model: LanguageModel, spec: LoraSpec, found: LoraSpec, direc
         AdapterError: layers are missing; all are named.
     """
     paths = [path for path in target_paths(model.linear_paths(), model.spec) if not is_router(path)]
-    if spec.target_modules != ALL_LINEAR:
-        paths = [path for path in paths if matches(spec.target_modules, path)]
-    if spec.layers_to_transform is not None:
-        paths = [path for path in paths if layer_number(path) in spec.layers_to_transform]
-    left_out = {*found.target_modules, *found.modules_to_save}
-    missing = [path for path in paths if path not in left_out and not matches(spec.exclude_modules, path)]
+    settings = spec.target_modules, spec.exclude_modules, spec.layers_to_transform
+    there = {*found.target_modules, *found.modules_to_save}
+    missing = [path for path in paths if path not in there and selects(path, *settings)]
     if missing:
         raise AdapterError(
             f"{directory / WEIGHTS_FILE} lacks the updates of layers that {CONFIG_FILE} targets:\n{listing(missing)}\n"

@@ -46,13 +46,10 @@ def resolve_targets(
         AdapterError: an expression is invalid, a name or an index matches nothing, or no path is left.
     """
     everything = [EMBEDDING, *paths, HEAD]
-    if target_modules == ALL_LINEAR:
-        chosen = [path for path in paths if not is_router(path)]
-    else:
-        chosen = matching(everything, target_modules, "target_modules")
+    if target_modules != ALL_LINEAR:
+        _check_names(everything, target_modules, "target_modules")
     if exclude_modules:
-        excluded = set(matching(everything, exclude_modules, "exclude_modules"))
-        chosen = [path for path in chosen if path not in excluded]
+        _check_names(everything, exclude_modules, "exclude_modules")
     if layers_to_transform is not None:
         numbers = {number for path in paths if (number := layer_number(path)) is not None}
         unknown = [str(number) for number in layers_to_transform if number not in numbers]
@@ -61,7 +58,7 @@ def resolve_targets(
                 f"layers_to_transform names layers that the model does not have:\n{listing(unknown)}\n"
                 f"It has {min(numbers)} to {max(numbers)}."
             )
-        chosen = [path for path in chosen if layer_number(path) in set(layers_to_transform)]
+    chosen = [path for path in everything if selects(path, target_modules, exclude_modules, layers_to_transform)]
     if not chosen:
         raise AdapterError(
             f"no layer is left of target_modules {target_modules!r} after exclude_modules {exclude_modules!r} and "
@@ -70,8 +67,20 @@ def resolve_targets(
     return chosen
 
 
-def matching(paths: Sequence[str], names: Names, setting: str) -> list[str]:
-    """The paths that match an expression or a list of names.
+def selects(
+    path: str, target_modules: Names, exclude_modules: Names, layers_to_transform: Sequence[int] | None
+) -> bool:
+    """Whether the settings of `resolve_targets` select a path. Nothing is refused here."""
+    if target_modules == ALL_LINEAR:
+        named = path not in (EMBEDDING, HEAD) and not is_router(path)
+    else:
+        named = matches(target_modules, path)
+    inside = layers_to_transform is None or layer_number(path) in layers_to_transform
+    return named and inside and not matches(exclude_modules, path)
+
+
+def _check_names(paths: Sequence[str], names: Names, setting: str) -> None:
+    """Refuse an expression or a list of names of which something matches no path.
 
     Raises:
         AdapterError: the expression is invalid or matches nothing, or any name of the list matches nothing.
@@ -82,21 +91,19 @@ def matching(paths: Sequence[str], names: Names, setting: str) -> list[str]:
             pattern = re.compile(names)
         except re.error as error:
             raise AdapterError(f"{setting} {names!r} is not a regular expression: {error}") from error
-        matched = [path for path in paths if pattern.fullmatch(path)]
-        if not matched:
+        if not any(pattern.fullmatch(path) for path in paths):
             example = next((path for path in paths if "." in path and path != EMBEDDING), paths[0])
             raise AdapterError(
                 f"{setting} {names!r} matches no layer; it must match a whole path such as {example!r}. "
                 f"To name layers, give a list of: {', '.join(leaves)}"
             )
-        return matched
+        return
     unmatched = [name for name in names if not any(names_path(name, path) for path in paths)]
     if unmatched or not names:
         offenders = listing(f"{name!r}{nearest(name, leaves)}" for name in unmatched)
         raise AdapterError(
             f"{setting} names layers that the model does not have:\n{offenders}\nIt has: {', '.join(leaves)}"
         )
-    return [path for path in paths if any(names_path(name, path) for name in names)]
 
 
 def names_path(name: str, path: str) -> bool:
