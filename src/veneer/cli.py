@@ -31,9 +31,7 @@ from veneer.commands.reproduce import reproduce
 from veneer.commands.sweep import sweep
 from veneer.commands.train import train
 from veneer.commands.verify import verify
-from veneer.errors import VeneerError
-
-INTERRUPTED = 130
+from veneer.errors import Interrupted, VeneerError
 
 
 class _Commands(click.Group):
@@ -45,7 +43,7 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             # Also where it comes while an error is being told: click would end with code 1.
             click.echo("interrupted", err=True)
-            _leave(INTERRUPTED)
+            _leave(Interrupted.exit_code)
 
     def _invoke(self, ctx: click.Context) -> Any:
         try:
@@ -62,7 +60,7 @@ class _Commands(click.Group):
 
 
 def _leave(code: int) -> NoReturn:
-    if code == INTERRUPTED:
+    if code == Interrupted.exit_code:
         # Whoever pressed Ctrl-C once presses it again: on the way out there is nothing left to interrupt.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(code)

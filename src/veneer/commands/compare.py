@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from veneer.commands.options import COUNT, METHODS, Number, examples, model_option, set_option
+from veneer.enums import Method
 
 
 @click.command(
@@ -55,7 +56,6 @@ def compare(
     if not set(names) <= set(known):
         raise click.UsageError(f"--methods {methods}: known are {', '.join(known)}, with commas between")
     from veneer.comparison.run import CompareConfig
-    from veneer.enums import Method
     from veneer.screens.compare import compare_visibly
 
     config = CompareConfig(

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from veneer.enums import Dtype, Method
+from veneer.errors import ConfigError, listing
+
 if TYPE_CHECKING:
     from veneer.assistant import AssistantRequest
     from veneer.config import ComputeSection, RunConfig
-    from veneer.enums import Method
     from veneer.generation import Sampling
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-METHODS = click.Choice(["lora", "qlora", "full"])
+METHODS = click.Choice([method.value for method in Method])
 
 
 class Number(click.types.FloatParamType):
@@ -70,7 +72,7 @@ device_option = click.option(
 )
 dtype_option = click.option(
     "--dtype",
-    type=click.Choice(["auto", "bfloat16", "float32"]),
+    type=click.Choice([dtype.value for dtype in Dtype]),
     default="auto",
     show_default=True,
     help="The number format that the model computes in.",
@@ -171,7 +173,6 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
             are named.
     """
     from veneer.config_values import laid_over, override, read_assignment
-    from veneer.errors import ConfigError, listing
 
     given = {key: value for key, value in flags.items() if value is not None}
     found = []
@@ -219,15 +220,12 @@ def sampling_options(default_tokens: int) -> Callable[[Command], Command]:
 
 def method_of(name: str | None) -> Method | None:
     """The method of that name, or None."""
-    from veneer.enums import Method
-
     return None if name is None else Method(name)
 
 
 def compute_of(device: str, dtype: str) -> ComputeSection:
     """Where and in what it is computed."""
     from veneer.config import ComputeSection
-    from veneer.enums import Dtype
 
     return ComputeSection(device=device, dtype=Dtype(dtype))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import METHODS, Count, device_option, examples
+from veneer.enums import Method
 
 
 @click.command(epilog=examples("quickstart", "quickstart --method lora --rows 50"))
@@ -34,7 +35,6 @@ def quickstart(method: str, model: str | None, output: Path | None, rows: int, d
 
     The rows are the bundled insurance claims.
     """
-    from veneer.enums import Method
     from veneer.screens.quickstart import run
 
     results = run(Method(method), model=model, output=output, rows=rows, device=device, as_json=as_json)
