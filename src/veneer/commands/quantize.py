@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import examples, model_option
+from veneer.errors import ConfigError
 
 
 @click.command(
@@ -37,14 +38,13 @@ def quantize(model: str, output: Path, assignments: tuple[str, ...], dtype: str,
 
     veneer and transformers open the directory without quantising again.
     """
-    from veneer.config import parse
+    from veneer.config import QuantSection
     from veneer.config_values import override
-    from veneer.errors import ConfigError
     from veneer.screens.quantize import quantize_visibly
 
     values = override({}, assignments)
     others = sorted(values.keys() - {"quant"})
     if others:
         raise ConfigError(f"--set takes settings of quant here, not {', '.join(others)}")
-    config = parse({"model": model, "output": str(output), "data": {"file": "-"}, **values}, where="the command line")
-    quantize_visibly(model, output, config.quant, dtype, as_json=as_json)
+    quant = QuantSection.model_validate(values.get("quant", {}), context="the command line")
+    quantize_visibly(model, output, quant, dtype, as_json=as_json)
