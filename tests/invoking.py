@@ -23,5 +23,11 @@ def refused(*argv: object, code: int = 2, stdin: str | bytes | None = None) -> s
     return result.stderr
 
 
+def generated(model: object, *more: object, stdin: str | bytes | None = None) -> Result:
+    result = invoke("generate", "--model", model, *FLOAT32, "--max-new-tokens", 6, *more, stdin=stdin)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result
+
+
 def given(model: object, data: object, output: object, *more: object) -> list[object]:
     return ["train", "--model", model, "--data", data, "--output", output, "--method", "lora", *more]

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from click.testing import Result
-
-from invoking import FLOAT32, invoke
-
-
-def generated(model: Path, *more: object, stdin: str | bytes | None = None) -> Result:
-    result = invoke("generate", "--model", model, *FLOAT32, "--max-new-tokens", 6, *more, stdin=stdin)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result
+from invoking import FLOAT32, generated, invoke
 
 
 def chatted(model: Path, stdin: str, *more: object) -> list[str]:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 
-from invoking import FLOAT32, invoke, refused
+from invoking import FLOAT32, generated, refused
 from tiny import write_model
 
 
@@ -55,12 +54,6 @@ def test_a_pickle_is_never_opened(adapter: Path, tiny_model: Path, tmp_path: Pat
     (broken / "adapter_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'touch /tmp/p0wned'\ntR.")
     assert "is a pickle, which can run code" in refused(*asked(tiny_model, broken))
     assert not Path("/tmp/p0wned").exists()
-
-
-def generated(model: Path, *more: object, stdin: str | bytes | None = None) -> Result:
-    result = invoke("generate", "--model", model, *FLOAT32, "--max-new-tokens", 6, *more, stdin=stdin)
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result
 
 
 def test_a_prompt_gives_the_same_answer_from_every_source(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -5,19 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
+from invoking import invoke
 from plan_setups import LLAMA_65B
 from tiny import run_config
-from veneer.cli import main
 from veneer.training.run import train
-
-
-def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(main, ["plan", *arguments])
 
 
 @pytest.fixture
@@ -30,7 +24,7 @@ def config_file(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("directory", [False, True])
 def test_a_config_json_alone_is_enough(config_file: Path, directory: bool) -> None:
     model = str(config_file.parent if directory else config_file)
-    ended = invoke("--model", model, "--device", "h100", "--length", "512", "--json")
+    ended = invoke("plan", "--model", model, "--device", "h100", "--length", "512", "--json")
     assert ended.exit_code == 0, ended.output
     found = json.loads(ended.stdout)
     assert found["fits"]
@@ -39,14 +33,16 @@ def test_a_config_json_alone_is_enough(config_file: Path, directory: bool) -> No
 
 
 def test_the_table_names_every_part(config_file: Path) -> None:
-    ended = invoke("--model", str(config_file), "--device", "h200", "--rows", "100", "--tokens", "300", "--rank", "8")
+    ended = invoke(
+        "plan", "--model", str(config_file), "--device", "h200", "--rows", "100", "--tokens", "300", "--rank", "8"
+    )
     assert ended.exit_code == 0, ended.output
     for word in ("base", "adapters", "activations", "loading", "training", "micro-batch", "time", "disk: result"):
         assert word in ended.stdout
 
 
 def test_what_does_not_fit_is_shown_and_refused(config_file: Path) -> None:
-    ended = invoke("--model", str(config_file), "--device", "h100", "--memory-limit-mb", "20000", "--json")
+    ended = invoke("plan", "--model", str(config_file), "--device", "h100", "--memory-limit-mb", "20000", "--json")
     assert ended.exit_code == 2
     assert not json.loads(ended.stdout)["fits"]
     assert "may take 20,000 MB" in ended.stderr
@@ -54,8 +50,8 @@ def test_what_does_not_fit_is_shown_and_refused(config_file: Path) -> None:
 
 def test_rows_of_a_file_are_planned_as_they_would_be_trained(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     ended = invoke(
-        "--model", str(tiny_model), "--method", "lora", "--data", str(tiny_data), "--rank", "4", "--device", "cpu",
-        "--set", "compute.dtype=float32", "--json",
+        "plan", "--model", str(tiny_model), "--method", "lora", "--data", str(tiny_data), "--rank", "4",
+        "--device", "cpu", "--set", "compute.dtype=float32", "--json",
     )  # fmt: skip
     assert ended.exit_code == 0, ended.output
     plan = train(run_config(tiny_model, tiny_data, tmp_path / "run")).plan
@@ -74,6 +70,6 @@ def test_rows_of_a_file_are_planned_as_they_would_be_trained(tiny_model: Path, t
     ],
 )
 def test_the_command_refuses_by_name(more: tuple[str, ...], named: str, config_file: Path) -> None:
-    ended = invoke("--model", str(config_file), *more)
+    ended = invoke("plan", "--model", str(config_file), *more)
     assert ended.exit_code == 2
     assert named in ended.stderr

@@ -47,16 +47,12 @@ def read_conversations(path: Path, system: str | None) -> list[tuple[str, list[M
         return [(question, turns(system, question)) for question in read_questions(path)]
     conversations, problems = [], []
     for record in read_records(path):
+        if record.tools:
+            problems.append(f"{record.where}: has tools, of which generate takes none")
+            continue
         parts = split_for_evaluation(record)
-        if parts is None or record.tools:
-            problems.append(
-                f"{record.where}: "
-                + (
-                    "has tools, of which generate takes none"
-                    if record.tools
-                    else "has no turn that is answered in text"
-                )
-            )
+        if parts is None:
+            problems.append(f"{record.where}: has no turn that is answered in text")
             continue
         messages = list(parts[0])
         if system is not None and not any(message["role"] == "system" for message in messages):
