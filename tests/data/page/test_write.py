@@ -11,26 +11,8 @@ from typing import Any
 
 import pytest
 
-import chat_templates as ct
-from veneer.data.lint.report import LintReport
-from veneer.data.lint.row import LintSetting
-from veneer.data.lint.run import lint
-from veneer.data.page import content as page_content
-from veneer.data.page.content import content
+from lint_rows import HOSTILE, hostile_report
 from veneer.data.page.write import write_page
-
-HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)> <!-- 😀 é"
-
-
-def made(tmp_path: Path, count: int = 30) -> tuple[LintReport, LintSetting]:
-    rows: list[Any] = [{"prompt": f"question {i}", "completion": f"answer {i}"} for i in range(count)]
-    rows[3] = {"prompt": HOSTILE, "completion": "AKIAIOSFODNN7EXAMPLE"}
-    rows[5] = {"messages": [{"role": HOSTILE, "content": "x"}]}
-    rows[7] = rows[6]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    setting = LintSetting(ct.tokenizer("chatml"))
-    return lint(file, tokenizer=setting.tokenizer), setting
 
 
 def embedded(text: str) -> dict[str, Any]:
@@ -41,7 +23,7 @@ def embedded(text: str) -> dict[str, Any]:
 
 
 def test_the_page_holds_every_finding_and_the_rows_as_they_train(tmp_path: Path) -> None:
-    report, setting = made(tmp_path)
+    report, setting = hostile_report(tmp_path)
     write_page(tmp_path / "page.html", report, setting)
     values = embedded((tmp_path / "page.html").read_text())
     found = {rule["name"]: rule["count"] for rule in values["rules"]}
@@ -61,7 +43,7 @@ def trained(row: dict[str, Any]) -> list[tuple[int, int]]:
 
 
 def test_nothing_of_a_row_can_become_markup_and_nothing_is_loaded(tmp_path: Path) -> None:
-    report, setting = made(tmp_path)
+    report, setting = hostile_report(tmp_path)
     write_page(tmp_path / "page.html", report, setting)
     text = (tmp_path / "page.html").read_text()
     assert "<img" not in text
@@ -79,24 +61,12 @@ def test_nothing_of_a_row_can_become_markup_and_nothing_is_loaded(tmp_path: Path
     assert policy.startswith("default-src 'none'")
 
 
-def test_a_large_file_makes_a_page_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_content, "TOKENS", 400)
-    monkeypatch.setattr(page_content, "CLEAN", 5)
-    report, setting = made(tmp_path, count=200)
-    values = content(report, setting)
-    written = [row for row in values["rows"] if "ids" in row or "strings" in row]
-    assert len(written) == values["written"] < 15
-    # Every row with a finding is listed, and those with errors come first where there is not room for all.
-    assert {row["where"].rpartition(":")[2] for row in values["rows"] if row["findings"]} == {"4", "6", "8"}
-    assert "ids" in next(row for row in values["rows"] if row["where"].endswith(":4"))
-
-
 @pytest.mark.slow
 def test_a_browser_shows_the_page(tmp_path: Path) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium is installed")
-    report, setting = made(tmp_path)
+    report, setting = hostile_report(tmp_path)
     write_page(tmp_path / "page.html", report, setting)
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
     command = [browser, *flags, "--virtual-time-budget=3000", (tmp_path / "page.html").as_uri()]

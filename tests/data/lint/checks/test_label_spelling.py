@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lint_rows import found_in, sentence, write
 from veneer.data.lint.checks.label_spelling import alike
+from veneer.data.lint.run import lint
 
 
 def distance(one: str, other: str) -> int:
@@ -39,3 +43,12 @@ def test_one_slip_is_found_wherever_it_is(one: str, at: int, put: str, left_out:
 )  # fmt: skip
 def test_signs_and_digits(one: str, other: str, same: bool) -> None:
     assert alike(one, other) is same
+
+
+def test_slips_of_the_pen_in_labels_are_found(tmp_path: Path) -> None:
+    names = ["card_arrival", "lost_card", "level_1", "level_2", "pin"]
+    rows = [{"prompt": sentence(i), "completion": names[i % 5]} for i in range(100)]
+    rows[7]["completion"], rows[12]["completion"], rows[30]["completion"] = "Level 1", "Lost Card", "card_arival"
+    rows[44]["completion"] = "level_3"
+    found = found_in(lint(write(tmp_path / "rows.jsonl", rows)))
+    assert found == {"label-spelling": ["rows.jsonl:8", "rows.jsonl:13", "rows.jsonl:31"]}

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import chat_templates as ct
+from lint_rows import Q, clean, found_in, write
+from veneer.data.lint.run import lint
+
+TWO_BOS = "{{ bos_token }}" + ct.LLAMA3
+
+
+def test_a_doubled_start_is_found(tmp_path: Path) -> None:
+    tokenizer = ct.tokenizer("llama3")
+    tokenizer.chat_template = TWO_BOS
+    assert list(found_in(lint(write(tmp_path / "a.jsonl", clean(3)), tokenizer=tokenizer))) == ["doubled-bos"]
+    spelled = [{"text": f"<|begin_of_text|>{Q}"}]
+    found = found_in(lint(write(tmp_path / "b.jsonl", spelled), tokenizer=ct.tokenizer("llama3")))
+    assert set(found) == {"doubled-bos", "control-tokens-spelled"}

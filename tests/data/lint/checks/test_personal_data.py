@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lint_rows import JOHN, Q, chat, found_alone
+from veneer.data.lint.checks.personal_data import iban, luhn
+
+FAULTS: list[tuple[str, Any]] = [
+    ("chatml", chat(f"u:Write to jane.roe@post.net. {Q}", f"a:{JOHN}")),
+    ("chatml", chat(f"u:Card 4111 1111 1111 1111. {Q}", f"a:{JOHN}")),
+    ("chatml", chat(f"u:DE89 3704 0044 0532 0130 00 is it. {Q}", f"a:{JOHN}")),
+    ("chatml", chat(f"u:Call +49 30 1234 5678. {Q}", f"a:{JOHN}")),
+]
+
+
+@pytest.mark.parametrize(("template", "row"), FAULTS)
+def test_a_planted_fault_is_found_where_it_is(template: str, row: Any, tmp_path: Path) -> None:
+    found_alone("personal-data", template, row, tmp_path)
+
+
+@given(st.text("0123456789", min_size=12, max_size=18), st.sampled_from("23456"))
+def test_one_last_digit_of_ten_makes_a_card(middle: str, first: str) -> None:
+    """The digit is the one that makes the sum of Luhn's table divisible by ten."""
+    body = first + middle[1:]
+    total = sum(sum(divmod(int(digit) * (2 - at % 2), 10)) for at, digit in enumerate(reversed(body)))
+    fitting = str(-total % 10)
+    if len(set(body + fitting)) > 1:
+        assert [last for last in "0123456789" if luhn(body + last)] == [fitting]
+
+
+@given(st.text("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=11, max_size=30))
+def test_one_pair_of_check_digits_makes_an_account(account: str) -> None:
+    """ISO 13616: letters count from 10, country and digits go to the end, and the digits are 98 less the remainder."""
+    number = int("".join(str(int(letter, 36)) for letter in f"{account}DE00"))
+    digits = f"{98 - number % 97:02}"
+    assert [pair for pair in (f"{i:02}" for i in range(2, 99)) if iban(f"DE{pair}{account}")] == [digits]

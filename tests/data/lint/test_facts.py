@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chat_templates as ct
+from lint_rows import chat, sentence
+from veneer.data.lint.facts import (
+    EVALUATION,
+    GROUPS,
+    TRAINING,
+    RowFacts,
+    digest,
+    facts_of,
+    gather,
+    normal,
+    note,
+    shape_of,
+)
+from veneer.data.lint.labels import LONGEST, Labels
+from veneer.data.lint.row import LintSetting, read_row, read_rows
+from veneer.data.lint.shingles import BANDS, shingles_of
+from veneer.data.lint.spill import Spill
+
+NONE = np.zeros(0, dtype=np.uint32)
+
+
+def facts(raw: Any, *, side: int = TRAINING, group: str | None = None, template: str | None = None) -> RowFacts:
+    setting = LintSetting(None if template is None else ct.tokenizer(template))
+    return facts_of(read_row("rows.jsonl:7", raw, setting), side, group)
+
+
+def test_case_and_white_space_do_not_make_another_row() -> None:
+    one = facts({"prompt": "What is it?", "completion": "Yes,  it IS"})
+    other = facts({"prompt": " what\tis IT?\n", "completion": "yes, it is "})
+    assert (one.content, one.prompt, one.answer) == (other.content, other.prompt, other.answer)
+    third = facts({"prompt": "What is it?", "completion": "Yes, it is not"})
+    assert third.prompt == one.prompt
+    assert len({one.content, third.content}) == len({one.answer, third.answer}) == 2
+
+
+def test_question_and_answer_are_kept_apart() -> None:
+    """The border between the two counts: "a" + "bc" is another row than "ab" + "c"."""
+    one, other = facts({"prompt": "a", "completion": "bc"}), facts({"prompt": "ab", "completion": "c"})
+    assert one.content != other.content
+
+
+def test_lengths_are_tokens_with_a_model_and_characters_without() -> None:
+    raw = {"prompt": sentence(1), "completion": sentence(2)}
+    plain = facts(raw)
+    # A prompt is kept with its role before it.
+    assert (plain.length, plain.targets) == (len(f"user: {raw['prompt']}{raw['completion']}"), 0)
+    row = read_row("rows.jsonl:7", raw, LintSetting(ct.tokenizer("chatml")))
+    assert row.trace is not None
+    encoded = facts(raw, template="chatml")
+    assert (encoded.length, encoded.targets) == (
+        len(row.trace.example.tokens),
+        int(row.trace.example.loss_mask.sum()),
+    )
+
+
+def test_nothing_is_kept_of_a_row_that_is_no_record() -> None:
+    assert facts({"nothing": 1}, side=EVALUATION) == RowFacts(7, EVALUATION, usable=False)
+
+
+def test_a_plain_text_has_no_question() -> None:
+    found = facts({"text": sentence(3)})
+    assert found.prompt == 0
+    assert found.answer == digest(normal(sentence(3)))
+
+
+@pytest.mark.parametrize("column", GROUPS)
+def test_the_first_known_column_names_the_group(column: str) -> None:
+    others = dict.fromkeys(GROUPS[GROUPS.index(column) + 1 :], "other")
+    assert facts({"text": "a", **others, column: 12}).group == digest("12")
+
+
+def test_a_named_column_is_the_group_and_no_other() -> None:
+    raw = {"text": "a", "user_id": 3, "source": "book"}
+    assert facts(raw, group="source").group == digest("book")
+    assert facts(raw, group="page").group == 0
+    assert facts({"text": "a", "user_id": None}).group == 0
+
+
+def test_a_digest_is_never_what_stands_for_none() -> None:
+    rng = random.Random(5)
+    texts = {"".join(rng.choices("ab \0é", k=6)) for _ in range(2000)} | {"", "\ud800"}
+    found = {digest(text) for text in texts}
+    assert len(found) == len(texts)
+    assert 0 not in found
+    assert max(found) < 2**64
+
+
+def test_the_shape_of_a_row_is_its_keys_and_those_of_its_turns() -> None:
+    one = chat("u:x", {"role": "assistant", "content": "y", "name": "z"}, id=3)
+    assert shape_of(one) == "id, messages; messages[].content, messages[].name, messages[].role"
+    assert shape_of({"text": "x"}) == shape_of({"text": "y"}) == "text"
+    assert shape_of("no row") == ""
+
+
+def test_chunks_are_gathered_to_what_each_row_alone_would_give() -> None:
+    raws = [{"prompt": sentence(i), "completion": sentence(i + 100, 2 + i)} for i in range(9)]
+    raws[4] = {"completion": "nothing"}
+    rows = read_rows([(f"a.jsonl:{i + 1}", raw) for i, raw in enumerate(raws)], LintSetting())
+    with Spill() as spill:
+        labels, chunks = Labels(), []
+        for side, part in ((TRAINING, rows[:5]), (EVALUATION, rows[5:])):
+            noted = note(part, side, None, NONE)
+            chunks.append((noted.table, noted.bands))
+            spill.append(noted.shingles, noted.counts)
+            labels.add(0, noted.answers)
+        found = gather(("a.jsonl", "b.jsonl"), chunks, spill, labels)
+        assert len(found) == len(rows)
+        assert found.bands.shape == (9, BANDS)
+        for index, row in enumerate(rows):
+            alone = facts_of(row, int(index > 4), None)
+            assert (found.lines[index], found.side[index], found.usable[index]) == alone[:3]
+            assert (found.content[index], found.length[index], found.language[index]) == (
+                alone.content,
+                alone.length,
+                alone.language,
+            )
+            assert found.shingles.read(index).tolist() == shingles_of(row.record).tolist()
+        assert found.where(8) == "b.jsonl:9"
+    short = [row.answer for row in rows if 0 < len(row.answer) <= LONGEST]
+    assert list(labels.spellings) == short

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+import chat_templates as ct
+from lint_rows import call, chat, clean
+from veneer.data.chat import encode, template_of
+from veneer.data.json_values import BadRow
+from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, raw_turns, read_row, read_rows, strings
+from veneer.enums import Column
+
+
+def slow_strings(value: Any, path: str) -> list[tuple[str, str]]:
+    if isinstance(value, str):
+        return [(path, value)]
+    items: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        items = [(f"{path}.{key}".lstrip("."), item) for key, item in value.items()]
+    elif isinstance(value, list):
+        items = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    return [found for inner, item in items for found in slow_strings(item, inner)]
+
+
+def random_value(rng: random.Random, depth: int = 0) -> Any:
+    choice = rng.randrange(6 if depth < 3 else 3)
+    if choice < 3:
+        return [rng.randrange(9), None, f"text {rng.randrange(99)}"][choice]
+    if choice == 3:
+        return [random_value(rng, depth + 1) for _ in range(rng.randrange(4))]
+    return {f"k{index}": random_value(rng, depth + 1) for index in range(rng.randrange(4))}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_string_of_a_row_is_listed_with_its_path(seed: int) -> None:
+    value = random_value(random.Random(seed))
+    assert list(strings(value)) == slow_strings(value, "")
+
+
+def test_a_row_has_its_question_and_its_answer_as_text() -> None:
+    tools = [{"function": {"name": "find"}}]
+    row = read_row("f:1", chat("s:Be brief.", "u:Where?", call({"b": 1, "a": 2}), tools=tools), LintSetting())
+    assert row.prompt == f"{json.dumps(tools)}\nsystem: Be brief.\nuser: Where?"
+    assert row.answer == json.dumps(row.raw["messages"][2]["tool_calls"], sort_keys=True)
+    assert row.whole == "\n".join(text for _, text in row.texts)
+    text = read_row("f:2", {"text": "all of it"}, LintSetting())
+    assert (text.prompt, text.answer) == ("", "all of it")
+
+
+def test_a_row_that_cannot_be_used_says_why_and_has_nothing_else() -> None:
+    for raw in (BadRow("invalid JSON: x"), {"messages": "x"}):
+        row = read_row("f:1", raw, LintSetting(ct.tokenizer("chatml")))
+        assert row.record is None
+        assert row.trace is None
+        assert row.problem
+        assert (row.prompt, row.answer, row.fields) == ("", "", [])
+    assert read_row("f:1", BadRow("invalid JSON: x"), LintSetting()).texts == []
+
+
+def test_a_row_that_the_template_refuses_keeps_its_record() -> None:
+    setting = LintSetting(ct.tokenizer("mistral"))
+    refused, good = read_rows([("f:1", chat("u:a", "u:b", "a:c")), ("f:2", chat("u:a", "a:c"))], setting)
+    assert refused.record is not None
+    assert refused.trace is None
+    assert "Conversation roles must alternate" in (refused.problem or "")
+    assert good.trace is not None
+
+
+@pytest.mark.parametrize("template", ["chatml", "llama3", "mistral"])
+def test_rows_read_together_are_encoded_as_training_encodes_each(template: str) -> None:
+    tokenizer = ct.tokenizer(template)
+    raws = [{"messages": raw["messages"][1:]} for raw in clean(12)]
+    raws.insert(5, {"messages": 3})
+    rows = read_rows([(f"f:{i}", raw) for i, raw in enumerate(raws)], LintSetting(tokenizer))
+    assert [row.record is None for row in rows] == [index == 5 for index in range(13)]
+    for row in rows:
+        if row.record is not None and row.trace is not None:
+            alone = encode(row.record, tokenizer, template_of(tokenizer))
+            assert row.trace.example.tokens.tolist() == alone.tokens.tolist()
+            assert row.trace.example.loss_mask.tolist() == alone.loss_mask.tolist()
+
+
+def test_columns_of_other_names_are_read_under_their_own() -> None:
+    setting = LintSetting(columns={Column.PROMPT: "q", Column.COMPLETION: "a"})
+    row = read_row("f:1", {"q": "Hi", "a": "Yo"}, setting)
+    assert row.renamed == {"prompt": "Hi", "completion": "Yo"}
+    assert row.answer == "Yo"
+    assert [path for path, _ in row.texts] == ["q", "a"]
+
+
+def test_chunks_hold_all_rows_in_order() -> None:
+    chunks = list(in_chunks(iter(range(2 * CHUNK + 3))))
+    assert [len(chunk) for chunk in chunks] == [CHUNK, CHUNK, 3]
+    assert [row for chunk in chunks for row in chunk] == list(range(2 * CHUNK + 3))
+
+
+def test_turns_are_found_under_each_of_their_keys() -> None:
+    raw = {"prompt": [{"role": "user"}, 3], "completion": [{"role": "assistant"}], "messages": "x", "other": [{}]}
+    assert list(raw_turns(raw)) == [("prompt", {"role": "user"}), ("completion", {"role": "assistant"})]
+    assert list(raw_turns([raw])) == []
+
+
+def test_control_tokens_are_known_by_their_ids() -> None:
+    setting = LintSetting(ct.tokenizer("llama3"))
+    assert setting.tokenizer is not None
+    names = {setting.tokenizer.backend.id_to_token(index) for index in setting.special_ids}
+    assert names == set(setting.tokenizer.special_tokens)
+    assert setting.bos_id in setting.special_ids
+    assert (LintSetting().bos_id, LintSetting().special_ids, LintSetting().encoder) == (None, frozenset(), None)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lint_rows import hostile_report
+from veneer.data.lint.row import LintSetting
+from veneer.data.lint.view import rows_again, tokens_of
+from veneer.data.page import content as page_content
+from veneer.data.page.content import content
+
+
+def test_every_row_has_its_own_tokens_and_targets(tmp_path: Path) -> None:
+    """Ids, texts and spans of the page, put together again, are the tokens that train."""
+    report, setting = hostile_report(tmp_path)
+    values = content(report, setting)
+    assert [row["where"] for row in values["rows"]] == [report.facts.where(row) for row in range(report.rows)]
+    for number, row in rows_again(report, range(report.rows), setting):
+        written, tokens = values["rows"][number], tokens_of(row, setting)
+        if not tokens:
+            assert written["strings"] == [list(pair) for pair in row.texts]
+            continue
+        assert written["ids"] == [token.id for token in tokens]
+        texts = [
+            written.get("odd", {}).get(place, values["texts"][index]) for place, index in enumerate(written["ids"])
+        ]
+        assert texts == [token.text for token in tokens]
+        starts = [0, *(end for end, _, _ in written["spans"])]
+        of_spans = [
+            (bool(trained), values["fields"][field])
+            for start, (end, trained, field) in zip(starts, written["spans"], strict=False)
+            for _ in range(start, end)
+        ]
+        assert of_spans == [(token.trained, token.field) for token in tokens]
+
+
+def test_findings_and_counts_are_those_of_the_report(tmp_path: Path) -> None:
+    report, setting = hostile_report(tmp_path)
+    values = content(report, setting)
+    assert (values["checked"], values["clean"]) == (30, 27)
+    said = {(values["rules"][rule]["name"], row["where"]) for row in values["rows"] for rule, _ in row["findings"]}
+    assert said == {(found.rule.name, report.facts.where(row)) for found in report.found for row in found.rows}
+    for histogram in values["histograms"]:
+        assert len(histogram["edges"]) == len(histogram["counts"]) + 1
+        assert sum(histogram["counts"]) == int(report.facts.usable.sum())
+
+
+def test_without_a_model_rows_are_shown_as_strings(tmp_path: Path) -> None:
+    report, _ = hostile_report(tmp_path)
+    values = content(report, LintSetting())
+    assert values["texts"] == {}
+    assert values["rows"][0]["strings"] == [["prompt", "question 0"], ["completion", "answer 0"]]
+
+
+def test_a_large_file_makes_a_page_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_content, "TOKENS", 400)
+    monkeypatch.setattr(page_content, "CLEAN", 5)
+    report, setting = hostile_report(tmp_path, count=200)
+    values = content(report, setting)
+    written = [row for row in values["rows"] if "ids" in row or "strings" in row]
+    assert len(written) == values["written"] < 15
+    # Every row with a finding is listed, and those with errors come first where there is not room for all.
+    assert {row["where"].rpartition(":")[2] for row in values["rows"] if row["findings"]} == {"4", "6", "8"}
+    assert "ids" in next(row for row in values["rows"] if row["where"].endswith(":4"))

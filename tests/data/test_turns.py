@@ -1,0 +1,89 @@
+"""Turns of either spelling; whole rows are read in test_formats.py."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from veneer.data.json_values import BadRow
+from veneer.data.turns import MARKS, SHAREGPT_ROLES, Turns, read_turns, string, system_turn
+
+SPEAKERS = [speaker for speaker in SHAREGPT_ROLES if speaker != "function_call"]
+
+
+def conversation(rng: random.Random, length: int = 6) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A conversation in both spellings."""
+    openai: list[dict[str, Any]] = []
+    sharegpt: list[dict[str, Any]] = []
+    for index in range(length):
+        speaker, text = rng.choice(SPEAKERS), f"text {index}"
+        mark = {rng.choice(MARKS): rng.choice([0, 1, True, False])} if rng.random() < 0.5 else {}
+        openai.append({"role": SHAREGPT_ROLES[speaker], "content": text, **mark})
+        sharegpt.append({"from": speaker, "value": text, **mark})
+    return openai, sharegpt
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_both_spellings_say_the_same(seed: int) -> None:
+    openai, sharegpt = conversation(random.Random(seed))
+    turns = read_turns(openai, "messages")
+    assert turns == read_turns(sharegpt, "conversations")
+    plain = [{"role": turn["role"], "content": turn["content"]} for turn in openai]
+    assert list(turns.messages) == plain
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_marks_leave_out_turns_of_the_assistant_alone(seed: int) -> None:
+    openai, _ = conversation(random.Random(100 + seed), 9)
+    turns = read_turns(openai, "messages")
+    flags = [next((bool(turn[mark]) for mark in MARKS if mark in turn), None) for turn in openai]
+    spoken = [turn["role"] == "assistant" for turn in openai]
+    assert turns.untrained == tuple(
+        i for i, (flag, own) in enumerate(zip(flags, spoken, strict=True)) if own and flag is False
+    )
+    assert turns.marked is any(flag is True and not own for flag, own in zip(flags, spoken, strict=True))
+
+
+def test_turns_that_are_joined_are_those_of_the_joined_list() -> None:
+    rng = random.Random(8)
+    for _ in range(20):
+        (one, _), (other, _) = conversation(rng), conversation(rng)
+        assert read_turns(one, "m") + read_turns(other, "m") == read_turns(one + other, "m")
+
+
+def test_context_trains_nothing() -> None:
+    turns, _ = conversation(random.Random(4), 12)
+    context = read_turns(turns, "m").as_context()
+    assert context.untrained == tuple(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
+
+
+def test_what_is_read_does_not_change_the_row() -> None:
+    row = [{"role": "developer", "content": [{"text": "a"}, {"text": "b"}], "weight": 1, "name": None}]
+    before = repr(row)
+    assert read_turns(row, "m").messages == ({"role": "system", "content": "ab"},)
+    assert repr(row) == before
+
+
+def test_keys_that_nothing_reads_are_named() -> None:
+    assert read_turns([{"from": "gpt", "value": "x", "mood": 1, "id": 2}], "c").unused == {"c[].mood", "c[].id"}
+
+
+def test_an_empty_system_text_is_no_turn() -> None:
+    assert system_turn("") == Turns()
+    assert system_turn("x").messages == ({"role": "system", "content": "x"},)
+
+
+@pytest.mark.parametrize(
+    ("row", "at", "reason"),
+    [
+        ({}, "", "the row has no key"),
+        ({}, "m[1]", "m[1] has no key"),
+        ({"key": 1}, "m[1]", "m[1].key must be a str"),
+    ],
+)
+def test_a_missing_string_is_named_with_its_place(row: dict[str, Any], at: str, reason: str) -> None:
+    with pytest.raises(BadRow) as caught:
+        string(row, "key", at)
+    assert reason in str(caught.value)
