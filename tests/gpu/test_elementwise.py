@@ -10,6 +10,8 @@ from torch.nn import functional
 from veneer.gpu import elementwise
 from veneer.model.rope import turn
 
+pytestmark = pytest.mark.usefixtures("seed")
+
 BOUND = 1e-6
 
 

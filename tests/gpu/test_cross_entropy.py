@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from veneer.gpu.cross_entropy import cross_entropy_in_place
 
+pytestmark = pytest.mark.usefixtures("seed")
+
 BOUND = 6e-6
 """Relative, for every single gradient and loss: the difference of two scores of 30 in size is itself known to 2e-6."""
 

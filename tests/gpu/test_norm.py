@@ -8,6 +8,8 @@ from torch import Tensor
 
 from veneer.gpu import norm
 
+pytestmark = pytest.mark.usefixtures("seed")
+
 DIMS = [64, 65, 100, 576, 1000, 2048, 4096]
 BOUND = 1e-6
 

@@ -14,6 +14,8 @@ from veneer.model.rope import apply_rotation
 from veneer.quant import codes
 from veneer.quant.codes import dequantize_4bit, quantize_4bit, quantize_nested
 
+pytestmark = pytest.mark.usefixtures("seed")
+
 
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:

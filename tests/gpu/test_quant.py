@@ -9,6 +9,8 @@ from veneer.gpu.quant import dequantize_4bit, dequantize_4bit_nested
 from veneer.quant import codes as reference
 from veneer.quant.codes import NESTED_BLOCK, CodeBook, code_values, nested_values, quantize_4bit, quantize_nested
 
+pytestmark = pytest.mark.usefixtures("seed")
+
 SHAPES = [(1, 1), (3, 5), (37, 83), (64, 64), (1, 4097), (50, 1024)]
 
 
