@@ -83,18 +83,18 @@ class HfCachedDecoding:
         return [1] * len(self.mask)
 
     def _run(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        arguments = {"input_ids": tokens, "attention_mask": self.mask, "past_key_values": self.cache, "use_cache": True}
+        arguments = {"input_ids": tokens, "attention_mask": self.mask, "cache": self.cache, "use_cache": True}
         if "position_ids" in self.accepted:
             arguments["position_ids"] = positions
         found = call_body(self.base, arguments)
-        self.cache = found.past_key_values
+        self.cache = found.cache
         return self.logits(cast(Tensor, found.last_hidden_state[:, -1]))
 
     def keep(self, rows: Tensor) -> None:
         """Drop the other rows; see `Decoding`."""
         assert self.mask is not None
         self.mask = self.mask[rows]
-        self.cache.batch_select_indices(rows)
+        self.cache.reorder_cache(rows)
 
 
 @dataclass(slots=True)

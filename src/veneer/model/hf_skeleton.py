@@ -1,8 +1,9 @@
 """A model of transformers without memory for its weights: its sizes, its linear layers and the names in its files.
 
-The class of transformers makes the model from its config.json. Weights take no memory. Buffers that follow from the
-configuration (rotary frequencies, masks) are computed. That class also tells which modules are linear layers, and under
-which names the weights stand in files. No code of a model's repository is ever run.
+The class of transformers makes the model from its config.json. Its matrices take no memory; norms and what else a class
+fills with numbers are small. Buffers that follow from the configuration (rotary frequencies, masks) are computed. That
+class also tells which modules are linear layers, and under which names the weights stand in files. No code of a model's
+repository is ever run.
 """
 
 from __future__ import annotations

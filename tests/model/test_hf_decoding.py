@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from hf_models import OTHERS, SHAPES, tiny_hf
+from tiny_models import documents, largest_difference, their_logits
+from veneer.backends.load import load_hf
+from veneer.errors import ModelError
+from veneer.generation import Sampling, generate
+from veneer.io.checkpoint import open_checkpoint
+from veneer.model.hf import HfModel
+from veneer.model.hf_decoding import HfCachedDecoding, HfUncachedDecoding, call_body
+
+UNCACHED = ("roformer", "mamba", "falcon_mamba")
+"""Kinds that do not continue from a cache what the whole text gives: positions by columns, states that saw padding."""
+TEXTS = documents([5, 19, 1, 30, 7], seed=3)
+
+
+def ours(kind: str, path: Path) -> tuple[PreTrainedModel, HfModel]:
+    theirs = tiny_hf(kind)
+    theirs.save_pretrained(path)
+    return theirs, load_hf(open_checkpoint(path), dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "decoder"),
+    [(kind, HfUncachedDecoding if kind in UNCACHED else HfCachedDecoding) for kind in (*SHAPES, *OTHERS)],
+)
+@torch.no_grad()
+def test_prompts_and_steps_equal_whole_texts_while_rows_leave(kind: str, decoder: type, tmp_path: Path) -> None:
+    theirs, model = ours(kind, tmp_path)
+    texts, lengths, rows = documents([13, 29, 11, 9]), [9, 25, 7, 5], [0, 1, 2, 3]
+    decoding = model.decoding(4, 32)
+    assert isinstance(decoding, decoder)
+    prompts = [text[:length] for text, length in zip(texts, lengths, strict=True)]
+    found = decoding.prefill(torch.tensor([token for prompt in prompts for token in prompt]), lengths)
+    for step in range(4):
+        whole = [texts[row][: lengths[row] + step] for row in rows]
+        expected = torch.stack([their_logits(theirs, [text])[-1] for text in whole])
+        assert largest_difference(found, expected) < 2e-5 * max(1.0, float(expected.abs().max()))
+        if step == 2:
+            decoding.keep(torch.tensor([0, 2, 3]))
+            rows.remove(1)
+        again = decoder is HfUncachedDecoding
+        assert decoding.widths() == [lengths[row] + step + 1 if again else 1 for row in rows]
+        found = decoding.step(torch.tensor([texts[row][lengths[row] + step] for row in rows]))
+
+
+def test_a_class_that_counts_positions_by_columns_computes_each_step_anew(tmp_path: Path) -> None:
+    theirs, model = ours("roformer", tmp_path)
+    assert not model._caches
+    found = generate(model, TEXTS, sampling=Sampling(max_new_tokens=6), stop_ids=frozenset())
+    for text, tokens in zip(TEXTS, found, strict=True):
+        with torch.no_grad():
+            scores = theirs(input_ids=torch.tensor([[*text, *tokens]])).logits[0, len(text) - 1 : -1]
+        assert scores.argmax(-1).tolist() == tokens
+
+
+def test_rows_that_end_leave_the_batch_and_change_nothing_for_the_others(tmp_path: Path) -> None:
+    _, model = ours("gpt2", tmp_path)
+    free = generate(model, TEXTS, sampling=Sampling(max_new_tokens=10), stop_ids=frozenset())
+    stop = free[1][2]
+    found = generate(model, TEXTS, sampling=Sampling(max_new_tokens=10), stop_ids=frozenset({stop}))
+    for before, after in zip(free, found, strict=True):
+        end = before.index(stop) if stop in before else len(before)
+        assert after == before[:end]
+
+
+def test_a_text_beyond_the_learned_positions_is_refused_with_both_numbers() -> None:
+    theirs = tiny_hf("gpt2", changes={"n_positions": 16})
+    with pytest.raises(ModelError, match=r"has 16 positions, and a row has 17 tokens or more.*data\.max_length"):
+        call_body(theirs.transformer, {"input_ids": torch.zeros(1, 17, dtype=torch.int64)})
+
+
+def test_a_body_that_reads_a_weight_by_itself_is_refused_with_the_line_that_does() -> None:
+    class Body(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Identity()
+            self.config = tiny_hf("gpt2").config
+
+        def forward(self, input_ids: torch.Tensor, return_dict: bool) -> torch.Tensor:
+            return input_ids @ self.layer.weight
+
+    with pytest.raises(ModelError, match=r"in `return input_ids @ self\.layer\.weight`.*lora\.exclude_modules"):
+        call_body(Body(), {"input_ids": torch.zeros(1, 3)})
