@@ -13,7 +13,6 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssMLP
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeSparseMoeBlock
 
-from veneer.model.clamped import clamped_swiglu
 from veneer.model.decoder import DenseLinear
 from veneer.model.experts import Expert, Experts, ExpertsLora, Mixture, factors, halves, route
 from veneer.model.mixture import Clamp, MixtureSpec, Routing
@@ -223,18 +222,3 @@ def test_the_sum_over_experts_is_rounded_once() -> None:
         mixed = nn.functional.silu(expert.gate_proj(mine)) * expert.up_proj(mine)
         outs.index_add_(0, one.rows[span], expert.down_proj(mixed).float())
     assert torch.equal(mixture.experts(x, one), outs.bfloat16())
-
-
-def test_clamped_product_and_its_gradients() -> None:
-    gate, up = (torch.randn(50, 8, generator=rng(seed), dtype=torch.float64) * 3 for seed in (17, 18))
-    gate, up = gate.requires_grad_(), up.requires_grad_()
-    assert bool((gate > 2).any())
-    assert bool((up.abs() > 2).any())
-    found = clamped_swiglu(gate, up, 1.702, 2.0)
-    cut, other = gate.clamp(max=2.0), up.clamp(-2.0, 2.0)
-    expected = (other + 1) * cut * torch.sigmoid(1.702 * cut)
-    assert torch.allclose(found, expected, atol=1e-14)
-    for one, two in zip(
-        torch.autograd.grad(found.sum(), (gate, up)), torch.autograd.grad(expected.sum(), (gate, up)), strict=True
-    ):
-        assert torch.allclose(one, two, atol=1e-13)

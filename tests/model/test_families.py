@@ -14,17 +14,14 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
-    Gemma3Config,
-    Gemma3ForConditionalGeneration,
-    Gemma3TextConfig,
     PreTrainedModel,
 )
 
+from family_variants import FAMILIES
 from tiny import chat_tokenizer
 from tiny_models import (
     SHAPES,
@@ -33,7 +30,6 @@ from tiny_models import (
     ours,
     packed_hidden,
     packed_logits,
-    randomised,
     saved,
     saved_for_backward,
     their_logits,
@@ -45,7 +41,6 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import save_adapter
 from veneer.config import QuantSection
 from veneer.enums import Method
-from veneer.errors import ModelError
 from veneer.exports.base import MergeBase, TrainingBase, open_source
 from veneer.exports.merge import write_merged
 from veneer.generation import Sampling, generate
@@ -63,88 +58,6 @@ from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
 from veneer.planning.setup import BatchShape, Setup
 
-YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 64}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 1000.0,
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-LINEAR = {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
-
-
-def longrope(pairs: int) -> dict[str, Any]:
-    return {
-        "rope_type": "longrope",
-        "rope_theta": 10_000.0,
-        "short_factor": [1.0 + 0.1 * i for i in range(pairs)],
-        "long_factor": [2.0 + 0.5 * i for i in range(pairs)],
-    }
-
-
-QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
-GEMMA2 = {
-    "head_dim": 16,
-    "sliding_window": 8,
-    "query_pre_attn_scalar": 20,
-    "attn_logit_softcapping": 5.0,
-    "final_logit_softcapping": 6.0,
-}
-GEMMA3 = {
-    "head_dim": 16,
-    "sliding_window": 8,
-    "query_pre_attn_scalar": 20,
-    "num_hidden_layers": 3,
-    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-}
-GRANITE = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "attention_multiplier": 0.1, "logits_scaling": 2.5}
-COHERE = {"layer_norm_eps": 1e-5, "logit_scale": 0.4}
-PHI = {"original_max_position_embeddings": 32}
-
-FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "mistral": ("mistral", {"sliding_window": 8}),
-    "mistral without window": ("mistral", {"sliding_window": None, "head_dim": 24}),
-    "mistral yarn": ("mistral", {"sliding_window": 8, "rope_parameters": YARN}),
-    "qwen2": ("qwen2", {}),
-    "qwen2 window": ("qwen2", QWEN_WINDOW | {"tie_word_embeddings": True}),
-    "qwen2 yarn": ("qwen2", {"rope_parameters": YARN}),
-    "qwen3": ("qwen3", {"head_dim": 32}),
-    "qwen3 window": ("qwen3", QWEN_WINDOW | {"head_dim": 16, "attention_bias": True}),
-    "qwen3 yarn": ("qwen3", {"head_dim": 16, "rope_parameters": YARN | {"attention_factor": 0.7, "beta_fast": 20.0,
-                                                                        "beta_slow": 2.0, "truncate": False}}),
-    "qwen3 yarn mscale": ("qwen3", {"head_dim": 16, "rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 1.2}}),
-    "gemma2": ("gemma2", GEMMA2 | {"tie_word_embeddings": True}),
-    "gemma2 without caps": ("gemma2", GEMMA2 | {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
-    "gemma2 biases": ("gemma2", GEMMA2 | {"attention_bias": True}),
-    "gemma3": ("gemma3_text", GEMMA3 | {"tie_word_embeddings": True}),
-    "gemma3 linear": ("gemma3_text", GEMMA3 | {"rope_parameters": {
-        "full_attention": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 8.0},
-        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0}}}),
-    "gemma3 pattern": ("gemma3_text", GEMMA3 | {"layer_types": None, "num_hidden_layers": 6}),
-    "gemma3 cap": ("gemma3_text", GEMMA3 | {"final_logit_softcapping": 4.0}),
-    "phi3": ("phi3", {}),
-    "phi3 window": ("phi3", {"sliding_window": 8}),
-    "phi3 longrope": ("phi3", PHI | {"rope_parameters": longrope(8)}),
-    "phi3 longrope within": ("phi3", {"original_max_position_embeddings": 128, "rope_parameters": longrope(8)}),
-    "phi4 mini": ("phi3", PHI | {"partial_rotary_factor": 0.75, "rope_parameters": longrope(6),
-                                 "tie_word_embeddings": True}),
-    "phi4 mini partial": ("phi3", {"partial_rotary_factor": 0.75}),
-    "olmo2": ("olmo2", {}),
-    "olmo2 biases": ("olmo2", {"attention_bias": True, "num_key_value_heads": 4}),
-    "smollm3": ("smollm3", {"num_hidden_layers": 4, "tie_word_embeddings": True}),
-    "smollm3 window": ("smollm3", {"no_rope_layers": [0, 1], "use_sliding_window": True, "sliding_window": 8}),
-    "smollm3 yarn": ("smollm3", {"no_rope_layers": [1, 0], "rope_parameters": YARN, "mlp_bias": True}),
-    "granite": ("granite", GRANITE),
-    "granite biases": ("granite", GRANITE | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True,
-                                             "rope_parameters": LINEAR}),
-    "cohere": ("cohere", COHERE | {"tie_word_embeddings": True}),
-    "cohere norms": ("cohere", COHERE | {"use_qk_norm": True, "attention_bias": True, "rope_parameters": LLAMA3}),
-    "stablelm": ("stablelm", {}),
-    "stablelm norms": ("stablelm", {"use_qkv_bias": True, "qk_layernorm": True, "partial_rotary_factor": 0.5}),
-    "stablelm parallel": ("stablelm", {"use_parallel_residual": True, "partial_rotary_factor": 1.0}),
-}  # fmt: skip
 LENGTHS = [23, 1, 40, 9]
 every_family = pytest.mark.parametrize("variant", FAMILIES)
 
@@ -163,37 +76,6 @@ def test_logits_equal_transformers(variant: str, tmp_path: Path) -> None:
         expected, logits = their_logits(theirs, texts), packed_logits(model, texts)
     assert float(expected.std()) > 0.3  # so that 1e-4 says something
     assert largest_difference(logits, expected) < 1e-4
-
-
-def test_gemma3_beside_a_vision_tower_is_read_as_its_text_model(tmp_path: Path) -> None:
-    text = {**SHAPES, **GEMMA3, "tie_word_embeddings": True}
-    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "image_size": 28, "patch_size": 14}  # fmt: skip
-    config = Gemma3Config(text_config=text, vision_config=tower, mm_tokens_per_image=4)
-    theirs = randomised(Gemma3ForConditionalGeneration._from_config(config, attn_implementation="eager"), 3)
-    checkpoint = saved(theirs, tmp_path)
-    assert any("vision" in name for name in load_file(tmp_path / "model.safetensors"))
-    model = load_model(checkpoint, dtype=torch.float32)
-    assert (model.spec.model_type, checkpoint.config["model_type"]) == ("gemma3_text", "gemma3_text")
-    assert checkpoint.names() == sorted(expected_tensors(model.spec))
-    texts = documents(LENGTHS)
-    with torch.no_grad():
-        assert largest_difference(packed_logits(model, texts), their_logits(theirs, texts)) < 1e-4
-
-
-def test_published_settings_of_gemma3_that_leave_out_defaults_are_filled_in() -> None:
-    config = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
-              "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}  # fmt: skip
-    theirs, spec = Gemma3TextConfig(**config), spec_from_hf(config)
-    assert (spec.vocab_size, spec.num_heads, spec.num_kv_heads) == (
-        theirs.vocab_size, theirs.num_attention_heads, theirs.num_key_value_heads)  # fmt: skip
-    assert (spec.head_dim, spec.norm_eps, spec.tied_head) == (theirs.head_dim, theirs.rms_norm_eps, True)
-    assert [layer.attention_spec.window for layer in spec.layers] == [
-        1024 if kind == "sliding_attention" else None for kind in theirs.layer_types]  # fmt: skip
-    for layer, kind in zip(spec.layers, theirs.layer_types, strict=True):
-        assert layer.rope is not None
-        assert layer.rope.theta == theirs.rope_parameters[kind]["rope_theta"]
-        assert layer.rope.kind.value == theirs.rope_parameters[kind]["rope_type"]
 
 
 def test_a_window_that_is_ignored_would_show(tmp_path: Path) -> None:
@@ -467,48 +349,6 @@ def test_the_plan_counts_what_is_kept(
     assert setup.linear_weights + setup.other_weights == sum(
         math.prod(s) for s in expected_tensors(model.spec).values()
     )
-
-
-# ----------------------------------------------------------------------------------------------------------- refused
-
-GEMMA3_FLAT = {"rope_parameters": {"rope_type": "default", "rope_theta": 1.0}}
-
-
-@pytest.mark.parametrize(
-    ("model_type", "changes", "words"),
-    [
-        ("mistral", {"sliding_window": 0}, ["sliding_window is 0"]),
-        ("mistral", {"layer_types": ["full_attention"] * 2}, ["layer_types", "sliding_window 4096"]),
-        ("mistral", {"hidden_act": "gelu"}, ["'gelu'", "silu"]),
-        ("qwen2", {"layer_types": ["full_attention"]}, ["each of the 2 layers"]),
-        ("qwen3", {"layer_types": ["full_attention", "linear_attention"]}, ["linear_attention"]),
-        ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, ["no sliding_window is set"]),
-        ("qwen2", {"use_sliding_window": "yes"}, ["use_sliding_window", "'yes'"]),
-        ("qwen2", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, ["dynamic", "null"]),
-        ("qwen2", {"rope_scaling": {"rope_type": "yarn", "factor": "2"}}, ["factor", "'2'"]),
-        ("qwen2", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor: 0.5"]),
-        ("gemma2", {"use_bidirectional_attention": True}, ["use_bidirectional_attention: True"]),
-        ("gemma2", {"attn_logit_softcapping": -1.0}, ["attn_logit_softcapping", "-1.0"]),
-        ("gemma3_text", {"attn_logit_softcapping": 50.0}, ["attn_logit_softcapping: 50.0"]),
-        ("gemma3_text", GEMMA3_FLAT, ["full_attention", "sliding_attention"]),
-        ("phi3", {"rope_scaling": {"type": "linear", "factor": 2.0}}, ["'linear'", "longrope"]),
-        ("phi3", {"rope_scaling": {"type": "su", "short_factor": [1.0] * 8}}, ["long_factor", "None"]),
-        ("phi3", {"rope_scaling": longrope(7)}, ["7 factors", "needs 8"]),
-        ("phi3", {"partial_rotary_factor": 0.35}, ["partial_rotary_factor 0.35", "even"]),
-        ("phi3", {"attention_bias": True}, ["attention_bias: True"]),
-        ("qwen2", {"use_mrope": True}, ["use_mrope: True"]),
-        ("olmo2", {"clip_qkv": 8.0}, ["clip_qkv: 8.0", "backend hf"]),
-        ("smollm3", {"no_rope_layers": [1]}, ["no_rope_layers", "2 layers"]),
-        ("granite", {"logits_scaling": 0}, ["logits_scaling", "0"]),
-        ("granite", {"position_embedding_type": "nope"}, ["position_embedding_type: 'nope'"]),
-        ("cohere", {"layer_norm_eps": None}, ["layer_norm_eps: missing"]),
-    ],
-)
-def test_what_is_not_computed_is_refused(model_type: str, changes: dict[str, Any], words: list[str]) -> None:
-    config = {**SHAPES, "layer_norm_eps": 1e-5, "model_type": model_type} | changes
-    with pytest.raises(ModelError) as caught:
-        spec_from_hf(config)
-    assert [word for word in words if word not in str(caught.value)] == []
 
 
 def test_the_documented_function_is_the_family() -> None:

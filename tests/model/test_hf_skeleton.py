@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from torch import nn
+
+from hf_models import OTHERS, SHAPES, tiny_hf
+from veneer.errors import ModelError
+from veneer.model.hf_skeleton import find_linears, find_sources, keeps_float32, make_skeleton
+
+KINDS = [*SHAPES, *OTHERS]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sizes_are_those_of_the_model_and_no_large_weight_takes_memory(kind: str) -> None:
+    theirs = tiny_hf(kind)
+    skeleton = make_skeleton(theirs.config.to_dict(), torch.float32)
+    tables = [parameter for name, parameter in skeleton.module.named_parameters() if parameter.ndim > 1]
+    # Norms, and what state-space layers begin with, are filled with numbers; they are small.
+    filled = [parameter.numel() for parameter in tables if parameter.device.type != "meta"]
+    assert sum(filled) < 0.02 * sum(parameter.numel() for parameter in tables)
+    spec = skeleton.spec
+    assert spec.weights == sum(parameter.numel() for parameter in theirs.parameters())
+    assert spec.vocab_size == theirs.get_input_embeddings().weight.shape[0]
+    assert spec.tied_head is (theirs.get_output_embeddings().weight is theirs.get_input_embeddings().weight)
+    assert theirs.get_submodule(spec.head) is theirs.get_output_embeddings()
+    assert theirs.get_submodule(spec.base) is theirs.get_decoder()
+    elements = 0
+    for linear in spec.linears:
+        layer = theirs.get_submodule(linear.path)
+        weight = layer.get_parameter("weight")
+        shape = (linear.inputs, linear.outputs) if linear.transposed else (linear.outputs, linear.inputs)
+        assert tuple(weight.shape) == shape
+        assert (layer.bias is not None) is linear.bias
+        elements += weight.numel()
+    assert spec.others == spec.weights - elements
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "falcon", "phi", "llama", "opt"])
+def test_linear_layers_are_those_that_peft_means_by_all_linear(kind: str) -> None:
+    theirs = tiny_hf(kind)
+    config = theirs.config.to_dict()
+    adapted = get_peft_model(theirs, LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"))
+    names = [name.removeprefix("base_model.model.") for name in adapted.state_dict() if ".lora_A." in name]
+    expected = {name.partition(".lora_A.")[0] for name in names}
+    assert {linear.path for linear in make_skeleton(config, torch.float32).spec.adaptable} == expected
+
+
+def test_a_layer_that_derives_from_linear_counts_if_it_computes_the_same() -> None:
+    class Same(nn.Linear):
+        pass
+
+    class Doubled(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    class Routed(nn.Linear):
+        def forward(self, x: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * scores
+
+    layers = {"same": Same(4, 3), "doubled": Doubled(4, 3), "routed": Routed(4, 3), "head": nn.Linear(4, 9)}
+    assert [linear.path for linear in find_linears(nn.ModuleDict(layers), "head")] == ["same"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_tensor_of_the_model_is_found_in_its_files(kind: str, tmp_path: Path) -> None:
+    theirs = tiny_hf(kind)
+    theirs.save_pretrained(tmp_path)
+    files = load_file(tmp_path / "model.safetensors")
+    module = make_skeleton(theirs.config.to_dict(), torch.float32).module
+    sources = find_sources(module, files)
+    for name, parameter in theirs.named_parameters():
+        source = sources[name]
+        reads = [lambda tensor=files[one]: tensor for one in source.names]
+        made = reads[0]() if source.make is None else source.make(reads)
+        assert torch.equal(made, parameter), name
+
+
+def test_tensors_that_the_files_lack_are_all_named() -> None:
+    theirs = tiny_hf("gpt_neox")
+    module = make_skeleton(theirs.config.to_dict(), torch.float32).module
+    names = [name for name in theirs.state_dict() if "layers.1.mlp" not in name]
+    missing = set(theirs.state_dict()) - set(names)
+    assert len(missing) == 4
+    with pytest.raises(ModelError) as caught:
+        find_sources(module, names)
+    assert [name for name in missing if name not in str(caught.value)] == []
+
+
+def test_dropout_is_left_out_and_numbers_that_json_lacks_are_read() -> None:
+    config = tiny_hf("gpt2").config.to_dict() | {"attn_pdrop": 0.3, "resid_pdrop": 0.2, "embd_pdrop": 0.1}
+    module = make_skeleton(config, torch.float32).module
+    assert {part.p for part in module.modules() if isinstance(part, nn.Dropout)} == {0.0}
+    config = tiny_hf("gpt_neox").config.to_dict() | {"limits": [0.0, {"__float__": "Infinity"}]}
+    assert make_skeleton(config, torch.float32).module.config.limits == [0.0, float("inf")]
+
+
+def test_tensors_that_transformers_keeps_in_float32_are_known_by_a_part_of_their_name() -> None:
+    module = make_skeleton(tiny_hf("gpt2").config.to_dict(), torch.bfloat16).module
+    assert not keeps_float32(module)("transformer.wte.weight")
+    module._keep_in_fp32_modules_strict = {"gate"}
+    keep = keeps_float32(module)
+    assert [keep("gate"), keep("mlp.gate.weight"), keep("mlp.gate_proj.weight")] == [True, True, False]
+
+
+def test_an_architecture_that_nobody_knows_is_refused_and_code_of_a_repository_is_never_run() -> None:
+    with pytest.raises(ModelError, match="'nonesuch' is known neither to veneer's own decoder nor to transformers"):
+        make_skeleton({"model_type": "nonesuch"}, torch.float32)
+    with pytest.raises(ModelError, match=r"auto_map\), and veneer never runs such code; trust_remote_code is never"):
+        make_skeleton({"model_type": "nonesuch", "auto_map": {"AutoConfig": "code.Config"}}, torch.float32)
+    with pytest.raises(ModelError, match="'clip' is no causal language model"):
+        make_skeleton({"model_type": "clip"}, torch.float32)
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ModelError, match=r"model_type 'gpt2' .* not installed: pip install 'veneer\[hf\]'"):
+        make_skeleton({"model_type": "gpt2"}, torch.float32)
