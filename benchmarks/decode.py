@@ -40,7 +40,8 @@ def veneer_answers(model: str, scheme: str, threads: int, variant: str | None) -
 
     from veneer.config import QuantSection
     from veneer.enums import Scheme
-    from veneer.generation import Sampling, generate
+    from veneer.generation.batch import generate
+    from veneer.generation.sampling import Sampling
     from veneer.io.checkpoint import open_checkpoint
     from veneer.load import WeightForm, load_model
     from veneer.native import library

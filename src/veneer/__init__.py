@@ -111,7 +111,7 @@ if TYPE_CHECKING:
     from veneer.exports.request import VerifyRequest as VerifyRequest
     from veneer.exports.run import export as export
     from veneer.exports.verify import verify as verify
-    from veneer.generation import Sampling as Sampling
+    from veneer.generation.sampling import Sampling as Sampling
     from veneer.planning.estimate import Estimate as Estimate
     from veneer.planning.plan import Plan as Plan
     from veneer.quantization import QuantizeResult as QuantizeResult
@@ -212,7 +212,7 @@ _HOMES = {
     "RunStarted": "veneer.events",
     "RunsJoined": "veneer.events",
     "Sample": "veneer.evaluation.run",
-    "Sampling": "veneer.generation",
+    "Sampling": "veneer.generation.sampling",
     "Scaling": "veneer.enums",
     "Schedule": "veneer.enums",
     "Scheme": "veneer.enums",

@@ -16,7 +16,9 @@ from veneer.data.records import Message
 from veneer.enums import Backend, Method, choice
 from veneer.errors import AdapterError
 from veneer.events import Stage, Subscriber, broadcast
-from veneer.generation import Sampling, generate
+from veneer.generation.batch import generate
+from veneer.generation.sampling import Sampling
+from veneer.generation.text import TextStream
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
@@ -70,14 +72,19 @@ class Assistant:
         """The assistant's next turn; `on_text` gets it piece by piece."""
         pieces = TextStream(self.tokenizer, on_text)
         prompt = self.encoder.prompt_tokens(messages)
+
+        def push(row: int, token: int) -> None:
+            pieces.push(token)
+
         generate(
             self.model,
             [prompt],
             sampling=sampling,
             stop_ids=self.stop_ids,
-            on_token=lambda row, token: pieces.push(token),
+            on_token=push,
         )
-        return pieces.finish()
+        pieces.finish()
+        return pieces.text
 
 
 @dataclass(slots=True)
@@ -116,36 +123,6 @@ class Conversation:
         answer = self.assistant.stream(asked, self.sampling, on_text)
         self.messages = [*asked, {"role": "assistant", "content": answer}]
         return answer
-
-
-class TextStream:
-    """Tokens in, text out as soon as it is certain.
-
-    A character may take several tokens; until the last of them its bytes decode to U+FFFD, which is held back.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, on_text: Callable[[str], None]):
-        self._tokenizer, self._on_text = tokenizer, on_text
-        self._tokens: list[int] = []
-        self._sent = 0
-
-    def push(self, token: int) -> None:
-        """Take one more token."""
-        self._tokens.append(token)
-        text = self._tokenizer.decode(self._tokens)
-        if not text.endswith("\ufffd"):
-            self._send(text)
-
-    def finish(self) -> str:
-        """Send what was held back; returns the whole text."""
-        text = self._tokenizer.decode(self._tokens)
-        self._send(text)
-        return text
-
-    def _send(self, text: str) -> None:
-        if len(text) > self._sent:
-            self._on_text(text[self._sent :])
-            self._sent = len(text)
 
 
 def stop_tokens(tokenizer: Tokenizer, generation_config: Mapping[str, Any], encoder: Encoder) -> frozenset[int]:

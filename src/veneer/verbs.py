@@ -25,7 +25,7 @@ from veneer.data.records import Message
 from veneer.enums import Column, Method, choice
 from veneer.errors import DataError, listing
 from veneer.events import Subscriber
-from veneer.generation import Sampling
+from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.estimate import Estimate
 from veneer.planning.plan import Plan

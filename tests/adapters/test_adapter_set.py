@@ -20,7 +20,8 @@ from veneer.adapters.vocabulary import resize_embeddings
 from veneer.enums import Init, Scaling, Variant
 from veneer.errors import AdapterError
 from veneer.evaluation.scoring import row_losses
-from veneer.generation import Sampling, generate
+from veneer.generation.batch import generate
+from veneer.generation.sampling import Sampling
 from veneer.load import WeightForm
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention

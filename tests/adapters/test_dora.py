@@ -14,7 +14,8 @@ from veneer.adapters.inject import inject
 from veneer.adapters.linear import Dropout, LoraLinear
 from veneer.adapters.spec import LoraSpec
 from veneer.enums import Variant
-from veneer.generation import Sampling, generate
+from veneer.generation.batch import generate
+from veneer.generation.sampling import Sampling
 from veneer.model.decoder import BaseLinear, DenseLinear
 from veneer.quant.linear import QuantLinear
 

@@ -18,7 +18,7 @@ from veneer.enums import Dtype, Method
 from veneer.errors import AdapterError, DataError
 from veneer.evaluation.run import EXTRA_TOKENS, evaluate, evaluate_rows, prepare, score_rows
 from veneer.events import Event, Result, StageProgress
-from veneer.generation import Sampling
+from veneer.generation.sampling import Sampling
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)

@@ -43,7 +43,8 @@ from veneer.config import QuantSection
 from veneer.enums import Method
 from veneer.exports.base import MergeBase, TrainingBase, open_source
 from veneer.exports.merge import write_merged
-from veneer.generation import Sampling, generate
+from veneer.generation.batch import generate
+from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, expected_tensors, load_model
 from veneer.losses import linear_cross_entropy

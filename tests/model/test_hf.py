@@ -15,7 +15,8 @@ from tiny_models import documents, largest_difference, their_logits
 from veneer.backends.load import load_hf, load_language_model
 from veneer.enums import Backend, Products
 from veneer.errors import AdapterError, ConfigError, ModelError
-from veneer.generation import Sampling, generate
+from veneer.generation.batch import generate
+from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import SafetensorsCheckpoint, open_checkpoint
 from veneer.load import WeightForm
 from veneer.losses import scored_cross_entropy

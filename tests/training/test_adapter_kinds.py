@@ -17,7 +17,7 @@ from veneer.errors import AdapterError, Interrupted, ModelError
 from veneer.evaluation.run import evaluate_rows, prepare
 from veneer.exports.request import StoredDtype
 from veneer.exports.run import export
-from veneer.generation import Sampling
+from veneer.generation.sampling import Sampling
 from veneer.model.attention import PackedAttention
 from veneer.training.run import train
 

@@ -142,8 +142,8 @@ class AdapterSet:
     def by_row(self, names: Sequence[str | None]) -> Iterator[RowAdapters]:
         """Within the block each row has an adapter of its own, or none.
 
-        The result is the `router` of `veneer.generation.generate` and `veneer.evaluation.scoring.score`. Other callers
-        of the model call its `lay` before every pass.
+        The result is the `router` of `veneer.generation.batch.generate` and `veneer.evaluation.scoring.score`. Other
+        callers of the model call its `lay` before every pass.
 
         Args:
             names: name of the adapter of each row.

@@ -15,7 +15,7 @@ from veneer.errors import ConfigError, listing
 if TYPE_CHECKING:
     from veneer.assistant import AssistantRequest
     from veneer.config import ComputeSection, RunConfig
-    from veneer.generation import Sampling
+    from veneer.generation.sampling import Sampling
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -239,6 +239,6 @@ def assistant_of(model: str, adapter: Path | None, method: str | None, device: s
 
 def sampling_of(max_new_tokens: int, temperature: float, top_p: float, seed: int) -> Sampling:
     """How tokens are drawn."""
-    from veneer.generation import Sampling
+    from veneer.generation.sampling import Sampling
 
     return Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)

@@ -24,7 +24,8 @@ from veneer.enums import Backend
 from veneer.exports.base import MergeBase, TrainingBase
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput, TokenDistribution
 from veneer.exports.prompts import Prompt, Prompts
-from veneer.generation import Sampling, generate
+from veneer.generation.batch import generate
+from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import WeightForm

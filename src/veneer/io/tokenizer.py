@@ -72,6 +72,14 @@ class Tokenizer:
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @cached_property
+    def byte_tokens(self) -> frozenset[int]:
+        """Ids of the tokens `<0x00>` to `<0xFF>`, where the decoder reads neighbouring ones as bytes of a text."""
+        if not _has_byte_fallback(json.loads(self.backend.to_str()).get("decoder")):
+            return frozenset()
+        found = (self.backend.token_to_id(f"<0x{byte:02X}>") for byte in range(256))
+        return frozenset(token for token in found if token is not None)
+
+    @cached_property
     def opening(self) -> str:
         """A prefix with which a text gets the ids that it has behind a control token.
 
@@ -176,6 +184,12 @@ class Tokenizer:
     @cached_property
     def _aliased(self) -> tokenizers.Tokenizer:
         return aliased_clone(self.backend, self.aliases)
+
+
+def _has_byte_fallback(decoder: object) -> bool:
+    if not isinstance(decoder, dict):
+        return False
+    return decoder.get("type") == "ByteFallback" or any(map(_has_byte_fallback, decoder.get("decoders", ())))
 
 
 def aliased_clone(backend: tokenizers.Tokenizer, aliases: Mapping[str, str]) -> tokenizers.Tokenizer:

@@ -10,7 +10,7 @@ from veneer.assistant import Assistant, lines_of, turns
 from veneer.data.chat import split_for_evaluation
 from veneer.data.records import SUFFIXES, Message, read_records
 from veneer.errors import DataError, listing
-from veneer.generation import Sampling
+from veneer.generation.sampling import Sampling
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
 

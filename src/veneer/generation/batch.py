@@ -8,41 +8,16 @@ rounding of products of another height).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from veneer.errors import ConfigError, DataError, listing
+from veneer.generation.sampling import Sampling, adjusted, choose
 from veneer.model.language import Decoding, LanguageModel
 from veneer.model.precomputed import precomputed
 from veneer.quant.packed import decoded_weights
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
-    """How the next token is chosen."""
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    """0 takes the likeliest token (greedy)."""
-    top_p: float = 1.0
-    """Draw only among the likeliest tokens that together hold this probability."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        problems = []
-        if self.max_new_tokens < 1:
-            problems.append(f"max_new_tokens: {self.max_new_tokens}, must be at least 1")
-        if not 0 <= self.temperature < float("inf"):
-            problems.append(f"temperature: {self.temperature}, must be 0 or more and finite")
-        if not 0 < self.top_p <= 1:
-            problems.append(f"top_p: {self.top_p}, must be above 0 and at most 1")
-        if not 0 <= self.seed < 2**31:
-            problems.append(f"seed: {self.seed}, must be at least 0 and below 2^31")
-        if problems:
-            raise ConfigError(f"sampling settings out of range:\n{listing(problems)}")
 
 
 class Router(Protocol):
@@ -157,6 +132,8 @@ class _Batch:
         self._router = router
         self._device, self._sampling, self._stop_ids = model.device, sampling, stop_ids
         self._generators = {row: torch.Generator().manual_seed(sampling.seed * 1_000_003 + row) for row in rows}
+        self._prompts = dict(zip(rows, prompts, strict=True))
+        self._answers: dict[int, list[int]] = {row: [] for row in rows}
         self._made = 0
         self._finished: set[int] = set()
         self._slots = list(rows)
@@ -171,16 +148,20 @@ class _Batch:
 
     def step(self) -> list[tuple[int, int]]:
         """Choose each row's next token and run it; returns `(row, token)` of the rows that go on."""
-        tokens = choose(self._logits, self._sampling, [self._generators[row] for row in self._slots])
+        if self._sampling.plain:
+            tokens = self._logits.argmax(-1)
+        else:
+            tokens = torch.tensor([self._chosen(slot) for slot in range(len(self._slots))], device=self._device)
         self._made += 1
         new = []
-        for slot, (row, token) in enumerate(zip(self._slots, tokens.tolist(), strict=True)):
+        for row, token in zip(self._slots, tokens.tolist(), strict=True):
             if row in self._finished:
                 continue
             if token in self._stop_ids:
                 self._finished.add(row)
                 continue
-            new.append((self._slots[slot], token))
+            new.append((row, token))
+            self._answers[row].append(token)
             if self._made == self._sampling.max_new_tokens:
                 self._finished.add(row)
         self.rows = [row for row in self._slots if row not in self._finished]
@@ -189,6 +170,11 @@ class _Batch:
             self._lay(self._decoding.widths())
             self._logits = self._decoding.step(tokens)
         return new
+
+    def _chosen(self, slot: int) -> int:
+        row = self._slots[slot]
+        scores = adjusted(self._logits[slot], self._sampling, self._prompts[row], self._answers[row])
+        return choose(scores, self._sampling, self._generators[row])
 
     def _lay(self, tokens: Sequence[int]) -> None:
         if self._router is not None:
@@ -204,25 +190,3 @@ class _Batch:
         self._decoding.keep(kept)
         self._slots = list(self.rows)
         return tokens[kept]
-
-
-def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
-    """The next token of every row, int64 `[rows]`, from logits `[rows, vocab]`.
-
-    Top-p keeps the smallest set of likeliest tokens whose probability reaches `top_p` (Holtzman et al., 2020,
-    arXiv:1904.09751); the likeliest is always kept.
-    """
-    if sampling.temperature == 0.0:
-        return logits.argmax(-1)
-    scores = logits.float()
-    # The likeliest is moved to 0 before the division, so that no temperature is too small for float32.
-    scores = scores - scores.amax(-1, keepdim=True)
-    probabilities = torch.softmax(scores / max(sampling.temperature, torch.finfo(torch.float32).tiny), dim=-1)
-    if sampling.top_p < 1.0:
-        ordered, indices = probabilities.sort(dim=-1, descending=True)
-        before = ordered.cumsum(-1) - ordered
-        ordered = ordered.masked_fill(before >= sampling.top_p, 0.0)
-        probabilities = torch.zeros_like(probabilities).scatter_(1, indices, ordered)
-    rows = probabilities.cpu()
-    drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(rows, generators, strict=True)]
-    return torch.cat(drawn).to(logits.device)

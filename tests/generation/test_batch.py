@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from tiny_models import SHAPES, documents, ours, packed_logits, tiny_llama
-from veneer.errors import ConfigError, DataError
-from veneer.generation import Sampling, choose, generate
+from veneer.errors import DataError
+from veneer.generation.batch import generate
+from veneer.generation.sampling import Sampling
 from veneer.model.decoder import CausalLM
 
 LENGTHS = [5, 1, 12, 9, 5, 3]
@@ -124,86 +124,3 @@ def test_rows_that_stop_do_not_change_what_the_others_draw(model: CausalLM) -> N
     cut = [next((i for i, token in enumerate(tokens) if token in stop), len(tokens)) for tokens in free]
     expected = [tokens[:end] for tokens, end in zip(free, cut, strict=True)]
     assert generate(model, prompts, sampling=sampling, stop_ids=stop) == expected
-
-
-def draw(logits: list[float], count: int, sampling: Sampling) -> list[int]:
-    rows = torch.tensor([logits] * count)
-    generators = [torch.Generator().manual_seed(seed) for seed in range(count)]
-    return choose(rows, sampling, generators).tolist()
-
-
-def kept(probabilities: list[float], top_p: float) -> set[int]:
-    """The smallest set of likeliest tokens whose probability reaches top_p."""
-    chosen: set[int] = set()
-    for index in sorted(range(len(probabilities)), key=lambda i: -probabilities[i]):
-        chosen.add(index)
-        if sum(probabilities[i] for i in chosen) >= top_p:
-            break
-    return chosen
-
-
-@pytest.mark.parametrize("top_p", [1e-9, 0.3, 0.45, 0.8, 0.91, 0.98, 1.0])
-def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float) -> None:
-    probabilities = [0.05, 0.4, 0.02, 0.3, 0.2, 0.03]
-    drawn = draw([float(x) for x in torch.tensor(probabilities).log()], 3000, Sampling(temperature=1.0, top_p=top_p))
-    assert set(drawn) == kept(probabilities, top_p)
-
-
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.75)])
-def test_draws_follow_the_distribution(temperature: float, top_p: float) -> None:
-    scores = torch.tensor([0.1, 1.4, -0.7, 0.9, 0.0])
-    exact = torch.softmax(scores.double() / temperature, 0)
-    allowed = kept(exact.tolist(), top_p)
-    exact = torch.tensor([float(p) if i in allowed else 0.0 for i, p in enumerate(exact)], dtype=torch.float64)
-    exact /= exact.sum()
-    count = 6000
-    drawn = draw(scores.tolist(), count, Sampling(temperature=temperature, top_p=top_p))
-    shares = torch.bincount(torch.tensor(drawn), minlength=5).double() / count
-    # Four standard errors of each share.
-    assert bool(((shares - exact).abs() <= 4 * (exact * (1 - exact) / count).sqrt() + 1e-12).all())
-
-
-@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-45, 1e-300])
-def test_a_small_temperature_is_greedy_and_finite(temperature: float) -> None:
-    scores = [30.0, 29.0, -4.0, 29.5]
-    assert set(draw(scores, 50, Sampling(temperature=temperature))) == {0}
-    assert set(draw(scores, 50, Sampling(temperature=temperature, top_p=0.9))) == {0}
-
-
-def test_a_large_temperature_is_uniform() -> None:
-    assert set(draw([30.0, -30.0, 0.0], 400, Sampling(temperature=1e30))) == {0, 1, 2}
-
-
-def test_bfloat16_scores_are_drawn_in_float32() -> None:
-    logits: Tensor = torch.zeros(500, 4, dtype=torch.bfloat16)
-    generators = [torch.Generator().manual_seed(seed) for seed in range(500)]
-    tokens = choose(logits, Sampling(temperature=1.0), generators)
-    assert tokens.dtype == torch.int64
-    assert set(tokens.tolist()) == {0, 1, 2, 3}
-
-
-def test_settings_out_of_range_are_all_named() -> None:
-    with pytest.raises(ConfigError) as caught:
-        Sampling(max_new_tokens=0, temperature=-0.5, top_p=0.0, seed=-1)
-    for words in ("max_new_tokens: 0", "temperature: -0.5", "top_p: 0.0", "seed: -1"):
-        assert words in str(caught.value)
-
-
-@pytest.mark.parametrize("temperature", [float("nan"), float("inf"), -1e-9])
-def test_bad_temperatures(temperature: float) -> None:
-    with pytest.raises(ConfigError, match="temperature"):
-        Sampling(temperature=temperature)
-
-
-@pytest.mark.parametrize("top_p", [float("nan"), 1.0001, -0.1])
-def test_bad_top_p(top_p: float) -> None:
-    with pytest.raises(ConfigError, match="top_p"):
-        Sampling(top_p=top_p)
-
-
-@pytest.mark.parametrize("seed", [2**31, 10**30])
-def test_bad_seeds(seed: int) -> None:
-    with pytest.raises(ConfigError, match="seed"):
-        Sampling(seed=seed)
-    generate_with = Sampling(seed=2**31 - 1)
-    assert generate_with.seed * 1_000_003 < 2**63

@@ -1,0 +1,1 @@
+"""Generation: sequences that join and leave a batch at any step, and text that streams."""

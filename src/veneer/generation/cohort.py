@@ -1,0 +1,136 @@
+"""Steps through a model's own modules: sequences that are begun together decode together, with a cache of their own.
+
+This computes what the compiled step does not know: other devices, transformers' models, adapters that change more than
+linear layers. A sequence may join at any step, and begins a new batch then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from veneer.generation.blocks import Block, BlockGroup
+from veneer.generation.runner import LoadedAdapter, StepInput, Wanted
+from veneer.generation.sequence import Placement
+from veneer.model.language import Decoding, LanguageModel
+from veneer.model.precomputed import precomputed
+from veneer.quant.packed import decoded_weights
+
+DECODED_LIMIT = 10**9
+"""A 4-bit model whose weights take at most this many bytes when decoded is decoded once."""
+KEEP_SHARE = 0.75
+"""Dropping rows copies the cache, so it waits until a smaller share of them is left."""
+
+
+@dataclass(slots=True)
+class _Cohort:
+    """Sequences that decode together."""
+
+    decoding: Decoding
+    rows: list[int]
+    """Numbers of the sequences, in the order of the cache's rows."""
+    precomputed: ExitStack
+
+
+class CohortRunner:
+    """Computes the steps of a model batch by batch.
+
+    Args:
+        model: the base.
+        block_tokens: tokens that the scheduler counts as a block.
+    """
+
+    def __init__(self, model: LanguageModel, block_tokens: int):
+        self._model = model
+        self._groups = (BlockGroup(model.row_bytes(block_tokens), None),)
+        self._cohorts: list[_Cohort] = []
+        self._decoded: ExitStack | None = None
+
+    @property
+    def groups(self) -> tuple[BlockGroup, ...]:
+        """See `Runner.groups`."""
+        return self._groups
+
+    @property
+    def outgrown(self) -> frozenset[int]:
+        """None: `Decoding.step` computes such a text anew by itself."""
+        return frozenset()
+
+    def placement(self, adapter: LoadedAdapter | None) -> Placement:
+        """See `Runner.placement`."""
+        return Placement.COHORT
+
+    @torch.no_grad()
+    def compute(self, inputs: Sequence[StepInput], dropped: Sequence[Block] = ()) -> list[Tensor | None]:
+        """See `Runner.compute`."""
+        found: dict[int, Tensor] = {}
+        by_number = {item.work.sequence.number: item for item in inputs}
+        fresh = {number for number, item in by_number.items() if item.work.start == 0}
+        self._forget(by_number.keys() - fresh)
+        for cohort in self._cohorts:
+            tokens = [by_number[row].work.sequence.tokens[-1] if row in by_number else 0 for row in cohort.rows]
+            logits = cohort.decoding.step(torch.tensor(tokens, device=self._model.device))
+            found |= {row: logits[place : place + 1].float() for place, row in enumerate(cohort.rows)}
+        begun: dict[bytes | None, list[StepInput]] = {}
+        for item in inputs:
+            if item.work.start == 0:
+                begun.setdefault(None if item.adapter is None else item.adapter.key, []).append(item)
+        for items in begun.values():
+            found |= self._begin(items)
+        return [
+            None if item.wanted is Wanted.NONE else self._wanted(item, found[item.work.sequence.number])
+            for item in inputs
+        ]
+
+    def close(self) -> None:
+        """See `Runner.close`."""
+        self._forget(set())
+        if self._decoded is not None:
+            self._decoded.close()
+            self._decoded = None
+
+    def _forget(self, kept: set[int]) -> None:
+        """Drop what does not go on: whole cohorts at once, rows once a quarter of their cohort has ended."""
+        for cohort in self._cohorts:
+            left = [place for place, row in enumerate(cohort.rows) if row in kept]
+            if not left:
+                cohort.precomputed.close()
+                cohort.rows = []
+            elif len(left) <= KEEP_SHARE * len(cohort.rows):
+                cohort.decoding.keep(torch.tensor(left, device=self._model.device))
+                cohort.rows = [cohort.rows[place] for place in left]
+        self._cohorts = [cohort for cohort in self._cohorts if cohort.rows]
+
+    def _begin(self, items: Sequence[StepInput]) -> dict[int, Tensor]:
+        """Prefill the prompts of sequences of one adapter; returns the logits of their last tokens."""
+        model = self._model_of(items[0].adapter)
+        sequences = [item.work.sequence for item in items]
+        decoding = model.decoding(len(items), max(sequence.capacity for sequence in sequences))
+        if decoding.decodes_weights and self._decoded is None:
+            self._decoded = ExitStack()
+            self._decoded.enter_context(decoded_weights(self._model.modules(), self._model.dtype, DECODED_LIMIT))
+        contexts = ExitStack()
+        contexts.enter_context(precomputed(model.modules()))
+        tokens = [token for sequence in sequences for token in sequence.tokens]
+        lengths = [len(sequence.tokens) for sequence in sequences]
+        logits = decoding.prefill(torch.tensor(tokens, device=model.device), lengths)
+        self._cohorts.append(_Cohort(decoding, [sequence.number for sequence in sequences], contexts))
+        return {sequence.number: logits[row : row + 1].float() for row, sequence in enumerate(sequences)}
+
+    def _wanted(self, item: StepInput, last: Tensor) -> Tensor:
+        if item.wanted is Wanted.LAST:
+            return last
+        model, tokens = self._model_of(item.adapter), item.work.sequence.tokens
+        given = torch.tensor(tokens, device=model.device)
+        hidden = model.documents(given, torch.arange(len(tokens), device=model.device), [len(tokens)])
+        return torch.cat((model.logits(hidden[:-1]).float(), last))
+
+    def _model_of(self, adapter: LoadedAdapter | None) -> LanguageModel:
+        if adapter is None:
+            return self._model
+        assert adapter.model is not None
+        return adapter.model

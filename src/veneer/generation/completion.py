@@ -1,0 +1,119 @@
+"""One request's completion in the making: its draws, its log-probabilities, its text and its end."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from veneer.generation.request import (
+    Finished,
+    FinishReason,
+    GenerationHandle,
+    PromptScored,
+    TokenLogprob,
+    TokenMade,
+)
+from veneer.generation.sampling import adjusted, choose
+from veneer.generation.sequence import Sequence
+from veneer.generation.text import StopScanner, TextStream, TokenDecoder
+
+
+class Completion:
+    """Makes tokens of logits and events of tokens.
+
+    Args:
+        handle: gets the events.
+        sequence: gets the tokens.
+        decoder: the tokenizer; without one there is no text.
+        stop_ids: tokens that end the answer.
+    """
+
+    def __init__(
+        self, handle: GenerationHandle, sequence: Sequence, decoder: TokenDecoder | None, stop_ids: frozenset[int]
+    ):
+        self.handle = handle
+        self._sequence, self._stop_ids = sequence, stop_ids
+        self._text = None if decoder is None else TextStream(decoder)
+        self._scanner = StopScanner(handle.request.stop)
+        self._generator = torch.Generator().manual_seed(handle.request.sampling.seed)
+        self._prompt_scores: dict[int, TokenLogprob] = {}
+        self._scored = handle.request.prompt_logprobs is None
+        self._stop: str | int | None = None
+        self._made = 0
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the logits of the prompt's tokens are still wanted."""
+        return not self._scored
+
+    def score_prompt(self, start: int, logits: Tensor) -> None:
+        """Take the logits `[tokens, vocab]` of the prompt's tokens from `start` on."""
+        tokens, top = self._sequence.tokens, self.handle.request.prompt_logprobs
+        assert top is not None
+        for place, row in enumerate(logits, start + 1):
+            if place < self._sequence.prompt_tokens:
+                self._prompt_scores[place] = token_logprob(row, tokens[place], top)
+        if start + len(logits) == len(tokens):
+            self._scored = True
+            scores = [self._prompt_scores[place] for place in range(1, self._sequence.prompt_tokens)]
+            self.handle.emit(PromptScored((None, *scores)))
+
+    def next_token(self, logits: Tensor) -> FinishReason | None:
+        """Choose the next token from the logits `[vocab]` of the last one. Returns why the answer ends, or None."""
+        request, sequence = self.handle.request, self._sequence
+        token = self._choose(logits)
+        if request.constraint is not None:
+            request.constraint.accept(token)
+        if token in self._stop_ids:
+            self._stop = token
+            return FinishReason.STOP
+        sequence.tokens.append(token)
+        self._made += 1
+        piece = "" if self._text is None else self._scanner.push(self._text.push(token))
+        logprob = None if request.logprobs is None else token_logprob(logits, token, request.logprobs)
+        self.handle.emit(TokenMade(token, piece, logprob))
+        if self._scanner.found is not None:
+            self._stop = self._scanner.found
+            return FinishReason.STOP
+        return FinishReason.LENGTH if self._made == request.sampling.max_new_tokens else None
+
+    def finish(self, reason: FinishReason, *, error: str | None = None) -> None:
+        """Emit the rest of the text, and the end."""
+        sequence, rest = self._sequence, ""
+        if self._text is not None and self._scanner.found is None:
+            rest = self._scanner.push(self._text.finish())
+            if self._scanner.found is None:
+                rest += self._scanner.finish()
+            else:
+                reason, self._stop = FinishReason.STOP, self._scanner.found
+        self.handle.emit(
+            Finished(
+                reason=reason,
+                text=rest,
+                prompt_tokens=sequence.prompt_tokens,
+                cached_tokens=sequence.cached_tokens,
+                new_tokens=self._made,
+                stop=self._stop,
+                error=error,
+            )
+        )
+
+    def _choose(self, logits: Tensor) -> int:
+        request, sampling = self.handle.request, self.handle.request.sampling
+        held = self._made < sampling.min_new_tokens and bool(self._stop_ids)
+        if sampling.plain and request.constraint is None and not held:
+            return int(logits.argmax())
+        scores = adjusted(logits, sampling, request.prompt, self._sequence.answer)
+        if held:
+            scores[sorted(self._stop_ids)] = float("-inf")
+        if request.constraint is not None:
+            scores = scores.cpu()
+            request.constraint.restrict(scores)
+        return choose(scores, sampling, self._generator)
+
+
+def token_logprob(logits: Tensor, token: int, top: int) -> TokenLogprob:
+    """The log-probability of a token under the logits `[vocab]` before it, with those of the `top` likeliest."""
+    scores = torch.log_softmax(logits.double(), dim=-1)
+    values, tokens = scores.topk(min(top, len(scores)))
+    return TokenLogprob(token, float(scores[token]), tuple(zip(tokens.tolist(), values.tolist(), strict=True)))

@@ -1,0 +1,306 @@
+"""The engine: requests come and go at any time, and every step computes some tokens of all that are there.
+
+`submit` and `stats` may be called on any thread, everything else on one.
+`veneer.generation.engine_thread.EngineThread` has a thread of its own for that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from veneer.errors import ConfigError
+from veneer.generation.completion import Completion
+from veneer.generation.blocks import BlockPool
+from veneer.generation.request import FinishReason, GenerationEvent, GenerationHandle, GenerationRequest
+from veneer.generation.runner import AdapterLease, AdapterSource, LoadedAdapter, Runner, StepInput, Wanted
+from veneer.generation.scheduler import Limits, Scheduler
+from veneer.generation.sequence import Sequence, Work
+from veneer.generation.text import TokenDecoder
+from veneer.model.language import LanguageModel
+
+STEP_SECONDS = 0.25
+"""Prompts are cut so that a step takes no longer than this."""
+LEAST_PROMPT_TOKENS = 16
+"""Tokens of prompts that a step takes however long they take."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineStats:
+    """What the engine has done and is doing."""
+
+    running: int
+    """Sequences whose tokens are computed."""
+    waiting: int
+    """Sequences that wait for a place, or for their adapter."""
+    cache_bytes: int
+    """Bytes of the cache's blocks, those of idle shared beginnings included."""
+    cache_budget: int
+    cache_idle_bytes: int
+    """Bytes of blocks that are kept for sharing alone."""
+    asked_tokens: int
+    """Prompt tokens of all admitted sequences."""
+    shared_tokens: int
+    """Prompt tokens among them that were found in the cache."""
+    prompt_tokens: int
+    """Prompt tokens that were computed."""
+    new_tokens: int
+    """Tokens that were made."""
+    preemptions: int
+    steps: int
+
+
+@dataclass(slots=True)
+class _Active:
+    """A request that has not ended."""
+
+    sequence: Sequence
+    completion: Completion
+    lease: AdapterLease | None
+
+
+class GenerationEngine:
+    """Carries out requests of one base model.
+
+    Args:
+        runner: computes the steps.
+        model: the base.
+        cache_bytes: bytes that keys and values may take.
+        limits: what a step may take.
+        decoder: the tokenizer; without one there is no text, and stop strings are refused.
+        stop_ids: tokens that end an answer unless a request says otherwise.
+        adapters: where adapters come from; without a source there is the base alone.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        model: LanguageModel,
+        *,
+        cache_bytes: int,
+        limits: Limits,
+        decoder: TokenDecoder | None = None,
+        stop_ids: frozenset[int] = frozenset(),
+        adapters: AdapterSource | None = None,
+    ):
+        self._runner, self._spec = runner, model.spec
+        self._decoder, self._stop_ids, self._adapters = decoder, stop_ids, adapters
+        self._scheduler = Scheduler(BlockPool(runner.groups, cache_bytes), limits)
+        self._most_tokens = limits.step_tokens
+        self._lock = threading.Lock()
+        self._arrived: queue.SimpleQueue[_Active] = queue.SimpleQueue()
+        self._loading: dict[int, _Active] = {}
+        self._active: dict[int, _Active] = {}
+        self._numbers, self._submitted, self._ended = itertools.count(), 0, 0
+        self._steps = self._prompt_tokens = self._new_tokens = 0
+
+    def submit(
+        self,
+        request: GenerationRequest,
+        *,
+        on_event: Callable[[GenerationEvent], None] | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ) -> GenerationHandle:
+        """Take a request on; its first tokens are computed by the next steps. This may be called on any thread.
+
+        Args:
+            request: what is asked.
+            on_event: see `GenerationHandle`.
+            wake: called, on any thread, when there is something to do for a further step: an adapter that had to be
+                loaded is there, or the request is cancelled.
+
+        Raises:
+            AdapterError: there is no adapter of that name.
+            ConfigError: the request can never be carried out: it is larger than the cache, asks for more tokens than
+                the model's context has, needs a tokenizer that is not there, or names tokens that do not exist.
+        """
+        self._check(request)
+        sequence = Sequence(
+            number=next(self._numbers),
+            adapter=request.adapter or "",
+            root=None,
+            tokens=list(request.prompt),
+            prompt_tokens=len(request.prompt),
+            capacity=len(request.prompt) + request.sampling.max_new_tokens,
+        )
+        self._scheduler.check(sequence)
+        lease = None
+        if request.adapter is not None:
+            assert self._adapters is not None
+            lease = self._adapters.lease(request.adapter, wake)
+        handle = GenerationHandle(request, on_event, wake)
+        stop_ids = self._stop_ids if request.stop_ids is None else request.stop_ids
+        with self._lock:
+            self._submitted += 1
+        self._arrived.put(_Active(sequence, Completion(handle, sequence, self._decoder, stop_ids), lease))
+        return handle
+
+    def step(self) -> bool:
+        """Compute some tokens of the requests that are there.
+
+        Returns whether a further step has something to do; it has not where all requests wait for their adapters.
+        """
+        self._take_arrivals()
+        self._end_cancelled()
+        self._start_loaded()
+        work = self._scheduler.plan()
+        if work:
+            self._compute(work)
+        return bool(self._active) or not self._arrived.empty()
+
+    @property
+    def idle(self) -> bool:
+        """Whether all requests have ended. This may be asked on any thread."""
+        return self._submitted == self._ended
+
+    def stats(self) -> EngineStats:
+        """See `EngineStats`."""
+        scheduler, pool = self._scheduler, self._scheduler.pool
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=self._submitted - self._ended - len(scheduler.running),
+            cache_bytes=pool.used_bytes,
+            cache_budget=pool.budget,
+            cache_idle_bytes=pool.idle_bytes,
+            asked_tokens=scheduler.asked_tokens,
+            shared_tokens=scheduler.shared_tokens,
+            prompt_tokens=self._prompt_tokens,
+            new_tokens=self._new_tokens,
+            preemptions=scheduler.preemptions,
+            steps=self._steps,
+        )
+
+    def close(self) -> None:
+        """End all requests as cancelled, and free the cache."""
+        self._end_all(FinishReason.CANCELLED)
+        self._runner.close()
+
+    def fail(self, message: str) -> None:
+        """End all requests with an error, because the engine cannot go on."""
+        self._end_all(FinishReason.ERROR, error=message)
+
+    def _end_all(self, reason: FinishReason, *, error: str | None = None) -> None:
+        self._take_arrivals()
+        # Where one listener raises, the others are told all the same.
+        with ExitStack() as ends:
+            for active in [*self._active.values(), *self._loading.values()]:
+                ends.callback(self._end, active, reason, error=error)
+
+    def _check(self, request: GenerationRequest) -> None:
+        sampling, spec = request.sampling, self._spec
+        sampling.check_vocabulary(spec.vocab_size)
+        if sampling.max_new_tokens > spec.max_positions:
+            raise ConfigError(
+                f"max_new_tokens: {sampling.max_new_tokens:,}, but the model's context has {spec.max_positions:,} "
+                "tokens, the prompt included; give fewer"
+            )
+        strange = [token for token in request.prompt if not 0 <= token < spec.vocab_size]
+        if strange:
+            raise ConfigError(
+                f"the prompt has tokens that the model has not ({spec.vocab_size:,} in all): {strange[:8]}"
+            )
+        if request.stop and self._decoder is None:
+            raise ConfigError("stop strings need a tokenizer, and this engine has none; give stop_ids")
+        if request.adapter is not None and self._adapters is None:
+            raise ConfigError(f"adapter: {request.adapter!r}, but this engine serves the base alone")
+
+    def _take_arrivals(self) -> None:
+        while not self._arrived.empty():
+            active = self._arrived.get()
+            self._loading[active.sequence.number] = active
+
+    def _start(self, active: _Active) -> None:
+        """Hand a request, whose adapter is in memory, to the scheduler."""
+        sequence, adapter = active.sequence, self._adapter_of(active)
+        sequence.placement = self._runner.placement(adapter)
+        # Under LongRoPE and its like, what is cached depends on the length of the whole text.
+        shares = not self._spec.by_length and active.completion.handle.request.prompt_logprobs is None
+        sequence.root = (b"" if adapter is None else adapter.key) if shares else None
+        try:
+            self._scheduler.check(sequence)
+        except ConfigError as error:
+            self._end(active, FinishReason.ERROR, error=str(error))
+            return
+        self._active[sequence.number] = active
+        self._scheduler.add(sequence)
+
+    def _start_loaded(self) -> None:
+        for number, active in list(self._loading.items()):
+            lease = active.lease
+            if lease is not None and lease.error is not None:
+                self._end(active, FinishReason.ERROR, error=str(lease.error))
+            elif lease is None or lease.adapter is not None:
+                del self._loading[number]
+                self._start(active)
+
+    def _end_cancelled(self) -> None:
+        for active in [*self._active.values(), *self._loading.values()]:
+            if active.completion.handle.cancelled:
+                self._end(active, FinishReason.CANCELLED)
+
+    def _end(self, active: _Active, reason: FinishReason, *, error: str | None = None) -> None:
+        number = active.sequence.number
+        self._loading.pop(number, None)
+        if self._active.pop(number, None) is not None:
+            self._scheduler.remove(active.sequence)
+        if active.lease is not None:
+            active.lease.release()
+        self._ended += 1
+        active.completion.finish(reason, error=error)
+
+    def _compute(self, work: list[Work]) -> None:
+        started = time.perf_counter()
+        inputs = [self._input(one) for one in work]
+        outputs = self._runner.compute(inputs, self._scheduler.pool.drained())
+        for one in work:
+            self._prompt_tokens += max(0, min(one.start + one.count, one.sequence.prompt_tokens) - one.start)
+        self._scheduler.computed(work)
+        self._steps += 1
+        for one, logits in zip(work, outputs, strict=True):
+            if logits is not None:
+                self._advance(self._active[one.sequence.number], one, logits)
+        self._fit_prompts(sum(one.count for one in work), time.perf_counter() - started)
+
+    def _input(self, work: Work) -> StepInput:
+        active = self._active[work.sequence.number]
+        wanted = Wanted.LAST if work.ends else Wanted.NONE
+        if active.completion.scores_prompt:
+            wanted = Wanted.ALL
+        return StepInput(work, self._adapter_of(active), wanted)
+
+    def _advance(self, active: _Active, work: Work, logits: Tensor) -> None:
+        """Take the logits of a sequence's tokens, and choose the next token where the last ones are among them."""
+        if active.completion.scores_prompt:
+            active.completion.score_prompt(work.start, logits)
+        if not work.ends:
+            return
+        before = len(active.sequence.tokens)
+        reason = active.completion.next_token(logits[-1])
+        self._new_tokens += len(active.sequence.tokens) - before
+        if reason is not None:
+            self._end(active, reason)
+        elif active.sequence.computed in self._runner.outgrown:
+            # With one more token, all of the text is rotated by other angles.
+            self._scheduler.restart(active.sequence)
+
+    def _fit_prompts(self, tokens: int, seconds: float) -> None:
+        """Let the next step take as many tokens as there is time for, judged by a step large enough to tell."""
+        limits = self._scheduler.limits
+        if tokens < LEAST_PROMPT_TOKENS:
+            return
+        affordable = math.floor(tokens * STEP_SECONDS / max(seconds, 1e-6))
+        least = min(self._most_tokens, limits.sequences + LEAST_PROMPT_TOKENS)
+        # No step more than twice as large as one that was measured.
+        limits.step_tokens = min(self._most_tokens, max(least, min(affordable, 2 * max(tokens, limits.step_tokens))))
+
+    @staticmethod
+    def _adapter_of(active: _Active) -> LoadedAdapter | None:
+        return None if active.lease is None else active.lease.adapter

@@ -1,0 +1,97 @@
+"""A thread that steps an engine, and a front that any thread may use."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from veneer.errors import VeneerError
+from veneer.generation.engine import GenerationEngine, EngineStats
+from veneer.generation.request import GenerationEvent, GenerationHandle, GenerationRequest
+
+POLL_SECONDS = 0.02
+"""How often `drain` looks whether all requests have ended."""
+
+
+class EngineClosed(VeneerError):
+    """The engine takes no requests any more."""
+
+
+class EngineThread:
+    """Steps an engine on a thread of its own as long as there is something to do.
+
+    Events come on that thread; see `GenerationHandle`. None of these methods but `drain` and `close` waits.
+
+    Args:
+        engine: from now on only this object may use it.
+    """
+
+    def __init__(self, engine: GenerationEngine):
+        self._engine = engine
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._accepting = True
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="veneer-engine", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, request: GenerationRequest, *, on_event: Callable[[GenerationEvent], None] | None = None
+    ) -> GenerationHandle:
+        """Take a request on; see `GenerationEngine.submit`.
+
+        Raises:
+            EngineClosed: the engine is closed, is being drained or has failed.
+            AdapterError, ConfigError: see `GenerationEngine.submit`.
+        """
+        with self._lock:
+            if not self._accepting:
+                raise EngineClosed("the engine is shutting down and takes no requests any more")
+            handle = self._engine.submit(request, on_event=on_event, wake=self._wake.set)
+        self._wake.set()
+        return handle
+
+    @property
+    def accepting(self) -> bool:
+        """Whether requests are taken on."""
+        return self._accepting
+
+    def stats(self) -> EngineStats:
+        """What the engine has done and is doing; see `EngineStats`."""
+        return self._engine.stats()
+
+    def drain(self, timeout: float) -> bool:
+        """Take no further requests, and wait until those that are there have ended, or for so many seconds.
+
+        Returns whether all have ended.
+        """
+        with self._lock:
+            self._accepting = False
+        end = time.monotonic() + timeout
+        while not self._engine.idle and self._thread.is_alive() and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+        return self._engine.idle
+
+    def close(self) -> None:
+        """End all requests as cancelled, and stop the thread; nothing happens the second time."""
+        with self._lock:
+            self._accepting, self._closing = False, True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._wake.clear()
+                if not self._engine.step() and not self._closing:
+                    self._wake.wait()
+        finally:
+            # Where a step has raised, Python prints the error at the thread's end; nobody may wait for ever.
+            with self._lock:
+                self._accepting = False
+            try:
+                if not self._closing:
+                    self._engine.fail("the engine has failed and is closed; its log has the reason")
+            finally:
+                self._engine.close()

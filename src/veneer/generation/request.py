@@ -1,0 +1,222 @@
+"""What is asked of the engine, and what it answers, event by event."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from torch import Tensor
+
+from veneer.errors import ConfigError, DataError, listing
+from veneer.generation.sampling import Sampling
+
+MAX_LOGPROBS = 20
+"""Most alternatives whose log-probabilities are given for a token, as in OpenAI's interface."""
+MAX_STOPS = 16
+"""Most stop strings of a request."""
+
+
+class Constraint(Protocol):
+    """What a token must be, for example by a grammar. It is called on the engine's thread."""
+
+    def restrict(self, scores: Tensor) -> None:
+        """Set the scores of forbidden tokens to −∞, in place; float32 `[vocab_size]` on the CPU."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Take the token that was chosen."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerationRequest:
+    """A prompt to continue.
+
+    Raises:
+        DataError: the prompt has no token.
+        ConfigError: the stop strings or the number of log-probabilities are out of range.
+    """
+
+    prompt: tuple[int, ...]
+    """Token ids, at least one."""
+    sampling: Sampling = field(default_factory=Sampling)
+    adapter: str | None = None
+    """Name of the adapter; None is the base."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer. They are not part of its text, whichever tokens they are made of."""
+    stop_ids: frozenset[int] | None = None
+    """Tokens that end the answer and are not part of it; None takes the engine's, an empty set ignores them."""
+    logprobs: int | None = None
+    """How many alternatives' log-probabilities to give with each new token; None gives no log-probabilities, 0 the
+    token's own alone."""
+    prompt_logprobs: int | None = None
+    """The number for the prompt's tokens. The prompt is then computed anew, without shared beginnings."""
+    constraint: Constraint | None = None
+    """Restricts the tokens that may be chosen."""
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise DataError("there is nothing to continue; give at least one token")
+        problems = []
+        if len(self.stop) > MAX_STOPS or "" in self.stop:
+            problems.append(f"stop: {len(self.stop)} strings, must be at most {MAX_STOPS}, and none may be empty")
+        for name, number in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
+            if number is not None and not 0 <= number <= MAX_LOGPROBS:
+                problems.append(f"{name}: {number}, must be between 0 and {MAX_LOGPROBS}")
+        if problems:
+            raise ConfigError(f"the request is out of range:\n{listing(problems)}")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The log-probability of a token under the model's own logits: before biases, penalties and temperature."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """The likeliest tokens with theirs, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScored:
+    """Log-probabilities of the prompt's tokens. It comes before the first new token."""
+
+    logprobs: tuple[TokenLogprob | None, ...]
+    """One for each token of the prompt; None for the first, which nothing comes before."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMade:
+    """A new token, and the text that has become certain with it.
+
+    A character may take several tokens, and what may be the beginning of a stop string is held back, so that a token's
+    text may come with a later token or with `Finished`.
+    """
+
+    token: int
+    text: str
+    """Empty where no text has become certain, and where the engine has no tokenizer."""
+    logprob: TokenLogprob | None
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    """A stop token or a stop string came."""
+    LENGTH = "length"
+    """`max_new_tokens` were made."""
+    CANCELLED = "cancelled"
+    """The caller cancelled the request, or the engine was closed."""
+    ERROR = "error"
+    """The request could not be carried out; `Finished.error` says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of every request."""
+
+    reason: FinishReason
+    text: str
+    """The rest of the text."""
+    prompt_tokens: int
+    cached_tokens: int
+    """Tokens of the prompt that were not computed, because a beginning was shared."""
+    new_tokens: int
+    stop: str | int | None = None
+    """The stop string, or the stop token."""
+    error: str | None = None
+
+
+GenerationEvent = PromptScored | TokenMade | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """A whole answer."""
+
+    tokens: tuple[int, ...]
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    """One for each token, where the request wanted them."""
+    prompt_logprobs: tuple[TokenLogprob | None, ...]
+    finished: Finished
+
+
+class GenerationHandle:
+    """A request on its way. Events may be taken on any thread.
+
+    Args:
+        request: what was asked.
+        on_event: called on the engine's thread with every event, for callers that wait elsewhere (asyncio's
+            `loop.call_soon_threadsafe`); by default events are kept until they are taken.
+        wake: called by `cancel`, so that an engine that rests looks again.
+    """
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        on_event: Callable[[GenerationEvent], None] | None = None,
+        wake: Callable[[], None] = lambda: None,
+    ):
+        self.request, self._wake = request, wake
+        self._events: queue.SimpleQueue[GenerationEvent] = queue.SimpleQueue()
+        self._on_event = on_event or self._events.put
+        self.cancelled = False
+        self.finished: Finished | None = None
+
+    def cancel(self) -> None:
+        """Ask the engine to end the request before its next step; `Finished` still comes."""
+        self.cancelled = True
+        self._wake()
+
+    def emit(self, event: GenerationEvent) -> None:
+        """Pass an event on. The engine calls this."""
+        if isinstance(event, Finished):
+            self.finished = event
+        self._on_event(event)
+
+    def ready(self) -> list[GenerationEvent]:
+        """The events that are there and have not been taken, without waiting."""
+        found = []
+        while not self._events.empty():
+            found.append(self._events.get())
+        return found
+
+    def events(self, timeout: float | None = None) -> Iterator[GenerationEvent]:
+        """All events up to `Finished`, waiting for each; another thread must step the engine.
+
+        Raises:
+            queue.Empty: no event came within `timeout` seconds.
+        """
+        while True:
+            event = self._events.get(timeout=timeout)
+            yield event
+            if isinstance(event, Finished):
+                return
+
+    def result(self, timeout: float | None = None) -> GenerationResult:
+        """The whole answer; waits as `events` does."""
+        return gathered(self.events(timeout))
+
+
+def gathered(events: Iterator[GenerationEvent]) -> GenerationResult:
+    """The whole answer, from all of its events."""
+    tokens: list[int] = []
+    pieces: list[str] = []
+    logprobs: list[TokenLogprob] = []
+    prompt: tuple[TokenLogprob | None, ...] = ()
+    for event in events:
+        if isinstance(event, PromptScored):
+            prompt = event.logprobs
+        elif isinstance(event, TokenMade):
+            tokens.append(event.token)
+            pieces.append(event.text)
+            logprobs += [] if event.logprob is None else [event.logprob]
+        else:
+            pieces.append(event.text)
+            return GenerationResult(tuple(tokens), "".join(pieces), tuple(logprobs), prompt, event)
+    raise ValueError("the events of a request end with Finished")

@@ -1,0 +1,155 @@
+"""How the next token is chosen: settings, and the draw from one row of logits.
+
+A row is always treated by itself, in float32 or wider, so that what is drawn depends on the row, the settings and the
+request's own random stream alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from veneer.errors import ConfigError, listing
+
+MAX_BIAS = 100.0
+"""Largest absolute value of a logit's bias, as in OpenAI's interface."""
+FEW = 1024
+"""Number of likeliest tokens that are tried before all are sorted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How the next token is chosen. The settings are applied in the order of the fields from `logit_bias` on."""
+
+    max_new_tokens: int = 256
+    min_new_tokens: int = 0
+    """Stop tokens are not chosen before so many tokens have been made."""
+    seed: int = 0
+    """Seed of the random draws. They depend on nothing else."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """What is added to the logits of tokens, from −100 to 100."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens of the prompt and the answer are divided by this if positive, else multiplied (Keskar et al.,
+    2019, arXiv:1909.05858); 1 changes nothing."""
+    presence_penalty: float = 0.0
+    """Subtracted once from the logits of the answer's tokens."""
+    frequency_penalty: float = 0.0
+    """Subtracted from the logits of the answer's tokens as often as they stand in it."""
+    temperature: float = 0.0
+    """0 takes the likeliest token (greedy)."""
+    top_k: int = 0
+    """Draw only among so many likeliest tokens; 0 means all."""
+    top_p: float = 1.0
+    """Draw only among the likeliest tokens that together hold this probability (Holtzman et al., 2020,
+    arXiv:1904.09751)."""
+    min_p: float = 0.0
+    """Draw only among tokens that are at least so likely, as a share of the likeliest one's probability (Nguyen et al.,
+    2024, arXiv:2407.01082)."""
+
+    def __post_init__(self) -> None:
+        rules = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "must be at least 1"),
+            "min_new_tokens": (0 <= self.min_new_tokens <= self.max_new_tokens, "must be 0 to max_new_tokens"),
+            "seed": (0 <= self.seed < 2**31, "must be at least 0 and below 2^31"),
+            "repetition_penalty": (0 < self.repetition_penalty < math.inf, "must be above 0 and finite"),
+            "presence_penalty": (-2 <= self.presence_penalty <= 2, "must be between -2 and 2"),
+            "frequency_penalty": (-2 <= self.frequency_penalty <= 2, "must be between -2 and 2"),
+            "temperature": (0 <= self.temperature < math.inf, "must be 0 or more and finite"),
+            "top_k": (self.top_k >= 0, "must be 0 or more"),
+            "top_p": (0 < self.top_p <= 1, "must be above 0 and at most 1"),
+            "min_p": (0 <= self.min_p <= 1, "must be between 0 and 1"),
+        }
+        problems = [f"{name}: {getattr(self, name)}, {rule}" for name, (holds, rule) in rules.items() if not holds]
+        problems += [
+            f"logit_bias: {bias} for token {token}, must be between -{MAX_BIAS:g} and {MAX_BIAS:g}"
+            for token, bias in self.logit_bias.items()
+            if not abs(bias) <= MAX_BIAS
+        ]
+        problems += [f"logit_bias: token {token}, must be at least 0" for token in self.logit_bias if token < 0]
+        if problems:
+            raise ConfigError(f"sampling settings out of range:\n{listing(problems)}")
+
+    def check_vocabulary(self, vocab_size: int) -> None:
+        """Raise ConfigError where a logit's bias is for a token that the model does not have."""
+        strange = [str(token) for token in self.logit_bias if token >= vocab_size]
+        if strange:
+            raise ConfigError(
+                f"logit_bias: the model has {vocab_size:,} tokens, and none of number:\n{listing(strange)}"
+            )
+
+    @property
+    def plain(self) -> bool:
+        """Whether the likeliest token is taken as the model has it."""
+        return self.temperature == 0.0 and not self.shifts
+
+    @property
+    def shifts(self) -> bool:
+        """Whether a bias or a penalty changes logits."""
+        penalties = self.presence_penalty, self.frequency_penalty, self.repetition_penalty - 1.0
+        return bool(self.logit_bias) or any(penalties)
+
+
+def adjusted(logits: Tensor, sampling: Sampling, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
+    """The logits of one row `[vocab]` with biases and penalties, float32; the argument is not changed."""
+    scores = logits.float().clone()
+    if sampling.logit_bias:
+        tokens = torch.tensor(list(sampling.logit_bias), device=scores.device)
+        scores[tokens] += torch.tensor(list(sampling.logit_bias.values()), device=scores.device)
+    if sampling.repetition_penalty != 1.0:
+        seen = torch.tensor(sorted({*prompt, *answer}), dtype=torch.int64, device=scores.device)
+        own = scores[seen]
+        scores[seen] = torch.where(own > 0, own / sampling.repetition_penalty, own * sampling.repetition_penalty)
+    if answer and (sampling.presence_penalty or sampling.frequency_penalty):
+        counts = Counter(answer)
+        made = torch.tensor(list(counts), device=scores.device)
+        often = torch.tensor(list(counts.values()), dtype=torch.float32, device=scores.device)
+        scores[made] -= sampling.presence_penalty + sampling.frequency_penalty * often
+    return scores
+
+
+def probabilities(scores: Tensor, sampling: Sampling) -> Tensor:
+    """The probabilities that a token is drawn with, float64 `[vocab]`, from adjusted scores; temperature above 0.
+
+    Top-p keeps the smallest set of likeliest tokens whose probability reaches `top_p`; the likeliest is always kept.
+    """
+    # The likeliest is moved to 0 before the division, so that no temperature is too small.
+    wide = scores.double()
+    wide = (wide - wide.max()) / max(sampling.temperature, torch.finfo(torch.float32).tiny)
+    if 0 < sampling.top_k < len(wide):
+        values, indices = wide.topk(sampling.top_k)
+        wide = torch.full_like(wide, -math.inf).scatter_(0, indices, values)
+    found = torch.softmax(wide, dim=-1)
+    if sampling.top_p < 1.0:
+        ordered, indices = _likeliest(found, sampling.top_p)
+        before = ordered.cumsum(-1) - ordered
+        found = torch.zeros_like(found).scatter_(0, indices, ordered.masked_fill(before >= sampling.top_p, 0.0))
+    if sampling.min_p > 0.0:
+        found = found.masked_fill(found < sampling.min_p * found.max(), 0.0)
+    return found / found.sum()
+
+
+def _likeliest(found: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """At least as many of the likeliest tokens as hold this share of the probability, and their indices, in order."""
+    if len(found) > FEW:
+        # The few likeliest nearly always hold it, and are found in a tenth of the time that sorting all takes.
+        ordered, indices = found.topk(FEW)
+        if float(ordered.sum()) >= share:
+            return ordered, indices
+    ordered, indices = found.sort(descending=True, stable=True)
+    return ordered, indices
+
+
+def choose(scores: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """The next token from adjusted scores of one row `[vocab]`; takes one number of `generator` unless it is greedy."""
+    if sampling.temperature == 0.0:
+        return int(scores.argmax())
+    cumulated = probabilities(scores, sampling).cpu().cumsum(-1)
+    drawn = torch.rand((), dtype=torch.float64, generator=generator) * cumulated[-1]
+    # The first token whose cumulated probability is above the number drawn: one that has no probability never is.
+    token = int(torch.searchsorted(cumulated, drawn, right=True))
+    return min(token, int((cumulated < cumulated[-1]).sum()))

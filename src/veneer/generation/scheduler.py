@@ -1,0 +1,312 @@
+"""Which tokens the next step computes: plain Python, without a model.
+
+Every step computes the next token of all running sequences, and as many tokens of prompts as there is time for. A
+sequence runs once it is admitted, in turns of the adapters: each has a virtual counter of the tokens that it was served
+(Sheng et al., 2024, arXiv:2401.00588), and the one that was served least comes first. An adapter that comes back from
+idleness starts at the least counter of the others, so that it cannot have saved up.
+
+When the cache is full, the sequence that was admitted last gives up its blocks. It waits at the front of its adapter's
+queue with all tokens that it has made, and its keys and values are computed again. The sequence that was admitted first
+is never preempted, so that some sequence always comes to its end. An adapter that has at least two running sequences
+more than another one also gives way to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from veneer.errors import ConfigError, listing
+from veneer.generation.blocks import DROPPED, BlockPool, content_key
+from veneer.generation.sequence import Placement, Sequence, Work
+
+PROMPT_WEIGHT, ANSWER_WEIGHT = 1, 2
+"""What a token of a prompt and of an answer count for, as in the paper."""
+
+
+@dataclass(slots=True)
+class Limits:
+    """What one step may take. Raises ConfigError for values that contradict each other."""
+
+    sequences: int = 64
+    """Most sequences that run at a time."""
+    step_tokens: int = 256
+    """Most tokens that a step computes; more than `sequences`, so that prompts are never left out."""
+    block_tokens: int = 16
+    """Tokens of a block of the cache."""
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.sequences < 1:
+            problems.append(f"sequences: {self.sequences}, must be at least 1")
+        if self.step_tokens <= self.sequences:
+            problems.append(f"step_tokens: {self.step_tokens}, must be more than sequences ({self.sequences})")
+        if self.block_tokens < 1:
+            problems.append(f"block_tokens: {self.block_tokens}, must be at least 1")
+        if problems:
+            raise ConfigError(f"limits of the engine out of range:\n{listing(problems)}")
+
+
+class Scheduler:
+    """Decides which sequences run, and what a step computes of them.
+
+    Args:
+        pool: the cache's blocks.
+        limits: `step_tokens` may be made smaller between steps, and larger again up to what it was.
+    """
+
+    def __init__(self, pool: BlockPool, limits: Limits):
+        self.pool, self.limits = pool, limits
+        self._most_tokens = limits.step_tokens
+        self.running: list[Sequence] = []
+        """In the order of admission."""
+        self._waiting: dict[str, deque[Sequence]] = {}
+        self._counters: dict[str, float] = {}
+        self._floor = 0.0
+        self.preemptions = 0
+        """How often a sequence gave up its blocks."""
+        self.asked_tokens = self.shared_tokens = 0
+        """Prompt tokens of all admissions, and those among them that were in the cache."""
+
+    @property
+    def waiting(self) -> int:
+        """Number of sequences that wait."""
+        return sum(map(len, self._waiting.values()))
+
+    def served(self, adapter: str) -> float:
+        """The virtual counter of an adapter."""
+        return self._counters.get(adapter, self._floor)
+
+    def check(self, sequence: Sequence) -> None:
+        """Raise ConfigError for a sequence that could never be in the cache as a whole.
+
+        This changes nothing, and may be called on any thread.
+        """
+        need = self._bytes_for(sequence, sequence.capacity)
+        if need > self.pool.budget:
+            raise ConfigError(
+                f"a sequence of {sequence.capacity:,} tokens needs {need:,} bytes of cache, and there are "
+                f"{self.pool.budget:,}; give a shorter prompt, a smaller max_new_tokens, or a larger cache"
+            )
+
+    def add(self, sequence: Sequence) -> None:
+        """Let a sequence wait that `check` accepts."""
+        self._lift(sequence.adapter)
+        self._waiting.setdefault(sequence.adapter, deque()).append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence that has ended; its whole blocks may still be shared."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self._release(sequence)
+            return
+        queue = self._waiting[sequence.adapter]
+        queue.remove(sequence)
+        if not queue:
+            del self._waiting[sequence.adapter]
+
+    def plan(self) -> list[Work]:
+        """What the next step computes, with its blocks taken; sequences of one adapter stand together."""
+        self._admit()
+        found: list[Work] = []
+        left = self.limits.step_tokens
+        for sequence in self._in_turn():
+            if sequence not in self.running:
+                continue  # it was preempted for one before it
+            count = sequence.pending
+            if sequence.placement is Placement.BLOCKS:
+                count = min(count, left)
+            if count == 0 or not self._cover(sequence, sequence.computed + count):
+                continue
+            found.append(Work(sequence, sequence.computed, count))
+            left -= min(count, left)
+        kept = [work for work in found if work.sequence in self.running]
+        return sorted(kept, key=lambda work: (work.sequence.adapter, work.sequence.number))
+
+    def computed(self, work: list[Work]) -> None:
+        """Take note of a step that was carried out."""
+        for one in work:
+            sequence = one.sequence
+            sequence.computed = one.start + one.count
+            self._register(sequence)
+            self._slide(sequence)
+            # What is computed again after a preemption has been counted before.
+            fresh = max(0, sequence.computed - max(one.start, sequence.charged))
+            weight = ANSWER_WEIGHT if sequence.computed > sequence.prompt_tokens else PROMPT_WEIGHT
+            self._counters[sequence.adapter] = self.served(sequence.adapter) + weight * fresh
+            sequence.charged = max(sequence.charged, sequence.computed)
+
+    def restart(self, sequence: Sequence) -> None:
+        """Give up what a running sequence has in the cache, because it holds no longer; nothing of it is shared."""
+        sequence.root = None
+        self._release(sequence)
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take a sequence's blocks away; it waits at the front of its adapter's queue."""
+        self.running.remove(sequence)
+        self._release(sequence)
+        sequence.preemptions += 1
+        self.preemptions += 1
+        self._waiting.setdefault(sequence.adapter, deque()).appendleft(sequence)
+
+    def _in_turn(self) -> list[Sequence]:
+        """Running sequences: first those with one token to compute, then prompts, the least served adapter's first."""
+        steps = [sequence for sequence in self.running if sequence.pending == 1]
+        prompts = [sequence for sequence in self.running if sequence.pending != 1]
+        return steps + sorted(prompts, key=lambda sequence: self.served(sequence.adapter))
+
+    def _admit(self) -> None:
+        while self._waiting:
+            adapter = min(self._waiting, key=lambda name: (self.served(name), self._waiting[name][0].number))
+            sequence = self._waiting[adapter][0]
+            while not self._fits(sequence):
+                victim = self._in_the_way(adapter)
+                if victim is None:
+                    return
+                self.preempt(victim)
+            self._waiting[adapter].popleft()
+            if not self._waiting[adapter]:
+                del self._waiting[adapter]
+            self._begin(sequence)
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether a place and the blocks of all its tokens, and of one more, are free."""
+        tokens = min(len(sequence.tokens) + 1, sequence.capacity)
+        need = self._bytes_for(sequence, sequence.capacity if sequence.placement is Placement.COHORT else tokens)
+        return len(self.running) < self.limits.sequences and need <= self.pool.room()
+
+    def _in_the_way(self, adapter: str) -> Sequence | None:
+        """The running sequence that gives way to one of an adapter: the last of the adapter with most of them."""
+        counts = Counter(sequence.adapter for sequence in self.running)
+        if not counts:
+            return None
+        most, count = max(counts.items(), key=lambda item: (item[1], self.served(item[0])))
+        if count < counts[adapter] + 2:
+            return None
+        return next(sequence for sequence in reversed(self.running) if sequence.adapter == most)
+
+    def _begin(self, sequence: Sequence) -> None:
+        sequence.tables = [[] for _ in self.pool.groups]
+        sequence.keys, sequence.computed = [], 0
+        shared = self._shared_keys(sequence)
+        for key in shared:
+            sequence.keys.append(key)
+        size = self.limits.block_tokens
+        for group, (table, kind) in enumerate(zip(sequence.tables, self.pool.groups, strict=True)):
+            first = 0 if kind.window is None else max(0, len(shared) * size + 1 - kind.window) // size
+            for place, key in enumerate(shared):
+                number = DROPPED if place < first else self.pool.share(group, key)
+                assert number is not None
+                table.append(number)
+        sequence.computed = len(shared) * size
+        if not sequence.preemptions:
+            sequence.cached_tokens = sequence.computed
+            self.asked_tokens += sequence.prompt_tokens
+            self.shared_tokens += sequence.computed
+        self.running.append(sequence)
+
+    def _shared_keys(self, sequence: Sequence) -> list[bytes]:
+        """Keys of the longest beginning that is in the cache; the last token is left out, since its logits are
+        wanted."""
+        if sequence.root is None or sequence.placement is Placement.COHORT:
+            return []
+        size, key, keys = self.limits.block_tokens, sequence.root, []
+        wide = [group for group, kind in enumerate(self.pool.groups) if kind.window is None]
+        for start in range(0, len(sequence.tokens) - size, size):
+            key = content_key(key, sequence.tokens[start : start + size])
+            if not all(self.pool.holds(group, key) for group in wide):
+                break
+            keys.append(key)
+        while keys and not self._windows_hold(keys):
+            keys.pop()
+        return keys
+
+    def _windows_hold(self, keys: list[bytes]) -> bool:
+        """Whether what the token behind these blocks sees is there in all layers with a window."""
+        size = self.limits.block_tokens
+        return all(
+            self.pool.holds(group, key)
+            for group, kind in enumerate(self.pool.groups)
+            if kind.window is not None
+            for key in keys[max(0, len(keys) * size + 1 - kind.window) // size :]
+        )
+
+    def _cover(self, sequence: Sequence, tokens: int) -> bool:
+        """Take blocks up to so many tokens. Sequences that were admitted later are preempted for it; False where the
+        sequence itself had to give way."""
+        if sequence.placement is Placement.COHORT:
+            tokens = sequence.capacity
+        for group, table in enumerate(sequence.tables):
+            while len(table) * self.limits.block_tokens < tokens:
+                number = self.pool.take(group)
+                while number is None:
+                    victim = self.running[-1]
+                    self.preempt(victim)
+                    if victim is sequence:
+                        return False
+                    number = self.pool.take(group)
+                table.append(number)
+        return True
+
+    def _register(self, sequence: Sequence) -> None:
+        """Let others share the blocks that have become whole."""
+        if sequence.root is None or sequence.placement is Placement.COHORT:
+            return
+        size = self.limits.block_tokens
+        for place in range(len(sequence.keys), sequence.computed // size):
+            before = sequence.keys[-1] if sequence.keys else sequence.root
+            key = content_key(before, sequence.tokens[place * size : (place + 1) * size])
+            sequence.keys.append(key)
+            for group, table in enumerate(sequence.tables):
+                self.pool.register(group, table[place], key)
+
+    def _slide(self, sequence: Sequence) -> None:
+        """Give up the blocks that the next token does not see any more."""
+        if sequence.placement is Placement.COHORT:
+            return
+        for group, table in enumerate(sequence.tables):
+            window = self.pool.groups[group].window
+            if window is None:
+                continue
+            for place in range(max(0, sequence.computed + 1 - window) // self.limits.block_tokens):
+                if table[place] != DROPPED:
+                    self.pool.release(group, table[place])
+                    table[place] = DROPPED
+
+    def _release(self, sequence: Sequence) -> None:
+        for group, table in enumerate(sequence.tables):
+            # The last first: a beginning is of use without its end, and not the other way round.
+            for number in reversed(table):
+                if number != DROPPED:
+                    self.pool.release(group, number)
+        sequence.tables = [[] for _ in self.pool.groups]
+        sequence.keys, sequence.computed = [], 0
+
+    def _bytes_for(self, sequence: Sequence, tokens: int) -> int:
+        """Bytes of the blocks of so many tokens, no windows slid yet: at most what a step can need."""
+        return sum(kind.block_bytes * self._blocks_for(sequence, tokens, kind.window) for kind in self.pool.groups)
+
+    def _blocks_for(self, sequence: Sequence, tokens: int, window: int | None) -> int:
+        size = self.limits.block_tokens
+        if window is not None and sequence.placement is Placement.BLOCKS:
+            # Between two steps a sequence holds what the next token sees; in a step also the tokens computed. Neither
+            # needs to begin or to end with a block.
+            tokens = min(tokens, window + self._most_tokens + 2 * size)
+        return -(-tokens // size)
+
+    def _lift(self, adapter: str) -> None:
+        """Start an adapter that comes back from idleness at the least counter of those that are busy."""
+        busy = {*self._waiting, *self._busy()}
+        if adapter in busy:
+            return
+        if busy:
+            self._floor = max(self._floor, min(self.served(name) for name in busy))
+        self._counters[adapter] = max(self.served(adapter), self._floor)
+        # Whoever is idle and was served no more than the floor would start there too.
+        self._counters = {
+            name: count for name, count in self._counters.items() if count > self._floor or name in busy | {adapter}
+        }
+
+    def _busy(self) -> Iterator[str]:
+        return (sequence.adapter for sequence in self.running)

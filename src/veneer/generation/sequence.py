@@ -1,0 +1,75 @@
+"""A sequence: the tokens of a request, and how much of it stands in the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from veneer.generation.blocks import DROPPED
+
+
+class Placement(Enum):
+    """Who keeps a sequence's keys and values."""
+
+    BLOCKS = "blocks"
+    """The engine's cache, block by block: sequences of any length are computed together."""
+    COHORT = "cohort"
+    """A cache of the batch in which the sequence was begun. It takes room for the whole sequence from the start, its
+    prompt is computed at once, and nothing of it is shared."""
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class Sequence:
+    """One sequence. The scheduler alone changes what is in the cache; the engine appends tokens."""
+
+    number: int
+    """Counts sequences in the order of their arrival."""
+    adapter: str
+    """Whose share of the machine this takes; empty for the base."""
+    root: bytes | None
+    """The key before the first block: whatever else keys and values depend on. None shares nothing."""
+    tokens: list[int]
+    """The prompt's tokens and the new ones."""
+    prompt_tokens: int
+    capacity: int
+    """Most tokens that the sequence can come to."""
+    placement: Placement = Placement.BLOCKS
+    computed: int = 0
+    """Tokens whose keys and values are in the cache."""
+    cached_tokens: int = 0
+    """Tokens that were in the cache when the sequence was first admitted."""
+    keys: list[bytes] = field(default_factory=list)
+    """Keys of the whole blocks that have been registered or shared."""
+    tables: list[list[int]] = field(default_factory=list)
+    """By group: numbers of the blocks, in order."""
+    charged: int = 0
+    """Tokens that its adapter's counter has been charged for."""
+    preemptions: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Tokens that are not computed yet."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def answer(self) -> list[int]:
+        """The new tokens."""
+        return self.tokens[self.prompt_tokens :]
+
+    def held(self, group: int) -> list[int]:
+        """Numbers of the blocks that the sequence holds in a group."""
+        return [number for number in self.tables[group] if number != DROPPED] if self.tables else []
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Tokens of a sequence that the next step computes."""
+
+    sequence: Sequence
+    start: int
+    count: int
+
+    @property
+    def ends(self) -> bool:
+        """Whether the last token of the sequence is among them, so that its logits are wanted."""
+        return self.start + self.count == len(self.sequence.tokens)

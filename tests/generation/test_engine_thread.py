@@ -1,0 +1,85 @@
+"""Requests of many threads are answered by one engine; closing and failing leave nobody waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from tiny import write_model
+from tiny_models import documents
+from veneer.generation.batch import generate
+from veneer.generation.build import build_engine
+from veneer.generation.engine_thread import EngineClosed, EngineThread
+from veneer.generation.request import FinishReason, GenerationRequest
+from veneer.generation.sampling import Sampling
+from veneer.io.checkpoint import open_checkpoint
+from veneer.load import load_model
+from veneer.model.decoder import CausalLM
+
+WAIT = 60.0
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
+    found = load_model(open_checkpoint(write_model(tmp_path_factory.mktemp("model"))), dtype=torch.float32)
+    found.eval()
+    return found
+
+
+@pytest.fixture
+def front(model: CausalLM) -> Iterator[EngineThread]:
+    found = EngineThread(build_engine(model))
+    yield found
+    found.close()
+
+
+def request(prompt: list[int], most: int) -> GenerationRequest:
+    return GenerationRequest(prompt=tuple(prompt), sampling=Sampling(max_new_tokens=most))
+
+
+def test_many_threads_ask_at_once(model: CausalLM, front: EngineThread) -> None:
+    prompts = documents([3 + number % 7 for number in range(12)], vocab=model.spec.vocab_size)
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(lambda prompt: front.submit(request(prompt, 6)).result(WAIT), prompts))
+    expected = generate(model, prompts, sampling=Sampling(max_new_tokens=6), stop_ids=frozenset())
+    assert [list(result.tokens) for result in results] == expected
+    assert front.stats().new_tokens == 12 * 6
+
+
+def test_draining_answers_what_is_there_and_takes_nothing_more(front: EngineThread) -> None:
+    handle = front.submit(request([5, 6], 20))
+    assert front.drain(WAIT)
+    assert handle.result(WAIT).finished.reason is FinishReason.LENGTH
+    assert not front.accepting
+    with pytest.raises(EngineClosed):
+        front.submit(request([5], 1))
+
+
+def test_closing_cancels_what_is_there(front: EngineThread) -> None:
+    handles = [front.submit(request([5, 6], 500)) for _ in range(3)]
+    front.close()
+    front.close()
+    assert {handle.result(WAIT).finished.reason for handle in handles} == {FinishReason.CANCELLED}
+
+
+def test_a_cancelled_request_frees_its_place(front: EngineThread) -> None:
+    handle = front.submit(request([5, 6], 500))
+    next(handle.events(WAIT))
+    handle.cancel()
+    assert handle.result(WAIT).finished.reason is FinishReason.CANCELLED
+    assert front.drain(WAIT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_failing_engine_ends_every_request_with_an_error(front: EngineThread) -> None:
+    def broken(event: object) -> None:
+        raise RuntimeError("the listener is broken")
+
+    front.submit(request([7], 3), on_event=broken)
+    other = front.submit(request([5, 6], 500))
+    # The second may have come too late to be taken on together with the first; either way it ends.
+    assert other.result(WAIT).finished.reason in (FinishReason.ERROR, FinishReason.CANCELLED)
+    assert not front.accepting
