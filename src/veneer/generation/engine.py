@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from veneer.errors import ConfigError
-from veneer.generation.completion import Completion
 from veneer.generation.blocks import BlockPool
+from veneer.generation.completion import Completion
 from veneer.generation.request import FinishReason, GenerationEvent, GenerationHandle, GenerationRequest
 from veneer.generation.runner import AdapterLease, AdapterSource, LoadedAdapter, Runner, StepInput, Wanted
 from veneer.generation.scheduler import Limits, Scheduler

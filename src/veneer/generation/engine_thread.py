@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from veneer.errors import VeneerError
-from veneer.generation.engine import GenerationEngine, EngineStats
+from veneer.generation.engine import EngineStats, GenerationEngine
 from veneer.generation.request import GenerationEvent, GenerationHandle, GenerationRequest
 
 POLL_SECONDS = 0.02
