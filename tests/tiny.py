@@ -141,6 +141,7 @@ import json, os, sys
 import torch
 import torch._dynamo  # what torch.optim imports at its first use: 1.3 of the 1.8 seconds of a first run
 import veneer.cli, veneer.screens.train, veneer.training.run
+from veneer.signals import end_by_signals
 torch.set_num_threads(1)
 for line in sys.stdin:
     order = json.loads(line)
@@ -150,7 +151,7 @@ for line in sys.stdin:
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
         code = 1
         try:
-            veneer.cli.main(order["argv"])
+            end_by_signals(lambda: veneer.cli.main(order["argv"]))
         except SystemExit as end:
             code = end.code or 0
         finally:
@@ -183,9 +184,15 @@ class CommandLine:
         self._server.stdout.close()
 
     def run(
-        self, *argv: str, after: float | None = None, when: Path | None = None, sent: int = signal.SIGKILL
+        self,
+        *argv: str,
+        after: float | None = None,
+        when: Path | None = None,
+        holds: str = "",
+        sent: int = signal.SIGKILL,
     ) -> Ended:
-        """Run a command; send it a signal `after` so many seconds, or as soon as the file `when` holds a line."""
+        """Run a command; send it a signal `after` so many seconds, or as soon as the file `when` has the text `holds`
+        (any by default)."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._runs += 1
@@ -196,7 +203,9 @@ class CommandLine:
         pid = int(self._server.stdout.readline())
         if when is not None:
             end = time.monotonic() + 30
-            while not (when.is_file() and when.stat().st_size) and time.monotonic() < end:
+            while time.monotonic() < end and not (
+                when.is_file() and when.stat().st_size and holds in when.read_text("utf-8", "replace")
+            ):
                 time.sleep(0.002)
         if after is not None:
             time.sleep(after)

@@ -1,6 +1,18 @@
-"""`python -m veneer` is the command line."""
+"""`veneer` and `python -m veneer` are the command line, which signals end in good order from its first import on."""
 
-from veneer.cli import main
+from veneer.signals import end_by_signals
+
+
+def run() -> None:
+    """Run the command line on the arguments of the process, and exit."""
+    end_by_signals(_command_line)
+
+
+def _command_line() -> None:
+    from veneer.cli import main
+
+    main()
+
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -3,14 +3,13 @@
 Nothing heavy is imported until a command runs, so that `--help` answers at once. Results go to standard output;
 progress and messages to standard error. Exit codes: 0 done, 1 what must hold does not (an export is another model, a
 run is not reproduced, a run of a comparison failed, data have errors), 2 something the user can mend, 3 the loss was
-not finite, 130 interrupted.
+not finite. A signal ends with 128 + its number: 130 SIGINT (Ctrl-C), 143 SIGTERM, 129 SIGHUP.
 """
 
 from __future__ import annotations
 
-import signal
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
@@ -32,6 +31,18 @@ from veneer.commands.sweep import sweep
 from veneer.commands.train import train
 from veneer.commands.verify import verify
 from veneer.errors import Interrupted, VeneerError
+from veneer.signals import signal_exit_code
+
+EXIT_CODES = """\b
+Exit codes:
+  0    done
+  1    what must hold does not: an export is another model, a run is not
+       reproduced, a run of a comparison failed, data have errors
+  2    something that you can mend; the message says what
+  3    the loss was not finite
+  130  stopped by Ctrl-C (SIGINT); 143 by SIGTERM, 129 by SIGHUP
+
+"""
 
 
 class _Commands(click.Group):
@@ -43,7 +54,7 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             # Also where it comes while an error is being told: click would end with code 1.
             click.echo("interrupted", err=True)
-            _leave(Interrupted.exit_code)
+            sys.exit(Interrupted.exit_code)
 
     def _invoke(self, ctx: click.Context) -> Any:
         try:
@@ -52,24 +63,19 @@ class _Commands(click.Group):
             from veneer.screens.console import say_error
 
             say_error(str(error))
-            _leave(error.exit_code)
+            by_signal = signal_exit_code() if isinstance(error, Interrupted) else None
+            sys.exit(error.exit_code if by_signal is None else by_signal)
         except BrokenPipeError:
             # The reader of our output has gone (`| head`): there is nobody left to tell.
             sys.stderr.close()
             sys.exit(1)
 
 
-def _leave(code: int) -> NoReturn:
-    if code == Interrupted.exit_code:
-        # Whoever pressed Ctrl-C once presses it again: on the way out there is nothing left to interrupt.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(code)
-
-
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=examples("quickstart", "train --model MODEL --data rows.jsonl --output my-adapter", "train --help"),
+    epilog=EXIT_CODES
+    + examples("quickstart", "train --model MODEL --data rows.jsonl --output my-adapter", "train --help"),
 )
 @click.version_option(__version__, prog_name="veneer")
 def main() -> None:

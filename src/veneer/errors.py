@@ -64,7 +64,7 @@ class Diverged(TrainingStopped):
 
 
 class Interrupted(TrainingStopped):
-    """The run was asked to stop (Ctrl-C or SIGTERM); the exit code is the shell's for SIGINT."""
+    """The run was asked to stop. Where a signal asked for it, its exit code is that signal's (`veneer.signals`)."""
 
     exit_code = 130
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def bench(
     *,
     steps: int = 1,
     objective: StepObjective | None = None,
-    evaluate: Callable[[], float] | None = None,
+    evaluate: Callable[[], float | None] | None = None,
     eval_every: int = 1,
     save_every: int = 1,
     keep: int = 2,
@@ -381,6 +381,54 @@ def test_a_stop_ends_after_the_step_with_a_checkpoint(eight: list[Example], tiny
     assert found.engine.checkpoints.folder.checkpoint_steps() == [2]
     assert verify(found.engine.checkpoints.folder.checkpoint(2)) is None
     assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "interrupted"
+
+
+def test_a_signal_gives_up_the_step_under_way_and_a_resumed_run_is_the_whole_one(
+    eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    whole = bench(tmp_path / "whole", *adapted(tiny_model, dropout=0.2), Cut([eight], 100), steps=3)
+    whole.run()
+    found = bench(tmp_path / "run", *adapted(tiny_model, dropout=0.2), Cut([eight], 100), steps=3, save_every=9)
+    batches = len(found.engine.source.micro_batches(1))
+    assert batches > 2
+    asked = iter(range(10**6))
+    found.engine.signalled = lambda: next(asked) == batches + 2  # in the middle of the second step
+    with pytest.raises(Interrupted, match="stopped after step 1 of 3"):
+        found.run()
+    assert found.engine.checkpoints.folder.checkpoint_steps() == [1]
+    assert all(parameter.grad is None for parameter in found.trainable.named().values())
+    again = bench(tmp_path / "run", *adapted(tiny_model, dropout=0.2), Cut([eight], 100), steps=3, save_every=9)
+    again.run(again.engine.checkpoints.restore(again.trainable, again.optimizer, pytest.fail))
+    theirs = whole.trainable.named()
+    assert all(torch.equal(parameter, theirs[name]) for name, parameter in again.trainable.named().items())
+
+
+def test_a_signal_before_the_first_step_is_done_leaves_no_checkpoint(
+    eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    found = bench(tmp_path, *adapted(tiny_model), Cut([eight]), steps=3)
+    found.engine.signalled = lambda: True
+    with pytest.raises(Interrupted, match="before the first step was done; the same command starts again"):
+        found.run()
+    assert not found.engine.checkpoints.folder.resumable
+
+
+@pytest.mark.parametrize("steps", [2, 3])
+def test_an_evaluation_that_a_signal_ended_is_made_by_the_resumed_run(
+    steps: int, eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    """At the last step of two, and in the middle of three."""
+    losses: Iterator[float | None] = iter([5.0, None])
+    found = bench(tmp_path, *adapted(tiny_model), Cut([eight]), steps=steps, evaluate=lambda: next(losses))
+    with pytest.raises(Interrupted, match="stopped after step 2"):
+        found.run()
+    again = bench(tmp_path, *adapted(tiny_model), Cut([eight]), steps=steps, evaluate=lambda: 4.0)
+    progress = again.engine.checkpoints.restore(again.trainable, again.optimizer, pytest.fail)
+    assert (progress.step, progress.evaluation_due, progress.best_step) == (2, True, 1)
+    again.run(progress)
+    assert (progress.step, progress.evaluation_due, progress.best_step, progress.best_loss) == (steps, False, 2, 4.0)
+    evaluated = [event["step"] for event in read_events(tmp_path / "events.jsonl") if event["event"] == "Evaluated"]
+    assert evaluated == [*range(1, steps + 1)]
 
 
 def test_a_stop_at_the_last_step_is_a_complete_run(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:

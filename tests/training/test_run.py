@@ -38,6 +38,7 @@ from veneer.events import Event, Note, read_events
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.attention import PackedAttention
 from veneer.reproduction.run import reproduce
+from veneer.signals import SIGNALS
 from veneer.training.checkpoint import verify
 from veneer.training.run import train
 from veneer.training.session import RunResult
@@ -100,16 +101,16 @@ def test_threads_of_the_process_are_as_before(tiny_model: Path, tiny_data: Path,
 # -------------------------------------------------------------------------------------------------------------- resume
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_with_a_checkpoint_and_code_130(
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_run_with_a_checkpoint_and_its_own_code(
     number: signal.Signals, command_line: CommandLine, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     settings = ("method=lora", "lora.dropout=0.1", "train.steps=40", "train.save_every=1000")
     output = tmp_path / "run"
     argv = options(tiny_model, tiny_data, output, *settings)
-    ended = command_line.run(*argv, when=output / "events.jsonl", after=0.15, sent=number)
-    assert ended.code == 130, ended.err
-    assert "stopping after this step; once more to stop at once" in ended.err
+    ended = command_line.run(*argv, when=output / "events.jsonl", holds="StepDone", sent=number)
+    assert ended.code == 128 + number, ended.err
+    assert f"{number.name}: stopping after this micro-batch; Ctrl-C now ends at once" in ended.err
     assert "go on with --resume" in ended.err
     assert "Traceback" not in ended.err
     (folder,) = (output / "checkpoints").iterdir()

@@ -24,12 +24,14 @@ from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Sub
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, reported, sampled_digest, write_text
 from veneer.notebook import html_facts, html_table
+from veneer.signals import SIGNALS, deferred, stop_signalled
 
 SETTINGS_FILE = "settings.json"
 COMPARISON_FILE = "compare.json"
 OWN_KEYS = ("model", "output", "method", "data.file", "data.eval_file", "data.held_out", "train.seed")
 """Settings that a comparison gives to its runs itself."""
-INTERRUPTED = 130
+INTERRUPTED = {128 + number for number in SIGNALS}
+"""Exit codes of a run that a signal ended."""
 METHODS = (Method.FULL, Method.LORA, Method.QLORA)
 
 
@@ -242,9 +244,17 @@ def _carry_out(order: Order, emit: Subscriber) -> str | None:
         return None
     command = [sys.executable, "-m", "veneer.comparison.worker", str(order.write())]
     refusal = None
+    process: subprocess.Popen[str] | None = None
+
+    def end() -> None:
+        if process is not None:
+            process.terminate()
+
     stderr = order.folder / STDERR_FILE
-    with reported(stderr), stderr.open("wb") as errors:
+    with deferred(end), reported(stderr), stderr.open("wb") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        if stop_signalled():
+            end()
         assert process.stdout is not None
         try:
             for line in process.stdout:
@@ -254,11 +264,11 @@ def _carry_out(order: Order, emit: Subscriber) -> str | None:
                 else:
                     emit(RunEvent(run=name, event=event))
         finally:
-            # On Ctrl-C the run gets the signal too, and ends after its step with a checkpoint: hear it out.
+            # The run ends after its micro-batch, with a checkpoint: hear it out.
             process.communicate()
-    code = process.returncode
-    if code == INTERRUPTED:
-        raise Interrupted(f"{name} was stopped; the same command goes on with it")
+        code = process.returncode
+        if code in INTERRUPTED or (code != 0 and stop_signalled()):
+            raise Interrupted(f"{name} was stopped; the same command goes on with it")
     if code == 0:
         emit(RunDone(run=name, before=False))
         return None

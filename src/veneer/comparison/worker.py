@@ -16,13 +16,13 @@ from veneer.assistant import Assistant, AssistantRequest, load_assistant
 from veneer.comparison.order import BASE, Order, RunOutcome, read_order
 from veneer.data.records import read_records
 from veneer.enums import Method, Products
-from veneer.errors import VeneerError
+from veneer.errors import Interrupted, VeneerError
 from veneer.evaluation.run import prepare, score_rows
 from veneer.evaluation.statistics import metrics
 from veneer.events import Event, RunFailed, RunStarted, to_json
 from veneer.io.files import remove_folder
 from veneer.run_folder import RunFolder
-from veneer.training.interrupt import interruptible
+from veneer.signals import end_by_signals, signal_exit_code
 from veneer.training.run import train
 
 
@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> int:
         carry_out(read_order(Path(argv[0])))
     except VeneerError as error:
         _say(RunFailed(run=Path(argv[0]).parent.name, message=str(error)))
-        return error.exit_code
+        by_signal = signal_exit_code() if isinstance(error, Interrupted) else None
+        return error.exit_code if by_signal is None else by_signal
     return 0
 
 
@@ -62,8 +63,7 @@ def _train(order: Order) -> RunOutcome:
             rates.append(event.learning_rate)
         _say(event)
 
-    with interruptible() as stop:
-        result = train(order.config, resume=True, subscribers=[follow], stop=stop)
+    result = train(order.config, resume=True, subscribers=[follow])
     return RunOutcome(
         method=order.method,
         seed=order.seed,
@@ -99,4 +99,4 @@ def _say(event: Event) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_by_signals(lambda: sys.exit(main(sys.argv[1:])))

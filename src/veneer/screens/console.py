@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 
 from rich.console import Console
@@ -91,9 +90,3 @@ def show_table(screen: Console, table: Table) -> None:
     screen.print(table)
     if caption is not None:
         say(screen, str(caption), style="italic")
-
-
-def say_at_once(message: str) -> None:
-    """Print a line past Python's buffers, as a signal handler must: the signal may arrive while they are being written.
-    It begins on a new line, below whatever stands on the screen."""
-    os.write(2, f"\n{message}\n".encode())

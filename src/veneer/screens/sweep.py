@@ -10,21 +10,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from veneer.screens.console import new_table, say, say_at_once, show_table
+from veneer.screens.console import new_table, say, show_table
 from veneer.screens.figures import duration
 from veneer.screens.subscribers import subscribers_of
 from veneer.sweeps.outcome import SweepOutcome, best_of
 from veneer.sweeps.run import CHART_FILE, TOGETHER, sweep
-from veneer.training.interrupt import interruptible
 
 
 def sweep_visibly(
     values: Mapping[str, Any], grid: Mapping[str, list[Any]], output: Path, *, together: int | None, as_json: bool
 ) -> list[SweepOutcome]:
     """Train a grid's points with a bar for each, and print the table of all points."""
-    notice = "stopping after this step; the same command goes on"
-    with interruptible(lambda: say_at_once(notice)) as stop, subscribers_of(as_json=as_json) as subscribers:
-        outcomes = sweep(values, grid, output, together=together or TOGETHER, subscribers=subscribers, stop=stop)
+    with subscribers_of(as_json=as_json) as subscribers:
+        outcomes = sweep(values, grid, output, together=together or TOGETHER, subscribers=subscribers)
     if as_json:
         return outcomes
     best, shown_at = best_of(outcomes), Console()

@@ -6,22 +6,19 @@ from rich.console import Console
 
 from veneer.config import RunConfig
 from veneer.enums import Method
-from veneer.screens.console import console, say, say_at_once, while_read
+from veneer.screens.console import console, say, while_read
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_event
-from veneer.training.interrupt import interruptible
 from veneer.training.run import train
 from veneer.training.session import RunResult
 
 
 def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = False) -> RunResult:
-    """Train with a progress bar, or with every event as a line of JSON on standard output; Ctrl-C ends after a step."""
-    notice = "stopping after this step; once more to stop at once (the last checkpoint stays)"
-    with interruptible(lambda: say_at_once(notice)) as stop:
-        if as_json:
-            return train(config, resume=resume, subscribers=[while_read(print_event)], stop=stop)
-        with EventScreen(console()) as screen:
-            return train(config, resume=resume, subscribers=[while_read(screen)], stop=stop)
+    """Train with a progress bar, or with every event as a line of JSON on standard output."""
+    if as_json:
+        return train(config, resume=resume, subscribers=[while_read(print_event)])
+    with EventScreen(console()) as screen:
+        return train(config, resume=resume, subscribers=[while_read(screen)])
 
 
 def show_result(config: RunConfig, result: RunResult) -> None:

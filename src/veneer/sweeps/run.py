@@ -13,6 +13,7 @@ from veneer.errors import Interrupted, OutputError, TrainingStopped
 from veneer.events import Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
 from veneer.io.files import exclusive, make_output_folder, write_text
 from veneer.io.tokenizer import Tokenizer
+from veneer.signals import stop_signalled
 from veneer.sweeps.grid import Point, points
 from veneer.sweeps.outcome import SweepOutcome, best_of, chart, dumped, read_outcome, to_json
 from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
@@ -141,7 +142,7 @@ def _train_group(
         except Interrupted:
             return True
         except TrainingStopped:
-            return False
+            return stop_signalled()
         return False
     outcomes = train_together([run for _, run in group], subscribers=[emit], stop=stop)
     return any(isinstance(outcome, Interrupted) for outcome in outcomes)

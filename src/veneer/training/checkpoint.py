@@ -44,6 +44,8 @@ class Progress:
     """Seconds spent in steps, over all sessions of the run."""
     best_step: int | None = None
     best_loss: float | None = None
+    evaluation_due: bool = False
+    """Whether the evaluation after the step is still to be made, because a signal ended it."""
 
 
 class CheckpointStore:
@@ -217,6 +219,7 @@ def _check_progress(progress: Progress, step: int, steps: object, folder: Path) 
         "seconds": _is_number(progress.seconds) and progress.seconds >= 0,
         "best_step": best_step is None or (_counts(best_step) and best_step <= step),
         "best_loss": best_loss is None or _is_number(best_loss),
+        "evaluation_due": isinstance(progress.evaluation_due, bool),
     }
     wrong = [f"{name}: {asdict(progress)[name]!r}" for name, possible in fits.items() if not possible]
     if wrong:

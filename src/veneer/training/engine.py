@@ -12,12 +12,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from veneer.data.batches import MicroBatch
 from veneer.errors import Diverged, Interrupted
 from veneer.events import CheckpointSaved, Evaluated, EventLog, RunFinished, StepDone
 from veneer.model.language import LanguageModel
+from veneer.signals import stop_signalled
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import Means, StepObjective
@@ -61,14 +62,16 @@ class Engine:
     schedule: RateSchedule
     clip: float
     seed: int
-    evaluate: Callable[[], float] | None
-    """The evaluation loss of the model as it is."""
+    evaluate: Callable[[], float | None] | None
+    """The evaluation loss of the model as it is; the loss is None where a signal ended the evaluation."""
     eval_every: int
     save_every: int
     checkpoints: CheckpointStore
     log: EventLog
     stop: Callable[[], bool]
     """A function that is asked after every step; true ends the run with a checkpoint."""
+    signalled: Callable[[], bool] = stop_signalled
+    """A function that is asked before every micro-batch; true gives up the step, and ends the run with a checkpoint."""
     _started: float = field(init=False, default=0.0)
 
     def run(self, progress: Progress) -> Progress:
@@ -77,21 +80,28 @@ class Engine:
         Raises:
             Diverged: a loss or gradient was not finite; the weights before that step are kept as a checkpoint. Or
                 the evaluation loss was not; then the last checkpoint is the one before it.
-            Interrupted: `stop` asked for it; the last step is kept as a checkpoint.
+            Interrupted: `stop` or a signal asked for it; the last step is kept as a checkpoint.
         """
-        self.start()
+        self.start(progress)
         while progress.step < self.schedule.steps:
             begun = time.perf_counter()
             step = self.prepare(progress)
-            means = self._gradients(step)
+            means = self._gradients(progress, step)
             self.complete(progress, step, means, time.perf_counter() - begun)
         self.finish(progress)
         return progress
 
-    def start(self) -> None:
-        """Start the run's clock, and compute as in training."""
+    def start(self, progress: Progress) -> None:
+        """Start the run's clock, compute as in training, and do what a signal kept from being done after the last step.
+
+        Raises:
+            Diverged, Interrupted: see `run`.
+        """
         self._started = time.perf_counter()
         self.model.train()
+        if progress.evaluation_due:
+            progress.evaluation_due = False
+            self._after_step(progress)
 
     def rehearse(self, batch: MicroBatch) -> None:
         """Forward and backward of `batch`, the run's largest, to no effect: what does not fit fails before the first
@@ -99,8 +109,7 @@ class Engine:
         self.model.train()
         self.trainable.seed_step(self.seed)
         self.objective.sums(batch).total.backward()  # type: ignore[no-untyped-call]
-        for parameter in self.optimizer.parameters.values():
-            parameter.grad = None
+        self._drop_gradients()
 
     def prepare(self, progress: Progress) -> StepBatches:
         """The next step's rows, with its random draws seeded."""
@@ -109,9 +118,11 @@ class Engine:
         self.trainable.seed_step(self.seed * 1_000_003 + number)
         return StepBatches(number, batches, self.objective.weights(batches))
 
-    def _gradients(self, step: StepBatches) -> Means:
+    def _gradients(self, progress: Progress, step: StepBatches) -> Means:
         means = Means(step.weights)
         for batch in step.batches:
+            if self.signalled():
+                self.give_up(progress)
             sums = self.objective.sums(batch)
             sums.loss(step.weights).backward()  # type: ignore[no-untyped-call]
             means.add(sums)
@@ -130,18 +141,35 @@ class Engine:
             Diverged, Interrupted: see `run`.
         """
         self._apply(progress, step, means, spent)
+        self._after_step(progress)
+        if progress.step < self.schedule.steps and self.stop():
+            self.give_up(progress)
+
+    def _after_step(self, progress: Progress) -> None:
+        """The evaluation and the checkpoint that are due after the last step that was made."""
         last = progress.step == self.schedule.steps
         if self.evaluate is not None and (last or progress.step % self.eval_every == 0):
             self._evaluate(progress, self.evaluate)
         if last or progress.step % self.save_every == 0 or progress.best_step == progress.step:
             self._save(progress)
-        if not last and self.stop():
+
+    def give_up(self, progress: Progress) -> NoReturn:
+        """End the run before its last step, with a checkpoint of the last step that was made. Gradients of a step that
+        was begun are dropped.
+
+        Raises:
+            Interrupted: always.
+        """
+        self._drop_gradients()
+        if progress.step > 0:
             self._save(progress)
-            self._finish(progress, "interrupted")
-            raise Interrupted(
-                f"stopped after step {progress.step} of {self.schedule.steps}; "
-                f"go on with --resume (checkpoint: {self.checkpoints.folder.checkpoint(progress.step)})"
-            )
+        self._finish(progress, "interrupted")
+        raise Interrupted(
+            f"stopped after step {progress.step} of {self.schedule.steps}; "
+            f"go on with --resume (checkpoint: {self.checkpoints.folder.checkpoint(progress.step)})"
+            if progress.step > 0
+            else "stopped before the first step was done; the same command starts again"
+        )
 
     def finish(self, progress: Progress) -> None:
         """Say that the run is complete."""
@@ -175,9 +203,12 @@ class Engine:
             )
         )
 
-    def _diverged(self, progress: Progress, loss: float, norm: float) -> None:
+    def _drop_gradients(self) -> None:
         for parameter in self.optimizer.parameters.values():
             parameter.grad = None
+
+    def _diverged(self, progress: Progress, loss: float, norm: float) -> None:
+        self._drop_gradients()
         if progress.step > 0:
             self._save(progress)
         self._finish(progress, "diverged")
@@ -190,9 +221,12 @@ class Engine:
             "Lower train.learning_rate, or look at the rows of this step with compute.dtype=float32."
         )
 
-    def _evaluate(self, progress: Progress, evaluate: Callable[[], float]) -> None:
+    def _evaluate(self, progress: Progress, evaluate: Callable[[], float | None]) -> None:
         begun = time.perf_counter()
         loss = evaluate()
+        if loss is None:
+            progress.evaluation_due = True
+            self.give_up(progress)
         if not math.isfinite(loss):
             self._finish(progress, "diverged")
             raise Diverged(

@@ -35,6 +35,7 @@ from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
 from veneer.planning.plan import Plan
+from veneer.signals import deferred, stop_signalled
 from veneer.system import heap_kept
 from veneer.training.build import adapter_on, base_model
 from veneer.training.engine import StepBatches
@@ -185,10 +186,13 @@ class Joint:
                 room -= size
         return found
 
-    def gradients(self, steps: Mapping[str, StepBatches], width: int | None = None) -> dict[str, Means]:
-        """Forward and backward of a step of each run, in passes of `width` tokens; their losses and metrics."""
+    def gradients(self, steps: Mapping[str, StepBatches], width: int | None = None) -> dict[str, Means] | None:
+        """Forward and backward of a step of each run, in passes of `width` tokens; their losses and metrics. None where
+        a signal came between two passes."""
         means = {name: Means(step.weights) for name, step in steps.items()}
         for batches in self.passes({name: step.batches for name, step in steps.items()}, width):
+            if stop_signalled():
+                return None
             sums = self.sums(batches)
             named = [(name, one) for one, (name, _) in zip(sums, batches, strict=True)]
             torch.autograd.backward([one.loss(steps[name].weights) for name, one in named])
@@ -282,33 +286,42 @@ def _adopt(adapters: AdapterSet, model: CausalLM, name: str, inputs: RunInputs) 
 
 def _lockstep(joint: Joint, members: Sequence[JointMember]) -> list[RunResult | TrainingStopped]:
     _rehearse(joint, members)
-    for member in members:
-        member.session.engine.start()
-    live = [member for member in members if not member.done]
-    for member in members:
-        if member.done:
-            _end(member)
-    while live:
-        begun = time.perf_counter()
-        steps = {member.name: member.session.engine.prepare(member.session.progress) for member in live}
-        means = joint.gradients(steps)
-        # The pass was for all: each takes its share, so that the runs' seconds add up to what has passed.
-        spent = (time.perf_counter() - begun) / len(live)
-        for member in live:
-            try:
-                member.session.engine.complete(member.session.progress, steps[member.name], means[member.name], spent)
-            except TrainingStopped as error:
-                member.outcome = error
-                continue
-            if member.done:
-                _end(member)
-        live = [member for member in live if member.outcome is None]
+    with deferred():
+        live = _following(members, lambda member: member.session.engine.start(member.session.progress))
+        while live:
+            live = _following(live, _step_of(joint, live))
     return [member.outcome for member in members if member.outcome is not None]
 
 
-def _end(member: JointMember) -> None:
-    member.session.engine.finish(member.session.progress)
-    member.outcome = member.session.end()
+def _step_of(joint: Joint, live: Sequence[JointMember]) -> Callable[[JointMember], None]:
+    """Compute the gradients of a step of all runs; returns what completes the step of one of them."""
+    begun = time.perf_counter()
+    steps = {member.name: member.session.engine.prepare(member.session.progress) for member in live}
+    means = joint.gradients(steps)
+    # The pass was for all: each takes its share, so that the runs' seconds add up to what has passed.
+    spent = (time.perf_counter() - begun) / len(live)
+
+    def complete(member: JointMember) -> None:
+        engine, progress = member.session.engine, member.session.progress
+        if means is None:
+            engine.give_up(progress)
+        engine.complete(progress, steps[member.name], means[member.name], spent)
+
+    return complete
+
+
+def _following(members: Sequence[JointMember], act: Callable[[JointMember], None]) -> list[JointMember]:
+    """Act on each run, and end those that have made their last step; returns the runs that go on."""
+    for member in members:
+        try:
+            act(member)
+        except TrainingStopped as error:
+            member.outcome = error
+            continue
+        if member.done:
+            member.session.engine.finish(member.session.progress)
+            member.outcome = member.session.end()
+    return [member for member in members if member.outcome is None]
 
 
 def _rehearse(joint: Joint, members: Sequence[JointMember]) -> None:

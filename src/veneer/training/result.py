@@ -22,7 +22,9 @@ def publish(folder: RunFolder, trainable: Trainable, progress: Progress) -> None
     with staged_files(folder.path) as staged:
         trainable.save(staged)
     write_text(folder.curve_file, loss_curve(folder))
-    write_text(folder.summary_file, json.dumps(asdict(progress), indent=2) + "\n")
+    reached = asdict(progress)
+    del reached["evaluation_due"]  # nothing is due any more
+    write_text(folder.summary_file, json.dumps(reached, indent=2) + "\n")
 
 
 def loss_curve(folder: RunFolder) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from veneer.config import RunConfig, check
 from veneer.events import EventLog, Stage, Subscriber
+from veneer.signals import deferred
 from veneer.system import heap_kept
 from veneer.training.build import build
 from veneer.training.objective import OverModel
@@ -36,7 +37,8 @@ def train(
         session = _begin(config, resume, log, stop)
         with Stage(log.emit, "trying the largest micro-batch"):
             session.engine.rehearse(session.data.steps.largest())
-        session.engine.run(session.progress)
+        with deferred():
+            session.engine.run(session.progress)
         return session.end()
 
 

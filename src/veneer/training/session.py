@@ -29,6 +29,7 @@ from veneer.planning.forecast import Forecast
 from veneer.planning.machine import this_machine
 from veneer.planning.plan import Plan
 from veneer.run_folder import RunFolder
+from veneer.signals import stop_signalled
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
 from veneer.training.lock import InputDigests, write_lock
@@ -316,14 +317,26 @@ def _rate_schedule(train: TrainSection, steps: int) -> RateSchedule:
     )
 
 
+class _EvaluationStopped(Exception):
+    """A signal came between two micro-batches."""
+
+
 def _evaluation(
     model: LanguageModel, batches: list[MicroBatch], objective: StepObjective, emit: Subscriber
-) -> Callable[[], float]:
-    """Measures the evaluation loss of the model as it is, and tells how far that is."""
+) -> Callable[[], float | None]:
+    """Measures the evaluation loss of the model as it is, and tells how far that is; None where a signal ends it."""
 
-    def evaluate() -> float:
-        with Stage(emit, "evaluating", total=len(batches), unit="micro-batches") as stage:
-            return mean_loss(model, batches, objective, stage.advance)
+    def evaluate() -> float | None:
+        try:
+            with Stage(emit, "evaluating", total=len(batches), unit="micro-batches") as stage:
+                return mean_loss(model, batches, objective, lambda: advance(stage))
+        except _EvaluationStopped:
+            return None
+
+    def advance(stage: Stage) -> None:
+        stage.advance()
+        if stop_signalled():
+            raise _EvaluationStopped
 
     return evaluate
 

@@ -7,6 +7,7 @@ memory of a row is numbers (`facts`), and the numbers of the rows that a rule wa
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,6 +91,7 @@ _job: list[_Job] = []
 
 
 def _begin(job: _Job) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     _job.append(job)
 
 

@@ -1,0 +1,143 @@
+"""SIGINT, SIGTERM and SIGHUP end the command line in good order, each with an exit code of its own: 128 + its number.
+
+The first signal raises `Stopped` where the program stands, so that unfinished files are deleted on the way out. Where
+steps are made (`deferred`) it is only noted: the micro-batch under way ends, and a checkpoint is written. A SIGINT
+after that ends the process at once. A further SIGTERM or SIGHUP changes nothing, because supervisors and terminals send
+them twice.
+
+Only the command line has these handlers. A program that imports veneer keeps its own.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if sys.platform != "win32" else ()))
+GRACE = 8.0
+"""Seconds that the way out may take after a signal; then the process ends where it stands."""
+NOTICE = "stopping after this micro-batch; Ctrl-C now ends at once (the last checkpoint stays)"
+
+
+class Stopped(BaseException):
+    """A signal asked the process to end. No `except Exception` on the way out holds it up."""
+
+
+class SignalHandler:
+    """The handler of the command line."""
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        """The first signal that came."""
+        self.then: Callable[[], None] | None = None
+        """What the first signal does where it is only noted; None raises `Stopped`."""
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """See `signal.signal`."""
+        if self.received is not None:
+            if number == signal.SIGINT:
+                _leave(128 + number)
+            return
+        self.received = signal.Signals(number)
+        if self.then is None:
+            # Not `threading`, whose locks this thread may hold where it was interrupted.
+            _thread.start_new_thread(_leave_after, (GRACE, 128 + number))
+            raise Stopped
+        _say(f"{self.received.name}: {NOTICE}")
+        self.then()
+
+
+def end_by_signals(program: Callable[[], None]) -> None:
+    """Run a program so that signals end it, as this module says.
+
+    A signal that is ignored already (`nohup`, a job in the background) stays ignored.
+    """
+    handler = SignalHandler()
+    try:
+        try:
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, handler)
+            program()
+        finally:
+            # What is done is done: on the way out there is nothing left to stop.
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+    except Stopped:
+        assert handler.received is not None
+        _say(
+            f"error: stopped by {handler.received.name}. What was complete stays, and nothing half done does. "
+            "The same command does it again; a run that has a checkpoint goes on with --resume."
+        )
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        # A module may be half imported: Python's own way out could fail on it.
+        _leave(128 + handler.received)
+
+
+@contextmanager
+def deferred(then: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Within the block the first signal is only noted; `stop_signalled` says so. When the block ends well in spite of
+    it, the signal takes effect.
+
+    Args:
+        then: called when the signal comes, from within its handler.
+    """
+    handler = _installed()
+    if handler is None:
+        yield
+        return
+    outer = handler.then
+    if handler.received is not None and outer is None:
+        raise Stopped
+    handler.then = then
+    try:
+        yield
+    finally:
+        handler.then = outer
+    if handler.received is not None and outer is None:
+        raise Stopped
+
+
+def stop_signalled() -> bool:
+    """Whether a signal has asked the command line to end."""
+    handler = _installed()
+    return handler is not None and handler.received is not None
+
+
+def signal_exit_code() -> int | None:
+    """The exit code of the signal that came; None where none did."""
+    handler = _installed()
+    return None if handler is None or handler.received is None else 128 + handler.received
+
+
+def _installed() -> SignalHandler | None:
+    found = (signal.getsignal(number) for number in SIGNALS)
+    return next((handler for handler in found if isinstance(handler, SignalHandler)), None)
+
+
+def _say(message: str) -> None:
+    """Print a line past Python's buffers, which may be in use where the signal came. It begins on a new line, below
+    whatever stands on the screen; a terminal that has gone (SIGHUP) does not matter."""
+    with suppress(OSError):
+        os.write(2, f"\n{message}\n".encode())
+
+
+def _leave_after(seconds: float, code: int) -> None:
+    time.sleep(seconds)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    with suppress(OSError):
+        if os.isatty(2):
+            os.write(2, b"\x1b[?25h")  # a bar hides the cursor
+    os._exit(code)

@@ -1,0 +1,250 @@
+"""A signal ends the command line at any moment: soon, with its own exit code and a message, and nothing is torn."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tiny import CommandLine, rows, run_config, tree, write_rows
+from veneer.config import to_yaml
+from veneer.io.files import PARTIAL
+from veneer.signals import GRACE, SIGNALS
+from veneer.training.checkpoint import verify
+from veneer.training.run import train
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def interrupts_are_heard() -> Iterator[None]:
+    """Tests may run in the background of a shell, which lets its children ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@dataclass
+class Ended:
+    code: int
+    err: str
+    seconds: float
+    """From the first signal on."""
+
+
+def signalled(command: Sequence[str], ready: Callable[[], bool] | float, *sent: int, wait: float = 60.0) -> Ended:
+    """Run a command and send it signals when it is ready, or after so many seconds.
+
+    A command that ends before is no error: its code is 0 then.
+    """
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    end = time.monotonic() + (wait if callable(ready) else ready)
+    while process.poll() is None and time.monotonic() < end and not (callable(ready) and ready()):
+        time.sleep(0.002)
+    begun = time.monotonic()
+    for number in sent:
+        if process.poll() is None:
+            os.kill(process.pid, number)
+        time.sleep(0.05)
+    _, err = process.communicate(timeout=wait)
+    return Ended(process.returncode, err.decode("utf-8", "replace"), time.monotonic() - begun)
+
+
+def program(folder: Path, body: str) -> list[str]:
+    """A program that runs `work`, with a file that says that it has begun."""
+    file = folder / "program.py"
+    file.write_text(
+        "import signal, sys, time\nfrom pathlib import Path\nfrom veneer import signals\n"
+        f"READY, LEFT = Path({str(folder / 'ready')!r}), Path({str(folder / 'left')!r})\n{body}\n"
+        "signals.end_by_signals(work)\n"
+    )
+    return [sys.executable, str(file)]
+
+
+SLEEP = "def work():\n    try:\n        READY.touch()\n        time.sleep(30)\n    finally:\n        LEFT.touch()"
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_ends_what_is_done_and_cleans_up(number: signal.Signals, tmp_path: Path) -> None:
+    ended = signalled(program(tmp_path, SLEEP), (tmp_path / "ready").exists, number)
+    assert ended.code == 128 + number
+    assert f"error: stopped by {number.name}." in ended.err
+    assert "Traceback" not in ended.err
+    assert (tmp_path / "left").exists()
+    assert ended.seconds < 5
+
+
+def test_a_signal_that_is_ignored_from_outside_stays_ignored(tmp_path: Path) -> None:
+    body = "def work():\n    READY.touch()\n    time.sleep(0.3)\n    print('done')"
+    command = ["nohup", *program(tmp_path, body)]
+    ended = signalled(command, (tmp_path / "ready").exists, signal.SIGHUP)
+    assert (ended.code, "stopped" in ended.err) == (0, False)
+
+
+DEFERRED = """
+def work():
+    try:
+        with signals.deferred(lambda: LEFT.touch()):
+            READY.touch()
+            for _ in range(20):
+                time.sleep(0.05)
+                if signals.stop_signalled():
+                    print('noted', file=sys.stderr)
+        print('after', file=sys.stderr)
+    except BaseException as error:
+        print('met', type(error).__name__, file=sys.stderr)
+        raise
+"""
+
+
+def test_where_signals_are_deferred_they_are_noted_and_take_effect_at_the_end(tmp_path: Path) -> None:
+    ended = signalled(program(tmp_path, DEFERRED), (tmp_path / "ready").exists, signal.SIGTERM)
+    assert ended.code == 143
+    assert ended.err.count("noted") > 5
+    assert "met Stopped" in ended.err
+    assert "after\n" not in ended.err
+    assert (tmp_path / "left").exists()
+
+
+def test_a_second_interrupt_ends_at_once_and_a_second_request_of_a_supervisor_does_not(tmp_path: Path) -> None:
+    command = program(tmp_path, DEFERRED)
+    ended = signalled(command, (tmp_path / "ready").exists, signal.SIGINT, signal.SIGINT)
+    assert (ended.code, "met" in ended.err) == (130, False)
+    assert ended.seconds < 0.9
+    (tmp_path / "ready").unlink()
+    again = signalled(command, (tmp_path / "ready").exists, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP)
+    assert (again.code, "met Stopped" in again.err) == (143, True)
+
+
+def test_a_program_that_holds_the_request_up_is_ended(tmp_path: Path) -> None:
+    body = (
+        "signals.GRACE = 0.3\ndef work():\n    READY.touch()\n    while True:\n        try:\n"
+        "            time.sleep(60)\n        except BaseException:\n            pass"
+    )
+    ended = signalled(program(tmp_path, body), (tmp_path / "ready").exists, signal.SIGTERM)
+    assert ended.code == 143
+    assert 0.25 < ended.seconds < 5
+    assert GRACE < 10
+
+
+def test_a_result_that_is_complete_keeps_its_code(tmp_path: Path) -> None:
+    body = (
+        "import atexit\ndef late():\n    READY.touch()\n    time.sleep(0.5)\natexit.register(late)\n"
+        "def work():\n    sys.exit(3)"
+    )
+    ended = signalled(program(tmp_path, body), (tmp_path / "ready").exists, signal.SIGINT, signal.SIGTERM)
+    assert (ended.code, ended.err) == (3, "")
+
+
+# --------------------------------------------------------------------------------------------------- whole processes
+
+ALL_OF_IT = (
+    "train.epochs=3", "train.save_every=2", "train.eval_every=2", "data.held_out=0.2", "lora.dropout=0.1",
+    "compute.micro_batch_tokens=100",
+)  # fmt: skip
+
+
+def checked(ended: Ended, number: int, folder: Path) -> bool:
+    """Whether a signal hit a program of the command line at work, which must have ended as documented."""
+    if ended.code == -number:
+        # Python itself was still starting, and did not know the handlers yet.
+        assert "veneer" not in ended.err.replace("-m veneer", ""), ended.err
+        return False
+    assert ended.code in (0, 128 + number), ended.err
+    assert "Traceback" not in ended.err
+    assert ended.seconds < 10
+    if ended.code:
+        assert "stopped" in ended.err
+        assert [str(path) for path in folder.rglob(f"{PARTIAL}*")] == []
+    return ended.code != 0
+
+
+def test_runs_signalled_at_random_instants_resume_to_the_same_bytes(
+    command_line: CommandLine, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    whole = train(run_config(tiny_model, tiny_data, tmp_path / "whole", *ALL_OF_IT))
+    source = random.Random(5)
+    hits = number = 0
+    while hits < 9:
+        number += 1
+        assert number < 60, f"only {hits} of {number} runs were hit at work"
+        output, sent = tmp_path / str(number), SIGNALS[number % 3]
+        file = output.with_suffix(".yaml")
+        file.write_text(to_yaml(run_config(tiny_model, tiny_data, output, *ALL_OF_IT)))
+        argv = ["train", "--config", str(file), "--resume"]
+        begun = time.monotonic()
+        ended = command_line.run(*argv, after=source.uniform(0.0, 1.2), sent=sent)
+        # The child is forked before its handlers are there.
+        assert ended.code in (0, 128 + sent, -sent), ended.err
+        assert "Traceback" not in ended.err or ended.code == -sent
+        assert time.monotonic() - begun < 12
+        hits += ended.code == 128 + sent
+        for folder in (output / "checkpoints").glob("step-*"):
+            assert verify(folder) is None
+        again = command_line.run(*argv)
+        assert again.code == 0, again.err
+        assert (output / WEIGHTS).read_bytes() == (whole.output / WEIGHTS).read_bytes()
+        assert (output / "loss.svg").read_bytes() == (whole.output / "loss.svg").read_bytes()
+        summaries = [json.loads((folder / "summary.json").read_text()) for folder in (output, whole.output)]
+        assert [one["best_loss"] for one in summaries] == [summaries[1]["best_loss"]] * 2
+
+
+def verbs(model: Path, data: Path, folder: Path, adapter: Path) -> dict[str, list[str]]:
+    """A command line for every verb that takes a while; what it writes lies below `folder`."""
+    config = folder / "run.yaml"
+    config.write_text(to_yaml(run_config(model, data, folder / "run", *ALL_OF_IT)))
+    base = ["--model", str(model)]
+    tuned = [*base, "--adapter", str(adapter)]
+    rates = "train.learning_rate=0.01,0.001"
+    found = {
+        "train": ["train", "--config", str(config), "--resume"],
+        "evaluate": ["evaluate", *tuned, "--data", str(data)],
+        "generate": ["generate", *tuned, "--prompt", "What?", "--max-new-tokens", "200"],
+        "export": ["export", *tuned, "--output", str(folder / "merged")],
+        "gguf": ["export", *tuned, "--to", "gguf", "--output", str(folder / "gguf")],
+        "quantize": ["quantize", *base, "--output", str(folder / "nf4")],
+        "reproduce": ["reproduce", str(adapter), "--output", str(folder / "again")],
+        "sweep": ["sweep", *base, "--data", str(data), "--output", str(folder / "sweep"), "--grid", rates,
+                  "--set", "train.epochs=2"],
+        "compare": ["compare", *base, "--data", str(data), "--output", str(folder / "compare"), "--seeds", "1",
+                    "--methods", "lora", "--set", "train.epochs=1"],
+        "data": ["data", str(data), *base],
+        "plan": ["plan", *base, "--data", str(data)],
+    }  # fmt: skip
+    return {name: [sys.executable, "-m", "veneer", *argv] for name, argv in found.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", verbs(Path(), Path(), Path("/tmp"), Path()))
+def test_every_verb_ends_at_random_instants_of_its_whole_life(verb: str, tiny_model: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", rows(60))
+    adapter = train(run_config(tiny_model, data, tmp_path / "adapter", *ALL_OF_IT)).output
+    before = tree(adapter)
+    source = random.Random(verb)
+    (tmp_path / "whole").mkdir()
+    begun = time.monotonic()
+    assert signalled(verbs(tiny_model, data, tmp_path / "whole", adapter)[verb], 300.0).code in (0, 1)
+    seconds = time.monotonic() - begun
+    hits = 0
+    for sent in SIGNALS:
+        folder = tmp_path / sent.name
+        folder.mkdir()
+        command = verbs(tiny_model, data, folder, adapter)[verb]
+        hits += checked(signalled(command, source.uniform(0.05, seconds), sent), sent, folder)
+        if verb in ("train", "sweep"):
+            assert signalled(command, 300.0).code == 0
+            for file in folder.rglob(WEIGHTS):
+                same = tmp_path / "whole" / file.relative_to(folder)
+                if same.is_file():
+                    assert file.read_bytes() == same.read_bytes()
+    assert hits > 0
+    assert tree(adapter) == before
