@@ -75,8 +75,8 @@ if TYPE_CHECKING:
     from veneer.evaluation.run import Sample as Sample
     from veneer.evaluation.run import evaluate as evaluate
     from veneer.evaluation.scoring import RowScore as RowScore
-    from veneer.evaluation.statistics import Comparison as Comparison
-    from veneer.evaluation.statistics import Metric as Metric
+    from veneer.evaluation.statistics.compare import Comparison as Comparison
+    from veneer.evaluation.statistics.compare import Metric as Metric
     from veneer.events import CheckpointSaved as CheckpointSaved
     from veneer.events import Evaluated as Evaluated
     from veneer.events import Event as Event
@@ -153,7 +153,7 @@ _HOMES = {
     "CombinationType": "veneer.adapters.arithmetic",
     "CompareConfig": "veneer.comparison.run",
     "CompareResult": "veneer.comparison.run",
-    "Comparison": "veneer.evaluation.statistics",
+    "Comparison": "veneer.evaluation.statistics.compare",
     "ComputeSection": "veneer.config",
     "ConfigError": "veneer.errors",
     "Conversation": "veneer.assistant",
@@ -182,7 +182,7 @@ _HOMES = {
     "MergeSummary": "veneer.exports.merge",
     "Method": "veneer.enums",
     "MethodSummary": "veneer.comparison.summary",
-    "Metric": "veneer.evaluation.statistics",
+    "Metric": "veneer.evaluation.statistics.compare",
     "ModelError": "veneer.errors",
     "Note": "veneer.events",
     "OptimizerName": "veneer.enums",

@@ -4,7 +4,7 @@ import pytest
 
 from consoles import recorded
 from veneer.evaluation.run import Report, Sample
-from veneer.evaluation.statistics import Comparison, Metric
+from veneer.evaluation.statistics.compare import Comparison, Metric
 from veneer.screens.evaluate import comparison_table, metric_table, report_table, sample_table
 
 

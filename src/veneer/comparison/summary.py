@@ -11,14 +11,8 @@ import numpy as np
 from veneer.charts import Series, points_chart
 from veneer.comparison.order import BASE, RunOutcome
 from veneer.evaluation.scoring import RowScore
-from veneer.evaluation.statistics import Comparison, compare
-
-# The 97.5 % point of Student's t with 1, 2, … degrees of freedom.
-_STUDENT = (
-    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
-    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
-)
-_NORMAL = 1.96
+from veneer.evaluation.statistics.compare import Comparison, compare
+from veneer.evaluation.statistics.student import quantile
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +56,7 @@ def figure(values: Sequence[float]) -> Figure:
     mean = float(np.mean(values))
     if len(values) < 2:
         return Figure(mean)
-    free = len(values) - 1
-    factor = _STUDENT[free - 1] if free <= len(_STUDENT) else _NORMAL
-    half = factor * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = quantile(0.975, len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Figure(mean, mean - half, mean + half)
 
 

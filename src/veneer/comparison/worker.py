@@ -18,7 +18,7 @@ from veneer.data.records import read_records
 from veneer.enums import Method, Products
 from veneer.errors import Interrupted, VeneerError
 from veneer.evaluation.run import prepare, score_rows
-from veneer.evaluation.statistics import metrics
+from veneer.evaluation.statistics.compare import metrics
 from veneer.events import Event, RunFailed, RunStarted, to_json
 from veneer.io.files import remove_folder
 from veneer.run_folder import RunFolder

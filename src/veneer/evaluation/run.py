@@ -18,7 +18,7 @@ from veneer.data.records import Record, read_records
 from veneer.enums import Method
 from veneer.errors import DataError, listing
 from veneer.evaluation.scoring import Question, RowScore, score
-from veneer.evaluation.statistics import Comparison, Metric, compare, metrics
+from veneer.evaluation.statistics.compare import Comparison, Metric, compare, metrics
 from veneer.events import Result, Stage, Subscriber, broadcast, ignore
 from veneer.notebook import html_table
 

@@ -46,6 +46,8 @@ class RowScore:
     """1 or 0; in a mean over several models, their share."""
     fields: float | None
     """Share of the reference's fields that are right; None where the reference is no JSON object."""
+    bytes: int = 0
+    """UTF-8 bytes of the text that the supervised tokens say, without control tokens; 0 where it was not counted."""
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from veneer.data.records import Record
 from veneer.enums import Backend
 from veneer.evaluation.run import prepare
 from veneer.evaluation.scoring import RowScore, row_losses
-from veneer.evaluation.statistics import compare, metrics
+from veneer.evaluation.statistics.compare import compare, metrics
 from veneer.exports.base import Source
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint

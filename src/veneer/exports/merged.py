@@ -16,7 +16,7 @@ from veneer.assistant import Assistant, open_assistant
 from veneer.config import QuantSection
 from veneer.enums import Scheme
 from veneer.evaluation.scoring import RowScore
-from veneer.evaluation.statistics import compare
+from veneer.evaluation.statistics.compare import compare
 from veneer.events import Stage
 from veneer.exports.base import MergeBase, open_source
 from veneer.exports.expected import ExpectedCheckpoint, dense_config, model_of

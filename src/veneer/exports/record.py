@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.errors import ModelError
-from veneer.evaluation.statistics import Comparison
+from veneer.evaluation.statistics.compare import Comparison
 from veneer.exports.certificate import Certificate
 from veneer.exports.measure import Loss, Survival
 from veneer.exports.merge import MergeSummary

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from veneer.evaluation.run import EvaluationRequest, Report, Sample, run_evaluation
-from veneer.evaluation.statistics import Comparison, Metric
+from veneer.evaluation.statistics.compare import Comparison, Metric
 from veneer.screens.console import new_table, show_table
 from veneer.screens.figures import change, number
 from veneer.screens.subscribers import subscribers_of

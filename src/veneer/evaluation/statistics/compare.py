@@ -1,0 +1,233 @@
+"""The measures of one model with their intervals, and those of two with the interval of the paired difference.
+
+A share of rows has Wilson's interval, the difference of two shares on the same rows Tango's. Everything else, and all
+rows that come in clusters, has that of a bootstrap over clusters. Several adapters have Student's over seeds and rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veneer.errors import DataError
+from veneer.evaluation.scoring import RowScore
+from veneer.evaluation.statistics.measures import (
+    LOWER_IS_BETTER,
+    Floats,
+    Measure,
+    exp_quotient,
+    mean_of,
+    quotient,
+    ratio,
+)
+from veneer.evaluation.statistics.resampling import ends, resampled, swap_p, swapped
+from veneer.evaluation.statistics.seeds import seeds_by_rows
+from veneer.evaluation.statistics.shares import mcnemar, tango, wilson
+from veneer.evaluation.statistics.significance import holm
+
+BOOTSTRAP = "bootstrap over rows"
+CLUSTER_BOOTSTRAP = "bootstrap over clusters"
+SEEDS = "Student over seeds × rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One measure of one model, with its 95 % interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    interval: str = BOOTSTRAP
+    """The name of the interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One measure for base and adapter on the same rows."""
+
+    name: str
+    base: float
+    adapter: float
+    difference: float
+    low: float
+    high: float
+    """Ends of the 95 % confidence interval of the difference."""
+    interval: str = BOOTSTRAP
+    """The name of the interval."""
+    p: float | None = None
+    """The two-sided p of no difference; None where it was not tested."""
+    holm: float | None = None
+    """The p, adjusted by Holm for all measures but the primary one; None for that one."""
+    ratio: tuple[float, float, float] | None = None
+    """Adapter / base of a perplexity, and the ends of its 95 % interval, which is that of the logarithms' difference;
+    None of other measures."""
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether a smaller value is better."""
+        return self.name in LOWER_IS_BETTER
+
+    @property
+    def gain(self) -> tuple[float, float, float]:
+        """How much better the adapter is, and the ends of the interval: above 0 is better, whatever the measure."""
+        if self.lower_is_better:
+            return -self.difference, -self.high, -self.low
+        return self.difference, self.low, self.high
+
+
+def metrics(scores: Sequence[RowScore], clusters: NDArray[np.int64] | None = None) -> list[Metric]:
+    """The measures of one model's scores, with their intervals; `clusters` as `describe` takes them."""
+    return describe(measures_of(scores), clusters)
+
+
+def compare(
+    base: Sequence[RowScore], adapter: Sequence[RowScore], clusters: NDArray[np.int64] | None = None
+) -> list[Comparison]:
+    """Every measure of two models on the same rows, with the interval of the paired difference.
+
+    Raises:
+        DataError: the two lists are not of the same rows.
+    """
+    if len(base) != len(adapter) or not base:
+        raise DataError(
+            f"{len(base)} rows scored with the base and {len(adapter)} with the adapter; compare equal rows"
+        )
+    return contrast(measures_of(base), [measures_of(adapter)], clusters)
+
+
+def measures_of(scores: Sequence[RowScore]) -> list[Measure]:
+    """The measures that rows' scores have, in the order of the tables."""
+    loss, tokens = [s.loss_sum for s in scores], [float(s.supervised) for s in scores]
+    found = [mean_of("exact", [s.exact for s in scores]), mean_of("fields", [s.fields for s in scores])]
+    # Without any supervised token there is no loss: 0 / 0 is not "0 nats".
+    if any(tokens):
+        found += [ratio("loss", loss, tokens), replace(ratio("perplexity", loss, tokens), value=exp_quotient)]
+    if all(s.bytes for s in scores if s.supervised) and any(s.bytes for s in scores):
+        bits = [value / float(np.log(2)) for value in loss]
+        found.append(ratio("bits_per_byte", bits, [float(s.bytes) for s in scores]))
+    return [one for one in found if one is not None]
+
+
+def describe(measures: Sequence[Measure], clusters: NDArray[np.int64] | None = None) -> list[Metric]:
+    """Measures of one model, with their intervals.
+
+    Args:
+        measures: of the same rows.
+        clusters: the number of each row's cluster, [rows], from 0; None takes each row as one.
+    """
+    rows = _clustered(measures, clusters)
+    spread = _spread([rows])[0]
+    return [_described(one, spread[one.name], clusters is not None) for one in rows]
+
+
+def _described(measure: Measure, spread: Floats, in_clusters: bool) -> Metric:
+    value, count = measure.total, _rows_of(measure)
+    if measure.binary and not in_clusters:
+        low, high = map(float, wilson(measure.counts[:, 0].sum(), count))
+        return Metric(measure.name, value, low, high, "Wilson")
+    low, high = ends(spread, len(measure.counts))
+    if measure.bounded and low == high:
+        # Equal rows leave the doubt of rows that were not drawn.
+        low, high = map(float, wilson(value * count, count))
+        return Metric(measure.name, value, low, high, "Wilson")
+    return Metric(measure.name, value, low, high, CLUSTER_BOOTSTRAP if in_clusters else BOOTSTRAP)
+
+
+def contrast(
+    base: Sequence[Measure],
+    adapters: Sequence[Sequence[Measure]],
+    clusters: NDArray[np.int64] | None = None,
+    primary: str | None = None,
+) -> list[Comparison]:
+    """Every measure that base and all adapters have, with the interval of the mean difference.
+
+    Args:
+        base: the measures of the base.
+        adapters: those of each adapter, on the same rows.
+        clusters: the number of each row's cluster, [rows], from 0; None takes each row as one.
+        primary: the measure that was declared beforehand; the p of the others are adjusted together (Holm). None takes
+            the first one.
+    """
+    left = _clustered(base, clusters)
+    right = [_clustered(measures, clusters) for measures in adapters]
+    named = [{one.name: one for one in measures} for measures in right]
+    shared = [one for one in left if all(one.name in measures for measures in named)]
+    if len(right) > 1:
+        found = [_over_seeds(one, [measures[one.name] for measures in named]) for one in shared]
+    else:
+        spreads = _spread([left, *right])
+        found = [
+            _pair(one, named[0][one.name], (spreads[0][one.name], spreads[1][one.name]), clusters is not None)
+            for one in shared
+        ]
+    return adjusted(found, primary)
+
+
+def adjusted(found: Sequence[Comparison], primary: str | None) -> list[Comparison]:
+    """Comparisons with the p of all but the primary one adjusted by Holm; perplexity and bits only rescale the loss."""
+    first = primary or (found[0].name if found else None)
+    tested = [one for one in found if one.name not in (first, "perplexity", "bits_per_byte") and one.p is not None]
+    values = holm([one.p for one in tested if one.p is not None])
+    by_name = {one.name: value for one, value in zip(tested, values, strict=True)}
+    return [replace(one, holm=by_name.get(one.name)) for one in found]
+
+
+def _pair(base: Measure, adapter: Measure, spreads: tuple[Floats, Floats], in_clusters: bool) -> Comparison:
+    values = base.total, adapter.total
+    difference = values[1] - values[0]
+    binary = base.binary and adapter.binary and np.array_equal(base.counts[:, 1], adapter.counts[:, 1])
+    if binary and not in_clusters:
+        gained = int(((adapter.counts[:, 0] == 1) & (base.counts[:, 0] == 0)).sum())
+        lost = int(((adapter.counts[:, 0] == 0) & (base.counts[:, 0] == 1)).sum())
+        low, high = map(float, tango(gained, lost, _rows_of(base)))
+        return Comparison(base.name, *values, difference, low, high, "Tango", mcnemar(gained, lost))
+    spread = spreads[1] - spreads[0]
+    low, high = ends(spread, len(base.counts))
+    interval = CLUSTER_BOOTSTRAP if in_clusters else BOOTSTRAP
+    if base.bounded and adapter.bounded and low == high:
+        count = _rows_of(base)
+        low, high = map(float, tango(max(difference, 0.0) * count, max(-difference, 0.0) * count, count))
+        interval = "Tango"
+    after = swapped(base.counts, adapter.counts)
+    p = swap_p(difference, adapter.value(after[1]) - base.value(after[0]))
+    found = Comparison(base.name, *values, difference, low, high, interval, p)
+    if base.value is exp_quotient:
+        bounds = ends(np.log(spreads[1]) - np.log(spreads[0]), len(base.counts))
+        found = replace(found, ratio=(values[1] / values[0], float(np.exp(bounds[0])), float(np.exp(bounds[1]))))
+    return found
+
+
+def _over_seeds(base: Measure, adapters: Sequence[Measure]) -> Comparison:
+    found = seeds_by_rows(base, adapters)
+    mean = float(np.mean([one.total for one in adapters]))
+    result = Comparison(base.name, base.total, mean, found.difference, found.low, found.high, SEEDS, found.p)
+    if base.value is exp_quotient:
+        logs = seeds_by_rows(replace(base, value=quotient), [replace(one, value=quotient) for one in adapters])
+        bounds = np.exp([logs.difference, logs.low, logs.high])
+        result = replace(result, ratio=(float(bounds[0]), float(bounds[1]), float(bounds[2])))
+    return result
+
+
+def _rows_of(measure: Measure) -> float:
+    """The number of rows that count: of clusters, where rows come in such."""
+    return float((measure.counts[:, 1] > 0).sum()) if measure.counts.shape[1] == 2 else float(len(measure.counts))
+
+
+def _clustered(measures: Sequence[Measure], clusters: NDArray[np.int64] | None) -> list[Measure]:
+    return list(measures) if clusters is None else [one.clustered(clusters) for one in measures]
+
+
+def _spread(models: Sequence[Sequence[Measure]]) -> list[Mapping[str, Floats]]:
+    """Every measure in every resample, by model: all rows are resampled together, so that a row that is hard for two
+    models does not widen the interval of their difference (a paired bootstrap, Efron & Tibshirani, 1993, ch. 8)."""
+    flat = [one for measures in models for one in measures]
+    if not flat:
+        return [{} for _ in models]
+    sums = resampled(np.concatenate([one.counts for one in flat], axis=1))
+    borders = np.cumsum([0, *(one.counts.shape[1] for one in flat)])
+    values = iter([one.value(sums[:, borders[i] : borders[i + 1]]) for i, one in enumerate(flat)])
+    return [{one.name: next(values) for one in measures} for measures in models]

@@ -1,0 +1,83 @@
+"""A measure of a model on rows: counts of every row, and what their sums mean.
+
+Every measure here is a function of sums over rows (a mean is the sum of values over the sum of weights; macro-F1 and
+BLEU follow from summed counts). So one way of resampling, of swapping models and of leaving rows out serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "kl", "ece", "brier", "unparsable")
+"""Measures of which less is better; of all others more is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Measure:
+    """One measure of one model."""
+
+    name: str
+    counts: Floats
+    """What each row adds, [rows, columns]."""
+    value: Callable[[Floats], Floats]
+    """The measure of summed counts: [..., columns] to [...]. NaN where the sums are of no row that counts."""
+    bounded: bool
+    """Whether it is a mean of values between 0 and 1, so that even equal rows leave doubt."""
+
+    @property
+    def total(self) -> float:
+        """The measure of all rows."""
+        return float(self.value(self.counts.sum(0)))
+
+    @property
+    def binary(self) -> bool:
+        """Whether it is a share: every row that counts is right (1) or wrong (0)."""
+        if not self.bounded or self.counts.shape[1] != 2:
+            return False
+        return bool(np.isin(self.counts, (0.0, 1.0)).all())
+
+    def clustered(self, clusters: NDArray[np.int64]) -> Measure:
+        """A measure whose rows are clusters of these rows.
+
+        Args:
+            clusters: the number of each row's cluster, [rows], from 0.
+        """
+        sums = np.zeros((int(clusters.max()) + 1, self.counts.shape[1]))
+        np.add.at(sums, clusters, self.counts)
+        return Measure(self.name, sums, self.value, self.bounded)
+
+
+def quotient(sums: Floats) -> Floats:
+    """The first column over the second one."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums[..., 0] / sums[..., 1])
+
+
+def exp_quotient(sums: Floats) -> Floats:
+    """The exponential of the first column over the second one."""
+    return np.exp(quotient(sums))
+
+
+def ratio(name: str, numerators: Sequence[float], weights: Sequence[float], *, bounded: bool = False) -> Measure:
+    """A measure that is a sum over another: a mean with weights."""
+    return Measure(name, np.array([numerators, weights], dtype=float).T, quotient, bounded)
+
+
+def mean_of(name: str, values: Sequence[float | None], *, bounded: bool = True) -> Measure | None:
+    """The mean of the rows that have a value, or None where no row has one."""
+    present = [float(value is not None) for value in values]
+    if not any(present):
+        return None
+    return ratio(name, [float(value or 0.0) for value in values], present, bounded=bounded)
+
+
+def numbered(labels: Sequence[object]) -> NDArray[np.int64]:
+    """The number of each row's cluster, from 0 in order of first appearance: rows with equal labels share one."""
+    numbers: dict[object, int] = {}
+    return np.array([numbers.setdefault(label, len(numbers)) for label in labels], dtype=np.int64)

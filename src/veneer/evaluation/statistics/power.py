@@ -1,0 +1,26 @@
+"""How many rows a margin needs, said before anything is computed."""
+
+from __future__ import annotations
+
+import math
+
+from veneer.evaluation.statistics.student import NORMAL, Z95
+
+DISCORDANT = 0.1
+"""The share of rows on which base and adapter are supposed to differ, before it is known."""
+FEW_ROWS = 30
+"""Below so many rows an interval is warned of."""
+
+
+def rows_needed(margin: float, discordant: float = DISCORDANT, power: float = 0.8) -> int:
+    """The number of rows after which two models that are equally good are told to differ by less than a margin.
+
+    The difference of two shares on the same rows has a variance of about `discordant` / rows, so that
+    (z₀.₉₇₅ + z_power)² · discordant / margin² rows are needed, at one-sided 2.5 %.
+
+    Args:
+        margin: the largest loss that is allowed, as a share (0.02: two points).
+        discordant: the share of rows on which the models differ.
+        power: how likely the answer is to come.
+    """
+    return math.ceil((Z95 + NORMAL.inv_cdf(power)) ** 2 * discordant / margin**2)

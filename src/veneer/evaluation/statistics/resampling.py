@@ -1,0 +1,77 @@
+"""The bootstrap over clusters of rows, and the test that swaps two models within clusters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from veneer.evaluation.statistics.measures import Floats
+from veneer.evaluation.statistics.student import NORMAL, quantile
+
+RESAMPLES = 4000
+"""Bootstrap resamples behind an interval, and swaps behind a p."""
+DRAWN_AT_ONCE = 500_000
+
+
+def draws(clusters: int) -> Iterator[Floats]:
+    """How often each resample holds each cluster, [resamples, clusters], the same at every call, in pieces of a few
+    MB whatever the number of clusters."""
+    source = np.random.default_rng(0)
+    piece = max(1, DRAWN_AT_ONCE // clusters)
+    for start in range(0, RESAMPLES, piece):
+        size = min(piece, RESAMPLES - start)
+        drawn = source.integers(0, clusters, size=(size, clusters)) + clusters * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * clusters).reshape(size, clusters).astype(float)
+
+
+def resampled(counts: Floats) -> Floats:
+    """The summed counts of every resample, [RESAMPLES, columns], from those of the clusters, [clusters, columns]."""
+    return np.concatenate([held @ counts for held in draws(len(counts))])
+
+
+def swapped(base: Floats, adapter: Floats) -> tuple[Floats, Floats]:
+    """Summed counts of two models after each cluster's have been swapped between them or not, by a coin.
+
+    If the models do not differ, each such swap is as likely as what was found (a randomisation test, Fisher, 1935).
+
+    Args:
+        base: counts of the first model, [clusters, columns].
+        adapter: counts of the second one.
+
+    Returns:
+        The sums of both, each [RESAMPLES, columns].
+    """
+    source, change = np.random.default_rng(1), adapter - base
+    piece = max(1, DRAWN_AT_ONCE // len(base))
+    moved = np.concatenate(
+        [
+            source.integers(0, 2, size=(min(piece, RESAMPLES - start), len(base))).astype(float) @ change
+            for start in range(0, RESAMPLES, piece)
+        ]
+    )
+    return base.sum(0) + moved, adapter.sum(0) - moved
+
+
+def swap_p(found: float, spread: Floats) -> float:
+    """The two-sided p of a difference, from those after swaps. Swaps that leave no value are not counted."""
+    valid = spread[~np.isnan(spread)]
+    # Differences that are equal but for rounding count as equal.
+    as_far = int((np.abs(valid) >= abs(found) * (1 - 1e-9) - 1e-15).sum())
+    return (1 + as_far) / (1 + len(valid))
+
+
+def ends(spread: Floats, clusters: int) -> tuple[float, float]:
+    """The 95 % interval of resampled values.
+
+    Quantiles of the bootstrap are too narrow by √((n − 1) / n) and by Student's t in place of the normal distribution.
+    The expanded percentile interval (Hesterberg, The American Statistician 69, 2015, section 5.3) moves them out by
+    that: at 150 clusters from 2.5 and 97.5 % to 2.4 and 97.6 %.
+    """
+    if clusters < 2:
+        outside = 0.025
+    else:
+        outside = NORMAL.cdf(-math.sqrt(clusters / (clusters - 1)) * quantile(0.975, clusters - 1))
+    low, high = np.nanquantile(spread, [outside, 1 - outside])
+    return float(low), float(high)

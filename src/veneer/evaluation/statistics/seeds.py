@@ -1,0 +1,81 @@
+"""Several adapters (one for each seed) on the same rows: both the seeds and the rows are samples.
+
+How far a difference would move with other rows and other seeds is the variance of a two-way layout. Each cluster's part
+in an adapter's difference is its jackknife pseudo-value (Tukey, 1958), so that any measure has one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from veneer.evaluation.statistics.measures import Floats, Measure
+from veneer.evaluation.statistics.student import probability, quantile
+
+
+@dataclass(frozen=True, slots=True)
+class SeedDifference:
+    """A mean difference over seeds, and how sure it is."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    """The two-sided p of no difference."""
+
+
+def seeds_by_rows(base: Measure, adapters: Sequence[Measure]) -> SeedDifference:
+    """The mean difference of several adapters to their base, with Student's 95 % interval over seeds and clusters.
+
+    Args:
+        base: the base model; its rows are clusters.
+        adapters: one for each seed, at least two, on the same clusters.
+    """
+    differences = np.array([one.total - base.total for one in adapters])
+    parts = np.array([_pseudo_values(base, one) for one in adapters])
+    variance, freedom = variance_of_mean(parts)
+    mean = float(differences.mean())
+    half = quantile(0.975, freedom) * math.sqrt(variance)
+    if variance == 0.0:
+        p = 1.0 if mean == 0.0 else 0.0
+    else:
+        p = 2 * (1 - probability(abs(mean) / math.sqrt(variance), freedom))
+    return SeedDifference(mean, mean - half, mean + half, p)
+
+
+def _pseudo_values(base: Measure, adapter: Measure) -> Floats:
+    """Each cluster's part in the difference, [clusters]; their mean is about the difference."""
+    count = len(base.counts)
+    left_out = [one.value(one.counts.sum(0) - one.counts) for one in (base, adapter)]
+    found = adapter.total - base.total
+    # Where leaving a cluster out leaves nothing, its part cannot be told from the others'.
+    changes = np.where(np.isnan(left_out[1] - left_out[0]), found, left_out[1] - left_out[0])
+    return np.asarray(count * found - (count - 1) * changes)
+
+
+def variance_of_mean(values: Floats) -> tuple[float, float]:
+    """The variance of the mean of a two-way layout of random effects, and its degrees of freedom.
+
+    The mean squares of seeds and clusters both hold that of the rest, so one of it is taken off; but no more than
+    leaves the larger of the two. The degrees of freedom are Satterthwaite's (Biometrics 2, 1946).
+
+    Args:
+        values: one for each seed and cluster, [seeds, clusters].
+    """
+    seeds, clusters = values.shape
+    mean = values.mean()
+    by_seed, by_cluster = values.mean(1), values.mean(0)
+    rest = values - by_seed[:, None] - by_cluster[None, :] + mean
+    free = np.array([seeds - 1, clusters - 1, (seeds - 1) * (clusters - 1)], dtype=float)
+    parts = clusters * (by_seed - mean) ** 2, seeds * (by_cluster - mean) ** 2, rest**2
+    squares = np.array([part.sum() for part in parts])
+    means = squares / np.maximum(free, 1.0)
+    whole = means[0] + means[1] - means[2]
+    if whole < max(means[0], means[1]):
+        larger = int(means[1] > means[0])
+        return float(means[larger] / values.size), float(max(1.0, free[larger]))
+    freedom = whole**2 / float((means**2 / np.maximum(free, 1.0)).sum()) if whole > 0 else free[0]
+    return float(whole / values.size), float(max(1.0, freedom))

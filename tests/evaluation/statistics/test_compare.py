@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from veneer.errors import DataError
+from veneer.evaluation.scoring import RowScore
+from veneer.evaluation.statistics import resampling
+from veneer.evaluation.statistics.compare import Comparison, adjusted, compare, contrast, measures_of, metrics
+from veneer.evaluation.statistics.measures import numbered
+from veneer.evaluation.statistics.resampling import RESAMPLES, draws, ends
+from veneer.evaluation.statistics.seeds import seeds_by_rows
+from veneer.evaluation.statistics.shares import mcnemar, tango, wilson
+
+
+def scored(seed: int, count: int, *, exact: float = 0.5, answers: bool = True) -> list[RowScore]:
+    source = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        tokens = int(source.integers(1, 20))
+        right = bool(source.random() < exact)
+        fields = float(source.integers(0, 5)) / 4
+        found.append(
+            RowScore(float(source.gamma(2.0)) * tokens, tokens, "a", right, fields)
+            if answers
+            else RowScore(float(source.gamma(2.0)) * tokens, tokens, None, None, None)
+        )
+    return found
+
+
+def mean(name: str, rows: list[RowScore]) -> float:
+    """The measure, written out."""
+    if name in ("loss", "perplexity"):
+        value = sum(row.loss_sum for row in rows) / sum(row.supervised for row in rows)
+        return math.exp(value) if name == "perplexity" else value
+    values = [row.exact if name == "exact" else row.fields for row in rows]
+    present = [float(value) for value in values if value is not None]
+    return sum(present) / len(present) if present else math.nan
+
+
+def resamples(count: int) -> list[list[int]]:
+    """The rows of every resample, one by one."""
+    held = np.concatenate(list(draws(count)))
+    return [[row for row, times in enumerate(one) for _ in range(int(times))] for one in held]
+
+
+def test_measures_are_these_and_in_this_order() -> None:
+    rows = scored(0, 12)
+    found = metrics(rows)
+    assert [one.name for one in found] == ["exact", "fields", "loss", "perplexity"]
+    for one in found:
+        assert one.value == pytest.approx(mean(one.name, rows), rel=1e-12)
+        assert one.low <= one.value <= one.high
+    by_name = {one.name: one for one in found}
+    assert by_name["perplexity"].low == pytest.approx(math.exp(by_name["loss"].low))
+
+
+def test_a_share_has_wilsons_interval() -> None:
+    rows = scored(1, 40)
+    exact = metrics(rows)[0]
+    right = sum(bool(row.exact) for row in rows)
+    assert (exact.interval, exact.low, exact.high) == ("Wilson", *map(float, wilson(right, 40)))
+
+
+def test_everything_else_has_the_bootstrap_of_an_obvious_loop() -> None:
+    rows = scored(1, 9)
+    for one in metrics(rows)[1:]:
+        spread = [mean(one.name, [rows[i] for i in draw]) for draw in resamples(9)]
+        assert len(spread) == RESAMPLES
+        assert (one.low, one.high) == pytest.approx(ends(np.array(spread), 9), rel=1e-9)
+        assert one.interval == "bootstrap over rows"
+
+
+def test_the_difference_of_shares_has_tangos_interval_and_mcnemars_p() -> None:
+    base, tuned = scored(2, 60), scored(3, 60, exact=0.8)
+    exact = compare(base, tuned)[0]
+    gained = sum(bool(t.exact and not b.exact) for b, t in zip(base, tuned, strict=True))
+    lost = sum(bool(b.exact and not t.exact) for b, t in zip(base, tuned, strict=True))
+    assert (exact.low, exact.high) == tuple(map(float, tango(gained, lost, 60)))
+    assert (exact.interval, exact.p) == ("Tango", mcnemar(gained, lost))
+
+
+def test_the_difference_resamples_both_models_together() -> None:
+    base, tuned = scored(2, 11), scored(3, 11, exact=0.8)
+    for one in compare(base, tuned):
+        assert one.base == pytest.approx(mean(one.name, base))
+        assert one.adapter == pytest.approx(mean(one.name, tuned))
+        assert one.difference == pytest.approx(one.adapter - one.base)
+        if one.name == "exact":
+            continue
+        pairs = [(mean(one.name, [base[i] for i in d]), mean(one.name, [tuned[i] for i in d])) for d in resamples(11)]
+        spread = np.array([after - before for before, after in pairs])
+        assert (one.low, one.high) == pytest.approx(ends(spread, 11), rel=1e-9)
+        if one.name == "perplexity":
+            logs = np.array([math.log(after) - math.log(before) for before, after in pairs])
+            expected = (one.adapter / one.base, *(math.exp(end) for end in ends(logs, 11)))
+            assert one.ratio == pytest.approx(expected)
+        else:
+            assert one.ratio is None
+
+
+def test_a_model_compared_with_itself_differs_by_nothing_and_a_share_keeps_its_doubt() -> None:
+    rows = scored(4, 30)
+    found = compare(rows, rows)
+    assert [one.difference for one in found] == [0.0] * 4
+    assert [(one.low, one.high) for one in found[2:]] == [(0.0, 0.0)] * 2
+    for one in found[:2]:
+        assert (one.low, one.high) == tuple(map(float, tango(0, 0, 30)))
+        assert one.p == 1.0
+
+
+def test_rows_in_clusters_are_resampled_by_clusters() -> None:
+    """The same twenty rows ten times over: naive intervals would be three times too narrow."""
+    base, tuned = scored(6, 20), scored(7, 20, exact=0.9)
+    clusters = numbered(list(range(20)) * 10)
+    once, often = compare(base, tuned), compare(base * 10, tuned * 10, clusters)
+    for single, many in zip(once, often, strict=True):
+        assert many.difference == pytest.approx(single.difference)
+        assert many.interval == "bootstrap over clusters"
+        if single.name != "exact":
+            assert (many.low, many.high) == pytest.approx((single.low, single.high))
+    naive = compare(base * 10, tuned * 10)
+    assert often[2].high - often[2].low > 2.5 * (naive[2].high - naive[2].low)
+    assert {one.interval for one in metrics(base * 10, clusters)} == {"bootstrap over clusters"}
+
+
+def test_several_adapters_are_one_mean_over_seeds_and_rows() -> None:
+    base, seeds = scored(8, 40), [scored(9 + seed, 40, exact=0.8) for seed in range(3)]
+    found = contrast(measures_of(base), [measures_of(one) for one in seeds])
+    for place, one in enumerate(found):
+        expected = seeds_by_rows(measures_of(base)[place], [measures_of(scores)[place] for scores in seeds])
+        assert (one.difference, one.low, one.high, one.p) == (
+            expected.difference, expected.low, expected.high, expected.p,
+        )  # fmt: skip
+        assert one.adapter == pytest.approx(np.mean([mean(one.name, scores) for scores in seeds]))
+        assert one.interval == "Student over seeds × rows"
+    assert found[3].ratio is not None
+    assert found[3].ratio[0] == pytest.approx(
+        math.exp(np.mean([math.log(mean("perplexity", one)) for one in seeds]) - math.log(mean("perplexity", base)))
+    )
+
+
+def test_the_primary_measure_is_tested_alone_and_the_others_together() -> None:
+    found = [Comparison(name, 0, 0, 0, 0, 0, p=p) for name, p in (("exact", 0.04), ("fields", 0.01), ("loss", 0.03))]
+    assert [one.holm for one in adjusted(found, None)] == [None, 0.02, 0.03]
+    assert [one.holm for one in adjusted(found, "loss")] == [0.04, 0.02, None]
+    assert adjusted([], None) == []
+
+
+def test_a_gain_is_above_zero_where_the_adapter_is_better() -> None:
+    assert Comparison("exact", 0.5, 0.6, 0.1, 0.05, 0.2).gain == (0.1, 0.05, 0.2)
+    assert Comparison("loss", 2.0, 1.5, -0.5, -0.7, -0.2).gain == (0.5, 0.2, 0.7)
+
+
+def test_bits_per_byte_stand_where_bytes_were_counted() -> None:
+    rows = [RowScore(7.0, 4, "a", 1.0, None, bytes=10), RowScore(1.0, 2, None, None, None, bytes=3)]
+    found = {one.name: one.value for one in metrics(rows)}
+    assert found["bits_per_byte"] == pytest.approx(8.0 / (math.log(2) * 13))
+    assert "bits_per_byte" not in {one.name for one in metrics([*rows, RowScore(1.0, 2, None, None, None)])}
+
+
+def test_a_row_hard_for_both_does_not_widen_the_interval() -> None:
+    base = scored(5, 50)
+    tuned = [RowScore(r.loss_sum - 0.1 * r.supervised, r.supervised, "a", r.exact, r.fields) for r in base]
+    loss = next(one for one in compare(base, tuned) if one.name == "loss")
+    assert (loss.low, loss.high) == pytest.approx((-0.1, -0.1), abs=1e-9)
+    alone = next(one for one in metrics(base) if one.name == "loss")
+    assert alone.high - alone.low > 0.1
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    truth, hits, runs = 0.3, 0, 200
+    source = np.random.default_rng(7)
+    for _ in range(runs):
+        right = source.random(80) < truth
+        rows = [RowScore(1.0, 1, "a", bool(value), None) for value in right]
+        exact = next(one for one in metrics(rows) if one.name == "exact")
+        hits += exact.low <= truth <= exact.high
+    assert 0.88 <= hits / runs <= 0.99
+
+
+def test_memory_does_not_grow_with_rows_times_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resampling, "RESAMPLES", 100)
+    rows = scored(9, 20_000, answers=False)
+    tracemalloc.start()
+    metrics(rows)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 30e6  # all resamples at once: 100 x 20,000 x 8 bytes x 3 = 48 MB, and 1.9 GB for 4,000
+
+
+def test_rows_without_answers_have_loss_only() -> None:
+    assert [one.name for one in metrics(scored(0, 5, answers=False))] == ["loss", "perplexity"]
+
+
+def test_rows_without_an_answer_do_not_count_among_those_with_one() -> None:
+    rows = [RowScore(1.0, 2, "a", True, None), RowScore(3.0, 2, None, None, None), RowScore(0.0, 2, "b", False, None)]
+    found = {one.name: one.value for one in metrics(rows)}
+    assert found["exact"] == 0.5
+    assert found["loss"] == pytest.approx(4 / 6)
+    assert "fields" not in found
+
+
+def test_without_any_supervised_token_there_is_no_loss_to_report() -> None:
+    rows = [RowScore(0.0, 0, "a", True, None)] * 3
+    assert [one.name for one in metrics(rows)] == ["exact"]
+
+
+def test_a_single_row_has_a_point_for_an_interval_but_for_shares() -> None:
+    found = {one.name: one for one in metrics(scored(0, 1))}
+    for name in ("loss", "perplexity"):
+        assert (found[name].low, found[name].high) == pytest.approx((found[name].value,) * 2)
+    assert found["exact"].high - found["exact"].low > 0.7
+    assert found["fields"].high - found["fields"].low > 0.7
+
+
+def test_unequal_rows_are_refused() -> None:
+    with pytest.raises(DataError, match="3 rows scored with the base and 2 with the adapter"):
+        compare(scored(0, 3), scored(0, 2))
+    with pytest.raises(DataError):
+        compare([], [])
