@@ -70,9 +70,9 @@ if TYPE_CHECKING:
     from veneer.errors import OutputError as OutputError
     from veneer.errors import TrainingStopped as TrainingStopped
     from veneer.errors import VeneerError as VeneerError
+    from veneer.evaluation.report import Report as Report
+    from veneer.evaluation.report import Sample as Sample
     from veneer.evaluation.run import EvaluationRequest as EvaluationRequest
-    from veneer.evaluation.run import Report as Report
-    from veneer.evaluation.run import Sample as Sample
     from veneer.evaluation.run import evaluate as evaluate
     from veneer.evaluation.scoring import RowScore as RowScore
     from veneer.evaluation.statistics.compare import Comparison as Comparison
@@ -196,7 +196,7 @@ _HOMES = {
     "QuantizeResult": "veneer.quantization",
     "QuickstartResult": "veneer.walkthrough",
     "Recompute": "veneer.enums",
-    "Report": "veneer.evaluation.run",
+    "Report": "veneer.evaluation.report",
     "Reproduction": "veneer.reproduction.run",
     "RequantisedLoss": "veneer.exports.record",
     "Result": "veneer.events",
@@ -211,7 +211,7 @@ _HOMES = {
     "RunResult": "veneer.training.session",
     "RunStarted": "veneer.events",
     "RunsJoined": "veneer.events",
-    "Sample": "veneer.evaluation.run",
+    "Sample": "veneer.evaluation.report",
     "Sampling": "veneer.generation.sampling",
     "Scaling": "veneer.enums",
     "Schedule": "veneer.enums",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -15,12 +17,15 @@ from veneer.assistant import open_assistant, turns
 from veneer.config import ComputeSection
 from veneer.data.records import read_records
 from veneer.enums import Dtype, Method
-from veneer.errors import AdapterError, DataError
+from veneer.errors import AdapterError, ConfigError, DataError
 from veneer.evaluation.run import EXTRA_TOKENS, evaluate, evaluate_rows, prepare, score_rows
 from veneer.events import Event, Result, StageProgress
 from veneer.generation.sampling import Sampling
 from veneer.training.run import train
 
+ALL = ("exact", "fields", "loss", "perplexity", "bits_per_byte")
+JSON_MEASURES = ("json_valid", "json_recall", "json_f1")
+"""Measures of rows with JSON references whose answers are no JSON, so that there is no precision."""
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
 
 
@@ -111,7 +116,7 @@ def test_progress_counts_every_row_once_for_each_model(adapter: Path, tiny_model
 def test_text_rows_have_a_loss_and_no_answer(tiny_model: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "t.jsonl", [{"text": "a parcel is late"}, {"text": "the crate is blue"}])
     report = evaluate(str(tiny_model), data, compute=FLOAT32)
-    assert [one.name for one in report.base] == ["loss", "perplexity"]
+    assert [one.name for one in report.base] == ["loss", "perplexity", "bits_per_byte"]
     assert report.samples == []
 
 
@@ -135,7 +140,7 @@ def test_a_row_that_ends_in_a_call_counts_by_its_loss(tiny_model: Path, tmp_path
 def test_rows_of_both_kinds_are_scored_for_what_they_have(tiny_model: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "t.jsonl", [{"text": "a parcel is late"}, *rows(2), {"text": "blue"}])
     report = evaluate(str(tiny_model), data, compute=FLOAT32, max_new_tokens=3)
-    assert [one.name for one in report.base] == ["exact", "fields", "loss", "perplexity"]
+    assert [one.name for one in report.base] == [*ALL, *JSON_MEASURES]
     assert [sample.where for sample in report.samples] == [f"{data}:2", f"{data}:3"]
     assert report.rows == 4
 
@@ -143,7 +148,7 @@ def test_rows_of_both_kinds_are_scored_for_what_they_have(tiny_model: Path, tmp_
 def test_nothing_to_score_is_said_and_not_scored_zero(tiny_model: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "t.jsonl", [{"text": "a"}])
     report = evaluate(str(tiny_model), data, compute=FLOAT32)
-    # One token and the end-of-text token: something trains, so there is a loss.
+    # One token and the end-of-text token: something trains, so there is a loss; but no text, so that it has no bytes.
     assert [one.name for one in report.base] == ["loss", "perplexity"]
     assert report.base[0].value > 0
 
@@ -168,8 +173,80 @@ def test_a_report_is_plain_json(adapter: Path, tiny_model: Path, tiny_data: Path
     report = evaluate(str(tiny_model), tiny_data, adapter=adapter, compute=FLOAT32, limit=3, max_new_tokens=2)
     content = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert content["rows"] == 3
-    assert {one["name"] for one in content["comparison"]} == {"exact", "fields", "loss", "perplexity"}
+    assert {one["name"] for one in content["comparison"]} >= {*ALL, "json_valid"}
     assert len(content["samples"]) == 3
+
+
+def test_bits_per_byte_are_the_losses_over_the_bytes_of_the_answers(tiny_model: Path, tmp_path: Path) -> None:
+    data = write_rows(
+        tmp_path / "t.jsonl", [{"prompt": "a", "completion": "päckchen"}, {"prompt": "b", "completion": "x"}]
+    )
+    report = evaluate(str(tiny_model), data, compute=FLOAT32)
+    assistant = open_assistant(str(tiny_model), compute=FLOAT32)
+    nats = sum(score.loss_sum for score in score_rows(assistant, prepare(assistant, read_records(data))))
+    found = {one.name: one.value for one in report.base}
+    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / (len("päckchen".encode()) + 1))
+
+
+def test_choices_are_compared_by_their_likelihood(tiny_model: Path, tmp_path: Path) -> None:
+    choices = ["late", "blue", "a parcel"]
+    content = [{"prompt": f"{i}?", "completion": choices[i % 3], "choices": choices} for i in range(6)]
+    data = write_rows(tmp_path / "t.jsonl", content)
+    report = evaluate(str(tiny_model), data, compute=FLOAT32)
+    assert report.primary == "choice_accuracy"
+    base = LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    right = []
+    for place, row in enumerate(content):
+        each = [{"prompt": row["prompt"], "completion": text} for text in choices]
+        losses = []
+        for text in each:
+            file = write_rows(tmp_path / "one.jsonl", [text])
+            (example,) = examples(tiny_model, file)
+            losses.append(loss_of(base, tiny_model, file) * example.supervised)
+        right.append(int(np.argmin(losses)) == place % 3)
+    assert next(one.value for one in report.base if one.name == "choice_accuracy") == pytest.approx(np.mean(right))
+    assert sum(one["rows"] for one in report.details["base"]["calibration"]["bins"]) == 6
+    content[2]["choices"] = ["late", "blue"]
+    with pytest.raises(DataError, match="is none of the choices"):
+        evaluate(str(tiny_model), write_rows(tmp_path / "t.jsonl", content), compute=FLOAT32, metrics=["choice"])
+
+
+def test_the_metric_that_is_named_first_is_the_primary_one(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text("def length(answer, reference, row):\n    return len(answer) / 1000\n")
+    own = f"{tmp_path / 'own.py'}:length"
+    report = evaluate(str(tiny_model), tiny_data, compute=FLOAT32, limit=4, max_new_tokens=3, metrics=[own, "rouge-l"])
+    assert report.primary == "length"
+    assert [one.name for one in report.base][-2:] == ["length", "rouge_l"]
+    assert report.warnings == [
+        "4 rows say little: below 30 an interval may be too narrow, and hardly any difference shows"
+    ]
+    for name, measure in (("json", "json_f1"), ("loss", "loss"), ("rouge-l", "rouge_l")):
+        found = evaluate(str(tiny_model), tiny_data, compute=FLOAT32, limit=2, max_new_tokens=2, metrics=[name])
+        assert found.primary == measure
+    text = write_rows(tmp_path / "t.jsonl", [{"prompt": "a", "completion": "b"}])
+    with pytest.raises(ConfigError, match="these rows have no number"):
+        evaluate(str(tiny_model), text, compute=FLOAT32, metrics=["number"])
+    with pytest.raises(ConfigError, match="unknown \\(did you mean 'bleu'"):
+        evaluate(str(tiny_model), tiny_data, metrics=["blue"])
+
+
+def test_rows_in_clusters_and_several_adapters_are_named_in_the_report(
+    adapter: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    content = [{**row, "customer": number % 3} for number, row in enumerate(rows(6))]
+    data = write_rows(tmp_path / "t.jsonl", content)
+    clustered = evaluate(str(tiny_model), data, adapter=adapter, compute=FLOAT32, max_new_tokens=2, cluster="customer")
+    assert clustered.cluster == "customer"
+    assert {one.interval for one in clustered.comparison} <= {"bootstrap over clusters", "Tango"}
+    assert clustered.warnings[0].startswith("3 clusters say little")
+    again = evaluate(str(tiny_model), data, adapter=[adapter, adapter], compute=FLOAT32, max_new_tokens=2)
+    assert again.adapters == [str(adapter)] * 2
+    assert {one.interval for one in again.comparison} == {"Student over seeds × rows"}
+    single = evaluate(str(tiny_model), data, adapter=adapter, compute=FLOAT32, max_new_tokens=2)
+    assert [one.adapter for one in again.comparison] == pytest.approx([one.adapter for one in single.comparison])
+    del content[4]["customer"]
+    with pytest.raises(DataError, match=r"--cluster customer: 1 rows have no such value:\n.*t.jsonl:5"):
+        evaluate(str(tiny_model), write_rows(tmp_path / "t.jsonl", content), compute=FLOAT32, cluster="customer")
 
 
 def test_what_cannot_be_evaluated_is_refused(adapter: Path, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from consoles import recorded
-from veneer.evaluation.run import Report, Sample
+from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.statistics.compare import Comparison, Metric
 from veneer.screens.evaluate import comparison_table, metric_table, report_table, sample_table
 

@@ -8,7 +8,6 @@ import click
 
 from veneer.commands.options import (
     COUNT,
-    adapter_option,
     assistant_of,
     base_option,
     device_option,
@@ -22,35 +21,61 @@ from veneer.commands.options import (
     epilog=examples(
         "evaluate --model MODEL --data test.jsonl",
         "evaluate --model MODEL --adapter my-adapter\n--data test.jsonl --limit 200",
+        "evaluate --model MODEL --adapter my-adapter\n--data test.jsonl --metric json --cluster customer",
     )
 )
 @model_option
-@adapter_option
+@click.option(
+    "--adapter",
+    "adapters",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="The folder of an adapter that is put on the model. It may be given again for each seed of one training.",
+)
 @click.option("--data", required=True, help="The rows to score: a file of JSONL, JSON, CSV or Parquet.")
 @base_option
 @click.option("--limit", type=COUNT, help="The number of rows to score, from the start of the file. [default: all]")
 @click.option("--max-new-tokens", type=COUNT, help="The longest answer, in tokens. [default: as the rows need]")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="A metric: exact, loss, json, classification, choice, number, rouge-l, bleu, chrf, FILE.py:FUNCTION or "
+    "'command:PROGRAM'. The first one is the primary one. [default: as the rows need]",
+)
+@click.option("--cluster", metavar="COLUMN", help="A column whose equal values mark rows that belong together.")
 @device_option
 @dtype_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def evaluate(
     model: str,
-    adapter: Path | None,
+    adapters: tuple[Path, ...],
     data: str,
     method: str | None,
     limit: int | None,
     max_new_tokens: int | None,
+    metrics: tuple[str, ...],
+    cluster: str | None,
     device: str,
     dtype: str,
     as_json: bool,
 ) -> None:
     """Score a model and an adapter on the same rows.
 
-    A row is scored by the loss of its answer, and by the answer that greedy generation gives.
+    A row is scored by the loss of its answer, and by the answer that greedy generation gives. How sure a difference is,
+    its interval says (docs/evaluation.md).
     """
     from veneer.evaluation.run import EvaluationRequest
     from veneer.screens.evaluate import evaluate_visibly
 
-    assistant = assistant_of(model, adapter, method, device, dtype)
-    request = EvaluationRequest(assistant=assistant, data=data, limit=limit, max_new_tokens=max_new_tokens)
+    request = EvaluationRequest(
+        assistant=assistant_of(model, adapters[0] if adapters else None, method, device, dtype),
+        data=data,
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        metrics=metrics,
+        cluster=cluster,
+        more_adapters=adapters[1:],
+    )
     evaluate_visibly(request, as_json=as_json)

@@ -5,155 +5,143 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from veneer.assistant import Assistant, AssistantRequest, assistant_request, load_assistant
 from veneer.config import ComputeSection
-from veneer.data.chat import Example, split_for_evaluation
 from veneer.data.in_memory import RowSource, rows_file
-from veneer.data.records import Record, read_records
+from veneer.data.records import read_rows
 from veneer.enums import Method
-from veneer.errors import DataError, listing
-from veneer.evaluation.scoring import Question, RowScore, score
-from veneer.evaluation.statistics.compare import Comparison, Metric, compare, metrics
-from veneer.events import Result, Stage, Subscriber, broadcast, ignore
-from veneer.notebook import html_table
+from veneer.errors import ConfigError
+from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, ChosenMetrics, fitting_metrics, named_metrics
+from veneer.evaluation.report import Report, Sample
+from veneer.evaluation.rows import (
+    EXTRA_TOKENS,
+    ModelScores,
+    RowSet,
+    last_message,
+    lists_choices,
+    prepare,
+    score_model,
+    score_rows,
+)
+from veneer.evaluation.scoring import RowScore
+from veneer.evaluation.statistics.compare import contrast, describe, measures_of
+from veneer.evaluation.statistics.power import FEW_ROWS
+from veneer.events import Level, Note, Result, Subscriber, broadcast, ignore
 
-EXTRA_TOKENS = 16
-"""An answer may be this much longer than the longest reference before it is cut off."""
+__all__ = [
+    "EXTRA_TOKENS",
+    "EvaluationRequest",
+    "Report",
+    "RowSet",
+    "Sample",
+    "evaluate",
+    "evaluate_rows",
+    "make_report",
+    "prepare",
+    "run_evaluation",
+    "score_rows",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One row with what was expected and what came."""
-
-    where: str
-    question: str
-    reference: str
-    base: str
-    adapter: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """The result of an evaluation."""
-
-    rows: int
-    base: list[Metric]
-    adapter: list[Metric] = field(default_factory=list)
-    comparison: list[Comparison] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list, repr=False)
-    """Every row that has an answer, in order."""
-    seconds: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as plain values."""
-        return asdict(self)
-
-    def _repr_html_(self) -> str:
-        """The table that notebooks show."""
-        if not self.comparison:
-            rows = [(one.name, one.value, one.low, one.high) for one in self.base]
-            return html_table(f"{self.rows} rows", ("", "value", "95 % from", "to"), rows)
-        return html_table(
-            f"{self.rows} rows",
-            ("", "base", "adapter", "difference", "95 % from", "to"),
-            [(one.name, one.base, one.adapter, one.difference, one.low, one.high) for one in self.comparison],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class RowSet:
-    """Rows prepared for scoring: once for base and adapter."""
-
-    records: list[Record]
-    examples: list[Example]
-    questions: list[Question | None]
-    max_new_tokens: int
-
-
-def prepare(
-    assistant: Assistant,
-    records: Sequence[Record],
-    *,
-    max_new_tokens: int | None = None,
-    emit: Subscriber = ignore,
-) -> RowSet:
-    """Encode rows as examples (for the loss) and as questions (for generation).
-
-    Raises:
-        DataError: rows that the chat template refuses; all are named.
-    """
-    examples, questions, problems = [], [], []
-    longest = 0
-    with Stage(emit, "tokenising rows", total=len(records), unit="rows") as stage:
-        for record in records:
-            stage.advance()
-            try:
-                examples.append(assistant.encoder.encode(record))
-                questions.append(_question(assistant, record))
-            except DataError as error:
-                problems.append(str(error))
-                continue
-            if questions[-1] is not None:
-                longest = max(longest, len(assistant.tokenizer.encode(questions[-1].reference)))
-    if problems:
-        raise DataError(f"{len(problems)} of {len(records)} rows cannot be encoded:\n{listing(problems)}")
-    return RowSet(list(records), examples, questions, max_new_tokens or longest + EXTRA_TOKENS)
-
-
-def _question(assistant: Assistant, record: Record) -> Question | None:
-    split = split_for_evaluation(record)
-    if split is None:
-        return None
-    messages, reference = split
-    return Question(tuple(assistant.encoder.prompt_tokens(messages, record.tools)), reference)
-
-
-def score_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber = ignore, who: str = "model") -> list[RowScore]:
-    """Score the assistant, as it is now, on prepared rows; `who` is what it is called where `emit` is told of it."""
-    return score(
-        assistant.model,
-        rows.examples,
-        rows.questions,
-        decode=assistant.tokenizer.decode,
-        stop_ids=assistant.stop_ids,
-        max_new_tokens=rows.max_new_tokens,
-        emit=emit,
-        who=who,
-    )
+NO_METRICS = ChosenMetrics((), choice=False, primary=None)
 
 
 def evaluate_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber = ignore) -> Report:
-    """Score base and (if there is one) adapter on the same rows."""
+    """Score base and (if there is one) adapter on the same rows, by exact answers, fields and loss."""
     begun = time.perf_counter()
+    base, tuned = score_both(assistant, rows, NO_METRICS, emit=emit)
+    return put_together(rows, base, [] if tuned is None else [tuned], time.perf_counter() - begun)
+
+
+def score_both(
+    assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber = ignore
+) -> tuple[ModelScores, ModelScores | None]:
+    """What the base does on rows, and the adapter where there is one."""
     adapter = assistant.adapter
     with adapter.disabled() if adapter else nullcontext():
-        base = score_rows(assistant, rows, emit=emit, who="base")
-    tuned = score_rows(assistant, rows, emit=emit, who="adapter") if adapter else None
-    return make_report(rows, base, tuned, time.perf_counter() - begun)
+        base = score_model(assistant, rows, chosen, emit=emit, who="base")
+    return base, score_model(assistant, rows, chosen, emit=emit, who="adapter") if adapter else None
 
 
 def make_report(rows: RowSet, base: list[RowScore], tuned: list[RowScore] | None, seconds: float) -> Report:
     """Put the scores of one or two models together."""
-    samples = []
-    for index, question in enumerate(rows.questions):
-        if question is not None:
-            record = rows.records[index]
-            asked = next((m["content"] for m in reversed(record.messages) if m["role"] == "user"), "")
-            answer = None if tuned is None else tuned[index].answer
-            samples.append(Sample(record.where, asked, question.reference, base[index].answer or "", answer))
+    models = [ModelScores(scores, measures_of(scores)) for scores in (base, tuned) if scores is not None]
+    return put_together(rows, models[0], models[1:], seconds)
+
+
+def put_together(
+    rows: RowSet,
+    base: ModelScores,
+    adapters: Sequence[ModelScores],
+    seconds: float,
+    *,
+    clusters: NDArray[np.int64] | None = None,
+    primary: str | None = None,
+) -> Report:
+    """The report on a base and its adapters (one for each seed).
+
+    Args:
+        rows: the rows of all.
+        base: what the base did.
+        adapters: what each adapter did.
+        seconds: that it took.
+        clusters: the number of each row's cluster, or None where each row is one.
+        primary: the measure that was declared beforehand; None takes the first one.
+    """
+    tuned = adapters[0] if adapters else None
+    names = [one.name for one in base.measures]
+    details = {"base": base.details} | ({} if tuned is None else {"adapter": tuned.details})
     return Report(
-        rows=len(base),
-        base=metrics(base),
-        adapter=metrics(tuned) if tuned is not None else [],
-        comparison=compare(base, tuned) if tuned is not None else [],
-        samples=samples,
+        rows=len(base.rows),
+        base=describe(base.measures, clusters),
+        adapter=[] if tuned is None else describe(tuned.measures, clusters),
+        comparison=contrast(base.measures, [one.measures for one in adapters], clusters, primary) if adapters else [],
+        samples=_samples(rows, base.rows, None if tuned is None else tuned.rows),
         seconds=seconds,
+        primary=primary or (names[0] if names else None),
+        details={who: found for who, found in details.items() if found},
+        warnings=_warnings(len(base.rows), clusters),
     )
+
+
+def _samples(rows: RowSet, base: Sequence[RowScore], tuned: Sequence[RowScore] | None) -> list[Sample]:
+    samples = []
+    for index in rows.asked:
+        record, question, one = rows.records[index], rows.questions[index], base[index]
+        other = None if tuned is None else tuned[index]
+        samples.append(
+            Sample(
+                where=record.where,
+                question=last_message(record),
+                reference="" if question is None else question.reference,
+                base=one.answer or "",
+                adapter=None if other is None else other.answer,
+                base_loss=_mean_loss(one),
+                adapter_loss=None if other is None else _mean_loss(other),
+                base_exact=one.exact,
+                adapter_exact=None if other is None else other.exact,
+            )
+        )
+    return samples
+
+
+def _mean_loss(row: RowScore) -> float | None:
+    return row.loss_sum / row.supervised if row.supervised else None
+
+
+def _warnings(rows: int, clusters: NDArray[np.int64] | None) -> list[str]:
+    count, unit = (rows, "rows") if clusters is None else (int(clusters.max()) + 1, "clusters")
+    if count >= FEW_ROWS:
+        return []
+    return [
+        f"{count} {unit} say little: below {FEW_ROWS} an interval may be too narrow, and hardly any difference shows"
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,17 +156,25 @@ class EvaluationRequest:
     """The number of rows that are scored, from the first; None takes all."""
     max_new_tokens: int | None = None
     """Longest answer, in tokens; None takes a little more than the longest reference has."""
+    metrics: tuple[str, ...] = ()
+    """Metrics by name (docs/evaluation.md), the primary one first; none takes what the rows call for."""
+    cluster: str | None = None
+    """The column whose equal values make rows a cluster; None takes each row as one."""
+    more_adapters: tuple[Path, ...] = ()
+    """Further adapters, which were trained like the first one with other seeds."""
 
 
 def evaluate(
     model: str,
     data: RowSource,
     *,
-    adapter: str | Path | None = None,
+    adapter: str | Path | Sequence[str | Path] | None = None,
     method: Method | str | None = None,
     compute: ComputeSection | None = None,
     limit: int | None = None,
     max_new_tokens: int | None = None,
+    metrics: Sequence[str] = (),
+    cluster: str | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> Report:
     """Score a model, and an adapter beside it, on the rows of a file.
@@ -187,29 +183,91 @@ def evaluate(
         model: directory, GGUF file or hub id.
         data: a file (JSONL, JSON, CSV or Parquet), or dictionaries as its rows are: a list, any iterable, or a
             `datasets.Dataset`.
-        adapter: folder of an adapter.
+        adapter: folder of an adapter, or of several that were trained alike with different seeds.
         method: how the base is held, a `Method` or its name; by default as the adapter was trained.
         compute: device and dtype.
         limit: the number of rows to score, from the first.
         max_new_tokens: longest answer; by default a little more than the longest reference.
+        metrics: names as `--metric` takes them, the primary one first; by default what the rows call for.
+        cluster: the column whose equal values make rows a cluster.
         subscribers: called with every event: how far loading, tokenising and answering are, and the report.
 
     Raises:
         VeneerError: model, adapter or data cannot be used.
     """
-    assistant = assistant_request(model, adapter, method, compute)
+    given = [adapter] if isinstance(adapter, str | Path) else list(adapter or ())
+    assistant = assistant_request(model, given[0] if given else None, method, compute)
     with TemporaryDirectory() as scratch:
         file = rows_file(data, Path(scratch) / "rows.jsonl")
-        request = EvaluationRequest(assistant=assistant, data=str(file), limit=limit, max_new_tokens=max_new_tokens)
+        request = EvaluationRequest(
+            assistant=assistant,
+            data=str(file),
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            metrics=tuple(metrics),
+            cluster=cluster,
+            more_adapters=tuple(Path(one) for one in given[1:]),
+        )
         return run_evaluation(request, subscribers=subscribers)
 
 
 def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscriber] = ()) -> Report:
     """Carry out a request, as `evaluate` says."""
-    emit = broadcast(subscribers)
-    records = read_records(request.data)[: request.limit]
+    emit, begun = broadcast(subscribers), time.perf_counter()
+    named = named_metrics(request.metrics)
+    if request.more_adapters and request.assistant.adapter is None:
+        raise ConfigError("several adapters are compared with their base: give the first of them too")
+    pairs = read_rows(request.data)[: request.limit]
     loaded = load_assistant(request.assistant, subscribers=subscribers)
-    rows = prepare(loaded, records, max_new_tokens=request.max_new_tokens, emit=emit)
-    report = evaluate_rows(loaded, rows, emit=emit)
+    rows = prepare(
+        loaded,
+        [record for record, _ in pairs],
+        max_new_tokens=request.max_new_tokens,
+        emit=emit,
+        raw=[raw for _, raw in pairs],
+    )
+    clusters = None if request.cluster is None else rows.clusters(request.cluster)
+    chosen = named if request.metrics else _fitting(rows)
+    _try_on_references(rows, chosen)
+    base, tuned = score_both(loaded, rows, chosen, emit=emit)
+    adapters = [] if tuned is None else [tuned]
+    for folder in request.more_adapters:
+        other = load_assistant(replace(request.assistant, adapter=folder), subscribers=subscribers)
+        adapters.append(score_model(other, rows, chosen, emit=emit, who=f"adapter {folder}"))
+    seconds = time.perf_counter() - begun
+    report = put_together(rows, base, adapters, seconds, clusters=clusters, primary=_primary(request, chosen, base))
+    folders = [one for one in (request.assistant.adapter, *request.more_adapters) if one is not None]
+    report = replace(report, adapters=[str(one) for one in folders], cluster=request.cluster)
+    for warning in report.warnings:
+        emit(Note(message=warning, level=Level.WARNING))
     emit(Result(verb="evaluate", values=report.to_json()))
     return report
+
+
+def _fitting(rows: RowSet) -> ChosenMetrics:
+    return fitting_metrics(rows.answered([None] * len(rows.records)), lists_choices(rows))
+
+
+def _try_on_references(rows: RowSet, chosen: ChosenMetrics) -> None:
+    """Compute what was named once with the references for answers, before any answer is waited for.
+
+    Raises:
+        ConfigError: the rows do not have the measure that was declared, or a package is not installed.
+    """
+    if chosen.primary in (None, *ALWAYS, PRIMARY[CHOICE]):
+        return
+    references = [None if question is None else question.reference for question in rows.questions]
+    answered = rows.answered(references)
+    names = [one.name for metric in chosen.answers if answered for one in metric(answered).measures]
+    if chosen.primary not in names:
+        raise ConfigError(f"these rows have no {chosen.primary}: no reference is of the form that the metric asks for")
+
+
+def _primary(request: EvaluationRequest, chosen: ChosenMetrics, base: ModelScores) -> str | None:
+    """The measure that decides: that of the first metric that was named, or the one that the rows call for."""
+    names = [one.name for one in base.measures]
+    if chosen.primary is None and request.metrics:
+        # The user's own metric: its first measure stands behind those that every evaluation has.
+        own = [name for name in names if name not in ("exact", "fields", "loss", "perplexity", "bits_per_byte")]
+        return own[0] if own else None
+    return chosen.primary if chosen.primary in names else None

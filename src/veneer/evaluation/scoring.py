@@ -172,19 +172,20 @@ class _Among:
 
 def judge(answer: str, reference: str) -> tuple[bool, float | None]:
     """Whether an answer is exact, and the share of the reference's fields that it has right."""
-    expected = _json_object(reference)
+    expected = json_object(reference)
     if expected is None:
         return answer.strip() == reference.strip(), None
-    given = _json_object(answer)
+    given = json_object(answer)
     if given is None:
         return False, 0.0
     if not expected:
         return given == expected, None
-    right = sum(key in given and _same(given[key], value) for key, value in expected.items())
-    return _same(given, expected), right / len(expected)
+    right = sum(key in given and same_json(given[key], value) for key, value in expected.items())
+    return same_json(given, expected), right / len(expected)
 
 
-def _json_object(text: str) -> dict[str, Any] | None:
+def json_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a text is, or None where it is none."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -192,6 +193,7 @@ def _json_object(text: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _same(left: Any, right: Any) -> bool:
+def same_json(left: Any, right: Any) -> bool:
+    """Whether two values are equal as JSON: of the same types, whatever the order of keys."""
     # Through JSON, since Python holds True == 1 and 1 == 1.0.
     return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)

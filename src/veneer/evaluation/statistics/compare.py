@@ -7,7 +7,7 @@ rows that come in clusters, has that of a bootstrap over clusters. Several adapt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ class Metric:
     value: float
     low: float
     high: float
-    interval: str = BOOTSTRAP
+    interval: str = field(default=BOOTSTRAP, repr=False)
     """The name of the interval."""
 
 
@@ -56,13 +56,13 @@ class Comparison:
     low: float
     high: float
     """Ends of the 95 % confidence interval of the difference."""
-    interval: str = BOOTSTRAP
+    interval: str = field(default=BOOTSTRAP, repr=False)
     """The name of the interval."""
     p: float | None = None
     """The two-sided p of no difference; None where it was not tested."""
     holm: float | None = None
     """The p, adjusted by Holm for all measures but the primary one; None for that one."""
-    ratio: tuple[float, float, float] | None = None
+    ratio: tuple[float, float, float] | None = field(default=None, repr=False)
     """Adapter / base of a perplexity, and the ends of its 95 % interval, which is that of the logarithms' difference;
     None of other measures."""
 

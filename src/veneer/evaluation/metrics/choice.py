@@ -1,0 +1,95 @@
+"""Multiple choice by likelihood: the model answers with the choice that it gives the highest probability.
+
+Nothing is generated, so that the form of an answer costs nothing. Each choice stands where the row's answer stands; its
+log-likelihood is the sum over its tokens, and the end of its turn. By that sum short choices have an advantage, which
+dividing by the bytes of the choice takes away; both are told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from veneer.data.records import Record
+from veneer.errors import DataError, listing
+from veneer.evaluation.metrics.base import TaskResult
+from veneer.evaluation.metrics.calibration import calibration
+from veneer.evaluation.statistics.measures import mean_of
+
+CHOICES = "choices"
+"""The key of a row that lists its choices."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceRow:
+    """The choices of a row, and which of them is right."""
+
+    choices: tuple[str, ...]
+    right: int
+
+
+def choices_of(row: Mapping[str, Any], reference: str, where: str, labels: Sequence[str] = ()) -> ChoiceRow:
+    """The choices of a row: what it lists, or the labels of all rows.
+
+    Args:
+        row: as the file has it.
+        reference: its answer, which must be one of the choices.
+        where: file and line.
+        labels: the choices of rows that list none.
+
+    Raises:
+        DataError: the choices are no list of two different texts or more, or the answer is none of them.
+    """
+    given = row.get(CHOICES, list(labels))
+    if not isinstance(given, list) or len(given) < 2 or not all(isinstance(one, str) and one.strip() for one in given):
+        raise DataError(f"{where}: {CHOICES} must be a list of two texts or more")
+    if len(set(given)) < len(given):
+        raise DataError(f"{where}: {CHOICES} holds a text twice")
+    if reference not in given:
+        raise DataError(f"{where}: the answer {reference!r} is none of the {CHOICES}: {listing(given, limit=5)}")
+    return ChoiceRow(tuple(given), given.index(reference))
+
+
+def with_answer(record: Record, reference: str, answer: str) -> Record:
+    """The record with another last answer, which alone trains."""
+    turns = record.trained_turns
+    last = turns[-1]
+    messages = list(record.messages)
+    messages[last] = {**messages[last], "content": answer}
+    completion = record.completion
+    if completion is not None:
+        # Of an Alpaca row the completion begins with a blank line, which stays.
+        completion = completion.removesuffix(reference) + answer
+    untrained = tuple(sorted({*record.untrained, *turns[:-1]}))
+    return replace(record, messages=tuple(messages), completion=completion, untrained=untrained)
+
+
+def choice(rows: Sequence[ChoiceRow], losses: Sequence[Sequence[float]]) -> TaskResult:
+    """Accuracy by the sum of log-likelihoods and by its mean over bytes, Brier score, and calibration.
+
+    The confidence in a choice is its likelihood as a share of those of all choices of the row.
+
+    Args:
+        rows: the choices.
+        losses: nats of every choice of each row.
+    """
+    sums = [-np.array(one) for one in losses]
+    sizes = [np.array([max(1, len(text.encode())) for text in row.choices]) for row in rows]
+    shares = [np.exp(one - one.max()) / np.exp(one - one.max()).sum() for one in sums]
+    right = [int(one.argmax()) == row.right for one, row in zip(sums, rows, strict=True)]
+    by_byte = [int((s / n).argmax()) == row.right for s, n, row in zip(sums, sizes, rows, strict=True)]
+    brier = [
+        float(((share - (np.arange(len(share)) == row.right)) ** 2).sum())
+        for share, row in zip(shares, rows, strict=True)
+    ]
+    measures = [
+        mean_of("choice_accuracy", [float(one) for one in right]),
+        mean_of("choice_accuracy_per_byte", [float(one) for one in by_byte]),
+        # A sum over choices: between 0 and 2.
+        mean_of("brier", brier, bounded=False),
+    ]
+    found = calibration([float(share.max()) for share in shares], right)
+    return TaskResult([one for one in measures if one is not None], {"calibration": asdict(found)})

@@ -1,0 +1,98 @@
+"""Which metrics an evaluation has: those that are named, or those that the rows call for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from veneer.errors import ConfigError, nearest
+from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric
+from veneer.evaluation.metrics.classification import classification
+from veneer.evaluation.metrics.custom import COMMAND, command_metric, python_metric
+from veneer.evaluation.metrics.json_fields import json_fields
+from veneer.evaluation.metrics.numbers import numbers
+from veneer.evaluation.metrics.rouge_l import rouge_l
+from veneer.evaluation.metrics.translation import bleu, chrf
+from veneer.evaluation.scoring import json_object
+
+METRICS: dict[str, TaskMetric] = {
+    "json": json_fields,
+    "classification": classification,
+    "number": numbers,
+    "rouge-l": rouge_l,
+    "bleu": bleu,
+    "chrf": chrf,
+}
+"""Metrics of answers by the names that the option `--metric` takes."""
+ALWAYS = ("exact", "loss", "perplexity")
+"""Names of measures that every evaluation has; naming one makes it the primary one."""
+CHOICE = "choice"
+"""The name of multiple choice by likelihood, which needs the model and not its answers."""
+PRIMARY = {
+    "json": "json_f1", "classification": "accuracy", "number": "number", "rouge-l": "rouge_l", "bleu": "bleu",
+    "chrf": "chrf", CHOICE: "choice_accuracy",
+}  # fmt: skip
+"""The measure of a metric that is the primary one where the metric is named first."""
+LONGEST_LABEL = 60
+"""The longest reference that is taken for a label, in characters."""
+ROWS_A_LABEL = 3
+"""The least number of rows that references have on average if they are taken for labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenMetrics:
+    """The metrics of an evaluation."""
+
+    answers: tuple[TaskMetric, ...]
+    """Those of answers, in order."""
+    choice: bool
+    """Whether choices are compared by their likelihood."""
+    primary: str | None
+    """The measure that was declared by naming its metric first; None where nothing was named, or the user's own was."""
+
+
+def named_metrics(names: Sequence[str]) -> ChosenMetrics:
+    """The metrics that `--metric` names.
+
+    Raises:
+        ConfigError: a name is unknown, or a file, function or program is not there.
+    """
+    found: list[TaskMetric] = []
+    for name in names:
+        if name in METRICS:
+            found.append(METRICS[name])
+        elif name.startswith(COMMAND):
+            found.append(command_metric(name))
+        elif ".py:" in name:
+            found.append(python_metric(name))
+        elif name not in (*ALWAYS, CHOICE):
+            known = [*ALWAYS, CHOICE, *METRICS]
+            others = f"FILE.py:FUNCTION and '{COMMAND}PROGRAM ARGUMENTS'"
+            raise ConfigError(
+                f"--metric {name}: unknown{nearest(name, known)}; possible are {', '.join(known)}, {others}"
+            )
+    first = names[0] if names else None
+    primary = first if first in ALWAYS else PRIMARY.get(first or "")
+    return ChosenMetrics(tuple(found), CHOICE in names, primary)
+
+
+def fitting_metrics(rows: Sequence[AnsweredRow], choices: bool) -> ChosenMetrics:
+    """The metrics that rows call for by the form of their references.
+
+    Args:
+        rows: the rows that have an answer.
+        choices: whether the rows list choices.
+    """
+    references = [row.reference.strip() for row in rows]
+    if choices:
+        return ChosenMetrics((), True, PRIMARY[CHOICE])
+    if not references:
+        return ChosenMetrics((), False, None)
+    if all(json_object(reference) is not None for reference in references):
+        return ChosenMetrics((json_fields,), False, None)
+    if all("####" in reference or "\\boxed{" in reference for reference in references):
+        return ChosenMetrics((numbers,), False, PRIMARY["number"])
+    labels = set(references)
+    if len(labels) > 1 and len(references) >= ROWS_A_LABEL * len(labels) and max(map(len, labels)) <= LONGEST_LABEL:
+        return ChosenMetrics((classification,), False, PRIMARY["classification"])
+    return ChosenMetrics((rouge_l,), False, None)

@@ -1,0 +1,72 @@
+"""Classification: the answer is one of the labels that the references have, or it is unparsable.
+
+An answer is a label if it equals it but for case, white space and punctuation around it. Unparsable answers are wrong,
+and a column of their own in the confusion matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
+from veneer.evaluation.statistics.measures import Floats, Measure, mean_of
+
+_AROUND = " \t\r\n.,;:!?'\"`*()[]{}"
+
+
+def classification(rows: Sequence[AnsweredRow]) -> TaskResult:
+    """Accuracy, macro-F1 (the mean over the references' labels) and the share of unparsable answers.
+
+    The details hold the confusion matrix: a line for each label that was expected, a column for each that was given,
+    and the last column for unparsable answers.
+    """
+    labels = sorted({row.reference.strip() for row in rows})
+    numbers = {label: place for place, label in enumerate(labels)}
+    by_spelling = spellings(labels)
+    expected = np.array([numbers[row.reference.strip()] for row in rows])
+    given = np.array([_number(row.answer, numbers, by_spelling) for row in rows])
+    count = len(labels)
+    confusion = np.zeros((count, count + 1), dtype=int)
+    np.add.at(confusion, (expected, given), 1)
+    found = [
+        mean_of("accuracy", (expected == given).astype(float).tolist()),
+        Measure("macro_f1", _by_class(expected, given, count), partial(macro_f1, count=count), bounded=False),
+        mean_of("unparsable", (given == count).astype(float).tolist()),
+    ]
+    details = {"confusion": {"labels": labels, "counts": confusion.tolist()}}
+    return TaskResult([one for one in found if one is not None], details)
+
+
+def spellings(labels: Sequence[str]) -> dict[str, int]:
+    """The number of each label by its loose spelling; spellings that two labels share are left out."""
+    loose = [label.strip(_AROUND).casefold() for label in labels]
+    return {text: place for place, text in enumerate(loose) if loose.count(text) == 1 and text}
+
+
+def _number(answer: str, numbers: dict[str, int], by_spelling: dict[str, int]) -> int:
+    exact = numbers.get(answer.strip())
+    return by_spelling.get(answer.strip(_AROUND).casefold(), len(numbers)) if exact is None else exact
+
+
+def _by_class(expected: Floats, given: Floats, count: int) -> Floats:
+    """For each row and class whether it is right in it, was given it, and was expected in it: [rows, 3 · count]."""
+    classes = np.arange(count)
+    is_expected, is_given = expected[:, None] == classes, given[:, None] == classes
+    return np.hstack([is_expected & is_given, is_given, is_expected]).astype(float)
+
+
+def macro_f1(sums: Floats, *, count: int) -> Floats:
+    """The mean of F1 over classes, from the summed columns of all classes; a class that neither side has is left out.
+
+    Args:
+        sums: [..., 3 · count]: right, given and expected of each class.
+        count: the number of classes.
+    """
+    right, given, expected = (sums[..., part * count : (part + 1) * count] for part in range(3))
+    there = given + expected > 0
+    scores = np.where(there, 2 * right / np.where(there, given + expected, 1.0), 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(scores.sum(-1) / there.sum(-1))

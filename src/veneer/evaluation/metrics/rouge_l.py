@@ -1,0 +1,49 @@
+"""ROUGE-L: the longest common subsequence of words of answer and reference (Lin, 2004), as an F1.
+
+Words are runs of letters and digits of any script, in lower case. (The package `rouge-score` deletes every character
+that is not ASCII, so that answers in most languages have no words at all.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
+from veneer.evaluation.statistics.measures import mean_of
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+def rouge_l(rows: Sequence[AnsweredRow]) -> TaskResult:
+    """The mean over rows of F1 by the longest common subsequence of words."""
+    found = mean_of("rouge_l", [f1(words(row.answer), words(row.reference)) for row in rows])
+    return TaskResult([] if found is None else [found])
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, in lower case."""
+    return _WORD.findall(text.lower())
+
+
+def f1(answer: Sequence[str], reference: Sequence[str]) -> float:
+    """F1 of two lists of words: 1 if they are equal, 0 if no word is in both or one is empty."""
+    common = common_subsequence(answer, reference)
+    return 2 * common / (len(answer) + len(reference)) if common else 0.0
+
+
+def common_subsequence(left: Sequence[str], right: Sequence[str]) -> int:
+    """The length of the longest common subsequence.
+
+    One bit of an integer stands for each word of `left`, and a word of `right` moves all of them at once (Crochemore et
+    al., Information Processing Letters 80, 2001), so that long answers cost little.
+    """
+    places: dict[str, int] = {}
+    for index, word in enumerate(left):
+        places[word] = places.get(word, 0) | 1 << index
+    every = (1 << len(left)) - 1
+    state = every
+    for word in right:
+        matched = state & places.get(word, 0)
+        state = (state + matched | state - matched) & every
+    return len(left) - state.bit_count()

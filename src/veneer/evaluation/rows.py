@@ -1,0 +1,184 @@
+"""Rows prepared for scoring, and what one model does on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veneer.assistant import Assistant
+from veneer.data.chat import Example, split_for_evaluation
+from veneer.data.records import Record
+from veneer.errors import DataError, listing
+from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult, expanded
+from veneer.evaluation.metrics.choice import CHOICES, choice, choices_of, with_answer
+from veneer.evaluation.metrics.choose import ChosenMetrics
+from veneer.evaluation.scoring import Question, RowScore, row_losses, score
+from veneer.evaluation.statistics.compare import measures_of
+from veneer.evaluation.statistics.measures import Measure, numbered
+from veneer.events import Stage, Subscriber, ignore
+
+EXTRA_TOKENS = 16
+"""An answer may be this much longer than the longest reference before it is cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowSet:
+    """Rows prepared for scoring: once for base and adapter."""
+
+    records: list[Record]
+    examples: list[Example]
+    questions: list[Question | None]
+    max_new_tokens: int
+    raw: list[Mapping[str, Any]] = field(default_factory=list)
+    """The rows as the file has them; empty where they are not known."""
+    sizes: list[int] = field(default_factory=list)
+    """UTF-8 bytes of each row's supervised text, without control tokens."""
+
+    @property
+    def asked(self) -> list[int]:
+        """The numbers of the rows that have an answer."""
+        return [index for index, question in enumerate(self.questions) if question is not None]
+
+    def answered(self, answers: Sequence[str | None]) -> list[AnsweredRow]:
+        """The rows that have an answer, with those that were given: one for each row of the set, or None."""
+        rows = []
+        for index in self.asked:
+            record, question = self.records[index], self.questions[index]
+            raw = self.raw[index] if self.raw else {}
+            reference = question.reference if question is not None else ""
+            rows.append(AnsweredRow(record.where, last_message(record), reference, answers[index] or "", raw))
+        return rows
+
+    def clusters(self, column: str) -> NDArray[np.int64]:
+        """The number of each row's cluster: rows with equal values in a column are one.
+
+        Raises:
+            DataError: rows have no such column.
+        """
+        absent = [one.where for one, raw in zip(self.records, self.raw, strict=True) if raw.get(column) is None]
+        if absent:
+            raise DataError(f"--cluster {column}: {len(absent)} rows have no such value:\n{listing(absent, limit=5)}")
+        return numbered([repr(raw[column]) for raw in self.raw])
+
+
+@dataclass(frozen=True, slots=True)
+class ModelScores:
+    """What one model did on a set of rows."""
+
+    rows: list[RowScore]
+    measures: list[Measure]
+    """Those of the rows' scores, and then those of the metrics."""
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+def last_message(record: Record) -> str:
+    """The last message of the user."""
+    return next((m["content"] for m in reversed(record.messages) if m["role"] == "user"), "")
+
+
+def prepare(
+    assistant: Assistant,
+    records: Sequence[Record],
+    *,
+    max_new_tokens: int | None = None,
+    emit: Subscriber = ignore,
+    raw: Sequence[Mapping[str, Any]] = (),
+) -> RowSet:
+    """Encode rows as examples (for the loss) and as questions (for generation).
+
+    Raises:
+        DataError: rows that the chat template refuses; all are named.
+    """
+    examples, questions, sizes, problems = [], [], [], []
+    longest = 0
+    with Stage(emit, "tokenising rows", total=len(records), unit="rows") as stage:
+        for record in records:
+            stage.advance()
+            try:
+                example = assistant.encoder.encode(record)
+                questions.append(_question(assistant, record))
+            except DataError as error:
+                problems.append(str(error))
+                continue
+            examples.append(example)
+            sizes.append(len(assistant.tokenizer.decode(example.tokens[example.loss_mask].tolist()).encode()))
+            if questions[-1] is not None:
+                longest = max(longest, len(assistant.tokenizer.encode(questions[-1].reference)))
+    if problems:
+        raise DataError(f"{len(problems)} of {len(records)} rows cannot be encoded:\n{listing(problems)}")
+    return RowSet(list(records), examples, questions, max_new_tokens or longest + EXTRA_TOKENS, list(raw), sizes)
+
+
+def _question(assistant: Assistant, record: Record) -> Question | None:
+    split = split_for_evaluation(record)
+    if split is None:
+        return None
+    messages, reference = split
+    return Question(tuple(assistant.encoder.prompt_tokens(messages, record.tools)), reference)
+
+
+def score_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber = ignore, who: str = "model") -> list[RowScore]:
+    """Score the assistant, as it is now, on prepared rows; `who` is what it is called where `emit` is told of it."""
+    scores = score(
+        assistant.model,
+        rows.examples,
+        rows.questions,
+        decode=assistant.tokenizer.decode,
+        stop_ids=assistant.stop_ids,
+        max_new_tokens=rows.max_new_tokens,
+        emit=emit,
+        who=who,
+    )
+    return [replace(one, bytes=size) for one, size in zip(scores, rows.sizes, strict=True)]
+
+
+def score_model(
+    assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber = ignore, who: str = "model"
+) -> ModelScores:
+    """Score the assistant, as it is now, by rows and by the metrics of a task."""
+    scores = score_rows(assistant, rows, emit=emit, who=who)
+    results = answer_metrics(rows, scores, chosen.answers)
+    if chosen.choice:
+        results.append(_choices(assistant, rows, emit, who))
+    measures = measures_of(scores)
+    for result in results:
+        measures += [expanded(one, rows.asked, len(rows.records)) for one in result.measures]
+    details = {key: value for result in results for key, value in result.details.items()}
+    return ModelScores(scores, measures, details)
+
+
+def answer_metrics(rows: RowSet, scores: Sequence[RowScore], metrics: Sequence[TaskMetric]) -> list[TaskResult]:
+    """What metrics find in the answers of a model; nothing where no row has an answer."""
+    answered = rows.answered([one.answer for one in scores])
+    return [metric(answered) for metric in metrics] if answered else []
+
+
+def lists_choices(rows: RowSet) -> bool:
+    """Whether every row that has an answer lists its choices."""
+    return bool(rows.asked and rows.raw) and all(CHOICES in rows.raw[index] for index in rows.asked)
+
+
+def _choices(assistant: Assistant, rows: RowSet, emit: Subscriber, who: str) -> TaskResult:
+    """Compare the choices of every row by their likelihood."""
+    answered = rows.answered([None] * len(rows.records))
+    labels = list(dict.fromkeys(row.reference for row in answered))
+    found, problems = [], []
+    for row in answered:
+        try:
+            found.append(choices_of(row.row, row.reference, row.where, labels))
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError(f"{len(problems)} of {len(answered)} rows have no usable choices:\n{listing(problems)}")
+    examples = [
+        assistant.encoder.encode(with_answer(rows.records[index], row.reference, text))
+        for index, row, one in zip(rows.asked, answered, found, strict=True)
+        for text in one.choices
+    ]
+    with Stage(emit, f"comparing choices with the {who}", total=len(examples), unit="choices") as stage:
+        losses = iter([loss for loss, _ in row_losses(assistant.model, examples, on_done=stage.advance)])
+    return choice(found, [[next(losses) for _ in one.choices] for one in found])

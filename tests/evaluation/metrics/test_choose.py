@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from veneer.errors import ConfigError
+from veneer.evaluation.metrics.base import AnsweredRow
+from veneer.evaluation.metrics.choose import METRICS, PRIMARY, fitting_metrics, named_metrics
+
+
+def rows(references: list[str]) -> list[AnsweredRow]:
+    return [AnsweredRow(f"f:{i}", "", reference, "") for i, reference in enumerate(references)]
+
+
+@pytest.mark.parametrize(
+    ("references", "metric"),
+    [
+        (['{"a": 1}', ' {"a": 2}'], "json"), (["so\n#### 3", "#### 4"], "number"),
+        (["yes", "no", "no"] * 4, "classification"), ([f"text {i}" for i in range(9)], "rouge-l"),
+        (["yes"] * 9, "rouge-l"), (["long " * 20, "short"] * 6, "rouge-l"), (['{"a": 1}', "text"], "rouge-l"),
+    ],
+)  # fmt: skip
+def test_the_references_say_which_metric_fits(references: list[str], metric: str) -> None:
+    found = fitting_metrics(rows(references), choices=False)
+    assert found.answers == (METRICS[metric],)
+    assert not found.choice
+
+
+def test_rows_that_list_choices_are_compared_by_likelihood() -> None:
+    found = fitting_metrics(rows(["a", "b"]), choices=True)
+    assert (found.answers, found.choice, found.primary) == ((), True, "choice_accuracy")
+    assert fitting_metrics([], choices=False).answers == ()
+
+
+def test_every_metric_has_its_primary_measure() -> None:
+    for name in METRICS:
+        assert named_metrics([name]).primary == PRIMARY[name]
+    assert named_metrics(["loss", "json"]).primary == "loss"
+    assert named_metrics(["choice"]).choice
+    assert named_metrics([]).primary is None
+
+
+def test_unknown_names_are_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'rouge-l'.*possible are exact, loss"):
+        named_metrics(["rougel"])

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from veneer.errors import ConfigError, DataError
+from veneer.evaluation.metrics.base import AnsweredRow
+from veneer.evaluation.metrics.custom import command_metric, python_metric
+
+ROWS = [AnsweredRow("f:1", "q", "yes", "yes it is", {"weight": 2}), AnsweredRow("f:2", "q", "no", "", {"weight": 4})]
+
+
+def file(tmp_path: Path, code: str) -> str:
+    (tmp_path / "own.py").write_text(code)
+    return str(tmp_path / "own.py")
+
+
+def test_a_function_gets_answer_reference_and_row(tmp_path: Path) -> None:
+    path = file(tmp_path, "def begins(a, reference, row):\n    return a.startswith(reference) * row['weight']\n")
+    (measure,) = python_metric(f"{path}:begins")(ROWS).measures
+    assert (measure.name, measure.total, measure.bounded) == ("begins", 1.0, False)
+
+
+def test_a_function_may_give_several_scores_and_none(tmp_path: Path) -> None:
+    path = file(
+        tmp_path, "def both(a, r, row):\n    return {'hit': a.startswith(r), 'words': len(a.split()) or None}\n"
+    )
+    measures = python_metric(f"{path}:both")(ROWS).measures
+    assert {one.name: (one.total, one.binary) for one in measures} == {"hit": (0.5, True), "words": (3.0, False)}
+
+
+def test_what_is_no_function_or_no_score_is_refused(tmp_path: Path) -> None:
+    path = file(tmp_path, "def text(a, r, row):\n    return a\n\ndef other(a, r, row):\n    return float('nan')\n")
+    with pytest.raises(ConfigError, match="is no file"):
+        python_metric("absent.py:f")
+    with pytest.raises(ConfigError, match="no function 'f'; it has text, other"):
+        python_metric(f"{path}:f")
+    for name in ("text", "other"):
+        with pytest.raises(DataError, match="no finite numbers") as caught:
+            python_metric(f"{path}:{name}")(ROWS)
+        assert "f:1" in str(caught.value)
+        assert "f:2" in str(caught.value)
+
+
+def test_a_command_gets_rows_and_prints_scores(tmp_path: Path) -> None:
+    code = (
+        "import json, sys\n"
+        "for line in sys.stdin:\n"
+        "    row = json.loads(line)\n"
+        "    print(json.dumps({'hit': row['answer'].startswith(row['reference']), 'weight': row['row']['weight']}))\n"
+    )
+    found = command_metric(f"command:{sys.executable} {file(tmp_path, code)}")(ROWS)
+    assert {one.name: one.total for one in found.measures} == {"hit": 0.5, "weight": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("print(1)", "printed 1 lines for 2 rows"), ("print('x'); print('y')", "no JSON"),
+        ("raise SystemExit(3)", "ended with code 3"), ("print('null'); print('\"a\"')", "no finite numbers"),
+    ],
+)  # fmt: skip
+def test_a_command_that_fails_is_said(tmp_path: Path, code: str, message: str) -> None:
+    metric = command_metric(f"command:{sys.executable} {file(tmp_path, code)}")
+    with pytest.raises((ConfigError, DataError), match=message):
+        metric(ROWS)
+
+
+def test_a_command_must_be_there() -> None:
+    with pytest.raises(ConfigError, match="give a program"):
+        command_metric("command:")
+    with pytest.raises(ConfigError, match="cannot be run"):
+        command_metric("command:/no/such/program")(ROWS)
