@@ -21,7 +21,6 @@ from veneer.exports.certificate import (
     kl_divergence,
     largest_gap,
 )
-from veneer.exports.tensors import ExpectedTensor, MemoryTensors, compare_tensors, relative_error
 from veneer.exports.veneer_reader import steps_of
 
 LIMIT = Threshold(gap=1e-3, divergence=1e-6, tensor=0.0)
@@ -159,40 +158,6 @@ def test_a_reader_that_rounds_is_allowed_what_rounding_moves_on_these_rows() -> 
     assert compare(live, side("r", shift=-1.2), LIMIT, LABELS).problems
     (problem,) = compare(live, side("r", shift=-9.0), LIMIT, LABELS, floor=floor).problems
     assert "mean KL divergence" in problem
-
-
-def test_every_kind_of_damage_to_a_tensor_is_named() -> None:
-    whole = {name: torch.randn(8, 4, generator=torch.Generator().manual_seed(n)) for n, name in enumerate("abcdef")}
-    exact = [ExpectedTensor(name, tensor, tensor) for name, tensor in whole.items()]
-    assert compare_tensors(exact, MemoryTensors(dict(whole)), 0.0) == TensorReport(6, "a", 0.0)
-    found = {**whole, "a": whole["a"] * 1.001, "b": whole["c"], "c": whole["b"], "e": whole["e"][:4], "x": whole["a"]}
-    found["f"] = whole["f"].clone()
-    found["f"][2, 2] = math.nan
-    del found["d"]
-    report = compare_tensors(exact, MemoryTensors(found), 0.0)
-    assert [problem.split(":")[0] for problem in report.problems] == ["a", "b", "c", "d", "e", "f", "x"]
-    for part, problem in zip(
-        ("off by 0.1 %", "off by", "off by", "missing", "shape [4, 4]", "1 of its 32 numbers are NaN", "should not be"),
-        report.problems,
-        strict=True,
-    ):
-        assert part in problem
-
-
-def test_values_of_a_rounding_format_are_those_that_it_holds_or_as_good() -> None:
-    exact = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
-    written = (exact * 8).round() / 8
-    expected = [ExpectedTensor("a", exact, written)]
-    error = relative_error(written.double(), exact.double())
-    report = compare_tensors(expected, MemoryTensors({"a": written}), 1.5 * error)
-    assert (report.problems, report.worst, report.error) == ((), "a", pytest.approx(error))
-    assert "are allowed" in compare_tensors(expected, MemoryTensors({"a": written}), 0.5 * error).problems[0]
-    nearer, further = written.clone(), written.clone()
-    nearer[3] = (written[3] + exact[3]) / 2
-    further[3] = written[3] + 0.001 * (written[3] - exact[3])
-    assert compare_tensors(expected, MemoryTensors({"a": nearer}), 1.5 * error).problems == ()
-    (problem,) = compare_tensors(expected, MemoryTensors({"a": further}), 1.5 * error).problems
-    assert problem.endswith("in 1 of its 8 rows")
 
 
 def test_a_certificate_says_first_what_explains_the_rest() -> None:
