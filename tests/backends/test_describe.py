@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from hf_models import write_hf_model
-from tiny import run_config
-from veneer.backends.base import CAPABILITIES, Description, capabilities_of
-from veneer.backends.choose import refuse_settings
+from veneer.backends.base import CAPABILITIES
 from veneer.backends.describe import describe_model
 from veneer.enums import Backend
-from veneer.errors import ConfigError, ModelError
+from veneer.errors import ModelError
 from veneer.io.checkpoint import open_checkpoint, read_model_config
 from veneer.load import load_model
 from veneer.model.decoder import CausalLM
@@ -65,23 +62,3 @@ def test_a_model_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "perpetuum_mobile"}')
     with pytest.raises(ModelError, match="perpetuum_mobile"):
         describe_model(read_model_config(tmp_path), Backend.AUTO)
-
-
-def test_settings_beyond_what_a_model_can_are_refused_all_at_once(tiny_model: Path, tmp_path: Path) -> None:
-    able = describe_model(read_model_config(tiny_model), Backend.AUTO)
-    unable: Description = replace(able, capabilities=replace(CAPABILITIES[Backend.HF], recomputation=False))
-    beyond = (
-        "lora.new_tokens=[<a>]", "compute.products=int8", "compute.recompute=layers",
-    )  # fmt: skip
-    config = run_config(tiny_model, Path("-"), tmp_path / "run", *beyond)
-    refuse_settings(config, able)
-    with pytest.raises(ConfigError) as caught:
-        refuse_settings(config, unable)
-    for key in ("lora.new_tokens", "compute.products int8", "compute.recompute layers"):
-        assert key in str(caught.value)
-    with pytest.raises(ConfigError, match="method full: take lora or qlora"):
-        refuse_settings(run_config(tiny_model, Path("-"), tmp_path / "run", "method=full"), unable)
-
-
-def test_a_record_older_than_the_choice_is_of_the_own_decoder() -> None:
-    assert capabilities_of(Backend.AUTO) is CAPABILITIES[Backend.VENEER]

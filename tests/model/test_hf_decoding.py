@@ -10,7 +10,8 @@ from hf_models import OTHERS, SHAPES, tiny_hf
 from tiny_models import documents, largest_difference, their_logits
 from veneer.backends.load import load_hf
 from veneer.errors import ModelError
-from veneer.generation import Sampling, generate
+from veneer.generation.batch import generate
+from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.hf import HfModel
 from veneer.model.hf_decoding import HfCachedDecoding, HfUncachedDecoding, call_body

@@ -104,7 +104,7 @@ class Adapter:
         return None
 
     def merged(self) -> Iterator[tuple[str, Tensor]]:
-        """Merged tensors: each tensor of the base that the adapter changes, with the update in it, module by module.
+        """Merged tensors: weight and bias of each module that the adapter stands on, with the update in them.
 
         Yields the full name (`model.layers.0.self_attn.q_proj.weight`) and the tensor in float64, so that whoever
         writes it rounds once. Embedding and head of a tied model are two tensors here: unless `keeps_tie`, a change of

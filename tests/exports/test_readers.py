@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiny import write_model
+from veneer.assistant import Assistant
+from veneer.errors import ModelError
+from veneer.exports.certificate import Threshold, compare
+from veneer.exports.prompts import chosen
+from veneer.exports.readers import Reader, installed, peft_folder, quiet, transformers_folder, veneer_folder
+from veneer.exports.veneer_reader import folder, reference
+
+CPU = torch.device("cpu")
+LIMIT = Threshold(gap=1e-3, divergence=1e-6, tensor=0.0)
+
+
+@pytest.fixture(scope="module")
+def assistant(tiny_model: Path) -> Assistant:
+    return folder(tiny_model, CPU)
+
+
+def problems_of(reader: Reader, assistant: Assistant) -> tuple[str, ...]:
+    live, asked = reference(assistant, chosen(assistant, None, 5, 6))
+    return compare(live, reader.read(asked), LIMIT, [prompt.where for prompt in asked.prompts.prompts]).problems
+
+
+@pytest.mark.parametrize("make", [veneer_folder, transformers_folder], ids=["veneer", "transformers"])
+def test_a_reader_of_the_same_files_agrees_and_one_of_others_does_not(
+    make: object, assistant: Assistant, tiny_model: Path, tmp_path: Path
+) -> None:
+    assert callable(make)
+    assert problems_of(make(tiny_model, CPU), assistant) == ()
+    other = write_model(tmp_path / "other", seed=1)
+    assert problems_of(make(other, CPU), assistant)[0].startswith("probabilities: ")
+
+
+def test_peft_reads_the_adapter_on_its_base(assistant: Assistant, tiny_model: Path, lora: Path) -> None:
+    reader = peft_folder(tiny_model, lora, assistant.model.spec.vocab_size, tiny_model, CPU)
+    assert reader.name == "peft"
+    # Beside the base alone an adapter that has learnt something is another model.
+    assert problems_of(reader, assistant)[0].startswith("probabilities: ")
+
+
+def test_a_reader_that_ends_answers_otherwise_is_seen(assistant: Assistant, tiny_model: Path) -> None:
+    live, asked = reference(assistant, chosen(assistant, None, 5, 6))
+    found = transformers_folder(tiny_model, CPU).read(asked)
+    assert found.stop_ids == live.stop_ids
+    assert found.vocabulary == live.vocabulary
+    assert compare(live, replace(found, stop_ids=frozenset({1})), LIMIT, [""] * 5).problems[0].startswith("ending: ")
+
+
+def test_what_transformers_cannot_open_is_an_error_that_names_the_folder(
+    assistant: Assistant, tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ModelError, match=f"{tmp_path}: transformers cannot open it"):
+        problems_of(transformers_folder(tmp_path, CPU), assistant)
+
+
+def test_within_quiet_nothing_is_said_and_afterwards_everything_as_before() -> None:
+    logger = logging.getLogger("transformers")
+    before = logger.level
+    with quiet():
+        assert not logger.isEnabledFor(logging.WARNING)
+        warnings.warn("said by another library", stacklevel=1)
+    assert logger.level == before
+    with pytest.warns(UserWarning, match="again"):
+        warnings.warn("again", stacklevel=1)
+
+
+def test_a_package_that_is_not_there_is_known() -> None:
+    assert installed("torch")
+    assert not installed("no_such_package_anywhere")
