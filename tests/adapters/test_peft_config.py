@@ -92,6 +92,8 @@ def test_settings_of_peft_that_are_off_are_accepted(model: CausalLM, folder: Pat
         ({"lora_alpha": float("nan")}, ["lora_alpha: nan"]),
         ({"lora_alpha": float("inf")}, ["lora_alpha: inf"]),
         ({"lora_dropout": 1.0, "target_modules": [1]}, ["lora_dropout: 1.0", "target_modules: [1]"]),
+        ({"exclude_modules": 3, "modules_to_save": [1]}, ["exclude_modules: 3", "modules_to_save: [1]"]),
+        ({"layers_to_transform": "1", "rank_pattern": 5}, ["layers_to_transform: '1'", "rank_pattern: 5"]),
         ({"peft_type": "IA3"}, ["'IA3'"]),
         ({"peft_type": None}, ["None"]),
     ],
@@ -106,7 +108,9 @@ def test_unusable_values_are_all_named(
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff", '"LORA"', "null"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "\x00\xff", '"LORA"', "null", "[" * 100_000, '{"r": ' + "9" * 5000 + "}"]
+)
 def test_a_broken_configuration_is_refused(text: str, model: CausalLM, folder: Path) -> None:
     write_adapter(folder, model)
     (folder / "adapter_config.json").write_text(text, encoding="latin-1")

@@ -16,11 +16,21 @@ from torch import Tensor
 
 from peft_folders import randomise, their_adapter, write_adapter
 from tiny_models import documents, largest_difference, ours, packed_hidden, packed_logits, their_logits, tiny_llama
+from veneer import expressions
+from veneer.adapters.combine import WeightedAdapter
 from veneer.adapters.inject import inject
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE, load_adapter, read_config, read_tensors, save_adapter
+from veneer.adapters.store import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    check_expressions,
+    load_adapter,
+    read_config,
+    read_tensors,
+    save_adapter,
+)
 from veneer.errors import AdapterError
 from veneer.load import WeightForm
 from veneer.losses import linear_cross_entropy
@@ -312,3 +322,48 @@ def test_a_whole_submodule_is_saved_and_read_by_both(folder: Path, tmp_path: Pat
     assert {path for path, _ in written.modules} >= {"model.layers.0.mlp.gate_proj", "model.layers.1.mlp.down_proj"}
     loaded = peft.PeftModel.from_pretrained(tiny_llama(), folder).eval()
     assert largest_difference(packed_logits(own, TEXTS), their_logits(loaded, TEXTS)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_modules": "([a-z._0-9]+)+!"}, "takes too long to match"),
+        ({"exclude_modules": "([a-z._0-9]+)+!"}, "takes too long to match"),
+        ({"rank_pattern": {"([a-z._0-9]+)+!": 4}}, "takes too long to match"),
+        ({"alpha_pattern": {"(": 4}}, r"'\(': no regular expression"),
+    ],
+)
+def test_expressions_that_cannot_be_used_are_refused(
+    settings: dict[str, Any], message: str, model: CausalLM, folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    write_adapter(folder, model)
+    monkeypatch.setattr(expressions, "SECONDS", 1)
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    (folder / CONFIG_FILE).write_text(json.dumps(config | settings))
+    with pytest.raises(AdapterError, match=message):
+        check_expressions(read_config(folder)[0], plain(model, tmp_path).linear_paths(), folder)
+
+
+@pytest.mark.parametrize("read", [load_adapter, lambda model, folder: WeightedAdapter.read(folder)])
+def test_expressions_are_tried_before_they_are_used(
+    read: Callable[[CausalLM, Path], object], model: CausalLM, folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    write_adapter(folder, model)
+    monkeypatch.setattr(expressions, "SECONDS", 1)
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    (folder / CONFIG_FILE).write_text(json.dumps(config | {"exclude_modules": "([a-z._0-9]+)+!"}))
+    with pytest.raises(AdapterError, match="takes too long to match"):
+        read(plain(model, tmp_path), folder)
+
+
+@pytest.mark.parametrize("settings", [{"r": 1 << 40}, {"rank_pattern": {"q_proj": 1 << 40}}])
+def test_a_rank_that_no_tensor_has_is_refused_before_anything_is_allocated(
+    settings: dict[str, Any], model: CausalLM, folder: Path, tmp_path: Path
+) -> None:
+    write_adapter(folder, model)
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    (folder / CONFIG_FILE).write_text(json.dumps(config | settings))
+    with pytest.raises(AdapterError, match=r"q_proj\.lora_A\.weight: shape \[\d+, \d+\], the rank is 1099511627776"):
+        load_adapter(plain(model, tmp_path), folder)

@@ -122,7 +122,9 @@ def test_index_lists_every_missing_shard(tmp_path: Path) -> None:
         open_checkpoint(path)
 
 
-@pytest.mark.parametrize("file", ["../x.safetensors", "/etc/x.safetensors", "a\\x.safetensors", "x.bin", 3, None])
+@pytest.mark.parametrize(
+    "file", ["../x.safetensors", "/etc/x.safetensors", "a\\x.safetensors", "x.bin", 3, None, "x" * 300 + ".safetensors"]
+)
 def test_index_cannot_point_elsewhere(tmp_path: Path, file: Any) -> None:
     with pytest.raises(ModelError, match="refused"):
         open_checkpoint(sharded(tmp_path, {"a": file}))

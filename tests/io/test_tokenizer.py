@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
-from tokenizers import processors
+from tokenizers import models, processors
 from transformers import AutoTokenizer
 
 from tiny_tokenizers import byte_level_tokenizer, metaspace_tokenizer, save_tokenizer, varied_strings
@@ -259,3 +259,38 @@ def test_unwritable_folder_is_an_output_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(OutputError, match="could not be saved"):
         ALIASED["byte level"].save(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab": {"a": 0, "b": (1 << 32) - 1}}, "the token 'b' has the id 4,294,967,295; ids are below 16,777,216"),
+        (
+            {"continuing_subword_prefix": "ByteLevel", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
+            "not a",
+        ),
+    ],
+)
+def test_a_model_that_the_library_cannot_hold_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """The one would have it list all ids, which takes the memory; at the other it panics."""
+    tree = json.loads(Backend(models.BPE({"a": 0, "b": 1}, [])).to_str())
+    tree["model"] |= changes
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tree))
+    with pytest.raises(ModelError, match=message):
+        from_directory(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"added_tokens_decoder": {"²": {"content": "x"}}},
+        {"added_tokens_decoder": {"9" * 5000: 3}},
+        {"added_tokens_decoder": {"7": {"content": "\ud800"}}},
+        {"eos_token": "\ud800"},
+        {"additional_special_tokens": 5},
+    ],
+)
+def test_odd_values_of_the_configuration_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    save_tokenizer(tmp_path, byte_level_tokenizer(), config)
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json"):
+        from_directory(tmp_path)

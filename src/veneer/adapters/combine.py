@@ -29,7 +29,7 @@ from veneer.adapters.init import INITS, TargetLayer, embedding
 from veneer.adapters.module import AdapterModule, copy_tensors
 from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import CONFIG_FILE, read_config, read_tensors, save_adapter
+from veneer.adapters.store import CONFIG_FILE, check_expressions, read_config, read_tensors, save_adapter
 from veneer.adapters.targets import EMBEDDING, layer_number
 from veneer.enums import Bias, Init, Scaling, Variant
 from veneer.errors import AdapterError, OutputError, listing
@@ -70,7 +70,9 @@ class WeightedAdapter:
             AdapterError: it cannot be read.
         """
         spec, _ = read_config(folder)
-        return cls(str(folder), spec, read_tensors(folder), weight)
+        tensors = read_tensors(folder)
+        check_expressions(spec, tensors, folder)
+        return cls(str(folder), spec, tensors, weight)
 
     def paths(self) -> list[str]:
         """Paths of its updates, in no particular order."""

@@ -240,6 +240,7 @@ def _is_used(key: str, value: Any) -> bool:
 def _faults(config: Mapping[str, Any]) -> list[str]:
     rank, alpha, dropout = config.get("r"), config.get("lora_alpha"), config.get("lora_dropout", 0.0)
     targets, tokens = config.get("target_modules"), config.get("trainable_token_indices")
+    excluded, saved, layers = (config.get(key) for key in ("exclude_modules", "modules_to_save", "layers_to_transform"))
     problems = []
     if not _is_rank(rank):
         problems.append(f"r: {rank!r}, must be a whole number of at least 1")
@@ -252,6 +253,12 @@ def _faults(config: Mapping[str, Any]) -> list[str]:
         problems.append(f"target_parameters: {parameters!r}, must be a list of texts")
     if not (isinstance(targets, str) or _is_list(targets, str) or (targets is None and parameters)):
         problems.append(f"target_modules: {targets!r}, must be a text or a list of texts")
+    if not (excluded is None or isinstance(excluded, str) or _is_list(excluded, str)):
+        problems.append(f"exclude_modules: {excluded!r}, must be a text or a list of texts")
+    if not (saved is None or _is_list(saved, str)):
+        problems.append(f"modules_to_save: {saved!r}, must be a list of texts")
+    if not (layers is None or isinstance(layers, int) or _is_list(layers, int)):
+        problems.append(f"layers_to_transform: {layers!r}, must be a number or a list of numbers")
     if not all(_is_rank(value) for value in _values(config.get("rank_pattern"))):
         problems.append(f"rank_pattern: {config['rank_pattern']!r}, must give whole numbers of at least 1")
     if not all(_is_number(value) for value in _values(config.get("alpha_pattern"))):
@@ -266,7 +273,8 @@ def _faults(config: Mapping[str, Any]) -> list[str]:
 def _values(pattern: Any) -> list[Any]:
     if pattern is None:
         return []
-    return list(pattern.values()) if isinstance(pattern, dict) else [pattern]
+    # Neither a rank nor a number stands for a pattern of another kind.
+    return list(pattern.values()) if isinstance(pattern, dict) else [None]
 
 
 def _is_rank(value: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from veneer.adapters.inject import inject
 from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.peft_config import adapter_config, is_plain, parse_config
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import EMBEDDING, HEAD, is_router, selects, value_of_pattern
+from veneer.adapters.targets import EMBEDDING, HEAD, expression_of_key, is_router, selects, value_of_pattern
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
 from veneer.enums import Init
 from veneer.errors import AdapterError, listing
+from veneer.expressions import endless
 from veneer.io.files import write_tensors, write_text
 from veneer.io.headers import repeated_names
 from veneer.io.tokenizer import Tokenizer, from_directory
@@ -89,7 +90,7 @@ def read_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
         raise AdapterError(
             f"{directory}: no {CONFIG_FILE} there; give the folder that `veneer train` or PEFT's save_pretrained wrote"
         ) from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"{path}: cannot be read: {error}") from error
     return parse_config(config, path), config
 
@@ -156,6 +157,8 @@ def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
     tensors = read_tensors(directory)
     if not tensors:
         raise AdapterError(f"{directory / WEIGHTS_FILE}: holds no tensors")
+    check_expressions(spec, [*model.linear_paths(), *tensors], directory)
+    _check_ranks(spec, tensors, directory)
     if spec.tied_modules and model.spec.tied_head:
         tensors |= _tied_head(tensors)
     if not model.flat:
@@ -169,6 +172,49 @@ def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
     except AdapterError:
         before.restore(model)
         raise
+
+
+def check_expressions(spec: LoraSpec, names: Iterable[str], directory: Path) -> None:
+    """Try the regular expressions of a saved adapter, before they are used here.
+
+    Args:
+        spec: the specification that was read.
+        names: paths of modules, or names of tensors, in which the paths stand before `.lora_`.
+        directory: of the adapter.
+
+    Raises:
+        AdapterError: one is invalid, or does not end.
+    """
+    whole = [names for names in (spec.target_modules, spec.exclude_modules) if isinstance(names, str)]
+    keys = {*spec.rank_pattern, *spec.alpha_pattern}
+    problems = []
+    for expression in (*whole, *sorted(keys)):
+        try:
+            re.compile(expression)
+        except (re.error, RecursionError, OverflowError) as error:
+            problems.append(f"{expression!r}: no regular expression: {error}")
+    if not problems:
+        paths = sorted({name.partition(".lora_")[0] for name in names})
+        used = {rf"(?:{expression})\Z": expression for expression in whole}
+        used |= {expression_of_key(key): key for key in keys}
+        problems += [f"{used[one]!r}: takes too long to match" for one in endless(used, paths)]
+    if problems:
+        raise AdapterError(f"{directory / CONFIG_FILE} has expressions that cannot be used:\n{listing(problems)}")
+
+
+def _check_ranks(spec: LoraSpec, tensors: Mapping[str, Tensor], directory: Path) -> None:
+    """Refuse ranks beyond the tensors' sizes, which would be allocated before they are compared.
+
+    Raises:
+        AdapterError: naming every such tensor.
+    """
+    problems = []
+    for name, tensor in tensors.items():
+        path, end = name.rpartition(".lora_")[::2]
+        if end in ("A.weight", "embedding_A") and spec.rank_of(path) > len(tensor):
+            problems.append(f"{name}: shape {list(tensor.shape)}, the rank is {spec.rank_of(path)}")
+    if problems:
+        raise AdapterError(f"{directory}: {CONFIG_FILE} names ranks that its tensors do not have:\n{listing(problems)}")
 
 
 def _tied_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -149,9 +149,14 @@ def layer_number(path: str) -> int | None:
 def value_of_pattern(patterns: Mapping[str, Value], path: str, default: Value) -> Value:
     """The value of the first pattern that matches a path, or its end after a dot (PEFT's `rank_pattern`)."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
+        if re.match(expression_of_key(pattern), path):
             return value
     return default
+
+
+def expression_of_key(key: str) -> str:
+    """The regular expression that a key of `rank_pattern` or `alpha_pattern` stands for, as in PEFT."""
+    return rf"(.*\.)?({key})$"
 
 
 def check_patterns(patterns: Mapping[str, object], paths: Sequence[str], setting: str) -> None:
@@ -163,7 +168,7 @@ def check_patterns(patterns: Mapping[str, object], paths: Sequence[str], setting
     problems = []
     for pattern in patterns:
         try:
-            fits = any(re.match(rf"(.*\.)?({pattern})$", path) for path in paths)
+            fits = any(re.match(expression_of_key(pattern), path) for path in paths)
         except re.error as error:
             problems.append(f"{pattern!r}: not a regular expression: {error}")
             continue

@@ -38,6 +38,7 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 _READABLE = ("F32", "F16", "BF16", "F64", *FLOAT8)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_SHARD = re.compile(r"[^/\\\0]+\.safetensors")
 
 HUB_FOLDER = "models--"
 """What the folder of a model begins with in the hub's cache."""
@@ -288,10 +289,10 @@ class SafetensorsCheckpoint:
         if not isinstance(weight_map, dict) or not weight_map:
             raise ModelError(f"{self.path / INDEX} has no weight_map.")
         for name, file in weight_map.items():
-            if not isinstance(file, str) or "/" in file or "\\" in file or not file.endswith(".safetensors"):
+            if not isinstance(file, str) or len(file) > 255 or not _SHARD.fullmatch(file):
                 raise ModelError(
-                    f"{self.path / INDEX} puts the tensor {name} into {file!r}, which is not a .safetensors file of "
-                    "the same directory: refused."
+                    f"{self.path / INDEX} puts the tensor {name} into {file!r:.300}, which is not a .safetensors "
+                    "file of the same directory: refused."
                 )
             self._index[name] = file
         files = sorted(set(self._index.values()))

@@ -27,6 +27,7 @@ from torch import Tensor
 from veneer.config import QuantSection
 from veneer.enums import Scheme
 from veneer.errors import ModelError
+from veneer.expressions import endless
 
 CONFIG_KEY = "quantization_config"
 METHOD = "bitsandbytes"
@@ -226,6 +227,9 @@ def described_quantisation(config: Mapping[str, Any], paths: Sequence[str]) -> Q
     Args:
         config: content of config.json.
         paths: paths of the decoder's linear layers.
+
+    Raises:
+        ModelError: an expression in it does not end.
     """
     settings = config.get(CONFIG_KEY)
     if not isinstance(settings, Mapping) or settings.get("quant_method", METHOD) != METHOD:
@@ -233,6 +237,8 @@ def described_quantisation(config: Mapping[str, Any], paths: Sequence[str]) -> Q
     # As in transformers: a regular expression for the beginning of a path, or the end of a path.
     given = settings.get("llm_int8_skip_modules")
     names = [str(name) for name in given] if isinstance(given, list) else []
+    if endless((_beginning(name) for name in names), paths):
+        raise ModelError("quantization_config.llm_int8_skip_modules has an expression that takes too long to match.")
     dense = [path for path in paths if any(path.endswith(name) or _begins(path, name) for name in names)]
     if settings.get("load_in_8bit"):
         return QuantSection(scheme=Scheme.INT8, skip_modules=tuple(dense))
@@ -247,9 +253,14 @@ def described_quantisation(config: Mapping[str, Any], paths: Sequence[str]) -> Q
 
 def _begins(path: str, name: str) -> bool:
     try:
-        return re.match(rf"(?:{name})(?:(?<=\.)|(?=\.|$))", path) is not None
+        return re.match(_beginning(name), path) is not None
     except re.error:
         return False
+
+
+def _beginning(name: str) -> str:
+    """The expression for paths that begin with what a name of a module matches."""
+    return rf"(?:{name})(?:(?<=\.)|(?=\.|$))"
 
 
 FLOAT_METHODS = ("fp8", "fbgemm_fp8", "mxfp4")

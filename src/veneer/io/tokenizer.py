@@ -18,6 +18,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, processors
 
+from veneer.bounds import VOCABULARY
 from veneer.errors import ModelError, OutputError, listing
 
 ALIAS_BASE = 0x100000
@@ -267,11 +268,13 @@ def from_directory(path: Path) -> Tokenizer:
     text = _text(file)
     try:
         backend = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:
-        # The tokenizers library raises Exception itself, of no class of its own, for what it cannot parse.
-        if type(error) is not Exception:
+    except BaseException as error:
+        # The tokenizers library raises Exception itself, of no class of its own, for what it cannot parse, and
+        # PanicException, which has no public name, where its own code fails.
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"{file} is not a usable tokenizer: {error}") from error
+    _check_ids(backend, file)
     backend.no_truncation()
     backend.no_padding()
     config = _object(path / "tokenizer_config.json")
@@ -312,6 +315,18 @@ def finish(
     )
 
 
+def _check_ids(backend: tokenizers.Tokenizer, file: Path) -> None:
+    """Refuse ids that no vocabulary has: the library makes lists of all ids up to the largest.
+
+    Raises:
+        ModelError: naming the token with the largest id.
+    """
+    vocab = backend.get_vocab(with_added_tokens=True)
+    token = max(vocab, key=vocab.__getitem__, default="")
+    if vocab.get(token, 0) >= VOCABULARY:
+        raise ModelError(f"{file}: the token {token[:40]!r} has the id {vocab[token]:,}; ids are below {VOCABULARY:,}")
+
+
 def _special_names(path: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """Named special tokens. tokenizer_config.json comes before special_tokens_map.json."""
     names: dict[str, str] = {}
@@ -331,8 +346,10 @@ def _declare_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any], na
     wanted: list[AddedToken] = []
     declared = config.get("added_tokens_decoder")
     entries = declared.items() if isinstance(declared, dict) else ()
-    for index, entry in sorted(entries, key=lambda item: int(item[0]) if item[0].isdigit() else -1):
-        if not index.isdigit() or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+    for index, entry in sorted(
+        entries, key=lambda item: int(item[0]) if item[0].isdecimal() and len(item[0]) < 20 else -1
+    ):
+        if not index.isdecimal() or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
             raise ModelError(f"tokenizer_config.json: added_tokens_decoder[{index!r}] is not a token.")
         special = bool(entry.get("special")) or entry["content"] in names.values()
         token = AddedToken(
@@ -349,6 +366,8 @@ def _declare_tokens(backend: tokenizers.Tokenizer, config: Mapping[str, Any], na
     extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
     if isinstance(extra, dict):
         extra = list(extra.values())
+    if not isinstance(extra, list):
+        raise ModelError(f"tokenizer_config.json: the special tokens {extra!r:.80} are no list of tokens.")
     for value in [*names.values(), *extra]:
         content = value.get("content") if isinstance(value, dict) else value
         if isinstance(content, str) and content not in listed:
@@ -376,7 +395,7 @@ def _chat_template(path: Path, config: Mapping[str, Any]) -> str | None:
         return _text(path / "chat_template.jinja")
     value = _object(path / "chat_template.json").get("chat_template", config.get("chat_template"))
     if isinstance(value, list):
-        value = {entry.get("name"): entry.get("template") for entry in value if isinstance(entry, dict)}
+        value = {str(entry.get("name")): entry.get("template") for entry in value if isinstance(entry, dict)}
     if isinstance(value, dict):
         value = value.get("default")
     return value if isinstance(value, str) else None
@@ -397,6 +416,8 @@ def _object(file: Path) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(_text(file))
+        # Half a character (a lone surrogate), which an escape can spell, is none that a tokenizer can take.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(value, dict):

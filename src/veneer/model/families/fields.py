@@ -200,7 +200,7 @@ def _kind(config: Config, scaling: Config, kinds: Sequence[RopeKind]) -> RopeKin
             f"that no key could be kept. Supported: {', '.join(sorted(known))}; within max_position_embeddings it is "
             f"the same as none, so that rope_scaling can be set to null. {OTHERWISE}"
         )
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ModelError(
             f"rope scaling {name!r} is not supported for model_type {config.get('model_type')!r}; "
             f"supported: {', '.join(sorted(known))}. {OTHERWISE}"

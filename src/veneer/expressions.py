@@ -1,0 +1,63 @@
+"""Regular expressions of strangers, tried where they can be ended.
+
+An expression such as `(a+)+$` tries every way to part a text, which takes twice as long for each letter, and Python's
+`re` cannot be stopped. So expressions of a stranger's file that repeat something are tried in a process of their own
+before they are used here, on the texts that they will meet.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+
+SECONDS = 2
+"""Processor time for all expressions of a file together. Those of honest adapters take milliseconds."""
+WALL_SECONDS = 60.0
+"""Time by the clock, which is what bounds them on Windows."""
+
+_CHILD = """
+import json, re, sys
+expressions, texts, seconds = json.load(sys.stdin)
+if sys.platform != "win32":
+    import resource
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+for number, expression in enumerate(expressions):
+    try:
+        pattern = re.compile(expression)
+    except re.error:
+        pattern = re.compile("")
+    for text in texts:
+        pattern.match(text)
+    print(number, flush=True)
+"""
+
+
+def endless(expressions: Iterable[str], texts: Sequence[str]) -> list[str]:
+    """The first of the expressions that cannot be matched with these texts in time, as a list; else an empty list.
+
+    An invalid expression is none of them: whoever uses it refuses it with the reason.
+
+    Args:
+        expressions: what a stranger's file says.
+        texts: what they will be matched with, from the beginning of each.
+    """
+    tried = [expression for expression in expressions if any(sign in expression for sign in "*+{")]
+    if not tried:
+        return []
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _CHILD],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+    )
+    try:
+        answer, _ = child.communicate(json.dumps([tried, list(texts), SECONDS]), timeout=WALL_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        answer, _ = child.communicate()
+    done = {int(number) for number in answer.split()}
+    return [expression for number, expression in enumerate(tried) if number not in done][:1]
