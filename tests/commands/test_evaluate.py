@@ -31,3 +31,24 @@ def test_evaluate_refuses_by_name(adapter: Path, tiny_model: Path, tiny_data: Pa
     assert "does not exist" in refused(*argv, "--data", "/no/such.jsonl")
     assert "ends in '.txt'" in refused(*argv, "--data", write_rows(tmp_path / "rows.txt", rows(1)))
     assert "no adapter_config.json" in refused(*argv, "--data", tiny_data, "--adapter", tmp_path)
+
+
+def test_the_gate_answers_by_the_exit_code(adapter: Path, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    argv = ["evaluate", "--model", tiny_model, "--adapter", adapter, "--data", tiny_data, *FLOAT32]
+    argv += ["--max-new-tokens", 2, "--gate", tmp_path / "gate.yaml"]
+    answers = {}
+    for margin in ("0.01", "1000", "x"):
+        (tmp_path / "gate.yaml").write_text(f"metric: loss\nbetter_by: {margin}\n")
+        done = invoke(*argv)
+        answers[margin] = done.exit_code
+        if done.exit_code == 1:
+            assert "Gate: regressed" in done.stdout
+            assert "better by 1000 or more" in done.stdout
+    assert answers == {"0.01": 0, "1000": 1, "x": 2}
+    (tmp_path / "gate.yaml").write_text("suites: {copying: 0.01}\nitems: 3\n")
+    undecided = invoke(*argv, "--json")
+    assert undecided.exit_code == 3
+    report = json.loads(undecided.stdout)
+    assert report["gate"]["verdict"] == "undecided"
+    assert report["gate"]["conditions"][0]["rule"] == "loses no more than 0.01"
+    assert report["suites"][0]["rows"] == 3

@@ -21,7 +21,7 @@ from veneer.commands.options import (
     epilog=examples(
         "evaluate --model MODEL --data test.jsonl",
         "evaluate --model MODEL --adapter my-adapter\n--data test.jsonl --limit 200",
-        "evaluate --model MODEL --adapter my-adapter\n--data test.jsonl --metric json --cluster customer",
+        "evaluate --model MODEL --adapter my-adapter\n--data test.jsonl --suite arithmetic --gate gate.yaml",
     )
 )
 @model_option
@@ -45,6 +45,19 @@ from veneer.commands.options import (
     "'command:PROGRAM'. The first one is the primary one. [default: as the rows need]",
 )
 @click.option("--cluster", metavar="COLUMN", help="A column whose equal values mark rows that belong together.")
+@click.option(
+    "--suite",
+    "suites",
+    multiple=True,
+    metavar="NAME",
+    help="What may have been forgotten: arithmetic, copying, json, constraints, tools, a file of rows, or kl:FILE.",
+)
+@click.option("--suite-items", type=COUNT, help="Items of each generated suite. [default: as the gate needs, or 400]")
+@click.option(
+    "--gate",
+    type=click.Path(path_type=Path),
+    help="A YAML file of margins. Exit code: 0 where all are kept, 1 where one is not, 3 where the rows do not tell.",
+)
 @device_option
 @dtype_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -57,6 +70,9 @@ def evaluate(
     max_new_tokens: int | None,
     metrics: tuple[str, ...],
     cluster: str | None,
+    suites: tuple[str, ...],
+    suite_items: int | None,
+    gate: Path | None,
     device: str,
     dtype: str,
     as_json: bool,
@@ -77,5 +93,10 @@ def evaluate(
         metrics=metrics,
         cluster=cluster,
         more_adapters=adapters[1:],
+        suites=suites,
+        suite_items=suite_items,
+        gate=gate,
     )
-    evaluate_visibly(request, as_json=as_json)
+    report = evaluate_visibly(request, as_json=as_json)
+    if report.gate is not None:
+        raise click.exceptions.Exit(report.gate.verdict.exit_code)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from veneer.evaluation.forgetting import SuiteResult
+from veneer.evaluation.gate import GateResult
 from veneer.evaluation.statistics.compare import Comparison, Metric
 from veneer.notebook import html_table
 
@@ -47,6 +49,10 @@ class Report:
     """The folders of the adapters."""
     cluster: str | None = None
     """The column whose equal values made a cluster."""
+    suites: list[SuiteResult] = field(default_factory=list)
+    """What was forgotten: base and adapter on other tasks."""
+    gate: GateResult | None = None
+    """The answer of the gate that was asked."""
     warnings: list[str] = field(default_factory=list)
     """What makes the result less sure than it looks."""
 

@@ -18,6 +18,8 @@ from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.records import read_rows
 from veneer.enums import Method
 from veneer.errors import ConfigError
+from veneer.evaluation.forgetting import ITEMS, OpenSuite, check_suites, open_suite, score_suite, suite_result
+from veneer.evaluation.gate import Gate, announced, decide, read_gate
 from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, ChosenMetrics, fitting_metrics, named_metrics
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.rows import (
@@ -32,6 +34,7 @@ from veneer.evaluation.rows import (
 )
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics.compare import contrast, describe, measures_of
+from veneer.evaluation.statistics.measures import Measure
 from veneer.evaluation.statistics.power import FEW_ROWS
 from veneer.events import Level, Note, Result, Subscriber, broadcast, ignore
 
@@ -162,6 +165,12 @@ class EvaluationRequest:
     """The column whose equal values make rows a cluster; None takes each row as one."""
     more_adapters: tuple[Path, ...] = ()
     """Further adapters, which were trained like the first one with other seeds."""
+    suites: tuple[str, ...] = ()
+    """Suites that are answered as well (`veneer.evaluation.forgetting`)."""
+    suite_items: int | None = None
+    """Items of each generated suite; None takes what the gate needs, or else 400."""
+    gate: Path | None = None
+    """A file of margins that the adapter must keep."""
 
 
 def evaluate(
@@ -175,6 +184,9 @@ def evaluate(
     max_new_tokens: int | None = None,
     metrics: Sequence[str] = (),
     cluster: str | None = None,
+    suites: Sequence[str] = (),
+    suite_items: int | None = None,
+    gate: str | Path | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> Report:
     """Score a model, and an adapter beside it, on the rows of a file.
@@ -190,6 +202,9 @@ def evaluate(
         max_new_tokens: longest answer; by default a little more than the longest reference.
         metrics: names as `--metric` takes them, the primary one first; by default what the rows call for.
         cluster: the column whose equal values make rows a cluster.
+        suites: names of suites, files of rows, or `kl:FILE`, as `--suite` takes them.
+        suite_items: items of each generated suite; by default what the gate's margins need, or else 400.
+        gate: a YAML file of margins (docs/evaluation.md), whose answer stands in the report.
         subscribers: called with every event: how far loading, tokenising and answering are, and the report.
 
     Raises:
@@ -207,6 +222,9 @@ def evaluate(
             metrics=tuple(metrics),
             cluster=cluster,
             more_adapters=tuple(Path(one) for one in given[1:]),
+            suites=tuple(suites),
+            suite_items=suite_items,
+            gate=None if gate is None else Path(gate),
         )
         return run_evaluation(request, subscribers=subscribers)
 
@@ -214,9 +232,14 @@ def evaluate(
 def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscriber] = ()) -> Report:
     """Carry out a request, as `evaluate` says."""
     emit, begun = broadcast(subscribers), time.perf_counter()
+    gate = None if request.gate is None else read_gate(request.gate)
+    if gate is not None and gate.metric is not None:
+        request = replace(request, metrics=tuple(dict.fromkeys((gate.metric, *request.metrics))))
     named = named_metrics(request.metrics)
-    if request.more_adapters and request.assistant.adapter is None:
-        raise ConfigError("several adapters are compared with their base: give the first of them too")
+    suites = tuple(dict.fromkeys((*request.suites, *(gate.suites if gate else ()))))
+    check_suites(suites)
+    if request.assistant.adapter is None and (suites or gate or request.more_adapters):
+        raise ConfigError("suites, a gate and several adapters compare an adapter with its base: give an adapter")
     pairs = read_rows(request.data)[: request.limit]
     loaded = load_assistant(request.assistant, subscribers=subscribers)
     rows = prepare(
@@ -229,19 +252,86 @@ def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscrib
     clusters = None if request.cluster is None else rows.clusters(request.cluster)
     chosen = named if request.metrics else _fitting(rows)
     _try_on_references(rows, chosen)
-    base, tuned = score_both(loaded, rows, chosen, emit=emit)
-    adapters = [] if tuned is None else [tuned]
-    for folder in request.more_adapters:
-        other = load_assistant(replace(request.assistant, adapter=folder), subscribers=subscribers)
-        adapters.append(score_model(other, rows, chosen, emit=emit, who=f"adapter {folder}"))
-    seconds = time.perf_counter() - begun
-    report = put_together(rows, base, adapters, seconds, clusters=clusters, primary=_primary(request, chosen, base))
-    folders = [one for one in (request.assistant.adapter, *request.more_adapters) if one is not None]
-    report = replace(report, adapters=[str(one) for one in folders], cluster=request.cluster)
+    opened = [open_suite(name, _items(name, request, gate), loaded, emit) for name in suites]
+    _announce(gate, opened, emit)
+    models = _score_all(request, loaded, rows, chosen, opened, subscribers)
+    report = put_together(
+        rows,
+        models[0].scores,
+        [one.scores for one in models[1:]],
+        time.perf_counter() - begun,
+        clusters=clusters,
+        primary=_primary(request, chosen, models[0].scores),
+    )
+    report = _completed(report, request, gate, opened, models)
     for warning in report.warnings:
         emit(Note(message=warning, level=Level.WARNING))
     emit(Result(verb="evaluate", values=report.to_json()))
     return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What one model did on the rows and on every suite."""
+
+    scores: ModelScores
+    suites: list[list[Measure]]
+
+
+def _score_all(
+    request: EvaluationRequest,
+    loaded: Assistant,
+    rows: RowSet,
+    chosen: ChosenMetrics,
+    suites: Sequence[OpenSuite],
+    subscribers: Sequence[Subscriber],
+) -> list[_Answers]:
+    """The base, and each adapter: the first one in the loading of the base."""
+    emit = broadcast(subscribers)
+    base, tuned = score_both(loaded, rows, chosen, emit=emit)
+    models = [_Answers(base, [score_suite(loaded, one, base=True, emit=emit) for one in suites])]
+    if tuned is not None:
+        models.append(_Answers(tuned, [score_suite(loaded, one, base=False, emit=emit) for one in suites]))
+    for folder in request.more_adapters:
+        other = load_assistant(replace(request.assistant, adapter=folder), subscribers=subscribers)
+        scores = score_model(other, rows, chosen, emit=emit, who=f"adapter {folder}")
+        models.append(_Answers(scores, [score_suite(other, one, base=False, emit=emit) for one in suites]))
+    return models
+
+
+def _completed(
+    report: Report,
+    request: EvaluationRequest,
+    gate: Gate | None,
+    suites: Sequence[OpenSuite],
+    models: Sequence[_Answers],
+) -> Report:
+    """The report with the suites and the gate's answer."""
+    results = [
+        suite_result(suite, models[0].suites[place], [one.suites[place] for one in models[1:]])
+        for place, suite in enumerate(suites)
+    ]
+    folders = [one for one in (request.assistant.adapter, *request.more_adapters) if one is not None]
+    report = replace(report, adapters=[str(one) for one in folders], cluster=request.cluster, suites=results)
+    if gate is None:
+        return report
+    primary = next((one for one in report.comparison if one.name == report.primary), None)
+    return replace(report, gate=decide(gate, primary, {one.name: one.comparison for one in results}))
+
+
+def _items(name: str, request: EvaluationRequest, gate: Gate | None) -> int:
+    """The number of items of a generated suite."""
+    if request.suite_items is not None:
+        return request.suite_items
+    return gate.items_of(name) if gate is not None and name in gate.suites else ITEMS
+
+
+def _announce(gate: Gate | None, suites: Sequence[OpenSuite], emit: Subscriber) -> None:
+    """Say before anything is computed which margins have too few rows."""
+    if gate is not None:
+        counts = {one.name: len(one.rows.records) for one in suites if one.name in gate.suites and not one.divergence}
+        for line in announced(gate, counts):
+            emit(Note(message=line, level=Level.WARNING))
 
 
 def _fitting(rows: RowSet) -> ChosenMetrics:

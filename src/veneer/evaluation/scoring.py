@@ -67,23 +67,22 @@ def row_losses(
     model.eval()
     sums: list[tuple[float, int]] = []
     try:
-        for group in _groups(examples, max_tokens):
-            # One example a pack call keeps the order of rows; the pack of the group is their concatenation.
-            batches = [pack([example], max_tokens)[0] for example in group]
+        for batches in grouped(examples, max_tokens):
             if router is not None:
-                router.lay(range(len(sums), len(sums) + len(group)), [len(batch.tokens) for batch in batches])
+                router.lay(range(len(sums), len(sums) + len(batches)), [len(batch.tokens) for batch in batches])
             losses = _losses(model, batches)
             start = 0
             for batch in batches:
                 sums.append((float(losses[start : start + batch.supervised].sum()), batch.supervised))
                 start += batch.supervised
-            on_done(len(group))
+            on_done(len(batches))
     finally:
         model.train(was_training)
     return sums
 
 
-def _groups(examples: Sequence[Example], max_tokens: int) -> list[list[Example]]:
+def grouped(examples: Sequence[Example], max_tokens: int) -> list[list[MicroBatch]]:
+    """The examples in order, in groups of at most `max_tokens` tokens; each example is a micro-batch of its own."""
     groups: list[list[Example]] = []
     tokens = max_tokens
     for example in examples:
@@ -92,10 +91,17 @@ def _groups(examples: Sequence[Example], max_tokens: int) -> list[list[Example]]
             tokens = 0
         groups[-1].append(example)
         tokens += len(example.tokens)
-    return groups
+    # One example a pack call keeps the order of rows; the pack of the group is their concatenation.
+    return [[pack([example], max_tokens)[0] for example in group] for group in groups]
 
 
 def _losses(model: LanguageModel, batches: Sequence[MicroBatch]) -> torch.Tensor:
+    hidden, targets = target_states(model, batches)
+    return token_losses(hidden, model.logits, targets).double().cpu()
+
+
+def target_states(model: LanguageModel, batches: Sequence[MicroBatch]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The hidden states that predict the targets of micro-batches, `[targets, dim]`, and the targets, `[targets]`."""
     device = model.device
     lengths = [len(batch.tokens) for batch in batches]
     offsets = np.cumsum([0, *lengths[:-1]])
@@ -108,7 +114,7 @@ def _losses(model: LanguageModel, batches: Sequence[MicroBatch]) -> torch.Tensor
     )
     rows = torch.cat([batch.rows + int(offset) for batch, offset in zip(batches, offsets, strict=True)])
     targets = torch.cat([batch.targets for batch in batches])
-    return token_losses(hidden[rows.to(device)], model.logits, targets.to(device)).double().cpu()
+    return hidden[rows.to(device)], targets.to(device)
 
 
 def score(

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from veneer.evaluation.forgetting import SuiteResult
+from veneer.evaluation.gate import GateResult, Verdict
 from veneer.evaluation.metrics.json_fields import KINDS
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.run import EvaluationRequest, run_evaluation
@@ -33,6 +35,10 @@ def evaluate_visibly(request: EvaluationRequest, *, as_json: bool) -> Report:
         show_table(output, report_table(request.data, report))
         for table in detail_tables(report):
             show_table(output, table)
+        if report.suites:
+            show_table(output, suite_table(report.suites))
+        if report.gate is not None:
+            show_table(output, gate_table(report.gate))
         if report.samples:
             show_table(output, sample_table("Samples", report.samples[:SAMPLES_SHOWN]))
     return report
@@ -114,6 +120,36 @@ def metric_table(title: str, rows: list[Metric]) -> Table:
     for row in rows:
         ends = [number(row.name, end) for end in (row.low, row.high)]
         table.add_row(row.name, number(row.name, row.value), " to ".join(ends))
+    return table
+
+
+def suite_table(suites: Sequence[SuiteResult]) -> Table:
+    """What was forgotten: base and adapter on each suite."""
+    table = new_table("What was forgotten", "", "rows", "base", "adapter", "difference", "95 % interval")
+    for suite in suites:
+        row = suite.comparison
+        _, low, high = row.gain
+        colour = "red" if high < 0 else "green" if low > 0 else ""
+        table.add_row(
+            suite.name,
+            f"{suite.rows:,}",
+            number(row.name, row.base),
+            number(row.name, row.adapter),
+            Text(change(row.name, row.difference), style=colour),
+            f"{change(row.name, row.low)} to {change(row.name, row.high)}",
+        )
+    return table
+
+
+def gate_table(result: GateResult) -> Table:
+    """The conditions of a gate and its answer. Gains are in the measure's own unit: 0.02 of a share are two points."""
+    table = new_table(f"Gate: {result.verdict}", "", "gain", "95 % interval", "answer")
+    table.add_column("must be")
+    colours = {Verdict.HELD: "green", Verdict.REGRESSED: "red", Verdict.UNDECIDED: "yellow"}
+    for one in result.conditions:
+        ends = f"{one.low:+.4f} to {one.high:+.4f}"
+        answer = Text(one.verdict.value, style=colours[one.verdict])
+        table.add_row(one.name, f"{one.gain:+.4f}", ends, answer, one.rule)
     return table
 
 
