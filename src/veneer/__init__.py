@@ -70,6 +70,10 @@ if TYPE_CHECKING:
     from veneer.errors import OutputError as OutputError
     from veneer.errors import TrainingStopped as TrainingStopped
     from veneer.errors import VeneerError as VeneerError
+    from veneer.evaluation.forgetting import SuiteResult as SuiteResult
+    from veneer.evaluation.gate import Condition as Condition
+    from veneer.evaluation.gate import GateResult as GateResult
+    from veneer.evaluation.gate import Verdict as Verdict
     from veneer.evaluation.report import Report as Report
     from veneer.evaluation.report import Sample as Sample
     from veneer.evaluation.run import EvaluationRequest as EvaluationRequest
@@ -155,6 +159,7 @@ _HOMES = {
     "CompareResult": "veneer.comparison.run",
     "Comparison": "veneer.evaluation.statistics.compare",
     "ComputeSection": "veneer.config",
+    "Condition": "veneer.evaluation.gate",
     "ConfigError": "veneer.errors",
     "Conversation": "veneer.assistant",
     "DataError": "veneer.errors",
@@ -171,6 +176,7 @@ _HOMES = {
     "Factors": "veneer.enums",
     "Facts": "veneer.diagnosis",
     "Figure": "veneer.comparison.summary",
+    "GateResult": "veneer.evaluation.gate",
     "Init": "veneer.enums",
     "Interrupted": "veneer.errors",
     "Level": "veneer.events",
@@ -224,6 +230,7 @@ _HOMES = {
     "StepDone": "veneer.events",
     "StoredDtype": "veneer.exports.request",
     "Subscriber": "veneer.events",
+    "SuiteResult": "veneer.evaluation.forgetting",
     "SupposedRows": "veneer.training.steps",
     "Survival": "veneer.exports.measure",
     "SweepOutcome": "veneer.sweeps.outcome",
@@ -235,6 +242,7 @@ _HOMES = {
     "TrainingStopped": "veneer.errors",
     "Variant": "veneer.enums",
     "VeneerError": "veneer.errors",
+    "Verdict": "veneer.evaluation.gate",
     "VerifyRequest": "veneer.exports.request",
     "chat": "veneer.verbs",
     "combine": "veneer.verbs",
@@ -273,6 +281,7 @@ __all__ = [
     "CompareResult",
     "Comparison",
     "ComputeSection",
+    "Condition",
     "ConfigError",
     "Conversation",
     "DataError",
@@ -289,6 +298,7 @@ __all__ = [
     "Factors",
     "Facts",
     "Figure",
+    "GateResult",
     "Init",
     "Interrupted",
     "Level",
@@ -342,6 +352,7 @@ __all__ = [
     "StepDone",
     "StoredDtype",
     "Subscriber",
+    "SuiteResult",
     "SupposedRows",
     "Survival",
     "SweepOutcome",
@@ -353,6 +364,7 @@ __all__ = [
     "TrainingStopped",
     "Variant",
     "VeneerError",
+    "Verdict",
     "VerifyRequest",
     "__version__",
     "chat",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from veneer.errors import ConfigError
-from veneer.evaluation.gate import Gate, Verdict, announced, decide, read_gate, verdict
+from veneer.evaluation.gate import ReleaseGate, Verdict, announced, decide, read_gate, verdict
 from veneer.evaluation.statistics.compare import Comparison, contrast
 from veneer.evaluation.statistics.measures import ratio
 from veneer.evaluation.statistics.shares import tango
@@ -34,7 +34,7 @@ def test_a_margin_inside_the_interval_is_undecided(low: float, high: float, leas
 
 
 def test_all_conditions_must_hold_and_the_worst_answer_counts() -> None:
-    gate = Gate(better_by=0.02, suites={"arithmetic": 0.05, "kl:x.jsonl": 0.1})
+    gate = ReleaseGate(better_by=0.02, suites={"arithmetic": 0.05, "kl:x.jsonl": 0.1})
     primary = found("exact", 0.1, 0.05, 0.15)
     suites = {"arithmetic": found("arithmetic", 0.0, -0.04, 0.04), "kl:x.jsonl": found("kl", 0.05, 0.03, 0.08)}
     result = decide(gate, primary, suites)
@@ -58,8 +58,10 @@ def test_a_gate_is_read_from_a_file(tmp_path: Path) -> None:
     text = (
         "metric: json\nbetter_by: 0.05\nsuites:\n  arithmetic: 0.02\n  own.jsonl: 0.01\nitems: 500\ndiscordant: 0.2\n"
     )
-    assert read_gate(write(tmp_path, text)) == Gate("json", 0.05, {"arithmetic": 0.02, "own.jsonl": 0.01}, 500, 0.2)
-    assert read_gate(write(tmp_path, "better_by: 0\n")) == Gate(better_by=0.0)
+    assert read_gate(write(tmp_path, text)) == ReleaseGate(
+        "json", 0.05, {"arithmetic": 0.02, "own.jsonl": 0.01}, 500, 0.2
+    )
+    assert read_gate(write(tmp_path, "better_by: 0\n")) == ReleaseGate(better_by=0.0)
 
 
 def test_everything_that_is_wrong_with_a_gate_is_named(tmp_path: Path) -> None:
@@ -76,12 +78,12 @@ def test_everything_that_is_wrong_with_a_gate_is_named(tmp_path: Path) -> None:
 
 
 def test_a_generated_suite_gets_as_many_items_as_its_margin_needs() -> None:
-    assert Gate(suites={"arithmetic": 0.05}).items_of("arithmetic") == 314
-    assert Gate(suites={"arithmetic": 0.05}, items=100).items_of("arithmetic") == 100
+    assert ReleaseGate(suites={"arithmetic": 0.05}).items_of("arithmetic") == 314
+    assert ReleaseGate(suites={"arithmetic": 0.05}, items=100).items_of("arithmetic") == 100
 
 
 def test_too_few_rows_are_said_beforehand() -> None:
-    gate = Gate(suites={"a.jsonl": 0.02, "b.jsonl": 0.05})
+    gate = ReleaseGate(suites={"a.jsonl": 0.02, "b.jsonl": 0.05})
     (line,) = announced(gate, {"a.jsonl": 500, "b.jsonl": 314})
     assert "a.jsonl: a margin of 0.02 needs 1,963 rows" in line
     assert "there are 500" in line
@@ -146,7 +148,7 @@ def losses_passed(rows: int, runs: int, seed: int) -> float:
         )
         models = [[ratio("loss", values.tolist(), [1.0] * rows)] for values in (base, base + change)]
         comparison = contrast(models[0], [models[1]])[0]
-        passed += decide(Gate(suites={"s": 0.05}), None, {"s": comparison}).verdict is Verdict.HELD
+        passed += decide(ReleaseGate(suites={"s": 0.05}), None, {"s": comparison}).verdict is Verdict.HELD
     return passed / runs
 
 

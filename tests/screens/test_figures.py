@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from veneer.screens.figures import change, duration, number
+from veneer.evaluation.suites.registry import SUITES
+from veneer.screens.figures import PERCENT, change, duration, number
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,7 @@ def test_numbers_have_the_unit_of_their_measure() -> None:
 
 def test_changes_have_a_sign_and_the_unit_of_their_measure() -> None:
     assert [change("exact", 0.25), change("fields", -1.0), change("loss", 0.25)] == ["+25.0", "-100.0", "+0.250"]
+
+
+def test_the_share_of_a_suite_is_shown_in_percent() -> None:
+    assert set(SUITES) <= set(PERCENT)

@@ -35,7 +35,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class ReleaseGate:
     """The margins that an adapter must keep."""
 
     metric: str | None = None
@@ -82,7 +82,7 @@ class GateResult:
 KEYS = ("metric", "better_by", "suites", "items", "discordant")
 
 
-def read_gate(path: Path) -> Gate:
+def read_gate(path: Path) -> ReleaseGate:
     """The gate of a YAML file.
 
     Raises:
@@ -112,14 +112,14 @@ def read_gate(path: Path) -> Gate:
     if problems:
         raise ConfigError(f"{path} is no gate:\n{listing(problems)}")
     margins = {str(name): float(margin) for name, margin in suites.items()}
-    return Gate(metric, None if better_by is None else float(better_by), margins, items, float(discordant))
+    return ReleaseGate(metric, None if better_by is None else float(better_by), margins, items, float(discordant))
 
 
 def _number(value: Any, above: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > above
 
 
-def decide(gate: Gate, primary: Comparison | None, suites: Mapping[str, Comparison]) -> GateResult:
+def decide(gate: ReleaseGate, primary: Comparison | None, suites: Mapping[str, Comparison]) -> GateResult:
     """Put a gate's question to what was measured.
 
     Args:
@@ -155,7 +155,7 @@ def verdict(low: float, high: float, least: float) -> Verdict:
     return Verdict.REGRESSED if high < least else Verdict.UNDECIDED
 
 
-def announced(gate: Gate, rows: Mapping[str, int]) -> Sequence[str]:
+def announced(gate: ReleaseGate, rows: Mapping[str, int]) -> Sequence[str]:
     """What is to be said before anything is computed: margins that need more rows than there are.
 
     Args:

@@ -19,7 +19,7 @@ from veneer.data.records import read_rows
 from veneer.enums import Method
 from veneer.errors import ConfigError
 from veneer.evaluation.forgetting import ITEMS, OpenSuite, check_suites, open_suite, score_suite, suite_result
-from veneer.evaluation.gate import Gate, announced, decide, read_gate
+from veneer.evaluation.gate import ReleaseGate, announced, decide, read_gate
 from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, ChosenMetrics, fitting_metrics, named_metrics
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.rows import (
@@ -302,7 +302,7 @@ def _score_all(
 def _completed(
     report: Report,
     request: EvaluationRequest,
-    gate: Gate | None,
+    gate: ReleaseGate | None,
     suites: Sequence[OpenSuite],
     models: Sequence[_Answers],
 ) -> Report:
@@ -319,14 +319,14 @@ def _completed(
     return replace(report, gate=decide(gate, primary, {one.name: one.comparison for one in results}))
 
 
-def _items(name: str, request: EvaluationRequest, gate: Gate | None) -> int:
+def _items(name: str, request: EvaluationRequest, gate: ReleaseGate | None) -> int:
     """The number of items of a generated suite."""
     if request.suite_items is not None:
         return request.suite_items
     return gate.items_of(name) if gate is not None and name in gate.suites else ITEMS
 
 
-def _announce(gate: Gate | None, suites: Sequence[OpenSuite], emit: Subscriber) -> None:
+def _announce(gate: ReleaseGate | None, suites: Sequence[OpenSuite], emit: Subscriber) -> None:
     """Say before anything is computed which margins have too few rows."""
     if gate is not None:
         counts = {one.name: len(one.rows.records) for one in suites if one.name in gate.suites and not one.divergence}
