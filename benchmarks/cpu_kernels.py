@@ -15,7 +15,8 @@ import torch
 from torch.nn import functional
 
 from veneer import products
-from veneer.native.library import Documents, choice, kernels
+from veneer.native.functions import Documents
+from veneer.native.library import choice, kernels
 from veneer.quant.codes import CodeBook, _decode_chunks, dequantize_4bit, quantize_4bit
 
 

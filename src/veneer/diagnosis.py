@@ -25,7 +25,8 @@ from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.hardware import BF16_FLAGS, check_products, resolve_device, resolve_dtype
 from veneer.model.attention import PackedAttention
 from veneer.native.build import compiler
-from veneer.native.library import choice, cpu_flags, kernels
+from veneer.native.library import choice, kernels
+from veneer.native.processor import cpu_flags
 from veneer.products import compiled
 from veneer.quant.int8 import Int8Matrix
 from veneer.system import available_cores, core_limit, load_average, memory, memory_limit, processor_name

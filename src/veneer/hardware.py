@@ -9,7 +9,8 @@ import torch
 
 from veneer.enums import Dtype, Products
 from veneer.errors import ConfigError
-from veneer.native.library import choice, cpu_flags, kernels
+from veneer.native.library import choice, kernels
+from veneer.native.processor import cpu_flags
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Names under which Linux lists native bfloat16 products (x86: AVX-512 BF16, AMX; Arm: BF16)."""

@@ -12,7 +12,7 @@ from native.test_library import RUNNABLE
 from veneer.adapters.linear import LoraLinear, TrainedBias
 from veneer.model.leaves import DenseLinear
 from veneer.native.build import library_path
-from veneer.native.library import Kernels
+from veneer.native.functions import Kernels
 from veneer.native.stored import StoredLayer, stored_dense
 from veneer.quant.codes import CodeBook
 from veneer.quant.linear import QuantLinear

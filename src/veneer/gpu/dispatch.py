@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from veneer.native.functions import usable as compiled_usable
 from veneer.native.library import kernels
-from veneer.native.library import usable as compiled_usable
 
 if TYPE_CHECKING:
     from veneer.gpu.kernels import TritonKernels

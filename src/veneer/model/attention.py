@@ -20,7 +20,8 @@ from torch.nn import functional
 from veneer.gpu.attention import packed_attention
 from veneer.model.shape import PLAIN, AttentionSpec
 from veneer.model.windowed import attention_by_document
-from veneer.native.library import MIN_DIM_MULTIPLE, Documents, Kernels, kernels, usable
+from veneer.native.functions import MIN_DIM_MULTIPLE, Documents, Kernels, usable
+from veneer.native.library import kernels
 
 
 class Attention(Protocol):

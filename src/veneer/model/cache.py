@@ -15,7 +15,8 @@ from torch import Tensor
 from veneer.model.attention import PackedAttention
 from veneer.model.shape import PLAIN, AttentionSpec, DecoderSpec
 from veneer.model.windowed import softcapped, softmax_beside
-from veneer.native.library import kernels, usable
+from veneer.native.functions import usable
+from veneer.native.library import kernels
 
 
 class KVCache:

@@ -25,7 +25,8 @@ from veneer.model.layers import (
 from veneer.model.leaves import RmsNorm, WideNorm
 from veneer.model.rope import Angles
 from veneer.model.shape import Activation, DecoderSpec, RopeLayout
-from veneer.native.library import Kernels, kernels
+from veneer.native.functions import Kernels
+from veneer.native.library import kernels
 from veneer.native.program import Gate, NormKind, Pairs, Program, Slot
 from veneer.native.stored import StoredLayer, StoredLinear
 

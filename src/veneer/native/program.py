@@ -10,7 +10,7 @@ from enum import IntEnum, IntFlag
 import torch
 from torch import Tensor
 
-from veneer.native.library import Kernels
+from veneer.native.functions import Kernels
 from veneer.native.stored import MatrixStruct, Stored, StoredLinear, matrix_struct
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Factors, Variant
 from veneer.model.shape import DecoderSpec, Norm, NormPlacement, Projections, QkNorm
-from veneer.native.library import MIN_DIM_MULTIPLE
+from veneer.native.functions import MIN_DIM_MULTIPLE
 from veneer.planning.mixture import has_experts, kept_by_experts
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.trained import LinearShape

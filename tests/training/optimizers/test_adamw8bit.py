@@ -9,7 +9,9 @@ from torch import nn
 
 from tiny_parameters import LARGE, advance, gradients, parameters
 from veneer.native.build import VARIANTS, library_path, machine
-from veneer.native.library import _NEEDS, Kernels, cpu_flags, kernels
+from veneer.native.functions import Kernels
+from veneer.native.library import kernels
+from veneer.native.processor import NEEDS, cpu_flags
 from veneer.quant.dynamic import BLOCK, DynamicMap, decode, map_values
 from veneer.training.optimizers import adamw8bit
 from veneer.training.optimizers.adamw import AdamW
@@ -85,7 +87,7 @@ def test_codes_are_the_nearest(compiled: bool, monkeypatch: pytest.MonkeyPatch) 
 COMPILED = [
     name
     for name in VARIANTS.get(machine(), {})
-    if (_NEEDS[name] <= cpu_flags() or machine() == "aarch64") and library_path(name).is_file()
+    if (NEEDS[name] <= cpu_flags() or machine() == "aarch64") and library_path(name).is_file()
 ]
 
 

@@ -1,0 +1,418 @@
+"""The functions of a compiled library, called on tensors.
+
+A kernel takes contiguous CPU tensors in float32 or bfloat16 and fills fresh ones. `veneer.native.library` chooses the
+library.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from veneer.native.processor import cpu_flags
+from veneer.native.stored import Stored, matrix_struct
+
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1}
+
+MIN_DIM_MULTIPLE = 16
+"""Head dimensions must be a multiple of the widest vector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """How a pack of tokens is cut."""
+
+    lengths: tuple[int, ...]
+    """Tokens of each document, end to end."""
+    shared: int = 0
+    """Where above 0, document 0 has so many tokens and is the common beginning that all the others see."""
+
+
+@dataclass(frozen=True, slots=True)
+class CodedMoment:
+    """A moment in 8 bits: its codes and scales, and the tables of its map (`veneer.quant.dynamic`)."""
+
+    codes: Tensor
+    absmax: Tensor
+    values: Tensor
+    below: Tensor
+    thresholds: Tensor
+
+
+class Kernels:
+    """The functions of one compiled library."""
+
+    def __init__(self, path: Path):
+        self._library = ctypes.CDLL(str(path))
+
+    def _call(self, name: str, *arguments: object) -> None:
+        if getattr(self._library, f"veneer_{name}")(*arguments, ctypes.c_int(torch.get_num_threads())):
+            raise MemoryError(f"native kernel {name}: no memory for its working space")
+
+    def attention_forward(
+        self, queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Causal attention within documents; see attention.c for shapes. Returns output and log-sum-exp."""
+        output = torch.empty_like(queries)
+        lse = torch.empty(queries.shape[:2], dtype=torch.float32)
+        self._call(
+            "attention_forward", *_problem(queries, keys, values, documents, scale), _pointer(output), _pointer(lse)
+        )
+        return output, lse
+
+    def attention_backward(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        documents: Documents,
+        scale: float,
+        output: Tensor,
+        lse: Tensor,
+        grad: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of queries, keys and values."""
+        grads = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
+        tokens, heads, dim = queries.shape
+        rows = 2 * tokens + 2 * documents.shared * len(documents.lengths)
+        scratch = torch.empty((rows, heads, dim), dtype=torch.float32)
+        self._call(
+            "attention_backward",
+            *_problem(queries, keys, values, documents, scale),
+            *(_pointer(tensor) for tensor in (output, lse, grad, *grads, scratch)),
+        )
+        return grads
+
+    def attention_step(self, queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
+        """One new token a row against the first `seen` (int64 `[rows]`) keys of its line of the cache."""
+        output = torch.empty_like(queries)
+        rows, heads, dim = queries.shape
+        self._call(
+            "attention_step",
+            _DTYPES[queries.dtype],
+            *(_pointer(tensor) for tensor in (queries, keys, values, seen)),
+            rows,
+            heads,
+            keys.shape[1],
+            ctypes.c_int64(keys.shape[2]),
+            dim,
+            ctypes.c_float(scale),
+            _pointer(output),
+        )
+        return output
+
+    def cross_entropy(self, scores: Tensor, targets: Tensor, *, gradient: bool) -> Tensor:
+        """Losses float32 `[rows]` of `scores` `[rows, vocab]`, which become their gradient if that is asked for."""
+        losses = torch.empty(scores.shape[0], dtype=torch.float32)
+        self._call(
+            "cross_entropy",
+            _DTYPES[scores.dtype],
+            _pointer(scores),
+            _pointer(targets),
+            ctypes.c_int64(scores.shape[0]),
+            ctypes.c_int64(scores.shape[1]),
+            int(gradient),
+            _pointer(losses),
+        )
+        return losses
+
+    def dequantize_4bit(self, codes: Tensor, values: Tensor, absmax: Tensor, block: int, out: Tensor) -> None:
+        """Decode into `out`; `values` float32 `[16]`, `absmax` float32, one for `block` weights."""
+        self._dequantize_4bit(codes, values, (absmax, None, None, None, None), 1, block, out)
+
+    def dequantize_4bit_nested(
+        self,
+        codes: Tensor,
+        values: Tensor,
+        absmax_codes: Tensor,
+        nested_values: Tensor,
+        nested_absmax: Tensor,
+        nested_offset: Tensor,
+        block: int,
+        nested_block: int,
+        out: Tensor,
+    ) -> None:
+        """Decode weights with scales in 8 bits: nested_values[absmax_codes] · nested_absmax + nested_offset."""
+        scales = (None, absmax_codes, nested_values, nested_absmax, nested_offset)
+        self._dequantize_4bit(codes, values, scales, nested_block, block, out)
+
+    def _dequantize_4bit(
+        self,
+        codes: Tensor,
+        values: Tensor,
+        scales: tuple[Tensor | None, ...],
+        nested: int,
+        block: int,
+        out: Tensor,
+    ) -> None:
+        self._call(
+            "dequantize_4bit",
+            _DTYPES[out.dtype],
+            _pointer(codes),
+            _pointer(values),
+            *(_pointer(tensor) for tensor in scales),
+            nested,
+            ctypes.c_int64(out.numel()),
+            block,
+            _pointer(out),
+        )
+
+    @cached_property
+    def has_int8(self) -> bool:
+        """Whether `int8_product` runs here: it is compiled for AVX-512 only, and the processor must have VNNI."""
+        return "avx512_vnni" in cpu_flags() and bool(self._library.veneer_int8_compiled(ctypes.c_int(1)))
+
+    def int8_product(self, x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor, columns: int) -> Tensor:
+        """x `[rows, width]` times a packed int8 matrix, `[rows, columns]`; see int8.c for its layout."""
+        y = torch.empty((x.shape[0], columns), dtype=x.dtype)
+        self._call(
+            "int8_product",
+            _DTYPES[x.dtype],
+            *(_pointer(tensor) for tensor in (x, codes, scales, offsets)),
+            ctypes.c_int64(x.shape[0]),
+            x.shape[1],
+            columns,
+            _pointer(y),
+        )
+        return y
+
+    def rows_product(self, x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
+        """x Wᵀ (+ bias `[columns]`), float32 `[rows, depth]` to `[rows, columns]`, with the weight as it is stored.
+
+        Sums are float32, and a row's bits do not depend on the number of rows; see rows.c.
+        """
+        y = torch.empty((x.shape[0], weight.columns), dtype=torch.float32)
+        matrix = matrix_struct(weight)
+        self._call("rows_product", ctypes.byref(matrix), _pointer(x), x.shape[0], _pointer(bias), _pointer(y))
+        return y
+
+    def frozen_product(
+        self,
+        x: Tensor,
+        weight: Stored,
+        update: tuple[Tensor, Stored] | None,
+        bias: Tensor | None,
+        scale: float,
+        y: Tensor,
+        *,
+        by_outputs: bool,
+    ) -> None:
+        """y = x Wᵀ (`by_outputs`) or x W, + scale · left W₂ + bias, in float32 with the weight as it is stored, with
+        (left, W₂) the update; see frozen.c for shapes."""
+        left, right = update if update is not None else (None, None)
+        matrix, factor = matrix_struct(weight), None if right is None else matrix_struct(right)
+        self._call(
+            "frozen_product",
+            ctypes.byref(matrix),
+            None if factor is None else ctypes.byref(factor),
+            _pointer(x),
+            _pointer(left),
+            _pointer(bias),
+            ctypes.c_float(scale),
+            int(by_outputs),
+            ctypes.c_int64(x.shape[0]),
+            _pointer(y),
+        )
+
+    def step(
+        self,
+        operations: ctypes.Array[Any],
+        space: Tensor,
+        rows: int,
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        seen: Tensor,
+        angles: Sequence[tuple[Tensor, Tensor]],
+    ) -> None:
+        """Carry out a decoding step; see `veneer.native.program.Program.run`."""
+        self._call(
+            "step",
+            operations,
+            len(operations),
+            _pointer(space),
+            rows,
+            _DTYPES[keys[0].dtype],
+            _pointers(keys),
+            _pointers(values),
+            ctypes.c_int64(keys[0].shape[2]),
+            _pointer(seen),
+            _pointers([cosine for cosine, _ in angles]),
+            _pointers([sine for _, sine in angles]),
+        )
+
+    @cached_property
+    def has_products(self) -> bool:
+        """Whether `product` and `outer` are to be used.
+
+        They are compiled for AVX-512 BF16 only, and where the processor has AMX, torch's products use that instead.
+        """
+        return "amx_bf16" not in cpu_flags() and bool(self._library.veneer_product_compiled(ctypes.c_int(1)))
+
+    def product(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        update: tuple[Tensor, Tensor] | None,
+        bias: Tensor | None,
+        scale: float,
+        y: Tensor,
+        *,
+        by_outputs: bool,
+    ) -> None:
+        """y = x W + scale · left W₂ + bias in bfloat16, with (left, W₂) the update; see products.c for shapes."""
+        left, right = update if update is not None else (None, None)
+        self._call(
+            "product",
+            _pointer(x),
+            _pointer(weight),
+            _pointer(left),
+            _pointer(right),
+            _pointer(bias),
+            ctypes.c_float(scale),
+            int(by_outputs),
+            ctypes.c_int64(x.shape[0]),
+            x.shape[1],
+            0 if left is None else left.shape[1],
+            y.shape[1],
+            _pointer(y),
+        )
+
+    def outer(self, narrow: Tensor, wide: Tensor, scale: float, out: Tensor, *, turned: bool) -> None:
+        """out = scale · narrowᵀ wide in bfloat16 with float32 sums, or its transpose; runs where `product` does."""
+        self._call(
+            "outer",
+            _pointer(narrow),
+            _pointer(wide),
+            ctypes.c_float(scale),
+            ctypes.c_int64(wide.shape[0]),
+            narrow.shape[1],
+            wide.shape[1],
+            int(turned),
+            _pointer(out),
+        )
+
+    def adamw8bit(
+        self, weights: Tensor, grads: Tensor, mean: CodedMoment, square: CodedMoment, betas: tuple[float, float],
+        shrink: float, rate: float, root: float, epsilon: float,
+    ) -> None:  # fmt: skip
+        """A step over float32 `weights` and `grads` of one length, in place; see optimizer.c for the formula."""
+        states = [_pointer(tensor) for moment in (mean, square) for tensor in (moment.codes, moment.absmax)]
+        tables = [_pointer(tensor) for m in (mean, square) for tensor in (m.values, m.below, m.thresholds)]
+        self._call(
+            "adamw8bit",
+            _pointer(weights),
+            _pointer(grads),
+            *states,
+            *tables,
+            ctypes.c_int64(weights.numel()),
+            *(ctypes.c_float(number) for beta in betas for number in (beta, 1 - beta)),
+            *(ctypes.c_float(number) for number in (shrink, rate, root, epsilon)),
+        )
+
+    def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Normalised rows and their rstd `[rows]`; `weight` float32."""
+        y = torch.empty_like(x)
+        rstd = torch.empty(x.shape[0], dtype=torch.float32)
+        self._call(
+            "rms_norm_forward",
+            _DTYPES[x.dtype],
+            _pointer(x),
+            _pointer(weight),
+            ctypes.c_float(eps),
+            ctypes.c_int64(x.shape[0]),
+            x.shape[1],
+            _pointer(y),
+            _pointer(rstd),
+        )
+        return y, rstd
+
+    def rms_norm_backward(self, x: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor) -> Tensor:
+        """Gradient of the rows."""
+        grad_x = torch.empty_like(x)
+        self._call(
+            "rms_norm_backward",
+            _DTYPES[x.dtype],
+            *(_pointer(tensor) for tensor in (x, weight, rstd, grad)),
+            ctypes.c_int64(x.shape[0]),
+            x.shape[1],
+            _pointer(grad_x),
+        )
+        return grad_x
+
+    def swiglu_forward(self, gate: Tensor, up: Tensor) -> Tensor:
+        """silu(gate) · up."""
+        h = torch.empty_like(gate)
+        count = ctypes.c_int64(gate.numel())
+        self._call("swiglu_forward", _DTYPES[gate.dtype], _pointer(gate), _pointer(up), count, _pointer(h))
+        return h
+
+    def swiglu_backward(self, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of gate and up."""
+        grads = torch.empty_like(gate), torch.empty_like(up)
+        self._call(
+            "swiglu_backward",
+            _DTYPES[gate.dtype],
+            *(_pointer(tensor) for tensor in (gate, up, grad)),
+            ctypes.c_int64(gate.numel()),
+            *(_pointer(tensor) for tensor in grads),
+        )
+        return grads
+
+    def rotate(self, x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
+        """Turn `[tokens, heads, dim]` by the angles whose cosine and sine are float32 `[tokens, dim / 2]`."""
+        y = torch.empty_like(x)
+        tokens, heads, dim = x.shape
+        self._call(
+            "rotate",
+            _DTYPES[x.dtype],
+            *(_pointer(tensor) for tensor in (x, cosine, sine)),
+            ctypes.c_float(sign),
+            ctypes.c_int64(tokens),
+            heads,
+            dim,
+            _pointer(y),
+        )
+        return y
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where a tensor begins; NULL for None."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _problem(queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float) -> list[object]:
+    lengths = documents.lengths
+    starts = [0]
+    for length in lengths[:-1]:
+        starts.append(starts[-1] + length)
+    return [
+        _DTYPES[queries.dtype],
+        *(_pointer(tensor) for tensor in (queries, keys, values)),
+        (ctypes.c_int32 * len(lengths))(*lengths),
+        (ctypes.c_int64 * len(lengths))(*starts),
+        len(lengths),
+        documents.shared,
+        queries.shape[1],
+        keys.shape[1],
+        queries.shape[2],
+        ctypes.c_float(scale),
+    ]
+
+
+def usable(*tensors: Tensor) -> bool:
+    """Whether kernels can take these tensors: on the CPU, contiguous, of one supported dtype, not empty."""
+    first = tensors[0]
+    return first.dtype in _DTYPES and all(
+        t.device.type == "cpu" and t.dtype == first.dtype and t.is_contiguous() and t.numel() > 0 for t in tensors
+    )

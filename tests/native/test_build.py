@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from veneer.native.build import SOURCES, VARIANTS, build, compiler, library_path, machine
+
+HERE = Path(build.__code__.co_filename).parent
+
+
+def test_every_source_of_the_folder_is_compiled() -> None:
+    assert sorted(SOURCES) == sorted(file.name for file in HERE.glob("*.c"))
+
+
+@pytest.mark.skipif(compiler() is None, reason="no C compiler is installed")
+def test_every_variant_of_this_machine_is_made_and_has_every_function(tmp_path: Path) -> None:
+    made = build(tmp_path)
+    assert made == [library_path(variant, tmp_path) for variant in VARIANTS.get(machine(), {})]
+    assert sorted(tmp_path.iterdir()) == sorted(made)
+    import veneer.native.functions as functions
+
+    called = set(re.findall(r'self\._call\(\s*"(\w+)"', Path(functions.__file__).read_text(encoding="utf-8")))
+    assert len(called) > 15
+    for path in made:
+        library = ctypes.CDLL(str(path))
+        for name in called:
+            assert library[f"veneer_{name}"]
+
+
+@pytest.mark.parametrize("cc", ["/no/such/compiler", "no-such-compiler"])
+def test_without_a_compiler_nothing_is_built_and_nothing_is_raised(cc: str, tmp_path: Path) -> None:
+    assert build(tmp_path, cc=cc) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_without_any_compiler_builds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert compiler() is None
+    assert build(tmp_path) == []
+
+
+def test_a_compiler_that_cannot_compile_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert build(tmp_path, cc="/bin/false") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_kernels_compile_for_arm_without_a_warning(tmp_path: Path) -> None:
+    cross = shutil.which("aarch64-linux-gnu-gcc")
+    if cross is None:
+        pytest.skip("no cross compiler for 64-bit Arm (aarch64-linux-gnu-gcc)")
+    assert build(tmp_path, cc=cross, target="aarch64") == [library_path("neon", tmp_path)]

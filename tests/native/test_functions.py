@@ -1,0 +1,194 @@
+"""Every compiled variant that this processor runs, against the plain formulas in float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from veneer.losses import losses_and_grads_reference
+from veneer.native.build import VARIANTS, library_path, machine
+from veneer.native.functions import Documents, Kernels, usable
+from veneer.native.processor import NEEDS, cpu_flags
+
+RUNNABLE = [
+    name
+    for name in VARIANTS.get(machine(), {})
+    if (NEEDS[name] <= cpu_flags() or machine() == "aarch64") and library_path(name).is_file()
+]
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
+DOCUMENTS = [
+    *(Documents(lengths) for lengths in [(1,), (37, 1, 150), (32, 64), (33, 31, 2, 1, 65), (300,)]),
+    *(
+        Documents((shared, *own), shared)
+        for shared, own in [(1, (1, 40)), (27, (5, 33, 90)), (32, (32,)), (70, (3, 1))]
+    ),
+]
+
+
+@pytest.fixture(params=RUNNABLE or [pytest.param("none", marks=pytest.mark.skip(reason="no kernels were compiled"))])
+def native(request: pytest.FixtureRequest) -> Kernels:
+    return Kernels(library_path(request.param))
+
+
+def masked_softmax_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, lengths: tuple[int, ...], shared: int = 0
+) -> Tensor:
+    """Softmax over the keys that a query may see; with `shared`, document 0 is what all the others begin with."""
+    group, start, pieces = queries.shape[1] // keys.shape[1], 0, []
+    for number, length in enumerate(lengths):
+        before = shared if number else 0
+        q = queries[start : start + length].transpose(0, 1)
+        k, v = (torch.cat((x[:before], x[start : start + length])).transpose(0, 1) for x in (keys, values))
+        k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
+        scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
+        future = torch.ones(length, before + length, dtype=torch.bool).triu(1 + before)
+        pieces.append((scores.masked_fill(future, -math.inf).softmax(-1) @ v).transpose(0, 1))
+        start += length
+    return torch.cat(pieces)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("documents", DOCUMENTS)
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(9, 3, 64), (4, 4, 16), (2, 1, 80), (3, 1, 128)])
+def test_attention_and_its_gradients_are_those_of_the_masked_softmax(
+    native: Kernels, dtype: torch.dtype, documents: Documents, heads: int, kv_heads: int, dim: int
+) -> None:
+    tokens = sum(documents.lengths)
+    q, grad = (torch.randn(tokens, heads, dim).to(dtype) for _ in range(2))
+    k, v = (torch.randn(tokens, kv_heads, dim).to(dtype) for _ in range(2))
+    leaves = [x.double().requires_grad_() for x in (q, k, v)]
+    expected = masked_softmax_attention(*leaves, documents.lengths, documents.shared)
+    expected.backward(grad.double())
+
+    output, lse = native.attention_forward(q, k, v, documents, dim**-0.5)
+    found = native.attention_backward(q, k, v, documents, dim**-0.5, output, lse, grad)
+
+    scale = max(1.0, *(float(x.grad.abs().max()) for x in leaves if x.grad is not None))
+    torch.testing.assert_close(output.double(), expected.detach(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    for got, leaf in zip(found, leaves, strict=True):
+        assert leaf.grad is not None
+        torch.testing.assert_close(got.double(), leaf.grad, atol=TOLERANCE[dtype] * scale, rtol=TOLERANCE[dtype])
+
+
+def test_large_scores_do_not_overflow(native: Kernels) -> None:
+    q, k, v = torch.randn(40, 1, 16) * 100, torch.randn(40, 1, 16) * 100, torch.randn(40, 1, 16)
+    output, _ = native.attention_forward(q, k, v, Documents((40,)), 0.25)
+    expected = masked_softmax_attention(q.double(), k.double(), v.double(), (40,))
+    torch.testing.assert_close(output.double(), expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_number_of_threads_changes_no_bit(native: Kernels, threads: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    q, g = (torch.randn(90, 6, 32, generator=generator) for _ in range(2))
+    k, v = (torch.randn(90, 2, 32, generator=generator) for _ in range(2))
+    before = torch.get_num_threads()
+    documents, results = Documents((10, 50, 30), 10), []
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            output, lse = native.attention_forward(q, k, v, documents, 0.2)
+            results.append((output, lse, *native.attention_backward(q, k, v, documents, 0.2, output, lse, g)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_one_query_against_a_cache_sees_only_its_own_line_up_to_its_length(native: Kernels, dtype: torch.dtype) -> None:
+    seen = torch.tensor([1, 7, 50, 33, 2])
+    q = torch.randn(5, 9, 64).to(dtype)
+    k, v = (torch.randn(5, 3, 50, 64).to(dtype) for _ in range(2))
+    output = native.attention_step(q, k, v, seen, 0.125)
+    for row, length in enumerate(seen.tolist()):
+        keys, values = (x[row, :, :length].double().repeat_interleave(3, 0) for x in (k, v))
+        expected = torch.softmax((q[row].double()[:, None] @ keys.transpose(1, 2)) * 0.125, -1) @ values
+        torch.testing.assert_close(output[row].double(), expected[:, 0], atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("dim", [16, 63, 576])
+def test_rms_norm_and_its_gradient(native: Kernels, dtype: torch.dtype, dim: int) -> None:
+    x, grad, weight = torch.randn(7, dim).to(dtype), torch.randn(7, dim).to(dtype), torch.rand(dim) + 0.5
+    leaf = x.double().requires_grad_()
+    expected = leaf * (leaf.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * weight.double()
+    expected.backward(grad.double())
+    y, rstd = native.rms_norm_forward(x, weight, 1e-5)
+    assert leaf.grad is not None
+    torch.testing.assert_close(y.double(), expected.detach(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    found = native.rms_norm_backward(x, weight, rstd, grad)
+    torch.testing.assert_close(found.double(), leaf.grad, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_swiglu_and_its_gradients_also_far_from_zero(native: Kernels, dtype: torch.dtype) -> None:
+    gate = (torch.randn(3000) * 8).to(dtype)
+    gate[:4] = torch.tensor([-200.0, 200.0, 0.0, -87.5])
+    up, grad = torch.randn(3000).to(dtype), torch.randn(3000).to(dtype)
+    leaves = [x.double().requires_grad_() for x in (gate, up)]
+    expected = torch.nn.functional.silu(leaves[0]) * leaves[1]
+    expected.backward(grad.double())
+    found = (native.swiglu_forward(gate, up), *native.swiglu_backward(gate, up, grad))
+    for got, wanted in zip(found, (expected.detach(), leaves[0].grad, leaves[1].grad), strict=True):
+        assert wanted is not None
+        torch.testing.assert_close(got.double(), wanted, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_turning_forth_and_back_is_nothing(native: Kernels, dtype: torch.dtype) -> None:
+    x = torch.randn(11, 3, 32).to(dtype)
+    angles = torch.randn(11, 16)
+    turned = native.rotate(x, angles.cos(), angles.sin(), 1.0)
+    pairs = torch.complex(x[..., :16].double(), x[..., 16:].double())
+    expected = pairs * torch.polar(torch.ones(11, 1, 16).double(), angles[:, None].double())
+    torch.testing.assert_close(turned[..., :16].double(), expected.real, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    torch.testing.assert_close(turned[..., 16:].double(), expected.imag, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    back = native.rotate(turned, angles.cos(), angles.sin(), -1.0)
+    torch.testing.assert_close(back, x, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_what_is_not_a_number_stays_visible(native: Kernels, dtype: torch.dtype) -> None:
+    x = torch.ones(4, 64).to(dtype)
+    x[2, 5] = math.nan
+    assert native.swiglu_forward(x, torch.ones_like(x)).isnan().sum() == 1
+    assert native.rms_norm_forward(x, torch.ones(64), 1e-5)[0][2].isnan().all()
+    q = x.view(4, 1, 64)
+    output, _ = native.attention_forward(q, q, q, Documents((4,)), 1.0)
+    assert output[2].isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "vocab"), [(1, 2), (3, 1023), (5, 1024), (4, 1025), (7, 50_001)])
+def test_cross_entropy_equals_the_reference(native: Kernels, rows: int, vocab: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(rows * vocab)
+    scores = (6 * torch.randn(rows, vocab, generator=generator)).to(dtype)
+    targets = torch.randint(0, vocab, (rows,), generator=generator)
+    scores[0, targets[0]] = 60.0  # one target that leads by more than float32 resolves next to 1
+    scores[-1, targets[-1]] = -80.0  # and one that trails by as much
+    expected, slopes = losses_and_grads_reference(scores.double(), targets)
+    only_losses = native.cross_entropy(scores.clone(), targets, gradient=False)
+    losses = native.cross_entropy(scores, targets, gradient=True)
+    assert torch.equal(losses, only_losses)
+    assert bool(((losses - expected).abs() <= 2e-6 * expected.abs() + 1e-38).all())
+    bound = slopes.abs() * (2**-8 if dtype is torch.bfloat16 else 4e-6) + 1e-37
+    assert bool(((scores - slopes).abs() <= bound).all())
+
+
+def test_cross_entropy_passes_on_what_is_not_finite(native: Kernels) -> None:
+    scores = torch.randn(3, 2000)
+    scores[0, 5], scores[1, 1500] = float("nan"), float("inf")
+    losses = native.cross_entropy(scores, torch.tensor([5, 3, 0]), gradient=True)
+    assert losses.isfinite().tolist() == [False, False, True]
+
+
+def test_kernels_take_only_contiguous_cpu_tensors_of_one_dtype() -> None:
+    x = torch.ones(4, 4)
+    assert usable(x, x)
+    assert not usable(x, x.T[:, :2])
+    assert not usable(x, x.bfloat16())
+    assert not usable(x.double())
+    assert not usable(torch.ones(0, 4))
