@@ -88,23 +88,10 @@ def quantize(
         ModelError: the model's files cannot be used.
         OutputError: the directory holds something, or cannot be written; nothing half written is left.
     """
-    quant = quant or QuantSection()
-    problems = quant_problems(quant)
-    if dtype not in ("auto", *DTYPES):
-        problems.append(f"dtype {dtype!r} is unknown; take auto, {', '.join(DTYPES)}")
-    if problems:
-        raise ConfigError(f"the settings cannot be used:\n{listing(problems)}")
-    output = Path(output)
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
-        raise OutputError(f"{output} is there already and not empty; give another output folder")
+    quant, output = quant or QuantSection(), Path(output)
+    _check_settings(quant, dtype, output)
     checkpoint = open_checkpoint(model, revision=revision)
-    if checkpoint.stored:
-        raise ConfigError(f"{model} is stored quantised already; quantise the model's unquantised checkpoint")
-    refuse_hf("veneer quantize", checkpoint.config)
-    spec = spec_from_hf(checkpoint.config)
-    refuse_packing(spec)
-    check_tensors(checkpoint, spec)
-    checkpoint.tokenizer()  # what is missing is better missed before the weights are read
+    spec = _quantisable(checkpoint)
     layers = packed_paths(spec, quant)
     chosen = _dtype(checkpoint, dtype)
     tensors: dict[str, Tensor] = {}
@@ -134,6 +121,31 @@ def quantize(
     )
     emit(Result(verb="quantize", values=done.to_json()))
     return done
+
+
+def _check_settings(quant: QuantSection, dtype: str, output: Path) -> None:
+    """Refuse settings that cannot be used, all at once, and an output folder that holds something."""
+    problems = quant_problems(quant)
+    if dtype not in ("auto", *DTYPES):
+        problems.append(f"dtype {dtype!r} is unknown; take auto, {', '.join(DTYPES)}")
+    if problems:
+        raise ConfigError(f"the settings cannot be used:\n{listing(problems)}")
+    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+        raise OutputError(f"{output} is there already and not empty; give another output folder")
+
+
+def _quantisable(checkpoint: Checkpoint) -> DecoderSpec:
+    """The specification of a model that can be quantised. Others are refused before a weight is read."""
+    if checkpoint.stored:
+        raise ConfigError(
+            f"{checkpoint.source} is stored quantised already; quantise the model's unquantised checkpoint"
+        )
+    refuse_hf("veneer quantize", checkpoint.config)
+    spec = spec_from_hf(checkpoint.config)
+    refuse_packing(spec)
+    check_tensors(checkpoint, spec)
+    checkpoint.tokenizer()
+    return spec
 
 
 def packed_paths(spec: DecoderSpec, quant: QuantSection) -> frozenset[str]:

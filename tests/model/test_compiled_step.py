@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.test_families import FAMILIES
+from family_variants import FAMILIES
 from tiny_models import documents, largest_difference, ours, packed_logits, tiny, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec

@@ -135,17 +135,7 @@ def estimate(
         ConfigError: `quant` skips layers that do not exist.
     """
     linears = [linear for layer in hf_linears(spec, lora, targets) for linear in layer.values()]
-    dense = frozenset(linear.path for linear in linears)
-    if quant is not None:
-        dense = skipped([linear.path for linear in linears], quant.skip_modules)
-    base = dtype.itemsize * spec.others
-    for linear in linears:
-        dense_weight = linear.path in dense or quant is None
-        base += (
-            linear.weights * dtype.itemsize
-            if dense_weight
-            else packed_bytes(linear.outputs, linear.inputs, quant or QuantSection())
-        )
+    base = dtype.itemsize * spec.others + _linear_bytes(linears, quant, dtype)
     runtime = resident() if device == "cpu" else GPU_START
     trained = TRAINED_BYTES * sum(linear.factors for linear in linears)
     kept = _kept(spec, linears, dtype)
@@ -168,6 +158,17 @@ def estimate(
     }
     options = [option(tokens, how) for how in again[compute.recompute] for tokens in _tokens(compute, longest)]
     return next((one for one in options if one.peak <= limit.bytes), options[-1])
+
+
+def _linear_bytes(linears: Sequence[LinearShape], quant: QuantSection | None, dtype: torch.dtype) -> int:
+    """Bytes of the linear layers' weights: packed, unless nothing is quantised or `quant` skips the layer."""
+    if quant is None:
+        return dtype.itemsize * sum(linear.weights for linear in linears)
+    dense = skipped([linear.path for linear in linears], quant.skip_modules)
+    return sum(
+        dtype.itemsize * linear.weights if linear.path in dense else packed_bytes(linear.outputs, linear.inputs, quant)
+        for linear in linears
+    )
 
 
 def _tokens(compute: ComputeSection, longest: int) -> list[int]:

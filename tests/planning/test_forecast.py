@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hf_models import write_hf_model
+from tiny import run_config
+from veneer.adapters.spec import LoraSpec
+from veneer.backends.base import Description
+from veneer.backends.describe import describe_model
+from veneer.enums import Backend
+from veneer.io.checkpoint import read_model_config
+from veneer.planning.estimate import Estimate
+from veneer.planning.forecast import StepSizes, linears_under, make_forecast
+from veneer.planning.machine import named_machine
+from veneer.planning.plan import Plan
+from veneer.planning.setup import BatchShape
+
+LORA = LoraSpec(rank=4, alpha=8.0)
+
+
+@pytest.fixture(scope="module", params=["own decoder", "transformers"])
+def description(
+    request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Description:
+    folder = tiny_model
+    if request.param == "transformers":
+        folder = write_hf_model(tmp_path_factory.mktemp("forecast") / "model", "gpt_neox")
+    return describe_model(read_model_config(folder), Backend.AUTO)
+
+
+def steps(longest: int = 50) -> StepSizes:
+    def shape(tokens: int) -> BatchShape:
+        return BatchShape.of_rows(longest, tokens, 16)
+
+    return SimpleNamespace(total=7, longest=longest, batch_shape=shape)
+
+
+def test_both_have_one_face(description: Description, tmp_path: Path) -> None:
+    config = run_config(tmp_path, Path("-"), tmp_path / "out")
+    targets = tuple(description.linears)
+    forecast = make_forecast(config, description, named_machine("h100", config.compute), steps(), LORA, targets)
+    assert isinstance(forecast, Plan if description.capabilities.exact_plan else Estimate)
+    assert forecast.refusal is None
+    assert forecast.lines()
+    assert forecast.micro_batch_tokens >= 50
+    assert forecast.to_json()["peak"] > 0
+
+
+def test_an_adapter_of_more_layers_takes_more(description: Description, tmp_path: Path) -> None:
+    config = run_config(tmp_path, Path("-"), tmp_path / "out", "compute.micro_batch_tokens=64")
+    machine = named_machine("h100", config.compute)
+    one, all_ = (
+        make_forecast(config, description, machine, steps(), LORA, targets).to_json()["peak"]
+        for targets in (tuple(description.linears[:1]), tuple(description.linears))
+    )
+    assert one < all_
+
+
+def test_only_the_own_decoder_refuses_what_does_not_fit(description: Description, tmp_path: Path) -> None:
+    config = run_config(tmp_path, Path("-"), tmp_path / "out", "compute.memory_limit_mb=1")
+    machine = named_machine("cpu", config.compute)
+    forecast = make_forecast(config, description, machine, steps(), LORA, tuple(description.linears))
+    assert (forecast.refusal is not None) is description.capabilities.exact_plan
+
+
+def test_layers_have_the_rank_of_the_update_on_them(description: Description) -> None:
+    targets = [path for path in description.linears if path.endswith(("q_proj", "query_key_value"))]
+    linears = [linear for layer in linears_under(description, LORA, targets) for linear in layer.values()]
+    assert 0 < len(targets) < len(description.linears) == len(linears)
+    adapted = [linear.path for linear in linears if linear.rank == 4]
+    assert len(adapted) == len(targets)
+    assert all(path.endswith(("q_proj", "query_key_value")) for path in adapted)

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from plan_setups import setup
+from veneer.config import ComputeSection
+from veneer.enums import Dtype
+from veneer.errors import ConfigError
+from veneer.planning.machine import named_machine, this_machine
+from veneer.planning.time import CARDS
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_is_known_by_its_data_sheet_and_measures_nothing(name: str) -> None:
+    found = named_machine(name, ComputeSection())
+    assert (found.device, found.memory, found.dtype) == ("cuda", CARDS[name].memory, torch.bfloat16)
+    rate = found.rate(setup())
+    assert not rate.measured
+    assert rate.flops == CARDS[name].flops
+    assert named_machine(name, ComputeSection(dtype=Dtype.FLOAT32)).dtype is torch.float32
+
+
+def test_this_machine_is_under_the_settings_of_the_run() -> None:
+    compute = ComputeSection(dtype=Dtype.FLOAT32, threads=3)
+    found = named_machine("cpu", compute)
+    assert (found.device, found.memory, found.dtype, found.threads) == ("cpu", None, torch.float32, 3)
+    assert found == this_machine(torch.device("cpu"), compute)
+    assert named_machine("cpu", ComputeSection()).threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("name", ["h1000", "cuda:x", ""])
+def test_what_is_neither_device_nor_card_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="known: auto"):
+        named_machine(name, ComputeSection())
