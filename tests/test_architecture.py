@@ -29,6 +29,7 @@ LAYERS = (
 SIDEWAYS = {
     ("enums", "errors"),  # a word that is none of a setting's is refused
     ("config", "enums"),  # the words of its settings
+    ("config", "config_values"),  # a time as people write it
     ("config", "migration"),  # what an unknown key is called here
     ("config", "errors"),  # a refused setting is one of the errors
     ("config_values", "errors"),  # and so is a file that is no YAML

@@ -45,7 +45,7 @@ OPTIONS = {
         "--set", "--tokens",
     ],
     "quantize": ["--dtype", "--json", "--model", "--output", "--set"],
-    "quickstart": ["--device", "--json", "--method", "--model", "--output", "--rows"],
+    "quickstart": ["--device", "--json", "--method", "--model", "--output", "--rows", "--time-limit"],
     "reproduce": ["--data", "--eval-data", "--json", "--model", "--output", "run"],
     "sweep": [
         "--config", "--data", "--device", "--eval-data", "--grid", "--held-out", "--json", "--method", "--model",
@@ -54,6 +54,7 @@ OPTIONS = {
     "train": [
         "--batch-size", "--config", "--data", "--device", "--epochs", "--eval-data", "--held-out", "--json",
         "--learning-rate", "--lr", "--method", "--model", "--output", "--rank", "--resume", "--set", "--steps",
+        "--time-limit",
     ],
     "verify": ["--adapter", "--data", "--device", "--gap", "--json", "--limit", "--model", "export"],
 }  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from veneer.config_values import drop, laid_over, override, read_yaml
+from veneer.config_values import drop, laid_over, override, read_yaml, seconds_of
 from veneer.errors import ConfigError
 
 
@@ -85,3 +85,17 @@ def test_a_key_is_dropped_where_it_is() -> None:
     for key in ("train.steps", "lora.rank", "model.name", "output"):
         drop(values, key)
     assert values == {"model": "m", "train": {"epochs": None}}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("10m", 600), ("90", 90), ("90s", 90), ("1h30m", 5400), ("1.5 h", 5400), ("2m 5s", 125), (7, 7)],
+)
+def test_a_duration_is_read_as_people_write_it(text: str | int, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "ten", "10x", "5m3h", "-3m", "nan"])
+def test_a_text_that_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="90s, 10m, 1h30m"):
+        seconds_of(text)

@@ -40,8 +40,8 @@ def bundled_data() -> Path:
     return packaged if packaged.is_dir() else here.parents[1] / "examples" / "claims"
 
 
-def configuration(method: Method, model: str, output: Path, device: str) -> RunConfig:
-    """The settings of the quickstart, chosen by the sweep in docs/benchmarks.md."""
+def configuration(method: Method, model: str, output: Path, device: str, time_limit: float | None = None) -> RunConfig:
+    """The settings of the quickstart, chosen by the sweep in docs/benchmarks.md. `time_limit` is in seconds."""
     rates = {Method.LORA: 3e-3, Method.QLORA: 3e-3, Method.FULL: 2e-4}
     steps = {Method.LORA: 190, Method.QLORA: 190, Method.FULL: 110}
     return RunConfig(
@@ -53,6 +53,7 @@ def configuration(method: Method, model: str, output: Path, device: str) -> RunC
         train=TrainSection(
             examples_per_step=4,
             steps=steps[method],
+            time_limit=time_limit,
             learning_rate=rates[method],
             warmup=0.05,
             beta2=0.99,

@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from veneer.config_values import seconds_of
 from veneer.enums import (
     Backend,
     BadRows,
@@ -84,6 +85,7 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), _NUMBER]
 Count = Annotated[int, Field(ge=1), _NUMBER]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False), _NUMBER]
 Name = Annotated[str, Field(min_length=1)]
+Duration = Annotated[float, Field(gt=0.0, le=1e8, allow_inf_nan=False), BeforeValidator(seconds_of), _NUMBER]
 
 
 class LoraSection(_Section):
@@ -203,6 +205,10 @@ class TrainSection(_Section):
     """The number of passes over the rows; fractions are allowed. 1, unless `steps` is given."""
     steps: Count | None = None
     """The number of optimiser steps, in place of `epochs`."""
+    time_limit: Duration | None = None
+    """The time that the whole run may take, with loading and evaluation: seconds, or `90s`, `10m`, `1h30m`. The steps
+    that fit, out of those of `epochs` or `steps`, are fixed before the first one from times measured here. They are
+    recorded as `steps`."""
     learning_rate: Rate | Literal["auto"] = "auto"
     """The learning rate at its peak. `auto` takes it from the model's width and the method, and prints the reason."""
     lora_plus_ratio: Annotated[float, Field(ge=1.0, allow_inf_nan=False), _NUMBER] = 1.0
@@ -325,6 +331,11 @@ def check(config: RunConfig) -> None:
         )
     if config.lora.new_tokens and config.method is Method.FULL:
         problems.append("lora.new_tokens are trained with an adapter and method full has none; take lora or qlora")
+    if config.train.time_limit is not None and config.lora.init is Init.EVA and config.method is not Method.FULL:
+        problems.append(
+            "train.time_limit fixes the steps after lora.init eva has looked at their rows; give train.steps, or "
+            "another init"
+        )
     problems += quant_problems(config.quant)
     if config.train.eval_every and not (config.data.eval_file or config.data.held_out):
         problems.append("train.eval_every needs rows to evaluate on: give data.eval_file or data.held_out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,24 @@ def drop(values: dict[str, Any], key: str) -> None:
         if not isinstance(values, dict):
             return
     values.pop(leaf, None)
+
+
+_DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
+
+
+def seconds_of(value: Any) -> Any:
+    """The seconds of a duration as people write it (`90`, `90s`, `10m`, `1h30m`); a value that is no text as it is.
+
+    Raises:
+        ValueError: the text is no duration.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.replace(" ", "").lower()
+    found = _DURATION.fullmatch(text)
+    if not text or found is None:
+        raise ValueError("must be a time: seconds, or as 90s, 10m, 1h30m")
+    return sum(size * float(found[unit] or 0) for unit, size in (("h", 3600.0), ("m", 60.0), ("s", 1.0)))
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ for each event.
 - Stages (`StageBegun`, `StageProgress`, `StageEnded`): whatever takes a while, with rate and time left. They are for
   whoever waits, and are not written to `events.jsonl`.
 - `Note`: a sentence that the user should know, or be warned of.
-- Training: `RunStarted`, `StepDone`, `Evaluated`, `CheckpointSaved`, `RunFinished`.
+- Training: `StepBudget`, `RunStarted`, `StepDone`, `Evaluated`, `CheckpointSaved`, `RunFinished`.
 - Several runs, in a comparison or a sweep: `RunsJoined`, `RunDone`, `RunFailed`, and `RunEvent`, which carries what
   happens in one of them.
 - `Result`: what a verb found, as plain values, when it is done.
@@ -70,6 +70,24 @@ class StageEnded:
     stage: str
     seconds: float
     """Seconds that the stage took."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepBudget:
+    """The steps that a run makes within its time limit, fixed before the first one."""
+
+    limit: float
+    """Seconds that the run may take."""
+    steps: int
+    """The number of steps that fit."""
+    full_steps: int
+    """The number of steps that the run would have without a limit."""
+    seconds_per_step: float
+    """Seconds of a step, from measured micro-batches."""
+    seconds: float
+    """Seconds that the run is expected to take, with loading and evaluation."""
+    full_seconds: float
+    """Seconds that it would take without a limit."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,8 +232,8 @@ class RunEvent:
 
 
 Event = (
-    StageBegun | StageProgress | StageEnded | Note | RunStarted | StepDone | Evaluated | CheckpointSaved | RunFinished
-    | RunsJoined | RunDone | RunFailed | RunEvent | Result
+    StageBegun | StageProgress | StageEnded | Note | StepBudget | RunStarted | StepDone | Evaluated | CheckpointSaved
+    | RunFinished | RunsJoined | RunDone | RunFailed | RunEvent | Result
 )  # fmt: skip
 Subscriber = Callable[[Event], None]
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}

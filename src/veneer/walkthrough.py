@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,11 +12,13 @@ from typing import Any
 from veneer.assistant import Assistant, AssistantRequest, load_assistant, make_assistant
 from veneer.bundled import SETS, bundled_data, bundled_model, configuration, free_folder
 from veneer.config import RunConfig
-from veneer.data.records import read_records
+from veneer.data.records import Record, read_records
 from veneer.enums import Method, choice
 from veneer.evaluation.run import Report, RowSet, evaluate_rows, make_report, prepare, score_rows
-from veneer.events import Subscriber, broadcast
+from veneer.events import StepBudget, Subscriber, broadcast, from_json, read_events
 from veneer.io.checkpoint import open_checkpoint
+from veneer.planning.plan import spoken
+from veneer.run_folder import RunFolder
 from veneer.training.run import train
 from veneer.training.session import RunResult
 from veneer.training.trainable import AdapterTraining
@@ -23,6 +26,35 @@ from veneer.training.trainable import AdapterTraining
 FOLDER = "quickstart-output"
 ROWS = 150
 """Messages of each held-out set that are answered."""
+TIME_LIMIT = 600.0
+"""Seconds that training and evaluation may take together."""
+TRAINING_SHARE = 0.6
+"""The share of the time limit that is for training. Answering takes about as long as training, or less."""
+TRIED_ROWS = 16
+"""Messages whose answers are timed where time is short."""
+FEWEST_ROWS = 20
+"""Messages of each set that are answered however short the time is: fewer would tell nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortening:
+    """What a time limit left of the full quickstart."""
+
+    steps: int
+    full_steps: int
+    rows: int
+    """Messages of each held-out set that were answered."""
+    full_rows: int
+    full_seconds: float
+    """Seconds that the full run would take here, as far as it was measured."""
+
+    def line(self, limit: float) -> str:
+        """The sentence that says it; `limit` is in seconds."""
+        return (
+            f"to keep within {spoken(limit)}, {self.steps} of {self.full_steps} steps were trained and {self.rows} of "
+            f"{self.full_rows} messages of each set answered; the full run would take about "
+            f"{spoken(self.full_seconds)} (--time-limit {math.ceil(1.5 * self.full_seconds / 60)}m)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +66,8 @@ class QuickstartResult:
     train_seconds: float
     reports: dict[str, Report]
     """The scores of base and result, by held-out set."""
+    shortening: Shortening | None = None
+    """What was left out for the time limit; None where everything was done."""
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain values."""
@@ -46,6 +80,7 @@ class QuickstartResult:
             "tokens_per_second": round(run.progress.tokens / run.progress.seconds, 1),
             "peak_memory_mb": round(run.peak_memory_mb),
             "bytes_on_disk": sum(file.stat().st_size for file in output.iterdir() if file.is_file()),
+            "shortening": None if self.shortening is None else asdict(self.shortening),
             "sets": {name: asdict(report) for name, report in self.reports.items()},
         }
 
@@ -57,6 +92,7 @@ def quickstart(
     output: str | Path | None = None,
     rows: int = ROWS,
     device: str = "auto",
+    time_limit: float = TIME_LIMIT,
     subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> QuickstartResult:
@@ -68,41 +104,83 @@ def quickstart(
         output: the folder of the run; by default `quickstart-output`, or the first free name that begins so.
         rows: the number of messages of each held-out set that are answered.
         device: where it computes.
+        time_limit: seconds that it may take. A machine that is too slow trains fewer steps and answers fewer messages.
         subscribers: called with every event.
-        stop: asked after every step; true ends the run with a checkpoint.
+        stop: asked after every step.
 
     Raises:
         VeneerError: the model is absent, the output folder is taken, or a step fails.
     """
-    config = walkthrough_config(choice(Method, method, "method"), model, output, device)
+    config = walkthrough_config(choice(Method, method, "method"), model, output, device, time_limit)
     begun = time.perf_counter()
     run = train(config, subscribers=subscribers, stop=stop)
-    seconds = time.perf_counter() - begun
-    return QuickstartResult(config, run, seconds, score_sets(run, config, rows, broadcast(subscribers)))
+    return scored(run, config, rows, broadcast(subscribers), begun, time_limit)
 
 
-def walkthrough_config(method: Method, model: str | None, output: str | Path | None, device: str) -> RunConfig:
-    """The settings of the run. Raises ModelError where the bundled model is not installed."""
-    return configuration(method, model or bundled_model(), Path(output or free_folder(FOLDER)), device)
+def walkthrough_config(
+    method: Method, model: str | None, output: str | Path | None, device: str, time_limit: float
+) -> RunConfig:
+    """The settings of the run, which has its share of the time limit (seconds). Raises ModelError where the bundled
+    model is not installed."""
+    return configuration(
+        method, model or bundled_model(), Path(output or free_folder(FOLDER)), device, TRAINING_SHARE * time_limit
+    )
 
 
-def score_sets(run: RunResult, config: RunConfig, rows: int, emit: Subscriber) -> dict[str, Report]:
-    """Base and trained model on the first rows of each held-out set."""
-    reports = {}
+def scored(
+    run: RunResult, config: RunConfig, rows: int, emit: Subscriber, begun: float, time_limit: float
+) -> QuickstartResult:
+    """Score base and trained model on the first rows of each held-out set, as many as the time allows.
+
+    Args:
+        run: the trained run.
+        config: its settings as they were given.
+        rows: the number of rows of each set.
+        emit: told how far scoring is.
+        begun: when training began, by `time.perf_counter`.
+        time_limit: seconds from then.
+    """
+    trained = time.perf_counter() - begun
+    score = _scorer(run, config, emit)
+    sets = {name: read_records(bundled_data() / file)[:rows] for name, file in SETS.items()}
+    budget = _budget(run)
+    cut = budget.steps < budget.full_steps
+    full_training = trained * budget.full_seconds / budget.seconds if cut else trained
+    count, full_scoring = rows, 0.0
+    left = time_limit - (time.perf_counter() - begun)
+    # Scoring all messages takes about as long as training all steps. Where there is far more time nothing is tried.
+    if rows > FEWEST_ROWS and (cut or left < 2 * full_training * rows / ROWS):
+        tried = score(next(iter(sets.values()))[:TRIED_ROWS])
+        count, full_scoring = rows_that_fit(left - tried.seconds, tried.seconds / tried.rows, rows)
+    reports = {name: score(records[:count]) for name, records in sets.items()}
+    shortening = None
+    if cut or count < rows:
+        scoring = full_scoring or sum(report.seconds for report in reports.values())
+        shortening = Shortening(budget.steps, budget.full_steps, count, rows, full_training + scoring)
+    return QuickstartResult(config, run, trained, reports, shortening)
+
+
+def rows_that_fit(left: float, seconds_per_row: float, rows: int) -> tuple[int, float]:
+    """How many rows of each set can be scored in `left` seconds, and the seconds that all of them would take."""
+    full = rows * len(SETS) * seconds_per_row
+    return max(min(rows, FEWEST_ROWS), min(rows, int(rows * left / full))), full
+
+
+def _budget(run: RunResult) -> StepBudget:
+    """The steps that were fixed for the run's time limit."""
+    found = [from_json(event) for event in read_events(RunFolder(run.output).events_file)]
+    return next(event for event in found if isinstance(event, StepBudget))
+
+
+def _scorer(run: RunResult, config: RunConfig, emit: Subscriber) -> Callable[[Sequence[Record]], Report]:
+    """A function that scores base and trained model on rows."""
     assistant = _trained_assistant(run, config)
-    base = None
-    if config.method is Method.FULL:
-        # Full fine-tuning has changed the weights, so the base is loaded again beside them.
-        request = AssistantRequest(model=config.model, method=Method.LORA, compute=config.compute)
-        base = load_assistant(request, subscribers=[emit])
-    for name, file in SETS.items():
-        records = read_records(bundled_data() / file)[:rows]
-        prepared = prepare(assistant, records, emit=emit)
-        if base is None:
-            reports[name] = evaluate_rows(assistant, prepared, emit=emit)
-        else:
-            reports[name] = _score_two(base, assistant, prepared, emit)
-    return reports
+    if config.method is not Method.FULL:
+        return lambda records: evaluate_rows(assistant, prepare(assistant, records, emit=emit), emit=emit)
+    # Full fine-tuning has changed the weights, so the base is loaded again beside them.
+    request = AssistantRequest(model=config.model, method=Method.LORA, compute=config.compute)
+    base = load_assistant(request, subscribers=[emit])
+    return lambda records: _score_two(base, assistant, prepare(assistant, records, emit=emit), emit)
 
 
 def _score_two(base: Assistant, tuned: Assistant, rows: RowSet, emit: Subscriber) -> Report:

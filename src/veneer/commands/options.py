@@ -44,6 +44,24 @@ class Number(click.types.FloatParamType):
         return number
 
 
+class Duration(click.types.FloatParamType):
+    """Seconds, from a time as people write it: 90, 90s, 10m, 1h30m."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType.convert`."""
+        from veneer.config_values import seconds_of
+
+        try:
+            seconds = float(seconds_of(value))
+        except ValueError as error:
+            self.fail(f"{value!r} {error}.", param, ctx)
+        if not seconds > 0:
+            self.fail(f"{value!r} is not above 0.", param, ctx)
+        return seconds
+
+
 class Count(click.IntRange):
     """A whole number of at least `least`."""
 
@@ -119,9 +137,9 @@ set_option = click.option(
 OPTIONS = {
     "model": "--model", "output": "--output", "method": "--method", "data.file": "--data",
     "data.eval_file": "--eval-data", "data.held_out": "--held-out", "data.max_length": "--length",
-    "train.epochs": "--epochs", "train.steps": "--steps", "train.learning_rate": "--learning-rate",
-    "train.examples_per_step": "--batch-size", "lora.rank": "--rank", "compute.device": "--device",
-    "compute.memory_limit_mb": "--memory-limit-mb",
+    "train.epochs": "--epochs", "train.steps": "--steps", "train.time_limit": "--time-limit",
+    "train.learning_rate": "--learning-rate", "train.examples_per_step": "--batch-size", "lora.rank": "--rank",
+    "compute.device": "--device", "compute.memory_limit_mb": "--memory-limit-mb",
 }  # fmt: skip
 """The options that are shortcuts of settings, by the setting's key."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import METHODS, Count, device_option, examples
+from veneer.commands.options import METHODS, Count, Duration, device_option, examples
 from veneer.enums import Method
 
 
@@ -29,14 +29,31 @@ from veneer.enums import Method
     help="The number of messages of each held-out set that are answered.",
 )
 @device_option
+@click.option(
+    "--time-limit",
+    type=Duration(),
+    default="10m",
+    show_default=True,
+    help="The time for training and answers; a slow machine trains fewer steps and answers fewer messages.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def quickstart(method: str, model: str | None, output: Path | None, rows: int, device: str, as_json: bool) -> None:
+def quickstart(
+    method: str, model: str | None, output: Path | None, rows: int, device: str, time_limit: float, as_json: bool
+) -> None:
     """Fine-tune a small model, and show before and after.
 
     The rows are the bundled insurance claims.
     """
     from veneer.screens.quickstart import run
 
-    results = run(Method(method), model=model, output=output, rows=rows, device=device, as_json=as_json)
+    results = run(
+        Method(method),
+        model=model,
+        output=output,
+        rows=rows,
+        device=device,
+        time_limit=time_limit,
+        as_json=as_json,
+    )
     if as_json:
         click.echo(json.dumps(results, indent=2))

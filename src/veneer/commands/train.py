@@ -8,6 +8,7 @@ import click
 
 from veneer.commands.options import (
     COUNT,
+    Duration,
     Number,
     config_option,
     eval_data_option,
@@ -37,6 +38,11 @@ from veneer.commands.options import (
 @click.option("--epochs", type=Number(), help="Passes over the training rows (train.epochs).")
 @click.option("--steps", type=COUNT, help="Optimiser steps, in place of --epochs (train.steps).")
 @click.option(
+    "--time-limit",
+    type=Duration(),
+    help="The time of the whole run, for example 10m: as many of the steps as fit (train.time_limit).",
+)
+@click.option(
     "--learning-rate", "--lr", "learning_rate", type=Number(), help="The peak learning rate (train.learning_rate)."
 )
 @click.option("--rank", type=COUNT, help="The rank of the adapter (lora.rank).")
@@ -57,6 +63,7 @@ def train(
     method: str | None,
     epochs: float | None,
     steps: int | None,
+    time_limit: float | None,
     learning_rate: float | None,
     rank: int | None,
     batch_size: int | None,
@@ -79,6 +86,7 @@ def train(
         "method": method,
         "train.epochs": epochs,
         "train.steps": steps,
+        "train.time_limit": time_limit,
         "train.learning_rate": learning_rate,
         "lora.rank": rank,
         "train.examples_per_step": batch_size,

@@ -31,6 +31,7 @@ from veneer.events import (
     StageBegun,
     StageEnded,
     StageProgress,
+    StepBudget,
     StepDone,
 )
 from veneer.screens.console import say
@@ -137,6 +138,8 @@ class EventScreen:
                 self._advance(run, event)
             case StageEnded():
                 self._end(run, event)
+            case StepBudget():
+                self._say(run, _budget(event))
             case RunStarted():
                 self._start(run, event)
             case StepDone():
@@ -232,6 +235,18 @@ class EventScreen:
 
 def _named(run: str, message: str) -> str:
     return f"{run}: {message}" if run else message
+
+
+def _budget(event: StepBudget) -> str:
+    """How many steps fit into a run's time limit, and what all of them would take."""
+    begin = f"time limit {duration(event.limit)}"
+    pace = f"{event.seconds_per_step:.2g} s a step, as measured"
+    if event.steps == event.full_steps:
+        return f"{begin}: all {event.steps:,} steps fit, in about {duration(event.seconds)} ({pace})"
+    return (
+        f"{begin}: {event.steps:,} of {event.full_steps:,} steps fit, in about {duration(event.seconds)} ({pace}), and "
+        f"the schedule is laid over them; all steps would take about {duration(event.full_seconds)}"
+    )
 
 
 def _facts(event: StageProgress) -> str:

@@ -15,12 +15,12 @@ from veneer.bundled import SETS, bundled_data
 from veneer.config import RunConfig
 from veneer.enums import Method
 from veneer.evaluation.run import Report
-from veneer.screens.console import console, show_table
+from veneer.screens.console import console, say, show_table
 from veneer.screens.evaluate import comparison_table, sample_table
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
 from veneer.screens.train import train_visibly
-from veneer.walkthrough import QuickstartResult, score_sets, walkthrough_config
+from veneer.walkthrough import scored, walkthrough_config
 
 SAMPLES = 3
 
@@ -34,7 +34,14 @@ def program() -> str:
 
 
 def run(
-    method: Method, *, model: str | None, output: Path | None, rows: int, device: str, as_json: bool
+    method: Method,
+    *,
+    model: str | None,
+    output: Path | None,
+    rows: int,
+    device: str,
+    time_limit: float,
+    as_json: bool,
 ) -> dict[str, Any]:
     """Train, evaluate and show; returns everything that was measured as plain values.
 
@@ -44,23 +51,25 @@ def run(
         output: folder of the run; by default a new one.
         rows: messages of each held-out set that are answered.
         device: where to compute.
+        time_limit: seconds that training and evaluation may take.
         as_json: leave the showing to the caller.
 
     Raises:
         VeneerError: the model is absent, the output folder is taken, or a step fails.
     """
-    config = walkthrough_config(method, model, output, device)
+    config = walkthrough_config(method, model, output, device, time_limit)
     screen = console()
     screen.print(f"[bold]1. Training[/bold] {method.value} on {config.data.file}", highlight=False)
     begun = time.perf_counter()
     trained = train_visibly(config)
-    train_seconds = time.perf_counter() - begun
     screen.print("[bold]2. Evaluating[/bold] base and tuned model on held-out messages, greedy answers")
     with EventScreen(screen) as shown:
-        reports = score_sets(trained, config, rows, shown)
-    summary = QuickstartResult(config, trained, train_seconds, reports).to_json()
+        result = scored(trained, config, rows, shown, begun, time_limit)
+    if result.shortening is not None:
+        say(screen, result.shortening.line(time_limit))
+    summary = result.to_json()
     if not as_json:
-        _show(summary, reports, config)
+        _show(summary, result.reports, config)
     return summary
 
 

@@ -72,6 +72,8 @@ class JointRun:
         if not self.inputs.prepared.description.capabilities.joint_passes:
             return None  # its layers see batches, whose tokens cannot be told apart by adapter
         layers = config.compute.recompute is Recompute.LAYERS
+        if config.train.time_limit is not None:
+            return None  # its steps are counted by its own speed, and its seconds are not to be shared
         if config.method is Method.FULL or config.lora.new_tokens or (layers and config.lora.dropout > 0):
             # New tokens make the base's tables longer. And recomputed layers rewind one source of dropout masks, while
             # here each adapter has its own.

@@ -111,6 +111,9 @@ def prepare(
     else:
         steps = PackedSteps(found, config.train, packing_of(config, description))
     forecast = make_forecast(config, description, machine, steps, lora, targets)
+    if config.train.time_limit is not None:
+        limit = f"train.time_limit {config.train.time_limit:g} s"
+        reasons.append(f"{limit}: how many of the {steps.total:,} steps fit is measured once the model is loaded")
     if forecast.refusal is None:
         for line in (*reasons, *forecast.lines()):
             notice(line)
@@ -239,9 +242,14 @@ def _note_long_rows(rows: Rows, limit: int, emit: Subscriber) -> None:
         emit(Note(message=f"{len(long)} rows are longer than the model's context of {limit:,} tokens ({long[0]})"))
 
 
+def interval_of(steps: int) -> int:
+    """The number of steps between evaluations, and between checkpoints, of a run that leaves it open."""
+    return max(1, steps // EVALUATIONS_PER_RUN)
+
+
 def _chosen(config: RunConfig, forecast: Forecast, steps: int) -> RunConfig:
     """The configuration with everything spelled out that was left to the program."""
-    train, interval = config.train, max(1, steps // EVALUATIONS_PER_RUN)
+    train, interval = config.train, interval_of(steps)
     evaluated = bool(config.data.eval_file or config.data.held_out)
     chosen_train = {
         "epochs": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from veneer.config import RunConfig, check
@@ -11,6 +12,7 @@ from veneer.system import heap_kept
 from veneer.training.build import build
 from veneer.training.objective import OverModel
 from veneer.training.session import RunResult, Session, begin, locked_folder, prepare_run, threads_of
+from veneer.training.time_limit import within_limit
 
 
 def train(
@@ -44,6 +46,9 @@ def train(
 
 def _begin(config: RunConfig, resume: bool, log: EventLog, stop: Callable[[], bool]) -> Session:
     """Rows and plan first, and only then the model; its files are closed when this returns."""
+    begun = time.perf_counter()
     inputs = prepare_run(config, log.emit, resume=resume)
     model, trainable = build(inputs, log.emit)
+    if inputs.config.train.time_limit is not None:
+        inputs = within_limit(inputs, config, model, trainable, log.emit, begun)
     return begin(inputs, model, trainable, OverModel(model), log, stop)

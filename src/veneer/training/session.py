@@ -165,7 +165,7 @@ def prepare_run(config: RunConfig, emit: Subscriber, *, resume: bool = False, ro
     folder = RunFolder(Path(config.output))
     resume = resume and folder.resumable
     if resume:
-        config = _as_recorded(config, folder.config())
+        config = _as_recorded(config, folder.config(), emit)
     origin = open_checkpoint(config.model, revision=config.revision)
     prepared = prepare(
         config,
@@ -180,10 +180,15 @@ def prepare_run(config: RunConfig, emit: Subscriber, *, resume: bool = False, ro
     return RunInputs(prepared, prepared.data, origin, resume)
 
 
-def _as_recorded(config: RunConfig, recorded: RunConfig | None) -> RunConfig:
-    """The configuration with what the run chose before wherever that is left open here."""
+def _as_recorded(config: RunConfig, recorded: RunConfig | None, emit: Subscriber) -> RunConfig:
+    """The configuration with what the run chose before wherever that is left open here, and with the steps that were
+    fixed for its time limit if it has one."""
     if recorded is None:
         return config
+    if config.train.time_limit is not None:
+        fixed = {"time_limit": None, "epochs": None, "steps": recorded.train.steps}
+        config = config.model_copy(update={"train": config.train.model_copy(update=fixed)})
+        emit(Note(message=f"train.time_limit: the run has {recorded.train.steps:,} steps, fixed when it began"))
     sections: dict[str, BaseModel] = {}
     for name, keys in CHOSEN.items():
         now, then = getattr(config, name), getattr(recorded, name)

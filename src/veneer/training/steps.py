@@ -90,6 +90,10 @@ class PackedSteps:
         chosen = self._steps.examples(step - 1)
         return self._pack(chosen, self._most())
 
+    def tokens(self, step: int) -> int:
+        """Tokens of the 1-based step's rows."""
+        return sum(self._lengths[index] for index in self._steps.examples(step - 1))
+
     def evaluation(self) -> list[MicroBatch]:
         """The evaluation rows, packed; an empty list where there are none."""
         return pack(self.rows.eval, self._most()) if self.rows.eval else []

@@ -1,0 +1,260 @@
+"""`train.time_limit`: the steps that fit into a time are counted before the first one, from times measured here.
+
+A run that was simply stopped by the clock would end in the middle of its schedule, and never in the same place twice.
+So the time becomes a number of steps: what the parts of a run take is measured on its own micro-batches, with no effect
+on weights or optimiser, and the largest number of steps that fits is taken. The run is then the run of `train.steps`
+with that number, which `config.yaml` records: its schedule, its evaluations and its bytes are those.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from veneer.config import RunConfig, TrainSection
+from veneer.data.batches import MicroBatch
+from veneer.errors import ConfigError
+from veneer.events import Note, Stage, StepBudget, Subscriber, ignore
+from veneer.model.language import LanguageModel
+from veneer.model.recompute import Recomputation
+from veneer.training.objective import OverModel, mean_loss
+from veneer.training.optim import clip, global_norm
+from veneer.training.optimizers.choose import make_optimizer
+from veneer.training.prepare import interval_of
+from veneer.training.session import RunInputs, prepare_run
+from veneer.training.steps import PackedSteps
+from veneer.training.trainable import Trainable
+
+KEPT = 0.95
+"""The share of the limit that is planned: another program may slow the steps that follow the measured ones."""
+MEASURED = 0.02
+"""The share of the limit in which micro-batches are tried, each kind: training and evaluation."""
+FEWEST = 2
+"""Micro-batches that are tried at least, if there are as many."""
+COPIED = 16_000_000
+"""Trained numbers on whose copies the optimiser is tried, at most; more take proportionally longer."""
+WRITTEN = 200e6
+"""Bytes of a checkpoint that are written and hashed in a second: a slow disk's rate, not measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTimes:
+    """Seconds that the parts of a run take on this machine."""
+
+    before: float
+    """From the beginning of the run to its first step: reading rows, loading, measuring and the rehearsal."""
+    token: float
+    """Forward and backward of a token of a document, on average."""
+    update: float
+    """The optimiser's part of a step."""
+    evaluation: float
+    """One evaluation; 0 where there are no rows for it."""
+    checkpoint: float
+    """One checkpoint, and the result at the end."""
+
+
+def run_seconds(times: StepTimes, train: TrainSection, tokens: float, steps: int) -> float:
+    """Seconds of a whole run of so many steps.
+
+    Args:
+        times: the seconds of its parts.
+        train: says after how many steps there are evaluations and checkpoints, where that is not left open.
+        tokens: tokens of all its steps.
+        steps: their number.
+    """
+    evaluating, saving = train.eval_every or interval_of(steps), train.save_every or interval_of(steps)
+    evaluations = math.ceil(steps / evaluating) if times.evaluation else 0
+    # A best evaluation is a checkpoint of its own.
+    saves = math.ceil(steps / saving) + (evaluations if saving != evaluating else 0)
+    return (
+        times.before
+        + tokens * times.token
+        + steps * times.update
+        + evaluations * times.evaluation
+        + (saves + 1) * times.checkpoint
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FittingSteps:
+    """How many steps of a run fit into a time."""
+
+    steps: int
+    """Their number; 0 where not even one fits."""
+    tokens: int
+    """Tokens of these steps together."""
+    seconds: float
+    """Seconds of the run with these steps; where none fits, of a run of one step."""
+
+
+def steps_that_fit(
+    limit: float, times: StepTimes, train: TrainSection, tokens: Callable[[int], int], total: int
+) -> FittingSteps:
+    """The largest number of steps that fits into `limit` seconds.
+
+    Every number is tried, because a longer run may have fewer evaluations, where those come every tenth of the run.
+
+    Args:
+        limit: seconds.
+        times: the seconds of the run's parts.
+        train: as for `run_seconds`.
+        tokens: gives the tokens of a 1-based step.
+        total: the number of steps of the run without a limit.
+    """
+    seen = tokens(1)
+    best = FittingSteps(0, 0, run_seconds(times, train, seen, 1))
+    for steps in range(1, total + 1):
+        seen += tokens(steps) if steps > 1 else 0
+        seconds = run_seconds(times, train, seen, steps)
+        if seconds <= limit:
+            best = FittingSteps(steps, seen, seconds)
+        if times.before + seen * times.token + steps * times.update > limit:
+            break
+    return best
+
+
+def within_limit(
+    inputs: RunInputs, given: RunConfig, model: LanguageModel, trainable: Trainable, emit: Subscriber, begun: float
+) -> RunInputs:
+    """The run with as many of its steps as fit into its time limit.
+
+    Args:
+        inputs: the run as it was prepared without regard to the limit.
+        given: its configuration before anything was chosen.
+        model: the loaded model, with what is trained on it; nothing of it changes.
+        trainable: the part that is trained.
+        emit: told of the measuring and of the number of steps.
+        begun: when the run began, by `time.perf_counter`.
+
+    Raises:
+        ConfigError: not one step fits.
+    """
+    limit, steps = given.train.time_limit, inputs.data.steps
+    assert limit is not None
+    with Stage(emit, "measuring steps for the time limit"):
+        times = _measured(inputs, model, trainable, MEASURED * limit, begun)
+    found = steps_that_fit(KEPT * limit, times, given.train, steps.tokens, steps.total)
+    if not found.steps:
+        raise ConfigError(
+            f"train.time_limit is {limit:g} s and not one step fits: {times.before:.1f} s pass before the first step, "
+            f"and a run of one step would take {found.seconds:.1f} s; give {math.ceil(found.seconds / KEPT)} s or more"
+        )
+    full = run_seconds(times, given.train, found.tokens / found.steps * steps.total, steps.total)
+    emit(
+        StepBudget(
+            limit=limit,
+            steps=found.steps,
+            full_steps=steps.total,
+            seconds_per_step=found.tokens / found.steps * times.token + times.update,
+            seconds=found.seconds,
+            full_seconds=full,
+        )
+    )
+    return _with_steps(inputs, given, found.steps, emit)
+
+
+def _with_steps(inputs: RunInputs, given: RunConfig, steps: int, emit: Subscriber) -> RunInputs:
+    """The run prepared again, as one that was asked for with `train.steps`: what follows from the number of steps is
+    chosen for this number, and everything else stays as it was."""
+    chosen = inputs.config
+    fixed: dict[str, object] = {"time_limit": None}
+    if steps == inputs.data.steps.total:
+        config = chosen.model_copy(update={"train": chosen.train.model_copy(update=fixed)})
+        return replace(inputs, prepared=replace(inputs.prepared, config=config))
+    fixed |= {"steps": steps, "learning_rate": given.train.learning_rate}
+    fixed |= {"eval_every": given.train.eval_every, "save_every": given.train.save_every}
+    rows = inputs.data.rows
+    config = chosen.model_copy(update={"train": chosen.train.model_copy(update=fixed)})
+    again = replace(prepare_run(config, ignore, rows=lambda *_: rows), resume=inputs.resume)
+    rate = float(again.config.train.learning_rate)
+    if rate != chosen.train.learning_rate:
+        emit(Note(message=f"train.learning_rate {rate:.3g}: chosen again, for {steps:,} steps"))
+    return again
+
+
+def _measured(inputs: RunInputs, model: LanguageModel, trainable: Trainable, most: float, begun: float) -> StepTimes:
+    """What the parts of the run take, each kind tried for about `most` seconds."""
+    config, steps, device = inputs.config, inputs.data.steps, model.device
+    if inputs.prepared.forecast.recompute:
+        model.recompute(Recomputation(trainable.generator()))
+    objective = OverModel(model)
+    model.train()
+    trainable.seed_step(config.train.seed)
+    rehearsal = _seconds_of(lambda: _forward_backward(objective, [steps.largest()], trainable), device)
+    tried, spent, tokens = 0, 0.0, 0
+    for step in range(1, steps.total + 1):
+        batches = steps.micro_batches(step)
+        spent += _seconds_of(lambda some=batches: _forward_backward(objective, some, trainable), device)  # type: ignore[misc]
+        tokens += sum(batch.document_tokens for batch in batches)
+        tried += len(batches)
+        if spent >= most and tried >= FEWEST:
+            break
+    evaluation = _evaluation_seconds(model, steps, most, device)
+    update = _update_seconds(config, trainable, device)
+    trained = sum(parameter.numel() for parameter in trainable.named().values())
+    return StepTimes(
+        # What was measured warm is tried once more by the run's own rehearsal.
+        before=time.perf_counter() - begun + rehearsal,
+        token=spent / tokens,
+        update=update,
+        evaluation=evaluation,
+        checkpoint=3 * 4 * trained / WRITTEN,
+    )
+
+
+def _forward_backward(objective: OverModel, batches: list[MicroBatch], trainable: Trainable) -> None:
+    """The work of a step up to its gradients, which are dropped."""
+    for batch in batches:
+        objective.sums(batch).total.backward()  # type: ignore[no-untyped-call]
+    for parameter in trainable.named().values():
+        parameter.grad = None
+
+
+def _evaluation_seconds(model: LanguageModel, steps: PackedSteps, most: float, device: torch.device) -> float:
+    """Seconds of one evaluation, from its first micro-batches."""
+    batches = steps.evaluation()
+    spent, tokens = 0.0, 0
+    for tried, batch in enumerate(batches, start=1):
+        spent += _seconds_of(lambda one=batch: mean_loss(model, [one]), device)  # type: ignore[misc]
+        tokens += batch.document_tokens
+        if spent >= most and tried >= FEWEST:
+            break
+    return spent * sum(batch.document_tokens for batch in batches) / tokens if tokens else 0.0
+
+
+def _update_seconds(config: RunConfig, trainable: Trainable, device: torch.device) -> float:
+    """Seconds that clipping and the optimiser take, tried on copies of what is trained."""
+    copies: dict[str, nn.Parameter] = {}
+    trained = trainable.named()
+    for name, parameter in trained.items():
+        copies[name] = nn.Parameter(parameter.detach().clone())
+        if sum(copy.numel() for copy in copies.values()) >= COPIED:
+            break
+    parameters = list(copies.values())
+    rate = float(config.train.learning_rate)
+    optimizer = make_optimizer(copies, config.train, rate, device)
+
+    def update() -> None:
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, 1e-3)
+        clip(parameters, global_norm(parameters), config.train.clip)
+        optimizer.step(rate)
+
+    update()  # makes the state
+    share = sum(copy.numel() for copy in parameters) / sum(parameter.numel() for parameter in trained.values())
+    return _seconds_of(update, device) / share
+
+
+def _seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begun = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun

@@ -1,0 +1,83 @@
+"""The quickstart within a time: what does not fit is left out, and said; where all fits, nothing is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from veneer import walkthrough
+from veneer.evaluation.run import Report
+from veneer.events import StageBegun
+from veneer.training import time_limit
+from veneer.training.time_limit import StepTimes
+from veneer.walkthrough import FEWEST_ROWS, QuickstartResult, Shortening, quickstart, rows_that_fit
+
+
+def test_as_many_rows_of_two_sets_are_scored_as_fit_and_never_too_few() -> None:
+    assert rows_that_fit(100.0, 0.5, 150) == (100, 150.0)
+    assert rows_that_fit(1000.0, 0.5, 150) == (150, 150.0)
+    assert rows_that_fit(-5.0, 0.5, 150) == (FEWEST_ROWS, 150.0)
+    assert rows_that_fit(-5.0, 0.5, 7) == (7, 7.0)
+
+
+def test_what_was_left_out_is_said_with_what_the_whole_would_take() -> None:
+    line = Shortening(steps=96, full_steps=190, rows=60, full_rows=150, full_seconds=1430).line(600)
+    assert line == (
+        "to keep within 10 min, 96 of 190 steps were trained and 60 of 150 messages of each set answered; the full run "
+        "would take about 24 min (--time-limit 36m)"
+    )
+
+
+def run(model: Path, output: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[StepTimes], StepTimes]) -> tuple[
+    QuickstartResult, list[str]
+]:  # fmt: skip
+    """The quickstart of a tiny model, whose steps are said to take other times than measured."""
+    measured = time_limit._measured
+    monkeypatch.setattr(time_limit, "_measured", lambda *arguments: change(measured(*arguments)))
+    stages: list[str] = []
+    result = quickstart(
+        "lora", model=str(model), output=output, rows=24,
+        subscribers=[lambda event: stages.append(event.stage) if isinstance(event, StageBegun) else None],
+    )  # fmt: skip
+    return result, stages
+
+
+def test_a_slow_machine_trains_fewer_steps_and_answers_fewer_messages(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(times: StepTimes) -> StepTimes:
+        return replace(times, before=0.0, token=0.0, update=100.0, evaluation=0.0, checkpoint=0.0)
+
+    def answers(*arguments: object) -> Callable[[list[object]], Report]:
+        return lambda records: Report(rows=len(records), base=[], seconds=100.0 * len(records))
+
+    monkeypatch.setattr(walkthrough, "_scorer", answers)
+    result, _ = run(tiny_model, tmp_path / "run", monkeypatch, slow)
+    # 0.6 · 600 s of training, of which 95 % are planned, are three steps; answers of 100 s leave time for no more rows.
+    assert result.run.progress.step == 3
+    assert [report.rows for report in result.reports.values()] == [FEWEST_ROWS, FEWEST_ROWS]
+    assert result.shortening is not None
+    assert (result.shortening.steps, result.shortening.full_steps, result.shortening.rows) == (3, 190, FEWEST_ROWS)
+    assert result.shortening.full_seconds > 2 * 24 * 100
+    assert result.to_json()["shortening"]["full_rows"] == 24
+
+
+def test_where_the_whole_fits_nothing_is_left_out_or_tried(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Few steps, so that the test is short; the limit is far away.
+    configuration = walkthrough.configuration
+
+    def short(*arguments: object) -> object:
+        config = configuration(*arguments)  # type: ignore[arg-type]
+        return config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
+
+    monkeypatch.setattr(walkthrough, "configuration", short)
+    result, stages = run(tiny_model, tmp_path / "run", monkeypatch, lambda times: times)
+    assert result.shortening is None
+    assert result.run.progress.step == 2
+    assert [report.rows for report in result.reports.values()] == [24, 24]
+    assert stages.count("answering with the base") == 2

@@ -1,0 +1,139 @@
+"""A time limit becomes a number of steps: the run is the run of that number, and measuring leaves nothing behind."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tiny import run_config, tree
+from veneer.config import TrainSection
+from veneer.config_values import read_yaml
+from veneer.errors import ConfigError, Interrupted
+from veneer.events import Event, Note, StepBudget, read_events
+from veneer.reproduction.run import reproduce
+from veneer.training import time_limit
+from veneer.training.run import train
+from veneer.training.time_limit import FittingSteps, StepTimes, run_seconds, steps_that_fit
+
+SETTINGS = ("lora.dropout=0.1", "data.held_out=0.2", "train.learning_rate=auto", "train.steps=150")
+WEIGHTS = "adapter_model.safetensors"
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """What a run wrote but for what names its folder or its times."""
+    kept = tree(folder)
+    return {name: content for name, content in kept.items() if Path(name).name in (WEIGHTS, "loss.svg")}
+
+
+def steps_of_five(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Micro-batches are measured as they are, and then a step is said to take so long that five fit into 60 s."""
+    measured = time_limit._measured
+
+    def slow(*arguments: object) -> StepTimes:
+        found = measured(*arguments)  # type: ignore[arg-type]
+        assert min(found.before, found.token, found.update, found.evaluation, found.checkpoint) > 0
+        return replace(found, before=1.0, token=0.0, update=10.0, evaluation=0.01, checkpoint=0.01)
+
+    monkeypatch.setattr(time_limit, "_measured", slow)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_largest_number_of_steps_that_fits_is_found(seed: int) -> None:
+    draw = random.Random(seed)
+    times = StepTimes(
+        before=draw.uniform(0, 20),
+        token=draw.uniform(0.001, 0.1),
+        update=draw.uniform(0, 1),
+        evaluation=draw.choice([0.0, draw.uniform(0, 30)]),
+        checkpoint=draw.uniform(0, 5),
+    )
+    section = TrainSection(eval_every=draw.choice([None, 3]), save_every=draw.choice([None, 4]))
+    sizes = [draw.randint(1, 60) for _ in range(80)]
+    limit = draw.uniform(20, 200)
+    fitting = [
+        FittingSteps(steps, sum(sizes[:steps]), run_seconds(times, section, sum(sizes[:steps]), steps))
+        for steps in range(1, 81)
+    ]
+    expected = [one for one in fitting if one.seconds <= limit]
+    found = steps_that_fit(limit, times, section, lambda step: sizes[step - 1], 80)
+    assert found == (expected[-1] if expected else FittingSteps(0, 0, fitting[0].seconds))
+
+
+def test_evaluations_and_checkpoints_are_counted() -> None:
+    times = StepTimes(before=1000, token=0.0, update=100, evaluation=10, checkpoint=1)
+    # Evaluations after steps 3, 6 and 7, a checkpoint at each of them, and the result.
+    assert run_seconds(times, TrainSection(eval_every=3, save_every=3), 5, 7) == 1000 + 700 + 30 + 4
+    # Saved after 5 and 7, and wherever an evaluation may be the best.
+    assert run_seconds(times, TrainSection(eval_every=3, save_every=5), 5, 7) == 1000 + 700 + 30 + 2 + 3 + 1
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_that_fits_is_the_run_without_a_limit(
+    method: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    settings = (f"method={method}", "lora.dropout=0.0" if method == "full" else "lora.dropout=0.1", "train.epochs=2",
+                "data.held_out=0.2", "train.learning_rate=auto")  # fmt: skip
+    whole = train(run_config(tiny_model, tiny_data, tmp_path / "whole", *settings))
+    said: list[Event] = []
+    limited = train(
+        run_config(tiny_model, tiny_data, tmp_path / "limited", *settings, "train.time_limit=1h"),
+        subscribers=[said.append],
+    )
+    (budget,) = (event for event in said if isinstance(event, StepBudget))
+    assert budget.steps == budget.full_steps == whole.progress.step == limited.progress.step
+    assert budget.limit == 3600
+    for name in ("model.safetensors", WEIGHTS, "loss.svg"):
+        assert tree(tmp_path / "whole").get(name) == tree(tmp_path / "limited").get(name)
+    settled, free = (read_yaml(tmp_path / name / "config.yaml") for name in ("limited", "whole"))
+    assert {**settled, "output": ""} == {**free, "output": ""}
+
+
+def test_a_run_that_does_not_fit_is_the_run_of_the_steps_that_do(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps_of_five(monkeypatch)
+    said: list[Event] = []
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS, "train.time_limit=60")
+    result = train(config, subscribers=[said.append])
+    assert result.progress.step == 5
+    budget = next(event for event in said if isinstance(event, StepBudget))
+    assert (budget.steps, budget.full_steps, budget.seconds_per_step) == (5, 150, 10)
+    assert any("for 5 steps" in event.message for event in said if isinstance(event, Note))
+    assert [event["steps"] for event in read_events(tmp_path / "run" / "events.jsonl") if "limit" in event] == [5]
+    recorded = read_yaml(tmp_path / "run" / "config.yaml")["train"]
+    assert (recorded["steps"], recorded["epochs"], recorded["time_limit"]) == (5, None, None)
+    train(run_config(tiny_model, tiny_data, tmp_path / "five", *SETTINGS, "train.steps=5"))
+    assert written(tmp_path / "run") == written(tmp_path / "five")
+    monkeypatch.undo()
+    assert reproduce(tmp_path / "run").same
+
+
+def test_a_resumed_run_has_the_steps_that_were_fixed(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS, "train.time_limit=1m")
+    with monkeypatch.context() as patch:
+        steps_of_five(patch)
+        with pytest.raises(Interrupted, match="after step 1 of 5"):
+            train(config, stop=lambda: True)
+    monkeypatch.setattr(time_limit, "_measured", lambda *_: pytest.fail("measured again"))
+    said: list[Event] = []
+    assert train(config, resume=True, subscribers=[said.append]).progress.step == 5
+    assert any("the run has 5 steps, fixed when it began" in event.message for event in said if isinstance(event, Note))
+    train(run_config(tiny_model, tiny_data, tmp_path / "five", *SETTINGS, "train.steps=5"))
+    assert written(tmp_path / "run") == written(tmp_path / "five")
+
+
+def test_a_limit_that_not_one_step_fits_into_is_refused(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS, "train.time_limit=0.01")
+    with pytest.raises(ConfigError, match=r"time_limit is 0\.01 s and not one step fits.*give \d+ s or more"):
+        train(config)
+    train(run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS, "train.steps=2"))
+
+
+def test_a_limit_beside_eva_is_refused(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"fixes the steps after lora\.init eva has looked at their rows"):
+        train(run_config(tiny_model, tiny_data, tmp_path / "run", "lora.init=eva", "train.time_limit=10m"))
