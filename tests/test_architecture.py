@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1] / "src" / "veneer"
 
 LAYERS = (
     {"errors", "enums", "config", "config_values", "migration", "notebook", "events", "charts", "padding", "posix"}
-    | {"bounds", "signals", "expressions"},
+    | {"bounds", "signals", "expressions", "strict_json"},
     {"native"},
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system"},
@@ -34,8 +34,10 @@ SIDEWAYS = {
     ("config", "errors"),  # a refused setting is one of the errors
     ("config_values", "errors"),  # and so is a file that is no YAML
     ("bounds", "errors"),  # what no model has is a ModelError
+    ("strict_json", "errors"),  # and a number that JSON has no form for an OutputError
     ("posix", "errors"),  # what a system lacks is an OutputError
     ("events", "errors"),  # an event that cannot be written is an OutputError
+    ("events", "strict_json"),  # an event is written as JSON
     ("evaluation", "assistant"),  # what is evaluated is an assistant
     ("__main__", "cli"),
     ("cli", "commands"),
@@ -55,6 +57,20 @@ KEYWORDS = {
     "data/sandbox.py": {"run", "call"},  # they stand for functions of jinja2, whatever those take
 }
 ENVIRONMENT: set[str] = set()
+COMPARED_JSON = {
+    "data/bounded_template.py": 1,  # rows on their way to the process that renders them, and back
+    "data/fix.py": 1,
+    "data/lint/checks/tool_calls.py": 1,
+    "data/lint/fields.py": 1,
+    "data/lint/row.py": 2,
+    "data/records.py": 1,
+    "data/render_worker.py": 1,
+    "data/template.py": 1,  # a function of templates, which makes what transformers' makes
+    "evaluation/scoring.py": 2,
+    "io/gguf/vocabulary.py": 1,
+    "strict_json.py": 1,
+}
+"""Where values become JSON that is compared, hashed, rendered or read back at once, and never written."""
 
 
 @cache
@@ -228,6 +244,18 @@ def test_no_function_takes_keywords_that_it_does_not_name() -> None:
             if function.args.kwarg is not None:
                 found.setdefault(path, set()).add(getattr(function, "name", "lambda"))
     assert found == KEYWORDS
+
+
+def test_json_is_written_by_the_one_writer() -> None:
+    """JSON has no NaN: `veneer.strict_json.to_text` never writes one."""
+    found: dict[str, int] = {}
+    for path, tree in trees().items():
+        for called, _ in calls(tree):
+            if called in ("json.dumps", "json.dump", "dumps", "dump", "json.JSONEncoder", "JSONEncoder"):
+                found[path] = found.get(path, 0) + 1
+    assert found == COMPARED_JSON
+    writer = ast.unparse(trees()["strict_json.py"])
+    assert "allow_nan=False" in writer
 
 
 def test_no_attribute_of_another_library_is_replaced() -> None:

@@ -20,7 +20,10 @@ SAMPLING = ["--max-new-tokens", "--seed", "--system", "--temperature", "--top-p"
 
 OPTIONS = {
     "chat": ["--adapter", "--device", "--dtype", "--method", "--model", *SAMPLING],
-    "combine": ["--adapter", "--density", "--json", "--kind", "--majority", "--output", "--rank", "--seed"],
+    "combine": [
+        "--adapter", "--allow-other-base", "--density", "--json", "--kind", "--majority", "--output", "--rank",
+        "--seed",
+    ],
     "compare": [
         "--data", "--eval-data", "--held-out", "--json", "--limit", "--max-new-tokens", "--methods", "--model",
         "--output", "--seeds", "--set",
@@ -34,8 +37,8 @@ OPTIONS = {
         "--adapter", "--data", "--device", "--dtype", "--json", "--limit", "--max-new-tokens", "--method", "--model",
     ],
     "export": [
-        "--adapter", "--data", "--device", "--dtype", "--gap", "--json", "--limit", "--method", "--model", "--output",
-        "--quant", "--to",
+        "--adapter", "--allow-other-base", "--data", "--device", "--dtype", "--gap", "--json", "--limit", "--method",
+        "--model", "--output", "--quant", "--to",
     ],
     "generate": [
         "--adapter", "--device", "--dtype", "--input", "--json", "--method", "--model", "--prompt", *SAMPLING,

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from veneer.enums import Init as Init
     from veneer.enums import Method as Method
     from veneer.enums import OptimizerName as OptimizerName
+    from veneer.enums import OtherBase as OtherBase
     from veneer.enums import Overlong as Overlong
     from veneer.enums import Products as Products
     from veneer.enums import Recompute as Recompute
@@ -192,6 +193,7 @@ _HOMES = {
     "ModelError": "veneer.errors",
     "Note": "veneer.events",
     "OptimizerName": "veneer.enums",
+    "OtherBase": "veneer.enums",
     "OutputError": "veneer.errors",
     "Overlong": "veneer.enums",
     "ParityError": "veneer.exports.certificate",
@@ -314,6 +316,7 @@ __all__ = [
     "ModelError",
     "Note",
     "OptimizerName",
+    "OtherBase",
     "OutputError",
     "Overlong",
     "ParityError",

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from veneer.adapters.adapter import Adapter
-from veneer.adapters.store import CONFIG_FILE, load_adapter, read_tokenizer
+from veneer.adapters.origin import BaseCheck
+from veneer.adapters.store import config_warnings, load_adapter, read_tokenizer
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, RunConfig
 from veneer.data.chat import Encoder, template_of
 from veneer.data.records import Message
 from veneer.enums import Backend, Method, choice
-from veneer.errors import AdapterError
-from veneer.events import Stage, Subscriber, broadcast
+from veneer.events import Level, Note, Stage, Subscriber, broadcast
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.generation.text import TextStream
@@ -54,6 +54,8 @@ class Assistant:
     encoder: Encoder
     stop_ids: frozenset[int]
     adapter: Adapter | None = None
+    warnings: tuple[str, ...] = ()
+    """Why its answers may not be what they should be: the adapter is of another base model."""
 
     def answers(
         self,
@@ -199,16 +201,14 @@ def assistant_request(
 
 def load_assistant(request: AssistantRequest, *, subscribers: Sequence[Subscriber] = ()) -> Assistant:
     """Carry out a request, as `open_assistant` says."""
-    adapter, compute = request.adapter, request.compute
-    if adapter is not None and not (adapter / CONFIG_FILE).is_file():
-        raise AdapterError(
-            f"{adapter}: no {CONFIG_FILE} there; give the folder that `veneer train` or PEFT's save_pretrained wrote"
-        )
+    adapter, compute, emit = request.adapter, request.compute, broadcast(subscribers)
+    warnings = [] if adapter is None else config_warnings(adapter)
     run = recorded_run(adapter)
     quantized = (request.method or (run.method if run else Method.LORA)) is Method.QLORA
     device = resolve_device(compute.device)
     checkpoint = open_checkpoint(request.model, revision=request.revision)
-    stage = Stage(broadcast(subscribers), f"loading {request.model}", total=len(checkpoint.names()), unit="tensors")
+    base = None if adapter is None else BaseCheck(adapter, request.model, checkpoint.files())
+    stage = Stage(emit, f"loading {request.model}", total=len(checkpoint.names()), unit="tensors")
     with stage:
         loaded = load_language_model(
             checkpoint,
@@ -222,9 +222,15 @@ def load_assistant(request: AssistantRequest, *, subscribers: Sequence[Subscribe
         )
     loaded.requires_grad_(False).eval()
     tokenizer = checkpoint.tokenizer()
-    if adapter is None:
+    if adapter is None or base is None:
         return make_assistant(loaded, checkpoint, None, tokenizer)
-    return make_assistant(loaded, checkpoint, load_adapter(loaded, adapter), read_tokenizer(adapter, tokenizer))
+    put_on, own = load_adapter(loaded, adapter), read_tokenizer(adapter, tokenizer)
+    other = base.problem()
+    if other is not None:
+        warnings.append(f"{other}\nGive the base model that the adapter was trained beside.")
+    for warning in warnings:
+        emit(Note(message=warning, level=Level.WARNING))
+    return replace(make_assistant(loaded, checkpoint, put_on, own), warnings=tuple(warnings))
 
 
 def make_assistant(

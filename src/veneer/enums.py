@@ -39,6 +39,15 @@ class Method(Enum):
     """Every weight of the model, in float32."""
 
 
+class OtherBase(Enum):
+    """What happens where an adapter was trained beside another base model than the one that is given."""
+
+    REFUSE = "refuse"
+    """It is an error."""
+    ALLOW = "allow"
+    """It is a warning."""
+
+
 class Backend(Enum):
     """What computes the model."""
 

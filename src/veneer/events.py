@@ -16,7 +16,6 @@ for each event.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -26,6 +25,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, TypeVar, get_args
 
 from veneer.errors import OutputError
+from veneer.strict_json import restored, to_text, with_reasons
 
 Thing = TypeVar("Thing")
 
@@ -263,17 +263,6 @@ def of_run(run: str, emit: Subscriber) -> Subscriber:
     return lambda event: emit(RunEvent(run=run, event=event))
 
 
-def finite(value: Any) -> Any:
-    """Plain values with NaN and infinity as text, which JSON has no numbers for."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
-
-
 def to_json(event: Event) -> dict[str, Any]:
     """An event as plain values: its kind under `event`, and its fields. A run's event has the run's name as well."""
     if isinstance(event, RunEvent):
@@ -287,7 +276,7 @@ def from_json(values: Mapping[str, Any]) -> Event | None:
     if kind is None:
         return None
     known = {one.name for one in fields(kind)}
-    given = {key: value for key, value in values.items() if key in known}
+    given = {key: value for key, value in restored(values).items() if key in known}
     if kind is Note and "level" in given:
         given["level"] = Level(given["level"])
     try:
@@ -388,7 +377,7 @@ class EventLog:
         """
         if self._file is not None and not isinstance(event, StageBegun | StageProgress | StageEnded):
             values = to_json(event)
-            line = json.dumps({"event": values.pop("event"), "time": round(time.time(), 3), **values})
+            line = to_text(with_reasons({"event": values.pop("event"), "time": round(time.time(), 3), **values}))
             self._write(line.encode() + b"\n")
         for subscriber in self.subscribers:
             subscriber(event)
@@ -429,5 +418,5 @@ def by_step(events: Iterable[Mapping[str, object]], kind: str, key: str) -> dict
 
     A resumed run may have recorded a step twice. The later event is the one that counts.
     """
-    found = {int(str(one["step"])): float(str(one[key])) for one in events if one.get("event") == kind}
+    found = {int(str(one["step"])): float(str(restored(one)[key])) for one in events if one.get("event") == kind}
     return dict(sorted(found.items()))

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from veneer.adapters.integrity import LOCK_FILE as LOCK_FILE
+from veneer.adapters.origin import BASE_FILE
+from veneer.adapters.store import CONFIG_FILE as ADAPTER_CONFIG
+from veneer.adapters.store import TOKENIZER_FILE
 from veneer.adapters.store import WEIGHTS_FILE as ADAPTER_WEIGHTS
 from veneer.config import RunConfig, parse
 from veneer.config_values import read_yaml
@@ -15,7 +19,6 @@ CONFIG_FILE = "config.yaml"
 EVENTS_FILE = "events.jsonl"
 CURVE_FILE = "loss.svg"
 SUMMARY_FILE = "summary.json"
-LOCK_FILE = "run.lock"
 DATA_FILE, EVAL_DATA_FILE = "data.jsonl", "eval_data.jsonl"
 SKIPPED_ROWS_FILE = "skipped-rows.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -94,6 +97,14 @@ class RunFolder:
         """The files of trained weights that are there, by name: an adapter's, or a model's."""
         files = [self.path / name for name in (ADAPTER_WEIGHTS, MODEL_WEIGHTS)]
         return {file.name: file for file in files if file.is_file()}
+
+    @property
+    def results(self) -> dict[str, Path]:
+        """The files of the result, by name: the weights, and whatever else an adapter consists of."""
+        if (self.path / ADAPTER_WEIGHTS).is_file():
+            files = [self.path / name for name in (ADAPTER_CONFIG, BASE_FILE, TOKENIZER_FILE)]
+            return self.weights | {file.name: file for file in files if file.is_file()}
+        return self.weights
 
     def config(self) -> RunConfig | None:
         """The configuration that the run recorded, or None where it recorded none.

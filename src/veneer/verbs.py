@@ -22,7 +22,7 @@ from veneer.data.lint import run as linting
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.run import LintOptions
 from veneer.data.records import Message
-from veneer.enums import Column, Method, choice
+from veneer.enums import Column, Method, OtherBase, choice
 from veneer.errors import DataError, listing
 from veneer.events import Subscriber
 from veneer.generation.sampling import Sampling
@@ -215,6 +215,7 @@ def combine(
     majority: Majority | str = Majority.TOTAL,
     rank: int | None = None,
     seed: int = 0,
+    other_base: OtherBase | str = OtherBase.REFUSE,
 ) -> CombinationResult:
     """Add several adapters of one base into one.
 
@@ -226,10 +227,11 @@ def combine(
         majority: how TIES elects a sign, `total` or `frequency`.
         rank: rank of the new adapter, in the kinds that end in svd.
         seed: seed of the random draws of DARE.
+        other_base: what happens where adapters were trained beside different bases, an `OtherBase` or its name.
 
     Raises:
         ConfigError: an unknown name.
-        AdapterError: adapters cannot be read or combined; nothing is written.
+        AdapterError: adapters cannot be read or combined, or are of different bases; nothing is written.
         OutputError: `output` holds an adapter already, or cannot be written.
     """
     weighted = adapters if isinstance(adapters, Mapping) else dict.fromkeys(adapters, 1.0)
@@ -240,7 +242,8 @@ def combine(
         rank=rank,
         seed=seed,
     )
-    return combine_folders({Path(folder): weight for folder, weight in weighted.items()}, how, Path(output))
+    folders = {Path(folder): weight for folder, weight in weighted.items()}
+    return combine_folders(folders, how, Path(output), other_base=choice(OtherBase, other_base, "other_base"))
 
 
 # A text is a sequence of texts to a type checker; the first that fits counts.

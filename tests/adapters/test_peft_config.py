@@ -116,3 +116,10 @@ def test_a_broken_configuration_is_refused(text: str, model: CausalLM, folder: P
     (folder / "adapter_config.json").write_text(text, encoding="latin-1")
     with pytest.raises(AdapterError, match=r"adapter_config\.json"):
         read_config(folder)
+
+
+def test_whatever_peft_writes_is_known_and_what_nobody_writes_is_said() -> None:
+    plain = peft.LoraConfig(r=4, target_modules=["q_proj"]).to_dict()
+    assert peft_config.unknown_settings(plain) == []
+    said = peft_config.unknown_settings({**plain, "useOrslora": False, "zzz": []})
+    assert said == ["useOrslora: False (did you mean 'use_rslora'?)", "zzz: []"]

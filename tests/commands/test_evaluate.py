@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from invoking import FLOAT32, invoke, refused
-from tiny import rows, write_rows
+from tiny import rows, write_model, write_rows
 
 
 def test_evaluate_prints_a_table_or_json(adapter: Path, tiny_model: Path, tiny_data: Path) -> None:
@@ -52,3 +52,17 @@ def test_the_gate_answers_by_the_exit_code(adapter: Path, tiny_model: Path, tiny
     assert report["gate"]["verdict"] == "undecided"
     assert report["gate"]["conditions"][0]["rule"] == "loses no more than 0.01"
     assert report["suites"][0]["rows"] == 3
+
+
+def test_evaluate_warns_of_another_base_in_the_terminal_and_in_json(
+    adapter: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    other = write_model(tmp_path / "other", seed=5)
+    result = invoke(
+        "evaluate", "--model", other, "--adapter", adapter, "--data", tiny_data, "--limit", 2, *FLOAT32, "--json"
+    )
+    assert result.exit_code == 0
+    assert "warning: " in result.stderr
+    for text in (result.stderr, json.loads(result.stdout)["warnings"][0]):
+        assert "another base model" in text
+        assert "model.safetensors: has other content" in text

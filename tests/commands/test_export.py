@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
+from peft import PeftModel
+from transformers import LlamaForCausalLM
+
 from invoking import invoke, refused
+from tiny import write_model
+from veneer.adapters.origin import read_base
 
 
 def test_export_shows_what_was_measured_and_where_the_model_is(
@@ -28,3 +34,28 @@ def test_export_shows_what_was_measured_and_where_the_model_is(
     assert "exists already" in refused("export", *asked, "--output", tmp_path / "a")
     for heading in ("top-10 gap", "transformers", "passed: 20 tensors read back"):
         assert heading in result.stdout
+
+
+def test_a_merge_into_another_base_is_made_only_if_that_is_asked_for(adapter: Path, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other", seed=5)
+    argv = ["export", "--adapter", adapter, "--model", other, "--output", tmp_path / "merged", "--device", "cpu"]
+    message = refused(*argv)
+    for part in ("another base model", "model.safetensors: has other content", "--allow-other-base"):
+        assert part in message
+    assert not (tmp_path / "merged").exists()
+    done = invoke(*argv, "--allow-other-base")
+    assert done.exit_code == 0, done.output
+    assert "another base model" in done.stderr
+
+
+def test_an_export_for_peft_names_the_base_and_is_loaded_by_peft(
+    adapter: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    done = invoke("export", "--adapter", adapter, "--to", "peft", "--output", tmp_path / "peft", "--device", "cpu")
+    assert done.exit_code == 0, done.output
+    assert read_base(tmp_path / "peft") == read_base(adapter) != {}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for folder in (adapter, tmp_path / "peft"):
+            PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(tiny_model), folder)
+    assert [str(one.message) for one in said if "peft" in one.filename] == []

@@ -130,3 +130,22 @@ def test_a_reader_that_has_gone_is_no_traceback(tiny_model: Path, tmp_path: Path
     assert json.loads(done.stdout)["prompt"] == "a"
     assert done.returncode == 1
     assert [line for line in done.stderr.splitlines() if not line.startswith("answering: ")] == []
+
+
+def test_generate_warns_of_another_base_and_of_unknown_keys(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "other", seed=5)
+    copy = Path(shutil.copytree(adapter, tmp_path / "copy"))
+    (copy / "run.lock").unlink()
+    config = json.loads((copy / "adapter_config.json").read_text())
+    config["useOrslora"] = config.pop("use_rslora")
+    (copy / "adapter_config.json").write_text(json.dumps({**config, "made_up": None}))
+    result = generated(other, "--adapter", copy, "--prompt", "Hello", "--json")
+    unknown, base = json.loads(result.stdout)["warnings"]
+    assert "another base model" in base
+    assert "useOrslora: False (did you mean 'use_rslora'?)" in unknown
+    assert "made_up: None" in unknown
+    assert "another base model" in result.stderr
+    assert "useOrslora" in result.stderr
+    plain = generated(tiny_model, "--adapter", adapter, "--prompt", "Hello", "--json")
+    assert "warnings" not in json.loads(plain.stdout)
+    assert "warning" not in plain.stderr

@@ -303,14 +303,14 @@ def test_tokens_that_the_embedding_has_no_row_for_are_said(tiny_model: Path, tin
     (base / "config.json").write_text(json.dumps({**config, "vocab_size": 50}))
     own = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1")).output
     with pytest.raises(ModelError, match=r"has ids up to \d+, and the model's embedding has 50 rows"):
-        export(own, tmp_path / "out", model=str(base))
+        export(own, tmp_path / "out", model=str(base), other_base="allow")
     assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_be_asked_for_is_refused_before_anything_is_written(adapter: Path, tmp_path: Path) -> None:
     config = json.loads((adapter / "adapter_config.json").read_text())
     copy = tmp_path / "copy"
-    shutil.copytree(adapter, copy, ignore=shutil.ignore_patterns("checkpoints", "config.yaml"))
+    shutil.copytree(adapter, copy, ignore=shutil.ignore_patterns("checkpoints", "config.yaml", "run.lock"))
     (copy / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
     with pytest.raises(ConfigError, match="give --model"):
         export(copy, tmp_path / "out")

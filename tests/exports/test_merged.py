@@ -230,6 +230,7 @@ def test_a_base_whose_files_are_quantised_is_the_only_one(
         dtype=StoredDtype.FLOAT32,
         data=tiny_data,
         compute=FLOAT32,
+        other_base="allow",  # the same weights in other files
     )
     assert record.notes == [STORED]
     assert record.measured is not None

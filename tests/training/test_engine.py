@@ -196,7 +196,7 @@ def test_a_step_of_an_adapter_is_pefts_step_whatever_the_cut(
 ) -> None:
     model, trainable = adapted(tiny_model)
     (tmp_path / "adapter").mkdir()
-    trainable.save(tmp_path / "adapter")
+    trainable.save(tmp_path / "adapter", {})
     found = bench(tmp_path, model, trainable, CUTS[cut](eight))
     found.run()
     base = LlamaForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)

@@ -21,7 +21,7 @@ from veneer.adapters.modules_to_save import SavedModule
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, names_path
 from veneer.enums import Bias, Init, Scaling, Variant
-from veneer.errors import AdapterError, listing
+from veneer.errors import AdapterError, listing, nearest
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None,),
@@ -226,6 +226,16 @@ def parse_config(config: Any, path: Path) -> LoraSpec:
         trainable_tokens=_tokens(config.get("trainable_token_indices")),
         fan_in_fan_out=bool(config.get("fan_in_fan_out")),
     )
+
+
+def unknown_settings(config: Mapping[str, Any]) -> list[str]:
+    """The keys of a configuration that neither PEFT nor veneer knows, with their values.
+
+    Their values say "not used" (None, false, empty), since `parse_config` refuses the others. They may be a slip of the
+    pen all the same: `useOrslora: false` where `use_rslora` was meant.
+    """
+    unknown = [key for key in config if key not in _READ and key not in _NEUTRAL]
+    return [f"{key}: {config[key]!r}{nearest(key, sorted(_READ | _NEUTRAL.keys()))}" for key in unknown]
 
 
 def _is_used(key: str, value: Any) -> bool:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -18,8 +19,11 @@ from veneer.adapters.dora import MAGNITUDE
 from veneer.adapters.embedding import TOKEN_ROWS
 from veneer.adapters.experts import paths_of_tensors, target_paths
 from veneer.adapters.inject import inject
+from veneer.adapters.integrity import check_unchanged
 from veneer.adapters.modules_to_save import SavedModule
-from veneer.adapters.peft_config import adapter_config, is_plain, parse_config
+from veneer.adapters.origin import write_base
+from veneer.adapters.overflow import check_updates
+from veneer.adapters.peft_config import adapter_config, is_plain, parse_config, unknown_settings
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, expression_of_key, is_router, selects, value_of_pattern
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
@@ -32,6 +36,7 @@ from veneer.io.tokenizer import Tokenizer, from_directory
 from veneer.model.language import LanguageModel
 from veneer.quant.int8 import Int8Linear
 from veneer.quant.packed import PackedLinear
+from veneer.strict_json import to_text
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -51,8 +56,22 @@ _DEFAULT = re.compile(r"(\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vecto
 """The adapter's name `default` in the names of tensors. PEFT's models have it, and its files do not."""
 
 
-def save_adapter(directory: Path, adapter: Adapter, *, base: str, revision: str | None = None) -> None:
-    """Write both files of an adapter into an existing folder.
+def save_adapter(
+    directory: Path,
+    adapter: Adapter,
+    *,
+    base: str,
+    revision: str | None = None,
+    base_files: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write the files of an adapter into an existing folder.
+
+    Args:
+        directory: the folder.
+        adapter: the adapter.
+        base: the name of its base model.
+        revision: the base's branch, tag or commit.
+        base_files: the SHA-256 of the base's files, by name, which are written beside the adapter where they are known.
 
     Raises:
         AdapterError: a weight is NaN or infinite; nothing is written.
@@ -64,7 +83,8 @@ def save_adapter(directory: Path, adapter: Adapter, *, base: str, revision: str 
         raise AdapterError(f"the adapter holds NaN or infinite values and was not saved:\n{listing(broken)}")
     write_tensors(directory / WEIGHTS_FILE, _unshared(tensors), {"format": "pt"})
     config = adapter_config(adapter, base, revision)
-    write_text(directory / CONFIG_FILE, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_text(directory / CONFIG_FILE, to_text(config, indent=2, sort_keys=True) + "\n")
+    write_base(directory, base_files)
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -81,9 +101,11 @@ def read_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
     """Specification of a saved adapter, and the content of its `adapter_config.json`.
 
     Raises:
-        AdapterError: the folder has no adapter, or the configuration is broken or uses a feature that is not supported.
+        AdapterError: the folder has no adapter, or the configuration is broken, has changed since its run wrote it, or
+            uses a feature that is not supported.
     """
     path = directory / CONFIG_FILE
+    check_unchanged(directory, CONFIG_FILE)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -95,13 +117,26 @@ def read_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
     return parse_config(config, path), config
 
 
+def config_warnings(directory: Path) -> list[str]:
+    """What the user should know of a saved adapter's configuration. Raises as `read_config`."""
+    unknown = unknown_settings(read_config(directory)[1])
+    if not unknown:
+        return []
+    return [
+        f"{directory / CONFIG_FILE} has keys that neither PEFT nor veneer knows. They are switched off, and are passed "
+        f"over:\n{listing(unknown)}"
+    ]
+
+
 def read_tensors(directory: Path) -> dict[str, Tensor]:
     """Weights of a saved adapter in float32, by the names of `Adapter.tensors()`.
 
     Raises:
-        AdapterError: the file is missing, damaged or a pickle, or a tensor has no float dtype or stands there twice.
+        AdapterError: the file is missing, damaged, a pickle or not what its run wrote, or a tensor has no float dtype
+            or stands there twice.
     """
     path = directory / WEIGHTS_FILE
+    check_unchanged(directory, WEIGHTS_FILE)
     if not path.exists():
         pickle = directory / "adapter_model.bin"
         hint = (
@@ -232,6 +267,7 @@ def _tied_head(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, directory: Path) -> Adapter:
     found = _found(tensors, spec, directory)
     _check_complete(model, spec, found, directory)
+    check_updates(tensors, found.scale_of, str(directory / WEIGHTS_FILE))
     adapter = inject(model, found)
     try:
         for path, module in adapter.modules:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 import click
 
-from veneer.commands.options import COUNT, Number, examples
+from veneer.commands.options import COUNT, Number, examples, other_base_of, other_base_option
+from veneer.strict_json import to_text
 
 KINDS = click.Choice(
     [
@@ -53,6 +53,7 @@ KINDS = click.Choice(
 @click.option("--rank", type=COUNT, help="The rank of the new adapter, in the kinds that end in svd.")
 @click.option("--seed", default=0, show_default=True, help="The seed of the random draws of DARE.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder of the new adapter.")
+@other_base_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")
 def combine(
     adapters: tuple[str, ...],
@@ -62,6 +63,7 @@ def combine(
     rank: int | None,
     seed: int,
     output: Path,
+    allow_other_base: bool,
     as_json: bool,
 ) -> None:
     """Add several adapters of one base model into one.
@@ -72,6 +74,7 @@ def combine(
 
     from veneer.adapters.arithmetic import CombinationType, Majority
     from veneer.adapters.combine import Combination, combine_folders
+    from veneer.screens.console import console, say
 
     folders: dict[Path, float] = {}
     for text in adapters:
@@ -80,9 +83,11 @@ def combine(
             raise click.UsageError(f"--adapter {folder} is given twice; give it once, with the sum of the weights")
         folders[folder] = weight
     how = Combination(kind=CombinationType(kind), density=density, majority=Majority(majority), rank=rank, seed=seed)
-    made = combine_folders(folders, how, output)
+    made = combine_folders(folders, how, output, other_base=other_base_of(allow_other_base))
+    for warning in made.warnings:
+        say(console(), f"warning: {warning}", style="yellow")
     if as_json:
-        click.echo(json.dumps({"output": str(output), **asdict(made)}, indent=2))
+        click.echo(to_text({"output": str(output), **asdict(made)}, indent=2))
         return
     click.echo(f"adapter: {output} ({made.updates} layers, rank {made.rank})")
     if len(made.bases) > 1:

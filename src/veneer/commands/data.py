@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from veneer.commands.options import COUNT, Count, examples
+from veneer.strict_json import to_text
 
 if TYPE_CHECKING:
     from veneer.enums import Column
@@ -72,7 +72,7 @@ def data(
         as_json=as_json,
     )
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False))
+        click.echo(to_text(report.to_json(), indent=2, ensure_ascii=False))
     if report.failed:
         raise click.exceptions.Exit(1)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from veneer.commands.options import examples
+from veneer.strict_json import to_text
 
 
 @click.command(epilog=examples("doctor", "doctor --measure --json"))
@@ -23,6 +22,6 @@ def doctor(measure: bool, as_json: bool) -> None:
 
     facts = diagnosis.doctor(measure=measure)
     if as_json:
-        click.echo(json.dumps({**asdict(facts), "advice": diagnosis.advice(facts)}, indent=2))
+        click.echo(to_text({**asdict(facts), "advice": diagnosis.advice(facts)}, indent=2))
     else:
         click.echo(diagnosis.report(facts))

@@ -15,6 +15,8 @@ from veneer.commands.options import (
     gap_option,
     limit_option,
     method_of,
+    other_base_of,
+    other_base_option,
     rows_option,
 )
 
@@ -50,6 +52,7 @@ from veneer.commands.options import (
 @limit_option
 @gap_option
 @base_option
+@other_base_option
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print the record of the export as JSON.")
 def export(
@@ -63,6 +66,7 @@ def export(
     limit: int | None,
     gap: float | None,
     method: str | None,
+    allow_other_base: bool,
     device: str,
     as_json: bool,
 ) -> None:
@@ -87,5 +91,6 @@ def export(
         gap=gap,
         method=method_of(method),
         compute=compute_of(device, "auto"),
+        other_base=other_base_of(allow_other_base),
     )
     export_visibly(request, as_json=as_json)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -18,6 +18,10 @@ from veneer.commands.options import (
     sampling_of,
     sampling_options,
 )
+from veneer.strict_json import to_text
+
+if TYPE_CHECKING:
+    from veneer.assistant import Assistant
 
 
 @click.command(
@@ -69,10 +73,16 @@ def generate(
         conversations = screen.read_conversations(input_file, system)
         assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
         for question, answer in screen.answer_all(assistant, conversations, settings):
-            click.echo(json.dumps({"prompt": question, "answer": answer}, ensure_ascii=False) if as_json else answer)
+            click.echo(_line(question, answer, assistant) if as_json else answer)
         return
     question = screen.read_question(prompt)
     assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
     echo = (lambda text: None) if as_json else (lambda text: click.echo(text, nl=False))
     answer = screen.answer(assistant, question, system, settings, echo)
-    click.echo(json.dumps({"prompt": question, "answer": answer}, ensure_ascii=False) if as_json else "")
+    click.echo(_line(question, answer, assistant) if as_json else "")
+
+
+def _line(question: str, answer: str, assistant: Assistant) -> str:
+    """An answer as a line of JSON, with whatever makes it doubtful."""
+    doubts = {"warnings": list(assistant.warnings)} if assistant.warnings else {}
+    return to_text({"prompt": question, "answer": answer, **doubts}, ensure_ascii=False)

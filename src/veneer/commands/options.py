@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from veneer.enums import Dtype, Method
+from veneer.enums import Dtype, Method, OtherBase
 from veneer.errors import ConfigError, listing
 
 if TYPE_CHECKING:
@@ -110,6 +110,11 @@ gap_option = click.option(
     "--gap",
     type=Number(above=0.0),
     help="The largest difference of a log-probability that is allowed, in nats. By default the format's own.",
+)
+other_base_option = click.option(
+    "--allow-other-base",
+    is_flag=True,
+    help="Go on where the adapter was trained beside another base model: a warning in place of an error.",
 )
 base_model_option = click.option("--model", help="The base model. By default the one that the adapter names.")
 
@@ -239,6 +244,11 @@ def sampling_options(default_tokens: int) -> Callable[[Command], Command]:
 def method_of(name: str | None) -> Method | None:
     """The method of that name, or None."""
     return None if name is None else Method(name)
+
+
+def other_base_of(allowed: bool) -> OtherBase:
+    """What happens where an adapter was trained beside another base model."""
+    return OtherBase.ALLOW if allowed else OtherBase.REFUSE
 
 
 def compute_of(device: str, dtype: str) -> ComputeSection:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from veneer.commands.options import METHODS, Count, Duration, device_option, examples
 from veneer.enums import Method
+from veneer.strict_json import to_text
 
 
 @click.command(epilog=examples("quickstart", "quickstart --method lora --rows 50"))
@@ -56,4 +56,4 @@ def quickstart(
         as_json=as_json,
     )
     if as_json:
-        click.echo(json.dumps(results, indent=2))
+        click.echo(to_text(results, indent=2))

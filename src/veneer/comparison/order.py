@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from veneer.config import RunConfig, parse
 from veneer.errors import OutputError
 from veneer.evaluation.scoring import RowScore
 from veneer.io.files import reported, write_text
+from veneer.strict_json import restored, to_text, with_reasons
 
 ORDER_FILE = "order.json"
 RESULT_FILE = "result.json"
@@ -53,7 +53,7 @@ class Order:
             "eval_file": self.eval_file,
             "max_new_tokens": self.max_new_tokens,
         }
-        write_text(path, json.dumps(values, indent=1) + "\n")
+        write_text(path, to_text(with_reasons(values), indent=1) + "\n")
         return path
 
 
@@ -93,11 +93,11 @@ class RunOutcome:
         Raises:
             OutputError: a file cannot be written.
         """
-        write_text(folder / ANSWERS_FILE, json.dumps(answers, ensure_ascii=False, indent=1) + "\n")
+        write_text(folder / ANSWERS_FILE, to_text(answers, ensure_ascii=False, indent=1) + "\n")
         values = asdict(self)
         for row in values["rows"]:
             del row["answer"]
-        write_text(folder / RESULT_FILE, json.dumps(values, indent=1) + "\n")
+        write_text(folder / RESULT_FILE, to_text(with_reasons(values), indent=1) + "\n")
 
 
 def read_outcome(folder: Path) -> RunOutcome | None:
@@ -110,7 +110,7 @@ def read_outcome(folder: Path) -> RunOutcome | None:
     if not path.is_file():
         return None
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values = restored(json.loads(path.read_text(encoding="utf-8")))
         rows = [RowScore(answer=None, **row) for row in values.pop("rows")]
         return RunOutcome(rows=rows, **values)
     except (ValueError, TypeError, KeyError) as error:

@@ -25,6 +25,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, reported, sampled_digest, write_text
 from veneer.notebook import html_facts, html_table
 from veneer.signals import SIGNALS, deferred, stop_signalled
+from veneer.strict_json import to_text, with_reasons
 
 SETTINGS_FILE = "settings.json"
 COMPARISON_FILE = "compare.json"
@@ -126,7 +127,7 @@ def compare(config: CompareConfig, *, subscribers: Sequence[Subscriber] = ()) ->
         )
         for name, chart in charts(outcomes).items():
             write_text(output / name, chart)
-        write_text(output / COMPARISON_FILE, json.dumps(result.to_json(), indent=1) + "\n")
+        write_text(output / COMPARISON_FILE, to_text(with_reasons(result.to_json()), indent=1) + "\n")
     emit(Result(verb="compare", values=result.to_json()))
     return result
 
@@ -172,13 +173,13 @@ def _prepare(config: CompareConfig, output: Path) -> _Rows:
     _refuse_another(output / SETTINGS_FILE, settings)
     for file, content in zip(files, contents, strict=True):
         write_text(file, content)
-    write_text(output / SETTINGS_FILE, json.dumps(settings, indent=1) + "\n")
+    write_text(output / SETTINGS_FILE, to_text(settings, indent=1) + "\n")
     return _Rows(str(files[0]), str(files[1]), len(training), len(scored))
 
 
 def _line(row: Any) -> str:
     # Parquet has values that JSON has not, in columns that nobody reads.
-    return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+    return to_text(row, ensure_ascii=False, default=str) + "\n"
 
 
 def _settings(config: CompareConfig, contents: Sequence[str]) -> dict[str, Any]:

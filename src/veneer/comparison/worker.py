@@ -6,7 +6,6 @@ Events go to standard output as lines of JSON.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from veneer.events import Event, RunFailed, RunStarted, to_json
 from veneer.io.files import remove_folder
 from veneer.run_folder import RunFolder
 from veneer.signals import end_by_signals, signal_exit_code
+from veneer.strict_json import to_text, with_reasons
 from veneer.training.run import train
 
 
@@ -95,7 +95,7 @@ def _assistant(order: Order) -> Assistant:
 
 
 def _say(event: Event) -> None:
-    print(json.dumps(to_json(event)), flush=True)
+    print(to_text(with_reasons(to_json(event))), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from veneer.data.readers import iterate_rows
 from veneer.data.turns import SAME_ROLE, SHAREGPT_ROLES
 from veneer.errors import OutputError
 from veneer.io.files import atomic_file
+from veneer.strict_json import to_text
 
 _ROLES = {
     "system": "system", "sys": "system", "human": "user", "user": "user", "prompter": "user", "customer": "user",
@@ -185,7 +186,7 @@ def _key(row: Any) -> bytes:
 
 def _write(target: BinaryIO, row: Any, line: bytes | None) -> None:
     """Write a row, with the bytes that it had where they are given."""
-    target.write(line if line is not None else json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    target.write(line if line is not None else to_text(row, ensure_ascii=False).encode() + b"\n")
 
 
 def _lines(file: Path) -> Iterator[tuple[str, Any, bytes | None]]:

@@ -18,7 +18,6 @@ value is null counts as absent.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from typing import Any
 from veneer.data.json_values import BadRow, kind, parse_json
 from veneer.data.turns import Message, Turns, read_turns, string, system_turn
 from veneer.enums import Column
+from veneer.strict_json import to_text
 
 FORMATS = "messages | conversations | prompt + completion | instruction (+ input) + output | text"
 LABELS = ("label", "labels", "category", "class", "intent", "sentiment", "target")
@@ -222,7 +222,7 @@ def _columns(*, prompt: str | None = None, completion: str | None = None, text: 
 
 def _yaml(name: str) -> str:
     """A column's name as it may stand in YAML."""
-    return name if name.isidentifier() and name.lower() not in _YAML_WORDS else json.dumps(name)
+    return name if name.isidentifier() and name.lower() not in _YAML_WORDS else to_text(name)
 
 
 def _system(row: Mapping[str, Any]) -> Turns:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from veneer.errors import DataError, OutputError
 from veneer.io.files import make_output_folder, write_text
+from veneer.strict_json import to_text
 
 RowSource = str | Path | Iterable[Mapping[str, Any]]
 """Rows: a file, or dictionaries as a line of JSONL has them (a list, any iterable, or a `datasets.Dataset`)."""
@@ -43,6 +43,6 @@ def _line(number: int, row: object) -> str:
     if not isinstance(row, Mapping):
         raise DataError(f"row {number} is of type {type(row).__name__}; rows are dictionaries")
     try:
-        return json.dumps(dict(row), ensure_ascii=False, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
+        return to_text(dict(row), ensure_ascii=False) + "\n"
+    except (TypeError, ValueError, OutputError) as error:
         raise DataError(f"row {number} cannot be written as JSON: {error}") from error

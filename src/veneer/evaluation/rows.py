@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from veneer.adapters.overflow import largest_update
 from veneer.assistant import Assistant
 from veneer.data.chat import Example, split_for_evaluation
 from veneer.data.records import Record
-from veneer.errors import DataError, listing
+from veneer.errors import DataError, ModelError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult, expanded
 from veneer.evaluation.metrics.choice import CHOICES, choice, choices_of, with_answer
 from veneer.evaluation.metrics.choose import ChosenMetrics
@@ -122,7 +124,17 @@ def _question(assistant: Assistant, record: Record) -> Question | None:
 
 
 def score_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber = ignore, who: str = "model") -> list[RowScore]:
-    """Score the assistant, as it is now, on prepared rows; `who` is what it is called where `emit` is told of it."""
+    """Score the assistant, as it is now, on prepared rows.
+
+    Args:
+        assistant: the model.
+        rows: what it is scored on.
+        emit: told how far it is.
+        who: what the assistant is called where `emit` is told of it.
+
+    Raises:
+        ModelError: losses are NaN or infinite, of which nothing could be reported; their rows are named.
+    """
     scores = score(
         assistant.model,
         rows.examples,
@@ -133,7 +145,29 @@ def score_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber = ignore,
         emit=emit,
         who=who,
     )
+    refuse_overflow(assistant, rows.examples, [one.loss_sum for one in scores])
     return [replace(one, bytes=size) for one, size in zip(scores, rows.sizes, strict=True)]
+
+
+def refuse_overflow(assistant: Assistant, examples: Sequence[Example], losses: Sequence[float]) -> None:
+    """Refuse losses that are NaN or infinite: nothing could be reported of them.
+
+    Args:
+        assistant: the model, as it was scored.
+        examples: the rows.
+        losses: the loss of each.
+
+    Raises:
+        ModelError: there are such losses; their rows are named, and the update that is the likeliest cause.
+    """
+    broken = [f"{one.where}: {loss}" for one, loss in zip(examples, losses, strict=True) if not math.isfinite(loss)]
+    if broken:
+        adapter = assistant.adapter
+        on = adapter is not None and any(part.enabled for _, part in adapter.modules)
+        cause = f" with its adapter ({largest_update(adapter)})" if adapter is not None and on else ""
+        raise ModelError(
+            f"the model{cause} has a loss that is NaN or infinite on {len(broken)} rows:\n{listing(broken, limit=5)}"
+        )
 
 
 def score_model(

@@ -266,6 +266,7 @@ def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscrib
     report = _completed(report, request, gate, opened, models)
     for warning in report.warnings:
         emit(Note(message=warning, level=Level.WARNING))
+    report = replace(report, warnings=[*loaded.warnings, *report.warnings])
     emit(Result(verb="evaluate", values=report.to_json()))
     return report
 

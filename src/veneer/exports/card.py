@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from veneer.exports.record import ExportRecord
 from veneer.exports.request import Target
 from veneer.io.checkpoint import model_name
 from veneer.run_folder import run_of
+from veneer.strict_json import to_text
 
 LICENSE = (
     "Add one (`license:` in the lines above). A merged model is a version of its base, whose license goes on to hold."
@@ -31,7 +31,7 @@ def model_card(record: ExportRecord, name: str) -> str:
     run = recorded_run(Path(record.adapter))
     library = "peft" if record.to == Target.PEFT.value else "gguf" if record.to.startswith("gguf") else "transformers"
     # JSON's strings are YAML's.
-    front = [f"base_model: {json.dumps(model_name(record.model))}", f"library_name: {library}", "tags: [veneer, lora]"]
+    front = [f"base_model: {to_text(model_name(record.model))}", f"library_name: {library}", "tags: [veneer, lora]"]
     parts = [
         "---\n" + "\n".join(front) + "\n---",
         f"# {name}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,8 +9,10 @@ from pathlib import Path
 
 import torch
 
-from veneer.errors import ModelError, VeneerError
-from veneer.events import Stage, Subscriber, counted, finite, ignore
+from veneer.adapters.overflow import largest_update
+from veneer.assistant import Assistant
+from veneer.errors import AdapterError, ModelError, VeneerError, listing
+from veneer.events import Stage, Subscriber, counted, ignore
 from veneer.exports.certificate import Agreement, Certificate, Floor, ReaderOutput, TensorReport, compare, floor_of
 from veneer.exports.inputs import Checks, ExportInputs
 from veneer.exports.prompts import BUILT_IN, LIMIT, Prompts, chosen
@@ -21,6 +22,7 @@ from veneer.exports.tensors import compare_tensors
 from veneer.exports.thresholds import threshold_of
 from veneer.exports.veneer_reader import ReaderInput, own, reference
 from veneer.io.files import sha256, write_text
+from veneer.strict_json import to_text, with_reasons
 from veneer.system import memory, memory_limit
 
 NEW_TOKENS = 16
@@ -121,7 +123,26 @@ def _asked(inputs: ExportInputs, checks: Checks) -> tuple[ReaderOutput, ReaderIn
     assistant = checks.reference()
     prompts = chosen(assistant, inputs.rows, inputs.request.limit or LIMIT, NEW_TOKENS)
     live, asked = reference(assistant, prompts, opened=checks.opened, composed=checks.composed)
+    _refuse_overflow(assistant, live, prompts)
     return live, asked, prompts
+
+
+def _refuse_overflow(assistant: Assistant, live: ReaderOutput, prompts: Prompts) -> None:
+    """Refuse a live adapter whose probabilities are NaN or infinite: nothing can be compared with it.
+
+    Raises:
+        AdapterError: there are such prompts; they are named, and the update that is the likeliest cause.
+    """
+    broken = [
+        prompt.where
+        for prompt, answer in zip(prompts.prompts, live.answers, strict=True)
+        if not all(math.isfinite(number) for step in answer.steps for number in step.logprobs)
+    ]
+    if broken:
+        cause = "" if assistant.adapter is None else f" ({largest_update(assistant.adapter)})"
+        raise AdapterError(
+            f"with the adapter{cause} the model's probabilities are NaN or infinite:\n{listing(broken, limit=5)}"
+        )
 
 
 def _settings(checks: Checks) -> tuple[str, ...]:
@@ -166,5 +187,5 @@ def write_certificate(folder: Path, certificate: Certificate) -> Certificate:
     """
     # The model card is the user's to go on writing.
     whole = replace(certificate, files=digests(folder, without=(PARITY_FILE, CARD_FILE)))
-    write_text(folder / PARITY_FILE, json.dumps(finite(whole.to_json()), indent=2) + "\n")
+    write_text(folder / PARITY_FILE, to_text(with_reasons(whole.to_json()), indent=2) + "\n")
     return whole

@@ -23,6 +23,7 @@ from typing import IO, Any
 from veneer.data.records import Message
 from veneer.errors import ConfigError, ModelError
 from veneer.exports.certificate import Answer, TokenDistribution
+from veneer.strict_json import to_text
 
 PACKAGE, EXTRA = "xllamacpp", "llama-cpp"
 MISSING = (
@@ -113,7 +114,7 @@ class LlamaCpp:
     def _ask(self, path: str, body: Mapping[str, Any]) -> Any:
         request = urllib.request.Request(
             self._address + path,
-            data=json.dumps(body).encode(),
+            data=to_text(body).encode(),
             headers={"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"},
         )
         try:
@@ -178,7 +179,7 @@ def _started(child: subprocess.Popen[str], order: Mapping[str, Any], model: Path
     assert child.stdin is not None
     assert child.stdout is not None
     try:
-        child.stdin.write(json.dumps(order) + "\n")
+        child.stdin.write(to_text(order) + "\n")
         child.stdin.flush()
         line = child.stdout.readline()
     except BrokenPipeError:

@@ -16,6 +16,8 @@ from typing import Any
 
 import xllamacpp
 
+from veneer.strict_json import to_text
+
 
 def main() -> int:
     """Serve until standard input ends."""
@@ -23,9 +25,9 @@ def main() -> int:
     try:
         server = xllamacpp.Server(_params(order))
     except RuntimeError as error:
-        print(json.dumps({"error": str(error)}), flush=True)
+        print(to_text({"error": str(error)}), flush=True)
         return 1
-    print(json.dumps({"address": server.listening_address}), flush=True)
+    print(to_text({"address": server.listening_address}), flush=True)
     sys.stdin.read()
     return 0
 

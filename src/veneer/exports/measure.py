@@ -16,7 +16,7 @@ from veneer.config import ComputeSection, QuantSection
 from veneer.data.chat import Example
 from veneer.data.records import Record
 from veneer.enums import Backend
-from veneer.evaluation.run import prepare
+from veneer.evaluation.rows import prepare, refuse_overflow
 from veneer.evaluation.scoring import RowScore, row_losses
 from veneer.evaluation.statistics.compare import compare, metrics
 from veneer.exports.base import Source
@@ -91,7 +91,9 @@ class LossMeter:
 
 
 def _scores(assistant: Assistant, examples: Sequence[Example]) -> list[RowScore]:
-    return [RowScore(total, count, None, None, None) for total, count in row_losses(assistant.model, examples)]
+    losses = row_losses(assistant.model, examples)
+    refuse_overflow(assistant, examples, [total for total, _ in losses])
+    return [RowScore(total, count, None, None, None) for total, count in losses]
 
 
 def beside(live: Sequence[RowScore], scores: Sequence[RowScore]) -> Loss:

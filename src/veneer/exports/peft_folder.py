@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from veneer.adapters.adapter import Adapter
+from veneer.adapters.origin import read_base
 from veneer.adapters.store import read_config, read_tensors, save_adapter
 from veneer.exports.base import MergeBase, open_source
 from veneer.exports.certificate import ReaderOutput
@@ -48,7 +49,8 @@ def _write_files(inputs: ExportInputs, base: MergeBase, folder: Path) -> None:
     adapter, tokenizer = _adapter(inputs, base)
     _, config = read_config(inputs.request.adapter)
     named = model_name(str(config.get("base_model_name_or_path") or inputs.model))
-    save_adapter(folder, adapter, base=named, revision=config.get("revision"))
+    base_files = read_base(inputs.request.adapter)
+    save_adapter(folder, adapter, base=named, revision=config.get("revision"), base_files=base_files)
     if tokenizer is not None and tokenizer.vocab_size > inputs.checkpoint.tokenizer().vocab_size:
         tokenizer.save(folder)
 

@@ -14,6 +14,7 @@ from veneer.exports.measure import Loss, Survival
 from veneer.exports.merge import MergeSummary
 from veneer.io.files import write_text
 from veneer.notebook import html_facts
+from veneer.strict_json import to_text
 
 RECORD_FILE, PARITY_FILE, CARD_FILE = "export.json", "parity.json", "README.md"
 
@@ -87,7 +88,7 @@ class ExportRecord:
             OutputError: it cannot be written.
         """
         values = {key: value for key, value in self.to_json().items() if key != "parity"}
-        write_text(folder / RECORD_FILE, json.dumps(values, indent=2) + "\n")
+        write_text(folder / RECORD_FILE, to_text(values, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from veneer.config import ComputeSection
-from veneer.enums import Method
+from veneer.enums import Method, OtherBase
 
 
 class Target(Enum):
@@ -63,6 +63,8 @@ class ExportRequest:
     """How the base was held in training; None takes what the adapter's run recorded, else LORA."""
     compute: ComputeSection = field(default_factory=ComputeSection)
     """Device and dtype of the measuring."""
+    other_base: OtherBase = OtherBase.REFUSE
+    """What happens where the adapter was trained beside another base."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from veneer.adapters.store import read_config
+from veneer.adapters.origin import BaseCheck
+from veneer.adapters.store import config_warnings, read_config
 from veneer.assistant import recorded_run
 from veneer.backends.describe import describe_model
 from veneer.config import ComputeSection
-from veneer.enums import Backend, Method, choice
-from veneer.errors import ConfigError, OutputError
-from veneer.events import Result, Subscriber, broadcast, ignore
+from veneer.enums import Backend, Method, OtherBase, choice
+from veneer.errors import AdapterError, ConfigError, OutputError
+from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast, ignore
 from veneer.exports import gguf, gguf_adapter, merged, peft_folder
 from veneer.exports.card import model_card
 from veneer.exports.certify import certify, write_certificate
@@ -55,6 +56,7 @@ def export(
     gap: float | None = None,
     method: Method | str | None = None,
     compute: ComputeSection | None = None,
+    other_base: OtherBase | str = OtherBase.REFUSE,
     subscribers: Sequence[Subscriber] = (),
 ) -> ExportRecord:
     """Write an adapter (and its base) as something that other programs load, and prove that it is the same model.
@@ -79,6 +81,7 @@ def export(
         gap: largest log-probability gap that is allowed, in nats, in place of the format's.
         method: how the base was held in training; by default as the adapter's run recorded it, else as LORA.
         compute: device and dtype of the measuring.
+        other_base: what happens where the adapter was trained beside another base, an `OtherBase` or its name.
         subscribers: called with every event: what is done now, how far it is, and the record.
 
     Raises:
@@ -98,6 +101,7 @@ def export(
         gap=gap,
         method=None if method is None else choice(Method, method, "method"),
         compute=compute or ComputeSection(),
+        other_base=choice(OtherBase, other_base, "other_base"),
     )
     return run_export(request, subscribers=subscribers)
 
@@ -137,6 +141,8 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
     """
     adapter, to = request.adapter, request.to
     _, config = read_config(adapter)
+    for warning in config_warnings(adapter):
+        emit(Note(message=warning, level=Level.WARNING))
     run = recorded_run(adapter)
     # The run knows the place of its base, where the adapter has a name for others to read.
     named = request.model or (run.model if run else config.get("base_model_name_or_path"))
@@ -155,6 +161,7 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
             f"--to {to.value} is done by veneer's own decoder alone, and transformers computes model_type "
             f"{checkpoint.config.get('model_type')!r} (backend hf); take --to merged"
         )
+    _check_base(request, BaseCheck(adapter, str(named), checkpoint.files()), emit)
     rows, why = evaluation_rows(run, request.data)
     inputs = ExportInputs(
         request=request,
@@ -167,6 +174,25 @@ def open_inputs(request: ExportRequest, emit: Subscriber = ignore) -> tuple[Expo
         emit=emit,
     )
     return inputs, why
+
+
+def _check_base(request: ExportRequest, base: BaseCheck, emit: Subscriber) -> None:
+    """Refuse another base than the adapter's, or warn of it where it was asked for.
+
+    Raises:
+        AdapterError: it is another one.
+    """
+    if not base.recorded:
+        return
+    with Stage(emit, "comparing the base model with the adapter's"):
+        problem = base.problem()
+    if problem is None:
+        return
+    if request.other_base is OtherBase.REFUSE:
+        raise AdapterError(
+            f"{problem}\nGive the adapter's own base by --model, or --allow-other-base if this one is meant."
+        )
+    emit(Note(message=problem, level=Level.WARNING))
 
 
 def _set_aside(partial: Path, output: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import ComputeSection
-from veneer.enums import Method
+from veneer.enums import Method, OtherBase
 from veneer.errors import ModelError
 from veneer.events import Result, Subscriber, broadcast
 from veneer.exports.certificate import Certificate
@@ -77,6 +77,7 @@ def run_verify(request: VerifyRequest, *, subscribers: Sequence[Subscriber] = ()
         gap=request.gap,
         method=Method(record.method),
         compute=request.compute,
+        other_base=OtherBase.ALLOW,
     )
     inputs, why = open_inputs(exported, emit)
     certificate = certify(inputs, TARGETS[target].checks(inputs, folder, record), record, why=why)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from veneer.io.files import write_tensors, write_text
 from veneer.io.prequantised import CONFIG_KEY
 from veneer.io.stream import TensorWriter
 from veneer.io.tokenizer import Tokenizer
+from veneer.strict_json import to_text
 
 WEIGHTS_FILE = "model.safetensors"
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -139,8 +139,8 @@ def save_settings(
     config.pop(CONFIG_KEY, None)
     if quantization is not None:
         config[CONFIG_KEY] = dict(quantization)
-    write_text(directory / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_text(directory / "config.json", to_text(config, indent=2, sort_keys=True) + "\n")
     if origin.generation_config:
-        generation = json.dumps(dict(origin.generation_config), indent=2, sort_keys=True)
+        generation = to_text(dict(origin.generation_config), indent=2, sort_keys=True)
         write_text(directory / "generation_config.json", generation + "\n")
     (tokenizer or origin.tokenizer()).save(directory)

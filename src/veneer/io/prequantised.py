@@ -28,6 +28,7 @@ from veneer.config import QuantSection
 from veneer.enums import Scheme
 from veneer.errors import ModelError
 from veneer.expressions import endless
+from veneer.strict_json import to_text
 
 CONFIG_KEY = "quantization_config"
 METHOD = "bitsandbytes"
@@ -190,7 +191,7 @@ def parts_of(weight: str, stored: StoredWeight, dtype: torch.dtype) -> dict[str,
             f"{weight}.nested_quant_map": stored.nested_values,
         }
     name = f"{weight}.quant_state.bitsandbytes__{kind.scheme.value}"
-    found[name] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    found[name] = torch.tensor(list(to_text(state).encode()), dtype=torch.uint8)
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 

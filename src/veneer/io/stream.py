@@ -7,7 +7,6 @@ with spaces, which the format allows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from veneer.errors import OutputError
 from veneer.io.files import reported
+from veneer.strict_json import to_text
 
 _KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint8: "U8", torch.int8: "I8"}
 _ENTRY = 160
@@ -41,7 +41,7 @@ class TensorWriter:
     def __init__(self, path: Path, names: Iterable[str], metadata: Mapping[str, str]):
         self.path = path
         self._header: dict[str, object] = {"__metadata__": dict(metadata)}
-        room = len(json.dumps(self._header)) + sum(len(json.dumps(name)) + _ENTRY for name in names)
+        room = len(to_text(self._header)) + sum(len(to_text(name)) + _ENTRY for name in names)
         self._room = -(-room // 8) * 8
         self._offset = 0
         self._file: BinaryIO | None = None
@@ -78,7 +78,7 @@ class TensorWriter:
         with self._file, reported(self.path):
             if kind is not None:
                 return
-            header = json.dumps(self._header, separators=(",", ":")).encode()
+            header = to_text(self._header, separators=(",", ":")).encode()
             if len(header) > self._room:
                 raise OutputError(f"{self.path}: the header takes {len(header)} bytes, and {self._room} were reserved")
             self._file.seek(0)

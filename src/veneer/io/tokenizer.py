@@ -20,6 +20,7 @@ from tokenizers import AddedToken, processors
 
 from veneer.bounds import VOCABULARY
 from veneer.errors import ModelError, OutputError, listing
+from veneer.strict_json import to_text
 
 ALIAS_BASE = 0x100000
 """First code point of plane 16, which is private use from end to end: no normaliser changes it."""
@@ -177,7 +178,7 @@ class Tokenizer:
             text = self.original if self.original is not None else self.backend.to_str(pretty=True)
             (directory / "tokenizer.json").write_text(text, encoding="utf-8", newline="")
             (directory / "tokenizer_config.json").write_text(
-                json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline=""
+                to_text(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline=""
             )
         except OSError as error:
             raise OutputError(f"The tokenizer could not be saved to {directory}: {error.strerror or error}.") from error
@@ -210,7 +211,7 @@ def aliased_clone(backend: tokenizers.Tokenizer, aliases: Mapping[str, str]) -> 
         # A merge that builds a control token from pieces would bring its literal spelling back, and its result is no
         # longer in the vocabulary.
         model["merges"] = [merge for merge in model["merges"] if not _touches(merge, aliases)]
-    clone = tokenizers.Tokenizer.from_str(json.dumps(tree))
+    clone = tokenizers.Tokenizer.from_str(to_text(tree))
     keep_white_space_in_offsets(clone)
     return clone
 
@@ -235,7 +236,7 @@ def keep_white_space_in_offsets(backend: tokenizers.Tokenizer) -> None:
     whole = json.loads(backend.to_str())
     # Processors cannot be made from JSON alone: a tokenizer with an empty vocabulary carries it.
     whole.update(post_processor=tree, added_tokens=[], model={"type": "BPE", "vocab": {}, "merges": []})
-    backend.post_processor = tokenizers.Tokenizer.from_str(json.dumps(whole)).post_processor
+    backend.post_processor = tokenizers.Tokenizer.from_str(to_text(whole)).post_processor
 
 
 def _named_tokens(tokenizer: Tokenizer) -> dict[str, str | None]:

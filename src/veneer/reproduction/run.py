@@ -16,6 +16,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import remove_folder, sha256
 from veneer.reproduction.differences import TensorDifference, digests, environments, first_step, tensors
 from veneer.run_folder import LOCK_FILE, RunFolder
+from veneer.strict_json import to_text
 from veneer.training.lock import FORMAT, data_files, environment, tokenizer_digest
 from veneer.training.run import train
 
@@ -186,7 +187,7 @@ def read_lock(folder: Path) -> dict[str, Any]:
 
 def _config(lock: Mapping[str, Any], folder: Path, moved: Mapping[str, str | Path | None], target: Path) -> RunConfig:
     """The run's configuration, written elsewhere and perhaps read from elsewhere."""
-    values = json.loads(json.dumps(lock["config"]))
+    values = json.loads(to_text(lock["config"]))
     values["output"] = str(target)
     if moved["model"] is not None:
         values["model"] = str(moved["model"])

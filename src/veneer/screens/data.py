@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
 from veneer.screens.figures import duration
+from veneer.strict_json import to_text
 from veneer.system import available_cores
 
 SHOWN = 3
@@ -91,7 +91,7 @@ def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:
     """Write a mended copy of a file, with a line (of JSON, if the caller wants it) for every change."""
 
     def tell(change: Change) -> None:
-        click.echo(json.dumps(asdict(change), ensure_ascii=False) if as_json else f"{change.where}: {change.text}")
+        click.echo(to_text(asdict(change), ensure_ascii=False) if as_json else f"{change.where}: {change.text}")
 
     done = fix(file, new, tell)
     text = f"{done.output}: {done.rows:,} rows, {done.left_out:,} left out; {done.changes:,} changes"

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from veneer.events import Event, Result, finite, to_json
+from veneer.events import Event, Result, to_json
+from veneer.strict_json import to_text, with_reasons
 
 
 def print_event(event: Event) -> None:
     """Print an event as a line of JSON."""
-    click.echo(json.dumps(finite(to_json(event))))
+    click.echo(to_text(with_reasons(to_json(event))))
 
 
 def print_result(event: Event) -> None:
     """Print what a verb found as a document of JSON, and nothing of the other events."""
     if isinstance(event, Result):
-        click.echo(json.dumps(finite(event.values), indent=2))
+        click.echo(to_text(with_reasons(event.values), indent=2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from veneer.charts import Series, line_chart
 from veneer.events import by_step
 from veneer.run_folder import RunFolder
+from veneer.strict_json import to_text, with_reasons
 from veneer.sweeps.grid import Point
 
 RECENT = 0.1
@@ -115,21 +115,23 @@ def _axis(outcomes: Sequence[SweepOutcome]) -> str | None:
 def to_json(outcomes: Sequence[SweepOutcome]) -> list[dict[str, Any]]:
     """The outcomes as plain values."""
     return [
-        {
-            "name": one.name,
-            "settings": dict(one.settings),
-            "state": one.state,
-            "steps": one.steps,
-            "seconds": one.seconds,
-            "train_loss": one.train_loss,
-            "final_loss": one.final_loss,
-            "best_loss": one.best_loss,
-            "best_step": one.best_step,
-        }
+        with_reasons(
+            {
+                "name": one.name,
+                "settings": dict(one.settings),
+                "state": one.state,
+                "steps": one.steps,
+                "seconds": one.seconds,
+                "train_loss": one.train_loss,
+                "final_loss": one.final_loss,
+                "best_loss": one.best_loss,
+                "best_step": one.best_step,
+            }
+        )
         for one in outcomes
     ]
 
 
 def dumped(outcomes: Sequence[SweepOutcome]) -> str:
     """The outcomes as JSON."""
-    return json.dumps(to_json(outcomes), indent=2) + "\n"
+    return to_text(to_json(outcomes), indent=2) + "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from veneer.events import Result, RunDone, RunsJoined, Stage, Subscriber, broadc
 from veneer.io.files import exclusive, make_output_folder, write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.signals import stop_signalled
+from veneer.strict_json import to_text
 from veneer.sweeps.grid import Point, points
 from veneer.sweeps.outcome import SweepOutcome, best_of, chart, dumped, read_outcome, to_json
 from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
@@ -84,7 +84,7 @@ def sweep(
 def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> None:
     """Write down what is swept, or refuse a folder that holds another sweep."""
     file = output / GRID_FILE
-    text = json.dumps({"grid": dict(grid), "settings": dict(values)}, indent=2, default=str) + "\n"
+    text = to_text({"grid": dict(grid), "settings": dict(values)}, indent=2, default=str) + "\n"
     if file.is_file() and file.read_text(encoding="utf-8") != text:
         raise OutputError(f"{output} holds another sweep (see {GRID_FILE}); give another output folder")
     write_text(file, text)

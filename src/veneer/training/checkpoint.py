@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from veneer.errors import CheckpointError, listing
 from veneer.io.files import atomic_folder, remove_folder, remove_partial, sha256, write_tensors
 from veneer.run_folder import RunFolder
+from veneer.strict_json import to_text
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.trainable import Trainable
 
@@ -89,12 +90,12 @@ class CheckpointStore:
             return target
         base = self.check_base()
         with atomic_folder(target) as folder:
-            trainable.save(folder)
+            trainable.save(folder, base)
             write_tensors(folder / OPTIMIZER, optimizer.tensors(), {"format": "pt"})
             state = {"progress": asdict(progress), "identity": dict(self.identity), "base": dict(base)}
-            (folder / STATE).write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            (folder / STATE).write_text(to_text(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
-            (folder / MANIFEST).write_text(json.dumps(files, indent=2) + "\n", encoding="utf-8")
+            (folder / MANIFEST).write_text(to_text(files, indent=2) + "\n", encoding="utf-8")
         self.prune(progress.best_step)
         return target
 

@@ -8,14 +8,11 @@ needs, by SHA-256 of whole files.
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from threading import Lock, Thread
 from typing import Any
 
 import torch
@@ -26,10 +23,12 @@ from veneer.data.rows import Rows
 from veneer.errors import CheckpointError
 from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.hardware import processor
+from veneer.io.digests import BackgroundDigests
 from veneer.io.files import sha256, write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.native.library import REVISION, choice
 from veneer.run_folder import LOCK_FILE, RunFolder
+from veneer.strict_json import to_text
 from veneer.system import processor_name
 
 FORMAT = 1
@@ -40,8 +39,7 @@ PACKAGES = ("veneer", "torch", "numpy", "safetensors", "tokenizers", "jinja2", "
 class InputDigests:
     """Digests of the files that a run reads, made in the background while it trains.
 
-    SHA-256 reads 0.2 to 1 GB a second, on one core and without Python's lock, so that a run starts as soon as without
-    it. Nobody waits for a large base before its last step.
+    A run starts as soon as without it, and nobody waits for a large base before the first checkpoint.
 
     Args:
         base: the model's files.
@@ -50,25 +48,9 @@ class InputDigests:
     """
 
     def __init__(self, base: list[Path], tokenizer: Tokenizer, config: RunConfig):
-        self._base: dict[str, str] = {}
-        self._data: dict[str, str] = {}
-        self._problem: OSError | None = None
         self._tokenizer = tokenizer
-        # Not waited for when the process ends: an interrupted run leaves no lock.
-        self._thread = Thread(target=self._read, args=(list(base), data_files(config)), daemon=True)
-        self._thread.start()
-
-    def _read(self, base: list[Path], data: dict[str, Path]) -> None:
-        try:
-            self._data.update({key: _digest(file) for key, file in data.items()})
-            self._base.update({file.name: _digest(file) for file in base})
-        except OSError as error:
-            self._problem = error
-
-    def _done(self) -> None:
-        self._thread.join()
-        if self._problem is not None:
-            raise CheckpointError(f"{self._problem.filename}: cannot be read for {LOCK_FILE}: {self._problem.strerror}")
+        self._data = BackgroundDigests(data_files(config))
+        self._base = BackgroundDigests({file.name: file for file in base})
 
     def base(self) -> dict[str, str]:
         """SHA-256 of every file of the model, by its name.
@@ -76,17 +58,22 @@ class InputDigests:
         Raises:
             CheckpointError: a file cannot be read any more.
         """
-        self._done()
-        return dict(self._base)
+        return _result(self._base)
 
     def data(self) -> dict[str, str]:
         """SHA-256 of the files of rows, by their key in the configuration. Raises as `base`."""
-        self._done()
-        return dict(self._data)
+        return _result(self._data)
 
     def tokenizer(self) -> str:
         """Digest of what the tokenizer does: its vocabulary and rules, and the chat template."""
         return tokenizer_digest(self._tokenizer)
+
+
+def _result(digests: BackgroundDigests) -> dict[str, str]:
+    try:
+        return digests.result()
+    except OSError as error:
+        raise CheckpointError(f"{error.filename}: cannot be read for {LOCK_FILE}: {error.strerror}") from error
 
 
 def data_files(config: RunConfig) -> dict[str, Path]:
@@ -95,30 +82,10 @@ def data_files(config: RunConfig) -> dict[str, Path]:
     return {key: Path(file) for key, file in named.items() if file is not None}
 
 
-_ONE_AT_A_TIME = Lock()
-
-
-def _digest(file: Path) -> str:
-    """The SHA-256 of a file that several runs may read: the first one reads it, the others wait for that.
-
-    A file is known again by its path, inode, size and both times. The second, ctime, moves with every change of the
-    content and cannot be set back.
-    """
-    status = file.stat()
-    with _ONE_AT_A_TIME:
-        key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        return _digest_once(file.resolve(), key)
-
-
-@cache
-def _digest_once(file: Path, key: tuple[int, int, int, int]) -> str:
-    return sha256(file)
-
-
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """Digest of a tokenizer's vocabulary and rules, its named tokens, and its chat template."""
     named = [tokenizer.bos_token, tokenizer.eos_token, tokenizer.add_bos, tokenizer.chat_template]
-    return hashlib.sha256((tokenizer.backend.to_str() + json.dumps(named)).encode()).hexdigest()
+    return hashlib.sha256((tokenizer.backend.to_str() + to_text(named)).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +183,6 @@ def write_lock(
         "resumed_at": [step for step in resumed if step],
         **({"schedules": [asdict(one) for one in schedules]} if len(schedules) > 1 else {}),
         "config": config.model_dump(mode="json"),
-        "result": {name: sha256(file) for name, file in folder.weights.items()},
+        "result": {name: sha256(file) for name, file in folder.results.items()},
     }  # fmt: skip
-    write_text(folder.lock_file, json.dumps(lock, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder.lock_file, to_text(lock, indent=2, ensure_ascii=False) + "\n")

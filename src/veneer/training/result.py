@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from veneer.charts import loss_chart
 from veneer.events import by_step
-from veneer.io.files import staged_files, write_text
+from veneer.io.files import reported, staged_files, write_text
 from veneer.run_folder import RunFolder
+from veneer.strict_json import to_text
 from veneer.training.checkpoint import Progress
 from veneer.training.trainable import Trainable
 
 
-def publish(folder: RunFolder, trainable: Trainable, progress: Progress) -> None:
+def publish(folder: RunFolder, trainable: Trainable, progress: Progress, base: Mapping[str, str]) -> None:
     """Write the trained weights, the curve and the summary into the run's folder, each file atomically.
+
+    Args:
+        folder: of the run.
+        trainable: what was trained.
+        progress: where the run ended.
+        base: the SHA-256 of the base model's files, by name.
 
     Raises:
         OutputError: a file cannot be written; the checkpoints still hold the weights.
     """
     with staged_files(folder.path) as staged:
-        trainable.save(staged)
+        trainable.save(staged, base)
+        with reported(folder.path):
+            # A kill from here on must not leave new weights beside the digests of older ones.
+            folder.lock_file.unlink(missing_ok=True)
     write_text(folder.curve_file, loss_curve(folder))
     reached = asdict(progress)
     del reached["evaluation_due"]  # nothing is due any more
-    write_text(folder.summary_file, json.dumps(reached, indent=2) + "\n")
+    write_text(folder.summary_file, to_text(reached, indent=2) + "\n")
 
 
 def loss_curve(folder: RunFolder) -> str:

@@ -30,6 +30,7 @@ from veneer.planning.machine import this_machine
 from veneer.planning.plan import Plan
 from veneer.run_folder import RunFolder
 from veneer.signals import stop_signalled
+from veneer.strict_json import to_text
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
 from veneer.training.lock import InputDigests, write_lock
@@ -222,8 +223,7 @@ class Session:
                 the run was resumed.
         """
         folder, progress, device = RunFolder(Path(self.config.output)), self.progress, self.model.device
-        self.engine.checkpoints.check_base()
-        publish(folder, self.trainable, progress)
+        publish(folder, self.trainable, progress, self.engine.checkpoints.check_base())
         write_lock(folder, self.config, self.digests, self.data.rows, device, progress.step)
         return RunResult(
             output=folder.path,
@@ -273,7 +273,7 @@ def begin(
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
     write_text(inputs.folder.config_file, to_yaml(config))
     if inputs.data.rows.skipped:
-        skipped = (json.dumps(asdict(problem), ensure_ascii=False) for problem in inputs.data.rows.skipped)
+        skipped = (to_text(asdict(problem), ensure_ascii=False) for problem in inputs.data.rows.skipped)
         write_text(inputs.folder.skipped_rows_file, "".join(f"{line}\n" for line in skipped))
     log.emit(
         RunStarted(
@@ -383,4 +383,4 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     flat: list[tuple[str, Any]] = []
     for key, value in values.items():
         flat += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return json.loads(json.dumps(flat))  # type: ignore[no-any-return]
+    return json.loads(to_text(flat))  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,8 +34,13 @@ class Trainable(Protocol):
         """The source of those draws, if there are any."""
         ...
 
-    def save(self, directory: Path) -> None:
-        """Write the result's files into an existing folder."""
+    def save(self, directory: Path, base: Mapping[str, str]) -> None:
+        """Write the result's files into an existing folder.
+
+        Args:
+            directory: the folder.
+            base: the SHA-256 of the base model's files, by name; empty where they are not known.
+        """
         ...
 
     def restore(self, directory: Path) -> None:
@@ -64,9 +70,9 @@ class AdapterTraining:
         """The adapter's."""
         return self.adapter.generator
 
-    def save(self, directory: Path) -> None:
-        """Write `adapter_config.json` and `adapter_model.safetensors`."""
-        save_adapter(directory, self.adapter, base=self.base, revision=self.revision)
+    def save(self, directory: Path, base: Mapping[str, str]) -> None:
+        """Write `adapter_config.json`, `adapter_model.safetensors` and `base_model.json`."""
+        save_adapter(directory, self.adapter, base=self.base, revision=self.revision, base_files=base)
         if self.tokenizer is not None:
             self.tokenizer.save(directory)
 
@@ -92,7 +98,7 @@ class FullTraining:
     def generator(self) -> None:
         """Nothing is drawn."""
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, base: Mapping[str, str]) -> None:
         """Write config, weights in float32 and tokenizer."""
         tensors: dict[str, Tensor] = {name: parameter.detach() for name, parameter in self.named().items()}
         broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from veneer.data.lint.report import LintReport
 from veneer.data.lint.row import LintSetting
 from veneer.data.page.content import content
 from veneer.io.files import write_text
+from veneer.strict_json import to_text
 
 
 def write_page(path: Path, report: LintReport, setting: LintSetting) -> None:
@@ -38,7 +38,7 @@ def write_page(path: Path, report: LintReport, setting: LintSetting) -> None:
 def page(values: dict[str, Any]) -> str:
     """The page that shows `values`."""
     frame, style, script = (files(__package__).joinpath(name).read_text(encoding="utf-8") for name in _PARTS)
-    embedded = json.dumps(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    embedded = to_text(values, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     for mark, text in (
         ("@STYLE_HASH@", _hash(style)),
         ("@SCRIPT_HASH@", _hash(script)),

@@ -14,6 +14,7 @@ from typing import Any
 from veneer.errors import ConfigError, DataError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult
 from veneer.evaluation.statistics.measures import mean_of
+from veneer.strict_json import to_text, with_reasons
 
 COMMAND = "command:"
 """What the name of a metric begins with that is a command."""
@@ -67,7 +68,7 @@ def command_metric(named: str) -> TaskMetric:
             {"where": r.where, "prompt": r.prompt, "reference": r.reference, "answer": r.answer, "row": dict(r.row)}
             for r in rows
         ]
-        text = "".join(json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in lines)
+        text = "".join(to_text(with_reasons(line), ensure_ascii=False, default=str) + "\n" for line in lines)
         try:
             done = subprocess.run(arguments, input=text, capture_output=True, encoding="utf-8", check=False)
         except OSError as error:

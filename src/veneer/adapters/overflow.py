@@ -1,0 +1,70 @@
+"""Adapters whose numbers are finite and whose updates are not: B · A times its scale leaves float32.
+
+By Cauchy and Schwarz no element of B · A is larger than the longest row of B times the longest column of A, which costs
+as little as reading both. Only where that does not tell is the product formed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from veneer.adapters.adapter import Adapter
+from veneer.errors import AdapterError, listing
+
+LARGEST = torch.finfo(torch.float32).max
+_PAIRS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
+
+
+def check_updates(tensors: Mapping[str, Tensor], scale_of: Callable[[str], float], source: str) -> None:
+    """Refuse updates that are not finite in float32.
+
+    Args:
+        tensors: an adapter's, by the names of `Adapter.tensors()`.
+        scale_of: tells the scale of the update at a path.
+        source: name of the adapter in the error.
+
+    Raises:
+        AdapterError: there are such updates; all are named.
+    """
+    broken = []
+    for name, a, b, scale in _updates(tensors, scale_of):
+        if _bound(a, b, scale) <= LARGEST:
+            continue
+        largest = abs(scale) * float((b.double() @ a.double()).abs().max())
+        if not largest <= LARGEST:
+            broken.append(f"{name}: B · A times {scale:g} reaches {largest:.3g}")
+    if broken:
+        raise AdapterError(
+            f"{source} cannot be used: its numbers are finite, and their products are larger than float32 holds "
+            f"({LARGEST:.3g}):\n{listing(broken)}\nTake an earlier checkpoint of its run, or train it again at a "
+            "lower learning rate."
+        )
+
+
+def largest_update(adapter: Adapter) -> str:
+    """The update whose numbers may be the largest, in words. Where an overflow begins, it is the likeliest cause."""
+    updates = list(_updates(adapter.tensors(), adapter.spec.scale_of))
+    if not updates:
+        return "it updates no linear layer"
+    name, bound = max(((name, _bound(a, b, scale)) for name, a, b, scale in updates), key=lambda one: one[1])
+    return f"its largest update is {name}, whose numbers reach at most {bound:.3g}"
+
+
+def _updates(
+    tensors: Mapping[str, Tensor], scale_of: Callable[[str], float]
+) -> Iterator[tuple[str, Tensor, Tensor, float]]:
+    """The name of B, A `[rank, in]`, B `[out, rank]` and the scale of every update."""
+    for first, second in _PAIRS:
+        for name, a in tensors.items():
+            path = name.removesuffix(first)
+            if path != name and path + second in tensors:
+                yield path + second, a.detach(), tensors[path + second].detach(), scale_of(path)
+
+
+def _bound(a: Tensor, b: Tensor, scale: float) -> float:
+    """A number that no element of scale · B · A exceeds."""
+    rows, columns = b.double().norm(dim=1).max(), a.double().norm(dim=0).max()
+    return abs(scale) * float(rows) * float(columns)

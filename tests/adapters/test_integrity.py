@@ -1,0 +1,64 @@
+"""A finished adapter, and each checkpoint of it, is refused where a byte of its files has changed."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tiny import run_config
+from veneer.adapters.store import read_config, read_tensors
+from veneer.errors import AdapterError
+from veneer.training.run import train
+
+FLIPS = 30
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> Path:
+    output = tmp_path_factory.mktemp("integrity") / "run"
+    return train(run_config(tiny_model, tiny_data, output, "train.steps=2")).output
+
+
+def opened(folder: Path) -> None:
+    read_config(folder)
+    read_tensors(folder)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+@pytest.mark.parametrize("place", [".", "checkpoints/step-000002"])
+def test_every_flipped_byte_is_found_with_the_name_of_the_file_and_the_remedy(
+    name: str, place: str, run: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(run / place, tmp_path / "copy"))
+    opened(folder)
+    content = (folder / name).read_bytes()
+    source = random.Random(f"{name} {place}")
+    for position in source.sample(range(len(content)), FLIPS):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << source.randrange(8)
+        (folder / name).write_bytes(flipped)
+        with pytest.raises(AdapterError, match=f"{name} has changed since it was written.*Put the file back"):
+            opened(folder)
+    (folder / name).write_bytes(content)
+    opened(folder)
+
+
+def test_an_adapter_that_was_changed_on_purpose_is_used_without_its_record(run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "copy"))
+    config = folder / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 8', '"lora_alpha": 4'))
+    with pytest.raises(AdapterError, match=r"delete .*run\.lock"):
+        opened(folder)
+    (folder / "run.lock").unlink()
+    assert read_config(folder)[0].alpha == 4.0
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"result": 3}', "{}", "\x80"])
+def test_a_damaged_record_is_no_pass(content: str, run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "copy"))
+    (folder / "run.lock").write_bytes(content.encode("latin-1"))
+    with pytest.raises(AdapterError, match=r"run\.lock is damaged.*delete it to use the adapter unchecked"):
+        opened(folder)

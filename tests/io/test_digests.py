@@ -1,0 +1,77 @@
+"""Digests are those of the files, and a file is read once for each content that it has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from veneer.io import digests
+from veneer.io.digests import BackgroundDigests, file_digest
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
+    """The files that are read, with the digests of all sizes kept in a home of the test's own."""
+    found: list[Path] = []
+    plain = digests.sha256
+
+    def reading(path: Path) -> str:
+        found.append(path)
+        return plain(path)
+
+    monkeypatch.setattr(digests, "sha256", reading)
+    monkeypatch.setattr(digests, "KEPT_FROM", 0)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    digests._remembered.cache_clear()
+    return found
+
+
+def test_a_content_is_read_once_and_a_change_is_seen(reads: list[Path], tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    assert file_digest(file) == file_digest(file) == hashlib.sha256(b"one").hexdigest()
+    assert len(reads) == 1
+    status = file.stat()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file_digest(file) == hashlib.sha256(b"two").hexdigest(), "the time of the last change was set back"
+    assert len(reads) == 2
+
+
+def test_the_next_process_reads_nothing(reads: list[Path], tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    file_digest(file)
+    digests._remembered.cache_clear()
+    assert file_digest(file) == hashlib.sha256(b"one").hexdigest()
+    assert len(reads) == 1
+
+
+@pytest.mark.parametrize("kept", ["", "{", "[]", '{"a": 1}', "\ud800"])
+def test_what_is_kept_may_be_damaged(kept: str, reads: list[Path], tmp_path: Path) -> None:
+    digests.kept_file().parent.mkdir(parents=True)
+    digests.kept_file().write_bytes(kept.encode("utf-8", "surrogatepass"))
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    assert file_digest(file) == hashlib.sha256(b"one").hexdigest()
+    assert list(json.loads(digests.kept_file().read_text()).values()) == [file_digest(file)]
+
+
+def test_a_home_that_cannot_be_written_costs_the_time_alone(reads: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file")
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    assert file_digest(file) == hashlib.sha256(b"one").hexdigest()
+
+
+def test_digests_in_the_background_are_those_of_the_files(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    found = BackgroundDigests({name: tmp_path / name for name in ("a", "b")}).result()
+    assert found == {name: hashlib.sha256(name.encode()).hexdigest() for name in ("a", "b")}
+    with pytest.raises(FileNotFoundError):
+        BackgroundDigests({"c": tmp_path / "c"}).result()
