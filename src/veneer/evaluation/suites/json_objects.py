@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
 from typing import Any
 
 from veneer.evaluation.scoring import json_object, same_json
 from veneer.evaluation.suites.base import CITIES, NAMES, NOUNS, Item, Suite, unfenced
+from veneer.strict_json import to_text
 
 
 def _make(source: random.Random) -> Item:
@@ -27,7 +27,7 @@ def _make(source: random.Random) -> Item:
     asked = ", ".join(f"{key} ({facts[key][2]})" for key in keys)
     value = {key: facts[key][1] for key in keys}
     prompt = f"{sentences}\n\nWrite this as a JSON object with the keys {asked}. Answer with the JSON alone."
-    return Item(prompt, json.dumps(value), {"value": value})
+    return Item(prompt, to_text(value), {"value": value})
 
 
 def _right(answer: str, check: Mapping[str, Any]) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Mapping
 from typing import Any
 
 from veneer.evaluation.scoring import json_object, same_json
 from veneer.evaluation.suites.base import CITIES, NAMES, NOUNS, Item, Suite, unfenced
+from veneer.strict_json import to_text
 
 _TOOLS: dict[str, tuple[str, dict[str, str], str]] = {
     "get_weather": ("Tells the weather of a city.", {"city": "string"}, "What is the weather in {city}?"),
@@ -40,7 +40,7 @@ def _make(source: random.Random) -> Item:
         "You can call one of these tools:\n" + "\n".join(lines) + '\n\nAnswer with one JSON object, {"tool": NAME, '
         f'"arguments": {{…}}}}, which calls the tool that fits.\n\nRequest: {_TOOLS[chosen][2].format(**arguments)}'
     )
-    return Item(prompt, json.dumps(call), {"call": call})
+    return Item(prompt, to_text(call), {"call": call})
 
 
 def _right(answer: str, check: Mapping[str, Any]) -> bool:
