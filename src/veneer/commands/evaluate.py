@@ -58,6 +58,7 @@ from veneer.commands.options import (
     type=click.Path(path_type=Path),
     help="A YAML file of margins. Exit code: 0 where all are kept, 1 where one is not, 3 where the rows do not tell.",
 )
+@click.option("--html", type=click.Path(path_type=Path), help="A page to write, with everything that was found.")
 @device_option
 @dtype_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -73,6 +74,7 @@ def evaluate(
     suites: tuple[str, ...],
     suite_items: int | None,
     gate: Path | None,
+    html: Path | None,
     device: str,
     dtype: str,
     as_json: bool,
@@ -96,6 +98,7 @@ def evaluate(
         suites=suites,
         suite_items=suite_items,
         gate=gate,
+        html=html,
     )
     report = evaluate_visibly(request, as_json=as_json)
     if report.gate is not None:

@@ -53,6 +53,8 @@ class Report:
     """What was forgotten: base and adapter on other tasks."""
     gate: GateResult | None = None
     """The answer of the gate that was asked."""
+    trained: dict[str, Any] | None = field(default=None, repr=False)
+    """What was trained: facts and losses of the run that made the adapter; None where it has no record of its run."""
     warnings: list[str] = field(default_factory=list)
     """What makes the result less sure than it looks."""
 

@@ -21,6 +21,7 @@ from veneer.errors import ConfigError
 from veneer.evaluation.forgetting import ITEMS, OpenSuite, check_suites, open_suite, score_suite, suite_result
 from veneer.evaluation.gate import ReleaseGate, announced, decide, read_gate
 from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, ChosenMetrics, fitting_metrics, named_metrics
+from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.rows import (
     EXTRA_TOKENS,
@@ -36,6 +37,7 @@ from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics.compare import contrast, describe, measures_of
 from veneer.evaluation.statistics.measures import Measure
 from veneer.evaluation.statistics.power import FEW_ROWS
+from veneer.evaluation.trained import training_facts
 from veneer.events import Level, Note, Result, Subscriber, broadcast, ignore
 
 __all__ = [
@@ -171,6 +173,8 @@ class EvaluationRequest:
     """Items of each generated suite; None takes what the gate needs, or else 400."""
     gate: Path | None = None
     """A file of margins that the adapter must keep."""
+    html: Path | None = None
+    """A page to write, with everything that was found."""
 
 
 def evaluate(
@@ -187,6 +191,7 @@ def evaluate(
     suites: Sequence[str] = (),
     suite_items: int | None = None,
     gate: str | Path | None = None,
+    html: str | Path | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> Report:
     """Score a model, and an adapter beside it, on the rows of a file.
@@ -205,6 +210,7 @@ def evaluate(
         suites: names of suites, files of rows, or `kl:FILE`, as `--suite` takes them.
         suite_items: items of each generated suite; by default what the gate's margins need, or else 400.
         gate: a YAML file of margins (docs/evaluation.md), whose answer stands in the report.
+        html: a self-contained page to write, with everything that was found.
         subscribers: called with every event: how far loading, tokenising and answering are, and the report.
 
     Raises:
@@ -225,6 +231,7 @@ def evaluate(
             suites=tuple(suites),
             suite_items=suite_items,
             gate=None if gate is None else Path(gate),
+            html=None if html is None else Path(html),
         )
         return run_evaluation(request, subscribers=subscribers)
 
@@ -267,8 +274,16 @@ def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscrib
     for warning in report.warnings:
         emit(Note(message=warning, level=Level.WARNING))
     report = replace(report, warnings=[*loaded.warnings, *report.warnings])
+    if request.html is not None:
+        model = " on ".join([*map(str, folders_of(request)[:1]), request.assistant.model])
+        write_report(request.html, report, f"{model}: {Path(request.data).name}")
     emit(Result(verb="evaluate", values=report.to_json()))
     return report
+
+
+def folders_of(request: EvaluationRequest) -> list[Path]:
+    """The folders of all adapters of a request."""
+    return [one for one in (request.assistant.adapter, *request.more_adapters) if one is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +327,13 @@ def _completed(
         suite_result(suite, models[0].suites[place], [one.suites[place] for one in models[1:]])
         for place, suite in enumerate(suites)
     ]
-    folders = [one for one in (request.assistant.adapter, *request.more_adapters) if one is not None]
-    report = replace(report, adapters=[str(one) for one in folders], cluster=request.cluster, suites=results)
+    report = replace(
+        report,
+        adapters=[str(one) for one in folders_of(request)],
+        cluster=request.cluster,
+        suites=results,
+        trained=training_facts(request.assistant.adapter),
+    )
     if gate is None:
         return report
     primary = next((one for one in report.comparison if one.name == report.primary), None)

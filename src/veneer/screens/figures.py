@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-PERCENT = (
-    "exact", "fields", "json_valid", "json_precision", "json_recall", "json_f1", "accuracy", "macro_f1", "unparsable",
-    "number", "rouge_l", "choice_accuracy", "choice_accuracy_per_byte",
-    "arithmetic", "copying", "json", "constraints", "tools",
-)  # fmt: skip
+from veneer.evaluation.statistics.measures import SHARES
+
+PERCENT = SHARES
 """Measures that are shares, shown in percent."""
 
 

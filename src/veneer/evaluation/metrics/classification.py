@@ -33,7 +33,7 @@ def classification(rows: Sequence[AnsweredRow]) -> TaskResult:
     np.add.at(confusion, (expected, given), 1)
     found = [
         mean_of("accuracy", (expected == given).astype(float).tolist()),
-        Measure("macro_f1", _by_class(expected, given, count), partial(macro_f1, count=count), bounded=False),
+        Measure("macro_f1", _by_class(expected, given, count), partial(macro_f1, count=count), bounded=True),
         mean_of("unparsable", (given == count).astype(float).tolist()),
     ]
     details = {"confusion": {"labels": labels, "counts": confusion.tolist()}}

@@ -16,6 +16,12 @@ Floats = NDArray[np.float64]
 
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "kl", "ece", "brier", "unparsable")
 """Measures of which less is better; of all others more is."""
+SHARES = (
+    "exact", "fields", "json_valid", "json_precision", "json_recall", "json_f1", "accuracy", "macro_f1", "unparsable",
+    "number", "rouge_l", "choice_accuracy", "choice_accuracy_per_byte",
+    "arithmetic", "copying", "json", "constraints", "tools",
+)  # fmt: skip
+"""Measures that are shares, which people read in percent."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

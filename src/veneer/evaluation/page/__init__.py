@@ -1,0 +1,1 @@
+"""The report on an evaluation as one self-contained HTML page."""

@@ -1,0 +1,84 @@
+"""What the page on an evaluation shows, as plain values: the report, its worst and best rows, and histograms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from veneer.evaluation.page.differences import Marked, marked
+from veneer.evaluation.report import Report, Sample
+from veneer.evaluation.statistics.measures import LOWER_IS_BETTER, SHARES
+from veneer.strict_json import with_reasons
+
+ROWS_SHOWN = 30
+"""The number of worst rows, and of best ones, that are shown."""
+LONGEST = 6_000
+"""The longest text that is shown of a row, in characters."""
+BINS = 30
+
+
+def content(report: Report, title: str) -> dict[str, Any]:
+    """All that the page shows; `title` says what was evaluated."""
+    ranked = sorted(report.samples, key=_gain)
+    half = min(ROWS_SHOWN, (len(ranked) + 1) // 2)
+    values = replace(report, samples=[]).to_json()
+    shown = {
+        "title": title,
+        "report": values,
+        "shares": list(SHARES),
+        "lower": list(LOWER_IS_BETTER),
+        "worst": [_row(sample) for sample in ranked[:half]],
+        "best": [_row(sample) for sample in ranked[::-1][: min(half, len(ranked) - half)]],
+        "answered": len(report.samples),
+        "histograms": _lengths(report.samples),
+    }
+    return with_reasons(shown)
+
+
+def _gain(sample: Sample) -> tuple[float, float]:
+    """How much better the adapter's answer is than the base's (without an adapter: how good the answer is): first
+    whether it is right, and then by the loss of the reference."""
+    if sample.adapter is None:
+        return sample.base_exact or 0.0, -(sample.base_loss or 0.0)
+    exact = (sample.adapter_exact or 0.0) - (sample.base_exact or 0.0)
+    return exact, (sample.base_loss or 0.0) - (sample.adapter_loss or 0.0)
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    reference = sample.reference[:LONGEST]
+    base, missing = marked(sample.base[:LONGEST], reference)
+    adapter: Marked | None = None
+    if sample.adapter is not None:
+        adapter, missing = marked(sample.adapter[:LONGEST], reference)
+    return {
+        "where": sample.where,
+        "question": sample.question[:LONGEST],
+        "reference": missing,
+        "base": base,
+        "adapter": adapter,
+        "losses": [sample.base_loss, sample.adapter_loss],
+        "exact": [sample.base_exact, sample.adapter_exact],
+    }
+
+
+def _lengths(samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Lengths of references and answers in characters, over common bins up to their 99.5th percentile."""
+    columns = {
+        "reference": [len(one.reference) for one in samples],
+        "base's answer": [len(one.base) for one in samples],
+        "adapter's answer": [len(one.adapter) for one in samples if one.adapter is not None],
+    }
+    every = [length for lengths in columns.values() for length in lengths]
+    if not every or not max(every):
+        return []
+    top = max(1, int(np.quantile(every, 0.995)))
+    made = []
+    for name, lengths in columns.items():
+        if lengths:
+            counts, edges = np.histogram(np.minimum(lengths, top), bins=min(BINS, top), range=(0, top))
+            found = {"counts": counts.tolist(), "edges": np.round(edges).astype(int).tolist()}
+            made.append({"name": f"characters of the {name}", **found})
+    return made

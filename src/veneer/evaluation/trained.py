@@ -1,0 +1,82 @@
+"""What was trained: the facts of the run that made an adapter, from its `run.lock` and its log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from veneer.errors import AdapterError
+from veneer.events import by_step
+from veneer.run_folder import RunFolder, run_of
+
+POINTS = 1_000
+"""Points of a loss curve that are kept: of a longer run every so many-th."""
+
+
+def training_facts(adapter: Path | None) -> dict[str, Any] | None:
+    """The facts of a run and its losses, or None where the adapter has no record of its run.
+
+    Returns:
+        `facts`: names and values. `losses`: `steps` and `evaluations`, each as pairs of step and loss.
+
+    Raises:
+        AdapterError: the record is damaged.
+    """
+    run = None if adapter is None else run_of(adapter)
+    if run is None or not run.lock_file.is_file():
+        return None
+    try:
+        lock = json.loads(run.lock_file.read_text(encoding="utf-8"))
+        facts = _facts(lock)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AdapterError(f"{run.lock_file} is damaged: {error!r}") from error
+    return {"facts": facts | _measured(run), "losses": run_losses(run)}
+
+
+def _facts(lock: dict[str, Any]) -> dict[str, Any]:
+    config, train, lora, hardware = lock["config"], lock["config"]["train"], lock["config"]["lora"], lock["hardware"]
+    targets = lora["target_modules"]
+    adapter = {
+        "rank, alpha": f"{lora['rank']}, {lora['alpha']:g}",
+        "target modules": targets if isinstance(targets, str) else ", ".join(targets),
+    }
+    files = [
+        f"{config['data'][key.removeprefix('data.')]} (SHA-256 {digest[:12]}…)"
+        for key, digest in lock["data"]["files"].items()
+    ]
+    return {
+        "base model": lock["base"]["model"],
+        "method": config["method"],
+        **({} if config["method"] == "full" else adapter),
+        "steps": lock["steps"],
+        "learning rate": f"{train['learning_rate']:g} ({train['schedule']})",
+        "optimiser": train["optimizer"],
+        "seed": lock["seed"],
+        "training rows": lock["data"]["rows"],
+        "evaluation rows": lock["data"]["evaluation_rows"],
+        "data files": ", ".join(files),
+        "computed on": f"{hardware['name']} ({hardware['device']}), {hardware['threads']} threads",
+        "versions": ", ".join(f"{name} {version}" for name, version in lock["versions"].items()),
+    }
+
+
+def _measured(run: RunFolder) -> dict[str, Any]:
+    """Time and memory that the run took, and its best evaluation."""
+    finished = [event for event in run.events() if event["event"] == "RunFinished"]
+    if not finished:
+        return {}
+    last = finished[-1]
+    found: dict[str, Any] = {"seconds": round(float(str(last["seconds"])), 1)}
+    found["peak memory, MB"] = round(float(str(last["memory_mb"])))
+    if last.get("best_loss") is not None:
+        found["best evaluation loss"] = f"{float(str(last['best_loss'])):.4f} after step {last['best_step']}"
+    return found
+
+
+def run_losses(run: RunFolder) -> dict[str, list[tuple[int, float]]]:
+    """The losses of a run's steps and evaluations, from its events."""
+    events = run.events()
+    steps = sorted(by_step(events, "StepDone", "loss").items())
+    evaluations = sorted(by_step(events, "Evaluated", "loss").items())
+    return {"steps": steps[:: max(1, -(-len(steps) // POINTS))], "evaluations": evaluations}

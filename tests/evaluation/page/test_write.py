@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tiny import rows, run_config, write_rows
+from veneer.config import ComputeSection
+from veneer.enums import Dtype
+from veneer.evaluation.page.write import write_report
+from veneer.evaluation.report import Report, Sample
+from veneer.evaluation.run import evaluate
+from veneer.evaluation.statistics.compare import Metric
+from veneer.training.run import train
+
+FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
+HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>"
+
+
+def full_report(tmp_path: Path, model: Path) -> tuple[Path, Report]:
+    """An evaluation with everything that a page shows: a gate, suites, labels, a run's record."""
+    questions = [row["messages"][0]["content"] for row in rows(8)]
+    content = [{"prompt": text, "completion": ["late", "blue"][i % 2]} for i, text in enumerate(questions)]
+    data = write_rows(tmp_path / "rows.jsonl", content)
+    settings = ("train.steps=6", "data.held_out=0.25", "train.eval_every=2")
+    output = train(run_config(model, data, tmp_path / "run", *settings)).output
+    (tmp_path / "gate.yaml").write_text("metric: classification\nbetter_by: 0.1\nsuites: {arithmetic: 0.1}\nitems: 3\n")
+    page = tmp_path / "report.html"
+    report = evaluate(
+        str(model), data, adapter=output, compute=FLOAT32, max_new_tokens=3, metrics=["classification", "choice"],
+        suites=[f"kl:{data}"], gate=tmp_path / "gate.yaml", html=page,
+    )  # fmt: skip
+    return page, report
+
+
+def test_the_page_holds_what_the_json_holds(tmp_path: Path, tiny_model: Path) -> None:
+    page, report = full_report(tmp_path, tiny_model)
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)
+    values = json.loads(data)
+    plain = json.loads(json.dumps(report.to_json()))
+    for key in ("comparison", "suites", "gate", "details", "warnings", "primary"):
+        assert values["report"][key] == plain[key]
+    facts = values["report"]["trained"]["facts"]
+    assert (facts["method"], facts["steps"], facts["rank, alpha"]) == ("lora", 6, "4, 8")
+    assert len(values["report"]["trained"]["losses"]["steps"]) == 6
+    assert len(values["report"]["trained"]["losses"]["evaluations"]) == 3
+    assert len(values["worst"]) + len(values["best"]) == 8
+
+
+def test_nothing_of_a_row_can_become_markup(tmp_path: Path) -> None:
+    sample = Sample(HOSTILE, HOSTILE, HOSTILE, HOSTILE, None)
+    write_report(tmp_path / "page.html", Report(rows=1, base=[Metric("exact", 0, 0, 1)], samples=[sample]), HOSTILE)
+    text = (tmp_path / "page.html").read_text()
+    assert HOSTILE not in text
+    assert "<img" not in text
+    assert len(re.findall("<script", text)) == 2
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_page(tmp_path: Path, tiny_model: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+    page, report = full_report(tmp_path, tiny_model)
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--dump-dom"]
+    command = [browser, *flags, "--virtual-time-budget=3000", page.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    headings = ("Gate", "Measures", "What was forgotten", "Details", "What was trained", "Lengths of answers", "Rows")
+    for heading in headings:
+        section = re.search(f"<section[^>]*><h2>{heading}</h2>", dom.replace("\n", ""))
+        assert section is not None, heading
+        assert "hidden" not in section[0], heading
+    assert report.gate is not None
+    assert f'<span class="{report.gate.verdict}">{report.gate.verdict}</span>' in dom
+    assert dom.count("<svg") >= 6
+    assert dom.count('<article class="card">') == 4
+    assert "<mark>" in dom
