@@ -21,7 +21,7 @@ LAYERS = (
     {"backends", "run_folder"},
     {"planning"},
     {"training", "evaluation", "assistant", "quantization", "bundled"},
-    {"exports", "comparison", "sweeps", "reproduction", "walkthrough"},
+    {"exports", "comparison", "sweeps", "reproduction", "walkthrough", "serving"},
     {"verbs", "cli", "commands", "screens", "diagnosis", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""

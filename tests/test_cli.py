@@ -50,6 +50,10 @@ OPTIONS = {
     "quantize": ["--dtype", "--json", "--model", "--output", "--set"],
     "quickstart": ["--device", "--json", "--method", "--model", "--output", "--rows", "--time-limit"],
     "reproduce": ["--data", "--eval-data", "--json", "--model", "--output", "run"],
+    "serve": [
+        "--adapter-memory", "--adapters", "--admin-key-file", "--allowed-host", "--allowed-origin", "--cache-memory",
+        "--device", "--dtype", "--host", "--json", "--key-file", "--method", "--model", "--name", "--port",
+    ],
     "sweep": [
         "--config", "--data", "--device", "--eval-data", "--grid", "--held-out", "--json", "--method", "--model",
         "--output", "--set", "--together",

@@ -124,6 +124,8 @@ if TYPE_CHECKING:
     from veneer.reproduction.differences import TensorDifference as TensorDifference
     from veneer.reproduction.run import Reproduction as Reproduction
     from veneer.reproduction.run import reproduce as reproduce
+    from veneer.serving.request import Serving as Serving
+    from veneer.serving.run import serve as serve
     from veneer.sweeps.outcome import SweepOutcome as SweepOutcome
     from veneer.sweeps.run import sweep as sweep
     from veneer.training.checkpoint import Progress as Progress
@@ -224,6 +226,7 @@ _HOMES = {
     "Scaling": "veneer.enums",
     "Schedule": "veneer.enums",
     "Scheme": "veneer.enums",
+    "Serving": "veneer.serving.request",
     "SplitBy": "veneer.enums",
     "SplitSection": "veneer.config",
     "StageBegun": "veneer.events",
@@ -259,6 +262,7 @@ _HOMES = {
     "quantize": "veneer.quantization",
     "quickstart": "veneer.walkthrough",
     "reproduce": "veneer.reproduction.run",
+    "serve": "veneer.serving.run",
     "sweep": "veneer.sweeps.run",
     "train": "veneer.verbs",
     "verify": "veneer.exports.verify",
@@ -347,6 +351,7 @@ __all__ = [
     "Scaling",
     "Schedule",
     "Scheme",
+    "Serving",
     "SplitBy",
     "SplitSection",
     "StageBegun",
@@ -383,6 +388,7 @@ __all__ = [
     "quantize",
     "quickstart",
     "reproduce",
+    "serve",
     "sweep",
     "train",
     "verify",

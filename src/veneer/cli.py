@@ -27,6 +27,7 @@ from veneer.commands.plan import plan
 from veneer.commands.quantize import quantize
 from veneer.commands.quickstart import quickstart
 from veneer.commands.reproduce import reproduce
+from veneer.commands.serve import serve
 from veneer.commands.sweep import sweep
 from veneer.commands.train import train
 from veneer.commands.verify import verify
@@ -84,6 +85,6 @@ def main() -> None:
 
 for command in (
     quickstart, data, train, plan, evaluate, compare, sweep, reproduce, export, verify, combine, quantize, generate,
-    chat, doctor,
+    chat, serve, doctor,
 ):  # fmt: skip
     main.add_command(command)

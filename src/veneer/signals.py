@@ -38,6 +38,8 @@ class SignalHandler:
         """The first signal that came."""
         self.then: Callable[[], None] | None = None
         """What the first signal does where it is only noted; None raises `Stopped`."""
+        self.notice = NOTICE
+        """What is said where it is only noted."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """See `signal.signal`."""
@@ -50,7 +52,7 @@ class SignalHandler:
             # Not `threading`, whose locks this thread may hold where it was interrupted.
             _thread.start_new_thread(_leave_after, (GRACE, 128 + number))
             raise Stopped
-        _say(f"{self.received.name}: {NOTICE}")
+        _say(f"{self.received.name}: {self.notice}")
         self.then()
 
 
@@ -84,25 +86,26 @@ def end_by_signals(program: Callable[[], None]) -> None:
 
 
 @contextmanager
-def deferred(then: Callable[[], None] = lambda: None) -> Iterator[None]:
+def deferred(then: Callable[[], None] = lambda: None, notice: str = NOTICE) -> Iterator[None]:
     """Within the block the first signal is only noted; `stop_signalled` says so. When the block ends well in spite of
     it, the signal takes effect.
 
     Args:
         then: called when the signal comes, from within its handler.
+        notice: what is said then.
     """
     handler = _installed()
     if handler is None:
         yield
         return
-    outer = handler.then
+    outer, said = handler.then, handler.notice
     if handler.received is not None and outer is None:
         raise Stopped
-    handler.then = then
+    handler.then, handler.notice = then, notice
     try:
         yield
     finally:
-        handler.then = outer
+        handler.then, handler.notice = outer, said
     if handler.received is not None and outer is None:
         raise Stopped
 

@@ -1,0 +1,44 @@
+"""What `veneer serve` shows: how far loading is, and where requests are taken."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from veneer.screens.console import console, say
+from veneer.screens.events import EventScreen
+from veneer.serving.request import ServeRequest, Serving
+from veneer.serving.run import serve_request
+
+NAMED = 5
+"""Adapters that are named; there may be a thousand."""
+
+
+def serve_visibly(request: ServeRequest, *, as_json: bool) -> None:
+    """Serve until the program is asked to stop.
+
+    Args:
+        request: what is served.
+        as_json: whether the address and the models are printed as a line of JSON once requests are taken.
+    """
+    screen = console()
+
+    def started(serving: Serving) -> None:
+        if as_json:
+            click.echo(json.dumps({"url": serving.url, "models": list(serving.models)}))
+        say(screen, summary(serving, with_key=request.key_file is not None))
+
+    with EventScreen(screen) as bar:
+        serve_request(request, on_start=started, subscribers=[bar])
+
+
+def summary(serving: Serving, *, with_key: bool) -> str:
+    """Where requests are taken, and for which models."""
+    base, *adapters = serving.models
+    named = ", ".join(adapters[:NAMED]) + (f" and {len(adapters) - NAMED:,} more" if len(adapters) > NAMED else "")
+    found = f" with {len(adapters):,} adapters: {named}" if adapters else " without adapters"
+    return (
+        f"{base}{found}\nOpenAI's interface: {serving.url}/v1, {'with a key' if with_key else 'without a key'}; "
+        "Ctrl-C stops"
+    )

@@ -1,0 +1,151 @@
+"""Answers of the engine's thread, taken on the event loop's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+from starlette.types import Receive
+
+from veneer.generation.engine_thread import EngineThread
+from veneer.generation.request import (
+    Finished,
+    FinishReason,
+    GenerationEvent,
+    GenerationHandle,
+    GenerationRequest,
+    GenerationResult,
+    TokenMade,
+    gathered,
+)
+from veneer.serving.errors import ApiError
+from veneer.serving.metrics import Metrics
+
+T = TypeVar("T")
+
+
+class ClientGone(Exception):
+    """The client has closed its connection, so that nobody waits for the answer."""
+
+
+class Answers:
+    """The answers to one HTTP request: one sequence or several.
+
+    Args:
+        loop: the loop that they are taken on.
+        metrics: counts and times them.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, metrics: Metrics):
+        self._loop, self._metrics = loop, metrics
+        self._handles: list[GenerationHandle] = []
+        self._arrived: asyncio.Queue[tuple[int, GenerationEvent]] = asyncio.Queue()
+        self._began = time.perf_counter()
+        self._last: dict[int, float] = {}
+
+    def submit(self, front: EngineThread, request: GenerationRequest) -> None:
+        """Ask the engine for one more answer; see `EngineThread.submit`."""
+        self._handles.append(front.submit(request, on_event=self._listener(len(self._handles))))
+
+    def cancel(self) -> None:
+        """Ask the engine to end what has not ended, before its next step."""
+        for handle in self._handles:
+            if handle.finished is None:
+                handle.cancel()
+
+    async def events(self) -> AsyncIterator[tuple[int, GenerationEvent]]:
+        """All events of all answers as they come, each with the number of its answer.
+
+        Raises:
+            ApiError: the engine could not carry a request out.
+        """
+        left = len(self._handles)
+        while left:
+            number, event = await self._arrived.get()
+            self._observe(number, event)
+            if isinstance(event, Finished):
+                left -= 1
+                _check(event)
+            yield number, event
+
+    async def results(self) -> list[GenerationResult]:
+        """The whole answers.
+
+        Raises:
+            ApiError: the engine could not carry a request out.
+        """
+        found: list[list[GenerationEvent]] = [[] for _ in self._handles]
+        async for number, event in self.events():
+            found[number].append(event)
+        return [gathered(iter(events)) for events in found]
+
+    def _listener(self, number: int) -> Callable[[GenerationEvent], None]:
+        def tell(event: GenerationEvent) -> None:
+            self._loop.call_soon_threadsafe(self._arrived.put_nowait, (number, event))
+
+        return tell
+
+    def _observe(self, number: int, event: GenerationEvent) -> None:
+        now = time.perf_counter()
+        if isinstance(event, TokenMade):
+            if number in self._last:
+                self._metrics.between_tokens(now - self._last[number])
+            else:
+                self._metrics.first_token(now - self._began)
+            self._last[number] = now
+        elif isinstance(event, Finished):
+            self._metrics.finished(event.reason.value, now - self._began)
+
+
+def _check(event: Finished) -> None:
+    if event.reason is FinishReason.ERROR:
+        raise ApiError(500, event.error or "the engine could not carry the request out")
+    if event.reason is FinishReason.CANCELLED:
+        raise ApiError(503, "the server is about to stop")
+
+
+async def within(seconds: float, work: Awaitable[T]) -> T:
+    """The result of some work that may take so many seconds.
+
+    Raises:
+        ApiError: 504, it took longer.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError:
+        raise out_of_time(seconds) from None
+
+
+def out_of_time(seconds: float) -> ApiError:
+    """The error of a request that takes too long."""
+    return ApiError(504, f"the request took more than {seconds:g} seconds, the most that this server allows")
+
+
+async def unless_gone(receive: Receive, work: Awaitable[T]) -> T:
+    """The result of some work, which is cancelled if the client closes its connection.
+
+    Args:
+        receive: ASGI's, of a request whose body has been read.
+        work: what the client waits for.
+
+    Raises:
+        ClientGone: it has closed its connection.
+    """
+    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        for one in (task, watch):
+            one.cancel()
+        await asyncio.wait({task, watch})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

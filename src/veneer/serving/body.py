@@ -1,0 +1,68 @@
+"""Reading a request's JSON under limits: bytes, seconds and nesting."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.requests import Request
+
+from veneer.data.json_values import BadRow, parse_json
+from veneer.serving.errors import ApiError
+from veneer.serving.limits import ServerLimits
+
+MOST_DROPPED = 4
+"""How many times the largest body is read and dropped before the client is told. Most clients look for an answer only
+after they have sent everything."""
+
+
+async def read_json(request: Request, limits: ServerLimits) -> dict[str, Any]:
+    """The JSON object that a client sent.
+
+    Raises:
+        ApiError: 413, the body is too large; 408, it did not come in time; 400, it is no JSON object, or is nested too
+            deeply.
+    """
+    try:
+        async with asyncio.timeout(limits.read_seconds):
+            body = await _read(request, limits.body_bytes)
+    except TimeoutError:
+        raise ApiError(
+            408, f"the body did not come within {limits.read_seconds:g} seconds", headers={"connection": "close"}
+        ) from None
+    return await asyncio.to_thread(_parse, body)
+
+
+async def _read(request: Request, most: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ApiError(400, "the client has gone")
+        piece = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(piece)
+        if size <= most:
+            pieces.append(piece)
+        else:
+            pieces.clear()
+            more = more and size <= MOST_DROPPED * most
+    if size > most:
+        raise ApiError(
+            413, f"the body has more than {most:,} bytes, the most that are taken", headers={"connection": "close"}
+        )
+    return b"".join(pieces)
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        value = parse_json(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body is not UTF-8 text (byte {error.start})", code="invalid_json") from error
+    except BadRow as error:
+        raise ApiError(400, f"the body cannot be read: {error}", code="invalid_json") from error
+    if not isinstance(value, dict):
+        raise ApiError(400, "the body must be a JSON object", code="invalid_json")
+    return value

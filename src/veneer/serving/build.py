@@ -1,0 +1,111 @@
+"""A server from what was asked for: the model is loaded, and everything that requests need is put together."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from veneer.assistant import Assistant, AssistantRequest, load_assistant
+from veneer.errors import ConfigError
+from veneer.events import Subscriber
+from veneer.generation.build import build_engine
+from veneer.generation.engine_thread import EngineThread
+from veneer.io.checkpoint import model_name
+from veneer.serving.grammar import Grammars
+from veneer.serving.guard import Access
+from veneer.serving.keys import read_keys
+from veneer.serving.limits import ServerLimits
+from veneer.serving.metrics import Metrics
+from veneer.serving.models import AdapterCatalogue, ModelNames
+from veneer.serving.prompts import PromptEncoder
+from veneer.serving.request import ServeRequest
+from veneer.serving.server import HttpServer, check_host
+from veneer.serving.service import Service
+
+
+def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -> tuple[HttpServer, tuple[str, ...]]:
+    """Load a model, and listen; nothing is answered before `HttpServer.start`.
+
+    Returns:
+        The server, and the names of the models.
+
+    Raises:
+        ModelError, AdapterError, ConfigError, OutputError: whatever cannot be used.
+    """
+    access = access_of(request)
+    assistant = load_assistant(
+        AssistantRequest(model=request.model, method=request.method, compute=request.compute), subscribers=subscribers
+    )
+    service = build_service(
+        assistant, request.name or model_name(request.model), None, cache_bytes=request.cache_memory
+    )
+    with ExitStack() as unfinished:
+        unfinished.callback(service.front.close)
+        server = HttpServer(service, access, host=request.host, port=request.port)
+        unfinished.pop_all()
+    return server, service.models.all()
+
+
+def access_of(request: ServeRequest) -> Access:
+    """Who may talk to the server.
+
+    Raises:
+        ConfigError: a key file cannot be used, or the server would be open to other machines without a key.
+    """
+    check_host(request.host, with_key=request.key_file is not None)
+    names = {request.host.lower(), socket.gethostname().lower(), *(name.lower() for name in request.allowed_hosts)}
+    return Access(
+        hosts=frozenset(names),
+        origins=frozenset(origin.rstrip("/") for origin in request.allowed_origins),
+        keys=None if request.key_file is None else read_keys(request.key_file),
+        admin_keys=None if request.admin_key_file is None else read_keys(request.admin_key_file),
+    )
+
+
+def build_service(
+    assistant: Assistant,
+    name: str,
+    catalogue: AdapterCatalogue | None,
+    *,
+    cache_bytes: int,
+    limits: ServerLimits | None = None,
+) -> Service:
+    """Put an assistant and adapters together for the routes; this starts the engine's thread.
+
+    Args:
+        assistant: the base, without an adapter.
+        name: the base's name in requests.
+        catalogue: the adapters, None for the base alone.
+        cache_bytes: bytes that keys and values may take.
+        limits: what a client may take.
+
+    Raises:
+        ConfigError: an adapter has the base's name.
+    """
+    names = ModelNames(name, catalogue)
+    if name in names.all()[1:]:
+        raise ConfigError(f"an adapter is called {name!r}, as the base; give the base another name with --name")
+    limits = limits or ServerLimits()
+    front = EngineThread(
+        build_engine(
+            assistant.model,
+            decoder=assistant.tokenizer,
+            stop_ids=assistant.stop_ids,
+            adapters=catalogue,
+            cache_bytes=cache_bytes,
+        )
+    )
+    spec = assistant.model.spec
+    return Service(
+        front=front,
+        spec=spec,
+        stop_ids=assistant.stop_ids,
+        prompts=PromptEncoder(assistant.tokenizer, assistant.encoder, spec.max_positions),
+        grammars=Grammars(assistant.tokenizer, spec.vocab_size, assistant.stop_ids, limits.schema_bytes),
+        models=names,
+        metrics=Metrics(name, front.stats),
+        limits=limits,
+        created=int(time.time()),
+    )

@@ -1,0 +1,206 @@
+"""POST /v1/chat/completions: a conversation is answered, whole or as a stream."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+
+from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenLogprob, TokenMade
+from veneer.serving.answers import Answers, out_of_time, unless_gone, within
+from veneer.serving.body import read_json
+from veneer.serving.errors import ApiError, json_response
+from veneer.serving.fields import Fields, ignored_header
+from veneer.serving.grammar import Grammar
+from veneer.serving.logprobs import chat_logprob
+from veneer.serving.prompts import read_messages
+from veneer.serving.sampling_fields import read_sampling
+from veneer.serving.service import FINGERPRINT, Service
+from veneer.serving.stream import DONE, EVENTS, StreamedResponse, event
+from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls, read_tools, refuse_tools
+from veneer.serving.usage import Usage, read_stream
+
+Response = Any
+"""Any ASGI application."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A chat completion that was asked for."""
+
+    model: str
+    requests: list[GenerationRequest]
+    tools: ToolUse
+    stream: bool
+    usage: bool
+    """Whether a streamed answer ends with its usage."""
+    logprobs: bool
+    ignored: tuple[str, ...]
+
+
+async def chat_completions(service: Service, request: Request) -> Response:
+    """Answer a conversation, whole or as a stream.
+
+    Raises:
+        ApiError: the request is refused or fails.
+    """
+    fields = Fields(await read_json(request, service.limits))
+    asked = await read_chat(service, fields)
+    service.metrics.ignored(len(asked.ignored))
+    headers = ignored_header(asked.ignored)
+    identity = {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "created": int(time.time()),
+        "model": asked.model,
+        "system_fingerprint": FINGERPRINT,
+    }
+    if asked.stream:
+        return StreamedResponse(_streamed(service, asked, identity), EVENTS, headers)
+    async with service.answers(asked.requests) as answers:
+        seconds = service.limits.request_seconds
+        results = await unless_gone(request.receive, within(seconds, answers.results()))
+    content = {
+        **identity,
+        "object": "chat.completion",
+        "choices": [_choice(service, asked, number, result) for number, result in enumerate(results)],
+        "usage": Usage.of(results).content,
+    }
+    return json_response(content, headers=headers)
+
+
+async def read_chat(service: Service, fields: Fields) -> ChatRequest:
+    """Read a request, and make its prompt.
+
+    Raises:
+        ApiError: 400 or 404, it is refused.
+    """
+    model = fields.text("model")
+    adapter = service.models.adapter_of(model)
+    stream, usage = read_stream(fields)
+    logprobs, top = fields.flag("logprobs"), fields.integer("top_logprobs", 0, 20)
+    if top and not logprobs:
+        raise fields.wrong("top_logprobs", "needs logprobs: true")
+    old, new = (fields.integer(name, 1, service.context - 1) for name in ("max_tokens", "max_completion_tokens"))
+    settings = read_sampling(
+        fields,
+        context=service.context,
+        vocab_size=service.spec.vocab_size,
+        choices=service.limits.choices,
+        stop_ids=service.stop_ids,
+        max_tokens=old if new is None else new,
+    )
+    tools = read_tools(fields)
+    if tools.tools and not service.prompts.takes_tools:
+        raise refuse_tools("tools")
+    for name in ("functions", "function_call", "audio", "prediction", "web_search_options"):
+        fields.neutral(name)
+    fields.neutral("modalities", ["text"])
+    fields.neutral("echo", False)
+    messages = read_messages(fields)
+    schema, param = _schema(fields, tools)
+    constraints: tuple[Grammar, ...] = ()
+    if schema is not None:
+        if settings.sampling.min_new_tokens or settings.stop_ids is not None:
+            raise ApiError(400, f"{param}: not together with min_tokens, ignore_eos or stop_token_ids", param=param)
+        constraints = tuple([await service.grammar(schema, param) for _ in range(settings.n)])
+    prompt = await service.prompts.conversation(messages, tools.tools or None)
+    requests = settings.requests(
+        prompt,
+        adapter,
+        service.prompts,
+        service.context,
+        param="messages",
+        logprobs=(top or 0) if logprobs else None,
+        constraints=constraints,
+    )
+    assert model is not None
+    return ChatRequest(model, requests, tools, stream, usage, logprobs, fields.ignored())
+
+
+def _schema(fields: Fields, tools: ToolUse) -> tuple[dict[str, Any] | bool | None, str]:
+    """The schema that answers must have, and the field that asks for it."""
+    form = fields.section("response_format")
+    kind = None if form is None else form.text("type")
+    if tools.forced:
+        if kind not in (None, "text"):
+            raise fields.wrong("response_format", "not together with a tool_choice that forces a call")
+        return tools.schema(), "tools"
+    if form is None or kind == "text":
+        return None, ""
+    if kind == "json_object":
+        return {"type": "object"}, "response_format"
+    if kind != "json_schema":
+        raise form.wrong("type", "must be text, json_object or json_schema")
+    given = form.section("json_schema")
+    schema = None if given is None else given.value("schema")
+    if not isinstance(schema, dict | bool):
+        raise form.wrong("json_schema", "must be an object with a JSON schema under schema")
+    return schema, "response_format"
+
+
+def _choice(service: Service, asked: ChatRequest, number: int, result: GenerationResult) -> dict[str, Any]:
+    text, calls = read_calls(result.text, asked.tools) if asked.tools.tools else (result.text, ())
+    message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None, "refusal": None}
+    if calls:
+        contents = [call.content(index) for index, call in enumerate(calls)]
+        message["tool_calls"] = [{key: value for key, value in one.items() if key != "index"} for one in contents]
+    return {
+        "index": number,
+        "message": message,
+        "logprobs": _logprobs(service, result.logprobs) if asked.logprobs else None,
+        "finish_reason": "tool_calls" if calls else result.finished.reason.value,
+    }
+
+
+def _logprobs(service: Service, found: Sequence[TokenLogprob]) -> dict[str, Any]:
+    return {"content": [chat_logprob(one, service.grammars.token_bytes) for one in found], "refusal": None}
+
+
+async def _streamed(service: Service, asked: ChatRequest, identity: dict[str, Any]) -> AsyncGenerator[bytes]:
+    chunk = {**identity, "object": "chat.completion.chunk"}
+    more = {"usage": None} if asked.usage else {}
+    usage = Usage()
+    try:
+        async with service.answers(asked.requests) as answers:
+            for number in range(len(asked.requests)):
+                first = {"index": number, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+                yield event({**chunk, "choices": [first], **more})
+            async for choice in _deltas(service, asked, answers, usage):
+                yield event({**chunk, "choices": [choice], **more})
+        if asked.usage:
+            yield event({**chunk, "choices": [], "usage": usage.content})
+        yield DONE
+    except TimeoutError:
+        yield event(service.failed(out_of_time(service.limits.request_seconds)))
+    except ApiError as error:
+        yield event(service.failed(error))
+
+
+async def _deltas(
+    service: Service, asked: ChatRequest, answers: Answers, usage: Usage
+) -> AsyncGenerator[dict[str, Any]]:
+    scanners = [CallScanner() for _ in asked.requests] if asked.tools.tools else []
+    async for number, made in service.timed(answers.events()):
+        if isinstance(made, TokenMade):
+            text = scanners[number].push(made.text) if scanners else made.text
+            if text or made.logprob is not None:
+                logprobs = None if made.logprob is None else _logprobs(service, [made.logprob])
+                yield {"index": number, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": None}
+        elif isinstance(made, Finished):
+            usage.add(made)
+            text = made.text
+            calls: tuple[ToolCall, ...] = ()
+            if scanners:
+                text = scanners[number].push(made.text) + scanners[number].finish()
+                text, calls = read_calls(text, asked.tools)
+            if text:
+                yield {"index": number, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
+            for index, call in enumerate(calls):
+                delta = {"tool_calls": [call.content(index)]}
+                yield {"index": number, "delta": delta, "logprobs": None, "finish_reason": None}
+            reason = "tool_calls" if calls else made.reason.value
+            yield {"index": number, "delta": {}, "logprobs": None, "finish_reason": reason}

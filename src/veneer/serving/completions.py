@@ -1,0 +1,188 @@
+"""POST /v1/completions: plain texts or tokens are continued, and scored where `echo` and `logprobs` ask for it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+
+from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenLogprob, TokenMade
+from veneer.serving.answers import Answers, out_of_time, unless_gone, within
+from veneer.serving.body import read_json
+from veneer.serving.errors import ApiError, json_response
+from veneer.serving.fields import Fields, ignored_header
+from veneer.serving.logprobs import completion_logprobs, token_text
+from veneer.serving.sampling_fields import read_sampling
+from veneer.serving.service import FINGERPRINT, Service
+from veneer.serving.stream import DONE, EVENTS, StreamedResponse, event
+from veneer.serving.usage import Usage, read_stream
+
+DEFAULT_TOKENS = 16
+"""The longest answer where a request does not say, as in OpenAI's interface."""
+Response = Any
+"""Any ASGI application."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """A completion that was asked for."""
+
+    model: str
+    requests: list[GenerationRequest]
+    """Those of each prompt together."""
+    n: int
+    """Answers to each prompt."""
+    echo: bool
+    drops_answer: bool
+    """Whether the prompt alone is asked for (`max_tokens: 0`); the engine makes one token all the same."""
+    stream: bool
+    usage: bool
+    ignored: tuple[str, ...]
+
+
+async def completions(service: Service, request: Request) -> Response:
+    """Continue texts, whole or as a stream.
+
+    Raises:
+        ApiError: the request is refused or fails.
+    """
+    fields = Fields(await read_json(request, service.limits))
+    asked = await _read(service, fields)
+    service.metrics.ignored(len(asked.ignored))
+    headers = ignored_header(asked.ignored)
+    identity = {
+        "id": f"cmpl-{uuid.uuid4().hex}",
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": asked.model,
+        "system_fingerprint": FINGERPRINT,
+    }
+    if asked.stream:
+        return StreamedResponse(_streamed(service, asked, identity), EVENTS, headers)
+    async with service.answers(asked.requests) as answers:
+        seconds = service.limits.request_seconds
+        results = await unless_gone(request.receive, within(seconds, answers.results()))
+    choices = [_choice(service, asked, number, result) for number, result in enumerate(results)]
+    usage = Usage.of(results, asked.n)
+    if asked.drops_answer:
+        usage.new_tokens = 0
+    return json_response({**identity, "choices": choices, "usage": usage.content}, headers=headers)
+
+
+async def _read(service: Service, fields: Fields) -> CompletionRequest:
+    model = fields.text("model")
+    adapter = service.models.adapter_of(model)
+    stream, usage = read_stream(fields)
+    echo, logprobs = fields.flag("echo"), fields.integer("logprobs", 0, 20)
+    most = fields.integer("max_tokens", 0 if echo else 1, service.context - 1)
+    if stream and echo:
+        raise fields.wrong("echo", "not together with stream")
+    fields.neutral("suffix", "")
+    fields.neutral("response_format", {"type": "text"})
+    settings = read_sampling(
+        fields,
+        context=service.context,
+        vocab_size=service.spec.vocab_size,
+        choices=service.limits.choices,
+        stop_ids=service.stop_ids,
+        max_tokens=DEFAULT_TOKENS if most is None else max(1, most),
+    )
+    found = await _prompts(service, fields)
+    if len(found) * settings.n > service.limits.choices:
+        raise fields.wrong("prompt", f"{len(found):,} prompts times n are more than {service.limits.choices:,} answers")
+    requests = [
+        request
+        for prompt in found
+        for request in settings.requests(
+            prompt,
+            adapter,
+            service.prompts,
+            service.context,
+            param="prompt",
+            logprobs=logprobs,
+            prompt_logprobs=logprobs if echo else None,
+        )
+    ]
+    assert model is not None
+    return CompletionRequest(model, requests, settings.n, echo, most == 0, stream, usage, fields.ignored())
+
+
+async def _prompts(service: Service, fields: Fields) -> list[tuple[int, ...]]:
+    """The prompts: a text, tokens, or a list of either."""
+    value = fields.value("prompt")
+    whole = fields.flag("add_special_tokens", True)
+    several = isinstance(value, list) and bool(value) and not isinstance(value[0], int)
+    prompts = value if several else [value]
+    if len(prompts) > service.limits.choices:
+        raise fields.wrong("prompt", f"{len(prompts):,} prompts, at most {service.limits.choices:,} are taken")
+    found = []
+    for number, prompt in enumerate(prompts):
+        param = f"prompt[{number}]" if several else "prompt"
+        if isinstance(prompt, str):
+            found.append(await service.prompts.text(prompt, param, add_special_tokens=whole))
+        elif isinstance(prompt, list):
+            found.append(service.prompts.tokens(prompt, param, service.spec.vocab_size))
+        else:
+            raise fields.wrong(param, "must be a string, a list of tokens, or a list of either")
+    return found
+
+
+def _choice(service: Service, asked: CompletionRequest, number: int, result: GenerationResult) -> dict[str, Any]:
+    request = asked.requests[number]
+    tokens, text = list(result.tokens), result.text
+    found: list[TokenLogprob | None] = list(result.logprobs)
+    if asked.drops_answer:
+        tokens, found, text = [], [], ""
+    if asked.echo:
+        prompt = token_text(b"".join(map(service.grammars.token_bytes, request.prompt)))
+        text = prompt + text
+        tokens, found = [*request.prompt, *tokens], [*result.prompt_logprobs, *found]
+    logprobs = None
+    if request.logprobs is not None:
+        logprobs = completion_logprobs(tokens, found, service.grammars.token_bytes)
+    return {
+        "index": number,
+        "text": text,
+        "logprobs": logprobs,
+        "finish_reason": "length" if asked.drops_answer else result.finished.reason.value,
+    }
+
+
+async def _streamed(service: Service, asked: CompletionRequest, identity: dict[str, Any]) -> AsyncGenerator[bytes]:
+    more = {"usage": None} if asked.usage else {}
+    usage = Usage()
+    try:
+        async with service.answers(asked.requests) as answers:
+            async for choice in _pieces(service, asked, answers, usage):
+                yield event({**identity, "choices": [choice], **more})
+        if asked.usage:
+            yield event({**identity, "choices": [], "usage": usage.content})
+        yield DONE
+    except TimeoutError:
+        yield event(service.failed(out_of_time(service.limits.request_seconds)))
+    except ApiError as error:
+        yield event(service.failed(error))
+
+
+async def _pieces(
+    service: Service, asked: CompletionRequest, answers: Answers, usage: Usage
+) -> AsyncGenerator[dict[str, Any]]:
+    characters = [0] * len(asked.requests)
+    prompts: set[int] = set()
+    async for number, made in service.timed(answers.events()):
+        if isinstance(made, TokenMade) and (made.text or made.logprob is not None):
+            logprobs = None
+            if made.logprob is not None:
+                tokens = service.grammars.token_bytes
+                logprobs = completion_logprobs([made.token], [made.logprob], tokens, characters[number])
+                characters[number] += len(logprobs["tokens"][0])
+            yield {"index": number, "text": made.text, "logprobs": logprobs, "finish_reason": None}
+        elif isinstance(made, Finished):
+            prompt = number // asked.n
+            usage.add(made, new_prompt=prompt not in prompts)
+            prompts.add(prompt)
+            yield {"index": number, "text": made.text, "logprobs": None, "finish_reason": made.reason.value}

@@ -1,0 +1,68 @@
+"""What the server refuses, in the form of OpenAI's errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.responses import Response
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    429: "rate_limit_error",
+}
+
+
+class ApiError(Exception):
+    """A request is refused or has failed.
+
+    Args:
+        status: the HTTP status.
+        message: what was met, the rule, and the remedy. It must not hold what a user wrote.
+        param: the field that is to blame.
+        code: a word for programs.
+        headers: further headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ):
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = dict(headers or {})
+
+    @property
+    def content(self) -> dict[str, object]:
+        """The body: `{"error": {"message", "type", "param", "code"}}`."""
+        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        code = self.code or HTTPStatus(self.status).phrase.lower().replace(" ", "_")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": code}}
+
+    def response(self) -> Response:
+        """The answer."""
+        return json_response(self.content, status=self.status, headers=self.headers)
+
+
+def json_response(content: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer of JSON. Nothing on the way may keep it, and no browser may take it for anything else."""
+    return Response(
+        json_bytes(content),
+        status_code=status,
+        media_type="application/json",
+        headers={"cache-control": "no-store", "x-content-type-options": "nosniff", **(headers or {})},
+    )
+
+
+def json_bytes(content: object) -> bytes:
+    """A value as JSON without white space, in UTF-8."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", errors="replace")

@@ -1,0 +1,66 @@
+"""Routes that say what the server is and has: models, health, version, metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from veneer.serving.errors import ApiError, json_response
+from veneer.serving.metrics import CONTENT_TYPE
+from veneer.serving.service import VERSION, Service
+
+
+async def list_models(service: Service, request: Request) -> Response:
+    """GET /v1/models: the base, then the adapters."""
+    entries = [_base(service), *(_adapter(service, one.name, one.generation) for one in service.models.adapters())]
+    return json_response({"object": "list", "data": entries})
+
+
+async def show_model(service: Service, request: Request) -> Response:
+    """GET /v1/models/{model}."""
+    name = service.models.adapter_of(request.path_params["model"])
+    if name is None:
+        return json_response(_base(service))
+    found = [one for one in service.models.adapters() if one.name == name]
+    if not found:
+        raise ApiError(404, "the adapter has been unloaded", code="model_not_found")
+    return json_response(_adapter(service, name, found[0].generation))
+
+
+async def health(service: Service, request: Request) -> Response:
+    """GET /health: 200, or 503 as soon as the server takes no further requests."""
+    if service.draining or not service.front.accepting:
+        return json_response({"status": "stopping"}, status=503)
+    return json_response({"status": "ok"})
+
+
+async def version(service: Service, request: Request) -> Response:
+    """GET /version."""
+    return json_response({"version": VERSION})
+
+
+async def metrics(service: Service, request: Request) -> Response:
+    """GET /metrics."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+
+def _base(service: Service) -> dict[str, Any]:
+    return _entry(service, service.models.base, None)
+
+
+def _adapter(service: Service, name: str, generation: int) -> dict[str, Any]:
+    return {**_entry(service, name, service.models.base), "generation": generation}
+
+
+def _entry(service: Service, name: str, parent: str | None) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "veneer",
+        "root": name,
+        "parent": parent,
+        "max_model_len": service.context,
+    }

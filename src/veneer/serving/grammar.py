@@ -1,0 +1,82 @@
+"""Answers that must be JSON, or JSON of a schema, by llguidance: at each token, what may come next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from llguidance import LLMatcher, LLTokenizer
+from torch import Tensor
+
+from veneer.io.tokenizer import Tokenizer
+from veneer.serving.errors import ApiError
+
+
+class Grammar:
+    """The tokens that an answer may go on with (`veneer.generation.request.Constraint`)."""
+
+    def __init__(self, matcher: LLMatcher):
+        self._matcher = matcher
+
+    def restrict(self, scores: Tensor) -> None:
+        """See `Constraint.restrict`."""
+        allowed = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        scores.masked_fill_(torch.from_numpy(allowed[: len(scores)] == 0), float("-inf"))
+
+    def accept(self, token: int) -> None:
+        """See `Constraint.accept`."""
+        self._matcher.consume_token(token)
+
+
+class Grammars:
+    """Makes grammars of schemas for one tokenizer, and knows the bytes of its tokens.
+
+    Args:
+        tokenizer: of the model.
+        vocab_size: the model's number of tokens, which may be larger than the tokenizer's.
+        stop_ids: tokens that end an answer.
+        schema_bytes: the largest schema that is taken.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, stop_ids: Iterable[int], schema_bytes: int):
+        self._backend, self._vocab_size = tokenizer.backend, vocab_size
+        self._stop_ids, self._schema_bytes = sorted(stop_ids), schema_bytes
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of a token, which need not be whole characters; those of its name for a control token."""
+        return bytes(self._tokenizer.decode_bytes([token]))
+
+    def of_schema(self, schema: Mapping[str, Any] | bool, param: str) -> Grammar:
+        """What holds an answer to a JSON schema.
+
+        Args:
+            schema: the schema.
+            param: the field that has it, for messages.
+
+        Raises:
+            ApiError: 400, the schema is too large or not supported, or the model has no token that ends an answer.
+        """
+        if not self._stop_ids:
+            raise ApiError(400, "this model has no token that ends an answer", param=param)
+        text = json.dumps(schema)
+        if len(text) > self._schema_bytes:
+            raise ApiError(
+                400,
+                f"{param}: the schema has more than {self._schema_bytes:,} bytes, the most that are taken",
+                param=param,
+            )
+        try:
+            matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_json_schema(text), log_level=0)
+        except ValueError as error:
+            raise ApiError(400, f"{param}: the schema cannot be used: {error}", param=param) from error
+        if matcher.is_error():
+            raise ApiError(400, f"{param}: the schema cannot be used: {matcher.get_error()}", param=param)
+        return Grammar(matcher)
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:
+        return LLTokenizer(self._backend.to_str(), n_vocab=self._vocab_size, eos_token=self._stop_ids or None)

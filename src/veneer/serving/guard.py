@@ -1,0 +1,120 @@
+"""The gate in front of every route: the request's number, `Host`, `Origin` and the key, in this order.
+
+- `Host`: a web page can make its own name mean 127.0.0.1 (DNS rebinding) and would then talk to a local server as its
+  own. So the name must be one that the server knows; an address is none that a page can forge.
+- `Origin`: browsers send it where a page of another site calls. All methods are checked, those with a body and others.
+- The key: all routes but `/health`, those that do not exist too.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import uuid
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from veneer.serving.errors import ApiError
+from veneer.serving.keys import Keys
+
+OPEN_PATHS = frozenset({"/health"})
+"""Paths that need no key."""
+REQUEST_ID = "x-request-id"
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_CHALLENGE = {"www-authenticate": 'Basic realm="veneer", charset="UTF-8"'}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Access:
+    """Who may talk to the server."""
+
+    hosts: frozenset[str] = frozenset()
+    """Names that the server is called by, besides `localhost` and addresses, in lower case."""
+    origins: frozenset[str] = frozenset()
+    """Origins of web pages of other sites that may call it, as browsers write them."""
+    keys: Keys | None = None
+    """Keys of the routes; None asks for none."""
+    admin_keys: Keys | None = None
+    """Keys of the routes that manage adapters; without them there are no such routes."""
+    admin_paths: frozenset[str] = frozenset()
+    """Paths that need a key of `admin_keys`."""
+
+    def check(self, path: str, headers: Headers) -> None:
+        """Raise ApiError for a request that must not be let in."""
+        host = headers.get("host", "")
+        name = _name_of(host)
+        if name is None or not (name == "localhost" or name in self.hosts or _is_address(name)):
+            raise ApiError(
+                403,
+                "the header host names a host that this server does not know; start it with --allowed-host NAME",
+                code="host_not_allowed",
+            )
+        for origin in headers.getlist("origin"):
+            if origin not in self.origins and urlsplit(origin).netloc.lower() != host.lower():
+                raise ApiError(
+                    403,
+                    "a web page of another site called; start the server with --allowed-origin ORIGIN to let it",
+                    code="origin_not_allowed",
+                )
+        keys = self.admin_keys if path in self.admin_paths else self.keys
+        if path not in OPEN_PATHS and keys is not None and not keys.accepts(headers.get("authorization")):
+            raise ApiError(
+                401,
+                "the key is missing or wrong; send the header authorization: Bearer KEY",
+                code="invalid_api_key",
+                headers=_CHALLENGE,
+            )
+
+
+class Guard:
+    """Lets requests through to an application, or answers them itself.
+
+    Args:
+        app: the application.
+        access: who may talk to it.
+    """
+
+    def __init__(self, app: ASGIApp, access: Access):
+        self._app, self._access = app, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI. Every answer has the request's number, the client's own where it sent one."""
+        if scope["type"] != "http":
+            return
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID, "")
+        number = given if _ID.fullmatch(given) else uuid.uuid4().hex
+
+        async def numbered(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[REQUEST_ID] = number
+            await send(message)
+
+        try:
+            self._access.check(scope["path"], headers)
+        except ApiError as error:
+            await error.response()(scope, receive, numbered)
+            return
+        await self._app(scope, receive, numbered)
+
+
+def _name_of(host: str) -> str | None:
+    """The name in a `Host` header without its port, in lower case; None for what is no such header."""
+    try:
+        parts = urlsplit(f"//{host}")
+        port = parts.port
+    except ValueError:
+        return None
+    rest = parts.path or parts.query or parts.fragment or "@" in host or (port is not None and port > 65535)
+    return None if rest or parts.hostname is None else parts.hostname.rstrip(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,78 @@
+"""Keys of the server: read from files that nobody else may read, and compared in constant time."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from veneer.errors import ConfigError
+
+SHORTEST = 16
+"""Characters that a key must have at least."""
+
+
+class Keys:
+    """Keys, any of which opens the server. Only their digests are kept.
+
+    Args:
+        keys: the keys themselves.
+    """
+
+    def __init__(self, keys: Sequence[str]):
+        self._digests = [_digest(key.encode()) for key in keys]
+
+    def accepts(self, authorization: str | None) -> bool:
+        """Whether a request's `Authorization` header holds one of the keys: as a bearer token, or as the password of
+        basic authentication, which browsers ask for.
+
+        The time that this takes tells nothing about the keys: digests are compared, each of them to its end.
+        """
+        given = _digest(_credential(authorization or ""))
+        # All are compared: the time tells nothing of which one it was.
+        return sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
+
+
+def read_keys(file: Path) -> Keys:
+    """The keys of a file, one a line; empty lines and lines that begin with `#` are passed over.
+
+    Raises:
+        ConfigError: the file cannot be read, other users may read it, it has no key, or one is too short.
+    """
+    try:
+        mode = file.stat().st_mode
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: the keys cannot be read: {error}") from error
+    if sys.platform != "win32" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigError(f"{file}: other users may read or write the keys (mode {mode & 0o777:03o}); chmod 600 {file}")
+    keys = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    short = [number for number, key in enumerate(keys, 1) if len(key) < SHORTEST]
+    if not keys or short:
+        found = f"keys {', '.join(map(str, short))} of it are shorter" if keys else "it has none"
+        raise ConfigError(
+            f"{file}: a key has at least {SHORTEST} characters, and {found}; make one with: "
+            'python -c "import secrets; print(secrets.token_urlsafe(32))"'
+        )
+    return Keys(keys)
+
+
+def _credential(header: str) -> bytes:
+    scheme, _, value = header.strip().partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip().encode()
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            return b""
+    return b""
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

@@ -1,0 +1,33 @@
+"""What a client may take of the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerLimits:
+    """Limits that hold for every client alike."""
+
+    body_bytes: int = 10_000_000
+    """The largest body of a request."""
+    header_bytes: int = 32_768
+    """The most bytes of a request's first line and headers together."""
+    read_seconds: float = 10.0
+    """Seconds in which a client must have sent its headers, and again its body."""
+    write_seconds: float = 20.0
+    """Seconds after which a connection is closed whose client does not take what is sent to it."""
+    idle_seconds: float = 10.0
+    """Seconds that a connection may stay open between two requests."""
+    connections: int = 1024
+    """Connections that may be open; further ones are closed at once."""
+    sequences: int = 256
+    """Answers that may be computed or wait at a time; beyond them a request gets 429."""
+    choices: int = 128
+    """Answers that one request may ask for: its `n` times its prompts."""
+    request_seconds: float = 600.0
+    """Seconds that a request may take."""
+    drain_seconds: float = 30.0
+    """Seconds that requests under way are given when the server is asked to stop."""
+    schema_bytes: int = 65_536
+    """The largest JSON schema of an answer or of a request's tools."""

@@ -1,0 +1,64 @@
+"""Log-probabilities in OpenAI's two forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from veneer.generation.request import TokenLogprob
+
+TokenBytes = Callable[[int], bytes]
+"""The bytes of a token."""
+
+
+def chat_logprob(found: TokenLogprob, token_bytes: TokenBytes) -> dict[str, Any]:
+    """A token in the form of chat completions."""
+    top = [_entry(token, logprob, token_bytes) for token, logprob in found.top]
+    return {**_entry(found.token, found.logprob, token_bytes), "top_logprobs": top}
+
+
+def _entry(token: int, logprob: float, token_bytes: TokenBytes) -> dict[str, Any]:
+    content = token_bytes(token)
+    return {"token": token_text(content), "logprob": finite(logprob), "bytes": list(content)}
+
+
+def completion_logprobs(
+    tokens: Sequence[int], found: Sequence[TokenLogprob | None], token_bytes: TokenBytes, offset: int = 0
+) -> dict[str, Any]:
+    """Tokens in the form of completions.
+
+    Args:
+        tokens: the tokens.
+        found: for each its log-probability; None for a first one, which nothing comes before.
+        token_bytes: the bytes of a token.
+        offset: characters of the text before the first of them.
+    """
+    texts = [token_text(token_bytes(token)) for token in tokens]
+    offsets = []
+    for text in texts:
+        offsets.append(offset)
+        offset += len(text)
+    return {
+        "tokens": texts,
+        "token_logprobs": [None if one is None else finite(one.logprob) for one in found],
+        "top_logprobs": [None if one is None else _top(one, token_bytes) for one in found],
+        "text_offset": offsets,
+    }
+
+
+def _top(found: TokenLogprob, token_bytes: TokenBytes) -> dict[str, float]:
+    """The likeliest tokens and the token itself. Where two have one text, it is that of the likelier one."""
+    top: dict[str, float] = {}
+    for token, logprob in (*found.top, (found.token, found.logprob)):
+        top.setdefault(token_text(token_bytes(token)), finite(logprob))
+    return top
+
+
+def token_text(content: bytes) -> str:
+    """A token's bytes as text: the character U+FFFD stands for what is no whole character."""
+    return content.decode("utf-8", errors="replace")
+
+
+def finite(logprob: float) -> float:
+    """A log-probability that JSON can hold: it knows no −∞."""
+    return max(logprob, -9999.0)

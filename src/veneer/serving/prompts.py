@@ -1,0 +1,194 @@
+"""Messages and texts of requests become tokens, off the event loop's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from veneer.data.chat import Encoder
+from veneer.data.json_values import BadRow, kind, parse_json
+from veneer.errors import DataError
+from veneer.io.tokenizer import Tokenizer
+from veneer.serving.errors import ApiError
+from veneer.serving.fields import Fields
+
+Message = dict[str, Any]
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+MOST_MESSAGES = 10_000
+
+
+def read_messages(fields: Fields, name: str = "messages") -> list[Message]:
+    """The turns of a conversation, as chat templates take them.
+
+    Keys of a turn that no template reads (`id`, `refusal`, `annotations`) are left out: clients send back what they
+    got. The arguments of calls become objects, which is what templates take.
+
+    Raises:
+        ApiError: 400, there are none, or one breaks a rule.
+    """
+    turns = fields.items(name)
+    if not turns:
+        raise fields.wrong(name, "must be a list of at least one message")
+    if len(turns) > MOST_MESSAGES:
+        raise fields.wrong(name, f"{len(turns):,} messages, at most {MOST_MESSAGES:,} are taken")
+    found = []
+    for number, turn in enumerate(turns):
+        path = f"{fields.path(name)}[{number}]"
+        if not isinstance(turn, dict):
+            raise ApiError(400, f"{path}: must be an object, not {kind(turn)}", param=path)
+        found.append(_message(Fields(turn, path)))
+    return found
+
+
+def _message(turn: Fields) -> Message:
+    given = turn.text("role")
+    role = ROLES.get(given or "")
+    if role is None:
+        raise turn.wrong("role", f"must be one of {', '.join(ROLES)}")
+    message: Message = {"role": role, "content": _content(turn)}
+    calls = turn.items("tool_calls")
+    if calls:
+        message["tool_calls"] = [_call(turn, call, number) for number, call in enumerate(calls)]
+    if message["content"] is None:
+        if role != "assistant":
+            raise turn.wrong("content", "must be a string or a list of text parts")
+        message["content"] = ""
+    for key in ("name", "tool_call_id", "reasoning_content"):
+        value = turn.text(key)
+        if value is not None:
+            message[key] = value
+    turn.neutral("audio")
+    turn.neutral("function_call")
+    return message
+
+
+def _content(turn: Fields) -> str | None:
+    content = turn.value("content")
+    if not isinstance(content, list):
+        return turn.text("content")
+    texts = []
+    for number, part in enumerate(content):
+        path = f"content[{number}]"
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise turn.wrong(path, 'must be a text part, {"type": "text", "text": …}; this server reads text alone')
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _call(turn: Fields, call: object, number: int) -> dict[str, Any]:
+    path = f"tool_calls[{number}]"
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise turn.wrong(path, 'must be {"id": …, "type": "function", "function": {"name": …, "arguments": …}}')
+    arguments = function.get("arguments", {})
+    if isinstance(arguments, str):
+        try:
+            arguments = parse_json(arguments) if arguments.strip() else {}
+        except BadRow as error:
+            raise turn.wrong(f"{path}.function.arguments", f"must be JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise turn.wrong(f"{path}.function.arguments", f"must be a JSON object, not {kind(arguments)}")
+    identity = {"id": call["id"]} if isinstance(call.get("id"), str) else {}
+    return {**identity, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+class PromptEncoder:
+    """Makes the prompts of one model.
+
+    Args:
+        tokenizer: of the model.
+        encoder: its tokenizer and chat template.
+        context: the most tokens of a prompt and its answer together.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, encoder: Encoder, context: int):
+        self._tokenizer, self._encoder, self._context = tokenizer, encoder, context
+
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the chat template does something with tools; another one would drop them in silence."""
+        return "tools" in (self._tokenizer.chat_template or "")
+
+    @cached_property
+    def _most_characters(self) -> int:
+        """Characters beyond which a text has more tokens than the context, whatever they are."""
+        return self._context * max(len(token) for token in self._tokenizer.backend.get_vocab(with_added_tokens=True))
+
+    async def conversation(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> tuple[int, ...]:
+        """The tokens of a conversation, up to where the assistant is to go on.
+
+        Raises:
+            ApiError: 400, it is longer than the context, or the template refuses it.
+        """
+        self._check_size(sum(len(message["content"]) for message in messages), "messages")
+        if tools:
+            self._check_size(len(json.dumps(tools)), "tools")
+        try:
+            tokens = await asyncio.to_thread(self._encoder.prompt_tokens, messages, tools)
+        except DataError as error:
+            raise ApiError(400, str(error), param="messages", code="invalid_value") from error
+        return self._checked(tokens, "messages")
+
+    async def text(self, text: str, param: str, *, add_special_tokens: bool = True) -> tuple[int, ...]:
+        """The tokens of a plain text, with what the tokenizer puts around texts.
+
+        Raises:
+            ApiError: 400, it is longer than the context, or has no token.
+        """
+        self._check_size(len(text), param)
+        tokens = await asyncio.to_thread(self._tokenizer.encode, text, add_special_tokens=add_special_tokens)
+        return self._checked(tokens, param)
+
+    def tokens(self, tokens: Sequence[object], param: str, vocab_size: int) -> tuple[int, ...]:
+        """Tokens that a client has made itself.
+
+        Raises:
+            ApiError: 400, they are more than the context, none, or none of the model's.
+        """
+        if len(tokens) > self._context:
+            raise self.too_long(len(tokens), param)
+        found = tuple(one for one in tokens if isinstance(one, int) and not isinstance(one, bool))
+        if len(found) < len(tokens) or not all(0 <= one < vocab_size for one in found):
+            raise ApiError(400, f"{param}: tokens must be whole numbers from 0 to {vocab_size - 1:,}", param=param)
+        return self._checked(found, param)
+
+    def decoded(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, control tokens included."""
+        return self._tokenizer.decode(tokens, skip_special_tokens=False)
+
+    def too_long(self, tokens: int, param: str) -> ApiError:
+        """The error of a prompt that leaves no room for an answer."""
+        return ApiError(
+            400,
+            f"{param}: {tokens:,} tokens together with the answer's; the model's context has {self._context:,}",
+            param=param,
+            code="context_length_exceeded",
+        )
+
+    def _check_size(self, characters: int, param: str) -> None:
+        if characters > self._most_characters:
+            raise ApiError(
+                400,
+                f"{param}: {characters:,} characters are more than the model's context of {self._context:,} tokens",
+                param=param,
+                code="context_length_exceeded",
+            )
+
+    def _checked(self, tokens: Sequence[int], param: str) -> tuple[int, ...]:
+        if not tokens:
+            raise ApiError(400, f"{param}: there is nothing to continue; give at least one token", param=param)
+        if len(tokens) >= self._context:
+            raise self.too_long(len(tokens) + 1, param)
+        return tuple(tokens)

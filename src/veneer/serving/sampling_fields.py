@@ -1,0 +1,195 @@
+"""The fields of a request that say how tokens are chosen, as chats and completions share them."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+
+from veneer.generation.request import MAX_STOPS, Constraint, GenerationRequest
+from veneer.generation.sampling import MAX_BIAS, Sampling
+from veneer.serving.errors import ApiError
+from veneer.serving.fields import Fields
+from veneer.serving.prompts import PromptEncoder
+
+MOST_BIASES = 1024
+LONGEST_STOP = 1024
+LARGEST_SEED = 2**31 - 1
+
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "add_generation_prompt": (True,),
+    "allowed_token_ids": (),
+    "bad_words": (),
+    "best_of": (1,),
+    "cache_salt": (),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "documents": ([],),
+    "early_stopping": (False,),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1, 1.0),
+    "priority": (0,),
+    "prompt_logprobs": (),
+    "return_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "structured_outputs": (),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+}
+"""Fields that would change the answer and are not honoured, with the values at which they change nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingFields:
+    """How a request's tokens are chosen."""
+
+    n: int
+    """Answers to each prompt."""
+    max_tokens: int | None
+    """The longest answer; None lets it fill the context."""
+    sampling: Sampling
+    """All the rest; its number of tokens is not yet set."""
+    stop: tuple[str, ...]
+    stop_ids: frozenset[int] | None
+    """Tokens that end the answer; None takes the engine's."""
+
+    def requests(
+        self,
+        prompt: tuple[int, ...],
+        adapter: str | None,
+        prompts: PromptEncoder,
+        context: int,
+        *,
+        param: str,
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        constraints: tuple[Constraint, ...] = (),
+    ) -> list[GenerationRequest]:
+        """A request of the engine for each of the `n` answers; they differ in their seeds.
+
+        Args:
+            prompt: the tokens to continue.
+            adapter: name of the adapter, None is the base.
+            prompts: says that the prompt is too long.
+            context: the most tokens of prompt and answer together.
+            param: the field that has the prompt, for messages.
+            logprobs: how many alternatives to give with each new token.
+            prompt_logprobs: how many with each token of the prompt.
+            constraints: one for each answer, or none.
+
+        Raises:
+            ApiError: 400, prompt and answer are longer than the context.
+        """
+        room = context - len(prompt)
+        most = self.max_tokens or room
+        if most > room:
+            raise prompts.too_long(len(prompt) + most, param)
+        if self.sampling.min_new_tokens > most:
+            raise ApiError(400, f"min_tokens: more than the {most:,} that the answer may have", param="min_tokens")
+        return [
+            GenerationRequest(
+                prompt=prompt,
+                sampling=replace(self.sampling, max_new_tokens=most, seed=(self.sampling.seed + number) % 2**31),
+                adapter=adapter,
+                stop=self.stop,
+                stop_ids=self.stop_ids,
+                logprobs=logprobs,
+                prompt_logprobs=prompt_logprobs,
+                constraint=constraints[number] if constraints else None,
+            )
+            for number in range(self.n)
+        ]
+
+
+def read_sampling(
+    fields: Fields, *, context: int, vocab_size: int, choices: int, stop_ids: frozenset[int], max_tokens: int | None
+) -> SamplingFields:
+    """Read the fields that chats and completions share, and refuse those that cannot be honoured.
+
+    Args:
+        fields: the request.
+        context: the most tokens of a prompt and its answer together.
+        vocab_size: the model's number of tokens.
+        choices: the largest `n`.
+        stop_ids: tokens that end an answer, to which `stop_token_ids` adds.
+        max_tokens: the longest answer that was asked for.
+
+    Raises:
+        ApiError: 400, a field is out of range or cannot be honoured.
+    """
+    for name, values in NEUTRAL.items():
+        fields.neutral(name, *values)
+    n = fields.integer("n", 1, choices)
+    seed = fields.integer("seed", 0, LARGEST_SEED)
+    least = fields.integer("min_tokens", 0, context) or 0
+    ids = _stop_ids(fields, vocab_size)
+    ignore_end = fields.flag("ignore_eos")
+    return SamplingFields(
+        n=1 if n is None else n,
+        max_tokens=max_tokens,
+        sampling=Sampling(
+            max_new_tokens=max(1, least),
+            min_new_tokens=least,
+            seed=secrets.randbelow(LARGEST_SEED) if seed is None else seed,
+            logit_bias=_biases(fields, vocab_size),
+            repetition_penalty=fields.number("repetition_penalty", 0.01, 100.0, 1.0),
+            presence_penalty=fields.number("presence_penalty", -2.0, 2.0, 0.0),
+            frequency_penalty=fields.number("frequency_penalty", -2.0, 2.0, 0.0),
+            temperature=fields.number("temperature", 0.0, 2.0, 1.0),
+            top_k=_top_k(fields, vocab_size),
+            top_p=fields.number("top_p", 1e-9, 1.0, 1.0),
+            min_p=fields.number("min_p", 0.0, 1.0, 0.0),
+        ),
+        stop=_stops(fields),
+        stop_ids=ids if ignore_end else stop_ids | ids if ids else None,
+    )
+
+
+def _top_k(fields: Fields, vocab_size: int) -> int:
+    # vLLM's clients say "all" with -1.
+    return max(0, fields.integer("top_k", -1, max(vocab_size, 1_000_000)) or 0)
+
+
+def _stops(fields: Fields) -> tuple[str, ...]:
+    value = fields.value("stop")
+    stops = [value] if isinstance(value, str) else value
+    if stops is None:
+        return ()
+    if not isinstance(stops, list) or not all(isinstance(one, str) for one in stops):
+        raise fields.wrong("stop", "must be a string or a list of strings")
+    if len(stops) > MAX_STOPS or not all(0 < len(one) <= LONGEST_STOP for one in stops):
+        raise fields.wrong(
+            "stop",
+            f"at most {MAX_STOPS} strings of 1 to {LONGEST_STOP:,} characters are taken; these are {len(stops):,}",
+        )
+    return tuple(stops)
+
+
+def _stop_ids(fields: Fields, vocab_size: int) -> frozenset[int]:
+    ids = fields.items("stop_token_ids") or []
+    if len(ids) > MOST_BIASES or not all(type(one) is int and 0 <= one < vocab_size for one in ids):
+        raise fields.wrong("stop_token_ids", f"must be at most {MOST_BIASES:,} tokens from 0 to {vocab_size - 1:,}")
+    return frozenset(ids)
+
+
+def _biases(fields: Fields, vocab_size: int) -> dict[int, float]:
+    value = fields.value("logit_bias")
+    if value is None:
+        return {}
+    rule = (
+        f"must be an object of at most {MOST_BIASES:,} tokens, from 0 to {vocab_size - 1:,}, each with a number from "
+        f"-{MAX_BIAS:g} to {MAX_BIAS:g}"
+    )
+    if not isinstance(value, dict) or len(value) > MOST_BIASES:
+        raise fields.wrong("logit_bias", rule)
+    found: dict[int, float] = {}
+    for token, bias in value.items():
+        known = token.isascii() and token.isdigit() and len(token) < 10 and int(token) < vocab_size
+        if not known or type(bias) not in (int, float) or not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise fields.wrong("logit_bias", rule)
+        found[int(token)] = float(bias)
+    return found

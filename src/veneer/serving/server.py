@@ -1,0 +1,142 @@
+"""A server that runs beside the program: a socket, an event loop on a thread of its own, and its end."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+
+from veneer.errors import ConfigError, OutputError
+from veneer.serving.app import build_app
+from veneer.serving.connection import bounded
+from veneer.serving.guard import Access
+from veneer.serving.service import Service
+
+BACKLOG = 1024
+"""Connections that wait in the system until they are accepted."""
+
+
+class HttpServer:
+    """Serves from `start` on; a context manager, which starts and stops it.
+
+    Args:
+        service: what is served. It is closed with the server.
+        access: who may talk to it.
+        host: the name or address to listen on.
+        port: the port; 0 takes a free one.
+
+    Raises:
+        ConfigError: the server would be open to other machines without a key.
+        OutputError: the address cannot be listened on.
+    """
+
+    def __init__(self, service: Service, access: Access, *, host: str = "127.0.0.1", port: int = 0):
+        self._service = service
+        check_host(host, with_key=access.keys is not None)
+        self._socket = _listen(host, port)
+        self.host, self.port = host, int(self._socket.getsockname()[1])
+        limits = service.limits
+        logging.getLogger("uvicorn.error").addFilter(_says_nothing_of_requests)
+        config = uvicorn.Config(
+            build_app(service, access),
+            http=bounded(limits),
+            ws="none",
+            lifespan="off",
+            loop="asyncio",
+            interface="asgi3",
+            access_log=False,
+            log_config=None,
+            log_level="warning",
+            server_header=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=limits.header_bytes + 4096,
+            timeout_keep_alive=int(limits.idle_seconds),
+            timeout_graceful_shutdown=5,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="veneer-http")
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        host = "127.0.0.1" if self.host == "0.0.0.0" else "::1" if self.host == "::" else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def start(self) -> None:
+        """Serve; returns as soon as requests are taken."""
+        self._thread.start()
+        while not self._server.started and self._thread.is_alive():
+            time.sleep(0.005)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it serves, and its engine has not failed."""
+        return self._thread.is_alive() and (self._service.draining or self._service.front.accepting)
+
+    def stop(self, drain_seconds: float | None = None) -> bool:
+        """Take no further requests, let those under way end, and close.
+
+        Args:
+            drain_seconds: how long they may take; None takes the limit of the service.
+
+        Returns:
+            Whether all of them ended; the others were cancelled.
+        """
+        service = self._service
+        service.draining = True
+        ended = service.front.drain(service.limits.drain_seconds if drain_seconds is None else drain_seconds)
+        # The loop still runs, so that the events of the end reach those who wait for them.
+        service.front.close()
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join()
+        self._socket.close()
+        return ended
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    addresses = {str(entry[4][0]) for entry in found}
+    return all(address.startswith("127.") or address == "::1" for address in addresses)
+
+
+def check_host(host: str, *, with_key: bool) -> None:
+    """Raise ConfigError where other machines could reach a server that asks for no key."""
+    if not with_key and not is_loopback(host):
+        raise ConfigError(
+            f"--host {host}: other machines could reach it, and it would answer anybody; give --key-file FILE, or "
+            "leave --host out so that this machine alone reaches it"
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise OutputError(
+            f"{host}, port {port}: cannot be listened on: {error}; give another --host or --port"
+        ) from error
+
+
+def _says_nothing_of_requests(record: logging.LogRecord) -> bool:
+    """uvicorn prints the traceback of an error whose message may hold what a user wrote; `build_app` has told it."""
+    return record.exc_info is None and record.levelno >= logging.ERROR

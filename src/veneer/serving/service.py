@@ -1,0 +1,109 @@
+"""What all routes share: the engine, the tokenizer and template, the names, the limits and the counters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from veneer.errors import VeneerError
+from veneer.generation.engine_thread import EngineClosed, EngineThread
+from veneer.generation.request import GenerationRequest
+from veneer.model.language import ModelSpec
+from veneer.serving.answers import Answers
+from veneer.serving.errors import ApiError
+from veneer.serving.grammar import Grammar, Grammars
+from veneer.serving.limits import ServerLimits
+from veneer.serving.metrics import Metrics
+from veneer.serving.models import ModelNames
+from veneer.serving.prompts import PromptEncoder
+
+T = TypeVar("T")
+
+VERSION = version("veneer")
+FINGERPRINT = f"veneer-{VERSION}"
+RETRY_SECONDS = 1
+
+
+@dataclass(slots=True)
+class Service:
+    """One base model with its adapters, ready to answer. All of it is used on the event loop's thread."""
+
+    front: EngineThread
+    spec: ModelSpec
+    stop_ids: frozenset[int]
+    """Tokens that end an answer unless a request says otherwise."""
+    prompts: PromptEncoder
+    grammars: Grammars
+    models: ModelNames
+    metrics: Metrics
+    limits: ServerLimits = field(default_factory=ServerLimits)
+    created: int = 0
+    """When the server was started, in seconds since 1970."""
+    draining: bool = False
+    """Whether the server is about to stop, and takes no further requests."""
+    _under_way: int = 0
+
+    @property
+    def context(self) -> int:
+        """The most tokens of a prompt and its answer together."""
+        return self.spec.max_positions
+
+    async def grammar(self, schema: Mapping[str, Any] | bool, param: str) -> Grammar:
+        """A grammar of a schema, made beside the event loop's thread; see `Grammars.of_schema`."""
+        return await asyncio.to_thread(self.grammars.of_schema, schema, param)
+
+    async def timed(self, events: AsyncIterator[T]) -> AsyncIterator[T]:
+        """Events that all come within the time that a request may take.
+
+        Raises:
+            TimeoutError: they do not.
+        """
+        end = asyncio.get_running_loop().time() + self.limits.request_seconds
+        while True:
+            try:
+                async with asyncio.timeout_at(end):
+                    found = await anext(events)
+            except StopAsyncIteration:
+                return
+            yield found
+
+    def failed(self, error: ApiError) -> dict[str, object]:
+        """The last piece of a stream that fails."""
+        self.metrics.error(error.status)
+        return error.content
+
+    @asynccontextmanager
+    async def answers(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Answers]:
+        """Answers to some requests, which are cancelled where the block ends before they do.
+
+        Raises:
+            ApiError: 429, too much is under way; 503, the server is about to stop; 400, the engine refuses a request.
+        """
+        if self.draining or not self.front.accepting:
+            raise ApiError(503, "the server is about to stop", headers={"retry-after": str(RETRY_SECONDS)})
+        if len(requests) > self.limits.choices:
+            raise ApiError(400, f"{len(requests):,} answers at once; a request may ask for {self.limits.choices:,}")
+        if self._under_way + len(requests) > self.limits.sequences:
+            raise ApiError(
+                429,
+                f"{self._under_way:,} answers are under way; the server takes {self.limits.sequences:,} at a time",
+                code="queue_full",
+                headers={"retry-after": str(RETRY_SECONDS)},
+            )
+        answers = Answers(asyncio.get_running_loop(), self.metrics)
+        self._under_way += len(requests)
+        try:
+            for request in requests:
+                answers.submit(self.front, request)
+            yield answers
+        except EngineClosed as error:
+            raise ApiError(503, "the server is about to stop") from error
+        except VeneerError as error:
+            raise ApiError(400, str(error)) from error
+        finally:
+            answers.cancel()
+            self._under_way -= len(requests)

@@ -1,0 +1,57 @@
+"""POST /tokenize and /detokenize: texts and conversations to tokens, and back."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from veneer.serving.body import read_json
+from veneer.serving.errors import json_response
+from veneer.serving.fields import Fields, ignored_header
+from veneer.serving.logprobs import token_text
+from veneer.serving.prompts import read_messages
+from veneer.serving.service import Service
+from veneer.serving.tool_calls import read_tools, refuse_tools
+
+
+async def tokenize(service: Service, request: Request) -> Response:
+    """The tokens of a text, or of a conversation up to where the assistant is to go on.
+
+    Raises:
+        ApiError: the request is refused.
+    """
+    fields = Fields(await read_json(request, service.limits))
+    service.models.adapter_of(fields.text("model") or service.models.base)
+    strings = fields.flag("return_token_strs")
+    fields.neutral("add_generation_prompt", True)
+    if fields.value("messages") is not None:
+        fields.neutral("prompt")
+        tools = read_tools(fields)
+        if tools.tools and not service.prompts.takes_tools:
+            raise refuse_tools("tools")
+        tokens = await service.prompts.conversation(read_messages(fields), tools.tools or None)
+    else:
+        text = fields.text("prompt")
+        if text is None:
+            raise fields.wrong("prompt", "give a prompt or messages")
+        whole = fields.flag("add_special_tokens", True)
+        tokens = await service.prompts.text(text, "prompt", add_special_tokens=whole) if text else ()
+    texts = [token_text(service.grammars.token_bytes(token)) for token in tokens] if strings else None
+    content = {"count": len(tokens), "max_model_len": service.context, "tokens": list(tokens), "token_strs": texts}
+    return json_response(content, headers=ignored_header(fields.ignored()))
+
+
+async def detokenize(service: Service, request: Request) -> Response:
+    """The text of tokens, control tokens included.
+
+    Raises:
+        ApiError: the request is refused.
+    """
+    fields = Fields(await read_json(request, service.limits))
+    service.models.adapter_of(fields.text("model") or service.models.base)
+    given = fields.items("tokens")
+    if given is None:
+        raise fields.wrong("tokens", "must be a list of tokens")
+    tokens = service.prompts.tokens(given, "tokens", service.spec.vocab_size) if given else ()
+    text = service.prompts.decoded(tokens)
+    return json_response({"prompt": text}, headers=ignored_header(fields.ignored()))

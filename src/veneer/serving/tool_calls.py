@@ -1,0 +1,210 @@
+"""Calls of tools: what a request says of tools, and the calls in the text of an answer.
+
+Models write calls in the form that they were trained with. These are read:
+
+- `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, any number of them, text before them (Hermes, Qwen, SmolLM);
+- an answer that as a whole is `{"name": …, "arguments": {…}}` or a list of such objects, behind `[TOOL_CALLS]` or
+  nothing (Llama, which says `parameters`; Mistral).
+
+A call of a tool that the request does not name is none. What cannot be read stays text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from veneer.data.json_values import BadRow, kind, parse_json
+from veneer.serving.errors import ApiError
+from veneer.serving.fields import Fields
+
+_OPEN, _CLOSE, _MISTRAL = "<tool_call>", "</tool_call>", "[TOOL_CALLS]"
+_TAGGED = re.compile(rf"{_OPEN}(.*?)(?:{_CLOSE}|\Z)", re.DOTALL)
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+MOST_TOOLS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model wrote."""
+
+    name: str
+    arguments: dict[str, Any]
+
+    def content(self, index: int) -> dict[str, Any]:
+        """The call in OpenAI's form."""
+        arguments = json.dumps(self.arguments, ensure_ascii=False)
+        return {
+            "index": index,
+            "id": f"call_{uuid.uuid4().hex[:24]}",
+            "type": "function",
+            "function": {"name": self.name, "arguments": arguments},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """What a request says of tools."""
+
+    tools: tuple[dict[str, Any], ...] = ()
+    """The tools as the request describes them; none where it may not call any."""
+    forced: tuple[str, ...] = ()
+    """Names of the tools of which one must be called; empty where the model is free to answer."""
+    parallel: bool = True
+    """Whether an answer may hold more than one call."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the tools."""
+        return frozenset(tool["function"]["name"] for tool in self.tools)
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of one call of the tools that are forced."""
+        return {
+            "anyOf": [
+                {
+                    "type": "object",
+                    "properties": {
+                        "name": {"const": tool["function"]["name"]},
+                        "arguments": {"type": "object", **(tool["function"].get("parameters") or {})},
+                    },
+                    "required": ["name", "arguments"],
+                    "additionalProperties": False,
+                }
+                for tool in self.tools
+                if tool["function"]["name"] in self.forced
+            ]
+        }
+
+
+def read_tools(fields: Fields) -> ToolUse:
+    """Read `tools`, `tool_choice` and `parallel_tool_calls`.
+
+    Raises:
+        ApiError: 400, a tool or the choice breaks a rule.
+    """
+    tools = [_tool(fields, tool, number) for number, tool in enumerate(fields.items("tools") or [])]
+    names = [tool["function"]["name"] for tool in tools]
+    if len(tools) > MOST_TOOLS or len(set(names)) < len(names):
+        raise fields.wrong("tools", f"at most {MOST_TOOLS} tools are taken, each with a name of its own")
+    parallel = fields.flag("parallel_tool_calls", True)
+    choice = fields.value("tool_choice")
+    if choice is None or choice == "auto":
+        return ToolUse(tuple(tools), parallel=parallel)
+    if choice == "none":
+        return ToolUse()
+    forced, allowed = _chosen(choice, names)
+    if not tools or forced is None or not {*forced, *allowed} <= set(names):
+        raise fields.wrong(
+            "tool_choice",
+            'must be "none", "auto", "required", {"type": "function", "function": {"name": NAME}} or '
+            '{"type": "allowed_tools", …}, of the tools that the request has',
+        )
+    kept = tuple(tool for tool in tools if tool["function"]["name"] in allowed)
+    return ToolUse(kept, tuple(forced), parallel)
+
+
+def _chosen(choice: Any, names: Sequence[str]) -> tuple[Sequence[str] | None, Sequence[str]]:
+    """The tools of which one must be called, None where the choice cannot be read, and those that may be."""
+    if choice == "required":
+        return names, names
+    if not isinstance(choice, dict):
+        return None, ()
+    if choice.get("type") == "function" and isinstance(choice.get("function"), dict):
+        name = choice["function"].get("name")
+        return ([name], names) if isinstance(name, str) else (None, ())
+    allowed = choice.get("allowed_tools")
+    if choice.get("type") == "allowed_tools" and isinstance(allowed, dict) and isinstance(allowed.get("tools"), list):
+        functions = [tool.get("function") for tool in allowed["tools"] if isinstance(tool, dict)]
+        kept = [one["name"] for one in functions if isinstance(one, dict) and isinstance(one.get("name"), str)]
+        if len(kept) == len(allowed["tools"]) and allowed.get("mode") in ("auto", "required"):
+            return (kept if allowed["mode"] == "required" else ()), kept
+    return None, ()
+
+
+def _tool(fields: Fields, tool: object, number: int) -> dict[str, Any]:
+    function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+    if not isinstance(tool, dict) or not isinstance(function, dict):
+        raise fields.wrong(f"tools[{number}]", 'must be {"type": "function", "function": {…}}')
+    name, parameters = function.get("name"), function.get("parameters")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise fields.wrong(f"tools[{number}].function.name", f"must be a name as {_NAME.pattern}")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise fields.wrong(f"tools[{number}].function.parameters", f"must be a JSON schema, not {kind(parameters)}")
+    return tool
+
+
+def read_calls(text: str, use: ToolUse) -> tuple[str, tuple[ToolCall, ...]]:
+    """The text before the calls of an answer, and the calls; all of the text and none where it has no calls, or where
+    one of them cannot be read."""
+    start = text.find(_OPEN)
+    if start >= 0:
+        before, bodies = text[:start], [found.group(1) for found in _TAGGED.finditer(text, start)]
+    else:
+        before, bodies = "", [text.strip().removeprefix(_MISTRAL)]
+    calls: list[ToolCall] = []
+    for body in bodies:
+        found = _calls(body, use.names)
+        if not found:
+            return text, ()
+        calls += found
+    return before.rstrip(), tuple(calls if use.parallel else calls[:1])
+
+
+def _calls(text: str, names: frozenset[str]) -> list[ToolCall]:
+    try:
+        value = parse_json(text.strip())
+    except BadRow:
+        return []
+    found = []
+    for one in value if isinstance(value, list) else [value]:
+        arguments = one.get("arguments", one.get("parameters")) if isinstance(one, dict) else None
+        if not isinstance(arguments, dict) or one.get("name") not in names:
+            return []
+        found.append(ToolCall(one["name"], arguments))
+    return found
+
+
+class CallScanner:
+    """Holds back what may be a call, while an answer's text comes in pieces."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._sent = False
+
+    def push(self, piece: str) -> str:
+        """Take a piece; returns the text that is before every call for certain."""
+        text = self._held + piece
+        keep = self._from(text)
+        self._held = text[keep:]
+        self._sent = self._sent or bool(text[:keep].strip())
+        return text[:keep]
+
+    def finish(self) -> str:
+        """What was held back."""
+        held, self._held = self._held, ""
+        return held
+
+    def _from(self, text: str) -> int:
+        """Where what may be a call begins."""
+        if not self._sent and (not text.strip() or text.lstrip()[0] in "{["):
+            return 0
+        place = text.find(_OPEN)
+        if place >= 0:
+            return len(text[:place].rstrip())
+        most = min(len(text), len(_OPEN) - 1)
+        overlap = next((size for size in range(most, 0, -1) if text.endswith(_OPEN[:size])), 0)
+        return len(text[: len(text) - overlap].rstrip())
+
+
+def refuse_tools(param: str) -> ApiError:
+    """The error where a model's template would drop tools in silence."""
+    return ApiError(
+        400,
+        f"{param}: this model's chat template does nothing with tools, so that it would never see them",
+        param=param,
+    )

@@ -1,0 +1,94 @@
+"""Completions by OpenAI's own client: texts, tokens, several prompts, and the scores that lm-eval reads."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+import torch
+from openai import OpenAI
+
+from served import ADAPTER, BASE
+from veneer.assistant import Assistant
+from veneer.generation.batch import generate
+from veneer.generation.sampling import Sampling
+from veneer.model.language import LanguageModel
+
+
+def scores(model: LanguageModel, tokens: list[int]) -> torch.Tensor:
+    """Log-probabilities `[tokens - 1, vocab]` by one plain forward pass."""
+    given = torch.tensor(tokens)
+    with torch.no_grad():
+        hidden = model.documents(given, torch.arange(len(tokens)), [len(tokens)])
+        return torch.log_softmax(model.logits(hidden).double(), dim=-1)[:-1]
+
+
+def continued(assistant: Assistant, model: LanguageModel, text: str, most: int) -> str:
+    prompt = assistant.tokenizer.encode(text)
+    (tokens,) = generate(model, [prompt], sampling=Sampling(max_new_tokens=most), stop_ids=assistant.stop_ids)
+    return assistant.tokenizer.decode(tokens)
+
+
+def test_texts_and_tokens_and_lists_of_them_are_continued(client: OpenAI, assistant: Assistant) -> None:
+    texts = ["The parcel", "user 7"]
+    want = [continued(assistant, assistant.model, text, 6) for text in texts]
+    tokens = [assistant.tokenizer.encode(text) for text in texts]
+    for prompt, answers in ((texts[0], want[:1]), (tokens[0], want[:1]), (texts, want), (tokens, want)):
+        found = client.completions.create(model=BASE, prompt=prompt, max_tokens=6, temperature=0)
+        assert [choice.text for choice in found.choices] == answers
+        assert found.usage is not None
+        assert found.usage.prompt_tokens == sum(map(len, tokens[: len(answers)]))
+
+
+def test_sixteen_tokens_are_made_where_nothing_is_said(client: OpenAI) -> None:
+    found = client.completions.create(model=BASE, prompt="The", extra_body={"ignore_eos": True})
+    assert found.usage is not None
+    assert found.usage.completion_tokens == 16
+
+
+def test_a_stream_is_the_whole_text_in_pieces(client: OpenAI, assistant: Assistant, other: LanguageModel) -> None:
+    stream = client.completions.create(model=ADAPTER, prompt="The parcel", max_tokens=9, temperature=0, stream=True)
+    chunks = list(stream)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == continued(assistant, other, "The parcel", 9)
+    assert chunks[-1].choices[0].finish_reason == "length"
+
+
+def test_a_prompt_is_scored_as_lm_eval_asks(client: OpenAI, assistant: Assistant, other: LanguageModel) -> None:
+    tokens = [assistant.tokenizer.encode(text) for text in ("The parcel is late", "user: blue crate")]
+    for name, model in ((BASE, assistant.model), (ADAPTER, other)):
+        found = client.completions.create(
+            model=name, prompt=tokens, temperature=0, max_tokens=1, logprobs=1, echo=True, seed=1234
+        )
+        for prompt, choice in zip(tokens, found.choices, strict=True):
+            logprobs = choice.logprobs
+            assert logprobs is not None
+            assert logprobs.token_logprobs is not None
+            assert logprobs.top_logprobs is not None
+            assert len(logprobs.token_logprobs) == len(prompt) + 1
+            assert logprobs.token_logprobs[0] is None
+            table = scores(model, prompt)
+            want = [float(table[place, token]) for place, token in enumerate(prompt[1:])]
+            assert logprobs.token_logprobs[1:-1] == pytest.approx(want, abs=1e-4)
+            for place, (token, top) in enumerate(zip(prompt[1:], logprobs.top_logprobs[1:-1], strict=True)):
+                likeliest = float(table[place].max())
+                assert max(top.values()) == pytest.approx(likeliest, abs=1e-4)
+                greedy = logprobs.token_logprobs[place + 1] == max(top.values())
+                assert greedy == (int(table[place].argmax()) == token)
+
+
+def test_the_prompt_alone_is_scored_with_no_new_token(client: OpenAI, assistant: Assistant) -> None:
+    found = client.completions.create(model=BASE, prompt="The parcel", max_tokens=0, echo=True, logprobs=0)
+    choice = found.choices[0]
+    assert choice.text == "The parcel"
+    assert choice.logprobs is not None
+    assert choice.logprobs.tokens is not None
+    assert "".join(choice.logprobs.tokens) == "The parcel"
+    assert choice.logprobs.text_offset is not None
+    assert choice.logprobs.text_offset[0] == 0
+    assert found.usage is not None
+    assert found.usage.completion_tokens == 0
+
+
+@pytest.mark.parametrize("prompt", ["", [], [1, "a"], [10**6], [[1], "a", 7], 3, [True]])
+def test_what_is_no_prompt_is_refused(client: OpenAI, prompt: object) -> None:
+    with pytest.raises(openai.BadRequestError):
+        client.completions.create(model=BASE, prompt=prompt, max_tokens=1)  # type: ignore[arg-type]
