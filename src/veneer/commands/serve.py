@@ -67,7 +67,7 @@ MEGABYTE = 10**6
     default=1000,
     show_default=True,
     metavar="MB",
-    help="Megabytes that adapters may take in memory.",
+    help="The megabytes that adapters may take in memory.",
 )
 @click.option(
     "--cache-memory",
@@ -75,7 +75,7 @@ MEGABYTE = 10**6
     default=1000,
     show_default=True,
     metavar="MB",
-    help="Megabytes that keys and values may take.",
+    help="The megabytes that keys and values may take.",
 )
 @base_option
 @device_option
