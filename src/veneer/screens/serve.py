@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
 from veneer.serving.request import ServeRequest, Serving
 from veneer.serving.run import serve_request
+from veneer.strict_json import to_text
 
 NAMED = 5
 """Adapters that are named; there may be a thousand."""
@@ -26,7 +25,7 @@ def serve_visibly(request: ServeRequest, *, as_json: bool) -> None:
 
     def started(serving: Serving) -> None:
         if as_json:
-            click.echo(json.dumps({"url": serving.url, "models": list(serving.models)}))
+            click.echo(to_text({"url": serving.url, "models": list(serving.models)}))
         say(screen, summary(serving, with_key=request.key_file is not None))
 
     with EventScreen(screen) as bar:

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
+from veneer.errors import VeneerError
 from veneer.serving import adapter_routes, facts, tokens
 from veneer.serving.answers import ClientGone
 from veneer.serving.chat import chat_completions
@@ -81,5 +82,8 @@ def _application(service: Service, routes: list[BaseRoute]) -> Starlette:
         log.error("%s in %s, line %s", type(error).__name__, place.filename, place.lineno)
         return await refused(request, ApiError(500, "the server has failed on this request; its log says where"))
 
-    handlers = {ApiError: refused, HTTPException: unknown, ClientGone: gone, Exception: failed}
+    async def mended(request: Request, error: Exception) -> Response:
+        return await refused(request, ApiError(400, str(error)))
+
+    handlers = {ApiError: refused, VeneerError: mended, HTTPException: unknown, ClientGone: gone, Exception: failed}
     return Starlette(routes=routes, exception_handlers=handlers)

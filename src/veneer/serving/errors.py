@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from http import HTTPStatus
 
 from starlette.responses import Response
+
+from veneer.strict_json import to_text
 
 _TYPES = {
     401: "authentication_error",
@@ -65,4 +66,4 @@ def json_response(content: object, *, status: int = 200, headers: Mapping[str, s
 
 def json_bytes(content: object) -> bytes:
     """A value as JSON without white space, in UTF-8."""
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", errors="replace")
+    return to_text(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", errors="replace")

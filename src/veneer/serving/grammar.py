@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from veneer.io.tokenizer import Tokenizer
 from veneer.serving.errors import ApiError
+from veneer.strict_json import to_text
 
 
 class Grammar:
@@ -62,7 +62,7 @@ class Grammars:
         """
         if not self._stop_ids:
             raise ApiError(400, "this model has no token that ends an answer", param=param)
-        text = json.dumps(schema)
+        text = to_text(schema)
         if len(text) > self._schema_bytes:
             raise ApiError(
                 400,

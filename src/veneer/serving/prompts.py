@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -14,6 +13,7 @@ from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import Fields
+from veneer.strict_json import to_text
 
 Message = dict[str, Any]
 ROLES = {
@@ -134,7 +134,7 @@ class PromptEncoder:
         """
         self._check_size(sum(len(message["content"]) for message in messages), "messages")
         if tools:
-            self._check_size(len(json.dumps(tools)), "tools")
+            self._check_size(len(to_text(tools)), "tools")
         try:
             tokens = await asyncio.to_thread(self._encoder.prompt_tokens, messages, tools)
         except DataError as error:

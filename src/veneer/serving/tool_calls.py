@@ -11,7 +11,6 @@ A call of a tool that the request does not name is none. What cannot be read sta
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from typing import Any
 from veneer.data.json_values import BadRow, kind, parse_json
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import Fields
+from veneer.strict_json import to_text
 
 _OPEN, _CLOSE, _MISTRAL = "<tool_call>", "</tool_call>", "[TOOL_CALLS]"
 _TAGGED = re.compile(rf"{_OPEN}(.*?)(?:{_CLOSE}|\Z)", re.DOTALL)
@@ -37,7 +37,7 @@ class ToolCall:
 
     def content(self, index: int) -> dict[str, Any]:
         """The call in OpenAI's form."""
-        arguments = json.dumps(self.arguments, ensure_ascii=False)
+        arguments = to_text(self.arguments, ensure_ascii=False)
         return {
             "index": index,
             "id": f"call_{uuid.uuid4().hex[:24]}",
