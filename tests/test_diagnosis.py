@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
 
-from veneer.cli import main
 from veneer.diagnosis import GIB, Facts, Gpu, Measured, advice, doctor, probe, report
 
 GOOD = Facts(
@@ -172,14 +170,3 @@ def test_the_probe_measures_in_a_moment(dtype: torch.dtype) -> None:
     measured = probe(torch.device("cpu"), dtype)
     assert min(measured.products, measured.attention, measured.torch_attention) > 0
     assert measured.int8_products is None or measured.int8_products > 0
-
-
-def test_the_command_prints_a_report_or_json() -> None:
-    shown = CliRunner().invoke(main, ["doctor"])
-    assert shown.exit_code == 0
-    assert "\nCPU kernels " in shown.stdout
-    assert shown.stderr == ""
-    printed = json.loads(CliRunner().invoke(main, ["doctor", "--json", "--measure"]).stdout)
-    assert printed["measured"]["products"] > 0
-    assert isinstance(printed["advice"], list)
-    assert set(printed) == {*asdict(GOOD), "advice"}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from veneer.comparison.order import RunOutcome, read_outcome
+from veneer.comparison.order import RunOutcome
 from veneer.comparison.summary import charts, differences, figure, summarize
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics.compare import compare
@@ -83,10 +81,3 @@ def test_a_dot_stands_for_every_run_and_none_for_the_base() -> None:
     found = charts(made)
     assert found.keys() == {"loss-memory.svg", "loss-time.svg", "exact-memory.svg", "exact-time.svg"}
     assert all(svg.count("<circle") == 6 for svg in found.values())
-
-
-def test_an_outcome_is_read_back_as_it_was(tmp_path: Path) -> None:
-    made = outcome("lora", 1, scores(3), exact=0.25)
-    assert read_outcome(tmp_path) is None
-    made.write(tmp_path, ["a", None])
-    assert read_outcome(tmp_path) == made

@@ -3,12 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
-from click.testing import CliRunner
-
 import chat_templates as ct
 from consoles import recorded
-from veneer.cli import main
 from veneer.data.lint.row import LintSetting, read_row
 from veneer.data.lint.run import lint
 from veneer.data.lint.view import tokens_of
@@ -36,20 +32,6 @@ def test_a_finding_shows_rule_rows_and_remedy(tmp_path: Path) -> None:
     assert "not checked, since no --model is named: refused-by-template, nothing-trained" in text
 
 
-@pytest.mark.parametrize(
-    ("row", "code"),
-    [(None, 0), (LABELLED[2], 0), ({"prompt": "question number 2", "completion": "yes"}, 1)],
-    ids=["clean", "warning", "error"],
-)
-def test_the_exit_code_says_whether_there_are_errors(row: dict[str, str] | None, code: int, tmp_path: Path) -> None:
-    file = write(tmp_path / "rows.jsonl", [*LABELLED, *([row] if row else [])])
-    result = CliRunner().invoke(main, ["data", str(file), "--json"])
-    assert result.exit_code == code, result.output
-    found = json.loads(result.stdout)
-    assert found["rows"] == 12 + bool(row)
-    assert bool(found["findings"]) is bool(row)
-
-
 def test_rows_are_shown_as_tokens_with_what_trains_marked(tmp_path: Path) -> None:
     setting = LintSetting(ct.tokenizer("chatml"))
     row = read_row("f:1", {"prompt": "Capital?", "completion": "Paris\nParis"}, setting)
@@ -63,20 +45,6 @@ def test_rows_are_shown_as_tokens_with_what_trains_marked(tmp_path: Path) -> Non
     assert tokens.count("{+") == tokens.count("+}") == 1
     assert [line.split()[-1] for line in text.splitlines()[2:] if "trained" in line] == ["completion", "turn"]
     assert "\x1b[32m" in console.export_text(styles=True)
-
-
-def test_files_with_other_names_of_columns_are_checked(tmp_path: Path) -> None:
-    file = tmp_path / "rows.csv"
-    file.write_text("text,category\n" + "".join(f"question {i},{'ab'[i % 2]}\n" for i in range(9)) + "question 0,b\n")
-    result = CliRunner().invoke(
-        main, ["data", str(file), "--json", "--columns", "{prompt: text, completion: category}"]
-    )
-    assert result.exit_code == 1
-    (finding,) = json.loads(result.stdout)["findings"]
-    assert (finding["rule"], finding["count"]) == ("conflicting-labels", 2)
-    refused = CliRunner().invoke(main, ["data", str(file), "--columns", "{question: text}"])
-    assert refused.exit_code == 2
-    assert "data.columns" in refused.stderr
 
 
 def test_the_fields_of_renamed_columns_have_the_names_that_are_read() -> None:

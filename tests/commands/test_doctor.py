@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+
+from click.testing import CliRunner
+
+from veneer.cli import main
+from veneer.diagnosis import Facts
+
+
+def test_the_command_prints_a_report_or_json() -> None:
+    shown = CliRunner().invoke(main, ["doctor"])
+    assert shown.exit_code == 0
+    assert "\nCPU kernels " in shown.stdout
+    assert shown.stderr == ""
+    printed = json.loads(CliRunner().invoke(main, ["doctor", "--json", "--measure"]).stdout)
+    assert printed["measured"]["products"] > 0
+    assert isinstance(printed["advice"], list)
+    assert set(printed) == {*(one.name for one in fields(Facts)), "advice"}

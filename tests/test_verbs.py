@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import veneer
+from veneer.config import RunConfig
+from veneer.verbs import settings
+
+FLOAT32 = veneer.ComputeSection(device="cpu", dtype="float32")
+
+
+def test_rows_in_memory_are_trained_and_reproduced_as_those_of_a_file(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in tiny_data.read_text().splitlines()]
+    settings = {"model": str(tiny_model), "method": "lora", "train": {"steps": 2},
+                "compute": {"device": "cpu", "dtype": "float32"}}  # fmt: skip
+    by_file = veneer.train({**settings, "output": str(tmp_path / "file"), "data": {"file": str(tiny_data)}})
+    mine = veneer.train({**settings, "output": str(tmp_path / "mine")}, data=iter(rows))
+    weights = [run.output / "adapter_model.safetensors" for run in (by_file, mine)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert (mine.output / "data.jsonl").is_file()
+    moved = mine.output.rename(tmp_path / "moved")
+    assert veneer.reproduce(moved).same
+    with pytest.raises(veneer.OutputError, match="holds other rows than were given"):
+        veneer.train({**settings, "output": str(moved)}, data=rows[:3])
+    compute = veneer.ComputeSection(device="cpu", dtype="float32")
+    reports = [veneer.evaluate(str(tiny_model), data, compute=compute, limit=2) for data in (tiny_data, rows)]
+    assert reports[0].base == reports[1].base
+    assert veneer.plan({**settings, "output": str(tmp_path / "planned")}, data=rows).refusal is None
+    assert not (tmp_path / "planned").exists()
+
+
+def test_unknown_settings_get_the_suggestion_of_the_command_line() -> None:
+    values = {"model": "m", "output": "o", "data": {"file": "d"}, "train": {"learning_rat": 1e-4}}
+    with pytest.raises(veneer.ConfigError, match=r"train\.learning_rat: unknown key.*train\.learning_rate"):
+        veneer.train(values)
+
+
+def test_settings_are_a_configuration_or_its_mapping(tmp_path: Path) -> None:
+    plain: dict[str, Any] = {"model": "m", "output": "o", "data": {"file": "d"}, "train": {"steps": 3}}
+    made = settings(plain)
+    assert isinstance(made, RunConfig)
+    assert settings(made) is made
+    assert made == RunConfig.model_validate(plain)
+
+
+def test_one_question_has_one_answer_and_a_list_has_as_many_as_it_is_long(tiny_model: Path) -> None:
+    sampling = veneer.Sampling(max_new_tokens=4)
+    pieces: list[str] = []
+    one = veneer.generate(str(tiny_model), "Where?", sampling=sampling, compute=FLOAT32, on_text=pieces.append)
+    asked: list[Any] = ["Where?", [{"role": "user", "content": "When?"}]]
+    several = veneer.generate(str(tiny_model), asked, sampling=sampling, compute=FLOAT32)
+    assert one == several[0] == "".join(pieces)
+    assert len(several) == 2
+
+
+@pytest.mark.parametrize("prompts", ["", ["a", ""], ["", "b", []]])
+def test_empty_prompts_are_all_named_before_a_model_is_opened(prompts: Any) -> None:
+    with pytest.raises(veneer.DataError) as caught:
+        veneer.generate("no-such-model", prompts)
+    empty = [prompts] if isinstance(prompts, str) else prompts
+    named = [line.strip(" -") for line in str(caught.value).splitlines()[1:]]
+    assert named == [f"prompt {number}" for number, one in enumerate(empty) if not one]
+
+
+def test_a_conversation_remembers_what_was_said(tiny_model: Path) -> None:
+    talk = veneer.chat(str(tiny_model), system="Hush.", sampling=veneer.Sampling(max_new_tokens=3), compute=FLOAT32)
+    first, second = talk.say("Where?"), talk.say("When?")
+    assert talk.messages == [
+        {"role": "system", "content": "Hush."},
+        {"role": "user", "content": "Where?"},
+        {"role": "assistant", "content": first},
+        {"role": "user", "content": "When?"},
+        {"role": "assistant", "content": second},
+    ]
+
+
+def test_rows_are_checked_wherever_they_are(tiny_data: Path, tiny_model: Path) -> None:
+    content = [json.loads(line) for line in tiny_data.read_text().splitlines()]
+    by_file = veneer.lint(tiny_data, model=str(tiny_model)).to_json()
+    in_memory = veneer.lint([*content], model=str(tiny_model)).to_json()
+    for key in ("rows", "rows_with", "lengths", "not_checked"):
+        assert by_file[key] == in_memory[key]
+    leaked = veneer.lint(content, eval_data=content[:2]).to_json()
+    assert {one["rule"] for one in leaked["findings"]} >= {"leaked-row"}
