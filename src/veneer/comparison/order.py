@@ -110,7 +110,7 @@ def read_outcome(folder: Path) -> RunOutcome | None:
     if not path.is_file():
         return None
     try:
-        values = restored(json.loads(path.read_text(encoding="utf-8")))
+        values = restored(dict(json.loads(path.read_text(encoding="utf-8"))))
         rows = [RowScore(answer=None, **row) for row in values.pop("rows")]
         return RunOutcome(rows=rows, **values)
     except (ValueError, TypeError, KeyError) as error:
