@@ -301,7 +301,6 @@ SUITES = {
 """Suites that belong to no single module, and what they are about."""
 UNMIRRORED: set[str] = {
     "backends/test_runs.py",
-    "exports/test_false_alarms.py",
     "exports/test_gguf_damage.py",
     "exports/test_gguf_families.py",
     "exports/test_kinds.py",

@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -137,7 +138,7 @@ class Ended:
 
 
 _FORKER = """
-import json, os, sys
+import json, os, resource, sys
 import torch
 import torch._dynamo  # what torch.optim imports at its first use: 1.3 of the 1.8 seconds of a first run
 import veneer.cli, veneer.screens.train, veneer.training.run
@@ -147,6 +148,8 @@ for line in sys.stdin:
     order = json.loads(line)
     pid = os.fork()
     if pid == 0:
+        for name, value in order["limits"].items():
+            resource.setrlimit(getattr(resource, name), (value, value))
         for number, path in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
             os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
         code = 1
@@ -190,14 +193,15 @@ class CommandLine:
         when: Path | None = None,
         holds: str = "",
         sent: int = signal.SIGKILL,
+        limits: Mapping[str, int] = MappingProxyType({}),
     ) -> Ended:
         """Run a command; send it a signal `after` so many seconds, or as soon as the file `when` has the text `holds`
-        (any by default)."""
+        (any by default). `limits` are those of the system, such as `RLIMIT_FSIZE`, in bytes."""
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._runs += 1
         out, err = (self._folder / f"{self._runs}.{kind}" for kind in ("out", "err"))
-        order = {"argv": list(argv), "out": str(out), "err": str(err)}
+        order = {"argv": list(argv), "out": str(out), "err": str(err), "limits": dict(limits)}
         self._server.stdin.write(json.dumps(order) + "\n")
         self._server.stdin.flush()
         pid = int(self._server.stdout.readline())

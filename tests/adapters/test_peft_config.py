@@ -83,6 +83,7 @@ def test_settings_of_peft_that_are_off_are_accepted(model: CausalLM, folder: Pat
     load_adapter(model, folder)
 
 
+@pytest.mark.scenario(number=32)
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -148,6 +148,7 @@ def test_a_folder_without_an_adapter_is_refused(tmp_path: Path) -> None:
         read_config(tmp_path)
 
 
+@pytest.mark.scenario(number=28)
 def test_a_pickle_is_refused_and_not_opened(model: CausalLM, folder: Path, tmp_path: Path) -> None:
     write_adapter(folder, model)
     (folder / "adapter_model.safetensors").unlink()
@@ -178,6 +179,7 @@ def plain(model: CausalLM, tmp_path: Path) -> CausalLM:
     return ours(tiny_llama(), tmp_path / "plain")
 
 
+@pytest.mark.scenario(number=31)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_refused_at_load(
     bad: float, model: CausalLM, folder: Path, tmp_path: Path
@@ -192,6 +194,7 @@ def test_values_that_are_not_finite_are_refused_at_load(
         load_adapter(plain(model, tmp_path), folder)
 
 
+@pytest.mark.scenario(number=31)
 def test_values_that_are_not_finite_are_refused_at_save(model: CausalLM, folder: Path) -> None:
     adapter = inject(model, LoraSpec(rank=4, alpha=6))
     with torch.no_grad():
@@ -236,6 +239,7 @@ def test_a_file_without_tensors_is_refused(model: CausalLM, folder: Path) -> Non
         load_adapter(model, folder)
 
 
+@pytest.mark.scenario(number=32)
 def test_an_adapter_of_another_model_is_refused(folder: Path, tmp_path: Path) -> None:
     wider = ours(tiny_llama(changes={"hidden_size": 80, "head_dim": 16}), tmp_path / "wider")
     write_adapter(folder, wider)
@@ -296,6 +300,7 @@ def test_the_names_of_a_live_peft_model_are_read(model: CausalLM, folder: Path) 
         read_tensors(folder)
 
 
+@pytest.mark.scenario(number=32)
 def test_a_targeted_layer_without_tensors_is_an_error(model: CausalLM, folder: Path, tmp_path: Path) -> None:
     write_adapter(folder, model, target_modules=("q_proj", "up_proj"))
     base = ours(tiny_llama(), tmp_path / "again")
@@ -358,6 +363,7 @@ def test_expressions_are_tried_before_they_are_used(
         read(plain(model, tmp_path), folder)
 
 
+@pytest.mark.scenario(number=32)
 @pytest.mark.parametrize("settings", [{"r": 1 << 40}, {"rank_pattern": {"q_proj": 1 << 40}}])
 def test_a_rank_that_no_tensor_has_is_refused_before_anything_is_allocated(
     settings: dict[str, Any], model: CausalLM, folder: Path, tmp_path: Path

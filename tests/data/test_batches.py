@@ -21,6 +21,7 @@ def test_order_is_this_permutation_forever() -> None:
     assert order(0, seed=0, epoch=0).tolist() == []
 
 
+@pytest.mark.scenario(number=5)
 def test_order_depends_on_seed_and_epoch_only() -> None:
     assert sorted(order(1000, seed=1, epoch=2).tolist()) == list(range(1000))
     assert order(1000, seed=1, epoch=2).tolist() == order(1000, seed=1, epoch=2).tolist()

@@ -45,6 +45,7 @@ def test_there_are_ninety_templates_that_pass_the_counts_or_try() -> None:
     assert len(hostile.UNCOUNTED) >= 90
 
 
+@pytest.mark.scenario(number=33)
 @pytest.mark.parametrize("index", SAMPLES)
 def test_a_template_that_takes_too_long_is_refused_for_good(index: int) -> None:
     one = template(hostile.UNCOUNTED[index])
@@ -70,6 +71,7 @@ def vars_of(tokenizer: object) -> dict[str, object]:
     return {name: getattr(tokenizer, name) for name, field in fields.items() if field.init}
 
 
+@pytest.mark.scenario(number=33)
 def test_memory_is_bounded() -> None:
     source = (
         "{% set ns = namespace(l=[]) %}"
@@ -213,6 +215,7 @@ def test_a_script_without_a_guard_can_use_it(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.scenario(number=33)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the limits are the system's, and differ elsewhere")
 def test_no_hostile_template_passes_the_bounds() -> None:

@@ -220,6 +220,7 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.scenario(number=26)
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.lists(PIECES, min_size=1, max_size=5).map("".join), min_size=2, max_size=6))
 def test_no_message_can_forge_a_turn(contents: list[str]) -> None:

@@ -97,6 +97,7 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     assert "invalid Parquet after row 0" in problem(tmp_path / "f.parquet")
 
 
+@pytest.mark.scenario(number=24)
 def test_bom_crlf_and_empty_lines(tmp_path: Path) -> None:
     path = tmp_path / "f.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n\r\n  \n{"text": "b"}')
@@ -107,6 +108,7 @@ def test_emoji_escapes_are_no_lone_surrogates(tmp_path: Path) -> None:
     assert read_row(tmp_path, {"text": "🗼"}).text == "🗼"
 
 
+@pytest.mark.scenario(number=24)
 def test_a_line_of_10_mb(tmp_path: Path) -> None:
     assert len(read_row(tmp_path, {"text": "word " * 2_000_000}).text or "") == 10_000_000
 
@@ -129,6 +131,7 @@ BAD_LINES = [
 ]
 
 
+@pytest.mark.scenario(number=24)
 @pytest.mark.parametrize(("line", "reason"), BAD_LINES)
 def test_a_bad_line_is_named_with_its_reason(tmp_path: Path, line: bytes, reason: str) -> None:
     path = tmp_path / "f.jsonl"
@@ -162,6 +165,7 @@ BAD_CSV = [
 ]
 
 
+@pytest.mark.scenario(number=24)
 @pytest.mark.parametrize(("content", "reason"), BAD_CSV)
 def test_bad_csv(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "f.csv").write_bytes(content)
@@ -182,6 +186,7 @@ BAD_FILES = [
 ]
 
 
+@pytest.mark.scenario(number=24)
 @pytest.mark.parametrize(("name", "content", "reason"), BAD_FILES)
 def test_bad_files(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     (tmp_path / name).write_bytes(content)

@@ -42,6 +42,7 @@ def test_a_hundred_thousand_lines_with_one_percent_bad(tmp_path: Path) -> None:
     assert time.perf_counter() - start < 10
 
 
+@pytest.mark.scenario(number=24)
 def test_bad_rows_are_grouped_by_cause(tmp_path: Path) -> None:
     rows: list[object] = [{"messages": [{"role": f"bot{n}", "content": "x"}]} for n in range(5)]
     rows += [{"messages": [USER]}, {"text": "a"}, {"text": 5}, {"messages": [USER]}]
@@ -120,6 +121,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.scenario(number=25)
 def test_duplicates_and_overlap(tmp_path: Path) -> None:
     rows = [
         {"messages": [USER, ANSWER]},

@@ -10,6 +10,7 @@ from veneer.data.template import ChatTemplate
 from veneer.errors import DataError
 
 
+@pytest.mark.scenario(number=33)
 @pytest.mark.parametrize("source", COUNTED)
 def test_hostile_templates_are_stopped_within_a_second_and_50_mb(source: str) -> None:
     messages = [{"role": "user", "content": "hello"}]

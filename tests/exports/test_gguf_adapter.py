@@ -58,6 +58,7 @@ APPLIED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.scenario(number=34)
 @pytest.mark.parametrize("kind", APPLIED)
 def test_an_adapter_in_llama_cpp_is_the_live_one(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reference")
@@ -136,6 +137,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.scenario(number=32)
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_llama_cpp_would_leave_out_is_refused(kind: str, tiny_model: Path, tmp_path: Path) -> None:
     settings, message = REFUSED[kind]
@@ -158,6 +160,7 @@ def test_biases_are_refused(settings: dict[str, Any], tmp_path: Path) -> None:
         _write(tmp_path / "a.gguf", base, folder)
 
 
+@pytest.mark.scenario(number=31)
 def test_new_tokens_and_broken_weights_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     _, folder = adapter_on(tiny_model, tmp_path / "adapter")
     with pytest.raises(AdapterError, match="adds some to the vocabulary"):

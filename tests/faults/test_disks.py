@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from tiny import run_config
-from training_runs import weights
+from tiny import CommandLine, run_config, tree
+from training_runs import options, weights
 from veneer.config import to_yaml
+from veneer.training.checkpoint import verify
 from veneer.training.run import train
 
 PRIVATE_DISK = """
@@ -82,6 +84,31 @@ def test_a_disk_that_fills_up_costs_nothing_that_was_complete(
     assert faults == [None] * len(steps)
     train(run_config(tiny_model, tiny_data, tmp_path / "whole", *settings))
     assert hashlib.sha256(weights(tmp_path / "whole", "lora")).hexdigest() == digest
+
+
+@pytest.mark.repeated
+@pytest.mark.scenario(number=8)
+def test_a_file_that_may_grow_no_further_costs_nothing_that_was_complete(
+    command_line: CommandLine, tiny_model: Path, tiny_data: Path, tmp_path: Path, rounds: int
+) -> None:
+    """The limit falls into another file of the checkpoint, or of the run, each time."""
+    settings = ("train.steps=6", "train.save_every=2", "train.keep=50")
+    whole = train(run_config(tiny_model, tiny_data, tmp_path / "whole", *settings)).output
+    sizes = sorted(file.stat().st_size for file in whole.rglob("*") if file.is_file() and file.stat().st_size > 1)
+    source = random.Random(rounds)
+    for number in range(3 * rounds):
+        output = tmp_path / str(number)
+        argv = options(tiny_model, tiny_data, output, *settings)
+        assert command_line.run(*argv, when=output / "checkpoints" / "step-000002" / "manifest.json").code in (0, -9)
+        before = tree(output / "checkpoints" / "step-000002")
+        ended = command_line.run(*argv, "--resume", limits={"RLIMIT_FSIZE": source.choice(sizes) - 1})
+        assert ended.code == 2, ended.err
+        assert "File too large" in ended.err
+        assert "Traceback" not in ended.err
+        assert tree(output / "checkpoints" / "step-000002") == before
+        assert [verify(folder) for folder in (output / "checkpoints").glob("step-*")].count(None) >= 1
+        assert command_line.run(*argv, "--resume").code == 0
+        assert weights(output, "lora") == weights(whole, "lora")
 
 
 # ------------------------------------------------------------------------------------------------------ every function

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import adapter, optimizer_of
+from support import smollm2_gguf
 from tiny import CommandLine, run_config
 from training_runs import LONG, SETTINGS, options, weights
 from veneer.events import read_events
@@ -122,3 +123,24 @@ def test_a_kill_between_writing_and_deleting_leaves_more_never_less(
     assert [verify(store.folder.checkpoint(step)) for step in store.folder.checkpoint_steps()] == [None, None]
     store.save(Progress(step=3), trainable, optimizer_of(trainable))
     assert store.folder.checkpoint_steps() == [3]
+
+
+@pytest.mark.long
+@pytest.mark.scenario(number=1)
+def test_a_real_model_killed_fifty_times_resumes_to_the_same_bytes(
+    command_line: CommandLine, tiny_data: Path, tmp_path: Path
+) -> None:
+    model = smollm2_gguf()
+    settings = ("method=lora", "train.steps=12", "train.save_every=1", "train.examples_per_step=2", "train.keep=2")
+    command_line.run("--version")
+    begun = time.perf_counter()
+    assert command_line.run(*options(model, tiny_data, tmp_path / "whole", *settings)).code == 0
+    seconds = time.perf_counter() - begun
+    source, hits, number = random.Random(0), 0, 0
+    while hits < 50:
+        output = tmp_path / str(number)
+        argv = options(model, tiny_data, output, *settings)
+        hits += killed_and_resumed(command_line, argv, output, [source.uniform(0.02, 1.0) * seconds for _ in range(5)])
+        assert weights(output, "lora") == weights(tmp_path / "whole", "lora")
+        shutil.rmtree(output)
+        number += 1

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tiny import run_config, tree
+from tiny import examples, run_config, tree
 from training_runs import LONG, SETTINGS, WEIGHTS, stopping_after, weights
+from veneer.data.batches import MicroBatch
 from veneer.errors import Interrupted
 from veneer.events import Event, StepDone
 from veneer.training.run import train
 from veneer.training.session import RunResult
+from veneer.training.steps import PackedSteps
 
 
 @pytest.mark.scenario(number=4)
@@ -60,6 +64,39 @@ def test_a_run_stopped_and_resumed_is_the_run_never_stopped(
     )
     assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
     assert tree(tmp_path / "run")["loss.svg"] == tree(expected.output)["loss.svg"]
+
+
+@pytest.mark.scenario(number=3)
+def test_a_run_resumed_in_its_second_epoch_trains_every_row_once_an_epoch(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps_of: dict[int, list[list[int]]] = {}
+    real = PackedSteps.micro_batches
+
+    def recorded(source: PackedSteps, step: int) -> list[MicroBatch]:
+        found = real(source, step)
+        steps_of[step] = [document for batch in found for document in documents_of(batch)]
+        return found
+
+    monkeypatch.setattr(PackedSteps, "micro_batches", recorded)
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.epochs=3", "train.examples_per_step=6")
+    with pytest.raises(Interrupted):
+        train(config, stop=stopping_after(6))  # 4 steps an epoch: in the middle of the second
+    assert sorted(steps_of) == list(range(1, 7))
+    train(config, resume=True)
+    assert sorted(steps_of) == list(range(1, 13))
+    epochs = [sorted(row for step in range(first, first + 4) for row in steps_of[step]) for first in (1, 5, 9)]
+    rows_of_the_file = sorted(row.tokens.tolist() for row in examples(tiny_model, tiny_data))
+    assert len(rows_of_the_file) == 20
+    assert all(one != other for one, other in itertools.pairwise(rows_of_the_file))
+    assert epochs == [rows_of_the_file] * 3
+
+
+def documents_of(batch: MicroBatch) -> list[list[int]]:
+    """The tokens of each document, with those that all of them begin with."""
+    tokens = batch.tokens.tolist()
+    ends = np.cumsum([batch.shared, *batch.lengths])
+    return [tokens[: batch.shared] + tokens[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
 @pytest.mark.scenario(number=2)

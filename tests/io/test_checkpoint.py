@@ -107,6 +107,7 @@ def test_missing_paths_and_directories_that_are_no_models(tmp_path: Path) -> Non
         SafetensorsCheckpoint(tmp_path / "x.txt")
 
 
+@pytest.mark.scenario(number=28)
 def test_pickles_are_refused_without_opening_them(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ModelError, match=r"has neither model\.safetensors"):
@@ -122,6 +123,7 @@ def test_index_lists_every_missing_shard(tmp_path: Path) -> None:
         open_checkpoint(path)
 
 
+@pytest.mark.scenario(number=27)
 @pytest.mark.parametrize(
     "file", ["../x.safetensors", "/etc/x.safetensors", "a\\x.safetensors", "x.bin", 3, None, "x" * 300 + ".safetensors"]
 )

@@ -180,6 +180,7 @@ def test_a_sampled_digest_sees_names_sizes_and_both_ends(tmp_path: Path, monkeyp
 # --------------------------------------------------------------------------------------------------------------- lock
 
 
+@pytest.mark.scenario(number=14)
 def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     holder = subprocess.Popen(
         [

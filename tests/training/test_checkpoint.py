@@ -289,6 +289,7 @@ def test_a_manifest_of_any_content_falls_back_to_the_checkpoint_before(saved: Sa
     assert len(warnings) == 1
 
 
+@pytest.mark.scenario(number=27)
 @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "", "a\x00b"])
 def test_a_manifest_that_names_files_elsewhere_falls_back_likewise(saved: Saved, name: str) -> None:
     manifest = saved.store.folder.checkpoint(3) / MANIFEST

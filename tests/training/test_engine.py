@@ -329,6 +329,7 @@ def test_a_broken_loss_stops_the_run_and_keeps_the_weights_before(
     assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "diverged"
 
 
+@pytest.mark.scenario(number=17)
 def test_a_broken_gradient_under_a_finite_loss_stops_the_run(
     eight: list[Example], tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -101,6 +101,7 @@ def test_threads_of_the_process_are_as_before(tiny_model: Path, tiny_data: Path,
 # -------------------------------------------------------------------------------------------------------------- resume
 
 
+@pytest.mark.scenario(number=6)
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_the_run_with_a_checkpoint_and_its_own_code(
     number: signal.Signals, command_line: CommandLine, tiny_model: Path, tiny_data: Path, tmp_path: Path
@@ -120,6 +121,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint_and_its_own_code(
     assert weights(output, "lora") == weights(tmp_path / "whole", "lora")
 
 
+@pytest.mark.scenario(number=7)
 def test_a_second_signal_ends_at_once_and_the_last_checkpoint_stays(
     tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -232,6 +234,7 @@ def test_where_and_how_often_may_change(tiny_model: Path, tiny_data: Path, tmp_p
     assert train(run_config(tiny_model, copied, tmp_path / "elsewhere", *changes), resume=True).progress.step == 4
 
 
+@pytest.mark.scenario(number=27)
 @pytest.mark.parametrize("method", SETTINGS)
 def test_the_folder_of_the_base_model_is_never_the_output(
     method: str, tiny_model: Path, tiny_data: Path, tmp_path: Path

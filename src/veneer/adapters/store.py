@@ -147,8 +147,8 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         raise AdapterError(f"{directory}: no {WEIGHTS_FILE} there{hint}")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        problems = [f"{name}: stands twice in the header" for name in repeated_names(path)]
+            problems = [f"{name}: stands twice in the header" for name in repeated_names(path)]
+            found = {} if problems else {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path}: not a readable safetensors file: {error}") from error
     problems += [f"{name}: stored as {tensor.dtype}" for name, tensor in found.items() if tensor.dtype not in _READABLE]

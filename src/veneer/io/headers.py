@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 LONGEST = 100_000_000
@@ -24,9 +25,9 @@ def repeated_names(path: Path) -> list[str]:
     repeated: list[str] = []
 
     def collect(pairs: list[tuple[str, object]]) -> None:
-        names = [name for name, _ in pairs]
-        if len(set(names)) != len(names):
-            repeated.extend(sorted({name for name in names if names.count(name) > 1}))
+        counts = Counter(name for name, _ in pairs)
+        if len(counts) != len(pairs):
+            repeated.extend(sorted(name for name, count in counts.items() if count > 1))
 
     try:
         json.loads(text, object_pairs_hook=collect)

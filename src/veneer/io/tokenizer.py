@@ -211,7 +211,7 @@ def aliased_clone(backend: tokenizers.Tokenizer, aliases: Mapping[str, str]) -> 
         # A merge that builds a control token from pieces would bring its literal spelling back, and its result is no
         # longer in the vocabulary.
         model["merges"] = [merge for merge in model["merges"] if not _touches(merge, aliases)]
-    clone = tokenizers.Tokenizer.from_str(to_text(tree))
+    clone = _parsed(to_text(tree), "The tokenizer with other spellings of its control tokens")
     keep_white_space_in_offsets(clone)
     return clone
 
@@ -267,14 +267,7 @@ def from_directory(path: Path) -> Tokenizer:
         hint = f" It holds {slow[0]}: save the tokenizer once with transformers to convert it." if slow else ""
         raise ModelError(f"{path} has no tokenizer.json.{hint}")
     text = _text(file)
-    try:
-        backend = tokenizers.Tokenizer.from_str(text)
-    except BaseException as error:
-        # The tokenizers library raises Exception itself, of no class of its own, for what it cannot parse, and
-        # PanicException, which has no public name, where its own code fails.
-        if type(error) is not Exception and type(error).__name__ != "PanicException":
-            raise
-        raise ModelError(f"{file} is not a usable tokenizer: {error}") from error
+    backend = _parsed(text, str(file))
     _check_ids(backend, file)
     backend.no_truncation()
     backend.no_padding()
@@ -314,6 +307,18 @@ def finish(
         special_tokens=tuple(decoder[index].content for index in sorted(decoder) if decoder[index].special),
         config=config,
     )
+
+
+def _parsed(text: str, where: str) -> tokenizers.Tokenizer:
+    """A tokenizer from its JSON. Raises ModelError for what the library cannot take, with `where` in the message."""
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except BaseException as error:
+        # The library raises Exception itself, of no class of its own, for what it cannot parse, and PanicException,
+        # which has no public name, where its own code fails.
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"{where} is not a usable tokenizer: {error}") from error
 
 
 def _check_ids(backend: tokenizers.Tokenizer, file: Path) -> None:

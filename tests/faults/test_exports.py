@@ -1,6 +1,6 @@
 """Healthy exports pass: random models of every family, adapters, rows and types, read by every program.
 
-`python tests/exports/test_false_alarms.py 200` makes as many exports and says what each reader was off by and allowed.
+`python tests/faults/test_exports.py 200` makes as many exports and says what each reader was off by and allowed.
 """
 
 from __future__ import annotations
@@ -67,13 +67,25 @@ def drawn_export(seed: int, folder: Path) -> ExportRecord:
     )  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(IN_SUITE))
-def test_a_healthy_export_passes(seed: int, tmp_path: Path) -> None:
+def passes(seed: int, folder: Path) -> None:
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: llama.cpp is the reader")
-    record = drawn_export(seed, tmp_path)
+    record = drawn_export(seed, folder)
     assert record.parity is not None
     assert record.parity.passed
+
+
+@pytest.mark.slow
+@pytest.mark.scenario(number=34)
+@pytest.mark.parametrize("seed", range(IN_SUITE))
+def test_a_healthy_export_passes(seed: int, tmp_path: Path) -> None:
+    passes(seed, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.scenario(number=34)
+@pytest.mark.parametrize("seed", range(IN_SUITE, 200))
+def test_many_more_healthy_exports_pass(seed: int, tmp_path: Path) -> None:
+    passes(seed, tmp_path)
 
 
 def main(seeds: range) -> int:
