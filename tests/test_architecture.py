@@ -22,6 +22,7 @@ LAYERS = (
     {"planning"},
     {"training", "evaluation", "assistant", "quantization", "bundled"},
     {"exports", "comparison", "sweeps", "reproduction", "walkthrough", "serving"},
+    {"run_report"},
     {"verbs", "cli", "commands", "screens", "diagnosis", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""

@@ -19,6 +19,7 @@ CONFIG_FILE = "config.yaml"
 EVENTS_FILE = "events.jsonl"
 CURVE_FILE = "loss.svg"
 SUMMARY_FILE = "summary.json"
+REPORT_FILE = "report.html"
 DATA_FILE, EVAL_DATA_FILE = "data.jsonl", "eval_data.jsonl"
 SKIPPED_ROWS_FILE = "skipped-rows.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -55,6 +56,11 @@ class RunFolder:
     def lock_file(self) -> Path:
         """Everything that the bytes of the result follow from."""
         return self.path / LOCK_FILE
+
+    @property
+    def report_file(self) -> Path:
+        """A page on what was trained and what it did to the rows that were kept for evaluation."""
+        return self.path / REPORT_FILE
 
     @property
     def data_file(self) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, overload
 
+from veneer import run_report
 from veneer.adapters.arithmetic import CombinationType, Majority
 from veneer.adapters.combine import Combination, CombinationResult, combine_folders
 from veneer.assistant import Conversation, open_assistant, turns
@@ -31,7 +32,6 @@ from veneer.planning.estimate import Estimate
 from veneer.planning.plan import Plan
 from veneer.run_folder import RunFolder
 from veneer.training import prepare
-from veneer.training import run as training
 from veneer.training.session import RunResult
 from veneer.training.steps import SupposedRows
 
@@ -49,6 +49,8 @@ def train(
     stop: Callable[[], bool] = lambda: False,
 ) -> RunResult:
     """Train as `config` says and write everything into `config.output`.
+
+    Where the run keeps rows for evaluation, `report.html` compares base and result on them.
 
     Args:
         config: the run, a `RunConfig` or a mapping of its sections.
@@ -69,7 +71,7 @@ def train(
     >>> rows = [{"prompt": "1 + 1?", "completion": "2"}, {"prompt": "1 + 2?", "completion": "3"}]
     >>> run = veneer.train({"model": model, "output": "mine", "train": {"steps": 1}}, data=rows)
     """
-    return training.train(_with_rows(config, data, eval_data), resume=resume, subscribers=subscribers, stop=stop)
+    return run_report.train(_with_rows(config, data, eval_data), resume=resume, subscribers=subscribers, stop=stop)
 
 
 def plan(

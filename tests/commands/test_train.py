@@ -28,7 +28,8 @@ def test_train_writes_an_adapter_and_says_where(tiny_model: Path, tiny_data: Pat
         "--device", "cpu", "--held-out", "0.2", "--set", "train.steps=2", "--set", "lora.rank=2",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    first, second = result.stdout.splitlines()
+    first, second, third = result.stdout.splitlines()
+    assert third == f"report: {tmp_path / 'run' / 'report.html'}"
     assert first == f"adapter: {tmp_path / 'run'}"
     assert second.startswith("best by evaluation loss (")
     assert Path(second.rpartition(": ")[2]).is_dir()

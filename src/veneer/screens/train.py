@@ -6,10 +6,11 @@ from rich.console import Console
 
 from veneer.config import RunConfig
 from veneer.enums import Method
+from veneer.run_folder import RunFolder
+from veneer.run_report import train
 from veneer.screens.console import console, say, while_read
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_event
-from veneer.training.run import train
 from veneer.training.session import RunResult
 
 
@@ -27,3 +28,6 @@ def show_result(config: RunConfig, result: RunResult) -> None:
     say(shown, f"{'model' if config.method is Method.FULL else 'adapter'}: {result.output}")
     if result.best is not None:
         say(shown, f"best by evaluation loss ({result.progress.best_loss:.4f}): {result.best}")
+    report = RunFolder(result.output).report_file
+    if report.is_file():
+        say(shown, f"report: {report}")

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tiny import run_config
+from veneer import run_report
+from veneer.config import ComputeSection
+from veneer.enums import Dtype
+from veneer.evaluation.run import evaluate
+from veneer.events import Event, RunFinished, StageBegun
+from veneer.run_report import report_run, train
+
+FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
+
+
+def values(page: Path) -> dict[str, Any]:
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)
+    found = json.loads(data)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_base_and_adapter_are_compared_on_the_rows_that_were_kept(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=20", f"data.eval_file={tiny_data}")
+    seen: list[Event] = []
+    result = train(config, subscribers=[seen.append])
+    page = values(result.output / "report.html")
+    report = evaluate(str(tiny_model), tiny_data, adapter=result.output, compute=FLOAT32)
+    expected = {one.name: one for one in report.comparison}
+    found = {one["name"]: one for one in page["report"]["comparison"]}
+    assert list(found) == ["loss", "perplexity", "bits_per_byte"]
+    for name, one in found.items():
+        assert one["base"] == pytest.approx(expected[name].base, rel=1e-4)
+        assert one["adapter"] == pytest.approx(expected[name].adapter, rel=1e-4)
+        assert one["low"] == pytest.approx(expected[name].low, rel=1e-3)
+    answers = {sample.where: sample.adapter for sample in report.samples}
+    rows = page["worst"] + page["best"]
+    assert len(rows) == run_report.SAMPLES
+    for row in rows:
+        assert "".join(piece for piece, _ in row["adapter"]) == answers[row["where"]]
+    facts = page["report"]["trained"]["facts"]
+    assert facts["steps"] == 20
+    assert facts["peak memory as planned, MB"] > 0
+    # The run's own log ends as it did before; the report comes behind it.
+    finished = next(place for place, event in enumerate(seen) if isinstance(event, RunFinished))
+    assert all("report" not in event.stage for event in seen[:finished] if isinstance(event, StageBegun))
+    log = (result.output / "events.jsonl").read_text()
+    assert "report:" not in log
+
+
+def test_a_run_without_evaluation_rows_has_no_report(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=1"))
+    assert not (result.output / "report.html").exists()
+
+
+def test_full_fine_tuning_has_no_base_left_to_compare_with(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    settings = ("method=full", "train.steps=2", "data.held_out=0.2")
+    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
+    page = values(result.output / "report.html")
+    assert page["report"]["comparison"] == []
+    assert [one["name"] for one in page["report"]["base"]] == ["loss", "perplexity", "bits_per_byte"]
+    assert page["answered"] == 4
+
+
+def test_what_is_left_out_is_said(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_report, "MOST_ROWS", 3)
+    monkeypatch.setattr(run_report, "SAMPLES", 2)
+    settings = ("train.steps=2", f"data.eval_file={tiny_data}", "data.max_length=60")
+    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
+    report = report_run(result, lambda event: None)
+    assert report is not None
+    assert report.rows == 3
+    assert len(report.samples) == 2
+    assert report.warnings[0] == "3 of the 20 rows that were kept for evaluation are in this report"
+
+
+def test_new_tokens_are_known_to_the_report(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    settings = ("train.steps=2", "data.held_out=0.2", "lora.new_tokens=[parcel]")
+    result = train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
+    assert (result.output / "report.html").is_file()
