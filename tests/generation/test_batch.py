@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tiny_models import SHAPES, documents, ours, packed_logits, tiny_llama
-from veneer.errors import DataError
+from veneer.errors import ConfigError, DataError
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.model.decoder import CausalLM
@@ -98,7 +98,7 @@ def test_the_mode_of_the_model_is_put_back(model: CausalLM) -> None:
         generate(model, [[5]], sampling=Sampling(max_new_tokens=1), stop_ids=NONE)
         assert model.training == training
     model.train()
-    with pytest.raises(IndexError):
+    with pytest.raises(ConfigError, match="1000000"):
         generate(model, [[10**6]], sampling=Sampling(max_new_tokens=1), stop_ids=NONE)
     assert model.training
     model.eval()

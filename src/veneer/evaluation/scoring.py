@@ -19,7 +19,8 @@ import torch
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
 from veneer.events import Stage, Subscriber, ignore
-from veneer.generation.batch import Router, generate
+from veneer.generation.batch import generate
+from veneer.generation.cohort import Router
 from veneer.generation.sampling import Sampling
 from veneer.losses import token_losses
 from veneer.model.language import LanguageModel

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from veneer.generation.cohort import CohortRunner
+from veneer.generation.cohort import CohortRunner, Router
 from veneer.generation.engine import GenerationEngine
-from veneer.generation.runner import AdapterSource
+from veneer.generation.paged import PagedRunner
+from veneer.generation.runner import AdapterSource, Runner
 from veneer.generation.scheduler import Limits
 from veneer.generation.text import TokenDecoder
+from veneer.model.compiled_step import layer_groups
 from veneer.model.language import LanguageModel
 
 CACHE_BYTES = 10**9
@@ -21,6 +23,7 @@ def build_engine(
     adapters: AdapterSource | None = None,
     cache_bytes: int = CACHE_BYTES,
     limits: Limits | None = None,
+    router: Router | None = None,
 ) -> GenerationEngine:
     """An engine of one base model, in evaluation mode, whose weights must not change while the engine is in use.
 
@@ -31,10 +34,12 @@ def build_engine(
         adapters: where the adapters of requests come from; without a source there is `model` alone.
         cache_bytes: bytes that keys and values may take.
         limits: what a step may take.
+        router: where the model has several adapters in it, says whose tokens are computed, by the numbers of the
+            requests from 0 on.
     """
     limits = limits or Limits()
     return GenerationEngine(
-        CohortRunner(model, limits.block_tokens),
+        _runner(model, limits, router),
         model,
         cache_bytes=cache_bytes,
         limits=limits,
@@ -42,3 +47,12 @@ def build_engine(
         stop_ids=stop_ids,
         adapters=adapters,
     )
+
+
+def _runner(model: LanguageModel, limits: Limits, router: Router | None) -> Runner:
+    cohorts, step = CohortRunner(model, limits.block_tokens, router), model.compiled_step(limits.step_tokens)
+    if step is None or router is not None:
+        return cohorts
+    groups = layer_groups(step.spec)
+    shapes = [group.block_shape(step.spec, limits.block_tokens) for group in groups]
+    return PagedRunner(step, groups, shapes, step.spec.outgrown, cohorts)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,6 +25,20 @@ DECODED_LIMIT = 10**9
 """A 4-bit model whose weights take at most this many bytes when decoded is decoded once."""
 KEEP_SHARE = 0.75
 """Dropping rows copies the cache, so it waits until a smaller share of them is left."""
+SHORT_TOKENS = 256
+"""Tokens that the longest sequence of a cohort may have more than twice its shortest."""
+
+
+class Router(Protocol):
+    """Tells a model that has several adapters whose tokens it computes (`adapters.adapter_set.AdapterSet.by_row`)."""
+
+    def group(self, row: int) -> str:
+        """Rows of one group are computed best side by side."""
+        ...
+
+    def lay(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """The next pass holds so many tokens of each of these rows, in this order."""
+        ...
 
 
 @dataclass(slots=True)
@@ -42,10 +57,11 @@ class CohortRunner:
     Args:
         model: the base.
         block_tokens: tokens that the scheduler counts as a block.
+        router: where the model has several adapters in it, is told before every pass which sequences it computes.
     """
 
-    def __init__(self, model: LanguageModel, block_tokens: int):
-        self._model = model
+    def __init__(self, model: LanguageModel, block_tokens: int, router: Router | None = None):
+        self._model, self._router = model, router
         self._groups = (BlockGroup(model.row_bytes(block_tokens), None),)
         self._cohorts: list[_Cohort] = []
         self._decoded: ExitStack | None = None
@@ -72,6 +88,7 @@ class CohortRunner:
         fresh = {number for number, item in by_number.items() if item.work.start == 0}
         self._forget(by_number.keys() - fresh)
         for cohort in self._cohorts:
+            self._lay(cohort.rows, cohort.decoding.widths())
             tokens = [by_number[row].work.sequence.tokens[-1] if row in by_number else 0 for row in cohort.rows]
             logits = cohort.decoding.step(torch.tensor(tokens, device=self._model.device))
             found |= {row: logits[place : place + 1].float() for place, row in enumerate(cohort.rows)}
@@ -80,7 +97,8 @@ class CohortRunner:
             if item.work.start == 0:
                 begun.setdefault(None if item.adapter is None else item.adapter.key, []).append(item)
         for items in begun.values():
-            found |= self._begin(items)
+            for similar in _by_capacity(items):
+                found |= self._begin(similar)
         return [
             None if item.wanted is Wanted.NONE else self._wanted(item, found[item.work.sequence.number])
             for item in inputs
@@ -109,6 +127,9 @@ class CohortRunner:
         """Prefill the prompts of sequences of one adapter; returns the logits of their last tokens."""
         model = self._model_of(items[0].adapter)
         sequences = [item.work.sequence for item in items]
+        if self._router is not None:
+            groups = {sequence.number: self._router.group(sequence.number) for sequence in sequences}
+            sequences.sort(key=lambda sequence: groups[sequence.number])
         decoding = model.decoding(len(items), max(sequence.capacity for sequence in sequences))
         if decoding.decodes_weights and self._decoded is None:
             self._decoded = ExitStack()
@@ -117,9 +138,14 @@ class CohortRunner:
         contexts.enter_context(precomputed(model.modules()))
         tokens = [token for sequence in sequences for token in sequence.tokens]
         lengths = [len(sequence.tokens) for sequence in sequences]
+        self._lay([sequence.number for sequence in sequences], lengths)
         logits = decoding.prefill(torch.tensor(tokens, device=model.device), lengths)
         self._cohorts.append(_Cohort(decoding, [sequence.number for sequence in sequences], contexts))
         return {sequence.number: logits[row : row + 1].float() for row, sequence in enumerate(sequences)}
+
+    def _lay(self, numbers: Sequence[int], tokens: Sequence[int]) -> None:
+        if self._router is not None:
+            self._router.lay(numbers, tokens)
 
     def _wanted(self, item: StepInput, last: Tensor) -> Tensor:
         if item.wanted is Wanted.LAST:
@@ -134,3 +160,14 @@ class CohortRunner:
             return self._model
         assert adapter.model is not None
         return adapter.model
+
+
+def _by_capacity(items: Sequence[StepInput]) -> list[list[StepInput]]:
+    """The inputs in parts of similar capacity, since every row of a cohort's cache is as long as its longest one."""
+    parts: list[list[StepInput]] = []
+    for item in sorted(items, key=lambda item: item.work.sequence.capacity):
+        if parts and item.work.sequence.capacity <= 2 * parts[-1][0].work.sequence.capacity + SHORT_TOKENS:
+            parts[-1].append(item)
+        else:
+            parts.append([item])
+    return parts

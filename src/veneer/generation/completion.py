@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from veneer.generation.request import (
+    STREAMS,
     Finished,
     FinishReason,
     GenerationHandle,
@@ -35,7 +36,8 @@ class Completion:
         self._sequence, self._stop_ids = sequence, stop_ids
         self._text = None if decoder is None else TextStream(decoder)
         self._scanner = StopScanner(handle.request.stop)
-        self._generator = torch.Generator().manual_seed(handle.request.sampling.seed)
+        request = handle.request
+        self._generator = torch.Generator().manual_seed(request.sampling.seed * STREAMS + request.stream)
         self._prompt_scores: dict[int, TokenLogprob] = {}
         self._scored = handle.request.prompt_logprobs is None
         self._stop: str | int | None = None

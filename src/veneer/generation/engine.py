@@ -27,10 +27,8 @@ from veneer.generation.sequence import Sequence, Work
 from veneer.generation.text import TokenDecoder
 from veneer.model.language import LanguageModel
 
-STEP_SECONDS = 0.25
-"""Prompts are cut so that a step takes no longer than this."""
 LEAST_PROMPT_TOKENS = 16
-"""Tokens of prompts that a step takes however long they take."""
+"""Tokens of prompts that a step takes however long they take, and of a step that tells how long a token takes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,7 +92,6 @@ class GenerationEngine:
         self._runner, self._spec = runner, model.spec
         self._decoder, self._stop_ids, self._adapters = decoder, stop_ids, adapters
         self._scheduler = Scheduler(BlockPool(runner.groups, cache_bytes), limits)
-        self._most_tokens = limits.step_tokens
         self._lock = threading.Lock()
         self._arrived: queue.SimpleQueue[_Active] = queue.SimpleQueue()
         self._loading: dict[int, _Active] = {}
@@ -292,14 +289,12 @@ class GenerationEngine:
             self._scheduler.restart(active.sequence)
 
     def _fit_prompts(self, tokens: int, seconds: float) -> None:
-        """Let the next step take as many tokens as there is time for, judged by a step large enough to tell."""
-        limits = self._scheduler.limits
-        if tokens < LEAST_PROMPT_TOKENS:
+        """Let the next step take as many tokens of prompts as there is time for, judged by one large enough to tell."""
+        scheduler, most = self._scheduler, self._scheduler.limits.prompt_tokens
+        if scheduler.limits.prompt_seconds is None or tokens < LEAST_PROMPT_TOKENS:
             return
-        affordable = math.floor(tokens * STEP_SECONDS / max(seconds, 1e-6))
-        least = min(self._most_tokens, limits.sequences + LEAST_PROMPT_TOKENS)
-        # No step more than twice as large as one that was measured.
-        limits.step_tokens = min(self._most_tokens, max(least, min(affordable, 2 * max(tokens, limits.step_tokens))))
+        affordable = math.floor(tokens * scheduler.limits.prompt_seconds / max(seconds, 1e-6))
+        scheduler.prompt_tokens = min(most, max(LEAST_PROMPT_TOKENS, affordable))
 
     @staticmethod
     def _adapter_of(active: _Active) -> LoadedAdapter | None:

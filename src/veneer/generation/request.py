@@ -18,6 +18,9 @@ MAX_LOGPROBS = 20
 MAX_STOPS = 16
 """Most stop strings of a request."""
 
+STREAMS = 1_000_003
+"""Random streams of a seed."""
+
 
 class Constraint(Protocol):
     """What a token must be, for example by a grammar. It is called on the engine's thread."""
@@ -43,6 +46,8 @@ class GenerationRequest:
     prompt: tuple[int, ...]
     """Token ids, at least one."""
     sampling: Sampling = field(default_factory=Sampling)
+    stream: int = 0
+    """Number of the random stream of the sampling's seed: several answers to one prompt differ by it."""
     adapter: str | None = None
     """Name of the adapter; None is the base."""
     stop: tuple[str, ...] = ()
@@ -63,6 +68,8 @@ class GenerationRequest:
         problems = []
         if len(self.stop) > MAX_STOPS or "" in self.stop:
             problems.append(f"stop: {len(self.stop)} strings, must be at most {MAX_STOPS}, and none may be empty")
+        if not 0 <= self.stream < STREAMS:
+            problems.append(f"stream: {self.stream}, must be at least 0 and below {STREAMS:,}")
         for name, number in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
             if number is not None and not 0 <= number <= MAX_LOGPROBS:
                 problems.append(f"{name}: {number}, must be between 0 and {MAX_LOGPROBS}")

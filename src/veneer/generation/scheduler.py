@@ -31,21 +31,30 @@ class Limits:
 
     sequences: int = 64
     """Most sequences that run at a time."""
-    step_tokens: int = 256
-    """Most tokens that a step computes; more than `sequences`, so that prompts are never left out."""
+    prompt_tokens: int = 256
+    """Most tokens of prompts that a step computes, beside the next tokens of all others."""
     block_tokens: int = 16
     """Tokens of a block of the cache."""
+    prompt_seconds: float | None = 0.25
+    """A step computes no more tokens of prompts than take so long; None computes as many as there may be."""
 
     def __post_init__(self) -> None:
         problems = []
         if self.sequences < 1:
             problems.append(f"sequences: {self.sequences}, must be at least 1")
-        if self.step_tokens <= self.sequences:
-            problems.append(f"step_tokens: {self.step_tokens}, must be more than sequences ({self.sequences})")
+        if self.prompt_tokens < 1:
+            problems.append(f"prompt_tokens: {self.prompt_tokens}, must be at least 1")
         if self.block_tokens < 1:
             problems.append(f"block_tokens: {self.block_tokens}, must be at least 1")
+        if self.prompt_seconds is not None and not self.prompt_seconds > 0:
+            problems.append(f"prompt_seconds: {self.prompt_seconds}, must be above 0")
         if problems:
             raise ConfigError(f"limits of the engine out of range:\n{listing(problems)}")
+
+    @property
+    def step_tokens(self) -> int:
+        """Most tokens that a step computes."""
+        return self.sequences + self.prompt_tokens
 
 
 class Scheduler:
@@ -53,17 +62,19 @@ class Scheduler:
 
     Args:
         pool: the cache's blocks.
-        limits: `step_tokens` may be made smaller between steps, and larger again up to what it was.
+        limits: what a step may take.
     """
 
     def __init__(self, pool: BlockPool, limits: Limits):
         self.pool, self.limits = pool, limits
-        self._most_tokens = limits.step_tokens
+        self.prompt_tokens = limits.prompt_tokens
+        """Tokens of prompts that the next step computes: at most those of the limits."""
         self.running: list[Sequence] = []
         """In the order of admission."""
         self._waiting: dict[str, deque[Sequence]] = {}
         self._counters: dict[str, float] = {}
         self._floor = 0.0
+        self._joins = True
         self.preemptions = 0
         """How often a sequence gave up its blocks."""
         self.asked_tokens = self.shared_tokens = 0
@@ -110,17 +121,17 @@ class Scheduler:
         """What the next step computes, with its blocks taken; sequences of one adapter stand together."""
         self._admit()
         found: list[Work] = []
-        left = self.limits.step_tokens
+        left = self.prompt_tokens
         for sequence in self._in_turn():
             if sequence not in self.running:
                 continue  # it was preempted for one before it
             count = sequence.pending
-            if sequence.placement is Placement.BLOCKS:
+            if count > 1 and sequence.placement is Placement.BLOCKS:
                 count = min(count, left)
             if count == 0 or not self._cover(sequence, sequence.computed + count):
                 continue
             found.append(Work(sequence, sequence.computed, count))
-            left -= min(count, left)
+            left -= min(count, left) if sequence.pending > 1 else 0
         kept = [work for work in found if work.sequence in self.running]
         return sorted(kept, key=lambda work: (work.sequence.adapter, work.sequence.number))
 
@@ -157,6 +168,7 @@ class Scheduler:
         return steps + sorted(prompts, key=lambda sequence: self.served(sequence.adapter))
 
     def _admit(self) -> None:
+        self._joins = self._joinable()
         while self._waiting:
             adapter = min(self._waiting, key=lambda name: (self.served(name), self._waiting[name][0].number))
             sequence = self._waiting[adapter][0]
@@ -170,8 +182,16 @@ class Scheduler:
                 del self._waiting[adapter]
             self._begin(sequence)
 
+    def _joinable(self) -> bool:
+        """Whether a new cohort may begin. Cohorts are computed one after another, so that there may not be many: none
+        begins for the few places that are left."""
+        places, room = self.limits.sequences - len(self.running), self.pool.room()
+        return not self.running or (4 * places >= self.limits.sequences and 4 * room >= self.pool.budget)
+
     def _fits(self, sequence: Sequence) -> bool:
         """Whether a place and the blocks of all its tokens, and of one more, are free."""
+        if sequence.placement is Placement.COHORT and not self._joins:
+            return False
         tokens = min(len(sequence.tokens) + 1, sequence.capacity)
         need = self._bytes_for(sequence, sequence.capacity if sequence.placement is Placement.COHORT else tokens)
         return len(self.running) < self.limits.sequences and need <= self.pool.room()
@@ -292,7 +312,7 @@ class Scheduler:
         if window is not None and sequence.placement is Placement.BLOCKS:
             # Between two steps a sequence holds what the next token sees; in a step also the tokens computed. Neither
             # needs to begin or to end with a block.
-            tokens = min(tokens, window + self._most_tokens + 2 * size)
+            tokens = min(tokens, window + self.limits.prompt_tokens + 2 * size)
         return -(-tokens // size)
 
     def _lift(self, adapter: str) -> None:

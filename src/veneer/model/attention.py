@@ -24,7 +24,15 @@ from veneer.native.functions import MIN_DIM_MULTIPLE, Documents, Kernels, usable
 from veneer.native.library import kernels
 
 
-class Attention(Protocol):
+class TextLengths(Protocol):
+    """The lengths of the texts of one forward pass."""
+
+    def text_lengths(self) -> Tensor:
+        """Length so far of the text that each token belongs to, int64 `[tokens]`."""
+        ...
+
+
+class Attention(TextLengths, Protocol):
     """How the tokens of one forward pass see each other."""
 
     def attend(
@@ -40,10 +48,6 @@ class Attention(Protocol):
 
         `sinks` `[heads]` are learned scores without a value.
         """
-        ...
-
-    def text_lengths(self) -> Tensor:
-        """Length so far of the text that each token belongs to, int64 `[tokens]`."""
         ...
 
 

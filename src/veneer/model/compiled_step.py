@@ -1,18 +1,22 @@
-"""A decoder's decoding step, laid out for the compiled library: which operations a layer is, read off its modules.
+"""A step of a decoder, laid out for the compiled library: which operations a layer is, read off its modules.
 
-What the library does not know (experts, DoRA, several adapters at once, weights on another device) leaves a model
-without a program; its steps then go through the modules themselves.
+A step computes tokens of any sequences, each a row: next ones, and those of prompts. A row is computed by one order of
+operations, whatever rows and adapters are beside it, so that its bits depend on its own sequence and adapter alone.
+
+What the library does not know (experts, DoRA, weights on another device) leaves a model without a program; its steps
+then go through the modules themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from veneer.model.attention import Attention
-from veneer.model.cache import KVCache
+from veneer.model.attention import TextLengths
 from veneer.model.layers import (
     DecoderLayer,
     Mlp,
@@ -27,12 +31,14 @@ from veneer.model.rope import Angles
 from veneer.model.shape import Activation, DecoderSpec, RopeLayout
 from veneer.native.functions import Kernels
 from veneer.native.library import kernels
-from veneer.native.program import Gate, NormKind, Pairs, Program, Slot
+from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Segment, Slot
 from veneer.native.stored import StoredLayer, StoredLinear
 
 CACHE_DTYPES = (torch.float32, torch.bfloat16)
 GATES = {Activation.SILU: Gate.SILU, Activation.GELU_TANH: Gate.GELU_TANH}
 PAIRS = {RopeLayout.HALVES: Pairs.HALVES, RopeLayout.NEIGHBOURS: Pairs.NEIGHBOURS}
+ANGLE_CHUNK = 256
+"""Positions whose angles are computed together, always the same ones, so that an angle's bits never change."""
 
 
 class Body(Protocol):
@@ -45,21 +51,62 @@ class Body(Protocol):
         """What the first layer reads, `[tokens, dim]` in `dtype`."""
         ...
 
-    def angles(self, positions: Tensor, attention: Attention) -> list[Angles | None]:
+    def angles(self, positions: Tensor, attention: TextLengths) -> list[Angles | None]:
         """By what each layer turns its queries and keys."""
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class LayerGroup:
+    """Layers whose keys and values stand in one block, because they see equally far back."""
+
+    window: int | None
+    """Keys that a token sees, its own included; None is all."""
+    layers: tuple[int, ...]
+
+    def block_shape(self, spec: DecoderSpec, tokens: int) -> tuple[int, ...]:
+        """`[layers, 2 (keys, values), kv_heads, tokens, head_dim]`."""
+        return len(self.layers), 2, spec.num_kv_heads, tokens, spec.head_dim
+
+
+def layer_groups(spec: DecoderSpec) -> tuple[LayerGroup, ...]:
+    """The layers of a model by their windows."""
+    windows = dict.fromkeys(layer.attention_spec.window for layer in spec.layers)
+    return tuple(
+        LayerGroup(window, tuple(n for n, layer in enumerate(spec.layers) if layer.attention_spec.window == window))
+        for window in windows
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepRows:
+    """The tokens of a step, a row each."""
+
+    tokens: Tensor
+    """int64 `[rows]`."""
+    positions: Tensor
+    """int64 `[rows]`; keys and values of all earlier positions are in the cache, or come with this step."""
+    lengths: Tensor
+    """int64 `[rows]`: length of the whole text of each row's sequence so far. LongRoPE needs it."""
+    blocks: CacheBlocks
+    segments: Sequence[Segment]
+    """The rows under adapters, in order."""
+    wanted: Tensor
+    """int64: the rows whose logits are wanted."""
+
+
 class CompiledStep:
-    """A decoding step of one model; the model's weights must neither change nor move while this is in use.
+    """A step of one model; the model's weights must neither change nor move while this is in use.
 
     Args:
         native: the compiled library.
-        program: leaves the head's products in `scores`, from what stands in `x`.
+        program: leaves the head's inputs in `normed`, from what stands in `x`.
         body: of the model.
         spec: of the model.
-        dtype: of the model's embedding.
+        dtype: of the model's embedding, and of the cache.
+        x, normed: the program's slots.
         head: of the model.
+        finish: makes logits of the head's products.
     """
 
     def __init__(
@@ -70,44 +117,82 @@ class CompiledStep:
         spec: DecoderSpec,
         dtype: torch.dtype,
         x: Slot,
-        scores: Slot,
+        normed: Slot,
         head: StoredLinear,
+        finish: Callable[[Tensor], Tensor],
     ):
-        self._native, self._program, self._body, self._dtype = native, program, body, dtype
-        self._x, self._scores, self._head = x, scores, head
+        self._native, self._program, self._body, self.dtype = native, program, body, dtype
+        self._x, self._normed, self._head, self._finish = x, normed, head, finish
+        self.spec = spec
         self._layer_of = [next(n for n, one in enumerate(spec.layers) if one.rope == rope) for rope in spec.ropes]
+        self._angles: list[tuple[Tensor, Tensor]] = []
 
-    def run(self, tokens: Tensor, cache: KVCache) -> Tensor:
-        """The head's products for one more token a row, float32 `[rows, vocab_size]`: memory that the next run
-        overwrites. `tokens` is int64 `[rows]`; the cache advances."""
-        rows, positions = len(tokens), cache.lengths
-        self._program.view(self._x, rows).copy_(self._body.embedded(tokens, self._dtype))
-        turned = self._body.angles(positions, cache.step())
-        angles = [_read(turned[layer]) for layer in self._layer_of]
-        self._program.run(self._native, rows, cache.keys, cache.values, cache.lengths, angles)
-        return self._program.view(self._scores, rows)
+    @property
+    def rows(self) -> int:
+        """The most rows of a step."""
+        return self._program.rows
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """The head's products for hidden states `[rows, dim]`, float32 `[rows, vocab_size]`."""
-        return self._native.rows_product(hidden.float().contiguous(), self._head.weight, self._head.bias)
+    @torch.no_grad()
+    def run(self, step: StepRows) -> Tensor:
+        """The logits of the wanted rows, float32 `[wanted, vocab_size]`; all rows' keys and values are cached."""
+        rows = len(step.tokens)
+        self._program.view(self._x, rows).copy_(self._body.embedded(step.tokens, self.dtype))
+        angles = self._angles_of(step.positions, step.lengths)
+        self._program.run(self._native, rows, step.blocks, step.positions + 1, angles, step.segments)
+        hidden = self._program.view(self._normed, rows)[step.wanted]
+        return self._finish(self._native.rows_product(hidden, self._head.weight, self._head.bias))
+
+    def _angles_of(self, positions: Tensor, lengths: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Cosines and sines by number, float32 `[rows, turned / 2]`."""
+        if self.spec.by_length:
+            return self._turned(positions, lengths)
+        known, most = (len(self._angles[0][0]) if self._angles else 0), int(positions.max())
+        while self._layer_of and known <= most:
+            chunk = torch.arange(known, known + ANGLE_CHUNK)
+            more = self._turned(chunk, chunk)
+            pairs = zip(self._angles or more, more, strict=True)
+            joined = [(torch.cat((old[0], new[0])), torch.cat((old[1], new[1]))) for old, new in pairs]
+            self._angles = joined if known else more
+            known += ANGLE_CHUNK
+        return [(cosine[positions], sine[positions]) for cosine, sine in self._angles]
+
+    def _turned(self, positions: Tensor, lengths: Tensor) -> list[tuple[Tensor, Tensor]]:
+        turned = self._body.angles(positions, _Lengths(lengths))
+        return [_read(turned[layer]) for layer in self._layer_of]
 
 
-def compile_step(body: Body, head: nn.Module, spec: DecoderSpec, dtype: torch.dtype, rows: int) -> CompiledStep | None:
+@dataclass(frozen=True, slots=True)
+class _Lengths:
+    """What an attention layout says of the rows' texts."""
+
+    lengths: Tensor
+
+    def text_lengths(self) -> Tensor:
+        return self.lengths
+
+
+def compile_step(
+    body: Body,
+    head: nn.Module,
+    spec: DecoderSpec,
+    dtype: torch.dtype,
+    rows: int,
+    finish: Callable[[Tensor], Tensor] = lambda products: products,
+) -> CompiledStep | None:
     """The step of a model for at most `rows` rows; None where the library does not know one of its modules."""
     native, stored_head = kernels(), _stored_or_none(head)
     if native is None or stored_head is None or stored_head.update is not None or dtype not in CACHE_DTYPES:
         return None
     program = Program(rows)
-    x, scores = program.slot(spec.hidden_size), program.slot(spec.vocab_size)
+    x = program.slot(spec.hidden_size)
     layout = _Layout(program, spec, x)
     try:
-        for layer in body.layers:
-            layout.layer(layer)
+        for number, layer in enumerate(body.layers):
+            layout.layer(layer, f"model.layers.{number}")
         layout.norm(body.norm, x, layout.normed)
     except _Unknown:
         return None
-    program.linear(layout.normed, [(stored_head, scores)])
-    return CompiledStep(native, program, body, spec, dtype, x, scores, stored_head)
+    return CompiledStep(native, program, body, spec, dtype, x, layout.normed, stored_head, finish)
 
 
 class _Unknown(Exception):
@@ -119,6 +204,10 @@ class _Layout:
 
     def __init__(self, program: Program, spec: DecoderSpec, x: Slot):
         self._program, self._spec, self._x = program, spec, x
+        groups = layer_groups(spec)
+        self._places = {
+            layer: (group, number) for group, one in enumerate(groups) for number, layer in enumerate(one.layers)
+        }
         inner, inner_kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
         self.normed = program.slot(spec.hidden_size)
         self._qkv = program.slot(inner + 2 * inner_kv)
@@ -127,31 +216,31 @@ class _Layout:
         self._gate_up = program.slot(2 * spec.intermediate_size)
         self._gated = program.slot(spec.intermediate_size)
 
-    def layer(self, layer: nn.Module) -> None:
-        """All of one layer. Raises _Unknown."""
+    def layer(self, layer: nn.Module, path: str) -> None:
+        """All of one layer, which stands at a path. Raises _Unknown."""
         x, normed, scale = self._x, self.normed, self._spec.residual_scale
         if type(layer) is DecoderLayer:
             self.norm(layer.input_layernorm, x, normed)
-            self._attention(layer, normed)
+            self._attention(layer, normed, path)
             self.norm(layer.post_attention_layernorm, x, normed, added=(self._attended, scale))
-            self._feed_forward(layer, normed)
+            self._feed_forward(layer, normed, path)
         elif type(layer) is SandwichLayer:
             self.norm(layer.input_layernorm, x, normed)
-            self._attention(layer, normed)
+            self._attention(layer, normed, path)
             self.norm(layer.post_attention_layernorm, self._attended, self._attended)
             self.norm(layer.pre_feedforward_layernorm, x, normed, added=(self._attended, scale))
-            self._feed_forward(layer, normed)
+            self._feed_forward(layer, normed, path)
             self.norm(layer.post_feedforward_layernorm, self._fed, self._fed)
         elif type(layer) is PostNormLayer:
-            self._attention(layer, x)
+            self._attention(layer, x, path)
             self.norm(layer.post_attention_layernorm, self._attended, self._attended)
             self._program.add(x, self._attended, scale)
-            self._feed_forward(layer, x)
+            self._feed_forward(layer, x, path)
             self.norm(layer.post_feedforward_layernorm, self._fed, self._fed)
         elif type(layer) is ParallelLayer:
             self.norm(layer.input_layernorm, x, normed)
-            self._attention(layer, normed)
-            self._feed_forward(layer, normed)
+            self._attention(layer, normed, path)
+            self._feed_forward(layer, normed, path)
             self._program.add(x, self._attended, scale)
         else:
             raise _Unknown
@@ -177,18 +266,25 @@ class _Layout:
         else:
             raise _Unknown
 
-    def _attention(self, layer: DecoderLayer, source: Slot) -> None:
+    def _linear(self, source: Slot, layers: Sequence[tuple[str, nn.Module, Slot]]) -> None:
+        """The outputs of layers that read the same input, with what adapters add to them. Raises _Unknown."""
+        stored = [(path, _stored(module), to) for path, module, to in layers]
+        self._program.linear(source, [(layer, to) for _, layer, to in stored])
+        self._program.adapt(source, stored)
+
+    def _attention(self, layer: DecoderLayer, source: Slot, path: str) -> None:
         module, spec, program = layer.self_attn, self._spec, self._program
         if type(module) is not SelfAttention:
             raise _Unknown
         inner, inner_kv = module.widths
         queries, keys = self._qkv.part(0, inner), self._qkv.part(inner, inner_kv)
         values = self._qkv.part(inner + inner_kv, inner_kv)
+        own = f"{path}.self_attn"
         if module.fused:
-            program.linear(source, [(_stored(module.qkv_proj), self._qkv)])
+            self._linear(source, [(f"{own}.qkv_proj", module.qkv_proj, self._qkv)])
         else:
-            layers = (module.q_proj, queries), (module.k_proj, keys), (module.v_proj, values)
-            program.linear(source, [(_stored(one), to) for one, to in layers])
+            slots = {"q_proj": queries, "k_proj": keys, "v_proj": values}
+            self._linear(source, [(f"{own}.{name}", module.get_submodule(name), to) for name, to in slots.items()])
         for slot, heads, name in zip((queries, keys), (spec.num_heads, spec.num_kv_heads), module.norms, strict=True):
             if module.normed:
                 self.norm(module.get_submodule(name), slot, slot, heads=heads if module.norms_by_head else 1)
@@ -198,23 +294,24 @@ class _Layout:
             for slot in (queries, keys):
                 program.rotate(slot, spec.head_dim, turned, number, PAIRS[one.rope.layout])
         program.attend(
-            module.layer, queries, keys, values, self._mixed, spec.head_dim,
+            *self._places[module.layer], queries, keys, values, self._mixed, spec.head_dim,
             scale=how.of(spec.head_dim), window=how.window, softcap=how.softcap, sinks=module.sinks,
         )  # fmt: skip
-        program.linear(self._mixed, [(_stored(module.o_proj), self._attended)])
+        self._linear(self._mixed, [(f"{own}.o_proj", module.o_proj, self._attended)])
 
-    def _feed_forward(self, layer: DecoderLayer, source: Slot) -> None:
+    def _feed_forward(self, layer: DecoderLayer, source: Slot, path: str) -> None:
         module, inner = layer.mlp, self._spec.intermediate_size
         if type(module) is not Mlp:
             raise _Unknown
         gate, up = self._gate_up.part(0, inner), self._gate_up.part(inner, inner)
+        own = f"{path}.mlp"
         if module.fused:
-            self._program.linear(source, [(_stored(module.gate_up_proj), self._gate_up)])
+            self._linear(source, [(f"{own}.gate_up_proj", module.gate_up_proj, self._gate_up)])
         else:
-            layers = (module.gate_proj, gate), (module.up_proj, up)
-            self._program.linear(source, [(_stored(one), to) for one, to in layers])
+            layers = (f"{own}.gate_proj", module.gate_proj, gate), (f"{own}.up_proj", module.up_proj, up)
+            self._linear(source, layers)
         self._program.gate(gate, up, self._gated, GATES[self._spec.activation])
-        self._program.linear(self._gated, [(_stored(module.down_proj), self._fed)])
+        self._linear(self._gated, [(f"{own}.down_proj", module.down_proj, self._fed)])
 
 
 def _by_head(module: RmsNorm) -> NormKind:

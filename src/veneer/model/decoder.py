@@ -17,15 +17,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from veneer.model.attention import Attention, PackedAttention
+from veneer.model.attention import Attention, PackedAttention, TextLengths
 from veneer.model.cache import KVCache
-from veneer.model.compiled_step import compile_step
+from veneer.model.compiled_step import CompiledStep, compile_step
 from veneer.model.decoding import CachedDecoding
 from veneer.model.layers import LAYERS, DecoderLayer, Mlp, SelfAttention
 from veneer.model.leaves import BaseLinear, DenseLinear, Embedding, RmsNorm, Weights, make_norm
 from veneer.model.recompute import Recomputation
 from veneer.model.rope import Angles, Rotary
-from veneer.model.shape import DecoderSpec, RopeKind
+from veneer.model.shape import DecoderSpec
 from veneer.products import Scores
 
 __all__ = [
@@ -73,7 +73,7 @@ class Decoder(nn.Module):
         scale = self._embedding_scale
         return x * (float(torch.tensor(scale, dtype=dtype)) if self._rounded else scale)
 
-    def angles(self, positions: Tensor, attention: Attention) -> list[Angles | None]:
+    def angles(self, positions: Tensor, attention: TextLengths) -> list[Angles | None]:
         """The rotary angles of each layer; None for a layer without rotary positions."""
         lengths = attention.text_lengths().to(positions.device) if self.by_length else None
         made = [rotary(positions, lengths) for rotary in self.ropes]
@@ -153,14 +153,17 @@ class CausalLM(nn.Module):
 
     def decoding(self, rows: int, capacity: int) -> CachedDecoding:
         """A decoding with a cache for `rows` rows of at most `capacity` tokens each."""
-        outgrown = {rope.original_max_positions for rope in self.spec.ropes if rope.kind is RopeKind.LONGROPE}
         return CachedDecoding(
             self.hidden,
             self.logits,
-            lambda products: shaped(products, self.spec.scores),
             lambda count: KVCache(self.spec, count, capacity, dtype=self.dtype, device=self.device),
-            compile_step(self.model, self.lm_head, self.spec, self.dtype, rows),
-            frozenset(outgrown) if self.spec.by_length else frozenset(),
+            self.spec.outgrown,
+        )
+
+    def compiled_step(self, rows: int) -> CompiledStep | None:
+        """A step of at most `rows` tokens of any sequences; None where the compiled library does not know it all."""
+        return compile_step(
+            self.model, self.lm_head, self.spec, self.dtype, rows, lambda products: shaped(products, self.spec.scores)
         )
 
     def row_bytes(self, capacity: int) -> int:

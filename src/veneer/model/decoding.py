@@ -1,7 +1,7 @@
 """Generation with veneer's own decoder and a key/value cache (`veneer.model.language.Decoding`).
 
-Which kernels compute a token follows from what it is: the model's modules compute those of prompts, packed; the
-compiled step, where the model has one, computes the next one of each row. Neither depends on the rows beside it.
+The model's modules compute every token. Models that have a compiled step (`veneer.model.compiled_step`) are decoded by
+that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from veneer.model.attention import Attention
 from veneer.model.cache import KVCache
-from veneer.model.compiled_step import CompiledStep
 
 Hidden = Callable[[Tensor, Tensor, Attention], Tensor]
 """A function of tokens, positions and an attention layout that returns hidden states `[tokens, dim]`."""
@@ -27,9 +26,7 @@ class CachedDecoding:
     Args:
         hidden: computes the model's hidden states.
         logits: computes the model's logits from hidden states.
-        finish: makes logits of the head's products.
         make: makes an empty cache for a number of rows.
-        compiled: the model's step as the compiled library carries it out, where it can.
         outgrown: lengths beyond which LongRoPE rotates the whole text by other angles. No cached key is valid any more
             then, so that the step that passes such a length computes all rows again.
     """
@@ -38,13 +35,10 @@ class CachedDecoding:
         self,
         hidden: Hidden,
         logits: Rowwise,
-        finish: Rowwise,
         make: Callable[[int], KVCache],
-        compiled: CompiledStep | None,
         outgrown: frozenset[int] = frozenset(),
     ):
-        self._hidden, self._logits, self._finish = hidden, logits, finish
-        self._make, self._compiled, self._outgrown = make, compiled, outgrown
+        self._hidden, self._logits, self._make, self._outgrown = hidden, logits, make, outgrown
         self._texts: list[Tensor] = []
 
     def prefill(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -55,12 +49,12 @@ class CachedDecoding:
         positions = torch.cat([torch.arange(length, device=tokens.device) for length in lengths])
         hidden = self._hidden(tokens, positions, self._cache.prefill(lengths))
         last = hidden[torch.tensor(lengths, device=tokens.device).cumsum(0) - 1]
-        return self._logits(last) if self._compiled is None else self._finish(self._compiled.head(last))
+        return self._logits(last)
 
     @property
     def decodes_weights(self) -> bool:
-        """Whether there is no compiled step; see `Decoding`."""
-        return self._compiled is None
+        """True; see `Decoding`."""
+        return True
 
     def widths(self) -> list[int]:
         """Numbers of tokens that the next step computes for each row. See `Decoding.widths`."""
@@ -74,8 +68,6 @@ class CachedDecoding:
             self._texts = [torch.cat((text, token[None])) for text, token in zip(self._texts, tokens, strict=True)]
             if self._outgrown & set(positions.tolist()):
                 return self.prefill(torch.cat(self._texts), [len(text) for text in self._texts])
-        if self._compiled is not None:
-            return self._finish(self._compiled.run(tokens, self._cache))
         return self._logits(self._hidden(tokens, positions, self._cache.step()))
 
     def keep(self, rows: Tensor) -> None:

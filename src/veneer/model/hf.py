@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from veneer.errors import AdapterError, ModelError
 from veneer.model.attention import similar_groups
+from veneer.model.compiled_step import CompiledStep
 from veneer.model.decoder import plain_weight
 from veneer.model.hf_decoding import HfCachedDecoding, HfUncachedDecoding, call_body
 from veneer.model.hf_skeleton import HfSpec, Skeleton
@@ -238,6 +239,10 @@ class HfModel:
         both, alone = rows.step(tokens[8:])[0].float(), whole.prefill(tokens[5:], [4])[0].float()
         tolerance = 1e-3 if self.dtype is torch.float32 else 3e-2
         return torch.allclose(both, alone, rtol=tolerance, atol=tolerance * float(alone.abs().max()))
+
+    def compiled_step(self, rows: int) -> CompiledStep | None:
+        """None: transformers computes this model."""
+        return None
 
     def row_bytes(self, capacity: int) -> int:
         """Bytes of one row's cache, estimated: keys and values are each taken to be two hidden states wide."""

@@ -12,6 +12,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from veneer.model.compiled_step import CompiledStep
 from veneer.model.mixture import MixtureSpec
 from veneer.model.recompute import Recomputation
 from veneer.products import Scores
@@ -167,6 +168,10 @@ class LanguageModel(Modules, Protocol):
 
     def decoding(self, rows: int, capacity: int) -> Decoding:
         """A decoding with room for `rows` rows of at most `capacity` tokens each."""
+        ...
+
+    def compiled_step(self, rows: int) -> CompiledStep | None:
+        """A step of at most `rows` tokens of any sequences; None where the compiled library does not know it all."""
         ...
 
     def row_bytes(self, capacity: int) -> int:

@@ -220,4 +220,11 @@ class DecoderSpec:
 
         Such texts cannot share a beginning that is computed once.
         """
-        return any(rope.kind is RopeKind.LONGROPE for rope in self.ropes)
+        return bool(self.outgrown)
+
+    @property
+    def outgrown(self) -> frozenset[int]:
+        """Lengths of a text beyond which LongRoPE rotates all of it by other angles, so that nothing that is cached of
+        it is valid any more."""
+        long = (rope for rope in self.ropes if rope.kind is RopeKind.LONGROPE)
+        return frozenset(rope.original_max_positions for rope in long if rope.original_max_positions is not None)

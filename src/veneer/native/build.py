@@ -17,6 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCES = (
+    "adapt.c",
     "attention.c",
     "attention_bf16.c",
     "elementwise.c",

@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
+
+from veneer.native.stored import FORMATS
+
+FACTOR_DTYPES = (torch.float32, torch.bfloat16)
+"""What factors may be stored as."""
+
+
+class FactorStruct(ctypes.Structure):
+    """`Factor` of adapt.h."""
+
+    _fields_ = (
+        ("down", ctypes.c_void_p),
+        ("up", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("format", ctypes.c_int32),
+        ("rank", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+    )
+
+
+class SegmentStruct(ctypes.Structure):
+    """`Segment` of adapt.h."""
+
+    _fields_ = (("start", ctypes.c_int32), ("stop", ctypes.c_int32), ("factors", ctypes.POINTER(FactorStruct)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,14 +44,45 @@ class LayerFactors:
     """Bᵀ, `[rank, out]`, contiguous, with the dtype of A."""
     scale: float
     bias: Tensor | None = None
-    """float32 `[out]`."""
+    """float32 `[out]`, contiguous."""
+
+    def struct(self, columns: int, depth: int) -> FactorStruct:
+        """What the kernels read, for a layer of these sizes. Raises ValueError where the factors are of another."""
+        rank = len(self.down)
+        tensors = (self.down, self.up) if self.bias is None else (self.down, self.up, self.bias)
+        fits = self.down.shape == (rank, depth) and self.up.shape == (rank, columns)
+        fits = fits and (self.bias is None or (self.bias.shape == (columns,) and self.bias.dtype == torch.float32))
+        readable = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors)
+        if not fits or not readable or self.down.dtype not in FACTOR_DTYPES or self.up.dtype != self.down.dtype:
+            # The library reads memory by these sizes, so a mistake here must not reach it.
+            given = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in tensors)
+            raise ValueError(f"factors {given} for a layer [{columns}, {depth}]")
+        return FactorStruct(
+            down=self.down.data_ptr(),
+            up=self.up.data_ptr(),
+            bias=None if self.bias is None else self.bias.data_ptr(),
+            format=FORMATS[self.down.dtype],
+            rank=rank,
+            scale=self.scale,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """A linear layer of a program that adapters may update."""
+
+    path: str
+    columns: int
+    depth: int
+
+
+@dataclass(kw_only=True, slots=True)
 class StepFactors:
     """All updates of an adapter, by the paths of the layers."""
 
     layers: Mapping[str, LayerFactors]
+    _table: ctypes.Array[FactorStruct] | None = field(default=None, repr=False)
+    _sites: Sequence[Site] = field(default=(), repr=False)
 
     @property
     def nbytes(self) -> int:
@@ -34,3 +91,20 @@ class StepFactors:
             part.down.nbytes + part.up.nbytes + (0 if part.bias is None else part.bias.nbytes)
             for part in self.layers.values()
         )
+
+    def table(self, sites: Sequence[Site]) -> ctypes.Array[FactorStruct]:
+        """A factor for every layer of a program, made once.
+
+        Raises:
+            ValueError: a layer's factors are of another size, or the program does not have the layer.
+        """
+        if self._table is None or self._sites is not sites:
+            unknown = sorted(self.layers.keys() - {site.path for site in sites})
+            if unknown:
+                raise ValueError(f"factors of layers that the program does not adapt: {unknown}")
+            found = [
+                self.layers[site.path].struct(site.columns, site.depth) if site.path in self.layers else FactorStruct()
+                for site in sites
+            ]
+            self._table, self._sites = (FactorStruct * len(found))(*found), sites
+        return self._table

@@ -226,25 +226,29 @@ class Kernels:
         operations: ctypes.Array[Any],
         space: Tensor,
         rows: int,
-        keys: Sequence[Tensor],
-        values: Sequence[Tensor],
+        cache_dtype: torch.dtype,
+        block_tokens: int,
+        blocks: ctypes.Array[ctypes.c_void_p],
         seen: Tensor,
         angles: Sequence[tuple[Tensor, Tensor]],
+        segments: ctypes.Array[Any],
+        segment_count: int,
     ) -> None:
-        """Carry out a decoding step; see `veneer.native.program.Program.run`."""
+        """Carry out a step; see `veneer.native.program.Program.run`."""
         self._call(
             "step",
             operations,
             len(operations),
             _pointer(space),
             rows,
-            _DTYPES[keys[0].dtype],
-            _pointers(keys),
-            _pointers(values),
-            ctypes.c_int64(keys[0].shape[2]),
+            _DTYPES[cache_dtype],
+            block_tokens,
+            blocks,
             _pointer(seen),
             _pointers([cosine for cosine, _ in angles]),
             _pointers([sine for _, sine in angles]),
+            segments,
+            segment_count,
         )
 
     @cached_property

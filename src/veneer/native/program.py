@@ -1,4 +1,4 @@
-"""A decoding step as a list of operations, which the compiled library carries out in one call (step.c)."""
+"""A step of a decoder as a list of operations, which the compiled library carries out in one call (step.c)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from enum import IntEnum, IntFlag
 import torch
 from torch import Tensor
 
+from veneer.native.factors import SegmentStruct, Site, StepFactors
 from veneer.native.functions import Kernels
 from veneer.native.stored import MatrixStruct, Stored, StoredLinear, matrix_struct
 
@@ -21,6 +22,7 @@ class _Kind(IntEnum):
     ATTEND = 3
     GATE = 4
     ADD = 5
+    ADAPT = 6
 
 
 class NormKind(IntFlag):
@@ -64,7 +66,7 @@ class _LinearStruct(ctypes.Structure):
 class _OpStruct(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("kind", "variant", "heads", "kv_heads", "dim", "number")),
-        *((name, ctypes.c_int32) for name in ("window", "linears")),
+        *((name, ctypes.c_int32) for name in ("window", "linears", "group", "unused")),
         ("scale", ctypes.c_float),
         ("other", ctypes.c_float),
         *((name, _PlaceStruct) for name in ("source", "beside", "third", "to")),
@@ -89,6 +91,28 @@ class Slot:
         return Slot(self.offset + start, self.stride, width)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CacheBlocks:
+    """Where the keys and values of a step's rows stand."""
+
+    dtype: torch.dtype
+    """float32 or bfloat16."""
+    block_tokens: int
+    """Tokens of a block, `[layers, 2 (keys, values), kv_heads, block_tokens, head_dim]`."""
+    addresses: Sequence[Sequence[ctypes.Array[ctypes.c_void_p]]]
+    """By group of layers and by row: where the blocks of the row's sequence begin. A block that no window reaches any
+    more may be missing (0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Neighbouring rows under one adapter."""
+
+    start: int
+    stop: int
+    factors: StepFactors
+
+
 @dataclass(slots=True)
 class Program:
     """Operations for at most `rows` rows, in the order in which they are added.
@@ -97,6 +121,8 @@ class Program:
     """
 
     rows: int
+    sites: list[Site] = field(default_factory=list)
+    """The layers that adapters may update, in the order of their factors."""
     _ops: list[_OpStruct] = field(default_factory=list)
     _kept: list[object] = field(default_factory=list)
     _floats: int = 0
@@ -154,6 +180,14 @@ class Program:
             for (update, to), down in zip(updates, downs, strict=True):
                 self._products(down, [self._linear(update.up, to, scale=update.scale, add=True)])
 
+    def adapt(self, source: Slot, layers: Sequence[tuple[str, StoredLinear, Slot]]) -> None:
+        """The updates by the adapters of a step, of layers that read the same input, by their paths."""
+        products = [self._linear(layer.weight, to) for _, layer, to in layers]
+        self._products(source, products, kind=_Kind.ADAPT).number = len(self.sites)
+        self.sites += [
+            Site(path=path, columns=layer.weight.columns, depth=layer.weight.depth) for path, layer, _ in layers
+        ]
+
     def rotate(self, source: Slot, head_dim: int, turned: int, number: int, pairs: Pairs) -> None:
         """Turn the first `turned` numbers of every head by the angles of that number."""
         heads = source.width // head_dim
@@ -162,6 +196,7 @@ class Program:
 
     def attend(
         self,
+        group: int,
         layer: int,
         queries: Slot,
         keys: Slot,
@@ -174,13 +209,14 @@ class Program:
         softcap: float | None,
         sinks: Tensor | None,
     ) -> None:
-        """Put keys and values into the cache of a layer, and mix what each row has seen."""
+        """Put keys and values into the cache of a layer, by its group and its number there, and mix what each row
+        sees."""
         op = self._append(
             _OpStruct(
                 kind=_Kind.ATTEND, source=_struct(queries), beside=_struct(keys), third=_struct(values), number=layer
             )
         )
-        op.to, op.dim, op.scale = _struct(to), head_dim, scale
+        op.group, op.to, op.dim, op.scale = group, _struct(to), head_dim, scale
         op.heads, op.kv_heads = queries.width // head_dim, keys.width // head_dim
         op.window, op.other = window or 0, softcap or 0.0
         op.weight = None if sinks is None else self._address(sinks)
@@ -194,26 +230,46 @@ class Program:
         self,
         kernels: Kernels,
         rows: int,
-        keys: Sequence[Tensor],
-        values: Sequence[Tensor],
+        blocks: CacheBlocks,
         seen: Tensor,
         angles: Sequence[tuple[Tensor, Tensor]],
+        segments: Sequence[Segment] = (),
     ) -> None:
         """Carry the operations out for the first `rows` rows.
 
         Args:
             kernels: the compiled library.
             rows: at most as many as the program was made for.
-            keys, values: by layer, `[rows, kv_heads, capacity, head_dim]` in float32 or bfloat16.
-            seen: int64 `[rows]`, the keys of each row, the new one included.
+            blocks: the cache.
+            seen: int64 `[rows]`, the keys that each row sees without a window, its own included.
             angles: cosine and sine by number, float32 `[rows, turned / 2]`.
+            segments: the rows under adapters, in order.
         """
-        if not rows <= self.rows or not 0 < int(seen.min()) <= int(seen.max()) <= keys[0].shape[2]:
-            # The library writes by these numbers, so a mistake here must not reach it.
-            raise ValueError(f"{rows} rows of {self.rows}, {seen.tolist()} keys of {keys[0].shape[2]}")
+        self._check(rows, blocks, seen, segments)
         if self._array is None:
             self._array = (_OpStruct * len(self._ops))(*self._ops)
-        kernels.step(self._array, self._memory(), rows, keys, values, seen, angles)
+        tables = (ctypes.c_void_p * (len(blocks.addresses) * rows))(
+            *(ctypes.addressof(table) for group in blocks.addresses for table in group)
+        )
+        structs = (SegmentStruct * max(1, len(segments)))(
+            *(SegmentStruct(start=one.start, stop=one.stop, factors=one.factors.table(self.sites)) for one in segments)
+        )
+        kernels.step(
+            self._array, self._memory(), rows, blocks.dtype, blocks.block_tokens, tables, seen, angles, structs,
+            len(segments),
+        )  # fmt: skip
+
+    def _check(self, rows: int, blocks: CacheBlocks, seen: Tensor, segments: Sequence[Segment]) -> None:
+        """Raise ValueError for what the library must not be given, since it reads and writes by these numbers."""
+        rooms = [[len(table) * blocks.block_tokens for table in group] for group in blocks.addresses]
+        keys: list[int] = seen.tolist()
+        if not 0 < rows <= self.rows or len(keys) != rows or any(len(group) != rows for group in rooms):
+            raise ValueError(f"{rows} rows of {self.rows}, {len(keys)} of keys, {[len(g) for g in rooms]} of blocks")
+        if any(not 0 < count <= room for group in rooms for count, room in zip(keys, group, strict=True)):
+            raise ValueError(f"{keys} keys of {rooms}")
+        ends = [0, *(end for one in segments for end in (one.start, one.stop)), rows]
+        if ends != sorted(ends):
+            raise ValueError(f"segments {[(one.start, one.stop) for one in segments]} of {rows} rows")
 
     def _memory(self) -> Tensor:
         """The working memory of all slots, made when it is first asked for."""
@@ -232,11 +288,12 @@ class Program:
         address = None if bias is None else self._address(bias)
         return _LinearStruct(weight=matrix_struct(weight), bias=address, to=_struct(to), scale=scale, add=add)
 
-    def _products(self, source: Slot, products: list[_LinearStruct]) -> None:
+    def _products(self, source: Slot, products: list[_LinearStruct], kind: _Kind = _Kind.LINEAR) -> _OpStruct:
         array = (_LinearStruct * len(products))(*products)
         self._kept.append(array)
-        op = self._append(_OpStruct(kind=_Kind.LINEAR, source=_struct(source), linears=len(products)))
+        op = self._append(_OpStruct(kind=kind, source=_struct(source), linears=len(products)))
         op.products = ctypes.cast(array, ctypes.POINTER(_LinearStruct))
+        return op
 
     def _address(self, tensor: Tensor) -> int:
         """Where a float32 copy of a tensor begins, or the tensor itself if it is float32."""

@@ -1,0 +1,31 @@
+/* Updates of many adapters in one step: the rows of each meet its own factors alone. */
+#ifndef VENEER_ADAPT_H
+#define VENEER_ADAPT_H
+
+#include "rows.h"
+
+/* The update of one layer by one adapter: scale · (x Aᵀ) Bᵀ + bias. What factors.py calls FactorStruct. */
+typedef struct {
+    const void *down, *up; /* A [rank][in], Bᵀ [rank][out]; NULL: the adapter leaves the layer as it is */
+    const float *bias;     /* [out] or NULL */
+    int32_t format;        /* WEIGHT_FLOAT32 or WEIGHT_BFLOAT16, of both */
+    int32_t rank;
+    float scale;
+} Factor;
+
+/* Neighbouring rows under one adapter; a factor for every layer of the program. What factors.py calls SegmentStruct. */
+typedef struct {
+    int32_t start, stop;
+    const Factor *factors;
+} Segment;
+
+/* down[row][0 … rank) = scale · x Aᵀ for `rows` rows of x, prepared in natural order; a row of `down` every `stride`
+ * floats. */
+void veneer_adapt_down(const Factor *factor, int64_t depth, const float *x, int rows, float *down, int64_t stride,
+                       float *scratch);
+
+/* y[row][column] += down · Bᵀ + bias for `count` columns from `first` on; `width` is the number of all columns. */
+void veneer_adapt_up(const Factor *factor, int64_t width, const float *down, int64_t stride, int rows, int first,
+                     int count, float *y, int64_t y_stride);
+
+#endif
