@@ -63,6 +63,6 @@ def test_a_text_that_outgrows_its_trained_context_is_computed_again_once(tmp_pat
     assert widths == [[31, 4, 33, 41], [1] * 4, [33, 6, 35, 43], [1] * 4, [1] * 3]
 
 
-def test_steps_without_the_compiled_one_decode_weights(tmp_path: Path, backend: str) -> None:
-    decoding = ours(tiny_llama(3), tmp_path).decoding(2, 8)
-    assert decoding.decodes_weights is (backend == "torch")
+def test_a_model_has_a_compiled_step_where_there_are_kernels(tmp_path: Path, backend: str) -> None:
+    step = ours(tiny_llama(3), tmp_path).compiled_step(8)
+    assert (step is None) is (backend == "torch")

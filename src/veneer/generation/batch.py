@@ -33,7 +33,7 @@ def generate(
     stop_ids: frozenset[int],
     on_token: OnToken = lambda row, token: None,
     on_done: Callable[[int], None] = lambda rows: None,
-    batch_rows: int = BATCH_ROWS,
+    batch_rows: int | None = None,
     router: Router | None = None,
 ) -> list[list[int]]:
     """Continue every prompt until a stop token, or `max_new_tokens`.
@@ -45,7 +45,7 @@ def generate(
         stop_ids: tokens that end a row; they are not part of the result.
         on_token: told of every new token (streaming).
         on_done: told how many rows have ended, as they end (progress).
-        batch_rows: most rows that are decoded together, a matter of memory and speed.
+        batch_rows: most rows that are decoded together, a matter of memory and speed; by default `BATCH_ROWS`.
         router: where the prompts are under several adapters, says which is under which, by its index.
 
     Returns:
@@ -77,7 +77,7 @@ def generate(
         model,
         # One row always fits.
         cache_bytes=max(CACHE_BYTES, model.row_bytes(longest + 2 * BLOCK_TOKENS)),
-        limits=Limits(sequences=batch_rows, block_tokens=BLOCK_TOKENS, prompt_seconds=None),
+        limits=Limits(sequences=batch_rows or BATCH_ROWS, block_tokens=BLOCK_TOKENS, prompt_seconds=None),
         router=router,
     )
     try:

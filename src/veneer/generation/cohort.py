@@ -131,7 +131,7 @@ class CohortRunner:
             groups = {sequence.number: self._router.group(sequence.number) for sequence in sequences}
             sequences.sort(key=lambda sequence: groups[sequence.number])
         decoding = model.decoding(len(items), max(sequence.capacity for sequence in sequences))
-        if decoding.decodes_weights and self._decoded is None:
+        if self._decoded is None:
             self._decoded = ExitStack()
             self._decoded.enter_context(decoded_weights(self._model.modules(), self._model.dtype, DECODED_LIMIT))
         contexts = ExitStack()

@@ -51,11 +51,6 @@ class CachedDecoding:
         last = hidden[torch.tensor(lengths, device=tokens.device).cumsum(0) - 1]
         return self._logits(last)
 
-    @property
-    def decodes_weights(self) -> bool:
-        """True; see `Decoding`."""
-        return True
-
     def widths(self) -> list[int]:
         """Numbers of tokens that the next step computes for each row. See `Decoding.widths`."""
         lengths: list[int] = self._cache.lengths.tolist()

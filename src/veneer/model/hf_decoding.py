@@ -72,11 +72,6 @@ class HfCachedDecoding:
         self.mask = torch.cat((self.mask, self.mask.new_ones(len(tokens), 1)), 1)
         return self._run(tokens[:, None], positions)
 
-    @property
-    def decodes_weights(self) -> bool:
-        """True; see `Decoding`."""
-        return True
-
     def widths(self) -> list[int]:
         """One token a row; see `Decoding`."""
         assert self.mask is not None
@@ -115,11 +110,6 @@ class HfUncachedDecoding:
         assert self.rows is not None
         self.rows = [torch.cat((row, token[None])) for row, token in zip(self.rows, tokens, strict=True)]
         return self._run()
-
-    @property
-    def decodes_weights(self) -> bool:
-        """True; see `Decoding`."""
-        return True
 
     def widths(self) -> list[int]:
         """All tokens of each row; see `Decoding`."""

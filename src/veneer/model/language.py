@@ -68,12 +68,7 @@ class ModelSpec(Protocol):
 
 
 class Decoding(Protocol):
-    """Generation: rows that are continued token by token."""
-
-    @property
-    def decodes_weights(self) -> bool:
-        """Whether each step decodes quantised weights, so that it pays to keep them decoded."""
-        ...
+    """Generation through a model's modules: rows that are continued token by token."""
 
     def prefill(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
         """Take the prompts, int64 `[tokens]` end to end.
