@@ -1,8 +1,28 @@
+"""Factors reach the library only where their sizes are those of the layer that they update."""
+
 from __future__ import annotations
 
+import pytest
 import torch
+from torch import Tensor
 
-from veneer.native.factors import LayerFactors, StepFactors
+from veneer.native.factors import LayerFactors, Site, StepFactors
+
+
+def randn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_factors_of_another_size_are_refused() -> None:
+    sites = [Site(path="a", columns=6, depth=4)]
+    good = {"down": randn(2, 4), "up": randn(2, 6), "scale": 1.0}
+    StepFactors(layers={"a": LayerFactors(**good)}).table(sites)
+    wrong = {"down": randn(3, 4)}, {"up": randn(2, 7)}, {"up": randn(2, 6).bfloat16()}, {"bias": randn(5)}
+    for change in (*wrong, {"down": randn(4, 2).t()}):
+        with pytest.raises(ValueError, match=r"layer \[6, 4\]"):
+            StepFactors(layers={"a": LayerFactors(**good | change)}).table(sites)
+    with pytest.raises(ValueError, match="'b'"):
+        StepFactors(layers={"b": LayerFactors(**good)}).table(sites)
 
 
 def test_bytes_are_those_of_every_tensor() -> None:

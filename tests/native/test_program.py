@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 
 import pytest
@@ -10,12 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from tiny_models import largest_difference
+from veneer.native.factors import LayerFactors, StepFactors
 from veneer.native.library import kernels
-from veneer.native.program import Gate, NormKind, Pairs, Program, Slot
+from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Segment, Slot
 from veneer.native.stored import StoredLinear, stored_dense
 
 pytestmark = pytest.mark.skipif(kernels() is None, reason="no compiled kernels")
-ROWS, CAPACITY = 3, 8
+ROWS, CAPACITY, BLOCK = 3, 9, 3
 
 
 def randn(*shape: int, seed: int = 0) -> Tensor:
@@ -31,6 +33,7 @@ def carried_out(
     values: Tensor | None = None,
     seen: Tensor | None = None,
     angles: list[tuple[Tensor, Tensor]] | None = None,
+    segments: list[Segment] | None = None,
 ) -> Tensor:
     """What a program of the operations that `add` gives it leaves in the slot that `add` returns."""
     program = Program(ROWS)
@@ -41,8 +44,18 @@ def carried_out(
     program.view(source, rows).copy_(x[:rows])
     cache = [torch.zeros(ROWS, 1, CAPACITY, 4) if one is None else one for one in (keys, values)]
     counts = torch.ones(rows, dtype=torch.int64) if seen is None else seen
-    program.run(library, rows, cache[:1], cache[1:], counts, angles or [])
+    # [rows, kv_heads, capacity, dim] twice, to [rows, blocks, layers, keys and values, kv_heads, tokens, dim]
+    stacked = torch.stack(cache, 1).unflatten(3, (-1, BLOCK)).movedim(3, 1)[:, :, None].contiguous()
+    program.run(library, rows, in_blocks(stacked[:rows]), counts, angles or [], segments or [])
+    for number, one in enumerate(cache):
+        one.copy_(stacked[:, :, 0, number].movedim(1, 2).flatten(2, 3))
     return program.view(to, rows).clone()
+
+
+def in_blocks(stacked: Tensor) -> CacheBlocks:
+    """The blocks `[rows, blocks, …]` of one group of layers."""
+    tables = [(ctypes.c_void_p * len(row))(*(block.data_ptr() for block in row)) for row in stacked]
+    return CacheBlocks(dtype=torch.float32, block_tokens=BLOCK, addresses=[tables])
 
 
 def to_new(program: Program, width: int, add: Callable[[Slot], None]) -> Slot:
@@ -139,13 +152,13 @@ def test_attention_over_what_each_row_has_seen(window: int | None, softcap: floa
     x = randn(ROWS, 16)  # queries of two heads, a key and a value, of four numbers each
     keys, values = randn(ROWS, 1, CAPACITY, 4, seed=1), randn(ROWS, 1, CAPACITY, 4, seed=2)
     before = keys.clone(), values.clone()
-    seen = torch.tensor([1, 4, 8])
+    seen = torch.tensor([1, 4, CAPACITY])
     sink = randn(2, seed=3) if sinks else None
 
     def add(program: Program, source: Slot) -> Slot:
         to = program.slot(8)
         program.attend(
-            0, source.part(0, 8), source.part(8, 4), source.part(12, 4), to, 4,
+            0, 0, source.part(0, 8), source.part(8, 4), source.part(12, 4), to, 4,
             scale=0.7, window=window, softcap=softcap, sinks=sink,
         )  # fmt: skip
         return to
@@ -193,6 +206,71 @@ def test_sums_and_fewer_rows_than_the_program_has_room_for() -> None:
 def test_numbers_that_would_write_elsewhere_do_not_reach_the_library(rows: int, seen: list[int]) -> None:
     program, library = Program(ROWS), kernels()
     assert library is not None
-    cache = [torch.zeros(ROWS, 1, CAPACITY, 4)]
+    blocks = in_blocks(torch.zeros(rows, CAPACITY // BLOCK, 1, 2, 1, BLOCK, 4))
     with pytest.raises(ValueError, match=f"{rows} rows of {ROWS}"):
-        program.run(library, rows, cache, cache, torch.tensor(seen), [])
+        program.run(library, rows, blocks, torch.tensor(seen), [])
+
+
+@pytest.mark.parametrize("spans", [[(0, 2), (1, 3)], [(0, 4)], [(2, 1)], [(1, 3), (0, 1)]])
+def test_segments_that_overlap_or_leave_the_rows_are_refused(spans: list[tuple[int, int]]) -> None:
+    program, library = Program(ROWS), kernels()
+    assert library is not None
+    blocks = in_blocks(torch.zeros(ROWS, 1, 1, 2, 1, BLOCK, 4))
+    segments = [Segment(start, stop, StepFactors(layers={})) for start, stop in spans]
+    with pytest.raises(ValueError, match="segments"):
+        program.run(library, ROWS, blocks, torch.ones(ROWS, dtype=torch.int64), [], segments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype) -> None:
+    """Ranks, scales and biases differ; rows between are the base's; a row's bits do not depend on the others."""
+    rows, depth, widths = 23, 70, (5, 300)
+    x, weights = randn(rows, depth), [randn(width, depth, seed=width) for width in widths]
+
+    def factors(rank: int, seed: int, *, biased: bool, both: bool = True) -> StepFactors:
+        made = {
+            name: LayerFactors(
+                down=randn(rank, depth, seed=seed).to(dtype),
+                up=randn(rank, width, seed=seed + 1).to(dtype),
+                scale=0.3 * rank,
+                bias=randn(width, seed=seed + 2) if biased else None,
+            )
+            for name, width in zip("ab", widths, strict=True)
+        }
+        return StepFactors(layers=made if both else {"b": made["b"]})
+
+    first, second, third = (
+        factors(1, 10, biased=False),
+        factors(17, 20, biased=True),
+        factors(8, 30, biased=False, both=False),
+    )
+    segments = [Segment(0, 2, first), Segment(2, 9, second), Segment(12, 23, third)]
+
+    def run(given: Tensor, own: list[Segment]) -> Tensor:
+        program, library = Program(rows), kernels()
+        assert library is not None
+        source, whole = program.slot(depth), program.slot(sum(widths))
+        slots = whole.part(0, widths[0]), whole.part(widths[0], widths[1])
+        stored = [StoredLinear(weight=one) for weight in weights if (one := stored_dense(weight)) is not None]
+        program.linear(source, list(zip(stored, slots, strict=True)))
+        program.adapt(source, list(zip("ab", stored, slots, strict=True)))
+        program.view(source, len(given)).copy_(given)
+        blocks = in_blocks(torch.zeros(len(given), 1, 1, 2, 1, BLOCK, 4))
+        program.run(library, len(given), blocks, torch.ones(len(given), dtype=torch.int64), [], own)
+        return program.view(whole, len(given)).clone()
+
+    found = run(x, segments)
+    expected = torch.cat([x.double() @ weight.double().t() for weight in weights], 1)
+    for segment in segments:
+        for name, place in zip("ab", (slice(0, 5), slice(5, 305)), strict=True):
+            if name in segment.factors.layers:
+                own, inputs = segment.factors.layers[name], x[segment.start : segment.stop].double()
+                expected[segment.start : segment.stop, place] += (
+                    own.scale * inputs @ own.down.double().t() @ own.up.double()
+                )
+                if own.bias is not None:
+                    expected[segment.start : segment.stop, place] += own.bias.double()
+    assert largest_difference(found, expected) < 1e-3
+    assert torch.equal(found[9:12], run(x[9:12], []))
+    for row, own in ((1, first), (5, second), (22, third)):
+        assert torch.equal(found[row], run(x[row : row + 1], [Segment(0, 1, own)])[0])

@@ -263,10 +263,9 @@ class Program:
         """Raise ValueError for what the library must not be given, since it reads and writes by these numbers."""
         rooms = [[len(table) * blocks.block_tokens for table in group] for group in blocks.addresses]
         keys: list[int] = seen.tolist()
-        if not 0 < rows <= self.rows or len(keys) != rows or any(len(group) != rows for group in rooms):
-            raise ValueError(f"{rows} rows of {self.rows}, {len(keys)} of keys, {[len(g) for g in rooms]} of blocks")
-        if any(not 0 < count <= room for group in rooms for count, room in zip(keys, group, strict=True)):
-            raise ValueError(f"{keys} keys of {rooms}")
+        fits = 0 < rows <= self.rows and len(keys) == rows and all(len(group) == rows for group in rooms)
+        if not fits or any(not 0 < n <= room for group in rooms for n, room in zip(keys, group, strict=True)):
+            raise ValueError(f"{rows} rows of {self.rows}, {keys} keys of {rooms}")
         ends = [0, *(end for one in segments for end in (one.start, one.stop)), rows]
         if ends != sorted(ends):
             raise ValueError(f"segments {[(one.start, one.stop) for one in segments]} of {rows} rows")
