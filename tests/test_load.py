@@ -18,15 +18,17 @@ from torch import Tensor
 
 from tiny import chat_tokenizer, run_config
 from tiny_models import SHAPES, documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
-from veneer.assistant import make_assistant
+from veneer.assistant import make_assistant, turns
 from veneer.config import QuantSection
 from veneer.errors import ConfigError, ModelError
+from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.tokenizer import Tokenizer, finish
-from veneer.load import WeightForm, check_vocabulary, expected_tensors, load_model
+from veneer.load import WeightForm, check_vocabulary, expected_tensors, load_model, narrowed
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
+from veneer.native.library import kernels
 from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear
 from veneer.quant.schemes import pack
@@ -282,3 +284,73 @@ def test_a_run_and_an_assistant_refuse_such_a_tokenizer(tiny_model: Path, tiny_d
         train(run_config(folder, tiny_data, tmp_path / "run"))
     with pytest.raises(ModelError, match=rf"has ids up to {rows}, .* {rows} rows"):
         make_assistant(load_model(open_checkpoint(folder)), open_checkpoint(folder), None)
+
+
+LINEAR = "model.layers.0.mlp.up_proj"
+
+
+def sixteen_bits(folder: Path, dtype: torch.dtype) -> Path:
+    """The tiny chat model with 16 bits a weight."""
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_frozen_base_in_float32_keeps_the_16_bits_of_its_files(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = saved(tiny_llama().to(dtype), tmp_path)
+    monkeypatch.setattr("veneer.load.reads_stored", lambda *_: True)
+    model = load_model(checkpoint, dtype=torch.float32)
+    kept = {path: m.weight.dtype for path, m in model.named_modules() if isinstance(m, DenseLinear)}
+    assert set(kept.values()) == {dtype, torch.float32}
+    assert {path for path, held in kept.items() if held is torch.float32} == {"lm_head"}
+    assert torch.equal(model.get_submodule(LINEAR).weight.float(), checkpoint.read(f"{LINEAR}.weight", torch.float32))
+    trained = load_model(checkpoint, form=WeightForm.TRAINABLE, dtype=torch.float32)
+    assert {parameter.dtype for parameter in trained.parameters()} == {torch.float32}
+    monkeypatch.setattr("veneer.load.reads_stored", lambda *_: False)
+    wide = load_model(checkpoint, dtype=torch.float32)
+    assert {parameter.dtype for parameter in wide.parameters()} == {torch.float32}
+
+
+def test_a_weight_that_16_bits_do_not_hold_stays_as_it_is() -> None:
+    torch.manual_seed(3)
+    weight = torch.randn(8, 8)
+    assert narrowed(weight) is weight
+    for dtype in (torch.bfloat16, torch.float16):
+        exact = weight.to(dtype).float()
+        exact[0, 0], exact[1, 1] = -0.0, 2.0**-24  # a number that float16 has below its normal ones
+        held = narrowed(exact)
+        assert held.dtype == dtype
+        assert torch.equal(held.float().view(torch.int32), exact.view(torch.int32))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_base_in_16_bits_trains_and_answers_as_a_widened_one(
+    dtype: torch.dtype, tiny_model: Path, tiny_data: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if kernels() is None:
+        pytest.skip("this machine has no compiled kernels")
+    folder = sixteen_bits(shutil.copytree(tiny_model, tmp_path / "model"), dtype)
+    settings = ("method=lora", "train.steps=4", "lora.dropout=0.1", "compute.dtype=float32")
+    with monkeypatch.context() as patch:
+        patch.setattr("veneer.load.reads_stored", lambda *_: False)
+        wide = train(run_config(folder, tiny_data, tmp_path / "wide", *settings))
+    kept = train(run_config(folder, tiny_data, tmp_path / "kept", *settings))
+    assert kept.model.get_parameter(f"{LINEAR}.base.weight").dtype == dtype
+    assert wide.model.get_parameter(f"{LINEAR}.base.weight").dtype == torch.float32
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "kept" / name).read_bytes() == (tmp_path / "wide" / name).read_bytes()
+    # One token a pass is made by other kernels than a text.
+    answers = [
+        make_assistant(run.model, open_checkpoint(folder), run.trainable.adapter).answers(  # type: ignore[attr-defined]
+            [turns(None, "What is the parcel number?"), turns(None, "late")], Sampling(max_new_tokens=12)
+        )
+        for run in (kept, wide)
+    ]
+    assert answers[0] == answers[1]

@@ -25,6 +25,7 @@ from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
+from veneer.products import reads_stored
 from veneer.quant.codes import BLOCKS, CodeBook, NestedScales, code_values, nested_values
 from veneer.quant.int8 import Int8Linear
 from veneer.quant.linear import QuantLinear
@@ -41,7 +42,7 @@ class WeightForm(Enum):
 
     FROZEN = "frozen"
     """Weights in the compute dtype, without gradients: the base of LoRA. Quantised weights of the files stay
-    quantised."""
+    quantised. Linear layers that compute in float32 keep 16 bits a weight where the kernels widen them."""
     QUANTIZED = "quantized"
     """Linear layers in 4 or 8 bits, all else as FROZEN: the base of QLoRA. Where the files hold quantised weights, no
     other weight is quantised."""
@@ -62,6 +63,8 @@ class StreamedWeights:
     dense: frozenset[str]
     """Paths of the linear layers that are not quantised on loading."""
     progress: Callable[[str], None]
+    narrow: bool = False
+    """Whether frozen linear layers are held in 16 bits a weight where these hold the same numbers."""
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
         """See `veneer.model.decoder.Weights`."""
@@ -84,6 +87,8 @@ class StreamedWeights:
         assert weight is not None
         if self.products is Products.INT8:
             return Int8Linear(weight, bias_tensor)
+        if self.narrow and ".experts." not in path:
+            weight = narrowed(weight)
         return DenseLinear(self._parameter(weight), None if bias_tensor is None else self._parameter(bias_tensor))
 
     def parameter(self, path: str, shape: tuple[int, ...]) -> nn.Parameter:
@@ -106,6 +111,15 @@ class StreamedWeights:
 
     def _stored(self, name: str) -> PackedLinear:
         return packed_layer(name, self.checkpoint.read_stored(name)).to(self.device)
+
+
+def narrowed(weight: torch.Tensor) -> torch.Tensor:
+    """A float32 weight in bfloat16, or else float16, if that holds every number of it; else the weight itself."""
+    for dtype in (torch.bfloat16, torch.float16):
+        held = weight.to(dtype)
+        if torch.equal(held.float(), weight):
+            return held
+    return weight
 
 
 def packed_layer(name: str, stored: StoredWeight) -> PackedLinear:
@@ -318,5 +332,6 @@ def load_model(
         quant=quant,
         dense=skipped(paths, quant.skip_modules) if quantizing else frozenset(paths),
         progress=progress,
+        narrow=form is not WeightForm.TRAINABLE and reads_stored(dtype, device.type),
     )
     return CausalLM(spec, weights, dtype)

@@ -191,6 +191,12 @@ def compiled() -> bool:
     return found is not None and found.has_products
 
 
+def reads_stored(dtype: torch.dtype, device: str) -> bool:
+    """Whether products in `dtype` take the weight of a frozen layer as it is stored (`layer_outputs`): a base whose
+    files hold 16 bits a weight then needs no more in memory. `device` is the kind of device: `cpu` or `cuda`."""
+    return dtype is torch.float32 and device == "cpu" and kernels() is not None
+
+
 def through(layer: Frozen, x: Tensor) -> Tensor:
     """The layer's outputs, with a gradient for x where one is asked for; nothing is kept for it."""
     if x.dim() > 2:

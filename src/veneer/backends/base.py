@@ -84,7 +84,7 @@ class Description:
     stored: QuantSection | None
     """How the files hold the linear layers quantised, or None where they do not."""
     dtype: torch.dtype | None
-    """The dtype that config.json records for the files, or None where it records none."""
+    """The dtype of the weights in the files, or None where config.json does not say it."""
     tokenizer: Callable[[], Tokenizer]
     """Reads the tokenizer. Raises ModelError where it is missing or damaged."""
     notes: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from veneer.backends.choose import backend_of, said
 from veneer.backends.files import HfFiles
 from veneer.enums import Backend
 from veneer.io.checkpoint import ModelConfig
-from veneer.io.model_files import recorded_dtype
+from veneer.io.model_files import dtype_of_files
 from veneer.io.prequantised import described_quantisation
 from veneer.io.protocol import Checkpoint
 from veneer.load import linear_paths, stored_layers, stored_quantisation
@@ -46,7 +46,7 @@ def describe_model(model: Checkpoint | ModelConfig, wanted: Backend) -> Descript
             if isinstance(model, ModelConfig)
             else stored_quantisation(model, spec)
         ),
-        dtype=recorded_dtype(model.config),
+        dtype=dtype_of_files(model.config),
         tokenizer=model.tokenizer,
     )
 
@@ -66,7 +66,7 @@ def _by_transformers(model: Checkpoint | ModelConfig, wanted: Backend) -> Descri
         spec=spec,
         linears=tuple(line.path for line in spec.adaptable),
         stored=stored,
-        dtype=recorded_dtype(model.config),
+        dtype=dtype_of_files(model.config),
         tokenizer=model.tokenizer,
         notes=(said(model.config, wanted), *_layers_without_adapter(spec)),
     )

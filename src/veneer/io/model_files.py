@@ -12,7 +12,7 @@ from torch import Tensor
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.experts import as_published
 from veneer.io.files import write_tensors, write_text
-from veneer.io.prequantised import CONFIG_KEY
+from veneer.io.prequantised import CONFIG_KEY, METHOD
 from veneer.io.stream import TensorWriter
 from veneer.io.tokenizer import Tokenizer
 from veneer.strict_json import to_text
@@ -21,6 +21,15 @@ WEIGHTS_FILE = "model.safetensors"
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 """Dtypes in which weights are written, by their names in config.json."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def dtype_of_files(config: Mapping[str, Any]) -> torch.dtype | None:
+    """The dtype in which the files hold the weights that are not quantised by bitsandbytes; None where config.json does
+    not say it, or the files hold codes and scales that are decoded when they are read (fp8, MXFP4)."""
+    settings = config.get(CONFIG_KEY)
+    if isinstance(settings, Mapping) and settings.get("quant_method", METHOD) != METHOD:
+        return None
+    return recorded_dtype(config)
 
 
 def recorded_dtype(config: Mapping[str, Any]) -> torch.dtype | None:

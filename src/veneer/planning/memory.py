@@ -142,7 +142,7 @@ def base_bytes(setup: Setup) -> int:
         if setup.products is Products.INT8 and not is_router(linear.path):
             total += 2 * linear.weights + 8 * (linear.inputs + linear.outputs)
         elif linear.path in setup.dense:
-            total += linear.weights * size
+            total += linear.weights * (size if is_router(linear.path) else setup.dense_bytes)
         else:
             total += packed_bytes(linear.outputs, linear.inputs, setup.quant)
     return total

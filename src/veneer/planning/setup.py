@@ -23,6 +23,7 @@ from veneer.model.shape import Norm
 from veneer.model.spec import DecoderSpec
 from veneer.planning.mixture import has_experts, mixture_linears, share_of_experts
 from veneer.planning.trained import LinearShape, Shape, by_adapter, by_full, by_linear, norm_paths
+from veneer.products import reads_stored
 from veneer.quant.schemes import skipped
 
 
@@ -164,6 +165,13 @@ class Setup:
     def quantized(self) -> bool:
         """Whether the base's linear layers are quantised."""
         return self.method is Method.QLORA or self.stored
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes in memory of a weight of a linear layer that is not quantised."""
+        if self.full:
+            return 4
+        return self.file_bytes if reads_stored(self.dtype, self.device) else self.dtype.itemsize
 
     def with_rank(self, rank: int) -> Setup:
         """A copy with one rank for all updates."""
