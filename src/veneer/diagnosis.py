@@ -216,8 +216,9 @@ def _kernel_advice(facts: Facts) -> list[str]:
         return [f"the CPU kernels are missing, {facts.kernels_reason}{here}; {slower}"]
     if not facts.kernels_loaded:
         return [
-            f"the CPU kernels ({facts.kernels}) are compiled but cannot be loaded, because torch brings another OpenMP "
-            f"runtime than the compiler's: install torch from PyPI, or compile with gcc, then install again; {slower}"
+            f"the CPU kernels ({facts.kernels}) are compiled but cannot be loaded: they are older than veneer's "
+            "sources, or torch brings another OpenMP runtime than the compiler's; install torch from PyPI, or compile "
+            f"with gcc, then install veneer again; {slower}"
         ]
     return []
 

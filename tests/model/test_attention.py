@@ -12,6 +12,8 @@ from torch import Tensor
 
 from tiny_models import BACKENDS, largest_difference, use_backend
 from veneer.model.attention import PADDING_WASTE, PackedAttention, similar_groups
+from veneer.model.shape import AttentionSpec
+from veneer.model.windowed import attention_by_document
 
 MIXES = [
     [1],
@@ -181,3 +183,25 @@ def test_a_shared_beginning_sees_no_document() -> None:
     assert torch.equal(before[:20], after[:20])
     assert torch.equal(before[25:], after[25:])
     assert not torch.equal(before[20:25], after[20:25])
+
+
+@pytest.mark.parametrize("shared", [0, 6])
+@pytest.mark.parametrize("sinks", [False, True])
+@pytest.mark.parametrize(
+    "spec",
+    [AttentionSpec(0.3), AttentionSpec(window=7), AttentionSpec(softcap=1.5), AttentionSpec(0.2, 40, 2.0)],
+    ids=str,
+)
+def test_windows_caps_and_sinks_are_those_of_blocks_in_float64(spec: AttentionSpec, sinks: bool, shared: int) -> None:
+    lengths = [1, 70, 33, 9]
+    q, k, v = heads(shared + sum(lengths), 4, 2, seed=shared)
+    sink, grad = torch.randn(4, dtype=torch.float64), torch.randn_like(q)
+    leaves = [x.requires_grad_() for x in (q, k, v, sink)[: 3 + sinks]]
+    documents = [shared, *lengths] if shared else lengths
+    expected = attention_by_document(q, k, v, documents, shared, spec, sink if sinks else None)
+    own = [x.detach().float().requires_grad_() for x in leaves]
+    found = PackedAttention(lengths, shared).attend(0, own[0], own[1], own[2], spec, own[3] if sinks else None)
+    assert largest_difference(found, expected) < 2e-6
+    pairs = zip(torch.autograd.grad(found, own, grad.float()), torch.autograd.grad(expected, leaves, grad), strict=True)
+    for ours, exact in pairs:
+        assert largest_difference(ours, exact) < 2e-5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from veneer.losses import losses_and_grads_reference
 from veneer.native.build import VARIANTS, library_path, machine
-from veneer.native.functions import Documents, Kernels, usable
+from veneer.native.functions import INTERFACE, Documents, Kernels, ScoreLimits, usable
 from veneer.native.processor import NEEDS, cpu_flags
 
 RUNNABLE = [
@@ -18,6 +19,7 @@ RUNNABLE = [
     for name in VARIANTS.get(machine(), {})
     if (NEEDS[name] <= cpu_flags() or machine() == "aarch64") and library_path(name).is_file()
 ]
+PLAIN = ScoreLimits()
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
 DOCUMENTS = [
     *(Documents(lengths) for lengths in [(1,), (37, 1, 150), (32, 64), (33, 31, 2, 1, 65), (300,)]),
@@ -34,7 +36,12 @@ def native(request: pytest.FixtureRequest) -> Kernels:
 
 
 def masked_softmax_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, lengths: tuple[int, ...], shared: int = 0
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: tuple[int, ...],
+    shared: int = 0,
+    limits: ScoreLimits = PLAIN,
 ) -> Tensor:
     """Softmax over the keys that a query may see; with `shared`, document 0 is what all the others begin with."""
     group, start, pieces = queries.shape[1] // keys.shape[1], 0, []
@@ -44,8 +51,15 @@ def masked_softmax_attention(
         k, v = (torch.cat((x[:before], x[start : start + length])).transpose(0, 1) for x in (keys, values))
         k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
         scores = q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])
-        future = torch.ones(length, before + length, dtype=torch.bool).triu(1 + before)
-        pieces.append((scores.masked_fill(future, -math.inf).softmax(-1) @ v).transpose(0, 1))
+        if limits.softcap is not None:
+            scores = limits.softcap * torch.tanh(scores / limits.softcap)
+        hidden = torch.ones(length, before + length, dtype=torch.bool).triu(1 + before)
+        if limits.window is not None:
+            hidden |= torch.ones(length, before + length, dtype=torch.bool).tril(before - limits.window)
+        scores = scores.masked_fill(hidden, -math.inf)
+        if limits.sinks is not None:
+            scores = torch.cat((scores, limits.sinks[:, None, None].expand(-1, length, 1)), -1)
+        pieces.append((scores.softmax(-1)[..., : before + length] @ v).transpose(0, 1))
         start += length
     return torch.cat(pieces)
 
@@ -71,6 +85,57 @@ def test_attention_and_its_gradients_are_those_of_the_masked_softmax(
     for got, leaf in zip(found, leaves, strict=True):
         assert leaf.grad is not None
         torch.testing.assert_close(got.double(), leaf.grad, atol=TOLERANCE[dtype] * scale, rtol=TOLERANCE[dtype])
+
+
+LIMITS = [
+    ScoreLimits(window=1),
+    ScoreLimits(window=13),
+    ScoreLimits(window=32),
+    ScoreLimits(window=70),
+    ScoreLimits(window=1000),
+    ScoreLimits(softcap=2.0),
+    ScoreLimits(softcap=50.0),
+    ScoreLimits(sinks=torch.tensor([0.5, -3.0, 2.0, 9.0])),
+    ScoreLimits(window=40, softcap=3.0, sinks=torch.tensor([1.0, 0.0, -1.0, 4.0])),
+]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("documents", DOCUMENTS)
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+def test_windows_caps_and_sinks_and_their_gradients_are_those_of_the_formulas(
+    native: Kernels, dtype: torch.dtype, documents: Documents, limits: ScoreLimits
+) -> None:
+    tokens, heads, kv_heads, dim = sum(documents.lengths), 4, 2, 32 if dtype is torch.bfloat16 else 48
+    q, grad = (torch.randn(tokens, heads, dim).to(dtype) for _ in range(2))
+    k, v = (torch.randn(tokens, kv_heads, dim).to(dtype) for _ in range(2))
+    leaves = [x.double().requires_grad_() for x in (q, k, v)]
+    exact = replace(limits, sinks=None if limits.sinks is None else limits.sinks.double())
+    expected = masked_softmax_attention(*leaves, documents.lengths, documents.shared, exact)
+    expected.backward(grad.double())
+
+    output, lse = native.attention_forward(q, k, v, documents, dim**-0.5, limits)
+    found = native.attention_backward(q, k, v, documents, dim**-0.5, output, lse, grad, limits)
+
+    scale = max(1.0, *(float(x.grad.abs().max()) for x in leaves if x.grad is not None))
+    torch.testing.assert_close(output.double(), expected.detach(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    for got, leaf in zip(found, leaves, strict=True):
+        assert leaf.grad is not None
+        torch.testing.assert_close(got.double(), leaf.grad, atol=TOLERANCE[dtype] * scale, rtol=TOLERANCE[dtype])
+
+
+def test_a_capped_score_is_exact_over_the_whole_range(native: Kernels) -> None:
+    # One key of each score, and one of score 0 beside it: what comes out tells the capped score.
+    scores = torch.cat((torch.linspace(-3, 3, 400), torch.logspace(-6, 2, 200), -torch.logspace(-6, 2, 200)))
+    for score in scores.split(2):
+        lengths = (2,) * len(score)
+        q = torch.zeros(2 * len(score), 1, 16)
+        q[:, 0, 0] = 1.0
+        k, v = torch.zeros_like(q), torch.zeros_like(q)
+        k[0::2, 0, 0], v[0::2] = score, 1.0
+        output, _ = native.attention_forward(q, k, v, Documents(lengths), 1.0, ScoreLimits(softcap=1.0))
+        expected = torch.sigmoid(torch.tanh(score.double()))
+        torch.testing.assert_close(output[1::2, 0, 0].double(), expected, atol=2e-7, rtol=0)
 
 
 def test_large_scores_do_not_overflow(native: Kernels) -> None:
@@ -192,3 +257,9 @@ def test_kernels_take_only_contiguous_cpu_tensors_of_one_dtype() -> None:
     assert not usable(x, x.bfloat16())
     assert not usable(x.double())
     assert not usable(torch.ones(0, 4))
+
+
+def test_a_library_of_another_interface_is_refused(native: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("veneer.native.functions.INTERFACE", INTERFACE + 1)
+    with pytest.raises(OSError, match=rf"from other sources \(interface {INTERFACE}, not {INTERFACE + 1}\)"):
+        Kernels(library_path(RUNNABLE[0]))

@@ -20,7 +20,7 @@ from torch.nn import functional
 from veneer.gpu.attention import packed_attention
 from veneer.model.shape import PLAIN, AttentionSpec
 from veneer.model.windowed import attention_by_document
-from veneer.native.functions import MIN_DIM_MULTIPLE, Documents, Kernels, usable
+from veneer.native.functions import MIN_DIM_MULTIPLE, Documents, Kernels, ScoreLimits, usable
 from veneer.native.library import kernels
 
 
@@ -122,17 +122,17 @@ class PackedAttention:
             attention_spec.of(queries.shape[-1]),
             (self._documents.lengths, self._documents.shared),
         )
-        if (
-            sinks is not None
-            or attention_spec.softcap is not None
-            or (attention_spec.window is not None and attention_spec.window < self._longest)
-        ):
+        # A window that is longer than every document hides nothing.
+        window = attention_spec.window if (attention_spec.window or self._longest) < self._longest else None
+        if kernels() is not None and usable(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0:
+            result: Tensor = _PackedKernel.apply(  # type: ignore[no-untyped-call]
+                queries, keys, values, sinks, self._documents, scale, window, attention_spec.softcap
+            )
+            return result
+        if sinks is not None or attention_spec.softcap is not None or window is not None:
             return attention_by_document(queries, keys, values, lengths, shared, attention_spec, sinks)
         if queries.is_cuda:
             return packed_attention(queries, keys, values, lengths, scale, shared=shared)
-        if kernels() is not None and usable(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0:
-            result: Tensor = _PackedKernel.apply(queries, keys, values, self._documents, scale)  # type: ignore[no-untyped-call]
-            return result
         return self.attend_padded(queries, keys, values, scale)
 
     def attend_padded(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
@@ -169,19 +169,36 @@ class _PackedKernel(torch.autograd.Function):
     """Attention by the compiled kernel. Backward needs its inputs, its output and one number for each row."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float) -> Tensor:
-        output, lse = _kernels().attention_forward(queries, keys, values, documents, scale)
-        ctx.save_for_backward(queries, keys, values, output, lse)
-        ctx.documents, ctx.scale = documents, scale
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        sinks: Tensor | None,
+        documents: Documents,
+        scale: float,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        limits = ScoreLimits(window, softcap, None if sinks is None else sinks.detach().float().contiguous())
+        output, lse = _kernels().attention_forward(queries, keys, values, documents, scale, limits)
+        ctx.save_for_backward(queries, keys, values, sinks, output, lse)
+        ctx.documents, ctx.scale, ctx.limits = documents, scale, limits
         return output
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        queries, keys, values, output, lse = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        queries, keys, values, sinks, output, lse = ctx.saved_tensors
+        grad = grads[0].contiguous()
         found = _kernels().attention_backward(
-            queries, keys, values, ctx.documents, ctx.scale, output, lse, grads[0].contiguous()
+            queries, keys, values, ctx.documents, ctx.scale, output, lse, grad, ctx.limits
         )
-        return (*found, None, None)
+        grad_sinks = None
+        if ctx.needs_input_grad[3]:
+            # Its share of a row, exp(sink − lse), is taken from the other keys' values, and has none of its own.
+            lost = torch.exp(ctx.limits.sinks - lse) * (grad.float() * output.float()).sum(-1)
+            grad_sinks = -lost.sum(0).to(sinks.dtype)
+        return (*found, grad_sinks, None, None, None, None)
 
 
 def _kernels() -> Kernels:

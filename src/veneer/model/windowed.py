@@ -1,8 +1,9 @@
 """Attention within a window, or with capped scores, in torch's own operations.
 
-No fused kernel of torch caps scores, and a window as a mask tensor would take memory of length². So each document is
-computed in blocks of query rows, each against the keys that it can see. Backward computes a block's scores again, so
-that only queries, keys and values are kept between forward and backward.
+The compiled kernel does the same on a CPU (native/attention.c). This is for GPUs, for other dtypes and for machines
+without it. No fused kernel of torch caps scores, and a window as a mask tensor would take memory of length². So each
+document is computed in blocks of query rows, each against the keys that it can see. Backward computes a block's scores
+again, so that only queries, keys and values are kept between forward and backward.
 """
 
 from __future__ import annotations

@@ -10,6 +10,10 @@
  *
  *     P = exp(s·QKᵀ − lse),  dV = Pᵀ dO,  dP = dO Vᵀ,  dS = s · P ∘ (dP − rowsum(dO ∘ O)),  dQ = dS K,  dK = dSᵀ Q
  *
+ * With a window a block meets only the keys that one of its rows sees. Capped scores t = c · tanh(s·QKᵀ / c) take the
+ * place of s·QKᵀ, and dS has the factor 1 − (t/c)². A sink is one more term of a row's sum, and nothing else: its gradient
+ * follows from lse, O and dO outside of here.
+ *
  * Every sum has a fixed order, whatever the number of threads: the key gradients of the query heads that share a key
  * head, and of the documents that share their beginning, are written apart and added in order.
  */
@@ -48,15 +52,17 @@ static void transpose(const float *in, int rows, int columns, float *out) {
             for (int r = r0; r < r0 + 16; r++) out[(int64_t)c * rows + r] = in[(int64_t)r * columns + c];
 }
 
-/* scores[BLOCK][width] to exp(scale · scores − shift), 0 behind the diagonal, where row i sees first + i + 1 keys; rows
- * behind `rows` become 0. */
-static void exponentiate(float *scores, int width, int first, int rows, int visible, float scale, const float *shift) {
+/* Columns [from, visible) of scores[BLOCK][width] to exp(scale · scores − shift), 0 where row i does not see the key: it has
+ * `first` + i keys before it. Rows behind `rows` become 0. */
+static void exponentiate(const Problem *p, float *scores, int width, int first, int rows, int from, int visible,
+                         float scale, const float *shift) {
     for (int i = 0; i < BLOCK; i++) {
         float *row = scores + (int64_t)i * width;
-        const int seen = i < rows ? first + i + 1 : 0;
+        const int seen = i < rows ? first + i + 1 : from, oldest = i < rows ? oldest_of(p, first + i) : from;
         const float minus = i < rows ? shift[i] : 0.0f;
+        for (int j = from; j < oldest; j++) row[j] = 0.0f;
 #pragma omp simd
-        for (int j = 0; j < seen; j++) row[j] = fast_exp(row[j] * scale - minus);
+        for (int j = oldest; j < seen; j++) row[j] = fast_exp(row[j] * scale - minus);
         for (int j = seen; j < visible; j++) row[j] = 0.0f;
     }
 }
@@ -70,30 +76,50 @@ static void forward_task(const Problem *p, const Task *task, void *output, float
     gather_context(p->values, p, task, values);
     for (int first = 0; first < task->length; first += BLOCK) {
         const int rows = task->length - first < BLOCK ? task->length - first : BLOCK;
-        const int visible = seen_by(task, first), diagonal = task->before + first;
+        const int visible = seen_by(task, first), diagonal = task->before + first, from = first_seen(p, task, first);
+        const float scale = p->cap > 0.0f ? 1.0f : p->scale;
         float shift[BLOCK];
         gather(p->queries, p, p->heads, task->head, task->start + first, rows, BLOCK, block);
-        matmul(BLOCK, visible, dim, block, dim, 1, keys_t, width, scores, width, 0);
+        matmul(BLOCK, visible - from, dim, block, dim, 1, keys_t + from, width, scores + from, width, 0);
+        if (p->cap > 0.0f) cap_scores(p, scores, width, from, visible);
         for (int i = 0; i < rows; i++) {
             float largest = -INFINITY;
             const float *row = scores + (int64_t)i * width;
 #pragma omp simd reduction(max : largest)
-            for (int j = 0; j <= diagonal + i; j++) largest = row[j] > largest ? row[j] : largest;
-            shift[i] = largest * p->scale;
+            for (int j = oldest_of(p, diagonal + i); j <= diagonal + i; j++) largest = row[j] > largest ? row[j] : largest;
+            shift[i] = largest * scale;
+            if (p->sinks && p->sinks[task->head] > shift[i]) shift[i] = p->sinks[task->head];
         }
-        exponentiate(scores, width, diagonal, rows, visible, p->scale, shift);
-        matmul(BLOCK, dim, visible, scores, width, 1, values, dim, mixed, dim, 0);
+        exponentiate(p, scores, width, diagonal, rows, from, visible, scale, shift);
+        matmul(BLOCK, dim, visible - from, scores + from, width, 1, values + (int64_t)from * dim, dim, mixed, dim, 0);
         for (int i = 0; i < rows; i++) {
             float sum = 0.0f, *row = mixed + i * dim;
             const float *weights = scores + (int64_t)i * width;
 #pragma omp simd reduction(+ : sum)
-            for (int j = 0; j <= diagonal + i; j++) sum += weights[j];
+            for (int j = from; j <= diagonal + i; j++) sum += weights[j];
+            if (p->sinks) sum += fast_exp(p->sinks[task->head] - shift[i]);
             const float inverse = 1.0f / sum;
             for (int d = 0; d < dim; d++) row[d] *= inverse;
             const int64_t place = (task->start + first + i) * p->heads + task->head;
             store_row(output, p->dtype, place * dim, dim, row);
             lse[place] = shift[i] + logf(sum);
         }
+    }
+}
+
+/* dP − delta times the slope of the cap, 1 − (t/c)², from capped scores t; delta has done its work then and becomes 0. */
+static void uncap_gradients(const Problem *p, const float *capped, float *dprobs, int width, int from, int visible,
+                            int rows, float *delta) {
+    const float inverse = 1.0f / p->cap;
+    for (int i = 0; i < rows; i++) {
+        const float *scores = capped + (int64_t)i * width;
+        float *row = dprobs + (int64_t)i * width;
+#pragma omp simd
+        for (int j = from; j < visible; j++) {
+            const float share = scores[j] * inverse;
+            row[j] = (row[j] - delta[i]) * (1.0f - share * share);
+        }
+        delta[i] = 0.0f;
     }
 }
 
@@ -111,8 +137,8 @@ static void backward_task(const Problem *p, const Task *task, int document, Grad
     memset(dk, 0, (size_t)plane * 8); /* dk and dv */
     for (int first = 0; first < task->length; first += BLOCK) {
         const int rows = task->length - first < BLOCK ? task->length - first : BLOCK;
-        const int visible = seen_by(task, first);
-        const int64_t start = task->start + first;
+        const int visible = seen_by(task, first), from = first_seen(p, task, first);
+        const int64_t start = task->start + first, ahead = (int64_t)from * dim;
         float shift[BLOCK], delta[BLOCK];
         gather(p->queries, p, p->heads, task->head, start, rows, BLOCK, queries);
         gather(g->grad, p, p->heads, task->head, start, rows, BLOCK, dout);
@@ -124,19 +150,23 @@ static void backward_task(const Problem *p, const Task *task, int document, Grad
             delta[i] = sum;
             shift[i] = g->lse[(start + i) * p->heads + task->head];
         }
-        matmul(BLOCK, visible, dim, queries, dim, 1, keys_t, width, probs, width, 0);
-        exponentiate(probs, width, task->before + first, rows, visible, p->scale, shift);
-        matmul(BLOCK, visible, dim, dout, dim, 1, values_t, width, dprobs, width, 0);
-        matmul(visible, dim, BLOCK, probs, 1, width, dout, dim, dv, dim, 1);
+        matmul(BLOCK, visible - from, dim, queries, dim, 1, keys_t + from, width, probs + from, width, 0);
+        matmul(BLOCK, visible - from, dim, dout, dim, 1, values_t + from, width, dprobs + from, width, 0);
+        if (p->cap > 0.0f) {
+            cap_scores(p, probs, width, from, visible);
+            uncap_gradients(p, probs, dprobs, width, from, visible, rows, delta);
+        }
+        exponentiate(p, probs, width, task->before + first, rows, from, visible, p->cap > 0.0f ? 1.0f : p->scale, shift);
+        matmul(visible - from, dim, BLOCK, probs + from, 1, width, dout, dim, dv + ahead, dim, 1);
         for (int i = 0; i < rows; i++) {
             float *row = dprobs + (int64_t)i * width;
             const float *weights = probs + (int64_t)i * width;
 #pragma omp simd
-            for (int j = 0; j < visible; j++) row[j] = weights[j] * (row[j] - delta[i]) * p->scale;
+            for (int j = from; j < visible; j++) row[j] = weights[j] * (row[j] - delta[i]) * p->scale;
         }
-        for (int i = rows; i < BLOCK; i++) memset(dprobs + (int64_t)i * width, 0, (size_t)visible * 4);
-        matmul(BLOCK, dim, visible, dprobs, width, 1, keys, dim, dq, dim, 0);
-        matmul(visible, dim, BLOCK, dprobs, 1, width, queries, dim, dk, dim, 1);
+        for (int i = rows; i < BLOCK; i++) memset(dprobs + (int64_t)i * width + from, 0, (size_t)(visible - from) * 4);
+        matmul(BLOCK, dim, visible - from, dprobs + from, width, 1, keys + ahead, dim, dq, dim, 0);
+        matmul(visible - from, dim, BLOCK, dprobs + from, 1, width, queries, dim, dk + ahead, dim, 1);
         for (int i = 0; i < rows; i++)
             store_row(g->grad_q, p->dtype, ((start + i) * p->heads + task->head) * dim, dim, dq + i * dim);
     }
@@ -198,11 +228,14 @@ static void backward(const Problem *p, int number, Gradients *g, void *work) {
     backward_task(p, &task, number / p->heads, g, work);
 }
 
-/* output like queries, lse float32 [tokens, heads]; returns 0, or 1 where memory ran out. */
+/* output like queries, lse float32 [tokens, heads]; see Problem for window, cap and sinks. Returns 0, or 1 where memory ran
+ * out. */
 int veneer_attention_forward(int dtype, const void *queries, const void *keys, const void *values,
                              const int32_t *lengths, const int64_t *starts, int documents, int shared, int heads,
-                             int kv_heads, int dim, float scale, void *output, float *lse, int threads) {
-    const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values, lengths, starts, documents, shared};
+                             int kv_heads, int dim, float scale, int window, float cap, const float *sinks,
+                             void *output, float *lse, int threads) {
+    const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values, lengths, starts, documents, shared,
+                       window, cap, sinks};
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {
@@ -223,9 +256,11 @@ int veneer_attention_forward(int dtype, const void *queries, const void *keys, c
  * [documents, 2, shared, heads, dim]. */
 int veneer_attention_backward(int dtype, const void *queries, const void *keys, const void *values,
                               const int32_t *lengths, const int64_t *starts, int documents, int shared, int heads,
-                              int kv_heads, int dim, float scale, const void *output, const float *lse,
-                              const void *grad, void *grad_q, void *grad_k, void *grad_v, float *scratch, int threads) {
-    const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values, lengths, starts, documents, shared};
+                              int kv_heads, int dim, float scale, int window, float cap, const float *sinks,
+                              const void *output, const float *lse, const void *grad, void *grad_q, void *grad_k,
+                              void *grad_v, float *scratch, int threads) {
+    const Problem p = {dtype, heads, kv_heads, dim, scale, queries, keys, values, lengths, starts, documents, shared,
+                       window, cap, sinks};
     const int64_t tokens = starts[documents - 1] + lengths[documents - 1];
     Gradients g = {output, grad, lse, grad_q, scratch, scratch + 2 * tokens * heads * dim, tokens};
     int failed = 0;

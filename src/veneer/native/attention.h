@@ -19,6 +19,9 @@ typedef struct {
     const int32_t *lengths;
     const int64_t *starts;
     int documents, shared; /* shared: tokens of document 0 that all others see, or 0 */
+    int window;            /* keys that a query sees at most, its own among them; 0: all before it */
+    float cap;             /* scores become cap · tanh(score / cap); 0: they stay */
+    const float *sinks;    /* a score without a value for each head, [heads], or NULL */
 } Problem;
 
 /* One document as one head sees it: `before` shared keys, then its own. */
@@ -40,6 +43,39 @@ static inline Task task_of(const Problem *p, int number) {
 static inline int seen_by(const Task *task, int first) {
     const int seen = padded(task->before + first + BLOCK);
     return seen < task->width ? seen : task->width;
+}
+
+/* The first of the keys that a query with `place` keys before it sees. */
+static inline int oldest_of(const Problem *p, int place) {
+    return p->window && place >= p->window ? place - p->window + 1 : 0;
+}
+
+/* Where the keys begin that a block of queries from row `first` sees, at a multiple of BLOCK. */
+static inline int first_seen(const Problem *p, const Task *task, int first) {
+    return oldest_of(p, task->before + first) / BLOCK * BLOCK;
+}
+
+/* tanh(x) to 3 units in the last place: by a polynomial in x² where |x| < 0.64, which was fitted at Chebyshev's nodes with
+ * an error of 3e-8, else from exp(2 x). */
+static inline float fast_tanh(float x) {
+    const float z = x * x;
+    float p = -6.001808022e-3f;
+    p = p * z + 2.093143095e-2f;
+    p = p * z - 5.383701859e-2f;
+    p = p * z + 1.333267902e-1f;
+    p = p * z - 3.333332807e-1f;
+    const float small = x + x * z * p, large = 1.0f - 2.0f / (fast_exp(2.0f * x) + 1.0f);
+    return z < 0.4096f ? small : large;
+}
+
+/* cap · tanh(scale · score / cap) in place, for columns [from, to) of the block's scores. */
+static inline void cap_scores(const Problem *p, float *scores, int width, int from, int to) {
+    const float inner = p->scale / p->cap, outer = p->cap;
+    for (int i = 0; i < BLOCK; i++) {
+        float *row = scores + (int64_t)i * width;
+#pragma omp simd
+        for (int j = from; j < to; j++) row[j] = outer * fast_tanh(row[j] * inner);
+    }
 }
 
 /* What backward reads and where it writes. `own` and `shared` are the key and value gradients by query head, float32:

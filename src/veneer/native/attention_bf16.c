@@ -82,9 +82,14 @@ static inline __m512 exponential(const float *scores, float scale, float shift, 
     return _mm512_maskz_mov_ps(mask, _mm512_loadu_ps(values));
 }
 
-/* The lanes of columns [j, j + 16) below `seen`. */
-static inline __mmask16 lanes(int j, int seen) {
-    return seen >= j + 16 ? 0xffff : seen <= j ? 0 : (__mmask16)((1u << (seen - j)) - 1u);
+/* The lanes of columns [j, j + 16) below `end`. */
+static inline uint32_t lanes_until(int j, int end) {
+    return end >= j + 16 ? 0xffffu : end <= j ? 0u : (1u << (end - j)) - 1u;
+}
+
+/* The lanes of columns [j, j + 16) that a row sees: those of [oldest, seen). */
+static inline __mmask16 lanes(int j, int oldest, int seen) {
+    return (__mmask16)(lanes_until(j, seen) & ~lanes_until(j, oldest));
 }
 
 /* Rows of one head as bfloat16 [total][dim]: `before` from token 0 on, `length` from `start` on, zeros behind. */
@@ -134,29 +139,36 @@ void veneer_attention_bf16_forward(const Problem *p, const Task *task, void *out
     interleave(rows_of, dim, width, dim, values);
     for (int first = 0; first < task->length; first += BLOCK) {
         const int rows = task->length - first < BLOCK ? task->length - first : BLOCK;
-        const int visible = seen_by(task, first);
+        const int visible = seen_by(task, first), from = first_seen(p, task, first);
+        const float scale = p->cap > 0.0f ? 1.0f : p->scale;
         gather_block(p->queries, p, task, first, rows, block);
-        product(BLOCK, visible, words, (const uint32_t *)block, words, keys_t, width, scores, width, 0);
+        product(BLOCK, visible - from, words, (const uint32_t *)block, words, keys_t + from, width, scores + from, width,
+                0);
+        if (p->cap > 0.0f) cap_scores(p, scores, width, from, visible);
         float inverse[BLOCK];
         for (int i = 0; i < BLOCK; i++) {
             const float *row = scores + (int64_t)i * width;
             uint16_t *out = probs + (int64_t)i * width;
             const int seen = i < rows ? task->before + first + i + 1 : 0;
+            const int oldest = oldest_of(p, task->before + first + i);
             __m512 largest = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
-            for (int j = 0; j < seen; j += 16)
-                largest = _mm512_mask_max_ps(largest, lanes(j, seen), largest, _mm512_loadu_ps(row + j));
-            const float shift = _mm512_reduce_max_ps(largest) * p->scale;
-            for (int j = 0; j < visible; j += 16) {
+            for (int j = from; j < seen; j += 16)
+                largest = _mm512_mask_max_ps(largest, lanes(j, oldest, seen), largest, _mm512_loadu_ps(row + j));
+            float shift = _mm512_reduce_max_ps(largest) * scale;
+            if (p->sinks && p->sinks[task->head] > shift) shift = p->sinks[task->head];
+            for (int j = from; j < visible; j += 16) {
                 const __m512 weights =
-                    j < seen ? exponential(row + j, p->scale, shift, lanes(j, seen)) : _mm512_setzero_ps();
+                    j < seen ? exponential(row + j, scale, shift, lanes(j, oldest, seen)) : _mm512_setzero_ps();
                 sum = _mm512_add_ps(sum, weights);
                 _mm256_storeu_si256((__m256i *)(out + j), narrow(weights));
             }
-            const float total = _mm512_reduce_add_ps(sum);
+            float total = _mm512_reduce_add_ps(sum);
+            if (p->sinks) total += fast_exp(p->sinks[task->head] - shift);
             inverse[i] = 1.0f / total;
             if (i < rows) lse[(task->start + first + i) * p->heads + task->head] = shift + logf(total);
         }
-        product(BLOCK, dim, visible / 2, (const uint32_t *)probs, width / 2, values, dim, mixed, dim, 0);
+        product(BLOCK, dim, (visible - from) / 2, (const uint32_t *)probs + from / 2, width / 2,
+                values + (int64_t)from / 2 * dim, dim, mixed, dim, 0);
         for (int i = 0; i < rows; i++) {
             uint16_t *out = (uint16_t *)output + ((task->start + first + i) * p->heads + task->head) * dim;
             for (int d = 0; d < dim; d += 16)
@@ -167,17 +179,25 @@ void veneer_attention_bf16_forward(const Problem *p, const Task *task, void *out
     }
 }
 
-/* Rows i and i + 1 of P = exp(s·S − lse) and dS = s · P ∘ (dP − delta), rounded: interleaved, and dS as rows too. */
-static void two_rows(const Problem *p, int i, int width, int seen, int visible, const float *scores, const float *dprobs,
-                     const float *shift, const float *delta, uint32_t *probs_b, uint32_t *ds_b, uint16_t *ds) {
-    for (int j = 0; j < visible; j += 16) {
+/* Rows i and i + 1 of P = exp(s·S − lse) and dS = s · P ∘ (dP − delta), rounded: interleaved, and dS as rows too. Row i has
+ * `before` keys before it. Capped scores are scaled already, and dS then has the slope of the cap as a factor. */
+static void two_rows(const Problem *p, int i, int width, int before, int from, int visible, const float *scores,
+                     const float *dprobs, const float *shift, const float *delta, uint32_t *probs_b, uint32_t *ds_b,
+                     uint16_t *ds) {
+    const float scale = p->cap > 0.0f ? 1.0f : p->scale;
+    for (int j = from; j < visible; j += 16) {
         __m256i prob[2], slope[2];
         for (int r = 0; r < 2; r++) {
             const int64_t place = (int64_t)(i + r) * width + j;
             /* A row behind the document has seen = 0 and an infinite shift: its lanes are masked away. */
-            const __mmask16 mask = shift[i + r] == INFINITY ? 0 : lanes(j, seen + r);
-            const __m512 weights = mask ? exponential(scores + place, p->scale, shift[i + r], mask) : _mm512_setzero_ps();
-            const __m512 centred = _mm512_sub_ps(_mm512_loadu_ps(dprobs + place), _mm512_set1_ps(delta[i + r]));
+            const __mmask16 mask =
+                shift[i + r] == INFINITY ? 0 : lanes(j, oldest_of(p, before + r), before + r + 1);
+            const __m512 weights = mask ? exponential(scores + place, scale, shift[i + r], mask) : _mm512_setzero_ps();
+            __m512 centred = _mm512_sub_ps(_mm512_loadu_ps(dprobs + place), _mm512_set1_ps(delta[i + r]));
+            if (p->cap > 0.0f) {
+                const __m512 share = _mm512_mul_ps(_mm512_loadu_ps(scores + place), _mm512_set1_ps(1.0f / p->cap));
+                centred = _mm512_mul_ps(centred, _mm512_fnmadd_ps(share, share, _mm512_set1_ps(1.0f)));
+            }
             prob[r] = narrow(weights);
             slope[r] = narrow(_mm512_maskz_mul_ps(mask, _mm512_mul_ps(weights, centred), _mm512_set1_ps(p->scale)));
             _mm256_storeu_si256((__m256i *)(ds + place), slope[r]);
@@ -208,7 +228,7 @@ void veneer_attention_bf16_backward(const Problem *p, const Task *task, int docu
     memset(dv_t, 0, 2 * plane);
     for (int first = 0; first < task->length; first += BLOCK) {
         const int rows = task->length - first < BLOCK ? task->length - first : BLOCK;
-        const int visible = seen_by(task, first);
+        const int visible = seen_by(task, first), from = first_seen(p, task, first);
         float shift[BLOCK], delta[BLOCK];
         gather_block(p->queries, p, task, first, rows, queries);
         gather_block(g->grad, p, task, first, rows, dout);
@@ -224,19 +244,23 @@ void veneer_attention_bf16_backward(const Problem *p, const Task *task, int docu
             delta[i] = sum;
             shift[i] = g->lse[place];
         }
-        product(BLOCK, visible, words, (const uint32_t *)queries, words, keys_t, width, scores, width, 0);
-        product(BLOCK, visible, words, (const uint32_t *)dout, words, values_t, width, dprobs, width, 0);
+        product(BLOCK, visible - from, words, (const uint32_t *)queries, words, keys_t + from, width, scores + from, width,
+                0);
+        product(BLOCK, visible - from, words, (const uint32_t *)dout, words, values_t + from, width, dprobs + from, width,
+                0);
+        if (p->cap > 0.0f) cap_scores(p, scores, width, from, visible);
         for (int i = 0; i < BLOCK; i += 2)
-            two_rows(p, i, width, task->before + first + i + 1, visible, scores, dprobs, shift, delta, probs_b, ds_b, ds);
-        product(BLOCK, dim, visible / 2, (const uint32_t *)ds, width / 2, keys, dim, dq, dim, 0);
+            two_rows(p, i, width, task->before + first + i, from, visible, scores, dprobs, shift, delta, probs_b, ds_b, ds);
+        product(BLOCK, dim, (visible - from) / 2, (const uint32_t *)ds + from / 2, width / 2,
+                keys + (int64_t)from / 2 * dim, dim, dq, dim, 0);
         for (int i = 0; i < rows; i++)
             store_row(g->grad_q, BFLOAT16, ((task->start + first + i) * p->heads + task->head) * dim, dim, dq + i * dim);
         interleave(dout, dim, BLOCK, dim, pairs);
         transpose(pairs, dim, BLOCK / 2, dim, dout_t, BLOCK / 2);
-        product(dim, visible, BLOCK / 2, dout_t, BLOCK / 2, probs_b, width, dv_t, width, 1);
+        product(dim, visible - from, BLOCK / 2, dout_t, BLOCK / 2, probs_b + from, width, dv_t + from, width, 1);
         interleave(queries, dim, BLOCK, dim, pairs);
         transpose(pairs, dim, BLOCK / 2, dim, queries_t, BLOCK / 2);
-        product(dim, visible, BLOCK / 2, queries_t, BLOCK / 2, ds_b, width, dk_t, width, 1);
+        product(dim, visible - from, BLOCK / 2, queries_t, BLOCK / 2, ds_b + from, width, dk_t + from, width, 1);
     }
     transpose((const uint32_t *)dk_t, width, dim, width, (uint32_t *)turned, dim);
     scatter(p, task, document, 0, turned, g);

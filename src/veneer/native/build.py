@@ -22,6 +22,7 @@ SOURCES = (
     "attention_bf16.c",
     "elementwise.c",
     "frozen.c",
+    "interface.c",
     "int8.c",
     "losses.c",
     "optimizer.c",

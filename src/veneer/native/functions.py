@@ -21,6 +21,9 @@ from veneer.native.stored import Stored, matrix_struct
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
+INTERFACE = 1
+"""The arguments of the library's functions; interface.c has the same number."""
+
 MIN_DIM_MULTIPLE = 16
 """Head dimensions must be a multiple of the widest vector."""
 
@@ -36,6 +39,18 @@ class Documents:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreLimits:
+    """What a layer's attention does to its scores beyond the causal mask."""
+
+    window: int | None = None
+    """The number of keys that a query sees, its own included."""
+    softcap: float | None = None
+    """c: scores s become c · tanh(s / c)."""
+    sinks: Tensor | None = None
+    """Learned scores without a value, float32 `[heads]`."""
+
+
+@dataclass(frozen=True, slots=True)
 class CodedMoment:
     """A moment in 8 bits: its codes and scales, and the tables of its map (`veneer.quant.dynamic`)."""
 
@@ -47,24 +62,42 @@ class CodedMoment:
 
 
 class Kernels:
-    """The functions of one compiled library."""
+    """The functions of one compiled library.
+
+    Raises:
+        OSError: it cannot be loaded, or was compiled from sources of another interface.
+    """
 
     def __init__(self, path: Path):
         self._library = ctypes.CDLL(str(path))
+        try:
+            found = self._library.veneer_interface()
+        except AttributeError:
+            found = 0
+        if found != INTERFACE:
+            raise OSError(
+                f"{path} was compiled from other sources (interface {found}, not {INTERFACE}); compile it again by "
+                "`python -m veneer.native.build`"
+            )
 
     def _call(self, name: str, *arguments: object) -> None:
         if getattr(self._library, f"veneer_{name}")(*arguments, ctypes.c_int(torch.get_num_threads())):
             raise MemoryError(f"native kernel {name}: no memory for its working space")
 
     def attention_forward(
-        self, queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        documents: Documents,
+        scale: float,
+        limits: ScoreLimits | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Causal attention within documents; see attention.c for shapes. Returns output and log-sum-exp."""
         output = torch.empty_like(queries)
         lse = torch.empty(queries.shape[:2], dtype=torch.float32)
-        self._call(
-            "attention_forward", *_problem(queries, keys, values, documents, scale), _pointer(output), _pointer(lse)
-        )
+        problem = _problem(queries, keys, values, documents, scale, limits)
+        self._call("attention_forward", *problem, _pointer(output), _pointer(lse))
         return output, lse
 
     def attention_backward(
@@ -77,15 +110,16 @@ class Kernels:
         output: Tensor,
         lse: Tensor,
         grad: Tensor,
+        limits: ScoreLimits | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of queries, keys and values."""
+        """Gradients of queries, keys and values. That of sinks follows from `lse`, `output` and `grad`."""
         grads = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
         tokens, heads, dim = queries.shape
         rows = 2 * tokens + 2 * documents.shared * len(documents.lengths)
         scratch = torch.empty((rows, heads, dim), dtype=torch.float32)
         self._call(
             "attention_backward",
-            *_problem(queries, keys, values, documents, scale),
+            *_problem(queries, keys, values, documents, scale, limits),
             *(_pointer(tensor) for tensor in (output, lse, grad, *grads, scratch)),
         )
         return grads
@@ -395,7 +429,10 @@ def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
     return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
 
 
-def _problem(queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float) -> list[object]:
+def _problem(
+    queries: Tensor, keys: Tensor, values: Tensor, documents: Documents, scale: float, limits: ScoreLimits | None
+) -> list[object]:
+    limits = limits or ScoreLimits()
     lengths = documents.lengths
     starts = [0]
     for length in lengths[:-1]:
@@ -411,6 +448,9 @@ def _problem(queries: Tensor, keys: Tensor, values: Tensor, documents: Documents
         keys.shape[1],
         queries.shape[2],
         ctypes.c_float(scale),
+        limits.window or 0,
+        ctypes.c_float(limits.softcap or 0.0),
+        _pointer(limits.sinks),
     ]
 
 

@@ -14,9 +14,10 @@ from veneer.native.build import VARIANTS, library_path, machine
 from veneer.native.functions import Kernels
 from veneer.native.processor import runnable_variants
 
-REVISION = 2
+REVISION = 3
 """The revision of the kernels, which grows whenever one of them computes other bits. `run.lock` records it. The second
-has float32 products of its own; locks of the first name none."""
+has float32 products of its own; locks of the first name none. The third has windows, soft caps and sinks in
+attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,5 +75,6 @@ def kernels() -> Kernels | None:
     try:
         return Kernels(library_path(chosen))
     except OSError:
-        # The OpenMP runtime that torch brings is not the one that the kernels were compiled for.
+        # The OpenMP runtime that torch brings is not the one that the kernels were compiled for, or they were compiled
+        # from other sources.
         return None

@@ -15,8 +15,10 @@ from pathlib import Path
 from veneer.adapters.targets import HEAD, is_router
 from veneer.enums import Method, Products, Variant
 from veneer.losses import CHUNK_ROWS
-from veneer.model.shape import DecoderSpec, Norm, Projections, QkNorm
+from veneer.model.shape import Norm, Projections, QkNorm
 from veneer.model.windowed import BLOCK_ROWS
+from veneer.native.functions import MIN_DIM_MULTIPLE
+from veneer.native.library import kernels
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.activations import kept_activations, largest_layer
 from veneer.planning.mixture import beside_experts, block_width
@@ -243,22 +245,25 @@ def _workspace(setup: Setup, batch: BatchShape) -> int:
     attention = scratch + (2 * queries + 2 * keys) * size + 3 * wide + per_thread * setup.threads - 2 * inner
     if spec.qk_norm is not QkNorm.NONE:
         attention += WIDE_ROWS * 4 * (queries + keys)
-    attention += _by_document(spec, batch, 4 * keys)
+    attention += _by_document(setup, batch, 4 * keys)
     return max(feed_forward, attention)
 
 
-def _by_document(spec: DecoderSpec, batch: BatchShape, keys: int) -> int:
+def _by_document(setup: Setup, batch: BatchShape, keys: int) -> int:
     """Memory of attention in blocks (`veneer.model.windowed`).
 
     It has a block's scores and their gradients, and float32 sums of the keys' and values' gradients.
     """
-    seen = _longest_seen(spec, batch)
+    spec, seen = setup.spec, _longest_seen(setup, batch)
     rows = min(BLOCK_ROWS, batch.shared + batch.longest)
     return SCORES_COPIES * 4 * spec.num_heads * pad_to_multiple(rows) * pad_to_multiple(seen) + 2 * keys if seen else 0
 
 
-def _longest_seen(spec: DecoderSpec, batch: BatchShape) -> int:
+def _longest_seen(setup: Setup, batch: BatchShape) -> int:
     """Largest number of keys of a block, where attention is computed in blocks; 0 where it is not."""
+    spec = setup.spec
+    if setup.device == "cpu" and kernels() is not None and spec.head_dim % MIN_DIM_MULTIPLE == 0:
+        return 0  # the compiled kernel has windows, soft caps and sinks
     longest = batch.shared + batch.longest
     seen = [
         longest if attention_spec.window is None else min(longest, attention_spec.window + BLOCK_ROWS)
@@ -312,7 +317,7 @@ def _compiled_by_document(setup: Setup, batch: BatchShape) -> int:
 
     There are six products. They meet about half of the possible numbers of queries and keys.
     """
-    seen = _longest_seen(setup.spec, batch)
+    seen = _longest_seen(setup, batch)
     if setup.dtype.itemsize == 4 or not seen:
         return 0
     rows = min(BLOCK_ROWS, batch.shared + batch.longest)
