@@ -17,7 +17,7 @@ LAYERS = (
     {"native"},
     {"gpu", "products"},
     {"quant", "model", "io", "losses", "hardware", "system"},
-    {"adapters", "data", "load", "generation"},
+    {"adapters", "data", "load", "generation", "out_of_memory"},
     {"backends", "run_folder"},
     {"planning"},
     {"training", "evaluation", "assistant", "quantization", "bundled"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -209,7 +210,6 @@ def verbs(model: Path, data: Path, folder: Path, adapter: Path) -> dict[str, lis
         "evaluate": ["evaluate", *tuned, "--data", str(data)],
         "generate": ["generate", *tuned, "--prompt", "What?", "--max-new-tokens", "200"],
         "export": ["export", *tuned, "--output", str(folder / "merged")],
-        "gguf": ["export", *tuned, "--to", "gguf", "--output", str(folder / "gguf")],
         "quantize": ["quantize", *base, "--output", str(folder / "nf4")],
         "reproduce": ["reproduce", str(adapter), "--output", str(folder / "again")],
         "sweep": ["sweep", *base, "--data", str(data), "--output", str(folder / "sweep"), "--grid", rates,
@@ -217,7 +217,6 @@ def verbs(model: Path, data: Path, folder: Path, adapter: Path) -> dict[str, lis
         "compare": ["compare", *base, "--data", str(data), "--output", str(folder / "compare"), "--seeds", "1",
                     "--methods", "lora", "--set", "train.epochs=1"],
         "data": ["data", str(data), *base],
-        "plan": ["plan", *base, "--data", str(data)],
     }  # fmt: skip
     return {name: [sys.executable, "-m", "veneer", *argv] for name, argv in found.items()}
 
@@ -233,17 +232,21 @@ def test_every_verb_ends_at_random_instants_of_its_whole_life(verb: str, tiny_mo
     begun = time.monotonic()
     assert signalled(verbs(tiny_model, data, tmp_path / "whole", adapter)[verb], 300.0).code in (0, 1)
     seconds = time.monotonic() - begun
-    hits = 0
     for sent in SIGNALS:
         folder = tmp_path / sent.name
         folder.mkdir()
-        command = verbs(tiny_model, data, folder, adapter)[verb]
-        hits += checked(signalled(command, source.uniform(0.05, seconds), sent), sent, folder)
+        for _ in range(9):
+            command = verbs(tiny_model, data, folder, adapter)[verb]
+            if checked(signalled(command, source.uniform(0.05, 0.9 * seconds), sent), sent, folder):
+                break
+            shutil.rmtree(folder)
+            folder.mkdir()
+        else:
+            pytest.fail(f"{sent.name} never hit {verb} at work")
         if verb in ("train", "sweep"):
             assert signalled(command, 300.0).code == 0
             for file in folder.rglob(WEIGHTS):
                 same = tmp_path / "whole" / file.relative_to(folder)
                 if same.is_file():
                     assert file.read_bytes() == same.read_bytes()
-    assert hits > 0
     assert tree(adapter) == before

@@ -67,6 +67,31 @@ def test_limits_of_the_process_group(
     assert system.core_limit(tmp_path) == cores
 
 
+@pytest.mark.parametrize(
+    ("groups", "files", "kills"),
+    [
+        ("0::/job\n", {"sys/fs/cgroup/job/memory.events": "low 0\noom 4\noom_kill 3\noom_group_kill 0\n"}, 3),
+        (V1, {"sys/fs/cgroup/memory/job/7/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"}, 2),
+        ("0::/\n", {"proc/vmstat": "pgfault 12\noom_kill 5\n"}, 5),
+        ("0::/\n", {}, None),
+    ],
+)
+def test_the_kernels_count_of_kills_for_want_of_memory(
+    groups: str, files: dict[str, str], kills: int | None, tmp_path: Path
+) -> None:
+    written(tmp_path, {"proc/self/cgroup": groups, **files})
+    assert system.memory_kills(tmp_path) == kills
+
+
+def test_the_address_space_and_its_limit(tmp_path: Path) -> None:
+    line = "Max address space         {}            unlimited            bytes     \n"
+    written(tmp_path, {"proc/self/statm": "1000 10 1 1 0 1 0\n", "proc/self/limits": line.format("8192000")})
+    assert system.address_space(tmp_path) == (1000 * system.PAGESIZE, 8192000)
+    written(tmp_path, {"proc/self/limits": line.format("unlimited")})
+    assert system.address_space(tmp_path) == (1000 * system.PAGESIZE, None)
+    assert system.address_space(tmp_path / "none") == (None, None)
+
+
 def test_this_machine_has_cores_and_perhaps_a_load() -> None:
     assert system.available_cores() >= 1
     load = system.load_average()

@@ -8,7 +8,9 @@ not finite. A signal ends with 128 + its number: 130 SIGINT (Ctrl-C), 143 SIGTER
 
 from __future__ import annotations
 
+import os
 import sys
+from mmap import mmap
 from typing import Any
 
 import click
@@ -31,7 +33,8 @@ from veneer.commands.serve import serve
 from veneer.commands.sweep import sweep
 from veneer.commands.train import train
 from veneer.commands.verify import verify
-from veneer.errors import Interrupted, VeneerError
+from veneer.errors import Interrupted, OutOfMemory, VeneerError
+from veneer.out_of_memory import KINDS, is_out_of_memory, message_of, refuse_little_address_space
 from veneer.signals import signal_exit_code
 
 EXIT_CODES = """\b
@@ -46,6 +49,14 @@ Exit codes:
 """
 
 
+RESERVE = 16 << 20
+"""Bytes of address space that are kept for saying that there is no memory left; no page of them is ever touched."""
+LESS_MEMORY = (
+    "A smaller model, --method qlora, fewer rows at a time (--limit) or shorter answers (--max-new-tokens) take less; "
+    "`veneer plan` says what training takes."
+)
+
+
 class _Commands(click.Group):
     """Turns veneer's errors into one message and an exit code."""
 
@@ -58,18 +69,35 @@ class _Commands(click.Group):
             sys.exit(Interrupted.exit_code)
 
     def _invoke(self, ctx: click.Context) -> Any:
+        reserve = mmap(-1, RESERVE)
         try:
+            refuse_little_address_space()
             return super().invoke(ctx)
         except VeneerError as error:
-            from veneer.screens.console import say_error
-
-            say_error(str(error))
             by_signal = signal_exit_code() if isinstance(error, Interrupted) else None
-            sys.exit(error.exit_code if by_signal is None else by_signal)
+            message, code = str(error), error.exit_code if by_signal is None else by_signal
         except BrokenPipeError:
             # The reader of our output has gone (`| head`): there is nobody left to tell.
             sys.stderr.close()
             sys.exit(1)
+        except KINDS as error:
+            if not is_out_of_memory(error):
+                raise
+            reserve.close()
+            doing = f"doing `veneer {ctx.invoked_subcommand}`"
+            message, code = f"{message_of(doing, str(error))} {LESS_MEMORY}", OutOfMemory.exit_code
+        # The error has gone, and with it whatever its frames held in memory: now there is room to speak.
+        _say_error(message)
+        sys.exit(code)
+
+
+def _say_error(message: str) -> None:
+    try:
+        from veneer.screens.console import say_error
+
+        say_error(message)
+    except MemoryError:
+        os.write(2, f"error: {message}\n".encode())
 
 
 @click.group(

@@ -8,6 +8,7 @@
     ├── ModelError              a model's files, format or architecture
     ├── AdapterError            an adapter's files, or an adapter that does not fit its base
     ├── CheckpointError         a training checkpoint that is missing, damaged or of another run
+    ├── OutOfMemory             there was no memory for something, on the CPU or on the GPU
     ├── OutputError             a folder that cannot be written, or a disk that is full
     └── TrainingStopped         the run ended before its last step
         ├── Diverged            the loss or a gradient was not finite
@@ -51,6 +52,10 @@ class CheckpointError(VeneerError):
 
 class OutputError(VeneerError):
     """A result could not be written; what was there before is untouched."""
+
+
+class OutOfMemory(VeneerError):
+    """There was no memory for something; the message says what was needed, what there was, and what fits."""
 
 
 class TrainingStopped(VeneerError):

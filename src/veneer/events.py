@@ -7,7 +7,7 @@ for each event.
 - Stages (`StageBegun`, `StageProgress`, `StageEnded`): whatever takes a while, with rate and time left. They are for
   whoever waits, and are not written to `events.jsonl`.
 - `Note`: a sentence that the user should know, or be warned of.
-- Training: `StepBudget`, `RunStarted`, `StepDone`, `Evaluated`, `CheckpointSaved`, `RunFinished`.
+- Training: `StepBudget`, `RunStarted`, `StepDone`, `Evaluated`, `CheckpointSaved`, `MicroBatchHalved`, `RunFinished`.
 - Several runs, in a comparison or a sweep: `RunsJoined`, `RunDone`, `RunFailed`, and `RunEvent`, which carries what
   happens in one of them.
 - `Result`: what a verb found, as plain values, when it is done.
@@ -158,6 +158,17 @@ class CheckpointSaved:
     """Seconds that writing it took."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MicroBatchHalved:
+    """The memory was full; the step is made again in smaller micro-batches, and so are the steps after it."""
+
+    step: int
+    before: int
+    """The number of tokens in the micro-batch that did not fit."""
+    tokens: int
+    """The number of tokens that a micro-batch has at most from now on."""
+
+
 class Level(StrEnum):
     """How much a note matters."""
 
@@ -180,7 +191,7 @@ class RunFinished:
 
     step: int
     reason: str
-    """`complete`, `interrupted` or `diverged`."""
+    """`complete`, `interrupted`, `diverged` or `out of memory`."""
     seconds: float
     memory_mb: float
     best_step: int | None = None
@@ -233,7 +244,7 @@ class RunEvent:
 
 Event = (
     StageBegun | StageProgress | StageEnded | Note | StepBudget | RunStarted | StepDone | Evaluated | CheckpointSaved
-    | RunFinished | RunsJoined | RunDone | RunFailed | RunEvent | Result
+    | MicroBatchHalved | RunFinished | RunsJoined | RunDone | RunFailed | RunEvent | Result
 )  # fmt: skip
 Subscriber = Callable[[Event], None]
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}

@@ -12,11 +12,14 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from mmap import PAGESIZE
 from pathlib import Path
 
 ROOT = Path("/")
 QUOTA_PERIOD = 100_000
 """Microseconds over which version 1 of cgroups counts a quota, unless it says otherwise."""
+ADDRESS_SPACE = "Max address space"
+"""Name of the limit in /proc/self/limits."""
 NO_LIMIT = 2**60
 """Version 1 of cgroups writes "no limit" as a number of bytes above this."""
 
@@ -74,6 +77,25 @@ def memory_limit(root: Path = ROOT) -> int | None:
     """Bytes that the process group (a container, a job of a cluster) may take at most."""
     texts = _group_files(root, "memory", "memory.max", "memory.limit_in_bytes")
     return min((int(text) for text in texts if text.isdecimal() and int(text) < NO_LIMIT), default=None)
+
+
+def address_space(root: Path = ROOT) -> tuple[int | None, int | None]:
+    """Bytes of address space that this process has, and the most that it may have (`ulimit -v`); None for no limit."""
+    fields = _text(root / "proc/self/statm").split()
+    used = int(fields[0]) * PAGESIZE if fields and fields[0].isdecimal() else None
+    for line in _text(root / "proc/self/limits").splitlines():
+        if line.startswith(ADDRESS_SPACE):
+            soft = line.removeprefix(ADDRESS_SPACE).split()[0]
+            return used, int(soft) if soft.isdecimal() else None
+    return used, None
+
+
+def memory_kills(root: Path = ROOT) -> int | None:
+    """How many processes the kernel has killed so far because the memory was full: of this process's group, or where
+    groups are not counted, of the whole machine."""
+    texts = [*_group_files(root, "memory", "memory.events", "memory.oom_control")] or [_text(root / "proc/vmstat")]
+    counts = [line.split()[1] for text in texts for line in text.splitlines() if line.startswith("oom_kill ")]
+    return max((int(count) for count in counts if count.isdecimal()), default=None)
 
 
 def core_limit(root: Path = ROOT) -> float | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +21,8 @@ from veneer.adapters.spec import LoraSpec
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
 from veneer.enums import Schedule
-from veneer.errors import Diverged, Interrupted
-from veneer.events import Event, EventLog, StepDone, read_events
+from veneer.errors import Diverged, Interrupted, OutOfMemory
+from veneer.events import Event, EventLog, MicroBatchHalved, StepDone, read_events
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, load_model
 from veneer.model.decoder import CausalLM
@@ -54,8 +55,8 @@ class Cut:
     groups: Sequence[Sequence[Example]]
     max_tokens: int = 10**6
 
-    def micro_batches(self, step: int) -> list[MicroBatch]:
-        return [batch for group in self.groups for batch in pack(group, self.max_tokens)]
+    def micro_batches(self, step: int, most: int | None = None) -> list[MicroBatch]:
+        return [batch for group in self.groups for batch in pack(group, most or self.max_tokens)]
 
     def epoch(self, step: int) -> float:
         return float(step)
@@ -382,6 +383,99 @@ def test_a_stop_ends_after_the_step_with_a_checkpoint(eight: list[Example], tiny
     assert found.engine.checkpoints.folder.checkpoint_steps() == [2]
     assert verify(found.engine.checkpoints.folder.checkpoint(2)) is None
     assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "interrupted"
+
+
+@dataclass(frozen=True)
+class SmallMemory:
+    """An objective for whose micro-batches of more than so many tokens there is no memory."""
+
+    over: OverModel
+    tokens: int
+    late: bool = False
+    """Whether the memory is full in backward, when the graph stands."""
+
+    def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
+        return self.over.weights(batches)
+
+    def sums(self, batch: MicroBatch) -> Sums:
+        if len(batch.tokens) <= self.tokens:
+            return self.over.sums(batch)
+        if self.late:
+            found = self.over.sums(batch)
+            full = {name: _Full.apply(term) for name, term in found.terms.items()}  # type: ignore[no-untyped-call]
+            return replace(found, terms=full)
+        torch.empty(1 << 58)
+        raise AssertionError("that was possible")
+
+
+class _Full(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return torch.empty(1 << 58)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_step_that_does_not_fit_is_made_in_smaller_micro_batches(
+    late: bool, eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    largest = len(pack(eight, 10**6)[0].tokens)
+    whole = bench(tmp_path / "whole", *adapted(tiny_model), Cut([eight]), steps=3)
+    whole.run()
+    model, trainable = adapted(tiny_model)
+    memory = SmallMemory(OverModel(model), largest // 3, late)
+    found = bench(tmp_path / "run", model, trainable, Cut([eight]), steps=3, objective=memory)
+    progress = found.run()
+    assert [step.loss for step in found.steps()] == pytest.approx([step.loss for step in whole.steps()], abs=1e-5)
+    halved = [event for event in found.events if isinstance(event, MicroBatchHalved)]
+    assert [(event.step, event.before) for event in halved][:1] == [(1, largest)]
+    assert [event.step for event in halved] == [1, 1]  # and the later steps keep to it
+    assert progress.micro_batches == [[1, halved[-1].tokens]]
+    # A resumed run keeps to it as well, whatever memory it has.
+    again = bench(tmp_path / "run", *adapted(tiny_model), Cut([eight]), steps=4)
+    restored = again.engine.checkpoints.restore(again.trainable, again.optimizer, pytest.fail)
+    assert restored.micro_batches == progress.micro_batches
+    assert max(len(batch.tokens) for batch in again.engine.prepare(restored).batches) <= largest // 3
+
+
+def test_micro_batches_are_halved_three_times_at_most(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:
+    model, trainable = adapted(tiny_model)
+    several = [*eight] * 4
+    found = bench(tmp_path, model, trainable, Cut([several]), objective=SmallMemory(OverModel(model), 0))
+    with pytest.raises(OutOfMemory, match=r"computing step 1 .*asked for.*halved 3 times before, to"):
+        found.run()
+    assert len([event for event in found.events if isinstance(event, MicroBatchHalved)]) == 3
+    assert read_events(tmp_path / "events.jsonl")[-1]["reason"] == "out of memory"
+    assert all(parameter.grad is None for parameter in trainable.named().values())
+
+
+def test_a_row_that_does_not_fit_ends_the_run_with_its_last_step(
+    eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    model, trainable = adapted(tiny_model)
+    found = bench(tmp_path, model, trainable, Cut([eight], 1), steps=3, save_every=9)
+    progress = Progress()
+    with found.engine.log:
+        step = found.engine.prepare(progress)
+        found.engine.start(progress)
+        found.engine.complete(progress, step, found.engine._gradients(progress, step), 0.0)
+        found.engine.objective = SmallMemory(OverModel(model), 0)
+        with pytest.raises(OutOfMemory, match=r"computing step 2 .*one row of \d+ tokens, which cannot be cut"):
+            found.engine.run(progress)
+    assert found.engine.checkpoints.folder.checkpoint_steps() == [1]
+
+
+def test_other_errors_of_the_model_are_not_taken_for_want_of_memory(
+    eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    model, trainable = adapted(tiny_model)
+    found = bench(tmp_path, model, trainable, Cut([eight]))
+    model.lm_head.weight = nn.Parameter(torch.zeros(7, 3))
+    with pytest.raises(RuntimeError, match=r"size|shape"):
+        found.run()
 
 
 def test_a_signal_gives_up_the_step_under_way_and_a_resumed_run_is_the_whole_one(

@@ -116,7 +116,7 @@ def trained_alone(objective: Objective, model: Path, data: Path, output: Path, *
         inputs = prepare_run(config, log.emit)
         built, trainable = build(inputs, log.emit)
         session = begin(inputs, built, trainable, OverModel(built, objective), log, lambda: False)
-        session.engine.rehearse(session.data.steps.largest())
+        session.engine.rehearse(session.progress, session.data.steps.largest)
         session.engine.run(session.progress)
         return session.end()
 

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -165,14 +165,21 @@ def make_output_folder(path: Path) -> None:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path, mark: str = "") -> Iterator[str]:
     """Hold `folder` for this process alone.
+
+    Args:
+        folder: the folder.
+        mark: a text that stands in the folder's lock meanwhile.
+
+    Yields:
+        The mark of a process that has held the folder before and was killed; the empty text otherwise.
 
     Raises:
         OutputError: another process holds it, or the system has no locks.
     """
     with reported(folder):
-        lock = (folder / ".lock").open("w")
+        lock = (folder / ".lock").open("a+", encoding="utf-8", errors="replace")
     try:
         try:
             lock_file(lock)
@@ -184,8 +191,16 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise OutputError(
                 f"{folder}: cannot be locked: {error.strerror}; give an output folder on a file system with locks"
             ) from error
-        yield
+        with reported(folder):
+            lock.seek(0)
+            left = lock.read()
+            lock.truncate(0)
+            lock.write(mark)
+            lock.flush()
+        yield left
     finally:
+        with suppress(OSError):
+            lock.truncate(0)
         lock.close()
 
 

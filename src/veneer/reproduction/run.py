@@ -104,7 +104,7 @@ def reproduce(
     if differing:
         otherwise = f"computed otherwise here, so that other bytes may come out:\n{listing(differing)}"
         emit(Note(message=otherwise, level=Level.WARNING))
-    _train_again(config, schedule_ends(lock), subscribers, stop)
+    _train_again(config, schedule_ends(lock), lock.get("micro_batches", []), subscribers, stop)
     found = _compared(lock, folder, target, differing)
     if found.same and output is None:
         remove_folder(target)
@@ -133,14 +133,24 @@ def schedule_ends(lock: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def _train_again(
-    config: RunConfig, ends: Sequence[tuple[int, int]], subscribers: Sequence[Subscriber], stop: Callable[[], bool]
+    config: RunConfig,
+    ends: Sequence[tuple[int, int]],
+    micro_batches: Sequence[Sequence[int]],
+    subscribers: Sequence[Subscriber],
+    stop: Callable[[], bool],
 ) -> None:
-    """Train as the run did: in one piece, or in as many as it had schedules."""
+    """Train as the run did: in one piece, or in as many as it had schedules, and in micro-batches of its sizes."""
     for number, (steps, end) in enumerate(ends):
         part = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps, "epochs": None})})
         until = _Until(end, stop)
         try:
-            train(part, resume=number > 0, subscribers=[*subscribers, until.note], stop=until.reached)
+            train(
+                part,
+                resume=number > 0,
+                subscribers=[*subscribers, until.note],
+                stop=until.reached,
+                micro_batches=micro_batches,
+            )
         except Interrupted:
             if until.step != end:
                 raise

@@ -21,6 +21,7 @@ from veneer.events import (
     Evaluated,
     Event,
     Level,
+    MicroBatchHalved,
     Note,
     RunDone,
     RunEvent,
@@ -147,6 +148,9 @@ class EventScreen:
             case Evaluated():
                 best = ", the best so far" if event.best else ""
                 self._say(run, f"step {event.step:,}: evaluation loss {event.loss:.4f}{best}")
+            case MicroBatchHalved():
+                smaller = f"micro-batches of up to {event.tokens:,} tokens from here on, in place of {event.before:,}"
+                self._say(run, f"step {event.step:,}: the memory is full; {smaller}")
             case Note():
                 self._note(run, event)
             case RunFinished():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeGuard
@@ -31,6 +31,10 @@ OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 STEPS = "train.steps"
 """The key of an identity that may grow: a run can be made longer."""
+MICRO_BATCH = "compute.micro_batch_tokens"
+"""The key of an identity that may shrink: a run can go on with less memory."""
+RECOMPUTE = "compute.recompute"
+"""The key of an identity that may change: recomputation changes no bit."""
 
 
 @dataclass(slots=True)
@@ -47,6 +51,26 @@ class Progress:
     best_loss: float | None = None
     evaluation_due: bool = False
     """Whether the evaluation after the step is still to be made, because a signal ended it."""
+    micro_batches: list[list[int]] = field(default_factory=list)
+    """Sizes of micro-batches other than `compute.micro_batch_tokens`, in order: the first step of each, and the tokens
+    of a micro-batch at most. Micro-batches become smaller where the memory was full."""
+
+    def micro_batch_tokens(self, step: int) -> int | None:
+        """Tokens that a micro-batch of the step has at most; None for those of `compute.micro_batch_tokens`."""
+        return next((tokens for first, tokens in reversed(self.micro_batches) if first <= step), None)
+
+    def shrink(self, step: int, tokens: int, before: int | None = None) -> None:
+        """Take smaller micro-batches from a step on.
+
+        Args:
+            step: the first step with them.
+            tokens: that a micro-batch has at most from then on.
+            before: those of the steps until then, if `compute.micro_batch_tokens` does not say so any more.
+        """
+        if before is not None and not self.micro_batches:
+            self.micro_batches.append([1, before])
+        self.micro_batches = [one for one in self.micro_batches if one[0] < step]
+        self.micro_batches.append([step, tokens])
 
 
 class CheckpointStore:
@@ -162,6 +186,10 @@ class CheckpointStore:
             raise CheckpointError(f"{folder / STATE} is of another version of veneer: {error}") from error
         _check_progress(progress, step, identity.get(STEPS), folder)
         self._check_identity(identity, folder, warn)
+        then, now = identity.get(MICRO_BATCH), self.identity.get(MICRO_BATCH)
+        if _counts(then) and _counts(now) and now < (progress.micro_batch_tokens(step + 1) or then):
+            progress.shrink(step + 1, now, before=then)
+            warn(f"micro-batches have at most {now:,} tokens from step {step + 1} on")
         # Checkpoints of versions that did not know the whole base record none.
         self._restored_base = state.get("base")
         trainable.restore(folder)
@@ -189,6 +217,10 @@ class CheckpointStore:
         longer = _counts(before) and _counts(now) and before < now
         if longer:
             del changed[STEPS]
+        then_tokens, now_tokens = changed.get(MICRO_BATCH, (None, None))
+        if _counts(then_tokens) and _counts(now_tokens) and now_tokens < then_tokens:
+            del changed[MICRO_BATCH]
+        changed.pop(RECOMPUTE, None)
         if changed:
             lines = listing(f"{key}: {before!r} then, {now!r} now" for key, (before, now) in changed.items())
             raise CheckpointError(
@@ -221,6 +253,7 @@ def _check_progress(progress: Progress, step: int, steps: object, folder: Path) 
         "best_step": best_step is None or (_counts(best_step) and best_step <= step),
         "best_loss": best_loss is None or _is_number(best_loss),
         "evaluation_due": isinstance(progress.evaluation_due, bool),
+        "micro_batches": _sizes(progress.micro_batches),
     }
     wrong = [f"{name}: {asdict(progress)[name]!r}" for name, possible in fits.items() if not possible]
     if wrong:
@@ -228,6 +261,14 @@ def _check_progress(progress: Progress, step: int, steps: object, folder: Path) 
             f"{folder / STATE} says what cannot be:\n{listing(wrong)}\n"
             f"Delete {folder} to go on from the checkpoint before it, or start again in another output folder."
         )
+
+
+def _sizes(value: object) -> bool:
+    """Whether a value is a list of pairs of positive numbers, whose first ones grow."""
+    if not isinstance(value, list) or not all(isinstance(one, list) and len(one) == 2 for one in value):
+        return False
+    firsts = [one[0] for one in value]
+    return all(_counts(number) and number > 0 for one in value for number in one) and firsts == sorted(set(firsts))
 
 
 def _counts(value: object) -> TypeGuard[int]:

@@ -12,26 +12,31 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import NoReturn, Protocol
 
+from torch import Tensor
+
 from veneer.data.batches import MicroBatch
-from veneer.errors import Diverged, Interrupted
-from veneer.events import CheckpointSaved, Evaluated, EventLog, RunFinished, StepDone
+from veneer.errors import Diverged, Interrupted, OutOfMemory
+from veneer.events import CheckpointSaved, Evaluated, EventLog, MicroBatchHalved, RunFinished, StepDone
 from veneer.model.language import LanguageModel
+from veneer.out_of_memory import KINDS, is_out_of_memory, message_of, out_of_memory_while
 from veneer.signals import stop_signalled
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.memory import peak_memory_mb
-from veneer.training.objective import Means, StepObjective
+from veneer.training.objective import Means, StepObjective, Sums
 from veneer.training.optim import RateSchedule, clip, global_norm
 from veneer.training.optimizers.base import Optimizer
+from veneer.training.out_of_memory import MOST_HALVINGS, MemoryFault, release_memory
 from veneer.training.trainable import Trainable
 
 
 class StepSource(Protocol):
     """The rows of every step, by its number alone."""
 
-    def micro_batches(self, step: int) -> list[MicroBatch]:
-        """The 1-based step's rows, packed."""
+    def micro_batches(self, step: int, most: int | None = None) -> list[MicroBatch]:
+        """The 1-based step's rows, packed; `most` are the tokens of a micro-batch, where they are not the run's."""
         ...
 
     def epoch(self, step: int) -> float:
@@ -85,8 +90,7 @@ class Engine:
         self.start(progress)
         while progress.step < self.schedule.steps:
             begun = time.perf_counter()
-            step = self.prepare(progress)
-            means = self._gradients(progress, step)
+            step, means = self._computed(progress)
             self.complete(progress, step, means, time.perf_counter() - begun)
         self.finish(progress)
         return progress
@@ -103,30 +107,75 @@ class Engine:
             progress.evaluation_due = False
             self._after_step(progress)
 
-    def rehearse(self, batch: MicroBatch) -> None:
-        """Forward and backward of `batch`, the run's largest, to no effect: what does not fit fails before the first
-        step, and the memory that the run needs is there from its start."""
+    def rehearse(self, progress: Progress, largest: Callable[[int | None], MicroBatch]) -> None:
+        """Forward and backward of the run's largest micro-batch, to no effect: what does not fit fails before the first
+        step, and the memory that the run needs is there from its start.
+
+        Args:
+            progress: where the run stands; where the memory is full, it gets smaller micro-batches.
+            largest: gives the largest micro-batch of so many tokens at most, or of the run's.
+
+        Raises:
+            OutOfMemory: not even a smaller one fits.
+        """
         self.model.train()
-        self.trainable.seed_step(self.seed)
-        self.objective.sums(batch).total.backward()  # type: ignore[no-untyped-call]
-        self._drop_gradients()
+        for halvings in count():
+            self.trainable.seed_step(self.seed)
+            fault = self._attempt(largest(progress.micro_batch_tokens(progress.step + 1)), lambda sums: sums.total)
+            self._drop_gradients()
+            if not isinstance(fault, MemoryFault):
+                return
+            self._halve(progress, fault, halvings)
 
     def prepare(self, progress: Progress) -> StepBatches:
         """The next step's rows, with its random draws seeded."""
         number = progress.step + 1
-        batches = self.source.micro_batches(number)
+        batches = self.source.micro_batches(number, progress.micro_batch_tokens(number))
         self.trainable.seed_step(self.seed * 1_000_003 + number)
         return StepBatches(number, batches, self.objective.weights(batches))
 
-    def _gradients(self, progress: Progress, step: StepBatches) -> Means:
+    def _computed(self, progress: Progress) -> tuple[StepBatches, Means]:
+        """The next step with its gradients and loss; in smaller micro-batches where the memory is full."""
+        step, halvings = self.prepare(progress), 0
+        while isinstance(found := self._gradients(progress, step), MemoryFault):
+            self._halve(progress, found, halvings)
+            step, halvings = self.prepare(progress), halvings + 1
+        return step, found
+
+    def _gradients(self, progress: Progress, step: StepBatches) -> Means | MemoryFault:
         means = Means(step.weights)
         for batch in step.batches:
             if self.signalled():
                 self.give_up(progress)
-            sums = self.objective.sums(batch)
-            sums.loss(step.weights).backward()  # type: ignore[no-untyped-call]
-            means.add(sums)
+            found = self._attempt(batch, lambda sums: sums.loss(step.weights))
+            if isinstance(found, MemoryFault):
+                return found
+            means.add(found)
         return means
+
+    def _attempt(self, batch: MicroBatch, loss: Callable[[Sums], Tensor]) -> Sums | MemoryFault:
+        """Forward and backward of a micro-batch, or the fault: it is returned, so that nothing holds its tensors."""
+        try:
+            sums = self.objective.sums(batch)
+            loss(sums).backward()  # type: ignore[no-untyped-call]
+        except KINDS as error:
+            if not is_out_of_memory(error):
+                raise
+            return MemoryFault(batch, str(error))
+        return sums
+
+    def _halve(self, progress: Progress, fault: MemoryFault, halvings: int) -> None:
+        """Take smaller micro-batches from the next step on, or end the run."""
+        self._drop_gradients()
+        release_memory(self.model.device)
+        number, tokens = progress.step + 1, fault.half
+        if tokens is None or halvings == MOST_HALVINGS:
+            if progress.step > 0:
+                self._save(progress)
+            self._finish(progress, "out of memory")
+            raise OutOfMemory(f"{message_of(f'computing step {number}', fault.said)} {fault.why(halvings)}")
+        progress.shrink(number, tokens)
+        self.log.emit(MicroBatchHalved(step=number, before=len(fault.batch.tokens), tokens=tokens))
 
     def complete(self, progress: Progress, step: StepBatches, means: Means, spent: float) -> None:
         """Use the gradients of a step that was prepared: the optimiser's step, and what is due after it.
@@ -240,7 +289,8 @@ class Engine:
 
     def _save(self, progress: Progress) -> None:
         begun = time.perf_counter()
-        path = self.checkpoints.save(progress, self.trainable, self.optimizer)
+        with out_of_memory_while(f"writing the checkpoint of step {progress.step}"):
+            path = self.checkpoints.save(progress, self.trainable, self.optimizer)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         seconds = time.perf_counter() - begun
         self.log.emit(CheckpointSaved(step=progress.step, path=str(path), bytes=size, seconds=seconds))

@@ -259,7 +259,7 @@ def joined(
         logs = [
             stack.enter_context(
                 locked_folder(run.inputs.config, run.inputs.resume, [of_run(run.inputs.folder.path.name, emit)])
-            )
+            ).log
             for run in runs
         ]
         for run, log in zip(runs, logs, strict=True):

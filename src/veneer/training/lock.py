@@ -30,6 +30,7 @@ from veneer.native.library import REVISION, choice
 from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.strict_json import to_text
 from veneer.system import processor_name
+from veneer.training.checkpoint import Progress
 
 FORMAT = 1
 PACKAGES = ("veneer", "torch", "numpy", "safetensors", "tokenizers", "jinja2", "gguf")
@@ -145,7 +146,7 @@ def schedules_of(starts: Iterable[tuple[int, int]]) -> list[SchedulePart]:
 
 
 def write_lock(
-    folder: RunFolder, config: RunConfig, inputs: InputDigests, rows: Rows, device: torch.device, steps: int
+    folder: RunFolder, config: RunConfig, inputs: InputDigests, rows: Rows, device: torch.device, progress: Progress
 ) -> None:
     """Write `run.lock` into the folder of a finished run.
 
@@ -155,7 +156,7 @@ def write_lock(
         inputs: the digests that were made meanwhile.
         rows: as they were trained.
         device: that computed.
-        steps: that were done.
+        progress: where the run has ended.
 
     Raises:
         OutputError: it cannot be written.
@@ -179,9 +180,10 @@ def write_lock(
             "digest": rows.digest(),
         },
         "seed": config.train.seed,
-        "steps": steps,
+        "steps": progress.step,
         "resumed_at": [step for step in resumed if step],
         **({"schedules": [asdict(one) for one in schedules]} if len(schedules) > 1 else {}),
+        **({"micro_batches": progress.micro_batches} if progress.micro_batches else {}),
         "config": config.model_dump(mode="json"),
         "result": {name: sha256(file) for name, file in folder.results.items()},
     }  # fmt: skip

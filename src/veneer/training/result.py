@@ -34,6 +34,8 @@ def publish(folder: RunFolder, trainable: Trainable, progress: Progress, base: M
     write_text(folder.curve_file, loss_curve(folder))
     reached = asdict(progress)
     del reached["evaluation_due"]  # nothing is due any more
+    if not progress.micro_batches:
+        del reached["micro_batches"]
     write_text(folder.summary_file, to_text(reached, indent=2) + "\n")
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from veneer.config import RunConfig, check
-from veneer.events import EventLog, Stage, Subscriber
+from veneer.errors import OutOfMemory
+from veneer.events import EventLog, Note, Stage, Subscriber
+from veneer.hardware import resolve_device
+from veneer.out_of_memory import out_of_memory_while
 from veneer.signals import deferred
 from veneer.system import heap_kept
 from veneer.training.build import build
+from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import OverModel
-from veneer.training.session import RunResult, Session, begin, locked_folder, prepare_run, threads_of
+from veneer.training.out_of_memory import what_fits
+from veneer.training.session import RunInputs, RunResult, Session, begin, locked_folder, prepare_run, threads_of
 from veneer.training.time_limit import within_limit
 
 
@@ -21,6 +28,7 @@ def train(
     resume: bool = False,
     subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
+    micro_batches: Sequence[Sequence[int]] = (),
 ) -> RunResult:
     """Train as `config` says and write everything into `config.output`.
 
@@ -30,25 +38,60 @@ def train(
             must be those of that run; only `train.epochs` or `train.steps` may be more, which makes the run longer.
         subscribers: called with every event (progress bars, trackers).
         stop: asked after every step; true ends the run with a checkpoint.
+        micro_batches: the sizes of micro-batches of a run that is made again (`Progress.micro_batches`).
 
     Raises:
         VeneerError: of the kind that `veneer.errors` draws, whatever is wrong; nothing that was complete is lost.
     """
     check(config)
-    with threads_of(config), heap_kept(), locked_folder(config, resume, subscribers) as log:
-        session = _begin(config, resume, log, stop)
-        with Stage(log.emit, "trying the largest micro-batch"):
-            session.engine.rehearse(session.data.steps.largest())
-        with deferred():
-            session.engine.run(session.progress)
-        return session.end()
+    with threads_of(config), heap_kept(), locked_folder(config, resume, subscribers) as folder:
+        log, call = folder.log, _Call(config=config, stop=stop, micro_batches=micro_batches, begun=time.perf_counter())
+        # Rows and plan first, and only then the model.
+        inputs = prepare_run(config, log.emit, resume=resume)
+        if folder.killed is not None and folder.killed.memory_mb is not None:
+            log.emit(Note(message=f"If it was the memory: {_settings(inputs, folder.killed.memory_mb * 1e6)}"))
+        with _fitting(inputs):
+            session = _begin(inputs, call, log)
+            with Stage(log.emit, "trying the largest micro-batch"):
+                session.engine.rehearse(session.progress, session.data.steps.largest)
+            with deferred():
+                session.engine.run(session.progress)
+            return session.end()
 
 
-def _begin(config: RunConfig, resume: bool, log: EventLog, stop: Callable[[], bool]) -> Session:
-    """Rows and plan first, and only then the model; its files are closed when this returns."""
-    begun = time.perf_counter()
-    inputs = prepare_run(config, log.emit, resume=resume)
-    model, trainable = build(inputs, log.emit)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Call:
+    """What `train` was called with, and when."""
+
+    config: RunConfig
+    stop: Callable[[], bool]
+    micro_batches: Sequence[Sequence[int]]
+    begun: float
+    """Seconds of `time.perf_counter`."""
+
+
+def _begin(inputs: RunInputs, call: _Call, log: EventLog) -> Session:
+    """Load the model, whose files are closed when this returns, and restore what a resumed run had reached."""
+    with out_of_memory_while("loading the model"):
+        model, trainable = build(inputs, log.emit)
     if inputs.config.train.time_limit is not None:
-        inputs = within_limit(inputs, config, model, trainable, log.emit, begun)
-    return begin(inputs, model, trainable, OverModel(model), log, stop)
+        with out_of_memory_while("measuring steps for train.time_limit"):
+            inputs = within_limit(inputs, call.config, model, trainable, log.emit, call.begun)
+    return begin(inputs, model, trainable, OverModel(model), log, call.stop, call.micro_batches)
+
+
+@contextmanager
+def _fitting(inputs: RunInputs) -> Iterator[None]:
+    """Say with an `OutOfMemory` which settings fit."""
+    try:
+        yield
+    except OutOfMemory as error:
+        had = peak_memory_mb(resolve_device(inputs.config.compute.device)) * 1e6
+        fits = _settings(inputs, had)
+        raise OutOfMemory(f"{error} The process had {had / 1e6:,.0f} MB at its peak. {fits}") from None
+
+
+def _settings(inputs: RunInputs, had: float) -> str:
+    """The settings that fit into the bytes that the run had."""
+    steps = inputs.data.steps
+    return what_fits(inputs.prepared.forecast, inputs.config.compute, steps.longest, steps.batch_shape, had)

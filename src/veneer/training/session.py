@@ -14,28 +14,29 @@ from pydantic import BaseModel
 
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, TrainSection, to_yaml
-from veneer.data.batches import MicroBatch
 from veneer.data.rows import load_rows
 from veneer.enums import Dtype, Factors, Products, Recompute
 from veneer.errors import ConfigError, OutputError
-from veneer.events import EventLog, Note, RunStarted, Stage, Subscriber, notes_to
+from veneer.events import EventLog, Level, Note, RunStarted, Subscriber, notes_to
 from veneer.hardware import processor, resolve_device
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
 from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation
 from veneer.notebook import html_facts
+from veneer.out_of_memory import out_of_memory_while
 from veneer.planning.forecast import Forecast
 from veneer.planning.machine import this_machine
 from veneer.planning.plan import Plan
 from veneer.run_folder import RunFolder
-from veneer.signals import stop_signalled
 from veneer.strict_json import to_text
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
+from veneer.training.held_out import evaluation
+from veneer.training.killed import Killed, killed, mark
 from veneer.training.lock import InputDigests, write_lock
 from veneer.training.memory import peak_memory_mb
-from veneer.training.objective import StepObjective, mean_loss
+from veneer.training.objective import StepObjective
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.optimizers.choose import make_optimizer, notes
@@ -92,8 +93,17 @@ def threads_of(config: RunConfig) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@dataclass(frozen=True, slots=True)
+class LockedFolder:
+    """The output folder of a run, held by this process."""
+
+    log: EventLog
+    killed: Killed | None
+    """The process that had the folder before, if it was killed."""
+
+
 @contextmanager
-def locked_folder(config: RunConfig, resume: bool, subscribers: Sequence[Subscriber]) -> Iterator[EventLog]:
+def locked_folder(config: RunConfig, resume: bool, subscribers: Sequence[Subscriber]) -> Iterator[LockedFolder]:
     """Lock the run's output folder for this process, and open its log of events.
 
     Raises:
@@ -102,10 +112,13 @@ def locked_folder(config: RunConfig, resume: bool, subscribers: Sequence[Subscri
     folder = RunFolder(Path(config.output))
     _refuse_the_models_folder(config.model, folder.path)
     make_output_folder(folder.path)
-    with exclusive(folder.path):
+    with exclusive(folder.path, mark()) as left:
+        before = killed(left, folder.events())
         _refuse_overwriting(folder, resume)
         with EventLog(folder.events_file, subscribers) as log:
-            yield log
+            if before is not None:
+                log.emit(Note(message=before.message(), level=Level.WARNING))
+            yield LockedFolder(log, before)
 
 
 def _refuse_the_models_folder(model: str, output: Path) -> None:
@@ -223,8 +236,10 @@ class Session:
                 the run was resumed.
         """
         folder, progress, device = RunFolder(Path(self.config.output)), self.progress, self.model.device
-        publish(folder, self.trainable, progress, self.engine.checkpoints.check_base())
-        write_lock(folder, self.config, self.digests, self.data.rows, device, progress.step)
+        base = self.engine.checkpoints.check_base()
+        with out_of_memory_while("writing the result"):
+            publish(folder, self.trainable, progress, base)
+        write_lock(folder, self.config, self.digests, self.data.rows, device, progress)
         return RunResult(
             output=folder.path,
             progress=progress,
@@ -243,6 +258,7 @@ def begin(
     objective: StepObjective,
     log: EventLog,
     stop: Callable[[], bool],
+    micro_batches: Sequence[Sequence[int]] = (),
 ) -> Session:
     """Write `config.yaml`, and restore what a resumed run had reached.
 
@@ -253,6 +269,7 @@ def begin(
         objective: what is minimised.
         log: the log of the run's events.
         stop: a function that is asked after every step; true ends the run with a checkpoint.
+        micro_batches: the sizes of micro-batches of a run that is made again (`Progress.micro_batches`).
 
     Raises:
         CheckpointError: the run cannot be gone on with.
@@ -268,7 +285,7 @@ def begin(
         log.emit(Note(message=line))
     digests = InputDigests(inputs.origin.files(), inputs.data.tokenizer, config)
     store = _checkpoint_store(inputs, config, digests, device)
-    progress = Progress()
+    progress = Progress(micro_batches=[list(one) for one in micro_batches])
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
     write_text(inputs.folder.config_file, to_yaml(config))
@@ -285,7 +302,6 @@ def begin(
             learning_rate=float(config.train.learning_rate),
         )
     )
-    evaluated = steps.evaluation()
     engine = Engine(
         model=model,
         trainable=trainable,
@@ -295,7 +311,7 @@ def begin(
         schedule=_rate_schedule(config.train, steps.total),
         clip=config.train.clip,
         seed=config.train.seed,
-        evaluate=_evaluation(model, evaluated, objective, log.emit) if evaluated else None,
+        evaluate=evaluation(model, steps.evaluation, objective, log.emit) if inputs.data.rows.eval else None,
         eval_every=config.train.eval_every or steps.total,
         save_every=config.train.save_every or steps.total,
         checkpoints=store,
@@ -320,30 +336,6 @@ def _rate_schedule(train: TrainSection, steps: int) -> RateSchedule:
     return RateSchedule(
         peak=float(train.learning_rate), steps=steps, warmup=train.warmup, shape=train.schedule, end=train.min_rate
     )
-
-
-class _EvaluationStopped(Exception):
-    """A signal came between two micro-batches."""
-
-
-def _evaluation(
-    model: LanguageModel, batches: list[MicroBatch], objective: StepObjective, emit: Subscriber
-) -> Callable[[], float | None]:
-    """Measures the evaluation loss of the model as it is, and tells how far that is; None where a signal ends it."""
-
-    def evaluate() -> float | None:
-        try:
-            with Stage(emit, "evaluating", total=len(batches), unit="micro-batches") as stage:
-                return mean_loss(model, batches, objective, lambda: advance(stage))
-        except _EvaluationStopped:
-            return None
-
-    def advance(stage: Stage) -> None:
-        stage.advance()
-        if stop_signalled():
-            raise _EvaluationStopped
-
-    return evaluate
 
 
 def _as_loaded(config: RunConfig, model: LanguageModel) -> RunConfig:

@@ -85,18 +85,22 @@ class PackedSteps:
         """Tokens of the longest row."""
         return max(self._lengths)
 
-    def micro_batches(self, step: int) -> list[MicroBatch]:
-        """The 1-based step's rows, packed."""
-        chosen = self._steps.examples(step - 1)
-        return self._pack(chosen, self._most())
+    def micro_batches(self, step: int, most: int | None = None) -> list[MicroBatch]:
+        """The 1-based step's rows, packed.
+
+        Args:
+            step: the number of the step.
+            most: tokens of a micro-batch at most, where they are not the run's.
+        """
+        return self._pack(self._steps.examples(step - 1), most or self._most())
 
     def tokens(self, step: int) -> int:
         """Tokens of the 1-based step's rows."""
         return sum(self._lengths[index] for index in self._steps.examples(step - 1))
 
-    def evaluation(self) -> list[MicroBatch]:
-        """The evaluation rows, packed; an empty list where there are none."""
-        return pack(self.rows.eval, self._most()) if self.rows.eval else []
+    def evaluation(self, most: int | None = None) -> list[MicroBatch]:
+        """The evaluation rows, packed; an empty list where there are none. `most` as for `micro_batches`."""
+        return pack(self.rows.eval, most or self._most()) if self.rows.eval else []
 
     def _most(self) -> int:
         assert self.micro_batch_tokens is not None, "the size of a micro-batch has not been chosen yet"
@@ -110,10 +114,10 @@ class PackedSteps:
             pad_to_multiple_of=self.packing.pad_to_multiple_of,
         )
 
-    def largest(self) -> MicroBatch:
+    def largest(self, most: int | None = None) -> MicroBatch:
         """The largest micro-batch of the run, by tokens laid; of a long run, of its first SCANNED_STEPS steps and of
-        the longest row."""
-        members, _ = self._largest(self._bins(self._most()))
+        the longest row. `most` as for `micro_batches`."""
+        members, _ = self._largest(self._bins(most or self._most()))
         (batch,) = self._pack(members, sum(self._lengths))
         return batch
 

@@ -1,0 +1,66 @@
+"""A run whose process was killed: what is left of it says so, and what memory it had.
+
+A run writes a mark into the lock of its folder when it begins, and takes it away however it ends, except where its
+process is killed. The kernel does that (SIGKILL) to whoever has most when the memory is full, and counts it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from veneer.system import memory_kills, memory_limit
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """A process of the run that was killed."""
+
+    step: int
+    """The last step that it told of; 0 where it told of none."""
+    memory_mb: float | None
+    """Its peak memory then, in MB."""
+    by_kernel: bool
+    """Whether the kernel has killed a process since for want of memory."""
+
+    def message(self) -> str:
+        """What happened, for people."""
+        had = "" if self.memory_mb is None else f", when it had {self.memory_mb:,.0f} MB"
+        where = f"after step {self.step:,}" if self.step else "before its first step"
+        limit = memory_limit()
+        may = "" if limit is None else f" Its group (container, job) may have {limit / 1e6:,.0f} MB."
+        if self.by_kernel:
+            return f"the kernel killed this run {where}{had}, because the memory was full.{may}"
+        return (
+            f"the process of this run was killed {where}{had}, or the machine went down. If nobody did that on "
+            f"purpose, the memory may have been full.{may}"
+        )
+
+
+def mark() -> str:
+    """The mark of a run that begins now."""
+    return json.dumps({"memory_kills": memory_kills()}) + "\n"
+
+
+def killed(left: str, events: Sequence[dict[str, object]]) -> Killed | None:
+    """What became of the process that had the folder before; None if it was not killed.
+
+    Args:
+        left: the mark that it left.
+        events: of the run.
+    """
+    if not left:
+        return None
+    try:
+        before = json.loads(left).get("memory_kills")
+    except (ValueError, AttributeError):
+        before = None
+    now = memory_kills()
+    begun = max((place for place, one in enumerate(events) if one.get("event") == "RunStarted"), default=len(events))
+    steps = [one for one in events[begun:] if one.get("event") == "StepDone"]
+    return Killed(
+        step=int(str(steps[-1]["step"])) if steps else 0,
+        memory_mb=float(str(steps[-1]["memory_mb"])) if steps else None,
+        by_kernel=isinstance(before, int) and now is not None and now > before,
+    )

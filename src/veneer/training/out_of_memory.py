@@ -1,0 +1,86 @@
+"""Out of memory in training: what becomes of a step that does not fit, and the settings that would.
+
+The step is made again in smaller micro-batches, which is the same step: its loss is a sum over its tokens, whatever the
+cut. From then on the run keeps to the smaller ones. `Progress` records this, so that a resumed run and
+`veneer reproduce` cut alike.
+"""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+
+import torch
+
+from veneer.config import ComputeSection
+from veneer.data.batches import MicroBatch
+from veneer.enums import Recompute
+from veneer.planning.choose import BatchShapeFor, Limit, choose
+from veneer.planning.forecast import Forecast
+from veneer.planning.memory import MB, TYPICAL_START
+from veneer.planning.plan import Plan
+
+MOST_HALVINGS = 3
+"""How often the micro-batches of a step are halved."""
+SMALLER = 0.9
+"""What is proposed takes at most this share of what has failed, by the plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFault:
+    """A micro-batch for which there was no memory."""
+
+    batch: MicroBatch
+    said: str
+    """The message of the error."""
+
+    @property
+    def half(self) -> int | None:
+        """Half of its tokens; None where it is a single document, which cannot be cut."""
+        return half_of(self.batch)
+
+    def why(self, halvings: int) -> str:
+        """Why it is not halved any more."""
+        tokens = len(self.batch.tokens)
+        if self.half is None:
+            return f"The micro-batch is one row of {tokens:,} tokens, which cannot be cut."
+        return f"The micro-batches were halved {halvings} times before, to {tokens:,} tokens."
+
+
+def half_of(batch: MicroBatch) -> int | None:
+    """Half of the tokens of a micro-batch; None where it is a single document, which cannot be cut."""
+    return len(batch.tokens) // 2 if len(batch.lengths) > 1 else None
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what a step that failed has left."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def what_fits(forecast: Forecast, compute: ComputeSection, longest: int, batch_for: BatchShapeFor, had: float) -> str:
+    """The settings that fit into the memory that a run had, by its plan.
+
+    Args:
+        forecast: of the run.
+        compute: the section of its configuration.
+        longest: tokens of its longest row.
+        batch_for: see `veneer.planning.choose.choose`.
+        had: bytes that the process had at its peak.
+    """
+    general = "Lower data.max_length or lora.rank, set compute.recompute=layers, or take method=qlora."
+    if not isinstance(forecast, Plan):
+        return general
+    most = min(had, SMALLER * forecast.choice.memory.peak)
+    limit = Limit(bytes=most, source="what the process had, or nine tenths of what the plan said")
+    open_choice = compute.model_copy(update={"micro_batch_tokens": "auto", "recompute": Recompute.AUTO})
+    choice, refusal = choose(forecast.setup, open_choice, longest, batch_for, limit, start=TYPICAL_START)
+    if refusal is not None:
+        return f"By the plan, {refusal}"
+    kept = Recompute.LAYERS if choice.recompute else Recompute.NEVER
+    return (
+        f"By the plan, which said {forecast.choice.memory.peak / MB:,.0f} MB, {choice.memory.peak / MB:,.0f} MB are "
+        f"enough with --set compute.micro_batch_tokens={choice.micro_batch_tokens} --set "
+        f"compute.recompute={kept.value}."
+    )

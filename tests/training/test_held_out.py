@@ -1,0 +1,53 @@
+"""The evaluation loss: the same in smaller micro-batches, and ended by a signal between two of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiny import examples
+from veneer.data.batches import MicroBatch, pack
+from veneer.errors import OutOfMemory
+from veneer.events import Event, Note, StageProgress
+from veneer.io.checkpoint import open_checkpoint
+from veneer.load import load_model
+from veneer.training import held_out
+from veneer.training.held_out import evaluation
+from veneer.training.objective import OverModel, Sums, mean_loss
+
+
+class Full(OverModel):
+    """There is no memory for micro-batches of more than 140 tokens."""
+
+    def sums(self, batch: MicroBatch) -> Sums:
+        if len(batch.tokens) > 140:
+            torch.empty(1 << 58)
+        return OverModel.sums(self, batch)
+
+
+def test_smaller_micro_batches_and_a_signal(tiny_model: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = examples(tiny_model, tiny_data)
+    model = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
+    said: list[Event] = []
+    evaluate = evaluation(model, lambda most: pack(rows, most or 700), Full(model), said.append)
+    assert evaluate() == pytest.approx(mean_loss(model, pack(rows, 10**6)), abs=1e-5)
+    notes = [event.message for event in said if isinstance(event, Note)]
+    assert 1 <= len(notes) <= 3
+    assert all("evaluating in micro-batches of up to" in note for note in notes)
+    with pytest.raises(OutOfMemory, match=r"out of memory while evaluating.* one row of"):
+        evaluation(model, lambda most: pack(rows[:1] * 2, 1), _never(model), said.append)()
+    monkeypatch.setattr(held_out, "stop_signalled", lambda: True)
+    said.clear()
+    assert evaluation(model, lambda most: pack(rows, 100), OverModel(model), said.append)() is None
+    assert not any(isinstance(event, StageProgress) and event.done > 1 for event in said)
+    assert model.training is load_model(open_checkpoint(tiny_model), dtype=torch.float32).training
+
+
+def _never(model: torch.nn.Module) -> OverModel:
+    class Nothing(OverModel):
+        def sums(self, batch: MicroBatch) -> Sums:
+            raise MemoryError
+
+    return Nothing(model)  # type: ignore[arg-type]

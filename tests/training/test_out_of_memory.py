@@ -1,0 +1,120 @@
+"""A run whose memory is full trains the same steps in smaller micro-batches, and its record says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiny import run_config, tree
+from veneer.data.batches import MicroBatch
+from veneer.errors import CheckpointError, Interrupted, OutOfMemory
+from veneer.events import Event, MicroBatchHalved, Note, read_events
+from veneer.reproduction.run import reproduce
+from veneer.training.objective import OverModel, Sums
+from veneer.training.run import train
+
+SETTINGS = ("train.steps=6", "train.save_every=2", "data.held_out=0.2", "train.eval_every=3")
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """There is no memory for micro-batches of more than 150 tokens."""
+    whole = OverModel.sums
+
+    def sums(over: OverModel, batch: MicroBatch) -> Sums:
+        if len(batch.tokens) > 150:
+            torch.empty(1 << 58)
+        return whole(over, batch)
+
+    monkeypatch.setattr(OverModel, "sums", sums)
+    return monkeypatch
+
+
+def losses(folder: Path, kind: str = "StepDone") -> list[float]:
+    return [event["loss"] for event in read_events(folder / "events.jsonl") if event["event"] == kind]  # type: ignore[misc]
+
+
+def test_the_same_losses_a_record_and_the_same_bytes_when_it_is_made_again(
+    small_memory: pytest.MonkeyPatch, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    said: list[Event] = []
+    train(run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS), subscribers=[said.append])
+    *_, halved = [event for event in said if isinstance(event, MicroBatchHalved)]
+    assert halved.step == 1
+    assert any("evaluating in micro-batches of up to" in event.message for event in said if isinstance(event, Note))
+    lock = json.loads((tmp_path / "run" / "run.lock").read_text())
+    assert lock["micro_batches"] == [[1, halved.tokens]]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["micro_batches"] == lock["micro_batches"]
+    small_memory.undo()
+    train(run_config(tiny_model, tiny_data, tmp_path / "whole", *SETTINGS))
+    for kind in ("StepDone", "Evaluated"):
+        assert losses(tmp_path / "run", kind) == pytest.approx(losses(tmp_path / "whole", kind), abs=1e-5)
+    assert "micro_batches" not in json.loads((tmp_path / "whole" / "run.lock").read_text())
+    # Cut alike, on a machine that has the memory.
+    found = reproduce(tmp_path / "run")
+    assert found.same, found.lines()
+
+
+def test_a_run_that_shrank_and_was_stopped_resumes_to_the_same_bytes(
+    small_memory: pytest.MonkeyPatch, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    train(run_config(tiny_model, tiny_data, tmp_path / "whole", *SETTINGS))
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS)
+    asked = iter(range(100))
+    with pytest.raises(Interrupted):
+        train(config, stop=lambda: next(asked) == 2)
+    small_memory.undo()
+    train(config, resume=True)
+    assert (tmp_path / "run" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+
+
+def test_what_cannot_be_cut_ends_with_the_settings_that_fit(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    def sums(over: OverModel, batch: MicroBatch) -> Sums:
+        torch.empty(1 << 58)
+        raise AssertionError("that was possible")
+
+    monkeypatch.setattr(OverModel, "sums", sums)
+    with pytest.raises(OutOfMemory, match=r"(?s)computing step 1 .*There was this much: .*at its peak\. By the plan, "):
+        train(run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS))
+    assert not (tmp_path / "run" / WEIGHTS).exists()
+    assert read_events(tmp_path / "run" / "events.jsonl")[-1]["reason"] == "out of memory"
+
+
+@pytest.mark.parametrize("place", ["veneer.training.run.build", "veneer.training.checkpoint.write_tensors"])
+def test_loading_and_saving_say_what_they_were_doing(
+    place: str, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(place, lambda *arguments: torch.empty(1 << 58))
+    doing = "loading the model" if place.endswith("build") else r"writing the checkpoint of step 2"
+    with pytest.raises(OutOfMemory, match=f"out of memory while {doing}"):
+        train(run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS))
+    assert not list((tmp_path / "run").glob("checkpoints/step-*"))
+
+
+def test_a_run_goes_on_with_smaller_micro_batches_and_not_with_larger_ones(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    def config(folder: str, tokens: int, recompute: str = "never") -> object:
+        settings = (f"compute.micro_batch_tokens={tokens}", f"compute.recompute={recompute}")
+        return run_config(tiny_model, tiny_data, tmp_path / folder, *SETTINGS, *settings)
+
+    asked = iter(range(100))
+    with pytest.raises(Interrupted):
+        train(config("run", 512), stop=lambda: next(asked) == 2)  # type: ignore[arg-type]
+    before = tree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"compute\.micro_batch_tokens: 512 then, 1024 now"):
+        train(config("run", 1024), resume=True)  # type: ignore[arg-type]
+    assert tree(tmp_path / "run" / "checkpoints") == before
+    train(config("run", 100, "layers"), resume=True)  # type: ignore[arg-type]
+    lock = json.loads((tmp_path / "run" / "run.lock").read_text())
+    assert lock["micro_batches"] == [[1, 512], [4, 100]]
+    train(config("whole", 512))  # type: ignore[arg-type]
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+    found = reproduce(tmp_path / "run")
+    assert found.same, found.lines()
