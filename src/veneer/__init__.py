@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from veneer.errors import Diverged as Diverged
     from veneer.errors import Interrupted as Interrupted
     from veneer.errors import ModelError as ModelError
+    from veneer.errors import OutOfMemory as OutOfMemory
     from veneer.errors import OutputError as OutputError
     from veneer.errors import TrainingStopped as TrainingStopped
     from veneer.errors import VeneerError as VeneerError
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from veneer.events import Evaluated as Evaluated
     from veneer.events import Event as Event
     from veneer.events import Level as Level
+    from veneer.events import MicroBatchHalved as MicroBatchHalved
     from veneer.events import Note as Note
     from veneer.events import Result as Result
     from veneer.events import RunDone as RunDone
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
     from veneer.events import StageEnded as StageEnded
     from veneer.events import StageProgress as StageProgress
     from veneer.events import StepDone as StepDone
+    from veneer.events import StepSkipped as StepSkipped
     from veneer.events import Subscriber as Subscriber
     from veneer.exports.certificate import Agreement as Agreement
     from veneer.exports.certificate import Certificate as Certificate
@@ -192,10 +195,12 @@ _HOMES = {
     "Method": "veneer.enums",
     "MethodSummary": "veneer.comparison.summary",
     "Metric": "veneer.evaluation.statistics.compare",
+    "MicroBatchHalved": "veneer.events",
     "ModelError": "veneer.errors",
     "Note": "veneer.events",
     "OptimizerName": "veneer.enums",
     "OtherBase": "veneer.enums",
+    "OutOfMemory": "veneer.errors",
     "OutputError": "veneer.errors",
     "Overlong": "veneer.enums",
     "ParityError": "veneer.exports.certificate",
@@ -233,6 +238,7 @@ _HOMES = {
     "StageEnded": "veneer.events",
     "StageProgress": "veneer.events",
     "StepDone": "veneer.events",
+    "StepSkipped": "veneer.events",
     "StoredDtype": "veneer.exports.request",
     "Subscriber": "veneer.events",
     "SuiteResult": "veneer.evaluation.forgetting",
@@ -317,10 +323,12 @@ __all__ = [
     "Method",
     "MethodSummary",
     "Metric",
+    "MicroBatchHalved",
     "ModelError",
     "Note",
     "OptimizerName",
     "OtherBase",
+    "OutOfMemory",
     "OutputError",
     "Overlong",
     "ParityError",
@@ -358,6 +366,7 @@ __all__ = [
     "StageEnded",
     "StageProgress",
     "StepDone",
+    "StepSkipped",
     "StoredDtype",
     "Subscriber",
     "SuiteResult",

@@ -231,6 +231,10 @@ class TrainSection(_Section):
     AdamW and 0.99 for Lion."""
     clip: Annotated[float, Field(ge=0.0, allow_inf_nan=False), _NUMBER] = 1.0
     """The largest norm of the whole gradient (gradient clipping); 0 clips nothing."""
+    skip_bad_steps: bool = False
+    """Whether a bad step is left out and counted: its loss or gradient norm is not finite, or far above those of the
+    last 128 steps (six standard deviations). Three in a row end the run. By default the first step that is not finite
+    does, and others are made."""
     seed: Annotated[int, Field(ge=0, lt=2**31), _NUMBER] = 0
     """The seed of the adapter's initialisation, of the order of the rows and of dropout."""
     eval_every: Count | None = None

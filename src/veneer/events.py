@@ -7,7 +7,8 @@ for each event.
 - Stages (`StageBegun`, `StageProgress`, `StageEnded`): whatever takes a while, with rate and time left. They are for
   whoever waits, and are not written to `events.jsonl`.
 - `Note`: a sentence that the user should know, or be warned of.
-- Training: `StepBudget`, `RunStarted`, `StepDone`, `Evaluated`, `CheckpointSaved`, `MicroBatchHalved`, `RunFinished`.
+- Training: `StepBudget`, `RunStarted`, `StepDone`, `StepSkipped`, `Evaluated`, `CheckpointSaved`, `MicroBatchHalved`,
+  `RunFinished`.
 - Several runs, in a comparison or a sweep: `RunsJoined`, `RunDone`, `RunFailed`, and `RunEvent`, which carries what
   happens in one of them.
 - `Result`: what a verb found, as plain values, when it is done.
@@ -133,6 +134,24 @@ class StepDone:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StepSkipped:
+    """A bad step that was left out: it has changed no weight and nothing of the optimiser's state."""
+
+    step: int
+    """The step's number."""
+    loss: float
+    """The loss of the step, which may be no finite number."""
+    grad_norm: float
+    """The norm of the gradient."""
+    reason: str
+    """What is bad about the step, in a sentence."""
+    skipped: int
+    """The number of steps that the run has left out so far, this one included."""
+    seconds: float
+    """Seconds that the step took."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluated:
     """The evaluation loss after a step."""
 
@@ -243,8 +262,8 @@ class RunEvent:
 
 
 Event = (
-    StageBegun | StageProgress | StageEnded | Note | StepBudget | RunStarted | StepDone | Evaluated | CheckpointSaved
-    | MicroBatchHalved | RunFinished | RunsJoined | RunDone | RunFailed | RunEvent | Result
+    StageBegun | StageProgress | StageEnded | Note | StepBudget | RunStarted | StepDone | StepSkipped | Evaluated
+    | CheckpointSaved | MicroBatchHalved | RunFinished | RunsJoined | RunDone | RunFailed | RunEvent | Result
 )  # fmt: skip
 Subscriber = Callable[[Event], None]
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}

@@ -10,7 +10,7 @@ from typing import Any
 
 from veneer.config import RunConfig, parse
 from veneer.errors import CheckpointError, Interrupted, OutputError, listing
-from veneer.events import Event, Level, Note, Result, StepDone, Subscriber, broadcast
+from veneer.events import Event, Level, Note, Result, StepDone, StepSkipped, Subscriber, broadcast
 from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import remove_folder, sha256
@@ -165,7 +165,7 @@ class _Until:
     step: int = 0
 
     def note(self, event: Event) -> None:
-        if isinstance(event, StepDone):
+        if isinstance(event, StepDone | StepSkipped):
             self.step = event.step
 
     def reached(self) -> bool:

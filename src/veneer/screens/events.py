@@ -34,6 +34,7 @@ from veneer.events import (
     StageProgress,
     StepBudget,
     StepDone,
+    StepSkipped,
 )
 from veneer.screens.console import say
 from veneer.screens.figures import duration, rate
@@ -148,6 +149,8 @@ class EventScreen:
             case Evaluated():
                 best = ", the best so far" if event.best else ""
                 self._say(run, f"step {event.step:,}: evaluation loss {event.loss:.4f}{best}")
+            case StepSkipped():
+                self._skip(run, event)
             case MicroBatchHalved():
                 smaller = f"micro-batches of up to {event.tokens:,} tokens from here on, in place of {event.before:,}"
                 self._say(run, f"step {event.step:,}: the memory is full; {smaller}")
@@ -226,6 +229,14 @@ class EventScreen:
             mean = mean if len(known.losses) > 1 else ""
             self._say(run, f"step {count}  loss {event.loss:.3f}{mean}  {speed}  left {duration(left)}")
             known.unsaid, known.losses = 0.0, []
+
+    def _skip(self, run: str, event: StepSkipped) -> None:
+        known = self._runs.get(run)
+        if known is not None:
+            known.seconds += event.seconds
+            self._bars.update(known.task, completed=event.step)
+        counted = f"left out ({event.skipped:,} so far)"
+        say(self.console, _named(run, f"warning: step {event.step:,}: {event.reason}; {counted}"), style="yellow")
 
     def _finish(self, run: str, event: RunFinished) -> None:
         known = self._runs.pop(run, None)

@@ -23,6 +23,7 @@ from veneer.errors import CheckpointError, listing
 from veneer.io.files import atomic_folder, remove_folder, remove_partial, sha256, write_tensors
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
+from veneer.training.bad_steps import IN_A_ROW, WINDOW
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.trainable import Trainable
 
@@ -54,6 +55,13 @@ class Progress:
     micro_batches: list[list[int]] = field(default_factory=list)
     """Sizes of micro-batches other than `compute.micro_batch_tokens`, in order: the first step of each, and the tokens
     of a micro-batch at most. Micro-batches become smaller where the memory was full."""
+
+    skipped: int = 0
+    """The number of bad steps that were left out."""
+    bad_in_a_row: int = 0
+    """The number of bad steps since the last good one."""
+    window: list[list[float]] = field(default_factory=list)
+    """Loss and gradient norm of the last good steps, by which bad ones are told (`veneer.training.bad_steps`)."""
 
     def micro_batch_tokens(self, step: int) -> int | None:
         """Tokens that a micro-batch of the step has at most; None for those of `compute.micro_batch_tokens`."""
@@ -254,6 +262,9 @@ def _check_progress(progress: Progress, step: int, steps: object, folder: Path) 
         "best_loss": best_loss is None or _is_number(best_loss),
         "evaluation_due": isinstance(progress.evaluation_due, bool),
         "micro_batches": _sizes(progress.micro_batches),
+        "skipped": _counts(progress.skipped) and progress.skipped <= step,
+        "bad_in_a_row": _counts(progress.bad_in_a_row) and progress.bad_in_a_row < IN_A_ROW,
+        "window": _is_window(progress.window),
     }
     wrong = [f"{name}: {asdict(progress)[name]!r}" for name, possible in fits.items() if not possible]
     if wrong:
@@ -261,6 +272,13 @@ def _check_progress(progress: Progress, step: int, steps: object, folder: Path) 
             f"{folder / STATE} says what cannot be:\n{listing(wrong)}\n"
             f"Delete {folder} to go on from the checkpoint before it, or start again in another output folder."
         )
+
+
+def _is_window(value: object) -> bool:
+    """Whether a value is a list of at most so many pairs of finite numbers."""
+    if not isinstance(value, list) or len(value) > WINDOW:
+        return False
+    return all(isinstance(one, list) and len(one) == 2 and all(map(_is_number, one)) for one in value)
 
 
 def _sizes(value: object) -> bool:

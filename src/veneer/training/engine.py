@@ -19,10 +19,11 @@ from torch import Tensor
 
 from veneer.data.batches import MicroBatch
 from veneer.errors import Diverged, Interrupted, OutOfMemory
-from veneer.events import CheckpointSaved, Evaluated, EventLog, MicroBatchHalved, RunFinished, StepDone
+from veneer.events import CheckpointSaved, Evaluated, EventLog, MicroBatchHalved, RunFinished, StepDone, StepSkipped
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of, out_of_memory_while
 from veneer.signals import stop_signalled
+from veneer.training.bad_steps import IN_A_ROW, WINDOW, fault
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import Means, StepObjective, Sums
@@ -75,6 +76,8 @@ class Engine:
     log: EventLog
     stop: Callable[[], bool]
     """A function that is asked after every step; true ends the run with a checkpoint."""
+    skip_bad_steps: bool = False
+    """Whether a bad step is left out, as long as there are not too many in a row."""
     signalled: Callable[[], bool] = stop_signalled
     """A function that is asked before every micro-batch; true gives up the step, and ends the run with a checkpoint."""
     _started: float = field(init=False, default=0.0)
@@ -83,8 +86,8 @@ class Engine:
         """Train to the last step.
 
         Raises:
-            Diverged: a loss or gradient was not finite; the weights before that step are kept as a checkpoint. Or
-                the evaluation loss was not; then the last checkpoint is the one before it.
+            Diverged: a loss or gradient was not finite, or bad steps came in a row; the weights before are kept as a
+                checkpoint. Or the evaluation loss was not finite; then the last checkpoint is the one before it.
             Interrupted: `stop` or a signal asked for it; the last step is kept as a checkpoint.
         """
         self.start(progress)
@@ -228,8 +231,20 @@ class Engine:
         begun = time.perf_counter()
         parameters = list(self.optimizer.parameters.values())
         norm = global_norm(parameters)
-        if not (math.isfinite(means.loss) and math.isfinite(norm)):
-            self._diverged(progress, means.loss, norm)
+        if self.skip_bad_steps:
+            bad = fault(progress.window, means.loss, norm)
+            if bad is not None:
+                self._skip(progress, means.loss, norm, bad, spent)
+                return
+            progress.bad_in_a_row = 0
+            progress.window = [*progress.window[1 - WINDOW :], [means.loss, norm]]
+        elif not (math.isfinite(means.loss) and math.isfinite(norm)):
+            self._diverged(
+                progress,
+                f"the loss is {means.loss} and the gradient norm {norm}; both must be finite",
+                "Lower train.learning_rate, look at the rows of this step with compute.dtype=float32, or set "
+                "train.skip_bad_steps.",
+            )
         clip(parameters, norm, self.clip)
         rate = self.schedule.at(step.number)
         self.optimizer.step(rate)
@@ -256,7 +271,26 @@ class Engine:
         for parameter in self.optimizer.parameters.values():
             parameter.grad = None
 
-    def _diverged(self, progress: Progress, loss: float, norm: float) -> None:
+    def _skip(self, progress: Progress, loss: float, norm: float, bad: str, seconds: float) -> None:
+        """Leave the next step out, unless it is the last of too many in a row."""
+        self._drop_gradients()
+        if progress.bad_in_a_row + 1 == IN_A_ROW:
+            self._diverged(
+                progress,
+                f"{bad}. It is the {IN_A_ROW}rd bad step in a row, of {progress.skipped + 1} in all",
+                "Lower train.learning_rate, or look at the rows of these steps.",
+            )
+        progress.step += 1
+        progress.skipped += 1
+        progress.bad_in_a_row += 1
+        progress.seconds += seconds
+        self.log.emit(
+            StepSkipped(
+                step=progress.step, loss=loss, grad_norm=norm, reason=bad, skipped=progress.skipped, seconds=seconds
+            )
+        )
+
+    def _diverged(self, progress: Progress, wrong: str, remedy: str) -> NoReturn:
         self._drop_gradients()
         if progress.step > 0:
             self._save(progress)
@@ -265,9 +299,8 @@ class Engine:
             f"the weights after step {progress.step} are kept in {self.checkpoints.folder.checkpoint(progress.step)}"
         )
         raise Diverged(
-            f"step {progress.step + 1}: the loss is {loss} and the gradient norm {norm}; both must be finite. "
-            f"{saved if progress.step else 'Nothing was trained before it'}. "
-            "Lower train.learning_rate, or look at the rows of this step with compute.dtype=float32."
+            f"step {progress.step + 1}: {wrong}. "
+            f"{saved if progress.step else 'Nothing was trained before it'}. {remedy}"
         )
 
     def _evaluate(self, progress: Progress, evaluate: Callable[[], float | None]) -> None:

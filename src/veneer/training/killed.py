@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from veneer.strict_json import to_text
 from veneer.system import memory_kills, memory_limit
 
 
@@ -40,7 +41,7 @@ class Killed:
 
 def mark() -> str:
     """The mark of a run that begins now."""
-    return json.dumps({"memory_kills": memory_kills()}) + "\n"
+    return to_text({"memory_kills": memory_kills()}) + "\n"
 
 
 def killed(left: str, events: Sequence[dict[str, object]]) -> Killed | None:

@@ -33,9 +33,11 @@ def publish(folder: RunFolder, trainable: Trainable, progress: Progress, base: M
             folder.lock_file.unlink(missing_ok=True)
     write_text(folder.curve_file, loss_curve(folder))
     reached = asdict(progress)
-    del reached["evaluation_due"]  # nothing is due any more
-    if not progress.micro_batches:
-        del reached["micro_batches"]
+    for key in ("evaluation_due", "bad_in_a_row", "window"):
+        del reached[key]  # they are for steps to come
+    for key in ("micro_batches", "skipped"):
+        if not reached[key]:
+            del reached[key]
     write_text(folder.summary_file, to_text(reached, indent=2) + "\n")
 
 

@@ -310,6 +310,7 @@ def begin(
         optimizer=optimizer,
         schedule=_rate_schedule(config.train, steps.total),
         clip=config.train.clip,
+        skip_bad_steps=config.train.skip_bad_steps,
         seed=config.train.seed,
         evaluate=evaluation(model, steps.evaluation, objective, log.emit) if inputs.data.rows.eval else None,
         eval_every=config.train.eval_every or steps.total,

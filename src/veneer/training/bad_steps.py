@@ -1,0 +1,53 @@
+"""Bad steps: those whose loss or gradient norm is not finite, or leaves those of the last steps by far.
+
+The rule is that of OLMo-core's SkipStepOptimizer: more than six standard deviations above the mean of a window of 128
+steps is far. Three things are added, because a fine-tuning has a few hundred steps and not a million. A skipped step
+does not enter the window. The rule holds from eight steps on and not from half a window on; while the window is not
+half full, a value is far only if it is also above twice the largest one. And a deviation counts as at least 1 % of the
+mean, so that a loss that hardly moves is no trap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, pstdev
+
+WINDOW = 128
+"""Steps that a step is compared with, at most."""
+FEWEST = 8
+"""Steps that it is compared with, at least."""
+DEVIATIONS = 6.0
+FLOOR = 0.01
+"""The least standard deviation, as a share of the mean."""
+LARGEST = 2.0
+"""While the window is not half full, a value is far only above this multiple of the largest one."""
+IN_A_ROW = 3
+"""Bad steps one after another that end the run."""
+
+
+def fault(window: Sequence[Sequence[float]], loss: float, norm: float) -> str | None:
+    """What is bad about a step; None for a good one.
+
+    Args:
+        window: loss and gradient norm of each of the last good steps, the newest last.
+        loss: of the step.
+        norm: of its gradient, before clipping.
+    """
+    values = {"loss": loss, "gradient norm": norm}
+    for name, value in values.items():
+        if not math.isfinite(value):
+            return f"the {name} is {value}"
+    for (name, value), before in zip(values.items(), zip(*window, strict=True), strict=False):
+        if _is_far(before, value):
+            return f"the {name} is {value:.4g}, and {fmean(before):.4g} in the mean of the {len(before)} steps before"
+    return None
+
+
+def _is_far(before: Sequence[float], value: float) -> bool:
+    if len(before) < FEWEST:
+        return False
+    mean = fmean(before)
+    deviation = max(pstdev(before, mean), FLOOR * abs(mean))
+    far = value > mean + DEVIATIONS * deviation
+    return far and (len(before) >= WINDOW // 2 or value > LARGEST * max(before))
