@@ -9,7 +9,7 @@ import torch
 
 from tiny import write_model
 from tiny_models import documents, packed_logits
-from veneer.errors import ConfigError, DataError
+from veneer.errors import ConfigError
 from veneer.generation.batch import generate
 from veneer.generation.build import build_engine
 from veneer.generation.engine import GenerationEngine
@@ -192,12 +192,3 @@ def test_what_can_never_be_carried_out_is_refused_at_once(
     with pytest.raises(ConfigError, match=words):
         engine.submit(request(**{"prompt": [5], **changes}))  # type: ignore[arg-type]
     assert engine.idle
-
-
-def test_requests_out_of_range() -> None:
-    with pytest.raises(DataError, match="at least one token"):
-        GenerationRequest(prompt=())
-    with pytest.raises(ConfigError, match="logprobs: 21"):
-        GenerationRequest(prompt=(1,), logprobs=21)
-    with pytest.raises(ConfigError, match="stop"):
-        GenerationRequest(prompt=(1,), stop=("a", ""))

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from consoles import recorded
+from veneer.comparison.run import CompareConfig, CompareResult
+from veneer.comparison.summary import Difference, Figure, MethodSummary
+from veneer.evaluation.statistics.compare import Comparison
+from veneer.screens.compare import comparison_of_methods, differences_table
+
+BASE = MethodSummary("base", [0], 0, 0, 0.0, 0, Figure(0.0), Figure(0.0), {"loss": Figure(3.0), "exact": Figure(0.0)})
+LORA = MethodSummary(
+    "lora", [0, 1, 2], 1_230_000, 4_900_000, 1e-4, 10, Figure(812.0), Figure(75.0, 70.0, 80.0),
+    {"loss": Figure(1.5, 1.4, 1.6), "exact": Figure(0.85, 0.8, 0.9)},
+)  # fmt: skip
+FEWER = MethodSummary("full", [0], 9_000_000, 36_000_000, 1e-5, 10, Figure(900.0), Figure(99.0), {"loss": Figure(1.25)})
+RESULT = CompareResult(
+    CompareConfig(model="m", data="rows.jsonl", output="out", seeds=3), 90, 10, [], {}, [BASE, LORA, FEWER], []
+)
+
+
+def cells(text: str) -> dict[str, list[str]]:
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_every_method_has_its_costs_and_measures_and_the_base_has_no_cost() -> None:
+    console = recorded()
+    console.print(comparison_of_methods(RESULT))
+    text = console.export_text()
+    found = cells(text)
+    assert found["base"][:4] == [""] * 4
+    assert found["lora"][:4] == ["1.23", "4.9", "812", "75"]
+    assert found["lora"][4:] == ["1.500±0.100", "85.0±5.0"]
+    assert found["full (1)"][4:] == ["1.250", ""], "one seed of three is said, and a measure that is missing is empty"
+    assert "90 rows trained, 10 others scored" in text
+    assert "means over 3 seeds" in text
+
+
+def test_differences_have_their_intervals() -> None:
+    loss = Comparison("loss", 1.25, 1.5, 0.25, 0.125, 0.375)
+    console = recorded()
+    console.print(differences_table([Difference("lora", "full", loss)]))
+    text = console.export_text()
+    assert "against full" in text
+    assert cells(text)["lora"] == ["loss", "+0.250", "+0.125 to +0.375"]

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from consoles import recorded
+from plan_setups import setup
+from veneer.config import ComputeSection
+from veneer.planning.choose import Limit
+from veneer.planning.memory import MB
+from veneer.planning.plan import Plan, make_plan, spoken
+from veneer.planning.setup import BatchShape
+from veneer.planning.time import Rate
+from veneer.screens.plan import COMPONENTS, plan_table
+
+
+def made(*, measured: bool = True) -> Plan:
+    limit = Limit(bytes=4000 * MB, source="a test [/x]")
+    return make_plan(
+        setup(), ComputeSection(), 100, lambda tokens: BatchShape.of_rows(100, tokens, 16), limit,
+        steps=7, rate=lambda of: Rate(2e12, 0.5, measured=measured),
+    )  # fmt: skip
+
+
+def test_the_table_holds_memory_time_and_disk_of_the_plan() -> None:
+    plan = made()
+    console = recorded(width=140)
+    console.print(plan_table("a title", plan))
+    text = console.export_text()
+    rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
+    sizes = {row[0]: row[1] for row in rows if row[0]}
+    memory = plan.choice.memory
+    for name in COMPONENTS:
+        size = getattr(memory, name)
+        assert sizes.get(name.replace("_", " ")) == (f"{size / 1e6:,.0f}" if size else None), name
+    (peak,) = [row for row in rows if row[2] == "the peak"]
+    assert peak[1] == f"{memory.peak / 1e6:,.0f}"
+    assert sizes["limit"] == "4,000"
+    assert "a test [/x]" in text, "brackets are text"
+    assert f"{spoken(plan.seconds)} a step, {spoken(7 * plan.seconds)} for 7 steps" in text
+    assert "measured on this machine, of which a step reaches 50 %" in text
+    assert sizes["disk: result"] == f"{plan.disk.result / 1e6:,.0f}"
+
+
+def test_a_card_that_is_not_here_is_an_estimate() -> None:
+    console = recorded(width=140)
+    console.print(plan_table("a title", made(measured=False)))
+    assert "an estimate from the card's data sheet" in console.export_text()
