@@ -312,7 +312,7 @@ UNTESTED = {
     "generation/cohort.py": "the engine's runner of batches: test_engine.py compares it with requests that run alone",
     "generation/completion.py": "the engine's tokens, texts and ends: test_engine.py asks for each of them",
     "generation/runner.py": "protocols and dataclasses; mypy checks who implements them",
-    "generation/scheduler.py": "the engine's order of work, which test_engine.py asks for event by event",
+    "generation/paged.py": "the engine's runner of blocks: test_engine.py compares it with requests that run alone",
     "io/protocol.py": "protocols; mypy checks who implements them",
     "model/language.py": "protocols; mypy checks who implements them",
     "screens/loading.py": "one call under a bar; test_chat.py and test_generate.py open models with it",
