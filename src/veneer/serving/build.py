@@ -13,6 +13,7 @@ from veneer.events import Subscriber
 from veneer.generation.build import build_engine
 from veneer.generation.engine_thread import EngineThread
 from veneer.io.checkpoint import model_name
+from veneer.serving.adapters import AdapterFolder, module_loader
 from veneer.serving.grammar import Grammars
 from veneer.serving.guard import Access
 from veneer.serving.keys import read_keys
@@ -38,9 +39,11 @@ def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -
     assistant = load_assistant(
         AssistantRequest(model=request.model, method=request.method, compute=request.compute), subscribers=subscribers
     )
-    service = build_service(
-        assistant, request.name or model_name(request.model), None, cache_bytes=request.cache_memory
-    )
+    catalogue = None
+    if request.adapters is not None:
+        catalogue = AdapterFolder(request.adapters, module_loader(assistant.model), request.adapter_memory)
+    name = request.name or model_name(request.model)
+    service = build_service(assistant, name, catalogue, cache_bytes=request.cache_memory)
     with ExitStack() as unfinished:
         unfinished.callback(service.front.close)
         server = HttpServer(service, access, host=request.host, port=request.port)

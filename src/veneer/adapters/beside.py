@@ -1,0 +1,55 @@
+"""An adapter beside its base: the model with the adapter is a model of its own, which shares the base's weights."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TypeVar
+
+from torch import nn
+
+from veneer.adapters.adapter import Adapter
+from veneer.adapters.store import load_adapter
+from veneer.errors import AdapterError
+from veneer.model.decoder import CausalLM
+from veneer.model.language import LanguageModel
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def load_beside(model: LanguageModel, folder: Path) -> tuple[CausalLM, Adapter]:
+    """Load a saved adapter onto a copy of a model that shares all of its weights. The model itself stays as it is.
+
+    Returns:
+        The copy, in evaluation mode without gradients, and the adapter in it.
+
+    Raises:
+        AdapterError: the adapter cannot be loaded, has tokens of its own, which the base's tokenizer does not make, or
+            the model is one that transformers computes.
+    """
+    if not isinstance(model, CausalLM):
+        raise AdapterError(f"{folder}: not beside a base that transformers computes; merge it instead")
+    twin = sharing_weights(model)
+    adapter = load_adapter(twin, folder)
+    if twin.spec.vocab_size != model.spec.vocab_size:
+        raise AdapterError(
+            f"{folder} has tokens of its own, which the base's tokenizer does not make; merge it, or serve it alone"
+        )
+    twin.requires_grad_(False).eval()
+    return twin, adapter
+
+
+def sharing_weights(model: CausalLM) -> CausalLM:
+    """A copy of a model whose modules are its own, and whose tensors are the model's."""
+    return _copied(model, {})
+
+
+def _copied(module: M, done: dict[int, nn.Module]) -> M:
+    found = copy.copy(module)
+    done[id(module)] = found
+    found._parameters, found._buffers = dict(module._parameters), dict(module._buffers)
+    found._modules = {
+        name: child if child is None else done.get(id(child)) or _copied(child, done)
+        for name, child in module._modules.items()
+    }
+    return found

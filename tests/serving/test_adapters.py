@@ -1,0 +1,162 @@
+"""Adapters from a folder: by name, in memory by use, exchanged under load, and never one in another's place."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from openai import OpenAI
+
+from served import BASE
+from veneer.adapters.adapter import remove
+from veneer.adapters.beside import load_beside
+from veneer.adapters.inject import inject
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.store import save_adapter
+from veneer.assistant import Assistant
+from veneer.errors import AdapterError, ConfigError
+from veneer.generation.batch import generate
+from veneer.generation.sampling import Sampling
+from veneer.model.decoder import CausalLM
+from veneer.serving.adapters import AdapterFolder, module_loader
+from veneer.serving.build import build_service
+from veneer.serving.guard import Access
+from veneer.serving.models import GenerationConflict
+from veneer.serving.server import HttpServer
+
+NAMES = ("red", "green", "blue")
+WAIT = 60.0
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory: pytest.TempPathFactory, assistant: Assistant) -> Path:
+    folder = tmp_path_factory.mktemp("adapters")
+    model = assistant.model
+    assert isinstance(model, CausalLM)
+    for seed, name in enumerate(NAMES):
+        adapter = inject(model, LoraSpec(rank=2 + seed, alpha=6.0))
+        for parameter in adapter.parameters():
+            parameter.data.normal_(std=0.3, generator=torch.Generator().manual_seed(seed))
+        (folder / name).mkdir()
+        save_adapter(folder / name, adapter, base="owner/base", revision="main")
+        remove(model, adapter)
+    model.requires_grad_(False).eval()
+    return folder
+
+
+@pytest.fixture
+def folder(originals: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(originals, tmp_path / "adapters")
+
+
+@pytest.fixture
+def catalogue(assistant: Assistant, folder: Path) -> Iterator[AdapterFolder]:
+    found = AdapterFolder(folder, module_loader(assistant.model), 10**9)
+    yield found
+    found.close()
+
+
+def taken(catalogue: AdapterFolder, name: str) -> bytes:
+    """The key of an adapter, once it is in memory."""
+    ready = threading.Event()
+    lease = catalogue.lease(name, ready.set)
+    assert lease.adapter is not None or ready.wait(WAIT)
+    try:
+        if lease.error is not None:
+            raise lease.error
+        assert lease.adapter is not None
+        return lease.adapter.key
+    finally:
+        lease.release()
+        lease.release()
+
+
+def test_many_requests_at_once_get_their_own_adapters_answers(assistant: Assistant, folder: Path) -> None:
+    prompts = ["The parcel", "The parcel is", "user: late"]
+    expected = {}
+    for name in (BASE, *NAMES):
+        model = assistant.model if name == BASE else load_beside(assistant.model, folder / name)[0]
+        for prompt in prompts:
+            tokens = assistant.tokenizer.encode(prompt)
+            (answer,) = generate(model, [tokens], sampling=Sampling(max_new_tokens=8), stop_ids=assistant.stop_ids)
+            expected[name, prompt] = assistant.tokenizer.decode(answer)
+    assert len(set(expected.values())) > 8
+    catalogue = AdapterFolder(folder, module_loader(assistant.model), 1)
+    service = build_service(assistant, BASE, catalogue, cache_bytes=10**8)
+    with HttpServer(service, Access()) as server, OpenAI(base_url=f"{server.url}/v1", api_key="-") as client:
+
+        def ask(case: tuple[str, str]) -> str:
+            answer = client.completions.create(model=case[0], prompt=case[1], max_tokens=8, temperature=0)
+            return answer.choices[0].text
+
+        cases = list(expected) * 8
+        with ThreadPoolExecutor(12) as pool:
+            found = list(pool.map(ask, cases))
+        assert found == [expected[case] for case in cases]
+        assert [one.id for one in client.models.list()] == [BASE, "blue", "green", "red"]
+
+
+def test_memory_holds_what_was_used_last(assistant: Assistant, folder: Path) -> None:
+    one = load_beside(assistant.model, folder / "blue")[1]
+    largest = sum(tensor.nbytes for tensor in one.tensors().values())
+    catalogue = AdapterFolder(folder, module_loader(assistant.model), largest + 1)
+    for name in (*NAMES, *NAMES):
+        taken(catalogue, name)
+        assert 0 < catalogue.nbytes <= largest + 1
+    catalogue.close()
+
+
+def test_a_reload_has_the_new_bytes_and_an_old_generation_is_a_conflict(catalogue: AdapterFolder, folder: Path) -> None:
+    before = taken(catalogue, "red")
+    held = catalogue.lease("red", lambda: None)
+    shutil.copytree(folder / "green", folder / "red", dirs_exist_ok=True)
+    assert catalogue.load("red", 1).generation == 2
+    assert taken(catalogue, "red") == taken(catalogue, "green") != before
+    assert held.adapter is not None
+    assert held.adapter.key == before
+    held.release()
+    with pytest.raises(GenerationConflict, match="generation 2 is loaded, and 1"):
+        catalogue.load("red", 1)
+
+
+def test_a_failed_reload_leaves_the_old_version(catalogue: AdapterFolder, folder: Path) -> None:
+    before = taken(catalogue, "red")
+    (folder / "red" / "adapter_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(AdapterError):
+        catalogue.load("red", None)
+    assert taken(catalogue, "red") == before
+    assert {one.name: one.generation for one in catalogue.versions()}["red"] == 1
+
+
+def test_an_exchanged_file_is_not_taken_for_the_version_that_was_loaded(assistant: Assistant, folder: Path) -> None:
+    catalogue = AdapterFolder(folder, module_loader(assistant.model), 1)
+    taken(catalogue, "red")
+    shutil.copytree(folder / "green", folder / "red", dirs_exist_ok=True)
+    with pytest.raises(AdapterError, match="changed since it was loaded"):
+        taken(catalogue, "red")
+    catalogue.close()
+
+
+def test_an_unloaded_adapter_is_gone_and_comes_back_by_its_name_alone(catalogue: AdapterFolder) -> None:
+    catalogue.unload("red")
+    with pytest.raises(AdapterError, match="no adapter of that name"):
+        catalogue.lease("red", lambda: None)
+    assert catalogue.load("red", 0).generation == 1
+    for name in ("../red", "red/..", "", ".", "/etc", "nobody"):
+        with pytest.raises(AdapterError, match="none of that name"):
+            catalogue.load(name, None)
+
+
+def test_folders_that_are_none_are_refused(tmp_path: Path, folder: Path) -> None:
+    for path, message in (
+        (tmp_path / "no", "no such folder"),
+        (tmp_path, "no folder in it"),
+        (folder / "red", "itself"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            AdapterFolder(path, lambda folder: pytest.fail("nothing is loaded"), 1)
