@@ -101,7 +101,7 @@ def call(
         answer = connection.getresponse()
         data = answer.read()
         found = {name.lower(): value for name, value in answer.getheaders()}
-        return answer.status, found, json.loads(data) if "json" in found.get("content-type", "") else data
+        return answer.status, found, json.loads(data) if data and "json" in found.get("content-type", "") else data
     finally:
         connection.close()
 

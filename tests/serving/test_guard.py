@@ -1,0 +1,106 @@
+"""Who gets in: the key on every route, names that a page cannot forge, and no page of another site by any method."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.datastructures import Headers
+
+from served import BASE, call, serving
+from veneer.assistant import Assistant
+from veneer.serving.app import ADMIN, GET, POST
+from veneer.serving.errors import ApiError
+from veneer.serving.guard import Access
+from veneer.serving.keys import Keys
+from veneer.serving.server import HttpServer
+
+KEY, ADMIN_KEY = "a-key-of-the-server", "a-key-of-the-admin"
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+
+
+@pytest.fixture(scope="module")
+def guarded(assistant: Assistant) -> Iterator[HttpServer]:
+    access = Access(keys=Keys([KEY, "another-key-of-it"]), admin_keys=Keys([ADMIN_KEY]))
+    with serving(assistant, access=access) as (server, _):
+        yield server
+
+
+@pytest.mark.scenario(35)
+def test_every_route_asks_for_the_key_by_every_method(guarded: HttpServer) -> None:
+    paths = [*GET, *POST, *ADMIN, "/", "/no-such-route", "/health/", "//health", "/v1", "/v1/models/../../health"]
+    for path in paths:
+        if path == "/health":
+            continue
+        for method in METHODS:
+            for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Bearer {KEY}x"}):
+                status, found, _ = call(guarded, method, path, **header)
+                assert status == 401, (method, path, header)
+                assert "www-authenticate" in found
+    assert call(guarded, "GET", "/health")[0] == 200
+
+
+@pytest.mark.scenario(35)
+def test_each_key_opens_as_a_bearer_token_and_as_a_password(guarded: HttpServer) -> None:
+    for key in (KEY, "another-key-of-it"):
+        basic = base64.b64encode(f"anybody:{key}".encode()).decode()
+        for value in (f"Bearer {key}", f"bearer  {key}", f"Basic {basic}"):
+            assert call(guarded, "GET", "/v1/models", authorization=value)[0] == 200
+    for value in ("Basic !!", "Basic", "Bearer", KEY, f"Digest {KEY}"):
+        assert call(guarded, "GET", "/v1/models", authorization=value)[0] == 401
+
+
+def test_adapters_are_managed_under_keys_of_their_own_alone(guarded: HttpServer, server: HttpServer) -> None:
+    for path in ADMIN:
+        content = {"lora_name": "claims"}
+        assert call(guarded, "POST", path, content, authorization=f"Bearer {KEY}")[0] == 401
+        assert call(guarded, "POST", path, content, authorization=f"Bearer {ADMIN_KEY}")[0] == 404  # no folder
+        assert call(server, "POST", path, content)[0] == 404  # no such route
+    assert call(guarded, "GET", "/v1/models", authorization=f"Bearer {ADMIN_KEY}")[0] == 401
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "host", ["attacker.example", "attacker.example:8000", "localhost.attacker.example", "", "a@localhost"]
+)
+def test_a_name_that_the_server_does_not_know_is_refused(server: HttpServer, method: str, host: str) -> None:
+    assert call(server, method, "/health", Host=host)[0] in (400, 403)
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8000", "192.168.1.7:80"])
+def test_addresses_and_localhost_are_known(server: HttpServer, host: str) -> None:
+    assert call(server, "GET", "/health", Host=host)[0] == 200
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("origin", ["https://attacker.example", "null", "http://localhost:1", "http://127.0.0.1"])
+def test_a_page_of_another_site_is_refused_by_every_method(server: HttpServer, method: str, origin: str) -> None:
+    assert call(server, method, "/v1/models", Origin=origin)[0] == 403
+    status, headers, _ = call(server, method, "/v1/chat/completions", {"model": BASE}, Origin=origin)
+    assert status == 403
+    assert "access-control-allow-origin" not in headers
+
+
+def test_the_servers_own_page_and_allowed_ones_may_call(server: HttpServer) -> None:
+    assert call(server, "GET", "/v1/models", Origin=server.url)[0] == 200
+    access = Access(hosts=frozenset({"models.example"}), origins=frozenset({"https://app.example"}))
+    access.check("/", Headers({"host": "models.example", "origin": "https://app.example"}))
+    with pytest.raises(ApiError, match="another site"):
+        access.check("/", Headers({"host": "models.example", "origin": "https://app.example.attacker"}))
+
+
+def test_a_requests_number_comes_back(server: HttpServer) -> None:
+    assert call(server, "GET", "/health", X_Request_Id="abc-1")[1]["x-request-id"] == "abc-1"
+    own = [call(server, "GET", path, X_Request_Id="a b;c")[1]["x-request-id"] for path in ("/health", "/nothing")]
+    assert len({*own}) == 2
+    assert all(len(number) == 32 for number in own)
+
+
+def test_the_paths_of_the_table_are_those_of_the_application(server: HttpServer, tmp_path: Path) -> None:
+    for path in GET:
+        assert call(server, "GET", path.replace("{model:path}", BASE))[0] == 200
+    for path in POST:
+        assert call(server, "POST", path, {})[0] == 400
+        assert call(server, "GET", path)[0] == 405

@@ -1,0 +1,204 @@
+"""The running server: vanished clients, full queues, prompts in no log, the end in good order."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from served import BASE, call, serving, until
+from veneer.assistant import Assistant
+from veneer.errors import ConfigError, OutputError
+from veneer.serving.guard import Access
+from veneer.serving.limits import ServerLimits
+from veneer.serving.server import HttpServer, is_loopback
+from veneer.serving.service import Service
+
+LONG = {"model": BASE, "prompt": "The", "max_tokens": 400, "ignore_eos": True, "temperature": 0}
+
+
+def started(server: HttpServer, stream: bool) -> socket.socket:
+    """A request on its way."""
+    body = json.dumps({**LONG, "stream": stream}).encode()
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+@pytest.mark.scenario(39)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_frees_its_place(server: HttpServer, service: Service, stream: bool) -> None:
+    assert until(lambda: service.front.stats().running == 0)
+    connection = started(server, stream)
+    assert until(lambda: service.front.stats().running == 1)
+    if stream:
+        assert connection.recv(100)
+    before = service.front.stats().new_tokens
+    connection.close()
+    assert until(lambda: service.front.stats().running == 0)
+    assert service.front.stats().new_tokens - before < 390
+
+
+@pytest.mark.scenario(39)
+def test_a_cancelled_answer_ends_before_the_engines_next_step(assistant: Assistant) -> None:
+    """The place is freed one step after the server hears of it, at most: the engine makes no further token."""
+    with serving(assistant) as (server, service):
+        connection = started(server, stream=True)
+        assert until(lambda: service.front.stats().new_tokens > 5)
+        counts: list[int] = []
+        real = type(service.front).stats
+
+        def cancelled() -> bool:
+            counts.append(real(service.front).new_tokens)
+            return real(service.front).running == 0
+
+        connection.close()
+        assert until(cancelled)
+        ended = real(service.front).new_tokens
+        time.sleep(0.2)
+        assert real(service.front).new_tokens == ended < 400
+
+
+@pytest.mark.scenario(39)
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_clients_that_go_leave_no_memory_behind(server: HttpServer, service: Service, count: int) -> None:
+    def cycles(count: int) -> int:
+        for number in range(count):
+            connection = started(server, stream=number % 2 == 0)
+            if number % 4 == 0:
+                connection.recv(10)
+            connection.close()
+        assert until(lambda: service.front.stats().running == service.front.stats().waiting == 0)
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    cycles(60)
+    before = cycles(20)
+    assert cycles(count) < 1.05 * before
+
+
+@pytest.mark.scenario(42)
+def test_a_full_queue_is_429_and_says_when_to_come_back(assistant: Assistant) -> None:
+    with serving(assistant, limits=ServerLimits(sequences=2)) as (server, service):
+        held = [started(server, stream=True) for _ in range(2)]
+        assert until(lambda: service.front.stats().running == 2)
+        status, headers, answer = call(server, "POST", "/v1/completions", LONG)
+        assert status == 429
+        assert headers["retry-after"] == "1"
+        assert answer["error"]["code"] == "queue_full"
+        for connection in held:
+            connection.close()
+        assert until(lambda: call(server, "POST", "/v1/completions", {**LONG, "max_tokens": 1})[0] == 200)
+
+
+def test_a_request_that_takes_too_long_is_504(assistant: Assistant) -> None:
+    with serving(assistant, limits=ServerLimits(request_seconds=0.05)) as (server, service):
+        status, _, answer = call(server, "POST", "/v1/completions", {**LONG, "n": 8})
+        assert status == 504
+        assert "0.05 seconds" in answer["error"]["message"]
+        _, _, stream = call(server, "POST", "/v1/completions", {**LONG, "n": 8, "stream": True})
+        assert json.loads(stream.split(b"data: ")[-1])["error"]["type"] == "server_error"
+        assert until(lambda: service.front.stats().running == 0)
+
+
+def test_what_is_under_way_is_answered_at_the_end_and_nothing_new(assistant: Assistant) -> None:
+    with serving(assistant) as (server, service):
+        found: list[tuple[int, object]] = []
+
+        def ask() -> None:
+            status, _, answer = call(server, "POST", "/v1/completions", LONG)
+            found.append((status, answer["usage"]["completion_tokens"]))
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert until(lambda: service.front.stats().running == 1)
+        service.draining = True
+        assert call(server, "GET", "/health")[0] == 503
+        assert call(server, "POST", "/v1/completions", LONG)[0] == 503
+        assert server.stop()
+        asking.join(30)
+        assert found == [(200, 400)]
+        with pytest.raises(ConnectionError):
+            socket.create_connection(("127.0.0.1", server.port), timeout=5)
+
+
+def test_what_takes_too_long_at_the_end_is_cancelled(assistant: Assistant) -> None:
+    with serving(assistant) as (server, service):
+        found: list[int] = []
+        asking = threading.Thread(target=lambda: found.append(call(server, "POST", "/v1/completions", LONG)[0]))
+        asking.start()
+        assert until(lambda: service.front.stats().running == 1)
+        assert not server.stop(0.0)
+        asking.join(30)
+        assert found == [503]
+
+
+@pytest.mark.scenario(42)
+def test_prompts_and_answers_are_in_no_log(tiny_model: Path) -> None:
+    """A server in a process of its own; everything that it prints is read."""
+    with subprocess.Popen(
+        [sys.executable, "-X", "dev", "-W", "ignore", "-m", "veneer", "serve", "--model", str(tiny_model),
+         "--port", "0", "--json", "--device", "cpu", "--dtype", "float32"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        url = next(json.loads(line)["url"] for line in process.stdout if line.startswith("{"))
+        with httpx.Client(base_url=url, timeout=60) as client:
+            for number in range(100):
+                canary = f"canary{number:03}bird"
+                content: dict[str, object] = {"model": "model", "max_tokens": 2, "stream": number % 3 == 0}
+                content["prompt" if number % 2 else "messages"] = (
+                    canary if number % 2 else [{"role": "user", "content": canary}]
+                )
+                path = "/v1/completions" if number % 2 else "/v1/chat/completions"
+                answer = client.post(path, json=content)
+                assert answer.status_code == 200, answer.text
+                bad = client.post(f"{path}?{canary}", json={**content, "stop": [canary * 500], canary: 1})
+                assert bad.status_code == 400
+        process.terminate()
+        printed = process.stdout.read()
+    assert "canary" not in printed
+
+
+@pytest.mark.scenario(42)
+def test_an_error_of_the_servers_own_says_where_and_not_what(
+    server: HttpServer, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(self: Service, requests: object) -> None:
+        raise RuntimeError("the prompt was: canary")
+
+    monkeypatch.setattr(Service, "answers", broken)
+    with caplog.at_level(logging.DEBUG):
+        status, _, answer = call(server, "POST", "/v1/completions", {**LONG, "prompt": "canary"})
+    assert status == 500
+    assert answer["error"]["type"] == "server_error"
+    records = [record for record in caplog.records if not record.name.startswith(("asyncio", "httpx", "httpcore"))]
+    assert any("RuntimeError" in record.getMessage() for record in records)
+    shown = [record.getMessage() + str(record.exc_info) for record in records]
+    assert not [text for text in shown if "canary" in text]
+
+
+def test_other_machines_get_in_with_a_key_alone(running: tuple[HttpServer, Service]) -> None:
+    assert is_loopback("127.0.0.1")
+    assert is_loopback("localhost")
+    assert is_loopback("::1")
+    for host in ("0.0.0.0", "::", "", "192.0.2.1"):
+        assert not is_loopback(host)
+        with pytest.raises(ConfigError, match="--key-file"):
+            HttpServer(running[1], Access(), host=host)
+
+
+def test_a_taken_port_is_an_error(running: tuple[HttpServer, Service]) -> None:
+    with pytest.raises(OutputError, match="another --host or --port"):
+        HttpServer(running[1], Access(), port=running[0].port)
