@@ -78,9 +78,7 @@ class AdapterFolder:
             raise AdapterError(f"{name[:128]!r}: the server's folder of adapters has none of that name")
         self._check_generation(name, expected_generation)
         version = _Version(self._folder / name, 0)
-        self._read(version)
-        if version.error is not None:
-            raise version.error
+        version.digest, version.adapter = self._read(version)
         with self._lock:
             # Another caller may have been faster.
             self._compare(name, expected_generation)
@@ -129,29 +127,33 @@ class AdapterFolder:
 
     def _fetch(self, version: _Version) -> None:
         """Load a version that is waited for; on the pool's thread."""
-        self._read(version)
+        error, found = None, None
+        try:
+            found = self._read(version)
+        except VeneerError as problem:
+            error = problem
         with self._lock:
-            waiting, version.waiting = version.waiting, []
-            if version.adapter is not None:
+            waiting, version.waiting, version.error = version.waiting, [], error
+            if found is not None:
+                version.digest, version.adapter = found
                 self._touch(version)
                 self._make_room()
         for tell in waiting:
             tell()
 
-    def _read(self, version: _Version) -> None:
+    def _read(self, version: _Version) -> tuple[bytes, LoadedAdapter]:
+        """Digest and content of a version's files. Raises AdapterError."""
+        name = version.folder.name
         try:
             before = _digest(version.folder)
             if version.digest not in (None, before):
-                raise AdapterError(f"{version.folder.name}: its files have changed since it was loaded; load it anew")
+                raise AdapterError(f"{name}: its files have changed since it was loaded; load it anew")
             adapter = self._loader(version.folder)
             if _digest(version.folder) != before:
-                raise AdapterError(f"{version.folder.name}: its files changed while they were read; load it anew")
-        except VeneerError as error:
-            version.error = error
+                raise AdapterError(f"{name}: its files changed while they were read; load it anew")
         except (OSError, MemoryError) as error:
-            version.error = AdapterError(f"{version.folder.name}: cannot be read: {error}")
-        else:
-            version.digest, version.adapter = before, adapter
+            raise AdapterError(f"{name}: cannot be read: {error}") from error
+        return before, adapter
 
     def _touch(self, version: _Version) -> None:
         self._used.pop(version, None)
