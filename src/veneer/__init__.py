@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from veneer.enums import OtherBase as OtherBase
     from veneer.enums import Overlong as Overlong
     from veneer.enums import Products as Products
+    from veneer.enums import Publish as Publish
     from veneer.enums import Recompute as Recompute
     from veneer.enums import Scaling as Scaling
     from veneer.enums import Schedule as Schedule
@@ -207,6 +208,7 @@ _HOMES = {
     "Plan": "veneer.planning.plan",
     "Products": "veneer.enums",
     "Progress": "veneer.training.checkpoint",
+    "Publish": "veneer.enums",
     "QuantSection": "veneer.config",
     "QuantizeResult": "veneer.quantization",
     "QuickstartResult": "veneer.walkthrough",
@@ -335,6 +337,7 @@ __all__ = [
     "Plan",
     "Products",
     "Progress",
+    "Publish",
     "QuantSection",
     "QuantizeResult",
     "QuickstartResult",

@@ -40,6 +40,7 @@ from veneer.enums import (
     OptimizerName,
     Overlong,
     Products,
+    Publish,
     Recompute,
     Scaling,
     Schedule,
@@ -243,6 +244,12 @@ class TrainSection(_Section):
     """The number of steps between checkpoints; by default there is one at every evaluation."""
     keep: Count = 2
     """The number of checkpoints that are kept, besides the one with the best evaluation loss."""
+    patience: Count | None = None
+    """The number of evaluations in a row without a new lowest loss after which the run ends (early stopping); by
+    default it never ends before its last step."""
+    publish: Publish = Publish.LAST
+    """The weights that become the result: those after the `last` step, or the `best` by evaluation loss, which are
+    those of a checkpoint."""
 
 
 class ComputeSection(_Section):
@@ -319,6 +326,16 @@ def check(config: RunConfig) -> None:
         f"{one} and {other} both say {what}" for one, other, what in ALTERNATIVES if all(attrgetter(one, other)(config))
     ]
     problems += split_problems(config.data)
+    if not (config.data.eval_file or config.data.held_out):
+        asked = [
+            ("train.patience", config.train.patience),
+            ("train.publish best", config.train.publish is Publish.BEST),
+        ]
+        problems += [
+            f"{name} goes by the evaluation loss, and the run has no rows for it; give data.held_out or data.eval_file"
+            for name, given in asked
+            if given
+        ]
     if config.compute.products is Products.INT8 and config.method is Method.FULL:
         problems.append(
             "compute.products int8 is for a frozen base and method full trains it; take method lora or qlora, or "

@@ -130,6 +130,15 @@ class Column(Enum):
     TOOLS = "tools"
 
 
+class Publish(Enum):
+    """Which weights of a run become its result."""
+
+    LAST = "last"
+    """Those after the last step."""
+    BEST = "best"
+    """Those with the lowest evaluation loss."""
+
+
 class Schedule(Enum):
     """How the learning rate moves after the warm-up."""
 

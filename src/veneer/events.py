@@ -210,7 +210,7 @@ class RunFinished:
 
     step: int
     reason: str
-    """`complete`, `interrupted`, `diverged` or `out of memory`."""
+    """`complete` (also where `train.patience` ended it), `interrupted`, `diverged` or `out of memory`."""
     seconds: float
     memory_mb: float
     best_step: int | None = None

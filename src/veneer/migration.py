@@ -53,8 +53,8 @@ _EVALUATION = (
 )
 _SAVES = "give the number of steps between checkpoints; it is train.eval_every by default"
 _BEST = (
-    "there is no such setting: the folder holds the last step, and the checkpoint with the best evaluation loss is "
-    "always kept under checkpoints/"
+    "there is no such setting: the best checkpoint is the one with the lowest evaluation loss; it is always kept, and "
+    "train.publish: best makes it the result"
 )
 _LOG = (
     "there is no such setting: every step is written to events.jsonl and drawn in loss.svg; `--json` prints the events "
@@ -248,7 +248,11 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
      ("train.keep",), "checkpoints kept; the best by evaluation loss is kept besides"),
     ("do_train do_eval do_predict predict_with_generate prediction_loss_only",
      (), "there is no such setting: `veneer train` trains, `veneer evaluate` scores, `veneer generate` answers"),
-    ("load_best_model_at_end metric_for_best_model greater_is_better early_stopping_patience",
+    ("early_stopping_patience",
+     ("train.patience",), "evaluations in a row without a new lowest evaluation loss, after which the run ends"),
+    ("load_best_model_at_end",
+     ("train.publish",), "`best` for true: the weights with the lowest evaluation loss become the result"),
+    ("metric_for_best_model greater_is_better",
      (), _BEST),
     ("save_only_model save_safetensors save_on_each_node save_first_step save_compressed",
      (), "there is no such setting: checkpoints are complete, and the folder of the run holds the adapter alone"),

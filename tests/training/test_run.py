@@ -378,3 +378,111 @@ def test_rows_that_were_left_out_are_listed_in_the_folder(tiny_model: Path, tmp_
     ]
     train(run_config(tiny_model, write_rows(tmp_path / "good.jsonl", rows(4)), tmp_path / "good", "train.steps=1"))
     assert not (tmp_path / "good" / "skipped-rows.jsonl").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ early stopping
+
+
+RISING = ("method=lora", "train.steps=30", "train.learning_rate=0.3", "train.schedule=constant", "train.eval_every=1",
+          "data.held_out=0.3", "train.save_every=1", "train.keep=30")  # fmt: skip
+"""A run whose evaluation loss soon rises."""
+
+
+def evaluations(run: RunResult) -> list[tuple[int, float]]:
+    events = read_events(run.output / "events.jsonl")
+    return [(int(str(e["step"])), float(str(e["loss"]))) for e in events if e["event"] == "Evaluated"]
+
+
+def ending(losses: list[float], patience: int) -> int:
+    """The number of evaluations after which `patience` of them in a row were no new lowest one."""
+    for count in range(1, len(losses) + 1):
+        if count - 1 - losses.index(min(losses[:count])) >= patience:
+            return count
+    return len(losses)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, tiny_data: Path) -> RunResult:
+    return train(run_config(tiny_model, tiny_data, tmp_path_factory.mktemp("whole") / "run", *RISING))
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_patience_ends_a_run_where_the_whole_one_has_stopped_to_improve(
+    patience: int, whole: RunResult, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    losses = [loss for _, loss in evaluations(whole)]
+    expected = ending(losses, patience)
+    assert expected < 30
+    seen: list[Event] = []
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *RISING, f"train.patience={patience}")
+    run = train(config, subscribers=[seen.append])
+    assert run.progress.step == expected
+    assert evaluations(run) == evaluations(whole)[:expected]
+    checkpoint = whole.output / "checkpoints" / f"step-{expected:06d}"
+    assert tree(run.output)["adapter_model.safetensors"] == tree(checkpoint)["adapter_model.safetensors"]
+    (said,) = [one.message for one in seen if isinstance(one, Note) and "train.patience" in one.message]
+    assert f"after step {expected} of 30" in said
+    # To go on with it changes nothing, and the run can be made again.
+    before = tree(run.output / "checkpoints")
+    assert train(config, resume=True).progress.step == expected
+    assert tree(run.output / "checkpoints") == before
+    assert reproduce(run.output).same
+
+
+def test_the_best_weights_are_published_where_that_is_asked_for_and_it_is_said(
+    whole: RunResult, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    seen: list[Event] = []
+    asked = ("train.patience=3", "train.publish=best")
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *RISING, *asked)
+    run = train(config, subscribers=[seen.append])
+    best = run.progress.best_step
+    assert best is not None
+    assert best < run.progress.step
+    assert run.best is not None
+    published = load_file(run.output / "adapter_model.safetensors")
+    kept = load_file(run.best / "adapter_model.safetensors")
+    last = load_file(run.output / "checkpoints" / f"step-{run.progress.step:06d}" / "adapter_model.safetensors")
+    assert all(torch.equal(published[name], kept[name]) for name in published)
+    assert not all(torch.equal(published[name], last[name]) for name in published)
+    # So does the model in memory.
+    assert all(any(torch.equal(p.cpu(), value) for value in kept.values()) for p in run.trainable.named().values())
+    assert any(isinstance(one, Note) and f"the weights after step {best}" in one.message for one in seen)
+    summary = json.loads((run.output / "summary.json").read_text())
+    assert (summary["published_step"], summary["step"]) == (best, run.progress.step)
+    lock = json.loads((run.output / "run.lock").read_text())
+    assert lock["config"]["train"]["publish"] == "best"
+    assert reproduce(run.output).same
+    assert json.loads((whole.output / "summary.json").read_text())["published_step"] == 30
+
+
+def test_a_run_with_patience_that_was_stopped_goes_on_counting(
+    tiny_model: Path, tiny_data: Path, whole: RunResult, tmp_path: Path
+) -> None:
+    settings = (*RISING, "train.patience=3")
+    expected = ending([loss for _, loss in evaluations(whole)], 3)
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *settings)
+    with pytest.raises(Interrupted):
+        train(config, stop=stopping_after(expected - 1))
+    assert train(config, resume=True).progress.step == expected
+    with pytest.raises(CheckpointError, match=r"train\.patience: 3 then, 5 now"):
+        train(run_config(tiny_model, tiny_data, tmp_path / "run", *RISING, "train.patience=5"), resume=True)
+
+
+def test_what_goes_by_the_evaluation_loss_needs_rows_for_it(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.patience=2", "train.publish=best"))
+    assert str(caught.value).count("has no rows for it; give data.held_out or data.eval_file") == 2
+
+
+def test_best_weights_that_are_gone_are_not_replaced_in_silence(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", *RISING, "train.patience=3", "train.publish=best")
+    run = train(config)
+    assert run.best is not None
+    shutil.rmtree(run.best)
+    with pytest.raises(CheckpointError, match=r"train\.publish=last"):
+        train(config, resume=True)
+    last = run_config(tiny_model, tiny_data, tmp_path / "run", *RISING, "train.patience=3", "train.publish=last")
+    assert train(last, resume=True).progress.step == run.progress.step

@@ -50,6 +50,8 @@ class Progress:
     """Seconds spent in steps, over all sessions of the run."""
     best_step: int | None = None
     best_loss: float | None = None
+    stale_evaluations: int = 0
+    """The number of evaluations since the one with the lowest loss."""
     evaluation_due: bool = False
     """Whether the evaluation after the step is still to be made, because a signal ended it."""
     micro_batches: list[list[int]] = field(default_factory=list)
@@ -148,6 +150,25 @@ class CheckpointStore:
                 "Nothing was written. Put the files of then back and resume, or start again in another output folder."
             )
         return now
+
+    def restore_best(self, best_step: int, trainable: Trainable) -> None:
+        """Load the weights with the lowest evaluation loss into `trainable`.
+
+        Args:
+            best_step: the step after which they stood.
+            trainable: takes the weights.
+
+        Raises:
+            CheckpointError: their checkpoint is missing or damaged.
+        """
+        folder = self.folder.checkpoint(best_step)
+        fault = verify(folder) if folder.is_dir() else "it is not there"
+        if fault is not None:
+            raise CheckpointError(
+                f"{folder} holds the weights that train.publish: best asks for, and cannot be read: {fault}. "
+                "With train.publish=last and --resume the newest weights are published"
+            )
+        trainable.restore(folder)
 
     def prune(self, best_step: int | None) -> None:
         """Delete all but the newest `keep` and the best."""
@@ -260,6 +281,7 @@ def _check_progress(progress: Progress, step: int, steps: object, folder: Path) 
         "seconds": _is_number(progress.seconds) and progress.seconds >= 0,
         "best_step": best_step is None or (_counts(best_step) and best_step <= step),
         "best_loss": best_loss is None or _is_number(best_loss),
+        "stale_evaluations": _counts(progress.stale_evaluations),
         "evaluation_due": isinstance(progress.evaluation_due, bool),
         "micro_batches": _sizes(progress.micro_batches),
         "skipped": _counts(progress.skipped) and progress.skipped <= step,

@@ -19,7 +19,16 @@ from torch import Tensor
 
 from veneer.data.batches import MicroBatch
 from veneer.errors import Diverged, Interrupted, OutOfMemory
-from veneer.events import CheckpointSaved, Evaluated, EventLog, MicroBatchHalved, RunFinished, StepDone, StepSkipped
+from veneer.events import (
+    CheckpointSaved,
+    Evaluated,
+    EventLog,
+    MicroBatchHalved,
+    Note,
+    RunFinished,
+    StepDone,
+    StepSkipped,
+)
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of, out_of_memory_while
 from veneer.signals import stop_signalled
@@ -78,12 +87,14 @@ class Engine:
     """A function that is asked after every step; true ends the run with a checkpoint."""
     skip_bad_steps: bool = False
     """Whether a bad step is left out, as long as there are not too many in a row."""
+    patience: int | None = None
+    """The number of evaluations without a new lowest loss after which the run ends; None never ends it."""
     signalled: Callable[[], bool] = stop_signalled
     """A function that is asked before every micro-batch; true gives up the step, and ends the run with a checkpoint."""
     _started: float = field(init=False, default=0.0)
 
     def run(self, progress: Progress) -> Progress:
-        """Train to the last step.
+        """Train to the last step, or until patience is at its end.
 
         Raises:
             Diverged: a loss or gradient was not finite, or bad steps came in a row; the weights before are kept as a
@@ -91,7 +102,7 @@ class Engine:
             Interrupted: `stop` or a signal asked for it; the last step is kept as a checkpoint.
         """
         self.start(progress)
-        while progress.step < self.schedule.steps:
+        while not self.done(progress):
             begun = time.perf_counter()
             step, means = self._computed(progress)
             self.complete(progress, step, means, time.perf_counter() - begun)
@@ -109,6 +120,13 @@ class Engine:
         if progress.evaluation_due:
             progress.evaluation_due = False
             self._after_step(progress)
+
+    def done(self, progress: Progress) -> bool:
+        """Whether no step is left to make."""
+        return progress.step >= self.schedule.steps or self._out_of_patience(progress)
+
+    def _out_of_patience(self, progress: Progress) -> bool:
+        return self.patience is not None and progress.stale_evaluations >= self.patience
 
     def rehearse(self, progress: Progress, largest: Callable[[int | None], MicroBatch]) -> None:
         """Forward and backward of the run's largest micro-batch, to no effect: what does not fit fails before the first
@@ -194,7 +212,7 @@ class Engine:
         """
         self._apply(progress, step, means, spent)
         self._after_step(progress)
-        if progress.step < self.schedule.steps and self.stop():
+        if not self.done(progress) and self.stop():
             self.give_up(progress)
 
     def _after_step(self, progress: Progress) -> None:
@@ -202,7 +220,8 @@ class Engine:
         last = progress.step == self.schedule.steps
         if self.evaluate is not None and (last or progress.step % self.eval_every == 0):
             self._evaluate(progress, self.evaluate)
-        if last or progress.step % self.save_every == 0 or progress.best_step == progress.step:
+        due = progress.step % self.save_every == 0 or progress.best_step == progress.step
+        if last or due or self._out_of_patience(progress):
             self._save(progress)
 
     def give_up(self, progress: Progress) -> NoReturn:
@@ -224,7 +243,14 @@ class Engine:
         )
 
     def finish(self, progress: Progress) -> None:
-        """Say that the run is complete."""
+        """Say that the run is complete, and if it ended before its last step, why."""
+        if progress.step < self.schedule.steps:
+            message = (
+                f"the run ends after step {progress.step} of {self.schedule.steps}, by train.patience: the evaluation "
+                f"loss has not been lower than {progress.best_loss:.4f} (step {progress.best_step}) in "
+                f"{progress.stale_evaluations} evaluations"
+            )
+            self.log.emit(Note(message=message))
         self._finish(progress, "complete")
 
     def _apply(self, progress: Progress, step: StepBatches, means: Means, spent: float) -> None:
@@ -318,6 +344,7 @@ class Engine:
         best = progress.best_loss is None or loss < progress.best_loss
         if best:
             progress.best_step, progress.best_loss = progress.step, loss
+        progress.stale_evaluations = 0 if best else progress.stale_evaluations + 1
         self.log.emit(Evaluated(step=progress.step, loss=loss, best=best, seconds=time.perf_counter() - begun))
 
     def _save(self, progress: Progress) -> None:

@@ -137,7 +137,7 @@ class JointMember:
     @property
     def done(self) -> bool:
         """Whether no step is left."""
-        return self.session.progress.step >= self.session.engine.schedule.steps
+        return self.session.engine.done(self.session.progress)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ from veneer.training.checkpoint import Progress
 from veneer.training.trainable import Trainable
 
 
-def publish(folder: RunFolder, trainable: Trainable, progress: Progress, base: Mapping[str, str]) -> None:
+def publish(
+    folder: RunFolder, trainable: Trainable, progress: Progress, base: Mapping[str, str], published: int
+) -> None:
     """Write the trained weights, the curve and the summary into the run's folder, each file atomically.
 
     Args:
@@ -22,6 +24,7 @@ def publish(folder: RunFolder, trainable: Trainable, progress: Progress, base: M
         trainable: what was trained.
         progress: where the run ended.
         base: the SHA-256 of the base model's files, by name.
+        published: the step after which the weights stood.
 
     Raises:
         OutputError: a file cannot be written; the checkpoints still hold the weights.
@@ -32,7 +35,7 @@ def publish(folder: RunFolder, trainable: Trainable, progress: Progress, base: M
             # A kill from here on must not leave new weights beside the digests of older ones.
             folder.lock_file.unlink(missing_ok=True)
     write_text(folder.curve_file, loss_curve(folder))
-    reached = asdict(progress)
+    reached = asdict(progress) | {"published_step": published}
     for key in ("evaluation_due", "bad_in_a_row", "window"):
         del reached[key]  # they are for steps to come
     for key in ("micro_batches", "skipped"):

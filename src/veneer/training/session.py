@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, TrainSection, to_yaml
 from veneer.data.rows import load_rows
-from veneer.enums import Dtype, Factors, Products, Recompute
+from veneer.enums import Dtype, Factors, Products, Publish, Recompute
 from veneer.errors import ConfigError, OutputError
 from veneer.events import EventLog, Level, Note, RunStarted, Subscriber, notes_to
 from veneer.hardware import processor, resolve_device
@@ -237,8 +237,9 @@ class Session:
         """
         folder, progress, device = RunFolder(Path(self.config.output)), self.progress, self.model.device
         base = self.engine.checkpoints.check_base()
+        published = self._choose_weights()
         with out_of_memory_while("writing the result"):
-            publish(folder, self.trainable, progress, base)
+            publish(folder, self.trainable, progress, base, published)
         write_lock(folder, self.config, self.digests, self.data.rows, device, progress)
         return RunResult(
             output=folder.path,
@@ -249,6 +250,19 @@ class Session:
             peak_memory_mb=peak_memory_mb(device),
             plan=self.forecast if isinstance(self.forecast, Plan) else None,
         )
+
+    def _choose_weights(self) -> int:
+        """Take the weights that become the result; the step after which they stood."""
+        progress, best = self.progress, self.progress.best_step
+        if self.config.train.publish is not Publish.BEST or best is None or best == progress.step:
+            return progress.step
+        self.engine.checkpoints.restore_best(best, self.trainable)
+        message = (
+            f"the result holds the weights after step {best}, by train.publish: their evaluation loss "
+            f"{progress.best_loss:.4f} is the lowest; the run ended after step {progress.step}"
+        )
+        self.log.emit(Note(message=message))
+        return best
 
 
 def begin(
@@ -318,6 +332,7 @@ def begin(
         checkpoints=store,
         log=log,
         stop=stop,
+        patience=config.train.patience,
     )
     forecast = inputs.prepared.forecast
     return Session(config, inputs.data, forecast, digests, model, trainable, engine, progress, log)
@@ -359,7 +374,7 @@ def _identity(config: RunConfig, model_digest: str, data_digest: str, device: to
     values = config.model_dump(mode="json")
     # Where results go and how many are kept changes no number of the run; model and data count by what is in them.
     ignored = {
-        "model", "revision", "output", "train.keep", "train.save_every", "data.file", "data.eval_file",
+        "model", "revision", "output", "train.keep", "train.save_every", "train.publish", "data.file", "data.eval_file",
         "compute.memory_limit_mb",
     }  # fmt: skip
     flat = {key: value for key, value in _flatten(values) if key not in ignored}
