@@ -9,9 +9,9 @@ def run() -> None:
 
 
 def _command_line() -> None:
-    from veneer.cli import main
+    from veneer.cli import run_main
 
-    main()
+    run_main()
 
 
 if __name__ == "__main__":

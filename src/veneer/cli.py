@@ -33,7 +33,7 @@ from veneer.commands.serve import serve
 from veneer.commands.sweep import sweep
 from veneer.commands.train import train
 from veneer.commands.verify import verify
-from veneer.errors import Interrupted, OutOfMemory, VeneerError
+from veneer.errors import Interrupted, OutOfMemory, OutputError, VeneerError
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of, refuse_little_address_space
 from veneer.signals import signal_exit_code
 
@@ -116,3 +116,19 @@ for command in (
     chat, serve, doctor,
 ):  # fmt: skip
     main.add_command(command)
+
+
+def run_main() -> None:
+    """Run the command line on the arguments of the process, and exit."""
+    try:
+        main()
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # Standard output: every other file that cannot be written is an OutputError.
+        message = f"what was to be printed cannot be written: {error.strerror or error}"
+    from veneer.screens.streams import drop_rest
+
+    _say_error(message)
+    drop_rest(sys.stdout)
+    sys.exit(OutputError.exit_code)

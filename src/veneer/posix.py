@@ -42,6 +42,16 @@ def peak_resident_bytes() -> int:
     return peak * (1 if sys.platform == "darwin" else 1024)
 
 
+def file_size_limit() -> int | None:
+    """Bytes that a file of this process may have at most (`ulimit -f`); None for no limit, or where there are none."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
 def _refuse(lacking: str, error: ImportError) -> NoReturn:
     raise OutputError(
         f"this system ({sys.platform}) has no {lacking}, which veneer's runs need. "

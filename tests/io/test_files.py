@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -215,3 +216,23 @@ def test_the_lock_holds_within_one_process_too_and_is_given_back(tmp_path: Path)
 def test_a_lock_in_an_absent_folder_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="absent"), files.exclusive(tmp_path / "absent"):
         pass
+
+
+def test_a_file_for_which_there_is_no_room_says_what_it_takes_and_what_there_is(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, before[1]))
+        with pytest.raises(
+            OutputError,
+            match=r"File too large.* \(400,000 bytes are needed, [\d,]+ bytes are free there, a file may have",
+        ):
+            files.write_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(100_000)}, {})
+        with pytest.raises(
+            OutputError, match=r"big\.txt: .*\([\d,]+ bytes are free there, a file may have 60,000 bytes"
+        ):
+            files.write_text(tmp_path / "big.txt", "x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "big.txt").exists()
+    missing = files.room_for(tmp_path / "none" / "x", 12)
+    assert missing.startswith(" (12 bytes are needed, ")

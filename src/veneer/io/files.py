@@ -6,6 +6,7 @@ atomic on POSIX file systems. Errors of the system become an `OutputError` with 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -18,28 +19,51 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from veneer.errors import OutputError
-from veneer.posix import lock_file
+from veneer.posix import file_size_limit, lock_file
 
 PARTIAL = ".partial-"
 """Prefix of the names of unfinished files and folders."""
 SAMPLE_BYTES = 1_000_000
+BLOCK = 512
+"""Bytes in which the system counts what a file takes."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The errors of a disk, a quota or a limit that leaves no room for a file."""
 
 
 @contextmanager
-def reported(path: Path) -> Iterator[None]:
-    """Turn errors of the system while writing below `path` into an `OutputError`."""
+def reported(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turn errors of the system while writing below `path` into an `OutputError`.
+
+    Args:
+        path: the file or folder that is written.
+        needed: bytes that the file takes, as far as that is known.
+    """
     try:
         yield
     except OSError as error:
-        raise OutputError(
-            f"{error.filename or path}: cannot be written: {error.strerror or error}. "
-            f"Free space or give another output folder; what was complete there before is untouched."
-        ) from error
+        file, reason = Path(error.filename or path), error.strerror or str(error)
+        raise _refusal(file, reason, room_for(file, needed) if error.errno in FULL else "") from error
     except SafetensorError as error:
-        raise OutputError(
-            f"{path}: cannot be written: {error}. "
-            "Free space or give another output folder; what was complete there before is untouched."
-        ) from error
+        full = any(os.strerror(number) in str(error) for number in FULL)
+        raise _refusal(path, str(error), room_for(path, needed) if full else "") from error
+
+
+def _refusal(path: Path, reason: str, room: str) -> OutputError:
+    return OutputError(
+        f"{path}: cannot be written: {reason}{room}. "
+        "Free space or give another output folder; what was complete there before is untouched."
+    )
+
+
+def room_for(path: Path, needed: int) -> str:
+    """What a file takes and what there is for it, in brackets: on its disk, and by the limit of `ulimit -f`."""
+    there = next((folder for folder in (path, *path.parents) if folder.exists()), Path("."))
+    # What the file itself has taken is there for it.
+    free = shutil.disk_usage(there).free + (path.stat().st_blocks * BLOCK if path.is_file() else 0)
+    limit = file_size_limit()
+    facts = [f"{needed:,} bytes are needed" if needed else "", f"{free:,} bytes are free there"]
+    facts += [] if limit is None else [f"a file may have {limit:,} bytes (ulimit -f)"]
+    return f" ({', '.join(filter(None, facts))})"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -76,7 +100,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     Raises:
         OutputError: the file cannot be written.
     """
-    with reported(path):
+    with reported(path, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())):
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path, dict(metadata))
 
 

@@ -65,7 +65,7 @@ class TensorWriter:
             raise OutputError(f"{self.path}: {name} was written already; each tensor has one name")
         # A view as bytes needs one dimension.
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        with reported(self.path):
+        with reported(self.path, 8 + self._room + self._offset + data.nbytes):
             self._file.write(data.data)
         ends = [self._offset, self._offset + data.nbytes]
         self._header[name] = {"dtype": _KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": ends}

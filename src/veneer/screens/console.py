@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
+from typing import IO, cast
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from veneer.events import Event, Subscriber
-
-
-class _StandardError(Console):
-    """Falls silent where its reader has gone; rich's own console ends the program."""
-
-    def on_broken_pipe(self) -> None:
-        """See `rich.console.Console.on_broken_pipe`."""
-        self.quiet = True
+from veneer.screens.streams import LossyStream
 
 
 def console() -> Console:
-    """Where people read: standard error. Colours are left out where NO_COLOR asks for it."""
-    return _StandardError(stderr=True)
+    """Where people read: standard error. Colours are left out where NO_COLOR asks for it. A reader that has gone, or a
+    disk that is full, does not matter to the result."""
+    return Console(file=cast(IO[str], LossyStream(lambda: sys.stderr)))
 
 
 def say(screen: Console, message: str, style: str = "") -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import IO, cast
+
 from rich.console import Console
 
 from veneer.config import RunConfig
@@ -11,6 +14,7 @@ from veneer.run_report import train
 from veneer.screens.console import console, say, while_read
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_event
+from veneer.screens.streams import LossyStream
 from veneer.training.session import RunResult
 
 
@@ -23,8 +27,8 @@ def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = Fa
 
 
 def show_result(config: RunConfig, result: RunResult) -> None:
-    """Say where the result is."""
-    shown = Console()
+    """Say where the result is. The result is the folder: whether this can be written does not matter to it."""
+    shown = Console(file=cast(IO[str], LossyStream(lambda: sys.stdout)))
     say(shown, f"{'model' if config.method is Method.FULL else 'adapter'}: {result.output}")
     if result.best is not None:
         say(shown, f"best by evaluation loss ({result.progress.best_loss:.4f}): {result.best}")

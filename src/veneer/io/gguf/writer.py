@@ -82,7 +82,7 @@ class GgufWriter:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> GgufWriter:
-        with reported(self.path):
+        with reported(self.path, self._end):
             self._file = self.path.open("xb")
             self._file.write(self._header)
             self._file.truncate(self._end)
@@ -103,7 +103,7 @@ class GgufWriter:
         planned = self._planned.get(name)
         if planned is None or at + data.nbytes > planned.nbytes or data.nbytes > self._left[name]:
             raise OutputError(f"{self.path}: {data.nbytes} bytes of {name} at {at} were not planned for")
-        with reported(self.path):
+        with reported(self.path, self._end):
             self._file.seek(self._base + self._places[name] + at)
             self._file.write(np.ascontiguousarray(data).data)
         self._left[name] -= data.nbytes

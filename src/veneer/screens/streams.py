@@ -1,0 +1,65 @@
+"""Standard streams that fail no one: what their reader or their disk does not take any more is dropped from then on."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO
+
+
+class LossyStream(io.TextIOBase):
+    """A stream for what is told beside the result: progress, notes, where a run's folder is.
+
+    Args:
+        current: the stream as it is now, or None where the process has none: `lambda: sys.stderr`.
+    """
+
+    def __init__(self, current: Callable[[], TextIO | None]):
+        self._current = current
+
+    def write(self, text: str) -> int:
+        """See `io.TextIOBase.write`."""
+        stream = self._current()
+        if stream is not None:
+            try:
+                stream.write(text)
+            except OSError:
+                drop_rest(stream)
+        return len(text)
+
+    def flush(self) -> None:
+        """See `io.IOBase.flush`."""
+        stream = self._current()
+        if stream is not None:
+            try:
+                stream.flush()
+            except OSError:
+                drop_rest(stream)
+
+    def isatty(self) -> bool:
+        """See `io.IOBase.isatty`."""
+        stream = self._current()
+        return stream is not None and stream.isatty()
+
+    def fileno(self) -> int:
+        """See `io.IOBase.fileno`."""
+        stream = self._current()
+        if stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return stream.fileno()
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """See `io.TextIOBase.encoding`."""
+        stream = self._current()
+        return "utf-8" if stream is None else stream.encoding
+
+
+def drop_rest(stream: TextIO) -> None:
+    """Let a stream that cannot be written take everything, so that nothing in its buffers fails once more."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
