@@ -27,6 +27,7 @@ def opened(folder: Path) -> None:
     read_tensors(folder)
 
 
+@pytest.mark.scenario(number=10)
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
 @pytest.mark.parametrize("place", [".", "checkpoints/step-000002"])
 def test_every_flipped_byte_is_found_with_the_name_of_the_file_and_the_remedy(

@@ -36,6 +36,7 @@ def test_a_run_and_its_checkpoints_name_the_weights_and_the_configuration(
     assert problem(run / place, tiny_model) is None
 
 
+@pytest.mark.scenario(number=32)
 def test_another_base_of_the_same_shape_is_told(run: Path, tmp_path: Path, tiny_model: Path) -> None:
     other = write_model(tmp_path / "other", seed=7)
     text = problem(run, other)

@@ -6,6 +6,7 @@ import json
 import warnings
 from pathlib import Path
 
+import pytest
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
@@ -36,6 +37,7 @@ def test_export_shows_what_was_measured_and_where_the_model_is(
         assert heading in result.stdout
 
 
+@pytest.mark.scenario(number=32)
 def test_a_merge_into_another_base_is_made_only_if_that_is_asked_for(adapter: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", seed=5)
     argv = ["export", "--adapter", adapter, "--model", other, "--output", tmp_path / "merged", "--device", "cpu"]

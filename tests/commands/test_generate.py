@@ -132,6 +132,7 @@ def test_a_reader_that_has_gone_is_no_traceback(tiny_model: Path, tmp_path: Path
     assert [line for line in done.stderr.splitlines() if not line.startswith("answering: ")] == []
 
 
+@pytest.mark.scenario(number=32)
 def test_generate_warns_of_another_base_and_of_unknown_keys(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
     other = write_model(tmp_path / "other", seed=5)
     copy = Path(shutil.copytree(adapter, tmp_path / "copy"))

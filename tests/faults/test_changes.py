@@ -36,6 +36,7 @@ def test_two_runs_into_one_folder_are_refused(tiny_model: Path, tiny_data: Path,
     assert weights(tmp_path / "run", "lora") == weights(tmp_path / "whole", "lora")
 
 
+@pytest.mark.scenario(number=16)
 @pytest.mark.scenario(number=15)
 def test_every_changed_setting_and_changed_data_is_listed(
     finished: dict[str, RunResult], tiny_model: Path, tmp_path: Path
@@ -68,6 +69,7 @@ def test_no_changed_setting_is_let_through(
         train(run_config(tiny_model, tiny_data, output, *SETTINGS["lora"], *LONG, change), resume=True)
 
 
+@pytest.mark.scenario(number=16)
 @pytest.mark.scenario(number=15)
 def test_a_base_model_that_changed_is_found_and_one_that_moved_is_not_minded(
     tiny_model: Path, tiny_data: Path, tmp_path: Path
@@ -86,6 +88,7 @@ def test_a_base_model_that_changed_is_found_and_one_that_moved_is_not_minded(
     assert weights(resumed.output, "lora") == weights(tmp_path / "whole", "lora")
 
 
+@pytest.mark.scenario(number=16)
 @pytest.mark.scenario(number=15)
 def test_a_change_in_the_middle_of_a_base_is_refused_before_a_checkpoint_is_written(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -297,6 +297,7 @@ def assert_no_nan_on_disk(folder: Path) -> None:
         assert "Infinity" not in file.read_text()
 
 
+@pytest.mark.scenario(number=17)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("cut", ["1x8", "8x1"])
 def test_a_broken_loss_stops_the_run_and_keeps_the_weights_before(
