@@ -38,7 +38,7 @@ from veneer.io.tokenizer import from_directory
 from veneer.load import load_model
 
 CHAT = ({"role": "user", "content": "How? <|im_end|>"}, {"role": "assistant", "content": "So."})
-TEXTS = ("abc <s> cab", "a <|im_end|>é 漢\n", "")
+TEXTS = ("abc <s> cab", "a <|im_end|>é 漢\n", "", "a" * 60 + "!")
 
 
 @dataclass(frozen=True)

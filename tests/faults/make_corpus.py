@@ -90,7 +90,11 @@ SEEDS: dict[str, list[bytes]] = {
 """Inputs of every kind that a reader tells apart."""
 
 FOUND: dict[str, list[bytes]] = {
-    "tokenizer": [model(vocab={"a": 0, "b": (1 << 32) - 1}), model(continuing_subword_prefix="ByteLevel")],
+    "tokenizer": [
+        model(vocab={"a": 0, "b": (1 << 32) - 1}), model(continuing_subword_prefix="ByteLevel"),
+        json.dumps({**json.loads(model()), "normalizer": {"type": "Replace", "pattern": {"String": "a"},
+                                                          "content": "b" * 2000}}).encode(),
+    ],
     "tokenizer-config": [
         b'{"added_tokens_decoder": {"\\u00b2": {"content": "x"}}}', b'{"eos_token": "\\ud800"}',
         b'{"additional_special_tokens": 5}', b'{"chat_template": [{"name": [], "template": 1}]}',

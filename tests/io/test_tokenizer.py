@@ -294,3 +294,29 @@ def test_odd_values_of_the_configuration_are_refused(config: dict[str, Any], tmp
     save_tokenizer(tmp_path, byte_level_tokenizer(), config)
     with pytest.raises(ModelError, match=r"tokenizer_config\.json"):
         from_directory(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["normalizer", "decoder"])
+def test_a_part_that_makes_texts_much_longer_is_refused(part: str, tmp_path: Path) -> None:
+    tree = json.loads(Backend(models.BPE({"a": 0, "b": 1}, [])).to_str())
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "b" * 40}
+    for steps, refused in (([step], False), ([step, step], True)):
+        kind = {"type": "Sequence", "normalizers" if part == "normalizer" else "decoders": steps}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(tree | {part: kind}))
+        if refused:
+            with pytest.raises(ModelError, match=r"may make a text 1,600 times as long; at most 1000"):
+                from_directory(tmp_path)
+        else:
+            from_directory(tmp_path)
+
+
+def test_a_pattern_that_takes_too_many_tries_is_an_error(tmp_path: Path) -> None:
+    """The library gives up after some tries, and panics."""
+    tree = json.loads(Backend(models.BPE({"a": 0, "b": 1}, [])).to_str())
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tree | {"pre_tokenizer": split}))
+    tokenizer = from_directory(tmp_path)
+    assert tokenizer.encode("aab") == [0, 0, 1]
+    for encode in (tokenizer.encode, tokenizer.encode_with_offsets, tokenizer.encode_aliased):
+        with pytest.raises(ModelError, match="failed at a text"):
+            encode("a" * 40 + "!")

@@ -9,7 +9,9 @@ only the aliases, so that the literal spelling is ordinary text to it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +27,8 @@ from veneer.strict_json import to_text
 ALIAS_BASE = 0x100000
 """First code point of plane 16, which is private use from end to end: no normaliser changes it."""
 MAX_ALIASES = 0xFFFE
+GROWTH = 1000
+"""The most characters that a normaliser or decoder may make of one. Those of real models make one or three."""
 
 _NAMED = ("bos_token", "eos_token", "pad_token", "unk_token")
 _OTHER_NAMED = ("sep_token", "cls_token", "mask_token")
@@ -112,7 +116,7 @@ class Tokenizer:
             text: any text.
             add_special_tokens: also add what the tokenizer puts around a text (bos, eos).
         """
-        return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        return list(_encoding(self.backend, text, special=add_special_tokens).ids)
 
     def encode_with_offsets(
         self, text: str, *, add_special_tokens: bool = False
@@ -122,7 +126,7 @@ class Tokenizer:
         Ranges keep the white space that belongs to a token. Tokens that share one character (its bytes) have the
         same range; tokens that were added around the text have an empty one.
         """
-        encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        encoding = _encoding(self.backend, text, special=add_special_tokens)
         return list(encoding.ids), list(encoding.offsets)
 
     def encode_aliased(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
@@ -131,12 +135,13 @@ class Tokenizer:
         A control token that is spelled out is ordinary text here. For text that spells none, the ids are those of
         `encode` on the same text with every alias replaced by its token.
         """
-        encoding = self._aliased.encode(text, add_special_tokens=False)
+        encoding = _encoding(self._aliased, text, special=False)
         return list(encoding.ids), list(encoding.offsets)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of `ids`; control tokens are left out unless `skip_special_tokens` is False."""
-        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+        with _library_refusals("The model's tokenizer failed at some tokens, so that it"):
+            return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def with_tokens(self, texts: Sequence[str]) -> Tokenizer:
         """A copy with these texts as new tokens, after all others.
@@ -269,6 +274,7 @@ def from_directory(path: Path) -> Tokenizer:
     text = _text(file)
     backend = _parsed(text, str(file))
     _check_ids(backend, file)
+    _check_growth(backend, file)
     backend.no_truncation()
     backend.no_padding()
     config = _object(path / "tokenizer_config.json")
@@ -295,7 +301,7 @@ def finish(
     """Make a `Tokenizer` from a complete backend, which also gives `add_bos` and `special_tokens`."""
     decoder = backend.get_added_tokens_decoder()
     bos = names.get("bos_token")
-    around = backend.encode("a", add_special_tokens=True).ids
+    around = _encoding(backend, "a", special=True).ids
     return Tokenizer(
         backend=backend,
         chat_template=chat_template,
@@ -309,16 +315,51 @@ def finish(
     )
 
 
-def _parsed(text: str, where: str) -> tokenizers.Tokenizer:
-    """A tokenizer from its JSON. Raises ModelError for what the library cannot take, with `where` in the message."""
+@contextmanager
+def _library_refusals(where: str) -> Iterator[None]:
+    """Turns what the tokenizers library raises within the block into a ModelError, with `where` in the message."""
     try:
-        return tokenizers.Tokenizer.from_str(text)
+        yield
     except BaseException as error:
-        # The library raises Exception itself, of no class of its own, for what it cannot parse, and PanicException,
-        # which has no public name, where its own code fails.
+        # It is Exception itself, of no class of its own, for what the library cannot parse, and PanicException, which
+        # has no public name, where its own code fails (as where a stranger's pattern takes too many tries).
         if type(error) is not Exception and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"{where} is not a usable tokenizer: {error}") from error
+
+
+def _parsed(text: str, where: str) -> tokenizers.Tokenizer:
+    """A tokenizer from its JSON. Raises ModelError for what the library cannot take, with `where` in the message."""
+    with _library_refusals(where):
+        return tokenizers.Tokenizer.from_str(text)
+
+
+def _encoding(backend: tokenizers.Tokenizer, text: str, *, special: bool) -> tokenizers.Encoding:
+    """A text, encoded. Raises ModelError where the library fails."""
+    with _library_refusals("The model's tokenizer failed at a text, so that it"):
+        return backend.encode(text, add_special_tokens=special)
+
+
+def _check_growth(backend: tokenizers.Tokenizer, file: Path) -> None:
+    """Refuse a normaliser or decoder that makes texts much longer than they are.
+
+    Raises:
+        ModelError: its replacements together may make a text more than `GROWTH` times as long.
+    """
+    for part, name in ((backend.normalizer, "normaliser"), (backend.decoder, "decoder")):
+        growth = 1 if part is None else math.prod(_lengths_of_replacements(json.loads(part.__getstate__())))
+        if growth > GROWTH:
+            raise ModelError(f"{file}: its {name} may make a text {growth:,} times as long; at most {GROWTH} is read")
+
+
+def _lengths_of_replacements(tree: Any) -> Iterator[int]:
+    """The number of characters that each `Replace` below puts in place of one match."""
+    if isinstance(tree, dict):
+        if tree.get("type") == "Replace":
+            yield max(1, len(str(tree.get("content"))))
+        tree = list(tree.values())
+    for item in tree if isinstance(tree, list) else ():
+        yield from _lengths_of_replacements(item)
 
 
 def _check_ids(backend: tokenizers.Tokenizer, file: Path) -> None:
