@@ -94,6 +94,7 @@ FOUND: dict[str, list[bytes]] = {
         model(vocab={"a": 0, "b": (1 << 32) - 1}), model(continuing_subword_prefix="ByteLevel"),
         json.dumps({**json.loads(model()), "normalizer": {"type": "Replace", "pattern": {"String": "a"},
                                                           "content": "b" * 2000}}).encode(),
+        json.dumps({"model": {"type": "Unigram", "unk_id": None, "vocab": [["▁b", -1.5]]}}).encode(),
     ],
     "tokenizer-config": [
         b'{"added_tokens_decoder": {"\\u00b2": {"content": "x"}}}', b'{"eos_token": "\\ud800"}',

@@ -93,6 +93,7 @@ def skipped(folder: Path) -> list[int]:
     ]
 
 
+@pytest.mark.scenario(number=18)
 def test_a_skipped_step_changes_nothing_and_is_counted(
     spikes: dict[int, float], tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def test_a_run_stopped_around_bad_steps_resumes_to_the_same_bytes(
     assert (tmp_path / "run" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
 
 
+@pytest.mark.scenario(number=19)
 def test_three_in_a_row_end_the_run_and_two_do_not(
     spikes: dict[int, float], tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -38,6 +38,7 @@ def losses(folder: Path, kind: str = "StepDone") -> list[float]:
     return [event["loss"] for event in read_events(folder / "events.jsonl") if event["event"] == kind]  # type: ignore[misc]
 
 
+@pytest.mark.scenario(number=20)
 def test_the_same_losses_a_record_and_the_same_bytes_when_it_is_made_again(
     small_memory: pytest.MonkeyPatch, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_run_that_shrank_and_was_stopped_resumes_to_the_same_bytes(
     assert (tmp_path / "run" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
 
 
+@pytest.mark.scenario(number=20)
 def test_what_cannot_be_cut_ends_with_the_settings_that_fit(
     monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
