@@ -100,6 +100,7 @@ if TYPE_CHECKING:
     from veneer.events import StageBegun as StageBegun
     from veneer.events import StageEnded as StageEnded
     from veneer.events import StageProgress as StageProgress
+    from veneer.events import StepBudget as StepBudget
     from veneer.events import StepDone as StepDone
     from veneer.events import StepSkipped as StepSkipped
     from veneer.events import Subscriber as Subscriber
@@ -143,6 +144,7 @@ if TYPE_CHECKING:
     from veneer.verbs import plan as plan
     from veneer.verbs import train as train
     from veneer.walkthrough import QuickstartResult as QuickstartResult
+    from veneer.walkthrough import Shortening as Shortening
     from veneer.walkthrough import quickstart as quickstart
 
 __version__ = "0.1.0"
@@ -234,11 +236,13 @@ _HOMES = {
     "Schedule": "veneer.enums",
     "Scheme": "veneer.enums",
     "Serving": "veneer.serving.request",
+    "Shortening": "veneer.walkthrough",
     "SplitBy": "veneer.enums",
     "SplitSection": "veneer.config",
     "StageBegun": "veneer.events",
     "StageEnded": "veneer.events",
     "StageProgress": "veneer.events",
+    "StepBudget": "veneer.events",
     "StepDone": "veneer.events",
     "StepSkipped": "veneer.events",
     "StoredDtype": "veneer.exports.request",
@@ -363,11 +367,13 @@ __all__ = [
     "Schedule",
     "Scheme",
     "Serving",
+    "Shortening",
     "SplitBy",
     "SplitSection",
     "StageBegun",
     "StageEnded",
     "StageProgress",
+    "StepBudget",
     "StepDone",
     "StepSkipped",
     "StoredDtype",
