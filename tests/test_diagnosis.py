@@ -26,6 +26,8 @@ GOOD = Facts(
     kernels_reason="the best that this processor runs (of avx512, avx2)",
     kernels_loaded=True,
     products="veneer's kernel",
+    attention="veneer's kernel in float32 products",
+    decoding="veneer's compiled step",
     compiler="/usr/bin/cc",
     device="cpu",
     device_reason="this torch is built without CUDA",
@@ -135,7 +137,7 @@ def test_everything_at_once_is_told_with_the_most_effective_first() -> None:
 
 
 def test_the_report_shows_cards_limits_and_what_was_measured() -> None:
-    measured = Measured(products=420.4, int8_products=800.0, attention=5.52, torch_attention=20.0)
+    measured = Measured(products=420.4, peak=500.0, int8_products=800.0, attention=5.52, torch_attention=20.0)
     facts = replace(
         GOOD, device="cuda", gpus=(CARD, CARD), core_limit=1.5, memory_limit=8 * GIB, features=(), measured=measured
     )
@@ -144,8 +146,9 @@ def test_the_report_shows_cards_limits_and_what_was_measured() -> None:
     assert "4 cores, limited to 1.5" in text
     assert "8.0 GiB allowed to this process group" in text
     assert "features unknown" in text
-    assert "products 420 GFLOP/s in bfloat16; in 8 bits 800\n" in text
-    assert "attention 5.5 ms, torch's own 20.0 ms" in text
+    assert "products 420 GFLOP/s in bfloat16 (84 % of the processor's 500); in 8 bits 800\n" in text
+    assert "attention 131 GFLOP/s (26 % of the processor's 500): 5.5 ms, torch's own 20.0 ms" in text
+    assert "products 420 GFLOP/s in bfloat16; in 8" in report(replace(facts, measured=replace(measured, peak=None)))
     assert "in 8 bits" not in report(replace(facts, measured=replace(measured, int8_products=None)))
 
 
@@ -170,3 +173,16 @@ def test_the_probe_measures_in_a_moment(dtype: torch.dtype) -> None:
     measured = probe(torch.device("cpu"), dtype)
     assert min(measured.products, measured.attention, measured.torch_attention) > 0
     assert measured.int8_products is None or measured.int8_products > 0
+    assert measured.peak is None or measured.peak > 0
+
+
+def test_no_kernel_is_told_to_need_more_than_the_processor_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("veneer.diagnosis.compiled", lambda: False)  # as on AVX2
+    monkeypatch.setattr("veneer.diagnosis.kernels", lambda: object())
+    facts = doctor()
+    assert facts.products.startswith("veneer's kernels in float32")
+    assert facts.attention.startswith("veneer's kernel in float32 products")
+    assert facts.decoding.startswith("veneer's compiled step")
+    monkeypatch.setattr("veneer.diagnosis.kernels", lambda: None)
+    facts = doctor()
+    assert all(path.startswith("torch's") for path in (facts.products, facts.attention, facts.decoding))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from veneer import __version__
@@ -24,6 +24,7 @@ from veneer.errors import ConfigError
 from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.hardware import BF16_FLAGS, check_products, resolve_device, resolve_dtype
 from veneer.model.attention import PackedAttention
+from veneer.model.leaves import DenseLinear
 from veneer.native.build import compiler
 from veneer.native.library import choice, kernels
 from veneer.native.processor import cpu_flags
@@ -41,8 +42,12 @@ LITTLE_MEMORY = 2 * GIB
 LITTLE_DISK = 2 * GIB
 BUSY = 0.5
 """Load from which other programs slow a run down."""
-ROUNDS = 7
-"""Calls of a timed operation, of which the median counts."""
+DOCUMENTS, LENGTH, QUERY_HEADS, HEAD_DIM = 8, 150, 9, 64
+"""The attention that is timed."""
+PEAK_ROUNDS = 100_000
+"""Rounds of the loop over registers: less than a millisecond."""
+ROUNDS = 15
+"""Calls of a timed operation, of which the best counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +65,25 @@ class Measured:
     """A short probe on the device that a run would use."""
 
     products: float
-    """10⁹ multiplications and additions a second in the compute dtype, 1,152 tokens by a 576 × 1,536 matrix."""
+    """10⁹ operations a second in the compute dtype, 1,152 tokens by a frozen 576 × 1,536 matrix."""
+    peak: float | None
+    """10⁹ operations a second that the processor can do in the kernels' instructions, from registers alone; None where
+    veneer's kernels do not compute."""
     int8_products: float | None
     """The rate in 8 bits, with rounding and scaling; None where they cannot be made."""
     attention: float
     """Milliseconds of causal attention forward and backward, 8 documents of 150 tokens, 9 query and 3 key heads."""
     torch_attention: float
     """Milliseconds of the attention by torch's own attention over a batch."""
+
+    @property
+    def attention_rate(self) -> float:
+        """10⁹ operations a second of the attention: two products forward and five backward under the causal mask."""
+        return 7 * DOCUMENTS * LENGTH**2 * QUERY_HEADS * HEAD_DIM / 1e6 / self.attention
+
+    def of_peak(self, rate: float) -> str:
+        """A rate as a share of the peak, in words; nothing where there is no peak."""
+        return "" if self.peak is None else f" ({100 * rate / self.peak:.0f} % of the processor's {self.peak:,.0f})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +110,11 @@ class Facts:
     kernels_loaded: bool
     """Whether it could be loaded."""
     products: str
-    """Who multiplies by frozen weights in bfloat16 on the processor, and why."""
+    """Who multiplies by frozen weights on the processor, and why."""
+    attention: str
+    """Who computes attention on the processor, and what its kernel has."""
+    decoding: str
+    """Who computes the next token on the processor, and from what."""
     compiler: str | None
     device: str
     device_reason: str
@@ -149,6 +170,8 @@ def doctor(*, measure: bool = False) -> Facts:
         kernels_reason=picked.reason,
         kernels_loaded=kernels() is not None,
         products=_products(),
+        attention=_attention_kernel(),
+        decoding=_decoding_kernel(),
         compiler=compiler(),
         device=str(device),
         device_reason=_device_reason(),
@@ -264,6 +287,8 @@ def _lines(facts: Facts) -> list[tuple[str, str]]:
         ("dtype", f"{facts.dtype}: {facts.dtype_reason}"),
         ("CPU kernels", f"{facts.kernels or 'none'}: {facts.kernels_reason}{unloaded}"),
         ("products", facts.products),
+        ("attention", facts.attention),
+        ("decoding", facts.decoding),
         ("compiler", facts.compiler or "none found (cc, gcc, clang)"),
         ("GPU kernels", f"{'used' if facts.gpu_kernels else 'none'}: {facts.gpu_kernels_reason}"),
         ("int8", f"{'can be used' if facts.int8 else 'cannot be used'}: {facts.int8_reason}"),
@@ -273,10 +298,18 @@ def _lines(facts: Facts) -> list[tuple[str, str]]:
     ]
     if facts.measured is not None:
         measured = facts.measured
+        share = measured.of_peak(measured.products)
         int8 = "" if measured.int8_products is None else f"; in 8 bits {measured.int8_products:,.0f}"
         lines += [
-            ("measured", f"products {measured.products:,.0f} GFLOP/s in {facts.dtype}{int8}"),
-            ("", f"attention {measured.attention:.1f} ms, torch's own {measured.torch_attention:.1f} ms"),
+            (
+                "measured",
+                f"products {measured.products:,.0f} GFLOP/s in {facts.dtype}{share}{int8}",
+            ),
+            (
+                "",
+                f"attention {measured.attention_rate:,.0f} GFLOP/s{measured.of_peak(measured.attention_rate)}: "
+                f"{measured.attention:.1f} ms, torch's own {measured.torch_attention:.1f} ms",
+            ),
         ]
     return lines
 
@@ -298,6 +331,19 @@ def _products() -> str:
         return "torch's: veneer's kernels do not run here"
     narrow = "torch's, which use the processor's AMX," if "amx_bf16" in cpu_flags() else "torch's"
     return f"veneer's kernels in float32, with LoRA's update in the same pass; {narrow} in bfloat16"
+
+
+def _attention_kernel() -> str:
+    if kernels() is None:
+        return "torch's: veneer's kernels do not run here"
+    products = "in bfloat16 products" if compiled() else "in float32 products"
+    return f"veneer's kernel {products}, forward and backward, with windows, soft caps and sinks"
+
+
+def _decoding_kernel() -> str:
+    if kernels() is None:
+        return "torch's, over decoded weights: veneer's kernels do not run here"
+    return "veneer's compiled step in float32, over the weights as they are stored (float32, 16 bits, NF4, FP4, int8)"
 
 
 def _gpus() -> tuple[Gpu, ...]:
@@ -344,7 +390,7 @@ def probe(device: torch.device, dtype: torch.dtype) -> Measured:
     tokens, width, columns = 1152, 576, 1536
     x = torch.randn(tokens, width, device=device).to(dtype)
     weight = torch.randn(columns, width, device=device)
-    typed = weight.to(dtype)
+    layer = DenseLinear(nn.Parameter(weight.to(dtype), requires_grad=False))
     billions = 2 * tokens * width * columns / 1e9
     int8 = None
     if _int8_reason(device) is None:
@@ -352,20 +398,33 @@ def probe(device: torch.device, dtype: torch.dtype) -> Measured:
         int8 = billions / _seconds(lambda: matrix.multiply(x), device)
     ours, torchs = _attention(device, dtype)
     return Measured(
-        products=billions / _seconds(lambda: functional.linear(x, typed), device),
+        products=billions / _seconds(lambda: layer.product(x), device),
+        peak=_peak(device, dtype),
         int8_products=int8,
         attention=1000 * _seconds(ours, device),
         torch_attention=1000 * _seconds(torchs, device),
     )
 
 
+def _peak(device: torch.device, dtype: torch.dtype) -> float | None:
+    """10⁹ operations a second from registers alone, or None where veneer's kernels do not make the products.
+
+    It is that of one thread times their number: threads that wait for each other on a busy machine would tell less.
+    """
+    native = kernels()
+    if native is None or device.type != "cpu" or not (dtype is torch.float32 or compiled()):
+        return None
+    operations = torch.get_num_threads() * native.peak(dtype, PEAK_ROUNDS, 1)
+    return operations / 1e9 / _seconds(lambda: native.peak(dtype, PEAK_ROUNDS, 1), device)
+
+
 def _attention(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], None], Callable[[], None]]:
-    documents, length, dim = 8, 150, 64
+    documents, length, dim = DOCUMENTS, LENGTH, HEAD_DIM
     tokens = documents * length
     queries, keys, values = (
-        torch.randn(tokens, heads, dim, device=device).to(dtype).requires_grad_() for heads in (9, 3, 3)
+        torch.randn(tokens, heads, dim, device=device).to(dtype).requires_grad_() for heads in (QUERY_HEADS, 3, 3)
     )
-    grad = torch.randn(tokens, 9, dim, device=device).to(dtype)
+    grad = torch.randn(tokens, QUERY_HEADS, dim, device=device).to(dtype)
 
     def ours() -> None:
         PackedAttention((length,) * documents).attend(0, queries, keys, values).backward(grad)  # type: ignore[no-untyped-call]
@@ -373,13 +432,13 @@ def _attention(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], N
     def torchs() -> None:
         q, k, v = (x.view(documents, length, -1, dim).transpose(1, 2) for x in (queries, keys, values))
         mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        mixed.transpose(1, 2).reshape(tokens, 9, dim).backward(grad)  # type: ignore[no-untyped-call]
+        mixed.transpose(1, 2).reshape(tokens, QUERY_HEADS, dim).backward(grad)  # type: ignore[no-untyped-call]
 
     return ours, torchs
 
 
 def _seconds(action: Callable[[], object], device: torch.device) -> float:
-    """Median time of one call, after one that warms up."""
+    """Best time of one call, after one that warms up: other programs can only make it longer."""
     times = []
     for _ in range(ROUNDS + 1):
         if device.type == "cuda":
@@ -389,4 +448,4 @@ def _seconds(action: Callable[[], object], device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return min(times[1:])

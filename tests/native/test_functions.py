@@ -263,3 +263,11 @@ def test_a_library_of_another_interface_is_refused(native: Kernels, monkeypatch:
     monkeypatch.setattr("veneer.native.functions.INTERFACE", INTERFACE + 1)
     with pytest.raises(OSError, match=rf"from other sources \(interface {INTERFACE}, not {INTERFACE + 1}\)"):
         Kernels(library_path(RUNNABLE[0]))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_the_operations_of_the_peak_are_counted_for_all_threads(native: Kernels, dtype: torch.dtype) -> None:
+    once = native.peak(dtype, 1000, 1)
+    assert once % (1000 * 12 * 2 * 4) == 0  # twelve vectors of four floats or more
+    assert native.peak(dtype, 3000, 1) == 3 * once
+    assert native.peak(dtype, 1000, 2) == 2 * once

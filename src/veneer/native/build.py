@@ -27,6 +27,7 @@ SOURCES = (
     "losses.c",
     "optimizer.c",
     "outer.c",
+    "peak.c",
     "products.c",
     "quant.c",
     "rows.c",

@@ -21,7 +21,7 @@ from veneer.native.stored import Stored, matrix_struct
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
-INTERFACE = 1
+INTERFACE = 2
 """The arguments of the library's functions; interface.c has the same number."""
 
 MIN_DIM_MULTIPLE = 16
@@ -123,6 +123,17 @@ class Kernels:
             *(_pointer(tensor) for tensor in (output, lse, grad, *grads, scratch)),
         )
         return grads
+
+    def peak(self, dtype: torch.dtype, rounds: int, threads: int) -> int:
+        """Multiply and add in registers alone; see peak.c.
+
+        Returns:
+            The number of operations, of which a multiplication and an addition are two.
+        """
+        count = self._library.veneer_peak
+        count.restype = ctypes.c_int64
+        kept = ctypes.c_float()
+        return int(count(_DTYPES[dtype], ctypes.c_int64(rounds), ctypes.byref(kept), threads))
 
     def attention_step(self, queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
         """One new token a row against the first `seen` (int64 `[rows]`) keys of its line of the cache."""
