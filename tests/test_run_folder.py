@@ -23,6 +23,7 @@ def test_a_finished_run_has_every_file(tiny_model: Path, tiny_data: Path, tmp_pa
     train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "train.save_every=1"))
     folder = RunFolder(tmp_path / "run")
     named = {folder.config_file, folder.events_file, folder.curve_file, folder.summary_file, folder.lock_file}
+    named.add(folder.trained_rows_file)
     found = {path for path in folder.path.iterdir() if path.name != ".lock"}
     assert found == {*named, *folder.results.values(), folder.checkpoints}
     assert folder.checkpoint_steps() == [1, 2]

@@ -21,6 +21,7 @@ CURVE_FILE = "loss.svg"
 SUMMARY_FILE = "summary.json"
 REPORT_FILE = "report.html"
 DATA_FILE, EVAL_DATA_FILE = "data.jsonl", "eval_data.jsonl"
+TRAINED_ROWS_FILE = "trained-rows.bin"
 SKIPPED_ROWS_FILE = "skipped-rows.jsonl"
 CHECKPOINTS = "checkpoints"
 STEP = "step-"
@@ -76,6 +77,11 @@ class RunFolder:
     def skipped_rows_file(self) -> Path:
         """A line of JSON for each row that could not be used and was left out; it is there only if there are such."""
         return self.path / SKIPPED_ROWS_FILE
+
+    @property
+    def trained_rows_file(self) -> Path:
+        """The hashes of the rows that are trained (`veneer.data.trained_rows`)."""
+        return self.path / TRAINED_ROWS_FILE
 
     @property
     def checkpoints(self) -> Path:

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from invoking import FLOAT32, invoke, refused
-from tiny import rows, write_model, write_rows
+from tiny import rows, run_config, write_model, write_rows
+from veneer.training.run import train
 
 
 def test_evaluate_prints_a_table_or_json(adapter: Path, tiny_model: Path, tiny_data: Path) -> None:
@@ -66,3 +67,25 @@ def test_evaluate_warns_of_another_base_in_the_terminal_and_in_json(
     for text in (result.stderr, json.loads(result.stdout)["warnings"][0]):
         assert "another base model" in text
         assert "model.safetensors: has other content" in text
+
+
+def test_evaluate_says_which_rows_were_trained(tiny_model: Path, tmp_path: Path) -> None:
+    every = rows(9)
+    data = write_rows(tmp_path / "train.jsonl", every[:6])
+    config = run_config(tiny_model, data, tmp_path / "run", "train.steps=2", "train.save_every=1")
+    run = train(config).output
+    mixed = write_rows(tmp_path / "test.jsonl", [every[7], every[2], every[8], every[5]])
+    argv = ["evaluate", "--model", tiny_model, "--data", mixed, "--max-new-tokens", 2, *FLOAT32, "--json", "--adapter"]
+    for folder in (run, run / "checkpoints" / "step-000001"):
+        result = invoke(*argv, folder)
+        assert result.exit_code == 0, result.output
+        report = json.loads(result.stdout)
+        assert report["trained_rows"] == {str(folder): [f"{mixed}:2", f"{mixed}:4"]}
+        for text in (report["warnings"][0], result.stderr):
+            assert f"2 of 4 rows were trained by the run of {folder}" in text
+            assert f"{mixed}:2" in text
+            assert f"{mixed}:4" in text
+    (run / "trained-rows.bin").unlink()  # a run of before
+    report = json.loads(invoke(*argv, run).stdout)
+    assert report["trained_rows"] == {}
+    assert not any("were trained" in text for text in report["warnings"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from veneer.config import DataSection
@@ -12,6 +12,7 @@ from veneer.data.lint.audit import RowAudit
 from veneer.data.problems import RowProblem, grouped
 from veneer.data.records import Record, duplicates, overlap, read_file
 from veneer.data.splits import split_records
+from veneer.data.trained_rows import row_hashes
 from veneer.events import Note, Stage, Subscriber, counted, ignore, notes_to
 from veneer.io.tokenizer import Tokenizer
 
@@ -29,6 +30,8 @@ class Rows:
     """The rows that the evaluation loss is measured on; empty where there are none."""
     skipped: tuple[RowProblem, ...] = ()
     """The rows that could not be used and were left out (`data.bad_rows: skip`)."""
+    hashes: bytes = field(default=b"", repr=False)
+    """The hashes of the rows that are trained (`veneer.data.trained_rows`)."""
 
     def digest(self) -> str:
         """A hash of every token and its loss mask. Two runs with equal digests train and evaluate the same numbers."""
@@ -88,10 +91,12 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
     if repeats:
         notice(f"{len(repeats)} training rows repeat an earlier one (first: {repeats[0][0]} = {repeats[0][1]})")
     train = _encode(records, tokenizer, data, "training", skipped, emit)
+    places = {example.where for example in train}
     return Rows(
         train=train,
         eval=_encode(eval_records, tokenizer, data, "evaluation", skipped, emit) if eval_records else [],
         skipped=tuple(skipped),
+        hashes=row_hashes(record for record in records if record.where in places),
     )
 
 

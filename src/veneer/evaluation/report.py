@@ -55,6 +55,8 @@ class Report:
     """The answer of the gate that was asked."""
     trained: dict[str, Any] | None = field(default=None, repr=False)
     """What was trained: facts and losses of the run that made the adapter; None where it has no record of its run."""
+    trained_rows: dict[str, list[str]] = field(default_factory=dict, repr=False)
+    """Where the rows stand that an adapter's run has trained, by the adapter's folder; only those with such rows."""
     warnings: list[str] = field(default_factory=list)
     """What makes the result less sure than it looks."""
 

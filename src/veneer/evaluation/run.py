@@ -16,8 +16,9 @@ from veneer.assistant import Assistant, AssistantRequest, assistant_request, loa
 from veneer.config import ComputeSection
 from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.records import read_rows
+from veneer.data.trained_rows import trained_among
 from veneer.enums import Method
-from veneer.errors import ConfigError
+from veneer.errors import ConfigError, listing
 from veneer.evaluation.forgetting import ITEMS, OpenSuite, check_suites, open_suite, score_suite, suite_result
 from veneer.evaluation.gate import ReleaseGate, announced, decide, read_gate
 from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, ChosenMetrics, fitting_metrics, named_metrics
@@ -39,6 +40,7 @@ from veneer.evaluation.statistics.measures import Measure
 from veneer.evaluation.statistics.power import FEW_ROWS
 from veneer.evaluation.trained import training_facts
 from veneer.events import Level, Note, Result, Subscriber, broadcast, ignore
+from veneer.run_folder import run_of
 
 __all__ = [
     "EXTRA_TOKENS",
@@ -271,6 +273,13 @@ def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscrib
         primary=_primary(request, chosen, models[0].scores),
     )
     report = _completed(report, request, gate, opened, models)
+    trained = {folder: where for folder in report.adapters if (where := _trained(Path(folder), rows))}
+    said = [
+        f"{len(where)} of {len(rows.records)} rows were trained by the run of {folder}: its measures are too good, by "
+        f"an amount that nobody knows. Evaluate on rows that were not:\n{listing(where)}"
+        for folder, where in trained.items()
+    ]
+    report = replace(report, trained_rows=trained, warnings=[*said, *report.warnings])
     for warning in report.warnings:
         emit(Note(message=warning, level=Level.WARNING))
     report = replace(report, warnings=[*loaded.warnings, *report.warnings])
@@ -284,6 +293,12 @@ def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscrib
 def folders_of(request: EvaluationRequest) -> list[Path]:
     """The folders of all adapters of a request."""
     return [one for one in (request.assistant.adapter, *request.more_adapters) if one is not None]
+
+
+def _trained(adapter: Path, rows: RowSet) -> list[str]:
+    """Where the rows stand that the adapter's run has trained; none where the run did not write them down."""
+    run = run_of(adapter)
+    return [] if run is None else trained_among(run.trained_rows_file, rows.records)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, TrainSection, to_yaml
 from veneer.data.rows import load_rows
+from veneer.data.trained_rows import write_hashes
 from veneer.enums import Dtype, Factors, Products, Publish, Recompute
 from veneer.errors import ConfigError, OutputError
 from veneer.events import EventLog, Level, Note, RunStarted, Subscriber, notes_to
@@ -303,6 +304,7 @@ def begin(
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
     write_text(inputs.folder.config_file, to_yaml(config))
+    write_hashes(inputs.folder.trained_rows_file, inputs.data.rows.hashes)
     if inputs.data.rows.skipped:
         skipped = (to_text(asdict(problem), ensure_ascii=False) for problem in inputs.data.rows.skipped)
         write_text(inputs.folder.skipped_rows_file, "".join(f"{line}\n" for line in skipped))

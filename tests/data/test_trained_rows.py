@@ -1,0 +1,45 @@
+"""Rows that were trained are known again by what they say."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from tiny import rows, write_rows
+from veneer.data.records import read_records
+from veneer.data.trained_rows import SIZE, row_hashes, trained_among, write_hashes
+from veneer.errors import DataError
+
+
+def test_the_rows_that_are_in_both_files_are_found_and_no_others(tmp_path: Path) -> None:
+    for seed in range(5):
+        every = rows(60, seed)
+        source = random.Random(seed)
+        first, second = (source.sample(every, 40) for _ in range(2))
+        trained = read_records(write_rows(tmp_path / "first.jsonl", first))
+        asked = read_records(write_rows(tmp_path / "second.jsonl", second))
+        known = [json.dumps(row, sort_keys=True) for row in first]
+        expected = [f"{tmp_path / 'second.jsonl'}:{line}" for line, row in enumerate(second, start=1)
+                    if json.dumps(row, sort_keys=True) in known]  # fmt: skip
+        write_hashes(tmp_path / "hashes", row_hashes(trained))
+        assert trained_among(tmp_path / "hashes", asked) == expected
+        assert 0 < len(expected) < 40
+        assert (tmp_path / "hashes").stat().st_size == SIZE * 40
+
+
+def test_the_format_of_the_file_does_not_matter(tmp_path: Path) -> None:
+    lines = write_rows(tmp_path / "one.jsonl", [{"prompt": "1 + 1?", "completion": "2"}])
+    (tmp_path / "one.csv").write_text("prompt,completion\n1 + 1?,2\n1 + 1?,3\n")
+    write_hashes(tmp_path / "hashes", row_hashes(read_records(lines)))
+    assert trained_among(tmp_path / "hashes", read_records(tmp_path / "one.csv")) == [f"{tmp_path / 'one.csv'}:2"]
+
+
+def test_without_a_file_nothing_is_said_and_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    asked = read_records(write_rows(tmp_path / "rows.jsonl", rows(3)))
+    assert trained_among(tmp_path / "absent", asked) == []
+    (tmp_path / "torn").write_bytes(b"123456789")
+    with pytest.raises(DataError, match="torn is damaged: it has 9 bytes"):
+        trained_among(tmp_path / "torn", asked)
