@@ -41,7 +41,8 @@ def values(info: FieldInfo) -> str:
     for item in [*info.metadata, *inner_metadata(info.annotation)]:
         sign = bounds.get(type(item).__name__)
         if sign:
-            limits.append(f"{sign} {next(iter(vars_of(item).values())):g}")
+            limit = next(iter(vars_of(item).values()))
+            limits.append(f"{sign} {limit:,}" if isinstance(limit, int) else f"{sign} {limit:g}")
     text = kind_name(info.annotation)
     return f"{text}, {' and '.join(limits)}" if limits else text
 

@@ -213,7 +213,7 @@ def test_a_key_through_a_plain_value_is_refused() -> None:
             "lora": st.fixed_dictionaries(
                 {},
                 optional={
-                    "rank": st.integers(1, 10**6),
+                    "rank": st.integers(1, 2**16),
                     "alpha": st.floats(1e-300, 1e300),
                     "dropout": st.floats(0, 1, exclude_max=True),
                     "target_modules": st.one_of(st.text(), st.lists(st.text(), max_size=3)),
@@ -294,3 +294,31 @@ def test_the_keys_are_these() -> None:
             "compute.memory_limit_mb", "compute.recompute",
         ]
     )  # fmt: skip
+
+
+NUMBERS = [
+    "data.max_length", "lora.rank", "train.examples_per_step", "train.tokens_per_step", "train.steps",
+    "train.eval_every", "train.save_every", "train.keep", "train.seed", "compute.threads", "compute.memory_limit_mb",
+    "compute.micro_batch_tokens",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+@pytest.mark.parametrize("number", [10**12, 10**18, 10**40])
+def test_numbers_that_no_run_has_are_refused_with_the_largest(key: str, number: int) -> None:
+    values: dict[str, Any] = {"model": "m", "output": "o", "data": {"file": "f"}}
+    section, name = key.split(".")
+    values.setdefault(section, {})[name] = number
+    with pytest.raises(ConfigError, match=rf"{key}: input should be less than (or equal to )?\d+.*got"):
+        parse(values, where="the test")
+
+
+@pytest.mark.parametrize(
+    "key", ["lora.rank", "train.examples_per_step", "train.tokens_per_step", "train.steps", "compute.threads"]
+)
+def test_numbers_that_would_take_all_memory_or_years_are_refused(key: str) -> None:
+    section, name = key.split(".")
+    values: dict[str, Any] = {"model": "m", "output": "o", "data": {"file": "f"}}
+    values.setdefault(section, {})[name] = 10**9
+    with pytest.raises(ConfigError, match=f"{key}: input should be less than or equal to"):
+        parse(values, where="the test")

@@ -8,6 +8,7 @@ not finite. A signal ends with 128 + its number: 130 SIGINT (Ctrl-C), 143 SIGTER
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from mmap import mmap
@@ -61,6 +62,9 @@ class _Commands(click.Group):
     """Turns veneer's errors into one message and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # What the encoding of standard output has no letters for is escaped, as it is on standard error.
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             return self._invoke(ctx)
         except KeyboardInterrupt:

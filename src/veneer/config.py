@@ -83,7 +83,13 @@ def _no_truth(value: Any) -> Any:
 
 _NUMBER = BeforeValidator(_no_truth)
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), _NUMBER]
-Count = Annotated[int, Field(ge=1), _NUMBER]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000), _NUMBER]
+Rank = Annotated[int, Field(ge=1, le=65_536), _NUMBER]
+"""The largest is beyond the sides of nearly all matrices; much larger ones take all memory before anything is said."""
+Steps = Annotated[int, Field(ge=1, le=100_000_000), _NUMBER]
+StepRows = Annotated[int, Field(ge=1, le=1_000_000), _NUMBER]
+Threads = Annotated[int, Field(ge=1, le=1_024), _NUMBER]
+"""torch ends the process where the system gives it no more threads."""
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False), _NUMBER]
 Name = Annotated[str, Field(min_length=1)]
 Duration = Annotated[float, Field(gt=0.0, le=1e8, allow_inf_nan=False), BeforeValidator(seconds_of), _NUMBER]
@@ -92,7 +98,7 @@ Duration = Annotated[float, Field(gt=0.0, le=1e8, allow_inf_nan=False), BeforeVa
 class LoraSection(_Section):
     """Settings of the adapter."""
 
-    rank: Count | Literal["auto"] = 16
+    rank: Rank | Literal["auto"] = 16
     """The rank of the update: the inner dimension of B · A. `auto` takes the smallest rank that can hold what the
     rows have to teach."""
     alpha: Rate = 32.0
@@ -108,7 +114,7 @@ class LoraSection(_Section):
     """Modules that `target_modules` fits and that get no adapter: a list of names, or a regular expression."""
     layers_to_transform: tuple[Annotated[int, Field(ge=0), _NUMBER], ...] | None = None
     """The numbers of the decoder layers that get an adapter, from 0; all layers by default."""
-    rank_pattern: dict[str, Count] = Field(default={})
+    rank_pattern: dict[str, Rank] = Field(default={})
     """Other ranks for modules whose path ends in the key, for example `{down_proj: 32}`."""
     alpha_pattern: dict[str, Rate] = Field(default={})
     """Other alphas for modules whose path ends in the key."""
@@ -172,7 +178,7 @@ class DataSection(_Section):
     """The share of `file` that is kept for the evaluation loss and not trained, if there is no `eval_file`."""
     split: SplitSection = SplitSection()
     """How these rows are chosen: `{by: group, column: customer}`."""
-    max_length: Annotated[int, Field(ge=2), _NUMBER] = 2048
+    max_length: Annotated[int, Field(ge=2, le=1_000_000_000), _NUMBER] = 2048
     """The length of the longest row that is trained, in tokens."""
     overlong: Overlong = Overlong.DROP
     """What happens to rows that are longer than `max_length`: `drop` leaves them out, `truncate` cuts their end.
@@ -197,14 +203,14 @@ class DataSection(_Section):
 class TrainSection(_Section):
     """Settings of the optimisation."""
 
-    examples_per_step: Count | Literal["auto"] | None = None
+    examples_per_step: StepRows | Literal["auto"] | None = None
     """The number of rows in one optimiser step: 8, unless `tokens_per_step` is given. `auto` takes fewer if the run
     would have less than 100 steps."""
-    tokens_per_step: Count | None = None
+    tokens_per_step: Annotated[int, Field(ge=1, le=100_000_000), _NUMBER] | None = None
     """The number of tokens in one optimiser step, in place of `examples_per_step`."""
     epochs: Annotated[float, Field(gt=0.0, le=1e6, allow_inf_nan=False), _NUMBER] | None = None
     """The number of passes over the rows; fractions are allowed. 1, unless `steps` is given."""
-    steps: Count | None = None
+    steps: Steps | None = None
     """The number of optimiser steps, in place of `epochs`."""
     time_limit: Duration | None = None
     """The time that the whole run may take, with loading and evaluation: seconds, or `90s`, `10m`, `1h30m`. The steps
@@ -264,7 +270,7 @@ class ComputeSection(_Section):
     """How the frozen base model is multiplied with its inputs and gradients: `exact` in the compute dtype. `int8`
     rounds both factors to 8 bits, which is faster and loses precision, for lora and qlora on a CPU with AVX-512
     VNNI; the base then takes as much memory as in bfloat16, under qlora too."""
-    threads: Count | None = None
+    threads: Threads | None = None
     """The number of CPU threads; torch's choice by default. Two runs give the same bytes only with the same number."""
     memory_limit_mb: Count | None = None
     """The largest peak memory of the run, in MB (10⁶ bytes); by default four fifths of the device's memory, whether

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from invoking import FLOAT32, generated, refused
 from tiny import write_model
+from veneer.cli import main
+from veneer.errors import DataError
+from veneer.verbs import generate
 
 
 def asked(model: Path, adapter: Path) -> list[object]:
@@ -105,7 +109,7 @@ def test_sampling_follows_from_the_seed_and_the_system_message_counts(tiny_model
         (["--prompt", "a", "--temperature", "-1"], None, "temperature: -1.0"),
         (["--prompt", "a", "--temperature", "nan"], None, "nan is not a finite number"),
         (["--prompt", "a", "--top-p", "0"], None, "top_p: 0.0"),
-        (["--prompt", "a", "--max-new-tokens", "0"], None, "max_new_tokens: 0"),
+        (["--prompt", "a", "--max-new-tokens", "0"], None, "'--max-new-tokens': 0 is not in the range"),
     ],
 )
 def test_generate_refuses_before_it_loads_the_model(more: list[str], stdin: Any, named: str) -> None:
@@ -150,3 +154,45 @@ def test_generate_warns_of_another_base_and_of_unknown_keys(adapter: Path, tiny_
     plain = generated(tiny_model, "--adapter", adapter, "--prompt", "Hello", "--json")
     assert "warnings" not in json.loads(plain.stdout)
     assert "warning" not in plain.stderr
+
+
+LATIN = "h\udce9llo"
+"""What Python makes of Latin-1 on a command line whose encoding is UTF-8."""
+
+
+@pytest.mark.parametrize("option", ["--prompt", "--system"])
+@pytest.mark.parametrize("text", [LATIN, "half \ud83d of it"])
+def test_latin_1_and_half_characters_on_the_command_line_are_refused(option: str, text: str, tiny_model: Path) -> None:
+    more = () if option == "--prompt" else ("--prompt", "hi")
+    message = refused("generate", "--model", tiny_model, option, text, *more)
+    assert f"Invalid value for '{option}'" in message
+    assert "not UTF-8 text, at character" in message
+
+
+def test_latin_1_on_standard_input_and_in_files_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    assert "is not UTF-8" in refused("generate", "--model", tiny_model, stdin=b"h\xe9llo")
+    (tmp_path / "q.txt").write_bytes(b"h\xe9llo")
+    assert "is not UTF-8" in refused("generate", "--model", tiny_model, "--input", tmp_path / "q.txt")
+
+
+def test_latin_1_where_the_locale_is_c_is_refused(tiny_model: Path) -> None:
+    command = [sys.executable, "-m", "veneer", "generate", "--model", str(tiny_model)]
+    for locale in ({"LC_ALL": "C"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}):
+        done = subprocess.run(
+            command, input=b"h\xe9llo", capture_output=True, env={**os.environ, **locale}, check=False
+        )
+        assert done.returncode == 2
+        assert b"is not UTF-8 text" in done.stderr
+        assert b"Traceback" not in done.stderr
+
+
+def test_the_api_refuses_half_characters_by_the_message(tiny_model: Path) -> None:
+    with pytest.raises(DataError, match=r"message 2 \(user\): a lone surrogate \(U\+D83D\)"):
+        generate(str(tiny_model), "half \ud83d of it", system="Be brief.")
+
+
+def test_answers_are_written_in_whatever_encoding_standard_output_has(tiny_model: Path) -> None:
+    argv = ["generate", "--model", str(tiny_model), *FLOAT32, "--max-new-tokens", "2", "--prompt", "文字", "--json"]
+    result = CliRunner(charset="latin-1").invoke(main, argv)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["prompt"] == "文字"

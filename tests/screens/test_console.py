@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import sys
 from pathlib import Path
 
@@ -85,3 +86,25 @@ def test_errors_are_red_unless_no_color_is_set(tmp_path: Path) -> None:
     assert "error:" in plain
     assert "\x1b[1;31m" not in plain
     assert "\x1b[31m" not in plain
+
+
+COLOUR = re.compile(r"\x1b\[(?:[0-9]+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9]+)*m")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a terminal is made in Linux's way")
+@pytest.mark.parametrize("verb", ["train", "evaluate", "plan", "data", "doctor"])
+def test_no_verb_writes_a_colour_where_no_color_is_set(
+    verb: str, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    model, data = ("--model", str(tiny_model)), ("--data", str(tiny_data))
+    run = (*model, *data, "--output", str(tmp_path / "run"), "--method", "lora", "--steps", "1", "--device", "cpu")
+    asked = {
+        "train": ("train", *run),
+        "evaluate": ("evaluate", *model, *data, "--limit", "2", "--max-new-tokens", "2", "--device", "cpu"),
+        "plan": ("plan", *model, *data, "--method", "lora", "--device", "cpu"),
+        "data": ("data", str(tiny_data), *model),
+        "doctor": ("doctor",),
+    }[verb]
+    written = on_a_terminal(*asked, TERM="xterm-256color", NO_COLOR="1")
+    assert len(written) > 100
+    assert COLOUR.search(written) is None, COLOUR.search(written)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import COUNT, Number, examples, other_base_of, other_base_option
+from veneer.commands.options import RANK, SEED, Number, examples, other_base_of, other_base_option
 from veneer.strict_json import to_text
 
 KINDS = click.Choice(
@@ -50,8 +50,8 @@ KINDS = click.Choice(
     show_default=True,
     help="How TIES elects a sign: by the sum of the values, or by their number.",
 )
-@click.option("--rank", type=COUNT, help="The rank of the new adapter, in the kinds that end in svd.")
-@click.option("--seed", default=0, show_default=True, help="The seed of the random draws of DARE.")
+@click.option("--rank", type=RANK, help="The rank of the new adapter, in the kinds that end in svd.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="The seed of the random draws of DARE.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="The folder of the new adapter.")
 @other_base_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was made as JSON.")

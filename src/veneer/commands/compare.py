@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from veneer.commands.options import COUNT, METHODS, Number, examples, model_option, set_option
+from veneer.commands.options import COUNT, FEW, METHODS, Number, examples, model_option, set_option
 from veneer.enums import Method
 
 
@@ -20,7 +20,7 @@ from veneer.enums import Method
 @click.option(
     "--methods", default="full,lora,qlora", show_default=True, help="The methods to compare, with commas between."
 )
-@click.option("--seeds", type=COUNT, default=3, show_default=True, help="The number of runs of each method.")
+@click.option("--seeds", type=FEW, default=3, show_default=True, help="The number of runs of each method.")
 @click.option("--eval-data", help="The rows that every run is scored on.")
 @click.option(
     "--held-out",

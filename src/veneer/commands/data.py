@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from veneer.commands.options import COUNT, Count, examples
+from veneer.commands.options import COUNT, FEW, Count, examples
 from veneer.strict_json import to_text
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--fix", type=click.Path(path_type=Path), metavar="NEW", help="A mended copy of FILE to write; each change is said."
 )
-@click.option("--processes", type=COUNT, help="The number of processes that check rows. [default: one a core]")
+@click.option("--processes", type=FEW, help="The number of processes that check rows. [default: one a core]")
 @click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON.")
 def data(
     file: str,

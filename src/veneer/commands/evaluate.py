@@ -8,6 +8,7 @@ import click
 
 from veneer.commands.options import (
     COUNT,
+    MANY,
     assistant_of,
     base_option,
     device_option,
@@ -52,7 +53,11 @@ from veneer.commands.options import (
     metavar="NAME",
     help="What may have been forgotten: arithmetic, copying, json, constraints, tools, a file of rows, or kl:FILE.",
 )
-@click.option("--suite-items", type=COUNT, help="Items of each generated suite. [default: as the gate needs, or 400]")
+@click.option(
+    "--suite-items",
+    type=MANY,
+    help="Items of each generated suite. [default: as the gate needs, or 400]",
+)
 @click.option(
     "--gate",
     type=click.Path(path_type=Path),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from veneer.commands.options import (
+    Text,
     adapter_option,
     assistant_of,
     base_option,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 )
 @model_option
 @adapter_option
-@click.option("--prompt", help="The question. Without this and --input it is read from standard input.")
+@click.option("--prompt", type=Text(), help="The question. Without this and --input it is read from standard input.")
 @click.option(
     "--input",
     "input_file",

@@ -44,6 +44,19 @@ class Number(click.types.FloatParamType):
         return number
 
 
+class Text(click.types.StringParamType):
+    """A text in UTF-8: bytes that are not are refused before anything is loaded."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See `click.ParamType.convert`."""
+        text = str(super().convert(value, param, ctx))
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            self.fail(f"it is not UTF-8 text, at character {error.start}; give it in UTF-8.", param, ctx)
+        return text
+
+
 class Duration(click.types.FloatParamType):
     """Seconds, from a time as people write it: 90, 90s, 10m, 1h30m."""
 
@@ -63,15 +76,24 @@ class Duration(click.types.FloatParamType):
 
 
 class Count(click.IntRange):
-    """A whole number of at least `least`."""
+    """A whole number.
+
+    Args:
+        least: the smallest one.
+        most: the largest one.
+    """
 
     name = "integer"
 
-    def __init__(self, least: int = 1):
-        super().__init__(min=least)
+    def __init__(self, least: int = 1, most: int = 1_000_000_000):
+        super().__init__(min=least, max=most)
 
 
 COUNT = Count()
+FEW, MANY = Count(most=1_024), Count(most=1_000_000)
+"""Counts of what is done one by one, or held in memory."""
+RANK = Count(most=65_536)
+SEED = Count(0, 2**31 - 1)
 
 
 def examples(*commands: str) -> str:
@@ -214,7 +236,11 @@ def sampling_options(default_tokens: int) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for option in (
             click.option(
-                "--seed", default=0, show_default=True, help="The seed of the random draws (temperature above 0)."
+                "--seed",
+                type=SEED,
+                default=0,
+                show_default=True,
+                help="The seed of the random draws (temperature above 0).",
             ),
             click.option(
                 "--top-p",
@@ -231,9 +257,13 @@ def sampling_options(default_tokens: int) -> Callable[[Command], Command]:
                 help="How freely tokens are drawn; 0 always takes the likeliest.",
             ),
             click.option(
-                "--max-new-tokens", default=default_tokens, show_default=True, help="The longest answer, in tokens."
+                "--max-new-tokens",
+                type=COUNT,
+                default=default_tokens,
+                show_default=True,
+                help="The longest answer, in tokens.",
             ),
-            click.option("--system", help="The system message that each conversation begins with."),
+            click.option("--system", type=Text(), help="The system message that each conversation begins with."),
         ):
             command = option(command)
         return command

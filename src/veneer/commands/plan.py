@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from veneer.commands.options import COUNT, METHODS, Count, examples, run_config, set_option
+from veneer.commands.options import COUNT, METHODS, RANK, Count, examples, run_config, set_option
 
 NO_FILE = "-"
 """The data file and the output of a run that is only planned."""
@@ -32,7 +32,7 @@ NO_FILE = "-"
 @click.option("--rows", type=COUNT, default=1000, show_default=True, help="The number of rows, without --data.")
 @click.option("--tokens", type=Count(2), help="Tokens in an average row, without --data. [default: as --length]")
 @click.option("--length", type=Count(2), help="Tokens in the longest row. [default: as --tokens, or else 512]")
-@click.option("--rank", type=COUNT, help="The rank of the adapter (lora.rank).")
+@click.option("--rank", type=RANK, help="The rank of the adapter (lora.rank).")
 @set_option
 @click.option(
     "--device",

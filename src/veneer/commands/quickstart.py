@@ -23,7 +23,7 @@ from veneer.strict_json import to_text
 @click.option("--output", type=click.Path(path_type=Path), help="The folder of the run. [default: quickstart-output]")
 @click.option(
     "--rows",
-    type=Count(2),
+    type=Count(2, 1_000_000),
     default=150,
     show_default=True,
     help="The number of messages of each held-out set that are answered.",

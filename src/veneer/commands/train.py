@@ -8,6 +8,7 @@ import click
 
 from veneer.commands.options import (
     COUNT,
+    RANK,
     Duration,
     Number,
     config_option,
@@ -45,7 +46,7 @@ from veneer.commands.options import (
 @click.option(
     "--learning-rate", "--lr", "learning_rate", type=Number(), help="The peak learning rate (train.learning_rate)."
 )
-@click.option("--rank", type=COUNT, help="The rank of the adapter (lora.rank).")
+@click.option("--rank", type=RANK, help="The rank of the adapter (lora.rank).")
 @click.option(
     "--batch-size", type=COUNT, help="Rows in an optimiser step, all micro-batches together (train.examples_per_step)."
 )

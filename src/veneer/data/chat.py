@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from veneer.data.bounded_template import BoundedTemplate, TemplateRefused
 from veneer.data.escape import GuardedChat, SpecialTokens
+from veneer.data.json_values import half_character, unusable
 from veneer.data.records import Message, Record
 from veneer.data.spans import Span
 from veneer.errors import DataError
@@ -144,8 +145,9 @@ class Encoder:
         `add_generation_prompt`, the assistant's header is put behind what it made, since training takes it as given.
 
         Raises:
-            DataError: the template refuses the conversation.
+            DataError: the template refuses the conversation, or a message holds half a character.
         """
+        _refuse_half_characters(messages)
         if self._template is None:
             if any(message["role"] not in ("system", "user") for message in messages):
                 raise DataError(_NO_TEMPLATE)
@@ -298,6 +300,14 @@ def prompt_tokens(
 ) -> list[int]:
     """`Encoder.prompt_tokens` for a single prompt; for many, make one `Encoder`."""
     return Encoder(tokenizer, template).prompt_tokens(messages, tools)
+
+
+def _refuse_half_characters(messages: Sequence[Message]) -> None:
+    for number, message in enumerate(messages, start=1):
+        content = message.get("content") or ""
+        at = half_character(content)
+        if at is not None:
+            raise DataError(f"message {number} ({message['role']}): {unusable(content, at, 'its content')}")
 
 
 def split_for_evaluation(record: Record) -> tuple[tuple[Message, ...], str] | None:

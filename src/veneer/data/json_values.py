@@ -70,6 +70,16 @@ def unusable_at(text: str) -> int | None:
     return None if found is None else found.start()
 
 
+def half_character(text: str) -> int | None:
+    """The index of the first lone surrogate of a text, or None. It stands for half an emoji, or for a byte of the
+    command line or of standard input that is not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
 def unusable(text: str, index: int, path: str) -> str:
     """Describe what is wrong with the character at `index`, in the words of an error message."""
     code = ord(text[index])

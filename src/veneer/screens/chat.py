@@ -8,6 +8,7 @@ import click
 from rich.text import Text
 
 from veneer.assistant import Conversation
+from veneer.data.json_values import half_character
 from veneer.errors import DataError
 from veneer.screens.console import console, say
 
@@ -24,6 +25,9 @@ def converse(conversation: Conversation) -> None:
             raise DataError(f"standard input is not UTF-8 text: {error}") from error
         if not line:
             return
+        at = half_character(line)
+        if at is not None:
+            raise DataError(f"standard input is not UTF-8 text, at character {at}; give it in UTF-8")
         if line == "/new":
             conversation.restart()
             continue

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from veneer.assistant import Assistant, lines_of, turns
 from veneer.data.chat import split_for_evaluation
+from veneer.data.json_values import half_character
 from veneer.data.records import SUFFIXES, Message, read_records
 from veneer.errors import DataError, listing
 from veneer.generation.sampling import Sampling
@@ -25,6 +26,10 @@ def read_question(prompt: str | None) -> str:
         question = sys.stdin.read().strip() if prompt is None else prompt
     except UnicodeDecodeError as error:
         raise DataError(f"standard input is not UTF-8 text: {error}") from error
+    at = half_character(question)
+    if at is not None:
+        # Python hands on bytes that are not UTF-8 as halves of characters where the locale is C.
+        raise DataError(f"standard input is not UTF-8 text, at character {at}; give it in UTF-8")
     if not question.strip():
         raise DataError("the prompt is empty; give --prompt, --input or text on standard input")
     return question
