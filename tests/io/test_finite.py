@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import torch
+from gguf.constants import GGML_QUANT_SIZES
+from gguf.constants import GGMLQuantizationType as Kind
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from gguf_files import tiny_model
+from gguf_files import write_model as write_gguf
 from veneer.enums import Scheme
 from veneer.errors import ModelError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.finite import check_finite
+from veneer.io.gguf.reader import GgufCheckpoint, decode
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of
 
 BROKEN = [float("nan"), float("inf"), float("-inf")]
@@ -85,3 +93,59 @@ def test_scales_of_quantised_weights_are_looked_at(kind: str, count: str, tmp_pa
     files = open_checkpoint(model(tmp_path / "m", parts_of("a.weight", quantised(kind), torch.float32)))
     with pytest.raises(ModelError, match=rf"1 of the {count} values of the scales of a\.weight"):
         files.read_stored("a.weight")
+
+
+HALVES = {
+    Kind.Q4_0: [0], Kind.Q4_1: [0, 2], Kind.Q5_0: [0], Kind.Q5_1: [0, 2], Kind.Q8_0: [0], Kind.Q2_K: [80, 82],
+    Kind.Q3_K: [108], Kind.Q4_K: [0, 2], Kind.Q5_K: [0, 2], Kind.Q6_K: [208],
+}  # fmt: skip
+"""Where the scales (and minima) of a block stand, by llama.cpp's structures: each is a float16."""
+
+
+@pytest.mark.parametrize("value", BROKEN)
+@pytest.mark.parametrize("kind", HALVES, ids=lambda kind: kind.name)
+def test_scales_of_blocks_of_gguf_decode_to_what_is_refused(kind: Kind, value: float) -> None:
+    _, size = GGML_QUANT_SIZES[kind]
+    for place in HALVES[kind]:
+        raw = np.random.default_rng(place).integers(1, 60, (1, 3 * size), dtype=np.uint8)
+        at = size + place
+        raw[0, at : at + 2] = np.array([value], np.float16).view(np.uint8)
+        with pytest.raises(ModelError, match=r"values of w are NaN or infinite"):
+            check_finite("m", "w", decode(raw, kind))
+        raw[0, at : at + 2] = np.array([0.5], np.float16).view(np.uint8)
+        check_finite("m", "w", decode(raw, kind))
+
+
+@pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q4_0], ids=lambda kind: kind.name)
+def test_a_gguf_file_with_a_broken_scale_is_refused_by_the_name_of_the_tensor(kind: Kind, tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    write_gguf(file, tiny_model(), kind)
+    name = "blk.1.ffn_up.weight"
+    (tensor,) = [one for one in gguf.GGUFReader(file).tensors if one.name == name]
+    content = bytearray(file.read_bytes())
+    at = tensor.data_offset + 3 * GGML_QUANT_SIZES[kind][1]
+    content[at : at + 2] = np.array([np.nan], np.float16).tobytes()
+    file.write_bytes(content)
+    files = GgufCheckpoint(file)
+    files.read("model.layers.0.mlp.up_proj.weight", torch.float32)
+    with pytest.raises(ModelError, match=r"values of model\.layers\.1\.mlp\.up_proj\.weight are NaN or infinite"):
+        files.read("model.layers.1.mlp.up_proj.weight", torch.float32)
+
+
+@pytest.mark.parametrize("value", BROKEN)
+def test_scales_of_fp8_and_mxfp4_are_looked_at(value: float, tmp_path: Path) -> None:
+    scales = torch.ones(50, 1)
+    scales[7] = value
+    eight = {"a.weight": torch.ones(50, 70).to(torch.float8_e4m3fn), "a.weight_scale": scales}
+    powers = torch.full((3, 10, 2), 127, dtype=torch.uint8)
+    powers[1, 2, 0] = 255  # NaN, by the format
+    four = {"mlp.experts.down_proj_blocks": torch.ones(3, 10, 2, 16, dtype=torch.uint8)}
+    four["mlp.experts.down_proj_scales"] = powers
+    for method, tensors in (("fp8", eight), ("mxfp4", four)):
+        folder = model(tmp_path / method, tensors)
+        described = {"model_type": "llama", "quantization_config": {"quant_method": method}}
+        (folder / "config.json").write_text(json.dumps(described), encoding="utf-8")
+        files = open_checkpoint(folder)
+        (name,) = files.names()
+        with pytest.raises(ModelError, match=rf"values of {name} are NaN or infinite"):
+            files.read(name, torch.float32)
