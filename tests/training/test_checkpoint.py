@@ -221,6 +221,16 @@ def test_a_checkpoint_of_before_the_digests_is_gone_on_with(saved: Saved) -> Non
     assert (progress.step, warnings) == (3, [])
 
 
+def test_a_checkpoint_of_before_signals_memory_and_bad_steps_is_gone_on_with(saved: Saved) -> None:
+    folder = saved.store.folder.checkpoint(3)
+    state = json.loads((folder / "state.json").read_text())
+    for name in ("evaluation_due", "micro_batches", "skipped", "bad_in_a_row", "window"):
+        del state["progress"][name]
+    rewrite(folder, state)
+    progress, _, warnings = saved.restored()
+    assert (progress, warnings) == (Progress(step=3, tokens=30, seconds=0.5), [])
+
+
 def rewrite(folder: Path, state: object) -> None:
     """Another state, with the digest that belongs to it."""
     (folder / "state.json").write_text(json.dumps(state))
@@ -236,6 +246,14 @@ def rewrite(folder: Path, state: object) -> None:
         *(("seconds", value) for value in (-0.5, "1", None, [1.0])),
         *(("best_step", value) for value in (-1, 4, "2", [2])),
         *(("best_loss", value) for value in ("0.5", [0.5], True)),
+        *(("evaluation_due", value) for value in (0, "no", None)),
+        *(
+            ("micro_batches", value)
+            for value in (None, [3], [[1]], [[0, 5]], [[2, 5], [1, 4]], [[1, 5], [1, 4]], [[1, 0]])
+        ),
+        *(("skipped", value) for value in (-1, 4, "1", None)),
+        *(("bad_in_a_row", value) for value in (-1, 3, None)),
+        *(("window", value) for value in (None, [1.0], [[1.0]], [[1.0, "x"]], [[1.0, 2.0]] * 129)),
     ],
 )
 def test_a_state_that_cannot_be_is_refused(saved: Saved, name: str, value: object) -> None:
