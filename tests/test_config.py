@@ -289,7 +289,7 @@ def test_the_keys_are_these() -> None:
             "train.lora_plus_ratio", "train.optimizer", "train.schedule",
             "train.warmup", "train.min_rate", "train.weight_decay", "train.beta1", "train.beta2",
             "train.clip", "train.seed", "train.eval_every", "train.save_every", "train.keep",
-            "train.patience", "train.publish",
+            "train.patience", "train.publish", "train.skip_bad_steps",
             "compute.device", "compute.dtype", "compute.products", "compute.threads", "compute.micro_batch_tokens",
             "compute.memory_limit_mb", "compute.recompute",
         ]
