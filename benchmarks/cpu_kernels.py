@@ -15,6 +15,9 @@ import torch
 from torch.nn import functional
 
 from veneer import products
+from veneer.model.attention import PackedAttention
+from veneer.model.shape import AttentionSpec
+from veneer.model.windowed import attention_by_document
 from veneer.native.functions import Documents
 from veneer.native.library import choice, kernels
 from veneer.quant.codes import CodeBook, _decode_chunks, dequantize_4bit, quantize_4bit
@@ -50,6 +53,21 @@ def attention(documents: int, length: int) -> tuple[Callable[[], object], Callab
         output.backward(grad.view(documents, length, 9, 64).transpose(1, 2))
 
     return ours, torchs
+
+
+def windowed(
+    length: int, heads: int, kv_heads: int, spec: AttentionSpec
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """Forward and backward over a document with a window or capped scores, heads of 256 (Gemma), bfloat16: the kernel,
+    and torch's operations block by block."""
+    inputs = [torch.randn(length, count, 256, dtype=torch.bfloat16) for count in (heads, kv_heads, kv_heads)]
+    q, k, v = (x.requires_grad_() for x in inputs)
+    grad = torch.randn(length, heads, 256, dtype=torch.bfloat16)
+    packed = PackedAttention([length])
+    return (
+        lambda: packed.attend(0, q, k, v, spec).backward(grad),
+        lambda: attention_by_document(q, k, v, [length], 0, spec).backward(grad),
+    )
 
 
 def decode() -> tuple[Callable[[], object], Callable[[], object]]:
@@ -117,6 +135,9 @@ def main() -> None:
         "attention 8 x 150, forward and backward": attention(8, 150),
         "attention 8 x 256, forward and backward": attention(8, 256),
         "attention 1 x 2048, forward and backward": attention(1, 2048),
+        "window of 512 in 1 x 1024, Gemma 3 270M": windowed(1024, 4, 1, AttentionSpec(window=512)),
+        "window of 512 in 1 x 2048, Gemma 3 270M": windowed(2048, 4, 1, AttentionSpec(window=512)),
+        "soft cap of 50 in 1 x 1024, Gemma 2 2B": windowed(1024, 8, 4, AttentionSpec(softcap=50.0)),
         "product with update 1792 x 576 x 1536": product(1792, 576, 1536),
         "product with update 1792 x 1536 x 576": product(1792, 1536, 576),
         "product with update 600 x 576 x 1536": product(600, 576, 1536),
