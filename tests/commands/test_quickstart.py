@@ -20,7 +20,7 @@ def test_options_reach_the_walk_and_its_error_is_one_message(monkeypatch: pytest
         asked.append((arguments, named))
         raise ModelError("the model is not there")
 
-    monkeypatch.setattr(screen, "run", walk)
+    monkeypatch.setattr(screen, "quickstart_visibly", walk)
     message = refused("quickstart", "--method", "lora", "--rows", "7", "--output", tmp_path / "out", "--device", "cpu")
     assert "the model is not there" in message
     ((arguments, named),) = asked

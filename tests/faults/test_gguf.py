@@ -26,7 +26,7 @@ BAD = {
     "no counts": (header()[:12], "tensor count needs"),
     "many tensors": (header(counts=(1 << 62, 0)), "at most 65536"),
     "many keys": (header(counts=(0, 1 << 62)), "at most 65536"),
-    "missing keys": (header(counts=(0, 3)), "needs 8 bytes where 0"),
+    "missing keys": (header(counts=(0, 3)), "needs 8 bytes, but 0 are left"),
     "long key": (header(struct.pack("<Q", 1 << 63), counts=(0, 1)), "at most 65536"),
     "key beyond": (header(struct.pack("<Q", 60000), counts=(0, 1)), "needs 60000 bytes"),
     "key not text": (header(text(b"\xff") + struct.pack("<IB", 0, 1), counts=(0, 1)), "not UTF-8"),

@@ -44,9 +44,9 @@ def quickstart(
 
     The rows are the bundled insurance claims.
     """
-    from veneer.screens.quickstart import run
+    from veneer.screens.quickstart import quickstart_visibly
 
-    results = run(
+    results = quickstart_visibly(
         Method(method),
         model=model,
         output=output,

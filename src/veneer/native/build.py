@@ -1,9 +1,9 @@
 """Compile the kernels of this folder, once for each instruction set that the compiler knows.
 
-Run by the package's build (hatch_build.py) where a C compiler is there, and by `python -m veneer.native.build`. Only
-the standard library is used: neither torch nor its headers are needed. OpenMP is compiled in but not linked: at run
-time its symbols are those of the runtime that torch has loaded, so that both share one pool of threads (two pools
-would fight for the cores).
+The package's build (hatch_build.py) runs it if there is a C compiler, and so does `python -m veneer.native.build`. It
+uses only the standard library; it needs neither torch nor its headers. OpenMP is compiled in but not linked. At run
+time its symbols come from the runtime that torch has loaded, so that both share one pool of threads; two pools would
+fight for the cores.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ VARIANTS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "aarch64": {"neon": ("-march=armv8-a",)},
 }
-"""Instruction sets by machine, best first, with what the compiler is told."""
+"""The instruction sets of each machine, best first, with the options that the compiler gets."""
 
 MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}
-"""Other names of the same machines."""
+"""Other names of the machines in `VARIANTS`."""
 
 
 def machine() -> str:
-    """This machine's kind, as `VARIANTS` calls it."""
+    """Return the kind of this machine, as `VARIANTS` calls it."""
     return MACHINES.get(platform.machine(), platform.machine())
 
 
 def library_path(variant: str, folder: Path = HERE) -> Path:
-    """Where the library of an instruction set stands."""
+    """Return the path of the library of an instruction set."""
     return folder / f"kernels-{variant}.so"
 
 
 def compiler() -> str | None:
-    """The C compiler that is installed, or None."""
+    """Return the C compiler that is installed, or None."""
     return next((found for name in ("cc", "gcc", "clang") if (found := shutil.which(name))), None)
 
 
@@ -70,7 +70,7 @@ def build(folder: Path = HERE, *, cc: str | None = None, target: str | None = No
     """Compile every variant for `target` (this machine by default) into `folder`.
 
     Returns:
-        The libraries made; empty where there is no compiler, or it cannot compile them.
+        The libraries that were made; none if there is no compiler, or if it cannot compile them.
     """
     cc = compiler() if cc is None else shutil.which(cc)
     if cc is None or sys.platform == "win32":

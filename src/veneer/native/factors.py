@@ -12,11 +12,11 @@ from torch import Tensor
 from veneer.native.stored import FORMATS
 
 FACTOR_DTYPES = (torch.float32, torch.bfloat16)
-"""What factors may be stored as."""
+"""The dtypes that factors may be stored in."""
 
 
 class FactorStruct(ctypes.Structure):
-    """`Factor` of adapt.h."""
+    """The struct `Factor` of adapt.h."""
 
     _fields_ = (
         ("down", ctypes.c_void_p),
@@ -29,7 +29,7 @@ class FactorStruct(ctypes.Structure):
 
 
 class SegmentStruct(ctypes.Structure):
-    """`Segment` of adapt.h."""
+    """The struct `Segment` of adapt.h."""
 
     _fields_ = (("start", ctypes.c_int32), ("stop", ctypes.c_int32), ("factors", ctypes.POINTER(FactorStruct)))
 
@@ -44,17 +44,17 @@ class LayerFactors:
     """Bᵀ, `[rank, out]`, contiguous, with the dtype of A."""
     scale: float
     bias: Tensor | None = None
-    """float32 `[out]`, contiguous."""
+    """The bias, float32 `[out]`, contiguous."""
 
     def struct(self, columns: int, depth: int) -> FactorStruct:
-        """What the kernels read, for a layer of these sizes. Raises ValueError where the factors are of another."""
+        """Make the struct for a layer of these sizes. Raises ValueError if the factors have other sizes."""
         rank = len(self.down)
         tensors = (self.down, self.up) if self.bias is None else (self.down, self.up, self.bias)
         fits = self.down.shape == (rank, depth) and self.up.shape == (rank, columns)
         fits = fits and (self.bias is None or (self.bias.shape == (columns,) and self.bias.dtype == torch.float32))
         readable = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors)
         if not fits or not readable or self.down.dtype not in FACTOR_DTYPES or self.up.dtype != self.down.dtype:
-            # The library reads memory by these sizes, so a mistake here must not reach it.
+            # The library reads memory by these sizes, so a wrong one must not reach it.
             given = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in tensors)
             raise ValueError(f"factors {given} for a layer [{columns}, {depth}]")
         return FactorStruct(
@@ -86,17 +86,17 @@ class StepFactors:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
+        """Return the bytes of all tensors."""
         return sum(
             part.down.nbytes + part.up.nbytes + (0 if part.bias is None else part.bias.nbytes)
             for part in self.layers.values()
         )
 
     def table(self, sites: Sequence[Site]) -> ctypes.Array[FactorStruct]:
-        """A factor for every layer of a program, made once.
+        """Return a factor for every layer of a program; the table is made once.
 
         Raises:
-            ValueError: a layer's factors are of another size, or the program does not have the layer.
+            ValueError: the factors of a layer have another size, or the program does not have the layer.
         """
         if self._table is None or self._sites is not sites:
             unknown = sorted(self.layers.keys() - {site.path for site in sites})

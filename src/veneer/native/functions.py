@@ -22,7 +22,7 @@ from veneer.native.stored import Stored, matrix_struct
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
 INTERFACE = 2
-"""The arguments of the library's functions; interface.c has the same number."""
+"""The version of the functions' arguments; interface.c has the same number."""
 
 MIN_DIM_MULTIPLE = 16
 """Head dimensions must be a multiple of the widest vector."""
@@ -30,12 +30,12 @@ MIN_DIM_MULTIPLE = 16
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """How a pack of tokens is cut."""
+    """How a pack of tokens is cut into documents."""
 
     lengths: tuple[int, ...]
-    """Tokens of each document, end to end."""
+    """How many tokens each document has; the documents stand end to end."""
     shared: int = 0
-    """Where above 0, document 0 has so many tokens and is the common beginning that all the others see."""
+    """If it is above 0, document 0 has so many tokens, and all others see it as their common beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class ScoreLimits:
     window: int | None = None
     """The number of keys that a query sees, its own included."""
     softcap: float | None = None
-    """c: scores s become c · tanh(s / c)."""
+    """The bound c of the scores: a score s becomes c · tanh(s / c)."""
     sinks: Tensor | None = None
-    """Learned scores without a value, float32 `[heads]`."""
+    """Learned scores that have no value to mix in, float32 `[heads]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Kernels:
     """The functions of one compiled library.
 
     Raises:
-        OSError: it cannot be loaded, or was compiled from sources of another interface.
+        OSError: the library cannot be loaded, or was compiled from sources with other arguments.
     """
 
     def __init__(self, path: Path):
@@ -93,7 +93,7 @@ class Kernels:
         scale: float,
         limits: ScoreLimits | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Causal attention within documents; see attention.c for shapes. Returns output and log-sum-exp."""
+        """Compute causal attention within documents. Returns output and log-sum-exp; attention.c says their shapes."""
         output = torch.empty_like(queries)
         lse = torch.empty(queries.shape[:2], dtype=torch.float32)
         problem = _problem(queries, keys, values, documents, scale, limits)
@@ -112,7 +112,7 @@ class Kernels:
         grad: Tensor,
         limits: ScoreLimits | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of queries, keys and values. That of sinks follows from `lse`, `output` and `grad`."""
+        """Return the gradients of queries, keys and values; that of sinks follows from `lse`, `output` and `grad`."""
         grads = torch.empty_like(queries), torch.empty_like(keys), torch.empty_like(values)
         tokens, heads, dim = queries.shape
         rows = 2 * tokens + 2 * documents.shared * len(documents.lengths)
@@ -136,7 +136,7 @@ class Kernels:
         return int(count(_DTYPES[dtype], ctypes.c_int64(rounds), ctypes.byref(kept), threads))
 
     def attention_step(self, queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor, scale: float) -> Tensor:
-        """One new token a row against the first `seen` (int64 `[rows]`) keys of its line of the cache."""
+        """Attend with one new token for each row to the first `seen` (int64 `[rows]`) keys of its line of the cache."""
         output = torch.empty_like(queries)
         rows, heads, dim = queries.shape
         self._call(
@@ -154,7 +154,7 @@ class Kernels:
         return output
 
     def cross_entropy(self, scores: Tensor, targets: Tensor, *, gradient: bool) -> Tensor:
-        """Losses float32 `[rows]` of `scores` `[rows, vocab]`, which become their gradient if that is asked for."""
+        """Return the losses, float32 `[rows]`, of `scores` `[rows, vocab]`; with `gradient`, it replaces the scores."""
         losses = torch.empty(scores.shape[0], dtype=torch.float32)
         self._call(
             "cross_entropy",
@@ -169,7 +169,7 @@ class Kernels:
         return losses
 
     def dequantize_4bit(self, codes: Tensor, values: Tensor, absmax: Tensor, block: int, out: Tensor) -> None:
-        """Decode into `out`; `values` float32 `[16]`, `absmax` float32, one for `block` weights."""
+        """Decode into `out`. `values` is float32 `[16]`; `absmax` is float32, with one scale for `block` weights."""
         self._dequantize_4bit(codes, values, (absmax, None, None, None, None), 1, block, out)
 
     def dequantize_4bit_nested(
@@ -184,7 +184,7 @@ class Kernels:
         nested_block: int,
         out: Tensor,
     ) -> None:
-        """Decode weights with scales in 8 bits: nested_values[absmax_codes] · nested_absmax + nested_offset."""
+        """Decode weights whose scales are in 8 bits: nested_values[absmax_codes] · nested_absmax + nested_offset."""
         scales = (None, absmax_codes, nested_values, nested_absmax, nested_offset)
         self._dequantize_4bit(codes, values, scales, nested_block, block, out)
 
@@ -211,11 +211,11 @@ class Kernels:
 
     @cached_property
     def has_int8(self) -> bool:
-        """Whether `int8_product` runs here: it is compiled for AVX-512 only, and the processor must have VNNI."""
+        """Return whether `int8_product` runs here: it is compiled for AVX-512 only and needs a processor with VNNI."""
         return "avx512_vnni" in cpu_flags() and bool(self._library.veneer_int8_compiled(ctypes.c_int(1)))
 
     def int8_product(self, x: Tensor, codes: Tensor, scales: Tensor, offsets: Tensor, columns: int) -> Tensor:
-        """x `[rows, width]` times a packed int8 matrix, `[rows, columns]`; see int8.c for its layout."""
+        """Multiply x `[rows, width]` by a packed int8 matrix to `[rows, columns]`; int8.c says its layout."""
         y = torch.empty((x.shape[0], columns), dtype=x.dtype)
         self._call(
             "int8_product",
@@ -229,7 +229,7 @@ class Kernels:
         return y
 
     def rows_product(self, x: Tensor, weight: Stored, bias: Tensor | None = None) -> Tensor:
-        """x Wᵀ (+ bias `[columns]`), float32 `[rows, depth]` to `[rows, columns]`, with the weight as it is stored.
+        """Return x Wᵀ (+ bias `[columns]`), float32 `[rows, depth]` to `[rows, columns]`, by the stored weight.
 
         Sums are float32, and a row's bits do not depend on the number of rows; see rows.c.
         """
@@ -249,8 +249,10 @@ class Kernels:
         *,
         by_outputs: bool,
     ) -> None:
-        """y = x Wᵀ (`by_outputs`) or x W, + scale · left W₂ + bias, in float32 with the weight as it is stored, with
-        (left, W₂) the update; see frozen.c for shapes."""
+        """Return x Wᵀ (`by_outputs`) or x W, plus scale · left W₂ + bias, in float32 by the weight as it is stored.
+
+        (left, W₂) is the update; frozen.c says the shapes.
+        """
         left, right = update if update is not None else (None, None)
         matrix, factor = matrix_struct(weight), None if right is None else matrix_struct(right)
         self._call(
@@ -298,9 +300,9 @@ class Kernels:
 
     @cached_property
     def has_products(self) -> bool:
-        """Whether `product` and `outer` are to be used.
+        """Return whether `product` and `outer` are to be used.
 
-        They are compiled for AVX-512 BF16 only, and where the processor has AMX, torch's products use that instead.
+        They are compiled for AVX-512 BF16 only. If the processor has AMX, torch's products are used, which run on it.
         """
         return "amx_bf16" not in cpu_flags() and bool(self._library.veneer_product_compiled(ctypes.c_int(1)))
 
@@ -315,7 +317,7 @@ class Kernels:
         *,
         by_outputs: bool,
     ) -> None:
-        """y = x W + scale · left W₂ + bias in bfloat16, with (left, W₂) the update; see products.c for shapes."""
+        """Return x W + scale · left W₂ + bias in bfloat16; (left, W₂) is the update, and products.c says the shapes."""
         left, right = update if update is not None else (None, None)
         self._call(
             "product",
@@ -334,7 +336,7 @@ class Kernels:
         )
 
     def outer(self, narrow: Tensor, wide: Tensor, scale: float, out: Tensor, *, turned: bool) -> None:
-        """out = scale · narrowᵀ wide in bfloat16 with float32 sums, or its transpose; runs where `product` does."""
+        """Set out to scale · narrowᵀ wide or its transpose, in bfloat16 from float32 sums; see `has_products`."""
         self._call(
             "outer",
             _pointer(narrow),
@@ -351,7 +353,7 @@ class Kernels:
         self, weights: Tensor, grads: Tensor, mean: CodedMoment, square: CodedMoment, betas: tuple[float, float],
         shrink: float, rate: float, root: float, epsilon: float,
     ) -> None:  # fmt: skip
-        """A step over float32 `weights` and `grads` of one length, in place; see optimizer.c for the formula."""
+        """Take a step over float32 `weights` and `grads` of one length, in place; optimizer.c says the formula."""
         states = [_pointer(tensor) for moment in (mean, square) for tensor in (moment.codes, moment.absmax)]
         tables = [_pointer(tensor) for m in (mean, square) for tensor in (m.values, m.below, m.thresholds)]
         self._call(
@@ -366,7 +368,7 @@ class Kernels:
         )
 
     def rms_norm_forward(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        """Normalised rows and their rstd `[rows]`; `weight` float32."""
+        """Return the normalised rows and their rstd `[rows]`; `weight` is float32."""
         y = torch.empty_like(x)
         rstd = torch.empty(x.shape[0], dtype=torch.float32)
         self._call(
@@ -383,7 +385,7 @@ class Kernels:
         return y, rstd
 
     def rms_norm_backward(self, x: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor) -> Tensor:
-        """Gradient of the rows."""
+        """Return the gradient of the rows."""
         grad_x = torch.empty_like(x)
         self._call(
             "rms_norm_backward",
@@ -396,14 +398,14 @@ class Kernels:
         return grad_x
 
     def swiglu_forward(self, gate: Tensor, up: Tensor) -> Tensor:
-        """silu(gate) · up."""
+        """Return silu(gate) · up."""
         h = torch.empty_like(gate)
         count = ctypes.c_int64(gate.numel())
         self._call("swiglu_forward", _DTYPES[gate.dtype], _pointer(gate), _pointer(up), count, _pointer(h))
         return h
 
     def swiglu_backward(self, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradients of gate and up."""
+        """Return the gradients of gate and up."""
         grads = torch.empty_like(gate), torch.empty_like(up)
         self._call(
             "swiglu_backward",
@@ -432,7 +434,7 @@ class Kernels:
 
 
 def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    """Where a tensor begins; NULL for None."""
+    """Return where a tensor begins; NULL for None."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
@@ -466,7 +468,7 @@ def _problem(
 
 
 def usable(*tensors: Tensor) -> bool:
-    """Whether kernels can take these tensors: on the CPU, contiguous, of one supported dtype, not empty."""
+    """Return whether kernels take these tensors: on the CPU, contiguous, of one supported dtype, not empty."""
     first = tensors[0]
     return first.dtype in _DTYPES and all(
         t.device.type == "cpu" and t.dtype == first.dtype and t.is_contiguous() and t.numel() > 0 for t in tensors

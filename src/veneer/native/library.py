@@ -1,6 +1,6 @@
 """The choice of the compiled library for this processor.
 
-`kernels()` is its functions, or None; the callers hold the same mathematics in plain torch for that case.
+`kernels()` returns its functions, or None. For that case the callers have the same mathematics in plain torch.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from veneer.native.functions import Kernels
 from veneer.native.processor import runnable_variants
 
 REVISION = 3
-"""The revision of the kernels, which grows whenever one of them computes other bits. `run.lock` records it. The second
-has float32 products of its own; locks of the first name none. The third has windows, soft caps and sinks in
+"""The revision of the kernels, which grows whenever one of them computes other bits. `run.lock` records it, but not in
+runs of the first revision. The second has float32 products of its own. The third has windows, soft caps and sinks in
 attention."""
 
 
@@ -29,7 +29,7 @@ class KernelChoice:
 
 
 _chosen: list[str] = []
-"""The variant that `use_variant` asked for, at most one."""
+"""The variants that `use_variant` asked for, at most one."""
 
 
 def use_variant(variant: str) -> None:
@@ -38,7 +38,7 @@ def use_variant(variant: str) -> None:
     It must be called before anything is computed.
 
     Raises:
-        ValueError: the processor does not run it, or it was not compiled.
+        ValueError: the processor does not run the variant, or it was not compiled.
     """
     if variant not in runnable_variants():
         raise ValueError(f"kernels {variant!r}: this processor runs {', '.join(runnable_variants()) or 'none'}")
@@ -51,7 +51,7 @@ def use_variant(variant: str) -> None:
 
 @lru_cache(maxsize=1)
 def choice() -> KernelChoice:
-    """The variant for this processor: the best one that it can run and that was compiled."""
+    """Choose the best variant that this processor runs and that was compiled."""
     variants = VARIANTS.get(machine(), {})
     if not variants:
         return KernelChoice(None, f"no kernels are written for {platform.machine()}")
@@ -68,7 +68,7 @@ def choice() -> KernelChoice:
 
 @lru_cache(maxsize=1)
 def kernels() -> Kernels | None:
-    """The compiled kernels, or None where torch's own operations are to be used."""
+    """Return the compiled kernels, or None if torch's own operations are to be used."""
     chosen = choice().variant
     if chosen is None or sys.platform == "win32":
         return None

@@ -13,11 +13,11 @@ NEEDS = {
     "avx2": {"avx2", "fma", "f16c"},
     "neon": set[str](),
 }
-"""Processor flags, as Linux names them, without which a variant must not run."""
+"""The processor flags, as Linux names them, that each variant needs."""
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Instruction sets of the processor as Linux names them; empty where the system does not say."""
+    """Return the instruction sets of the processor as Linux names them; none if the system does not say."""
     try:
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -30,6 +30,6 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def runnable_variants() -> list[str]:
-    """The variants that this processor runs, best first."""
+    """Return the variants that this processor runs, best first."""
     flags = cpu_flags()
     return [name for name in VARIANTS.get(machine(), {}) if NEEDS[name] <= flags]

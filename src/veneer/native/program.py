@@ -30,7 +30,7 @@ class NormKind(IntFlag):
 
     PLAIN = 0
     CENTRED = 1
-    """The mean is taken off first."""
+    """The mean is subtracted first."""
     BY_HEAD = 2
     """Each head has a weight of its own."""
 
@@ -81,13 +81,13 @@ class Slot:
     """Rows of floats in the working memory."""
 
     offset: int
-    """Floats before the first row."""
+    """How many floats stand before the first row."""
     stride: int
-    """Floats from one row to the next."""
+    """How many floats there are from one row to the next."""
     width: int
 
     def part(self, start: int, width: int) -> Slot:
-        """Columns of these rows."""
+        """Return some columns of these rows."""
         return Slot(self.offset + start, self.stride, width)
 
 
@@ -96,11 +96,11 @@ class CacheBlocks:
     """Where the keys and values of a step's rows stand."""
 
     dtype: torch.dtype
-    """float32 or bfloat16."""
+    """The dtype of keys and values: float32 or bfloat16."""
     block_tokens: int
-    """Tokens of a block, `[layers, 2 (keys, values), kv_heads, block_tokens, head_dim]`."""
+    """How many tokens a block holds. A block is `[layers, 2 (keys, values), kv_heads, block_tokens, head_dim]`."""
     addresses: Sequence[Sequence[ctypes.Array[ctypes.c_void_p]]]
-    """By group of layers and by row: where the blocks of the row's sequence begin. A block that no window reaches any
+    """Where the blocks of each row's sequence begin, by group of layers and by row. A block that no window reaches any
     more may be missing (0)."""
 
 
@@ -130,13 +130,13 @@ class Program:
     _array: ctypes.Array[_OpStruct] | None = None
 
     def slot(self, width: int) -> Slot:
-        """Room for a row of `width` floats for each row."""
+        """Reserve `width` floats for each row."""
         found = Slot(self._floats, width, width)
         self._floats += -(-self.rows * width // 16) * 16
         return found
 
     def view(self, slot: Slot, rows: int) -> Tensor:
-        """What stands in a slot, float32 `[rows, width]`: memory that the next run overwrites."""
+        """Return what stands in a slot, float32 `[rows, width]`; the next run overwrites this memory."""
         return self._memory().as_strided((rows, slot.width), (slot.stride, 1), slot.offset)
 
     def norm(
@@ -150,8 +150,10 @@ class Program:
         heads: int = 1,
         added: tuple[Slot, float] | None = None,
     ) -> None:
-        """to = norm(source), each of `heads` equal parts of a row apart; where something is `added`, with a factor, the
-        source is replaced by the sum first."""
+        """Add the operation to = norm(source); each of `heads` equal parts of a row has its own norm.
+
+        If something is `added`, with a factor, the sum first replaces the source.
+        """
         op = self._append(
             _OpStruct(kind=_Kind.NORM, source=_struct(source), to=_struct(to), variant=kind, heads=heads, other=eps)
         )
@@ -161,13 +163,13 @@ class Program:
             op.beside, op.scale = _struct(added[0]), added[1]
 
     def add(self, source: Slot, added: Slot, scale: float) -> None:
-        """source += scale · added."""
+        """Add the operation source += scale · added."""
         self._append(
             _OpStruct(kind=_Kind.ADD, source=_struct(source), beside=_struct(added), dim=source.width, scale=scale)
         )
 
     def linear(self, source: Slot, layers: Sequence[tuple[StoredLinear, Slot]]) -> None:
-        """The outputs of layers that read the same input."""
+        """Add the products of layers that read the same input."""
         groups: dict[bool, list[tuple[StoredLinear, Slot]]] = {}
         for layer, to in layers:
             groups.setdefault(layer.weight.codes_paired, []).append((layer, to))
@@ -181,7 +183,7 @@ class Program:
                 self._products(down, [self._linear(update.up, to, scale=update.scale, add=True)])
 
     def adapt(self, source: Slot, layers: Sequence[tuple[str, StoredLinear, Slot]]) -> None:
-        """The updates by the adapters of a step, of layers that read the same input, by their paths."""
+        """Add the updates, by the adapters of a step, of layers that read the same input; each comes with its path."""
         products = [self._linear(layer.weight, to) for _, layer, to in layers]
         self._products(source, products, kind=_Kind.ADAPT).number = len(self.sites)
         self.sites += [
@@ -189,7 +191,7 @@ class Program:
         ]
 
     def rotate(self, source: Slot, head_dim: int, turned: int, number: int, pairs: Pairs) -> None:
-        """Turn the first `turned` numbers of every head by the angles of that number."""
+        """Add the operation that turns the first `turned` numbers of every head by the angles of number `number`."""
         heads = source.width // head_dim
         op = self._append(_OpStruct(kind=_Kind.ROTATE, source=_struct(source), heads=heads, kv_heads=head_dim))
         op.dim, op.number, op.variant = turned, number, pairs
@@ -209,8 +211,10 @@ class Program:
         softcap: float | None,
         sinks: Tensor | None,
     ) -> None:
-        """Put keys and values into the cache of a layer, by its group and its number there, and mix what each row
-        sees."""
+        """Add attention: put keys and values into the cache of a layer, and mix the values that each row sees.
+
+        The layer is given by its group and its number in the group.
+        """
         op = self._append(
             _OpStruct(
                 kind=_Kind.ATTEND, source=_struct(queries), beside=_struct(keys), third=_struct(values), number=layer
@@ -222,7 +226,7 @@ class Program:
         op.weight = None if sinks is None else self._address(sinks)
 
     def gate(self, gate: Slot, up: Slot, to: Slot, function: Gate) -> None:
-        """to = function(gate) · up."""
+        """Add the operation to = function(gate) · up."""
         op = self._append(_OpStruct(kind=_Kind.GATE, source=_struct(gate), beside=_struct(up), to=_struct(to)))
         op.dim, op.variant = gate.width, function
 
@@ -239,10 +243,10 @@ class Program:
 
         Args:
             kernels: the compiled library.
-            rows: at most as many as the program was made for.
-            blocks: the cache.
-            seen: int64 `[rows]`, the keys that each row sees without a window, its own included.
-            angles: cosine and sine by number, float32 `[rows, turned / 2]`.
+            rows: how many rows there are, at most as many as the program was made for.
+            blocks: where the cache of each row stands.
+            seen: int64 `[rows]`, how many keys each row would see without a window, its own included.
+            angles: pairs of cosine and sine, each float32 `[rows, turned / 2]`; `rotate` names them by number.
             segments: the rows under adapters, in order.
         """
         self._check(rows, blocks, seen, segments)
@@ -260,7 +264,7 @@ class Program:
         )  # fmt: skip
 
     def _check(self, rows: int, blocks: CacheBlocks, seen: Tensor, segments: Sequence[Segment]) -> None:
-        """Raise ValueError for what the library must not be given, since it reads and writes by these numbers."""
+        """Raise ValueError for numbers that do not fit the program: the library reads and writes memory by them."""
         rooms = [[len(table) * blocks.block_tokens for table in group] for group in blocks.addresses]
         keys: list[int] = seen.tolist()
         fits = 0 < rows <= self.rows and len(keys) == rows and all(len(group) == rows for group in rooms)
@@ -271,7 +275,7 @@ class Program:
             raise ValueError(f"segments {[(one.start, one.stop) for one in segments]} of {rows} rows")
 
     def _memory(self) -> Tensor:
-        """The working memory of all slots, made when it is first asked for."""
+        """Return the working memory of all slots; it is made when it is first asked for."""
         if self._space is None:
             self._space = torch.zeros(self._floats, dtype=torch.float32)
         return self._space
@@ -295,7 +299,7 @@ class Program:
         return op
 
     def _address(self, tensor: Tensor) -> int:
-        """Where a float32 copy of a tensor begins, or the tensor itself if it is float32."""
+        """Return where a tensor begins, or its float32 copy if it is not float32."""
         kept = tensor.detach().float().contiguous()
         self._kept.append(kept)
         return kept.data_ptr()

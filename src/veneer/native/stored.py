@@ -18,30 +18,30 @@ class Format(IntEnum):
     BFLOAT16 = 1
     FLOAT16 = 2
     INT8 = 3
-    """A code for each weight, a scale for each row: LLM.int8's."""
+    """LLM.int8's format: a code for each weight, a scale for each row."""
     FOUR_BIT = 4
-    """Two codes to a byte, a scale for each block of the flattened weight."""
+    """The format with two codes in a byte and a scale for each block of the flattened weight."""
 
 
 CHUNK = 64
-"""Weights that the kernels widen at a time; rows.h has the same number."""
+"""How many weights the kernels widen at a time; rows.h has the same number."""
 
 FORMATS = {torch.float32: Format.FLOAT32, torch.bfloat16: Format.BFLOAT16, torch.float16: Format.FLOAT16}
-"""Formats of weights that are stored without codes."""
+"""The formats of weights that are stored without codes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NestedScale:
-    """Scales of a 4-bit weight that are kept in 8 bits: values[codes] · factors + offset."""
+    """The scales of a 4-bit weight, kept in 8 bits: values[codes] · factors + offset."""
 
     codes: Tensor
-    """uint8 `[blocks]`."""
+    """The codes, uint8 `[blocks]`."""
     values: Tensor
-    """float32 `[256]`."""
+    """The values that codes stand for, float32 `[256]`."""
     factors: Tensor
-    """float32, one for every `block` scales."""
+    """The factors, float32, one for every `block` scales."""
     offset: Tensor
-    """float32 `[]`."""
+    """The offset, float32 `[]`."""
     block: int
 
 
@@ -53,23 +53,23 @@ class Stored:
     columns: int
     depth: int
     codes: Tensor
-    """The weight itself where its format has no codes."""
+    """The codes, or the weight itself if its format has no codes."""
     values: Tensor | None = None
-    """float32 `[16]`: what 4-bit codes mean."""
+    """The values that 4-bit codes stand for, float32 `[16]`."""
     scales: Tensor | NestedScale | None = None
-    """float32, one a row (int8) or one a block (4 bits)."""
+    """The scales, float32: one for each row (int8) or for each block (4 bits)."""
     block: int = 64
-    """Weights of a block."""
+    """How many weights a block has."""
 
     @property
     def codes_paired(self) -> bool:
-        """Whether the kernels may read the codes of this weight in another order than that of its columns."""
+        """Return whether the kernels may read the codes of this weight in an order other than that of its columns."""
         return self.format is Format.FOUR_BIT and self.depth % CHUNK == 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredUpdate:
-    """scale · up · down, to be added to a weight."""
+    """An update that is added to a weight: scale · up · down."""
 
     down: Stored
     """A, `[rank, in]`."""
@@ -84,7 +84,7 @@ class StoredLinear:
 
     weight: Stored
     bias: Tensor | None = None
-    """`[out]`."""
+    """The bias, `[out]`."""
     update: StoredUpdate | None = None
 
 
@@ -93,11 +93,11 @@ class StoredLayer(ABC):
 
     @abstractmethod
     def stored(self) -> StoredLinear | None:
-        """The layer's tensors; None where the kernels do not read them."""
+        """Return the layer's tensors, or None if the kernels do not read them."""
 
 
 class MatrixStruct(ctypes.Structure):
-    """`Matrix` of rows.h."""
+    """The struct `Matrix` of rows.h."""
 
     _fields_ = (
         ("format", ctypes.c_int32),
@@ -116,7 +116,7 @@ class MatrixStruct(ctypes.Structure):
 
 
 def stored_dense(weight: Tensor) -> Stored | None:
-    """A weight `[columns, depth]` that is stored without codes; None where the kernels do not read it."""
+    """Describe a weight `[columns, depth]` that is stored without codes; None if the kernels do not read it."""
     weight = weight.detach()
     if weight.dtype not in FORMATS or weight.device.type != "cpu" or not weight.is_contiguous():
         return None
@@ -124,7 +124,7 @@ def stored_dense(weight: Tensor) -> Stored | None:
 
 
 def matrix_struct(stored: Stored) -> MatrixStruct:
-    """What the kernels read; it holds the addresses of the tensors of `stored`, which must outlive it."""
+    """Make the struct that the kernels read. It holds addresses of the tensors of `stored`, which must outlive it."""
     found = MatrixStruct(
         format=stored.format,
         block=stored.block,

@@ -1,1 +1,1 @@
-"""Block quantisation: maths (`codes`) and the frozen, quantised linear layer (`linear`)."""
+"""Quantised weights: how weights become codes (`codes`, `rowwise`, `dynamic`), and the frozen layers that hold them."""

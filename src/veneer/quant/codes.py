@@ -24,15 +24,15 @@ from veneer.errors import ConfigError, ModelError
 from veneer.gpu.dispatch import kernels_for
 
 BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-"""Legal block sizes: elements that share one scale."""
+"""The legal block sizes; a block is the elements that share one scale."""
 
 NESTED_BLOCK = 256
-"""Scales that share one nested scale under double quantisation."""
+"""How many scales share one nested scale under double quantisation."""
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
-# Elements per chunk, multiples of every block. Measured on 2 Zen 4 cores (1 MB L2 each): smaller chunks lose to call
-# overhead, larger ones to L3 and memory traffic. Decoding has fewer passes, so it prefers longer ones.
+# How many elements a chunk has: a multiple of every block size. On 2 Zen 4 cores (1 MB L2 each), smaller chunks lose to
+# call overhead, larger ones to L3 and memory traffic. Decoding has fewer passes, so it prefers longer chunks.
 _QUANTIZE_CHUNK = 1 << 18
 _DECODE_CHUNK = 1 << 19
 
@@ -42,7 +42,7 @@ _ABSMAX_FLOOR = 1e-38
 # The threshold search looks at a float32 by its bits: the upper 11 (sign, exponent, two of the mantissa) are its bin.
 _BIN_SHIFT = 21
 _BINS = 1 << (32 - _BIN_SHIFT)
-_RANKS = 32  # 16 numbers of thresholds passed, on either side of zero
+_RANKS = 32  # an element passes 0 to 15 thresholds, on either side of zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,14 @@ class _Table:
     values: tuple[float, ...]
 
     def order(self) -> list[int]:
-        """The indices by ascending value; of two zeros the lower index first."""
+        """The indices, sorted by the values they decode to; of two zeros, the lower index comes first."""
         return sorted(range(16), key=lambda index: self.values[index])
 
     def thresholds(self) -> Tensor:
-        """The 15 midpoints between neighbours, float32, ascending: an element takes the index at that place of
-        `order` that says how many of them lie strictly below it."""
+        """The 15 midpoints between neighbouring values, float32, ascending.
+
+        If `k` of them lie strictly below an element, the element takes the index `order[k]`.
+        """
         values = torch.tensor([self.values[index] for index in self.order()], dtype=torch.float32)
         return (values[1:] + values[:-1]) / 2
 
@@ -94,8 +96,7 @@ _TABLES = {
             1.0,
         )
     ),
-    # As bitsandbytes has it: index 8 is a second zero (adding 0.0 takes its sign away), which small positive numbers
-    # take.
+    # As in bitsandbytes, index 8 is a second zero, and small positive numbers take it. Adding 0.0 removes its sign.
     CodeBook.FP4: _Table(
         tuple(float(torch.tensor(sign * value) / 12.0) + 0.0 for sign in (1.0, -1.0) for value in _FP4)
     ),
@@ -103,7 +104,7 @@ _TABLES = {
 
 
 def code_values(codebook: CodeBook = CodeBook.NF4) -> Tensor:
-    """The values of a code book, float32 [16], a fresh tensor on the CPU."""
+    """Return the values of a code book, float32 [16], as a fresh tensor on the CPU."""
     return torch.tensor(_TABLES[codebook].values, dtype=torch.float32)
 
 
@@ -114,7 +115,7 @@ def check_block(block: int) -> None:
 
 
 def packed_sizes(numel: int, block: int) -> tuple[int, int]:
-    """How many code bytes and how many scales `numel` elements take: (ceil(numel/2), ceil(numel/block))."""
+    """Return how many code bytes and how many scales `numel` elements take: ceil(numel/2) and ceil(numel/block)."""
     return (numel + 1) // 2, -(-numel // block)
 
 
@@ -123,15 +124,19 @@ def packed_sizes(numel: int, block: int) -> tuple[int, int]:
 
 @cache
 def _search_tables(codebook: CodeBook, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Offsets, int32 [2048] by bin + 1024, and codes, uint8 [1024] by two ranks; see `_encode`.
+    """Return the two tables of `_encode`: offsets, int32 [2048], and codes, uint8 [1024].
 
-    A float's bits, read as an int32, grow with its magnitude on either side of zero. Its rank is how many thresholds
-    lie between it and zero, less 16 where it is negative; (bits + offset) >> 21 is the rank, since the offset carries
-    into it exactly where the threshold in the bin is passed. Checked: no bin holds two.
+    The offsets are indexed by bin + 1024, the codes by two ranks.
+
+    A float's bits, read as an int32, grow with its magnitude on either side of zero. The rank of a float is the number
+    of thresholds between it and zero, less 16 if the float is negative. (bits + offset) >> 21 is the rank: the sum
+    carries into the upper bits exactly where the float passes the threshold of its bin. No bin holds two thresholds;
+    this is checked.
     """
     thresholds = _TABLES[codebook].thresholds()
-    # The first bits, on each side, that have passed a threshold: the next float above a positive one, since comparison
-    # is strict; and a negative one itself, since what equals it has passed it on its way down.
+    # These are the first bits, on each side of zero, that have passed a threshold. For a positive threshold they are
+    # those of the next float above it, because the comparison is strict. For a negative threshold they are its own,
+    # because a float that equals it has passed it on the way down.
     passed = {
         0: [1 + int(bits) for bits in thresholds[thresholds >= 0].view(torch.int32)],
         -_BINS // 2: [int(bits) for bits in thresholds[thresholds < 0].flip(0).view(torch.int32)],
@@ -154,9 +159,10 @@ def _search_tables(codebook: CodeBook, device: torch.device) -> tuple[Tensor, Te
 def _encode(scaled: Tensor, codebook: CodeBook, bins: Tensor, ranks: Tensor, out: Tensor) -> None:
     """Encode float32 `scaled` (1-D, even length, within [-1, 1] up to rounding) as packed bytes, uint8 [len/2].
 
-    bins, ranks: int32 scratch of the same length.
+    `bins` and `ranks` are int32 scratch buffers of the same length.
 
-    Exact, strict comparison with the 15 thresholds at the price of one table look-up an element and one a pair.
+    The result is that of an exact, strict comparison with the 15 thresholds. It costs one table look-up for each
+    element and one for each pair.
 
     Measured on one Zen 4 core, M weights/s: torch.bucketize 52; the sum of 15 comparisons 140; a 65,537-entry table
     plus repair of the few ambiguous bins 410-460; gathering a float threshold and a base per bin 520-550.
@@ -164,7 +170,7 @@ def _encode(scaled: Tensor, codebook: CodeBook, bins: Tensor, ranks: Tensor, out
     offsets, codes = _search_tables(codebook, scaled.device)
     bits = scaled.view(torch.int32)
     torch.bitwise_right_shift(bits, _BIN_SHIFT, out=bins)
-    # index_select takes int32 indices; take and [] would need int64, at half the speed.
+    # index_select takes int32 indices; take and [] would need int64 and run at half the speed.
     torch.index_select(offsets, 0, bins.add_(_BINS // 2), out=ranks)
     pairs = ranks.add_(bits).bitwise_right_shift_(_BIN_SHIFT).view(-1, 2)
     both = torch.add(pairs[:, 1], pairs[:, 0], alpha=_RANKS, out=bins[: len(pairs)])
@@ -175,8 +181,8 @@ def _encode(scaled: Tensor, codebook: CodeBook, bins: Tensor, ranks: Tensor, out
 def quantize_4bit(weight: Tensor, block: int = 64, *, codebook: CodeBook = CodeBook.NF4) -> tuple[Tensor, Tensor]:
     """Quantise `weight` (any shape; float32, bfloat16 or float16) to 4 bits per element.
 
-    Returns `codes`, uint8 [ceil(n/2)], and `absmax`, float32 [ceil(n/block)]. With n odd the last low nibble encodes
-    zero. Ties go to the lower index. An all-zero block has only codes of zero.
+    Returns `codes`, uint8 [ceil(n/2)], and `absmax`, float32 [ceil(n/block)]. If n is odd, the last low nibble encodes
+    zero. Ties go to the lower index. A block of zeros has only codes that mean zero.
 
     Raises ConfigError for an illegal block, ModelError for another dtype, an empty tensor or non-finite elements.
     """
@@ -190,7 +196,7 @@ def quantize_4bit(weight: Tensor, block: int = 64, *, codebook: CodeBook = CodeB
     code_bytes, blocks = packed_sizes(n, block)
     codes = torch.empty(code_bytes, dtype=torch.uint8, device=weight.device)
     absmax = torch.empty(blocks, dtype=torch.float32, device=weight.device)
-    # Scratch for all chunks: fresh buffers each time make glibc give memory back and fault it in again.
+    # All chunks share these buffers: with fresh ones, glibc gives the memory back and faults it in again.
     size = min(n + n % 2, _QUANTIZE_CHUNK)
     values = torch.empty(size, dtype=torch.float32, device=weight.device)
     bins = torch.empty(size, dtype=torch.int32, device=weight.device)
@@ -204,7 +210,7 @@ def quantize_4bit(weight: Tensor, block: int = 64, *, codebook: CodeBook = CodeB
         scaled[:count] = part
         scales = absmax[start // block : -(-(start + count) // block)]
         _normalise(scaled[:count], scales, block, bins.view(torch.float32))
-        # NaN and infinity propagate to the scale of their block, so that looking at the scales is enough.
+        # NaN and infinity reach the scale of their block, so it is enough to look at the scales.
         if not bool(scales.isfinite().all()):
             bad = sum(int((~piece.isfinite()).sum()) for piece in torch.split(flat, _QUANTIZE_CHUNK))
             raise ModelError(
@@ -224,7 +230,7 @@ def _normalise(values: Tensor, absmax: Tensor, block: int, scratch: Tensor) -> N
         torch.amax(torch.abs(blocks, out=scratch[:full].view_as(blocks)), dim=1, out=scale)
         blocks *= scale.clamp(min=_ABSMAX_FLOOR).reciprocal_().unsqueeze(1)
     if full < len(values):
-        # bitsandbytes divides in a partial block, and records its floor as the block's absmax.
+        # In a partial block bitsandbytes divides, and it records its floor as the absmax of the block.
         rest = values[full:]
         absmax[-1] = rest.abs().amax().clamp(min=_ABSMAX_FLOOR)
         rest /= absmax[-1]
@@ -235,7 +241,7 @@ def _normalise(values: Tensor, absmax: Tensor, block: int, scratch: Tensor) -> N
 
 @cache
 def _pair_table(codebook: CodeBook, device: torch.device) -> Tensor:
-    """The two float32 values that each byte decodes to, as one int64 [256], in memory order."""
+    """Return the pair of float32 values of each byte, seen as one int64, [256]; the pair stands in memory order."""
     values = code_values(codebook)
     byte = torch.arange(256)
     pairs = torch.stack((values[byte >> 4], values[byte & 15]), dim=1).contiguous()
@@ -244,7 +250,7 @@ def _pair_table(codebook: CodeBook, device: torch.device) -> Tensor:
 
 @cache
 def _value_table(codebook: CodeBook, device: torch.device) -> Tensor:
-    """The values of a code book, float32 [16], on `device`."""
+    """Return the values of a code book, float32 [16], on `device`; they are shared: do not write to them."""
     return code_values(codebook).to(device)
 
 
@@ -259,10 +265,18 @@ def dequantize_4bit(
     block: int = 64,
     codebook: CodeBook = CodeBook.NF4,
 ) -> Tensor:
-    """Decode to a tensor of `shape` and `dtype`: the float32 product of code and scale, rounded once.
+    """Decode to a tensor of `shape` and `dtype`: each element is the float32 product of value and scale, rounded once.
 
-    codes: uint8 [ceil(n/2)]; absmax: float32 [ceil(n/block)], or quantised themselves; out: optional contiguous result
-    buffer. Raises ModelError where the sizes or dtypes do not fit each other or `out`.
+    Args:
+        codes: uint8 [ceil(n/2)].
+        absmax: the scales, float32 [ceil(n/block)], or quantised to 8 bits themselves.
+        shape: the shape of the result, n elements.
+        block: the elements that share a scale.
+        codebook: the code book of the codes.
+        dtype: the dtype of the result.
+        out: a contiguous buffer for the result; without it, a fresh one is made.
+
+    Raises ModelError if sizes or dtypes do not fit each other or `out`.
     """
     n = prod(shape)
     _check_packed(codes, absmax, n, block)
@@ -288,7 +302,7 @@ def dequantize_4bit(
 
 
 def _decode_chunks(codes: Tensor, absmax: Tensor, out: Tensor, block: int, codebook: CodeBook) -> Tensor:
-    """The decode in torch's own operations, for every device and dtype."""
+    """Decode in torch's own operations, which serve every device and dtype."""
     n = out.numel()
     table, bytes_, result = _pair_table(codebook, codes.device), codes.view(-1), out.view(-1)
     # Two scratch buffers for all chunks: fresh ones made glibc give memory back and fault it
@@ -298,8 +312,8 @@ def _decode_chunks(codes: Tensor, absmax: Tensor, out: Tensor, block: int, codeb
     pair_buffer = torch.empty(size, dtype=torch.int64, device=codes.device)
     for start in range(0, n, _DECODE_CHUNK):
         stop = min(n, start + _DECODE_CHUNK)
-        # A byte selects both its floats at once, moved as one int64. Half of this function's time; `take` and `[]`
-        # want int64 indices and take twice as long, a four-code table of 16-byte entries gains nothing.
+        # A byte selects both its floats at once, and they move as one int64. This look-up is half of the function's
+        # time. `take` and `[]` want int64 indices and need twice as long; a table by four codes gains nothing.
         count = (stop - start + 1) // 2
         index = index_buffer[:count].copy_(bytes_[start // 2 : start // 2 + count])
         pairs = torch.index_select(table, 0, index, out=pair_buffer[:count])
@@ -338,9 +352,9 @@ def _check_packed(codes: Tensor, absmax: Tensor | NestedScales, numel: int, bloc
 
 @dataclass(frozen=True, slots=True)
 class NestedScales:
-    """Scales quantised to 8 bits: scale[i] = map[codes[i]] * absmax[i // 256] + offset.
+    """Scales in 8 bits: scale[i] = map[codes[i]] * absmax[i // 256] + offset.
 
-    codes: uint8 [m]; absmax: float32 [ceil(m/256)]; offset: float32, 0-D.
+    `codes` is uint8 [m], `absmax` float32 [ceil(m/256)], `offset` a float32 scalar (0-D).
     """
 
     codes: Tensor
@@ -350,10 +364,10 @@ class NestedScales:
 
 @cache
 def _dynamic_map() -> Tensor:
-    """The 256 values of the signed dynamic map, float32, ascending, on the CPU.
+    """Return the 256 values of the signed dynamic map, float32, ascending, on the CPU.
 
-    Seven decades with 1, 2, 4, ... 64 equally spaced values each, both signs, plus 0 and 1. The arithmetic follows
-    bitsandbytes' order of float32 and float64 steps, so that the bytes are the same.
+    The seven decades hold 1, 2, 4, ... 64 equally spaced values, each with both signs; 0 and 1 come on top. The
+    arithmetic takes float32 and float64 steps in the order of bitsandbytes, so that the bytes are the same.
     """
     values = [0.0, 1.0]
     for decade in range(7):
@@ -367,14 +381,14 @@ def _dynamic_map() -> Tensor:
 
 @cache
 def _nested_tables(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The dynamic map, float32 [256], and the midpoints between its values, float64 [255], on `device`."""
+    """Return the dynamic map, float32 [256], and the midpoints between its values, float64 [255], on `device`."""
     values = _dynamic_map()
     exact = values.double()
     return values.to(device), ((exact[1:] + exact[:-1]) / 2).to(device)
 
 
 def nested_values() -> Tensor:
-    """The 256 values that a nested code decodes to (times its nested scale), float32, a fresh tensor on the CPU."""
+    """Return the 256 values that nested codes mean before their scale, float32, as a fresh tensor on the CPU."""
     return _dynamic_map().clone()
 
 
@@ -382,9 +396,9 @@ def nested_values() -> Tensor:
 def quantize_nested(absmax: Tensor) -> NestedScales:
     """Quantise scales, float32 [m], to 8 bits in blocks of 256 around their mean.
 
-    The nearest value is found exactly, ties to the lower index; bitsandbytes' CPU table misses it for about 0.2 % of
-    scales. The mean is summed in float64, where float32 scales add without rounding, so that it does not depend on
-    the number of threads; bitsandbytes' float32 mean may differ in its last bits.
+    Every scale takes the nearest value; ties go to the lower index. bitsandbytes' CPU table misses the nearest value
+    for about 0.2 % of scales. The mean is summed in float64, where float32 scales add without rounding, so it does not
+    depend on the number of threads. bitsandbytes' float32 mean may differ in its last bits.
     """
     flat = absmax.reshape(-1)
     count = len(flat)

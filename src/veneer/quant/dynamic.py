@@ -18,10 +18,10 @@ from torch import Tensor
 from veneer.quant.codes import nested_values
 
 BLOCK = 256
-"""Elements that share one scale."""
+"""How many elements share one scale."""
 
 _ABSMAX_FLOOR = 1e-38
-"""Keeps a block of zeros finite."""
+"""The least scale, which keeps a block of zeros finite."""
 _BIN_SHIFT = 16
 """A bin holds the float32 values that share sign, exponent and the first 7 bits of the mantissa."""
 
@@ -30,19 +30,19 @@ class DynamicMap(Enum):
     """Which values the 256 codes stand for."""
 
     SIGNED = "signed"
-    """-0.993 to 1, for a mean of gradients."""
+    """The values go from -0.993 to 1, for a mean of gradients."""
     UNSIGNED = "unsigned"
-    """0 to 1 at twice the density, for a mean of squares."""
+    """The values go from 0 to 1 and lie twice as densely, for a mean of squares."""
 
 
 @cache
 def map_values(which: DynamicMap) -> Tensor:
-    """The values of a map, float32 [256], ascending, on the CPU; they are shared: do not write to them."""
+    """Return the values of a map, float32 [256], ascending, on the CPU; they are shared: do not write to them."""
     if which is DynamicMap.SIGNED:
         return nested_values()
     values = [0.0, 1.0]
     for decade in range(7):
-        # As in the signed map (`veneer.quant.codes`), with the sign's bit given to the fraction.
+        # The map is built like the signed one (`veneer.quant.codes`), but the bit of the sign goes to the fraction.
         edges = torch.linspace(0.1, 1, 2 ** (decade + 1) + 1, dtype=torch.float32)
         values += (10.0 ** (decade - 6) * ((edges[:-1] + edges[1:]) / 2.0)).tolist()
     return torch.tensor(sorted(values), dtype=torch.float32)
@@ -50,19 +50,19 @@ def map_values(which: DynamicMap) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Tables of the exact search, on one device."""
+    """The tables by which `encode` finds the nearest value, on one device."""
 
     values: Tensor
-    """float32 [256]: what the codes stand for."""
+    """The values that the codes stand for, float32 [256]."""
     below: Tensor
-    """uint8 [65536]: by bin, how many thresholds lie left of it."""
+    """How many thresholds lie left of each bin, uint8 [65536]."""
     thresholds: Tensor
-    """float32 [256]: a code is the next one where this is exceeded; the last is infinite."""
+    """The threshold above each code, float32 [256]; what exceeds it takes the next code. The last one is infinite."""
 
 
 @cache
 def search(which: DynamicMap, device: torch.device) -> Search:
-    """The tables of a map; they are shared: do not write to them."""
+    """Return the tables of a map; they are shared: do not write to them."""
     values = map_values(which)
     exact = values.double()
     middles = (exact[1:] + exact[:-1]) / 2
@@ -72,18 +72,18 @@ def search(which: DynamicMap, device: torch.device) -> Search:
     bins = (thresholds.view(torch.int32) >> _BIN_SHIFT) + 32768
     if bool((bins.sort().values.diff() == 0).any()):
         raise AssertionError(f"two thresholds of the {which.value} map share a bin")
-    # The least element of every bin: the magnitude's low bits are zeros, or ones where the sign is negative. A
-    # threshold that equals it is not below it, so that the comparison in `encode` counts it once.
+    # Find the least element of every bin: the low bits of its magnitude are zeros, or ones if it is negative. A
+    # threshold that equals the least element is not below it, so the comparison in `encode` counts it once.
     number = torch.arange(65536, dtype=torch.int32) - 32768
     first = torch.where(number < 0, (number << _BIN_SHIFT) | 0xFFFF, number << _BIN_SHIFT).view(torch.float32)
     below = torch.searchsorted(thresholds, first.nan_to_num(0.0)).to(torch.uint8)
-    # The threshold that follows those below is the one in the bin, or right of it and above all that the bin holds.
+    # The next threshold lies in the bin, or right of it; then it is above every element of the bin.
     following = torch.cat([thresholds, torch.tensor([torch.inf])])
     return Search(values.to(device), below.to(device), following.to(device))
 
 
 def scales_of(numel: int) -> int:
-    """How many scales `numel` elements have."""
+    """Return how many scales `numel` elements have."""
     return -(-numel // BLOCK)
 
 
@@ -92,10 +92,10 @@ def encode(values: Tensor, which: DynamicMap, codes: Tensor, absmax: Tensor) -> 
     """Quantise into `codes` and `absmax`; ties go to the lower code.
 
     Args:
-        values: float32 [n], finite; overwritten.
+        values: the elements, float32 [n], finite; they are overwritten.
         which: the map.
-        codes: uint8 [n].
-        absmax: float32 [ceil(n/256)]: the largest magnitude of each block.
+        codes: where the codes go, uint8 [n].
+        absmax: where the largest magnitude of each block goes, float32 [ceil(n/256)].
     """
     full = len(values) - len(values) % BLOCK
     if full:
@@ -106,7 +106,7 @@ def encode(values: Tensor, which: DynamicMap, codes: Tensor, absmax: Tensor) -> 
         absmax[-1] = values[full:].abs().amax()
         values[full:] /= absmax[-1].clamp(min=_ABSMAX_FLOOR)
     tables = search(which, values.device)
-    # Two look-ups and one comparison in place of a binary search: measured at four times the rate of torch.bucketize.
+    # Two look-ups and one comparison replace a binary search; they ran at four times the rate of torch.bucketize.
     bins = (values.view(torch.int32) >> _BIN_SHIFT).add_(32768)
     below = torch.index_select(tables.below, 0, bins)
     exceeds = values > torch.index_select(tables.thresholds, 0, below.to(torch.int32))
@@ -115,7 +115,7 @@ def encode(values: Tensor, which: DynamicMap, codes: Tensor, absmax: Tensor) -> 
 
 @torch.no_grad()
 def decode(codes: Tensor, absmax: Tensor, which: DynamicMap) -> Tensor:
-    """Value times scale, float32 [n], from uint8 codes [n] and float32 scales [ceil(n/256)]."""
+    """Decode uint8 codes [n] with float32 scales [ceil(n/256)] to float32 [n]: each is its value times its scale."""
     values = torch.index_select(search(which, codes.device).values, 0, codes.to(torch.int32))
     full = len(values) - len(values) % BLOCK
     values[:full].view(-1, BLOCK).mul_(absmax[: full // BLOCK].unsqueeze(1))

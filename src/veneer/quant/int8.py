@@ -26,20 +26,20 @@ from veneer.native.library import kernels
 from veneer.products import LowRank, through
 
 LEVELS = 127.0
-"""Largest code; −128 is not used, so that the steps are the same on both sides of zero."""
+"""The largest code; −128 is not used, so that both sides of zero have the same steps."""
 SMALLEST = 2.0**-100
-"""Where the largest magnitude is below this, all are taken for zero: 127 / magnitude must be finite."""
+"""If the largest magnitude is below this, every element counts as zero: 127 / magnitude must be finite."""
 GROUP = 128
-"""Elements of an input's row that share a scale; int8.c has the same number."""
+"""How many elements of a row of the input share a scale; int8.c has the same number."""
 LANES, STEP = 16, 4
 """The kernel takes a matrix in strips of 16 rows and, within them, in fours of its columns."""
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes int8 like `x` and scales float32 `[*, 1]` with x ≈ codes · scale, a scale for every line of the last axis.
+    """Quantise each line of the last axis to int8 codes like `x` and float32 scales `[*, 1]`: x ≈ codes · scale.
 
-    To nearest, halves to even: the error of an element is at most half the scale. A NaN or an infinity becomes the
-    scale of its line.
+    Codes are rounded to the nearest, halves to even, so the error of an element is at most half the scale. A NaN or an
+    infinity becomes the scale of its line.
     """
     wide = x.detach().float()
     largest = wide.abs().amax(-1, keepdim=True)
@@ -48,7 +48,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def round_to_int8(x: Tensor) -> Tensor:
-    """What the product makes of its input `[tokens, width]`: each group's codes times its scale, in float32."""
+    """Return `x` `[tokens, width]` as the product sees it: the codes of each group times its scale, in float32."""
     tokens, width = x.shape
     codes, scales = quantize_rows(F.pad(x, (0, -width % GROUP)).view(tokens, -(-width // GROUP), GROUP))
     return (codes * scales).flatten(1)[:, :width]
@@ -66,7 +66,7 @@ class Int8Matrix(nn.Module):
     offsets: Tensor | None
 
     def __init__(self, weight: Tensor):
-        """Quantise `weight` `[rows, width]`; raises ModelError where it is not finite."""
+        """Quantise `weight` `[rows, width]`; raises ModelError if it is not finite."""
         super().__init__()
         self.rows, self.width = weight.shape
         codes, scales = quantize_rows(weight)
@@ -84,7 +84,7 @@ class Int8Matrix(nn.Module):
         self.register_buffer("offsets", offsets)
 
     def multiply(self, x: Tensor) -> Tensor:
-        """Rounded x times the transposed matrix, `[tokens, width]` to `[tokens, rows]` in the dtype of `x`."""
+        """Multiply `x` `[tokens, width]`, rounded to 8 bits, by the transposed matrix, to `[tokens, rows]`."""
         x = x.contiguous()
         native = kernels()
         if native is not None and self.offsets is not None and usable(x):
@@ -92,7 +92,7 @@ class Int8Matrix(nn.Module):
         return (round_to_int8(x) @ self.dequantize(torch.float32).t()).to(x.dtype)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The matrix that the codes mean, `[rows, width]`, rounded once to `dtype`."""
+        """Return the matrix that the codes mean, `[rows, width]`, rounded once to `dtype`."""
         codes, scales = self.codes, self.scales
         if self.offsets is not None:
             strips, steps = codes.shape[:2]
@@ -101,7 +101,7 @@ class Int8Matrix(nn.Module):
         return (codes * scales).to(dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Module.to(dtype) and its relatives come through here; scales of fewer digits would be another matrix.
+        # Module.to(dtype), .half() and the like call this; with scales of fewer digits the matrix would be another one.
         super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
         return self
 
@@ -112,7 +112,10 @@ class Int8Linear(nn.Module):
     bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None):
-        """Make both copies of `weight` `[out, in]`; neither tensor is changed. Raises ModelError where not finite."""
+        """Make both copies of `weight` `[out, in]`; neither tensor is changed.
+
+        Raises ModelError if the weight is not finite.
+        """
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.by_output = Int8Matrix(weight)
@@ -121,7 +124,7 @@ class Int8Linear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight that forward multiplies by, `[out, in]` in `dtype`."""
+        """Return the weight that forward multiplies by, `[out, in]` in `dtype`."""
         return self.by_output.dequantize(dtype)
 
     def product(self, x: Tensor, update: LowRank | None = None) -> Tensor:
@@ -146,7 +149,7 @@ class Int8Linear(nn.Module):
 
 
 def _pack(codes: Tensor, scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes, scales and offsets in the layout of native/int8.c."""
+    """Bring codes and scales into the layout of native/int8.c, and add its offsets."""
     rows, width = codes.shape
     strips, steps = -(-rows // LANES), -(-width // STEP)
     padded = F.pad(codes, (0, -width % GROUP, 0, strips * LANES - rows))

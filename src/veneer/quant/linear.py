@@ -1,6 +1,6 @@
 """QuantLinear: a frozen linear layer whose weight is kept in 4 bits.
 
-The packed weight is plain buffers; what they mean stands in attributes of the module.
+Plain buffers hold the packed weight; attributes of the module say what they mean.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from veneer.quant.codes import (
 )
 from veneer.quant.packed import PackedLinear, expect
 
-# Asked for at every product: made once.
+# Every product asks for it, so it is made once.
 _code_table = cache(code_values)
 _nested_table = cache(nested_values)
 
@@ -38,8 +38,8 @@ _nested_table = cache(nested_values)
 class QuantConfig:
     """How weights are quantised.
 
-    block: weights per scale, a power of two in 32..4096. double_quant: keep the scales in 8 bits, which takes 4.13
-    instead of 4.5 bits per weight at block 64. Raises ConfigError for a value that is not allowed.
+    `block` is how many weights share a scale, a power of two in 32..4096. `double_quant` keeps the scales in 8 bits, so
+    that a weight takes 4.13 bits instead of 4.5 at block 64. Raises ConfigError for a value that is not allowed.
     """
 
     block: int = 64
@@ -80,7 +80,7 @@ class QuantLinear(PackedLinear):
     ) -> None:
         """Wrap a weight that is already packed; the tensors are kept, not copied.
 
-        shape: (out, in). Raises ModelError where a tensor does not fit it, ConfigError for an illegal block.
+        `shape` is (out, in). Raises ModelError if a tensor does not fit it, ConfigError for an illegal block.
         """
         super().__init__(shape, bias)
         self.config = QuantConfig(block=block, double_quant=isinstance(scales, NestedScales), codebook=codebook)
@@ -122,18 +122,18 @@ class QuantLinear(PackedLinear):
         return cls(shape, codes, scales, own_bias, block=block, codebook=codebook)
 
     def scales(self) -> Tensor:
-        """The float32 scales [blocks], decoded if they are nested; 1/block of the weight's decode, so never kept."""
+        """Return the float32 scales [blocks], decoded if they are nested; that is cheap, so they are not kept."""
         stored = self.stored_scales()
         return dequantize_nested(stored) if isinstance(stored, NestedScales) else stored
 
     def stored_scales(self) -> Tensor | NestedScales:
-        """The scales as they are kept; a kernel may decode nested ones on its way."""
+        """Return the scales as they are kept; a kernel may decode nested ones itself."""
         if not self.config.double_quant:
             return self.absmax
         return NestedScales(self.absmax_codes, self.nested_absmax, self.nested_offset)
 
     def decode(self, dtype: torch.dtype, out: Tensor | None) -> Tensor:
-        """The weight, [out, in] in `dtype`."""
+        """Decode the weight, [out, in] in `dtype`, into `out` if given."""
         shape = (self.out_features, self.in_features)
         block, codebook = self.config.block, self.config.codebook
         return dequantize_4bit(self.codes, self.stored_scales(), shape, dtype, out, block=block, codebook=codebook)

@@ -1,7 +1,7 @@
-"""PackedLinear: what every frozen linear layer has in common whose weight is decoded whenever it is needed.
+"""PackedLinear: the base of the frozen linear layers that decode their weight whenever it is needed.
 
 It meets the contract of a base linear (`forward`, `product`, `input_gradient`, `dequantize`, `in_features`,
-`out_features`, `bias`) and has no parameters. A format adds its buffers and how they are decoded.
+`out_features`, `bias`) and has no parameters. A format adds its buffers and the way to decode them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class PackedLinear(nn.Module, StoredLayer):
     """y = x Wᵀ + bias with W [out, in] decoded to the dtype of x, and frozen."""
 
     exact: ClassVar[frozenset[str]] = frozenset()
-    """Buffers that stay float32 under `.to(dtype)` and its relatives: rounding them would change the weight."""
+    """The buffers that stay float32 under `.to(dtype)` and the like: rounding them would change the weight."""
     bias: Tensor | None
 
     def __init__(self, shape: tuple[int, int], bias: Tensor | None) -> None:
-        """shape: (out, in). Raises ModelError where the bias does not fit it."""
+        """Make a layer of `shape` (out, in). Raises ModelError if the bias does not fit it."""
         super().__init__()
         self.out_features, self.in_features = shape
         if bias is not None and bias.shape != (self.out_features,):
@@ -37,18 +37,17 @@ class PackedLinear(nn.Module, StoredLayer):
 
     @abstractmethod
     def decode(self, dtype: torch.dtype, out: Tensor | None) -> Tensor:
-        """The weight, [out, in] in `dtype`, rounded once; into the contiguous buffer `out` if given."""
+        """Decode the weight, [out, in] in `dtype`, rounded once; into the contiguous buffer `out` if given."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all buffers: codes, scales and bias."""
+        """Return the bytes of all buffers: codes, scales and bias."""
         return sum(buffer.nbytes for buffer in self.buffers())
 
     def dequantize(self, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
         """Decode the weight, [out, in] in `dtype`, rounded once; into the contiguous buffer `out` if given.
 
-        A buffer that is used again saves the page faults of a fresh one, which cost more than the decode from about
-        32 MB on.
+        It pays to use one buffer again: from about 32 MB on, the page faults of a fresh one cost more than the decode.
         """
         if self._decoded is not None and self._decoded.dtype == dtype and out is None:
             return self._decoded
@@ -97,10 +96,10 @@ class PackedLinear(nn.Module, StoredLayer):
 
 @contextmanager
 def decoded_weights(modules: Iterable[nn.Module], dtype: torch.dtype, limit: int) -> Iterator[None]:
-    """Within the block every quantised layer keeps its decoded weight, if all of them take at most `limit` bytes.
+    """Let every quantised layer keep its decoded weight within the block, if together they take at most `limit` bytes.
 
-    Generation multiplies a few rows at a time, so decoding would cost as much as the products; the values are the
-    same. Training decodes at each use: there a weight meets thousands of rows, and memory is the point.
+    The values are the same. Generation multiplies a few rows at a time, so decoding would cost as much as the products.
+    Training decodes at each use: there a weight meets thousands of rows, and saving memory is the purpose.
     """
     layers = [module for module in modules if isinstance(module, PackedLinear)]
     size = sum(layer.in_features * layer.out_features for layer in layers) * dtype.itemsize

@@ -23,20 +23,19 @@ LEVELS = 127.0
 STEP = 7.874015718698502e-3
 """1 / 127 as bitsandbytes writes it; in float32 it is the nearest to 1 / 127."""
 CHUNK = 1 << 18
-"""Elements that are coded or decoded at once, in whole rows, so that temporaries stay in the processor's cache."""
+"""How many elements are coded or decoded at once, in whole rows, so that temporaries stay in the processor's cache."""
 DEVICE_CHUNK = 1 << 24
-"""Elements that are coded or decoded at once on a GPU, where a launch for every few rows would cost more than the
-rows."""
+"""How many elements are coded or decoded at once on a GPU, where a launch for a few rows costs more than the rows."""
 
 
 @torch.no_grad()
 def quantize_rowwise(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Quantise `weight` [out, in] (float32, bfloat16 or float16) to 8 bits with a scale for every row.
 
-    Returns codes, int8 [out, in], and each row's largest magnitude, float32 [out], both of the weight rounded to
-    float16. To nearest, halves to even; a row of zeros has codes and scale of zero.
+    Returns codes, int8 [out, in], and the largest magnitude of each row, float32 [out]. Both come from the weight
+    rounded to float16. Codes are rounded to the nearest, halves to even. A row of zeros has codes and a scale of zero.
 
-    Raises ModelError for another dtype or shape, and where a weight is not finite in float16.
+    Raises ModelError for another dtype or shape, and if a weight is not finite in float16.
     """
     if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         raise ModelError(f"cannot quantise a {weight.dtype} tensor; convert it to float32, bfloat16 or float16")
@@ -51,7 +50,7 @@ def quantize_rowwise(weight: Tensor) -> tuple[Tensor, Tensor]:
         part = weight.detach()[start : start + step].to(torch.float16)
         scales = largest[start : start + step]
         scales.copy_(part.abs().amax(1))
-        # Counted only where a scale says that there are any: NaN and infinity propagate to it.
+        # They are counted only if a scale says that there are any: NaN and infinity reach the scale.
         if not bool(scales.isfinite().all()):
             broken += int((~part.isfinite()).sum())
             continue
@@ -67,8 +66,10 @@ def quantize_rowwise(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def dequantize_rowwise(codes: Tensor, scales: Tensor, dtype: torch.dtype, out: Tensor | None = None) -> Tensor:
-    """Decode int8 [out, in] with float32 scales [out]: code · scale · (1/127) in float32, in this order, rounded once
-    to `dtype`; into the contiguous buffer `out` if given."""
+    """Decode int8 [out, in] with float32 scales [out], into the contiguous buffer `out` if given.
+
+    A weight is code · scale · (1/127), multiplied in this order in float32 and rounded once to `dtype`.
+    """
     rows, width = codes.shape
     if out is None:
         out = torch.empty((rows, width), dtype=dtype, device=codes.device)
@@ -102,7 +103,7 @@ class RowwiseLinear(PackedLinear):
     SCB: Tensor
 
     def __init__(self, weight: Tensor, scales: Tensor, bias: Tensor | None = None) -> None:
-        """Wrap codes and scales; the tensors are kept, not copied. Raises ModelError where they do not fit."""
+        """Wrap codes and scales; the tensors are kept, not copied. Raises ModelError if they do not fit."""
         if weight.dim() != 2:
             raise ModelError(f"a linear layer's weight has two dimensions; got shape {list(weight.shape)}")
         shape = (weight.shape[0], weight.shape[1])
@@ -119,7 +120,7 @@ class RowwiseLinear(PackedLinear):
         return cls(*quantize_rowwise(weight), None if bias is None else bias.detach().clone())
 
     def decode(self, dtype: torch.dtype, out: Tensor | None) -> Tensor:
-        """The weight, [out, in] in `dtype`."""
+        """Decode the weight, [out, in] in `dtype`, into `out` if given."""
         return dequantize_rowwise(self.weight, self.SCB, dtype, out)
 
     def stored(self) -> StoredLinear | None:

@@ -1,4 +1,4 @@
-"""The quantisation schemes by name: a weight to its layer, which layers are left out, and what it all takes."""
+"""The quantisation schemes by name: how a weight becomes a layer, which ones are left out, and what they take."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from veneer.quant.packed import PackedLinear
 from veneer.quant.rowwise import CHUNK, DEVICE_CHUNK, RowwiseLinear
 
 HEAD = "lm_head"
-"""May stand among `skip_modules`, as in other programs' settings: the head is never quantised."""
+"""A name that `skip_modules` may hold, as in other programs' settings, although the head is never quantised."""
 
 
 def pack(weight: Tensor, bias: Tensor | None, quant: QuantSection) -> PackedLinear:
-    """The frozen layer of `weight` [out, in] as `quant` says; neither tensor is changed.
+    """Make the frozen layer of `weight` [out, in] that `quant` asks for; neither tensor is changed.
 
     Raises ModelError for a weight that cannot be quantised.
     """
@@ -30,9 +30,9 @@ def pack(weight: Tensor, bias: Tensor | None, quant: QuantSection) -> PackedLine
 
 
 def skipped(paths: Sequence[str], skip_modules: Sequence[str]) -> frozenset[str]:
-    """The layers among `paths` that `skip_modules` keeps dense: a name is a whole path or the end of one.
+    """Return the layers among `paths` that `skip_modules` keeps dense: a name is a whole path or the end of one.
 
-    Raises ConfigError for a name that means no layer; all such are named.
+    Raises ConfigError for names that mean no layer; the error lists them all.
     """
     found: dict[str, list[str]] = {
         name: [path for path in paths if path == name or path.endswith(f".{name}")] for name in skip_modules
@@ -49,7 +49,7 @@ def skipped(paths: Sequence[str], skip_modules: Sequence[str]) -> frozenset[str]
 
 
 def packed_bytes(outputs: int, inputs: int, quant: QuantSection) -> int:
-    """Bytes that a weight [outputs, inputs] takes as `quant` says: codes and scales, without the bias."""
+    """Return the bytes that a weight [outputs, inputs] takes as `quant` says: codes and scales, without the bias."""
     count = outputs * inputs
     if quant.scheme is Scheme.INT8:
         return count + 4 * outputs
@@ -58,7 +58,7 @@ def packed_bytes(outputs: int, inputs: int, quant: QuantSection) -> int:
 
 
 def decode_scratch(count: int, quant: QuantSection, device: str) -> int:
-    """Bytes that decoding `count` weights on `cpu` or `cuda` takes beside codes and result."""
+    """Return the bytes that decoding `count` weights on `cpu` or `cuda` takes beside codes and result."""
     if quant.scheme is Scheme.INT8:
         return 4 * min(count, CHUNK if device == "cpu" else DEVICE_CHUNK)
     return count // quant.block * 8

@@ -33,7 +33,7 @@ def program() -> str:
     return os.path.relpath(called)
 
 
-def run(
+def quickstart_visibly(
     method: Method,
     *,
     model: str | None,
@@ -47,11 +47,11 @@ def run(
 
     Args:
         method: what is trained.
-        model: in place of the bundled one.
-        output: folder of the run; by default a new one.
-        rows: messages of each held-out set that are answered.
-        device: where to compute.
-        time_limit: seconds that training and evaluation may take.
+        model: a model that replaces the bundled one.
+        output: the folder of the run; by default a new one.
+        rows: how many messages of each held-out set are answered.
+        device: the device that computes.
+        time_limit: how many seconds training and evaluation may take.
         as_json: leave the showing to the caller.
 
     Raises:

@@ -29,7 +29,7 @@ def test_a_header_has_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name in ("numbers", "texts"):
         read_header(tmp_path / f"{name}.gguf")
     monkeypatch.setattr(gguf_header, "MAX_ELEMENTS", 7999)
-    with pytest.raises(ModelError, match=r"8,000 array elements so far, at most .* 7,999 are allowed"):
+    with pytest.raises(ModelError, match=r"8,000 array elements so far; at most .* 7,999 are allowed"):
         read_header(tmp_path / "numbers.gguf")
     monkeypatch.setattr(gguf_header, "MAX_BYTES", 5000)
     with pytest.raises(ModelError, match=r"its header takes .* at most 5,000"):

@@ -39,11 +39,11 @@ def test_the_writer_is_read_by_gguf(tmp_path: Path) -> None:
 def test_missing_and_unplanned_tensors_are_refused(tokenizer: Path, tmp_path: Path) -> None:
     plan = [Planned("x", (3,), gguf.GGMLQuantizationType.F32)]
     with (
-        pytest.raises(OutputError, match=r"(?s)planned and not written.*x: 12 bytes"),
+        pytest.raises(OutputError, match=r"(?s)planned but not written.*x: 12 bytes"),
         GgufWriter(tmp_path / "a", {}, plan),
     ):
         pass
-    with pytest.raises(OutputError, match="not planned for"), GgufWriter(tmp_path / "b", {}, plan) as file:
+    with pytest.raises(OutputError, match="were not planned"), GgufWriter(tmp_path / "b", {}, plan) as file:
         file.write("x", np.zeros(16, np.uint8))
     config = hf.LlamaConfig(**SIZES).to_dict()
     known = from_directory(tokenizer)

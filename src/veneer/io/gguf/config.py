@@ -1,4 +1,4 @@
-"""A model's configuration both ways: the metadata of a GGUF file, and config.json, by the rules of its family."""
+"""A model's configuration both ways: from GGUF metadata to config.json and back, by the rules of its family."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from veneer.io.gguf.rope import Factors, read_rope, rope_of, write_rope
 
 
 def family_in(path: Path, metadata: Mapping[str, Any]) -> Family:
-    """The family of a file. Raises ModelError where files of it are not read."""
+    """Return the family of a file. Raises ModelError if Veneer does not read its files."""
     architecture = metadata.get("general.architecture")
     mixture = bool(metadata.get(f"{architecture}.expert_count", 0))
     family = FAMILIES.get((architecture, mixture)) if isinstance(architecture, str) else None
     if family is None:
         experts = " with experts" if mixture else ""
         raise ModelError(
-            f"{path} holds the architecture {architecture!r}{experts}; GGUF files of {', '.join(ARCHITECTURES)} "
-            "are read. Use the model's safetensors checkpoint instead."
+            f"{path} holds the architecture {architecture!r}{experts}; Veneer reads GGUF files of "
+            f"{', '.join(ARCHITECTURES)}. Use the model's safetensors checkpoint instead."
         )
     return family
 
 
 def read_config(family: Family, meta: Metadata, header: GgufHeader) -> dict[str, Any]:
-    """config.json from the metadata.
+    """Make config.json from the metadata.
 
     Raises:
-        ModelError: a key is missing or does not fit the others, or the file is of a kind that is not read.
+        ModelError: a key is missing or does not fit the others, or Veneer does not read such files.
     """
     other = [meta.key(name) for name in family.unread if meta.has(name)]
     if other:
@@ -94,7 +94,7 @@ def _one_head_size(meta: Metadata, name: str, head_dim: int) -> ModelError:
 
 
 def _read_switches(family: Family, header: GgufHeader) -> dict[str, bool]:
-    """Settings that a file says by the tensors that it has."""
+    """Return the settings that a file tells by which tensors it has."""
     found = {bias.key: f"blk.0.{bias.of[0]}.bias" in header.tensors for bias in family.names.biases if bias.key}
     for row in family.names.rows:
         if row.when:
@@ -110,7 +110,7 @@ def _read_layer_types(family: Family, meta: Metadata, layers: int) -> list[str]:
         return layer_types(layers, pattern)
     if isinstance(pattern, list) and len(pattern) == layers and all(type(slides) is bool for slides in pattern):
         return ["sliding_attention" if slides else "full_attention" for slides in pattern]
-    raise ModelError(f"{meta.path}: the metadata key {key} is {pattern!r}, a period or {layers} flags are needed.")
+    raise ModelError(f"{meta.path}: the metadata key {key} is {pattern!r}; a period or {layers} flags are needed.")
 
 
 # ------------------------------------------------------------------------------------------------------------- writing
@@ -122,16 +122,16 @@ class Described:
 
     family: Family
     config: Config
-    """Complete: with the family's defaults."""
+    """The complete config.json, with the family's defaults filled in."""
     values: Mapping[str, Value]
-    """Metadata by full key."""
+    """The metadata, by full key."""
     factors: Mapping[str, Factors]
-    """Tensors of rope divisors."""
+    """The tensors of rope divisors, by name."""
     notes: tuple[str, ...]
 
 
 def family_of(config: Config) -> Family:
-    """The family of a config.json. Raises ModelError where GGUF files of it are not written."""
+    """Return the family of a config.json. Raises ModelError if Veneer does not write it to GGUF."""
     family = BY_MODEL_TYPE.get(str(config.get("model_type")))
     if family is None:
         raise ModelError(
@@ -142,13 +142,13 @@ def family_of(config: Config) -> Family:
 
 
 def completed(config: Config) -> dict[str, Any]:
-    """`config` with what transformers takes where it does not say."""
+    """Return `config`, and where it is silent, the values that transformers takes."""
     family = family_of(config)
     full = {"tie_word_embeddings": False, "max_position_embeddings": 2048, **family.defaults, **config}
     if config.get("model_type") == "mistral":
         full.setdefault("sliding_window", 4096)
     if "num_experts" in family.defaults:
-        # transformers 5 writes the other family's name for it.
+        # transformers 5 writes the other family's name for this setting.
         full["num_experts"] = config.get("num_experts", full.pop("num_local_experts", full["num_experts"]))
     if family.window_period and not full.get("layer_types"):
         period = int(full.get("sliding_window_pattern") or family.window_period)
@@ -167,10 +167,11 @@ def completed(config: Config) -> dict[str, Any]:
 
 
 def describe(config: Config) -> Described:
-    """The metadata of a model, by the rules of its family.
+    """Make the metadata of a model, by the rules of its family.
 
     Raises:
-        ModelError: the family is not written, or llama.cpp would compute something else; every reason is named.
+        ModelError: Veneer does not write the family, or llama.cpp would compute something else; the error lists all
+            reasons.
     """
     family, full = family_of(config), completed(config)
     problems = _problems(family, full)
@@ -241,7 +242,7 @@ def _problems(family: Family, full: Config) -> list[str]:
 
 
 def _context(family: Family, full: Config, notes: list[str]) -> int:
-    """Positions that the file promises."""
+    """Return how many positions the file promises."""
     positions = int(full["max_position_embeddings"])
     window = full.get("sliding_window")
     acts = full.get("use_sliding_window", family.architecture in ("llama", "phi3"))

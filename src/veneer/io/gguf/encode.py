@@ -1,4 +1,4 @@
-"""Tensors to a GGUF file's bytes: which type each tensor of a model gets, and the values in it."""
+"""Turn tensors into the bytes of a GGUF file: which type each tensor gets, and how its values are encoded."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from veneer.io.gguf.kquants import encode_q4_k, encode_q5_k, encode_q6_k
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 HALF_LARGEST = 65504.0
-"""Largest float16 number. The scales of all block formats are float16."""
+"""The largest float16 number. All block formats have float16 scales."""
 
 
 class Quant(Enum):
-    """Format of the matrices of a GGUF file."""
+    """The format of the matrices of a GGUF file."""
 
     F32 = "f32"
     F16 = "f16"
@@ -35,7 +35,7 @@ class Quant(Enum):
 
 
 FILE_TYPES = {Quant.F32: 0, Quant.F16: 1, Quant.Q4_0: 2, Quant.Q8_0: 7, Quant.Q4_K_M: 15, Quant.BF16: 32}
-"""`general.file_type` (llama.cpp's `llama_ftype`)."""
+"""The value of `general.file_type` (llama.cpp's `llama_ftype`)."""
 _BASE = {
     Quant.F32: Kind.F32,
     Quant.F16: Kind.F16,
@@ -45,7 +45,7 @@ _BASE = {
     Quant.Q4_K_M: Kind.Q4_K,
 }
 _NARROW = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
-"""Formats for rows whose length is no multiple of 256."""
+"""The formats that take over if the length of the rows is no multiple of 256."""
 _OWN: dict[Kind, Callable[[Floats], Bytes]] = {
     Kind.Q4_K: encode_q4_k,
     Kind.Q5_K: encode_q5_k,
@@ -56,14 +56,14 @@ _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
 def kind_of(name: str, shape: tuple[int, ...], quant: Quant, values: Mapping[str, Any], *, tied: bool) -> Kind:
-    """The type of one tensor, as llama.cpp's own quantiser chooses it.
+    """Choose the type of one tensor as llama.cpp's own quantiser does.
 
     Args:
-        name: name in the GGUF file.
-        shape: shape, row-major.
-        quant: format of the file.
-        values: metadata of the file by full key.
-        tied: whether there is no head but the embedding.
+        name: the tensor's name in the GGUF file.
+        shape: its shape, row-major.
+        quant: the format of the file.
+        values: the metadata of the file, by full key.
+        tied: whether the embedding is also the head.
     """
     if len(shape) < 2 or not name.endswith(".weight") or "_norm." in name or "ffn_gate_inp." in name:
         return Kind.F32
@@ -77,14 +77,14 @@ def kind_of(name: str, shape: tuple[int, ...], quant: Quant, values: Mapping[str
 
 
 def fitting(kind: Kind, columns: int) -> Kind:
-    """`kind`, or the next wider one that rows of `columns` can have."""
+    """Return `kind`, or the next wider type that rows of `columns` elements can have."""
     while columns % GGML_QUANT_SIZES[kind][0]:
         kind = _NARROW.get(kind, Kind.F16)
     return kind
 
 
 def _mixed(name: str, values: Mapping[str, Any]) -> Kind:
-    """Q4_K_M: v and the down projection have more bits in a half of the layers, fused q, k and v in all of them."""
+    """Choose as Q4_K_M does: v and the down projection get more bits in half of the layers, fused q, k and v in all."""
     architecture = values["general.architecture"]
     layers = int(values[f"{architecture}.block_count"])
     experts = int(values.get(f"{architecture}.expert_count", 0))
@@ -95,7 +95,7 @@ def _mixed(name: str, values: Mapping[str, Any]) -> Kind:
     more = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
     part = name[match.end() :].removesuffix(".weight")
     if part == "attn_v":
-        # Models with 80 layers and grouped heads have a small v, so that a fifth bit costs little.
+        # Models with 80 layers and grouped heads have a small v, so a fifth bit costs little.
         grouped = values[f"{architecture}.attention.head_count"] != values[f"{architecture}.attention.head_count_kv"]
         large = layers == 80 and ((architecture == "llama" and grouped) or architecture == "qwen2")
         return Kind.Q8_0 if experts == 8 else Kind.Q6_K if more else Kind.Q5_K if large else Kind.Q4_K
@@ -111,9 +111,9 @@ def _mixed(name: str, values: Mapping[str, Any]) -> Kind:
 
 
 def encode(name: str, tensor: Tensor, kind: Kind) -> Bytes:
-    """A tensor `[…, columns]` of any float type as the bytes of `kind`, flat.
+    """Encode a tensor `[…, columns]` of any float type as the flat bytes of `kind`.
 
-    Float types are rounded once; blocks are made from float32.
+    Float values are rounded once; blocks are made from float32 values.
 
     Raises:
         ModelError: a value is NaN or infinite, or is too large for the type.

@@ -1,8 +1,8 @@
-"""What a GGUF architecture is in Hugging Face's terms: one entry a family, for reading and for writing.
+"""What a GGUF architecture is in Hugging Face's terms: one entry for each family, for reading and for writing.
 
 An entry says which tensors there are (names.py), which settings are keys of the metadata, and what llama.cpp takes for
-granted: a setting without a key is put into config.json when a file is read, and is compared with the model when one is
-written. What llama.cpp would compute otherwise is refused.
+granted. A setting without a key is put into config.json when a file is read. When a file is written, the setting is
+compared with the model, and a model that llama.cpp would compute in another way is refused.
 """
 
 from __future__ import annotations
@@ -49,42 +49,42 @@ def _nothing(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """One architecture."""
+    """A family of models: one architecture of GGUF."""
 
     architecture: str
-    """GGUF's name."""
+    """GGUF's name of the architecture."""
     model_types: tuple[str, ...]
-    """Hugging Face's names of what is written so; the first is what is read."""
+    """The Hugging Face model types that are written as this family. A file is read as the first of them."""
     class_name: str
     names: Names
     settings: tuple[Setting, ...] = (RMS,)
     activation: tuple[str, str] = ("hidden_act", "silu")
-    """Key of config.json, and the one function that llama.cpp has."""
+    """The key of the activation in config.json, and the one function that llama.cpp has."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """What transformers takes where config.json does not say, if it is not the Llama family's."""
+    """What transformers takes if config.json is silent, where this differs from the Llama family."""
     granted: Callable[[Config], Mapping[str, Any]] = _nothing
-    """Settings that llama.cpp takes for granted, given the others."""
+    """Returns the settings that llama.cpp takes for granted, given the others."""
     ropes: frozenset[str] = _ANY
     partial: bool = False
-    """Whether a part of a head may be turned alone."""
+    """Whether the rotary positions may turn only a part of a head."""
     unread: tuple[str, ...] = ()
-    """Keys of another model of the architecture, which is not read."""
+    """Keys that mark another model of the architecture, one that Veneer does not read."""
     mixture: bool = False
-    """Whether the feed-forward blocks are experts'."""
+    """Whether the feed-forward blocks are made of experts."""
     window_period: int = 0
-    """Where llama.cpp knows the sliding window: every so many layers one sees everything. 0 where it does not: a file's
-    context then ends where the window would begin to act."""
+    """One of so many layers sees everything, where llama.cpp knows the sliding window. It is 0 where it does not: then
+    the context of a file ends where the window would begin to act."""
 
 
 def _gemma_scalar(config: Config, layers_of_27b: int) -> int:
-    """The number whose root divides the scores: Gemma's 27B models are known to llama.cpp by their layers."""
+    """Return the number whose root divides the scores; llama.cpp knows Gemma's 27B models by their number of layers."""
     if config["num_hidden_layers"] == layers_of_27b:
         return int(config["hidden_size"]) // int(config["num_attention_heads"])
     return int(config["head_dim"])
 
 
 def layer_types(layers: int, period: int) -> list[str]:
-    """config.json's `layer_types` where every so many layers one sees everything."""
+    """Return config.json's `layer_types` for a model in which one of `period` layers sees everything."""
     return ["full_attention" if layer % period == 0 else "sliding_attention" for layer in range(1, layers + 1)]
 
 
@@ -305,7 +305,7 @@ _ALL = (
     ),
 )
 FAMILIES: dict[tuple[str, bool], Family] = {(family.architecture, family.mixture): family for family in _ALL}
-"""Families by GGUF's name, and whether there are experts."""
+"""The families, by GGUF's name and whether there are experts."""
 ARCHITECTURES = sorted({family.architecture for family in _ALL})
 BY_MODEL_TYPE: dict[str, Family] = {name: family for family in _ALL for name in family.model_types}
-"""Families by Hugging Face's name."""
+"""The families, by Hugging Face's name."""

@@ -25,13 +25,13 @@ from veneer.errors import ModelError
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_ENTRIES = 1 << 16
-"""Most tensors, and most metadata keys, that a header may declare (the largest known models have some thousands)."""
+"""How many tensors, and how many metadata keys, a header may declare (the largest known models have some thousands)."""
 MAX_ARRAY = 1 << 22
-"""Most elements of one metadata array (the largest known vocabularies have some 300,000 tokens)."""
+"""How many elements one metadata array may have (the largest known vocabularies have some 300,000 tokens)."""
 MAX_ELEMENTS = 1 << 23
-"""Most elements of all metadata arrays together. As Python objects they take some hundreds of MB."""
+"""How many elements all metadata arrays together may have; as Python objects they take some hundreds of MB."""
 MAX_BYTES = 1 << 28
-"""Most bytes of metadata and tensor table together (the largest known headers have some 20 MB)."""
+"""How many bytes metadata and tensor table together may take (the largest known headers have some 20 MB)."""
 MAX_KEY = 1 << 16
 MAX_NAME = 256
 MAX_DIMENSIONS = 4
@@ -51,10 +51,10 @@ class TensorInfo:
 
     name: str
     shape: tuple[int, ...]
-    """Row-major, as torch has it: GGUF's own order reversed."""
+    """The shape in torch's order (row-major), which is GGUF's own order reversed."""
     kind: GGMLQuantizationType
     offset: int
-    """Bytes from the start of the file."""
+    """Where the tensor starts, in bytes from the start of the file."""
     nbytes: int
 
 
@@ -64,7 +64,7 @@ class GgufHeader:
 
     version: int
     metadata: dict[str, Any]
-    """Key to int, float, bool, str, or a list of them."""
+    """The value of each key: an int, float, bool or str, or a list of them."""
     tensors: dict[str, TensorInfo]
 
 
@@ -85,10 +85,10 @@ class _Cursor:
         )
 
     def claim(self, count: int, what: str) -> int:
-        """Move over `count` bytes and give the position before them."""
+        """Move over `count` bytes and return the position before them."""
         start = self.at
         if count > self.size - start:
-            raise self.fail(f"{what} needs {count} bytes where {self.size - start} are left")
+            raise self.fail(f"{what} needs {count} bytes, but {self.size - start} are left")
         self.at = start + count
         self.spend()
         return start
@@ -98,7 +98,7 @@ class _Cursor:
         self.elements += elements
         if self.elements > MAX_ELEMENTS or self.at > MAX_BYTES:
             raise self.fail(
-                f"its header takes {self.at:,} bytes and {self.elements:,} array elements so far, at most "
+                f"its header takes {self.at:,} bytes and {self.elements:,} array elements so far; at most "
                 f"{MAX_BYTES:,} and {MAX_ELEMENTS:,} are allowed"
             )
 
@@ -109,7 +109,7 @@ class _Cursor:
     def string(self, what: str, limit: int | None = None) -> str:
         length = self.number("Q", f"the length of {what}")
         if limit is not None and length > limit:
-            raise self.fail(f"{what} is {length} bytes long, at most {limit} are allowed")
+            raise self.fail(f"{what} is {length} bytes long; at most {limit} are allowed")
         start = self.claim(length, what)
         try:
             return self.data[start : start + length].decode("utf-8")
@@ -117,7 +117,7 @@ class _Cursor:
             raise self.fail(f"{what} is not UTF-8 text") from None
 
     def strings(self, count: int, what: str) -> list[str]:
-        """`count` strings; the loop is flat because vocabularies have hundreds of thousands of them."""
+        """Read `count` strings; the loop is flat because vocabularies have hundreds of thousands of them."""
         data, at, end = self.data, self.at, self.size
         length_of = struct.Struct("<Q").unpack_from
         out = []
@@ -127,7 +127,7 @@ class _Cursor:
             (length,) = length_of(data, at)
             at += 8
             if length > end - at:
-                raise self.fail(f"string {index} of {what} needs {length} bytes where {end - at} are left")
+                raise self.fail(f"string {index} of {what} needs {length} bytes, but {end - at} are left")
             try:
                 out.append(data[at : at + length].decode("utf-8"))
             except UnicodeDecodeError:
@@ -153,7 +153,7 @@ class _Cursor:
         kind = self.number("I", f"the element type of {key!r}")
         count = self.number("Q", f"the length of {key!r}")
         if count > MAX_ARRAY:
-            raise self.fail(f"{key!r} has {count} elements, at most {MAX_ARRAY} are allowed")
+            raise self.fail(f"{key!r} has {count} elements; at most {MAX_ARRAY} are allowed")
         self.spend(count)
         if kind == _STRING:
             return self.strings(count, repr(key))
@@ -176,7 +176,7 @@ def read_header(path: Path) -> GgufHeader:
             return _parse(_Cursor(data, path))
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except ValueError as error:  # mmap refuses an empty file with it; nothing in _parse raises it
+    except ValueError as error:  # mmap raises it for an empty file; nothing in _parse does
         raise ModelError(f"{path} is not a usable GGUF file: it is empty. Download the file again.") from error
 
 
@@ -187,11 +187,13 @@ def _parse(cursor: _Cursor) -> GgufHeader:
     version = cursor.number("I", "the version")
     if version not in VERSIONS:
         why = "the byte order is big-endian" if version & 0xFFFF == 0 else f"its version is {version}"
-        raise cursor.fail(f"{why}, and versions 2 and 3 in little-endian order are read")
+        raise cursor.fail(f"{why}; Veneer reads versions 2 and 3 in little-endian order")
     tensor_count = cursor.number("Q", "the tensor count")
     pair_count = cursor.number("Q", "the metadata count")
     if tensor_count > MAX_ENTRIES or pair_count > MAX_ENTRIES:
-        raise cursor.fail(f"it declares {tensor_count} tensors and {pair_count} keys, at most {MAX_ENTRIES} each")
+        raise cursor.fail(
+            f"it declares {tensor_count} tensors and {pair_count} keys; at most {MAX_ENTRIES} each are allowed"
+        )
     metadata: dict[str, Any] = {}
     for _ in range(pair_count):
         key = cursor.string("a metadata key", MAX_KEY)
@@ -214,11 +216,11 @@ def _parse(cursor: _Cursor) -> GgufHeader:
 
 
 def _tensor(cursor: _Cursor, alignment: int) -> TensorInfo:
-    """One tensor record; its offset still counts from the start of the data section."""
+    """Read one tensor record; its offset still counts from the start of the data section."""
     name = cursor.string("a tensor name", MAX_NAME)
     rank = cursor.number("I", f"the rank of {name!r}")
     if not 1 <= rank <= MAX_DIMENSIONS:
-        raise cursor.fail(f"the tensor {name!r} has {rank} dimensions, 1 to {MAX_DIMENSIONS} are allowed")
+        raise cursor.fail(f"the tensor {name!r} has {rank} dimensions; 1 to {MAX_DIMENSIONS} are allowed")
     shape = tuple(cursor.number("Q", f"the shape of {name!r}") for _ in range(rank))[::-1]
     code = cursor.number("I", f"the type of {name!r}")
     offset = cursor.number("Q", f"the offset of {name!r}")

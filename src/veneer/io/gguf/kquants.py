@@ -1,21 +1,21 @@
-"""Encoders of the K-quants that Q4_K_M is made of, which the gguf package decodes and does not write.
+"""Encoders of the K-quants that Q4_K_M is made of; the gguf package decodes them but does not write them.
 
 A super-block is 256 weights of a row. Q4_K and Q5_K cut it into 8 blocks of 32, Q6_K into 16 of 16:
 
-    Q4_K, Q5_K:  x ≈ d · s_b · q − e · m_b     q of 4 or 5 bits, s_b and m_b of 6, d and e float16
-    Q6_K:        x ≈ d · s_b · (q − 32)        q of 6 bits, s_b of 8 with a sign, d float16
+    Q4_K, Q5_K:  x ≈ d · s_b · q − e · m_b     q has 4 or 5 bits, s_b and m_b have 6, d and e are float16
+    Q6_K:        x ≈ d · s_b · (q − 32)        q has 6 bits, s_b has 8 with a sign, d is float16
 
-Choosing them is a least-squares problem with whole numbers in it, solved in four steps, each of which can only lower
-the squared error of what it chooses:
+To choose these numbers is a least-squares problem with whole numbers in it. It is solved in four steps, and none of
+them can raise the squared error of what it chooses:
 
-1. Each block alone, with a free scale and offset: a number of grids are laid over its range, q is rounded on each, and
-   scale and offset are then the least-squares fit for that q (a 2 × 2 system). The best is kept.
-2. d and e are such that the largest block scale and offset use all of their bits.
-3. s_b and m_b are the whole numbers around what step 1 found, tried in all combinations with q rounded anew.
-4. d (and e) are fitted once more for all q, s and m, and taken where the error falls after q is rounded on the result.
+1. Each block is fitted alone, with a free scale and offset. Several grids are laid over its range, and q is rounded on
+   each. Scale and offset are then the least-squares fit for that q (a 2 × 2 system). The best fit is kept.
+2. d and e are chosen so that the largest block scale and offset use all of their bits.
+3. s_b and m_b are the whole numbers around what step 1 found. All combinations are tried, with q rounded anew.
+4. d (and e) are fitted once more for all q, s and m. The fit is taken if it lowers the error after q is rounded on it.
 
 All weights count alike: without knowledge of the inputs, the error of a product's output is the sum of squares of the
-weights' errors. Everything is float32 over many blocks at once; the layouts are those of gguf's own decoders.
+weights' errors. Everything is computed in float32 over many blocks at once. The layouts are those of gguf's decoders.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Whole = np.ndarray[Any, np.dtype[np.int32]]
 
 SUPER = 256
-"""Weights of a super-block."""
+"""How many weights a super-block has."""
 CHUNK = 1 << 16
-"""Weights that are encoded at once: the temporaries stay in the processor's cache."""
+"""How many weights are encoded at once: the temporaries stay in the processor's cache."""
 GRIDS = np.linspace(-1.0, 1.0, 13, dtype=np.float32)
-"""Step 1: how much more or less than the range the steps of a grid span, in steps."""
+"""By how many steps a grid of step 1 spans more or less than the range of the block."""
 SIGNED_GRIDS = np.linspace(-2.0, 1.0, 16, dtype=np.float32)
 _ONE = np.ones(1, np.float32)
 LARGEST = 63
-"""Largest s_b and m_b in Q4_K and Q5_K."""
+"""The largest s_b and m_b in Q4_K and Q5_K."""
 
 
 def encode_q4_k(rows: Floats) -> Bytes:
-    """`[n, 256 k]` float32 to `[n, 144 k]` bytes."""
+    """Encode float32 `[n, 256 k]` to bytes `[n, 144 k]`."""
     return _encode(rows, lambda blocks: _pack_q4(_affine(blocks, 15)), 144)
 
 
 def encode_q5_k(rows: Floats) -> Bytes:
-    """`[n, 256 k]` float32 to `[n, 176 k]` bytes."""
+    """Encode float32 `[n, 256 k]` to bytes `[n, 176 k]`."""
     return _encode(rows, lambda blocks: _pack_q5(_affine(blocks, 31)), 176)
 
 
 def encode_q6_k(rows: Floats) -> Bytes:
-    """`[n, 256 k]` float32 to `[n, 210 k]` bytes."""
+    """Encode float32 `[n, 256 k]` to bytes `[n, 210 k]`."""
     return _encode(rows, lambda blocks: _pack_q6(_symmetric(blocks)), 210)
 
 
@@ -68,7 +68,7 @@ def _encode(rows: Floats, encode: Callable[[Floats], Bytes], width: int) -> Byte
         out[start : start + step] = encode(blocks[start : start + step])
 
     starts = range(0, len(blocks), step)
-    # numpy lets go of the interpreter while it computes, and super-blocks do not depend on each other.
+    # numpy releases the interpreter's lock while it computes, and super-blocks do not depend on each other.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(fill, starts))
     return out.reshape(len(rows), -1)
@@ -79,16 +79,18 @@ def _encode(rows: Floats, encode: Callable[[Floats], Bytes], width: int) -> Byte
 
 @dataclass(frozen=True, slots=True)
 class _Affine:
-    """Chosen numbers of n super-blocks."""
+    """The numbers chosen for n super-blocks of Q4_K or Q5_K."""
 
     d: Floats
-    """`[n]`, what float16 holds; so is `e`."""
+    """The scale of each super-block, `[n]`, a float16 value."""
     e: Floats
+    """The scale of its offsets, `[n]`, a float16 value."""
     scales: Whole
-    """`[n, 8]`; so are the `offsets`."""
+    """s of each block, `[n, 8]`."""
     offsets: Whole
+    """m of each block, `[n, 8]`."""
     codes: Whole
-    """`[n, 8, 32]`."""
+    """q of each weight, `[n, 8, 32]`."""
 
 
 def _affine(blocks: Floats, top: int) -> _Affine:
@@ -110,7 +112,7 @@ def _affine(blocks: Floats, top: int) -> _Affine:
 
 
 def _fit_affine(x: Floats, top: int) -> tuple[Floats, Floats]:
-    """Step 1: scale and offset `[n, 8]`, both ≥ 0, of x ≈ scale · q − offset."""
+    """Step 1: find scale and offset `[n, 8]`, both ≥ 0, for x ≈ scale · q − offset."""
     low = np.minimum(x.min(-1), 0.0)
     span = x.max(-1) - low
     safe = np.where(span > 0, span, 1.0)
@@ -123,7 +125,7 @@ def _fit_affine(x: Floats, top: int) -> tuple[Floats, Floats]:
         q = np.rint((x - low[..., None]) * step[..., None])
         q = np.minimum(np.maximum(q, 0, out=q), top, out=q)
         sum_q, sum_qq, sum_qx = q.sum(-1), np.square(q).sum(-1), (q * x).sum(-1)
-        # Minimum over (s, o) of Σ (s q − o − x)²; an offset below 0 is not to be had, and the fit is then through 0.
+        # This is the minimum over (s, o) of Σ (s q − o − x)². An offset cannot be below 0; then the fit goes through 0.
         determinant = count * sum_qq - sum_q * sum_q
         whole = np.where(determinant > 0, determinant, 1.0)
         s = (count * sum_qx - sum_q * total) / whole
@@ -135,14 +137,14 @@ def _fit_affine(x: Floats, top: int) -> tuple[Floats, Floats]:
         taken = (error < best) & (s >= 0)
         best = np.where(taken, error, best)
         scale, offset = np.where(taken, s, scale), np.where(taken, o, offset)
-    flat = span <= 0  # nothing but zeros, or one value that is not above 0
+    flat = span <= 0  # all weights are zero, or all are one value that is not above 0
     return np.where(flat, 0.0, scale).astype(np.float32), np.where(flat, -low, offset).astype(np.float32)
 
 
 def _whole_affine(
     x: Floats, scale: Floats, offset: Floats, d: Floats, e: Floats, top: int
 ) -> tuple[Whole, Whole, Whole, Floats]:
-    """Step 3: scales, offsets, codes, and the error of each super-block."""
+    """Step 3: return scales, offsets, codes, and the error of each super-block."""
     near_s = np.rint(_over(scale, d[:, None]))
     near_o = np.rint(_over(offset, e[:, None]))
     best: Floats = np.full(scale.shape, np.inf, np.float32)
@@ -161,7 +163,7 @@ def _whole_affine(
 
 
 def _round_affine(x: Floats, d: Floats, e: Floats, s: Whole, o: Whole, top: int) -> tuple[Whole, Floats]:
-    """The nearest codes, and the squared error of each block `[n, 8]`."""
+    """Return the nearest codes, and the squared error of each block `[n, 8]`."""
     scale, offset = (d[:, None] * s)[..., None], (e[:, None] * o)[..., None]
     q = np.rint((x + offset) * _over(_ONE, scale))
     q = np.minimum(np.maximum(q, 0, out=q), top, out=q)
@@ -169,7 +171,7 @@ def _round_affine(x: Floats, d: Floats, e: Floats, s: Whole, o: Whole, top: int)
 
 
 def _refit(x: Floats, scales: Whole, offsets: Whole, codes: Whole, d: Floats, e: Floats) -> tuple[Floats, Floats]:
-    """Step 4: least squares over a super-block, x ≈ d · (s q) − e · m."""
+    """Step 4: fit d and e by least squares over a super-block, x ≈ d · (s q) − e · m."""
     u = (scales[..., None] * codes).astype(np.float32).reshape(len(x), -1)
     v = np.broadcast_to(offsets[..., None], x.shape).astype(np.float32).reshape(len(x), -1)
     y = x.reshape(len(x), -1)
@@ -185,7 +187,11 @@ def _refit(x: Floats, scales: Whole, offsets: Whole, codes: Whole, d: Floats, e:
 
 
 def _pack_scales(scales: Whole, offsets: Whole) -> Bytes:
-    """Six bits each in 12 bytes: the first four of either whole, the upper bits of the last four in their spare two."""
+    """Pack 8 scales and 8 offsets of six bits into 12 bytes.
+
+    The first four of each take a byte, whose two spare bits hold the upper bits of the last four. The lower bits of the
+    last four share four bytes.
+    """
     s, o = scales.astype(np.uint8), offsets.astype(np.uint8)
     first = (s[:, :4] & 63) | ((s[:, 4:] >> 4) << 6)
     second = (o[:, :4] & 63) | ((o[:, 4:] >> 4) << 6)
@@ -194,7 +200,7 @@ def _pack_scales(scales: Whole, offsets: Whole) -> Bytes:
 
 
 def _pack_nibbles(codes: Whole) -> Bytes:
-    """Codes of each pair of blocks: the first in the lower and the second in the upper four bits."""
+    """Pack each pair of blocks: the first block's codes take the lower four bits, the second's the upper four."""
     q = (codes & 15).astype(np.uint8).reshape(-1, 4, 2, 32)
     return (q[:, :, 0] | (q[:, :, 1] << np.uint8(4))).reshape(-1, 128)
 
@@ -204,7 +210,7 @@ def _pack_q4(chosen: _Affine) -> Bytes:
 
 
 def _pack_q5(chosen: _Affine) -> Bytes:
-    """As Q4_K, with the fifth bits between: bit b of byte i belongs to weight i of block b."""
+    """Pack like Q4_K, with the fifth bits before the nibbles: bit b of byte i belongs to weight i of block b."""
     fifth = (chosen.codes >> 4).astype(np.uint8) << np.arange(8, dtype=np.uint8)[:, None]
     high = np.bitwise_or.reduce(fifth, axis=1)
     return np.concatenate([*_affine_head(chosen), high, _pack_nibbles(chosen.codes)], axis=1)
@@ -219,14 +225,14 @@ def _affine_head(chosen: _Affine) -> list[Bytes]:
 
 @dataclass(frozen=True, slots=True)
 class _Symmetric:
-    """Chosen numbers of n super-blocks."""
+    """The numbers chosen for n super-blocks of Q6_K."""
 
     d: Floats
-    """`[n]`, what float16 holds."""
+    """The scale of each super-block, `[n]`, a float16 value."""
     scales: Whole
-    """`[n, 16]`."""
+    """s of each block, `[n, 16]`."""
     codes: Whole
-    """`[n, 16, 16]`, −32 to 31."""
+    """q − 32 of each weight, `[n, 16, 16]`, −32 to 31."""
 
 
 def _symmetric(blocks: Floats) -> _Symmetric:
@@ -253,7 +259,7 @@ def _symmetric(blocks: Floats) -> _Symmetric:
 
 
 def _fit_symmetric(x: Floats) -> Floats:
-    """Step 1: the scale `[n, 16]`, of either sign, of x ≈ scale · q."""
+    """Step 1: find the scale `[n, 16]`, of either sign, for x ≈ scale · q."""
     extreme = np.take_along_axis(x, np.abs(x).argmax(-1)[..., None], -1)[..., 0]
     safe = np.where(extreme != 0, extreme, 1.0)
     best, scale = np.zeros_like(extreme), np.zeros_like(extreme)
@@ -261,7 +267,7 @@ def _fit_symmetric(x: Floats) -> Floats:
         q = np.rint(x * (-(32 + change) / safe)[..., None])
         q = np.minimum(np.maximum(q, -32, out=q), 31, out=q)
         sum_qq, sum_qx = np.square(q).sum(-1), (q * x).sum(-1)
-        # The squared error is Σ x² less this.
+        # The squared error is Σ x² minus this gain.
         gain = np.square(sum_qx) / np.where(sum_qq > 0, sum_qq, 1.0)
         taken = gain > best
         best = np.where(taken, gain, best)
@@ -277,7 +283,10 @@ def _round_symmetric(x: Floats, d: Floats, s: Whole) -> tuple[Whole, Floats]:
 
 
 def _pack_q6(chosen: _Symmetric) -> Bytes:
-    """Halves of 128: the lower four bits of weights i and i + 64 in one byte, the upper two of every 32nd in one."""
+    """Pack each half of 128 weights alone.
+
+    The lower four bits of weights i and i + 64 share a byte; so do the upper two bits of every 32nd weight.
+    """
     q = (chosen.codes + 32).astype(np.uint8).reshape(-1, 2, 4, 32)
     low = q & 15
     lower = np.stack([low[:, :, 0] | (low[:, :, 2] << 4), low[:, :, 1] | (low[:, :, 3] << 4)], axis=2)
@@ -290,12 +299,12 @@ def _pack_q6(chosen: _Symmetric) -> Bytes:
 
 
 def _over(a: Floats, b: Floats) -> Floats:
-    """a / b, and 0 where b is 0."""
+    """Return a / b, and 0 where b is 0."""
     return np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape), np.float32), where=b != 0)
 
 
 def _half(values: Floats) -> Floats:
-    """What float16 makes of them; infinite where they are too large, which whoever asked must refuse."""
+    """Round to float16. Values that are too large become infinite, and the caller must refuse them."""
     with np.errstate(over="ignore"):
         return values.astype(np.float16).astype(np.float32)
 

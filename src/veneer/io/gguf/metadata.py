@@ -14,11 +14,11 @@ import numpy as np
 from veneer.errors import ModelError
 
 Value = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
-"""What a key may hold."""
+"""The values that a key may hold."""
 
 
 class Metadata:
-    """Typed access: what is missing or of another type is a ModelError naming the key."""
+    """Typed access to the metadata: a key that is missing or of another type raises a ModelError that names it."""
 
     def __init__(self, path: Path, metadata: Mapping[str, Any], architecture: str) -> None:
         self.path = path
@@ -26,47 +26,47 @@ class Metadata:
         self.architecture = architecture
 
     def key(self, name: str) -> str:
-        """The full key of an architecture's setting."""
+        """Return the full key of a setting of the architecture."""
         return f"{self.architecture}.{name}"
 
     def has(self, name: str) -> bool:
-        """Whether the architecture's setting is there."""
+        """Return whether the file has this setting of the architecture."""
         return self.key(name) in self.metadata
 
     def integer(self, name: str, default: int | None = None, *, least: int = 1, most: int = 1 << 31) -> int:
-        """A whole number in a range."""
+        """Return a setting that is a whole number in a range."""
         value = self.metadata.get(self.key(name), default)
         if type(value) is not int or not least <= value <= most:
             raise ModelError(
-                f"{self.path}: the metadata key {self.key(name)} is {value!r}, a whole number ≥ {least} is needed."
+                f"{self.path}: the metadata key {self.key(name)} is {value!r}; a whole number ≥ {least} is needed."
             )
         return value
 
     def real(self, name: str, default: float | None = None) -> float:
-        """A positive number."""
+        """Return a setting that is a positive number."""
         value = self.metadata.get(self.key(name), default)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
             raise ModelError(
-                f"{self.path}: the metadata key {self.key(name)} is {value!r}, a positive number is needed."
+                f"{self.path}: the metadata key {self.key(name)} is {value!r}; a positive number is needed."
             )
         return shortest(value)
 
     def token(self, role: str) -> int | None:
-        """A token's number, or None where the file names none."""
+        """Return the number of the token with this role, or None if the file names none."""
         key = f"tokenizer.ggml.{role}_token_id"
         value = self.metadata.get(key)
         if value is not None and (type(value) is not int or value < 0):
-            raise ModelError(f"{self.path}: the metadata key {key} is {value!r}, a token's number is needed.")
+            raise ModelError(f"{self.path}: the metadata key {key} is {value!r}; a token's number is needed.")
         return value
 
 
 def shortest(value: float) -> float:
-    """The shortest decimal that rounds to a float32 number, which is what the configuration had."""
+    """Return the shortest decimal that rounds to a float32 number: the configuration held that decimal."""
     return float(str(np.float32(value)))
 
 
 class Presence(Enum):
-    """What it means that a setting is missing or null."""
+    """What it means if a setting is missing or null."""
 
     NEEDED = "needed"
     OPTIONAL = "optional"
@@ -77,17 +77,17 @@ class Setting:
     """One setting under both of its names."""
 
     theirs: str
-    """Key in config.json."""
+    """The key in config.json."""
     ours: str
-    """Key in the metadata, after the architecture."""
+    """The key in the metadata, after the name of the architecture."""
     kind: type
-    """Type of the value, int or float."""
+    """The type of the value, int or float."""
     presence: Presence = Presence.NEEDED
     assumed: int | float | None = None
-    """What llama.cpp takes where a file does not say."""
+    """The value that llama.cpp takes if a file is silent."""
 
     def read(self, metadata: Metadata) -> dict[str, Any]:
-        """The setting for config.json; null where it is optional and missing."""
+        """Return the setting for config.json; it is null if it is optional and missing."""
         if self.presence is Presence.OPTIONAL and not metadata.has(self.ours):
             return {self.theirs: None}
         if self.kind is int:
@@ -95,10 +95,10 @@ class Setting:
         return {self.theirs: metadata.real(self.ours, self.assumed)}
 
     def write(self, config: Mapping[str, Any]) -> dict[str, Value]:
-        """The setting for the metadata, or nothing where it is null and may be.
+        """Return the setting for the metadata, or nothing if it is null and may be.
 
         Raises:
-            ModelError: it is missing, or no number above 0.
+            ModelError: the setting is missing, or is no number above 0.
         """
         value = config.get(self.theirs)
         if value is None and self.presence is Presence.OPTIONAL:

@@ -22,7 +22,7 @@ from veneer.io.gguf.writer import GgufWriter, Planned
 from veneer.io.tokenizer import Tokenizer
 
 QUANTIZATION_VERSION = 2
-"""Version of ggml's block formats (`general.quantization_version`)."""
+"""The version of ggml's block formats (`general.quantization_version`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class WrittenGguf:
     tensors: int
     bytes: int
     kinds: dict[str, int]
-    """Number of tensors by type."""
+    """How many tensors have each type."""
     notes: tuple[str, ...]
 
 
@@ -53,12 +53,13 @@ def write_model(
     Everything that can be refused from configuration and tokenizer is refused before the first tensor is asked for.
 
     Args:
-        path: a fresh file; not atomic by itself: use it inside `atomic_folder`.
-        config: config.json, with the vocabulary and the tie that `tensors` have.
-        tokenizer: the model's.
-        tensors: under their Hugging Face names, in any order and any float type; a tied head is left out.
-        quant: of the matrices.
-        name: the model's, for people.
+        path: a file that does not exist yet; a failure leaves a part of it, so write inside `atomic_folder`.
+        config: config.json; its vocabulary and its tie must be those of `tensors`.
+        tokenizer: the model's tokenizer.
+        tensors: the model's tensors under their Hugging Face names, in any order and float type; a tied head is
+            left out.
+        quant: the format of the matrices.
+        name: the model's name, for people.
         progress: called with the Hugging Face name of every tensor.
 
     Raises:
@@ -81,20 +82,22 @@ def write_model(
 
 
 def needed(config: Mapping[str, Any]) -> list[str]:
-    """The Hugging Face names of all tensors that `write_model` needs, each once. Raises ModelError for a family that is
-    not written."""
+    """Return the Hugging Face names of all tensors that `write_model` needs, each once.
+
+    Raises ModelError for a family that Veneer does not write.
+    """
     parts = pieces(family_of(config).names, completed(config))
     return list(dict.fromkeys(source for piece in parts for source in piece.sources))
 
 
 def plan_kinds(config: Mapping[str, Any], quant: Quant) -> dict[str, str]:
-    """The type of every tensor that `write_model` writes, by GGUF names. Raises ModelError as `describe` does."""
+    """Return the type of each tensor that `write_model` writes, by GGUF names. Raises ModelError as `describe`."""
     described = describe(config)
     return {name: planned.kind.name for name, planned in _plan(described, quant, _values(described, quant, "")).items()}
 
 
 def metadata(config: Mapping[str, Any], tokenizer: Tokenizer, quant: Quant) -> dict[str, Value]:
-    """Everything that `write_model` writes beside tensors and the model's name. Raises ModelError as it does."""
+    """Return what `write_model` writes beside tensors and the model's name. Raises ModelError as it does."""
     described = describe(config)
     vocabulary = write_vocabulary(tokenizer, int(described.config["vocab_size"]))
     return _values(described, quant, "") | dict(vocabulary.values)
@@ -123,7 +126,7 @@ def _plan(described: Described, quant: Quant, values: Mapping[str, Value]) -> di
 
 
 def _narrowed(plan: Mapping[str, Planned], quant: Quant, described: Described) -> list[str]:
-    """A note on rows that the blocks of the type do not divide."""
+    """Return a note if the type's blocks do not divide the rows of some tensors."""
     if quant is not Quant.Q4_K_M:
         return []
     odd = sorted({tensor.shape[-1] for tensor in plan.values() if len(tensor.shape) > 1} - {0})
@@ -168,7 +171,7 @@ def _fill(
 
 
 def laid_out(tensor: Tensor, piece: Piece) -> Tensor:
-    """A Hugging Face tensor with the rows and the offset of its piece."""
+    """Return a Hugging Face tensor with its rows in the file's order and the piece's offset added."""
     if piece.heads:
         tensor = interleaved(tensor, piece.heads)
     return tensor.double() + piece.offset if piece.offset else tensor

@@ -1,7 +1,7 @@
 """Names of a model's tensors in Hugging Face checkpoints and in GGUF files: one table for each family.
 
-A row has both names of a tensor, and its shape. A Hugging Face name with a `*` stands for several tensors, which are
-stacked: the star is 0, 1, … along the first dimension of the GGUF tensor.
+A row of the table has both names of a tensor, and its shape. A Hugging Face name with a `*` stands for several tensors.
+They are stacked: the star is 0, 1, … along the first dimension of the GGUF tensor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Head(Enum):
     ALWAYS = "always"
     """llama.cpp asks for `output.weight`: a tied model is written with the embedding a second time."""
     NEVER = "never"
-    """llama.cpp takes the embedding, so an untied model cannot be written."""
+    """llama.cpp always takes the embedding, so an untied model cannot be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +31,27 @@ class TensorRow:
     """One tensor of a layer, or of the model."""
 
     theirs: str
-    """Module in a Hugging Face checkpoint, after `model.layers.N.` in a layer's rows."""
+    """The module in a Hugging Face checkpoint, after `model.layers.N.` in the rows of a layer."""
     ours: str
-    """Module in a GGUF file, after `blk.N.` in a layer's rows."""
+    """The module in a GGUF file, after `blk.N.` in the rows of a layer."""
     shape: tuple[str, ...]
-    """Names of sizes (see `sizes`)."""
+    """The shape, as names of sizes (see `sizes`)."""
     when: str = ""
     """A switch of the configuration that the tensor depends on; with a `!` before it, the tensor exists without it."""
     bare: bool = False
-    """Whether the Hugging Face name is that of a parameter, without `.weight`."""
+    """Whether the Hugging Face name is that of a parameter, so that no `.weight` follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class BiasRow:
-    """Biases of some rows."""
+    """The biases of some rows of the table."""
 
     of: tuple[str, ...]
-    """GGUF names of the rows."""
+    """The GGUF names of these rows."""
     key: str = ""
-    """The configuration's switch; empty where the family always has them."""
+    """The switch of the configuration; empty if the family always has these biases."""
     carried: bool = True
-    """Whether llama.cpp has a place for them."""
+    """Whether llama.cpp has a place for these biases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,14 @@ class Piece:
 
     name: str
     shape: tuple[int, ...]
-    """Shape, row-major."""
+    """The shape, row-major."""
     sources: tuple[str, ...]
-    """Hugging Face names; several are stacked along the first dimension."""
+    """The Hugging Face names; several tensors are stacked along the first dimension."""
     heads: int = 0
-    """Heads whose rows the file holds interleaved (llama.cpp turns neighbouring pairs where Hugging Face turns the two
-    halves of a head); 0: none."""
+    """How many heads have interleaved rows in the file, or 0. llama.cpp turns neighbouring pairs, Hugging Face the two
+    halves of a head."""
     offset: float = 0.0
-    """Number that is added to the values in the file."""
+    """The number that is added to the values in the file."""
 
 
 _NORM, _HEAD_NORM = ("hidden",), ("head_dim",)
@@ -146,20 +146,20 @@ TOKEN_EMBEDDING, OUTPUT, OUTPUT_NORM = "token_embd.weight", "output.weight", "ou
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Names:
-    """Table of the tensors of a family."""
+    """The table of the tensors of a family."""
 
     rows: tuple[TensorRow, ...]
-    """Tensors of a layer."""
+    """The tensors of a layer."""
     biases: tuple[BiasRow, ...] = ()
     head: Head = Head.OPTIONAL
     interleaved: bool = False
     """Whether the rows of q and k are interleaved in the file."""
     norm_offset: float = 0.0
-    """What the file's norm weights have more than the checkpoint's (Gemma's are applied as 1 + w)."""
+    """By how much the norm weights of the file exceed the checkpoint's (Gemma applies 1 + w)."""
 
 
 def sizes(config: Mapping[str, Any]) -> dict[str, int]:
-    """Every extent that a row may name, from a complete configuration (see `families.completed`)."""
+    """Return every size that a row may name, from a complete configuration (see `config.completed`)."""
     heads, kv_heads, head_dim = (int(config[key]) for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     inner = int(config["intermediate_size"])
     experts = config.get("num_experts", config.get("num_local_experts", 0))
@@ -180,10 +180,10 @@ def sizes(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def pieces(names: Names, config: Mapping[str, Any]) -> list[Piece]:
-    """Every tensor of the model that `config` describes, in the order of a file.
+    """Return every tensor of the model that `config` describes, in the order of a file.
 
     Args:
-        names: table of the family.
+        names: the table of the family.
         config: a complete configuration.
     """
     extent = sizes(config)
@@ -210,7 +210,7 @@ def _of_row(
     heads = {"attn_q": extent["heads"], "attn_k": extent["kv_heads"]}.get(row.ours, 0) if names.interleaved else 0
     offset = names.norm_offset if row.ours.endswith("norm") else 0.0
     found = []
-    # A bias has no inputs; that of stacked matrices is stacked.
+    # A bias has no inputs; the biases of stacked matrices are stacked too.
     for suffix, extents in (("weight", shape), ("bias", shape[:-1] if len(shape) > 1 else shape)):
         if suffix == "bias" and row.ours not in biased:
             continue
@@ -221,10 +221,10 @@ def _of_row(
 
 
 def interleaved(tensor: Tensor, heads: int) -> Tensor:
-    """The halves of each head's rows interleaved: row i of the result is the model's row `row_order(…)[i]`."""
+    """Interleave the two halves of each head's rows: row i of the result is the model's row `row_order(…)[i]`."""
     return tensor[row_order(len(tensor), heads)]
 
 
 def row_order(rows: int, heads: int) -> Tensor:
-    """The file's row i is the model's row `row_order(…)[i]`, where the halves of each head are interleaved."""
+    """Return which row of the model each row of the file is, if the halves of each head are interleaved."""
     return torch.arange(rows).view(heads, 2, rows // heads // 2).transpose(1, 2).reshape(rows)

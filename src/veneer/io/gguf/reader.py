@@ -1,9 +1,10 @@
 """GGUF model files behind the checkpoint protocol: Hugging Face names, shapes, values and configuration.
 
-A GGUF file differs from the Hugging Face checkpoint that it was made from in a few ways, and each is undone here:
-tensors have other names, the rows of q and k may be interleaved (llama.cpp rotates neighbouring pairs where Hugging
-Face rotates the two halves of a head), Gemma's norms are one more, and most matrices are quantised in blocks. Tensors
-are dequantised a few rows at a time straight into the result, so that reading one costs its own size and little more.
+A GGUF file differs from the Hugging Face checkpoint that it was made from in a few ways, and each is undone here.
+Tensors have other names. The rows of q and k may be interleaved, because llama.cpp rotates neighbouring pairs where
+Hugging Face rotates the two halves of a head. Gemma's norm weights are larger by one. Most matrices are quantised in
+blocks; they are dequantised a few rows at a time straight into the result, so reading a tensor costs its own size and
+little more.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.tokenizer import Tokenizer
 
 CHUNK = 1 << 18
-"""Elements that are dequantised at once: the temporaries stay in the processor's cache."""
+"""How many elements are dequantised at once: the temporaries stay in the processor's cache."""
 MAPPED_BYTES = 1 << 22
-"""After so many bytes read, a file is mapped anew: what a mapping has touched counts as the process's memory, and would
-in the end be the whole file beside the model."""
+"""A file is mapped anew after so many bytes are read. What a mapping has touched counts as the process's memory, and in
+the end that would be the whole file beside the model."""
 QUANTISED = (
     Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K,
     Kind.IQ4_NL, Kind.IQ4_XS, Kind.IQ3_S, Kind.IQ3_XXS, Kind.IQ2_S, Kind.IQ2_XS, Kind.IQ2_XXS, Kind.IQ1_S, Kind.IQ1_M,
@@ -45,18 +46,18 @@ QUANTISED = (
 FLOATS: dict[Kind, tuple[str, torch.dtype]] = {
     Kind.F32: ("<f4", torch.float32),
     Kind.F16: ("<f2", torch.float16),
-    Kind.BF16: ("<i2", torch.bfloat16),  # numpy has no bfloat16: carried as its bits
+    Kind.BF16: ("<i2", torch.bfloat16),  # numpy has no bfloat16, so its bits are carried as integers
 }
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One Hugging Face tensor: where it lies."""
+    """Where one Hugging Face tensor lies in the file."""
 
     info: TensorInfo
     piece: Piece
     index: int | None
-    """Which of the tensors that are stacked in the file's; None where it is the file's."""
+    """Its index if the file's tensor is a stack of several; None if it is the whole of the file's tensor."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -67,8 +68,8 @@ class GgufCheckpoint:
     """A GGUF model file (see `veneer.io.checkpoint.Checkpoint`).
 
     Raises:
-        ModelError: the file is damaged, its architecture or a tensor type is not read, a tensor is missing, unknown
-            or of the wrong shape.
+        ModelError: the file is damaged; Veneer does not read its architecture or the type of a tensor; or a tensor is
+            missing, unknown or of the wrong shape.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -85,15 +86,15 @@ class GgufCheckpoint:
         self._data, self._touched = self._mapped(), 0
 
     def names(self) -> list[str]:
-        """Hugging Face names of all tensors, in the file's order."""
+        """Return the Hugging Face names of all tensors, in the file's order."""
         return list(self._entries)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one tensor, row-major. Raises ModelError for an unknown name."""
+        """Return the shape of one tensor, row-major. Raises ModelError for an unknown name."""
         return self._entry(name).shape
 
     def read(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """One tensor as Hugging Face has it: a fresh, contiguous CPU tensor in `dtype`.
+        """Read one tensor as Hugging Face has it: a fresh, contiguous CPU tensor in `dtype`.
 
         Block-quantised values are computed in float32 and rounded once.
 
@@ -128,19 +129,19 @@ class GgufCheckpoint:
         return out.view(shape)
 
     def read_stored(self, name: str) -> StoredWeight:
-        """No weight of a GGUF file is in bitsandbytes' formats: raises ModelError."""
+        """Raise ModelError: no weight of a GGUF file is in a format of bitsandbytes."""
         raise ModelError(f"{self.path}: the tensor {name} is not stored in a format of bitsandbytes.")
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer in the file's metadata. Raises ModelError where it is missing or of an unknown kind."""
+        """Make the tokenizer in the file's metadata. Raises ModelError if it is missing or of an unknown kind."""
         return from_gguf(self.header.metadata, source=self.source)
 
     def files(self) -> list[Path]:
-        """The one file."""
+        """Return the list of the one file."""
         return [self.path]
 
     def _mapped(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        # A plain array over the mapping: np.memmap's own class makes every slice several times as costly.
+        # This is a plain array over the mapping: with np.memmap's own class, every slice costs several times as much.
         return np.asarray(np.memmap(self.path, dtype=np.uint8, mode="r"))
 
     def _entry(self, name: str) -> _Entry:
@@ -151,20 +152,22 @@ class GgufCheckpoint:
 
 
 def decode(raw: np.ndarray[Any, np.dtype[np.uint8]], kind: Kind) -> torch.Tensor:
-    """Bytes of whole rows to a flat tensor: float32 for block-quantised ones, else the type that was stored."""
+    """Decode the bytes of whole rows to a flat tensor: float32 if quantised in blocks, else the stored type."""
     if kind in FLOATS:
-        # The copy makes the memory writable and aligned, which torch asks for.
+        # The copy makes the memory writable and aligned, as torch requires.
         layout, dtype = FLOATS[kind]
         return torch.from_numpy(np.array(raw).reshape(-1).view(layout)).view(dtype)
     with np.errstate(over="ignore", invalid="ignore"):  # scales that are infinite or NaN in the file stay so
-        # Blocks do not depend on each other: one long row spares the per-row overhead.
+        # Blocks do not depend on each other, so they are decoded as one long row, without overhead for each row.
         values = dequantize(np.ascontiguousarray(raw).reshape(1, -1), kind)
     return torch.from_numpy(values.reshape(-1))
 
 
 def _entries(path: Path, header: GgufHeader, family: Family, config: Mapping[str, Any]) -> dict[str, _Entry]:
-    """Map every tensor of the file, and refuse the file where one is missing, unknown, misshapen or of a type that
-    is not read: all offenders of a kind are named at once.
+    """Find every tensor in the file.
+
+    Raises ModelError if tensors are missing, unknown, misshapen or of a type that Veneer does not read; the error lists
+    all of a kind at once.
     """
     expected = {piece.name: piece for piece in pieces(family.names, config)}
     found: dict[str, _Entry] = {}

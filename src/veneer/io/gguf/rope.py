@@ -1,7 +1,7 @@
-"""Rotary positions both ways: config.json's settings, and a GGUF file's keys and tensors of divisors.
+"""Rotary positions both ways: from config.json's settings to a GGUF file's keys and tensors of divisors, and back.
 
-Llama 3's scaling has no keys of its own: its effect, a divisor for each inverse frequency, is a tensor. LongRoPE's two
-lists are tensors too. Linear scaling and YaRN are keys.
+Llama 3's scaling has no keys of its own: the file has a tensor with its effect, a divisor for each inverse frequency.
+LongRoPE's two lists are tensors too. Linear scaling and YaRN are keys.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _LOCAL, _GLOBAL = "sliding_attention", "full_attention"
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """The settings of config.json, whichever layout they are in."""
+    """The settings of rotary positions, whichever layout config.json has them in."""
 
     theta: float
     kind: str = "default"
     scaling: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of the kind of scaling."""
+    """The settings that belong to this kind of scaling."""
     partial: float = 1.0
-    """Share of a head that is turned."""
+    """The share of a head that is turned."""
     local_theta: float | None = None
-    """Base in layers with a sliding window, where it is another."""
+    """The base in layers with a sliding window, if it is another."""
 
 
 def rope_of(config: Mapping[str, Any]) -> Rope:
     """Read config.json's settings: `rope_theta` and `rope_scaling`, or transformers 5's `rope_parameters`.
 
     Raises:
-        ModelError: layers with a sliding window have a scaling of their own.
+        ModelError: the layers with a sliding window have a scaling of their own.
     """
     settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
     local: Mapping[str, Any] = {}
@@ -70,12 +70,12 @@ def rope_of(config: Mapping[str, Any]) -> Rope:
 
 
 def write_rope(rope: Rope, turned: int, positions: int) -> tuple[dict[str, Value], dict[str, Factors]]:
-    """Keys (after the architecture) and tensors.
+    """Return the keys (after the name of the architecture) and the tensors.
 
     Args:
         rope: the settings.
-        turned: numbers of a head that are turned.
-        positions: `max_position_embeddings`.
+        turned: how many numbers of a head are turned.
+        positions: the model's `max_position_embeddings`.
 
     Raises:
         ModelError: GGUF has no form for the scaling.
@@ -118,7 +118,7 @@ def _write_yarn(scaling: Mapping[str, Any], positions: int) -> dict[str, Value]:
         if scaling.get(name):
             values[f"rope.scaling.yarn_{name}"] = float(scaling[name])
     if scaling.get("attention_factor") is not None:
-        # llama.cpp multiplies its own attention factor by this one.
+        # llama.cpp multiplies this factor by an attention factor of its own.
         values["rope.scaling.attn_factor"] = float(scaling["attention_factor"]) / _yarn_attention(factor)
     return values
 
@@ -134,7 +134,7 @@ def _write_longrope(
     lists = {name: np.asarray(scaling[name], np.float32) for name in ("long_factor", "short_factor")}
     for name, factors in lists.items():
         if factors.shape != (turned // 2,):
-            raise ModelError(f"{name} of the rope scaling has {factors.size} numbers, {turned // 2} are needed")
+            raise ModelError(f"{name} of the rope scaling has {factors.size} numbers; {turned // 2} are needed")
     attention = scaling.get("attention_factor")
     if attention is None:
         attention = _long_attention(float(scaling.get("factor") or positions / original), original)
@@ -147,7 +147,7 @@ def _write_longrope(
 
 
 def _long_attention(factor: float, original: int) -> float:
-    """Su et al., 2024 (LongRoPE in Phi-3): √(1 + ln f / ln L)."""
+    """Return √(1 + ln f / ln L), the attention factor of LongRoPE in Phi-3 (Su et al., 2024)."""
     return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
 
 
@@ -155,8 +155,10 @@ def _long_attention(factor: float, original: int) -> float:
 
 
 def read_rope(meta: Metadata, header: GgufHeader, head_dim: int, positions: int) -> dict[str, Any]:
-    """`rope_theta`, `rope_scaling` and, where they are not the default, `rope_local_base_freq`,
-    `partial_rotary_factor` and the original context, for config.json.
+    """Return the settings for config.json.
+
+    They are `rope_theta` and `rope_scaling`, and `rope_local_base_freq`, `partial_rotary_factor` and the original
+    context if those are not the default.
 
     Raises:
         ModelError: a key or tensor is damaged, or the scaling is of an unknown type.
@@ -215,7 +217,7 @@ def _read_longrope(meta: Metadata, header: GgufHeader, turned: int, positions: i
     found: dict[str, Any] = {"rope_type": "longrope"}
     for name, tensor in (("long_factor", LONG), ("short_factor", SHORT)):
         if tensor not in header.tensors:
-            raise ModelError(f"{meta.path} says rope scaling longrope and lacks the tensor {tensor}.")
+            raise ModelError(f"{meta.path} says rope scaling longrope, but lacks the tensor {tensor}.")
         found[name] = [shortest(value) for value in _factors(meta, header, tensor, turned // 2)]
     usual = _long_attention(positions / original, original)
     attention = meta.real("rope.scaling.attn_factor", usual)
@@ -237,10 +239,10 @@ def _factors(meta: Metadata, header: GgufHeader, name: str, count: int) -> Facto
 def llama3_factors(
     head_dim: int, theta: float, factor: float, original: int, *, low: float = 1.0, high: float = 4.0
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Divisors of the inverse frequencies under llama3 scaling.
+    """Return the divisors of the inverse frequencies under llama3 scaling.
 
-    Wavelengths beyond `original / low` positions are stretched by `factor`, those under `original / high` are kept, and
-    between them the stretch is interpolated. Returns `head_dim / 2` values.
+    Wavelengths beyond `original / low` positions are stretched by `factor`. Those under `original / high` are kept. The
+    stretch is interpolated between them. The result has `head_dim / 2` values.
     """
     wavelength = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
     smooth = np.clip((original / wavelength - low) / (high - low), 0.0, 1.0)
@@ -248,7 +250,7 @@ def llama3_factors(
 
 
 def rope_scaling_from_factors(factors: Factors, head_dim: int, theta: float, positions: int) -> dict[str, Any] | None:
-    """The configuration behind a tensor of rope divisors: llama3's where it reproduces them, else the list itself."""
+    """Find the settings behind a tensor of rope divisors: llama3's if they reproduce it, else the list itself."""
     if bool((factors == 1.0).all()):
         return None
     factor = float(factors.max())

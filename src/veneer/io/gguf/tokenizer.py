@@ -2,10 +2,10 @@
 
 The reference is llama.cpp, because that is what serves such a file. Two kinds of vocabulary are read:
 
-- ``gpt2``, byte-level BPE: the text is cut by a cascade of regular expressions that the file only *names*
-  (``tokenizer.ggml.pre``), each cutting the pieces of the one before, and the merges are listed;
-- ``llama``, SentencePiece: neighbouring symbols are merged whenever their concatenation is a token, the highest score
-  first; that is BPE whose merges are all ways to split a token in two, ranked by the token's score.
+- ``gpt2`` is byte-level BPE. A cascade of regular expressions cuts the text, each of them the pieces of the one before.
+  The file only *names* the cascade (``tokenizer.ggml.pre``), and lists the merges.
+- ``llama`` is SentencePiece. Neighbouring symbols are merged whenever their concatenation is a token, the highest score
+  first. That is BPE whose merges are all ways to split a token in two, ranked by the token's score.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ENDS = frozenset(
         "<|call|>", "<|calls|>", "<|flush|>", "<|tool_response>",
     ]
 )  # fmt: skip
-"""Tokens that llama.cpp takes for control tokens by their text, whatever type the file gives them."""
+"""The tokens that llama.cpp takes for control tokens by their text, whatever type the file gives them."""
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _CONTRACTION = r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
@@ -39,7 +39,7 @@ _LOWER = r"(?:(?=\p{L})[^A-Z])"
 
 
 def _words(digits: str) -> str:
-    """Llama 3's expression and its relatives, which differ in how many digits stay together."""
+    """Return the expression of Llama 3 and its relatives, which differ in how many digits stay together."""
     return (
         rf"(?:{_CONTRACTION})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}|"
         rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_LINES_AND_SPACES}"
@@ -47,7 +47,7 @@ def _words(digits: str) -> str:
 
 
 def _cased_words(digits: str, tail: str) -> str:
-    """Expressions that cut where the case changes (Tekken, GPT-4o); llama.cpp knows the case of ASCII letters only."""
+    """Return an expression that cuts where the case changes; llama.cpp knows the case of ASCII letters only."""
     return (
         rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{tail}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{tail}|{digits}|"
         rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|{_LINES_AND_SPACES}"
@@ -60,9 +60,9 @@ class _Cut:
 
     expressions: tuple[str, ...]
     whole_words: bool = False
-    """A piece that is a token is taken whole, whatever the merges say."""
+    """Whether a piece that is a token is taken whole, whatever the merges say."""
     add_bos: bool = False
-    """Whether a text starts with bos where the file does not say."""
+    """Whether a text starts with bos if the file does not say."""
 
 
 _DIGITS_ALONE = _Cut((r"\p{N}", _GPT2))
@@ -92,15 +92,15 @@ PRE_TOKENIZERS: dict[str, _Cut] = {
     "tekken": _Cut((_cased_words(r"\p{N}", ""),), whole_words=True, add_bos=True),
     "gpt-4o": _Cut((_cased_words(r"\p{N}{1,3}", rf"(?:{_CONTRACTION})?"),)),
 }
-"""``tokenizer.ggml.pre`` to the expressions that cut a text, and what the name implies besides."""
+"""For each name in ``tokenizer.ggml.pre``, the expressions that cut a text, and what else the name implies."""
 
 
 def from_gguf(metadata: Mapping[str, Any], *, source: str = "the GGUF file") -> Tokenizer:
     """Make the tokenizer that a GGUF file's metadata describes.
 
     Args:
-        metadata: keys ``tokenizer.*`` to values, as `veneer.io.gguf.header.read_header` gives them.
-        source: what to call the file in messages.
+        metadata: the keys ``tokenizer.*`` with their values, as `veneer.io.gguf.header.read_header` gives them.
+        source: the name of the file in messages.
 
     Raises:
         ModelError: there is no tokenizer, its kind or its pre-tokeniser is not known, or its parts do not fit together.
@@ -112,9 +112,11 @@ def from_gguf(metadata: Mapping[str, Any], *, source: str = "the GGUF file") -> 
     elif kind == "llama":
         backend, add_bos = _sentence_piece(reader), True
     else:
-        raise ModelError(f"{source} has the tokenizer model {kind!r}; 'gpt2' (byte-level BPE) and 'llama' are read.")
+        raise ModelError(
+            f"{source} has the tokenizer model {kind!r}; only 'gpt2' (byte-level BPE) and 'llama' are read."
+        )
     for token, token_type in zip(reader.tokens, reader.types, strict=True):
-        # Matched on the raw text, as llama.cpp does.
+        # These tokens are found in the raw text, as in llama.cpp.
         if token_type in (CONTROL, UNKNOWN):
             backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
         elif token_type == USER_DEFINED:
@@ -134,13 +136,13 @@ def from_gguf(metadata: Mapping[str, Any], *, source: str = "the GGUF file") -> 
 
 
 class _Reader:
-    """The parts of the metadata that every kind of vocabulary has, checked."""
+    """Reads and checks the parts of the metadata that every kind of vocabulary has."""
 
     def __init__(self, metadata: Mapping[str, Any], source: str) -> None:
         self.metadata = metadata
         self.source = source
         tokens = self.list_of("tokens", str)
-        # llama.cpp's own name for an entry without text: it can be produced, never typed.
+        # This is llama.cpp's own name for an entry without text: a model can produce it, nobody can type it.
         self.tokens: list[str] = [token or f"[EMPTY_{index}]" for index, token in enumerate(tokens)]
         if not self.tokens:
             raise ModelError(f"{source} has no tokenizer: tokenizer.ggml.tokens is missing or empty.")
@@ -166,7 +168,7 @@ class _Reader:
             )
 
     def named(self, role: str) -> str | None:
-        """The text of the token with a role, or None where the file names none."""
+        """Return the text of the token with a role, or None if the file names none."""
         index = self.metadata.get(f"tokenizer.ggml.{role}_token_id")
         if index is None:
             return None
@@ -177,12 +179,12 @@ class _Reader:
     def flag(self, name: str, default: bool) -> bool:
         value = self.metadata.get(f"tokenizer.ggml.{name}", default)
         if not isinstance(value, bool):
-            raise ModelError(f"{self.source}: tokenizer.ggml.{name} is {value!r}, true or false is needed.")
+            raise ModelError(f"{self.source}: tokenizer.ggml.{name} is {value!r}; true or false is needed.")
         return value
 
 
 def _byte_level(reader: _Reader) -> tuple[Backend, bool]:
-    """Byte-level BPE, and whether its pre-tokeniser implies a bos."""
+    """Make byte-level BPE, and say whether its pre-tokeniser implies a bos."""
     pre = reader.metadata.get("tokenizer.ggml.pre", "default")
     cut = PRE_TOKENIZERS.get(pre) if isinstance(pre, str) else None
     if cut is None:
@@ -203,7 +205,7 @@ def _byte_level(reader: _Reader) -> tuple[Backend, bool]:
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     absent = sorted(set(pre_tokenizers.ByteLevel.alphabet()) - reader.vocab.keys())
     if absent:
-        # A byte without a token is dropped by both, but llama.cpp never merges across the gap that it leaves.
+        # Both programs drop a byte without a token, but llama.cpp never merges across the gap that it leaves.
         characters = "".join(rf"\x{{{ord(character):x}}}" for character in absent)
         steps.append(pre_tokenizers.Split(Regex(f"[{characters}]"), "removed"))
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
@@ -233,10 +235,10 @@ def _sentence_piece(reader: _Reader) -> Backend:
 
 
 def _merges_from_scores(reader: _Reader, scores: list[float]) -> list[tuple[str, str]]:
-    """Every way to make a token of two others, the best score first.
+    """Return every way to make a token of two others, the best score first.
 
-    Equal pieces in a row can overlap in two splits of one token; the shorter left part goes first, which is the
-    leftmost merge that llama.cpp takes. Control and byte tokens are never typed, so nothing merges into them.
+    Equal pieces in a row can overlap in two splits of one token. The split with the shorter left part goes first: it is
+    the leftmost merge, which llama.cpp takes. Control and byte tokens are never typed, so nothing merges into them.
     """
     typed = {
         token for token, kind in zip(reader.tokens, reader.types, strict=True) if kind not in (CONTROL, UNKNOWN, BYTE)

@@ -1,8 +1,8 @@
-"""A tokenizer as a GGUF file's metadata: the way back of tokenizer.py.
+"""Write a tokenizer as the metadata of a GGUF file; tokenizer.py is the way back.
 
-llama.cpp cuts texts by expressions that the file only names, so that a tokenizer can be written where one of the names
-means its expressions. What was written is read back by tokenizer.py, which follows llama.cpp, and must give the same
-ids for a set of texts; a file whose ids would be others is not written.
+llama.cpp cuts texts by expressions that the file only names. So a tokenizer can be written only if one of the names
+means its expressions. tokenizer.py, which follows llama.cpp, reads the metadata back and must give the same ids for a
+set of texts; if the ids differ, the tokenizer is refused.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ PUBLISHED: dict[tuple[str, ...], tuple[str, ...]] = {
     (_cased(r"\p{N}", ""),): ("tekken",),
     (_cased(r"\p{N}{1,3}", rf"{_CASELESS}?"),): ("gpt-4o",),
 }
-"""Cascades of expressions as published tokenizers have them, and the names that mean them in llama.cpp. Of two names
-the one is taken whose rule for whole words is the tokenizer's."""
+"""The cascades of expressions in published tokenizers, and the names that mean them in llama.cpp. Of two names, the one
+is taken that has the tokenizer's rule for whole words."""
 
 _PROBES = (
     "Hello, world! It's 3 o'clock; they'LL pay 1234567.89 for 12 units.",
@@ -74,36 +74,37 @@ _PROBES = (
     "CamelCase snake_case ALLCAPS mixedUP 42nd 7UP",
     "\u0e17\u0e14\u0e2a\u0e2d\u0e1a العربية עברית",
 )
-"""Texts for which the written tokenizer must give the ids of the one that was asked for."""
+"""Texts for which the written tokenizer must give the same ids as the original."""
 _MARKED = "हिन्दी में पाठ"
-"""Where llama.cpp is known to cut otherwise: its expressions with cases know no combining marks."""
+"""Texts that llama.cpp is known to cut in another way: its expressions with cases know no combining marks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A tokenizer's metadata."""
+    """The metadata of a tokenizer."""
 
     values: Mapping[str, Value]
-    """By full key."""
+    """The metadata, by full key."""
     notes: tuple[str, ...]
 
 
 def write_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
-    """Metadata of a tokenizer.
+    """Make the metadata of a tokenizer.
 
     Args:
-        tokenizer: any.
-        rows: of the embedding; ids beyond the tokenizer's own get tokens that are never used.
+        tokenizer: any tokenizer.
+        rows: how many rows the embedding has; ids beyond the tokenizer's own get tokens that are never used.
 
     Raises:
-        ModelError: GGUF has no form for it, llama.cpp would cut texts otherwise, or it has more tokens than rows.
+        ModelError: GGUF has no form for the tokenizer, llama.cpp would cut texts in another way, or there are more
+            tokens than rows.
     """
     if tokenizer.vocab_size > rows:
         raise ModelError(f"the tokenizer has {tokenizer.vocab_size} tokens and the embedding {rows} rows")
     tree = json.loads(tokenizer.backend.to_str())
     model = tree["model"]
     if model.get("type") != "BPE":
-        raise ModelError(f"tokenizers of the kind {model.get('type')!r} are not written to GGUF, BPE are. {_REMEDY}")
+        raise ModelError(f"tokenizers of the kind {model.get('type')!r} are not written to GGUF; BPE is. {_REMEDY}")
     tokens, types = _tokens(tokenizer, tree, rows)
     notes: list[str] = []
     if model.get("byte_fallback"):
@@ -124,7 +125,7 @@ def write_vocabulary(tokenizer: Tokenizer, rows: int) -> Vocabulary:
 
 
 def _tokens(tokenizer: Tokenizer, tree: Mapping[str, Any], rows: int) -> tuple[list[str], list[int]]:
-    """Texts and types of all ids."""
+    """Return the texts and the types of all ids."""
     tokens = [f"[PAD{index}]" for index in range(rows)]
     types = [UNUSED] * rows
     raw = not tree["model"].get("byte_fallback")
@@ -145,7 +146,7 @@ def _tokens(tokenizer: Tokenizer, tree: Mapping[str, Any], rows: int) -> tuple[l
 
 
 def _roles(tokenizer: Tokenizer) -> dict[str, Value]:
-    """Special ids, and what is put around a text."""
+    """Return the special ids, and what is put around a text."""
     values: dict[str, Value] = {}
     names = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token)
     for role, name in zip(("bos", "eos", "unknown", "padding"), names, strict=True):
@@ -193,14 +194,14 @@ def _pre_of(expressions: tuple[str, ...], whole_words: bool) -> str:
 
 
 def _steps(step: Mapping[str, Any] | None, inner: str) -> list[Mapping[str, Any]]:
-    """The steps of a normaliser or pre-tokeniser, sequences laid open."""
+    """Return the steps of a normaliser or pre-tokeniser; a sequence is replaced by its members."""
     if step is None:
         return []
     return [part for each in step[inner] for part in _steps(each, inner)] if step["type"] == "Sequence" else [step]
 
 
 def _expressions(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """The cascade of expressions; ByteLevel's own and Digits are written out."""
+    """Return the cascade of expressions; those of ByteLevel and Digits are written out."""
     found: list[str] = []
     for step in _steps(pre_tokenizer, "pretokenizers"):
         kind = step["type"]
@@ -224,10 +225,10 @@ def _expressions(pre_tokenizer: Mapping[str, Any] | None) -> tuple[str, ...]:
 def _sentence_piece(
     tree: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], *, spaced: bool
 ) -> dict[str, Value]:
-    """Scores in the order of the merges: what is merged first scores highest.
+    """Return scores in the order of the merges: the first merge has the highest score.
 
     llama.cpp puts a space before a text and behind every control token, or in neither place; `spaced` says whether the
-    tokenizer may do the first. Where it does one of both, what stands behind control tokens goes before.
+    tokenizer may do the first. If the tokenizer does only one of the two, its rule behind control tokens decides.
     """
     steps = _steps(tree["normalizer"], "normalizers")
     prefix = any(step["type"] == "Prepend" for step in steps)
@@ -250,7 +251,7 @@ def _sentence_piece(
 
 
 def _verify(tokenizer: Tokenizer, values: Mapping[str, Value]) -> list[str]:
-    """Refuse a tokenizer that llama.cpp would not follow; returns a note where it does but for rare texts."""
+    """Refuse a tokenizer that llama.cpp would not follow; return a note if the two differ for rare texts only."""
     back = from_gguf(values, source="the tokenizer as it would be written")
     differing = []
     texts = (*_PROBES, *_around_controls(tokenizer.backend.get_added_tokens_decoder().values()))
@@ -269,5 +270,5 @@ def _verify(tokenizer: Tokenizer, values: Mapping[str, Value]) -> list[str]:
 
 
 def _around_controls(added: Iterable[AddedToken]) -> list[str]:
-    """Control tokens between words, as templates have them."""
+    """Return texts with control tokens between words, as templates have them."""
     return [f"a b{token.content}c d" for token in list(added)[:40]]

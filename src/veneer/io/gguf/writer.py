@@ -1,7 +1,7 @@
-"""Write a GGUF file one tensor at a time, in any order: what a tensor takes is known before any is made.
+"""Write a GGUF file one tensor at a time, in any order: the size of every tensor is known before any is made.
 
-The format: magic, version 3, counts, metadata pairs, one record a tensor, padding to the alignment, the tensors' bytes,
-each padded again (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+A file consists of magic, version 3, counts, metadata pairs, one record for each tensor, padding to the alignment, and
+the tensors' bytes, each padded again (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Planned:
 
     name: str
     shape: tuple[int, ...]
-    """Row-major."""
+    """The shape, row-major."""
     kind: Kind
 
     @property
     def nbytes(self) -> int:
-        """What it takes in the file, padding aside."""
+        """Return its bytes in the file, without padding."""
         block, width = GGML_QUANT_SIZES[self.kind]
         elements = 1
         for extent in self.shape:
@@ -47,13 +47,13 @@ class Planned:
 
 
 class GgufWriter:
-    """A GGUF file whose header is written first and whose tensors follow. Use as a context manager.
+    """A GGUF file whose header is written first and whose tensors follow. Use it as a context manager.
 
-    Not atomic by itself: use it inside `atomic_folder`.
+    A failure leaves a part of the file, so write inside `atomic_folder`.
 
     Args:
-        path: a fresh file.
-        metadata: by full key; whole numbers are stored as unsigned 32-bit ones, alone, and as signed ones in lists.
+        path: a file that does not exist yet.
+        metadata: the metadata by full key. A whole number is stored in 32 bits: unsigned if alone, signed in a list.
         tensors: everything that will be written.
 
     Raises:
@@ -89,20 +89,20 @@ class GgufWriter:
         return self
 
     def write(self, name: str, data: Bytes, at: int = 0) -> None:
-        """Write bytes of one tensor.
+        """Write some bytes of one tensor.
 
         Args:
-            name: of a planned tensor.
-            data: encoded.
+            name: the name of a planned tensor.
+            data: the encoded bytes.
             at: where they belong, in bytes from the tensor's start.
 
         Raises:
-            OutputError: they cannot be written, or there is no such room.
+            OutputError: the bytes cannot be written, or the tensor has no such room.
         """
         assert self._file is not None
         planned = self._planned.get(name)
         if planned is None or at + data.nbytes > planned.nbytes or data.nbytes > self._left[name]:
-            raise OutputError(f"{self.path}: {data.nbytes} bytes of {name} at {at} were not planned for")
+            raise OutputError(f"{self.path}: {data.nbytes} bytes of {name} at {at} were not planned")
         with reported(self.path, self._end):
             self._file.seek(self._base + self._places[name] + at)
             self._file.write(np.ascontiguousarray(data).data)
@@ -117,7 +117,7 @@ class GgufWriter:
                 return
             missing = [f"{name}: {left} bytes" for name, left in self._left.items() if left]
             if missing:
-                raise OutputError(f"{self.path}: tensors were planned and not written:\n{listing(missing)}")
+                raise OutputError(f"{self.path}: tensors were planned but not written:\n{listing(missing)}")
 
 
 def _string(text: str) -> bytes:
