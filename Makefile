@@ -23,7 +23,7 @@ test: $(VENV)/.installed-test
 
 # What takes minutes, and the tests that inject faults at random: with other faults than `make test`, and more of them.
 test-slow: $(VENV)/.installed-test
-	$(PYTEST) -m "slow or repeated" --fault-rounds 5
+	$(PYTEST) -m "slow or repeated" --fault-rounds 10
 
 # The scenarios of docs/reliability.md with tiny models, within an hour on two cores. SCENARIO=8 runs one of them,
 # FAULT_ROUNDS=1 injects each fault as rarely as `make test`.

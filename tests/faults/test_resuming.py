@@ -73,8 +73,8 @@ def test_a_run_resumed_in_its_second_epoch_trains_every_row_once_an_epoch(
     steps_of: dict[int, list[list[int]]] = {}
     real = PackedSteps.micro_batches
 
-    def recorded(source: PackedSteps, step: int) -> list[MicroBatch]:
-        found = real(source, step)
+    def recorded(source: PackedSteps, step: int, most: int | None = None) -> list[MicroBatch]:
+        found = real(source, step, most)
         steps_of[step] = [document for batch in found for document in documents_of(batch)]
         return found
 
