@@ -19,7 +19,7 @@ SAMPLING = ["--max-new-tokens", "--seed", "--system", "--temperature", "--top-p"
 
 
 OPTIONS = {
-    "chat": ["--adapter", "--device", "--dtype", "--method", "--model", *SAMPLING],
+    "chat": ["--adapter", "--device", "--dtype", "--key-file", "--method", "--model", "--server", *SAMPLING],
     "combine": [
         "--adapter", "--allow-other-base", "--density", "--json", "--kind", "--majority", "--output", "--rank",
         "--seed",

@@ -19,9 +19,15 @@ from veneer.commands.options import (
 )
 
 
-@click.command(epilog=examples("chat --model MODEL --adapter my-adapter"))
+@click.command(
+    epilog=examples("chat --model MODEL --adapter my-adapter", "chat --server http://127.0.0.1:8000 --model my-adapter")
+)
 @model_option
 @adapter_option
+@click.option("--server", help="The address of a server (`veneer serve`) whose model --model names.")
+@click.option(
+    "--key-file", type=click.Path(path_type=Path), help="A file whose first line is the key of --server (mode 600)."
+)
 @sampling_options(512)
 @base_option
 @device_option
@@ -29,6 +35,8 @@ from veneer.commands.options import (
 def chat(
     model: str,
     adapter: Path | None,
+    server: str | None,
+    key_file: Path | None,
     system: str | None,
     max_new_tokens: int,
     temperature: float,
@@ -42,7 +50,24 @@ def chat(
     from veneer.assistant import Conversation
     from veneer.screens.chat import converse
     from veneer.screens.loading import open_visibly
+    from veneer.serving.keys import first_key
+    from veneer.serving.remote import RemoteConversation
 
     settings = sampling_of(max_new_tokens, temperature, top_p, seed)
+    if server is not None:
+        local = {
+            "--adapter": adapter is not None,
+            "--method": method is not None,
+            "--device": device != "auto",
+            "--dtype": dtype != "auto",
+        }
+        given = [name for name, is_given in local.items() if is_given]
+        if given:
+            raise click.UsageError(f"{', '.join(given)}: the server computes; --model names its base or adapter")
+        key = None if key_file is None else first_key(key_file)
+        converse(RemoteConversation(server, model, system, settings, key))
+        return
+    if key_file is not None:
+        raise click.UsageError("--key-file is for --server")
     assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
     converse(Conversation(assistant, system, settings))

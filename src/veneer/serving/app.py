@@ -16,21 +16,26 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from veneer.errors import VeneerError
-from veneer.serving import adapter_routes, facts, tokens
+from veneer.serving import adapter_routes, facts, ollama, ollama_answers, tokens
 from veneer.serving.answers import ClientGone
 from veneer.serving.chat import chat_completions
 from veneer.serving.completions import completions
-from veneer.serving.errors import ApiError
+from veneer.serving.errors import ApiError, json_response
 from veneer.serving.guard import Access, Guard
+from veneer.serving.page import page
 from veneer.serving.service import Service
 
 Endpoint = Callable[[Service, Request], Awaitable[Any]]
 log = logging.getLogger("veneer.serving")
 
 GET: dict[str, Endpoint] = {
+    "/": page,
     "/health": facts.health,
     "/version": facts.version,
     "/metrics": facts.metrics,
+    "/api/version": ollama.version,
+    "/api/tags": ollama.tags,
+    "/api/ps": ollama.running,
     "/v1/models": facts.list_models,
     "/v1/models/{model:path}": facts.show_model,
 }
@@ -39,6 +44,9 @@ POST: dict[str, Endpoint] = {
     "/v1/completions": completions,
     "/tokenize": tokens.tokenize,
     "/detokenize": tokens.detokenize,
+    "/api/show": ollama.show,
+    "/api/chat": ollama_answers.chat,
+    "/api/generate": ollama_answers.generate,
 }
 ADMIN: dict[str, Endpoint] = {
     adapter_routes.LOAD: adapter_routes.load_adapter,
@@ -66,6 +74,9 @@ def _application(service: Service, routes: list[BaseRoute]) -> Starlette:
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
         service.metrics.error(error.status)
+        if request.url.path.startswith("/api/"):
+            # Ollama's clients read a text there.
+            return json_response({"error": error.message}, status=error.status, headers=error.headers)
         return error.response()
 
     async def unknown(request: Request, error: Exception) -> Response:

@@ -15,6 +15,9 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.serving.errors import ApiError
 from veneer.strict_json import to_text
 
+WHITE_SPACE = r"[ \t\n]{1,20}"
+"""White space between the parts of JSON: enough to indent, and no end of it where a model would write nothing else."""
+
 
 class Grammar:
     """The tokens that an answer may go on with (`veneer.generation.request.Constraint`)."""
@@ -70,7 +73,11 @@ class Grammars:
                 param=param,
             )
         try:
-            matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_json_schema(text), log_level=0)
+            matcher = LLMatcher(
+                self._tokenizer,
+                LLMatcher.grammar_from_json_schema(text, overrides={"whitespace_pattern": WHITE_SPACE}),
+                log_level=0,
+            )
         except ValueError as error:
             raise ApiError(400, f"{param}: the schema cannot be used: {error}", param=param) from error
         if matcher.is_error():

@@ -38,7 +38,17 @@ class Keys:
         return sum(hmac.compare_digest(given, digest) for digest in self._digests) > 0
 
 
+def first_key(file: Path) -> str:
+    """The first key of a file, for a client. Raises as `read_keys`."""
+    return read_lines(file)[0]
+
+
 def read_keys(file: Path) -> Keys:
+    """The keys of a file. Raises as `read_lines`."""
+    return Keys(read_lines(file))
+
+
+def read_lines(file: Path) -> list[str]:
     """The keys of a file, one a line; empty lines and lines that begin with `#` are passed over.
 
     Raises:
@@ -59,7 +69,7 @@ def read_keys(file: Path) -> Keys:
             f"{file}: a key has at least {SHORTEST} characters, and {found}; make one with: "
             'python -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
-    return Keys(keys)
+    return keys
 
 
 def _credential(header: str) -> bytes:

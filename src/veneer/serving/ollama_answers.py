@@ -1,0 +1,206 @@
+"""POST /api/chat and /api/generate: Ollama's way to ask, as lines of JSON unless `stream` is false."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+
+from veneer.generation.request import Finished, GenerationRequest, TokenMade
+from veneer.serving.answers import Answers, out_of_time, unless_gone, within
+from veneer.serving.body import read_json
+from veneer.serving.errors import ApiError, json_response
+from veneer.serving.fields import Fields, ignored_header
+from veneer.serving.grammar import Grammar
+from veneer.serving.ollama import named, now
+from veneer.serving.prompts import read_messages
+from veneer.serving.sampling_fields import read_sampling
+from veneer.serving.service import Service
+from veneer.serving.stream import LINES, StreamedResponse, line
+from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls, read_tools, refuse_tools
+
+DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
+"""Ollama's own, where its options are left out."""
+OPTIONS = {"repeat_penalty": "repetition_penalty"}
+"""Ollama's options that are called otherwise here."""
+SAME = ("temperature", "top_k", "top_p", "min_p", "seed", "stop", "presence_penalty", "frequency_penalty")
+Response = Any
+"""Any ASGI application."""
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaRequest:
+    """A chat or a text that was asked for."""
+
+    model: str
+    request: GenerationRequest
+    chat: bool
+    """Whether the answer is a message, and not a text."""
+    tools: ToolUse
+    stream: bool
+    ignored: tuple[str, ...]
+
+    def piece(self, text: str, calls: tuple[ToolCall, ...] = ()) -> dict[str, Any]:
+        """A piece of the answer that is not its last."""
+        found: dict[str, Any] = {"model": self.model, "created_at": now()}
+        if not self.chat:
+            return {**found, "response": text, "done": False}
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if calls:
+            message["tool_calls"] = [{"function": {"name": one.name, "arguments": one.arguments}} for one in calls]
+        return {**found, "message": message, "done": False}
+
+
+async def chat(service: Service, request: Request) -> Response:
+    """Answer a conversation.
+
+    Raises:
+        ApiError: the request is refused or fails.
+    """
+    fields = Fields(await read_json(request, service.limits))
+    model, stream = named(service, fields.text("model")), fields.flag("stream", True)
+    if not fields.items("messages"):
+        return json_response(_loaded(model, {"message": {"role": "assistant", "content": ""}}))
+    tools = read_tools(fields)
+    if tools.tools and not service.prompts.takes_tools:
+        raise refuse_tools("tools")
+    prompt = await service.prompts.conversation(read_messages(fields), tools.tools or None)
+    made, ignored = await _request(service, fields, model, prompt, "messages")
+    return await _answer(service, request, OllamaRequest(model, made, True, tools, stream, ignored))
+
+
+async def generate(service: Service, request: Request) -> Response:
+    """Answer a question, or continue a text as it is (`raw`).
+
+    Raises:
+        ApiError: the request is refused or fails.
+    """
+    fields = Fields(await read_json(request, service.limits))
+    model, stream = named(service, fields.text("model")), fields.flag("stream", True)
+    text, system, raw = fields.text("prompt"), fields.text("system"), fields.flag("raw")
+    for name, neutral in (("suffix", ""), ("template", ""), ("images", []), ("context", [])):
+        fields.neutral(name, neutral)
+    if not text:
+        return json_response(_loaded(model, {"response": ""}))
+    if raw:
+        prompt = await service.prompts.text(text, "prompt")
+    else:
+        turns = [{"role": "user", "content": text}]
+        prompt = await service.prompts.conversation(
+            [{"role": "system", "content": system}, *turns] if system else turns
+        )
+    made, ignored = await _request(service, fields, model, prompt, "prompt")
+    return await _answer(service, request, OllamaRequest(model, made, False, ToolUse(), stream, ignored))
+
+
+async def _request(
+    service: Service, fields: Fields, model: str, prompt: tuple[int, ...], param: str
+) -> tuple[GenerationRequest, tuple[str, ...]]:
+    """The engine's request, and the names of the fields that are ignored."""
+    options = fields.section("options") or Fields({}, "options")
+    for name in ("mirostat", "typical_p", "tfs_z"):
+        options.neutral(name, 0, 1.0, 1)
+    values = {name: options.value(name) for name in SAME} | {
+        ours: options.value(name) for name, ours in OPTIONS.items()
+    }
+    given = {name: value for name, value in values.items() if value is not None}
+    most = options.integer("num_predict", -2, service.context - 1)
+    settings = read_sampling(
+        Fields({**DEFAULTS, **given}),
+        context=service.context,
+        vocab_size=service.spec.vocab_size,
+        choices=1,
+        stop_ids=service.stop_ids,
+        max_tokens=most if most is not None and most > 0 else None,
+    )
+    schema = fields.value("format")
+    if schema is not None and schema not in ("", "json") and not isinstance(schema, dict):
+        raise fields.wrong("format", 'must be "json" or a JSON schema')
+    constraints: tuple[Grammar, ...] = ()
+    if schema:
+        constraints = (await service.grammar({"type": "object"} if schema == "json" else schema, "format"),)
+    adapter = service.models.adapter_of(model)
+    (request,) = settings.requests(
+        prompt, adapter, service.prompts, service.context, param=param, constraints=constraints
+    )
+    return request, (*fields.ignored(), *(options.path(name) for name in options.ignored()))
+
+
+async def _answer(service: Service, request: Request, asked: OllamaRequest) -> Response:
+    service.metrics.ignored(len(asked.ignored))
+    headers = ignored_header(asked.ignored)
+    if asked.stream:
+        return StreamedResponse(_streamed(service, asked), LINES, headers)
+
+    async def whole() -> dict[str, Any]:
+        async with service.answers([asked.request]) as answers:
+            return _joined(asked, [piece async for piece in _pieces(asked, answers)])
+
+    content = await unless_gone(request.receive, within(service.limits.request_seconds, whole()))
+    return json_response(content, headers=headers)
+
+
+async def _streamed(service: Service, asked: OllamaRequest) -> AsyncGenerator[bytes]:
+    try:
+        async with service.answers([asked.request]) as answers:
+            async for piece in service.timed(_pieces(asked, answers)):
+                yield line(piece)
+    except TimeoutError:
+        service.failed(out_of_time(service.limits.request_seconds))
+        yield line({"error": out_of_time(service.limits.request_seconds).message})
+    except ApiError as error:
+        service.failed(error)
+        yield line({"error": error.message})
+
+
+async def _pieces(asked: OllamaRequest, answers: Answers) -> AsyncGenerator[dict[str, Any]]:
+    began = first = time.perf_counter_ns()
+    scanner = CallScanner() if asked.tools.tools else None
+    made = 0
+    async for _, event in answers.events():
+        if isinstance(event, TokenMade):
+            made += 1
+            first = time.perf_counter_ns() if made == 1 else first
+            text = event.text if scanner is None else scanner.push(event.text)
+            if text:
+                yield asked.piece(text)
+        elif isinstance(event, Finished):
+            text = event.text
+            calls: tuple[ToolCall, ...] = ()
+            if scanner is not None:
+                text, calls = read_calls(scanner.push(event.text) + scanner.finish(), asked.tools)
+            if text or calls:
+                yield asked.piece(text, calls)
+            end = time.perf_counter_ns()
+            yield {
+                **asked.piece(""),
+                "done": True,
+                "done_reason": event.reason.value,
+                "total_duration": end - began,
+                "load_duration": 0,
+                "prompt_eval_count": event.prompt_tokens,
+                "prompt_eval_duration": first - began,
+                "eval_count": event.new_tokens,
+                "eval_duration": end - first,
+            }
+
+
+def _joined(asked: OllamaRequest, pieces: list[dict[str, Any]]) -> dict[str, Any]:
+    """One answer of all its pieces."""
+    last = pieces[-1]
+    if not asked.chat:
+        return {**last, "response": "".join(piece["response"] for piece in pieces)}
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": "".join(piece["message"]["content"] for piece in pieces),
+    }
+    calls = [call for piece in pieces for call in piece["message"].get("tool_calls", [])]
+    return {**last, "message": {**message, "tool_calls": calls} if calls else message}
+
+
+def _loaded(model: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request without a question gets: Ollama loads the model then, and here it is there already."""
+    return {"model": model, "created_at": now(), **content, "done": True, "done_reason": "load"}

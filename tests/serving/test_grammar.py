@@ -1,0 +1,102 @@
+"""Answers that must be JSON are JSON of their schema, whatever the model would have said."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+import torch
+from openai import OpenAI
+
+from served import BASE, call
+from veneer.assistant import Assistant
+from veneer.serving.errors import ApiError
+from veneer.serving.grammar import Grammars
+from veneer.serving.server import HttpServer
+
+MESSAGES: list[Any] = [{"role": "user", "content": "late?"}]
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "count": {"type": "integer", "minimum": 0, "maximum": 99},
+        "word": {"enum": ["late", "blue"]},
+        "tags": {"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2},
+    },
+    "required": ["count", "word", "tags"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_answer_is_of_the_schema(client: OpenAI, seed: int) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "claim", "schema": SCHEMA, "strict": True}}
+    answer = client.chat.completions.create(
+        model=BASE, messages=MESSAGES, temperature=1.5, seed=seed, n=2, max_tokens=200, response_format=form
+    )
+    for choice in answer.choices:
+        assert choice.finish_reason == "stop"
+        value = json.loads(choice.message.content or "")
+        assert set(value) == {"count", "word", "tags"}
+        assert 0 <= value["count"] <= 99
+        assert value["word"] in ("late", "blue")
+        assert 1 <= len(value["tags"]) <= 2
+        assert all(isinstance(tag, bool) for tag in value["tags"])
+
+
+def test_an_answer_that_must_be_an_object_begins_as_one(client: OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=BASE, messages=MESSAGES, max_tokens=40, response_format={"type": "json_object"}, seed=1
+    )
+    assert (answer.choices[0].message.content or "").lstrip().startswith("{")
+
+
+def test_a_mask_forbids_exactly_what_the_grammar_does_not_allow(assistant: Assistant) -> None:
+    """By brute force: a token is allowed if and only if some string of the schema begins with the text so far."""
+    spec, tokenizer = assistant.model.spec, assistant.tokenizer
+    grammars = Grammars(tokenizer, spec.vocab_size, assistant.stop_ids, 10_000)
+    words = ["late", "blue", "below"]
+    grammar = grammars.of_schema({"enum": words}, "response_format")
+    texts = [json.dumps(word).encode() for word in words]
+    text = b""
+    for token in tokenizer.encode('"blue"'):
+        scores = torch.zeros(spec.vocab_size)
+        grammar.restrict(scores)
+        allowed = {number for number in range(spec.vocab_size) if scores[number] == 0}
+        expected = {
+            number
+            for number in range(spec.vocab_size)
+            if number not in range(len(tokenizer.special_tokens))
+            and grammars.token_bytes(number)
+            and any(one.startswith(text + grammars.token_bytes(number)) for one in texts)
+        }
+        assert allowed == expected
+        grammar.accept(token)
+        text += grammars.token_bytes(token)
+    scores = torch.zeros(spec.vocab_size)
+    grammar.restrict(scores)
+    assert {number for number in range(spec.vocab_size) if scores[number] == 0} == set(assistant.stop_ids)
+
+
+@pytest.mark.parametrize(
+    "schema", [{"type": "nonsense"}, {"$ref": "http://elsewhere.example/schema"}, {"enum": ["a" * 70_000]}, False]
+)
+def test_schemas_that_cannot_be_used_are_refused(client: OpenAI, schema: Any) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=BASE, messages=MESSAGES, response_format=form, max_tokens=4)
+    assert caught.value.param == "response_format"
+
+
+def test_what_a_grammar_cannot_be_combined_with_is_refused(server: HttpServer) -> None:
+    for field, value in (("min_tokens", 2), ("ignore_eos", True), ("stop_token_ids", [5])):
+        content = {"model": BASE, "messages": MESSAGES, "response_format": {"type": "json_object"}, field: value}
+        status, _, answer = call(server, "POST", "/v1/chat/completions", {**content, "max_tokens": 4})
+        assert status == 400
+        assert field in answer["error"]["message"]
+
+
+def test_a_model_without_an_end_has_no_grammars(assistant: Assistant) -> None:
+    with pytest.raises(ApiError, match="no token that ends"):
+        Grammars(assistant.tokenizer, assistant.model.spec.vocab_size, (), 100).of_schema(True, "response_format")

@@ -1,0 +1,29 @@
+"""What Ollama's own client finds when it looks: the version, the models, and one of them."""
+
+from __future__ import annotations
+
+import ollama
+import pytest
+
+from served import ADAPTER, BASE, call
+from veneer.serving.server import HttpServer
+
+
+def test_the_base_and_the_adapters_are_listed(server: HttpServer) -> None:
+    client = ollama.Client(host=server.url)
+    try:
+        assert [model.model for model in client.list().models] == [BASE, ADAPTER]
+        assert [model.model for model in client.ps().models] == [BASE]
+        for name in (BASE, ADAPTER, f"{ADAPTER}:latest"):
+            assert client.show(name).capabilities == ["completion"]
+        with pytest.raises(ollama.ResponseError, match="no model of that name"):
+            client.show("nobody")
+    finally:
+        client._client.close()
+
+
+def test_the_version_is_json_and_so_is_what_is_not_there(server: HttpServer) -> None:
+    assert set(call(server, "GET", "/api/version")[2]) == {"version"}
+    status, _, answer = call(server, "GET", "/api/blobs")
+    assert status == 404
+    assert isinstance(answer["error"], str)

@@ -1,0 +1,98 @@
+"""Ollama's own client gets the answers that the engine gives: whole, streamed, of a schema, and as errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import ollama
+import pytest
+
+from served import ADAPTER, BASE, call
+from veneer.assistant import Assistant
+from veneer.generation.batch import generate
+from veneer.generation.sampling import Sampling
+from veneer.model.language import LanguageModel
+from veneer.serving.server import HttpServer
+
+GREEDY = {"temperature": 0, "num_predict": 12}
+MESSAGES = [{"role": "user", "content": "1: late parcel?"}]
+
+
+@pytest.fixture(scope="module")
+def theirs(server: HttpServer) -> Iterator[ollama.Client]:
+    found = ollama.Client(host=server.url)
+    yield found
+    found._client.close()
+
+
+def expected(assistant: Assistant, model: LanguageModel, prompt: list[int]) -> str:
+    (tokens,) = generate(model, [prompt], sampling=Sampling(max_new_tokens=12), stop_ids=assistant.stop_ids)
+    return assistant.tokenizer.decode(tokens)
+
+
+def test_chats_are_answered_by_the_base_and_by_the_adapter(
+    theirs: ollama.Client, assistant: Assistant, other: LanguageModel
+) -> None:
+    prompt = assistant.encoder.prompt_tokens(MESSAGES)
+    for name, model in ((BASE, assistant.model), (ADAPTER, other), (f"{ADAPTER}:latest", other)):
+        want = expected(assistant, model, prompt)
+        answer = theirs.chat(model=name, messages=MESSAGES, options=GREEDY)
+        assert answer.message.content == want
+        assert answer.done_reason == "length"
+        assert answer.prompt_eval_count == len(prompt)
+        assert answer.eval_count == 12
+        pieces = list(theirs.chat(model=name, messages=MESSAGES, options=GREEDY, stream=True))
+        assert "".join(piece.message.content or "" for piece in pieces) == want
+        assert len(pieces) > 1
+        assert [piece.done for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+
+
+def test_questions_are_answered_by_the_template_or_as_they_are(theirs: ollama.Client, assistant: Assistant) -> None:
+    tokens = assistant.tokenizer.encode("late?", add_special_tokens=True)
+    raw = theirs.generate(model=BASE, prompt="late?", raw=True, options=GREEDY)
+    assert raw.response == expected(assistant, assistant.model, tokens)
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "late?"}]
+    answer = theirs.generate(model=BASE, prompt="late?", system="Be brief.", options=GREEDY)
+    assert answer.response == expected(assistant, assistant.model, assistant.encoder.prompt_tokens(turns))
+
+
+def test_an_answer_may_have_to_be_of_a_schema(theirs: ollama.Client) -> None:
+    schema = {"type": "object", "properties": {"late": {"type": "boolean"}}, "required": ["late"],
+              "additionalProperties": False}  # fmt: skip
+    answer = theirs.chat(model=BASE, messages=MESSAGES, format=schema, options={"temperature": 1.0, "seed": 3})
+    assert isinstance(json.loads(answer.message.content or "")["late"], bool)
+    begun = theirs.generate(model=BASE, prompt="late?", format="json", options={"num_predict": 20})
+    assert begun.response.lstrip().startswith("{")
+
+
+def test_a_model_that_is_not_there_is_an_error_of_their_form(theirs: ollama.Client, server: HttpServer) -> None:
+    with pytest.raises(ollama.ResponseError, match="no model of that name") as caught:
+        theirs.chat(model="nobody", messages=MESSAGES)
+    assert caught.value.status_code == 404
+    status, _, answer = call(server, "POST", "/api/chat", {"model": BASE, "messages": MESSAGES, "format": 7})
+    assert status == 400
+    assert isinstance(answer["error"], str)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": -1}, {"num_predict": 10**9}, {"mirostat": 2}, {"seed": "a"}, {"stop": [""]}]
+)
+def test_options_out_of_range_are_refused(server: HttpServer, options: dict[str, object]) -> None:
+    assert call(server, "POST", "/api/generate", {"model": BASE, "prompt": "a", "options": options})[0] == 400
+
+
+def test_a_request_without_a_question_finds_the_model_loaded(theirs: ollama.Client) -> None:
+    assert theirs.generate(model=BASE).done_reason == "load"
+    assert theirs.chat(model=BASE, messages=[]).done_reason == "load"
+
+
+def test_what_is_not_honoured_is_named(server: HttpServer) -> None:
+    content = {
+        "model": BASE,
+        "prompt": "a",
+        "keep_alive": "5m",
+        "stream": False,
+        "options": {"num_predict": 1, "num_ctx": 9},
+    }
+    assert call(server, "POST", "/api/generate", content)[1]["x-veneer-ignored-fields"] == "keep_alive, options.num_ctx"

@@ -1,0 +1,68 @@
+"""`veneer chat --server` says what the server's model says, remembers it, and tells what is wrong."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from invoking import invoke
+from served import ADAPTER, BASE, serving
+from veneer.assistant import Assistant, Conversation
+from veneer.errors import ConfigError, DataError
+from veneer.generation.sampling import Sampling
+from veneer.serving.guard import Access
+from veneer.serving.keys import Keys
+from veneer.serving.remote import RemoteConversation
+from veneer.serving.server import HttpServer
+
+KEY = "a-key-of-the-server"
+
+
+def test_a_conversation_is_the_one_with_the_model_here(server: HttpServer, assistant: Assistant) -> None:
+    sampling = Sampling(max_new_tokens=8)
+    here = Conversation(assistant, "Be brief.", sampling)
+    there = RemoteConversation(f"{server.url}/v1/", BASE, "Be brief.", sampling)
+    for said in ("1: late?", "2: blue?"):
+        pieces: list[str] = []
+        assert there.say(said, pieces.append) == "".join(pieces) == here.say(said)
+    assert there.messages == here.messages
+    there.restart()
+    assert len(there.messages) == 1
+
+
+def test_the_command_talks_to_a_server_with_a_key(assistant: Assistant, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text(f"{KEY}\n")
+    key.chmod(0o600)
+    with serving(assistant, access=Access(keys=Keys([KEY]))) as (server, _):
+        arguments = ("chat", "--server", server.url, "--model", BASE, "--max-new-tokens", 5)
+        result = invoke(*arguments, "--key-file", key, stdin="1: late?\n2: blue?\n")
+        assert result.exit_code == 0, result.output
+        here = Conversation(assistant, sampling=Sampling(max_new_tokens=5))
+        assert result.stdout == f"{here.say('1: late?')}\n{here.say('2: blue?')}\n"
+        refused = invoke(*arguments, stdin="1: late?\n")
+        assert refused.exit_code == 2
+        assert "the key is missing or wrong" in refused.stderr
+
+
+def test_options_of_a_model_here_are_refused_beside_a_server(server: HttpServer) -> None:
+    for more in (("--adapter", "x"), ("--method", "qlora"), ("--device", "cpu")):
+        result = invoke("chat", "--server", server.url, "--model", BASE, *more, stdin="")
+        assert result.exit_code == 2
+        assert more[0] in result.stderr
+
+
+def test_what_is_wrong_is_told_and_not_remembered(server: HttpServer) -> None:
+    there = RemoteConversation(server.url, "nobody")
+    with pytest.raises(DataError, match=r"no model of that name.*\(404\)"):
+        there.say("late?")
+    assert there.messages == []
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        RemoteConversation(f"http://127.0.0.1:{port}", ADAPTER).say("late?")
+    for address in ("127.0.0.1:8000", "ftp://a", "", "http://"):
+        with pytest.raises(ConfigError, match="must be an address"):
+            RemoteConversation(address, BASE)

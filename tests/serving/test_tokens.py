@@ -1,0 +1,46 @@
+"""Tokens of texts and conversations over HTTP are the tokenizer's and the template's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from served import BASE, call
+from veneer.assistant import Assistant
+from veneer.serving.server import HttpServer
+
+
+def test_texts_become_tokens_and_come_back(server: HttpServer, assistant: Assistant) -> None:
+    text = "The parcel is late: 7 crates, größer."
+    _, _, found = call(server, "POST", "/tokenize", {"prompt": text, "return_token_strs": True})
+    assert found["tokens"] == assistant.tokenizer.encode(text, add_special_tokens=True)
+    assert found["count"] == len(found["tokens"]) == len(found["token_strs"])
+    assert found["max_model_len"] == 512
+    assert call(server, "POST", "/detokenize", {"model": BASE, "tokens": found["tokens"]})[2] == {"prompt": text}
+    assert call(server, "POST", "/tokenize", {"prompt": ""})[2]["tokens"] == []
+
+
+def test_conversations_become_the_prompt_that_chats_have(server: HttpServer, assistant: Assistant) -> None:
+    messages = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "<|im_end|> late?"}]
+    plain = [{**messages[0], "role": "system"}, messages[1]]
+    _, _, found = call(server, "POST", "/tokenize", {"messages": messages})
+    assert found["tokens"] == assistant.encoder.prompt_tokens(plain)
+    assert found["tokens"].count(2) == 2  # the end of a turn that the user spells is text
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/tokenize", {}), ("/tokenize", {"prompt": 7}), ("/tokenize", {"prompt": "a", "messages": [{}]}),
+        ("/tokenize", {"messages": []}), ("/detokenize", {}), ("/detokenize", {"tokens": [-1]}),
+        ("/detokenize", {"tokens": [10**9]}), ("/detokenize", {"tokens": ["a"]}),
+        ("/detokenize", {"tokens": [1] * 10**5}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_turned_is_400(server: HttpServer, path: str, content: Any) -> None:
+    assert call(server, "POST", path, content)[0] == 400
+
+
+def test_a_model_that_is_not_there_is_404(server: HttpServer) -> None:
+    assert call(server, "POST", "/tokenize", {"model": "nobody", "prompt": "a"})[0] == 404

@@ -1,0 +1,180 @@
+"""Calls of tools: read from what models write, forced by a grammar, streamed, and left as text where they are none."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+
+from served import BASE, serving, tiny_assistant
+from tiny import write_model
+from veneer.serving.errors import ApiError
+from veneer.serving.fields import Fields
+from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls, read_tools
+
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Bonn", "Köln"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+PARCEL: dict[str, Any] = {"type": "function", "function": {"name": "parcel"}}
+USE = ToolUse((WEATHER, PARCEL))
+TEMPLATE = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CASES = [
+    ('<tool_call>\n{"name": "weather", "arguments": {"city": "Bonn"}}\n</tool_call>', "", 1),
+    ('I look.\n<tool_call>{"name": "parcel", "arguments": {}}</tool_call>', "I look.", 1),
+    (
+        '<tool_call>{"name": "parcel", "arguments": {}}</tool_call>\n<tool_call>{"name": "weather", "arguments": {}}',
+        "",
+        2,
+    ),
+    ('{"name": "weather", "parameters": {"city": "Bonn"}}', "", 1),
+    ('[TOOL_CALLS][{"name": "weather", "arguments": {}}, {"name": "parcel", "arguments": {}}]', "", 2),
+    ('{"name": "unknown", "arguments": {}}', '{"name": "unknown", "arguments": {}}', 0),
+    ('{"answer": 7}', '{"answer": 7}', 0),
+    ("<tool_call>not JSON</tool_call>", "<tool_call>not JSON</tool_call>", 0),
+    ("It rains < often > in Bonn.", "It rains < often > in Bonn.", 0),
+    ("", "", 0),
+]
+
+
+@pytest.mark.parametrize(("text", "content", "calls"), CASES)
+def test_calls_are_read_and_everything_else_stays_text(text: str, content: str, calls: int) -> None:
+    found, made = read_calls(text, USE)
+    assert (found, len(made)) == (content, calls)
+    alone = read_calls(text, ToolUse(USE.tools, parallel=False))[1]
+    assert alone == made[:1]
+
+
+@pytest.mark.parametrize(("text", "content", "calls"), CASES)
+def test_a_stream_in_any_pieces_sends_the_text_before_calls_and_holds_them_back(
+    text: str, content: str, calls: int
+) -> None:
+    source = random.Random(text)
+    for _ in range(50):
+        scanner, sent, start = CallScanner(), "", 0
+        while start < len(text):
+            size = source.randint(1, 9)
+            sent += scanner.push(text[start : start + size])
+            start += size
+        rest, made = read_calls(scanner.finish(), USE)
+        assert (sent + rest, len(made)) == (content, calls)
+
+
+def test_the_arguments_are_a_string_of_json() -> None:
+    content = ToolCall("weather", {"city": "Köln"}).content(1)
+    assert content["index"] == 1
+    assert json.loads(content["function"]["arguments"]) == {"city": "Köln"}
+    assert content["id"] != ToolCall("weather", {}).content(1)["id"]
+
+
+def chosen(choice: Any) -> ToolUse:
+    return read_tools(Fields({"tools": [WEATHER, PARCEL], "tool_choice": choice}))
+
+
+def test_choices_say_which_tools_may_and_must_be_called() -> None:
+    assert chosen("auto") == chosen(None) == USE
+    assert chosen("none").tools == ()
+    assert chosen("required").forced == ("weather", "parcel")
+    assert chosen({"type": "function", "function": {"name": "parcel"}}).forced == ("parcel",)
+    allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [PARCEL]}}
+    assert chosen(allowed) == ToolUse((PARCEL,))
+    allowed["allowed_tools"]["mode"] = "required"  # type: ignore[index]
+    assert chosen(allowed) == ToolUse((PARCEL,), ("parcel",))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["any", 7, {}, {"type": "function"}, {"type": "function", "function": {"name": "none"}},
+     {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [{"type": "function"}]}}],
+)  # fmt: skip
+def test_choices_that_are_none_are_refused(choice: Any) -> None:
+    with pytest.raises(ApiError, match="tool_choice"):
+        chosen(choice)
+
+
+@pytest.mark.parametrize(
+    "tools",
+    ["weather", [1], [{}], [{"type": "function", "function": {"name": "a b"}}], [WEATHER, WEATHER],
+     [{"type": "function", "function": {"name": "a", "parameters": 1}}], [{"type": "retrieval"}]],
+)  # fmt: skip
+def test_tools_that_are_none_are_refused(tools: Any) -> None:
+    with pytest.raises(ApiError, match="tools"):
+        read_tools(Fields({"tools": tools}))
+
+
+@pytest.fixture(scope="module")
+def calling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
+    """A server of a model whose template writes tools."""
+    path = write_model(tmp_path_factory.mktemp("calling"))
+    settings = json.loads((path / "tokenizer_config.json").read_text())
+    (path / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": TEMPLATE}))
+    with serving(tiny_assistant(path)) as (server, _), OpenAI(base_url=f"{server.url}/v1", api_key="-") as client:
+        yield client
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_forced_call_is_made_whatever_the_model_would_have_said(calling: OpenAI, stream: bool, choice: Any) -> None:
+    tools: Any = [WEATHER]
+    settings: Any = {"model": BASE, "messages": [{"role": "user", "content": "Bonn?"}], "tools": tools, "seed": 3,
+                     "tool_choice": choice, "max_tokens": 260}  # fmt: skip
+    if stream:
+        chunks = [chunk.choices[0] for chunk in calling.chat.completions.create(stream=True, **settings)]
+        calls = [call for chunk in chunks for call in chunk.delta.tool_calls or []]
+        assert not "".join(chunk.delta.content or "" for chunk in chunks)
+        reason = chunks[-1].finish_reason
+    else:
+        answer = calling.chat.completions.create(**settings).choices[0]
+        calls, reason = answer.message.tool_calls, answer.finish_reason
+        assert answer.message.content is None
+    assert reason == "tool_calls"
+    (call,) = calls
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments)["city"] in ("Bonn", "Köln")
+
+
+def test_a_conversation_with_calls_and_results_goes_on(calling: OpenAI) -> None:
+    messages: Any = [
+        {"role": "user", "content": "Bonn?"},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bonn"}'}}]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
+    ]  # fmt: skip
+    tools: Any = [WEATHER]
+    answer = calling.chat.completions.create(model=BASE, messages=messages, tools=tools, max_tokens=4, temperature=0)
+    assert answer.usage is not None
+    fewer = calling.chat.completions.create(model=BASE, messages=messages, max_tokens=4, temperature=0)
+    assert fewer.usage is not None
+    assert answer.usage.prompt_tokens > fewer.usage.prompt_tokens
+
+
+def test_a_template_that_would_drop_tools_is_refused(client: OpenAI) -> None:
+    tools: Any = [WEATHER]
+    with pytest.raises(openai.BadRequestError, match="does nothing with tools"):
+        client.chat.completions.create(model=BASE, messages=[{"role": "user", "content": "a"}], tools=tools)
+
+
+def test_tools_may_be_there_and_not_called(client: OpenAI) -> None:
+    tools: Any = [WEATHER]
+    client.chat.completions.create(
+        model=BASE, messages=[{"role": "user", "content": "a"}], tools=tools, tool_choice="none", max_tokens=1
+    )
