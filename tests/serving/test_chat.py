@@ -96,6 +96,15 @@ def test_log_probabilities_have_tokens_bytes_and_alternatives(client: OpenAI, as
     assert joined.decode("utf-8", errors="replace") == expected(assistant, assistant.model, 5)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_langchains_client_gets_the_same_answers(server: HttpServer, assistant: Assistant) -> None:
+    langchain = pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
+    chat = langchain.ChatOpenAI(base_url=f"{server.url}/v1", api_key="-", model=BASE, temperature=0, max_tokens=8)
+    want = expected(assistant, assistant.model, 8)
+    assert chat.invoke(MESSAGES).content == want
+    assert "".join(chunk.content for chunk in chat.stream(MESSAGES)) == want
+
+
 def test_an_unknown_adapter_is_404_and_never_the_base(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="did you mean 'claims'") as caught:
         client.chat.completions.create(model="claim", messages=MESSAGES)

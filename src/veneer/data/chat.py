@@ -270,6 +270,25 @@ def template_of(tokenizer: Tokenizer) -> BoundedTemplate | None:
 
     Callers with equal tokenizers get the same object, and so share its process.
     """
+    described = _described(tokenizer)
+    return None if described is None else _template(*described)
+
+
+def new_template_of(tokenizer: Tokenizer) -> BoundedTemplate | None:
+    """The tokenizer's chat template in a process of its own, also where one was refused before.
+
+    A template is refused for good once a conversation took too long in it. Where conversations are those of different
+    people, the others still want theirs.
+    """
+    described = _described(tokenizer)
+    if described is None:
+        return None
+    source, tokens, specials = described
+    return BoundedTemplate(source, tokens=dict(tokens), specials=specials)
+
+
+def _described(tokenizer: Tokenizer) -> tuple[str, tuple[tuple[str, str], ...], tuple[str, ...]] | None:
+    """Source, named tokens and special tokens of the tokenizer's chat template, or None where it has none."""
     if tokenizer.chat_template is None:
         return None
     tokens = {
@@ -279,7 +298,7 @@ def template_of(tokenizer: Tokenizer) -> BoundedTemplate | None:
         "unk_token": tokenizer.unk_token,
     }
     given = tuple((name, token) for name, token in tokens.items() if token is not None)
-    return _template(tokenizer.chat_template, given, tuple(tokenizer.special_tokens))
+    return tokenizer.chat_template, given, tuple(tokenizer.special_tokens)
 
 
 @lru_cache(maxsize=16)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from veneer.data.chat import Encoder
+from veneer.data.bounded_template import TemplateRefused
+from veneer.data.chat import Encoder, new_template_of
 from veneer.data.json_values import BadRow, kind, parse_json
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
@@ -137,6 +138,10 @@ class PromptEncoder:
             self._check_size(len(to_text(tools)), "tools")
         try:
             tokens = await asyncio.to_thread(self._encoder.prompt_tokens, messages, tools)
+        except TemplateRefused as error:
+            # One person's conversation must not end the template for all others.
+            self._encoder = Encoder(self._tokenizer, new_template_of(self._tokenizer))
+            raise ApiError(400, str(error), param="messages", code="invalid_value") from error
         except DataError as error:
             raise ApiError(400, str(error), param="messages", code="invalid_value") from error
         return self._checked(tokens, "messages")

@@ -1,0 +1,40 @@
+"""Conversations become prompts, and one that stops the template's process stops nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+import hostile_templates as hostile
+from veneer.assistant import Assistant
+from veneer.data.chat import Encoder, template_of
+from veneer.serving.errors import ApiError
+from veneer.serving.prompts import PromptEncoder
+
+FAST = [{"role": "user", "content": "late?"}]
+SLOW = [{"role": "user", "content": "slow"}]
+
+
+def test_a_conversation_that_takes_too_long_ends_the_template_for_nobody_else(assistant: Assistant) -> None:
+    plain = assistant.tokenizer.chat_template
+    source = "{% if messages[0]['content'] == 'slow' %}" + hostile.UNCOUNTED[0] + "{% endif %}" + (plain or "")
+    tokenizer = replace(assistant.tokenizer, chat_template=source)
+    prompts = PromptEncoder(tokenizer, Encoder(tokenizer, template_of(tokenizer)), 512)
+    want = tuple(assistant.encoder.prompt_tokens(FAST))
+    assert asyncio.run(prompts.conversation(FAST)) == want
+    for _ in range(2):
+        with pytest.raises(ApiError, match="takes too long"):
+            asyncio.run(prompts.conversation(SLOW))
+        assert asyncio.run(prompts.conversation(FAST)) == want
+
+
+def test_a_text_beyond_every_possible_prompt_is_refused_unread(assistant: Assistant) -> None:
+    prompts = PromptEncoder(assistant.tokenizer, assistant.encoder, 512)
+    longest = max(map(len, assistant.tokenizer.backend.get_vocab(with_added_tokens=True)))
+    with pytest.raises(ApiError, match="characters are more") as caught:
+        asyncio.run(prompts.text("a" * (512 * longest + 1), "prompt"))
+    assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(ApiError, match="characters are more"):
+        asyncio.run(prompts.conversation([{"role": "user", "content": "a" * (512 * longest + 1)}]))
