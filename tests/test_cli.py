@@ -59,9 +59,9 @@ OPTIONS = {
         "--output", "--set", "--together",
     ],
     "train": [
-        "--batch-size", "--config", "--data", "--device", "--epochs", "--eval-data", "--held-out", "--json",
-        "--learning-rate", "--lr", "--method", "--model", "--output", "--rank", "--resume", "--set", "--steps",
-        "--time-limit",
+        "--batch-size", "--config", "--data", "--device", "--epochs", "--eval-data", "--from-adapter",
+        "--held-out", "--json", "--learning-rate", "--lr", "--method", "--model", "--output", "--rank", "--resume",
+        "--set", "--steps", "--time-limit",
     ],
     "verify": ["--adapter", "--data", "--device", "--gap", "--json", "--limit", "--model", "export"],
 }  # fmt: skip

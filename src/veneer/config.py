@@ -216,6 +216,9 @@ class TrainSection(_Section):
     """The time that the whole run may take, with loading and evaluation: seconds, or `90s`, `10m`, `1h30m`. The steps
     that fit, out of those of `epochs` or `steps`, are fixed before the first one from times measured here. They are
     recorded as `steps`."""
+    from_adapter: Name | None = None
+    """The folder of an adapter that the run starts from. Rank, alpha, targets and kind are the adapter's, so that they
+    are left out; its base model must be the run's. It is read only."""
     learning_rate: Rate | Literal["auto"] = "auto"
     """The learning rate at its peak. `auto` takes it from the model's width and the method, and prints the reason."""
     lora_plus_ratio: Annotated[float, Field(ge=1.0, allow_inf_nan=False), _NUMBER] = 1.0
@@ -356,6 +359,8 @@ def check(config: RunConfig) -> None:
         problems.append(
             "train.lora_plus_ratio is for an adapter's B and method full has none; take lora or qlora, or 1"
         )
+    if config.train.from_adapter is not None and config.method is Method.FULL:
+        problems.append("train.from_adapter is an adapter and method full trains none; take lora or qlora")
     if config.lora.new_tokens and config.method is Method.FULL:
         problems.append("lora.new_tokens are trained with an adapter and method full has none; take lora or qlora")
     if config.train.time_limit is not None and config.lora.init is Init.EVA and config.method is not Method.FULL:

@@ -371,7 +371,9 @@ def _with_rows(
     """
     if data is None and eval_data is None:
         return settings(config)
-    plain: dict[str, Any] = dict(config.model_dump(mode="json") if isinstance(config, RunConfig) else config)
+    plain: dict[str, Any] = dict(
+        config.model_dump(mode="json", exclude_unset=True) if isinstance(config, RunConfig) else config
+    )
     sections = dict(plain.get("data") or {})
     # Settings are checked before anything is written.
     named = {"file": data, "eval_file": eval_data}

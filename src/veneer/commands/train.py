@@ -46,6 +46,7 @@ from veneer.commands.options import (
 @click.option(
     "--learning-rate", "--lr", "learning_rate", type=Number(), help="The peak learning rate (train.learning_rate)."
 )
+@click.option("--from-adapter", help="The folder of an adapter that the run starts from (train.from_adapter).")
 @click.option("--rank", type=RANK, help="The rank of the adapter (lora.rank).")
 @click.option(
     "--batch-size", type=COUNT, help="Rows in an optimiser step, all micro-batches together (train.examples_per_step)."
@@ -66,6 +67,7 @@ def train(
     steps: int | None,
     time_limit: float | None,
     learning_rate: float | None,
+    from_adapter: str | None,
     rank: int | None,
     batch_size: int | None,
     eval_data: str | None,
@@ -89,6 +91,7 @@ def train(
         "train.steps": steps,
         "train.time_limit": time_limit,
         "train.learning_rate": learning_rate,
+        "train.from_adapter": from_adapter,
         "lora.rank": rank,
         "train.examples_per_step": batch_size,
         "data.eval_file": eval_data,

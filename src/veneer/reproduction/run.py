@@ -17,6 +17,7 @@ from veneer.io.files import remove_folder, sha256
 from veneer.reproduction.differences import TensorDifference, digests, environments, first_step, tensors
 from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.strict_json import to_text
+from veneer.training.from_adapter import adapter_digests
 from veneer.training.lock import FORMAT, data_files, environment, tokenizer_digest
 from veneer.training.run import train
 
@@ -221,6 +222,7 @@ def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path
     checkpoint = open_checkpoint(config.model, revision=config.revision)
     base = {file.name: sha256(file) for file in checkpoint.files()}
     problems = digests("base", lock["base"]["files"], base)
+    problems += digests("adapter", dict(lock.get("adapter", {})), adapter_digests(config))
     files = data_files(config)
     now = {key: sha256(file) for key, file in files.items() if file.is_file()}
     problems += digests("data", lock["data"]["files"], now)

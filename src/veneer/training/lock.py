@@ -31,6 +31,7 @@ from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.strict_json import to_text
 from veneer.system import processor_name
 from veneer.training.checkpoint import Progress
+from veneer.training.from_adapter import adapter_digests
 
 FORMAT = 1
 PACKAGES = ("veneer", "torch", "numpy", "safetensors", "tokenizers", "jinja2", "gguf")
@@ -174,6 +175,7 @@ def write_lock(
             "kernels": here.kernels,
         },
         "base": {"model": config.model, "revision": config.revision, "files": inputs.base()},
+        **({"adapter": adapter_digests(config)} if config.train.from_adapter is not None else {}),
         "tokenizer": inputs.tokenizer(),
         "data": {
             "files": inputs.data(), "rows": len(rows.train), "evaluation_rows": len(rows.eval),

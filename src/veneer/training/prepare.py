@@ -26,6 +26,7 @@ from veneer.load import check_vocabulary, refuse_training
 from veneer.model.spec import DecoderSpec
 from veneer.planning.forecast import Forecast, linears_under, make_forecast
 from veneer.planning.machine import Machine, named_machine
+from veneer.training.from_adapter import with_adapter
 from veneer.training.optimizers.choose import auto_beta2
 from veneer.training.recommend import settle
 from veneer.training.steps import PackedSteps, SupposedRows, SupposedSteps, examples_per_step, packing_of
@@ -88,6 +89,7 @@ def prepare(
             said by the forecast and not raised.
     """
     notice = notes_to(emit)
+    config = with_adapter(config)
     for note in description.notes:
         notice(note)
     config = config.model_copy(update={"backend": description.backend})

@@ -33,6 +33,7 @@ from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
+from veneer.training.from_adapter import adapter_digests, check_base
 from veneer.training.held_out import evaluation
 from veneer.training.killed import Killed, killed, mark
 from veneer.training.lock import InputDigests, write_lock
@@ -182,6 +183,7 @@ def prepare_run(config: RunConfig, emit: Subscriber, *, resume: bool = False, ro
     if resume:
         config = _as_recorded(config, folder.config(), emit)
     origin = open_checkpoint(config.model, revision=config.revision)
+    check_base(config, origin)
     prepared = prepare(
         config,
         describe_model(origin, config.backend),
@@ -376,12 +378,13 @@ def _identity(config: RunConfig, model_digest: str, data_digest: str, device: to
     values = config.model_dump(mode="json")
     # Where results go and how many are kept changes no number of the run; model and data count by what is in them.
     ignored = {
-        "model", "revision", "output", "train.keep", "train.save_every", "train.publish", "data.file", "data.eval_file",
-        "compute.memory_limit_mb",
+        "model", "revision", "output", "train.from_adapter", "train.keep", "train.save_every", "train.publish",
+        "data.file", "data.eval_file", "compute.memory_limit_mb",
     }  # fmt: skip
     flat = {key: value for key, value in _flatten(values) if key not in ignored}
     return {
         **flat,
+        **{f"adapter {name}": digest for name, digest in adapter_digests(config).items()},
         "model digest": model_digest,
         "data digest": data_digest,
         "torch": torch.__version__,

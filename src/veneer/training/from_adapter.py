@@ -1,0 +1,125 @@
+"""A run that starts from an adapter (`train.from_adapter`): what the adapter is stands in its folder.
+
+Rank, alpha, targets and kind are the adapter's; how it is trained (dropout, the factors that are trained, the
+optimiser) is the run's. The base is never changed by a start of veneer's (docs/design.md), so that an adapter that
+began as PiSSA, OLoRA, EVA or LoftQ is a plain one and is gone on with. Where PEFT takes a start out of the base at
+every loading, the update is not what its files say, and cannot be gone on with.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from veneer.adapters.adapter import Adapter
+from veneer.adapters.origin import BaseCheck
+from veneer.adapters.overflow import check_updates
+from veneer.adapters.peft_config import is_plain
+from veneer.adapters.spec import LoraSpec
+from veneer.adapters.store import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, read_config, read_tensors
+from veneer.config import RunConfig
+from veneer.enums import Init
+from veneer.errors import AdapterError, ConfigError, listing
+from veneer.io.checkpoint import Checkpoint
+from veneer.io.digests import file_digest
+
+
+def with_adapter(config: RunConfig) -> RunConfig:
+    """The run with the settings of the adapter that it starts from, if it does.
+
+    Raises:
+        AdapterError: the adapter cannot be read, or is of a kind that cannot be gone on with.
+        ConfigError: settings of the run are others than the adapter's; all are named with both values.
+    """
+    if config.train.from_adapter is None:
+        return config
+    folder = Path(config.train.from_adapter)
+    spec, _ = read_config(folder)
+    _refuse_kinds(spec, folder)
+    own = _settings(spec)
+    section = config.lora
+    given = {name: getattr(section, name) for name in own if name in section.model_fields_set}
+    differing = [
+        f"lora.{name}: {value!r} here, {own[name]!r} in the adapter"
+        for name, value in given.items()
+        if value != own[name] and value != "auto"
+    ]
+    if differing:
+        raise ConfigError(
+            f"the run starts from {folder}, whose settings are others:\n{listing(differing)}\n"
+            "Leave these settings out, or start a new adapter without train.from_adapter."
+        )
+    return config.model_copy(update={"lora": section.model_copy(update=own)})
+
+
+def _settings(spec: LoraSpec) -> dict[str, Any]:
+    """The adapter as settings of the section `lora`."""
+    return {
+        "rank": spec.rank,
+        "alpha": spec.alpha,
+        "target_modules": spec.target_modules,
+        "exclude_modules": spec.exclude_modules,
+        "layers_to_transform": spec.layers_to_transform,
+        "rank_pattern": dict(spec.rank_pattern),
+        "alpha_pattern": dict(spec.alpha_pattern),
+        "scaling": spec.scaling,
+        "variant": spec.variant,
+        "bias": spec.bias,
+        "modules_to_save": spec.modules_to_save,
+        "init": Init.KAIMING,
+        "trainable_tokens": (),
+        "new_tokens": (),
+    }
+
+
+def _refuse_kinds(spec: LoraSpec, folder: Path) -> None:
+    kinds = {
+        f"init_lora_weights {spec.init.value!r}: PEFT takes its start out of the base at every loading; save it "
+        "converted (path_initial_model_for_weight_conversion)": not is_plain(spec),
+        "lora_bias: a bias of B's, which veneer does not train": spec.factor_bias,
+        "trained tokens: their rows are not settings of the run": bool(spec.trainable_tokens),
+        f"{TOKENIZER_FILE}: tokens of its own": (folder / TOKENIZER_FILE).is_file(),
+    }
+    found = [text for text, present in kinds.items() if present]
+    if found:
+        raise AdapterError(f"{folder} cannot be gone on with:\n{listing(found)}")
+
+
+def check_base(config: RunConfig, origin: Checkpoint) -> None:
+    """Refuse another base than that of the adapter that the run starts from.
+
+    Raises:
+        AdapterError: it is another one; the files that differ are named.
+    """
+    if config.train.from_adapter is not None:
+        problem = BaseCheck(Path(config.train.from_adapter), config.model, origin.files()).problem()
+        if problem is not None:
+            raise AdapterError(f"{problem}\nGive the adapter's own base by --model, or start a new adapter.")
+
+
+def start_from(adapter: Adapter, config: RunConfig) -> None:
+    """Give a run's adapter the weights of the one that it starts from, if it does.
+
+    Raises:
+        AdapterError: the weights cannot be read, or are not those of this adapter.
+    """
+    if config.train.from_adapter is not None:
+        folder = Path(config.train.from_adapter)
+        tensors = read_tensors(folder)
+        check_updates(tensors, adapter.spec.scale_of, str(folder / WEIGHTS_FILE))
+        adapter.load(tensors)
+
+
+def adapter_digests(config: RunConfig) -> dict[str, str]:
+    """The SHA-256 of the files of the adapter that a run starts from, by name; empty where it starts from none.
+
+    Raises:
+        AdapterError: a file cannot be read.
+    """
+    if config.train.from_adapter is None:
+        return {}
+    folder = Path(config.train.from_adapter)
+    try:
+        return {name: file_digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    except OSError as error:
+        raise AdapterError(f"{error.filename}: cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,114 @@
+"""A run that starts from an adapter is that adapter, trained further."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tiny import rows as some_rows
+from tiny import run_config, write_model, write_rows
+from veneer.adapters.store import read_tensors
+from veneer.config import RunConfig
+from veneer.errors import AdapterError, CheckpointError, ConfigError, Interrupted
+from veneer.reproduction.run import reproduce
+from veneer.training.run import train
+
+KINDS = {
+    "lora": (),
+    "dora": ("lora.variant=dora",),
+    "rslora": ("lora.scaling=rslora", "lora.rank_pattern={q_proj: 2}"),
+    "pissa": ("lora.init=pissa",),
+    "saved": ("lora.modules_to_save=[norm]", "lora.target_modules=[q_proj, down_proj]"),
+}
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
+def further(model: Path, data: Path, output: Path, adapter: Path, *more: str) -> RunConfig:
+    config = run_config(model, data, output, f"train.from_adapter={adapter}", "train.steps=4", *more)
+    # The helper names a rank and an alpha of its own, which are the adapter's to say.
+    return config.model_copy(update={"lora": type(config.lora)()})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_begins_at_the_adapter(kind: str, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    """At a learning rate of nearly nothing the result is the adapter, in every tensor."""
+    first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=3", *KINDS[kind])).output
+    config = further(tiny_model, tiny_data, tmp_path / "second", first, "train.learning_rate=1e-30")
+    second = train(config).output
+    before, after = read_tensors(first), read_tensors(second)
+    assert before.keys() == after.keys()
+    assert all((before[name] - after[name]).abs().max() < 1e-12 for name in before)
+    assert any(float(tensor.abs().max()) > 1e-3 for name, tensor in before.items() if "lora_B" in name)
+    one, two = (json.loads((folder / "adapter_config.json").read_text()) for folder in (first, second))
+    assert one == two
+
+
+def test_it_is_trained_further_resumed_and_reproduced(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=3")).output
+    whole = train(further(tiny_model, tiny_data, tmp_path / "whole", first, "train.save_every=2")).output
+    assert (
+        load_file(whole / "adapter_model.safetensors").keys() == load_file(first / "adapter_model.safetensors").keys()
+    )
+    assert weights(whole) != weights(first)
+    steps = 0
+
+    def stop() -> bool:
+        nonlocal steps
+        steps += 1
+        return steps == 2
+
+    config = further(tiny_model, tiny_data, tmp_path / "parted", first, "train.save_every=2")
+    with pytest.raises(Interrupted):
+        train(config, stop=stop)
+    assert weights(train(config, resume=True).output) == weights(whole)
+    assert reproduce(whole).same
+    lock = json.loads((whole / "run.lock").read_text())
+    assert lock["adapter"].keys() == {"adapter_config.json", "adapter_model.safetensors"}
+    other = train(run_config(tiny_model, tiny_data, tmp_path / "other", "train.steps=2")).output
+    shutil.rmtree(first)
+    shutil.copytree(other, first)
+    with pytest.raises(CheckpointError, match=r"adapter adapter_model\.safetensors: has changed"):
+        reproduce(whole)
+    with pytest.raises(CheckpointError, match=r"adapter adapter_model\.safetensors: '"):
+        train(config, resume=True)
+
+
+def test_contradictions_are_refused_with_both_values(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
+    config = run_config(
+        tiny_model, tiny_data, tmp_path / "second", f"train.from_adapter={first}", "lora.rank=8", "lora.variant=dora"
+    )
+    with pytest.raises(ConfigError) as refused:
+        train(config)
+    assert "lora.rank: 8 here, 4 in the adapter" in str(refused.value)
+    assert "lora.variant: <Variant.DORA: 'dora'> here, <Variant.LORA: 'lora'> in the adapter" in str(refused.value)
+    assert "lora.alpha" not in str(refused.value)
+    with pytest.raises(ConfigError, match="method full trains none"):
+        run_config(tiny_model, tiny_data, tmp_path / "x", f"train.from_adapter={first}", "method=full")
+
+
+def test_another_base_is_refused(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
+    other = write_model(tmp_path / "other", seed=4)
+    with pytest.raises(AdapterError, match=r"another base model(.|\n)*model\.safetensors: has other content"):
+        train(further(other, tiny_data, tmp_path / "second", first))
+
+
+def test_kinds_that_cannot_be_gone_on_with_are_refused_by_name(tiny_model: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", some_rows(8))
+    first = train(run_config(tiny_model, data, tmp_path / "first", "train.steps=1", "lora.new_tokens=[<new>]")).output
+    with pytest.raises(AdapterError, match=r"trained tokens(.|\n)*tokenizer\.json: tokens of its own"):
+        train(further(tiny_model, data, tmp_path / "second", first))
+    plain = train(run_config(tiny_model, data, tmp_path / "plain", "train.steps=1")).output
+    (plain / "run.lock").unlink()
+    config = json.loads((plain / "adapter_config.json").read_text())
+    (plain / "adapter_config.json").write_text(json.dumps({**config, "init_lora_weights": "pissa"}))
+    with pytest.raises(AdapterError, match="init_lora_weights 'pissa': PEFT takes its start out of the base"):
+        train(further(tiny_model, data, tmp_path / "third", plain))
