@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -49,6 +49,8 @@ class _Cohort:
     rows: list[int]
     """Numbers of the sequences, in the order of the cache's rows."""
     precomputed: ExitStack
+    ended: set[int] = field(default_factory=set)
+    """Sequences among them that have ended, or go on elsewhere, and whose rows have not been dropped yet."""
 
 
 class CohortRunner:
@@ -89,9 +91,11 @@ class CohortRunner:
         self._forget(by_number.keys() - fresh)
         for cohort in self._cohorts:
             self._lay(cohort.rows, cohort.decoding.widths())
-            tokens = [by_number[row].work.sequence.tokens[-1] if row in by_number else 0 for row in cohort.rows]
+            going = {row: by_number[row] for row in cohort.rows if row not in cohort.ended}
+            tokens = [going[row].work.sequence.tokens[-1] if row in going else 0 for row in cohort.rows]
             logits = cohort.decoding.step(torch.tensor(tokens, device=self._model.device))
-            found |= {row: logits[place : place + 1].float() for place, row in enumerate(cohort.rows)}
+            places = ((place, row) for place, row in enumerate(cohort.rows) if row in going)
+            found |= {row: logits[place : place + 1].float() for place, row in places}
         begun: dict[bytes | None, list[StepInput]] = {}
         for item in inputs:
             if item.work.start == 0:
@@ -114,7 +118,9 @@ class CohortRunner:
     def _forget(self, kept: set[int]) -> None:
         """Drop what does not go on: whole cohorts at once, rows once a quarter of their cohort has ended."""
         for cohort in self._cohorts:
-            left = [place for place, row in enumerate(cohort.rows) if row in kept]
+            # A sequence that was preempted may come back in another cohort: its old row must not be taken for it.
+            cohort.ended |= set(cohort.rows) - kept
+            left = [place for place, row in enumerate(cohort.rows) if row not in cohort.ended]
             if not left:
                 cohort.precomputed.close()
                 cohort.rows = []

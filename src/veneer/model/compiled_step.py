@@ -132,6 +132,11 @@ class CompiledStep:
         """The most rows of a step."""
         return self._program.rows
 
+    @property
+    def sites(self) -> frozenset[str]:
+        """Paths of the linear layers that adapters may update."""
+        return frozenset(site.path for site in self._program.sites)
+
     @torch.no_grad()
     def run(self, step: StepRows) -> Tensor:
         """The logits of the wanted rows, float32 `[wanted, vocab_size]`; all rows' keys and values are cached."""
