@@ -23,7 +23,8 @@ from veneer.errors import AdapterError, ConfigError
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.model.decoder import CausalLM
-from veneer.serving.adapters import AdapterFolder, module_loader
+from veneer.serving.adapter_loading import adapter_loader
+from veneer.serving.adapters import AdapterFolder
 from veneer.serving.build import build_service
 from veneer.serving.guard import Access
 from veneer.serving.models import GenerationConflict
@@ -56,7 +57,7 @@ def folder(originals: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def catalogue(assistant: Assistant, folder: Path) -> Iterator[AdapterFolder]:
-    found = AdapterFolder(folder, module_loader(assistant.model), 10**9)
+    found = AdapterFolder(folder, adapter_loader(assistant.model), 10**9)
     yield found
     found.close()
 
@@ -86,7 +87,7 @@ def test_many_requests_at_once_get_their_own_adapters_answers(assistant: Assista
             (answer,) = generate(model, [tokens], sampling=Sampling(max_new_tokens=8), stop_ids=assistant.stop_ids)
             expected[name, prompt] = assistant.tokenizer.decode(answer)
     assert len(set(expected.values())) > 8
-    catalogue = AdapterFolder(folder, module_loader(assistant.model), 1)
+    catalogue = AdapterFolder(folder, adapter_loader(assistant.model), 1)
     service = build_service(assistant, BASE, catalogue, cache_bytes=10**8)
     with HttpServer(service, Access()) as server, OpenAI(base_url=f"{server.url}/v1", api_key="-") as client:
 
@@ -104,7 +105,7 @@ def test_many_requests_at_once_get_their_own_adapters_answers(assistant: Assista
 def test_memory_holds_what_was_used_last(assistant: Assistant, folder: Path) -> None:
     one = load_beside(assistant.model, folder / "blue")[1]
     largest = sum(tensor.nbytes for tensor in one.tensors().values())
-    catalogue = AdapterFolder(folder, module_loader(assistant.model), largest + 1)
+    catalogue = AdapterFolder(folder, adapter_loader(assistant.model), largest + 1)
     for name in (*NAMES, *NAMES):
         taken(catalogue, name)
         assert 0 < catalogue.nbytes <= largest + 1
@@ -134,7 +135,7 @@ def test_a_failed_reload_leaves_the_old_version(catalogue: AdapterFolder, folder
 
 
 def test_an_exchanged_file_is_not_taken_for_the_version_that_was_loaded(assistant: Assistant, folder: Path) -> None:
-    catalogue = AdapterFolder(folder, module_loader(assistant.model), 1)
+    catalogue = AdapterFolder(folder, adapter_loader(assistant.model), 1)
     taken(catalogue, "red")
     shutil.copytree(folder / "green", folder / "red", dirs_exist_ok=True)
     with pytest.raises(AdapterError, match="changed since it was loaded"):

@@ -11,20 +11,15 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from pathlib import Path
 
-from veneer.adapters.beside import load_beside
-from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
+from veneer.adapters.store import CONFIG_FILE
 from veneer.errors import AdapterError, ConfigError, VeneerError, nearest
 from veneer.generation.runner import LoadedAdapter
-from veneer.io.digests import file_digest
-from veneer.model.language import LanguageModel
+from veneer.serving.adapter_loading import Loader, content_digest
 from veneer.serving.models import AdapterVersion, GenerationConflict
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-Loader = Callable[[Path], LoadedAdapter]
-"""Loads the adapter of a folder. Raises AdapterError."""
 
 
 class AdapterFolder:
@@ -145,11 +140,11 @@ class AdapterFolder:
         """Digest and content of a version's files. Raises AdapterError."""
         name = version.folder.name
         try:
-            before = _digest(version.folder)
+            before = content_digest(version.folder)
             if version.digest not in (None, before):
                 raise AdapterError(f"{name}: its files have changed since it was loaded; load it anew")
             adapter = self._loader(version.folder)
-            if _digest(version.folder) != before:
+            if content_digest(version.folder) != before:
                 raise AdapterError(f"{name}: its files changed while they were read; load it anew")
         except (OSError, MemoryError) as error:
             raise AdapterError(f"{name}: cannot be read: {error}") from error
@@ -208,25 +203,6 @@ class Lease:
         if not self._released:
             self._released = True
             self._source.release(self._version)
-
-
-def module_loader(model: LanguageModel) -> Loader:
-    """Loads adapters as modules beside the base's, which the engine computes one batch an adapter."""
-
-    def load(folder: Path) -> LoadedAdapter:
-        twin, adapter = load_beside(model, folder)
-        nbytes = sum(tensor.nbytes for tensor in adapter.tensors().values())
-        return LoadedAdapter(key=_digest(folder), nbytes=nbytes, model=twin)
-
-    return load
-
-
-def _digest(folder: Path) -> bytes:
-    """Digest of what an adapter computes: its configuration, which has the scale, and its tensors."""
-    try:
-        return sha256("".join(file_digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)).encode()).digest()
-    except FileNotFoundError as error:
-        raise AdapterError(f"{folder.name}: {Path(error.filename).name} is missing") from error
 
 
 def _names(folder: Path) -> list[str]:

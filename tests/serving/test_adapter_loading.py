@@ -1,0 +1,80 @@
+"""Adapters are read beside the base: as factors where the compiled step knows them, refused where they do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from serving.test_isolation import write
+from tiny_models import ours, tiny_llama
+from veneer.adapters.origin import write_base
+from veneer.adapters.store import WEIGHTS_FILE
+from veneer.enums import Variant
+from veneer.errors import AdapterError
+from veneer.io.digests import file_digest
+from veneer.model.decoder import CausalLM
+from veneer.native.library import kernels
+from veneer.serving.adapter_loading import adapter_loader
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> CausalLM:
+    found = ours(tiny_llama(seed=2), tmp_path / "base")
+    found.eval()
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path, model: CausalLM) -> Path:
+    write(tmp_path, model, "kite", seed=1)
+    write(tmp_path, model, "dora", seed=1, variant=Variant.DORA)
+    return tmp_path
+
+
+@pytest.mark.skipif(kernels() is None, reason="no compiled kernels")
+def test_low_rank_updates_become_factors_and_all_else_modules(folder: Path, model: CausalLM) -> None:
+    wide, narrow = (adapter_loader(model, dtype=dtype)(folder / "kite") for dtype in (torch.float32, torch.bfloat16))
+    assert wide.factors is not None
+    assert narrow.factors is not None
+    assert wide.nbytes == 2 * narrow.nbytes
+    assert wide.key != narrow.key
+    dora = adapter_loader(model)(folder / "dora")
+    assert dora.factors is None
+    assert dora.model is not None
+
+
+def test_broken_adapters_and_those_of_other_shapes_are_refused_by_their_own_path(
+    folder: Path, model: CausalLM, tmp_path: Path
+) -> None:
+    wide = ours(tiny_llama(seed=2, changes={"hidden_size": 96}), tmp_path / "wide")
+    with pytest.raises(AdapterError, match="does not fit this model"):
+        adapter_loader(wide)(folder / "kite")
+    file = folder / "kite" / WEIGHTS_FILE
+    tensors = load_file(file)
+    tensors[next(iter(tensors))][0, 0] = float("nan")
+    save_file(tensors, file)
+    with pytest.raises(AdapterError, match="nan") as caught:
+        adapter_loader(model)(folder / "kite")
+    assert str(file) in str(caught.value)
+
+
+def test_an_adapter_that_says_its_base_is_checked_against_it(folder: Path, model: CausalLM) -> None:
+    weights = folder / "base" / "model.safetensors"
+    load = adapter_loader(model, base_files=[weights])
+    write_base(folder / "kite", {weights.name: file_digest(weights)})
+    load(folder / "kite")
+    write_base(folder / "kite", {weights.name: "0" * 64})
+    with pytest.raises(AdapterError, match=r"another base than this:\n  - model.safetensors: has other content"):
+        load(folder / "kite")
+
+
+def test_the_file_that_is_read_may_be_shortened_meanwhile(folder: Path, model: CausalLM) -> None:
+    """The tensors do not depend on the file any more once it has been read."""
+    found = adapter_loader(model)(folder / "dora")
+    with torch.no_grad():
+        (folder / "dora" / WEIGHTS_FILE).write_bytes(b"")
+        assert found.model is not None
+        assert all(bool(torch.isfinite(parameter).all()) for parameter in found.model.parameters())
