@@ -153,8 +153,8 @@ def interleave(world: World, folder: Path, count: int, names: list[str | None], 
     """So many requests that come while others are on their way; the adapters are exchanged and unloaded meanwhile."""
     source, alone = random.Random(seed), Alone(world)
     weights = max(file.stat().st_size for file in world.first.rglob("*.safetensors"))
-    # Room for two adapters of seven, and for two or three sequences of twelve.
-    engine, adapters = engine_of(world, folder, adapter_bytes=2 * weights, cache_bytes=world.model.row_bytes(48))
+    # Room for two adapters of seven, and for four to six sequences of twelve.
+    engine, adapters = engine_of(world, folder, adapter_bytes=2 * weights, cache_bytes=world.model.row_bytes(96))
     # A version is what its files held when it was first read.
     first = [
         GenerationRequest(prompt=(1,), sampling=Sampling(max_new_tokens=1), adapter=name) for name in names if name

@@ -189,12 +189,16 @@ class Scheduler:
         return not self.running or (4 * places >= self.limits.sequences and 4 * room >= self.pool.budget)
 
     def _fits(self, sequence: Sequence) -> bool:
-        """Whether a place and the blocks of all its tokens, and of one more, are free."""
+        """Whether a place and the blocks of all its tokens, and of one more, are free.
+
+        One block more is left to each running sequence, so that those do not preempt it in their next steps.
+        """
         if sequence.placement is Placement.COHORT and not self._joins:
             return False
         tokens = min(len(sequence.tokens) + 1, sequence.capacity)
         need = self._bytes_for(sequence, sequence.capacity if sequence.placement is Placement.COHORT else tokens)
-        return len(self.running) < self.limits.sequences and need <= self.pool.room()
+        reserve = len(self.running) * sum(kind.block_bytes for kind in self.pool.groups)
+        return len(self.running) < self.limits.sequences and need + reserve <= self.pool.room()
 
     def _in_the_way(self, adapter: str) -> Sequence | None:
         """The running sequence that gives way to one of an adapter: the last of the adapter with most of them."""
