@@ -301,6 +301,7 @@ SUITES = {
     "model/test_mixtures.py": "every mixture, against transformers",
     "backends/test_runs.py": "whole runs with models that transformers computes",
     "exports/test_gguf_families.py": "every family that is exported, by llama.cpp",
+    "serving/test_isolation.py": "answers of interleaved requests are those of a cold engine",
     "training/optimizers/test_runs.py": "whole runs with every optimiser",
     "training/test_adapter_kinds.py": "whole runs with every kind of adapter",
     "training/test_mixtures.py": "whole runs with mixtures",
