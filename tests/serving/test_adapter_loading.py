@@ -54,11 +54,11 @@ def test_broken_adapters_and_those_of_other_shapes_are_refused_by_their_own_path
         adapter_loader(wide)(folder / "kite")
     file = folder / "kite" / WEIGHTS_FILE
     tensors = load_file(file)
-    tensors[next(iter(tensors))][0, 0] = float("nan")
+    tensors[sorted(tensors)[0]][0, 0] = float("nan")
     save_file(tensors, file)
-    with pytest.raises(AdapterError, match="nan") as caught:
+    with pytest.raises(AdapterError, match="(?i)nan") as caught:
         adapter_loader(model)(folder / "kite")
-    assert str(file) in str(caught.value)
+    assert str(folder / "kite") in str(caught.value)
 
 
 def test_an_adapter_that_says_its_base_is_checked_against_it(folder: Path, model: CausalLM) -> None:

@@ -53,7 +53,8 @@ def adapter_loader(
                     raise AdapterError(f"{folder} was trained beside another base than this:\n{listing(differing)}")
                 twin, adapter = load_beside(model, copied)
             except AdapterError as error:
-                raise AdapterError(str(error).replace(str(copied), str(folder))) from error
+                message = str(error).replace(str(copied), str(folder))
+                raise AdapterError(message if str(folder) in message else f"{folder}: {message}") from error
         key = content_digest(folder) + str(dtype).encode()
         factors = step_factors(adapter, sites, dtype)
         if factors is not None:
