@@ -56,7 +56,7 @@ def test_broken_adapters_and_those_of_other_shapes_are_refused_by_their_own_path
     tensors = load_file(file)
     tensors[sorted(tensors)[0]][0, 0] = float("nan")
     save_file(tensors, file)
-    with pytest.raises(AdapterError, match="(?i)nan") as caught:
+    with pytest.raises(AdapterError, match=r"(?i)nan") as caught:
         adapter_loader(model)(folder / "kite")
     assert str(folder / "kite") in str(caught.value)
 
