@@ -3,8 +3,8 @@
 How far a difference would move with other rows and other seeds is the variance of a two-way layout. Each cluster's part
 in an adapter's difference is its jackknife pseudo-value (Tukey, 1958), so that any measure has one.
 
-In simulations the 95 % interval holds the truth in 94 to 95 % of cases on average, and in about 90 % where two seeds differ
-more than rows do: two values hardly tell their own spread. Three seeds or more do better.
+In simulations the 95 % interval holds the truth in 94 to 95 % of cases on average, and in about 90 % where two seeds
+differ more than rows do: two values hardly tell their own spread. Three seeds or more do better.
 """
 
 from __future__ import annotations
