@@ -40,7 +40,16 @@ def test_every_option_of_a_fraction_is_among_those() -> None:
         ("train", "held_out"), ("train", "epochs"), ("train", "learning_rate"), ("sweep", "held_out"),
         ("compare", "held_out"), ("generate", "temperature"), ("generate", "top_p"), ("chat", "temperature"),
         ("chat", "top_p"), ("export", "gap"), ("verify", "gap"), ("combine", "density"),
+        ("train", "time_limit"), ("quickstart", "time_limit"),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "0", "-5m"])
+@pytest.mark.parametrize("command", ["train", "quickstart"])
+def test_a_time_is_a_finite_number_above_0(command: str, value: str) -> None:
+    message = refused(command, "--time-limit", value)
+    assert "--time-limit" in message
+    assert value in message
 
 
 def test_only_the_settings_of_the_run_itself_give_way_to_an_alternative(

@@ -56,7 +56,7 @@ from veneer.commands.options import (
 @click.option(
     "--suite-items",
     type=MANY,
-    help="Items of each generated suite. [default: as the gate needs, or 400]",
+    help="The items of each generated suite. [default: as the gate needs, or 400]",
 )
 @click.option(
     "--gate",
