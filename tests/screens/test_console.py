@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,8 @@ def on_a_terminal(*argv: str, **environment: str) -> str:
     pid, terminal = pty.fork()
     if pid == 0:
         os.execve(sys.executable, [sys.executable, "-m", "veneer", *argv], {**os.environ, **environment})
+    hung = threading.Timer(120, os.kill, (pid, signal.SIGKILL))
+    hung.start()
     written = b""
     while True:
         try:
@@ -72,8 +76,10 @@ def on_a_terminal(*argv: str, **environment: str) -> str:
         if not part:
             break
         written += part
-    os.waitpid(pid, 0)
+    _, status = os.waitpid(pid, 0)
+    hung.cancel()
     os.close(terminal)
+    assert not os.WIFSIGNALED(status), f"the command had to be ended by signal {os.WTERMSIG(status)}"
     return written.decode()
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from typing import IO, cast
+from typing import IO, TextIO, cast
 
 from rich.console import Console
+from rich.file_proxy import FileProxy
 from rich.table import Table
 from rich.text import Text
 
@@ -17,7 +18,14 @@ from veneer.screens.streams import LossyStream
 def console() -> Console:
     """Where people read: standard error. Colours are left out where NO_COLOR asks for it. A reader that has gone, or a
     disk that is full, does not matter to the result."""
-    return Console(file=cast(IO[str], LossyStream(lambda: sys.stderr)))
+    return Console(file=cast(IO[str], LossyStream(_standard_error)))
+
+
+def _standard_error() -> TextIO | None:
+    # While bars are shown, rich puts a proxy in the place of the stream, which prints through the console of the bars.
+    # That console would print through itself without end.
+    stream: object = sys.stderr
+    return cast(TextIO | None, stream.rich_proxied_file if isinstance(stream, FileProxy) else stream)
 
 
 def say(screen: Console, message: str, style: str = "") -> None:
