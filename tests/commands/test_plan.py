@@ -64,7 +64,7 @@ def test_rows_of_a_file_are_planned_as_they_would_be_trained(tiny_model: Path, t
     ("more", "named"),
     [
         (("--device", "abacus"), "--device 'abacus' is unknown"),
-        (("--rank", "100000", "--set", "lora.init=olora"), "init olora decomposes a layer"),
+        (("--rank", "65536", "--set", "lora.init=olora"), "init olora decomposes a layer"),
         (("--data", "rows.jsonl", "--tokens", "5"), "--data or --tokens"),
         (("--set", "lora.ranks=3"), "did you mean"),
     ],

@@ -238,7 +238,7 @@ def test_rows_in_clusters_and_several_adapters_are_named_in_the_report(
     clustered = evaluate(str(tiny_model), data, adapter=adapter, compute=FLOAT32, max_new_tokens=2, cluster="customer")
     assert clustered.cluster == "customer"
     assert {one.interval for one in clustered.comparison} <= {"bootstrap over clusters", "Tango"}
-    assert clustered.warnings[0].startswith("3 clusters say little")
+    assert any(one.startswith("3 clusters say little") for one in clustered.warnings)
     again = evaluate(str(tiny_model), data, adapter=[adapter, adapter], compute=FLOAT32, max_new_tokens=2)
     assert again.adapters == [str(adapter)] * 2
     assert {one.interval for one in again.comparison} == {"Student over seeds × rows"}

@@ -112,7 +112,8 @@ def test_one_term_alone_is_the_loss_and_no_metric(eight: list[Example], tiny_mod
 def trained_alone(objective: Objective, model: Path, data: Path, output: Path, *settings: str) -> RunResult:
     """A run with another objective, by the same parts as `veneer.training.run.train`."""
     config = run_config(model, data, output, "train.steps=3", "train.examples_per_step=5", *settings)
-    with threads_of(config), heap_kept(), locked_folder(config, False, []) as log:
+    with threads_of(config), heap_kept(), locked_folder(config, False, []) as folder:
+        log = folder.log
         inputs = prepare_run(config, log.emit)
         built, trainable = build(inputs, log.emit)
         session = begin(inputs, built, trainable, OverModel(built, objective), log, lambda: False)

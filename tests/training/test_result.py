@@ -37,10 +37,10 @@ def folder(path: Path) -> RunFolder:
 def test_weights_curve_and_summary_are_written_and_the_digests_of_older_weights_are_gone(tmp_path: Path) -> None:
     run = folder(tmp_path)
     run.lock_file.write_text("{}")
-    publish(run, Weights(), PROGRESS, {"model.safetensors": "abc"})  # type: ignore[arg-type]
+    publish(run, Weights(), PROGRESS, {"model.safetensors": "abc"}, published=2)  # type: ignore[arg-type]
     assert json.loads((tmp_path / "weights").read_text()) == {"model.safetensors": "abc"}
     summary = json.loads(run.summary_file.read_text())
-    assert (summary["step"], summary["tokens"]) == (3, 30)
+    assert (summary["step"], summary["published_step"], summary["tokens"]) == (3, 2, 30)
     assert "evaluation_due" not in summary
     assert run.curve_file.read_text() == loss_curve(run)
     assert not run.lock_file.exists()
@@ -49,7 +49,7 @@ def test_weights_curve_and_summary_are_written_and_the_digests_of_older_weights_
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     run = folder(tmp_path)
     with pytest.raises(OutputError, match="the disk is full"):
-        publish(run, Weights(fails=True), PROGRESS, {})  # type: ignore[arg-type]
+        publish(run, Weights(fails=True), PROGRESS, {}, published=3)  # type: ignore[arg-type]
     assert (tmp_path / "weights").read_text() == "older"
     assert not run.summary_file.exists()
 

@@ -255,7 +255,7 @@ def test_the_folder_of_the_base_model_is_never_the_output(
         (("model=/no/such/model",), ModelError, "does not exist"),
         (("data.file=/no/such/rows.jsonl",), DataError, "/no/such/rows.jsonl"),
         (("data.eval_file=/no/such/eval.jsonl",), DataError, "/no/such/eval.jsonl"),
-        (("lora.rank=100000", "lora.init=pissa_fast"), AdapterError, "rank 100000 exceeds"),
+        (("lora.rank=65536", "lora.init=pissa_fast"), AdapterError, "rank 65536 exceeds"),
         (("lora.target_modules=[q_prj]",), AdapterError, "did you mean 'q_proj'"),
         (("compute.device=gpu",), ConfigError, "use auto, cpu, cuda"),
         (("data.max_length=5",), DataError, "no row is left to train on"),
