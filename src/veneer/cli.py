@@ -42,9 +42,10 @@ EXIT_CODES = """\b
 Exit codes:
   0    done
   1    what must hold does not: an export is another model, a run is not
-       reproduced, a run of a comparison failed, data have errors
+       reproduced, a run of a comparison failed, data have errors, a gate
+       is not passed
   2    something that you can mend; the message says what
-  3    the loss was not finite
+  3    the loss was not finite; or a gate cannot tell by so few rows
   130  stopped by Ctrl-C (SIGINT); 143 by SIGTERM, 129 by SIGHUP
 
 """

@@ -16,7 +16,7 @@ def test_the_base_and_the_adapters_are_listed(server: HttpServer) -> None:
         assert [model.model for model in client.ps().models] == [BASE]
         for name in (BASE, ADAPTER, f"{ADAPTER}:latest"):
             assert client.show(name).capabilities == ["completion"]
-        with pytest.raises(ollama.ResponseError, match="no model of that name"):
+        with pytest.raises(ollama.ResponseError, match="there is no model '"):
             client.show("nobody")
     finally:
         client._client.close()

@@ -56,7 +56,7 @@ def test_options_of_a_model_here_are_refused_beside_a_server(server: HttpServer)
 
 def test_what_is_wrong_is_told_and_not_remembered(server: HttpServer) -> None:
     there = RemoteConversation(server.url, "nobody")
-    with pytest.raises(DataError, match=r"no model of that name.*\(404\)"):
+    with pytest.raises(DataError, match=r"there is no model '.*\(404\)"):
         there.say("late?")
     assert there.messages == []
     with socket.create_server(("127.0.0.1", 0)) as free:

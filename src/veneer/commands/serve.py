@@ -100,10 +100,10 @@ def serve(
     dtype: str,
     as_json: bool,
 ) -> None:
-    """Serve a model and its adapters over HTTP, with the interfaces of OpenAI and Ollama.
+    """Serve a model and its adapters over HTTP.
 
-    The server can be reached from this machine alone, unless --host and --key-file say otherwise. Ctrl-C or SIGTERM
-    ends it once the requests under way are answered.
+    The interfaces are those of OpenAI and Ollama. The server can be reached from this machine alone, unless --host and
+    --key-file say otherwise. Ctrl-C or SIGTERM ends it once the requests under way are answered.
     """
     from veneer.screens.serve import serve_visibly
     from veneer.serving.request import ServeRequest

@@ -89,7 +89,7 @@ class ModelNames:
             hint = nearest(model, names)
             raise ApiError(
                 404,
-                f"there is no model of that name{hint}; GET /v1/models lists the {len(names):,} that there are",
+                f"there is no model {model[:100]!r}{hint}; GET /v1/models lists the {len(names):,} that there are",
                 param="model",
                 code="model_not_found",
             )
