@@ -137,6 +137,17 @@ def test_a_program_that_holds_the_request_up_is_ended(tmp_path: Path) -> None:
     assert GRACE < 10
 
 
+def test_a_library_that_swallows_the_stop_and_fails_later_ends_by_the_signal(tmp_path: Path) -> None:
+    body = (
+        "def work():\n    READY.touch()\n    try:\n        time.sleep(30)\n"
+        "    except BaseException:\n        pass\n    raise AttributeError('half imported')"
+    )
+    ended = signalled(program(tmp_path, body), (tmp_path / "ready").exists, signal.SIGTERM)
+    assert ended.code == 143
+    assert "error: stopped by SIGTERM." in ended.err
+    assert "half imported" not in ended.err
+
+
 def test_a_result_that_is_complete_keeps_its_code(tmp_path: Path) -> None:
     body = (
         "import atexit\ndef late():\n    READY.touch()\n    time.sleep(0.5)\natexit.register(late)\n"

@@ -40,6 +40,8 @@ class SignalHandler:
         """What the first signal does where it is only noted; None raises `Stopped`."""
         self.notice = NOTICE
         """What is said where it is only noted."""
+        self.raised = False
+        """Whether `Stopped` was raised."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """See `signal.signal`."""
@@ -51,6 +53,7 @@ class SignalHandler:
         if self.then is None:
             # Not `threading`, whose locks this thread may hold where it was interrupted.
             _thread.start_new_thread(_leave_after, (GRACE, 128 + number))
+            self.raised = True
             raise Stopped
         _say(f"{self.received.name}: {self.notice}")
         self.then()
@@ -72,8 +75,13 @@ def end_by_signals(program: Callable[[], None]) -> None:
             # What is done is done: on the way out there is nothing left to stop.
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
-    except Stopped:
-        assert handler.received is not None
+    except BaseException as error:
+        # A library that is being imported may swallow `Stopped`, and fail later for what it lacks since then.
+        stopped = isinstance(error, Stopped) or (
+            handler.raised and not (isinstance(error, SystemExit) and not error.code)
+        )
+        if handler.received is None or not stopped:
+            raise
         _say(
             f"error: stopped by {handler.received.name}. What was complete stays, and nothing half done does. "
             "The same command does it again; a run that has a checkpoint goes on with --resume."
