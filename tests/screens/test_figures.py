@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from veneer.evaluation.statistics.measures import SHARES
 from veneer.evaluation.suites.registry import SUITES
-from veneer.screens.figures import PERCENT, change, duration, number
+from veneer.screens.figures import change, duration, number
 
 
 @pytest.mark.parametrize(
@@ -24,4 +25,4 @@ def test_changes_have_a_sign_and_the_unit_of_their_measure() -> None:
 
 
 def test_the_share_of_a_suite_is_shown_in_percent() -> None:
-    assert set(SUITES) <= set(PERCENT)
+    assert set(SUITES) <= set(SHARES)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from veneer.events import Event, Note
-from veneer.screens.console import while_read
+from veneer.screens.json_output import while_read
 
 
 def test_a_subscriber_that_cannot_write_is_not_called_again() -> None:

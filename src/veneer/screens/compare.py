@@ -12,9 +12,10 @@ from rich.table import Table
 from veneer.comparison.order import BASE
 from veneer.comparison.run import CompareConfig, CompareResult, compare
 from veneer.comparison.summary import Difference, Figure
+from veneer.evaluation.statistics.measures import SHARES
 from veneer.io.files import write_text
 from veneer.screens.console import console, new_table, say, show_table
-from veneer.screens.figures import PERCENT, bare, change
+from veneer.screens.figures import bare, change
 from veneer.screens.subscribers import subscribers_of
 
 TEXT_WIDTH = 140
@@ -44,7 +45,7 @@ def comparison_of_methods(result: CompareResult) -> Table:
     """A row for the base and each method: what it takes, and what comes of it."""
     names = [name for name in ("loss", "exact", "fields") if any(name in one.metrics for one in result.methods)]
     title = f"{result.config.data}: {result.training_rows:,} rows trained, {result.evaluation_rows:,} others scored"
-    measures = [f"{name}\n%" if name in PERCENT else name for name in names]
+    measures = [f"{name}\n%" if name in SHARES else name for name in names]
     # Units in the headings, so that it fits into 80 columns.
     headings = ("", "trained\nmillions", "disk\nMB", "memory\nMB", "time\ns", *measures)
     table = new_table(title, *headings, no_wrap=True)

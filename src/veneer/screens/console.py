@@ -11,7 +11,6 @@ from rich.file_proxy import FileProxy
 from rich.table import Table
 from rich.text import Text
 
-from veneer.events import Event, Subscriber
 from veneer.screens.streams import LossyStream
 
 
@@ -53,23 +52,6 @@ def say_error(message: str) -> None:
     text = Text(fitted(screen, f"error: {message}"))
     text.stylize("bold red", 0, len("error:"))
     screen.print(text, soft_wrap=True)
-
-
-def while_read(subscriber: Subscriber) -> Subscriber:
-    """Pass events on until they cannot be written any more: a closed terminal, a reader that has gone or a full disk
-    must not end a training run, whose product is its folder."""
-    gone = False
-
-    def tell(event: Event) -> None:
-        nonlocal gone
-        if gone:
-            return
-        try:
-            subscriber(event)
-        except OSError:
-            gone = True
-
-    return tell
 
 
 def new_table(title: str, *headings: str, no_wrap: bool = False) -> Table:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from veneer.evaluation.statistics.measures import SHARES
 
-PERCENT = SHARES
-"""Measures that are shares, shown in percent."""
-
 
 def duration(seconds: float) -> str:
     """Seconds as people say them."""
@@ -23,14 +20,14 @@ def rate(value: float) -> str:
 
 def number(name: str, value: float) -> str:
     """A measure's value in its unit."""
-    return f"{bare(name, value)} %" if name in PERCENT else bare(name, value)
+    return f"{bare(name, value)} %" if name in SHARES else bare(name, value)
 
 
 def bare(name: str, value: float) -> str:
     """A measure's value in its unit, which is not named."""
-    return f"{100 * value:.1f}" if name in PERCENT else f"{value:.3f}"
+    return f"{100 * value:.1f}" if name in SHARES else f"{value:.3f}"
 
 
 def change(name: str, value: float) -> str:
     """A difference of two values of a measure, with its sign, in the measure's unit, which is not named."""
-    return f"{100 * value:+.1f}" if name in PERCENT else f"{value:+.3f}"
+    return f"{100 * value:+.1f}" if name in SHARES else f"{value:+.3f}"

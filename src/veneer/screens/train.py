@@ -11,9 +11,9 @@ from veneer.config import RunConfig
 from veneer.enums import Method
 from veneer.run_folder import RunFolder
 from veneer.run_report import train
-from veneer.screens.console import console, say, while_read
+from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
-from veneer.screens.json_output import print_event
+from veneer.screens.json_output import print_event, while_read
 from veneer.screens.streams import LossyStream
 from veneer.training.session import RunResult
 
@@ -23,7 +23,7 @@ def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = Fa
     if as_json:
         return train(config, resume=resume, subscribers=[while_read(print_event)])
     with EventScreen(console()) as screen:
-        return train(config, resume=resume, subscribers=[while_read(screen)])
+        return train(config, resume=resume, subscribers=[screen])
 
 
 def show_result(config: RunConfig, result: RunResult) -> None:
