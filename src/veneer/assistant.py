@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.origin import BaseCheck
@@ -89,11 +89,19 @@ class Assistant:
         return pieces.text
 
 
+class Answering(Protocol):
+    """Whatever gives the next turn of a conversation: a model here (`Assistant`) or on a server."""
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling, on_text: Callable[[str], None]) -> str:
+        """The assistant's next turn; `on_text` gets it piece by piece."""
+        ...
+
+
 @dataclass(slots=True)
 class Conversation:
     """A conversation with an assistant, which remembers what was said."""
 
-    assistant: Assistant
+    assistant: Answering
     system: str | None = None
     """The system message that it begins with."""
     sampling: Sampling = field(default_factory=Sampling)

@@ -22,7 +22,7 @@ def test_the_conversation_so_far_is_part_of_the_prompt() -> None:
 
     runner = CliRunner()
     with runner.isolation(input="one\ntwo\n/new\nthree\n"):
-        converse(Conversation(Listening(), "be brief"))  # type: ignore[arg-type]
+        converse(Conversation(Listening(), "be brief"))
     assert asked_with == [
         ["system: be brief", "user: one"],
         ["system: be brief", "user: one", "assistant: answer 1", "user: two"],

@@ -14,7 +14,7 @@ from veneer.errors import ConfigError, DataError
 from veneer.generation.sampling import Sampling
 from veneer.serving.guard import Access
 from veneer.serving.keys import Keys
-from veneer.serving.remote import RemoteConversation
+from veneer.serving.remote import RemoteAssistant
 from veneer.serving.server import HttpServer
 
 KEY = "a-key-of-the-server"
@@ -23,7 +23,7 @@ KEY = "a-key-of-the-server"
 def test_a_conversation_is_the_one_with_the_model_here(server: HttpServer, assistant: Assistant) -> None:
     sampling = Sampling(max_new_tokens=8)
     here = Conversation(assistant, "Be brief.", sampling)
-    there = RemoteConversation(f"{server.url}/v1/", BASE, "Be brief.", sampling)
+    there = Conversation(RemoteAssistant(f"{server.url}/v1/", BASE), "Be brief.", sampling)
     for said in ("1: late?", "2: blue?"):
         pieces: list[str] = []
         assert there.say(said, pieces.append) == "".join(pieces) == here.say(said)
@@ -55,14 +55,14 @@ def test_options_of_a_model_here_are_refused_beside_a_server(server: HttpServer)
 
 
 def test_what_is_wrong_is_told_and_not_remembered(server: HttpServer) -> None:
-    there = RemoteConversation(server.url, "nobody")
+    there = Conversation(RemoteAssistant(server.url, "nobody"))
     with pytest.raises(DataError, match=r"there is no model '.*\(404\)"):
         there.say("late?")
     assert there.messages == []
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with pytest.raises(ConfigError, match="cannot be reached"):
-        RemoteConversation(f"http://127.0.0.1:{port}", ADAPTER).say("late?")
+        Conversation(RemoteAssistant(f"http://127.0.0.1:{port}", ADAPTER)).say("late?")
     for address in ("127.0.0.1:8000", "ftp://a", "", "http://"):
         with pytest.raises(ConfigError, match="must be an address"):
-            RemoteConversation(address, BASE)
+            RemoteAssistant(address, BASE)

@@ -51,7 +51,7 @@ def chat(
     from veneer.screens.chat import converse
     from veneer.screens.loading import open_visibly
     from veneer.serving.keys import first_key
-    from veneer.serving.remote import RemoteConversation
+    from veneer.serving.remote import RemoteAssistant
 
     settings = sampling_of(max_new_tokens, temperature, top_p, seed)
     if server is not None:
@@ -65,7 +65,7 @@ def chat(
         if given:
             raise click.UsageError(f"{', '.join(given)}: the server computes; --model names its base or adapter")
         key = None if key_file is None else first_key(key_file)
-        converse(RemoteConversation(server, model, system, settings, key))
+        converse(Conversation(RemoteAssistant(server, model, key), system, settings))
         return
     if key_file is not None:
         raise click.UsageError("--key-file is for --server")

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from typing import Protocol
 
 import click
 from rich.text import Text
 
+from veneer.assistant import Conversation
 from veneer.data.json_values import half_character
 from veneer.errors import DataError
 from veneer.screens.console import console, say
 
 
-class Talk(Protocol):
-    """A conversation, here (`veneer.assistant.Conversation`) or with a server."""
-
-    def restart(self) -> None:
-        """Forget what was said."""
-        ...
-
-    def say(self, text: str, on_text: Callable[[str], None]) -> str:
-        """Say something; `on_text` gets the answer piece by piece."""
-        ...
-
-
-def converse(conversation: Talk) -> None:
+def converse(conversation: Conversation) -> None:
     """A conversation in the terminal, until an empty line or the end of input."""
     screen = console()
     say(screen, "Type a message; an empty line ends, /new starts over.")

@@ -1,14 +1,15 @@
-"""A conversation with a model that a server has: what `veneer chat --server` talks to."""
+"""A model that a server has: what `veneer chat --server` talks to."""
 
 from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from veneer.data.records import Message
 from veneer.errors import ConfigError, DataError
 from veneer.generation.sampling import Sampling
 from veneer.strict_json import to_text
@@ -18,8 +19,8 @@ SECONDS = 600.0
 
 
 @dataclass(slots=True)
-class RemoteConversation:
-    """A conversation with a model of a server, which remembers what was said (`veneer.assistant.Conversation`).
+class RemoteAssistant:
+    """A model of a server (`veneer.assistant.Answering`).
 
     Raises:
         ConfigError: `server` is no address of a web server.
@@ -29,39 +30,28 @@ class RemoteConversation:
     """The server's address, `http://HOST:PORT`, with or without `/v1`."""
     model: str
     """The name of the base or of an adapter there."""
-    system: str | None = None
-    """The system message that it begins with."""
-    sampling: Sampling = field(default_factory=Sampling)
     key: str | None = None
-    messages: list[dict[str, str]] = field(init=False)
-    """What was said, the system message included."""
+    """The server's key, where it asks for one."""
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.server)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"--server {self.server}: must be an address as http://127.0.0.1:8000")
-        self.restart()
 
-    def restart(self) -> None:
-        """Forget what was said."""
-        self.messages = [] if self.system is None else [{"role": "system", "content": self.system}]
-
-    def say(self, text: str, on_text: Callable[[str], None] = lambda text: None) -> str:
-        """Say something; see `Conversation.say`.
+    def stream(self, messages: Sequence[Message], sampling: Sampling, on_text: Callable[[str], None]) -> str:
+        """The model's next turn; `on_text` gets it piece by piece.
 
         Raises:
-            ConfigError: the server cannot be reached, or refuses; the message is not remembered.
+            ConfigError: the server cannot be reached, or its answer cannot be read.
+            DataError: the server refuses.
         """
-        asked = [*self.messages, {"role": "user", "content": text}]
         pieces = []
-        for piece in self._pieces(asked):
+        for piece in self._pieces(messages, sampling):
             pieces.append(piece)
             on_text(piece)
-        answer = "".join(pieces)
-        self.messages = [*asked, {"role": "assistant", "content": answer}]
-        return answer
+        return "".join(pieces)
 
-    def _pieces(self, messages: list[dict[str, str]]) -> Iterator[str]:
+    def _pieces(self, messages: Sequence[Message], sampling: Sampling) -> Iterator[str]:
         parts = urlsplit(self.server)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         assert parts.hostname is not None
@@ -71,7 +61,7 @@ class RemoteConversation:
         path = f"{parts.path.rstrip('/').removesuffix('/v1')}/v1/chat/completions"
         with closing(kind(parts.hostname, parts.port, timeout=SECONDS)) as connection:
             try:
-                connection.request("POST", path, to_text(self._content(messages)).encode(), headers)
+                connection.request("POST", path, to_text(self._content(messages, sampling)).encode(), headers)
                 answer = connection.getresponse()
                 if answer.status != 200:
                     raise DataError(f"{self.server}: {_message(answer.read())} ({answer.status})")
@@ -80,11 +70,10 @@ class RemoteConversation:
             except (OSError, http.client.HTTPException) as error:
                 raise ConfigError(f"{self.server}: cannot be reached: {error}") from error
 
-    def _content(self, messages: list[dict[str, str]]) -> dict[str, object]:
-        sampling = self.sampling
+    def _content(self, messages: Sequence[Message], sampling: Sampling) -> dict[str, object]:
         return {
             "model": self.model,
-            "messages": messages,
+            "messages": list(messages),
             "stream": True,
             "max_tokens": sampling.max_new_tokens,
             "temperature": sampling.temperature,
