@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 
 from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenLogprob, TokenMade
-from veneer.serving.answers import Answers, out_of_time, unless_gone, within
+from veneer.serving.answers import Answers
 from veneer.serving.body import read_json
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.grammar import Grammar
 from veneer.serving.logprobs import chat_logprob
+from veneer.serving.openai_answers import chunks, head
 from veneer.serving.prompts import read_messages
 from veneer.serving.sampling_fields import read_sampling
-from veneer.serving.service import FINGERPRINT, Service
-from veneer.serving.stream import DONE, EVENTS, StreamedResponse, event
+from veneer.serving.service import Service
+from veneer.serving.stream import EVENTS, StreamedResponse
 from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls, read_tools, refuse_tools
 from veneer.serving.usage import Usage, read_stream
 
@@ -52,24 +52,17 @@ async def chat_completions(service: Service, request: Request) -> Response:
     asked = await read_chat(service, fields)
     service.metrics.ignored(len(asked.ignored))
     headers = ignored_header(asked.ignored)
-    identity = {
-        "id": f"chatcmpl-{uuid.uuid4().hex}",
-        "created": int(time.time()),
-        "model": asked.model,
-        "system_fingerprint": FINGERPRINT,
-    }
+    kind = "chat.completion.chunk" if asked.stream else "chat.completion"
+    first, usage = head("chatcmpl", kind, asked.model), Usage(len(asked.requests))
     if asked.stream:
-        return StreamedResponse(_streamed(service, asked, identity), EVENTS, headers)
-    async with service.answers(asked.requests) as answers:
-        seconds = service.limits.request_seconds
-        results = await unless_gone(request.receive, within(seconds, answers.results()))
-    content = {
-        **identity,
-        "object": "chat.completion",
-        "choices": [_choice(service, asked, number, result) for number, result in enumerate(results)],
-        "usage": Usage.of(results).content,
-    }
-    return json_response(content, headers=headers)
+        deltas = partial(_deltas, service, asked, usage)
+        stream = chunks(service, asked.requests, first, deltas, usage if asked.usage else None)
+        return StreamedResponse(stream, EVENTS, headers)
+    results = await service.results(asked.requests, request.receive)
+    for number, result in enumerate(results):
+        usage.add(number, result.finished)
+    choices = [_choice(service, asked, number, result) for number, result in enumerate(results)]
+    return json_response({**first, "choices": choices, "usage": usage.content}, headers=headers)
 
 
 async def read_chat(service: Service, fields: Fields) -> ChatRequest:
@@ -160,29 +153,11 @@ def _logprobs(service: Service, found: Sequence[TokenLogprob]) -> dict[str, Any]
     return {"content": [chat_logprob(one, service.grammars.token_bytes) for one in found], "refusal": None}
 
 
-async def _streamed(service: Service, asked: ChatRequest, identity: dict[str, Any]) -> AsyncGenerator[bytes]:
-    chunk = {**identity, "object": "chat.completion.chunk"}
-    more = {"usage": None} if asked.usage else {}
-    usage = Usage()
-    try:
-        async with service.answers(asked.requests) as answers:
-            for number in range(len(asked.requests)):
-                first = {"index": number, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-                yield event({**chunk, "choices": [first], **more})
-            async for choice in _deltas(service, asked, answers, usage):
-                yield event({**chunk, "choices": [choice], **more})
-        if asked.usage:
-            yield event({**chunk, "choices": [], "usage": usage.content})
-        yield DONE
-    except TimeoutError:
-        yield event(service.failed(out_of_time(service.limits.request_seconds)))
-    except ApiError as error:
-        yield event(service.failed(error))
-
-
 async def _deltas(
-    service: Service, asked: ChatRequest, answers: Answers, usage: Usage
+    service: Service, asked: ChatRequest, usage: Usage, answers: Answers
 ) -> AsyncGenerator[dict[str, Any]]:
+    for number in range(len(asked.requests)):
+        yield {"index": number, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
     scanners = [CallScanner() for _ in asked.requests] if asked.tools.tools else []
     async for number, made in service.timed(answers.events()):
         if isinstance(made, TokenMade):
@@ -191,7 +166,7 @@ async def _deltas(
                 logprobs = None if made.logprob is None else _logprobs(service, [made.logprob])
                 yield {"index": number, "delta": {"content": text}, "logprobs": logprobs, "finish_reason": None}
         elif isinstance(made, Finished):
-            usage.add(made)
+            usage.add(number, made)
             text = made.text
             calls: tuple[ToolCall, ...] = ()
             if scanners:

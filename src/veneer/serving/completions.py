@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
 
 from veneer.generation.request import Finished, GenerationRequest, GenerationResult, TokenLogprob, TokenMade
-from veneer.serving.answers import Answers, out_of_time, unless_gone, within
+from veneer.serving.answers import Answers
 from veneer.serving.body import read_json
-from veneer.serving.errors import ApiError, json_response
+from veneer.serving.errors import json_response
 from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.logprobs import completion_logprobs, token_text
+from veneer.serving.openai_answers import chunks, head
 from veneer.serving.sampling_fields import read_sampling
-from veneer.serving.service import FINGERPRINT, Service
-from veneer.serving.stream import DONE, EVENTS, StreamedResponse, event
+from veneer.serving.service import Service
+from veneer.serving.stream import EVENTS, StreamedResponse
 from veneer.serving.usage import Usage, read_stream
 
 DEFAULT_TOKENS = 16
@@ -54,23 +54,18 @@ async def completions(service: Service, request: Request) -> Response:
     asked = await _read(service, fields)
     service.metrics.ignored(len(asked.ignored))
     headers = ignored_header(asked.ignored)
-    identity = {
-        "id": f"cmpl-{uuid.uuid4().hex}",
-        "object": "text_completion",
-        "created": int(time.time()),
-        "model": asked.model,
-        "system_fingerprint": FINGERPRINT,
-    }
+    first, usage = head("cmpl", "text_completion", asked.model), Usage(asked.n)
     if asked.stream:
-        return StreamedResponse(_streamed(service, asked, identity), EVENTS, headers)
-    async with service.answers(asked.requests) as answers:
-        seconds = service.limits.request_seconds
-        results = await unless_gone(request.receive, within(seconds, answers.results()))
-    choices = [_choice(service, asked, number, result) for number, result in enumerate(results)]
-    usage = Usage.of(results, asked.n)
+        pieces = partial(_pieces, service, asked, usage)
+        stream = chunks(service, asked.requests, first, pieces, usage if asked.usage else None)
+        return StreamedResponse(stream, EVENTS, headers)
+    results = await service.results(asked.requests, request.receive)
+    for number, result in enumerate(results):
+        usage.add(number, result.finished)
     if asked.drops_answer:
         usage.new_tokens = 0
-    return json_response({**identity, "choices": choices, "usage": usage.content}, headers=headers)
+    choices = [_choice(service, asked, number, result) for number, result in enumerate(results)]
+    return json_response({**first, "choices": choices, "usage": usage.content}, headers=headers)
 
 
 async def _read(service: Service, fields: Fields) -> CompletionRequest:
@@ -152,27 +147,10 @@ def _choice(service: Service, asked: CompletionRequest, number: int, result: Gen
     }
 
 
-async def _streamed(service: Service, asked: CompletionRequest, identity: dict[str, Any]) -> AsyncGenerator[bytes]:
-    more = {"usage": None} if asked.usage else {}
-    usage = Usage()
-    try:
-        async with service.answers(asked.requests) as answers:
-            async for choice in _pieces(service, asked, answers, usage):
-                yield event({**identity, "choices": [choice], **more})
-        if asked.usage:
-            yield event({**identity, "choices": [], "usage": usage.content})
-        yield DONE
-    except TimeoutError:
-        yield event(service.failed(out_of_time(service.limits.request_seconds)))
-    except ApiError as error:
-        yield event(service.failed(error))
-
-
 async def _pieces(
-    service: Service, asked: CompletionRequest, answers: Answers, usage: Usage
+    service: Service, asked: CompletionRequest, usage: Usage, answers: Answers
 ) -> AsyncGenerator[dict[str, Any]]:
     characters = [0] * len(asked.requests)
-    prompts: set[int] = set()
     async for number, made in service.timed(answers.events()):
         if isinstance(made, TokenMade) and (made.text or made.logprob is not None):
             logprobs = None
@@ -182,7 +160,5 @@ async def _pieces(
                 characters[number] += len(logprobs["tokens"][0])
             yield {"index": number, "text": made.text, "logprobs": logprobs, "finish_reason": None}
         elif isinstance(made, Finished):
-            prompt = number // asked.n
-            usage.add(made, new_prompt=prompt not in prompts)
-            prompts.add(prompt)
+            usage.add(number, made)
             yield {"index": number, "text": made.text, "logprobs": None, "finish_reason": made.reason.value}

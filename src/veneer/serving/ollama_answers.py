@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from veneer.generation.request import Finished, GenerationRequest, TokenMade
-from veneer.serving.answers import Answers, out_of_time, unless_gone, within
+from veneer.serving.answers import Answers, unless_gone, within
 from veneer.serving.body import read_json
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
@@ -148,9 +148,6 @@ async def _streamed(service: Service, asked: OllamaRequest) -> AsyncGenerator[by
         async with service.answers([asked.request]) as answers:
             async for piece in service.timed(_pieces(asked, answers)):
                 yield line(piece)
-    except TimeoutError:
-        service.failed(out_of_time(service.limits.request_seconds))
-        yield line({"error": out_of_time(service.limits.request_seconds).message})
     except ApiError as error:
         service.failed(error)
         yield line({"error": error.message})

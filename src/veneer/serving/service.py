@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, TypeVar
 
+from starlette.types import Receive
+
 from veneer.errors import VeneerError
 from veneer.generation.engine_thread import EngineClosed, EngineThread
-from veneer.generation.request import GenerationRequest
+from veneer.generation.request import GenerationRequest, GenerationResult
 from veneer.model.language import ModelSpec
-from veneer.serving.answers import Answers
+from veneer.serving.answers import Answers, out_of_time, unless_gone, within
 from veneer.serving.errors import ApiError
 from veneer.serving.grammar import Grammar, Grammars
 from veneer.serving.limits import ServerLimits
@@ -60,7 +62,7 @@ class Service:
         """Events that all come within the time that a request may take.
 
         Raises:
-            TimeoutError: they do not.
+            ApiError: 504, they do not.
         """
         end = asyncio.get_running_loop().time() + self.limits.request_seconds
         while True:
@@ -69,12 +71,28 @@ class Service:
                     found = await anext(events)
             except StopAsyncIteration:
                 return
+            except TimeoutError:
+                raise out_of_time(self.limits.request_seconds) from None
             yield found
 
     def failed(self, error: ApiError) -> dict[str, object]:
         """The last piece of a stream that fails."""
         self.metrics.error(error.status)
         return error.content
+
+    async def results(self, requests: Sequence[GenerationRequest], receive: Receive) -> list[GenerationResult]:
+        """The whole answers to some requests.
+
+        Args:
+            requests: what is asked.
+            receive: see `unless_gone`.
+
+        Raises:
+            ApiError: as `answers`; 504, they take too long; 500, the engine could not carry a request out.
+            ClientGone: the client has closed its connection.
+        """
+        async with self.answers(requests) as answers:
+            return await unless_gone(receive, within(self.limits.request_seconds, answers.results()))
 
     @asynccontextmanager
     async def answers(self, requests: Sequence[GenerationRequest]) -> AsyncIterator[Answers]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from veneer.generation.request import Finished, GenerationResult
+from veneer.generation.request import Finished
 from veneer.serving.fields import Fields
 
 
@@ -14,31 +13,24 @@ from veneer.serving.fields import Fields
 class Usage:
     """Tokens of a request. Several answers to one prompt count it once."""
 
+    answers_a_prompt: int
+    """Answers to each prompt, whose numbers follow each other."""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     new_tokens: int = 0
+    _prompts: set[int] = field(default_factory=set)
+    """Numbers of the prompts that have been counted."""
 
-    @classmethod
-    def of(cls, results: Iterable[GenerationResult], answers_a_prompt: int | None = None) -> Usage:
-        """The tokens of whole answers.
-
-        Args:
-            results: the answers, those to each prompt together.
-            answers_a_prompt: how many each prompt has; None means that all answer one.
-        """
-        usage = cls()
-        for number, result in enumerate(results):
-            usage.add(result.finished, new_prompt=answers_a_prompt is not None and number % answers_a_prompt == 0)
-        return usage
-
-    def add(self, finished: Finished, *, new_prompt: bool = False) -> None:
+    def add(self, number: int, finished: Finished) -> None:
         """Add an answer's.
 
         Args:
+            number: of the answer.
             finished: the answer's end.
-            new_prompt: whether the answer is the first to a further prompt.
         """
-        if new_prompt or not self.prompt_tokens:
+        prompt = number // self.answers_a_prompt
+        if prompt not in self._prompts:
+            self._prompts.add(prompt)
             self.prompt_tokens += finished.prompt_tokens
             self.cached_tokens += finished.cached_tokens
         self.new_tokens += finished.new_tokens
