@@ -12,13 +12,15 @@ from veneer.html_page.assemble import page
 
 HOSTILE = "</script><script>document.title='broken'</script> <!-- 😀"
 PAGES = [
-    ("veneer.data.page", "page.html", "page.css", "page.js"),
-    ("veneer.evaluation.page", "report.html", "report.css", "report.js"),
+    ("veneer.data.page", "veneer data", "page.html", "page.css", "page.js"),
+    ("veneer.evaluation.page", "veneer evaluate", "report.html", "report.css", "report.js"),
 ]
 
 
 @pytest.mark.parametrize("parts", PAGES)
-def test_a_page_allows_its_own_style_and_script_alone_and_holds_its_values(parts: tuple[str, str, str, str]) -> None:
+def test_a_page_allows_its_own_style_and_script_alone_and_holds_its_values(
+    parts: tuple[str, str, str, str, str],
+) -> None:
     text = page(*parts, {"text": HOSTILE})
     assert len(re.findall("<script", text)) == 2
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)

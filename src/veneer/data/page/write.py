@@ -23,4 +23,5 @@ def write_page(path: Path, report: LintReport, setting: LintSetting) -> None:
         OutputError: the file cannot be written.
         DataError: a data file can no longer be read.
     """
-    write_text(path, page("veneer.data.page", "page.html", "page.css", "page.js", content(report, setting)))
+    values = content(report, setting)
+    write_text(path, page("veneer.data.page", "veneer data", "page.html", "page.css", "page.js", values))

@@ -22,4 +22,5 @@ def write_report(path: Path, report: Report, title: str) -> None:
         OutputError: the file cannot be written.
     """
     values = content(report, title)
-    write_text(path, page("veneer.evaluation.page", "report.html", "report.css", "report.js", values))
+    parts = ("report.html", "report.css", "report.js")
+    write_text(path, page("veneer.evaluation.page", "veneer evaluate", *parts, values))
