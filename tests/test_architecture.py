@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[1] / "src" / "veneer"
 
 LAYERS = (
     {"errors", "enums", "config", "config_values", "migration", "notebook", "events", "charts", "padding", "posix"}
-    | {"bounds", "signals", "expressions", "strict_json", "html_page"},
+    | {"bounds", "signals", "expressions", "strict_json"},
     {"native"},
     {"gpu", "products"},
-    {"quant", "model", "io", "losses", "hardware", "system"},
+    {"quant", "model", "io", "losses", "hardware", "system", "html_page"},
     {"adapters", "data", "load", "generation", "out_of_memory"},
     {"backends", "run_folder"},
     {"planning"},
@@ -39,7 +39,6 @@ SIDEWAYS = {
     ("posix", "errors"),  # what a system lacks is an OutputError
     ("events", "errors"),  # an event that cannot be written is an OutputError
     ("events", "strict_json"),  # an event is written as JSON
-    ("html_page", "strict_json"),  # a page holds its values as JSON
     ("evaluation", "assistant"),  # what is evaluated is an assistant
     ("__main__", "cli"),
     ("cli", "commands"),

@@ -14,6 +14,7 @@ import numpy as np
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.view import rows_again, spans_of, tokens_of
+from veneer.html_page.histograms import histograms
 
 CLEAN = 1_000
 """Rows without a finding that are in the page: every so many-th."""
@@ -110,17 +111,11 @@ def _written(
 
 
 def _histograms(report: LintReport) -> list[dict[str, Any]]:
-    """Lengths of rows, trained tokens of rows and lengths of answers, up to their 99.5th percentile."""
+    """Lengths of rows, trained tokens of rows and lengths of answers."""
     usable = report.facts.usable
     kinds = (
         (f"{(report.statistics()['lengths'] or {}).get('unit', 'tokens')} a row", report.facts.length[usable]),
         ("trained tokens a row", report.facts.targets[usable]),
         ("characters of the answer", report.facts.answer_length[usable]),
     )
-    made = []
-    for name, values in kinds:
-        if len(values) and int(values.max()):
-            top = max(1, int(np.quantile(values, 0.995)))
-            counts, edges = np.histogram(np.minimum(values, top), bins=min(BINS, top), range=(0, top))
-            made.append({"name": name, "counts": counts.tolist(), "edges": np.round(edges).astype(int).tolist()})
-    return made
+    return [made for name, values in kinds for made in histograms({name: values}, BINS)]

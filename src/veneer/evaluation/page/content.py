@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from veneer.evaluation.page.differences import Marked, marked
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.statistics.measures import LOWER_IS_BETTER, SHARES
+from veneer.html_page.histograms import histograms
 from veneer.strict_json import with_reasons
 
 ROWS_SHOWN = 30
@@ -65,20 +64,10 @@ def _row(sample: Sample) -> dict[str, Any]:
 
 
 def _lengths(samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """Lengths of references and answers in characters, over common bins up to their 99.5th percentile."""
+    """Lengths of references and answers in characters, over common bins."""
     columns = {
         "reference": [len(one.reference) for one in samples],
         "base's answer": [len(one.base) for one in samples],
         "adapter's answer": [len(one.adapter) for one in samples if one.adapter is not None],
     }
-    every = [length for lengths in columns.values() for length in lengths]
-    if not every or not max(every):
-        return []
-    top = max(1, int(np.quantile(every, 0.995)))
-    made = []
-    for name, lengths in columns.items():
-        if lengths:
-            counts, edges = np.histogram(np.minimum(lengths, top), bins=min(BINS, top), range=(0, top))
-            found = {"counts": counts.tolist(), "edges": np.round(edges).astype(int).tolist()}
-            made.append({"name": f"characters of the {name}", **found})
-    return made
+    return histograms({f"characters of the {name}": lengths for name, lengths in columns.items()}, BINS)
