@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,6 +57,12 @@ class Assistant:
     adapter: Adapter | None = None
     warnings: tuple[str, ...] = ()
     """Why its answers may not be what they should be: the adapter is of another base model."""
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Within the block the model is its base, as it is anyway where there is no adapter. Blocks may be nested."""
+        with self.adapter.disabled() if self.adapter is not None else nullcontext():
+            yield
 
     def answers(
         self,

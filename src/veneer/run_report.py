@@ -4,8 +4,7 @@ that were kept for evaluation."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -99,19 +98,12 @@ def _trained(result: RunResult, config: RunConfig) -> Assistant:
     return make_assistant(result.model, checkpoint, adapter, tokenizer)
 
 
-@contextmanager
-def _base(assistant: Assistant) -> Iterator[None]:
-    """Within the block the model is its base, where it has an adapter."""
-    with assistant.adapter.disabled() if assistant.adapter is not None else nullcontext():
-        yield
-
-
 def _report(assistant: Assistant, rows: RowSet, emit: Subscriber) -> Report:
     """Losses of all rows and answers of the first ones, with the adapter and without."""
     tuned, answers = _scores(assistant, rows, emit, "trained model"), _answers(assistant, rows, emit, "trained model")
     if assistant.adapter is None:
         return Report(len(rows.examples), describe(measures_of(tuned)), samples=_samples(rows, tuned, answers, None))
-    with _base(assistant):
+    with assistant.as_base():
         base, before = _scores(assistant, rows, emit, "base"), _answers(assistant, rows, emit, "base")
     return Report(
         rows=len(rows.examples),

@@ -104,7 +104,7 @@ def score_suite(assistant: Assistant, suite: OpenSuite, *, base: bool, emit: Sub
         with Stage(emit, f"comparing predictions: {who}", total=len(rows.examples), unit="rows") as stage:
             sums = row_divergences(assistant.model, adapter, rows.examples, on_done=stage.advance)
         return [ratio("kl", sums, tokens)]
-    with adapter.disabled() if base and adapter is not None else nullcontext():
+    with assistant.as_base() if base else nullcontext():
         return score_model(assistant, rows, suite.chosen, emit=emit, who=who).measures
 
 

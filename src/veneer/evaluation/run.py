@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -70,10 +69,9 @@ def score_both(
     assistant: Assistant, rows: RowSet, chosen: ChosenMetrics, *, emit: Subscriber = ignore
 ) -> tuple[ModelScores, ModelScores | None]:
     """What the base does on rows, and the adapter where there is one."""
-    adapter = assistant.adapter
-    with adapter.disabled() if adapter else nullcontext():
+    with assistant.as_base():
         base = score_model(assistant, rows, chosen, emit=emit, who="base")
-    return base, score_model(assistant, rows, chosen, emit=emit, who="adapter") if adapter else None
+    return base, score_model(assistant, rows, chosen, emit=emit, who="adapter") if assistant.adapter else None
 
 
 def make_report(rows: RowSet, base: list[RowScore], tuned: list[RowScore] | None, seconds: float) -> Report:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +66,7 @@ class LossMeter:
     def live(self, assistant: Assistant) -> tuple[list[RowScore], list[RowScore]]:
         """Losses of base and adapter."""
         examples = self._examples(assistant)
-        with assistant.adapter.disabled() if assistant.adapter else nullcontext():
+        with assistant.as_base():
             base = _scores(assistant, examples)
         return base, _scores(assistant, examples)
 
