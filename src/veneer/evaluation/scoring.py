@@ -159,7 +159,7 @@ def score(
             scores.append(RowScore(loss_sum, supervised, None, None, None))
             continue
         exact, fields = judge(answer, question.reference)
-        scores.append(RowScore(loss_sum, supervised, answer, exact, fields))
+        scores.append(RowScore(loss_sum, supervised, answer, float(exact), fields))
     return scores
 
 

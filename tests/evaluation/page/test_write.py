@@ -48,7 +48,10 @@ def test_the_page_holds_what_the_json_holds(tmp_path: Path, tiny_model: Path) ->
     assert (facts["method"], facts["steps"], facts["rank, alpha"]) == ("lora", 6, "4, 8")
     assert len(values["report"]["trained"]["losses"]["steps"]) == 6
     assert len(values["report"]["trained"]["losses"]["evaluations"]) == 3
-    assert len(values["worst"]) + len(values["best"]) == 8
+    shown = values["worst"] + values["best"]
+    assert len(shown) == 8
+    # Numbers, as the page expects them: it says of no other value whether an answer is exact.
+    assert {type(value) for row in shown for value in row["exact"]} == {float}
 
 
 def test_nothing_of_a_row_can_become_markup(tmp_path: Path) -> None:
