@@ -37,6 +37,13 @@ def test_the_scale_of_scores_defaults_to_the_root_of_the_head() -> None:
     assert AttentionSpec(scale=0.0).of(64) == 0.0
 
 
+def test_a_window_that_a_text_does_not_fill_hides_nothing() -> None:
+    assert AttentionSpec(window=4).window_within(5) == 4
+    assert AttentionSpec(window=4).window_within(4) is None
+    assert AttentionSpec(window=4).window_within(3) is None
+    assert AttentionSpec().window_within(10**9) is None
+
+
 @pytest.mark.parametrize("model_type", sorted({model_type for model_type, _ in FAMILIES.values()}))
 def test_the_norms_of_a_layer_are_named_as_in_transformers(model_type: str) -> None:
     variant = next(name for name, (kind, _) in FAMILIES.items() if kind == model_type)

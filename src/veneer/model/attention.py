@@ -118,12 +118,9 @@ class PackedAttention:
                 f"documents of {self._tokens} tokens in all, but queries {list(queries.shape)}, "
                 f"keys {list(keys.shape)}, values {list(values.shape)}"
             )
-        scale, (lengths, shared) = (
-            attention_spec.of(queries.shape[-1]),
-            (self._documents.lengths, self._documents.shared),
-        )
-        # A window that is longer than every document hides nothing.
-        window = attention_spec.window if (attention_spec.window or self._longest) < self._longest else None
+        lengths, shared = self._documents.lengths, self._documents.shared
+        scale = attention_spec.of(queries.shape[-1])
+        window = attention_spec.window_within(self._longest)
         if kernels() is not None and usable(queries, keys, values) and queries.shape[-1] % MIN_DIM_MULTIPLE == 0:
             result: Tensor = _PackedKernel.apply(  # type: ignore[no-untyped-call]
                 queries, keys, values, sinks, self._documents, scale, window, attention_spec.softcap

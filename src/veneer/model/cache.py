@@ -108,7 +108,7 @@ class StepAttention:
         cache.keys[layer][self._rows, :, self._positions] = keys
         cache.values[layer][self._rows, :, self._positions] = values
         native, scale = kernels(), attention_spec.of(queries.shape[-1])
-        window = None if attention_spec.window is None or attention_spec.window >= self._span else attention_spec.window
+        window = attention_spec.window_within(self._span)
         plain = window is None and attention_spec.softcap is None and sinks is None
         if plain and native is not None and usable(queries, cache.keys[layer], cache.values[layer]):
             return native.attention_step(queries, cache.keys[layer], cache.values[layer], self._seen, scale)

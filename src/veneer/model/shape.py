@@ -147,6 +147,10 @@ class AttentionSpec:
         """The scale of scores between heads of this size."""
         return head_dim**-0.5 if self.scale is None else self.scale
 
+    def window_within(self, longest: int) -> int | None:
+        """The window, or None if it hides no key of a text of `longest` tokens."""
+        return None if self.window is None or self.window >= longest else self.window
+
 
 PLAIN = AttentionSpec()
 """Plain causal attention, the default of every layer."""

@@ -268,9 +268,7 @@ def _longest_seen(setup: Setup, batch: BatchShape) -> int:
     seen = [
         longest if attention_spec.window is None else min(longest, attention_spec.window + BLOCK_ROWS)
         for attention_spec in {layer.attention_spec for layer in spec.layers}
-        if spec.sinks
-        or attention_spec.softcap is not None
-        or (attention_spec.window is not None and attention_spec.window < longest)
+        if spec.sinks or attention_spec.softcap is not None or attention_spec.window_within(longest) is not None
     ]
     return max(seen, default=0)
 
