@@ -155,9 +155,10 @@ class CompiledStep:
         while self._layer_of and known <= most:
             chunk = torch.arange(known, known + ANGLE_CHUNK)
             more = self._turned(chunk, chunk)
-            pairs = zip(self._angles or more, more, strict=True)
-            joined = [(torch.cat((old[0], new[0])), torch.cat((old[1], new[1]))) for old, new in pairs]
-            self._angles = joined if known else more
+            if known:
+                pairs = zip(self._angles, more, strict=True)
+                more = [(torch.cat((old[0], new[0])), torch.cat((old[1], new[1]))) for old, new in pairs]
+            self._angles = more
             known += ANGLE_CHUNK
         return [(cosine[positions], sine[positions]) for cosine, sine in self._angles]
 
