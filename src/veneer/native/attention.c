@@ -77,11 +77,11 @@ static void forward_task(const Problem *p, const Task *task, void *output, float
     for (int first = 0; first < task->length; first += BLOCK) {
         const int rows = task->length - first < BLOCK ? task->length - first : BLOCK;
         const int visible = seen_by(task, first), diagonal = task->before + first, from = first_seen(p, task, first);
-        const float scale = p->cap > 0.0f ? 1.0f : p->scale;
+        const float scale = scale_left(p);
         float shift[BLOCK];
         gather(p->queries, p, p->heads, task->head, task->start + first, rows, BLOCK, block);
         matmul(BLOCK, visible - from, dim, block, dim, 1, keys_t + from, width, scores + from, width, 0);
-        if (p->cap > 0.0f) cap_scores(p, scores, width, from, visible);
+        cap_scores(p, scores, width, from, visible);
         for (int i = 0; i < rows; i++) {
             float largest = -INFINITY;
             const float *row = scores + (int64_t)i * width;
@@ -152,11 +152,9 @@ static void backward_task(const Problem *p, const Task *task, int document, Grad
         }
         matmul(BLOCK, visible - from, dim, queries, dim, 1, keys_t + from, width, probs + from, width, 0);
         matmul(BLOCK, visible - from, dim, dout, dim, 1, values_t + from, width, dprobs + from, width, 0);
-        if (p->cap > 0.0f) {
-            cap_scores(p, probs, width, from, visible);
-            uncap_gradients(p, probs, dprobs, width, from, visible, rows, delta);
-        }
-        exponentiate(p, probs, width, task->before + first, rows, from, visible, p->cap > 0.0f ? 1.0f : p->scale, shift);
+        cap_scores(p, probs, width, from, visible);
+        if (p->cap > 0.0f) uncap_gradients(p, probs, dprobs, width, from, visible, rows, delta);
+        exponentiate(p, probs, width, task->before + first, rows, from, visible, scale_left(p), shift);
         matmul(visible - from, dim, BLOCK, probs + from, 1, width, dout, dim, dv + ahead, dim, 1);
         for (int i = 0; i < rows; i++) {
             float *row = dprobs + (int64_t)i * width;
@@ -318,18 +316,7 @@ int veneer_attention_step(int dtype, const void *queries, const void *keys, cons
                     scores[g * capacity + t] = sum * scale;
                 }
             }
-            for (int g = 0; g < group; g++) {
-                float *weights = scores + g * capacity, largest = -INFINITY, sum = 0.0f;
-#pragma omp simd reduction(max : largest)
-                for (int64_t t = 0; t < length; t++) largest = weights[t] > largest ? weights[t] : largest;
-#pragma omp simd reduction(+ : sum)
-                for (int64_t t = 0; t < length; t++) {
-                    weights[t] = fast_exp(weights[t] - largest);
-                    sum += weights[t];
-                }
-                const float inverse = 1.0f / sum;
-                for (int64_t t = 0; t < length; t++) weights[t] *= inverse;
-            }
+            for (int g = 0; g < group; g++) softmax(scores + g * capacity, length, 0.0f, NULL);
             memset(mixed, 0, (size_t)group * dim * 4);
             for (int64_t t = 0; t < length; t++) {
                 load_row(values, dtype, line + t * dim, dim, cached);

@@ -1,8 +1,10 @@
-/* What the two ways of computing attention share: the float one (attention.c) for every processor and dtype, and the one
- * in bfloat16 products (attention_bf16.c) for processors that have them. */
+/* What the ways of computing attention share: of whole documents, the float one (attention.c) for every processor and dtype
+ * and the one in bfloat16 products (attention_bf16.c) for processors that have them; and that of single rows (attention.c,
+ * step.c). */
 #ifndef VENEER_ATTENTION_H
 #define VENEER_ATTENTION_H
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "common.h"
@@ -68,14 +70,37 @@ static inline float fast_tanh(float x) {
     return z < 0.4096f ? small : large;
 }
 
-/* cap · tanh(scale · score / cap) in place, for columns [from, to) of the block's scores. */
+/* If scores are capped: cap · tanh(scale · score / cap) in place, for columns [from, to) of the block's scores. */
 static inline void cap_scores(const Problem *p, float *scores, int width, int from, int to) {
+    if (p->cap <= 0.0f) return;
     const float inner = p->scale / p->cap, outer = p->cap;
     for (int i = 0; i < BLOCK; i++) {
         float *row = scores + (int64_t)i * width;
 #pragma omp simd
         for (int j = from; j < to; j++) row[j] = outer * fast_tanh(row[j] * inner);
     }
+}
+
+/* By what scores are still to be multiplied after cap_scores. */
+static inline float scale_left(const Problem *p) { return p->cap > 0.0f ? 1.0f : p->scale; }
+
+/* Weights of the keys from scores [length], in place: softmax(cap(scores)) beside a sink, which takes its share. There may
+ * be no cap (0) and no sink (NULL). */
+static inline void softmax(float *scores, int64_t length, float cap, const float *sink) {
+    float largest = sink ? *sink : -INFINITY;
+    if (cap > 0.0f)
+        for (int64_t t = 0; t < length; t++) scores[t] = cap * tanhf(scores[t] / cap);
+#pragma omp simd reduction(max : largest)
+    for (int64_t t = 0; t < length; t++) largest = scores[t] > largest ? scores[t] : largest;
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t t = 0; t < length; t++) {
+        scores[t] = fast_exp(scores[t] - largest);
+        sum += scores[t];
+    }
+    if (sink) sum += fast_exp(*sink - largest);
+    const float inverse = 1.0f / sum;
+    for (int64_t t = 0; t < length; t++) scores[t] *= inverse;
 }
 
 /* What backward reads and where it writes. `own` and `shared` are the key and value gradients by query head, float32:

@@ -140,11 +140,11 @@ void veneer_attention_bf16_forward(const Problem *p, const Task *task, void *out
     for (int first = 0; first < task->length; first += BLOCK) {
         const int rows = task->length - first < BLOCK ? task->length - first : BLOCK;
         const int visible = seen_by(task, first), from = first_seen(p, task, first);
-        const float scale = p->cap > 0.0f ? 1.0f : p->scale;
+        const float scale = scale_left(p);
         gather_block(p->queries, p, task, first, rows, block);
         product(BLOCK, visible - from, words, (const uint32_t *)block, words, keys_t + from, width, scores + from, width,
                 0);
-        if (p->cap > 0.0f) cap_scores(p, scores, width, from, visible);
+        cap_scores(p, scores, width, from, visible);
         float inverse[BLOCK];
         for (int i = 0; i < BLOCK; i++) {
             const float *row = scores + (int64_t)i * width;
@@ -184,7 +184,7 @@ void veneer_attention_bf16_forward(const Problem *p, const Task *task, void *out
 static void two_rows(const Problem *p, int i, int width, int before, int from, int visible, const float *scores,
                      const float *dprobs, const float *shift, const float *delta, uint32_t *probs_b, uint32_t *ds_b,
                      uint16_t *ds) {
-    const float scale = p->cap > 0.0f ? 1.0f : p->scale;
+    const float scale = scale_left(p);
     for (int j = from; j < visible; j += 16) {
         __m256i prob[2], slope[2];
         for (int r = 0; r < 2; r++) {
@@ -248,7 +248,7 @@ void veneer_attention_bf16_backward(const Problem *p, const Task *task, int docu
                 0);
         product(BLOCK, visible - from, words, (const uint32_t *)dout, words, values_t + from, width, dprobs + from, width,
                 0);
-        if (p->cap > 0.0f) cap_scores(p, scores, width, from, visible);
+        cap_scores(p, scores, width, from, visible);
         for (int i = 0; i < BLOCK; i += 2)
             two_rows(p, i, width, task->before + first + i, from, visible, scores, dprobs, shift, delta, probs_b, ds_b, ds);
         product(BLOCK, dim, (visible - from) / 2, (const uint32_t *)ds + from / 2, width / 2,

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 
 #include "adapt.h"
+#include "attention.h"
 #include "rows.h"
 
 enum { OP_NORM, OP_LINEAR, OP_ROTATE, OP_ATTEND, OP_GATE, OP_ADD, OP_ADAPT };
@@ -136,26 +137,6 @@ static void rotate(const Step *s, const Op *op) {
             }
         }
     }
-}
-
-static inline float capped(float score, float cap) { return cap > 0.0f ? cap * tanhf(score / cap) : score; }
-
-/* Weights of the keys from scores [length], in place: softmax(cap(scores)) beside a sink, which takes its share. */
-static void softmax(float *scores, int64_t length, float cap, const float *sink) {
-    float largest = sink ? *sink : -INFINITY;
-    if (cap > 0.0f)
-        for (int64_t t = 0; t < length; t++) scores[t] = capped(scores[t], cap);
-#pragma omp simd reduction(max : largest)
-    for (int64_t t = 0; t < length; t++) largest = scores[t] > largest ? scores[t] : largest;
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t t = 0; t < length; t++) {
-        scores[t] = fast_exp(scores[t] - largest);
-        sum += scores[t];
-    }
-    if (sink) sum += fast_exp(*sink - largest);
-    const float inverse = 1.0f / sum;
-    for (int64_t t = 0; t < length; t++) scores[t] *= inverse;
 }
 
 /* Where the keys (part 0) or values (part 1) of one head begin in a block, in numbers. */
