@@ -6,7 +6,7 @@
 
 enum { WEIGHT_FLOAT32, WEIGHT_BFLOAT16, WEIGHT_FLOAT16, WEIGHT_INT8, WEIGHT_4BIT };
 
-/* A weight [columns][depth], row after row. What library.py calls MatrixStruct. */
+/* A weight [columns][depth], row after row. What stored.py calls MatrixStruct. */
 typedef struct {
     int32_t format;
     int32_t block;              /* 4 bits: weights of the flattened tensor that share a scale, a power of two from 32 on */

@@ -58,6 +58,9 @@ typedef struct {
 
 static inline float *at(const Step *s, Place place, int row) { return s->space + place.offset + row * place.stride; }
 
+/* How many parts of at most `part` cover `count`. */
+static inline int parts_of(int64_t count, int64_t part) { return (int)((count + part - 1) / part); }
+
 static void norm_row(const Op *op, const float *x, float *y) {
     const int dim = op->dim;
     for (int head = 0; head < op->heads; head++, x += dim, y += dim) {
@@ -105,12 +108,12 @@ static void linear(const Step *s, const Op *op, float *scratch) {
     for (int row = 0; row < s->rows; row++)
         veneer_rows_prepare(order, first->depth, at(s, op->from, row), s->prepared + row * width);
     int units = 0;
-    for (int i = 0; i < op->linears; i++) units += (op->products[i].weight.columns + UNIT - 1) / UNIT;
+    for (int i = 0; i < op->linears; i++) units += parts_of(op->products[i].weight.columns, UNIT);
 #pragma omp for schedule(dynamic, 2)
     for (int unit = 0; unit < units; unit++) {
         const Linear *one = op->products;
         int own = unit;
-        for (int count; own >= (count = (one->weight.columns + UNIT - 1) / UNIT); one++) own -= count;
+        for (int count; own >= (count = parts_of(one->weight.columns, UNIT)); one++) own -= count;
         const int column = own * UNIT, rest = one->weight.columns - column, count = rest < UNIT ? rest : UNIT;
         float *y = at(s, one->to, 0);
         veneer_rows_unit(&one->weight, s->prepared, s->rows, column, count, one->add, one->scale, y, one->to.stride,
@@ -202,8 +205,6 @@ static void attend(const Step *s, const Op *op, float *work) {
 #define ADAPTED_ROWS 32     /* rows of a segment that a thread takes at a time */
 #define ADAPTED_COLUMNS 256 /* columns of a layer that a thread takes at a time */
 
-static inline int parts_of(int64_t count, int64_t part) { return (int)((count + part - 1) / part); }
-
 /* Ranks of an operation's factors before layer `linear`, added up: where its columns of `down` begin. */
 static int64_t ranks_before(const Op *op, const Segment *segment, int linear) {
     int64_t found = 0;
@@ -255,7 +256,7 @@ static void adapt(const Step *s, const Op *op, float *scratch) {
 #define GATED 256 /* numbers of a row that a thread takes at a time */
 
 static void gate(const Step *s, const Op *op) {
-    const int parts = (op->dim + GATED - 1) / GATED;
+    const int parts = parts_of(op->dim, GATED);
 #pragma omp for schedule(static)
     for (int task = 0; task < s->rows * parts; task++) {
         const int row = task / parts, first = task % parts * GATED, rest = op->dim - first;
