@@ -8,7 +8,7 @@ from torch import nn
 
 from tiny_parameters import gradients, parameters
 from veneer.enums import Schedule
-from veneer.training.optim import RateSchedule, clip, global_norm
+from veneer.training.optim import RateSchedule, clip, drop_gradients, global_norm
 
 # ------------------------------------------------------------------------------------------------------------ schedule
 
@@ -93,3 +93,11 @@ def test_a_limit_of_nothing_or_above_the_norm_changes_no_bit(limit: float) -> No
     before = [p.grad.clone() for p in found]  # type: ignore[union-attr]
     clip(found, global_norm(found), limit)
     assert all(torch.equal(p.grad, grad) for p, grad in zip(found, before, strict=True))  # type: ignore[arg-type]
+
+
+def test_dropped_gradients_are_gone() -> None:
+    found = parameters()
+    for parameter in found.values():
+        parameter.grad = torch.ones_like(parameter)
+    drop_gradients(found.values())
+    assert [parameter.grad for parameter in found.values()] == [None] * len(found)

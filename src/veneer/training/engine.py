@@ -36,7 +36,7 @@ from veneer.training.bad_steps import IN_A_ROW, WINDOW, fault
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import Means, StepObjective, Sums
-from veneer.training.optim import RateSchedule, clip, global_norm
+from veneer.training.optim import RateSchedule, clip, drop_gradients, global_norm
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.out_of_memory import MOST_HALVINGS, MemoryFault, release_memory
 from veneer.training.trainable import Trainable
@@ -294,8 +294,7 @@ class Engine:
         )
 
     def _drop_gradients(self) -> None:
-        for parameter in self.optimizer.parameters.values():
-            parameter.grad = None
+        drop_gradients(self.optimizer.parameters.values())
 
     def _skip(self, progress: Progress, loss: float, norm: float, bad: str, seconds: float) -> None:
         """Leave the next step out, unless it is the last of too many in a row."""

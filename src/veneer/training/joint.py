@@ -40,6 +40,7 @@ from veneer.system import heap_kept
 from veneer.training.build import adapter_on, base_model
 from veneer.training.engine import StepBatches
 from veneer.training.objective import Means, Objective, Sums, SupervisedCrossEntropy
+from veneer.training.optim import drop_gradients
 from veneer.training.prepare import LoadRows
 from veneer.training.session import (
     RunInputs,
@@ -334,5 +335,4 @@ def _rehearse(joint: Joint, members: Sequence[JointMember]) -> None:
     for batches in joint.passes({member.name: [member.session.data.steps.largest()] for member in members}):
         torch.autograd.backward([one.total for one in joint.sums(batches)])
     for member in members:
-        for parameter in member.session.engine.optimizer.parameters.values():
-            parameter.grad = None
+        drop_gradients(member.session.engine.optimizer.parameters.values())

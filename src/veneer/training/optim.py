@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,3 +50,9 @@ def clip(parameters: Sequence[nn.Parameter], norm: float, limit: float) -> None:
     """Scale all gradients so that their norm, given as `norm`, is at most `limit`; a limit of 0 changes nothing."""
     if limit > 0 and norm > limit:
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], limit / norm)
+
+
+def drop_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Forget all gradients, and give back their memory."""
+    for parameter in parameters:
+        parameter.grad = None

@@ -23,7 +23,7 @@ from veneer.events import Note, Stage, StepBudget, Subscriber, ignore
 from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation
 from veneer.training.objective import OverModel, mean_loss
-from veneer.training.optim import clip, global_norm
+from veneer.training.optim import clip, drop_gradients, global_norm
 from veneer.training.optimizers.choose import make_optimizer
 from veneer.training.prepare import interval_of
 from veneer.training.session import RunInputs, prepare_run
@@ -211,8 +211,7 @@ def _forward_backward(objective: OverModel, batches: list[MicroBatch], trainable
     """The work of a step up to its gradients, which are dropped."""
     for batch in batches:
         objective.sums(batch).total.backward()  # type: ignore[no-untyped-call]
-    for parameter in trainable.named().values():
-        parameter.grad = None
+    drop_gradients(trainable.named().values())
 
 
 def _evaluation_seconds(model: LanguageModel, steps: PackedSteps, most: float, device: torch.device) -> float:
