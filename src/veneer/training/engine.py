@@ -18,7 +18,7 @@ from typing import NoReturn, Protocol
 from torch import Tensor
 
 from veneer.data.batches import MicroBatch
-from veneer.errors import Diverged, Interrupted, OutOfMemory
+from veneer.errors import Diverged, Interrupted
 from veneer.events import (
     CheckpointSaved,
     Evaluated,
@@ -30,7 +30,7 @@ from veneer.events import (
     StepSkipped,
 )
 from veneer.model.language import LanguageModel
-from veneer.out_of_memory import KINDS, is_out_of_memory, message_of, out_of_memory_while
+from veneer.out_of_memory import KINDS, is_out_of_memory, out_of_memory_while
 from veneer.signals import stop_signalled
 from veneer.training.bad_steps import IN_A_ROW, WINDOW, fault
 from veneer.training.checkpoint import CheckpointStore, Progress
@@ -38,7 +38,7 @@ from veneer.training.memory import peak_memory_mb
 from veneer.training.objective import Means, StepObjective, Sums
 from veneer.training.optim import RateSchedule, clip, drop_gradients, global_norm
 from veneer.training.optimizers.base import Optimizer
-from veneer.training.out_of_memory import MOST_HALVINGS, MemoryFault, release_memory
+from veneer.training.out_of_memory import MemoryFault, release_memory
 from veneer.training.trainable import Trainable
 
 
@@ -189,12 +189,12 @@ class Engine:
         """Take smaller micro-batches from the next step on, or end the run."""
         self._drop_gradients()
         release_memory(self.model.device)
-        number, tokens = progress.step + 1, fault.half
-        if tokens is None or halvings == MOST_HALVINGS:
+        number, tokens = progress.step + 1, fault.half(halvings)
+        if tokens is None:
             if progress.step > 0:
                 self._save(progress)
             self._finish(progress, "out of memory")
-            raise OutOfMemory(f"{message_of(f'computing step {number}', fault.said)} {fault.why(halvings)}")
+            raise fault.refusal(f"computing step {number}", halvings)
         progress.shrink(number, tokens)
         self.log.emit(MicroBatchHalved(step=number, before=len(fault.batch.tokens), tokens=tokens))
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from veneer.data.batches import MicroBatch
-from veneer.errors import OutOfMemory
 from veneer.events import Note, Stage, Subscriber
 from veneer.model.language import LanguageModel
-from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
+from veneer.out_of_memory import KINDS, is_out_of_memory
 from veneer.signals import stop_signalled
 from veneer.training.objective import StepObjective, mean_loss
-from veneer.training.out_of_memory import MOST_HALVINGS, MemoryFault, release_memory
+from veneer.training.out_of_memory import MemoryFault, release_memory
 
 DOING = "evaluating"
 
@@ -44,10 +43,11 @@ def evaluation(
         halvings = 0
         while isinstance(found := _attempt(model, batches, objective, emit), MemoryFault):
             release_memory(model.device)
-            if found.half is None or halvings == MOST_HALVINGS:
-                raise OutOfMemory(f"{message_of(DOING, found.said)} {found.why(halvings)}")
-            emit(Note(message=f"the memory is full: evaluating in micro-batches of up to {found.half:,} tokens"))
-            batches = batches_for(found.half)
+            tokens = found.half(halvings)
+            if tokens is None:
+                raise found.refusal(DOING, halvings)
+            emit(Note(message=f"the memory is full: evaluating in micro-batches of up to {tokens:,} tokens"))
+            batches = batches_for(tokens)
             halvings += 1
         return found
 

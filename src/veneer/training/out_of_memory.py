@@ -15,6 +15,8 @@ import torch
 from veneer.config import ComputeSection
 from veneer.data.batches import MicroBatch
 from veneer.enums import Recompute
+from veneer.errors import OutOfMemory
+from veneer.out_of_memory import message_of
 from veneer.planning.choose import BatchShapeFor, Limit, choose
 from veneer.planning.forecast import Forecast
 from veneer.planning.memory import MB, TYPICAL_START
@@ -34,22 +36,27 @@ class MemoryFault:
     said: str
     """The message of the error."""
 
-    @property
-    def half(self) -> int | None:
-        """Half of its tokens; None where it is a single document, which cannot be cut."""
-        return half_of(self.batch)
+    def half(self, halvings: int) -> int | None:
+        """Half of its tokens; None where it is a single document, which cannot be cut, or halved often enough.
 
-    def why(self, halvings: int) -> str:
-        """Why it is not halved any more."""
+        Args:
+            halvings: how often micro-batches were halved before.
+        """
+        return len(self.batch.tokens) // 2 if len(self.batch.lengths) > 1 and halvings < MOST_HALVINGS else None
+
+    def refusal(self, doing: str, halvings: int) -> OutOfMemory:
+        """The error where it is not halved any more.
+
+        Args:
+            doing: what was done: "evaluating".
+            halvings: how often micro-batches were halved before.
+        """
         tokens = len(self.batch.tokens)
-        if self.half is None:
-            return f"The micro-batch is one row of {tokens:,} tokens, which cannot be cut."
-        return f"The micro-batches were halved {halvings} times before, to {tokens:,} tokens."
-
-
-def half_of(batch: MicroBatch) -> int | None:
-    """Half of the tokens of a micro-batch; None where it is a single document, which cannot be cut."""
-    return len(batch.tokens) // 2 if len(batch.lengths) > 1 else None
+        if len(self.batch.lengths) == 1:
+            why = f"The micro-batch is one row of {tokens:,} tokens, which cannot be cut."
+        else:
+            why = f"The micro-batches were halved {halvings} times before, to {tokens:,} tokens."
+        return OutOfMemory(f"{message_of(doing, self.said)} {why}")
 
 
 def release_memory(device: torch.device) -> None:
