@@ -13,6 +13,7 @@ from veneer.errors import CheckpointError, Interrupted, OutputError, listing
 from veneer.events import Event, Level, Note, Result, StepDone, StepSkipped, Subscriber, broadcast
 from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
+from veneer.io.digests import file_digest
 from veneer.io.files import remove_folder, sha256
 from veneer.reproduction.differences import TensorDifference, digests, environments, first_step, tensors
 from veneer.run_folder import LOCK_FILE, RunFolder
@@ -220,11 +221,11 @@ def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path
         CheckpointError: naming every file that differs.
     """
     checkpoint = open_checkpoint(config.model, revision=config.revision)
-    base = {file.name: sha256(file) for file in checkpoint.files()}
+    base = {file.name: file_digest(file) for file in checkpoint.files()}
     problems = digests("base", lock["base"]["files"], base)
     problems += digests("adapter", dict(lock.get("adapter", {})), adapter_digests(config))
     files = data_files(config)
-    now = {key: sha256(file) for key, file in files.items() if file.is_file()}
+    now = {key: file_digest(file) for key, file in files.items() if file.is_file()}
     problems += digests("data", lock["data"]["files"], now)
     if not problems:
         tokenizer = checkpoint.tokenizer()
