@@ -218,17 +218,18 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
         ConfigError: an assignment cannot be read, or an option and `--set` give one setting two values; all such pairs
             are named.
     """
-    from veneer.config_values import laid_over, override, read_assignment
+    from veneer.config_values import laid_over, read_assignment
 
     given = {key: value for key, value in flags.items() if value is not None}
-    found = []
-    for assignment in assignments:
-        key, value = read_assignment(assignment)
-        if key in given and value != given[key]:
-            found.append(f"{OPTIONS[key]} {given[key]} and --set {assignment.strip()}")
+    settings = [read_assignment(assignment) for assignment in assignments]
+    found = [
+        f"{OPTIONS[key]} {given[key]} and --set {assignment.strip()}"
+        for assignment, (key, value) in zip(assignments, settings, strict=True)
+        if key in given and value != given[key]
+    ]
     if found:
         raise ConfigError(f"a setting has two values; give one of them:\n{listing(found)}")
-    return laid_over(override(values, assignments), given.items())
+    return laid_over(values, [*settings, *given.items()])
 
 
 def sampling_options(default_tokens: int) -> Callable[[Command], Command]:
