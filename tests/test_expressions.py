@@ -17,7 +17,9 @@ HONEST = [
 ]
 
 
-@pytest.mark.parametrize("hostile", [r"([a-z._0-9]+)+!", r"(.|[a-z.])*!", r"(model.*)*(.*)*(.*)*(.*)*!"])
+@pytest.mark.parametrize(
+    "hostile", [r"([a-z._0-9]+)+!", r"(.|[a-z.])*!", r"(model.*)*(.*)*(.*)*(.*)*!", ".?" * 33 + "!", "(.|.)" * 30 + "!"]
+)
 def test_an_expression_that_never_ends_is_named(hostile: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expressions, "SECONDS", 1)
     assert endless([*HONEST, hostile, "a*"], PATHS) == [hostile]

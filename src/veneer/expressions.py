@@ -2,7 +2,7 @@
 
 An expression such as `(a+)+$` tries every way to part a text, which takes twice as long for each letter, and Python's
 `re` cannot be stopped. So expressions of a stranger's file that repeat something are tried in a process of their own
-before they are used here, on the texts that they will meet.
+before they are used here, on the texts that they will meet. So are those that choose often: `.?.?.?…` is as bad.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 
+REPEATING = "*+{"
+"""Signs of a repetition. Any one of them can make a match endless."""
+CHOOSING = "?|"
+MOST_CHOICES = 12
+"""Signs of a choice up to which an expression without repetition is not tried: each of them may double the ways."""
 SECONDS = 2
 """Processor time for all expressions of a file together. Those of honest adapters take milliseconds."""
 WALL_SECONDS = 60.0
@@ -43,7 +48,7 @@ def endless(expressions: Iterable[str], texts: Sequence[str]) -> list[str]:
         expressions: what a stranger's file says.
         texts: what they will be matched with, from the beginning of each.
     """
-    tried = [expression for expression in expressions if any(sign in expression for sign in "*+{")]
+    tried = [expression for expression in expressions if _may_be_endless(expression)]
     if not tried:
         return []
     child = subprocess.Popen(
@@ -61,3 +66,8 @@ def endless(expressions: Iterable[str], texts: Sequence[str]) -> list[str]:
         answer, _ = child.communicate()
     done = {int(number) for number in answer.split()}
     return [expression for number, expression in enumerate(tried) if number not in done][:1]
+
+
+def _may_be_endless(expression: str) -> bool:
+    repeats = any(sign in expression for sign in REPEATING)
+    return repeats or sum(expression.count(sign) for sign in CHOOSING) > MOST_CHOICES
