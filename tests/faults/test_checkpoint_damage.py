@@ -9,8 +9,9 @@ import pytest
 
 from checkpoints import FILES, Saved, same
 from tiny import tree
+from veneer.adapters.integrity import MANIFEST_FILE
 from veneer.errors import CheckpointError
-from veneer.training.checkpoint import MANIFEST, verify
+from veneer.training.checkpoint import verify
 
 
 @pytest.mark.scenario(number=10)
@@ -25,7 +26,7 @@ def test_a_flipped_bit_anywhere_is_found_and_the_one_before_is_taken(saved: Save
         flipped[position] ^= 1 << source.randrange(8)
         file.write_bytes(bytes(flipped))
         fault = verify(saved.store.folder.checkpoint(3))
-        if name == MANIFEST and json_equal(content, bytes(flipped)):
+        if name == MANIFEST_FILE and json_equal(content, bytes(flipped)):
             continue  # another kind of white space: the manifest says the same
         assert fault is not None, (name, position)
     progress, state, warnings = saved.restored()

@@ -12,13 +12,14 @@ import torch
 
 from checkpoints import FILES, IDENTITY, Saved, adapter, optimizer_of, same
 from tiny import tree
+from veneer.adapters.integrity import MANIFEST_FILE
 from veneer.errors import AdapterError, CheckpointError, OutputError
 from veneer.io import files
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, load_model
 from veneer.run_folder import RunFolder
 from veneer.training import checkpoint
-from veneer.training.checkpoint import MANIFEST, CheckpointStore, Progress, verify
+from veneer.training.checkpoint import CheckpointStore, Progress, verify
 from veneer.training.trainable import FullTraining, Trainable
 
 
@@ -26,8 +27,8 @@ def test_a_checkpoint_holds_these_files_and_their_digests(saved: Saved) -> None:
     folder = saved.store.folder.checkpoint(3)
     assert folder.name == "step-000003"
     assert sorted(file.name for file in folder.iterdir()) == FILES
-    manifest = json.loads((folder / MANIFEST).read_text())
-    assert manifest == {name: files.sha256(folder / name) for name in FILES if name != MANIFEST}
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    assert manifest == {name: files.sha256(folder / name) for name in FILES if name != MANIFEST_FILE}
     assert verify(folder) is None
 
 
@@ -57,7 +58,7 @@ def test_the_whole_model_comes_back_bit_by_bit(tmp_path: Path, tiny_model: Path)
     ["[]", "{}", "null", '{"state.json": "x"}', '{"state.json": 5, "optimizer.safetensors": null}', "\ud800", "["],
 )
 def test_a_manifest_of_another_kind_is_damage(saved: Saved, text: str) -> None:
-    (saved.store.folder.checkpoint(3) / MANIFEST).write_bytes(text.encode("utf-8", errors="surrogatepass"))
+    (saved.store.folder.checkpoint(3) / MANIFEST_FILE).write_bytes(text.encode("utf-8", errors="surrogatepass"))
     assert verify(saved.store.folder.checkpoint(3)) is not None
     assert saved.restored()[0].step == 2
 
@@ -80,8 +81,8 @@ def test_a_state_of_another_version_is_refused(saved: Saved) -> None:
     state = json.loads((folder / "state.json").read_text())
     state["progress"]["moon"] = "full"
     (folder / "state.json").write_text(json.dumps(state))
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | {"state.json": files.sha256(folder / "state.json")}))
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest | {"state.json": files.sha256(folder / "state.json")}))
     with pytest.raises(CheckpointError, match="another version"):
         saved.restored()
 
@@ -234,8 +235,8 @@ def test_a_checkpoint_of_before_signals_memory_and_bad_steps_is_gone_on_with(sav
 def rewrite(folder: Path, state: object) -> None:
     """Another state, with the digest that belongs to it."""
     (folder / "state.json").write_text(json.dumps(state))
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "state.json": files.sha256(folder / "state.json")}))
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    (folder / MANIFEST_FILE).write_text(json.dumps({**manifest, "state.json": files.sha256(folder / "state.json")}))
 
 
 @pytest.mark.parametrize(
@@ -283,8 +284,8 @@ def test_a_state_of_another_kind_is_refused(saved: Saved, content: str) -> None:
     folder = saved.store.folder.checkpoint(3)
     rewrite(folder, {})
     (folder / "state.json").write_text(content)
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, "state.json": files.sha256(folder / "state.json")}))
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    (folder / MANIFEST_FILE).write_text(json.dumps({**manifest, "state.json": files.sha256(folder / "state.json")}))
     with pytest.raises(CheckpointError, match="another version of veneer"):
         saved.restored()
 
@@ -301,7 +302,7 @@ def test_a_time_that_is_no_number_is_refused(saved: Saved, number: str) -> None:
 
 @pytest.mark.parametrize("content", ["", "null", "3", "[]", '"text"', "{", "{}", "[" * 100_000, "\x00", '{"a": 1}'])
 def test_a_manifest_of_any_content_falls_back_to_the_checkpoint_before(saved: Saved, content: str) -> None:
-    (saved.store.folder.checkpoint(3) / MANIFEST).write_text(content)
+    (saved.store.folder.checkpoint(3) / MANIFEST_FILE).write_text(content)
     progress, _, warnings = saved.restored()
     assert progress.step == 2
     assert len(warnings) == 1
@@ -310,7 +311,7 @@ def test_a_manifest_of_any_content_falls_back_to_the_checkpoint_before(saved: Sa
 @pytest.mark.scenario(number=27)
 @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd", "", "a\x00b"])
 def test_a_manifest_that_names_files_elsewhere_falls_back_likewise(saved: Saved, name: str) -> None:
-    manifest = saved.store.folder.checkpoint(3) / MANIFEST
+    manifest = saved.store.folder.checkpoint(3) / MANIFEST_FILE
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), name: "0" * 64}))
     progress, _, warnings = saved.restored()
     assert progress.step == 2
@@ -318,7 +319,7 @@ def test_a_manifest_that_names_files_elsewhere_falls_back_likewise(saved: Saved,
 
 
 def test_a_folder_in_the_manifests_place_falls_back_likewise(saved: Saved) -> None:
-    manifest = saved.store.folder.checkpoint(3) / MANIFEST
+    manifest = saved.store.folder.checkpoint(3) / MANIFEST_FILE
     manifest.unlink()
     manifest.mkdir()
     progress, _, _ = saved.restored()

@@ -19,6 +19,7 @@ from typing import Any, TypeGuard
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from veneer.adapters.integrity import MANIFEST_FILE
 from veneer.errors import CheckpointError, listing
 from veneer.io.files import atomic_folder, remove_folder, remove_partial, sha256, write_tensors
 from veneer.run_folder import RunFolder
@@ -27,7 +28,6 @@ from veneer.training.bad_steps import IN_A_ROW, WINDOW
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.trainable import Trainable
 
-MANIFEST = "manifest.json"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 STEPS = "train.steps"
@@ -129,7 +129,7 @@ class CheckpointStore:
             state = {"progress": asdict(progress), "identity": dict(self.identity), "base": dict(base)}
             (folder / STATE).write_text(to_text(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
-            (folder / MANIFEST).write_text(to_text(files, indent=2) + "\n", encoding="utf-8")
+            (folder / MANIFEST_FILE).write_text(to_text(files, indent=2) + "\n", encoding="utf-8")
         self.prune(progress.best_step)
         return target
 
@@ -333,13 +333,13 @@ def verify(folder: Path) -> str | None:
 
 def _fault(folder: Path) -> str | None:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
-        return f"{MANIFEST} is missing or broken"
+        return f"{MANIFEST_FILE} is missing or broken"
     if not isinstance(manifest, dict) or not {OPTIMIZER, STATE} <= manifest.keys():
-        return f"{MANIFEST} is incomplete"
+        return f"{MANIFEST_FILE} is incomplete"
     if not all(_plain_name(name) for name in manifest):
-        return f"{MANIFEST} names files outside of the checkpoint"
+        return f"{MANIFEST_FILE} names files outside of the checkpoint"
     for name, digest in manifest.items():
         file = folder / name
         if not file.is_file():
