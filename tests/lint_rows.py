@@ -9,7 +9,7 @@ from typing import Any
 
 import chat_templates as ct
 from veneer.data.lint.report import LintReport
-from veneer.data.lint.row import LintSetting
+from veneer.data.lint.row import LintSetting, Row, read_rows
 from veneer.data.lint.run import lint
 
 WORDS = [
@@ -28,6 +28,12 @@ HOSTILE = "</script><script>document.title='broken'</script><img src=x onerror=a
 """A text that must not become markup."""
 JOHN = sentence(990)
 Q = sentence(991)
+
+
+def read_row(where: str, raw: Any, setting: LintSetting) -> Row:
+    """A row with all that can be made of it."""
+    (row,) = read_rows([(where, raw)], setting)
+    return row
 
 
 def chat(*turns: str | dict[str, Any], **more: Any) -> dict[str, Any]:

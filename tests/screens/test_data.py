@@ -5,7 +5,8 @@ from pathlib import Path
 
 import chat_templates as ct
 from consoles import recorded
-from veneer.data.lint.row import LintSetting, read_row
+from lint_rows import read_row
+from veneer.data.lint.row import LintSetting
 from veneer.data.lint.run import lint
 from veneer.data.lint.view import tokens_of
 from veneer.enums import Column

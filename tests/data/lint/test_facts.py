@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import chat_templates as ct
-from lint_rows import chat, sentence
+from lint_rows import chat, read_row, sentence
 from veneer.data.lint.facts import (
     EVALUATION,
     GROUPS,
@@ -21,7 +21,7 @@ from veneer.data.lint.facts import (
     shape_of,
 )
 from veneer.data.lint.labels import LONGEST, Labels
-from veneer.data.lint.row import LintSetting, read_row, read_rows
+from veneer.data.lint.row import LintSetting, read_rows
 from veneer.data.lint.shingles import BANDS, shingles_of
 from veneer.data.lint.spill import Spill
 

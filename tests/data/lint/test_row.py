@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 import chat_templates as ct
-from lint_rows import call, chat, clean
+from lint_rows import call, chat, clean, read_row
 from veneer.data.chat import encode, template_of
 from veneer.data.json_values import BadRow
-from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, raw_turns, read_row, read_rows, strings
+from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, raw_turns, read_rows, strings
 from veneer.enums import Column
 
 

@@ -111,12 +111,6 @@ def _calls(turn: dict[str, Any]) -> str:
     return json.dumps(calls, sort_keys=True) if calls else ""
 
 
-def read_row(where: str, raw: Any, setting: LintSetting) -> Row:
-    """A row with all that can be made of it."""
-    (row,) = read_rows([(where, raw)], setting)
-    return row
-
-
 def read_rows(rows: Sequence[tuple[str, Any]], setting: LintSetting) -> list[Row]:
     """Rows with all that can be made of them, encoded together: their template renders ahead of the tokenizer.
 
