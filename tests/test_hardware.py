@@ -8,7 +8,7 @@ import torch
 from veneer import hardware
 from veneer.enums import Dtype, Products
 from veneer.errors import ConfigError
-from veneer.hardware import check_products, cpu_flags, processor, resolve_device, resolve_dtype
+from veneer.hardware import check_products, cpu_flags, processor, resolve_device, resolve_dtype, timed
 from veneer.native.library import KernelChoice
 
 CPU = torch.device("cpu")
@@ -125,3 +125,13 @@ def test_processors_that_compute_otherwise_have_other_names(monkeypatch: pytest.
     assert all("sse" not in name for name in names)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a card at {device}")
     assert processor(torch.device("cuda:1")) == "a card at cuda:1"
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", ["work"]), ("cuda:1", ["wait", "work", "wait"])])
+def test_a_card_is_waited_for_before_and_after_timed_work(
+    device: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: done.append("wait"))
+    assert timed(lambda: done.append("work"), torch.device(device)) >= 0
+    assert done == expected

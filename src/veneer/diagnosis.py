@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +21,7 @@ from veneer import __version__
 from veneer.enums import Dtype, Products
 from veneer.errors import ConfigError
 from veneer.gpu.dispatch import choice as gpu_choice
-from veneer.hardware import BF16_FLAGS, check_products, resolve_device, resolve_dtype
+from veneer.hardware import BF16_FLAGS, check_products, resolve_device, resolve_dtype, timed
 from veneer.model.attention import PackedAttention
 from veneer.model.leaves import DenseLinear
 from veneer.native.build import compiler
@@ -439,13 +438,5 @@ def _attention(device: torch.device, dtype: torch.dtype) -> tuple[Callable[[], N
 
 def _seconds(action: Callable[[], object], device: torch.device) -> float:
     """Best time of one call, after one that warms up: other programs can only make it longer."""
-    times = []
-    for _ in range(ROUNDS + 1):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        action()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    timed(action, device)
+    return min(timed(action, device) for _ in range(ROUNDS))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import re
+import time
+from collections.abc import Callable
 
 import torch
 
@@ -74,3 +76,14 @@ def processor(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     features = sorted(cpu_flags() & (BF16_FLAGS | {"avx2", "avx512f", "avx512_vnni", "asimd"}))
     return f"{platform.machine()} {' '.join(features)}".strip()
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds that a call takes, until the device has done all of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    begun = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun

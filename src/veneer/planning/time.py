@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from veneer.errors import ConfigError, nearest
+from veneer.hardware import timed
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.setup import BatchShape, Setup
 
@@ -95,16 +96,9 @@ def probe(setup: Setup) -> Rate:
     weight = torch.ones(columns, width, dtype=setup.dtype, device=device)
     functional.linear(x, weight)
     best, started = float("inf"), time.perf_counter()
-    while True:
-        begun = time.perf_counter()
-        functional.linear(x, weight)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        now = time.perf_counter()
+    while time.perf_counter() - started <= PROBE_SECONDS:
         # The best time counts: other programs can only make it slower.
-        best = min(best, now - begun)
-        if now - started > PROBE_SECONDS:
-            break
+        best = min(best, timed(lambda: functional.linear(x, weight), device))
     efficiency = CPU_EFFICIENCY if device.type == "cpu" else GPU_EFFICIENCY
     return Rate(2 * tokens * width * columns / best, efficiency, measured=True)
 

@@ -20,6 +20,7 @@ from veneer.config import RunConfig, TrainSection
 from veneer.data.batches import MicroBatch
 from veneer.errors import ConfigError
 from veneer.events import Note, Stage, StepBudget, Subscriber, ignore
+from veneer.hardware import timed
 from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation
 from veneer.training.objective import OverModel, mean_loss
@@ -185,11 +186,11 @@ def _measured(inputs: RunInputs, model: LanguageModel, trainable: Trainable, mos
     objective = OverModel(model)
     model.train()
     trainable.seed_step(config.train.seed)
-    rehearsal = _seconds_of(lambda: _forward_backward(objective, [steps.largest()], trainable), device)
+    rehearsal = timed(lambda: _forward_backward(objective, [steps.largest()], trainable), device)
     tried, spent, tokens = 0, 0.0, 0
     for step in range(1, steps.total + 1):
         batches = steps.micro_batches(step)
-        spent += _seconds_of(lambda some=batches: _forward_backward(objective, some, trainable), device)  # type: ignore[misc]
+        spent += timed(lambda some=batches: _forward_backward(objective, some, trainable), device)  # type: ignore[misc]
         tokens += sum(batch.document_tokens for batch in batches)
         tried += len(batches)
         if spent >= most and tried >= FEWEST:
@@ -219,7 +220,7 @@ def _evaluation_seconds(model: LanguageModel, steps: PackedSteps, most: float, d
     batches = steps.evaluation()
     spent, tokens = 0.0, 0
     for tried, batch in enumerate(batches, start=1):
-        spent += _seconds_of(lambda one=batch: mean_loss(model, [one]), device)  # type: ignore[misc]
+        spent += timed(lambda one=batch: mean_loss(model, [one]), device)  # type: ignore[misc]
         tokens += batch.document_tokens
         if spent >= most and tried >= FEWEST:
             break
@@ -246,14 +247,4 @@ def _update_seconds(config: RunConfig, trainable: Trainable, device: torch.devic
 
     update()  # makes the state
     share = sum(copy.numel() for copy in parameters) / sum(parameter.numel() for parameter in trained.values())
-    return _seconds_of(update, device) / share
-
-
-def _seconds_of(work: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begun = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
+    return timed(update, device) / share
