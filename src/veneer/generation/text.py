@@ -96,7 +96,7 @@ class StopScanner:
             place, self.found = min(places)
             self._held = ""
             return text[:place]
-        held = max((self._overlap(text, stop) for stop in self._stops), default=0)
+        held = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - held :]
         return text[: len(text) - held]
 
@@ -105,8 +105,8 @@ class StopScanner:
         held, self._held = self._held, ""
         return held
 
-    @staticmethod
-    def _overlap(text: str, stop: str) -> int:
-        """Number of characters at the text's end that are the beginning of a stop string."""
-        most = min(len(text), len(stop) - 1)
-        return next((size for size in range(most, 0, -1) if text.endswith(stop[:size])), 0)
+
+def overlap(text: str, word: str) -> int:
+    """Number of characters at the text's end that are the beginning of a word, the whole word not counted."""
+    most = min(len(text), len(word) - 1)
+    return next((size for size in range(most, 0, -1) if text.endswith(word[:size])), 0)

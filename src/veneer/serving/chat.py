@@ -21,7 +21,7 @@ from veneer.serving.prompts import read_messages
 from veneer.serving.sampling_fields import read_sampling
 from veneer.serving.service import Service
 from veneer.serving.stream import EVENTS, StreamedResponse
-from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls, read_tools, refuse_tools
+from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls
 from veneer.serving.usage import Usage, read_stream
 
 Response = Any
@@ -86,9 +86,7 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
         stop_ids=service.stop_ids,
         max_tokens=old if new is None else new,
     )
-    tools = read_tools(fields)
-    if tools.tools and not service.prompts.takes_tools:
-        raise refuse_tools("tools")
+    tools = service.prompts.read_tools(fields)
     for name in ("functions", "function_call", "audio", "prediction", "web_search_options"):
         fields.neutral(name)
     fields.neutral("modalities", ["text"])
@@ -100,7 +98,7 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
         if settings.sampling.min_new_tokens or settings.stop_ids is not None:
             raise ApiError(400, f"{param}: not together with min_tokens, ignore_eos or stop_token_ids", param=param)
         constraints = tuple([await service.grammar(schema, param) for _ in range(settings.n)])
-    prompt = await service.prompts.conversation(messages, tools.tools or None)
+    prompt = await service.prompts.conversation(messages, tools.tools)
     requests = settings.requests(
         prompt,
         adapter,

@@ -20,7 +20,7 @@ from veneer.serving.prompts import read_messages
 from veneer.serving.sampling_fields import read_sampling
 from veneer.serving.service import Service
 from veneer.serving.stream import LINES, StreamedResponse, line
-from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls, read_tools, refuse_tools
+from veneer.serving.tool_calls import CallScanner, ToolCall, ToolUse, read_calls
 
 DEFAULTS = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 """Ollama's own, where its options are left out."""
@@ -64,10 +64,8 @@ async def chat(service: Service, request: Request) -> Response:
     model, stream = named(service, fields.text("model")), fields.flag("stream", True)
     if not fields.items("messages"):
         return json_response(_loaded(model, {"message": {"role": "assistant", "content": ""}}))
-    tools = read_tools(fields)
-    if tools.tools and not service.prompts.takes_tools:
-        raise refuse_tools("tools")
-    prompt = await service.prompts.conversation(read_messages(fields), tools.tools or None)
+    tools = service.prompts.read_tools(fields)
+    prompt = await service.prompts.conversation(read_messages(fields), tools.tools)
     made, ignored = await _request(service, fields, model, prompt, "messages")
     return await _answer(service, request, OllamaRequest(model, made, True, tools, stream, ignored))
 

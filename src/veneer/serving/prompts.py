@@ -14,6 +14,7 @@ from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
 from veneer.serving.errors import ApiError
 from veneer.serving.fields import Fields
+from veneer.serving.tool_calls import ToolUse, read_tools
 from veneer.strict_json import to_text
 
 Message = dict[str, Any]
@@ -125,8 +126,23 @@ class PromptEncoder:
         """Characters beyond which a text has more tokens than the context, whatever they are."""
         return self._context * max(len(token) for token in self._tokenizer.backend.get_vocab(with_added_tokens=True))
 
+    def read_tools(self, fields: Fields) -> ToolUse:
+        """What a request says of tools; see `tool_calls.read_tools`.
+
+        Raises:
+            ApiError: 400, it breaks a rule, or the chat template would drop the tools in silence.
+        """
+        use = read_tools(fields)
+        if use.tools and not self.takes_tools:
+            raise ApiError(
+                400,
+                "tools: this model's chat template does nothing with tools, so that it would never see them",
+                param="tools",
+            )
+        return use
+
     async def conversation(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
     ) -> tuple[int, ...]:
         """The tokens of a conversation, up to where the assistant is to go on.
 
@@ -137,7 +153,7 @@ class PromptEncoder:
         if tools:
             self._check_size(len(to_text(tools)), "tools")
         try:
-            tokens = await asyncio.to_thread(self._encoder.prompt_tokens, messages, tools)
+            tokens = await asyncio.to_thread(self._encoder.prompt_tokens, messages, tools or None)
         except TemplateRefused as error:
             # One person's conversation must not end the template for all others.
             self._encoder = Encoder(self._tokenizer, new_template_of(self._tokenizer))

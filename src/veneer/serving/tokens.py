@@ -11,7 +11,6 @@ from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.logprobs import token_text
 from veneer.serving.prompts import read_messages
 from veneer.serving.service import Service
-from veneer.serving.tool_calls import read_tools, refuse_tools
 
 
 async def tokenize(service: Service, request: Request) -> Response:
@@ -26,10 +25,8 @@ async def tokenize(service: Service, request: Request) -> Response:
     fields.neutral("add_generation_prompt", True)
     if fields.value("messages") is not None:
         fields.neutral("prompt")
-        tools = read_tools(fields)
-        if tools.tools and not service.prompts.takes_tools:
-            raise refuse_tools("tools")
-        tokens = await service.prompts.conversation(read_messages(fields), tools.tools or None)
+        tools = service.prompts.read_tools(fields).tools
+        tokens = await service.prompts.conversation(read_messages(fields), tools)
     else:
         text = fields.text("prompt")
         if text is None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from veneer.data.json_values import BadRow, kind, parse_json
-from veneer.serving.errors import ApiError
+from veneer.generation.text import overlap
 from veneer.serving.fields import Fields
 from veneer.strict_json import to_text
 
@@ -196,15 +196,4 @@ class CallScanner:
         place = text.find(_OPEN)
         if place >= 0:
             return len(text[:place].rstrip())
-        most = min(len(text), len(_OPEN) - 1)
-        overlap = next((size for size in range(most, 0, -1) if text.endswith(_OPEN[:size])), 0)
-        return len(text[: len(text) - overlap].rstrip())
-
-
-def refuse_tools(param: str) -> ApiError:
-    """The error where a model's template would drop tools in silence."""
-    return ApiError(
-        400,
-        f"{param}: this model's chat template does nothing with tools, so that it would never see them",
-        param=param,
-    )
+        return len(text[: len(text) - overlap(text, _OPEN)].rstrip())
