@@ -57,6 +57,8 @@ class Assistant:
     adapter: Adapter | None = None
     warnings: tuple[str, ...] = ()
     """Why its answers may not be what they should be: the adapter is of another base model."""
+    files: tuple[Path, ...] = ()
+    """The files of the base, for their digests."""
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
@@ -261,6 +263,7 @@ def make_assistant(
         encoder=encoder,
         stop_ids=stop_tokens(tokenizer, checkpoint.generation_config, encoder),
         adapter=adapter,
+        files=tuple(checkpoint.files()),
     )
 
 

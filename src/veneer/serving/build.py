@@ -12,7 +12,7 @@ from veneer.errors import ConfigError
 from veneer.events import Subscriber
 from veneer.generation.build import build_engine
 from veneer.generation.engine_thread import EngineThread
-from veneer.io.checkpoint import model_name, open_checkpoint
+from veneer.io.checkpoint import model_name
 from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder
 from veneer.serving.grammar import Grammars
@@ -42,7 +42,7 @@ def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -
     )
     catalogue = None
     if request.adapters is not None:
-        loader = adapter_loader(assistant.model, base_files=open_checkpoint(request.model).files())
+        loader = adapter_loader(assistant.model, base_files=assistant.files)
         catalogue = AdapterFolder(request.adapters, loader, request.adapter_memory)
     name = request.name or model_name(request.model)
     service = build_service(assistant, name, catalogue, cache_bytes=request.cache_memory)
