@@ -8,9 +8,8 @@ import click
 from rich.text import Text
 
 from veneer.assistant import Conversation
-from veneer.data.json_values import half_character
-from veneer.errors import DataError
 from veneer.screens.console import console, say
+from veneer.screens.standard_input import text_of
 
 
 def converse(conversation: Conversation) -> None:
@@ -19,15 +18,9 @@ def converse(conversation: Conversation) -> None:
     say(screen, "Type a message; an empty line ends, /new starts over.")
     while True:
         screen.print(Text("> ", style="bold blue"), end="")
-        try:
-            line = sys.stdin.readline().strip()
-        except UnicodeDecodeError as error:
-            raise DataError(f"standard input is not UTF-8 text: {error}") from error
+        line = text_of(sys.stdin.readline)
         if not line:
             return
-        at = half_character(line)
-        if at is not None:
-            raise DataError(f"standard input is not UTF-8 text, at character {at}; give it in UTF-8")
         if line == "/new":
             conversation.restart()
             continue

@@ -8,28 +8,21 @@ from pathlib import Path
 
 from veneer.assistant import Assistant, lines_of, turns
 from veneer.data.chat import split_for_evaluation
-from veneer.data.json_values import half_character
 from veneer.data.records import SUFFIXES, Message, read_records
 from veneer.errors import DataError, listing
 from veneer.generation.sampling import Sampling
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
+from veneer.screens.standard_input import text_of
 
 
 def read_question(prompt: str | None) -> str:
     """The prompt that was given, or else standard input.
 
     Raises:
-        DataError: it is empty, or is not UTF-8.
+        DataError: it is empty, or standard input is not UTF-8.
     """
-    try:
-        question = sys.stdin.read().strip() if prompt is None else prompt
-    except UnicodeDecodeError as error:
-        raise DataError(f"standard input is not UTF-8 text: {error}") from error
-    at = half_character(question)
-    if at is not None:
-        # Python hands on bytes that are not UTF-8 as halves of characters where the locale is C.
-        raise DataError(f"standard input is not UTF-8 text, at character {at}; give it in UTF-8")
+    question = text_of(sys.stdin.read) if prompt is None else prompt
     if not question.strip():
         raise DataError("the prompt is empty; give --prompt, --input or text on standard input")
     return question

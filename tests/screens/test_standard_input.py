@@ -1,0 +1,31 @@
+"""Text from standard input is UTF-8, however Python marks bytes that are not."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from veneer.errors import DataError
+from veneer.screens.standard_input import text_of
+
+
+def stream(content: bytes, errors: str) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", errors=errors)
+
+
+def test_white_space_around_a_text_is_left_out() -> None:
+    assert text_of(stream("  é 😀\nb \n".encode(), "strict").read) == "é 😀\nb"
+    assert text_of(stream(b" a \nb\n", "strict").readline) == "a"
+    assert text_of(stream(b"", "strict").readline) == ""
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_what_is_not_utf_8_is_refused(errors: str) -> None:
+    with pytest.raises(DataError, match=r"standard input is not UTF-8 text"):
+        text_of(stream(b"a\xe9b\n", errors).readline)
+
+
+def test_the_character_is_named_where_python_hands_halves_on() -> None:
+    with pytest.raises(DataError, match=r"at character 2; give it in UTF-8"):
+        text_of(stream(" éa".encode() + b"\xff", "surrogateescape").read)
