@@ -1,6 +1,6 @@
 """`veneer doctor`: what this machine has, which path is used for it and why, and what would make it faster.
 
-`gather` looks and `advice` judges: everything that was found stands in one `Facts`, and the advice follows from that
+`doctor` looks and `advice` judges: everything that was found stands in one `Facts`, and the advice follows from that
 alone, so that what a machine would be told can be known without having it.
 """
 

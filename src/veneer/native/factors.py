@@ -46,16 +46,20 @@ class LayerFactors:
     bias: Tensor | None = None
     """The bias, float32 `[out]`, contiguous."""
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return A, Bᵀ and the bias if there is one."""
+        return (self.down, self.up) if self.bias is None else (self.down, self.up, self.bias)
+
     def struct(self, columns: int, depth: int) -> FactorStruct:
         """Make the struct for a layer of these sizes. Raises ValueError if the factors have other sizes."""
         rank = len(self.down)
-        tensors = (self.down, self.up) if self.bias is None else (self.down, self.up, self.bias)
         fits = self.down.shape == (rank, depth) and self.up.shape == (rank, columns)
         fits = fits and (self.bias is None or (self.bias.shape == (columns,) and self.bias.dtype == torch.float32))
-        readable = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in tensors)
+        readable = all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in self.tensors)
         if not fits or not readable or self.down.dtype not in FACTOR_DTYPES or self.up.dtype != self.down.dtype:
             # The library reads memory by these sizes, so a wrong one must not reach it.
-            given = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in tensors)
+            given = ", ".join(f"{tensor.dtype} {list(tensor.shape)}" for tensor in self.tensors)
             raise ValueError(f"factors {given} for a layer [{columns}, {depth}]")
         return FactorStruct(
             down=self.down.data_ptr(),
@@ -87,10 +91,7 @@ class StepFactors:
     @property
     def nbytes(self) -> int:
         """Return the bytes of all tensors."""
-        return sum(
-            part.down.nbytes + part.up.nbytes + (0 if part.bias is None else part.bias.nbytes)
-            for part in self.layers.values()
-        )
+        return sum(tensor.nbytes for layer in self.layers.values() for tensor in layer.tensors)
 
     def table(self, sites: Sequence[Site]) -> ctypes.Array[FactorStruct]:
         """Return a factor for every layer of a program; the table is made once.

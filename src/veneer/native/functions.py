@@ -279,7 +279,6 @@ class Kernels:
         seen: Tensor,
         angles: Sequence[tuple[Tensor, Tensor]],
         segments: ctypes.Array[Any],
-        segment_count: int,
     ) -> None:
         """Carry out a step; see `veneer.native.program.Program.run`."""
         self._call(
@@ -295,7 +294,7 @@ class Kernels:
             _pointers([cosine for cosine, _ in angles]),
             _pointers([sine for _, sine in angles]),
             segments,
-            segment_count,
+            len(segments),
         )
 
     @cached_property

@@ -158,7 +158,7 @@ class Program:
             _OpStruct(kind=_Kind.NORM, source=_struct(source), to=_struct(to), variant=kind, heads=heads, other=eps)
         )
         op.dim = source.width // heads
-        op.weight, op.bias = self._address(weight), None if bias is None else self._address(bias)
+        op.weight, op.bias = self._address(weight), self._address(bias)
         if added is not None:
             op.beside, op.scale = _struct(added[0]), added[1]
 
@@ -223,7 +223,7 @@ class Program:
         op.group, op.to, op.dim, op.scale = group, _struct(to), head_dim, scale
         op.heads, op.kv_heads = queries.width // head_dim, keys.width // head_dim
         op.window, op.other = window or 0, softcap or 0.0
-        op.weight = None if sinks is None else self._address(sinks)
+        op.weight = self._address(sinks)
 
     def gate(self, gate: Slot, up: Slot, to: Slot, function: Gate) -> None:
         """Add the operation to = function(gate) · up."""
@@ -255,13 +255,12 @@ class Program:
         tables = (ctypes.c_void_p * (len(blocks.addresses) * rows))(
             *(ctypes.addressof(table) for group in blocks.addresses for table in group)
         )
-        structs = (SegmentStruct * max(1, len(segments)))(
+        structs = (SegmentStruct * len(segments))(
             *(SegmentStruct(start=one.start, stop=one.stop, factors=one.factors.table(self.sites)) for one in segments)
         )
         kernels.step(
-            self._array, self._memory(), rows, blocks.dtype, blocks.block_tokens, tables, seen, angles, structs,
-            len(segments),
-        )  # fmt: skip
+            self._array, self._memory(), rows, blocks.dtype, blocks.block_tokens, tables, seen, angles, structs
+        )
 
     def _check(self, rows: int, blocks: CacheBlocks, seen: Tensor, segments: Sequence[Segment]) -> None:
         """Raise ValueError for numbers that do not fit the program: the library reads and writes memory by them."""
@@ -288,8 +287,9 @@ class Program:
         self, weight: Stored, to: Slot, bias: Tensor | None = None, *, scale: float = 1.0, add: bool = False
     ) -> _LinearStruct:
         self._kept.append(weight)
-        address = None if bias is None else self._address(bias)
-        return _LinearStruct(weight=matrix_struct(weight), bias=address, to=_struct(to), scale=scale, add=add)
+        return _LinearStruct(
+            weight=matrix_struct(weight), bias=self._address(bias), to=_struct(to), scale=scale, add=add
+        )
 
     def _products(self, source: Slot, products: list[_LinearStruct], kind: _Kind = _Kind.LINEAR) -> _OpStruct:
         array = (_LinearStruct * len(products))(*products)
@@ -298,8 +298,10 @@ class Program:
         op.products = ctypes.cast(array, ctypes.POINTER(_LinearStruct))
         return op
 
-    def _address(self, tensor: Tensor) -> int:
-        """Return where a tensor begins, or its float32 copy if it is not float32."""
+    def _address(self, tensor: Tensor | None) -> int | None:
+        """Return where a tensor begins, or its float32 copy if it is not float32; None if there is none."""
+        if tensor is None:
+            return None
         kept = tensor.detach().float().contiguous()
         self._kept.append(kept)
         return kept.data_ptr()
