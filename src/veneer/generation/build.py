@@ -8,7 +8,6 @@ from veneer.generation.paged import PagedRunner
 from veneer.generation.runner import AdapterSource, Runner
 from veneer.generation.scheduler import Limits
 from veneer.generation.text import TokenDecoder
-from veneer.model.compiled_step import layer_groups
 from veneer.model.language import LanguageModel
 
 CACHE_BYTES = 10**9
@@ -50,9 +49,6 @@ def build_engine(
 
 
 def _runner(model: LanguageModel, limits: Limits, router: Router | None) -> Runner:
-    cohorts, step = CohortRunner(model, limits.block_tokens, router), model.compiled_step(limits.step_tokens)
-    if step is None or router is not None:
-        return cohorts
-    groups = layer_groups(step.spec)
-    shapes = [group.block_shape(step.spec, limits.block_tokens) for group in groups]
-    return PagedRunner(step, groups, shapes, step.spec.outgrown, cohorts)
+    cohorts = CohortRunner(model, limits.block_tokens, router)
+    step = model.compiled_step(limits.step_tokens) if router is None else None
+    return cohorts if step is None else PagedRunner(step, limits.block_tokens, cohorts)

@@ -10,6 +10,7 @@ Adapters that the library does not know are computed through modules, one batch 
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +20,7 @@ from veneer.generation.blocks import DROPPED, Block, BlockGroup
 from veneer.generation.cohort import CohortRunner
 from veneer.generation.runner import LoadedAdapter, StepInput, Wanted
 from veneer.generation.sequence import Placement
-from veneer.model.compiled_step import CompiledStep, LayerGroup, StepRows
+from veneer.model.compiled_step import CompiledStep, StepRows, layer_groups
 from veneer.native.program import CacheBlocks, Segment
 
 
@@ -28,26 +29,18 @@ class PagedRunner:
 
     Args:
         step: of the base.
-        groups: the model's layers by their windows.
-        block_shapes: by group, the shape of a block.
-        outgrown: see `Runner.outgrown`.
+        block_tokens: how many tokens of a sequence a block holds.
         others: computes sequences under adapters that the step does not know.
     """
 
-    def __init__(
-        self,
-        step: CompiledStep,
-        groups: Sequence[LayerGroup],
-        block_shapes: Sequence[tuple[int, ...]],
-        outgrown: frozenset[int],
-        others: CohortRunner,
-    ):
-        self._step, self._shapes, self._outgrown, self._others = step, block_shapes, outgrown, others
+    def __init__(self, step: CompiledStep, block_tokens: int, others: CohortRunner):
+        self._step, self._block_tokens, self._others = step, block_tokens, others
+        groups = layer_groups(step.spec)
+        self._shapes = [group.block_shape(step.spec, block_tokens) for group in groups]
         self._groups = tuple(
-            BlockGroup(torch.Size(shape).numel() * step.dtype.itemsize, group.window)
-            for group, shape in zip(groups, block_shapes, strict=True)
+            BlockGroup(math.prod(shape) * step.dtype.itemsize, group.window)
+            for group, shape in zip(groups, self._shapes, strict=True)
         )
-        self._block_tokens = block_shapes[0][3]
         self._blocks: dict[Block, Tensor] = {}
 
     @property
@@ -58,7 +51,7 @@ class PagedRunner:
     @property
     def outgrown(self) -> frozenset[int]:
         """See `Runner.outgrown`."""
-        return self._outgrown
+        return self._step.spec.outgrown
 
     def placement(self, adapter: LoadedAdapter | None) -> Placement:
         """See `Runner.placement`."""

@@ -128,11 +128,6 @@ class CompiledStep:
         self._angles: list[tuple[Tensor, Tensor]] = []
 
     @property
-    def rows(self) -> int:
-        """The most rows of a step."""
-        return self._program.rows
-
-    @property
     def sites(self) -> frozenset[str]:
         """Paths of the linear layers that adapters may update."""
         return frozenset(site.path for site in self._program.sites)
@@ -183,7 +178,7 @@ def compile_step(
     spec: DecoderSpec,
     dtype: torch.dtype,
     rows: int,
-    finish: Callable[[Tensor], Tensor] = lambda products: products,
+    finish: Callable[[Tensor], Tensor],
 ) -> CompiledStep | None:
     """The step of a model for at most `rows` rows; None where the library does not know one of its modules."""
     native, stored_head = kernels(), _stored_or_none(head)

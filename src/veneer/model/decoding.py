@@ -36,7 +36,7 @@ class CachedDecoding:
         hidden: Hidden,
         logits: Rowwise,
         make: Callable[[int], KVCache],
-        outgrown: frozenset[int] = frozenset(),
+        outgrown: frozenset[int],
     ):
         self._hidden, self._logits, self._make, self._outgrown = hidden, logits, make, outgrown
         self._texts: list[Tensor] = []

@@ -226,7 +226,7 @@ class DecoderSpec:
         """
         return bool(self.outgrown)
 
-    @property
+    @cached_property
     def outgrown(self) -> frozenset[int]:
         """Lengths of a text beyond which LongRoPE rotates all of it by other angles, so that nothing that is cached of
         it is valid any more."""
