@@ -13,15 +13,14 @@ from veneer.assistant import Assistant, make_assistant
 from veneer.config import RunConfig
 from veneer.data.records import Record
 from veneer.evaluation.page.write import write_report
-from veneer.evaluation.report import Report, Sample
-from veneer.evaluation.rows import RowSet, last_message, prepare
-from veneer.evaluation.scoring import RowScore, judge, row_losses
-from veneer.evaluation.statistics.compare import contrast, describe, measures_of
+from veneer.evaluation.report import Report
+from veneer.evaluation.rows import ModelScores, RowSet, prepare
+from veneer.evaluation.run import put_together
+from veneer.evaluation.scoring import score
+from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.trained import training_facts
-from veneer.events import Stage, Subscriber, broadcast
+from veneer.events import Subscriber, broadcast
 from veneer.exports.prompts import evaluation_rows
-from veneer.generation.batch import generate
-from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
 from veneer.run_folder import RunFolder
 from veneer.training import run as training
@@ -66,14 +65,12 @@ def report_run(result: RunResult, emit: Subscriber) -> Report | None:
     rows = prepare(assistant, _usable(found.records, config, assistant)[:MOST_ROWS], emit=emit)
     if not rows.examples:
         return None
-    report = _report(assistant, rows, emit)
+    report = _report(assistant, rows, emit, begun)
     facts = training_facts(result.output)
     if facts is not None and result.plan is not None:
         facts["facts"] |= _planned(result)
-    report = replace(
-        report, trained=facts, seconds=time.perf_counter() - begun, adapters=[str(result.output)],
-        warnings=_warnings(len(found.records), report),
-    )  # fmt: skip
+    warnings = _warnings(len(found.records), report)
+    report = replace(report, trained=facts, adapters=[str(result.output)], warnings=warnings)
     write_report(folder.report_file, report, f"Training of {result.output.name}")
     return report
 
@@ -98,73 +95,31 @@ def _trained(result: RunResult, config: RunConfig) -> Assistant:
     return make_assistant(result.model, checkpoint, adapter, tokenizer)
 
 
-def _report(assistant: Assistant, rows: RowSet, emit: Subscriber) -> Report:
+def _report(assistant: Assistant, rows: RowSet, emit: Subscriber, begun: float) -> Report:
     """Losses of all rows and answers of the first ones, with the adapter and without."""
-    tuned, answers = _scores(assistant, rows, emit, "trained model"), _answers(assistant, rows, emit, "trained model")
+    tuned = _scored(assistant, rows, emit, "trained model")
     if assistant.adapter is None:
-        return Report(len(rows.examples), describe(measures_of(tuned)), samples=_samples(rows, tuned, answers, None))
+        return put_together(rows, tuned, [], time.perf_counter() - begun)
     with assistant.as_base():
-        base, before = _scores(assistant, rows, emit, "base"), _answers(assistant, rows, emit, "base")
-    return Report(
-        rows=len(rows.examples),
-        base=describe(measures_of(base)),
-        adapter=describe(measures_of(tuned)),
-        comparison=contrast(measures_of(base), [measures_of(tuned)]),
-        samples=_samples(rows, base, before, (tuned, answers)),
-        primary="loss",
+        base = _scored(assistant, rows, emit, "base")
+    return put_together(rows, base, [tuned], time.perf_counter() - begun)
+
+
+def _scored(assistant: Assistant, rows: RowSet, emit: Subscriber, who: str) -> ModelScores:
+    """The losses of all rows, and the greedy answers to the first rows that have one: too few to measure by."""
+    answered = rows.asked[:SAMPLES]
+    scores = score(
+        assistant.model,
+        rows.examples,
+        [question if index in answered else None for index, question in enumerate(rows.questions)],
+        decode=assistant.tokenizer.decode,
+        stop_ids=assistant.stop_ids,
+        max_new_tokens=min(rows.max_new_tokens, MOST_TOKENS),
+        emit=emit,
+        who=f"{who}, for the report",
     )
-
-
-def _scores(assistant: Assistant, rows: RowSet, emit: Subscriber, who: str) -> list[RowScore]:
-    with Stage(emit, f"report: losses of the {who}", total=len(rows.examples), unit="rows") as stage:
-        losses = row_losses(assistant.model, rows.examples, on_done=stage.advance)
-    return [
-        RowScore(loss, supervised, None, None, None, size)
-        for (loss, supervised), size in zip(losses, rows.sizes, strict=True)
-    ]
-
-
-def _answers(assistant: Assistant, rows: RowSet, emit: Subscriber, who: str) -> list[str]:
-    """The greedy answers to the first rows that have one."""
-    questions = [question for question in rows.questions if question is not None][:SAMPLES]
-    sampling = Sampling(max_new_tokens=min(rows.max_new_tokens, MOST_TOKENS))
-    with Stage(emit, f"report: answers of the {who}", total=len(questions), unit="rows") as stage:
-        prompts = [question.prompt for question in questions]
-        outputs = generate(
-            assistant.model, prompts, sampling=sampling, stop_ids=assistant.stop_ids, on_done=stage.advance
-        )
-    return [assistant.tokenizer.decode(tokens) for tokens in outputs]
-
-
-def _samples(
-    rows: RowSet,
-    base: Sequence[RowScore],
-    answers: Sequence[str],
-    tuned: tuple[Sequence[RowScore], Sequence[str]] | None,
-) -> list[Sample]:
-    samples = []
-    for place, index in enumerate(rows.asked[: len(answers)]):
-        question, record = rows.questions[index], rows.records[index]
-        reference = "" if question is None else question.reference
-        other = None if tuned is None else tuned[1][place]
-        samples.append(
-            Sample(
-                where=record.where,
-                question=last_message(record),
-                reference=reference,
-                base=answers[place],
-                adapter=other,
-                base_loss=_mean(base[index]),
-                adapter_loss=None if tuned is None else _mean(tuned[0][index]),
-                base_exact=float(judge(answers[place], reference)[0]),
-                adapter_exact=None if other is None else float(judge(other, reference)[0]),
-            )
-        )
-    return samples
-
-
-def _mean(score: RowScore) -> float | None:
-    return score.loss_sum / score.supervised if score.supervised else None
+    losses = [replace(one, exact=None, fields=None, bytes=size) for one, size in zip(scores, rows.sizes, strict=True)]
+    return ModelScores(scores, measures_of(losses))
 
 
 def _planned(result: RunResult) -> dict[str, Any]:

@@ -116,16 +116,19 @@ def put_together(
 
 
 def _samples(rows: RowSet, base: Sequence[RowScore], tuned: Sequence[RowScore] | None) -> list[Sample]:
+    """The rows that were answered."""
     samples = []
     for index in rows.asked:
         record, question, one = rows.records[index], rows.questions[index], base[index]
+        if one.answer is None:
+            continue
         other = None if tuned is None else tuned[index]
         samples.append(
             Sample(
                 where=record.where,
                 question=last_message(record),
                 reference="" if question is None else question.reference,
-                base=one.answer or "",
+                base=one.answer,
                 adapter=None if other is None else other.answer,
                 base_loss=_mean_loss(one),
                 adapter_loss=None if other is None else _mean_loss(other),
