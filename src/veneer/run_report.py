@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-from veneer.adapters.store import read_tokenizer
 from veneer.assistant import Assistant, make_assistant
 from veneer.config import RunConfig
 from veneer.data.records import Record
@@ -62,7 +63,7 @@ def report_run(result: RunResult, emit: Subscriber) -> Report | None:
         return None
     begun = time.perf_counter()
     assistant = _trained(result, config)
-    rows = prepare(assistant, _usable(found.records, config, assistant)[:MOST_ROWS], emit=emit)
+    rows = prepare(assistant, _usable(found.records, config, assistant), emit=emit)
     if not rows.examples:
         return None
     report = _report(assistant, rows, emit, begun)
@@ -76,23 +77,21 @@ def report_run(result: RunResult, emit: Subscriber) -> Report | None:
 
 
 def _usable(records: Sequence[Record], config: RunConfig, assistant: Assistant) -> list[Record]:
-    """The rows that the run was evaluated on: without those that are too long for it or cannot be encoded."""
-    traces = zip(records, assistant.encoder.traces(records), strict=True)
-    return [
-        record for record, trace in traces
-        if not isinstance(trace, Exception) and len(trace.example.tokens) <= config.data.max_length
-    ]  # fmt: skip
+    """The first rows that the run was evaluated on: without those that are too long for it or cannot be encoded."""
+    with closing(assistant.encoder.traces(records)) as traces:
+        usable = (
+            record for record, trace in zip(records, traces, strict=True)
+            if not isinstance(trace, Exception) and len(trace.example.tokens) <= config.data.max_length
+        )  # fmt: skip
+        return list(islice(usable, MOST_ROWS))
 
 
 def _trained(result: RunResult, config: RunConfig) -> Assistant:
     """The trained model as it stands in memory."""
-    checkpoint = open_checkpoint(config.model, revision=config.revision)
-    trained = result.trainable
-    adapter = trained.adapter if isinstance(trained, AdapterTraining) else None
-    tokenizer = checkpoint.tokenizer()
-    if adapter is not None:
-        tokenizer = read_tokenizer(result.output, tokenizer)
-    return make_assistant(result.model, checkpoint, adapter, tokenizer)
+    checkpoint, trained = open_checkpoint(config.model, revision=config.revision), result.trainable
+    if isinstance(trained, AdapterTraining):
+        return make_assistant(result.model, checkpoint, trained.adapter, trained.tokenizer)
+    return make_assistant(result.model, checkpoint, None)
 
 
 def _report(assistant: Assistant, rows: RowSet, emit: Subscriber, begun: float) -> Report:

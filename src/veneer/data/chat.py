@@ -10,7 +10,7 @@ found is spans.py's subject; a token trains if and only if its first character i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -116,7 +116,7 @@ class Encoder:
             raise DataError(f"{record.where}: {found}") from found
         return found
 
-    def traces(self, records: Iterable[Record]) -> Iterator[Trace | DataError]:
+    def traces(self, records: Iterable[Record]) -> Generator[Trace | DataError, None, None]:
         """Trace every record, in order. One that cannot be encoded gives the error that says why, without its place.
 
         Conversations are sent to the template's process some ahead, so that it renders while others are tokenised here.
