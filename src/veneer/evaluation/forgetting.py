@@ -13,11 +13,11 @@ from pathlib import Path
 
 from veneer.assistant import Assistant
 from veneer.data.formats import to_record
-from veneer.data.records import Record, read_rows
+from veneer.data.records import read_rows
 from veneer.errors import ConfigError, listing, nearest
 from veneer.evaluation.divergence import row_divergences
-from veneer.evaluation.metrics.choose import ChosenMetrics, fitting_metrics
-from veneer.evaluation.rows import RowSet, lists_choices, prepare, score_model
+from veneer.evaluation.metrics.choose import ChosenMetrics
+from veneer.evaluation.rows import RowSet, fitting, prepare, score_model
 from veneer.evaluation.statistics.compare import Comparison, contrast
 from veneer.evaluation.statistics.measures import Measure, ratio
 from veneer.evaluation.suites.base import MOST_ITEMS
@@ -85,12 +85,10 @@ def open_suite(name: str, items: int, assistant: Assistant, emit: Subscriber = i
         rows = prepare(assistant, records, emit=emit, raw=raw)
         return OpenSuite(name, suite.summary, rows, ChosenMetrics((suite.metric,), choice=False, primary=name))
     pairs = read_rows(name.removeprefix(KL))
-    found: list[Record] = [record for record, _ in pairs]
-    rows = prepare(assistant, found, emit=emit, raw=[row for _, row in pairs])
+    rows = prepare(assistant, [record for record, _ in pairs], emit=emit, raw=[row for _, row in pairs])
     if name.startswith(KL):
         return OpenSuite(name, "KL(base ‖ adapter) in nats per token", rows, ChosenMetrics((), False, "kl"))
-    chosen = fitting_metrics(rows.answered([None] * len(found)), lists_choices(rows))
-    return OpenSuite(name, "rows of the user", rows, chosen)
+    return OpenSuite(name, "rows of the user", rows, fitting(rows))
 
 
 def score_suite(assistant: Assistant, suite: OpenSuite, *, base: bool, emit: Subscriber = ignore) -> list[Measure]:

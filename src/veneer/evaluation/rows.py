@@ -17,7 +17,7 @@ from veneer.data.records import Record
 from veneer.errors import DataError, ModelError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult, expanded
 from veneer.evaluation.metrics.choice import CHOICES, choice, choices_of, with_answer
-from veneer.evaluation.metrics.choose import ChosenMetrics
+from veneer.evaluation.metrics.choose import ChosenMetrics, fitting_metrics
 from veneer.evaluation.scoring import Question, RowScore, row_losses, score
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.statistics.measures import Measure, numbered
@@ -191,9 +191,10 @@ def answer_metrics(rows: RowSet, scores: Sequence[RowScore], metrics: Sequence[T
     return [metric(answered) for metric in metrics] if answered else []
 
 
-def lists_choices(rows: RowSet) -> bool:
-    """Whether every row that has an answer lists its choices."""
-    return bool(rows.asked and rows.raw) and all(CHOICES in rows.raw[index] for index in rows.asked)
+def fitting(rows: RowSet) -> ChosenMetrics:
+    """The metrics that rows call for (see `fitting_metrics`)."""
+    lists_choices = bool(rows.asked and rows.raw) and all(CHOICES in rows.raw[index] for index in rows.asked)
+    return fitting_metrics(rows.answered([None] * len(rows.records)), lists_choices)
 
 
 def _choices(assistant: Assistant, rows: RowSet, emit: Subscriber, who: str) -> TaskResult:

@@ -20,15 +20,15 @@ from veneer.enums import Method
 from veneer.errors import ConfigError, listing
 from veneer.evaluation.forgetting import ITEMS, OpenSuite, check_suites, open_suite, score_suite, suite_result
 from veneer.evaluation.gate import ReleaseGate, announced, decide, read_gate
-from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, ChosenMetrics, fitting_metrics, named_metrics
+from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, ChosenMetrics, named_metrics
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.rows import (
     EXTRA_TOKENS,
     ModelScores,
     RowSet,
+    fitting,
     last_message,
-    lists_choices,
     prepare,
     score_model,
     score_rows,
@@ -260,7 +260,7 @@ def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscrib
         raw=[raw for _, raw in pairs],
     )
     clusters = None if request.cluster is None else rows.clusters(request.cluster)
-    chosen = named if request.metrics else _fitting(rows)
+    chosen = named if request.metrics else fitting(rows)
     _try_on_references(rows, chosen)
     opened = [open_suite(name, _items(name, request, gate), loaded, emit) for name in suites]
     _announce(gate, opened, emit)
@@ -369,10 +369,6 @@ def _announce(gate: ReleaseGate | None, suites: Sequence[OpenSuite], emit: Subsc
         counts = {one.name: len(one.rows.records) for one in suites if one.name in gate.suites and not one.divergence}
         for line in announced(gate, counts):
             emit(Note(message=line, level=Level.WARNING))
-
-
-def _fitting(rows: RowSet) -> ChosenMetrics:
-    return fitting_metrics(rows.answered([None] * len(rows.records)), lists_choices(rows))
 
 
 def _try_on_references(rows: RowSet, chosen: ChosenMetrics) -> None:
