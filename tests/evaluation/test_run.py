@@ -19,7 +19,7 @@ from veneer.data.records import read_records
 from veneer.enums import Dtype, Method
 from veneer.errors import AdapterError, ConfigError, DataError
 from veneer.evaluation.run import EXTRA_TOKENS, evaluate, evaluate_rows, prepare, score_rows
-from veneer.events import Event, Result, StageProgress
+from veneer.events import Event, Result, StageBegun, StageProgress
 from veneer.generation.sampling import Sampling
 from veneer.training.run import train
 
@@ -207,8 +207,11 @@ def test_choices_are_compared_by_their_likelihood(tiny_model: Path, tmp_path: Pa
     assert next(one.value for one in report.base if one.name == "choice_accuracy") == pytest.approx(np.mean(right))
     assert sum(one["rows"] for one in report.details["base"]["calibration"]["bins"]) == 6
     content[2]["choices"] = ["late", "blue"]
+    data, seen = write_rows(tmp_path / "t.jsonl", content), list[Event]()
     with pytest.raises(DataError, match="is none of the choices"):
-        evaluate(str(tiny_model), write_rows(tmp_path / "t.jsonl", content), compute=FLOAT32, metrics=["choice"])
+        evaluate(str(tiny_model), data, compute=FLOAT32, metrics=["choice"], subscribers=[seen.append])
+    # No answer is waited for.
+    assert [event.stage for event in seen if isinstance(event, StageBegun)][-1] == "tokenising rows"
 
 
 def test_the_metric_that_is_named_first_is_the_primary_one(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from veneer.data.records import read_rows
 from veneer.errors import ConfigError, listing, nearest
 from veneer.evaluation.divergence import row_divergences
 from veneer.evaluation.metrics.choose import ChosenMetrics
-from veneer.evaluation.rows import RowSet, fitting, prepare, score_model
+from veneer.evaluation.rows import RowSet, fitting, prepare, prepare_choices, score_model
 from veneer.evaluation.statistics.compare import Comparison, contrast
 from veneer.evaluation.statistics.measures import Measure, ratio
 from veneer.evaluation.suites.base import MOST_ITEMS
@@ -88,7 +88,8 @@ def open_suite(name: str, items: int, assistant: Assistant, emit: Subscriber = i
     rows = prepare(assistant, [record for record, _ in pairs], emit=emit, raw=[row for _, row in pairs])
     if name.startswith(KL):
         return OpenSuite(name, "KL(base ‖ adapter) in nats per token", rows, ChosenMetrics((), False, "kl"))
-    return OpenSuite(name, "rows of the user", rows, fitting(rows))
+    chosen = fitting(rows)
+    return OpenSuite(name, "rows of the user", prepare_choices(assistant, rows, chosen), chosen)
 
 
 def score_suite(assistant: Assistant, suite: OpenSuite, *, base: bool, emit: Subscriber = ignore) -> list[Measure]:

@@ -16,7 +16,7 @@ from veneer.data.chat import Example, split_for_evaluation
 from veneer.data.records import Record
 from veneer.errors import DataError, ModelError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult, expanded
-from veneer.evaluation.metrics.choice import CHOICES, choice, choices_of, with_answer
+from veneer.evaluation.metrics.choice import CHOICES, ChoiceRow, choice, choices_of, with_answer
 from veneer.evaluation.metrics.choose import ChosenMetrics, fitting_metrics
 from veneer.evaluation.scoring import Question, RowScore, row_losses, score
 from veneer.evaluation.statistics.compare import measures_of
@@ -25,6 +25,15 @@ from veneer.events import Stage, Subscriber, ignore
 
 EXTRA_TOKENS = 16
 """An answer may be this much longer than the longest reference before it is cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceSet:
+    """The choices of every row that has an answer."""
+
+    rows: list[ChoiceRow]
+    examples: list[Example]
+    """Every choice of every row, in order, in the place of the row's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,8 @@ class RowSet:
     """The rows as the file has them; empty where they are not known."""
     sizes: list[int] = field(default_factory=list)
     """UTF-8 bytes of each row's supervised text, without control tokens."""
+    choices: ChoiceSet | None = None
+    """The choices whose likelihoods are compared; None where none are."""
 
     @property
     def asked(self) -> list[int]:
@@ -176,8 +187,8 @@ def score_model(
     """Score the assistant, as it is now, by rows and by the metrics of a task."""
     scores = score_rows(assistant, rows, emit=emit, who=who)
     results = answer_metrics(rows, scores, chosen.answers)
-    if chosen.choice:
-        results.append(_choices(assistant, rows, emit, who))
+    if rows.choices is not None:
+        results.append(_compare_choices(assistant, rows.choices, emit, who))
     measures = measures_of(scores)
     for result in results:
         measures += [expanded(one, rows.asked, len(rows.records)) for one in result.measures]
@@ -197,8 +208,14 @@ def fitting(rows: RowSet) -> ChosenMetrics:
     return fitting_metrics(rows.answered([None] * len(rows.records)), lists_choices)
 
 
-def _choices(assistant: Assistant, rows: RowSet, emit: Subscriber, who: str) -> TaskResult:
-    """Compare the choices of every row by their likelihood."""
+def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics) -> RowSet:
+    """The rows with their choices encoded, where metrics compare choices; else the rows as they are.
+
+    Raises:
+        DataError: rows have no usable choices; all are named.
+    """
+    if not chosen.choice:
+        return rows
     answered = rows.answered([None] * len(rows.records))
     labels = list(dict.fromkeys(row.reference for row in answered))
     found, problems = [], []
@@ -214,6 +231,12 @@ def _choices(assistant: Assistant, rows: RowSet, emit: Subscriber, who: str) -> 
         for index, row, one in zip(rows.asked, answered, found, strict=True)
         for text in one.choices
     ]
+    return replace(rows, choices=ChoiceSet(found, examples))
+
+
+def _compare_choices(assistant: Assistant, choices: ChoiceSet, emit: Subscriber, who: str) -> TaskResult:
+    """Compare the choices of every row by their likelihood."""
+    examples = choices.examples
     with Stage(emit, f"comparing choices with the {who}", total=len(examples), unit="choices") as stage:
         losses = iter([loss for loss, _ in row_losses(assistant.model, examples, on_done=stage.advance)])
-    return choice(found, [[next(losses) for _ in one.choices] for one in found])
+    return choice(choices.rows, [[next(losses) for _ in one.choices] for one in choices.rows])

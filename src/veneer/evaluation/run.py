@@ -30,6 +30,7 @@ from veneer.evaluation.rows import (
     fitting,
     last_message,
     prepare,
+    prepare_choices,
     score_model,
     score_rows,
 )
@@ -261,6 +262,7 @@ def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscrib
     )
     clusters = None if request.cluster is None else rows.clusters(request.cluster)
     chosen = named if request.metrics else fitting(rows)
+    rows = prepare_choices(loaded, rows, chosen)
     _try_on_references(rows, chosen)
     opened = [open_suite(name, _items(name, request, gate), loaded, emit) for name in suites]
     _announce(gate, opened, emit)
