@@ -214,7 +214,10 @@ class CheckpointStore:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / STATE} is of another version of veneer: {error}") from error
         _check_progress(progress, step, identity.get(STEPS), folder)
-        self._check_identity(identity, folder, warn)
+        self._check_identity(identity, folder)
+        then, now = identity.get(STEPS), self.identity.get(STEPS)
+        if then != now:
+            warn(f"the run is made longer: {now:,} steps in place of {then:,}, by the schedule of {now:,} from here on")
         then, now = identity.get(MICRO_BATCH), self.identity.get(MICRO_BATCH)
         if _counts(then) and _counts(now) and now < (progress.micro_batch_tokens(step + 1) or then):
             progress.shrink(step + 1, now, before=then)
@@ -234,32 +237,26 @@ class CheckpointStore:
             warn(f"checkpoint {folder} is damaged ({fault}) and was deleted; the one before it is taken")
             remove_folder(folder)
 
-    def _check_identity(self, saved: Mapping[str, Any], folder: Path, warn: Callable[[str], None]) -> None:
-        """Refuse other settings or data. More steps make no other run: `warn` is told of them."""
+    def _check_identity(self, saved: Mapping[str, Any], folder: Path) -> None:
+        """Refuse other settings or data than those of the run that is gone on with."""
         then = {**self.defaults, **saved}
-        changed = {
-            key: (then.get(key), self.identity.get(key))
+        changed = [
+            f"{key}: {then.get(key)!r} then, {self.identity.get(key)!r} now"
             for key in sorted(saved.keys() | self.identity.keys())
-            if then.get(key) != self.identity.get(key)
-        }
-        before, now = changed.get(STEPS, (None, None))
-        longer = _counts(before) and _counts(now) and before < now
-        if longer:
-            del changed[STEPS]
-        then_tokens, now_tokens = changed.get(MICRO_BATCH, (None, None))
-        if _counts(then_tokens) and _counts(now_tokens) and now_tokens < then_tokens:
-            del changed[MICRO_BATCH]
-        changed.pop(RECOMPUTE, None)
+            if then.get(key) != self.identity.get(key) and not _may_change(key, then.get(key), self.identity.get(key))
+        ]
         if changed:
-            lines = listing(f"{key}: {before!r} then, {now!r} now" for key, (before, now) in changed.items())
             raise CheckpointError(
-                f"{folder} belongs to a run with other settings or data:\n{lines}\n"
+                f"{folder} belongs to a run with other settings or data:\n{listing(changed)}\n"
                 "Resume with the settings of that run, or start a new one in another output folder."
             )
-        if longer:
-            warn(
-                f"the run is made longer: {now:,} steps in place of {before:,}, by the schedule of {now:,} from here on"
-            )
+
+
+def _may_change(key: str, then: object, now: object) -> bool:
+    """Whether a run can be gone on with where a value of its identity is another one now."""
+    if key == RECOMPUTE:
+        return True
+    return _counts(then) and _counts(now) and ((key == STEPS and now > then) or (key == MICRO_BATCH and now < then))
 
 
 def _check_progress(progress: Progress, step: int, steps: object, folder: Path) -> None:
