@@ -28,8 +28,8 @@ class TokenDecoder(Protocol):
 class TextStream:
     """Tokens in, text out as soon as it is certain.
 
-    A window of tokens is decoded twice, without and with the new ones; what the second has more is their text. The
-    window begins with a token that has text of its own, because decoders strip the space before the first text. Text is
+    A window of tokens is decoded with the new ones; what that has more than the window alone is their text. The window
+    begins with a token that has text of its own, because decoders strip the space before the first text. Text is
     held back while it ends with U+FFFD, of which later tokens may make a character, and while tokens stand for single
     bytes, since such decoders read all neighbouring bytes as a whole, also across control tokens.
 
@@ -42,6 +42,8 @@ class TextStream:
         self._decoder, self._on_text = decoder, on_text
         self._bytes = decoder.byte_tokens
         self._known: list[int] = []
+        self._known_text = ""
+        """What the tokens of `_known` decode to by themselves."""
         self._new: list[int] = []
         self._pieces: list[str] = []
 
@@ -50,27 +52,25 @@ class TextStream:
         self._new.append(token)
         if self._bytes and (token in self._bytes or not self._decoder.decode([token])):
             return ""
-        before, after = self._texts()
+        before, after = self._known_text, self._decoder.decode(self._known + self._new)
         if after.endswith(UNCERTAIN):
             return ""
         if after:
-            known = self._new if self._decoder.decode(self._new) else self._known + self._new
-            self._known, self._new = list(known), []
+            alone = self._decoder.decode(self._new)
+            self._known, self._known_text = (self._new, alone) if alone else (self._known + self._new, after)
+            self._new = []
         return self._send(after[len(before) :])
 
     def finish(self) -> str:
         """Send what was held back, and return it."""
-        before, after = self._texts()
+        after = self._decoder.decode(self._known + self._new)
         self._new = []
-        return self._send(after[len(before) :])
+        return self._send(after[len(self._known_text) :])
 
     @property
     def text(self) -> str:
         """All that was sent."""
         return "".join(self._pieces)
-
-    def _texts(self) -> tuple[str, str]:
-        return self._decoder.decode(self._known), self._decoder.decode(self._known + self._new)
 
     def _send(self, piece: str) -> str:
         if piece:
