@@ -81,11 +81,6 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.content[group, number] == key
             self.used.append((group, number))
 
-    @rule()
-    def clear(self) -> None:
-        self.pool.clear()
-        assert self.pool.idle_bytes == 0
-
     @invariant()
     def bytes_are_counted(self) -> None:
         in_use = sum(GROUPS[group].block_bytes for group, _ in set(self.used))

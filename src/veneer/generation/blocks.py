@@ -114,13 +114,6 @@ class BlockPool:
         else:
             self._drop(block)
 
-    def clear(self) -> None:
-        """Give up all idle blocks."""
-        while self._idle:
-            block, _ = self._idle.popitem(last=False)
-            self.idle_bytes -= self.groups[block[0]].block_bytes
-            self._drop(block)
-
     def drained(self) -> list[Block]:
         """The blocks that were given up since the last call; numbers may have been taken anew since."""
         found, self._dropped = self._dropped, []

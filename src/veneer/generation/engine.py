@@ -53,7 +53,6 @@ class EngineStats:
     new_tokens: int
     """Tokens that were made."""
     preemptions: int
-    steps: int
 
 
 @dataclass(slots=True)
@@ -97,7 +96,7 @@ class GenerationEngine:
         self._loading: dict[int, _Active] = {}
         self._active: dict[int, _Active] = {}
         self._numbers, self._submitted, self._ended = itertools.count(), 0, 0
-        self._steps = self._prompt_tokens = self._new_tokens = 0
+        self._prompt_tokens = self._new_tokens = 0
 
     def submit(
         self,
@@ -172,7 +171,6 @@ class GenerationEngine:
             prompt_tokens=self._prompt_tokens,
             new_tokens=self._new_tokens,
             preemptions=scheduler.preemptions,
-            steps=self._steps,
         )
 
     def close(self) -> None:
@@ -260,7 +258,6 @@ class GenerationEngine:
         for one in work:
             self._prompt_tokens += max(0, min(one.start + one.count, one.sequence.prompt_tokens) - one.start)
         self._scheduler.computed(work)
-        self._steps += 1
         for one, logits in zip(work, outputs, strict=True):
             if logits is not None:
                 self._advance(self._active[one.sequence.number], one, logits)

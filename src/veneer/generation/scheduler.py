@@ -211,11 +211,8 @@ class Scheduler:
         return next(sequence for sequence in reversed(self.running) if sequence.adapter == most)
 
     def _begin(self, sequence: Sequence) -> None:
-        sequence.tables = [[] for _ in self.pool.groups]
-        sequence.keys, sequence.computed = [], 0
         shared = self._shared_keys(sequence)
-        for key in shared:
-            sequence.keys.append(key)
+        sequence.tables, sequence.keys = [[] for _ in self.pool.groups], shared
         size = self.limits.block_tokens
         for group, (table, kind) in enumerate(zip(sequence.tables, self.pool.groups, strict=True)):
             first = 0 if kind.window is None else max(0, len(shared) * size + 1 - kind.window) // size

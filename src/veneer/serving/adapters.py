@@ -71,7 +71,8 @@ class AdapterFolder:
         """See `AdapterCatalogue.load`."""
         if not _NAME.fullmatch(name) or not (self._folder / name / CONFIG_FILE).is_file():
             raise AdapterError(f"{name[:128]!r}: the server's folder of adapters has none of that name")
-        self._check_generation(name, expected_generation)
+        with self._lock:
+            self._compare(name, expected_generation)
         version = _Version(self._folder / name, 0)
         version.digest, version.adapter = self._read(version)
         with self._lock:
@@ -110,10 +111,6 @@ class AdapterFolder:
     def _generation(self, name: str) -> int:
         version = self._current.get(name)
         return 0 if version is None else version.generation
-
-    def _check_generation(self, name: str, expected: int | None) -> None:
-        with self._lock:
-            self._compare(name, expected)
 
     def _compare(self, name: str, expected: int | None) -> None:
         now = self._generation(name)

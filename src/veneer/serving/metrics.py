@@ -28,7 +28,7 @@ class Metrics:
     def __init__(self, model: str, stats: Callable[[], EngineStats]):
         self._registry = CollectorRegistry()
         self._registry.register(_EngineFigures(model, stats))
-        self._labels = {"model_name": model}
+        self._model = model
 
         def seconds(name: str, text: str) -> Histogram:
             found = Histogram(f"vllm:{name}", text, ["model_name"], registry=self._registry, buckets=_TIMES)
@@ -61,7 +61,7 @@ class Metrics:
     def finished(self, reason: str, seconds: float) -> None:
         """An answer ended."""
         self._whole.observe(seconds)
-        self._ended.labels(self._labels["model_name"], reason).inc()
+        self._ended.labels(self._model, reason).inc()
 
     def error(self, status: int) -> None:
         """A request was refused or failed."""
