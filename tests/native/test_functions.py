@@ -9,16 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from compiled_variants import COMPILED
 from veneer.losses import losses_and_grads_reference
-from veneer.native.build import VARIANTS, library_path, machine
+from veneer.native.build import library_path
 from veneer.native.functions import INTERFACE, Documents, Kernels, ScoreLimits, usable
-from veneer.native.processor import NEEDS, cpu_flags
 
-RUNNABLE = [
-    name
-    for name in VARIANTS.get(machine(), {})
-    if (NEEDS[name] <= cpu_flags() or machine() == "aarch64") and library_path(name).is_file()
-]
 PLAIN = ScoreLimits()
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
 DOCUMENTS = [
@@ -28,11 +23,6 @@ DOCUMENTS = [
         for shared, own in [(1, (1, 40)), (27, (5, 33, 90)), (32, (32,)), (70, (3, 1))]
     ),
 ]
-
-
-@pytest.fixture(params=RUNNABLE or [pytest.param("none", marks=pytest.mark.skip(reason="no kernels were compiled"))])
-def native(request: pytest.FixtureRequest) -> Kernels:
-    return Kernels(library_path(request.param))
 
 
 def masked_softmax_attention(
@@ -262,7 +252,7 @@ def test_kernels_take_only_contiguous_cpu_tensors_of_one_dtype() -> None:
 def test_a_library_of_another_interface_is_refused(native: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("veneer.native.functions.INTERFACE", INTERFACE + 1)
     with pytest.raises(OSError, match=rf"from other sources \(interface {INTERFACE}, not {INTERFACE + 1}\)"):
-        Kernels(library_path(RUNNABLE[0]))
+        Kernels(library_path(COMPILED[0]))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

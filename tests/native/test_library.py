@@ -5,18 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from compiled_variants import COMPILED
 from veneer.native import library
-from veneer.native.build import VARIANTS, library_path, machine
+from veneer.native.build import VARIANTS, machine
 from veneer.native.library import choice, kernels
-from veneer.native.processor import runnable_variants
-
-RUNNABLE = [name for name in runnable_variants() if library_path(name).is_file()]
 
 
 def test_the_choice_is_the_best_compiled_variant_and_gives_a_reason() -> None:
     assert choice().reason
-    assert (choice().variant in RUNNABLE[:1]) if RUNNABLE else (choice().variant is None)
-    assert (kernels() is not None) == bool(RUNNABLE)
+    assert (choice().variant in COMPILED[:1]) if COMPILED else (choice().variant is None)
+    assert (kernels() is not None) == bool(COMPILED)
 
 
 @pytest.fixture
@@ -35,7 +33,7 @@ def test_without_library_files_torch_does_the_work(
     monkeypatch.setattr(library, "library_path", lambda variant: tmp_path / variant)
     assert kernels() is None
     assert choice().variant is None
-    if RUNNABLE:
+    if COMPILED:
         assert "install a C compiler" in choice().reason
 
 
@@ -48,12 +46,12 @@ def test_a_library_that_does_not_load_is_not_used(
     assert kernels() is None
 
 
-@pytest.mark.skipif(not RUNNABLE, reason="no kernels were compiled")
+@pytest.mark.skipif(not COMPILED, reason="no kernels were compiled")
 def test_a_narrower_variant_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_chosen", [])
     try:
-        library.use_variant(RUNNABLE[-1])
-        assert library.choice().variant == RUNNABLE[-1]
+        library.use_variant(COMPILED[-1])
+        assert library.choice().variant == COMPILED[-1]
         assert library.kernels() is not None
         with pytest.raises(ValueError, match="'vliw': this processor runs"):
             library.use_variant("vliw")

@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from native.test_library import RUNNABLE
 from veneer.adapters.linear import LoraLinear, TrainedBias
 from veneer.model.leaves import DenseLinear
-from veneer.native.build import library_path
 from veneer.native.functions import Kernels
 from veneer.native.stored import StoredLayer, stored_dense
 from veneer.quant.codes import CodeBook
@@ -22,11 +20,6 @@ DENSE = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = [(1, 1), (1, 64), (7, 3), (33, 96), (48, 128), (100, 576), (65, 200), (16, 31), (19, 1088)]
 """Columns and depth: whole and partial units of columns, and chunks of depth; blocks that go on in the next row."""
 ROWS = [1, 2, 3, 4, 5, 8, 16, 33]
-
-
-@pytest.fixture(params=RUNNABLE or [pytest.param("none", marks=pytest.mark.skip(reason="no kernels were compiled"))])
-def native(request: pytest.FixtureRequest) -> Kernels:
-    return Kernels(library_path(request.param))
 
 
 def dense(dtype: torch.dtype) -> Callable[[Tensor], StoredLayer]:

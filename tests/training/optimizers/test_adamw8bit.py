@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from compiled_variants import COMPILED
 from tiny_parameters import LARGE, advance, gradients, parameters
-from veneer.native.build import VARIANTS, library_path, machine
+from veneer.native.build import library_path
 from veneer.native.functions import Kernels
 from veneer.native.library import kernels
-from veneer.native.processor import NEEDS, cpu_flags
 from veneer.quant.dynamic import BLOCK, DynamicMap, decode, map_values
 from veneer.training.optimizers import adamw8bit
 from veneer.training.optimizers.adamw import AdamW
@@ -82,13 +82,6 @@ def test_codes_are_the_nearest(compiled: bool, monkeypatch: pytest.MonkeyPatch) 
             distances = ((wanted / each).unsqueeze(1) - map_values(which).double()).abs()
             chosen = optimizer.tensors()[key].view(-1, 1).long()
             assert bool((distances.gather(1, chosen).squeeze(1) <= distances.min(dim=1).values + 1e-6).all())
-
-
-COMPILED = [
-    name
-    for name in VARIANTS.get(machine(), {})
-    if (NEEDS[name] <= cpu_flags() or machine() == "aarch64") and library_path(name).is_file()
-]
 
 
 @pytest.mark.parametrize("variant", COMPILED or [pytest.param("none", marks=pytest.mark.skip(reason="none compiled"))])

@@ -1,0 +1,12 @@
+from __future__ import annotations
+
+import pytest
+
+from compiled_variants import COMPILED
+from veneer.native.build import library_path
+from veneer.native.functions import Kernels
+
+
+@pytest.fixture(params=COMPILED or [pytest.param("none", marks=pytest.mark.skip(reason="no kernels were compiled"))])
+def native(request: pytest.FixtureRequest) -> Kernels:
+    return Kernels(library_path(request.param))
