@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,10 +160,11 @@ def contrast(
     if len(right) > 1:
         found = [_over_seeds(one, [measures[one.name] for measures in named]) for one in shared]
     else:
-        spreads = _spread([left, *right])
+        pairs = [(one, named[0][one.name]) for one in shared]
+        spreads, swaps = _spread([left, *right]), _after_swaps(pairs)
         found = [
-            _pair(one, named[0][one.name], (spreads[0][one.name], spreads[1][one.name]), clusters is not None)
-            for one in shared
+            _pair(one, other, (spreads[0][one.name], spreads[1][one.name]), swaps[one.name], clusters is not None)
+            for one, other in pairs
         ]
     return adjusted(found, primary)
 
@@ -176,7 +178,9 @@ def adjusted(found: Sequence[Comparison], primary: str | None) -> list[Compariso
     return [replace(one, holm=by_name.get(one.name)) for one in found]
 
 
-def _pair(base: Measure, adapter: Measure, spreads: tuple[Floats, Floats], in_clusters: bool) -> Comparison:
+def _pair(
+    base: Measure, adapter: Measure, spreads: tuple[Floats, Floats], swaps: Floats, in_clusters: bool
+) -> Comparison:
     values = base.total, adapter.total
     difference = values[1] - values[0]
     binary = base.binary and adapter.binary and np.array_equal(base.counts[:, 1], adapter.counts[:, 1])
@@ -192,9 +196,7 @@ def _pair(base: Measure, adapter: Measure, spreads: tuple[Floats, Floats], in_cl
         count = _rows_of(base)
         low, high = map(float, tango(max(difference, 0.0) * count, max(-difference, 0.0) * count, count))
         interval = "Tango"
-    after = swapped(base.counts, adapter.counts)
-    p = swap_p(difference, adapter.value(after[1]) - base.value(after[0]))
-    found = Comparison(base.name, *values, difference, low, high, interval, p)
+    found = Comparison(base.name, *values, difference, low, high, interval, swap_p(difference, swaps))
     if base.value is exp_quotient:
         bounds = ends(np.log(spreads[1]) - np.log(spreads[0]), len(base.counts))
         found = replace(found, ratio=(values[1] / values[0], float(np.exp(bounds[0])), float(np.exp(bounds[1]))))
@@ -231,3 +233,18 @@ def _spread(models: Sequence[Sequence[Measure]]) -> list[Mapping[str, Floats]]:
     borders = np.cumsum([0, *(one.counts.shape[1] for one in flat)])
     values = iter([one.value(sums[:, borders[i] : borders[i + 1]]) for i, one in enumerate(flat)])
     return [{one.name: next(values) for one in measures} for measures in models]
+
+
+def _after_swaps(pairs: Sequence[tuple[Measure, Measure]]) -> Mapping[str, Floats]:
+    """The difference of every measure of base and adapter after each swap; all measures are swapped together."""
+    if not pairs:
+        return {}
+    base, adapter = swapped(
+        np.concatenate([one.counts for one, _ in pairs], axis=1),
+        np.concatenate([other.counts for _, other in pairs], axis=1),
+    )
+    borders = pairwise(np.cumsum([0, *(one.counts.shape[1] for one, _ in pairs)]))
+    return {
+        one.name: other.value(adapter[:, start:end]) - one.value(base[:, start:end])
+        for (one, other), (start, end) in zip(pairs, borders, strict=True)
+    }
