@@ -53,7 +53,7 @@ class Order:
             "eval_file": self.eval_file,
             "max_new_tokens": self.max_new_tokens,
         }
-        write_text(path, to_text(with_reasons(values), indent=1) + "\n")
+        write_text(path, to_text(values, indent=1) + "\n")
         return path
 
 
