@@ -176,9 +176,9 @@ def test_an_answer_nested_without_end_is_wrong_and_no_crash(depth: int) -> None:
 
 
 def test_perplexity_is_the_exponential_of_the_mean_over_tokens() -> None:
-    from veneer.evaluation.statistics.compare import metrics
+    from veneer.evaluation.statistics.compare import measures_of
 
     rows = [RowScore(10.0, 5, None, None, None), RowScore(2.0, 10, None, None, None)]
-    found = {one.name: one.value for one in metrics(rows)}
+    found = {one.name: one.total for one in measures_of(rows)}
     assert found["loss"] == pytest.approx(12 / 15)
     assert found["perplexity"] == pytest.approx(math.exp(12 / 15))

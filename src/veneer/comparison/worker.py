@@ -17,7 +17,7 @@ from veneer.data.records import read_records
 from veneer.enums import Method, Products
 from veneer.errors import Interrupted, VeneerError
 from veneer.evaluation.run import prepare, score_rows
-from veneer.evaluation.statistics.compare import metrics
+from veneer.evaluation.statistics.compare import measures_of
 from veneer.events import Event, RunFailed, RunStarted, to_json
 from veneer.io.files import remove_folder
 from veneer.run_folder import RunFolder
@@ -48,7 +48,7 @@ def carry_out(order: Order) -> None:
     assistant = _assistant(order)
     rows = prepare(assistant, records, max_new_tokens=order.max_new_tokens, emit=_say)
     scores = score_rows(assistant, rows, emit=_say)
-    outcome = replace(outcome, metrics={one.name: one.value for one in metrics(scores)}, rows=scores)
+    outcome = replace(outcome, metrics={one.name: one.total for one in measures_of(scores)}, rows=scores)
     outcome.write(order.folder, [score.answer for score in scores])
     checkpoints = RunFolder(order.folder).checkpoints
     if checkpoints.is_dir():

@@ -17,7 +17,7 @@ from veneer.data.records import Record
 from veneer.enums import Backend
 from veneer.evaluation.rows import prepare, refuse_overflow
 from veneer.evaluation.scoring import RowScore, row_losses
-from veneer.evaluation.statistics.compare import compare, metrics
+from veneer.evaluation.statistics.compare import compare, measures_of
 from veneer.exports.base import Source
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
@@ -103,7 +103,7 @@ def beside(live: Sequence[RowScore], scores: Sequence[RowScore]) -> Loss:
 
 def mean_loss(scores: Sequence[RowScore]) -> float:
     """Nats per supervised token."""
-    return next(one.value for one in metrics(scores) if one.name == "loss")
+    return next(one.total for one in measures_of(scores) if one.name == "loss")
 
 
 def survival(source: Source, quant: QuantSection) -> Survival:

@@ -5,11 +5,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from veneer.errors import DataError
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics import resampling
-from veneer.evaluation.statistics.compare import Comparison, adjusted, compare, contrast, measures_of, metrics
+from veneer.evaluation.statistics.compare import Comparison, Metric, adjusted, compare, contrast, describe, measures_of
 from veneer.evaluation.statistics.measures import numbered
 from veneer.evaluation.statistics.resampling import RESAMPLES, draws, ends
 from veneer.evaluation.statistics.seeds import seeds_by_rows
@@ -29,6 +30,10 @@ def scored(seed: int, count: int, *, exact: float = 0.5, answers: bool = True) -
             else RowScore(float(source.gamma(2.0)) * tokens, tokens, None, None, None)
         )
     return found
+
+
+def metrics(rows: list[RowScore], clusters: NDArray[np.int64] | None = None) -> list[Metric]:
+    return describe(measures_of(rows), clusters)
 
 
 def mean(name: str, rows: list[RowScore]) -> float:

@@ -80,11 +80,6 @@ class Comparison:
         return self.difference, self.low, self.high
 
 
-def metrics(scores: Sequence[RowScore], clusters: NDArray[np.int64] | None = None) -> list[Metric]:
-    """The measures of one model's scores, with their intervals; `clusters` as `describe` takes them."""
-    return describe(measures_of(scores), clusters)
-
-
 def compare(
     base: Sequence[RowScore], adapter: Sequence[RowScore], clusters: NDArray[np.int64] | None = None
 ) -> list[Comparison]:
