@@ -15,7 +15,7 @@ from veneer.config import RunConfig
 from veneer.data.records import Record, read_records
 from veneer.enums import Method, choice
 from veneer.evaluation.run import Report, RowSet, evaluate_rows, make_report, prepare, score_rows
-from veneer.events import StepBudget, Subscriber, broadcast, from_json, read_events
+from veneer.events import StepBudget, Subscriber, broadcast, from_json
 from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.plan import spoken
 from veneer.run_folder import RunFolder
@@ -81,7 +81,7 @@ class QuickstartResult:
             "peak_memory_mb": round(run.peak_memory_mb),
             "bytes_on_disk": sum(file.stat().st_size for file in output.iterdir() if file.is_file()),
             "shortening": None if self.shortening is None else asdict(self.shortening),
-            "sets": {name: asdict(report) for name, report in self.reports.items()},
+            "sets": {name: report.to_json() for name, report in self.reports.items()},
         }
 
 
@@ -168,7 +168,7 @@ def rows_that_fit(left: float, seconds_per_row: float, rows: int) -> tuple[int, 
 
 def _budget(run: RunResult) -> StepBudget:
     """The steps that were fixed for the run's time limit."""
-    found = [from_json(event) for event in read_events(RunFolder(run.output).events_file)]
+    found = map(from_json, RunFolder(run.output).events())
     return next(event for event in found if isinstance(event, StepBudget))
 
 

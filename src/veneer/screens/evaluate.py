@@ -102,16 +102,20 @@ def comparison_table(title: str, rows: list[Comparison], *, tuned: str = "adapte
     """Base against `tuned`, as it is called, with the interval of the paired difference."""
     table = new_table(title, "", "base", tuned, "difference", "95 % interval")
     for row in rows:
-        _, low, high = row.gain
-        colour = "green" if low > 0 else "red" if high < 0 else "yellow"
-        table.add_row(
-            row.name,
-            number(row.name, row.base),
-            number(row.name, row.adapter),
-            Text(change(row.name, row.difference), style=colour),
-            f"{change(row.name, row.low)} to {change(row.name, row.high)}",
-        )
+        table.add_row(row.name, *_compared(row, unsure="yellow"))
     return table
+
+
+def _compared(row: Comparison, unsure: str) -> tuple[str, str, Text, str]:
+    """Base, tuned, difference and its interval; `unsure` is the colour where the interval holds 0."""
+    _, low, high = row.gain
+    colour = "green" if low > 0 else "red" if high < 0 else unsure
+    return (
+        number(row.name, row.base),
+        number(row.name, row.adapter),
+        Text(change(row.name, row.difference), style=colour),
+        f"{change(row.name, row.low)} to {change(row.name, row.high)}",
+    )
 
 
 def metric_table(title: str, rows: list[Metric]) -> Table:
@@ -127,17 +131,7 @@ def suite_table(suites: Sequence[SuiteResult]) -> Table:
     """What was forgotten: base and adapter on each suite."""
     table = new_table("What was forgotten", "", "rows", "base", "adapter", "difference", "95 % interval")
     for suite in suites:
-        row = suite.comparison
-        _, low, high = row.gain
-        colour = "red" if high < 0 else "green" if low > 0 else ""
-        table.add_row(
-            suite.name,
-            f"{suite.rows:,}",
-            number(row.name, row.base),
-            number(row.name, row.adapter),
-            Text(change(row.name, row.difference), style=colour),
-            f"{change(row.name, row.low)} to {change(row.name, row.high)}",
-        )
+        table.add_row(suite.name, f"{suite.rows:,}", *_compared(suite.comparison, unsure=""))
     return table
 
 
