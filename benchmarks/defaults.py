@@ -32,7 +32,7 @@ from veneer.config import DataSection, RunConfig, TrainSection
 from veneer.data.records import read_records
 from veneer.enums import Method
 from veneer.errors import VeneerError
-from veneer.evaluation.run import prepare, score_rows
+from veneer.evaluation.rows import prepare, score_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.model.spec import spec_from_hf
 from veneer.run_folder import RunFolder

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from veneer import walkthrough
-from veneer.evaluation.run import Report
+from veneer.evaluation.report import Report
 from veneer.events import StageBegun
 from veneer.training import time_limit
 from veneer.training.time_limit import StepTimes

@@ -18,7 +18,8 @@ from veneer.config import ComputeSection
 from veneer.data.records import read_records
 from veneer.enums import Dtype, Method
 from veneer.errors import AdapterError, ConfigError, DataError
-from veneer.evaluation.run import EXTRA_TOKENS, evaluate, evaluate_rows, prepare, score_rows
+from veneer.evaluation.rows import EXTRA_TOKENS, prepare, score_rows
+from veneer.evaluation.run import evaluate, evaluate_rows
 from veneer.events import Event, Result, StageBegun, StageProgress
 from veneer.generation.sampling import Sampling
 from veneer.training.run import train

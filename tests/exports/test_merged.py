@@ -18,7 +18,8 @@ from veneer.adapters.store import read_tensors
 from veneer.assistant import open_assistant
 from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Dtype, Method
-from veneer.evaluation.run import Report, evaluate
+from veneer.evaluation.report import Report
+from veneer.evaluation.run import evaluate
 from veneer.exports.base import MergeBase, TrainingBase, open_source
 from veneer.exports.merge import write_merged
 from veneer.exports.merged import STORED, UNMEASURED

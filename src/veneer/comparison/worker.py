@@ -16,7 +16,7 @@ from veneer.comparison.order import BASE, Order, RunOutcome, read_order
 from veneer.data.records import read_records
 from veneer.enums import Method, Products
 from veneer.errors import Interrupted, VeneerError
-from veneer.evaluation.run import prepare, score_rows
+from veneer.evaluation.rows import prepare, score_rows
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.events import Event, RunFailed, RunStarted, to_json
 from veneer.io.files import remove_folder

@@ -24,7 +24,6 @@ from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, ChosenMetr
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.rows import (
-    EXTRA_TOKENS,
     ModelScores,
     RowSet,
     fitting,
@@ -32,7 +31,6 @@ from veneer.evaluation.rows import (
     prepare,
     prepare_choices,
     score_model,
-    score_rows,
 )
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics.compare import contrast, describe, measures_of
@@ -41,20 +39,6 @@ from veneer.evaluation.statistics.power import FEW_ROWS
 from veneer.evaluation.trained import training_facts
 from veneer.events import Level, Note, Result, Subscriber, broadcast, ignore
 from veneer.run_folder import run_of
-
-__all__ = [
-    "EXTRA_TOKENS",
-    "EvaluationRequest",
-    "Report",
-    "RowSet",
-    "Sample",
-    "evaluate",
-    "evaluate_rows",
-    "make_report",
-    "prepare",
-    "run_evaluation",
-    "score_rows",
-]
 
 NO_METRICS = ChosenMetrics((), choice=False, primary=None)
 

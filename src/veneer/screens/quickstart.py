@@ -14,7 +14,7 @@ from rich.console import Console
 from veneer.bundled import SETS, bundled_data
 from veneer.config import RunConfig
 from veneer.enums import Method
-from veneer.evaluation.run import Report
+from veneer.evaluation.report import Report
 from veneer.screens.console import console, say, show_table
 from veneer.screens.evaluate import comparison_table, sample_table
 from veneer.screens.events import EventScreen
