@@ -103,7 +103,6 @@ async def read_chat(service: Service, fields: Fields) -> ChatRequest:
         prompt,
         adapter,
         service.prompts,
-        service.context,
         param="messages",
         logprobs=(top or 0) if logprobs else None,
         constraints=constraints,

@@ -96,7 +96,6 @@ async def _read(service: Service, fields: Fields) -> CompletionRequest:
             prompt,
             adapter,
             service.prompts,
-            service.context,
             param="prompt",
             logprobs=logprobs,
             prompt_logprobs=logprobs if echo else None,

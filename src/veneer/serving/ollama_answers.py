@@ -121,9 +121,7 @@ async def _request(
     if schema:
         constraints = (await service.grammar({"type": "object"} if schema == "json" else schema, "format"),)
     adapter = service.models.adapter_of(model)
-    (request,) = settings.requests(
-        prompt, adapter, service.prompts, service.context, param=param, constraints=constraints
-    )
+    (request,) = settings.requests(prompt, adapter, service.prompts, param=param, constraints=constraints)
     return request, (*fields.ignored(), *(options.path(name) for name in options.ignored()))
 
 

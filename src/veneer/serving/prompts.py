@@ -114,7 +114,7 @@ class PromptEncoder:
     """
 
     def __init__(self, tokenizer: Tokenizer, encoder: Encoder, context: int):
-        self._tokenizer, self._encoder, self._context = tokenizer, encoder, context
+        self._tokenizer, self._encoder, self.context = tokenizer, encoder, context
 
     @cached_property
     def takes_tools(self) -> bool:
@@ -124,7 +124,7 @@ class PromptEncoder:
     @cached_property
     def _most_characters(self) -> int:
         """Characters beyond which a text has more tokens than the context, whatever they are."""
-        return self._context * max(len(token) for token in self._tokenizer.backend.get_vocab(with_added_tokens=True))
+        return self.context * max(len(token) for token in self._tokenizer.backend.get_vocab(with_added_tokens=True))
 
     def read_tools(self, fields: Fields) -> ToolUse:
         """What a request says of tools; see `tool_calls.read_tools`.
@@ -178,7 +178,7 @@ class PromptEncoder:
         Raises:
             ApiError: 400, they are more than the context, none, or none of the model's.
         """
-        if len(tokens) > self._context:
+        if len(tokens) > self.context:
             raise self.too_long(len(tokens), param)
         found = tuple(one for one in tokens if isinstance(one, int) and not isinstance(one, bool))
         if len(found) < len(tokens) or not all(0 <= one < vocab_size for one in found):
@@ -193,7 +193,7 @@ class PromptEncoder:
         """The error of a prompt that leaves no room for an answer."""
         return ApiError(
             400,
-            f"{param}: {tokens:,} tokens together with the answer's; the model's context has {self._context:,}",
+            f"{param}: {tokens:,} tokens together with the answer's; the model's context has {self.context:,}",
             param=param,
             code="context_length_exceeded",
         )
@@ -202,7 +202,7 @@ class PromptEncoder:
         if characters > self._most_characters:
             raise ApiError(
                 400,
-                f"{param}: {characters:,} characters are more than the model's context of {self._context:,} tokens",
+                f"{param}: {characters:,} characters are more than the model's context of {self.context:,} tokens",
                 param=param,
                 code="context_length_exceeded",
             )
@@ -210,6 +210,6 @@ class PromptEncoder:
     def _checked(self, tokens: Sequence[int], param: str) -> tuple[int, ...]:
         if not tokens:
             raise ApiError(400, f"{param}: there is nothing to continue; give at least one token", param=param)
-        if len(tokens) >= self._context:
+        if len(tokens) >= self.context:
             raise self.too_long(len(tokens) + 1, param)
         return tuple(tokens)

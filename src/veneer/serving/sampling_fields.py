@@ -62,7 +62,6 @@ class SamplingFields:
         prompt: tuple[int, ...],
         adapter: str | None,
         prompts: PromptEncoder,
-        context: int,
         *,
         param: str,
         logprobs: int | None = None,
@@ -74,8 +73,7 @@ class SamplingFields:
         Args:
             prompt: the tokens to continue.
             adapter: name of the adapter, None is the base.
-            prompts: says that the prompt is too long.
-            context: the most tokens of prompt and answer together.
+            prompts: knows the context, and says that the prompt is too long for it.
             param: the field that has the prompt, for messages.
             logprobs: how many alternatives to give with each new token.
             prompt_logprobs: how many with each token of the prompt.
@@ -84,7 +82,7 @@ class SamplingFields:
         Raises:
             ApiError: 400, prompt and answer are longer than the context.
         """
-        room = context - len(prompt)
+        room = prompts.context - len(prompt)
         most = self.max_tokens or room
         if most > room:
             raise prompts.too_long(len(prompt) + most, param)
