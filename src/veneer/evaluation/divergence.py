@@ -17,6 +17,7 @@ from veneer.adapters.adapter import Adapter
 from veneer.data.chat import Example
 from veneer.evaluation.scoring import grouped, target_states
 from veneer.model.language import LanguageModel
+from veneer.model.mode import evaluation_mode
 
 CHUNK = 256
 """Targets whose whole distributions are held at a time."""
@@ -40,10 +41,8 @@ def row_divergences(
         max_tokens: tokens that are computed together.
         on_done: told how many rows have been computed, as they are.
     """
-    was_training = model.training
-    model.eval()
     sums: list[float] = []
-    try:
+    with evaluation_mode(model):
         for batches in grouped(examples, max_tokens):
             tuned, _ = target_states(model, batches)
             with adapter.disabled():
@@ -59,8 +58,6 @@ def row_divergences(
             # Rounding may leave a divergence of nothing slightly below 0.
             sums += [max(0.0, float(values[a:b].sum())) for a, b in pairwise(borders)]
             on_done(len(batches))
-    finally:
-        model.train(was_training)
     return sums
 
 

@@ -24,6 +24,7 @@ from veneer.generation.cohort import Router
 from veneer.generation.sampling import Sampling
 from veneer.losses import token_losses
 from veneer.model.language import LanguageModel
+from veneer.model.mode import evaluation_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,8 @@ def row_losses(
 
     `on_done` is told how many rows have been computed, as they are.
     """
-    was_training = model.training
-    model.eval()
     sums: list[tuple[float, int]] = []
-    try:
+    with evaluation_mode(model):
         for batches in grouped(examples, max_tokens):
             if router is not None:
                 router.lay(range(len(sums), len(sums) + len(batches)), [len(batch.tokens) for batch in batches])
@@ -77,8 +76,6 @@ def row_losses(
                 sums.append((float(losses[start : start + batch.supervised].sum()), batch.supervised))
                 start += batch.supervised
             on_done(len(batches))
-    finally:
-        model.train(was_training)
     return sums
 
 

@@ -7,6 +7,7 @@ with: bit for bit where the compiled library computes, else beyond the rounding 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from veneer.errors import DataError, listing
 from veneer.generation.build import CACHE_BYTES, build_engine
@@ -15,6 +16,7 @@ from veneer.generation.request import Finished, GenerationEvent, GenerationReque
 from veneer.generation.sampling import Sampling
 from veneer.generation.scheduler import Limits
 from veneer.model.language import LanguageModel
+from veneer.model.mode import evaluation_mode
 
 OnToken = Callable[[int, int], None]
 """Called with the index of a prompt and its next token, as it comes."""
@@ -70,23 +72,17 @@ def generate(
 
         return listen
 
-    was_training = model.training
-    model.eval()
     longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
-    engine = build_engine(
-        model,
-        # One row always fits.
-        cache_bytes=max(CACHE_BYTES, model.row_bytes(longest + 2 * BLOCK_TOKENS)),
-        limits=Limits(sequences=batch_rows or BATCH_ROWS, block_tokens=BLOCK_TOKENS, prompt_seconds=None),
-        router=router,
-    )
-    try:
+    # One row always fits.
+    cache_bytes = max(CACHE_BYTES, model.row_bytes(longest + 2 * BLOCK_TOKENS))
+    limits = Limits(sequences=batch_rows or BATCH_ROWS, block_tokens=BLOCK_TOKENS, prompt_seconds=None)
+    with (
+        evaluation_mode(model),
+        closing(build_engine(model, cache_bytes=cache_bytes, limits=limits, router=router)) as engine,
+    ):
         for row, prompt in enumerate(prompts):
             request = GenerationRequest(prompt=tuple(prompt), sampling=sampling, stream=row, stop_ids=stop_ids)
             engine.submit(request, on_event=listener(row))
         while engine.step():
             pass
-    finally:
-        engine.close()
-        model.train(was_training)
     return results

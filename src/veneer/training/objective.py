@@ -22,6 +22,7 @@ from veneer.data.batches import MicroBatch
 from veneer.losses import linear_cross_entropy, scored_cross_entropy
 from veneer.model.decoder import plain_weight
 from veneer.model.language import LanguageModel
+from veneer.model.mode import evaluation_mode
 from veneer.products import Scores
 
 CROSS_ENTROPY = "cross_entropy"
@@ -155,14 +156,10 @@ def mean_loss(
     if not batches:
         return 0.0
     objective = objective or OverModel(model)
-    was_training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         sums = []
         for batch in batches:
             sums.append(objective.sums(batch))
             on_done()
-    finally:
-        model.train(was_training)
     weights = objective.weights(batches)
     return sum(sum(float(one.terms[name]) for one in sums) / weights[name] for name in sums[0].terms)

@@ -1,0 +1,19 @@
+"""The mode of a model: dropout is drawn in training alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from veneer.model.language import LanguageModel
+
+
+@contextmanager
+def evaluation_mode(model: LanguageModel) -> Iterator[None]:
+    """Within the block the model computes in evaluation mode; behind it, in the mode that it had before."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
