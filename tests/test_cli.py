@@ -51,6 +51,7 @@ OPTIONS = {
     "quantize": ["--dtype", "--json", "--model", "--output", "--set"],
     "quickstart": ["--device", "--json", "--method", "--model", "--output", "--rows", "--time-limit"],
     "reproduce": ["--data", "--eval-data", "--json", "--model", "--output", "run"],
+    "runs": [],
     "serve": [
         "--adapter-memory", "--adapters", "--admin-key-file", "--allowed-host", "--allowed-origin", "--cache-memory",
         "--device", "--dtype", "--host", "--json", "--key-file", "--method", "--model", "--name", "--port",

@@ -129,6 +129,9 @@ if TYPE_CHECKING:
     from veneer.reproduction.differences import TensorDifference as TensorDifference
     from veneer.reproduction.run import Reproduction as Reproduction
     from veneer.reproduction.run import reproduce as reproduce
+    from veneer.run_records.find import runs as runs
+    from veneer.run_records.record import RunRecord as RunRecord
+    from veneer.run_records.state import RunState as RunState
     from veneer.serving.request import Serving as Serving
     from veneer.serving.run import serve as serve
     from veneer.sweeps.outcome import SweepOutcome as SweepOutcome
@@ -227,8 +230,10 @@ _HOMES = {
     "RunFailed": "veneer.events",
     "RunFinished": "veneer.events",
     "RunOutcome": "veneer.comparison.order",
+    "RunRecord": "veneer.run_records.record",
     "RunResult": "veneer.training.session",
     "RunStarted": "veneer.events",
+    "RunState": "veneer.run_records.state",
     "RunsJoined": "veneer.events",
     "Sample": "veneer.evaluation.report",
     "Sampling": "veneer.generation.sampling",
@@ -274,6 +279,7 @@ _HOMES = {
     "quantize": "veneer.quantization",
     "quickstart": "veneer.walkthrough",
     "reproduce": "veneer.reproduction.run",
+    "runs": "veneer.run_records.find",
     "serve": "veneer.serving.run",
     "sweep": "veneer.sweeps.run",
     "train": "veneer.verbs",
@@ -358,8 +364,10 @@ __all__ = [
     "RunFailed",
     "RunFinished",
     "RunOutcome",
+    "RunRecord",
     "RunResult",
     "RunStarted",
+    "RunState",
     "RunsJoined",
     "Sample",
     "Sampling",
@@ -406,6 +414,7 @@ __all__ = [
     "quantize",
     "quickstart",
     "reproduce",
+    "runs",
     "serve",
     "sweep",
     "train",

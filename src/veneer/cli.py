@@ -30,6 +30,7 @@ from veneer.commands.plan import plan
 from veneer.commands.quantize import quantize
 from veneer.commands.quickstart import quickstart
 from veneer.commands.reproduce import reproduce
+from veneer.commands.runs import runs
 from veneer.commands.serve import serve
 from veneer.commands.sweep import sweep
 from veneer.commands.train import train
@@ -118,7 +119,7 @@ def main() -> None:
 
 for command in (
     quickstart, data, train, plan, evaluate, compare, sweep, reproduce, export, verify, combine, quantize, generate,
-    chat, serve, doctor,
+    chat, serve, runs, doctor,
 ):  # fmt: skip
     main.add_command(command)
 

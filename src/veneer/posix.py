@@ -7,6 +7,7 @@ the version and `veneer doctor` work there too.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import IO, NoReturn
 
 from veneer.errors import OutputError
@@ -25,6 +26,25 @@ def lock_file(file: IO[str]) -> None:
     except ImportError as error:
         _refuse("file locks (flock)", error)
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process has the exclusive lock of a file (`lock_file`); False where there is no such file.
+
+    The look itself takes a shared lock for an instant, which `veneer.io.files.exclusive` waits for.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def peak_resident_bytes() -> int:

@@ -54,7 +54,7 @@ def test_a_killed_run_is_reported_when_it_is_gone_on_with_and_only_then(
     step = output / "checkpoints" / "step-000002" / "manifest.json"
     ended = command_line.run("train", "--config", str(file), when=step)
     assert ended.code == -signal.SIGKILL
-    assert json.loads((output / ".lock").read_text()).keys() == {"memory_kills"}
+    assert json.loads((output / ".lock").read_text()).keys() == {"memory_kills", "pid"}
     shutil.copytree(output, tmp_path / "kept")
     said: list[Event] = []
     train(config, resume=True, subscribers=[said.append])

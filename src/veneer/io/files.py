@@ -10,9 +10,11 @@ import errno
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -26,6 +28,10 @@ PARTIAL = ".partial-"
 SAMPLE_BYTES = 1_000_000
 BLOCK = 512
 """Bytes in which the system counts what a file takes."""
+LOCK = ".lock"
+"""The file in a folder that its lock is taken on."""
+LOOKS, LOOK_SECONDS = 5, 0.02
+"""How often, and how many seconds apart, a lock is tried again that somebody may only be looking at."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """The errors of a disk, a quota or a limit that leaves no room for a file."""
 
@@ -203,10 +209,10 @@ def exclusive(folder: Path, mark: str = "") -> Iterator[str]:
         OutputError: another process holds it, or the system has no locks.
     """
     with reported(folder):
-        lock = (folder / ".lock").open("a+", encoding="utf-8", errors="replace")
+        lock = (folder / LOCK).open("a+", encoding="utf-8", errors="replace")
     try:
         try:
-            lock_file(lock)
+            lock_patiently(lock)
         except BlockingIOError as error:
             raise OutputError(
                 f"{folder}: another run is writing there; wait for it or give another output folder"
@@ -226,6 +232,21 @@ def exclusive(folder: Path, mark: str = "") -> Iterator[str]:
         with suppress(OSError):
             lock.truncate(0)
         lock.close()
+
+
+def lock_patiently(file: IO[str]) -> None:
+    """Take the exclusive lock of an open file, as `veneer.posix.lock_file`; whoever only looks whether it is taken
+    (`veneer.posix.is_locked`) has it for an instant, which is waited for.
+
+    Raises:
+        BlockingIOError, OSError, OutputError: as there.
+    """
+    for _ in range(LOOKS):
+        with suppress(BlockingIOError):
+            lock_file(file)
+            return
+        time.sleep(LOOK_SECONDS)
+    lock_file(file)
 
 
 def sha256(path: Path) -> str:

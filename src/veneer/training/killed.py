@@ -7,6 +7,7 @@ process is killed. The kernel does that (SIGKILL) to whoever has most when the m
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class Killed:
 
 def mark() -> str:
     """The mark of a run that begins now."""
-    return to_text({"memory_kills": memory_kills()}) + "\n"
+    return to_text({"memory_kills": memory_kills(), "pid": os.getpid()}) + "\n"
 
 
 def killed(left: str, events: Sequence[dict[str, object]]) -> Killed | None:

@@ -1,0 +1,78 @@
+"""The files of a job in the folder of its run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from veneer.io.files import write_text
+from veneer.jobs.job import Job, job_of
+from veneer.run_folder import RunFolder
+from veneer.strict_json import to_text
+
+JOB_FILE = "job.json"
+SETTINGS_FILE = "job-settings.json"
+"""What `veneer train --config` reads; JSON is YAML."""
+OUTPUT_FILE = "job-output.txt"
+PROCESS_FILE = ".job-process"
+STUDIO = ".studio"
+"""The folder below the runs' with all that is of no run: the store, locks, uploaded files."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    """The folder of a job, which is the folder of its run."""
+
+    path: Path
+
+    @property
+    def job_file(self) -> Path:
+        """The job itself."""
+        return self.path / JOB_FILE
+
+    @property
+    def settings_file(self) -> Path:
+        """The configuration that its run is started with."""
+        return self.path / SETTINGS_FILE
+
+    @property
+    def process_file(self) -> Path:
+        """Is locked as long as a worker, or a process that one has started, is at the job."""
+        return self.path / PROCESS_FILE
+
+    @property
+    def run(self) -> RunFolder:
+        """The folder as a run's."""
+        return RunFolder(self.path)
+
+    def output_file(self, attempt: int) -> Path:
+        """What the process of an attempt has printed."""
+        return self.path / f"job-output-{attempt}.txt"
+
+    def write(self, job: Job) -> None:
+        """Write the job, atomically, and its settings where they are not there yet.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.settings_file.is_file():
+            settings = {**job.settings, "output": str(self.path)}
+            write_text(self.settings_file, to_text(settings, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.job_file, to_text(job.to_json(), indent=2, ensure_ascii=False) + "\n")
+
+    def read(self) -> Job | None:
+        """The job; None where the folder has none that can be read."""
+        try:
+            job = job_of(json.loads(self.job_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return None
+        return job if job.id == self.path.name else None
+
+
+def job_folders(root: Path) -> Iterator[JobFolder]:
+    """The folders of the jobs in a folder of runs."""
+    for file in sorted(root.glob(f"*/{JOB_FILE}")):
+        yield JobFolder(file.parent)

@@ -1,0 +1,54 @@
+"""What becomes of a job whose process has ended, by what its folder says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from veneer.jobs.folder import JobFolder
+from veneer.jobs.job import Job, JobStatus, JobWish
+from veneer.jobs.process import error_in
+from veneer.jobs.queue import ended
+from veneer.run_records.log import RunLog
+from veneer.run_records.state import RunState, state_of
+
+MOST_KILLS = 5
+"""How often in a row the process of a job may be killed without having made a step more."""
+
+
+def judged(job: Job, folder: JobFolder, *, killed: bool, stopping: bool, now: float) -> Job:
+    """The job after its process has ended.
+
+    Args:
+        job: as it stands in the store.
+        folder: of the job.
+        killed: whether a signal that cannot be caught has ended the process, as far as that is known.
+        stopping: whether the worker itself is asked to stop, and has stopped the process for that.
+        now: seconds since 1970.
+    """
+    log = RunLog(folder.run.events_file)
+    log.refresh()
+    state = state_of(folder.path, log.end)
+    if state is RunState.FINISHED and folder.run.lock_file.is_file():
+        return ended(job, JobStatus.SUCCEEDED, None, now)
+    if job.wanted is JobWish.CANCEL:
+        return ended(job, JobStatus.CANCELLED, None, now)
+    if job.wanted is JobWish.PAUSE:
+        return replace(job, status=JobStatus.PAUSED, wanted=JobWish.RUN).noted(now, "paused")
+    if stopping:
+        return replace(job, status=JobStatus.QUEUED).noted(now, "the worker was stopped; it goes on with the next one")
+    message = error_in(folder, job.attempts)
+    if killed or state is RunState.KILLED or (state in (RunState.FAILED, RunState.FINISHED) and message is None):
+        return _after_kill(job, log.steps[-1] if log.steps else 0, now)
+    if state is RunState.STOPPED:
+        return replace(job, status=JobStatus.PAUSED).noted(now, "its process was asked to stop from outside", "warn")
+    return ended(job, JobStatus.FAILED, message or "its process ended without a message", now)
+
+
+def _after_kill(job: Job, step: int, now: float) -> Job:
+    """A job whose process was killed: it goes on, unless that happens again and again at one place."""
+    kills = 1 if step > job.reached else job.kills + 1
+    if kills >= MOST_KILLS:
+        reason = f"its process was killed {kills} times in a row after step {step}; the memory may be too small for it"
+        return ended(job, JobStatus.FAILED, reason, now)
+    again = replace(job, status=JobStatus.QUEUED, kills=kills, reached=max(step, job.reached))
+    return again.noted(now, f"its process was killed after step {step}; it goes on from its last checkpoint", "warn")

@@ -1,0 +1,122 @@
+"""The process that trains a job: started, found again by another worker, and asked to stop.
+
+A worker holds the lock of the job's `.job-process`, and its child inherits it. So whoever finds the lock taken knows
+that a process is at the job, even where the worker that started it has been killed, and never starts a second one. The
+number of the process stands in the mark of the run's own lock, which nobody but the process itself holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO
+
+from veneer.errors import OutputError
+from veneer.io.files import LOCK, lock_patiently
+from veneer.jobs.folder import JobFolder
+from veneer.jobs.job import Job
+from veneer.posix import is_locked
+from veneer.run_records.state import mark_of
+
+TAIL = 20_000
+"""Bytes at the end of what a process printed that are looked at for its error."""
+
+
+class TrainProcess:
+    """A process that a worker has started for a job.
+
+    Args:
+        folder: of the job.
+        job: the job; its attempt names the file of what is printed.
+        held: the lock of the job, which the process inherits.
+        command: begins the command line of veneer.
+        options: further ones of `veneer train`.
+    """
+
+    def __init__(
+        self, folder: JobFolder, job: Job, held: IO[str], command: Sequence[str] = (), options: Sequence[str] = ()
+    ):
+        program = list(command) or [sys.executable, "-m", "veneer"]
+        given = ["train", "--config", str(folder.settings_file), "--resume", *options]
+        with folder.output_file(job.attempts).open("ab") as output:
+            self._child = subprocess.Popen(
+                [*program, *given],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[held.fileno()],
+                start_new_session=True,
+            )
+
+    def code(self) -> int | None:
+        """The exit code, minus the signal's number where one ended it; None while it is running."""
+        return self._child.poll()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is still there."""
+        with suppress(ProcessLookupError):
+            self._child.send_signal(number)
+
+
+class FoundProcess:
+    """A process of a job that a worker which is gone has started.
+
+    Args:
+        folder: of the job.
+    """
+
+    def __init__(self, folder: JobFolder):
+        self._folder = folder
+
+    def code(self) -> int | None:
+        """None while it is running, and 0 afterwards: how it ended, nobody knows but the folder."""
+        return None if is_locked(self._folder.process_file) else 0
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process that holds the run's folder; nothing where none does yet."""
+        if not is_locked(self._folder.path / LOCK):
+            return
+        try:
+            pid = json.loads(mark_of(self._folder.path)).get("pid")
+        except (ValueError, AttributeError):
+            return
+        if isinstance(pid, int) and pid > 1:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+
+
+@contextmanager
+def job_lock(folder: JobFolder) -> Iterator[IO[str] | None]:
+    """Yields the lock of a job's processes for this worker and its child; None where another process has it.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        file = folder.process_file.open("a", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{folder.process_file}: cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            lock_patiently(file)
+        except BlockingIOError:
+            yield None
+            return
+        yield file
+
+
+def error_in(folder: JobFolder, attempt: int) -> str | None:
+    """The message with which the process of an attempt ended; None where it printed none."""
+    try:
+        with folder.output_file(attempt).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return None
+    before, found, message = text.rpartition("error: ")
+    return message.strip() if found and (not before or before.endswith("\n")) else None

@@ -1,0 +1,167 @@
+"""What can be asked of a job: make it, pause it, go on with it, cancel it, move it in the queue."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from veneer.errors import ConfigError
+from veneer.jobs.job import Job, JobStatus, JobWish, new_id
+from veneer.jobs.store import JobStore
+
+PRIORITIES = range(-100, 101)
+
+
+class JobQueue:
+    """The jobs of a folder of runs, as users ask for them.
+
+    Args:
+        root: the folder of the runs.
+        store: holds the jobs.
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, root: Path, store: JobStore, clock: Callable[[], float] = time.time):
+        self.root, self.store, self._clock = root, store, clock
+
+    def create(
+        self, settings: Mapping[str, Any], details: Mapping[str, Any], *, priority: int = 0, peak: int | None = None,
+        status: JobStatus = JobStatus.QUEUED,
+    ) -> Job:  # fmt: skip
+        """Make a job.
+
+        Args:
+            settings: of its run, as nested values, without `output`.
+            details: what else was said of it.
+            priority: jobs of a higher one come first.
+            peak: bytes that its plan says it takes.
+            status: `QUEUED`, or `VALIDATING` where it must be looked at first.
+
+        Raises:
+            OutputError: its folder cannot be written.
+            ConfigError: the priority is out of range.
+        """
+        now = self._clock()
+        job = Job(
+            id=new_id(), created_at=now, settings=settings, details=details, status=status,
+            priority=_priority(priority), peak=peak,
+        )  # fmt: skip
+        return self.store.add(job.noted(now, "the job was made"))
+
+    def get(self, job: str) -> Job | None:
+        """The job of that id."""
+        return self.store.get(job)
+
+    def jobs(self) -> Sequence[Job]:
+        """All jobs, the newest first."""
+        return list(reversed(self.store.jobs()))
+
+    def waiting(self) -> Sequence[Job]:
+        """The jobs that wait for a worker, in the order in which they will be taken."""
+        found = self.store.jobs(JobStatus.QUEUED)
+        return sorted(found, key=lambda job: (-job.priority, job.place, job.created_at, job.id))
+
+    def validated(self, job: str, peak: int | None) -> Job | None:
+        """Let a job that was looked at wait for a worker."""
+
+        def change(found: Job) -> Job | None:
+            if found.status is not JobStatus.VALIDATING:
+                return None
+            return replace(found, status=JobStatus.QUEUED, peak=peak).noted(self._clock(), "its files are in order")
+
+        return self.store.change(job, change)
+
+    def refuse(self, job: str, reason: str) -> Job | None:
+        """End a job that cannot be carried out."""
+
+        def change(found: Job) -> Job | None:
+            return None if found.status.ended else self._ended(found, JobStatus.FAILED, reason)
+
+        return self.store.change(job, change)
+
+    def cancel(self, job: str) -> Job | None:
+        """End a job; None where it has ended already. One that is running ends after its step under way."""
+
+        def change(found: Job) -> Job | None:
+            if found.status.ended:
+                return None
+            if found.status is JobStatus.RUNNING:
+                return replace(found, wanted=JobWish.CANCEL).noted(self._clock(), "it was asked to end")
+            return self._ended(found, JobStatus.CANCELLED, None)
+
+        return self.store.change(job, change)
+
+    def pause(self, job: str) -> Job | None:
+        """Let a job rest; None where it neither waits nor is running. One that is running keeps its last step."""
+
+        def change(found: Job) -> Job | None:
+            if found.status is JobStatus.RUNNING and found.wanted is not JobWish.CANCEL:
+                return replace(found, wanted=JobWish.PAUSE).noted(self._clock(), "it was asked to pause")
+            if found.status in (JobStatus.QUEUED, JobStatus.VALIDATING):
+                return replace(found, status=JobStatus.PAUSED, waiting=None).noted(self._clock(), "paused")
+            return None
+
+        return self.store.change(job, change)
+
+    def resume(self, job: str) -> Job | None:
+        """Let a job that rests, or is about to, go on; None where it does not."""
+
+        def change(found: Job) -> Job | None:
+            if found.status is JobStatus.PAUSED:
+                again = replace(found, status=JobStatus.QUEUED, wanted=JobWish.RUN, kills=0)
+                return again.noted(self._clock(), "it goes on")
+            if found.status is JobStatus.RUNNING and found.wanted is JobWish.PAUSE:
+                return replace(found, wanted=JobWish.RUN).noted(self._clock(), "it goes on")
+            return None
+
+        return self.store.change(job, change)
+
+    def prioritise(self, job: str, priority: int) -> Job | None:
+        """Give a job another priority; None where it has ended. Raises ConfigError where it is out of range."""
+        chosen = _priority(priority)
+        return self.store.change(job, lambda found: None if found.status.ended else replace(found, priority=chosen))
+
+    def put_before(self, job: str, other: str | None) -> Job | None:
+        """Put a waiting job before another one of the queue, whose priority it gets; None as `other` puts it last.
+
+        Returns:
+            The job; None where one of them does not wait.
+        """
+        order = [one for one in self.waiting() if one.id != job]
+        at = next((place for place, one in enumerate(order) if one.id == other), len(order))
+        if other is not None and at == len(order):
+            return None
+        after = order[at - 1] if at else None
+        target = order[at] if at < len(order) else after
+        if target is None:
+            return self.store.change(job, lambda found: found)
+        if at == len(order):
+            place = target.place + 1.0
+        elif after is not None and after.priority == target.priority:
+            place = (after.place + target.place) / 2
+        else:
+            place = target.place - 1.0
+        moved = target.priority
+        return self.store.change(
+            job,
+            lambda found: replace(found, priority=moved, place=place) if found.status is JobStatus.QUEUED else None,
+        )
+
+    def _ended(self, job: Job, status: JobStatus, reason: str | None) -> Job:
+        return ended(job, status, reason, self._clock())
+
+
+def ended(job: Job, status: JobStatus, reason: str | None, now: float) -> Job:
+    """A job that has ended so."""
+    message = {JobStatus.SUCCEEDED: "it is done", JobStatus.CANCELLED: "it was cancelled"}.get(status, reason or "")
+    over = replace(job, status=status, wanted=JobWish.RUN, error=reason, finished_at=now, waiting=None)
+    return over.noted(now, message, "error" if status is JobStatus.FAILED else "info")
+
+
+def _priority(priority: int) -> int:
+    if priority not in PRIORITIES:
+        raise ConfigError(f"priority {priority}: must be from {PRIORITIES[0]} to {PRIORITIES[-1]}")
+    return priority

@@ -1,0 +1,229 @@
+"""`python -m veneer.jobs.worker RUNS DEVICE`: carries out the jobs of a folder on one device, one after another.
+
+The worker trains nothing itself: each job is a `veneer train` in a process of its own, so that a crash of one ends
+neither the other. A worker that is killed leaves its process running; the next one finds it, and waits for its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from veneer.errors import OutputError
+from veneer.io.files import lock_patiently
+from veneer.jobs.folder import STUDIO, JobFolder
+from veneer.jobs.job import Job, JobStatus, JobWish
+from veneer.jobs.judge import judged
+from veneer.jobs.process import FoundProcess, TrainProcess, job_lock
+from veneer.jobs.sqlite_store import SqliteStore
+from veneer.jobs.store import JobStore
+from veneer.posix import is_locked
+from veneer.strict_json import to_text
+from veneer.system import memory, memory_limit
+
+IDLE_SECONDS = 0.25
+"""Seconds between two looks at the queue, and at what is wanted of a job."""
+BEAT_SECONDS = 2.0
+RETRY_SECONDS = 2.0
+"""Seconds after which is tried again what could not be written."""
+
+
+class JobProcess(Protocol):
+    """A process that is at a job."""
+
+    def code(self) -> int | None:
+        """The exit code; None while it is running."""
+        ...
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        ...
+
+
+def free_memory() -> int | None:
+    """Bytes that a job may take now, as far as the system tells."""
+    _, available = memory()
+    limit = memory_limit()
+    return available if limit is None or available is None else min(available, limit)
+
+
+@dataclass(slots=True)
+class Worker:
+    """Carries out jobs on one device.
+
+    Args:
+        root: the folder of the runs.
+        store: holds the jobs.
+        device: where the jobs compute; `auto` leaves their settings as they are.
+        room: says how many bytes a job may take now.
+        command: begins the command line of veneer.
+    """
+
+    root: Path
+    store: JobStore
+    device: str = "auto"
+    room: Callable[[], int | None] = free_memory
+    command: Sequence[str] = ()
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Is set to end the worker: the run under way keeps its last step, and goes on with the next worker."""
+    owner: str = field(default_factory=lambda: f"{os.getpid()}-{secrets.token_hex(4)}", init=False)
+
+    def work(self) -> None:
+        """Carry out jobs until `stop` is set."""
+        self._persistently(self.store.reconcile)
+        while not self.stop.is_set():
+            try:
+                job = self._left_over() or self._next()
+                if job is not None:
+                    self._carry_out(job)
+                    continue
+            except OutputError as error:
+                # A full disk, say: nothing is lost, and it may have room again.
+                print(error, file=sys.stderr, flush=True)
+                self.stop.wait(RETRY_SECONDS)
+            self.stop.wait(IDLE_SECONDS)
+
+    def _left_over(self) -> Job | None:
+        """A job that was being carried out on this device by a worker that is gone: there is one worker a device."""
+        owned = {lease.job for lease in self.store.leases() if lease.device not in (self.device, "")}
+        for job in self.store.jobs(JobStatus.RUNNING):
+            if job.id not in owned:
+                return job
+        return None
+
+    def _next(self) -> Job | None:
+        return self.store.claim(self.owner, self.device, self._refusal, self._start)
+
+    def _refusal(self, job: Job) -> str | None:
+        wants = (job.settings.get("compute") or {}).get("device", "auto")
+        if wants not in ("auto", self.device) and self.device != "auto":
+            return f"it waits for the device {wants}"
+        room = self.room()
+        if job.peak is None or room is None or job.peak <= room:
+            return None
+        return f"it takes {job.peak / 1e6:,.0f} MB by its plan, and {room / 1e6:,.0f} MB are free now"
+
+    def _start(self, job: Job) -> Job:
+        started = replace(job, status=JobStatus.RUNNING, wanted=JobWish.RUN, attempts=job.attempts + 1, waiting=None)
+        return started.noted(time.time(), "a worker has taken it up")
+
+    def _carry_out(self, job: Job) -> None:
+        """See a job through until its process has ended, and say what becomes of it."""
+        folder = JobFolder(self.root / job.id)
+        with job_lock(folder) as held:
+            process: JobProcess
+            if held is None:
+                process = FoundProcess(folder)
+            elif self.store.get(job.id) != job:
+                return  # another worker was faster
+            elif self._begun(job, folder):
+                # Its process has ended while no worker looked.
+                self._persistently(lambda: self._judge(job.id, folder, killed=False))
+                return
+            else:
+                options = [] if self.device == "auto" else ["--device", self.device]
+                process = TrainProcess(folder, job, held, self.command, options)
+            killed = self._watch(job.id, process) == -signal.SIGKILL
+            self._persistently(lambda: self._judge(job.id, folder, killed=killed))
+
+    def _begun(self, job: Job, folder: JobFolder) -> bool:
+        """Whether a process was started in this attempt already: then its output is there."""
+        return folder.output_file(job.attempts).exists()
+
+    def _watch(self, job: str, process: JobProcess) -> int:
+        """Wait for the end of a process, and ask it to stop where that is wanted; its exit code."""
+        asked, beat = False, 0.0
+        while True:
+            code = process.code()
+            if code is not None:
+                return code
+            now = time.monotonic()
+            with suppress(OutputError):
+                if now - beat >= BEAT_SECONDS:
+                    self.store.beat(job, self.owner)
+                    beat = now
+                found = self.store.get(job)
+                wanted = found is None or found.wanted is not JobWish.RUN or self.stop.is_set()
+                # One that is asked again before it listens must be told again; a second SIGTERM changes nothing.
+                if wanted:
+                    process.send(signal.SIGTERM)
+                    asked = True
+            time.sleep(IDLE_SECONDS / 5 if asked else IDLE_SECONDS)
+
+    def _judge(self, job: str, folder: JobFolder, *, killed: bool) -> None:
+        stopping = self.stop.is_set()
+
+        def change(found: Job) -> Job | None:
+            if found.status is not JobStatus.RUNNING:
+                return None
+            return judged(found, folder, killed=killed, stopping=stopping, now=time.time())
+
+        self.store.change(job, change)
+        self.store.release(job, self.owner)
+
+    def _persistently(self, write: Callable[[], None]) -> None:
+        """Do something that must not be lost as soon as there is room to write it."""
+        while True:
+            try:
+                write()
+                return
+            except OutputError as error:
+                print(error, file=sys.stderr, flush=True)
+                if self.stop.wait(RETRY_SECONDS):
+                    return
+
+
+def worker_lock(root: Path, device: str) -> Path:
+    """The file whose lock the worker of a device holds; it has the number of its process."""
+    return root / STUDIO / f"worker-{device.replace(':', '-')}.lock"
+
+
+def worker_runs(root: Path, device: str) -> bool:
+    """Whether a device has a worker."""
+    return is_locked(worker_lock(root, device))
+
+
+def end_worker(root: Path, device: str) -> None:
+    """Ask the worker of a device to end, whoever has started it; nothing where there is none."""
+    if not worker_runs(root, device):
+        return
+    with suppress(OSError, ValueError, KeyError):
+        os.kill(int(json.loads(worker_lock(root, device).read_text(encoding="utf-8"))["pid"]), signal.SIGTERM)
+
+
+def work_on(worker: Worker) -> int:
+    """Let a worker work until a signal comes; the exit code is 0, and 2 where its device has a worker already."""
+    lock = worker_lock(worker.root, worker.device)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop.set())
+    with lock.open("a+", encoding="utf-8") as file:
+        try:
+            lock_patiently(file)
+        except BlockingIOError:
+            return 2
+        file.truncate(0)
+        file.write(to_text({"pid": os.getpid()}))
+        file.flush()
+        worker.work()
+    return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Work on the jobs of a folder, on a device."""
+    root = Path(argv[0])
+    return work_on(Worker(root, SqliteStore(root), argv[1]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

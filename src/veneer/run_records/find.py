@@ -1,0 +1,88 @@
+"""The runs in a folder and below it, and what tells two of them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from veneer.errors import ConfigError
+from veneer.run_folder import CHECKPOINTS, EVENTS_FILE, RunFolder
+from veneer.run_records.log import RunLog
+from veneer.run_records.record import RunRecord, flat, read_record, read_settings
+
+DEPTH = 4
+"""Folders below the one that is looked through: runs of a sweep or a comparison stand one or two below."""
+
+
+def runs(folder: str | Path) -> list[RunRecord]:
+    """The runs in a folder, the newest first: their states, losses and times, from what their folders say.
+
+    A run is a folder with a log of events (`events.jsonl`), at most four levels down.
+
+    Args:
+        folder: is looked through.
+
+    Raises:
+        ConfigError: there is no such folder.
+
+    >>> run = veneer.train({"model": model, "output": "all/one", "data": {"file": data}, "train": {"steps": 1}})
+    >>> [found.state.value for found in veneer.runs("all")]
+    ['finished']
+    """
+    root = existing(Path(folder))
+    found = [open_run(path, path.relative_to(root).as_posix())[0] for path in run_folders(root)]
+    return sorted(found, key=lambda one: (-(one.begun or 0.0), one.name))
+
+
+def existing(folder: Path) -> Path:
+    """The folder. Raises ConfigError where there is none."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; give one that holds the folders of runs")
+    return folder
+
+
+def run_folders(root: Path, depth: int = DEPTH) -> Iterator[Path]:
+    """The folders of runs below a folder, and the folder itself where it is one; links are not followed."""
+    if (root / EVENTS_FILE).is_file():
+        yield root
+    if not depth:
+        return
+    try:
+        below = sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.is_symlink())
+    except OSError:
+        return  # deleted meanwhile, or another user's
+    for entry in below:
+        if entry.name != CHECKPOINTS and not entry.name.startswith("."):
+            yield from run_folders(entry, depth - 1)
+
+
+def open_run(folder: Path, name: str | None = None) -> tuple[RunRecord, RunLog, dict[str, Any]]:
+    """A run's record, log and settings.
+
+    Raises:
+        ConfigError: the folder holds no run.
+    """
+    log = RunLog(RunFolder(folder).events_file)
+    if not log.path.is_file():
+        raise ConfigError(f"{folder}: holds no run (no {EVENTS_FILE}); give the output folder of a run")
+    log.refresh()
+    settings = read_settings(folder)
+    named = folder.resolve().name if name in (None, ".") else str(name)
+    return read_record(named, folder, log, settings), log, settings
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings that two runs do not share, by their dotted keys, with both values; the output folder is left out.
+
+    Args:
+        one: nested settings of a run.
+        other: those of another one.
+    """
+    ours, theirs = flat(one), flat(other)
+    keys = [*ours, *(key for key in theirs if key not in ours)]
+    return {
+        key: (ours.get(key), theirs.get(key))
+        for key in keys
+        if key != "output" and ours.get(key) != theirs.get(key)
+    }  # fmt: skip

@@ -1,0 +1,173 @@
+"""The log of one run as columns, read on from where it was read before.
+
+A run that was resumed has told of some steps twice. The later telling counts: a `RunStarted` that goes on after step 40
+takes away whatever was told of steps after it.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from veneer.events import Level
+from veneer.strict_json import restored
+
+COLUMNS = ("loss", "grad_norm", "learning_rate", "tokens", "supervised", "seconds", "memory_mb", "epoch", "time")
+"""What is kept of every step: fields of `StepDone`, and the time when it was told, in seconds since 1970."""
+MOST_NOTES = 500
+"""Lines of a run's log that are kept: the first ones are dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line of a run's log for people."""
+
+    time: float
+    """When it was told, in seconds since 1970."""
+    level: Level
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedStep:
+    """An evaluation loss."""
+
+    step: int
+    loss: float
+    best: bool
+    time: float
+    """When it was told, in seconds since 1970."""
+
+
+@dataclass(slots=True)
+class RunLog:
+    """The events of a run so far. `refresh` reads what has been added since.
+
+    Args:
+        path: the file `events.jsonl` of the run's folder; it may not be there yet.
+    """
+
+    path: Path
+    steps: array[int] = field(default_factory=lambda: array("q"), init=False)
+    """The numbers of the steps that were made, growing."""
+    columns: dict[str, array[float]] = field(default_factory=lambda: {name: array("d") for name in COLUMNS}, init=False)
+    """A value for each of `steps`, by the name of the column."""
+    evaluations: list[EvaluatedStep] = field(default_factory=list, init=False)
+    checkpoints: list[int] = field(default_factory=list, init=False)
+    """Steps that a checkpoint was saved after; old ones may have been deleted since."""
+    skipped: list[int] = field(default_factory=list, init=False)
+    """Steps that were left out as bad."""
+    lines: list[LogLine] = field(default_factory=list, init=False)
+    """The last notes and warnings."""
+    first_start: dict[str, Any] = field(default_factory=dict, init=False)
+    """The values of the first `RunStarted`; empty before it."""
+    start: dict[str, Any] = field(default_factory=dict, init=False)
+    """The values of the last `RunStarted`."""
+    end: dict[str, Any] = field(default_factory=dict, init=False)
+    """The values of the `RunFinished` after it; empty while there is none."""
+    last_time: float = field(default=0.0, init=False)
+    """When the last event was told, in seconds since 1970."""
+    _offset: int = field(default=0, init=False)
+    _inode: int = field(default=0, init=False)
+
+    def refresh(self) -> bool:
+        """Read what has been added to the file; whether there was anything. A line that is not whole yet waits.
+
+        Raises:
+            OSError: the file is there and cannot be read.
+        """
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return False
+        if found.st_ino != self._inode or found.st_size < self._offset:
+            self._begin_anew(found.st_ino)
+        if found.st_size == self._offset:
+            return False
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            self._take(line)
+        return bool(whole)
+
+    def _begin_anew(self, inode: int) -> None:
+        """Forget everything: the file was written anew."""
+        fresh = RunLog(self.path)
+        self.steps, self.columns, self.evaluations = fresh.steps, fresh.columns, fresh.evaluations
+        self.checkpoints, self.skipped, self.lines = fresh.checkpoints, fresh.skipped, fresh.lines
+        self.first_start, self.start, self.end, self.last_time = {}, {}, {}, 0.0
+        self._offset, self._inode = 0, inode
+
+    def _take(self, line: bytes) -> None:
+        try:
+            values = json.loads(line)
+        except ValueError:
+            return  # a kill has torn it
+        if not isinstance(values, dict):
+            return
+        values = restored(values)
+        try:
+            self._take_event(values)
+        except (KeyError, TypeError, ValueError):
+            return  # a field is missing: not one of ours
+
+    def _take_event(self, values: Mapping[str, Any]) -> None:
+        time = float(values.get("time", 0.0))
+        self.last_time = max(self.last_time, time)
+        match values["event"]:
+            case "StepDone":
+                self._take_step(values, time)
+            case "RunStarted":
+                self._take_start(values)
+            case "Evaluated":
+                found = EvaluatedStep(int(values["step"]), float(values["loss"]), bool(values["best"]), time)
+                self.evaluations = [one for one in self.evaluations if one.step < found.step]
+                self.evaluations.append(found)
+            case "CheckpointSaved":
+                self.checkpoints.append(int(values["step"]))
+            case "StepSkipped":
+                self.skipped.append(int(values["step"]))
+                self._say(time, Level.WARNING, f"step {values['step']} was left out: {values['reason']}")
+            case "MicroBatchHalved":
+                smaller = f"micro-batches of {values['tokens']:,} tokens from here on"
+                self._say(time, Level.WARNING, f"step {values['step']}: the memory is full; {smaller}")
+            case "Note":
+                self._say(time, Level(values["level"]), str(values["message"]))
+            case "RunFinished":
+                self.end = dict(values)
+
+    def _take_step(self, values: Mapping[str, Any], time: float) -> None:
+        step = int(values["step"])
+        row = [time if name == "time" else float(values[name]) for name in COLUMNS]
+        if self.steps and step <= self.steps[-1]:
+            self._cut(step - 1)
+        self.steps.append(step)
+        for name, value in zip(COLUMNS, row, strict=True):
+            self.columns[name].append(value)
+
+    def _take_start(self, values: Mapping[str, Any]) -> None:
+        self._cut(int(values["resumed_at"]))
+        self.start, self.end = dict(values), {}
+        self.first_start = self.first_start or self.start
+
+    def _cut(self, step: int) -> None:
+        """Forget what was told of steps after `step`."""
+        kept = bisect_right(self.steps, step)
+        del self.steps[kept:]
+        for column in self.columns.values():
+            del column[kept:]
+        self.evaluations = [one for one in self.evaluations if one.step <= step]
+        self.checkpoints = [one for one in self.checkpoints if one <= step]
+        self.skipped = [one for one in self.skipped if one <= step]
+
+    def _say(self, time: float, level: Level, message: str) -> None:
+        self.lines.append(LogLine(time, level, message))
+        del self.lines[:-MOST_NOTES]

@@ -1,0 +1,124 @@
+"""One run as its folder describes it, in plain values."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from veneer.config import DataSection, RunConfig
+from veneer.run_folder import RunFolder
+from veneer.run_records.log import RunLog
+from veneer.run_records.state import RunState, state_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunRecord:
+    """What is known of a run."""
+
+    name: str
+    """The path of its folder below the one that was looked through; the folder's name where it was given itself."""
+    path: Path
+    state: RunState
+    model: str | None
+    """The base model, as the run was given it; None where its configuration is not written yet."""
+    method: str | None
+    steps: int
+    """Steps of the whole run; 0 where they are not known yet."""
+    step: int
+    """The last step that was made."""
+    loss: float | None
+    """The loss of the last step, in nats per supervised token."""
+    evaluation_loss: float | None
+    """The loss of the last evaluation."""
+    best_loss: float | None
+    """The lowest evaluation loss."""
+    best_step: int | None
+    learning_rate: float | None
+    """The peak learning rate."""
+    tokens: int
+    """Tokens that were trained."""
+    seconds: float
+    """Seconds that its steps took."""
+    memory_mb: float | None
+    """Peak memory, in MB."""
+    begun: float | None
+    """When it began, in seconds since 1970."""
+    ended: float | None
+    """When it told of its last event; None while it is running."""
+
+
+def read_record(name: str, folder: Path, log: RunLog, settings: Mapping[str, Any]) -> RunRecord:
+    """The record of a run.
+
+    Args:
+        name: of the run.
+        folder: of the run.
+        log: its log, as it was read last.
+        settings: its configuration (`read_settings`).
+    """
+    state = state_of(folder, log.end)
+    best = min(log.evaluations, key=lambda one: one.loss if math.isfinite(one.loss) else math.inf, default=None)
+    return RunRecord(
+        name=name,
+        path=folder,
+        state=state,
+        model=settings.get("model"),
+        method=settings.get("method"),
+        steps=int(log.start.get("steps", 0)),
+        step=log.steps[-1] if log.steps else 0,
+        loss=log.columns["loss"][-1] if log.steps else None,
+        evaluation_loss=log.evaluations[-1].loss if log.evaluations else None,
+        best_loss=None if best is None else best.loss,
+        best_step=None if best is None else best.step,
+        learning_rate=log.start.get("learning_rate"),
+        tokens=int(sum(log.columns["tokens"])),
+        seconds=sum(log.columns["seconds"]),
+        memory_mb=max(log.columns["memory_mb"], default=None),
+        begun=log.first_start.get("time"),
+        ended=None if state is RunState.RUNNING else log.last_time or None,
+    )
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The configuration that a run recorded, as nested values; empty where there is none yet, or it is damaged.
+
+    It is read as it stands, whatever version of veneer wrote it, and is not checked.
+    """
+    try:
+        text = RunFolder(folder).config_file.read_text(encoding="utf-8")
+        values = yaml.load(text, Loader=yaml.CSafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The mapping in a file of JSON of a run's folder (`run.lock`, `summary.json`); None where there is none."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def default_settings() -> dict[str, Any]:
+    """Every setting's default, by its dotted key."""
+    whole = RunConfig(model="-", output="-", data=DataSection(file="-")).model_dump(mode="json")
+    return {key: value for key, value in flat(whole).items() if key not in ("model", "output", "data.file")}

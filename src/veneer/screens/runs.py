@@ -1,0 +1,217 @@
+"""What `veneer runs` shows: a table of runs, one run with its curves, or two runs side by side."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from veneer.run_folder import RunFolder
+from veneer.run_records.curves import curve_of, thinned
+from veneer.run_records.find import differences, open_run, runs
+from veneer.run_records.log import RunLog
+from veneer.run_records.record import RunRecord, default_settings, flat
+from veneer.run_records.state import RunState
+from veneer.screens.console import new_table, say, show_table
+from veneer.screens.figures import duration
+from veneer.strict_json import to_text, with_reasons
+
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 48
+"""Characters of a sparkline."""
+LINES = 8
+"""Lines of a run's log that are shown."""
+COLOURS = {
+    RunState.RUNNING: "cyan", RunState.FINISHED: "green", RunState.STOPPED: "yellow", RunState.FAILED: "red",
+    RunState.KILLED: "red",
+}  # fmt: skip
+
+
+def show_runs(folder: Path, *, as_json: bool) -> None:
+    """Print the runs in a folder, the newest first."""
+    found = runs(folder)
+    if as_json:
+        click.echo(to_text(with_reasons({"folder": str(folder), "runs": [_values(one) for one in found]}), indent=2))
+        return
+    screen = Console()
+    if not found:
+        say(screen, f"{folder}: no run in it or below it")
+        return
+    table = new_table(f"{len(found):,} runs in {folder}", "")
+    table.columns[0].header = "run"
+    for heading in ("state", "model"):
+        table.add_column(heading)
+    for heading in ("steps", "loss", "best evaluation", "time", "begun"):
+        table.add_column(heading, justify="right")
+    for one in found:
+        table.add_row(*map(Text, (one.name,)), Text(one.state.value, style=COLOURS[one.state]), *map(Text, _cells(one)))
+    show_table(screen, table)
+
+
+def show_run(folder: Path, *, as_json: bool) -> None:
+    """Print one run: what it is, how it went, and the settings that are not the defaults."""
+    record, log, settings = open_run(folder)
+    if as_json:
+        click.echo(to_text(with_reasons(_run_values(record, log, settings)), indent=2))
+        return
+    screen = Console()
+    say(screen, f"{record.name}: {record.state.value}", style=f"bold {COLOURS[record.state]}")
+    for name, value in _facts(record):
+        say(screen, f"  {name:<20} {value}")
+    for title, drawn in _curves(log):
+        say(screen, f"  {title:<20} {drawn}")
+    changed = _changed(settings)
+    if changed:
+        say(screen, "settings that are not the defaults", style="bold")
+        for key, value in changed.items():
+            say(screen, f"  {key:<28} {_shown(value)}")
+    if log.lines:
+        say(screen, "log", style="bold")
+        for line in log.lines[-LINES:]:
+            say(screen, f"  {line.message}", style="yellow" if line.level.value == "warning" else "")
+
+
+def show_comparison(one: Path, other: Path, *, as_json: bool) -> None:
+    """Print two runs side by side: how they went, and the settings that they do not share."""
+    (ours, our_log, our_settings), (theirs, their_log, their_settings) = open_run(one), open_run(other)
+    apart = differences(our_settings, their_settings)
+    if as_json:
+        values = {"runs": [_values(ours), _values(theirs)], "settings": {key: list(two) for key, two in apart.items()}}
+        click.echo(to_text(with_reasons(values), indent=2))
+        return
+    screen = Console()
+    table = new_table("", "")
+    for name in (ours.name, theirs.name):
+        table.add_column(Text(name), justify="right")
+    left, right = dict(_facts(ours)), dict(_facts(theirs))
+    for name in [*left, *(key for key in right if key not in left)]:
+        table.add_row(Text(name), Text(left.get(name, "")), Text(right.get(name, "")))
+    show_table(screen, table)
+    span = _span(our_log, their_log)
+    for record, log in ((ours, our_log), (theirs, their_log)):
+        say(screen, f"  {record.name:<20} {sparkline(_losses(log), span=span)}")
+    say(screen, "settings that differ" if apart else "no setting differs", style="bold")
+    for key, (left_value, right_value) in apart.items():
+        say(screen, f"  {key:<28} {_shown(left_value)}  |  {_shown(right_value)}")
+
+
+def sparkline(values: Sequence[float | None], *, span: tuple[float, float] | None = None, width: int = WIDTH) -> str:
+    """Values as a line of bars, each as high as the mean of its share of them; `·` where none of them is finite.
+
+    Args:
+        values: along the line.
+        span: the values of the lowest and the highest bar; None takes those of `values`.
+        width: the largest number of bars.
+    """
+    if not values:
+        return ""
+    count = min(width, len(values))
+    cuts = [round(place * len(values) / count) for place in range(count + 1)]
+    parts = [
+        [value for value in values[begin:end] if value is not None and math.isfinite(value)]
+        for begin, end in pairwise(cuts)
+    ]
+    means = [sum(part) / len(part) if part else None for part in parts]
+    finite = [mean for mean in means if mean is not None]
+    if not finite:
+        return "·" * count
+    low, high = span or (min(finite), max(finite))
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    places = [None if mean is None else round((min(max(mean, low), high) - low) * scale) for mean in means]
+    return "".join("·" if place is None else BARS[place] for place in places)
+
+
+def _losses(log: RunLog) -> list[float | None]:
+    return curve_of(log, "loss").y
+
+
+def _span(*logs: RunLog) -> tuple[float, float] | None:
+    """The lowest and the highest loss of several runs, so that their sparklines can be compared."""
+    finite = [value for log in logs for value in _losses(log) if value is not None]
+    return (min(finite), max(finite)) if finite else None
+
+
+def _curves(log: RunLog) -> list[tuple[str, str]]:
+    drawn = []
+    for title, column in (("loss", "loss"), ("evaluation loss", "evaluation"), ("gradient norm", "grad_norm")):
+        values = curve_of(log, column).y
+        finite = [value for value in values if value is not None]
+        if len(values) > 1 and finite:
+            drawn.append((title, f"{sparkline(values)}  {finite[0]:.4g} to {finite[-1]:.4g}"))
+    return drawn
+
+
+def _facts(record: RunRecord) -> list[tuple[str, str]]:
+    """What is known of a run, as people read it."""
+    facts = {
+        "state": record.state.value,
+        "model": record.model,
+        "method": record.method,
+        "steps": _steps(record),
+        "loss": _loss(record.loss),
+        "best evaluation loss": _best(record),
+        "peak learning rate": None if record.learning_rate is None else f"{record.learning_rate:.3g}",
+        "tokens": f"{record.tokens:,}",
+        "time in steps": duration(record.seconds),
+        "peak memory": None if record.memory_mb is None else f"{record.memory_mb:,.0f} MB",
+        "begun": _moment(record.begun),
+    }
+    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
+
+
+def _cells(record: RunRecord) -> tuple[str, ...]:
+    model = Path(record.model).name if record.model else ""
+    return (
+        model, _steps(record), _loss(record.loss), _loss(record.best_loss), duration(record.seconds),
+        _moment(record.begun),
+    )  # fmt: skip
+
+
+def _steps(record: RunRecord) -> str:
+    return f"{record.step:,} of {record.steps:,}" if record.steps else f"{record.step:,}"
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _best(record: RunRecord) -> str:
+    return "" if record.best_loss is None else f"{record.best_loss:.4f} after step {record.best_step:,}"
+
+
+def _moment(seconds: float | None) -> str:
+    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _changed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run that are not the defaults, by their dotted keys."""
+    defaults = default_settings()
+    return {key: value for key, value in flat(settings).items() if key not in defaults or defaults[key] != value}
+
+
+def _values(record: RunRecord) -> dict[str, Any]:
+    return asdict(record) | {"path": str(record.path)}
+
+
+def _run_values(record: RunRecord, log: RunLog, settings: Mapping[str, Any]) -> dict[str, Any]:
+    places = thinned(log.columns["loss"], 1_000).tolist()
+    return {
+        **_values(record),
+        "settings": dict(settings),
+        "losses": [[log.steps[place], log.columns["loss"][place]] for place in places],
+        "evaluations": [[one.step, one.loss] for one in log.evaluations],
+        "checkpoints": RunFolder(record.path).checkpoint_steps(),
+        "log": [asdict(line) for line in log.lines],
+    }

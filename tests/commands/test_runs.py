@@ -1,0 +1,55 @@
+"""`veneer runs`: a folder, a run, two runs, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from invoking import invoke, refused
+from run_logs import write_run
+
+
+def test_the_runs_in_a_folder_are_listed(tmp_path: Path) -> None:
+    write_run(tmp_path / "one")
+    write_run(tmp_path / "two", reason="interrupted")
+    shown = invoke("runs", tmp_path)
+    assert shown.exit_code == 0, shown.output
+    assert "2 runs" in shown.stdout
+    assert "finished" in shown.stdout
+    assert "stopped" in shown.stdout
+    for argv in (("runs", tmp_path, "--json"), ("runs", "--json", tmp_path), ("runs", "list", tmp_path, "--json")):
+        found = json.loads(invoke(*argv).stdout)
+        assert {one["name"]: one["state"] for one in found["runs"]} == {"one": "finished", "two": "stopped"}
+        assert found["runs"][0]["best_loss"] == 0.5
+
+
+def test_one_run_is_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "one", config="model: base/tiny\nmethod: lora\nlora:\n  rank: 3\n")
+    shown = invoke("runs", "show", run)
+    assert shown.exit_code == 0, shown.output
+    for part in ("one: finished", "10 of 10", "█", "lora.rank", "a note", "0.5000 after step 10"):
+        assert part in shown.stdout
+    found = json.loads(invoke("runs", "show", run, "--json").stdout)
+    assert len(found["losses"]) == 10
+    assert found["evaluations"] == [[10, 0.5]]
+    assert found["settings"]["lora"] == {"rank": 3}
+    assert found["log"][0]["message"] == "a note"
+
+
+def test_two_runs_are_compared(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", config="model: m\nlora:\n  rank: 3\n")
+    other = write_run(tmp_path / "other", 20, config="model: m\nlora:\n  rank: 8\n")
+    shown = invoke("runs", "compare", one, other)
+    assert shown.exit_code == 0, shown.output
+    assert "lora.rank" in shown.stdout
+    assert "20 of 20" in shown.stdout
+    assert json.loads(invoke("runs", "compare", one, other, "--json").stdout)["settings"] == {"lora.rank": [3, 8]}
+    assert "no setting differs" in invoke("runs", "compare", one, one).stdout
+
+
+def test_what_is_missing_is_refused(tmp_path: Path) -> None:
+    assert "no such folder" in refused("runs", tmp_path / "nothing")
+    assert "holds no run" in refused("runs", "show", tmp_path)
+    assert "holds no run" in refused("runs", "compare", tmp_path, tmp_path)
+    assert "no run in it" in invoke("runs", tmp_path).stdout
+    assert json.loads(invoke("runs", tmp_path, "--json").stdout)["runs"] == []

@@ -1,0 +1,60 @@
+"""What becomes of a job when its process has ended, by what stands in its folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from run_logs import write_run
+from veneer.jobs.folder import JobFolder
+from veneer.jobs.job import Job, JobStatus, JobWish
+from veneer.jobs.judge import MOST_KILLS, judged
+
+JOB = Job(id="job", created_at=1.0, settings={}, status=JobStatus.RUNNING, attempts=1)
+
+
+def found(tmp_path: Path, reason: str | None, job: Job = JOB, *, killed: bool = False, stopping: bool = False) -> Job:
+    folder = write_run(tmp_path / "job", 4, reason=reason)
+    if reason == "complete":
+        (folder / "run.lock").write_text("{}")
+    return judged(job, JobFolder(folder), killed=killed, stopping=stopping, now=5.0)
+
+
+def test_the_folder_says_what_became_of_the_job(tmp_path: Path) -> None:
+    assert found(tmp_path / "a", "complete").status is JobStatus.SUCCEEDED
+    assert found(tmp_path / "b", "complete", killed=True).status is JobStatus.SUCCEEDED
+    assert found(tmp_path / "c", "interrupted").status is JobStatus.PAUSED
+    assert found(tmp_path / "d", None).status is JobStatus.QUEUED
+    assert found(tmp_path / "e", "interrupted", stopping=True).status is JobStatus.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status"), [(JobWish.CANCEL, JobStatus.CANCELLED), (JobWish.PAUSE, JobStatus.PAUSED)]
+)
+def test_what_was_wanted_happens_unless_the_run_was_done(tmp_path: Path, wanted: JobWish, status: JobStatus) -> None:
+    job = replace(JOB, wanted=wanted)
+    assert found(tmp_path / "a", "interrupted", job).status is status
+    assert found(tmp_path / "b", None, job, killed=True).status is status
+    assert found(tmp_path / "c", "complete", job).status is JobStatus.SUCCEEDED
+
+
+def test_an_error_is_the_one_of_the_last_attempt(tmp_path: Path) -> None:
+    folder = JobFolder(write_run(tmp_path / "job", 4, reason="diverged"))
+    folder.output_file(1).write_text("error: an old one")
+    folder.output_file(2).write_text("step 3 of 4\nno error: here\nerror: the loss is nan\nLower the rate.\n")
+    job = judged(replace(JOB, attempts=2), folder, killed=False, stopping=False, now=5.0)
+    assert (job.status, job.error) == (JobStatus.FAILED, "the loss is nan\nLower the rate.")
+    assert job.finished_at == 5.0
+
+
+def test_kills_count_only_without_a_step_between(tmp_path: Path) -> None:
+    job = JOB
+    for count in range(1, MOST_KILLS + 1):
+        job = found(tmp_path, None, replace(job, status=JobStatus.RUNNING), killed=True)
+        assert job.status is (JobStatus.QUEUED if count < MOST_KILLS else JobStatus.FAILED)
+        for file in (tmp_path / "job").iterdir():
+            file.unlink()
+    far = replace(JOB, kills=MOST_KILLS - 1, reached=3)
+    assert found(tmp_path / "far", None, far, killed=True).kills == 1

@@ -1,0 +1,43 @@
+"""A job's process is known by locks alone: whoever started it, and whether or not its worker is still there."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from job_workers import PLAY, played, queue_of, wait_for
+from veneer.jobs.folder import JobFolder
+from veneer.jobs.process import FoundProcess, TrainProcess, error_in, job_lock
+
+
+def test_the_lock_of_a_job_lives_as_long_as_the_process_that_inherited_it(tmp_path: Path) -> None:
+    import sys
+
+    queue = queue_of(tmp_path)
+    job = played(queue, 500, seconds=0.02)
+    folder = JobFolder(tmp_path / job.id)
+    with job_lock(folder) as held:
+        assert held is not None
+        with job_lock(folder) as other:
+            assert other is None
+        process = TrainProcess(folder, job, held, [sys.executable, "-S", str(PLAY)])
+    found = FoundProcess(folder)
+    assert found.code() is None
+    wait_for(lambda: (folder.path / "events.jsonl").is_file())
+    found.send(signal.SIGTERM)
+    wait_for(lambda: process.code() is not None)
+    assert process.code() == 143
+    assert found.code() == 0
+    found.send(signal.SIGTERM)  # nobody is there: nothing happens
+    process.send(signal.SIGTERM)
+    with job_lock(folder) as held:
+        assert held is not None
+
+
+def test_the_error_of_an_attempt_is_the_last_line_that_begins_so(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path)
+    assert error_in(folder, 1) is None
+    folder.output_file(1).write_text("x" * 50_000 + "\nerror: too\nlong\n")
+    assert error_in(folder, 1) == "too\nlong"
+    folder.output_file(2).write_text("no error: in the middle")
+    assert error_in(folder, 2) is None

@@ -1,0 +1,79 @@
+"""What may be asked of a job in which state, and the order of the queue."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from job_workers import queue_of
+from veneer.errors import ConfigError
+from veneer.jobs.job import JobStatus, JobWish
+
+ALLOWED = {
+    "cancel": {JobStatus.VALIDATING, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED},
+    "pause": {JobStatus.VALIDATING, JobStatus.QUEUED, JobStatus.RUNNING},
+    "resume": {JobStatus.PAUSED},
+    "validated": {JobStatus.VALIDATING},
+    "refuse": {JobStatus.VALIDATING, JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED},
+}
+
+
+@pytest.mark.parametrize("state", list(JobStatus))
+@pytest.mark.parametrize("verb", list(ALLOWED))
+def test_a_verb_is_allowed_in_these_states(tmp_path: Path, verb: str, state: JobStatus) -> None:
+    queue = queue_of(tmp_path)
+    job = queue.create({}, {})
+    queue.store.change(job.id, lambda found: replace(found, status=state))
+    before = queue.get(job.id)
+    more = {"validated": (7,), "refuse": ("why",)}.get(verb, ())
+    made = getattr(queue, verb)(job.id, *more)
+    assert (made is not None) == (state in ALLOWED[verb])
+    if made is None:
+        assert queue.get(job.id) == before
+
+
+def test_a_running_job_is_asked_and_another_is_changed_at_once(tmp_path: Path) -> None:
+    queue = queue_of(tmp_path)
+    job = queue.create({}, {})
+    queue.store.change(job.id, lambda found: replace(found, status=JobStatus.RUNNING))
+    paused = queue.pause(job.id)
+    assert paused is not None
+    assert (paused.status, paused.wanted) == (JobStatus.RUNNING, JobWish.PAUSE)
+    again = queue.resume(job.id)
+    assert again is not None
+    assert again.wanted is JobWish.RUN
+    cancelled = queue.cancel(job.id)
+    assert cancelled is not None
+    assert cancelled.wanted is JobWish.CANCEL
+    assert queue.pause(job.id) is None
+    assert queue.cancel("no such job") is None
+
+
+def test_the_queue_goes_by_priority_and_place(tmp_path: Path) -> None:
+    queue = queue_of(tmp_path)
+    a, b, c, d = (queue.create({}, {}).id for _ in range(4))
+
+    def order() -> list[str]:
+        return [job.id for job in queue.waiting()]
+
+    assert order() == [a, b, c, d]
+    queue.put_before(d, b)
+    assert order() == [a, d, b, c]
+    queue.put_before(a, None)
+    assert order() == [d, b, c, a]
+    queue.put_before(c, d)
+    assert order() == [c, d, b, a]
+    queue.prioritise(a, 3)
+    assert order() == [a, c, d, b]
+    queue.put_before(b, c)
+    assert order() == [a, b, c, d]
+    queue.put_before(d, a)
+    assert order() == [d, a, b, c]
+    found = queue.get(d)
+    assert found is not None
+    assert found.priority == 3
+    assert queue.put_before(b, "nobody") is None
+    with pytest.raises(ConfigError, match="from -100 to 100"):
+        queue.prioritise(a, 101)

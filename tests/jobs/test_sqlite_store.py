@@ -1,0 +1,101 @@
+"""The store of jobs: the folders are the truth, whatever becomes of the file."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from job_workers import queue_of
+from veneer.errors import OutputError
+from veneer.jobs import sqlite_store
+from veneer.jobs.folder import JobFolder
+from veneer.jobs.job import JobStatus, job_of
+from veneer.jobs.sqlite_store import SqliteStore
+
+
+def test_a_store_that_is_deleted_or_damaged_is_made_again_from_the_folders(tmp_path: Path) -> None:
+    queue = queue_of(tmp_path)
+    jobs = [queue.create({"model": str(number)}, {"metadata": {"a": "b"}}) for number in range(3)]
+    queue.cancel(jobs[1].id)
+    before = queue.jobs()
+    for damage in (lambda file: file.unlink(), lambda file: file.write_bytes(b"no database" * 1000)):
+        for file in (tmp_path / ".studio").glob("jobs.sqlite-*"):
+            file.unlink()
+        damage(tmp_path / ".studio" / "jobs.sqlite")
+        assert queue.jobs() == before
+        assert [job.status for job in queue.store.jobs(JobStatus.CANCELLED)] == [JobStatus.CANCELLED]
+
+
+def test_what_was_written_into_a_folder_and_not_into_the_store_is_taken_over(tmp_path: Path) -> None:
+    queue = queue_of(tmp_path)
+    job = queue.create({}, {})
+    JobFolder(tmp_path / job.id).write(replace(job, status=JobStatus.PAUSED))
+    found = queue.get(job.id)
+    assert found is not None
+    assert found.status is JobStatus.QUEUED
+    queue.store.reconcile()
+    found = queue.get(job.id)
+    assert found is not None
+    assert found.status is JobStatus.PAUSED
+    assert job_of(found.to_json()) == found
+
+
+def test_a_change_whose_folder_cannot_be_written_is_none(tmp_path: Path) -> None:
+    queue = queue_of(tmp_path)
+    job = queue.create({}, {})
+    file = JobFolder(tmp_path / job.id).job_file
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(OutputError):
+        queue.cancel(job.id)
+    found = queue.get(job.id)
+    assert found is not None
+    assert found.status is JobStatus.QUEUED
+
+
+def test_two_workers_never_get_one_job(tmp_path: Path) -> None:
+    queue = queue_of(tmp_path)
+    jobs = {queue.create({}, {}).id for _ in range(20)}
+    claimed: list[str] = []
+
+    def work(owner: str) -> None:
+        store = SqliteStore(tmp_path)
+        while True:
+            job = store.claim(owner, "cpu", lambda one: None, lambda one: replace(one, status=JobStatus.RUNNING))
+            if job is None:
+                return
+            claimed.append(job.id)
+
+    threads = [threading.Thread(target=work, args=(str(number),)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == sorted(jobs)
+    assert len(queue.store.leases()) == 20
+
+
+def test_a_clock_that_jumps_ages_no_lease_and_moves_nobody_in_the_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_000.0]
+    queue = queue_of(tmp_path)
+    queue._clock = lambda: now[0]  # type: ignore[method-assign, assignment]
+    first = queue.create({}, {})
+    now[0] = -5_000.0
+    second = queue.create({}, {})
+    assert [job.id for job in queue.waiting()] == [first.id, second.id]
+    monkeypatch.setattr("time.time", lambda: 1e12)
+    queue.store.claim("w", "cpu", lambda one: None, lambda one: replace(one, status=JobStatus.RUNNING))
+    (lease,) = queue.store.leases()
+    assert 0 <= lease.age < 5
+    assert queue.store.beat(first.id, "w")
+    assert not queue.store.beat(first.id, "another")
+    # The machine was started anew: whatever the clock says, the worker is gone.
+    monkeypatch.setattr(sqlite_store, "_boot", lambda: "another start")
+    assert queue.store.leases()[0].age == float("inf")
+    queue.store.release(first.id, "w")
+    assert queue.store.leases() == []

@@ -1,0 +1,248 @@
+"""Workers carry jobs out whatever ends, and whoever ends it: no job is lost, and no step is made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from job_workers import Workers, becomes, kill, played, queue_of, status, wait_for, workers
+from played_runs import chain
+from tiny import tree
+from veneer.jobs.folder import JobFolder
+from veneer.jobs.job import Job, JobStatus
+from veneer.jobs.queue import JobQueue
+from veneer.jobs.sqlite_store import SqliteStore
+from veneer.jobs.worker import Worker, worker_lock, worker_runs
+from veneer.run_records.find import open_run
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Workers]:
+    with workers() as found:
+        yield found
+
+
+def steps_of(queue: JobQueue, job: Job) -> list[int]:
+    path = queue.root / job.id
+    return open_run(path)[1].steps.tolist() if (path / "events.jsonl").is_file() else []
+
+
+def process_of(queue: JobQueue, job: Job) -> int | None:
+    """The process that trains a job, by the mark in its lock."""
+    try:
+        found: int = json.loads((queue.root / job.id / ".lock").read_text())["pid"]
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def undisturbed(queue: JobQueue, job: Job, steps: int = 20) -> None:
+    assert (queue.root / job.id / "adapter.txt").read_text() == chain(steps)
+    assert steps_of(queue, job) == list(range(1, steps + 1))
+
+
+def test_jobs_are_carried_out_in_the_order_of_the_queue(tmp_path: Path, started: Workers) -> None:
+    queue = queue_of(tmp_path)
+    jobs = [played(queue, 3, seconds=0) for _ in range(3)]
+    queue.prioritise(jobs[2].id, 5)
+    started.start(tmp_path)
+    done = [becomes(queue, job, JobStatus.SUCCEEDED) for job in jobs]
+    assert [done[place].finished_at for place in (2, 0, 1)] == sorted(one.finished_at or 0 for one in done)
+    for job in jobs:
+        undisturbed(queue, job, 3)
+
+
+def test_a_job_pauses_goes_on_and_is_cancelled(tmp_path: Path, started: Workers) -> None:
+    queue = queue_of(tmp_path)
+    job = played(queue, 500, seconds=0.02)
+    started.start(tmp_path)
+    wait_for(lambda: len(steps_of(queue, job)) > 4)
+    queue.pause(job.id)
+    becomes(queue, job, JobStatus.PAUSED)
+    reached = steps_of(queue, job)
+    time.sleep(0.2)
+    assert steps_of(queue, job) == reached
+    queue.resume(job.id)
+    wait_for(lambda: len(steps_of(queue, job)) > len(reached) + 2)
+    queue.cancel(job.id)
+    ended = becomes(queue, job, JobStatus.CANCELLED)
+    assert ended.finished_at is not None
+    assert steps_of(queue, job) == list(range(1, steps_of(queue, job)[-1] + 1))
+    assert queue.cancel(job.id) is None
+
+
+def test_a_job_that_fails_says_why_and_the_next_one_is_carried_out(tmp_path: Path, started: Workers) -> None:
+    queue = queue_of(tmp_path)
+    failing, next_one = played(queue, error="there are no rows in it"), played(queue, 2, seconds=0)
+    started.start(tmp_path)
+    becomes(queue, next_one, JobStatus.SUCCEEDED)
+    found = becomes(queue, failing, JobStatus.FAILED)
+    assert found.error == "there are no rows in it"
+
+
+def test_a_process_that_is_killed_at_one_step_again_and_again_fails_its_job(tmp_path: Path, started: Workers) -> None:
+    queue = queue_of(tmp_path)
+    job = played(queue, 20, suicide=2, seconds=0)
+    started.start(tmp_path)
+    found = becomes(queue, job, JobStatus.FAILED)
+    assert "killed 5 times in a row after step 2" in (found.error or "")
+
+
+def test_a_killed_worker_leaves_its_run_going_and_the_next_one_finds_it(tmp_path: Path, started: Workers) -> None:
+    queue = queue_of(tmp_path)
+    job = played(queue, 60, seconds=0.02)
+    first = started.start(tmp_path)
+    wait_for(lambda: len(steps_of(queue, job)) > 3)
+    process = process_of(queue, job)
+    kill(first)
+    wait_for(lambda: not worker_runs(tmp_path, "auto"))
+    second = started.start(tmp_path)
+    assert len(steps_of(queue, job)) < 60
+    assert process_of(queue, job) == process
+    found = becomes(queue, job, JobStatus.SUCCEEDED)
+    assert found.attempts == 1
+    undisturbed(queue, job, 60)
+    # The one that was found listens too.
+    other = played(queue, 500, seconds=0.02)
+    wait_for(lambda: len(steps_of(queue, other)) > 3)
+    kill(second)
+    wait_for(lambda: not worker_runs(tmp_path, "auto"))
+    started.start(tmp_path)
+    queue.cancel(other.id)
+    becomes(queue, other, JobStatus.CANCELLED)
+
+
+def test_a_worker_that_is_asked_to_end_puts_its_job_back(tmp_path: Path, started: Workers) -> None:
+    queue = queue_of(tmp_path)
+    job = played(queue, 60, seconds=0.02)
+    first = started.start(tmp_path)
+    wait_for(lambda: len(steps_of(queue, job)) > 3)
+    kill(first, signal.SIGTERM)
+    becomes(queue, job, JobStatus.QUEUED)
+    wait_for(lambda: not worker_runs(tmp_path, "auto"))
+    assert json.loads(worker_lock(tmp_path, "auto").read_text())["pid"] == first
+    started.start(tmp_path)
+    becomes(queue, job, JobStatus.SUCCEEDED)
+    undisturbed(queue, job, 60)
+
+
+def test_a_device_has_one_worker(tmp_path: Path, started: Workers) -> None:
+    queue = queue_of(tmp_path)
+    for _ in range(3):
+        started.start(tmp_path)
+    jobs = [played(queue, 20) for _ in range(3)]
+    for job in jobs:
+        assert becomes(queue, job, JobStatus.SUCCEEDED).attempts == 1
+        undisturbed(queue, job)
+
+
+def test_what_does_not_fit_waits_and_says_so_while_smaller_ones_go(tmp_path: Path) -> None:
+    queue, room = queue_of(tmp_path), [10**9]
+    large = queue.create({"train": {}}, {}, peak=2 * 10**9)
+    small = queue.create({"train": {}}, {}, peak=10**8)
+    worker = Worker(tmp_path, SqliteStore(tmp_path), room=lambda: room[0])
+    claimed = worker._next()
+    assert claimed is not None
+    assert claimed.id == small.id
+    found = queue.get(large.id)
+    assert found is not None
+    assert found.waiting == "it takes 2,000 MB by its plan, and 1,000 MB are free now"
+    assert worker._next() is None
+    room[0] = 3 * 10**9
+    claimed = worker._next()
+    assert claimed is not None
+    assert (claimed.id, claimed.waiting) == (large.id, None)
+
+
+def killed_at_random(root: Path, started: Workers, kills: int, seed: int) -> None:
+    """Jobs go through whatever processes are killed at random instants: workers, and what trains."""
+    source, queue = random.Random(seed), queue_of(root)
+    jobs = [played(queue, 20, seconds=0.005) for _ in range(3)]
+    worker = started.start(root)
+    for _ in range(kills):
+        time.sleep(source.uniform(0.0, 0.15))
+        if source.random() < 0.5:
+            kill(worker)
+        else:
+            process = next((process_of(queue, job) for job in jobs if status(queue, job) is JobStatus.RUNNING), None)
+            if process is not None:
+                kill(process)
+        if source.random() < 0.1:
+            for file in (root / ".studio").glob("jobs.sqlite*"):
+                file.unlink()
+        if not worker_runs(root, "auto"):
+            worker = started.start(root)
+        jobs = [job if status(queue, job) is not JobStatus.SUCCEEDED else played(queue, 20) for job in jobs]
+    wait_for(lambda: worker_runs(root, "auto") or bool(started.start(root)))
+    for folder in sorted(root.glob("ftjob-*")):
+        job = JobFolder(folder).read()
+        assert job is not None
+        becomes(queue, job, JobStatus.SUCCEEDED, 60)
+        undisturbed(queue, job)
+
+
+def test_kills_at_random_instants_lose_no_job_and_no_step(tmp_path: Path, started: Workers) -> None:
+    killed_at_random(tmp_path, started, 25, seed=1)
+
+
+@pytest.mark.slow
+def test_kills_at_two_hundred_instants_lose_no_job_and_no_step(tmp_path: Path, started: Workers) -> None:
+    killed_at_random(tmp_path, started, 200, seed=2)
+
+
+def real_job(queue: JobQueue, model: Path, data: Path) -> Job:
+    settings = {
+        "model": str(model), "method": "lora", "data": {"file": str(data)}, "lora": {"rank": 4},
+        "train": {"steps": 40, "save_every": 5, "learning_rate": 0.01, "examples_per_step": 4},
+        "compute": {"device": "cpu", "dtype": "float32", "threads": 1},
+    }  # fmt: skip
+    return queue.create(settings, {})
+
+
+@pytest.mark.slow
+def test_a_run_whose_worker_and_process_were_killed_has_the_bytes_of_an_undisturbed_one(
+    tmp_path: Path, tiny_model: Path, tiny_data: Path, started: Workers
+) -> None:
+    queue = queue_of(tmp_path)
+    calm, disturbed = (real_job(queue, tiny_model, tiny_data) for _ in range(2))
+    first = started.start(tmp_path, play=False)
+    becomes(queue, calm, JobStatus.SUCCEEDED, 60)
+    wait_for(lambda: len(steps_of(queue, disturbed)) > 7, 60)
+    kill(first)
+    process = process_of(queue, disturbed)
+    assert process is not None
+    kill(process)
+    wait_for(lambda: not worker_runs(tmp_path, "auto"))
+    started.start(tmp_path, play=False)
+    becomes(queue, disturbed, JobStatus.SUCCEEDED, 60)
+    ours, theirs = (tree(tmp_path / job.id)["adapter_model.safetensors"] for job in (calm, disturbed))
+    assert ours == theirs
+    assert steps_of(queue, disturbed) == list(range(1, 41))
+
+
+def test_a_disk_without_room_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = queue_of(tmp_path)
+    job = played(queue, 2)
+    folder = tmp_path / job.id
+    worker = Worker(tmp_path, SqliteStore(tmp_path), command=["false"])
+    monkeypatch.setattr("veneer.jobs.worker.RETRY_SECONDS", 0.05)
+    # A folder in the place of the file's temporary name is refused as a full disk refuses.
+    blocked = folder / f".partial-{os.getpid()}-job.json"
+    blocked.mkdir()
+    thread = threading.Thread(target=worker.work)
+    thread.start()
+    time.sleep(0.3)
+    assert status(queue, job) is JobStatus.QUEUED
+    shutil.rmtree(blocked)
+    wait_for(lambda: status(queue, job) is not JobStatus.QUEUED)
+    worker.stop.set()
+    thread.join()

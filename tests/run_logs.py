@@ -1,0 +1,43 @@
+"""Logs of runs that were never trained, written event by event."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from veneer.events import CheckpointSaved, Evaluated, EventLog, Note, RunFinished, RunStarted, StepDone
+
+
+def started(steps: int, resumed_at: int = 0) -> RunStarted:
+    return RunStarted(method="lora", steps=steps, resumed_at=resumed_at, examples=20, trainable=100, learning_rate=2e-4)
+
+
+def step_done(step: int, loss: float | None = None) -> StepDone:
+    return StepDone(
+        step=step, epoch=step / 10, loss=3 * math.exp(-step / 20) if loss is None else loss, grad_norm=1.0,
+        learning_rate=1e-4, tokens=100, supervised=40, seconds=0.5, memory_mb=200.0 + step,
+    )  # fmt: skip
+
+
+def finished(step: int, reason: str = "complete") -> RunFinished:
+    return RunFinished(step=step, reason=reason, seconds=step / 2, memory_mb=300.0)
+
+
+def evaluated(step: int, loss: float, best: bool = True) -> Evaluated:
+    return Evaluated(step=step, loss=loss, best=best, seconds=0.1)
+
+
+def write_run(folder: Path, steps: int = 10, *, reason: str | None = "complete", config: str = "") -> Path:
+    """The folder of a run that made some steps, and ended so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(config or "model: base/tiny\nmethod: lora\noutput: x\n", encoding="utf-8")
+    with EventLog(folder / "events.jsonl") as log:
+        log.emit(Note(message="a note"))
+        log.emit(started(steps))
+        for step in range(1, steps + 1):
+            log.emit(step_done(step))
+        log.emit(evaluated(steps, 0.5))
+        log.emit(CheckpointSaved(step=steps, path="x", bytes=1, seconds=0.1))
+        if reason is not None:
+            log.emit(finished(steps, reason))
+    return folder

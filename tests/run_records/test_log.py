@@ -1,0 +1,93 @@
+"""The log of a run, read while it grows, is torn, is resumed or begins anew."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+from run_logs import evaluated, finished, started, step_done
+from veneer.events import Event, EventLog, Level, Note, by_step, read_events
+from veneer.run_records.log import RunLog
+
+
+def written(path: Path, *events: Event) -> Path:
+    with EventLog(path) as log:
+        for event in events:
+            log.emit(event)
+    return path
+
+
+def test_a_log_that_is_read_piece_by_piece_is_the_log_that_is_read_at_once(tmp_path: Path) -> None:
+    source = random.Random(3)
+    events: list[Event] = [started(60), *(step_done(step) for step in range(1, 31)), evaluated(30, 1.0)]
+    events += [started(60, resumed_at=20), *(step_done(step) for step in range(21, 61)), evaluated(60, 0.9)]
+    whole = written(tmp_path / "whole.jsonl", *events).read_bytes()
+    path = tmp_path / "events.jsonl"
+    log, at = RunLog(path), 0
+    assert not log.refresh()
+    while at < len(whole):
+        size = source.randint(1, 400)
+        with path.open("ab") as file:
+            file.write(whole[at : at + size])
+        at += size
+        log.refresh()
+    once = RunLog(tmp_path / "whole.jsonl")
+    once.refresh()
+    assert log.steps.tolist() == once.steps.tolist() == list(range(1, 61))
+    assert log.columns["loss"].tolist() == list(by_step(read_events(path), "StepDone", "loss").values())
+    assert [one.step for one in log.evaluations] == [60]
+
+
+def test_steps_that_a_resumed_run_makes_again_count_once(tmp_path: Path) -> None:
+    path = written(tmp_path / "events.jsonl", started(9), *(step_done(step, 5.0) for step in range(1, 8)))
+    written(path, started(9, resumed_at=4), step_done(5, 1.0))
+    log = RunLog(path)
+    assert log.refresh()
+    assert log.steps.tolist() == [1, 2, 3, 4, 5]
+    assert log.columns["loss"].tolist() == [5.0, 5.0, 5.0, 5.0, 1.0]
+    assert log.end == {}
+    assert not log.refresh()
+
+
+def test_torn_lines_and_foreign_ones_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    line = '{"event": "StepDone", "step": 1}\n{"event": "Step\n[1]\n{"a": 1}\n\xff\n'
+    path.write_bytes(line.encode("latin-1"))
+    written(path, step_done(1), Note(message="told", level=Level.WARNING))
+    log = RunLog(path)
+    log.refresh()
+    assert log.steps.tolist() == [1]
+    assert [(one.level, one.message) for one in log.lines] == [(Level.WARNING, "told")]
+
+
+def test_a_line_that_is_not_whole_yet_waits(tmp_path: Path) -> None:
+    path = written(tmp_path / "events.jsonl", step_done(1))
+    text = path.read_bytes()
+    path.write_bytes(text[:-5])
+    log = RunLog(path)
+    assert not log.refresh()
+    path.write_bytes(text)
+    assert log.refresh()
+    assert log.steps.tolist() == [1]
+
+
+def test_a_log_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+    path = written(tmp_path / "events.jsonl", started(9), *(step_done(step) for step in range(1, 8)), finished(7))
+    log = RunLog(path)
+    log.refresh()
+    path.unlink()
+    written(path, started(3), step_done(1))
+    log.refresh()
+    assert log.steps.tolist() == [1]
+    assert log.end == {}
+    assert log.start["steps"] == 3
+
+
+def test_a_loss_that_is_not_finite_stays_so(tmp_path: Path) -> None:
+    log = RunLog(written(tmp_path / "events.jsonl", step_done(1, math.nan), step_done(2, math.inf)))
+    log.refresh()
+    assert math.isnan(log.columns["loss"][0])
+    assert log.columns["loss"][1] == math.inf
+    assert json.loads(log.path.read_text("utf-8").splitlines()[0])["loss"] is None

@@ -1,0 +1,46 @@
+"""The record of a run agrees with what the run itself reported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from run_logs import write_run
+from veneer.config import known_keys
+from veneer.run_records.find import open_run
+from veneer.run_records.record import default_settings, flat, read_json, read_settings
+from veneer.run_records.state import RunState
+from veneer.training.session import RunResult
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
+def test_the_record_is_what_the_run_says_of_itself(finished: dict[str, RunResult], method: str) -> None:
+    result = finished[method]
+    record, log, settings = open_run(result.output)
+    summary = json.loads((result.output / "summary.json").read_text("utf-8"))
+    assert record.state is RunState.FINISHED
+    assert record.method == method == settings["method"]
+    assert record.step == summary["step"] == record.steps == len(log.steps)
+    assert record.tokens == summary["tokens"]
+    assert record.seconds == pytest.approx(summary["seconds"], rel=1e-6)
+    assert (record.best_step, record.best_loss) == (summary["best_step"], summary["best_loss"])
+    assert record.begun is not None
+    assert record.ended is not None
+    assert record.begun <= record.ended
+
+
+def test_settings_of_damaged_or_missing_files_are_empty(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", config="[not: a, mapping")
+    assert read_settings(run) == {}
+    assert read_settings(tmp_path) == {}
+    assert open_run(run)[0].model is None
+    (run / "run.lock").write_text("[1]", encoding="utf-8")
+    assert read_json(run / "run.lock") is None
+    assert read_json(run / "missing") is None
+
+
+def test_the_defaults_have_every_key() -> None:
+    assert set(default_settings()) | {"model", "output", "data.file"} >= set(known_keys()) - {"data.columns"}
+    assert flat({"a": {"b": {"c": 1}, "d": {}}}) == {"a.b.c": 1, "a.d": {}}

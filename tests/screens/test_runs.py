@@ -1,0 +1,28 @@
+"""What `veneer runs` prints of runs, and of the numbers that no chart could show."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from veneer.screens.runs import BARS, sparkline
+
+
+def test_a_sparkline_is_as_high_as_its_values() -> None:
+    assert sparkline([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]) == BARS
+    assert sparkline([3.0, 3.0]) == BARS[0] * 2
+    assert sparkline([]) == ""
+    assert sparkline([1.0, None, math.nan, 2.0]) == f"{BARS[0]}··{BARS[-1]}"
+    assert sparkline([None, math.inf]) == "··"
+
+
+@pytest.mark.parametrize("count", [1, 47, 48, 49, 1_000])
+def test_a_sparkline_has_a_width(count: int) -> None:
+    drawn = sparkline([float(place) for place in range(count)])
+    assert len(drawn) == min(48, count)
+    assert list(drawn) == sorted(drawn)
+
+
+def test_two_sparklines_can_share_a_scale() -> None:
+    assert sparkline([0.0, 10.0], span=(0.0, 20.0)) == f"{BARS[0]}{BARS[4]}"
