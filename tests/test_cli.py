@@ -61,9 +61,9 @@ OPTIONS = {
         "--output", "--set", "--together",
     ],
     "train": [
-        "--batch-size", "--config", "--data", "--device", "--epochs", "--eval-data", "--from-adapter",
-        "--held-out", "--json", "--learning-rate", "--lr", "--method", "--model", "--output", "--rank", "--resume",
-        "--set", "--steps", "--time-limit",
+        "--allow-other-base", "--batch-size", "--config", "--data", "--device", "--epochs", "--eval-data",
+        "--from-adapter", "--held-out", "--json", "--learning-rate", "--lr", "--method", "--model", "--output",
+        "--rank", "--resume", "--set", "--steps", "--time-limit",
     ],
     "verify": ["--adapter", "--data", "--device", "--gap", "--json", "--limit", "--model", "export"],
 }  # fmt: skip

@@ -285,7 +285,7 @@ def test_the_keys_are_these() -> None:
             "lora.new_tokens",
             "quant.scheme", "quant.block", "quant.double_quant", "quant.skip_modules",
             "train.examples_per_step", "train.tokens_per_step", "train.epochs", "train.steps", "train.time_limit",
-            "train.from_adapter", "train.learning_rate",
+            "train.from_adapter", "train.other_base", "train.learning_rate",
             "train.lora_plus_ratio", "train.optimizer", "train.schedule",
             "train.warmup", "train.min_rate", "train.weight_decay", "train.beta1", "train.beta2",
             "train.clip", "train.seed", "train.eval_every", "train.save_every", "train.keep",

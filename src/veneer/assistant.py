@@ -6,26 +6,33 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, Protocol
 
 from veneer.adapters.adapter import Adapter
 from veneer.adapters.origin import BaseCheck
 from veneer.adapters.store import config_warnings, load_adapter, read_tokenizer
+from veneer.backends.describe import describe_model
 from veneer.backends.load import load_language_model
-from veneer.config import ComputeSection, RunConfig
+from veneer.config import ComputeSection, QuantSection, RunConfig
 from veneer.data.chat import Encoder, template_of
 from veneer.data.records import Message
 from veneer.enums import Backend, Method, choice
+from veneer.errors import OutOfMemory
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.generation.text import TextStream
 from veneer.hardware import resolve_device, resolve_dtype
-from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.io.checkpoint import Checkpoint, open_checkpoint, read_model_config
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import WeightForm, check_vocabulary
 from veneer.model.language import LanguageModel
+from veneer.out_of_memory import KINDS, is_out_of_memory, message_of
+from veneer.planning.weights import Held
 from veneer.run_folder import run_of
+
+LESS_TEXT = "Fewer prompts at a time, shorter ones, and shorter answers (--max-new-tokens) take less too."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,6 +67,9 @@ class Assistant:
     files: tuple[Path, ...] = ()
     """The files of the base, for their digests."""
 
+    request: AssistantRequest | None = None
+    """What it was loaded by, if it was."""
+
     @contextmanager
     def as_base(self) -> Iterator[None]:
         """Within the block the model is its base, as it is anyway where there is no adapter. Blocks may be nested."""
@@ -75,7 +85,8 @@ class Assistant:
     ) -> list[str]:
         """The assistant's next turn in every conversation, decoded together."""
         prompts = [self.encoder.prompt_tokens(messages) for messages in conversations]
-        with Stage(broadcast(subscribers), "answering", total=len(prompts), unit="prompts") as stage:
+        stage = Stage(broadcast(subscribers), "answering", total=len(prompts), unit="prompts")
+        with stage, enough_memory(self.request, "answering", LESS_TEXT):
             outputs = generate(self.model, prompts, sampling=sampling, stop_ids=self.stop_ids, on_done=stage.advance)
         return [self.tokenizer.decode(tokens) for tokens in outputs]
 
@@ -87,13 +98,8 @@ class Assistant:
         def push(row: int, token: int) -> None:
             pieces.push(token)
 
-        generate(
-            self.model,
-            [prompt],
-            sampling=sampling,
-            stop_ids=self.stop_ids,
-            on_token=push,
-        )
+        with enough_memory(self.request, "answering", LESS_TEXT):
+            generate(self.model, [prompt], sampling=sampling, stop_ids=self.stop_ids, on_token=push)
         pieces.finish()
         return pieces.text
 
@@ -191,6 +197,7 @@ def open_assistant(
 
     Raises:
         ModelError, AdapterError, ConfigError: whatever cannot be used.
+        OutOfMemory: there is no memory for it.
     """
     request = assistant_request(model, adapter, method, compute, revision=revision, backend=backend)
     return load_assistant(request, subscribers=subscribers)
@@ -216,12 +223,68 @@ def assistant_request(
     )
 
 
+@contextmanager
+def enough_memory(request: AssistantRequest | None, doing: str, beside: str = "") -> Iterator[None]:
+    """Turn want of memory within the block into an error that says what the model takes by the plan, and what takes
+    less.
+
+    Args:
+        request: the model, if it was asked for.
+        doing: what the block does: "answering".
+        beside: what else takes less memory, a sentence.
+
+    Raises:
+        OutOfMemory: there was no memory.
+    """
+    try:
+        yield
+    except KINDS as error:
+        if not is_out_of_memory(error):
+            raise
+        clear_frames(error.__traceback__)  # they hold tensors
+        message = message_of(doing, str(error))
+    else:
+        return
+    said = (message, "" if request is None else _advice(request), beside)
+    raise OutOfMemory(" ".join(part for part in said if part))
+
+
+def _advice(request: AssistantRequest) -> str:
+    run = recorded_run(request.adapter)
+    try:
+        config = read_model_config(request.model, revision=request.revision)
+        held = Held(
+            description=describe_model(config, _backend(request, run)),
+            method=_method(request, run),
+            dtype=resolve_dtype(request.compute.dtype, resolve_device(request.compute.device)),
+            device=resolve_device(request.compute.device).type,
+            quant=QuantSection() if run is None else run.quant,
+        )
+        return held.advice()
+    except KINDS as error:
+        if not is_out_of_memory(error):
+            raise
+        return "A smaller model takes less, or --method qlora."
+
+
+def _method(request: AssistantRequest, run: RunConfig | None) -> Method:
+    return request.method or (run.method if run else Method.LORA)
+
+
+def _backend(request: AssistantRequest, run: RunConfig | None) -> Backend:
+    return request.backend or (run.backend if run else Backend.AUTO)
+
+
 def load_assistant(request: AssistantRequest, *, subscribers: Sequence[Subscriber] = ()) -> Assistant:
     """Carry out a request, as `open_assistant` says."""
-    adapter, compute, emit = request.adapter, request.compute, broadcast(subscribers)
+    with enough_memory(request, f"loading {request.model}"):
+        return replace(_loaded(request, broadcast(subscribers)), request=request)
+
+
+def _loaded(request: AssistantRequest, emit: Subscriber) -> Assistant:
+    adapter, compute = request.adapter, request.compute
     warnings = [] if adapter is None else config_warnings(adapter)
     run = recorded_run(adapter)
-    quantized = (request.method or (run.method if run else Method.LORA)) is Method.QLORA
     device = resolve_device(compute.device)
     checkpoint = open_checkpoint(request.model, revision=request.revision)
     base = None if adapter is None else BaseCheck(adapter, request.model, checkpoint.files())
@@ -229,8 +292,8 @@ def load_assistant(request: AssistantRequest, *, subscribers: Sequence[Subscribe
     with stage:
         loaded = load_language_model(
             checkpoint,
-            backend=request.backend or (run.backend if run else Backend.AUTO),
-            form=WeightForm.QUANTIZED if quantized else WeightForm.FROZEN,
+            backend=_backend(request, run),
+            form=WeightForm.QUANTIZED if _method(request, run) is Method.QLORA else WeightForm.FROZEN,
             dtype=resolve_dtype(compute.dtype, device),
             device=device,
             products=compute.products,

@@ -38,6 +38,7 @@ from veneer.enums import (
     Init,
     Method,
     OptimizerName,
+    OtherBase,
     Overlong,
     Products,
     Publish,
@@ -218,7 +219,10 @@ class TrainSection(_Section):
     recorded as `steps`."""
     from_adapter: Name | None = None
     """The folder of an adapter that the run starts from. Rank, alpha, targets and kind are the adapter's, so that they
-    are left out; its base model must be the run's. It is read only."""
+    are left out. It is read only."""
+    other_base: OtherBase = OtherBase.REFUSE
+    """Whether `from_adapter` may have been trained beside another base model than the run's: `refuse`, or `allow` with
+    a warning."""
     learning_rate: Rate | Literal["auto"] = "auto"
     """The learning rate at its peak. `auto` takes it from the model's width and the method, and prints the reason."""
     lora_plus_ratio: Annotated[float, Field(ge=1.0, allow_inf_nan=False), _NUMBER] = 1.0

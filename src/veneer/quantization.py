@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from veneer.adapters.origin import computes, write_source
 from veneer.backends.choose import refuse_hf
 from veneer.config import QuantSection, quant_problems
 from veneer.enums import Scheme
 from veneer.errors import ConfigError, OutputError, listing
 from veneer.events import Result, Stage, Subscriber, broadcast
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.io.digests import BackgroundDigests
 from veneer.io.files import atomic_folder
 from veneer.io.model_files import DTYPES, recorded_dtype, save_model
 from veneer.io.prequantised import StoredFormat, StoredWeight, parts_of, quantization_config
@@ -94,6 +96,7 @@ def quantize(
     spec = _quantisable(checkpoint)
     layers = packed_paths(spec, quant)
     chosen = _dtype(checkpoint, dtype)
+    source = BackgroundDigests({file.name: file for file in checkpoint.files() if computes(file.name)})
     tensors: dict[str, Tensor] = {}
     weights = packed_bytes = 0
     names = expected_tensors(spec)
@@ -110,6 +113,7 @@ def quantize(
             tensors |= parts_of(name, stored_weight(packed), chosen)
     with atomic_folder(output) as folder:
         save_model(folder, tensors, checkpoint, quantization=packed_config(spec, quant, chosen))
+        write_source(folder, source.result())
     done = QuantizeResult(
         output=output,
         quant=quant,

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tiny import run_config, write_model
-from veneer.adapters.origin import BASE_FILE, BaseCheck, base_differences, read_base
+from veneer.adapters.origin import BASE_FILE, SOURCE_FILE, BaseCheck, base_differences, read_base
 from veneer.errors import AdapterError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import sha256
+from veneer.quantization import quantize
 from veneer.training.run import train
 
 
@@ -54,6 +55,20 @@ def test_a_copy_and_another_chat_template_are_the_same_base(run: Path, tmp_path:
     copy = Path(shutil.copytree(tiny_model, tmp_path / "copy"))
     (copy / "tokenizer_config.json").write_text("{}")
     assert problem(run, copy) is None
+
+
+def test_a_quantised_copy_is_the_base_that_it_was_made_of(run: Path, tmp_path: Path, tiny_model: Path) -> None:
+    quantize(str(tiny_model), tmp_path / "nf4")
+    assert problem(run, tmp_path / "nf4") is None
+    quantize(str(write_model(tmp_path / "other", seed=7)), tmp_path / "other-nf4")
+    assert "model.safetensors: has other content" in str(problem(run, tmp_path / "other-nf4"))
+    weights = bytearray((tmp_path / "nf4" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "nf4" / "model.safetensors").write_bytes(weights)
+    assert "model.safetensors: has other content" in str(problem(run, tmp_path / "nf4")), "it is a copy no more"
+    (tmp_path / "nf4" / SOURCE_FILE).write_text('{"source": 1}')
+    with pytest.raises(AdapterError, match=f"{SOURCE_FILE} is damaged"):
+        problem(run, tmp_path / "nf4")
 
 
 def test_a_run_of_before_has_the_digests_in_its_lock(run: Path, tmp_path: Path, tiny_model: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -75,3 +76,28 @@ def test_digests_in_the_background_are_those_of_the_files(tmp_path: Path) -> Non
     assert found == {name: hashlib.sha256(name.encode()).hexdigest() for name in ("a", "b")}
     with pytest.raises(FileNotFoundError):
         BackgroundDigests({"c": tmp_path / "c"}).result()
+
+
+@pytest.mark.scenario(number=6)
+def test_who_is_in_a_hurry_does_not_wait_for_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "large").write_text("large")
+    hashing = Event()
+
+    def slowly(file: Path) -> str:
+        hashing.wait(60)
+        return "a digest"
+
+    monkeypatch.setattr(digests, "sha256", slowly)
+    monkeypatch.setattr(digests, "HURRY", 0.1)
+    found = BackgroundDigests({"large": tmp_path / "large"})
+    asked: list[int] = []
+
+    def hurried() -> bool:
+        asked.append(1)
+        return len(asked) > 2
+
+    assert not found.in_time(hurried)
+    assert len(asked) == 3
+    hashing.set()
+    assert found.in_time(lambda: False)
+    assert found.result() == {"large": "a digest"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from serving.test_isolation import write
 from tiny_models import ours, tiny_llama
+from veneer.adapters.integrity import LOCK_FILE
 from veneer.adapters.origin import write_base
-from veneer.adapters.store import WEIGHTS_FILE
+from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.enums import Variant
 from veneer.errors import AdapterError
+from veneer.io import digests
 from veneer.io.digests import file_digest
 from veneer.model.decoder import CausalLM
 from veneer.native.library import kernels
@@ -78,3 +81,18 @@ def test_the_file_that_is_read_may_be_shortened_meanwhile(folder: Path, model: C
         (folder / "dora" / WEIGHTS_FILE).write_bytes(b"")
         assert found.model is not None
         assert all(bool(torch.isfinite(parameter).all()) for parameter in found.model.parameters())
+
+
+def test_copies_are_checked_against_the_record_and_their_digests_are_not_remembered(
+    folder: Path, model: CausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "KEPT_FROM", 0)
+    monkeypatch.setattr(digests, "kept_file", lambda: tmp_path / "digests.json")
+    written = {name: file_digest(folder / "kite" / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    (folder / "kite" / LOCK_FILE).write_text(json.dumps({"result": written}))
+    kept = (tmp_path / "digests.json").read_text()
+    adapter_loader(model)(folder / "kite")
+    assert (tmp_path / "digests.json").read_text() == kept
+    (folder / "kite" / LOCK_FILE).write_text(json.dumps({"result": {**written, WEIGHTS_FILE: "0" * 64}}))
+    with pytest.raises(AdapterError, match=f"kite/{WEIGHTS_FILE} has changed since it was written"):
+        adapter_loader(model)(folder / "kite")

@@ -13,6 +13,7 @@ import torch
 from checkpoints import FILES, IDENTITY, Saved, adapter, optimizer_of, same
 from tiny import tree
 from veneer.adapters.integrity import MANIFEST_FILE
+from veneer.adapters.origin import BASE_FILE
 from veneer.errors import AdapterError, CheckpointError, OutputError
 from veneer.io import files
 from veneer.io.checkpoint import open_checkpoint
@@ -324,3 +325,25 @@ def test_a_folder_in_the_manifests_place_falls_back_likewise(saved: Saved) -> No
     manifest.mkdir()
     progress, _, _ = saved.restored()
     assert progress.step == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------- base
+
+
+@pytest.mark.scenario(number=6)
+def test_a_base_that_is_not_hashed_in_time_is_known_again_by_its_files(tmp_path: Path, tiny_model: Path) -> None:
+    keys = {"model.safetensors": (1, 2, 3, 4)}
+
+    def resumed(now: dict[str, tuple[int, int, int, int]]) -> list[str]:
+        trainable, warnings = adapter(tiny_model), list[str]()
+        store = CheckpointStore(RunFolder(tmp_path), keep=3, identity=IDENTITY, base=dict, base_keys=now)
+        store.restore(trainable, optimizer_of(trainable), warnings.append)
+        return warnings
+
+    trainable = adapter(tiny_model)
+    hurried = CheckpointStore(RunFolder(tmp_path), keep=3, identity=IDENTITY, base=lambda: None, base_keys=keys)
+    folder = hurried.save(Progress(step=1), trainable, optimizer_of(trainable))
+    assert verify(folder) is None
+    assert not (folder / BASE_FILE).exists()
+    assert resumed(keys) == []
+    assert "were not hashed yet when the run was stopped" in resumed({"model.safetensors": (1, 2, 3, 5)})[0]

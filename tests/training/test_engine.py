@@ -22,7 +22,7 @@ from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
 from veneer.enums import Schedule
 from veneer.errors import Diverged, Interrupted, OutOfMemory
-from veneer.events import Event, EventLog, MicroBatchHalved, StepDone, read_events
+from veneer.events import Evaluated, Event, EventLog, MicroBatchHalved, StepDone, read_events
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, load_model
 from veneer.model.decoder import CausalLM
@@ -467,6 +467,42 @@ def test_a_row_that_does_not_fit_ends_the_run_with_its_last_step(
         with pytest.raises(OutOfMemory, match=r"computing step 2 .*one row of \d+ tokens, which cannot be cut"):
             found.engine.run(progress)
     assert found.engine.checkpoints.folder.checkpoint_steps() == [1]
+
+
+def test_an_evaluation_that_does_not_fit_is_made_when_the_run_is_gone_on_with(
+    eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    def full() -> float:
+        raise OutOfMemory("out of memory while evaluating")
+
+    found = bench(tmp_path, *adapted(tiny_model), Cut([eight]), steps=3, evaluate=full, eval_every=2, save_every=9)
+    with pytest.raises(OutOfMemory, match="while evaluating"):
+        found.run()
+    again = bench(
+        tmp_path, *adapted(tiny_model), Cut([eight]), steps=3, evaluate=lambda: 1.5, eval_every=2, save_every=9
+    )
+    progress = again.engine.checkpoints.restore(again.trainable, again.optimizer, pytest.fail)
+    assert (progress.step, progress.evaluation_due) == (2, True)
+    with again.engine.log:
+        again.engine.run(progress)
+    assert [event.step for event in again.events if isinstance(event, Evaluated)] == [2, 3]
+
+
+def test_weights_that_are_half_changed_are_not_kept(
+    eight: list[Example], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = bench(tmp_path, *adapted(tiny_model), Cut([eight]), steps=3, save_every=9)
+    step = found.optimizer.step
+
+    def full(rate: float) -> None:
+        step(rate)
+        if len(found.optimizer.seen) == 2:
+            torch.empty(1 << 58)
+
+    monkeypatch.setattr(found.optimizer, "step", full)
+    with pytest.raises(OutOfMemory, match="out of memory while changing the weights in step 2"):
+        found.run()
+    assert found.engine.checkpoints.folder.checkpoint_steps() == []
 
 
 def test_other_errors_of_the_model_are_not_taken_for_want_of_memory(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tiny import run_config, write_model, write_rows
 from veneer.adapters.store import read_tensors
 from veneer.config import RunConfig
 from veneer.errors import AdapterError, CheckpointError, ConfigError, Interrupted
+from veneer.events import Event, Level, Note
+from veneer.quantization import quantize
 from veneer.reproduction.run import reproduce
 from veneer.training.run import train
 
@@ -88,17 +91,32 @@ def test_contradictions_are_refused_with_both_values(tiny_model: Path, tiny_data
     with pytest.raises(ConfigError) as refused:
         train(config)
     assert "lora.rank: 8 here, 4 in the adapter" in str(refused.value)
-    assert "lora.variant: <Variant.DORA: 'dora'> here, <Variant.LORA: 'lora'> in the adapter" in str(refused.value)
+    assert "lora.variant: 'dora' here, 'lora' in the adapter" in str(refused.value)
     assert "lora.alpha" not in str(refused.value)
     with pytest.raises(ConfigError, match="method full trains none"):
         run_config(tiny_model, tiny_data, tmp_path / "x", f"train.from_adapter={first}", "method=full")
 
 
-def test_another_base_is_refused(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_another_base_is_refused_unless_it_is_meant(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
     other = write_model(tmp_path / "other", seed=4)
-    with pytest.raises(AdapterError, match=r"another base model(.|\n)*model\.safetensors: has other content"):
+    message = r"another base model(.|\n)*model\.safetensors: has other content"
+    with pytest.raises(AdapterError, match=f"{message}(.|\n)*--allow-other-base"):
         train(further(other, tiny_data, tmp_path / "second", first))
+    said: list[Event] = []
+    config = further(other, tiny_data, tmp_path / "second", first, "train.other_base=allow")
+    second = train(config, subscribers=[said.append]).output
+    (warning,) = [event for event in said if isinstance(event, Note) and event.level is Level.WARNING]
+    assert re.search(message, warning.message)
+    assert reproduce(second).same
+
+
+def test_a_quantised_copy_of_the_base_is_that_base(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
+    quantize(str(tiny_model), tmp_path / "nf4")
+    said: list[Event] = []
+    train(further(tmp_path / "nf4", tiny_data, tmp_path / "second", first), subscribers=[said.append])
+    assert not [event for event in said if isinstance(event, Note) and event.level is Level.WARNING]
 
 
 def test_kinds_that_cannot_be_gone_on_with_are_refused_by_name(tiny_model: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ from safetensors.torch import load_file
 from tiny import rows, run_config, write_model, write_rows
 from tiny_models import use_backend
 from veneer.config import RunConfig
-from veneer.errors import ConfigError, Diverged, Interrupted
-from veneer.events import read_events
+from veneer.data.batches import MicroBatch
+from veneer.errors import ConfigError, Diverged, Interrupted, OutOfMemory
+from veneer.events import Event, RunEvent, StepDone, read_events
 from veneer.products import compiled
+from veneer.run_folder import RunFolder
 from veneer.training import joint as joint_module
-from veneer.training.joint import joint_bytes, prepare_joint, train_together
+from veneer.training.joint import Joint, joint_bytes, prepare_joint, train_together
+from veneer.training.objective import Sums
 from veneer.training.run import train
 from veneer.training.session import RunResult
 
@@ -56,6 +61,11 @@ def both(
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of every step."""
+    return [float(str(one["loss"])) for one in read_events(folder / "events.jsonl") if one["event"] == "StepDone"]
 
 
 def without_times(folder: Path) -> list[dict[str, Any]]:
@@ -173,6 +183,79 @@ def test_stopped_together_and_gone_on_with(tmp_path: Path, tiny_model: Path, tin
     for number in range(3):
         expected, found = weights(tmp_path / f"whole-{number}"), weights(tmp_path / f"cut-{number}")
         assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets the tokens of the widest pass for which there is memory."""
+    whole = Joint.sums
+
+    def limit(tokens: int) -> None:
+        def sums(joint: Joint, batches: Sequence[tuple[str, MicroBatch]]) -> list[Sums]:
+            if sum(len(batch.tokens) for _, batch in batches) > tokens:
+                torch.empty(1 << 58)
+            return whole(joint, batches)
+
+        monkeypatch.setattr(Joint, "sums", sums)
+
+    return limit
+
+
+@pytest.mark.scenario(number=20)
+def test_without_memory_for_a_pass_narrower_ones_make_the_same_steps(
+    room: Callable[[int], None], tmp_path: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    dropped = [(*own, "lora.dropout=0.1") for own in DIFFERENT]
+    alone, joint = both(dropped, tmp_path, tiny_model, tiny_data)
+    room(300)
+    narrow = [
+        run_config(tiny_model, tiny_data, tmp_path / f"narrow-{number}", *COMMON, *own)
+        for number, own in enumerate(dropped)
+    ]
+    outcomes = train_together([prepare_joint(config) for config in narrow])
+    assert all(isinstance(outcome, RunResult) for outcome in outcomes)
+    for one, other, config in zip(alone, joint, narrow, strict=True):
+        for name, tensor in weights(one).items():
+            assert float((weights(Path(config.output))[name] - tensor).abs().max()) < 1e-6
+        assert losses(Path(config.output)) == pytest.approx(losses(other), abs=1e-5)
+    said = [event["message"] for event in read_events(tmp_path / "narrow-0" / "events.jsonl") if "message" in event]
+    assert any("tokens are computed side by side from here on" in str(message) for message in said)
+
+
+@pytest.mark.scenario(number=20)
+def test_without_memory_for_a_micro_batch_its_run_takes_smaller_ones_and_the_others_do_not(
+    room: Callable[[int], None], tmp_path: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    sizes = [("compute.micro_batch_tokens=512",), ("compute.micro_batch_tokens=100", "train.seed=1")]
+    alone, _ = both(sizes, tmp_path, tiny_model, tiny_data)
+    room(150)
+    configs = [
+        run_config(tiny_model, tiny_data, tmp_path / f"small-{number}", *COMMON, *own)
+        for number, own in enumerate(sizes)
+    ]
+    train_together([prepare_joint(config) for config in configs])
+    for one, config in zip(alone, configs, strict=True):
+        assert losses(Path(config.output)) == pytest.approx(losses(one), abs=1e-5)
+    locks = [json.loads((Path(config.output) / "run.lock").read_text()) for config in configs]
+    assert locks[0]["micro_batches"][0][0] == 1
+    assert locks[0]["micro_batches"][0][1] <= 256
+    assert "micro_batches" not in locks[1]
+
+
+def test_without_memory_for_a_row_every_run_keeps_its_last_step(
+    room: Callable[[int], None], tmp_path: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    def filling(event: Event) -> None:
+        if isinstance(event, RunEvent) and isinstance(event.event, StepDone) and event.event.step == 1:
+            room(0)
+
+    settings = ("train.steps=4", "train.examples_per_step=4", "train.save_every=100")
+    configs = [run_config(tiny_model, tiny_data, tmp_path / name, *settings) for name in "ab"]
+    with pytest.raises(OutOfMemory, match=r"(?s)computing step 2.*By the plan.*Fewer runs at a time \(--together\)"):
+        train_together([prepare_joint(config) for config in configs], subscribers=[filling])
+    for config in configs:
+        assert RunFolder(Path(config.output)).checkpoint_steps() == [1]
+        assert read_events(Path(config.output) / "events.jsonl")[-1]["reason"] == "out of memory"
 
 
 def test_what_cannot_be_joined(tmp_path: Path, tiny_model: Path, tiny_data: Path) -> None:

@@ -166,7 +166,7 @@ OPTIONS = {
     "model": "--model", "output": "--output", "method": "--method", "data.file": "--data",
     "data.eval_file": "--eval-data", "data.held_out": "--held-out", "data.max_length": "--length",
     "train.epochs": "--epochs", "train.steps": "--steps", "train.from_adapter": "--from-adapter",
-    "train.time_limit": "--time-limit",
+    "train.other_base": "--allow-other-base", "train.time_limit": "--time-limit",
     "train.learning_rate": "--learning-rate", "train.examples_per_step": "--batch-size", "lora.rank": "--rank",
     "compute.device": "--device", "compute.memory_limit_mb": "--memory-limit-mb",
 }  # fmt: skip

@@ -15,6 +15,7 @@ from veneer.commands.options import (
     eval_data_option,
     examples,
     held_out_option,
+    other_base_option,
     run_config,
     set_option,
     training_data_option,
@@ -22,6 +23,7 @@ from veneer.commands.options import (
     training_method_option,
     training_model_option,
 )
+from veneer.enums import OtherBase
 
 
 @click.command(
@@ -47,6 +49,7 @@ from veneer.commands.options import (
     "--learning-rate", "--lr", "learning_rate", type=Number(), help="The peak learning rate (train.learning_rate)."
 )
 @click.option("--from-adapter", help="The folder of an adapter that the run starts from (train.from_adapter).")
+@other_base_option
 @click.option("--rank", type=RANK, help="The rank of the adapter (lora.rank).")
 @click.option(
     "--batch-size", type=COUNT, help="Rows in an optimiser step, all micro-batches together (train.examples_per_step)."
@@ -68,6 +71,7 @@ def train(
     time_limit: float | None,
     learning_rate: float | None,
     from_adapter: str | None,
+    allow_other_base: bool,
     rank: int | None,
     batch_size: int | None,
     eval_data: str | None,
@@ -92,6 +96,7 @@ def train(
         "train.time_limit": time_limit,
         "train.learning_rate": learning_rate,
         "train.from_adapter": from_adapter,
+        "train.other_base": OtherBase.ALLOW.value if allow_other_base else None,
         "lora.rank": rank,
         "train.examples_per_step": batch_size,
         "data.eval_file": eval_data,

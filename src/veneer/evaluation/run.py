@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.assistant import Assistant, AssistantRequest, assistant_request, load_assistant
+from veneer.assistant import Assistant, AssistantRequest, assistant_request, enough_memory, load_assistant
 from veneer.config import ComputeSection
 from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.records import read_rows
@@ -226,6 +226,12 @@ def evaluate(
 
 def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscriber] = ()) -> Report:
     """Carry out a request, as `evaluate` says."""
+    less = "Fewer rows (--limit) and shorter answers (--max-new-tokens) take less too."
+    with enough_memory(request.assistant, "evaluating", less):
+        return _evaluated(request, subscribers)
+
+
+def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber]) -> Report:
     emit, begun = broadcast(subscribers), time.perf_counter()
     gate = None if request.gate is None else read_gate(request.gate)
     if gate is not None and gate.metric is not None:

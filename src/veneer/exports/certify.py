@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from veneer.adapters.overflow import largest_update
-from veneer.assistant import Assistant
+from veneer.assistant import Assistant, enough_memory
 from veneer.errors import AdapterError, ModelError, VeneerError, listing
 from veneer.events import Stage, Subscriber, counted, ignore
 from veneer.exports.certificate import Agreement, Certificate, Floor, ReaderOutput, TensorReport, compare, floor_of
@@ -23,7 +24,7 @@ from veneer.exports.thresholds import threshold_of
 from veneer.exports.veneer_reader import ReaderInput, own, reference
 from veneer.io.files import sha256, write_text
 from veneer.strict_json import to_text, with_reasons
-from veneer.system import memory, memory_limit
+from veneer.system import address_space, memory, memory_limit
 
 NEW_TOKENS = 16
 """Length of the answers that are compared."""
@@ -100,8 +101,7 @@ def expectation(
 
 def too_large(inputs: ExportInputs) -> str | None:
     """Why nobody can be asked: the model does not fit into memory in float32. None where it does."""
-    shapes = map(inputs.checkpoint.shape, inputs.checkpoint.names())
-    needed = sum(4 * math.prod(shape) for shape in shapes)
+    needed = float32_bytes(inputs)
     free = free_memory(inputs.device)
     if free is None or needed < free:
         return None
@@ -111,11 +111,33 @@ def too_large(inputs: ExportInputs) -> str | None:
     )
 
 
+def float32_bytes(inputs: ExportInputs) -> int:
+    """Bytes of the base's weights in float32."""
+    return sum(4 * math.prod(inputs.checkpoint.shape(name)) for name in inputs.checkpoint.names())
+
+
+@contextmanager
+def comparing_memory(inputs: ExportInputs, doing: str) -> Iterator[None]:
+    """Turn want of memory within the block into an error that says what comparing takes.
+
+    Raises:
+        OutOfMemory: there was no memory.
+    """
+    needed = (
+        f"By the plan, the model takes {float32_bytes(inputs) / 1e6:,.0f} MB in float32, in which exports are "
+        "compared. Fewer rows (--limit) and shorter ones (--data) take less beside it."
+    )
+    with enough_memory(None, doing, needed):
+        yield
+
+
 def free_memory(device: torch.device) -> int | None:
     """Bytes that a model may take there; None where the system does not tell."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return min((amount for amount in (memory()[1], memory_limit()) if amount is not None), default=None)
+    used, most = address_space()
+    addressable = None if used is None or most is None else max(0, most - used)
+    return min((amount for amount in (memory()[1], memory_limit(), addressable) if amount is not None), default=None)
 
 
 def _asked(inputs: ExportInputs, checks: Checks) -> tuple[ReaderOutput, ReaderInput, Prompts]:

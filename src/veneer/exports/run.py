@@ -21,7 +21,7 @@ from veneer.errors import AdapterError, ConfigError, OutputError
 from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast, ignore
 from veneer.exports import gguf, gguf_adapter, merged, peft_folder
 from veneer.exports.card import model_card
-from veneer.exports.certify import certify, write_certificate
+from veneer.exports.certify import certify, comparing_memory, write_certificate
 from veneer.exports.inputs import Exporter, ExportInputs, stored_dtype, trained_how
 from veneer.exports.prompts import evaluation_rows
 from veneer.exports.record import CARD_FILE, PARITY_FILE, ExportRecord
@@ -119,7 +119,7 @@ def run_export(request: ExportRequest, *, subscribers: Sequence[Subscriber] = ()
             "give --data"
         )
     exporter = TARGETS[request.to]
-    with atomic_folder(output) as partial:
+    with comparing_memory(inputs, "exporting"), atomic_folder(output) as partial:
         record = exporter.write(inputs, partial)
         certificate = certify(inputs, exporter.checks(inputs, partial, record), record, why=why)
         record = replace(record, parity=certificate)

@@ -12,7 +12,7 @@ from veneer.enums import Method, OtherBase
 from veneer.errors import ModelError
 from veneer.events import Result, Subscriber, broadcast
 from veneer.exports.certificate import Certificate
-from veneer.exports.certify import certify, digests
+from veneer.exports.certify import certify, comparing_memory, digests
 from veneer.exports.record import PARITY_FILE, RECORD_FILE, ExportRecord, read_json
 from veneer.exports.request import ExportRequest, Target, VerifyRequest
 from veneer.exports.run import TARGETS, open_inputs
@@ -80,7 +80,8 @@ def run_verify(request: VerifyRequest, *, subscribers: Sequence[Subscriber] = ()
         other_base=OtherBase.ALLOW,
     )
     inputs, why = open_inputs(exported, emit)
-    certificate = certify(inputs, TARGETS[target].checks(inputs, folder, record), record, why=why)
+    with comparing_memory(inputs, "verifying"):
+        certificate = certify(inputs, TARGETS[target].checks(inputs, folder, record), record, why=why)
     written = {str(name): str(digest) for name, digest in dict(parity.get("files", {})).items()}
     certificate = replace(certificate, files=written, damaged=tuple(_damaged(written, folder)))
     emit(Result(verb="verify", values=certificate.to_json()))

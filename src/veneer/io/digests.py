@@ -8,7 +8,8 @@ SHA-256 reads 0.2 to 1.5 GB a second, on one core and without Python's lock.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from threading import Lock, Thread
@@ -21,6 +22,9 @@ KEPT_FROM = 50_000_000
 """The size, in bytes, from which on a file's digest is kept on the disk; smaller files are hashed in a moment."""
 KEPT = 1_000
 """The number of digests that are kept on the disk."""
+
+HURRY = 3.0
+"""Seconds for which digests are still waited for by somebody who is in a hurry."""
 
 Key = tuple[int, int, int, int]
 _ONE_AT_A_TIME = Lock()
@@ -37,10 +41,19 @@ def file_digest(file: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    status = file.stat()
+    key = file_key(file)
     with _ONE_AT_A_TIME:
-        key = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         return _remembered(file.resolve(), key)
+
+
+def file_key(file: Path) -> Key:
+    """What the system says of a file: its inode, its size, and its two times. While they are equal, so is the content.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    status = file.stat()
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @cache
@@ -96,6 +109,21 @@ class BackgroundDigests:
             self._found.update({name: file_digest(file) for name, file in files.items()})
         except OSError as error:
             self._problem = error
+
+    def in_time(self, hurried: Callable[[], bool]) -> bool:
+        """Wait for the last digest; whether it is there.
+
+        Args:
+            hurried: asked all the while; from when it is true, `HURRY` seconds are left.
+        """
+        end = None
+        while self._thread.is_alive():
+            if end is None and hurried():
+                end = time.monotonic() + HURRY
+            if end is not None and time.monotonic() > end:
+                return False
+            self._thread.join(0.02)
+        return True
 
     def result(self) -> dict[str, str]:
         """The digest of each file, by name; waits for the last of them.

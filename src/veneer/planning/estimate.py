@@ -135,7 +135,7 @@ def estimate(
         ConfigError: `quant` skips layers that do not exist.
     """
     linears = [linear for layer in hf_linears(spec, lora, targets) for linear in layer.values()]
-    base = dtype.itemsize * spec.others + _linear_bytes(linears, quant, dtype)
+    base = dtype.itemsize * spec.others + linear_bytes(linears, quant, dtype)
     runtime = resident() if device == "cpu" else GPU_START
     trained = TRAINED_BYTES * sum(linear.factors for linear in linears)
     kept = _kept(spec, linears, dtype)
@@ -160,7 +160,7 @@ def estimate(
     return next((one for one in options if one.peak <= limit.bytes), options[-1])
 
 
-def _linear_bytes(linears: Sequence[LinearShape], quant: QuantSection | None, dtype: torch.dtype) -> int:
+def linear_bytes(linears: Sequence[LinearShape], quant: QuantSection | None, dtype: torch.dtype) -> int:
     """Bytes of the linear layers' weights: packed, unless nothing is quantised or `quant` skips the layer."""
     if quant is None:
         return dtype.itemsize * sum(linear.weights for linear in linears)

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
 import torch
 
 from veneer.adapters.beside import load_beside
-from veneer.adapters.integrity import LOCK_FILE, MANIFEST_FILE
-from veneer.adapters.origin import BASE_FILE, base_differences, computes, read_base
+from veneer.adapters.integrity import LOCK_FILE, MANIFEST_FILE, check_unchanged
+from veneer.adapters.origin import BASE_FILE, BaseFiles, read_base
 from veneer.adapters.step_factors import step_factors
 from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.errors import AdapterError, listing
 from veneer.generation.runner import LoadedAdapter
-from veneer.io.digests import BackgroundDigests, file_digest
+from veneer.io.digests import file_digest
+from veneer.io.files import sha256 as whole_digest
 from veneer.model.language import LanguageModel
 
 Loader = Callable[[Path], LoadedAdapter]
@@ -41,21 +43,23 @@ def adapter_loader(
     """
     step = model.compiled_step(1)
     sites = frozenset() if step is None else step.sites
-    digests = BackgroundDigests({file.name: file for file in base_files if computes(file.name)})
+    base = BaseFiles(base_files)
 
     def load(folder: Path) -> LoadedAdapter:
         with tempfile.TemporaryDirectory(prefix="veneer-adapter-") as own:
             copied = _copy_of(folder, Path(own))
+            # Remembered for this load alone: nobody reads these copies again.
+            digest = cache(whole_digest)
             try:
-                recorded = read_base(copied) if base_files else {}
-                differing = base_differences(recorded, digests.result()) if recorded else []
+                recorded = _checked(copied, digest)
+                differing = base.differences(recorded) if base_files and recorded else []
                 if differing:
                     raise AdapterError(f"{folder} was trained beside another base than this:\n{listing(differing)}")
                 twin, adapter = load_beside(model, copied)
+                key = content_digest(copied, digest) + str(dtype).encode()
             except AdapterError as error:
                 message = str(error).replace(str(copied), str(folder))
                 raise AdapterError(message if str(folder) in message else f"{folder}: {message}") from error
-        key = content_digest(folder) + str(dtype).encode()
         factors = step_factors(adapter, sites, dtype)
         if factors is not None:
             return LoadedAdapter(key=key, nbytes=factors.nbytes, factors=factors)
@@ -65,15 +69,41 @@ def adapter_loader(
     return load
 
 
-def content_digest(folder: Path) -> bytes:
+def _checked(copied: Path, digest: Callable[[Path], str]) -> Mapping[str, str]:
+    """Check copies of an adapter's files against its records, which are then taken away, so that no reader checks them
+    again.
+
+    Args:
+        copied: the folder with the copies.
+        digest: tells the SHA-256 of a copy.
+
+    Returns:
+        The SHA-256 of the files of the adapter's base, by name; empty where the adapter does not say.
+
+    Raises:
+        AdapterError: a file is not the one that was written, or a record is damaged.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        check_unchanged(copied, name, digest)
+    recorded = read_base(copied, digest)
+    for name in (LOCK_FILE, MANIFEST_FILE):
+        (copied / name).unlink(missing_ok=True)
+    return recorded
+
+
+def content_digest(folder: Path, digest: Callable[[Path], str] = file_digest) -> bytes:
     """Digest of what an adapter computes: its configuration, which has the scale, and its tensors.
+
+    Args:
+        folder: of the adapter.
+        digest: tells the SHA-256 of a file.
 
     Raises:
         AdapterError: a file is missing.
         OSError: a file cannot be read.
     """
     try:
-        return sha256("".join(file_digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)).encode()).digest()
+        return sha256("".join(digest(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE)).encode()).digest()
     except FileNotFoundError as error:
         raise AdapterError(f"{folder.name}: {Path(error.filename).name} is missing") from error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -92,7 +92,10 @@ class CheckpointStore:
         identity: what must be equal for a resumption to be the same run (data digest, seed, rank, …).
         defaults: what a setting meant in checkpoints that are older than the setting.
         base: tells the SHA-256 of every file of the base model, by its name. It may take a while, so that it is asked
-            when the first checkpoint is written, and not before the first step.
+            when the first checkpoint is written, and not before the first step. None says that there is no time for it:
+            a signal came.
+        base_keys: what the system says of these files (`veneer.io.digests.file_key`), by which they are known again
+            where they were not hashed.
     """
 
     def __init__(
@@ -102,13 +105,15 @@ class CheckpointStore:
         keep: int,
         identity: Mapping[str, Any],
         defaults: Mapping[str, Any] = MappingProxyType({}),
-        base: Callable[[], Mapping[str, str]] = dict,
+        base: Callable[[], Mapping[str, str] | None] = dict,
+        base_keys: Mapping[str, Sequence[int]] = MappingProxyType({}),
     ):
         self.folder = folder
         self.keep = keep
         self.identity = identity
         self.defaults = defaults
         self._base = base
+        self._base_keys = base_keys
         self._restored_base: Mapping[str, str] | None = None
 
     def save(self, progress: Progress, trainable: Trainable, optimizer: Optimizer) -> Path:
@@ -124,23 +129,25 @@ class CheckpointStore:
             return target
         base = self.check_base()
         with atomic_folder(target) as folder:
-            trainable.save(folder, base)
+            trainable.save(folder, base or {})
             write_tensors(folder / OPTIMIZER, optimizer.tensors(), {"format": "pt"})
-            state = {"progress": asdict(progress), "identity": dict(self.identity), "base": dict(base)}
+            known = {"unread_base": dict(self._base_keys)} if base is None else {"base": dict(base)}
+            state = {"progress": asdict(progress), "identity": dict(self.identity), **known}
             (folder / STATE).write_text(to_text(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
             files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
             (folder / MANIFEST_FILE).write_text(to_text(files, indent=2) + "\n", encoding="utf-8")
         self.prune(progress.best_step)
         return target
 
-    def check_base(self) -> Mapping[str, str]:
-        """The digests of the base model's files, which must be those of the run that is gone on with.
+    def check_base(self) -> Mapping[str, str] | None:
+        """The digests of the base model's files, which must be those of the run that is gone on with; None where a
+        signal leaves no time for them.
 
         Raises:
             CheckpointError: a file of the base has changed; every such file is named. Or one cannot be read.
         """
         now, then = self._base(), self._restored_base
-        if then is None:
+        if then is None or now is None:
             return now
         changed = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
         if changed:
@@ -224,6 +231,12 @@ class CheckpointStore:
             warn(f"micro-batches have at most {now:,} tokens from step {step + 1} on")
         # Checkpoints of versions that did not know the whole base record none.
         self._restored_base = state.get("base")
+        unread = state.get("unread_base")
+        if unread is not None and unread != {name: list(key) for name, key in self._base_keys.items()}:
+            warn(
+                "the base model's files were not hashed yet when the run was stopped, and were written or moved since: "
+                "whether they are what they were is known of each one's size and of its first and last megabyte alone"
+            )
         trainable.restore(folder)
         try:
             optimizer.load(load_file(folder / OPTIMIZER))

@@ -18,7 +18,7 @@ from typing import NoReturn, Protocol
 from torch import Tensor
 
 from veneer.data.batches import MicroBatch
-from veneer.errors import Diverged, Interrupted
+from veneer.errors import Diverged, Interrupted, OutOfMemory
 from veneer.events import (
     CheckpointSaved,
     Evaluated,
@@ -92,6 +92,8 @@ class Engine:
     signalled: Callable[[], bool] = stop_signalled
     """A function that is asked before every micro-batch; true gives up the step, and ends the run with a checkpoint."""
     _started: float = field(init=False, default=0.0)
+    _stepping: bool = field(init=False, default=False)
+    """Whether the optimiser is at work, or has failed at it: the weights are those of no step then."""
 
     def run(self, progress: Progress) -> Progress:
         """Train to the last step, or until patience is at its end.
@@ -100,12 +102,17 @@ class Engine:
             Diverged: a loss or gradient was not finite, or bad steps came in a row; the weights before are kept as a
                 checkpoint. Or the evaluation loss was not finite; then the last checkpoint is the one before it.
             Interrupted: `stop` or a signal asked for it; the last step is kept as a checkpoint.
+            OutOfMemory: not even smaller micro-batches fit; the last step is kept as a checkpoint.
         """
-        self.start(progress)
-        while not self.done(progress):
-            begun = time.perf_counter()
-            step, means = self._computed(progress)
-            self.complete(progress, step, means, time.perf_counter() - begun)
+        try:
+            self.start(progress)
+            while not self.done(progress):
+                begun = time.perf_counter()
+                step, means = self._computed(progress)
+                self.complete(progress, step, means, time.perf_counter() - begun)
+        except OutOfMemory:
+            self.end_without_memory(progress)
+            raise
         self.finish(progress)
         return progress
 
@@ -143,10 +150,14 @@ class Engine:
         for halvings in count():
             self.trainable.seed_step(self.seed)
             fault = self._attempt(largest(progress.micro_batch_tokens(progress.step + 1)), lambda sums: sums.total)
-            self._drop_gradients()
+            self.drop_gradients()
             if not isinstance(fault, MemoryFault):
                 return
-            self._halve(progress, fault, halvings)
+            try:
+                self.halve(progress, fault, halvings)
+            except OutOfMemory:
+                self.end_without_memory(progress)
+                raise
 
     def prepare(self, progress: Progress) -> StepBatches:
         """The next step's rows, with its random draws seeded."""
@@ -159,7 +170,7 @@ class Engine:
         """The next step with its gradients and loss; in smaller micro-batches where the memory is full."""
         step, halvings = self.prepare(progress), 0
         while isinstance(found := self._gradients(progress, step), MemoryFault):
-            self._halve(progress, found, halvings)
+            self.halve(progress, found, halvings)
             step, halvings = self.prepare(progress), halvings + 1
         return step, found
 
@@ -185,18 +196,37 @@ class Engine:
             return MemoryFault(batch, str(error))
         return sums
 
-    def _halve(self, progress: Progress, fault: MemoryFault, halvings: int) -> None:
-        """Take smaller micro-batches from the next step on, or end the run."""
-        self._drop_gradients()
+    def halve(self, progress: Progress, fault: MemoryFault, halvings: int) -> None:
+        """Take smaller micro-batches from the next step on. Gradients of a step that was begun are dropped.
+
+        Args:
+            progress: of the run.
+            fault: the micro-batch for which there was no memory.
+            halvings: how often those of this step were halved before.
+
+        Raises:
+            OutOfMemory: they cannot be halved again.
+        """
+        self.drop_gradients()
         release_memory(self.model.device)
         number, tokens = progress.step + 1, fault.half(halvings)
         if tokens is None:
-            if progress.step > 0:
-                self._save(progress)
-            self._finish(progress, "out of memory")
             raise fault.refusal(f"computing step {number}", halvings)
         progress.shrink(number, tokens)
         self.log.emit(MicroBatchHalved(step=number, before=len(fault.batch.tokens), tokens=tokens))
+
+    def end_without_memory(self, progress: Progress) -> None:
+        """End the run where there is no memory for it, with a checkpoint of the last step that was made.
+
+        Raises:
+            OutOfMemory: there is none for the checkpoint either.
+        """
+        self.drop_gradients()
+        release_memory(self.model.device)
+        try:
+            self._keep(progress)
+        finally:
+            self._finish(progress, "out of memory")
 
     def complete(self, progress: Progress, step: StepBatches, means: Means, spent: float) -> None:
         """Use the gradients of a step that was prepared: the optimiser's step, and what is due after it.
@@ -231,9 +261,8 @@ class Engine:
         Raises:
             Interrupted: always.
         """
-        self._drop_gradients()
-        if progress.step > 0:
-            self._save(progress)
+        self.drop_gradients()
+        self._keep(progress)
         self._finish(progress, "interrupted")
         raise Interrupted(
             f"stopped after step {progress.step} of {self.schedule.steps}; "
@@ -273,7 +302,10 @@ class Engine:
             )
         clip(parameters, norm, self.clip)
         rate = self.schedule.at(step.number)
-        self.optimizer.step(rate)
+        self._stepping = True
+        with out_of_memory_while(f"changing the weights in step {step.number}"):
+            self.optimizer.step(rate)
+        self._stepping = False
         tokens = sum(batch.document_tokens for batch in step.batches)
         seconds = spent + time.perf_counter() - begun
         progress.step, progress.tokens = step.number, progress.tokens + tokens
@@ -293,12 +325,13 @@ class Engine:
             )
         )
 
-    def _drop_gradients(self) -> None:
+    def drop_gradients(self) -> None:
+        """Forget the gradients of a step that was begun."""
         drop_gradients(self.optimizer.parameters.values())
 
     def _skip(self, progress: Progress, loss: float, norm: float, bad: str, seconds: float) -> None:
         """Leave the next step out, unless it is the last of too many in a row."""
-        self._drop_gradients()
+        self.drop_gradients()
         if progress.bad_in_a_row + 1 == IN_A_ROW:
             self._diverged(
                 progress,
@@ -316,9 +349,8 @@ class Engine:
         )
 
     def _diverged(self, progress: Progress, wrong: str, remedy: str) -> NoReturn:
-        self._drop_gradients()
-        if progress.step > 0:
-            self._save(progress)
+        self.drop_gradients()
+        self._keep(progress)
         self._finish(progress, "diverged")
         saved = (
             f"the weights after step {progress.step} are kept in {self.checkpoints.folder.checkpoint(progress.step)}"
@@ -330,10 +362,12 @@ class Engine:
 
     def _evaluate(self, progress: Progress, evaluate: Callable[[], float | None]) -> None:
         begun = time.perf_counter()
+        # As long as it is not made: a signal or want of memory may end it.
+        progress.evaluation_due = True
         loss = evaluate()
         if loss is None:
-            progress.evaluation_due = True
             self.give_up(progress)
+        progress.evaluation_due = False
         if not math.isfinite(loss):
             self._finish(progress, "diverged")
             raise Diverged(
@@ -345,6 +379,11 @@ class Engine:
             progress.best_step, progress.best_loss = progress.step, loss
         progress.stale_evaluations = 0 if best else progress.stale_evaluations + 1
         self.log.emit(Evaluated(step=progress.step, loss=loss, best=best, seconds=time.perf_counter() - begun))
+
+    def _keep(self, progress: Progress) -> None:
+        """Write a checkpoint of the last step that was made, if there is one."""
+        if progress.step > 0 and not self._stepping:
+            self._save(progress)
 
     def _save(self, progress: Progress) -> None:
         begun = time.perf_counter()

@@ -8,6 +8,7 @@ every loading, the update is not what its files say, and cannot be gone on with.
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from veneer.adapters.peft_config import is_plain
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, read_config, read_tensors
 from veneer.config import RunConfig
-from veneer.enums import Init
+from veneer.enums import Init, OtherBase
 from veneer.errors import AdapterError, ConfigError, listing
+from veneer.events import Level, Note, Subscriber
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.digests import file_digest
 
@@ -40,7 +42,7 @@ def with_adapter(config: RunConfig) -> RunConfig:
     section = config.lora
     given = {name: getattr(section, name) for name in own if name in section.model_fields_set}
     differing = [
-        f"lora.{name}: {value!r} here, {own[name]!r} in the adapter"
+        f"lora.{name}: {_shown(value)} here, {_shown(own[name])} in the adapter"
         for name, value in given.items()
         if value != own[name] and value != "auto"
     ]
@@ -50,6 +52,10 @@ def with_adapter(config: RunConfig) -> RunConfig:
             "Leave these settings out, or start a new adapter without train.from_adapter."
         )
     return config.model_copy(update={"lora": section.model_copy(update=own)})
+
+
+def _shown(value: object) -> str:
+    return repr(value.value if isinstance(value, Enum) else value)
 
 
 def _settings(spec: LoraSpec) -> dict[str, Any]:
@@ -85,16 +91,23 @@ def _refuse_kinds(spec: LoraSpec, folder: Path) -> None:
         raise AdapterError(f"{folder} cannot be gone on with:\n{listing(found)}")
 
 
-def check_base(config: RunConfig, origin: Checkpoint) -> None:
-    """Refuse another base than that of the adapter that the run starts from.
+def check_base(config: RunConfig, origin: Checkpoint, emit: Subscriber) -> None:
+    """Refuse another base than that of the adapter that the run starts from, or warn of it where it was asked for.
 
     Raises:
         AdapterError: it is another one; the files that differ are named.
     """
-    if config.train.from_adapter is not None:
-        problem = BaseCheck(Path(config.train.from_adapter), config.model, origin.files()).problem()
-        if problem is not None:
-            raise AdapterError(f"{problem}\nGive the adapter's own base by --model, or start a new adapter.")
+    if config.train.from_adapter is None:
+        return
+    problem = BaseCheck(Path(config.train.from_adapter), config.model, origin.files()).problem()
+    if problem is None:
+        return
+    if config.train.other_base is OtherBase.REFUSE:
+        raise AdapterError(
+            f"{problem}\nGive the adapter's own base by --model, start a new adapter, or --allow-other-base "
+            "(train.other_base=allow) if this one is meant."
+        )
+    emit(Note(message=problem, level=Level.WARNING))
 
 
 def start_from(adapter: Adapter, config: RunConfig) -> None:

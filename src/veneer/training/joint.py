@@ -29,18 +29,20 @@ from veneer.config import RunConfig, check
 from veneer.data.batches import MicroBatch
 from veneer.data.rows import load_rows
 from veneer.enums import Method, Recompute
-from veneer.errors import ConfigError, TrainingStopped
+from veneer.errors import ConfigError, OutOfMemory, TrainingStopped
 from veneer.events import Event, Note, Subscriber, broadcast, of_run
 from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
+from veneer.out_of_memory import KINDS, is_out_of_memory, out_of_memory_while
 from veneer.planning.plan import Plan
 from veneer.signals import deferred, stop_signalled
 from veneer.system import heap_kept
 from veneer.training.build import adapter_on, base_model
 from veneer.training.engine import StepBatches
+from veneer.training.fitting import fitting
 from veneer.training.objective import Means, Objective, Sums, SupervisedCrossEntropy
-from veneer.training.optim import drop_gradients
+from veneer.training.out_of_memory import MemoryFault, release_memory
 from veneer.training.prepare import LoadRows
 from veneer.training.session import (
     RunInputs,
@@ -142,6 +144,21 @@ class JointMember:
 
 
 @dataclass(frozen=True, slots=True)
+class PassFault:
+    """A pass for which there was no memory."""
+
+    batches: Sequence[tuple[str, MicroBatch]]
+    """The micro-batches that stood side by side in it, under their adapters."""
+    said: str
+    """The message of the error."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the pass."""
+        return sum(len(batch.tokens) for _, batch in self.batches)
+
+
+@dataclass(frozen=True, slots=True)
 class Joint:
     """A model whose passes are routed."""
 
@@ -189,17 +206,37 @@ class Joint:
                 room -= size
         return found
 
-    def gradients(self, steps: Mapping[str, StepBatches], width: int | None = None) -> dict[str, Means] | None:
+    def attempt(
+        self, batches: Sequence[tuple[str, MicroBatch]], loss: Callable[[str, Sums], Tensor]
+    ) -> list[Sums] | PassFault:
+        """Forward and backward of a pass, or the fault: it is returned, so that nothing holds its tensors.
+
+        Args:
+            batches: micro-batches under adapters.
+            loss: what a micro-batch adds to what is minimised, by adapter and sums.
+        """
+        try:
+            sums = self.sums(batches)
+            torch.autograd.backward([loss(name, one) for one, (name, _) in zip(sums, batches, strict=True)])
+        except KINDS as error:
+            if not is_out_of_memory(error):
+                raise
+            return PassFault(tuple(batches), str(error))
+        return sums
+
+    def gradients(
+        self, steps: Mapping[str, StepBatches], width: int | None = None
+    ) -> dict[str, Means] | PassFault | None:
         """Forward and backward of a step of each run, in passes of `width` tokens; their losses and metrics. None where
-        a signal came between two passes."""
+        a signal came between two passes, and a fault where there was no memory for one."""
         means = {name: Means(step.weights) for name, step in steps.items()}
         for batches in self.passes({name: step.batches for name, step in steps.items()}, width):
             if stop_signalled():
                 return None
-            sums = self.sums(batches)
-            named = [(name, one) for one, (name, _) in zip(sums, batches, strict=True)]
-            torch.autograd.backward([one.loss(steps[name].weights) for name, one in named])
-            for name, one in named:
+            found = self.attempt(batches, lambda name, sums: sums.loss(steps[name].weights))
+            if isinstance(found, PassFault):
+                return found
+            for (name, _), one in zip(batches, found, strict=True):
                 means[name].add(one)
         return means
 
@@ -237,10 +274,15 @@ def train_together(
         The result of each run, or why it stopped. A run that diverges ends, and the others go on.
 
     Raises:
+        OutOfMemory: neither narrower passes nor smaller micro-batches fit; every run keeps its last step.
         VeneerError: something cannot be used; nothing that was complete is lost.
     """
-    with joined(runs, subscribers, stop) as (joint, members):
-        return _lockstep(joint, members)
+    largest = max(runs, key=lambda run: 0 if run.plan is None else run.plan.choice.memory.peak)
+    try:
+        with fitting(largest.inputs), joined(runs, subscribers, stop) as (joint, members):
+            return Lockstep(joint, members).run()
+    except OutOfMemory as error:
+        raise OutOfMemory(f"{error} Fewer runs at a time (--together) take less too.") from None
 
 
 @contextmanager
@@ -266,7 +308,8 @@ def joined(
         for run, log in zip(runs, logs, strict=True):
             for event in run.said:
                 log.emit(event)
-        model = base_model(runs[0].inputs, emit)
+        with out_of_memory_while("loading the model"):
+            model = base_model(runs[0].inputs, emit)
         assert isinstance(model, CausalLM), "nobody else has joint passes"
         adapters = AdapterSet(model)
         trainables = [_adopt(adapters, model, str(number), run.inputs) for number, run in enumerate(runs)]
@@ -287,30 +330,104 @@ def _adopt(adapters: AdapterSet, model: CausalLM, name: str, inputs: RunInputs) 
     return training
 
 
-def _lockstep(joint: Joint, members: Sequence[JointMember]) -> list[RunResult | TrainingStopped]:
-    _rehearse(joint, members)
-    with deferred():
-        live = _following(members, lambda member: member.session.engine.start(member.session.progress))
-        while live:
-            live = _following(live, _step_of(joint, live))
-    return [member.outcome for member in members if member.outcome is not None]
+@dataclass(slots=True)
+class Lockstep:
+    """Runs that make their steps together, in passes that fit into the memory."""
 
+    joint: Joint
+    members: Sequence[JointMember]
+    width: int | None = None
+    """Tokens of a pass at most; None for as many as pay."""
 
-def _step_of(joint: Joint, live: Sequence[JointMember]) -> Callable[[JointMember], None]:
-    """Compute the gradients of a step of all runs; returns what completes the step of one of them."""
-    begun = time.perf_counter()
-    steps = {member.name: member.session.engine.prepare(member.session.progress) for member in live}
-    means = joint.gradients(steps)
-    # The pass was for all: each takes its share, so that the runs' seconds add up to what has passed.
-    spent = (time.perf_counter() - begun) / len(live)
+    def run(self) -> list[RunResult | TrainingStopped]:
+        """Train them to their ends; arguments, result and errors as `train_together`."""
+        try:
+            self._rehearse()
+            with deferred():
+                live = _following(self.members, lambda member: member.session.engine.start(member.session.progress))
+                while live:
+                    live = _following(live, self._step_of(live))
+        except OutOfMemory:
+            for member in self.members:
+                if member.outcome is None:
+                    member.session.engine.end_without_memory(member.session.progress)
+            raise
+        return [member.outcome for member in self.members if member.outcome is not None]
 
-    def complete(member: JointMember) -> None:
-        engine, progress = member.session.engine, member.session.progress
-        if means is None:
-            engine.give_up(progress)
-        engine.complete(progress, steps[member.name], means[member.name], spent)
+    def _rehearse(self) -> None:
+        """Forward and backward of all runs' largest micro-batches, to no effect; see `Engine.rehearse`."""
+        self.joint.model.train()
+        halvings = dict.fromkeys((member.name for member in self.members), 0)
+        while (fault := self._rehearsed()) is not None:
+            self._make_room(self.members, fault, halvings)
 
-    return complete
+    def _rehearsed(self) -> PassFault | None:
+        largest = {}
+        for member in self.members:
+            engine, progress = member.session.engine, member.session.progress
+            engine.trainable.seed_step(engine.seed)
+            most = progress.micro_batch_tokens(progress.step + 1)
+            largest[member.name] = [member.session.data.steps.largest(most)]
+        found = (
+            self.joint.attempt(batches, lambda name, sums: sums.total)
+            for batches in self.joint.passes(largest, self.width)
+        )
+        fault = next((one for one in found if isinstance(one, PassFault)), None)
+        for member in self.members:
+            member.session.engine.drop_gradients()
+        return fault
+
+    def _step_of(self, live: Sequence[JointMember]) -> Callable[[JointMember], None]:
+        """Compute the gradients of a step of all runs; returns what completes the step of one of them."""
+        begun = time.perf_counter()
+        halvings = dict.fromkeys((member.name for member in live), 0)
+        steps, means = self._gradients(live)
+        while isinstance(means, PassFault):
+            self._make_room(live, means, halvings)
+            steps, means = self._gradients(live)
+        found = means
+        # The pass was for all: each takes its share, so that the runs' seconds add up to what has passed.
+        spent = (time.perf_counter() - begun) / len(live)
+
+        def complete(member: JointMember) -> None:
+            engine, progress = member.session.engine, member.session.progress
+            if found is None:
+                engine.give_up(progress)
+            engine.complete(progress, steps[member.name], found[member.name], spent)
+
+        return complete
+
+    def _gradients(
+        self, live: Sequence[JointMember]
+    ) -> tuple[dict[str, StepBatches], dict[str, Means] | PassFault | None]:
+        steps = {member.name: member.session.engine.prepare(member.session.progress) for member in live}
+        return steps, self.joint.gradients(steps, self.width)
+
+    def _make_room(self, live: Sequence[JointMember], fault: PassFault, halvings: dict[str, int]) -> None:
+        """Take passes of half the width from now on; where one micro-batch was the whole pass, its run takes smaller
+        ones.
+
+        Args:
+            live: the runs whose step was begun.
+            fault: the pass for which there was no memory.
+            halvings: how often each run's micro-batches were halved in this step; counted on.
+
+        Raises:
+            OutOfMemory: a micro-batch that stood alone cannot be halved again.
+        """
+        for member in live:
+            member.session.engine.drop_gradients()
+        if len(fault.batches) > 1:
+            release_memory(self.joint.model.device)
+            self.width = fault.tokens // 2
+            for member in live:
+                message = f"the memory is full: at most {self.width:,} tokens are computed side by side from here on"
+                member.session.log.emit(Note(message=message))
+            return
+        ((name, batch),) = fault.batches
+        session = next(member.session for member in live if member.name == name)
+        session.engine.halve(session.progress, MemoryFault(batch, fault.said), halvings[name])
+        halvings[name] += 1
 
 
 def _following(members: Sequence[JointMember], act: Callable[[JointMember], None]) -> list[JointMember]:
@@ -318,21 +435,9 @@ def _following(members: Sequence[JointMember], act: Callable[[JointMember], None
     for member in members:
         try:
             act(member)
+            if member.done:
+                member.session.engine.finish(member.session.progress)
+                member.outcome = member.session.end()
         except TrainingStopped as error:
             member.outcome = error
-            continue
-        if member.done:
-            member.session.engine.finish(member.session.progress)
-            member.outcome = member.session.end()
     return [member for member in members if member.outcome is None]
-
-
-def _rehearse(joint: Joint, members: Sequence[JointMember]) -> None:
-    """Forward and backward of all runs' largest micro-batches, to no effect; see `Engine.rehearse`."""
-    joint.model.train()
-    for member in members:
-        member.session.engine.trainable.seed_step(member.session.engine.seed)
-    for batches in joint.passes({member.name: [member.session.data.steps.largest()] for member in members}):
-        torch.autograd.backward([one.total for one in joint.sums(batches)])
-    for member in members:
-        drop_gradients(member.session.engine.optimizer.parameters.values())

@@ -23,11 +23,12 @@ from veneer.data.rows import Rows
 from veneer.errors import CheckpointError
 from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.hardware import processor
-from veneer.io.digests import BackgroundDigests
+from veneer.io.digests import BackgroundDigests, file_key
 from veneer.io.files import sha256, write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.native.library import REVISION, choice
 from veneer.run_folder import LOCK_FILE, RunFolder
+from veneer.signals import stop_signalled
 from veneer.strict_json import to_text
 from veneer.system import processor_name
 from veneer.training.checkpoint import Progress
@@ -52,7 +53,13 @@ class InputDigests:
     def __init__(self, base: list[Path], tokenizer: Tokenizer, config: RunConfig):
         self._tokenizer = tokenizer
         self._data = BackgroundDigests(data_files(config))
+        self.base_keys = {file.name: list(file_key(file)) for file in base}
+        """What the system says of every file of the model (`veneer.io.digests.file_key`), by its name."""
         self._base = BackgroundDigests({file.name: file for file in base})
+
+    def base_in_time(self) -> dict[str, str] | None:
+        """As `base`; None where a signal came, and large files are not hashed yet."""
+        return self.base() if self._data.in_time(stop_signalled) and self._base.in_time(stop_signalled) else None
 
     def base(self) -> dict[str, str]:
         """SHA-256 of every file of the model, by its name.

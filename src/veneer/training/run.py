@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from veneer.config import RunConfig, check
-from veneer.errors import OutOfMemory
 from veneer.events import EventLog, Note, Stage, Subscriber
-from veneer.hardware import resolve_device
 from veneer.out_of_memory import out_of_memory_while
 from veneer.signals import deferred
 from veneer.system import heap_kept
 from veneer.training.build import build
-from veneer.training.memory import peak_memory_mb
+from veneer.training.fitting import fitting, settings_that_fit
 from veneer.training.objective import OverModel
-from veneer.training.out_of_memory import what_fits
 from veneer.training.session import RunInputs, RunResult, Session, begin, locked_folder, prepare_run, threads_of
 from veneer.training.time_limit import within_limit
 
@@ -49,8 +45,8 @@ def train(
         # Rows and plan first, and only then the model.
         inputs = prepare_run(config, log.emit, resume=resume)
         if folder.killed is not None and folder.killed.memory_mb is not None:
-            log.emit(Note(message=f"If it was the memory: {_settings(inputs, folder.killed.memory_mb * 1e6)}"))
-        with _fitting(inputs):
+            log.emit(Note(message=f"If it was the memory: {settings_that_fit(inputs, folder.killed.memory_mb * 1e6)}"))
+        with fitting(inputs):
             session = _begin(inputs, call, log)
             with Stage(log.emit, "trying the largest micro-batch"):
                 session.engine.rehearse(session.progress, session.data.steps.largest)
@@ -78,20 +74,3 @@ def _begin(inputs: RunInputs, call: _Call, log: EventLog) -> Session:
         with out_of_memory_while("measuring steps for train.time_limit"):
             inputs = within_limit(inputs, call.config, model, trainable, log.emit, call.begun)
     return begin(inputs, model, trainable, OverModel(model), log, call.stop, call.micro_batches)
-
-
-@contextmanager
-def _fitting(inputs: RunInputs) -> Iterator[None]:
-    """Say with an `OutOfMemory` which settings fit."""
-    try:
-        yield
-    except OutOfMemory as error:
-        had = peak_memory_mb(resolve_device(inputs.config.compute.device)) * 1e6
-        fits = _settings(inputs, had)
-        raise OutOfMemory(f"{error} The process had {had / 1e6:,.0f} MB at its peak. {fits}") from None
-
-
-def _settings(inputs: RunInputs, had: float) -> str:
-    """The settings that fit into the bytes that the run had."""
-    steps = inputs.data.steps
-    return what_fits(inputs.prepared.forecast, inputs.config.compute, steps.longest, steps.batch_shape, had)

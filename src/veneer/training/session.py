@@ -17,7 +17,7 @@ from veneer.config import DataSection, RunConfig, TrainSection, to_yaml
 from veneer.data.rows import load_rows
 from veneer.data.trained_rows import write_hashes
 from veneer.enums import Dtype, Factors, Products, Publish, Recompute
-from veneer.errors import ConfigError, OutputError
+from veneer.errors import ConfigError, Interrupted, OutputError
 from veneer.events import EventLog, Level, Note, RunStarted, Subscriber, notes_to
 from veneer.hardware import processor, resolve_device
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
@@ -183,7 +183,7 @@ def prepare_run(config: RunConfig, emit: Subscriber, *, resume: bool = False, ro
     if resume:
         config = _as_recorded(config, folder.config(), emit)
     origin = open_checkpoint(config.model, revision=config.revision)
-    check_base(config, origin)
+    check_base(config, origin, emit)
     prepared = prepare(
         config,
         describe_model(origin, config.backend),
@@ -237,9 +237,15 @@ class Session:
             OutputError: a file cannot be written; the checkpoints still hold the weights.
             CheckpointError: a file that was trained from is not readable any more, or another one than it was before
                 the run was resumed.
+            Interrupted: a signal came, and large files are not hashed yet.
         """
         folder, progress, device = RunFolder(Path(self.config.output)), self.progress, self.model.device
         base = self.engine.checkpoints.check_base()
+        if base is None:
+            raise Interrupted(
+                "stopped before the result was written, with every step done; go on with --resume (checkpoint: "
+                f"{folder.checkpoint(progress.step)})"
+            )
         published = self._choose_weights()
         with out_of_memory_while("writing the result"):
             publish(folder, self.trainable, progress, base, published)
@@ -348,7 +354,12 @@ def _checkpoint_store(
     identity = _identity(config, sampled_digest(inputs.origin.files()), inputs.data.rows.digest(), device)
     defaults = dict(_flatten(RunConfig(model="-", output="-", data=DataSection(file="-")).model_dump(mode="json")))
     return CheckpointStore(
-        inputs.folder, keep=config.train.keep, identity=identity, defaults=defaults, base=digests.base
+        inputs.folder,
+        keep=config.train.keep,
+        identity=identity,
+        defaults=defaults,
+        base=digests.base_in_time,
+        base_keys=digests.base_keys,
     )
 
 
@@ -378,8 +389,8 @@ def _identity(config: RunConfig, model_digest: str, data_digest: str, device: to
     values = config.model_dump(mode="json")
     # Where results go and how many are kept changes no number of the run; model and data count by what is in them.
     ignored = {
-        "model", "revision", "output", "train.from_adapter", "train.keep", "train.save_every", "train.publish",
-        "data.file", "data.eval_file", "compute.memory_limit_mb",
+        "model", "revision", "output", "train.from_adapter", "train.other_base", "train.keep", "train.save_every",
+        "train.publish", "data.file", "data.eval_file", "compute.memory_limit_mb",
     }  # fmt: skip
     flat = {key: value for key, value in _flatten(values) if key not in ignored}
     return {

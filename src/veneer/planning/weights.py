@@ -1,0 +1,81 @@
+"""What a model's weights take in memory, and the ways of holding them that take less.
+
+It is what can be said of a model that is only loaded. A run has a plan (`veneer.planning.plan`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from veneer.adapters.spec import LoraSpec
+from veneer.backends.base import Description
+from veneer.config import QuantSection
+from veneer.enums import Method
+from veneer.model.hf_skeleton import HfSpec
+from veneer.planning.estimate import hf_linears, linear_bytes
+from veneer.planning.memory import MB, base_bytes
+from veneer.planning.setup import Setup
+
+NO_ADAPTER = LoraSpec(rank=1, alpha=1.0)
+"""Stands for the adapter, which is not counted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Held:
+    """How the weights of a model are held."""
+
+    description: Description
+    method: Method
+    dtype: torch.dtype
+    """Dtype of products, and of weights that are not quantised."""
+    device: str
+    """Kind of device: `cpu` or `cuda`."""
+    quant: QuantSection
+    """How method qlora quantises."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all weights, without an adapter."""
+        spec, stored = self.description.spec, self.description.stored
+        quant = self.quant if stored is None else stored
+        if isinstance(spec, HfSpec):
+            quantised = stored is not None or self.method is Method.QLORA
+            linears = [linear for layer in hf_linears(spec, NO_ADAPTER, ()) for linear in layer.values()]
+            dense = self.dtype.itemsize * spec.others
+            return dense + linear_bytes(linears, quant if quantised else None, self.dtype)
+        files = self.description.dtype
+        return base_bytes(
+            Setup(
+                spec=spec,
+                method=self.method,
+                dtype=self.dtype,
+                device=self.device,
+                lora=NO_ADAPTER,
+                targets=(),
+                quant=quant,
+                stored=stored is not None,
+                file_bytes=4 if files is None else files.itemsize,
+            )
+        )
+
+    def lighter(self) -> list[str]:
+        """Options under which the weights take less, each with the megabytes then."""
+        ways = {
+            "--dtype bfloat16": replace(self, dtype=torch.bfloat16),
+            "--method qlora": replace(self, method=Method.QLORA),
+            "--method qlora --dtype bfloat16": replace(self, method=Method.QLORA, dtype=torch.bfloat16),
+        }
+        found: dict[int, str] = {}
+        for options, held in ways.items():
+            if held.bytes < self.bytes:
+                found.setdefault(held.bytes, f"{options} ({held.bytes / MB:,.0f} MB)")
+        return list(found.values())
+
+    def advice(self) -> str:
+        """What the weights take, and what takes less, in a sentence or two."""
+        weights = f"By the plan, the weights of {self.description.source} take {self.bytes / MB:,.0f} MB."
+        ways = self.lighter()
+        less = f"They take less with {' or '.join(ways)}." if ways else "A smaller model takes less."
+        return f"{weights} {less}"

@@ -1,0 +1,33 @@
+"""What a run says beside an error for want of memory: the settings that fit into what it had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from veneer.errors import OutOfMemory
+from veneer.hardware import resolve_device
+from veneer.training.memory import peak_memory_mb
+from veneer.training.out_of_memory import what_fits
+from veneer.training.session import RunInputs
+
+
+@contextmanager
+def fitting(inputs: RunInputs) -> Iterator[None]:
+    """Say with an `OutOfMemory` of the block which settings of the run fit.
+
+    Raises:
+        OutOfMemory: as the block does, with the settings.
+    """
+    try:
+        yield
+    except OutOfMemory as error:
+        had = peak_memory_mb(resolve_device(inputs.config.compute.device)) * 1e6
+        fits = settings_that_fit(inputs, had)
+        raise OutOfMemory(f"{error} The process had {had / 1e6:,.0f} MB at its peak. {fits}") from None
+
+
+def settings_that_fit(inputs: RunInputs, had: float) -> str:
+    """The settings that fit into the bytes that the run had."""
+    steps = inputs.data.steps
+    return what_fits(inputs.prepared.forecast, inputs.config.compute, steps.longest, steps.batch_shape, had)
