@@ -89,10 +89,10 @@ def test_copies_are_checked_against_the_record_and_their_digests_are_not_remembe
     monkeypatch.setattr(digests, "KEPT_FROM", 0)
     monkeypatch.setattr(digests, "kept_file", lambda: tmp_path / "digests.json")
     written = {name: file_digest(folder / "kite" / name) for name in (CONFIG_FILE, WEIGHTS_FILE)}
-    (folder / "kite" / LOCK_FILE).write_text(json.dumps({"result": written}))
+    (folder / "kite" / LOCK_FILE).write_text(json.dumps({"base": {}, "result": written}))
     kept = (tmp_path / "digests.json").read_text()
     adapter_loader(model)(folder / "kite")
     assert (tmp_path / "digests.json").read_text() == kept
-    (folder / "kite" / LOCK_FILE).write_text(json.dumps({"result": {**written, WEIGHTS_FILE: "0" * 64}}))
+    (folder / "kite" / LOCK_FILE).write_text(json.dumps({"base": {}, "result": {**written, WEIGHTS_FILE: "0" * 64}}))
     with pytest.raises(AdapterError, match=f"kite/{WEIGHTS_FILE} has changed since it was written"):
         adapter_loader(model)(folder / "kite")
