@@ -66,6 +66,8 @@ class Assistant:
     """Why its answers may not be what they should be: the adapter is of another base model."""
     files: tuple[Path, ...] = ()
     """The files of the base, for their digests."""
+    generation_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Content of the base's generation_config.json."""
 
     request: AssistantRequest | None = None
     """What it was loaded by, if it was."""
@@ -152,12 +154,13 @@ class Conversation:
 
 def stop_tokens(tokenizer: Tokenizer, generation_config: Mapping[str, Any], encoder: Encoder) -> frozenset[int]:
     """Tokens that end an answer: those of the generation config, end of text, and the template's end of turn."""
-    ids = _as_ids(generation_config.get("eos_token_id"))
+    ids = token_ids(generation_config.get("eos_token_id"))
     ids |= {token for token in (tokenizer.eos_id, encoder.end_of_turn_id()) if token is not None}
     return frozenset(ids)
 
 
-def _as_ids(value: Any) -> set[int]:
+def token_ids(value: Any) -> set[int]:
+    """The token ids that a configuration gives: one, a list, or none."""
     values = value if isinstance(value, list) else [value]
     return {item for item in values if isinstance(item, int)}
 
@@ -327,6 +330,7 @@ def make_assistant(
         stop_ids=stop_tokens(tokenizer, checkpoint.generation_config, encoder),
         adapter=adapter,
         files=tuple(checkpoint.files()),
+        generation_config=checkpoint.generation_config,
     )
 
 

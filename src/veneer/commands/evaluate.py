@@ -51,12 +51,13 @@ from veneer.commands.options import (
     "suites",
     multiple=True,
     metavar="NAME",
-    help="What may have been forgotten: arithmetic, copying, json, constraints, tools, a file of rows, or kl:FILE.",
+    help="What may have been forgotten: arithmetic, copying, json, constraints, tools, a file of rows, kl:FILE, or "
+    "lm-eval:TASK.",
 )
 @click.option(
     "--suite-items",
     type=MANY,
-    help="The items of each generated suite. [default: as the gate needs, or 400]",
+    help="The items of each generated suite or lm-eval task. [default: as the gate needs, or 400; all of a task]",
 )
 @click.option(
     "--gate",

@@ -1,21 +1,24 @@
 """What was forgotten: suites beside the task, answered by base and adapter in the loading that scores the task.
 
-A suite is one that comes with veneer (`arithmetic`), any file of rows (`own.jsonl`), or `kl:FILE`, which measures how
-far the adapter's predictions have moved from the base's on the texts of a file.
+A suite is one that comes with veneer (`arithmetic`), any file of rows (`own.jsonl`), a task of lm-evaluation-harness
+(`lm-eval:arc_easy`), or `kl:FILE`, which measures how far the adapter's predictions have moved from the base's on the
+texts of a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from veneer.assistant import Assistant
 from veneer.data.formats import to_record
 from veneer.data.records import read_rows
 from veneer.errors import ConfigError, listing, nearest
 from veneer.evaluation.divergence import row_divergences
+from veneer.evaluation.harness import HARNESS, check_tasks, is_task, open_task
 from veneer.evaluation.metrics.choose import ChosenMetrics
 from veneer.evaluation.rows import RowSet, fitting, prepare, prepare_choices, score_model
 from veneer.evaluation.statistics.compare import Comparison, contrast
@@ -40,11 +43,46 @@ class SuiteResult:
     """What the suite asks for."""
     comparison: Comparison
     """The suite's measure; of a divergence, the base's is 0."""
+    others: list[Comparison] = field(default_factory=list)
+    """Its other measures; their p values are adjusted for their number."""
+
+
+class OpenSuite(Protocol):
+    """A suite whose rows are read or made, and prepared for the model."""
+
+    @property
+    def name(self) -> str:
+        """As `--suite` takes it."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """What the suite asks for."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """The number of its rows."""
+        ...
+
+    @property
+    def primary(self) -> str | None:
+        """The measure that stands for the suite; None takes the first one."""
+        ...
+
+    @property
+    def shares(self) -> bool:
+        """Whether that measure is a share of rows, so that a margin says how many rows it needs."""
+        ...
+
+    def measures(self, assistant: Assistant, *, base: bool, emit: Subscriber) -> list[Measure]:
+        """What the model does on the suite, as it is now; `base` says that its adapter is switched off."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class OpenSuite:
-    """A suite whose rows are read or made, and prepared for the model."""
+class RowSuite:
+    """A suite of rows with answers."""
 
     name: str
     summary: str
@@ -52,64 +90,113 @@ class OpenSuite:
     chosen: ChosenMetrics
 
     @property
-    def divergence(self) -> bool:
-        """Whether it measures a divergence, and no answers."""
-        return self.name.startswith(KL)
+    def count(self) -> int:
+        """The number of its rows."""
+        return len(self.rows.records)
+
+    @property
+    def primary(self) -> str | None:
+        """The measure that stands for the suite."""
+        return self.chosen.primary
+
+    @property
+    def shares(self) -> bool:
+        """Whether the measure is a share of rows."""
+        return True
+
+    def measures(self, assistant: Assistant, *, base: bool, emit: Subscriber) -> list[Measure]:
+        """What the model does on the rows."""
+        return score_model(assistant, self.rows, self.chosen, emit=emit, who=_who(self.name, base)).measures
+
+
+@dataclass(frozen=True, slots=True)
+class DivergenceSuite:
+    """Texts on which predictions are compared."""
+
+    name: str
+    summary: str
+    rows: RowSet
+    primary: str | None = "kl"
+    shares: bool = False
+
+    @property
+    def count(self) -> int:
+        """The number of its texts."""
+        return len(self.rows.records)
+
+    def measures(self, assistant: Assistant, *, base: bool, emit: Subscriber) -> list[Measure]:
+        """The divergence from the base: 0 of the base itself."""
+        adapter, rows = assistant.adapter, self.rows
+        tokens = [float(example.supervised) for example in rows.examples]
+        if base or adapter is None:
+            return [ratio("kl", [0.0] * len(tokens), tokens)]
+        stage = Stage(emit, f"comparing predictions: {_who(self.name, base)}", total=len(rows.examples), unit="rows")
+        with stage:
+            sums = row_divergences(assistant.model, adapter, rows.examples, on_done=stage.advance)
+        return [ratio("kl", sums, tokens)]
+
+
+def _who(name: str, base: bool) -> str:
+    return f"{'base' if base else 'adapter'} on {name}"
 
 
 def check_suites(names: Sequence[str]) -> None:
-    """Refuse names that are no suite and no file, before anything is loaded.
+    """Refuse names that are no suite, no file and no task, before anything is loaded.
 
     Raises:
-        ConfigError: naming all of them.
+        ConfigError: naming all of them; or lm-eval is asked for and not installed.
     """
-    unknown = [name for name in names if name not in SUITES and not Path(name.removeprefix(KL)).is_file()]
+    check_tasks([name for name in names if is_task(name)])
+    unknown = [
+        name for name in names if name not in SUITES and not is_task(name) and not Path(name.removeprefix(KL)).is_file()
+    ]
     if unknown:
         lines = [f"{name}{nearest(name, list(SUITES))}" for name in unknown]
         raise ConfigError(
             f"--suite: no suite or file of that name:\n{listing(lines)}\n"
-            f"possible are {', '.join(SUITES)}, a file of rows, and kl:FILE"
+            f"possible are {', '.join(SUITES)}, a file of rows, kl:FILE, and {HARNESS}TASK"
         )
 
 
-def open_suite(name: str, items: int, assistant: Assistant, emit: Subscriber = ignore) -> OpenSuite:
-    """Make or read the rows of a suite and prepare them; `items` is the number of items of a generated one.
+def open_suite(name: str, items: int | None, assistant: Assistant, emit: Subscriber = ignore) -> OpenSuite:
+    """Make or read the rows of a suite and prepare them.
+
+    Args:
+        name: as `--suite` takes it.
+        items: the number of items of a generated suite or a task; None takes 400 of the former, and all of the latter.
+        assistant: the model that the rows are prepared for.
+        emit: told how far it is.
 
     Raises:
         DataError: the rows of a file cannot be used.
+        ConfigError: a task cannot be loaded.
     """
+    if is_task(name):
+        return open_task(name, items)
     if name in SUITES:
-        suite, count = SUITES[name], min(items, MOST_ITEMS)
+        suite, count = SUITES[name], min(items or ITEMS, MOST_ITEMS)
         raw = suite.rows(count)
         records = [to_record(row, f"{name}:{number}") for number, row in enumerate(raw, start=1)]
         rows = prepare(assistant, records, emit=emit, raw=raw)
-        return OpenSuite(name, suite.summary, rows, ChosenMetrics((suite.metric,), choice=False, primary=name))
+        return RowSuite(name, suite.summary, rows, ChosenMetrics((suite.metric,), choice=False, primary=name))
     pairs = read_rows(name.removeprefix(KL))
     rows = prepare(assistant, [record for record, _ in pairs], emit=emit, raw=[row for _, row in pairs])
     if name.startswith(KL):
-        return OpenSuite(name, "KL(base ‖ adapter) in nats per token", rows, ChosenMetrics((), False, "kl"))
+        return DivergenceSuite(name, "KL(base ‖ adapter) in nats per token", rows)
     chosen = fitting(rows)
-    return OpenSuite(name, "rows of the user", prepare_choices(assistant, rows, chosen), chosen)
+    return RowSuite(name, "rows of the user", prepare_choices(assistant, rows, chosen), chosen)
 
 
 def score_suite(assistant: Assistant, suite: OpenSuite, *, base: bool, emit: Subscriber = ignore) -> list[Measure]:
     """The measures of the base, or of the adapter, on a suite."""
-    adapter, rows = assistant.adapter, suite.rows
-    who = f"{'base' if base else 'adapter'} on {suite.name}"
-    if suite.divergence:
-        tokens = [float(example.supervised) for example in rows.examples]
-        if base or adapter is None:
-            return [ratio("kl", [0.0] * len(tokens), tokens)]
-        with Stage(emit, f"comparing predictions: {who}", total=len(rows.examples), unit="rows") as stage:
-            sums = row_divergences(assistant.model, adapter, rows.examples, on_done=stage.advance)
-        return [ratio("kl", sums, tokens)]
     with assistant.as_base() if base else nullcontext():
-        return score_model(assistant, rows, suite.chosen, emit=emit, who=who).measures
+        return suite.measures(assistant, base=base, emit=emit)
 
 
 def suite_result(suite: OpenSuite, base: Sequence[Measure], adapters: Sequence[Sequence[Measure]]) -> SuiteResult:
     """Base and adapters (one for each seed) on a suite, by its primary measure."""
-    found = contrast(base, adapters)
-    primary = suite.chosen.primary or found[0].name
+    found = contrast(base, adapters, primary=suite.primary)
+    primary = suite.primary or found[0].name
     comparison = next(one for one in found if one.name == primary)
-    return SuiteResult(suite.name, len(suite.rows.records), suite.summary, comparison)
+    others = [one for one in found if one is not comparison]
+    return SuiteResult(suite.name, suite.count, suite.summary, comparison, others)

@@ -18,8 +18,9 @@ from veneer.data.records import read_rows
 from veneer.data.trained_rows import trained_among
 from veneer.enums import Method
 from veneer.errors import ConfigError, listing
-from veneer.evaluation.forgetting import ITEMS, OpenSuite, check_suites, open_suite, score_suite, suite_result
+from veneer.evaluation.forgetting import OpenSuite, check_suites, open_suite, score_suite, suite_result
 from veneer.evaluation.gate import ReleaseGate, announced, decide, read_gate
+from veneer.evaluation.harness import is_task
 from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, ChosenMetrics, named_metrics
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report, Sample
@@ -158,7 +159,7 @@ class EvaluationRequest:
     suites: tuple[str, ...] = ()
     """Suites that are answered as well (`veneer.evaluation.forgetting`)."""
     suite_items: int | None = None
-    """Items of each generated suite; None takes what the gate needs, or else 400."""
+    """Items of each generated suite or task of lm-eval; None takes what the gate needs, or 400, and whole tasks."""
     gate: Path | None = None
     """A file of margins that the adapter must keep."""
     html: Path | None = None
@@ -195,8 +196,9 @@ def evaluate(
         max_new_tokens: longest answer; by default a little more than the longest reference.
         metrics: names as `--metric` takes them, the primary one first; by default what the rows call for.
         cluster: the column whose equal values make rows a cluster.
-        suites: names of suites, files of rows, or `kl:FILE`, as `--suite` takes them.
-        suite_items: items of each generated suite; by default what the gate's margins need, or else 400.
+        suites: names of suites, files of rows, `kl:FILE` or `lm-eval:TASK`, as `--suite` takes them.
+        suite_items: items of each generated suite or task of lm-eval; by default what the gate's margins need, or else
+            400, and whole tasks.
         gate: a YAML file of margins (docs/evaluation.md), whose answer stands in the report.
         html: a self-contained page to write, with everything that was found.
         subscribers: called with every event: how far loading, tokenising and answering are, and the report.
@@ -348,17 +350,17 @@ def _completed(
     return replace(report, gate=decide(gate, primary, {one.name: one.comparison for one in results}))
 
 
-def _items(name: str, request: EvaluationRequest, gate: ReleaseGate | None) -> int:
-    """The number of items of a generated suite."""
-    if request.suite_items is not None:
+def _items(name: str, request: EvaluationRequest, gate: ReleaseGate | None) -> int | None:
+    """The number of items of a suite that has as many as are asked for; None leaves it to the suite."""
+    if request.suite_items is not None or gate is None or name not in gate.suites or is_task(name):
         return request.suite_items
-    return gate.items_of(name) if gate is not None and name in gate.suites else ITEMS
+    return gate.items_of(name)
 
 
 def _announce(gate: ReleaseGate | None, suites: Sequence[OpenSuite], emit: Subscriber) -> None:
     """Say before anything is computed which margins have too few rows."""
     if gate is not None:
-        counts = {one.name: len(one.rows.records) for one in suites if one.name in gate.suites and not one.divergence}
+        counts = {one.name: one.count for one in suites if one.name in gate.suites and one.shares}
         for line in announced(gate, counts):
             emit(Note(message=line, level=Level.WARNING))
 

@@ -15,6 +15,7 @@ from veneer.generation.cohort import Router
 from veneer.generation.request import Finished, GenerationEvent, GenerationRequest, TokenMade
 from veneer.generation.sampling import Sampling
 from veneer.generation.scheduler import Limits
+from veneer.generation.text import TokenDecoder
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 
@@ -60,7 +61,29 @@ def generate(
     empty = [f"prompt {row}" for row, prompt in enumerate(prompts) if not prompt]
     if empty:
         raise DataError(f"there is nothing to continue, give at least one token:\n{listing(empty)}")
-    results: list[list[int]] = [[] for _ in prompts]
+    requests = [
+        GenerationRequest(prompt=tuple(prompt), sampling=sampling, stream=row, stop_ids=stop_ids)
+        for row, prompt in enumerate(prompts)
+    ]
+    return answer_all(model, requests, on_token=on_token, on_done=on_done, batch_rows=batch_rows, router=router)
+
+
+def answer_all(
+    model: LanguageModel,
+    requests: Sequence[GenerationRequest],
+    *,
+    decoder: TokenDecoder | None = None,
+    on_token: OnToken = lambda row, token: None,
+    on_done: Callable[[int], None] = lambda rows: None,
+    batch_rows: int | None = None,
+    router: Router | None = None,
+) -> list[list[int]]:
+    """Carry out requests, each with its own settings and ends; `decoder` is the tokenizer, for those with stop strings.
+
+    The other arguments, and what is returned and raised, are those of `generate`. Tokens of a stop string are among
+    those returned.
+    """
+    results: list[list[int]] = [[] for _ in requests]
 
     def listener(row: int) -> Callable[[GenerationEvent], None]:
         def listen(event: GenerationEvent) -> None:
@@ -72,16 +95,15 @@ def generate(
 
         return listen
 
-    longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
+    longest = max((len(one.prompt) + one.sampling.max_new_tokens for one in requests), default=0)
     # One row always fits.
     cache_bytes = max(CACHE_BYTES, model.row_bytes(longest + 2 * BLOCK_TOKENS))
     limits = Limits(sequences=batch_rows or BATCH_ROWS, block_tokens=BLOCK_TOKENS, prompt_seconds=None)
     with (
         evaluation_mode(model),
-        closing(build_engine(model, cache_bytes=cache_bytes, limits=limits, router=router)) as engine,
+        closing(build_engine(model, decoder=decoder, cache_bytes=cache_bytes, limits=limits, router=router)) as engine,
     ):
-        for row, prompt in enumerate(prompts):
-            request = GenerationRequest(prompt=tuple(prompt), sampling=sampling, stream=row, stop_ids=stop_ids)
+        for row, request in enumerate(requests):
             engine.submit(request, on_event=listener(row))
         while engine.step():
             pass

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "kl", "ece", "brier", "unparsable")
+LOWER_IS_BETTER = (
+    "loss", "perplexity", "bits_per_byte", "kl", "ece", "brier", "unparsable",
+    "word_perplexity", "byte_perplexity",
+)  # fmt: skip
 """Measures of which less is better; of all others more is."""
 SHARES = (
     "exact", "fields", "json_valid", "json_precision", "json_recall", "json_f1", "accuracy", "macro_f1", "unparsable",
     "number", "rouge_l", "choice_accuracy", "choice_accuracy_per_byte",
-    "arithmetic", "copying", "json", "constraints", "tools",
+    "arithmetic", "copying", "json", "constraints", "tools", "acc", "acc_norm", "exact_match",
 )  # fmt: skip
 """Measures that are shares, which people read in percent."""
 

@@ -1,0 +1,111 @@
+"""Tasks of lm-evaluation-harness as suites of `evaluate`."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tiny import run_config, write_rows
+from veneer.config import ComputeSection
+from veneer.enums import Dtype
+from veneer.errors import ConfigError
+from veneer.evaluation import harness
+from veneer.evaluation.harness import check_tasks, measures_of_samples
+from veneer.evaluation.run import evaluate
+from veneer.events import Event, StageBegun
+from veneer.training.run import train
+
+FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
+
+
+def named(name: str) -> Any:
+    def aggregation(values: Any) -> float:
+        return 0.0
+
+    aggregation.__name__ = name
+    return aggregation
+
+
+class FakeTask:
+    def __init__(self, name: str, aggregations: dict[str, str], lower: tuple[str, ...] = ()) -> None:
+        self.task_name, self._aggregations, self._lower = name, aggregations, lower
+
+    def aggregation(self) -> dict[str, Any]:
+        return {metric: named(form) for metric, form in self._aggregations.items()}
+
+    def higher_is_better(self) -> dict[str, bool]:
+        return {metric: metric not in self._lower for metric in self._aggregations}
+
+
+def sample(number: int, filter_name: str = "none", **values: Any) -> dict[str, Any]:
+    return {"doc_id": number, "filter": filter_name, "metrics": list(values), **values}
+
+
+def test_measures_are_those_of_the_harness_over_the_rows_of_all_tasks() -> None:
+    first = FakeTask("a", {"acc": "mean", "bits_per_byte": "bits_per_byte", "word_perplexity": "weighted_perplexity"})
+    second = FakeTask("b", {"acc": "mean", "bleu": "bleu", "ter": "mean", "perplexity": "perplexity"}, ("ter",))
+    samples = {
+        "a": [
+            sample(0, acc=1.0, bits_per_byte=(-3.0, 10), word_perplexity=(-3.0, 2)),
+            sample(1, acc=0.0, bits_per_byte=(-1.0, 5), word_perplexity=(-1.0, 1)),
+        ],
+        "b": [sample(0, acc=1, bleu=("x", "y"), ter=3.0, perplexity=-2.0), sample(0, "strict", acc=0.0)],
+    }
+    measures, left_out = measures_of_samples([first, second], samples)
+    found = {one.name: one for one in measures}
+    assert list(found) == ["acc", "bits_per_byte", "word_perplexity", "perplexity", "acc,strict"]
+    assert found["acc"].total == pytest.approx(2 / 3)
+    assert found["acc"].binary
+    assert found["bits_per_byte"].total == pytest.approx(4.0 / 15 / math.log(2))
+    assert found["word_perplexity"].total == pytest.approx(math.exp(4.0 / 3))
+    assert found["perplexity"].total == pytest.approx(math.exp(2.0))
+    assert found["acc,strict"].counts.shape == (3, 2)
+    assert left_out == ["bleu: aggregated by bleu", "ter: less is better of it, and veneer does not know its kind"]
+
+
+def test_where_lm_eval_is_missing_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(part: str) -> Any:
+        raise ImportError(part)
+
+    monkeypatch.setattr(harness, "import_module", absent)
+    with pytest.raises(ConfigError, match=r"pip install 'veneer\[lm-eval\]'"):
+        check_tasks(["lm-eval:arc_easy"])
+
+
+def test_tasks_run_on_base_and_adapter_in_one_loading(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'veneer[lm-eval]')")
+    rows = [{"q": f"{n}: the crate?", "options": ["blue", "late"], "right": n % 2} for n in range(8)]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    task = tmp_path / "crates.yaml"
+    content = {
+        "task": "crates", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "{{options}}",
+        "doc_to_target": "{{right}}", "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    }  # fmt: skip
+    task.write_text(json.dumps(content), encoding="utf-8")
+    adapter = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=5")).output
+    seen: list[Event] = []
+    report = evaluate(
+        str(tiny_model), tiny_data, adapter=adapter, compute=FLOAT32, limit=2, max_new_tokens=2,
+        suites=[f"lm-eval:{task}", f"lm-eval-chat:{task}"], suite_items=6, subscribers=[seen.append],
+    )  # fmt: skip
+    assert [(one.rows, one.comparison.name) for one in report.suites] == [(6, "acc"), (6, "acc")]
+    assert [one.name for one in report.suites[0].others] == ["acc_norm"]
+    assert report.suites[0].comparison.interval == "Tango"
+    assert sum(isinstance(event, StageBegun) and "loading" in event.stage for event in seen) == 1
+    with pytest.raises(ConfigError, match=r"lm-eval:absent\.yaml: no such file"):
+        check_tasks(["lm-eval:absent.yaml"])
+
+
+@pytest.mark.slow  # the harness reads the thousands of files of its own tasks
+def test_names_that_the_harness_does_not_know_are_refused_with_the_nearest() -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'veneer[lm-eval]')")
+    with pytest.raises(ConfigError) as caught:
+        check_tasks(["lm-eval:arc_eazy", "lm-eval:hellaswag", "lm-eval-chat:absent.yaml"])
+    for part in ("lm-eval:arc_eazy (did you mean 'arc_easy'?)", "lm-eval-chat:absent.yaml: no such file"):
+        assert part in str(caught.value)
+    assert "hellaswag" not in str(caught.value)
