@@ -72,7 +72,10 @@ def kind_name(kind: Any) -> str:
     if origin is typing.Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(kind))
     if origin is tuple:
-        return f"list of {kind_name(typing.get_args(kind)[0])}s"
+        item = typing.get_args(kind)[0]
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            return f"list of {{{', '.join(item.model_fields)}}}"
+        return f"list of {kind_name(item)}s"
     if origin is dict:
         return f"{kind_name(typing.get_args(kind)[1])} by name"
     if isinstance(kind, type) and issubclass(kind, Enum):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from veneer.config import LoraSection as LoraSection
     from veneer.config import QuantSection as QuantSection
     from veneer.config import RunConfig as RunConfig
+    from veneer.config import SourceSection as SourceSection
     from veneer.config import SplitSection as SplitSection
     from veneer.config import TrainSection as TrainSection
     from veneer.data.in_memory import RowSource as RowSource
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from veneer.enums import Schedule as Schedule
     from veneer.enums import Scheme as Scheme
     from veneer.enums import SplitBy as SplitBy
+    from veneer.enums import TokenCache as TokenCache
     from veneer.enums import Variant as Variant
     from veneer.errors import AdapterError as AdapterError
     from veneer.errors import CheckpointError as CheckpointError
@@ -243,6 +245,7 @@ _HOMES = {
     "Serving": "veneer.serving.request",
     "Shortening": "veneer.walkthrough",
     "SplitBy": "veneer.enums",
+    "SourceSection": "veneer.config",
     "SplitSection": "veneer.config",
     "StageBegun": "veneer.events",
     "StageEnded": "veneer.events",
@@ -260,6 +263,7 @@ _HOMES = {
     "TensorDifference": "veneer.reproduction.differences",
     "TensorReport": "veneer.exports.certificate",
     "Threshold": "veneer.exports.certificate",
+    "TokenCache": "veneer.enums",
     "TrainSection": "veneer.config",
     "TrainingStopped": "veneer.errors",
     "Variant": "veneer.enums",
@@ -376,6 +380,7 @@ __all__ = [
     "Scheme",
     "Serving",
     "Shortening",
+    "SourceSection",
     "SplitBy",
     "SplitSection",
     "StageBegun",
@@ -394,6 +399,7 @@ __all__ = [
     "TensorDifference",
     "TensorReport",
     "Threshold",
+    "TokenCache",
     "TrainSection",
     "TrainingStopped",
     "Variant",

@@ -75,6 +75,17 @@ class Overlong(Enum):
 
     DROP = "drop"
     TRUNCATE = "truncate"
+    SPLIT = "split"
+    """A plain text is cut into pieces; other rows are left out."""
+
+
+class TokenCache(Enum):
+    """Whether the tokens of a run's rows are kept on the disk instead of in memory."""
+
+    AUTO = "auto"
+    """From so many bytes of rows on that memory would be spent on them."""
+    ALWAYS = "always"
+    NEVER = "never"
 
 
 class Check(Enum):

@@ -375,6 +375,8 @@ def _with_rows(
         config.model_dump(mode="json", exclude_unset=True) if isinstance(config, RunConfig) else config
     )
     sections = dict(plain.get("data") or {})
+    if data is not None:
+        sections.pop("sources", None)
     # Settings are checked before anything is written.
     named = {"file": data, "eval_file": eval_data}
     given = {key: source for key, source in named.items() if source is not None}

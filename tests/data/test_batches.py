@@ -6,27 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from veneer.data.batches import MicroBatch, Steps, common_beginning, order, pack
+from veneer.data import batches
+from veneer.data.batches import MicroBatch, Steps, common_beginning, pack
 from veneer.data.chat import Example
+from veneer.data.orders import order
 from veneer.errors import DataError
 
 
 def example(tokens: list[int], mask: list[int] | None = None, where: str = "f:1") -> Example:
     flags = np.array([0, *[1] * (len(tokens) - 1)] if mask is None else mask, dtype=np.bool_)
     return Example(np.array(tokens, dtype=np.int32), flags, where)
-
-
-def test_order_is_this_permutation_forever() -> None:
-    assert order(10, seed=0, epoch=0).tolist() == [3, 2, 1, 8, 6, 0, 7, 4, 5, 9]
-    assert order(0, seed=0, epoch=0).tolist() == []
-
-
-@pytest.mark.scenario(number=5)
-def test_order_depends_on_seed_and_epoch_only() -> None:
-    assert sorted(order(1000, seed=1, epoch=2).tolist()) == list(range(1000))
-    assert order(1000, seed=1, epoch=2).tolist() == order(1000, seed=1, epoch=2).tolist()
-    others = {tuple(order(1000, seed=seed, epoch=epoch).tolist()) for seed in range(3) for epoch in range(3)}
-    assert len(others) == 9
 
 
 def test_steps_of_a_number_of_examples() -> None:
@@ -57,6 +46,19 @@ def test_steps_of_a_token_budget(lengths: list[int], budget: int, seed: int) -> 
     # Random access: any step, asked of a fresh object, is the same.
     for step in (total - 1, 0, total // 2):
         assert Steps(lengths, seed=seed, tokens_per_step=budget).examples(step).tolist() == cut[step]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 60), st.integers(1, 20))
+def test_a_token_budget_counted_in_windows_is_the_same(lengths: list[int], budget: int, window: int) -> None:
+    def cut() -> list[list[int]]:
+        steps = Steps(lengths, seed=1, tokens_per_step=budget)
+        return [steps.examples(step).tolist() for step in range(steps.total(2))]
+
+    whole = cut()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "AT_ONCE", window)
+        assert cut() == whole
 
 
 def test_steps_refuse_what_makes_no_sense() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tiny import rows, write_rows
+from veneer.data import trained_rows
 from veneer.data.records import read_records
 from veneer.data.trained_rows import SIZE, row_hashes, trained_among, write_hashes
 from veneer.errors import DataError
@@ -24,7 +25,7 @@ def test_the_rows_that_are_in_both_files_are_found_and_no_others(tmp_path: Path)
         known = [json.dumps(row, sort_keys=True) for row in first]
         expected = [f"{tmp_path / 'second.jsonl'}:{line}" for line, row in enumerate(second, start=1)
                     if json.dumps(row, sort_keys=True) in known]  # fmt: skip
-        write_hashes(tmp_path / "hashes", row_hashes(trained))
+        write_hashes(tmp_path / "hashes", (row_hashes(trained[:15]), row_hashes(trained[15:])))
         assert trained_among(tmp_path / "hashes", asked) == expected
         assert 0 < len(expected) < 40
         assert (tmp_path / "hashes").stat().st_size == SIZE * 40
@@ -33,8 +34,21 @@ def test_the_rows_that_are_in_both_files_are_found_and_no_others(tmp_path: Path)
 def test_the_format_of_the_file_does_not_matter(tmp_path: Path) -> None:
     lines = write_rows(tmp_path / "one.jsonl", [{"prompt": "1 + 1?", "completion": "2"}])
     (tmp_path / "one.csv").write_text("prompt,completion\n1 + 1?,2\n1 + 1?,3\n")
-    write_hashes(tmp_path / "hashes", row_hashes(read_records(lines)))
+    write_hashes(tmp_path / "hashes", (row_hashes(read_records(lines)),))
     assert trained_among(tmp_path / "hashes", read_records(tmp_path / "one.csv")) == [f"{tmp_path / 'one.csv'}:2"]
+
+
+def test_hashes_are_sorted_in_parts_as_they_are_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = [random.Random(seed).randbytes(SIZE * 1000) for seed in range(3)]
+    every = b"".join(pieces)
+    write_hashes(tmp_path / "once", pieces)
+    monkeypatch.setattr(trained_rows, "SORTED_AT_ONCE", 70)
+    write_hashes(tmp_path / "parts", pieces)
+    expected = b"".join(sorted(every[start : start + SIZE] for start in range(0, len(every), SIZE)))
+    assert (tmp_path / "once").read_bytes() == expected
+    assert (tmp_path / "parts").read_bytes() == expected
+    write_hashes(tmp_path / "none", ())
+    assert (tmp_path / "none").read_bytes() == b""
 
 
 def test_without_a_file_nothing_is_said_and_a_damaged_one_is_refused(tmp_path: Path) -> None:

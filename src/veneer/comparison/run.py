@@ -15,7 +15,7 @@ from veneer.comparison.order import BASE, RESULT_FILE, STDERR_FILE, Order, RunOu
 from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize, trained
 from veneer.config import RunConfig, parse
 from veneer.config_values import laid_over, override
-from veneer.data.batches import order as shuffled
+from veneer.data.orders import order as shuffled
 from veneer.data.records import read_rows
 from veneer.data.splits import split
 from veneer.enums import Method

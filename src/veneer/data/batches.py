@@ -8,33 +8,19 @@ is cut into micro-batches never changes what is trained, only how much is held a
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from veneer.data.chat import Example
+from veneer.data.mixture import RowMixture
+from veneer.data.orders import AT_ONCE, Indices, order
 from veneer.errors import DataError
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
-
-
-def order(num_examples: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of the examples in an epoch, [num_examples]: a permutation of their indices.
-
-    The order is equal on every machine and with every numpy version: it sorts one 64-bit word per example, taken raw
-    from PCG64 seeded with SeedSequence([seed, epoch]). numpy promises that these two streams stay as they are, while it
-    may change what `Generator.permutation` makes of them.
-
-    Args:
-        num_examples: number of examples.
-        seed: seed of the run, at least 0.
-        epoch: number of the epoch, from 0.
-    """
-    words = np.random.PCG64(np.random.SeedSequence([seed, epoch])).random_raw(num_examples)
-    return np.argsort(words, kind="stable").astype(np.int64)
 
 
 class Steps:
@@ -48,6 +34,7 @@ class Steps:
         lengths: tokens of each example, [num_examples].
         seed: seed of the order.
         examples_per_step, tokens_per_step: size of a step; exactly one of the two is given.
+        mixture: how often each example stands in an epoch, where that is not once.
 
     Raises:
         DataError: there are no examples, or not exactly one positive size is given.
@@ -55,11 +42,12 @@ class Steps:
 
     def __init__(
         self,
-        lengths: Sequence[int] | NDArray[np.int64],
+        lengths: Sequence[int] | Indices,
         *,
         seed: int,
         examples_per_step: int | None = None,
         tokens_per_step: int | None = None,
+        mixture: RowMixture | None = None,
     ) -> None:
         sizes = [size for size in (examples_per_step, tokens_per_step) if size is not None]
         if len(sizes) != 1 or sizes[0] < 1:
@@ -67,20 +55,22 @@ class Steps:
                 "a step is a positive number of examples or of tokens, one of the two; given are "
                 f"examples_per_step={examples_per_step} and tokens_per_step={tokens_per_step}"
             )
-        self._lengths = np.asarray(lengths, dtype=np.int64)
+        self._lengths = np.asarray(lengths)
         if not len(self._lengths):
             raise DataError("there are no examples to make steps of")
         self._seed = seed
+        self._mixture = None if mixture is None or mixture.plain else mixture
+        self._per_epoch = len(self._lengths) if self._mixture is None else self._mixture.in_epoch
         self._examples = examples_per_step
         self._tokens = tokens_per_step or 0
         # First step of each epoch that was looked at so far; under a token budget epochs differ in their steps.
         self._first = [0]
-        self._latest: tuple[int, NDArray[np.int64], list[int]] | None = None
+        self._latest: tuple[int, Indices, Sequence[int]] | None = None
 
     def in_epoch(self, epoch: int) -> int:
         """Number of steps in an epoch."""
         if self._examples is not None:
-            return -(-len(self._lengths) // self._examples)
+            return -(-self._per_epoch // self._examples)
         self._reach(epoch)
         return self._first[epoch + 1] - self._first[epoch]
 
@@ -98,7 +88,7 @@ class Steps:
             epoch = int(np.searchsorted(self._first, step, side="right")) - 1
         return epoch
 
-    def examples(self, step: int) -> NDArray[np.int64]:
+    def examples(self, step: int) -> Indices:
         """Indices of a step's examples, in the epoch's order."""
         if step < 0:
             raise IndexError(f"step {step}: steps are counted from 0")
@@ -112,23 +102,41 @@ class Steps:
             _, borders = self._cut(len(self._first) - 1)
             self._first.append(self._first[-1] + len(borders) - 1)
 
-    def _cut(self, epoch: int) -> tuple[NDArray[np.int64], list[int]]:
-        """The order of an epoch, and the places in it where its steps begin, with the end as the last border."""
+    def _cut(self, epoch: int) -> tuple[Indices, Sequence[int]]:
+        """The order of an epoch, and the places in it where its steps begin; the last of these may be its end."""
         if self._latest is not None and self._latest[0] == epoch:
             return self._latest[1], self._latest[2]
-        ordered = order(len(self._lengths), seed=self._seed, epoch=epoch)
+        self._latest = None  # so that two epochs' orders are never held
+        ordered = order(self._per_epoch, seed=self._seed, epoch=epoch)
+        if self._mixture is not None:
+            ordered = self._mixture.rows(epoch, self._seed)[ordered]
+        borders: Sequence[int]
         if self._examples is not None:
-            borders = [*range(0, len(ordered), self._examples), len(ordered)]
+            borders = range(0, len(ordered) + self._examples, self._examples)
         else:
-            sums = np.cumsum(self._lengths[ordered])
-            borders = [0]
-            while borders[-1] < len(ordered):
-                start = borders[-1]
-                used = int(sums[start - 1]) if start else 0
-                end = int(np.searchsorted(sums, used + self._tokens, side="right"))
-                borders.append(max(end, start + 1))
+            borders = _token_borders(self._lengths, ordered, self._tokens)
         self._latest = (epoch, ordered, borders)
         return ordered, borders
+
+
+def _token_borders(lengths: Indices, ordered: Indices, tokens: int) -> array[int]:
+    """The places in an order where its steps begin, each of at most so many tokens; the end is the last. The sums of
+    lengths are made in windows, not for all examples at once."""
+    borders = array("q", [0])
+    # Each example has a token at least, so that no step has more examples than tokens.
+    window = max(AT_ONCE, tokens + 1)
+    while borders[-1] < len(ordered):
+        first = borders[-1]
+        sums = np.cumsum(lengths[ordered[first : first + window]], dtype=np.int64)
+        place = 0
+        while place < len(sums):
+            used = int(sums[place - 1]) if place else 0
+            end = max(int(np.searchsorted(sums, used + tokens, side="right")), place + 1)
+            if end == len(sums) and first + end < len(ordered):
+                break  # the step may go on beyond the window
+            place = end
+            borders.append(first + place)
+    return borders
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -158,6 +158,11 @@ class Encoder:
         text += self._template.shape.unprompted
         return self._tokenise(text, chat.changed, ())[0]
 
+    @property
+    def beginning(self) -> list[int]:
+        """Ids of the tokens that a text begins with that no template wrote: the start-of-text token, or none."""
+        return self._bos()
+
     def end_of_turn_id(self) -> int | None:
         """Id of the token that closes every assistant turn, or None where the template has no such token."""
         token = None if self._template is None else self._template.shape.end_token

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from itertools import tee
 from typing import TYPE_CHECKING
 
 from veneer.data.chat import Encoder, Example, Trace, template_of
+from veneer.data.pieces import pieces
 from veneer.data.problems import RowProblem, grouped
 from veneer.data.records import Record
 from veneer.enums import BadRows, Overlong
@@ -18,9 +20,44 @@ if TYPE_CHECKING:
     from veneer.io.tokenizer import Tokenizer
 
 HUGE = 1 << 20
-"""Characters of a row beyond which only its beginning is tokenised, where there is a limit on its length."""
+"""Characters of a row beyond which only its beginning is tokenised, where there is a limit on its length and the rest
+is not wanted."""
 KEPT = 16
 """Characters of a message that are kept where its row has been cut before it."""
+
+
+class Fate(Enum):
+    """What became of a row."""
+
+    KEPT = 0
+    TRUNCATED = 1
+    """It was cut to its first `max_length` tokens, and still trains."""
+    SPLIT = 2
+    """It was cut into pieces, which are examples each."""
+    DROPPED = 3
+    """It was left out because it is longer than `max_length`."""
+    UNTRAINED = 4
+    """It was left out because no target remained."""
+    REFUSED = 5
+    """It cannot be encoded, or a check refuses it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedRow:
+    """What came of one row."""
+
+    record: Record
+    fate: Fate
+    examples: tuple[Example, ...] = ()
+    """What trains of it: none where it was left out, several where it was split."""
+    length: int = 0
+    """Number of tokens of the row as given, before anything was cut."""
+    length_is_bound: bool = False
+    """Whether the row is longer than `length` says: a huge row is tokenised only as far as is needed."""
+    spelled: bool = False
+    """Whether the row spells a special token, which was made ordinary text."""
+    reason: str = ""
+    """Why it is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +79,17 @@ class EncodeReport:
     longest_is_bound: bool
     """Whether the longest row is longer than `longest` says: a huge row is tokenised only as far as is needed."""
     max_length: int | None
-    dropped: tuple[str, ...]
+    dropped: Sequence[str]
     """Places of the rows that were left out because they were longer than `max_length`."""
-    truncated: tuple[str, ...]
+    truncated: Sequence[str]
     """Places of the rows that were cut to `max_length` and still train."""
-    untrained: tuple[str, ...]
+    split: Sequence[str]
+    """Places of the rows that were cut into pieces of at most `max_length` tokens."""
+    untrained: Sequence[str]
     """Places of the rows that were left out because no target remained."""
-    spelled: tuple[str, ...]
+    spelled: Sequence[str]
     """Places of the rows that spell a special token, which was made ordinary text."""
-    skipped: tuple[RowProblem, ...]
+    skipped: Sequence[RowProblem]
     """The rows that cannot be encoded and were left out."""
     notes: tuple[str, ...]
     """Sentences that the user should know about the template or tokenizer."""
@@ -79,7 +118,8 @@ def encode_all(
         records: the rows, at least one.
         tokenizer: the tokenizer of the model, with its chat template.
         max_length: most tokens of an example, all counted; None sets no limit.
-        overlong: whether longer rows are left out or cut to their first `max_length` tokens.
+        overlong: whether longer rows are left out, cut to their first `max_length` tokens, or, plain texts, cut into
+            pieces.
         bad_rows: whether a row that cannot be encoded, or is refused by `audit`, is an error or left out.
         audit: checks each row, but those of which only the beginning is tokenised; it keeps what it finds.
 
@@ -90,38 +130,112 @@ def encode_all(
         DataError: rows that the template or `audit` refuses and that may not be skipped (one error names all of them by
             cause), or nothing is left to train on.
     """
-    if max_length is not None and max_length < 2:
-        raise DataError(f"max_length is {max_length}; at least 2 tokens are needed, one to predict from the other")
-    encoder = Encoder(tokenizer, template_of(tokenizer))
-    tally = _Tally(max_length, overlong)
-    records, whole = tee(records)
-    beginnings = (record if max_length is None else _beginning(record, HUGE) for record in records)
-    for record, found in zip(whole, encoder.traces(beginnings), strict=True):
-        cut = False
-        if max_length is not None and _characters(record) > HUGE:
-            found, cut = _lengthened(encoder, record, found, max_length)
-        if isinstance(found, DataError):
-            tally.problems.append(RowProblem(record.where, str(found)))
-        else:
-            reason = None if audit is None or cut else audit.refusal(record, found)
-            if reason is None:
-                tally.add(found, cut)
-            else:
-                tally.problems.append(RowProblem(record.where, reason))
-    problems = tally.problems
-    if problems and (bad_rows is BadRows.REFUSE or not tally.rows):
-        total = len(problems) + tally.rows
-        remedy = "\ndata.bad_rows: skip leaves such rows out" if tally.rows else ""
-        checks = "" if audit is None else "; data.checks says which rules refuse rows"
-        raise DataError(f"{len(problems)} of {total} rows cannot be encoded:\n{grouped(problems)}{remedy}{checks}")
+    encoder = encoder_of(tokenizer)
+    tally = _Tally(max_length)
+    for encoded in encode_each(records, encoder, max_length=max_length, overlong=overlong, audit=audit):
+        tally.add(encoded)
+    refuse_problems(tally.problems, tally.rows, bad_rows, checked=audit is not None)
     report = tally.report(encoder.notes())
     if not tally.examples:
-        raise DataError(
-            f"no row is left to train on: of {report.rows} rows, {len(report.dropped)} are longer than "
-            f"{max_length} tokens (the longest has {report.longest}) and {len(report.untrained)} have nothing that "
-            "trains; raise max_length or shorten the rows"
-        )
+        raise nothing_left(report.rows, max_length, len(report.dropped), report.longest, len(report.untrained))
     return EncodedFile(tally.examples, report)
+
+
+def encoder_of(tokenizer: Tokenizer) -> Encoder:
+    """What encodes rows as a run with this tokenizer trains them."""
+    return Encoder(tokenizer, template_of(tokenizer))
+
+
+def encode_each(
+    records: Iterable[Record],
+    encoder: Encoder,
+    *,
+    max_length: int | None,
+    overlong: Overlong,
+    audit: RowAudit | None = None,
+) -> Iterator[EncodedRow]:
+    """Encode records one by one, as they are asked for: what came of each, in order.
+
+    Args:
+        records: the rows.
+        encoder: makes the tokens.
+        max_length, overlong, audit: as `encode_all`.
+
+    Raises:
+        DataError: `max_length` has no room for a target, or the template cannot be used for any row.
+    """
+    if max_length is not None and max_length < 2:
+        raise DataError(f"max_length is {max_length}; at least 2 tokens are needed, one to predict from the other")
+    records, whole = tee(records)
+    beginnings = (record if _is_tokenised_whole(record, max_length, overlong) else _beginning(record, HUGE)
+                  for record in records)  # fmt: skip
+    for record, found in zip(whole, encoder.traces(beginnings), strict=True):
+        cut = False
+        if not _is_tokenised_whole(record, max_length, overlong) and max_length is not None:
+            found, cut = _lengthened(encoder, record, found, max_length)
+        reason = None
+        if isinstance(found, DataError):
+            reason = str(found)
+        elif audit is not None and not cut:
+            reason = audit.refusal(record, found)
+        if reason is not None or isinstance(found, DataError):
+            yield EncodedRow(record, Fate.REFUSED, reason=reason or "")
+            continue
+        fate, examples = _limited(record, found.example, max_length, overlong, encoder.beginning)
+        yield EncodedRow(record, fate, examples, len(found.example.tokens), cut, found.spelled)
+
+
+def _is_tokenised_whole(record: Record, max_length: int | None, overlong: Overlong) -> bool:
+    """Whether all of a row is wanted: there is no limit, it is short, or it is to be cut into pieces."""
+    if max_length is None or (overlong is Overlong.SPLIT and record.text is not None):
+        return True
+    return _characters(record) <= HUGE
+
+
+def _limited(
+    record: Record, example: Example, max_length: int | None, overlong: Overlong, beginning: Sequence[int]
+) -> tuple[Fate, tuple[Example, ...]]:
+    """Apply `max_length`: what becomes of a row, and the examples that it makes."""
+    limit = len(example.tokens) if max_length is None else max_length
+    fate = Fate.KEPT
+    if len(example.tokens) > limit:
+        if overlong is Overlong.SPLIT and record.text is not None:
+            return Fate.SPLIT, pieces(example, limit, beginning)
+        if overlong is not Overlong.TRUNCATE:
+            return Fate.DROPPED, ()
+        # Copies, so that the rest of the row is not held.
+        example = Example(example.tokens[:limit].copy(), example.loss_mask[:limit].copy(), example.where)
+        fate = Fate.TRUNCATED
+    return (fate, (example,)) if example.loss_mask.any() else (Fate.UNTRAINED, ())
+
+
+def refuse_problems(problems: Sequence[RowProblem], others: int, bad_rows: BadRows, *, checked: bool) -> None:
+    """Refuse rows that cannot be encoded, all at once, unless they may be left out and other rows remain.
+
+    Args:
+        problems: the rows.
+        others: number of other rows.
+        bad_rows: whether such a row is an error or left out.
+        checked: whether an audit may have refused them.
+
+    Raises:
+        DataError: there are some, and they may not be left out.
+    """
+    if problems and (bad_rows is BadRows.REFUSE or not others):
+        remedy = "\ndata.bad_rows: skip leaves such rows out" if others else ""
+        checks = "; data.checks says which rules refuse rows" if checked else ""
+        raise DataError(
+            f"{len(problems)} of {len(problems) + others} rows cannot be encoded:\n{grouped(problems)}{remedy}{checks}"
+        )
+
+
+def nothing_left(rows: int, max_length: int | None, dropped: int, longest: int, untrained: int) -> DataError:
+    """The error where no row is left to train on."""
+    return DataError(
+        f"no row is left to train on: of {rows} rows, {dropped} are longer than "
+        f"{max_length} tokens (the longest has {longest}) and {untrained} have nothing that "
+        "trains; raise max_length or shorten the rows"
+    )
 
 
 def _lengthened(
@@ -173,41 +287,30 @@ def _beginning(record: Record, room: int) -> Record:
 
 
 class _Tally:
-    """Applies `max_length` and counts."""
+    """Keeps the examples, and counts."""
 
-    def __init__(self, max_length: int | None, overlong: Overlong) -> None:
+    def __init__(self, max_length: int | None) -> None:
         self.examples: list[Example] = []
         self.problems: list[RowProblem] = []
         self.rows = 0
         self._max_length = max_length
-        self._overlong = overlong
         self._longest = (0, "", False)
-        self._dropped: list[str] = []
-        self._truncated: list[str] = []
-        self._untrained: list[str] = []
+        self._places: dict[Fate, list[str]] = {fate: [] for fate in Fate}
         self._spelled: list[str] = []
 
-    def add(self, trace: Trace, cut: bool) -> None:
+    def add(self, encoded: EncodedRow) -> None:
+        where = encoded.record.where
+        if encoded.fate is Fate.REFUSED:
+            self.problems.append(RowProblem(where, encoded.reason))
+            return
         self.rows += 1
-        example = trace.example
-        length = len(example.tokens)
-        if length > self._longest[0]:
-            self._longest = (length, example.where, cut)
-        if trace.spelled:
-            self._spelled.append(example.where)
-        limit = length if self._max_length is None else self._max_length
-        if length > limit and self._overlong is Overlong.DROP:
-            self._dropped.append(example.where)
-            return
-        if length > limit:
-            # Copies, so that the rest of the row is not held.
-            example = Example(example.tokens[:limit].copy(), example.loss_mask[:limit].copy(), example.where)
-        if not example.loss_mask.any():
-            self._untrained.append(example.where)
-            return
-        if length > limit:
-            self._truncated.append(example.where)
-        self.examples.append(example)
+        if encoded.length > self._longest[0]:
+            self._longest = (encoded.length, where, encoded.length_is_bound)
+        if encoded.spelled:
+            self._spelled.append(where)
+        if encoded.fate is not Fate.KEPT:
+            self._places[encoded.fate].append(where)
+        self.examples += encoded.examples
 
     def report(self, notes: tuple[str, ...]) -> EncodeReport:
         return EncodeReport(
@@ -219,9 +322,10 @@ class _Tally:
             longest_where=self._longest[1],
             longest_is_bound=self._longest[2],
             max_length=self._max_length,
-            dropped=tuple(self._dropped),
-            truncated=tuple(self._truncated),
-            untrained=tuple(self._untrained),
+            dropped=tuple(self._places[Fate.DROPPED]),
+            truncated=tuple(self._places[Fate.TRUNCATED]),
+            split=tuple(self._places[Fate.SPLIT]),
+            untrained=tuple(self._places[Fate.UNTRAINED]),
             spelled=tuple(self._spelled),
             skipped=tuple(self.problems),
             notes=notes,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,19 @@ def iterate_rows(path: Path | str, notes: list[str] | None = None) -> Iterator[t
                 raise DataError(f"{path} ends in {suffix!r}; veneer reads {', '.join(SUFFIXES)}")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def count_lines(files: Sequence[str]) -> int | None:
+    """The number of lines of files of a row a line; None where a file is of another kind, or is not there."""
+    paths = [Path(file) for file in files]
+    if not all(path.suffix.lower() == ".jsonl" and path.is_file() for path in paths):
+        return None
+    return sum(map(_lines, paths))
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb", buffering=0) as file:
+        return sum(block.count(b"\n") for block in iter(partial(file.read, 1 << 20), b""))
 
 
 # ---------------------------------------------------------------- JSON

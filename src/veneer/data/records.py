@@ -7,7 +7,7 @@ cause: they are refused in one error, or left out and reported where the caller 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -26,8 +26,10 @@ __all__ = [
     "DataFile",
     "Message",
     "Record",
+    "RecordReader",
     "collect",
     "duplicates",
+    "fingerprint",
     "iterate_rows",
     "overlap",
     "read_file",
@@ -84,27 +86,85 @@ def collect(
         DataError: as `read_file`.
     """
     remarks = Remarks()
-    records: list[Record] = []
     problems: list[RowProblem] = []
+    records = list(_records(rows, remarks, problems, columns))
+    notes = _account(source, len(records), problems, remarks, bad_rows)
+    return DataFile(records, tuple(problems), tuple(notes))
+
+
+def _records(
+    rows: Iterable[tuple[str, Any]],
+    remarks: Remarks,
+    problems: list[RowProblem],
+    columns: Mapping[Column, str] | None,
+) -> Iterator[Record]:
+    """The records of rows; those that cannot be used are added to `problems`."""
     for where, row in rows:
         try:
             if isinstance(row, BadRow):
                 raise row
-            records.append(to_record(row, where, remarks, columns))
+            record = to_record(row, where, remarks, columns)
         except BadRow as problem:
             problems.append(RowProblem(where, str(problem)))
-    total = len(records) + len(problems)
-    if problems and (bad_rows is BadRows.REFUSE or not records):
-        remedy = "\ndata.bad_rows: skip leaves such rows out" if records else ""
+        else:
+            yield record
+
+
+def _account(
+    source: str, usable: int, problems: Sequence[RowProblem], remarks: Remarks, bad_rows: BadRows
+) -> list[str]:
+    """What is to be said of a file once its rows are read.
+
+    Raises:
+        DataError: it has no rows that can be used, or others that may not be skipped.
+    """
+    total = usable + len(problems)
+    if problems and (bad_rows is BadRows.REFUSE or not usable):
+        remedy = "\ndata.bad_rows: skip leaves such rows out" if usable else ""
         raise DataError(f"{source}: {len(problems)} of {total} rows cannot be used:\n{grouped(problems)}{remedy}")
-    if not records:
+    if not usable:
         raise DataError(f"{source} holds no rows; a data file needs at least one")
     notes = _notes(source, remarks)
     if problems:
         notes.insert(
             0, f"{source}: {len(problems)} of {total} rows cannot be used and are left out:\n{grouped(problems)}"
         )
-    return DataFile(records, tuple(problems), tuple(notes))
+    return notes
+
+
+class RecordReader:
+    """The records of some files, one by one as they are asked for. It can be iterated again.
+
+    Args:
+        files: the files, in order.
+        columns, bad_rows: as `read_file`.
+    """
+
+    def __init__(self, files: Sequence[str], columns: Mapping[Column, str], bad_rows: BadRows) -> None:
+        self._files, self._columns, self._bad_rows = files, columns, bad_rows
+        self.notes: list[str] = []
+        """Sentences about the files that were read to their end."""
+        self.skipped: list[RowProblem] = []
+        """The rows that were left out."""
+
+    def __iter__(self) -> Iterator[Record]:
+        """Read the files. Once a row is met that may not be left out, the rest is read for more of its kind only.
+
+        Raises:
+            DataError: as `read_file`, once the file is read.
+        """
+        self.notes, self.skipped = [], []
+        for file in self._files:
+            remarks = Remarks()
+            problems: list[RowProblem] = []
+            said: list[str] = []
+            usable = 0
+            for record in _records(iterate_rows(file, said), remarks, problems, self._columns):
+                usable += 1
+                if not problems or self._bad_rows is BadRows.SKIP:
+                    yield record
+            self.notes += [*said, *_account(file, usable, problems, remarks, self._bad_rows)]
+            self.skipped += problems
 
 
 def read_records(path: Path | str) -> list[Record]:
@@ -151,7 +211,7 @@ def duplicates(records: Sequence[Record]) -> list[tuple[str, str]]:
     seen: dict[bytes, str] = {}
     repeats = []
     for record in records:
-        first = seen.setdefault(_fingerprint(record), record.where)
+        first = seen.setdefault(fingerprint(record), record.where)
         if first is not record.where:
             repeats.append((record.where, first))
     return repeats
@@ -161,11 +221,12 @@ def overlap(train: Sequence[Record], heldout: Sequence[Record]) -> list[tuple[st
     """Held-out rows that are also training rows, exactly, as (where in `heldout`, where first in `train`)."""
     known: dict[bytes, str] = {}
     for record in train:
-        known.setdefault(_fingerprint(record), record.where)
-    pairs = [(record.where, known.get(_fingerprint(record))) for record in heldout]
+        known.setdefault(fingerprint(record), record.where)
+    pairs = [(record.where, known.get(fingerprint(record))) for record in heldout]
     return [(where, first) for where, first in pairs if first is not None]
 
 
-def _fingerprint(record: Record) -> bytes:
+def fingerprint(record: Record) -> bytes:
+    """16 bytes of a hash of what a row says, and of which of its turns train."""
     content = json.dumps([record.messages, record.tools, record.text, record.untrained], sort_keys=True, default=str)
     return blake2b(content.encode(), digest_size=16).digest()

@@ -2,44 +2,65 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import chain
+from typing import Protocol
+
+import numpy as np
 
 from veneer.config import DataSection
+from veneer.data.account import findings, overlap_note, repeats_note
 from veneer.data.chat import Example
-from veneer.data.encoding import EncodeReport, encode_all
+from veneer.data.encoding import encode_all
 from veneer.data.lint.audit import RowAudit
-from veneer.data.problems import RowProblem, grouped
-from veneer.data.records import Record, duplicates, overlap, read_file
+from veneer.data.mixture import WeightedRows
+from veneer.data.orders import Indices
+from veneer.data.problems import RowProblem
+from veneer.data.records import Record, RecordReader, duplicates, overlap
+from veneer.data.sources import RowFile, evaluation_files, training_files
 from veneer.data.splits import split_records
+from veneer.data.stored_rows import is_cached, stored_rows
+from veneer.data.token_store import StoredExamples, add_to_digest
 from veneer.data.trained_rows import row_hashes
 from veneer.events import Note, Stage, Subscriber, counted, ignore, notes_to
 from veneer.io.tokenizer import Tokenizer
 
-LISTED = 3
-"""Rows that a finding names; it counts the others."""
+
+class Examples(Protocol):
+    """Encoded rows by their number: a list, or rows that are kept on the disk (`veneer.data.token_store`)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Example: ...
+
+    def __iter__(self) -> Iterator[Example]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The encoded rows of a run."""
 
-    train: list[Example]
+    train: Examples
     """The rows that are trained."""
-    eval: list[Example]
+    eval: Examples
     """The rows that the evaluation loss is measured on; empty where there are none."""
     skipped: tuple[RowProblem, ...] = ()
     """The rows that could not be used and were left out (`data.bad_rows: skip`)."""
-    hashes: bytes = field(default=b"", repr=False)
-    """The hashes of the rows that are trained (`veneer.data.trained_rows`)."""
+    hashes: Iterable[bytes] = field(default=(), repr=False)
+    """The hashes of the rows that are trained (`veneer.data.trained_rows`), in pieces; they can be iterated again."""
+    sources: tuple[WeightedRows, ...] = ()
+    """The sources of the rows that are trained, in the rows' order; none where an epoch holds each row once."""
 
     def digest(self) -> str:
         """A hash of every token and its loss mask. Two runs with equal digests train and evaluate the same numbers."""
+        if isinstance(self.train, StoredExamples) and self.train.whole and not len(self.eval):
+            return self.train.store.meta.digest
         state = blake2b(digest_size=16)
-        for example in (*self.train, *self.eval):
-            state.update(len(example.tokens).to_bytes(4, "little"))
-            state.update(example.tokens.tobytes())
-            state.update(example.loss_mask.tobytes())
+        for example in chain(self.train, self.eval):
+            add_to_digest(state, example)
         return state.hexdigest()
 
     @property
@@ -48,64 +69,92 @@ class Rows:
         return len(self.train)
 
     @property
+    def lengths(self) -> Indices:
+        """Tokens of each row that is trained, [rows]."""
+        return _lengths(self.train)
+
+    @property
     def completion_tokens(self) -> int:
         """The supervised tokens of all training rows."""
+        if isinstance(self.train, StoredExamples):
+            return self.train.supervised
         return sum(example.supervised for example in self.train)
 
     @property
     def longest_eval(self) -> int:
         """Tokens of the longest evaluation row; 0 where there is none."""
-        return max((len(example.tokens) for example in self.eval), default=0)
+        return int(_lengths(self.eval).max(initial=0))
 
     def longer_than(self, limit: int) -> list[str]:
         """Where the rows stand that have more than `limit` tokens."""
-        return [example.where for example in (*self.train, *self.eval) if len(example.tokens) > limit]
+        return [
+            examples.where(number) if isinstance(examples, StoredExamples) else examples[number].where
+            for examples in (self.train, self.eval)
+            for number in np.flatnonzero(_lengths(examples) > limit).tolist()
+        ]
+
+
+def _lengths(examples: Examples) -> Indices:
+    if isinstance(examples, StoredExamples):
+        return examples.lengths
+    return np.array([len(example.tokens) for example in examples], dtype=np.int64)
 
 
 def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore) -> Rows:
     """Read and encode the files of a run, and say what was found.
 
     Args:
-        data: names the files, and says what happens to long rows.
+        data: names the files, and says what happens to long rows, and whether tokens are kept on the disk.
         tokenizer: encodes the rows.
         emit: told how far it is, and of rows that repeat, were cut or were left out.
 
     Raises:
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
+        OutputError: tokens are to be kept on the disk, and cannot be written.
     """
+    files, eval_files = training_files(data, emit), evaluation_files(data, emit)
+    if is_cached(data, [file.path for file in (*files, *eval_files)]):
+        stored = stored_rows(data, files, eval_files, tokenizer, emit)
+        return Rows(stored.train, stored.eval, stored.skipped, stored.hashes, _sources(files, stored.in_files))
     skipped: list[RowProblem] = []
     notice = notes_to(emit)
-    records = _read(data.file, data, skipped, emit)
+    records = _read(files, data, skipped, emit)
     eval_records: list[Record] = []
-    if data.eval_file is not None:
-        eval_records = _read(data.eval_file, data, skipped, emit)
+    if eval_files:
+        eval_records = _read(eval_files, data, skipped, emit)
     elif data.held_out:
         records, eval_records = split_records(records, data)
     shared = overlap(records, eval_records)
     if shared:
-        notice(
-            f"{len(shared)} of {len(eval_records)} evaluation rows are also training rows "
-            f"(first: {shared[0][0]} = {shared[0][1]}): the evaluation loss is too good"
-        )
+        notice(overlap_note(len(shared), len(eval_records), *shared[0]))
     repeats = duplicates(records)
     if repeats:
-        notice(f"{len(repeats)} training rows repeat an earlier one (first: {repeats[0][0]} = {repeats[0][1]})")
+        notice(repeats_note(len(repeats), *repeats[0]))
     train = _encode(records, tokenizer, data, "training", skipped, emit)
     places = {example.where for example in train}
     return Rows(
         train=train,
         eval=_encode(eval_records, tokenizer, data, "evaluation", skipped, emit) if eval_records else [],
         skipped=tuple(skipped),
-        hashes=row_hashes(record for record in records if record.where in places),
+        hashes=(row_hashes(record for record in records if record.where in places),),
+        sources=_sources(files, Counter(example.where.rpartition(":")[0] for example in train)),
     )
 
 
-def _read(file: str, data: DataSection, skipped: list[RowProblem], emit: Subscriber) -> list[Record]:
-    found = read_file(file, columns=data.columns, bad_rows=data.bad_rows)
-    for note in found.notes:
+def _read(files: Sequence[RowFile], data: DataSection, skipped: list[RowProblem], emit: Subscriber) -> list[Record]:
+    reader = RecordReader([str(file.path) for file in files], data.columns, data.bad_rows)
+    records = list(reader)
+    for note in reader.notes:
         emit(Note(message=note))
-    skipped += found.skipped
-    return found.records
+    skipped += reader.skipped
+    return records
+
+
+def _sources(files: Sequence[RowFile], counts: Mapping[str, int]) -> tuple[WeightedRows, ...]:
+    """The sources of rows, where some have a weight; `counts` are the examples of each file."""
+    if all(file.weight == 1.0 for file in files):
+        return ()
+    return tuple(WeightedRows(counts.get(str(file.path), 0), file.weight) for file in files)
 
 
 def _encode(
@@ -130,32 +179,3 @@ def _encode(
     for line in (*findings(encoded.report, what), *audit.notes(what)):
         emit(Note(message=line))
     return encoded.examples
-
-
-def findings(report: EncodeReport, what: str) -> list[str]:
-    """What encoding found, a sentence a line.
-
-    Args:
-        report: as `encode_all` made it.
-        what: which rows they are, as the sentences say it: "training" or "evaluation".
-    """
-    more_than = "more than " if report.longest_is_bound else ""
-    lines = [
-        f"{report.examples:,} {what} rows: {report.tokens:,} tokens, {report.supervised:,} of them supervised; "
-        f"longest row {more_than}{report.longest:,} tokens ({report.longest_where})"
-    ]
-    groups = {
-        f"longer than data.max_length={report.max_length} and left out": report.dropped,
-        f"cut to data.max_length={report.max_length} tokens": report.truncated,
-        "left out, since nothing in them trains": report.untrained,
-        "spell a control token, which is trained as ordinary text": report.spelled,
-    }
-    for text, where in groups.items():
-        if where:
-            more = f" and {len(where) - LISTED} more" if len(where) > LISTED else ""
-            lines.append(f"{len(where)} {what} rows {text}: {', '.join(where[:LISTED])}{more}")
-    if report.skipped:
-        lines.append(
-            f"{len(report.skipped)} {what} rows cannot be encoded and are left out:\n{grouped(report.skipped)}"
-        )
-    return lines + list(report.notes)

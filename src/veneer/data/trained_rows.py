@@ -11,12 +11,17 @@ from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from veneer.data.formats import Record
 from veneer.errors import DataError
 from veneer.io.files import atomic_file
 
 SIZE = 8
 """Bytes of a row's hash."""
+SORTED_AT_ONCE = 4_000_000
+"""Hashes that are sorted at a time, about."""
 
 
 def row_hashes(records: Iterable[Record]) -> bytes:
@@ -29,14 +34,31 @@ def _hash(record: Record) -> bytes:
     return blake2b(said.encode("utf-8", "surrogatepass"), digest_size=SIZE).digest()
 
 
-def write_hashes(path: Path, hashes: bytes) -> None:
+def write_hashes(path: Path, hashes: Iterable[bytes]) -> None:
     """Write hashes of rows, sorted, so that the file says nothing of the order.
+
+    Args:
+        path: the file.
+        hashes: those of `row_hashes`, in pieces; they are iterated several times.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    with atomic_file(path) as partial:
-        partial.write_bytes(b"".join(sorted(_each(hashes))))
+    count = sum(map(len, hashes)) // SIZE
+    # So many parts that each is sorted in little memory: by the first byte, which is as good as random.
+    parts = min(256, 1 + count // SORTED_AT_ONCE)
+    with atomic_file(path) as partial, partial.open("wb") as file:
+        for part in range(parts):
+            chosen = [_of_part(piece, part, parts) for piece in hashes]
+            ordered = np.sort(np.concatenate(chosen)) if chosen else np.empty(0, dtype=np.uint64)
+            file.write(ordered.astype(">u8").tobytes())
+
+
+def _of_part(piece: bytes, part: int, parts: int) -> NDArray[np.uint64]:
+    """The hashes whose first byte belongs to a part."""
+    found: NDArray[np.uint64] = np.frombuffer(piece, dtype=">u8").astype(np.uint64)
+    own: NDArray[np.bool_] = (found >> np.uint64(56)) * np.uint64(parts) // np.uint64(256) == part
+    return found[own]
 
 
 def trained_among(path: Path, records: Sequence[Record]) -> list[str]:

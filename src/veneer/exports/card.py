@@ -56,10 +56,11 @@ def _what(record: ExportRecord) -> str:
 def _training(record: ExportRecord, run: RunConfig) -> str:
     _, config = read_config(Path(record.adapter))
     base = f"{run.method.value}" + (f" ({run.quant.scheme.value} base)" if run.method.value == "qlora" else "")
+    files = ", ".join(f"`{Path(source.file).name}`" for source in run.data.training)
     lines = [
         f"- method: {base}, rank {config.get('r')}, alpha {config.get('lora_alpha')}",
         f"- layers: {config.get('target_modules')}",
-        f"- data: `{Path(run.data.file).name}`, rows of at most {run.data.max_length} tokens",
+        f"- data: {files}, rows of at most {run.data.max_length} tokens",
         f"- {run.train.steps} steps of {run.train.examples_per_step or run.train.tokens_per_step} "
         f"{'rows' if run.train.examples_per_step else 'tokens'}, {run.train.optimizer.value}, peak learning rate "
         f"{run.train.learning_rate}, seed {run.train.seed}",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from veneer.assistant import Assistant
 from veneer.config import RunConfig
-from veneer.data.records import Message, Record, read_file, read_records
-from veneer.data.splits import split_records
+from veneer.data.records import Message, Record, read_records
+from veneer.data.sources import evaluation_files, training_files
+from veneer.data.splits import evaluation_records
 from veneer.errors import DataError, listing
 
 LIMIT = 20
@@ -88,7 +88,7 @@ def evaluation_rows(run: RunConfig | None, data: str | None) -> tuple[Evaluation
     """The rows of a file, or else those that the adapter's run was evaluated on; and, where there are none, why.
 
     Raises:
-        DataError: the file that was given cannot be used.
+        DataError: the file that was given cannot be used, or one that the run names.
     """
     if data is not None:
         return EvaluationRows(tuple(read_records(data)), data), ""
@@ -96,14 +96,15 @@ def evaluation_rows(run: RunConfig | None, data: str | None) -> tuple[Evaluation
         return None, "the adapter has no record of a run"
     if run.data.eval_file is None and not run.data.held_out:
         return None, "the adapter's run kept no rows for evaluation"
-    file = run.data.eval_file or run.data.file
-    if not Path(file).is_file():
-        return None, f"{file}, which has the run's evaluation rows, is not there any more"
-    records = read_file(file, columns=run.data.columns, bad_rows=run.data.bad_rows).records
-    if run.data.eval_file is not None:
-        return EvaluationRows(tuple(records), file), ""
-    _, evaluated = split_records(records, run.data)
-    return EvaluationRows(tuple(evaluated), f"{file} (the {len(evaluated)} rows held out of training)"), ""
+    rows = run.data
+    files = evaluation_files(rows) or training_files(rows)
+    missing = [str(file.path) for file in files if not file.path.is_file()]
+    if missing:
+        return None, f"{missing[0]}, which has the run's evaluation rows, is not there any more"
+    records = tuple(evaluation_records(rows))
+    name = rows.eval_file or rows.training_name
+    held_out = "" if rows.eval_file is not None else f" (the {len(records)} rows held out of training)"
+    return EvaluationRows(records, f"{name}{held_out}"), ""
 
 
 def chosen(assistant: Assistant, rows: EvaluationRows | None, limit: int, new_tokens: int) -> Prompts:

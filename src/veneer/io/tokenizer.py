@@ -8,6 +8,7 @@ only the aliases, so that the literal spelling is ordinary text to it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -142,6 +143,11 @@ class Tokenizer:
         """Text of `ids`; control tokens are left out unless `skip_special_tokens` is False."""
         with _library_refusals("The model's tokenizer failed at some tokens, so that it"):
             return str(self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def digest(self) -> str:
+        """SHA-256 of what it does: its vocabulary and rules, its named tokens, and the chat template."""
+        named = [self.bos_token, self.eos_token, self.add_bos, self.chat_template]
+        return hashlib.sha256((self.backend.to_str() + to_text(named)).encode()).hexdigest()
 
     def with_tokens(self, texts: Sequence[str]) -> Tokenizer:
         """A copy with these texts as new tokens, after all others.

@@ -19,7 +19,7 @@ from veneer.reproduction.differences import TensorDifference, digests, environme
 from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.strict_json import to_text
 from veneer.training.from_adapter import adapter_digests
-from veneer.training.lock import FORMAT, data_files, environment, tokenizer_digest
+from veneer.training.lock import FORMAT, data_files, environment
 from veneer.training.run import train
 
 REPRODUCED = ".reproduced"
@@ -208,6 +208,11 @@ def _config(lock: Mapping[str, Any], folder: Path, moved: Mapping[str, str | Pat
         recorded = values["data"].get(key)
         if moved[f"data.{key}"] is not None:
             values["data"][key] = str(moved[f"data.{key}"])
+            if key == "file" and values["data"].get("sources"):
+                raise CheckpointError(
+                    f"{folder} was trained on several sources, and --data names one file; put the files where "
+                    "data.sources names them"
+                )
         elif recorded and Path(recorded).name == own.name and own.is_file() and not Path(recorded).is_file():
             # The run's rows lie in its folder, which was moved.
             values["data"][key] = str(own)
@@ -231,7 +236,7 @@ def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path
         tokenizer = checkpoint.tokenizer()
         if config.lora.new_tokens:
             tokenizer = tokenizer.with_tokens(config.lora.new_tokens)
-        if tokenizer_digest(tokenizer) != lock["tokenizer"]:
+        if tokenizer.digest() != lock["tokenizer"]:
             problems.append(
                 "tokenizer: is read otherwise than then, from the same files (another version of a library)"
             )

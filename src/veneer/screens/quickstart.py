@@ -59,7 +59,7 @@ def quickstart_visibly(
     """
     config = walkthrough_config(method, model, output, device, time_limit)
     screen = console()
-    screen.print(f"[bold]1. Training[/bold] {method.value} on {config.data.file}", highlight=False)
+    screen.print(f"[bold]1. Training[/bold] {method.value} on {config.data.training_name}", highlight=False)
     begun = time.perf_counter()
     trained = train_visibly(config)
     screen.print("[bold]2. Evaluating[/bold] base and tuned model on held-out messages, greedy answers")

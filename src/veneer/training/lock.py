@@ -7,7 +7,6 @@ needs, by SHA-256 of whole files.
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ import torch
 from veneer.backends.base import capabilities_of
 from veneer.config import RunConfig
 from veneer.data.rows import Rows
+from veneer.data.sources import evaluation_files, training_files
 from veneer.errors import CheckpointError
 from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.hardware import processor
@@ -75,7 +75,7 @@ class InputDigests:
 
     def tokenizer(self) -> str:
         """Digest of what the tokenizer does: its vocabulary and rules, and the chat template."""
-        return tokenizer_digest(self._tokenizer)
+        return self._tokenizer.digest()
 
 
 def _result(digests: BackgroundDigests) -> dict[str, str]:
@@ -86,15 +86,12 @@ def _result(digests: BackgroundDigests) -> dict[str, str]:
 
 
 def data_files(config: RunConfig) -> dict[str, Path]:
-    """The files of rows, by their key in the configuration."""
-    named = {"data.file": config.data.file, "data.eval_file": config.data.eval_file}
-    return {key: Path(file) for key, file in named.items() if file is not None}
+    """The files of rows, by their key in the configuration.
 
-
-def tokenizer_digest(tokenizer: Tokenizer) -> str:
-    """Digest of a tokenizer's vocabulary and rules, its named tokens, and its chat template."""
-    named = [tokenizer.bos_token, tokenizer.eos_token, tokenizer.add_bos, tokenizer.chat_template]
-    return hashlib.sha256((tokenizer.backend.to_str() + to_text(named)).encode()).hexdigest()
+    Raises:
+        DataError: a pattern fits no file, or a dataset cannot be had.
+    """
+    return {file.key: file.path for file in (*training_files(config.data), *evaluation_files(config.data))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +150,19 @@ def schedules_of(starts: Iterable[tuple[int, int]]) -> list[SchedulePart]:
     return parts
 
 
+def _sources(config: RunConfig, rows: Rows) -> dict[str, Any]:
+    """The sources of rows with weights: their rows that train, and how many of them an epoch holds."""
+    if not rows.sources:
+        return {}
+    named = zip(training_files(config.data), rows.sources, strict=True)
+    return {
+        "sources": [
+            {"file": file.key, "weight": file.weight, "rows": source.rows, "rows_in_epoch": source.in_epoch}
+            for file, source in named
+        ]
+    }
+
+
 def write_lock(
     folder: RunFolder, config: RunConfig, inputs: InputDigests, rows: Rows, device: torch.device, progress: Progress
 ) -> None:
@@ -186,7 +196,7 @@ def write_lock(
         "tokenizer": inputs.tokenizer(),
         "data": {
             "files": inputs.data(), "rows": len(rows.train), "evaluation_rows": len(rows.eval),
-            "digest": rows.digest(),
+            "digest": rows.digest(), **_sources(config, rows),
         },
         "seed": config.train.seed,
         "steps": progress.step,

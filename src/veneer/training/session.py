@@ -336,7 +336,7 @@ def begin(
         clip=config.train.clip,
         skip_bad_steps=config.train.skip_bad_steps,
         seed=config.train.seed,
-        evaluate=evaluation(model, steps.evaluation, objective, log.emit) if inputs.data.rows.eval else None,
+        evaluate=evaluation(model, steps.evaluation, objective, log.emit) if len(inputs.data.rows.eval) else None,
         eval_every=config.train.eval_every or steps.total,
         save_every=config.train.save_every or steps.total,
         checkpoints=store,
@@ -390,12 +390,15 @@ def _identity(config: RunConfig, model_digest: str, data_digest: str, device: to
     # Where results go and how many are kept changes no number of the run; model and data count by what is in them.
     ignored = {
         "model", "revision", "output", "train.from_adapter", "train.other_base", "train.keep", "train.save_every",
-        "train.publish", "data.file", "data.eval_file", "compute.memory_limit_mb",
+        "train.publish", "data.file", "data.sources", "data.eval_file", "data.cache", "data.cache_dir",
+        "compute.memory_limit_mb",
     }  # fmt: skip
+    weights = [source.weight for source in config.data.sources]
     flat = {key: value for key, value in _flatten(values) if key not in ignored}
     return {
         **flat,
         **{f"adapter {name}": digest for name, digest in adapter_digests(config).items()},
+        **({"weights of data.sources": weights} if weights else {}),
         "model digest": model_digest,
         "data digest": data_digest,
         "torch": torch.__version__,

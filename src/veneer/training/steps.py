@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from veneer.backends.base import Description
 from veneer.config import RunConfig, TrainSection
 from veneer.data.batches import MicroBatch, Steps, common_beginning, fill, pack
+from veneer.data.mixture import RowMixture
+from veneer.data.orders import Indices
 from veneer.data.rows import Rows
 from veneer.enums import Method
 from veneer.errors import ConfigError
@@ -71,19 +73,20 @@ class PackedSteps:
         self.rows = rows
         self.packing = packing
         self.micro_batch_tokens = micro_batch_tokens
-        self._lengths = [len(example.tokens) for example in rows.train]
+        self._lengths = rows.lengths
         self._steps = Steps(
-            np.array(self._lengths),
+            self._lengths,
             seed=train.seed,
             examples_per_step=examples_per_step(train),
             tokens_per_step=train.tokens_per_step,
+            mixture=RowMixture(rows.sources) if rows.sources else None,
         )
         self.total = train.steps or self._for_epochs(train.epochs or 1.0)
 
     @property
     def longest(self) -> int:
         """Tokens of the longest row."""
-        return max(self._lengths)
+        return int(self._lengths.max())
 
     def micro_batches(self, step: int, most: int | None = None) -> list[MicroBatch]:
         """The 1-based step's rows, packed.
@@ -92,15 +95,20 @@ class PackedSteps:
             step: the number of the step.
             most: tokens of a micro-batch at most, where they are not the run's.
         """
-        return self._pack(self._steps.examples(step - 1), most or self._most())
+        return self._pack(self._steps.examples(step - 1).tolist(), most or self._most())
 
     def tokens(self, step: int) -> int:
         """Tokens of the 1-based step's rows."""
-        return sum(self._lengths[index] for index in self._steps.examples(step - 1))
+        return sum(self._sizes(self._steps.examples(step - 1)))
 
     def evaluation(self, most: int | None = None) -> list[MicroBatch]:
         """The evaluation rows, packed; an empty list where there are none. `most` as for `micro_batches`."""
-        return pack(self.rows.eval, most or self._most()) if self.rows.eval else []
+        return pack(list(self.rows.eval), most or self._most()) if len(self.rows.eval) else []
+
+    def _sizes(self, rows: Sequence[int] | Indices) -> list[int]:
+        """Tokens of each of some rows."""
+        sizes: list[int] = self._lengths[rows].tolist()
+        return sizes
 
     def _most(self) -> int:
         assert self.micro_batch_tokens is not None, "the size of a micro-batch has not been chosen yet"
@@ -118,7 +126,7 @@ class PackedSteps:
         """The largest micro-batch of the run, by tokens laid; of a long run, of its first SCANNED_STEPS steps and of
         the longest row. `most` as for `micro_batches`."""
         members, _ = self._largest(self._bins(most or self._most()))
-        (batch,) = self._pack(members, sum(self._lengths))
+        (batch,) = self._pack(members, sum(self._sizes(members)))
         return batch
 
     def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
@@ -127,11 +135,11 @@ class PackedSteps:
         members, shared = self._largest(bins)
         rows = [index for step in bins for places in step for index in places]
         steps = len(bins)
-        lengths = np.array(self._lengths)[rows].astype(np.float64)
+        lengths = self._lengths[rows].astype(np.float64)
         return BatchShape(
             tokens=self._laid(members, shared),
             documents=len(members),
-            longest=max(self._lengths[index] for index in members),
+            longest=max(self._sizes(members)),
             supervised=max(sum(self.rows.train[i].supervised for i in places) for step in bins for places in step),
             shared=shared,
             evaluated=self.rows.longest_eval,
@@ -147,7 +155,7 @@ class PackedSteps:
         steps = []
         for step in range(min(self.total, SCANNED_STEPS)):
             chosen = self._steps.examples(step).tolist()
-            places = fill([self._lengths[index] for index in chosen], micro_batch_tokens)
+            places = fill(self._sizes(chosen), micro_batch_tokens)
             steps.append([[chosen[place] for place in members] for members in places])
         return steps
 
@@ -155,7 +163,7 @@ class PackedSteps:
         """The examples of the micro-batch with the most tokens laid, and how many of those they share."""
         longest = [int(np.argmax(self._lengths))]
         fullest = sorted(
-            (members for step in bins for members in step), key=lambda members: -sum(self._lengths[i] for i in members)
+            (members for step in bins for members in step), key=lambda members: -sum(self._sizes(members))
         )[:COMPARED]
         shared = [self._shared(members) for members in (*fullest, longest)]
         return max(zip((*fullest, longest), shared, strict=True), key=lambda found: self._laid(*found))
@@ -165,7 +173,7 @@ class PackedSteps:
 
     def _laid(self, members: list[int], shared: int) -> int:
         return pad_to_multiple(
-            sum(self._lengths[index] for index in members) - shared * (len(members) - 1),
+            sum(self._sizes(members)) - shared * (len(members) - 1),
             self.packing.pad_to_multiple_of,
         )
 

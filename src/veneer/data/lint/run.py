@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from veneer.data.lint.row import CHUNK, LintSetting, in_chunks, read_rows
 from veneer.data.lint.rules import Cost, Finding
 from veneer.data.lint.shingles import Hashes, common, shingles_of
 from veneer.data.lint.spill import Spill
+from veneer.data.readers import count_lines
 from veneer.data.records import iterate_rows
 from veneer.enums import Column
 from veneer.errors import ConfigError, DataError, listing, nearest
@@ -135,7 +135,7 @@ def lint(
     tally = Tally()
     emit = broadcast(subscribers)
     with Spill() as spill:
-        with Stage(emit, f"checking {', '.join(files)}", total=_count(files), unit="rows") as stage:
+        with Stage(emit, f"checking {', '.join(files)}", total=count_lines(files), unit="rows") as stage:
             facts = _facts(files, setting, options, tally, spill, stage)
         if not len(facts):
             raise DataError(f"{file} holds no rows; a data file needs at least one")
@@ -179,19 +179,6 @@ def _facts(
         done += len(chunk.noted.table)
         stage.advance(len(chunk.noted.table))
     return gather(files, tables, spill, labels)
-
-
-def _count(files: Sequence[str]) -> int | None:
-    """The number of lines of files of a row a line; None where a file is of another kind, or is not there."""
-    paths = [Path(file) for file in files]
-    if not all(path.suffix.lower() == ".jsonl" and path.is_file() for path in paths):
-        return None
-    return sum(_lines(path) for path in paths)
-
-
-def _lines(path: Path) -> int:
-    with path.open("rb", buffering=0) as file:
-        return sum(block.count(b"\n") for block in iter(partial(file.read, 1 << 20), b""))
 
 
 def _checked(job: _Job, chunks: Iterator[tuple[int, list[tuple[str, Any]]]], processes: int) -> Iterator[Chunk]:

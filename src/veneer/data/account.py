@@ -1,0 +1,63 @@
+"""What reading and encoding rows found, in sentences."""
+
+from __future__ import annotations
+
+from veneer.data.encoding import EncodeReport
+from veneer.data.problems import grouped
+
+LISTED = 3
+"""Rows that a finding names; it counts the others."""
+
+
+def overlap_note(shared: int, evaluated: int, where: str, first: str) -> str:
+    """That evaluation rows are training rows too.
+
+    Args:
+        shared: number of such rows.
+        evaluated: number of evaluation rows.
+        where, first: where the first of them stands, and its like among the training rows.
+    """
+    return (
+        f"{shared} of {evaluated} evaluation rows are also training rows (first: {where} = {first}): the evaluation "
+        "loss is too good"
+    )
+
+
+def repeats_note(repeats: int, where: str, first: str) -> str:
+    """That training rows repeat others.
+
+    Args:
+        repeats: number of such rows.
+        where, first: where the first of them stands, and the row that it repeats.
+    """
+    return f"{repeats} training rows repeat an earlier one (first: {where} = {first})"
+
+
+def findings(report: EncodeReport, what: str) -> list[str]:
+    """What encoding found, a sentence a line.
+
+    Args:
+        report: as `encode_all` made it.
+        what: which rows they are, as the sentences say it: "training" or "evaluation".
+    """
+    more_than = "more than " if report.longest_is_bound else ""
+    lines = [
+        f"{report.examples:,} {what} rows: {report.tokens:,} tokens, {report.supervised:,} of them supervised; "
+        f"longest row {more_than}{report.longest:,} tokens ({report.longest_where})"
+    ]
+    groups = {
+        f"longer than data.max_length={report.max_length} and left out": report.dropped,
+        f"cut to data.max_length={report.max_length} tokens": report.truncated,
+        f"cut into pieces of at most data.max_length={report.max_length} tokens": report.split,
+        "left out, since nothing in them trains": report.untrained,
+        "spell a control token, which is trained as ordinary text": report.spelled,
+    }
+    for text, where in groups.items():
+        if where:
+            more = f" and {len(where) - LISTED} more" if len(where) > LISTED else ""
+            lines.append(f"{len(where)} {what} rows {text}: {', '.join(where[:LISTED])}{more}")
+    if report.skipped:
+        lines.append(
+            f"{len(report.skipped)} {what} rows cannot be encoded and are left out:\n{grouped(report.skipped)}"
+        )
+    return lines + list(report.notes)

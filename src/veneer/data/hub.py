@@ -1,0 +1,101 @@
+"""Datasets of the hub by name: their rows are written once, as JSON Lines, and read like any other file."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veneer.errors import DataError, OutputError
+from veneer.events import Stage, Subscriber, ignore
+from veneer.io.files import atomic_file, make_output_folder
+from veneer.strict_json import to_text
+
+HUB = "hub:"
+_NAME = re.compile(
+    r"hub:(?P<path>[^\[\]@:]+)(?::(?P<config>[^\[\]@]+))?(?:@(?P<revision>[^\[\]]+))?\[(?P<split>[^\[\]]+(?:\[[^\[\]]*\])?)\]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HubName:
+    """A dataset as `hub:owner/name:config@revision[split]` names it; config and revision may be left out."""
+
+    path: str
+    """`owner/name`, or a folder with a dataset's files."""
+    split: str
+    """A split, or a part of one as `datasets` writes it: `train[:10%]`."""
+    config: str | None
+    revision: str | None
+
+
+def read_name(name: str) -> HubName:
+    """The parts of a dataset's name.
+
+    Raises:
+        DataError: it is none.
+    """
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise DataError(
+            f"{name!r} names no dataset; write hub:owner/name[split], with a configuration or a revision where they "
+            "are wanted: hub:owner/name:config@revision[split]"
+        )
+    return HubName(found["path"], found["split"], found["config"], found["revision"])
+
+
+def kept_datasets() -> Path:
+    """The folder of the datasets that were written."""
+    return Path("~/.cache/veneer/datasets").expanduser()
+
+
+def hub_file(name: str, emit: Subscriber = ignore) -> Path:
+    """The file with the rows of a dataset, which is written the first time.
+
+    Args:
+        name: `hub:owner/name[split]`.
+        emit: told how far it is.
+
+    Raises:
+        DataError: `datasets` is not installed, or does not give such a dataset.
+        OutputError: the rows cannot be written.
+    """
+    asked = read_name(name)
+    folder = kept_datasets()
+    readable = re.sub(r"[^\w.-]+", "-", f"{asked.path}-{asked.split}").strip("-")[-80:]
+    file = folder / f"{readable}-{hashlib.sha256(name.encode()).hexdigest()[:16]}.jsonl"
+    if file.is_file():
+        return file
+    rows = _load(name, asked)
+    make_output_folder(folder)
+    with (
+        Stage(emit, f"reading {name}", total=len(rows), unit="rows") as stage,
+        atomic_file(file) as partial,
+        partial.open("w", encoding="utf-8") as out,
+    ):
+        for line in _lines(name, rows):
+            out.write(line)
+            stage.advance()
+    return file
+
+
+def _load(name: str, asked: HubName) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise DataError(f"{name}: datasets of the hub need a library; pip install 'veneer[hub]'") from error
+    try:
+        return datasets.load_dataset(asked.path, asked.config, split=asked.split, revision=asked.revision)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{name}: cannot be had: {error}") from error
+
+
+def _lines(name: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for number, row in enumerate(rows, start=1):
+        try:
+            yield to_text(dict(row), ensure_ascii=False, default=str) + "\n"
+        except (TypeError, ValueError, OutputError) as error:
+            raise DataError(f"{name}: row {number} cannot be written as JSON: {error}") from error

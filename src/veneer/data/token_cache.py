@@ -1,0 +1,133 @@
+"""Encoded rows that are kept on the disk: found again by what they follow from, and made where they are not there.
+
+A cache is a folder (`veneer.data.token_store`) whose name is a digest of everything that decides about its tokens: the
+content of the files of rows, the tokenizer with its chat template, the settings of the section `data` that concern
+single rows, and the versions of what encodes. A file that was changed therefore has another cache, and the old one is
+never read. A cache that is damaged is noticed by the digests of its own files and made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from veneer.config import DataSection
+from veneer.data.encoding import Fate, encode_each, encoder_of, nothing_left, refuse_problems
+from veneer.data.lint.audit import RowAudit
+from veneer.data.problems import RowProblem
+from veneer.data.readers import count_lines
+from veneer.data.records import RecordReader
+from veneer.data.token_store import FORMAT, StoreWriter, TokenStore
+from veneer.errors import DataError, OutputError
+from veneer.events import Level, Note, Stage, Subscriber
+from veneer.io.digests import file_digest
+from veneer.io.files import atomic_folder, make_output_folder, remove_folder
+from veneer.io.tokenizer import Tokenizer
+from veneer.strict_json import to_text
+
+ENCODING = ("veneer", "tokenizers", "jinja2")
+"""The packages whose version can change a token."""
+
+
+def cache_folder(data: DataSection) -> Path:
+    """The folder in which caches are kept."""
+    return Path(data.cache_dir or "~/.cache/veneer/tokens").expanduser()
+
+
+def cached_tokens(
+    files: Sequence[Path], data: DataSection, tokenizer: Tokenizer, what: str, emit: Subscriber
+) -> TokenStore:
+    """The encoded rows of some files, from the cache, or encoded now and kept in it.
+
+    Args:
+        files: the files, in order.
+        data: how rows are read and encoded, and where caches are kept.
+        tokenizer: encodes the rows.
+        what: which rows they are, as sentences say it: "training" or "evaluation".
+        emit: told how far it is, and what was found.
+
+    Raises:
+        DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
+        OutputError: the cache cannot be written.
+    """
+    names = [str(file) for file in files]
+    folder = cache_folder(data) / _key(files, data, tokenizer)
+    if folder.is_dir():
+        try:
+            return _opened(folder, names, emit)
+        except DataError as error:
+            again = f"{folder}: the tokens kept there are damaged ({error}); they are made again"
+            emit(Note(message=again, level=Level.WARNING))
+            remove_folder(folder)
+    make_output_folder(folder.parent)
+    try:
+        with atomic_folder(folder) as partial:
+            _encode(partial, names, data, tokenizer, what, emit)
+    except OutputError:
+        # Another run may have written it meanwhile, which is as good.
+        if not folder.is_dir():
+            raise
+    return _opened(folder, names, emit)
+
+
+def _opened(folder: Path, names: Sequence[str], emit: Subscriber) -> TokenStore:
+    store = TokenStore(folder, names)
+    emit(Note(message=f"{store.meta.tokens:,} tokens of {store.meta.rows:,} rows are read from {folder}"))
+    for note in store.notes():
+        emit(Note(message=note))
+    return store
+
+
+def _key(files: Sequence[Path], data: DataSection, tokenizer: Tokenizer) -> str:
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"{file} does not exist; check the path of the data file")
+    try:
+        digests = [(file.suffix.lower(), file_digest(file)) for file in files]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror or error}") from error
+    described = {
+        "format": FORMAT,
+        "versions": {name: version(name) for name in ENCODING},
+        "files": digests,
+        "tokenizer": tokenizer.digest(),
+        "max_length": data.max_length,
+        "overlong": data.overlong.value,
+        "bad_rows": data.bad_rows.value,
+        "checks": sorted(check.value for check in data.checks),
+        "columns": sorted((column.value, name) for column, name in data.columns.items()),
+    }
+    return hashlib.sha256(to_text(described, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _encode(
+    folder: Path, names: Sequence[str], data: DataSection, tokenizer: Tokenizer, what: str, emit: Subscriber
+) -> None:
+    """Encode every row into a store.
+
+    Raises:
+        DataError: as `cached_tokens`.
+    """
+    reader = RecordReader(names, data.columns, data.bad_rows)
+    encoder = encoder_of(tokenizer)
+    audit = RowAudit(tokenizer, data.checks)
+    counts: Counter[Fate] = Counter()
+    problems: list[RowProblem] = []
+    longest = 0
+    doing = f"tokenising {what} rows into {folder.parent}"
+    with StoreWriter(folder, names) as writer, Stage(emit, doing, total=count_lines(names), unit="rows") as stage:
+        for encoded in encode_each(reader, encoder, max_length=data.max_length, overlong=data.overlong, audit=audit):
+            writer.add(encoded)
+            counts[encoded.fate] += 1
+            longest = max(longest, encoded.length)
+            if encoded.fate is Fate.REFUSED:
+                problems.append(RowProblem(encoded.record.where, encoded.reason))
+            stage.advance()
+        refuse_problems(problems, writer.rows - len(problems), data.bad_rows, checked=True)
+        if not writer.examples:
+            raise nothing_left(writer.rows, data.max_length, counts[Fate.DROPPED], longest, counts[Fate.UNTRAINED])
+        notes = [*reader.notes, *encoder.notes(), *audit.notes(what)]
+        writer.finish(notes, [*reader.skipped, *problems])

@@ -1,0 +1,76 @@
+"""Datasets by name, as the library `datasets` reads a folder on the disk: nothing is asked of a network."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tiny import rows, run_config, write_rows
+from veneer.data import hub
+from veneer.data.hub import HubName, hub_file, read_name
+from veneer.errors import CheckpointError, DataError
+from veneer.reproduction.run import reproduce
+from veneer.training.run import train
+
+datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two splits; what is read of it is kept below the test's folder."""
+    folder = tmp_path / "set"
+    (folder / "data").mkdir(parents=True)
+    write_rows(folder / "data" / "train.jsonl", rows(20))
+    write_rows(folder / "data" / "test.jsonl", rows(6, seed=3))
+    monkeypatch.setattr(hub, "kept_datasets", lambda: tmp_path / "kept")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
+    datasets.disable_progress_bars()
+    return folder
+
+
+def lines(file: Path) -> list[object]:
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_name_has_a_split_and_may_have_a_configuration_and_a_revision() -> None:
+    assert read_name("hub:own-er/na.me[train]") == HubName("own-er/na.me", "train", None, None)
+    assert read_name("hub:o/n:main@1.2/x[train[:10%]]") == HubName("o/n", "train[:10%]", "main", "1.2/x")
+    assert read_name("hub:o/n@abc[test]") == HubName("o/n", "test", None, "abc")
+    for bad in ("hub:o/n", "hub:[train]", "hub:o/n[]", "hub:o/n[train", "hub:o/n[train]x"):
+        with pytest.raises(DataError, match=r"write hub:owner/name\[split\]"):
+            read_name(bad)
+
+
+def test_the_rows_of_a_split_are_written_once(dataset: Path) -> None:
+    file = hub_file(f"hub:{dataset}[train]")
+    assert lines(file) == rows(20)
+    assert lines(hub_file(f"hub:{dataset}[test]")) == rows(6, seed=3)
+    assert lines(hub_file(f"hub:{dataset}[train[:25%]]")) == rows(20)[:5]
+    before = file.stat().st_mtime_ns
+    assert hub_file(f"hub:{dataset}[train]") == file
+    assert file.stat().st_mtime_ns == before
+
+
+def test_a_run_trains_and_is_made_again_from_the_name(dataset: Path, tiny_model: Path, tmp_path: Path) -> None:
+    named = run_config(tiny_model, Path("x"), tmp_path / "named", f'data.file="hub:{dataset}[train]"')
+    plain = run_config(tiny_model, dataset / "data" / "train.jsonl", tmp_path / "plain")
+    weights = [(train(one).output / "adapter_model.safetensors").read_bytes() for one in (named, plain)]
+    assert weights[0] == weights[1]
+    assert reproduce(tmp_path / "named").same
+    hub_file(f"hub:{dataset}[train]").unlink()
+    assert reproduce(tmp_path / "named").same, "the rows are read from the dataset again"
+    hub_file(f"hub:{dataset}[train]").write_text(json.dumps(rows(1)[0]) + "\n")
+    with pytest.raises(CheckpointError, match=r"data data\.file: has changed"):
+        reproduce(tmp_path / "named")
+
+
+def test_what_cannot_be_had_is_refused(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (f"hub:{dataset}[validation]", f"hub:{dataset / 'absent'}[train]"):
+        with pytest.raises(DataError, match="cannot be had"):
+            hub_file(name)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"pip install 'veneer\[hub\]'"):
+        hub_file(f"hub:{dataset}[test]")

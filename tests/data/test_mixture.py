@@ -1,0 +1,57 @@
+"""Weighted sources, against a plain count of what an epoch holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from veneer.data.batches import Steps
+from veneer.data.mixture import RowMixture, WeightedRows
+
+SOURCES = st.lists(st.tuples(st.integers(0, 30), st.floats(0.01, 4.0)), min_size=1, max_size=4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SOURCES, st.integers(0, 3))
+def test_an_epoch_holds_the_weight_of_each_source(given_: list[tuple[int, float]], seed: int) -> None:
+    sources = [WeightedRows(rows, weight) for rows, weight in given_]
+    if not sum(source.rows for source in sources):
+        return
+    mixture = RowMixture(sources)
+    first = 0
+    for source in sources:
+        own = range(first, first + source.rows)
+        first += source.rows
+        if not source.rows:
+            continue
+        expected = max(1, round(source.weight * source.rows))
+        seen: Counter[int] = Counter()
+        for epoch in range(3):
+            held = Counter(row for row in mixture.rows(epoch, seed).tolist() if row in own)
+            assert held.total() == expected
+            assert {held[row] for row in own} <= {expected // source.rows, -(-expected // source.rows)}
+            seen += held
+            # Whoever comes more often is made up for in later epochs: nobody falls behind by more than one.
+            assert max(seen[row] for row in own) - min(seen[row] for row in own) <= 1
+
+
+def test_weights_of_one_are_the_plain_order() -> None:
+    plain = Steps([5] * 30, seed=3, examples_per_step=4)
+    mixed = Steps([5] * 30, seed=3, examples_per_step=4, mixture=RowMixture([WeightedRows(10), WeightedRows(20)]))
+    assert [mixed.examples(step).tolist() for step in range(16)] == [
+        plain.examples(step).tolist() for step in range(16)
+    ]
+
+
+def test_steps_of_a_mixture_go_through_its_epochs() -> None:
+    mixture = RowMixture([WeightedRows(10, 2.5), WeightedRows(7, 0.5)])
+    for sizes in ({"examples_per_step": 4}, {"tokens_per_step": 23}):
+        steps = Steps([5] * 17, seed=1, mixture=mixture, **sizes)
+        for epoch in range(3):
+            numbers = [n for n in range(steps.total(3)) if steps.epoch_of(n) == epoch]
+            rows = np.concatenate([steps.examples(number) for number in numbers])
+            assert sorted(rows.tolist()) == sorted(mixture.rows(epoch, 1).tolist())
+            assert rows.tolist() != mixture.rows(epoch, 1).tolist()

@@ -1,0 +1,132 @@
+"""Files by patterns and sources with weights, from the configuration to the lock of a run."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tiny import rows, run_config, write_rows
+from training_runs import stopping_after, weights
+from veneer.config import DataSection, parse
+from veneer.config_values import override
+from veneer.data.rows import load_rows
+from veneer.data.sources import evaluation_files, files_named, training_files
+from veneer.data.splits import evaluation_records
+from veneer.errors import CheckpointError, ConfigError, DataError, Interrupted
+from veneer.io.checkpoint import open_checkpoint
+from veneer.reproduction.run import reproduce
+from veneer.training.run import train
+from veneer.training.steps import PackedSteps, Packing
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for number, name in enumerate(("b.jsonl", "a.jsonl", "c.jsonl")):
+        write_rows(folder / name, rows(4 + number, seed=number))
+    (folder / "notes.txt").write_text("no rows")
+    return folder
+
+
+def test_a_pattern_means_its_files_by_name(corpus: Path) -> None:
+    names = [file.name for file in files_named(str(corpus / "*.jsonl"))]
+    assert names == ["a.jsonl", "b.jsonl", "c.jsonl"]
+    assert files_named(str(corpus / "[bc].jsonl")) == [corpus / "b.jsonl", corpus / "c.jsonl"]
+    assert len(files_named(str(corpus.parent / "**" / "*.jsonl"))) == 3
+    (corpus / "[x].jsonl").write_text("{}")
+    assert files_named(str(corpus / "[x].jsonl")) == [corpus / "[x].jsonl"], "a file's own name goes before"
+    with pytest.raises(DataError, match=r"\*\.csv: no file fits this pattern"):
+        files_named(str(corpus / "*.csv"))
+
+
+def test_files_are_called_by_their_key_and_name(corpus: Path) -> None:
+    data = DataSection.model_validate({"file": str(corpus / "*.jsonl"), "eval_file": str(corpus / "a.jsonl")})
+    assert [file.key for file in training_files(data)] == [f"data.file {name}.jsonl" for name in "abc"]
+    assert [file.key for file in evaluation_files(data)] == ["data.eval_file"]
+    sources = [{"file": str(corpus / "a.jsonl"), "weight": 2}, {"file": str(corpus / "[bc].jsonl")}]
+    data = DataSection.model_validate({"sources": sources})
+    assert [(file.key, file.weight) for file in training_files(data)] == [
+        ("data.sources.0.file", 2.0), ("data.sources.1.file b.jsonl", 1.0), ("data.sources.1.file c.jsonl", 1.0),
+    ]  # fmt: skip
+
+
+def weighted(model: Path, corpus: Path, *assignments: str) -> Any:
+    config = run_config(model, corpus / "a.jsonl", corpus.parent / "run", *assignments)
+    sources = [
+        {"file": str(corpus / "a.jsonl"), "weight": 2.0},
+        {"file": str(corpus / "[bc].jsonl"), "weight": 0.5},
+    ]
+    values = config.model_dump(mode="json")
+    values["data"] |= {"file": None, "sources": sources}
+    return parse(override(values, assignments), where="the test")
+
+
+@pytest.mark.parametrize("cache", ["never", "always"])
+def test_an_epoch_holds_each_file_by_its_weight(cache: str, corpus: Path, tiny_model: Path) -> None:
+    config = weighted(tiny_model, corpus, f"data.cache={cache}", f"data.cache_dir={corpus.parent / 'cache'}")
+    found = load_rows(config.data, open_checkpoint(tiny_model).tokenizer())
+    steps = PackedSteps(found, config.train, Packing(share=False, pad_to_multiple_of=1), 4096)
+    seen: Counter[str] = Counter()
+    assert steps.total == 2  # 10 of a, 2 of b, 3 of c: 15 rows by 8
+    for step in range(2):
+        for index in steps._steps.examples(step).tolist():
+            seen[found.train[index].where] += 1
+    counts = Counter({name: sum(n for where, n in seen.items() if f"{name}.jsonl" in where) for name in "abc"})
+    assert counts == {"a": 10, "b": 2, "c": 3}
+    assert set(seen.values()) == {1, 2}
+
+
+def test_sources_are_recorded_and_made_again(corpus: Path, tiny_model: Path) -> None:
+    config = weighted(tiny_model, corpus, "train.epochs=2")
+    result = train(config)
+    lock = json.loads((result.output / "run.lock").read_text())
+    assert lock["data"]["sources"] == [
+        {"file": "data.sources.0.file", "weight": 2.0, "rows": 5, "rows_in_epoch": 10},
+        {"file": "data.sources.1.file b.jsonl", "weight": 0.5, "rows": 4, "rows_in_epoch": 2},
+        {"file": "data.sources.1.file c.jsonl", "weight": 0.5, "rows": 6, "rows_in_epoch": 3},
+    ]
+    assert lock["data"]["files"].keys() == {one["file"] for one in lock["data"]["sources"]}
+    assert reproduce(result.output).same
+    with pytest.raises(CheckpointError, match="several sources"):
+        reproduce(result.output, data=corpus / "a.jsonl")
+    write_rows(corpus / "c.jsonl", rows(6, seed=77))
+    with pytest.raises(CheckpointError, match=r"data\.sources\.1\.file c\.jsonl: has changed"):
+        reproduce(result.output)
+
+
+def test_a_weighted_run_goes_on_exactly_and_other_weights_are_refused(corpus: Path, tiny_model: Path) -> None:
+    settings = ("train.epochs=3", "train.save_every=1")
+    whole = weighted(tiny_model, corpus, *settings, f"output={corpus.parent / 'whole'}")
+    parts = weighted(tiny_model, corpus, *settings, f"output={corpus.parent / 'parts'}")
+    with pytest.raises(Interrupted):
+        train(parts, stop=stopping_after(3))
+    other = parts.model_dump(mode="json")
+    other["data"]["sources"][0]["weight"] = 1.5
+    with pytest.raises(CheckpointError, match=r"weights of data\.sources"):
+        train(parse(other, where="the test"), resume=True)
+    outputs = [train(whole).output, train(parts, resume=True).output]
+    one, two = (weights(output, "lora") for output in outputs)
+    assert one == two
+
+
+def test_held_out_rows_of_several_files_are_found_again(corpus: Path, tiny_model: Path) -> None:
+    config = run_config(tiny_model, corpus / "*.jsonl", corpus.parent / "run", "data.held_out=0.3")
+    found = load_rows(config.data, open_checkpoint(tiny_model).tokenizer())
+    assert [record.where for record in evaluation_records(config.data)] == [one.where for one in found.eval]
+    assert len({one.where.rpartition(":")[0] for one in found.train}) == 3
+
+
+def test_a_run_has_one_file_or_sources(tiny_model: Path) -> None:
+    for data in ({}, {"file": None}, {"sources": []}):
+        with pytest.raises(ConfigError, match=r"data\.file: required, but not given"):
+            parse({"model": "m", "output": "o", "data": data}, where="x")
+    with pytest.raises(ConfigError, match=r"data\.file and data\.sources both say what to train on"):
+        parse({"model": "m", "output": "o", "data": {"file": "a", "sources": [{"file": "b"}]}}, where="x")
+    for bad in ([{"file": "b", "weight": 0}], [{"file": ""}], [{"weight": 2}], "b"):
+        with pytest.raises(ConfigError, match=r"data\.sources"):
+            parse({"model": "m", "output": "o", "data": {"sources": bad}}, where="x")
