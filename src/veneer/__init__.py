@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from veneer.adapters.arithmetic import CombinationType as CombinationType
     from veneer.adapters.arithmetic import Majority as Majority
     from veneer.adapters.combine import CombinationResult as CombinationResult
+    from veneer.assistant import Answering as Answering
     from veneer.assistant import Assistant as Assistant
     from veneer.assistant import AssistantRequest as AssistantRequest
     from veneer.assistant import Conversation as Conversation
@@ -157,6 +158,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AdapterError": "veneer.errors",
     "Agreement": "veneer.exports.certificate",
+    "Answering": "veneer.assistant",
     "Assistant": "veneer.assistant",
     "AssistantRequest": "veneer.assistant",
     "Backend": "veneer.enums",
@@ -293,6 +295,7 @@ _HOMES = {
 __all__ = [
     "AdapterError",
     "Agreement",
+    "Answering",
     "Assistant",
     "AssistantRequest",
     "Backend",
