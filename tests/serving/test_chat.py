@@ -115,7 +115,8 @@ def test_fields_that_nobody_knows_are_ignored_and_named(server: HttpServer) -> N
     content = {
         "model": BASE,
         "messages": [{**MESSAGES[0], "id": "m1"}],
-        "max_tokens": 1,
+        "max_tokens": 8,
+        "temperature": 0,
         "user": "u",
         "stream_response": 1,
     }

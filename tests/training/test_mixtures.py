@@ -87,7 +87,8 @@ def test_a_run_gone_on_with_ends_in_the_same_bytes(method: str, tmp_path: Path) 
 def test_runs_over_one_mixture_are_those_that_they_are_alone(kind: str, method: str, tmp_path: Path) -> None:
     base = write(tmp_path / "base", kind)
     data = write_rows(tmp_path / "rows.jsonl", rows(12))
-    common = (f"method={method}", "train.steps=3", "train.examples_per_step=4", "train.learning_rate=0.01")
+    # AdamW divides each gradient by its own size: where a gradient is nearly zero, its rounding becomes a step of any size.
+    common = (f"method={method}", "train.steps=3", "train.examples_per_step=4", "train.optimizer=sgd", "train.learning_rate=1")
     settings = [("lora.rank=2",), ("lora.rank=4", "train.seed=3"), ("lora.target_modules=[q_proj, down_proj]",)]
 
     def configs(where: str) -> list[RunConfig]:
@@ -103,3 +104,4 @@ def test_runs_over_one_mixture_are_those_that_they_are_alone(kind: str, method: 
         )
         assert joint.keys() == alone.keys()
         assert all(largest_difference(joint[name], tensor) < 1e-6 for name, tensor in alone.items())
+        assert max(float(tensor.abs().max()) for name, tensor in alone.items() if "lora_B" in name) > 1e-2
