@@ -148,6 +148,22 @@ def test_a_library_that_swallows_the_stop_and_fails_later_ends_by_the_signal(tmp
     assert "half imported" not in ended.err
 
 
+def test_a_module_is_imported_to_its_end_before_the_stop(tmp_path: Path) -> None:
+    """Where C++ imports a module, an exception in it would end the process by SIGABRT."""
+    ready, whole = (str(tmp_path / name) for name in ("ready", "whole"))
+    (tmp_path / "slow_module.py").write_text(
+        f"import time\nfrom pathlib import Path\nPath({ready!r}).touch()\ntime.sleep(0.5)\nPath({whole!r}).touch()\n"
+    )
+    body = (
+        "def work():\n    try:\n        import slow_module\n        time.sleep(30)\n    finally:\n        LEFT.touch()"
+    )
+    ended = signalled(program(tmp_path, body), (tmp_path / "ready").exists, signal.SIGTERM)
+    assert ended.code == 128 + signal.SIGTERM
+    assert (tmp_path / "whole").exists()
+    assert (tmp_path / "left").exists()
+    assert ended.seconds < GRACE
+
+
 def test_a_result_that_is_complete_keeps_its_code(tmp_path: Path) -> None:
     body = (
         "import atexit\ndef late():\n    READY.touch()\n    time.sleep(0.5)\natexit.register(late)\n"

@@ -1,9 +1,9 @@
 """SIGINT, SIGTERM and SIGHUP end the command line in good order, each with an exit code of its own: 128 + its number.
 
-The first signal raises `Stopped` where the program stands, so that unfinished files are deleted on the way out. Where
-steps are made (`deferred`) it is only noted: the micro-batch under way ends, and a checkpoint is written. A SIGINT
-after that ends the process at once. A further SIGTERM or SIGHUP changes nothing, because supervisors and terminals send
-them twice.
+The first signal raises `Stopped` where the program stands, so that unfinished files are deleted on the way out. While a
+module is imported it waits for the end of the import. Where steps are made (`deferred`) it is only noted: the
+micro-batch under way ends, and a checkpoint is written. A SIGINT after that ends the process at once. A further SIGTERM
+or SIGHUP changes nothing, because supervisors and terminals send them twice.
 
 Only the command line has these handlers. A program that imports veneer keeps its own.
 """
@@ -23,6 +23,8 @@ from typing import NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if sys.platform != "win32" else ()))
 GRACE = 8.0
 """Seconds that the way out may take after a signal; then the process ends where it stands."""
+RETRY = 0.02
+"""Seconds after which a signal is tried again that came during an import."""
 NOTICE = "stopping after this micro-batch; Ctrl-C now ends at once (the last checkpoint stays)"
 
 
@@ -42,9 +44,16 @@ class SignalHandler:
         """What is said where it is only noted."""
         self.raised = False
         """Whether `Stopped` was raised."""
+        self.again = False
+        """Whether the next signal is the first one once more, because an import was under way."""
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """See `signal.signal`."""
+        if self.again:
+            self.again = False
+            if not self.raised:
+                self._stop_outside_imports(number, frame)
+            return
         if self.received is not None:
             if number == signal.SIGINT:
                 _leave(128 + number)
@@ -53,10 +62,33 @@ class SignalHandler:
         if self.then is None:
             # Not `threading`, whose locks this thread may hold where it was interrupted.
             _thread.start_new_thread(_leave_after, (GRACE, 128 + number))
-            self.raised = True
-            raise Stopped
+            self._stop_outside_imports(number, frame)
+            return
         _say(f"{self.received.name}: {self.notice}")
         self.then()
+
+    def stop(self) -> NoReturn:
+        """Raise `Stopped`."""
+        self.raised = True
+        raise Stopped
+
+    def _stop_outside_imports(self, number: int, frame: FrameType | None) -> None:
+        """Stop, or come again when no import is under way.
+
+        A library may swallow what is raised while it is imported, and fail later for what it lacks. Libraries whose C++
+        calls Python meanwhile (nanobind) end the process by SIGABRT.
+        """
+        if not _importing(frame):
+            self.stop()
+        _thread.start_new_thread(self._come_again, (number, _thread.get_ident()))
+
+    def _come_again(self, number: int, thread: int) -> None:
+        time.sleep(RETRY)
+        self.again = True
+        if sys.platform == "win32":
+            _thread.interrupt_main(number)
+        else:  # A signal of the system also ends a wait of the thread.
+            signal.pthread_kill(thread, number)
 
 
 def end_by_signals(program: Callable[[], None]) -> None:
@@ -76,7 +108,7 @@ def end_by_signals(program: Callable[[], None]) -> None:
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
     except BaseException as error:
-        # A library that is being imported may swallow `Stopped`, and fail later for what it lacks since then.
+        # A library that calls Python from C may swallow `Stopped`, and fail later for what it lacks since then.
         stopped = isinstance(error, Stopped) or (
             handler.raised and not (isinstance(error, SystemExit) and not error.code)
         )
@@ -89,7 +121,7 @@ def end_by_signals(program: Callable[[], None]) -> None:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()
-        # A module may be half imported: Python's own way out could fail on it.
+        # Libraries may stand in the middle of their work: Python's own way out could fail on them.
         _leave(128 + handler.received)
 
 
@@ -108,14 +140,14 @@ def deferred(then: Callable[[], None] = lambda: None, notice: str = NOTICE) -> I
         return
     outer, said = handler.then, handler.notice
     if handler.received is not None and outer is None:
-        raise Stopped
+        handler.stop()
     handler.then, handler.notice = then, notice
     try:
         yield
     finally:
         handler.then, handler.notice = outer, said
     if handler.received is not None and outer is None:
-        raise Stopped
+        handler.stop()
 
 
 def stop_signalled() -> bool:
@@ -128,6 +160,15 @@ def signal_exit_code() -> int | None:
     """The exit code of the signal that came; None where none did."""
     handler = _installed()
     return None if handler is None or handler.received is None else 128 + handler.received
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported where the program stands."""
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _installed() -> SignalHandler | None:
