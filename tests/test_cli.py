@@ -34,8 +34,8 @@ OPTIONS = {
     ],
     "doctor": ["--json", "--measure"],
     "evaluate": [
-        "--adapter", "--cluster", "--data", "--device", "--dtype", "--gate", "--html", "--json", "--limit",
-        "--max-new-tokens", "--method", "--metric", "--model", "--suite", "--suite-items",
+        "--adapter", "--cluster", "--data", "--device", "--dtype", "--gate", "--html", "--json", "--judge",
+        "--limit", "--max-new-tokens", "--method", "--metric", "--model", "--suite", "--suite-items",
     ],
     "export": [
         "--adapter", "--allow-other-base", "--data", "--device", "--dtype", "--gap", "--json", "--limit", "--method",

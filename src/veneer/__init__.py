@@ -80,6 +80,8 @@ if TYPE_CHECKING:
     from veneer.evaluation.gate import Condition as Condition
     from veneer.evaluation.gate import GateResult as GateResult
     from veneer.evaluation.gate import Verdict as Verdict
+    from veneer.evaluation.judge.verdicts import JudgedShare as JudgedShare
+    from veneer.evaluation.judge.verdicts import JudgeResult as JudgeResult
     from veneer.evaluation.report import Report as Report
     from veneer.evaluation.report import Sample as Sample
     from veneer.evaluation.run import EvaluationRequest as EvaluationRequest
@@ -195,6 +197,8 @@ _HOMES = {
     "GateResult": "veneer.evaluation.gate",
     "Init": "veneer.enums",
     "Interrupted": "veneer.errors",
+    "JudgeResult": "veneer.evaluation.judge.verdicts",
+    "JudgedShare": "veneer.evaluation.judge.verdicts",
     "Level": "veneer.events",
     "LintReport": "veneer.data.lint.report",
     "LoraSection": "veneer.config",
@@ -332,6 +336,8 @@ __all__ = [
     "GateResult",
     "Init",
     "Interrupted",
+    "JudgeResult",
+    "JudgedShare",
     "Level",
     "LintReport",
     "LoraSection",

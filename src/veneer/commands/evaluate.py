@@ -64,6 +64,11 @@ from veneer.commands.options import (
     type=click.Path(path_type=Path),
     help="A YAML file of margins. Exit code: 0 where all are kept, 1 where one is not, 3 where the rows do not tell.",
 )
+@click.option(
+    "--judge",
+    type=click.Path(path_type=Path),
+    help="A YAML file that names a model which compares the answers of base and adapter. [default: none is asked]",
+)
 @click.option("--html", type=click.Path(path_type=Path), help="A page to write, with everything that was found.")
 @device_option
 @dtype_option
@@ -80,6 +85,7 @@ def evaluate(
     suites: tuple[str, ...],
     suite_items: int | None,
     gate: Path | None,
+    judge: Path | None,
     html: Path | None,
     device: str,
     dtype: str,
@@ -104,6 +110,7 @@ def evaluate(
         suites=suites,
         suite_items=suite_items,
         gate=gate,
+        judge=judge,
         html=html,
     )
     report = evaluate_visibly(request, as_json=as_json)

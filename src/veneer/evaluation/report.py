@@ -7,6 +7,7 @@ from typing import Any
 
 from veneer.evaluation.forgetting import SuiteResult
 from veneer.evaluation.gate import GateResult
+from veneer.evaluation.judge.verdicts import JudgeResult
 from veneer.evaluation.statistics.compare import Comparison, Metric
 from veneer.notebook import html_table
 
@@ -53,6 +54,8 @@ class Report:
     """What was forgotten: base and adapter on other tasks."""
     gate: GateResult | None = None
     """The answer of the gate that was asked."""
+    judge: JudgeResult | None = field(default=None, repr=False)
+    """What a judge says of the answers, where one was asked."""
     trained: dict[str, Any] | None = field(default=None, repr=False)
     """What was trained: facts and losses of the run that made the adapter; None where it has no record of its run."""
     trained_rows: dict[str, list[str]] = field(default_factory=dict, repr=False)

@@ -21,6 +21,10 @@ from veneer.errors import ConfigError, listing
 from veneer.evaluation.forgetting import OpenSuite, check_suites, open_suite, score_suite, suite_result
 from veneer.evaluation.gate import ReleaseGate, announced, decide, read_gate
 from veneer.evaluation.harness import is_task
+from veneer.evaluation.judge.questions import Pair
+from veneer.evaluation.judge.run import judge as ask_judge
+from veneer.evaluation.judge.settings import JudgeSettings, read_judge
+from veneer.evaluation.judge.verdicts import JudgeResult
 from veneer.evaluation.metrics.choose import ALWAYS, CHOICE, PRIMARY, ChosenMetrics, named_metrics
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report, Sample
@@ -35,7 +39,7 @@ from veneer.evaluation.rows import (
 )
 from veneer.evaluation.scoring import RowScore
 from veneer.evaluation.statistics.compare import contrast, describe, measures_of
-from veneer.evaluation.statistics.measures import Measure
+from veneer.evaluation.statistics.measures import Measure, numbered
 from veneer.evaluation.statistics.power import FEW_ROWS
 from veneer.evaluation.trained import training_facts
 from veneer.events import Level, Note, Result, Subscriber, broadcast, ignore
@@ -162,6 +166,8 @@ class EvaluationRequest:
     """Items of each generated suite or task of lm-eval; None takes what the gate needs, or 400, and whole tasks."""
     gate: Path | None = None
     """A file of margins that the adapter must keep."""
+    judge: Path | None = None
+    """A file that names a judge, which compares the answers of base and adapter; None asks none."""
     html: Path | None = None
     """A page to write, with everything that was found."""
 
@@ -180,6 +186,7 @@ def evaluate(
     suites: Sequence[str] = (),
     suite_items: int | None = None,
     gate: str | Path | None = None,
+    judge: str | Path | None = None,
     html: str | Path | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> Report:
@@ -200,6 +207,7 @@ def evaluate(
         suite_items: items of each generated suite or task of lm-eval; by default what the gate's margins need, or else
             400, and whole tasks.
         gate: a YAML file of margins (docs/evaluation.md), whose answer stands in the report.
+        judge: a YAML file that names a judge (docs/evaluation.md), which compares the answers in both orders.
         html: a self-contained page to write, with everything that was found.
         subscribers: called with every event: how far loading, tokenising and answering are, and the report.
 
@@ -221,6 +229,7 @@ def evaluate(
             suites=tuple(suites),
             suite_items=suite_items,
             gate=None if gate is None else Path(gate),
+            judge=None if judge is None else Path(judge),
             html=None if html is None else Path(html),
         )
         return run_evaluation(request, subscribers=subscribers)
@@ -236,13 +245,16 @@ def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscrib
 def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber]) -> Report:
     emit, begun = broadcast(subscribers), time.perf_counter()
     gate = None if request.gate is None else read_gate(request.gate)
+    judge = None if request.judge is None else read_judge(request.judge)
     if gate is not None and gate.metric is not None:
         request = replace(request, metrics=tuple(dict.fromkeys((gate.metric, *request.metrics))))
     named = named_metrics(request.metrics)
     suites = tuple(dict.fromkeys((*request.suites, *(gate.suites if gate else ()))))
     check_suites(suites)
-    if request.assistant.adapter is None and (suites or gate or request.more_adapters):
-        raise ConfigError("suites, a gate and several adapters compare an adapter with its base: give an adapter")
+    if request.assistant.adapter is None and (suites or gate or judge or request.more_adapters):
+        raise ConfigError(
+            "suites, a gate, a judge and several adapters compare an adapter with its base: give an adapter"
+        )
     pairs = read_rows(request.data)[: request.limit]
     loaded = load_assistant(request.assistant, subscribers=subscribers)
     rows = prepare(
@@ -268,6 +280,8 @@ def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber]) ->
         primary=_primary(request, chosen, models[0].scores),
     )
     report = _completed(report, request, gate, opened, models)
+    if judge is not None:
+        report = replace(report, judge=_judged(judge, request, rows, models, clusters, emit))
     trained = {folder: where for folder in report.adapters if (where := _trained(Path(folder), rows))}
     said = [
         f"{len(where)} of {len(rows.records)} rows were trained by the run of {folder}: its measures are too good, by "
@@ -294,6 +308,24 @@ def _trained(adapter: Path, rows: RowSet) -> list[str]:
     """Where the rows stand that the adapter's run has trained; none where the run did not write them down."""
     run = run_of(adapter)
     return [] if run is None else trained_among(run.trained_rows_file, rows.records)
+
+
+def _judged(
+    settings: JudgeSettings,
+    request: EvaluationRequest,
+    rows: RowSet,
+    models: Sequence[_Answers],
+    clusters: NDArray[np.int64] | None,
+    emit: Subscriber,
+) -> JudgeResult:
+    """What a judge says of the answers of the base and of the first adapter."""
+    base, adapter = (rows.answered([one.answer for one in model.scores.rows]) for model in models[:2])
+    pairs = [
+        Pair(one.where, one.prompt, one.reference, one.answer, other.answer)
+        for one, other in zip(base, adapter, strict=True)
+    ]
+    own = None if clusters is None else numbered(clusters[rows.asked].tolist())
+    return ask_judge(settings, pairs, clusters=own, compute=request.assistant.compute, emit=emit)
 
 
 @dataclass(frozen=True, slots=True)

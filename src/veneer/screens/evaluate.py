@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from veneer.errors import listing
 from veneer.evaluation.forgetting import SuiteResult
 from veneer.evaluation.gate import GateResult, Verdict
+from veneer.evaluation.judge.verdicts import JudgedShare, JudgeResult
 from veneer.evaluation.metrics.json_fields import KINDS
 from veneer.evaluation.report import Report, Sample
 from veneer.evaluation.run import EvaluationRequest, run_evaluation
@@ -37,6 +39,8 @@ def evaluate_visibly(request: EvaluationRequest, *, as_json: bool) -> Report:
             show_table(output, table)
         if report.suites:
             show_table(output, suite_table(report.suites))
+        if report.judge is not None:
+            show_table(output, judge_table(report.judge))
         if report.gate is not None:
             show_table(output, gate_table(report.gate))
         if report.samples:
@@ -144,6 +148,27 @@ def gate_table(result: GateResult) -> Table:
         ends = f"{one.low:+.4f} to {one.high:+.4f}"
         answer = Text(one.verdict.value, style=colours[one.verdict])
         table.add_row(one.name, f"{one.gain:+.4f}", ends, answer, one.rule)
+    return table
+
+
+def judge_table(result: JudgeResult) -> Table:
+    """What a judge says of the answers, and how far it can be trusted."""
+    table = new_table(f"The judge {result.judge}", "", "share", "95 % interval", "of")
+    shares: list[tuple[str, JudgedShare | None]] = [
+        ("the adapter's answer is preferred", result.win_rate),
+        ("both orders say the same", result.consistent),
+        ("the first answer is chosen", result.first_chosen),
+        ("the longer answer is chosen", result.longer_chosen),
+        ("agrees with people", result.agreement),
+    ]
+    for name, share in shares:
+        if share is not None:
+            ends = f"{100 * share.low:.1f} to {100 * share.high:.1f}"
+            table.add_row(name, f"{100 * share.value:.1f} %", ends, f"{share.count:,}")
+    lines = [f"rows: {result.wins} won in both orders, {result.ties} ties, {result.losses} lost"]
+    if result.unclear:
+        lines.append(f"without a verdict, and not counted: {listing(result.unclear, limit=5)}")
+    table.caption = "\n".join(lines)
     return table
 
 

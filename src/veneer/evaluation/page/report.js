@@ -87,6 +87,23 @@
       table(["", "must be", "gain", "95 % interval", "answer"], rows));
   }
 
+  function judge() {
+    const found = report.judge;
+    if (!found) return;
+    const percent = (value) => `${(100 * value).toFixed(1)} %`;
+    const shares = [["the adapter's answer is preferred", found.win_rate], ["both orders say the same", found.consistent],
+      ["the first answer is chosen", found.first_chosen], ["the longer answer is chosen", found.longer_chosen], ["agrees with people", found.agreement]];
+    const rows = shares.filter(([, share]) => share).map(([name, share]) => [
+      name, percent(share.value), `${percent(share.low)} to ${percent(share.high)}`, number(share.count), share.interval,
+    ]);
+    const equal = found.equal ? ` (${number(found.equal)} of them with equal answers)` : "";
+    const kappa = finite(found.kappa) ? ` Cohen's kappa of the agreement with people is ${found.kappa.toFixed(2)}.` : "";
+    const unclear = found.unclear.length ? ` Without a verdict, and not counted: ${found.unclear.join(", ")}.` : "";
+    reveal("judge", element("p", {}, [`${found.judge} was asked about each row in both orders: the adapter won ${number(found.wins)} rows and lost `
+      + `${number(found.losses)}, and ${number(found.ties)} are ties${equal}.${kappa}${unclear}`]),
+      table(["", "share", "95 % interval", "of", "interval by"], rows));
+  }
+
   // ---------------------------------------------------------------- plots
 
   function plots(rows) {
@@ -237,6 +254,7 @@
   gate();
   measures();
   forgotten();
+  judge();
   details();
   trained();
   if (data.histograms.length) reveal("lengths", element("div", { class: "charts" }, data.histograms.map(histogram)));

@@ -1,0 +1,173 @@
+"""Who answers a judge's questions: an endpoint of OpenAI's interface, or a model that is loaded here."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from veneer.assistant import Assistant
+from veneer.data.records import Message
+from veneer.errors import ConfigError, DataError
+from veneer.generation.batch import answer_all
+from veneer.generation.request import GenerationRequest
+from veneer.generation.sampling import Sampling
+from veneer.strict_json import to_text
+
+SECONDS = 600.0
+"""Seconds without a word after which an endpoint is given up."""
+BUSY = (408, 409, 429, 500, 502, 503, 504)
+"""Statuses after which the same question may find an answer later."""
+PAUSE = 1.0
+"""Seconds before a question is asked again, doubled every time."""
+
+OnAnswer = Callable[[int, str], None]
+"""Told of every answer as it comes: the number of the question, and the text."""
+
+
+class Answerer(Protocol):
+    """Answers conversations."""
+
+    def answer(self, conversations: Sequence[Sequence[Message]], on_answer: OnAnswer) -> dict[int, str]:
+        """Answer all, in any order.
+
+        Returns:
+            Why conversations have no answer, by their number.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EndpointAnswerer:
+    """A model behind an endpoint of OpenAI's interface."""
+
+    url: str
+    """Up to `/v1`; `/chat/completions` is put behind it."""
+    model: str
+    key: str | None
+    max_tokens: int
+    at_once: int
+    retries: int
+    pause: float = PAUSE
+
+    def answer(self, conversations: Sequence[Sequence[Message]], on_answer: OnAnswer) -> dict[int, str]:
+        """See `Answerer`. Once the endpoint has refused the key or the address, the rest is not asked."""
+        problems: dict[int, str] = {}
+        with ThreadPoolExecutor(self.at_once) as pool:
+            waiting = {pool.submit(self._one, messages): number for number, messages in enumerate(conversations)}
+            for done in as_completed(waiting):
+                if done.cancelled():
+                    problems[waiting[done]] = "not asked, after the others were refused"
+                    continue
+                try:
+                    on_answer(waiting[done], done.result())
+                except _RefusedError as error:
+                    problems[waiting[done]] = str(error)
+                    if error.for_all:
+                        for other in waiting:
+                            other.cancel()
+        return problems
+
+    def _one(self, messages: Sequence[Message]) -> str:
+        for attempt in range(self.retries + 1):
+            try:
+                return self._ask(messages)
+            except _RefusedError as error:
+                if not error.passing or attempt == self.retries:
+                    raise
+                time.sleep(self.pause * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _ask(self, messages: Sequence[Message]) -> str:
+        parts = urlsplit(self.url)
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        assert parts.hostname is not None
+        headers = {"content-type": "application/json"}
+        if self.key is not None:
+            headers["authorization"] = f"Bearer {self.key}"
+        content = {
+            "model": self.model, "messages": list(messages), "max_tokens": self.max_tokens, "temperature": 0,
+        }  # fmt: skip
+        with closing(kind(parts.hostname, parts.port, timeout=SECONDS)) as connection:
+            try:
+                path = f"{parts.path.rstrip('/')}/chat/completions"
+                connection.request("POST", path, to_text(content).encode(), headers)
+                answer = connection.getresponse()
+                body, status = answer.read(), answer.status
+            except (OSError, http.client.HTTPException) as error:
+                raise _RefusedError(f"{self.url} cannot be reached: {error}", passing=True) from error
+        if status != 200:
+            raise _RefusedError(
+                f"{self.url}: {status}: {_message(body)}", passing=status in BUSY, for_all=status in (401, 403, 404)
+            )
+        return _text(body, self.url)
+
+
+class _RefusedError(Exception):
+    """A question has no answer."""
+
+    def __init__(self, message: str, *, passing: bool = False, for_all: bool = False) -> None:
+        super().__init__(message)
+        self.passing, self.for_all = passing, for_all
+
+
+def _text(body: bytes, url: str) -> str:
+    try:
+        content = json.loads(body)["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise _RefusedError(f"{url}: the answer cannot be read; is it an endpoint of OpenAI's interface?") from error
+    if not isinstance(content, str):
+        raise _RefusedError(f"{url}: the answer has no text")
+    return content
+
+
+def _message(body: bytes) -> str:
+    """What an error says, in OpenAI's form or another."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode("utf-8", errors="replace")[:200] or "no answer"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAnswerer:
+    """A model in memory, which answers greedily."""
+
+    assistant: Assistant
+    max_tokens: int
+
+    def answer(self, conversations: Sequence[Sequence[Message]], on_answer: OnAnswer) -> dict[int, str]:
+        """See `Answerer`: a conversation has no answer where the chat template refuses it."""
+        problems, numbers, requests = {}, [], []
+        sampling = Sampling(max_new_tokens=self.max_tokens)
+        for number, messages in enumerate(conversations):
+            try:
+                prompt = tuple(self.assistant.encoder.prompt_tokens(messages))
+                requests.append(GenerationRequest(prompt=prompt, sampling=sampling, stop_ids=self.assistant.stop_ids))
+            except DataError as error:
+                problems[number] = str(error)
+                continue
+            numbers.append(number)
+        for number, tokens in zip(numbers, answer_all(self.assistant.model, requests), strict=True):
+            on_answer(number, self.assistant.tokenizer.decode(tokens))
+        return problems
+
+
+def read_key(path: Path | None) -> str | None:
+    """The key in a file. Raises ConfigError where it cannot be read or holds none."""
+    if path is None:
+        return None
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"key_file {path}: cannot be read: {error}") from error
+    if not key or not key.isascii() or not key.isprintable():
+        raise ConfigError(f"key_file {path}: holds no key, which is one line of ASCII")
+    return key

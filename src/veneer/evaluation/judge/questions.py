@@ -1,0 +1,90 @@
+"""What a judge is asked about a pair of answers, and how its verdict is read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from veneer.data.records import Message
+
+PLACES = ("{question}", "{first}", "{second}")
+"""What every prompt must say."""
+DEFAULT_PROMPT = """Two assistants have answered the question below. Judge which answer is better: more correct, more
+helpful and closer to what was asked. The order of the answers and their length must not matter.
+
+[Question]
+{question}
+
+[Reference answer]
+{reference}
+
+[Answer 1]
+{first}
+
+[Answer 2]
+{second}
+
+Give your reasons in a few sentences. Then end with one line, which is one of these three:
+Verdict: 1
+Verdict: 2
+Verdict: tie"""
+_PLACE = re.compile(r"\{(question|reference|first|second)\}")
+_VERDICT = re.compile(r"verdict\W{1,8}(1|2|tie)\b", re.IGNORECASE)
+
+
+class Choice(StrEnum):
+    """What a judge says of two answers."""
+
+    FIRST = "1"
+    SECOND = "2"
+    TIE = "tie"
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one question."""
+
+    where: str
+    """File and line of the row."""
+    question: str
+    reference: str
+    one: str
+    """The base's answer; of a row that people have judged, its first answer."""
+    other: str
+    """The adapter's answer; of a row that people have judged, its second one."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeQuestion:
+    """A pair in one order."""
+
+    pair: Pair
+    swapped: bool
+    """Whether the pair's other answer comes first."""
+    messages: tuple[Message, ...]
+
+    @property
+    def name(self) -> str:
+        """Which row and order it is, as a message names it."""
+        return f"{self.pair.where} ({'second' if self.swapped else 'first'} order)"
+
+
+def questions_of(pair: Pair, prompt: str, system: str | None) -> tuple[JudgeQuestion, JudgeQuestion]:
+    """A pair in both orders."""
+    return _question(pair, False, prompt, system), _question(pair, True, prompt, system)
+
+
+def _question(pair: Pair, swapped: bool, prompt: str, system: str | None) -> JudgeQuestion:
+    first, second = (pair.other, pair.one) if swapped else (pair.one, pair.other)
+    texts = {"question": pair.question, "reference": pair.reference, "first": first, "second": second}
+    # In one pass: an answer may spell the name of another place.
+    text = _PLACE.sub(lambda found: texts[found[1]], prompt)
+    before: tuple[Message, ...] = () if system is None else ({"role": "system", "content": system},)
+    return JudgeQuestion(pair, swapped, (*before, {"role": "user", "content": text}))
+
+
+def verdict(answer: str) -> Choice | None:
+    """The last verdict that an answer gives; None where it gives none."""
+    found = _VERDICT.findall(answer)
+    return Choice(found[-1].lower()) if found else None

@@ -1,0 +1,190 @@
+"""Ask a judge about pairs of answers in both orders; what it has answered before is not asked again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veneer.assistant import assistant_request, load_assistant
+from veneer.config import ComputeSection
+from veneer.errors import DataError, OutputError, listing
+from veneer.evaluation.judge.endpoint import Answerer, EndpointAnswerer, LocalAnswerer, read_key
+from veneer.evaluation.judge.questions import Choice, JudgeQuestion, Pair, questions_of, verdict
+from veneer.evaluation.judge.settings import JudgeSettings
+from veneer.evaluation.judge.verdicts import JudgedPair, JudgeResult, judged
+from veneer.events import Stage, Subscriber, ignore
+from veneer.strict_json import to_text
+
+HUMAN_KEYS = ("question", "first", "second", "human")
+"""The keys of a row that people have judged; `reference` may be there too."""
+
+
+def judge(
+    settings: JudgeSettings,
+    pairs: Sequence[Pair],
+    *,
+    clusters: NDArray[np.int64] | None = None,
+    compute: ComputeSection | None = None,
+    emit: Subscriber = ignore,
+) -> JudgeResult:
+    """Let a judge compare base (`one`) and adapter (`other`) on rows, and rows that people have judged besides.
+
+    Args:
+        settings: who judges, and how it is asked.
+        pairs: the rows' answers.
+        clusters: the number of each row's cluster, [rows], from 0; None takes each row as one.
+        compute: device and dtype of a judge that is loaded here.
+        emit: told how far it is.
+
+    Raises:
+        DataError: rows that people have judged cannot be used, questions have no answer (their rows are named; the
+            answers that came are recorded), or no answer holds a verdict.
+        OutputError: the record cannot be written.
+    """
+    human = [] if settings.human is None else read_human(settings.human)
+    every = [*pairs, *(pair for pair, _ in human)]
+    questions = [
+        one for pair in every if pair.one != pair.other for one in questions_of(pair, settings.prompt, settings.system)
+    ]
+    answers = _answers(settings, questions, compute, emit)
+    verdicts = iter([verdict(answer) for answer in answers])
+    judged_pairs = [
+        JudgedPair(pair, Choice.TIE, Choice.TIE)
+        if pair.one == pair.other
+        else JudgedPair(pair, next(verdicts), next(verdicts))
+        for pair in every
+    ]
+    at = "here" if settings.url is None else f"at {settings.url}"
+    rows, others = judged_pairs[: len(pairs)], judged_pairs[len(pairs) :]
+    said = [(one, choice) for one, (_, choice) in zip(others, human, strict=True)]
+    result = judged(f"{settings.model} {at}", rows, said, clusters)
+    if result is None and not answers:
+        raise DataError("the judge has nothing to compare: no row has an answer")
+    if result is None:
+        raise DataError(
+            f"the judge {settings.model} gave no verdict on any of {len(pairs)} rows; its first answer was:\n"
+            f"{answers[0][:500]}"
+        )
+    return result
+
+
+def _answers(
+    settings: JudgeSettings, questions: Sequence[JudgeQuestion], compute: ComputeSection | None, emit: Subscriber
+) -> list[str]:
+    """The answers to all questions: those that are recorded, and the others asked for now."""
+    digests = [_digest(settings, question) for question in questions]
+    known = _recorded(settings.record)
+    missing = list({digest: place for place, digest in enumerate(digests) if digest not in known}.values())
+    if missing:
+        answerer = _answerer(settings, compute, emit)
+        with (
+            Stage(emit, f"asking the judge {settings.model}", total=len(missing), unit="questions") as stage,
+            _Record(settings.record) as record,
+        ):
+
+            def keep(number: int, answer: str) -> None:
+                question = questions[missing[number]]
+                known[digests[missing[number]]] = answer
+                record.add({"digest": digests[missing[number]], "row": question.name, "answer": answer})
+                stage.advance()
+
+            problems = answerer.answer([questions[place].messages for place in missing], keep)
+        if problems:
+            lines = [f"{questions[missing[number]].name}: {problem}" for number, problem in sorted(problems.items())]
+            raise DataError(
+                f"{len(problems)} of {len(missing)} questions to the judge have no answer; the others are recorded in "
+                f"{settings.record}, and the same command asks for the rest:\n{listing(lines)}"
+            )
+    return [known[digest] for digest in digests]
+
+
+def _answerer(settings: JudgeSettings, compute: ComputeSection | None, emit: Subscriber) -> Answerer:
+    if settings.url is not None:
+        return EndpointAnswerer(
+            url=settings.url, model=settings.model, key=read_key(settings.key_file), max_tokens=settings.max_tokens,
+            at_once=settings.at_once, retries=settings.retries,
+        )  # fmt: skip
+    request = assistant_request(settings.model, settings.adapter, None, compute)
+    return LocalAnswerer(load_assistant(request, subscribers=[emit]), settings.max_tokens)
+
+
+def _digest(settings: JudgeSettings, question: JudgeQuestion) -> str:
+    """What an answer follows from: who is asked, and what."""
+    who = [
+        settings.url,
+        settings.model,
+        None if settings.adapter is None else str(settings.adapter),
+        settings.max_tokens,
+    ]
+    return hashlib.sha256(to_text([who, list(question.messages)]).encode()).hexdigest()
+
+
+def _recorded(path: Path) -> dict[str, str]:
+    """The answers of a record; a line that was torn by a kill is passed over."""
+    found: dict[str, str] = {}
+    if not path.is_file():
+        return found
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+            found[str(entry["digest"])] = str(entry["answer"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+class _Record:
+    """The record, open to add answers to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> _Record:
+        try:
+            self._file = self._path.open("ab", buffering=0)
+            if self._file.tell():
+                self._file.write(b"\n")  # The last line may have been torn; empty lines are passed over.
+        except OSError as error:
+            raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, entry: dict[str, str]) -> None:
+        try:
+            self._file.write(to_text(entry, ensure_ascii=False).encode() + b"\n")
+        except OSError as error:
+            raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from error
+
+
+def read_human(path: Path) -> list[tuple[Pair, Choice]]:
+    """Pairs that people have judged: rows of JSON with `question`, `first`, `second` and `human` (1, 2 or tie).
+
+    Raises:
+        DataError: naming every row that cannot be used.
+    """
+    found, problems = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+            texts = [str(row[key]) for key in HUMAN_KEYS]
+            choice = Choice(texts[3].strip().lower())
+        except (ValueError, KeyError, TypeError) as error:
+            problems.append(f"{where}: {type(error).__name__}: {error}")
+            continue
+        found.append((Pair(where, texts[0], str(row.get("reference", "")), texts[1], texts[2]), choice))
+    if problems or not found:
+        raise DataError(
+            f"{path}: {len(problems)} rows cannot be used ({', '.join(HUMAN_KEYS)}, the last one of 1, 2 and tie):\n"
+            f"{listing(problems or ['the file has no row'])}"
+        )
+    return found

@@ -1,0 +1,99 @@
+"""Who judges, and how it is asked: a YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from veneer.config_values import read_yaml
+from veneer.errors import ConfigError, listing, nearest
+from veneer.evaluation.judge.questions import DEFAULT_PROMPT, PLACES
+
+KINDS: dict[str, type] = {
+    "url": str, "model": str, "adapter": str, "key_file": str, "system": str, "prompt": str, "human": str,
+    "record": str, "max_tokens": int, "at_once": int, "retries": int,
+}  # fmt: skip
+"""The keys of the file and what their values are."""
+PATHS = ("adapter", "key_file", "human", "record")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeSettings:
+    """A judge as it is asked for."""
+
+    model: str
+    """The name of a model at the endpoint; without an endpoint a directory, a GGUF file or a hub id."""
+    record: Path
+    """The file of the judge's answers, a line of JSON each; what stands there is not asked again."""
+    url: str | None = None
+    """The address of an endpoint of OpenAI's interface, up to `/v1`; None loads the model here."""
+    adapter: Path | None = None
+    """The folder of an adapter that is put on the model; only without an endpoint."""
+    key_file: Path | None = None
+    """A file that holds the endpoint's key."""
+    system: str | None = None
+    """A system message."""
+    prompt: str = DEFAULT_PROMPT
+    """The question, with `{question}`, `{first}` and `{second}`, and `{reference}` where the judge is to see it."""
+    human: Path | None = None
+    """Rows that people have judged, which tell how far the judge agrees with them."""
+    max_tokens: int = 512
+    """The longest answer of the judge, in tokens."""
+    at_once: int = 4
+    """The number of questions that an endpoint is asked at the same time."""
+    retries: int = 3
+    """How often an endpoint that is busy or fails is asked again, with longer and longer pauses."""
+
+
+def read_judge(path: Path) -> JudgeSettings:
+    """The settings of a YAML file.
+
+    Raises:
+        ConfigError: the file cannot be read, or keys or values are not allowed; all are named.
+    """
+    values = read_yaml(path)
+    problems = [f"{key}: unknown key{nearest(str(key), list(KINDS))}" for key in values if key not in KINDS]
+    given: dict[str, Any] = {key: value for key, value in values.items() if key in KINDS and value is not None}
+    problems += [
+        f"{key}: {value!r} is no {'whole number' if KINDS[key] is int else 'text'}"
+        for key, value in given.items()
+        if not isinstance(value, KINDS[key]) or isinstance(value, bool)
+    ]
+    if not problems:
+        problems = _problems(given)
+    if problems:
+        raise ConfigError(f"{path} describes no judge:\n{listing(problems)}")
+    given.setdefault("record", str(path.with_suffix(".answers.jsonl")))
+    made: dict[str, Any] = {key: Path(value) if key in PATHS else value for key, value in given.items()}
+    return JudgeSettings(**made)
+
+
+def _problems(given: dict[str, Any]) -> list[str]:
+    """What is wrong with values of the right kinds."""
+    found = []
+    if "model" not in given:
+        found.append("model: missing; name a model of the endpoint, or one to load here")
+    parts = urlsplit(given.get("url", "http://host"))
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        found.append(f"url: {given['url']!r} is no address as http://127.0.0.1:8000/v1")
+    if "url" in given and "adapter" in given:
+        found.append("adapter: an endpoint has its own; name it by model")
+    if "url" not in given:
+        found += [f"{key}: is for an endpoint, and there is no url" for key in ("key_file", "at_once") if key in given]
+    lost = [place for place in PLACES if place not in given.get("prompt", DEFAULT_PROMPT)]
+    if lost:
+        found.append(f"prompt: does not say {', '.join(lost)}")
+    lowest = {"max_tokens": 1, "at_once": 1, "retries": 0}
+    found += [
+        f"{key}: {given[key]}, must be {least} or more"
+        for key, least in lowest.items()
+        if given.get(key, least) < least
+    ]
+    found += [
+        f"{key}: {given[key]}: no such file"
+        for key in ("key_file", "human")
+        if key in given and not Path(given[key]).is_file()
+    ]
+    return found

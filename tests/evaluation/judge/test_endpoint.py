@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from endpoints import endpoint, said
+from served import BASE, serving, tiny_assistant
+from veneer.data.records import Message
+from veneer.errors import ConfigError
+from veneer.evaluation.judge.endpoint import EndpointAnswerer, LocalAnswerer, read_key
+
+
+def answerer(url: str, **changes: Any) -> EndpointAnswerer:
+    values = {"model": "m", "key": None, "max_tokens": 9, "at_once": 2, "retries": 2, "pause": 0.01} | changes
+    return EndpointAnswerer(url=url, **values)
+
+
+def conversation(text: str) -> list[Message]:
+    return [{"role": "user", "content": text}]
+
+
+def test_questions_are_answered_and_busy_endpoints_asked_again() -> None:
+    seen: list[str] = []
+
+    def reply(content: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        text = content["messages"][0]["content"]
+        seen.append(text)
+        assert headers["authorization"] == "Bearer secret"
+        assert (content["model"], content["max_tokens"], content["temperature"]) == ("m", 9, 0)
+        if text == "busy" and seen.count("busy") < 3:
+            return 429, {"error": {"message": "later"}}
+        return said(text.upper())
+
+    answers: dict[int, str] = {}
+    with endpoint(reply) as url:
+        problems = answerer(url, key="secret").answer(
+            [conversation(text) for text in ("a", "busy", "c")], answers.__setitem__
+        )
+    assert problems == {}
+    assert answers == {0: "A", 1: "BUSY", 2: "C"}
+    assert seen.count("busy") == 3
+
+
+def test_what_has_no_answer_is_told_by_its_number_with_the_reason() -> None:
+    replies = {
+        "bad": (400, {"error": {"message": "too long"}}), "odd": (200, b"<html>"), "down": (503, b"soon"),
+        "empty": (200, {"choices": [{"message": {"content": None}}]}),
+    }  # fmt: skip
+
+    def reply(content: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        return replies.get(content["messages"][0]["content"], said("yes"))
+
+    answers: dict[int, str] = {}
+    with endpoint(reply) as url:
+        texts = ["bad", "odd", "down", "empty", "fine"]
+        problems = answerer(url).answer([conversation(text) for text in texts], answers.__setitem__)
+    assert answers == {4: "yes"}
+    for number, part in enumerate(("400: too long", "cannot be read", "503: soon", "has no text")):
+        assert part in problems[number]
+    assert "cannot be reached" in answerer("http://127.0.0.1:9/v1", retries=0).answer([conversation("x")], print)[0]
+
+
+def test_a_refused_key_is_not_tried_with_every_question() -> None:
+    count = []
+
+    def reply(content: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        count.append(1)
+        return 401, {"error": {"message": "no such key"}}
+
+    with endpoint(reply) as url:
+        problems = answerer(url, at_once=1).answer([conversation(str(n)) for n in range(50)], print)
+    assert len(problems) == 50
+    assert len(count) < 10
+    assert "401: no such key" in problems[0]
+
+
+def test_veneers_own_server_and_the_model_in_memory_give_the_same_answers(tiny_model: Path) -> None:
+    assistant = tiny_assistant(tiny_model)
+    asked = [conversation(text) for text in ("the crate?", "late parcel?", "what?")]
+    remote: dict[int, str] = {}
+    local: dict[int, str] = {}
+    with serving(assistant) as (server, _):
+        url = f"http://127.0.0.1:{server.port}/v1"
+        assert answerer(url, model=BASE).answer(asked, remote.__setitem__) == {}
+    assert LocalAnswerer(assistant, 9).answer(asked, local.__setitem__) == {}
+    assert local == remote
+    assert sorted(local) == [0, 1, 2]
+
+
+def test_keys_stand_in_files(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    file.write_text("abc\n")
+    assert read_key(file) == "abc"
+    assert read_key(None) is None
+    file.write_text("two\nlines")
+    with pytest.raises(ConfigError, match="holds no key"):
+        read_key(file)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_key(tmp_path / "absent")

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from veneer.evaluation.judge.questions import DEFAULT_PROMPT, Choice, Pair, questions_of, verdict
+
+
+def test_both_orders_are_asked_and_answers_that_spell_places_stay_as_they_are() -> None:
+    pair = Pair("f:1", "Which colour?", "blue", "{second} is mine", "azure {reference}")
+    prompt = "{question}|{reference}|{first}|{second}"
+    straight, swapped = questions_of(pair, prompt, "Be fair.")
+    assert straight.messages == (
+        {"role": "system", "content": "Be fair."},
+        {"role": "user", "content": "Which colour?|blue|{second} is mine|azure {reference}"},
+    )
+    assert swapped.messages[-1]["content"] == "Which colour?|blue|azure {reference}|{second} is mine"
+    assert (straight.name, swapped.name) == ("f:1 (first order)", "f:1 (second order)")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("Both are fine.\nVerdict: tie", Choice.TIE),
+        ("Verdict: 1? No, on reflection:\n**Verdict:** 2", Choice.SECOND),
+        ("VERDICT: 1.", Choice.FIRST),
+        ("Answer 2 is better", None),
+        ("Verdict: 12", None),
+        ("", None),
+    ],
+)
+def test_the_last_verdict_counts(answer: str, expected: Choice | None) -> None:
+    assert verdict(answer) is expected
+    assert verdict(DEFAULT_PROMPT) is Choice.TIE  # what the prompt itself spells is never read

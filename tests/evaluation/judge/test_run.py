@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from endpoints import endpoint, said
+from tiny import run_config, write_rows
+from veneer.config import ComputeSection
+from veneer.enums import Dtype
+from veneer.errors import ConfigError, DataError
+from veneer.evaluation.judge.questions import Pair
+from veneer.evaluation.judge.run import judge, read_human
+from veneer.evaluation.judge.settings import JudgeSettings
+from veneer.evaluation.run import evaluate
+from veneer.training.run import train
+
+FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
+PROMPT = "{question}§{first}§{second}"
+
+
+def longer(content: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+    """A judge that prefers the longer answer."""
+    _, first, second = content["messages"][-1]["content"].split("§")
+    return said("Verdict: tie" if len(first) == len(second) else f"Verdict: {1 if len(first) > len(second) else 2}")
+
+
+def pairs() -> list[Pair]:
+    return [Pair("f:1", "q", "", "a", "bbb"), Pair("f:2", "q", "", "aaa", "b"), Pair("f:3", "q", "", "same", "same")]
+
+
+def test_answers_are_recorded_and_not_asked_for_again(tmp_path: Path) -> None:
+    count = []
+
+    def reply(content: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        count.append(1)
+        return longer(content, headers)
+
+    with endpoint(reply) as url:
+        settings = JudgeSettings(model="m", url=url, record=tmp_path / "record.jsonl", prompt=PROMPT)
+        first = judge(settings, pairs())
+        with settings.record.open("a") as file:
+            file.write('{"digest": "torn')
+        assert judge(settings, pairs()) == first
+        assert len(count) == 4  # two orders of the two rows whose answers differ
+        judge(settings, [*pairs(), Pair("f:4", "new", "", "a", "bb")])
+        assert len(count) == 6
+    assert (first.wins, first.losses, first.ties, first.equal) == (1, 1, 1, 1)
+    assert first.first_chosen is not None
+    assert first.first_chosen.value == 0.5
+    entries = [json.loads(line) for line in settings.record.read_text().splitlines() if line and "torn" not in line]
+    assert {entry["row"] for entry in entries} == {f"f:{n} ({o} order)" for n in (1, 2, 4) for o in ("first", "second")}
+
+
+def test_a_judge_that_always_takes_the_first_answer_is_found_out_and_rows_of_people_say_how_far_it_is_right(
+    tmp_path: Path,
+) -> None:
+    human = write_rows(
+        tmp_path / "people.jsonl",
+        [
+            {"question": "q", "first": "a", "second": "bbb", "human": "2"},
+            {"question": "q", "first": "aa", "second": "b", "human": "tie"},
+        ],
+    )
+    with endpoint(lambda content, headers: said("Verdict: 1")) as url:
+        settings = JudgeSettings(model="m", url=url, record=tmp_path / "record.jsonl", prompt=PROMPT, human=human)
+        found = judge(settings, pairs()[:2])
+    assert (found.wins, found.ties, found.losses) == (0, 2, 0)
+    assert found.first_chosen is not None
+    assert (found.first_chosen.value, found.first_chosen.count) == (1.0, 4)
+    assert found.consistent is not None
+    assert found.consistent.value == 0.0
+    assert found.agreement is not None
+    assert (found.agreement.value, found.agreement.count) == (0.5, 2)
+
+
+def test_questions_without_an_answer_name_their_rows_and_the_rest_is_kept(tmp_path: Path) -> None:
+    def reply(content: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
+        if "aaa" in content["messages"][-1]["content"]:
+            return 400, {"error": {"message": "too long"}}
+        return longer(content, headers)
+
+    with endpoint(reply) as url:
+        settings = JudgeSettings(model="m", url=url, record=tmp_path / "record.jsonl", prompt=PROMPT, retries=0)
+        with pytest.raises(DataError) as caught:
+            judge(settings, pairs())
+    for part in ("2 of 4 questions", "f:2 (first order): ", "f:2 (second order): ", "400: too long", "record.jsonl"):
+        assert part in str(caught.value)
+    assert settings.record.read_text().count('"f:1 (') == 2
+    with (
+        endpoint(lambda content, headers: said("I cannot say.")) as url,
+        pytest.raises(DataError, match=r"no verdict on any of 3 rows; its first answer was:\nI cannot say\."),
+    ):
+        judge(
+            JudgeSettings(model="m", url=url, record=tmp_path / "other.jsonl", prompt=PROMPT), pairs()[:2] + pairs()[:1]
+        )
+
+
+def test_rows_of_people_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "people.jsonl", [{"question": "q", "first": "a", "second": "b", "human": "3"}, {}])
+    with pytest.raises(DataError) as caught:
+        read_human(file)
+    for part in ("2 rows cannot be used", "people.jsonl:1: ValueError", "people.jsonl:2: KeyError"):
+        assert part in str(caught.value)
+
+
+def test_evaluate_asks_a_judge_only_where_it_is_told_to(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    adapter = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=20")).output
+    file = tmp_path / "judge.yaml"
+    asked = {"adapter": adapter, "compute": FLOAT32, "limit": 4, "max_new_tokens": 4}
+    with endpoint(longer) as url:
+        file.write_text(json.dumps({"url": url, "model": "m", "prompt": PROMPT}))
+        report = evaluate(str(tiny_model), tiny_data, judge=file, html=tmp_path / "report.html", **asked)
+    assert report.judge is not None
+    assert report.judge.win_rate.count == 4
+    assert [row[0] for row in report.judge.verdicts] == [one.where for one in report.samples]
+    assert '"win_rate"' in (tmp_path / "report.html").read_text()
+    assert evaluate(str(tiny_model), tiny_data, **asked).judge is None
+    # A model that is loaded here judges as well; a tiny one gives no verdict, which is said.
+    file.write_text(json.dumps({"model": str(tiny_model), "max_tokens": 4, "record": str(tmp_path / "local.jsonl")}))
+    with pytest.raises(DataError, match="gave no verdict on any of 4 rows"):
+        evaluate(str(tiny_model), tiny_data, judge=file, **asked)
+    with pytest.raises(ConfigError, match="a judge and several adapters compare"):
+        evaluate(str(tiny_model), tiny_data, judge=file)
