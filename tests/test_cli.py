@@ -53,8 +53,9 @@ OPTIONS = {
     "reproduce": ["--data", "--eval-data", "--json", "--model", "--output", "run"],
     "runs": [],
     "serve": [
-        "--adapter-memory", "--adapters", "--admin-key-file", "--allowed-host", "--allowed-origin", "--cache-memory",
-        "--device", "--dtype", "--host", "--json", "--key-file", "--method", "--model", "--name", "--port",
+        "--adapter-dtype", "--adapter-memory", "--adapters", "--admin-key-file", "--allowed-host", "--allowed-origin",
+        "--cache-memory", "--certificate", "--device", "--dtype", "--host", "--json", "--key-file", "--method",
+        "--model", "--name", "--pin", "--port", "--questions", "--selfcheck",
     ],
     "sweep": [
         "--config", "--data", "--device", "--eval-data", "--grid", "--held-out", "--json", "--method", "--model",

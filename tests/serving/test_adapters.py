@@ -62,6 +62,12 @@ def catalogue(assistant: Assistant, folder: Path) -> Iterator[AdapterFolder]:
     found.close()
 
 
+def largest(assistant: Assistant, folder: Path) -> int:
+    """Bytes of the largest of the adapters in memory."""
+    one = load_beside(assistant.model, folder / "blue")[1]
+    return sum(tensor.nbytes for tensor in one.tensors().values())
+
+
 def taken(catalogue: AdapterFolder, name: str) -> bytes:
     """The key of an adapter, once it is in memory."""
     ready = threading.Event()
@@ -87,7 +93,7 @@ def test_many_requests_at_once_get_their_own_adapters_answers(assistant: Assista
             (answer,) = generate(model, [tokens], sampling=Sampling(max_new_tokens=8), stop_ids=assistant.stop_ids)
             expected[name, prompt] = assistant.tokenizer.decode(answer)
     assert len(set(expected.values())) > 8
-    catalogue = AdapterFolder(folder, adapter_loader(assistant.model), 1)
+    catalogue = AdapterFolder(folder, adapter_loader(assistant.model), largest(assistant, folder))
     service = build_service(assistant, BASE, catalogue, cache_bytes=10**8)
     with HttpServer(service, Access()) as server, OpenAI(base_url=f"{server.url}/v1", api_key="-") as client:
 
@@ -102,14 +108,90 @@ def test_many_requests_at_once_get_their_own_adapters_answers(assistant: Assista
         assert [one.id for one in client.models.list()] == [BASE, "blue", "green", "red"]
 
 
+def test_the_fingerprint_says_which_base_and_which_version_of_an_adapter_answered(
+    assistant: Assistant, folder: Path
+) -> None:
+    catalogue = AdapterFolder(folder, adapter_loader(assistant.model), 10**9)
+    service = build_service(assistant, BASE, catalogue, cache_bytes=10**8)
+    with HttpServer(service, Access()) as server, OpenAI(base_url=f"{server.url}/v1", api_key="-") as client:
+
+        def prints(model: str) -> set[str | None]:
+            """Those of a whole answer, and of a stream's chunks; one where all is well."""
+            settings = {"model": model, "prompt": "The", "max_tokens": 2}
+            whole = client.completions.create(**settings, n=2)  # type: ignore[call-overload]
+            messages = [{"role": "user", "content": "late"}]
+            chat = client.chat.completions.create(model=model, messages=messages, stream=True, max_tokens=2)  # type: ignore[call-overload]
+            return {whole.system_fingerprint, *(chunk.system_fingerprint for chunk in chat)}
+
+        base, red, green = prints(BASE), prints("red"), prints("green")
+        assert [len(found) for found in (base, red, green)] == [1, 1, 1]
+        [own] = base
+        assert own is not None
+        assert all(str(found).startswith(f"{own}-") for found in red | green)
+        assert red != green
+        shutil.copytree(folder / "green", folder / "red", dirs_exist_ok=True)
+        catalogue.load("red", 1)
+        assert prints("red") == green
+
+
 def test_memory_holds_what_was_used_last(assistant: Assistant, folder: Path) -> None:
-    one = load_beside(assistant.model, folder / "blue")[1]
-    largest = sum(tensor.nbytes for tensor in one.tensors().values())
-    catalogue = AdapterFolder(folder, adapter_loader(assistant.model), largest + 1)
+    budget = largest(assistant, folder)
+    catalogue = AdapterFolder(folder, adapter_loader(assistant.model), budget)
     for name in (*NAMES, *NAMES):
         taken(catalogue, name)
-        assert 0 < catalogue.nbytes <= largest + 1
+        assert 0 < catalogue.nbytes <= budget
     catalogue.close()
+
+
+def test_who_finds_no_room_beside_those_in_use_waits_until_there_is(assistant: Assistant, folder: Path) -> None:
+    budget = largest(assistant, folder)
+    catalogue = AdapterFolder(folder, adapter_loader(assistant.model), budget)
+    first, second, third = threading.Event(), threading.Event(), threading.Event()
+    held = catalogue.lease("blue", first.set)
+    assert first.wait(WAIT)
+    gone, waiting = catalogue.lease("green", second.set), catalogue.lease("red", third.set)
+    gone.release()
+    assert not third.wait(0.2)
+    assert catalogue.nbytes <= budget
+    held.release()
+    assert third.wait(WAIT)
+    assert waiting.adapter is not None
+    assert not second.is_set(), "nobody waits for it any more"
+    assert catalogue.nbytes <= budget
+    waiting.release()
+    catalogue.close()
+
+
+def test_an_adapter_larger_than_all_that_there_is_is_refused(assistant: Assistant, folder: Path) -> None:
+    catalogue = AdapterFolder(folder, adapter_loader(assistant.model), 100)
+    with pytest.raises(AdapterError, match=r"red: takes .* bytes, and there are 100 for all adapters; give more"):
+        taken(catalogue, "red")
+    with pytest.raises(AdapterError, match="there are 100"):
+        catalogue.load("red", None)
+    catalogue.close()
+
+
+def test_pinned_adapters_are_there_from_the_start_and_stay(assistant: Assistant, folder: Path) -> None:
+    loader, budget = adapter_loader(assistant.model), largest(assistant, folder)
+    catalogue = AdapterFolder(folder, loader, 2 * budget, ["green"])
+    catalogue.load_pinned()
+    for name in ("red", "blue", "red"):
+        taken(catalogue, name)
+        lease = catalogue.lease("green", lambda: pytest.fail("it is in memory"))
+        assert lease.adapter is not None
+        lease.release()
+    shutil.copytree(folder / "blue", folder / "green", dirs_exist_ok=True)
+    catalogue.load("green", 1)
+    lease = catalogue.lease("green", lambda: pytest.fail("it is in memory"))
+    assert lease.adapter is not None
+    assert lease.adapter.key == taken(catalogue, "blue")
+    lease.release()
+    catalogue.close()
+    with pytest.raises(ConfigError, match=r"'gren'.*green"):
+        AdapterFolder(folder, loader, budget, ["gren"])
+    catalogue = AdapterFolder(folder, loader, budget, NAMES)
+    with pytest.raises(AdapterError, match="for those that are pinned"):
+        catalogue.load_pinned()
 
 
 def test_a_reload_has_the_new_bytes_and_an_old_generation_is_a_conflict(catalogue: AdapterFolder, folder: Path) -> None:
@@ -135,8 +217,9 @@ def test_a_failed_reload_leaves_the_old_version(catalogue: AdapterFolder, folder
 
 
 def test_an_exchanged_file_is_not_taken_for_the_version_that_was_loaded(assistant: Assistant, folder: Path) -> None:
-    catalogue = AdapterFolder(folder, adapter_loader(assistant.model), 1)
+    catalogue = AdapterFolder(folder, adapter_loader(assistant.model), largest(assistant, folder))
     taken(catalogue, "red")
+    taken(catalogue, "blue")
     shutil.copytree(folder / "green", folder / "red", dirs_exist_ok=True)
     with pytest.raises(AdapterError, match="changed since it was loaded"):
         taken(catalogue, "red")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from veneer.commands.options import (
+    COUNT,
     Count,
     base_option,
     compute_of,
@@ -16,14 +17,18 @@ from veneer.commands.options import (
     method_of,
     model_option,
 )
+from veneer.enums import Dtype
 
 MEGABYTE = 10**6
+QUESTIONS = 1000
+CERTIFICATE = "selfcheck.json"
 
 
 @click.command(
     epilog=examples(
         "serve --model MODEL --adapters adapters/",
         "serve --model MODEL --adapters adapters/\n--host 0.0.0.0 --key-file keys.txt",
+        "serve --model MODEL --adapters adapters/ --selfcheck",
     )
 )
 @model_option
@@ -70,6 +75,20 @@ MEGABYTE = 10**6
     help="The megabytes that adapters may take in memory.",
 )
 @click.option(
+    "--adapter-dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="The dtype in which adapters are held in memory; bfloat16 takes half of it.",
+)
+@click.option(
+    "--pin",
+    "pinned",
+    multiple=True,
+    metavar="ADAPTER",
+    help="An adapter that is loaded at the start and stays in memory.",
+)
+@click.option(
     "--cache-memory",
     type=Count(),
     default=1000,
@@ -81,7 +100,23 @@ MEGABYTE = 10**6
 @device_option
 @dtype_option
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print a line of JSON, with the address, once requests are taken."
+    "--selfcheck",
+    is_flag=True,
+    help="Measure whether answers mix, and serve nobody: a server of this model and these adapters is asked many "
+    "questions at once, every answer is compared with the one of a cold server, and a certificate is written. The exit "
+    "code is 1 if an answer differs.",
+)
+@click.option("--questions", type=COUNT, help=f"The number of questions of --selfcheck. [default: {QUESTIONS:,}]")
+@click.option(
+    "--certificate",
+    type=click.Path(path_type=Path),
+    help=f"The file that --selfcheck writes. [default: {CERTIFICATE}]",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a line of JSON, with the address, once requests are taken; with --selfcheck print the certificate.",
 )
 def serve(
     model: str,
@@ -94,10 +129,15 @@ def serve(
     allowed_host: tuple[str, ...],
     allowed_origin: tuple[str, ...],
     adapter_memory: int,
+    adapter_dtype: str,
+    pinned: tuple[str, ...],
     cache_memory: int,
     method: str | None,
     device: str,
     dtype: str,
+    selfcheck: bool,
+    questions: int | None,
+    certificate: Path | None,
     as_json: bool,
 ) -> None:
     """Serve a model and its adapters over HTTP.
@@ -105,7 +145,9 @@ def serve(
     The interfaces are those of OpenAI and Ollama. The server can be reached from this machine alone, unless --host and
     --key-file say otherwise. Ctrl-C or SIGTERM ends it once the requests under way are answered.
     """
-    from veneer.screens.serve import serve_visibly
+    if not selfcheck and (questions is not None or certificate is not None):
+        raise click.UsageError("--questions and --certificate go with --selfcheck")
+    from veneer.screens.serve import selfcheck_visibly, serve_visibly
     from veneer.serving.request import ServeRequest
 
     request = ServeRequest(
@@ -119,8 +161,14 @@ def serve(
         allowed_hosts=allowed_host,
         allowed_origins=allowed_origin,
         adapter_memory=adapter_memory * MEGABYTE,
+        adapter_dtype=Dtype(adapter_dtype),
+        pinned=pinned,
         cache_memory=cache_memory * MEGABYTE,
         method=method_of(method),
         compute=compute_of(device, dtype),
     )
-    serve_visibly(request, as_json=as_json)
+    if not selfcheck:
+        serve_visibly(request, as_json=as_json)
+        return
+    path = certificate or Path(CERTIFICATE)
+    selfcheck_visibly(request, questions or QUESTIONS, path, as_json=as_json).refuse()

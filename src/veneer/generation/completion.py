@@ -97,6 +97,7 @@ class Completion:
                 new_tokens=self._made,
                 stop=self._stop,
                 error=error,
+                adapter_key=self.handle.adapter_key,
             )
         )
 

@@ -215,6 +215,7 @@ class GenerationEngine:
     def _start(self, active: _Active) -> None:
         """Hand a request, whose adapter is in memory, to the scheduler."""
         sequence, adapter = active.sequence, self._adapter_of(active)
+        active.completion.handle.adapter_key = None if adapter is None else adapter.key
         sequence.placement = self._runner.placement(adapter)
         # Under LongRoPE and its like, what is cached depends on the length of the whole text.
         shares = not self._spec.by_length and active.completion.handle.request.prompt_logprobs is None

@@ -136,6 +136,8 @@ class Finished:
     stop: str | int | None = None
     """The stop string, or the stop token."""
     error: str | None = None
+    adapter_key: bytes | None = None
+    """`LoadedAdapter.key` of the adapter version that answered; None for the base, and where none was loaded."""
 
 
 GenerationEvent = PromptScored | TokenMade | Finished
@@ -174,6 +176,8 @@ class GenerationHandle:
         self._on_event = on_event or self._events.put
         self.cancelled = False
         self.finished: Finished | None = None
+        self.adapter_key: bytes | None = None
+        """`LoadedAdapter.key` of the version of the adapter that answers; the engine sets it before the first event."""
 
     def cancel(self) -> None:
         """Ask the engine to end the request before its next step; `Finished` still comes."""

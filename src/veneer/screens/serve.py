@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
 from veneer.serving.request import ServeRequest, Serving
-from veneer.serving.run import serve_request
+from veneer.serving.run import require_packages, serve_request
 from veneer.strict_json import to_text
+
+if TYPE_CHECKING:
+    from veneer.serving.selfcheck.certificate import IsolationCertificate
 
 NAMED = 5
 """Adapters that are named; there may be a thousand."""
@@ -30,6 +36,25 @@ def serve_visibly(request: ServeRequest, *, as_json: bool) -> None:
 
     with EventScreen(screen) as bar:
         serve_request(request, on_start=started, subscribers=[bar])
+
+
+def selfcheck_visibly(request: ServeRequest, questions: int, path: Path, *, as_json: bool) -> IsolationCertificate:
+    """Find out whether answers mix, write the certificate, and print it.
+
+    Args:
+        request: the server that is checked.
+        questions: how many are asked.
+        path: of the certificate.
+        as_json: whether it is printed as JSON instead of text.
+    """
+    require_packages()
+    from veneer.serving.selfcheck.run import selfcheck
+
+    with EventScreen(console()) as bar:
+        certificate = selfcheck(request, questions=questions, subscribers=[bar])
+    certificate.write(path)
+    click.echo(to_text(certificate.content()) if as_json else f"{certificate.summary()}\nThe certificate is {path}.")
+    return certificate
 
 
 def summary(serving: Serving, *, with_key: bool) -> str:

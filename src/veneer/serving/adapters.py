@@ -3,20 +3,25 @@
 A version of an adapter is what its files held when it was first loaded. It is loaded off the engine's thread, and may
 be dropped from memory when nobody uses it and others need the room. It then comes from the files again, which must
 still hold the same bytes: nobody gets another adapter because a file was exchanged.
+
+Adapters are read one after another, in the order in which they were asked for. The first one waits where there is no
+room for it beside those in use, until some of them are given back.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from veneer.adapters.store import CONFIG_FILE
-from veneer.errors import AdapterError, ConfigError, VeneerError, nearest
+from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
+from veneer.errors import AdapterError, ConfigError, VeneerError, listing, nearest
 from veneer.generation.runner import LoadedAdapter
 from veneer.serving.adapter_loading import Loader, content_digest
+from veneer.serving.adapter_memory import AdapterMemory, Version
 from veneer.serving.models import AdapterVersion, GenerationConflict
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -28,19 +33,40 @@ class AdapterFolder:
     Args:
         folder: has a folder for each adapter, whose name is the adapter's.
         loader: loads one.
-        budget: bytes that adapters may take in memory. Those in use are never dropped.
+        budget: bytes that adapters may take in memory, beside the one that is being read.
+        pinned: names of adapters that stay in memory once they are there; see `load_pinned`.
 
     Raises:
-        ConfigError: there is no such folder, it holds no adapter, or a name cannot be one of a model.
+        ConfigError: there is no such folder, it holds no adapter, a name cannot be one of a model, or a pinned one is
+            not there.
     """
 
-    def __init__(self, folder: Path, loader: Loader, budget: int):
-        self._folder, self._loader, self._budget = folder, loader, budget
+    def __init__(self, folder: Path, loader: Loader, budget: int, pinned: Collection[str] = ()):
+        self._folder, self._loader, self._pinned = folder, loader, frozenset(pinned)
         self._lock = threading.Lock()
-        self._current = {name: _Version(folder / name, 1) for name in _names(folder)}
+        self._memory = AdapterMemory(budget)
+        self._current = {name: self._version(name, 1) for name in adapter_names(folder)}
+        unknown = [
+            f"{name!r}{nearest(name, sorted(self._current))}" for name in sorted(self._pinned - set(self._current))
+        ]
+        if unknown:
+            raise ConfigError(f"{folder}: has no such adapters, which are to be pinned:\n{listing(unknown)}")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="veneer-adapters")
-        self._used: dict[_Version, None] = {}
-        """Versions in memory, the one that was used last at the end."""
+        self._queue: deque[Version] = deque()
+        """Versions that are to be read, in the order in which they were asked for."""
+        self._reading = self._closed = False
+
+    def load_pinned(self, on_loaded: Callable[[], None] = lambda: None) -> None:
+        """Read the pinned adapters, and tell of each. Nobody may use the others yet.
+
+        Raises:
+            AdapterError: one of them cannot be used, or there is no room for all of them.
+        """
+        for name in sorted(self._pinned):
+            version = self._current[name]
+            version.digest, adapter = self._read(version)
+            self._memory.put(version, adapter)
+            on_loaded()
 
     def lease(self, name: str, on_ready: Callable[[], None]) -> Lease:
         """See `AdapterSource.lease`."""
@@ -51,16 +77,19 @@ class AdapterFolder:
                 version.waiting.append(on_ready)
                 if len(version.waiting) == 1:
                     version.error = None
-                    self._pool.submit(self._fetch, version)
+                    self._queue.append(version)
+                    self._read_next()
             else:
-                self._touch(version)
+                self._memory.touch(version)
         return Lease(self, version)
 
-    def release(self, version: _Version) -> None:
+    def release(self, version: Version) -> None:
         """Take a lease of a version back; see `Lease`."""
         with self._lock:
             version.users -= 1
-            self._make_room()
+            if not version.users:
+                self._leave(version)
+            self._read_next()
 
     def versions(self) -> list[AdapterVersion]:
         """See `AdapterCatalogue.versions`."""
@@ -73,40 +102,71 @@ class AdapterFolder:
             raise AdapterError(f"{name[:128]!r}: the server's folder of adapters has none of that name")
         with self._lock:
             self._compare(name, expected_generation)
-        version = _Version(self._folder / name, 0)
-        version.digest, version.adapter = self._read(version)
+        version = self._version(name, 0)
+        version.digest, adapter = self._read(version)
         with self._lock:
             # Another caller may have been faster.
             self._compare(name, expected_generation)
-            version.generation = self._generation(name) + 1
-            self._current[name] = version
-            self._touch(version)
-            self._make_room()
+            version.generation, version.nbytes = self._generation(name) + 1, adapter.nbytes
+            self._memory.check(version)
+            self._replace(name, version)
+            # Where there is no room now, it comes from the files when it is asked for.
+            self._memory.put(version, adapter)
+            self._read_next()
         return AdapterVersion(name, version.generation)
 
     def unload(self, name: str) -> None:
         """See `AdapterCatalogue.unload`."""
         with self._lock:
-            version = self._found(name)
-            del self._current[name]
-            if not version.users:
-                self._drop(version)
+            self._found(name)
+            self._replace(name, None)
+            self._read_next()
 
     @property
     def nbytes(self) -> int:
         """Bytes that adapters take in memory."""
         with self._lock:
-            return self._bytes()
+            return self._memory.nbytes
+
+    @property
+    def evictions(self) -> int:
+        """How often an adapter had to leave memory for another."""
+        with self._lock:
+            return self._memory.evictions
 
     def close(self) -> None:
         """Load nothing more."""
+        with self._lock:
+            self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _found(self, name: str) -> _Version:
+    def _version(self, name: str, generation: int) -> Version:
+        weights = self._folder / name / WEIGHTS_FILE
+        nbytes = weights.stat().st_size if weights.is_file() else 0
+        return Version(self._folder / name, generation, pinned=name in self._pinned, nbytes=nbytes)
+
+    def _found(self, name: str) -> Version:
         version = self._current.get(name)
         if version is None:
             raise AdapterError(f"{name!r}: there is no adapter of that name{nearest(name, sorted(self._current))}")
         return version
+
+    def _replace(self, name: str, version: Version | None) -> None:
+        before = self._current.pop(name, None)
+        if version is not None:
+            self._current[name] = version
+        if before is not None:
+            before.current = False
+            if not before.users:
+                self._leave(before)
+
+    def _leave(self, version: Version) -> None:
+        """Forget what was done for the users of a version, of whom there is none left."""
+        if not version.current:
+            self._memory.drop(version)
+        if version in self._queue and not (self._reading and version is self._queue[0]):
+            self._queue.remove(version)
+            version.waiting.clear()
 
     def _generation(self, name: str) -> int:
         version = self._current.get(name)
@@ -117,23 +177,49 @@ class AdapterFolder:
         if expected not in (None, now):
             raise GenerationConflict(f"{name}: generation {now} is loaded, and {expected} was expected")
 
-    def _fetch(self, version: _Version) -> None:
-        """Load a version that is waited for; on the pool's thread."""
+    def _read_next(self) -> None:
+        """Have the first version of the queue read, if there is room for it; the lock is held."""
+        if self._queue and not self._reading and not self._closed and self._memory.make_room(self._expected()):
+            self._reading = True
+            self._pool.submit(self._fetch, self._queue[0])
+
+    def _expected(self) -> int:
+        """Bytes that the first version of the queue is taken to need; one that never fits is read, and then refused."""
+        version = self._queue[0]
+        return min(version.nbytes, self._memory.most(version))
+
+    def _fetch(self, version: Version) -> None:
+        """Load the first version of the queue; on the pool's thread."""
         error, found = None, None
         try:
             found = self._read(version)
         except VeneerError as problem:
             error = problem
         with self._lock:
-            waiting, version.waiting, version.error = version.waiting, [], error
-            if found is not None:
-                version.digest, version.adapter = found
-                self._touch(version)
-                self._make_room()
+            self._reading = False
+            waiting = []
+            try:
+                done = found is None or self._keep(version, found)
+            except AdapterError as problem:
+                error, done = problem, True
+            if done:
+                self._queue.popleft()
+                waiting, version.waiting, version.error = version.waiting, [], error
+            self._read_next()
         for tell in waiting:
             tell()
 
-    def _read(self, version: _Version) -> tuple[bytes, LoadedAdapter]:
+    def _keep(self, version: Version, found: tuple[bytes, LoadedAdapter]) -> bool:
+        """Keep what was read. Returns False where it must be read again when there is more room.
+
+        Raises:
+            AdapterError: there never will be.
+        """
+        version.digest, adapter = found
+        wanted = bool(version.users)
+        return (not wanted and not version.current) or self._memory.put(version, adapter) or not wanted
+
+    def _read(self, version: Version) -> tuple[bytes, LoadedAdapter]:
         """Digest and content of a version's files. Raises AdapterError."""
         name = version.folder.name
         try:
@@ -147,41 +233,11 @@ class AdapterFolder:
             raise AdapterError(f"{name}: cannot be read: {error}") from error
         return before, adapter
 
-    def _touch(self, version: _Version) -> None:
-        self._used.pop(version, None)
-        self._used[version] = None
-
-    def _make_room(self) -> None:
-        current = set(self._current.values())
-        for version in list(self._used):
-            stale = version not in current
-            if not version.users and (stale or self._bytes() > self._budget):
-                self._drop(version)
-
-    def _drop(self, version: _Version) -> None:
-        self._used.pop(version, None)
-        version.adapter = None
-
-    def _bytes(self) -> int:
-        return sum(version.adapter.nbytes for version in self._used if version.adapter is not None)
-
-
-class _Version:
-    """An adapter as its files were when it was first loaded."""
-
-    def __init__(self, folder: Path, generation: int):
-        self.folder, self.generation = folder, generation
-        self.digest: bytes | None = None
-        self.adapter: LoadedAdapter | None = None
-        self.error: VeneerError | None = None
-        self.users = 0
-        self.waiting: list[Callable[[], None]] = []
-
 
 class Lease:
     """The right to use a version (`veneer.generation.runner.AdapterLease`)."""
 
-    def __init__(self, source: AdapterFolder, version: _Version):
+    def __init__(self, source: AdapterFolder, version: Version):
         self._source, self._version = source, version
         self._released = False
 
@@ -202,7 +258,12 @@ class Lease:
             self._source.release(self._version)
 
 
-def _names(folder: Path) -> list[str]:
+def adapter_names(folder: Path) -> list[str]:
+    """The names of the adapters in the folders below one folder, in order.
+
+    Raises:
+        ConfigError: there is no such folder, it holds no adapter, or a name cannot be one of a model.
+    """
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; --adapters takes a folder with a folder for each adapter")
     if (folder / CONFIG_FILE).is_file():

@@ -49,6 +49,10 @@ class Answers:
         """Ask the engine for one more answer; see `EngineThread.submit`."""
         self._handles.append(front.submit(request, on_event=self._listener(len(self._handles))))
 
+    def adapter_key(self, number: int) -> bytes | None:
+        """The version of the adapter that an answer comes from, known from its first event on; None is the base."""
+        return self._handles[number].adapter_key
+
     def cancel(self) -> None:
         """Ask the engine to end what has not ended, before its next step."""
         for handle in self._handles:

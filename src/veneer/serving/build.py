@@ -6,13 +6,19 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from hashlib import sha256
 
+import torch
+
+from veneer.adapters.origin import computes
 from veneer.assistant import Assistant, AssistantRequest, load_assistant
-from veneer.errors import ConfigError
-from veneer.events import Subscriber
+from veneer.errors import ConfigError, ModelError
+from veneer.events import Stage, Subscriber, broadcast
 from veneer.generation.build import build_engine
 from veneer.generation.engine_thread import EngineThread
+from veneer.hardware import resolve_dtype
 from veneer.io.checkpoint import model_name
+from veneer.io.digests import file_digest
 from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder
 from veneer.serving.grammar import Grammars
@@ -42,8 +48,13 @@ def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -
     )
     catalogue = None
     if request.adapters is not None:
-        loader = adapter_loader(assistant.model, base_files=assistant.files)
-        catalogue = AdapterFolder(request.adapters, loader, request.adapter_memory)
+        dtype = resolve_dtype(request.adapter_dtype, torch.device("cpu"))
+        loader = adapter_loader(assistant.model, base_files=assistant.files, dtype=dtype)
+        catalogue = AdapterFolder(request.adapters, loader, request.adapter_memory, request.pinned)
+        with Stage(
+            broadcast(subscribers), "loading pinned adapters", total=len(request.pinned), unit="adapters"
+        ) as stage:
+            catalogue.load_pinned(stage.advance)
     name = request.name or model_name(request.model)
     service = build_service(assistant, name, catalogue, cache_bytes=request.cache_memory)
     with ExitStack() as unfinished:
@@ -113,4 +124,18 @@ def build_service(
         metrics=Metrics(name, front.stats),
         limits=limits,
         created=int(time.time()),
+        base_digest=base_digest(assistant),
     )
+
+
+def base_digest(assistant: Assistant) -> str:
+    """Digest of what a base computes: of its files that say so, and of the dtype in which it is held.
+
+    Raises:
+        ModelError: a file cannot be read.
+    """
+    try:
+        found = sorted(f"{file.name} {file_digest(file)}" for file in assistant.files if computes(file.name))
+    except OSError as error:
+        raise ModelError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return sha256("\n".join([*found, str(assistant.model.dtype)]).encode()).hexdigest()

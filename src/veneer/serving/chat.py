@@ -16,7 +16,7 @@ from veneer.serving.errors import ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
 from veneer.serving.grammar import Grammar
 from veneer.serving.logprobs import chat_logprob
-from veneer.serving.openai_answers import chunks, head
+from veneer.serving.openai_answers import chunks, fingerprint, head
 from veneer.serving.prompts import read_messages
 from veneer.serving.sampling_fields import read_sampling
 from veneer.serving.service import Service
@@ -62,6 +62,7 @@ async def chat_completions(service: Service, request: Request) -> Response:
     for number, result in enumerate(results):
         usage.add(number, result.finished)
     choices = [_choice(service, asked, number, result) for number, result in enumerate(results)]
+    first |= fingerprint(service, [result.finished.adapter_key for result in results])
     return json_response({**first, "choices": choices, "usage": usage.content}, headers=headers)
 
 
@@ -153,10 +154,12 @@ def _logprobs(service: Service, found: Sequence[TokenLogprob]) -> dict[str, Any]
 async def _deltas(
     service: Service, asked: ChatRequest, usage: Usage, answers: Answers
 ) -> AsyncGenerator[dict[str, Any]]:
-    for number in range(len(asked.requests)):
-        yield {"index": number, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+    begun: set[int] = set()
     scanners = [CallScanner() for _ in asked.requests] if asked.tools.tools else []
     async for number, made in service.timed(answers.events()):
+        if number not in begun:
+            begun.add(number)
+            yield {"index": number, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
         if isinstance(made, TokenMade):
             text = scanners[number].push(made.text) if scanners else made.text
             if text or made.logprob is not None:

@@ -14,8 +14,8 @@ from veneer.serving.answers import Answers
 from veneer.serving.body import read_json
 from veneer.serving.errors import json_response
 from veneer.serving.fields import Fields, ignored_header
-from veneer.serving.logprobs import completion_logprobs, token_text
-from veneer.serving.openai_answers import chunks, head
+from veneer.serving.logprobs import TokenBytes, completion_logprobs, token_text
+from veneer.serving.openai_answers import chunks, fingerprint, head
 from veneer.serving.sampling_fields import read_sampling
 from veneer.serving.service import Service
 from veneer.serving.stream import EVENTS, StreamedResponse
@@ -64,7 +64,18 @@ async def completions(service: Service, request: Request) -> Response:
         usage.add(number, result.finished)
     if asked.drops_answer:
         usage.new_tokens = 0
-    choices = [_choice(service, asked, number, result) for number, result in enumerate(results)]
+    choices = [
+        completion_choice(
+            number,
+            asked.requests[number],
+            result,
+            service.grammars.token_bytes,
+            echo=asked.echo,
+            drops_answer=asked.drops_answer,
+        )
+        for number, result in enumerate(results)
+    ]
+    first |= fingerprint(service, [result.finished.adapter_key for result in results])
     return json_response({**first, "choices": choices, "usage": usage.content}, headers=headers)
 
 
@@ -125,24 +136,41 @@ async def _prompts(service: Service, fields: Fields) -> list[tuple[int, ...]]:
     return found
 
 
-def _choice(service: Service, asked: CompletionRequest, number: int, result: GenerationResult) -> dict[str, Any]:
-    request = asked.requests[number]
+def completion_choice(
+    number: int,
+    request: GenerationRequest,
+    result: GenerationResult,
+    token_bytes: TokenBytes,
+    *,
+    echo: bool = False,
+    drops_answer: bool = False,
+) -> dict[str, Any]:
+    """A whole answer as a choice of OpenAI's completions.
+
+    Args:
+        number: of the choice.
+        request: what was asked.
+        result: the answer.
+        token_bytes: the bytes of a token.
+        echo: whether the prompt stands before the answer.
+        drops_answer: whether the prompt alone was asked for.
+    """
     tokens, text = list(result.tokens), result.text
     found: list[TokenLogprob | None] = list(result.logprobs)
-    if asked.drops_answer:
+    if drops_answer:
         tokens, found, text = [], [], ""
-    if asked.echo:
-        prompt = token_text(b"".join(map(service.grammars.token_bytes, request.prompt)))
+    if echo:
+        prompt = token_text(b"".join(map(token_bytes, request.prompt)))
         text = prompt + text
         tokens, found = [*request.prompt, *tokens], [*result.prompt_logprobs, *found]
     logprobs = None
     if request.logprobs is not None:
-        logprobs = completion_logprobs(tokens, found, service.grammars.token_bytes)
+        logprobs = completion_logprobs(tokens, found, token_bytes)
     return {
         "index": number,
         "text": text,
         "logprobs": logprobs,
-        "finish_reason": "length" if asked.drops_answer else result.finished.reason.value,
+        "finish_reason": "length" if drops_answer else result.finished.reason.value,
     }
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from veneer.generation.request import GenerationRequest
 from veneer.serving.answers import Answers
 from veneer.serving.errors import ApiError
-from veneer.serving.service import FINGERPRINT, Service
+from veneer.serving.service import VERSION, Service
 from veneer.serving.stream import DONE, event
 from veneer.serving.usage import Usage
+
+DIGITS = 12
+"""Hexadecimal digits of a digest in a fingerprint."""
 
 
 def head(prefix: str, kind: str, model: str) -> dict[str, Any]:
@@ -28,8 +31,24 @@ def head(prefix: str, kind: str, model: str) -> dict[str, Any]:
         "object": kind,
         "created": int(time.time()),
         "model": model,
-        "system_fingerprint": FINGERPRINT,
     }
+
+
+def fingerprint(service: Service, keys: Iterable[bytes | None]) -> dict[str, str]:
+    """The field that says what answered; see `fingerprint_of`."""
+    return {"system_fingerprint": fingerprint_of(service.base_digest, keys)}
+
+
+def fingerprint_of(base_digest: str, keys: Iterable[bytes | None]) -> str:
+    """What answered: this version of veneer, the base by its digest, and the adapter by its own.
+
+    Args:
+        base_digest: `Service.base_digest`.
+        keys: `adapter_key` of the answers, None for the base. Where an adapter is loaded anew while a request's answers
+            are handed to the engine one after another, they may come from two versions, and both are named.
+    """
+    adapters = "+".join(dict.fromkeys(key.hex()[:DIGITS] for key in keys if key is not None))
+    return "-".join(filter(None, (f"veneer-{VERSION}", base_digest[:DIGITS], adapters)))
 
 
 async def chunks(
@@ -52,9 +71,11 @@ async def chunks(
     try:
         async with service.answers(requests) as answers:
             async for choice in choices(answers):
-                yield event({**first, "choices": [choice], **more})
+                own = fingerprint(service, [answers.adapter_key(choice["index"])])
+                yield event({**first, **own, "choices": [choice], **more})
         if usage is not None:
-            yield event({**first, "choices": [], "usage": usage.content})
+            own = fingerprint(service, [answers.adapter_key(number) for number in range(len(requests))])
+            yield event({**first, **own, "choices": [], "usage": usage.content})
         yield DONE
     except ApiError as error:
         yield event(service.failed(error))

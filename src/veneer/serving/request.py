@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from veneer.config import ComputeSection
-from veneer.enums import Method
+from veneer.enums import Dtype, Method
 
 PORT = 8000
 
@@ -33,6 +33,10 @@ class ServeRequest:
     """Origins of web pages of other sites that may call it."""
     adapter_memory: int = 10**9
     """Bytes that adapters may take in memory."""
+    adapter_dtype: Dtype = Dtype.FLOAT32
+    """FLOAT32 or BFLOAT16, in which the factors of adapters are held."""
+    pinned: tuple[str, ...] = ()
+    """Names of adapters that are loaded at the start and stay in memory."""
     cache_memory: int = 10**9
     """Bytes that keys and values may take."""
     method: Method | None = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from veneer.config import ComputeSection
-from veneer.enums import Method, choice
+from veneer.enums import Dtype, Method, choice
 from veneer.errors import ConfigError, Interrupted
 from veneer.events import Subscriber
 from veneer.serving.request import PORT, ServeRequest, Serving
@@ -36,6 +36,8 @@ def serve(
     allowed_hosts: Sequence[str] = (),
     allowed_origins: Sequence[str] = (),
     adapter_memory: int = 10**9,
+    adapter_dtype: Dtype | str = Dtype.FLOAT32,
+    pinned: Sequence[str] = (),
     cache_memory: int = 10**9,
     method: Method | str | None = None,
     compute: ComputeSection | None = None,
@@ -56,6 +58,8 @@ def serve(
         allowed_hosts: names that the server is called by, besides `localhost` and addresses.
         allowed_origins: origins of web pages of other sites that may call it.
         adapter_memory: bytes that adapters may take in memory.
+        adapter_dtype: FLOAT32 or BFLOAT16, in which the factors of adapters are held.
+        pinned: names of adapters that are loaded at the start and stay in memory.
         cache_memory: bytes that keys and values may take.
         method: how the base is held: QLORA quantised, else in the compute dtype.
         compute: device and dtype.
@@ -78,6 +82,8 @@ def serve(
         allowed_hosts=tuple(allowed_hosts),
         allowed_origins=tuple(allowed_origins),
         adapter_memory=adapter_memory,
+        adapter_dtype=choice(Dtype, adapter_dtype, "adapter_dtype"),
+        pinned=tuple(pinned),
         cache_memory=cache_memory,
         method=None if method is None else choice(Method, method, "method"),
         compute=compute or ComputeSection(),

@@ -26,7 +26,6 @@ from veneer.serving.prompts import PromptEncoder
 T = TypeVar("T")
 
 VERSION = version("veneer")
-FINGERPRINT = f"veneer-{VERSION}"
 RETRY_SECONDS = 1
 
 
@@ -45,6 +44,8 @@ class Service:
     limits: ServerLimits = field(default_factory=ServerLimits)
     created: int = 0
     """When the server was started, in seconds since 1970."""
+    base_digest: str = ""
+    """Digest of the base: of its files, and of the dtype in which it is held."""
     draining: bool = False
     """Whether the server is about to stop, and takes no further requests."""
     _under_way: int = 0

@@ -1,0 +1,1 @@
+"""`veneer serve --selfcheck`: whether answers mix, on the user's own model and adapters."""

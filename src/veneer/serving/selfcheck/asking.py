@@ -1,0 +1,151 @@
+"""Asking a running server many questions at once, while its adapters are exchanged, and keeping what it answers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from veneer.errors import ModelError
+from veneer.serving.models import AdapterCatalogue
+from veneer.serving.selfcheck.comparison import streamed_answer, whole_answer
+from veneer.serving.selfcheck.questions import CheckQuestion
+from veneer.serving.selfcheck.versions import AdapterVersions
+from veneer.serving.server import HttpServer
+from veneer.strict_json import to_text
+
+CLIENTS = 24
+"""Questions that are asked at a time."""
+RELOAD_EVERY = 25
+"""Questions from one reload to the next."""
+SECONDS = 600.0
+"""How long a client waits for the server's next word."""
+EXCHANGED = ("changed since it was loaded", "changed while they were read")
+"""What the server says of an adapter whose files were exchanged, until it has loaded it anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a question got."""
+
+    question: CheckQuestion
+    content: dict[str, Any] | None
+    """The answer (`whole_answer`); None where there is none."""
+    fingerprint: str = ""
+    """What the server says has answered."""
+    possible: tuple[str, ...] = ()
+    """Digests of the versions of the adapter that may have answered."""
+    left: bool = False
+    """Whether the client went before the answer was there."""
+    error: str | None = None
+    """Why there is no answer."""
+
+    @property
+    def exchanged(self) -> bool:
+        """Whether it was refused because the adapter's files had been exchanged: the server's right answer then."""
+        return self.error is not None and any(reason in self.error for reason in EXCHANGED)
+
+
+class Reloads:
+    """Exchanges adapters under their names while questions are asked.
+
+    Args:
+        versions: the adapters' files.
+        catalogue: the server's, which loads them anew.
+        names: of adapters, none of which is exchanged twice at a time.
+        seed: of the order.
+    """
+
+    def __init__(self, versions: AdapterVersions, catalogue: AdapterCatalogue, names: Sequence[str], seed: int):
+        self._versions, self._catalogue, self._names = versions, catalogue, names
+        self._source, self._lock = random.Random(seed), threading.Lock()
+        self.count = 0
+
+    def reload(self) -> None:
+        """Exchange an adapter, and have the server load it. Raises AdapterError, OutputError."""
+        with self._lock:
+            name = self._source.choice(self._names)
+            self._versions.exchange(name)
+            self._catalogue.load(name, None)
+            self._versions.loaded(name)
+            self.count += 1
+
+
+def ask_all(
+    server: HttpServer,
+    base: str,
+    questions: Sequence[CheckQuestion],
+    versions: AdapterVersions | None,
+    reloads: Reloads | None,
+    on_answer: Callable[[], None],
+) -> list[Answer]:
+    """Ask all questions, `CLIENTS` at a time, and reload an adapter with every `RELOAD_EVERY`th.
+
+    Args:
+        server: serves.
+        base: the base's name.
+        questions: in the order in which they are asked.
+        versions: the adapters' files, where there are adapters.
+        reloads: exchanges adapters; None leaves all as they are.
+        on_answer: called once for each question, on any thread.
+
+    Raises:
+        ModelError: the server cannot be reached any more.
+        AdapterError, OutputError: an adapter cannot be exchanged.
+    """
+
+    def one(question: CheckQuestion) -> Answer:
+        if reloads is not None and question.number % RELOAD_EVERY == RELOAD_EVERY - 1:
+            reloads.reload()
+        found = _ask(server, base, question, versions)
+        on_answer()
+        return found
+
+    with ThreadPoolExecutor(CLIENTS, thread_name_prefix="veneer-client") as clients:
+        return list(clients.map(one, questions))
+
+
+def _ask(server: HttpServer, base: str, question: CheckQuestion, versions: AdapterVersions | None) -> Answer:
+    adapter = question.adapter
+    named = versions if adapter is not None else None
+    mark = 0 if named is None or adapter is None else named.now(adapter)
+    body = to_text(question.body(adapter or base)).encode()
+    try:
+        with closing(http.client.HTTPConnection(server.host, server.port, timeout=SECONDS)) as connection:
+            connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+            if question.leaves and not question.stream:
+                return Answer(question, None, left=True)
+            response = connection.getresponse()
+            if question.leaves:
+                response.readline()
+                return Answer(question, None, left=True)
+            status, data = response.status, response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise ModelError(f"the server does not answer question {question.number}: {error}") from error
+    content, fingerprint, problem = _read(data, stream=question.stream and status == 200)
+    possible = () if named is None or adapter is None else tuple(named.possible(adapter, mark))
+    return Answer(question, content, fingerprint, possible, error=problem)
+
+
+def _read(data: bytes, *, stream: bool) -> tuple[dict[str, Any] | None, str, str | None]:
+    """The answer, what the server says has answered, and why there is none."""
+    pieces = list(_events(data)) if stream else [json.loads(data)]
+    errors = [str(piece["error"]["message"]) for piece in pieces if "error" in piece]
+    if errors:
+        return None, "", errors[0]
+    fingerprints = {str(piece["system_fingerprint"]) for piece in pieces}
+    choices = [choice for piece in pieces for choice in piece["choices"]]
+    content = streamed_answer(choices) if stream else whole_answer(choices[0])
+    return content, " and ".join(sorted(fingerprints)), None
+
+
+def _events(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data.split(b"\n\n"):
+        if line.startswith(b"data: {"):
+            yield json.loads(line.removeprefix(b"data: "))

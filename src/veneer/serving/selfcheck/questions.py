@@ -1,0 +1,111 @@
+"""The questions of a self-check: drawn at random, with beginnings that many of them share under different adapters.
+
+Prompts are tokens drawn from the vocabulary: nothing of the user's is needed, and a mixed answer shows at once, because
+no two prompts are alike behind their beginnings.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from veneer.generation.request import GenerationRequest
+from veneer.generation.sampling import Sampling
+
+BEGINNINGS = (0, 17, 32, 53)
+"""Lengths of the beginnings: none; some blocks of 16 tokens, with and without a part of another."""
+MOST_REST, MOST_NEW = 9, 8
+"""Most tokens of a prompt behind its beginning, and of an answer."""
+CAPACITY = max(BEGINNINGS) + MOST_REST + MOST_NEW
+"""Most tokens that a sequence comes to."""
+TOP = 2
+"""Alternatives whose log-probabilities are compared with each token's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckQuestion:
+    """One request."""
+
+    number: int
+    prompt: tuple[int, ...]
+    beginning: int
+    """Which of the beginnings it has."""
+    adapter: str | None
+    max_tokens: int
+    temperature: float
+    seed: int
+    presence_penalty: float
+    echo: bool
+    stream: bool
+    leaves: bool
+    """Whether the client goes before its answer is there."""
+
+    def body(self, model: str) -> dict[str, Any]:
+        """The question as a body of POST /v1/completions.
+
+        Args:
+            model: the name of the adapter or the base.
+        """
+        return {
+            "model": model,
+            "prompt": list(self.prompt),
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "presence_penalty": self.presence_penalty,
+            "logprobs": TOP,
+            "echo": self.echo,
+            "stream": self.stream,
+        }
+
+    def request(self) -> GenerationRequest:
+        """The question as the engine takes it; the adapter is called as here."""
+        return GenerationRequest(
+            prompt=self.prompt,
+            sampling=Sampling(
+                max_new_tokens=self.max_tokens,
+                temperature=self.temperature,
+                seed=self.seed,
+                presence_penalty=self.presence_penalty,
+            ),
+            adapter=self.adapter,
+            logprobs=TOP,
+            prompt_logprobs=TOP if self.echo else None,
+        )
+
+
+def draw_questions(count: int, adapters: Sequence[str], vocab_size: int, seed: int) -> list[CheckQuestion]:
+    """Questions in the order in which they are asked.
+
+    Args:
+        count: how many.
+        adapters: names of adapters; the base is asked as often as two of them.
+        vocab_size: tokens of the model.
+        seed: of the draws.
+    """
+    source = random.Random(seed)
+    beginnings = [tuple(source.randrange(vocab_size) for _ in range(length)) for length in BEGINNINGS]
+    names: list[str | None] = [None, None, *adapters]
+    questions = []
+    for number in range(count):
+        beginning = source.randrange(len(beginnings))
+        rest = tuple(source.randrange(vocab_size) for _ in range(source.randint(1, MOST_REST)))
+        echo = source.random() < 0.2
+        questions.append(
+            CheckQuestion(
+                number=number,
+                prompt=beginnings[beginning] + rest,
+                beginning=beginning,
+                adapter=source.choice(names),
+                max_tokens=source.randint(1, MOST_NEW),
+                temperature=source.choice((0.0, 0.0, 1.1)),
+                seed=source.randrange(5),
+                presence_penalty=source.choice((0.0, 0.5)),
+                echo=echo,
+                stream=not echo and source.random() < 0.5,
+                leaves=source.random() < 0.03,
+            )
+        )
+    return questions

@@ -1,0 +1,326 @@
+"""The self-check as a whole: a server of the user's model and adapters is asked many questions at once, and every
+answer is compared with the one of a cold server.
+
+The server is the one that `veneer serve` starts, with little memory: adapters must leave it for others, and answers
+must give up their places in the cache. What an answer is compared with follows from what the server says has answered
+(`system_fingerprint`), which must be a version of the adapter that was asked for, and no older one than was loaded when
+the question was asked.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from veneer.assistant import Assistant, AssistantRequest, load_assistant
+from veneer.errors import AdapterError, ConfigError, listing
+from veneer.events import Stage, Subscriber, broadcast
+from veneer.generation.runner import LoadedAdapter
+from veneer.hardware import resolve_dtype
+from veneer.io.checkpoint import model_name
+from veneer.native.library import choice as kernel_choice
+from veneer.serving.adapter_loading import Loader, adapter_loader, content_digest
+from veneer.serving.adapters import AdapterFolder, adapter_names
+from veneer.serving.build import build_service
+from veneer.serving.grammar import Grammars
+from veneer.serving.guard import Access
+from veneer.serving.limits import ServerLimits
+from veneer.serving.openai_answers import fingerprint_of
+from veneer.serving.request import ServeRequest
+from veneer.serving.selfcheck.asking import CLIENTS, Answer, Reloads, ask_all
+from veneer.serving.selfcheck.certificate import (
+    MOST_DIFFERENCES,
+    CheckedAdapter,
+    Counts,
+    Difference,
+    IsolationCertificate,
+)
+from veneer.serving.selfcheck.cold import cold_answer
+from veneer.serving.selfcheck.comparison import TOLERANCE, Exactness, compare
+from veneer.serving.selfcheck.questions import CAPACITY, CheckQuestion, draw_questions
+from veneer.serving.selfcheck.versions import AdapterVersions
+from veneer.serving.server import HttpServer
+
+MOST_ADAPTERS = 50
+"""Adapters that are checked of a larger folder, spread over its names."""
+MOST_RELOADED = 8
+"""Adapters that are exchanged under their names; a second version of each is written meanwhile."""
+RUNNING = 6
+"""Answers whose keys and values fit into the check's cache at a time."""
+
+
+@dataclass(slots=True)
+class _Chosen:
+    """The adapters of the check."""
+
+    checked: list[CheckedAdapter] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        return [one.name for one in self.checked]
+
+    @property
+    def budget(self) -> int:
+        """Bytes of adapters in memory: a third of all, so that they must leave it, and room for any two."""
+        sizes = [one.nbytes for one in self.checked]
+        return max(2 * max(sizes, default=0), sum(sizes) // 3)
+
+
+def selfcheck(
+    request: ServeRequest, *, questions: int = 1000, seed: int = 0, subscribers: Sequence[Subscriber] = ()
+) -> IsolationCertificate:
+    """Find out whether answers mix.
+
+    Args:
+        request: the server that is checked: its model, its adapters, and how they are held.
+        questions: how many are asked.
+        seed: of the questions.
+        subscribers: called with every event.
+
+    Raises:
+        ModelError, AdapterError, ConfigError: whatever cannot be used.
+    """
+    begun = time.monotonic()
+    assistant = load_assistant(
+        AssistantRequest(model=request.model, method=request.method, compute=request.compute), subscribers=subscribers
+    )
+    exactness = _exactness(assistant, None)
+    if exactness is None:
+        raise ConfigError(
+            f"{request.model}: torch computes this model here, and its products in {assistant.model.dtype} round by "
+            "the number of rows; check it with --dtype float32"
+        )
+    dtype = resolve_dtype(request.adapter_dtype, torch.device("cpu"))
+    loader = adapter_loader(assistant.model, base_files=assistant.files, dtype=dtype)
+    chosen = _Chosen() if request.adapters is None else _choose(assistant, request.adapters, loader, subscribers)
+    drawn = draw_questions(questions, chosen.names, assistant.model.spec.vocab_size, seed)
+    with TemporaryDirectory(prefix="veneer-selfcheck-") as scratch:
+        versions = None
+        if request.adapters is not None:
+            versions = AdapterVersions(request.adapters, chosen.names, Path(scratch))
+        asked = _ask(assistant, request, chosen, versions, loader, drawn, seed, subscribers)
+        folders = {} if versions is None else versions.folders
+        compared = _compare(assistant, asked, folders, loader, subscribers)
+    settings = {
+        "questions": questions,
+        "seed": seed,
+        "clients": CLIENTS,
+        "method": None if request.method is None else request.method.value,
+        "dtype": str(assistant.model.dtype),
+        "adapter_dtype": str(dtype),
+        "adapter_memory": chosen.budget,
+        "cache_memory": _cache_bytes(assistant),
+    }
+    return IsolationCertificate(
+        model=request.model,
+        base_digest=asked.base_digest,
+        settings=settings,
+        machine={"veneer": version("veneer"), "torch": torch.__version__, "kernels": kernel_choice().variant or "none"},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=time.monotonic() - begun,
+        adapters=tuple(chosen.checked),
+        left_out=chosen.left_out,
+        counts=Counts(
+            asked=questions,
+            bitwise=compared.bitwise,
+            rounded=compared.rounded,
+            left=sum(answer.left for answer in asked.answers),
+            refused=sum(answer.exchanged for answer in asked.answers),
+            base_after_adapter=_base_after_adapter(drawn),
+            reloads=asked.reloads,
+            evictions=asked.evictions,
+            preemptions=asked.preemptions,
+            shared_tokens=asked.shared_tokens,
+        ),
+        tolerance=TOLERANCE,
+        largest_difference=compared.largest,
+        different=compared.different,
+        differences=tuple(compared.differences),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Asked:
+    """All answers, and what happened meanwhile."""
+
+    answers: list[Answer]
+    base_digest: str
+    reloads: int
+    evictions: int
+    preemptions: int
+    shared_tokens: int
+
+
+@dataclass(slots=True)
+class _Compared:
+    bitwise: int = 0
+    rounded: int = 0
+    largest: float = 0.0
+    different: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    def add(self, difference: Difference) -> None:
+        self.different += 1
+        if len(self.differences) < MOST_DIFFERENCES:
+            self.differences.append(difference)
+
+
+def _choose(assistant: Assistant, folder: Path, loader: Loader, subscribers: Sequence[Subscriber]) -> _Chosen:
+    """The adapters that are checked; each is loaded once. Raises AdapterError where none can be used."""
+    names, chosen = adapter_names(folder), _Chosen()
+    spread = [names[place * len(names) // MOST_ADAPTERS] for place in range(MOST_ADAPTERS)]
+    with Stage(broadcast(subscribers), "reading adapters", total=len(set(spread)), unit="adapters") as stage:
+        for name in dict.fromkeys(spread):
+            try:
+                loaded = loader(folder / name)
+                digest = content_digest(folder / name).hex()
+            except (AdapterError, OSError) as error:
+                chosen.left_out[name] = str(error)
+            else:
+                exactness = _exactness(assistant, loaded)
+                if exactness is None:
+                    chosen.left_out[name] = "torch computes it, whose products in bfloat16 round by the number of rows"
+                else:
+                    chosen.checked.append(
+                        CheckedAdapter(name=name, digest=digest, nbytes=loaded.nbytes, exactness=exactness)
+                    )
+            stage.advance(item=name)
+    if not chosen.checked:
+        problems = [f"{name}: {reason}" for name, reason in chosen.left_out.items()]
+        raise AdapterError(f"{folder}: no adapter can be checked:\n{listing(problems)}")
+    return chosen
+
+
+def _exactness(assistant: Assistant, adapter: LoadedAdapter | None) -> Exactness | None:
+    """How answers under an adapter, or of the base, are compared; None is not at all."""
+    compiled = assistant.model.compiled_step(1) is not None
+    if compiled and (adapter is None or adapter.factors is not None):
+        return Exactness.BITWISE
+    return Exactness.ROUNDED if assistant.model.dtype is torch.float32 else None
+
+
+def _cache_bytes(assistant: Assistant) -> int:
+    return assistant.model.row_bytes(RUNNING * CAPACITY)
+
+
+def _ask(
+    assistant: Assistant,
+    request: ServeRequest,
+    chosen: _Chosen,
+    versions: AdapterVersions | None,
+    loader: Loader,
+    questions: Sequence[CheckQuestion],
+    seed: int,
+    subscribers: Sequence[Subscriber],
+) -> _Asked:
+    base = request.name or model_name(request.model)
+    with ExitStack() as ends:
+        catalogue = reloads = None
+        if versions is not None:
+            catalogue = ends.enter_context(closing(AdapterFolder(versions.folder, loader, chosen.budget)))
+            reloads = Reloads(versions, catalogue, chosen.names[:MOST_RELOADED], seed)
+        service = build_service(assistant, base, catalogue, cache_bytes=_cache_bytes(assistant))
+        server = ends.enter_context(HttpServer(service, Access()))
+        title = f"asking {CLIENTS} questions at a time"
+        stage = ends.enter_context(Stage(broadcast(subscribers), title, total=len(questions), unit="questions"))
+        if catalogue is not None:
+            # A version is what its files held when it was first read: before anything is exchanged.
+            for name in chosen.names[:MOST_RELOADED]:
+                catalogue.load(name, None)
+        answers = ask_all(server, base, questions, versions, reloads, stage.advance)
+        stats = service.front.stats()
+        return _Asked(
+            answers=answers,
+            base_digest=service.base_digest,
+            reloads=0 if reloads is None else reloads.count,
+            evictions=0 if catalogue is None else catalogue.evictions,
+            preemptions=stats.preemptions,
+            shared_tokens=stats.shared_tokens,
+        )
+
+
+def _compare(
+    assistant: Assistant,
+    asked: _Asked,
+    folders: Mapping[str, Path],
+    loader: Loader,
+    subscribers: Sequence[Subscriber],
+) -> _Compared:
+    """Compare all answers with a cold server's; those of a version one after another, so that it is read once."""
+    found = _Compared()
+    by_version: dict[str | None, list[Answer]] = defaultdict(list)
+    for answer in asked.answers:
+        if answer.error is not None and not answer.exchanged:
+            found.add(_difference(answer, answer.error))
+        elif answer.content is not None:
+            digest, problem = _version_of(answer, asked.base_digest)
+            if problem is not None:
+                found.add(_difference(answer, problem))
+            else:
+                by_version[digest].append(answer)
+    spec = assistant.model.spec
+    tokens = Grammars(assistant.tokenizer, spec.vocab_size, assistant.stop_ids, ServerLimits().schema_bytes)
+    total = sum(map(len, by_version.values()))
+    with Stage(broadcast(subscribers), "answering them one by one", total=total, unit="questions") as stage:
+        for digest, answers in by_version.items():
+            adapter = None if digest is None else loader(folders[digest])
+            exactness = _exactness(assistant, adapter)
+            assert exactness is not None
+            for answer in answers:
+                expected = cold_answer(assistant, adapter, answer.question, tokens.token_bytes)
+                _add(found, answer, expected, exactness)
+                stage.advance()
+    return found
+
+
+def _add(found: _Compared, answer: Answer, expected: Mapping[str, object], exactness: Exactness) -> None:
+    assert answer.content is not None
+    result = compare(answer.content, expected, exactness)
+    found.largest = max(found.largest, result.largest)
+    found.bitwise += exactness is Exactness.BITWISE
+    found.rounded += exactness is Exactness.ROUNDED
+    if result.problem is not None:
+        found.add(_difference(answer, result.problem, expected))
+
+
+def _difference(answer: Answer, problem: str, expected: Mapping[str, object] | None = None) -> Difference:
+    question = answer.question
+    return Difference(
+        question=question.number,
+        adapter=question.adapter,
+        problem=problem,
+        found=answer.content,
+        expected=None if expected is None else dict(expected),
+    )
+
+
+def _version_of(answer: Answer, base_digest: str) -> tuple[str | None, str | None]:
+    """The digest of the version that answered (None is the base), and what is wrong with that."""
+    possible: list[str | None] = [None] if answer.question.adapter is None else [*answer.possible]
+    for digest in possible:
+        keys = [] if digest is None else [bytes.fromhex(digest)]
+        if answer.fingerprint == fingerprint_of(base_digest, keys):
+            return digest, None
+    return None, f"answered by {answer.fingerprint}, which is no version that was loaded under its name then"
+
+
+def _base_after_adapter(questions: Sequence[CheckQuestion]) -> int:
+    """Questions to the base whose beginning was asked under an adapter before."""
+    seen: set[int] = set()
+    count = 0
+    for question in questions:
+        if question.adapter is not None:
+            seen.add(question.beginning)
+        else:
+            count += bool(question.beginning and question.beginning in seen)
+    return count
