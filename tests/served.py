@@ -18,9 +18,9 @@ from veneer.errors import AdapterError, VeneerError
 from veneer.generation.runner import AdapterLease, LoadedAdapter
 from veneer.model.language import LanguageModel
 from veneer.serving.build import build_service
+from veneer.serving.catalogue import AdapterVersion, GenerationConflict
 from veneer.serving.guard import Access
 from veneer.serving.limits import ServerLimits
-from veneer.serving.models import AdapterVersion, GenerationConflict
 from veneer.serving.server import HttpServer
 from veneer.serving.service import Service
 

@@ -26,8 +26,8 @@ from veneer.model.decoder import CausalLM
 from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder
 from veneer.serving.build import build_service
+from veneer.serving.catalogue import GenerationConflict
 from veneer.serving.guard import Access
-from veneer.serving.models import GenerationConflict
 from veneer.serving.server import HttpServer
 
 NAMES = ("red", "green", "blue")

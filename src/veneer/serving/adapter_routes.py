@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from veneer.errors import AdapterError
 from veneer.serving.body import read_json
+from veneer.serving.catalogue import AdapterCatalogue, GenerationConflict
 from veneer.serving.errors import ApiError, json_response
 from veneer.serving.fields import Fields, ignored_header
-from veneer.serving.models import AdapterCatalogue, GenerationConflict
 from veneer.serving.service import Service
 
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"

@@ -22,13 +22,13 @@ from veneer.errors import AdapterError, ConfigError, VeneerError, listing, neare
 from veneer.generation.runner import LoadedAdapter
 from veneer.serving.adapter_loading import Loader, content_digest
 from veneer.serving.adapter_memory import AdapterMemory, Version
-from veneer.serving.models import AdapterVersion, GenerationConflict
+from veneer.serving.catalogue import AdapterVersion, GenerationConflict
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class AdapterFolder:
-    """The adapters in the folders below one folder (`veneer.serving.models.AdapterCatalogue`).
+    """The adapters in the folders below one folder (`veneer.serving.catalogue.AdapterCatalogue`).
 
     Args:
         folder: has a folder for each adapter, whose name is the adapter's.

@@ -21,12 +21,13 @@ from veneer.io.checkpoint import model_name
 from veneer.io.digests import file_digest
 from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder
+from veneer.serving.catalogue import AdapterCatalogue
 from veneer.serving.grammar import Grammars
 from veneer.serving.guard import Access
 from veneer.serving.keys import read_keys
 from veneer.serving.limits import ServerLimits
 from veneer.serving.metrics import Metrics
-from veneer.serving.models import AdapterCatalogue, ModelNames
+from veneer.serving.models import ModelNames
 from veneer.serving.prompts import PromptEncoder
 from veneer.serving.request import ServeRequest
 from veneer.serving.server import HttpServer, check_host

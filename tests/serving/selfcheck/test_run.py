@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,9 @@ from veneer.generation import scheduler
 from veneer.model.decoder import CausalLM
 from veneer.native.library import kernels
 from veneer.serving.adapters import AdapterFolder
+from veneer.serving.catalogue import AdapterVersion
 from veneer.serving.request import ServeRequest
+from veneer.serving.selfcheck import asking
 from veneer.serving.selfcheck.certificate import AnswersMixed, IsolationCertificate
 from veneer.serving.selfcheck.run import selfcheck
 
@@ -92,18 +94,20 @@ def test_a_cache_that_forgets_the_adapter_is_found(
 def test_a_server_that_gives_the_old_version_after_a_reload_is_found(
     tiny_model: Path, adapters: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own: Callable[..., object] = AdapterFolder.load
+    own = AdapterFolder.load
+    loaded: set[str] = set()
 
-    def stale(self: AdapterFolder, name: str, expected: int | None) -> object:
-        held = self._current[name]
-        found = own(self, name, expected)
-        self._current[name] = held
-        return found
+    def stale(self: AdapterFolder, name: str, expected: int | None) -> AdapterVersion:
+        first = name not in loaded
+        loaded.add(name)
+        return own(self, name, expected) if first else AdapterVersion(name, 2)
 
     monkeypatch.setattr(AdapterFolder, "load", stale)
+    monkeypatch.setattr(asking, "RELOAD_EVERY", 10)
     certificate = run(tiny_model, adapters, 60)
     assert not certificate.held
-    assert any("no version that was loaded" in one.problem for one in certificate.differences)
+    problems = ("no version that was loaded", "changed since it was loaded")
+    assert all(any(problem in one.problem for problem in problems) for one in certificate.differences)
 
 
 @compiled

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from veneer.errors import ModelError
-from veneer.serving.models import AdapterCatalogue
+from veneer.serving.catalogue import AdapterCatalogue
 from veneer.serving.selfcheck.comparison import streamed_answer, whole_answer
 from veneer.serving.selfcheck.questions import CheckQuestion
 from veneer.serving.selfcheck.versions import AdapterVersions
@@ -48,8 +48,9 @@ class Answer:
 
     @property
     def exchanged(self) -> bool:
-        """Whether it was refused because the adapter's files had been exchanged: the server's right answer then."""
-        return self.error is not None and any(reason in self.error for reason in EXCHANGED)
+        """Whether it was refused because the adapter's files were exchanged meanwhile: the right answer then."""
+        meanwhile = len(self.possible) > 1
+        return meanwhile and self.error is not None and any(reason in self.error for reason in EXCHANGED)
 
 
 class Reloads:
