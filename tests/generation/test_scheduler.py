@@ -22,11 +22,17 @@ LIMITS = {"sequences": 5, "prompt_tokens": 7, "block_tokens": SIZE}
 
 
 class FakeModel:
-    """A cache as tokens by block: what a token sees must be the beginning of its own sequence."""
+    """A cache as tokens by block: what a token sees must be the beginning of its own sequence, prompt as prompt and
+    answer as answer where these differ."""
 
     def __init__(self, scheduler: Scheduler):
         self.scheduler = scheduler
-        self.cache: dict[tuple[int, int, int], tuple[bytes | None, int]] = {}
+        self.cache: dict[tuple[int, int, int], tuple[bytes | None, int, bool]] = {}
+
+    def computed_as(self, sequence: Sequence, place: int) -> tuple[bytes | None, int, bool]:
+        """What a token's keys and values depend on."""
+        answered = self.scheduler.prompts_apart and place >= sequence.prompt_tokens
+        return sequence.root, sequence.tokens[place], answered
 
     def step(self) -> list[Work]:
         """Plan and compute a step, and make the next token of every sequence that has none pending."""
@@ -53,7 +59,7 @@ class FakeModel:
             for place in range(work.start, work.start + work.count):
                 number = sequence.tables[group][place // size]
                 assert number != DROPPED
-                self.cache[group, number, place % size] = sequence.root, sequence.tokens[place]
+                self.cache[group, number, place % size] = self.computed_as(sequence, place)
 
     def read(self, work: Work, size: int) -> None:
         """Every token that is seen is there, and is the sequence's own."""
@@ -64,7 +70,7 @@ class FakeModel:
                 for seen in range(oldest, place + 1):
                     number = sequence.tables[group][seen // size]
                     assert number != DROPPED
-                    assert self.cache[group, number, seen % size] == (sequence.root, sequence.tokens[seen])
+                    assert self.cache[group, number, seen % size] == self.computed_as(sequence, seen)
 
 
 def sequence_of(number: int, adapter: str, prompt: list[int], most: int, **changes: object) -> Sequence:
@@ -85,7 +91,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pool = BlockPool(GROUPS, BUDGET)
-        self.scheduler = Scheduler(self.pool, Limits(**LIMITS))  # type: ignore[arg-type]
+        self.scheduler = Scheduler(self.pool, Limits(**LIMITS), prompts_apart=True)  # type: ignore[arg-type]
         self.model = FakeModel(self.scheduler)
         self.there: dict[int, Sequence] = {}
         self.numbers = 0
@@ -171,8 +177,9 @@ def run_until_idle(scheduler: Scheduler, model: FakeModel, there: dict[int, Sequ
     return ended
 
 
-def make(limits: dict[str, int], budget: int = 10**6) -> tuple[Scheduler, FakeModel]:
-    scheduler = Scheduler(BlockPool((BlockGroup(8, None),), budget), Limits(**limits))  # type: ignore[arg-type]
+def make(limits: dict[str, int], budget: int = 10**6, *, prompts_apart: bool = False) -> tuple[Scheduler, FakeModel]:
+    pool = BlockPool((BlockGroup(8, None),), budget)
+    scheduler = Scheduler(pool, Limits(**limits), prompts_apart=prompts_apart)  # type: ignore[arg-type]
     return scheduler, FakeModel(scheduler)
 
 
@@ -253,6 +260,27 @@ def test_beginnings_are_shared_under_one_adapter_alone() -> None:
         assert one.cached_tokens == (20 if number in (1, 3) else 0)
         scheduler.remove(one)
     assert (scheduler.asked_tokens, scheduler.shared_tokens) == (84, 40)
+
+
+@pytest.mark.parametrize(("apart", "shared"), [(False, 28), (True, 20)])
+def test_an_answer_is_shared_as_a_prompt_only_where_its_bits_are_the_same(apart: bool, shared: int) -> None:
+    """The second turn's prompt holds the first one's answer, which is computed again where kernels differ."""
+    scheduler, model = make({"sequences": 4, "prompt_tokens": 64, "block_tokens": 4}, prompts_apart=apart)
+    first = sequence_of(0, "a", list(range(21)), 9)
+    scheduler.add(first)
+    while len(first.tokens) < first.capacity:
+        model.step()
+    text = list(first.tokens)
+    scheduler.remove(first)
+    again = sequence_of(1, "a", text, 2)
+    scheduler.add(again)
+    model.step()
+    assert again.cached_tokens == shared
+    scheduler.remove(again)
+    once_more = sequence_of(2, "a", text[:21], 9)
+    scheduler.add(once_more)
+    model.step()
+    assert once_more.cached_tokens == 20
 
 
 def test_adapters_stand_together() -> None:

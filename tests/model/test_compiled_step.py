@@ -53,6 +53,8 @@ def steps_of(model: CausalLM, texts: list[list[int]], lengths: list[int]) -> Ten
     shapes = [group.block_shape(model.spec, BLOCK) for group in layer_groups(model.spec)]
     cache = [[torch.empty(shape, dtype=model.dtype) for _ in range(room * len(texts))] for shape in shapes]
 
+    prompts = [(0, length) for length in lengths]
+
     def run(parts: list[tuple[int, int]]) -> Tensor:
         """The logits of the last token of each text's part [start, stop)."""
         tables = []
@@ -69,10 +71,11 @@ def steps_of(model: CausalLM, texts: list[list[int]], lengths: list[int]) -> Ten
                 blocks=CacheBlocks(dtype=model.dtype, block_tokens=BLOCK, addresses=tables),
                 segments=(),
                 wanted=torch.tensor([len(span) for span in spans]).cumsum(0) - 1,
+                first_prompt=0 if parts == prompts else len(texts),
             )
         )
 
-    found = [run([(0, length) for length in lengths])]
+    found = [run(prompts)]
     found += [run([(length + made, length + made + 1) for length in lengths]) for made in range(STEPS)]
     return torch.stack(found)
 

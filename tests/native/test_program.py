@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from tiny_models import largest_difference
 from veneer.native.factors import LayerFactors, StepFactors
+from veneer.native.functions import Kernels
 from veneer.native.library import kernels
 from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Segment, Slot
 from veneer.native.stored import StoredLinear, stored_dense
@@ -44,11 +45,17 @@ def carried_out(
     program.view(source, rows).copy_(x[:rows])
     cache = [torch.zeros(ROWS, 1, CAPACITY, 4) if one is None else one for one in (keys, values)]
     counts = torch.ones(rows, dtype=torch.int64) if seen is None else seen
-    # [rows, kv_heads, capacity, dim] twice, to [rows, blocks, layers, keys and values, kv_heads, tokens, dim]
-    stacked = torch.stack(cache, 1).unflatten(3, (-1, BLOCK)).movedim(3, 1)[:, :, None].contiguous()
+    # [rows, kv_heads, capacity, dim] twice, to [rows, blocks, layers, keys and values, kv_heads, tokens · dim]
+    apart = [one.unflatten(2, (-1, BLOCK)).movedim(2, 1) for one in cache]
+    across, along = apart[0].transpose(-1, -2).flatten(-2), apart[1].flatten(-2)
+    stacked = torch.stack((across, along), 2)[:, :, None].contiguous()
     program.run(library, rows, in_blocks(stacked[:rows]), counts, angles or [], segments or [])
-    for number, one in enumerate(cache):
-        one.copy_(stacked[:, :, 0, number].movedim(1, 2).flatten(2, 3))
+    after = (
+        stacked[:, :, 0, 0].unflatten(-1, (4, BLOCK)).transpose(-1, -2),
+        stacked[:, :, 0, 1].unflatten(-1, (BLOCK, 4)),
+    )
+    for found, one in zip(after, cache, strict=True):
+        one.copy_(found.movedim(1, 2).flatten(2, 3))
     return program.view(to, rows).clone()
 
 
@@ -274,3 +281,42 @@ def test_each_adapters_rows_meet_its_own_factors_alone(dtype: torch.dtype) -> No
     assert torch.equal(found[9:12], run(x[9:12], []))
     for row, own in ((1, first), (5, second), (22, third)):
         assert torch.equal(found[row], run(x[row : row + 1], [Segment(0, 1, own)])[0])
+
+
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize(("dtype", "block"), [(torch.float32, 16), (torch.bfloat16, 16), (torch.float32, 5)])
+@pytest.mark.parametrize("dim", [64, 20])
+def test_neighbours_of_a_prompt_attend_as_each_alone(
+    dim: int, dtype: torch.dtype, block: int, window: int | None, native: Kernels
+) -> None:
+    """Rows of one sequence read keys together: the bits are those of each alone, the numbers those of the formula."""
+    heads, kv_heads, tokens, before = 6, 2, 45, 24
+    x = randn(tokens, (heads + 2 * kv_heads) * dim, seed=dim)
+    memory = torch.full((-(-tokens // block), 1, 2, kv_heads, block * dim), torch.nan, dtype=dtype)
+    table = (ctypes.c_void_p * len(memory))(*(one.data_ptr() for one in memory))
+
+    def run(first: int, stop: int) -> Tensor:
+        program, rows = Program(stop - first), stop - first
+        source, to = program.slot(x.shape[1]), program.slot(heads * dim)
+        program.view(source, rows).copy_(x[first:stop])
+        queries, keys = source.part(0, heads * dim), source.part(heads * dim, kv_heads * dim)
+        values = source.part((heads + kv_heads) * dim, kv_heads * dim)
+        program.attend(
+            0, 0, queries, keys, values, to, dim, scale=dim**-0.5, window=window, softcap=None, sinks=None
+        )  # fmt: skip
+        blocks = CacheBlocks(dtype=dtype, block_tokens=block, addresses=[[table] * rows])
+        program.run(native, rows, blocks, torch.arange(first, stop) + 1, [])
+        return program.view(to, rows).clone()
+
+    run(0, before)
+    together = run(before, tokens)
+    assert torch.equal(torch.cat([run(row, row + 1) for row in range(before, tokens)]), together)
+    queries, keys, values = (
+        part.double().view(tokens, -1, dim) for part in x.split([heads * dim, kv_heads * dim, kv_heads * dim], dim=1)
+    )
+    keys, values = (one.to(dtype).double().repeat_interleave(heads // kv_heads, 1) for one in (keys, values))
+    scores = torch.einsum("qhd,khd->hqk", queries, keys) * dim**-0.5
+    apart = torch.arange(tokens)[:, None] - torch.arange(tokens)
+    scores[:, (apart < 0) | (apart >= (window or tokens))] = -torch.inf
+    expected = torch.einsum("hqk,khd->qhd", scores.softmax(-1), values).flatten(1)
+    assert largest_difference(together, expected[before:]) < 1e-5

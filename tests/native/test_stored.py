@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ from torch import Tensor
 
 from veneer.adapters.linear import LoraLinear, TrainedBias
 from veneer.model.leaves import DenseLinear
-from veneer.native.functions import Kernels
+from veneer.native.functions import Kernels, PromptProducts
+from veneer.native.program import CacheBlocks, Program, Prompts
 from veneer.native.stored import StoredLayer, stored_dense
 from veneer.quant.codes import CodeBook
 from veneer.quant.linear import QuantLinear
@@ -215,3 +218,38 @@ def test_a_row_of_training_does_not_depend_on_the_others_nor_on_the_threads(
         torch.set_num_threads(count)
         for first, last in [(0, 61), (0, 1), (7, 9), (20, 33), (60, 61)]:
             assert torch.equal(product(first, last), whole[first:last])
+
+
+@every_layer
+@pytest.mark.parametrize("products", [PromptProducts.PAIRS, PromptProducts.TILES])
+@pytest.mark.parametrize(("columns", "depth"), [(5, 64), (130, 192), (97, 91)])
+def test_prompts_are_multiplied_in_bfloat16(
+    columns: int, depth: int, products: PromptProducts, kind: str, native: Kernels
+) -> None:
+    """Factors are rounded, sums are float32, and a row's bits do not depend on the number of rows."""
+    if native.prompt_products < products:
+        pytest.skip(f"there are no products of {products.name.lower()} here")
+    layer, weight = layer_of(kind, columns, depth)
+    stored, rows, bias = layer.stored(), 83, torch.randn(columns)
+    assert stored is not None
+    x = torch.randn(rows, depth)
+
+    def run(given: Tensor, first_prompt: int) -> Tensor:
+        assert stored is not None
+        count = len(given)
+        program, no_blocks = Program(count), [[(ctypes.c_void_p * 1)()] * count]
+        source, to = program.slot(depth), program.slot(columns)
+        program.linear(source, [(replace(stored, bias=bias), to)])
+        program.view(source, count).copy_(given)
+        blocks = CacheBlocks(dtype=torch.bfloat16, block_tokens=1, addresses=no_blocks)
+        seen = torch.ones(count, dtype=torch.int64)
+        program.run(native, count, blocks, seen, [], prompts=Prompts(first_prompt, products))
+        return program.view(to, count).clone()
+
+    found = run(x, 3)
+    rounded, terms = x.bfloat16().double(), x.double().abs() @ weight.double().abs().T + bias.double().abs()
+    exact = rounded @ weight.bfloat16().double().T + bias.double()
+    assert float(((found - exact).abs() / terms)[3:].max()) < 1e-6
+    assert torch.equal(found[:3], run(x[:3], 3))
+    for first, stop in ((3, 4), (10, 27), (70, 83)):
+        assert torch.equal(found[first:stop], run(x[first:stop], 0))

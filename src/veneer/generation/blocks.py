@@ -31,9 +31,16 @@ class BlockGroup:
     """Keys that a token sees, its own included; None is all."""
 
 
-def content_key(before: bytes, tokens: Sequence[int]) -> bytes:
-    """The key of a block, from that of the block before it and its tokens: equal keys mean equal texts so far."""
-    return hashlib.blake2b(array("q", tokens).tobytes(), key=before[:64], digest_size=32).digest()
+def content_key(before: bytes, tokens: Sequence[int], answered: int = 0) -> bytes:
+    """The key of a block, from that of the block before it and its tokens: equal keys mean equal texts so far.
+
+    Args:
+        before: key of the block before it.
+        tokens: those of the block.
+        answered: how many of them, the last ones, were computed as tokens of an answer, where that gives other bits.
+    """
+    content = array("q", tokens if answered == 0 else [*tokens, -answered])
+    return hashlib.blake2b(content.tobytes(), key=before[:64], digest_size=32).digest()
 
 
 class BlockPool:

@@ -78,6 +78,11 @@ class CohortRunner:
         """None: `Decoding.step` computes such a text anew by itself."""
         return frozenset()
 
+    @property
+    def prompts_apart(self) -> bool:
+        """See `Runner.prompts_apart`; nothing is shared, so that it does not matter."""
+        return False
+
     def placement(self, adapter: LoadedAdapter | None) -> Placement:
         """See `Runner.placement`."""
         return Placement.COHORT

@@ -90,7 +90,7 @@ class GenerationEngine:
     ):
         self._runner, self._spec = runner, model.spec
         self._decoder, self._stop_ids, self._adapters = decoder, stop_ids, adapters
-        self._scheduler = Scheduler(BlockPool(runner.groups, cache_bytes), limits)
+        self._scheduler = Scheduler(BlockPool(runner.groups, cache_bytes), limits, prompts_apart=runner.prompts_apart)
         self._lock = threading.Lock()
         self._arrived: queue.SimpleQueue[_Active] = queue.SimpleQueue()
         self._loading: dict[int, _Active] = {}

@@ -1,8 +1,8 @@
 """Steps through the compiled library, over a cache in blocks: any tokens of any sequences under any adapters at once.
 
-Every token is computed by one order of operations, whether it is a prompt's or a new one, in whatever piece of a prompt
-and beside whatever other rows. So a sequence's tokens are those that it gets alone, bit for bit, and keys and values of
-equal beginnings are equal.
+A token is computed by one order of operations in whatever piece of a prompt and beside whatever other rows. Whether it
+is a prompt's or an answer's is all that may make a difference, and an answer's stays one when it is computed again.
+So a sequence's tokens are those that it gets alone, bit for bit, and keys and values of equal beginnings are equal.
 
 Adapters that the library does not know are computed through modules, one batch an adapter (`CohortRunner`).
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +22,24 @@ from veneer.generation.cohort import CohortRunner
 from veneer.generation.runner import LoadedAdapter, StepInput, Wanted
 from veneer.generation.sequence import Placement
 from veneer.model.compiled_step import CompiledStep, StepRows, layer_groups
+from veneer.native.functions import PromptProducts
 from veneer.native.program import CacheBlocks, Segment
+
+_Table = ctypes.Array[ctypes.c_void_p]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Tokens of an input that are all of its prompt, or all of its answer."""
+
+    item: StepInput
+    start: int
+    stop: int
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.stop - self.start
 
 
 class PagedRunner:
@@ -47,6 +65,11 @@ class PagedRunner:
     def groups(self) -> tuple[BlockGroup, ...]:
         """See `Runner.groups`."""
         return self._groups
+
+    @property
+    def prompts_apart(self) -> bool:
+        """See `Runner.prompts_apart`."""
+        return self._step.prompt_products is not PromptProducts.ROWS
 
     @property
     def outgrown(self) -> frozenset[int]:
@@ -75,46 +98,37 @@ class PagedRunner:
         self._blocks.clear()
 
     def _compute_paged(self, inputs: Sequence[StepInput]) -> dict[int, Tensor | None]:
-        tokens: list[int] = []
-        positions: list[int] = []
-        lengths: list[int] = []
-        counts: list[int] = []
-        wanted: list[int] = []
-        for item in inputs:
-            work, first = item.work, len(tokens)
-            stop = work.start + work.count
-            tokens += work.sequence.tokens[work.start : stop]
-            positions += range(work.start, stop)
-            lengths += [len(work.sequence.tokens)] * work.count
-            rows = range(first, first + work.count)
-            own = {Wanted.NONE: rows[:0], Wanted.LAST: rows[-1:], Wanted.ALL: rows}[item.wanted]
-            wanted += own
-            counts.append(len(own))
+        answers = [part for item in inputs if (part := _answered(item)).count]
+        prompts = [part for item in inputs if (part := _asked(item)).count]
+        parts = [*answers, *prompts]
+        rows = [(part.item.work.sequence, place) for part in parts for place in range(part.start, part.stop)]
+        wanted = _wanted(inputs, parts)
         logits = self._step.run(
             StepRows(
-                tokens=torch.tensor(tokens),
-                positions=torch.tensor(positions),
-                lengths=torch.tensor(lengths),
+                tokens=torch.tensor([sequence.tokens[place] for sequence, place in rows]),
+                positions=torch.tensor([place for _, place in rows]),
+                lengths=torch.tensor([len(sequence.tokens) for sequence, _ in rows]),
                 blocks=CacheBlocks(
-                    dtype=self._step.dtype, block_tokens=self._block_tokens, addresses=self._addresses(inputs)
+                    dtype=self._step.dtype, block_tokens=self._block_tokens, addresses=self._addresses(inputs, parts)
                 ),
-                segments=_segments(inputs),
-                wanted=torch.tensor(wanted, dtype=torch.int64),
+                segments=_segments(parts),
+                wanted=torch.tensor([row for own in wanted for row in own], dtype=torch.int64),
+                first_prompt=sum(part.count for part in answers),
             )
         )
-        parts = torch.split(logits, counts)
-        return {_number(item): part if len(part) else None for item, part in zip(inputs, parts, strict=True)}
+        found = torch.split(logits, [len(own) for own in wanted])
+        return {_number(item): own if len(own) else None for item, own in zip(inputs, found, strict=True)}
 
-    def _addresses(self, inputs: Sequence[StepInput]) -> list[list[ctypes.Array[ctypes.c_void_p]]]:
+    def _addresses(self, inputs: Sequence[StepInput], parts: Sequence[_Part]) -> list[list[_Table]]:
         """By group and row: where the blocks of the row's sequence begin."""
         found = []
         for group in range(len(self._groups)):
-            rows: list[ctypes.Array[ctypes.c_void_p]] = []
+            tables = {}
             for item in inputs:
-                table = item.work.sequence.tables[group]
-                addresses = [0 if number == DROPPED else self._address((group, number)) for number in table]
-                rows += [(ctypes.c_void_p * len(table))(*addresses)] * item.work.count
-            found.append(rows)
+                blocks = item.work.sequence.tables[group]
+                addresses = [0 if number == DROPPED else self._address((group, number)) for number in blocks]
+                tables[_number(item)] = (ctypes.c_void_p * len(blocks))(*addresses)
+            found.append([tables[_number(part.item)] for part in parts for _ in range(part.count)])
         return found
 
     def _address(self, block: Block) -> int:
@@ -132,13 +146,36 @@ def _adapter_key(item: StepInput) -> tuple[bytes, int]:
     return b"" if item.adapter is None else item.adapter.key, _number(item)
 
 
-def _segments(inputs: Sequence[StepInput]) -> list[Segment]:
-    """The rows of each adapter; inputs of one adapter are neighbours."""
+def _answered(item: StepInput) -> _Part:
+    """The tokens of an answer among those of an input: after a preemption there may be many."""
+    work = item.work
+    return _Part(item, min(max(work.start, work.sequence.prompt_tokens), work.stop), work.stop)
+
+
+def _asked(item: StepInput) -> _Part:
+    """The tokens of the prompt among those of an input."""
+    work = item.work
+    return _Part(item, work.start, max(work.start, min(work.stop, work.sequence.prompt_tokens)))
+
+
+def _wanted(inputs: Sequence[StepInput], parts: Sequence[_Part]) -> list[list[int]]:
+    """By input: the rows whose logits are wanted, in the order of the tokens."""
+    rows: dict[int, list[int]] = {_number(item): [] for item in inputs}
+    first = sum(part.count for part in parts)
+    for part in reversed(parts):  # an input's prompt comes before its answer
+        first -= part.count
+        rows[_number(part.item)] += range(first, first + part.count)
+    kept = {Wanted.NONE: slice(0, 0), Wanted.LAST: slice(-1, None), Wanted.ALL: slice(None)}
+    return [rows[_number(item)][kept[item.wanted]] for item in inputs]
+
+
+def _segments(parts: Sequence[_Part]) -> list[Segment]:
+    """The rows of each adapter; parts of one adapter are neighbours."""
     found: list[Segment] = []
     start = 0
-    for item in inputs:
-        stop = start + item.work.count
-        factors = None if item.adapter is None else item.adapter.factors
+    for part in parts:
+        stop = start + part.count
+        factors = None if part.item.adapter is None else part.item.adapter.factors
         if factors is not None:
             if found and found[-1].stop == start and found[-1].factors is factors:
                 found[-1] = Segment(found[-1].start, stop, factors)

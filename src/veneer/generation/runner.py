@@ -98,6 +98,11 @@ class Runner(Protocol):
         """Lengths of a text beyond which nothing that is cached of it is valid any more (LongRoPE)."""
         ...
 
+    @property
+    def prompts_apart(self) -> bool:
+        """Whether a token has other bits as one of a prompt than as one of an answer."""
+        ...
+
     def placement(self, adapter: LoadedAdapter | None) -> Placement:
         """Who keeps the keys and values of sequences under an adapter."""
         ...

@@ -63,10 +63,11 @@ class Scheduler:
     Args:
         pool: the cache's blocks.
         limits: what a step may take.
+        prompts_apart: see `veneer.generation.runner.Runner.prompts_apart`.
     """
 
-    def __init__(self, pool: BlockPool, limits: Limits):
-        self.pool, self.limits = pool, limits
+    def __init__(self, pool: BlockPool, limits: Limits, *, prompts_apart: bool = False):
+        self.pool, self.limits, self.prompts_apart = pool, limits, prompts_apart
         self.prompt_tokens = limits.prompt_tokens
         """Tokens of prompts that the next step computes: at most those of the limits."""
         self.running: list[Sequence] = []
@@ -235,13 +236,23 @@ class Scheduler:
         size, key, keys = self.limits.block_tokens, sequence.root, []
         wide = [group for group, kind in enumerate(self.pool.groups) if kind.window is None]
         for start in range(0, len(sequence.tokens) - size, size):
-            key = content_key(key, sequence.tokens[start : start + size])
+            key = self._key(key, sequence, start)
             if not all(self.pool.holds(group, key) for group in wide):
                 break
             keys.append(key)
         while keys and not self._windows_hold(keys):
             keys.pop()
         return keys
+
+    def _key(self, before: bytes, sequence: Sequence, start: int) -> bytes:
+        """The key of the block that begins at a token.
+
+        What was computed as an answer is not shared as a prompt where the bits differ: a second turn finds the prompt
+        of the first one, and computes its answer again.
+        """
+        stop = start + self.limits.block_tokens
+        answered = stop - max(start, sequence.prompt_tokens) if self.prompts_apart else 0
+        return content_key(before, sequence.tokens[start:stop], max(0, answered))
 
     def _windows_hold(self, keys: list[bytes]) -> bool:
         """Whether what the token behind these blocks sees is there in all layers with a window."""
@@ -277,7 +288,7 @@ class Scheduler:
         size = self.limits.block_tokens
         for place in range(len(sequence.keys), sequence.computed // size):
             before = sequence.keys[-1] if sequence.keys else sequence.root
-            key = content_key(before, sequence.tokens[place * size : (place + 1) * size])
+            key = self._key(before, sequence, place * size)
             sequence.keys.append(key)
             for group, table in enumerate(sequence.tables):
                 self.pool.register(group, table[place], key)

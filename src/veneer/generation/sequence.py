@@ -70,6 +70,11 @@ class Work:
     count: int
 
     @property
+    def stop(self) -> int:
+        """Behind the last token."""
+        return self.start + self.count
+
+    @property
     def ends(self) -> bool:
         """Whether the last token of the sequence is among them, so that its logits are wanted."""
-        return self.start + self.count == len(self.sequence.tokens)
+        return self.stop == len(self.sequence.tokens)

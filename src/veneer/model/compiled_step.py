@@ -1,7 +1,9 @@
 """A step of a decoder, laid out for the compiled library: which operations a layer is, read off its modules.
 
-A step computes tokens of any sequences, each a row: next ones, and those of prompts. A row is computed by one order of
-operations, whatever rows and adapters are beside it, so that its bits depend on its own sequence and adapter alone.
+A step computes tokens of any sequences, each a row: next ones, and those of prompts. Next tokens are float32
+throughout; those of prompts, which are many, are multiplied in the dtype of the model where the processor can do that.
+So what computes a row depends on whether its token is of a prompt, and on nothing else: it is computed by one order of
+operations, whatever rows and adapters are beside it, and its bits depend on its own sequence and adapter alone.
 
 What the library does not know (experts, DoRA, weights on another device) leaves a model without a program; its steps
 then go through the modules themselves.
@@ -29,9 +31,9 @@ from veneer.model.layers import (
 from veneer.model.leaves import RmsNorm, WideNorm
 from veneer.model.rope import Angles
 from veneer.model.shape import Activation, DecoderSpec, RopeLayout
-from veneer.native.functions import Kernels
+from veneer.native.functions import Kernels, PromptProducts
 from veneer.native.library import kernels
-from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Segment, Slot
+from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Prompts, Segment, Slot
 from veneer.native.stored import StoredLayer, StoredLinear
 
 CACHE_DTYPES = (torch.float32, torch.bfloat16)
@@ -65,7 +67,7 @@ class LayerGroup:
     layers: tuple[int, ...]
 
     def block_shape(self, spec: DecoderSpec, tokens: int) -> tuple[int, ...]:
-        """`[layers, 2 (keys, values), kv_heads, tokens, head_dim]`."""
+        """`[layers, 2 (keys, values), kv_heads, tokens, head_dim]`, see `CacheBlocks.block_tokens`."""
         return len(self.layers), 2, spec.num_kv_heads, tokens, spec.head_dim
 
 
@@ -93,6 +95,8 @@ class StepRows:
     """The rows under adapters, in order."""
     wanted: Tensor
     """int64: the rows whose logits are wanted."""
+    first_prompt: int
+    """The rows from there on are tokens of prompts, those before it next tokens."""
 
 
 class CompiledStep:
@@ -128,6 +132,11 @@ class CompiledStep:
         self._angles: list[tuple[Tensor, Tensor]] = []
 
     @property
+    def prompt_products(self) -> PromptProducts:
+        """What multiplies the rows of prompts; unless it is `ROWS`, a token has other bits there than as a next one."""
+        return self._native.prompt_products if self.dtype == torch.bfloat16 else PromptProducts.ROWS
+
+    @property
     def sites(self) -> frozenset[str]:
         """Paths of the linear layers that adapters may update."""
         return frozenset(site.path for site in self._program.sites)
@@ -138,7 +147,8 @@ class CompiledStep:
         rows = len(step.tokens)
         self._program.view(self._x, rows).copy_(self._body.embedded(step.tokens, self.dtype))
         angles = self._angles_of(step.positions, step.lengths)
-        self._program.run(self._native, rows, step.blocks, step.positions + 1, angles, step.segments)
+        prompts = Prompts(step.first_prompt, self.prompt_products)
+        self._program.run(self._native, rows, step.blocks, step.positions + 1, angles, step.segments, prompts)
         hidden = self._program.view(self._normed, rows)[step.wanted]
         return self._finish(self._native.rows_product(hidden, self._head.weight, self._head.bias))
 

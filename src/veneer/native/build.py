@@ -29,9 +29,11 @@ SOURCES = (
     "outer.c",
     "peak.c",
     "products.c",
+    "prompts.c",
     "quant.c",
     "rows.c",
     "step.c",
+    "step_attention.c",
 )
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra")
 

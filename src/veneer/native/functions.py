@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from veneer.native.stored import Stored, matrix_struct
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
-INTERFACE = 2
+INTERFACE = 3
 """The version of the functions' arguments; interface.c has the same number."""
 
 MIN_DIM_MULTIPLE = 16
@@ -59,6 +60,17 @@ class CodedMoment:
     values: Tensor
     below: Tensor
     thresholds: Tensor
+
+
+class PromptProducts(IntEnum):
+    """What multiplies the rows of prompts; prompts.h has the same numbers."""
+
+    ROWS = 0
+    """The kernel of next tokens, in float32."""
+    PAIRS = 1
+    """Pairs of bfloat16 with float32 sums (AVX-512 BF16)."""
+    TILES = 2
+    """Tiles of bfloat16 with float32 sums (AMX)."""
 
 
 class Kernels:
@@ -238,6 +250,11 @@ class Kernels:
         self._call("rows_product", ctypes.byref(matrix), _pointer(x), x.shape[0], _pointer(bias), _pointer(y))
         return y
 
+    @cached_property
+    def prompt_products(self) -> PromptProducts:
+        """Return what multiplies the rows of prompts of a model in bfloat16."""
+        return PromptProducts(self._library.veneer_prompt_products(int("amx_bf16" in cpu_flags()), ctypes.c_int(1)))
+
     def frozen_product(
         self,
         x: Tensor,
@@ -273,6 +290,8 @@ class Kernels:
         operations: ctypes.Array[Any],
         space: Tensor,
         rows: int,
+        first_prompt: int,
+        products: PromptProducts,
         cache_dtype: torch.dtype,
         block_tokens: int,
         blocks: ctypes.Array[ctypes.c_void_p],
@@ -287,6 +306,8 @@ class Kernels:
             len(operations),
             _pointer(space),
             rows,
+            first_prompt,
+            int(products),
             _DTYPES[cache_dtype],
             block_tokens,
             blocks,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from veneer.native.factors import SegmentStruct, Site, StepFactors
-from veneer.native.functions import Kernels
+from veneer.native.functions import Kernels, PromptProducts
 from veneer.native.stored import MatrixStruct, Stored, StoredLinear, matrix_struct
 
 
@@ -98,7 +98,8 @@ class CacheBlocks:
     dtype: torch.dtype
     """The dtype of keys and values: float32 or bfloat16."""
     block_tokens: int
-    """How many tokens a block holds. A block is `[layers, 2 (keys, values), kv_heads, block_tokens, head_dim]`."""
+    """How many tokens a block holds. A block is `[layers, 2 (keys, values), kv_heads, block_tokens · head_dim]`; keys
+    stand as `[head_dim, block_tokens]`, values as `[block_tokens, head_dim]`."""
     addresses: Sequence[Sequence[ctypes.Array[ctypes.c_void_p]]]
     """Where the blocks of each row's sequence begin, by group of layers and by row. A block that no window reaches any
     more may be missing (0)."""
@@ -111,6 +112,14 @@ class Segment:
     start: int
     stop: int
     factors: StepFactors
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The rows that are tokens of prompts: all from `first` on."""
+
+    first: int
+    products: PromptProducts
 
 
 @dataclass(slots=True)
@@ -238,6 +247,7 @@ class Program:
         seen: Tensor,
         angles: Sequence[tuple[Tensor, Tensor]],
         segments: Sequence[Segment] = (),
+        prompts: Prompts | None = None,
     ) -> None:
         """Carry the operations out for the first `rows` rows.
 
@@ -248,8 +258,12 @@ class Program:
             seen: int64 `[rows]`, how many keys each row would see without a window, its own included.
             angles: pairs of cosine and sine, each float32 `[rows, turned / 2]`; `rotate` names them by number.
             segments: the rows under adapters, in order.
+            prompts: the last rows, if they are prompts' and multiplied by other kernels.
         """
         self._check(rows, blocks, seen, segments)
+        prompts = prompts or Prompts(rows, PromptProducts.ROWS)
+        if not 0 <= prompts.first <= rows:
+            raise ValueError(f"prompts from row {prompts.first} of {rows}")
         if self._array is None:
             self._array = (_OpStruct * len(self._ops))(*self._ops)
         tables = (ctypes.c_void_p * (len(blocks.addresses) * rows))(
@@ -259,8 +273,9 @@ class Program:
             *(SegmentStruct(start=one.start, stop=one.stop, factors=one.factors.table(self.sites)) for one in segments)
         )
         kernels.step(
-            self._array, self._memory(), rows, blocks.dtype, blocks.block_tokens, tables, seen, angles, structs
-        )
+            self._array, self._memory(), rows, prompts.first, prompts.products, blocks.dtype, blocks.block_tokens,
+            tables, seen, angles, structs,
+        )  # fmt: skip
 
     def _check(self, rows: int, blocks: CacheBlocks, seen: Tensor, segments: Sequence[Segment]) -> None:
         """Raise ValueError for numbers that do not fit the program: the library reads and writes memory by them."""

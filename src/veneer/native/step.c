@@ -7,59 +7,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "adapt.h"
-#include "attention.h"
-#include "rows.h"
-
-enum { OP_NORM, OP_LINEAR, OP_ROTATE, OP_ATTEND, OP_GATE, OP_ADD, OP_ADAPT };
-enum { NORM_CENTRED = 1, NORM_BY_HEAD = 2 };
-enum { GATE_SILU, GATE_GELU_TANH };
-enum { ROTATE_HALVES, ROTATE_NEIGHBOURS };
-
-/* Rows of floats in the working memory; stride 0: there are none. */
-typedef struct {
-    int64_t offset, stride;
-} Place;
-
-/* to = W x + bias, or to += scale · W x. */
-typedef struct {
-    Matrix weight;
-    const float *bias;
-    Place to;
-    float scale;
-    int32_t add;
-} Linear;
-
-typedef struct {
-    int32_t kind, variant;
-    int32_t heads, kv_heads, dim; /* of norms too: `heads` rows of `dim` are normalised apart */
-    int32_t number;               /* of the layer within its group, of the angles, or of the first factor */
-    int32_t window, linears;      /* keys that a query sees, 0: all; how many products */
-    int32_t group, unused;        /* of the layer whose cache is meant */
-    float scale, other;           /* of what is added, or of scores; eps, or the scores' cap (0: none) */
-    Place from, beside, third, to;
-    const float *weight, *bias; /* of a norm; sinks of attention */
-    const Linear *products;
-} Op;
-
-typedef struct {
-    float *space;
-    int rows;
-    int cache_dtype, block;             /* `block` tokens of a sequence stand in one block of the cache: */
-    void *const *const *blocks;         /* [group][row], each [block number]: [layers][keys, values][kv_heads][block][dim] */
-    const int64_t *seen;                /* by row: keys, its own included */
-    const float *const *cosine, *const *sine; /* by number of the angles, [rows][turned / 2] */
-    const Segment *segments;
-    int segment_count;
-    int64_t span, ranks;                /* most keys that a row sees; most ranks of an operation's factors, added up */
-    float *prepared;                    /* [rows][widest] */
-    float *down;                        /* [rows][ranks] */
-} Step;
-
-static inline float *at(const Step *s, Place place, int row) { return s->space + place.offset + row * place.stride; }
-
-/* How many parts of at most `part` cover `count`. */
-static inline int parts_of(int64_t count, int64_t part) { return (int)((count + part - 1) / part); }
+#include "lanes.h"
+#include "pairs.h"
+#include "prompts.h"
+#include "step.h"
 
 static void norm_row(const Op *op, const float *x, float *y) {
     const int dim = op->dim;
@@ -99,28 +50,77 @@ static void add(const Step *s, const Op *op) {
     }
 }
 
-/* All products of one input; their columns are shared out among the threads in units. */
-static void linear(const Step *s, const Op *op, float *scratch) {
+/* The product that a unit belongs to, units of `width` columns; `unit` becomes its number within the product. */
+static const Linear *product_of(const Op *op, int width, int *unit) {
+    const Linear *one = op->products;
+    for (int count; *unit >= (count = parts_of(one->weight.columns, width)); one++) *unit -= count;
+    return one;
+}
+
+static int units_of(const Op *op, int width) {
+    int units = 0;
+    for (int i = 0; i < op->linears; i++) units += parts_of(op->products[i].weight.columns, width);
+    return units;
+}
+
+static void add_bias(const Linear *one, int rows, int first, int count, float *y) {
+    for (int row = 0; one->bias && row < rows; row++)
+        for (int c = first; c < first + count; c++) y[row * one->to.stride + c] += one->bias[c];
+}
+
+/* The first `rows` rows with all weights of one input; their columns are shared out among the threads in units. */
+static void next_products(const Step *s, const Op *op, int rows, float *scratch) {
     const Matrix *first = &op->products->weight;
     const int64_t width = whole_chunks(first->depth);
-    const int order = veneer_rows_order(first);
+    const int order = veneer_rows_order(first), units = units_of(op, UNIT);
 #pragma omp for schedule(static)
-    for (int row = 0; row < s->rows; row++)
+    for (int row = 0; row < rows; row++)
         veneer_rows_prepare(order, first->depth, at(s, op->from, row), s->prepared + row * width);
-    int units = 0;
-    for (int i = 0; i < op->linears; i++) units += parts_of(op->products[i].weight.columns, UNIT);
 #pragma omp for schedule(dynamic, 2)
     for (int unit = 0; unit < units; unit++) {
-        const Linear *one = op->products;
         int own = unit;
-        for (int count; own >= (count = parts_of(one->weight.columns, UNIT)); one++) own -= count;
+        const Linear *one = product_of(op, UNIT, &own);
         const int column = own * UNIT, rest = one->weight.columns - column, count = rest < UNIT ? rest : UNIT;
         float *y = at(s, one->to, 0);
-        veneer_rows_unit(&one->weight, s->prepared, s->rows, column, count, one->add, one->scale, y, one->to.stride,
-                         scratch);
-        for (int row = 0; one->bias && row < s->rows; row++)
-            for (int c = column; c < column + count; c++) y[row * one->to.stride + c] += one->bias[c];
+        veneer_rows_unit(&one->weight, s->prepared, rows, column, count, one->add, one->scale, y, one->to.stride, scratch);
+        add_bias(one, rows, column, count, y);
     }
+}
+
+#if BF16_PRODUCTS
+/* The rows from `start` on, which are prompts', with all weights of one input. */
+static void prompt_products(const Step *s, const Op *op, int start, uint32_t *scratch) {
+    const Matrix *first = &op->products->weight;
+    const int rows = s->rows - start, panels = parts_of(rows, PROMPT_PANEL), order = veneer_rows_order(first);
+    const int64_t words = PROMPT_PANEL * prompt_pairs(first->depth);
+    const int units = units_of(op, PROMPT_UNIT);
+    uint32_t *laid_out = (uint32_t *)s->prepared;
+#pragma omp for schedule(static)
+    for (int panel = 0; panel < panels; panel++) {
+        const int rest = rows - panel * PROMPT_PANEL;
+        veneer_prompt_lay_out(order, first->depth, at(s, op->from, start + panel * PROMPT_PANEL), op->from.stride,
+                              rest < PROMPT_PANEL ? rest : PROMPT_PANEL, laid_out + panel * words, scratch);
+    }
+#pragma omp for schedule(dynamic)
+    for (int unit = 0; unit < units; unit++) {
+        int own = unit;
+        const Linear *one = product_of(op, PROMPT_UNIT, &own);
+        const int column = own * PROMPT_UNIT, rest = one->weight.columns - column;
+        const int count = rest < PROMPT_UNIT ? rest : PROMPT_UNIT;
+        float *y = at(s, one->to, start);
+        veneer_prompt_unit(&one->weight, s->products, laid_out, rows, column, count, one->add, one->scale, y,
+                           one->to.stride, scratch);
+        add_bias(one, rows, column, count, y);
+    }
+}
+#endif
+
+static void linear(const Step *s, const Op *op, float *scratch) {
+    const int start = s->products == PROMPT_ROWS ? s->rows : s->first_prompt;
+    if (start > 0) next_products(s, op, start, scratch);
+#if BF16_PRODUCTS
+    if (start < s->rows) prompt_products(s, op, start, (uint32_t *)scratch);
+#endif
 }
 
 static void rotate(const Step *s, const Op *op) {
@@ -140,66 +140,6 @@ static void rotate(const Step *s, const Op *op) {
             }
         }
     }
-}
-
-/* Where the keys (part 0) or values (part 1) of one head begin in a block, in numbers. */
-static inline int64_t line_of(const Step *s, const Op *op, int part, int kv) {
-    return (((int64_t)op->number * 2 + part) * op->kv_heads + kv) * s->block * op->dim;
-}
-
-static inline void *block_of(const Step *s, const Op *op, int row, int64_t token) {
-    return s->blocks[(int64_t)op->group * s->rows + row][token / s->block];
-}
-
-/* A row's own key and value into the cache. */
-static void put_row(const Step *s, const Op *op, int row) {
-    const int64_t own = s->seen[row] - 1, place = own % s->block * op->dim;
-    void *block = block_of(s, op, row, own);
-    for (int kv = 0; kv < op->kv_heads; kv++) {
-        store_row(block, s->cache_dtype, line_of(s, op, 0, kv) + place, op->dim, at(s, op->beside, row) + kv * op->dim);
-        store_row(block, s->cache_dtype, line_of(s, op, 1, kv) + place, op->dim, at(s, op->third, row) + kv * op->dim);
-    }
-}
-
-static inline int64_t whole_lines(int64_t floats) { return (floats + 15) / 16 * 16; }
-
-/* The query heads of one key head of one row; a key is read once for all of them. */
-static void attend_group(const Step *s, const Op *op, int row, int kv, float *work) {
-    const int dim = op->dim, group = op->heads / op->kv_heads, dtype = s->cache_dtype;
-    const int64_t seen = s->seen[row], apart = whole_lines(s->span);
-    const int64_t oldest = op->window && seen > op->window ? seen - op->window : 0, length = seen - oldest;
-    const int64_t keys = line_of(s, op, 0, kv), values = line_of(s, op, 1, kv);
-    const float *asked = at(s, op->from, row) + kv * group * dim;
-    float *mixed = at(s, op->to, row) + kv * group * dim, *cached = work, *scores = work + whole_lines(dim);
-    for (int64_t t = 0; t < length; t++) {
-        load_row(block_of(s, op, row, oldest + t), dtype, keys + (oldest + t) % s->block * dim, dim, cached);
-        for (int g = 0; g < group; g++) {
-            float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-            for (int d = 0; d < dim; d++) sum += asked[g * dim + d] * cached[d];
-            scores[g * apart + t] = sum * op->scale;
-        }
-    }
-    for (int g = 0; g < group; g++)
-        softmax(scores + g * apart, length, op->other, op->weight ? op->weight + kv * group + g : NULL);
-    memset(mixed, 0, (size_t)group * dim * 4);
-    for (int64_t t = 0; t < length; t++) {
-        load_row(block_of(s, op, row, oldest + t), dtype, values + (oldest + t) % s->block * dim, dim, cached);
-        for (int g = 0; g < group; g++) {
-            const float weight = scores[g * apart + t];
-#pragma omp simd
-            for (int d = 0; d < dim; d++) mixed[g * dim + d] += weight * cached[d];
-        }
-    }
-}
-
-/* All rows' keys are there before the first is read, since rows may be neighbours in one sequence. */
-static void attend(const Step *s, const Op *op, float *work) {
-#pragma omp for schedule(static)
-    for (int row = 0; row < s->rows; row++) put_row(s, op, row);
-#pragma omp for schedule(dynamic)
-    for (int task = 0; task < s->rows * op->kv_heads; task++)
-        attend_group(s, op, task / op->kv_heads, task % op->kv_heads, work);
 }
 
 #define ADAPTED_ROWS 32     /* rows of a segment that a thread takes at a time */
@@ -255,6 +195,27 @@ static void adapt(const Step *s, const Op *op, float *scratch) {
 
 #define GATED 256 /* numbers of a row that a thread takes at a time */
 
+/* silu(g) · up, or gelu(g) · up by its formula with tanh: (1 + tanh(a)) / 2 = e / (e + 1) with e = exp(2 a). */
+INLINE lanes gated(int variant, lanes g, lanes up) {
+    const lanes one = spread(1.0f);
+    if (variant == GATE_SILU) return g / (one + exponentials_of(-g)) * up;
+    const lanes inner = fused(g, spread(0.044715f) * g * g, g);
+    const lanes e = exponentials_of(spread(2.0f * 0.7978845608028654f) * inner);
+    return g * (e / (e + one)) * up;
+}
+
+INLINE void gate_part(int variant, const float *g, const float *up, float *y, int count) {
+    int i = 0;
+    for (; i + VL <= count; i += VL)
+        *(vec *)(y + i) = gated(variant, (lanes) * (const vec *)(g + i), (lanes) * (const vec *)(up + i));
+    if (i == count) return;
+    float ends[3][VL] = {{0}};
+    memcpy(ends[0], g + i, (size_t)(count - i) * 4);
+    memcpy(ends[1], up + i, (size_t)(count - i) * 4);
+    *(vec *)ends[2] = gated(variant, (lanes) * (const vec *)ends[0], (lanes) * (const vec *)ends[1]);
+    memcpy(y + i, ends[2], (size_t)(count - i) * 4);
+}
+
 static void gate(const Step *s, const Op *op) {
     const int parts = parts_of(op->dim, GATED);
 #pragma omp for schedule(static)
@@ -263,18 +224,10 @@ static void gate(const Step *s, const Op *op) {
         const int count = rest < GATED ? rest : GATED;
         const float *g = at(s, op->from, row) + first, *up = at(s, op->beside, row) + first;
         float *y = at(s, op->to, row) + first;
-        if (op->variant == GATE_SILU) {
-#pragma omp simd
-            for (int i = 0; i < count; i++) y[i] = g[i] / (1.0f + fast_exp(-g[i])) * up[i];
-        } else {
-            /* (1 + tanh(a)) / 2 = e / (e + 1) with e = exp(2 a) */
-#pragma omp simd
-            for (int i = 0; i < count; i++) {
-                const float a = 0.7978845608028654f * (g[i] + 0.044715f * g[i] * g[i] * g[i]);
-                const float e = fast_exp(2.0f * a);
-                y[i] = g[i] * (e / (e + 1.0f)) * up[i];
-            }
-        }
+        if (op->variant == GATE_SILU)
+            gate_part(GATE_SILU, g, up, y, count);
+        else
+            gate_part(GATE_GELU_TANH, g, up, y, count);
     }
 }
 
@@ -283,7 +236,7 @@ static void run(const Step *s, const Op *op, float *work) {
         case OP_NORM: norm(s, op); break;
         case OP_LINEAR: linear(s, op, work); break;
         case OP_ROTATE: rotate(s, op); break;
-        case OP_ATTEND: attend(s, op, work); break;
+        case OP_ATTEND: veneer_attend(s, op, work); break;
         case OP_GATE: gate(s, op); break;
         case OP_ADAPT: adapt(s, op, work); break;
         default: add(s, op);
@@ -291,10 +244,22 @@ static void run(const Step *s, const Op *op, float *work) {
 }
 
 /* Floats of working memory that an operation takes in each thread. */
-static int64_t own_work(const Op *op, int64_t span) {
-    if (op->kind == OP_ATTEND) return whole_lines(op->dim) + op->heads / op->kv_heads * whole_lines(span);
-    if (op->kind == OP_LINEAR || op->kind == OP_ADAPT) return rows_scratch(op->products->weight.depth);
-    return 0;
+static int64_t own_work(const Step *s, const Op *op) {
+    if (op->kind == OP_ATTEND) return veneer_attend_work(s, op);
+    if (op->kind != OP_LINEAR && op->kind != OP_ADAPT) return 0;
+    const int64_t depth = op->products->weight.depth, rows = rows_scratch(depth);
+#if BF16_PRODUCTS
+    if (s->products != PROMPT_ROWS && veneer_prompt_scratch(depth) > rows) return veneer_prompt_scratch(depth);
+#endif
+    return rows;
+}
+
+/* Floats of all rows of an operation, prepared. */
+static int64_t prepared_work(const Step *s, const Op *op) {
+    if (op->kind != OP_LINEAR && op->kind != OP_ADAPT) return 0;
+    const int64_t depth = op->products->weight.depth, rows = s->rows * whole_chunks(depth);
+    const int64_t panels = s->products == PROMPT_ROWS ? 0 : prompt_panels(s->rows, depth);
+    return panels > rows ? panels : rows;
 }
 
 /* Ranks of the factors of one operation, added up, where they are most. */
@@ -307,26 +272,54 @@ static int64_t most_ranks(const Op *op, const Segment *segments, int count) {
     return most;
 }
 
-/* Carry out `count` operations for `rows` rows. Returns 0, or 1 where memory ran out. */
-int veneer_step(const Op *ops, int count, float *space, int rows, int cache_dtype, int block,
-                void *const *const *blocks, const int64_t *seen, const float *const *cosine, const float *const *sine,
-                const Segment *segments, int segment_count, int threads) {
-    Step s = {space, rows, cache_dtype, block, blocks, seen, cosine, sine, segments, segment_count, 0, 0, NULL, NULL};
+/* Whether two neighbouring rows are of one sequence: their keys and values stand in the same blocks. */
+static int neighbours(const Step *s, int groups, int row) {
+    for (int group = 0; group < groups; group++)
+        if (s->blocks[(int64_t)group * s->rows + row] != s->blocks[(int64_t)group * s->rows + row - 1]) return 0;
+    return 1;
+}
+
+/* The runs of neighbouring rows into `starts`, [rows + 1]. */
+static void find_runs(Step *s, int groups, int *starts) {
+    s->run_starts = starts;
+    for (int row = 0; row < s->rows; row++)
+        if (row == 0 || row - starts[s->runs - 1] == RUN || !neighbours(s, groups, row)) starts[s->runs++] = row;
+    starts[s->runs] = s->rows;
+    for (int i = 0; i < s->runs; i++)
+        s->longest = starts[i + 1] - starts[i] > s->longest ? starts[i + 1] - starts[i] : s->longest;
+}
+
+/* Carry out `count` operations for `rows` rows, those from `first_prompt` on tokens of prompts. Returns 0, or 1 where
+ * memory ran out. */
+int veneer_step(const Op *ops, int count, float *space, int rows, int first_prompt, int products, int cache_dtype,
+                int block, void *const *const *blocks, const int64_t *seen, const float *const *cosine,
+                const float *const *sine, const Segment *segments, int segment_count, int threads) {
+    Step s = {.space = space, .rows = rows, .cache_dtype = cache_dtype, .block = block, .blocks = blocks, .seen = seen,
+              .cosine = cosine, .sine = sine, .segments = segments, .segment_count = segment_count,
+              .first_prompt = first_prompt, .products = products};
+    int groups = 0;
     for (int row = 0; row < rows; row++) s.span = seen[row] > s.span ? seen[row] : s.span;
-    int64_t own = 0, widest = 0;
+    for (int i = 0; i < count; i++)
+        if (ops[i].kind == OP_ATTEND && ops[i].group >= groups) groups = ops[i].group + 1;
+    int *starts = malloc((size_t)(rows + 1) * sizeof(int));
+    if (starts == NULL) return 1;
+    find_runs(&s, groups, starts);
+    int64_t own = 0, shared = 0;
     for (int i = 0; i < count; i++) {
-        const Op *op = ops + i;
-        const int64_t work = own_work(op, s.span), ranks = most_ranks(op, segments, segment_count);
+        const int64_t work = own_work(&s, ops + i), prepared = prepared_work(&s, ops + i);
+        const int64_t ranks = most_ranks(ops + i, segments, segment_count);
         own = work > own ? work : own;
+        shared = prepared > shared ? prepared : shared;
         s.ranks = ranks > s.ranks ? ranks : s.ranks;
-        if ((op->kind == OP_LINEAR || op->kind == OP_ADAPT) && whole_chunks(op->products->weight.depth) > widest)
-            widest = whole_chunks(op->products->weight.depth);
     }
-    const int64_t each = whole_lines(own), shared = whole_lines(rows * widest);
-    float *work = aligned_alloc(64, (size_t)(threads * each + shared + whole_lines(rows * s.ranks) + 16) * 4 / 64 * 64);
-    if (work == NULL) return 1;
+    const int64_t each = whole_lines(own);
+    float *work = aligned_alloc(64, (size_t)(threads * each + whole_lines(shared) + whole_lines(rows * s.ranks)) * 4 + 64);
+    if (work == NULL) {
+        free(starts);
+        return 1;
+    }
     s.prepared = work + threads * each;
-    s.down = s.prepared + shared;
+    s.down = s.prepared + whole_lines(shared);
     int ready = 0;
 #pragma omp parallel num_threads(threads)
     {
@@ -336,5 +329,6 @@ int veneer_step(const Op *ops, int count, float *space, int rows, int cache_dtyp
         for (int i = 0; i < count; i++) run(&s, ops + i, work + number * each);
     }
     free(work);
+    free(starts);
     return 0;
 }

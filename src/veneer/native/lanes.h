@@ -1,0 +1,116 @@
+/* Vectors that are passed by value, and a sum with a product whose rounding no compiler decides. */
+#ifndef VENEER_LANES_H
+#define VENEER_LANES_H
+
+#include "common.h"
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#define INLINE __attribute__((always_inline)) static inline
+
+typedef float lanes __attribute__((vector_size(VL * 4))); /* a vec that is passed by value */
+typedef uint16_t half_vec __attribute__((vector_size(VL * 2), aligned(2), may_alias));
+typedef uint32_t word_vec __attribute__((vector_size(VL * 4)));
+
+/* sum + a · b, rounded once: written out, because a compiler that is free to fuse the two does so in one place and not in
+ * another, and sums would differ. */
+INLINE lanes fused(lanes sum, lanes a, lanes b) {
+#if VL == 16
+    return (lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)sum);
+#elif VL == 8 && defined(__FMA__)
+    return (lanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)sum);
+#elif defined(__aarch64__)
+    return (lanes)vfmaq_f32((float32x4_t)sum, (float32x4_t)a, (float32x4_t)b);
+#else
+    for (int i = 0; i < VL; i++) sum[i] = __builtin_fmaf(a[i], b[i], sum[i]);
+    return sum;
+#endif
+}
+
+/* VL numbers in bfloat16. */
+INLINE lanes bf16_lanes(const uint16_t *in) {
+#if VL == 16 /* by hand: a compiler takes the conversion apart */
+    return (lanes)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)in)), 16);
+#elif VL == 8 && defined(__AVX2__)
+    return (lanes)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)in)), 16);
+#else
+    return (lanes)(__builtin_convertvector(*(const half_vec *)in, word_vec) << 16);
+#endif
+}
+
+/* The lanes of a sum, added in halves. */
+INLINE float total(lanes sum) {
+#if VL == 16 || (VL == 8 && defined(__AVX2__))
+#if VL == 16
+    const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)sum), _mm512_extractf32x8_ps((__m512)sum, 1));
+#else
+    const __m256 eight = (__m256)sum;
+#endif
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+#else
+    float parts[VL];
+    memcpy(parts, &sum, sizeof parts);
+    for (int width = VL / 2; width > 0; width /= 2)
+        for (int i = 0; i < width; i++) parts[i] += parts[i + width];
+    return parts[0];
+#endif
+}
+
+/* One number in all lanes. */
+INLINE lanes spread(float value) {
+#if VL == 16
+    return (lanes)_mm512_set1_ps(value);
+#elif VL == 8
+    return (lanes)_mm256_set1_ps(value);
+#else
+    return (lanes){value, value, value, value};
+#endif
+}
+
+/* Each lane, but at least `low` and at most `high`; a NaN stays. */
+INLINE lanes between(lanes x, float low, float high) {
+#if VL == 16
+    return (lanes)_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), (__m512)x));
+#elif VL == 8
+    return (lanes)_mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), (__m256)x));
+#else
+    for (int i = 0; i < VL; i++) x[i] = x[i] < low ? low : x[i] > high ? high : x[i];
+    return x;
+#endif
+}
+
+/* The larger one of each lane; of a NaN and a number it may be either. */
+INLINE lanes larger(lanes a, lanes b) {
+#if VL == 16
+    return (lanes)_mm512_max_ps((__m512)a, (__m512)b);
+#elif VL == 8
+    return (lanes)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    for (int i = 0; i < VL; i++) a[i] = a[i] > b[i] ? a[i] : b[i];
+    return a;
+#endif
+}
+
+/* fast_exp of common.h, by lanes: a compiler left alone with its branches makes other sums of it in each place. */
+INLINE lanes exponentials_of(lanes x) {
+    const lanes v = between(x, -87.0f, 88.0f), shifted = fused(spread(12582912.0f), v, spread(1.44269504088896341f));
+    const lanes n = shifted - spread(12582912.0f);
+    const lanes r = fused(fused(v, n, spread(-0.693359375f)), n, spread(2.12194440e-4f));
+    lanes p = spread(1.0f / 5040.0f);
+    p = fused(spread(1.0f / 720.0f), p, r);
+    p = fused(spread(1.0f / 120.0f), p, r);
+    p = fused(spread(1.0f / 24.0f), p, r);
+    p = fused(spread(1.0f / 6.0f), p, r);
+    p = fused(spread(0.5f), p, r);
+    p = fused(spread(1.0f), p, r);
+    p = fused(spread(1.0f), p, r);
+    return p * (lanes)(((word_vec)shifted + 127u) << 23);
+}
+
+#endif

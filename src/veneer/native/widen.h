@@ -1,0 +1,184 @@
+/* Stored weights widened to float32, a chunk at a time, in registers: a code times its scale, rounded as when the whole
+ * weight is decoded. */
+#ifndef VENEER_WIDEN_H
+#define VENEER_WIDEN_H
+
+#include "lanes.h"
+#include "rows.h"
+
+#define VECTORS (CHUNK / VL)
+#define STEP 7.874015718698502e-3f /* 1 / 127, as quant/rowwise.py has it */
+
+/* A product that is not fused with the sum it goes into. */
+INLINE float rounded(float value) {
+#if defined(__x86_64__)
+    __asm__("" : "+x"(value));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(value));
+#else
+    volatile float kept = value;
+    value = kept;
+#endif
+    return value;
+}
+
+INLINE float scale_at(const Matrix *m, int64_t place) {
+    const int64_t block = place >> __builtin_ctz((unsigned)m->block);
+    if (m->scales) return m->scales[block];
+    const float factor = m->scale_factors[block >> __builtin_ctz((unsigned)m->nested)];
+    return rounded(m->scale_values[m->scale_codes[block]] * factor) + m->scale_offset;
+}
+
+static inline float from_f16(uint16_t stored) {
+    const uint32_t sign = (uint32_t)(stored & 0x8000) << 16, rest = stored & 0x7fff;
+    if (rest >= 0x7c00) return bits_float(sign | 0x7f800000u | (rest & 0x3ff) << 13);
+    /* The exponent is put right by a product, which also makes the small numbers (those without one) normal. */
+    return bits_float(sign | float_bits(bits_float(rest << 13) * 0x1p112f));
+}
+
+/* One weight, by its place in the flattened tensor. */
+static inline float element(const Matrix *m, int64_t place, int column) {
+    switch (m->format) {
+        case WEIGHT_FLOAT32: return ((const float *)m->codes)[place];
+        case WEIGHT_BFLOAT16: return from_bf16(((const uint16_t *)m->codes)[place]);
+        case WEIGHT_FLOAT16: return from_f16(((const uint16_t *)m->codes)[place]);
+        case WEIGHT_INT8: return rounded((float)((const int8_t *)m->codes)[place] * m->scales[column]) * STEP;
+        default: {
+            const uint8_t byte = ((const uint8_t *)m->codes)[place / 2];
+            return m->values[place % 2 ? byte & 15 : byte >> 4] * scale_at(m, place);
+        }
+    }
+}
+
+#if VL == 16
+#define HAS_PAIRED 1
+/* Sixteen bytes at a time: their upper halves, then their lower ones. The sixteen values, times the scale, are one
+ * register, and a permutation looks all up; it reads four bits of an index and no more. */
+static inline int paired_place(int p) { return p / 32 * 32 + p % 16 * 2 + p / 16 % 2; }
+
+INLINE void widen_4bit(const Matrix *m, int64_t place, vec w[VECTORS]) {
+    const __m512 values = _mm512_loadu_ps(m->values);
+    __m512 table = _mm512_mul_ps(values, _mm512_set1_ps(scale_at(m, place)));
+    for (int half = 0; half < 2; half++) {
+        if (half && m->block < CHUNK) table = _mm512_mul_ps(values, _mm512_set1_ps(scale_at(m, place + 32)));
+        const uint8_t *codes = (const uint8_t *)m->codes + place / 2 + 16 * half;
+        const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
+        w[2 * half] = (vec)_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
+        w[2 * half + 1] = (vec)_mm512_permutexvar_ps(bytes, table);
+    }
+}
+#elif VL == 8
+#define HAS_PAIRED 1
+/* The four bytes of a value are looked up apart, 32 codes at a time, and put together by interleaving: 12 instructions,
+ * where looking up floats (which eight values of a register allow) would take 20. */
+static inline int paired_place(int p) {
+    const int vector = p / 8, lane = p / 4 % 2, byte = 16 * lane + 4 * (vector % 4) + p % 4;
+    return 2 * byte + vector / 4;
+}
+
+typedef struct {
+    __m256i plane[4];
+} Planes;
+
+/* Byte b of each of the sixteen values, in both halves of plane b. */
+INLINE Planes planes_of(const float *values) {
+    Planes found;
+    for (int b = 0; b < 4; b++) {
+        uint8_t bytes[16];
+        for (int i = 0; i < 16; i++) bytes[i] = (uint8_t)(float_bits(values[i]) >> 8 * b);
+        found.plane[b] = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)bytes));
+    }
+    return found;
+}
+
+INLINE void look_up(const Planes *planes, __m256i codes, __m256 scale, vec w[4]) {
+    const __m256i b0 = _mm256_shuffle_epi8(planes->plane[0], codes), b1 = _mm256_shuffle_epi8(planes->plane[1], codes);
+    const __m256i b2 = _mm256_shuffle_epi8(planes->plane[2], codes), b3 = _mm256_shuffle_epi8(planes->plane[3], codes);
+    const __m256i low = _mm256_unpacklo_epi8(b0, b1), low2 = _mm256_unpacklo_epi8(b2, b3);
+    const __m256i high = _mm256_unpackhi_epi8(b0, b1), high2 = _mm256_unpackhi_epi8(b2, b3);
+    w[0] = (vec)_mm256_mul_ps(_mm256_castsi256_ps(_mm256_unpacklo_epi16(low, low2)), scale);
+    w[1] = (vec)_mm256_mul_ps(_mm256_castsi256_ps(_mm256_unpackhi_epi16(low, low2)), scale);
+    w[2] = (vec)_mm256_mul_ps(_mm256_castsi256_ps(_mm256_unpacklo_epi16(high, high2)), scale);
+    w[3] = (vec)_mm256_mul_ps(_mm256_castsi256_ps(_mm256_unpackhi_epi16(high, high2)), scale);
+}
+
+INLINE void widen_paired(const Matrix *m, const Planes *planes, int64_t place, vec w[VECTORS]) {
+    /* A half of the register holds 32 neighbours, which always share a scale. */
+    const float first = scale_at(m, place), second = m->block < CHUNK ? scale_at(m, place + 32) : first;
+    const __m256 scale = _mm256_set_m128(_mm_set1_ps(second), _mm_set1_ps(first));
+    const __m256i bytes = _mm256_loadu_si256((const __m256i *)((const uint8_t *)m->codes + place / 2));
+    const __m256i mask = _mm256_set1_epi8(15);
+    look_up(planes, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask), scale, w);
+    look_up(planes, _mm256_and_si256(bytes, mask), scale, w + 4);
+}
+#else
+#define HAS_PAIRED 0
+#endif
+
+#if VL == 8
+typedef Planes Table;
+#define TABLE_OF(m) ((m)->format == WEIGHT_4BIT ? planes_of((m)->values) : (Planes){0})
+#define WIDEN_4BIT(m, table, place, w) widen_paired(m, table, place, w)
+#else
+typedef int Table;
+#define TABLE_OF(m) ((void)(m), 0)
+#if HAS_PAIRED
+#define WIDEN_4BIT(m, table, place, w) ((void)(table), widen_4bit(m, place, w))
+#else
+#define WIDEN_4BIT(m, table, place, w) ((void)(table), widen_each(m, place, w))
+static inline int paired_place(int p) { return p; }
+INLINE void widen_each(const Matrix *m, int64_t place, vec w[VECTORS]) {
+    float values[CHUNK];
+    for (int k = 0; k < CHUNK; k++) values[k] = element(m, place + k, 0);
+    memcpy(w, values, sizeof values);
+}
+#endif
+#endif
+
+INLINE lanes f16_lanes(const uint16_t *in) {
+#if VL == 16
+    return (lanes)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)in));
+#elif VL == 8 && defined(__F16C__)
+    return (lanes)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)in));
+#elif defined(__aarch64__)
+    return (lanes)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(in)));
+#else
+    lanes out;
+    for (int i = 0; i < VL; i++) out[i] = from_f16(in[i]);
+    return out;
+#endif
+}
+
+INLINE lanes int8_lanes(const int8_t *in) {
+#if VL == 16
+    return (lanes)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)in)));
+#elif VL == 8 && defined(__AVX2__)
+    return (lanes)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)in)));
+#else
+    lanes out;
+    for (int i = 0; i < VL; i++) out[i] = in[i];
+    return out;
+#endif
+}
+
+/* A chunk of a column, from `place` in the flattened tensor on. */
+INLINE void widen_chunk(const Matrix *m, int format, const Table *table, int64_t place, int column, vec w[VECTORS]) {
+    if (format == WEIGHT_4BIT) {
+        WIDEN_4BIT(m, table, place, w);
+        return;
+    }
+    for (int v = 0; v < VECTORS; v++) {
+        const int64_t at = place + v * VL;
+        if (format == WEIGHT_FLOAT32) {
+            w[v] = *(const vec *)((const float *)m->codes + at);
+        } else if (format == WEIGHT_BFLOAT16) {
+            w[v] = (vec)bf16_lanes((const uint16_t *)m->codes + at);
+        } else if (format == WEIGHT_FLOAT16) {
+            w[v] = f16_lanes((const uint16_t *)m->codes + at);
+        } else {
+            w[v] = int8_lanes((const int8_t *)m->codes + at) * m->scales[column] * STEP;
+        }
+    }
+}
+
+#endif
