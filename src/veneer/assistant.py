@@ -89,7 +89,13 @@ class Assistant:
         prompts = [self.encoder.prompt_tokens(messages) for messages in conversations]
         stage = Stage(broadcast(subscribers), "answering", total=len(prompts), unit="prompts")
         with stage, enough_memory(self.request, "answering", LESS_TEXT):
-            outputs = generate(self.model, prompts, sampling=sampling, stop_ids=self.stop_ids, on_done=stage.advance)
+            outputs = generate(
+                self.model,
+                prompts,
+                sampling=sampling,
+                stop_ids=self.stop_ids,
+                on_progress=stage.advance_side_by_side,
+            )
         return [self.tokenizer.decode(tokens) for tokens in outputs]
 
     def stream(self, messages: Sequence[Message], sampling: Sampling, on_text: Callable[[str], None]) -> str:

@@ -59,7 +59,7 @@ class StageProgress:
     rate: float
     """Units in a second, since the stage began."""
     seconds_left: float | None
-    """Seconds until the stage ends, at that rate; None where the total is not known."""
+    """Seconds until the stage ends, at that rate; None where the total is not known, or nothing is done yet."""
     item: str = ""
     """What is worked on now: the name of a tensor."""
 
@@ -336,7 +336,7 @@ class Stage:
         clock: Callable[[], float] = time.monotonic,
     ):
         self._emit, self._name, self._total, self._unit, self._clock = emit, name, total, unit, clock
-        self._done = 0
+        self._done, self._under_way = 0, 0.0
         self._begun = self._told = clock()
 
     def __enter__(self) -> Stage:
@@ -354,13 +354,26 @@ class Stage:
         """Say that `count` more units are done (0 says what is worked on now)."""
         self._done += count
         now = self._clock()
-        if now - self._told < INTERVAL and self._done != self._total:
-            return
+        if now - self._told >= INTERVAL or (count and self._done == self._total):
+            self._tell(now, item)
+
+    def advance_side_by_side(self, count: int, under_way: float) -> None:
+        """Say that `count` more units are done, and how many units' worth of those that have begun.
+
+        Rate and time left count these: of things that are made side by side, much is done before the first is whole.
+        """
+        self._under_way = under_way
+        self.advance(count)
+
+    def _tell(self, now: float, item: str) -> None:
         self._told = now
-        rate = self._done / max(now - self._begun, 1e-9)
+        worth = self._done + self._under_way
+        if self._total is not None:
+            worth = min(worth, self._total)
+        rate = worth / max(now - self._begun, 1e-9)
         left = None
         if self._total is not None and rate > 0:
-            left = max(0, self._total - self._done) / rate
+            left = (self._total - worth) / rate
         self._emit(
             StageProgress(
                 stage=self._name, done=self._done, total=self._total, unit=self._unit, rate=rate, seconds_left=left,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hf_models import write_hf_model
 from veneer.backends.base import CAPABILITIES
@@ -38,6 +41,22 @@ def test_the_own_decoder_is_described_as_it_is_loaded(tiny_model: Path) -> None:
     assert found.spec == model.spec
     assert list(found.linears) == model.linear_paths()
     assert (found.stored, found.dtype, found.notes) == (None, torch.float32, ())
+
+
+@pytest.mark.parametrize(("said", "held"), [("bfloat16", torch.float32), ("float32", torch.float16)])
+def test_the_dtype_is_that_of_the_files_whatever_the_configuration_says(
+    said: str, held: torch.dtype, tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": said, "torch_dtype": said}))
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: tensor.to(held) for name, tensor in weights.items()}, folder / "model.safetensors")
+    for model in (open_checkpoint(folder), read_model_config(folder)):
+        assert describe_model(model, Backend.AUTO).dtype is held
+    alone = describe_model(read_model_config(folder / "config.json"), Backend.AUTO)
+    assert alone.dtype is getattr(torch, said)
 
 
 @pytest.mark.parametrize("alone", [False, True])

@@ -65,7 +65,7 @@ def test_rows_that_end_are_reported_once_and_streamed_in_order(model: CausalLM) 
         sampling=Sampling(max_new_tokens=30),
         stop_ids=stop,
         on_token=lambda row, token: streamed[row].append(token),
-        on_done=done.append,
+        on_progress=lambda ended, under_way: done.append(ended),
         batch_rows=4,
     )
     assert streamed == results

@@ -84,7 +84,8 @@ class Description:
     stored: QuantSection | None
     """How the files hold the linear layers quantised, or None where they do not."""
     dtype: torch.dtype | None
-    """The dtype of the weights in the files, or None where config.json does not say it."""
+    """The dtype of the weights in the files, by their headers where they are there, else by config.json; None where
+    neither says it."""
     tokenizer: Callable[[], Tokenizer]
     """Reads the tokenizer. Raises ModelError where it is missing or damaged."""
     notes: tuple[str, ...] = ()

@@ -10,8 +10,8 @@ from veneer.backends.base import CAPABILITIES, Description
 from veneer.backends.choose import backend_of, said
 from veneer.backends.files import HfFiles
 from veneer.enums import Backend
-from veneer.io.checkpoint import ModelConfig
-from veneer.io.model_files import dtype_of_files
+from veneer.io.checkpoint import ModelConfig, dtype_in_headers
+from veneer.io.model_files import decoded_when_read, dtype_of_files
 from veneer.io.prequantised import described_quantisation
 from veneer.io.protocol import Checkpoint
 from veneer.load import linear_paths, stored_layers, stored_quantisation
@@ -46,9 +46,15 @@ def describe_model(model: Checkpoint | ModelConfig, wanted: Backend) -> Descript
             if isinstance(model, ModelConfig)
             else stored_quantisation(model, spec)
         ),
-        dtype=dtype_of_files(model.config),
+        dtype=_dtype_of(model),
         tokenizer=model.tokenizer,
     )
+
+
+def _dtype_of(model: Checkpoint | ModelConfig) -> torch.dtype | None:
+    """The dtype of the weights: by the headers of the files where they are there, since config.json may say another."""
+    said_so = dtype_of_files(model.config)
+    return said_so if decoded_when_read(model.config) else dtype_in_headers(model.files()) or said_so
 
 
 def _by_transformers(model: Checkpoint | ModelConfig, wanted: Backend) -> Description:
@@ -66,7 +72,7 @@ def _by_transformers(model: Checkpoint | ModelConfig, wanted: Backend) -> Descri
         spec=spec,
         linears=tuple(line.path for line in spec.adaptable),
         stored=stored,
-        dtype=dtype_of_files(model.config),
+        dtype=_dtype_of(model),
         tokenizer=model.tokenizer,
         notes=(said(model.config, wanted), *_layers_without_adapter(spec)),
     )

@@ -117,7 +117,12 @@ class VeneerLM(TemplateLM):
         asked = [self._generation(*request.args) for request in requests]
         tokenizer, spec = self._assistant.tokenizer, self._assistant.model
         with Stage(self._emit, "answering for lm-eval", total=len(asked), unit="prompts") as stage:
-            outputs = answer_all(spec, [one for one, _ in asked], decoder=tokenizer, on_done=stage.advance)
+            outputs = answer_all(
+                spec,
+                [one for one, _ in asked],
+                decoder=tokenizer,
+                on_progress=stage.advance_side_by_side,
+            )
         return [
             postprocess_generated_text(tokenizer.decode(tokens), until, None)
             for tokens, (_, until) in zip(outputs, asked, strict=True)

@@ -147,7 +147,14 @@ def score(
     sampling = Sampling(max_new_tokens=max_new_tokens)
     among = None if router is None else _Among(router, asked)
     with Stage(emit, f"answering with the {who}", total=len(prompts), unit="rows") as stage:
-        outputs = generate(model, prompts, sampling=sampling, stop_ids=stop_ids, on_done=stage.advance, router=among)
+        outputs = generate(
+            model,
+            prompts,
+            sampling=sampling,
+            stop_ids=stop_ids,
+            on_progress=stage.advance_side_by_side,
+            router=among,
+        )
     answers = {index: decode(tokens) for index, tokens in zip(asked, outputs, strict=True)}
     scores = []
     for index, ((loss_sum, supervised), question) in enumerate(zip(losses, questions, strict=True)):

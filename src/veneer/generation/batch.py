@@ -12,6 +12,7 @@ from contextlib import closing
 from veneer.errors import DataError, listing
 from veneer.generation.build import CACHE_BYTES, build_engine
 from veneer.generation.cohort import Router
+from veneer.generation.pace import Pace
 from veneer.generation.request import Finished, GenerationEvent, GenerationRequest, TokenMade
 from veneer.generation.sampling import Sampling
 from veneer.generation.scheduler import Limits
@@ -21,6 +22,9 @@ from veneer.model.mode import evaluation_mode
 
 OnToken = Callable[[int, int], None]
 """Called with the index of a prompt and its next token, as it comes."""
+
+OnProgress = Callable[[int, float], None]
+"""Called after every step with how many rows have ended in it, and how many rows' worth is done of those under way."""
 
 BATCH_ROWS = 192
 """Most rows that are decoded together."""
@@ -35,7 +39,7 @@ def generate(
     sampling: Sampling,
     stop_ids: frozenset[int],
     on_token: OnToken = lambda row, token: None,
-    on_done: Callable[[int], None] = lambda rows: None,
+    on_progress: OnProgress = lambda ended, under_way: None,
     batch_rows: int | None = None,
     router: Router | None = None,
 ) -> list[list[int]]:
@@ -47,7 +51,7 @@ def generate(
         sampling: how tokens are chosen. Each prompt draws from a random stream of its own, numbered by its index.
         stop_ids: tokens that end a row; they are not part of the result.
         on_token: told of every new token (streaming).
-        on_done: told how many rows have ended, as they end (progress).
+        on_progress: told of every step (progress).
         batch_rows: most rows that are decoded together, a matter of memory and speed; by default `BATCH_ROWS`.
         router: where the prompts are under several adapters, says which is under which, by its index.
 
@@ -65,7 +69,14 @@ def generate(
         GenerationRequest(prompt=tuple(prompt), sampling=sampling, stream=row, stop_ids=stop_ids)
         for row, prompt in enumerate(prompts)
     ]
-    return answer_all(model, requests, on_token=on_token, on_done=on_done, batch_rows=batch_rows, router=router)
+    return answer_all(
+        model,
+        requests,
+        on_token=on_token,
+        on_progress=on_progress,
+        batch_rows=batch_rows,
+        router=router,
+    )
 
 
 def answer_all(
@@ -74,7 +85,7 @@ def answer_all(
     *,
     decoder: TokenDecoder | None = None,
     on_token: OnToken = lambda row, token: None,
-    on_done: Callable[[int], None] = lambda rows: None,
+    on_progress: OnProgress = lambda ended, under_way: None,
     batch_rows: int | None = None,
     router: Router | None = None,
 ) -> list[list[int]]:
@@ -84,14 +95,16 @@ def answer_all(
     those returned.
     """
     results: list[list[int]] = [[] for _ in requests]
+    pace = Pace(requests)
 
     def listener(row: int) -> Callable[[GenerationEvent], None]:
         def listen(event: GenerationEvent) -> None:
             if isinstance(event, TokenMade):
                 results[row].append(event.token)
+                pace.made(row)
                 on_token(row, event.token)
             elif isinstance(event, Finished):
-                on_done(1)
+                pace.ended(row)
 
         return listen
 
@@ -105,6 +118,9 @@ def answer_all(
     ):
         for row, request in enumerate(requests):
             engine.submit(request, on_event=listener(row))
-        while engine.step():
-            pass
+        going, ended = True, 0
+        while going:
+            going = engine.step()
+            on_progress(pace.answers - ended, pace.under_way())
+            ended = pace.answers
     return results

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,15 @@ from veneer.io.tokenizer import Tokenizer, from_directory
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+WEIGHTS = "model*.safetensors"
+"""Names of the files of weights, shards among them."""
 HUB_PATTERNS = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
 """Files that are downloaded from a hub repository: no pickles and no code."""
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+_FLOATS = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+"""Dtypes of weights by their names in a header; float64 is held as float32."""
 _READABLE = ("F32", "F16", "BF16", "F64", *FLOAT8)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _SHARD = re.compile(r"[^/\\\0]+\.safetensors")
@@ -92,6 +96,12 @@ class ModelConfig:
     """Content of config.json."""
     tokenizer: Callable[[], Tokenizer]
     """A function that reads the tokenizer. It raises ModelError if the tokenizer is missing or damaged."""
+    weights: tuple[Path, ...] = ()
+    """The safetensors files beside config.json, where they are there; nothing but their headers is read."""
+
+    def files(self) -> list[Path]:
+        """The files of weights that are there."""
+        return list(self.weights)
 
 
 def read_model_config(source: str | Path, *, revision: str | None = None) -> ModelConfig:
@@ -110,7 +120,8 @@ def read_model_config(source: str | Path, *, revision: str | None = None) -> Mod
         path = _download(str(source), revision, [pattern for pattern in HUB_PATTERNS if "safetensors" not in pattern])
     file = path / "config.json" if path.is_dir() else path
     if file.suffix == ".json" and file.is_file():
-        return ModelConfig(str(source), text_config(_read_object(file)), lambda: from_directory(file.parent))
+        weights = tuple(sorted(path.glob(WEIGHTS))) if path.is_dir() else ()
+        return ModelConfig(str(source), text_config(_read_object(file)), lambda: from_directory(file.parent), weights)
     checkpoint = open_checkpoint(source, revision=revision)
     return ModelConfig(checkpoint.source, checkpoint.config, checkpoint.tokenizer)
 
@@ -307,6 +318,23 @@ class SafetensorsCheckpoint:
         if file is None:
             raise ModelError(f"{self.path} has no tensor {name!r}; it has {len(self._where)} others.")
         return self._shards[file]
+
+
+def dtype_in_headers(files: Iterable[Path]) -> torch.dtype | None:
+    """The widest dtype of the matrices in safetensors files, by their headers; None where no matrix is of floats.
+
+    Raises:
+        ModelError: a file is damaged.
+    """
+    found: set[torch.dtype] = set()
+    for file in files:
+        if file.suffix == ".safetensors":
+            shard = _open_shard(file)
+            slices = [shard.get_slice(name) for name in shard.keys()]  # noqa: SIM118 - the handle is not a mapping
+            found |= {
+                _FLOATS[one.get_dtype()] for one in slices if one.get_dtype() in _FLOATS and len(one.get_shape()) > 1
+            }
+    return max(found, key=lambda dtype: dtype.itemsize, default=None)
 
 
 def _open_shard(file: Path) -> Any:

@@ -26,10 +26,13 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 def dtype_of_files(config: Mapping[str, Any]) -> torch.dtype | None:
     """The dtype in which the files hold the weights that are not quantised by bitsandbytes; None where config.json does
     not say it, or the files hold codes and scales that are decoded when they are read (fp8, MXFP4)."""
+    return None if decoded_when_read(config) else recorded_dtype(config)
+
+
+def decoded_when_read(config: Mapping[str, Any]) -> bool:
+    """Whether the files hold codes and scales that are decoded when they are read (fp8, MXFP4)."""
     settings = config.get(CONFIG_KEY)
-    if isinstance(settings, Mapping) and settings.get("quant_method", METHOD) != METHOD:
-        return None
-    return recorded_dtype(config)
+    return isinstance(settings, Mapping) and settings.get("quant_method", METHOD) != METHOD
 
 
 def recorded_dtype(config: Mapping[str, Any]) -> torch.dtype | None:

@@ -1,0 +1,56 @@
+"""How much of answers that are computed side by side is done, so that a time left can be said before many have ended.
+
+Answers that begin together end in bunches. By those that have ended alone, a batch of two hundred is at zero for most
+of its time, and the first short answer says that each of the others takes as long as it took together with them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from veneer.generation.request import GenerationRequest
+
+PROMPT_SHARE = 0.25
+"""What a token of a prompt takes, beside one of an answer in a batch."""
+
+
+class Pace:
+    """Counts the tokens of answers to requests.
+
+    Args:
+        requests: all that will be answered.
+    """
+
+    def __init__(self, requests: Sequence[GenerationRequest]):
+        self._prompts = [PROMPT_SHARE * len(request.prompt) for request in requests]
+        self._most = [request.sampling.max_new_tokens for request in requests]
+        self._made: dict[int, int] = {}
+        self._tokens = 0
+        self.answers = 0
+        """How many have ended."""
+
+    def made(self, row: int) -> None:
+        """Take note of a token of an answer."""
+        self._made[row] = self._made.get(row, 0) + 1
+        self._tokens += 1
+
+    def ended(self, row: int) -> None:
+        """Take note that an answer is complete."""
+        self._made.pop(row, None)
+        self.answers += 1
+
+    def under_way(self) -> float:
+        """How many answers' worth is done of those that have begun and not ended; 0 until one has ended.
+
+        The length of an answer is taken to be all tokens made over all answers ended. That is the most likely mean of
+        lengths of which some are only known to be longer than what is there, if an answer may end at every token with
+        one chance. Until many have ended it is rather too long.
+        """
+        if not self.answers:
+            return 0.0
+        mean = self._tokens / self.answers
+        return sum(self._share(row, made, mean) for row, made in self._made.items())
+
+    def _share(self, row: int, made: int, mean: float) -> float:
+        expected = min(max(mean, made + 1), self._most[row])
+        return min(1.0, (self._prompts[row] + made) / (self._prompts[row] + expected))
