@@ -22,6 +22,8 @@ class Case:
     more: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Further settings, by section."""
     model_type: str = "llama"
+    objective: str = "sft"
+    """What is minimised; one of preferences has rows of two answers, each of the length."""
 
     @property
     def name(self) -> str:
@@ -29,6 +31,7 @@ class Case:
         model = self.shape if self.model_type == "llama" else self.model_type
         words = [model, self.method, self.dtype, f"length {self.length} rank {self.rank} {self.recompute}"]
         words += [str(self.micro_batch)]
+        words += [self.objective] if self.objective != "sft" else []
         words += [f"{key} {value}" for section in self.more.values() for key, value in section.items()]
         return " ".join(words)
 
@@ -120,6 +123,20 @@ def grid() -> list[Case]:
     return cases
 
 
+def pairs() -> list[Case]:
+    """Runs on pairs of a chosen and a rejected answer."""
+    head = {"lora": {"target_modules": ["q_proj", "lm_head"]}}
+    return [
+        Case("m30", "lora", "bfloat16", 256, 16, "never", 1024, objective="dpo"),
+        Case("m30", "qlora", "float32", 256, 16, "layers", 1024, objective="dpo"),
+        Case("m135", "lora", "bfloat16", 256, 16, "never", 1024, objective="dpo"),
+        Case("m135", "qlora", "bfloat16", 512, 16, "never", 1024, objective="dpo"),
+        Case("m135", "lora", "float32", 128, 16, "never", 512, objective="dpo"),
+        Case("m30", "full", "bfloat16", 128, 16, "never", 512, 2, objective="dpo"),
+        Case("m30", "lora", "bfloat16", 256, 16, "never", 1024, 4, head, objective="dpo"),
+    ]  # fmt: skip
+
+
 def others() -> list[Case]:
     """What the grid leaves out: kinds of adapters, optimisers, schemes, long rows, other sizes and families."""
     dora = {"lora": {"variant": "dora"}}
@@ -140,6 +157,7 @@ def others() -> list[Case]:
     ]
     long = {"data": {"max_length": 4096}}
     return [
+        *pairs(),
         *(Case("m135", "lora", "bfloat16", 256, 16, "never", 1024, more=more) for more in lora),
         *(Case("m135", "qlora", "bfloat16", 256, 16, "never", 1024, more=more) for more in qlora),
         *(Case("m135", "full", "bfloat16", 256, 16, "never", 512, 2, more) for more in optimizers),

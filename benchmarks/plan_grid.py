@@ -25,10 +25,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from plan_cases import Case, config_of, grid, others
+from plan_cases import Case, config_of, grid, others, pairs
 
 ROWS, STEPS = 16, 5
-RUNS = {"grid": grid, "others": others}
+RUNS = {"grid": grid, "others": others, "pairs": pairs}
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -41,6 +41,7 @@ def values_of(case: Case, model: str, output: str, data: str) -> dict[str, Any]:
         "model": model,
         "output": output,
         "method": case.method,
+        "objective": case.objective,
         "data": {"file": data},
         "lora": {"rank": case.rank},
         "train": {"steps": STEPS, "examples_per_step": case.rows_per_step},
@@ -103,15 +104,18 @@ def write_model(path: Path, shape: str, model_type: str) -> None:
     (path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
-def write_rows(path: Path, length: int) -> None:
-    """Chats of random digits, a token each; half of every row is supervised."""
+def write_rows(path: Path, length: int, *, pairs: bool = False) -> None:
+    """Chats of random digits, a token each; half of every row is supervised. With `pairs` a row has a second answer."""
     source = random.Random(length)
     lines = []
     for number in range(ROWS):
         wanted = length if number == 0 else source.randint(length // 2, length)
         digits = "".join(source.choices("0123456789", k=max(4, wanted - 24)))
         half = len(digits) // 2
-        lines.append(json.dumps({"prompt": digits[:half], "completion": digits[half:]}))
+        row = {"prompt": digits[:half], "completion": digits[half:]}
+        if pairs:
+            row = {"prompt": digits[:half], "chosen": digits[half:], "rejected": digits[half:][::-1]}
+        lines.append(json.dumps(row))
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -144,9 +148,10 @@ def prepare(case: Case, folder: Path) -> None:
 
 def measure(case: Case, folder: Path) -> dict[str, Any]:
     """`run` in a process of its own, whose parent is small: a child's peak starts at its parent's size."""
-    model, data = folder / folder_of(case), folder / f"{case.length}.jsonl"
+    pairs = case.objective != "sft"
+    model, data = folder / folder_of(case), folder / f"{case.length}{'-pairs' if pairs else ''}.jsonl"
     if not data.exists():
-        write_rows(data, case.length)
+        write_rows(data, case.length, pairs=pairs)
     arguments = [sys.executable, __file__, "--case", json.dumps(asdict(case)), "--model", str(model)]
     done = subprocess.run([*arguments, "--data", str(data)], capture_output=True, text=True, check=False)
     if done.returncode:

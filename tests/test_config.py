@@ -279,7 +279,7 @@ def test_the_keys_are_these() -> None:
     # A key is a promise: adding one is a decision, and so is a line here.
     assert sorted(known_keys()) == sorted(
         [
-            "model", "revision", "output", "method", "backend",
+            "model", "revision", "output", "method", "objective", "backend",
             "data.file", "data.eval_file", "data.held_out", "data.max_length", "data.overlong",
             "data.bad_rows", "data.checks", "data.columns", "data.split.by", "data.split.column",
             "data.sources", "data.cache", "data.cache_dir",
@@ -294,6 +294,8 @@ def test_the_keys_are_these() -> None:
             "train.warmup", "train.min_rate", "train.weight_decay", "train.beta1", "train.beta2",
             "train.clip", "train.seed", "train.eval_every", "train.save_every", "train.keep",
             "train.patience", "train.publish", "train.skip_bad_steps",
+            "dpo.loss", "dpo.beta", "dpo.label_smoothing", "dpo.nll", "dpo.reference", "orpo.beta",
+            "cpo.beta", "cpo.nll", "simpo.beta", "simpo.gamma", "simpo.nll",
             "compute.device", "compute.dtype", "compute.products", "compute.threads", "compute.micro_batch_tokens",
             "compute.memory_limit_mb", "compute.recompute",
         ]

@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from tiny_models import largest_difference
-from veneer.losses import CHUNK_ROWS, linear_cross_entropy, scored_cross_entropy, token_losses
+from veneer.losses import (
+    CHUNK_ROWS,
+    linear_cross_entropy,
+    row_losses,
+    scored_cross_entropy,
+    scored_row_losses,
+    token_losses,
+)
 from veneer.products import Scores as Shaping
 
 
@@ -316,3 +323,89 @@ def test_capped_losses_are_formed_in_float32() -> None:
     expected = functional.cross_entropy(torch.tanh(products / 30) * 30, targets, reduction="sum")
     loss = linear_cross_entropy(hidden, weight, targets, shaping=Shaping(softcap=30.0))
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100])
+@pytest.mark.parametrize("learns", ["all", "update", "hidden"])
+def test_losses_of_rows_go_into_any_formula(learns: str, chunk: int) -> None:
+    """Each row has a weight of its own in the gradient, as the formula behind it gives it."""
+    hidden, weight, targets = problem(23, seed=3)
+    share = torch.linspace(-2, 3, 23, dtype=torch.float64)
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 5e-5)):
+        head = Scores(weight, dtype)
+        head.weight.requires_grad_(learns == "all")
+        for factor in (head.a, head.b):
+            factor.requires_grad_(learns != "hidden")
+        own = head.whole().detach().double().requires_grad_()
+        h64 = hidden.clone().requires_grad_()
+        losses = functional.cross_entropy(h64 @ own.t(), targets, reduction="none")
+        (losses.square() * share).sum().backward()  # type: ignore[no-untyped-call]
+        assert own.grad is not None
+        h = hidden.to(dtype, copy=True).requires_grad_(learns != "update")
+        found = scored_row_losses(h, head, targets, chunk=chunk)
+        assert largest_difference(found, losses.detach()) < tolerance
+        (found.double().square() * share).sum().backward()  # type: ignore[no-untyped-call]
+        expected = {
+            "a": head.b.detach().double().t() @ own.grad,
+            "b": own.grad @ head.a.detach().double().t(),
+            "weight": own.grad,
+        }
+        grads = {name: parameter.grad for name, parameter in head.named_parameters() if parameter.requires_grad}
+        assert grads.keys() == {"all": {"a", "b", "weight"}, "update": {"a", "b"}, "hidden": set()}[learns]
+        for name, grad in grads.items():
+            assert grad is not None
+            assert largest_difference(grad, expected[name]) < 100 * tolerance
+        if learns != "update":
+            assert h.grad is not None
+            assert largest_difference(h.grad, h64.grad) < 10 * tolerance
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("chunk", [1, 7, 100])
+def test_losses_of_rows_under_one_weight_are_the_definition(chunk: int, softcap: float | None) -> None:
+    hidden, weight, targets = problem(23, seed=4)
+    share = torch.linspace(-2, 3, 23, dtype=torch.float64)
+    shaping = Shaping(scale=0.5, softcap=softcap)
+    for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 5e-5)):
+        h64, w64 = leaves(hidden, weight, torch.float64)
+        logits = 0.5 * (h64 @ w64.t())
+        logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+        losses = functional.cross_entropy(logits, targets, reduction="none")
+        (losses.square() * share).sum().backward()  # type: ignore[no-untyped-call]
+        h, w = leaves(hidden, weight, dtype)
+        found = row_losses(h, w, targets, chunk=chunk, shaping=shaping)
+        assert found.dtype == dtype
+        assert largest_difference(found, losses.detach()) < tolerance
+        (found.double().square() * share).sum().backward()  # type: ignore[no-untyped-call]
+        for ours, theirs in ((h.grad, h64.grad), (w.grad, w64.grad)):
+            assert ours is not None
+            assert largest_difference(ours, theirs) < 10 * tolerance
+
+
+def test_losses_of_rows_in_bfloat16_weigh_rows_in_float32() -> None:
+    """A weight that bfloat16 rounds by 1/300 is not rounded: it is multiplied behind the product."""
+    hidden, weight, targets = problem(40, seed=5)
+    h, w = leaves(hidden, weight, torch.bfloat16)
+    row_losses(h, w, targets).sum().backward()  # type: ignore[no-untyped-call]
+    plain = h.grad
+    assert plain is not None
+    again, w2 = leaves(hidden, weight, torch.bfloat16)
+    (row_losses(again, w2, targets) * (1 + 1 / 300)).sum().backward()  # type: ignore[no-untyped-call]
+    assert again.grad is not None
+    expected = (plain.float() * (1 + 1 / 300)).to(torch.bfloat16)
+    assert float((again.grad - expected).abs().max()) <= 2**-8 * float(expected.abs().max())
+    assert not torch.equal(again.grad, plain)
+
+
+def test_no_more_than_a_chunk_of_scores_is_held() -> None:
+    hidden, weight, targets = problem(2_000, vocab=5_000, seed=6)
+    h, w = leaves(hidden, weight, torch.float32)
+    kept: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        row_losses(h, w, targets).sum()
+    assert sum(kept) <= h.numel() + w.numel() + len(targets)

@@ -33,10 +33,14 @@ if TYPE_CHECKING:
     from veneer.comparison.summary import Figure as Figure
     from veneer.comparison.summary import MethodSummary as MethodSummary
     from veneer.config import ComputeSection as ComputeSection
+    from veneer.config import CpoSection as CpoSection
     from veneer.config import DataSection as DataSection
+    from veneer.config import DpoSection as DpoSection
     from veneer.config import LoraSection as LoraSection
+    from veneer.config import OrpoSection as OrpoSection
     from veneer.config import QuantSection as QuantSection
     from veneer.config import RunConfig as RunConfig
+    from veneer.config import SimpoSection as SimpoSection
     from veneer.config import SourceSection as SourceSection
     from veneer.config import SplitSection as SplitSection
     from veneer.config import TrainSection as TrainSection
@@ -49,16 +53,19 @@ if TYPE_CHECKING:
     from veneer.enums import Bias as Bias
     from veneer.enums import Check as Check
     from veneer.enums import Column as Column
+    from veneer.enums import DpoLoss as DpoLoss
     from veneer.enums import Dtype as Dtype
     from veneer.enums import Factors as Factors
     from veneer.enums import Init as Init
     from veneer.enums import Method as Method
+    from veneer.enums import ObjectiveName as ObjectiveName
     from veneer.enums import OptimizerName as OptimizerName
     from veneer.enums import OtherBase as OtherBase
     from veneer.enums import Overlong as Overlong
     from veneer.enums import Products as Products
     from veneer.enums import Publish as Publish
     from veneer.enums import Recompute as Recompute
+    from veneer.enums import ReferencePolicy as ReferencePolicy
     from veneer.enums import Scaling as Scaling
     from veneer.enums import Schedule as Schedule
     from veneer.enums import Scheme as Scheme
@@ -180,10 +187,13 @@ _HOMES = {
     "Condition": "veneer.evaluation.gate",
     "ConfigError": "veneer.errors",
     "Conversation": "veneer.assistant",
+    "CpoSection": "veneer.config",
     "DataError": "veneer.errors",
     "DataSection": "veneer.config",
     "Difference": "veneer.comparison.summary",
     "Diverged": "veneer.errors",
+    "DpoLoss": "veneer.enums",
+    "DpoSection": "veneer.config",
     "Dtype": "veneer.enums",
     "Estimate": "veneer.planning.estimate",
     "Evaluated": "veneer.events",
@@ -212,7 +222,9 @@ _HOMES = {
     "MicroBatchHalved": "veneer.events",
     "ModelError": "veneer.errors",
     "Note": "veneer.events",
+    "ObjectiveName": "veneer.enums",
     "OptimizerName": "veneer.enums",
+    "OrpoSection": "veneer.config",
     "OtherBase": "veneer.enums",
     "OutOfMemory": "veneer.errors",
     "OutputError": "veneer.errors",
@@ -226,6 +238,7 @@ _HOMES = {
     "QuantizeResult": "veneer.quantization",
     "QuickstartResult": "veneer.walkthrough",
     "Recompute": "veneer.enums",
+    "ReferencePolicy": "veneer.enums",
     "Report": "veneer.evaluation.report",
     "Reproduction": "veneer.reproduction.run",
     "RequantisedLoss": "veneer.exports.record",
@@ -250,6 +263,7 @@ _HOMES = {
     "Scheme": "veneer.enums",
     "Serving": "veneer.serving.request",
     "Shortening": "veneer.walkthrough",
+    "SimpoSection": "veneer.config",
     "SplitBy": "veneer.enums",
     "SourceSection": "veneer.config",
     "SplitSection": "veneer.config",
@@ -319,10 +333,13 @@ __all__ = [
     "Condition",
     "ConfigError",
     "Conversation",
+    "CpoSection",
     "DataError",
     "DataSection",
     "Difference",
     "Diverged",
+    "DpoLoss",
+    "DpoSection",
     "Dtype",
     "Estimate",
     "Evaluated",
@@ -351,7 +368,9 @@ __all__ = [
     "MicroBatchHalved",
     "ModelError",
     "Note",
+    "ObjectiveName",
     "OptimizerName",
+    "OrpoSection",
     "OtherBase",
     "OutOfMemory",
     "OutputError",
@@ -365,6 +384,7 @@ __all__ = [
     "QuantizeResult",
     "QuickstartResult",
     "Recompute",
+    "ReferencePolicy",
     "Report",
     "Reproduction",
     "RequantisedLoss",
@@ -389,6 +409,7 @@ __all__ = [
     "Scheme",
     "Serving",
     "Shortening",
+    "SimpoSection",
     "SourceSection",
     "SplitBy",
     "SplitSection",

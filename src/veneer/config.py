@@ -35,16 +35,19 @@ from veneer.enums import (
     Bias,
     Check,
     Column,
+    DpoLoss,
     Dtype,
     Factors,
     Init,
     Method,
+    ObjectiveName,
     OptimizerName,
     OtherBase,
     Overlong,
     Products,
     Publish,
     Recompute,
+    ReferencePolicy,
     Scaling,
     Schedule,
     Scheme,
@@ -95,6 +98,7 @@ StepRows = Annotated[int, Field(ge=1, le=1_000_000), _NUMBER]
 Threads = Annotated[int, Field(ge=1, le=1_024), _NUMBER]
 """torch ends the process where the system gives it no more threads."""
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False), _NUMBER]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False), _NUMBER]
 Name = Annotated[str, Field(min_length=1)]
 Duration = Annotated[float, Field(gt=0.0, le=1e8, allow_inf_nan=False), BeforeValidator(seconds_of), _NUMBER]
 
@@ -306,6 +310,49 @@ class TrainSection(_Section):
     those of a checkpoint."""
 
 
+class DpoSection(_Section):
+    """Settings of `objective: dpo`."""
+
+    loss: DpoLoss = DpoLoss.SIGMOID
+    """The formula: `sigmoid` (DPO), `robust`, `hinge`, `ipo`, or `sigmoid_norm` (docs/objectives.md)."""
+    beta: Rate = 0.1
+    """β, how strongly the policy is held to the reference: a smaller one lets it go further. The τ of `ipo`."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5, allow_inf_nan=False), _NUMBER] = 0.0
+    """The share of pairs that are taken to be swapped, for `sigmoid` (conservative DPO) and `robust`."""
+    nll: NotNegative = 0.0
+    """The weight of the chosen answers' mean cross-entropy a token, which is added (RPO)."""
+    reference: ReferencePolicy = ReferencePolicy.START
+    """The model that the policy is compared with: the one that the run starts from (`start`), or the base with the
+    adapter off (`base`). Its log-probabilities are computed once, before the first step, and it takes no memory."""
+
+
+class OrpoSection(_Section):
+    """Settings of `objective: orpo`."""
+
+    beta: Rate = 0.1
+    """β, the weight of the odds ratio beside the chosen answers' cross-entropy (the paper's λ)."""
+
+
+class CpoSection(_Section):
+    """Settings of `objective: cpo`."""
+
+    beta: Rate = 0.1
+    """β, the factor of the difference of log-probabilities."""
+    nll: NotNegative = 1.0
+    """The weight of the chosen answers' mean cross-entropy a token, which is added."""
+
+
+class SimpoSection(_Section):
+    """Settings of `objective: simpo`."""
+
+    beta: Rate = 2.5
+    """β, the factor of the mean log-probabilities a token."""
+    gamma: NotNegative = 1.375
+    """γ, the margin that the chosen answer's reward is to have."""
+    nll: NotNegative = 0.0
+    """The weight of the chosen answers' mean cross-entropy a token, which is added."""
+
+
 class ComputeSection(_Section):
     """Settings of the device and of the computation."""
 
@@ -352,6 +399,9 @@ class RunConfig(_Section):
     method: Method = Method.QLORA
     """What is trained: an adapter beside the base model (`lora`), an adapter beside the quantised base model
     (`qlora`), or every weight (`full`)."""
+    objective: ObjectiveName = ObjectiveName.SFT
+    """What a step minimises: the cross-entropy of answers (`sft`), or a loss of pairs of a chosen and a rejected answer
+    (`dpo`, `orpo`, `cpo`, `simpo`). docs/objectives.md has the formulas and the rows that each takes."""
     backend: Backend = Backend.AUTO
     """What computes the model: veneer's own decoder (`veneer`), or transformers (`hf`, for lora and qlora only) for
     architectures that the decoder does not know. `auto` takes the own decoder if it knows the architecture."""
@@ -359,8 +409,15 @@ class RunConfig(_Section):
     lora: LoraSection = LoraSection()
     quant: QuantSection = QuantSection()
     train: TrainSection = TrainSection()
+    dpo: DpoSection = DpoSection()
+    orpo: OrpoSection = OrpoSection()
+    cpo: CpoSection = CpoSection()
+    simpo: SimpoSection = SimpoSection()
     compute: ComputeSection = ComputeSection()
 
+
+OBJECTIVE_SECTIONS = (ObjectiveName.DPO, ObjectiveName.ORPO, ObjectiveName.CPO, ObjectiveName.SIMPO)
+"""The objectives that have a section of settings, which is called as they are."""
 
 ALTERNATIVES = (
     ("train.examples_per_step", "train.tokens_per_step", "what a step is; give one"),
@@ -415,6 +472,7 @@ def check(config: RunConfig) -> None:
             "another init"
         )
     problems += quant_problems(config.quant)
+    problems += objective_problems(config)
     if config.train.eval_every and not (config.data.eval_file or config.data.held_out):
         problems.append("train.eval_every needs rows to evaluate on: give data.eval_file or data.held_out")
     if problems:
@@ -445,6 +503,44 @@ def quant_problems(quant: QuantSection) -> list[str]:
         "quant.scheme nf4"
         for name in given
     ]
+
+
+def objective_problems(config: RunConfig) -> list[str]:
+    """What contradicts itself in the objective's settings, or is of another objective."""
+    problems = []
+    for name in OBJECTIVE_SECTIONS:
+        section = getattr(config, name.value)
+        given = [key for key, info in type(section).model_fields.items() if getattr(section, key) != info.default]
+        if name is not config.objective:
+            problems += [
+                f"{name.value}.{key} is a setting of objective {name.value} and objective is {config.objective.value}; "
+                f"leave it out, or set objective: {name.value}"
+                for key in given
+            ]
+    if config.objective is ObjectiveName.SFT:
+        return problems
+    name = config.objective.value
+    if config.data.cache is TokenCache.ALWAYS:
+        problems.append(f"data.cache always keeps rows of objective sft, and objective is {name}; leave it out")
+    if config.data.overlong is not Overlong.DROP:
+        problems.append(
+            f"data.overlong {config.data.overlong.value} cuts answers, which objective {name} compares; take drop, and "
+            "raise data.max_length"
+        )
+    if config.lora.init is Init.EVA and config.method is not Method.FULL:
+        problems.append(f"lora.init eva is measured on supervised rows, and objective is {config.objective.value}; "
+                        "take another init")  # fmt: skip
+    if config.dpo.label_smoothing and config.dpo.loss not in (DpoLoss.SIGMOID, DpoLoss.ROBUST):
+        problems.append(
+            f"dpo.label_smoothing is for dpo.loss sigmoid and robust, and it is {config.dpo.loss.value}; leave it out"
+        )
+    if config.dpo.loss is DpoLoss.ROBUST and not config.dpo.label_smoothing:
+        problems.append(
+            "dpo.loss robust needs dpo.label_smoothing, the share of pairs that are swapped; without it, it is sigmoid"
+        )
+    if config.dpo.reference is ReferencePolicy.BASE and config.method is Method.FULL:
+        problems.append("dpo.reference base is the base with the adapter off and method full has none; take start")
+    return problems
 
 
 def known_keys(section: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:

@@ -39,6 +39,59 @@ class Method(Enum):
     """Every weight of the model, in float32."""
 
 
+class RowKind(Enum):
+    """What a row of a run's data holds."""
+
+    ANSWERS = "answers"
+    """A conversation, a prompt with its completion, or a text."""
+    PAIRS = "pairs"
+    """A prompt with a chosen and a rejected answer."""
+
+
+class ObjectiveName(Enum):
+    """What a step minimises."""
+
+    SFT = "sft"
+    """Cross-entropy of the supervised tokens (supervised fine-tuning)."""
+    DPO = "dpo"
+    """Direct preference optimisation, on pairs of a chosen and a rejected answer."""
+    ORPO = "orpo"
+    """Odds ratio preference optimisation, on pairs, without a reference."""
+    CPO = "cpo"
+    """Contrastive preference optimisation, on pairs, without a reference."""
+    SIMPO = "simpo"
+    """Simple preference optimisation, on pairs, without a reference."""
+
+    @property
+    def rows(self) -> RowKind:
+        """The rows that it takes."""
+        return RowKind.ANSWERS if self is ObjectiveName.SFT else RowKind.PAIRS
+
+
+class DpoLoss(Enum):
+    """The formula of direct preference optimisation, over the margin δ of a pair (docs/objectives.md)."""
+
+    SIGMOID = "sigmoid"
+    """log(1 + exp(−βδ)), with label smoothing for pairs that may be swapped."""
+    ROBUST = "robust"
+    """The sigmoid loss, unbiased where the share `label_smoothing` of the pairs is swapped."""
+    HINGE = "hinge"
+    """max(0, 1 − βδ)."""
+    IPO = "ipo"
+    """(δ̄ − 1/2β)², where log-probabilities are means over tokens."""
+    SIGMOID_NORM = "sigmoid_norm"
+    """The sigmoid loss, where log-probabilities are means over tokens."""
+
+
+class ReferencePolicy(Enum):
+    """The model whose log-probabilities a policy is compared with."""
+
+    START = "start"
+    """The model as the run starts: the base, or the base with `train.from_adapter`."""
+    BASE = "base"
+    """The base model, with the adapter off."""
+
+
 class OtherBase(Enum):
     """What happens where an adapter was trained beside another base model than the one that is given."""
 
@@ -139,6 +192,8 @@ class Column(Enum):
     TEXT = "text"
     SYSTEM = "system"
     TOOLS = "tools"
+    CHOSEN = "chosen"
+    REJECTED = "rejected"
 
 
 class Publish(Enum):

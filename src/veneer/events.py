@@ -117,7 +117,7 @@ class StepDone:
     epoch: float
     """Passes over the training rows that are done."""
     loss: float
-    """The loss of this step alone: the mean over its supervised tokens, in nats."""
+    """The loss of this step alone: under `sft` the mean over its supervised tokens, in nats."""
     grad_norm: float
     """The norm of the gradient before clipping."""
     learning_rate: float
@@ -157,11 +157,13 @@ class Evaluated:
 
     step: int
     loss: float
-    """The mean over the supervised tokens of the evaluation rows, in nats."""
+    """The objective's loss of the evaluation rows: under `sft` the mean over their supervised tokens, in nats."""
     best: bool
     """Whether it is the lowest so far."""
     seconds: float
     """Seconds that the evaluation took."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Other means over the evaluation rows, by name, where the objective has any."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,11 +4,14 @@ The head is the widest product of a small model (49,152 scores a token for SmolL
 supervised rows only, in chunks. The gradient of each chunk is computed while its scores are still in memory: there are
 two products with the head in forward, and none in backward (the idea of Liger's and Apple's fused losses:
 arXiv:2410.10989, arXiv:2411.09009).
+
+Where each row's loss goes into a formula of its own (`row_losses`), its weight is known only in backward: the scores of
+a chunk are computed once for the losses and once more for the gradient. All logits are never held there either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -222,6 +225,127 @@ def scored_cross_entropy(
     if not torch.is_grad_enabled():
         return token_losses(hidden, score, targets, chunk=chunk, shaping=shaping).sum(dtype=torch.float64)
     result: Tensor = _ScoredCrossEntropy.apply(hidden, score, targets, chunk, shaping, *score.parameters())  # type: ignore[no-untyped-call]
+    return result
+
+
+class _RowLosses(torch.autograd.Function):
+    """−log softmax(h Wᵀ)[target] of each row; backward computes the scores again, and weighs each row's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, shaping: Scores) -> Tensor:
+        ctx.save_for_backward(hidden, weight, targets)
+        ctx.chunk, ctx.shaping = chunk, shaping
+        losses = hidden.new_empty(len(targets), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for rows, _, _, found in _chunks(hidden, weight.detach().to(hidden.dtype), targets, chunk, shaping):
+            losses[rows] = found
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets = ctx.saved_tensors
+        needs_hidden, needs_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        head = weight.detach().to(hidden.dtype)
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
+        for rows, some, scores, _ in _chunks(hidden, head, targets, ctx.chunk, ctx.shaping, gradient=True):
+            # A row's weight is multiplied in float32 or wider, behind the product and before the other.
+            own = grads[0][rows, None].to(wide)
+            if grad_hidden is not None:
+                grad_hidden[rows] = (inputs(scores, head)[: len(own)].to(wide) * own).to(hidden.dtype)
+            if grad_weight is not None:
+                grad_weight += scores[: len(own)].T @ (some[: len(own)].to(wide) * own).to(hidden.dtype)
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
+
+
+def _chunks(
+    hidden: Tensor, head: Tensor, targets: Tensor, chunk: int, shaping: Scores, *, gradient: bool = False
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """For each chunk of rows: the rows, their hidden states and their scores, both padded, and their losses.
+
+    With `gradient` the scores are the gradient of each loss; they are overwritten by the next chunk's.
+    """
+    buffer = hidden.new_empty((min(chunk, pad_to_multiple(len(targets))), head.shape[0]))
+    for start in range(0, len(targets), chunk):
+        rows = slice(start, start + chunk)
+        real = len(targets[rows])
+        some = functional.pad(hidden[rows], (0, 0, 0, min(chunk, pad_to_multiple(real)) - real))
+        scores = outputs(some, head, out=buffer[: len(some)])
+        losses = _losses_in_place(scores[:real], targets[rows], gradient=gradient, shaping=shaping)
+        scores[real:].zero_()
+        yield rows, some, scores, losses
+
+
+class _ScoredRowLosses(torch.autograd.Function):
+    """`_RowLosses` for logits that a module makes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        score: nn.Module,
+        targets: Tensor,
+        chunk: int,
+        shaping: Scores,
+        *parameters: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(hidden, targets)
+        ctx.score, ctx.chunk, ctx.shaping = score, chunk, shaping
+        return token_losses(hidden, score, targets, chunk=chunk, shaping=shaping)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, targets = ctx.saved_tensors
+        parameters = list(ctx.score.parameters())
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        needs_hidden = ctx.needs_input_grad[0]
+        learned = [parameter for parameter in parameters if parameter.requires_grad]
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        sums = [torch.zeros(parameter.shape, dtype=wide, device=parameter.device) for parameter in learned]
+        for start in range(0, len(targets), ctx.chunk):
+            rows = slice(start, start + ctx.chunk)
+            some = hidden[rows].detach().requires_grad_(needs_hidden)
+            with torch.enable_grad():
+                scores = ctx.score(some)
+            # A copy: what made the scores may have kept them for its own backward.
+            own = scores.detach().to(wide, copy=True)
+            _losses_in_place(own, targets[rows], gradient=True, shaping=ctx.shaping)
+            own *= grads[0][rows, None].to(wide)
+            sources = [some, *learned] if needs_hidden else learned
+            found = list(torch.autograd.grad(scores, sources, own.to(scores.dtype)))
+            if grad_hidden is not None:
+                grad_hidden[rows] = found.pop(0)
+            for total, part in zip(sums, found, strict=True):
+                total += part
+        by_parameter: list[Tensor | None] = [None] * len(parameters)
+        places = [index for index, parameter in enumerate(parameters) if parameter.requires_grad]
+        for place, total in zip(places, sums, strict=True):
+            by_parameter[place] = total.to(parameters[place].dtype)
+        return grad_hidden, None, None, None, None, *by_parameter
+
+
+def row_losses(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = CHUNK_ROWS, shaping: Scores = PLAIN_SCORES
+) -> Tensor:
+    """The cross-entropy of each target under softmax(hidden weightᵀ), for a formula that goes on with single losses.
+
+    See `linear_cross_entropy` for the arguments. The scores of a chunk are computed twice, in forward and in backward,
+    so that no more than a chunk of them is held.
+
+    Returns:
+        Losses in nats, `[rows]` in float32 or wider.
+    """
+    result: Tensor = _RowLosses.apply(hidden, weight, targets, chunk, shaping)  # type: ignore[no-untyped-call]
+    return result
+
+
+def scored_row_losses(
+    hidden: Tensor, score: nn.Module, targets: Tensor, *, chunk: int = CHUNK_ROWS, shaping: Scores = PLAIN_SCORES
+) -> Tensor:
+    """`row_losses` for a head that is more than a product with one weight; see `scored_cross_entropy`."""
+    if not torch.is_grad_enabled():
+        return token_losses(hidden, score, targets, chunk=chunk, shaping=shaping)
+    result: Tensor = _ScoredRowLosses.apply(hidden, score, targets, chunk, shaping, *score.parameters())  # type: ignore[no-untyped-call]
     return result
 
 

@@ -23,6 +23,7 @@ REPORT_FILE = "report.html"
 DATA_FILE, EVAL_DATA_FILE = "data.jsonl", "eval_data.jsonl"
 TRAINED_ROWS_FILE = "trained-rows.bin"
 SKIPPED_ROWS_FILE = "skipped-rows.jsonl"
+REFERENCE_FILE = "reference.safetensors"
 CHECKPOINTS = "checkpoints"
 STEP = "step-"
 
@@ -77,6 +78,11 @@ class RunFolder:
     def skipped_rows_file(self) -> Path:
         """A line of JSON for each row that could not be used and was left out; it is there only if there are such."""
         return self.path / SKIPPED_ROWS_FILE
+
+    @property
+    def reference_file(self) -> Path:
+        """The log-probabilities of the reference, where the objective has one (`veneer.training.reference`)."""
+        return self.path / REFERENCE_FILE
 
     @property
     def trained_rows_file(self) -> Path:

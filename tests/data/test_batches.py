@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veneer.data import batches
-from veneer.data.batches import MicroBatch, Steps, common_beginning, pack
+from veneer.data.batches import Block, MicroBatch, Steps, common_beginning, pack
 from veneer.data.chat import Example
 from veneer.data.orders import order
 from veneer.errors import DataError
@@ -171,3 +171,36 @@ def test_packing_keeps_every_document_and_target(data: st.DataObject, share: boo
         found = zip(batch.positions[rows].tolist(), batch.tokens[rows].tolist(), batch.targets.tolist(), strict=True)
         assert list(found) == expected
     assert sorted(seen) == list(range(len(examples)))
+
+
+def some(*texts: tuple[int, ...]) -> list[Example]:
+    return [Example(np.array(text, dtype=np.int32), np.arange(len(text)) > 1, "f") for text in texts]
+
+
+def test_pairs_stand_together_each_behind_its_own_prompt() -> None:
+    examples = some((1, 2, 3, 4), (1, 2, 3, 5, 6), (7, 8, 9), (7, 8, 5, 5))
+    (batch,) = pack(examples, 100, pad_to_multiple_of=8, together=2)
+    assert batch.blocks == (Block(3, (1, 2)), Block(2, (1, 2)))
+    assert batch.tokens.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 5, 5, 0, 0, 0, 0, 0]
+    assert batch.positions.tolist() == [0, 1, 2, 3, 3, 4, 0, 1, 2, 2, 3, 0, 0, 0, 0, 0]
+    assert batch.rows.tolist() == [1, 2, 1, 2, 4, 7, 7, 9]
+    assert batch.targets.tolist() == [3, 4, 3, 5, 6, 9, 5, 5]
+    assert (batch.counts, batch.numbers, batch.units, batch.filler) == ((2, 3, 1, 2), (0, 1, 2, 3), 2, 5)
+    assert batch.document_tokens == 16
+
+
+def test_pairs_share_one_beginning_where_that_lays_fewer_tokens() -> None:
+    long = tuple(range(20))
+    examples = some((*long, 30, 31), (*long, 32), (*long, 40), (*long, 41, 42))
+    (batch,) = pack(examples, 200, pad_to_multiple_of=1, together=2)
+    assert (batch.blocks, batch.shared, batch.lengths) == ((), 20, (2, 1, 1, 2))
+    assert batch.numbers == (0, 1, 2, 3)
+
+
+def test_a_pair_is_never_cut_and_keeps_its_numbers() -> None:
+    examples = some((1, 2, 3), (1, 2, 4, 5), (6, 7), (6, 8, 8, 8, 8, 8), (9, 9, 9), (9, 9, 8))
+    batches = pack(examples, 7, together=2, numbers=(10, 11, 4, 5, 2, 3))
+    assert [batch.numbers for batch in batches] == [(4, 5), (10, 11), (2, 3)]
+    assert all(batch.units == 1 for batch in batches)
+    apart = pack(examples, 100, together=2, share=False)
+    assert (apart[0].blocks, apart[0].shared, apart[0].lengths) == ((), 0, (3, 4, 2, 6, 3, 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,14 +13,18 @@ from plan_setups import FORMS, adapters, two_documents
 from tiny_models import ours, saved_for_backward, tiny_llama
 from veneer.adapters.inject import inject
 from veneer.adapters.spec import LoraSpec
+from veneer.config import DpoSection
 from veneer.data.batches import pack
-from veneer.enums import Bias, Factors, Init, Method, Variant
+from veneer.data.chat import Example
+from veneer.enums import Bias, Factors, Init, Method, ObjectiveName, Variant
 from veneer.io.checkpoint import Checkpoint
 from veneer.load import load_model
 from veneer.model.recompute import Recomputation
 from veneer.planning.activations import kept_activations
 from veneer.planning.setup import BatchShape, Setup
 from veneer.training.objective import OverModel
+from veneer.training.objectives.dpo import Dpo
+from veneer.training.objectives.reference import ReferenceTable
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -51,6 +56,38 @@ def test_what_is_kept_is_what_autograd_keeps(
     )
     cut = BatchShape(tokens=len(batch.tokens), longest=40, supervised=batch.supervised)
     assert kept_activations(of, cut, recompute=recompute) == really
+
+
+@pytest.mark.parametrize("most", [90, 10**6])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_pairs_keep_what_is_counted_for_their_blocks(
+    dtype: torch.dtype, most: int, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every pair behind its own prompt: the outputs of the blocks' attention are laid end to end once more."""
+    model = load_model(checkpoint, dtype=dtype)
+    lora = LoraSpec(rank=4, alpha=8.0)
+    inject(model, lora)
+    model.train()
+    first, second = two_documents()
+    rows = [*_pair(first, 1), *_pair(second, 2)]
+    batch = pack(rows, most, together=2)[0]
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    objective = OverModel(model, Dpo(DpoSection(), ReferenceTable(np.zeros(4))))
+    with saved_for_backward(monkeypatch) as found:
+        objective.sums(batch)
+    really = sum(tensor.untyped_storage().nbytes() for place, tensor in found.items() if place not in own)
+    of = Setup(spec=model.spec, method=Method.LORA, dtype=dtype, lora=lora, objective=ObjectiveName.DPO)
+    blocks = max(1, len(batch.blocks))
+    cut = BatchShape(tokens=len(batch.tokens), longest=40, supervised=batch.supervised, blocks=blocks, together=2,
+                     documents=len(batch.lengths))  # fmt: skip
+    assert 0 <= kept_activations(of, cut, recompute=False) - really < 1000, "but for a few numbers a pair"
+
+
+def _pair(example: Example, token: int) -> list[Example]:
+    """Two answers behind one beginning."""
+    other = example.tokens.copy()
+    other[len(other) // 2 :] = token
+    return [example, Example(other, example.loss_mask, example.where)]
 
 
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

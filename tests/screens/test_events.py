@@ -92,13 +92,13 @@ def test_what_is_worth_a_line_gets_one() -> None:
         1,
         Note(message="3 rows [left] out: [/tmp/x] and [bold]"),
         Evaluated(step=1, loss=1.23456, best=True, seconds=1.0),
-        Evaluated(step=2, loss=2.0, best=False, seconds=1.0),
+        Evaluated(step=2, loss=2.0, best=False, seconds=1.0, metrics={"logps/chosen": -3.0, "rewards/margins": 0.25}),
         CheckpointSaved(step=1, path="secret-path", bytes=5, seconds=0.1),
         RunFinished(step=2, reason="complete", seconds=75.0, memory_mb=2345.6),
     )
     assert "3 rows [left] out: [/tmp/x] and [bold]\n" in text
     assert "step 1: evaluation loss 1.2346, the best so far\n" in text
-    assert "step 2: evaluation loss 2.0000\n" in text
+    assert "step 2: evaluation loss 2.0000, rewards/margins 0.25\n" in text
     assert "secret-path" not in text
     assert "trained 2 steps in 1 min 15 s, peak 2,346 MB" in text
 

@@ -20,7 +20,8 @@ from veneer.reproduction.run import reproduce
 from veneer.training.bad_steps import FEWEST, WINDOW, fault
 from veneer.training.checkpoint import Progress
 from veneer.training.engine import Engine, StepBatches
-from veneer.training.objective import OverModel, Sums
+from veneer.training.objective import OverModel
+from veneer.training.objectives.base import Sums
 from veneer.training.run import train
 
 WEIGHTS = "adapter_model.safetensors"

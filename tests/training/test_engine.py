@@ -29,7 +29,9 @@ from veneer.model.decoder import CausalLM
 from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import CheckpointStore, Progress, verify
 from veneer.training.engine import Engine
-from veneer.training.objective import CROSS_ENTROPY, OverModel, StepObjective, Sums, mean_loss
+from veneer.training.objective import OverModel, mean_loss
+from veneer.training.objectives.base import Means, StepObjective, Sums
+from veneer.training.objectives.sft import CROSS_ENTROPY
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
@@ -95,6 +97,10 @@ class Bench:
         return [event for event in self.events if isinstance(event, StepDone)]
 
 
+def of_loss(loss: float | None) -> Means | None:
+    return None if loss is None else Means({}, loss)
+
+
 def bench(
     folder: Path,
     model: CausalLM,
@@ -122,7 +128,7 @@ def bench(
         schedule=RateSchedule(peak=0.01, steps=steps, warmup=0.0, shape=Schedule.CONSTANT, end=0.0),
         clip=clip,
         seed=3,
-        evaluate=evaluate,
+        evaluate=None if evaluate is None else lambda: of_loss(evaluate()),
         eval_every=eval_every,
         save_every=save_every,
         checkpoints=CheckpointStore(RunFolder(folder), keep=keep, identity={"a": 1}),

@@ -15,7 +15,8 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.load import load_model
 from veneer.training import held_out
 from veneer.training.held_out import evaluation
-from veneer.training.objective import OverModel, Sums, mean_loss
+from veneer.training.objective import OverModel, mean_loss
+from veneer.training.objectives.base import Sums
 
 
 class Full(OverModel):
@@ -32,7 +33,9 @@ def test_smaller_micro_batches_and_a_signal(tiny_model: Path, tiny_data: Path, m
     model = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
     said: list[Event] = []
     evaluate = evaluation(model, lambda most: pack(rows, most or 700), Full(model), said.append)
-    assert evaluate() == pytest.approx(mean_loss(model, pack(rows, 10**6)), abs=1e-5)
+    found = evaluate()
+    assert found is not None
+    assert found.loss == pytest.approx(mean_loss(model, pack(rows, 10**6)), abs=1e-5)
     notes = [event.message for event in said if isinstance(event, Note)]
     assert 1 <= len(notes) <= 3
     assert all("evaluating in micro-batches of up to" in note for note in notes)

@@ -13,7 +13,8 @@ from veneer.data.batches import MicroBatch
 from veneer.errors import CheckpointError, Interrupted, OutOfMemory
 from veneer.events import Event, MicroBatchHalved, Note, read_events
 from veneer.reproduction.run import reproduce
-from veneer.training.objective import OverModel, Sums
+from veneer.training.objective import OverModel
+from veneer.training.objectives.base import Sums
 from veneer.training.run import train
 
 SETTINGS = ("train.steps=6", "train.save_every=2", "data.held_out=0.2", "train.eval_every=3")

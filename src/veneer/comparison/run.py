@@ -138,6 +138,11 @@ def _check(config: CompareConfig) -> None:
     taken = [key for key in given if key in OWN_KEYS]
     if taken:
         raise ConfigError(f"a comparison gives these settings to its runs itself; leave them out:\n{listing(taken)}")
+    if any(key == "objective" and not text.endswith("=sft") for key, text in zip(given, assignments, strict=True)):
+        raise ConfigError(
+            "a comparison trains every method on one file of answers and judges them by it, which objective sft alone "
+            "takes; train with another objective by `veneer train`, and compare adapters by `veneer evaluate`"
+        )
     if config.seeds < 1 or not config.methods:
         raise ConfigError("a comparison needs at least one method and one seed")
     if not 0 < config.held_out < 1:

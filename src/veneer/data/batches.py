@@ -139,10 +139,25 @@ def _token_borders(lengths: Indices, ordered: Indices, tokens: int) -> array[int
     return borders
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Documents of a micro-batch that stand behind a beginning of their own."""
+
+    shared: int
+    """Number of tokens that begin every document of the block, and are laid once."""
+    lengths: tuple[int, ...]
+    """Number of tokens of each document without the shared ones, in order."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens laid."""
+        return self.shared + sum(self.lengths)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
     """Documents laid end to end. Tokens that all of them begin with are laid once, before them; padding may follow.
-    T is the number of tokens laid, S the number of targets."""
+    T is the number of tokens laid, S the number of targets, D the number of documents."""
 
     tokens: Tensor
     """int64 [T]"""
@@ -157,7 +172,22 @@ class MicroBatch:
     targets: Tensor
     """int64 [S]; the token after each of `rows`"""
     rows: Tensor
-    """int64 [S]; the place in [0, T) of the token before each target; a shared token may stand before several"""
+    """int64 [S]; the place in [0, T) of the token before each target; a shared token may stand before several. Those of
+    a document stand together, the documents in their order"""
+    blocks: tuple[Block, ...] = ()
+    """The blocks, where documents that belong together have a beginning of their own; then `shared` is 0. Empty where
+    all documents are one block."""
+    counts: tuple[int, ...] = ()
+    """Number of targets of each document, [D]"""
+    numbers: tuple[int, ...] = ()
+    """The place of each document among the examples of the run, [D]"""
+    together: int = 1
+    """Number of consecutive documents that are one row: 2 for a pair"""
+
+    @property
+    def units(self) -> int:
+        """Number of rows: documents, or pairs of them. A row is never cut."""
+        return len(self.lengths) // self.together
 
     @property
     def supervised(self) -> int:
@@ -172,11 +202,18 @@ class MicroBatch:
     @property
     def document_tokens(self) -> int:
         """Number of tokens of all documents; the shared ones count in each."""
-        return sum(self.lengths) + self.shared * len(self.lengths)
+        blocks = self.blocks or (Block(self.shared, self.lengths),)
+        return sum(sum(block.lengths) + block.shared * len(block.lengths) for block in blocks)
 
 
 def pack(
-    examples: Sequence[Example], max_tokens: int, *, share: bool = True, pad_to_multiple_of: int = PAD_TO_MULTIPLE_OF
+    examples: Sequence[Example],
+    max_tokens: int,
+    *,
+    share: bool = True,
+    pad_to_multiple_of: int = PAD_TO_MULTIPLE_OF,
+    together: int = 1,
+    numbers: Sequence[int] | None = None,
 ) -> list[MicroBatch]:
     """Lay a step's examples into micro-batches of at most `max_tokens` tokens.
 
@@ -191,18 +228,49 @@ def pack(
             rounding, except under dropout, which would then drop the same inputs for all of them.
         pad_to_multiple_of: pad each micro-batch to a multiple of this number of tokens, with a document that nothing
             is learned from.
+        together: number of consecutive examples that are one row, which is never cut: 2 for pairs.
+        numbers: the place of each example among the examples of the run; by default its place in `examples`.
 
     Raises:
         DataError: `max_tokens` is not positive.
     """
     if max_tokens < 1:
         raise DataError(f"max_tokens is {max_tokens}; a micro-batch holds at least one token")
-    bins = fill([len(example.tokens) for example in examples], max_tokens)
-    members = [[examples[index] for index in indices] for indices in bins]
-    return [
-        _micro_batch(documents, common_beginning(documents) if share else 0, pad_to_multiple_of)
-        for documents in members
-    ]
+    numbers = range(len(examples)) if numbers is None else numbers
+    batches = []
+    for rows in fill(row_lengths([len(example.tokens) for example in examples], together), max_tokens):
+        places = [row * together + place for row in rows for place in range(together)]
+        documents = [examples[place] for place in places]
+        batches.append(
+            _micro_batch(
+                documents,
+                layout(documents, together) if share else [Block(0, tuple(len(one.tokens) for one in documents))],
+                pad_to_multiple_of,
+                together,
+                tuple(int(numbers[place]) for place in places),
+            )
+        )
+    return batches
+
+
+def row_lengths(lengths: Sequence[int], together: int) -> list[int]:
+    """Tokens of each row, where each consists of `together` consecutive examples of these lengths."""
+    return [sum(lengths[start : start + together]) for start in range(0, len(lengths), together)]
+
+
+def layout(documents: Sequence[Example], together: int = 1) -> list[Block]:
+    """How documents are laid: behind a beginning that all of them have, or each row (a pair) behind its own prompt,
+    whichever lays fewer tokens."""
+    whole = _block(documents)
+    if together == 1:
+        return [whole]
+    rows = [_block(documents[start : start + together]) for start in range(0, len(documents), together)]
+    return rows if sum(row.tokens for row in rows) < whole.tokens else [whole]
+
+
+def _block(documents: Sequence[Example]) -> Block:
+    shared = common_beginning(documents)
+    return Block(shared, tuple(len(document.tokens) - shared for document in documents))
 
 
 def fill(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -231,25 +299,38 @@ def common_beginning(documents: Sequence[Example]) -> int:
     return shortest if bool(same.all()) else int(np.argmin(same))
 
 
-def _micro_batch(documents: Sequence[Example], shared: int, pad_to_multiple_of: int) -> MicroBatch:
-    lengths = tuple(len(document.tokens) - shared for document in documents)
-    laid = shared + sum(lengths)
+def _micro_batch(
+    documents: Sequence[Example],
+    blocks: Sequence[Block],
+    pad_to_multiple_of: int,
+    together: int,
+    numbers: tuple[int, ...],
+) -> MicroBatch:
+    tokens, positions, targets, rows = [], [], [], []
+    laid, waiting = 0, iter(documents)
+    for block in blocks:
+        own = [next(waiting) for _ in block.lengths]
+        tokens += [own[0].tokens[: block.shared], *(document.tokens[block.shared :] for document in own)]
+        positions += [np.arange(block.shared), *(np.arange(block.shared, len(document.tokens)) for document in own)]
+        start = laid + block.shared
+        for document, length in zip(own, block.lengths, strict=True):
+            # A document's first token is predicted by nothing: what stands before it is another document's last.
+            after = np.flatnonzero(document.loss_mask[1:]).astype(np.int64)
+            targets.append(document.tokens[after + 1])
+            rows.append(np.where(after < block.shared, laid + after, after - block.shared + start))
+            start += length
+        laid += block.tokens
     filler = np.zeros(pad_to_multiple(laid, pad_to_multiple_of) - laid, dtype=np.int64)
-    starts = shared + np.concatenate(([0], np.cumsum(lengths)[:-1]))
-    own = np.concatenate([document.tokens[shared:] for document in documents])
-    places = [np.arange(shared, shared + length, dtype=np.int64) for length in lengths]
-    targets, rows = [], []
-    for document, start in zip(documents, starts, strict=True):
-        # A document's first token is predicted by nothing: what stands before it is another document's last.
-        after = np.flatnonzero(document.loss_mask[1:]).astype(np.int64)
-        targets.append(document.tokens[after + 1])
-        rows.append(np.where(after < shared, after, after - shared + start))
     return MicroBatch(
-        tokens=torch.from_numpy(np.concatenate((documents[0].tokens[:shared], own, filler)).astype(np.int64)),
-        positions=torch.from_numpy(np.concatenate((np.arange(shared, dtype=np.int64), *places, filler))),
-        shared=shared,
-        lengths=lengths,
+        tokens=torch.from_numpy(np.concatenate((*tokens, filler)).astype(np.int64)),
+        positions=torch.from_numpy(np.concatenate((*positions, filler)).astype(np.int64)),
+        shared=blocks[0].shared if len(blocks) == 1 else 0,
+        lengths=tuple(length for block in blocks for length in block.lengths),
         filler=len(filler),
         targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
         rows=torch.from_numpy(np.concatenate(rows)),
+        blocks=tuple(blocks) if len(blocks) > 1 else (),
+        counts=tuple(len(own) for own in targets),
+        numbers=numbers,
+        together=together,
     )

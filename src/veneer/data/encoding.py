@@ -111,17 +111,20 @@ def encode_all(
     overlong: Overlong,
     bad_rows: BadRows = BadRows.REFUSE,
     audit: RowAudit | None = None,
+    parts: Sequence[str] = ("",),
 ) -> EncodedFile:
     """Encode every record with the tokenizer's own chat template.
 
     Args:
-        records: the rows, at least one.
+        records: the rows, at least one; where a row has several parts, those of a row follow each other.
         tokenizer: the tokenizer of the model, with its chat template.
         max_length: most tokens of an example, all counted; None sets no limit.
         overlong: whether longer rows are left out, cut to their first `max_length` tokens, or, plain texts, cut into
             pieces.
         bad_rows: whether a row that cannot be encoded, or is refused by `audit`, is an error or left out.
         audit: checks each row, but those of which only the beginning is tokenised; it keeps what it finds.
+        parts: what the records of a row are called, where it has several: chosen, rejected. A row is used with all of
+            its parts, or left out with all of them.
 
     Returns:
         The examples in the records' order, and a report that names every row that is cut or missing.
@@ -131,14 +134,32 @@ def encode_all(
             cause), or nothing is left to train on.
     """
     encoder = encoder_of(tokenizer)
-    tally = _Tally(max_length)
-    for encoded in encode_each(records, encoder, max_length=max_length, overlong=overlong, audit=audit):
-        tally.add(encoded)
+    tally = _Tally(max_length, len(parts))
+    each = encode_each(records, encoder, max_length=max_length, overlong=overlong, audit=audit)
+    for row in zip(*[each] * len(parts), strict=True):
+        tally.add(row[0] if len(row) == 1 else _joined(row, parts))
     refuse_problems(tally.problems, tally.rows, bad_rows, checked=audit is not None)
     report = tally.report(encoder.notes())
     if not tally.examples:
         raise nothing_left(report.rows, max_length, len(report.dropped), report.longest, len(report.untrained))
     return EncodedFile(tally.examples, report)
+
+
+def _joined(row: Sequence[EncodedRow], parts: Sequence[str]) -> EncodedRow:
+    """What came of a row of several parts: it is left out where one of them is."""
+    fate = max((one.fate for one in row), key=lambda fate: fate.value)
+    reasons = [f"{part}: {one.reason}" for part, one in zip(parts, row, strict=True) if one.fate is Fate.REFUSED]
+    longest = max(row, key=lambda one: one.length)
+    left_out = fate in (Fate.DROPPED, Fate.UNTRAINED, Fate.REFUSED)
+    return EncodedRow(
+        row[0].record,
+        fate,
+        () if left_out else tuple(example for one in row for example in one.examples),
+        longest.length,
+        longest.length_is_bound,
+        any(one.spelled for one in row),
+        "; ".join(reasons),
+    )
 
 
 def encoder_of(tokenizer: Tokenizer) -> Encoder:
@@ -289,11 +310,11 @@ def _beginning(record: Record, room: int) -> Record:
 class _Tally:
     """Keeps the examples, and counts."""
 
-    def __init__(self, max_length: int | None) -> None:
+    def __init__(self, max_length: int | None, parts: int) -> None:
         self.examples: list[Example] = []
         self.problems: list[RowProblem] = []
         self.rows = 0
-        self._max_length = max_length
+        self._max_length, self._parts = max_length, parts
         self._longest = (0, "", False)
         self._places: dict[Fate, list[str]] = {fate: [] for fate in Fate}
         self._spelled: list[str] = []
@@ -315,7 +336,7 @@ class _Tally:
     def report(self, notes: tuple[str, ...]) -> EncodeReport:
         return EncodeReport(
             rows=self.rows + len(self.problems),
-            examples=len(self.examples),
+            examples=len(self.examples) // self._parts,
             tokens=sum(len(example.tokens) for example in self.examples),
             supervised=sum(example.supervised for example in self.examples),
             longest=self._longest[0],

@@ -99,7 +99,7 @@ def to_record(
     remarks = Remarks() if remarks is None else remarks
     row = {key: value for key, value in row.items() if value is not None}
     if columns:
-        row = _mapped(row, columns, remarks)
+        row = mapped(row, columns, remarks)
     record, turns, used = _read(row, where)
     for key in row:
         if key not in used:
@@ -122,6 +122,11 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
     if "conversations" in row:
         turns = _system(row) + read_turns(row["conversations"], "conversations")
         return _conversation(where, turns, row), turns, ("conversations", "system", "tools")
+    if "completion" not in row and ("preferred_output" in row or {"chosen", "rejected"} <= row.keys()):
+        raise BadRow(
+            "two answers of which one is preferred are a row of objective dpo, not of sft; set objective: dpo, or "
+            "train the chosen answers alone with data.columns: {prompt: prompt, completion: chosen}"
+        )
     if "prompt" in row or "completion" in row:
         _both(row, "prompt", "completion")
         if isinstance(row["prompt"], list) and isinstance(row["completion"], list):
@@ -137,7 +142,12 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
     raise BadRow(f"no format is known for the keys {keys}; known: {FORMATS}{_suggestion(row)}")
 
 
-def _mapped(row: Mapping[str, Any], columns: Mapping[Column, str], remarks: Remarks) -> dict[str, Any]:
+def mapped(row: Mapping[str, Any], columns: Mapping[Column, str], remarks: Remarks) -> dict[str, Any]:
+    """A row with its columns under veneer's names; those that are not named are counted as unused.
+
+    Raises:
+        BadRow: none of the named columns is there.
+    """
     missing = [name for name in columns.values() if name not in row]
     if missing and not any(name in row for name in columns.values()):
         raise BadRow(f"there is no {missing[0]!r}, which data.columns names; the row has {', '.join(map(repr, row))}")

@@ -88,7 +88,7 @@ def collect(
     remarks = Remarks()
     problems: list[RowProblem] = []
     records = list(_records(rows, remarks, problems, columns))
-    notes = _account(source, len(records), problems, remarks, bad_rows)
+    notes = account(source, len(records), problems, remarks, bad_rows)
     return DataFile(records, tuple(problems), tuple(notes))
 
 
@@ -110,9 +110,7 @@ def _records(
             yield record
 
 
-def _account(
-    source: str, usable: int, problems: Sequence[RowProblem], remarks: Remarks, bad_rows: BadRows
-) -> list[str]:
+def account(source: str, usable: int, problems: Sequence[RowProblem], remarks: Remarks, bad_rows: BadRows) -> list[str]:
     """What is to be said of a file once its rows are read.
 
     Raises:
@@ -163,7 +161,7 @@ class RecordReader:
                 usable += 1
                 if not problems or self._bad_rows is BadRows.SKIP:
                     yield record
-            self.notes += [*said, *_account(file, usable, problems, remarks, self._bad_rows)]
+            self.notes += [*said, *account(file, usable, problems, remarks, self._bad_rows)]
             self.skipped += problems
 
 

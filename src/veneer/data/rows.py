@@ -44,7 +44,7 @@ class Rows:
     """The encoded rows of a run."""
 
     train: Examples
-    """The rows that are trained."""
+    """The rows that are trained. The examples of a row with several parts follow each other."""
     eval: Examples
     """The rows that the evaluation loss is measured on; empty where there are none."""
     skipped: tuple[RowProblem, ...] = ()
@@ -53,6 +53,8 @@ class Rows:
     """The hashes of the rows that are trained (`veneer.data.trained_rows`), in pieces; they can be iterated again."""
     sources: tuple[WeightedRows, ...] = ()
     """The sources of the rows that are trained, in the rows' order; none where an epoch holds each row once."""
+    together: int = 1
+    """The number of examples that are one row: 2 for pairs, the chosen one first."""
 
     def digest(self) -> str:
         """A hash of every token and its loss mask. Two runs with equal digests train and evaluate the same numbers."""
@@ -66,12 +68,18 @@ class Rows:
     @property
     def count(self) -> int:
         """The number of rows that are trained."""
-        return len(self.train)
+        return len(self.train) // self.together
+
+    @property
+    def eval_count(self) -> int:
+        """The number of rows that are evaluated."""
+        return len(self.eval) // self.together
 
     @property
     def lengths(self) -> Indices:
-        """Tokens of each row that is trained, [rows]."""
-        return _lengths(self.train)
+        """Tokens of each row that is trained, all of its parts together, [rows]."""
+        lengths = _lengths(self.train)
+        return lengths if self.together == 1 else lengths.reshape(-1, self.together).sum(axis=1)
 
     @property
     def completion_tokens(self) -> int:
@@ -115,7 +123,7 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
     files, eval_files = training_files(data, emit), evaluation_files(data, emit)
     if is_cached(data, [file.path for file in (*files, *eval_files)]):
         stored = stored_rows(data, files, eval_files, tokenizer, emit)
-        return Rows(stored.train, stored.eval, stored.skipped, stored.hashes, _sources(files, stored.in_files))
+        return Rows(stored.train, stored.eval, stored.skipped, stored.hashes, weighted(files, stored.in_files))
     skipped: list[RowProblem] = []
     notice = notes_to(emit)
     records = _read(files, data, skipped, emit)
@@ -137,7 +145,7 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
         eval=_encode(eval_records, tokenizer, data, "evaluation", skipped, emit) if eval_records else [],
         skipped=tuple(skipped),
         hashes=(row_hashes(record for record in records if record.where in places),),
-        sources=_sources(files, Counter(example.where.rpartition(":")[0] for example in train)),
+        sources=weighted(files, Counter(example.where.rpartition(":")[0] for example in train)),
     )
 
 
@@ -150,8 +158,8 @@ def _read(files: Sequence[RowFile], data: DataSection, skipped: list[RowProblem]
     return records
 
 
-def _sources(files: Sequence[RowFile], counts: Mapping[str, int]) -> tuple[WeightedRows, ...]:
-    """The sources of rows, where some have a weight; `counts` are the examples of each file."""
+def weighted(files: Sequence[RowFile], counts: Mapping[str, int]) -> tuple[WeightedRows, ...]:
+    """The sources of rows, where some have a weight; `counts` are the rows that are trained of each file."""
     if all(file.weight == 1.0 for file in files):
         return ()
     return tuple(WeightedRows(counts.get(str(file.path), 0), file.weight) for file in files)

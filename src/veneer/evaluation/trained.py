@@ -71,7 +71,17 @@ def _measured(run: RunFolder) -> dict[str, Any]:
     found["peak memory, MB"] = round(float(str(last["memory_mb"])))
     if last.get("best_loss") is not None:
         found["best evaluation loss"] = f"{float(str(last['best_loss'])):.4f} after step {last['best_step']}"
-    return found
+    return found | _last_metrics(run)
+
+
+def _last_metrics(run: RunFolder) -> dict[str, str]:
+    """The metrics of the objective at the last evaluation, or at the last step where nothing was evaluated."""
+    for kind, which in (("Evaluated", "evaluation"), ("StepDone", "step")):
+        events = [event for event in run.events() if event["event"] == kind]
+        metrics = events[-1].get("metrics") if events else None
+        if isinstance(metrics, dict) and metrics:
+            return {f"{name}, last {which}": f"{float(value):.4f}" for name, value in metrics.items()}
+    return {}
 
 
 def run_losses(run: RunFolder) -> dict[str, list[tuple[int, float]]]:

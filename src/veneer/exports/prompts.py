@@ -8,9 +8,9 @@ from typing import Any
 
 from veneer.assistant import Assistant
 from veneer.config import RunConfig
+from veneer.data.pairs import evaluation_answers
 from veneer.data.records import Message, Record, read_records
 from veneer.data.sources import evaluation_files, training_files
-from veneer.data.splits import evaluation_records
 from veneer.errors import DataError, listing
 
 LIMIT = 20
@@ -101,7 +101,7 @@ def evaluation_rows(run: RunConfig | None, data: str | None) -> tuple[Evaluation
     missing = [str(file.path) for file in files if not file.path.is_file()]
     if missing:
         return None, f"{missing[0]}, which has the run's evaluation rows, is not there any more"
-    records = tuple(evaluation_records(rows))
+    records = tuple(evaluation_answers(rows, run.objective.rows))
     name = rows.eval_file or rows.training_name
     held_out = "" if rows.eval_file is not None else f" (the {len(records)} rows held out of training)"
     return EvaluationRows(records, f"{name}{held_out}"), ""

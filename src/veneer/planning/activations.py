@@ -18,6 +18,8 @@ from veneer.planning.trained import LinearShape
 
 STATISTIC = 4
 """Bytes of a float32 number: a norm's rstd, a row's log-sum-exp, an angle's cosine."""
+FORMULA = 256
+"""Bytes of a document's numbers in a formula over whole answers, at most."""
 INDEX = 8
 """Bytes of an int64 token id or index."""
 
@@ -36,11 +38,12 @@ class _Stage:
     """Bytes of input that its linear layers keep where nothing before it is trained."""
 
 
-def _stages(setup: Setup, tokens: int, *, experts: bool) -> list[_Stage]:
+def _stages(setup: Setup, tokens: int, *, experts: bool, joined: bool = False) -> list[_Stage]:
     """The stages of a layer. For models with other norms than Llama's the sums are upper bounds.
 
     Of a mixture what stands behind the norm in front of the experts is left out (`kept_by_experts`).
-    The attention kernel's output is kept by the kernel, so that the layer behind it adds nothing.
+    The attention kernel's output is kept by the kernel, so that the layer behind it adds nothing, unless there are
+    several blocks whose outputs are `joined`.
     """
     spec, size = setup.spec, setup.dtype.itemsize
     wide, inner = tokens * spec.hidden_size * size, tokens * spec.intermediate_size * size
@@ -54,6 +57,8 @@ def _stages(setup: Setup, tokens: int, *, experts: bool) -> list[_Stage]:
     attention = tokens * (heads * spec.head_dim * size + spec.num_heads * STATISTIC)
     if spec.head_dim % MIN_DIM_MULTIPLE:
         attention *= 2  # torch's kernel keeps padded copies
+    if joined:
+        attention += mixed  # the outputs of all blocks, laid end to end
     attention += _kept_by_head_norms(setup, tokens)
     own = () if spec.qk_norm is QkNorm.NONE else tuple(f"self_attn.{name}" for name in spec.qk_norm_names)
     mix, down = _Stage(own, ("o_proj",), attention, mixed), _Stage((), ("down_proj",), 2 * inner, inner)
@@ -97,7 +102,7 @@ def kept_by_layer(setup: Setup, batch: BatchShape, layer: int, *, learned: bool)
     linears, tokens = setup.linears[layer], batch.tokens
     learned = learned or setup.full
     total, experts = 0, has_experts(setup.spec, layer)
-    for stage in _stages(setup, tokens, experts=experts):
+    for stage in _stages(setup, tokens, experts=experts, joined=batch.blocks > 1):
         learned = learned or setup.learns_norm(*(f"model.layers.{layer}.{norm}" for norm in stage.norms))
         ranked = any(linears[leaf].rank for leaf in stage.leaves)
         if learned:
@@ -149,6 +154,9 @@ def kept_outside(setup: Setup, batch: BatchShape) -> int:
     total = sum(batch.tokens * rope.turned(spec.head_dim) * STATISTIC for rope in spec.ropes)
     total += batch.tokens * (spec.hidden_size * size + _statistics(spec))  # the last norm
     total += batch.supervised * (INDEX + spec.hidden_size * size)
+    if setup.row_losses:
+        # The targets, the document of each, and some numbers a document.
+        total += batch.supervised * 2 * INDEX + FORMULA * batch.documents
     if setup.full:
         total += batch.tokens * INDEX  # the embedding's tokens
     if setup.trained_head:

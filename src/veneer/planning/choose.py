@@ -174,14 +174,15 @@ def _ways_out(setup: Setup, compute: ComputeSection, batch: BatchShape, limit: L
     share = batch.supervised / batch.tokens
 
     def short(length: int) -> BatchShapeFor:
-        return lambda tokens: BatchShape.of_rows(length, max(tokens, length), 1, share)
+        most = length * batch.together
+        return lambda tokens: BatchShape.of_rows(length, max(tokens, most), 1, share, together=batch.together)
 
     auto = compute.model_copy(update={"micro_batch_tokens": "auto", "recompute": Recompute.AUTO})
     one_row = short(batch.longest)
     found = []
 
     def attempt(label: str, other: Setup, settings: ComputeSection, length: int, batch_for: BatchShapeFor) -> bool:
-        fits = _fitting(other, settings, length, batch_for, limit, start)
+        fits = _fitting(other, settings, length * batch.together, batch_for, limit, start)
         if fits is not None:
             found.append(f"{label} ({fits.memory.peak / MB:,.0f} MB)")
         return fits is not None
@@ -189,9 +190,10 @@ def _ways_out(setup: Setup, compute: ComputeSection, batch: BatchShape, limit: L
     if compute.recompute is Recompute.NEVER:
         attempt("compute.recompute=layers", setup, compute.model_copy(update={"recompute": Recompute.LAYERS}),
                 batch.longest, lambda tokens: batch)  # fmt: skip
-    if compute.micro_batch_tokens != "auto" and compute.micro_batch_tokens > batch.longest:
-        attempt(f"compute.micro_batch_tokens={batch.longest}", setup,
-                compute.model_copy(update={"micro_batch_tokens": batch.longest}), batch.longest, one_row)  # fmt: skip
+    row = batch.longest * batch.together
+    if compute.micro_batch_tokens != "auto" and compute.micro_batch_tokens > row:
+        attempt(f"compute.micro_batch_tokens={row}", setup,
+                compute.model_copy(update={"micro_batch_tokens": row}), batch.longest, one_row)  # fmt: skip
     if not found and (compute.micro_batch_tokens != "auto" or compute.recompute is Recompute.NEVER):
         attempt("compute.recompute=auto compute.micro_batch_tokens=auto", setup, auto, batch.longest, one_row)
     lighter = [

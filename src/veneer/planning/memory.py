@@ -211,6 +211,13 @@ def _logits(setup: Setup, batch: BatchShape) -> int:
         total += copies * min(CHUNK_ROWS, batch.supervised) * spec.vocab_size * size
         if HEAD in setup.updated and setup.lora.variant is Variant.DORA:
             total += 2 * 4 * setup.head_weights
+    if setup.row_losses:
+        # The hidden states of supervised tokens and their gradient together, a chunk's gradient in float32, of a head
+        # that is a module a chunk's scores in float32, and of a trained head its rounded form, made again.
+        total += batch.supervised * spec.hidden_size * size
+        total += 2 * 4 * min(CHUNK_ROWS, batch.supervised) * spec.hidden_size
+        total += 3 * 4 * min(CHUNK_ROWS, batch.supervised) * spec.vocab_size * setup.scored
+        total += size * setup.head_weights * setup.trained_head
     return total
 
 
@@ -246,6 +253,8 @@ def _workspace(setup: Setup, batch: BatchShape) -> int:
     if spec.qk_norm is not QkNorm.NONE:
         attention += WIDE_ROWS * 4 * (queries + keys)
     attention += _by_document(setup, batch, 4 * keys)
+    if batch.blocks > 1:
+        attention += 2 * (queries + 2 * keys) * size  # the gradients of the blocks, before they are joined
     return max(feed_forward, attention)
 
 

@@ -17,7 +17,7 @@ from veneer.adapters.experts import on_experts, target_paths
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_module
 from veneer.config import QuantSection, RunConfig
-from veneer.enums import Bias, Factors, Init, Method, OptimizerName, Products
+from veneer.enums import Bias, Factors, Init, Method, ObjectiveName, OptimizerName, Products
 from veneer.load import linear_shapes, norm_shapes
 from veneer.model.shape import Norm
 from veneer.model.spec import DecoderSpec
@@ -92,6 +92,7 @@ class Setup:
     method."""
     products: Products = Products.EXACT
     optimizer: OptimizerName = OptimizerName.ADAMW
+    objective: ObjectiveName = ObjectiveName.SFT
     file_bytes: int = 4
     """Bytes of an element in the model's files. 4 is the largest usual number."""
     linears: list[dict[str, LinearShape]] = field(init=False, repr=False, compare=False)
@@ -153,6 +154,7 @@ class Setup:
             stored=stored,
             products=config.compute.products,
             optimizer=config.train.optimizer,
+            objective=config.objective,
             file_bytes=4 if files is None else files.itemsize,
         )
 
@@ -160,6 +162,11 @@ class Setup:
     def full(self) -> bool:
         """Whether all weights are trained (full fine-tuning)."""
         return self.method is Method.FULL
+
+    @property
+    def row_losses(self) -> bool:
+        """Whether the losses of single rows go into a formula, so that the head's scores are computed twice."""
+        return self.objective is not ObjectiveName.SFT
 
     @property
     def quantized(self) -> bool:
@@ -305,7 +312,11 @@ class BatchShape:
     supervised: int
     """Supervised tokens of the largest micro-batch."""
     shared: int = 0
-    """Tokens of a beginning that all its documents share."""
+    """Tokens of a beginning that all its documents share, or those of a block; of several blocks the longest."""
+    blocks: int = 1
+    """Blocks of its documents, each with a beginning of its own."""
+    together: int = 1
+    """Documents that are one row: 2 for pairs."""
     evaluated: int = 0
     """Tokens of the longest row of the evaluation loss."""
     shapes: int = 1
@@ -321,22 +332,31 @@ class BatchShape:
 
     @classmethod
     def of_rows(
-        cls, length: int, micro_batch_tokens: int, rows: int, supervised: float = 1.0, longest: int | None = None
+        cls,
+        length: int,
+        micro_batch_tokens: int,
+        rows: int,
+        supervised: float = 1.0,
+        longest: int | None = None,
+        together: int = 1,
     ) -> BatchShape:
-        """The shape for `rows` rows of one length in a step, with the share `supervised` of supervised tokens.
+        """The shape for `rows` rows in a step, each of `together` documents of one length, with the share `supervised`
+        of supervised tokens.
 
-        One row of the run has the length `longest`.
+        One document of the run has the length `longest`.
         """
-        fit = max(1, min(rows, micro_batch_tokens // length))
+        fit = max(1, min(rows, micro_batch_tokens // (length * together)))
         longest = length if longest is None else longest
-        tokens = max(fit * length, longest)
+        tokens = max(fit * length, longest) * together
         return cls(
             tokens=tokens,
-            documents=fit,
+            documents=fit * together,
             longest=longest,
             supervised=max(1, round(supervised * tokens)),
+            blocks=fit if together > 1 else 1,
+            together=together,
             micro_batches=-(-rows // fit),
-            step_tokens=rows * length,
-            step_supervised=supervised * rows * length,
-            step_squares=rows * length**2,
+            step_tokens=rows * length * together,
+            step_supervised=supervised * rows * length * together,
+            step_squares=rows * together * length**2,
         )

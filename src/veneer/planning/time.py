@@ -115,7 +115,7 @@ def operations(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
     again = 1 if recompute else 0
     linear = setup.met_weights * (2 + 2 + (2 if setup.full else 0) + 2 * again)
     adapter = setup.met_adapter_weights * (2 + 4 + 2 * again)
-    head = setup.head_weights * (6 if setup.full else 4) * batch.step_supervised
+    head = setup.head_weights * ((6 if setup.full else 4) + 2 * setup.row_losses) * batch.step_supervised
     attention = batch.step_squares * spec.num_layers * spec.num_heads * spec.head_dim * (7 + 2 * again)
     return (linear + adapter) * batch.step_tokens + head + attention
 

@@ -47,6 +47,8 @@ LOG_STEPS = 30.0
 """Most seconds of training without a line in a log, if steps are shorter."""
 LOG_LINES = 10
 """Least lines of a whole run in a log, if it has as many steps."""
+HEADLINES = ("rewards/accuracies", "rewards/margins")
+"""The metrics of an evaluation that are shown beside its loss; the log of events has all of them."""
 
 
 @dataclass(slots=True)
@@ -148,7 +150,8 @@ class EventScreen:
                 self._step(run, event)
             case Evaluated():
                 best = ", the best so far" if event.best else ""
-                self._say(run, f"step {event.step:,}: evaluation loss {event.loss:.4f}{best}")
+                more = "".join(f", {name} {event.metrics[name]:.3g}" for name in HEADLINES if name in event.metrics)
+                self._say(run, f"step {event.step:,}: evaluation loss {event.loss:.4f}{best}{more}")
             case StepSkipped():
                 self._skip(run, event)
             case MicroBatchHalved():

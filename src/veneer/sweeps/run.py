@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import DataSection, RunConfig
-from veneer.data.rows import Rows, load_rows
+from veneer.data.pairs import load_kind
+from veneer.data.rows import Rows
+from veneer.enums import RowKind
 from veneer.errors import Interrupted, OutputError, TrainingStopped
 from veneer.events import Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
 from veneer.io.files import exclusive, make_output_folder, write_text
@@ -97,9 +99,9 @@ class _RowStore:
     def __init__(self) -> None:
         self._seen: dict[str, Rows] = {}
 
-    def load(self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber) -> Rows:
-        """The rows of a point; see `veneer.data.rows.load_rows`."""
-        rows = load_rows(data, tokenizer, emit)
+    def load(self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber, kind: RowKind) -> Rows:
+        """The rows of a point; see `veneer.data.pairs.load_kind`."""
+        rows = load_kind(data, tokenizer, emit, kind)
         return self._seen.setdefault(rows.digest(), rows)
 
 

@@ -35,7 +35,7 @@ from veneer.signals import stop_signalled
 from veneer.training.bad_steps import IN_A_ROW, WINDOW, fault
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.memory import peak_memory_mb
-from veneer.training.objective import Means, StepObjective, Sums
+from veneer.training.objectives.base import Means, StepObjective, Sums
 from veneer.training.optim import RateSchedule, clip, drop_gradients, global_norm
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.out_of_memory import MemoryFault, release_memory
@@ -77,8 +77,8 @@ class Engine:
     schedule: RateSchedule
     clip: float
     seed: int
-    evaluate: Callable[[], float | None] | None
-    """The evaluation loss of the model as it is; the loss is None where a signal ended the evaluation."""
+    evaluate: Callable[[], Means | None] | None
+    """The evaluation loss and metrics of the model as it is; None where a signal ended the evaluation."""
     eval_every: int
     save_every: int
     checkpoints: CheckpointStore
@@ -360,14 +360,15 @@ class Engine:
             f"{saved if progress.step else 'Nothing was trained before it'}. {remedy}"
         )
 
-    def _evaluate(self, progress: Progress, evaluate: Callable[[], float | None]) -> None:
+    def _evaluate(self, progress: Progress, evaluate: Callable[[], Means | None]) -> None:
         begun = time.perf_counter()
         # As long as it is not made: a signal or want of memory may end it.
         progress.evaluation_due = True
-        loss = evaluate()
-        if loss is None:
+        found = evaluate()
+        if found is None:
             self.give_up(progress)
         progress.evaluation_due = False
+        loss = found.loss
         if not math.isfinite(loss):
             self._finish(progress, "diverged")
             raise Diverged(
@@ -378,7 +379,8 @@ class Engine:
         if best:
             progress.best_step, progress.best_loss = progress.step, loss
         progress.stale_evaluations = 0 if best else progress.stale_evaluations + 1
-        self.log.emit(Evaluated(step=progress.step, loss=loss, best=best, seconds=time.perf_counter() - begun))
+        seconds = time.perf_counter() - begun
+        self.log.emit(Evaluated(step=progress.step, loss=loss, best=best, seconds=seconds, metrics=found.metrics))
 
     def _keep(self, progress: Progress) -> None:
         """Write a checkpoint of the last step that was made, if there is one."""

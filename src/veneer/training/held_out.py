@@ -9,7 +9,8 @@ from veneer.events import Note, Stage, Subscriber
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory
 from veneer.signals import stop_signalled
-from veneer.training.objective import StepObjective, mean_loss
+from veneer.training.objective import means
+from veneer.training.objectives.base import Means, StepObjective
 from veneer.training.out_of_memory import MemoryFault, release_memory
 
 DOING = "evaluating"
@@ -24,8 +25,8 @@ def evaluation(
     batches_for: Callable[[int | None], Sequence[MicroBatch]],
     objective: StepObjective,
     emit: Subscriber,
-) -> Callable[[], float | None]:
-    """A function that measures the evaluation loss of the model as it is, and tells how far that is; the loss is None
+) -> Callable[[], Means | None]:
+    """A function that measures the evaluation loss and metrics of the model as it is, and tells how far that is; None
     where a signal ended it.
 
     Where the memory is full it starts again with smaller micro-batches, which have the same loss to rounding. Every
@@ -38,7 +39,7 @@ def evaluation(
         emit: told how far it is.
     """
 
-    def evaluate() -> float | None:
+    def evaluate() -> Means | None:
         batches = batches_for(None)
         halvings = 0
         while isinstance(found := _attempt(model, batches, objective, emit), MemoryFault):
@@ -56,7 +57,7 @@ def evaluation(
 
 def _attempt(
     model: LanguageModel, batches: Sequence[MicroBatch], objective: StepObjective, emit: Subscriber
-) -> float | MemoryFault | None:
+) -> Means | MemoryFault | None:
     def advance(stage: Stage) -> None:
         stage.advance()
         if stop_signalled():
@@ -64,7 +65,7 @@ def _attempt(
 
     try:
         with Stage(emit, DOING, total=len(batches), unit="micro-batches") as stage:
-            return mean_loss(model, batches, objective, lambda: advance(stage))
+            return means(model, batches, objective, lambda: advance(stage))
     except _SignalCame:
         return None
     except KINDS as error:

@@ -27,11 +27,10 @@ from veneer.adapters.routed import Route
 from veneer.adapters.targets import HEAD
 from veneer.config import RunConfig, check
 from veneer.data.batches import MicroBatch
-from veneer.data.rows import load_rows
+from veneer.data.pairs import load_kind
 from veneer.enums import Method, Recompute
 from veneer.errors import ConfigError, OutOfMemory, TrainingStopped
 from veneer.events import Event, Note, Subscriber, broadcast, of_run
-from veneer.model.attention import PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
 from veneer.out_of_memory import KINDS, is_out_of_memory, out_of_memory_while
@@ -41,7 +40,11 @@ from veneer.system import heap_kept
 from veneer.training.build import adapter_on, base_model
 from veneer.training.engine import StepBatches
 from veneer.training.fitting import fitting
-from veneer.training.objective import Means, Objective, Sums, SupervisedCrossEntropy
+from veneer.training.objective import attention_of
+from veneer.training.objectives.base import Means, Objective, Sums
+from veneer.training.objectives.choose import needs_reference, objective_of
+from veneer.training.objectives.reference import ReferenceTable
+from veneer.training.objectives.sft import SupervisedCrossEntropy
 from veneer.training.out_of_memory import MemoryFault, release_memory
 from veneer.training.prepare import LoadRows
 from veneer.training.session import (
@@ -75,6 +78,8 @@ class JointRun:
         if not self.inputs.prepared.description.capabilities.joint_passes:
             return None  # its layers see batches, whose tokens cannot be told apart by adapter
         layers = config.compute.recompute is Recompute.LAYERS
+        if needs_reference(config.objective):
+            return None  # the reference is the model as its own run starts
         if config.train.time_limit is not None:
             return None  # its steps are counted by its own speed, and its seconds are not to be shared
         if config.method is Method.FULL or config.lora.new_tokens or (layers and config.lora.dropout > 0):
@@ -91,7 +96,7 @@ class JointRun:
         return forecast if isinstance(forecast, Plan) else None
 
 
-def prepare_joint(config: RunConfig, *, resume: bool = False, rows: LoadRows = load_rows) -> JointRun:
+def prepare_joint(config: RunConfig, *, resume: bool = False, rows: LoadRows = load_kind) -> JointRun:
     """Read a run's rows and plan it.
 
     Args:
@@ -110,7 +115,8 @@ def prepare_joint(config: RunConfig, *, resume: bool = False, rows: LoadRows = l
             said.append(event)
 
     with threads_of(config):
-        return JointRun(prepare_run(config, keep, resume=resume, rows=rows), said)
+        inputs = prepare_run(config, keep, resume=resume, rows=rows)
+        return JointRun(inputs, said, objective_of(config, ReferenceTable.empty(0)))
 
 
 def joint_bytes(runs: Sequence[JointRun]) -> int:
@@ -173,7 +179,7 @@ class Joint:
         """The objectives of micro-batches under adapters, in one pass."""
         device = self.model.device
         sizes = [len(batch.tokens) for _, batch in batches]
-        layouts = [PackedAttention(batch.segments, batch.shared) for _, batch in batches]
+        layouts = [attention_of(batch) for _, batch in batches]
         self.route.lay([name for name, _ in batches], sizes)
         hidden = self.model.hidden(
             torch.cat([batch.tokens for _, batch in batches]).to(device),
@@ -243,7 +249,7 @@ class Joint:
 
 @dataclass(frozen=True, slots=True)
 class OverJoint:
-    """The objective of one of the runs, over the model that they share (`veneer.training.objective.StepObjective`)."""
+    """The objective of one of the runs, over the model that they share (`StepObjective`)."""
 
     joint: Joint
     name: str

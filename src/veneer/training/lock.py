@@ -195,7 +195,7 @@ def write_lock(
         **({"adapter": adapter_digests(config)} if config.train.from_adapter is not None else {}),
         "tokenizer": inputs.tokenizer(),
         "data": {
-            "files": inputs.data(), "rows": len(rows.train), "evaluation_rows": len(rows.eval),
+            "files": inputs.data(), "rows": rows.count, "evaluation_rows": rows.eval_count,
             "digest": rows.digest(), **_sources(config, rows),
         },
         "seed": config.train.seed,

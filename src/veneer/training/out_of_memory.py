@@ -37,12 +37,12 @@ class MemoryFault:
     """The message of the error."""
 
     def half(self, halvings: int) -> int | None:
-        """Half of its tokens; None where it is a single document, which cannot be cut, or halved often enough.
+        """Half of its tokens; None where it is a single row, which cannot be cut, or halved often enough.
 
         Args:
             halvings: how often micro-batches were halved before.
         """
-        return len(self.batch.tokens) // 2 if len(self.batch.lengths) > 1 and halvings < MOST_HALVINGS else None
+        return len(self.batch.tokens) // 2 if self.batch.units > 1 and halvings < MOST_HALVINGS else None
 
     def refusal(self, doing: str, halvings: int) -> OutOfMemory:
         """The error where it is not halved any more.
@@ -52,7 +52,7 @@ class MemoryFault:
             halvings: how often micro-batches were halved before.
         """
         tokens = len(self.batch.tokens)
-        if len(self.batch.lengths) == 1:
+        if self.batch.units == 1:
             why = f"The micro-batch is one row of {tokens:,} tokens, which cannot be cut."
         else:
             why = f"The micro-batches were halved {halvings} times before, to {tokens:,} tokens."

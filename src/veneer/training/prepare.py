@@ -16,8 +16,9 @@ from veneer.backends.base import Description
 from veneer.backends.choose import refuse_settings
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, check
-from veneer.data.rows import Rows, load_rows
-from veneer.enums import Init, Method, Recompute
+from veneer.data.pairs import PARTS, load_kind
+from veneer.data.rows import Rows
+from veneer.enums import Init, Method, Recompute, RowKind
 from veneer.errors import ConfigError
 from veneer.events import Note, Result, Subscriber, broadcast, ignore, notes_to
 from veneer.io.checkpoint import read_model_config
@@ -35,8 +36,8 @@ EVALUATIONS_PER_RUN = 10
 SLOW_STARTS = frozenset(DECOMPOSING) - {Init.PISSA_FAST}
 """Starts that take seconds a layer."""
 
-LoadRows = Callable[[DataSection, Tokenizer, Subscriber], Rows]
-"""Reads and encodes the rows of a run, as `veneer.data.rows.load_rows` does."""
+LoadRows = Callable[[DataSection, Tokenizer, Subscriber, RowKind], Rows]
+"""Reads and encodes the rows of a run, as `veneer.data.pairs.load_kind` does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +73,7 @@ def prepare(
     config: RunConfig,
     description: Description,
     machine: Machine,
-    rows: LoadRows | SupposedRows = load_rows,
+    rows: LoadRows | SupposedRows = load_kind,
     emit: Subscriber = ignore,
 ) -> PreparedRun:
     """Make the open choices, refuse what cannot work, and plan what the run takes. No weight is read.
@@ -101,7 +102,7 @@ def prepare(
     else:
         tokenizer = tokenizer or description.tokenizer()
         check_vocabulary(tokenizer, description.spec.vocab_size, config.model)
-        found = rows(config.data, tokenizer, emit)
+        found = rows(config.data, tokenizer, emit, config.objective.rows)
         _note_long_rows(found, description.spec.max_positions, emit)
     lora, targets = _adapter(config, description)
     adapted = () if targets is None else linears_under(description, lora.with_rank(1), targets)
@@ -109,7 +110,8 @@ def prepare(
     if targets is not None:
         lora = _settled_adapter(lora, config, description, targets)
     if isinstance(found, SupposedRows):
-        steps: SupposedSteps | PackedSteps = SupposedSteps(found, config.train)
+        parts = PARTS[config.objective.rows]
+        steps: SupposedSteps | PackedSteps = SupposedSteps(found, config.train, parts)
     else:
         steps = PackedSteps(found, config.train, packing_of(config, description))
     forecast = make_forecast(config, description, machine, steps, lora, targets)
@@ -161,7 +163,7 @@ def plan(
     description = describe_model(read_model_config(config.model, revision=config.revision), config.backend)
     machine = named_machine(config.compute.device if device is None else device, config.compute)
     emit = broadcast(subscribers)
-    forecast = prepare(config, description, machine, load_rows if rows is None else rows, emit).forecast
+    forecast = prepare(config, description, machine, load_kind if rows is None else rows, emit).forecast
     emit(Result(verb="plan", values=forecast.to_json()))
     return forecast
 

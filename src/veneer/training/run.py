@@ -14,6 +14,8 @@ from veneer.system import heap_kept
 from veneer.training.build import build
 from veneer.training.fitting import fitting, settings_that_fit
 from veneer.training.objective import OverModel
+from veneer.training.objectives.choose import objective_of
+from veneer.training.reference import reference_of
 from veneer.training.session import RunInputs, RunResult, Session, begin, locked_folder, prepare_run, threads_of
 from veneer.training.time_limit import within_limit
 
@@ -70,7 +72,8 @@ def _begin(inputs: RunInputs, call: _Call, log: EventLog) -> Session:
     """Load the model, whose files are closed when this returns, and restore what a resumed run had reached."""
     with out_of_memory_while("loading the model"):
         model, trainable = build(inputs, log.emit)
+    objective = OverModel(model, objective_of(inputs.config, reference_of(inputs, model, trainable, log.emit)))
     if inputs.config.train.time_limit is not None:
         with out_of_memory_while("measuring steps for train.time_limit"):
-            inputs = within_limit(inputs, call.config, model, trainable, log.emit, call.begun)
-    return begin(inputs, model, trainable, OverModel(model), log, call.stop, call.micro_batches)
+            inputs = within_limit(inputs, call.config, model, trainable, objective, log.emit, call.begun)
+    return begin(inputs, model, trainable, objective, log, call.stop, call.micro_batches)

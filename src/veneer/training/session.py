@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, TrainSection, to_yaml
-from veneer.data.rows import load_rows
+from veneer.data.pairs import load_kind
 from veneer.data.trained_rows import write_hashes
 from veneer.enums import Dtype, Factors, Products, Publish, Recompute
 from veneer.errors import ConfigError, Interrupted, OutputError
@@ -38,7 +38,7 @@ from veneer.training.held_out import evaluation
 from veneer.training.killed import Killed, killed, mark
 from veneer.training.lock import InputDigests, write_lock
 from veneer.training.memory import peak_memory_mb
-from veneer.training.objective import StepObjective
+from veneer.training.objectives.base import StepObjective
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.optimizers.choose import make_optimizer, notes
@@ -165,7 +165,7 @@ class RunInputs:
         return RunFolder(Path(self.config.output))
 
 
-def prepare_run(config: RunConfig, emit: Subscriber, *, resume: bool = False, rows: LoadRows = load_rows) -> RunInputs:
+def prepare_run(config: RunConfig, emit: Subscriber, *, resume: bool = False, rows: LoadRows = load_kind) -> RunInputs:
     """Open the model's files and the rows of a run, and prepare it for training.
 
     Args:
@@ -321,7 +321,7 @@ def begin(
             method=config.method.value,
             steps=steps.total,
             resumed_at=progress.step,
-            examples=len(inputs.data.rows.train),
+            examples=inputs.data.rows.count,
             trainable=sum(parameter.numel() for parameter in trainable.named().values()),
             learning_rate=float(config.train.learning_rate),
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from veneer.backends.base import Description
 from veneer.config import RunConfig, TrainSection
-from veneer.data.batches import MicroBatch, Steps, common_beginning, fill, pack
+from veneer.data.batches import Block, MicroBatch, Steps, fill, layout, pack
 from veneer.data.mixture import RowMixture
 from veneer.data.orders import Indices
 from veneer.data.rows import Rows
@@ -73,6 +73,7 @@ class PackedSteps:
         self.rows = rows
         self.packing = packing
         self.micro_batch_tokens = micro_batch_tokens
+        self._together = rows.together
         self._lengths = rows.lengths
         self._steps = Steps(
             self._lengths,
@@ -85,8 +86,13 @@ class PackedSteps:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row."""
+        """Tokens of the longest row, all of its parts together."""
         return int(self._lengths.max())
+
+    def first_pass(self) -> Iterator[MicroBatch]:
+        """The micro-batches of the steps in which the rows of the run are met first."""
+        for step in range(1, min(self.total, self._steps.in_epoch(0)) + 1):
+            yield from self.micro_batches(step)
 
     def micro_batches(self, step: int, most: int | None = None) -> list[MicroBatch]:
         """The 1-based step's rows, packed.
@@ -103,7 +109,11 @@ class PackedSteps:
 
     def evaluation(self, most: int | None = None) -> list[MicroBatch]:
         """The evaluation rows, packed; an empty list where there are none. `most` as for `micro_batches`."""
-        return pack(list(self.rows.eval), most or self._most()) if len(self.rows.eval) else []
+        if not len(self.rows.eval):
+            return []
+        numbers = range(len(self.rows.train), len(self.rows.train) + len(self.rows.eval))
+        share = self._together == 1 or self.packing.share
+        return pack(list(self.rows.eval), most or self._most(), share=share, together=self._together, numbers=numbers)
 
     def _sizes(self, rows: Sequence[int] | Indices) -> list[int]:
         """Tokens of each of some rows."""
@@ -115,12 +125,22 @@ class PackedSteps:
         return self.micro_batch_tokens
 
     def _pack(self, chosen: Iterable[int], most: int) -> list[MicroBatch]:
+        numbers = self._parts(chosen)
         return pack(
-            [self.rows.train[index] for index in chosen],
+            [self.rows.train[number] for number in numbers],
             most,
             share=self.packing.share,
             pad_to_multiple_of=self.packing.pad_to_multiple_of,
+            together=self._together,
+            numbers=numbers,
         )
+
+    def _parts(self, chosen: Iterable[int]) -> list[int]:
+        """The places of the examples that these rows consist of."""
+        return [row * self._together + part for row in chosen for part in range(self._together)]
+
+    def _supervised(self, row: int) -> int:
+        return sum(self.rows.train[number].supervised for number in self._parts([row]))
 
     def largest(self, most: int | None = None) -> MicroBatch:
         """The largest micro-batch of the run, by tokens laid; of a long run, of its first SCANNED_STEPS steps and of
@@ -132,23 +152,33 @@ class PackedSteps:
     def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
         """What the steps are made of when a micro-batch has at most so many tokens."""
         bins = self._bins(micro_batch_tokens)
-        members, shared = self._largest(bins)
+        members, blocks = self._largest(bins)
         rows = [index for step in bins for places in step for index in places]
         steps = len(bins)
-        lengths = self._lengths[rows].astype(np.float64)
+        parts = self._parts(members)
+        lengths = self._part_lengths(rows).astype(np.float64)
+        shared = max(block.shared for block in blocks)
         return BatchShape(
-            tokens=self._laid(members, shared),
-            documents=len(members),
-            longest=max(self._sizes(members)),
-            supervised=max(sum(self.rows.train[i].supervised for i in places) for step in bins for places in step),
+            tokens=self._laid(blocks),
+            documents=len(parts),
+            longest=max(len(self.rows.train[number].tokens) for number in parts),
+            supervised=max(sum(map(self._supervised, places)) for step in bins for places in step),
             shared=shared,
-            evaluated=self.rows.longest_eval,
-            shapes=len({self._laid(places, shared) for step in bins for places in step}),
+            blocks=len(blocks),
+            together=self._together,
+            evaluated=self.rows.longest_eval * self._together,
+            shapes=len({self._about(places, shared, len(blocks) > 1) for step in bins for places in step}),
             micro_batches=sum(len(step) for step in bins) / steps,
             step_tokens=float(lengths.sum()) / steps,
-            step_supervised=sum(self.rows.train[index].supervised for index in rows) / steps,
+            step_supervised=sum(map(self._supervised, rows)) / steps,
             step_squares=float((lengths**2).sum()) / steps,
         )
+
+    def _part_lengths(self, rows: list[int]) -> Indices:
+        """Tokens of each part of some rows."""
+        if self._together == 1:
+            return self._lengths[rows]
+        return np.array([len(self.rows.train[number].tokens) for number in self._parts(rows)], dtype=np.int64)
 
     def _bins(self, micro_batch_tokens: int) -> list[list[list[int]]]:
         """For each step that is looked through, the examples of its micro-batches."""
@@ -159,23 +189,30 @@ class PackedSteps:
             steps.append([[chosen[place] for place in members] for members in places])
         return steps
 
-    def _largest(self, bins: list[list[list[int]]]) -> tuple[list[int], int]:
-        """The examples of the micro-batch with the most tokens laid, and how many of those they share."""
+    def _largest(self, bins: list[list[list[int]]]) -> tuple[list[int], list[Block]]:
+        """The rows of the micro-batch with the most tokens laid, and how they are laid."""
         longest = [int(np.argmax(self._lengths))]
         fullest = sorted(
             (members for step in bins for members in step), key=lambda members: -sum(self._sizes(members))
         )[:COMPARED]
-        shared = [self._shared(members) for members in (*fullest, longest)]
-        return max(zip((*fullest, longest), shared, strict=True), key=lambda found: self._laid(*found))
+        found = [(members, self._blocks(members)) for members in (*fullest, longest)]
+        return max(found, key=lambda one: self._laid(one[1]))
 
-    def _shared(self, members: list[int]) -> int:
-        return common_beginning([self.rows.train[index] for index in members]) if self.packing.share else 0
+    def _blocks(self, members: list[int]) -> list[Block]:
+        examples = [self.rows.train[number] for number in self._parts(members)]
+        if self.packing.share:
+            return layout(examples, self._together)
+        return [Block(0, tuple(len(example.tokens) for example in examples))]
 
-    def _laid(self, members: list[int], shared: int) -> int:
-        return pad_to_multiple(
-            sum(self._sizes(members)) - shared * (len(members) - 1),
-            self.packing.pad_to_multiple_of,
-        )
+    def _laid(self, blocks: list[Block]) -> int:
+        return pad_to_multiple(sum(block.tokens for block in blocks), self.packing.pad_to_multiple_of)
+
+    def _about(self, members: list[int], shared: int, by_row: bool) -> int:
+        """Tokens that a micro-batch lays, if its documents share as many as those of another."""
+        documents = len(members) * self._together
+        once = len(members) if by_row else 1
+        tokens = sum(self._sizes(members)) - shared * (documents - once)
+        return pad_to_multiple(tokens, self.packing.pad_to_multiple_of)
 
     def epoch(self, step: int) -> float:
         """Passes over the data that are done after the 1-based step."""
@@ -213,21 +250,34 @@ class SupposedRows:
 
 
 class SupposedSteps:
-    """The sizes of the steps that supposed rows make (`veneer.planning.forecast.StepSizes`)."""
+    """The sizes of the steps that supposed rows make (`veneer.planning.forecast.StepSizes`).
 
-    def __init__(self, rows: SupposedRows, train: TrainSection):
+    Args:
+        rows: what is supposed; of rows of several parts, of each part.
+        train: says what a step is, and how many there are.
+        together: number of parts of a row.
+    """
+
+    def __init__(self, rows: SupposedRows, train: TrainSection, together: int = 1):
         in_step = examples_per_step(train)
         if in_step is None:
-            in_step = max(1, (train.tokens_per_step or 1) // rows.tokens)
+            in_step = max(1, (train.tokens_per_step or 1) // (rows.tokens * together))
         self._rows = rows
+        self._together = together
         self._in_step = min(in_step, rows.rows)
         self.total = train.steps or max(1, round((train.epochs or 1.0) * -(-rows.rows // self._in_step)))
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest row."""
-        return self._rows.longest
+        """Tokens of the longest row, all of its parts together."""
+        return self._rows.longest * self._together
 
     def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
         """What the steps are made of when a micro-batch has at most so many tokens."""
-        return BatchShape.of_rows(self._rows.tokens, micro_batch_tokens, self._in_step, longest=self._rows.longest)
+        return BatchShape.of_rows(
+            self._rows.tokens,
+            micro_batch_tokens,
+            self._in_step,
+            longest=self._rows.longest,
+            together=self._together,
+        )

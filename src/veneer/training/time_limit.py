@@ -23,7 +23,8 @@ from veneer.events import Note, Stage, StepBudget, Subscriber, ignore
 from veneer.hardware import timed
 from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation
-from veneer.training.objective import OverModel, mean_loss
+from veneer.training.objective import mean_loss
+from veneer.training.objectives.base import StepObjective
 from veneer.training.optim import clip, drop_gradients, global_norm
 from veneer.training.optimizers.choose import make_optimizer
 from veneer.training.prepare import interval_of
@@ -120,7 +121,13 @@ def steps_that_fit(
 
 
 def within_limit(
-    inputs: RunInputs, given: RunConfig, model: LanguageModel, trainable: Trainable, emit: Subscriber, begun: float
+    inputs: RunInputs,
+    given: RunConfig,
+    model: LanguageModel,
+    trainable: Trainable,
+    objective: StepObjective,
+    emit: Subscriber,
+    begun: float,
 ) -> RunInputs:
     """The run with as many of its steps as fit into its time limit.
 
@@ -129,6 +136,7 @@ def within_limit(
         given: its configuration before anything was chosen.
         model: the loaded model, with what is trained on it; nothing of it changes.
         trainable: the part that is trained.
+        objective: what is minimised.
         emit: told of the measuring and of the number of steps.
         begun: when the run began, by `time.perf_counter`.
 
@@ -138,7 +146,7 @@ def within_limit(
     limit, steps = given.train.time_limit, inputs.data.steps
     assert limit is not None
     with Stage(emit, "measuring steps for the time limit"):
-        times = _measured(inputs, model, trainable, MEASURED * limit, begun)
+        times = _measured(inputs, model, trainable, objective, MEASURED * limit, begun)
     found = steps_that_fit(KEPT * limit, times, given.train, steps.tokens, steps.total)
     if not found.steps:
         raise ConfigError(
@@ -178,12 +186,18 @@ def _with_steps(inputs: RunInputs, given: RunConfig, steps: int, emit: Subscribe
     return again
 
 
-def _measured(inputs: RunInputs, model: LanguageModel, trainable: Trainable, most: float, begun: float) -> StepTimes:
+def _measured(
+    inputs: RunInputs,
+    model: LanguageModel,
+    trainable: Trainable,
+    objective: StepObjective,
+    most: float,
+    begun: float,
+) -> StepTimes:
     """What the parts of the run take, each kind tried for about `most` seconds."""
     config, steps, device = inputs.config, inputs.data.steps, model.device
     if inputs.prepared.forecast.recompute:
         model.recompute(Recomputation(trainable.generator()))
-    objective = OverModel(model)
     model.train()
     trainable.seed_step(config.train.seed)
     rehearsal = timed(lambda: _forward_backward(objective, [steps.largest()], trainable), device)
@@ -195,7 +209,7 @@ def _measured(inputs: RunInputs, model: LanguageModel, trainable: Trainable, mos
         tried += len(batches)
         if spent >= most and tried >= FEWEST:
             break
-    evaluation = _evaluation_seconds(model, steps, most, device)
+    evaluation = _evaluation_seconds(model, objective, steps, most, device)
     update = _update_seconds(config, trainable, device)
     trained = sum(parameter.numel() for parameter in trainable.named().values())
     return StepTimes(
@@ -208,19 +222,21 @@ def _measured(inputs: RunInputs, model: LanguageModel, trainable: Trainable, mos
     )
 
 
-def _forward_backward(objective: OverModel, batches: list[MicroBatch], trainable: Trainable) -> None:
+def _forward_backward(objective: StepObjective, batches: list[MicroBatch], trainable: Trainable) -> None:
     """The work of a step up to its gradients, which are dropped."""
     for batch in batches:
         objective.sums(batch).total.backward()  # type: ignore[no-untyped-call]
     drop_gradients(trainable.named().values())
 
 
-def _evaluation_seconds(model: LanguageModel, steps: PackedSteps, most: float, device: torch.device) -> float:
+def _evaluation_seconds(
+    model: LanguageModel, objective: StepObjective, steps: PackedSteps, most: float, device: torch.device
+) -> float:
     """Seconds of one evaluation, from its first micro-batches."""
     batches = steps.evaluation()
     spent, tokens = 0.0, 0
     for tried, batch in enumerate(batches, start=1):
-        spent += timed(lambda one=batch: mean_loss(model, [one]), device)  # type: ignore[misc]
+        spent += timed(lambda one=batch: mean_loss(model, [one], objective), device)  # type: ignore[misc]
         tokens += batch.document_tokens
         if spent >= most and tried >= FEWEST:
             break

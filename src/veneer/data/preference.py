@@ -1,0 +1,221 @@
+"""Rows of a chosen and a rejected answer to one prompt, in the forms that preference data comes in.
+
+Forms are told apart by the keys of a row; the first line of this table that fits decides::
+
+    input + preferred_output + non_preferred_output    hosted services: input holds "messages", and perhaps "tools"
+    conversations + chosen + rejected                  ShareGPT: the turns before, and one turn each
+    instruction (+ input, system) + chosen + rejected  Alpaca
+    prompt + chosen + rejected                         an explicit prompt: strings, or lists of messages
+    messages + chosen + rejected                       the turns before, and one turn each
+    chosen + rejected                                  an implicit prompt: what both begin with
+
+A list of messages may stand where a string may, and a single message for a list of one. Whole conversations may stand
+in `chosen` and `rejected` beside a `prompt` that repeats their question. `system` and `tools` belong to both answers.
+Two texts of the form "Human: … Assistant: …" are read as conversations.
+
+Each answer becomes a record of its own, by the rules of `veneer.data.formats`: what trains, and every error, is as
+there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from veneer.data.formats import Record, Remarks, mapped, to_record
+from veneer.data.json_values import BadRow, kind
+from veneer.enums import Column
+
+FORMS = "prompt + chosen + rejected | chosen + rejected | input + preferred_output + non_preferred_output"
+_SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One row: two answers to one prompt, of which the first is preferred."""
+
+    where: str
+    """File and line."""
+    chosen: Record
+    rejected: Record
+
+    @property
+    def records(self) -> tuple[Record, Record]:
+        """Both, the chosen one first."""
+        return self.chosen, self.rejected
+
+
+def to_pair(row: Any, where: str, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None) -> Pair:
+    """The pair that a row says; see `veneer.data.formats.to_record` for the arguments.
+
+    Raises:
+        BadRow: it says none, breaks its form, or its two answers are the same.
+    """
+    if not isinstance(row, dict):
+        raise BadRow(f"a row must be an object, not {kind(row)}")
+    remarks = Remarks() if remarks is None else remarks
+    row = {key: value for key, value in row.items() if value is not None}
+    if columns:
+        row = mapped(row, columns, remarks)
+    asked, used = _asked(row)
+    for key in row:
+        if key not in used:
+            remarks.unused[key] += 1
+    chosen, rejected = asked
+    pair = Pair(where, _record(chosen, "chosen", where, remarks), _record(rejected, "rejected", where, Remarks()))
+    if (pair.chosen.messages, pair.chosen.completion) == (pair.rejected.messages, pair.rejected.completion):
+        raise BadRow("chosen and rejected are the same, so that nothing is preferred")
+    return pair
+
+
+def _record(row: dict[str, Any], which: str, where: str, remarks: Remarks) -> Record:
+    try:
+        return to_record(row, where, remarks)
+    except BadRow as problem:
+        raise BadRow(f"{which}: {problem}") from problem
+
+
+Asked = tuple[dict[str, Any], dict[str, Any]]
+"""The rows of the chosen and of the rejected answer, in a form of `veneer.data.formats`."""
+
+
+def _asked(row: dict[str, Any]) -> tuple[Asked, tuple[str, ...]]:
+    """The rows of both answers, and the keys that were used."""
+    if "preferred_output" in row or "non_preferred_output" in row:
+        return _hosted(row), ("input", "preferred_output", "non_preferred_output")
+    if "chosen" not in row and "rejected" not in row:
+        keys = ", ".join(repr(str(key)) for key in row) or "none"
+        raise BadRow(f"no pair of answers is known for the keys {keys}; known: {FORMS}")
+    _all(row, "chosen", "rejected")
+    answers = row["chosen"], row["rejected"]
+    more = {key: row[key] for key in ("tools",) if key in row}
+    if "conversations" in row:
+        system = {"system": row["system"]} if "system" in row else {}
+        return _behind(row["conversations"], answers, more | system), (
+            "conversations", "chosen", "rejected", "tools", "system",
+        )  # fmt: skip
+    if "instruction" in row:
+        given = {key: row[key] for key in ("instruction", "input", "system") if key in row}
+        chosen, rejected = (given | {"output": answer} for answer in answers)
+        return (chosen, rejected), ("instruction", "input", "system", "chosen", "rejected")
+    used = ("prompt", "chosen", "rejected", "tools", "system")
+    if "prompt" in row:
+        return _explicit(row["prompt"], answers, row, more), used
+    if "messages" in row and all(isinstance(answer, dict) for answer in answers):
+        return _behind(row["messages"], answers, more), ("messages", "chosen", "rejected", "tools")
+    return _implicit(answers, more), used[1:4]
+
+
+def _all(row: Mapping[str, Any], *keys: str) -> None:
+    missing = [key for key in keys if key not in row]
+    if missing:
+        given = [key for key in keys if key in row]
+        raise BadRow(f"there is {', '.join(given)} but no {', '.join(missing)}")
+
+
+def _hosted(row: Mapping[str, Any]) -> Asked:
+    _all(row, "input", "preferred_output", "non_preferred_output")
+    before, more = row["input"], {}
+    if isinstance(before, dict):
+        more = {"tools": before["tools"]} if before.get("tools") is not None else {}
+        if "messages" not in before:
+            raise BadRow("input has no messages")
+        before = before["messages"]
+    return _behind(before, (row["preferred_output"], row["non_preferred_output"]), more)
+
+
+def _behind(before: Any, answers: tuple[Any, Any], more: Mapping[str, Any]) -> Asked:
+    """Answers behind the turns of a conversation."""
+    more = dict(more)
+    system = more.pop("system", None)
+    prompt = [*_system(system), *_turns(before)] if isinstance(before, list) else before
+    chosen, rejected = ({"prompt": prompt, "completion": _turns(answer), **more} for answer in answers)
+    return chosen, rejected
+
+
+def _explicit(prompt: Any, answers: tuple[Any, Any], row: Mapping[str, Any], more: Mapping[str, Any]) -> Asked:
+    if isinstance(prompt, str) and all(isinstance(answer, str) for answer in answers) and "system" not in row:
+        chosen, rejected = ({"prompt": prompt, "completion": answer, **more} for answer in answers)
+        return chosen, rejected
+    if all(isinstance(answer, list) and _asks(answer) for answer in answers):
+        # Whole conversations, and the question once more: what it says must be in them.
+        question = prompt if isinstance(prompt, str) else None
+        if question is not None and not all(_says(answer, question) for answer in answers):
+            raise BadRow("chosen and rejected are whole conversations, and the prompt is in neither of their turns")
+        return _implicit(answers, more)
+    before = [*_system(row.get("system")), *_turns(prompt, "user")]
+    chosen, rejected = ({"prompt": before, "completion": _turns(answer), **more} for answer in answers)
+    return chosen, rejected
+
+
+def _implicit(answers: tuple[Any, Any], more: Mapping[str, Any]) -> Asked:
+    """Answers behind what both begin with: turns, or characters up to a white space."""
+    if all(isinstance(answer, str) for answer in answers):
+        spoken = [_spoken(answer) for answer in answers]
+        if all(spoken):
+            return _implicit((spoken[0], spoken[1]), more)
+        return _common_text(*answers, more)
+    if not all(isinstance(answer, list) for answer in answers):
+        raise BadRow(
+            "chosen and rejected must be two strings or two lists of turns, not "
+            f"{' and '.join(kind(answer) for answer in answers)}, if there is no prompt"
+        )
+    first, second = answers
+    differ = (at for at, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
+    same = next(differ, min(len(first), len(second)))
+    if first == second:
+        raise BadRow("chosen and rejected are the same, so that nothing is preferred")
+    if not same:
+        raise BadRow("chosen and rejected have no first turn in common and there is no prompt; give one")
+    if same in (len(first), len(second)):
+        raise BadRow("one of chosen and rejected ends where the other goes on; both need an answer of their own")
+    chosen, rejected = ({"prompt": answer[:same], "completion": answer[same:], **more} for answer in answers)
+    return chosen, rejected
+
+
+def _common_text(first: str, second: str, more: Mapping[str, Any]) -> Asked:
+    if first == second:
+        raise BadRow("chosen and rejected are the same, so that nothing is preferred")
+    differ = (at for at, (one, other) in enumerate(zip(first, second, strict=False)) if one != other)
+    same = first[: next(differ, min(len(first), len(second)))]
+    # A word belongs to one side: the prompt ends behind the last white space that both have.
+    end = max((at + 1 for at, character in enumerate(same) if character.isspace()), default=0)
+    if not same[:end].strip() or end in (len(first), len(second)):
+        raise BadRow("chosen and rejected have no beginning in common that could be the prompt; give a prompt")
+    chosen, rejected = ({"prompt": text[:end], "completion": text[end:], **more} for text in (first, second))
+    return chosen, rejected
+
+
+def _spoken(text: str) -> list[dict[str, str]] | None:
+    """The turns of a text of the form "Human: … Assistant: …"; None for another text."""
+    pieces = _SPEAKER.split(text)
+    if pieces[0].strip() or len(pieces) < 5 or pieces[1] != "Human" or pieces[-2] != "Assistant":
+        return None
+    return [
+        {"role": _ROLES[speaker], "content": said.strip()}
+        for speaker, said in zip(pieces[1::2], pieces[2::2], strict=True)
+    ]
+
+
+def _system(content: Any) -> list[Any]:
+    return [{"role": "system", "content": content}] if content else []
+
+
+def _turns(value: Any, role: str = "assistant") -> Any:
+    """A list of turns of what may be a text or a single turn."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    return [value] if isinstance(value, dict) else value
+
+
+def _asks(turns: list[Any]) -> bool:
+    """Whether turns begin with one that is not the assistant's."""
+    first = turns[0] if turns else None
+    return isinstance(first, dict) and first.get("role", first.get("from")) not in ("assistant", "gpt", "tool")
+
+
+def _says(turns: list[Any], text: str) -> bool:
+    return any(isinstance(turn, dict) and text in (turn.get("content"), turn.get("value")) for turn in turns)

@@ -1,0 +1,94 @@
+"""What is minimised: named terms, each a sum over a micro-batch that is divided by its weight in the whole step.
+
+    loss of a step = Σ over terms of (Σ over micro-batches of the term's sum) / (the term's weight in the step)
+
+The weights are known before the first backward, so that how a step is cut into micro-batches cannot change its loss
+(contract 3 in docs/design.md). An objective sees hidden states and never the model, so that several adapters can share
+a pass (`veneer.training.joint`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from veneer.data.batches import MicroBatch
+from veneer.products import Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What an objective makes of one micro-batch."""
+
+    terms: Mapping[str, Tensor]
+    """Sums that are minimised, by name: scalars with a gradient."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Sums that are only reported, by name. They have weights too."""
+
+    @property
+    def total(self) -> Tensor:
+        """The terms added up as they are, for a backward whose gradients nobody uses."""
+        return reduce(add, self.terms.values())
+
+    def loss(self, weights: Mapping[str, float]) -> Tensor:
+        """The micro-batch's share of the step's loss, a scalar with a gradient."""
+        return reduce(add, (term / weights[name] for name, term in self.terms.items()))
+
+
+@dataclass(slots=True)
+class Means:
+    """The loss and the metrics of a step, as its micro-batches add up to them."""
+
+    weights: Mapping[str, float]
+    """The weight of each term and metric in the whole step."""
+    loss: float = 0.0
+    _named: dict[str, float] = field(default_factory=dict)
+
+    def add(self, sums: Sums) -> None:
+        """Count one micro-batch."""
+        terms = {name: float(term.detach()) / self.weights[name] for name, term in sums.terms.items()}
+        self.loss += sum(terms.values())
+        reported = terms if len(terms) > 1 else {}
+        for name, mean in (*reported.items(), *((n, value / self.weights[n]) for n, value in sums.metrics.items())):
+            self._named[name] = self._named.get(name, 0.0) + mean
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The mean of each metric, and of each term where there are several."""
+        return dict(self._named)
+
+
+class Objective(Protocol):
+    """What is minimised, whoever computes the hidden states."""
+
+    def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
+        """What the sums of each term and metric are divided by, above 0, for all micro-batches of a step."""
+        ...
+
+    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+        """The sums over one micro-batch.
+
+        Args:
+            hidden: hidden states of its tokens, `[tokens, dim]`.
+            head: scores hidden states, `[rows, dim]` to `[rows, vocab_size]`.
+            scores: what becomes of the head's products.
+            batch: the micro-batch.
+        """
+        ...
+
+
+class StepObjective(Protocol):
+    """An objective together with what computes the hidden states: all that the engine needs."""
+
+    def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
+        """See `Objective.weights`."""
+        ...
+
+    def sums(self, batch: MicroBatch) -> Sums:
+        """The sums over one micro-batch."""
+        ...

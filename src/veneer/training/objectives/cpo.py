@@ -1,0 +1,49 @@
+"""Contrastive preference optimisation: DPO with a uniform reference, and fine-tuning on the chosen answers.
+
+Xu et al., 2024 (arXiv:2401.08417), equation 5. With ℓ the log-probability of an answer and s(z) = log(1 + eᶻ),
+
+    L = s(−β(ℓ_w − ℓ_l)) + α NLL(chosen)
+
+The first term is divided by the pairs of the step, the NLL by the chosen answers' tokens of the step.
+
+Defaults: β 0.1 and α 1 are the paper's. No reference is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from veneer.config import CpoSection
+from veneer.data.batches import MicroBatch
+from veneer.products import Scores
+from veneer.training.objectives.base import Sums
+from veneer.training.objectives.documents import NLL, PAIR_METRICS, chosen_tokens, log_probabilities, pair_metrics
+
+CPO = "cpo"
+
+
+@dataclass(frozen=True, slots=True)
+class Cpo:
+    """The contrast of pairs and the NLL of chosen answers (`Objective`)."""
+
+    settings: CpoSection
+
+    def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
+        """The pairs; for the NLL the chosen answers' tokens, over its weight in the loss."""
+        pairs = sum(batch.units for batch in batches)
+        found: dict[str, float] = {CPO: pairs, **dict.fromkeys(PAIR_METRICS, pairs)}
+        if self.settings.nll:
+            found[NLL] = chosen_tokens(batches) / self.settings.nll
+        return found
+
+    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+        """See `Objective.sums`."""
+        policy, beta = log_probabilities(hidden, head, scores, batch), self.settings.beta
+        terms = {CPO: -logsigmoid(beta * (policy[::2] - policy[1::2])).sum()}
+        if self.settings.nll:
+            terms[NLL] = -policy[::2].sum()
+        return Sums(terms, pair_metrics((beta * policy).detach(), policy.detach()))

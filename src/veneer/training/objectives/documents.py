@@ -1,0 +1,67 @@
+"""Log-probabilities of whole answers, from which the objectives of preferences are made.
+
+A document's answer y has the log-probability ℓ = Σ log π(y_t | before) over its supervised tokens, the token that ends
+it included. Tokens that are masked count neither in the sum nor in the number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from veneer.data.batches import MicroBatch
+from veneer.losses import row_losses, scored_row_losses
+from veneer.model.decoder import plain_weight
+from veneer.products import Scores
+
+NLL = "nll"
+"""The term of the chosen answers' negative log-likelihood."""
+
+
+def log_probabilities(hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Tensor:
+    """Log-probability of the answer of each document, float64 `[documents]`, with a gradient.
+
+    See `veneer.training.objectives.base.Objective.sums` for the arguments. No more logits are held than those of a
+    chunk of supervised tokens.
+    """
+    rows, targets = hidden.index_select(0, batch.rows.to(hidden.device)), batch.targets.to(hidden.device)
+    weight = plain_weight(head)
+    if weight is None:
+        losses = scored_row_losses(rows, head, targets, shaping=scores)
+    else:
+        losses = row_losses(rows, weight, targets, shaping=scores)
+    counts = torch.tensor(batch.counts, device=hidden.device)
+    document = torch.repeat_interleave(torch.arange(len(counts), device=hidden.device), counts)
+    return -torch.zeros(len(counts), dtype=torch.float64, device=hidden.device).index_add(0, document, losses.double())
+
+
+def answer_tokens(batch: MicroBatch, like: Tensor) -> Tensor:
+    """The number of supervised tokens of each document, `[documents]` in the dtype and on the device of `like`."""
+    return torch.tensor(batch.counts, dtype=like.dtype, device=like.device)
+
+
+def chosen_tokens(batches: Sequence[MicroBatch]) -> int:
+    """The number of supervised tokens of all chosen answers of pairs."""
+    return sum(sum(batch.counts[::2]) for batch in batches)
+
+
+PAIR_METRICS = (
+    "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected",
+)  # fmt: skip
+
+
+def pair_metrics(rewards: Tensor, policy: Tensor) -> dict[str, float]:
+    """The metrics that TRL reports, each a sum over pairs.
+
+    Args:
+        rewards: the reward of each answer, chosen and rejected in turn, `[2 · pairs]`.
+        policy: the log-probabilities ℓ, in the same order.
+    """
+    chosen, rejected = rewards[::2], rewards[1::2]
+    sums = (
+        chosen.sum(), rejected.sum(), (chosen - rejected).sum(), (chosen > rejected).sum(),
+        policy[::2].sum(), policy[1::2].sum(),
+    )  # fmt: skip
+    return {name: float(value) for name, value in zip(PAIR_METRICS, sums, strict=True)}

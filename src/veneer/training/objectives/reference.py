@@ -1,0 +1,39 @@
+"""The reference's log-probabilities of every answer: computed once before the first step, so that no second model is
+held, and none is computed with while the run trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from veneer.data.batches import MicroBatch
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceTable:
+    """Log-probabilities by the place of an example in the run; what has not been computed is NaN."""
+
+    values: NDArray[np.float64]
+    """`[examples]`, those that are trained first, and behind them those that are evaluated."""
+
+    @classmethod
+    def empty(cls, examples: int) -> ReferenceTable:
+        """A table of which nothing is known yet."""
+        return cls(np.full(examples, np.nan))
+
+    def of(self, batch: MicroBatch) -> Tensor:
+        """The log-probabilities of a micro-batch's documents, float64 `[documents]`."""
+        return torch.from_numpy(self.values[list(batch.numbers)])
+
+    def put(self, batch: MicroBatch, found: Tensor) -> None:
+        """Fill in what was computed for a micro-batch, `[documents]`."""
+        self.values[list(batch.numbers)] = found.double().cpu().numpy()
+
+    def missing(self, batches: Iterable[MicroBatch]) -> list[MicroBatch]:
+        """The micro-batches of which any answer is not known."""
+        return [batch for batch in batches if bool(np.isnan(self.values[list(batch.numbers)]).any())]

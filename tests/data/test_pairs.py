@@ -1,0 +1,99 @@
+"""Pairs as a run has them: both answers encoded, together on one side, and left out together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chat_templates as ct
+from tiny import write_rows
+from veneer.config import DataSection
+from veneer.data.pairs import evaluation_answers, load_kind
+from veneer.data.rows import Rows
+from veneer.enums import BadRows, RowKind
+from veneer.errors import DataError
+from veneer.events import Event, Note
+
+
+def load(path: Path, notes: list[str] | None = None, **settings: Any) -> Rows:
+    said: list[Event] = []
+    rows = load_kind(DataSection(file=str(path), **settings), ct.tokenizer("chatml"), said.append, RowKind.PAIRS)
+    if notes is not None:
+        notes += [event.message for event in said if isinstance(event, Note)]
+    return rows
+
+
+def numbered(count: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"Question {n}?", "chosen": f"Answer {n}.", "rejected": f"No {n}, never."} for n in range(count)]
+
+
+def test_pairs_are_encoded_in_turn_and_only_answers_train(tmp_path: Path) -> None:
+    tokenizer = ct.tokenizer("chatml")
+    rows = load(write_rows(tmp_path / "pairs.jsonl", numbered(3)))
+    assert (rows.together, rows.count, len(rows.train)) == (2, 3, 6)
+    for example, answer in zip(rows.train, ["Answer 0.", "No 0, never.", "Answer 1."], strict=False):
+        trained = [int(token) for token, on in zip(example.tokens, example.loss_mask, strict=True) if on]
+        assert tokenizer.decode(trained[:-1]) == answer
+        assert trained[-1] == tokenizer.backend.token_to_id("<|im_end|>"), "the end is learned, and once"
+        assert trained.count(trained[-1]) == 1
+
+
+def test_a_pair_with_one_answer_that_is_too_long_is_dropped_and_counted(tmp_path: Path) -> None:
+    """Others hold the limit for the chosen answer alone, or cut the end of the rejected one."""
+    content = numbered(4)
+    content[1]["rejected"] = "never " * 80
+    content[2]["chosen"] = "surely " * 80
+    notes: list[str] = []
+    rows = load(write_rows(tmp_path / "pairs.jsonl", content), notes, max_length=100)
+    assert [example.where.rpartition(":")[2] for example in rows.train] == ["1", "1", "4", "4"]
+    assert any("2 training rows longer than data.max_length=100 and left out" in note for note in notes)
+
+
+def test_bad_pairs_are_refused_by_cause_or_skipped(tmp_path: Path) -> None:
+    content = [*numbered(3), {"prompt": "Q", "chosen": "a", "rejected": "a"}, {"prompt": "Q"}]
+    file = write_rows(tmp_path / "pairs.jsonl", content)
+    with pytest.raises(DataError, match=r"(?s)2 of 5 rows cannot be used:.*are the same.*no pair of answers"):
+        load(file)
+    rows = load(file, bad_rows=BadRows.SKIP)
+    assert (rows.count, len(rows.skipped)) == (3, 2)
+
+
+def test_held_out_pairs_stay_together_and_repeats_are_said(tmp_path: Path) -> None:
+    content = numbered(20)
+    content[15:] = content[:5]
+    notes: list[str] = []
+    rows = load(write_rows(tmp_path / "pairs.jsonl", content), notes, held_out=0.25)
+    assert (rows.count, rows.eval_count) == (15, 5)
+    for part in (rows.train, rows.eval):
+        assert [one.where for one in part[::2]] == [one.where for one in part[1::2]]
+    assert any("repeat an earlier one" in note or "are also training rows" in note for note in notes)
+
+
+def test_a_tokenizer_that_would_merge_over_the_boundary_does_not(tmp_path: Path) -> None:
+    """The prompt's tokens are those that generation begins with, whatever the answer begins with."""
+    tokenizer = ct.tokenizer(None)
+    file = write_rows(tmp_path / "p.jsonl", [{"prompt": "x: ", "chosen": "1 2", "rejected": "12"}])
+    rows = load_kind(DataSection(file=str(file)), tokenizer, kind=RowKind.PAIRS)
+    prompts = [one.tokens[: int(np.argmax(one.loss_mask))].tolist() for one in rows.train]
+    assert prompts == [tokenizer.encode("x: ")] * 2
+
+
+def test_the_answers_of_evaluation_are_the_chosen_ones(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "pairs.jsonl", numbered(8))
+    data = DataSection(file=str(file), held_out=0.25)
+    answers = evaluation_answers(data, RowKind.PAIRS)
+    held = {example.where for example in load(file, held_out=0.25).eval}
+    assert {record.where for record in answers} == held
+    assert all(str(record.completion).startswith("Answer") for record in answers)
+
+
+def test_several_files_make_one_run_and_a_weighted_one_counts_pairs(tmp_path: Path) -> None:
+    first, second = (write_rows(tmp_path / f"{name}.jsonl", numbered(count)) for name, count in (("a", 4), ("b", 6)))
+    sources = ({"file": str(first), "weight": 2.0}, {"file": str(second)})
+    rows = load_kind(DataSection(sources=sources), ct.tokenizer("chatml"), kind=RowKind.PAIRS)
+    assert rows.count == 10
+    assert [(one.rows, one.weight) for one in rows.sources] == [(4, 2.0), (6, 1.0)]
+    assert rows.lengths.tolist() == [sum(len(one.tokens) for one in rows.train[at : at + 2]) for at in range(0, 20, 2)]

@@ -1,0 +1,129 @@
+"""Rows of pairs in every form that they come in, and what is wrong with others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from veneer.data.formats import Remarks, to_record
+from veneer.data.json_values import BadRow
+from veneer.data.preference import to_pair
+from veneer.enums import Column
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+TOOLS = [{"type": "function", "function": {"name": "weigh", "parameters": {}}}]
+QUESTION = [user("How heavy is it?")]
+FORMS: dict[str, dict[str, Any]] = {
+    "explicit strings": {"prompt": "How heavy is it?", "chosen": "Two kilos.", "rejected": "No idea."},
+    "explicit lists": {"prompt": QUESTION, "chosen": [assistant("Two kilos.")], "rejected": [assistant("No idea.")]},
+    "a prompt as text and answers as turns": {
+        "prompt": "How heavy is it?", "chosen": [assistant("Two kilos.")], "rejected": [assistant("No idea.")],
+    },
+    "a prompt as turns and answers as text": {"prompt": QUESTION, "chosen": "Two kilos.", "rejected": "No idea."},
+    "implicit lists": {
+        "chosen": [*QUESTION, assistant("Two kilos.")], "rejected": [*QUESTION, assistant("No idea.")],
+    },
+    "whole conversations beside their prompt": {
+        "prompt": "How heavy is it?", "prompt_id": "7",
+        "chosen": [*QUESTION, assistant("Two kilos.")], "rejected": [*QUESTION, assistant("No idea.")],
+    },
+    "hosted": {
+        "input": {"messages": QUESTION, "parallel_tool_calls": True},
+        "preferred_output": [assistant("Two kilos.")], "non_preferred_output": [assistant("No idea.")],
+    },
+    "ShareGPT": {
+        "conversations": [{"from": "human", "value": "How heavy is it?"}],
+        "chosen": {"from": "gpt", "value": "Two kilos."}, "rejected": {"from": "gpt", "value": "No idea."},
+    },
+    "messages before": {"messages": QUESTION, "chosen": assistant("Two kilos."), "rejected": assistant("No idea.")},
+    "Alpaca": {"instruction": "How heavy is it?", "chosen": "Two kilos.", "rejected": "No idea."},
+    "speakers": {
+        "chosen": "\n\nHuman: How heavy is it?\n\nAssistant: Two kilos.",
+        "rejected": "\n\nHuman: How heavy is it?\n\nAssistant: No idea.",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_says_the_same_pair(form: str) -> None:
+    pair = to_pair(FORMS[form], "f:1")
+    assert pair.where == pair.chosen.where == pair.rejected.where == "f:1"
+    assert list(pair.chosen.messages) == [*QUESTION, assistant("Two kilos.")]
+    assert list(pair.rejected.messages) == [*QUESTION, assistant("No idea.")]
+    assert pair.chosen.trained_turns == pair.rejected.trained_turns == (1,)
+
+
+def test_context_does_not_train_and_tools_and_system_belong_to_both() -> None:
+    row = {
+        "prompt": [user("Hi"), assistant("Hello."), user("Heavy?")], "system": "Be brief.", "tools": TOOLS,
+        "chosen": "Yes.", "rejected": "No.",
+    }  # fmt: skip
+    pair = to_pair(row, "f:1")
+    for record in pair.records:
+        assert record.messages[0] == {"role": "system", "content": "Be brief."}
+        assert record.trained_turns == (4,)
+        assert record.tools == tuple(TOOLS)
+    hosted = {
+        "input": {"messages": QUESTION, "tools": TOOLS},
+        "preferred_output": [assistant("Yes.")], "non_preferred_output": [assistant("No.")],
+    }  # fmt: skip
+    assert to_pair(hosted, "f:1").rejected.tools == tuple(TOOLS)
+
+
+def test_the_prompt_of_two_texts_is_what_both_begin_with_up_to_a_white_space() -> None:
+    pair = to_pair({"chosen": "Q: how heavy? two kilos", "rejected": "Q: how heavy? twenty"}, "f:1")
+    assert (pair.chosen.prompt, pair.chosen.completion) == ("Q: how heavy? ", "two kilos")
+    assert (pair.rejected.prompt, pair.rejected.completion) == ("Q: how heavy? ", "twenty")
+
+
+def test_other_names_are_mapped_and_unused_keys_are_counted() -> None:
+    columns = {Column.PROMPT: "question", Column.CHOSEN: "good", Column.REJECTED: "bad"}
+    remarks = Remarks()
+    pair = to_pair({"question": "Q", "good": "a", "bad": "b", "id": 3}, "f:1", remarks, columns)
+    assert (pair.chosen.completion, pair.rejected.completion) == ("a", "b")
+    assert dict(remarks.unused) == {"id": 1}
+    remarks = Remarks()
+    to_pair({"prompt": "Q", "chosen": "a", "rejected": "b", "score_chosen": 9.0}, "f:1", remarks)
+    assert dict(remarks.unused) == {"score_chosen": 1}
+
+
+WRONG = [
+    ({"prompt": "Q", "completion": "a"}, "no pair of answers is known for the keys 'prompt', 'completion'"),
+    ({"prompt": "Q", "chosen": "a"}, "there is chosen but no rejected"),
+    ({"prompt": "Q", "chosen": "a", "rejected": None}, "there is chosen but no rejected"),
+    ({"prompt": "Q", "chosen": "a", "rejected": "a"}, "chosen and rejected are the same"),
+    ({"chosen": [*QUESTION, assistant("a")], "rejected": [*QUESTION, assistant("a")]}, "are the same"),
+    ({"chosen": "same text", "rejected": "same text"}, "are the same"),
+    ({"prompt": "Q", "chosen": "", "rejected": "b"}, "chosen: completion is empty"),
+    ({"prompt": "Q", "chosen": "a", "rejected": 3}, "rejected: completion must be a list of turns|rejected: .*number"),
+    ({"chosen": "one", "rejected": "two"}, "no beginning in common that could be the prompt; give a prompt"),
+    ({"chosen": "one", "rejected": [assistant("two")]}, "must be two strings or two lists of turns"),
+    ({"chosen": [user("a"), assistant("b")], "rejected": [user("c"), assistant("d")]}, "no first turn in common"),
+    ({"chosen": QUESTION, "rejected": [*QUESTION, assistant("d")]}, "one of chosen and rejected ends where the other"),
+    ({"prompt": "Other?", "chosen": [*QUESTION, assistant("a")], "rejected": [*QUESTION, assistant("b")]},
+     "whole conversations, and the prompt is in neither"),
+    ({"prompt": QUESTION, "chosen": [user("a")], "rejected": [assistant("b")]}, "chosen: there is no assistant turn"),
+    ({"input": {"tools": []}, "preferred_output": [], "non_preferred_output": []}, "input has no messages"),
+    ({"input": [], "preferred_output": []}, "there is input, preferred_output but no non_preferred_output"),
+    ([1], "a row must be an object"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "message"), WRONG)
+def test_what_is_wrong_is_said(row: Any, message: str) -> None:
+    with pytest.raises(BadRow, match=message):
+        to_pair(row, "f:1")
+
+
+def test_a_pair_is_no_row_of_fine_tuning_and_the_error_says_what_to_set() -> None:
+    with pytest.raises(BadRow, match="set objective: dpo, or train the chosen answers alone"):
+        to_record({"prompt": "Q", "chosen": "a", "rejected": "b"}, "f:1")

@@ -1,0 +1,24 @@
+"""Every name of an objective is an objective, with its own settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tiny import run_config
+from veneer.enums import ObjectiveName
+from veneer.training.objectives.choose import needs_reference, objective_of
+from veneer.training.objectives.reference import ReferenceTable
+
+CLASSES = {"sft": "SupervisedCrossEntropy", "dpo": "Dpo", "orpo": "Orpo", "cpo": "Cpo", "simpo": "Simpo"}
+
+
+@pytest.mark.parametrize("name", ObjectiveName)
+def test_a_name_gives_its_objective(name: ObjectiveName) -> None:
+    config = run_config(Path("m"), Path("d"), Path("o"), f"objective={name.value}")
+    assert type(objective_of(config, ReferenceTable.empty(0))).__name__ == CLASSES[name.value]
+
+
+def test_only_what_compares_with_a_reference_needs_one() -> None:
+    assert {name for name in ObjectiveName if needs_reference(name)} == {ObjectiveName.DPO}

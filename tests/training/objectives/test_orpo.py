@@ -1,0 +1,47 @@
+"""The odds ratio and the cross-entropy of chosen answers, against the paper's formula on full logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from preferences import assert_any_split_is_the_same_step, assert_is_the_formula, chosen_nll, scored, trainable_model
+from veneer.config import OrpoSection
+from veneer.data.chat import Example
+from veneer.training.objectives.documents import NLL
+from veneer.training.objectives.orpo import ODDS, ORPO, Orpo, log_one_minus_exp
+
+
+def test_loss_gradients_and_metrics_are_those_of_the_formula(answers: list[Example], tiny_model: Path) -> None:
+    model, beta = trainable_model(tiny_model), 0.3
+    pairs = scored(model, answers)
+    ratios = []
+    for pair in pairs:
+        chosen, rejected = (torch.exp(own.mean()) for own in (pair.chosen, pair.rejected))
+        ratios.append(torch.log((chosen / (1 - chosen)) / (rejected / (1 - rejected))))
+    odds, nll = -beta * torch.log(torch.sigmoid(torch.stack(ratios))).mean(), chosen_nll(pairs)
+    metrics = {
+        NLL: float(nll.detach()), ORPO: float(odds.detach()), ODDS: float(torch.stack(ratios).detach().mean()),
+        "rewards/chosen": beta * float(torch.stack([pair.chosen.mean() for pair in pairs]).detach().mean()),
+    }  # fmt: skip
+    assert_is_the_formula(model, Orpo(OrpoSection(beta=beta)), answers, nll + odds, metrics)
+
+
+def test_any_split_packed_or_apart_gives_the_same_gradients(answers: list[Example], tiny_model: Path) -> None:
+    assert_any_split_is_the_same_step(trainable_model(tiny_model), Orpo(OrpoSection()), answers)
+
+
+@pytest.mark.parametrize("x", [-1e-12, -1e-4, -0.5, -0.6931, -0.6932, -3.0, -50.0])
+def test_the_logarithm_of_what_is_left_keeps_its_digits(x: float) -> None:
+    from decimal import Decimal, getcontext
+
+    getcontext().prec = 60
+    left = 1 - Decimal(x).exp()
+    point = torch.tensor([x], dtype=torch.float64, requires_grad=True)
+    found = log_one_minus_exp(point)
+    found.sum().backward()  # type: ignore[no-untyped-call]
+    assert float(found.detach()) == pytest.approx(float(left.ln()), rel=1e-12)
+    assert point.grad is not None
+    assert float(point.grad) == pytest.approx(float(-Decimal(x).exp() / left), rel=1e-9)
