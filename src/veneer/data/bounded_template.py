@@ -126,8 +126,8 @@ class BoundedTemplate:
     def _describe(self) -> tuple[bool, Shape]:
         if self._described is None:
             answer = self._ask(["describe", []])
-            end_token, headers, opening, unprompted = answer["shape"]
-            shape = Shape(end_token, tuple(headers), opening, unprompted)
+            end_token, closings, headers, opening, unprompted = answer["shape"]
+            shape = Shape(end_token, tuple(closings), tuple(headers), opening, unprompted)
             self._described = answer["marks_generation"], shape
         return self._described
 

@@ -136,7 +136,7 @@ def _result(template: ChatTemplate, finder: TurnFinder, request: list[Any]) -> d
         shape = finder.shape
         return {
             "marks_generation": template.marks_generation,
-            "shape": [shape.end_token, shape.headers, shape.opening, shape.unprompted],
+            "shape": [shape.end_token, shape.closings, shape.headers, shape.opening, shape.unprompted],
         }
     except DataError as error:
         return {"error": str(error)}

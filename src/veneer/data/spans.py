@@ -9,8 +9,8 @@ A template that marks them (`{% generation %}`) decides. For all others:
   guarded (escape.py), so where there are as many headers as assistant turns, the headers are the turns' own. The
   turn's last line must also be found in what was located. Otherwise the template is refused: nothing is masked by
   guesswork.
-- A turn ends after the first special token that follows it, if the probe shows that the template closes turns so,
-  and else where `render(messages up to it)` ends.
+- A turn ends after the first special token that follows it, if the probe shows that the template closes turns so
+  (gpt-oss closes the last one by another token than those before it), and else where `render(messages up to it)` ends.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Shape:
 
     end_token: str | None
     """The special token that closes every assistant turn; None where there is none or not always the same."""
+    closings: tuple[str, ...]
+    """The special tokens that close assistant turns: `end_token`, or two where the last turn has one of its own."""
     headers: tuple[str, ...]
     """The texts that may stand before an assistant turn, longest first; each begins with a special token."""
     opening: str
@@ -62,7 +64,7 @@ class TurnFinder:
                 self._shape = _probe(self._template, self._specials)
             except DataError:
                 # It takes no plain conversation of two questions and answers: only prefixes can be relied on.
-                self._shape = Shape(None, (), "", "")
+                self._shape = Shape(None, (), (), "", "")
         return self._shape
 
     def find(self, chat: GuardedChat, untrained: Sequence[int] = ()) -> tuple[str, list[Span]]:
@@ -149,9 +151,8 @@ class TurnFinder:
         return None
 
     def _end(self, text: str, chat: GuardedChat, turn: int, start: int) -> int:
-        token = self.shape.end_token
-        found = text.find(token, start) if token is not None else -1
-        end = found + len(token) if token is not None and found >= 0 else None
+        closed_by = [(text.find(token, start), len(token)) for token in self.shape.closings]
+        end = min((found + length for found, length in closed_by if found >= 0), default=None)
         if end is not None and not chat.messages[turn].get("tool_calls"):
             return end
         # A turn that calls tools may be closed by a token of its own (Llama 3's <|eom_id|>), so it is looked at alone.
@@ -181,7 +182,7 @@ def _probe(template: ChatTemplate, specials: SpecialTokens) -> Shape:
     marks = [text.find(mark) for mark in (_USER[0], _ANSWER[0], _USER[1], _ANSWER[1])]
     if min(marks) < 0 or marks != sorted(marks) or _USER[0] not in prompt:
         # It prints contents in some other form (escaped, in capitals): only prefixes can be relied on.
-        return Shape(None, (), "", "")
+        return Shape(None, (), (), "", "")
     question1, answer1, question2, answer2 = marks
     offered = prompt[prompt.index(_USER[0]) + len(_USER[0]) :]
     between = (text[question1 + len(_USER[0]) : answer1], text[question2 + len(_USER[1]) : answer2])
@@ -189,6 +190,13 @@ def _probe(template: ChatTemplate, specials: SpecialTokens) -> Shape:
     endings = [specials.first_after(text, answer + len(_ANSWER[0])) for answer in (answer1, answer2)]
     last, middle = endings[1], endings[0]
     end_token = last[0] if last is not None and middle is not None and middle[0] == last[0] else None
+    closings = () if end_token is None else (end_token,)
+    if end_token is None and last is not None:
+        # What a turn is closed by is no part of the next question's header, which the first question has as well.
+        following = text[answer1 + len(_ANSWER[0]) : question2]
+        header = _common(following[::-1], text[:question1][::-1])
+        own = specials.first_after(following[: len(following) - len(header)], 0)
+        closings = () if own is None else (own[0], last[0])
     # A special token after the common part that the generation prompt leaves out is the rest of the header, which
     # does not train; text alone is the answer's own (a blank, empty thoughts).
     missing = between[0][len(common) :]
@@ -196,8 +204,8 @@ def _probe(template: ChatTemplate, specials: SpecialTokens) -> Shape:
         # The rest is only what the two turns share: the second may open with more.
         rest = _common(missing, between[1][len(common) :])
         headers = _suffixes(specials, common + rest)
-        return Shape(end_token, headers, "", rest)
-    return Shape(end_token, _suffixes(specials, common), offered[len(common) :], "")
+        return Shape(end_token, closings, headers, "", rest)
+    return Shape(end_token, closings, _suffixes(specials, common), offered[len(common) :], "")
 
 
 def _suffixes(specials: SpecialTokens, header: str) -> tuple[str, ...]:

@@ -1,0 +1,69 @@
+"""The loss mask, the end of turns and the prompt in the chat format of each family, beside transformers' tokens."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import pytest
+
+import family_templates as ft
+from veneer.data.chat import Encoder, template_of
+from veneer.data.records import Record
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+TURNS = (
+    {"role": "user", "content": "What is the capital of France?"},
+    {"role": "assistant", "content": "The capital of France is Paris."},
+    {"role": "user", "content": "And the parcel,\n\nwhere is it?"},
+    {"role": "assistant", "content": "It is late:\n\n- two days"},
+)
+
+
+def conversations(name: str) -> list[tuple[dict[str, str], ...]]:
+    return [TURNS[:2], TURNS, *([(SYSTEM, *TURNS)] if ft.FAMILIES[name].system else [])]
+
+
+@pytest.mark.parametrize("name", ft.FAMILIES)
+def test_the_answers_train_with_their_ends_and_nothing_else(name: str) -> None:
+    family, tokenizer = ft.FAMILIES[name], ft.tokenizer(name)
+    encoder = Encoder(tokenizer, template_of(tokenizer))
+    for turns in conversations(name):
+        example = encoder.encode(Record("f:1", turns))
+        assert example.tokens.tolist() == ft.oracle(name).apply_chat_template(list(turns), return_dict=False)
+        marked = zip(example.loss_mask.tolist(), example.tokens.tolist(), strict=True)
+        spans = [[token for _, token in group] for trains, group in groupby(marked, lambda one: one[0]) if trains]
+        answers = [turn["content"] for turn in turns if turn["role"] == "assistant"]
+        closings = [family.closing] * (len(answers) - 1) + [family.closing if family.last is None else family.last]
+        expected = [f"{family.before}{answer}{end}" for answer, end in zip(answers, closings, strict=True)]
+        assert [tokenizer.decode(span, skip_special_tokens=False) for span in spans] == expected
+
+
+@pytest.mark.parametrize("name", ft.FAMILIES)
+def test_a_prompt_is_what_stands_before_the_answer_in_training(name: str) -> None:
+    tokenizer = ft.tokenizer(name)
+    encoder = Encoder(tokenizer, template_of(tokenizer))
+    for turns in conversations(name):
+        earlier = tuple(place for place, turn in enumerate(turns[:-1]) if turn["role"] == "assistant")
+        example = encoder.encode(Record("f:1", turns, untrained=earlier))
+        prompt = encoder.prompt_tokens(turns[:-1])
+        assert example.tokens[: len(prompt)].tolist() == prompt
+        assert example.loss_mask.argmax() == len(prompt), "the first token that is generated is the first that trains"
+
+
+@pytest.mark.parametrize("name", ft.FAMILIES)
+def test_the_end_of_a_turn_is_known_where_one_token_is_always_it(name: str) -> None:
+    family, tokenizer = ft.FAMILIES[name], ft.tokenizer(name)
+    encoder = Encoder(tokenizer, template_of(tokenizer))
+    found = encoder.end_of_turn_id()
+    if not family.end_token:
+        assert found is None
+        assert any("does not close every assistant turn" in note for note in encoder.notes())
+        return
+    assert found is not None
+    assert tokenizer.decode([found], skip_special_tokens=False) == family.closing.strip()
+
+
+def test_there_are_formats_of_thirty_families_and_more() -> None:
+    import chat_templates as ct
+
+    assert len(ft.FAMILIES.keys() | ct.TEMPLATES.keys()) >= 30
