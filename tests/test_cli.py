@@ -29,8 +29,8 @@ OPTIONS = {
         "--output", "--seeds", "--set",
     ],
     "data": [
-        "--columns", "--eval-data", "--fix", "--group", "--html", "--ignore", "--json", "--max-length", "--model",
-        "--processes", "--show", "file",
+        "--columns", "--eval-data", "--fix", "--group", "--html", "--ignore", "--json", "--label-errors",
+        "--max-length", "--model", "--processes", "--show", "file",
     ],
     "doctor": ["--json", "--measure"],
     "evaluate": [

@@ -24,7 +24,8 @@ from veneer.data.lint.report import LintReport
 from veneer.data.lint.run import LintOptions
 from veneer.data.records import Message
 from veneer.enums import Column, Method, OtherBase, choice
-from veneer.errors import DataError, listing
+from veneer.errors import ConfigError, DataError, listing
+from veneer.evaluation.label_errors import model_pass
 from veneer.events import Subscriber
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import open_checkpoint
@@ -115,6 +116,7 @@ def lint(
     columns: Mapping[Column, str] | None = None,
     group: str | None = None,
     ignore: Sequence[str] = (),
+    label_errors: bool = False,
     processes: int = 1,
     subscribers: Sequence[Subscriber] = (),
 ) -> LintReport:
@@ -129,6 +131,7 @@ def lint(
         columns: veneer's name of a column or key to the data's, where they differ (`data.columns`).
         group: the column whose equal values must not be on both sides of training and evaluation.
         ignore: names of the rules that are not reported.
+        label_errors: let the model itself read the training rows, for likely label errors.
         processes: the number of processes that check rows.
         subscribers: called with every event.
 
@@ -141,16 +144,20 @@ def lint(
     >>> report.failed
     False
     """
+    if label_errors and model is None:
+        raise ConfigError("label_errors needs a model that reads the rows; name one by model")
     tokenizer = None if model is None else open_checkpoint(model).tokenizer()
     with TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))
+        file = rows_file(data, folder.data_file)
         return linting.lint(
-            rows_file(data, folder.data_file),
+            file,
             tokenizer=tokenizer,
             eval_file=None if eval_data is None else rows_file(eval_data, folder.eval_data_file),
             max_length=max_length,
             columns=columns,
             options=LintOptions(ignore=frozenset(ignore), group=group, processes=processes),
+            by_model=model_pass(model, file, columns or {}) if label_errors and model is not None else None,
             subscribers=subscribers,
         )
 

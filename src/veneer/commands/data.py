@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--fix", type=click.Path(path_type=Path), metavar="NEW", help="A mended copy of FILE to write; each change is said."
 )
+@click.option("--label-errors", is_flag=True, help="Show likely label errors, for which the model reads the rows.")
 @click.option("--processes", type=FEW, help="The number of processes that check rows. [default: one a core]")
 @click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON.")
 def data(
@@ -43,6 +44,7 @@ def data(
     show: int | None,
     html: Path | None,
     fix: Path | None,
+    label_errors: bool,
     processes: int | None,
     as_json: bool,
 ) -> None:
@@ -68,6 +70,7 @@ def data(
             processes=processes,
             show=show or 0,
             html=html,
+            label_errors=label_errors,
         ),
         as_json=as_json,
     )

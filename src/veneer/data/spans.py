@@ -190,7 +190,7 @@ def _probe(template: ChatTemplate, specials: SpecialTokens) -> Shape:
     endings = [specials.first_after(text, answer + len(_ANSWER[0])) for answer in (answer1, answer2)]
     last, middle = endings[1], endings[0]
     end_token = last[0] if last is not None and middle is not None and middle[0] == last[0] else None
-    closings = () if end_token is None else (end_token,)
+    closings: tuple[str, ...] = () if end_token is None else (end_token,)
     if end_token is None and last is not None:
         # What a turn is closed by is no part of the next question's header, which the first question has as well.
         following = text[answer1 + len(_ANSWER[0]) : question2]

@@ -14,11 +14,12 @@ from veneer.data.fix import Change, FixResult, fix
 from veneer.data.lint.report import Found, LintReport
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Severity
-from veneer.data.lint.run import LintOptions, lint
+from veneer.data.lint.run import LintOptions, ModelPass, lint
 from veneer.data.lint.view import rows_again, spans_of, tokens_of
 from veneer.data.page.write import write_page
 from veneer.enums import Column
 from veneer.errors import ConfigError
+from veneer.evaluation.label_errors import model_pass
 from veneer.events import Stage
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.tokenizer import Tokenizer
@@ -50,6 +51,8 @@ class DataRequest:
     """The number of rows that are printed as tokens."""
     html: Path | None = None
     """The page to write."""
+    label_errors: bool = False
+    """Whether the model itself reads the rows, for likely label errors."""
 
 
 def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
@@ -60,6 +63,8 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
     """
     if request.show and request.model is None:
         raise ConfigError("--show prints rows as tokens, which are a model's; name one by --model")
+    if request.label_errors and request.model is None:
+        raise ConfigError("--label-errors needs a model that reads the rows; name one by --model")
     tokenizer: Tokenizer | None = None if request.model is None else open_checkpoint(request.model).tokenizer()
     setting = LintSetting(tokenizer, request.max_length, request.columns)
     with EventScreen(console()) as screen:
@@ -74,6 +79,7 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
                 group=request.group,
                 processes=request.processes or available_cores(),
             ),
+            by_model=_model_pass(request),
             subscribers=[screen],
         )
         if request.html is not None:
@@ -85,6 +91,12 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
             show_row(output, row, setting)
         show_report(output, report)
     return report
+
+
+def _model_pass(request: DataRequest) -> ModelPass | None:
+    if not request.label_errors or request.model is None:
+        return None
+    return model_pass(request.model, request.file, request.columns)
 
 
 def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from veneer.data.lint.checks import (
     boilerplate,
+    by_model,
     content_lost,
     control_tokens,
     doubled_bos,
@@ -48,7 +49,7 @@ FILE_CHECKS: tuple[FileCheck, ...] = (
 )
 RULES: dict[str, LintRule] = {
     rule.name: rule
-    for rules in [check.rules for check in ROW_CHECKS] + [check.rules for check in FILE_CHECKS]
+    for rules in [check.rules for check in ROW_CHECKS] + [check.rules for check in FILE_CHECKS] + [by_model.MODEL_RULES]
     for rule in rules
 }
 """Every rule by its name."""

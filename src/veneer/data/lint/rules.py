@@ -30,6 +30,8 @@ class Cost(Enum):
     """The row's strings: microseconds a row."""
     TOKENS = "tokens"
     """The row as the model reads it, so a model's tokenizer and template: about a millisecond a row."""
+    MODEL = "model"
+    """A pass of the model over the rows, which is made only where it is asked for."""
     FILE = "file"
     """Hashes of all rows: microseconds a row, and up to 200 bytes of memory."""
 

@@ -10,7 +10,7 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -86,6 +86,9 @@ class _Job:
         return Chunk(findings, note(read, side, self.group, self.boilerplate))
 
 
+ModelPass = Callable[[Subscriber], Iterable[tuple[int, Finding]]]
+"""Finds something in training rows, by their numbers in the file; told of, it says how far it is."""
+
 _job: list[_Job] = []
 """In a process of a pool: its job, set once when it starts."""
 
@@ -107,6 +110,7 @@ def lint(
     max_length: int | None = None,
     columns: Mapping[Column, str] | None = None,
     options: LintOptions | None = None,
+    by_model: ModelPass | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> LintReport:
     """Check every row of a data file, and of an evaluation file beside it.
@@ -118,6 +122,7 @@ def lint(
         max_length: tokens that a row may have; None sets no limit.
         columns: veneer's name of a column or key to the file's, where they differ (`data.columns`).
         options: which rules, and how.
+        by_model: finds what needs a pass of the model over the training rows; None leaves it out.
         subscribers: told of each stage and how far it is.
 
     Raises:
@@ -144,6 +149,8 @@ def lint(
                 for rows, finding in check.run(facts):
                     tally.add(rows, finding)
                 stage.advance()
+    for row, found in () if by_model is None else by_model(emit):
+        tally.add([row], found)
     skipped = () if tokenizer is not None else tuple(r.name for r in RULES.values() if r.cost is Cost.TOKENS)
     return LintReport(
         files=files,

@@ -1,0 +1,288 @@
+"""Likely label errors, by a model's pass over the rows.
+
+Where answers are labels (short and few), each row's prompt becomes the mean of the model's last hidden states, and a
+linear classifier on these says how likely each label is for rows that it was not fitted on (k folds). A row is reported
+by confident learning (Northcutt, Jiang and Chuang 2021, https://arxiv.org/abs/1911.00068, section 3): among the labels
+whose probability reaches their own mean over the rows that have them, the likeliest is another one than the row's.
+
+Where answers are longer texts, a row is reported whose mean loss is more than five median deviations above the median.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from veneer.assistant import Assistant, AssistantRequest, load_assistant
+from veneer.data.chat import Trace, split_for_evaluation
+from veneer.data.formats import Record, to_record
+from veneer.data.json_values import BadRow
+from veneer.data.lint.checks.by_model import LABEL_ERROR, UNLIKELY_ANSWER
+from veneer.data.lint.labels import LONGEST
+from veneer.data.lint.rules import Finding
+from veneer.data.lint.run import ModelPass
+from veneer.data.orders import order
+from veneer.data.readers import iterate_rows
+from veneer.enums import Column
+from veneer.errors import DataError
+from veneer.evaluation.scoring import row_losses
+from veneer.events import Stage, Subscriber, ignore
+from veneer.model.language import LanguageModel
+from veneer.model.mode import evaluation_mode
+
+FOLDS = 5
+ROWS_A_LABEL = 4
+"""Rows that a label has on average, at the least, where answers are labels."""
+FEWEST = 20
+"""Rows below which nothing is reported: neither a classifier nor a median is worth anything."""
+MOST_TOKENS = 2048
+"""Tokens of a prompt that are looked at, from its end, and of a pass."""
+DEVIATIONS = 5.0
+"""Median deviations, scaled to a normal distribution's standard deviation, above which a loss is reported."""
+_PENALTY = 1e-2
+_STREAM = 2**31 + 7
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    number: int
+    """Its place among all rows of the file."""
+    record: Record
+    answer: str
+
+
+def model_pass(model: str, file: Path | str, columns: Mapping[Column, str]) -> ModelPass:
+    """What `veneer.data.lint.run.lint` calls for `model_findings`: the model is loaded then.
+
+    Args:
+        model: a directory, GGUF file or hub id.
+        file, columns: as `model_findings`.
+    """
+
+    def run(emit: Subscriber) -> list[tuple[int, Finding]]:
+        assistant = load_assistant(AssistantRequest(model=model), subscribers=[emit])
+        return model_findings(assistant, file, columns, emit)
+
+    return run
+
+
+def model_findings(
+    assistant: Assistant, file: Path | str, columns: Mapping[Column, str], emit: Subscriber = ignore
+) -> list[tuple[int, Finding]]:
+    """What a model's pass over the rows of a file finds, with the number of each row in it.
+
+    Args:
+        assistant: the model.
+        file: the rows.
+        columns: veneer's name of a column or key to the file's, where they differ.
+        emit: told how far it is.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    rows = list(_answered(file, columns))
+    if len(rows) < FEWEST:
+        return []
+    answers = [row.answer for row in rows]
+    if are_labels(answers):
+        return _by_folds(assistant, rows, emit)
+    return _by_loss(assistant, rows, emit)
+
+
+def _answered(file: Path | str, columns: Mapping[Column, str]) -> Iterator[_Row]:
+    for number, (where, raw) in enumerate(iterate_rows(file)):
+        try:
+            if isinstance(raw, BadRow):
+                raise raw
+            record = to_record(raw, where, columns=columns)
+        except BadRow:
+            continue  # `unusable-row` says so
+        split = split_for_evaluation(record)
+        if split is not None:
+            yield _Row(number, record, split[1].strip())
+        elif record.text is not None:
+            yield _Row(number, record, record.text)
+
+
+def are_labels(answers: Sequence[str]) -> bool:
+    """Whether answers are labels: nearly all of them short, and each given to several rows."""
+    short = sum(len(answer) <= LONGEST for answer in answers)
+    kinds = len(set(answers))
+    return short >= 0.99 * len(answers) and 2 <= kinds <= len(answers) / ROWS_A_LABEL
+
+
+# ---------------------------------------------------------------- labels
+
+
+def _by_folds(assistant: Assistant, rows: Sequence[_Row], emit: Subscriber) -> list[tuple[int, Finding]]:
+    kept, prompts = [], []
+    for row in rows:
+        split = split_for_evaluation(row.record)
+        assert split is not None
+        try:
+            tokens = assistant.encoder.prompt_tokens(split[0], row.record.tools)
+        except DataError:
+            continue  # `refused-by-template` says so
+        if tokens:
+            kept.append(row)
+            prompts.append(tokens[-MOST_TOKENS:])
+    names = sorted({row.answer for row in kept})
+    labels = np.array([names.index(row.answer) for row in kept], dtype=np.int64)
+    with Stage(emit, "reading prompts for label errors", total=len(prompts), unit="rows") as stage:
+        features = prompt_features(assistant.model, prompts, stage)
+    with Stage(emit, "looking for label errors", total=FOLDS, unit="folds") as stage:
+        probabilities = folded_probabilities(features, labels, len(names), stage)
+    found = []
+    for place, likelier in zip(*_sorted_errors(probabilities, labels), strict=True):
+        own, other = probabilities[place, labels[place]], probabilities[place, likelier]
+        detail = f"{names[labels[place]]!r} ({own:.2f}), where {names[likelier]!r} is likelier ({other:.2f})"
+        found.append((kept[place].number, LABEL_ERROR.found(detail)))
+    return found
+
+
+def _sorted_errors(probabilities: Numbers, labels: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+    likelier = confident_labels(probabilities, labels)
+    places = np.flatnonzero(likelier != labels)
+    return places.tolist(), likelier[places].tolist()
+
+
+@torch.no_grad()
+def prompt_features(model: LanguageModel, prompts: Sequence[Sequence[int]], stage: Stage) -> Tensor:
+    """The mean of the last hidden states of each prompt, float32 [prompts, dim]; `stage` is told of each."""
+    found = []
+    with evaluation_mode(model):
+        for group in _groups(prompts):
+            lengths = [len(prompt) for prompt in group]
+            tokens = torch.tensor([token for prompt in group for token in prompt], device=model.device)
+            positions = torch.cat([torch.arange(length, device=model.device) for length in lengths])
+            hidden = model.documents(tokens, positions, lengths).float()
+            found += [part.mean(dim=0).cpu() for part in torch.split(hidden, lengths)]
+            stage.advance(len(group))
+    return torch.stack(found)
+
+
+def _groups(prompts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    group: list[Sequence[int]] = []
+    tokens = 0
+    for prompt in prompts:
+        if group and tokens + len(prompt) > MOST_TOKENS:
+            yield group
+            group, tokens = [], 0
+        group.append(prompt)
+        tokens += len(prompt)
+    if group:
+        yield group
+
+
+def folded_probabilities(features: Tensor, labels: NDArray[np.int64], kinds: int, stage: Stage) -> Numbers:
+    """Probabilities of each label for each row, [rows, kinds], from classifiers that have not seen the row.
+
+    Args:
+        features: float32 [rows, dim].
+        labels: the number of each row's label.
+        kinds: the number of labels.
+        stage: told of each fold.
+    """
+    found = np.zeros((len(labels), kinds))
+    # By label first, so that every fold has its share of each.
+    mixed = order(len(labels), seed=0, epoch=_STREAM)
+    dealt = mixed[np.argsort(labels[mixed], kind="stable")]
+    fold_of = np.empty(len(labels), dtype=np.int64)
+    fold_of[dealt] = np.arange(len(labels)) % FOLDS
+    for fold in range(FOLDS):
+        seen, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        if len(held):
+            own = features[torch.from_numpy(seen)]
+            mean, spread = own.mean(dim=0), own.std(dim=0) + 1e-6
+            weight = _fit((own - mean) / spread, torch.from_numpy(labels[seen]), kinds)
+            other = (features[torch.from_numpy(held)] - mean) / spread
+            found[held] = torch.softmax(_scores(other, weight), dim=1).double().numpy()
+        stage.advance()
+    return found
+
+
+def _scores(features: Tensor, weight: Tensor) -> Tensor:
+    return features @ weight[:-1] + weight[-1]
+
+
+def _fit(features: Tensor, labels: Tensor, kinds: int) -> Tensor:
+    """Multinomial logistic regression with an L2 penalty, [dim + 1, kinds]; the last row is the bias."""
+    weight = torch.zeros(features.shape[1] + 1, kinds, requires_grad=True)
+    solver = torch.optim.LBFGS([weight], max_iter=100, history_size=10, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        value = torch.nn.functional.cross_entropy(_scores(features, weight), labels)
+        value = value + _PENALTY / 2 * (weight[:-1] ** 2).sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    solver.step(loss)  # type: ignore[no-untyped-call]
+    return weight.detach()
+
+
+def confident_labels(probabilities: Numbers, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The label that each row has by confident learning, [rows]; its own where none reaches its threshold.
+
+    Args:
+        probabilities: [rows, kinds], of rows that the classifier was not fitted on.
+        labels: the number of each row's label.
+    """
+    kinds = probabilities.shape[1]
+    thresholds = np.array([probabilities[labels == kind, kind].mean() if (labels == kind).any() else 1.0
+                           for kind in range(kinds)])  # fmt: skip
+    reached = np.where(probabilities >= thresholds, probabilities, -1.0)
+    likeliest = reached.argmax(axis=1)
+    return np.where(reached.max(axis=1) >= 0, likeliest, labels)
+
+
+# ---------------------------------------------------------------- texts
+
+
+def _by_loss(assistant: Assistant, rows: Sequence[_Row], emit: Subscriber) -> list[tuple[int, Finding]]:
+    kept: list[_Row] = []
+    losses: list[float] = []
+    with Stage(emit, "reading rows for unlikely answers", total=len(rows), unit="rows") as stage:
+        pairs = zip(rows, assistant.encoder.traces(row.record for row in rows), strict=True)
+        for chunk in _chunks((row, trace) for row, trace in pairs if isinstance(trace, Trace)):
+            examples = [trace.example for _, trace in chunk]
+            for (row, _), (total, targets) in zip(chunk, row_losses(assistant.model, examples), strict=True):
+                if targets:
+                    kept.append(row)
+                    losses.append(total / targets)
+            stage.advance(len(chunk))
+    if len(losses) < FEWEST:
+        return []
+    values = np.array(losses)
+    limit = unlikely_from(values)
+    typical = float(np.median(values))
+    return [
+        (kept[place].number, UNLIKELY_ANSWER.found(f"{values[place]:.2f} nats a token, where {typical:.2f} is typical"))
+        for place in np.flatnonzero(values > limit).tolist()
+    ]
+
+
+def _chunks(pairs: Iterator[tuple[_Row, Trace]]) -> Iterator[list[tuple[_Row, Trace]]]:
+    chunk: list[tuple[_Row, Trace]] = []
+    for row, trace in pairs:
+        if len(trace.example.tokens) <= MOST_TOKENS:
+            chunk.append((row, trace))
+        if len(chunk) == 64:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def unlikely_from(losses: Numbers) -> float:
+    """The loss above which a row is reported."""
+    middle = float(np.median(losses))
+    return middle + DEVIATIONS * 1.4826 * float(np.median(np.abs(losses - middle)))

@@ -1,0 +1,126 @@
+"""Planted label errors are found by a model's pass, and the parts agree with what is written out here."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from invoking import invoke, refused
+from tiny import write_rows
+from veneer.assistant import Assistant, AssistantRequest, load_assistant
+from veneer.evaluation import label_errors
+from veneer.evaluation.label_errors import (
+    are_labels,
+    confident_labels,
+    folded_probabilities,
+    model_findings,
+    prompt_features,
+    unlikely_from,
+)
+from veneer.events import Stage, ignore
+
+WORDS = {"parcel": ("parcel", "crate", "late", "customs"), "bill": ("bill", "euro", "paid", "twice"),
+         "login": ("password", "screen", "account", "locked")}  # fmt: skip
+PLANTED = (7, 31, 58, 90)
+
+
+def labelled(seed: int = 0) -> list[dict[str, str]]:
+    """Questions with the label that their words say, but for those of PLANTED."""
+    source = random.Random(seed)
+    found = []
+    for number in range(120):
+        kind = source.choice(list(WORDS))
+        words = " ".join(source.choices(WORDS[kind], k=6))
+        wrong = source.choice([other for other in WORDS if other != kind])
+        found.append({"prompt": f"{words}?", "completion": wrong if number in PLANTED else kind})
+    return found
+
+
+@pytest.fixture(scope="module")
+def assistant(tiny_model: Path) -> Assistant:
+    return load_assistant(AssistantRequest(model=str(tiny_model)))
+
+
+def test_planted_errors_are_found(assistant: Assistant, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", labelled())
+    found = model_findings(assistant, file, {})
+    rows = {number for number, finding in found if finding.rule == "likely-label-error"}
+    assert set(PLANTED) <= rows
+    assert len(rows) <= len(PLANTED) + 3, "and hardly any other"
+    detail = next(finding.detail for number, finding in found if number == 7)
+    assert labelled()[7]["completion"] in detail
+    assert "is likelier" in detail
+
+
+def test_an_answer_that_is_noise_is_unlikely(assistant: Assistant, tmp_path: Path) -> None:
+    source = random.Random(1)
+    rows = [{"prompt": f"{n}?", "completion": "What is the parcel number? " * source.randint(2, 4)} for n in range(40)]
+    rows[11] = {"prompt": "11?", "completion": "".join(chr(source.randint(33, 126)) for _ in range(90))}
+    file = write_rows(tmp_path / "rows.jsonl", [{"broken": 1}, *rows])
+    found = model_findings(assistant, file, {})
+    assert 12 in {number for number, _ in found}
+    assert {finding.rule for _, finding in found} == {"unlikely-answer"}
+
+
+def test_few_rows_say_nothing(assistant: Assistant, tmp_path: Path) -> None:
+    assert model_findings(assistant, write_rows(tmp_path / "rows.jsonl", labelled()[:19]), {}) == []
+
+
+def test_the_command_reports_them_where_it_is_asked_to(tiny_model: Path, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", labelled())
+    plain = json.loads(invoke("data", file, "--model", tiny_model, "--json").stdout)
+    assert "likely-label-error" not in {finding["rule"] for finding in plain["findings"]}
+    asked = json.loads(invoke("data", file, "--model", tiny_model, "--label-errors", "--json").stdout)
+    (finding,) = [one for one in asked["findings"] if one["rule"] == "likely-label-error"]
+    assert {f"{file}:{number + 1}" for number in PLANTED} <= {row["where"] for row in finding["rows"]}
+    assert "name one by --model" in refused("data", file, "--label-errors")
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2, 30), st.integers(2, 5), st.integers(0, 1000))
+def test_confident_labels_are_those_of_the_paper(rows: int, kinds: int, seed: int) -> None:
+    source = np.random.default_rng(seed)
+    probabilities = source.dirichlet(np.ones(kinds), size=rows)
+    labels = source.integers(0, kinds, rows)
+    found = confident_labels(probabilities, labels)
+    for row in range(rows):
+        reached = {}
+        for kind in range(kinds):
+            own = [probabilities[other, kind] for other in range(rows) if labels[other] == kind]
+            if own and probabilities[row, kind] >= sum(own) / len(own) - 1e-15:
+                reached[kind] = probabilities[row, kind]
+        expected = max(reached, key=lambda kind: reached[kind]) if reached else labels[row]
+        assert found[row] == expected
+
+
+def test_no_row_is_judged_by_a_classifier_that_has_seen_it() -> None:
+    """Random features: whoever has seen a row's label knows it by heart, and whoever has not guesses."""
+    source = torch.Generator().manual_seed(0)
+    features = torch.randn(100, 300, generator=source)
+    labels = (torch.rand(100, generator=source) < 0.5).long().numpy()
+    probabilities = folded_probabilities(features, labels, 2, Stage(ignore, "x"))
+    assert np.allclose(probabilities.sum(axis=1), 1.0)
+    assert 0.3 < (probabilities.argmax(axis=1) == labels).mean() < 0.7
+
+
+def test_features_do_not_depend_on_the_company(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [list(range(3, 3 + length)) for length in (4, 9, 2, 17)]
+    together = prompt_features(assistant.model, prompts, Stage(ignore, "x"))
+    monkeypatch.setattr(label_errors, "MOST_TOKENS", 1)
+    alone = prompt_features(assistant.model, prompts, Stage(ignore, "x"))
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_what_counts_as_labels() -> None:
+    assert are_labels(["a", "b"] * 8)
+    assert not are_labels(["a"] * 16), "one answer is no choice"
+    assert not are_labels([str(number) for number in range(16)])
+    assert not are_labels(["a", "b" * 41] * 8)
+    assert unlikely_from(np.array([1.0, 2.0, 3.0, 100.0])) == pytest.approx(2.5 + 5 * 1.4826 * 1.0)
