@@ -30,7 +30,7 @@ OPTIONS = {
     ],
     "data": [
         "--columns", "--eval-data", "--fix", "--group", "--html", "--ignore", "--json", "--label-errors",
-        "--max-length", "--model", "--processes", "--show", "file",
+        "--max-length", "--model", "--names", "--processes", "--show", "file",
     ],
     "doctor": ["--json", "--measure"],
     "evaluate": [

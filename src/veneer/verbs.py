@@ -20,6 +20,7 @@ from veneer.comparison.run import METHODS, CompareConfig, CompareResult
 from veneer.config import ComputeSection, RunConfig, parse
 from veneer.data.in_memory import RowSource, rows_file
 from veneer.data.lint import run as linting
+from veneer.data.lint.persons import person_pass
 from veneer.data.lint.report import LintReport
 from veneer.data.lint.run import LintOptions
 from veneer.data.records import Message
@@ -117,6 +118,7 @@ def lint(
     group: str | None = None,
     ignore: Sequence[str] = (),
     label_errors: bool = False,
+    names: str | None = None,
     processes: int = 1,
     subscribers: Sequence[Subscriber] = (),
 ) -> LintReport:
@@ -132,12 +134,13 @@ def lint(
         group: the column whose equal values must not be on both sides of training and evaluation.
         ignore: names of the rules that are not reported.
         label_errors: let the model itself read the training rows, for likely label errors.
+        names: a pipeline of spaCy that looks for names of persons in the training rows.
         processes: the number of processes that check rows.
         subscribers: called with every event.
 
     Raises:
         DataError: the rows cannot be read at all, or there are none.
-        ConfigError: a rule that is to be ignored is not known.
+        ConfigError: a rule that is to be ignored is not known, or what `label_errors` or `names` needs is not there.
         ModelError: the model has no usable tokenizer.
 
     >>> report = veneer.lint(data, model=model)
@@ -150,6 +153,8 @@ def lint(
     with TemporaryDirectory() as scratch:
         folder = RunFolder(Path(scratch))
         file = rows_file(data, folder.data_file)
+        passes = [model_pass(model, file, columns or {})] if label_errors and model is not None else []
+        passes += [] if names is None else [person_pass(names, file, columns or {})]
         return linting.lint(
             file,
             tokenizer=tokenizer,
@@ -157,7 +162,7 @@ def lint(
             max_length=max_length,
             columns=columns,
             options=LintOptions(ignore=frozenset(ignore), group=group, processes=processes),
-            by_model=model_pass(model, file, columns or {}) if label_errors and model is not None else None,
+            passes=passes,
             subscribers=subscribers,
         )
 

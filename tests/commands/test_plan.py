@@ -60,6 +60,22 @@ def test_rows_of_a_file_are_planned_as_they_would_be_trained(tiny_model: Path, t
     assert found["steps"] == plan.steps
 
 
+def test_sources_are_planned_as_the_rows_of_one_file(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    lines = tiny_data.read_text().splitlines(keepends=True)
+    for name, part in (("a.jsonl", lines[:9]), ("b.jsonl", lines[9:])):
+        (tmp_path / name).write_text("".join(part))
+    common = ("plan", "--model", tiny_model, "--device", "cpu", "--method", "lora", "--json")
+    sources = f"data.sources=[{{file: {tmp_path / 'a.jsonl'}}}, {{file: {tmp_path / 'b.jsonl'}}}]"
+    one = invoke(*common, "--data", tiny_data)
+    several = invoke(*common, "--set", sources)
+    pattern = invoke(*common, "--data", tmp_path / "*.jsonl")
+    found = [json.loads(ended.stdout) for ended in (one, several, pattern)]
+    # What the process itself takes grows from one call to the next.
+    facts = [{key: plan[key] for key in ("steps", "micro_batch_tokens")} for plan in found]
+    assert facts == [facts[0]] * 3
+    assert "not both" in invoke(*common, "--set", sources, "--tokens", "5").stderr
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [

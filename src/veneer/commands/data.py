@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     "--fix", type=click.Path(path_type=Path), metavar="NEW", help="A mended copy of FILE to write; each change is said."
 )
 @click.option("--label-errors", is_flag=True, help="Show likely label errors, for which the model reads the rows.")
+@click.option("--names", metavar="PIPELINE", help="Show names of persons, by a pipeline of spaCy (en_core_web_sm).")
 @click.option("--processes", type=FEW, help="The number of processes that check rows. [default: one a core]")
 @click.option("--json", "as_json", is_flag=True, help="Print every finding as JSON.")
 def data(
@@ -45,6 +46,7 @@ def data(
     html: Path | None,
     fix: Path | None,
     label_errors: bool,
+    names: str | None,
     processes: int | None,
     as_json: bool,
 ) -> None:
@@ -71,6 +73,7 @@ def data(
             show=show or 0,
             html=html,
             label_errors=label_errors,
+            names=names,
         ),
         as_json=as_json,
     )

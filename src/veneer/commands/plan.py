@@ -62,18 +62,21 @@ def plan(
     from veneer.screens.plan import plan_visibly
     from veneer.training.steps import SupposedRows
 
-    if data is not None and tokens is not None:
+    # Sources are rows too, and no option names them.
+    sources = any(text.partition("=")[0].strip() == "data.sources" for text in assignments)
+    rows_given = data is not None or sources
+    if rows_given and tokens is not None:
         raise click.UsageError("give --data or --tokens, not both: the rows say how long they are")
     flags = {
         "model": model,
         "method": method,
         "output": NO_FILE,
-        "data.file": data or NO_FILE,
-        "data.max_length": length if data is not None else None,
+        "data.file": data if rows_given else NO_FILE,
+        "data.max_length": length if rows_given else None,
         "lora.rank": rank,
         "compute.memory_limit_mb": memory_limit_mb,
     }
     config = run_config(flags, None, assignments, False)
     longest = length or tokens or 512
     supposed = SupposedRows(rows=rows, tokens=min(tokens or longest, longest), longest=longest)
-    plan_visibly(config, device, supposed if data is None else None, as_json=as_json)
+    plan_visibly(config, device, None if rows_given else supposed, as_json=as_json)

@@ -16,7 +16,8 @@ from veneer.comparison.summary import Difference, MethodSummary, charts, differe
 from veneer.config import RunConfig, parse
 from veneer.config_values import laid_over, override
 from veneer.data.orders import order as shuffled
-from veneer.data.records import read_rows
+from veneer.data.records import Record, read_rows
+from veneer.data.sources import files_named
 from veneer.data.splits import split
 from veneer.enums import Method
 from veneer.errors import ConfigError, Interrupted, OutputError, listing
@@ -29,7 +30,7 @@ from veneer.strict_json import to_text, with_reasons
 
 SETTINGS_FILE = "settings.json"
 COMPARISON_FILE = "compare.json"
-OWN_KEYS = ("model", "output", "method", "data.file", "data.eval_file", "data.held_out", "train.seed")
+OWN_KEYS = ("model", "output", "method", "data.file", "data.sources", "data.eval_file", "data.held_out", "train.seed")
 """Settings that a comparison gives to its runs itself."""
 INTERRUPTED = {128 + number for number in SIGNALS}
 """Exit codes of a run that a signal ended."""
@@ -159,7 +160,7 @@ class _Rows:
 
 def _prepare(config: CompareConfig, output: Path) -> _Rows:
     """Split and draw the rows into files of their own, the same for every run, and refuse a folder of other ones."""
-    rows = read_rows(config.data)
+    rows = _read(config.data)
     records = [record for record, _ in rows]
     if config.eval_data is None:
         _, evaluated = split(records, config.held_out)
@@ -168,7 +169,7 @@ def _prepare(config: CompareConfig, output: Path) -> _Rows:
         training = [row for record, row in rows if record.where not in apart]
     else:
         training = [row for _, row in rows]
-        scored = [row for _, row in read_rows(config.eval_data)]
+        scored = [row for _, row in _read(config.eval_data)]
     if config.limit is not None and config.limit < len(scored):
         drawn = sorted(shuffled(len(scored), seed=0, epoch=0)[: config.limit].tolist())
         scored = [scored[index] for index in drawn]
@@ -180,6 +181,11 @@ def _prepare(config: CompareConfig, output: Path) -> _Rows:
         write_text(file, content)
     write_text(output / SETTINGS_FILE, to_text(settings, indent=1) + "\n")
     return _Rows(str(files[0]), str(files[1]), len(training), len(scored))
+
+
+def _read(name: str) -> list[tuple[Record, Any]]:
+    """Every row of the files that a name means."""
+    return [row for file in files_named(name) for row in read_rows(file)]
 
 
 def _line(row: Any) -> str:

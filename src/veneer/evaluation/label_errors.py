@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,10 @@ from veneer.data.json_values import BadRow
 from veneer.data.lint.checks.by_model import LABEL_ERROR, UNLIKELY_ANSWER
 from veneer.data.lint.labels import LONGEST
 from veneer.data.lint.rules import Finding
-from veneer.data.lint.run import ModelPass
+from veneer.data.lint.run import RowPass
 from veneer.data.orders import order
 from veneer.data.readers import iterate_rows
+from veneer.data.sources import files_named
 from veneer.enums import Column
 from veneer.errors import DataError
 from veneer.evaluation.scoring import row_losses
@@ -59,7 +61,7 @@ class _Row:
     answer: str
 
 
-def model_pass(model: str, file: Path | str, columns: Mapping[Column, str]) -> ModelPass:
+def model_pass(model: str, file: Path | str, columns: Mapping[Column, str]) -> RowPass:
     """What `veneer.data.lint.run.lint` calls for `model_findings`: the model is loaded then.
 
     Args:
@@ -98,7 +100,8 @@ def model_findings(
 
 
 def _answered(file: Path | str, columns: Mapping[Column, str]) -> Iterator[_Row]:
-    for number, (where, raw) in enumerate(iterate_rows(file)):
+    rows = chain.from_iterable(map(iterate_rows, files_named(str(file))))
+    for number, (where, raw) in enumerate(rows):
         try:
             if isinstance(raw, BadRow):
                 raise raw

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.text import Text
 
 from veneer.data.fix import Change, FixResult, fix
+from veneer.data.lint.persons import person_pass
 from veneer.data.lint.report import Found, LintReport
 from veneer.data.lint.row import LintSetting, Row
 from veneer.data.lint.rules import Severity
-from veneer.data.lint.run import LintOptions, ModelPass, lint
+from veneer.data.lint.run import LintOptions, RowPass, lint
 from veneer.data.lint.view import rows_again, spans_of, tokens_of
 from veneer.data.page.write import write_page
 from veneer.enums import Column
@@ -53,6 +54,8 @@ class DataRequest:
     """The page to write."""
     label_errors: bool = False
     """Whether the model itself reads the rows, for likely label errors."""
+    names: str | None = None
+    """The pipeline of spaCy that looks for names of persons."""
 
 
 def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
@@ -79,7 +82,7 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
                 group=request.group,
                 processes=request.processes or available_cores(),
             ),
-            by_model=_model_pass(request),
+            passes=_passes(request),
             subscribers=[screen],
         )
         if request.html is not None:
@@ -93,10 +96,14 @@ def lint_visibly(request: DataRequest, *, as_json: bool) -> LintReport:
     return report
 
 
-def _model_pass(request: DataRequest) -> ModelPass | None:
-    if not request.label_errors or request.model is None:
-        return None
-    return model_pass(request.model, request.file, request.columns)
+def _passes(request: DataRequest) -> list[RowPass]:
+    """What is to be found by a model's pass over the rows."""
+    found: list[RowPass] = []
+    if request.label_errors and request.model is not None:
+        found.append(model_pass(request.model, request.file, request.columns))
+    if request.names is not None:
+        found.append(person_pass(request.names, request.file, request.columns))
+    return found
 
 
 def fix_visibly(file: str, new: Path, *, as_json: bool) -> FixResult:

@@ -112,7 +112,7 @@ def test_chunks_are_gathered_to_what_each_row_alone_would_give() -> None:
             chunks.append((noted.table, noted.bands))
             spill.append(noted.shingles, noted.counts)
             labels.add(0, noted.answers)
-        found = gather(("a.jsonl", "b.jsonl"), chunks, spill, labels)
+        found = gather(("a.jsonl", "b.jsonl"), (0, 5), chunks, spill, labels)
         assert len(found) == len(rows)
         assert found.bands.shape == (9, BANDS)
         for index, row in enumerate(rows):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import chat_templates as ct
+from tiny import write_rows
 from veneer.data.lint import run
 from veneer.data.lint.run import LintOptions, lint
 from veneer.errors import ConfigError, DataError
@@ -71,3 +72,20 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         lint(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match="no rows"):
         lint(write(tmp_path / "empty.jsonl", []))
+
+
+def test_several_files_are_one_and_rows_are_named_by_theirs(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    one = [{"prompt": f"question {number}", "completion": f"answer {number}"} for number in range(5)]
+    write_rows(tmp_path / "in" / "a.jsonl", one)
+    write_rows(tmp_path / "in" / "b.jsonl", [{"broken": 1}, one[3]])
+    write_rows(tmp_path / "out" / "c.jsonl", [one[0]])
+    write_rows(tmp_path / "out" / "d.jsonl", [one[4], {"text": "a \ufffd"}])
+    report = lint(tmp_path / "in" / "*.jsonl", eval_file=tmp_path / "out" / "*.jsonl")
+    places = {found.rule.name: [report.facts.where(row) for row in found.rows] for found in report.found}
+    assert places["duplicate"] == [f"{tmp_path / 'in' / 'b.jsonl'}:2"]
+    assert places["unusable-row"] == [f"{tmp_path / 'in' / 'b.jsonl'}:1"]
+    assert places["leaked-row"] == [f"{tmp_path / 'out' / 'c.jsonl'}:1", f"{tmp_path / 'out' / 'd.jsonl'}:1"]
+    assert places["damaged-encoding"] == [f"{tmp_path / 'out' / 'd.jsonl'}:2"]
+    assert report.rows == 10

@@ -6,6 +6,7 @@ probability of 3·10⁻⁸.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -34,7 +35,9 @@ class FileFacts:
     """One entry a row, in the order of the files: first the training rows, then the evaluation rows."""
 
     files: tuple[str, ...]
-    """The training file and, where one is given, the evaluation file."""
+    """The training files and, where some are given, the evaluation files."""
+    starts: tuple[int, ...]
+    """The number of the first row of each file."""
     lines: NDArray[np.int64]
     """The line or number of each row in its file."""
     side: NDArray[np.uint8]
@@ -70,7 +73,7 @@ class FileFacts:
 
     def where(self, row: int) -> str:
         """File and line of a row."""
-        return f"{self.files[int(self.side[row])]}:{int(self.lines[row])}"
+        return f"{self.files[bisect_right(self.starts, row) - 1]}:{int(self.lines[row])}"
 
 
 class RowFacts(NamedTuple):
@@ -180,13 +183,18 @@ def note(rows: Sequence[Row], side: int, group: str | None, boilerplate: Hashes)
 
 
 def gather(
-    files: tuple[str, ...], chunks: Sequence[tuple[NDArray[np.void], Hash]], spill: Spill, labels: Labels
+    files: tuple[str, ...],
+    starts: Sequence[int],
+    chunks: Sequence[tuple[NDArray[np.void], Hash]],
+    spill: Spill,
+    labels: Labels,
 ) -> FileFacts:
     """The facts of all rows, of chunks in order."""
     table = np.concatenate([one for one, _ in chunks]) if chunks else np.zeros(0, dtype=TABLE)
     found = np.concatenate([one for _, one in chunks]) if chunks else np.zeros((0, BANDS), dtype=np.uint64)
     return FileFacts(
         files=files,
+        starts=tuple(starts),
         lines=np.ascontiguousarray(table["line"]),
         side=np.ascontiguousarray(table["side"]),
         usable=np.ascontiguousarray(table["usable"]),

@@ -30,6 +30,7 @@ from veneer.data.lint.shingles import Hashes, common, shingles_of
 from veneer.data.lint.spill import Spill
 from veneer.data.readers import count_lines
 from veneer.data.records import iterate_rows
+from veneer.data.sources import files_named
 from veneer.enums import Column
 from veneer.errors import ConfigError, DataError, listing, nearest
 from veneer.events import Stage, Subscriber, broadcast
@@ -86,7 +87,7 @@ class _Job:
         return Chunk(findings, note(read, side, self.group, self.boilerplate))
 
 
-ModelPass = Callable[[Subscriber], Iterable[tuple[int, Finding]]]
+RowPass = Callable[[Subscriber], Iterable[tuple[int, Finding]]]
 """Finds something in training rows, by their numbers in the file; told of, it says how far it is."""
 
 _job: list[_Job] = []
@@ -110,19 +111,19 @@ def lint(
     max_length: int | None = None,
     columns: Mapping[Column, str] | None = None,
     options: LintOptions | None = None,
-    by_model: ModelPass | None = None,
+    passes: Sequence[RowPass] = (),
     subscribers: Sequence[Subscriber] = (),
 ) -> LintReport:
     """Check every row of a data file, and of an evaluation file beside it.
 
     Args:
-        file: the rows to train on.
+        file: the rows to train on: a file, a pattern or a dataset, as `data.file` names them.
         tokenizer: the model's; without it no check of tokens is made.
-        eval_file: rows to evaluate on; they are checked too, and for what training has seen of them.
+        eval_file: rows to evaluate on, likewise; they are checked too, and for what training has seen of them.
         max_length: tokens that a row may have; None sets no limit.
         columns: veneer's name of a column or key to the file's, where they differ (`data.columns`).
         options: which rules, and how.
-        by_model: finds what needs a pass of the model over the training rows; None leaves it out.
+        passes: find what needs a model's pass over the training rows.
         subscribers: told of each stage and how far it is.
 
     Raises:
@@ -135,13 +136,16 @@ def lint(
         lines = [f"{name!r}{nearest(name, list(RULES))}" for name in unknown]
         raise ConfigError(f"no such rule:\n{listing(lines)}\nknown: {', '.join(RULES)}")
     began = time.perf_counter()
-    files = (str(file),) if eval_file is None else (str(file), str(eval_file))
+    emit = broadcast(subscribers)
+    sides = [[str(path) for path in files_named(str(file), emit)]]
+    if eval_file is not None:
+        sides.append([str(path) for path in files_named(str(eval_file), emit)])
+    files = tuple(chain.from_iterable(sides))
     setting = LintSetting(tokenizer, max_length, columns or {})
     tally = Tally()
-    emit = broadcast(subscribers)
     with Spill() as spill:
-        with Stage(emit, f"checking {', '.join(files)}", total=count_lines(files), unit="rows") as stage:
-            facts = _facts(files, setting, options, tally, spill, stage)
+        with Stage(emit, f"checking {_named(files)}", total=count_lines(files), unit="rows") as stage:
+            facts = _facts(sides, setting, options, tally, spill, stage)
         if not len(facts):
             raise DataError(f"{file} holds no rows; a data file needs at least one")
         with Stage(emit, "comparing rows with each other", total=len(FILE_CHECKS), unit="checks") as stage:
@@ -149,8 +153,9 @@ def lint(
                 for rows, finding in check.run(facts):
                     tally.add(rows, finding)
                 stage.advance()
-    for row, found in () if by_model is None else by_model(emit):
-        tally.add([row], found)
+    for one in passes:
+        for row, found in one(emit):
+            tally.add([row], found)
     skipped = () if tokenizer is not None else tuple(r.name for r in RULES.values() if r.cost is Cost.TOKENS)
     return LintReport(
         files=files,
@@ -161,17 +166,19 @@ def lint(
     )
 
 
+def _named(files: Sequence[str]) -> str:
+    return ", ".join(files) if len(files) < 4 else f"{files[0]} and {len(files) - 1} other files"
+
+
 def _facts(
-    files: tuple[str, ...], setting: LintSetting, options: LintOptions, tally: Tally, spill: Spill, stage: Stage
+    files: Sequence[Sequence[str]], setting: LintSetting, options: LintOptions, tally: Tally, spill: Spill, stage: Stage
 ) -> FileFacts:
-    rows = iterate_rows(files[TRAINING])
+    starts: list[int] = []
+    rows = _numbered(files[TRAINING], starts, 0)
     sample = list(islice(rows, SAMPLE))
     plain = LintSetting(columns=setting.columns)
     boilerplate = common([shingles_of(row.record) for row in read_rows(sample, plain)], _BOILERPLATE)
-    sides: list[tuple[int, Iterator[tuple[str, Any]]]] = [(TRAINING, chain(sample, rows))]
-    if len(files) > 1:
-        sides.append((EVALUATION, iterate_rows(files[EVALUATION])))
-    chunks = ((side, chunk) for side, all_rows in sides for chunk in in_chunks(all_rows))
+    chunks = _chunks(files, chain(sample, rows), starts)
     job = _Job(setting, options.group, boilerplate)
     tables: list[tuple[NDArray[np.void], NDArray[np.uint64]]] = []
     labels = Labels()
@@ -185,7 +192,29 @@ def _facts(
             labels.add(done, chunk.noted.answers)
         done += len(chunk.noted.table)
         stage.advance(len(chunk.noted.table))
-    return gather(files, tables, spill, labels)
+    return gather(tuple(chain.from_iterable(files)), starts, tables, spill, labels)
+
+
+def _numbered(files: Sequence[str], starts: list[int], first: int) -> Iterator[tuple[str, Any]]:
+    """The rows of files in order; the number of each file's first row is added to `starts`."""
+    for file in files:
+        starts.append(first)
+        for row in iterate_rows(file):
+            first += 1
+            yield row
+
+
+def _chunks(
+    files: Sequence[Sequence[str]], training: Iterator[tuple[str, Any]], starts: list[int]
+) -> Iterator[tuple[int, list[tuple[str, Any]]]]:
+    """The rows of both sides in chunks."""
+    rows = 0
+    for chunk in in_chunks(training):
+        rows += len(chunk)
+        yield TRAINING, chunk
+    for side in files[EVALUATION:]:
+        for chunk in in_chunks(_numbered(side, starts, rows)):
+            yield EVALUATION, chunk
 
 
 def _checked(job: _Job, chunks: Iterator[tuple[int, list[tuple[str, Any]]]], processes: int) -> Iterator[Chunk]:

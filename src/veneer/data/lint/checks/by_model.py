@@ -1,4 +1,5 @@
-"""What only a model's pass over the rows finds; which rows these are is `veneer.evaluation.label_errors`' subject."""
+"""What only a model's pass over the rows finds; which rows these are, `veneer.evaluation.label_errors` and
+`veneer.data.lint.persons` say."""
 
 from __future__ import annotations
 
@@ -18,4 +19,11 @@ UNLIKELY_ANSWER = LintRule(
     "are answered in a way that the model finds far less likely than the answers of others",
     "look at them: the answer may belong to another question, be damaged, or be in another language",
 )
-MODEL_RULES = (LABEL_ERROR, UNLIKELY_ANSWER)
+PERSON_NAME = LintRule(
+    "person-name",
+    Severity.INFO,
+    Cost.MODEL,
+    "hold the name of a person, as a pipeline of spaCy sees it",
+    "replace it by an invented one if it is a real person's",
+)
+MODEL_RULES = (LABEL_ERROR, UNLIKELY_ANSWER, PERSON_NAME)

@@ -1,0 +1,94 @@
+"""Names of persons in rows, found by a pipeline of spaCy that the user has installed.
+
+Which pipeline knows the names of one's language and domain is the user's to say; spaCy lists them at
+https://spacy.io/models, and anybody can train one. It is asked for the entities that it calls PERSON or PER.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from veneer.data.formats import Record, to_record
+from veneer.data.json_values import BadRow
+from veneer.data.lint.checks.by_model import PERSON_NAME
+from veneer.data.lint.rules import Finding
+from veneer.data.lint.run import RowPass
+from veneer.data.readers import iterate_rows
+from veneer.data.sources import files_named
+from veneer.enums import Column
+from veneer.errors import ConfigError
+from veneer.events import Stage, Subscriber
+
+PERSON = frozenset({"PERSON", "PER"})
+"""What pipelines call the name of a person: those of OntoNotes, and those of WikiNER."""
+SHOWN = 3
+"""Names that a finding shows."""
+LONGEST = 100_000
+"""Characters of a row that are looked at; a pipeline takes about a gigabyte of memory for each million."""
+
+
+def person_pass(pipeline: str, file: Path | str, columns: Mapping[Column, str]) -> RowPass:
+    """What `veneer.data.lint.run.lint` calls to look for names of persons.
+
+    Args:
+        pipeline: the name of an installed pipeline of spaCy, or a folder with one.
+        file: the rows: a file, a pattern or a dataset.
+        columns: veneer's name of a column or key to the file's, where they differ.
+
+    Raises:
+        ConfigError: spaCy is not installed, there is no such pipeline, or it does not know persons.
+    """
+    known = _open(pipeline)
+
+    def run(emit: Subscriber) -> Iterator[tuple[int, Finding]]:
+        with Stage(emit, "looking for names of persons", unit="rows") as stage:
+            texts = ((text, number) for number, text in _texts(file, columns))
+            for document, number in known.pipe(texts, as_tuples=True, batch_size=64):
+                names = list(dict.fromkeys(str(entity) for entity in document.ents if entity.label_ in PERSON))
+                if names:
+                    yield number, PERSON_NAME.found(_shown(names))
+                stage.advance()
+
+    return run
+
+
+def _open(pipeline: str) -> Any:
+    try:
+        import spacy
+    except ImportError as error:
+        raise ConfigError("--names needs spaCy, and a pipeline of it; pip install 'veneer[names]'") from error
+    try:
+        known = spacy.load(pipeline)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--names {pipeline}: spaCy has no such pipeline here: {error}") from error
+    labels = {label for name in known.pipe_names for label in known.pipe_labels.get(name, ())}
+    if not labels & PERSON:
+        found = ", ".join(sorted(labels)) or "nothing"
+        raise ConfigError(f"--names {pipeline}: this pipeline knows no persons (PERSON, PER); it marks {found}")
+    return known
+
+
+def _texts(file: Path | str, columns: Mapping[Column, str]) -> Iterator[tuple[int, str]]:
+    """The number of each row that can be used, and what it says."""
+    rows: Iterable[tuple[str, Any]] = chain.from_iterable(map(iterate_rows, files_named(str(file))))
+    for number, (where, raw) in enumerate(rows):
+        try:
+            if isinstance(raw, BadRow):
+                raise raw
+            yield number, _said(to_record(raw, where, columns=columns))[:LONGEST]
+        except BadRow:
+            continue  # `unusable-row` says so
+
+
+def _said(record: Record) -> str:
+    if record.text is not None:
+        return record.text
+    return "\n".join(str(turn.get("content") or "") for turn in record.messages)
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(map(repr, names[:SHOWN])) + more
