@@ -17,7 +17,7 @@ from veneer.config import ComputeSection
 from veneer.errors import AdapterError, VeneerError
 from veneer.generation.runner import AdapterLease, LoadedAdapter
 from veneer.model.language import LanguageModel
-from veneer.serving.build import build_service
+from veneer.serving.build import build_service, server_of
 from veneer.serving.catalogue import AdapterVersion, GenerationConflict
 from veneer.serving.guard import Access
 from veneer.serving.limits import ServerLimits
@@ -86,7 +86,7 @@ def serving(
     """A server of a model within the block."""
     catalogue = None if adapters is None else FixedAdapters(dict(adapters))
     service = build_service(assistant, BASE, catalogue, cache_bytes=10**8, limits=limits)
-    with HttpServer(service, access or Access()) as server:
+    with server_of(service, access or Access()) as server:
         yield server, service
 
 

@@ -17,8 +17,8 @@ import pytest
 import veneer
 
 ALIASES = {"Event", "RowSource", "Subscriber"}
-OTHER_NAMES = {"data": "lint"}
-"""The command whose name is a package of veneer's, and its function."""
+OTHER_NAMES = {"data": "lint", "studio": "open_studio"}
+"""The commands whose names are packages of veneer's, and their functions."""
 INTERNAL = (
     "adapters.",
     "data.",

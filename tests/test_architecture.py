@@ -22,7 +22,7 @@ LAYERS = (
     {"planning"},
     {"training", "evaluation", "assistant", "quantization", "bundled", "run_records"},
     {"exports", "comparison", "sweeps", "reproduction", "walkthrough", "serving", "jobs"},
-    {"run_report"},
+    {"run_report", "studio"},
     {"verbs", "cli", "commands", "screens", "diagnosis", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""
@@ -303,6 +303,9 @@ SUITES = {
     "backends/test_runs.py": "whole runs with models that transformers computes",
     "exports/test_gguf_families.py": "every family that is exported, by llama.cpp",
     "serving/test_isolation.py": "answers of interleaved requests are those of a cold engine",
+    "studio/test_browser.py": "the pages, in a browser",
+    "studio/test_jobs.py": "jobs and files, by OpenAI's client",
+    "studio/test_safety.py": "who gets in, and what they may open",
     "training/optimizers/test_runs.py": "whole runs with every optimiser",
     "training/test_adapter_kinds.py": "whole runs with every kind of adapter",
     "training/test_mixtures.py": "whole runs with mixtures",
@@ -325,6 +328,8 @@ UNTESTED = {
     "screens/reproduce.py": "prints the lines of a Reproduction: tests/commands/test_reproduce.py reads them",
     "screens/verify.py": "prints the table of test_export.py: tests/commands/test_verify.py reads it",
     "serving/": "the server is asked over HTTP as a whole, by test_chat.py and test_completions.py",
+    "screens/studio.py": "a sentence: tests/commands/test_studio.py reads it",
+    "studio/": "the studio is asked over HTTP as a whole, by test_jobs.py and test_browser.py",
     "training/session.py": "the run's inner half: test_run.py, test_engine.py and test_lock.py go through all of it",
     "evaluation/report.py": "dataclasses; test_run.py makes them and tests/screens/test_evaluate.py shows them",
     "evaluation/rows.py": "the rows of test_run.py, which compares their scores with transformers' and PEFT's",

@@ -57,6 +57,10 @@ OPTIONS = {
         "--cache-memory", "--certificate", "--device", "--dtype", "--host", "--json", "--key-file", "--method",
         "--model", "--name", "--pin", "--port", "--questions", "--selfcheck",
     ],
+    "studio": [
+        "--allowed-host", "--device", "--dtype", "--folder", "--host", "--json", "--key-file", "--model", "--port",
+        "--worker",
+    ],
     "sweep": [
         "--config", "--data", "--device", "--eval-data", "--grid", "--held-out", "--json", "--method", "--model",
         "--output", "--set", "--together",

@@ -146,6 +146,8 @@ if TYPE_CHECKING:
     from veneer.run_records.state import RunState as RunState
     from veneer.serving.request import Serving as Serving
     from veneer.serving.run import serve as serve
+    from veneer.studio.request import StudioRunning as StudioRunning
+    from veneer.studio.run import open_studio as open_studio
     from veneer.sweeps.outcome import SweepOutcome as SweepOutcome
     from veneer.sweeps.run import sweep as sweep
     from veneer.training.checkpoint import Progress as Progress
@@ -274,6 +276,7 @@ _HOMES = {
     "StepDone": "veneer.events",
     "StepSkipped": "veneer.events",
     "StoredDtype": "veneer.exports.request",
+    "StudioRunning": "veneer.studio.request",
     "Subscriber": "veneer.events",
     "SuiteResult": "veneer.evaluation.forgetting",
     "SupposedRows": "veneer.training.steps",
@@ -299,6 +302,7 @@ _HOMES = {
     "generate": "veneer.verbs",
     "lint": "veneer.verbs",
     "open_assistant": "veneer.assistant",
+    "open_studio": "veneer.studio.run",
     "plan": "veneer.verbs",
     "quantize": "veneer.quantization",
     "quickstart": "veneer.walkthrough",
@@ -420,6 +424,7 @@ __all__ = [
     "StepDone",
     "StepSkipped",
     "StoredDtype",
+    "StudioRunning",
     "Subscriber",
     "SuiteResult",
     "SupposedRows",
@@ -446,6 +451,7 @@ __all__ = [
     "generate",
     "lint",
     "open_assistant",
+    "open_studio",
     "plan",
     "quantize",
     "quickstart",

@@ -32,6 +32,7 @@ from veneer.commands.quickstart import quickstart
 from veneer.commands.reproduce import reproduce
 from veneer.commands.runs import runs
 from veneer.commands.serve import serve
+from veneer.commands.studio import studio
 from veneer.commands.sweep import sweep
 from veneer.commands.train import train
 from veneer.commands.verify import verify
@@ -119,7 +120,7 @@ def main() -> None:
 
 for command in (
     quickstart, data, train, plan, evaluate, compare, sweep, reproduce, export, verify, combine, quantize, generate,
-    chat, serve, runs, doctor,
+    chat, serve, runs, studio, doctor,
 ):  # fmt: skip
     main.add_command(command)
 

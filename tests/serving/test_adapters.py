@@ -24,11 +24,10 @@ from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
 from veneer.model.decoder import CausalLM
 from veneer.serving.adapter_loading import adapter_loader
-from veneer.serving.adapters import AdapterFolder
-from veneer.serving.build import build_service
+from veneer.serving.adapters import AdapterFolder, adapter_names
+from veneer.serving.build import build_service, server_of
 from veneer.serving.catalogue import GenerationConflict
 from veneer.serving.guard import Access
-from veneer.serving.server import HttpServer
 
 NAMES = ("red", "green", "blue")
 WAIT = 60.0
@@ -95,7 +94,7 @@ def test_many_requests_at_once_get_their_own_adapters_answers(assistant: Assista
     assert len(set(expected.values())) > 8
     catalogue = AdapterFolder(folder, adapter_loader(assistant.model), largest(assistant, folder))
     service = build_service(assistant, BASE, catalogue, cache_bytes=10**8)
-    with HttpServer(service, Access()) as server, OpenAI(base_url=f"{server.url}/v1", api_key="-") as client:
+    with server_of(service, Access()) as server, OpenAI(base_url=f"{server.url}/v1", api_key="-") as client:
 
         def ask(case: tuple[str, str]) -> str:
             answer = client.completions.create(model=case[0], prompt=case[1], max_tokens=8, temperature=0)
@@ -113,7 +112,7 @@ def test_the_fingerprint_says_which_base_and_which_version_of_an_adapter_answere
 ) -> None:
     catalogue = AdapterFolder(folder, adapter_loader(assistant.model), 10**9)
     service = build_service(assistant, BASE, catalogue, cache_bytes=10**8)
-    with HttpServer(service, Access()) as server, OpenAI(base_url=f"{server.url}/v1", api_key="-") as client:
+    with server_of(service, Access()) as server, OpenAI(base_url=f"{server.url}/v1", api_key="-") as client:
 
         def prints(model: str) -> set[str | None]:
             """Those of a whole answer, and of a stream's chunks; one where all is well."""
@@ -243,4 +242,13 @@ def test_folders_that_are_none_are_refused(tmp_path: Path, folder: Path) -> None
         (folder / "red", "itself"),
     ):
         with pytest.raises(ConfigError, match=message):
-            AdapterFolder(path, lambda folder: pytest.fail("nothing is loaded"), 1)
+            adapter_names(path)
+
+
+def test_adapters_that_come_later_are_taken_up(tmp_path: Path, assistant: Assistant, folder: Path) -> None:
+    found = AdapterFolder(tmp_path, adapter_loader(assistant.model), 10**9)
+    assert found.versions() == []
+    (tmp_path / "late").symlink_to(folder / "red")
+    found.discover()
+    assert [one.name for one in found.versions()] == ["late"]
+    found.close()

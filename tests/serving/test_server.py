@@ -19,6 +19,7 @@ import pytest
 from served import BASE, call, serving, until
 from veneer.assistant import Assistant
 from veneer.errors import ConfigError, OutputError
+from veneer.serving.build import server_of
 from veneer.serving.guard import Access
 from veneer.serving.limits import ServerLimits
 from veneer.serving.server import HttpServer, is_loopback
@@ -196,9 +197,9 @@ def test_other_machines_get_in_with_a_key_alone(running: tuple[HttpServer, Servi
     for host in ("0.0.0.0", "::", "", "192.0.2.1"):
         assert not is_loopback(host)
         with pytest.raises(ConfigError, match="--key-file"):
-            HttpServer(running[1], Access(), host=host)
+            server_of(running[1], Access(), host=host)
 
 
 def test_a_taken_port_is_an_error(running: tuple[HttpServer, Service]) -> None:
     with pytest.raises(OutputError, match="another --host or --port"):
-        HttpServer(running[1], Access(), port=running[0].port)
+        server_of(running[1], Access(), port=running[0].port)

@@ -52,13 +52,13 @@ class JobFolder:
         return self.path / f"job-output-{attempt}.txt"
 
     def write(self, job: Job) -> None:
-        """Write the job, atomically, and its settings where they are not there yet.
+        """Write the job, atomically, and its settings as long as it has not begun.
 
         Raises:
             OutputError: it cannot be written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        if not self.settings_file.is_file():
+        if job.attempts == 0 or not self.settings_file.is_file():
             settings = {**job.settings, "output": str(self.path)}
             write_text(self.settings_file, to_text(settings, indent=2, ensure_ascii=False) + "\n")
         write_text(self.job_file, to_text(job.to_json(), indent=2, ensure_ascii=False) + "\n")

@@ -64,13 +64,15 @@ class JobQueue:
         found = self.store.jobs(JobStatus.QUEUED)
         return sorted(found, key=lambda job: (-job.priority, job.place, job.created_at, job.id))
 
-    def validated(self, job: str, peak: int | None) -> Job | None:
-        """Let a job that was looked at wait for a worker."""
+    def validated(self, job: str, peak: int | None, settings: Mapping[str, Any] | None = None) -> Job | None:
+        """Let a job that was looked at wait for a worker, with other settings where they are given."""
 
         def change(found: Job) -> Job | None:
             if found.status is not JobStatus.VALIDATING:
                 return None
-            return replace(found, status=JobStatus.QUEUED, peak=peak).noted(self._clock(), "its files are in order")
+            chosen = found.settings if settings is None else settings
+            ready = replace(found, status=JobStatus.QUEUED, peak=peak, settings=chosen)
+            return ready.noted(self._clock(), "its files are in order")
 
         return self.store.change(job, change)
 

@@ -37,15 +37,15 @@ class AdapterFolder:
         pinned: names of adapters that stay in memory once they are there; see `load_pinned`.
 
     Raises:
-        ConfigError: there is no such folder, it holds no adapter, a name cannot be one of a model, or a pinned one is
-            not there.
+        ConfigError: there is no such folder, it is an adapter itself, a name cannot be one of a model, or a pinned one
+            is not there.
     """
 
     def __init__(self, folder: Path, loader: Loader, budget: int, pinned: Collection[str] = ()):
         self._folder, self._loader, self._pinned = folder, loader, frozenset(pinned)
         self._lock = threading.Lock()
         self._memory = AdapterMemory(budget)
-        self._current = {name: self._version(name, 1) for name in adapter_names(folder)}
+        self._current = {name: self._version(name, 1) for name in _names(folder)}
         unknown = [
             f"{name!r}{nearest(name, sorted(self._current))}" for name in sorted(self._pinned - set(self._current))
         ]
@@ -95,6 +95,18 @@ class AdapterFolder:
         """See `AdapterCatalogue.versions`."""
         with self._lock:
             return [AdapterVersion(name, self._current[name].generation) for name in sorted(self._current)]
+
+    def discover(self) -> None:
+        """Take up the adapters whose folders have come since; they are loaded when they are asked for.
+
+        Raises:
+            ConfigError: a name cannot be one of a model.
+        """
+        found = _names(self._folder)
+        with self._lock:
+            for name in found:
+                if name not in self._current:
+                    self._current[name] = self._version(name, 1)
 
     def load(self, name: str, expected_generation: int | None) -> AdapterVersion:
         """See `AdapterCatalogue.load`."""
@@ -264,6 +276,13 @@ def adapter_names(folder: Path) -> list[str]:
     Raises:
         ConfigError: there is no such folder, it holds no adapter, or a name cannot be one of a model.
     """
+    names = _names(folder)
+    if not names:
+        raise ConfigError(f"{folder}: no folder in it has an {CONFIG_FILE}")
+    return names
+
+
+def _names(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; --adapters takes a folder with a folder for each adapter")
     if (folder / CONFIG_FILE).is_file():
@@ -272,6 +291,4 @@ def adapter_names(folder: Path) -> list[str]:
     strange = [name for name in names if not _NAME.fullmatch(name)]
     if strange:
         raise ConfigError(f"{folder}: names of adapters have letters, digits, dots, dashes, underscores: {strange[:8]}")
-    if not names:
-        raise ConfigError(f"{folder}: no folder in it has an {CONFIG_FILE}")
     return names

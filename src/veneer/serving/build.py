@@ -20,7 +20,8 @@ from veneer.hardware import resolve_dtype
 from veneer.io.checkpoint import model_name
 from veneer.io.digests import file_digest
 from veneer.serving.adapter_loading import adapter_loader
-from veneer.serving.adapters import AdapterFolder
+from veneer.serving.adapters import AdapterFolder, adapter_names
+from veneer.serving.app import build_app
 from veneer.serving.catalogue import AdapterCatalogue
 from veneer.serving.grammar import Grammars
 from veneer.serving.guard import Access
@@ -49,6 +50,7 @@ def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -
     )
     catalogue = None
     if request.adapters is not None:
+        adapter_names(request.adapters)
         dtype = resolve_dtype(request.adapter_dtype, torch.device("cpu"))
         loader = adapter_loader(assistant.model, base_files=assistant.files, dtype=dtype)
         catalogue = AdapterFolder(request.adapters, loader, request.adapter_memory, request.pinned)
@@ -60,9 +62,14 @@ def open_server(request: ServeRequest, subscribers: Sequence[Subscriber] = ()) -
     service = build_service(assistant, name, catalogue, cache_bytes=request.cache_memory)
     with ExitStack() as unfinished:
         unfinished.callback(service.front.close)
-        server = HttpServer(service, access, host=request.host, port=request.port)
+        server = server_of(service, access, host=request.host, port=request.port)
         unfinished.pop_all()
     return server, service.models.all()
+
+
+def server_of(service: Service, access: Access, *, host: str = "127.0.0.1", port: int = 0) -> HttpServer:
+    """A server of a service, for those whom `access` lets in. Raises as `HttpServer`."""
+    return HttpServer(build_app(service, access), service, with_key=access.keys is not None, host=host, port=port)
 
 
 def access_of(request: ServeRequest) -> Access:

@@ -7,26 +7,51 @@ import socket
 import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from veneer.errors import ConfigError, OutputError
-from veneer.serving.app import build_app
 from veneer.serving.connection import bounded
-from veneer.serving.guard import Access
-from veneer.serving.service import Service
+from veneer.serving.limits import ServerLimits
 
 BACKLOG = 1024
 """Connections that wait in the system until they are accepted."""
+
+
+class Served(Protocol):
+    """What stands behind a server's routes, as far as its end is concerned."""
+
+    draining: bool
+    """Whether no further requests are taken."""
+
+    @property
+    def limits(self) -> ServerLimits:
+        """What a client may take."""
+        ...
+
+    @property
+    def accepting(self) -> bool:
+        """Whether nothing has failed that requests need."""
+        ...
+
+    def drain(self, seconds: float) -> bool:
+        """Wait until the requests under way have ended, or for so many seconds; whether all have."""
+        ...
+
+    def close(self) -> None:
+        """End what is still under way."""
+        ...
 
 
 class HttpServer:
     """Serves from `start` on; a context manager, which starts and stops it.
 
     Args:
-        service: what is served. It is closed with the server.
-        access: who may talk to it.
+        app: the application.
+        service: what stands behind it. It is closed with the server.
+        with_key: whether it asks for a key.
         host: the name or address to listen on.
         port: the port; 0 takes a free one.
 
@@ -35,15 +60,17 @@ class HttpServer:
         OutputError: the address cannot be listened on.
     """
 
-    def __init__(self, service: Service, access: Access, *, host: str = "127.0.0.1", port: int = 0):
+    def __init__(
+        self, app: ASGIApp, service: Served, *, with_key: bool = False, host: str = "127.0.0.1", port: int = 0
+    ):
         self._service = service
-        check_host(host, with_key=access.keys is not None)
+        check_host(host, with_key=with_key)
         self._socket = _listen(host, port)
         self.host, self.port = host, int(self._socket.getsockname()[1])
         limits = service.limits
         logging.getLogger("uvicorn.error").addFilter(_says_nothing_of_requests)
         config = uvicorn.Config(
-            build_app(service, access),
+            app,
             http=bounded(limits),
             ws="none",
             lifespan="off",
@@ -76,7 +103,7 @@ class HttpServer:
     @property
     def alive(self) -> bool:
         """Whether it serves, and its engine has not failed."""
-        return self._thread.is_alive() and (self._service.draining or self._service.front.accepting)
+        return self._thread.is_alive() and (self._service.draining or self._service.accepting)
 
     def stop(self, drain_seconds: float | None = None) -> bool:
         """Take no further requests, let those under way end, and close.
@@ -89,9 +116,9 @@ class HttpServer:
         """
         service = self._service
         service.draining = True
-        ended = service.front.drain(service.limits.drain_seconds if drain_seconds is None else drain_seconds)
+        ended = service.drain(service.limits.drain_seconds if drain_seconds is None else drain_seconds)
         # The loop still runs, so that the events of the end reach those who wait for them.
-        service.front.close()
+        service.close()
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join()

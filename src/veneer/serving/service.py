@@ -51,6 +51,19 @@ class Service:
     _under_way: int = 0
 
     @property
+    def accepting(self) -> bool:
+        """Whether the engine takes requests."""
+        return self.front.accepting
+
+    def drain(self, seconds: float) -> bool:
+        """See `EngineThread.drain`."""
+        return self.front.drain(seconds)
+
+    def close(self) -> None:
+        """See `EngineThread.close`."""
+        self.front.close()
+
+    @property
     def context(self) -> int:
         """The most tokens of a prompt and its answer together."""
         return self.spec.max_positions

@@ -30,7 +30,7 @@ from veneer.io.checkpoint import model_name
 from veneer.native.library import choice as kernel_choice
 from veneer.serving.adapter_loading import Loader, adapter_loader, content_digest
 from veneer.serving.adapters import AdapterFolder, adapter_names
-from veneer.serving.build import build_service
+from veneer.serving.build import build_service, server_of
 from veneer.serving.grammar import Grammars
 from veneer.serving.guard import Access
 from veneer.serving.limits import ServerLimits
@@ -48,7 +48,6 @@ from veneer.serving.selfcheck.cold import cold_answer
 from veneer.serving.selfcheck.comparison import TOLERANCE, Exactness, compare
 from veneer.serving.selfcheck.questions import CAPACITY, CheckQuestion, draw_questions
 from veneer.serving.selfcheck.versions import AdapterVersions
-from veneer.serving.server import HttpServer
 
 MOST_ADAPTERS = 50
 """Adapters that are checked of a larger folder, spread over its names."""
@@ -230,7 +229,7 @@ def _ask(
             catalogue = ends.enter_context(closing(AdapterFolder(versions.folder, loader, chosen.budget)))
             reloads = Reloads(versions, catalogue, chosen.names[:MOST_RELOADED], seed)
         service = build_service(assistant, base, catalogue, cache_bytes=_cache_bytes(assistant))
-        server = ends.enter_context(HttpServer(service, Access()))
+        server = ends.enter_context(server_of(service, Access()))
         title = f"asking {CLIENTS} questions at a time"
         stage = ends.enter_context(Stage(broadcast(subscribers), title, total=len(questions), unit="questions"))
         if catalogue is not None:

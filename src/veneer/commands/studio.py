@@ -1,0 +1,82 @@
+"""The command `studio`: pages and jobs over a folder of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from veneer.commands.options import compute_of, device_option, dtype_option, examples
+
+
+@click.command(
+    epilog=examples("studio --folder runs/ --model MODEL", "studio --folder runs/ --model MODEL --port 9000")
+)
+@click.option(
+    "--folder", required=True, type=click.Path(path_type=Path), help="The folder of the runs; it is made if need be."
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="A base model that jobs may name, besides those of the runs in the folder: a directory, a GGUF file or a "
+    "hub id.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The name or address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="The port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--key-file",
+    type=click.Path(path_type=Path),
+    help="A file of keys for programs, one a line (mode 600). By default a key is made in the folder. It must be "
+    "given if other machines can reach --host.",
+)
+@click.option(
+    "--allowed-host", multiple=True, metavar="NAME", help="A name by which the studio is called, besides localhost."
+)
+@click.option(
+    "--worker",
+    "devices",
+    multiple=True,
+    metavar="DEVICE",
+    help="A device that jobs are carried out on: cpu, cuda:0, … By default all GPUs, or the CPU.",
+)
+@device_option
+@dtype_option
+@click.option("--json", "as_json", is_flag=True, help="Print the address, the link and the key's file as JSON.")
+def studio(
+    folder: Path,
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    key_file: Path | None,
+    allowed_host: tuple[str, ...],
+    devices: tuple[str, ...],
+    device: str,
+    dtype: str,
+    as_json: bool,
+) -> None:
+    """Serve jobs and pages over a folder of runs.
+
+    Open the link that is printed: it works once, in one browser. Programs use OpenAI's client with the key in the
+    file that is named.
+    """
+    from veneer.screens.studio import studio_visibly
+    from veneer.studio.request import StudioRequest
+
+    request = StudioRequest(
+        folder=folder,
+        models=models,
+        host=host,
+        port=port,
+        key_file=key_file,
+        allowed_hosts=allowed_host,
+        devices=devices,
+        compute=compute_of(device, dtype),
+    )
+    studio_visibly(request, as_json=as_json)

@@ -1,0 +1,123 @@
+"""The application of the studio: its routes, and the gates in front of them."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
+
+from veneer.errors import VeneerError
+from veneer.serving.answers import ClientGone
+from veneer.serving.errors import ApiError, json_response
+from veneer.serving.guard import Access, Guard
+from veneer.serving.service import VERSION
+from veneer.studio import chat_routes, file_routes, job_routes, pages, run_routes
+from veneer.studio.sessions import SessionGate
+from veneer.studio.studio import Studio
+
+StudioEndpoint = Callable[[Studio, Request], Awaitable[Any]]
+log = logging.getLogger("veneer.studio")
+
+
+async def health(studio: Studio, request: Request) -> Response:
+    """GET /health: 200, or 503 as soon as the studio is stopping."""
+    return json_response({"status": "stopping"}, status=503) if studio.draining else json_response({"status": "ok"})
+
+
+async def version(studio: Studio, request: Request) -> Response:
+    """GET /version."""
+    return json_response({"version": VERSION})
+
+
+JOBS, FILES = "/v1/fine_tuning/jobs", "/v1/files"
+ROUTES: dict[tuple[str, str], StudioEndpoint] = {
+    ("GET", "/"): pages.index,
+    ("GET", "/static/{name}"): pages.static,
+    ("GET", "/health"): health,
+    ("GET", "/version"): version,
+    ("POST", FILES): file_routes.upload,
+    ("GET", FILES): file_routes.list_files,
+    ("GET", f"{FILES}/{{file}}"): file_routes.retrieve_file,
+    ("GET", f"{FILES}/{{file}}/content"): file_routes.file_content,
+    ("DELETE", f"{FILES}/{{file}}"): file_routes.delete_file,
+    ("POST", JOBS): job_routes.create,
+    ("GET", JOBS): job_routes.list_jobs,
+    ("POST", f"{JOBS}/estimate"): job_routes.estimate,
+    ("POST", f"{JOBS}/preview"): job_routes.preview,
+    ("GET", f"{JOBS}/{{job}}"): job_routes.retrieve,
+    ("GET", f"{JOBS}/{{job}}/events"): job_routes.events,
+    ("GET", f"{JOBS}/{{job}}/checkpoints"): job_routes.checkpoints,
+    ("POST", f"{JOBS}/{{job}}/cancel"): job_routes.cancel,
+    ("POST", f"{JOBS}/{{job}}/pause"): job_routes.pause,
+    ("POST", f"{JOBS}/{{job}}/resume"): job_routes.resume,
+    ("POST", f"{JOBS}/{{job}}/move"): job_routes.move,
+    ("GET", "/v1/models"): chat_routes.list_models,
+    ("POST", "/v1/chat/completions"): chat_routes.chat,
+    ("POST", "/v1/completions"): chat_routes.complete,
+    ("GET", "/studio/stream"): run_routes.stream,
+    ("GET", "/studio/run"): run_routes.show_run,
+    ("GET", "/studio/curves"): run_routes.curves,
+    ("GET", "/studio/report"): run_routes.report,
+    ("GET", "/studio/options"): run_routes.options,
+    ("PUT", "/studio/notes"): run_routes.put_notes,
+    ("GET", "/studio/queue"): job_routes.order,
+    ("GET", "/studio/lint"): file_routes.lint_file,
+    ("POST", "/studio/preferences"): chat_routes.prefer,
+    ("GET", "/studio/preferences"): chat_routes.preferences,
+}
+
+
+def build_studio_app(studio: Studio, access: Access) -> ASGIApp:
+    """The ASGI application of a studio, for those whom `access` and a key or a session let in."""
+    routes: list[BaseRoute] = [_route(studio, path, endpoint, method) for (method, path), endpoint in ROUTES.items()]
+    handlers = {
+        ApiError: _refused,
+        VeneerError: _mended,
+        HTTPException: _unknown,
+        ClientGone: _gone,
+        Exception: _failed,
+    }
+    return Guard(SessionGate(Starlette(routes=routes, exception_handlers=handlers), studio.sessions), access)
+
+
+def _route(studio: Studio, path: str, endpoint: StudioEndpoint, method: str) -> Route:
+    async def call(request: Request) -> Any:
+        if studio.draining and path != "/health":
+            raise ApiError(503, "the studio is about to stop", headers={"retry-after": "1"})
+        return await endpoint(studio, request)
+
+    return Route(path, call, methods=[method])
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def _mended(request: Request, error: Exception) -> Response:
+    return ApiError(400, str(error)).response()
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = "there is no such route" if error.status_code == 404 else str(error.detail)
+    return ApiError(error.status_code, message, headers=error.headers).response()
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    # Where it happened, and not what: an error's own words may hold what a user wrote.
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    log.error("%s in %s, line %s", type(error).__name__, place.filename, place.lineno)
+    return ApiError(500, "the studio has failed on this request; its log says where").response()

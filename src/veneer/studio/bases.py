@@ -1,0 +1,49 @@
+"""The base models that jobs may be made of, by their names. A client gives a name and never a path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from veneer.errors import nearest
+from veneer.io.checkpoint import model_name
+from veneer.serving.errors import ApiError
+from veneer.studio.watch import Watcher
+
+
+class Bases:
+    """The models that were named when the studio was started, and the bases of the runs in its folder.
+
+    Args:
+        named: directories, GGUF files or hub ids.
+        watcher: knows the runs.
+    """
+
+    def __init__(self, named: tuple[str, ...], watcher: Watcher):
+        self._named = {model_name(source): source for source in named}
+        self._watcher = watcher
+
+    def all(self) -> Mapping[str, str]:
+        """The models by name; those that were named at the start come first."""
+        found = dict(self._named)
+        for run in self._watcher.runs():
+            if run.record.model is not None:
+                found.setdefault(model_name(run.record.model), run.record.model)
+        return found
+
+    def source(self, name: str) -> str:
+        """The directory, file or hub id of a model.
+
+        Raises:
+            ApiError: 404, no model has that name.
+        """
+        found = self.all()
+        if name not in found:
+            hint = nearest(name, list(found))
+            known = ", ".join(list(found)[:8]) or "none; start the studio with --model MODEL"
+            message = f"there is no base model {name[:100]!r}{hint}; known: {known}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return found[name]
+
+    def name_of(self, source: str) -> str:
+        """The name of a model by its source."""
+        return next((name for name, one in self.all().items() if one == source), model_name(source))

@@ -1,0 +1,135 @@
+"""The model that is chatted with: one base in memory, and beside it the adapters of all runs that were trained on it.
+
+The base is loaded when it is first asked for. Where another one is asked for, it takes the first one's place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from veneer.adapters.store import CONFIG_FILE
+from veneer.assistant import open_assistant
+from veneer.errors import ConfigError, VeneerError
+from veneer.io.checkpoint import model_name
+from veneer.jobs.job import JobStatus
+from veneer.run_records.state import RunState
+from veneer.serving.adapter_loading import adapter_loader
+from veneer.serving.adapters import AdapterFolder
+from veneer.serving.build import build_service
+from veneer.serving.errors import ApiError
+from veneer.serving.limits import ServerLimits
+from veneer.serving.service import Service
+from veneer.studio.bases import Bases
+from veneer.studio.objects import model_of
+from veneer.studio.request import StudioRequest
+from veneer.studio.watch import Watcher
+
+_STRANGE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(slots=True)
+class ChatHost:
+    """Holds the service that answers.
+
+    Args:
+        request: the studio that was asked for.
+        bases: the base models.
+        watcher: knows the runs.
+        links: a folder for links to the adapters, which the service takes its adapters from.
+        limits: what a client may take.
+    """
+
+    request: StudioRequest
+    bases: Bases
+    watcher: Watcher
+    links: Path
+    limits: ServerLimits
+    service: Service | None = None
+    source: str | None = None
+    """The base that is loaded."""
+    _adapters: AdapterFolder | None = None
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def adapters(self) -> dict[str, tuple[str, Path]]:
+        """Every adapter that can be chatted with: its base and its folder, by its name."""
+        jobs = {job.id: job for job in self.watcher.since(0).jobs}
+        found: dict[str, tuple[str, Path]] = {}
+        for run in self.watcher.runs():
+            record = run.record
+            whole = record.state is RunState.FINISHED and (record.path / CONFIG_FILE).is_file()
+            job = jobs.get(run.name)
+            if record.model is None or not whole or (job is not None and job.status is not JobStatus.SUCCEEDED):
+                continue
+            name = model_of(job) if job is not None else _STRANGE.sub("-", run.name).strip("-.")[:120] or "run"
+            found[name] = (record.model, record.path)
+        return found
+
+    async def service_for(self, name: object) -> Service:
+        """The service that has a model of that name, loaded where it is not.
+
+        Raises:
+            ApiError: 404, there is none; 400, it cannot be used.
+        """
+        if not isinstance(name, str):
+            raise ApiError(400, "model: missing; give the name of a base or of an adapter", param="model")
+        adapters = self.adapters()
+        if name not in adapters and name not in self.bases.all():
+            # It may have been finished since the last look.
+            await asyncio.to_thread(self.watcher.look)
+            adapters = self.adapters()
+        source = adapters[name][0] if name in adapters else self.bases.source(name)
+        async with self._lock:
+            if self.service is None or self.source != source:
+                await asyncio.to_thread(self._open, source)
+            service = self.service
+            assert isinstance(service, Service)
+            await asyncio.to_thread(self._take_up, adapters)
+        return service
+
+    def open(self, source: str) -> None:
+        """Load a base before anybody asks. Raises VeneerError where it cannot be used."""
+        self._open(source)
+
+    def close(self) -> None:
+        """Let the model go."""
+        if self.service is not None:
+            self.service.close()
+            self.service, self.source = None, None
+
+    def _open(self, source: str) -> None:
+        if self.service is not None:
+            self.service.drain(self.limits.drain_seconds)
+            self.close()
+        folder = self.links / _STRANGE.sub("-", model_name(source))
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            assistant = open_assistant(source, compute=self.request.compute)
+            loader = adapter_loader(assistant.model, base_files=assistant.files)
+            self._adapters = AdapterFolder(folder, loader, self.request.adapter_memory)
+            self.service = build_service(
+                assistant,
+                model_name(source),
+                self._adapters,
+                cache_bytes=self.request.cache_memory,
+                limits=self.limits,
+            )
+        except VeneerError as error:
+            raise ApiError(400, str(error), param="model") from error
+        self.source = source
+
+    def _take_up(self, adapters: dict[str, tuple[str, Path]]) -> None:
+        """Link the adapters of the base that is loaded, so that they can be asked for."""
+        if self._adapters is None or self.source is None:
+            return
+        folder = self.links / _STRANGE.sub("-", model_name(self.source))
+        for name, (source, path) in adapters.items():
+            link = folder / name
+            if source == self.source and name != model_name(source) and not link.exists():
+                with suppress(FileExistsError):
+                    link.symlink_to(path.resolve())
+        with suppress(ConfigError):
+            self._adapters.discover()

@@ -1,0 +1,110 @@
+"""Routes of answers: those of `veneer serve` for whichever base is asked for, and the preferences that are marked."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message
+
+from veneer.jobs.folder import STUDIO
+from veneer.serving.body import read_json
+from veneer.serving.chat import chat_completions
+from veneer.serving.completions import completions
+from veneer.serving.errors import ApiError, json_bytes, json_response
+from veneer.strict_json import to_text
+from veneer.studio.studio import Studio
+
+PREFERENCES = "preferences.jsonl"
+LONGEST = 100_000
+"""Characters of a text that is kept as a preference."""
+
+
+async def list_models(studio: Studio, request: Request) -> Response:
+    """GET /v1/models: the bases, then the adapters, each with its base as `parent`."""
+    entries = [_entry(studio, name, None) for name in studio.bases.all()]
+    adapters = await asyncio.to_thread(studio.chat.adapters)
+    entries += [_entry(studio, name, studio.bases.name_of(source)) for name, (source, _) in adapters.items()]
+    return json_response({"object": "list", "data": entries})
+
+
+async def chat(studio: Studio, request: Request) -> Any:
+    """POST /v1/chat/completions."""
+    body = await read_json(request, studio.limits)
+    service = await studio.chat.service_for(body.get("model"))
+    return await chat_completions(service, _again(request, body))
+
+
+async def complete(studio: Studio, request: Request) -> Any:
+    """POST /v1/completions."""
+    body = await read_json(request, studio.limits)
+    service = await studio.chat.service_for(body.get("model"))
+    return await completions(service, _again(request, body))
+
+
+async def prefer(studio: Studio, request: Request) -> Response:
+    """POST /studio/preferences: a conversation with the better and the worse answer, as a row to train on."""
+    body = await read_json(request, studio.limits)
+    prompt = body.get("prompt")
+    texts = [body.get("chosen"), body.get("rejected")]
+    fine = isinstance(prompt, list) and 0 < len(prompt) <= 200 and all(_is_message(one) for one in prompt)
+    if not fine or not all(isinstance(text, str) and len(text) <= LONGEST for text in texts):
+        raise ApiError(400, "a preference has prompt (messages), chosen and rejected (texts)", param="prompt")
+    row = {
+        "prompt": prompt,
+        "chosen": [{"role": "assistant", "content": texts[0]}],
+        "rejected": [{"role": "assistant", "content": texts[1]}],
+    }
+    line = to_text(row, ensure_ascii=False) + "\n"
+
+    def keep() -> int:
+        with preferences_file(studio).open("a", encoding="utf-8") as file:
+            file.write(line)
+        return len(preferences_file(studio).read_text(encoding="utf-8").splitlines())
+
+    return json_response({"kept": await asyncio.to_thread(keep)})
+
+
+async def preferences(studio: Studio, request: Request) -> Response:
+    """GET /studio/preferences: the rows that were kept, as JSONL."""
+    file = preferences_file(studio)
+    text = await asyncio.to_thread(lambda: file.read_text(encoding="utf-8") if file.is_file() else "")
+    headers = {"content-disposition": f'attachment; filename="{PREFERENCES}"', "x-content-type-options": "nosniff"}
+    return Response(text, media_type="application/jsonl", headers=headers)
+
+
+def preferences_file(studio: Studio) -> Path:
+    """Where the preferences are kept."""
+    return studio.root / STUDIO / PREFERENCES
+
+
+def _is_message(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"role", "content"}
+        and all(isinstance(one, str) and len(one) <= LONGEST for one in value.values())
+    )
+
+
+def _again(request: Request, body: dict[str, Any]) -> Request:
+    """A request whose body, which was read, can be read once more."""
+    pieces: list[Message] = [{"type": "http.request", "body": json_bytes(body), "more_body": False}]
+
+    async def receive() -> Message:
+        return pieces.pop() if pieces else await request.receive()
+
+    return Request(request.scope, receive)
+
+
+def _entry(studio: Studio, name: str, parent: str | None) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(studio.begun),
+        "owned_by": "veneer",
+        "root": name,
+        "parent": parent,
+    }

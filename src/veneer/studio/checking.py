@@ -1,0 +1,124 @@
+"""What is looked at in the background, one after another: uploaded files, and jobs before they wait for a worker."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from veneer.config import RunConfig, parse
+from veneer.data.lint.row import LintSetting
+from veneer.data.lint.rules import Severity
+from veneer.data.lint.run import lint
+from veneer.data.page.content import content
+from veneer.errors import VeneerError
+from veneer.io.checkpoint import open_checkpoint
+from veneer.io.files import write_text
+from veneer.jobs.job import Job, JobStatus
+from veneer.jobs.queue import JobQueue
+from veneer.planning.plan import Plan
+from veneer.strict_json import to_text, with_reasons
+from veneer.studio.files import FileStatus, FileStore, StoredFile
+from veneer.studio.plans import planned
+
+LINT = "lint.json"
+
+
+class Checking:
+    """Looks at files and jobs, on a thread of its own.
+
+    Args:
+        files: the uploaded files.
+        queue: the jobs.
+    """
+
+    def __init__(self, files: FileStore, queue: JobQueue):
+        self._files, self._queue = files, queue
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="veneer-checking")
+
+    def close(self) -> None:
+        """Look at nothing more."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def begin(self) -> None:
+        """Take up again what was being looked at when a studio was ended."""
+        for file in self._files.all():
+            if file.status is FileStatus.UPLOADED:
+                self.check_file(file)
+        for job in self._queue.store.jobs(JobStatus.VALIDATING):
+            self.check_job(job)
+
+    def check_file(self, file: StoredFile) -> None:
+        """Let a file be checked by the lint."""
+        self._pool.submit(self._check_file, file)
+
+    def check_job(self, job: Job) -> None:
+        """Let a job be planned, and then wait for a worker."""
+        self._pool.submit(self._check_job, job)
+
+    def _check_file(self, file: StoredFile) -> None:
+        try:
+            report = lint(self._files.content(file))
+            write_text(self._files.beside(file, LINT), lint_json(report.to_json()))
+        except VeneerError as error:
+            self._files.put(
+                replace(file, status=FileStatus.ERROR, status_details=_plain(str(error), self._files, file))
+            )
+            return
+        errors, warnings = report.rows_with(Severity.ERROR), report.rows_with(Severity.WARNING)
+        said = f"{report.rows:,} rows: {errors:,} with errors, {warnings:,} with warnings"
+        status = FileStatus.ERROR if report.failed and errors == report.rows else FileStatus.PROCESSED
+        self._files.put(replace(file, status=status, status_details=said, rows=report.rows))
+
+    def _check_job(self, job: Job) -> None:
+        found = self._queue.get(job.id)
+        if found is None or found.status is not JobStatus.VALIDATING:
+            return
+        try:
+            settings = {**job.settings, "output": str(self._queue.root / job.id)}
+            plan = planned(parse(settings, where="the job"))
+            if plan.forecast.refusal is not None:
+                self._queue.refuse(job.id, plan.forecast.refusal)
+                return
+            peak = plan.forecast.choice.memory.peak if isinstance(plan.forecast, Plan) else None
+            rate = job.details.get("rate_multiplier")
+            self._queue.validated(job.id, None if peak is None else int(peak), _with_rate(job, plan.config, rate))
+        except VeneerError as error:
+            self._queue.refuse(job.id, str(error))
+
+
+def _with_rate(job: Job, resolved: RunConfig, multiplier: float | None) -> dict[str, Any]:
+    """The settings of a job, whose rate is a multiple of the one that veneer chose."""
+    settings = dict(job.settings)
+    if multiplier is not None:
+        rate = float(resolved.train.learning_rate) * multiplier
+        settings["train"] = {**(settings.get("train") or {}), "learning_rate": rate}
+    return settings
+
+
+def lint_json(values: dict[str, Any]) -> str:
+    """A report of the lint as a document."""
+    return to_text(with_reasons(values), ensure_ascii=False)
+
+
+def lint_page(path: Path, model: str | None, max_length: int | None) -> dict[str, Any]:
+    """All that the page on a file shows: findings, rows with their tokens and mask, histograms.
+
+    Args:
+        path: the file.
+        model: whose tokenizer and template the rows are encoded with; None shows them as texts.
+        max_length: tokens that a row may have.
+
+    Raises:
+        DataError: the file cannot be read.
+        ModelError: the model has no usable tokenizer.
+    """
+    setting = LintSetting(None if model is None else open_checkpoint(model).tokenizer(), max_length, {})
+    report = lint(path, tokenizer=setting.tokenizer, max_length=max_length)
+    return content(report, setting)
+
+
+def _plain(message: str, files: FileStore, file: StoredFile) -> str:
+    """A message without the path of the studio's copy."""
+    return message.replace(str(files.content(file)), file.filename)

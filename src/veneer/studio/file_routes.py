@@ -1,0 +1,77 @@
+"""Routes of files: OpenAI's files API, with the lint on every upload."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+
+from veneer.errors import VeneerError
+from veneer.serving.errors import ApiError, json_response
+from veneer.studio.checking import lint_page
+from veneer.studio.job_routes import limit_of
+from veneer.studio.objects import file_object, page_of
+from veneer.studio.studio import Studio
+from veneer.studio.uploads import receive_file
+
+
+async def upload(studio: Studio, request: Request) -> Response:
+    """POST /v1/files."""
+    file = await receive_file(request, studio.files)
+    studio.checking.check_file(file)
+    return json_response(file_object(file))
+
+
+async def list_files(studio: Studio, request: Request) -> Response:
+    """GET /v1/files."""
+    purpose = request.query_params.get("purpose")
+    files = [file for file in await asyncio.to_thread(studio.files.all) if purpose in (None, file.purpose)]
+    if request.query_params.get("order") == "asc":
+        files.reverse()
+    after = request.query_params.get("after")
+    return json_response(page_of([file_object(file) for file in files], after, limit_of(request, 10_000)))
+
+
+async def retrieve_file(studio: Studio, request: Request) -> Response:
+    """GET /v1/files/{file}."""
+    return json_response(file_object(studio.file_of(request.path_params["file"], "file_id")))
+
+
+async def file_content(studio: Studio, request: Request) -> Response:
+    """GET /v1/files/{file}/content."""
+    file = studio.file_of(request.path_params["file"], "file_id")
+    headers = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+    return FileResponse(
+        studio.files.content(file), media_type="application/octet-stream", filename=file.filename, headers=headers
+    )
+
+
+async def delete_file(studio: Studio, request: Request) -> Response:
+    """DELETE /v1/files/{file}: one that a job still needs stays."""
+    file = studio.file_of(request.path_params["file"], "file_id")
+    for job in await asyncio.to_thread(studio.queue.jobs):
+        named = (job.details.get("training_file"), job.details.get("validation_file"))
+        if file.id in named and not job.status.ended:
+            raise ApiError(409, f"the job {job.id} needs the file", headers={"x-should-retry": "false"})
+    try:
+        await asyncio.to_thread(studio.files.delete, file)
+    except VeneerError as error:
+        raise ApiError(500, "the file cannot be deleted now") from error
+    return json_response({"id": file.id, "object": "file", "deleted": True})
+
+
+async def lint_file(studio: Studio, request: Request) -> Response:
+    """GET /studio/lint?file=…&model=…: findings and rows of a file, as `veneer data` has them."""
+    file = studio.file_of(request.query_params.get("file"), "file")
+    name = request.query_params.get("model")
+    model = studio.bases.source(name) if name else None
+    try:
+        found = await asyncio.to_thread(lint_page, studio.files.content(file), model, None)
+    except VeneerError as error:
+        message = str(error).replace(str(studio.files.content(file)), file.filename)
+        raise ApiError(400, message, param="file") from error
+    text = str(studio.files.content(file))
+    for row in found["rows"]:
+        row["where"] = row["where"].replace(text, file.filename)
+    return json_response({**found, "files": [file.filename]})

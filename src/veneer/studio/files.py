@@ -1,0 +1,122 @@
+"""The files of rows that were uploaded. Each has a folder of its own, under a name that the studio has chosen."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from veneer.data.readers import SUFFIXES
+from veneer.errors import ConfigError
+from veneer.io.files import atomic_folder, remove_folder, write_text
+from veneer.strict_json import to_text
+
+RECORD = "file.json"
+_ID = re.compile(r"file-[0-9a-f]{24}")
+
+
+class FileStatus(StrEnum):
+    """Whether a file can be trained on, in OpenAI's words."""
+
+    UPLOADED = "uploaded"
+    """It is being checked."""
+    PROCESSED = "processed"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredFile:
+    """A file of rows."""
+
+    id: str
+    filename: str
+    """What the client called it; it is shown, and never opened."""
+    bytes: int
+    created_at: int
+    """Seconds since 1970."""
+    purpose: str
+    suffix: str
+    """Its kind: one of `SUFFIXES`."""
+    status: FileStatus = FileStatus.UPLOADED
+    status_details: str | None = None
+    """What the check found, in a sentence."""
+    rows: int | None = None
+
+
+class FileStore:
+    """The uploaded files in a folder.
+
+    Args:
+        root: the folder.
+    """
+
+    def __init__(self, root: Path):
+        self._root = root
+
+    @contextmanager
+    def new(self, filename: str, purpose: str) -> Iterator[tuple[StoredFile, Path]]:
+        """A place for a file that is being received. What was written there is kept when the block ends well.
+
+        Raises:
+            ConfigError: it is of no kind that is read.
+            OutputError: it cannot be written.
+        """
+        suffix = Path(filename).suffix.lower()
+        if suffix not in SUFFIXES:
+            raise ConfigError(f"a file of rows ends with one of {', '.join(SUFFIXES)}; got {suffix or 'no ending'!r}")
+        file = StoredFile(
+            id=f"file-{secrets.token_hex(12)}",
+            filename=filename[:255],
+            bytes=0,
+            created_at=int(time.time()),
+            purpose=purpose,
+            suffix=suffix,
+        )
+        with atomic_folder(self._root / file.id) as partial:
+            content = partial / f"rows{suffix}"
+            yield file, content
+            whole = replace(file, bytes=content.stat().st_size)
+            (partial / RECORD).write_text(to_text(asdict(whole)), encoding="utf-8")
+
+    def get(self, name: object) -> StoredFile | None:
+        """The file of an id."""
+        if not isinstance(name, str) or not _ID.fullmatch(name):
+            return None
+        try:
+            values: dict[str, Any] = json.loads((self._root / name / RECORD).read_text(encoding="utf-8"))
+            values["status"] = FileStatus(values["status"])
+            return StoredFile(**values)
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def all(self) -> list[StoredFile]:
+        """All files, the newest first."""
+        names = [entry.name for entry in self._root.iterdir()] if self._root.is_dir() else []
+        found = [file for file in map(self.get, names) if file is not None]
+        return sorted(found, key=lambda file: (-file.created_at, file.id))
+
+    def content(self, file: StoredFile) -> Path:
+        """Where the rows of a file are."""
+        return self._root / file.id / f"rows{file.suffix}"
+
+    def beside(self, file: StoredFile, name: str) -> Path:
+        """Where something is kept that was found out about a file."""
+        return self._root / file.id / name
+
+    def put(self, file: StoredFile) -> None:
+        """Replace what is known of a file. Raises OutputError where it cannot be written."""
+        if (self._root / file.id).is_dir():
+            write_text(self._root / file.id / RECORD, to_text(asdict(file)))
+
+    def delete(self, file: StoredFile) -> None:
+        """Delete a file. Raises OutputError where it cannot be deleted."""
+        remove_folder(self._root / file.id)
+        shutil.rmtree(self._root / file.id, ignore_errors=True)

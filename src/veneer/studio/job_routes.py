@@ -1,0 +1,242 @@
+"""Routes of jobs: OpenAI's fine-tuning API, and beside it the plan and the preview of a job that is not made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from veneer.data.lint.row import LintSetting, read_rows
+from veneer.data.lint.view import spans_of, tokens_of
+from veneer.data.records import iterate_rows
+from veneer.errors import DataError, VeneerError
+from veneer.io.checkpoint import open_checkpoint
+from veneer.jobs.job import Job, JobStatus
+from veneer.run_folder import RunFolder
+from veneer.serving.body import read_json
+from veneer.serving.errors import ApiError, json_response
+from veneer.studio.files import FileStatus
+from veneer.studio.objects import checkpoints_of, events_of, job_object, page_of
+from veneer.studio.plans import command_line, plan_json, planned
+from veneer.studio.settings import EXTENSION, JobRequest, config_of, job_request
+from veneer.studio.studio import Studio
+
+MOST = 1_000
+"""The largest part of a list."""
+PREVIEWED = 20
+"""Rows that a preview shows at most."""
+
+
+async def create(studio: Studio, request: Request) -> Response:
+    """POST /v1/fine_tuning/jobs."""
+    asked = job_request(await read_json(request, studio.limits))
+    source, rows, evaluation = _inputs(studio, asked)
+    config_of(asked, source, str(rows), None if evaluation is None else str(evaluation))
+    data = {**(asked.values.get("data") or {}), "file": str(rows)}
+    if evaluation is not None:
+        data["eval_file"] = str(evaluation)
+    details = {
+        **asked.details,
+        "model": asked.model,
+        "training_file": asked.training_file,
+        "validation_file": asked.validation_file,
+        "rate_multiplier": asked.rate_multiplier,
+    }
+    try:
+        job = await asyncio.to_thread(
+            studio.queue.create,
+            {**asked.values, "model": source, "data": data},
+            details,
+            priority=asked.priority,
+            status=JobStatus.VALIDATING,
+        )
+    except VeneerError as error:
+        raise ApiError(400, str(error), param=EXTENSION) from error
+    studio.checking.check_job(job)
+    await studio.looked()
+    return json_response(_job(studio, job))
+
+
+async def list_jobs(studio: Studio, request: Request) -> Response:
+    """GET /v1/fine_tuning/jobs."""
+    wanted = {
+        key.removeprefix("metadata[").removesuffix("]"): value
+        for key, value in request.query_params.items()
+        if key.startswith("metadata[")
+    }
+    found = [
+        _job(studio, job)
+        for job in await asyncio.to_thread(studio.queue.jobs)
+        if all((job.details.get("metadata") or {}).get(key) == value for key, value in wanted.items())
+    ]
+    return json_response(_page(request, found))
+
+
+async def retrieve(studio: Studio, request: Request) -> Response:
+    """GET /v1/fine_tuning/jobs/{job}."""
+    return json_response(_job(studio, _found(studio, request)))
+
+
+async def events(studio: Studio, request: Request) -> Response:
+    """GET /v1/fine_tuning/jobs/{job}/events; with `type` only those of it."""
+    job = _found(studio, request)
+    run = studio.watcher.run(job.id)
+    made = await asyncio.to_thread(events_of, job, None if run is None else run.log)
+    kind = request.query_params.get("type")
+    return json_response(_page(request, [event for event in made if kind in (None, event["type"])]))
+
+
+async def checkpoints(studio: Studio, request: Request) -> Response:
+    """GET /v1/fine_tuning/jobs/{job}/checkpoints."""
+    job = _found(studio, request)
+    run = studio.watcher.run(job.id)
+    made = [] if run is None else checkpoints_of(job, RunFolder(studio.root / job.id), run.log)
+    return json_response(_page(request, made))
+
+
+async def cancel(studio: Studio, request: Request) -> Response:
+    """POST /v1/fine_tuning/jobs/{job}/cancel."""
+    return await _changed(studio, request, studio.queue.cancel, "cancelled")
+
+
+async def pause(studio: Studio, request: Request) -> Response:
+    """POST /v1/fine_tuning/jobs/{job}/pause."""
+    return await _changed(studio, request, studio.queue.pause, "paused")
+
+
+async def resume(studio: Studio, request: Request) -> Response:
+    """POST /v1/fine_tuning/jobs/{job}/resume."""
+    return await _changed(studio, request, studio.queue.resume, "gone on with")
+
+
+async def move(studio: Studio, request: Request) -> Response:
+    """POST /v1/fine_tuning/jobs/{job}/move: another `priority`, or a place before the job `before` (null: the last)."""
+    body = await read_json(request, studio.limits)
+    priority, before = body.get("priority"), body.get("before")
+    if "before" in body:
+        if before is not None and not isinstance(before, str):
+            raise ApiError(400, "before: give the id of a job, or null", param="before")
+        return await _changed(studio, request, lambda job: studio.queue.put_before(job, before), "moved")
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise ApiError(400, "give a whole number as priority, or before", param="priority")
+    return await _changed(studio, request, lambda job: studio.queue.prioritise(job, priority), "moved")
+
+
+async def order(studio: Studio, request: Request) -> Response:
+    """GET /studio/queue: the ids of the jobs that wait, in the order in which they will be taken."""
+    waiting = await asyncio.to_thread(studio.queue.waiting)
+    return json_response({"waiting": [job.id for job in waiting]})
+
+
+async def estimate(studio: Studio, request: Request) -> Response:
+    """POST /v1/fine_tuning/jobs/estimate: what a job would choose and take, from the body that would make it."""
+    asked = job_request(await read_json(request, studio.limits))
+    source, rows, evaluation = _inputs(studio, asked)
+    config = config_of(asked, source, str(rows), None if evaluation is None else str(evaluation), "my-adapter")
+    try:
+        plan = await asyncio.to_thread(planned, config)
+    except VeneerError as error:
+        raise ApiError(400, str(error), code="cannot_be_planned") from error
+    named = {str(rows): studio.file_of(asked.training_file, "training_file").filename}
+    if evaluation is not None:
+        named[str(evaluation)] = studio.file_of(asked.validation_file, "validation_file").filename
+    command = command_line(config)
+    for path, name in named.items():
+        command = command.replace(path, name)
+    return json_response({**plan_json(plan), "command": command})
+
+
+async def preview(studio: Studio, request: Request) -> Response:
+    """POST /v1/fine_tuning/jobs/preview: rows of a file as tokens, and which of them train, as the engine has them."""
+    body = await read_json(request, studio.limits)
+    asked = job_request({key: value for key, value in body.items() if key not in ("first", "count")})
+    first, count = (_place(body, name, default) for name, default in (("first", 0), ("count", 3)))
+    source, rows, _ = _inputs(studio, asked)
+    config = config_of(asked, source, str(rows), None)
+    try:
+        made = await asyncio.to_thread(_preview, source, rows, config.data.max_length, first, min(count, PREVIEWED))
+    except DataError as error:
+        raise ApiError(400, str(error).replace(str(rows), "the file")) from error
+    except VeneerError as error:
+        raise ApiError(400, str(error)) from error
+    return json_response({"object": "veneer.preview", "rows": made})
+
+
+def _preview(source: str, file: Path, most: int | None, first: int, count: int) -> list[dict[str, Any]]:
+    setting = LintSetting(open_checkpoint(source).tokenizer(), most, {})
+    found = []
+    for row in read_rows(list(islice(iterate_rows(file), first, first + count)), setting):
+        tokens = tokens_of(row, setting)
+        found.append(
+            {
+                "where": f"row {row.where.rpartition(':')[2]}",
+                "problem": row.problem,
+                "tokens": [{"id": one.id, "text": one.text, "trained": one.trained} for one in tokens[:most]],
+                "labels": [one.id if one.trained else -100 for one in tokens[:most]],
+                "trained_spans": [[one.start, one.end] for one in spans_of(tokens[:most]) if one.trained],
+                "length": len(tokens),
+                "truncated": most is not None and len(tokens) > most,
+            }
+        )
+    return found
+
+
+def _place(body: Mapping[str, Any], name: str, default: int) -> int:
+    found = body.get(name, default)
+    if not isinstance(found, int) or isinstance(found, bool) or found < 0:
+        raise ApiError(400, f"{name} must be a whole number from 0 on", param=name)
+    return found
+
+
+def _inputs(studio: Studio, asked: JobRequest) -> tuple[str, Path, Path | None]:
+    """The base and the files that a request names. Raises ApiError where there are none, or no row can be used."""
+    source = studio.bases.source(asked.model)
+    paths = []
+    for name, param in ((asked.training_file, "training_file"), (asked.validation_file, "validation_file")):
+        if name is None:
+            continue
+        file = studio.file_of(name, param)
+        if file.status is FileStatus.ERROR:
+            raise ApiError(400, f"{param}: {file.status_details}", param=param, code="invalid_file")
+        paths.append(studio.files.content(file))
+    return source, paths[0], paths[1] if len(paths) > 1 else None
+
+
+async def _changed(studio: Studio, request: Request, change: Callable[[str], Job | None], done: str) -> Response:
+    job = _found(studio, request)
+    made = await asyncio.to_thread(change, job.id)
+    if made is None:
+        now = _found(studio, request)
+        message = f"the job is {now.status.value} and cannot be {done}"
+        raise ApiError(409, message, code="wrong_state", headers={"x-should-retry": "false"})
+    await studio.looked()
+    return json_response(_job(studio, made))
+
+
+def _found(studio: Studio, request: Request) -> Job:
+    job = studio.queue.get(request.path_params["job"])
+    if job is None:
+        raise ApiError(404, "there is no such job", param="fine_tuning_job_id", code="job_not_found")
+    return job
+
+
+def _job(studio: Studio, job: Job) -> dict[str, Any]:
+    run = studio.watcher.run(job.id)
+    return job_object(job, None if run is None else run.record)
+
+
+def _page(request: Request, items: list[dict[str, Any]]) -> dict[str, Any]:
+    return page_of(items, request.query_params.get("after"), limit_of(request))
+
+
+def limit_of(request: Request, default: int = 20) -> int:
+    """The field `limit` of a request for a list. Raises ApiError where it is no number in range."""
+    text = request.query_params.get("limit", str(default))
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
+        raise ApiError(400, f"limit must be a whole number from 1 to {MOST:,}", param="limit")
+    return min(int(text), MOST)

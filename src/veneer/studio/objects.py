@@ -1,0 +1,194 @@
+"""Files, jobs, events and checkpoints as OpenAI's API writes them; what it has no words for stands under `veneer`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from veneer.jobs.job import Job, JobNote, JobStatus
+from veneer.run_folder import RunFolder
+from veneer.run_records.log import RunLog
+from veneer.run_records.record import RunRecord
+from veneer.run_records.state import RunState
+from veneer.studio.files import StoredFile
+from veneer.studio.settings import EXTENSION
+
+STATUSES = {JobStatus.PAUSED: "queued"}
+"""States that OpenAI's API has no word for, by the word that clients get."""
+LEVELS = {"note": "info", "warning": "warn"}
+
+
+def file_object(file: StoredFile) -> dict[str, Any]:
+    """A file."""
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.bytes,
+        "created_at": file.created_at,
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": file.status.value,
+        "status_details": file.status_details,
+        EXTENSION: {"rows": file.rows},
+    }
+
+
+def model_of(job: Job) -> str:
+    """The name of the model that a job makes."""
+    return f"{job.details.get('suffix') or 'ft'}-{job.id.removeprefix('ftjob-')[:12]}"
+
+
+def job_object(job: Job, run: RunRecord | None) -> dict[str, Any]:
+    """A job.
+
+    Args:
+        job: the job.
+        run: its run; None where nothing of it is there yet.
+    """
+    details = job.details
+    hyper = {name: details.get("hyperparameters", {}).get(name, "auto") for name in _HYPERPARAMETERS}
+    kind = str(details.get("kind", "supervised"))
+    running = run is not None and run.state is RunState.RUNNING and job.status is JobStatus.RUNNING
+    return {
+        "id": job.id,
+        "object": "fine_tuning.job",
+        "created_at": int(job.created_at),
+        "finished_at": None if job.finished_at is None else int(job.finished_at),
+        "estimated_finish": _estimated(run) if running and run is not None else None,
+        "model": details.get("model", ""),
+        "fine_tuned_model": model_of(job) if job.status is JobStatus.SUCCEEDED else None,
+        "organization_id": "veneer",
+        "status": STATUSES.get(job.status, job.status.value),
+        "training_file": details.get("training_file", ""),
+        "validation_file": details.get("validation_file"),
+        "result_files": [],
+        "seed": details.get("seed") or 0,
+        "trained_tokens": run.tokens if run is not None and job.status is JobStatus.SUCCEEDED else None,
+        "hyperparameters": hyper,
+        "method": {"type": kind, kind: {"hyperparameters": hyper}},
+        "metadata": details.get("metadata") or {},
+        "integrations": [],
+        "error": None if job.error is None else {"code": "job_failed", "message": job.error, "param": None},
+        EXTENSION: {
+            "status": job.status.value,
+            "wanted": job.wanted.value,
+            "priority": job.priority,
+            "waiting": job.waiting,
+            "peak": job.peak,
+            "attempts": job.attempts,
+            "run": job.id,
+            "name": model_of(job),
+            "step": 0 if run is None else run.step,
+            "steps": 0 if run is None else run.steps,
+            "loss": None if run is None else finite(run.loss),
+            "settings": {key: value for key, value in job.settings.items() if key not in ("model", "data")},
+        },
+    }
+
+
+_HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
+
+
+def _estimated(run: RunRecord) -> int | None:
+    if not run.step or run.begun is None or not run.steps:
+        return None
+    left = (run.steps - run.step) * run.seconds / run.step
+    return int(run.begun + run.seconds + left)
+
+
+def events_of(job: Job, log: RunLog | None) -> list[dict[str, Any]]:
+    """What happened to a job, and in its run: the newest first."""
+    found = [*_notes(job.id, job.history), *(_run_events(job.id, log) if log is not None else [])]
+    return [event for _, _, event in sorted(found, key=lambda one: one[:2], reverse=True)]
+
+
+Placed = tuple[float, int, dict[str, Any]]
+"""An event with its time, and its place among events of one time."""
+
+
+def _notes(job: str, history: Sequence[JobNote]) -> Iterator[Placed]:
+    for place, note in enumerate(history):
+        yield note.time, place, _event(f"ftevent-{job}-j{place}", note.time, note.level, note.message)
+
+
+def _run_events(job: str, log: RunLog) -> Iterator[Placed]:
+    for place, line in enumerate(log.lines):
+        level = LEVELS.get(line.level.value, "info")
+        yield line.time, 10_000 + place, _event(f"ftevent-{job}-l{place}", line.time, level, line.message)
+    total = log.start.get("steps", 0)
+    columns = log.columns
+    for place, step in enumerate(list(log.steps)):
+        data = {
+            "step": step,
+            "train_loss": finite(columns["loss"][place]),
+            "total_steps": total,
+            "learning_rate": finite(columns["learning_rate"][place]),
+            "grad_norm": finite(columns["grad_norm"][place]),
+        }
+        time = columns["time"][place]
+        said = f"Step {step}/{total}: training loss={columns['loss'][place]:.4f}"
+        yield time, 20_000 + step, _event(f"ftevent-{job}-s{step}", time, "info", said, data)
+    for one in log.evaluations:
+        data = {"step": one.step, "valid_loss": finite(one.loss), "total_steps": total}
+        said = f"Step {one.step}/{total}: validation loss={one.loss:.4f}"
+        yield one.time, 10**9 + one.step, _event(f"ftevent-{job}-e{one.step}", one.time, "info", said, data)
+
+
+def _event(name: str, time: float, level: str, message: str, data: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "fine_tuning.job.event",
+        "created_at": int(time),
+        "level": level,
+        "message": message,
+        "type": "message" if data is None else "metrics",
+        "data": data,
+    }
+
+
+def checkpoints_of(job: Job, folder: RunFolder, log: RunLog) -> list[dict[str, Any]]:
+    """The checkpoints that a job's run has kept, the newest first."""
+    losses = dict(zip(log.steps, log.columns["loss"], strict=True))
+    times = dict(zip(log.steps, log.columns["time"], strict=True))
+    evaluations = {one.step: one.loss for one in log.evaluations}
+    return [
+        {
+            "id": f"ftckpt-{job.id}-{step}",
+            "object": "fine_tuning.job.checkpoint",
+            "created_at": int(times.get(step, job.created_at)),
+            "fine_tuned_model_checkpoint": f"{model_of(job)}-step-{step}",
+            "fine_tuning_job_id": job.id,
+            "step_number": step,
+            "metrics": {
+                "step": float(step),
+                **({"train_loss": losses[step]} if math.isfinite(losses.get(step, math.nan)) else {}),
+                **({"valid_loss": evaluations[step]} if math.isfinite(evaluations.get(step, math.nan)) else {}),
+            },
+        }
+        for step in reversed(folder.checkpoint_steps())
+    ]
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None where JSON has no form for it."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def page_of(items: Sequence[dict[str, Any]], after: str | None, limit: int) -> dict[str, Any]:
+    """A part of a list as OpenAI's API gives it.
+
+    Args:
+        items: the whole list.
+        after: the id of the last one that the client has; an unknown one gives the beginning.
+        limit: the largest number of items.
+    """
+    begin = next((place + 1 for place, item in enumerate(items) if item["id"] == after), 0)
+    shown = list(items[begin : begin + limit])
+    return {
+        "object": "list",
+        "data": shown,
+        "has_more": begin + limit < len(items),
+        "first_id": shown[0]["id"] if shown else None,
+        "last_id": shown[-1]["id"] if shown else None,
+    }

@@ -1,0 +1,83 @@
+"""The plan of a run that is not begun: what is chosen for it, and what it will take."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from veneer.backends.describe import describe_model
+from veneer.config import RunConfig
+from veneer.events import Event, Note
+from veneer.hardware import resolve_device
+from veneer.io.checkpoint import open_checkpoint
+from veneer.planning.forecast import Forecast
+from veneer.planning.machine import this_machine
+from veneer.run_records.record import default_settings, flat
+from veneer.training.prepare import prepare
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A run as it would be."""
+
+    config: RunConfig
+    """With everything chosen that was left open."""
+    forecast: Forecast
+    notes: list[str]
+    """What was found and chosen, and why."""
+
+
+def planned(config: RunConfig) -> PlannedRun:
+    """Plan a run as `veneer train` does.
+
+    Raises:
+        VeneerError: something cannot be used. That it does not fit is said by the forecast.
+    """
+    notes: list[str] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Note):
+            notes.append(event.message)
+
+    origin = open_checkpoint(config.model, revision=config.revision)
+    machine = this_machine(resolve_device(config.compute.device), config.compute)
+    prepared = prepare(config, describe_model(origin, config.backend), machine, emit=hear)
+    return PlannedRun(prepared.config, prepared.forecast, notes)
+
+
+def plan_json(plan: PlannedRun) -> dict[str, Any]:
+    """A plan as plain values."""
+    return {
+        "object": "veneer.plan",
+        "fits": plan.forecast.refusal is None,
+        "refusal": plan.forecast.refusal,
+        "plan": plan.forecast.to_json(),
+        "lines": plan.forecast.lines() if plan.forecast.refusal is None else [],
+        "notes": plan.notes,
+        "settings": {
+            key: value
+            for key, value in flat(plan.config.model_dump(mode="json")).items()
+            if key not in ("model", "output", "data.file", "data.eval_file")
+        },
+    }
+
+
+def command_line(config: RunConfig) -> str:
+    """The command that trains the same run in a terminal: what is not the default, spelled out."""
+    defaults = default_settings()
+    words = ["veneer", "train", "--model", config.model, "--output", config.output]
+    if config.data.file is not None:
+        words += ["--data", config.data.file]
+    if config.data.eval_file is not None:
+        words += ["--eval-data", config.data.eval_file]
+    for key, value in flat(config.model_dump(mode="json")).items():
+        if key in defaults and value != defaults[key] and key != "data.eval_file":
+            words += ["--method", value] if key == "method" else ["--set", f"{key}={_yaml(value)}"]
+    return shlex.join(words)
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_yaml, value))}]"
+    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

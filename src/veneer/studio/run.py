@@ -1,0 +1,120 @@
+"""`veneer studio`: pages and jobs over a folder of runs, until the program is asked to stop."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from veneer.config import ComputeSection
+from veneer.errors import ConfigError, Interrupted
+from veneer.jobs.folder import STUDIO
+from veneer.signals import deferred, stop_signalled
+from veneer.studio.request import PORT, StudioRequest, StudioRunning
+
+if TYPE_CHECKING:
+    from veneer.serving.server import HttpServer
+    from veneer.studio.studio import Studio
+
+PACKAGES = ("starlette", "uvicorn", "llguidance", "prometheus_client", "python_multipart")
+CHECK_SECONDS = 0.2
+NOTICE = "the run under way keeps its last step, and goes on when a studio is started again; Ctrl-C now ends at once"
+
+
+def open_studio(
+    folder: str | Path,
+    *,
+    models: Sequence[str] = (),
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    key_file: str | Path | None = None,
+    allowed_hosts: Sequence[str] = (),
+    devices: Sequence[str] = (),
+    compute: ComputeSection | None = None,
+    on_start: Callable[[StudioRunning], None] = lambda running: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Serve pages and jobs over a folder of runs (`docs/studio.md`); the command is `veneer studio`.
+
+    Args:
+        folder: the folder of the runs; it is made where there is none.
+        models: base models that jobs may name, besides those of the runs in the folder.
+        host: the name or address to listen on. Others than this machine can reach it only with a key file.
+        port: the port; 0 takes a free one.
+        key_file: a file of keys, one a line, that nobody else may read; None makes a key in the folder.
+        allowed_hosts: names that the studio is called by, besides `localhost` and addresses.
+        devices: where jobs are carried out, with a worker for each; empty for all GPUs, or the CPU.
+        compute: device and dtype of the model that is chatted with.
+        on_start: called as soon as requests are taken.
+        stop: asked several times a second; true ends the studio as a signal does.
+
+    Raises:
+        ConfigError, OutputError, ModelError: whatever cannot be used.
+        Interrupted: a signal has asked the program to stop.
+    """
+    request = StudioRequest(
+        folder=Path(folder),
+        models=tuple(models),
+        host=host,
+        port=port,
+        key_file=None if key_file is None else Path(key_file),
+        allowed_hosts=tuple(allowed_hosts),
+        devices=tuple(devices),
+        compute=compute or ComputeSection(),
+    )
+    run_studio(request, on_start=on_start, stop=stop)
+
+
+def run_studio(
+    request: StudioRequest,
+    *,
+    on_start: Callable[[StudioRunning], None] = lambda running: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Carry out a request, as `open_studio` says."""
+    asked = threading.Event()
+    with deferred(asked.set, NOTICE):
+        with studio_server(request) as (server, _, running):
+            on_start(running)
+            while not (asked.is_set() or stop()):
+                if not server.alive:
+                    raise ConfigError("the studio has failed; what was printed above says why")
+                time.sleep(CHECK_SECONDS)
+        if stop_signalled():
+            raise Interrupted("the studio was asked to stop; what was running goes on when it is started again")
+
+
+@contextmanager
+def studio_server(request: StudioRequest) -> Iterator[tuple[HttpServer, Studio, StudioRunning]]:
+    """Within the block a studio serves; yields its server, the studio, and how it is reached.
+
+    Raises:
+        ConfigError, OutputError, ModelError: whatever cannot be used.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"the studio needs {', '.join(missing)}, not installed here: pip install 'veneer[studio]'")
+    from veneer.serving.guard import Access
+    from veneer.serving.keys import read_keys
+    from veneer.serving.server import HttpServer, check_host
+    from veneer.studio.app import build_studio_app
+    from veneer.studio.sessions import Sessions, own_key
+    from veneer.studio.studio import make_studio
+
+    check_host(request.host, with_key=request.key_file is not None)
+    own = request.folder / STUDIO
+    own.mkdir(parents=True, exist_ok=True)
+    key_file = request.key_file or own / "key"
+    sessions = Sessions(own_key(key_file) if request.key_file is None else read_keys(key_file))
+    studio = make_studio(request, sessions)
+    named = {request.host.lower(), socket.gethostname().lower(), *(name.lower() for name in request.allowed_hosts)}
+    app = build_studio_app(studio, Access(hosts=frozenset(named)))
+    server = HttpServer(app, studio, with_key=True, host=request.host, port=request.port)
+    studio.start()
+    with server:
+        yield server, studio, StudioRunning(server.url, f"{server.url}{sessions.link()}", key_file.resolve())

@@ -1,0 +1,196 @@
+"""Routes of runs for the pages: a run, its curves, its report, notes on it, and what changes, as one stream."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import re
+from collections.abc import AsyncGenerator
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from veneer.config import RunConfig
+from veneer.errors import OutputError
+from veneer.io.files import write_text
+from veneer.run_folder import RunFolder
+from veneer.run_records.curves import MOST_POINTS, Along, curve_of
+from veneer.run_records.record import RunRecord, default_settings, flat, read_json
+from veneer.serving.body import read_json as read_body
+from veneer.serving.errors import ApiError, json_bytes, json_response
+from veneer.serving.stream import EVENTS, StreamedResponse
+from veneer.strict_json import to_text, with_reasons
+from veneer.studio.objects import finite, job_object
+from veneer.studio.studio import Studio
+from veneer.studio.watch import Changes
+
+NOTES = "studio-notes.json"
+STREAM_SECONDS = 0.4
+"""Seconds between two looks of a stream."""
+QUIET_SECONDS = 10.0
+"""Seconds after which a stream that has nothing to tell says that it is there."""
+CURVES = ("loss", "evaluation", "learning_rate", "grad_norm", "tokens_per_second", "memory_mb")
+_EMBEDDED = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
+
+
+async def stream(studio: Studio, request: Request) -> StreamedResponse:
+    """GET /studio/stream: runs and jobs as they change; at first all of them, or what has changed since
+    `Last-Event-ID`."""
+    last = request.headers.get("last-event-id", "")
+    epoch, _, number = last.partition("-")
+    version = int(number) if epoch == studio.watcher.epoch and number.isdecimal() else 0
+    return StreamedResponse(_changes(studio, version), EVENTS, {})
+
+
+async def _changes(studio: Studio, version: int) -> AsyncGenerator[bytes, None]:
+    first, quiet = True, 0.0
+    while not studio.draining:
+        changes = studio.watcher.since(version)
+        if first or changes.version != version:
+            content = json_bytes(_change_values(studio, changes, whole=version == 0))
+            yield f"id: {studio.watcher.epoch}-{changes.version}\nevent: changes\ndata: ".encode() + content + b"\n\n"
+            version, first, quiet = changes.version, False, 0.0
+        elif quiet >= QUIET_SECONDS:
+            yield b": still here\n\n"
+            quiet = 0.0
+        await asyncio.sleep(STREAM_SECONDS)
+        quiet += STREAM_SECONDS
+
+
+def _change_values(studio: Studio, changes: Changes, *, whole: bool) -> dict[str, Any]:
+    jobs = []
+    for job in changes.jobs:
+        run = studio.watcher.run(job.id)
+        jobs.append(job_object(job, None if run is None else run.record))
+    return {
+        "whole": whole,
+        "runs": [record_values(record) for record in changes.runs],
+        "removed": list(changes.removed),
+        "jobs": jobs,
+    }
+
+
+def record_values(record: RunRecord) -> dict[str, Any]:
+    """A record as plain values; a number that is not finite is null."""
+    values = asdict(record)
+    values["path"] = record.path.as_posix()
+    return {key: finite(value) if isinstance(value, float) else value for key, value in values.items()}
+
+
+async def show_run(studio: Studio, request: Request) -> Response:
+    """GET /studio/run?name=…: what is known of a run besides its curves."""
+    run = studio.run_of(request)
+    defaults, folder = default_settings(), RunFolder(run.record.path)
+    settings = [
+        {"key": key, "value": value, "default": key in defaults and defaults[key] == value}
+        for key, value in flat(run.settings).items()
+    ]
+    found = {
+        "record": record_values(run.record),
+        "settings": settings,
+        "log": [asdict(line) for line in run.log.lines[-200:]],
+        "checkpoints": folder.checkpoint_steps(),
+        "skipped": run.log.skipped,
+        "lock": await asyncio.to_thread(read_json, folder.lock_file),
+        "summary": await asyncio.to_thread(read_json, folder.summary_file),
+        "report": folder.report_file.is_file(),
+        "notes": await asyncio.to_thread(read_json, folder.path / NOTES) or {"text": "", "tags": []},
+    }
+    return json_response(with_reasons(found))
+
+
+async def curves(studio: Studio, request: Request) -> Response:
+    """GET /studio/curves?name=…&along=step: a run's curves, thinned; with `format=csv` every step as a table."""
+    run, query = studio.run_of(request), request.query_params
+    along = query.get("along", "step")
+    if along not in [one.value for one in Along]:
+        raise ApiError(400, f"along is one of {', '.join(one.value for one in Along)}", param="along")
+    if query.get("format") == "csv":
+        table = await asyncio.to_thread(_table, studio, run.name)
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name)
+        headers = {"content-disposition": f'attachment; filename="{name}.csv"', "x-content-type-options": "nosniff"}
+        return Response(table, media_type="text/csv", headers=headers)
+    most = query.get("most", str(MOST_POINTS))
+    if not most.isdecimal() or not 8 <= int(most) <= 20_000:
+        raise ApiError(400, "most must be a whole number from 8 to 20,000", param="most")
+
+    def drawn() -> dict[str, Any]:
+        return {name: asdict(curve_of(run.log, name, along=Along(along), most=int(most))) for name in CURVES}
+
+    return json_response({"name": run.name, "along": along, "curves": await asyncio.to_thread(drawn)})
+
+
+def _table(studio: Studio, name: str) -> str:
+    run = studio.watcher.run(name)
+    target = io.StringIO()
+    if run is not None:
+        writer = csv.writer(target)
+        names = list(run.log.columns)
+        writer.writerow(["step", *names])
+        writer.writerows(zip(run.log.steps, *(run.log.columns[column] for column in names), strict=True))
+    return target.getvalue()
+
+
+async def report(studio: Studio, request: Request) -> Response:
+    """GET /studio/report?name=…: what the page beside the adapter shows, as values."""
+    run = studio.run_of(request)
+    file = RunFolder(run.record.path).report_file
+
+    def read() -> str | None:
+        try:
+            found = _EMBEDDED.search(file.read_text(encoding="utf-8"))
+        except OSError:
+            return None
+        return None if found is None else found.group(1)
+
+    text = await asyncio.to_thread(read)
+    if text is None:
+        raise ApiError(404, "the run has no report; one is made where rows are kept for evaluation", param="name")
+    return Response(text, media_type="application/json", headers={"cache-control": "no-store"})
+
+
+async def put_notes(studio: Studio, request: Request) -> Response:
+    """PUT /studio/notes?name=…: a text and tags, which are kept in the run's folder."""
+    run, body = studio.run_of(request), await read_body(request, studio.limits)
+    text, tags = body.get("text", ""), body.get("tags", [])
+    fine = isinstance(text, str) and len(text) <= 20_000 and isinstance(tags, list) and len(tags) <= 32
+    if not fine or not all(isinstance(tag, str) and 0 < len(tag) <= 64 for tag in tags):
+        raise ApiError(400, "notes are a text of up to 20,000 characters and up to 32 tags of up to 64", param="notes")
+    try:
+        await asyncio.to_thread(write_text, run.record.path / NOTES, to_text({"text": text, "tags": tags}) + "\n")
+    except OutputError as error:
+        raise ApiError(507, "the notes cannot be written: there may be no room on the disk") from error
+    return json_response({"text": text, "tags": tags})
+
+
+async def options(studio: Studio, request: Request) -> Response:
+    """GET /studio/options: what the form of a new job offers: bases, settings with their words, devices."""
+    defaults = default_settings()
+    settings = [
+        {"key": key, "text": text, "default": defaults[key]} for key, text in _fields(RunConfig) if key in defaults
+    ]
+    adapters = await asyncio.to_thread(studio.chat.adapters)
+    return json_response(
+        {
+            "models": list(studio.bases.all()),
+            "settings": settings,
+            "devices": list(studio.workers.devices),
+            "adapters": {name: studio.bases.name_of(source) for name, (source, _) in adapters.items()},
+        }
+    )
+
+
+def _fields(section: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
+    """The dotted keys of settings, each with what it is for."""
+    found: list[tuple[str, str]] = []
+    for name, info in section.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += _fields(inner, f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", info.description or ""))
+    return found

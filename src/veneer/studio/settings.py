@@ -1,0 +1,188 @@
+"""The settings of a run from the body of a request, as OpenAI has it, with veneer's own settings under one key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from veneer.config import RunConfig, parse
+from veneer.config_values import laid_over
+from veneer.enums import Method
+from veneer.errors import ConfigError
+from veneer.run_records.record import flat
+from veneer.serving.errors import ApiError
+
+EXTENSION = "veneer"
+"""The key of a request's body, and of a job, with what OpenAI's API has no words for."""
+EXTENSION_FIELDS = ("method", "settings", "priority")
+METHODS = ("supervised",)
+"""Kinds of training that a job can be of."""
+PATHS = frozenset(
+    {
+        "model", "revision", "output", "data.file", "data.eval_file", "data.sources", "data.cache_dir",
+        "train.from_adapter",
+    }
+)  # fmt: skip
+"""Settings that name files: a client names what it has uploaded, and models by their names."""
+NEUTRAL = ("integrations",)
+"""Fields that are taken where they are null or empty."""
+KNOWN = frozenset(
+    {"model", "training_file", "validation_file", "suffix", "seed", "metadata", "method", "hyperparameters", EXTENSION}
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobRequest:
+    """What a client asks for, checked as far as that goes without its files."""
+
+    model: str
+    """The name of the base."""
+    training_file: str
+    validation_file: str | None
+    values: Mapping[str, Any]
+    """Nested settings of the run, without files."""
+    rate_multiplier: float | None
+    """The factor of the rate that veneer would choose; None leaves it."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    priority: int = 0
+
+
+def job_request(body: Mapping[str, Any]) -> JobRequest:
+    """Read the body of a request for a job.
+
+    Raises:
+        ApiError: 400, naming the field that is to blame.
+    """
+    unknown = sorted(name for name in body if name not in KNOWN and name not in NEUTRAL)
+    given = [name for name in NEUTRAL if body.get(name)]
+    if unknown or given:
+        named = ", ".join(name[:40] for name in (unknown + given)[:8])
+        raise ApiError(400, f"fields that are not known here: {named}", param=(unknown + given)[0][:40])
+    hyper, kind = _hyperparameters(body)
+    extension = _mapping(body, EXTENSION)
+    strange = sorted(set(extension) - set(EXTENSION_FIELDS))
+    if strange:
+        raise ApiError(400, f"{EXTENSION} has the fields {', '.join(EXTENSION_FIELDS)}; got {strange[0][:40]!r}",
+                       param=EXTENSION)  # fmt: skip
+    seed = _whole(body, "seed", 0, 2**31 - 1)
+    settings = _own_settings(extension)
+    pairs: list[tuple[str, Any]] = list(settings.items())
+    method = extension.get("method")
+    if method is not None:
+        if method not in [one.value for one in Method]:
+            raise ApiError(
+                400, f"{EXTENSION}.method is one of {', '.join(one.value for one in Method)}", param=EXTENSION
+            )
+        pairs.append(("method", method))
+    if seed is not None:
+        pairs.append(("train.seed", seed))
+    epochs, rows = _number(hyper, "n_epochs"), _number(hyper, "batch_size")
+    pairs += [("train.epochs", epochs)] if epochs is not None else []
+    pairs += [("train.examples_per_step", int(rows))] if rows is not None else []
+    priority = extension.get("priority", 0)
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise ApiError(400, f"{EXTENSION}.priority must be a whole number", param=EXTENSION)
+    return JobRequest(
+        model=_text(body, "model", 500, required=True) or "",
+        training_file=_text(body, "training_file", 100, required=True) or "",
+        validation_file=_text(body, "validation_file", 100),
+        values=laid_over({}, pairs),
+        rate_multiplier=_number(hyper, "learning_rate_multiplier"),
+        details={
+            "suffix": _suffix(body),
+            "seed": seed,
+            "metadata": _metadata(body),
+            "hyperparameters": dict(hyper),
+            "kind": kind,
+        },
+        priority=priority,
+    )
+
+
+def config_of(request: JobRequest, model: str, rows: str, evaluation: str | None, output: str = "-") -> RunConfig:
+    """The run that a request asks for.
+
+    Raises:
+        ApiError: 400, settings contradict each other or are not known.
+    """
+    pairs: list[tuple[str, Any]] = [("model", model), ("output", output), ("data.file", rows)]
+    pairs += [] if evaluation is None else [("data.eval_file", evaluation)]
+    try:
+        return parse(laid_over(dict(request.values), pairs), where=f"{EXTENSION}.settings")
+    except ConfigError as error:
+        raise ApiError(400, str(error), param=EXTENSION) from error
+
+
+def _hyperparameters(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
+    """The hyperparameters, of the method or at the top, and the kind of training."""
+    method = _mapping(body, "method")
+    kind = method.get("type", METHODS[0])
+    if kind not in METHODS:
+        known = ", ".join(METHODS)
+        raise ApiError(400, f"method.type {str(kind)[:40]!r} is not trained here; known: {known}", param="method")
+    own = _mapping(_mapping(method, str(kind)), "hyperparameters")
+    return own or _mapping(body, "hyperparameters"), str(kind)
+
+
+def _own_settings(extension: Mapping[str, Any]) -> dict[str, Any]:
+    found = flat(_mapping(extension, "settings"))
+    paths = sorted(key for key in found if key in PATHS)
+    if paths:
+        message = f"{paths[0]} names a file of this machine; a job names models and uploaded files by their ids"
+        raise ApiError(400, message, param=EXTENSION)
+    return found
+
+
+def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = values.get(name)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise ApiError(400, f"{name} must be an object", param=name)
+    return found
+
+
+def _text(body: Mapping[str, Any], name: str, most: int, *, required: bool = False) -> str | None:
+    found = body.get(name)
+    if found is None and not required:
+        return None
+    if not isinstance(found, str) or not 0 < len(found) <= most:
+        raise ApiError(400, f"{name}: give a text of up to {most} characters", param=name)
+    return found
+
+
+def _suffix(body: Mapping[str, Any]) -> str | None:
+    suffix = _text(body, "suffix", 64)
+    if suffix is not None and not all(letter.isascii() and (letter.isalnum() or letter in "._-") for letter in suffix):
+        raise ApiError(400, "suffix has letters, digits, dots, dashes and underscores alone", param="suffix")
+    return suffix
+
+
+def _metadata(body: Mapping[str, Any]) -> dict[str, str]:
+    found = _mapping(body, "metadata")
+    if len(found) > 16 or not all(
+        isinstance(key, str) and isinstance(value, str) and len(key) <= 64 and len(value) <= 512
+        for key, value in found.items()
+    ):
+        raise ApiError(400, "metadata has up to 16 pairs of texts (64 and 512 characters)", param="metadata")
+    return dict(found)
+
+
+def _whole(body: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    found = body.get(name)
+    if found is None:
+        return None
+    if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
+        raise ApiError(400, f"{name} must be a whole number from {least} to {most:,}", param=name)
+    return found
+
+
+def _number(hyper: Mapping[str, Any], name: str) -> float | None:
+    """A hyperparameter; None for `auto`."""
+    found = hyper.get(name, "auto")
+    if found is None or found == "auto":
+        return None
+    if not isinstance(found, int | float) or isinstance(found, bool) or not 0 < found <= 10**6:
+        raise ApiError(400, f"{name} must be 'auto' or a number above 0", param=name)
+    return float(found)

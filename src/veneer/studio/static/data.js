@@ -1,0 +1,59 @@
+// Files of rows: upload, what the lint found, and the mask of any row.
+import { html, useEffect, useState } from "/static/preact.js";
+import { Facts, Fault, Head, Pill, SortTable, apiPath, ask, link, moment, number, size, useAsked } from "/static/lib.js";
+
+export function useFiles() {
+  const [files, set] = useState(null), [again, refresh] = useState(0);
+  useEffect(() => { let left = false; ask("/v1/files").then((found) => left || set(found.data), () => {}); return () => { left = true; }; }, [again]);
+  useEffect(() => { if (files && files.some((file) => file.status === "uploaded")) { const wait = setTimeout(() => refresh(again + 1), 500); return () => clearTimeout(wait); } return () => {}; }, [files]);
+  return [files, () => refresh(again + 1)];
+}
+
+export async function upload(file) {
+  const form = new FormData();
+  form.append("purpose", "fine-tune");
+  form.append("file", file);
+  return ask("/v1/files", { method: "POST", body: form });
+}
+
+export function Upload({ onDone, id = "file" }) {
+  const [over, setOver] = useState(false), [error, fail] = useState(null), [busy, work] = useState(false);
+  const take = async (files) => { work(true); fail(null); try { for (const file of files) await upload(file).then(onDone); } catch (problem) { fail(problem); } work(false); };
+  return html`<div class=${`drop ${over ? "over" : ""}`} onDragOver=${(event) => { event.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)} onDrop=${(event) => { event.preventDefault(); setOver(false); take([...event.dataTransfer.files]); }}>
+    <p>${busy ? "Uploading …" : "Drop a file of rows here, or"} <label class="btn small">choose one<input id=${id} type="file" accept=".jsonl,.json,.csv,.parquet" onChange=${(event) => take([...event.target.files])} /></label></p><p class="hint">JSONL, JSON, CSV or Parquet with messages, prompt and completion, or text. It stays on this machine.</p>${error && html`<p class="bad" role="alert">${error.message}</p>`}</div>`;
+}
+
+export function Files() {
+  const [files, refresh] = useFiles(), [error, fail] = useState(null);
+  const remove = (file) => ask(`/v1/files/${file.id}`, { method: "DELETE" }).then(() => { fail(null); refresh(); }, fail);
+  const columns = [["filename", "File", (file) => html`<a class="name" href=${link("data", file.id)}>${file.filename}</a>`, (file) => file.filename], ["status", "State", (file) => html`<${Pill} state=${file.status} text=${{ uploaded: "checking", processed: "ready", error: "cannot be used" }[file.status]} />`, (file) => file.status], ["details", "What the check found", (file) => file.status_details || "–", false, "wrap"], ["bytes", "Size", (file) => size(file.bytes), (file) => file.bytes, "num"], ["created_at", "Uploaded", (file) => moment(file.created_at), (file) => file.created_at, "num"], ["use", "", (file) => html`<a class="btn small" href=${link("new", "", { file: file.id })}>Train on it</a> <button class="btn small danger" onClick=${() => remove(file)} aria-label=${`Delete ${file.filename}`}>Delete</button>`, false]];
+  return html`<${Head} title="Data" about="Every row is checked as it will be trained" /><${Fault} error=${error} /><div class="stack"><${Upload} onDone=${refresh} /><div class="card flush">${files && files.length ? html`<${SortTable} caption="Files" columns=${columns} rows=${files} keyOf=${(file) => file.id} first=${{ key: "created_at", down: true }} />` : html`<p class="empty">${files ? "No file was uploaded yet." : "Loading …"}</p>`}</div></div>`;
+}
+
+export function FilePage({ id, query }) {
+  const { value: options } = useAsked("/studio/options");
+  const [model, setModel] = useState(query.model || ""), [rule, setRule] = useState(null), [words, setWords] = useState(""), [at, go] = useState(0);
+  useEffect(() => { if (options && !model && options.models.length) setModel(options.models[0]); }, [options]);
+  const { value: file } = useAsked(`/v1/files/${id}`);
+  const { value: found, error } = useAsked(options && (model || !options.models.length) ? apiPath("/studio/lint", { file: id, ...(model ? { model } : {}) }) : null);
+  const text = (row) => row.ids ? row.ids.map((token, place) => (row.odd || {})[place] ?? found.texts[token]).join("") : row.strings.map((one) => one[1]).join(" ");
+  const rows = found ? found.rows.filter((row) => (rule === null || row.findings.some((one) => one[0] === rule)) && (!words || ((row.ids || row.strings) && text(row).toLowerCase().includes(words.toLowerCase())))) : [];
+  return html`<${Head} title=${file ? file.filename : "File"} about="What the check found, and each row as it trains: marked tokens count in the loss"><label class="tools">model <select value=${model} onChange=${(event) => setModel(event.target.value)}>${((options || {}).models || []).map((name) => html`<option key=${name} value=${name} selected=${name === model}>${name}</option>`)}</select></label><a class="btn main" href=${link("new", "", { file: id })}>Train on it</a></${Head}><${Fault} error=${error} />
+    ${!found ? html`<p class="card empty">${error ? "The file cannot be shown." : "Checking every row …"}</p>` : html`<div class="stack"><div class="card"><${Facts} facts=${[["rows", number(found.checked)], ["without a finding", number(found.clean)], ...(found.lengths ? [[`${found.lengths.unit || "tokens"} a row`, number(found.lengths.median ?? found.lengths.mean), `longest ${number(found.lengths.longest ?? found.lengths.max)}`]] : [])]} /></div>
+      ${found.rules.length > 0 && html`<section class="card flush"><header><h2>Findings</h2>${rule !== null && html`<button class="btn small" onClick=${() => setRule(null)}>Show all rows</button>`}</header><${SortTable} caption="Findings" keyOf=${(one) => one.name} rows=${found.rules} first=${{ key: "severity", down: false }} columns=${[["severity", "Severity", (one) => html`<${Pill} state=${one.severity} />`, (one) => ["error", "warning", "info"].indexOf(one.severity)], ["name", "Rule", (one) => html`<button class="btn small" aria-pressed=${rule === found.rules.indexOf(one)} onClick=${() => { setRule(found.rules.indexOf(one)); go(0); }}>${one.name}</button>`, (one) => one.name], ["summary", "What it means, and what helps", (one) => html`${one.summary}. <span class="quiet">${one.remedy}</span>`, false, "wrap"], ["count", "Rows", (one) => number(one.count), (one) => one.count, "num"]]} /></section>`}
+      <section class="card"><header><h2>${number(rows.length)} rows</h2><input type="search" placeholder="Search in rows" aria-label="Search in rows" value=${words} onInput=${(event) => { setWords(event.target.value); go(0); }} /><span class="tools"><button class="btn small" disabled=${at === 0} onClick=${() => go(at - 10)}>Back</button><span class="quiet">${rows.length ? `${at + 1}–${Math.min(at + 10, rows.length)}` : "0"}</span><button class="btn small" disabled=${at + 10 >= rows.length} onClick=${() => go(at + 10)}>On</button></span></header><div class="rows">${rows.slice(at, at + 10).map((row) => html`<article key=${row.where}><header><b>${row.where}</b>${row.ids && html`<span>${number(row.length)} tokens, ${number(row.targets)} trained</span>`}${row.findings.map(([place, detail]) => html`<span class=${found.rules[place].severity === "error" ? "bad" : "warn"}>${found.rules[place].name}${detail ? `: ${detail}` : ""}</span>`)}</header><${Tokens} row=${row} texts=${found.texts} fields=${found.fields} /></article>`)}</div></section></div>`}`;
+}
+
+function Tokens({ row, texts, fields }) {
+  if (!row.ids) return html`<div class="tokens">${(row.strings || []).map((one) => `${one[0] ? `${one[0]}: ` : ""}${one[1]}`).join("\n")}</div>`;
+  const parts = [];
+  let at = 0;
+  for (const [end, trained, field] of row.spans) {
+    for (; at < end; at += 1) parts.push(html`<span key=${at} class=${trained ? "t" : ""} title=${`token ${row.ids[at]} · ${fields[field]} · ${trained ? "trained" : "not trained"}`}>${(row.odd || {})[at] ?? texts[row.ids[at]]}</span>`);
+  }
+  return html`<div class="tokens">${parts}${row.length > row.ids.length ? " …" : ""}</div>`;
+}
+
+export function PreviewTokens({ row }) {
+  return html`<article><header><b>${row.where}</b>${row.problem ? html`<span class="bad">${row.problem}</span>` : html`<span>${number(row.length)} tokens, ${number(row.tokens.filter((token) => token.trained).length)} trained</span>`}</header><div class="tokens">${row.tokens.map((token, place) => html`<span key=${place} class=${token.trained ? "t" : ""} title=${`token ${token.id}`}>${token.text}</span>`)}</div></article>`;
+}

@@ -1,0 +1,123 @@
+// What the pages share: asking the studio, the store of runs and jobs that one stream keeps right, and figures.
+import { html, useEffect, useState } from "/static/preact.js";
+
+export async function ask(path, options = {}) {
+  const answer = await fetch(path, options);
+  const kind = answer.headers.get("content-type") || "";
+  const content = kind.includes("json") ? await answer.json() : await answer.text();
+  if (answer.status === 401) { store.closed = true; tell(); }
+  if (!answer.ok) throw new Error(content.error ? content.error.message : `the studio answers ${answer.status}`);
+  return content;
+}
+export const send = (path, body, method = "POST") =>
+  ask(path, { method, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+
+export const store = { runs: new Map(), jobs: new Map(), connected: false, closed: false };
+const listeners = new Set();
+function tell() { for (const listener of listeners) listener(); }
+export function useStore() {
+  const [, again] = useState(0);
+  useEffect(() => {
+    const listener = () => again((count) => count + 1);
+    listeners.add(listener);
+    return () => listeners.delete(listener);
+  }, []);
+  return store;
+}
+
+// One stream tells of everything. After a break the browser asks for what changed since the last event that it has seen;
+// where that is too long ago the studio tells all of it, and what is not told any more is gone.
+export function connect() {
+  const source = new EventSource("/studio/stream");
+  source.addEventListener("open", () => { store.connected = true; tell(); });
+  source.addEventListener("changes", (event) => {
+    const changes = JSON.parse(event.data);
+    if (changes.whole) { store.runs.clear(); store.jobs.clear(); }
+    for (const run of changes.runs) store.runs.set(run.name, run);
+    for (const job of changes.jobs) store.jobs.set(job.id, job);
+    for (const name of changes.removed) store.runs.delete(name);
+    tell();
+  });
+  source.addEventListener("error", () => {
+    store.connected = false;
+    tell();
+    if (source.readyState === EventSource.CLOSED) setTimeout(async () => {
+      try { await ask("/version"); } catch { if (store.closed) return; }
+      connect();
+    }, 2000);
+  });
+}
+
+export function useAsked(path, again = 0) {
+  const [found, set] = useState({ value: null, error: null, path: null });
+  useEffect(() => {
+    let left = false;
+    if (path === null) return () => {};
+    ask(path).then((value) => left || set({ value, error: null, path }), (error) => left || set({ value: null, error, path }));
+    return () => { left = true; };
+  }, [path, again]);
+  return found.path === path ? found : { value: null, error: null };
+}
+
+export const number = (value, digits = 0) => value === null || value === undefined ? "–" :
+  value.toLocaleString("en", { maximumFractionDigits: digits, minimumFractionDigits: digits });
+export const loss = (value) => value === null || value === undefined ? "–" : value.toFixed(4);
+export const short = (value) => value === null || value === undefined ? "–" :
+  value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6) ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "–";
+  if (seconds < 60) return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
+  const minutes = Math.floor(Math.round(seconds) / 60);
+  return minutes < 60 ? `${minutes} min ${Math.round(seconds) % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+export const size = (bytes) => bytes === null || bytes === undefined ? "–" : bytes < 1e6 ? `${number(bytes / 1e3, 1)} kB` : bytes < 1e9 ? `${number(bytes / 1e6)} MB` : `${number(bytes / 1e9, 2)} GB`;
+export const moment = (seconds) => seconds ? new Date(seconds * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" }) : "–";
+export const clock = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
+export const last = (path) => (path || "").replace(/\/+$/, "").split("/").pop();
+export const shown = (value) => value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value);
+export const link = (page, name = "", query = {}) => {
+  const given = new URLSearchParams(query).toString();
+  return `#/${page}${name === "" ? "" : `/${encodeURIComponent(name)}`}${given ? `?${given}` : ""}`;
+};
+export const apiPath = (path, query) => `${path}?${new URLSearchParams(query)}`;
+
+export const Pill = ({ state, text = state }) => html`<span class=${`pill ${state}`}>${String(text).replace("_", " ")}</span>`;
+export const Bar = ({ part, label }) => html`<span class="bar" role="img" aria-label=${label}><svg viewBox="0 0 100 1" preserveAspectRatio="none" aria-hidden="true"><rect width=${100 * Math.max(0, Math.min(1, part || 0))} height="1" /></svg></span>`;
+export const Fault = ({ error }) => error ? html`<p class="banner" role="alert">${error.message}</p>` : null;
+export const Head = ({ title, about, children }) => html`<div class="head"><div class="grow"><h1>${title}</h1>${about && html`<p>${about}</p>`}</div>${children}</div>`;
+export const Facts = ({ facts }) => html`<dl class="facts">${facts.filter(Boolean).map(([name, value, small]) => html`<div key=${name}><dt>${name}</dt><dd>${value}${small && html` <small>${small}</small>`}</dd></div>`)}</dl>`;
+export const colour = (place) => `var(--c${place % 8})`;
+export const Swatch = ({ place }) => html`<svg class="swatch" viewBox="0 0 11 11" aria-hidden="true"><rect rx="3" fill=${colour(place)} /></svg>`;
+export function Copy({ text, label = "Copy" }) {
+  const [done, set] = useState(false);
+  return html`<button class="btn small" onClick=${async () => { await navigator.clipboard.writeText(text); set(true); setTimeout(() => set(false), 1500); }}>${done ? "Copied" : label}</button>`;
+}
+export function Segments({ label, value, options, onChange }) {
+  return html`<div class="seg" role="group" aria-label=${label}>${options.map(([key, text]) => html`<button key=${key} type="button" aria-pressed=${String(value === key)} onClick=${() => onChange(key)}>${text}</button>`)}</div>`;
+}
+export function download(name, kind, text) {
+  const address = URL.createObjectURL(new Blob([text], { type: kind }));
+  const anchor = document.createElement("a");
+  anchor.href = address;
+  anchor.download = name;
+  anchor.click();
+  setTimeout(() => URL.revokeObjectURL(address), 1000);
+}
+
+// A table whose columns sort by a click: columns are [key, title, cell, value to sort by, class].
+export function SortTable({ columns, rows, first, keyOf, caption, most = 200 }) {
+  const [sort, set] = useState(first || { key: columns[0][0], down: false });
+  const [count, more] = useState(most);
+  const by = columns.find((column) => column[0] === sort.key) || columns[0];
+  const value = (row) => { const found = by[3] ? by[3](row) : row[by[0]]; return found === undefined ? null : found; };
+  const sorted = [...rows].sort((one, other) => {
+    const [a, b] = [value(one), value(other)];
+    if (a === null || b === null) return a === b ? 0 : a === null ? 1 : -1;
+    return (a < b ? -1 : a > b ? 1 : 0) * (sort.down ? -1 : 1);
+  });
+  return html`<div class="scroll"><table><caption class="visually-hidden">${caption}</caption><thead><tr>
+    ${columns.map(([key, title, , sortable, kind]) => html`<th key=${key} scope="col" class=${kind || ""} aria-sort=${sort.key === key ? (sort.down ? "descending" : "ascending") : "none"}>
+      ${sortable === false ? title : html`<button onClick=${() => set({ key, down: sort.key === key ? !sort.down : kind === "num" })}>${title}${sort.key === key ? (sort.down ? " ↓" : " ↑") : ""}</button>`}</th>`)}
+    </tr></thead><tbody>${sorted.slice(0, count).map((row) => html`<tr key=${keyOf(row)}>${columns.map(([key, , cell, , kind]) => html`<td key=${key} class=${kind || ""}>${cell(row)}</td>`)}</tr>`)}</tbody></table>
+    ${sorted.length > count && html`<p class="empty"><button class="btn" onClick=${() => more(count + 500)}>Show more (${number(sorted.length - count)})</button></p>`}</div>`;
+}

@@ -1,0 +1,110 @@
+// A chart of lines over uPlot: smoothing with the raw curve behind, a legend that follows the pointer, SVG and CSV.
+import { html, useEffect, useMemo, useRef, useState } from "/static/preact.js";
+import { download, short } from "/static/lib.js";
+
+// An exponential mean whose first values are not drawn towards zero.
+export function smoothed(values, weight) {
+  let mean = 0, count = 0;
+  return values.map((value) => {
+    if (value === null || !Number.isFinite(value)) return null;
+    count += 1;
+    mean = weight * mean + (1 - weight) * value;
+    return mean / (1 - weight ** count);
+  });
+}
+
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const paint = (place) => css(`--c${place % 8}`);
+
+export function Plot({ title, about, series, unit, along = "step", log = false, height = 232, file = title }) {
+  const host = useRef(null), plot = useRef(null);
+  const [at, setAt] = useState(null);
+  const [theme, setTheme] = useState(0);
+  const data = useMemo(() => series.length ? uPlot.join(series.map((one) => [one.x, one.y])) : [[]], [series]);
+  const shape = series.map((one) => `${one.name}:${one.place}:${one.kind}`).join("|") + log + along + theme;
+  useEffect(() => {
+    const media = matchMedia("(prefers-color-scheme: dark)"), change = () => setTheme((count) => count + 1);
+    media.addEventListener("change", change);
+    return () => media.removeEventListener("change", change);
+  }, []);
+  useEffect(() => {
+    if (!host.current || !series.length) return () => {};
+    const axis = { stroke: css("--quiet"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, DejaVu Sans, sans-serif" };
+    const lines = series.map((one) => ({
+      label: one.name, stroke: paint(one.place), width: one.kind === "raw" ? 1 : 2, alpha: one.kind === "raw" ? 0.28 : 1, spanGaps: one.kind !== "line" || undefined,
+      dash: one.kind === "limit" ? [5, 4] : undefined, points: { show: one.kind === "points", size: 6, fill: paint(one.place) },
+    }));
+    const made = new uPlot({
+      width: host.current.clientWidth || 400, height, series: [{}, ...lines.map((line) => ({ ...line, spanGaps: true }))],
+      scales: { x: { time: false }, y: { distr: log ? 3 : 1 } },
+      legend: { show: false }, padding: [10, 10, 0, 0], axes: [{ ...axis, size: 30, values: (_, ticks) => ticks.map(short) }, { ...axis, size: 58, values: (_, ticks) => ticks.map((tick) => tick === null ? "" : short(tick)) }],
+      cursor: { y: false, points: { size: 7 }, drag: { x: true, y: false } },
+      hooks: { setCursor: [(one) => setAt(one.cursor.idx === undefined ? null : one.cursor.idx)] },
+    }, data, host.current);
+    plot.current = made;
+    const sizes = new ResizeObserver(() => made.setSize({ width: host.current ? host.current.clientWidth : 400, height }));
+    sizes.observe(host.current);
+    return () => { sizes.disconnect(); made.destroy(); plot.current = null; };
+  }, [shape, height]);
+  useEffect(() => { if (plot.current) plot.current.setData(data); }, [data]);
+  const value = (place) => {
+    const values = data[place + 1] || [];
+    if (at !== null) for (let back = at; back >= 0 && back > at - 400; back -= 1) if (values[back] !== null && values[back] !== undefined) return values[back];
+    for (let back = values.length - 1; back >= 0; back -= 1) if (values[back] !== null && values[back] !== undefined) return values[back];
+    return null;
+  };
+  const named = series.filter((one) => !one.hidden);
+  const said = named.map((one) => { const values = one.y.filter((y) => y !== null); return values.length ? `${one.name}: ${short(values[0])} to ${short(values[values.length - 1])}` : ""; }).filter(Boolean).join("; ");
+  return html`<section class="card plot"><header><h2>${title}</h2>${unit && html`<span class="quiet">${unit}</span>`}
+      <button class="btn small" disabled=${!series.length} onClick=${() => download(`${file}.svg`, "image/svg+xml", toSvg(title, named, unit, along, log))} aria-label=${`${title} as SVG`}>SVG</button>
+      <button class="btn small" disabled=${!series.length} onClick=${() => download(`${file}.csv`, "text/csv", toCsv(named, data, series, along))} aria-label=${`${title} as CSV`}>CSV</button></header>
+    ${about && html`<p class="hint">${about}</p>`}
+    <div class="legend" aria-live="off">${at !== null && data[0].length ? html`<span>${along} <b>${short(data[0][at])}</b></span>` : null}
+      ${series.map((one, place) => one.hidden ? null : html`<span key=${one.name}><svg width="16" height="8" aria-hidden="true"><line x1="0" x2="16" y1="4" y2="4" stroke=${`var(--c${one.place % 8})`} stroke-width=${one.kind === "raw" ? 1 : 2.5} stroke-dasharray=${one.kind === "limit" ? "4 3" : ""} /></svg>${one.name} <b>${short(value(place))}</b></span>`)}</div>
+    ${series.length && data[0].length ? html`<div ref=${host} role="img" aria-label=${`${title} by ${along}. ${said}`} />` : html`<div ref=${host}><p class="empty">Nothing was measured yet</p></div>`}</section>`;
+}
+
+function toCsv(named, data, series, along) {
+  const quoted = (text) => /[",\n]/.test(String(text)) ? `"${String(text).replace(/"/g, '""')}"` : String(text);
+  const places = named.map((one) => series.indexOf(one) + 1);
+  const rows = data[0].map((x, row) => [x, ...places.map((place) => data[place][row] ?? "")].join(","));
+  return [[along, ...named.map((one) => quoted(one.name))].join(","), ...rows, ""].join("\n");
+}
+
+// A drawing that stands alone: its colours are those of print, and its names are text that is escaped.
+const PRINT = ["#2f5bd8", "#c2561b", "#23804a", "#8a3fb0", "#9a7200", "#b12a63", "#0b7285", "#5f6673"];
+const escaped = (text) => String(text).replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
+export function toSvg(title, series, unit, along, log) {
+  const [width, height, left, right, top, bottom] = [760, 420, 66, 20, 56, 46];
+  const usable = (y) => y !== null && Number.isFinite(y) && (!log || y > 0);
+  const xs = series.flatMap((one) => one.x), ys = series.flatMap((one) => one.y.filter(usable)).map((y) => log ? Math.log10(y) : y);
+  let [x0, x1] = [xs.reduce((a, b) => Math.min(a, b), Infinity), xs.reduce((a, b) => Math.max(a, b), -Infinity)];
+  let [y0, y1] = [ys.reduce((a, b) => Math.min(a, b), Infinity), ys.reduce((a, b) => Math.max(a, b), -Infinity)];
+  if (x0 === x1) x1 = x0 + 1;
+  if (!(y1 > y0)) [y0, y1] = [y0 - 0.5, y0 + 0.5];
+  const px = (x) => left + (x - x0) / (x1 - x0) * (width - left - right);
+  const py = (y) => height - bottom - ((log ? Math.log10(y) : y) - y0) / (y1 - y0) * (height - top - bottom);
+  const parts = [`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" font-family="system-ui, sans-serif" font-size="12" fill="#444"><rect width="100%" height="100%" fill="#fff"/><text x="${left}" y="24" font-size="15" font-weight="600" fill="#111">${escaped(title)}${unit ? ` (${escaped(unit)})` : ""}</text>`];
+  for (let tick = 0; tick <= 4; tick += 1) {
+    const y = y0 + (y1 - y0) * tick / 4, x = x0 + (x1 - x0) * tick / 4, line = height - bottom - (height - top - bottom) * tick / 4;
+    parts.push(`<line x1="${left}" x2="${width - right}" y1="${line}" y2="${line}" stroke="#e4e7ec"/><text x="${left - 8}" y="${line + 4}" text-anchor="end">${short(log ? 10 ** y : y)}</text><text x="${px(x)}" y="${height - bottom + 18}" text-anchor="middle">${short(x)}</text>`);
+  }
+  parts.push(`<text x="${(left + width - right) / 2}" y="${height - 8}" text-anchor="middle">${escaped(along)}</text>`);
+  let legend = left;
+  for (const one of series) {
+    const stroke = PRINT[one.place % 8];
+    let path = "", pen = "M";
+    one.x.forEach((x, place) => { if (usable(one.y[place])) { path += `${pen}${px(x).toFixed(1)} ${py(one.y[place]).toFixed(1)}`; pen = "L"; } });
+    parts.push(`<path d="${path}" fill="none" stroke="${stroke}" stroke-width="${one.kind === "raw" ? 1 : 2}" stroke-opacity="${one.kind === "raw" ? 0.35 : 1}"/><line x1="${legend}" x2="${legend + 18}" y1="42" y2="42" stroke="${stroke}" stroke-width="3"/><text x="${legend + 23}" y="46">${escaped(one.name)}</text>`);
+    legend += 40 + 7 * one.name.length;
+  }
+  return `${parts.join("")}</svg>\n`;
+}
+
+export function Spark({ values, label }) {
+  const finite = values.filter((value) => value !== null);
+  if (finite.length < 2) return null;
+  const [low, high] = [Math.min(...finite), Math.max(...finite)];
+  const points = values.map((value, place) => value === null ? null : `${(place / (values.length - 1) * 96 + 2).toFixed(1)},${(22 - (value - low) / (high - low || 1) * 20).toFixed(1)}`).filter(Boolean).join(" ");
+  return html`<svg class="spark" width="100" height="24" role="img" aria-label=${label}><polyline points=${points} /></svg>`;
+}

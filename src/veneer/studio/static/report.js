@@ -1,0 +1,34 @@
+// The report of a run: what the page beside the adapter shows, drawn from its values.
+import { html } from "/static/preact.js";
+import { Facts, Fault, Head, apiPath, link, number, short, shown, useAsked, useStore } from "/static/lib.js";
+import { title } from "/static/runs.js";
+
+// Pieces of a text, each with whether the other text has it too.
+function Marked({ parts, only = "mark" }) {
+  if (parts === null || parts === undefined) return html`<span class="quiet">–</span>`;
+  return html`<span class="diff">${parts.map(([text, same], place) => same ? html`<span key=${place}>${text}</span>` : only === "mark" ? html`<mark key=${place}>${text}</mark>` : html`<del key=${place}>${text}</del>`)}</span>`;
+}
+
+export function Report({ name }) {
+  const { runs, jobs } = useStore();
+  const run = runs.get(name);
+  const { value, error } = useAsked(run ? apiPath("/studio/report", { name }) : null, run && run.state);
+  const report = value && value.report, share = (key) => value.shares.includes(key);
+  const figure = (key, amount) => amount === null || amount === undefined ? "–" : share(key) ? `${number(100 * amount, 1)} %` : number(amount, 3);
+  const interval = (key, low, high) => low === null || low === undefined ? "" : html` <small class="quiet">${figure(key, low)} to ${figure(key, high)}</small>`;
+  return html`<${Head} title=${`Evaluation of ${run ? title(run, jobs) : name}`} about=${value ? value.title : "The report that the run wrote"}><a class="btn" href=${link("run", name)}>Run</a></${Head}><${Fault} error=${error} />${report && html`<div class="stack">
+    <div class="card"><${Facts} facts=${[["rows", number(report.rows)], ["answered", number(value.answered)], ["seconds", number(report.seconds, 1)], report.gate ? ["gate", report.gate.verdict || shown(report.gate)] : null]} /></div>
+    ${(report.warnings || []).length > 0 && html`<section class="card"><header><h2>Mind</h2></header><ul>${report.warnings.map((line, place) => html`<li key=${place}>${line}</li>`)}</ul></section>`}
+    <${Measures} report=${report} figure=${figure} interval=${interval} lower=${value.lower} />
+    ${[["The rows that became worse", value.worst], ["The rows that became better", value.best]].map(([heading, rows]) => rows.length > 0 && html`<section key=${heading} class="card flush"><header><h2>${heading}</h2></header><div class="scroll"><table><thead><tr><th scope="col">Row</th><th scope="col">Question</th><th scope="col">Reference</th><th scope="col">Base</th><th scope="col">Adapter</th><th scope="col" class="num">Loss, base</th><th scope="col" class="num">Loss, adapter</th></tr></thead><tbody>${rows.map((row) => html`<tr key=${row.where}><td>${row.where.split("/").pop()}</td><td class="wrap">${row.question}</td><td class="wrap"><${Marked} parts=${row.reference} /></td><td class="wrap"><${Marked} parts=${row.base} only="del" /></td><td class="wrap"><${Marked} parts=${row.adapter} only="del" /></td><td class="num">${short(row.losses[0])}</td><td class="num">${short(row.losses[1])}</td></tr>`)}</tbody></table></div></section>`)}</div>`}`;
+}
+
+function Measures({ report, figure, interval, lower }) {
+  const rows = report.comparison.length ? report.comparison : report.base.map((one) => ({ name: one.name, base: one.value, low: one.low, high: one.high }));
+  if (!rows.length) return null;
+  return html`<section class="card flush"><header><h2>Base and adapter</h2><span class="quiet">differences with 95 % intervals</span></header><div class="scroll"><table><thead><tr><th scope="col">Measure</th><th scope="col" class="num">Base</th><th scope="col" class="num">Adapter</th><th scope="col" class="num">Difference</th><th scope="col" class="num">p</th></tr></thead><tbody>${rows.map((one) => {
+    const sure = one.difference !== undefined && one.low !== null && one.low * one.high > 0;
+    const kind = !sure ? "" : (one.difference < 0) === lower.includes(one.name) ? "good" : "bad";
+    return html`<tr key=${one.name}><td class="name">${one.name.replace(/_/g, " ")}</td><td class="num">${figure(one.name, one.base)}</td><td class="num">${figure(one.name, one.adapter)}</td><td class=${`num ${kind}`}>${one.difference === undefined ? "–" : figure(one.name, one.difference)}${interval(one.name, one.low, one.high)}</td><td class="num">${one.p === null || one.p === undefined ? "–" : short(one.p)}</td></tr>`;
+  })}</tbody></table></div></section>`;
+}

@@ -1,0 +1,109 @@
+"""What all routes of the studio share, and its beginning and end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from starlette.requests import Request
+
+from veneer.jobs.folder import STUDIO
+from veneer.jobs.queue import JobQueue
+from veneer.jobs.sqlite_store import SqliteStore
+from veneer.serving.errors import ApiError
+from veneer.serving.limits import ServerLimits
+from veneer.studio.bases import Bases
+from veneer.studio.chat_host import ChatHost
+from veneer.studio.checking import Checking
+from veneer.studio.files import FileStore, StoredFile
+from veneer.studio.request import StudioRequest
+from veneer.studio.sessions import Sessions
+from veneer.studio.watch import WatchedRun, Watcher
+from veneer.studio.workers import WorkerKeeper
+
+
+@dataclass(slots=True)
+class Studio:
+    """A studio over a folder of runs (`veneer.serving.server.Served`)."""
+
+    root: Path
+    queue: JobQueue
+    files: FileStore
+    watcher: Watcher
+    bases: Bases
+    checking: Checking
+    chat: ChatHost
+    workers: WorkerKeeper
+    sessions: Sessions
+    limits: ServerLimits
+    begun: float = field(default_factory=time.time)
+    draining: bool = False
+
+    @property
+    def accepting(self) -> bool:
+        """See `Served.accepting`."""
+        return self.chat.service is None or self.chat.service.accepting
+
+    def start(self) -> None:
+        """Take up the folder, and go on with its jobs."""
+        self.queue.store.reconcile()
+        self.watcher.start()
+        self.checking.begin()
+        self.workers.start()
+
+    def drain(self, seconds: float) -> bool:
+        """See `Served.drain`."""
+        return self.chat.service is None or self.chat.service.drain(seconds)
+
+    def close(self) -> None:
+        """See `Served.close`. The run under way keeps its last step, and goes on when a studio is started again."""
+        self.chat.close()
+        self.workers.close()
+        self.checking.close()
+        self.watcher.close()
+
+    def file_of(self, name: object, param: str) -> StoredFile:
+        """The uploaded file of an id. Raises ApiError (404) where there is none."""
+        found = self.files.get(name)
+        if found is None:
+            raise ApiError(404, f"{param}: there is no such file", param=param, code="file_not_found")
+        return found
+
+    def run_of(self, request: Request, key: str = "name") -> WatchedRun:
+        """The run that a request names. Raises ApiError (404) where there is none."""
+        found = self.watcher.run(request.query_params.get(key, ""))
+        if found is None:
+            raise ApiError(404, f"{key}: the folder has no such run", param=key, code="run_not_found")
+        return found
+
+    async def looked(self) -> None:
+        """Take up at once what a request has changed."""
+        await asyncio.to_thread(self.watcher.look)
+
+
+def make_studio(request: StudioRequest, sessions: Sessions) -> Studio:
+    """A studio over a folder, which is made where there is none.
+
+    Raises:
+        ConfigError, OutputError: the folder or a device cannot be used.
+    """
+    root = request.folder.resolve()
+    own = root / STUDIO
+    own.mkdir(parents=True, exist_ok=True)
+    store = SqliteStore(root)
+    queue, files, watcher = JobQueue(root, store), FileStore(own / "files"), Watcher(root, store)
+    bases, limits = Bases(request.models, watcher), ServerLimits()
+    return Studio(
+        root=root,
+        queue=queue,
+        files=files,
+        watcher=watcher,
+        bases=bases,
+        checking=Checking(files, queue),
+        chat=ChatHost(request, bases, watcher, own / "adapters", limits),
+        workers=WorkerKeeper(root, request.devices),
+        sessions=sessions,
+        limits=limits,
+    )

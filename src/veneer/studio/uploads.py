@@ -1,0 +1,77 @@
+"""Receiving a file as a form has it, under limits of bytes and time: it goes to the disk as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+from starlette.types import Message, Receive
+
+from veneer.errors import VeneerError
+from veneer.serving.errors import ApiError
+from veneer.studio.files import FileStore, StoredFile
+
+MOST_BYTES = 2 * 10**9
+"""The largest file."""
+STALL_SECONDS = 30.0
+"""Seconds in which something of it must come."""
+PIECE = 1 << 20
+
+
+async def receive_file(request: Request, store: FileStore, most: int = MOST_BYTES) -> StoredFile:
+    """Take a file from a form with the fields `file` and `purpose`.
+
+    Raises:
+        ApiError: 413, it is too large; 408, it does not come; 400, it is no such form, or of no kind that is read.
+    """
+    form = None
+    try:
+        form = await Request(request.scope, _bounded(request, most)).form(max_files=1, max_fields=8)
+        file, purpose = form.get("file"), form.get("purpose", "fine-tune")
+        if not isinstance(file, UploadFile) or not file.filename:
+            raise ApiError(400, "file: missing; send a form with a file", param="file")
+        if purpose != "fine-tune":
+            raise ApiError(400, "purpose: only fine-tune is known here", param="purpose")
+        try:
+            with store.new(file.filename, str(purpose)) as (stored, place):
+                await _write(file, place)
+        except VeneerError as error:
+            raise ApiError(400, str(error), param="file") from error
+        found = store.get(stored.id)
+        assert isinstance(found, StoredFile)
+        return found
+    except (MultiPartException, HTTPException) as error:
+        message = error.detail if isinstance(error, HTTPException) else error.message
+        raise ApiError(400, f"the form cannot be read: {message}") from error
+    finally:
+        if form is not None:
+            await form.close()
+
+
+async def _write(file: UploadFile, place: Path) -> None:
+    with place.open("wb") as target:
+        while piece := await file.read(PIECE):
+            await asyncio.to_thread(target.write, piece)
+
+
+def _bounded(request: Request, most: int) -> Receive:
+    """ASGI's `receive` of a request, which refuses to take more than `most` bytes, and to wait for long."""
+    taken = 0
+
+    async def receive() -> Message:
+        nonlocal taken
+        try:
+            async with asyncio.timeout(STALL_SECONDS):
+                message = await request.receive()
+        except TimeoutError:
+            raise ApiError(408, f"nothing came for {STALL_SECONDS:g} s", headers={"connection": "close"}) from None
+        taken += len(message.get("body", b""))
+        if taken > most:
+            raise ApiError(413, f"a file may have {most:,} bytes", headers={"connection": "close"})
+        return message
+
+    return receive

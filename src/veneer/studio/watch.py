@@ -1,0 +1,155 @@
+"""Looks after a folder of runs: what is new in it, told to whoever asks, from whichever point on they ask.
+
+Everything that changes gets the next number. So a page that was asleep, or lost its connection, asks for what has
+changed since the number that it saw last, and misses nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from veneer.jobs.job import Job
+from veneer.jobs.store import JobStore
+from veneer.run_folder import RunFolder
+from veneer.run_records.find import run_folders
+from veneer.run_records.log import RunLog
+from veneer.run_records.record import RunRecord, read_record, read_settings
+from veneer.run_records.state import state_of
+
+SECONDS = 0.5
+"""Seconds between two looks."""
+
+
+@dataclass(slots=True)
+class WatchedRun:
+    """A run in the folder."""
+
+    name: str
+    log: RunLog
+    settings: Mapping[str, Any]
+    record: RunRecord
+    version: int
+    """The number of its last change."""
+    config_time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has changed since a number."""
+
+    version: int
+    """The number to ask from next."""
+    runs: Sequence[RunRecord]
+    jobs: Sequence[Job]
+    removed: Sequence[str]
+    """Names of runs whose folders are gone."""
+
+
+@dataclass(slots=True)
+class Watcher:
+    """Watches a folder of runs, on a thread of its own.
+
+    Args:
+        root: the folder.
+        store: the jobs of the folder.
+    """
+
+    root: Path
+    store: JobStore
+    epoch: str = field(default_factory=lambda: secrets.token_hex(4), init=False)
+    """Which watcher counts: numbers of another one mean nothing here."""
+    _runs: dict[str, WatchedRun] = field(default_factory=dict, init=False)
+    _jobs: dict[str, tuple[int, Job]] = field(default_factory=dict, init=False)
+    _removed: dict[str, int] = field(default_factory=dict, init=False)
+    _version: int = field(default=0, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _stop: threading.Event = field(default_factory=threading.Event, init=False)
+    _thread: threading.Thread | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Look once, and then go on looking."""
+        self.look()
+        self._thread = threading.Thread(target=self._watch, name="veneer-watcher", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def runs(self) -> list[WatchedRun]:
+        """The runs in the folder."""
+        with self._lock:
+            return list(self._runs.values())
+
+    def run(self, name: str) -> WatchedRun | None:
+        """The run of that name."""
+        with self._lock:
+            return self._runs.get(name)
+
+    def since(self, version: int) -> Changes:
+        """What has changed since a number; 0 gives everything that there is."""
+        with self._lock:
+            return Changes(
+                version=self._version,
+                runs=[run.record for run in self._runs.values() if run.version > version],
+                jobs=[job for changed, job in self._jobs.values() if changed > version],
+                removed=[name for name, changed in self._removed.items() if changed > version] if version else [],
+            )
+
+    def look(self) -> None:
+        """Take up what has changed in the folder."""
+        found = {path.relative_to(self.root).as_posix(): path for path in run_folders(self.root)}
+        for name, path in found.items():
+            self._look_at(name, path)
+        jobs = {job.id: job for job in self.store.jobs()}
+        with self._lock:
+            for name in self._runs.keys() - found.keys():
+                del self._runs[name]
+                self._removed[name] = self._next()
+            for name in self._jobs.keys() - jobs.keys():
+                del self._jobs[name]
+            for job in jobs.values():
+                known = self._jobs.get(job.id)
+                if known is None or known[1] != job:
+                    self._jobs[job.id] = (self._next(), job)
+
+    def _look_at(self, name: str, path: Path) -> None:
+        with self._lock:
+            known = self._runs.get(name)
+        try:
+            changed_at = RunFolder(path).config_file.stat().st_mtime
+        except OSError:
+            changed_at = 0.0
+        log = RunLog(RunFolder(path).events_file) if known is None else known.log
+        try:
+            told = log.refresh()
+        except OSError:
+            return  # deleted meanwhile
+        new = known is None or changed_at != known.config_time
+        # A run that rests may be begun again, and one that is running be killed: that shows in its lock.
+        if known is not None and not (told or new) and state_of(path, log.end) is known.record.state:
+            return
+        settings = read_settings(path) if known is None or new else known.settings
+        record = read_record(name, path, log, settings)
+        with self._lock:
+            if known is None:
+                self._runs[name] = WatchedRun(name, log, settings, record, self._next(), changed_at)
+                self._removed.pop(name, None)
+            elif record != known.record or told:
+                known.settings, known.record, known.config_time = settings, record, changed_at
+                known.version = self._next()
+
+    def _next(self) -> int:
+        self._version += 1
+        return self._version
+
+    def _watch(self) -> None:
+        while not self._stop.wait(SECONDS):
+            self.look()

@@ -1,0 +1,38 @@
+"""`veneer studio` as a process: the link and the key's file it prints, and its end by a signal."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from invoking import refused
+
+
+def test_the_studio_says_how_it_is_reached_and_ends_by_a_signal(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "veneer", "studio", "--folder", str(tmp_path / "runs"), "--port", "0", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    said = json.loads(process.stdout.readline())
+    key = Path(said["key_file"]).read_text().strip()
+    found = httpx.get(f"{said['url']}/version", headers={"authorization": f"Bearer {key}"}, trust_env=False)
+    assert found.status_code == 200
+    assert said["link"].startswith(f"{said['url']}/open/")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert said["link"] in err
+    assert "Traceback" not in err
+
+
+def test_other_machines_need_a_key_file(tmp_path: Path) -> None:
+    assert "--key-file" in refused("studio", "--folder", tmp_path, "--host", "0.0.0.0")
+    keys = tmp_path / "keys"
+    keys.write_text("x" * 20)
+    os.chmod(keys, 0o644)
+    assert "chmod 600" in refused("studio", "--folder", tmp_path, "--key-file", keys)

@@ -1,0 +1,254 @@
+"""The pages in Debian's Chromium: the whole path of a user, with nothing asked of another machine and no error said."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+
+from job_workers import wait_for
+from run_logs import write_run
+from studios import CPU, Opened, studio
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is not installed"),
+    pytest.mark.slow,
+]
+NASTY = "<img src=x onerror=alert(1)>"
+"""A name that would run where names were taken for HTML."""
+
+
+class Watched:
+    """A page whose requests and errors are kept."""
+
+    def __init__(self, page: Any, address: str):
+        self.page, self.address = page, address
+        self.elsewhere: list[str] = []
+        self.errors: list[str] = []
+        page.on("request", self._asked)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("dialog", lambda dialog: self.errors.append("a script of a name has run"))
+
+    def _asked(self, request: Any) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("data", "blob") and f"{parts.scheme}://{parts.netloc}" != self.address:
+            self.elsewhere.append(request.url)
+
+    def go(self, at: str) -> None:
+        self.page.goto(f"{self.address}/#/{at}")
+
+    def sees(self, text: str, seconds: float = 30.0) -> None:
+        self.page.get_by_text(text).first.wait_for(timeout=1000 * seconds)
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Opened]:
+    root = tmp_path_factory.mktemp("browser") / "runs"
+    for name in ("sweep/low", "sweep/high", "plain"):
+        write_run(root / name, 30, config=f"model: {tiny_model}\nmethod: lora\nlora:\n  rank: {len(name)}\n")
+    with studio(root, tiny_model) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        found = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def watched(browser: Any, opened: Opened) -> Iterator[Watched]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = Watched(context.new_page(), opened.running.url)
+    link = f"{opened.running.url}{opened.studio.sessions.link()}"
+    page.page.goto(link)
+    page.sees("plain")
+    yield page
+    context.close()
+    assert page.elsewhere == []
+    assert page.errors == []
+
+
+def test_a_link_opens_the_pages_once(browser: Any, opened: Opened) -> None:
+    link = f"{opened.running.url}{opened.studio.sessions.link()}"
+    first, second = browser.new_context().new_page(), browser.new_context().new_page()
+    first.goto(link)
+    first.get_by_text("plain").first.wait_for()
+    second.goto(link)
+    assert "asks who you are" in second.content()
+    second.goto(opened.running.url)
+    assert "asks who you are" in second.content()
+
+
+def test_the_whole_path_from_a_file_to_an_answer(watched: Watched, opened: Opened, tiny_data: Path) -> None:
+    page = watched.page
+    watched.go("data")
+    rows = tiny_data.read_text("utf-8").splitlines()
+    broken = json.dumps({"messages": [{"role": "user", "content": NASTY}, {"role": "assistant", "content": ""}]})
+    file = {"name": f"{NASTY}.jsonl", "mimeType": "application/jsonl", "buffer": "\n".join([*rows, broken]).encode()}
+    page.locator("input[type=file]").set_input_files(file)
+    watched.sees("1 with errors")
+    page.get_by_text(f"{NASTY}.jsonl").click()
+    watched.sees("empty-turn")
+    page.get_by_role("button", name="empty-turn").click()
+    watched.sees("1 rows")
+    assert page.locator(".tokens").first.inner_text().count("onerror") == 1
+    assert page.locator("main img").count() == 0
+    # A job of the rows that are in order, whose plan follows the form.
+    watched.go("data")
+    page.locator("input[type=file]").set_input_files(tiny_data)
+    watched.sees("20 rows: 0 with errors")
+    page.get_by_role("row", name=re.compile("^rows.jsonl")).get_by_role("link", name="Train on it").click()
+    watched.sees("peak memory")
+    page.select_option("select >> nth=1", "lora")
+    page.fill("input[name='train.steps']", "12")
+    wait_for(lambda: "train.steps=12" in page.locator("#command").inner_text())
+    assert "--method lora" in page.locator("#command").inner_text()
+    assert page.locator(".tokens .t").count() > 0
+    for key, value in CPU.items():
+        if key != "lora.rank":
+            page.select_option("select:has(option[value='compute.device'])" if key == "compute.device" else
+                               "select:has(option[value='compute.dtype'])" if key == "compute.dtype" else
+                               "select:has(option[value='compute.threads'])", key)  # fmt: skip
+            page.locator(f"label:has(span:text-is('{key}')) input").fill(str(value))
+    page.fill("input[placeholder=claims]", "path")
+    page.get_by_role("button", name="Create job").click()
+    page.wait_for_url(re.compile("#/run/ftjob"))
+    watched.sees("finished", 90)
+    # The curve is drawn, and can be taken away as a drawing.
+    page.locator(".u-wrap canvas").first.wait_for()
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="Loss as SVG").click()
+    drawing = Path(taken.value.path()).read_text("utf-8")
+    assert drawing.startswith("<svg")
+    assert "training, smoothed" in drawing
+    watched.sees("run.lock")
+    page.get_by_role("link", name="Chat", exact=True).last.click()
+    page.get_by_label("model 2").wait_for(timeout=60_000)
+    page.fill("#question", "0: parcel?")
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_text(re.compile("tokens in")).nth(1).wait_for(timeout=60_000)
+    page.get_by_role("button", name="This one is better").first.click()
+    watched.sees("Kept as the better one")
+    kept = opened.http.get("/studio/preferences").text.splitlines()
+    assert json.loads(kept[-1])["prompt"][-1]["content"] == "0: parcel?"
+
+
+def test_a_running_job_is_followed_stopped_and_gone_on_with(watched: Watched, opened: Opened, tiny_data: Path) -> None:
+    page, client = watched.page, opened.client
+    with tiny_data.open("rb") as rows:
+        file = client.files.create(file=rows, purpose="fine-tune")
+    client.files.wait_for_processing(file.id, poll_interval=0.1)
+    settings = {**CPU, "train.steps": 5_000}
+    job = client.fine_tuning.jobs.create(
+        model="model", training_file=file.id, extra_body={"veneer": {"method": "lora", "settings": settings}}
+    )
+    watched.go(f"run/{job.id}")
+    page.get_by_role("button", name="Pause").wait_for()
+    step = "Number(document.querySelector('.facts dd')?.firstChild?.textContent || 0)"
+    wait_for(lambda: page.evaluate(step) > 5, 60)
+    # What the page says of the step grows by itself, also after the connection was away.
+    seen = page.locator(".facts dd").first.inner_text()
+    page.context.set_offline(True)
+    page.wait_for_timeout(1500)
+    page.context.set_offline(False)
+    wait_for(lambda: page.locator(".facts dd").first.inner_text() != seen, 60)
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Resume").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Resume").click()
+    page.get_by_role("button", name="Pause").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Cancel").click()
+    wait_for(lambda: client.fine_tuning.jobs.retrieve(job.id).status == "cancelled", 60)
+    watched.go("queue")
+    watched.sees("cancelled")
+    # The browser tells of the connection that was taken away; that is no error of the pages.
+    watched.errors[:] = [error for error in watched.errors if "ERR_INTERNET_DISCONNECTED" not in error]
+
+
+def test_runs_are_compared_and_sweeps_shown(watched: Watched) -> None:
+    page = watched.page
+    for name in ("sweep/low", "sweep/high"):
+        page.get_by_label(f"choose {name} to compare").check()
+    page.get_by_role("link", name=re.compile("Compare")).click()
+    watched.sees("Settings that differ")
+    page.locator("th:text-is('lora.rank')").wait_for()
+    page.locator(".u-wrap canvas").first.wait_for()
+    watched.go("sweeps")
+    watched.sees("best")
+
+
+@pytest.mark.parametrize("at", ["runs", "run/plain", "queue", "new", "data", "sweeps", "chat"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+def test_pages_fit_their_width_and_every_control_has_a_name(
+    browser: Any, watched: Watched, at: str, width: int, scheme: str
+) -> None:
+    context = browser.new_context(
+        viewport={"width": width, "height": 844},
+        color_scheme=scheme,
+        storage_state=watched.page.context.storage_state(),
+    )
+    page = context.new_page()
+    page.goto(f"{watched.address}/#/{at}")
+    page.locator("h1").wait_for()
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('input, select, textarea, button')].filter((one) => !(one.labels?.length || "
+        "one.getAttribute('aria-label') || one.textContent.trim())).map((one) => one.outerHTML)"
+    )
+    assert unnamed == []
+    assert page.evaluate(CONTRAST) == []
+    context.close()
+
+
+CONTRAST = """() => {
+  const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => [r, g, b].map((v) => linear(v / 255))
+    .reduce((sum, v, place) => sum + v * [0.2126, 0.7152, 0.0722][place], 0);
+  const ground = (one) => { for (; one; one = one.parentElement) { const c = getComputedStyle(one).backgroundColor;
+    const p = parse(c); if (c.startsWith('rgb') && (p.length < 4 || p[3] === 1)) return p; } return [255, 255, 255]; };
+  const bad = [];
+  for (const one of document.querySelectorAll('main *, nav *')) {
+    if (one.disabled || one.closest(':disabled') || !one.getClientRects().length) continue;
+    if (![...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())) continue;
+    const [a, b] = [light(parse(getComputedStyle(one).color)), light(ground(one))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) bad.push(`${one.textContent.trim().slice(0, 30)}: ${ratio.toFixed(2)}`);
+  }
+  return bad;
+}"""
+"""Texts whose contrast with their ground is less than WCAG's AA asks for (4.5 to 1)."""
+
+
+def test_a_thousand_runs_and_a_hundred_thousand_steps_are_usable(
+    browser: Any, tmp_path: Path, tiny_model: Path
+) -> None:
+    for number in range(1_000):
+        write_run(tmp_path / f"run-{number:04d}", 2, config="model: m\nmethod: lora\n")
+    line = (write_run(tmp_path / "long", 1, reason=None) / "events.jsonl").read_text().splitlines()
+    step = json.loads(next(one for one in line if '"StepDone"' in one))
+    with (tmp_path / "long" / "events.jsonl").open("a") as log:
+        for number in range(2, 100_001):
+            log.write(json.dumps({**step, "step": number, "loss": 900.0 if number == 77_777 else 1.0}) + "\n")
+    with studio(tmp_path) as opened:
+        page = browser.new_context().new_page()
+        page.goto(opened.running.link)
+        page.get_by_text("1,001 in the folder").wait_for(timeout=20_000)
+        page.get_by_placeholder("Search names").fill("long")
+        page.get_by_role("link", name="long").click()
+        page.locator(".u-wrap canvas").first.wait_for(timeout=10_000)
+        found = opened.http.get(f"/studio/curves?name={quote('long')}").json()["curves"]["loss"]
+        assert len(found["x"]) <= 2_000
+        assert 77_777 in found["x"]

@@ -1,0 +1,184 @@
+"""OpenAI's client hands in a file, makes a job, follows it, and talks to what comes of it, all in one process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import BadRequestError, ConflictError, NotFoundError
+from openai.types.fine_tuning import FineTuningJob
+
+from job_workers import wait_for
+from studios import CPU, Opened, studio
+from veneer.data.encoding import encode_all
+from veneer.data.records import read_records
+from veneer.enums import Overlong
+from veneer.io.tokenizer import from_directory
+from veneer.studio.settings import PATHS
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Opened]:
+    with studio(tmp_path_factory.mktemp("studio") / "runs", tiny_model) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def file(opened: Opened, tiny_data: Path) -> str:
+    with tiny_data.open("rb") as rows:
+        made = opened.client.files.create(file=rows, purpose="fine-tune")
+    done = opened.client.files.wait_for_processing(made.id, poll_interval=0.1)
+    assert done.status == "processed", done.status_details
+    return made.id
+
+
+def create(opened: Opened, file: str, *, steps: int = 6, **more: Any) -> FineTuningJob:
+    settings = {**CPU, "train.steps": steps, "train.save_every": 2, **more.pop("settings", {})}
+    return opened.client.fine_tuning.jobs.create(
+        model="model", training_file=file, extra_body={"veneer": {"method": "lora", "settings": settings}}, **more
+    )
+
+
+def until(opened: Opened, job: str, holds: Callable[[FineTuningJob], bool], seconds: float = 60.0) -> FineTuningJob:
+    wait_for(lambda: holds(opened.client.fine_tuning.jobs.retrieve(job)), seconds)
+    return opened.client.fine_tuning.jobs.retrieve(job)
+
+
+def test_a_job_from_a_file_to_an_answer(opened: Opened, file: str) -> None:
+    client = opened.client
+    seen = []
+    opened.http.post("/v1/chat/completions", json={"model": "model", "messages": [{"role": "user", "content": "x"}],
+                                                    "max_tokens": 1})  # fmt: skip
+    job = create(
+        opened, file, seed=7, suffix="claims", metadata={"team": "a"}, validation_file=file,
+        method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": "auto", "batch_size": 4}}},
+    )  # fmt: skip
+    assert job.status == "validating_files"
+    assert job.seed == 7
+    assert job.metadata == {"team": "a"}
+    assert job.hyperparameters.batch_size == 4
+
+    def ended(found: FineTuningJob) -> bool:
+        if found.status not in seen:
+            seen.append(found.status)
+        return found.finished_at is not None
+
+    done = until(opened, job.id, ended)
+    assert done.status == "succeeded", done.error
+    assert done.finished_at is not None
+    assert seen[-1] == "succeeded"
+    assert done.trained_tokens
+    assert done.fine_tuned_model is not None
+    assert done.fine_tuned_model.startswith("claims-")
+    began = time.monotonic()
+    answer = client.chat.completions.create(
+        model=done.fine_tuned_model, messages=[{"role": "user", "content": "0: parcel?"}], max_tokens=4
+    )
+    assert time.monotonic() - began < 2
+    assert answer.model == done.fine_tuned_model
+    assert done.fine_tuned_model in {one.id for one in client.models.list()}
+    events = client.fine_tuning.jobs.list_events(job.id, limit=100).data
+    metrics = [one.data for one in events if one.type == "metrics" and "train_loss" in (one.data or {})]  # type: ignore[operator]
+    assert [one["step"] for one in metrics] == [6, 5, 4, 3, 2, 1]  # type: ignore[index]
+    assert any("it is done" in one.message for one in events)
+    few = [one.id for one in client.fine_tuning.jobs.list_events(job.id, limit=3)]
+    assert few == [one.id for one in events]  # the client asks for page after page
+    kept = client.fine_tuning.jobs.checkpoints.list(job.id).data
+    assert kept[0].step_number == 6
+    assert kept[0].metrics.train_loss is not None
+    lock = json.loads((opened.studio.root / job.id / "run.lock").read_text("utf-8"))
+    assert lock["seed"] == 7
+    assert lock["config"]["train"]["examples_per_step"] == 4
+
+
+@pytest.mark.slow
+def test_a_running_job_pauses_resumes_and_is_cancelled(opened: Opened, file: str) -> None:
+    client = opened.client
+    job = create(opened, file, steps=3_000)
+    until(opened, job.id, lambda found: found.model_extra["veneer"]["step"] > 3)  # type: ignore[index]
+    client.fine_tuning.jobs.pause(job.id)
+    paused = until(opened, job.id, lambda found: found.model_extra["veneer"]["status"] == "paused")  # type: ignore[index]
+    assert paused.status == "queued"  # OpenAI has no word for it
+    step = paused.model_extra["veneer"]["step"]  # type: ignore[index]
+    client.fine_tuning.jobs.resume(job.id)
+    until(opened, job.id, lambda found: found.model_extra["veneer"]["step"] > step)  # type: ignore[index]
+    client.fine_tuning.jobs.cancel(job.id)
+    done = until(opened, job.id, lambda found: found.status == "cancelled")
+    assert done.fine_tuned_model is None
+    with pytest.raises(ConflictError):
+        client.fine_tuning.jobs.cancel(job.id)
+
+
+def test_what_cannot_be_a_job_is_refused_with_the_field(opened: Opened, file: str) -> None:
+    create_job = opened.client.fine_tuning.jobs.create
+    with pytest.raises(NotFoundError, match="no base model"):
+        create_job(model="/etc/passwd", training_file=file)
+    with pytest.raises(NotFoundError, match="no such file"):
+        create_job(model="model", training_file="../../etc/passwd")
+    with pytest.raises(BadRequestError, match="not trained here"):
+        create_job(model="model", training_file=file, method={"type": "reinforcement"})
+    for key in PATHS:
+        with pytest.raises(BadRequestError, match="names a file of this machine"):
+            create(opened, file, settings={key: "/etc/passwd"})
+    with pytest.raises(BadRequestError, match=r"lora\.rang"):
+        create(opened, file, settings={"lora.rang": 4})
+    with pytest.raises(BadRequestError, match="suffix"):
+        create(opened, file, suffix="../x")
+    with pytest.raises(BadRequestError, match="fields that are not known"):
+        create_job(model="model", training_file=file, extra_body={"grader": {}})
+    with pytest.raises(BadRequestError, match="learning_rate_multiplier"):
+        create(opened, file, hyperparameters={"learning_rate_multiplier": -1})
+
+
+def test_a_job_that_never_fits_fails_with_the_plans_reason(opened: Opened, file: str) -> None:
+    job = create(opened, file, settings={"compute.memory_limit_mb": 1})
+    done = until(opened, job.id, lambda found: found.status == "failed")
+    assert done.error is not None
+    assert "MB" in done.error.message
+
+
+def test_the_estimate_is_the_plan_and_the_preview_is_what_trains(
+    opened: Opened, file: str, tiny_model: Path, tiny_data: Path
+) -> None:
+    body = {
+        "model": "model",
+        "training_file": file,
+        "veneer": {"method": "lora", "settings": {**CPU, "train.steps": 5}},
+    }
+    plan = opened.http.post("/v1/fine_tuning/jobs/estimate", json=body).json()
+    assert plan["fits"]
+    assert plan["plan"]["steps"] == 5
+    assert "--method lora" in plan["command"]
+    assert "--data rows.jsonl" in plan["command"]
+    rows = opened.http.post("/v1/fine_tuning/jobs/preview", json={**body, "first": 0, "count": 20}).json()["rows"]
+    encoded = encode_all(
+        read_records(tiny_data), from_directory(tiny_model), max_length=None, overlong=Overlong.DROP
+    ).examples
+    assert len(rows) == 20
+    for shown, example in zip(rows, encoded, strict=True):
+        trained = example.loss_mask.tolist()
+        assert [one["id"] for one in shown["tokens"]] == example.tokens.tolist()
+        assert [label != -100 for label in shown["labels"]] == [bool(one) for one in trained]
+
+
+def test_files_are_listed_read_and_deleted(opened: Opened, tiny_data: Path) -> None:
+    client = opened.client
+    made = client.files.create(file=("rows <b>.jsonl", tiny_data.read_bytes()), purpose="fine-tune")
+    assert made.filename == "rows <b>.jsonl"
+    assert made.bytes == tiny_data.stat().st_size
+    assert made.id in {one.id for one in client.files.list()}
+    assert client.files.content(made.id).content == tiny_data.read_bytes()
+    wait_for(lambda: client.files.retrieve(made.id).status == "processed")
+    assert client.files.delete(made.id).deleted
+    with pytest.raises(NotFoundError):
+        client.files.retrieve(made.id)
+    broken = client.files.create(file=("bad.jsonl", b"no json\n"), purpose="fine-tune")
+    wait_for(lambda: client.files.retrieve(broken.id).status == "error")
+    with pytest.raises(BadRequestError):
+        client.fine_tuning.jobs.create(model="model", training_file=broken.id)
+    with pytest.raises(BadRequestError, match="ends with one of"):
+        client.files.create(file=("rows.exe", b"x"), purpose="fine-tune")

@@ -1,0 +1,153 @@
+"""Who gets in, what they may open, and what the pages may do: the usual attacks, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from run_logs import write_run
+from studios import Opened, studio
+from veneer.studio import uploads
+from veneer.studio.app import ROUTES
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    root = tmp_path_factory.mktemp("safe") / "runs"
+    write_run(root / "mine")
+    (root.parent / "secret.txt").write_text("secret")
+    with studio(root) as found:
+        yield found
+
+
+def bare(opened: Opened) -> httpx.Client:
+    return httpx.Client(base_url=opened.running.url, trust_env=False, follow_redirects=False)
+
+
+@pytest.mark.parametrize(("method", "path"), [*ROUTES, ("DELETE", "/"), ("GET", "/nothing"), ("OPTIONS", "/v1/files")])
+def test_every_route_asks_for_a_key(opened: Opened, method: str, path: str) -> None:
+    with bare(opened) as client:
+        answer = client.request(method, path, headers={"authorization": "Bearer wrong"})
+    assert answer.status_code == (200 if path == "/health" else 401)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
+def test_other_hosts_and_pages_of_other_sites_get_nothing(opened: Opened, method: str) -> None:
+    for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"}, {"origin": "null"}):
+        assert opened.http.request(method, "/v1/files", headers=headers).status_code == 403
+
+
+def test_the_link_works_once_and_its_cookie_is_the_browsers_alone(opened: Opened) -> None:
+    path = opened.studio.sessions.link()
+    with bare(opened) as client:
+        assert client.get("/open/wrong").status_code == 401
+        answer = client.get(path)
+        assert answer.status_code == 303
+        cookie = answer.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert client.get("/version").status_code == 200
+    with bare(opened) as client:
+        assert client.get(path).status_code == 401
+        assert client.get("/version", cookies={opened.studio.sessions.cookie: "x"}).status_code == 401
+
+
+def test_the_key_is_the_owners_alone(opened: Opened) -> None:
+    assert opened.running.key_file.stat().st_mode & 0o077 == 0
+
+
+def test_the_pages_run_nothing_but_their_own(opened: Opened) -> None:
+    for path in ("/", "/static/app.js"):
+        headers = opened.http.get(path).headers
+        rules = headers["content-security-policy"]
+        assert "default-src 'none'" in rules
+        assert "script-src 'self'" in rules
+        assert "unsafe" not in rules
+        assert "frame-ancestors 'none'" in rules
+        assert headers["x-content-type-options"] == "nosniff"
+    text = opened.http.get("/").text
+    assert "<script>" not in text
+    assert " style=" not in text
+    assert "http" not in text.replace("http-equiv", "")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/..%2f..%2fapp.py", "/static/%2e%2e/app.py", "/static/LICENSES.txt", "/static/app.py",
+        "/v1/files/..%2f..%2fkey/content", "/v1/files/%2e%2e", "/studio/run?name=../secret.txt",
+        "/studio/run?name=..", "/studio/report?name=/etc/passwd", "/studio/curves?name=%00", "/studio/lint?file=../key",
+        "/v1/fine_tuning/jobs/..%2fmine",
+    ],
+)  # fmt: skip
+def test_no_path_of_a_clients_is_opened(opened: Opened, path: str) -> None:
+    answer = opened.http.get(path)
+    assert answer.status_code in (400, 404)
+    assert "secret" not in answer.text
+
+
+def test_uploads_have_a_size_a_kind_and_a_name_that_is_only_shown(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sent(name: str, data: bytes) -> httpx.Response:
+        return opened.http.post("/v1/files", files={"file": (name, data)}, data={"purpose": "fine-tune"})
+
+    for name in ("rows.html", "rows", "rows.jsonl.exe", ".bashrc"):
+        assert sent(name, b"{}").status_code == 400
+    made = sent("../../../etc/rows.jsonl", b'{"text": "a"}\n').json()
+    assert made["status"] == "uploaded"
+    place = opened.studio.files.content(opened.studio.file_of(made["id"], "file"))
+    assert place.is_relative_to(opened.studio.root / ".studio" / "files")
+    content = opened.http.get(f"/v1/files/{made['id']}/content").headers
+    assert content["content-disposition"].startswith("attachment")
+    monkeypatch.setattr(uploads.receive_file, "__defaults__", (1_000,))
+    assert sent("rows.jsonl", b"x" * 5_000).status_code == 413
+    assert opened.http.post("/v1/files", content=b"x", headers={"content-type": "text/plain"}).status_code == 400
+    assert not list((opened.studio.root / ".studio" / "files").glob(".partial-*"))
+
+
+def test_notes_are_kept_in_the_runs_folder_within_limits(opened: Opened) -> None:
+    put = opened.http.put("/studio/notes?name=mine", json={"text": "<b>", "tags": ["one"]})
+    assert put.status_code == 200
+    assert opened.http.get("/studio/run?name=mine").json()["notes"] == {"text": "<b>", "tags": ["one"]}
+    assert opened.http.put("/studio/notes?name=mine", json={"text": "x" * 30_000}).status_code == 400
+    assert opened.http.put("/studio/notes?name=mine", json={"tags": [1]}).status_code == 400
+    assert opened.http.put("/studio/notes?name=other", json={"text": ""}).status_code == 404
+
+
+def test_a_run_that_the_command_line_made_is_there_and_its_curve_is_a_table_too(opened: Opened) -> None:
+    write_run(opened.studio.root / "from" / "outside", 5)
+    opened.studio.watcher.look()
+    found = opened.http.get("/studio/run?name=from/outside").json()
+    assert found["record"]["state"] == "finished"
+    table = opened.http.get("/studio/curves?name=from/outside&format=csv").text.splitlines()
+    assert len(table) == 6
+    assert table[0].startswith("step,loss")
+
+
+def test_the_stream_tells_all_and_then_what_has_changed(opened: Opened, tmp_path: Path) -> None:
+    def first(last: str | None) -> tuple[str, str]:
+        headers = {} if last is None else {"last-event-id": last}
+        with opened.http.stream("GET", "/studio/stream", headers=headers) as answer:
+            name = ""
+            for line in answer.iter_lines():
+                if line.startswith("id: "):
+                    name = line.removeprefix("id: ")
+                if line.startswith("data: "):
+                    return name, line
+        raise AssertionError("the stream has ended")
+
+    last, whole = first(None)
+    assert '"whole":true' in whole
+    assert '"mine"' in whole
+    write_run(opened.studio.root / "later")
+    opened.studio.watcher.look()
+    _, changes = first(last)
+    assert '"whole":false' in changes
+    assert '"later"' in changes
+    assert '"mine"' not in changes
+    _, anew = first("another-5")
+    assert '"whole":true' in anew
