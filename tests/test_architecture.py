@@ -58,7 +58,7 @@ KEYWORDS = {
     "model/hf.py": {"forward"},  # it stands in for a module of transformers, whatever that takes
     "data/sandbox.py": {"run", "call"},  # they stand for functions of jinja2, whatever those take
 }
-ENVIRONMENT: set[str] = set()
+ENVIRONMENT = {"training/parallel/ranks.py"}  # which process of several this is, as torchrun says it
 COMPARED_JSON = {
     "data/bounded_template.py": 1,  # rows on their way to the process that renders them, and back
     "data/fix.py": 1,
@@ -234,7 +234,7 @@ def test_exceptions_are_caught_by_name() -> None:
 
 def test_the_environment_is_not_a_configuration() -> None:
     found = {
-        f"{path}:{node.lineno}"
+        path
         for path, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "putenv")
@@ -309,6 +309,7 @@ SUITES = {
     "training/optimizers/test_runs.py": "whole runs with every optimiser",
     "training/test_adapter_kinds.py": "whole runs with every kind of adapter",
     "training/test_mixtures.py": "whole runs with mixtures",
+    "training/parallel/test_runs.py": "whole runs in several processes",
 }
 """Suites that belong to no single module, and what they are about."""
 UNTESTED = {
@@ -330,6 +331,8 @@ UNTESTED = {
     "serving/": "the server is asked over HTTP as a whole, by test_chat.py and test_completions.py",
     "screens/studio.py": "a sentence: tests/commands/test_studio.py reads it",
     "studio/": "the studio is asked over HTTP as a whole, by test_jobs.py and test_browser.py",
+    "training/parallel/group.py": "the processes' collectives: test_runs.py makes whole runs with them",
+    "training/parallel/launch.py": "starts processes and waits: tests/commands/test_train.py runs `--devices`",
     "training/session.py": "the run's inner half: test_run.py, test_engine.py and test_lock.py go through all of it",
     "evaluation/report.py": "dataclasses; test_run.py makes them and tests/screens/test_evaluate.py shows them",
     "evaluation/rows.py": "the rows of test_run.py, which compares their scores with transformers' and PEFT's",

@@ -66,7 +66,7 @@ OPTIONS = {
         "--output", "--set", "--together",
     ],
     "train": [
-        "--allow-other-base", "--batch-size", "--config", "--data", "--device", "--epochs", "--eval-data",
+        "--allow-other-base", "--batch-size", "--config", "--data", "--device", "--devices", "--epochs", "--eval-data",
         "--from-adapter", "--held-out", "--json", "--learning-rate", "--lr", "--method", "--model", "--output",
         "--rank", "--resume", "--set", "--steps", "--time-limit",
     ],

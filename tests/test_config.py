@@ -292,20 +292,20 @@ def test_the_keys_are_these() -> None:
             "train.from_adapter", "train.other_base", "train.learning_rate",
             "train.lora_plus_ratio", "train.optimizer", "train.schedule",
             "train.warmup", "train.min_rate", "train.weight_decay", "train.beta1", "train.beta2",
-            "train.clip", "train.seed", "train.eval_every", "train.save_every", "train.keep",
+            "train.clip", "train.seed", "train.lanes", "train.eval_every", "train.save_every", "train.keep",
             "train.patience", "train.publish", "train.skip_bad_steps",
             "dpo.loss", "dpo.beta", "dpo.label_smoothing", "dpo.nll", "dpo.reference", "orpo.beta",
             "cpo.beta", "cpo.nll", "simpo.beta", "simpo.gamma", "simpo.nll",
             "compute.device", "compute.dtype", "compute.products", "compute.threads", "compute.micro_batch_tokens",
-            "compute.memory_limit_mb", "compute.recompute",
+            "compute.memory_limit_mb", "compute.recompute", "compute.rank_timeout",
         ]
     )  # fmt: skip
 
 
 NUMBERS = [
     "data.max_length", "lora.rank", "train.examples_per_step", "train.tokens_per_step", "train.steps",
-    "train.eval_every", "train.save_every", "train.keep", "train.seed", "compute.threads", "compute.memory_limit_mb",
-    "compute.micro_batch_tokens",
+    "train.eval_every", "train.save_every", "train.keep", "train.seed", "train.lanes", "compute.threads",
+    "compute.memory_limit_mb", "compute.micro_batch_tokens",
 ]  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 Nothing heavy is imported until a command runs, so that `--help` answers at once. Results go to standard output;
 progress and messages to standard error. Exit codes: 0 done, 1 what must hold does not (an export is another model, a
 run is not reproduced, a run of a comparison failed, data have errors), 2 something the user can mend, 3 the loss was
-not finite. A signal ends with 128 + its number: 130 SIGINT (Ctrl-C), 143 SIGTERM, 129 SIGHUP.
+not finite. A signal ends with 128 + its number: 130 SIGINT (Ctrl-C), 143 SIGTERM, 129 SIGHUP,
+138 SIGUSR1.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ from veneer.commands.studio import studio
 from veneer.commands.sweep import sweep
 from veneer.commands.train import train
 from veneer.commands.verify import verify
-from veneer.errors import Interrupted, OutOfMemory, OutputError, VeneerError
+from veneer.errors import ConfigError, Diverged, Interrupted, OutOfMemory, OutputError, VeneerError
 from veneer.out_of_memory import KINDS, is_out_of_memory, message_of, refuse_little_address_space
 from veneer.signals import signal_exit_code
+from veneer.training.parallel.ranks import launched
 
 EXIT_CODES = """\b
 Exit codes:
@@ -48,7 +50,8 @@ Exit codes:
        is not passed
   2    something that you can mend; the message says what
   3    the loss was not finite; or a gate cannot tell by so few rows
-  130  stopped by Ctrl-C (SIGINT); 143 by SIGTERM, 129 by SIGHUP
+  130  stopped by Ctrl-C (SIGINT); 143 by SIGTERM, 129 by SIGHUP,
+       138 by SIGUSR1
 
 """
 
@@ -61,8 +64,25 @@ LESS_MEMORY = (
 )
 
 
+SPREADING = {"train"}
+"""The commands that several processes do together."""
+
+
 class _Commands(click.Group):
     """Turns veneer's errors into one message and an exit code."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """See `click.Group`; refuse a launcher's several processes where each would do all of the command."""
+        name, command, rest = super().resolve_command(ctx, args)
+        ranks = launched()
+        if ranks.many and name not in SPREADING:
+            raise ConfigError(
+                f"`veneer {name}` was started {ranks.world} times by a launcher (WORLD_SIZE), and each process would "
+                f"do all of it; start it once. Spread by a launcher are: {', '.join(sorted(SPREADING))}"
+            )
+        return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         if isinstance(sys.stdout, io.TextIOWrapper):
@@ -82,7 +102,7 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except VeneerError as error:
             by_signal = signal_exit_code() if isinstance(error, Interrupted) else None
-            message, code = str(error), error.exit_code if by_signal is None else by_signal
+            message, code = _of_rank(error), error.exit_code if by_signal is None else by_signal
         except BrokenPipeError:
             # The reader of our output has gone (`| head`): there is nobody left to tell.
             sys.stderr.close()
@@ -94,8 +114,20 @@ class _Commands(click.Group):
             doing = f"doing `veneer {ctx.invoked_subcommand}`"
             message, code = f"{message_of(doing, str(error))} {LESS_MEMORY}", OutOfMemory.exit_code
         # The error has gone, and with it whatever its frames held in memory: now there is room to speak.
-        _say_error(message)
+        if message:
+            _say_error(message)
         sys.exit(code)
+
+
+def _of_rank(error: VeneerError) -> str:
+    """What this process says of an error: which of several it is, and nothing where rank 0 says it for all."""
+    try:
+        ranks = launched()
+    except ConfigError:
+        return str(error)
+    if ranks.first:
+        return str(error)
+    return "" if isinstance(error, Diverged | Interrupted) else f"{ranks.name}: {error}"
 
 
 def _say_error(message: str) -> None:

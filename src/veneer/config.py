@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -89,6 +90,14 @@ def _no_truth(value: Any) -> Any:
 
 
 _NUMBER = BeforeValidator(_no_truth)
+
+
+def _power_of_two(value: int) -> int:
+    if value & (value - 1):
+        raise ValueError("must be a power of two: 1, 2, 4, 8 and so on")
+    return value
+
+
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), _NUMBER]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000), _NUMBER]
 Rank = Annotated[int, Field(ge=1, le=65_536), _NUMBER]
@@ -296,6 +305,11 @@ class TrainSection(_Section):
     does, and others are made."""
     seed: Annotated[int, Field(ge=0, lt=2**31), _NUMBER] = 0
     """The seed of the adapter's initialisation, of the order of the rows and of dropout."""
+    lanes: Annotated[int, Field(ge=1, le=4096), AfterValidator(_power_of_two), _NUMBER] | Literal["auto"] = "auto"
+    """The number of lanes, a power of two: the parts that the rows of a step are dealt out to. They are computed one
+    after another, or on as many processes at most, and their gradients are added in one fixed order, so that the
+    number of processes does not change the result. `auto` is 1 for a single process, and else the number of processes,
+    rounded up to a power of two."""
     eval_every: Count | None = None
     """The number of steps between evaluations; a tenth of the run by default."""
     save_every: Count | None = None
@@ -366,7 +380,11 @@ class ComputeSection(_Section):
     rounds both factors to 8 bits, which is faster and loses precision, for lora and qlora on a CPU with AVX-512
     VNNI; the base then takes as much memory as in bfloat16, under qlora too."""
     threads: Threads | None = None
-    """The number of CPU threads; torch's choice by default. Two runs give the same bytes only with the same number."""
+    """The number of CPU threads of each process; torch's choice by default. Two runs give the same bytes only with the
+    same number."""
+    rank_timeout: Duration = 600.0
+    """The time after which a run on several processes ends because one of them does not answer: seconds, or `90s`,
+    `10m`."""
     memory_limit_mb: Count | None = None
     """The largest peak memory of the run, in MB (10⁶ bytes); by default four fifths of the device's memory, whether
     it is free at the moment or not."""

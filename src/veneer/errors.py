@@ -12,7 +12,8 @@
     ├── OutputError             a folder that cannot be written, or a disk that is full
     └── TrainingStopped         the run ended before its last step
         ├── Diverged            the loss or a gradient was not finite
-        └── Interrupted         the user or the system asked the run to stop
+        ├── Interrupted         the user or the system asked the run to stop
+        └── RankLost            another process of the run is gone, or cannot be reached
 
 A message states the value that was met, the rule that it breaks, and the remedy. Where several things are
 wrong, one error names all of them: `listing` formats them.
@@ -72,6 +73,10 @@ class Interrupted(TrainingStopped):
     """The run was asked to stop. Where a signal asked for it, its exit code is that signal's (`veneer.signals`)."""
 
     exit_code = 130
+
+
+class RankLost(TrainingStopped):
+    """Another process of the run has failed, was killed or stopped, or cannot be reached."""
 
 
 def listing(lines: Iterable[str], *, limit: int = 20) -> str:

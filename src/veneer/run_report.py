@@ -25,6 +25,7 @@ from veneer.exports.prompts import evaluation_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.run_folder import RunFolder
 from veneer.training import run as training
+from veneer.training.parallel.ranks import launched
 from veneer.training.session import RunResult
 from veneer.training.trainable import AdapterTraining
 
@@ -43,9 +44,14 @@ def train(
     subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> RunResult:
-    """Train as `veneer.training.run.train` does, and write `report.html` where the run kept rows for evaluation."""
-    result = training.train(config, resume=resume, subscribers=subscribers, stop=stop)
-    report_run(result, broadcast(subscribers))
+    """Train as `veneer.training.run.train` does, and write `report.html` where the run kept rows for evaluation.
+
+    Under torchrun this process is one of several, as its environment says, and rank 0 writes.
+    """
+    ranks = launched()
+    result = training.train(config, resume=resume, subscribers=subscribers, stop=stop, ranks=ranks)
+    if ranks.first:
+        report_run(result, broadcast(subscribers))
     return result
 
 

@@ -1,9 +1,11 @@
-"""SIGINT, SIGTERM and SIGHUP end the command line in good order, each with an exit code of its own: 128 + its number.
+"""SIGINT, SIGTERM, SIGHUP and SIGUSR1 end the command line in good order, each with an exit code of its own: 128 + its
+number.
 
 The first signal raises `Stopped` where the program stands, so that unfinished files are deleted on the way out. While a
 module is imported it waits for the end of the import. Where steps are made (`deferred`) it is only noted: the
-micro-batch under way ends, and a checkpoint is written. A SIGINT after that ends the process at once. A further SIGTERM
-or SIGHUP changes nothing, because supervisors and terminals send them twice.
+micro-batch under way ends, and a checkpoint is written. A SIGINT after that ends the process at once. A further
+SIGTERM, SIGHUP or SIGUSR1 changes nothing, because supervisors and terminals send them twice. SIGUSR1 is what SLURM is
+asked to send some time before it ends a job.
 
 Only the command line has these handlers. A program that imports veneer keeps its own.
 """
@@ -20,7 +22,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if sys.platform != "win32" else ()))
+SIGNALS = (
+    signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP, signal.SIGUSR1) if sys.platform != "win32" else ()),
+)  # fmt: skip
 GRACE = 8.0
 """Seconds that the way out may take after a signal; then the process ends where it stands."""
 RETRY = 0.02

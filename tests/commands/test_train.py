@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,19 @@ def test_nothing_that_a_refused_command_met_is_changed(adapter: Path, tiny_model
     refused(*given(tiny_model, tiny_data, adapter))
     refused(*given(tiny_model, tiny_data, tiny_model))
     assert (tree(adapter), tree(tiny_model)) == before
+
+
+def test_devices_are_processes_whose_result_is_that_of_one(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    settings = ["--method", "lora", "--device", "cpu", "--steps", "2", "--set", "train.lanes=2", "--set",
+                "compute.threads=1", "--set", "lora.rank=2"]  # fmt: skip
+    line = [sys.executable, "-m", "veneer", *map(str, given(tiny_model, tiny_data, tmp_path / "two", *settings))]
+    done = subprocess.run([*line, "--devices", "2"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"adapter: {tmp_path / 'two'}\n"
+    assert invoke(*given(tiny_model, tiny_data, tmp_path / "one", *settings)).exit_code == 0
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    # A second run into the folder is refused once, by rank 0, and its code is the command's.
+    again = subprocess.run([*line, "--devices", "2"], capture_output=True, text=True, timeout=120)
+    assert again.returncode == 2
+    assert "already holds a run" in again.stderr

@@ -57,8 +57,8 @@ class Cut:
     groups: Sequence[Sequence[Example]]
     max_tokens: int = 10**6
 
-    def micro_batches(self, step: int, most: int | None = None) -> list[MicroBatch]:
-        return [batch for group in self.groups for batch in pack(group, most or self.max_tokens)]
+    def lanes(self, step: int, most: int | None = None) -> list[list[MicroBatch]]:
+        return [[batch for group in self.groups for batch in pack(group, most or self.max_tokens)]]
 
     def epoch(self, step: int) -> float:
         return float(step)
@@ -284,7 +284,7 @@ class Broken:
 
 def broken_at(model: CausalLM, step: int, cut: Cut, value: float) -> Broken:
     """An objective whose loss is multiplied by `value` at one step."""
-    return Broken(model, step * len(cut.micro_batches(1)), lambda loss: loss * value)
+    return Broken(model, step * len(cut.lanes(1)[0]), lambda loss: loss * value)
 
 
 def broken_gradient_at(model: CausalLM, step: int, trainable: Trainable) -> Broken:
@@ -527,7 +527,7 @@ def test_a_signal_gives_up_the_step_under_way_and_a_resumed_run_is_the_whole_one
     whole = bench(tmp_path / "whole", *adapted(tiny_model, dropout=0.2), Cut([eight], 100), steps=3)
     whole.run()
     found = bench(tmp_path / "run", *adapted(tiny_model, dropout=0.2), Cut([eight], 100), steps=3, save_every=9)
-    batches = len(found.engine.source.micro_batches(1))
+    batches = len(found.engine.source.lanes(1)[0])
     assert batches > 2
     asked = iter(range(10**6))
     found.engine.signalled = lambda: next(asked) == batches + 2  # in the middle of the second step

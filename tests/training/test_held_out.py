@@ -17,6 +17,7 @@ from veneer.training import held_out
 from veneer.training.held_out import evaluation
 from veneer.training.objective import OverModel, mean_loss
 from veneer.training.objectives.base import Sums
+from veneer.training.parallel.lanes import Team
 
 
 class Full(OverModel):
@@ -32,7 +33,7 @@ def test_smaller_micro_batches_and_a_signal(tiny_model: Path, tiny_data: Path, m
     rows = examples(tiny_model, tiny_data)
     model = load_model(open_checkpoint(tiny_model), dtype=torch.float32)
     said: list[Event] = []
-    evaluate = evaluation(model, lambda most: pack(rows, most or 700), Full(model), said.append)
+    evaluate = evaluation(model, lambda most: pack(rows, most or 700), Full(model), said.append, Team())
     found = evaluate()
     assert found is not None
     assert found.loss == pytest.approx(mean_loss(model, pack(rows, 10**6)), abs=1e-5)
@@ -40,10 +41,10 @@ def test_smaller_micro_batches_and_a_signal(tiny_model: Path, tiny_data: Path, m
     assert 1 <= len(notes) <= 3
     assert all("evaluating in micro-batches of up to" in note for note in notes)
     with pytest.raises(OutOfMemory, match=r"out of memory while evaluating.* one row of"):
-        evaluation(model, lambda most: pack(rows[:1] * 2, 1), _never(model), said.append)()
+        evaluation(model, lambda most: pack(rows[:1] * 2, 1), _never(model), said.append, Team())()
     monkeypatch.setattr(held_out, "stop_signalled", lambda: True)
     said.clear()
-    assert evaluation(model, lambda most: pack(rows, 100), OverModel(model), said.append)() is None
+    assert evaluation(model, lambda most: pack(rows, 100), OverModel(model), said.append, Team())() is None
     assert not any(isinstance(event, StageProgress) and event.done > 1 for event in said)
     assert model.training is load_model(open_checkpoint(tiny_model), dtype=torch.float32).training
 

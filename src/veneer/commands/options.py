@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from veneer.assistant import AssistantRequest
     from veneer.config import ComputeSection, RunConfig
     from veneer.generation.sampling import Sampling
+    from veneer.training.parallel.ranks import Ranks
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -151,6 +153,9 @@ held_out_option = click.option(
     "--held-out", type=Number(), help="The share of the training rows that is kept for the evaluation loss (0.1: 10 %)."
 )
 training_device_option = click.option("--device", help="Where to compute: auto, cpu, cuda or cuda:N. [default: auto]")
+devices_option = click.option(
+    "--devices", type=FEW, help="The number of processes on this machine, each with a GPU or a share of the cores."
+)
 config_option = click.option(
     "--config",
     "config_file",
@@ -231,6 +236,31 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
     if found:
         raise ConfigError(f"a setting has two values; give one of them:\n{listing(found)}")
     return laid_over(values, [*settings, *given.items()])
+
+
+def spread(devices: int, timeout: float) -> NoReturn:
+    """Run this command in several processes on this machine, and exit as they do.
+
+    Args:
+        devices: the number of processes.
+        timeout: seconds after which they give up one that does not answer.
+    """
+    from veneer.training.parallel.launch import launch, this_command
+
+    sys.exit(launch(this_command(), devices, timeout))
+
+
+def refuse_other_number(devices: int | None, ranks: Ranks) -> None:
+    """Refuse `--devices` where a launcher has started another number of processes.
+
+    Raises:
+        ConfigError: it has.
+    """
+    if devices is not None and devices != ranks.world:
+        raise ConfigError(
+            f"--devices {devices} was given and {ranks.world} processes were started by the launcher; leave --devices "
+            "out under torchrun"
+        )
 
 
 def sampling_options(default_tokens: int) -> Callable[[Command], Command]:

@@ -12,12 +12,15 @@ from veneer.commands.options import (
     Duration,
     Number,
     config_option,
+    devices_option,
     eval_data_option,
     examples,
     held_out_option,
     other_base_option,
+    refuse_other_number,
     run_config,
     set_option,
+    spread,
     training_data_option,
     training_device_option,
     training_method_option,
@@ -32,6 +35,7 @@ from veneer.enums import OtherBase
         "train --model MODEL --data rows.jsonl --output my-adapter\n--method lora --rank 16 --epochs 2 --lr 2e-4",
         "train --config run.yaml --set train.optimizer=adamw8bit",
         "train --output my-adapter --resume",
+        "train --model MODEL --data rows.jsonl --output my-adapter --devices 4",
     )
 )
 @training_model_option
@@ -57,6 +61,7 @@ from veneer.enums import OtherBase
 @eval_data_option
 @held_out_option
 @training_device_option
+@devices_option
 @config_option
 @set_option
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in the output folder, if any.")
@@ -77,6 +82,7 @@ def train(
     eval_data: str | None,
     held_out: float | None,
     device: str | None,
+    devices: int | None,
     config_file: Path | None,
     assignments: tuple[str, ...],
     resume: bool,
@@ -104,8 +110,14 @@ def train(
         "compute.device": device,
     }
     config = run_config(flags, config_file, assignments, resume)
+    from veneer.training.parallel.ranks import launched
+
+    ranks = launched()
+    if devices is not None and not ranks.many and devices > 1:
+        spread(devices, config.compute.rank_timeout)
+    refuse_other_number(devices, ranks)
     from veneer.screens.train import show_result, train_visibly
 
     result = train_visibly(config, resume=resume, as_json=as_json)
-    if not as_json:
+    if ranks.first and not as_json:
         show_result(config, result)

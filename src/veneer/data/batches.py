@@ -289,6 +289,28 @@ def fill(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return [sorted(indices) for indices in bins]
 
 
+def deal(lengths: Sequence[int], lanes: int) -> list[list[int]]:
+    """Deal examples out to lanes of about equal numbers of tokens: the longest first, each to the lane with the fewest
+    so far (Graham, 1969: at most 4/3 of the best division's largest lane).
+
+    Args:
+        lengths: tokens of each example of a step.
+        lanes: the number of lanes.
+
+    Returns:
+        For each lane the indices of its examples in `lengths`, ascending; a lane may have none.
+    """
+    if lanes == 1:
+        return [list(range(len(lengths)))]
+    dealt: list[list[int]] = [[] for _ in range(lanes)]
+    tokens = [0] * lanes
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        lane = min(range(lanes), key=lambda lane: (tokens[lane], lane))
+        dealt[lane].append(index)
+        tokens[lane] += lengths[index]
+    return [sorted(indices) for indices in dealt]
+
+
 def common_beginning(documents: Sequence[Example]) -> int:
     """Number of tokens that all documents begin with, at least one of each left over; 0 for a single document."""
     if len(documents) < 2:

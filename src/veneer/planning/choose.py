@@ -51,12 +51,13 @@ class MicroBatchChoice:
     memory: Memory
 
 
-def limit_of(compute: ComputeSection, total: int | None = None) -> Limit:
+def limit_of(compute: ComputeSection, total: int | None = None, processes: int = 1) -> Limit:
     """The limit of `compute.memory_limit_mb`, or four fifths of the device's memory.
 
     Args:
         compute: the section `compute` of the configuration.
         total: bytes of the device's memory; None for this machine's main memory, or the container's.
+        processes: the number of processes that share the main memory equally.
     """
     if compute.memory_limit_mb is not None:
         return Limit(bytes=compute.memory_limit_mb * MB, source=f"compute.memory_limit_mb={compute.memory_limit_mb}")
@@ -65,6 +66,9 @@ def limit_of(compute: ComputeSection, total: int | None = None) -> Limit:
         if not amounts:
             return Limit(bytes=float("inf"), source="the system does not say how much memory there is")
         total = min(amounts)
+        if processes > 1:
+            source = f"four fifths of {total / MB:,.0f} MB, for one of {processes} processes"
+            return Limit(bytes=SHARE * total / processes, source=source)
     return Limit(bytes=SHARE * total, source=f"four fifths of {total / MB:,.0f} MB")
 
 

@@ -74,7 +74,7 @@ def make_forecast(
         AdapterError: the adapter names what the model has not, or trains something two ways.
         ConfigError: `quant` skips layers that there are not.
     """
-    limit = limit_of(config.compute, machine.memory)
+    limit = limit_of(config.compute, machine.memory, machine.processes)
     stored = description.stored is not None
     if isinstance(description.spec, HfSpec):
         return estimate(

@@ -28,17 +28,20 @@ class Machine:
     """Bytes of a GPU's memory; None for the main memory of this machine."""
     threads: int
     """CPU threads."""
+    processes: int = 1
+    """Processes of the run that share the main memory."""
     rate: Callable[[Setup], Rate]
     """Measures, or looks up, how fast a model's products are."""
 
 
-def this_machine(device: torch.device, compute: ComputeSection) -> Machine:
-    """A device of this machine, under the settings of a run."""
+def this_machine(device: torch.device, compute: ComputeSection, processes: int = 1) -> Machine:
+    """A device of this machine, under the settings of a run that has so many processes here."""
     return Machine(
         device=device.type,
         dtype=resolve_dtype(compute.dtype, device),
         memory=device_bytes(device),
         threads=compute.threads or torch.get_num_threads(),
+        processes=processes,
         rate=probe,
     )
 

@@ -15,11 +15,14 @@ from veneer.screens.console import console, say
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_event, while_read
 from veneer.screens.streams import LossyStream
+from veneer.training.parallel.ranks import launched
 from veneer.training.session import RunResult
 
 
 def train_visibly(config: RunConfig, *, resume: bool = False, as_json: bool = False) -> RunResult:
-    """Train with a progress bar, or with every event as a line of JSON on standard output."""
+    """Train with a progress bar, or with every event as a line of JSON on standard output; rank 0 shows it."""
+    if not launched().first:
+        return train(config, resume=resume)
     if as_json:
         return train(config, resume=resume, subscribers=[while_read(print_event)])
     with EventScreen(console()) as screen:

@@ -18,7 +18,7 @@ from typing import NoReturn, Protocol
 from torch import Tensor
 
 from veneer.data.batches import MicroBatch
-from veneer.errors import Diverged, Interrupted, OutOfMemory
+from veneer.errors import Diverged, Interrupted, OutOfMemory, RankLost
 from veneer.events import (
     CheckpointSaved,
     Evaluated,
@@ -39,14 +39,19 @@ from veneer.training.objectives.base import Means, StepObjective, Sums
 from veneer.training.optim import RateSchedule, clip, drop_gradients, global_norm
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.out_of_memory import MemoryFault, release_memory
+from veneer.training.parallel.lanes import LaneSum, Outcome, Signalled, Team
 from veneer.training.trainable import Trainable
+
+LANE_SEED = 1_000_000_007
+"""What the seeds of a step's lanes are apart: a prime far above the numbers of steps."""
 
 
 class StepSource(Protocol):
     """The rows of every step, by its number alone."""
 
-    def micro_batches(self, step: int, most: int | None = None) -> list[MicroBatch]:
-        """The 1-based step's rows, packed; `most` are the tokens of a micro-batch, where they are not the run's."""
+    def lanes(self, step: int, most: int | None = None) -> Sequence[Sequence[MicroBatch]]:
+        """The 1-based step's rows, packed, by lane; `most` are the tokens of a micro-batch, where they are not the
+        run's."""
         ...
 
     def epoch(self, step: int) -> float:
@@ -60,9 +65,15 @@ class StepBatches:
 
     number: int
     """The step's number; the first is 1."""
-    batches: Sequence[MicroBatch]
+    lanes: Sequence[Sequence[MicroBatch]]
+    """The micro-batches of each lane; a lane may have none."""
     weights: Mapping[str, float]
     """What the sums of the objective are divided by."""
+
+    @property
+    def batches(self) -> list[MicroBatch]:
+        """The micro-batches of all lanes."""
+        return [batch for lane in self.lanes for batch in lane]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -91,9 +102,13 @@ class Engine:
     """The number of evaluations without a new lowest loss after which the run ends; None never ends it."""
     signalled: Callable[[], bool] = stop_signalled
     """A function that is asked before every micro-batch; true gives up the step, and ends the run with a checkpoint."""
+    team: Team = field(default_factory=Team)
+    """The processes of the run, of which the first writes, and the lanes that are dealt out to them."""
     _started: float = field(init=False, default=0.0)
     _stepping: bool = field(init=False, default=False)
     """Whether the optimiser is at work, or has failed at it: the weights are those of no step then."""
+    _stopping: bool = field(init=False, default=False)
+    """Whether `stop` was true and the other processes do not know it yet."""
 
     def run(self, progress: Progress) -> Progress:
         """Train to the last step, or until patience is at its end.
@@ -103,6 +118,7 @@ class Engine:
                 checkpoint. Or the evaluation loss was not finite; then the last checkpoint is the one before it.
             Interrupted: `stop` or a signal asked for it; the last step is kept as a checkpoint.
             OutOfMemory: not even smaller micro-batches fit; the last step is kept as a checkpoint.
+            RankLost: another process of the run is gone; the last step is kept as a checkpoint.
         """
         try:
             self.start(progress)
@@ -149,7 +165,9 @@ class Engine:
         self.model.train()
         for halvings in count():
             self.trainable.seed_step(self.seed)
-            fault = self._attempt(largest(progress.micro_batch_tokens(progress.step + 1)), lambda sums: sums.total)
+            batch = largest(progress.micro_batch_tokens(progress.step + 1))
+            tried = self._attempt(batch, lambda sums: sums.total)
+            fault = self.team.agree(tried if isinstance(tried, MemoryFault) else None, [batch])
             self.drop_gradients()
             if not isinstance(fault, MemoryFault):
                 return
@@ -162,9 +180,13 @@ class Engine:
     def prepare(self, progress: Progress) -> StepBatches:
         """The next step's rows, with its random draws seeded."""
         number = progress.step + 1
-        batches = self.source.micro_batches(number, progress.micro_batch_tokens(number))
-        self.trainable.seed_step(self.seed * 1_000_003 + number)
-        return StepBatches(number, batches, self.objective.weights(batches))
+        lanes = self.source.lanes(number, progress.micro_batch_tokens(number))
+        self._seed(number, 0)
+        return StepBatches(number, lanes, self.objective.weights([batch for lane in lanes for batch in lane]))
+
+    def _seed(self, step: int, lane: int) -> None:
+        """Start the random draws of a lane, which are its own wherever it is computed."""
+        self.trainable.seed_step(self.seed * 1_000_003 + step + lane * LANE_SEED)
 
     def _computed(self, progress: Progress) -> tuple[StepBatches, Means]:
         """The next step with its gradients and loss; in smaller micro-batches where the memory is full."""
@@ -175,15 +197,34 @@ class Engine:
         return step, found
 
     def _gradients(self, progress: Progress, step: StepBatches) -> Means | MemoryFault:
-        means = Means(step.weights)
-        for batch in step.batches:
-            if self.signalled():
-                self.give_up(progress)
-            found = self._attempt(batch, lambda sums: sums.loss(step.weights))
-            if isinstance(found, MemoryFault):
-                return found
-            means.add(found)
-        return means
+        lane_sum = self.team.sum(list(self.optimizer.parameters.values()), step)
+        try:
+            found = lane_sum.total(self._own_lanes(step, lane_sum))
+        except RankLost:
+            self.drop_gradients()
+            self._keep(progress)
+            self._finish(progress, "rank lost")
+            raise
+        if isinstance(found, Signalled):
+            self.give_up(progress)
+        return found
+
+    def _own_lanes(self, step: StepBatches, lane_sum: LaneSum) -> Outcome:
+        """Forward and backward of this process's lanes; what kept it from that, if anything did."""
+        for lane in self.team.own:
+            means = Means(step.weights)
+            if lane > 0:
+                self._seed(step.number, lane)
+            for batch in step.lanes[lane]:
+                if self._stopping or self.signalled():
+                    return Signalled()
+                found = self._attempt(batch, lambda sums: sums.loss(step.weights))
+                if isinstance(found, MemoryFault):
+                    return found
+                means.add(found)
+            lane_sum.add(lane, means)
+        # A process whose lanes are empty is signalled as well.
+        return Signalled() if self.team.many and (self._stopping or self.signalled()) else None
 
     def _attempt(self, batch: MicroBatch, loss: Callable[[Sums], Tensor]) -> Sums | MemoryFault:
         """Forward and backward of a micro-batch, or the fault: it is returned, so that nothing holds its tensors."""
@@ -243,7 +284,9 @@ class Engine:
         self._apply(progress, step, means, spent)
         self._after_step(progress)
         if not self.done(progress) and self.stop():
-            self.give_up(progress)
+            if not self.team.many:
+                self.give_up(progress)
+            self._stopping = True
 
     def _after_step(self, progress: Progress) -> None:
         """The evaluation and the checkpoint that are due after the last step that was made."""
@@ -388,6 +431,8 @@ class Engine:
             self._save(progress)
 
     def _save(self, progress: Progress) -> None:
+        if not self.team.first:
+            return
         begun = time.perf_counter()
         with out_of_memory_while(f"writing the checkpoint of step {progress.step}"):
             path = self.checkpoints.save(progress, self.trainable, self.optimizer)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
 
 from veneer.data.batches import MicroBatch
 from veneer.events import Note, Stage, Subscriber
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory
 from veneer.signals import stop_signalled
-from veneer.training.objective import means
+from veneer.training.objective import each_means
 from veneer.training.objectives.base import Means, StepObjective
 from veneer.training.out_of_memory import MemoryFault, release_memory
+from veneer.training.parallel.group import Group
+from veneer.training.parallel.lanes import Outcome, Signalled, Team
 
 DOING = "evaluating"
 
@@ -25,6 +29,7 @@ def evaluation(
     batches_for: Callable[[int | None], Sequence[MicroBatch]],
     objective: StepObjective,
     emit: Subscriber,
+    team: Team,
 ) -> Callable[[], Means | None]:
     """A function that measures the evaluation loss and metrics of the model as it is, and tells how far that is; None
     where a signal ended it.
@@ -37,12 +42,13 @@ def evaluation(
         batches_for: packs the evaluation rows into micro-batches of so many tokens at most, or as the run does.
         objective: over the model.
         emit: told how far it is.
+        team: the processes of the run, each of which evaluates a part; all of them find the loss of one.
     """
 
     def evaluate() -> Means | None:
         batches = batches_for(None)
         halvings = 0
-        while isinstance(found := _attempt(model, batches, objective, emit), MemoryFault):
+        while isinstance(found := _attempt(model, batches, objective, emit, team), MemoryFault):
             release_memory(model.device)
             tokens = found.half(halvings)
             if tokens is None:
@@ -56,8 +62,31 @@ def evaluation(
 
 
 def _attempt(
-    model: LanguageModel, batches: Sequence[MicroBatch], objective: StepObjective, emit: Subscriber
+    model: LanguageModel, batches: Sequence[MicroBatch], objective: StepObjective, emit: Subscriber, team: Team
 ) -> Means | MemoryFault | None:
+    weights = objective.weights(batches)
+    own = batches[team.group.ranks.rank :: team.group.ranks.world]
+    found, outcome = _own_means(model, own, objective, weights, emit)
+    agreed = team.agree(outcome, batches)
+    if isinstance(agreed, Signalled):
+        return None
+    if agreed is not None:
+        return agreed
+    whole = Means(weights)
+    for one in _everybodys(found, len(batches), weights, team.group):
+        whole = whole.joined(one)
+    return whole
+
+
+def _own_means(
+    model: LanguageModel,
+    batches: Sequence[MicroBatch],
+    objective: StepObjective,
+    weights: Mapping[str, float],
+    emit: Subscriber,
+) -> tuple[list[Means], Outcome]:
+    """What each of this process's micro-batches adds to the means, or what kept it from them."""
+
     def advance(stage: Stage) -> None:
         stage.advance()
         if stop_signalled():
@@ -65,10 +94,27 @@ def _attempt(
 
     try:
         with Stage(emit, DOING, total=len(batches), unit="micro-batches") as stage:
-            return means(model, batches, objective, lambda: advance(stage))
+            return each_means(model, batches, objective, weights, lambda: advance(stage)), None
     except _SignalCame:
-        return None
+        return [], Signalled()
     except KINDS as error:
         if not is_out_of_memory(error):
             raise
-        return MemoryFault(max(batches, key=lambda batch: len(batch.tokens)), str(error))
+        return [], MemoryFault(max(batches, key=lambda batch: len(batch.tokens)), str(error))
+
+
+def _everybodys(own: Sequence[Means], count: int, weights: Mapping[str, float], group: Group) -> list[Means]:
+    """What each of all micro-batches adds to the means; every rank has computed every so manieth.
+
+    Args:
+        own: those of this rank.
+        count: the number of all micro-batches.
+        weights: of the terms and metrics.
+        group: the processes of the run.
+    """
+    world, width = group.ranks.world, 1 + 2 * len(weights)
+    numbers = torch.zeros(-(-count // world), width, dtype=torch.float64)
+    for place, one in enumerate(own):
+        numbers[place] = one.numbers()
+    every = group.gather(numbers.view(-1)).view(world, *numbers.shape)
+    return [Means.of_numbers(weights, every[at % world, at // world]) for at in range(count)]

@@ -56,6 +56,7 @@ from veneer.training.session import (
     prepare_run,
     threads_of,
 )
+from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining
 
 JOINED_TOKENS = 1024
@@ -80,6 +81,8 @@ class JointRun:
         layers = config.compute.recompute is Recompute.LAYERS
         if needs_reference(config.objective):
             return None  # the reference is the model as its own run starts
+        if lanes_in(config.train) > 1:
+            return None  # its gradients are added by lane
         if config.train.time_limit is not None:
             return None  # its steps are counted by its own speed, and its seconds are not to be shared
         if config.method is Method.FULL or config.lora.new_tokens or (layers and config.lora.dropout > 0):

@@ -71,10 +71,27 @@ def means(
         on_done: called after every micro-batch.
     """
     objective = objective or OverModel(model)
-    found = Means(objective.weights(batches) if batches else {})
+    weights = objective.weights(batches) if batches else {}
+    whole = Means(weights)
+    for one in each_means(model, batches, objective, weights, on_done):
+        whole = whole.joined(one)
+    return whole
+
+
+@torch.no_grad()
+def each_means(
+    model: LanguageModel,
+    batches: Sequence[MicroBatch],
+    objective: StepObjective,
+    weights: Mapping[str, float],
+    on_done: Callable[[], None] = lambda: None,
+) -> list[Means]:
+    """What each micro-batch adds to the means of `weights`; other arguments as `means`."""
+    found = []
     with evaluation_mode(model):
         for batch in batches:
-            found.add(objective.sums(batch))
+            found.append(Means(weights))
+            found[-1].add(objective.sums(batch))
             on_done()
     return found
 

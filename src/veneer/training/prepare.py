@@ -30,7 +30,7 @@ from veneer.planning.machine import Machine, named_machine
 from veneer.training.from_adapter import with_adapter
 from veneer.training.optimizers.choose import auto_beta2
 from veneer.training.recommend import settle
-from veneer.training.steps import PackedSteps, SupposedRows, SupposedSteps, examples_per_step, packing_of
+from veneer.training.steps import PackedSteps, SupposedRows, SupposedSteps, examples_per_step, lanes_in, packing_of
 
 EVALUATIONS_PER_RUN = 10
 SLOW_STARTS = frozenset(DECOMPOSING) - {Init.PISSA_FAST}
@@ -259,6 +259,7 @@ def _chosen(config: RunConfig, forecast: Forecast, steps: int) -> RunConfig:
         "epochs": None,
         "steps": steps,
         "examples_per_step": examples_per_step(train),
+        "lanes": lanes_in(train),
         "beta2": auto_beta2(train.optimizer) if train.beta2 == "auto" else train.beta2,
         "eval_every": (train.eval_every or interval) if evaluated else None,
         "save_every": train.save_every or interval,

@@ -35,6 +35,7 @@ from veneer.training.objectives.choose import needs_reference
 from veneer.training.objectives.documents import log_probabilities
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.session import RunInputs
+from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining, Trainable
 
 DOING = "computing the reference's log-probabilities"
@@ -96,7 +97,7 @@ def _key(inputs: RunInputs, model: LanguageModel) -> str:
         "quant": config.quant.model_dump(mode="json"),
         "products": config.compute.products.value,
         "steps": [config.train.seed, config.train.examples_per_step, config.train.tokens_per_step],
-        "micro-batch": config.compute.micro_batch_tokens,
+        "micro-batch": [config.compute.micro_batch_tokens, lanes_in(config.train)],
         "computed": [str(model.dtype), processor(model.device), torch.get_num_threads(), torch.__version__],
     }
     return hashlib.blake2b(to_text(found, sort_keys=True).encode(), digest_size=16).hexdigest()

@@ -5,19 +5,43 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from veneer.config import RunConfig, check
+import torch
+from yaml import safe_load
+
+from veneer.config import RunConfig, check, parse, to_yaml
 from veneer.events import EventLog, Note, Stage, Subscriber
+from veneer.hardware import resolve_device
+from veneer.model.language import LanguageModel
 from veneer.out_of_memory import out_of_memory_while
 from veneer.signals import deferred
 from veneer.system import heap_kept
 from veneer.training.build import build
 from veneer.training.fitting import fitting, settings_that_fit
 from veneer.training.objective import OverModel
-from veneer.training.objectives.choose import objective_of
+from veneer.training.objectives.choose import needs_reference, objective_of
+from veneer.training.objectives.reference import ReferenceTable
+from veneer.training.parallel.group import Group, Meeting
+from veneer.training.parallel.ranks import ALONE, Ranks
+from veneer.training.parallel.shared_rows import SharedRows
+from veneer.training.parallel.start import CHOICES, refuse_alone, with_own_device
 from veneer.training.reference import reference_of
-from veneer.training.session import RunInputs, RunResult, Session, begin, locked_folder, prepare_run, threads_of
+from veneer.training.session import (
+    LockedFolder,
+    RunInputs,
+    RunResult,
+    Session,
+    begin,
+    locked_folder,
+    prepare_run,
+    threads_of,
+)
 from veneer.training.time_limit import within_limit
+from veneer.training.trainable import Trainable
+
+REFERENCE = "reference"
+"""The key under which rank 0 says that the reference is computed."""
 
 
 def train(
@@ -27,6 +51,7 @@ def train(
     subscribers: Sequence[Subscriber] = (),
     stop: Callable[[], bool] = lambda: False,
     micro_batches: Sequence[Sequence[int]] = (),
+    ranks: Ranks = ALONE,
 ) -> RunResult:
     """Train as `config` says and write everything into `config.output`.
 
@@ -37,24 +62,55 @@ def train(
         subscribers: called with every event (progress bars, trackers).
         stop: asked after every step; true ends the run with a checkpoint.
         micro_batches: the sizes of micro-batches of a run that is made again (`Progress.micro_batches`).
+        ranks: the place of this process among those that make the run together. Each calls this function; rank 0
+            writes, and tells its subscribers. A run that its launcher has started again goes on by itself.
 
     Raises:
         VeneerError: of the kind that `veneer.errors` draws, whatever is wrong; nothing that was complete is lost.
     """
     check(config)
-    with threads_of(config), heap_kept(), locked_folder(config, resume, subscribers) as folder:
-        log, call = folder.log, _Call(config=config, stop=stop, micro_batches=micro_batches, begun=time.perf_counter())
-        # Rows and plan first, and only then the model.
-        inputs = prepare_run(config, log.emit, resume=resume)
-        if folder.killed is not None and folder.killed.memory_mb is not None:
-            log.emit(Note(message=f"If it was the memory: {settings_that_fit(inputs, folder.killed.memory_mb * 1e6)}"))
-        with fitting(inputs):
-            session = _begin(inputs, call, log)
-            with Stage(log.emit, "trying the largest micro-batch"):
-                session.engine.rehearse(session.progress, session.data.steps.largest)
-            with deferred():
-                session.engine.run(session.progress)
-            return session.end()
+    refuse_alone(config, ranks)
+    config, resume = with_own_device(config, ranks), resume or ranks.restarts > 0
+    with Meeting(ranks, config.compute.rank_timeout) as group:
+        call = _Call(config=config, stop=stop, micro_batches=micro_batches, begun=time.perf_counter(), group=group)
+        with threads_of(config), heap_kept(), locked_folder(config, resume, subscribers, ranks) as folder:
+            return _trained(call, folder, resume)
+
+
+def _trained(call: _Call, folder: LockedFolder, resume: bool) -> RunResult:
+    log = folder.log
+    # Rows and plan first, and only then the model.
+    inputs = _prepared(call, log, resume)
+    if folder.killed is not None and folder.killed.memory_mb is not None:
+        log.emit(Note(message=f"If it was the memory: {settings_that_fit(inputs, folder.killed.memory_mb * 1e6)}"))
+    with fitting(inputs):
+        session = _begin(inputs, call, log)
+        with Stage(log.emit, "trying the largest micro-batch"):
+            session.engine.rehearse(session.progress, session.data.steps.largest)
+        with deferred():
+            session.engine.run(session.progress)
+        return session.end()
+
+
+def _prepared(call: _Call, log: EventLog, resume: bool) -> RunInputs:
+    """The run before any weight is read. Rank 0 reads the rows and makes the choices, and the others follow it; the
+    group is connected when all of that is done."""
+    group, config = call.group, call.config
+    rows = SharedRows(group, Path(config.output))
+    try:
+        if group.ranks.first:
+            inputs = prepare_run(config, log.emit, resume=resume, rows=rows, ranks=group.ranks)
+            group.publish(CHOICES, to_yaml(inputs.config))
+        else:
+            chosen = parse(safe_load(group.awaited(CHOICES)), where="the settings of rank 0")
+            place = {"device": config.compute.device, "threads": config.compute.threads}
+            chosen = chosen.model_copy(update={"compute": chosen.compute.model_copy(update=place)})
+            inputs = prepare_run(chosen, log.emit, rows=rows, ranks=group.ranks)
+        group.connect(resolve_device(config.compute.device))
+        group.require_equal("the data", inputs.data.rows.digest())
+    finally:
+        rows.remove()
+    return inputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,14 +122,33 @@ class _Call:
     micro_batches: Sequence[Sequence[int]]
     begun: float
     """Seconds of `time.perf_counter`."""
+    group: Group
+    """The processes of the run."""
 
 
 def _begin(inputs: RunInputs, call: _Call, log: EventLog) -> Session:
     """Load the model, whose files are closed when this returns, and restore what a resumed run had reached."""
     with out_of_memory_while("loading the model"):
         model, trainable = build(inputs, log.emit)
-    objective = OverModel(model, objective_of(inputs.config, reference_of(inputs, model, trainable, log.emit)))
+    reference = _reference(inputs, model, trainable, log.emit, call.group)
+    objective = OverModel(model, objective_of(inputs.config, reference))
     if inputs.config.train.time_limit is not None:
         with out_of_memory_while("measuring steps for train.time_limit"):
             inputs = within_limit(inputs, call.config, model, trainable, objective, log.emit, call.begun)
-    return begin(inputs, model, trainable, objective, log, call.stop, call.micro_batches)
+    return begin(inputs, model, trainable, objective, log, call.stop, call.micro_batches, call.group)
+
+
+def _reference(
+    inputs: RunInputs, model: LanguageModel, trainable: Trainable, emit: Subscriber, group: Group
+) -> ReferenceTable:
+    """The reference's log-probabilities, which rank 0 computes or finds in the run's folder, and gives to the others
+    however long that takes it."""
+    if group.ranks.first:
+        table = reference_of(inputs, model, trainable, emit)
+        group.publish(REFERENCE, "ready")
+    else:
+        table = ReferenceTable.empty(len(inputs.data.rows.train) + len(inputs.data.rows.eval))
+        group.awaited(REFERENCE)
+    if needs_reference(inputs.config.objective):
+        group.broadcast(torch.from_numpy(table.values))
+    return table

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,8 +43,13 @@ from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.optimizers.choose import make_optimizer, notes
 from veneer.training.optimizers.lorafa import FactorPair, LoraFA
+from veneer.training.parallel.group import Alone, Group
+from veneer.training.parallel.lanes import Team
+from veneer.training.parallel.ranks import ALONE, Ranks
+from veneer.training.parallel.start import share, with_lanes
 from veneer.training.prepare import LoadRows, PreparedRun, TrainingData, prepare
 from veneer.training.result import publish
+from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining, Trainable
 
 
@@ -77,7 +82,7 @@ class RunResult:
 
 CHOSEN = {
     "lora": ("rank",),
-    "train": ("learning_rate", "eval_every", "save_every"),
+    "train": ("learning_rate", "lanes", "eval_every", "save_every"),
     "compute": ("micro_batch_tokens", "recompute"),
 }
 """The settings that a run chooses where they are left open, by section."""
@@ -105,13 +110,19 @@ class LockedFolder:
 
 
 @contextmanager
-def locked_folder(config: RunConfig, resume: bool, subscribers: Sequence[Subscriber]) -> Iterator[LockedFolder]:
-    """Lock the run's output folder for this process, and open its log of events.
+def locked_folder(
+    config: RunConfig, resume: bool, subscribers: Sequence[Subscriber], ranks: Ranks = ALONE
+) -> Iterator[LockedFolder]:
+    """Lock the run's output folder for this process, and open its log of events. The folder is rank 0's alone; what
+    happens on another rank is told to its subscribers and written nowhere.
 
     Raises:
         OutputError: it cannot be written, is in use, is the model's, or holds a run that is not gone on with.
     """
     folder = RunFolder(Path(config.output))
+    if not ranks.first:
+        yield LockedFolder(EventLog(folder.events_file, subscribers), None)
+        return
     _refuse_the_models_folder(config.model, folder.path)
     make_output_folder(folder.path)
     with exclusive(folder.path, mark()) as left:
@@ -165,7 +176,9 @@ class RunInputs:
         return RunFolder(Path(self.config.output))
 
 
-def prepare_run(config: RunConfig, emit: Subscriber, *, resume: bool = False, rows: LoadRows = load_kind) -> RunInputs:
+def prepare_run(
+    config: RunConfig, emit: Subscriber, *, resume: bool = False, rows: LoadRows = load_kind, ranks: Ranks = ALONE
+) -> RunInputs:
     """Open the model's files and the rows of a run, and prepare it for training.
 
     Args:
@@ -174,20 +187,22 @@ def prepare_run(config: RunConfig, emit: Subscriber, *, resume: bool = False, ro
         resume: go on with the run in the output folder, if there is one. What it chose then is used again, so that
             another machine's memory never changes a result.
         rows: loads the rows of `config.data`.
+        ranks: the place of this process among those of the run. All but rank 0 are given what that has chosen.
 
     Raises:
         VeneerError: something cannot be used, or does not fit.
     """
     folder = RunFolder(Path(config.output))
-    resume = resume and folder.resumable
+    resume = resume and ranks.first and folder.resumable
     if resume:
         config = _as_recorded(config, folder.config(), emit)
+    config = with_lanes(config, ranks, emit)
     origin = open_checkpoint(config.model, revision=config.revision)
     check_base(config, origin, emit)
     prepared = prepare(
         config,
         describe_model(origin, config.backend),
-        this_machine(resolve_device(config.compute.device), config.compute),
+        this_machine(resolve_device(config.compute.device), config.compute, ranks.local_world),
         rows,
         emit,
     )
@@ -230,8 +245,13 @@ class Session:
     progress: Progress
     log: EventLog
 
+    @property
+    def team(self) -> Team:
+        """The processes of the run."""
+        return self.engine.team
+
     def end(self) -> RunResult:
-        """Publish what the run has made, with its lock.
+        """Publish what the run has made, with its lock; rank 0 does.
 
         Raises:
             OutputError: a file cannot be written; the checkpoints still hold the weights.
@@ -240,16 +260,17 @@ class Session:
             Interrupted: a signal came, and large files are not hashed yet.
         """
         folder, progress, device = RunFolder(Path(self.config.output)), self.progress, self.model.device
-        base = self.engine.checkpoints.check_base()
-        if base is None:
-            raise Interrupted(
-                "stopped before the result was written, with every step done; go on with --resume (checkpoint: "
-                f"{folder.checkpoint(progress.step)})"
-            )
-        published = self._choose_weights()
-        with out_of_memory_while("writing the result"):
-            publish(folder, self.trainable, progress, base, published)
-        write_lock(folder, self.config, self.digests, self.data.rows, device, progress)
+        if self.team.first:
+            base = self.engine.checkpoints.check_base()
+            if base is None:
+                raise Interrupted(
+                    "stopped before the result was written, with every step done; go on with --resume (checkpoint: "
+                    f"{folder.checkpoint(progress.step)})"
+                )
+            published = self._choose_weights()
+            with out_of_memory_while("writing the result"):
+                publish(folder, self.trainable, progress, base, published)
+            write_lock(folder, self.config, self.digests, self.data.rows, device, progress)
         return RunResult(
             output=folder.path,
             progress=progress,
@@ -282,8 +303,10 @@ def begin(
     log: EventLog,
     stop: Callable[[], bool],
     micro_batches: Sequence[Sequence[int]] = (),
+    group: Group | None = None,
 ) -> Session:
-    """Write `config.yaml`, and restore what a resumed run had reached.
+    """Write `config.yaml`, and restore what a resumed run had reached. On several processes rank 0 does, and the others
+    get what it has restored.
 
     Args:
         inputs: the run and the files that it reads.
@@ -293,12 +316,14 @@ def begin(
         log: the log of the run's events.
         stop: a function that is asked after every step; true ends the run with a checkpoint.
         micro_batches: the sizes of micro-batches of a run that is made again (`Progress.micro_batches`).
+        group: the processes of the run, which are connected; None for one that is alone.
 
     Raises:
         CheckpointError: the run cannot be gone on with.
         OutputError: the folder cannot be written.
     """
     config, steps, device = _as_loaded(inputs.config, model), inputs.data.steps, model.device
+    team = Team(group or Alone(), lanes_in(config.train))
     if config.compute.products is Products.INT8:
         log.emit(Note(message="compute.products int8: the base is multiplied in 8 bits, which is fast and lossy"))
     if config.compute.recompute is Recompute.LAYERS:
@@ -306,16 +331,15 @@ def begin(
     optimizer = _optimizer(config, trainable, device)
     for line in notes(config.train, optimizer.parameters, device):
         log.emit(Note(message=line))
-    digests = InputDigests(inputs.origin.files(), inputs.data.tokenizer, config)
+    digests = InputDigests(inputs.origin.files() if team.first else [], inputs.data.tokenizer, config)
     store = _checkpoint_store(inputs, config, digests, device)
     progress = Progress(micro_batches=[list(one) for one in micro_batches])
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
-    write_text(inputs.folder.config_file, to_yaml(config))
-    write_hashes(inputs.folder.trained_rows_file, inputs.data.rows.hashes)
-    if inputs.data.rows.skipped:
-        skipped = (to_text(asdict(problem), ensure_ascii=False) for problem in inputs.data.rows.skipped)
-        write_text(inputs.folder.skipped_rows_file, "".join(f"{line}\n" for line in skipped))
+    progress = share(team.group, trainable, optimizer, progress)
+    team.group.require_equal("what the run is made of", to_text(_shared_identity(store.identity), sort_keys=True))
+    if team.first:
+        _write_settings(inputs, config)
     log.emit(
         RunStarted(
             method=config.method.value,
@@ -336,16 +360,31 @@ def begin(
         clip=config.train.clip,
         skip_bad_steps=config.train.skip_bad_steps,
         seed=config.train.seed,
-        evaluate=evaluation(model, steps.evaluation, objective, log.emit) if len(inputs.data.rows.eval) else None,
+        evaluate=evaluation(model, steps.evaluation, objective, log.emit, team) if len(inputs.data.rows.eval) else None,
         eval_every=config.train.eval_every or steps.total,
         save_every=config.train.save_every or steps.total,
         checkpoints=store,
         log=log,
         stop=stop,
         patience=config.train.patience,
+        team=team,
     )
     forecast = inputs.prepared.forecast
     return Session(config, inputs.data, forecast, digests, model, trainable, engine, progress, log)
+
+
+def _write_settings(inputs: RunInputs, config: RunConfig) -> None:
+    """Write the settings of the run, and which rows it trains and which it has left out."""
+    write_text(inputs.folder.config_file, to_yaml(config))
+    write_hashes(inputs.folder.trained_rows_file, inputs.data.rows.hashes)
+    if inputs.data.rows.skipped:
+        skipped = (to_text(asdict(problem), ensure_ascii=False) for problem in inputs.data.rows.skipped)
+        write_text(inputs.folder.skipped_rows_file, "".join(f"{line}\n" for line in skipped))
+
+
+def _shared_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What all processes of a run have in common: all but the number of each one's GPU."""
+    return {key: value for key, value in identity.items() if key != "compute.device"}
 
 
 def _checkpoint_store(
@@ -353,6 +392,7 @@ def _checkpoint_store(
 ) -> CheckpointStore:
     identity = _identity(config, sampled_digest(inputs.origin.files()), inputs.data.rows.digest(), device)
     defaults = dict(_flatten(RunConfig(model="-", output="-", data=DataSection(file="-")).model_dump(mode="json")))
+    defaults["train.lanes"] = 1  # what runs had before there were any
     return CheckpointStore(
         inputs.folder,
         keep=config.train.keep,
@@ -391,7 +431,7 @@ def _identity(config: RunConfig, model_digest: str, data_digest: str, device: to
     ignored = {
         "model", "revision", "output", "train.from_adapter", "train.other_base", "train.keep", "train.save_every",
         "train.publish", "data.file", "data.sources", "data.eval_file", "data.cache", "data.cache_dir",
-        "compute.memory_limit_mb",
+        "compute.memory_limit_mb", "compute.rank_timeout",
     }  # fmt: skip
     weights = [source.weight for source in config.data.sources]
     flat = {key: value for key, value in _flatten(values) if key not in ignored}

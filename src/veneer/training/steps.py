@@ -10,7 +10,7 @@ import numpy as np
 
 from veneer.backends.base import Description
 from veneer.config import RunConfig, TrainSection
-from veneer.data.batches import Block, MicroBatch, Steps, fill, layout, pack
+from veneer.data.batches import Block, MicroBatch, Steps, deal, fill, layout, pack
 from veneer.data.mixture import RowMixture
 from veneer.data.orders import Indices
 from veneer.data.rows import Rows
@@ -33,6 +33,11 @@ def examples_per_step(train: TrainSection) -> int | None:
     if train.examples_per_step is None and train.tokens_per_step is None:
         return DEFAULT_EXAMPLES_PER_STEP
     return train.examples_per_step
+
+
+def lanes_in(train: TrainSection) -> int:
+    """The lanes of a step; one where that was left open for a single process."""
+    return 1 if train.lanes == "auto" else train.lanes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,6 +87,7 @@ class PackedSteps:
             tokens_per_step=train.tokens_per_step,
             mixture=RowMixture(rows.sources) if rows.sources else None,
         )
+        self._lane_count = lanes_in(train)
         self.total = train.steps or self._for_epochs(train.epochs or 1.0)
 
     @property
@@ -101,7 +107,20 @@ class PackedSteps:
             step: the number of the step.
             most: tokens of a micro-batch at most, where they are not the run's.
         """
-        return self._pack(self._steps.examples(step - 1).tolist(), most or self._most())
+        return [batch for lane in self.lanes(step, most) for batch in lane]
+
+    def lanes(self, step: int, most: int | None = None) -> list[list[MicroBatch]]:
+        """The micro-batches of the 1-based step by lane; `most` as for `micro_batches`. How they are cut depends on the
+        number of lanes, and on nothing else of how many devices compute them."""
+        return [self._pack(members, most or self._most()) for members in self._dealt(step)]
+
+    def _dealt(self, step: int) -> list[list[int]]:
+        """The examples of the 1-based step by lane."""
+        chosen = self._steps.examples(step - 1).tolist()
+        return [
+            [chosen[place] for place in places]
+            for places in deal(self._sizes(chosen), self._lane_count)
+        ]
 
     def tokens(self, step: int) -> int:
         """Tokens of the 1-based step's rows."""
@@ -183,10 +202,12 @@ class PackedSteps:
     def _bins(self, micro_batch_tokens: int) -> list[list[list[int]]]:
         """For each step that is looked through, the examples of its micro-batches."""
         steps = []
-        for step in range(min(self.total, SCANNED_STEPS)):
-            chosen = self._steps.examples(step).tolist()
-            places = fill(self._sizes(chosen), micro_batch_tokens)
-            steps.append([[chosen[place] for place in members] for members in places])
+        for step in range(1, min(self.total, SCANNED_STEPS) + 1):
+            bins = []
+            for chosen in self._dealt(step):
+                places = fill(self._sizes(chosen), micro_batch_tokens)
+                bins += [[chosen[place] for place in members] for members in places]
+            steps.append(bins)
         return steps
 
     def _largest(self, bins: list[list[list[int]]]) -> tuple[list[int], list[Block]]:

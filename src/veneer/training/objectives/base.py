@@ -15,6 +15,7 @@ from functools import reduce
 from operator import add
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from veneer.data.batches import MicroBatch
@@ -56,6 +57,27 @@ class Means:
         reported = terms if len(terms) > 1 else {}
         for name, mean in (*reported.items(), *((n, value / self.weights[n]) for n, value in sums.metrics.items())):
             self._named[name] = self._named.get(name, 0.0) + mean
+
+    def joined(self, others: Means) -> Means:
+        """These micro-batches and those that follow them, as one."""
+        named = dict(self._named)
+        for name, mean in others._named.items():
+            named[name] = named.get(name, 0.0) + mean
+        return Means(self.weights, self.loss + others.loss, named)
+
+    def numbers(self) -> Tensor:
+        """The loss, and for each weight whether it has a mean that is reported, and the mean: float64
+        `[1 + 2 · weights]`, in which processes tell each other."""
+        numbers = [self.loss]
+        for name in self.weights:
+            numbers += [float(name in self._named), self._named.get(name, 0.0)]
+        return torch.tensor(numbers, dtype=torch.float64)
+
+    @classmethod
+    def of_numbers(cls, weights: Mapping[str, float], numbers: Tensor) -> Means:
+        """What another process told by `numbers`, under the weights that all of them know."""
+        loss, *rest = numbers.tolist()
+        return cls(weights, loss, {name: rest[2 * at + 1] for at, name in enumerate(weights) if rest[2 * at]})
 
     @property
     def metrics(self) -> dict[str, float]:

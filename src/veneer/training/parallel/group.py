@@ -1,0 +1,284 @@
+"""The processes of a run together: where they meet, and what they tell each other.
+
+They meet in a store first, which waits as long as it must: there rank 0 reads and tokenises the rows, and the others
+learn of it. Only then the group of torch.distributed is made, whose collectives fail after the time-out: gloo on CPUs,
+NCCL for what is on GPUs. A collective that fails ends the run on every rank with the name of the one that is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from hashlib import blake2b
+from time import monotonic, sleep
+from types import TracebackType
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+from veneer.errors import ConfigError, RankLost, TrainingStopped, listing
+from veneer.signals import Stopped
+from veneer.training.parallel.liveness import Heart, Peers, Store
+from veneer.training.parallel.ranks import ALONE, Ranks
+
+POLL = 0.05
+"""Seconds between two looks into the store."""
+MEETING = 300.0
+"""Seconds in which all ranks must have found the place where they meet."""
+
+
+class Group(Protocol):
+    """What a run asks of its processes."""
+
+    @property
+    def ranks(self) -> Ranks:
+        """The place of this process."""
+        ...
+
+    def publish(self, key: str, text: str) -> None:
+        """Leave a text for the other ranks, before or after they are connected."""
+        ...
+
+    def awaited(self, key: str) -> str:
+        """A text that another rank leaves, however long that takes it."""
+        ...
+
+    def connect(self, device: torch.device) -> None:
+        """Make the group whose collectives follow."""
+        ...
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The float64 values [n] of every rank, [world, n]."""
+        ...
+
+    def exchange(self, parts: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Send part r of [world, m, n] to rank r, and receive from rank q `sizes[q]` rows: [sum of sizes, n]."""
+        ...
+
+    def join(self, part: Tensor, whole: Tensor) -> None:
+        """Write the parts [n] of all ranks, one after another, into `whole` [world · n]."""
+        ...
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """Overwrite the tensor by rank 0's."""
+        ...
+
+    def require_equal(self, what: str, text: str) -> None:
+        """Refuse a text that is another one on other ranks.
+
+        Raises:
+            ConfigError: naming the ranks whose text is not rank 0's.
+        """
+        ...
+
+
+class Alone:
+    """A single process (`Group`): what it leaves is for nobody."""
+
+    ranks = ALONE
+
+    def publish(self, key: str, text: str) -> None:
+        """See `Group`."""
+
+    def awaited(self, key: str) -> str:
+        """See `Group`."""
+        raise AssertionError(f"nobody leaves {key!r} for a process that is alone")
+
+    def connect(self, device: torch.device) -> None:
+        """See `Group`."""
+
+    def gather(self, values: Tensor) -> Tensor:
+        """See `Group`."""
+        return values.unsqueeze(0)
+
+    def exchange(self, parts: Tensor, sizes: Sequence[int]) -> Tensor:
+        """See `Group`."""
+        return parts[0]
+
+    def join(self, part: Tensor, whole: Tensor) -> None:
+        """See `Group`."""
+        whole.copy_(part)
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """See `Group`."""
+
+    def require_equal(self, what: str, text: str) -> None:
+        """See `Group`."""
+
+
+@dataclass(slots=True)
+class Together:
+    """Several processes (`Group`)."""
+
+    ranks: Ranks
+    timeout: float
+    """Seconds after which a collective fails."""
+    store: Store
+    peers: Peers
+    sent: dict[str, int] = field(default_factory=dict)
+    """Bytes that this rank has sent to others, by what for: `control` and `gradients`."""
+
+    def publish(self, key: str, text: str) -> None:
+        """See `Group`."""
+        self.store.set(f"text/{key}", text)
+
+    def awaited(self, key: str) -> str:
+        """See `Group`.
+
+        Raises:
+            RankLost: a rank has failed, or has not answered for the time-out.
+        """
+        try:
+            while not self.store.check([f"text/{key}"]):
+                failed = self.peers.failed()
+                if failed is not None:
+                    raise RankLost(f"{self.peers.name(failed[0])} has ended: {failed[1]}")
+                silent = self.peers.silent(self.timeout)
+                if silent:
+                    raise self.peers.silence(silent)
+                sleep(POLL)
+            return self.store.get(f"text/{key}").decode()
+        except RuntimeError as error:
+            raise self.peers.lost(error) from None
+
+    def connect(self, device: torch.device) -> None:
+        """See `Group`."""
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        with self._lost():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                store=PrefixStore("group", self.store),  # type: ignore[arg-type]
+                rank=self.ranks.rank,
+                world_size=self.ranks.world,
+                timeout=timedelta(seconds=self.timeout),
+            )
+
+    def gather(self, values: Tensor) -> Tensor:
+        """See `Group`."""
+        found = torch.empty(self.ranks.world * values.numel(), dtype=values.dtype)
+        with self._lost():
+            dist.all_gather(list(found.chunk(self.ranks.world)), values)
+        self._count("control", values.nbytes * (self.ranks.world - 1))
+        return found.view(self.ranks.world, -1)
+
+    def exchange(self, parts: Tensor, sizes: Sequence[int]) -> Tensor:
+        """See `Group`."""
+        world, rows, width = parts.shape
+        found = torch.empty(sum(sizes), width, dtype=parts.dtype, device=parts.device)
+        with self._lost():
+            dist.all_to_all_single(found, parts.view(world * rows, width), list(sizes), [rows] * world)
+        self._count("gradients", parts.nbytes // world * (world - 1))
+        return found
+
+    def join(self, part: Tensor, whole: Tensor) -> None:
+        """See `Group`."""
+        with self._lost():
+            dist.all_gather(list(whole.chunk(self.ranks.world)), part)
+        self._count("gradients", part.nbytes * (self.ranks.world - 1))
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """See `Group`."""
+        with self._lost():
+            dist.broadcast(tensor, src=0)
+
+    def require_equal(self, what: str, text: str) -> None:
+        """See `Group`."""
+        digest = torch.frombuffer(bytearray(blake2b(text.encode(), digest_size=16).digest()), dtype=torch.int32)
+        every = self.gather(digest.double())
+        others = [
+            self.peers.name(rank) for rank in range(self.ranks.world) if not bool((every[rank] == every[0]).all())
+        ]
+        if others:
+            raise ConfigError(
+                f"{what} is not that of {self.peers.name(0)} on:\n{listing(others)}\n"
+                "All processes must read the same model and rows, with the same version of veneer and torch."
+            )
+
+    def _count(self, kind: str, size: int) -> None:
+        self.sent[kind] = self.sent.get(kind, 0) + size
+
+    @contextmanager
+    def _lost(self) -> Iterator[None]:
+        """Turn a collective that fails into the error that names who is gone."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise self.peers.lost(error) from None
+
+
+class Meeting:
+    """A context in which a process and its others are a group.
+
+    Args:
+        ranks: the place of this process.
+        timeout: seconds after which a collective fails, because a rank does not answer.
+
+    Raises:
+        RankLost: the place where the ranks meet cannot be reached.
+    """
+
+    def __init__(self, ranks: Ranks, timeout: float):
+        self._ranks, self._timeout = ranks, timeout
+        self._together: Together | None = None
+        self._heart: Heart | None = None
+
+    def __enter__(self) -> Group:
+        if not self._ranks.many:
+            return Alone()
+        store, pulse = _store(self._ranks), _store(self._ranks)
+        peers = Peers(store, self._ranks)
+        peers.introduce()
+        self._heart = Heart(pulse, self._ranks.rank)
+        self._together = Together(self._ranks, self._timeout, store, peers)
+        return self._together
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._together is None or self._heart is None:
+            return
+        if error is None:
+            _leave(self._together.store, self._ranks)
+        elif not isinstance(error, TrainingStopped):
+            # The others stop with all of these at the same step, and whoever has lost a rank has no words of its own.
+            self._together.peers.last_words("a signal asked it to" if isinstance(error, Stopped) else str(error))
+        self._heart.stop()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _store(ranks: Ranks) -> Store:
+    """A connection to the place where the ranks meet; rank 0 makes it where no launcher keeps it."""
+    try:
+        store = TCPStore(
+            ranks.address,
+            ranks.port,
+            ranks.world,
+            is_master=ranks.first and not ranks.agent,
+            timeout=timedelta(seconds=MEETING),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except RuntimeError as error:
+        raise RankLost(
+            f"{ranks.name} cannot reach {ranks.address}:{ranks.port}, where the ranks meet, within {MEETING:g} s: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    prefixed: Store = PrefixStore(f"veneer/{ranks.restarts}", store)
+    return prefixed
+
+
+def _leave(store: Store, ranks: Ranks) -> None:
+    """Let rank 0 wait for the others where it keeps the store: they need it until they are done."""
+    with suppress(RuntimeError):
+        store.set(f"left/{ranks.rank}", "1")
+        if ranks.first and not ranks.agent:
+            end = monotonic() + MEETING
+            while monotonic() < end and not all(store.check([f"left/{rank}"]) for rank in range(1, ranks.world)):
+                sleep(POLL)

@@ -1,0 +1,111 @@
+"""The rows of a run, read and tokenised once and then mapped into memory by every process that sees the file.
+
+Rank 0 reads them before the group of torch.distributed exists, so that a large file of rows can run into no time-out
+of a collective. A host that does not see rank 0's file system reads them itself, once.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from veneer.config import DataSection
+from veneer.data.chat import Example
+from veneer.data.rows import Rows, load_rows
+from veneer.events import Subscriber, ignore
+from veneer.io.files import atomic_file
+from veneer.io.tokenizer import Tokenizer
+from veneer.strict_json import to_text
+from veneer.training.parallel.group import Group
+
+FILE = ".rows.safetensors"
+"""The file of the rows in the folder of the run, until all processes have it."""
+
+
+def write_rows(path: Path, rows: Rows) -> None:
+    """Write the tokens, masks and places of rows: what every process needs of them.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    examples = [*rows.train, *rows.eval]
+    places = to_text([example.where for example in examples], ensure_ascii=False).encode()
+    lengths = np.array([len(rows.train), *(len(example.tokens) for example in examples)], dtype=np.int64)
+    tensors = {
+        "lengths": lengths,
+        "tokens": np.concatenate([example.tokens for example in examples]),
+        "mask": np.concatenate([example.loss_mask for example in examples]),
+        "where": np.frombuffer(places, dtype=np.uint8),
+    }
+    with atomic_file(path) as part:
+        save_file(tensors, part)
+
+
+def read_rows(path: Path) -> Rows:
+    """The rows of a file that `write_rows` wrote; tokens and masks stay in the file, and processes share its pages."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+
+    def mapped(name: str, dtype: type[np.generic]) -> np.ndarray[tuple[int], np.dtype[np.generic]]:
+        start, end = header[name]["data_offsets"]
+        count = (end - start) // np.dtype(dtype).itemsize
+        return np.memmap(path, dtype=dtype, mode="c", offset=8 + size + start, shape=(count,))
+
+    trained, *lengths = mapped("lengths", np.int64).tolist()
+    where = json.loads(bytes(mapped("where", np.uint8)).decode())
+    ends = np.cumsum(lengths)
+    tokens, mask = mapped("tokens", np.int32), mapped("mask", np.bool_)
+    examples = [
+        Example(tokens[end - length : end], mask[end - length : end], place)  # type: ignore[arg-type]
+        for end, length, place in zip(ends, lengths, where, strict=True)
+    ]
+    return Rows(examples[:trained], examples[trained:])
+
+
+@dataclass(slots=True)
+class SharedRows:
+    """Reads the rows of a run in one of its processes (`veneer.training.prepare.LoadRows`)."""
+
+    group: Group
+    output: Path
+    """The folder of the run."""
+    _written: list[Path] = field(default_factory=list)
+
+    def __call__(self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore) -> Rows:
+        """See `veneer.data.rows.load_rows`. Only the process that has read the rows knows which were left out."""
+        ranks = self.group.ranks
+        if not ranks.many:
+            return load_rows(data, tokenizer, emit)
+        if ranks.first:
+            return self._read_for_others(data, tokenizer, emit, "rows", self.output)
+        path = Path(self.group.awaited("rows"))
+        if path.is_file():
+            return read_rows(path)
+        here = f"rows on {ranks.host}"
+        if ranks.local_rank == 0:
+            return self._read_for_others(data, tokenizer, emit, here, Path(mkdtemp(prefix="veneer-rows-")))
+        return read_rows(Path(self.group.awaited(here)))
+
+    def _read_for_others(
+        self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber, key: str, folder: Path
+    ) -> Rows:
+        rows = load_rows(data, tokenizer, emit)
+        path = folder / FILE
+        self._written.append(path)
+        write_rows(path, rows)
+        self.group.publish(key, str(path.resolve()))
+        return rows
+
+    def remove(self) -> None:
+        """Delete the file that this process has written: whoever has mapped it keeps what is in it."""
+        for path in self._written:
+            path.unlink(missing_ok=True)
+            if path.parent != self.output:
+                path.parent.rmdir()
+        self._written.clear()

@@ -1,0 +1,103 @@
+"""How the processes of a run come to one start: rank 0 chooses and restores, and the others get it from there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from veneer.config import RunConfig
+from veneer.errors import ConfigError
+from veneer.events import Level, Note, Subscriber
+from veneer.hardware import resolve_device
+from veneer.strict_json import to_text
+from veneer.training.checkpoint import Progress
+from veneer.training.optimizers.base import Optimizer
+from veneer.training.parallel.group import Group
+from veneer.training.parallel.ranks import Ranks
+from veneer.training.trainable import Trainable
+
+CHOICES = "choices"
+"""The key under which rank 0 leaves what it has chosen."""
+
+
+def with_lanes(config: RunConfig, ranks: Ranks, emit: Subscriber) -> RunConfig:
+    """The configuration with its lanes; as many as processes, rounded up to a power of two, where that is left open."""
+    lanes = config.train.lanes
+    if lanes == "auto":
+        lanes = 1 << (ranks.world - 1).bit_length()
+    if ranks.first and lanes < ranks.world:
+        idle = ranks.world - lanes
+        message = (
+            f"train.lanes is {lanes} and the processes are {ranks.world}: {idle} of them have nothing to train; more "
+            "lanes are another run"
+        )
+        emit(Note(message=message, level=Level.WARNING))
+    if ranks.first and lanes > 1:
+        emit(Note(message=lanes_sentence(lanes, ranks.world)))
+    return config.model_copy(update={"train": config.train.model_copy(update={"lanes": lanes})})
+
+
+def lanes_sentence(lanes: int, world: int) -> str:
+    """What a run on several processes, or of several lanes, may claim."""
+    processes = "1 process" if world == 1 else f"{world} processes"
+    return (
+        f"{lanes} lanes on {processes}: with the same lanes and threads a process, any number of processes makes the "
+        "same bytes on processors of one kind, and the same result to rounding elsewhere"
+    )
+
+
+def with_own_device(config: RunConfig, ranks: Ranks) -> RunConfig:
+    """The configuration of one process of several: each has a GPU of its own, by its number on the host.
+
+    Raises:
+        ConfigError: a GPU is named that is to compute for all of them, or the host has too few.
+    """
+    device = config.compute.device
+    if not ranks.many or device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return config
+    if device not in ("auto", "cuda"):
+        raise ConfigError(
+            f"compute.device {device!r} names one GPU and the run has {ranks.local_world} processes on {ranks.host}, "
+            "each with its own; use cuda, or auto"
+        )
+    own = str(resolve_device(f"cuda:{ranks.local_rank}"))
+    return config.model_copy(update={"compute": config.compute.model_copy(update={"device": own})})
+
+
+def refuse_alone(config: RunConfig, ranks: Ranks) -> None:
+    """Refuse what only a process that is alone can do.
+
+    Raises:
+        ConfigError: the run asks for it.
+    """
+    if ranks.many and config.train.time_limit is not None:
+        raise ConfigError(
+            f"train.time_limit is measured on one process and the run has {ranks.world}; give train.steps or "
+            "train.epochs"
+        )
+
+
+def share(group: Group, trainable: Trainable, optimizer: Optimizer, progress: Progress) -> Progress:
+    """Give every process rank 0's weights, optimiser state and position; returns the position."""
+    if not group.ranks.many:
+        return progress
+    for tensor in (*trainable.named().values(), *optimizer.tensors().values()):
+        _share_tensor(group, tensor)
+    text = to_text(asdict(progress)).encode() if group.ranks.first else b""
+    size = torch.tensor([len(text)])
+    group.broadcast(size)
+    content = torch.zeros(int(size), dtype=torch.uint8)
+    if group.ranks.first:
+        content.copy_(torch.frombuffer(bytearray(text), dtype=torch.uint8))
+    group.broadcast(content)
+    return Progress(**json.loads(bytes(content.tolist())))
+
+
+def _share_tensor(group: Group, tensor: Tensor) -> None:
+    whole = tensor.detach().contiguous()
+    group.broadcast(whole)
+    if whole.data_ptr() != tensor.data_ptr():
+        tensor.detach().copy_(whole)

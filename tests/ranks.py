@@ -1,0 +1,136 @@
+"""Runs of the command line in several processes, as torchrun starts them, forked from one that has imported all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from torch.distributed import TCPStore
+
+_FORKER = """
+import json, os, sys
+import torch
+import torch._dynamo
+import torch.distributed
+import veneer.cli, veneer.screens.train, veneer.training.run
+from veneer.signals import end_by_signals
+torch.set_num_threads(1)
+for line in sys.stdin:
+    order = json.loads(line)
+    if "wait" in order:
+        _, status = os.waitpid(order["wait"], 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+        continue
+    pid = os.fork()
+    if pid == 0:
+        os.environ.update(order["env"])
+        for number, path in ((0, os.devnull), (1, order["out"]), (2, order["err"])):
+            os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+        code = 1
+        try:
+            end_by_signals(lambda: veneer.cli.main(order["argv"]))
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    print(pid, flush=True)
+"""
+
+
+@dataclass
+class Ended:
+    """How one process ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Started:
+    """Processes at work."""
+
+    forker: Forker
+    pids: list[int]
+    files: list[tuple[Path, Path]]
+    store: TCPStore
+    """Where they meet; it must not go before they do."""
+
+    def kill(self, rank: int, number: int = signal.SIGKILL) -> None:
+        os.kill(self.pids[rank], number)
+
+    def when(self, ready: Callable[[], bool], seconds: float = 60.0) -> None:
+        """Wait until something holds."""
+        end = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < end, "it has not come"
+            time.sleep(0.002)
+
+    def ended(self) -> list[Ended]:
+        """Wait for all of them."""
+        codes = [self.forker.wait(pid) for pid in self.pids]
+        return [
+            Ended(code, *(path.read_text(encoding="utf-8") for path in files))
+            for code, files in zip(codes, self.files, strict=True)
+        ]
+
+
+class Forker:
+    """Starts runs of the command line in groups of processes."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._runs = folder, 0
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", _FORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def close(self) -> None:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.close()
+        self._server.wait(30)
+        self._server.stdout.close()
+
+    def start(self, world: int, argv: Sequence[str], *, restarts: int = 0) -> Started:
+        """Start a command in so many processes, with torchrun's variables."""
+        self._runs += 1
+        store = TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=60), wait_for_workers=False)
+        pids, files = [], []
+        for rank in range(world):
+            out, err = (self._folder / f"{self._runs}.{rank}.{kind}" for kind in ("out", "err"))
+            variables = {
+                "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+                "TORCHELASTIC_RESTART_COUNT": str(restarts),
+            }  # fmt: skip
+            order = {"argv": list(argv), "out": str(out), "err": str(err), "env": variables}
+            pids.append(int(self._ask(order)))
+            files.append((out, err))
+        return Started(self, pids, files, store)
+
+    def run(self, world: int, argv: Sequence[str], *, restarts: int = 0) -> list[Ended]:
+        """Run a command in so many processes to its end."""
+        return self.start(world, argv, restarts=restarts).ended()
+
+    def wait(self, pid: int) -> int:
+        return int(self._ask({"wait": pid}))
+
+    def _ask(self, order: dict[str, object]) -> str:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(order) + "\n")
+        self._server.stdin.flush()
+        return self._server.stdout.readline()

@@ -1,0 +1,52 @@
+"""Which process this is, by the variables that torchrun sets."""
+
+from __future__ import annotations
+
+import pytest
+
+from veneer.errors import ConfigError
+from veneer.training.parallel.ranks import ALONE, ranks_in, variables_of
+
+TORCHRUN = {
+    "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "node0",
+    "MASTER_PORT": "29500", "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "2",
+}  # fmt: skip
+
+
+def test_a_process_without_a_launcher_is_alone() -> None:
+    assert ranks_in({}) is ALONE
+    assert ranks_in({"RANK": "1"}) is ALONE  # some shell's own variable
+    assert ALONE.first
+    assert not ALONE.many
+
+
+def test_torchruns_variables_are_read() -> None:
+    found = ranks_in(TORCHRUN)
+    assert (found.rank, found.world, found.local_rank, found.local_world) == (3, 4, 1, 2)
+    assert (found.address, found.port, found.agent, found.restarts) == ("node0", 29500, True, 2)
+    assert found.many
+    assert not found.first
+    assert found.name == f"rank 3 on {found.host}"
+    # One process under torchrun is alone, and may have been started again.
+    alone = ranks_in(TORCHRUN | {"RANK": "0", "WORLD_SIZE": "1"})
+    assert not alone.many
+    assert alone.restarts == 2
+
+
+def test_what_launchers_leave_out_or_cannot_mean_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)one of 4 by WORLD_SIZE.*LOCAL_RANK.*MASTER_PORT"):
+        ranks_in({"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "node0"})
+    with pytest.raises(ConfigError, match="RANK is 4 and WORLD_SIZE 4; ranks count from 0 to 3"):
+        ranks_in(TORCHRUN | {"RANK": "4"})
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 'four'"):
+        ranks_in(TORCHRUN | {"WORLD_SIZE": "four"})
+
+
+def test_processes_that_are_launched_read_what_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    variables = variables_of(1, 3, 4711, 2)
+    found = ranks_in(variables)
+    assert (found.rank, found.world, found.port, found.address, found.agent) == (1, 3, 4711, "127.0.0.1", True)
+    assert variables["OMP_NUM_THREADS"] == "2"
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert variables_of(1, 3, 4711, 2)["OMP_NUM_THREADS"] == "5"

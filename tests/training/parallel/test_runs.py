@@ -1,0 +1,244 @@
+"""Whole runs in several processes: the bytes of one, whatever happens to them on the way."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ranks import Ended, Forker
+from tiny import rows, run_config, write_rows
+from veneer.config import to_yaml
+from veneer.errors import Interrupted
+from veneer.events import read_events
+from veneer.run_folder import RunFolder
+from veneer.training.run import train
+
+WEIGHTS = "adapter_model.safetensors"
+COMMON = ("train.lanes=4", "train.epochs=2", "train.save_every=1", "compute.rank_timeout=20")
+KINDS: dict[str, tuple[str, ...]] = {
+    "lora, dropout, evaluated": ("lora.dropout=0.1", "data.held_out=0.2", "train.eval_every=1"),
+    "qlora, dora": ("method=qlora", "lora.variant=dora", "train.optimizer=adamw8bit"),
+    "uneven steps, clipped, recomputed": (
+        "train.tokens_per_step=130", "train.clip=0.01", "compute.recompute=layers", "lora.dropout=0.2",
+        "compute.micro_batch_tokens=64",
+    ),
+}  # fmt: skip
+MORE: dict[str, tuple[str, ...]] = {
+    "pissa, two ranks": ("lora.init=pissa", "lora.rank_pattern={down_proj: 2}"),
+    "loftq": ("method=qlora", "lora.init=loftq"),
+    "eva, b alone": ("lora.init=eva", "lora.factors=b"),
+    "both ends": ("lora.target_modules=[q_proj, embed_tokens, lm_head]",),
+    "saved modules": ("lora.modules_to_save=[embed_tokens, norm]",),
+    "new tokens over 4 bits": ("method=qlora", "lora.new_tokens=[crate]", "lora.trainable_tokens=[5]"),
+    "skips bad steps, best": (
+        "train.skip_bad_steps=true", "data.held_out=0.3", "train.publish=best", "train.patience=2", "train.epochs=6",
+    ),
+    "full": ("method=full", "train.learning_rate=0.001"),
+    "lion, weight decay, plus": ("train.optimizer=lion", "train.weight_decay=0.1", "train.lora_plus_ratio=4"),
+    "transformers": ("backend=hf", "lora.dropout=0.1"),
+}  # fmt: skip
+
+
+class Runs:
+    """Runs of one configuration, alone and in processes."""
+
+    def __init__(self, forker: Forker, model: Path, data: Path, folder: Path, *assignments: str):
+        self.forker, self.model, self.data, self.folder = forker, model, data, folder
+        self.assignments = (*COMMON, *assignments)
+
+    def alone(self, name: str = "alone") -> bytes:
+        """The bytes of a run in this process."""
+        output = self.folder / name
+        train(run_config(self.model, self.data, output, *self.assignments))
+        return self.weights(name)
+
+    def command(self, name: str, *more: str) -> list[str]:
+        config = run_config(self.model, self.data, self.folder / name, *self.assignments)
+        file = self.folder / f"{name}.yaml"
+        file.write_text(to_yaml(config))
+        return ["train", "--config", str(file), *more]
+
+    def spread(self, name: str, world: int, *more: str, restarts: int = 0) -> list[Ended]:
+        return self.forker.run(world, self.command(name, *more), restarts=restarts)
+
+    def weights(self, name: str) -> bytes:
+        kinds = RunFolder(self.folder / name).weights
+        (file,) = kinds.values()
+        return file.read_bytes()
+
+    def steps(self, name: str) -> int:
+        """The last step that a run has told of."""
+        file = self.folder / name / "events.jsonl"
+        if not file.is_file():
+            return 0
+        return max((int(str(one["step"])) for one in read_events(file) if one["event"] == "StepDone"), default=0)
+
+
+def succeeded(ended: Sequence[Ended]) -> None:
+    assert [one.code for one in ended] == [0] * len(ended), "\n".join(one.err for one in ended)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_make_the_bytes_of_one(
+    kind: str, forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, *KINDS[kind])
+    expected = runs.alone()
+    ended = runs.spread("two", 2)
+    succeeded(ended)
+    assert runs.weights("two") == expected
+    assert "4 lanes on 2 processes" in ended[0].err
+    assert (ended[1].out, ended[1].err) == ("", "")  # rank 0 speaks
+    losses = [
+        [(one["step"], one["loss"]) for one in read_events(tmp_path / name / "events.jsonl") if "loss" in one]
+        for name in ("alone", "two")
+    ]
+    assert losses[0] == losses[1]
+    left = {path.name for path in (tmp_path / "two").iterdir()} - {"report.html"}
+    assert left == {path.name for path in (tmp_path / "alone").iterdir()}
+
+
+def test_four_and_three_processes_and_one_row(
+    forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, "lora.dropout=0.1")
+    expected = runs.alone()
+    for world in (3, 4):  # three do not divide the lanes, which is no matter
+        succeeded(runs.spread(str(world), world))
+        assert runs.weights(str(world)) == expected
+    single = write_rows(tmp_path / "one.jsonl", rows(1))
+    runs = Runs(forker, tiny_model, single, tmp_path, "lora.dropout=0.1")
+    expected = runs.alone("row")
+    succeeded(runs.spread("row-4", 4))  # three of them have nothing to do
+    assert runs.weights("row-4") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MORE)
+def test_every_kind_of_run(kind: str, forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, *MORE[kind])
+    expected = runs.alone()
+    succeeded(runs.spread("two", 2))
+    assert runs.weights("two") == expected
+
+
+def test_lanes_are_recorded_and_one_lane_is_what_it_was(
+    forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    plain = train(run_config(tiny_model, tiny_data, tmp_path / "plain", "train.steps=2"))
+    lock = json.loads((plain.output / "run.lock").read_text())
+    assert lock["config"]["train"]["lanes"] == 1
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, "train.lanes=auto", "train.epochs=null", "train.steps=2")
+    ended = runs.spread("auto", 2)
+    succeeded(ended)
+    lock = json.loads((tmp_path / "auto" / "run.lock").read_text())
+    assert lock["config"]["train"]["lanes"] == 2
+    again = train(run_config(tiny_model, tiny_data, tmp_path / "again", "train.lanes=2", "train.steps=2"))
+    assert (again.output / WEIGHTS).read_bytes() == runs.weights("auto")
+    assert (plain.output / WEIGHTS).read_bytes() != runs.weights("auto")  # another order of sums
+
+
+def test_a_run_goes_on_at_another_number_of_processes(
+    forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, "lora.dropout=0.1", "train.optimizer=adamw8bit")
+    expected = runs.alone()
+    with pytest.raises(Interrupted):
+        train(run_config(tiny_model, tiny_data, tmp_path / "run", *runs.assignments), stop=lambda: True)
+    assert runs.steps("run") == 1
+    # torchrun's restart says nothing of resuming; here at two processes what one has begun.
+    ended = runs.spread("run", 2, restarts=1)
+    succeeded(ended)
+    assert runs.weights("run") == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_any_process_checkpoints_on_all(
+    number: signal.Signals, forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, "train.epochs=60", "train.save_every=1000")
+    started = forker.start(2, runs.command("run"))
+    started.when(lambda: runs.steps("run") >= 3)
+    started.kill(1, number)
+    ended = started.ended()
+    assert ended[1].code == 128 + number
+    assert ended[0].code == 130  # it was told by the other
+    assert "stopped after step" in ended[0].err
+    folder = RunFolder(tmp_path / "run")
+    assert folder.checkpoint_steps() == [runs.steps("run")]
+
+
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_a_killed_process_ends_the_others_by_name_and_a_restart_makes_the_same_bytes(
+    victim: int, forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, "lora.dropout=0.1", "train.epochs=8", "train.save_every=3")
+    started = forker.start(2, runs.command("run"))
+    started.when(lambda: runs.steps("run") >= 4)
+    started.kill(victim)
+    ended = started.ended()
+    assert ended[victim].code == -signal.SIGKILL
+    assert ended[1 - victim].code == 2
+    assert f"rank {victim} on " in ended[1 - victim].err
+    assert "does not answer any more" in ended[1 - victim].err
+    succeeded(runs.spread("run", 2, restarts=1))
+    assert runs.weights("run") == runs.alone()
+
+
+@pytest.mark.repeated
+def test_kills_of_any_process_at_any_moment(
+    forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path, rounds: int
+) -> None:
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, "lora.dropout=0.1", "train.epochs=6", "train.save_every=2")
+    expected, source = runs.alone(), random.Random(rounds)
+    for number in range(rounds):
+        name, world, step = f"run-{number}", source.choice([2, 4]), source.randint(0, 16)
+        started = forker.start(world, runs.command(name))
+        started.when(lambda name=name, step=step: runs.steps(name) >= step)  # type: ignore[misc]
+        started.kill(source.randrange(world))
+        started.ended()
+        succeeded(runs.spread(name, source.choice([1, 2, 4]), restarts=1))
+        assert runs.weights(name) == expected
+
+
+@pytest.mark.slow
+def test_a_stopped_process_ends_the_others_within_the_time_out(
+    forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, "train.epochs=200", "compute.rank_timeout=3")
+    started = forker.start(2, runs.command("run"))
+    started.when(lambda: runs.steps("run") >= 2)
+    started.kill(1, signal.SIGSTOP)
+    code = forker.wait(started.pids[0])
+    started.kill(1)
+    forker.wait(started.pids[1])
+    assert code == 2
+    assert "rank 1 on " in started.files[0][1].read_text()
+
+
+def test_what_cannot_spread_is_refused(forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
+    ended = forker.run(2, ["doctor"])
+    assert [one.code for one in ended] == [2, 2]
+    assert "`veneer doctor` was started 2 times by a launcher" in ended[0].err
+    assert ended[1].err.startswith("error: rank 1 on ")
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path)
+    ended = forker.run(2, [*runs.command("run"), "--devices", "3"])
+    assert "--devices 3 was given and 2 processes were started" in ended[0].err
+    ended = forker.run(2, [*runs.command("limited"), "--time-limit", "1m", "--set", "train.epochs=null"])
+    assert "train.time_limit is measured on one process" in ended[0].err
+
+
+def test_a_process_that_fails_by_itself_is_named_with_its_reason(
+    forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    broken = write_rows(tmp_path / "broken.jsonl", [{"messages": 3}])
+    ended = Runs(forker, tiny_model, broken, tmp_path).spread("run", 2)
+    assert [one.code for one in ended] == [2, 2]
+    assert "messages" in ended[0].err
+    assert "rank 0 on" in ended[1].err
+    assert "has ended" in ended[1].err

@@ -1,0 +1,77 @@
+"""Rows that one process reads are those that the others map into memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tiny import run_config
+from veneer.data.rows import Rows, load_rows
+from veneer.io.tokenizer import from_directory
+from veneer.training.parallel.group import Alone
+from veneer.training.parallel.ranks import Ranks
+from veneer.training.parallel.shared_rows import FILE, SharedRows, read_rows, write_rows
+
+
+class Notes(Alone):
+    """A group of a rank that reads what others left."""
+
+    def __init__(self, ranks: Ranks, left: dict[str, str]):
+        self.ranks = ranks
+        self.left = left
+
+    def publish(self, key: str, text: str) -> None:
+        self.left[key] = text
+
+    def awaited(self, key: str) -> str:
+        return self.left[key]
+
+
+@pytest.fixture
+def read(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Rows:
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", "data.held_out=0.2")
+    return load_rows(config.data, from_directory(tiny_model))
+
+
+def test_rows_come_back_as_they_were(read: Rows, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows", read)
+    again = read_rows(tmp_path / "rows")
+    assert again.digest() == read.digest()
+    assert [len(again.train), len(again.eval)] == [len(read.train), len(read.eval)]
+    assert [one.where for one in again.train] == [one.where for one in read.train]
+    assert isinstance(again.train[0].tokens.base, np.memmap)
+    assert again.train[0].tokens.dtype == np.int32
+
+
+def test_they_are_read_once_on_each_host_that_does_not_see_the_file(
+    read: Rows, tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", "data.held_out=0.2")
+    tokenizer, left, reads = from_directory(tiny_model), {}, []
+
+    def counted(*arguments: object) -> Rows:
+        reads.append(1)
+        return read
+
+    monkeypatch.setattr("veneer.training.parallel.shared_rows.load_rows", counted)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    (tmp_path / "run").mkdir()
+
+    def rank(number: int, host: str, local: int) -> SharedRows:
+        return SharedRows(
+            Notes(Ranks(rank=number, world=4, local_rank=local, local_world=2, host=host), left), tmp_path / "run"
+        )
+
+    first, second = rank(0, "a", 0), rank(1, "a", 1)
+    assert first(config.data, tokenizer).digest() == second(config.data, tokenizer).digest() == read.digest()
+    assert len(reads) == 1
+    left["rows"] = "/not/seen/here"
+    third, fourth = rank(2, "b", 0), rank(3, "b", 1)
+    assert third(config.data, tokenizer).digest() == fourth(config.data, tokenizer).digest() == read.digest()
+    assert len(reads) == 2
+    for one in (first, second, third, fourth):
+        one.remove()
+    assert list(tmp_path.rglob(FILE)) == []
+    assert list(tmp_path.glob("veneer-rows-*")) == []
