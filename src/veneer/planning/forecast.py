@@ -12,6 +12,7 @@ from veneer.enums import Method
 from veneer.model.hf_skeleton import HfSpec
 from veneer.planning.choose import limit_of
 from veneer.planning.estimate import Estimate, estimate, hf_linears
+from veneer.planning.lanes import Spread
 from veneer.planning.machine import Machine
 from veneer.planning.plan import Plan, make_plan
 from veneer.planning.setup import BatchShape, Setup, decoder_linears
@@ -99,6 +100,7 @@ def make_forecast(
         files=description.dtype,
         lora=lora,
         targets=targets,
+        spread=Spread(lanes=1 if config.train.lanes == "auto" else config.train.lanes, processes=machine.world),
     )
     batch_for = steps.batch_shape
     return make_plan(setup, config.compute, steps.longest, batch_for, limit, steps=steps.total, rate=machine.rate)

@@ -30,18 +30,21 @@ class Machine:
     """CPU threads."""
     processes: int = 1
     """Processes of the run that share the main memory."""
+    world: int = 1
+    """All processes of the run."""
     rate: Callable[[Setup], Rate]
     """Measures, or looks up, how fast a model's products are."""
 
 
-def this_machine(device: torch.device, compute: ComputeSection, processes: int = 1) -> Machine:
-    """A device of this machine, under the settings of a run that has so many processes here."""
+def this_machine(device: torch.device, compute: ComputeSection, processes: int = 1, world: int = 1) -> Machine:
+    """A device of this machine, under the settings of a run that has so many processes here, and in all."""
     return Machine(
         device=device.type,
         dtype=resolve_dtype(compute.dtype, device),
         memory=device_bytes(device),
         threads=compute.threads or torch.get_num_threads(),
         processes=processes,
+        world=world,
         rate=probe,
     )
 

@@ -83,6 +83,7 @@ class Memory:
     """Weights of the base in their form in memory; in full fine-tuning the trained weights."""
     adapters: int
     gradients: int
+    """Gradients, and their sums over lanes where there are several."""
     optimizer: int
     activations: int
     """Tensors kept from forward to backward."""
@@ -159,7 +160,8 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
         recompute: whether backward computes each layer again.
         start: resident bytes of the process before the model is loaded; None means those of this process now.
     """
-    gradients = 4 * setup.trained_weights
+    sums = 4 * setup.trained_weights * setup.spread.gradient_sums
+    gradients = 4 * setup.trained_weights + sums
     activations = kept_activations(setup, batch, recompute=recompute)
     workspace = _workspace(setup, batch)
     if recompute:
@@ -186,7 +188,7 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
         saving=2 * 4 * setup.head_weights if setup.full else 0,
         summing=2 * 4 * setup.head_weights if setup.full and setup.spec.tied_head else 0,
         first_use=first_use,
-        forward_gradients=gradients if batch.micro_batches > 1 else 0,
+        forward_gradients=gradients if batch.micro_batches > 1 else sums,
     )
 
 

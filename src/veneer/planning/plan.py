@@ -39,11 +39,15 @@ class Plan:
         return self.choice.recompute
 
     def lines(self) -> list[str]:
-        """The plan in two sentences."""
+        """The plan in two sentences, and one more for several processes."""
         choice = self.choice
         kept = "layers computed again in backward" if choice.recompute else "activations kept"
         source = "" if self.rate.measured else " (estimated from the data sheet)"
+        spread = self.setup.spread
+        sent = f"{spread.sent(4 * self.setup.trained_weights) / MB:,.1f} MB"
+        each = [f"plan: {spread.processes} processes, each as follows; {sent} sent by each in a step"]
         return [
+            *(each if spread.processes > 1 else []),
             f"plan: {choice.memory.peak / MB:,.0f} MB at the peak, of {self.limit.bytes / MB:,.0f} MB allowed "
             f"({self.limit.source}); micro-batches of up to {choice.micro_batch_tokens:,} tokens, {kept}",
             f"plan: about {spoken(self.seconds)} a step{source}, {spoken(self.seconds * self.steps)} for "
@@ -62,6 +66,9 @@ class Plan:
             "micro_batch_tokens": self.choice.micro_batch_tokens,
             "recompute": self.choice.recompute,
             "cut": asdict(self.choice.batch),
+            "lanes": self.setup.spread.lanes,
+            "processes": self.setup.spread.processes,
+            "sent_per_step": self.setup.spread.sent(4 * self.setup.trained_weights),
             "steps": self.steps,
             "seconds_per_step": self.seconds,
             "rate": asdict(self.rate),
@@ -83,7 +90,7 @@ def make_plan(
     """Choose a micro-batch and estimate time and disk space. See `veneer.planning.choose.choose` for the arguments."""
     choice, refusal = choose(setup, compute, longest, batch_for, limit, start=start)
     found = rate(setup)
-    seconds = step_seconds(setup, choice.batch, found, recompute=choice.recompute)
+    seconds = step_seconds(setup, choice.batch, found, recompute=choice.recompute) / setup.spread.at_once
     return Plan(
         setup=setup,
         choice=choice,

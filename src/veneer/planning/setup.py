@@ -21,6 +21,7 @@ from veneer.enums import Bias, Factors, Init, Method, ObjectiveName, OptimizerNa
 from veneer.load import linear_shapes, norm_shapes
 from veneer.model.shape import Norm
 from veneer.model.spec import DecoderSpec
+from veneer.planning.lanes import ALONE, Spread
 from veneer.planning.mixture import has_experts, mixture_linears, share_of_experts
 from veneer.planning.trained import LinearShape, Shape, by_adapter, by_full, by_linear, norm_paths
 from veneer.products import reads_stored
@@ -93,6 +94,8 @@ class Setup:
     products: Products = Products.EXACT
     optimizer: OptimizerName = OptimizerName.ADAMW
     objective: ObjectiveName = ObjectiveName.SFT
+    spread: Spread = ALONE
+    """The lanes of the run and its processes. All numbers are those of one process."""
     file_bytes: int = 4
     """Bytes of an element in the model's files. 4 is the largest usual number."""
     linears: list[dict[str, LinearShape]] = field(init=False, repr=False, compare=False)
@@ -139,9 +142,10 @@ class Setup:
         files: torch.dtype | None = None,
         lora: LoraSpec | None = None,
         targets: tuple[str, ...] | None = None,
+        spread: Spread = ALONE,
     ) -> Setup:
         """The setup of a run. `files` is the dtype of the model's files, `lora` the adapter, and `targets` the paths
-        that get an update, where they are known."""
+        that get an update, where they are known; `spread` has its lanes and processes."""
         return cls(
             spec=spec,
             method=config.method,
@@ -155,6 +159,7 @@ class Setup:
             products=config.compute.products,
             optimizer=config.train.optimizer,
             objective=config.objective,
+            spread=spread,
             file_bytes=4 if files is None else files.itemsize,
         )
 

@@ -202,7 +202,7 @@ def prepare_run(
     prepared = prepare(
         config,
         describe_model(origin, config.backend),
-        this_machine(resolve_device(config.compute.device), config.compute, ranks.local_world),
+        this_machine(resolve_device(config.compute.device), config.compute, ranks.local_world, ranks.world),
         rows,
         emit,
     )

@@ -1,0 +1,48 @@
+"""What lanes and processes add to the plan of a run (docs/many-devices.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spread:
+    """The lanes of a run, and the processes that they are dealt out to."""
+
+    lanes: int = 1
+    processes: int = 1
+
+    @property
+    def largest_share(self) -> int:
+        """Lanes of the process that has most."""
+        return -(-self.lanes // self.processes)
+
+    @property
+    def gradient_sums(self) -> int:
+        """Buffers of the size of all gradients that a process has beside the gradients themselves, at most.
+
+        The tree over a process's lanes holds one for each level, and the lane that comes; the exchange receives one
+        more when the parameters hold none. Where processes do not divide the lanes, some hold two subtrees a level,
+        which are sent and received as well.
+        """
+        if self.lanes == 1 and self.processes == 1:
+            return 0
+        levels = (self.largest_share - 1).bit_length()
+        return levels + 1 if self.lanes % self.processes == 0 else 3 * (2 * levels + 1)
+
+    @property
+    def at_once(self) -> int:
+        """Processes that have something to do."""
+        return min(self.lanes, self.processes)
+
+    def sent(self, gradients: int) -> int:
+        """Bytes that a process sends in a step, where processes divide the lanes.
+
+        Args:
+            gradients: bytes of all gradients.
+        """
+        return 2 * (self.processes - 1) * gradients // self.processes
+
+
+ALONE = Spread()
+"""One lane of one process."""

@@ -1,0 +1,39 @@
+"""What lanes and processes add to a plan."""
+
+from __future__ import annotations
+
+import pytest
+
+from veneer.planning.lanes import Spread
+from veneer.training.parallel.tree import Tree, lanes_of
+
+
+def most_held(spread: Spread) -> int:
+    """The most buffers that any process of a run holds at a time, by what it does (veneer.training.parallel.lanes)."""
+    most = 0
+    for rank in range(spread.processes):
+        own = lanes_of(rank, spread.processes, spread.lanes)
+        tree: Tree[None] = Tree(lambda left, right: None)
+        held = 0
+        for lane in own:
+            held = max(held, len(tree.nodes) + 1)
+            tree.lane(lane, None)
+        most = max(most, held)
+    return most
+
+
+@pytest.mark.parametrize("lanes", [2, 4, 8, 16, 64])
+def test_the_sums_of_a_tree_are_all_counted(lanes: int) -> None:
+    for processes in range(1, lanes + 2):
+        spread = Spread(lanes=lanes, processes=processes)
+        assert most_held(spread) <= spread.gradient_sums
+        if lanes % processes == 0:
+            assert most_held(spread) == spread.gradient_sums
+
+
+def test_a_run_alone_has_none_and_sends_nothing() -> None:
+    assert Spread().gradient_sums == 0
+    assert Spread().sent(10**9) == 0
+    assert Spread(lanes=8, processes=1).sent(10**9) == 0
+    assert Spread(lanes=8, processes=8).sent(168_000_000) == 294_000_000
+    assert Spread(lanes=2, processes=4).at_once == 2
