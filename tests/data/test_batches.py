@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veneer.data import batches
-from veneer.data.batches import Block, MicroBatch, Steps, common_beginning, pack
+from veneer.data.batches import Block, MicroBatch, Steps, common_beginning, deal, pack
 from veneer.data.chat import Example
 from veneer.data.orders import order
 from veneer.errors import DataError
@@ -204,3 +206,19 @@ def test_a_pair_is_never_cut_and_keeps_its_numbers() -> None:
     assert all(batch.units == 1 for batch in batches)
     apart = pack(examples, 100, together=2, share=False)
     assert (apart[0].blocks, apart[0].shared, apart[0].lengths) == ((), 0, (3, 4, 2, 6, 3, 3))
+
+
+def test_examples_are_dealt_out_to_lanes_of_about_equal_length() -> None:
+    source = random.Random(7)
+    for lanes in (1, 2, 4, 8):
+        for count in (1, 3, 8, 40):
+            lengths = [source.randint(1, 500) for _ in range(count)]
+            dealt = deal(lengths, lanes)
+            assert len(dealt) == lanes
+            assert sorted(index for lane in dealt for index in lane) == list(range(count))
+            assert all(lane == sorted(lane) for lane in dealt)
+            tokens = [sum(lengths[index] for index in lane) for lane in dealt]
+            # The last row of the fullest lane went to the one that had least then.
+            assert max(tokens) <= sum(lengths) / lanes + max(lengths)
+            assert deal(lengths, lanes) == dealt
+    assert deal([5, 5, 5], 1) == [[0, 1, 2]]
