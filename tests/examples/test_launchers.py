@@ -27,7 +27,8 @@ def joined(text: str) -> str:
 def words_of(text: str) -> list[str]:
     """The words from torchrun on, of the line that starts it."""
     (line,) = [line for line in joined(text).splitlines() if re.search(r"\btorchrun\b", line) and "#" not in line]
-    words = shlex.split(line)
+    # What the launcher sets are numbers and a host's name, of which a number is one.
+    words = shlex.split(re.sub(r'"\$[^"]*"', "1", line))
     return words[words.index("torchrun") + 1 :]
 
 

@@ -24,7 +24,7 @@ def test_lanes_that_are_given_stay_and_idle_processes_are_told_of() -> None:
     said: list[Event] = []
     config = run_config(Path("m"), Path("d"), Path("o"), "train.lanes=2")
     assert with_lanes(config, Ranks(world=4), said.append).train.lanes == 2
-    assert [one.level for one in said if isinstance(one, Note)] == [Level.WARNING, Level.INFO]
+    assert [one.level for one in said if isinstance(one, Note)] == [Level.WARNING, Level.NOTE]
     assert "2 of them have nothing to train" in str(said[0])
     with pytest.raises(ConfigError, match="must be a power of two"):
         run_config(Path("m"), Path("d"), Path("o"), "train.lanes=6")
