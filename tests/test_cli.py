@@ -34,7 +34,7 @@ OPTIONS = {
     ],
     "doctor": ["--json", "--measure"],
     "evaluate": [
-        "--adapter", "--cluster", "--data", "--device", "--dtype", "--gate", "--html", "--json", "--judge",
+        "--adapter", "--cluster", "--data", "--device", "--devices", "--dtype", "--gate", "--html", "--json", "--judge",
         "--limit", "--max-new-tokens", "--method", "--metric", "--model", "--suite", "--suite-items",
     ],
     "export": [
@@ -42,7 +42,7 @@ OPTIONS = {
         "--model", "--output", "--quant", "--to",
     ],
     "generate": [
-        "--adapter", "--device", "--dtype", "--input", "--json", "--method", "--model", "--prompt", *SAMPLING,
+        "--adapter", "--device", "--devices", "--dtype", "--input", "--json", "--method", "--model", "--prompt", *SAMPLING,
     ],
     "plan": [
         "--data", "--device", "--json", "--length", "--memory-limit-mb", "--method", "--model", "--rank", "--rows",

@@ -22,6 +22,7 @@ from veneer.errors import OutOfMemory
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
+from veneer.generation.share import WHOLE, Share
 from veneer.generation.text import TextStream
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import Checkpoint, open_checkpoint, read_model_config
@@ -71,6 +72,8 @@ class Assistant:
 
     request: AssistantRequest | None = None
     """What it was loaded by, if it was."""
+    share: Share = WHOLE
+    """What this process computes of rows and prompts; all of them, where it is alone."""
 
     @contextmanager
     def as_base(self) -> Iterator[None]:
@@ -85,8 +88,9 @@ class Assistant:
         *,
         subscribers: Sequence[Subscriber] = (),
     ) -> list[str]:
-        """The assistant's next turn in every conversation, decoded together."""
-        prompts = [self.encoder.prompt_tokens(messages) for messages in conversations]
+        """The assistant's next turn in every conversation, decoded together; each has a random stream of its own."""
+        own = self.share.own(len(conversations))
+        prompts = [self.encoder.prompt_tokens(conversations[number]) for number in own]
         stage = Stage(broadcast(subscribers), "answering", total=len(prompts), unit="prompts")
         with stage, enough_memory(self.request, "answering", LESS_TEXT):
             outputs = generate(
@@ -95,8 +99,9 @@ class Assistant:
                 sampling=sampling,
                 stop_ids=self.stop_ids,
                 on_progress=stage.advance_side_by_side,
+                streams=own,
             )
-        return [self.tokenizer.decode(tokens) for tokens in outputs]
+        return self.share.all([self.tokenizer.decode(tokens) for tokens in outputs], len(conversations))
 
     def stream(self, messages: Sequence[Message], sampling: Sampling, on_text: Callable[[str], None]) -> str:
         """The assistant's next turn; `on_text` gets it piece by piece."""

@@ -64,7 +64,7 @@ LESS_MEMORY = (
 )
 
 
-SPREADING = {"train"}
+SPREADING = {"train", "evaluate", "generate"}
 """The commands that several processes do together."""
 
 

@@ -12,8 +12,10 @@ from veneer.commands.options import (
     assistant_of,
     base_option,
     device_option,
+    devices_option,
     dtype_option,
     examples,
+    in_processes,
     model_option,
 )
 
@@ -71,6 +73,7 @@ from veneer.commands.options import (
 )
 @click.option("--html", type=click.Path(path_type=Path), help="A page to write, with everything that was found.")
 @device_option
+@devices_option
 @dtype_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def evaluate(
@@ -88,6 +91,7 @@ def evaluate(
     judge: Path | None,
     html: Path | None,
     device: str,
+    devices: int | None,
     dtype: str,
     as_json: bool,
 ) -> None:
@@ -96,6 +100,7 @@ def evaluate(
     A row is scored by the loss of its answer, and by the answer that greedy generation gives. How sure a difference is,
     its interval says (docs/evaluation.md).
     """
+    in_processes(devices)
     from veneer.evaluation.run import EvaluationRequest
     from veneer.screens.evaluate import evaluate_visibly
 
@@ -114,5 +119,5 @@ def evaluate(
         html=html,
     )
     report = evaluate_visibly(request, as_json=as_json)
-    if report.gate is not None:
+    if report is not None and report.gate is not None:
         raise click.exceptions.Exit(report.gate.verdict.exit_code)

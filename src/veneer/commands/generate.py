@@ -13,9 +13,12 @@ from veneer.commands.options import (
     assistant_of,
     base_option,
     device_option,
+    devices_option,
     dtype_option,
     examples,
+    in_processes,
     model_option,
+    refuse_processes,
     sampling_of,
     sampling_options,
 )
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 @sampling_options(256)
 @base_option
 @device_option
+@devices_option
 @dtype_option
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for every answer.")
 def generate(
@@ -57,6 +61,7 @@ def generate(
     seed: int,
     method: str | None,
     device: str,
+    devices: int | None,
     dtype: str,
     as_json: bool,
 ) -> None:
@@ -66,14 +71,17 @@ def generate(
     """
     if prompt is not None and input_file is not None:
         raise click.UsageError("give --prompt or --input, not both")
+    if input_file is None:
+        refuse_processes(devices)
+    in_processes(devices)
     from veneer.screens import generate as screen
     from veneer.screens.loading import open_visibly
 
     settings = sampling_of(max_new_tokens, temperature, top_p, seed)
     if input_file is not None:
         conversations = screen.read_conversations(input_file, system)
-        assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
-        for question, answer in screen.answer_all(assistant, conversations, settings):
+        request = assistant_of(model, adapter, method, device, dtype)
+        for question, answer, assistant in screen.answer_all(request, conversations, settings):
             click.echo(_line(question, answer, assistant) if as_json else answer)
         return
     question = screen.read_question(prompt)

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -238,29 +238,42 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
     return laid_over(values, [*settings, *given.items()])
 
 
-def spread(devices: int, timeout: float) -> NoReturn:
-    """Run this command in several processes on this machine, and exit as they do.
+def in_processes(devices: int | None, timeout: float = 600.0) -> Ranks:
+    """Run this command in several processes on this machine, and exit as they do, if it is asked for and this is not
+    one of them; else the place of this process.
 
     Args:
-        devices: the number of processes.
+        devices: the number of processes; None where the launcher says it.
         timeout: seconds after which they give up one that does not answer.
-    """
-    from veneer.training.parallel.launch import launch, this_command
-
-    sys.exit(launch(this_command(), devices, timeout))
-
-
-def refuse_other_number(devices: int | None, ranks: Ranks) -> None:
-    """Refuse `--devices` where a launcher has started another number of processes.
 
     Raises:
-        ConfigError: it has.
+        ConfigError: the launcher has started another number of processes.
     """
+    from veneer.training.parallel.ranks import launched
+
+    ranks = launched()
+    if devices is not None and devices > 1 and not ranks.many:
+        from veneer.training.parallel.launch import launch, this_command
+
+        sys.exit(launch(this_command(), devices, timeout))
     if devices is not None and devices != ranks.world:
         raise ConfigError(
             f"--devices {devices} was given and {ranks.world} processes were started by the launcher; leave --devices "
             "out under torchrun"
         )
+    return ranks
+
+
+def refuse_processes(devices: int | None) -> None:
+    """Refuse several processes for one question.
+
+    Raises:
+        ConfigError: they are asked for, or were started.
+    """
+    from veneer.training.parallel.ranks import launched
+
+    if (devices or 1) > 1 or launched().many:
+        raise ConfigError("one question is answered by one process; give --input, whose questions several share")
 
 
 def sampling_options(default_tokens: int) -> Callable[[Command], Command]:

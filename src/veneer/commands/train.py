@@ -16,11 +16,10 @@ from veneer.commands.options import (
     eval_data_option,
     examples,
     held_out_option,
+    in_processes,
     other_base_option,
-    refuse_other_number,
     run_config,
     set_option,
-    spread,
     training_data_option,
     training_device_option,
     training_method_option,
@@ -110,12 +109,7 @@ def train(
         "compute.device": device,
     }
     config = run_config(flags, config_file, assignments, resume)
-    from veneer.training.parallel.ranks import launched
-
-    ranks = launched()
-    if devices is not None and not ranks.many and devices > 1:
-        spread(devices, config.compute.rank_timeout)
-    refuse_other_number(devices, ranks)
+    ranks = in_processes(devices, config.compute.rank_timeout)
     from veneer.screens.train import show_result, train_visibly
 
     result = train_visibly(config, resume=resume, as_json=as_json)

@@ -155,6 +155,7 @@ def score_rows(assistant: Assistant, rows: RowSet, *, emit: Subscriber = ignore,
         max_new_tokens=rows.max_new_tokens,
         emit=emit,
         who=who,
+        share=assistant.share,
     )
     refuse_overflow(assistant, rows.examples, [one.loss_sum for one in scores])
     return [replace(one, bytes=size) for one, size in zip(scores, rows.sizes, strict=True)]
@@ -238,5 +239,7 @@ def _compare_choices(assistant: Assistant, choices: ChoiceSet, emit: Subscriber,
     """Compare the choices of every row by their likelihood."""
     examples = choices.examples
     with Stage(emit, f"comparing choices with the {who}", total=len(examples), unit="choices") as stage:
-        losses = iter([loss for loss, _ in row_losses(assistant.model, examples, on_done=stage.advance)])
+        losses = iter(
+            [loss for loss, _ in row_losses(assistant.model, examples, on_done=stage.advance, share=assistant.share)]
+        )
     return choice(choices.rows, [[next(losses) for _ in one.choices] for one in choices.rows])

@@ -18,7 +18,15 @@ from veneer.data.records import read_rows
 from veneer.data.trained_rows import trained_among
 from veneer.enums import Method
 from veneer.errors import ConfigError, listing
-from veneer.evaluation.forgetting import OpenSuite, check_suites, open_suite, score_suite, suite_result
+from veneer.evaluation.forgetting import (
+    KL,
+    OpenSuite,
+    RowSuite,
+    check_suites,
+    open_suite,
+    score_suite,
+    suite_result,
+)
 from veneer.evaluation.gate import ReleaseGate, announced, decide, read_gate
 from veneer.evaluation.harness import is_task
 from veneer.evaluation.judge.questions import Pair
@@ -43,8 +51,10 @@ from veneer.evaluation.statistics.measures import Measure, numbered
 from veneer.evaluation.statistics.power import FEW_ROWS
 from veneer.evaluation.trained import training_facts
 from veneer.events import Level, Note, Result, Subscriber, broadcast, ignore
+from veneer.generation.share import WHOLE, Share
 from veneer.run_folder import run_of
 
+LESS_ROWS = "Fewer rows (--limit) and shorter answers (--max-new-tokens) take less too."
 NO_METRICS = ChosenMetrics((), choice=False, primary=None)
 
 
@@ -235,38 +245,77 @@ def evaluate(
         return run_evaluation(request, subscribers=subscribers)
 
 
-def run_evaluation(request: EvaluationRequest, *, subscribers: Sequence[Subscriber] = ()) -> Report:
-    """Carry out a request, as `evaluate` says."""
-    less = "Fewer rows (--limit) and shorter answers (--max-new-tokens) take less too."
-    with enough_memory(request.assistant, "evaluating", less):
-        return _evaluated(request, subscribers)
+def run_evaluation(
+    request: EvaluationRequest, *, subscribers: Sequence[Subscriber] = (), share: Share = WHOLE
+) -> Report:
+    """Carry out a request, as `evaluate` says. Where several processes share the rows, the others `contribute`."""
+    with enough_memory(request.assistant, "evaluating", LESS_ROWS):
+        return _evaluated(request, subscribers, share)
 
 
-def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber]) -> Report:
-    emit, begun = broadcast(subscribers), time.perf_counter()
+def contribute(request: EvaluationRequest, share: Share) -> None:
+    """Compute this process's share of the rows of a request, whose report another process makes by `run_evaluation`.
+
+    Nothing is made of the answers here: a metric may cost something. A divergence and the tasks of lm-eval are computed
+    by the other process alone.
+
+    Raises:
+        VeneerError: model, adapter or data cannot be used.
+    """
+    with enough_memory(request.assistant, "evaluating", LESS_ROWS):
+        request, gate, names = _settled(request)
+        loaded, rows, chosen = _loaded(request, (), share)
+        shared = [name for name in names if not is_task(name) and not name.startswith(KL)]
+        opened = [open_suite(name, _items(name, request, gate), loaded) for name in shared]
+        _score_all(request, loaded, rows, replace(chosen, answers=()), [_silent(one) for one in opened], ())
+
+
+def _silent(suite: OpenSuite) -> OpenSuite:
+    """A suite of rows whose answers are looked at by another process."""
+    return replace(suite, chosen=replace(suite.chosen, answers=())) if isinstance(suite, RowSuite) else suite
+
+
+def _settled(request: EvaluationRequest) -> tuple[EvaluationRequest, ReleaseGate | None, tuple[str, ...]]:
+    """The request with what its gate asks for, the gate, and the names of all suites.
+
+    Raises:
+        ConfigError: they cannot be used, or there is no adapter to use them on.
+    """
     gate = None if request.gate is None else read_gate(request.gate)
-    judge = None if request.judge is None else read_judge(request.judge)
     if gate is not None and gate.metric is not None:
         request = replace(request, metrics=tuple(dict.fromkeys((gate.metric, *request.metrics))))
-    named = named_metrics(request.metrics)
     suites = tuple(dict.fromkeys((*request.suites, *(gate.suites if gate else ()))))
     check_suites(suites)
-    if request.assistant.adapter is None and (suites or gate or judge or request.more_adapters):
+    if request.assistant.adapter is None and (suites or gate or request.judge or request.more_adapters):
         raise ConfigError(
             "suites, a gate, a judge and several adapters compare an adapter with its base: give an adapter"
         )
-    pairs = read_rows(request.data)[: request.limit]
-    loaded = load_assistant(request.assistant, subscribers=subscribers)
+    return request, gate, suites
+
+
+def _loaded(
+    request: EvaluationRequest, subscribers: Sequence[Subscriber], share: Share
+) -> tuple[Assistant, RowSet, ChosenMetrics]:
+    """The model, the rows as they are scored, and the metrics that they are scored by."""
+    named, pairs = named_metrics(request.metrics), read_rows(request.data)[: request.limit]
+    loaded = replace(load_assistant(request.assistant, subscribers=subscribers), share=share)
     rows = prepare(
         loaded,
         [record for record, _ in pairs],
         max_new_tokens=request.max_new_tokens,
-        emit=emit,
+        emit=broadcast(subscribers),
         raw=[raw for _, raw in pairs],
     )
-    clusters = None if request.cluster is None else rows.clusters(request.cluster)
     chosen = named if request.metrics else fitting(rows)
-    rows = prepare_choices(loaded, rows, chosen)
+    return loaded, prepare_choices(loaded, rows, chosen), chosen
+
+
+def _evaluated(request: EvaluationRequest, subscribers: Sequence[Subscriber], share: Share) -> Report:
+    emit, begun = broadcast(subscribers), time.perf_counter()
+    judge = None if request.judge is None else read_judge(request.judge)
+    request, gate, suites = _settled(request)
+    loaded, rows, chosen = _loaded(request, subscribers, share)
+    clusters = None if request.cluster is None else rows.clusters(request.cluster)
     _try_on_references(rows, chosen)
     opened = [open_suite(name, _items(name, request, gate), loaded, emit) for name in suites]
     _announce(gate, opened, emit)
@@ -352,6 +401,7 @@ def _score_all(
         models.append(_Answers(tuned, [score_suite(loaded, one, base=False, emit=emit) for one in suites]))
     for folder in request.more_adapters:
         other = load_assistant(replace(request.assistant, adapter=folder), subscribers=subscribers)
+        other = replace(other, share=loaded.share)
         scores = score_model(other, rows, chosen, emit=emit, who=f"adapter {folder}")
         models.append(_Answers(scores, [score_suite(other, one, base=False, emit=emit) for one in suites]))
     return models

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from veneer.events import Stage, Subscriber, ignore
 from veneer.generation.batch import generate
 from veneer.generation.cohort import Router
 from veneer.generation.sampling import Sampling
+from veneer.generation.share import WHOLE, Share
 from veneer.losses import token_losses
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
@@ -60,23 +62,28 @@ def row_losses(
     max_tokens: int = 2048,
     on_done: Callable[[int], None] = lambda rows: None,
     router: Router | None = None,
+    share: Share = WHOLE,
 ) -> list[tuple[float, int]]:
-    """Sum of losses and number of supervised tokens of every example, in order; `router` as in `score`.
+    """Sum of losses and number of supervised tokens of every example, in order; `router` and `share` as in `score`.
 
     `on_done` is told how many rows have been computed, as they are.
     """
-    sums: list[tuple[float, int]] = []
+    groups = grouped(examples, max_tokens)
+    # A row's loss is that of its group, to the last bit, so that groups are what is shared.
+    places = np.cumsum([0, *map(len, groups)]).tolist()
+    own: list[list[str]] = []
     with evaluation_mode(model):
-        for batches in grouped(examples, max_tokens):
+        for number in share.own(len(groups)):
+            batches = groups[number]
             if router is not None:
-                router.lay(range(len(sums), len(sums) + len(batches)), [len(batch.tokens) for batch in batches])
+                router.lay(range(places[number], places[number + 1]), [len(batch.tokens) for batch in batches])
             losses = _losses(model, batches)
-            start = 0
-            for batch in batches:
-                sums.append((float(losses[start : start + batch.supervised].sum()), batch.supervised))
-                start += batch.supervised
+            borders = np.cumsum([0, *(batch.supervised for batch in batches)])
+            # As text, since a loss may be NaN, which JSON has not.
+            own.append([float(losses[a:b].sum()).hex() for a, b in pairwise(borders)])
             on_done(len(batches))
-    return sums
+    sums = [float.fromhex(text) for group in share.all(own, len(groups)) for text in group]
+    return list(zip(sums, (batch.supervised for group in groups for batch in group), strict=True))
 
 
 def grouped(examples: Sequence[Example], max_tokens: int) -> list[list[MicroBatch]]:
@@ -126,6 +133,7 @@ def score(
     emit: Subscriber = ignore,
     who: str = "model",
     router: Router | None = None,
+    share: Share = WHOLE,
 ) -> list[RowScore]:
     """Score one model on every row.
 
@@ -139,11 +147,14 @@ def score(
         emit: told how far the two stages are: losses, and answers.
         who: what the model is called there.
         router: where the rows are under several adapters, says which is under which, by its index.
+        share: what this process computes of the rows; of rows under several adapters it must be all.
     """
     with Stage(emit, f"computing losses of the {who}", total=len(examples), unit="rows") as stage:
-        losses = row_losses(model, examples, on_done=stage.advance, router=router)
+        losses = row_losses(model, examples, on_done=stage.advance, router=router, share=share)
     asked = [index for index, question in enumerate(questions) if question is not None]
-    prompts = [question.prompt for question in questions if question is not None]
+    every = [question.prompt for question in questions if question is not None]
+    own = share.own(len(every))
+    prompts = [every[number] for number in own]
     sampling = Sampling(max_new_tokens=max_new_tokens)
     among = None if router is None else _Among(router, asked)
     with Stage(emit, f"answering with the {who}", total=len(prompts), unit="rows") as stage:
@@ -154,8 +165,10 @@ def score(
             stop_ids=stop_ids,
             on_progress=stage.advance_side_by_side,
             router=among,
+            streams=own,
         )
-    answers = {index: decode(tokens) for index, tokens in zip(asked, outputs, strict=True)}
+    texts = share.all([decode(tokens) for tokens in outputs], len(every))
+    answers = dict(zip(asked, texts, strict=True))
     scores = []
     for index, ((loss_sum, supervised), question) in enumerate(zip(losses, questions, strict=True)):
         answer = answers.get(index)

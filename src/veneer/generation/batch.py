@@ -42,6 +42,7 @@ def generate(
     on_progress: OnProgress = lambda ended, under_way: None,
     batch_rows: int | None = None,
     router: Router | None = None,
+    streams: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Continue every prompt until a stop token, or `max_new_tokens`.
 
@@ -54,6 +55,7 @@ def generate(
         on_progress: told of every step (progress).
         batch_rows: most rows that are decoded together, a matter of memory and speed; by default `BATCH_ROWS`.
         router: where the prompts are under several adapters, says which is under which, by its index.
+        streams: the number of each prompt's random stream, where that is not its index.
 
     Returns:
         The new tokens of each prompt, in the order of `prompts`.
@@ -66,8 +68,8 @@ def generate(
     if empty:
         raise DataError(f"there is nothing to continue, give at least one token:\n{listing(empty)}")
     requests = [
-        GenerationRequest(prompt=tuple(prompt), sampling=sampling, stream=row, stop_ids=stop_ids)
-        for row, prompt in enumerate(prompts)
+        GenerationRequest(prompt=tuple(prompt), sampling=sampling, stream=stream, stop_ids=stop_ids)
+        for stream, prompt in zip(range(len(prompts)) if streams is None else streams, prompts, strict=True)
     ]
     return answer_all(
         model,
@@ -88,6 +90,7 @@ def answer_all(
     on_progress: OnProgress = lambda ended, under_way: None,
     batch_rows: int | None = None,
     router: Router | None = None,
+    streams: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Carry out requests, each with its own settings and ends; `decoder` is the tokenizer, for those with stop strings.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -15,11 +16,14 @@ from veneer.evaluation.gate import GateResult, Verdict
 from veneer.evaluation.judge.verdicts import JudgedShare, JudgeResult
 from veneer.evaluation.metrics.json_fields import KINDS
 from veneer.evaluation.report import Report, Sample
-from veneer.evaluation.run import EvaluationRequest, run_evaluation
+from veneer.evaluation.run import EvaluationRequest, contribute, run_evaluation
 from veneer.evaluation.statistics.compare import Comparison, Metric
 from veneer.screens.console import new_table, show_table
 from veneer.screens.figures import change, number
 from veneer.screens.subscribers import subscribers_of
+from veneer.training.parallel.dealt import Dealt, meeting
+from veneer.training.parallel.ranks import launched
+from veneer.training.parallel.start import with_own_device
 
 SAMPLES_SHOWN = 3
 MOST_LABELS = 12
@@ -28,10 +32,24 @@ EXCERPT = 240
 """Longest answer shown in a table of samples, in characters."""
 
 
-def evaluate_visibly(request: EvaluationRequest, *, as_json: bool) -> Report:
-    """Evaluate under bars, and print tables of scores and samples."""
-    with subscribers_of(as_json=as_json) as subscribers:
-        report = run_evaluation(request, subscribers=subscribers)
+def evaluate_visibly(request: EvaluationRequest, *, as_json: bool) -> Report | None:
+    """Evaluate under bars, and print tables of scores and samples; of several processes rank 0 does, and the others
+    compute their share of the rows."""
+    ranks = launched()
+    compute = with_own_device(request.assistant.compute, ranks)
+    request = replace(request, assistant=replace(request.assistant, compute=compute))
+    with meeting(ranks) as group:
+        share = Dealt(group)
+        if not share.first:
+            contribute(request, share)
+            return None
+        with subscribers_of(as_json=as_json) as subscribers:
+            report = run_evaluation(request, subscribers=subscribers, share=share)
+    _show(request, report, as_json=as_json)
+    return report
+
+
+def _show(request: EvaluationRequest, report: Report, *, as_json: bool) -> None:
     if not as_json:
         output = Console()
         show_table(output, report_table(request.data, report))
@@ -45,7 +63,6 @@ def evaluate_visibly(request: EvaluationRequest, *, as_json: bool) -> Report:
             show_table(output, gate_table(report.gate))
         if report.samples:
             show_table(output, sample_table("Samples", report.samples[:SAMPLES_SHOWN]))
-    return report
 
 
 def report_table(title: str, report: Report) -> Table:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
-from veneer.assistant import Assistant, lines_of, turns
+from veneer.assistant import Assistant, AssistantRequest, lines_of, load_assistant, turns
 from veneer.data.chat import split_for_evaluation
 from veneer.data.records import SUFFIXES, Message, read_records
 from veneer.errors import DataError, listing
@@ -14,6 +16,9 @@ from veneer.generation.sampling import Sampling
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
 from veneer.screens.standard_input import text_of
+from veneer.training.parallel.dealt import Dealt, meeting
+from veneer.training.parallel.ranks import launched
+from veneer.training.parallel.start import with_own_device
 
 
 def read_question(prompt: str | None) -> str:
@@ -87,9 +92,18 @@ def answer(
 
 
 def answer_all(
-    assistant: Assistant, conversations: list[tuple[str, list[Message]]], sampling: Sampling
-) -> Iterator[tuple[str, str]]:
-    """Every question with its answer, decoded together."""
-    with EventScreen(console()) as screen:
-        answers = assistant.answers([turns for _, turns in conversations], sampling, subscribers=[screen])
-    yield from zip([question for question, _ in conversations], answers, strict=True)
+    request: AssistantRequest, conversations: list[tuple[str, list[Message]]], sampling: Sampling
+) -> Iterator[tuple[str, str, Assistant]]:
+    """Every question with its answer and who gave it, decoded together. Of several processes each answers a share, and
+    rank 0 yields all."""
+    ranks = launched()
+    request = replace(request, compute=with_own_device(request.compute, ranks))
+    with meeting(ranks) as group:
+        share = Dealt(group)
+        with EventScreen(console()) if share.first else nullcontext() as screen:
+            told = [] if screen is None else [screen]
+            assistant = replace(load_assistant(request, subscribers=told), share=share)
+            answers = assistant.answers([turns for _, turns in conversations], sampling, subscribers=told)
+    for (question, _), text in zip(conversations, answers, strict=True):
+        if share.first:
+            yield question, text, assistant

@@ -70,7 +70,8 @@ def train(
     """
     check(config)
     refuse_alone(config, ranks)
-    config, resume = with_own_device(config, ranks), resume or ranks.restarts > 0
+    config = config.model_copy(update={"compute": with_own_device(config.compute, ranks)})
+    resume = resume or ranks.restarts > 0
     with Meeting(ranks, config.compute.rank_timeout) as group:
         call = _Call(config=config, stop=stop, micro_batches=micro_batches, begun=time.perf_counter(), group=group)
         with threads_of(config), heap_kept(), locked_folder(config, resume, subscribers, ranks) as folder:

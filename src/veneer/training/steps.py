@@ -117,10 +117,7 @@ class PackedSteps:
     def _dealt(self, step: int) -> list[list[int]]:
         """The examples of the 1-based step by lane."""
         chosen = self._steps.examples(step - 1).tolist()
-        return [
-            [chosen[place] for place in places]
-            for places in deal(self._sizes(chosen), self._lane_count)
-        ]
+        return [[chosen[place] for place in places] for places in deal(self._sizes(chosen), self._lane_count)]
 
     def tokens(self, step: int) -> int:
         """Tokens of the 1-based step's rows."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tiny import run_config
+from veneer.config import ComputeSection
 from veneer.errors import ConfigError
 from veneer.events import Event, Level, Note
 from veneer.training.parallel.ranks import ALONE, Ranks
@@ -35,8 +36,7 @@ def test_every_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
 
     def device(name: str, ranks: Ranks) -> str:
-        config = run_config(Path("m"), Path("d"), Path("o"), f"compute.device={name}")
-        return with_own_device(config, ranks).compute.device
+        return with_own_device(ComputeSection(device=name), ranks).device
 
     second = Ranks(rank=5, world=8, local_rank=1, local_world=2, host="h")
     assert device("auto", second) == device("cuda", second) == "cuda:1"

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from veneer.config import RunConfig
+from veneer.config import ComputeSection, RunConfig
 from veneer.errors import ConfigError
 from veneer.events import Level, Note, Subscriber
 from veneer.hardware import resolve_device
@@ -49,22 +49,22 @@ def lanes_sentence(lanes: int, world: int) -> str:
     )
 
 
-def with_own_device(config: RunConfig, ranks: Ranks) -> RunConfig:
-    """The configuration of one process of several: each has a GPU of its own, by its number on the host.
+def with_own_device(compute: ComputeSection, ranks: Ranks) -> ComputeSection:
+    """Where one process of several computes: each has a GPU of its own, by its number on the host.
 
     Raises:
         ConfigError: a GPU is named that is to compute for all of them, or the host has too few.
     """
-    device = config.compute.device
+    device = compute.device
     if not ranks.many or device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
-        return config
+        return compute
     if device not in ("auto", "cuda"):
         raise ConfigError(
             f"compute.device {device!r} names one GPU and the run has {ranks.local_world} processes on {ranks.host}, "
             "each with its own; use cuda, or auto"
         )
     own = str(resolve_device(f"cuda:{ranks.local_rank}"))
-    return config.model_copy(update={"compute": config.compute.model_copy(update={"device": own})})
+    return compute.model_copy(update={"device": own})
 
 
 def refuse_alone(config: RunConfig, ranks: Ranks) -> None:

@@ -1,0 +1,45 @@
+"""Which of a task's items this process computes, where several do it together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+
+class Share(Protocol):
+    """How the items of a task are divided among processes that all know them."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that shows and writes what was found."""
+        ...
+
+    def own(self, items: int) -> Sequence[int]:
+        """The numbers of the items that this process computes, out of so many."""
+        ...
+
+    def all(self, found: Sequence[Any], items: int) -> list[Any]:
+        """What was found for every item, in order.
+
+        Args:
+            found: what this process found for its own: plain values, as JSON has them, with finite numbers.
+            items: the number of all items.
+        """
+        ...
+
+
+class Whole:
+    """One process that does everything (`Share`)."""
+
+    first = True
+
+    def own(self, items: int) -> Sequence[int]:
+        """See `Share`."""
+        return range(items)
+
+    def all(self, found: Sequence[Any], items: int) -> list[Any]:
+        """See `Share`."""
+        return list(found)
+
+
+WHOLE = Whole()

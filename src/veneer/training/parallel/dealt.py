@@ -1,0 +1,56 @@
+"""Items that processes compute one each in turn, and what all of them learn of it (`veneer.generation.share.Share`).
+
+Only the store is used in which the processes meet, and no collective: how long an item takes matters to nobody.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from veneer.strict_json import to_text
+from veneer.training.parallel.group import Group, Meeting
+from veneer.training.parallel.ranks import Ranks
+
+TIMEOUT = 600.0
+"""Seconds after which a process that does not answer ends the others."""
+
+
+@dataclass(slots=True)
+class Dealt:
+    """Every so manieth item is this process's."""
+
+    group: Group
+    _tasks: int = 0
+
+    @property
+    def first(self) -> bool:
+        """See `Share`."""
+        return self.group.ranks.first
+
+    def own(self, items: int) -> Sequence[int]:
+        """See `Share`."""
+        return range(self.group.ranks.rank, items, self.group.ranks.world)
+
+    def all(self, found: Sequence[Any], items: int) -> list[Any]:
+        """See `Share`.
+
+        Raises:
+            RankLost: another process is gone.
+        """
+        ranks, self._tasks = self.group.ranks, self._tasks + 1
+        if not ranks.many:
+            return list(found)
+        self.group.publish(f"items/{self._tasks}/{ranks.rank}", to_text(list(found)))
+        whole: list[Any] = [None] * items
+        for rank in range(ranks.world):
+            own = found if rank == ranks.rank else json.loads(self.group.awaited(f"items/{self._tasks}/{rank}"))
+            whole[rank :: ranks.world] = own
+        return whole
+
+
+def meeting(ranks: Ranks) -> Meeting:
+    """Where the processes of a command meet that is no training."""
+    return Meeting(ranks, TIMEOUT)
