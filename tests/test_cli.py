@@ -42,7 +42,8 @@ OPTIONS = {
         "--model", "--output", "--quant", "--to",
     ],
     "generate": [
-        "--adapter", "--device", "--devices", "--dtype", "--input", "--json", "--method", "--model", "--prompt", *SAMPLING,
+        "--adapter", "--device", "--devices", "--dtype", "--input", "--json", "--method", "--model", "--prompt",
+        *SAMPLING,
     ],
     "plan": [
         "--data", "--device", "--json", "--length", "--memory-limit-mb", "--method", "--model", "--rank", "--rows",

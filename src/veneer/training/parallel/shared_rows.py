@@ -1,7 +1,8 @@
 """The rows of a run, read and tokenised once and then mapped into memory by every process that sees the file.
 
 Rank 0 reads them before the group of torch.distributed exists, so that a large file of rows can run into no time-out
-of a collective. A host that does not see rank 0's file system reads them itself, once.
+of a collective. A host that does not see rank 0's file system reads them itself, once. Rows that are kept on the disk
+(`veneer.data.token_store`) are opened there by every process.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from safetensors.numpy import save_file
 
 from veneer.config import DataSection
 from veneer.data.chat import Example
+from veneer.data.mixture import WeightedRows
 from veneer.data.rows import Rows, load_rows
+from veneer.data.token_store import StoredExamples
 from veneer.events import Subscriber, ignore
 from veneer.io.files import atomic_file
 from veneer.io.tokenizer import Tokenizer
@@ -26,6 +29,9 @@ from veneer.training.parallel.group import Group
 FILE = ".rows.safetensors"
 """The file of the rows in the folder of the run, until all processes have it."""
 
+STORED = "stored"
+"""What is left in the place of a file's name where the rows are kept on the disk anyway."""
+
 
 def write_rows(path: Path, rows: Rows) -> None:
     """Write the tokens, masks and places of rows: what every process needs of them.
@@ -34,6 +40,7 @@ def write_rows(path: Path, rows: Rows) -> None:
         OutputError: the file cannot be written.
     """
     examples = [*rows.train, *rows.eval]
+    sources = to_text([[source.rows, source.weight] for source in rows.sources]).encode()
     places = to_text([example.where for example in examples], ensure_ascii=False).encode()
     lengths = np.array([len(rows.train), *(len(example.tokens) for example in examples)], dtype=np.int64)
     tensors = {
@@ -41,6 +48,7 @@ def write_rows(path: Path, rows: Rows) -> None:
         "tokens": np.concatenate([example.tokens for example in examples]),
         "mask": np.concatenate([example.loss_mask for example in examples]),
         "where": np.frombuffer(places, dtype=np.uint8),
+        "sources": np.frombuffer(sources, dtype=np.uint8),
     }
     with atomic_file(path) as part:
         save_file(tensors, part)
@@ -65,7 +73,8 @@ def read_rows(path: Path) -> Rows:
         Example(tokens[end - length : end], mask[end - length : end], place)  # type: ignore[arg-type]
         for end, length, place in zip(ends, lengths, where, strict=True)
     ]
-    return Rows(examples[:trained], examples[trained:])
+    sources = json.loads(bytes(mapped("sources", np.uint8)).decode())
+    return Rows(examples[:trained], examples[trained:], sources=tuple(WeightedRows(*source) for source in sources))
 
 
 @dataclass(slots=True)
@@ -84,7 +93,10 @@ class SharedRows:
             return load_rows(data, tokenizer, emit)
         if ranks.first:
             return self._read_for_others(data, tokenizer, emit, "rows", self.output)
-        path = Path(self.group.awaited("rows"))
+        left = self.group.awaited("rows")
+        if left == STORED:
+            return load_rows(data, tokenizer, emit)
+        path = Path(left)
         if path.is_file():
             return read_rows(path)
         here = f"rows on {ranks.host}"
@@ -96,6 +108,9 @@ class SharedRows:
         self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber, key: str, folder: Path
     ) -> Rows:
         rows = load_rows(data, tokenizer, emit)
+        if isinstance(rows.train, StoredExamples):
+            self.group.publish(key, STORED)
+            return rows
         path = folder / FILE
         self._written.append(path)
         write_rows(path, rows)
