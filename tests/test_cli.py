@@ -25,8 +25,8 @@ OPTIONS = {
         "--seed",
     ],
     "compare": [
-        "--data", "--eval-data", "--held-out", "--json", "--limit", "--max-new-tokens", "--methods", "--model",
-        "--output", "--seeds", "--set",
+        "--data", "--devices", "--eval-data", "--held-out", "--json", "--limit", "--max-new-tokens", "--methods",
+        "--model", "--output", "--seeds", "--set",
     ],
     "data": [
         "--columns", "--eval-data", "--fix", "--group", "--html", "--ignore", "--json", "--label-errors",
@@ -63,8 +63,8 @@ OPTIONS = {
         "--worker",
     ],
     "sweep": [
-        "--config", "--data", "--device", "--eval-data", "--grid", "--held-out", "--json", "--method", "--model",
-        "--output", "--set", "--together",
+        "--config", "--data", "--device", "--devices", "--eval-data", "--grid", "--held-out", "--json", "--method",
+        "--model", "--output", "--set", "--together",
     ],
     "train": [
         "--allow-other-base", "--batch-size", "--config", "--data", "--device", "--devices", "--epochs", "--eval-data",

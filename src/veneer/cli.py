@@ -64,7 +64,7 @@ LESS_MEMORY = (
 )
 
 
-SPREADING = {"train", "evaluate", "generate"}
+SPREADING = {"train", "evaluate", "generate", "compare", "sweep"}
 """The commands that several processes do together."""
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import click
 
-from veneer.commands.options import COUNT, FEW, METHODS, Number, examples, model_option, set_option
+from veneer.commands.options import (
+    COUNT,
+    FEW,
+    METHODS,
+    Number,
+    devices_option,
+    examples,
+    in_processes,
+    model_option,
+    set_option,
+)
 from veneer.enums import Method
 
 
@@ -29,6 +39,7 @@ from veneer.enums import Method
 )
 @click.option("--limit", type=COUNT, help="The number of rows to score, drawn once for all runs. [default: all]")
 @click.option("--max-new-tokens", type=COUNT, help="The longest answer, in tokens. [default: as the rows need]")
+@devices_option
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def compare(
@@ -41,6 +52,7 @@ def compare(
     held_out: float | None,
     limit: int | None,
     max_new_tokens: int | None,
+    devices: int | None,
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -55,6 +67,7 @@ def compare(
     known = list(METHODS.choices)
     if not set(names) <= set(known):
         raise click.UsageError(f"--methods {methods}: known are {', '.join(known)}, with commas between")
+    in_processes(devices)
     from veneer.comparison.run import CompareConfig
     from veneer.screens.compare import compare_visibly
 
@@ -70,5 +83,6 @@ def compare(
         max_new_tokens=max_new_tokens,
         assignments=assignments,
     )
-    if compare_visibly(config, as_json=as_json).problems:
+    result = compare_visibly(config, as_json=as_json)
+    if result is not None and result.problems:
         raise click.exceptions.Exit(1)

@@ -9,9 +9,11 @@ import click
 from veneer.commands.options import (
     COUNT,
     config_option,
+    devices_option,
     eval_data_option,
     examples,
     held_out_option,
+    in_processes,
     set_option,
     training_data_option,
     training_device_option,
@@ -41,6 +43,7 @@ from veneer.commands.options import (
 @eval_data_option
 @held_out_option
 @training_device_option
+@devices_option
 @config_option
 @set_option
 @click.option(
@@ -56,6 +59,7 @@ def sweep(
     eval_data: str | None,
     held_out: float | None,
     device: str | None,
+    devices: int | None,
     config_file: Path | None,
     assignments: tuple[str, ...],
     together: int | None,
@@ -65,6 +69,7 @@ def sweep(
 
     Points that share a base model are trained together. The same command goes on with a sweep that was interrupted.
     """
+    in_processes(devices)
     from veneer.config_values import read_yaml
     from veneer.screens.sweep import sweep_visibly
     from veneer.sweeps.grid import parse_grid

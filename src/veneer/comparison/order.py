@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from veneer.config import RunConfig, parse
@@ -36,6 +36,13 @@ class Order:
     def folder(self) -> Path:
         """The folder for everything that this run writes."""
         return Path(self.config.output)
+
+    def on(self, device: str) -> Order:
+        """The order on a device of this machine; `auto` leaves it where it is."""
+        if device == "auto":
+            return self
+        compute = self.config.compute.model_copy(update={"device": device})
+        return replace(self, config=self.config.model_copy(update={"compute": compute}))
 
     def write(self) -> Path:
         """The order as a file for the process that carries it out.

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +23,7 @@ from veneer.data.splits import split
 from veneer.enums import Method
 from veneer.errors import ConfigError, Interrupted, OutputError, listing
 from veneer.events import Event, Note, Result, RunDone, RunEvent, RunFailed, Subscriber, broadcast, from_json
+from veneer.generation.share import WHOLE, Share
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import exclusive, make_output_folder, reported, sampled_digest, write_text
 from veneer.notebook import html_facts, html_table
@@ -105,17 +107,39 @@ def compare(config: CompareConfig, *, subscribers: Sequence[Subscriber] = ()) ->
         OutputError: the folder holds another comparison, or cannot be written.
         Interrupted: a run was stopped; the same call goes on with it.
     """
+    result = compare_shared(config, WHOLE, "auto", subscribers=subscribers)
+    assert result is not None, "a process that is alone makes the result"
+    return result
+
+
+def compare_shared(
+    config: CompareConfig, share: Share, device: str, *, subscribers: Sequence[Subscriber] = ()
+) -> CompareResult | None:
+    """Compare as `compare` does, each of several processes a share of the runs; the result in the first of them.
+
+    Args:
+        config: what is compared.
+        share: the runs that are this process's.
+        device: where its runs compute.
+        subscribers: called with every event of this process's runs.
+
+    Raises:
+        ConfigError: the settings of a method contradict each other, or name what a comparison sets itself.
+        DataError: rows cannot be used.
+        OutputError: the folder holds another comparison, or cannot be written.
+        Interrupted: a run was stopped; the same call goes on with it.
+    """
     output, emit = Path(config.output), broadcast(subscribers)
     _check(config)
     make_output_folder(output)
-    with exclusive(output):
-        rows = _prepare(config, output)
-        orders = _orders(config, rows)
-        problems = {}
-        for order in orders:
-            problem = _carry_out(order, emit)
-            if problem is not None:
-                problems[order.folder.name] = problem
+    with exclusive(output) if share.first else nullcontext():
+        made = to_text(asdict(_prepare(config, output))) if share.first else ""
+        rows = _Rows(**json.loads(share.told(made)))
+        orders = [order.on(device) for order in _orders(config, rows)]
+        refusals = share.all([_carry_out(orders[number], emit) for number in share.own(len(orders))], len(orders))
+        if not share.first:
+            return None
+        problems = {order.folder.name: problem for order, problem in zip(orders, refusals, strict=True) if problem}
         outcomes = [found for order in orders if (found := read_outcome(order.folder)) is not None]
         result = CompareResult(
             config,

@@ -18,6 +18,15 @@ class Share(Protocol):
         """The numbers of the items that this process computes, out of so many."""
         ...
 
+    @property
+    def processes(self) -> int:
+        """The number of processes on this machine."""
+        ...
+
+    def told(self, text: str) -> str:
+        """A text of the first process, which all of them get; `text` of another one is for nobody."""
+        ...
+
     def all(self, found: Sequence[Any], items: int) -> list[Any]:
         """What was found for every item, in order.
 
@@ -32,10 +41,15 @@ class Whole:
     """One process that does everything (`Share`)."""
 
     first = True
+    processes = 1
 
     def own(self, items: int) -> Sequence[int]:
         """See `Share`."""
         return range(items)
+
+    def told(self, text: str) -> str:
+        """See `Share`."""
+        return text
 
     def all(self, found: Sequence[Any], items: int) -> list[Any]:
         """See `Share`."""

@@ -10,22 +10,31 @@ from rich.console import Console
 from rich.table import Table
 
 from veneer.comparison.order import BASE
-from veneer.comparison.run import CompareConfig, CompareResult, compare
+from veneer.comparison.run import CompareConfig, CompareResult, compare_shared
 from veneer.comparison.summary import Difference, Figure
+from veneer.config import ComputeSection
 from veneer.evaluation.statistics.measures import SHARES
 from veneer.io.files import write_text
 from veneer.screens.console import console, new_table, say, show_table
 from veneer.screens.figures import bare, change
-from veneer.screens.subscribers import subscribers_of
+from veneer.screens.subscribers import told_by_rank_0
+from veneer.training.parallel.dealt import Dealt, meeting
+from veneer.training.parallel.ranks import launched
+from veneer.training.parallel.start import with_own_device
 
 TEXT_WIDTH = 140
 """The width of the tables that are written to files, in characters."""
 
 
-def compare_visibly(config: CompareConfig, *, as_json: bool) -> CompareResult:
-    """Compare methods with a line for every run, and print tables of quality and cost."""
-    with subscribers_of(as_json=as_json) as subscribers:
-        result = compare(config, subscribers=subscribers)
+def compare_visibly(config: CompareConfig, *, as_json: bool) -> CompareResult | None:
+    """Compare methods with a line for every run, and print tables of quality and cost. Several processes make a share
+    of the runs each, and rank 0 prints."""
+    ranks = launched()
+    device = with_own_device(ComputeSection(), ranks).device
+    with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as subscribers:
+        result = compare_shared(config, Dealt(group), device, subscribers=subscribers)
+    if result is None:
+        return None
     tables = [comparison_of_methods(result), *([differences_table(result.differences)] if result.differences else [])]
     text = io.StringIO()
     for table in tables:

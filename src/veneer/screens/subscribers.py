@@ -9,6 +9,7 @@ from veneer.events import Subscriber
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
 from veneer.screens.json_output import print_result
+from veneer.training.parallel.ranks import Ranks
 
 
 @contextmanager
@@ -20,3 +21,14 @@ def subscribers_of(*, as_json: bool) -> Iterator[list[Subscriber]]:
     """
     with EventScreen(console()) as screen:
         yield [screen, print_result] if as_json else [screen]
+
+
+@contextmanager
+def told_by_rank_0(ranks: Ranks, *, as_json: bool) -> Iterator[list[Subscriber]]:
+    """Within the block, yields the subscribers of a verb that several processes share: those of `subscribers_of` in
+    rank 0, and none in another one."""
+    if not ranks.first:
+        yield []
+        return
+    with subscribers_of(as_json=as_json) as subscribers:
+        yield subscribers

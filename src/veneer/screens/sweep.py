@@ -12,25 +12,37 @@ from rich.text import Text
 
 from veneer.screens.console import new_table, say, show_table
 from veneer.screens.figures import duration
-from veneer.screens.subscribers import subscribers_of
+from veneer.screens.subscribers import told_by_rank_0
 from veneer.sweeps.outcome import SweepOutcome, best_of
-from veneer.sweeps.run import CHART_FILE, TOGETHER, sweep
+from veneer.sweeps.run import CHART_FILE, TOGETHER, sweep_shared
+from veneer.training.parallel.dealt import Dealt, meeting
+from veneer.training.parallel.ranks import launched
+from veneer.training.parallel.start import with_own_device
 
 
 def sweep_visibly(
     values: Mapping[str, Any], grid: Mapping[str, list[Any]], output: Path, *, together: int | None, as_json: bool
-) -> list[SweepOutcome]:
-    """Train a grid's points with a bar for each, and print the table of all points."""
-    with subscribers_of(as_json=as_json) as subscribers:
-        outcomes = sweep(values, grid, output, together=together or TOGETHER, subscribers=subscribers)
-    if as_json:
-        return outcomes
+) -> None:
+    """Train a grid's points with a bar for each, and print the table of all points. Several processes train a share of
+    the points each, and rank 0 prints."""
+    ranks = launched()
+    with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as subscribers:
+        outcomes = sweep_shared(
+            values,
+            grid,
+            output,
+            Dealt(group),
+            together=together or TOGETHER,
+            subscribers=subscribers,
+            own_device=lambda compute: with_own_device(compute, ranks),
+        )
+    if outcomes is None or as_json:
+        return
     best, shown_at = best_of(outcomes), Console()
     show_table(shown_at, sweep_table(outcomes, best))
     say(shown_at, f"chart: {output / CHART_FILE}")
     if best is not None:
         say(shown_at, f"best: {output / best.name}")
-    return outcomes
 
 
 def sweep_table(outcomes: Sequence[SweepOutcome], best: SweepOutcome | None) -> Table:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from veneer.config import DataSection, RunConfig
+from veneer.config import ComputeSection, DataSection, RunConfig
 from veneer.data.pairs import load_kind
 from veneer.data.rows import Rows
 from veneer.enums import RowKind
 from veneer.errors import Interrupted, OutputError, TrainingStopped
 from veneer.events import Result, RunDone, RunsJoined, Stage, Subscriber, broadcast, of_run
+from veneer.generation.share import WHOLE, Share
 from veneer.io.files import exclusive, make_output_folder, write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.signals import stop_signalled
@@ -54,27 +58,65 @@ def sweep(
         Interrupted: `stop` asked for it; the table holds what there is.
         VeneerError: a point cannot be run; nothing was trained. Or the folder holds another sweep.
     """
-    emit, output = broadcast(subscribers), Path(output)
     if isinstance(values, RunConfig):
         values = values.model_dump(mode="json", exclude_unset=True)
+    outcomes = sweep_shared(values, grid, Path(output), WHOLE, together=together, subscribers=subscribers, stop=stop)
+    assert outcomes is not None, "a process that is alone makes the table"
+    return outcomes
+
+
+def sweep_shared(
+    values: Mapping[str, Any],
+    grid: Mapping[str, Sequence[Any]],
+    output: Path,
+    share: Share,
+    *,
+    together: int = TOGETHER,
+    subscribers: Sequence[Subscriber] = (),
+    stop: Callable[[], bool] = lambda: False,
+    own_device: Callable[[ComputeSection], ComputeSection] = lambda compute: compute,
+) -> list[SweepOutcome] | None:
+    """Train a grid as `sweep` does, each of several processes a share of the points; the table in the first of them.
+
+    Args:
+        values: settings that all points have, without `output`.
+        grid: what is varied.
+        output: the sweep's folder, which all processes see.
+        share: the points that are this process's.
+        together: most points that are trained in one run.
+        subscribers: called with every event of this process's points.
+        stop: asked after every step.
+        own_device: where this process computes what a point asks for.
+
+    Raises:
+        Interrupted, VeneerError: as `sweep`.
+    """
+    emit = broadcast(subscribers)
     found = points(values, grid, output)
     make_output_folder(output)
-    with exclusive(output):
-        _claim(output, values, grid)
-        pending = [point for point in found if not read_outcome(point).done]
+    with exclusive(output) if share.first else nullcontext():
+        if share.first:
+            _claim(output, values, grid)
+        done_before = {point.name for point in found if share.first and read_outcome(point).done}
+        done_before = set(json.loads(share.told(to_text(sorted(done_before)))))
+        pending = [point for point in found if point.name not in done_before]
         for point in found:
-            if point not in pending:
+            if point.name in done_before:
                 emit(RunDone(run=point.name, before=True))
+        own = [_placed(pending[number], own_device) for number in share.own(len(pending))]
         interrupted = False
-        for group in _groups(pending, together, emit):
+        for group in _groups(own, together, emit, share.processes):
             emit(RunsJoined(runs=tuple(point.name for point, _ in group)))
             interrupted = _train_group(group, emit, stop)
-            done = {outcome.name for outcome in _report(output, found) if outcome.done}
+            done = {outcome.name for outcome in _so_far(output, found, share) if outcome.done}
             for point, _ in group:
                 if point.name in done:
                     emit(RunDone(run=point.name, before=False))
             if interrupted:
                 break
+        interrupted = any(share.all([interrupted] * len(own), len(pending))) or interrupted
+        if not share.first:
+            return None
         outcomes = _report(output, found)
     if interrupted:
         raise Interrupted(f"the sweep in {output} was stopped; the same command goes on with it")
@@ -105,14 +147,22 @@ class _RowStore:
         return self._seen.setdefault(rows.digest(), rows)
 
 
-def _groups(pending: Sequence[Point], together: int, emit: Subscriber) -> list[list[tuple[Point, JointRun]]]:
-    """Points in the order given, joined with earlier ones over the same base as far as the memory allows."""
+def _placed(point: Point, own_device: Callable[[ComputeSection], ComputeSection]) -> Point:
+    """A point on this process's device."""
+    return replace(point, config=point.config.model_copy(update={"compute": own_device(point.config.compute)}))
+
+
+def _groups(
+    pending: Sequence[Point], together: int, emit: Subscriber, processes: int
+) -> list[list[tuple[Point, JointRun]]]:
+    """Points in the order given, joined with earlier ones over the same base as far as the memory allows, of which so
+    many processes have a share each."""
     groups: list[list[tuple[Point, JointRun]]] = []
     store, prepared = _RowStore(), []
     with Stage(emit, "planning", total=len(pending), unit="runs") as stage:
         for point in pending:
             stage.advance(0, point.name)
-            prepared.append(prepare_joint(point.config, resume=True, rows=store.load))
+            prepared.append(prepare_joint(point.config, resume=True, rows=store.load, processes=processes))
             stage.advance()
     for point, run in zip(pending, prepared, strict=True):
         for group in groups:
@@ -148,6 +198,11 @@ def _train_group(
         return False
     outcomes = train_together([run for _, run in group], subscribers=[emit], stop=stop)
     return any(isinstance(outcome, Interrupted) for outcome in outcomes)
+
+
+def _so_far(output: Path, found: Sequence[Point], share: Share) -> list[SweepOutcome]:
+    """Every point as it is now; the first process writes that down."""
+    return _report(output, found) if share.first else [read_outcome(point) for point in found]
 
 
 def _report(output: Path, found: Sequence[Point]) -> list[SweepOutcome]:

@@ -46,6 +46,7 @@ from veneer.training.objectives.choose import needs_reference, objective_of
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.objectives.sft import SupervisedCrossEntropy
 from veneer.training.out_of_memory import MemoryFault, release_memory
+from veneer.training.parallel.ranks import Ranks
 from veneer.training.prepare import LoadRows
 from veneer.training.session import (
     RunInputs,
@@ -99,13 +100,16 @@ class JointRun:
         return forecast if isinstance(forecast, Plan) else None
 
 
-def prepare_joint(config: RunConfig, *, resume: bool = False, rows: LoadRows = load_kind) -> JointRun:
+def prepare_joint(
+    config: RunConfig, *, resume: bool = False, rows: LoadRows = load_kind, processes: int = 1
+) -> JointRun:
     """Read a run's rows and plan it.
 
     Args:
         config: the run.
         resume: go on from the newest checkpoint in its output folder.
         rows: loads the rows of `config.data`.
+        processes: the number of processes with runs of their own that share this machine's memory.
 
     Raises:
         VeneerError: something cannot be used, or does not fit.
@@ -118,7 +122,7 @@ def prepare_joint(config: RunConfig, *, resume: bool = False, rows: LoadRows = l
             said.append(event)
 
     with threads_of(config):
-        inputs = prepare_run(config, keep, resume=resume, rows=rows)
+        inputs = prepare_run(config, keep, resume=resume, rows=rows, ranks=Ranks(local_world=processes))
         return JointRun(inputs, said, objective_of(config, ReferenceTable.empty(0)))
 
 

@@ -91,3 +91,43 @@ def test_answers_in_two_processes_are_those_of_one(forker: Forker, tiny_model: P
     assert two[1].out == ""
     (refused, _) = forker.run(2, ["generate", "--model", str(tiny_model), "--prompt", "a"])
     assert "one question is answered by one process" in refused.err
+
+
+def test_a_sweep_in_two_processes_makes_the_points_of_one(
+    forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    argv = ["sweep", "--model", tiny_model, "--data", tiny_data, "--method", "lora", "--device", "cpu", "--grid",
+            "lora.rank=2,4,3", "--set", "train.steps=2", "--set", "compute.threads=1", "--json"]  # fmt: skip
+    found = {}
+    for world in (1, 2):
+        ended = forker.run(world, [*map(str, argv), "--output", str(tmp_path / str(world))])
+        assert [one.code for one in ended] == [0] * world, "".join(one.err for one in ended)
+        points = sorted((tmp_path / str(world)).glob("*/adapter_model.safetensors"))
+        found[world] = {path.parent.name: path.read_bytes() for path in points}
+        table = json.loads((tmp_path / str(world) / "results.json").read_text())
+        assert len(str(table)) > 100
+    assert found[1] == found[2]
+    assert len(found[1]) == 3
+    assert ended[1].out == ""
+    assert len(json.loads(ended[0].out)["points"]) == 3
+    # Asked for again, nothing is left to do.
+    again = forker.run(2, [*map(str, argv), "--output", str(tmp_path / "2")])
+    assert [one.code for one in again] == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_comparison_in_two_processes_has_the_results_of_one(
+    forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    argv = ["compare", "--model", tiny_model, "--data", tiny_data, "--methods", "lora,qlora", "--seeds", "2",
+            "--max-new-tokens", "4", "--set", "train.steps=2", "--set", "compute.threads=1", "--set",
+            "compute.device=cpu", "--json"]  # fmt: skip
+    found = {}
+    for world in (1, 2):
+        ended = forker.run(world, [*map(str, argv), "--output", str(tmp_path / str(world))])
+        assert [one.code for one in ended] == [0] * world, "".join(one.err for one in ended)
+        result = json.loads((tmp_path / str(world) / "compare.json").read_text())
+        found[world] = [(one["method"], one["seed"], one["metrics"]) for one in result["outcomes"]]
+    assert found[1] == found[2]
+    assert len(found[1]) == 5
+    assert ended[1].out == ""

@@ -30,6 +30,25 @@ class Dealt:
         """See `Share`."""
         return self.group.ranks.first
 
+    @property
+    def processes(self) -> int:
+        """See `Share`."""
+        return self.group.ranks.local_world
+
+    def told(self, text: str) -> str:
+        """See `Share`.
+
+        Raises:
+            RankLost: the first process is gone.
+        """
+        if not self.group.ranks.many:
+            return text
+        self._tasks += 1
+        if self.first:
+            self.group.publish(f"told/{self._tasks}", text)
+            return text
+        return self.group.awaited(f"told/{self._tasks}")
+
     def own(self, items: int) -> Sequence[int]:
         """See `Share`."""
         return range(self.group.ranks.rank, items, self.group.ranks.world)

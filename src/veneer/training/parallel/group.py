@@ -21,7 +21,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from veneer.errors import ConfigError, RankLost, TrainingStopped, listing
+from veneer.errors import ConfigError, RankLost, listing
 from veneer.signals import Stopped
 from veneer.training.parallel.liveness import Heart, Peers, Store
 from veneer.training.parallel.ranks import ALONE, Ranks
@@ -245,8 +245,7 @@ class Meeting:
             return
         if error is None:
             _leave(self._together.store, self._ranks)
-        elif not isinstance(error, TrainingStopped):
-            # The others stop with all of these at the same step, and whoever has lost a rank has no words of its own.
+        elif not isinstance(error, RankLost):
             self._together.peers.last_words("a signal asked it to" if isinstance(error, Stopped) else str(error))
         self._heart.stop()
         if dist.is_initialized():
