@@ -319,6 +319,7 @@ UNTESTED = {
     "generation/build.py": "one call of the engine's constructor, which all of test_engine.py goes through",
     "generation/cohort.py": "the engine's runner of batches: test_engine.py compares it with requests that run alone",
     "generation/completion.py": "the engine's tokens, texts and ends: test_engine.py asks for each of them",
+    "generation/share.py": "a protocol, and the process that does everything: all of test_scoring.py goes through it",
     "generation/runner.py": "protocols and dataclasses; mypy checks who implements them",
     "generation/paged.py": "the engine's runner of blocks: test_engine.py compares it with requests that run alone",
     "io/protocol.py": "protocols; mypy checks who implements them",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.data.batches import MicroBatch
-from veneer.training.objective import Means
+from veneer.training.objectives.base import Means
 from veneer.training.out_of_memory import MemoryFault
 from veneer.training.parallel.group import Group
 from veneer.training.parallel.lanes import Outcome, Signalled, Team
@@ -71,7 +71,7 @@ class Lanes:
     gradients: Sequence[Sequence[Tensor | None]]
     """Of each lane, by parameter."""
     losses: Sequence[float]
-    batch: MicroBatch = field(default_factory=lambda: SimpleNamespace(tokens=[0] * 8, lengths=(4, 4)))  # type: ignore
+    batch: MicroBatch = field(default_factory=lambda: SimpleNamespace(tokens=[0] * 8, lengths=(4, 4), units=2))  # type: ignore
     weights: Mapping[str, float] = field(default_factory=lambda: {"loss": 1.0, "accuracy": 2.0})
 
     @property
@@ -101,7 +101,7 @@ def over_ranks(world: int, step: Lanes, outcome: Callable[[int], Outcome] = lamb
             for lane in team.own:
                 for parameter, gradient in zip(parameters, step.gradients[lane], strict=True):
                     parameter.grad = None if gradient is None else gradient.clone()
-                sums.add(lane, Means.of(step.weights, step.losses[lane], {"accuracy": 2 * step.losses[lane]}))
+                sums.add(lane, Means(step.weights, step.losses[lane], {"accuracy": 2 * step.losses[lane]}))
             ended = sums.total(outcome(rank))
         found[rank] = Found(ended, [parameter.grad for parameter in parameters], group.sent // 2)  # type: ignore
 

@@ -55,7 +55,7 @@ def test_they_are_read_once_on_each_host_that_does_not_see_the_file(
         reads.append(1)
         return read
 
-    monkeypatch.setattr("veneer.training.parallel.shared_rows.load_rows", counted)
+    monkeypatch.setattr("veneer.training.parallel.shared_rows.load_kind", counted)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     (tmp_path / "run").mkdir()
 

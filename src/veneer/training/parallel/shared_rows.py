@@ -18,8 +18,10 @@ from safetensors.numpy import save_file
 from veneer.config import DataSection
 from veneer.data.chat import Example
 from veneer.data.mixture import WeightedRows
-from veneer.data.rows import Rows, load_rows
+from veneer.data.pairs import load_kind
+from veneer.data.rows import Rows
 from veneer.data.token_store import StoredExamples
+from veneer.enums import RowKind
 from veneer.events import Subscriber, ignore
 from veneer.io.files import atomic_file
 from veneer.io.tokenizer import Tokenizer
@@ -42,7 +44,7 @@ def write_rows(path: Path, rows: Rows) -> None:
     examples = [*rows.train, *rows.eval]
     sources = to_text([[source.rows, source.weight] for source in rows.sources]).encode()
     places = to_text([example.where for example in examples], ensure_ascii=False).encode()
-    lengths = np.array([len(rows.train), *(len(example.tokens) for example in examples)], dtype=np.int64)
+    lengths = np.array([len(rows.train), rows.together, *(len(example.tokens) for example in examples)], dtype=np.int64)
     tensors = {
         "lengths": lengths,
         "tokens": np.concatenate([example.tokens for example in examples]),
@@ -65,7 +67,7 @@ def read_rows(path: Path) -> Rows:
         count = (end - start) // np.dtype(dtype).itemsize
         return np.memmap(path, dtype=dtype, mode="c", offset=8 + size + start, shape=(count,))
 
-    trained, *lengths = mapped("lengths", np.int64).tolist()
+    trained, together, *lengths = mapped("lengths", np.int64).tolist()
     where = json.loads(bytes(mapped("where", np.uint8)).decode())
     ends = np.cumsum(lengths)
     tokens, mask = mapped("tokens", np.int32), mapped("mask", np.bool_)
@@ -74,7 +76,12 @@ def read_rows(path: Path) -> Rows:
         for end, length, place in zip(ends, lengths, where, strict=True)
     ]
     sources = json.loads(bytes(mapped("sources", np.uint8)).decode())
-    return Rows(examples[:trained], examples[trained:], sources=tuple(WeightedRows(*source) for source in sources))
+    return Rows(
+        examples[:trained],
+        examples[trained:],
+        sources=tuple(WeightedRows(*source) for source in sources),
+        together=together,
+    )
 
 
 @dataclass(slots=True)
@@ -86,28 +93,30 @@ class SharedRows:
     """The folder of the run."""
     _written: list[Path] = field(default_factory=list)
 
-    def __call__(self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore) -> Rows:
-        """See `veneer.data.rows.load_rows`. Only the process that has read the rows knows which were left out."""
+    def __call__(
+        self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore, kind: RowKind = RowKind.ANSWERS
+    ) -> Rows:
+        """See `veneer.data.pairs.load_kind`. Only the process that has read the rows knows which were left out."""
         ranks = self.group.ranks
         if not ranks.many:
-            return load_rows(data, tokenizer, emit)
+            return load_kind(data, tokenizer, emit, kind)
         if ranks.first:
-            return self._read_for_others(data, tokenizer, emit, "rows", self.output)
+            return self._read_for_others(data, tokenizer, emit, kind, "rows", self.output)
         left = self.group.awaited("rows")
         if left == STORED:
-            return load_rows(data, tokenizer, emit)
+            return load_kind(data, tokenizer, emit, kind)
         path = Path(left)
         if path.is_file():
             return read_rows(path)
         here = f"rows on {ranks.host}"
         if ranks.local_rank == 0:
-            return self._read_for_others(data, tokenizer, emit, here, Path(mkdtemp(prefix="veneer-rows-")))
+            return self._read_for_others(data, tokenizer, emit, kind, here, Path(mkdtemp(prefix="veneer-rows-")))
         return read_rows(Path(self.group.awaited(here)))
 
     def _read_for_others(
-        self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber, key: str, folder: Path
+        self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber, kind: RowKind, key: str, folder: Path
     ) -> Rows:
-        rows = load_rows(data, tokenizer, emit)
+        rows = load_kind(data, tokenizer, emit, kind)
         if isinstance(rows.train, StoredExamples):
             self.group.publish(key, STORED)
             return rows
