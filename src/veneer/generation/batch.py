@@ -90,7 +90,6 @@ def answer_all(
     on_progress: OnProgress = lambda ended, under_way: None,
     batch_rows: int | None = None,
     router: Router | None = None,
-    streams: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Carry out requests, each with its own settings and ends; `decoder` is the tokenizer, for those with stop strings.
 
