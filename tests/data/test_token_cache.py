@@ -127,6 +127,23 @@ def test_a_run_that_is_killed_while_it_encodes_leaves_no_cache(loading: Loading)
     assert not folder.name.startswith(".partial"), "what is there is whole"
 
 
+def test_of_two_runs_that_encode_at_once_both_find_what_one_wrote(loading: Loading) -> None:
+    other = Loading(loading.model, loading.folder)
+    own = ("data.cache=always", f"data.cache_dir={loading.cache}")
+    config = run_config(loading.model, loading.data, loading.folder / "run", *own)
+    digests = []
+
+    def meanwhile(event: object) -> None:
+        if isinstance(event, StageBegun) and event.stage.startswith("tokenising") and not digests:
+            digests.append("")
+            digests.append(other.load().digest())
+
+    digests.append(load_rows(config.data, open_checkpoint(loading.model).tokenizer(), meanwhile).digest())
+    assert other.encoded
+    assert digests[1] == digests[2]
+    assert len(list(loading.cache.iterdir())) == 1
+
+
 def test_a_folder_that_cannot_be_written_and_a_file_that_is_not_there_are_refused(loading: Loading) -> None:
     with pytest.raises(DataError, match=r"absent\.jsonl does not exist"):
         loading.load(data=loading.folder / "absent.jsonl")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-AT_ONCE = 1 << 22
+AT_ONCE = 1 << 20
 """Numbers of a permutation that are sorted at a time, about."""
 
 Indices = NDArray[np.int64] | NDArray[np.uint32]

@@ -20,7 +20,7 @@ from veneer.io.files import atomic_file
 
 SIZE = 8
 """Bytes of a row's hash."""
-SORTED_AT_ONCE = 4_000_000
+SORTED_AT_ONCE = 1_000_000
 """Hashes that are sorted at a time, about."""
 
 
