@@ -11,14 +11,18 @@
 #include "rows.h"
 #include "widen.h"
 
+#define WIDE 4 /* most columns at a time of few rows */
+#if VL == 8    /* sixteen registers hold the sums of 4 by 2, and what they are made of */
 #define FEW 4  /* rows that are multiplied while weights are in registers */
-#define WIDE 4 /* columns at a time then */
-#if VL == 8
-#define TILE_COLUMNS 2 /* sixteen registers hold the sums of 4 by 2, and what they are made of */
+#define MORE_CASES(format)
+#define TILE_COLUMNS 2
 #else
+#define FEW 8
+#define MORE_CASES(format) FEW_CASE(format, 5) FEW_CASE(format, 6) FEW_CASE(format, 7) FEW_CASE(format, 8)
 #define TILE_COLUMNS 4
 #endif
 #define TILE_ROWS 4
+#define AHEAD 4096 /* bytes by which stored weights are fetched before their turn */
 
 INLINE void put(float *y, int add, float scale, lanes sum) {
     const float found = total(sum);
@@ -34,16 +38,29 @@ typedef struct {
     float scale;
 } Rows;
 
+/* The lines of memory that a chunk's turn comes to AHEAD bytes later. Columns that are read side by side are streams too
+ * short for what a processor fetches by itself. */
+INLINE void fetch_ahead(const Matrix *m, int format, int64_t place) {
+    const int64_t halves = format == WEIGHT_FLOAT32 ? 8 : format == WEIGHT_4BIT ? 1 : format == WEIGHT_INT8 ? 2 : 4;
+    const char *from = (const char *)m->codes + place * halves / 2 + AHEAD;
+    for (int64_t byte = 0; byte < CHUNK * halves / 2; byte += 64) __builtin_prefetch(from + byte);
+}
+
 /* `columns` columns from `first` on, of `rows` rows, both known when this is compiled. */
 INLINE void few_rows(const Matrix *m, int format, const Table *table, const Rows *r, int rows, int columns, int first) {
     vec sums[FEW][WIDE];
     for (int i = 0; i < rows; i++)
         for (int c = 0; c < columns; c++) sums[i][c] = (vec){0};
     for (int64_t k = 0; k < m->depth; k += CHUNK)
+#pragma GCC unroll 4 /* else the sums of all columns go through memory */
         for (int c = 0; c < columns; c++) {
             vec w[VECTORS];
-            widen_chunk(m, format, table, (int64_t)(first + c) * m->depth + k, first + c, w);
+            const int64_t place = (int64_t)(first + c) * m->depth + k;
+            fetch_ahead(m, format, place);
+            widen_chunk(m, format, table, place, first + c, w);
+#pragma GCC unroll 8
             for (int i = 0; i < rows; i++)
+#pragma GCC unroll 16
                 for (int v = 0; v < VECTORS; v++)
                     sums[i][c] = fused(sums[i][c], w[v], *(const vec *)(r->x + i * r->depth + k + v * VL));
         }
@@ -51,22 +68,27 @@ INLINE void few_rows(const Matrix *m, int format, const Table *table, const Rows
         for (int c = 0; c < columns; c++) put(r->y + i * r->stride + first + c, r->add, r->scale, sums[i][c]);
 }
 
-#define DEFINE_FEW(name, format)                                                                           \
-    static void name(const Matrix *m, const Rows *r, int first, int count) {                               \
-        const Table table = TABLE_OF(m);                                                                   \
-        int column = first;                                                                                \
-        for (; column + WIDE <= first + count; column += WIDE) switch (r->rows) {                          \
-                case 1: few_rows(m, format, &table, r, 1, WIDE, column); break;                            \
-                case 2: few_rows(m, format, &table, r, 2, WIDE, column); break;                            \
-                case 3: few_rows(m, format, &table, r, 3, WIDE, column); break;                            \
-                default: few_rows(m, format, &table, r, 4, WIDE, column);                                  \
-            }                                                                                              \
-        for (; column < first + count; column++) switch (r->rows) {                                        \
-                case 1: few_rows(m, format, &table, r, 1, 1, column); break;                               \
-                case 2: few_rows(m, format, &table, r, 2, 1, column); break;                               \
-                case 3: few_rows(m, format, &table, r, 3, 1, column); break;                               \
-                default: few_rows(m, format, &table, r, 4, 1, column);                                     \
-            }                                                                                              \
+/* Columns at a time: their sums, and those of all rows, stay in registers. */
+#define FEW_COLUMNS(rows) ((rows) <= (VL == 8 ? 2 : 4) ? 4 : 2)
+
+#define FEW_CASE(format, count_of_rows)                                                                      \
+    case count_of_rows:                                                                                      \
+        for (; column + FEW_COLUMNS(count_of_rows) <= first + count; column += FEW_COLUMNS(count_of_rows))   \
+            few_rows(m, format, &table, r, count_of_rows, FEW_COLUMNS(count_of_rows), column);               \
+        for (; column < first + count; column++) few_rows(m, format, &table, r, count_of_rows, 1, column);   \
+        break;
+
+#define DEFINE_FEW(name, format)                                             \
+    static void name(const Matrix *m, const Rows *r, int first, int count) { \
+        const Table table = TABLE_OF(m);                                     \
+        int column = first;                                                  \
+        switch (r->rows) {                                                   \
+            FEW_CASE(format, 1)                                              \
+            FEW_CASE(format, 2)                                              \
+            FEW_CASE(format, 3)                                              \
+            FEW_CASE(format, 4)                                              \
+            MORE_CASES(format)                                               \
+        }                                                                    \
     }
 DEFINE_FEW(few_float32, WEIGHT_FLOAT32)
 DEFINE_FEW(few_bfloat16, WEIGHT_BFLOAT16)
