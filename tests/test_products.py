@@ -227,6 +227,7 @@ def test_rows_of_zeros_fill_up_what_would_have_a_kernel_of_its_own(rows, monkeyp
         assert wide.shape == (wanted, 32)
         assert torch.equal(wide[:rows], x)
         assert not wide[rows:].any()
+        assert len(enough(x, few=False)) == (rows if rows < 16 else wanted)
     assert enough(x.float()).shape == x.shape
 
 

@@ -26,7 +26,7 @@ from veneer.model.attention import PackedAttention
 from veneer.model.leaves import DenseLinear
 from veneer.native.build import compiler
 from veneer.native.library import choice, kernels
-from veneer.native.processor import cpu_flags
+from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.products import compiled
 from veneer.quant.int8 import Int8Matrix
 from veneer.system import available_cores, core_limit, load_average, memory, memory_limit, processor_name
@@ -328,7 +328,7 @@ def _products() -> str:
         return "veneer's kernels in bfloat16 (AVX-512 BF16) and float32, with LoRA's update in the same pass"
     if kernels() is None:
         return "torch's: veneer's kernels do not run here"
-    narrow = "torch's, which use the processor's AMX," if "amx_bf16" in cpu_flags() else "torch's"
+    narrow = "torch's, which use the processor's AMX," if AMX_FLAG in cpu_flags() else "torch's"
     return f"veneer's kernels in float32, with LoRA's update in the same pass; {narrow} in bfloat16"
 
 

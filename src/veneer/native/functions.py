@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veneer.native.processor import cpu_flags
+from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.native.stored import Stored, matrix_struct
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
@@ -253,7 +253,7 @@ class Kernels:
     @cached_property
     def prompt_products(self) -> PromptProducts:
         """Return what multiplies the rows of prompts of a model in bfloat16."""
-        return PromptProducts(self._library.veneer_prompt_products(int("amx_bf16" in cpu_flags()), ctypes.c_int(1)))
+        return PromptProducts(self._library.veneer_prompt_products(int(AMX_FLAG in cpu_flags()), ctypes.c_int(1)))
 
     def frozen_product(
         self,
@@ -324,7 +324,7 @@ class Kernels:
 
         They are compiled for AVX-512 BF16 only. If the processor has AMX, torch's products are used, which run on it.
         """
-        return "amx_bf16" not in cpu_flags() and bool(self._library.veneer_product_compiled(ctypes.c_int(1)))
+        return AMX_FLAG not in cpu_flags() and bool(self._library.veneer_product_compiled(ctypes.c_int(1)))
 
     def product(
         self,
