@@ -18,9 +18,9 @@ from veneer.config import ComputeSection, QuantSection, RunConfig
 from veneer.data.chat import Encoder, template_of
 from veneer.data.records import Message
 from veneer.enums import Backend, Method, choice
-from veneer.errors import OutOfMemory
+from veneer.errors import DataError, OutOfMemory, listing
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
-from veneer.generation.batch import generate
+from veneer.generation.batch import OnProgress, OnToken, generate
 from veneer.generation.sampling import Sampling
 from veneer.generation.share import WHOLE, Share
 from veneer.generation.text import TextStream
@@ -88,33 +88,81 @@ class Assistant:
         *,
         subscribers: Sequence[Subscriber] = (),
     ) -> list[str]:
-        """The assistant's next turn in every conversation, decoded together; each has a random stream of its own."""
-        own = self.share.own(len(conversations))
-        prompts = [self.encoder.prompt_tokens(conversations[number]) for number in own]
-        stage = Stage(broadcast(subscribers), "answering", total=len(prompts), unit="prompts")
-        with stage, enough_memory(self.request, "answering", LESS_TEXT):
-            outputs = generate(
-                self.model,
-                prompts,
-                sampling=sampling,
-                stop_ids=self.stop_ids,
-                on_progress=stage.advance_side_by_side,
-                streams=own,
-            )
-        return self.share.all([self.tokenizer.decode(tokens) for tokens in outputs], len(conversations))
+        """The assistant's next turn in every conversation, decoded together; each has a random stream of its own.
 
-    def stream(self, messages: Sequence[Message], sampling: Sampling, on_text: Callable[[str], None]) -> str:
-        """The assistant's next turn; `on_text` gets it piece by piece."""
+        Raises:
+            DataError: a conversation fills the model's context, or the chat template refuses it.
+        """
+        every = [self.encoder.prompt_tokens(messages) for messages in conversations]
+        self._refuse_full(every)
+        own, emit = self.share.own(len(every)), broadcast(subscribers)
+        with Stage(emit, "answering", total=len(own), unit="prompts") as stage:
+            outputs = self._continued(
+                [every[number] for number in own], own, sampling, emit, on_progress=stage.advance_side_by_side
+            )
+        return self.share.all([self.tokenizer.decode(tokens) for tokens in outputs], len(every))
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        on_text: Callable[[str], None],
+        *,
+        subscribers: Sequence[Subscriber] = (),
+    ) -> str:
+        """The assistant's next turn; `on_text` gets it piece by piece.
+
+        Raises:
+            DataError: the conversation fills the model's context, or the chat template refuses it.
+        """
         pieces = TextStream(self.tokenizer, on_text)
         prompt = self.encoder.prompt_tokens(messages)
 
         def push(row: int, token: int) -> None:
             pieces.push(token)
 
-        with enough_memory(self.request, "answering", LESS_TEXT):
-            generate(self.model, [prompt], sampling=sampling, stop_ids=self.stop_ids, on_token=push)
+        self._refuse_full([prompt])
+        self._continued([prompt], [0], sampling, broadcast(subscribers), on_token=push)
         pieces.finish()
         return pieces.text
+
+    def _refuse_full(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Refuse prompts that leave no room in the model's context for an answer."""
+        context = self.model.spec.max_positions
+        full = [f"prompt {number}: {len(one):,} tokens" for number, one in enumerate(prompts, 1) if len(one) >= context]
+        if full:
+            raise DataError(
+                f"the model's context has {context:,} tokens, and there is no room in it for an answer to\n"
+                f"{listing(full)}\nGive a shorter text."
+            )
+
+    def _continued(
+        self,
+        prompts: Sequence[Sequence[int]],
+        streams: Sequence[int],
+        sampling: Sampling,
+        emit: Subscriber,
+        *,
+        on_token: OnToken = lambda row, token: None,
+        on_progress: OnProgress = lambda ended, under_way: None,
+    ) -> list[list[int]]:
+        """The tokens that continue each prompt, at most to the end of the model's context. `streams` are the numbers of
+        the prompts among all, the first of which is 0."""
+        context, stop = self.model.spec.max_positions, self.stop_ids
+        with enough_memory(self.request, "answering", LESS_TEXT):
+            outputs = generate(
+                self.model, prompts, sampling=sampling, stop_ids=stop, context=context, on_token=on_token,
+                on_progress=on_progress, streams=streams,
+            )  # fmt: skip
+        cut = [
+            f"prompt {number + 1}"
+            for number, prompt, answer in zip(streams, prompts, outputs, strict=True)
+            if len(prompt) + len(answer) == context and len(answer) < sampling.max_new_tokens
+        ]
+        if cut:
+            message = f"answers end where the model's context of {context:,} tokens does:\n{listing(cut)}"
+            emit(Note(message=message, level=Level.WARNING))
+        return outputs
 
 
 class Answering(Protocol):

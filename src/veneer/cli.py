@@ -12,8 +12,9 @@ from __future__ import annotations
 import io
 import os
 import sys
+from contextlib import nullcontext, redirect_stdout
 from mmap import mmap
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -159,6 +160,17 @@ for command in (
 
 def run_main() -> None:
     """Run the command line on the arguments of the process, and exit."""
+    with nullcontext() if sys.stdout is not None else redirect_stdout(_no_output()):
+        _run_main()
+
+
+def _no_output() -> TextIO:
+    """What stands for a standard output that was closed from the start (`>&-`): what is printed is lost as on a full
+    disk, and not in silence."""
+    return open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
+
+
+def _run_main() -> None:
     try:
         main()
     except OSError as error:

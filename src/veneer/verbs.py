@@ -320,7 +320,7 @@ def generate(
         The answer, or the answers in the order of `prompts`.
 
     Raises:
-        DataError: a prompt is empty, or the chat template refuses it.
+        DataError: a prompt is empty or fills the model's context, or the chat template refuses it.
         VeneerError: model or adapter cannot be used.
 
     >>> answers = veneer.generate(model, ["Hello", "What is 1 + 1?"], sampling=veneer.Sampling(max_new_tokens=4))
@@ -334,7 +334,7 @@ def generate(
     assistant = open_assistant(model, adapter=adapter, method=method, compute=compute, subscribers=subscribers)
     conversations = [turns(system, one) if isinstance(one, str) else list(one) for one in asked]
     if isinstance(prompts, str):
-        return assistant.stream(conversations[0], sampling or Sampling(), on_text)
+        return assistant.stream(conversations[0], sampling or Sampling(), on_text, subscribers=subscribers)
     return assistant.answers(conversations, sampling or Sampling(), subscribers=subscribers)
 
 

@@ -87,6 +87,36 @@ def test_every_line_of_a_file_is_answered_in_order(adapter: Path, tiny_model: Pa
     assert answers[1]["answer"] == one.removesuffix("\n")
 
 
+def test_rows_whose_answer_is_still_to_come_are_asked(adapter: Path, tiny_model: Path, tmp_path: Path) -> None:
+    question = "3: parcel late?"
+    user = {"role": "user", "content": question}
+    turn = {"from": "human", "value": question}
+    asked = [
+        {"prompt": question}, {"prompt": [user]}, {"messages": [user]}, {"conversations": [turn]},
+        {"instruction": question}, {"prompt": question, "completion": "known"},
+        {"messages": [user, {"role": "assistant", "content": "known"}]},
+    ]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    lines = generated(tiny_model, "--adapter", adapter, "--input", tmp_path / "rows.jsonl", "--json").stdout.split("\n")
+    one = generated(tiny_model, "--adapter", adapter, "--prompt", question, "--json").stdout
+    assert lines == [one.removesuffix("\n")] * len(asked) + [""]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": [user]}) + '\n{"messages": []}\n')
+    message = refused("generate", "--model", tiny_model, "--input", tmp_path / "rows.jsonl", *FLOAT32)
+    assert "rows.jsonl:2: the conversation is empty" in message
+    assert "data.bad_rows" not in message
+
+
+def test_an_answer_ends_with_the_context_and_the_reason(tiny_model: Path, tmp_path: Path) -> None:
+    """The tiny model's context has 512 tokens; its tokenizer makes about one of a letter here."""
+    done = generated(tiny_model, "--prompt", "x" * 430, "--max-new-tokens", 512)
+    assert "answers end where the model's context of 512 tokens does" in done.stderr
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "x" * 430}) + '\n{"prompt": "x"}\n')
+    done = generated(tiny_model, "--input", tmp_path / "rows.jsonl", "--max-new-tokens", 300)
+    assert "512 tokens does:\n  - prompt 1\n" in done.stderr
+    message = refused("generate", "--model", tiny_model, "--prompt", "x" * 3000, *FLOAT32)
+    assert "the model's context has 512 tokens, and there is no room in it for an answer to" in message
+
+
 def test_sampling_follows_from_the_seed_and_the_system_message_counts(tiny_model: Path) -> None:
     hot = ("--prompt", "hello", "--temperature", 1.0, "--max-new-tokens", 20)
     one, again, other = (generated(tiny_model, *hot, "--seed", seed).stdout for seed in (1, 1, 2))

@@ -153,7 +153,7 @@ print(peak() - before + peak(child))
 def test_two_thousand_rows_take_about_a_second() -> None:
     text = "How many claims were opened in March? There were forty two claims. " * 3
     many = [record(f"u:{n} {text}", f"a:{text}", where=f"f:{n}") for n in range(2000)]
-    start = time.perf_counter()
+    start = time.process_time()
     encoded = encode_all(many, ct.tokenizer("chatml"), max_length=None, overlong=Overlong.DROP)
     assert encoded.report.examples == 2000
-    assert time.perf_counter() - start < 8  # loose: a shared machine
+    assert time.process_time() - start < 8

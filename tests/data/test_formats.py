@@ -161,7 +161,8 @@ def test_columns_map_any_names() -> None:
     assert to_record({"q": "Hi", "a": "Yo", "more": None}, "f:1", None, alpaca).messages == (USER, ANSWER)
     with pytest.raises(BadRow, match=r"there is no 'text', which data.columns names; the row has 'a', 'b'"):
         to_record({"a": 1, "b": 2}, "f:1", None, columns)
-    with pytest.raises(BadRow, match="there is a prompt but no completion"):
+    named = "there is a prompt but no completion; data.columns names 'category', which the row has not"
+    with pytest.raises(BadRow, match=named):
         to_record({"text": "a"}, "f:1", None, columns)
 
 

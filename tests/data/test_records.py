@@ -34,12 +34,12 @@ def test_a_hundred_thousand_lines_with_one_percent_bad(tmp_path: Path) -> None:
     good, bad = json.dumps({"messages": [USER, ANSWER]}), json.dumps({"messages": [USER]})
     path = tmp_path / "f.jsonl"
     path.write_text("\n".join(bad if number % 100 == 0 else good for number in range(1, 100_001)))
-    start = time.perf_counter()
+    start = time.process_time()
     message = problem(path)
     assert "1000 of 100000 rows cannot be used" in message
     assert message.count("no assistant turn") == 1
     assert f"(1,000 rows: {path}:100, {path}:200, {path}:300 and 997 more)" in message
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.scenario(number=24)
@@ -47,7 +47,10 @@ def test_bad_rows_are_grouped_by_cause(tmp_path: Path) -> None:
     rows: list[object] = [{"messages": [{"role": f"bot{n}", "content": "x"}]} for n in range(5)]
     rows += [{"messages": [USER]}, {"text": "a"}, {"text": 5}, {"messages": [USER]}]
     path = write(tmp_path / "f.jsonl", *rows)
-    lines = problem(path).splitlines()
+    with pytest.raises(DataError) as error:
+        read_file(path, bad_rows=BadRows.REFUSE)
+    lines = str(error.value).splitlines()
+    assert problem(path).splitlines() == lines[:-1], "who reads all rows leaves none out"
     assert lines[0] == f"{path}: 8 of 9 rows cannot be used:"
     assert lines[1].startswith(f"  - {path}:1: messages[0] has the role 'bot0'; known: ")
     assert lines[2] == f"    (5 rows: {path}:1, {path}:2, {path}:3 and 2 more)"
@@ -71,7 +74,7 @@ def test_bad_rows_can_be_left_out(tmp_path: Path) -> None:
     ]
     assert "2 of 3 rows cannot be used and are left out" in found.notes[0]
     assert f"(2 rows: {path}:1, {path}:3)" in found.notes[0]
-    assert found.notes[1] == f"{path}: these columns or keys are not used: 'id' (1 rows)"
+    assert found.notes[1] == f"{path}: these columns or keys are not used: 'id' (1 row)"
     with pytest.raises(DataError, match="1 of 1 rows cannot be used"):
         read_file(write(tmp_path / "g.jsonl", {"text": 5}), bad_rows=BadRows.SKIP)
 

@@ -66,6 +66,16 @@ def test_output_that_is_lost_is_an_error(argv: list[str]) -> None:
     assert (code, err) == (2, "error: what was to be printed cannot be written: No space left on device\n")
 
 
+@pytest.mark.parametrize("argv", ["--help", "plan --help", "doctor"])
+def test_output_that_was_closed_from_the_start_is_an_error(argv: str) -> None:
+    command = f"{sys.executable} -m veneer {argv} >&-"
+    done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: what was to be printed cannot be written: Bad file descriptor\n",
+    )
+
+
 @pytest.mark.slow
 def test_a_result_does_not_depend_on_the_stream_for_people(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     argv = ["evaluate", "--model", str(tiny_model), "--data", str(tiny_data), "--limit", "2", "--json"]

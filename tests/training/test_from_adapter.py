@@ -86,12 +86,14 @@ def test_it_is_trained_further_resumed_and_reproduced(tiny_model: Path, tiny_dat
 def test_contradictions_are_refused_with_both_values(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     first = train(run_config(tiny_model, tiny_data, tmp_path / "first", "train.steps=1")).output
     config = run_config(
-        tiny_model, tiny_data, tmp_path / "second", f"train.from_adapter={first}", "lora.rank=8", "lora.variant=dora"
-    )
+        tiny_model, tiny_data, tmp_path / "second", f"train.from_adapter={first}", "lora.rank=8", "lora.variant=dora",
+        "lora.init=eva",
+    )  # fmt: skip
     with pytest.raises(ConfigError) as refused:
         train(config)
     assert "lora.rank: 8 here, 4 in the adapter" in str(refused.value)
     assert "lora.variant: 'dora' here, 'lora' in the adapter" in str(refused.value)
+    assert "lora.init: 'eva' here, and the run starts at the adapter's weights" in str(refused.value)
     assert "lora.alpha" not in str(refused.value)
     with pytest.raises(ConfigError, match="method full trains none"):
         run_config(tiny_model, tiny_data, tmp_path / "x", f"train.from_adapter={first}", "method=full")

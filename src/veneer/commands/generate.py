@@ -87,8 +87,9 @@ def generate(
     question = screen.read_question(prompt)
     assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
     echo = (lambda text: None) if as_json else (lambda text: click.echo(text, nl=False))
-    answer = screen.answer(assistant, question, system, settings, echo)
+    answer, said = screen.answer(assistant, question, system, settings, echo)
     click.echo(_line(question, answer, assistant) if as_json else "")
+    screen.say_below(said)
 
 
 def _line(question: str, answer: str, assistant: Assistant) -> str:

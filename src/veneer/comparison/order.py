@@ -56,7 +56,8 @@ class Order:
         values = {
             "method": self.method,
             "seed": self.seed,
-            "config": self.config.model_dump(mode="json"),
+            # What was not said stays unsaid: an adapter that the run starts from may say it.
+            "config": self.config.model_dump(mode="json", exclude_unset=True),
             "eval_file": self.eval_file,
             "max_new_tokens": self.max_new_tokens,
         }

@@ -100,7 +100,13 @@ def to_record(
     row = {key: value for key, value in row.items() if value is not None}
     if columns:
         row = mapped(row, columns, remarks)
-    record, turns, used = _read(row, where)
+    try:
+        record, turns, used = _read(row, where)
+    except BadRow as error:
+        missing = [repr(theirs) for ours, theirs in (columns or {}).items() if ours.value not in row]
+        if not missing:
+            raise
+        raise BadRow(f"{error}; data.columns names {', '.join(missing)}, which the row has not") from error
     for key in row:
         if key not in used:
             remarks.unused[key] += 1

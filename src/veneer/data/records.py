@@ -50,14 +50,15 @@ class DataFile:
 
 
 def read_file(
-    path: Path | str, *, columns: Mapping[Column, str] | None = None, bad_rows: BadRows = BadRows.REFUSE
+    path: Path | str, *, columns: Mapping[Column, str] | None = None, bad_rows: BadRows | None = None
 ) -> DataFile:
     """Read every row of a JSONL, JSON, CSV or Parquet file.
 
     Args:
         path: the file.
         columns: veneer's name of a column or key to the file's, where they differ; then no others are used.
-        bad_rows: whether a row that cannot be used is an error or left out.
+        bad_rows: whether a row that cannot be used is an error or left out; None where it is an error, and nobody has
+            the choice.
 
     Raises:
         DataError: the file is missing, of an unknown kind or without rows that can be used, or rows are bad and may
@@ -73,7 +74,7 @@ def collect(
     source: str,
     *,
     columns: Mapping[Column, str] | None = None,
-    bad_rows: BadRows = BadRows.REFUSE,
+    bad_rows: BadRows | None = None,
 ) -> DataFile:
     """Make records of rows that are parsed already.
 
@@ -110,15 +111,17 @@ def _records(
             yield record
 
 
-def account(source: str, usable: int, problems: Sequence[RowProblem], remarks: Remarks, bad_rows: BadRows) -> list[str]:
+def account(
+    source: str, usable: int, problems: Sequence[RowProblem], remarks: Remarks, bad_rows: BadRows | None
+) -> list[str]:
     """What is to be said of a file once its rows are read.
 
     Raises:
         DataError: it has no rows that can be used, or others that may not be skipped.
     """
     total = usable + len(problems)
-    if problems and (bad_rows is BadRows.REFUSE or not usable):
-        remedy = "\ndata.bad_rows: skip leaves such rows out" if usable else ""
+    if problems and (bad_rows is not BadRows.SKIP or not usable):
+        remedy = "\ndata.bad_rows: skip leaves such rows out" if usable and bad_rows is not None else ""
         raise DataError(f"{source}: {len(problems)} of {total} rows cannot be used:\n{grouped(problems)}{remedy}")
     if not usable:
         raise DataError(f"{source} holds no rows; a data file needs at least one")
@@ -188,7 +191,8 @@ def _notes(source: str, remarks: Remarks) -> list[str]:
     notes = []
     if remarks.unused:
         names = ", ".join(
-            f"{printable(repr(str(key)))} ({count:,} rows)" for key, count in remarks.unused.most_common(20)
+            f"{printable(repr(str(key)))} ({count:,} row{'s' * (count > 1)})"
+            for key, count in remarks.unused.most_common(20)
         )
         more = f" and {len(remarks.unused) - 20} more" if len(remarks.unused) > 20 else ""
         notes.append(f"{source}: these columns or keys are not used: {names}{more}")

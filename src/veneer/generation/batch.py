@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 from veneer.errors import DataError, listing
 from veneer.generation.build import CACHE_BYTES, build_engine
@@ -41,6 +42,7 @@ def generate(
     on_token: OnToken = lambda row, token: None,
     on_progress: OnProgress = lambda ended, under_way: None,
     batch_rows: int | None = None,
+    context: int | None = None,
     router: Router | None = None,
     streams: Sequence[int] | None = None,
 ) -> list[list[int]]:
@@ -54,6 +56,8 @@ def generate(
         on_token: told of every new token (streaming).
         on_progress: told of every step (progress).
         batch_rows: most rows that are decoded together, a matter of memory and speed; by default `BATCH_ROWS`.
+        context: most tokens of a prompt together with what continues it, more than the longest prompt has; None for no
+            such bound.
         router: where the prompts are under several adapters, says which is under which, by its index.
         streams: the number of each prompt's random stream, where that is not its index.
 
@@ -67,8 +71,13 @@ def generate(
     empty = [f"prompt {row}" for row, prompt in enumerate(prompts) if not prompt]
     if empty:
         raise DataError(f"there is nothing to continue, give at least one token:\n{listing(empty)}")
+
+    def within(prompt: Sequence[int]) -> Sampling:
+        room = sampling.max_new_tokens if context is None else context - len(prompt)
+        return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+
     requests = [
-        GenerationRequest(prompt=tuple(prompt), sampling=sampling, stream=stream, stop_ids=stop_ids)
+        GenerationRequest(prompt=tuple(prompt), sampling=within(prompt), stream=stream, stop_ids=stop_ids)
         for stream, prompt in zip(range(len(prompts)) if streams is None else streams, prompts, strict=True)
     ]
     return answer_all(

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from veneer.assistant import Assistant, AssistantRequest, lines_of, load_assistant, turns
 from veneer.data.chat import split_for_evaluation
-from veneer.data.records import SUFFIXES, Message, read_records
+from veneer.data.records import SUFFIXES, Message, collect, iterate_rows
 from veneer.errors import DataError, listing
+from veneer.events import Event
 from veneer.generation.sampling import Sampling
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
@@ -19,6 +21,10 @@ from veneer.screens.standard_input import text_of
 from veneer.training.parallel.dealt import Dealt, meeting
 from veneer.training.parallel.ranks import launched
 from veneer.training.parallel.start import with_own_device
+
+ANSWER = {"role": "assistant", "content": "?"}
+ASKING = ("user", "human", "tool", "function", "observation")
+"""Who may speak last before an assistant, in the spellings of messages and of ShareGPT."""
 
 
 def read_question(prompt: str | None) -> str:
@@ -36,8 +42,8 @@ def read_question(prompt: str | None) -> str:
 def read_conversations(path: Path, system: str | None) -> list[tuple[str, list[Message]]]:
     """The questions of a file, each with the conversation that it ends.
 
-    A data file (JSONL, JSON, CSV, Parquet) gives the turns before the last answer of each row; any other file is text
-    with a question on each line.
+    A data file (JSONL, JSON, CSV, Parquet) gives the turns before the last answer of each row, or all of a row whose
+    answer is still to come; any other file is text with a question on each line.
 
     Args:
         path: the file.
@@ -49,7 +55,7 @@ def read_conversations(path: Path, system: str | None) -> list[tuple[str, list[M
     if path.suffix not in SUFFIXES:
         return [(question, turns(system, question)) for question in read_questions(path)]
     conversations, problems = [], []
-    for record in read_records(path):
+    for record in collect(((where, with_answer(row)) for where, row in iterate_rows(path)), str(path)).records:
         if record.tools:
             problems.append(f"{record.where}: has tools, of which generate takes none")
             continue
@@ -65,6 +71,21 @@ def read_conversations(path: Path, system: str | None) -> list[tuple[str, list[M
     if problems:
         raise DataError(f"{len(problems)} rows cannot be asked as questions:\n{listing(problems)}")
     return conversations
+
+
+def with_answer(row: Any) -> Any:
+    """The row of a data file with an answer in the place of one that is still to come. Nobody reads it."""
+    if not isinstance(row, dict):
+        return row
+    for key, answer in (("messages", ANSWER), ("conversations", {"from": "gpt", "value": "?"})):
+        found = row.get(key)
+        if isinstance(found, list) and found and isinstance(found[-1], dict):
+            last = found[-1].get("role", found[-1].get("from"))
+            return {**row, key: [*found, answer]} if last in ASKING else row
+    for asked, answered in (("prompt", "completion"), ("instruction", "output")):
+        if row.get(asked) is not None and row.get(answered) is None:
+            return {**row, answered: [ANSWER] if isinstance(row[asked], list) else "?"}
+    return row
 
 
 def read_questions(path: Path) -> list[str]:
@@ -86,9 +107,17 @@ def read_questions(path: Path) -> list[str]:
 
 def answer(
     assistant: Assistant, question: str, system: str | None, sampling: Sampling, on_text: Callable[[str], None]
-) -> str:
-    """Answer one question, streaming its text."""
-    return assistant.stream(turns(system, question), sampling, on_text)
+) -> tuple[str, list[Event]]:
+    """Answer one question, streaming its text; also what is to be said below it."""
+    said: list[Event] = []
+    return assistant.stream(turns(system, question), sampling, on_text, subscribers=[said.append]), said
+
+
+def say_below(events: list[Event]) -> None:
+    """Say what was to be said of an answer."""
+    with EventScreen(console()) as screen:
+        for event in events:
+            screen(event)
 
 
 def answer_all(

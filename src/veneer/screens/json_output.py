@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from veneer.events import Event, Result, Subscriber, to_json
+from veneer.screens.streams import drop_rest
 from veneer.strict_json import to_text, with_reasons
 
 
@@ -32,5 +35,6 @@ def while_read(subscriber: Subscriber) -> Subscriber:
             subscriber(event)
         except OSError:
             gone = True
+            drop_rest(sys.stdout)
 
     return tell

@@ -25,6 +25,9 @@ from veneer.events import Level, Note, Subscriber
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.digests import file_digest
 
+START = "and the run starts at the adapter's weights"
+"""What is said of a start (`lora.init`) that is given beside an adapter."""
+
 
 def with_adapter(config: RunConfig) -> RunConfig:
     """The run with the settings of the adapter that it starts from, if it does.
@@ -42,7 +45,7 @@ def with_adapter(config: RunConfig) -> RunConfig:
     section = config.lora
     given = {name: getattr(section, name) for name in own if name in section.model_fields_set}
     differing = [
-        f"lora.{name}: {_shown(value)} here, {_shown(own[name])} in the adapter"
+        f"lora.{name}: {_shown(value)} here, {START if name == 'init' else f'{_shown(own[name])} in the adapter'}"
         for name, value in given.items()
         if value != own[name] and value != "auto"
     ]
