@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tiny import run_config
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
-from veneer.data.pairs import load_kind
+from veneer.data.kinds import load_kind
 from veneer.data.rows import Rows
 from veneer.enums import RowKind
 from veneer.io.checkpoint import open_checkpoint

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from veneer.config import CpoSection as CpoSection
     from veneer.config import DataSection as DataSection
     from veneer.config import DpoSection as DpoSection
+    from veneer.config import KtoSection as KtoSection
     from veneer.config import LoraSection as LoraSection
     from veneer.config import OrpoSection as OrpoSection
     from veneer.config import QuantSection as QuantSection
@@ -211,6 +212,7 @@ _HOMES = {
     "Interrupted": "veneer.errors",
     "JudgeResult": "veneer.evaluation.judge.verdicts",
     "JudgedShare": "veneer.evaluation.judge.verdicts",
+    "KtoSection": "veneer.config",
     "Level": "veneer.events",
     "LintReport": "veneer.data.lint.report",
     "LoraSection": "veneer.config",
@@ -359,6 +361,7 @@ __all__ = [
     "Interrupted",
     "JudgeResult",
     "JudgedShare",
+    "KtoSection",
     "Level",
     "LintReport",
     "LoraSection",

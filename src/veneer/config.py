@@ -367,6 +367,20 @@ class SimpoSection(_Section):
     """The weight of the chosen answers' mean cross-entropy a token, which is added."""
 
 
+class KtoSection(_Section):
+    """Settings of `objective: kto`."""
+
+    beta: Rate = 0.1
+    """β, how strongly the policy is held to the reference."""
+    desirable_weight: Rate = 1.0
+    """λ_D, the weight of desirable answers."""
+    undesirable_weight: Rate = 1.0
+    """λ_U, the weight of the others. The paper advises weights that make λ_D · n_D over λ_U · n_U lie between 1 and
+    4/3."""
+    reference: ReferencePolicy = ReferencePolicy.START
+    """The model that the policy is compared with, as `dpo.reference`."""
+
+
 class ComputeSection(_Section):
     """Settings of the device and of the computation."""
 
@@ -418,8 +432,9 @@ class RunConfig(_Section):
     """What is trained: an adapter beside the base model (`lora`), an adapter beside the quantised base model
     (`qlora`), or every weight (`full`)."""
     objective: ObjectiveName = ObjectiveName.SFT
-    """What a step minimises: the cross-entropy of answers (`sft`), or a loss of pairs of a chosen and a rejected answer
-    (`dpo`, `orpo`, `cpo`, `simpo`). docs/objectives.md has the formulas and the rows that each takes."""
+    """What a step minimises: the cross-entropy of answers (`sft`), a loss of pairs of a chosen and a rejected answer
+    (`dpo`, `orpo`, `cpo`, `simpo`), or one of single answers that are desirable or not (`kto`). docs/objectives.md has
+    the formulas and the rows that each takes."""
     backend: Backend = Backend.AUTO
     """What computes the model: veneer's own decoder (`veneer`), or transformers (`hf`, for lora and qlora only) for
     architectures that the decoder does not know. `auto` takes the own decoder if it knows the architecture."""
@@ -431,10 +446,22 @@ class RunConfig(_Section):
     orpo: OrpoSection = OrpoSection()
     cpo: CpoSection = CpoSection()
     simpo: SimpoSection = SimpoSection()
+    kto: KtoSection = KtoSection()
     compute: ComputeSection = ComputeSection()
 
+    @property
+    def reference(self) -> ReferencePolicy:
+        """The reference of the run's objective."""
+        return self.kto.reference if self.objective is ObjectiveName.KTO else self.dpo.reference
 
-OBJECTIVE_SECTIONS = (ObjectiveName.DPO, ObjectiveName.ORPO, ObjectiveName.CPO, ObjectiveName.SIMPO)
+
+OBJECTIVE_SECTIONS = (
+    ObjectiveName.DPO,
+    ObjectiveName.ORPO,
+    ObjectiveName.CPO,
+    ObjectiveName.SIMPO,
+    ObjectiveName.KTO,
+)
 """The objectives that have a section of settings, which is called as they are."""
 
 ALTERNATIVES = (
@@ -548,6 +575,11 @@ def objective_problems(config: RunConfig) -> list[str]:
     if config.lora.init is Init.EVA and config.method is not Method.FULL:
         problems.append(f"lora.init eva is measured on supervised rows, and objective is {config.objective.value}; "
                         "take another init")  # fmt: skip
+    if config.objective is ObjectiveName.KTO and config.train.time_limit is not None:
+        problems.append(
+            "train.time_limit counts the steps that fit after objective kto has computed its reference for all of "
+            "them; give train.steps"
+        )
     if config.dpo.label_smoothing and config.dpo.loss not in (DpoLoss.SIGMOID, DpoLoss.ROBUST):
         problems.append(
             f"dpo.label_smoothing is for dpo.loss sigmoid and robust, and it is {config.dpo.loss.value}; leave it out"
@@ -556,8 +588,8 @@ def objective_problems(config: RunConfig) -> list[str]:
         problems.append(
             "dpo.loss robust needs dpo.label_smoothing, the share of pairs that are swapped; without it, it is sigmoid"
         )
-    if config.dpo.reference is ReferencePolicy.BASE and config.method is Method.FULL:
-        problems.append("dpo.reference base is the base with the adapter off and method full has none; take start")
+    if config.reference is ReferencePolicy.BASE and config.method is Method.FULL:
+        problems.append(f"{name}.reference base is the base with the adapter off and method full has none; take start")
     return problems
 
 

@@ -46,6 +46,8 @@ class RowKind(Enum):
     """A conversation, a prompt with its completion, or a text."""
     PAIRS = "pairs"
     """A prompt with a chosen and a rejected answer."""
+    LABELLED = "labelled"
+    """An answer, and whether it is desirable."""
 
 
 class ObjectiveName(Enum):
@@ -61,11 +63,19 @@ class ObjectiveName(Enum):
     """Contrastive preference optimisation, on pairs, without a reference."""
     SIMPO = "simpo"
     """Simple preference optimisation, on pairs, without a reference."""
+    KTO = "kto"
+    """Kahneman-Tversky optimisation, on answers that are desirable or not."""
 
     @property
     def rows(self) -> RowKind:
         """The rows that it takes."""
-        return RowKind.ANSWERS if self is ObjectiveName.SFT else RowKind.PAIRS
+        match self:
+            case ObjectiveName.SFT:
+                return RowKind.ANSWERS
+            case ObjectiveName.KTO:
+                return RowKind.LABELLED
+            case _:
+                return RowKind.PAIRS
 
 
 class DpoLoss(Enum):
@@ -194,6 +204,7 @@ class Column(Enum):
     TOOLS = "tools"
     CHOSEN = "chosen"
     REJECTED = "rejected"
+    LABEL = "label"
 
 
 class Publish(Enum):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from preferences import answer_logps, pairs, trainable_model
 from tiny import run_config, write_rows
 from training_runs import stopping_after
-from veneer.data.pairs import load_kind
+from veneer.data.kinds import load_kind
 from veneer.enums import RowKind
 from veneer.errors import ConfigError, Interrupted
 from veneer.events import Evaluated, Event, Note, StageBegun, StepDone

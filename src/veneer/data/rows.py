@@ -55,6 +55,8 @@ class Rows:
     """The sources of the rows that are trained, in the rows' order; none where an epoch holds each row once."""
     together: int = 1
     """The number of examples that are one row: 2 for pairs, the chosen one first."""
+    labels: tuple[bool, ...] = ()
+    """Whether each answer is desirable, those that are trained first; none where rows have no labels."""
 
     def digest(self) -> str:
         """A hash of every token and its loss mask. Two runs with equal digests train and evaluate the same numbers."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from veneer.assistant import Assistant
 from veneer.config import RunConfig
-from veneer.data.pairs import evaluation_answers
+from veneer.data.kinds import evaluation_answers
 from veneer.data.records import Message, Record, read_records
 from veneer.data.sources import evaluation_files, training_files
 from veneer.errors import DataError, listing

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError, nearest
 from veneer.hardware import timed
 from veneer.planning.optimizer import state_bytes
@@ -107,12 +108,12 @@ def operations(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
     """Floating-point operations of an average step.
 
     A frozen weight costs two operations for each token in forward and two in backward, a trained one two more.
-    Recomputation adds the layers' forward once more: half as much again where the base is frozen, a third where it is
-    trained. Attention
+    KTO's reference point is a forward pass of its own, of about as many tokens. Recomputation adds the layers' forward
+    once more: half as much again where the base is frozen, a third where it is trained. Attention
     under its causal mask costs 2 · length² · width forward and 5 · length² · width backward.
     """
     spec = setup.spec
-    again = 1 if recompute else 0
+    again = recompute + (setup.objective is ObjectiveName.KTO)
     linear = setup.met_weights * (2 + 2 + (2 if setup.full else 0) + 2 * again)
     adapter = setup.met_adapter_weights * (2 + 4 + 2 * again)
     head = setup.head_weights * ((6 if setup.full else 4) + 2 * setup.row_losses) * batch.step_supervised

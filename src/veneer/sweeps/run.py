@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import ComputeSection, DataSection, RunConfig
-from veneer.data.pairs import load_kind
+from veneer.data.kinds import load_kind
 from veneer.data.rows import Rows
 from veneer.enums import RowKind
 from veneer.errors import Interrupted, OutputError, TrainingStopped
@@ -142,7 +142,7 @@ class _RowStore:
         self._seen: dict[str, Rows] = {}
 
     def load(self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber, kind: RowKind) -> Rows:
-        """The rows of a point; see `veneer.data.pairs.load_kind`."""
+        """The rows of a point; see `veneer.data.kinds.load_kind`."""
         rows = load_kind(data, tokenizer, emit, kind)
         return self._seen.setdefault(rows.digest(), rows)
 

@@ -180,9 +180,14 @@ class Engine:
     def prepare(self, progress: Progress) -> StepBatches:
         """The next step's rows, with its random draws seeded."""
         number = progress.step + 1
-        lanes = self.source.lanes(number, progress.micro_batch_tokens(number))
+        lanes = self._prepared(self.source.lanes(number, progress.micro_batch_tokens(number)))
         self._seed(number, 0)
         return StepBatches(number, lanes, self.objective.weights([batch for lane in lanes for batch in lane]))
+
+    def _prepared(self, lanes: Sequence[Sequence[MicroBatch]]) -> list[list[MicroBatch]]:
+        """The micro-batches of all lanes with what depends on all of them."""
+        batches = iter(self.objective.prepared([batch for lane in lanes for batch in lane]))
+        return [[next(batches) for _ in lane] for lane in lanes]
 
     def _seed(self, step: int, lane: int) -> None:
         """Start the random draws of a lane, which are its own wherever it is computed."""

@@ -64,6 +64,7 @@ def evaluation(
 def _attempt(
     model: LanguageModel, batches: Sequence[MicroBatch], objective: StepObjective, emit: Subscriber, team: Team
 ) -> Means | MemoryFault | None:
+    batches = objective.prepared(batches)
     weights = objective.weights(batches)
     own = batches[team.group.ranks.rank :: team.group.ranks.world]
     found, outcome = _own_means(model, own, objective, weights, emit)

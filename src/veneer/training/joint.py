@@ -27,7 +27,7 @@ from veneer.adapters.routed import Route
 from veneer.adapters.targets import HEAD
 from veneer.config import RunConfig, check
 from veneer.data.batches import MicroBatch
-from veneer.data.pairs import load_kind
+from veneer.data.kinds import load_kind
 from veneer.enums import Method, Recompute
 from veneer.errors import ConfigError, OutOfMemory, TrainingStopped
 from veneer.events import Event, Note, Subscriber, broadcast, of_run
@@ -260,6 +260,10 @@ class OverJoint:
 
     joint: Joint
     name: str
+
+    def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        """The micro-batches as they are: what depends on all of them is for runs by themselves."""
+        return batches
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
         """See `Objective.weights`."""

@@ -25,6 +25,10 @@ class OverModel:
     model: LanguageModel
     objective: Objective = field(default_factory=SupervisedCrossEntropy)
 
+    def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        """The micro-batches as they are: nothing depends on all of them."""
+        return batches
+
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
         """See `Objective.weights`."""
         return self.objective.weights(batches)
@@ -71,6 +75,8 @@ def means(
         on_done: called after every micro-batch.
     """
     objective = objective or OverModel(model)
+    with evaluation_mode(model):
+        batches = objective.prepared(batches)
     weights = objective.weights(batches) if batches else {}
     whole = Means(weights)
     for one in each_means(model, batches, objective, weights, on_done):

@@ -16,7 +16,7 @@ from veneer.backends.base import Description
 from veneer.backends.choose import refuse_settings
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, check
-from veneer.data.pairs import PARTS, load_kind
+from veneer.data.kinds import PARTS, load_kind
 from veneer.data.rows import Rows
 from veneer.enums import Init, Method, Recompute, RowKind
 from veneer.errors import ConfigError
@@ -37,7 +37,7 @@ SLOW_STARTS = frozenset(DECOMPOSING) - {Init.PISSA_FAST}
 """Starts that take seconds a layer."""
 
 LoadRows = Callable[[DataSection, Tokenizer, Subscriber, RowKind], Rows]
-"""Reads and encodes the rows of a run, as `veneer.data.pairs.load_kind` does."""
+"""Reads and encodes the rows of a run, as `veneer.data.kinds.load_kind` does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +110,7 @@ def prepare(
     if targets is not None:
         lora = _settled_adapter(lora, config, description, targets)
     if isinstance(found, SupposedRows):
-        parts = PARTS[config.objective.rows]
+        parts = len(PARTS[config.objective.rows])
         steps: SupposedSteps | PackedSteps = SupposedSteps(found, config.train, parts)
     else:
         steps = PackedSteps(found, config.train, packing_of(config, description))

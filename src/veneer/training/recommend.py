@@ -33,6 +33,7 @@ RATE_SHARES = {
     ObjectiveName.DPO: (0.02, "whose published adapters of 7 to 8 billion weights took 5e-6 to 1e-5"),
     ObjectiveName.ORPO: (0.25, "whose paper took 8e-6 where all weights of 7 billion are trained"),
     ObjectiveName.CPO: (0.4, "whose paper took 1e-4 for an adapter of 13 billion weights"),
+    ObjectiveName.KTO: (0.02, "whose published adapters took the rates of dpo"),
     ObjectiveName.SIMPO: (0.02, "whose paper took the rates of dpo"),
 }
 """What an objective takes of the rate of supervised fine-tuning, and why."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from veneer.enums import ReferencePolicy
+from veneer.enums import ObjectiveName, ReferencePolicy
 from veneer.events import Note, Stage, Subscriber
 from veneer.hardware import processor
 from veneer.io.files import atomic_file, sampled_digest
@@ -30,25 +31,63 @@ from veneer.model.mode import evaluation_mode
 from veneer.out_of_memory import out_of_memory_while
 from veneer.strict_json import to_text
 from veneer.training.from_adapter import adapter_digests
-from veneer.training.objective import hidden_states
-from veneer.training.objectives.choose import needs_reference
+from veneer.training.objective import OverModel, hidden_states
+from veneer.training.objectives.base import StepObjective
+from veneer.training.objectives.choose import needs_reference, objective_of
 from veneer.training.objectives.documents import log_probabilities
+from veneer.training.objectives.kto import Partners
 from veneer.training.objectives.reference import ReferenceTable
+from veneer.training.prepare import TrainingData
+from veneer.training.reference_point import Partner, WithReferencePoint, partner_log_probabilities
 from veneer.training.session import RunInputs
 from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining, Trainable
 
 DOING = "computing the reference's log-probabilities"
-VALUES, KEY = "values", "key"
+VALUES, PARTNERS, PARTNER_VALUES, KEY = "values", "partners", "partner_values", "key"
 
 
-def reference_of(inputs: RunInputs, model: LanguageModel, trainable: Trainable, emit: Subscriber) -> ReferenceTable:
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What is known of a run's reference."""
+
+    table: ReferenceTable
+    """The log-probabilities of the answers that are trained and evaluated."""
+    partners: dict[Partner, float] = field(default_factory=dict)
+    """Those of answers to other prompts, for KTO's reference point."""
+
+    @classmethod
+    def unknown(cls, inputs: RunInputs) -> Reference:
+        """A reference of which nothing is known yet."""
+        return cls(ReferenceTable.empty(len(inputs.data.rows.train) + len(inputs.data.rows.eval)))
+
+
+def partners_of(inputs: RunInputs) -> Partners | None:
+    """Which answers to other prompts KTO's reference point takes; None for other objectives."""
+    rows = inputs.data.rows
+    if inputs.config.objective is not ObjectiveName.KTO:
+        return None
+    return Partners([*rows.train, *rows.eval], inputs.config.train.seed)
+
+
+def objective_over(
+    inputs: RunInputs, model: LanguageModel, reference: Reference, partners: Partners | None
+) -> StepObjective:
+    """The objective of a run over its model, with the reference that it compares with."""
+    over = OverModel(model, objective_of(inputs.config, reference.table, inputs.data.rows.labels))
+    return over if partners is None else WithReferencePoint(over, partners, reference.partners)
+
+
+def reference_of(
+    inputs: RunInputs, model: LanguageModel, trainable: Trainable, partners: Partners | None, emit: Subscriber
+) -> Reference:
     """The reference's log-probabilities of the rows that the run trains and evaluates.
 
     Args:
         inputs: the run.
         model: as the run starts.
         trainable: the part that is trained.
+        partners: says which answers to other prompts are wanted too, if any.
         emit: told how far it is.
 
     Raises:
@@ -56,19 +95,22 @@ def reference_of(inputs: RunInputs, model: LanguageModel, trainable: Trainable, 
         OutputError: the file cannot be written.
     """
     data = inputs.data
-    table = ReferenceTable.empty(len(data.rows.train) + len(data.rows.eval))
+    found = Reference.unknown(inputs)
     if not needs_reference(inputs.config.objective):
-        return table
+        return found
     file, key = inputs.folder.reference_file, _key(inputs, model)
-    _read(file, key, table, emit)
-    batches = table.missing([*data.steps.first_pass(), *data.steps.evaluation()])
-    if not batches:
-        return table
+    _read(file, key, found, emit)
+    batches = found.table.missing([*data.steps.first_pass(), *data.steps.evaluation()])
+    wanted = _partners(data, partners) if partners is not None else []
+    pairs = [pair for pair in wanted if pair not in found.partners]
+    if not batches and not pairs:
+        return found
     without: AbstractContextManager[None] = nullcontext()
-    if inputs.config.dpo.reference is ReferencePolicy.BASE and isinstance(trainable, AdapterTraining):
+    if inputs.config.reference is ReferencePolicy.BASE and isinstance(trainable, AdapterTraining):
         without = trainable.adapter.disabled()
+    answers = sum(len(batch.numbers) for batch in batches) + len(pairs)
     with (
-        Stage(emit, DOING, total=len(batches), unit="micro-batches") as stage,
+        Stage(emit, DOING, total=answers, unit="answers") as stage,
         out_of_memory_while(DOING),
         evaluation_mode(model),
         torch.no_grad(),
@@ -76,22 +118,44 @@ def reference_of(inputs: RunInputs, model: LanguageModel, trainable: Trainable, 
     ):
         for batch in batches:
             hidden = hidden_states(model, batch)
-            table.put(batch, log_probabilities(hidden, model.lm_head, model.spec.scores, batch))
-            stage.advance()
+            found.table.put(batch, log_probabilities(hidden, model.lm_head, model.spec.scores, batch))
+            stage.advance(len(batch.numbers))
+        if partners is not None:
+            most = int(inputs.config.compute.micro_batch_tokens)
+            for pair, value in partner_log_probabilities(model, partners, pairs, most):
+                found.partners[pair] = value
+                stage.advance()
+    _write(file, key, found)
+    return found
+
+
+def _partners(data: TrainingData, partners: Partners) -> list[Partner]:
+    """The partners of all steps and of the evaluation, each once."""
+    steps = [data.steps.numbers(step) for step in range(1, data.steps.total + 1)]
+    held_out = range(len(data.rows.train), len(data.rows.train) + len(data.rows.eval))
+    return list(dict.fromkeys(pair for numbers in (*steps, held_out) for pair in partners.of(numbers)))
+
+
+def _write(file: Path, key: str, found: Reference) -> None:
+    pairs = np.array(list(found.partners), dtype=np.int64).reshape(-1, 2)
+    tensors = {
+        VALUES: torch.from_numpy(found.table.values),
+        PARTNERS: torch.from_numpy(pairs),
+        PARTNER_VALUES: torch.tensor(list(found.partners.values()), dtype=torch.float64),
+    }
     with atomic_file(file) as partial:
-        save_file({VALUES: torch.from_numpy(table.values)}, partial, metadata={KEY: key})
-    return table
+        save_file(tensors, partial, metadata={KEY: key})
 
 
 def _key(inputs: RunInputs, model: LanguageModel) -> str:
     """A digest of all that the log-probabilities depend on, to the bit."""
     config, data = inputs.config, inputs.data
-    start = config.dpo.reference is ReferencePolicy.START
+    start = config.reference is ReferencePolicy.START
     found: dict[str, Any] = {
         "model": sampled_digest(inputs.origin.files()),
         "adapter": adapter_digests(config) if start else {},
         "lora": config.lora.model_dump(mode="json") if start else {},
-        "reference": config.dpo.reference.value,
+        "reference": config.reference.value,
         "rows": data.rows.digest(),
         "method": config.method.value,
         "quant": config.quant.model_dump(mode="json"),
@@ -103,15 +167,18 @@ def _key(inputs: RunInputs, model: LanguageModel) -> str:
     return hashlib.blake2b(to_text(found, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def _read(file: Path, key: str, table: ReferenceTable, emit: Subscriber) -> None:
-    """Fill the table from a file that was written under this key, if there is one."""
+def _read(file: Path, key: str, found: Reference, emit: Subscriber) -> None:
+    """Fill in what a file holds that was written under this key, if there is one."""
     if not file.is_file():
         return
     try:
         with safe_open(file, framework="pt", device="cpu") as stored:
-            same, values = (stored.metadata() or {}).get(KEY) == key, stored.get_tensor(VALUES).numpy()
+            if (stored.metadata() or {}).get(KEY) != key:
+                return
+            values, pairs, partner_values = (stored.get_tensor(name) for name in (VALUES, PARTNERS, PARTNER_VALUES))
     except (SafetensorError, OSError) as error:
         emit(Note(message=f"{file} is damaged ({error}): the log-probabilities are computed again"))
         return
-    if same and values.shape == table.values.shape and values.dtype == np.float64:
-        table.values[:] = values
+    found.table.values[:] = values.numpy()
+    rows = [(int(row), int(partner)) for row, partner in pairs.tolist()]
+    found.partners.update(zip(rows, partner_values.tolist(), strict=True))

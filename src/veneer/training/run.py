@@ -19,14 +19,13 @@ from veneer.signals import deferred
 from veneer.system import heap_kept
 from veneer.training.build import build
 from veneer.training.fitting import fitting, settings_that_fit
-from veneer.training.objective import OverModel
-from veneer.training.objectives.choose import needs_reference, objective_of
-from veneer.training.objectives.reference import ReferenceTable
+from veneer.training.objectives.base import StepObjective
+from veneer.training.objectives.choose import needs_reference
 from veneer.training.parallel.group import Group, Meeting
 from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.shared_rows import SharedRows
 from veneer.training.parallel.start import CHOICES, refuse_alone, with_own_device
-from veneer.training.reference import reference_of
+from veneer.training.reference import Reference, objective_over, partners_of, reference_of
 from veneer.training.session import (
     LockedFolder,
     RunInputs,
@@ -131,25 +130,25 @@ def _begin(inputs: RunInputs, call: _Call, log: EventLog) -> Session:
     """Load the model, whose files are closed when this returns, and restore what a resumed run had reached."""
     with out_of_memory_while("loading the model"):
         model, trainable = build(inputs, log.emit)
-    reference = _reference(inputs, model, trainable, log.emit, call.group)
-    objective = OverModel(model, objective_of(inputs.config, reference))
+    objective = _objective(inputs, model, trainable, log.emit, call.group)
     if inputs.config.train.time_limit is not None:
         with out_of_memory_while("measuring steps for train.time_limit"):
             inputs = within_limit(inputs, call.config, model, trainable, objective, log.emit, call.begun)
     return begin(inputs, model, trainable, objective, log, call.stop, call.micro_batches, call.group)
 
 
-def _reference(
+def _objective(
     inputs: RunInputs, model: LanguageModel, trainable: Trainable, emit: Subscriber, group: Group
-) -> ReferenceTable:
-    """The reference's log-probabilities, which rank 0 computes or finds in the run's folder, and gives to the others
-    however long that takes it."""
+) -> StepObjective:
+    """The objective with its reference's log-probabilities, which rank 0 computes or finds in the run's folder, and
+    gives to the others however long that takes it."""
+    partners = partners_of(inputs)
     if group.ranks.first:
-        table = reference_of(inputs, model, trainable, emit)
+        reference = reference_of(inputs, model, trainable, partners, emit)
         group.publish(REFERENCE, "ready")
     else:
-        table = ReferenceTable.empty(len(inputs.data.rows.train) + len(inputs.data.rows.eval))
+        reference = Reference.unknown(inputs)
         group.awaited(REFERENCE)
     if needs_reference(inputs.config.objective):
-        group.broadcast(torch.from_numpy(table.values))
-    return table
+        group.broadcast(torch.from_numpy(reference.table.values))
+    return objective_over(inputs, model, reference, partners)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, TrainSection, to_yaml
-from veneer.data.pairs import load_kind
+from veneer.data.kinds import load_kind
 from veneer.data.trained_rows import write_hashes
 from veneer.enums import Dtype, Factors, Products, Publish, Recompute
 from veneer.errors import ConfigError, Interrupted, OutputError

@@ -119,6 +119,10 @@ class PackedSteps:
         chosen = self._steps.examples(step - 1).tolist()
         return [[chosen[place] for place in places] for places in deal(self._sizes(chosen), self._lane_count)]
 
+    def numbers(self, step: int) -> list[int]:
+        """The places of the examples of the 1-based step's rows."""
+        return self._parts(self._steps.examples(step - 1).tolist())
+
     def tokens(self, step: int) -> int:
         """Tokens of the 1-based step's rows."""
         return sum(self._sizes(self._steps.examples(step - 1)))

@@ -11,7 +11,7 @@ from veneer.enums import ObjectiveName
 from veneer.training.objectives.choose import needs_reference, objective_of
 from veneer.training.objectives.reference import ReferenceTable
 
-CLASSES = {"sft": "SupervisedCrossEntropy", "dpo": "Dpo", "orpo": "Orpo", "cpo": "Cpo", "simpo": "Simpo"}
+CLASSES = {"sft": "SupervisedCrossEntropy", "dpo": "Dpo", "orpo": "Orpo", "cpo": "Cpo", "simpo": "Simpo", "kto": "Kto"}
 
 
 @pytest.mark.parametrize("name", ObjectiveName)
@@ -21,4 +21,4 @@ def test_a_name_gives_its_objective(name: ObjectiveName) -> None:
 
 
 def test_only_what_compares_with_a_reference_needs_one() -> None:
-    assert {name for name in ObjectiveName if needs_reference(name)} == {ObjectiveName.DPO}
+    assert {name for name in ObjectiveName if needs_reference(name)} == {ObjectiveName.DPO, ObjectiveName.KTO}

@@ -107,6 +107,10 @@ class Objective(Protocol):
 class StepObjective(Protocol):
     """An objective together with what computes the hidden states: all that the engine needs."""
 
+    def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        """The micro-batches of a step with what depends on all of them put into each, before the first backward."""
+        ...
+
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
         """See `Objective.weights`."""
         ...

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from veneer.config import RunConfig
 from veneer.enums import ObjectiveName
 from veneer.training.objectives.base import Objective
 from veneer.training.objectives.cpo import Cpo
 from veneer.training.objectives.dpo import Dpo
+from veneer.training.objectives.kto import Kto
 from veneer.training.objectives.orpo import Orpo
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.objectives.sft import SupervisedCrossEntropy
@@ -15,15 +20,16 @@ from veneer.training.objectives.simpo import Simpo
 
 def needs_reference(objective: ObjectiveName) -> bool:
     """Whether the objective compares the policy with a reference."""
-    return objective is ObjectiveName.DPO
+    return objective in (ObjectiveName.DPO, ObjectiveName.KTO)
 
 
-def objective_of(config: RunConfig, reference: ReferenceTable) -> Objective:
+def objective_of(config: RunConfig, reference: ReferenceTable, labels: Sequence[bool] = ()) -> Objective:
     """What a run minimises.
 
     Args:
         config: the run.
         reference: the reference's log-probabilities; without effect where none are compared.
+        labels: whether each answer of the run is desirable, where its rows say so.
     """
     match config.objective:
         case ObjectiveName.SFT:
@@ -36,3 +42,5 @@ def objective_of(config: RunConfig, reference: ReferenceTable) -> Objective:
             return Cpo(config.cpo)
         case ObjectiveName.SIMPO:
             return Simpo(config.simpo)
+        case ObjectiveName.KTO:
+            return Kto(config.kto, reference, np.array(labels, dtype=np.bool_))

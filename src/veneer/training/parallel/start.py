@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from veneer.config import ComputeSection, RunConfig
+from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError
 from veneer.events import Level, Note, Subscriber
 from veneer.hardware import resolve_device
@@ -78,6 +79,8 @@ def refuse_alone(config: RunConfig, ranks: Ranks) -> None:
             f"train.time_limit is measured on one process and the run has {ranks.world}; give train.steps or "
             "train.epochs"
         )
+    if ranks.many and config.objective is ObjectiveName.KTO:
+        raise ConfigError(f"objective kto is trained by one process and the run has {ranks.world}; start one")
 
 
 def share(group: Group, trainable: Trainable, optimizer: Optimizer, progress: Progress) -> Progress:

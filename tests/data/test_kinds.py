@@ -11,7 +11,7 @@ import pytest
 import chat_templates as ct
 from tiny import write_rows
 from veneer.config import DataSection
-from veneer.data.pairs import evaluation_answers, load_kind
+from veneer.data.kinds import evaluation_answers, load_kind
 from veneer.data.rows import Rows
 from veneer.enums import BadRows, RowKind
 from veneer.errors import DataError

@@ -1,0 +1,177 @@
+"""The rows of a run by their kind: read from their files, split, and encoded with all of their answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from veneer.config import DataSection
+from veneer.data.account import findings, overlap_note, repeats_note
+from veneer.data.chat import Example
+from veneer.data.encoding import encode_all
+from veneer.data.formats import Remarks, to_record
+from veneer.data.json_values import BadRow
+from veneer.data.labels import to_labelled
+from veneer.data.lint.audit import RowAudit
+from veneer.data.preference import to_pair
+from veneer.data.problems import RowProblem
+from veneer.data.readers import iterate_rows
+from veneer.data.records import Record, account, duplicates, overlap
+from veneer.data.rows import Rows, load_rows, weighted
+from veneer.data.sources import RowFile, evaluation_files, training_files
+from veneer.data.splits import evaluation_records, split_records
+from veneer.data.trained_rows import row_hashes
+from veneer.enums import Column, RowKind
+from veneer.events import Note, Stage, Subscriber, counted, ignore, notes_to
+from veneer.io.tokenizer import Tokenizer
+
+PARTS = {RowKind.ANSWERS: ("",), RowKind.PAIRS: ("chosen", "rejected"), RowKind.LABELLED: ("",)}
+"""What the answers of a row are called, by its kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class KindRow:
+    """A row of any kind."""
+
+    records: tuple[Record, ...]
+    """One for each of its answers; the first is the one that is to be learned, if any is."""
+    desirable: bool = True
+    """Whether the answer is desirable, where rows have labels."""
+
+    @property
+    def where(self) -> str:
+        """File and line."""
+        return self.records[0].where
+
+    @property
+    def whole(self) -> Record:
+        """All that the row says in one record, by which repeated rows are found."""
+        if len(self.records) == 1:
+            return self.records[0]
+        return replace(self.records[0], messages=tuple(turn for record in self.records for turn in record.messages))
+
+
+def _made(row: Any, where: str, remarks: Remarks, columns: Mapping[Column, str] | None, kind: RowKind) -> KindRow:
+    match kind:
+        case RowKind.ANSWERS:
+            return KindRow((to_record(row, where, remarks, columns),))
+        case RowKind.PAIRS:
+            return KindRow(to_pair(row, where, remarks, columns).records)
+        case RowKind.LABELLED:
+            found = to_labelled(row, where, remarks, columns)
+            return KindRow((found.record,), found.desirable)
+
+
+def load_kind(
+    data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore, kind: RowKind = RowKind.ANSWERS
+) -> Rows:
+    """Read and encode the files of a run whose rows are of one kind, and say what was found.
+
+    Args:
+        data, tokenizer, emit: as `veneer.data.rows.load_rows`.
+        kind: what the rows are.
+
+    Raises:
+        DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
+    """
+    if kind is RowKind.ANSWERS:
+        return load_rows(data, tokenizer, emit)
+    skipped: list[RowProblem] = []
+    files, notice = training_files(data, emit), notes_to(emit)
+    rows, evaluated = _sides(data, files, kind, skipped, emit)
+    shared = overlap([row.whole for row in rows], [row.whole for row in evaluated])
+    if shared:
+        notice(overlap_note(len(shared), len(evaluated), *shared[0]))
+    repeats = duplicates([row.whole for row in rows])
+    if repeats:
+        notice(repeats_note(len(repeats), *repeats[0]))
+    parts = PARTS[kind]
+    train = _encode(rows, tokenizer, data, parts, "training", skipped, emit)
+    held_out = _encode(evaluated, tokenizer, data, parts, "evaluation", skipped, emit) if evaluated else []
+    places = {example.where for example in train}
+    labels = {row.where: row.desirable for row in (*rows, *evaluated)}
+    return Rows(
+        train=train,
+        eval=held_out,
+        skipped=tuple(skipped),
+        hashes=(row_hashes(record for row in rows if row.where in places for record in row.records),),
+        sources=weighted(files, Counter(example.where.rpartition(":")[0] for example in train[:: len(parts)])),
+        together=len(parts),
+        labels=tuple(labels[one.where] for one in (*train, *held_out)) if kind is RowKind.LABELLED else (),
+    )
+
+
+def evaluation_answers(data: DataSection, kind: RowKind) -> list[Record]:
+    """The rows that a run is evaluated on, each with the answer that is to be learned.
+
+    Raises:
+        DataError: files or rows cannot be used.
+    """
+    if kind is RowKind.ANSWERS:
+        return evaluation_records(data)
+    _, evaluated = _sides(data, training_files(data), kind, [], ignore)
+    return [row.records[0] for row in evaluated if row.desirable]
+
+
+def _sides(
+    data: DataSection, files: Sequence[RowFile], kind: RowKind, skipped: list[RowProblem], emit: Subscriber
+) -> tuple[list[KindRow], list[KindRow]]:
+    """The rows to train, and those to evaluate."""
+    rows, eval_files = _read(files, data, kind, skipped, emit), evaluation_files(data, emit)
+    if eval_files:
+        return rows, _read(eval_files, data, kind, skipped, emit)
+    if not data.held_out:
+        return rows, []
+    held = {record.where for record in split_records([row.records[0] for row in rows], data)[1]}
+    return [row for row in rows if row.where not in held], [row for row in rows if row.where in held]
+
+
+def _read(
+    files: Sequence[RowFile], data: DataSection, kind: RowKind, skipped: list[RowProblem], emit: Subscriber
+) -> list[KindRow]:
+    rows: list[KindRow] = []
+    for file in files:
+        remarks, said = Remarks(), list[str]()
+        found: list[KindRow] = []
+        problems: list[RowProblem] = []
+        for where, row in iterate_rows(file.path, said):
+            try:
+                if isinstance(row, BadRow):
+                    raise row
+                found.append(_made(row, where, remarks, data.columns, kind))
+            except BadRow as problem:
+                problems.append(RowProblem(where, str(problem)))
+        for note in (*said, *account(str(file.path), len(found), problems, remarks, data.bad_rows)):
+            emit(Note(message=note))
+        rows += found
+        skipped += problems
+    return rows
+
+
+def _encode(
+    rows: list[KindRow],
+    tokenizer: Tokenizer,
+    data: DataSection,
+    parts: Sequence[str],
+    what: str,
+    skipped: list[RowProblem],
+    emit: Subscriber,
+) -> list[Example]:
+    audit = RowAudit(tokenizer, data.checks)
+    records = [record for row in rows for record in row.records]
+    with Stage(emit, f"tokenising {what} rows", total=len(records), unit="answers") as stage:
+        encoded = encode_all(
+            counted(records, stage),
+            tokenizer,
+            max_length=data.max_length,
+            overlong=data.overlong,
+            bad_rows=data.bad_rows,
+            audit=audit,
+            parts=parts,
+        )
+    skipped += encoded.report.skipped
+    for line in (*findings(encoded.report, what), *audit.notes(what)):
+        emit(Note(message=line))
+    return encoded.examples

@@ -1,0 +1,54 @@
+"""Rows of one answer and whether it is desirable, in the forms that such data comes in.
+
+A row is in a form of `veneer.data.formats` (`prompt` and `completion`, `messages`, `conversations`, `instruction` and
+`output`) with `label` beside it: true for an answer that is desirable, false for one that is not. LLaMA-Factory's name
+of it is `kto_tag`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from veneer.data.formats import Record, Remarks, mapped, to_record
+from veneer.data.json_values import BadRow, kind
+from veneer.enums import Column
+
+NAMES = ("label", "kto_tag")
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """One row: an answer, and whether it is desirable."""
+
+    record: Record
+    desirable: bool
+
+
+def to_labelled(
+    row: Any, where: str, remarks: Remarks | None = None, columns: Mapping[Column, str] | None = None
+) -> Labelled:
+    """The answer and label of a row; see `veneer.data.formats.to_record` for the arguments.
+
+    Raises:
+        BadRow: there is no label, or the rest is no row that could be imitated.
+    """
+    if not isinstance(row, dict):
+        raise BadRow(f"a row must be an object, not {kind(row)}")
+    remarks = Remarks() if remarks is None else remarks
+    row = {key: value for key, value in row.items() if value is not None}
+    if columns:
+        row = mapped(row, columns, remarks)
+    given = [name for name in NAMES if name in row]
+    if "chosen" in row and "rejected" in row:
+        raise BadRow(
+            "chosen and rejected are a pair, and objective kto takes single answers with a label; write two rows, "
+            "{prompt, completion, label: true} and {prompt, completion, label: false}, or take objective dpo"
+        )
+    if len(given) != 1:
+        raise BadRow(f"there must be one label, true or false, under {' or '.join(NAMES)}; there are {len(given)}")
+    label = row.pop(given[0])
+    if not isinstance(label, (bool, int, float)) or label not in (0, 1):
+        raise BadRow(f"{given[0]} is {label!r}; an answer is desirable (true or 1) or it is not (false or 0)")
+    return Labelled(to_record(row, where, remarks), bool(label))

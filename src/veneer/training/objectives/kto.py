@@ -1,0 +1,127 @@
+"""Kahneman-Tversky optimisation, on single answers that are desirable or not.
+
+Ethayarajh et al., 2024 (arXiv:2402.01306), equations 7 and 8. With Δ = ℓ − ℓ_ref the log-ratio of an answer, σ the
+logistic function, and K the reference point of a step, the loss of an answer is
+
+    λ_D (1 − σ(β(Δ − K)))     if it is desirable
+    λ_U (1 − σ(β(K − Δ)))     if it is not
+
+and the sum is divided by the answers of the step. K = max(0, mean of Δ(x, y′)) over the step, where y′ is the answer
+of another row of the step to another prompt: it estimates how far the policy has gone from the reference. K has no
+gradient, and is that of the whole step, whatever its cut into micro-batches: it is computed by a pass of its own before
+the first backward. The partner of a row follows from the rows of the step and the seed (`partners`). A step without
+partners (one row, or equal answers) has K = 0.
+
+Defaults: β 0.1 and λ 1 are the paper's and TRL's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from veneer.config import KtoSection
+from veneer.data.batches import MicroBatch
+from veneer.data.chat import Example
+from veneer.data.orders import order
+from veneer.products import Scores
+from veneer.training.objectives.base import Sums
+from veneer.training.objectives.documents import log_probabilities
+from veneer.training.objectives.reference import ReferenceTable
+
+KTO, KL = "kto", "kl"
+_STREAM = 2**30
+"""Another stream of random numbers than those of the epochs, and than that of held-out rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kto:
+    """The losses of labelled answers against a reference and a reference point (`Objective`)."""
+
+    settings: KtoSection
+    reference: ReferenceTable
+    """The reference's log-probabilities."""
+    labels: NDArray[np.bool_]
+    """Whether an answer is desirable, by its place in the run."""
+
+    def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
+        """The number of answers; for the metrics of the desirable and of the others their own, or 1 where none is."""
+        numbers = [number for batch in batches for number in batch.numbers]
+        good = int(self.labels[numbers].sum())
+        chosen, rejected = max(1, good), max(1, len(numbers) - good)
+        return {
+            KTO: len(numbers), KL: len(numbers), "rewards/chosen": chosen, "rewards/rejected": rejected,
+            "logps/chosen": chosen, "logps/rejected": rejected,
+        }  # fmt: skip
+
+    def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
+        """See `Objective.sums`. The reference point is the micro-batch's `baseline`."""
+        policy, settings = log_probabilities(hidden, head, scores, batch), self.settings
+        gains = policy - self.reference.of(batch).to(policy.device)
+        good = torch.from_numpy(self.labels[list(batch.numbers)]).to(policy.device)
+        above = settings.beta * (gains - batch.baseline)
+        # 1 − σ(z) = σ(−z), which keeps its digits where σ(z) is near 1.
+        desirable = settings.desirable_weight * torch.sigmoid(-above)
+        undesirable = settings.undesirable_weight * torch.sigmoid(above)
+        rewards, logps = settings.beta * gains.detach(), policy.detach()
+        metrics = {
+            KL: batch.baseline * len(batch.numbers),
+            "rewards/chosen": float(rewards[good].sum()),
+            "rewards/rejected": float(rewards[~good].sum()),
+            "logps/chosen": float(logps[good].sum()),
+            "logps/rejected": float(logps[~good].sum()),
+        }
+        return Sums({KTO: torch.where(good, desirable, undesirable).sum()}, metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Partners:
+    """Which other answer stands behind the prompt of a row, to estimate how far the policy has gone.
+
+    Args:
+        examples: of the run, those that are trained first.
+        seed: of the run.
+    """
+
+    examples: Sequence[Example]
+    seed: int
+
+    def of(self, numbers: Sequence[int]) -> list[tuple[int, int]]:
+        """The rows of a step that have a partner, each with it, as places of examples.
+
+        In an order that the seed gives, every row takes the answer of the next one whose prompt and answer are others.
+        They depend on which rows the step has, and not on how it is cut.
+        """
+        rank = np.argsort(order(len(self.examples), seed=self.seed, epoch=_STREAM))
+        ring = sorted(numbers, key=lambda number: int(rank[number]))
+        found = []
+        for place, number in enumerate(ring):
+            others = (ring[(place + step) % len(ring)] for step in range(1, len(ring)))
+            partner = next((other for other in others if self._differ(number, other)), None)
+            if partner is not None:
+                found.append((number, partner))
+        return found
+
+    def _differ(self, number: int, other: int) -> bool:
+        (prompt, answer), (their_prompt, their_answer) = self._parted(number), self._parted(other)
+        return not np.array_equal(prompt, their_prompt) and not np.array_equal(answer, their_answer)
+
+    def _parted(self, number: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        example = self.examples[number]
+        start = int(np.argmax(example.loss_mask))
+        return example.tokens[:start], example.tokens[start:]
+
+    def joined(self, number: int, partner: int) -> Example:
+        """A row's prompt with its partner's answer."""
+        prompt, answer = self._parted(number)[0], self._parted(partner)[1]
+        mask = self.examples[partner].loss_mask[-len(answer) :]
+        return Example(
+            np.concatenate((prompt, answer)),
+            np.concatenate((np.zeros(len(prompt), dtype=np.bool_), mask)),
+            self.examples[number].where,
+        )
