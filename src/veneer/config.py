@@ -432,7 +432,8 @@ class RunConfig(_Section):
     """What is trained: an adapter beside the base model (`lora`), an adapter beside the quantised base model
     (`qlora`), or every weight (`full`)."""
     objective: ObjectiveName = ObjectiveName.SFT
-    """What a step minimises: the cross-entropy of answers (`sft`), a loss of pairs of a chosen and a rejected answer
+    """What a step minimises: the cross-entropy of answers (`sft`) or of plain texts
+    (`pretraining`), a loss of pairs of a chosen and a rejected answer
     (`dpo`, `orpo`, `cpo`, `simpo`), or one of single answers that are desirable or not (`kto`). docs/objectives.md has
     the formulas and the rows that each takes."""
     backend: Backend = Backend.AUTO
@@ -553,16 +554,16 @@ def quant_problems(quant: QuantSection) -> list[str]:
 def objective_problems(config: RunConfig) -> list[str]:
     """What contradicts itself in the objective's settings, or is of another objective."""
     problems = []
-    for name in OBJECTIVE_SECTIONS:
-        section = getattr(config, name.value)
+    for own in OBJECTIVE_SECTIONS:
+        section = getattr(config, own.value)
         given = [key for key, info in type(section).model_fields.items() if getattr(section, key) != info.default]
-        if name is not config.objective:
+        if own is not config.objective:
             problems += [
-                f"{name.value}.{key} is a setting of objective {name.value} and objective is {config.objective.value}; "
-                f"leave it out, or set objective: {name.value}"
+                f"{own.value}.{key} is a setting of objective {own.value} and objective is {config.objective.value}; "
+                f"leave it out, or set objective: {own.value}"
                 for key in given
             ]
-    if config.objective is ObjectiveName.SFT:
+    if config.objective.imitates:
         return problems
     name = config.objective.value
     if config.data.cache is TokenCache.ALWAYS:

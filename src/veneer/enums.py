@@ -48,6 +48,8 @@ class RowKind(Enum):
     """A prompt with a chosen and a rejected answer."""
     LABELLED = "labelled"
     """An answer, and whether it is desirable."""
+    TEXTS = "texts"
+    """A plain text."""
 
 
 class ObjectiveName(Enum):
@@ -55,6 +57,8 @@ class ObjectiveName(Enum):
 
     SFT = "sft"
     """Cross-entropy of the supervised tokens (supervised fine-tuning)."""
+    PRETRAINING = "pretraining"
+    """Cross-entropy of all tokens of plain texts (continued pretraining)."""
     DPO = "dpo"
     """Direct preference optimisation, on pairs of a chosen and a rejected answer."""
     ORPO = "orpo"
@@ -67,6 +71,11 @@ class ObjectiveName(Enum):
     """Kahneman-Tversky optimisation, on answers that are desirable or not."""
 
     @property
+    def imitates(self) -> bool:
+        """Whether it is the cross-entropy of what stands in the rows, and nothing else."""
+        return self in (ObjectiveName.SFT, ObjectiveName.PRETRAINING)
+
+    @property
     def rows(self) -> RowKind:
         """The rows that it takes."""
         match self:
@@ -74,6 +83,8 @@ class ObjectiveName(Enum):
                 return RowKind.ANSWERS
             case ObjectiveName.KTO:
                 return RowKind.LABELLED
+            case ObjectiveName.PRETRAINING:
+                return RowKind.TEXTS
             case _:
                 return RowKind.PAIRS
 

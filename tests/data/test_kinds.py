@@ -97,3 +97,25 @@ def test_several_files_make_one_run_and_a_weighted_one_counts_pairs(tmp_path: Pa
     assert rows.count == 10
     assert [(one.rows, one.weight) for one in rows.sources] == [(4, 2.0), (6, 1.0)]
     assert rows.lengths.tolist() == [sum(len(one.tokens) for one in rows.train[at : at + 2]) for at in range(0, 20, 2)]
+
+
+def test_pretraining_takes_plain_texts_alone(tmp_path: Path) -> None:
+    texts = [{"text": f"Text {n} says something."} for n in range(4)]
+    file = write_rows(tmp_path / "texts.jsonl", texts)
+    rows = load_kind(DataSection(file=str(file)), ct.tokenizer("chatml"), kind=RowKind.TEXTS)
+    assert rows.count == 4
+    assert all(one.supervised >= len(one.tokens) - 1 for one in rows.train)
+    mixed = write_rows(tmp_path / "mixed.jsonl", [*texts, {"prompt": "Q", "completion": "A"}])
+    with pytest.raises(DataError, match="1 rows are not for objective pretraining"):
+        load_kind(DataSection(file=str(mixed)), ct.tokenizer("chatml"), kind=RowKind.TEXTS)
+
+
+def test_labels_follow_their_rows_through_what_is_left_out_and_held_out(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q {n}?", "completion": f"A {n}.", "label": n % 3 == 0} for n in range(12)]
+    rows[4]["completion"] = "long " * 90
+    file = write_rows(tmp_path / "labels.jsonl", rows)
+    data = DataSection(file=str(file), held_out=0.25, max_length=60)
+    found = load_kind(data, ct.tokenizer("chatml"), kind=RowKind.LABELLED)
+    lines = [int(one.where.rpartition(":")[2]) for one in (*found.train, *found.eval)]
+    assert 5 not in lines
+    assert found.labels == tuple((line - 1) % 3 == 0 for line in lines)

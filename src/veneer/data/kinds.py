@@ -16,7 +16,7 @@ from veneer.data.json_values import BadRow
 from veneer.data.labels import to_labelled
 from veneer.data.lint.audit import RowAudit
 from veneer.data.preference import to_pair
-from veneer.data.problems import RowProblem
+from veneer.data.problems import RowProblem, grouped
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, account, duplicates, overlap
 from veneer.data.rows import Rows, load_rows, weighted
@@ -24,10 +24,11 @@ from veneer.data.sources import RowFile, evaluation_files, training_files
 from veneer.data.splits import evaluation_records, split_records
 from veneer.data.trained_rows import row_hashes
 from veneer.enums import Column, RowKind
+from veneer.errors import DataError
 from veneer.events import Note, Stage, Subscriber, counted, ignore, notes_to
 from veneer.io.tokenizer import Tokenizer
 
-PARTS = {RowKind.ANSWERS: ("",), RowKind.PAIRS: ("chosen", "rejected"), RowKind.LABELLED: ("",)}
+PARTS = {RowKind.ANSWERS: ("",), RowKind.PAIRS: ("chosen", "rejected"), RowKind.LABELLED: ("",), RowKind.TEXTS: ("",)}
 """What the answers of a row are called, by its kind."""
 
 
@@ -55,7 +56,7 @@ class KindRow:
 
 def _made(row: Any, where: str, remarks: Remarks, columns: Mapping[Column, str] | None, kind: RowKind) -> KindRow:
     match kind:
-        case RowKind.ANSWERS:
+        case RowKind.ANSWERS | RowKind.TEXTS:
             return KindRow((to_record(row, where, remarks, columns),))
         case RowKind.PAIRS:
             return KindRow(to_pair(row, where, remarks, columns).records)
@@ -76,7 +77,9 @@ def load_kind(
     Raises:
         DataError: a file or some of its rows cannot be used, or nothing is left to train or evaluate on.
     """
-    if kind is RowKind.ANSWERS:
+    if kind is RowKind.TEXTS:
+        _refuse_all_but_texts(data, emit)
+    if kind in (RowKind.ANSWERS, RowKind.TEXTS):
         return load_rows(data, tokenizer, emit)
     skipped: list[RowProblem] = []
     files, notice = training_files(data, emit), notes_to(emit)
@@ -103,13 +106,32 @@ def load_kind(
     )
 
 
+def _refuse_all_but_texts(data: DataSection, emit: Subscriber) -> None:
+    """Refuse rows that are no plain texts: of others only the answers would train.
+
+    Raises:
+        DataError: naming them by cause.
+    """
+    problems = []
+    for file in (*training_files(data, emit), *evaluation_files(data, emit)):
+        for where, row in iterate_rows(file.path):
+            try:
+                if not isinstance(row, BadRow) and to_record(row, where, columns=data.columns).text is None:
+                    reason = "this is no plain text, all of which trains; give rows with text, or take objective sft"
+                    problems.append(RowProblem(where, reason))
+            except BadRow:
+                continue  # what cannot be used at all is refused, or skipped, where it is read
+    if problems:
+        raise DataError(f"{len(problems)} rows are not for objective pretraining:\n{grouped(problems)}")
+
+
 def evaluation_answers(data: DataSection, kind: RowKind) -> list[Record]:
     """The rows that a run is evaluated on, each with the answer that is to be learned.
 
     Raises:
         DataError: files or rows cannot be used.
     """
-    if kind is RowKind.ANSWERS:
+    if kind in (RowKind.ANSWERS, RowKind.TEXTS):
         return evaluation_records(data)
     _, evaluated = _sides(data, training_files(data), kind, [], ignore)
     return [row.records[0] for row in evaluated if row.desirable]

@@ -71,6 +71,14 @@ def to_pair(row: Any, where: str, remarks: Remarks | None = None, columns: Mappi
     return pair
 
 
+def is_pair(row: Any, columns: Mapping[Column, str] | None = None) -> bool:
+    """Whether the keys of a row are those of a pair."""
+    if not isinstance(row, dict):
+        return False
+    chosen, rejected = ((columns or {}).get(name, name.value) for name in (Column.CHOSEN, Column.REJECTED))
+    return {chosen, rejected} <= row.keys() or {"preferred_output", "non_preferred_output"} <= row.keys()
+
+
 def _record(row: dict[str, Any], which: str, where: str, remarks: Remarks) -> Record:
     try:
         return to_record(row, where, remarks)

@@ -171,7 +171,7 @@ class Setup:
     @property
     def row_losses(self) -> bool:
         """Whether the losses of single rows go into a formula, so that the head's scores are computed twice."""
-        return self.objective is not ObjectiveName.SFT
+        return not self.objective.imitates
 
     @property
     def quantized(self) -> bool:

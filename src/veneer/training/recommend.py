@@ -30,6 +30,7 @@ FEWEST_EXAMPLES = 2
 SHORT_RUN = 100
 """Steps of the runs, at the most, that get twice the rate of long ones."""
 RATE_SHARES = {
+    ObjectiveName.PRETRAINING: (0.3, "where LLaMA-Factory's example takes 1e-4"),
     ObjectiveName.DPO: (0.02, "whose published adapters of 7 to 8 billion weights took 5e-6 to 1e-5"),
     ObjectiveName.ORPO: (0.25, "whose paper took 8e-6 where all weights of 7 billion are trained"),
     ObjectiveName.CPO: (0.4, "whose paper took 1e-4 for an adapter of 13 billion weights"),

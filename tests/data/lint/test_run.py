@@ -46,7 +46,7 @@ def test_stages_are_told(tmp_path: Path) -> None:
     events: list[Event] = []
     lint(write(tmp_path / "rows.jsonl", rows(20)), subscribers=[events.append])
     begun = [event for event in events if isinstance(event, StageBegun)]
-    assert [event.total for event in begun] == [20, 5]
+    assert [event.total for event in begun] == [20, 6]
     assert sum(isinstance(event, StageEnded) for event in events) == 2
 
 

@@ -11,7 +11,10 @@ from veneer.enums import ObjectiveName
 from veneer.training.objectives.choose import needs_reference, objective_of
 from veneer.training.objectives.reference import ReferenceTable
 
-CLASSES = {"sft": "SupervisedCrossEntropy", "dpo": "Dpo", "orpo": "Orpo", "cpo": "Cpo", "simpo": "Simpo", "kto": "Kto"}
+CLASSES = {
+    "sft": "SupervisedCrossEntropy", "pretraining": "SupervisedCrossEntropy", "dpo": "Dpo", "orpo": "Orpo", "cpo": "Cpo",
+    "simpo": "Simpo", "kto": "Kto",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ObjectiveName)

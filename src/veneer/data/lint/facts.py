@@ -61,6 +61,12 @@ class FileFacts:
     """The value of the column by which rows belong together; 0 where there is none."""
     language: NDArray[np.uint8]
     """The language of the answer (`languages.LANGUAGES`)."""
+    rejected: Hash
+    """The rejected answer of a pair; 0 where the row is none."""
+    rejected_length: NDArray[np.int32]
+    """Characters of the rejected answer."""
+    label: NDArray[np.uint8]
+    """1 for a row that is labelled as desirable, 2 for one that is not, 0 for others."""
     bands: Hash
     """[rows, BANDS]; by which near-duplicates are found (`shingles`)."""
     shingles: Spill
@@ -91,16 +97,20 @@ class RowFacts(NamedTuple):
     shape: int = 0
     group: int = 0
     language: int = 0
+    rejected: int = 0
+    rejected_length: int = 0
+    label: int = 0
 
 
 TABLE = np.dtype(
     [
         ("line", np.int64), ("side", np.uint8), ("usable", np.bool_), ("content", np.uint64), ("prompt", np.uint64),
         ("answer", np.uint64), ("answer_length", np.int32), ("length", np.int32), ("targets", np.int32),
-        ("shape", np.uint64), ("group", np.uint64), ("language", np.uint8),
+        ("shape", np.uint64), ("group", np.uint64), ("language", np.uint8), ("rejected", np.uint64),
+        ("rejected_length", np.int32), ("label", np.uint8),
     ]
 )  # fmt: skip
-"""How `RowFacts` are laid in memory, 65 bytes a row."""
+"""How `RowFacts` are laid in memory, 78 bytes a row."""
 
 
 def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
@@ -115,7 +125,7 @@ def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
         line,
         side,
         usable=True,
-        content=digest(f"{prompt}\0{answer}"),
+        content=digest("\0".join((prompt, answer, *([normal(row.rejected_answer)] if row.rejected_answer else ())))),
         prompt=digest(prompt) if row.prompt else 0,
         answer=digest(answer),
         answer_length=len(row.answer),
@@ -124,7 +134,16 @@ def facts_of(row: Row, side: int, group: str | None) -> RowFacts:
         shape=digest(shape_of(row.raw)),
         group=0 if value is None else digest(str(value)),
         language=language_of(row.answer),
+        rejected=digest(normal(row.rejected_answer)) if row.rejected_answer else 0,
+        rejected_length=len(row.rejected_answer),
+        label=_label(row.raw),
     )
+
+
+def _label(raw: Any) -> int:
+    """1 or 2 for a row that is labelled true or false (`veneer.data.labels`), 0 for others."""
+    label = raw.get("label", raw.get("kto_tag")) if isinstance(raw, dict) else None
+    return (1 if label else 2) if isinstance(label, bool) else 0
 
 
 def _group(raw: Any, column: str | None) -> Any:
@@ -207,6 +226,9 @@ def gather(
         shape=np.ascontiguousarray(table["shape"]),
         group=np.ascontiguousarray(table["group"]),
         language=np.ascontiguousarray(table["language"]),
+        rejected=np.ascontiguousarray(table["rejected"]),
+        rejected_length=np.ascontiguousarray(table["rejected_length"]),
+        label=np.ascontiguousarray(table["label"]),
         bands=found,
         shingles=spill,
         labels=labels,

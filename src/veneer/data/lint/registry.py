@@ -17,6 +17,7 @@ from veneer.data.lint.checks import (
     outliers,
     overlong,
     personal_data,
+    preferences,
     secrets,
     tool_calls,
     turns,
@@ -46,6 +47,7 @@ FILE_CHECKS: tuple[FileCheck, ...] = (
     near_duplicates.CHECK,
     label_spelling.CHECK,
     outliers.CHECK,
+    preferences.CHECK,
 )
 RULES: dict[str, LintRule] = {
     rule.name: rule

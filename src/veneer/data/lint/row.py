@@ -13,6 +13,7 @@ from veneer.data.chat import Encoder, Trace, template_of
 from veneer.data.formats import Record, to_record
 from veneer.data.json_values import BadRow
 from veneer.data.lint.fields import Placed, place
+from veneer.data.preference import is_pair, to_pair
 from veneer.enums import Column
 from veneer.errors import DataError
 from veneer.io.tokenizer import Tokenizer
@@ -68,6 +69,10 @@ class Row:
     """The row's tokens; None without a model, and where the row cannot be used."""
     renamed: dict[str, Any] | None = None
     """The row with its columns by veneer's names, where those are other ones."""
+    rejected: Record | None = None
+    """The rejected answer of a pair, whose chosen one is `record`; None for other rows."""
+    rejected_trace: Trace | None = None
+    """The tokens of the rejected answer and its prompt."""
 
     @cached_property
     def texts(self) -> list[tuple[str, str]]:
@@ -82,8 +87,11 @@ class Row:
     @cached_property
     def fields(self) -> list[Placed]:
         """The fields of the row, and where each stands in the text that was tokenised."""
-        raw = self.raw if self.renamed is None else self.renamed
-        return [] if self.trace is None or self.record is None else place(raw, self.record, self.trace)
+        if self.trace is None or self.record is None:
+            return []
+        if self.rejected is not None:
+            return _of_chosen(self.record, self.trace)
+        return place(self.raw if self.renamed is None else self.renamed, self.record, self.trace)
 
     @cached_property
     def prompt(self) -> str:
@@ -97,13 +105,30 @@ class Row:
 
     @cached_property
     def answer(self) -> str:
-        """The last assistant turn, or the whole of a plain text."""
-        if self.record is None:
-            return ""
-        if self.record.text is not None:
-            return self.record.text
-        last = [message for message in self.record.messages if message["role"] == "assistant"][-1]
-        return f"{last.get('content') or ''}{_calls(last)}"
+        """The last assistant turn, or the whole of a plain text; of a pair the chosen one."""
+        return "" if self.record is None else _answer(self.record)
+
+    @cached_property
+    def rejected_answer(self) -> str:
+        """The last turn of a pair's rejected answer; empty for other rows."""
+        return "" if self.rejected is None else _answer(self.rejected)
+
+
+def _answer(record: Record) -> str:
+    if record.text is not None:
+        return record.text
+    last = [message for message in record.messages if message["role"] == "assistant"][-1]
+    return f"{last.get('content') or ''}{_calls(last)}"
+
+
+def _of_chosen(record: Record, trace: Trace) -> list[Placed]:
+    """The fields of a pair's chosen answer and its prompt, whatever form the file has."""
+    start = record.trained_turns[0] if record.trained_turns else len(record.messages)
+    raw = {"prompt": list(record.messages[:start]), "completion": list(record.messages[start:])}
+    return [
+        replace(one, source=replace(one.source, path=one.source.path.replace("completion", "chosen", 1)))
+        for one in place(raw, record, trace)
+    ]
 
 
 def _calls(turn: dict[str, Any]) -> str:
@@ -120,8 +145,9 @@ def read_rows(rows: Sequence[tuple[str, Any]], setting: LintSetting) -> list[Row
     made = [_record_of(where, raw, setting) for where, raw in rows]
     if setting.encoder is None:
         return made
-    traces = setting.encoder.traces([row.record for row in made if row.record is not None])
-    return [row if row.record is None else _with_trace(row, next(traces)) for row in made]
+    records = [record for row in made for record in (row.record, row.rejected) if record is not None]
+    traces = setting.encoder.traces(records)
+    return [row if row.record is None else _with_traces(row, traces) for row in made]
 
 
 def in_chunks(rows: Iterable[T]) -> Iterator[list[T]]:
@@ -134,18 +160,27 @@ def in_chunks(rows: Iterable[T]) -> Iterator[list[T]]:
 def _record_of(where: str, raw: Any, setting: LintSetting) -> Row:
     if isinstance(raw, BadRow):
         return Row(where, raw, None, str(raw), None)
+    rejected = None
     try:
-        record = to_record(raw, where, columns=setting.columns)
+        if is_pair(raw, setting.columns):
+            record, rejected = to_pair(raw, where, columns=setting.columns).records
+        else:
+            record = to_record(raw, where, columns=setting.columns)
     except BadRow as problem:
         return Row(where, raw, None, str(problem), None)
     renamed = {name.value: raw[theirs] for name, theirs in setting.columns.items() if theirs in raw} or None
-    return Row(where, raw, record, None, None, renamed)
+    return Row(where, raw, record, None, None, renamed, rejected)
 
 
-def _with_trace(row: Row, found: Trace | DataError) -> Row:
+def _with_traces(row: Row, traces: Iterator[Trace | DataError]) -> Row:
+    """The row with the next trace, and of a pair the one behind it."""
+    found = next(traces)
+    other = None if row.rejected is None else next(traces)
     if isinstance(found, DataError):
         return replace(row, problem=str(found))
-    return replace(row, trace=found)
+    if isinstance(other, DataError):
+        return replace(row, problem=f"rejected: {other}")
+    return replace(row, trace=found, rejected_trace=other)
 
 
 def raw_turns(raw: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -32,7 +32,7 @@ def objective_of(config: RunConfig, reference: ReferenceTable, labels: Sequence[
         labels: whether each answer of the run is desirable, where its rows say so.
     """
     match config.objective:
-        case ObjectiveName.SFT:
+        case ObjectiveName.SFT | ObjectiveName.PRETRAINING:
             return SupervisedCrossEntropy()
         case ObjectiveName.DPO:
             return Dpo(config.dpo, reference)

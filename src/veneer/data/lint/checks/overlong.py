@@ -19,7 +19,8 @@ OVERLONG = LintRule(
 def _run(row: Row, setting: LintSetting) -> Iterator[Finding]:
     if row.trace is None or setting.max_length is None:
         return
-    mask = row.trace.example.loss_mask
+    masks = [trace.example.loss_mask for trace in (row.trace, row.rejected_trace) if trace is not None]
+    mask = max(masks, key=len)
     if len(mask) > setting.max_length:
         lost = int(mask[setting.max_length :].sum())
         yield OVERLONG.found(

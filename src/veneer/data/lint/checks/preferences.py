@@ -1,0 +1,81 @@
+"""Rows of preferences that contradict each other, or teach something else than what is preferred.
+
+Two answers that are equal are found where rows are read (`unusable-row`). Cohen's d of the lengths is the difference of
+their means over their common standard deviation; 0.8 is large by Cohen's own words (1988).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veneer.data.lint.facts import TRAINING, FileFacts
+from veneer.data.lint.rules import Cost, FileCheck, Finding, LintRule, Severity
+
+SWAPPED = LintRule(
+    "swapped-pair",
+    Severity.ERROR,
+    Cost.FILE,
+    "prefer the answer that another row with the same prompt rejects for the same other one",
+    "decide which answer is the better one, and remove the other rows",
+)
+LENGTH_BIAS = LintRule(
+    "length-bias",
+    Severity.WARNING,
+    Cost.FILE,
+    "prefer the longer answer, or the shorter one, as the file does on the whole: length is easily learned",
+    "add pairs of like length, or take an objective of means over tokens (docs/objectives.md)",
+)
+RARE_LABEL = LintRule(
+    "rare-label",
+    Severity.WARNING,
+    Cost.FILE,
+    "have a label that less than a twentieth of the rows has",
+    "collect more of them, or weigh them by kto.desirable_weight and kto.undesirable_weight",
+)
+_LARGE = 0.8
+_NOTABLE = 0.1
+"""Share of the mean length below which a difference is none, however alike the lengths are."""
+_FEWEST = 20
+"""Pairs below which lengths say nothing."""
+_RARE = 0.05
+
+
+def _run(facts: FileFacts) -> Iterator[tuple[Sequence[int], Finding]]:
+    training = facts.usable & (facts.side == TRAINING)
+    pairs = np.flatnonzero(training & (facts.rejected != 0))
+    yield from _swapped(facts, pairs)
+    yield from _longer(facts, pairs)
+    labelled = np.flatnonzero(training & (facts.label != 0))
+    for label, name in ((1, "true"), (2, "false")):
+        rare = labelled[facts.label[labelled] == label]
+        if 0 < len(rare) < _RARE * len(labelled):
+            yield rare.tolist(), RARE_LABEL.found(f"label {name}: {len(rare):,} of {len(labelled):,} rows")
+
+
+def _swapped(facts: FileFacts, pairs: NDArray[np.int64]) -> Iterator[tuple[Sequence[int], Finding]]:
+    seen: dict[tuple[int, int, int], int] = {}
+    for row in pairs.tolist():
+        prompt, chosen, rejected = (int(part[row]) for part in (facts.prompt, facts.answer, facts.rejected))
+        other = seen.get((prompt, rejected, chosen))
+        if other is not None:
+            yield [other, row], SWAPPED.found(f"{facts.where(other)} and {facts.where(row)}")
+        seen.setdefault((prompt, chosen, rejected), row)
+
+
+def _longer(facts: FileFacts, pairs: NDArray[np.int64]) -> Iterator[tuple[Sequence[int], Finding]]:
+    if len(pairs) < _FEWEST:
+        return
+    chosen, rejected = (part[pairs].astype(np.float64) for part in (facts.answer_length, facts.rejected_length))
+    spread = float(np.sqrt((chosen.var() + rejected.var()) / 2))
+    effect = float(chosen.mean() - rejected.mean()) / max(spread, 1.0)
+    share = abs(float(chosen.mean() - rejected.mean())) / max(1.0, float(np.concatenate((chosen, rejected)).mean()))
+    if abs(effect) >= _LARGE and share >= _NOTABLE:
+        which = pairs[np.sign(chosen - rejected) == np.sign(effect)]
+        means = f"chosen answers have {chosen.mean():.0f} characters and rejected ones {rejected.mean():.0f}"
+        yield which.tolist(), LENGTH_BIAS.found(f"{means} on average, Cohen's d {effect:.2f}")
+
+
+CHECK = FileCheck((SWAPPED, LENGTH_BIAS, RARE_LABEL), _run)

@@ -1,0 +1,78 @@
+"""Pairs that contradict each other or differ by their length alone, and labels that hardly any row has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import chat_templates as ct
+from veneer.data.lint.report import LintReport
+from veneer.data.lint.row import LintSetting, read_rows
+from veneer.data.lint.run import lint
+from veneer.data.lint.view import END_OF_TURN, tokens_of
+
+
+def report(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> LintReport:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return lint(file, **options)
+
+
+def found(tmp_path: Path, rows: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """The lines of the rows that each rule holds for."""
+    return {
+        one["rule"]: [int(row["where"].rpartition(":")[2]) for row in one["rows"]]
+        for one in report(tmp_path, rows).to_json()["findings"]
+    }
+
+
+def pair(number: int, chosen: str, rejected: str) -> dict[str, Any]:
+    return {"prompt": f"Question {number} of many?", "chosen": chosen, "rejected": rejected}
+
+
+def test_a_pair_that_another_row_turns_round_is_found_and_an_equal_one_is_not(tmp_path: Path) -> None:
+    rows = [pair(0, "Two kilos", "No idea"), pair(1, "Two kilos", "No idea"), pair(0, "no  IDEA", "two kilos"),
+            pair(2, "Three", "Four"), pair(2, "Three", "Five")]  # fmt: skip
+    assert found(tmp_path, rows)["swapped-pair"] == [1, 3]
+
+
+def test_two_equal_answers_cannot_be_used(tmp_path: Path) -> None:
+    rows = [pair(0, "Same", "Same"), pair(1, "One", "Other")]
+    assert found(tmp_path, rows) == {"unusable-row": [1]}
+
+
+def test_preferring_the_longer_answer_throughout_is_found(tmp_path: Path) -> None:
+    rows = [pair(n, f"Answer {n} " + "that goes on " * (n % 5 + 3), f"No {n}") for n in range(30)]
+    rows[7] = pair(7, "Short", "A rejected answer that is the longer one of both")
+    lines = found(tmp_path, rows)["length-bias"]
+    assert 8 not in lines
+    assert len(lines) == 29
+    alike = [pair(n, f"Answer {n} is right", f"Answer {n} is wrong" + "." * (n % 3)) for n in range(30)]
+    assert "length-bias" not in found(tmp_path, alike)
+
+
+def test_a_label_that_hardly_any_row_has_is_found(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {n}?", "completion": f"Answer {n}.", "label": n != 17} for n in range(40)]
+    assert found(tmp_path, rows)["rare-label"] == [18]
+    rows[3]["label"] = rows[5]["label"] = False
+    assert "rare-label" not in found(tmp_path, rows)
+
+
+def test_repeated_pairs_are_those_with_both_answers_alike(tmp_path: Path) -> None:
+    rows = [pair(0, "One", "Two"), pair(0, "One", "Three"), pair(0, "one", "TWO")]
+    assert found(tmp_path, rows)["duplicate"] == [3]
+
+
+def test_the_limit_of_length_holds_for_the_rejected_answer_too(tmp_path: Path) -> None:
+    rows = [pair(0, "Fine", "Never"), pair(1, "word " * 90, "No"), pair(2, "Yes", "word " * 90)]
+    made = report(tmp_path, rows, tokenizer=ct.tokenizer("chatml"), max_length=60).to_json()
+    (over,) = [one for one in made["findings"] if one["rule"] == "overlong"]
+    assert [row["where"].rpartition(":")[2] for row in over["rows"]] == ["2", "3"]
+
+
+def test_what_trains_is_named_by_the_fields_of_the_pair(tmp_path: Path) -> None:
+    setting = LintSetting(ct.tokenizer("chatml"))
+    (row,) = read_rows([("f:1", pair(0, "A fine answer", "No"))], setting)
+    trained = {token.field for token in tokens_of(row, setting) if token.trained}
+    assert trained == {"chosen[0].content", END_OF_TURN}
