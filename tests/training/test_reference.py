@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from preferences import answer_logps, pairs, trainable_model
+from preference_rows import answer_logps, pairs, trainable_model
 from tiny import run_config, write_rows
 from training_runs import stopping_after
 from veneer.data.kinds import load_kind

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from preferences import pairs
+from preference_rows import pairs
 from tiny import run_config, write_rows
 from training_runs import stopping_after
 from veneer.errors import ConfigError, Interrupted

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from preferences import pair_rows, pairs
+from preference_rows import pair_rows, pairs
 from tiny import write_rows
 from veneer.data.chat import Example
 

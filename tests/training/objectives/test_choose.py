@@ -12,8 +12,8 @@ from veneer.training.objectives.choose import needs_reference, objective_of
 from veneer.training.objectives.reference import ReferenceTable
 
 CLASSES = {
-    "sft": "SupervisedCrossEntropy", "pretraining": "SupervisedCrossEntropy", "dpo": "Dpo", "orpo": "Orpo", "cpo": "Cpo",
-    "simpo": "Simpo", "kto": "Kto",
+    "sft": "SupervisedCrossEntropy", "pretraining": "SupervisedCrossEntropy", "dpo": "Dpo", "orpo": "Orpo",
+    "cpo": "Cpo", "simpo": "Simpo", "kto": "Kto",
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from preferences import answer_logps, pair_rows, pairs, trainable_model
+from preference_rows import answer_logps, pair_rows, pairs, trainable_model
 from tiny import write_rows
 from veneer.data.batches import pack
 from veneer.data.chat import Example

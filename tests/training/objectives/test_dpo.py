@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from preferences import (
+from preference_rows import (
     answer_logps,
     assert_any_split_is_the_same_step,
     assert_is_the_formula,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from preferences import answer_logps, largest_difference, trainable_model
+from preference_rows import answer_logps, largest_difference, trainable_model
 from veneer.config import KtoSection
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from preferences import assert_any_split_is_the_same_step, assert_is_the_formula, chosen_nll, scored, trainable_model
+from preference_rows import (
+    assert_any_split_is_the_same_step,
+    assert_is_the_formula,
+    chosen_nll,
+    scored,
+    trainable_model,
+)
 from veneer.config import OrpoSection
 from veneer.data.chat import Example
 from veneer.training.objectives.documents import NLL

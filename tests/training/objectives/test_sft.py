@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from preferences import answer_logps, largest_difference, step_gradients, trainable_model
+from preference_rows import answer_logps, largest_difference, step_gradients, trainable_model
 from tiny import examples
 from veneer.data.batches import pack
 from veneer.training.objectives.sft import CROSS_ENTROPY, SupervisedCrossEntropy

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from veneer.config import DataSection
 from veneer.data.chat import Example
 from veneer.data.mixture import WeightedRows
-from veneer.data.pairs import load_kind
+from veneer.data.kinds import load_kind
 from veneer.data.rows import Rows
 from veneer.data.token_store import StoredExamples
 from veneer.enums import RowKind
@@ -96,7 +96,7 @@ class SharedRows:
     def __call__(
         self, data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore, kind: RowKind = RowKind.ANSWERS
     ) -> Rows:
-        """See `veneer.data.pairs.load_kind`. Only the process that has read the rows knows which were left out."""
+        """See `veneer.data.kinds.load_kind`. Only the process that has read the rows knows which were left out."""
         ranks = self.group.ranks
         if not ranks.many:
             return load_kind(data, tokenizer, emit, kind)
