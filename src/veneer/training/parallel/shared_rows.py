@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 
 from veneer.config import DataSection
 from veneer.data.chat import Example
-from veneer.data.mixture import WeightedRows
 from veneer.data.kinds import load_kind
+from veneer.data.mixture import WeightedRows
 from veneer.data.rows import Rows
 from veneer.data.token_store import StoredExamples
 from veneer.enums import RowKind
