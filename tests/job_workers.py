@@ -59,7 +59,8 @@ class Workers:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.close()
-        self._server.wait(10)
+        self._server.kill()
+        self._server.wait()
         self._server.stdout.close()
 
 

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from veneer.enums import Scheme as Scheme
     from veneer.enums import SplitBy as SplitBy
     from veneer.enums import TokenCache as TokenCache
+    from veneer.enums import TrackerName as TrackerName
     from veneer.enums import Variant as Variant
     from veneer.errors import AdapterError as AdapterError
     from veneer.errors import CheckpointError as CheckpointError
@@ -291,6 +292,7 @@ _HOMES = {
     "TokenCache": "veneer.enums",
     "TrainSection": "veneer.config",
     "TrainingStopped": "veneer.errors",
+    "TrackerName": "veneer.enums",
     "Variant": "veneer.enums",
     "VeneerError": "veneer.errors",
     "Verdict": "veneer.evaluation.gate",
@@ -438,6 +440,7 @@ __all__ = [
     "TensorReport",
     "Threshold",
     "TokenCache",
+    "TrackerName",
     "TrainSection",
     "TrainingStopped",
     "Variant",

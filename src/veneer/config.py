@@ -54,6 +54,7 @@ from veneer.enums import (
     Scheme,
     SplitBy,
     TokenCache,
+    TrackerName,
     Variant,
 )
 from veneer.errors import ConfigError, listing, nearest
@@ -439,6 +440,9 @@ class RunConfig(_Section):
     backend: Backend = Backend.AUTO
     """What computes the model: veneer's own decoder (`veneer`), or transformers (`hf`, for lora and qlora only) for
     architectures that the decoder does not know. `auto` takes the own decoder if it knows the architecture."""
+    track: tuple[TrackerName, ...] = ()
+    """Trackers that are told of the run: `[tensorboard]` writes `tensorboard/` in its folder. A tracker that fails or
+    is slow changes nothing of the run."""
     data: DataSection
     lora: LoraSection = LoraSection()
     quant: QuantSection = QuantSection()

@@ -227,6 +227,13 @@ class Publish(Enum):
     """Those with the lowest evaluation loss."""
 
 
+class TrackerName(Enum):
+    """A program that draws and keeps what a run tells."""
+
+    TENSORBOARD = "tensorboard"
+    """Files for TensorBoard in the run's folder, by tensorboardX."""
+
+
 class Schedule(Enum):
     """How the learning rate moves after the warm-up."""
 

@@ -24,6 +24,7 @@ from veneer.events import Subscriber, broadcast
 from veneer.exports.prompts import evaluation_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.run_folder import RunFolder
+from veneer.trackers.choose import tracked
 from veneer.training import run as training
 from veneer.training.parallel.ranks import launched
 from veneer.training.session import RunResult
@@ -46,10 +47,13 @@ def train(
 ) -> RunResult:
     """Train as `veneer.training.run.train` does, and write `report.html` where the run kept rows for evaluation.
 
-    Under torchrun this process is one of several, as its environment says, and rank 0 writes.
+    The trackers of `config.track` are told of it. Under torchrun this process is one of several, as its environment
+    says, and rank 0 writes, and tells.
     """
     ranks = launched()
-    result = training.train(config, resume=resume, subscribers=subscribers, stop=stop, ranks=ranks)
+    with tracked(config.track if ranks.first else (), config, broadcast(subscribers)) as trackers:
+        told = [*subscribers, *trackers]
+        result = training.train(config, resume=resume, subscribers=told, stop=stop, ranks=ranks)
     if ranks.first:
         report_run(result, broadcast(subscribers))
     return result

@@ -429,9 +429,9 @@ def _identity(config: RunConfig, model_digest: str, data_digest: str, device: to
     values = config.model_dump(mode="json")
     # Where results go and how many are kept changes no number of the run; model and data count by what is in them.
     ignored = {
-        "model", "revision", "output", "train.from_adapter", "train.other_base", "train.keep", "train.save_every",
-        "train.publish", "data.file", "data.sources", "data.eval_file", "data.cache", "data.cache_dir",
-        "compute.memory_limit_mb", "compute.rank_timeout",
+        "model", "revision", "output", "track", "train.from_adapter", "train.other_base", "train.keep",
+        "train.save_every", "train.publish", "data.file", "data.sources", "data.eval_file", "data.cache",
+        "data.cache_dir", "compute.memory_limit_mb", "compute.rank_timeout",
     }  # fmt: skip
     weights = [source.weight for source in config.data.sources]
     flat = {key: value for key, value in _flatten(values) if key not in ignored}

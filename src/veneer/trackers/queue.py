@@ -1,0 +1,102 @@
+"""A tracker as a subscriber with a queue and a thread of its own.
+
+A run never waits for a tracker: where the queue is full an event is dropped and counted. A tracker that fails is given
+up, and one that hangs is left behind when the run has ended; both are said then.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, Self
+
+from veneer.events import Event, Level, Note, StageBegun, StageEnded, StageProgress, Subscriber
+
+ROOM = 10_000
+"""Events that wait for a tracker at most."""
+END_SECONDS = 10.0
+"""Seconds that a tracker is given for what waits, after the run."""
+
+
+class Tracker(Protocol):
+    """What draws or keeps the events of a run. All of it is used on one thread."""
+
+    def take(self, event: Event) -> None:
+        """Take one event."""
+        ...
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        ...
+
+
+class TrackerQueue:
+    """Hands a run's events to a tracker. A context manager, which begins and ends the tracker.
+
+    Args:
+        name: of the tracker, for people.
+        start: makes the tracker, on the tracker's own thread.
+        emit: is told in the end what went wrong.
+        room: events that wait at most.
+        end_seconds: seconds that the tracker has for what waits, after the run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[], Tracker],
+        emit: Subscriber,
+        *,
+        room: int = ROOM,
+        end_seconds: float = END_SECONDS,
+    ):
+        self._name, self._start, self._emit, self._end_seconds = name, start, emit, end_seconds
+        self._events: queue.Queue[Event] = queue.Queue(room)
+        self._ending = threading.Event()
+        self._dropped = 0
+        self._error: str | None = None
+        self._thread = threading.Thread(target=self._work, name=f"veneer-{name}", daemon=True)
+
+    def __call__(self, event: Event) -> None:
+        """Take an event, without waiting. Stages are for whoever waits, and are passed over."""
+        if isinstance(event, StageBegun | StageProgress | StageEnded) or self._error is not None:
+            return
+        try:
+            self._events.put_nowait(event)
+        except queue.Full:
+            self._dropped += 1
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.set()
+        self._thread.join(self._end_seconds)
+        problem = self._problem()
+        if problem is not None:
+            self._emit(Note(message=f"the tracker {self._name} {problem}; the run is not touched", level=Level.WARNING))
+
+    def _problem(self) -> str | None:
+        if self._error is not None:
+            return f"has failed: {self._error}"
+        if self._thread.is_alive():
+            return f"did not end within {self._end_seconds:g} s, and lacks what waits for it"
+        return f"was too slow, and lacks {self._dropped:,} events" if self._dropped else None
+
+    def _work(self) -> None:
+        try:
+            tracker = self._start()
+            while not (self._ending.is_set() and self._events.empty()):
+                try:
+                    event = self._events.get(timeout=0.1)
+                except queue.Empty:
+                    continue
+                tracker.take(event)
+            tracker.close()
+        except Exception as error:  # another's library may raise anything, and nothing of it is the run's business
+            self._error = f"{type(error).__name__}: {error}"

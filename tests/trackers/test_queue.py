@@ -1,0 +1,95 @@
+"""A tracker that fails, hangs or is slow changes nothing of a run, and is told of when the run has ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from run_logs import finished, started, step_done
+from veneer.events import Event, Note, StageBegun
+from veneer.trackers.queue import Tracker, TrackerQueue
+
+
+class Fake:
+    """Keeps what it takes; what it does else, the test says."""
+
+    def __init__(self, act: Callable[[Event], None] = lambda event: None):
+        self.taken: list[Event] = []
+        self.closed = False
+        self._act = act
+
+    def take(self, event: Event) -> None:
+        self._act(event)
+        self.taken.append(event)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+EVENTS = [started(3), *(step_done(step) for step in range(1, 4)), finished(3)]
+
+
+def through(start: Callable[[], Tracker], *, room: int = 100, end_seconds: float = 5.0) -> tuple[list[str], float]:
+    """The notes after a run's events, and the seconds that telling them took."""
+    notes: list[str] = []
+
+    def hear(event: Event) -> None:
+        assert isinstance(event, Note)
+        notes.append(event.message)
+
+    with TrackerQueue("fake", start, hear, room=room, end_seconds=end_seconds) as told:
+        began = time.perf_counter()
+        for event in EVENTS:
+            told(event)
+        seconds = time.perf_counter() - began
+    return notes, seconds
+
+
+def test_a_tracker_gets_every_event_in_order_and_is_closed() -> None:
+    fake = Fake()
+    with TrackerQueue("fake", lambda: fake, lambda event: None) as told:
+        told(StageBegun(stage="loading"))
+        for event in EVENTS:
+            told(event)
+    assert fake.taken == EVENTS
+    assert fake.closed
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_a_tracker_that_fails_is_given_up(place: int) -> None:
+    fake = Fake()
+
+    def act(event: Event) -> None:
+        if len(fake.taken) == place:
+            raise ValueError("no room")
+
+    fake._act = act
+    notes, _ = through(lambda: fake)
+    assert notes == ["the tracker fake has failed: ValueError: no room; the run is not touched"]
+    assert fake.taken == EVENTS[:place]
+
+
+def test_a_tracker_that_cannot_begin_is_given_up() -> None:
+    def start() -> Tracker:
+        raise ConnectionError("nobody answers")
+
+    notes, _ = through(start)
+    assert notes == ["the tracker fake has failed: ConnectionError: nobody answers; the run is not touched"]
+
+
+def test_a_tracker_that_hangs_is_left_behind() -> None:
+    free = threading.Event()
+    notes, seconds = through(lambda: Fake(lambda event: free.wait(30) and None), end_seconds=0.3)
+    free.set()
+    assert seconds < 0.2
+    assert notes == ["the tracker fake did not end within 0.3 s, and lacks what waits for it; the run is not touched"]
+
+
+def test_a_tracker_that_is_slow_loses_events_and_holds_nobody_up() -> None:
+    notes, seconds = through(lambda: Fake(lambda event: time.sleep(0.2)), room=2)
+    assert seconds < 0.2
+    assert len(notes) == 1
+    assert "was too slow, and lacks" in notes[0]

@@ -1,0 +1,60 @@
+"""What TensorBoard is told is read back from its files, and training with it makes the bytes of training without it."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from tiny import run_config, tree
+from veneer.enums import TrackerName
+from veneer.events import read_events
+from veneer.run_report import train
+
+pytest.importorskip("tensorboardX", reason="pip install 'veneer[track]'")
+
+
+def read_back(folder: Path) -> tuple[dict[str, dict[int, float]], dict[str, list[str]]]:
+    """The numbers by name and step, and the texts by name, of TensorBoard's files (TFRecord of Event)."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    numbers: dict[str, dict[int, float]] = {}
+    texts: dict[str, list[str]] = {}
+    for file in sorted(folder.glob("events*")):
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack("<Q", data[at : at + 8])
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += 16 + length
+            for value in event.summary.value:
+                if value.HasField("tensor"):
+                    name = value.tag.removesuffix("/text_summary")
+                    texts.setdefault(name, []).append(value.tensor.string_val[0].decode())
+                else:
+                    numbers.setdefault(value.tag, {})[event.step] = value.simple_value
+    return numbers, texts
+
+
+def test_tensorboard_has_the_runs_numbers_and_the_run_its_bytes(
+    tmp_path: Path, tiny_model: Path, tiny_data: Path
+) -> None:
+    settings = ("train.steps=4", "data.held_out=0.2", "train.eval_every=2")
+    plain = run_config(tiny_model, tiny_data, tmp_path / "plain", *settings)
+    told = run_config(tiny_model, tiny_data, tmp_path / "told", *settings, "track=[tensorboard]")
+    assert told.track == (TrackerName.TENSORBOARD,)
+    for config in (plain, told):
+        train(config)
+    name = "adapter_model.safetensors"
+    assert tree(tmp_path / "plain")[name] == tree(tmp_path / "told")[name]
+    assert not (tmp_path / "plain" / "tensorboard").exists()
+    numbers, texts = read_back(tmp_path / "told" / "tensorboard")
+    events = read_events(tmp_path / "told" / "events.jsonl")
+    for event in events:
+        if event["event"] == "StepDone":
+            step = int(str(event["step"]))
+            for key in ("loss", "grad_norm", "learning_rate", "memory_mb"):
+                assert numbers[f"train/{key}"][step] == pytest.approx(event[key], rel=1e-6)
+    assert set(numbers["evaluation/loss"]) == {2, 4}
+    assert f"output: {tmp_path / 'told'}" in texts["settings"][0]
+    assert texts["end"] == ["complete after step 4"]
