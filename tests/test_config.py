@@ -293,7 +293,7 @@ def test_the_keys_are_these() -> None:
             "train.lora_plus_ratio", "train.optimizer", "train.schedule",
             "train.warmup", "train.min_rate", "train.weight_decay", "train.beta1", "train.beta2",
             "train.clip", "train.seed", "train.lanes", "train.eval_every", "train.save_every", "train.keep",
-            "train.patience", "train.publish", "train.skip_bad_steps",
+            "train.patience", "train.publish", "train.skip_bad_steps", "train.samples_every", "train.sample_prompts",
             "dpo.loss", "dpo.beta", "dpo.label_smoothing", "dpo.nll", "dpo.reference", "orpo.beta",
             "cpo.beta", "cpo.nll", "simpo.beta", "simpo.gamma", "simpo.nll",
             "kto.beta", "kto.desirable_weight", "kto.undesirable_weight", "kto.reference",

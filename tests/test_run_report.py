@@ -47,7 +47,11 @@ def test_base_and_adapter_are_compared_on_the_rows_that_were_kept(
         assert "".join(piece for piece, _ in row["adapter"]) == answers[row["where"]]
     facts = page["report"]["trained"]["facts"]
     assert facts["steps"] == 20
-    assert facts["peak memory as planned, MB"] > 0
+    memory, step, whole = page["report"]["trained"]["plan"]
+    assert memory["name"] == "peak memory, MB"
+    assert 0 < memory["measured"] < memory["planned"]
+    assert whole["planned"] == pytest.approx(20 * step["planned"])
+    assert whole["measured"] == pytest.approx(result.progress.seconds)
     # The run's own log ends as it did before; the report comes behind it.
     finished = next(place for place, event in enumerate(seen) if isinstance(event, RunFinished))
     assert all("report" not in event.stage for event in seen[:finished] if isinstance(event, StageBegun))

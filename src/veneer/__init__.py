@@ -111,6 +111,7 @@ if TYPE_CHECKING:
     from veneer.events import RunFinished as RunFinished
     from veneer.events import RunsJoined as RunsJoined
     from veneer.events import RunStarted as RunStarted
+    from veneer.events import SamplesAnswered as SamplesAnswered
     from veneer.events import StageBegun as StageBegun
     from veneer.events import StageEnded as StageEnded
     from veneer.events import StageProgress as StageProgress
@@ -262,6 +263,7 @@ _HOMES = {
     "RunState": "veneer.run_records.state",
     "RunsJoined": "veneer.events",
     "Sample": "veneer.evaluation.report",
+    "SamplesAnswered": "veneer.events",
     "Sampling": "veneer.generation.sampling",
     "Scaling": "veneer.enums",
     "Schedule": "veneer.enums",
@@ -412,6 +414,7 @@ __all__ = [
     "RunState",
     "RunsJoined",
     "Sample",
+    "SamplesAnswered",
     "Sampling",
     "Scaling",
     "Schedule",

@@ -15,7 +15,7 @@ from veneer.adapters.store import config_warnings, load_adapter, read_tokenizer
 from veneer.backends.describe import describe_model
 from veneer.backends.load import load_language_model
 from veneer.config import ComputeSection, QuantSection, RunConfig
-from veneer.data.chat import Encoder, template_of
+from veneer.data.chat import Encoder, stop_tokens, template_of
 from veneer.data.records import Message
 from veneer.enums import Backend, Method, choice
 from veneer.errors import DataError, OutOfMemory, listing
@@ -209,19 +209,6 @@ class Conversation:
         answer = self.assistant.stream(asked, self.sampling, on_text)
         self.messages = [*asked, {"role": "assistant", "content": answer}]
         return answer
-
-
-def stop_tokens(tokenizer: Tokenizer, generation_config: Mapping[str, Any], encoder: Encoder) -> frozenset[int]:
-    """Tokens that end an answer: those of the generation config, end of text, and the template's end of turn."""
-    ids = token_ids(generation_config.get("eos_token_id"))
-    ids |= {token for token in (tokenizer.eos_id, encoder.end_of_turn_id()) if token is not None}
-    return frozenset(ids)
-
-
-def token_ids(value: Any) -> set[int]:
-    """The token ids that a configuration gives: one, a list, or none."""
-    values = value if isinstance(value, list) else [value]
-    return {item for item in values if isinstance(item, int)}
 
 
 def recorded_run(adapter: Path | None) -> RunConfig | None:

@@ -317,6 +317,12 @@ class TrainSection(_Section):
     """The number of steps between checkpoints; by default there is one at every evaluation."""
     keep: Count = 2
     """The number of checkpoints that are kept, besides the one with the best evaluation loss."""
+    samples_every: Count | None = None
+    """The number of steps between samples: a few prompts are answered, for the log and the report. Samples wait or are
+    cut short where they would take more than 3 % of the run's time, and no byte of the result depends on them. By
+    default there are none."""
+    sample_prompts: tuple[Name, ...] = ()
+    """The prompts of the samples; by default those of the first evaluation rows, or else of the first training rows."""
     patience: Count | None = None
     """The number of evaluations in a row without a new lowest loss after which the run ends (early stopping); by
     default it never ends before its last step."""
@@ -498,6 +504,8 @@ def check(config: RunConfig) -> None:
             for name, given in asked
             if given
         ]
+    if config.train.sample_prompts and config.train.samples_every is None:
+        problems.append("train.sample_prompts are answered every train.samples_every steps, which is not given")
     if config.compute.products is Products.INT8 and config.method is Method.FULL:
         problems.append(
             "compute.products int8 is for a frozen base and method full trains it; take method lora or qlora, or "

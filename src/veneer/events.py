@@ -167,6 +167,21 @@ class Evaluated:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SamplesAnswered:
+    """What the model says after a step, to prompts that are the same every time (`train.samples_every`)."""
+
+    step: int
+    prompts: tuple[str, ...]
+    answers: tuple[str, ...]
+    cut_short: bool
+    """Whether answers were ended early, because samples may take no more of the run's time."""
+    seconds: float
+    """Seconds that the answers took."""
+    share: float
+    """The share of the run's time that all samples have taken so far."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointSaved:
     """A checkpoint stands complete on disk."""
 
@@ -265,7 +280,8 @@ class RunEvent:
 
 Event = (
     StageBegun | StageProgress | StageEnded | Note | StepBudget | RunStarted | StepDone | StepSkipped | Evaluated
-    | CheckpointSaved | MicroBatchHalved | RunFinished | RunsJoined | RunDone | RunFailed | RunEvent | Result
+    | SamplesAnswered | CheckpointSaved | MicroBatchHalved | RunFinished | RunsJoined | RunDone | RunFailed | RunEvent
+    | Result
 )  # fmt: skip
 Subscriber = Callable[[Event], None]
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
+from statistics import median
 from typing import Any
 
 from veneer.assistant import Assistant, make_assistant
@@ -20,7 +21,7 @@ from veneer.evaluation.run import put_together
 from veneer.evaluation.scoring import score
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.trained import training_facts
-from veneer.events import Subscriber, broadcast
+from veneer.events import Subscriber, broadcast, by_step
 from veneer.exports.prompts import evaluation_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.run_folder import RunFolder
@@ -78,8 +79,8 @@ def report_run(result: RunResult, emit: Subscriber) -> Report | None:
         return None
     report = _report(assistant, rows, emit, begun)
     facts = training_facts(result.output)
-    if facts is not None and result.plan is not None:
-        facts["facts"] |= _planned(result)
+    if facts is not None:
+        facts["plan"] = _planned(result, folder)
     warnings = _warnings(len(found.records), report)
     report = replace(report, trained=facts, adapters=[str(result.output)], warnings=warnings)
     write_report(folder.report_file, report, f"Training of {result.output.name}")
@@ -131,9 +132,18 @@ def _scored(assistant: Assistant, rows: RowSet, emit: Subscriber, who: str) -> M
     return ModelScores(scores, measures_of(losses))
 
 
-def _planned(result: RunResult) -> dict[str, Any]:
+def _planned(result: RunResult, folder: RunFolder) -> list[dict[str, Any]]:
+    """What the run was planned to take beside what it took; empty where there was only an estimate."""
     plan = result.plan
-    return {} if plan is None else {"peak memory as planned, MB": round(plan.choice.memory.peak / 1e6)}
+    seconds = list(by_step(folder.events(), "StepDone", "seconds").values())
+    if plan is None or not seconds:
+        return []
+    pairs = {
+        "peak memory, MB": (plan.choice.memory.peak / 1e6, result.peak_memory_mb),
+        "seconds a step (measured: the median)": (plan.seconds, median(seconds)),
+        "seconds of all steps": (plan.seconds * plan.steps, sum(seconds)),
+    }
+    return [{"name": name, "planned": planned, "measured": measured} for name, (planned, measured) in pairs.items()]
 
 
 def _warnings(kept: int, report: Report) -> list[str]:

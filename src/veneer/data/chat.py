@@ -270,6 +270,19 @@ class Encoder:
         return [] if eos is None else [eos]
 
 
+def stop_tokens(tokenizer: Tokenizer, generation_config: Mapping[str, Any], encoder: Encoder) -> frozenset[int]:
+    """Tokens that end an answer: those of the generation config, end of text, and the template's end of turn."""
+    ids = token_ids(generation_config.get("eos_token_id"))
+    ids |= {token for token in (tokenizer.eos_id, encoder.end_of_turn_id()) if token is not None}
+    return frozenset(ids)
+
+
+def token_ids(value: Any) -> set[int]:
+    """The token ids that a configuration gives: one, a list, or none."""
+    values = value if isinstance(value, list) else [value]
+    return {item for item in values if isinstance(item, int)}
+
+
 def template_of(tokenizer: Tokenizer) -> BoundedTemplate | None:
     """The tokenizer's chat template, or None where it has none.
 

@@ -18,7 +18,8 @@ def training_facts(adapter: Path | None) -> dict[str, Any] | None:
     """The facts of a run and its losses, or None where the adapter has no record of its run.
 
     Returns:
-        `facts`: names and values. `losses`: `steps` and `evaluations`, each as pairs of step and loss.
+        `facts`: names and values. `losses`: `steps` and `evaluations`, each as pairs of step and loss. `samples`: what
+        the model said during the run, in order, as `SamplesAnswered` has it.
 
     Raises:
         AdapterError: the record is damaged.
@@ -31,7 +32,7 @@ def training_facts(adapter: Path | None) -> dict[str, Any] | None:
         facts = _facts(lock)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterError(f"{run.lock_file} is damaged: {error!r}") from error
-    return {"facts": facts | _measured(run), "losses": run_losses(run)}
+    return {"facts": facts | _measured(run), "losses": run_losses(run), "samples": run_samples(run)}
 
 
 def _facts(lock: dict[str, Any]) -> dict[str, Any]:
@@ -82,6 +83,13 @@ def _last_metrics(run: RunFolder) -> dict[str, str]:
         if isinstance(metrics, dict) and metrics:
             return {f"{name}, last {which}": f"{float(value):.4f}" for name, value in metrics.items()}
     return {}
+
+
+def run_samples(run: RunFolder) -> list[dict[str, Any]]:
+    """The answers of a run's samples, from its events. Where a resumed run made a step twice, the later one counts."""
+    kept = ("step", "prompts", "answers", "cut_short", "share")
+    found = [event for event in run.events() if event["event"] == "SamplesAnswered"]
+    return list({event["step"]: {key: event[key] for key in kept} for event in found}.values())
 
 
 def run_losses(run: RunFolder) -> dict[str, list[tuple[int, float]]]:

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from veneer.assistant import stop_tokens
-from veneer.data.chat import Encoder, template_of
+from veneer.data.chat import Encoder, stop_tokens, template_of
 from veneer.enums import Backend
 from veneer.errors import ModelError
 from veneer.exports.certificate import LISTED, Answer, ReaderOutput

@@ -97,13 +97,15 @@ def answer_all(
     decoder: TokenDecoder | None = None,
     on_token: OnToken = lambda row, token: None,
     on_progress: OnProgress = lambda ended, under_way: None,
+    stop: Callable[[], bool] = lambda: False,
     batch_rows: int | None = None,
     router: Router | None = None,
 ) -> list[list[int]]:
     """Carry out requests, each with its own settings and ends; `decoder` is the tokenizer, for those with stop strings.
 
-    The other arguments, and what is returned and raised, are those of `generate`. Tokens of a stop string are among
-    those returned.
+    `stop` is asked after every step of the engine; true ends all requests with the tokens that they have. The other
+    arguments, and what is returned and raised, are those of `generate`. Tokens of a stop string are among those
+    returned.
     """
     results: list[list[int]] = [[] for _ in requests]
     pace = Pace(requests)
@@ -134,4 +136,5 @@ def answer_all(
             going = engine.step()
             on_progress(pace.answers - ended, pace.under_way())
             ended = pace.answers
+            going = going and not stop()
     return results

@@ -29,6 +29,7 @@ from veneer.events import (
     RunFinished,
     RunsJoined,
     RunStarted,
+    SamplesAnswered,
     StageBegun,
     StageEnded,
     StageProgress,
@@ -39,6 +40,8 @@ from veneer.events import (
 from veneer.screens.console import say
 from veneer.screens.figures import duration, rate
 
+EXCERPT = 60
+"""The longest prompt or answer on a line, in characters."""
 LOG_FIRST = 2.0
 """Seconds until the first line of a stage in a log."""
 LOG_EVERY = 10.0
@@ -152,6 +155,8 @@ class EventScreen:
                 best = ", the best so far" if event.best else ""
                 more = "".join(f", {name} {event.metrics[name]:.3g}" for name in HEADLINES if name in event.metrics)
                 self._say(run, f"step {event.step:,}: evaluation loss {event.loss:.4f}{best}{more}")
+            case SamplesAnswered():
+                self._say(run, _sample(event))
             case StepSkipped():
                 self._skip(run, event)
             case MicroBatchHalved():
@@ -253,6 +258,16 @@ class EventScreen:
 
 def _named(run: str, message: str) -> str:
     return f"{run}: {message}" if run else message
+
+
+def _sample(event: SamplesAnswered) -> str:
+    """The first sample on one line."""
+    prompt, answer = (" ".join(texts[0].split()) for texts in (event.prompts, event.answers))
+    prompt = prompt if len(prompt) <= EXCERPT else f"…{prompt[1 - EXCERPT :]}"
+    answer = answer if len(answer) <= EXCERPT else f"{answer[: EXCERPT - 1]}…"
+    more = f", and {len(event.prompts) - 1} more in the log" if len(event.prompts) > 1 else ""
+    cut = ", cut short" if event.cut_short else ""
+    return f"step {event.step:,}: {prompt} → {answer!r}{cut} (samples: {event.share:.1%} of the time{more})"
 
 
 def _budget(event: StepBudget) -> str:

@@ -100,6 +100,9 @@ class Engine:
     """Whether a bad step is left out, as long as there are not too many in a row."""
     patience: int | None = None
     """The number of evaluations without a new lowest loss after which the run ends; None never ends it."""
+    sample: Callable[[Progress, float], None] | None = None
+    """A function that is told after every step where the run stands and how many seconds it has taken, and answers
+    prompts (`veneer.training.samples`)."""
     signalled: Callable[[], bool] = stop_signalled
     """A function that is asked before every micro-batch; true gives up the step, and ends the run with a checkpoint."""
     team: Team = field(default_factory=Team)
@@ -301,6 +304,8 @@ class Engine:
         due = progress.step % self.save_every == 0 or progress.best_step == progress.step
         if last or due or self._out_of_patience(progress):
             self._save(progress)
+        if self.sample is not None:
+            self.sample(progress, time.perf_counter() - self._started)
 
     def give_up(self, progress: Progress) -> NoReturn:
         """End the run before its last step, with a checkpoint of the last step that was made. Gradients of a step that

@@ -84,8 +84,8 @@ class JointRun:
             return None  # the reference is the model as its own run starts
         if lanes_in(config.train) > 1:
             return None  # its gradients are added by lane
-        if config.train.time_limit is not None:
-            return None  # its steps are counted by its own speed, and its seconds are not to be shared
+        if config.train.time_limit is not None or config.train.samples_every is not None:
+            return None  # its steps or samples are counted by its own speed, and its seconds are not to be shared
         if config.method is Method.FULL or config.lora.new_tokens or (layers and config.lora.dropout > 0):
             # New tokens make the base's tables longer. And recomputed layers rewind one source of dropout masks, while
             # here each adapter has its own.

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, TrainSection, to_yaml
+from veneer.data.chat import Encoder, stop_tokens, template_of
 from veneer.data.kinds import load_kind
 from veneer.data.trained_rows import write_hashes
 from veneer.enums import Dtype, Factors, Products, Publish, Recompute
@@ -49,6 +50,7 @@ from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.start import share, with_lanes
 from veneer.training.prepare import LoadRows, PreparedRun, TrainingData, prepare
 from veneer.training.result import publish
+from veneer.training.samples import Sampler, named_prompts, row_prompts
 from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining, Trainable
 
@@ -368,6 +370,7 @@ def begin(
         stop=stop,
         patience=config.train.patience,
         team=team,
+        sample=_sampler(inputs, config, model, log) if team.first else None,
     )
     forecast = inputs.prepared.forecast
     return Session(config, inputs.data, forecast, digests, model, trainable, engine, progress, log)
@@ -385,6 +388,31 @@ def _write_settings(inputs: RunInputs, config: RunConfig) -> None:
 def _shared_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What all processes of a run have in common: all but the number of each one's GPU."""
     return {key: value for key, value in identity.items() if key != "compute.device"}
+def _sampler(
+    inputs: RunInputs, config: RunConfig, model: LanguageModel, log: EventLog
+) -> Callable[[Progress, float], None] | None:
+    """What makes the samples that the run is to make."""
+    if config.train.samples_every is None:
+        return None
+    rows, tokenizer = inputs.data.rows, inputs.data.tokenizer
+    encoder = Encoder(tokenizer, template_of(tokenizer))
+    if config.train.sample_prompts:
+        prompts = named_prompts(config.train.sample_prompts, encoder)
+    else:
+        room = config.compute.micro_batch_tokens
+        prompts = row_prompts(rows.eval if len(rows.eval) else rows.train, tokenizer, int(room))
+    if not prompts:
+        log.emit(Note(message="train.samples_every: no row has a prompt that is short enough; there are no samples"))
+        return None
+    return Sampler(
+        model=model,
+        prompts=prompts,
+        tokenizer=tokenizer,
+        stop_ids=stop_tokens(tokenizer, inputs.origin.generation_config, encoder),
+        every=config.train.samples_every,
+        last_step=inputs.data.steps.total,
+        emit=log.emit,
+    ).after_step
 
 
 def _checkpoint_store(
@@ -430,8 +458,8 @@ def _identity(config: RunConfig, model_digest: str, data_digest: str, device: to
     # Where results go and how many are kept changes no number of the run; model and data count by what is in them.
     ignored = {
         "model", "revision", "output", "track", "train.from_adapter", "train.other_base", "train.keep",
-        "train.save_every", "train.publish", "data.file", "data.sources", "data.eval_file", "data.cache",
-        "data.cache_dir", "compute.memory_limit_mb", "compute.rank_timeout",
+        "train.save_every", "train.publish", "train.samples_every", "train.sample_prompts", "data.file", "data.sources",
+        "data.eval_file", "data.cache", "data.cache_dir", "compute.memory_limit_mb", "compute.rank_timeout",
     }  # fmt: skip
     weights = [source.weight for source in config.data.sources]
     flat = {key: value for key, value in _flatten(values) if key not in ignored}
