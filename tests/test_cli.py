@@ -26,6 +26,7 @@ OPTIONS = {
     ],
     "compare": [
         "--data", "--devices", "--eval-data", "--held-out", "--json", "--limit", "--max-new-tokens", "--methods",
+        "--metric",
         "--model", "--output", "--seeds", "--set",
     ],
     "data": [

@@ -7,8 +7,9 @@ import pytest
 
 from veneer.comparison.order import RunOutcome
 from veneer.comparison.summary import charts, differences, figure, summarize
+from veneer.comparison.task import MeasuredRun
 from veneer.evaluation.scoring import RowScore
-from veneer.evaluation.statistics.compare import compare
+from veneer.evaluation.statistics.compare import compare, measures_of
 
 
 def scores(seed: int, shift: float = 0.0, rows: int = 30) -> list[RowScore]:
@@ -50,28 +51,38 @@ def test_a_method_is_summed_up_over_its_seeds() -> None:
     assert partial[0].metrics.keys() == {"loss"}
 
 
-def test_differences_are_of_the_seeds_means_row_by_row() -> None:
+def run(method: str, seed: int, rows: list[RowScore]) -> MeasuredRun:
+    return MeasuredRun(outcome(method, seed, rows), measures_of(rows), {})
+
+
+def test_differences_are_taken_seed_by_seed_over_seeds_and_rows() -> None:
     full = [scores(seed) for seed in (1, 2)]
     lora = [scores(seed, shift=0.3) for seed in (1, 2)]
-    made = [outcome("full", index, rows) for index, rows in enumerate(full)]
-    made += [outcome("lora", index, rows) for index, rows in enumerate(lora)]
+    made = [run("full", index, rows) for index, rows in enumerate(full)]
+    made += [run("lora", index, rows) for index, rows in enumerate(lora)]
     found = differences(made)
     assert [(one.method, one.reference, one.values.name) for one in found] == [
         ("lora", "full", "exact"), ("lora", "full", "fields"), ("lora", "full", "loss"),
     ]  # fmt: skip
     loss = found[-1].values
-    assert loss.difference == pytest.approx(0.3)
-    assert loss.low == pytest.approx(0.3)
-    exact = np.mean([[float(row.exact or 0) for row in rows] for rows in full], axis=0)
-    assert found[0].values.base == pytest.approx(exact.mean())
-    assert found[0].values.difference == 0.0
-    assert found[0].values.low == pytest.approx(-found[0].values.high)
-    assert found[0].values.low < 0.0
-    alone = [outcome("full", 0, full[0]), outcome("lora", 0, lora[1])]
-    assert [one.values for one in differences(alone)] == [
-        row for row in compare(full[0], lora[1]) if row.name != "perplexity"
-    ]
+    assert (loss.difference, loss.low, loss.high) == pytest.approx((0.3, 0.3, 0.3))
+    exact = found[0].values
+    assert exact.base == pytest.approx(np.mean([float(row.exact or 0) for rows in full for row in rows]))
+    # Equal answers to thirty rows do not mean equal answers to all.
+    assert exact.difference == 0.0
+    assert exact.low == pytest.approx(-exact.high)
+    assert exact.low < 0.0
     assert differences([made[0]]) == []
+
+
+def test_one_seed_is_compared_by_its_rows_and_seeds_that_one_method_lacks_are_left_out() -> None:
+    full, lora = scores(1), scores(2, shift=0.3)
+    expected = [row for row in compare(full, lora) if row.name != "perplexity"]
+    alone = [run("full", 0, full), run("lora", 0, lora)]
+    assert [one.values for one in differences(alone)] == expected
+    more = [*alone, run("lora", 1, scores(5)), run("full", 2, scores(6))]
+    assert [one.values for one in differences(more)] == expected
+    assert differences([run("full", 0, full), run("lora", 1, lora)]) == []
 
 
 def test_a_dot_stands_for_every_run_and_none_for_the_base() -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from consoles import recorded
 from veneer.comparison.run import CompareConfig, CompareResult
 from veneer.comparison.summary import Difference, Figure, MethodSummary
 from veneer.evaluation.statistics.compare import Comparison
-from veneer.screens.compare import comparison_of_methods, differences_table
+from veneer.screens.compare import comparison_of_methods, differences_table, measures_table
 
 BASE = MethodSummary("base", [0], 0, 0, 0.0, 0, Figure(0.0), Figure(0.0), {"loss": Figure(3.0), "exact": Figure(0.0)})
 LORA = MethodSummary(
@@ -35,10 +37,19 @@ def test_every_method_has_its_costs_and_measures_and_the_base_has_no_cost() -> N
     assert "means over 3 seeds" in text
 
 
+def test_measures_of_the_task_stand_in_a_table_of_their_own() -> None:
+    task = replace(LORA, metrics={**LORA.metrics, "json_f1": Figure(0.5, 0.4, 0.6), "bleu": Figure(12.0)})
+    console = recorded()
+    console.print(measures_table(replace(RESULT, methods=[BASE, task], primary="json_f1")))
+    text = console.export_text()
+    assert cells(text) == {"json_f1, %": ["", "50.0±10.0"], "bleu": ["", "12.000"]}
+    assert "primary measure: json_f1" in text
+
+
 def test_differences_have_their_intervals() -> None:
     loss = Comparison("loss", 1.25, 1.5, 0.25, 0.125, 0.375)
     console = recorded()
     console.print(differences_table([Difference("lora", "full", loss)]))
     text = console.export_text()
     assert "against full" in text
-    assert cells(text)["lora"] == ["loss", "+0.250", "+0.125 to +0.375"]
+    assert cells(text)["lora"] == ["loss", "+0.250", "+0.125 to +0.375", ""]

@@ -40,6 +40,14 @@ from veneer.enums import Method
 @click.option("--limit", type=COUNT, help="The number of rows to score, drawn once for all runs. [default: all]")
 @click.option("--max-new-tokens", type=COUNT, help="The longest answer, in tokens. [default: as the rows need]")
 @devices_option
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="A metric of the task, as `veneer evaluate` has it; the first one is the primary one. [default: as the rows "
+    "need]",
+)
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def compare(
@@ -53,6 +61,7 @@ def compare(
     limit: int | None,
     max_new_tokens: int | None,
     devices: int | None,
+    metrics: tuple[str, ...],
     assignments: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -81,6 +90,7 @@ def compare(
         held_out=0.1 if held_out is None else held_out,
         limit=limit,
         max_new_tokens=max_new_tokens,
+        metrics=metrics,
         assignments=assignments,
     )
     result = compare_visibly(config, as_json=as_json)

@@ -12,8 +12,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from veneer.comparison.order import BASE, RESULT_FILE, STDERR_FILE, Order, RunOutcome, read_outcome
-from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize, trained
+from veneer.comparison.order import BASE, RESULT_FILE, STDERR_FILE, Order, RunOutcome, read_answers, read_outcome
+from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize
+from veneer.comparison.task import check_metrics, task_rows
 from veneer.config import RunConfig, parse
 from veneer.config_values import laid_over, override
 from veneer.data.orders import order as shuffled
@@ -55,6 +56,8 @@ class CompareConfig:
     limit: int | None = None
     """Score only so many of the evaluation rows, drawn once."""
     max_new_tokens: int | None = None
+    metrics: tuple[str, ...] = ()
+    """Metrics of the task by name, the primary one first; none takes what the rows call for."""
     assignments: tuple[str, ...] = ()
     """`key=value` settings of the runs, those of `veneer train --set`; all methods get the same."""
     more: Mapping[Method, tuple[str, ...]] = field(default_factory=dict)
@@ -74,6 +77,10 @@ class CompareResult:
     """Runs that could not be made, by name, with the reason."""
     methods: list[MethodSummary]
     differences: list[Difference]
+    primary: str | None = None
+    """The measure that decides; the p values of the others are adjusted for their number. None is the first one."""
+    details: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What metrics found beside their measures (confusion matrices, fields, signatures), by run."""
 
     def _repr_html_(self) -> str:
         """The tables that notebooks show."""
@@ -131,6 +138,7 @@ def compare_shared(
     """
     output, emit = Path(config.output), broadcast(subscribers)
     _check(config)
+    chosen = check_metrics(config.metrics)
     make_output_folder(output)
     with exclusive(output) if share.first else nullcontext():
         made = to_text(asdict(_prepare(config, output))) if share.first else ""
@@ -140,7 +148,13 @@ def compare_shared(
         if not share.first:
             return None
         problems = {order.folder.name: problem for order, problem in zip(orders, refusals, strict=True) if problem}
-        outcomes = [found for order in orders if (found := read_outcome(order.folder)) is not None]
+        task = task_rows(rows.eval_file, chosen)
+        runs = [
+            task.measured(found, read_answers(order.folder))
+            for order in orders
+            if (found := read_outcome(order.folder)) is not None
+        ]
+        outcomes = [one.outcome for one in runs]
         result = CompareResult(
             config,
             rows.training,
@@ -148,7 +162,9 @@ def compare_shared(
             outcomes,
             problems,
             summarize(outcomes),
-            differences(trained(outcomes)),
+            differences([one for one in runs if one.outcome.method != BASE], task.primary),
+            task.primary,
+            {f"{one.outcome.method}-{one.outcome.seed}": dict(one.details) for one in runs if one.details},
         )
         for name, chart in charts(outcomes).items():
             write_text(output / name, chart)

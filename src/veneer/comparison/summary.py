@@ -10,8 +10,8 @@ import numpy as np
 
 from veneer.charts import Series, points_chart
 from veneer.comparison.order import BASE, RunOutcome
-from veneer.evaluation.scoring import RowScore
-from veneer.evaluation.statistics.compare import Comparison, compare
+from veneer.comparison.task import MeasuredRun
+from veneer.evaluation.statistics.compare import Comparison, contrast_seeds
 from veneer.evaluation.statistics.student import quantile
 
 
@@ -41,9 +41,9 @@ class MethodSummary:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One measure of a method against the reference on the same rows, each row a mean over seeds.
+    """One measure of a method against the reference on the same rows, seed by seed.
 
-    Its interval is of the rows (a paired bootstrap); how much a seed matters is what the methods' own intervals say.
+    Of several seeds its interval is of seeds and rows; of one, of the rows.
     """
 
     method: str
@@ -82,36 +82,21 @@ def summarize(outcomes: Sequence[RunOutcome]) -> list[MethodSummary]:
     return found
 
 
-def differences(outcomes: Sequence[RunOutcome]) -> list[Difference]:
-    """Every method against the first of `full`, `lora`, `qlora` that is there, measure by measure."""
-    methods = [method for method in ("full", "lora", "qlora") if any(one.method == method for one in outcomes)]
-    if not methods:
-        return []
-    means = {method: _mean_rows([one.rows for one in outcomes if one.method == method]) for method in methods}
-    return [
-        Difference(method, methods[0], row)
-        for method in methods[1:]
-        for row in compare(means[methods[0]], means[method])
-        if row.name != "perplexity"
-    ]
-
-
-def _mean_rows(runs: Sequence[Sequence[RowScore]]) -> list[RowScore]:
-    """Each row's scores averaged over runs; its tokens are the same in all of them."""
-    rows = []
-    for scores in zip(*runs, strict=True):
-        exact = [one.exact for one in scores if one.exact is not None]
-        fields = [one.fields for one in scores if one.fields is not None]
-        rows.append(
-            RowScore(
-                loss_sum=float(np.mean([one.loss_sum for one in scores])),
-                supervised=scores[0].supervised,
-                answer=None,
-                exact=float(np.mean(exact)) if exact else None,
-                fields=float(np.mean(fields)) if fields else None,
-            )
-        )
-    return rows
+def differences(runs: Sequence[MeasuredRun], primary: str | None = None) -> list[Difference]:
+    """Every method against the first of `full`, `lora`, `qlora` that is there, measure by measure, over the seeds that
+    both have; `primary` is the measure that was declared beforehand."""
+    methods = [method for method in ("full", "lora", "qlora") if any(one.outcome.method == method for one in runs)]
+    seeds = {
+        method: {one.outcome.seed: one.measures for one in runs if one.outcome.method == method} for method in methods
+    }
+    found = []
+    for method in methods[1:]:
+        first, second = seeds[methods[0]], seeds[method]
+        shared = sorted(first.keys() & second.keys())
+        if shared:
+            rows = contrast_seeds([first[seed] for seed in shared], [second[seed] for seed in shared], primary)
+            found += [Difference(method, methods[0], row) for row in rows if row.name != "perplexity"]
+    return found
 
 
 COSTS = {"memory": ("peak memory, MB", "peak_memory_mb"), "time": ("training time, s", "seconds")}

@@ -22,6 +22,8 @@ from veneer.training.parallel.dealt import Dealt, meeting
 from veneer.training.parallel.ranks import launched
 from veneer.training.parallel.start import with_own_device
 
+ALWAYS = ("exact", "fields", "loss", "perplexity", "bits_per_byte")
+"""Measures that every comparison has."""
 TEXT_WIDTH = 140
 """The width of the tables that are written to files, in characters."""
 
@@ -35,7 +37,11 @@ def compare_visibly(config: CompareConfig, *, as_json: bool) -> CompareResult | 
         result = compare_shared(config, Dealt(group), device, subscribers=subscribers)
     if result is None:
         return None
-    tables = [comparison_of_methods(result), *([differences_table(result.differences)] if result.differences else [])]
+    tables = [comparison_of_methods(result)]
+    if any(set(one.metrics) - set(ALWAYS) for one in result.methods):
+        tables.append(measures_table(result))
+    if result.differences:
+        tables.append(differences_table(result.differences))
     text = io.StringIO()
     for table in tables:
         show_table(Console(file=text, width=TEXT_WIDTH), table)
@@ -71,14 +77,27 @@ def comparison_of_methods(result: CompareResult) -> Table:
     return table
 
 
+def measures_table(result: CompareResult) -> Table:
+    """Every measure of the task: means over seeds by method."""
+    table = new_table("measures of the task", "", *(one.method for one in result.methods))
+    names = dict.fromkeys(name for one in result.methods for name in one.metrics if name not in ALWAYS)
+    for name in names:
+        figures = [_figure(name, one.metrics[name]) if name in one.metrics else "" for one in result.methods]
+        table.add_row(f"{name}, %" if name in SHARES else name, *figures)
+    table.caption = f"primary measure: {result.primary}" if result.primary else None
+    return table
+
+
 def differences_table(found: Sequence[Difference]) -> Table:
     """Each method against the reference on the same rows."""
-    table = new_table(f"against {found[0].reference}", "", "", "difference", "95 % interval")
+    table = new_table(f"against {found[0].reference}", "", "", "difference", "95 % interval", "p")
     for one in found:
         row = one.values
         ends = f"{change(row.name, row.low)} to {change(row.name, row.high)}"
-        table.add_row(one.method, row.name, change(row.name, row.difference), ends)
-    table.caption = "rows paired, each a mean over seeds; the interval is of the rows"
+        p = row.holm if row.holm is not None else row.p
+        table.add_row(one.method, row.name, change(row.name, row.difference), ends, "" if p is None else f"{p:.2g}")
+    intervals = ", ".join(dict.fromkeys(one.values.interval for one in found))
+    table.caption = f"rows paired, seed by seed; intervals: {intervals}; p by Holm but for the primary measure"
     return table
 
 

@@ -136,7 +136,9 @@ def test_several_adapters_are_one_mean_over_seeds_and_rows() -> None:
     base, seeds = scored(8, 40), [scored(9 + seed, 40, exact=0.8) for seed in range(3)]
     found = contrast(measures_of(base), [measures_of(one) for one in seeds])
     for place, one in enumerate(found):
-        expected = seeds_by_rows(measures_of(base)[place], [measures_of(scores)[place] for scores in seeds])
+        expected = seeds_by_rows(
+            [measures_of(base)[place]] * len(seeds), [measures_of(scores)[place] for scores in seeds]
+        )
         assert (one.difference, one.low, one.high, one.p) == (
             expected.difference, expected.low, expected.high, expected.p,
         )  # fmt: skip

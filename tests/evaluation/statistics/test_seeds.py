@@ -29,7 +29,7 @@ def test_a_mean_has_its_own_rows_for_parts() -> None:
     assert base is not None
     assert one is not None
     assert two is not None
-    found = seeds_by_rows(base, [one, two])
+    found = seeds_by_rows([base, base], [one, two])
     assert found.difference == pytest.approx(0.375)
     assert found.low < 0.375 < found.high
     assert 0 < found.p < 1
@@ -40,7 +40,7 @@ def test_equal_seeds_have_the_interval_of_the_rows_alone() -> None:
     base = ratio("m", source.normal(size=200).tolist(), [1.0] * 200)
     tuned = ratio("m", (source.normal(0.2, size=200)).tolist(), [1.0] * 200)
     change = tuned.counts[:, 0] - base.counts[:, 0]
-    found = seeds_by_rows(base, [tuned, tuned])
+    found = seeds_by_rows([base, base], [tuned, tuned])
     half = 1.972 * change.std(ddof=1) / math.sqrt(200)
     assert (found.low, found.high) == pytest.approx((change.mean() - half, change.mean() + half), rel=1e-3)
 
@@ -52,7 +52,7 @@ def coverage(seeds: int, rows: int, spread: float, runs: int, seed: int) -> floa
     for _ in range(runs):
         row = source.normal(size=rows)
         values = truth + spread * source.normal(size=(seeds, 1)) + row + 0.5 * source.normal(size=(seeds, rows))
-        found = seeds_by_rows(base, [ratio("m", one.tolist(), [1.0] * rows) for one in values])
+        found = seeds_by_rows([base] * len(values), [ratio("m", one.tolist(), [1.0] * rows) for one in values])
         assert found.high > found.low
         hits += found.low <= truth <= found.high
     return hits / runs

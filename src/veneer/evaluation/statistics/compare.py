@@ -153,7 +153,7 @@ def contrast(
     named = [{one.name: one for one in measures} for measures in right]
     shared = [one for one in left if all(one.name in measures for measures in named)]
     if len(right) > 1:
-        found = [_over_seeds(one, [measures[one.name] for measures in named]) for one in shared]
+        found = [_over_seeds([one] * len(named), [measures[one.name] for measures in named]) for one in shared]
     else:
         pairs = [(one, named[0][one.name]) for one in shared]
         spreads, swaps = _spread([left, *right]), _after_swaps(pairs)
@@ -161,6 +161,26 @@ def contrast(
             _pair(one, other, (spreads[0][one.name], spreads[1][one.name]), swaps[one.name], clusters is not None)
             for one, other in pairs
         ]
+    return adjusted(found, primary)
+
+
+def contrast_seeds(
+    references: Sequence[Sequence[Measure]], others: Sequence[Sequence[Measure]], primary: str | None = None
+) -> list[Comparison]:
+    """Every measure that two ways of training share, seed by seed, with the interval of the mean difference over seeds
+    and rows; of one seed, as `contrast`.
+
+    Args:
+        references: the measures of each seed of one way.
+        others: those of the same seeds of the other way, on the same rows.
+        primary: as for `contrast`.
+    """
+    if len(references) == 1:
+        return contrast(references[0], others, primary=primary)
+    runs = [{one.name: one for one in measures} for measures in (*references, *others)]
+    names = [one.name for one in references[0] if all(one.name in run for run in runs)]
+    first, second = runs[: len(references)], runs[len(references) :]
+    found = [_over_seeds([run[name] for run in first], [run[name] for run in second]) for name in names]
     return adjusted(found, primary)
 
 
@@ -188,8 +208,7 @@ def _pair(
     low, high = ends(spread, len(base.counts))
     interval = CLUSTER_BOOTSTRAP if in_clusters else BOOTSTRAP
     if base.bounded and adapter.bounded and low == high:
-        count = _rows_of(base)
-        low, high = map(float, tango(max(difference, 0.0) * count, max(-difference, 0.0) * count, count))
+        low, high = _equal_rows(difference, _rows_of(base))
         interval = "Tango"
     found = Comparison(base.name, *values, difference, low, high, interval, swap_p(difference, swaps))
     if base.value is exp_quotient:
@@ -198,15 +217,25 @@ def _pair(
     return found
 
 
-def _over_seeds(base: Measure, adapters: Sequence[Measure]) -> Comparison:
-    found = seeds_by_rows(base, adapters)
-    mean = float(np.mean([one.total for one in adapters]))
-    result = Comparison(base.name, base.total, mean, found.difference, found.low, found.high, SEEDS, found.p)
+def _over_seeds(bases: Sequence[Measure], adapters: Sequence[Measure]) -> Comparison:
+    found, base = seeds_by_rows(bases, adapters), bases[0]
+    means = [float(np.mean([one.total for one in models])) for models in (bases, adapters)]
+    low, high, interval = found.low, found.high, SEEDS
+    if low == high and all(one.bounded for one in (*bases, *adapters)):
+        low, high = _equal_rows(found.difference, _rows_of(base))
+        interval = "Tango"
+    result = Comparison(base.name, means[0], means[1], found.difference, low, high, interval, found.p)
     if base.value is exp_quotient:
-        logs = seeds_by_rows(replace(base, value=quotient), [replace(one, value=quotient) for one in adapters])
+        logs = seeds_by_rows(*([replace(one, value=quotient) for one in models] for models in (bases, adapters)))
         bounds = np.exp([logs.difference, logs.low, logs.high])
         result = replace(result, ratio=(float(bounds[0]), float(bounds[1]), float(bounds[2])))
     return result
+
+
+def _equal_rows(difference: float, count: float) -> tuple[float, float]:
+    """The interval of a difference that is the same on all rows: it leaves the doubt of rows that were not drawn."""
+    low, high = tango(max(difference, 0.0) * count, max(-difference, 0.0) * count, count)
+    return float(low), float(high)
 
 
 def _rows_of(measure: Measure) -> float:

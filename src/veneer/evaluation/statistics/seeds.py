@@ -30,15 +30,16 @@ class SeedDifference:
     """The two-sided p of no difference."""
 
 
-def seeds_by_rows(base: Measure, adapters: Sequence[Measure]) -> SeedDifference:
-    """The mean difference of several adapters to their base, with Student's 95 % interval over seeds and clusters.
+def seeds_by_rows(bases: Sequence[Measure], adapters: Sequence[Measure]) -> SeedDifference:
+    """The mean difference of several adapters, with Student's 95 % interval over seeds and clusters.
 
     Args:
-        base: the base model; its rows are clusters.
+        bases: what each adapter is compared with, on clusters: the base model every time, or a model of its own seed.
         adapters: one for each seed, at least two, on the same clusters.
     """
-    differences = np.array([one.total - base.total for one in adapters])
-    parts = np.array([_pseudo_values(base, one) for one in adapters])
+    pairs = list(zip(bases, adapters, strict=True))
+    differences = np.array([one.total - base.total for base, one in pairs])
+    parts = np.array([_pseudo_values(base, one) for base, one in pairs])
     variance, freedom = variance_of_mean(parts)
     mean = float(differences.mean())
     half = quantile(0.975, freedom) * math.sqrt(variance)
