@@ -214,7 +214,7 @@
 
   function trained() {
     if (!report.trained) return;
-    reveal("trained", table(["", ""], Object.entries(report.trained.facts).map(([name, value]) => [name, element("span", {}, [String(value)])])));
+    reveal("trained", table(["", ""], Object.entries(report.trained.facts).map(([name, value]) => [name, element("span", {}, [String(value)])]), "plain facts"));
     const plan = report.trained.plan || [];
     const rounded = (value) => value >= 100 ? number(Math.round(value)) : value.toPrecision(3);
     if (plan.length) {
