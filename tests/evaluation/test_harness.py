@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tiny import run_config, write_rows
+from veneer.assistant import open_assistant
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import ConfigError
@@ -84,7 +85,8 @@ def test_tasks_run_on_base_and_adapter_in_one_loading(tiny_model: Path, tiny_dat
     content = {
         "task": "crates", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}},
         "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{q}}", "doc_to_choice": "{{options}}",
-        "doc_to_target": "{{right}}", "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+        "doc_to_target": "{{right}}", "num_fewshot": 1, "fewshot_split": "test",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
     }  # fmt: skip
     task.write_text(json.dumps(content), encoding="utf-8")
     adapter = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=5")).output
@@ -96,6 +98,19 @@ def test_tasks_run_on_base_and_adapter_in_one_loading(tiny_model: Path, tiny_dat
     assert [(one.rows, one.comparison.name) for one in report.suites] == [(6, "acc"), (6, "acc")]
     assert [one.name for one in report.suites[0].others] == ["acc_norm"]
     assert report.suites[0].comparison.interval == "Tango"
+    # Base and adapter were asked with the same examples, which are those of the harness itself.
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    from veneer.evaluation.lm_eval import VeneerLM
+
+    manager = TaskManager(include_defaults=False)
+    assistant = open_assistant(str(tiny_model), adapter=adapter, compute=FLOAT32)
+    tuned = simple_evaluate(VeneerLM(assistant), tasks=[str(task)], limit=6, bootstrap_iters=0, task_manager=manager)
+    with assistant.as_base():
+        base = simple_evaluate(VeneerLM(assistant), tasks=[str(task)], limit=6, bootstrap_iters=0, task_manager=manager)
+    found = report.suites[0].others[0]
+    assert (found.base, found.adapter) == tuple(one["results"]["crates"]["acc_norm,none"] for one in (base, tuned))
     assert sum(isinstance(event, StageBegun) and "loading" in event.stage for event in seen) == 1
     with pytest.raises(ConfigError, match=r"lm-eval:absent\.yaml: no such file"):
         check_tasks(["lm-eval:absent.yaml"])

@@ -26,6 +26,8 @@ HARNESS = "lm-eval:"
 """What the name of a suite begins with that is a task of the harness."""
 CHAT = "lm-eval-chat:"
 """The beginning where the chat template is to be used."""
+FEWSHOT_SEED = 1234
+"""The seed of the examples in prompts: that of the harness."""
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
@@ -96,17 +98,17 @@ class HarnessSuite:
         """What the model does on the tasks."""
         model = library("veneer.evaluation.lm_eval").VeneerLM(assistant, emit=emit)
         chat = self.name.startswith(CHAT)
-        found = library("lm_eval.evaluator").simple_evaluate(
-            model,
-            tasks=list(self.tasks),
+        for task in self.tasks:
+            # Anew for each model, so that all get the same examples.
+            task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        # Not `simple_evaluate`, which looks through the system, and seeds this process's random numbers.
+        found = library("lm_eval.evaluator").evaluate(
+            lm=model,
+            task_dict={"tasks": {task.task_name: task for task in self.tasks}},
             limit=self.limit,
             bootstrap_iters=0,
             apply_chat_template=chat,
             fewshot_as_multiturn=chat,
-            # The process's own random numbers stay as they are.
-            random_seed=None,
-            numpy_random_seed=None,
-            torch_random_seed=None,
         )
         measures, left_out = measures_of_samples(self.tasks, found["samples"])
         if left_out and base:
@@ -129,6 +131,9 @@ def open_task(name: str, limit: int | None) -> HarnessSuite:
         tasks = tuple(manager.load([spec])["tasks"].values())
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise ConfigError(f"{name}: lm-evaluation-harness cannot load it: {type(error).__name__}: {error}") from error
+    for task in tasks:
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
     titles = ", ".join(task.task_name for task in tasks[:3]) + (f" and {len(tasks) - 3} more" if len(tasks) > 3 else "")
     return HarnessSuite(name, f"lm-evaluation-harness: {titles}", tasks, limit)
 

@@ -99,8 +99,8 @@
     const equal = found.equal ? ` (${number(found.equal)} of them with equal answers)` : "";
     const kappa = finite(found.kappa) ? ` Cohen's kappa of the agreement with people is ${found.kappa.toFixed(2)}.` : "";
     const unclear = found.unclear.length ? ` Without a verdict, and not counted: ${found.unclear.join(", ")}.` : "";
-    reveal("judge", element("p", {}, [`${found.judge} was asked about each row in both orders: the adapter won ${number(found.wins)} rows and lost `
-      + `${number(found.losses)}, and ${number(found.ties)} are ties${equal}.${kappa}${unclear}`]),
+    reveal("judge", element("p", {}, [`${found.judge} was asked about each row in both orders. Rows won by the adapter: ${number(found.wins)}, `
+      + `lost: ${number(found.losses)}, ties: ${number(found.ties)}${equal}.${kappa}${unclear}`]),
       table(["", "share", "95 % interval", "of", "interval by"], rows));
   }
 
