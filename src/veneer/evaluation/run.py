@@ -29,7 +29,7 @@ from veneer.evaluation.forgetting import (
 )
 from veneer.evaluation.gate import ReleaseGate, announced, decide, read_gate
 from veneer.evaluation.harness import is_task
-from veneer.evaluation.judge.questions import Pair
+from veneer.evaluation.judge.questions import AnswerPair
 from veneer.evaluation.judge.run import judge as ask_judge
 from veneer.evaluation.judge.settings import JudgeSettings, read_judge
 from veneer.evaluation.judge.verdicts import JudgeResult
@@ -370,7 +370,7 @@ def _judged(
     """What a judge says of the answers of the base and of the first adapter."""
     base, adapter = (rows.answered([one.answer for one in model.scores.rows]) for model in models[:2])
     pairs = [
-        Pair(one.where, one.prompt, one.reference, one.answer, other.answer)
+        AnswerPair(one.where, one.prompt, one.reference, one.answer, other.answer)
         for one, other in zip(base, adapter, strict=True)
     ]
     own = None if clusters is None else numbered(clusters[rows.asked].tolist())

@@ -388,6 +388,8 @@ def _write_settings(inputs: RunInputs, config: RunConfig) -> None:
 def _shared_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What all processes of a run have in common: all but the number of each one's GPU."""
     return {key: value for key, value in identity.items() if key != "compute.device"}
+
+
 def _sampler(
     inputs: RunInputs, config: RunConfig, model: LanguageModel, log: EventLog
 ) -> Callable[[Progress, float], None] | None:

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from veneer.evaluation.judge.questions import DEFAULT_PROMPT, Choice, Pair, questions_of, verdict
+from veneer.evaluation.judge.questions import DEFAULT_PROMPT, AnswerPair, Choice, questions_of, verdict
 
 
 def test_both_orders_are_asked_and_answers_that_spell_places_stay_as_they_are() -> None:
-    pair = Pair("f:1", "Which colour?", "blue", "{second} is mine", "azure {reference}")
+    pair = AnswerPair("f:1", "Which colour?", "blue", "{second} is mine", "azure {reference}")
     prompt = "{question}|{reference}|{first}|{second}"
     straight, swapped = questions_of(pair, prompt, "Be fair.")
     assert straight.messages == (

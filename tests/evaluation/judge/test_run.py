@@ -11,7 +11,7 @@ from tiny import run_config, write_rows
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.errors import ConfigError, DataError
-from veneer.evaluation.judge.questions import Pair
+from veneer.evaluation.judge.questions import AnswerPair
 from veneer.evaluation.judge.run import judge, read_human
 from veneer.evaluation.judge.settings import JudgeSettings
 from veneer.evaluation.run import evaluate
@@ -27,8 +27,12 @@ def longer(content: dict[str, Any], headers: dict[str, str]) -> tuple[int, Any]:
     return said("Verdict: tie" if len(first) == len(second) else f"Verdict: {1 if len(first) > len(second) else 2}")
 
 
-def pairs() -> list[Pair]:
-    return [Pair("f:1", "q", "", "a", "bbb"), Pair("f:2", "q", "", "aaa", "b"), Pair("f:3", "q", "", "same", "same")]
+def pairs() -> list[AnswerPair]:
+    return [
+        AnswerPair("f:1", "q", "", "a", "bbb"),
+        AnswerPair("f:2", "q", "", "aaa", "b"),
+        AnswerPair("f:3", "q", "", "same", "same"),
+    ]
 
 
 def test_answers_are_recorded_and_not_asked_for_again(tmp_path: Path) -> None:
@@ -45,7 +49,7 @@ def test_answers_are_recorded_and_not_asked_for_again(tmp_path: Path) -> None:
             file.write('{"digest": "torn')
         assert judge(settings, pairs()) == first
         assert len(count) == 4  # two orders of the two rows whose answers differ
-        judge(settings, [*pairs(), Pair("f:4", "new", "", "a", "bb")])
+        judge(settings, [*pairs(), AnswerPair("f:4", "new", "", "a", "bb")])
         assert len(count) == 6
     assert (first.wins, first.losses, first.ties, first.equal) == (1, 1, 1, 1)
     assert first.first_chosen is not None

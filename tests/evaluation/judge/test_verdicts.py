@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from veneer.evaluation.judge.questions import Choice, Pair
+from veneer.evaluation.judge.questions import AnswerPair, Choice
 from veneer.evaluation.judge.verdicts import JudgedPair, judged
 
 FIRST, SECOND, TIE = Choice.FIRST, Choice.SECOND, Choice.TIE
 
 
 def pair(straight: Choice | None, swapped: Choice | None, one: str = "a", other: str = "bb") -> JudgedPair:
-    return JudgedPair(Pair("f:1", "q", "", one, other), straight, swapped)
+    return JudgedPair(AnswerPair("f:1", "q", "", one, other), straight, swapped)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ class Choice(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class AnswerPair:
     """Two answers to one question."""
 
     where: str
@@ -59,7 +59,7 @@ class Pair:
 class JudgeQuestion:
     """A pair in one order."""
 
-    pair: Pair
+    pair: AnswerPair
     swapped: bool
     """Whether the pair's other answer comes first."""
     messages: tuple[Message, ...]
@@ -70,12 +70,12 @@ class JudgeQuestion:
         return f"{self.pair.where} ({'second' if self.swapped else 'first'} order)"
 
 
-def questions_of(pair: Pair, prompt: str, system: str | None) -> tuple[JudgeQuestion, JudgeQuestion]:
+def questions_of(pair: AnswerPair, prompt: str, system: str | None) -> tuple[JudgeQuestion, JudgeQuestion]:
     """A pair in both orders."""
     return _question(pair, False, prompt, system), _question(pair, True, prompt, system)
 
 
-def _question(pair: Pair, swapped: bool, prompt: str, system: str | None) -> JudgeQuestion:
+def _question(pair: AnswerPair, swapped: bool, prompt: str, system: str | None) -> JudgeQuestion:
     first, second = (pair.other, pair.one) if swapped else (pair.one, pair.other)
     texts = {"question": pair.question, "reference": pair.reference, "first": first, "second": second}
     # In one pass: an answer may spell the name of another place.

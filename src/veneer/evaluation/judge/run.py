@@ -14,7 +14,7 @@ from veneer.assistant import assistant_request, load_assistant
 from veneer.config import ComputeSection
 from veneer.errors import DataError, OutputError, listing
 from veneer.evaluation.judge.endpoint import Answerer, EndpointAnswerer, LocalAnswerer, read_key
-from veneer.evaluation.judge.questions import Choice, JudgeQuestion, Pair, questions_of, verdict
+from veneer.evaluation.judge.questions import AnswerPair, Choice, JudgeQuestion, questions_of, verdict
 from veneer.evaluation.judge.settings import JudgeSettings
 from veneer.evaluation.judge.verdicts import JudgedPair, JudgeResult, judged
 from veneer.events import Stage, Subscriber, ignore
@@ -26,7 +26,7 @@ HUMAN_KEYS = ("question", "first", "second", "human")
 
 def judge(
     settings: JudgeSettings,
-    pairs: Sequence[Pair],
+    pairs: Sequence[AnswerPair],
     *,
     clusters: NDArray[np.int64] | None = None,
     compute: ComputeSection | None = None,
@@ -163,7 +163,7 @@ class _Record:
             raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from error
 
 
-def read_human(path: Path) -> list[tuple[Pair, Choice]]:
+def read_human(path: Path) -> list[tuple[AnswerPair, Choice]]:
     """Pairs that people have judged: rows of JSON with `question`, `first`, `second` and `human` (1, 2 or tie).
 
     Raises:
@@ -181,7 +181,7 @@ def read_human(path: Path) -> list[tuple[Pair, Choice]]:
         except (ValueError, KeyError, TypeError) as error:
             problems.append(f"{where}: {type(error).__name__}: {error}")
             continue
-        found.append((Pair(where, texts[0], str(row.get("reference", "")), texts[1], texts[2]), choice))
+        found.append((AnswerPair(where, texts[0], str(row.get("reference", "")), texts[1], texts[2]), choice))
     if problems or not found:
         raise DataError(
             f"{path}: {len(problems)} rows cannot be used ({', '.join(HUMAN_KEYS)}, the last one of 1, 2 and tie):\n"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from veneer.evaluation.judge.questions import Choice, Pair
+from veneer.evaluation.judge.questions import AnswerPair, Choice
 from veneer.evaluation.statistics.compare import describe
 from veneer.evaluation.statistics.measures import mean_of
 from veneer.evaluation.statistics.shares import wilson
@@ -18,7 +18,7 @@ from veneer.evaluation.statistics.shares import wilson
 class JudgedPair:
     """A pair of answers with the judge's verdicts."""
 
-    pair: Pair
+    pair: AnswerPair
     straight: Choice | None
     """What the judge said of the pair in its order; None where it gave no verdict."""
     swapped: Choice | None
