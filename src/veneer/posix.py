@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from veneer.errors import OutputError
 
 
-def lock_file(file: IO[str]) -> None:
+def lock_file(file: IO[Any]) -> None:
     """Take the exclusive lock of an open file, until it is closed or the process ends.
 
     Raises:

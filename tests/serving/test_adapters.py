@@ -193,6 +193,7 @@ def test_pinned_adapters_are_there_from_the_start_and_stay(assistant: Assistant,
         catalogue.load_pinned()
 
 
+@pytest.mark.scenario(41)
 def test_a_reload_has_the_new_bytes_and_an_old_generation_is_a_conflict(catalogue: AdapterFolder, folder: Path) -> None:
     before = taken(catalogue, "red")
     held = catalogue.lease("red", lambda: None)
@@ -206,6 +207,7 @@ def test_a_reload_has_the_new_bytes_and_an_old_generation_is_a_conflict(catalogu
         catalogue.load("red", 1)
 
 
+@pytest.mark.scenario(41)
 def test_a_failed_reload_leaves_the_old_version(catalogue: AdapterFolder, folder: Path) -> None:
     before = taken(catalogue, "red")
     (folder / "red" / "adapter_model.safetensors").write_bytes(b"damaged")
@@ -215,6 +217,7 @@ def test_a_failed_reload_leaves_the_old_version(catalogue: AdapterFolder, folder
     assert {one.name: one.generation for one in catalogue.versions()}["red"] == 1
 
 
+@pytest.mark.scenario(41)
 def test_an_exchanged_file_is_not_taken_for_the_version_that_was_loaded(assistant: Assistant, folder: Path) -> None:
     catalogue = AdapterFolder(folder, adapter_loader(assistant.model), largest(assistant, folder))
     taken(catalogue, "red")

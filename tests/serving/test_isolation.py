@@ -188,6 +188,7 @@ def interleave(world: World, folder: Path, count: int, names: list[str | None], 
     return engine
 
 
+@pytest.mark.scenario(40)
 def test_interleaved_answers_are_those_of_a_cold_engine(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.first, tmp_path / "adapters")
     stats = interleave(world, tmp_path / "adapters", 75, [None, *KINDS], seed=1).stats()
@@ -203,11 +204,13 @@ def test_adapters_that_are_computed_apart_answer_beside_the_others(world: World,
 
 
 @pytest.mark.slow
+@pytest.mark.scenario(40)
 def test_a_thousand_interleaved_answers_are_those_of_a_cold_engine(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.first, tmp_path / "adapters")
     interleave(world, tmp_path / "adapters", 1000, [None, *KINDS], seed=3)
 
 
+@pytest.mark.scenario(40)
 def test_the_base_after_an_adapter_is_the_base(world: World) -> None:
     """The same prompt under an adapter, and then under none, with the adapter's keys and values in the cache."""
     alone = Alone(world)

@@ -25,7 +25,7 @@ from veneer.adapters.origin import write_base
 from veneer.adapters.overflow import check_updates
 from veneer.adapters.peft_config import adapter_config, is_plain, parse_config, unknown_settings
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.targets import EMBEDDING, HEAD, expression_of_key, is_router, selects, value_of_pattern
+from veneer.adapters.targets import EMBEDDING, HEAD, Value, expression_of_key, is_router, selects, value_of_pattern
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
 from veneer.enums import Init
 from veneer.errors import AdapterError, listing
@@ -305,11 +305,16 @@ def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> Lo
         target_modules=tuple(updates),
         exclude_modules=(),
         layers_to_transform=None,
-        rank_pattern={path: value_of_pattern(spec.rank_pattern, path, spec.rank) for path in updates},
-        alpha_pattern={path: value_of_pattern(spec.alpha_pattern, path, spec.alpha) for path in updates},
+        rank_pattern=_by_path(spec.rank_pattern, updates, spec.rank),
+        alpha_pattern=_by_path(spec.alpha_pattern, updates, spec.alpha),
         modules_to_save=tuple(saved),
         init=Init.KAIMING if is_plain(spec) else spec.init,
     )
+
+
+def _by_path(patterns: Mapping[str, Value], paths: Iterable[str], default: Value) -> dict[str, Value]:
+    """What patterns say of each path; nothing where there is none, since every path then has the default."""
+    return {path: value_of_pattern(patterns, path, default) for path in paths} if patterns else {}
 
 
 def _with_parents(path: str) -> list[str]:

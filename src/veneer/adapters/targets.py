@@ -98,7 +98,8 @@ def _check_names(paths: Sequence[str], names: Names, setting: str) -> None:
                 f"To name layers, give a list of: {', '.join(leaves)}"
             )
         return
-    unmatched = [name for name in names if not any(names_path(name, path) for path in paths)]
+    known = set(paths)
+    unmatched = [name for name in names if name not in known and not any(names_path(name, path) for path in paths)]
     if unmatched or not names:
         offenders = listing(f"{name!r}{nearest(name, leaves)}" for name in unmatched)
         raise AdapterError(
@@ -137,7 +138,7 @@ def matches(names: Names, path: str) -> bool:
             return re.fullmatch(names, path) is not None
         except re.error:
             return False
-    return any(names_path(name, path) for name in names)
+    return path in names or any(names_path(name, path) for name in names)
 
 
 def layer_number(path: str) -> int | None:

@@ -1,6 +1,9 @@
-"""The command `doctor`: what this machine has, and what would make it faster."""
+"""The command `doctor`: what this machine has, and what would make it faster; or which adapters vLLM takes."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 import click
 
@@ -8,15 +11,28 @@ from veneer.commands.options import examples
 from veneer.strict_json import to_text
 
 
-@click.command(epilog=examples("doctor", "doctor --measure --json"))
+@click.command(epilog=examples("doctor", "doctor --measure --json", "doctor --serve adapters/"))
 @click.option("--measure", is_flag=True, help="Measure how fast a few operations are, which takes some seconds.")
-@click.option("--json", "as_json", is_flag=True, help="Print the facts and the advice as JSON.")
-def doctor(measure: bool, as_json: bool) -> None:
+@click.option(
+    "--serve",
+    type=click.Path(path_type=Path),
+    help="A folder of adapters (or one adapter). It is checked against what vLLM and Ray Serve LLM serve, and nothing "
+    "else is. The exit code is 1 if an adapter is refused there, or computed otherwise.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the facts and the advice, or the findings, as JSON.")
+def doctor(measure: bool, serve: Path | None, as_json: bool) -> None:
     """Say what this machine has, and what would make it faster.
 
-    It says which path of the program is used here, and why.
+    It says which path of the program is used here, and why. With --serve it says which adapters another server takes.
     """
     from dataclasses import asdict
+
+    if serve is not None:
+        if measure:
+            raise click.UsageError("--measure is about this machine, --serve about adapters: give one of them")
+        from veneer.screens import elsewhere as screen
+
+        sys.exit(screen.show_findings(serve, as_json=as_json))
 
     from veneer import diagnosis
 

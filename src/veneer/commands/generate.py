@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     epilog=examples(
         'generate --model MODEL --adapter my-adapter\n--prompt "Where is my parcel?"',
         "generate --model MODEL --input questions.txt --json > answers.jsonl",
+        "generate --model MODEL --adapters adapters/ --input big.jsonl\n--output answers.jsonl",
     )
 )
 @model_option
@@ -42,6 +43,17 @@ if TYPE_CHECKING:
     "input_file",
     type=click.Path(path_type=Path),
     help="A text file with one question on a line, or a data file (JSONL, JSON, CSV, Parquet) whose rows are asked.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="A file that the answers to --input are written into, a line of JSON each. The command goes on where it was "
+    "stopped.",
+)
+@click.option(
+    "--adapters",
+    type=click.Path(path_type=Path),
+    help='A folder of adapters for --output: a row of --input may name one of them ("adapter": "NAME").',
 )
 @sampling_options(256)
 @base_option
@@ -54,6 +66,8 @@ def generate(
     adapter: Path | None,
     prompt: str | None,
     input_file: Path | None,
+    output: Path | None,
+    adapters: Path | None,
     system: str | None,
     max_new_tokens: int,
     temperature: float,
@@ -67,17 +81,30 @@ def generate(
 ) -> None:
     """Answer one question, or every question of a file.
 
-    The answer to one question is shown as it comes. The questions of a file are answered in batches.
+    The answer to one question is shown as it comes. The questions of a file are answered in batches; with --output the
+    answers are kept as they come, in order, and nothing is answered twice.
     """
     if prompt is not None and input_file is not None:
         raise click.UsageError("give --prompt or --input, not both")
-    if input_file is None:
+    if output is not None and input_file is None:
+        raise click.UsageError("--output goes with --input")
+    if adapters is not None and (output is None or adapter is not None):
+        raise click.UsageError("--adapters goes with --output, and without --adapter")
+    if input_file is None or output is not None:
         refuse_processes(devices)
     in_processes(devices)
     from veneer.screens import generate as screen
     from veneer.screens.loading import open_visibly
 
     settings = sampling_of(max_new_tokens, temperature, top_p, seed)
+    if input_file is not None and output is not None:
+        screen.read_conversations(input_file, system)  # what cannot be read is refused before the model is loaded
+        assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
+        done = screen.answer_into(
+            assistant, input_file, output, settings, system=system, adapter=adapter, adapters=adapters
+        )
+        click.echo(done)
+        return
     if input_file is not None:
         conversations = screen.read_conversations(input_file, system)
         request = assistant_of(model, adapter, method, device, dtype)

@@ -14,6 +14,7 @@ NO_FILE = "-"
     epilog=examples(
         "plan --model MODEL --data rows.jsonl --method lora",
         "plan --model config.json --device h100\n--rows 10000 --tokens 300 --length 2048 --rank 16",
+        "plan --serve --model config.json --length 2048 --adapters 100",
     )
 )
 @click.option(
@@ -41,6 +42,13 @@ NO_FILE = "-"
     help="Where it would run: auto, cpu, cuda, or the name of a card (h100, a100, l4, …).",
 )
 @click.option("--memory-limit-mb", type=COUNT, help="The memory that the run may take at its peak, in MB.")
+@click.option(
+    "--serve",
+    is_flag=True,
+    help="Measure nothing and plan a server (veneer serve): what fits of adapters of --rank and sequences of --length.",
+)
+@click.option("--sequences", type=COUNT, help="The sequences that run at a time, with --serve. [default: what fits]")
+@click.option("--adapters", type=COUNT, help="The adapters in memory, with --serve. [default: what fits]")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(
     model: str,
@@ -53,15 +61,22 @@ def plan(
     assignments: tuple[str, ...],
     device: str,
     memory_limit_mb: int | None,
+    serve: bool,
+    sequences: int | None,
+    adapters: int | None,
     as_json: bool,
 ) -> None:
-    """Say what memory, time and disk a run would take.
+    """Say what memory, time and disk a run would take, or with --serve what a server holds.
 
     Weights are not read: a config.json is enough.
     """
-    from veneer.screens.plan import plan_visibly
+    from veneer.screens.plan import plan_server_visibly, plan_visibly
     from veneer.training.steps import SupposedRows
 
+    if not serve and (sequences is not None or adapters is not None):
+        raise click.UsageError("--sequences and --adapters go with --serve")
+    if serve and (data is not None or tokens is not None or device not in ("auto", "cpu")):
+        raise click.UsageError("--serve plans a server on the CPU, without --data, --tokens or another --device")
     # Sources are rows too, and no option names them.
     sources = any(text.partition("=")[0].strip() == "data.sources" for text in assignments)
     rows_given = data is not None or sources
@@ -77,6 +92,9 @@ def plan(
         "compute.memory_limit_mb": memory_limit_mb,
     }
     config = run_config(flags, None, assignments, False)
+    if serve:
+        plan_server_visibly(config, context=length, sequences=sequences, adapters=adapters, as_json=as_json)
+        return
     longest = length or tokens or 512
     supposed = SupposedRows(rows=rows, tokens=min(tokens or longest, longest), longest=longest)
     plan_visibly(config, device, None if rows_given else supposed, as_json=as_json)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -234,7 +234,7 @@ def exclusive(folder: Path, mark: str = "") -> Iterator[str]:
         lock.close()
 
 
-def lock_patiently(file: IO[str]) -> None:
+def lock_patiently(file: IO[Any]) -> None:
     """Take the exclusive lock of an open file, as `veneer.posix.lock_file`; whoever only looks whether it is taken
     (`veneer.posix.is_locked`) has it for an instant, which is waited for.
 

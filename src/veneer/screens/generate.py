@@ -15,6 +15,7 @@ from veneer.data.records import SUFFIXES, Message, collect, iterate_rows
 from veneer.errors import DataError, listing
 from veneer.events import Event
 from veneer.generation.sampling import Sampling
+from veneer.io.digests import file_digest
 from veneer.screens.console import console
 from veneer.screens.events import EventScreen
 from veneer.screens.standard_input import text_of
@@ -118,6 +119,47 @@ def say_below(events: list[Event]) -> None:
     with EventScreen(console()) as screen:
         for event in events:
             screen(event)
+
+
+def answer_into(
+    assistant: Assistant,
+    path: Path,
+    output: Path,
+    sampling: Sampling,
+    *,
+    system: str | None,
+    adapter: Path | None,
+    adapters: Path | None,
+) -> str:
+    """Answer every question of a file into another file, or go on with it; returns a sentence that says so.
+
+    Args:
+        assistant: the model.
+        path: the file of the questions, as `read_conversations` takes it; a row may name its adapter.
+        output: the file of the answers.
+        sampling: how tokens are chosen.
+        system: a system message, for conversations that have none.
+        adapter: the folder of the adapter on the model, if there is one.
+        adapters: a folder of adapters by name.
+
+    Raises:
+        AdapterError, ConfigError, DataError, OutputError: see `veneer.serving.batch.answer_file`.
+    """
+    from veneer.serving.adapter_loading import content_digest
+    from veneer.serving.batch import BatchQuestion, adapters_of_rows, answer_file
+
+    conversations = read_conversations(path, system)
+    names = adapters_of_rows(path, len(conversations))
+    questions = [BatchQuestion(text, turns, name) for (text, turns), name in zip(conversations, names, strict=True)]
+    job = {
+        "input": file_digest(path),
+        "system": system,
+        "adapter": None if adapter is None else content_digest(adapter).hex(),
+    }
+    with EventScreen(console()) as screen:
+        result = answer_file(assistant, questions, output, sampling, adapters=adapters, job=job, subscribers=[screen])
+    before = f", {result.before:,} of them before" if result.before else ""
+    return f"{output}: {result.rows:,} answers{before}"
 
 
 def answer_all(

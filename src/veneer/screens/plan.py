@@ -1,16 +1,25 @@
-"""What `veneer plan` shows: memory, time and disk of a run as a table."""
+"""What `veneer plan` shows: memory, time and disk of a run as a table, or the memory of a server."""
 
 from __future__ import annotations
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
 from veneer.errors import ConfigError
+from veneer.io.checkpoint import read_model_config
+from veneer.model.hf_skeleton import HfSpec
+from veneer.planning.choose import limit_of
+from veneer.planning.machine import named_machine
 from veneer.planning.plan import Plan, spoken
+from veneer.planning.serving import ServingPlan, plan_serving
+from veneer.planning.setup import Setup
 from veneer.screens.console import new_table, say, show_table
 from veneer.screens.subscribers import subscribers_of
+from veneer.strict_json import to_text
 from veneer.training.prepare import plan
 from veneer.training.steps import SupposedRows
 
@@ -44,6 +53,68 @@ def plan_visibly(config: RunConfig, device: str, supposed: SupposedRows | None, 
                 say(Console(), line)
     if forecast.refusal is not None:
         raise ConfigError(forecast.refusal)
+
+
+def plan_server_visibly(
+    config: RunConfig, *, context: int | None, sequences: int | None, adapters: int | None, as_json: bool
+) -> None:
+    """Print what a server of a model takes, and what fits.
+
+    Args:
+        config: names the model, how it is held, and the rank of the adapters.
+        context: tokens of a prompt and its answer; None takes all that the model has.
+        sequences: how many run at a time; None takes what fits.
+        adapters: how many are in memory; None takes what fits.
+        as_json: whether the plan is printed as JSON.
+
+    Raises:
+        ConfigError: it does not fit, or transformers computes the model.
+    """
+    description = describe_model(read_model_config(config.model, revision=config.revision), config.backend)
+    if isinstance(description.spec, HfSpec):
+        raise ConfigError(f"{config.model}: transformers computes this model, and a server of it is not planned")
+    machine = named_machine("cpu", config.compute)
+    setup = Setup.of(
+        config,
+        description.spec,
+        machine.dtype,
+        machine.device,
+        machine.threads,
+        stored=description.stored is not None,
+        files=description.dtype,
+    )
+    length = context or description.spec.max_positions
+    plan = plan_serving(setup, limit_of(config.compute), context=length, sequences=sequences, adapters=adapters)
+    if as_json:
+        click.echo(to_text(plan.to_json()))
+    else:
+        show_table(Console(), serving_table(config, plan))
+    if plan.refusal is not None:
+        raise ConfigError(plan.refusal)
+
+
+def serving_table(config: RunConfig, plan: ServingPlan) -> Table:
+    """Where a server's memory goes, and the command that starts it so."""
+    table = new_table(f"{config.model}: a server, {config.method.value}", "", "MB", "")
+    rows = {
+        "program": (plan.start, "interpreter, torch and the server"),
+        "base": (plan.base, "the model's weights"),
+        "workspace": (plan.workspace, "what a step works in"),
+        "heap": (plan.heap, "what the allocator holds beyond the tensors"),
+        "cache": (plan.cache_memory * 10**6, f"{plan.sequences:,} sequences of {plan.context:,} tokens"),
+        "adapters": (plan.adapter_memory * 10**6, f"{plan.adapters:,} of rank {plan.rank} in memory"),
+    }
+    for name, (size, text) in rows.items():
+        table.add_row(name, f"{size / 1e6:,.0f}", text)
+    table.add_section()
+    table.add_row("peak", f"{plan.peak / 1e6:,.0f}", "")
+    table.add_row("limit", f"{plan.limit.bytes / 1e6:,.0f}", Text(plan.limit.source))
+    table.add_row("one more", f"{plan.sequence / 1e6:,.1f}", "a sequence")
+    table.add_row("", f"{plan.adapter / 1e6:,.1f}", "an adapter")
+    table.add_section()
+    options = f"--cache-memory {plan.cache_memory} --adapter-memory {plan.adapter_memory}"
+    table.add_row("command", "", f"veneer serve --model … --method {config.method.value} {options}")
+    return table
 
 
 def plan_table(title: str, plan: Plan) -> Table:

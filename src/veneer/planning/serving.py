@@ -1,0 +1,168 @@
+"""What a server takes, and what fits: adapters, sequences and context, from a model's configuration and a limit.
+
+The server's memory is what it has before the first request (the program and the base), what a step works in, and the
+two budgets that it keeps by itself: `--cache-memory` for keys and values, `--adapter-memory` for adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from math import prod
+from typing import Any
+
+import torch
+
+from veneer.errors import ConfigError
+from veneer.generation.scheduler import Limits
+from veneer.model.spec import DecoderSpec
+from veneer.planning.choose import Limit
+from veneer.planning.memory import MB, base_bytes
+from veneer.planning.setup import Setup
+from veneer.planning.trained import by_adapter
+
+START = 300 * MB
+"""Resident memory of a server's process beside the base: what it imports, its threads, its first request (290 to 300 MB
+were measured with torch 2.13 on Linux)."""
+HEAP_SHARE = 0.1
+"""Holes in the heap, as a share of everything else that is allocated."""
+SCORES_COPIES = 2
+"""Float32 tensors of all logits of a step: products, and what is made of them."""
+BLOCKS_BEYOND = 1
+"""Blocks of the cache that a sequence takes beyond whole ones, for its last tokens."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServingPlan:
+    """The memory of a server in bytes, and what it can hold."""
+
+    start: int
+    """The program, before a model is loaded."""
+    base: int
+    workspace: int
+    """What a step works in: rows of the widest layers, and logits."""
+    heap: int
+    """What the allocator holds beyond the tensors."""
+    sequence: int
+    """Keys and values of a sequence of `context` tokens."""
+    adapter: int
+    """An adapter of `rank` on all linear layers."""
+    context: int
+    rank: int
+    sequences: int
+    """Sequences of that length that run at a time."""
+    adapters: int
+    """Adapters that are in memory at a time; all others come from their files."""
+    limit: Limit
+    refusal: str | None
+    """Why not even one sequence and one adapter fit, or not what was asked for."""
+
+    @property
+    def fixed(self) -> int:
+        """What is taken whatever is asked."""
+        return self.start + self.base + self.workspace + self.heap
+
+    @property
+    def cache_memory(self) -> int:
+        """`--cache-memory` in megabytes."""
+        return -(-self.sequences * self.sequence // MB)
+
+    @property
+    def adapter_memory(self) -> int:
+        """`--adapter-memory` in megabytes."""
+        return -(-self.adapters * self.adapter // MB)
+
+    @property
+    def peak(self) -> int:
+        """The most that the server takes."""
+        return self.fixed + (self.cache_memory + self.adapter_memory) * MB
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as plain values."""
+        more = {"cache_memory_mb": self.cache_memory, "adapter_memory_mb": self.adapter_memory, "peak": self.peak}
+        return {**asdict(self), **more}
+
+
+def plan_serving(
+    setup: Setup,
+    limit: Limit,
+    *,
+    context: int,
+    sequences: int | None = None,
+    adapters: int | None = None,
+    adapter_dtype: torch.dtype = torch.float32,
+) -> ServingPlan:
+    """Say what a server takes, and what fits beside it.
+
+    Args:
+        setup: the base, and the adapter whose size is taken for all.
+        limit: bytes that the server may take.
+        context: tokens of a prompt and its answer together.
+        sequences: how many run at a time; None takes what fits.
+        adapters: how many are in memory; None takes what fits. Where both are left open, each gets half of the room.
+        adapter_dtype: in which factors are held.
+
+    Raises:
+        ConfigError: the context is longer than the model's.
+    """
+    spec = setup.spec
+    if not 1 <= context <= spec.max_positions:
+        raise ConfigError(f"--length {context:,}: the model's context has {spec.max_positions:,} tokens")
+    limits = Limits()
+    shapes = by_adapter(spec, setup.linears, setup.lora, setup.updated)
+    adapter = sum(prod(shape) for _, shape in shapes) * adapter_dtype.itemsize
+    blocks = -(-context // limits.block_tokens) + BLOCKS_BEYOND
+    sequence = _token_bytes(spec, setup.dtype) * blocks * limits.block_tokens
+    base, workspace = base_bytes(setup), _workspace(setup, limits)
+    heap = int(HEAP_SHARE * (base + workspace))
+    room = int(min(limit.bytes, 2**62)) - START - base - workspace - heap
+    given = (sequences or 0) * sequence + (adapters or 0) * adapter
+    share = (room - given) // (2 if sequences is None and adapters is None else 1)
+    found = ServingPlan(
+        start=START,
+        base=base,
+        workspace=workspace,
+        heap=heap,
+        sequence=sequence,
+        adapter=adapter,
+        context=context,
+        rank=setup.lora.rank,
+        # A server runs no more at a time, however much memory there is.
+        sequences=min(limits.sequences, max(0, share // sequence)) if sequences is None else sequences,
+        adapters=max(0, share // adapter) if adapters is None else adapters,
+        limit=limit,
+        refusal=None,
+    )
+    return _judged(found)
+
+
+def _judged(plan: ServingPlan) -> ServingPlan:
+    """The plan, with a refusal where it does not fit."""
+    if plan.sequences and plan.adapters and plan.peak <= plan.limit.bytes + 2 * MB:
+        return plan
+    need = plan.fixed + max(1, plan.sequences) * plan.sequence + max(1, plan.adapters) * plan.adapter
+    message = (
+        f"a server with {max(1, plan.sequences):,} sequences of {plan.context:,} tokens and {max(1, plan.adapters):,} "
+        f"adapters of rank {plan.rank} takes {need / MB:,.0f} MB, above the limit of {plan.limit.bytes / MB:,.0f} MB "
+        f"({plan.limit.source}); give a shorter --length, fewer of them, or --method qlora"
+    )
+    return replace(plan, refusal=message)
+
+
+def _token_bytes(spec: DecoderSpec, dtype: torch.dtype) -> int:
+    """Bytes of the keys and values of a token; layers with a window are counted as if they had none."""
+    return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * dtype.itemsize
+
+
+def _workspace(setup: Setup, limits: Limits) -> int:
+    """What the compiled step works in (`veneer.model.compiled_step`), in float32."""
+    spec = setup.spec
+    inner = spec.num_heads * spec.head_dim
+    widths: Mapping[str, int] = {
+        "x, normed, attended, fed": 4 * spec.hidden_size,
+        "queries, keys, values, mixed": 2 * inner + 2 * spec.num_kv_heads * spec.head_dim,
+        "gate, up, product": 3 * max(linear.outputs for linear in chain.from_iterable(map(dict.values, setup.linears))),
+        "logits": SCORES_COPIES * spec.vocab_size,
+    }
+    return 4 * limits.step_tokens * sum(widths.values())

@@ -1,0 +1,52 @@
+"""What `veneer doctor --serve` shows: each adapter's fate on vLLM, and the command line that serves the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from veneer.adapters.elsewhere import Finding, Verdict, check_folder, max_rank
+from veneer.strict_json import to_text
+
+HELD = (Verdict.SERVED, Verdict.DEPENDS)
+NAMED = 20
+"""Adapters that are named on the command line; a folder may have a thousand."""
+
+
+def show_findings(folder: Path, *, as_json: bool) -> int:
+    """Print what becomes of the adapters in a folder; returns the exit code: 1 where one is not served as it is.
+
+    Raises:
+        AdapterError: there are none.
+    """
+    findings = check_folder(folder)
+    if as_json:
+        rank = max_rank(findings)
+        click.echo(to_text({"adapters": [asdict(one) for one in findings], "max_lora_rank": rank}, indent=2))
+    else:
+        click.echo(report(folder, findings))
+    return 0 if all(one.verdict in HELD for one in findings) else 1
+
+
+def report(folder: Path, findings: Sequence[Finding]) -> str:
+    """The findings, and how to serve those that can be, as people read them."""
+    lines = []
+    for one in findings:
+        if one.verdict is not Verdict.SERVED:
+            lines += [f"{one.name}: {one.verdict.value}", *(f"  - {reason}" for reason in one.reasons)]
+    held = [one for one in findings if one.verdict in HELD]
+    lines += [f"{len(held):,} of {len(findings):,} adapters are served by vLLM and Ray Serve LLM as they are."]
+    if held:
+        lines += ["", vllm_command(folder, held)]
+    return "\n".join(lines)
+
+
+def vllm_command(folder: Path, findings: Sequence[Finding]) -> str:
+    """The command line of vLLM for adapters that it serves."""
+    modules = [f"{one.name}={folder / one.name}" for one in findings[:NAMED]]
+    more = [] if len(findings) <= NAMED else [f"…  # and {len(findings) - NAMED:,} more"]
+    head = f"vllm serve MODEL --enable-lora --max-lora-rank {max_rank(findings)} --max-loras {min(len(findings), 8)}"
+    return " \\\n    ".join([f"{head} --max-cpu-loras {len(findings)}", "--lora-modules", *modules, *more])

@@ -1,0 +1,127 @@
+"""A file of answers that grows line by line, and that whoever was killed goes on with.
+
+A line is there as a whole or not at all: what a kill has left of one is cut off when the file is opened again. Beside
+the file stands `NAME.job`, which says what the answers follow from; other questions or another model do not go on with
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from veneer.errors import ConfigError, DataError, OutputError, listing
+from veneer.io.files import lock_patiently, reported, write_text
+from veneer.strict_json import to_text
+
+ROW = "row"
+"""The key of a line that has the number of its question, from 0 on."""
+FLUSH_SECONDS = 1.0
+"""The most seconds of answers that a failure of the machine can take; they are given again."""
+
+
+class AnswersFile:
+    """The answers to a list of questions, a line of JSON each, in order. Use as a context manager.
+
+    Args:
+        path: of the file.
+        job: what the answers follow from, by name.
+
+    Raises:
+        ConfigError: the file has the answers of another job.
+        DataError: it is not a file of answers.
+        OutputError: it cannot be written, or another process writes it.
+    """
+
+    def __init__(self, path: Path, job: Mapping[str, Any]):
+        self._path = path
+        note = path.with_name(f"{path.name}.job")
+        _check_job(path, note, job)
+        with reported(path):
+            if not note.exists():
+                write_text(note, to_text(dict(job), indent=2, ensure_ascii=False) + "\n")
+            self._file = path.open("a+b", buffering=0)
+        try:
+            self._lock()
+            self.done = self._recover()
+            """Answers that were there when the file was opened."""
+        except BaseException:
+            self._file.close()
+            raise
+        self._flushed = time.monotonic()
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Add the next answer. Raises OutputError."""
+        with reported(self._path):
+            self._file.write(to_text(dict(line), ensure_ascii=False).encode() + b"\n")
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                os.fsync(self._file.fileno())
+                self._flushed = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file, reported(self._path):
+            os.fsync(self._file.fileno())
+
+    def _lock(self) -> None:
+        try:
+            lock_patiently(self._file)
+        except BlockingIOError as error:
+            raise OutputError(f"{self._path}: another process writes answers there; wait for it") from error
+        except OSError as error:
+            raise OutputError(f"{self._path}: cannot be locked: {error.strerror}") from error
+
+    def _recover(self) -> int:
+        """Cut off what is no whole line, and count the others."""
+        self._file.seek(0)
+        end = count = 0
+        with reported(self._path), self._path.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                if _row_of(line) != count:
+                    raise DataError(
+                        f"{self._path}, line {count + 1}: is not the answer to row {count}; give another file"
+                    )
+                end, count = end + len(line), count + 1
+            self._file.truncate(end)
+        return count
+
+
+def _check_job(path: Path, note: Path, job: Mapping[str, Any]) -> None:
+    try:
+        before = json.loads(note.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if path.exists() and path.stat().st_size:
+            raise ConfigError(
+                f"{path}: is there already, and no {note.name} beside it; give another --output"
+            ) from None
+        return
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{note}: cannot be read: {error}") from error
+    now = json.loads(to_text(dict(job)))
+    names = sorted({*before, *now}) if isinstance(before, dict) else []
+    other = [
+        f"{name}: {before.get(name)!r:.100}, now {now.get(name)!r:.100}"
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
+    if other or not names:
+        raise ConfigError(f"{path}: has answers of another job; give another --output:\n{listing(other)}")
+
+
+def _row_of(line: bytes) -> object:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found.get(ROW) if isinstance(found, dict) else None

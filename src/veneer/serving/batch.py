@@ -1,0 +1,202 @@
+"""Many questions of a file, under many adapters: answered by the engine, in order, exactly once each.
+
+Rows are answered together, in whatever order they end, and written in their own. What a row's answer is depends on its
+own number and question alone, so that a job that was stopped and goes on writes what it would have written.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from veneer.assistant import Assistant
+from veneer.data.records import SUFFIXES, Message, iterate_rows
+from veneer.errors import AdapterError, ConfigError, DataError, listing, nearest
+from veneer.events import Note, Stage, Subscriber, broadcast
+from veneer.generation.batch import BATCH_ROWS, BLOCK_TOKENS
+from veneer.generation.build import CACHE_BYTES, build_engine
+from veneer.generation.request import STREAMS, FinishReason, GenerationHandle, GenerationRequest, gathered
+from veneer.generation.sampling import Sampling
+from veneer.generation.scheduler import Limits
+from veneer.io.digests import file_digest
+from veneer.serving.adapter_loading import adapter_loader, content_digest
+from veneer.serving.adapters import AdapterFolder, adapter_names
+from veneer.serving.answers_file import ROW, AnswersFile
+
+ADAPTER = "adapter"
+"""The key of a row that names its adapter."""
+ADAPTER_BYTES = 10**9
+"""Bytes that adapters may take in memory."""
+AHEAD = 4 * BATCH_ROWS
+"""Rows that may wait, answered, for one before them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchQuestion:
+    """A row that is asked."""
+
+    text: str
+    """The question as a person reads it."""
+    messages: Sequence[Message]
+    adapter: str | None
+    """The adapter's name; None is the model as it was loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What a job has done."""
+
+    rows: int
+    before: int
+    """Rows among them that had been answered before."""
+
+
+def adapters_of_rows(path: Path, count: int) -> list[str | None]:
+    """The adapter that each row of a file names, or None. Rows of a text file name none.
+
+    Args:
+        path: a file all of whose rows can be read.
+        count: how many questions it has.
+
+    Raises:
+        DataError: what a row names is no text; all such rows are named.
+    """
+    if path.suffix not in SUFFIXES:
+        return [None] * count
+    found: list[str | None] = []
+    problems = []
+    for where, row in iterate_rows(path):
+        name = row.get(ADAPTER) if isinstance(row, Mapping) else None
+        if name is not None and not isinstance(name, str):
+            problems.append(f"{where}: {ADAPTER} must be a name, not {name!r:.40}")
+        found.append(name or None)
+    if problems:
+        raise DataError(f"{len(problems)} rows name no adapter that could be one:\n{listing(problems)}")
+    return found
+
+
+def answer_file(
+    assistant: Assistant,
+    questions: Sequence[BatchQuestion],
+    output: Path,
+    sampling: Sampling,
+    *,
+    adapters: Path | None = None,
+    job: Mapping[str, Any],
+    subscribers: Sequence[Subscriber] = (),
+) -> BatchResult:
+    """Answer all questions into a file, or go on where an earlier call was stopped.
+
+    Args:
+        assistant: the model.
+        questions: in order.
+        output: the file of the answers.
+        sampling: how tokens are chosen; each row draws from a random stream of its own, numbered by its place.
+        adapters: a folder of adapters by name.
+        job: what else the answers follow from, and must be equal when the job goes on.
+        subscribers: called with every event.
+
+    Raises:
+        AdapterError: rows name adapters that are not there, or that cannot be used.
+        ConfigError: the output is another job's, or a question does not fit into the model's context.
+        DataError, OutputError: see `AnswersFile`.
+    """
+    emit = broadcast(subscribers)
+    digests = _digests(questions, adapters)
+    settings = {**job, "base": _base(assistant), "adapters": digests, "sampling": _plain(sampling)}
+    with ExitStack() as ends:
+        file = ends.enter_context(AnswersFile(output, settings))
+        if file.done:
+            emit(Note(message=f"{output} has {file.done:,} of {len(questions):,} answers; going on after them"))
+        source = None
+        if adapters is not None and digests:
+            loader = adapter_loader(assistant.model, base_files=assistant.files)
+            source = ends.enter_context(closing(AdapterFolder(adapters, loader, ADAPTER_BYTES)))
+        left = len(questions) - file.done
+        stage = ends.enter_context(Stage(emit, "answering", total=left, unit="rows"))
+        _answer(assistant, questions, file, sampling, source, stage.advance)
+    return BatchResult(len(questions), file.done)
+
+
+def _answer(
+    assistant: Assistant,
+    questions: Sequence[BatchQuestion],
+    file: AnswersFile,
+    sampling: Sampling,
+    source: AdapterFolder | None,
+    on_done: Callable[[], None],
+) -> None:
+    prompts = {
+        row: assistant.encoder.prompt_tokens(questions[row].messages) for row in range(file.done, len(questions))
+    }
+    longest = max(map(len, prompts.values()), default=0) + sampling.max_new_tokens
+    engine = build_engine(
+        assistant.model,
+        stop_ids=assistant.stop_ids,
+        adapters=source,
+        # One row always fits.
+        cache_bytes=max(CACHE_BYTES, assistant.model.row_bytes(longest + 2 * BLOCK_TOKENS)),
+        limits=Limits(sequences=BATCH_ROWS, block_tokens=BLOCK_TOKENS, prompt_seconds=None),
+    )
+    handles: dict[int, GenerationHandle] = {}
+    asked = written = file.done
+    with closing(engine):
+        while written < len(questions):
+            while asked < len(questions) and asked - written < AHEAD:
+                request = GenerationRequest(
+                    prompt=tuple(prompts.pop(asked)),
+                    sampling=sampling,
+                    stream=asked % STREAMS,
+                    adapter=questions[asked].adapter,
+                )
+                handles[asked] = engine.submit(request)
+                asked += 1
+            if not engine.step() and not engine.idle:
+                time.sleep(0.002)  # adapters are being read
+            while written in handles and handles[written].finished is not None:
+                file.append(_line(assistant, written, questions[written], handles.pop(written)))
+                written += 1
+                on_done()
+
+
+def _line(assistant: Assistant, row: int, question: BatchQuestion, handle: GenerationHandle) -> dict[str, Any]:
+    result = gathered(iter(handle.ready()))
+    if result.finished.reason is FinishReason.ERROR:
+        kind = ConfigError if question.adapter is None else AdapterError
+        raise kind(f"row {row}: {result.finished.error}; what was answered before stays, and the command goes on there")
+    under = {} if question.adapter is None else {ADAPTER: question.adapter}
+    answer = assistant.tokenizer.decode(list(result.tokens))
+    return {ROW: row, "prompt": question.text, "answer": answer, **under, "finish": result.finished.reason.value}
+
+
+def _digests(questions: Sequence[BatchQuestion], adapters: Path | None) -> dict[str, str]:
+    """The digest of each adapter that rows name. Raises AdapterError, with all that are not there."""
+    named = sorted({question.adapter for question in questions if question.adapter is not None})
+    if named and adapters is None:
+        raise ConfigError(
+            f"rows name adapters ({', '.join(named[:5])}); give --adapters FOLDER, which has them by name"
+        )
+    known = adapter_names(adapters) if adapters is not None and named else []
+    missing = [f"{name!r}{nearest(name, known)}" for name in named if name not in known]
+    if missing:
+        raise AdapterError(f"{adapters}: has none of these adapters, which rows name:\n{listing(missing)}")
+    try:
+        return {} if adapters is None else {name: content_digest(adapters / name).hex() for name in named}
+    except OSError as error:
+        raise AdapterError(f"{adapters}: cannot be read: {error}") from error
+
+
+def _base(assistant: Assistant) -> dict[str, str]:
+    try:
+        found = {file.name: file_digest(file) for file in assistant.files}
+    except OSError as error:
+        raise ConfigError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    return {**found, "dtype": str(assistant.model.dtype)}
+
+
+def _plain(sampling: Sampling) -> dict[str, Any]:
+    return {name: value for name, value in asdict(sampling).items() if name != "logit_bias"}

@@ -1,0 +1,134 @@
+"""The plan of a server: what fits, what is refused, and that a real server takes no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from invoking import invoke
+from peft_folders import write_adapter
+from tiny import write_model
+from veneer.adapters.adapter import remove
+from veneer.config import RunConfig, parse
+from veneer.errors import ConfigError
+from veneer.io.checkpoint import open_checkpoint
+from veneer.load import load_model
+from veneer.model.decoder import CausalLM
+from veneer.model.spec import DecoderSpec
+from veneer.planning.choose import Limit
+from veneer.planning.memory import MB
+from veneer.planning.serving import ServingPlan, plan_serving
+from veneer.planning.setup import Setup
+from veneer.serving.adapter_loading import adapter_loader
+
+RANK = 16
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("wide"), hidden=256)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> CausalLM:
+    return load_model(open_checkpoint(folder), dtype=torch.float32)
+
+
+def config(folder: Path) -> RunConfig:
+    return parse(
+        {"model": str(folder), "output": "-", "data": {"file": "-"}, "lora": {"rank": RANK}, "method": "lora"},
+        where="test",
+    )
+
+
+def setup(folder: Path, model: CausalLM) -> Setup:
+    assert isinstance(model.spec, DecoderSpec)
+    return Setup.of(config(folder), model.spec, torch.float32, "cpu", 1)
+
+
+def planned(folder: Path, model: CausalLM, limit: float, **wanted: int) -> ServingPlan:
+    return plan_serving(setup(folder, model), Limit(bytes=limit, source="the test"), context=64, **wanted)
+
+
+def test_sequences_and_adapters_have_the_bytes_that_the_engine_counts(
+    folder: Path, model: CausalLM, tmp_path: Path
+) -> None:
+    plan = planned(folder, model, 1000 * MB)
+    (tmp_path / "one").mkdir()
+    adapter = write_adapter(tmp_path / "one", model, rank=RANK)
+    remove(model, adapter)
+    model.requires_grad_(False).eval()
+    assert plan.adapter == adapter_loader(model)(tmp_path / "one").nbytes
+    assert plan.sequence == model.row_bytes(64 + 16)
+    assert plan.base == sum(tensor.nbytes for tensor in {id(p): p for p in model.parameters()}.values())
+
+
+def test_what_is_left_open_takes_the_room_that_there_is(folder: Path, model: CausalLM) -> None:
+    plan = planned(folder, model, 1000 * MB)
+    assert plan.refusal is None
+    assert plan.sequences == 64, "a server runs no more at a time"
+    assert plan.adapters > 10
+    assert plan.peak <= 1000 * MB
+    fewer = planned(folder, model, 1000 * MB, adapters=5)
+    assert (fewer.adapters, fewer.sequences) == (5, 64)
+    tight = planned(folder, model, plan.fixed + 3 * plan.sequence + 2.5 * plan.adapter, sequences=3)
+    assert tight.adapters == 2
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers(folder: Path, model: CausalLM) -> None:
+    refusal = planned(folder, model, 100 * MB).refusal
+    assert refusal is not None
+    assert "above the limit of 100 MB (the test)" in refusal
+    assert planned(folder, model, 1000 * MB, adapters=10**6).refusal is not None
+    with pytest.raises(ConfigError, match="--length"):
+        plan_serving(setup(folder, model), Limit(bytes=1e9, source="the test"), context=10**7)
+
+
+def test_the_command_plans_from_a_configuration_alone(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    arguments = ("plan", "--serve", "--model", tmp_path / "config.json", "--length", 64, "--method", "lora")
+    done = invoke(*arguments, "--memory-limit-mb", 1000, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["sequences"] == 64
+    assert found["adapters"] > 10
+    assert "veneer serve" in invoke(*arguments, "--memory-limit-mb", 1000).output
+    assert invoke(*arguments, "--memory-limit-mb", 50).exit_code == 2
+    assert invoke(*arguments, "--data", "rows.jsonl").exit_code == 2
+    assert invoke("plan", "--model", "m", "--sequences", 3).exit_code == 2
+
+
+def test_a_server_takes_no_more_than_its_plan(folder: Path, model: CausalLM, tmp_path: Path) -> None:
+    """Both budgets are filled: 24 requests at a time under 12 adapters, with room for 6."""
+    for number in range(12):
+        (tmp_path / f"a{number}").mkdir(parents=True)
+        remove(model, write_adapter(tmp_path / f"a{number}", model, rank=RANK))
+    plan = planned(folder, model, 10**10, sequences=8, adapters=6)
+    command = [sys.executable, "-m", "veneer", "serve", "--model", str(folder), "--adapters", str(tmp_path), "--json"]
+    command += ["--name", "base", "--port", "0", "--device", "cpu", "--dtype", "float32"]
+    command += ["--cache-memory", str(plan.cache_memory), "--adapter-memory", str(plan.adapter_memory)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        with httpx.Client(base_url=url, timeout=120) as client, ThreadPoolExecutor(24) as pool:
+
+            def ask(number: int) -> int:
+                body = {"model": f"a{number % 12}", "prompt": [number % 50] * 40, "max_tokens": 8, "ignore_eos": True}
+                return client.post("/v1/completions", json=body).status_code
+
+            assert set(pool.map(ask, range(120))) == {200}
+        taken = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        process.terminate()
+    assert taken <= 1.1 * plan.peak
+    assert taken >= 0.6 * plan.peak

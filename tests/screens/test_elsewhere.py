@@ -1,0 +1,42 @@
+"""`veneer doctor --serve`: what is printed of a folder of adapters, and the exit code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from invoking import invoke
+from peft_folders import their_adapter
+from veneer.adapters.elsewhere import Finding, Verdict
+from veneer.screens.elsewhere import report, vllm_command
+
+
+def test_the_report_names_who_is_not_served_and_gives_the_command_for_the_others() -> None:
+    findings = [
+        Finding("a", Verdict.SERVED, (), 8),
+        Finding("b", Verdict.REFUSED, ("use_dora: DoRA is not served",), 100),
+        Finding("c", Verdict.DEPENDS, ("lm_head",), 20),
+    ]
+    text = report(Path("adapters"), findings)
+    assert "b: refused\n  - use_dora: DoRA is not served" in text
+    assert "2 of 3 adapters" in text
+    assert "vllm serve MODEL --enable-lora --max-lora-rank 32 --max-loras 2 --max-cpu-loras 2" in text
+    assert "a=adapters/a" in text
+    assert "b=adapters/b" not in text
+    many = [Finding(f"a{number}", Verdict.SERVED, (), 8) for number in range(30)]
+    assert "and 10 more" in vllm_command(Path("adapters"), many)
+
+
+def test_the_command_ends_with_1_where_an_adapter_is_not_served(tmp_path: Path) -> None:
+    their_adapter(target_modules=["q_proj"]).save_pretrained(tmp_path / "plain")
+    done = invoke("doctor", "--serve", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "1 of 1 adapters" in done.output
+    their_adapter(target_modules=["q_proj"], use_dora=True).save_pretrained(tmp_path / "dora")
+    done = invoke("doctor", "--serve", tmp_path, "--json")
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    assert {one["name"]: one["verdict"] for one in found["adapters"]} == {"dora": "refused", "plain": "served"}
+    assert found["max_lora_rank"] == 8
+    assert invoke("doctor", "--serve", tmp_path / "no").exit_code == 2
+    assert invoke("doctor", "--serve", tmp_path, "--measure").exit_code == 2

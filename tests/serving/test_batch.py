@@ -1,0 +1,129 @@
+"""Many questions under many adapters: the answer of each alone, in order, and once however often a job is stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from peft_folders import write_adapter
+from veneer.adapters.adapter import remove
+from veneer.adapters.beside import load_beside
+from veneer.assistant import Assistant, turns
+from veneer.errors import AdapterError, ConfigError, DataError
+from veneer.events import Event, Note
+from veneer.generation.batch import generate
+from veneer.generation.sampling import Sampling
+from veneer.model.decoder import CausalLM
+from veneer.serving import batch
+from veneer.serving.batch import BatchQuestion, adapters_of_rows, answer_file
+
+GREEDY = Sampling(max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory: pytest.TempPathFactory, assistant: Assistant) -> Path:
+    folder = tmp_path_factory.mktemp("adapters")
+    model = assistant.model
+    assert isinstance(model, CausalLM)
+    for name, rank in (("red", 2), ("green", 5)):
+        (folder / name).mkdir()
+        remove(model, write_adapter(folder / name, model, rank=rank))
+    model.requires_grad_(False).eval()
+    return folder
+
+
+def questions(count: int) -> list[BatchQuestion]:
+    names = [None, "red", "green"]
+    texts = [f"{number}: where is parcel {number % 7}?" for number in range(count)]
+    return [BatchQuestion(text, turns(None, text), names[number % 3]) for number, text in enumerate(texts)]
+
+
+def lines(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def answered(
+    assistant: Assistant,
+    asked: Sequence[BatchQuestion],
+    output: Path,
+    adapters: Path | None,
+    sampling: Sampling = GREEDY,
+) -> list[dict[str, object]]:
+    answer_file(assistant, asked, output, sampling, adapters=adapters, job={"input": "x"})
+    return lines(output)
+
+
+def test_every_row_gets_its_own_adapters_answer_in_order(assistant: Assistant, adapters: Path, tmp_path: Path) -> None:
+    asked = questions(12)
+    found = answered(assistant, asked, tmp_path / "out.jsonl", adapters)
+    assert [line["row"] for line in found] == list(range(12))
+    assert [line.get("adapter") for line in found] == [one.adapter for one in asked]
+    for name in (None, "red", "green"):
+        model = assistant.model if name is None else load_beside(assistant.model, adapters / name)[0]
+        own = [one for one in asked if one.adapter == name]
+        prompts = [assistant.encoder.prompt_tokens(one.messages) for one in own]
+        tokens = generate(model, prompts, sampling=GREEDY, stop_ids=assistant.stop_ids)
+        texts = [assistant.tokenizer.decode(answer) for answer in tokens]
+        assert [line["answer"] for line in found if line.get("adapter") == name] == texts
+    assert len({str(line["answer"]) for line in found}) > 3
+
+
+def test_a_job_that_was_stopped_writes_what_it_would_have_written(
+    assistant: Assistant, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "AHEAD", 4)
+    sampling = Sampling(max_new_tokens=5, temperature=1.2, seed=3)
+    whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
+    answered(assistant, questions(10), whole, adapters, sampling)
+    answered(assistant, questions(10), part, adapters, sampling)
+    for stop in (0, 1, 120, whole.stat().st_size - 3):
+        part.write_bytes(whole.read_bytes()[:stop])
+        said: list[Event] = []
+        result = answer_file(
+            assistant, questions(10), part, sampling, adapters=adapters, job={"input": "x"}, subscribers=[said.append]
+        )
+        assert part.read_bytes() == whole.read_bytes()
+        assert (result.rows, result.before) == (10, whole.read_bytes()[:stop].count(b"\n"))
+        assert any(isinstance(event, Note) and "going on after" in event.message for event in said) == bool(
+            result.before
+        )
+
+
+def test_adapters_that_are_not_there_are_refused_before_anything_is_answered(
+    assistant: Assistant, adapters: Path, tmp_path: Path
+) -> None:
+    asked = [BatchQuestion("?", turns(None, "?"), name) for name in ("gren", "blue", None)]
+    with pytest.raises(AdapterError, match=r"'blue'\n.*'gren' .did you mean 'green'"):
+        answered(assistant, asked, tmp_path / "out.jsonl", adapters)
+    with pytest.raises(ConfigError, match="--adapters"):
+        answered(assistant, asked, tmp_path / "out.jsonl", None)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_an_adapter_whose_files_are_damaged_ends_the_job_and_keeps_what_was_answered(
+    assistant: Assistant, adapters: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "adapters"
+    for name in ("red", "green"):
+        (own / name).mkdir(parents=True)
+        for file in (adapters / name).iterdir():
+            (own / name / file.name).write_bytes(file.read_bytes())
+    damaged = own / "green" / "adapter_model.safetensors"
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:-8])
+    with pytest.raises(AdapterError, match=r"row 2: .*green"):
+        answered(assistant, questions(6), tmp_path / "out.jsonl", own)
+    assert [line["row"] for line in lines(tmp_path / "out.jsonl")] == [0, 1]
+
+
+def test_rows_name_adapters_by_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "adapter": "red"}\n{"prompt": "b"}\n{"prompt": "c", "adapter": ""}\n')
+    assert adapters_of_rows(path, 3) == ["red", None, None]
+    path.write_text('{"prompt": "a", "adapter": 5}\n')
+    with pytest.raises(DataError, match="must be a name, not 5"):
+        adapters_of_rows(path, 1)
+    assert adapters_of_rows(tmp_path / "questions.txt", 2) == [None, None]

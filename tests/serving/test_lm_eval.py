@@ -1,0 +1,74 @@
+"""lm-evaluation-harness as a client: its `local-completions` scores and continues texts through the server."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from served import ADAPTER, BASE
+from veneer.assistant import Assistant
+from veneer.generation.batch import generate
+from veneer.generation.sampling import Sampling
+from veneer.model.language import LanguageModel
+from veneer.serving.server import HttpServer
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed")
+PAIRS = [("1: late", " parcel?"), ("the", " parcel is late"), ("user:", " where"), ("a b c", " d e f g")]
+
+
+def client(server: HttpServer, model: str, folder: Path, **more: Any) -> Any:
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    return LocalCompletionsAPI(
+        model=model,
+        base_url=f"{server.url}/v1/completions",
+        tokenizer=str(folder),
+        tokenizer_backend="huggingface",
+        max_retries=1,
+        **more,
+    )
+
+
+def instances(kind: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
+    from lm_eval.api.instance import Instance
+
+    return [Instance(kind, {}, given, number) for number, given in enumerate(arguments)]
+
+
+@torch.no_grad()
+def own_score(model: LanguageModel, context: list[int], rest: list[int]) -> tuple[float, bool]:
+    """Log-probability of the rest, and whether each of its tokens is the likeliest, by one pass over all tokens."""
+    tokens = torch.tensor(context + rest)
+    hidden = model.documents(tokens, torch.arange(len(tokens)), [len(tokens)])
+    scores = functional.log_softmax(model.logits(hidden)[len(context) - 1 : -1].double(), dim=-1)
+    chosen = scores.gather(1, torch.tensor(rest)[:, None])[:, 0]
+    return float(chosen.sum()), bool((scores.argmax(-1) == torch.tensor(rest)).all())
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_its_scores_are_those_of_the_model_itself(
+    server: HttpServer, assistant: Assistant, other: LanguageModel, tiny_model: Path, batch_size: int
+) -> None:
+    for name, model in ((BASE, assistant.model), (ADAPTER, other)):
+        asking = client(server, name, tiny_model, batch_size=batch_size)
+        found = asking.loglikelihood(instances("loglikelihood", list(PAIRS)), disable_tqdm=True)
+        for (context, rest), (score, greedy) in zip(PAIRS, found, strict=True):
+            before, after = asking.tok_encode(context), asking.tok_encode(context + rest)
+            expected = own_score(model, before, after[len(before) :])
+            assert score == pytest.approx(expected[0], abs=1e-4)
+            assert greedy == expected[1]
+
+
+def test_it_continues_texts_up_to_its_stop_strings(server: HttpServer, assistant: Assistant, tiny_model: Path) -> None:
+    asking = client(server, BASE, tiny_model)
+    settings = {"until": ["\n"], "max_gen_toks": 6, "do_sample": False}
+    found = asking.generate_until(instances("generate_until", [("1: late", settings)]), disable_tqdm=True)
+    sampling = Sampling(max_new_tokens=6)
+    tokens = assistant.tokenizer.encode("1: late")
+    [answer] = generate(assistant.model, [tokens], sampling=sampling, stop_ids=assistant.stop_ids)
+    assert found == [assistant.tokenizer.decode(answer).partition("\n")[0]]

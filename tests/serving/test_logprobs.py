@@ -1,0 +1,47 @@
+"""Log-probabilities in OpenAI's two forms, of tokens that may be no whole characters."""
+
+from __future__ import annotations
+
+from veneer.generation.request import TokenLogprob
+from veneer.serving.logprobs import chat_logprob, completion_logprobs, finite, token_text
+
+TOKENS = [b"a", b"\xc3", b"\xa9", b" b", b"a"]
+HALF = "\N{REPLACEMENT CHARACTER}"
+
+
+def found(token: int, logprob: float, *top: tuple[int, float]) -> TokenLogprob:
+    return TokenLogprob(token, logprob, top)
+
+
+def test_a_chats_token_has_its_bytes_and_its_alternatives() -> None:
+    content = chat_logprob(found(1, -1.5, (0, -0.5), (1, -1.5)), TOKENS.__getitem__)
+    assert content == {
+        "token": HALF,
+        "logprob": -1.5,
+        "bytes": [0xC3],
+        "top_logprobs": [
+            {"token": "a", "logprob": -0.5, "bytes": [97]},
+            {"token": HALF, "logprob": -1.5, "bytes": [0xC3]},
+        ],
+    }
+
+
+def test_a_completions_tokens_have_offsets_and_nothing_for_the_first() -> None:
+    content = completion_logprobs(
+        [0, 3, 1], [None, found(3, -1.0, (0, -0.1)), found(1, -2.0)], TOKENS.__getitem__, offset=4
+    )
+    assert content["tokens"] == ["a", " b", HALF]
+    assert content["text_offset"] == [4, 5, 7]
+    assert content["token_logprobs"] == [None, -1.0, -2.0]
+    assert content["top_logprobs"] == [None, {"a": -0.1, " b": -1.0}, {HALF: -2.0}]
+
+
+def test_of_two_tokens_with_one_text_the_likelier_one_counts() -> None:
+    [top] = completion_logprobs([4], [found(4, -3.0, (0, -0.1), (4, -3.0))], TOKENS.__getitem__)["top_logprobs"]
+    assert top == {"a": -0.1}
+
+
+def test_what_is_impossible_has_a_number() -> None:
+    assert finite(float("-inf")) == -9999.0
+    assert finite(-1.25) == -1.25
+    assert token_text(b"\xff") == HALF

@@ -1,0 +1,76 @@
+"""The sampling of a request: OpenAI's defaults, and what is out of range or not honoured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from veneer.serving.errors import ApiError
+from veneer.serving.fields import Fields
+from veneer.serving.prompts import PromptEncoder
+from veneer.serving.sampling_fields import NEUTRAL, SamplingFields, read_sampling
+from veneer.serving.service import Service
+
+
+def read(max_tokens: int | None = None, **values: Any) -> SamplingFields:
+    return read_sampling(
+        Fields(values), context=100, vocab_size=50, choices=8, stop_ids=frozenset({2}), max_tokens=max_tokens
+    )
+
+
+def test_what_is_left_out_has_openais_defaults() -> None:
+    found = read()
+    assert (found.n, found.stop, found.stop_ids, found.sampling.temperature) == (1, (), None, 1.0)
+    assert (found.sampling.top_p, found.sampling.top_k, found.sampling.min_p) == (1.0, 0, 0.0)
+    assert len({read().sampling.seed for _ in range(5)}) > 1, "without a seed the draws are other ones each time"
+    assert read(seed=7).sampling.seed == 7
+    assert read(top_k=-1).sampling.top_k == 0
+
+
+def test_stops_are_texts_and_tokens_beside_the_models_own() -> None:
+    assert read(stop="a").stop == ("a",)
+    assert read(stop=["a", "b"]).stop == ("a", "b")
+    assert read(stop_token_ids=[5]).stop_ids == {2, 5}
+    assert read(ignore_eos=True).stop_ids == frozenset()
+    assert read(ignore_eos=True, stop_token_ids=[5]).stop_ids == {5}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"n": 9}, {"n": 0}, {"n": 10**6}, {"temperature": 2.1}, {"temperature": float("nan")}, {"top_p": 0},
+        {"min_p": -1}, {"seed": -1}, {"seed": 2**31}, {"presence_penalty": 3}, {"repetition_penalty": 0},
+        {"stop": [""]}, {"stop": ["a"] * 17}, {"stop": ["a" * 1025]}, {"stop": [1]}, {"stop_token_ids": [50]},
+        {"stop_token_ids": [True]}, {"logit_bias": {"50": 1}}, {"logit_bias": {"x": 1}}, {"logit_bias": {"1": 101}},
+        {"logit_bias": {"1": True}}, {"logit_bias": []}, {"min_tokens": 101},
+    ],
+)  # fmt: skip
+def test_what_is_out_of_range_is_400_and_names_the_field(values: dict[str, Any]) -> None:
+    with pytest.raises(ApiError) as refused:
+        read(**values)
+    assert refused.value.status == 400
+    assert refused.value.param == next(iter(values))
+
+
+def test_what_is_not_honoured_is_refused_unless_it_changes_nothing() -> None:
+    for name, values in NEUTRAL.items():
+        for value in (None, *values):
+            read(**{name: value})
+        with pytest.raises(ApiError, match=name):
+            read(**{name: "something else"})
+
+
+def test_each_answer_has_its_own_seed_and_the_context_its_end(service: Service) -> None:
+    prompts: PromptEncoder = service.prompts
+    prompt = tuple(range(3, 13))
+    found = read(n=3, seed=2**31 - 2, max_tokens=5).requests(prompt, "a", prompts, param="prompt")
+    assert [one.sampling.seed for one in found] == [2**31 - 2, 2**31 - 1, 0]
+    assert {(one.adapter, one.sampling.max_new_tokens) for one in found} == {("a", 5)}
+    [whole] = read().requests(prompt, None, prompts, param="prompt")
+    assert whole.sampling.max_new_tokens == prompts.context - 10
+    with pytest.raises(ApiError) as refused:
+        read(max_tokens=prompts.context).requests(prompt, None, prompts, param="prompt")
+    assert refused.value.code == "context_length_exceeded"
+    with pytest.raises(ApiError, match="min_tokens"):
+        read(max_tokens=5, min_tokens=6).requests(prompt, None, prompts, param="prompt")
