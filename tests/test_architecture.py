@@ -303,6 +303,7 @@ SUITES = {
     "model/test_mixtures.py": "every mixture, against transformers",
     "backends/test_runs.py": "whole runs with models that transformers computes",
     "exports/test_gguf_families.py": "every family that is exported, by llama.cpp",
+    "serving/test_lm_eval.py": "lm-evaluation-harness as a client",
     "serving/test_isolation.py": "answers of interleaved requests are those of a cold engine",
     "studio/test_browser.py": "the pages, in a browser",
     "studio/test_jobs.py": "jobs and files, by OpenAI's client",

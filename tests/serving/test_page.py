@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
 
-from served import call
+import pytest
+from openai import OpenAI
+
+from served import ADAPTER, BASE, call
 from veneer.serving.server import HttpServer
+
+CHROMIUM = shutil.which("chromium")
 
 
 def test_the_page_is_one_file_without_a_network(server: HttpServer) -> None:
@@ -26,3 +34,43 @@ def test_what_a_model_writes_is_text_to_the_page(server: HttpServer) -> None:
     page = call(server, "GET", "/")[2].decode()
     assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|\son\w+=", page)
     assert "textContent" in page
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, without a window."""
+    driver = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
+    if CHROMIUM is None:
+        pytest.skip("Debian's chromium is not installed")
+    with driver.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.mark.slow
+def test_base_and_adapter_answer_side_by_side_in_a_browser(browser: Any, server: HttpServer, client: OpenAI) -> None:
+    page = browser.new_context(viewport={"width": 1200, "height": 700}).new_page()
+    asked: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
+    page.goto(server.url)
+    page.locator("select >> nth=1").locator("option >> nth=1").wait_for(state="attached")
+    page.select_option("select >> nth=0", BASE)
+    page.select_option("select >> nth=1", ADAPTER)
+    page.fill("input[name=tokens]", "8")
+    page.fill("textarea", "<b>1: late parcel?</b>")
+    page.press("textarea", "Enter")
+    page.locator("button[name=stop]:disabled").wait_for()
+    for side, name in enumerate((BASE, ADAPTER)):
+        answer = client.chat.completions.create(
+            model=name, messages=[{"role": "user", "content": "<b>1: late parcel?</b>"}], temperature=0, max_tokens=8
+        )
+        turns = page.locator(".turns").nth(side).locator(".turn")
+        assert turns.nth(0).inner_text() == "<b>1: late parcel?</b>"
+        assert turns.nth(1).text_content() == answer.choices[0].message.content
+    assert page.locator("main b").count() == 0
+    assert errors == []
+    assert all(url.startswith(server.url) for url in asked)

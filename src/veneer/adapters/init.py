@@ -56,6 +56,11 @@ def kaiming(layer: TargetLayer) -> InitialFactors:
     return InitialFactors(a=a, b=b.zero_())
 
 
+def undrawn(layer: TargetLayer) -> InitialFactors:
+    """A and B that are not set, for a caller that loads both."""
+    return InitialFactors(a=torch.empty(layer.rank, layer.in_features), b=torch.empty(layer.out_features, layer.rank))
+
+
 def gaussian(layer: TargetLayer) -> InitialFactors:
     """A normal with standard deviation 1 / rank, and B zero."""
     a, b = _drawn_and_dropped(layer)

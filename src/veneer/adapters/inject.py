@@ -14,7 +14,7 @@ from veneer.adapters.combinations import refuse, refuse_beyond_linear
 from veneer.adapters.dora import DoraLinear
 from veneer.adapters.embedding import LoraEmbedding, TokenEmbedding, TokenHead, TokenRows
 from veneer.adapters.experts import ExpertFactors, ExpertsUpdate, by_experts, on_experts, target_paths
-from veneer.adapters.init import INITS, TargetLayer, embedding
+from veneer.adapters.init import INITS, TargetLayer, embedding, undrawn
 from veneer.adapters.linear import Dropout, LoraLinear, TrainedBias
 from veneer.adapters.module import AdapterModule
 from veneer.adapters.modules_to_save import Place, SavedModule, TrainedNormBias, trainable_copy
@@ -50,6 +50,7 @@ def inject(
     seed: int = 0,
     sources: InitSources | None = None,
     targets: Sequence[str] | None = None,
+    drawn: bool = True,
 ) -> Adapter:
     """Replace modules of `model` by adapter modules over them, and freeze all else.
 
@@ -60,6 +61,8 @@ def inject(
         sources: what the initialisation needs besides the model.
         targets: paths that get an update, from a caller that has resolved them and refused options that do not go
             together. By default both are done here.
+        drawn: whether A of KAIMING is drawn at random. A caller that loads all factors at once says False, and saves
+            the time; until then A holds whatever is in memory.
 
     Raises:
         AdapterError: settings contradict each other, name what does not exist or exceed a layer's size, or the model
@@ -80,6 +83,7 @@ def inject(
         draws=torch.Generator().manual_seed(seed),
         masks=torch.Generator(device=model.device).manual_seed(seed),
         sources=sources or InitSources(),
+        drawn=drawn,
     )
     experts = by_experts(targets)
     starts = [(path, maker.update(path)) for path in targets if expert_parameter(path) is None]
@@ -126,6 +130,7 @@ class _Maker:
     draws: torch.Generator
     masks: torch.Generator
     sources: InitSources
+    drawn: bool
 
     def update(self, path: str) -> AdapterModule:
         """Make the update of a linear layer, of the head or of the embedding."""
@@ -139,7 +144,7 @@ class _Maker:
         linear = cast(BaseLinear, base)
         # A head is never quantised, so that LoftQ has no error to make up for.
         init = Init.KAIMING if spec.init is Init.LOFTQ and path == HEAD else spec.init
-        start = INITS[init](
+        start = (undrawn if init is Init.KAIMING and not self.drawn else INITS[init])(
             TargetLayer(
                 path=path,
                 in_features=linear.in_features,

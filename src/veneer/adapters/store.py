@@ -268,7 +268,7 @@ def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, di
     found = _found(tensors, spec, directory)
     _check_complete(model, spec, found, directory)
     check_updates(tensors, found.scale_of, str(directory / WEIGHTS_FILE))
-    adapter = inject(model, found)
+    adapter = inject(model, found, drawn=False)
     try:
         for path, module in adapter.modules:
             if isinstance(module, SavedModule) and path in (EMBEDDING, HEAD) and f"{path}.weight" in tensors:

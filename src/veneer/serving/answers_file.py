@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -46,13 +47,12 @@ class AnswersFile:
             if not note.exists():
                 write_text(note, to_text(dict(job), indent=2, ensure_ascii=False) + "\n")
             self._file = path.open("a+b", buffering=0)
-        try:
+        with ExitStack() as unfinished:
+            unfinished.callback(self._file.close)
             self._lock()
             self.done = self._recover()
             """Answers that were there when the file was opened."""
-        except BaseException:
-            self._file.close()
-            raise
+            unfinished.pop_all()
         self._flushed = time.monotonic()
 
     def append(self, line: Mapping[str, Any]) -> None:
