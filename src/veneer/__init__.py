@@ -137,6 +137,7 @@ if TYPE_CHECKING:
     from veneer.exports.run import export as export
     from veneer.exports.verify import verify as verify
     from veneer.generation.sampling import Sampling as Sampling
+    from veneer.generation.share import Share as Share
     from veneer.planning.estimate import Estimate as Estimate
     from veneer.planning.plan import Plan as Plan
     from veneer.quantization import QuantizeResult as QuantizeResult
@@ -269,6 +270,7 @@ _HOMES = {
     "Schedule": "veneer.enums",
     "Scheme": "veneer.enums",
     "Serving": "veneer.serving.request",
+    "Share": "veneer.generation.share",
     "Shortening": "veneer.walkthrough",
     "SimpoSection": "veneer.config",
     "SplitBy": "veneer.enums",
@@ -420,6 +422,7 @@ __all__ = [
     "Schedule",
     "Scheme",
     "Serving",
+    "Share",
     "Shortening",
     "SimpoSection",
     "SourceSection",

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from peft_folders import their_adapter
-from veneer.adapters.elsewhere import Finding, Verdict, check_adapter, check_folder, max_rank
+from veneer.adapters.elsewhere import ServerFinding, ServerVerdict, check_adapter, check_folder, max_rank
 from veneer.errors import AdapterError
 
 
@@ -27,24 +27,24 @@ def made(folder: Path, **settings: Any) -> Path:
 @pytest.mark.parametrize(
     ("settings", "verdict", "reason"),
     [
-        ({}, Verdict.SERVED, ""),
-        ({"use_rslora": True}, Verdict.SERVED, ""),
-        ({"modules_to_save": ["score"]}, Verdict.SERVED, ""),
-        ({"peft_type": "IA3"}, Verdict.REFUSED, "LORA alone"),
-        ({"use_dora": True}, Verdict.REFUSED, "DoRA is not served"),
-        ({"modules_to_save": ["lm_head"]}, Verdict.REFUSED, "modules_to_save: lm_head"),
-        ({"bias": "all"}, Verdict.REFUSED, "trained biases"),
-        ({"trainable_token_indices": [3]}, Verdict.REFUSED, "trained tokens"),
-        ({"r": 1024}, Verdict.REFUSED, "rank 1024 is above 512"),
-        ({"target_parameters": ["mlp.experts.down_proj"]}, Verdict.DEPENDS, "some mixtures"),
-        ({"rank_pattern": {"q_proj": 8}}, Verdict.WRONG, "q_proj is scaled by 1.5 instead of 0.75"),
-        ({"alpha_pattern": {"q_proj": 12}}, Verdict.WRONG, "alpha_pattern: not read.* 1.5 instead of 3"),
+        ({}, ServerVerdict.SERVED, ""),
+        ({"use_rslora": True}, ServerVerdict.SERVED, ""),
+        ({"modules_to_save": ["score"]}, ServerVerdict.SERVED, ""),
+        ({"peft_type": "IA3"}, ServerVerdict.REFUSED, "LORA alone"),
+        ({"use_dora": True}, ServerVerdict.REFUSED, "DoRA is not served"),
+        ({"modules_to_save": ["lm_head"]}, ServerVerdict.REFUSED, "modules_to_save: lm_head"),
+        ({"bias": "all"}, ServerVerdict.REFUSED, "trained biases"),
+        ({"trainable_token_indices": [3]}, ServerVerdict.REFUSED, "trained tokens"),
+        ({"r": 1024}, ServerVerdict.REFUSED, "rank 1024 is above 512"),
+        ({"target_parameters": ["mlp.experts.down_proj"]}, ServerVerdict.DEPENDS, "some mixtures"),
+        ({"rank_pattern": {"q_proj": 8}}, ServerVerdict.WRONG, "q_proj is scaled by 1.5 instead of 0.75"),
+        ({"alpha_pattern": {"q_proj": 12}}, ServerVerdict.WRONG, "alpha_pattern: not read.* 1.5 instead of 3"),
         # Another rank with the same scale is served as it was trained.
-        ({"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"q_proj": 12}}, Verdict.SERVED, ""),
+        ({"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"q_proj": 12}}, ServerVerdict.SERVED, ""),
     ],
 )
 def test_each_rule_says_what_becomes_of_the_adapter(
-    tmp_path: Path, settings: dict[str, Any], verdict: Verdict, reason: str
+    tmp_path: Path, settings: dict[str, Any], verdict: ServerVerdict, reason: str
 ) -> None:
     found = check_adapter(made(tmp_path / "one", **settings))
     assert found.verdict is verdict
@@ -54,13 +54,13 @@ def test_each_rule_says_what_becomes_of_the_adapter(
 
 def test_tensors_beyond_linear_layers_are_found_in_the_file(tmp_path: Path) -> None:
     their_adapter(target_modules=["q_proj", "lm_head"]).save_pretrained(tmp_path / "head", save_embedding_layers=False)
-    assert check_adapter(tmp_path / "head").verdict is Verdict.DEPENDS
+    assert check_adapter(tmp_path / "head").verdict is ServerVerdict.DEPENDS
     weights = made(tmp_path / "bias") / "adapter_model.safetensors"
     tensors = load_file(weights)
     name = next(name for name in tensors if name.endswith("lora_B.weight"))
     save_file({**tensors, name.replace(".weight", ".bias"): torch.zeros(64)}, weights)
     found = check_adapter(tmp_path / "bias")
-    assert found.verdict is Verdict.REFUSED
+    assert found.verdict is ServerVerdict.REFUSED
     assert "biases of B" in found.reasons[0]
 
 
@@ -71,10 +71,10 @@ def test_a_folder_is_checked_by_name_and_damaged_ones_are_refused(tmp_path: Path
     (tmp_path / "c" / "adapter_model.safetensors").write_bytes(b"x")
     findings = check_folder(tmp_path)
     assert [one.name for one in findings] == ["a", "b", "c"]
-    assert findings[2].verdict is Verdict.REFUSED
+    assert findings[2].verdict is ServerVerdict.REFUSED
     assert max_rank(findings) == 16
     assert [one.name for one in check_folder(tmp_path / "b")] == ["b"]
-    assert max_rank([Finding("x", Verdict.SERVED, (), 600)]) is None
+    assert max_rank([ServerFinding("x", ServerVerdict.SERVED, (), 600)]) is None
     (tmp_path / "empty").mkdir()
     for folder in (tmp_path / "empty", tmp_path / "no"):
         with pytest.raises(AdapterError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 
 from tiny import write_model
 from tiny_models import documents
+from veneer.generation import scheduler
 from veneer.generation.batch import generate
 from veneer.generation.build import build_engine
 from veneer.generation.engine_thread import EngineClosed, EngineThread
@@ -82,4 +83,18 @@ def test_a_failing_engine_ends_every_request_with_an_error(front: EngineThread) 
     other = front.submit(request([5, 6], 500))
     # The second may have come too late to be taken on together with the first; either way it ends.
     assert other.result(WAIT).finished.reason in (FinishReason.ERROR, FinishReason.CANCELLED)
+    assert not front.accepting
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_scheduler_that_fails_between_two_states_leaves_nobody_waiting(
+    front: EngineThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(before: bytes, tokens: Sequence[int], answered: int) -> bytes:
+        raise RuntimeError("the key cannot be made")
+
+    monkeypatch.setattr(scheduler, "content_key", broken)
+    handles = [front.submit(request([5, 6] * length, 5)) for length in (60, 61)]
+    reasons = {handle.result(WAIT).finished.reason for handle in handles}
+    assert reasons <= {FinishReason.ERROR, FinishReason.CANCELLED}
     assert not front.accepting

@@ -13,7 +13,7 @@ from torch import Tensor
 from veneer.adapters.linear import LoraLinear, TrainedBias
 from veneer.model.leaves import DenseLinear
 from veneer.native.functions import Kernels, PromptProducts
-from veneer.native.program import CacheBlocks, Program, Prompts
+from veneer.native.program import CacheBlocks, Program, PromptRows
 from veneer.native.stored import StoredLayer, stored_dense
 from veneer.quant.codes import CodeBook
 from veneer.quant.linear import QuantLinear
@@ -243,7 +243,7 @@ def test_prompts_are_multiplied_in_bfloat16(
         program.view(source, count).copy_(given)
         blocks = CacheBlocks(dtype=torch.bfloat16, block_tokens=1, addresses=no_blocks)
         seen = torch.ones(count, dtype=torch.int64)
-        program.run(native, count, blocks, seen, [], prompts=Prompts(first_prompt, products))
+        program.run(native, count, blocks, seen, [], prompts=PromptRows(first_prompt, products))
         return program.view(to, count).clone()
 
     found = run(x, 3)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from invoking import invoke
 from peft_folders import their_adapter
-from veneer.adapters.elsewhere import Finding, Verdict
+from veneer.adapters.elsewhere import ServerFinding, ServerVerdict
 from veneer.screens.elsewhere import report, vllm_command
 
 
 def test_the_report_names_who_is_not_served_and_gives_the_command_for_the_others() -> None:
     findings = [
-        Finding("a", Verdict.SERVED, (), 8),
-        Finding("b", Verdict.REFUSED, ("use_dora: DoRA is not served",), 100),
-        Finding("c", Verdict.DEPENDS, ("lm_head",), 20),
+        ServerFinding("a", ServerVerdict.SERVED, (), 8),
+        ServerFinding("b", ServerVerdict.REFUSED, ("use_dora: DoRA is not served",), 100),
+        ServerFinding("c", ServerVerdict.DEPENDS, ("lm_head",), 20),
     ]
     text = report(Path("adapters"), findings)
     assert "b: refused\n  - use_dora: DoRA is not served" in text
@@ -23,7 +23,7 @@ def test_the_report_names_who_is_not_served_and_gives_the_command_for_the_others
     assert "vllm serve MODEL --enable-lora --max-lora-rank 32 --max-loras 2 --max-cpu-loras 2" in text
     assert "a=adapters/a" in text
     assert "b=adapters/b" not in text
-    many = [Finding(f"a{number}", Verdict.SERVED, (), 8) for number in range(30)]
+    many = [ServerFinding(f"a{number}", ServerVerdict.SERVED, (), 8) for number in range(30)]
     assert "and 10 more" in vllm_command(Path("adapters"), many)
 
 

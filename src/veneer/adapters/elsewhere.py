@@ -27,7 +27,7 @@ CLASSIFIERS = frozenset({"classifier", "score"})
 CONFIG_BYTES = 10_000_000
 
 
-class Verdict(StrEnum):
+class ServerVerdict(StrEnum):
     """What becomes of an adapter on the other server."""
 
     SERVED = "served"
@@ -40,17 +40,17 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ServerFinding:
     """What the other server makes of one adapter."""
 
     name: str
-    verdict: Verdict
+    verdict: ServerVerdict
     reasons: tuple[str, ...]
     rank: int
     """The largest rank; 0 where it is not known."""
 
 
-def check_folder(folder: Path) -> list[Finding]:
+def check_folder(folder: Path) -> list[ServerFinding]:
     """What becomes of every adapter in the folders below one folder, in the order of their names.
 
     Raises:
@@ -65,55 +65,61 @@ def check_folder(folder: Path) -> list[Finding]:
     return [check_adapter(adapter) for adapter in adapters]
 
 
-def check_adapter(folder: Path) -> Finding:
+def check_adapter(folder: Path) -> ServerFinding:
     """What becomes of the adapter in a folder."""
     name = folder.resolve().name
     try:
         config, tensors = _read(folder)
     except AdapterError as error:
-        return Finding(name, Verdict.REFUSED, (str(error),), 0)
+        return ServerFinding(name, ServerVerdict.REFUSED, (str(error),), 0)
     found = [*_by_config(config), *_by_tensors(tensors)]
-    order = list(Verdict)
-    verdict = max((one for one, _ in found), key=order.index, default=Verdict.SERVED)
-    return Finding(name, verdict, tuple(reason for _, reason in found), _rank(config))
+    order = list(ServerVerdict)
+    verdict = max((one for one, _ in found), key=order.index, default=ServerVerdict.SERVED)
+    return ServerFinding(name, verdict, tuple(reason for _, reason in found), _rank(config))
 
 
-def max_rank(findings: Sequence[Finding]) -> int | None:
+def max_rank(findings: Sequence[ServerFinding]) -> int | None:
     """The `--max-lora-rank` that those need which can be served; None where a rank is beyond all of them."""
-    most = max((one.rank for one in findings if one.verdict is not Verdict.REFUSED), default=0)
+    most = max((one.rank for one in findings if one.verdict is not ServerVerdict.REFUSED), default=0)
     return next((rank for rank in RANKS if rank >= most), None)
 
 
-def _by_config(config: Mapping[str, Any]) -> list[tuple[Verdict, str]]:
+def _by_config(config: Mapping[str, Any]) -> list[tuple[ServerVerdict, str]]:
     kind, saved = config.get("peft_type"), config.get("modules_to_save") or []
     found = []
     if kind != "LORA":
-        found.append((Verdict.REFUSED, f"peft_type is {kind!r}, and LORA alone is served"))
+        found.append((ServerVerdict.REFUSED, f"peft_type is {kind!r}, and LORA alone is served"))
     if config.get("use_dora"):
-        found.append((Verdict.REFUSED, "use_dora: DoRA is not served; merge it (veneer export)"))
+        found.append((ServerVerdict.REFUSED, "use_dora: DoRA is not served; merge it (veneer export)"))
     if not set(saved) <= CLASSIFIERS:
-        found.append((Verdict.REFUSED, f"modules_to_save: {', '.join(map(str, saved))}; merge it (veneer export)"))
+        found.append(
+            (ServerVerdict.REFUSED, f"modules_to_save: {', '.join(map(str, saved))}; merge it (veneer export)")
+        )
     if config.get("bias", "none") != "none":
-        found.append((Verdict.REFUSED, f"bias: {config['bias']!r}; trained biases are not served"))
+        found.append((ServerVerdict.REFUSED, f"bias: {config['bias']!r}; trained biases are not served"))
     if config.get("trainable_token_indices"):
-        found.append((Verdict.REFUSED, "trainable_token_indices: trained tokens are not served by most versions"))
+        found.append((ServerVerdict.REFUSED, "trainable_token_indices: trained tokens are not served by most versions"))
     if _rank(config) > max(RANKS):
-        found.append((Verdict.REFUSED, f"rank {_rank(config)} is above {max(RANKS)}, the largest --max-lora-rank"))
+        found.append(
+            (ServerVerdict.REFUSED, f"rank {_rank(config)} is above {max(RANKS)}, the largest --max-lora-rank")
+        )
     if config.get("target_parameters"):
-        found.append((Verdict.DEPENDS, "target_parameters: updates of experts are served for some mixtures alone"))
+        found.append(
+            (ServerVerdict.DEPENDS, "target_parameters: updates of experts are served for some mixtures alone")
+        )
     if other := _other_scales(config):
-        found.append((Verdict.WRONG, other))
+        found.append((ServerVerdict.WRONG, other))
     return found
 
 
-def _by_tensors(tensors: Sequence[str]) -> list[tuple[Verdict, str]]:
+def _by_tensors(tensors: Sequence[str]) -> list[tuple[ServerVerdict, str]]:
     found = []
     if any(name.endswith(".lora_B.bias") for name in tensors):
-        found.append((Verdict.REFUSED, "lora_bias: biases of B are not served"))
+        found.append((ServerVerdict.REFUSED, "lora_bias: biases of B are not served"))
     ends = (EMBEDDING.rpartition(".")[2], HEAD)
     outer = [end for end in ends if any(f".{end}." in name for name in tensors)]
     if outer:
-        found.append((Verdict.DEPENDS, f"updates of {' and '.join(outer)} are served for some models alone"))
+        found.append((ServerVerdict.DEPENDS, f"updates of {' and '.join(outer)} are served for some models alone"))
     return found
 
 

@@ -244,13 +244,15 @@ class GenerationEngine:
 
     def _end(self, active: _Active, reason: FinishReason, *, error: str | None = None) -> None:
         number = active.sequence.number
-        self._loading.pop(number, None)
-        if self._active.pop(number, None) is not None:
-            self._scheduler.remove(active.sequence)
-        if active.lease is not None:
-            active.lease.release()
-        self._ended += 1
-        active.completion.finish(reason, error=error)
+        # Where the scheduler has failed between two of its states, the listener is told all the same.
+        with ExitStack() as ends:
+            ends.callback(active.completion.finish, reason, error=error)
+            if active.lease is not None:
+                ends.callback(active.lease.release)
+            self._ended += 1
+            self._loading.pop(number, None)
+            if self._active.pop(number, None) is not None:
+                self._scheduler.remove(active.sequence)
 
     def _compute(self, work: list[Work]) -> None:
         started = time.perf_counter()

@@ -33,7 +33,7 @@ from veneer.model.rope import Angles
 from veneer.model.shape import Activation, DecoderSpec, RopeLayout
 from veneer.native.functions import Kernels, PromptProducts
 from veneer.native.library import kernels
-from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, Prompts, Segment, Slot
+from veneer.native.program import CacheBlocks, Gate, NormKind, Pairs, Program, PromptRows, Segment, Slot
 from veneer.native.stored import StoredLayer, StoredLinear
 
 CACHE_DTYPES = (torch.float32, torch.bfloat16)
@@ -147,7 +147,7 @@ class CompiledStep:
         rows = len(step.tokens)
         self._program.view(self._x, rows).copy_(self._body.embedded(step.tokens, self.dtype))
         angles = self._angles_of(step.positions, step.lengths)
-        prompts = Prompts(step.first_prompt, self.prompt_products)
+        prompts = PromptRows(step.first_prompt, self.prompt_products)
         self._program.run(self._native, rows, step.blocks, step.positions + 1, angles, step.segments, prompts)
         hidden = self._program.view(self._normed, rows)[step.wanted]
         return self._finish(self._native.rows_product(hidden, self._head.weight, self._head.bias))

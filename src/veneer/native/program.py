@@ -115,7 +115,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompts:
+class PromptRows:
     """The rows that are tokens of prompts: all from `first` on."""
 
     first: int
@@ -247,7 +247,7 @@ class Program:
         seen: Tensor,
         angles: Sequence[tuple[Tensor, Tensor]],
         segments: Sequence[Segment] = (),
-        prompts: Prompts | None = None,
+        prompts: PromptRows | None = None,
     ) -> None:
         """Carry the operations out for the first `rows` rows.
 
@@ -261,7 +261,7 @@ class Program:
             prompts: the last rows, if they are prompts' and multiplied by other kernels.
         """
         self._check(rows, blocks, seen, segments)
-        prompts = prompts or Prompts(rows, PromptProducts.ROWS)
+        prompts = prompts or PromptRows(rows, PromptProducts.ROWS)
         if not 0 <= prompts.first <= rows:
             raise ValueError(f"prompts from row {prompts.first} of {rows}")
         if self._array is None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from veneer.adapters.elsewhere import Finding, Verdict, check_folder, max_rank
+from veneer.adapters.elsewhere import ServerFinding, ServerVerdict, check_folder, max_rank
 from veneer.strict_json import to_text
 
-HELD = (Verdict.SERVED, Verdict.DEPENDS)
+HELD = (ServerVerdict.SERVED, ServerVerdict.DEPENDS)
 NAMED = 20
 """Adapters that are named on the command line; a folder may have a thousand."""
 
@@ -31,11 +31,11 @@ def show_findings(folder: Path, *, as_json: bool) -> int:
     return 0 if all(one.verdict in HELD for one in findings) else 1
 
 
-def report(folder: Path, findings: Sequence[Finding]) -> str:
+def report(folder: Path, findings: Sequence[ServerFinding]) -> str:
     """The findings, and how to serve those that can be, as people read them."""
     lines = []
     for one in findings:
-        if one.verdict is not Verdict.SERVED:
+        if one.verdict is not ServerVerdict.SERVED:
             lines += [f"{one.name}: {one.verdict.value}", *(f"  - {reason}" for reason in one.reasons)]
     held = [one for one in findings if one.verdict in HELD]
     lines += [f"{len(held):,} of {len(findings):,} adapters are served by vLLM and Ray Serve LLM as they are."]
@@ -44,7 +44,7 @@ def report(folder: Path, findings: Sequence[Finding]) -> str:
     return "\n".join(lines)
 
 
-def vllm_command(folder: Path, findings: Sequence[Finding]) -> str:
+def vllm_command(folder: Path, findings: Sequence[ServerFinding]) -> str:
     """The command line of vLLM for adapters that it serves."""
     modules = [f"{one.name}={folder / one.name}" for one in findings[:NAMED]]
     more = [] if len(findings) <= NAMED else [f"…  # and {len(findings) - NAMED:,} more"]

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from veneer.serving.selfcheck.certificate import AnswersMixed, CheckedAdapter, Counts, Difference, IsolationCertificate
+from veneer.serving.selfcheck.certificate import (
+    AnswerDifference,
+    AnswersMixed,
+    CheckedAdapter,
+    Counts,
+    IsolationCertificate,
+)
 from veneer.serving.selfcheck.comparison import Exactness
 
 COUNTS = Counts(
@@ -37,7 +43,7 @@ def test_it_holds_where_something_was_compared_and_nothing_differs(tmp_path: Pat
 def test_it_does_not_hold_where_an_answer_differs_or_none_was_compared() -> None:
     nothing = replace(CERTIFICATE, counts=replace(COUNTS, bitwise=0, rounded=0))
     assert not nothing.held
-    difference = Difference(question=4, adapter=None, problem="other text")
+    difference = AnswerDifference(question=4, adapter=None, problem="other text")
     differs = replace(CERTIFICATE, different=1, differences=(difference,))
     assert not differs.held
     assert "ANSWERS DIFFER: 1" in differs.summary()

@@ -78,8 +78,8 @@ def test_a_cache_that_forgets_the_adapter_is_found(
     """Beginnings are shared by their tokens alone: what other servers were seen to do."""
     own = scheduler.content_key
 
-    def forgetful(before: bytes, tokens: Sequence[int]) -> bytes:
-        return own(b"", tokens)
+    def forgetful(before: bytes, tokens: Sequence[int], answered: int) -> bytes:
+        return own(b"", tokens, answered)
 
     monkeypatch.setattr(scheduler, "content_key", forgetful)
     certificate = run(tiny_model, adapters, 60)

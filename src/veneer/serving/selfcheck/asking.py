@@ -31,7 +31,7 @@ EXCHANGED = ("changed since it was loaded", "changed while they were read")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CheckedAnswer:
     """What a question got."""
 
     question: CheckQuestion
@@ -85,7 +85,7 @@ def ask_all(
     versions: AdapterVersions | None,
     reloads: Reloads | None,
     on_answer: Callable[[], None],
-) -> list[Answer]:
+) -> list[CheckedAnswer]:
     """Ask all questions, `CLIENTS` at a time, and reload an adapter with every `RELOAD_EVERY`th.
 
     Args:
@@ -101,7 +101,7 @@ def ask_all(
         AdapterError, OutputError: an adapter cannot be exchanged.
     """
 
-    def one(question: CheckQuestion) -> Answer:
+    def one(question: CheckQuestion) -> CheckedAnswer:
         if reloads is not None and question.number % RELOAD_EVERY == RELOAD_EVERY - 1:
             reloads.reload()
         found = _ask(server, base, question, versions)
@@ -112,7 +112,7 @@ def ask_all(
         return list(clients.map(one, questions))
 
 
-def _ask(server: HttpServer, base: str, question: CheckQuestion, versions: AdapterVersions | None) -> Answer:
+def _ask(server: HttpServer, base: str, question: CheckQuestion, versions: AdapterVersions | None) -> CheckedAnswer:
     adapter = question.adapter
     named = versions if adapter is not None else None
     mark = 0 if named is None or adapter is None else named.now(adapter)
@@ -121,17 +121,17 @@ def _ask(server: HttpServer, base: str, question: CheckQuestion, versions: Adapt
         with closing(http.client.HTTPConnection(server.host, server.port, timeout=SECONDS)) as connection:
             connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
             if question.leaves and not question.stream:
-                return Answer(question, None, left=True)
+                return CheckedAnswer(question, None, left=True)
             response = connection.getresponse()
             if question.leaves:
                 response.readline()
-                return Answer(question, None, left=True)
+                return CheckedAnswer(question, None, left=True)
             status, data = response.status, response.read()
     except (OSError, http.client.HTTPException) as error:
         raise ModelError(f"the server does not answer question {question.number}: {error}") from error
     content, fingerprint, problem = _read(data, stream=question.stream and status == 200)
     possible = () if named is None or adapter is None else tuple(named.possible(adapter, mark))
-    return Answer(question, content, fingerprint, possible, error=problem)
+    return CheckedAnswer(question, content, fingerprint, possible, error=problem)
 
 
 def _read(data: bytes, *, stream: bool) -> tuple[dict[str, Any] | None, str, str | None]:

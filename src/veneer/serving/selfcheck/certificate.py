@@ -36,7 +36,7 @@ class CheckedAdapter:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
+class AnswerDifference:
     """An answer that is not the one of a cold server."""
 
     question: int
@@ -99,7 +99,7 @@ class IsolationCertificate:
     """The largest difference of such a log-probability."""
     different: int
     """Answers that differ."""
-    differences: tuple[Difference, ...] = field(default=())
+    differences: tuple[AnswerDifference, ...] = field(default=())
     """The first of them."""
 
     @property

@@ -25,7 +25,7 @@ class Exactness(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class AnswerComparison:
     """How an answer stands to the one of a cold server."""
 
     problem: str | None
@@ -59,7 +59,7 @@ def streamed_answer(choices: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def compare(found: Mapping[str, Any], expected: Mapping[str, Any], exactness: Exactness) -> Comparison:
+def compare(found: Mapping[str, Any], expected: Mapping[str, Any], exactness: Exactness) -> AnswerComparison:
     """Compare an answer with the one of a cold server.
 
     Args:
@@ -69,7 +69,7 @@ def compare(found: Mapping[str, Any], expected: Mapping[str, Any], exactness: Ex
     """
     if exactness is Exactness.BITWISE:
         different = [name for name in COMPARED if found[name] != expected[name]]
-        return Comparison(f"other {', '.join(different)}" if different else None)
+        return AnswerComparison(f"other {', '.join(different)}" if different else None)
     largest = 0.0
     for place, (own, other) in enumerate(zip(found["tokens"], expected["tokens"], strict=False)):
         here, there = ([*_likeliest(answer["top_logprobs"][place])] for answer in (found, expected))
@@ -83,9 +83,9 @@ def compare(found: Mapping[str, Any], expected: Mapping[str, Any], exactness: Ex
             break
     else:
         if len(found["tokens"]) != len(expected["tokens"]):
-            return Comparison("another number of tokens", largest)
+            return AnswerComparison("another number of tokens", largest)
     problem = None if largest <= TOLERANCE else f"log-probabilities differ by {largest:.2e}"
-    return Comparison(problem, largest)
+    return AnswerComparison(problem, largest)
 
 
 def _likeliest(top: Mapping[str, float] | None) -> list[float]:

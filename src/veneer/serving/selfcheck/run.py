@@ -36,12 +36,12 @@ from veneer.serving.guard import Access
 from veneer.serving.limits import ServerLimits
 from veneer.serving.openai_answers import fingerprint_of
 from veneer.serving.request import ServeRequest
-from veneer.serving.selfcheck.asking import CLIENTS, Answer, Reloads, ask_all
+from veneer.serving.selfcheck.asking import CLIENTS, CheckedAnswer, Reloads, ask_all
 from veneer.serving.selfcheck.certificate import (
     MOST_DIFFERENCES,
+    AnswerDifference,
     CheckedAdapter,
     Counts,
-    Difference,
     IsolationCertificate,
 )
 from veneer.serving.selfcheck.cold import cold_answer
@@ -152,7 +152,7 @@ def selfcheck(
 class _Asked:
     """All answers, and what happened meanwhile."""
 
-    answers: list[Answer]
+    answers: list[CheckedAnswer]
     base_digest: str
     reloads: int
     evictions: int
@@ -166,9 +166,9 @@ class _Compared:
     rounded: int = 0
     largest: float = 0.0
     different: int = 0
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[AnswerDifference] = field(default_factory=list)
 
-    def add(self, difference: Difference) -> None:
+    def add(self, difference: AnswerDifference) -> None:
         self.different += 1
         if len(self.differences) < MOST_DIFFERENCES:
             self.differences.append(difference)
@@ -257,7 +257,7 @@ def _compare(
 ) -> _Compared:
     """Compare all answers with a cold server's; those of a version one after another, so that it is read once."""
     found = _Compared()
-    by_version: dict[str | None, list[Answer]] = defaultdict(list)
+    by_version: dict[str | None, list[CheckedAnswer]] = defaultdict(list)
     for answer in asked.answers:
         if answer.error is not None and not answer.exchanged:
             found.add(_difference(answer, answer.error))
@@ -282,7 +282,7 @@ def _compare(
     return found
 
 
-def _add(found: _Compared, answer: Answer, expected: Mapping[str, object], exactness: Exactness) -> None:
+def _add(found: _Compared, answer: CheckedAnswer, expected: Mapping[str, object], exactness: Exactness) -> None:
     assert answer.content is not None
     result = compare(answer.content, expected, exactness)
     found.largest = max(found.largest, result.largest)
@@ -292,9 +292,9 @@ def _add(found: _Compared, answer: Answer, expected: Mapping[str, object], exact
         found.add(_difference(answer, result.problem, expected))
 
 
-def _difference(answer: Answer, problem: str, expected: Mapping[str, object] | None = None) -> Difference:
+def _difference(answer: CheckedAnswer, problem: str, expected: Mapping[str, object] | None = None) -> AnswerDifference:
     question = answer.question
-    return Difference(
+    return AnswerDifference(
         question=question.number,
         adapter=question.adapter,
         problem=problem,
@@ -303,7 +303,7 @@ def _difference(answer: Answer, problem: str, expected: Mapping[str, object] | N
     )
 
 
-def _version_of(answer: Answer, base_digest: str) -> tuple[str | None, str | None]:
+def _version_of(answer: CheckedAnswer, base_digest: str) -> tuple[str | None, str | None]:
     """The digest of the version that answered (None is the base), and what is wrong with that."""
     possible: list[str | None] = [None] if answer.question.adapter is None else [*answer.possible]
     for digest in possible:
