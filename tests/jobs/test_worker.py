@@ -172,6 +172,7 @@ def killed_at_random(root: Path, started: Workers, kills: int, seed: int) -> Non
         time.sleep(source.uniform(0.0, 0.15))
         if source.random() < 0.5:
             kill(worker)
+            wait_for(lambda: not worker_runs(root, "auto"))  # It holds its lock until it is gone.
         else:
             process = next((process_of(queue, job) for job in jobs if status(queue, job) is JobStatus.RUNNING), None)
             if process is not None:
