@@ -245,7 +245,9 @@ def test_rows_in_clusters_and_several_adapters_are_named_in_the_report(
     assert any(one.startswith("3 clusters say little") for one in clustered.warnings)
     again = evaluate(str(tiny_model), data, adapter=[adapter, adapter], compute=FLOAT32, max_new_tokens=2)
     assert again.adapters == [str(adapter)] * 2
-    assert {one.interval for one in again.comparison} == {"Student over seeds × rows"}
+    # Where the answers of all adapters are alike there is no spread to go by, and the rows' own interval stands.
+    assert {one.interval for one in again.comparison} <= {"Student over seeds × rows", "Tango"}
+    assert any(one.interval == "Student over seeds × rows" for one in again.comparison)
     single = evaluate(str(tiny_model), data, adapter=adapter, compute=FLOAT32, max_new_tokens=2)
     assert [one.adapter for one in again.comparison] == pytest.approx([one.adapter for one in single.comparison])
     del content[4]["customer"]

@@ -71,14 +71,14 @@ def test_a_run_resumed_in_its_second_epoch_trains_every_row_once_an_epoch(
     tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps_of: dict[int, list[list[int]]] = {}
-    real = PackedSteps.micro_batches
+    real = PackedSteps.lanes
 
-    def recorded(source: PackedSteps, step: int, most: int | None = None) -> list[MicroBatch]:
+    def recorded(source: PackedSteps, step: int, most: int | None = None) -> list[list[MicroBatch]]:
         found = real(source, step, most)
-        steps_of[step] = [document for batch in found for document in documents_of(batch)]
+        steps_of[step] = [document for lane in found for batch in lane for document in documents_of(batch)]
         return found
 
-    monkeypatch.setattr(PackedSteps, "micro_batches", recorded)
+    monkeypatch.setattr(PackedSteps, "lanes", recorded)
     config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.epochs=3", "train.examples_per_step=6")
     with pytest.raises(Interrupted):
         train(config, stop=stopping_after(6))  # 4 steps an epoch: in the middle of the second
