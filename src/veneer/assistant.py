@@ -18,7 +18,7 @@ from veneer.config import ComputeSection, QuantSection, RunConfig
 from veneer.data.chat import Encoder, stop_tokens, template_of
 from veneer.data.records import Message
 from veneer.enums import Backend, Method, choice
-from veneer.errors import ConfigError, DataError, OutOfMemory, listing
+from veneer.errors import DataError, OutOfMemory, listing
 from veneer.events import Level, Note, Stage, Subscriber, broadcast
 from veneer.generation.batch import OnProgress, OnToken, generate
 from veneer.generation.sampling import Sampling
@@ -149,11 +149,6 @@ class Assistant:
         """The tokens that continue each prompt, at most to the end of the model's context. `streams` are the numbers of
         the prompts among all, the first of which is 0."""
         context, stop = self.model.spec.max_positions, self.stop_ids
-        if sampling.max_new_tokens > context:
-            raise ConfigError(
-                f"max_new_tokens: {sampling.max_new_tokens:,}, but the model's context has {context:,} tokens, "
-                "the prompt included; give fewer"
-            )
         with enough_memory(self.request, "answering", LESS_TEXT):
             outputs = generate(
                 self.model, prompts, sampling=sampling, stop_ids=stop, context=context, on_token=on_token,

@@ -72,6 +72,9 @@ def generate(
     if empty:
         raise DataError(f"there is nothing to continue, give at least one token:\n{listing(empty)}")
 
+    if context is not None:
+        sampling.check_context(context)  # as it was asked for: below it is cut to the room that each prompt leaves
+
     def within(prompt: Sequence[int]) -> Sampling:
         room = sampling.max_new_tokens if context is None else context - len(prompt)
         return replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))

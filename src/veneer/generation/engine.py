@@ -192,11 +192,7 @@ class GenerationEngine:
     def _check(self, request: GenerationRequest) -> None:
         sampling, spec = request.sampling, self._spec
         sampling.check_vocabulary(spec.vocab_size)
-        if sampling.max_new_tokens > spec.max_positions:
-            raise ConfigError(
-                f"max_new_tokens: {sampling.max_new_tokens:,}, but the model's context has {spec.max_positions:,} "
-                "tokens, the prompt included; give fewer"
-            )
+        sampling.check_context(spec.max_positions)
         strange = [token for token in request.prompt if not 0 <= token < spec.vocab_size]
         if strange:
             raise ConfigError(

@@ -82,6 +82,14 @@ class Sampling:
                 f"logit_bias: the model has {vocab_size:,} tokens, and none of number:\n{listing(strange)}"
             )
 
+    def check_context(self, max_positions: int) -> None:
+        """Raise ConfigError where an answer may be longer than a model's whole context."""
+        if self.max_new_tokens > max_positions:
+            raise ConfigError(
+                f"max_new_tokens: {self.max_new_tokens:,}, but the model's context has {max_positions:,} "
+                "tokens, the prompt included; give fewer"
+            )
+
     @property
     def plain(self) -> bool:
         """Whether the likeliest token is taken as the model has it."""

@@ -21,7 +21,7 @@ from veneer.config import CpoSection
 from veneer.data.batches import MicroBatch
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
-from veneer.training.objectives.documents import NLL, PAIR_METRICS, chosen_tokens, log_probabilities, pair_metrics
+from veneer.training.objectives.documents import NLL, log_probabilities, pair_metrics, pair_weights
 
 CPO = "cpo"
 
@@ -34,11 +34,7 @@ class Cpo:
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
         """The pairs; for the NLL the chosen answers' tokens, over its weight in the loss."""
-        pairs = sum(batch.units for batch in batches)
-        found: dict[str, float] = {CPO: pairs, **dict.fromkeys(PAIR_METRICS, pairs)}
-        if self.settings.nll:
-            found[NLL] = chosen_tokens(batches) / self.settings.nll
-        return found
+        return pair_weights(CPO, batches, self.settings.nll)
 
     def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""

@@ -52,6 +52,21 @@ PAIR_METRICS = (
 )  # fmt: skip
 
 
+def pair_weights(term: str, batches: Sequence[MicroBatch], nll: float) -> dict[str, float]:
+    """The step-wide weights of a loss of pairs, of its metrics, and of the chosen answers' NLL.
+
+    Args:
+        term: the loss, which is divided by the number of pairs, as the metrics are.
+        batches: the micro-batches of the step.
+        nll: the NLL's weight in what is minimised, by which its tokens are divided; 0 for no such term.
+    """
+    pairs = sum(batch.units for batch in batches)
+    found: dict[str, float] = {term: pairs, **dict.fromkeys(PAIR_METRICS, pairs)}
+    if nll:
+        found[NLL] = chosen_tokens(batches) / nll
+    return found
+
+
 def pair_metrics(rewards: Tensor, policy: Tensor) -> dict[str, float]:
     """The metrics that TRL reports, each a sum over pairs.
 

@@ -34,11 +34,10 @@ from veneer.products import Scores
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import (
     NLL,
-    PAIR_METRICS,
     answer_tokens,
-    chosen_tokens,
     log_probabilities,
     pair_metrics,
+    pair_weights,
 )
 from veneer.training.objectives.reference import ReferenceTable
 
@@ -57,11 +56,7 @@ class Dpo:
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
         """The number of pairs; for the NLL that of the chosen answers' tokens, over its weight in the loss."""
-        pairs = sum(batch.units for batch in batches)
-        found: dict[str, float] = {DPO: pairs, **dict.fromkeys(PAIR_METRICS, pairs)}
-        if self.settings.nll:
-            found[NLL] = chosen_tokens(batches) / self.settings.nll
-        return found
+        return pair_weights(DPO, batches, self.settings.nll)
 
     def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""

@@ -24,11 +24,10 @@ from veneer.products import Scores
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import (
     NLL,
-    PAIR_METRICS,
     answer_tokens,
-    chosen_tokens,
     log_probabilities,
     pair_metrics,
+    pair_weights,
 )
 
 SIMPO = "simpo"
@@ -42,11 +41,7 @@ class Simpo:
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
         """The pairs; for the NLL the chosen answers' tokens, over its weight in the loss."""
-        pairs = sum(batch.units for batch in batches)
-        found: dict[str, float] = {SIMPO: pairs, **dict.fromkeys(PAIR_METRICS, pairs)}
-        if self.settings.nll:
-            found[NLL] = chosen_tokens(batches) / self.settings.nll
-        return found
+        return pair_weights(SIMPO, batches, self.settings.nll)
 
     def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
