@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from veneer.posix import lock_file, peak_resident_bytes
+from veneer.posix import lock_file, peak_resident_bytes, restart_peak_resident_bytes
 
 WITHOUT_POSIX = """
 import sys
@@ -32,11 +32,20 @@ def test_a_lock_is_taken_once(tmp_path: Path) -> None:
         lock_file(third)
 
 
-def test_the_peak_counts_what_is_touched() -> None:
-    before = peak_resident_bytes()
-    block = bytearray(before + 50_000_000)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts the peak of a process anew")
+def test_the_peak_counts_what_is_touched_since_it_was_begun_anew() -> None:
+    size = 200_000_000
+    block = bytearray(size)
     block[::4096] = b"x" * len(block[::4096])
-    assert peak_resident_bytes() > len(block)
+    high = peak_resident_bytes()
+    assert high > size
+    del block
+    restart_peak_resident_bytes()
+    low = peak_resident_bytes()
+    assert low < high - size / 2
+    block = bytearray(size)
+    block[::4096] = b"x" * len(block[::4096])
+    assert peak_resident_bytes() > low + size / 2
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["export", "--help"]])

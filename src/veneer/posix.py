@@ -48,7 +48,7 @@ def is_locked(path: Path) -> bool:
 
 
 def peak_resident_bytes() -> int:
-    """The most memory that this process has had resident so far, in bytes.
+    """The most memory that this process has had resident since its start, or `restart_peak_resident_bytes`, in bytes.
 
     Raises:
         OutputError: the operating system does not count it.
@@ -60,6 +60,17 @@ def peak_resident_bytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts kilobytes, macOS bytes.
     return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def restart_peak_resident_bytes() -> None:
+    """Let `peak_resident_bytes` count from now on, with what is resident now.
+
+    Only Linux can (proc(5), `clear_refs`). On other systems the peak stays that of the process since its start.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
 
 
 def file_size_limit() -> int | None:

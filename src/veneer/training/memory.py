@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from veneer.posix import peak_resident_bytes
+from veneer.posix import peak_resident_bytes, restart_peak_resident_bytes
 
 
 def peak_memory_mb(device: torch.device) -> float:
@@ -12,3 +12,11 @@ def peak_memory_mb(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return peak_resident_bytes() / 1e6
+
+
+def restart_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_mb` count from now on: a notebook's process may have used more before the run, which is none of
+    the run's. Where the system cannot count anew (macOS, Windows), the peak stays that of the process."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    restart_peak_resident_bytes()

@@ -19,6 +19,7 @@ from veneer.signals import deferred
 from veneer.system import heap_kept
 from veneer.training.build import build
 from veneer.training.fitting import fitting, settings_that_fit
+from veneer.training.memory import restart_peak_memory
 from veneer.training.objectives.base import StepObjective
 from veneer.training.objectives.choose import needs_reference
 from veneer.training.parallel.group import Group, Meeting
@@ -74,6 +75,7 @@ def train(
     with Meeting(ranks, config.compute.rank_timeout) as group:
         call = _Call(config=config, stop=stop, micro_batches=micro_batches, begun=time.perf_counter(), group=group)
         with threads_of(config), heap_kept(), locked_folder(config, resume, subscribers, ranks) as folder:
+            restart_peak_memory(resolve_device(config.compute.device))
             return _trained(call, folder, resume)
 
 

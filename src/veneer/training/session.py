@@ -68,7 +68,7 @@ class RunResult:
     """The trained model, as it stands in memory."""
     trainable: Trainable = field(repr=False)
     peak_memory_mb: float
-    """Peak memory of the process when training ended."""
+    """Peak memory of the process during the run (`training.memory.restart_peak_memory`)."""
     plan: Plan | None = field(repr=False)
     """The plan that was made before the run. None where transformers computes the model: there is an estimate then."""
 
