@@ -15,7 +15,7 @@ from veneer.config import RunConfig
 HEAD = """# Configuration
 
 Every setting of a run. In a YAML file they stand in sections, as the keys are dotted; on the command line any of them
-is `--set key=value`. An unknown key is refused. Made from `src/veneer/config.py` by `make docs`.
+is `--set key=value`. An unknown key is refused. Made from `src/veneer/config/` by `make docs`.
 
 | key | values | default | meaning |
 |---|---|---|---|"""

@@ -20,7 +20,7 @@ from test_architecture import LAYERS
 from tiny import rows, run_config, write_rows
 from veneer.cli import main
 from veneer.config import known_keys, parse
-from veneer.config_values import override
+from veneer.config.values import override
 from veneer.data.lint.registry import RULES
 from veneer.migration import counterpart
 from veneer.training.run import train

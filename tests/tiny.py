@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from veneer.config import RunConfig, parse
-from veneer.config_values import override
+from veneer.config.values import override
 from veneer.data.chat import Example
 from veneer.data.encoding import encode_all
 from veneer.data.records import read_records

@@ -26,7 +26,7 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.store import load_adapter, save_adapter
 from veneer.backends.describe import describe_model
 from veneer.config import parse
-from veneer.config_values import read_yaml
+from veneer.config.values import read_yaml
 from veneer.data.bounded_template import BoundedTemplate
 from veneer.data.records import read_file
 from veneer.data.template import ChatTemplate

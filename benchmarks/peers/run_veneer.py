@@ -25,7 +25,7 @@ from measure import (
 
 import veneer
 from veneer.config import parse
-from veneer.config_values import read_yaml
+from veneer.config.values import read_yaml
 from veneer.data.orders import order
 from veneer.events import Event, RunStarted, StepDone
 from veneer.training.session import prepare_run

@@ -11,7 +11,7 @@ from veneer.adapters.store import CONFIG_FILE as ADAPTER_CONFIG
 from veneer.adapters.store import TOKENIZER_FILE
 from veneer.adapters.store import WEIGHTS_FILE as ADAPTER_WEIGHTS
 from veneer.config import RunConfig, parse
-from veneer.config_values import read_yaml
+from veneer.config.values import read_yaml
 from veneer.events import read_events
 from veneer.io.model_files import WEIGHTS_FILE as MODEL_WEIGHTS
 

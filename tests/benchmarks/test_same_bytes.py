@@ -67,7 +67,7 @@ def test_a_checkout_is_the_same_as_itself_and_not_as_one_that_clips_more(
     cases = ["--only", "lora", "--only", "evaluate-lora"]
     assert same_bytes.main([str(ROOT), str(ROOT), *cases]) == 0
     shutil.copytree(ROOT / "src", tmp_path / "src")
-    config = tmp_path / "src" / "veneer" / "config.py"
+    config = tmp_path / "src" / "veneer" / "config" / "train.py"
     before, after = config.read_text(encoding="utf-8").split("    clip: ")
     config.write_text(f"{before}    clip: {after.replace('= 1.0', '= 0.01', 1)}", encoding="utf-8")
     capsys.readouterr()

@@ -13,7 +13,7 @@ import pytest
 from invoking import given, invoke, refused
 from tiny import rows, run_config, tree, write_rows
 from veneer.config import parse
-from veneer.config_values import read_yaml
+from veneer.config.values import read_yaml
 from veneer.training.run import train
 
 

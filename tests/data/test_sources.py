@@ -12,7 +12,7 @@ import pytest
 from tiny import rows, run_config, write_rows
 from training_runs import stopping_after, weights
 from veneer.config import DataSection, parse
-from veneer.config_values import override
+from veneer.config.values import override
 from veneer.data.rows import load_rows
 from veneer.data.sources import evaluation_files, files_named, training_files
 from veneer.data.splits import evaluation_records

@@ -14,7 +14,7 @@ from torch.distributed.run import get_args_parser
 
 from veneer.cli import main
 from veneer.config import parse
-from veneer.config_values import override
+from veneer.config.values import override
 
 FOLDER = Path(__file__).parents[2] / "examples" / "launchers"
 ROOT = FOLDER.parents[1]

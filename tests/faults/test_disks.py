@@ -49,7 +49,7 @@ FULL_DISK = """
 mount("size=700k")
 import hashlib
 from veneer.config import parse
-from veneer.config_values import read_yaml
+from veneer.config.values import read_yaml
 from veneer.errors import OutputError
 from veneer.training.checkpoint import verify
 from veneer.training.run import train

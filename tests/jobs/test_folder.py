@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from veneer.config_values import read_yaml
+from veneer.config.values import read_yaml
 from veneer.jobs.folder import JobFolder, job_folders
 from veneer.jobs.job import Job, new_id
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny import run_config, tree
 from veneer.cli import main
 from veneer.config import parse
-from veneer.config_values import read_yaml
+from veneer.config.values import read_yaml
 from veneer.errors import Interrupted, OutputError
 from veneer.events import Event, Result, RunDone, RunEvent, RunsJoined, StepDone
 from veneer.sweeps import run as sweep_run

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tiny import run_config, tree
-from veneer.config_values import read_yaml
+from veneer.config.values import read_yaml
 from veneer.data.rows import load_rows
 from veneer.errors import ConfigError, Interrupted
 from veneer.events import Note

@@ -10,7 +10,7 @@ import pytest
 from tiny import rows, run_config, write_rows
 from veneer.adapters.spec import LoraSpec
 from veneer.config import TrainSection, parse
-from veneer.config_values import read_yaml
+from veneer.config.values import read_yaml
 from veneer.enums import Method, OptimizerName
 from veneer.errors import ConfigError
 from veneer.events import Event, Note

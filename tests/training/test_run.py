@@ -23,7 +23,7 @@ from tiny import CommandLine, examples, rows, run_config, tree, write_rows
 from training_runs import LONG, SETTINGS, options, stopping_after, weights
 from veneer.assistant import open_assistant
 from veneer.config import parse
-from veneer.config_values import read_yaml
+from veneer.config.values import read_yaml
 from veneer.enums import Method
 from veneer.errors import (
     AdapterError,

@@ -10,7 +10,7 @@ import pytest
 
 from tiny import run_config, tree
 from veneer.config import TrainSection
-from veneer.config_values import read_yaml
+from veneer.config.values import read_yaml
 from veneer.errors import ConfigError, Interrupted
 from veneer.events import Event, Note, StepBudget, read_events
 from veneer.reproduction.run import reproduce

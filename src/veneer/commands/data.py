@@ -86,7 +86,7 @@ def data(
 def _columns(text: str | None) -> Mapping[Column, str]:
     """The setting `data.columns` as it is written on the command line."""
     from veneer.config import parse
-    from veneer.config_values import override
+    from veneer.config.values import override
 
     given = [] if text is None else [f"data.columns={text}"]
     values = override({"model": "-", "output": "-", "data": {"file": "-"}}, given)

@@ -67,7 +67,7 @@ class Duration(click.types.FloatParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """See `click.ParamType.convert`."""
-        from veneer.config_values import seconds_of
+        from veneer.config.values import seconds_of
 
         try:
             seconds = float(seconds_of(value))
@@ -193,7 +193,7 @@ def run_config(
         ConfigError: an option and `--set` give one setting two values, or the settings cannot be used.
     """
     from veneer.config import ALTERNATIVES, parse
-    from veneer.config_values import drop, read_assignment, read_yaml
+    from veneer.config.values import drop, read_assignment, read_yaml
     from veneer.run_folder import RunFolder
 
     output = flags["output"]
@@ -224,7 +224,7 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
         ConfigError: an assignment cannot be read, or an option and `--set` give one setting two values; all such pairs
             are named.
     """
-    from veneer.config_values import laid_over, read_assignment
+    from veneer.config.values import laid_over, read_assignment
 
     given = {key: value for key, value in flags.items() if value is not None}
     settings = [read_assignment(assignment) for assignment in assignments]

@@ -39,7 +39,7 @@ def quantize(model: str, output: Path, assignments: tuple[str, ...], dtype: str,
     veneer and transformers open the directory without quantising again.
     """
     from veneer.config import QuantSection
-    from veneer.config_values import override
+    from veneer.config.values import override
     from veneer.screens.quantize import quantize_visibly
 
     values = override({}, assignments)

@@ -70,7 +70,7 @@ def sweep(
     Points that share a base model are trained together. The same command goes on with a sweep that was interrupted.
     """
     in_processes(devices)
-    from veneer.config_values import read_yaml
+    from veneer.config.values import read_yaml
     from veneer.screens.sweep import sweep_visibly
     from veneer.sweeps.grid import parse_grid
 

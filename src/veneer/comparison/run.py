@@ -16,7 +16,7 @@ from veneer.comparison.order import BASE, RESULT_FILE, STDERR_FILE, Order, RunOu
 from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize
 from veneer.comparison.task import check_metrics, task_rows
 from veneer.config import RunConfig, parse
-from veneer.config_values import laid_over, override
+from veneer.config.values import laid_over, override
 from veneer.data.orders import order as shuffled
 from veneer.data.records import Record, read_rows
 from veneer.data.sources import files_named

@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from veneer.config_values import read_yaml
+from veneer.config.values import read_yaml
 from veneer.errors import ConfigError, listing, nearest
 from veneer.evaluation.statistics.compare import Comparison
 from veneer.evaluation.statistics.power import DISCORDANT, rows_needed

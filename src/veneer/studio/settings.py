@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from veneer.config import RunConfig, parse
-from veneer.config_values import laid_over
+from veneer.config.values import laid_over
 from veneer.enums import Method
 from veneer.errors import ConfigError
 from veneer.run_records.record import flat

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.config import RunConfig, parse
-from veneer.config_values import laid_over, override
+from veneer.config.values import laid_over, override
 from veneer.errors import ConfigError, listing
 
 LONGEST_NAME = 80

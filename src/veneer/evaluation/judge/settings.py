@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from veneer.config_values import read_yaml
+from veneer.config.values import read_yaml
 from veneer.errors import ConfigError, listing, nearest
 from veneer.evaluation.judge.questions import DEFAULT_PROMPT, PLACES
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from veneer.config_values import drop, laid_over, override, read_yaml, seconds_of
+from veneer.config.values import drop, laid_over, override, read_yaml, seconds_of
 from veneer.errors import ConfigError
 
 

@@ -1,0 +1,21 @@
+"""The configuration of a run: typed sections, read from YAML strictly, written back resolved.
+
+Each section goes to its own component and to nobody else. Values are checked where they are declared; what concerns
+two sections is checked in `check`, which only raises. Nothing is changed after parsing: a value that the program
+chooses itself (`auto`) is chosen by the component that uses it and recorded in the run's `config.yaml`.
+"""
+
+from veneer.config.checks import ALTERNATIVES, check, quant_problems
+from veneer.config.compute import ComputeSection
+from veneer.config.data import DataSection, SourceSection, SplitSection
+from veneer.config.lora import LoraSection, QuantSection
+from veneer.config.objectives import CpoSection, DpoSection, KtoSection, OrpoSection, SimpoSection
+from veneer.config.parse import parse, to_yaml
+from veneer.config.run import RunConfig, known_keys
+from veneer.config.train import TrainSection
+
+__all__ = [
+    "ALTERNATIVES", "ComputeSection", "CpoSection", "DataSection", "DpoSection", "KtoSection", "LoraSection",
+    "OrpoSection", "QuantSection", "RunConfig", "SimpoSection", "SourceSection", "SplitSection", "TrainSection",
+    "check", "known_keys", "parse", "quant_problems", "to_yaml",
+]  # fmt: skip

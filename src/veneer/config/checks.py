@@ -1,0 +1,154 @@
+"""Settings that contradict each other, across sections."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+from veneer.config.data import DataSection
+from veneer.config.lora import QuantSection
+from veneer.config.run import OBJECTIVE_SECTIONS, RunConfig
+from veneer.enums import (
+    DpoLoss,
+    Init,
+    Method,
+    ObjectiveName,
+    OptimizerName,
+    Overlong,
+    Products,
+    Publish,
+    ReferencePolicy,
+    Scheme,
+    SplitBy,
+    TokenCache,
+)
+from veneer.errors import ConfigError, listing
+
+ALTERNATIVES = (
+    ("train.examples_per_step", "train.tokens_per_step", "what a step is; give one"),
+    ("train.epochs", "train.steps", "how long to train; give one (the other is null)"),
+    ("data.eval_file", "data.held_out", "what to evaluate on; give one"),
+    ("data.file", "data.sources", "what to train on; give one"),
+)
+"""Pairs of settings of which a run has one at most, what both of them say, and the remedy."""
+
+
+def check(config: RunConfig) -> None:
+    """Refuse combinations of settings that contradict each other, all at once.
+
+    Raises:
+        ConfigError: naming every contradiction.
+    """
+    problems = [
+        f"{one} and {other} both say {what}" for one, other, what in ALTERNATIVES if all(attrgetter(one, other)(config))
+    ]
+    problems += split_problems(config.data)
+    if not (config.data.eval_file or config.data.held_out):
+        asked = [
+            ("train.patience", config.train.patience),
+            ("train.publish best", config.train.publish is Publish.BEST),
+        ]
+        problems += [
+            f"{name} goes by the evaluation loss, and the run has no rows for it; give data.held_out or data.eval_file"
+            for name, given in asked
+            if given
+        ]
+    if config.train.sample_prompts and config.train.samples_every is None:
+        problems.append("train.sample_prompts are answered every train.samples_every steps, which is not given")
+    if config.compute.products is Products.INT8 and config.method is Method.FULL:
+        problems.append(
+            "compute.products int8 is for a frozen base and method full trains it; take method lora or qlora, or "
+            "compute.products exact"
+        )
+    if config.train.optimizer is OptimizerName.SGD and config.train.learning_rate == "auto":
+        problems.append(
+            "train.learning_rate auto knows no rate for train.optimizer sgd, whose steps grow with the gradient; give "
+            "a number"
+        )
+    if config.train.lora_plus_ratio != 1.0 and config.method is Method.FULL:
+        problems.append(
+            "train.lora_plus_ratio is for an adapter's B and method full has none; take lora or qlora, or 1"
+        )
+    if config.train.from_adapter is not None and config.method is Method.FULL:
+        problems.append("train.from_adapter is an adapter and method full trains none; take lora or qlora")
+    if config.lora.new_tokens and config.method is Method.FULL:
+        problems.append("lora.new_tokens are trained with an adapter and method full has none; take lora or qlora")
+    if config.train.time_limit is not None and config.lora.init is Init.EVA and config.method is not Method.FULL:
+        problems.append(
+            "train.time_limit fixes the steps after lora.init eva has looked at their rows; give train.steps, or "
+            "another init"
+        )
+    problems += quant_problems(config.quant)
+    problems += objective_problems(config)
+    if config.train.eval_every and not (config.data.eval_file or config.data.held_out):
+        problems.append("train.eval_every needs rows to evaluate on: give data.eval_file or data.held_out")
+    if problems:
+        raise ConfigError(f"the configuration contradicts itself:\n{listing(problems)}")
+
+
+def split_problems(data: DataSection) -> list[str]:
+    """What contradicts itself in how rows are held out."""
+    by, column = data.split.by, data.split.column
+    problems = []
+    if by is not SplitBy.ROW and not data.held_out:
+        problems.append(f"data.split.by {by.value} says which rows are held out and data.held_out is 0; give a share")
+    if by in (SplitBy.GROUP, SplitBy.TIME) and column is None:
+        problems.append(f"data.split.by {by.value} needs data.split.column, the column that rows are split by")
+    if by in (SplitBy.ROW, SplitBy.NEAR_DUPLICATES) and column is not None:
+        problems.append(f"data.split.column is for group, label or time and data.split.by is {by.value}; leave one out")
+    return problems
+
+
+def quant_problems(quant: QuantSection) -> list[str]:
+    """What contradicts itself in the section `quant`."""
+    if quant.scheme is not Scheme.INT8:
+        return []
+    default = QuantSection()
+    given = [name for name in ("block", "double_quant") if getattr(quant, name) != getattr(default, name)]
+    return [
+        f"quant.{name} is of the 4-bit schemes, and int8 has one float32 scale for every output; leave it out, or take "
+        "quant.scheme nf4"
+        for name in given
+    ]
+
+
+def objective_problems(config: RunConfig) -> list[str]:
+    """What contradicts itself in the objective's settings, or is of another objective."""
+    problems = []
+    for own in OBJECTIVE_SECTIONS:
+        section = getattr(config, own.value)
+        given = [key for key, info in type(section).model_fields.items() if getattr(section, key) != info.default]
+        if own is not config.objective:
+            problems += [
+                f"{own.value}.{key} is a setting of objective {own.value} and objective is {config.objective.value}; "
+                f"leave it out, or set objective: {own.value}"
+                for key in given
+            ]
+    if config.objective.imitates:
+        return problems
+    name = config.objective.value
+    if config.data.cache is TokenCache.ALWAYS:
+        problems.append(f"data.cache always keeps rows of objective sft, and objective is {name}; leave it out")
+    if config.data.overlong is not Overlong.DROP:
+        problems.append(
+            f"data.overlong {config.data.overlong.value} cuts answers, which objective {name} compares; take drop, and "
+            "raise data.max_length"
+        )
+    if config.lora.init is Init.EVA and config.method is not Method.FULL:
+        problems.append(f"lora.init eva is measured on supervised rows, and objective is {config.objective.value}; "
+                        "take another init")  # fmt: skip
+    if config.objective is ObjectiveName.KTO and config.train.time_limit is not None:
+        problems.append(
+            "train.time_limit counts the steps that fit after objective kto has computed its reference for all of "
+            "them; give train.steps"
+        )
+    if config.dpo.label_smoothing and config.dpo.loss not in (DpoLoss.SIGMOID, DpoLoss.ROBUST):
+        problems.append(
+            f"dpo.label_smoothing is for dpo.loss sigmoid and robust, and it is {config.dpo.loss.value}; leave it out"
+        )
+    if config.dpo.loss is DpoLoss.ROBUST and not config.dpo.label_smoothing:
+        problems.append(
+            "dpo.loss robust needs dpo.label_smoothing, the share of pairs that are swapped; without it, it is sigmoid"
+        )
+    if config.reference is ReferencePolicy.BASE and config.method is Method.FULL:
+        problems.append(f"{name}.reference base is the base with the adapter off and method full has none; take start")
+    return problems

@@ -1,0 +1,101 @@
+"""The settings of the rows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
+
+from veneer.config.numbers import NUMBER, Fraction, Name, Rate
+from veneer.config.section import Section
+from veneer.enums import BadRows, Check, Column, Overlong, SplitBy, TokenCache
+
+
+class SplitSection(Section):
+    """How the rows that are held out are chosen."""
+
+    place = "data.split"
+
+    by: SplitBy = SplitBy.ROW
+    """What decides which rows are held out. `row`: each row by itself. `group`: rows with the same value in `column`
+    stay on one side. `label`: each label (the answer, or the value in `column`) has the share of its rows held out.
+    `time`: the latest rows by `column`, which holds numbers or dates. `near-duplicates`: rows that are nearly the same
+    stay on one side."""
+    column: Name | None = None
+    """The column or key of the file that rows are split by."""
+
+
+class SourceSection(Section):
+    """One of several sources of training rows."""
+
+    place = "data.sources"
+
+    file: Name
+    """A file, a pattern or a dataset, as in `data.file`."""
+    weight: Rate = 1.0
+    """How often an epoch holds each row: of n rows it has round(weight · n)."""
+
+
+class DataSection(Section):
+    """Settings of the rows for training and evaluation."""
+
+    place = "data"
+
+    sources: tuple[SourceSection, ...] = ()
+    """Several sources of training rows in place of `file`, each with a weight: `[{file: a.jsonl, weight: 2}, {file:
+    b.jsonl}]`. Of n rows with weight w an epoch holds round(w · n): those beyond whole passes change from epoch to
+    epoch."""
+    file: Name | None = Field(default=None, validate_default=True)
+    """The file of training rows, which a run without `sources` needs: JSONL, JSON, CSV or Parquet; a pattern for
+    several of them (`corpus/*.jsonl`); or a dataset of the hub (`hub:owner/name[split]`)."""
+    eval_file: Name | None = None
+    """The file of rows for the evaluation loss, given as `file`."""
+    held_out: Fraction = 0.0
+    """The share of `file` that is kept for the evaluation loss and not trained, if there is no `eval_file`."""
+    split: SplitSection = SplitSection()
+    """How these rows are chosen: `{by: group, column: customer}`."""
+    max_length: Annotated[int, Field(ge=2, le=1_000_000_000), NUMBER] = 2048
+    """The length of the longest row that is trained, in tokens."""
+    overlong: Overlong = Overlong.DROP
+    """What happens to rows that are longer than `max_length`: `drop` leaves them out, `truncate` cuts their end,
+    `split` cuts those of `text` into pieces and leaves others out. They are counted and reported whatever happens."""
+    bad_rows: BadRows = BadRows.REFUSE
+    """What happens to rows that cannot be used: `refuse` names all of them and ends the run, `skip` leaves them out.
+    They are counted and reported either way."""
+    checks: tuple[Check, ...] = (
+        Check.NOTHING_TRAINED,
+        Check.END_UNTRAINED,
+        Check.CONTENT_LOST,
+        Check.TOOL_CALL_LOST,
+        Check.DOUBLED_BOS,
+    )
+    """The rules of `veneer data` under which a row is refused (docs/data.md). What other rules find in single rows is
+    reported. `[]` refuses nothing."""
+    cache: TokenCache = TokenCache.AUTO
+    """Whether rows are encoded once into files that are mapped into memory, instead of being held in it: `auto` from
+    100 MB of rows on, `always`, `never`. The result is the same."""
+    cache_dir: Name | None = None
+    """The folder of these files; `~/.cache/veneer/tokens` by default."""
+    columns: dict[Column, Name] = Field(default={})
+    """The file's name of a column or key, where it is not veneer's: `{prompt: text, completion: category}`. No other
+    columns are used then."""
+
+    @field_validator("file")
+    @classmethod
+    def _given(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and not info.data.get("sources"):
+            raise PydanticCustomError("missing", "required, but not given")
+        return value
+
+    @property
+    def training(self) -> tuple[SourceSection, ...]:
+        """The sources of training rows: those given, or `file` as the only one."""
+        return self.sources if self.file is None else (SourceSection(file=self.file),)
+
+    @property
+    def training_name(self) -> str:
+        """What the training rows are called where a person reads it: the files, each with its weight if it has one."""
+        return ", ".join(
+            source.file if source.weight == 1.0 else f"{source.file} × {source.weight:g}" for source in self.training
+        )

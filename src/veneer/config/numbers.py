@@ -1,0 +1,40 @@
+"""The kinds of numbers and names that settings take, each with its bounds."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from veneer.config.values import seconds_of
+
+
+def _no_truth(value: Any) -> Any:
+    # Python and pydantic take true for 1; in a configuration it is a slip of the line.
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+NUMBER = BeforeValidator(_no_truth)
+
+
+def _power_of_two(value: int) -> int:
+    if value & (value - 1):
+        raise ValueError("must be a power of two: 1, 2, 4, 8 and so on")
+    return value
+
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False), NUMBER]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000), NUMBER]
+Rank = Annotated[int, Field(ge=1, le=65_536), NUMBER]
+"""The largest is beyond the sides of nearly all matrices; much larger ones take all memory before anything is said."""
+Steps = Annotated[int, Field(ge=1, le=100_000_000), NUMBER]
+StepRows = Annotated[int, Field(ge=1, le=1_000_000), NUMBER]
+Threads = Annotated[int, Field(ge=1, le=1_024), NUMBER]
+"""torch ends the process where the system gives it no more threads."""
+Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False), NUMBER]
+NotNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False), NUMBER]
+Name = Annotated[str, Field(min_length=1)]
+Duration = Annotated[float, Field(gt=0.0, le=1e8, allow_inf_nan=False), BeforeValidator(seconds_of), NUMBER]
+Lanes = Annotated[int, Field(ge=1, le=4096), AfterValidator(_power_of_two), NUMBER]

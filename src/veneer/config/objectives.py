@@ -1,0 +1,78 @@
+"""The settings of each objective that has some."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from veneer.config.numbers import NUMBER, NotNegative, Rate
+from veneer.config.section import Section
+from veneer.enums import DpoLoss, ReferencePolicy
+
+
+class DpoSection(Section):
+    """Settings of `objective: dpo`."""
+
+    place = "dpo"
+
+    loss: DpoLoss = DpoLoss.SIGMOID
+    """The formula: `sigmoid` (DPO), `robust`, `hinge`, `ipo`, or `sigmoid_norm` (docs/objectives.md)."""
+    beta: Rate = 0.1
+    """β, how strongly the policy is held to the reference: a smaller one lets it go further. The τ of `ipo`."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5, allow_inf_nan=False), NUMBER] = 0.0
+    """The share of pairs that are taken to be swapped, for `sigmoid` (conservative DPO) and `robust`."""
+    nll: NotNegative = 0.0
+    """The weight of the chosen answers' mean cross-entropy a token, which is added (RPO)."""
+    reference: ReferencePolicy = ReferencePolicy.START
+    """The model that the policy is compared with: the one that the run starts from (`start`), or the base with the
+    adapter off (`base`). Its log-probabilities are computed once, before the first step, and it takes no memory."""
+
+
+class OrpoSection(Section):
+    """Settings of `objective: orpo`."""
+
+    place = "orpo"
+
+    beta: Rate = 0.1
+    """β, the weight of the odds ratio beside the chosen answers' cross-entropy (the paper's λ)."""
+
+
+class CpoSection(Section):
+    """Settings of `objective: cpo`."""
+
+    place = "cpo"
+
+    beta: Rate = 0.1
+    """β, the factor of the difference of log-probabilities."""
+    nll: NotNegative = 1.0
+    """The weight of the chosen answers' mean cross-entropy a token, which is added."""
+
+
+class SimpoSection(Section):
+    """Settings of `objective: simpo`."""
+
+    place = "simpo"
+
+    beta: Rate = 2.5
+    """β, the factor of the mean log-probabilities a token."""
+    gamma: NotNegative = 1.375
+    """γ, the margin that the chosen answer's reward is to have."""
+    nll: NotNegative = 0.0
+    """The weight of the chosen answers' mean cross-entropy a token, which is added."""
+
+
+class KtoSection(Section):
+    """Settings of `objective: kto`."""
+
+    place = "kto"
+
+    beta: Rate = 0.1
+    """β, how strongly the policy is held to the reference."""
+    desirable_weight: Rate = 1.0
+    """λ_D, the weight of desirable answers."""
+    undesirable_weight: Rate = 1.0
+    """λ_U, the weight of the others. The paper advises weights that make λ_D · n_D over λ_U · n_U lie between 1 and
+    4/3."""
+    reference: ReferencePolicy = ReferencePolicy.START
+    """The model that the policy is compared with, as `dpo.reference`."""

@@ -1,0 +1,75 @@
+"""The configuration of a whole run: its own settings and a section for each component."""
+
+from __future__ import annotations
+
+from veneer.config.compute import ComputeSection
+from veneer.config.data import DataSection
+from veneer.config.lora import LoraSection, QuantSection
+from veneer.config.numbers import Name
+from veneer.config.objectives import CpoSection, DpoSection, KtoSection, OrpoSection, SimpoSection
+from veneer.config.section import Section, keys_of
+from veneer.config.train import TrainSection
+from veneer.enums import Backend, Method, ObjectiveName, ReferencePolicy, TrackerName
+
+
+class RunConfig(Section):
+    """Settings of a training run.
+
+    It is made by keyword (`RunConfig(model=…, output=…, data={"file": …})`), from a mapping
+    (`RunConfig.model_validate`) or from a YAML file (`parse(read_yaml(path), where=…)`). A section is given as a
+    section or as a mapping.
+
+    Raises:
+        ConfigError: naming every unknown key (with veneer's name for it), missing key and bad value.
+    """
+
+    model: Name
+    """The base model: a directory, a GGUF file or a hub id."""
+    revision: str | None = None
+    """The branch, tag or commit of a hub id."""
+    output: Name
+    """The folder of the run, which is made."""
+    method: Method = Method.QLORA
+    """What is trained: an adapter beside the base model (`lora`), an adapter beside the quantised base model
+    (`qlora`), or every weight (`full`)."""
+    objective: ObjectiveName = ObjectiveName.SFT
+    """What a step minimises: the cross-entropy of answers (`sft`) or of plain texts
+    (`pretraining`), a loss of pairs of a chosen and a rejected answer
+    (`dpo`, `orpo`, `cpo`, `simpo`), or one of single answers that are desirable or not (`kto`). docs/objectives.md has
+    the formulas and the rows that each takes."""
+    backend: Backend = Backend.AUTO
+    """What computes the model: veneer's own decoder (`veneer`), or transformers (`hf`, for lora and qlora only) for
+    architectures that the decoder does not know. `auto` takes the own decoder if it knows the architecture."""
+    track: tuple[TrackerName, ...] = ()
+    """Trackers that are told of the run: `[tensorboard]` writes `tensorboard/` in its folder. A tracker that fails or
+    is slow changes nothing of the run."""
+    data: DataSection
+    lora: LoraSection = LoraSection()
+    quant: QuantSection = QuantSection()
+    train: TrainSection = TrainSection()
+    dpo: DpoSection = DpoSection()
+    orpo: OrpoSection = OrpoSection()
+    cpo: CpoSection = CpoSection()
+    simpo: SimpoSection = SimpoSection()
+    kto: KtoSection = KtoSection()
+    compute: ComputeSection = ComputeSection()
+
+    @property
+    def reference(self) -> ReferencePolicy:
+        """The reference of the run's objective."""
+        return self.kto.reference if self.objective is ObjectiveName.KTO else self.dpo.reference
+
+
+OBJECTIVE_SECTIONS = (
+    ObjectiveName.DPO,
+    ObjectiveName.ORPO,
+    ObjectiveName.CPO,
+    ObjectiveName.SIMPO,
+    ObjectiveName.KTO,
+)
+"""The objectives that have a section of settings, which is called as they are."""
+
+
+def known_keys() -> list[str]:
+    """Every dotted key of the configuration."""
+    return keys_of(RunConfig)

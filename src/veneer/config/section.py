@@ -1,0 +1,99 @@
+"""A section of the configuration: how it is read, and how its problems are told in our words."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from difflib import get_close_matches
+from reprlib import Repr
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, ValidationInfo, model_validator
+
+from veneer.errors import ConfigError, listing, nearest
+from veneer.migration import counterpart
+
+_INSIDE: ContextVar[bool] = ContextVar("_INSIDE", default=False)
+"""Whether a section is being read as a part of another, which then reports the problems of both."""
+
+_SHORT = Repr()
+_SHORT.maxstring, _SHORT.maxother, _SHORT.maxlevel = 80, 80, 2
+
+
+class Section(BaseModel):
+    """A part of the configuration, or the whole. It takes no unknown keys and is never changed.
+
+    Raises:
+        ConfigError: naming every unknown key (with veneer's name for it), missing key and bad value.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    place: ClassVar[str] = ""
+    """The dotted key of the section in the configuration; empty for the whole."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, values: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        # However a section is made (by keyword, from a mapping, from a file), its problems are told in our words.
+        if _INSIDE.get():
+            return handler(values)
+        token = _INSIDE.set(True)
+        try:
+            return handler(values)
+        except ValidationError as error:
+            where = info.context if isinstance(info.context, str) else cls.__name__
+            raise ConfigError(f"{where} is not valid:\n{listing(_explain(error, cls))}") from error
+        finally:
+            _INSIDE.reset(token)
+
+
+def keys_of(section: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every dotted key of a section, behind the prefix."""
+    keys = []
+    for name, info in section.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            keys += keys_of(info.annotation, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _explain(error: ValidationError, section: type[Section]) -> list[str]:
+    """One line for each key that is wrong (pydantic reports a union once for every branch)."""
+    above = section.place.split(".") if section.place else []
+    known = keys_of(section, f"{section.place}." if section.place else "")
+    lines: dict[str, list[str]] = {}
+    met: dict[str, str] = {}
+    for problem in error.errors():
+        parts = above + [str(part) for part in problem["loc"]]
+        # The names of a union's branches stand in `loc` behind the key; the key itself is the longest known prefix.
+        key = ".".join(parts)
+        while key and key not in known and problem["type"] not in ("extra_forbidden", "missing"):
+            key = key.rpartition(".")[0]
+        key = key or ".".join(parts)
+        if problem["type"] == "extra_forbidden":
+            text = f"unknown key{_hint(key, known)}"
+        elif problem["type"] == "missing":
+            text = "required, but not given"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            text = f"{message[0].lower()}{message[1:]}"
+            met[key] = f", got {_SHORT.repr(problem['input'])}"
+        lines.setdefault(key, []).append(text)
+    return [f"{key}: {'; or '.join(dict.fromkeys(texts))}{met.get(key, '')}" for key, texts in lines.items()]
+
+
+def _hint(key: str, known: list[str]) -> str:
+    """What an unknown key is called here: by other programs' names first, then by the nearest spelling.
+
+    The nearest is the known key that is closest as a whole, or whose last word is closest.
+    """
+    if meant := counterpart(key.split(".")):
+        return f"; {meant.sentence()}"
+    leaf = key.rpartition(".")[2]
+    known = [*known, *dict.fromkeys(name.partition(".")[0] for name in known if "." in name)]
+    homes = {name.rpartition(".")[2]: name for name in reversed(known)}
+    if leaf in homes:
+        return f" (did you mean {homes[leaf]!r}?)"
+    close = get_close_matches(leaf, homes, n=1, cutoff=0.6)
+    return nearest(key, known) or (f" (did you mean {homes[close[0]]!r}?)" if close else "")

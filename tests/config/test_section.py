@@ -1,0 +1,62 @@
+"""What is not understood is refused, and by name."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from run_values import refusal, values
+from veneer.config import check, parse
+from veneer.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("given_values", "wrong", "meant"),
+    [
+        (values(lora={"rnk": 8}), "lora.rnk", "lora.rank"),
+        (values(rank=8), "rank", "lora.rank"),
+        (values(learning_rate=1e-4), "learning_rate", "train.learning_rate"),
+        (values(trian={"epochs": 2}), "trian", "train"),
+        (values(train={"lr_schedule": "cosine"}), "train.lr_schedule", "train.schedule"),
+        (values(modle="m"), "modle", "model"),
+        (values(lora={"learning_rate": 1e-4}), "lora.learning_rate", "train.learning_rate"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_the_nearest_known_one(
+    given_values: dict[str, Any], wrong: str, meant: str
+) -> None:
+    message = refusal(given_values)
+    assert f"- {wrong}: unknown key (did you mean '{meant}" in message
+    assert message.startswith("run.yaml is not valid")
+
+
+def test_an_unknown_key_like_no_other_gets_no_hint() -> None:
+    assert re.search(r"- zzzzqqq: unknown key$", refusal(values(zzzzqqq=1)), re.MULTILINE)
+
+
+def test_every_wrong_thing_is_named_in_one_error() -> None:
+    message = refusal({"model": 5, "lora": {"rank": 0, "dropout": 1.0}, "train": {"epohcs": 1}, "method": "dora"})
+    for line in (
+        "- model: ", "- output: required", "- data: required", "- lora.rank: ", "- lora.dropout: ", "- method: ",
+        "- train.epohcs: unknown key (did you mean 'train.epochs'?)",
+    ):  # fmt: skip
+        assert line in message, line
+    assert message.count("\n  - ") == 7
+
+
+def test_a_missing_key_inside_a_section_is_named_in_full() -> None:
+    assert "- data.file: required, but not given" in refusal({"model": "m", "output": "o", "data": {}})
+
+
+def test_a_configuration_cannot_be_changed_afterwards() -> None:
+    config = parse(values(), where="x")
+    with pytest.raises(ValueError, match="frozen"):
+        config.output = "elsewhere"
+    check(config)
+
+
+def test_keys_that_are_no_text_are_refused() -> None:
+    with pytest.raises(ConfigError):
+        parse({**values(), 5: 1}, where="x")  # type: ignore[dict-item]
