@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,9 @@ from openai import BadRequestError, ConflictError, NotFoundError
 from openai.types.fine_tuning import FineTuningJob
 
 from job_workers import wait_for
+from preference_rows import pair_rows, pairs
 from studios import CPU, Opened, studio
+from tiny import write_rows
 from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
@@ -182,3 +185,162 @@ def test_files_are_listed_read_and_deleted(opened: Opened, tiny_data: Path) -> N
         client.fine_tuning.jobs.create(model="model", training_file=broken.id)
     with pytest.raises(BadRequestError, match="ends with one of"):
         client.files.create(file=("rows.exe", b"x"), purpose="fine-tune")
+
+
+def preferences() -> list[dict[str, Any]]:
+    """Pairs in the form of OpenAI's files for preferences."""
+    return [
+        {
+            "input": {"messages": [{"role": "user", "content": pair["prompt"]}]},
+            "preferred_output": [{"role": "assistant", "content": pair["chosen"]}],
+            "non_preferred_output": [{"role": "assistant", "content": pair["rejected"]}],
+        }
+        for pair in pairs(12)
+    ]
+
+
+def labelled() -> list[dict[str, Any]]:
+    found = []
+    for pair in pairs(8):
+        found += [{"prompt": pair["prompt"], "completion": pair[key], "label": key == "chosen"}
+                  for key in ("chosen", "rejected")]  # fmt: skip
+    return found
+
+
+def uploaded(opened: Opened, name: str, rows: list[dict[str, Any]]) -> str:
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    made = opened.client.files.create(file=(name, content), purpose="fine-tune")
+    done = opened.client.files.wait_for_processing(made.id, poll_interval=0.05)
+    assert done.status == "processed", done.status_details
+    return made.id
+
+
+def test_preferences_become_an_adapter_by_openais_method_dpo(opened: Opened) -> None:
+    client = opened.client
+    file = uploaded(opened, "preferences.jsonl", preferences())
+    hyper: dict[str, Any] = {"beta": 0.3, "batch_size": 4, "n_epochs": "auto"}
+    job = create(
+        opened, file, steps=3, suffix="polite",
+        method={"type": "dpo", "dpo": {"hyperparameters": {**hyper, "learning_rate_multiplier": 2}}},
+    )  # fmt: skip
+    assert job.method is not None
+    assert job.method.type == "dpo"
+    assert job.method.dpo is not None
+    assert job.method.dpo.hyperparameters is not None
+    assert job.method.dpo.hyperparameters.beta == 0.3
+    done = until(opened, job.id, lambda found: found.finished_at is not None)
+    assert done.status == "succeeded", done.error
+    lock = json.loads((opened.studio.root / job.id / "run.lock").read_text("utf-8"))["config"]
+    assert lock["objective"] == "dpo"
+    assert lock["dpo"]["beta"] == 0.3
+    assert lock["train"]["examples_per_step"] == 4
+    plans = [
+        opened.http.post("/v1/fine_tuning/jobs/estimate", json={
+            "model": "model", "training_file": file,
+            "veneer": {"method": "lora", "settings": {**CPU, "train.steps": 3}},
+            "method": {"type": "dpo", "dpo": {"hyperparameters": {**hyper, "learning_rate_multiplier": factor}}},
+        }).json()
+        for factor in ("auto", 2)
+    ]  # fmt: skip
+    rates = [plan["settings"]["train.learning_rate"] for plan in plans]
+    assert rates[1] == pytest.approx(2 * rates[0])
+    assert lock["train"]["learning_rate"] == rates[1]
+    assert "objective=dpo" in plans[1]["command"]
+    assert f"train.learning_rate={rates[1]}" in plans[1]["command"]
+    assert done.fine_tuned_model is not None
+    asked: list[Any] = [{"role": "user", "content": "0: parcel?"}]
+    assert client.chat.completions.create(model=done.fine_tuned_model, messages=asked, max_tokens=3).choices
+    losses = [one.data["train_loss"] for one in client.fine_tuning.jobs.list_events(job.id, limit=100)  # type: ignore[index]
+              if one.type == "metrics"]  # fmt: skip
+    assert losses[-1] == pytest.approx(math.log(2), rel=1e-5)  # the policy is its own reference before the first step
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "rows"),
+    [
+        ("kto", {"kto.beta": 0.2}, labelled()),
+        ("orpo", {"orpo.beta": 0.2}, preferences()),
+        ("cpo", {"cpo.beta": 0.2}, preferences()),
+        ("simpo", {"simpo.gamma": 0.5}, preferences()),
+        ("pretraining", {}, [{"text": f"The parcel {number} is late. " * 3} for number in range(12)]),
+    ],
+)
+@pytest.mark.slow
+def test_objectives_that_openai_has_no_word_for_stand_under_the_extension(
+    opened: Opened, objective: str, settings: dict[str, Any], rows: list[dict[str, Any]]
+) -> None:
+    file = uploaded(opened, f"{objective}.jsonl", rows)
+    given = {**CPU, "train.steps": 2, "train.learning_rate": 0.01, **settings}
+    extension = {"method": "lora", "objective": objective, "settings": given}
+    job = opened.client.fine_tuning.jobs.create(
+        model="model", training_file=file, hyperparameters={"batch_size": 4}, extra_body={"veneer": extension}
+    )
+    assert job.method is None
+    assert job.model_extra["veneer"]["objective"] == objective  # type: ignore[index]
+    done = until(opened, job.id, lambda found: found.finished_at is not None)
+    assert done.status == "succeeded", done.error
+    lock = json.loads((opened.studio.root / job.id / "run.lock").read_text("utf-8"))["config"]
+    assert lock["objective"] == objective
+    assert lock["train"]["examples_per_step"] == 4
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        assert lock[section][name] == value
+
+
+def test_rows_of_another_kind_than_the_objectives_are_said_before_and_fail_the_job(opened: Opened, file: str) -> None:
+    job = create(opened, file, method={"type": "dpo"})
+    done = until(opened, job.id, lambda found: found.finished_at is not None)
+    assert done.status == "failed"
+    assert done.error is not None
+    assert "no pair of answers" in str(done.error.message)
+    assert str(opened.studio.root) not in str(done.error.message)
+    assert "rows.jsonl" in str(done.error.message)
+    body = {"model": "model", "training_file": file, "method": {"type": "dpo"}, "veneer": {"settings": CPU}}
+    shown = opened.http.post("/v1/fine_tuning/jobs/preview", json=body).json()["rows"]
+    assert all("the objective takes pairs" in row["problem"] for row in shown)
+
+
+def test_the_preview_of_a_pair_has_both_answers_as_they_train(opened: Opened, tiny_model: Path, tmp_path: Path) -> None:
+    rows = preferences()
+    file = uploaded(opened, "pairs.jsonl", rows)
+    body = {"model": "model", "training_file": file, "count": len(rows), "method": {"type": "dpo"},
+            "veneer": {"settings": CPU}}  # fmt: skip
+    shown = opened.http.post("/v1/fine_tuning/jobs/preview", json=body).json()["rows"]
+    assert [row["answer"] for row in shown] == ["chosen", "rejected"] * len(rows)
+    trained = pair_rows(tiny_model, write_rows(tmp_path / "pairs.jsonl", rows)).train
+    for row, example in zip(shown, trained, strict=True):
+        assert [one["id"] for one in row["tokens"]] == example.tokens.tolist()
+        assert [one["trained"] for one in row["tokens"]] == [bool(one) for one in example.loss_mask]
+    file = uploaded(opened, "labels.jsonl", labelled())
+    body = {**body, "training_file": file, "count": 2, "method": None,
+            "veneer": {"objective": "kto", "settings": CPU}}  # fmt: skip
+    shown = opened.http.post("/v1/fine_tuning/jobs/preview", json=body).json()["rows"]
+    assert [row["answer"] for row in shown] == ["desirable", "undesirable"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"method": {"type": "dpo"}, "veneer": {"objective": "orpo"}}, "a job has one objective"),
+        ({"method": {"type": "supervised"}, "veneer": {"settings": {"objective": "dpo"}}}, "a job has one objective"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"gamma": 1}}}}, "hyperparameters of objective dpo"),
+        ({"hyperparameters": {"beta": 0.1}}, "hyperparameters of objective sft"),
+        ({"hyperparameters": {"batch_size": 2.5}}, "a whole number"),
+        ({"method": {"type": "dpo", "supervised": {"hyperparameters": {"n_epochs": 1}}}}, "below the name of its type"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1}}}, "hyperparameters": {"n_epochs": 2}},
+         "below the name of its type"),
+        ({"method": {"type": "dpo", "grader": {}}}, "method has type"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 1}}},
+          "veneer": {"settings": {"dpo.beta": 2}}}, "different things"),
+        ({"seed": 1, "veneer": {"settings": {"train.seed": 2}}}, "train.seed"),
+        ({"veneer": {"objective": "dpoo"}}, "did you mean 'dpo'"),
+        ({"veneer": {"method": "qlor"}}, "qlora"),
+        ({"veneer": {"settings": {"dpo.beta": 1}}}, "set objective: dpo"),
+    ],
+)  # fmt: skip
+def test_contradictions_are_refused_before_anything_is_made(
+    opened: Opened, file: str, body: dict[str, Any], said: str
+) -> None:
+    answer = opened.http.post("/v1/fine_tuning/jobs", json={"model": "model", "training_file": file, **body})
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]["message"]

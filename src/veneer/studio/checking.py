@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from veneer.config import RunConfig, parse
+from veneer.config import parse
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import lint
@@ -77,24 +77,25 @@ class Checking:
             return
         try:
             settings = {**job.settings, "output": str(self._queue.root / job.id)}
-            plan = planned(parse(settings, where="the job"))
+            multiplier = job.details.get("rate_multiplier")
+            plan = planned(parse(settings, where="the job"), multiplier)
             if plan.forecast.refusal is not None:
                 self._queue.refuse(job.id, plan.forecast.refusal)
                 return
             peak = plan.forecast.choice.memory.peak if isinstance(plan.forecast, Plan) else None
-            rate = job.details.get("rate_multiplier")
-            self._queue.validated(job.id, None if peak is None else int(peak), _with_rate(job, plan.config, rate))
+            settings = dict(job.settings)
+            if multiplier is not None:
+                settings["train"] = {**(settings.get("train") or {}), "learning_rate": plan.config.train.learning_rate}
+            self._queue.validated(job.id, None if peak is None else int(peak), settings)
         except VeneerError as error:
-            self._queue.refuse(job.id, str(error))
+            self._queue.refuse(job.id, self._without_paths(str(error), job))
 
-
-def _with_rate(job: Job, resolved: RunConfig, multiplier: float | None) -> dict[str, Any]:
-    """The settings of a job, whose rate is a multiple of the one that veneer chose."""
-    settings = dict(job.settings)
-    if multiplier is not None:
-        rate = float(resolved.train.learning_rate) * multiplier
-        settings["train"] = {**(settings.get("train") or {}), "learning_rate": rate}
-    return settings
+    def _without_paths(self, message: str, job: Job) -> str:
+        """A message about a job in which files are called as their users called them."""
+        for name in (job.details.get("training_file"), job.details.get("validation_file")):
+            file = self._files.get(name)
+            message = message if file is None else _plain(message, self._files, file)
+        return message
 
 
 def lint_json(values: dict[str, Any]) -> str:

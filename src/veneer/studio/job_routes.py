@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from veneer.data.lint.row import LintSetting, read_rows
-from veneer.data.lint.view import spans_of, tokens_of
-from veneer.data.records import iterate_rows
 from veneer.errors import DataError, VeneerError
-from veneer.io.checkpoint import open_checkpoint
 from veneer.jobs.job import Job, JobStatus
 from veneer.run_folder import RunFolder
 from veneer.serving.body import read_json
@@ -23,6 +18,7 @@ from veneer.serving.errors import ApiError, json_response
 from veneer.studio.files import FileStatus
 from veneer.studio.objects import checkpoints_of, events_of, job_object, page_of
 from veneer.studio.plans import command_line, plan_json, planned
+from veneer.studio.previews import preview_rows
 from veneer.studio.settings import EXTENSION, JobRequest, config_of, job_request
 from veneer.studio.studio import Studio
 
@@ -139,13 +135,14 @@ async def estimate(studio: Studio, request: Request) -> Response:
     source, rows, evaluation = _inputs(studio, asked)
     config = config_of(asked, source, str(rows), None if evaluation is None else str(evaluation), "my-adapter")
     try:
-        plan = await asyncio.to_thread(planned, config)
+        plan = await asyncio.to_thread(planned, config, asked.rate_multiplier)
     except VeneerError as error:
         raise ApiError(400, str(error), code="cannot_be_planned") from error
     named = {str(rows): studio.file_of(asked.training_file, "training_file").filename}
     if evaluation is not None:
         named[str(evaluation)] = studio.file_of(asked.validation_file, "validation_file").filename
-    command = command_line(config)
+    rate = None if asked.rate_multiplier is None else float(plan.config.train.learning_rate)
+    command = command_line(config, rate)
     for path, name in named.items():
         command = command.replace(path, name)
     return json_response({**plan_json(plan), "command": command})
@@ -159,31 +156,12 @@ async def preview(studio: Studio, request: Request) -> Response:
     source, rows, _ = _inputs(studio, asked)
     config = config_of(asked, source, str(rows), None)
     try:
-        made = await asyncio.to_thread(_preview, source, rows, config.data.max_length, first, min(count, PREVIEWED))
+        made = await asyncio.to_thread(preview_rows, config, first, min(count, PREVIEWED))
     except DataError as error:
         raise ApiError(400, str(error).replace(str(rows), "the file")) from error
     except VeneerError as error:
         raise ApiError(400, str(error)) from error
     return json_response({"object": "veneer.preview", "rows": made})
-
-
-def _preview(source: str, file: Path, most: int | None, first: int, count: int) -> list[dict[str, Any]]:
-    setting = LintSetting(open_checkpoint(source).tokenizer(), most, {})
-    found = []
-    for row in read_rows(list(islice(iterate_rows(file), first, first + count)), setting):
-        tokens = tokens_of(row, setting)
-        found.append(
-            {
-                "where": f"row {row.where.rpartition(':')[2]}",
-                "problem": row.problem,
-                "tokens": [{"id": one.id, "text": one.text, "trained": one.trained} for one in tokens[:most]],
-                "labels": [one.id if one.trained else -100 for one in tokens[:most]],
-                "trained_spans": [[one.start, one.end] for one in spans_of(tokens[:most]) if one.trained],
-                "length": len(tokens),
-                "truncated": most is not None and len(tokens) > most,
-            }
-        )
-    return found
 
 
 def _place(body: Mapping[str, Any], name: str, default: int) -> int:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from veneer.enums import ObjectiveName
 from veneer.jobs.job import Job, JobNote, JobStatus
 from veneer.run_folder import RunFolder
 from veneer.run_records.log import RunLog
 from veneer.run_records.record import RunRecord
 from veneer.run_records.state import RunState
 from veneer.studio.files import StoredFile
-from veneer.studio.settings import EXTENSION
+from veneer.studio.settings import EXTENSION, HYPERPARAMETERS, OBJECTIVES
 
 STATUSES = {JobStatus.PAUSED: "queued"}
 """States that OpenAI's API has no word for, by the word that clients get."""
@@ -47,8 +48,8 @@ def job_object(job: Job, run: RunRecord | None) -> dict[str, Any]:
         run: its run; None where nothing of it is there yet.
     """
     details = job.details
-    hyper = {name: details.get("hyperparameters", {}).get(name, "auto") for name in _HYPERPARAMETERS}
-    kind = str(details.get("kind", "supervised"))
+    given = details.get("hyperparameters", {})
+    hyper = {name: given.get(name, "auto") for name in HYPERPARAMETERS}
     running = run is not None and run.state is RunState.RUNNING and job.status is JobStatus.RUNNING
     return {
         "id": job.id,
@@ -66,7 +67,7 @@ def job_object(job: Job, run: RunRecord | None) -> dict[str, Any]:
         "seed": details.get("seed") or 0,
         "trained_tokens": run.tokens if run is not None and job.status is JobStatus.SUCCEEDED else None,
         "hyperparameters": hyper,
-        "method": {"type": kind, kind: {"hyperparameters": hyper}},
+        "method": _method(job, hyper, given.get("beta", "auto")),
         "metadata": details.get("metadata") or {},
         "integrations": [],
         "error": None if job.error is None else {"code": "job_failed", "message": job.error, "param": None},
@@ -76,6 +77,7 @@ def job_object(job: Job, run: RunRecord | None) -> dict[str, Any]:
             "priority": job.priority,
             "waiting": job.waiting,
             "peak": job.peak,
+            "objective": objective_of(job).value,
             "attempts": job.attempts,
             "run": job.id,
             "name": model_of(job),
@@ -87,7 +89,18 @@ def job_object(job: Job, run: RunRecord | None) -> dict[str, Any]:
     }
 
 
-_HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
+def objective_of(job: Job) -> ObjectiveName:
+    """What a job minimises; those of an older studio are all supervised."""
+    return ObjectiveName(job.settings.get("objective", ObjectiveName.SFT.value))
+
+
+def _method(job: Job, hyper: Mapping[str, Any], beta: Any) -> dict[str, Any] | None:
+    """The method in OpenAI's words; None where there are none for the job's objective, which `veneer` then says."""
+    kind = next((name for name, one in OBJECTIVES.items() if one is objective_of(job)), None)
+    if kind is None:
+        return None
+    own = {**hyper, "beta": beta} if kind == "dpo" else hyper
+    return {"type": kind, kind: {"hyperparameters": own}}
 
 
 def _estimated(run: RunRecord) -> int | None:

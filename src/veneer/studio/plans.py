@@ -28,8 +28,12 @@ class PlannedRun:
     """What was found and chosen, and why."""
 
 
-def planned(config: RunConfig) -> PlannedRun:
+def planned(config: RunConfig, rate_multiplier: float | None = None) -> PlannedRun:
     """Plan a run as `veneer train` does.
+
+    Args:
+        config: the run.
+        rate_multiplier: the factor of the learning rate that is chosen or given; None leaves it.
 
     Raises:
         VeneerError: something cannot be used. That it does not fit is said by the forecast.
@@ -43,7 +47,11 @@ def planned(config: RunConfig) -> PlannedRun:
     origin = open_checkpoint(config.model, revision=config.revision)
     machine = this_machine(resolve_device(config.compute.device), config.compute)
     prepared = prepare(config, describe_model(origin, config.backend), machine, emit=hear)
-    return PlannedRun(prepared.config, prepared.forecast, notes)
+    resolved = prepared.config
+    if rate_multiplier is not None:
+        rate = float(resolved.train.learning_rate) * rate_multiplier
+        resolved = resolved.model_copy(update={"train": resolved.train.model_copy(update={"learning_rate": rate})})
+    return PlannedRun(resolved, prepared.forecast, notes)
 
 
 def plan_json(plan: PlannedRun) -> dict[str, Any]:
@@ -63,8 +71,15 @@ def plan_json(plan: PlannedRun) -> dict[str, Any]:
     }
 
 
-def command_line(config: RunConfig) -> str:
-    """The command that trains the same run in a terminal: what is not the default, spelled out."""
+def command_line(config: RunConfig, learning_rate: float | None = None) -> str:
+    """The command that trains the same run in a terminal: what is not the default, spelled out.
+
+    Args:
+        config: the run, as it was asked for.
+        learning_rate: the peak rate where it is another one than the configuration's.
+    """
+    if learning_rate is not None:
+        config = config.model_copy(update={"train": config.train.model_copy(update={"learning_rate": learning_rate})})
     defaults = default_settings()
     words = ["veneer", "train", "--model", config.model, "--output", config.output]
     if config.data.file is not None:

@@ -8,16 +8,18 @@ from typing import Any
 
 from veneer.config import RunConfig, parse
 from veneer.config.values import laid_over
-from veneer.enums import Method
+from veneer.enums import E, Method, ObjectiveName, choice
 from veneer.errors import ConfigError
 from veneer.run_records.record import flat
 from veneer.serving.errors import ApiError
 
 EXTENSION = "veneer"
 """The key of a request's body, and of a job, with what OpenAI's API has no words for."""
-EXTENSION_FIELDS = ("method", "settings", "priority")
-METHODS = ("supervised",)
-"""Kinds of training that a job can be of."""
+EXTENSION_FIELDS = ("method", "objective", "settings", "priority")
+OBJECTIVES = {"supervised": ObjectiveName.SFT, "dpo": ObjectiveName.DPO}
+"""OpenAI's kinds of training (`method.type`) that a job can be of. Other objectives stand under `EXTENSION`."""
+HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
+"""Those that every kind has."""
 PATHS = frozenset(
     {
         "model", "revision", "output", "data.file", "data.eval_file", "data.sources", "data.cache_dir",
@@ -40,6 +42,7 @@ class JobRequest:
     """The name of the base."""
     training_file: str
     validation_file: str | None
+    objective: ObjectiveName
     values: Mapping[str, Any]
     """Nested settings of the run, without files."""
     rate_multiplier: float | None
@@ -59,27 +62,26 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
     if unknown or given:
         named = ", ".join(name[:40] for name in (unknown + given)[:8])
         raise ApiError(400, f"fields that are not known here: {named}", param=(unknown + given)[0][:40])
-    hyper, kind = _hyperparameters(body)
     extension = _mapping(body, EXTENSION)
     strange = sorted(set(extension) - set(EXTENSION_FIELDS))
     if strange:
         raise ApiError(400, f"{EXTENSION} has the fields {', '.join(EXTENSION_FIELDS)}; got {strange[0][:40]!r}",
                        param=EXTENSION)  # fmt: skip
-    seed = _whole(body, "seed", 0, 2**31 - 1)
     settings = _own_settings(extension)
-    pairs: list[tuple[str, Any]] = list(settings.items())
-    method = extension.get("method")
-    if method is not None:
-        if method not in [one.value for one in Method]:
-            raise ApiError(
-                400, f"{EXTENSION}.method is one of {', '.join(one.value for one in Method)}", param=EXTENSION
-            )
-        pairs.append(("method", method))
+    objective = _objective(body, extension, settings)
+    hyper = _hyperparameters(body, objective)
+    seed = _whole(body, "seed", 0, 2**31 - 1)
+    pairs = _hyper_settings(hyper)
+    if objective is not ObjectiveName.SFT:
+        pairs.append(("objective", objective.value))
+    if extension.get("method") is not None:
+        pairs.append(("method", _named(Method, extension["method"], "method").value))
     if seed is not None:
         pairs.append(("train.seed", seed))
-    epochs, rows = _number(hyper, "n_epochs"), _number(hyper, "batch_size")
-    pairs += [("train.epochs", epochs)] if epochs is not None else []
-    pairs += [("train.examples_per_step", int(rows))] if rows is not None else []
+    twice = sorted(key for key, value in pairs if settings.get(key, value) != value)
+    if twice:
+        message = f"{', '.join(twice)}: {EXTENSION}.settings and another field say different things; give one"
+        raise ApiError(400, message, param=EXTENSION)
     priority = extension.get("priority", 0)
     if not isinstance(priority, int) or isinstance(priority, bool):
         raise ApiError(400, f"{EXTENSION}.priority must be a whole number", param=EXTENSION)
@@ -87,14 +89,14 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
         model=_text(body, "model", 500, required=True) or "",
         training_file=_text(body, "training_file", 100, required=True) or "",
         validation_file=_text(body, "validation_file", 100),
-        values=laid_over({}, pairs),
+        objective=objective,
+        values=laid_over({}, [*settings.items(), *pairs]),
         rate_multiplier=_number(hyper, "learning_rate_multiplier"),
         details={
             "suffix": _suffix(body),
             "seed": seed,
             "metadata": _metadata(body),
             "hyperparameters": dict(hyper),
-            "kind": kind,
         },
         priority=priority,
     )
@@ -114,15 +116,77 @@ def config_of(request: JobRequest, model: str, rows: str, evaluation: str | None
         raise ApiError(400, str(error), param=EXTENSION) from error
 
 
-def _hyperparameters(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """The hyperparameters, of the method or at the top, and the kind of training."""
+def _objective(body: Mapping[str, Any], extension: Mapping[str, Any], settings: Mapping[str, Any]) -> ObjectiveName:
+    """The objective, whichever of its three places names it.
+
+    Raises:
+        ApiError: none is known by that name, or two places name different ones.
+    """
     method = _mapping(body, "method")
-    kind = method.get("type", METHODS[0])
-    if kind not in METHODS:
-        known = ", ".join(METHODS)
-        raise ApiError(400, f"method.type {str(kind)[:40]!r} is not trained here; known: {known}", param="method")
-    own = _mapping(_mapping(method, str(kind)), "hyperparameters")
-    return own or _mapping(body, "hyperparameters"), str(kind)
+    strange = sorted(set(method) - {"type", *OBJECTIVES})
+    if strange:
+        raise ApiError(400, f"method has type and the settings of that type; got {strange[0][:40]!r}", param="method")
+    named = {}
+    if method:
+        kind = method.get("type")
+        if kind not in OBJECTIVES:
+            message = (
+                f"method.type {str(kind)[:40]!r} is not trained here; known: {', '.join(OBJECTIVES)}. Other objectives "
+                f"are named by {EXTENSION}.objective"
+            )
+            raise ApiError(400, message, param="method")
+        named["method.type"] = OBJECTIVES[str(kind)]
+    for place, values in ((f"{EXTENSION}.objective", extension), (f"{EXTENSION}.settings.objective", settings)):
+        if values.get("objective") is not None:
+            named[place] = _named(ObjectiveName, values["objective"], "objective")
+    if len(set(named.values())) > 1:
+        said = ", ".join(f"{place} {one.value}" for place, one in named.items())
+        raise ApiError(400, f"a job has one objective; got {said}", param="method")
+    return next(iter(named.values()), ObjectiveName.SFT)
+
+
+def _named(kind: type[E], value: Any, name: str) -> E:
+    try:
+        found: E = choice(kind, value, f"{EXTENSION}.{name}")
+    except ConfigError as error:
+        raise ApiError(400, str(error), param=EXTENSION) from error
+    return found
+
+
+def _hyperparameters(body: Mapping[str, Any], objective: ObjectiveName) -> Mapping[str, Any]:
+    """The hyperparameters, of the method or at the top.
+
+    Raises:
+        ApiError: they stand in two places, or one is none of the objective's.
+    """
+    method = _mapping(body, "method")
+    given = [
+        (name, _mapping(found, "hyperparameters"))
+        for name, found in (("hyperparameters", body), *((kind, _mapping(method, kind)) for kind in OBJECTIVES))
+        if found.get("hyperparameters")
+    ]
+    if len(given) > 1 or any(name not in ("hyperparameters", method.get("type")) for name, _ in given):
+        raise ApiError(400, "hyperparameters stand under method, below the name of its type", param="hyperparameters")
+    hyper = given[0][1] if given else {}
+    known = (*HYPERPARAMETERS, "beta") if objective is ObjectiveName.DPO else HYPERPARAMETERS
+    strange = sorted(str(name)[:40] for name in hyper if name not in known)
+    if strange:
+        message = (
+            f"hyperparameters of objective {objective.value} are {', '.join(known)}; got {', '.join(strange[:8])}. "
+            f"Further settings are given by {EXTENSION}.settings"
+        )
+        raise ApiError(400, message, param="hyperparameters")
+    return hyper
+
+
+def _hyper_settings(hyper: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Hyperparameters as settings of a run; the rate's multiplier waits until the rate is chosen."""
+    epochs, rows, beta = (_number(hyper, name) for name in ("n_epochs", "batch_size", "beta"))
+    if rows is not None and rows != int(rows):
+        raise ApiError(400, "batch_size must be 'auto' or a whole number: rows in a step", param="batch_size")
+    found: list[tuple[str, Any]] = [("train.epochs", epochs)] if epochs is not None else []
+    found += [("train.examples_per_step", int(rows))] if rows is not None else []
+    return [*found, *([("dpo.beta", beta)] if beta is not None else [])]
 
 
 def _own_settings(extension: Mapping[str, Any]) -> dict[str, Any]:

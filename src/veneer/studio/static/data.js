@@ -20,7 +20,7 @@ export function Upload({ onDone, id = "file" }) {
   const [over, setOver] = useState(false), [error, fail] = useState(null), [busy, work] = useState(false);
   const take = async (files) => { work(true); fail(null); try { for (const file of files) await upload(file).then(onDone); } catch (problem) { fail(problem); } work(false); };
   return html`<div class=${`drop ${over ? "over" : ""}`} onDragOver=${(event) => { event.preventDefault(); setOver(true); }} onDragLeave=${() => setOver(false)} onDrop=${(event) => { event.preventDefault(); setOver(false); take([...event.dataTransfer.files]); }}>
-    <p>${busy ? "Uploading …" : "Drop a file of rows here, or"} <label class="btn small">choose one<input id=${id} type="file" accept=".jsonl,.json,.csv,.parquet" onChange=${(event) => take([...event.target.files])} /></label></p><p class="hint">JSONL, JSON, CSV or Parquet with messages, prompt and completion, or text. It stays on this machine.</p>${error && html`<p class="bad" role="alert">${error.message}</p>`}</div>`;
+    <p>${busy ? "Uploading …" : "Drop a file of rows here, or"} <label class="btn small">choose one<input id=${id} type="file" accept=".jsonl,.json,.csv,.parquet" onChange=${(event) => take([...event.target.files])} /></label></p><p class="hint">JSONL, JSON, CSV or Parquet with messages, prompt and completion, chosen and rejected, or text. It stays on this machine.</p>${error && html`<p class="bad" role="alert">${error.message}</p>`}</div>`;
 }
 
 export function Files() {
@@ -55,5 +55,5 @@ function Tokens({ row, texts, fields }) {
 }
 
 export function PreviewTokens({ row }) {
-  return html`<article><header><b>${row.where}</b>${row.problem ? html`<span class="bad">${row.problem}</span>` : html`<span>${number(row.length)} tokens, ${number(row.tokens.filter((token) => token.trained).length)} trained</span>`}</header><div class="tokens">${row.tokens.map((token, place) => html`<span key=${place} class=${token.trained ? "t" : ""} title=${`token ${token.id}`}>${token.text}</span>`)}</div></article>`;
+  return html`<article><header><b>${row.where}${row.answer ? `, ${row.answer}` : ""}</b>${row.problem ? html`<span class="bad">${row.problem}</span>` : html`<span>${number(row.length)} tokens, ${number(row.tokens.filter((token) => token.trained).length)} trained</span>`}</header><div class="tokens">${row.tokens.map((token, place) => html`<span key=${place} class=${token.trained ? "t" : ""} title=${`token ${token.id}`}>${token.text}</span>`)}</div></article>`;
 }

@@ -10,6 +10,19 @@ const COMMON = [
   ["lora.rank", "Rank", "Inner size of the adapter. Empty: chosen by the number of rows."], ["data.held_out", "Held out", "Share of the rows kept for the evaluation loss and the report, such as 0.1."],
 ];
 
+// What a step minimises: its name, the words for it, and the settings that belong to it alone.
+const BETA = "How strongly the model is held to where it began.";
+const OBJECTIVES = [
+  ["sft", "supervised: imitate the answers", "Rows with one answer each.", []],
+  ["dpo", "DPO: prefer one answer to another", "Pairs of a chosen and a rejected answer.", [["dpo.beta", "Beta", BETA]]],
+  ["orpo", "ORPO: imitate and prefer at once", "Pairs; no reference is needed.", [["orpo.beta", "Beta", "Weight of the odds ratio beside the cross-entropy."]]],
+  ["simpo", "SimPO: prefer by mean log-probability", "Pairs; no reference is needed.", [["simpo.beta", "Beta", "Factor of the mean log-probabilities."], ["simpo.gamma", "Gamma", "Margin that the chosen answer is to have."]]],
+  ["cpo", "CPO: contrastive preferences", "Pairs; no reference is needed.", [["cpo.beta", "Beta", "Factor of the difference of log-probabilities."]]],
+  ["kto", "KTO: answers that are good or bad", "Rows of one answer with label true or false.", [["kto.beta", "Beta", BETA]]],
+  ["pretraining", "pretraining: go on reading texts", "Plain texts, of which every token trains.", []],
+];
+const ownSettings = (objective) => (OBJECTIVES.find((one) => one[0] === objective) || OBJECTIVES[0])[3];
+
 function typed(text) {
   const value = text.trim();
   if (value === "") return undefined;
@@ -19,15 +32,18 @@ function typed(text) {
 export function NewJob({ query }) {
   const { value: options, error: missing } = useAsked("/studio/options");
   const [files, refresh] = useFiles();
-  const [form, set] = useState({ model: "", file: query.file || "", validation: "", method: "qlora", suffix: "", seed: "", priority: "0", settings: {} });
+  const [form, set] = useState({ model: "", file: query.file || "", validation: "", method: "qlora", objective: query.objective || "sft", suffix: "", seed: "", priority: "0", settings: {} });
   const [plan, setPlan] = useState({}), [rows, setRows] = useState(null), [error, fail] = useState(null), [more, setMore] = useState(""), [busy, work] = useState(false);
   useEffect(() => { if (options && !form.model && options.models.length) set((old) => ({ ...old, model: options.models[0] })); }, [options]);
   useEffect(() => { if (files && !form.file) { const ready = files.find((file) => file.status === "processed"); if (ready) set((old) => ({ ...old, file: ready.id })); } }, [files]);
   const change = (key) => (event) => set({ ...form, [key]: event.target.value });
   const setting = (key) => (event) => { const settings = { ...form.settings, [key]: event.target.value }; if (event.target.value === "") delete settings[key]; set({ ...form, settings }); };
+  // A setting of another objective would be refused.
+  const aim = (event) => { const foreign = OBJECTIVES.filter((one) => one[0] !== event.target.value).flatMap((one) => one[3].map((own) => own[0])); set({ ...form, objective: event.target.value, settings: Object.fromEntries(Object.entries(form.settings).filter(([key]) => !foreign.includes(key))) }); };
+  const fields = [...COMMON, ...ownSettings(form.objective)];
   const body = useMemo(() => ({
     model: form.model, training_file: form.file, ...(form.validation ? { validation_file: form.validation } : {}), ...(form.suffix ? { suffix: form.suffix } : {}), ...(form.seed !== "" ? { seed: Number(form.seed) } : {}),
-    veneer: { method: form.method, priority: Number(form.priority) || 0, settings: Object.fromEntries(Object.entries(form.settings).map(([key, value]) => [key, typed(value)]).filter(([, value]) => value !== undefined)) },
+    veneer: { method: form.method, objective: form.objective, priority: Number(form.priority) || 0, settings: Object.fromEntries(Object.entries(form.settings).map(([key, value]) => [key, typed(value)]).filter(([, value]) => value !== undefined)) },
   }), [form]);
   const known = JSON.stringify(body), ready = Boolean(form.model && form.file && files && files.some((file) => file.id === form.file && file.status === "processed"));
   useEffect(() => {
@@ -40,29 +56,30 @@ export function NewJob({ query }) {
   useEffect(() => {
     if (!ready) return () => {};
     let left = false;
-    send("/v1/fine_tuning/jobs/preview", { model: form.model, training_file: form.file, veneer: { method: form.method }, first: 0, count: 2 }).then((found) => left || setRows(found.rows), () => left || setRows(null));
+    send("/v1/fine_tuning/jobs/preview", { model: form.model, training_file: form.file, veneer: { method: form.method, objective: form.objective }, first: 0, count: 2 }).then((found) => left || setRows(found.rows), () => left || setRows(null));
     return () => { left = true; };
-  }, [form.model, form.file, ready]);
+  }, [form.model, form.file, form.objective, ready]);
   const create = async (event) => {
     event.preventDefault();
     work(true);
     try { const job = await send("/v1/fine_tuning/jobs", body); location.hash = link("run", job.id); } catch (problem) { fail(problem); }
     work(false);
   };
-  const extra = Object.keys(form.settings).filter((key) => !COMMON.some((one) => one[0] === key));
+  const extra = Object.keys(form.settings).filter((key) => !fields.some((one) => one[0] === key));
   const about = (key) => (((options || {}).settings || []).find((one) => one.key === key) || {}).text;
   return html`<${Head} title="New job" about="What is left empty is chosen by veneer, which says so in the plan" /><${Fault} error=${error || missing} /><form onSubmit=${create}><div class="split"><div class="stack">
     <section class="card"><header><h2>Model and data</h2></header><div class="form">
       <label class="field"><span>Base model</span><select required value=${form.model} onChange=${change("model")}>${((options || {}).models || []).map((name) => html`<option key=${name} value=${name} selected=${name === form.model}>${name}</option>`)}</select><small>${options && !options.models.length ? "None is known: start the studio with --model MODEL." : "The model that is trained on."}</small></label>
       <label class="field"><span>Method</span><select value=${form.method} onChange=${change("method")}><option value="qlora">QLoRA: 4-bit base, adapter</option><option value="lora">LoRA: adapter</option><option value="full">full: all weights</option></select><small>What is trained, and how the base is held in memory.</small></label>
+      <label class="field"><span>Objective</span><select value=${form.objective} onChange=${aim}>${OBJECTIVES.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === form.objective}>${text}</option>`)}</select><small>${(OBJECTIVES.find((one) => one[0] === form.objective) || OBJECTIVES[0])[2]}</small></label>
       <label class="field"><span>Rows to train on</span><select required value=${form.file} onChange=${change("file")}><option value="">choose a file</option>${(files || []).filter((file) => file.status !== "error").map((file) => html`<option key=${file.id} value=${file.id}>${file.filename}${file.veneer.rows ? ` (${number(file.veneer.rows)} rows)` : ""}</option>`)}</select><small>${form.file ? html`<a href=${link("data", form.file)}>What the check found</a>` : "A file of rows; upload one below."}</small></label>
       <label class="field"><span>Rows to evaluate on</span><select value=${form.validation} onChange=${change("validation")}><option value="">none</option>${(files || []).filter((file) => file.status === "processed").map((file) => html`<option key=${file.id} value=${file.id}>${file.filename}</option>`)}</select><small>The evaluation loss is measured on them.</small></label></div><br /><${Upload} onDone=${(file) => { refresh(); set((old) => ({ ...old, file: file.id })); }} /></section>
-    <section class="card"><header><h2>Training</h2></header><div class="form">${COMMON.map(([key, name, hint]) => html`<label key=${key} class="field"><span>${name}</span><input name=${key} inputmode="decimal" placeholder=${plan.found ? shown(plan.found.settings[key]) : "auto"} value=${form.settings[key] || ""} onInput=${setting(key)} /><small>${hint}</small></label>`)}
+    <section class="card"><header><h2>Training</h2></header><div class="form">${fields.map(([key, name, hint]) => html`<label key=${key} class="field"><span>${name}</span><input name=${key} inputmode="decimal" placeholder=${plan.found ? shown(plan.found.settings[key]) : "auto"} value=${form.settings[key] || ""} onInput=${setting(key)} /><small>${hint}</small></label>`)}
       ${extra.map((key) => html`<label key=${key} class="field"><span class="mono">${key}</span><input value=${form.settings[key]} onInput=${setting(key)} /><small>${about(key)}</small></label>`)}</div><br />
-      <label class="field"><span>Any other setting</span><select value=${more} onChange=${(event) => { const key = event.target.value; if (key) set({ ...form, settings: { ...form.settings, [key]: shown((options.settings.find((one) => one.key === key) || {}).default).replace("–", "null") } }); setMore(""); }}><option value="">add a setting …</option>${((options || {}).settings || []).filter((one) => !(one.key in form.settings) && !COMMON.some((known) => known[0] === one.key) && one.key !== "method").map((one) => html`<option key=${one.key} value=${one.key}>${one.key}</option>`)}</select><small>Every key of docs/configuration.md, with its default to begin with.</small></label></section>
+      <label class="field"><span>Any other setting</span><select value=${more} onChange=${(event) => { const key = event.target.value; if (key) set({ ...form, settings: { ...form.settings, [key]: shown((options.settings.find((one) => one.key === key) || {}).default).replace("–", "null") } }); setMore(""); }}><option value="">add a setting …</option>${((options || {}).settings || []).filter((one) => !(one.key in form.settings) && !fields.some((known) => known[0] === one.key) && !["method", "objective"].includes(one.key)).map((one) => html`<option key=${one.key} value=${one.key}>${one.key}</option>`)}</select><small>Every key of docs/configuration.md, with its default to begin with.</small></label></section>
     <section class="card"><header><h2>Name and place</h2></header><div class="form"><label class="field"><span>Suffix</span><input value=${form.suffix} pattern="[A-Za-z0-9._\\-]*" maxlength="64" placeholder="claims" onInput=${change("suffix")} /><small>The name of the adapter begins with it.</small></label><label class="field"><span>Seed</span><input value=${form.seed} inputmode="numeric" pattern="[0-9]*" placeholder="0" onInput=${change("seed")} /><small>The same seed, data and settings give the same bytes.</small></label><label class="field"><span>Priority</span><input type="number" min="-100" max="100" value=${form.priority} onInput=${change("priority")} /><small>Jobs of a higher one come first.</small></label></div></section></div>
     <div class="stack"><${PlanCard} plan=${plan} ready=${ready}><button class="btn main" disabled=${busy || !ready || (plan.found && !plan.found.fits)}>${busy ? "Creating …" : "Create job"}</button></${PlanCard}>
-      ${rows && html`<section class="card"><header><h2>What will train</h2><span class="quiet">the first rows</span></header><div class="rows">${rows.map((row) => html`<${PreviewTokens} key=${row.where} row=${row} />`)}</div></section>`}</div></div></form>`;
+      ${rows && html`<section class="card"><header><h2>What will train</h2><span class="quiet">the first rows</span></header><div class="rows">${rows.map((row) => html`<${PreviewTokens} key=${row.where + row.answer} row=${row} />`)}</div></section>`}</div></div></form>`;
 }
 
 function PlanCard({ plan, ready, children }) {
