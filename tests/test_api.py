@@ -26,6 +26,7 @@ INTERNAL = (
     "diagnosis.Measured",
     "io.",
     "model.",
+    "native.",
     "planning.",
     "products.",
     "quant.",

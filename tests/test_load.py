@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import tokenizers
@@ -20,15 +20,21 @@ from tiny import chat_tokenizer, run_config
 from tiny_models import SHAPES, documents, largest_difference, packed_logits, saved, their_logits, tiny_llama
 from veneer.assistant import make_assistant, turns
 from veneer.config import QuantSection
+from veneer.enums import Products
 from veneer.errors import ConfigError, ModelError
 from veneer.generation.sampling import Sampling
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
+from veneer.io.gguf.encode import Quant
+from veneer.io.gguf.model import needed, write_model
+from veneer.io.gguf.reader import GgufCheckpoint
 from veneer.io.prequantised import StoredFormat, StoredWeight
-from veneer.io.tokenizer import Tokenizer, finish
+from veneer.io.protocol import BlockTensor
+from veneer.io.tokenizer import Tokenizer, finish, from_directory
 from veneer.load import WeightForm, check_vocabulary, expected_tensors, load_model, narrowed
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import spec_from_hf
 from veneer.native.library import kernels
+from veneer.quant.blocks import BlockLinear
 from veneer.quant.linear import QuantLinear
 from veneer.quant.packed import PackedLinear
 from veneer.quant.schemes import pack
@@ -55,6 +61,10 @@ class Watched:
     @property
     def stored(self) -> Mapping[str, StoredFormat]:
         return self.inner.stored
+
+    @property
+    def blocks(self) -> Mapping[str, BlockTensor]:
+        return self.inner.blocks
 
     def read_stored(self, name: str) -> StoredWeight:
         return self.inner.read_stored(name)
@@ -352,5 +362,77 @@ def test_a_base_in_16_bits_trains_and_answers_as_a_widened_one(
             [turns(None, "What is the parcel number?"), turns(None, "late")], Sampling(max_new_tokens=12)
         )
         for run in (kept, wide)
+    ]
+    assert answers[0] == answers[1]
+
+
+def in_blocks(path: Path, folder: Path, kind: str) -> Path:
+    """The GGUF file of a model directory, its matrices in one format; the tokenizer goes with it."""
+    checkpoint, file = open_checkpoint(path), folder / f"{kind}.gguf"
+    tensors = ((name, checkpoint.read(name, torch.float32)) for name in needed(checkpoint.config))
+    write_model(file, checkpoint.config, from_directory(path), tensors, Quant(kind))
+    return file
+
+
+@pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gguf_base_takes_the_bytes_of_its_file(
+    kind: str, dtype: torch.dtype, tiny_model: Path, tmp_path: Path
+) -> None:
+    if kernels() is None:
+        pytest.skip("this machine has no compiled kernels")
+    checkpoint = open_checkpoint(in_blocks(tiny_model, tmp_path, kind))
+    assert isinstance(checkpoint, GgufCheckpoint)
+    frozen = load_model(checkpoint, dtype=dtype)
+    held = linears(frozen)
+    assert all(isinstance(module, BlockLinear) for module in held.values())
+    tensors = checkpoint.header.tensors
+    own = sum(info.nbytes for name, info in tensors.items() if name.startswith("blk.") and len(info.shape) > 1)
+    assert sum(module.nbytes for module in held.values() if isinstance(module, BlockLinear)) == own
+    for path, module in held.items():
+        assert torch.equal(cast(BlockLinear, module).dequantize(dtype), checkpoint.read(f"{path}.weight", dtype))
+
+
+def test_gguf_weights_that_are_trained_quantised_or_rounded_are_decoded(tiny_model: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(in_blocks(tiny_model, tmp_path, "q4_0"))
+    native = kernels()
+    ways = [(WeightForm.TRAINABLE, Products.EXACT), (WeightForm.QUANTIZED, Products.EXACT)]
+    if native is not None and native.has_int8:
+        ways.append((WeightForm.FROZEN, Products.INT8))
+    for form, products in ways:
+        found = load_model(checkpoint, form=form, products=products).modules()
+        assert not any(isinstance(module, BlockLinear) for module in found)
+    partly = load_model(checkpoint, form=WeightForm.QUANTIZED, quant=QuantSection(skip_modules=("o_proj",)))
+    kinds = {path.rpartition(".")[2]: type(module) for path, module in linears(partly).items()}
+    assert kinds["q_proj"] is QuantLinear
+    if native is not None:
+        assert kinds["o_proj"] is BlockLinear
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["q4_0", "q8_0"])
+def test_a_gguf_base_in_blocks_trains_and_answers_as_a_decoded_one(
+    kind: str, dtype: str, tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernels() is None:
+        pytest.skip("this machine has no compiled kernels")
+    file = in_blocks(tiny_model, tmp_path, kind)
+    settings = ("method=lora", "train.steps=4", "lora.dropout=0.1", f"compute.dtype={dtype}")
+    with monkeypatch.context() as patch:
+        patch.setattr("veneer.load.reads_blocks", lambda *_: False)
+        decoded = train(run_config(file, tiny_data, tmp_path / "decoded", *settings))
+    kept = train(run_config(file, tiny_data, tmp_path / "kept", *settings))
+    assert isinstance(kept.model.get_submodule(f"{LINEAR}.base"), BlockLinear)
+    assert isinstance(decoded.model.get_submodule(f"{LINEAR}.base"), DenseLinear)
+    name = "adapter_model.safetensors"
+    assert (tmp_path / "kept" / name).read_bytes() == (tmp_path / "decoded" / name).read_bytes()
+    if dtype == "bfloat16":
+        return  # answers are computed with the weights before they are rounded
+    asked = [turns(None, "What is the parcel number?"), turns(None, "late")]
+    answers = [
+        make_assistant(run.model, open_checkpoint(file), run.trainable.adapter).answers(  # type: ignore[attr-defined]
+            asked, Sampling(max_new_tokens=12)
+        )
+        for run in (kept, decoded)
     ]
     assert answers[0] == answers[1]

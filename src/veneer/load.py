@@ -7,7 +7,7 @@ quantised are taken as they are, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -22,10 +22,13 @@ from veneer.errors import ConfigError, ModelError, listing
 from veneer.hardware import check_products
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.prequantised import StoredFormat, StoredWeight
+from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.decoder import CausalLM, DenseLinear
 from veneer.model.spec import DecoderSpec, spec_from_hf
-from veneer.products import reads_stored
+from veneer.native.stored import Format
+from veneer.products import reads_blocks, reads_stored
+from veneer.quant.blocks import BlockLinear
 from veneer.quant.codes import BLOCKS, CodeBook, NestedScales, code_values, nested_values
 from veneer.quant.int8 import Int8Linear
 from veneer.quant.linear import QuantLinear
@@ -42,7 +45,8 @@ class WeightForm(Enum):
 
     FROZEN = "frozen"
     """Weights in the compute dtype, without gradients: the base of LoRA. Quantised weights of the files stay
-    quantised. Linear layers that compute in float32 keep 16 bits a weight where the kernels widen them."""
+    quantised; those of a GGUF file in blocks that the kernels read stay in these. Linear layers that compute in float32
+    keep 16 bits a weight where the kernels widen them."""
     QUANTIZED = "quantized"
     """Linear layers in 4 or 8 bits, all else as FROZEN: the base of QLoRA. Where the files hold quantised weights, no
     other weight is quantised."""
@@ -63,16 +67,22 @@ class StreamedWeights:
     dense: frozenset[str]
     """Paths of the linear layers that are not quantised on loading."""
     progress: Callable[[str], None]
+    keeps_blocks: bool = False
+    """Whether linear layers are held in the blocks of a GGUF file where kernels read these."""
     narrow: bool = False
     """Whether frozen linear layers are held in 16 bits a weight where these hold the same numbers."""
 
     def linear(self, path: str, in_features: int, out_features: int, *, bias: bool) -> nn.Module:
         """See `veneer.model.decoder.Weights`."""
         name = f"{path}.weight"
-        packed, weight = None, None
+        packed: PackedLinear | None = None
+        weight = None
         if name in self.checkpoint.stored:
             self.progress(name)
             packed = self._stored(name)
+        elif self.keeps_blocks and path in self.dense and name in self.checkpoint.blocks and not in_experts(path):
+            self.progress(name)
+            packed = self._blocks(name, in_features)
         else:
             weight = self._read(name, (out_features, in_features))
         bias_tensor = self._read(f"{path}.bias", (out_features,)) if bias else None
@@ -87,7 +97,7 @@ class StreamedWeights:
         assert weight is not None
         if self.products is Products.INT8:
             return Int8Linear(weight, bias_tensor)
-        if self.narrow and ".experts." not in path:
+        if self.narrow and not in_experts(path):
             weight = narrowed(weight)
         return DenseLinear(self._parameter(weight), None if bias_tensor is None else self._parameter(bias_tensor))
 
@@ -109,8 +119,17 @@ class StreamedWeights:
             raise ModelError(f"{name} of {self.checkpoint.source} has shape {list(tensor.shape)}, not {list(shape)}")
         return tensor.to(self.device)
 
+    def _blocks(self, name: str, columns: int) -> PackedLinear:
+        held = self.checkpoint.blocks[name]
+        return BlockLinear(held.read(), held.format, columns)
+
     def _stored(self, name: str) -> PackedLinear:
         return packed_layer(name, self.checkpoint.read_stored(name)).to(self.device)
+
+
+def in_experts(path: str) -> bool:
+    """Whether the linear layer at `path` belongs to one expert of a mixture."""
+    return ".experts." in path
 
 
 def narrowed(weight: torch.Tensor) -> torch.Tensor:
@@ -120,6 +139,17 @@ def narrowed(weight: torch.Tensor) -> torch.Tensor:
         if torch.equal(held.float(), weight):
             return held
     return weight
+
+
+def keeps_blocks(trained: bool, products: Products, device: str) -> bool:
+    """Whether linear layers that are not quantised on loading stay in the blocks of a GGUF file.
+
+    Args:
+        trained: whether the weights themselves are trained.
+        products: products of the linear layers.
+        device: kind of device, `cpu` or `cuda`.
+    """
+    return not trained and products is Products.EXACT and reads_blocks(device)
 
 
 def packed_layer(name: str, stored: StoredWeight) -> PackedLinear:
@@ -202,6 +232,12 @@ def _describe(kind: StoredFormat) -> str:
     if kind.scheme is Scheme.INT8:
         return "int8"
     return f"{kind.scheme.value} in blocks of {kind.block}, {'double' if kind.nested else 'single'} quantisation"
+
+
+def block_formats(blocks: Mapping[str, BlockTensor], paths: Sequence[str]) -> dict[str, Format]:
+    """The formats of the linear layers among `paths` that stay in the blocks of a GGUF file, where these are kept."""
+    names = {path: f"{path}.weight" for path in paths if not in_experts(path)}
+    return {path: blocks[name].format for path, name in names.items() if name in blocks}
 
 
 def check_tensors(checkpoint: Checkpoint, spec: DecoderSpec) -> None:
@@ -332,6 +368,7 @@ def load_model(
         quant=quant,
         dense=skipped(paths, quant.skip_modules) if quantizing else frozenset(paths),
         progress=progress,
+        keeps_blocks=keeps_blocks(form is WeightForm.TRAINABLE, products, device.type),
         narrow=form is not WeightForm.TRAINABLE and reads_stored(dtype, device.type),
     )
     return CausalLM(spec, weights, dtype)

@@ -202,6 +202,11 @@ def reads_stored(dtype: torch.dtype, device: str) -> bool:
     return dtype is torch.float32 and device == "cpu" and kernels() is not None
 
 
+def reads_blocks(device: str) -> bool:
+    """Whether weights in GGUF's own formats are held as its files hold them. `device` is the kind of device."""
+    return device == "cpu" and kernels() is not None
+
+
 def through(layer: Frozen, x: Tensor) -> Tensor:
     """The layer's outputs, with a gradient for x where one is asked for; nothing is kept for it."""
     if x.dim() > 2:

@@ -3,13 +3,19 @@ never depends on another."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from gguf import GGMLQuantizationType
 
-from tiny_models import SHAPES, documents, ours, packed_logits, tiny_llama
+from gguf_files import tiny_model, write_model
+from tiny_models import SHAPES, documents, ours, packed_logits, randomised, tiny_llama
 from veneer.errors import ConfigError, DataError
 from veneer.generation.batch import generate
 from veneer.generation.sampling import Sampling
+from veneer.io.checkpoint import open_checkpoint
+from veneer.load import load_model
 from veneer.model.decoder import CausalLM
 
 LENGTHS = [5, 1, 12, 9, 5, 3]
@@ -52,6 +58,21 @@ def test_greedy_does_not_depend_on_the_batch(batch_rows: int, model: CausalLM) -
     assert len({len(tokens) for tokens in expected}) > 2
     results = generate(model, prompts, sampling=Sampling(max_new_tokens=15), stop_ids=stop, batch_rows=batch_rows)
     assert results == expected
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_greedy_from_a_gguf_file_does_not_depend_on_the_batch(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    write_model(tmp_path / "m.gguf", randomised(tiny_model(), 3), GGMLQuantizationType[kind])
+    model = load_model(open_checkpoint(tmp_path / "m.gguf"), dtype=dtype)
+    prompts = [[token % 40 for token in prompt] for prompt in documents(LENGTHS)]
+    sampling = Sampling(max_new_tokens=15)
+    alone = [generate(model, [prompt], sampling=sampling, stop_ids=NONE)[0] for prompt in prompts]
+    assert len({tuple(answer) for answer in alone}) > 2
+    for batch_rows in (2, 6):
+        assert generate(model, prompts, sampling=sampling, stop_ids=NONE, batch_rows=batch_rows) == alone
+    if dtype is torch.float32:
+        assert alone == [one_at_a_time(model, prompt, NONE, 15) for prompt in prompts]
 
 
 def test_rows_that_end_are_reported_once_and_streamed_in_order(model: CausalLM) -> None:

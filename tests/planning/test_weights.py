@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType
 
+from gguf_files import tiny_model as tiny_gguf_model
+from gguf_files import write_model as write_gguf
 from tiny import write_model
 from veneer.backends.describe import describe_model
 from veneer.backends.load import load_language_model
@@ -16,6 +19,7 @@ from veneer.enums import Backend, Method
 from veneer.io.checkpoint import open_checkpoint, read_model_config
 from veneer.load import WeightForm
 from veneer.planning.weights import Held
+from veneer.quant.packed import PackedLinear
 
 FORMS = {Method.LORA: WeightForm.FROZEN, Method.QLORA: WeightForm.QUANTIZED}
 
@@ -45,3 +49,18 @@ def test_only_what_takes_less_is_proposed(backend: Backend, model: Path) -> None
     least = held(model, Method.QLORA, torch.bfloat16, backend)
     assert least.lighter() == []
     assert least.advice().endswith("A smaller model takes less.")
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+@pytest.mark.parametrize("settings", [{}, {"skip_modules": ("o_proj",)}])
+@pytest.mark.parametrize(("method", "dtype"), product(FORMS, (torch.float32, torch.bfloat16)))
+def test_blocks_of_a_gguf_file_are_counted_as_they_are_held(
+    method: Method, dtype: torch.dtype, settings: dict[str, tuple[str, ...]], kind: str, tmp_path: Path
+) -> None:
+    file, quant = tmp_path / "m.gguf", QuantSection.model_validate(settings)
+    write_gguf(file, tiny_gguf_model(), GGMLQuantizationType[kind])
+    loaded = load_language_model(open_checkpoint(file), form=FORMS[method], dtype=dtype, quant=quant)
+    packed = sum(module.nbytes for module in loaded.modules() if isinstance(module, PackedLinear))
+    description = describe_model(read_model_config(file), Backend.AUTO)
+    said = Held(description=description, method=method, dtype=dtype, device="cpu", quant=quant).bytes
+    assert said == sum(one.nbytes for one in loaded.parameters()) + packed

@@ -34,6 +34,7 @@ from veneer.io.files import write_tensors, write_text
 from veneer.io.headers import repeated_names
 from veneer.io.tokenizer import Tokenizer, from_directory
 from veneer.model.language import LanguageModel
+from veneer.quant.blocks import BlockLinear
 from veneer.quant.int8 import Int8Linear
 from veneer.quant.packed import PackedLinear
 from veneer.strict_json import to_text
@@ -400,7 +401,7 @@ def _with_subtracted(tensors: dict[str, Tensor], adapter: Adapter, directory: Pa
     for path, layer in adapter.updates().items():
         if layer.subtracted_a is None or layer.subtracted_b is None:
             continue
-        if isinstance(layer.base, PackedLinear | Int8Linear):
+        if isinstance(layer.base, PackedLinear | Int8Linear) and not isinstance(layer.base, BlockLinear):
             raise AdapterError(
                 f"{directory}: init_lora_weights {adapter.spec.init.value!r} takes its start from the base in full "
                 "precision, and this base is quantised; load it with method lora, or convert it with PEFT "

@@ -5,7 +5,7 @@ The own decoder and transformers are told apart in this folder alone. Everything
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from veneer.enums import Backend
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.hf_skeleton import HfSpec
 from veneer.model.spec import DecoderSpec
+from veneer.native.stored import Format
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +84,8 @@ class Description:
     """Paths of the linear layers that can carry an adapter, in model order; the head is not among them."""
     stored: QuantSection | None
     """How the files hold the linear layers quantised, or None where they do not."""
+    blocks: Mapping[str, Format]
+    """The linear layers, by path, that a GGUF file holds in blocks which kernels read."""
     dtype: torch.dtype | None
     """The dtype of the weights in the files, by their headers where they are there, else by config.json; None where
     neither says it."""

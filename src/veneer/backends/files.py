@@ -14,6 +14,7 @@ from veneer.errors import ModelError, listing
 from veneer.io.checkpoint import Checkpoint
 from veneer.io.experts import as_stored
 from veneer.io.prequantised import StoredFormat, StoredWeight
+from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.hf_skeleton import Skeleton, TensorSources, find_sources
 
@@ -41,6 +42,7 @@ class HfFiles:
         self.stored: Mapping[str, StoredFormat] = {
             own: checkpoint.stored[file] for own, file in files.items() if file in checkpoint.stored
         }
+        self.blocks: Mapping[str, BlockTensor] = {}  # a weight may be turned, or made of several
         self._check(skeleton)
 
     def _check(self, skeleton: Skeleton) -> None:

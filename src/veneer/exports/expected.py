@@ -16,6 +16,7 @@ from veneer.enums import Backend
 from veneer.errors import ModelError
 from veneer.exports.tensors import Tensors
 from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredWeight
+from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer
 from veneer.load import WeightForm
 
@@ -31,6 +32,7 @@ class ExpectedCheckpoint:
     vocabulary: Tokenizer
     source: str = "the export as it should be"
     stored: Mapping[str, StoredFormat] = field(default_factory=dict)
+    blocks: Mapping[str, BlockTensor] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         """Hugging Face names of all tensors."""

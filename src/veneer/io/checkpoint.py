@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from veneer.io.finite import check_finite
 from veneer.io.gguf.reader import MAPPED_BYTES, GgufCheckpoint
 from veneer.io.headers import repeated_names
 from veneer.io.prequantised import CONFIG_KEY, StoredFormat, StoredTensors, StoredWeight, check_method
+from veneer.io.protocol import BlockTensor
 from veneer.io.protocol import Checkpoint as Checkpoint
 from veneer.io.scaled import FLOAT8, ScaledTensors
 from veneer.io.text_part import COMPOSITE, text_config, text_name
@@ -98,6 +99,8 @@ class ModelConfig:
     """A function that reads the tokenizer. It raises ModelError if the tokenizer is missing or damaged."""
     weights: tuple[Path, ...] = ()
     """The safetensors files beside config.json, where they are there; nothing but their headers is read."""
+    blocks: Mapping[str, BlockTensor] = field(default_factory=dict)
+    """Matrices that a GGUF file holds in blocks; see `Checkpoint`."""
 
     def files(self) -> list[Path]:
         """The files of weights that are there."""
@@ -123,7 +126,7 @@ def read_model_config(source: str | Path, *, revision: str | None = None) -> Mod
         weights = tuple(sorted(path.glob(WEIGHTS))) if path.is_dir() else ()
         return ModelConfig(str(source), text_config(_read_object(file)), lambda: from_directory(file.parent), weights)
     checkpoint = open_checkpoint(source, revision=revision)
-    return ModelConfig(checkpoint.source, checkpoint.config, checkpoint.tokenizer)
+    return ModelConfig(checkpoint.source, checkpoint.config, checkpoint.tokenizer, blocks=checkpoint.blocks)
 
 
 def _open_directory(path: Path, source: str) -> Checkpoint:
@@ -190,6 +193,7 @@ class SafetensorsCheckpoint:
             raise ModelError(f"{self.path / INDEX} lists tensors that the shards do not hold:\n{listing(absent)}")
         self._quantised = StoredTensors(str(self.path), self._where, self._raw, self._stored_shape)
         self.stored: Mapping[str, StoredFormat] = self._quantised.formats
+        self.blocks: Mapping[str, BlockTensor] = {}
         self._scaled = ScaledTensors(
             str(self.path),
             self._where,
@@ -368,6 +372,7 @@ class TextPart:
         self._names = {own: name for name in whole.names() if (own := text_name(name)) is not None}
         stored = whole.stored
         self.stored: Mapping[str, StoredFormat] = {own: stored[n] for own, n in self._names.items() if n in stored}
+        self.blocks: Mapping[str, BlockTensor] = {}
 
     def names(self) -> list[str]:
         """Names of all tensors, sorted."""

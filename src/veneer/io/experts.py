@@ -27,7 +27,7 @@ from torch import Tensor
 
 from veneer.errors import ModelError
 from veneer.io.prequantised import StoredFormat, StoredWeight
-from veneer.io.protocol import Checkpoint, SlicedCheckpoint
+from veneer.io.protocol import BlockTensor, Checkpoint, SlicedCheckpoint
 from veneer.io.tokenizer import Tokenizer
 
 MIXTURES = ("mixtral", "qwen3_moe", "gpt_oss")
@@ -78,6 +78,7 @@ class MixtureCheckpoint:
             self._places |= dict(self._own_names(name))
         back = {place.name: name for name, place in self._places.items() if place.expert is None}
         self.stored: Mapping[str, StoredFormat] = {back[name]: kind for name, kind in files.stored.items()}
+        self.blocks: Mapping[str, BlockTensor] = {}
 
     def _own_names(self, name: str) -> Iterator[tuple[str, _Place]]:
         """The names of a stored tensor in this checkpoint."""

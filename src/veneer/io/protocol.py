@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +11,16 @@ import torch
 
 from veneer.io.prequantised import StoredFormat, StoredWeight
 from veneer.io.tokenizer import Tokenizer
+from veneer.native.stored import Format
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTensor:
+    """A matrix that a GGUF file holds in blocks."""
+
+    format: Format
+    read: Callable[[], torch.Tensor]
+    """Copies the blocks to the CPU, uint8 `[out, bytes of a row]`. Raises ModelError for a scale that is not finite."""
 
 
 class Checkpoint(Protocol):
@@ -28,6 +39,9 @@ class Checkpoint(Protocol):
     """Formats of the weights that bitsandbytes has quantised, by name. `names` contains them, and `shape` gives the
     shape of the decoded weight. `read` refuses them; `read_stored` returns codes and scales. (Weights in fp8 or MXFP4
     are not among them: `read` decodes them.)"""
+    blocks: Mapping[str, BlockTensor]
+    """Matrices that a GGUF file holds in blocks which kernels read, by name; empty for other files. `read` decodes
+    them."""
 
     def names(self) -> list[str]:
         """Hugging Face names of all tensors."""

@@ -20,6 +20,7 @@ SOURCES = (
     "adapt.c",
     "attention.c",
     "attention_bf16.c",
+    "decode.c",
     "elementwise.c",
     "frozen.c",
     "interface.c",

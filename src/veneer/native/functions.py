@@ -22,7 +22,7 @@ from veneer.native.stored import Stored, matrix_struct
 
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1}
 
-INTERFACE = 3
+INTERFACE = 4
 """The version of the functions' arguments; interface.c has the same number."""
 
 MIN_DIM_MULTIPLE = 16
@@ -220,6 +220,11 @@ class Kernels:
             block,
             _pointer(out),
         )
+
+    def decode_stored(self, weight: Stored, out: Tensor) -> None:
+        """Decode a weight as it is stored into `out`, float32 or bfloat16 `[columns, depth]`."""
+        matrix = matrix_struct(weight)
+        self._call("decode_stored", ctypes.byref(matrix), _DTYPES[out.dtype], _pointer(out))
 
     @cached_property
     def has_int8(self) -> bool:

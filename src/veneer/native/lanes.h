@@ -42,6 +42,41 @@ INLINE lanes bf16_lanes(const uint16_t *in) {
 #endif
 }
 
+static inline float from_f16(uint16_t stored) {
+    const uint32_t sign = (uint32_t)(stored & 0x8000) << 16, rest = stored & 0x7fff;
+    if (rest >= 0x7c00) return bits_float(sign | 0x7f800000u | (rest & 0x3ff) << 13);
+    /* The exponent is put right by a product, which also makes the small numbers (those without one) normal. */
+    return bits_float(sign | float_bits(bits_float(rest << 13) * 0x1p112f));
+}
+
+/* VL numbers in float16. */
+INLINE lanes f16_lanes(const uint16_t *in) {
+#if VL == 16
+    return (lanes)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)in));
+#elif VL == 8 && defined(__F16C__)
+    return (lanes)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)in));
+#elif defined(__aarch64__)
+    return (lanes)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(in)));
+#else
+    lanes out;
+    for (int i = 0; i < VL; i++) out[i] = from_f16(in[i]);
+    return out;
+#endif
+}
+
+/* VL signed bytes as numbers. */
+INLINE lanes int8_lanes(const int8_t *in) {
+#if VL == 16
+    return (lanes)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)in)));
+#elif VL == 8 && defined(__AVX2__)
+    return (lanes)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)in)));
+#else
+    lanes out;
+    for (int i = 0; i < VL; i++) out[i] = in[i];
+    return out;
+#endif
+}
+
 /* The lanes of a sum, added in halves. */
 INLINE float total(lanes sum) {
 #if VL == 16 || (VL == 8 && defined(__AVX2__))

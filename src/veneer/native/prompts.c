@@ -51,10 +51,14 @@ DEFINE_NARROW(narrow_bfloat16, WEIGHT_BFLOAT16)
 DEFINE_NARROW(narrow_float16, WEIGHT_FLOAT16)
 DEFINE_NARROW(narrow_int8, WEIGHT_INT8)
 DEFINE_NARROW(narrow_4bit, WEIGHT_4BIT)
+DEFINE_NARROW(narrow_q4_0, WEIGHT_Q4_0)
+DEFINE_NARROW(narrow_q4_1, WEIGHT_Q4_1)
+DEFINE_NARROW(narrow_q8_0, WEIGHT_Q8_0)
 
 static void narrow_columns(const Matrix *m, int first, int count, uint32_t *out) {
     static void (*const chunks[])(const Matrix *, int, int, int64_t, uint32_t *) = {
-        narrow_float32, narrow_bfloat16, narrow_float16, narrow_int8, narrow_4bit};
+        narrow_float32, narrow_bfloat16, narrow_float16, narrow_int8, narrow_4bit,
+        narrow_q4_0, narrow_q4_1, narrow_q8_0};
     const int64_t stride = apart(m->depth);
     /* Rows of 4-bit weights that do not end with a byte, or a chunk, are taken one by one. */
     const int64_t whole = m->format == WEIGHT_4BIT && m->depth % CHUNK ? 0 : m->depth / CHUNK * CHUNK;

@@ -41,9 +41,8 @@ typedef struct {
 /* The lines of memory that a chunk's turn comes to AHEAD bytes later. Columns that are read side by side are streams too
  * short for what a processor fetches by itself. */
 INLINE void fetch_ahead(const Matrix *m, int format, int64_t place) {
-    const int64_t halves = format == WEIGHT_FLOAT32 ? 8 : format == WEIGHT_4BIT ? 1 : format == WEIGHT_INT8 ? 2 : 4;
-    const char *from = (const char *)m->codes + place * halves / 2 + AHEAD;
-    for (int64_t byte = 0; byte < CHUNK * halves / 2; byte += 64) __builtin_prefetch(from + byte);
+    const char *from = (const char *)m->codes + stored_bytes(format, place) + AHEAD;
+    for (int64_t byte = 0; byte < stored_bytes(format, CHUNK); byte += 64) __builtin_prefetch(from + byte);
 }
 
 /* `columns` columns from `first` on, of `rows` rows, both known when this is compiled. */
@@ -95,6 +94,9 @@ DEFINE_FEW(few_bfloat16, WEIGHT_BFLOAT16)
 DEFINE_FEW(few_float16, WEIGHT_FLOAT16)
 DEFINE_FEW(few_int8, WEIGHT_INT8)
 DEFINE_FEW(few_4bit, WEIGHT_4BIT)
+DEFINE_FEW(few_q4_0, WEIGHT_Q4_0)
+DEFINE_FEW(few_q4_1, WEIGHT_Q4_1)
+DEFINE_FEW(few_q8_0, WEIGHT_Q8_0)
 
 /* `count` columns from `first` on, widened, as [count][whole_chunks(depth)] with zeros behind. */
 #define DEFINE_WIDEN(name, format)                                                            \
@@ -113,10 +115,14 @@ DEFINE_WIDEN(widen_bfloat16, WEIGHT_BFLOAT16)
 DEFINE_WIDEN(widen_float16, WEIGHT_FLOAT16)
 DEFINE_WIDEN(widen_int8, WEIGHT_INT8)
 DEFINE_WIDEN(widen_codes, WEIGHT_4BIT)
+DEFINE_WIDEN(widen_q4_0, WEIGHT_Q4_0)
+DEFINE_WIDEN(widen_q4_1, WEIGHT_Q4_1)
+DEFINE_WIDEN(widen_q8_0, WEIGHT_Q8_0)
 
 static void widen_columns(const Matrix *m, int first, int count, float *out) {
     static void (*const chunks[])(const Matrix *, int, int, float *) = {widen_float32, widen_bfloat16, widen_float16,
-                                                                        widen_int8, widen_codes};
+                                                                        widen_int8, widen_codes, widen_q4_0,
+                                                                        widen_q4_1, widen_q8_0};
     const int64_t width = whole_chunks(m->depth);
     /* Rows of 4-bit weights that do not end with a byte, or a chunk, are taken one by one. */
     const int64_t whole = m->format == WEIGHT_4BIT && m->depth % CHUNK ? 0 : m->depth / CHUNK * CHUNK;
@@ -149,13 +155,20 @@ DEFINE_SPAN(span_bfloat16, WEIGHT_BFLOAT16)
 DEFINE_SPAN(span_float16, WEIGHT_FLOAT16)
 DEFINE_SPAN(span_int8, WEIGHT_INT8)
 DEFINE_SPAN(span_4bit, WEIGHT_4BIT)
+DEFINE_SPAN(span_q4_0, WEIGHT_Q4_0)
+DEFINE_SPAN(span_q4_1, WEIGHT_Q4_1)
+DEFINE_SPAN(span_q8_0, WEIGHT_Q8_0)
 
 void veneer_rows_widen(const Matrix *m, int column, int64_t first, int64_t count, float *out) {
     static int64_t (*const spans[])(const Matrix *, int, int64_t, int64_t, float *) = {span_float32, span_bfloat16,
-                                                                                       span_float16, span_int8, span_4bit};
+                                                                                       span_float16, span_int8, span_4bit,
+                                                                                       span_q4_0, span_q4_1, span_q8_0};
     const int64_t place = (int64_t)column * m->depth + first;
-    /* 4-bit weights that do not begin with a chunk are taken one by one. */
-    int64_t k = m->format == WEIGHT_4BIT && place % CHUNK ? 0 : spans[m->format](m, column, place, count, out);
+    /* Codes up to the next whole byte, or block, are taken one by one. */
+    const int64_t unit = m->format == WEIGHT_4BIT ? CHUNK : is_blocks(m->format) ? GGUF_BLOCK : 1;
+    int64_t k = 0;
+    for (; k < count && (place + k) % unit; k++) out[k] = element(m, place + k, column);
+    k += spans[m->format](m, column, place + k, count - k, out + k);
     for (; k < count; k++) out[k] = element(m, place + k, column);
 }
 
@@ -229,7 +242,7 @@ void veneer_rows_prepare(int order, int64_t depth, const float *x, float *out) {
 void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
                       int64_t stride, float *scratch) {
     static void (*const few[])(const Matrix *, const Rows *, int, int) = {few_float32, few_bfloat16, few_float16,
-                                                                          few_int8, few_4bit};
+                                                                          few_int8, few_4bit, few_q4_0, few_q4_1, few_q8_0};
     if (rows == 0) return;
     const Rows r = {x, y, whole_chunks(m->depth), stride, rows, add, scale};
     if (rows <= FEW && m->depth % CHUNK == 0) {

@@ -4,7 +4,16 @@
 
 #include "common.h"
 
-enum { WEIGHT_FLOAT32, WEIGHT_BFLOAT16, WEIGHT_FLOAT16, WEIGHT_INT8, WEIGHT_4BIT };
+enum {
+    WEIGHT_FLOAT32,
+    WEIGHT_BFLOAT16,
+    WEIGHT_FLOAT16,
+    WEIGHT_INT8,
+    WEIGHT_4BIT,
+    WEIGHT_Q4_0, /* GGUF's own formats, block after block as in its files (blocks.h) */
+    WEIGHT_Q4_1,
+    WEIGHT_Q8_0,
+};
 
 /* A weight [columns][depth], row after row. What stored.py calls MatrixStruct. */
 typedef struct {

@@ -21,6 +21,10 @@ class Format(IntEnum):
     """LLM.int8's format: a code for each weight, a scale for each row."""
     FOUR_BIT = 4
     """The format with two codes in a byte and a scale for each block of the flattened weight."""
+    Q4_0 = 5
+    """GGUF's own formats, block after block as its files hold them (blocks.h)."""
+    Q4_1 = 6
+    Q8_0 = 7
 
 
 CHUNK = 64

@@ -3,6 +3,7 @@
 #ifndef VENEER_WIDEN_H
 #define VENEER_WIDEN_H
 
+#include "blocks.h"
 #include "lanes.h"
 #include "rows.h"
 
@@ -29,13 +30,6 @@ INLINE float scale_at(const Matrix *m, int64_t place) {
     return rounded(m->scale_values[m->scale_codes[block]] * factor) + m->scale_offset;
 }
 
-static inline float from_f16(uint16_t stored) {
-    const uint32_t sign = (uint32_t)(stored & 0x8000) << 16, rest = stored & 0x7fff;
-    if (rest >= 0x7c00) return bits_float(sign | 0x7f800000u | (rest & 0x3ff) << 13);
-    /* The exponent is put right by a product, which also makes the small numbers (those without one) normal. */
-    return bits_float(sign | float_bits(bits_float(rest << 13) * 0x1p112f));
-}
-
 /* One weight, by its place in the flattened tensor. */
 static inline float element(const Matrix *m, int64_t place, int column) {
     switch (m->format) {
@@ -43,10 +37,23 @@ static inline float element(const Matrix *m, int64_t place, int column) {
         case WEIGHT_BFLOAT16: return from_bf16(((const uint16_t *)m->codes)[place]);
         case WEIGHT_FLOAT16: return from_f16(((const uint16_t *)m->codes)[place]);
         case WEIGHT_INT8: return rounded((float)((const int8_t *)m->codes)[place] * m->scales[column]) * STEP;
-        default: {
+        case WEIGHT_4BIT: {
             const uint8_t byte = ((const uint8_t *)m->codes)[place / 2];
             return m->values[place % 2 ? byte & 15 : byte >> 4] * scale_at(m, place);
         }
+        default: return block_element(m, place);
+    }
+}
+
+/* Bytes of `count` stored weights, a whole number of blocks. */
+INLINE int64_t stored_bytes(int format, int64_t count) {
+    switch (format) {
+        case WEIGHT_FLOAT32: return 4 * count;
+        case WEIGHT_BFLOAT16:
+        case WEIGHT_FLOAT16: return 2 * count;
+        case WEIGHT_INT8: return count;
+        case WEIGHT_4BIT: return count / 2;
+        default: return count / GGUF_BLOCK * block_bytes(format);
     }
 }
 
@@ -135,36 +142,15 @@ INLINE void widen_each(const Matrix *m, int64_t place, vec w[VECTORS]) {
 #endif
 #endif
 
-INLINE lanes f16_lanes(const uint16_t *in) {
-#if VL == 16
-    return (lanes)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)in));
-#elif VL == 8 && defined(__F16C__)
-    return (lanes)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)in));
-#elif defined(__aarch64__)
-    return (lanes)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(in)));
-#else
-    lanes out;
-    for (int i = 0; i < VL; i++) out[i] = from_f16(in[i]);
-    return out;
-#endif
-}
-
-INLINE lanes int8_lanes(const int8_t *in) {
-#if VL == 16
-    return (lanes)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)in)));
-#elif VL == 8 && defined(__AVX2__)
-    return (lanes)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)in)));
-#else
-    lanes out;
-    for (int i = 0; i < VL; i++) out[i] = in[i];
-    return out;
-#endif
-}
-
 /* A chunk of a column, from `place` in the flattened tensor on. */
 INLINE void widen_chunk(const Matrix *m, int format, const Table *table, int64_t place, int column, vec w[VECTORS]) {
     if (format == WEIGHT_4BIT) {
         WIDEN_4BIT(m, table, place, w);
+        return;
+    }
+    if (is_blocks(format)) {
+        for (int b = 0; b < CHUNK / GGUF_BLOCK; b++)
+            widen_block(format, block_at(m, format, place) + b * block_bytes(format), w + b * (GGUF_BLOCK / VL));
         return;
     }
     for (int v = 0; v < VECTORS; v++) {

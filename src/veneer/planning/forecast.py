@@ -97,6 +97,7 @@ def make_forecast(
         machine.device,
         machine.threads,
         stored=stored,
+        blocks=description.blocks,
         files=description.dtype,
         lora=lora,
         targets=targets,

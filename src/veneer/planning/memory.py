@@ -148,6 +148,8 @@ def base_bytes(setup: Setup) -> int:
             continue
         if setup.products is Products.INT8 and not is_router(linear.path):
             total += 2 * linear.weights + 8 * (linear.inputs + linear.outputs)
+        elif (held := setup.block_bytes(linear)) is not None:
+            total += held
         elif linear.path in setup.dense:
             total += linear.weights * (size if is_router(linear.path) else setup.dense_bytes)
         else:

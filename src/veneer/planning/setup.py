@@ -5,7 +5,7 @@ No weight is needed; all follows from a `config.json`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -18,13 +18,15 @@ from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_module
 from veneer.config import QuantSection, RunConfig
 from veneer.enums import Bias, Factors, Init, Method, ObjectiveName, OptimizerName, Products
-from veneer.load import linear_shapes, norm_shapes
+from veneer.load import keeps_blocks, linear_shapes, norm_shapes
 from veneer.model.shape import Norm
 from veneer.model.spec import DecoderSpec
+from veneer.native.stored import Format
 from veneer.planning.lanes import ALONE, Spread
 from veneer.planning.mixture import has_experts, mixture_linears, share_of_experts
 from veneer.planning.trained import LinearShape, Shape, by_adapter, by_full, by_linear, norm_paths
 from veneer.products import reads_stored
+from veneer.quant.blocks import row_bytes
 from veneer.quant.schemes import skipped
 
 
@@ -91,6 +93,8 @@ class Setup:
     stored: bool = False
     """Whether the base's files are quantised already, as `quant` says. The base is then quantised under every
     method."""
+    blocks: Mapping[str, Format] = field(default_factory=dict)
+    """The linear layers, by path, that the base's GGUF file holds in blocks which kernels read."""
     products: Products = Products.EXACT
     optimizer: OptimizerName = OptimizerName.ADAMW
     objective: ObjectiveName = ObjectiveName.SFT
@@ -139,6 +143,7 @@ class Setup:
         threads: int,
         *,
         stored: bool = False,
+        blocks: Mapping[str, Format] | None = None,
         files: torch.dtype | None = None,
         lora: LoraSpec | None = None,
         targets: tuple[str, ...] | None = None,
@@ -156,6 +161,7 @@ class Setup:
             targets=targets,
             quant=config.quant,
             stored=stored,
+            blocks=blocks or {},
             products=config.compute.products,
             optimizer=config.train.optimizer,
             objective=config.objective,
@@ -184,6 +190,13 @@ class Setup:
         if self.full:
             return 4
         return self.file_bytes if reads_stored(self.dtype, self.device) else self.dtype.itemsize
+
+    def block_bytes(self, linear: LinearShape) -> int | None:
+        """Bytes of a linear layer's weight in the blocks of its file; None where it does not stay in them."""
+        kind = self.blocks.get(linear.path) if linear.path in self.dense else None
+        if kind is None or not keeps_blocks(self.full, self.products, self.device):
+            return None
+        return linear.outputs * row_bytes(kind, linear.inputs)
 
     def with_rank(self, rank: int) -> Setup:
         """A copy with one rank for all updates."""
@@ -300,7 +313,11 @@ class Setup:
     def largest_packed(self) -> int:
         """Elements of the largest quantised weight; 0 where none is quantised."""
         linears = [linear for layer in self.linears for linear in layer.values() if linear.weights]
-        sizes = [linear.weights for linear in linears if linear.path not in self.dense]
+        sizes = [
+            linear.weights
+            for linear in linears
+            if linear.path not in self.dense or self.block_bytes(linear) is not None
+        ]
         return max(sizes, default=0)
 
 

@@ -56,6 +56,7 @@ class Held:
                 targets=(),
                 quant=quant,
                 stored=stored is not None,
+                blocks=self.description.blocks,
                 file_bytes=4 if files is None else files.itemsize,
             )
         )

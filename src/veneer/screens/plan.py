@@ -81,6 +81,7 @@ def plan_server_visibly(
         machine.device,
         machine.threads,
         stored=description.stored is not None,
+        blocks=description.blocks,
         files=description.dtype,
     )
     length = context or description.spec.max_positions

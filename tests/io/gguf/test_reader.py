@@ -17,6 +17,7 @@ from gguf_files import tiny_model, unpermute, write_model
 from support import smollm2_gguf
 from veneer.errors import ModelError
 from veneer.io.gguf.reader import GgufCheckpoint, decode
+from veneer.quant.blocks import decode_blocks
 
 
 def test_smollm2_equals_the_plain_reference() -> None:
@@ -67,6 +68,37 @@ def test_a_written_model_is_read_back(kind: Kind, bias: bool, tmp_path: Path) ->
     with torch.no_grad():
         model.load_state_dict(expected)
         assert torch.equal(rebuilt(tokens).logits, model(tokens).logits)
+
+
+@pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q8_0])
+def test_blocks_are_read_as_they_stand_in_the_models_order_of_rows(kind: Kind, tmp_path: Path) -> None:
+    expected = write_model(tmp_path / "m.gguf", tiny_model(), kind)
+    ours = GgufCheckpoint(tmp_path / "m.gguf")
+    assert set(ours.blocks) == {name for name, tensor in expected.items() if tensor.ndim == 2}
+    for name, held in ours.blocks.items():
+        blocks = held.read()
+        assert held.format.name == kind.name
+        assert torch.equal(decode_blocks(blocks, held.format, torch.float32), expected[name])
+        assert blocks.nbytes == expected[name].numel() // 32 * gguf.GGML_QUANT_SIZES[kind][1]
+
+
+def test_other_formats_are_not_handed_out_in_blocks(tmp_path: Path) -> None:
+    for kind in (Kind.F16, Kind.Q5_0):
+        write_model(tmp_path / f"{kind.name}.gguf", tiny_model(), kind)
+        assert GgufCheckpoint(tmp_path / f"{kind.name}.gguf").blocks == {}
+
+
+def test_blocks_with_a_scale_that_is_not_finite_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    write_model(file, tiny_model(), Kind.Q4_1)
+    info = GgufCheckpoint(file).header.tensors["blk.1.ffn_up.weight"]
+    for at in (0, 2):  # the scale, and what is added
+        raw = bytearray(file.read_bytes())
+        struct.pack_into("<e", raw, info.offset + at, float("nan"))
+        damaged = tmp_path / f"{at}.gguf"
+        damaged.write_bytes(raw)
+        with pytest.raises(ModelError, match=r"the scales of model\.layers\.1\.mlp\.up_proj\.weight are NaN"):
+            GgufCheckpoint(damaged).blocks["model.layers.1.mlp.up_proj.weight"].read()
 
 
 @pytest.mark.parametrize("kind", [Kind.Q2_K, Kind.Q3_K, Kind.Q4_K, Kind.Q5_K, Kind.Q6_K])

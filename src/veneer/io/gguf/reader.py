@@ -12,11 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
@@ -31,7 +33,9 @@ from veneer.io.gguf.names import Piece, pieces, row_order
 from veneer.io.gguf.rope import FACTOR_TENSORS
 from veneer.io.gguf.tokenizer import from_gguf
 from veneer.io.prequantised import StoredFormat, StoredWeight
+from veneer.io.protocol import BlockTensor
 from veneer.io.tokenizer import Tokenizer
+from veneer.native.stored import Format
 
 CHUNK = 1 << 18
 """How many elements are dequantised at once: the temporaries stay in the processor's cache."""
@@ -43,6 +47,10 @@ QUANTISED = (
     Kind.IQ4_NL, Kind.IQ4_XS, Kind.IQ3_S, Kind.IQ3_XXS, Kind.IQ2_S, Kind.IQ2_XS, Kind.IQ2_XXS, Kind.IQ1_S, Kind.IQ1_M,
     Kind.TQ1_0, Kind.TQ2_0, Kind.MXFP4,
 )  # fmt: skip
+BLOCKS = {Kind.Q4_0: Format.Q4_0, Kind.Q4_1: Format.Q4_1, Kind.Q8_0: Format.Q8_0}
+"""The formats that kernels read as they are stored."""
+HEADS = {Kind.Q4_0: 2, Kind.Q4_1: 4, Kind.Q8_0: 2}
+"""How many bytes of a block of these formats are scales, float16."""
 FLOATS: dict[Kind, tuple[str, torch.dtype]] = {
     Kind.F32: ("<f4", torch.float32),
     Kind.F16: ("<f2", torch.float16),
@@ -81,8 +89,13 @@ class GgufCheckpoint:
         self.config: Mapping[str, Any] = read_config(family, metadata, self.header)
         check_numbers(self.config)
         self.generation_config: Mapping[str, Any] = {}
-        self.stored: Mapping[str, StoredFormat] = {}  # GGUF's own formats are decoded by `read`
+        self.stored: Mapping[str, StoredFormat] = {}  # none is in a format of bitsandbytes
         self._entries = _entries(self.path, self.header, family, self.config)
+        self.blocks: Mapping[str, BlockTensor] = {
+            name: BlockTensor(BLOCKS[entry.info.kind], partial(self._read_blocks, name))
+            for name, entry in self._entries.items()
+            if entry.info.kind in BLOCKS and len(entry.shape) == 2
+        }
         self._data, self._touched = self._mapped(), 0
 
     def names(self) -> list[str]:
@@ -103,22 +116,13 @@ class GgufCheckpoint:
         """
         entry = self._entry(name)
         shape, heads, offset = entry.shape, entry.piece.heads, entry.piece.offset
-        info = entry.info
-        columns = shape[-1]
-        rows = math.prod(shape[:-1])
-        if len(shape) == 1 and heads:
-            rows, columns = columns, 1  # the bias of q or k: one element per row of its weight
-        nbytes = info.nbytes * math.prod(shape) // math.prod(info.shape)
-        start = info.offset + (entry.index or 0) * nbytes
-        self._touched += nbytes
-        if self._touched > MAPPED_BYTES:
-            self._data, self._touched = self._mapped(), nbytes
-        raw = self._data[start : start + nbytes].reshape(rows, nbytes // rows)
+        raw = self._rows(entry)
+        rows, columns = len(raw), math.prod(shape) // len(raw)
         out = torch.empty(rows, columns, dtype=dtype)
         target = row_order(rows, heads) if heads else None
         step = max(1, CHUNK // columns)
         for first in range(0, rows, step):
-            part = decode(raw[first : first + step], info.kind).view(-1, columns)
+            part = decode(raw[first : first + step], entry.info.kind).view(-1, columns)
             check_finite(self.source, name, part)
             if offset:
                 part = part.float() - offset
@@ -127,6 +131,28 @@ class GgufCheckpoint:
             else:
                 out[target[first : first + step]] = part.to(dtype)
         return out.view(shape)
+
+    def _read_blocks(self, name: str) -> torch.Tensor:
+        """Copy the blocks of a matrix, with its rows as Hugging Face has them; see `BlockTensor`."""
+        entry = self._entry(name)
+        raw, heads = self._rows(entry), entry.piece.heads
+        scales = raw.reshape(-1, GGML_QUANT_SIZES[entry.info.kind][1])[:, : HEADS[entry.info.kind]]
+        check_finite(self.source, f"the scales of {name}", torch.from_numpy(scales.copy()).view(torch.float16).float())
+        out = torch.empty(raw.shape, dtype=torch.uint8)
+        out[row_order(len(raw), heads) if heads else slice(None)] = torch.from_numpy(raw.copy())
+        return out
+
+    def _rows(self, entry: _Entry) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Return the bytes of a tensor in the mapped file, a line for each row."""
+        shape, info = entry.shape, entry.info
+        # Of the bias of q or k, one element belongs to a row of the weight.
+        rows = shape[0] if len(shape) == 1 and entry.piece.heads else math.prod(shape[:-1])
+        nbytes = info.nbytes * math.prod(shape) // math.prod(info.shape)
+        start = info.offset + (entry.index or 0) * nbytes
+        self._touched += nbytes
+        if self._touched > MAPPED_BYTES:
+            self._data, self._touched = self._mapped(), nbytes
+        return self._data[start : start + nbytes].reshape(rows, nbytes // rows)
 
     def read_stored(self, name: str) -> StoredWeight:
         """Raise ModelError: no weight of a GGUF file is in a format of bitsandbytes."""
