@@ -49,6 +49,7 @@ SIDEWAYS = {
 """Imports within one layer that leave a folder."""
 
 BROAD_EXCEPT = {
+    "gpu/dispatch.py": 1,  # what Triton lacks raises anything at its first launch; torch computes then
     "io/tokenizer.py": 1,  # the Rust library raises Exception itself for a damaged tokenizer.json
     "trackers/queue.py": 1,  # another's library may raise anything; it is told, and the run goes on
     "signals.py": 1,  # what fails because a library swallowed a signal; everything else is raised again
@@ -57,7 +58,10 @@ KEYWORDS = {
     "model/hf.py": {"forward"},  # it stands in for a module of transformers, whatever that takes
     "data/sandbox.py": {"run", "call"},  # they stand for functions of jinja2, whatever those take
 }
-ENVIRONMENT = {"training/parallel/ranks.py"}  # which process of several this is, as torchrun says it
+ENVIRONMENT = {
+    "training/parallel/ranks.py",  # which process of several this is, as torchrun says it
+    "hardware.py",  # what torch's allocator and cuBLAS read from it alone: set for them, and never read for veneer
+}
 COMPARED_JSON = {
     "data/bounded_template.py": 1,  # rows on their way to the process that renders them, and back
     "data/fix.py": 1,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from veneer import hardware
 from veneer.enums import Dtype, Products
 from veneer.errors import ConfigError
-from veneer.hardware import check_products, cpu_flags, processor, resolve_device, resolve_dtype, timed
+from veneer.hardware import check_products, computing_on, cpu_flags, processor, resolve_device, resolve_dtype, timed
 from veneer.native.library import KernelChoice
 
 CPU = torch.device("cpu")
@@ -135,3 +137,70 @@ def test_a_card_is_waited_for_before_and_after_timed_work(
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: done.append("wait"))
     assert timed(lambda: done.append("work"), torch.device(device)) >= 0
     assert done == expected
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+def test_a_card_computes_in_what_it_multiplies_itself(
+    capability: tuple[int, int], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked of the run's device, whichever is the current one."""
+    other = {(7, 5): (9, 0), (8, 0): (7, 0)}[capability]
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability if device.index == 1 else other)
+    assert resolve_dtype(Dtype.AUTO, torch.device("cuda:1")) is expected
+
+
+@pytest.fixture
+def current(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """The devices that were made the current one."""
+    entered: list[torch.device] = []
+
+    class Device:
+        def __init__(self, device: torch.device):
+            self.device = device
+
+        def __enter__(self) -> None:
+            entered.append(self.device)
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "CUBLAS_WORKSPACE_CONFIG"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    return entered
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_run_on_a_card_computes_there_and_rounds_sums_once(deterministic: bool, current: list[torch.device]) -> None:
+    products = torch.backends.cuda.matmul
+    device = torch.device("cuda:1")
+    with computing_on(device, deterministic=deterministic):
+        assert current == [device]
+        assert not products.allow_bf16_reduced_precision_reduction
+        assert not products.allow_fp16_reduced_precision_reduction
+        assert torch.are_deterministic_algorithms_enabled() is deterministic
+        assert torch.is_deterministic_algorithms_warn_only_enabled() is False
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if deterministic else None)
+        if sys.platform == "linux":
+            assert os.environ["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert products.allow_bf16_reduced_precision_reduction
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_the_users_choice_for_the_allocator_stands(
+    name: str, current: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "max_split_size_mb:64")
+    before = dict(os.environ)
+    with computing_on(torch.device("cuda"), deterministic=False):
+        assert dict(os.environ) == before
+
+
+def test_on_the_cpu_nothing_is_changed(current: list[torch.device]) -> None:
+    with computing_on(CPU, deterministic=True):
+        assert current == []
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction

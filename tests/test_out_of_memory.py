@@ -16,7 +16,7 @@ import torch
 from tiny import run_config
 from veneer.config import to_yaml
 from veneer.errors import OutOfMemory
-from veneer.out_of_memory import LEAST_ADDRESS_SPACE, is_out_of_memory, out_of_memory_while
+from veneer.out_of_memory import LEAST_ADDRESS_SPACE, is_out_of_memory, message_of, out_of_memory_while
 
 
 def ours() -> None:
@@ -55,6 +55,18 @@ def test_the_message_says_what_was_done_needed_and_there() -> None:
     with pytest.raises(OutOfMemory, match=r"\(20\.00 MiB more were asked for\)"), out_of_memory_while("answering"):
         of_the_device()
     assert is_out_of_memory(OSError(errno.ENOMEM, "Cannot allocate memory"))
+
+
+def test_of_a_card_its_own_memory_is_said() -> None:
+    said = (
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 1 has a total capacity of 79.15 GiB of which 1.20 GiB is "
+        "free. Including non-PyTorch memory, this process has 77.94 GiB memory in use."
+    )
+    told = message_of("computing step 3", said)
+    assert told == (
+        "out of memory while computing step 3 (2.00 GiB more were asked for). There was this much: GPU 1 has "
+        "79.15 GiB, 1.20 GiB of it free."
+    )
 
 
 def limited(argv: list[str], megabytes: int) -> subprocess.CompletedProcess[str]:

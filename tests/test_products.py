@@ -259,3 +259,23 @@ def test_a_layer_without_rows_has_no_outputs():
     layer = DenseLinear(torch.nn.Parameter(torch.randn(5, 8), requires_grad=False))
     assert layer_outputs(torch.empty(0, 8), layer).shape == (0, 5)
     assert layer_inputs(torch.empty(0, 5), layer).shape == (0, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_on_a_card_the_sums_of_a_factors_gradient_stay_float32_to_their_end(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cuBLAS splits a sum over thousands of tokens; parts of 16 bits would be rounded before they are added."""
+    asked: list[torch.dtype] = []
+
+    def mm(left: torch.Tensor, right: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
+        asked.append(out_dtype)
+        return left.to(out_dtype).matmul(right.to(out_dtype))
+
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch, "mm", mm)
+    left, right = torch.randn(300, 16).to(dtype), torch.randn(300, 24).to(dtype)
+    found = outer(left, right, 0.5)
+    assert asked == [torch.float32]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), 0.5 * left.double().T @ right.double(), rtol=1e-5, atol=1e-5)

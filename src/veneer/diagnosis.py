@@ -151,7 +151,7 @@ def doctor(*, measure: bool = False) -> Facts:
     """
     device = resolve_device("auto")
     dtype = resolve_dtype(Dtype.AUTO, device)
-    picked, gpu = choice(), gpu_choice()
+    picked, gpu = choice(), gpu_choice(device)
     total, available = memory()
     int8_reason = _int8_reason(device)
     return Facts(

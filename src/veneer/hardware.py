@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,6 +19,9 @@ from veneer.native.processor import cpu_flags
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Names under which Linux lists native bfloat16 products (x86: AVX-512 BF16, AMX; Arm: BF16)."""
+
+BF16_CAPABILITY = (8, 0)
+"""The first of NVIDIA's cards that multiply bfloat16 (Ampere)."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -43,11 +49,61 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
     if dtype is Dtype.BFLOAT16:
         return torch.bfloat16
     if device.type == "cuda":
-        # Older cards emulate bfloat16, which is slower than float32.
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        # Older cards emulate bfloat16, which is slower than float32. Asked of this device: torch's own question
+        # (`is_bf16_supported`) is about the current one.
+        native = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
     else:
         native = bool(cpu_flags() & BF16_FLAGS)
     return torch.bfloat16 if native else torch.float32
+
+
+@contextmanager
+def computing_on(device: torch.device, *, deterministic: bool) -> Iterator[None]:
+    """Within the block torch computes on `device` as training needs it; on a CPU nothing is changed.
+
+    - The device is the current one, for whatever of torch asks for that.
+    - Sums of products go on in float32 to their end. By default torch lets cuBLAS add parts of them in 16 bits.
+    - The allocator grows its blocks in place, since micro-batches of many sizes would leave holes between fixed ones.
+    - With `deterministic`, torch takes operations alone that add in a fixed order, and refuses those that cannot.
+
+    Args:
+        device: where it is computed.
+        deterministic: `compute.deterministic`.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    if sys.platform == "linux" and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        # torch reads it when it first asks for memory of a card. What the user has set, under either name, stands.
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    products = torch.backends.cuda.matmul
+    before = (products.allow_bf16_reduced_precision_reduction, products.allow_fp16_reduced_precision_reduction)
+    products.allow_bf16_reduced_precision_reduction = products.allow_fp16_reduced_precision_reduction = False
+    try:
+        with torch.cuda.device(device), _fixed_order(deterministic):
+            yield
+    finally:
+        products.allow_bf16_reduced_precision_reduction, products.allow_fp16_reduced_precision_reduction = before
+
+
+@contextmanager
+def _fixed_order(wanted: bool) -> Iterator[None]:
+    """Within the block torch's operations add in a fixed order, if that is wanted."""
+    if not wanted:
+        yield
+        return
+    # cuBLAS reads it when it is first used: with one workspace of a fixed size its sums have one order.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    # No tensor is read before it is written, so that none needs to be filled first.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
 
 
 def check_products(products: Products, device: torch.device) -> None:

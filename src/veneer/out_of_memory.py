@@ -24,6 +24,10 @@ KINDS = (MemoryError, RuntimeError, OSError, ImportError, SystemError)
 LEAST_ADDRESS_SPACE = 720_000_000
 """Bytes of address space below which not even the libraries can be imported: some of them crash then (measured with
 torch 2.13 on Linux, one thread)."""
+CARD = re.compile(
+    r"(GPU \d+) has a total capacity of ([\d.]+ ?[KMGT]?iB) of which ([\d.]+ ?(?:[KMGT]?iB|bytes)) is free"
+)
+"""What torch says of a GPU whose memory is full."""
 FULL = 0.99
 """Share of the address space from which on any error of those classes is taken for want of memory."""
 ASKED = re.compile(r"tried to allocate (\d+ bytes|[\d.]+ ?[KMGT]?iB)", re.IGNORECASE)
@@ -79,7 +83,11 @@ def message_of(doing: str, said: str) -> str:
     """What was done, what was needed, as the error says it, and what there was."""
     asked = ASKED.search(said)
     amount = "" if asked is None else f" ({_spoken(asked[1])} more were asked for)"
-    return f"out of memory while {doing}{amount}. {memory_there_is()}"
+    card = CARD.search(said)
+    there_is = (
+        memory_there_is() if card is None else f"There was this much: {card[1]} has {card[2]}, {card[3]} of it free."
+    )
+    return f"out of memory while {doing}{amount}. {there_is}"
 
 
 def memory_there_is() -> str:

@@ -160,10 +160,14 @@ def layer_inputs(grad: Tensor, layer: StoredFrozen, update: LowRank | None = Non
 def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
     """scale · leftᵀ right, `[tokens, m]` and `[tokens, n]` to `[m, n]` in float32 or wider: a factor's gradient.
 
-    The kernel does not round the sums on their way to float32, as torch's product does.
+    The kernel does not round the sums on their way to float32, and on CUDA cuBLAS does not either. Elsewhere torch's
+    product rounds them once.
     """
     wide_dtype = torch.promote_types(left.dtype, torch.float32)
     native = _kernels(left, right)
+    if native is None and left.is_cuda and left.dtype != wide_dtype:
+        # cuBLAS splits a sum over thousands of tokens among blocks; of 16 bits its parts would be rounded too.
+        return torch.mm(left.t(), right, out_dtype=wide_dtype).mul_(scale)
     if native is None:
         return torch.mm(left.t(), right).to(wide_dtype).mul_(scale)
     out = torch.empty((left.shape[1], right.shape[1]), dtype=wide_dtype)

@@ -138,8 +138,11 @@ def _planned(result: RunResult, folder: RunFolder) -> list[dict[str, Any]]:
     seconds = list(by_step(folder.events(), "StepDone", "seconds").values())
     if plan is None or not seconds:
         return []
+    memory = plan.choice.memory
+    # On a GPU the context is planned and not measured.
+    planned_peak = memory.peak - (0 if plan.setup.device == "cpu" else memory.runtime)
     pairs = {
-        "peak memory, MB": (plan.choice.memory.peak / 1e6, result.peak_memory_mb),
+        "peak memory, MB": (planned_peak / 1e6, result.peak_memory_mb),
         "seconds a step (measured: the median)": (plan.seconds, median(seconds)),
         "seconds of all steps": (plan.seconds * plan.steps, sum(seconds)),
     }

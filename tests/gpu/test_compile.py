@@ -1,4 +1,4 @@
-"""Every kernel, as it is launched, compiles to machine code for two generations of cards; no card is needed for that.
+"""Every kernel, as it is launched, compiles to machine code for five generations of cards; no card is needed for that.
 
 The interpreter runs kernels as Python and accepts more than the compiler does, so that both are asked.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
+import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,7 +46,7 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
 
 
 def compiled(launch: Launch, capability: int) -> str:
-    """The assembly of a launch whose pointers and sizes are multiples of 16, which is what Triton specialises on."""
+    """The assembly of a launch whose pointers are multiples of 16, and of those sizes that are, which Triton uses."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     from triton.compiler import compile as compile_kernel
@@ -60,7 +62,7 @@ def compiled(launch: Launch, capability: int) -> str:
             signature[parameter.name] = f"*{NAMES[value.dtype]}"
         else:
             signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
-        if not isinstance(value, float):
+        if isinstance(value, Tensor) or (isinstance(value, int) and value % 16 == 0):
             aligned[(index,)] = [["tt.divisibility", 16]]
     assert left == []
     options = {name: value for name, value in constants.items() if name not in fixed} | {"enable_fp_fusion": False}
@@ -71,38 +73,102 @@ def compiled(launch: Launch, capability: int) -> str:
     return str(made.asm["ptx"])
 
 
+def spilled(ptx: str, capability: int, folder: Path) -> int:
+    """Bytes that the machine code of an assembly keeps in memory for want of registers, by NVIDIA's assembler."""
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    source = folder / "kernel.ptx"
+    source.write_text(ptx, encoding="utf-8")
+    target = re.findall(r"^\.target (sm_\w+)", ptx, re.MULTILINE)[0]
+    done = subprocess.run(
+        [get_ptxas(capability).path, "--fmad=false", "--verbose", f"--gpu-name={target}",
+         f"--output-file={folder / 'kernel.o'}", source],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", done.stderr)
+    assert spills, done.stderr
+    return sum(map(int, spills))
+
+
 def start_all(x: Tensor) -> None:
-    """One launch of every kernel and variant; `x` `[4, 4096]`."""
+    """One launch of every kernel and variant; `x` `[4, dim]`, where dim is a multiple of 64."""
     from veneer.gpu import cross_entropy, elementwise, norm, quant
 
-    statistics, angles, weight = torch.zeros(4), torch.zeros(4, 64), torch.ones(4096)
+    dim = x.shape[1]
+    statistics, angles, weight = torch.zeros(4), torch.zeros(4, 32), torch.ones(dim)
+    norm.wide_norm_forward(x, weight, 1e-6, 1.0)
+    norm.wide_norm_backward(x, weight, statistics, x, 1.0)
+    elementwise.geglu_forward(x, x)
+    elementwise.geglu_backward(x, x, x)
     norm.rms_norm_forward(x, weight, 1e-5)
     norm.add_rms_norm_forward(x, x, weight.to(x.dtype), 1e-5)
     norm.rms_norm_backward(x, weight, statistics, x)
     norm.add_rms_norm_backward(x, weight, statistics, x, x)
     elementwise.swiglu_forward(x, x)
     elementwise.swiglu_backward(x, x, x)
-    elementwise.rotate(x.view(4, 32, 128), angles, angles, -1.0)
-    packed, table = torch.zeros(2 * 4096, dtype=torch.uint8), torch.zeros(256)
+    elementwise.rotate(x.view(4, dim // 64, 64), angles, angles, -1.0)
+    packed, table = torch.zeros(2 * dim, dtype=torch.uint8), torch.zeros(256)
     quant.dequantize_4bit(packed, table, table, 64, x)
     quant.dequantize_4bit_nested(packed, table, packed, table, table, table, 64, 256, x)
     cross_entropy.cross_entropy_in_place(x, torch.zeros(4, dtype=torch.int64))
     cross_entropy.cross_entropy_in_place(x, torch.zeros(4, dtype=torch.int64), gradient=False)
 
 
+CARDS = (80, 86, 89, 90, 120)
+"""A100; A10 and RTX 30; L4 and RTX 40; H100; RTX 50 and RTX PRO 6000."""
+
+
 @pytest.mark.parametrize(
-    ("dtype", "capability"),
-    [(torch.bfloat16, 80), (torch.bfloat16, 90), (torch.float16, 90), (torch.float32, 90)],
-    ids=["bfloat16-80", "bfloat16-90", "float16-90", "float32-90"],
-)
-def test_every_kernel_compiles(
-    dtype: torch.dtype, capability: int, launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ("dtype", "capability", "dim"),
+    [
+        (torch.bfloat16, 80, 4096), (torch.bfloat16, 90, 2304), (torch.bfloat16, 120, 4096),
+        *(
+            pytest.param(*more, marks=pytest.mark.slow)
+            for more in (
+                (torch.bfloat16, 86, 4096), (torch.bfloat16, 89, 4096), (torch.bfloat16, 90, 8192),
+                (torch.float16, 90, 2304), (torch.float32, 90, 576),
+            )
+        ),
+    ],
+    ids=lambda value: str(value).removeprefix("torch."),
+)  # fmt: skip
+def test_every_kernel_compiles_without_spills(
+    dtype: torch.dtype,
+    capability: int,
+    dim: int,
+    launches: list[Launch],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    start_all(torch.zeros(4, 4096, dtype=dtype))
-    assert len(launches) == 11
+    start_all(torch.zeros(4, dim, dtype=dtype))
+    assert len(launches) == 15
     for launch in launches:
         ptx = compiled(launch, capability)
         # A product and a sum in one rounding would decode other scales than the reference does.
         assert "fma.rn.f32" not in ptx
         assert "st.global.v" in ptx or launch[2].get("GRADIENT") is False, "stores of 16 bytes"
+        assert spilled(ptx, capability, tmp_path) == 0, launch[0]
+
+
+@pytest.mark.parametrize("vocab", [49_152, 49_155, 128_256, 151_669, 262_144])
+def test_the_loss_compiles_for_every_vocabulary_without_spills(
+    vocab: int, launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from veneer.gpu.cross_entropy import cross_entropy_in_place
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    cross_entropy_in_place(torch.zeros(1, vocab, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.int64))
+    assert spilled(compiled(launches[0], 90), 90, tmp_path) == 0
+
+
+@pytest.mark.parametrize("block", [32, 64, 4096])
+def test_decoding_compiles_for_every_block_without_spills(
+    block: int, launches: list[Launch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from veneer.gpu.quant import dequantize_4bit_nested
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    packed, table = torch.zeros(64, dtype=torch.uint8), torch.zeros(256)
+    dequantize_4bit_nested(packed, table, packed, table, table, table, block, 256, torch.zeros(3, 43).bfloat16())
+    assert spilled(compiled(launches[0], 80), 80, tmp_path) == 0

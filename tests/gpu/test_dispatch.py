@@ -32,6 +32,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(dispatch.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(dispatch, "failure_of_a_kernel", lambda device: None)
 
 
 def test_without_a_card_torch_computes_what_is_not_on_the_cpu() -> None:
@@ -50,7 +51,10 @@ def test_with_a_card_and_triton_the_kernels_are_used() -> None:
 def test_every_reason_against_them(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "get_device_capability", lambda device: (9 - 2 * device, 5))
-        assert choice() == dispatch.GpuChoice(False, "a device has compute capability 7.5; Triton needs 8.0")
+        reason = "cuda:1 has compute capability 7.5; Triton needs 8.0"
+        assert choice(torch.device("cuda:1")) == dispatch.GpuChoice(False, reason)
+        assert choice(torch.device("cuda:0")).used, "an old card beside it does not switch its kernels off"
+        assert choice().used
     choice.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(torch.version, "hip", "6.2")
@@ -64,6 +68,72 @@ def test_every_reason_against_them(monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setitem(sys.modules, "triton", None)
         assert "veneer[gpu]" in choice().reason
         assert not choice().used
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            RuntimeError("fatal error: Python.h: No such file or directory\ncompilation terminated"),
+            "RuntimeError: fatal",
+        ),
+        (PermissionError(13, "Permission denied", "/root/.triton"), "PermissionError: [Errno 13]"),
+        (FileNotFoundError(), "FileNotFoundError"),
+    ],
+)
+def test_a_kernel_that_cannot_start_is_tried_once_and_said(
+    error: Exception, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton")
+    tries: list[torch.Tensor] = []
+
+    class Broken:
+        def swiglu_forward(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+            tries.append(gate)
+            raise error
+
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(dispatch.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(dispatch, "_triton", Broken)
+    ones = torch.ones
+    monkeypatch.setattr(torch, "ones", lambda *size, device: ones(*size))
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    assert not usable(ones(4, 4))
+    assert not usable(ones(4, 4))
+    assert len(tries) == 1
+    found = choice()
+    assert not found.used
+    assert "cannot start a kernel here" in found.reason
+    assert told in found.reason
+    assert "\n" not in found.reason
+
+
+def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong:
+        def swiglu_forward(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+            return gate * up
+
+    class Right:
+        def swiglu_forward(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.silu(gate) * up
+
+    for kernels, failure in ((Wrong, "its result is wrong"), (Right, None)):
+        monkeypatch.setattr(dispatch, "_triton", kernels)
+        assert dispatch.failure_of_a_kernel(torch.device("cpu")) == failure
+
+
+def test_a_card_without_memory_is_no_reason_against_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def swiglu_forward(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(dispatch, "_triton", Full)
+    with pytest.raises(torch.OutOfMemoryError):
+        dispatch.failure_of_a_kernel(torch.device("cpu"))
 
 
 def test_tensors_of_the_cpu_get_the_compiled_kernels() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from veneer.gpu import dispatch
-from veneer.model.fused import add_rms_norm, rms_norm, swiglu
+from veneer.model.fused import add_rms_norm, geglu, rms_norm, swiglu, wide_norm
 from veneer.model.rope import apply_rotation
 from veneer.quant import codes
 from veneer.quant.codes import dequantize_4bit, quantize_4bit, quantize_nested
@@ -70,6 +70,28 @@ def test_a_weight_that_trains_gets_its_gradient_from_torch(chosen: list[str]) ->
 def test_swiglu(chosen: list[str]) -> None:
     assert_same(lambda g, u: (swiglu(g, u),), [torch.randn(7, 200) * 4, torch.randn(7, 200)])
     assert chosen == ["swiglu_forward", "swiglu_backward"]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")
+def test_geglu(chosen: list[str]) -> None:
+    assert_same(lambda g, u: (geglu(g, u),), [torch.randn(7, 200) * 4, torch.randn(7, 200)])
+    assert chosen == ["geglu_forward", "geglu_backward"]
+
+
+@pytest.mark.parametrize("shape", [(7, 96), (7, 3, 32)])
+def test_norm_around_one(shape: tuple[int, ...], chosen: list[str]) -> None:
+    weight = torch.rand(shape[-1])
+    assert_same(lambda x: (wide_norm(x, weight, None, 1e-5, offset=1.0),), [torch.randn(shape)])
+    assert chosen == ["wide_norm_forward", "wide_norm_backward"]
+
+
+def test_norms_that_are_centred_or_train_are_left_to_torch(chosen: list[str]) -> None:
+    inputs = [torch.randn(96, 96), torch.rand(96) + 0.5]
+    assert_same(lambda x: (wide_norm(x, torch.ones(96), None, 1e-5, centred=True),), inputs[:1])
+    assert_same(lambda x: (wide_norm(x.view(96, 3, 32), torch.ones(3, 32), None, 1e-5).flatten(1),), inputs[:1])
+    assert chosen == []
+    assert_same(lambda x, w: (wide_norm(x, w, None, 1e-5),), inputs)
+    assert chosen == ["wide_norm_forward"]
 
 
 def test_rotation(chosen: list[str]) -> None:

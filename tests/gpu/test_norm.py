@@ -51,6 +51,27 @@ def test_norm_of_a_sum_and_its_gradient(dim: int, rows: int) -> None:
     assert off(norm.add_rms_norm_backward(residual, weight, rstd, grad, grad_residual), expected_grad) < BOUND
 
 
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+@pytest.mark.parametrize("dim", DIMS)
+def test_wide_norm_and_its_gradient(dim: int, offset: float) -> None:
+    x, grad, weight = torch.randn(5, dim) * 3, torch.randn(5, dim), torch.rand(dim)
+    leaf = x.double().requires_grad_()
+    expected = formula(leaf, weight.double() + offset, 1e-6)
+    (expected_grad,) = torch.autograd.grad(expected, leaf, grad.double())
+    y, rstd = norm.wide_norm_forward(x, weight, 1e-6, offset)
+    assert off(y, expected.detach()) < BOUND
+    assert off(norm.wide_norm_backward(x, weight, rstd, grad, offset), expected_grad) < BOUND
+
+
+def test_the_wide_norm_rounds_once() -> None:
+    x, weight = torch.randn(9, 300).half(), torch.rand(300)
+    y, _ = norm.wide_norm_forward(x, weight, 1e-5, 1.0)
+    wide = x.float()
+    expected = (wide * (wide.square().mean(-1, keepdim=True) + 1e-5).rsqrt() * (weight + 1.0)).half()
+    assert float((y != expected).double().mean()) < 0.01
+    torch.testing.assert_close(y, expected, rtol=2**-10, atol=1e-7)
+
+
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16])
 def test_float16_is_rounded_where_torch_rounds(stored: torch.dtype) -> None:
     """rstd may differ in its last bit, which turns a rounding now and then; most values are the same to the bit."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from plan_setups import GB, LLAMA_65B, START, peak, setup
 from veneer.adapters.spec import LoraSpec
 from veneer.config import ComputeSection
 from veneer.enums import Method
-from veneer.planning.choose import CANDIDATES, TOLERANCE, Limit, choose, limit_of
-from veneer.planning.memory import MB
+from veneer.planning.choose import CANDIDATES, TOLERANCE, Limit, choose, free_bytes, limit_of
+from veneer.planning.memory import GPU_START, MB
 from veneer.planning.setup import BatchShape
 from veneer.planning.time import operations, overhead_operations
 
@@ -103,3 +104,22 @@ def test_the_limit_is_what_is_given_or_four_fifths() -> None:
     assert limit_of(ComputeSection(memory_limit_mb=1234)).bytes == 1234 * MB
     assert limit_of(ComputeSection(), 10 * GB).bytes == 8 * GB
     assert limit_of(ComputeSection()).bytes > 100 * MB
+
+
+def test_of_a_card_no_more_is_taken_than_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert limit_of(ComputeSection(), 10 * GB, free=3 * GB).bytes == 3 * GB
+    assert "free of 10,000 MB" in limit_of(ComputeSection(), 10 * GB, free=3 * GB).source
+    assert limit_of(ComputeSection(), 10 * GB, free=9 * GB).bytes == 8 * GB
+    assert limit_of(ComputeSection(memory_limit_mb=5000), 10 * GB, free=3 * GB).bytes == 5000 * MB
+    asked: list[torch.device] = []
+
+    def information(device: torch.device) -> tuple[int, int]:
+        asked.append(device)
+        return 2 * GB, 10 * GB
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", information)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: GB)
+    # What this process has already is its own, and its context is counted by the plan.
+    assert free_bytes(torch.device("cuda:1")) == 3 * GB + GPU_START
+    assert asked == [torch.device("cuda:1")]
+    assert free_bytes(torch.device("cpu")) is None

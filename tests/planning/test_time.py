@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from plan_setups import GB, LLAMA_7B, setup
 from veneer.adapters.spec import LoraSpec
@@ -27,7 +28,7 @@ def test_operations_are_those_of_the_products() -> None:
 
 
 def test_the_rate_is_measured_in_a_moment() -> None:
-    found = probe(setup())
+    found = probe(setup(), torch.device("cpu"))
     assert found.measured
     assert 1e8 < found.flops < 1e15
 

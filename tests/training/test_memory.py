@@ -18,6 +18,6 @@ def test_the_peak_of_a_process_never_falls_and_is_the_systems() -> None:
     assert after == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, rel=0.05)
 
 
-def test_on_a_card_it_is_what_was_allocated_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory.torch.cuda, "max_memory_allocated", lambda device: 2_500_000 + device.index)
+def test_on_a_card_it_is_what_torch_has_taken_from_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.torch.cuda, "max_memory_reserved", lambda device: 2_500_000 + device.index)
     assert peak_memory_mb(torch.device("cuda:1")) == pytest.approx(2.500001)

@@ -23,6 +23,10 @@ class ComputeSection(Section):
     """How the frozen base model is multiplied with its inputs and gradients: `exact` in the compute dtype. `int8`
     rounds both factors to 8 bits, which is faster and loses precision, for lora and qlora on a CPU with AVX-512
     VNNI; the base then takes as much memory as in bfloat16, under qlora too."""
+    deterministic: bool = False
+    """Whether a run on a GPU adds in a fixed order everywhere, so that two runs on one card and with one version of
+    torch give the same bytes, and so does a resumed one. Without it the attention of a GPU adds gradients in any
+    order, and two runs differ by rounding. It costs speed. A CPU always adds in a fixed order."""
     threads: Threads | None = None
     """The number of CPU threads of each process; torch's choice by default. Two runs give the same bytes only with the
     same number."""
@@ -30,8 +34,8 @@ class ComputeSection(Section):
     """The time after which a run on several processes ends because one of them does not answer: seconds, or `90s`,
     `10m`."""
     memory_limit_mb: Count | None = None
-    """The largest peak memory of the run, in MB (10⁶ bytes); by default four fifths of the device's memory, whether
-    it is free at the moment or not."""
+    """The largest peak memory of the run, in MB (10⁶ bytes); by default four fifths of the device's memory. Of a GPU it
+    is never more than what is free when the run begins; of the main memory it does not count what is free."""
     micro_batch_tokens: Count | Literal["auto"] = "auto"
     """The number of tokens in a micro-batch. It decides memory and speed; the result does not depend on it beyond
     rounding. `auto` takes the smallest number that is about as fast as a larger one, within the memory limit."""

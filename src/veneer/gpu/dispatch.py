@@ -78,25 +78,52 @@ class GpuChoice:
     reason: str
 
 
-@lru_cache(maxsize=1)
-def choice() -> GpuChoice:
-    """What CUDA tensors are computed with here: Triton's kernels, or torch's own operations."""
+@lru_cache(maxsize=64)
+def choice(device: torch.device | None = None) -> GpuChoice:
+    """What tensors on a CUDA device are computed with: Triton's kernels, or torch's own operations.
+
+    The answer is found once for each device: one old card among several does not decide for the others.
+
+    Args:
+        device: the device of the run; the first one where it is left open.
+    """
     if not torch.cuda.is_available():
         return GpuChoice(False, "torch sees no CUDA device")
+    index = 0 if device is None or device.index is None else device.index
     if torch.version.hip is not None:
         return GpuChoice(False, "the kernels are written for NVIDIA's cards, and torch is built for AMD's")
-    devices = range(torch.cuda.device_count())
-    oldest = min(torch.cuda.get_device_capability(device) for device in devices)
-    if oldest < MIN_CAPABILITY:
-        found, needed = (".".join(map(str, version)) for version in (oldest, MIN_CAPABILITY))
-        return GpuChoice(False, f"a device has compute capability {found}; Triton needs {needed}")
+    capability = torch.cuda.get_device_capability(index)
+    if capability < MIN_CAPABILITY:
+        found, needed = (".".join(map(str, version)) for version in (capability, MIN_CAPABILITY))
+        return GpuChoice(False, f"cuda:{index} has compute capability {found}; Triton needs {needed}")
     if shutil.which("gcc") is None and shutil.which("clang") is None:
         return GpuChoice(False, "Triton needs gcc or clang to start its kernels; neither is installed")
     try:
         version = importlib.import_module("triton").__version__
     except ImportError as error:
         return GpuChoice(False, f"Triton cannot be imported ({error}); install veneer[gpu]")
+    failed = failure_of_a_kernel(torch.device("cuda", index))
+    if failed is not None:
+        return GpuChoice(False, f"Triton {version} cannot start a kernel here ({failed})")
     return GpuChoice(True, f"Triton {version}")
+
+
+def failure_of_a_kernel(device: torch.device) -> str | None:
+    """Why Triton cannot compile and start a small kernel on the device, in a line; None where it can and is right.
+
+    Triton compiles a C file at the first launch, which needs Python's headers, a compiler that works, and a folder that
+    can be written to. None of that shows before it is tried, and whatever is missing raises an error of its own kind.
+    """
+    x = torch.ones(2, 8, device=device)
+    try:
+        found = _triton().swiglu_forward(x, x)
+        right = bool((found - torch.sigmoid(x)).abs().max() < 1e-5)
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        lines = str(error).strip().splitlines()
+        return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    return None if right else "its result is wrong"
 
 
 @lru_cache(maxsize=1)
@@ -114,7 +141,7 @@ def usable(*tensors: Tensor) -> bool:
         and first.dtype in _DTYPES
         and all(t.device == first.device and t.dtype == first.dtype for t in tensors)
         and all(t.is_contiguous() and t.numel() > 0 for t in tensors)
-        and choice().used
+        and choice(first.device).used
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -49,6 +51,43 @@ def _swiglu_backward(
 
 
 @triton.jit
+def _gelu_forward(gate: tl.tensor, up: tl.tensor, h: tl.tensor, count: tl.tensor, BLOCK: tl.constexpr) -> None:
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < count
+    g = tl.load(gate + place, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + place, mask=inside, other=0.0).to(tl.float32)
+    # ½ (1 + tanh z) = 1 / (1 + exp(−2z)), and a sigmoid needs no function of CUDA's library.
+    twice = 1.5957691216057308 * (g + 0.044715 * g * g * g)
+    activated = (g / (1.0 + tl.exp(-twice))).to(h.dtype.element_ty).to(tl.float32)
+    tl.store(h + place, (activated * u).to(h.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gelu_backward(
+    gate: tl.tensor,
+    up: tl.tensor,
+    grad: tl.tensor,
+    grad_gate: tl.tensor,
+    grad_up: tl.tensor,
+    count: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < count
+    g = tl.load(gate + place, mask=inside, other=0.0).to(tl.float32)
+    u = tl.load(up + place, mask=inside, other=0.0).to(tl.float32)
+    dh = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+    twice = 1.5957691216057308 * (g + 0.044715 * g * g * g)
+    denominator = 1.0 + tl.exp(-twice)
+    share = 1.0 / denominator
+    activated = (g / denominator).to(gate.dtype.element_ty).to(tl.float32)
+    tl.store(grad_up + place, (activated * dh).to(gate.dtype.element_ty), mask=inside)
+    d_activated = (dh * u).to(gate.dtype.element_ty).to(tl.float32)
+    slope = share + g * share * (1.0 - share) * 1.5957691216057308 * (1.0 + 0.134145 * g * g)
+    tl.store(grad_gate + place, (d_activated * slope).to(gate.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def _rotate(
     x: tl.tensor,
     cosine: tl.tensor,
@@ -75,21 +114,40 @@ def _rotate(
 
 def swiglu_forward(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up for two contiguous tensors of one shape and dtype (float32, bfloat16 or float16)."""
-    h = torch.empty_like(gate)
-    count = gate.numel()
-    constants = {"BLOCK": _BLOCK, "num_warps": warps(_BLOCK)}
-    launch(_swiglu_forward, (-(-count // _BLOCK),), gate, (gate, up, h, count), constants)
-    return h
+    return _gated(_swiglu_forward, gate, up)
 
 
 def swiglu_backward(gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up from that of silu(gate) · up; all contiguous, of one shape and dtype."""
+    return _gated_backward(_swiglu_backward, gate, up, grad)
+
+
+def geglu_forward(gate: Tensor, up: Tensor) -> Tensor:
+    """gelu(gate) · up with gelu by tanh; tensors as for `swiglu_forward`."""
+    return _gated(_gelu_forward, gate, up)
+
+
+def geglu_backward(gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of gate and up from that of gelu(gate) · up."""
+    return _gated_backward(_gelu_backward, gate, up, grad)
+
+
+def _gated(kernel: Any, gate: Tensor, up: Tensor) -> Tensor:
+    h = torch.empty_like(gate)
+    _run(kernel, (gate, up, h))
+    return h
+
+
+def _gated_backward(kernel: Any, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
-    count = gate.numel()
-    constants = {"BLOCK": _BLOCK, "num_warps": warps(_BLOCK)}
-    arguments = (gate, up, grad, grad_gate, grad_up, count)
-    launch(_swiglu_backward, (-(-count // _BLOCK),), gate, arguments, constants)
+    _run(kernel, (gate, up, grad, grad_gate, grad_up))
     return grad_gate, grad_up
+
+
+def _run(kernel: Any, tensors: tuple[Tensor, ...]) -> None:
+    count = tensors[0].numel()
+    constants = {"BLOCK": _BLOCK, "num_warps": warps(_BLOCK)}
+    launch(kernel, (-(-count // _BLOCK),), tensors[0], (*tensors, count), constants)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:

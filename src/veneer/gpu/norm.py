@@ -1,10 +1,13 @@
 """RMS normalisation in Triton, one program a row, and the same with the residual addition in front of it.
 
 Arithmetic is float32 and is rounded where `veneer.model.fused` rounds: the normalised row before the weight, the
-product with the weight, and in backward dy · w. In float32 the results differ from torch's only by the order of sums.
+product with the weight, and in backward dy · w. The wide norms (Gemma's) round once, at the end, and add an offset to
+the weight. In float32 the results differ from torch's only by the order of sums.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -24,8 +27,10 @@ def _forward(
     rstd: tl.tensor,
     dim: tl.tensor,
     eps: tl.tensor,
+    offset: tl.tensor,
     BLOCK: tl.constexpr,
     ADD: tl.constexpr,
+    WIDE: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -39,9 +44,13 @@ def _forward(
         value = rounded.to(tl.float32)
     r = 1.0 / tl.sqrt(tl.sum(value * value, axis=0) / dim + eps)
     tl.store(rstd + row, r)
-    normed = (value * r).to(x.dtype.element_ty).to(tl.float32)
-    w = tl.load(weight + column, mask=inside, other=0.0).to(x.dtype.element_ty).to(tl.float32)
-    tl.store(y + place, (normed * w).to(x.dtype.element_ty), mask=inside)
+    w = tl.load(weight + column, mask=inside, other=0.0)
+    if WIDE:
+        result = value * r * (w.to(tl.float32) + offset)
+    else:
+        normed = (value * r).to(x.dtype.element_ty).to(tl.float32)
+        result = normed * w.to(x.dtype.element_ty).to(tl.float32)
+    tl.store(y + place, result.to(x.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -53,8 +62,10 @@ def _backward(
     grad_residual: tl.tensor,
     grad_x: tl.tensor,
     dim: tl.tensor,
+    offset: tl.tensor,
     BLOCK: tl.constexpr,
     ADD: tl.constexpr,
+    WIDE: tl.constexpr,
 ) -> None:
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -62,9 +73,12 @@ def _backward(
     inside = column < dim
     r = tl.load(rstd + row)
     normed = tl.load(x + place, mask=inside, other=0.0).to(tl.float32) * r
-    w = tl.load(weight + column, mask=inside, other=0.0).to(x.dtype.element_ty).to(tl.float32)
+    w = tl.load(weight + column, mask=inside, other=0.0)
     dy = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
-    g = (dy * w).to(x.dtype.element_ty).to(tl.float32)
+    if WIDE:
+        g = dy * (w.to(tl.float32) + offset)
+    else:
+        g = (dy * w.to(x.dtype.element_ty).to(tl.float32)).to(x.dtype.element_ty).to(tl.float32)
     dx = (g - normed * (tl.sum(g * normed, axis=0) / dim)) * r
     if ADD:
         dx += tl.load(grad_residual + place, mask=inside, other=0.0).to(tl.float32)
@@ -80,27 +94,35 @@ def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Ten
         eps: added to the mean square.
     """
     y, rstd = torch.empty_like(x), _statistics(x)
-    rows, dim = x.shape
-    arguments = (x, x, weight, y, y, rstd, dim, eps)
-    launch(_forward, (rows,), x, arguments, {**_tile(dim), "ADD": False})
+    _run(_forward, x, (x, x, weight, y, y, rstd, x.shape[1], eps, 0.0))
+    return y, rstd
+
+
+def wide_norm_forward(x: Tensor, weight: Tensor, eps: float, offset: float) -> tuple[Tensor, Tensor]:
+    """x · rstd · (offset + weight), rounded once, and rstd; arguments as `rms_norm_forward`, the weight as it is."""
+    y, rstd = torch.empty_like(x), _statistics(x)
+    _run(_forward, x, (x, x, weight, y, y, rstd, x.shape[1], eps, offset), wide=True)
     return y, rstd
 
 
 def add_rms_norm_forward(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """The sum x + delta in their dtype, its normalised rows, and their rstd; arguments as `rms_norm_forward`."""
     residual, y, rstd = torch.empty_like(x), torch.empty_like(x), _statistics(x)
-    rows, dim = x.shape
-    arguments = (x, delta, weight, residual, y, rstd, dim, eps)
-    launch(_forward, (rows,), x, arguments, {**_tile(dim), "ADD": True})
+    _run(_forward, x, (x, delta, weight, residual, y, rstd, x.shape[1], eps, 0.0), add=True)
     return residual, y, rstd
 
 
 def rms_norm_backward(x: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor) -> Tensor:
     """Gradient of the rows `x`, from that of the normalised ones; with n = x·rstd, g = dy·w: rstd·(g − n·mean(g·n))."""
     grad_x = torch.empty_like(x)
-    rows, dim = x.shape
-    arguments = (x, weight, rstd, grad, grad, grad_x, dim)
-    launch(_backward, (rows,), x, arguments, {**_tile(dim), "ADD": False})
+    _run(_backward, x, (x, weight, rstd, grad, grad, grad_x, x.shape[1], 0.0))
+    return grad_x
+
+
+def wide_norm_backward(x: Tensor, weight: Tensor, rstd: Tensor, grad: Tensor, offset: float) -> Tensor:
+    """Gradient of the rows of `wide_norm_forward`, with g = dy · (offset + w), rounded once."""
+    grad_x = torch.empty_like(x)
+    _run(_backward, x, (x, weight, rstd, grad, grad, grad_x, x.shape[1], offset), wide=True)
     return grad_x
 
 
@@ -109,16 +131,17 @@ def add_rms_norm_backward(
 ) -> Tensor:
     """Gradient of x, and of delta: that of the norm plus that of the sum itself, added in float32 and rounded once."""
     grad_x = torch.empty_like(residual)
-    rows, dim = residual.shape
-    arguments = (residual, weight, rstd, grad, grad_residual, grad_x, dim)
-    launch(_backward, (rows,), residual, arguments, {**_tile(dim), "ADD": True})
+    arguments = (residual, weight, rstd, grad, grad_residual, grad_x, residual.shape[1], 0.0)
+    _run(_backward, residual, arguments, add=True)
     return grad_x
+
+
+def _run(kernel: Any, x: Tensor, arguments: tuple[object, ...], *, add: bool = False, wide: bool = False) -> None:
+    rows, dim = x.shape
+    block = next_power_of_two(dim)
+    constants = {"BLOCK": block, "num_warps": warps(block), "ADD": add, "WIDE": wide}
+    launch(kernel, (rows,), x, arguments, constants)
 
 
 def _statistics(x: Tensor) -> Tensor:
     return torch.empty(x.shape[0], dtype=torch.float32, device=x.device)
-
-
-def _tile(dim: int) -> dict[str, int]:
-    block = next_power_of_two(dim)
-    return {"BLOCK": block, "num_warps": warps(block)}

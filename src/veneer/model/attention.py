@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from veneer.gpu.attention import packed_attention
+from veneer.gpu.attention import flash_takes, packed_attention
 from veneer.model.shape import PLAIN, AttentionSpec
 from veneer.model.windowed import attention_by_document
 from veneer.native.functions import MIN_DIM_MULTIPLE, Documents, Kernels, ScoreLimits, usable
@@ -126,10 +126,11 @@ class PackedAttention:
                 queries, keys, values, sinks, self._documents, scale, window, attention_spec.softcap
             )
             return result
-        if sinks is not None or attention_spec.softcap is not None or window is not None:
+        plain = sinks is None and attention_spec.softcap is None
+        if queries.is_cuda and plain and (window is None or flash_takes(queries)):
+            return packed_attention(queries, keys, values, lengths, scale, shared=shared, window=window)
+        if not plain or window is not None:
             return attention_by_document(queries, keys, values, lengths, shared, attention_spec, sinks)
-        if queries.is_cuda:
-            return packed_attention(queries, keys, values, lengths, scale, shared=shared)
         return self.attend_padded(queries, keys, values, scale)
 
     def attend_padded(self, queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:

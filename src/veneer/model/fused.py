@@ -130,6 +130,12 @@ class _WideNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, centred: bool, offset: float
     ) -> Tensor:
+        ctx.offset, ctx.biased = offset, None if bias is None else bias.dtype
+        triton = None if centred or bias is not None or weight.shape != x.shape[-1:] else triton_kernels(x)
+        if triton is not None:
+            y, rstd = triton.wide_norm_forward(x.flatten(0, -2), _kernel_weight(weight, x), eps, offset)
+            ctx.save_for_backward(x, weight, None, rstd.view(*x.shape[:-1], 1))
+            return y.view(x.shape)
         wide = x.to(_accumulation_dtype(x.dtype))
         mean = wide.mean(-1, keepdim=True) if centred else None
         wide = wide - mean if mean is not None else wide
@@ -138,13 +144,18 @@ class _WideNorm(torch.autograd.Function):
         if bias is not None:
             y += bias.to(wide.dtype)
         ctx.save_for_backward(x, weight, mean, rstd)
-        ctx.offset, ctx.biased = offset, None if bias is None else bias.dtype
         return y.to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, rstd = ctx.saved_tensors
-        dy = grads[0].to(rstd.dtype)
+        plain = mean is None and weight.shape == x.shape[-1:] and not any(ctx.needs_input_grad[1:3])
+        grad = grads[0].contiguous() if x.is_cuda else grads[0]
+        triton = triton_kernels(x, grad) if plain else None
+        if triton is not None:
+            rows = (x.flatten(0, -2), _kernel_weight(weight, x), rstd, grad.flatten(0, -2))
+            return triton.wide_norm_backward(*rows, ctx.offset).view(x.shape), None, None, None, None, None
+        dy = grad.to(rstd.dtype)
         normed = x.to(rstd.dtype)
         normed = (normed if mean is None else normed - mean) * rstd
         grad_weight = _along_rows(dy * normed, weight.shape).to(weight.dtype) if ctx.needs_input_grad[1] else None
@@ -208,12 +219,18 @@ class _GeGlu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
+        triton = triton_kernels(gate, up)
+        if triton is not None and gate.shape == up.shape:
+            return triton.geglu_forward(gate, up)
         return functional.gelu(gate, approximate="tanh") * up
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
-        dh = grads[0]
+        dh = grads[0].contiguous() if gate.is_cuda else grads[0]
+        triton = triton_kernels(gate, up, dh)
+        if triton is not None and gate.shape == up.shape:
+            return triton.geglu_backward(gate, up, dh)
         grad_up = functional.gelu(gate, approximate="tanh").mul_(dh)
         grad_gate: Tensor = torch.ops.aten.gelu_backward(dh * up, gate, approximate="tanh")
         return grad_gate, grad_up

@@ -11,17 +11,22 @@ import torch
 from torch import Tensor, nn
 
 
+def _place(tensor: Tensor) -> tuple[int, int, torch.Size]:
+    """Where a tensor's elements lie, and its shape. Told by its storage, which tensors without memory have too."""
+    return tensor.untyped_storage()._cdata, int(tensor.storage_offset()), tensor.shape
+
+
 class _RecomputedTensor:
     """Replaces a tensor in autograd's graph. Backward computes it again once, for all the uses that were counted."""
 
     def __init__(self, tensor: Tensor, compute: Callable[[], Tensor]):
-        self._address, self._shape = tensor.data_ptr(), tensor.shape
+        self._place = _place(tensor)
         self._compute = compute
         self._uses = self._left = 0
         self._value: Tensor | None = None
 
     def pack(self, saved: Tensor) -> Tensor | _RecomputedTensor:
-        if saved.data_ptr() != self._address or saved.shape != self._shape:
+        if _place(saved) != self._place:
             return saved
         self._uses = self._left = self._uses + 1
         return self

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Factors, Variant
+from veneer.gpu.attention import flash_takes_heads
 from veneer.model.shape import DecoderSpec, Norm, NormPlacement, Projections, QkNorm
 from veneer.native.functions import MIN_DIM_MULTIPLE
 from veneer.planning.mixture import has_experts, kept_by_experts
@@ -38,23 +39,22 @@ class _Stage:
     """Bytes of input that its linear layers keep where nothing before it is trained."""
 
 
-def _stages(setup: Setup, tokens: int, *, experts: bool, joined: bool = False) -> list[_Stage]:
+def _stages(setup: Setup, tokens: int, keys: int, *, experts: bool, joined: bool = False) -> list[_Stage]:
     """The stages of a layer. For models with other norms than Llama's the sums are upper bounds.
 
     Of a mixture what stands behind the norm in front of the experts is left out (`kept_by_experts`).
     The attention kernel's output is kept by the kernel, so that the layer behind it adds nothing, unless there are
-    several blocks whose outputs are `joined`.
+    several blocks whose outputs are `joined`. `keys` is the number of keys that it reads (`attended_keys`).
     """
     spec, size = setup.spec, setup.dtype.itemsize
     wide, inner = tokens * spec.hidden_size * size, tokens * spec.intermediate_size * size
-    heads = 2 * spec.num_heads + 2 * spec.num_kv_heads  # q and the output, k and v
     mixed = tokens * spec.num_heads * spec.head_dim * size
     fused, placement = spec.projections is Projections.FUSED, spec.norm_placement
     first = ("qkv_proj",) if fused else ("q_proj", "k_proj", "v_proj")
     gates = ("gate_up_proj",) if fused else ("gate_proj", "up_proj")
     norm = wide + tokens * _statistics(spec)
     before, between, behind = placement.norms[:1], placement.norms[1:2], placement.norms[-1:]
-    attention = tokens * (heads * spec.head_dim * size + spec.num_heads * STATISTIC)
+    attention = _kept_by_attention(setup, tokens, keys)
     if spec.head_dim % MIN_DIM_MULTIPLE:
         attention *= 2  # torch's kernel keeps padded copies
     if joined:
@@ -74,6 +74,28 @@ def _stages(setup: Setup, tokens: int, *, experts: bool, joined: bool = False) -
     if experts:
         return [*front, _Stage(between, (), norm)]
     return [*front, _Stage(between, gates, norm, wide), down]
+
+
+def attended_keys(setup: Setup, batch: BatchShape) -> int:
+    """The number of keys that attention reads: on a GPU a shared beginning once more for each document."""
+    return batch.tokens + (0 if setup.device == "cpu" else batch.shared * batch.documents)
+
+
+def by_flash(setup: Setup) -> bool:
+    """Whether attention on a GPU is one call for all documents (`veneer.gpu.attention`)."""
+    return setup.device != "cpu" and flash_takes_heads(setup.spec.head_dim, setup.dtype)
+
+
+def _kept_by_attention(setup: Setup, tokens: int, keys: int) -> int:
+    """Bytes of queries, the output, keys and values, and a number for each row of scores."""
+    spec, size = setup.spec, setup.dtype.itemsize
+    if setup.device == "cpu" or by_flash(setup):
+        heads = tokens * 2 * spec.num_heads + keys * 2 * spec.num_kv_heads
+        return heads * spec.head_dim * size + tokens * spec.num_heads * STATISTIC
+    # A call for each document, whose queries are read with the beginning in front and whose keys are repeated for all
+    # heads; and all outputs, laid end to end.
+    heads = (4 * keys + tokens) * spec.num_heads
+    return heads * spec.head_dim * size + keys * spec.num_heads * STATISTIC
 
 
 def _statistics(spec: DecoderSpec) -> int:
@@ -102,7 +124,7 @@ def kept_by_layer(setup: Setup, batch: BatchShape, layer: int, *, learned: bool)
     linears, tokens = setup.linears[layer], batch.tokens
     learned = learned or setup.full
     total, experts = 0, has_experts(setup.spec, layer)
-    for stage in _stages(setup, tokens, experts=experts, joined=batch.blocks > 1):
+    for stage in _stages(setup, tokens, attended_keys(setup, batch), experts=experts, joined=batch.blocks > 1):
         learned = learned or setup.learns_norm(*(f"model.layers.{layer}.{norm}" for norm in stage.norms))
         ranked = any(linears[leaf].rank for leaf in stage.leaves)
         if learned:
@@ -194,7 +216,7 @@ def kept_activations(setup: Setup, batch: BatchShape, *, recompute: bool) -> int
     """Bytes kept from forward to backward by all layers. With recomputation each layer keeps only its input."""
     learned, total = setup.learns_in_front, kept_outside(setup, batch)
     for number, linears in enumerate(setup.linears):
-        stages = _stages(setup, 0, experts=has_experts(setup.spec, number))
+        stages = _stages(setup, 0, 0, experts=has_experts(setup.spec, number))
         norms = (f"model.layers.{number}.{norm}" for stage in stages for norm in stage.norms)
         adapted = any(setup.learns(linear) for linear in linears.values()) or setup.learns_norm(*norms)
         if not recompute:

@@ -14,7 +14,7 @@ import torch
 from veneer.config import ComputeSection
 from veneer.enums import Method, Recompute
 from veneer.errors import listing
-from veneer.planning.memory import MB, Memory, memory, resident
+from veneer.planning.memory import GPU_START, MB, Memory, memory, resident
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations, overhead_operations
 from veneer.system import memory as system_memory
@@ -51,13 +51,14 @@ class MicroBatchChoice:
     memory: Memory
 
 
-def limit_of(compute: ComputeSection, total: int | None = None, processes: int = 1) -> Limit:
-    """The limit of `compute.memory_limit_mb`, or four fifths of the device's memory.
+def limit_of(compute: ComputeSection, total: int | None = None, processes: int = 1, free: int | None = None) -> Limit:
+    """The limit of `compute.memory_limit_mb`, or four fifths of the device's memory, or what of it is free.
 
     Args:
         compute: the section `compute` of the configuration.
         total: bytes of the device's memory; None for this machine's main memory, or the container's.
         processes: the number of processes that share the main memory equally.
+        free: bytes of the device's memory that are free; None where all of it may be taken.
     """
     if compute.memory_limit_mb is not None:
         return Limit(bytes=compute.memory_limit_mb * MB, source=f"compute.memory_limit_mb={compute.memory_limit_mb}")
@@ -69,12 +70,25 @@ def limit_of(compute: ComputeSection, total: int | None = None, processes: int =
         if processes > 1:
             source = f"four fifths of {total / MB:,.0f} MB, for one of {processes} processes"
             return Limit(bytes=SHARE * total / processes, source=source)
+    if free is not None and free < SHARE * total:
+        return Limit(bytes=free, source=f"what is free of {total / MB:,.0f} MB")
     return Limit(bytes=SHARE * total, source=f"four fifths of {total / MB:,.0f} MB")
 
 
 def device_bytes(device: torch.device) -> int | None:
     """Bytes of a GPU's memory; None for the CPU."""
     return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes of a GPU's memory that this process may have in all, its own among them; None for the CPU.
+
+    CUDA's context exists when this is asked, and a plan counts it (`GPU_START`).
+    """
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) + GPU_START
 
 
 def choose(

@@ -75,7 +75,7 @@ def make_forecast(
         AdapterError: the adapter names what the model has not, or trains something two ways.
         ConfigError: `quant` skips layers that there are not.
     """
-    limit = limit_of(config.compute, machine.memory, machine.processes)
+    limit = limit_of(config.compute, machine.memory, machine.processes, machine.free)
     stored = description.stored is not None
     if isinstance(description.spec, HfSpec):
         return estimate(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.hardware import resolve_device, resolve_dtype
-from veneer.planning.choose import device_bytes
+from veneer.planning.choose import device_bytes, free_bytes
 from veneer.planning.setup import Setup
 from veneer.planning.time import Rate, card, probe, published
 
@@ -26,13 +27,15 @@ class Machine:
     """The dtype of activations and products."""
     memory: int | None
     """Bytes of a GPU's memory; None for the main memory of this machine."""
+    free: int | None = None
+    """Bytes of it that this process may still have; None where that is not known, or for the main memory."""
     threads: int
     """CPU threads."""
     processes: int = 1
     """Processes of the run that share the main memory."""
     world: int = 1
     """All processes of the run."""
-    rate: Callable[[Setup], Rate]
+    rate: Callable[[Setup], Rate] = field(compare=False)
     """Measures, or looks up, how fast a model's products are."""
 
 
@@ -42,10 +45,11 @@ def this_machine(device: torch.device, compute: ComputeSection, processes: int =
         device=device.type,
         dtype=resolve_dtype(compute.dtype, device),
         memory=device_bytes(device),
+        free=free_bytes(device),
         threads=compute.threads or torch.get_num_threads(),
         processes=processes,
         world=world,
-        rate=probe,
+        rate=partial(probe, device=device),
     )
 
 

@@ -21,7 +21,7 @@ from veneer.native.functions import MIN_DIM_MULTIPLE
 from veneer.native.library import kernels
 from veneer.native.processor import AMX_FLAG, cpu_flags
 from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
-from veneer.planning.activations import kept_activations, largest_layer
+from veneer.planning.activations import attended_keys, by_flash, kept_activations, largest_layer
 from veneer.planning.mixture import beside_experts, block_width
 from veneer.planning.optimizer import state_bytes
 from veneer.planning.setup import BatchShape, Setup
@@ -73,6 +73,8 @@ WIDE_ROWS = 4
 """Number of float32 tensors of its rows that a `WideNorm` makes: rows, their gradients, and two products."""
 SCORES_COPIES = 6
 """Number of float32 tensors of a block's scores in backward: scaled, capped, masked, softmax, and gradients."""
+FLASH_ROWS = 128
+"""FlashAttention's sums of a document have a number of rows that is a multiple of this, and as many more behind."""
 ATTENTION_BLOCK = 32
 """Number of query rows that the attention kernel computes at a time (native/attention.h)."""
 
@@ -254,16 +256,41 @@ def _workspace(setup: Setup, batch: BatchShape) -> int:
         feed_forward += 2 * inner  # the gradients of gate and up, joined
     if spec.norm is not Norm.RMS:
         feed_forward += WIDE_ROWS * 4 * tokens * spec.hidden_size
-    width = -(-batch.longest // ATTENTION_BLOCK) * ATTENTION_BLOCK
-    per_thread = (7 * width * spec.head_dim + 4 * ATTENTION_BLOCK * (spec.head_dim + width)) * 4
-    scratch = 8 * (queries + batch.shared * batch.documents * spec.num_heads * spec.head_dim)
-    attention = scratch + (2 * queries + 2 * keys) * size + 3 * wide + per_thread * setup.threads - 2 * inner
+    scratch = _attention_scratch(setup, batch) if setup.device == "cpu" else _gpu_attention_scratch(setup, batch)
+    attention = scratch + (2 * queries + 2 * keys) * size + 3 * wide - 2 * inner
     if spec.qk_norm is not QkNorm.NONE:
         attention += WIDE_ROWS * 4 * (queries + keys)
     attention += _by_document(setup, batch, 4 * keys)
     if batch.blocks > 1:
         attention += 2 * (queries + 2 * keys) * size  # the gradients of the blocks, before they are joined
     return max(feed_forward, attention)
+
+
+def _attention_scratch(setup: Setup, batch: BatchShape) -> int:
+    """Float32 scratch memory of the compiled attention kernel, for all heads and for each thread."""
+    spec = setup.spec
+    width = -(-batch.longest // ATTENTION_BLOCK) * ATTENTION_BLOCK
+    per_thread = (7 * width * spec.head_dim + 4 * ATTENTION_BLOCK * (spec.head_dim + width)) * 4
+    tokens = batch.tokens + batch.shared * batch.documents
+    return 8 * tokens * spec.num_heads * spec.head_dim + per_thread * setup.threads
+
+
+def _gpu_attention_scratch(setup: Setup, batch: BatchShape) -> int:
+    """What attention's backward pass on a GPU takes beside the gradients of queries, keys and values.
+
+    FlashAttention sums the queries' gradients in float32, in rows that are filled up for each document, and makes the
+    gradients of keys and values for each query head before it adds those of a group. A shared beginning's gradients are
+    made for each document, and gathered to be added. Where each document is a call of its own, autograd adds up
+    gradients as long as the micro-batch.
+    """
+    spec, size = setup.spec, setup.dtype.itemsize
+    by_head, by_key_head = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    keys, copies = attended_keys(setup, batch), batch.shared * batch.documents
+    if not by_flash(setup):
+        return (batch.tokens * (by_head + 2 * by_key_head) + 8 * (batch.shared + batch.longest) * by_head) * size
+    sums = 4 * (batch.tokens + FLASH_ROWS * batch.documents) * by_head
+    expanded = 2 * keys * by_head * size if spec.num_heads != spec.num_kv_heads else 0
+    return sums + max(expanded, copies * by_key_head * size) + 2 * copies * by_key_head * size
 
 
 def _by_document(setup: Setup, batch: BatchShape, keys: int) -> int:
@@ -281,11 +308,13 @@ def _longest_seen(setup: Setup, batch: BatchShape) -> int:
     spec = setup.spec
     if setup.device == "cpu" and kernels() is not None and spec.head_dim % MIN_DIM_MULTIPLE == 0:
         return 0  # the compiled kernel has windows, soft caps and sinks
-    longest = batch.shared + batch.longest
+    longest, windows = batch.shared + batch.longest, not by_flash(setup)
     seen = [
         longest if attention_spec.window is None else min(longest, attention_spec.window + BLOCK_ROWS)
         for attention_spec in {layer.attention_spec for layer in spec.layers}
-        if spec.sinks or attention_spec.softcap is not None or attention_spec.window_within(longest) is not None
+        if spec.sinks
+        or attention_spec.softcap is not None
+        or (windows and attention_spec.window_within(longest) is not None)
     ]
     return max(seen, default=0)
 

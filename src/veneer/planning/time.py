@@ -88,11 +88,11 @@ def published(found: Card) -> Callable[[Setup], Rate]:
     )
 
 
-def probe(setup: Setup) -> Rate:
-    """Measure a product of the feed-forward block's shape on this machine, in about a twentieth of a second."""
+def probe(setup: Setup, device: torch.device) -> Rate:
+    """Measure a product of the feed-forward block's shape on a device of this machine, in about a twentieth of a
+    second."""
     spec = setup.spec
     width, columns, tokens = min(spec.hidden_size, 2048), min(spec.intermediate_size, 4096), 512
-    device = torch.device("cuda" if setup.device == "cuda" else "cpu")
     x = torch.ones(tokens, width, dtype=setup.dtype, device=device)
     weight = torch.ones(columns, width, dtype=setup.dtype, device=device)
     functional.linear(x, weight)

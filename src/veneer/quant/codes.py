@@ -35,6 +35,8 @@ _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 # call overhead, larger ones to L3 and memory traffic. Decoding has fewer passes, so it prefers longer chunks.
 _QUANTIZE_CHUNK = 1 << 18
 _DECODE_CHUNK = 1 << 19
+# On a card each chunk is five launches, and there is no cache to stay in: 25 MB of scratch memory.
+_DEVICE_DECODE_CHUNK = 1 << 22
 
 # Dividing by a block's absmax is multiplying by its reciprocal; the floor keeps an all-zero block finite.
 _ABSMAX_FLOOR = 1e-38
@@ -307,11 +309,12 @@ def _decode_chunks(codes: Tensor, absmax: Tensor, out: Tensor, block: int, codeb
     table, bytes_, result = _pair_table(codebook, codes.device), codes.view(-1), out.view(-1)
     # Two scratch buffers for all chunks: fresh ones made glibc give memory back and fault it
     # in again, and decoding up to six times slower.
-    size = (min(n, _DECODE_CHUNK) + 1) // 2
+    chunk = _DECODE_CHUNK if codes.device.type == "cpu" else _DEVICE_DECODE_CHUNK
+    size = (min(n, chunk) + 1) // 2
     index_buffer = torch.empty(size, dtype=torch.int32, device=codes.device)
     pair_buffer = torch.empty(size, dtype=torch.int64, device=codes.device)
-    for start in range(0, n, _DECODE_CHUNK):
-        stop = min(n, start + _DECODE_CHUNK)
+    for start in range(0, n, chunk):
+        stop = min(n, start + chunk)
         # A byte selects both its floats at once, and they move as one int64. This look-up is half of the function's
         # time. `take` and `[]` want int64 indices and need twice as long; a table by four codes gains nothing.
         count = (stop - start + 1) // 2

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from veneer.errors import OutOfMemory
 from veneer.hardware import resolve_device
+from veneer.planning.memory import GPU_START
 from veneer.training.memory import peak_memory_mb
 from veneer.training.out_of_memory import what_fits
 from veneer.training.session import RunInputs
@@ -22,8 +23,10 @@ def fitting(inputs: RunInputs) -> Iterator[None]:
     try:
         yield
     except OutOfMemory as error:
-        had = peak_memory_mb(resolve_device(inputs.config.compute.device)) * 1e6
-        fits = settings_that_fit(inputs, had)
+        device = resolve_device(inputs.config.compute.device)
+        had = peak_memory_mb(device) * 1e6
+        # The plan counts CUDA's context, and what torch has taken does not.
+        fits = settings_that_fit(inputs, had if device.type == "cpu" else had + GPU_START)
         raise OutOfMemory(f"{error} The process had {had / 1e6:,.0f} MB at its peak. {fits}") from None
 
 

@@ -31,6 +31,8 @@ from veneer.data.kinds import load_kind
 from veneer.enums import Method, Recompute
 from veneer.errors import ConfigError, OutOfMemory, TrainingStopped
 from veneer.events import Event, Note, Subscriber, broadcast, of_run
+from veneer.gpu.transfer import sent
+from veneer.hardware import computing_on, resolve_device
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
 from veneer.out_of_memory import KINDS, is_out_of_memory, out_of_memory_while
@@ -189,8 +191,8 @@ class Joint:
         layouts = [attention_of(batch) for _, batch in batches]
         self.route.lay([name for name, _ in batches], sizes)
         hidden = self.model.hidden(
-            torch.cat([batch.tokens for _, batch in batches]).to(device),
-            torch.cat([batch.positions for _, batch in batches]).to(device),
+            sent(torch.cat([batch.tokens for _, batch in batches]), device),
+            sent(torch.cat([batch.positions for _, batch in batches]), device),
             layouts[0] if len(layouts) == 1 else BlockAttention(layouts, sizes),
         )
         own: Sequence[Tensor] = torch.split(hidden, sizes)
@@ -314,8 +316,11 @@ def joined(
         raise ConfigError("these runs cannot be trained together: they need one base, held and computed in one way")
     emit = broadcast(subscribers)
     with ExitStack() as stack:
-        stack.enter_context(threads_of(runs[0].inputs.config))
+        config = runs[0].inputs.config
+        stack.enter_context(threads_of(config))
         stack.enter_context(heap_kept())
+        device = resolve_device(config.compute.device)
+        stack.enter_context(computing_on(device, deterministic=config.compute.deterministic))
         logs = [
             stack.enter_context(
                 locked_folder(run.inputs.config, run.inputs.resume, [of_run(run.inputs.folder.path.name, emit)])

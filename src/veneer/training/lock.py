@@ -119,7 +119,7 @@ def environment(device: torch.device, config: RunConfig) -> Environment:
     versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
     threads = config.compute.threads or torch.get_num_threads()
     if device.type == "cuda":
-        name, kernels = processor(device), "triton" if gpu_choice().used else "torch"
+        name, kernels = processor(device), "triton" if gpu_choice(device).used else "torch"
     else:
         name, kernels = processor_name() or platform.machine(), _native_kernels()
     return Environment(versions, device.type, processor(device), name, threads, kernels)

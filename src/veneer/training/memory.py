@@ -8,9 +8,13 @@ from veneer.posix import peak_resident_bytes, restart_peak_resident_bytes
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MB (10⁶ bytes): allocated on a GPU, resident in the process on a CPU."""
+    """Peak memory in MB (10⁶ bytes): resident in the process on a CPU, taken from the driver by torch on a GPU.
+
+    On a GPU that is more than what tensors took, by the holes between them, and it is what other programs lack. CUDA's
+    own context is not among it: the driver does not say what a single process takes for that.
+    """
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
+        return torch.cuda.max_memory_reserved(device) / 1e6
     return peak_resident_bytes() / 1e6
 
 

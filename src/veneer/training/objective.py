@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from veneer.data.batches import MicroBatch
+from veneer.gpu.transfer import sent
 from veneer.model.attention import Attention, PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
@@ -41,7 +42,7 @@ class OverModel:
 
 def hidden_states(model: LanguageModel, batch: MicroBatch) -> Tensor:
     """Hidden states of a micro-batch's tokens, `[tokens, dim]`."""
-    tokens, positions = batch.tokens.to(model.device), batch.positions.to(model.device)
+    tokens, positions = sent(batch.tokens, model.device), sent(batch.positions, model.device)
     if not batch.blocks:
         return model.documents(tokens, positions, batch.segments, batch.shared)
     assert isinstance(model, CausalLM), "only documents that are packed stand in blocks"

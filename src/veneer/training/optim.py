@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from veneer.enums import Schedule
 
@@ -36,14 +36,17 @@ class RateSchedule:
         return self.peak * (self.end + (1 - self.end) * left)
 
 
-def global_norm(parameters: Sequence[nn.Parameter]) -> float:
-    """Euclidean norm of all gradients together."""
+def squared_norm(parameters: Sequence[nn.Parameter]) -> Tensor | None:
+    """The sum of the squares of all gradients, a float64 scalar on their device; None where there are none."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    if not grads:
-        return 0.0
-    # foreach: one call for hundreds of small tensors; the sum of squares in float64, since it decides the clipping; and
-    # one read of the result, since on a GPU each waits for all work before it.
-    return math.sqrt(float(torch.stack(torch._foreach_norm(grads)).double().square().sum()))
+    # foreach: one call for hundreds of small tensors; the sum of squares in float64, since it decides the clipping.
+    return torch.stack(torch._foreach_norm(grads)).double().square().sum() if grads else None
+
+
+def global_norm(parameters: Sequence[nn.Parameter]) -> float:
+    """Euclidean norm of all gradients together. On a GPU this waits for all work before it."""
+    squares = squared_norm(parameters)
+    return 0.0 if squares is None else math.sqrt(float(squares))
 
 
 def clip(parameters: Sequence[nn.Parameter], norm: float, limit: float) -> None:

@@ -12,7 +12,7 @@ from yaml import safe_load
 
 from veneer.config import RunConfig, check, parse, to_yaml
 from veneer.events import EventLog, Note, Stage, Subscriber
-from veneer.hardware import resolve_device
+from veneer.hardware import computing_on, resolve_device
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import out_of_memory_while
 from veneer.signals import deferred
@@ -74,8 +74,14 @@ def train(
     resume = resume or ranks.restarts > 0
     with Meeting(ranks, config.compute.rank_timeout) as group:
         call = _Call(config=config, stop=stop, micro_batches=micro_batches, begun=time.perf_counter(), group=group)
-        with threads_of(config), heap_kept(), locked_folder(config, resume, subscribers, ranks) as folder:
-            restart_peak_memory(resolve_device(config.compute.device))
+        device = resolve_device(config.compute.device)
+        with (
+            threads_of(config),
+            heap_kept(),
+            computing_on(device, deterministic=config.compute.deterministic),
+            locked_folder(config, resume, subscribers, ranks) as folder,
+        ):
+            restart_peak_memory(device)
             return _trained(call, folder, resume)
 
 

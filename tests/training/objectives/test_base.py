@@ -27,3 +27,33 @@ def test_one_term_alone_is_no_metric() -> None:
     means = Means({"one": 2.0})
     means.add(Sums({"one": torch.tensor(3.0)}))
     assert (means.loss, means.metrics) == (1.5, {})
+
+
+def test_nothing_is_read_before_a_number_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU would be waited for at every reading; with the gradient's norm it is once a step."""
+    reads: list[int] = []
+    tolist = torch.Tensor.tolist
+
+    def noted(x: torch.Tensor) -> object:
+        reads.append(x.numel())
+        return tolist(x)
+
+    monkeypatch.setattr(torch.Tensor, "tolist", noted)
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda x: pytest.fail("a number was read by itself"))
+    means = Means({"one": 2.0, "seen": 4.0})
+    for term in (3.0, 5.0):
+        means.add(Sums({"one": torch.tensor(term, dtype=torch.float64)}, {"seen": torch.tensor(2)}))
+    assert reads == []
+    assert means.read(torch.tensor(49.0)) == 49.0
+    assert reads == [5]
+    assert (means.loss, means.metrics) == (4.0, {"seen": 1.0})
+    assert reads == [5]
+
+
+def test_joined_means_are_those_of_all_micro_batches() -> None:
+    parts = [Sums({"one": torch.tensor(value)}, {"seen": value}) for value in (3.0, 4.0, 5.0)]
+    whole, first, second = (Means({"one": 2.0, "seen": 4.0}) for _ in range(3))
+    for means, sums in ((whole, parts), (first, parts[:1]), (second, parts[1:])):
+        for one in sums:
+            means.add(one)
+    assert first.joined(second).numbers().tolist() == whole.numbers().tolist() == [6.0, 0.0, 0.0, 1.0, 3.0]

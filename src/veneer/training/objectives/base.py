@@ -28,8 +28,8 @@ class Sums:
 
     terms: Mapping[str, Tensor]
     """Sums that are minimised, by name: scalars with a gradient."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Sums that are only reported, by name. They have weights too."""
+    metrics: Mapping[str, float | Tensor] = field(default_factory=dict)
+    """Sums that are only reported, by name: numbers, or scalars that are not read yet. They have weights too."""
 
     @property
     def total(self) -> Tensor:
@@ -43,34 +43,67 @@ class Sums:
 
 @dataclass(slots=True)
 class Means:
-    """The loss and the metrics of a step, as its micro-batches add up to them."""
+    """The loss and the metrics of a step, as its micro-batches add up to them.
+
+    The terms of a micro-batch are tensors of its device, and are read when a number is asked for: reading one earlier
+    would wait for the backward pass of each micro-batch, in which the device is given nothing new.
+    """
 
     weights: Mapping[str, float]
     """The weight of each term and metric in the whole step."""
-    loss: float = 0.0
+    _loss: float = 0.0
     _named: dict[str, float] = field(default_factory=dict)
+    _unread: list[tuple[dict[str, Tensor], Mapping[str, float | Tensor]]] = field(default_factory=list)
+    """The terms and metrics of micro-batches that have not been read."""
 
     def add(self, sums: Sums) -> None:
         """Count one micro-batch."""
-        terms = {name: float(term.detach()) / self.weights[name] for name, term in sums.terms.items()}
-        self.loss += sum(terms.values())
-        reported = terms if len(terms) > 1 else {}
-        for name, mean in (*reported.items(), *((n, value / self.weights[n]) for n, value in sums.metrics.items())):
+        self._unread.append(({name: term.detach() for name, term in sums.terms.items()}, sums.metrics))
+
+    def read(self, beside: Tensor | None = None) -> float:
+        """Read what was added, with one wait for the device.
+
+        Args:
+            beside: another number of that device, which is read in the same wait.
+
+        Returns:
+            That number; 0 where there is none.
+        """
+        tensors = [x for both in self._unread for part in both for x in part.values() if isinstance(x, Tensor)]
+        tensors += [] if beside is None else [beside]
+        numbers = torch.stack([tensor.double() for tensor in tensors]).tolist() if tensors else []
+        values = iter(numbers)
+        for terms, metrics in self._unread:
+            read = {name: next(values) for name in terms}
+            self._count(read, {n: next(values) if isinstance(x, Tensor) else x for n, x in metrics.items()})
+        self._unread.clear()
+        return 0.0 if beside is None else float(numbers[-1])
+
+    def _count(self, terms: Mapping[str, float], metrics: Mapping[str, float]) -> None:
+        terms, metrics = ({n: value / self.weights[n] for n, value in part.items()} for part in (terms, metrics))
+        self._loss += sum(terms.values())
+        for name, mean in (*(terms.items() if len(terms) > 1 else ()), *metrics.items()):
             self._named[name] = self._named.get(name, 0.0) + mean
+
+    @property
+    def loss(self) -> float:
+        """The loss of the micro-batches that were counted."""
+        self.read()
+        return self._loss
 
     def joined(self, others: Means) -> Means:
         """These micro-batches and those that follow them, as one."""
-        named = dict(self._named)
-        for name, mean in others._named.items():
+        named = self.metrics
+        for name, mean in others.metrics.items():
             named[name] = named.get(name, 0.0) + mean
         return Means(self.weights, self.loss + others.loss, named)
 
     def numbers(self) -> Tensor:
         """The loss, and for each weight whether it has a mean that is reported, and the mean: float64
         `[1 + 2 · weights]`, in which processes tell each other."""
-        numbers = [self.loss]
+        numbers, named = [self.loss], self.metrics
         for name in self.weights:
-            numbers += [float(name in self._named), self._named.get(name, 0.0)]
+            numbers += [float(name in named), named.get(name, 0.0)]
         return torch.tensor(numbers, dtype=torch.float64)
 
     @classmethod
@@ -82,6 +115,7 @@ class Means:
     @property
     def metrics(self) -> dict[str, float]:
         """The mean of each metric, and of each term where there are several."""
+        self.read()
         return dict(self._named)
 
 

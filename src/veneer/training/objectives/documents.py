@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from veneer.data.batches import MicroBatch
+from veneer.gpu.transfer import sent
 from veneer.losses import row_losses, scored_row_losses
 from veneer.model.decoder import plain_weight
 from veneer.products import Scores
@@ -26,20 +27,20 @@ def log_probabilities(hidden: Tensor, head: nn.Module, scores: Scores, batch: Mi
     See `veneer.training.objectives.base.Objective.sums` for the arguments. No more logits are held than those of a
     chunk of supervised tokens.
     """
-    rows, targets = hidden.index_select(0, batch.rows.to(hidden.device)), batch.targets.to(hidden.device)
+    rows, targets = hidden.index_select(0, sent(batch.rows, hidden.device)), sent(batch.targets, hidden.device)
     weight = plain_weight(head)
     if weight is None:
         losses = scored_row_losses(rows, head, targets, shaping=scores)
     else:
         losses = row_losses(rows, weight, targets, shaping=scores)
-    counts = torch.tensor(batch.counts, device=hidden.device)
-    document = torch.repeat_interleave(torch.arange(len(counts), device=hidden.device), counts)
+    counts = torch.tensor(batch.counts)
+    document = sent(torch.repeat_interleave(torch.arange(len(counts)), counts), hidden.device)
     return -torch.zeros(len(counts), dtype=torch.float64, device=hidden.device).index_add(0, document, losses.double())
 
 
 def answer_tokens(batch: MicroBatch, like: Tensor) -> Tensor:
     """The number of supervised tokens of each document, `[documents]` in the dtype and on the device of `like`."""
-    return torch.tensor(batch.counts, dtype=like.dtype, device=like.device)
+    return sent(torch.tensor(batch.counts, dtype=like.dtype), like.device)
 
 
 def chosen_tokens(batches: Sequence[MicroBatch]) -> int:
@@ -67,7 +68,7 @@ def pair_weights(term: str, batches: Sequence[MicroBatch], nll: float) -> dict[s
     return found
 
 
-def pair_metrics(rewards: Tensor, policy: Tensor) -> dict[str, float]:
+def pair_metrics(rewards: Tensor, policy: Tensor) -> dict[str, Tensor]:
     """The metrics that TRL reports, each a sum over pairs.
 
     Args:
@@ -79,4 +80,4 @@ def pair_metrics(rewards: Tensor, policy: Tensor) -> dict[str, float]:
         chosen.sum(), rejected.sum(), (chosen - rejected).sum(), (chosen > rejected).sum(),
         policy[::2].sum(), policy[1::2].sum(),
     )  # fmt: skip
-    return {name: float(value) for name, value in zip(PAIR_METRICS, sums, strict=True)}
+    return dict(zip(PAIR_METRICS, sums, strict=True))

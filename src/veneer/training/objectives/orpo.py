@@ -55,7 +55,7 @@ class Orpo:
         ratio = odds[::2] - odds[1::2]
         terms = {NLL: -policy[::2].sum(), ORPO: -beta * logsigmoid(ratio).sum()}
         metrics = pair_metrics((beta * means).detach(), policy.detach())
-        return Sums(terms, metrics | {ODDS: float(ratio.detach().sum())})
+        return Sums(terms, metrics | {ODDS: ratio.detach().sum()})
 
 
 def log_one_minus_exp(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from veneer.data.batches import MicroBatch
+from veneer.gpu.transfer import sent
 from veneer.losses import linear_cross_entropy, scored_cross_entropy
 from veneer.model.decoder import plain_weight
 from veneer.products import Scores
@@ -33,8 +34,8 @@ class SupervisedCrossEntropy:
 
     def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
-        rows = hidden.index_select(0, batch.rows.to(hidden.device))
-        targets = batch.targets.to(hidden.device)
+        rows = hidden.index_select(0, sent(batch.rows, hidden.device))
+        targets = sent(batch.targets, hidden.device)
         weight = plain_weight(head)
         if weight is not None:
             return Sums({CROSS_ENTROPY: linear_cross_entropy(rows, weight, targets, shaping=scores)})
