@@ -224,7 +224,7 @@ class Publish(Enum):
     LAST = "last"
     """Those after the last step."""
     BEST = "best"
-    """Those with the lowest evaluation loss."""
+    """Those of the best evaluation, by `train.best_metric`."""
 
 
 class TrackerName(Enum):

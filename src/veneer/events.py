@@ -159,11 +159,13 @@ class Evaluated:
     loss: float
     """The objective's loss of the evaluation rows: under `sft` the mean over their supervised tokens, in nats."""
     best: bool
-    """Whether it is the lowest so far."""
+    """Whether it is the best evaluation so far, by `best_by`."""
     seconds: float
     """Seconds that the evaluation took."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Other means over the evaluation rows, by name, where the objective has any."""
+    """Other measures of the evaluation rows, by name: those of the objective, and those of `train.best_metric`."""
+    best_by: str = "loss"
+    """What evaluations are compared by: `loss`, or one of `metrics`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,6 +234,11 @@ class RunFinished:
     memory_mb: float
     best_step: int | None = None
     best_loss: float | None = None
+    """The loss of the best evaluation."""
+    best_by: str = "loss"
+    """What evaluations are compared by, as in `Evaluated`."""
+    best_value: float | None = None
+    """The number of the best evaluation by which it is the best."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

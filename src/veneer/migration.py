@@ -53,9 +53,10 @@ _EVALUATION = (
 )
 _SAVES = "give the number of steps between checkpoints; it is train.eval_every by default"
 _BEST = (
-    "there is no such setting: the best checkpoint is the one with the lowest evaluation loss; it is always kept, and "
-    "train.publish: best makes it the result"
+    "name the metric without `eval_`: `loss`, one that the objective reports (`rewards/accuracies`), or one of answers "
+    "(`exact`, `json`, `number`); the best checkpoint is always kept, and train.publish: best makes it the result"
 )
+_GREATER = "there is no such setting: which way a metric of train.best_metric is better is known of each"
 _LOG = (
     "there is no such setting: every step is written to events.jsonl and drawn in loss.svg; `--json` prints the events "
     "for other programs"
@@ -245,15 +246,17 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("save_steps saves_per_epoch save_strategy save_interval",
      ("train.save_every",), _SAVES),
     ("save_total_limit",
-     ("train.keep",), "checkpoints kept; the best by evaluation loss is kept besides"),
+     ("train.keep",), "checkpoints kept; the one of the best evaluation is kept besides"),
     ("do_train do_eval do_predict predict_with_generate prediction_loss_only",
      (), "there is no such setting: `veneer train` trains, `veneer evaluate` scores, `veneer generate` answers"),
     ("early_stopping_patience",
-     ("train.patience",), "evaluations in a row without a new lowest evaluation loss, after which the run ends"),
+     ("train.patience",), "evaluations in a row without a new best one, after which the run ends"),
     ("load_best_model_at_end",
-     ("train.publish",), "`best` for true: the weights with the lowest evaluation loss become the result"),
-    ("metric_for_best_model greater_is_better",
-     (), _BEST),
+     ("train.publish",), "`best` for true: the weights of the best evaluation become the result"),
+    ("metric_for_best_model",
+     ("train.best_metric",), _BEST),
+    ("greater_is_better",
+     (), _GREATER),
     ("save_only_model save_safetensors save_on_each_node save_first_step save_compressed",
      (), "there is no such setting: checkpoints are complete, and the folder of the run holds the adapter alone"),
     ("resume_from_checkpoint auto_resume_from_checkpoints",

@@ -472,7 +472,7 @@ def test_a_run_with_patience_that_was_stopped_goes_on_counting(
 def test_what_goes_by_the_evaluation_loss_needs_rows_for_it(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.patience=2", "train.publish=best"))
-    assert str(caught.value).count("has no rows for it; give data.held_out or data.eval_file") == 2
+    assert str(caught.value).count("has no rows for them; give data.held_out or data.eval_file") == 2
 
 
 def test_best_weights_that_are_gone_are_not_replaced_in_silence(

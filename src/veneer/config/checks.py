@@ -46,9 +46,10 @@ def check(config: RunConfig) -> None:
         asked = [
             ("train.patience", config.train.patience),
             ("train.publish best", config.train.publish is Publish.BEST),
+            ("train.best_metric", config.train.best_metric != "loss"),
         ]
         problems += [
-            f"{name} goes by the evaluation loss, and the run has no rows for it; give data.held_out or data.eval_file"
+            f"{name} goes by evaluations, and the run has no rows for them; give data.held_out or data.eval_file"
             for name, given in asked
             if given
         ]

@@ -73,16 +73,20 @@ class TrainSection(Section):
     save_every: Count | None = None
     """The number of steps between checkpoints; by default there is one at every evaluation."""
     keep: Count = 2
-    """The number of checkpoints that are kept, besides the one with the best evaluation loss."""
+    """The number of checkpoints that are kept, besides the one of the best evaluation."""
     samples_every: Count | None = None
     """The number of steps between samples: a few prompts are answered, for the log and the report. Samples wait or are
     cut short where they would take more than 3 % of the run's time, and no byte of the result depends on them. By
     default there are none."""
     sample_prompts: tuple[Name, ...] = ()
     """The prompts of the samples; by default those of the first evaluation rows, or else of the first training rows."""
+    best_metric: Name = "loss"
+    """What the best evaluation is told by: the lowest `loss`, or a metric. Of preferences it is one that the objective
+    reports, such as `rewards/accuracies`. Under `sft` it is one of `exact`, `json`, `classification`, `number`,
+    `rouge-l`, `bleu` and `chrf`: at every evaluation the first 128 rows are answered."""
     patience: Count | None = None
-    """The number of evaluations in a row without a new lowest loss after which the run ends (early stopping); by
-    default it never ends before its last step."""
+    """The number of evaluations in a row without a new best one after which the run ends (early stopping); by default
+    it never ends before its last step."""
     publish: Publish = Publish.LAST
-    """The weights that become the result: those after the `last` step, or the `best` by evaluation loss, which are
+    """The weights that become the result: those after the `last` step, or those of the `best` evaluation, which are
     those of a checkpoint."""

@@ -70,8 +70,10 @@ def _measured(run: RunFolder) -> dict[str, Any]:
     last = finished[-1]
     found: dict[str, Any] = {"seconds": round(float(str(last["seconds"])), 1)}
     found["peak memory, MB"] = round(float(str(last["memory_mb"])))
-    if last.get("best_loss") is not None:
-        found["best evaluation loss"] = f"{float(str(last['best_loss'])):.4f} after step {last['best_step']}"
+    by = str(last.get("best_by", "loss"))  # versions without it knew the loss alone
+    name, value = ("evaluation loss", last.get("best_loss")) if by == "loss" else (by, last.get("best_value"))
+    if value is not None:
+        found[f"best {name}"] = f"{float(str(value)):.4f} after step {last['best_step']}"
     return found | _last_metrics(run)
 
 

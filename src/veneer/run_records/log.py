@@ -40,6 +40,10 @@ class EvaluatedStep:
     step: int
     loss: float
     best: bool
+    best_by: str
+    """What evaluations are compared by: `loss`, or the name of a metric."""
+    value: float | None
+    """Its number; None where that is the loss."""
     time: float
     """When it was told, in seconds since 1970."""
 
@@ -128,7 +132,9 @@ class RunLog:
             case "RunStarted":
                 self._take_start(values)
             case "Evaluated":
-                found = EvaluatedStep(int(values["step"]), float(values["loss"]), bool(values["best"]), time)
+                by = str(values.get("best_by", "loss"))  # versions without it knew the loss alone
+                value = None if by == "loss" else float(values["metrics"][by])
+                found = EvaluatedStep(int(values["step"]), float(values["loss"]), bool(values["best"]), by, value, time)
                 self.evaluations = [one for one in self.evaluations if one.step < found.step]
                 self.evaluations.append(found)
             case "CheckpointSaved":

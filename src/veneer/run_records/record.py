@@ -13,7 +13,7 @@ import yaml
 
 from veneer.config import DataSection, RunConfig
 from veneer.run_folder import RunFolder
-from veneer.run_records.log import RunLog
+from veneer.run_records.log import EvaluatedStep, RunLog
 from veneer.run_records.state import RunState, state_of
 
 
@@ -37,8 +37,12 @@ class RunRecord:
     evaluation_loss: float | None
     """The loss of the last evaluation."""
     best_loss: float | None
-    """The lowest evaluation loss."""
+    """The loss of the best evaluation."""
     best_step: int | None
+    best_by: str
+    """What evaluations are compared by: `loss`, or the name of a metric."""
+    best_value: float | None
+    """The metric of the best evaluation; None where that is the loss."""
     learning_rate: float | None
     """The peak learning rate."""
     tokens: int
@@ -63,7 +67,7 @@ def read_record(name: str, folder: Path, log: RunLog, settings: Mapping[str, Any
         settings: its configuration (`read_settings`).
     """
     state = state_of(folder, log.end)
-    best = min(log.evaluations, key=lambda one: one.loss if math.isfinite(one.loss) else math.inf, default=None)
+    best = _best(log)
     return RunRecord(
         name=name,
         path=folder,
@@ -76,6 +80,8 @@ def read_record(name: str, folder: Path, log: RunLog, settings: Mapping[str, Any
         evaluation_loss=log.evaluations[-1].loss if log.evaluations else None,
         best_loss=None if best is None else best.loss,
         best_step=None if best is None else best.step,
+        best_by=log.evaluations[-1].best_by if log.evaluations else "loss",
+        best_value=None if best is None else best.value,
         learning_rate=log.start.get("learning_rate"),
         tokens=int(sum(log.columns["tokens"])),
         seconds=sum(log.columns["seconds"]),
@@ -83,6 +89,13 @@ def read_record(name: str, folder: Path, log: RunLog, settings: Mapping[str, Any
         begun=log.first_start.get("time"),
         ended=None if state is RunState.RUNNING else log.last_time or None,
     )
+
+
+def _best(log: RunLog) -> EvaluatedStep | None:
+    """The best evaluation: the one with the lowest loss, or the last that was the best so far by a metric."""
+    if log.evaluations and log.evaluations[-1].value is not None:
+        return next((one for one in reversed(log.evaluations) if one.best), None)
+    return min(log.evaluations, key=lambda one: one.loss if math.isfinite(one.loss) else math.inf, default=None)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

@@ -153,8 +153,9 @@ class EventScreen:
                 self._step(run, event)
             case Evaluated():
                 best = ", the best so far" if event.best else ""
-                more = "".join(f", {name} {event.metrics[name]:.3g}" for name in HEADLINES if name in event.metrics)
-                self._say(run, f"step {event.step:,}: evaluation loss {event.loss:.4f}{best}{more}")
+                shown = [name for name in (*HEADLINES, event.best_by) if name in event.metrics]
+                more = "".join(f", {name} {event.metrics[name]:.3g}" for name in dict.fromkeys(shown))
+                self._say(run, f"step {event.step:,}: evaluation loss {event.loss:.4f}{more}{best}")
             case SamplesAnswered():
                 self._say(run, _sample(event))
             case StepSkipped():

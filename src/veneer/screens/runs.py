@@ -157,7 +157,7 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
         "method": record.method,
         "steps": _steps(record),
         "loss": _loss(record.loss),
-        "best evaluation loss": _best(record),
+        "best evaluation": _best(record),
         "peak learning rate": None if record.learning_rate is None else f"{record.learning_rate:.3g}",
         "tokens": f"{record.tokens:,}",
         "time in steps": duration(record.seconds),
@@ -170,7 +170,7 @@ def _facts(record: RunRecord) -> list[tuple[str, str]]:
 def _cells(record: RunRecord) -> tuple[str, ...]:
     model = Path(record.model).name if record.model else ""
     return (
-        model, _steps(record), _loss(record.loss), _loss(record.best_loss), duration(record.seconds),
+        model, _steps(record), _loss(record.loss), _best_number(record), duration(record.seconds),
         _moment(record.begun),
     )  # fmt: skip
 
@@ -184,7 +184,11 @@ def _loss(value: float | None) -> str:
 
 
 def _best(record: RunRecord) -> str:
-    return "" if record.best_loss is None else f"{record.best_loss:.4f} after step {record.best_step:,}"
+    return "" if record.best_step is None else f"{_best_number(record)} after step {record.best_step:,}"
+
+
+def _best_number(record: RunRecord) -> str:
+    return _loss(record.best_loss) if record.best_value is None else f"{record.best_by} {record.best_value:.4f}"
 
 
 def _moment(seconds: float | None) -> str:

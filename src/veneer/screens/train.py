@@ -34,7 +34,11 @@ def show_result(config: RunConfig, result: RunResult) -> None:
     shown = Console(file=cast(IO[str], LossyStream(lambda: sys.stdout)))
     say(shown, f"{'model' if config.method is Method.FULL else 'adapter'}: {result.output}")
     if result.best is not None:
-        say(shown, f"best by evaluation loss ({result.progress.best_loss:.4f}): {result.best}")
+        progress, metric = result.progress, config.train.best_metric
+        by = f"evaluation loss ({progress.best_loss:.4f})"
+        if progress.best_value is not None:
+            by = f"{metric} ({progress.best_value:.4f})"
+        say(shown, f"best by {by}: {result.best}")
     report = RunFolder(result.output).report_file
     if report.is_file():
         say(shown, f"report: {report}")

@@ -42,7 +42,8 @@ class TensorBoard:
                 for name, value in event.metrics.items():
                     writer.add_scalar(f"objective/{name}", value, event.step)
             case Evaluated():
-                writer.add_scalar("evaluation/loss", event.loss, event.step)
+                for name, value in (("loss", event.loss), *event.metrics.items()):
+                    writer.add_scalar(f"evaluation/{name}", value, event.step)
             case StepSkipped():
                 writer.add_text("skipped", f"step {event.step}: {event.reason}", event.step)
             case Note():

@@ -49,9 +49,13 @@ class Progress:
     seconds: float = 0.0
     """Seconds spent in steps, over all sessions of the run."""
     best_step: int | None = None
+    """The step of the best evaluation (`veneer.training.best`)."""
     best_loss: float | None = None
+    """The loss of the best evaluation."""
+    best_value: float | None = None
+    """The metric of the best evaluation by which it is the best; None where that is the loss."""
     stale_evaluations: int = 0
-    """The number of evaluations since the one with the lowest loss."""
+    """The number of evaluations since the best one."""
     evaluation_due: bool = False
     """Whether the evaluation after the step is still to be made, because a signal ended it."""
     micro_batches: list[list[int]] = field(default_factory=list)
@@ -88,7 +92,7 @@ class CheckpointStore:
 
     Args:
         folder: of the run.
-        keep: how many of the newest are kept, besides the best by evaluation loss.
+        keep: how many of the newest are kept, besides the best by evaluation.
         identity: what must be equal for a resumption to be the same run (data digest, seed, rank, …).
         defaults: what a setting meant in checkpoints that are older than the setting.
         base: tells the SHA-256 of every file of the base model, by its name. It may take a while, so that it is asked
@@ -159,7 +163,7 @@ class CheckpointStore:
         return now
 
     def restore_best(self, best_step: int, trainable: Trainable) -> None:
-        """Load the weights with the lowest evaluation loss into `trainable`.
+        """Load the weights of the best evaluation into `trainable`.
 
         Args:
             best_step: the step after which they stood.
@@ -284,13 +288,14 @@ def _check_progress(progress: Progress, step: int, steps: object, folder: Path) 
     Raises:
         CheckpointError: naming every value that cannot be.
     """
-    best_step, best_loss = progress.best_step, progress.best_loss
+    best_step, best_loss, best_value = progress.best_step, progress.best_loss, progress.best_value
     fits = {
         "step": _counts(progress.step) and progress.step == step and not (_counts(steps) and step > steps),
         "tokens": _counts(progress.tokens),
         "seconds": _is_number(progress.seconds) and progress.seconds >= 0,
         "best_step": best_step is None or (_counts(best_step) and best_step <= step),
         "best_loss": best_loss is None or _is_number(best_loss),
+        "best_value": best_value is None or _is_number(best_value),
         "stale_evaluations": _counts(progress.stale_evaluations),
         "evaluation_due": isinstance(progress.evaluation_due, bool),
         "micro_batches": _sizes(progress.micro_batches),

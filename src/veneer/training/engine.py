@@ -33,6 +33,7 @@ from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory, out_of_memory_while
 from veneer.signals import stop_signalled
 from veneer.training.bad_steps import IN_A_ROW, WINDOW, fault
+from veneer.training.best import BestBy
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objectives.base import Means, StepObjective, Sums
@@ -98,8 +99,10 @@ class Engine:
     """A function that is asked after every step; true ends the run with a checkpoint."""
     skip_bad_steps: bool = False
     """Whether a bad step is left out, as long as there are not too many in a row."""
+    best_by: BestBy = field(default_factory=BestBy)
+    """What evaluations are compared by."""
     patience: int | None = None
-    """The number of evaluations without a new lowest loss after which the run ends; None never ends it."""
+    """The number of evaluations without a new best one after which the run ends; None never ends it."""
     sample: Callable[[Progress, float], None] | None = None
     """A function that is told after every step where the run stands and how many seconds it has taken, and answers
     prompts (`veneer.training.samples`)."""
@@ -327,12 +330,8 @@ class Engine:
     def finish(self, progress: Progress) -> None:
         """Say that the run is complete, and if it ended before its last step, why."""
         if progress.step < self.schedule.steps:
-            message = (
-                f"the run ends after step {progress.step} of {self.schedule.steps}, by train.patience: the evaluation "
-                f"loss has not been lower than {progress.best_loss:.4f} (step {progress.best_step}) in "
-                f"{progress.stale_evaluations} evaluations"
-            )
-            self.log.emit(Note(message=message))
+            ended = f"the run ends after step {progress.step} of {self.schedule.steps}, by train.patience"
+            self.log.emit(Note(message=f"{ended}: {self.best_by.stale(progress)}"))
         self._finish(progress, "complete")
 
     def _apply(self, progress: Progress, step: StepBatches, means: Means, spent: float) -> None:
@@ -429,12 +428,17 @@ class Engine:
                 f"step {progress.step}: the evaluation loss is {loss}; it must be finite. The checkpoints of earlier "
                 "steps are kept. Lower train.learning_rate, or look at the evaluation rows with compute.dtype=float32."
             )
-        best = progress.best_loss is None or loss < progress.best_loss
-        if best:
-            progress.best_step, progress.best_loss = progress.step, loss
-        progress.stale_evaluations = 0 if best else progress.stale_evaluations + 1
-        seconds = time.perf_counter() - begun
-        self.log.emit(Evaluated(step=progress.step, loss=loss, best=best, seconds=seconds, metrics=found.metrics))
+        best = self.best_by.note(found, progress)
+        self.log.emit(
+            Evaluated(
+                step=progress.step,
+                loss=loss,
+                best=best,
+                seconds=time.perf_counter() - begun,
+                metrics=found.metrics,
+                best_by=self.best_by.measure,
+            )
+        )
 
     def _keep(self, progress: Progress) -> None:
         """Write a checkpoint of the last step that was made, if there is one."""
@@ -460,5 +464,7 @@ class Engine:
                 memory_mb=peak_memory_mb(self.model.device),
                 best_step=progress.best_step,
                 best_loss=progress.best_loss,
+                best_by=self.best_by.measure,
+                best_value=self.best_by.reached(progress),
             )
         )

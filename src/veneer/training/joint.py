@@ -39,6 +39,7 @@ from veneer.out_of_memory import KINDS, is_out_of_memory, out_of_memory_while
 from veneer.planning.plan import Plan
 from veneer.signals import deferred, stop_signalled
 from veneer.system import heap_kept
+from veneer.training.best import best_by
 from veneer.training.build import adapter_on, base_model
 from veneer.training.engine import StepBatches
 from veneer.training.fitting import fitting
@@ -86,6 +87,8 @@ class JointRun:
             return None  # the reference is the model as its own run starts
         if lanes_in(config.train) > 1:
             return None  # its gradients are added by lane
+        if best_by(config).of_answers:
+            return None  # its answers are the model's with one adapter
         if config.train.time_limit is not None or config.train.samples_every is not None:
             return None  # its steps or samples are counted by its own speed, and its seconds are not to be shared
         if config.method is Method.FULL or config.lora.new_tokens or (layers and config.lora.dropout > 0):

@@ -27,6 +27,8 @@ from veneer.load import check_vocabulary, refuse_training
 from veneer.model.spec import DecoderSpec
 from veneer.planning.forecast import Forecast, linears_under, make_forecast
 from veneer.planning.machine import Machine, named_machine
+from veneer.training.answers import asked_rows, metric_on
+from veneer.training.best import best_by
 from veneer.training.from_adapter import with_adapter
 from veneer.training.optimizers.choose import auto_beta2
 from veneer.training.recommend import settle
@@ -95,6 +97,7 @@ def prepare(
         notice(note)
     config = config.model_copy(update={"backend": description.backend})
     refuse_settings(config, description)
+    by = best_by(config)
     config = _as_stored(config, description, emit)
     config, description, tokenizer = _with_new_tokens(config, description)
     if isinstance(rows, SupposedRows):
@@ -104,6 +107,8 @@ def prepare(
         check_vocabulary(tokenizer, description.spec.vocab_size, config.model)
         found = rows(config.data, tokenizer, emit, config.objective.rows)
         _note_long_rows(found, description.spec.max_positions, emit)
+        if by.of_answers:
+            metric_on(by, asked_rows(found.eval, tokenizer))
     lora, targets = _adapter(config, description)
     adapted = () if targets is None else linears_under(description, lora.with_rank(1), targets)
     config, reasons = settle(config, description.spec.hidden_size, adapted, found.count, found.completion_tokens)

@@ -41,6 +41,8 @@ def publish(
     for key in ("micro_batches", "skipped"):
         if not reached[key]:
             del reached[key]
+    if reached["best_value"] is None:
+        del reached["best_value"]  # it is the loss
     write_text(folder.summary_file, to_text(reached, indent=2) + "\n")
 
 

@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from veneer.data.chat import Encoder, Example
 from veneer.events import Level, Note, SamplesAnswered, Subscriber
 from veneer.generation.batch import answer_all
@@ -27,6 +25,7 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory
 from veneer.signals import stop_signalled
+from veneer.training.answers import last_answer
 from veneer.training.checkpoint import Progress
 from veneer.training.out_of_memory import release_memory
 
@@ -83,12 +82,8 @@ def row_prompts(examples: Iterable[Example], tokenizer: Tokenizer, room: int) ->
 
 def _end_of_prompt(example: Example) -> int:
     """Where the last answer of a row begins; of a plain text a few tokens."""
-    trained = np.flatnonzero(example.loss_mask)
-    if not len(trained):
-        return min(BEGINNING, len(example.tokens))
-    gaps = np.flatnonzero(np.diff(trained) > 1)
-    first = int(trained[gaps[-1] + 1] if len(gaps) else trained[0])
-    return first if first > 1 else min(BEGINNING, max(1, len(example.tokens) // 2))
+    answer = last_answer(example)
+    return min(BEGINNING, max(1, len(example.tokens) // 2)) if answer is None else int(answer.start)
 
 
 @dataclass(slots=True)

@@ -14,7 +14,6 @@ from pydantic import BaseModel
 
 from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, TrainSection, to_yaml
-from veneer.data.chat import Encoder, stop_tokens, template_of
 from veneer.data.kinds import load_kind
 from veneer.data.trained_rows import write_hashes
 from veneer.enums import Dtype, Factors, Products, Publish, Recompute
@@ -32,10 +31,11 @@ from veneer.planning.machine import this_machine
 from veneer.planning.plan import Plan
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
+from veneer.training.asking import evaluation_of, sampler_of
+from veneer.training.best import best_by
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
 from veneer.training.from_adapter import adapter_digests, check_base
-from veneer.training.held_out import evaluation
 from veneer.training.killed import Killed, killed, mark
 from veneer.training.lock import InputDigests, write_lock
 from veneer.training.memory import peak_memory_mb
@@ -50,7 +50,6 @@ from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.start import share, with_lanes
 from veneer.training.prepare import LoadRows, PreparedRun, TrainingData, prepare
 from veneer.training.result import publish
-from veneer.training.samples import Sampler, named_prompts, row_prompts
 from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining, Trainable
 
@@ -63,7 +62,7 @@ class RunResult:
     """The folder: the adapter (or model), `config.yaml`, `events.jsonl`, `loss.svg`, `checkpoints/`."""
     progress: Progress
     best: Path | None
-    """The checkpoint with the lowest evaluation loss, if there was any evaluation."""
+    """The checkpoint of the best evaluation, if there was any evaluation."""
     model: LanguageModel = field(repr=False)
     """The trained model, as it stands in memory."""
     trainable: Trainable = field(repr=False)
@@ -77,7 +76,7 @@ class RunResult:
         progress = self.progress
         facts = {
             "output": self.output, "steps": progress.step, "tokens": progress.tokens, "seconds": progress.seconds,
-            "peak memory, MB": self.peak_memory_mb, "best evaluation loss": progress.best_loss,
+            "peak memory, MB": self.peak_memory_mb, "loss of the best evaluation": progress.best_loss,
         }  # fmt: skip
         return html_facts("run", facts)
 
@@ -290,8 +289,8 @@ class Session:
             return progress.step
         self.engine.checkpoints.restore_best(best, self.trainable)
         message = (
-            f"the result holds the weights after step {best}, by train.publish: their evaluation loss "
-            f"{progress.best_loss:.4f} is the lowest; the run ended after step {progress.step}"
+            f"the result holds the weights after step {best}, by train.publish: {self.engine.best_by.why(progress)}; "
+            f"the run ended after step {progress.step}"
         )
         self.log.emit(Note(message=message))
         return best
@@ -362,15 +361,16 @@ def begin(
         clip=config.train.clip,
         skip_bad_steps=config.train.skip_bad_steps,
         seed=config.train.seed,
-        evaluate=evaluation(model, steps.evaluation, objective, log.emit, team) if len(inputs.data.rows.eval) else None,
+        evaluate=evaluation_of(config, inputs.data, inputs.origin, model, objective, log.emit, team),
         eval_every=config.train.eval_every or steps.total,
         save_every=config.train.save_every or steps.total,
         checkpoints=store,
         log=log,
         stop=stop,
+        best_by=best_by(config),
         patience=config.train.patience,
         team=team,
-        sample=_sampler(inputs, config, model, log) if team.first else None,
+        sample=sampler_of(config, inputs.data, inputs.origin, model, log.emit) if team.first else None,
     )
     forecast = inputs.prepared.forecast
     return Session(config, inputs.data, forecast, digests, model, trainable, engine, progress, log)
@@ -388,33 +388,6 @@ def _write_settings(inputs: RunInputs, config: RunConfig) -> None:
 def _shared_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """What all processes of a run have in common: all but the number of each one's GPU."""
     return {key: value for key, value in identity.items() if key != "compute.device"}
-
-
-def _sampler(
-    inputs: RunInputs, config: RunConfig, model: LanguageModel, log: EventLog
-) -> Callable[[Progress, float], None] | None:
-    """What makes the samples that the run is to make."""
-    if config.train.samples_every is None:
-        return None
-    rows, tokenizer = inputs.data.rows, inputs.data.tokenizer
-    encoder = Encoder(tokenizer, template_of(tokenizer))
-    if config.train.sample_prompts:
-        prompts = named_prompts(config.train.sample_prompts, encoder)
-    else:
-        room = config.compute.micro_batch_tokens
-        prompts = row_prompts(rows.eval if len(rows.eval) else rows.train, tokenizer, int(room))
-    if not prompts:
-        log.emit(Note(message="train.samples_every: no row has a prompt that is short enough; there are no samples"))
-        return None
-    return Sampler(
-        model=model,
-        prompts=prompts,
-        tokenizer=tokenizer,
-        stop_ids=stop_tokens(tokenizer, inputs.origin.generation_config, encoder),
-        every=config.train.samples_every,
-        last_step=inputs.data.steps.total,
-        emit=log.emit,
-    ).after_step
 
 
 def _checkpoint_store(

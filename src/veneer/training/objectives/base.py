@@ -98,6 +98,10 @@ class Means:
             named[name] = named.get(name, 0.0) + mean
         return Means(self.weights, self.loss + others.loss, named)
 
+    def with_metrics(self, more: Mapping[str, float]) -> Means:
+        """These means with metrics that were measured otherwise."""
+        return Means(self.weights, self.loss, {**self._named, **more})
+
     def numbers(self) -> Tensor:
         """The loss, and for each weight whether it has a mean that is reported, and the mean: float64
         `[1 + 2 · weights]`, in which processes tell each other."""

@@ -1,0 +1,91 @@
+"""What a run asks its model beside its steps: the evaluation rows, and the prompts of its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from veneer.config import RunConfig
+from veneer.data.chat import Encoder, stop_tokens, template_of
+from veneer.events import Note, Subscriber
+from veneer.io.checkpoint import Checkpoint
+from veneer.model.language import LanguageModel
+from veneer.training.answers import MeasuredAnswers, asked_rows, metric_on, with_answers
+from veneer.training.best import best_by
+from veneer.training.checkpoint import Progress
+from veneer.training.held_out import evaluation
+from veneer.training.objectives.base import Means, StepObjective
+from veneer.training.parallel.lanes import Team
+from veneer.training.prepare import TrainingData
+from veneer.training.samples import Sampler, named_prompts, row_prompts
+
+
+def evaluation_of(
+    config: RunConfig,
+    data: TrainingData,
+    origin: Checkpoint,
+    model: LanguageModel,
+    objective: StepObjective,
+    emit: Subscriber,
+    team: Team,
+) -> Callable[[], Means | None] | None:
+    """What measures the losses of a run's evaluation rows, and answers to them where evaluations are compared by those;
+    None where there are no such rows.
+
+    Args:
+        config: the run, with nothing left open.
+        data: its rows.
+        origin: the files of its model.
+        model: the model.
+        objective: over the model.
+        emit: told of the rows that are answered, and how far an evaluation is.
+        team: the processes of the run.
+    """
+    if not len(data.rows.eval):
+        return None
+    losses, by = evaluation(model, data.steps.evaluation, objective, emit, team), best_by(config)
+    if not by.of_answers:
+        return losses
+    rows = asked_rows(data.rows.eval, data.tokenizer)
+    emit(Note(message=f"train.best_metric {by.metric}: every evaluation answers {len(rows)} evaluation rows"))
+    answers = MeasuredAnswers(
+        model=model,
+        rows=rows,
+        metric=metric_on(by, rows),
+        tokenizer=data.tokenizer,
+        stop_ids=_stop_ids(data, origin),
+        room=int(config.compute.micro_batch_tokens),
+        emit=emit,
+    )
+    return with_answers(losses, answers)
+
+
+def sampler_of(
+    config: RunConfig, data: TrainingData, origin: Checkpoint, model: LanguageModel, emit: Subscriber
+) -> Callable[[Progress, float], None] | None:
+    """What makes the samples of a run; None where it makes none. The arguments are those of `evaluation_of`."""
+    if config.train.samples_every is None:
+        return None
+    rows, tokenizer = data.rows, data.tokenizer
+    if config.train.sample_prompts:
+        prompts = named_prompts(config.train.sample_prompts, Encoder(tokenizer, template_of(tokenizer)))
+    else:
+        room = config.compute.micro_batch_tokens
+        prompts = row_prompts(rows.eval if len(rows.eval) else rows.train, tokenizer, int(room))
+    if not prompts:
+        emit(Note(message="train.samples_every: no row has a prompt that is short enough; there are no samples"))
+        return None
+    return Sampler(
+        model=model,
+        prompts=prompts,
+        tokenizer=tokenizer,
+        stop_ids=_stop_ids(data, origin),
+        every=config.train.samples_every,
+        last_step=data.steps.total,
+        emit=emit,
+    ).after_step
+
+
+def _stop_ids(data: TrainingData, origin: Checkpoint) -> frozenset[int]:
+    """The tokens that end an answer."""
+    tokenizer = data.tokenizer
+    return stop_tokens(tokenizer, origin.generation_config, Encoder(tokenizer, template_of(tokenizer)))

@@ -1,0 +1,122 @@
+"""What the best evaluation of a run is told by: its loss, or a metric (`train.best_metric`).
+
+Early stopping and `train.publish: best` go by it. The metrics of preferences are those that the objective reports. The
+metrics of answers are what `veneer evaluate --metric` measures, on answers to evaluation rows
+(`veneer.training.answers`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from veneer.config import RunConfig
+from veneer.enums import ObjectiveName, RowKind
+from veneer.errors import ConfigError, nearest
+from veneer.evaluation.metrics.choose import METRICS, PRIMARY
+from veneer.training.checkpoint import Progress
+from veneer.training.objectives.base import Means
+
+LOSS = "loss"
+EXACT = "exact"
+LABELLED = {"rewards/chosen": True, "rewards/rejected": False, "logps/chosen": True, "logps/rejected": False}
+"""Metrics of labelled answers, and whether higher is better. KTO's `kl` is better neither way."""
+PAIRS = {**LABELLED, "rewards/margins": True, "rewards/accuracies": True}
+"""Metrics of pairs, and whether higher is better."""
+ANSWERS = {EXACT: EXACT, **{name: PRIMARY[name] for name in METRICS}}
+"""Metrics of answers, and the measure of each that evaluations are compared by. Higher is better for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class BestBy:
+    """What evaluations are compared by."""
+
+    metric: str = LOSS
+    """As `train.best_metric` names it."""
+    measure: str = LOSS
+    """The name of its number: `loss`, or one of an evaluation's metrics."""
+    higher: bool = False
+    """Whether higher is better."""
+
+    @property
+    def of_answers(self) -> bool:
+        """Whether rows are answered for it."""
+        return self.metric in ANSWERS
+
+    def note(self, found: Means, progress: Progress) -> bool:
+        """Take note of an evaluation: whether it is the best so far. A number that is not finite never is.
+
+        Args:
+            found: the loss and metrics of the evaluation.
+            progress: where the run stands; its best evaluation is moved on.
+        """
+        value = found.loss if self.measure == LOSS else found.metrics.get(self.measure, math.nan)
+        before = self.reached(progress)
+        best = math.isfinite(value) and (before is None or (value > before if self.higher else value < before))
+        if best:
+            progress.best_step, progress.best_loss = progress.step, found.loss
+            progress.best_value = None if self.measure == LOSS else value
+        progress.stale_evaluations = 0 if best else progress.stale_evaluations + 1
+        return best
+
+    def reached(self, progress: Progress) -> float | None:
+        """The number of the best evaluation so far; None before there is one."""
+        return progress.best_loss if self.measure == LOSS else progress.best_value
+
+    def stale(self, progress: Progress) -> str:
+        """That evaluations get no better, as a sentence says it."""
+        reached = self.reached(progress)
+        if reached is None:
+            return f"{self._name} has not been a number in {progress.stale_evaluations} evaluations"
+        way = "higher" if self.higher else "lower"
+        return (
+            f"{self._name} has not been {way} than {reached:.4f} (step {progress.best_step}) in "
+            f"{progress.stale_evaluations} evaluations"
+        )
+
+    def why(self, progress: Progress) -> str:
+        """Why the best evaluation is the best, as a sentence says it."""
+        return f"{self._name} {self.reached(progress):.4f} is the {'highest' if self.higher else 'lowest'}"
+
+    @property
+    def _name(self) -> str:
+        return "the evaluation loss" if self.measure == LOSS else self.measure
+
+
+def best_by(config: RunConfig) -> BestBy:
+    """What the evaluations of a run are compared by.
+
+    Raises:
+        ConfigError: `train.best_metric` is none of the objective's, or cannot be had with another setting.
+    """
+    name, objective = config.train.best_metric, config.objective
+    if name == LOSS:
+        return BestBy()
+    known = _known(config)
+    if name not in known:
+        why = " (its texts ask nothing that could be answered)" if objective is ObjectiveName.PRETRAINING else ""
+        raise ConfigError(
+            f"train.best_metric {name}: objective {objective.value} has no such metric{nearest(name, list(known))}; "
+            f"possible are {', '.join([LOSS, *known])}{why}"
+        )
+    if name not in ANSWERS:
+        return BestBy(name, name, known[name])
+    if config.train.time_limit is not None:
+        raise ConfigError(
+            f"train.best_metric {name} answers rows at every evaluation, and how long that takes follows from what the "
+            "model has learned, which train.time_limit cannot foresee; give train.steps or train.epochs"
+        )
+    return BestBy(name, ANSWERS[name], higher=True)
+
+
+def _known(config: RunConfig) -> dict[str, bool]:
+    """The metrics of a run's objective, and whether higher is better."""
+    match config.objective.rows:
+        case RowKind.ANSWERS:
+            return dict.fromkeys(ANSWERS, True)
+        case RowKind.PAIRS:
+            return PAIRS
+        case RowKind.LABELLED:
+            return LABELLED
+        case RowKind.TEXTS:
+            return {}
