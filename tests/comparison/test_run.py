@@ -205,6 +205,48 @@ def test_a_method_that_cannot_run_is_told_and_the_others_go_on_over_a_file_of_ev
     assert found == [record.messages for record in read_records(other)]
 
 
+def test_sources_have_their_weights_and_choices_their_likelihoods(tiny_model: Path, tmp_path: Path) -> None:
+    content = [
+        {"prompt": f"{number}: the parcel?", "completion": answer, "choices": ["late", "blue"]}
+        for number, answer in enumerate(["late", "blue"] * 7)
+    ]
+    files = [write_rows(tmp_path / f"{name}.jsonl", part) for name, part in (("a", content[:10]), ("b", content[10:]))]
+    sources = f"data.sources=[{{file: {files[0]}, weight: 0.5}}, {{file: {files[1]}}}]"
+    asked = CompareConfig(
+        model=str(tiny_model), output=str(tmp_path / "out"), methods=(Method.LORA,), seeds=1, held_out=0.3,
+        max_new_tokens=4, assignments=(*SETTINGS, sources),
+    )  # fmt: skip
+    made = compare(asked)
+    output = tmp_path / "out"
+    found = [[json.loads(line) for line in (output / name).read_text().splitlines()]
+             for name in ("train-0.jsonl", "train-1.jsonl", "eval.jsonl")]  # fmt: skip
+    assert sorted(str(row) for part in found for row in part) == sorted(map(str, content))
+    assert all(row in content[:10] for row in found[0])
+    assert all(row in content[10:] for row in found[1])
+    assert (made.training_rows, made.evaluation_rows) == (len(found[0]) + len(found[1]), len(found[2]))
+    settings = yaml.safe_load((output / "runs" / "lora-0" / "config.yaml").read_text())
+    assert [one["weight"] for one in settings["data"]["sources"]] == [0.5, 1.0]
+    assert made.primary == "choice_accuracy"
+    folder = output / "runs" / "lora-0"
+    report = evaluate(
+        str(tiny_model), output / "eval.jsonl", adapter=folder, compute=FLOAT32, metrics=["choice"], max_new_tokens=4
+    )
+    expected = {row.name: row.value for row in report.adapter}
+    trained = next(one for one in made.outcomes if one.method == "lora")
+    assert {"choice_accuracy", "brier"} < trained.metrics.keys()
+    assert trained.metrics == pytest.approx({name: expected[name] for name in trained.metrics})
+    # Where only the likelihoods are missing, as in a comparison that had none, nothing is trained again.
+    (folder / "choices.json").unlink()
+    heard = Heard()
+    again = compare(asked, subscribers=[heard])
+    inner = [event.event for event in heard.events if isinstance(event, RunEvent)]
+    assert not any(isinstance(event, StepDone | RunStarted) for event in inner)
+    assert again.outcomes == made.outcomes
+    for changed in ({"assignments": SETTINGS}, {"data": str(files[0])}):
+        with pytest.raises(ConfigError, match="give one of them"):
+            compare(replace(asked, **changed))
+
+
 def test_what_contradicts_itself_is_refused_before_anything_runs(
     tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tiny import write_rows
 from veneer.comparison.order import RunOutcome
 from veneer.comparison.task import check_metrics, task_rows
-from veneer.errors import ConfigError
+from veneer.errors import ConfigError, DataError
 from veneer.evaluation.scoring import RowScore, judge
 
 
@@ -41,7 +41,7 @@ def test_answers_are_measured_as_the_rows_call_for(tmp_path: Path) -> None:
     assert {len(one.counts) for one in run.measures} == {7}
 
 
-def test_named_metrics_come_first_and_those_of_likelihoods_are_refused(tmp_path: Path) -> None:
+def test_named_metrics_come_first(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "eval.jsonl", [chat("sum?", "so #### 4"), chat("sum?", "#### 5")])
     task = task_rows(str(file), check_metrics(["number", "rouge-l"]))
     run = task.measured(scored(["4", "6"], ["so #### 4", "#### 5"]), ["4", "6"])
@@ -49,7 +49,22 @@ def test_named_metrics_come_first_and_those_of_likelihoods_are_refused(tmp_path:
     assert run.outcome.metrics["number"] == 0.5
     assert "rouge_l" in run.outcome.metrics
     assert check_metrics([]) is None
-    with pytest.raises(ConfigError, match="compares the likelihoods of choices"):
-        check_metrics(["choice"])
     with pytest.raises(ConfigError, match="jsn"):
         check_metrics(["jsn"])
+
+
+def test_choices_are_compared_where_rows_list_them_or_their_metric_is_named(tmp_path: Path) -> None:
+    listed = [{"prompt": "?", "completion": answer, "choices": ["red", "blue"]} for answer in ("red", "blue", "blue")]
+    task = task_rows(str(write_rows(tmp_path / "listed.jsonl", listed)), None)
+    assert task.primary == "choice_accuracy"
+    answers: list[str | None] = ["red", "red", "red"]
+    run = task.measured(scored(answers, ["red", "blue", "blue"]), answers, [[1.0, 2.0], [1.0, 2.0], [3.0, 2.0]])
+    assert run.outcome.metrics["choice_accuracy"] == pytest.approx(2 / 3)
+    assert "calibration" in run.details
+    # Without a list, the answers of all rows are the choices.
+    plain = [chat(f"{number}?", answer) for number, answer in enumerate(["red", "blue", "green"])]
+    named = task_rows(str(write_rows(tmp_path / "plain.jsonl", plain)), check_metrics(["choice"]))
+    assert [one.choices for one in named.choices] == [("red", "blue", "green")] * 3
+    broken = write_rows(tmp_path / "broken.jsonl", [{**listed[0], "choices": ["blue", "green"]}])
+    with pytest.raises(DataError, match="1 of 1 rows have no usable choices"):
+        task_rows(str(broken), check_metrics(["choice"]))

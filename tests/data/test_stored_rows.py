@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from veneer.config import DataSection
 from veneer.data import stored_rows, token_store
 from veneer.data.rows import Rows, load_rows
 from veneer.data.stored_rows import is_cached
-from veneer.errors import DataError
+from veneer.errors import DataError, Interrupted
 from veneer.events import Note
 from veneer.io.checkpoint import open_checkpoint
 from veneer.training.run import train
@@ -100,6 +101,25 @@ def test_the_adapter_has_the_same_bytes_with_the_cache_and_without(
         )
     assert bytes_of[0] == bytes_of[1] == bytes_of[2]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_run_that_goes_on_from_the_cache_has_the_bytes_of_an_undisturbed_one(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "rows.jsonl", mixed_rows(seed=5))
+    settings = ("train.epochs=3", "train.save_every=3", "data.held_out=0.2", "train.eval_every=4", "data.cache=always",
+                f"data.cache_dir={tmp_path / 'cache'}")  # fmt: skip
+    whole = train(run_config(tiny_model, data, tmp_path / "whole", *settings))
+    config = run_config(tiny_model, data, tmp_path / "run", *settings)
+    for end in (2, 8):
+        steps = count(1 if end == 2 else 3)
+        with pytest.raises(Interrupted):
+            train(config, resume=True, stop=lambda steps=steps, end=end: next(steps) == end)  # type: ignore[misc]
+    resumed = train(config, resume=True)
+    assert resumed.progress.step == whole.progress.step > 8
+    for name in ("adapter_model.safetensors", "trained-rows.bin"):
+        assert (resumed.output / name).read_bytes() == (whole.output / name).read_bytes()
+    assert resumed.progress.best_loss == whole.progress.best_loss
 
 
 def test_rows_that_are_left_out_are_named_from_the_cache_too(tiny_model: Path, tmp_path: Path) -> None:

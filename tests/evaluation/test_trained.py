@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
+from tiny import rows, run_config, write_rows
+from veneer.config import SourceSection
 from veneer.errors import AdapterError
 from veneer.evaluation import trained
 from veneer.evaluation.trained import training_facts
@@ -36,6 +37,18 @@ def test_the_facts_are_those_of_the_run(
     lock.write_text(lock.read_text()[:50])
     with pytest.raises(AdapterError, match=r"run\.lock is damaged"):
         training_facts(result.output)
+
+
+def test_the_files_of_sources_and_patterns_are_named(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_rows(tmp_path / f"{name}.jsonl", rows(4))
+    config = run_config(tiny_model, tmp_path / "a.jsonl", tmp_path / "run", "train.steps=1")
+    sources = (SourceSection(file=str(tmp_path / "[ab].jsonl")), SourceSection(file=str(tmp_path / "c.jsonl")))
+    data = config.data.model_copy(update={"file": None, "sources": sources})
+    found = training_facts(train(config.model_copy(update={"data": data})).output)
+    assert found is not None
+    files = [one.partition(" (SHA-256")[0] for one in found["facts"]["data files"].split(", ")]
+    assert files == ["a.jsonl", "b.jsonl", str(tmp_path / "c.jsonl")]
 
 
 def test_an_adapter_without_a_record_has_no_facts(tmp_path: Path) -> None:

@@ -25,7 +25,11 @@ from veneer.enums import Method
     )
 )
 @model_option
-@click.option("--data", required=True, help="The rows to train on: a file of JSONL, JSON, CSV or Parquet.")
+@click.option(
+    "--data",
+    help="The rows to train on: a file of JSONL, JSON, CSV or Parquet. Several sources with weights: --set "
+    "'data.sources=[{file: a.jsonl, weight: 2}, {file: b.jsonl}]'.",
+)
 @click.option("--output", required=True, help="The folder of the comparison. Runs that are done there are kept.")
 @click.option(
     "--methods", default="full,lora,qlora", show_default=True, help="The methods to compare, with commas between."
@@ -52,7 +56,7 @@ from veneer.enums import Method
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def compare(
     model: str,
-    data: str,
+    data: str | None,
     output: str,
     methods: str,
     seeds: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from veneer.strict_json import restored, to_text, with_reasons
 ORDER_FILE = "order.json"
 RESULT_FILE = "result.json"
 ANSWERS_FILE = "answers.json"
+CHOICES_FILE = "choices.json"
 STDERR_FILE = "stderr.txt"
 BASE = "base"
 """What stands in place of a method where nothing is trained."""
@@ -31,11 +33,18 @@ class Order:
     """The run; of `base` only the model and how it is computed count. Its output is the folder of the result."""
     eval_file: str
     max_new_tokens: int | None = None
+    choices: bool = False
+    """Whether the likelihoods of choices are measured."""
 
     @property
     def folder(self) -> Path:
         """The folder for everything that this run writes."""
         return Path(self.config.output)
+
+    @property
+    def done(self) -> bool:
+        """Whether its results are there, all of them."""
+        return (self.folder / RESULT_FILE).is_file() and (not self.choices or (self.folder / CHOICES_FILE).is_file())
 
     def on(self, device: str) -> Order:
         """The order on a device of this machine; `auto` leaves it where it is."""
@@ -60,6 +69,7 @@ class Order:
             "config": self.config.model_dump(mode="json", exclude_unset=True),
             "eval_file": self.eval_file,
             "max_new_tokens": self.max_new_tokens,
+            "choices": self.choices,
         }
         write_text(path, to_text(values, indent=1) + "\n")
         return path
@@ -123,6 +133,22 @@ def read_outcome(folder: Path) -> RunOutcome | None:
         return RunOutcome(rows=rows, **values)
     except (ValueError, TypeError, KeyError) as error:
         raise OutputError(f"{path}: not a result that veneer wrote ({error}); delete it to run this again") from error
+
+
+def write_choices(folder: Path, losses: Sequence[Sequence[float]]) -> None:
+    """Write nats of every choice of each row that has an answer.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    write_text(folder / CHOICES_FILE, to_text([list(row) for row in losses]) + "\n")
+
+
+def read_choices(folder: Path) -> list[list[float]]:
+    """What `write_choices` has written; empty where nothing was."""
+    path = folder / CHOICES_FILE
+    losses: list[list[float]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return losses
 
 
 def read_answers(folder: Path) -> list[str | None]:

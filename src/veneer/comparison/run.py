@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from veneer.comparison.order import BASE, RESULT_FILE, STDERR_FILE, Order, RunOutcome, read_answers, read_outcome
+from veneer.comparison.order import BASE, STDERR_FILE, Order, RunOutcome, read_answers, read_choices, read_outcome
 from veneer.comparison.summary import Difference, MethodSummary, charts, differences, summarize
 from veneer.comparison.task import check_metrics, task_rows
 from veneer.config import RunConfig, parse
@@ -33,7 +33,8 @@ from veneer.strict_json import to_text, with_reasons
 
 SETTINGS_FILE = "settings.json"
 COMPARISON_FILE = "compare.json"
-OWN_KEYS = ("model", "output", "method", "data.file", "data.sources", "data.eval_file", "data.held_out", "train.seed")
+SOURCES = "data.sources"
+OWN_KEYS = ("model", "output", "method", "data.file", "data.eval_file", "data.held_out", "train.seed")
 """Settings that a comparison gives to its runs itself."""
 INTERRUPTED = {128 + number for number in SIGNALS}
 """Exit codes of a run that a signal ended."""
@@ -45,8 +46,8 @@ class CompareConfig:
     """What is compared, on what."""
 
     model: str
-    data: str
-    """Rows to train on."""
+    data: str | None = None
+    """Rows to train on; None where `assignments` have `data.sources`."""
     output: str
     methods: tuple[Method, ...] = METHODS
     seeds: int = 3
@@ -143,16 +144,16 @@ def compare_shared(
     with exclusive(output) if share.first else nullcontext():
         made = to_text(asdict(_prepare(config, output))) if share.first else ""
         rows = _Rows(**json.loads(share.told(made)))
-        orders = [order.on(device) for order in _orders(config, rows)]
+        task = task_rows(rows.eval_file, chosen)
+        orders = [order.on(device) for order in _orders(config, rows, choices=bool(task.choices))]
         refusals = share.all([_carry_out(orders[number], emit) for number in share.own(len(orders))], len(orders))
         if not share.first:
             return None
         problems = {order.folder.name: problem for order, problem in zip(orders, refusals, strict=True) if problem}
-        task = task_rows(rows.eval_file, chosen)
         runs = [
-            task.measured(found, read_answers(order.folder))
+            task.measured(found, read_answers(order.folder), read_choices(order.folder))
             for order in orders
-            if (found := read_outcome(order.folder)) is not None
+            if order.done and (found := read_outcome(order.folder)) is not None
         ]
         outcomes = [one.outcome for one in runs]
         result = CompareResult(
@@ -177,6 +178,7 @@ def _check(config: CompareConfig) -> None:
     assignments = [text for texts in (config.assignments, *config.more.values()) for text in texts]
     given = [text.partition("=")[0].strip() for text in assignments]
     taken = [key for key in given if key in OWN_KEYS]
+    taken += [SOURCES] if SOURCES in given[len(config.assignments) :] else []
     if taken:
         raise ConfigError(f"a comparison gives these settings to its runs itself; leave them out:\n{listing(taken)}")
     if any(key == "objective" and not text.endswith("=sft") for key, text in zip(given, assignments, strict=True)):
@@ -184,6 +186,8 @@ def _check(config: CompareConfig) -> None:
             "a comparison trains every method on one file of answers and judges them by it, which objective sft alone "
             "takes; train with another objective by `veneer train`, and compare adapters by `veneer evaluate`"
         )
+    if (config.data is None) == (SOURCES not in given):
+        raise ConfigError("a comparison trains on a file of rows (--data) or on data.sources; give one of them")
     if config.seeds < 1 or not config.methods:
         raise ConfigError("a comparison needs at least one method and one seed")
     if not 0 < config.held_out < 1:
@@ -192,7 +196,10 @@ def _check(config: CompareConfig) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    train_file: str
+    train_files: list[str]
+    """The rows to train on, a file for each source."""
+    weights: list[float]
+    """The weight of each source; empty where there is one file without any."""
     eval_file: str
     training: int
     evaluation: int
@@ -200,27 +207,45 @@ class _Rows:
 
 def _prepare(config: CompareConfig, output: Path) -> _Rows:
     """Split and draw the rows into files of their own, the same for every run, and refuse a folder of other ones."""
-    rows = _read(config.data)
-    records = [record for record, _ in rows]
+    sources, weights = _sources(config)
+    rows = [_read(name) for name in sources]
     if config.eval_data is None:
-        _, evaluated = split(records, config.held_out)
+        _, evaluated = split([record for source in rows for record, _ in source], config.held_out)
         apart = {record.where for record in evaluated}
-        scored = [row for record, row in rows if record.where in apart]
-        training = [row for record, row in rows if record.where not in apart]
+        scored = [row for source in rows for record, row in source if record.where in apart]
     else:
-        training = [row for _, row in rows]
+        apart = set()
         scored = [row for _, row in _read(config.eval_data)]
+    training = [[row for record, row in source if record.where not in apart] for source in rows]
     if config.limit is not None and config.limit < len(scored):
         drawn = sorted(shuffled(len(scored), seed=0, epoch=0)[: config.limit].tolist())
         scored = [scored[index] for index in drawn]
-    files = output / "train.jsonl", output / "eval.jsonl"
-    contents = ["".join(_line(row) for row in part) for part in (training, scored)]
-    settings = _settings(config, contents)
+    names = [f"train-{number}.jsonl" for number in range(len(training))] if weights else ["train.jsonl"]
+    files = [output / name for name in (*names, "eval.jsonl")]
+    contents = ["".join(_line(row) for row in part) for part in (*training, scored)]
+    settings = _settings(config, contents, weights)
     _refuse_another(output / SETTINGS_FILE, settings)
     for file, content in zip(files, contents, strict=True):
         write_text(file, content)
     write_text(output / SETTINGS_FILE, to_text(settings, indent=1) + "\n")
-    return _Rows(str(files[0]), str(files[1]), len(training), len(scored))
+    *training_files, eval_file = map(str, files)
+    return _Rows(training_files, weights, eval_file, sum(map(len, training)), len(scored))
+
+
+def _sources(config: CompareConfig) -> tuple[list[str], list[float]]:
+    """The names of the sources of rows, and the weight of each; of a single file without weights there are none.
+
+    Raises:
+        ConfigError: `data.sources` is no list of files and weights.
+    """
+    if config.data is not None:
+        return [config.data], []
+    texts = [text for text in config.assignments if text.partition("=")[0].strip() == SOURCES]
+    values = override({"model": config.model, "output": config.output}, texts[-1:])
+    sources = parse(values, where=SOURCES).data.sources
+    if not sources:
+        raise ConfigError("data.sources names no file; give --data, or at least one source")
+    return [source.file for source in sources], [source.weight for source in sources]
 
 
 def _read(name: str) -> list[tuple[Record, Any]]:
@@ -233,14 +258,17 @@ def _line(row: Any) -> str:
     return to_text(row, ensure_ascii=False, default=str) + "\n"
 
 
-def _settings(config: CompareConfig, contents: Sequence[str]) -> dict[str, Any]:
+def _settings(config: CompareConfig, contents: Sequence[str], weights: Sequence[float]) -> dict[str, Any]:
     """What must be equal for results to stand in one table. Methods and seeds may be added."""
+    *training, scored = (sha256(content.encode()).hexdigest() for content in contents)
     return {
         "model": sampled_digest(open_checkpoint(config.model).files()),
-        "training rows": sha256(contents[0].encode()).hexdigest(),
-        "evaluation rows": sha256(contents[1].encode()).hexdigest(),
+        "training rows": training if weights else training[0],
+        "evaluation rows": scored,
         "longest answer": config.max_new_tokens,
-        "settings": sorted(config.assignments),
+        # Of the sources their rows count, wherever these lie.
+        "settings": sorted(text for text in config.assignments if text.partition("=")[0].strip() != SOURCES),
+        **({"weights of data.sources": list(weights)} if weights else {}),
         **{f"settings of {method.value}": sorted(more) for method, more in config.more.items()},
     }
 
@@ -261,14 +289,14 @@ def _refuse_another(path: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _orders(config: CompareConfig, rows: _Rows) -> list[Order]:
+def _orders(config: CompareConfig, rows: _Rows, *, choices: bool) -> list[Order]:
     """The base, then seed by seed every method: a comparison that is cut short has something of all."""
     output = Path(config.output)
 
     def order(method: str, trained_as: Method, seed: int, name: str) -> Order:
         assignments = (*config.assignments, *config.more.get(trained_as, ()))
         run = _config(config, rows, trained_as, seed, output / "runs" / name, assignments)
-        return Order(method, seed, run, rows.eval_file, config.max_new_tokens)
+        return Order(method, seed, run, rows.eval_file, config.max_new_tokens, choices)
 
     runs = [order(method.value, method, seed, f"{method.value}-{seed}")
             for seed in range(config.seeds) for method in dict.fromkeys(config.methods)]  # fmt: skip
@@ -279,9 +307,17 @@ def _config(
     config: CompareConfig, rows: _Rows, method: Method, seed: int, output: Path, assignments: Sequence[str]
 ) -> RunConfig:
     own: dict[str, Any] = {"model": config.model, "output": str(output), "method": method.value}
-    own |= {"data.file": rows.train_file, "train.seed": seed}
+    own |= {"train.seed": seed, **_data(rows)}
     values = laid_over(override({}, assignments), own.items())
     return parse(values, where=f"the settings of {method.value}")
+
+
+def _data(rows: _Rows) -> dict[str, Any]:
+    """What a run trains on."""
+    if not rows.weights:
+        return {"data.file": rows.train_files[0]}
+    pairs = zip(rows.train_files, rows.weights, strict=True)
+    return {SOURCES: [{"file": file, "weight": weight} for file, weight in pairs]}
 
 
 def _carry_out(order: Order, emit: Subscriber) -> str | None:
@@ -291,7 +327,7 @@ def _carry_out(order: Order, emit: Subscriber) -> str | None:
         Interrupted: the run was stopped.
     """
     name = order.folder.name
-    if (order.folder / RESULT_FILE).is_file():
+    if order.done:
         emit(RunDone(run=name, before=True))
         return None
     command = [sys.executable, "-m", "veneer.comparison.worker", str(order.write())]

@@ -1,5 +1,5 @@
-"""The measures of a comparison's runs, those of the task included: from the answers that runs have left, so that no
-model is loaded again, and runs of an older comparison have them too."""
+"""The measures of a comparison's runs, those of the task included: from the answers that runs have left and from the
+losses of choices, so that no model is loaded again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 from veneer.comparison.order import RunOutcome
 from veneer.data.chat import split_for_evaluation
 from veneer.data.records import read_rows
-from veneer.errors import ConfigError
 from veneer.evaluation.metrics.base import AnsweredRow, expanded
-from veneer.evaluation.metrics.choose import CHOICE, ChosenMetrics, fitting_metrics, named_metrics
+from veneer.evaluation.metrics.choice import ChoiceRow, choice, choice_rows, list_choices
+from veneer.evaluation.metrics.choose import ChosenMetrics, fitting_metrics, named_metrics
 from veneer.evaluation.rows import last_message
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.statistics.measures import Measure
@@ -22,13 +22,8 @@ def check_metrics(names: Sequence[str]) -> ChosenMetrics | None:
     """The metrics that are named, or None where none are: then the rows say which.
 
     Raises:
-        ConfigError: a name is unknown, or needs the model and not its answers.
+        ConfigError: a name is unknown.
     """
-    if CHOICE in names:
-        raise ConfigError(
-            f"--metric {CHOICE}: compares the likelihoods of choices, and a comparison scores answers alone; use "
-            "`veneer evaluate` with the adapters that the comparison leaves"
-        )
     return named_metrics(names) if names else None
 
 
@@ -52,18 +47,30 @@ class TaskRows:
     """Where they stand among all rows."""
     count: int
     chosen: ChosenMetrics
+    choices: list[ChoiceRow]
+    """The choices of `rows` where they are compared by their likelihoods; else empty."""
 
     @property
     def primary(self) -> str | None:
         """The measure that decides; None takes the first one."""
         return self.chosen.primary
 
-    def measured(self, outcome: RunOutcome, answers: Sequence[str | None]) -> MeasuredRun:
-        """A run with all its measures; its metrics are their values."""
+    def measured(
+        self, outcome: RunOutcome, answers: Sequence[str | None], losses: Sequence[Sequence[float]] = ()
+    ) -> MeasuredRun:
+        """A run with all its measures; its metrics are their values.
+
+        Args:
+            outcome: what the run has left.
+            answers: its answers, one for each row of the file.
+            losses: nats of every choice of `rows`; without effect where none are compared.
+        """
         answered = [
             replace(row, answer=answers[place] or "") for row, place in zip(self.rows, self.places, strict=True)
         ]
         results = [metric(answered) for metric in self.chosen.answers] if answered else []
+        if self.choices:
+            results.append(choice(self.choices, losses))
         measures = measures_of(outcome.rows)
         measures += [expanded(one, self.places, self.count) for result in results for one in result.measures]
         details = {key: value for result in results for key, value in result.details.items()}
@@ -76,6 +83,9 @@ def task_rows(file: str, chosen: ChosenMetrics | None) -> TaskRows:
     Args:
         file: the evaluation rows, as every run was scored on them.
         chosen: the metrics; None takes those that the rows call for.
+
+    Raises:
+        DataError: choices are compared, and rows have no usable ones; all are named.
     """
     pairs = read_rows(file)
     rows, places = [], []
@@ -84,4 +94,5 @@ def task_rows(file: str, chosen: ChosenMetrics | None) -> TaskRows:
         if found is not None:
             rows.append(AnsweredRow(record.where, last_message(record), found[1], "", raw))
             places.append(place)
-    return TaskRows(rows, places, len(pairs), chosen or fitting_metrics(rows, choices=False))
+    chosen = chosen or fitting_metrics(rows, list_choices(rows))
+    return TaskRows(rows, places, len(pairs), chosen, choice_rows(rows) if chosen.choice else [])

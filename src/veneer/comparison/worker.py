@@ -12,11 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from veneer.assistant import Assistant, AssistantRequest, load_assistant
-from veneer.comparison.order import BASE, Order, RunOutcome, read_order
-from veneer.data.records import read_records
+from veneer.comparison.order import BASE, Order, RunOutcome, read_order, read_outcome, write_choices
+from veneer.data.records import read_rows
 from veneer.enums import Method, Products
 from veneer.errors import Interrupted, VeneerError
-from veneer.evaluation.rows import prepare, score_rows
+from veneer.evaluation.metrics.choose import CHOICE, named_metrics
+from veneer.evaluation.rows import choice_losses, prepare, prepare_choices, score_rows
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.events import Event, RunFailed, RunStarted, to_json
 from veneer.io.files import remove_folder
@@ -43,13 +44,21 @@ def carry_out(order: Order) -> None:
     Raises:
         VeneerError: as `train` and `evaluate`.
     """
-    outcome = RunOutcome(order.method, order.seed, {}, []) if order.method == BASE else _train(order)
-    records = read_records(order.eval_file)
+    found = read_outcome(order.folder)
+    if found is None:
+        outcome = RunOutcome(order.method, order.seed, {}, []) if order.method == BASE else _train(order)
+    pairs = read_rows(order.eval_file)
     assistant = _assistant(order)
-    rows = prepare(assistant, records, max_new_tokens=order.max_new_tokens, emit=_say)
-    scores = score_rows(assistant, rows, emit=_say)
-    outcome = replace(outcome, metrics={one.name: one.total for one in measures_of(scores)}, rows=scores)
-    outcome.write(order.folder, [score.answer for score in scores])
+    records, raw = [record for record, _ in pairs], [row for _, row in pairs]
+    rows = prepare(assistant, records, max_new_tokens=order.max_new_tokens, emit=_say, raw=raw)
+    if order.choices:
+        rows = prepare_choices(assistant, rows, named_metrics([CHOICE]))
+        assert rows.choices is not None, "they were named"
+        write_choices(order.folder, choice_losses(assistant, rows.choices, emit=_say))
+    if found is None:
+        scores = score_rows(assistant, rows, emit=_say)
+        outcome = replace(outcome, metrics={one.name: one.total for one in measures_of(scores)}, rows=scores)
+        outcome.write(order.folder, [score.answer for score in scores])
     checkpoints = RunFolder(order.folder).checkpoints
     if checkpoints.is_dir():
         remove_folder(checkpoints)

@@ -16,7 +16,7 @@ from veneer.data.chat import Example, split_for_evaluation
 from veneer.data.records import Record
 from veneer.errors import DataError, ModelError, listing
 from veneer.evaluation.metrics.base import AnsweredRow, TaskMetric, TaskResult, expanded
-from veneer.evaluation.metrics.choice import CHOICES, ChoiceRow, choice, choices_of, with_answer
+from veneer.evaluation.metrics.choice import ChoiceRow, choice, choice_rows, list_choices, with_answer
 from veneer.evaluation.metrics.choose import ChosenMetrics, fitting_metrics
 from veneer.evaluation.scoring import Question, RowScore, row_losses, score
 from veneer.evaluation.statistics.compare import measures_of
@@ -189,7 +189,7 @@ def score_model(
     scores = score_rows(assistant, rows, emit=emit, who=who)
     results = answer_metrics(rows, scores, chosen.answers)
     if rows.choices is not None:
-        results.append(_compare_choices(assistant, rows.choices, emit, who))
+        results.append(choice(rows.choices.rows, choice_losses(assistant, rows.choices, emit=emit, who=who)))
     measures = measures_of(scores)
     for result in results:
         measures += [expanded(one, rows.asked, len(rows.records)) for one in result.measures]
@@ -205,8 +205,8 @@ def answer_metrics(rows: RowSet, scores: Sequence[RowScore], metrics: Sequence[T
 
 def fitting(rows: RowSet) -> ChosenMetrics:
     """The metrics that rows call for (see `fitting_metrics`)."""
-    lists_choices = bool(rows.asked and rows.raw) and all(CHOICES in rows.raw[index] for index in rows.asked)
-    return fitting_metrics(rows.answered([None] * len(rows.records)), lists_choices)
+    answered = rows.answered([None] * len(rows.records))
+    return fitting_metrics(answered, list_choices(answered))
 
 
 def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics) -> RowSet:
@@ -218,15 +218,7 @@ def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics) -
     if not chosen.choice:
         return rows
     answered = rows.answered([None] * len(rows.records))
-    labels = list(dict.fromkeys(row.reference for row in answered))
-    found, problems = [], []
-    for row in answered:
-        try:
-            found.append(choices_of(row.row, row.reference, row.where, labels))
-        except DataError as error:
-            problems.append(str(error))
-    if problems:
-        raise DataError(f"{len(problems)} of {len(answered)} rows have no usable choices:\n{listing(problems)}")
+    found = choice_rows(answered)
     examples = [
         assistant.encoder.encode(with_answer(rows.records[index], row.reference, text))
         for index, row, one in zip(rows.asked, answered, found, strict=True)
@@ -235,11 +227,13 @@ def prepare_choices(assistant: Assistant, rows: RowSet, chosen: ChosenMetrics) -
     return replace(rows, choices=ChoiceSet(found, examples))
 
 
-def _compare_choices(assistant: Assistant, choices: ChoiceSet, emit: Subscriber, who: str) -> TaskResult:
-    """Compare the choices of every row by their likelihood."""
+def choice_losses(
+    assistant: Assistant, choices: ChoiceSet, *, emit: Subscriber = ignore, who: str = "model"
+) -> list[list[float]]:
+    """Nats of every choice of each row; the arguments are those of `score_rows`."""
     examples = choices.examples
     with Stage(emit, f"comparing choices with the {who}", total=len(examples), unit="choices") as stage:
         losses = iter(
             [loss for loss, _ in row_losses(assistant.model, examples, on_done=stage.advance, share=assistant.share)]
         )
-    return choice(choices.rows, [[next(losses) for _ in one.choices] for one in choices.rows])
+    return [[next(losses) for _ in one.choices] for one in choices.rows]

@@ -42,10 +42,7 @@ def _facts(lock: dict[str, Any]) -> dict[str, Any]:
         "rank, alpha": f"{lora['rank']}, {lora['alpha']:g}",
         "target modules": targets if isinstance(targets, str) else ", ".join(targets),
     }
-    files = [
-        f"{config['data'][key.removeprefix('data.')]} (SHA-256 {digest[:12]}…)"
-        for key, digest in lock["data"]["files"].items()
-    ]
+    files = [f"{_file_named(config, key)} (SHA-256 {digest[:12]}…)" for key, digest in lock["data"]["files"].items()]
     return {
         "base model": lock["base"]["model"],
         "method": config["method"],
@@ -60,6 +57,16 @@ def _facts(lock: dict[str, Any]) -> dict[str, Any]:
         "computed on": f"{hardware['name']} ({hardware['device']}), {hardware['threads']} threads",
         "versions": ", ".join(f"{name} {version}" for name, version in lock["versions"].items()),
     }
+
+
+def _file_named(config: dict[str, Any], key: str) -> str:
+    """A file of rows by its key in `run.lock` (`veneer.data.sources.RowFile.key`): `data.file`, `data.sources.0.file`,
+    either with a file's name behind it where a pattern found several."""
+    path, _, name = key.partition(" ")
+    value: Any = config
+    for part in path.split("."):
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    return name or str(value)
 
 
 def _measured(run: RunFolder) -> dict[str, Any]:

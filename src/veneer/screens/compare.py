@@ -59,7 +59,8 @@ def compare_visibly(config: CompareConfig, *, as_json: bool) -> CompareResult | 
 def comparison_of_methods(result: CompareResult) -> Table:
     """A row for the base and each method: what it takes, and what comes of it."""
     names = [name for name in ("loss", "exact", "fields") if any(name in one.metrics for one in result.methods)]
-    title = f"{result.config.data}: {result.training_rows:,} rows trained, {result.evaluation_rows:,} others scored"
+    rows = result.config.data or "several sources"
+    title = f"{rows}: {result.training_rows:,} rows trained, {result.evaluation_rows:,} others scored"
     measures = [f"{name}\n%" if name in SHARES else name for name in names]
     # Units in the headings, so that it fits into 80 columns.
     headings = ("", "trained\nmillions", "disk\nMB", "memory\nMB", "time\ns", *measures)

@@ -15,7 +15,7 @@ import numpy as np
 
 from veneer.data.records import Record
 from veneer.errors import DataError, listing
-from veneer.evaluation.metrics.base import TaskResult
+from veneer.evaluation.metrics.base import AnsweredRow, TaskResult
 from veneer.evaluation.metrics.calibration import calibration
 from veneer.evaluation.statistics.measures import mean_of
 
@@ -51,6 +51,29 @@ def choices_of(row: Mapping[str, Any], reference: str, where: str, labels: Seque
     if reference not in given:
         raise DataError(f"{where}: the answer {reference!r} is none of the {CHOICES}: {listing(given, limit=5)}")
     return ChoiceRow(tuple(given), given.index(reference))
+
+
+def list_choices(rows: Sequence[AnsweredRow]) -> bool:
+    """Whether there are rows, and every one lists its choices."""
+    return bool(rows) and all(CHOICES in row.row for row in rows)
+
+
+def choice_rows(rows: Sequence[AnsweredRow]) -> list[ChoiceRow]:
+    """The choices of rows: what each lists, or the answers of all rows.
+
+    Raises:
+        DataError: rows have no usable choices; all are named.
+    """
+    labels = list(dict.fromkeys(row.reference for row in rows))
+    found, problems = [], []
+    for row in rows:
+        try:
+            found.append(choices_of(row.row, row.reference, row.where, labels))
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError(f"{len(problems)} of {len(rows)} rows have no usable choices:\n{listing(problems)}")
+    return found
 
 
 def with_answer(record: Record, reference: str, answer: str) -> Record:
