@@ -151,4 +151,7 @@ def meta_model(
     generator = torch.Generator
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "Generator", lambda device="cpu": generator())  # there is none of the meta device
-        return model, inject(model, LoraSpec(rank=rank, alpha=2.0 * rank, dropout=dropout))
+        adapter = inject(model, LoraSpec(rank=rank, alpha=2.0 * rank, dropout=dropout))
+        patch.setattr(torch.Tensor, "is_cuda", property(lambda x: x.device == META))
+        adapter.round_ahead(torch.bfloat16)
+        return model, adapter

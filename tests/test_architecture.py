@@ -301,6 +301,7 @@ SUITES = {
     "adapters/test_features.py": "every kind of adapter that PEFT makes, both ways",
     "data/test_families.py": "the chat format of every family, from its mask to its prompt",
     "gpu/test_compile.py": "every Triton kernel, by Triton's compiler",
+    "gpu/test_card.py": "launches, waits and bytes of training on a GPU, counted without one",
     "gpu/test_interpreter.py": "the files of this folder that Triton's interpreter runs",
     "model/test_families.py": "every family, against transformers",
     "model/test_mixtures.py": "every mixture, against transformers",

@@ -268,14 +268,30 @@ def test_on_a_card_the_sums_of_a_factors_gradient_stay_float32_to_their_end(
     """cuBLAS splits a sum over thousands of tokens; parts of 16 bits would be rounded before they are added."""
     asked: list[torch.dtype] = []
 
-    def mm(left: torch.Tensor, right: torch.Tensor, out_dtype: torch.dtype) -> torch.Tensor:
+    def addmm(
+        room: torch.Tensor, left: torch.Tensor, right: torch.Tensor, out_dtype: torch.dtype, beta: float, alpha: float
+    ) -> torch.Tensor:
         asked.append(out_dtype)
-        return left.to(out_dtype).matmul(right.to(out_dtype))
+        assert (room.dtype, beta) == (out_dtype, 0), "what is in the room does not count"
+        return alpha * left.to(out_dtype).matmul(right.to(out_dtype))
 
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    monkeypatch.setattr(torch, "mm", mm)
+    monkeypatch.setattr(torch, "addmm", addmm)
     left, right = torch.randn(300, 16).to(dtype), torch.randn(300, 24).to(dtype)
     found = outer(left, right, 0.5)
     assert asked == [torch.float32]
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), 0.5 * left.double().T @ right.double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_on_a_card_the_large_product_is_added_onto_the_update(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.randn(9, 24, dtype=torch.float64), torch.randn(16, 24, dtype=torch.float64)
+    left, right = torch.randn(9, 3, dtype=torch.float64), torch.randn(16, 3, dtype=torch.float64)
+    own = torch.randn(16, dtype=torch.float64) if bias else None
+    grad = torch.randn(9, 16, dtype=torch.float64)
+    update, back = LowRank(left, right, 0.3), LowRank(left, torch.randn(3, 24, dtype=torch.float64), 0.3)
+    expected = outputs(x, weight, own, update), inputs(grad, weight, back)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    for ours, theirs in zip((outputs(x, weight, own, update), inputs(grad, weight, back)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

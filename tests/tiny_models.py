@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -119,16 +119,23 @@ def largest_difference(a: Tensor, b: Tensor) -> float:
     return float((a.detach().double() - b.detach().double()).abs().max())
 
 
+def storage_address(tensor: Tensor) -> int:
+    """Where the storage of a tensor begins."""
+    return tensor.untyped_storage().data_ptr()
+
+
 @contextmanager
-def saved_for_backward(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[int, Tensor]]:
-    """Every tensor that autograd saves within the block, by its storage.
+def saved_for_backward(
+    monkeypatch: pytest.MonkeyPatch, place: Callable[[Tensor], int] = storage_address
+) -> Iterator[dict[int, Tensor]]:
+    """Every tensor that autograd saves within the block, by its storage, which `place` tells from others.
 
     Hooks do not nest, so those of `recomputed_in_backward` are listened to as well.
     """
     found: dict[int, Tensor] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        found[tensor.untyped_storage().data_ptr()] = tensor
+        found[place(tensor)] = tensor
         return tensor
 
     pack_of = recompute_module._RecomputedTensor.pack

@@ -92,6 +92,8 @@ def outputs(
         native.product(x, weight, factors, wide_bias, scale, y, by_outputs=True)
         return y
     own_bias = None if bias is None else bias.to(x.dtype)
+    if x.is_cuda and update is not None and out is None:
+        return _onto_update(x, weight.t(), update.left, update.right.t(), update.scale, own_bias)
     if out is None:
         y = functional.linear(x, weight, own_bias)
     elif own_bias is None:
@@ -109,8 +111,21 @@ def inputs(grad: Tensor, weight: Tensor, update: LowRank | None = None) -> Tenso
         factors, scale = _factors(update)
         native.product(grad, weight, factors, None, scale, x, by_outputs=False)
         return x
+    if grad.is_cuda and update is not None:
+        return _onto_update(grad, weight, update.left, update.right, update.scale, None)
     x = grad @ weight
     return x if update is None else update.add_to_inputs(x)
+
+
+def _onto_update(x: Tensor, weight: Tensor, left: Tensor, right: Tensor, scale: float, bias: Tensor | None) -> Tensor:
+    """x · weight + scale · left · right + bias, for a GPU: the small product first, and the large one added onto it.
+
+    cuBLAS reads what it adds to while it computes, so that the reading hides behind a product of thousands of columns;
+    behind one of sixteen it would take most of the time. And the large product is not rounded before the sum.
+    """
+    if bias is None:
+        return torch.mm(left, right).addmm_(x, weight, beta=scale)
+    return torch.addmm(bias, left, right, alpha=scale).addmm_(x, weight)
 
 
 class StoredFrozen(Protocol):
@@ -166,8 +181,10 @@ def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
     wide_dtype = torch.promote_types(left.dtype, torch.float32)
     native = _kernels(left, right)
     if native is None and left.is_cuda and left.dtype != wide_dtype:
-        # cuBLAS splits a sum over thousands of tokens among blocks; of 16 bits its parts would be rounded too.
-        return torch.mm(left.t(), right, out_dtype=wide_dtype).mul_(scale)
+        # cuBLAS splits a sum over thousands of tokens among blocks; of 16 bits its parts would be rounded too. It
+        # scales what it writes, and does not read what is there before where that counts 0 times.
+        room = torch.empty((left.shape[1], right.shape[1]), dtype=wide_dtype, device=left.device)
+        return torch.addmm(room, left.t(), right, out_dtype=wide_dtype, beta=0, alpha=scale)
     if native is None:
         return torch.mm(left.t(), right).to(wide_dtype).mul_(scale)
     out = torch.empty((left.shape[1], right.shape[1]), dtype=wide_dtype)

@@ -16,6 +16,7 @@ from veneer.adapters.experts import ExpertsUpdate
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.module import AdapterModule
 from veneer.adapters.modules_to_save import Place, SavedModule
+from veneer.adapters.rounded import RoundedFactors
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear, Embedding, RmsNorm
@@ -30,6 +31,7 @@ class Adapter:
     modules: list[tuple[str, AdapterModule]]
     generator: torch.Generator = field(repr=False)
     """Generator of the dropout masks. The training loop seeds it for every step."""
+    _rounded: RoundedFactors | None = field(default=None, repr=False)
 
     @property
     def layers(self) -> dict[str, AdapterModule]:
@@ -40,6 +42,22 @@ class Adapter:
         """The low-rank updates of linear layers, by path."""
         found = [(path, part.lora if isinstance(part, DoraLinear) else part) for path, part in self.modules]
         return {path: part for path, part in found if isinstance(part, LoraLinear)}
+
+    def round_ahead(self, dtype: torch.dtype) -> None:
+        """Keep the factors of plain updates rounded to `dtype`, on a GPU that computes in 16 bits."""
+        pairs = [update.pairs() for update in self._plain_updates()]
+        if pairs and pairs[0][0].is_cuda and dtype.itemsize == 2:
+            self._rounded = RoundedFactors(pairs, dtype)
+            self.round_again()
+
+    def round_again(self) -> None:
+        """Round the factors as they are now, if they are kept rounded."""
+        if self._rounded is not None:
+            for update, rounded in zip(self._plain_updates(), self._rounded.refresh(), strict=True):
+                update.rounded = rounded
+
+    def _plain_updates(self) -> list[LoraLinear]:
+        return [update for update in self.updates().values() if update.subtracted_a is None]
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """All trained parameters, by the names of `tensors()`."""

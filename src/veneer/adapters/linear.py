@@ -14,6 +14,7 @@ quantised. The saved pair [A; A₀], [B, −B₀] is a plain adapter of twice th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -21,7 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from veneer.adapters.module import copy_tensors
+from veneer.adapters.rounded import Rounded
+from veneer.adapters.together import Updated, together
 from veneer.model.decoder import BaseLinear
+from veneer.model.leaves import SharesInput
 from veneer.native.stored import StoredLayer, StoredLinear, StoredUpdate, stored_dense
 from veneer.products import LowRank, inputs, outer, outputs
 
@@ -30,29 +34,47 @@ class _LoraProduct(torch.autograd.Function):
     """Base and update in one product. `adapted` is x after dropout, or x itself."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, adapted: Tensor, a: Tensor, b: Tensor, base: BaseLinear, scale: float) -> Tensor:
-        down = outputs(adapted, a.to(x.dtype))
-        y = base.product(x, LowRank(down, b.to(x.dtype), scale))
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        adapted: Tensor,
+        a: Tensor,
+        b: Tensor,
+        base: BaseLinear,
+        scale: float,
+        rounded: Rounded | None,
+    ) -> Tensor:
+        narrow_a, narrow_b = _narrow(a, b, rounded, x.dtype)
+        down = outputs(adapted, narrow_a)
+        y = base.product(x, LowRank(down, narrow_b, scale))
         # Only the gradient of A needs this input. Where A is not trained, only the small product is kept.
         ctx.save_for_backward(adapted if ctx.needs_input_grad[2] else None, down, a, b)
-        ctx.base, ctx.scale, ctx.one_input = base, scale, adapted is x
+        ctx.base, ctx.scale, ctx.one_input, ctx.rounded = base, scale, adapted is x, rounded
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         adapted, down, a, b = ctx.saved_tensors
         dy = grads[0]
+        narrow_a, narrow_b = _narrow(a, b, ctx.rounded, dy.dtype)
         # The scale is applied later: if it is no power of two, it would round the factors of three products once more.
-        d_down = inputs(dy, b.to(dy.dtype))
+        d_down = inputs(dy, narrow_b)
         grad_a = None if adapted is None else outer(d_down, adapted, ctx.scale).to(a.dtype)
         grad_b = outer(dy, down, ctx.scale).to(b.dtype)
         grad_x = grad_adapted = None
-        update = LowRank(d_down, a.to(dy.dtype), ctx.scale)
+        update = LowRank(d_down, narrow_a, ctx.scale)
         if ctx.needs_input_grad[0]:
             grad_x = ctx.base.input_gradient(dy, update if ctx.one_input else None)
         if ctx.needs_input_grad[1] and not ctx.one_input:
             grad_adapted = torch.mm(update.left, update.right).mul_(ctx.scale)
-        return grad_x, grad_adapted, grad_a, grad_b, None, None
+        return grad_x, grad_adapted, grad_a, grad_b, None, None, None
+
+
+def _narrow(a: Tensor, b: Tensor, rounded: Rounded | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """A and B in `dtype`: as they were rounded ahead, or rounded now."""
+    if rounded is not None and rounded.stands_for(a, b, dtype):
+        return rounded.a, rounded.b
+    return a.to(dtype), b.to(dtype)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +94,7 @@ class Dropout:
         return x * keep
 
 
-class LoraLinear(nn.Module, StoredLayer):
+class LoraLinear(nn.Module, StoredLayer, SharesInput):
     """A base linear with a LoRA update.
 
     Args:
@@ -110,6 +132,8 @@ class LoraLinear(nn.Module, StoredLayer):
         self.scale = scale
         self.dropout = dropout or Dropout()
         self.enabled = True
+        self.rounded: Rounded | None = None
+        """A and B as they were rounded ahead; without them they are rounded at each product."""
 
     @property
     def rank(self) -> int:
@@ -132,8 +156,29 @@ class LoraLinear(nn.Module, StoredLayer):
     def from_inputs(self, x: Tensor, adapted: Tensor) -> Tensor:
         """The base's product with `x` plus the update's product with `adapted`."""
         a, b = self.pairs()
-        y = cast(Tensor, _LoraProduct.apply(x, adapted, a, b, self.base, self.scale))  # type: ignore[no-untyped-call]
+        own = (x, adapted, a, b, self.base, self.scale, self.rounded)
+        y = cast(Tensor, _LoraProduct.apply(*own))  # type: ignore[no-untyped-call]
         return y if self.lora_B_bias is None else y + (self.scale * self.lora_B_bias).to(y.dtype)
+
+    def with_others(self, others: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...] | None:
+        """See `SharesInput`: on a GPU, where all are plain updates of one scale."""
+        if not x.is_cuda or x.dim() != 2:
+            return None
+        layers = [layer for layer in (self, *others) if type(layer) is LoraLinear and layer._plain]
+        if len(layers) <= len(others) or len({layer.scale for layer in layers}) > 1:
+            return None
+        parts = []
+        for layer in layers:
+            a, b = _narrow(layer.lora_A, layer.lora_B, layer.rounded, x.dtype)
+            parts.append(Updated(layer.base, a, b, layer.scale))
+        return together(x, parts, [(layer.lora_A, layer.lora_B) for layer in layers])
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the layer is its base and one pair of trained factors, with nothing dropped."""
+        dropped = self.training and self.dropout.probability > 0.0
+        more = self.lora_B_bias is not None or self.subtracted_a is not None
+        return self.enabled and not dropped and not more and self.lora_A.requires_grad and self.lora_B.requires_grad
 
     def pairs(self) -> tuple[Tensor, Tensor]:
         """A `[r, in]` and B `[out, r]` of the whole update, with the subtracted pair behind them."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from veneer.model.attention import Attention
 from veneer.model.experts import Expert, Experts, Mixture
 from veneer.model.fused import geglu, swiglu
-from veneer.model.leaves import DenseLinear, RmsNorm, Weights, make_norm
+from veneer.model.leaves import DenseLinear, RmsNorm, Weights, make_norm, outputs_of
 from veneer.model.recompute import recomputed_in_backward
 from veneer.model.rope import Angles, turn_heads
 from veneer.model.shape import Activation, DecoderSpec, Norm, NormPlacement, Projections, QkNorm
@@ -80,7 +80,8 @@ class SelfAttention(nn.Module):
     def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, `[tokens, heads · head_dim]` each."""
         if not self.fused:
-            return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+            queries, keys, values = outputs_of((self.q_proj, self.k_proj, self.v_proj), x)
+            return queries, keys, values
         inner, inner_kv = self.widths
         # Copies, since the kernels read whole rows, and views would keep the fused output for backward.
         parts = torch.split(self.qkv_proj(x), [inner, inner_kv, inner_kv], dim=-1)
@@ -112,7 +113,7 @@ class Mlp(nn.Module):
         if self.fused:
             gate, up = cast(Tensor, self.gate_up_proj(x)).chunk(2, dim=-1)
         else:
-            gate, up = self.gate_proj(x), self.up_proj(x)
+            gate, up = outputs_of((self.gate_proj, self.up_proj), x)
         mixed = self.gated(gate, up)
         with recomputed_in_backward(mixed, lambda: self.gated(gate.detach(), up.detach())):
             return cast(Tensor, self.down_proj(mixed))

@@ -6,6 +6,8 @@ quantised, trainable), and can stream it from disk.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Protocol, Self
 
 import torch
@@ -32,6 +34,26 @@ class BaseLinear(Frozen, Protocol):
     def __call__(self, x: Tensor) -> Tensor:
         """x Wᵀ (+ bias), `[tokens, in_features]` to `[tokens, out_features]`."""
         ...
+
+
+class SharesInput(ABC):
+    """A linear layer that can be computed together with others that read the same input."""
+
+    @abstractmethod
+    def with_others(self, others: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...] | None:
+        """The outputs of this layer and of the others, `[tokens, out]` each; None where each computes its own.
+
+        Args:
+            others: linear layers.
+            x: the input of all, `[tokens, in]`.
+        """
+
+
+def outputs_of(layers: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, ...]:
+    """The outputs of linear layers that read the same input `[tokens, in]`, `[tokens, out]` each."""
+    first = layers[0]
+    joined = first.with_others(layers[1:], x) if isinstance(first, SharesInput) else None
+    return tuple(layer(x) for layer in layers) if joined is None else joined
 
 
 class Weights(Protocol):

@@ -21,6 +21,8 @@ STATISTIC = 4
 """Bytes of a float32 number: a norm's rstd, a row's log-sum-exp, an angle's cosine."""
 FORMULA = 256
 """Bytes of a document's numbers in a formula over whole answers, at most."""
+FLASH_STATE = 16
+"""Bytes of a generator's state that FlashAttention keeps."""
 INDEX = 8
 """Bytes of an int64 token id or index."""
 
@@ -77,8 +79,9 @@ def _stages(setup: Setup, tokens: int, keys: int, *, experts: bool, joined: bool
 
 
 def attended_keys(setup: Setup, batch: BatchShape) -> int:
-    """The number of keys that attention reads: on a GPU a shared beginning once more for each document."""
-    return batch.tokens + (0 if setup.device == "cpu" else batch.shared * batch.documents)
+    """The number of keys that attention reads: on a GPU a shared beginning once more for each document, of which the
+    tokens that fill a micro-batch up are one."""
+    return batch.tokens + (0 if setup.device == "cpu" else batch.shared * (batch.documents + 1))
 
 
 def by_flash(setup: Setup) -> bool:
@@ -91,7 +94,8 @@ def _kept_by_attention(setup: Setup, tokens: int, keys: int) -> int:
     spec, size = setup.spec, setup.dtype.itemsize
     if setup.device == "cpu" or by_flash(setup):
         heads = tokens * 2 * spec.num_heads + keys * 2 * spec.num_kv_heads
-        return heads * spec.head_dim * size + tokens * spec.num_heads * STATISTIC
+        state = 0 if setup.device == "cpu" else FLASH_STATE
+        return heads * spec.head_dim * size + tokens * spec.num_heads * STATISTIC + state
     # A call for each document, whose queries are read with the beginning in front and whose keys are repeated for all
     # heads; and all outputs, laid end to end.
     heads = (4 * keys + tokens) * spec.num_heads

@@ -88,6 +88,7 @@ class Memory:
     base: int
     """Weights of the base in their form in memory; in full fine-tuning the trained weights."""
     adapters: int
+    """The adapter, and on a GPU its factors in the compute dtype."""
     gradients: int
     """Gradients, and their sums over lanes where there are several."""
     optimizer: int
@@ -184,7 +185,7 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
     return Memory(
         runtime=runtime,
         base=base_bytes(setup),
-        adapters=4 * setup.adapter_weights,
+        adapters=setup.adapter_weights * (4 if cpu or setup.dtype.itemsize == 4 else 4 + setup.dtype.itemsize),
         gradients=gradients,
         optimizer=state_bytes(setup),
         activations=activations,
@@ -285,7 +286,7 @@ def _gpu_attention_scratch(setup: Setup, batch: BatchShape) -> int:
     """
     spec, size = setup.spec, setup.dtype.itemsize
     by_head, by_key_head = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
-    keys, copies = attended_keys(setup, batch), batch.shared * batch.documents
+    keys, copies = attended_keys(setup, batch), batch.shared * (batch.documents + 1)
     if not by_flash(setup):
         return (batch.tokens * (by_head + 2 * by_key_head) + 8 * (batch.shared + batch.longest) * by_head) * size
     sums = 4 * (batch.tokens + FLASH_ROWS * batch.documents) * by_head

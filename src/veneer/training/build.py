@@ -73,6 +73,7 @@ def adapter_on(model: LanguageModel, inputs: RunInputs) -> AdapterTraining:
     )
     adapter = inject(model, prepared.lora, seed=config.train.seed, sources=sources, targets=prepared.targets)
     start_from(adapter, config)
+    adapter.round_ahead(model.dtype)
     saved = inputs.data.tokenizer if config.lora.new_tokens else None
     return AdapterTraining(adapter, model_name(origin.source), config.revision, saved)
 

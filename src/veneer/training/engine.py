@@ -358,6 +358,7 @@ class Engine:
         self._stepping = True
         with out_of_memory_while(f"changing the weights in step {step.number}"):
             self.optimizer.step(rate)
+            self.trainable.changed()
         self._stepping = False
         tokens = sum(batch.document_tokens for batch in step.batches)
         seconds = spent + time.perf_counter() - begun

@@ -30,6 +30,10 @@ class Trainable(Protocol):
         """Start the random draws of one step (dropout), so that a resumed run draws the same."""
         ...
 
+    def changed(self) -> None:
+        """Take note that the weights have changed."""
+        ...
+
     def generator(self) -> torch.Generator | None:
         """The source of those draws, if there are any."""
         ...
@@ -66,6 +70,10 @@ class AdapterTraining:
         """Seed the dropout masks."""
         self.adapter.generator.manual_seed(seed)
 
+    def changed(self) -> None:
+        """Round the factors again, where they are kept rounded."""
+        self.adapter.round_again()
+
     def generator(self) -> torch.Generator | None:
         """The adapter's."""
         return self.adapter.generator
@@ -94,6 +102,9 @@ class FullTraining:
 
     def seed_step(self, seed: int) -> None:
         """Nothing is drawn: the decoder has no dropout."""
+
+    def changed(self) -> None:
+        """Nothing is made of the weights ahead."""
 
     def generator(self) -> None:
         """Nothing is drawn."""

@@ -1,0 +1,186 @@
+"""What training asks of a card, counted without one: launches of a layer, waits of a step, bytes that are kept.
+
+Shapes are those of an 8B Llama, with two or three layers, on the meta device (`cards`). How long anything takes is not
+told by this; `benchmarks/gpu.py` measures it on a card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cards import LLAMA_8B, META, Tally, card, meta_model
+from tiny_models import saved_for_backward
+from veneer.adapters.spec import LoraSpec
+from veneer.data.batches import MicroBatch, pack
+from veneer.data.chat import Example
+from veneer.enums import Method, Schedule
+from veneer.events import Event, EventLog, StepDone
+from veneer.model.recompute import Recomputation
+from veneer.model.spec import spec_from_hf
+from veneer.planning.activations import kept_activations
+from veneer.planning.setup import BatchShape, Setup
+from veneer.run_folder import RunFolder
+from veneer.training.checkpoint import CheckpointStore, Progress
+from veneer.training.engine import Engine
+from veneer.training.objective import OverModel
+from veneer.training.optim import RateSchedule
+from veneer.training.optimizers.adamw import AdamW
+from veneer.training.optimizers.base import RuleOptimizer
+from veneer.training.trainable import AdapterTraining
+
+MOST_LAUNCHES = {False: 100, True: 105}
+"""Kernels of a layer and micro-batch, forward and backward, beside a base in 16 bits and in 4."""
+WEIGHTS = {"cross_entropy": 1000.0}
+
+
+def rows(count: int, length: int, shared: int = 0) -> list[Example]:
+    """Rows of random tokens, the first `shared` of which are the same in all."""
+    source = np.random.default_rng(0)
+    front = source.integers(3, 90, shared).astype(np.int32)
+    return [
+        Example(
+            np.concatenate((front, source.integers(3, 90, length).astype(np.int32))),
+            np.arange(shared + length) > shared,
+            "",
+        )
+        for _ in range(count)
+    ]
+
+
+def launches(patch: pytest.MonkeyPatch, layers: int, quantized: bool, **settings: Any) -> tuple[int, int]:
+    """Kernels of a step's first micro-batch and of its second, whose gradients are added to those of the first."""
+    model, _ = meta_model(layers=layers, quantized=quantized, **settings)
+    (batch,) = pack(rows(2, 1024), 4096)
+    counts = []
+    with card(patch) as tally:
+        for _ in range(2):
+            before = tally.total
+            OverModel(model).sums(batch).loss(WEIGHTS).backward()
+            counts.append(tally.total - before)
+    return counts[0], counts[1]
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_layer_launches_few_kernels(quantized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    two, three = (launches(monkeypatch, layers, quantized) for layers in (2, 3))
+    of_a_layer = [more - fewer for fewer, more in zip(two, three, strict=True)]
+    print(f"quantized={quantized}: {of_a_layer} launches a layer and micro-batch")
+    assert all(50 < count <= MOST_LAUNCHES[quantized] for count in of_a_layer)
+
+
+def test_dropout_costs_launches_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The count is of real operations: dropping inputs takes a mask and two products for each of seven layers."""
+    plain, dropping = (launches(monkeypatch, 2, False, dropout=dropout)[0] for dropout in (0.0, 0.1))
+    assert dropping - plain >= 2 * 7 * 3
+
+
+class Steps:
+    """Two micro-batches a step (`StepSource`)."""
+
+    def lanes(self, step: int, most: int | None = None) -> Sequence[Sequence[MicroBatch]]:
+        batches = pack(rows(4, 500, shared=12), 1100)
+        assert len(batches) == 2
+        return [batches]
+
+    def epoch(self, step: int) -> float:
+        return 0.0
+
+
+def engine(folder: Path, quantized: bool) -> tuple[Engine, list[Event]]:
+    model, adapter = meta_model(layers=2, quantized=quantized)
+    trainable = AdapterTraining(adapter, "base")
+    events: list[Event] = []
+    folder.mkdir(parents=True)
+    made = Engine(
+        model=model,
+        trainable=trainable,
+        objective=OverModel(model),
+        source=Steps(),
+        optimizer=RuleOptimizer(trainable.named(), AdamW((0.9, 0.999)), weight_decay=0.0),
+        schedule=RateSchedule(peak=0.01, steps=100, warmup=0.0, shape=Schedule.CONSTANT, end=0.0),
+        clip=0.5,
+        seed=3,
+        evaluate=None,
+        eval_every=1000,
+        save_every=1000,
+        checkpoints=CheckpointStore(RunFolder(folder), keep=1, identity={}),
+        log=EventLog(folder / "events.jsonl", [events.append]),
+        stop=lambda: False,
+    )
+    return made, events
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_step_waits_for_the_card_once(quantized: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, events = engine(tmp_path / "run", quantized)
+    progress = Progress()
+    waits: list[tuple[int, int]] = []
+    with card(monkeypatch) as tally:
+        made.start(progress)
+        for _ in range(3):
+            begun = len(tally.waits)
+            step, means = made._computed(progress)
+            inside = len(tally.waits) - begun
+            made.complete(progress, step, means, 0.1)
+            waits.append((inside, len(tally.waits) - begun - inside))
+    assert [event.step for event in events if isinstance(event, StepDone)] == [1, 2, 3]
+    # The tables of the 4-bit code are sent once, in the first step.
+    assert waits[1:] == [(0, 1), (0, 1)]
+    assert tally.sent > 0
+
+
+def test_the_optimiser_is_a_few_launches_however_many_factors_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, _ = engine(tmp_path / "run", False)
+    progress = Progress()
+    with card(monkeypatch) as tally:
+        step, means = made._computed(progress)
+        before = Tally(launches=tally.launches.copy()).total
+        made.complete(progress, step, means, 0.1)
+        found = tally.total - before
+    assert len(made.optimizer.parameters) == 28
+    assert found <= 10
+
+
+def place(tensor: Tensor) -> int:
+    """What tells the storages of tensors without memory."""
+    return tensor.untyped_storage()._cdata
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("shared", [0, 300])
+def test_what_is_kept_on_a_card_is_what_the_plan_says(
+    shared: int, quantized: bool, recompute: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = meta_model(layers=2, quantized=quantized)
+    if recompute:
+        model.model.recomputation = Recomputation(None)
+    (batch,) = pack(rows(5, 150, shared=shared), 10**4)
+    assert batch.shared == shared
+    with card(monkeypatch):
+        own = {place(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        with saved_for_backward(monkeypatch, place) as found:
+            OverModel(model).sums(batch)
+        really = sum(x.untyped_storage().nbytes() for at, x in found.items() if at not in own and x.device == META)
+        if recompute:
+            really += len(batch.tokens) * model.spec.head_dim * 4  # cosine and sine, held without being saved
+    of = Setup(
+        spec=spec_from_hf(LLAMA_8B | {"num_hidden_layers": 2}),
+        method=Method.QLORA if quantized else Method.LORA,
+        dtype=torch.bfloat16,
+        device="cuda",
+        lora=LoraSpec(rank=16, alpha=32.0),
+    )
+    cut = BatchShape(
+        tokens=len(batch.tokens), documents=5, longest=150 + shared, supervised=batch.supervised, shared=shared
+    )
+    assert kept_activations(of, cut, recompute=recompute) == really
