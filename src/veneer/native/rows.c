@@ -3,31 +3,28 @@
  *
  * A sum has VL lanes: lane l adds up the products of the elements l, l + VL, l + 2 VL, … of a row as they stand after
  * widening, one after the other, and the lanes are added in halves. Few rows are multiplied while their weights are still
- * in registers; for more the weights of some columns are widened into the cache once, and all rows run past them. Both
- * take every sum in the same order, so that a row's bits do not depend on the rows beside it.
+ * in registers; for more the weights of some columns are widened into the cache, a part of the depth at a time, and all
+ * rows run past them. Both take every sum in the same order, so that a row's bits do not depend on the rows beside it.
  */
 #include <stdlib.h>
 
 #include "rows.h"
 #include "widen.h"
 
-#define WIDE 4 /* most columns at a time of few rows */
-#if VL == 8    /* sixteen registers hold the sums of 4 by 2, and what they are made of */
-#define FEW 4  /* rows that are multiplied while weights are in registers */
+#if VL == 8 /* sixteen registers hold the sums of 4 by 2, and what they are made of */
+#define FEW 4 /* rows that are multiplied while weights are in registers */
 #define MORE_CASES(format)
+#define SHARED 1 /* columns that are widened together, so that they share what is loaded of x */
 #define TILE_COLUMNS 2
 #else
 #define FEW 8
 #define MORE_CASES(format) FEW_CASE(format, 5) FEW_CASE(format, 6) FEW_CASE(format, 7) FEW_CASE(format, 8)
+#define SHARED 2
 #define TILE_COLUMNS 4
 #endif
-#define TILE_ROWS 4
-#define AHEAD 4096 /* bytes by which stored weights are fetched before their turn */
-
-INLINE void put(float *y, int add, float scale, lanes sum) {
-    const float found = total(sum);
-    *y = add ? __builtin_fmaf(scale, found, *y) : found;
-}
+#define TILE_ROWS 6
+#define MOST_SUMS 16 /* of few rows by some columns */
+#define AHEAD 4096   /* bytes by which stored weights are fetched before their turn */
 
 /* A row of x and y for each of `rows`. */
 typedef struct {
@@ -38,6 +35,36 @@ typedef struct {
     float scale;
 } Rows;
 
+/* A part [from, to) of the depth of widened columns. The sums that earlier parts have come to stand in `kept`. */
+typedef struct {
+    int64_t from, to;
+    float *kept;
+} Part;
+
+INLINE void begin(lanes *sums, int count, int first_part, const float *kept) {
+    for (int i = 0; i < count; i++) sums[i] = first_part ? (lanes){0} : (lanes) * (const vec *)(kept + i * VL);
+}
+
+INLINE void keep(const lanes *sums, int count, float *kept) {
+    for (int i = 0; i < count; i++) *(vec *)(kept + i * VL) = (vec)sums[i];
+}
+
+/* The totals of `rows` by `columns` sums into y, from `row` and `column` on; both are known when this is compiled. */
+INLINE void hand_over(const Rows *r, const lanes *sums, int row, int rows, int column, int columns) {
+    const int count = rows * columns;
+    float found[32];
+#pragma GCC unroll 2
+    for (int at = 0; at < count; at += 16) totals(sums + at, count - at < 16 ? count - at : 16, found + at);
+    float *y = r->y + row * r->stride + column;
+    if (r->add)
+        for (int i = 0; i < rows; i++)
+            for (int c = 0; c < columns; c++)
+                y[i * r->stride + c] = __builtin_fmaf(r->scale, found[i * columns + c], y[i * r->stride + c]);
+    else
+        for (int i = 0; i < rows; i++)
+            for (int c = 0; c < columns; c++) y[i * r->stride + c] = found[i * columns + c];
+}
+
 /* The lines of memory that a chunk's turn comes to AHEAD bytes later. Columns that are read side by side are streams too
  * short for what a processor fetches by itself. */
 INLINE void fetch_ahead(const Matrix *m, int format, int64_t place) {
@@ -45,26 +72,32 @@ INLINE void fetch_ahead(const Matrix *m, int format, int64_t place) {
     for (int64_t byte = 0; byte < stored_bytes(format, CHUNK); byte += 64) __builtin_prefetch(from + byte);
 }
 
-/* `columns` columns from `first` on, of `rows` rows, both known when this is compiled. */
-INLINE void few_rows(const Matrix *m, int format, const Table *table, const Rows *r, int rows, int columns, int first) {
-    vec sums[FEW][WIDE];
-    for (int i = 0; i < rows; i++)
-        for (int c = 0; c < columns; c++) sums[i][c] = (vec){0};
+/* `columns` columns from `column` on, of `rows` rows, both known when this is compiled. */
+INLINE void few_rows(const Matrix *m, int format, const Table *table, const Rows *r, int rows, int columns, int column) {
+    lanes sums[MOST_SUMS];
+    begin(sums, rows * columns, 1, NULL);
     for (int64_t k = 0; k < m->depth; k += CHUNK)
 #pragma GCC unroll 4 /* else the sums of all columns go through memory */
-        for (int c = 0; c < columns; c++) {
-            vec w[VECTORS];
-            const int64_t place = (int64_t)(first + c) * m->depth + k;
-            fetch_ahead(m, format, place);
-            widen_chunk(m, format, table, place, first + c, w);
-#pragma GCC unroll 8
-            for (int i = 0; i < rows; i++)
+        for (int c = 0; c < columns; c += SHARED) {
+            vec w[SHARED][VECTORS];
+            const int shared = columns - c < SHARED ? columns - c : SHARED;
+#pragma GCC unroll 2
+            for (int j = 0; j < shared; j++) {
+                const int64_t place = (int64_t)(column + c + j) * m->depth + k;
+                fetch_ahead(m, format, place);
+                widen_chunk(m, format, table, place, column + c + j, w[j]);
+            }
 #pragma GCC unroll 16
-                for (int v = 0; v < VECTORS; v++)
-                    sums[i][c] = fused(sums[i][c], w[v], *(const vec *)(r->x + i * r->depth + k + v * VL));
+            for (int v = 0; v < VECTORS; v++)
+#pragma GCC unroll 8
+                for (int i = 0; i < rows; i++) {
+                    const lanes x = (lanes) * (const vec *)(r->x + i * r->depth + k + v * VL);
+#pragma GCC unroll 2
+                    for (int j = 0; j < shared; j++)
+                        sums[i * columns + c + j] = fused(sums[i * columns + c + j], (lanes)w[j][v], x);
+                }
         }
-    for (int i = 0; i < rows; i++)
-        for (int c = 0; c < columns; c++) put(r->y + i * r->stride + first + c, r->add, r->scale, sums[i][c]);
+    hand_over(r, sums, 0, rows, column, columns);
 }
 
 /* Columns at a time: their sums, and those of all rows, stay in registers. */
@@ -98,17 +131,18 @@ DEFINE_FEW(few_q4_0, WEIGHT_Q4_0)
 DEFINE_FEW(few_q4_1, WEIGHT_Q4_1)
 DEFINE_FEW(few_q8_0, WEIGHT_Q8_0)
 
-/* `count` columns from `first` on, widened, as [count][whole_chunks(depth)] with zeros behind. */
-#define DEFINE_WIDEN(name, format)                                                            \
-    static void name(const Matrix *m, int first, int count, float *out) {                     \
-        const Table table = TABLE_OF(m);                                                      \
-        for (int c = 0; c < count; c++)                                                       \
-            for (int64_t k = 0; k + CHUNK <= m->depth; k += CHUNK) {                          \
-                vec w[VECTORS];                                                               \
-                widen_chunk(m, format, &table, (int64_t)(first + c) * m->depth + k, first + c, w);  \
-                float *to = out + c * whole_chunks(m->depth) + k;                             \
-                for (int v = 0; v < VECTORS; v++) *(vec *)(to + v * VL) = w[v];               \
-            }                                                                                 \
+/* A part of `count` columns from `first` on, widened, as [count][WIDENED_DEPTH] with zeros behind the last. */
+#define DEFINE_WIDEN(name, format)                                                                     \
+    static void name(const Matrix *m, int first, int count, int64_t from, int64_t to, float *out) {    \
+        const Table table = TABLE_OF(m);                                                               \
+        for (int c = 0; c < count; c++, out += WIDENED_DEPTH)                                                   \
+            for (int64_t k = from; k + CHUNK <= to; k += CHUNK) {                                      \
+                vec w[VECTORS];                                                                        \
+                const int64_t place = (int64_t)(first + c) * m->depth + k;                             \
+                fetch_ahead(m, format, place);                                                         \
+                widen_chunk(m, format, &table, place, first + c, w);                                   \
+                for (int v = 0; v < VECTORS; v++) *(vec *)(out + k - from + v * VL) = w[v];            \
+            }                                                                                          \
     }
 DEFINE_WIDEN(widen_float32, WEIGHT_FLOAT32)
 DEFINE_WIDEN(widen_bfloat16, WEIGHT_BFLOAT16)
@@ -119,17 +153,16 @@ DEFINE_WIDEN(widen_q4_0, WEIGHT_Q4_0)
 DEFINE_WIDEN(widen_q4_1, WEIGHT_Q4_1)
 DEFINE_WIDEN(widen_q8_0, WEIGHT_Q8_0)
 
-static void widen_columns(const Matrix *m, int first, int count, float *out) {
-    static void (*const chunks[])(const Matrix *, int, int, float *) = {widen_float32, widen_bfloat16, widen_float16,
-                                                                        widen_int8, widen_codes, widen_q4_0,
-                                                                        widen_q4_1, widen_q8_0};
-    const int64_t width = whole_chunks(m->depth);
+static void widen_columns(const Matrix *m, int first, int count, const Part *part, float *out) {
+    static void (*const chunks[])(const Matrix *, int, int, int64_t, int64_t, float *) = {
+        widen_float32, widen_bfloat16, widen_float16, widen_int8, widen_codes, widen_q4_0, widen_q4_1, widen_q8_0};
     /* Rows of 4-bit weights that do not end with a byte, or a chunk, are taken one by one. */
-    const int64_t whole = m->format == WEIGHT_4BIT && m->depth % CHUNK ? 0 : m->depth / CHUNK * CHUNK;
-    if (whole) chunks[m->format](m, first, count, out);
+    const int64_t depth = m->depth, end = part->to < depth ? part->to : depth;
+    const int64_t whole = m->format == WEIGHT_4BIT && depth % CHUNK ? part->from : end / CHUNK * CHUNK;
+    chunks[m->format](m, first, count, part->from, whole, out);
     for (int c = 0; c < count; c++)
-        for (int64_t k = whole; k < width; k++)
-            out[c * width + k] = k < m->depth ? element(m, (int64_t)(first + c) * m->depth + k, first + c) : 0.0f;
+        for (int64_t k = whole; k < part->to; k++)
+            out[c * WIDENED_DEPTH + k - part->from] = k < depth ? element(m, (int64_t)(first + c) * depth + k, first + c) : 0.0f;
 }
 
 /* `count` weights of a column from `place` on, whole chunks of them at once. */
@@ -172,40 +205,51 @@ void veneer_rows_widen(const Matrix *m, int column, int64_t first, int64_t count
     for (; k < count; k++) out[k] = element(m, place + k, column);
 }
 
-/* `rows` rows by `columns` widened columns, both known when this is compiled. */
-INLINE void tile(const Rows *r, const float *w, int first_row, int rows, int column, int columns) {
-    vec sums[TILE_ROWS][TILE_COLUMNS];
-    for (int i = 0; i < rows; i++)
-        for (int c = 0; c < columns; c++) sums[i][c] = (vec){0};
-    const float *x = r->x + first_row * r->depth;
-    for (int64_t k = 0; k < r->depth; k += VL) {
-        vec right[TILE_COLUMNS];
-        for (int c = 0; c < columns; c++) right[c] = *(const vec *)(w + c * r->depth + k);
+/* `rows` rows from `row` on by `columns` widened columns, both known when this is compiled; `w` begins with column `first`
+ * of the weight. */
+INLINE void tile(const Rows *r, const Part *part, const float *w, int row, int rows, int first, int column, int columns) {
+    lanes sums[TILE_ROWS * TILE_COLUMNS];
+    float *kept = part->kept + (row * WIDENED_COLUMNS + column) * VL;
+    for (int i = 0; i < rows; i++) begin(sums + i * columns, columns, part->from == 0, kept + i * WIDENED_COLUMNS * VL);
+    const float *x = r->x + row * r->depth + part->from;
+    w += column * WIDENED_DEPTH;
+    for (int64_t k = 0; k < part->to - part->from; k += VL) {
+        lanes right[TILE_COLUMNS];
 #pragma GCC unroll 4
+        for (int c = 0; c < columns; c++) right[c] = (lanes) * (const vec *)(w + c * WIDENED_DEPTH + k);
+#pragma GCC unroll 6
         for (int i = 0; i < rows; i++) {
-            const vec left = *(const vec *)(x + i * r->depth + k);
+            const lanes left = (lanes) * (const vec *)(x + i * r->depth + k);
 #pragma GCC unroll 4
-            for (int c = 0; c < columns; c++) sums[i][c] = fused(sums[i][c], right[c], left);
+            for (int c = 0; c < columns; c++) sums[i * columns + c] = fused(sums[i * columns + c], right[c], left);
         }
     }
-    for (int i = 0; i < rows; i++)
-        for (int c = 0; c < columns; c++)
-            put(r->y + (first_row + i) * r->stride + column + c, r->add, r->scale, sums[i][c]);
+    if (part->to == r->depth)
+        hand_over(r, sums, row, rows, first + column, columns);
+    else
+        for (int i = 0; i < rows; i++) keep(sums + i * columns, columns, kept + i * WIDENED_COLUMNS * VL);
 }
 
-static void many_rows(const Rows *r, const float *w, int first, int count) {
-    int row = 0;
-    for (; row + TILE_ROWS <= r->rows; row += TILE_ROWS) {
-        int c = 0;
-        for (; c + TILE_COLUMNS <= count; c += TILE_COLUMNS)
-            tile(r, w + c * r->depth, row, TILE_ROWS, first + c, TILE_COLUMNS);
-        for (; c < count; c++) tile(r, w + c * r->depth, row, TILE_ROWS, first + c, 1);
-    }
-    for (; row < r->rows; row++) {
-        int c = 0;
-        for (; c + TILE_COLUMNS <= count; c += TILE_COLUMNS)
-            tile(r, w + c * r->depth, row, 1, first + c, TILE_COLUMNS);
-        for (; c < count; c++) tile(r, w + c * r->depth, row, 1, first + c, 1);
+INLINE void tiles(const Rows *r, const Part *part, const float *w, int row, int rows, int first, int count) {
+    int c = 0;
+    for (; c + TILE_COLUMNS <= count; c += TILE_COLUMNS) tile(r, part, w, row, rows, first, c, TILE_COLUMNS);
+    for (; c < count; c++) tile(r, part, w, row, rows, first, c, 1);
+}
+
+/* All rows with a part of `count` widened columns; as few tiles as can be, all of about the same height. */
+static void many_rows(const Rows *r, const Part *part, const float *w, int first, int count) {
+    const int shares = (r->rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (int share = 0, row = 0; share < shares; share++) {
+        const int end = (share + 1) * r->rows / shares;
+        switch (end - row) {
+            case 1: tiles(r, part, w, row, 1, first, count); break;
+            case 2: tiles(r, part, w, row, 2, first, count); break;
+            case 3: tiles(r, part, w, row, 3, first, count); break;
+            case 4: tiles(r, part, w, row, 4, first, count); break;
+            case 5: tiles(r, part, w, row, 5, first, count); break;
+            default: tiles(r, part, w, row, 6, first, count);
+        }
+        row = end;
     }
 }
 
@@ -239,18 +283,30 @@ void veneer_rows_prepare(int order, int64_t depth, const float *x, float *out) {
     for (int64_t k = depth; k < whole_chunks(depth); k++) out[k] = 0.0f;
 }
 
+static void unit_of_many(const Matrix *m, const Rows *r, int first, int count, float *scratch) {
+    for (int c = 0; c < count; c += WIDENED_COLUMNS)
+        for (int64_t from = 0; from < r->depth; from += WIDENED_DEPTH) {
+            const Part part = {from, from + WIDENED_DEPTH < r->depth ? from + WIDENED_DEPTH : r->depth, scratch + WIDENED_COLUMNS * WIDENED_DEPTH};
+            const int wide = count - c < WIDENED_COLUMNS ? count - c : WIDENED_COLUMNS;
+            widen_columns(m, first + c, wide, &part, scratch);
+            many_rows(r, &part, scratch, first + c, wide);
+        }
+}
+
 void veneer_rows_unit(const Matrix *m, const float *x, int rows, int first, int count, int add, float scale, float *y,
                       int64_t stride, float *scratch) {
-    static void (*const few[])(const Matrix *, const Rows *, int, int) = {few_float32, few_bfloat16, few_float16,
-                                                                          few_int8, few_4bit, few_q4_0, few_q4_1, few_q8_0};
-    if (rows == 0) return;
-    const Rows r = {x, y, whole_chunks(m->depth), stride, rows, add, scale};
+    static void (*const few[])(const Matrix *, const Rows *, int, int) = {
+        few_float32, few_bfloat16, few_float16, few_int8, few_4bit, few_q4_0, few_q4_1, few_q8_0};
+    const int64_t width = whole_chunks(m->depth);
     if (rows <= FEW && m->depth % CHUNK == 0) {
-        few[m->format](m, &r, first, count);
+        const Rows r = {x, y, width, stride, rows, add, scale};
+        if (rows) few[m->format](m, &r, first, count);
         return;
     }
-    widen_columns(m, first, count, scratch);
-    many_rows(&r, scratch, first, count);
+    for (int row = 0; row < rows; row += WIDENED_ROWS) {
+        const Rows r = {x + row * width, y + row * stride, width, stride, rows - row < WIDENED_ROWS ? rows - row : WIDENED_ROWS, add, scale};
+        unit_of_many(m, &r, first, count, scratch);
+    }
 }
 
 /* y float32 [rows, columns] = x Wᵀ (+ bias [columns] or NULL), x float32 [rows, depth]. Returns 0, or 1 where memory ran
@@ -261,7 +317,7 @@ int veneer_rows_product(const Matrix *m, const float *x, int rows, const float *
     int failed = prepared == NULL;
 #pragma omp parallel num_threads(threads) if (!failed)
     {
-        float *scratch = aligned_alloc(64, (size_t)rows_scratch(m->depth) * 4);
+        float *scratch = aligned_alloc(64, (size_t)ROWS_SCRATCH * 4);
         if (!scratch) {
 #pragma omp atomic write
             failed = 1;

@@ -43,8 +43,10 @@ int veneer_rows_order(const Matrix *m);
 /* A row of x [depth] in that order, zeros up to whole chunks. */
 void veneer_rows_prepare(int order, int64_t depth, const float *x, float *out);
 
-/* Floats of a thread's working memory for weights of this depth. */
-static inline int64_t rows_scratch(int64_t depth) { return UNIT * whole_chunks(depth); }
+#define WIDENED_COLUMNS 8  /* columns that are widened at a time for many rows, */
+#define WIDENED_DEPTH 768 /* and their depth: half of the first-level cache */
+#define WIDENED_ROWS 96  /* rows that they meet before they are widened again */
+#define ROWS_SCRATCH (WIDENED_COLUMNS * WIDENED_DEPTH + WIDENED_ROWS * WIDENED_COLUMNS * VL) /* floats of a thread's working memory */
 
 /* The weights [first, first + count) of a column, as floats in their own order. */
 void veneer_rows_widen(const Matrix *m, int column, int64_t first, int64_t count, float *out);

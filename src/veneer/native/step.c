@@ -247,9 +247,10 @@ static void run(const Step *s, const Op *op, float *work) {
 static int64_t own_work(const Step *s, const Op *op) {
     if (op->kind == OP_ATTEND) return veneer_attend_work(s, op);
     if (op->kind != OP_LINEAR && op->kind != OP_ADAPT) return 0;
-    const int64_t depth = op->products->weight.depth, rows = rows_scratch(depth);
+    const int64_t rows = ROWS_SCRATCH;
 #if BF16_PRODUCTS
-    if (s->products != PROMPT_ROWS && veneer_prompt_scratch(depth) > rows) return veneer_prompt_scratch(depth);
+    const int64_t prompts = veneer_prompt_scratch(op->products->weight.depth);
+    if (s->products != PROMPT_ROWS && prompts > rows) return prompts;
 #endif
     return rows;
 }
