@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 
@@ -24,6 +25,8 @@ class Case:
     model_type: str = "llama"
     objective: str = "sft"
     """What is minimised; one of preferences has rows of two answers, each of the length."""
+    teacher: str = ""
+    """Shape of the teacher of a distillation."""
 
     @property
     def name(self) -> str:
@@ -32,6 +35,7 @@ class Case:
         words = [model, self.method, self.dtype, f"length {self.length} rank {self.rank} {self.recompute}"]
         words += [str(self.micro_batch)]
         words += [self.objective] if self.objective != "sft" else []
+        words += [f"by {self.teacher}"] if self.teacher else []
         words += [f"{key} {value}" for section in self.more.values() for key, value in section.items()]
         return " ".join(words)
 
@@ -135,6 +139,19 @@ def pairs() -> list[Case]:
         Case("m30", "full", "bfloat16", 128, 16, "never", 512, 2, objective="dpo"),
         Case("m30", "lora", "bfloat16", 256, 16, "never", 1024, 4, head, objective="dpo"),
     ]  # fmt: skip
+
+
+def taught() -> list[Case]:
+    """Runs with a teacher: beside the student, or asked before."""
+    before = {"distillation": {"top_k": 64}}
+    distilled = partial(Case, objective="distillation")
+    return [
+        distilled("m30", "lora", "bfloat16", 256, 16, "never", 1024, teacher="m45"),
+        distilled("m30", "qlora", "float32", 256, 16, "layers", 1024, teacher="m30"),
+        distilled("m45", "lora", "float32", 256, 16, "never", 512, teacher="m135"),
+        distilled("m30", "lora", "bfloat16", 256, 16, "never", 1024, 4, before, teacher="m135"),
+        distilled("m30", "full", "float32", 128, 16, "never", 512, 2, before, teacher="m45"),
+    ]
 
 
 def others() -> list[Case]:

@@ -25,10 +25,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from plan_cases import Case, config_of, grid, others, pairs
+from plan_cases import Case, config_of, grid, others, pairs, taught
 
 ROWS, STEPS = 16, 5
-RUNS = {"grid": grid, "others": others, "pairs": pairs}
+RUNS = {"grid": grid, "others": others, "pairs": pairs, "taught": taught}
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -50,6 +50,8 @@ def values_of(case: Case, model: str, output: str, data: str) -> dict[str, Any]:
             "micro_batch_tokens": case.micro_batch, "memory_limit_mb": 10**6,
         },
     }  # fmt: skip
+    if case.teacher:
+        values["distillation"] = {"teacher": str(Path(model).with_name(f"{case.teacher}-llama"))}
     return values | {section: values.get(section, {}) | more for section, more in case.more.items()}
 
 
@@ -139,16 +141,20 @@ def folder_of(case: Case) -> str:
 
 
 def prepare(case: Case, folder: Path) -> None:
-    """Write its model; in a process of its own, since this one must stay small."""
-    code = f"import pathlib, plan_grid; plan_grid.write_model(pathlib.Path({str(folder / folder_of(case))!r}), "
-    code += f"{case.shape!r}, {case.model_type!r})"
+    """Write its models where they are not there yet; in a process of its own, since this one must stay small."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    for shape, model_type in ((case.shape, case.model_type), *([(case.teacher, "llama")] if case.teacher else [])):
+        model = folder / f"{shape}-{model_type}"
+        code = (
+            f"import pathlib, plan_grid; plan_grid.write_model(pathlib.Path({str(model)!r}), {shape!r}, {model_type!r})"
+        )
+        if not model.exists():
+            subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def measure(case: Case, folder: Path) -> dict[str, Any]:
     """`run` in a process of its own, whose parent is small: a child's peak starts at its parent's size."""
-    pairs = case.objective != "sft"
+    pairs = case.objective not in ("sft", "distillation")
     model, data = folder / folder_of(case), folder / f"{case.length}{'-pairs' if pairs else ''}.jsonl"
     if not data.exists():
         write_rows(data, case.length, pairs=pairs)
@@ -196,8 +202,9 @@ def main() -> None:
 def again(path: Path) -> Iterator[dict[str, Any]]:
     """The runs of a file that `--json` wrote, predicted again."""
     for one in json.loads(path.read_text(encoding="utf-8")):
-        # New tokens are known to a run alone, which has the tokenizer.
-        yield one if "new_tokens" in one["case"]["more"].get("lora", {}) else {**one, "predicted": predict_again(one)}
+        # New tokens and teachers are known to a run alone, which has the files.
+        known = "new_tokens" in one["case"]["more"].get("lora", {}) or one["case"].get("teacher")
+        yield one if known else {**one, "predicted": predict_again(one)}
 
 
 def measured(runs: list[Case], only: str | None, every: int) -> Iterator[dict[str, Any]]:
@@ -206,9 +213,8 @@ def measured(runs: list[Case], only: str | None, every: int) -> Iterator[dict[st
     cases = [one for one in runs if wanted is None or {one.shape, one.method, one.model_type} & wanted][::every]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for case in {folder_of(case): case for case in cases}.values():
-            prepare(case, folder)
         for case in cases:
+            prepare(case, folder)
             result = measure(case, folder)
             yield {"case": asdict(case), "predicted": result["plan"]["peak"] / 1e6, **result}
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from veneer.config import ComputeSection as ComputeSection
     from veneer.config import CpoSection as CpoSection
     from veneer.config import DataSection as DataSection
+    from veneer.config import DistillationSection as DistillationSection
     from veneer.config import DpoSection as DpoSection
     from veneer.config import KtoSection as KtoSection
     from veneer.config import LoraSection as LoraSection
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from veneer.enums import Bias as Bias
     from veneer.enums import Check as Check
     from veneer.enums import Column as Column
+    from veneer.enums import Divergence as Divergence
     from veneer.enums import DpoLoss as DpoLoss
     from veneer.enums import Dtype as Dtype
     from veneer.enums import Factors as Factors
@@ -197,7 +199,9 @@ _HOMES = {
     "DataError": "veneer.errors",
     "DataSection": "veneer.config",
     "Difference": "veneer.comparison.summary",
+    "DistillationSection": "veneer.config",
     "Diverged": "veneer.errors",
+    "Divergence": "veneer.enums",
     "DpoLoss": "veneer.enums",
     "DpoSection": "veneer.config",
     "Dtype": "veneer.enums",
@@ -349,7 +353,9 @@ __all__ = [
     "DataError",
     "DataSection",
     "Difference",
+    "DistillationSection",
     "Diverged",
+    "Divergence",
     "DpoLoss",
     "DpoSection",
     "Dtype",

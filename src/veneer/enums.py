@@ -69,6 +69,8 @@ class ObjectiveName(Enum):
     """Simple preference optimisation, on pairs, without a reference."""
     KTO = "kto"
     """Kahneman-Tversky optimisation, on answers that are desirable or not."""
+    DISTILLATION = "distillation"
+    """The divergence from a teacher's predictions of the answers."""
 
     @property
     def imitates(self) -> bool:
@@ -79,7 +81,7 @@ class ObjectiveName(Enum):
     def rows(self) -> RowKind:
         """The rows that it takes."""
         match self:
-            case ObjectiveName.SFT:
+            case ObjectiveName.SFT | ObjectiveName.DISTILLATION:
                 return RowKind.ANSWERS
             case ObjectiveName.KTO:
                 return RowKind.LABELLED
@@ -102,6 +104,17 @@ class DpoLoss(Enum):
     """(δ̄ − 1/2β)², where log-probabilities are means over tokens."""
     SIGMOID_NORM = "sigmoid_norm"
     """The sigmoid loss, where log-probabilities are means over tokens."""
+
+
+class Divergence(Enum):
+    """How far a student's predictions s are from a teacher's t (docs/objectives.md)."""
+
+    FORWARD = "forward"
+    """KL(t ‖ s): the student covers all that the teacher may say."""
+    REVERSE = "reverse"
+    """KL(s ‖ t): the student keeps to what the teacher would say."""
+    GENERALISED = "generalised"
+    """β KL(t ‖ m) + (1−β) KL(s ‖ m), m being their mixture: the generalised Jensen-Shannon divergence."""
 
 
 class ReferencePolicy(Enum):

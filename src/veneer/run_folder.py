@@ -24,6 +24,7 @@ DATA_FILE, EVAL_DATA_FILE = "data.jsonl", "eval_data.jsonl"
 TRAINED_ROWS_FILE = "trained-rows.bin"
 SKIPPED_ROWS_FILE = "skipped-rows.jsonl"
 REFERENCE_FILE = "reference.safetensors"
+TEACHER_FILE = "teacher.safetensors"
 CHECKPOINTS = "checkpoints"
 STEP = "step-"
 
@@ -83,6 +84,11 @@ class RunFolder:
     def reference_file(self) -> Path:
         """The log-probabilities of the reference, where the objective has one (`veneer.training.reference`)."""
         return self.path / REFERENCE_FILE
+
+    @property
+    def teacher_file(self) -> Path:
+        """What a teacher says of every supervised token, where it is asked once (`veneer.training.teacher_table`)."""
+        return self.path / TEACHER_FILE
 
     @property
     def trained_rows_file(self) -> Path:

@@ -9,13 +9,20 @@ from veneer.config.checks import ALTERNATIVES, check, quant_problems
 from veneer.config.compute import ComputeSection
 from veneer.config.data import DataSection, SourceSection, SplitSection
 from veneer.config.lora import LoraSection, QuantSection
-from veneer.config.objectives import CpoSection, DpoSection, KtoSection, OrpoSection, SimpoSection
+from veneer.config.objectives import (
+    CpoSection,
+    DistillationSection,
+    DpoSection,
+    KtoSection,
+    OrpoSection,
+    SimpoSection,
+)
 from veneer.config.parse import parse, to_yaml
 from veneer.config.run import RunConfig, known_keys
 from veneer.config.train import TrainSection
 
 __all__ = [
-    "ALTERNATIVES", "ComputeSection", "CpoSection", "DataSection", "DpoSection", "KtoSection", "LoraSection",
-    "OrpoSection", "QuantSection", "RunConfig", "SimpoSection", "SourceSection", "SplitSection", "TrainSection",
-    "check", "known_keys", "parse", "quant_problems", "to_yaml",
+    "ALTERNATIVES", "ComputeSection", "CpoSection", "DataSection", "DistillationSection", "DpoSection", "KtoSection",
+    "LoraSection", "OrpoSection", "QuantSection", "RunConfig", "SimpoSection", "SourceSection", "SplitSection",
+    "TrainSection", "check", "known_keys", "parse", "quant_problems", "to_yaml",
 ]  # fmt: skip

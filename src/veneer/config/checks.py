@@ -6,8 +6,10 @@ from operator import attrgetter
 
 from veneer.config.data import DataSection
 from veneer.config.lora import QuantSection
+from veneer.config.objectives import DistillationSection
 from veneer.config.run import OBJECTIVE_SECTIONS, RunConfig
 from veneer.enums import (
+    Divergence,
     DpoLoss,
     Init,
     Method,
@@ -17,6 +19,7 @@ from veneer.enums import (
     Products,
     Publish,
     ReferencePolicy,
+    RowKind,
     Scheme,
     SplitBy,
     TokenCache,
@@ -124,7 +127,9 @@ def objective_problems(config: RunConfig) -> list[str]:
                 f"leave it out, or set objective: {own.value}"
                 for key in given
             ]
-    if config.objective.imitates:
+    if config.objective is ObjectiveName.DISTILLATION:
+        problems += distillation_problems(config)
+    if config.objective.rows in (RowKind.ANSWERS, RowKind.TEXTS):
         return problems
     name = config.objective.value
     if config.data.cache is TokenCache.ALWAYS:
@@ -152,4 +157,27 @@ def objective_problems(config: RunConfig) -> list[str]:
         )
     if config.reference is ReferencePolicy.BASE and config.method is Method.FULL:
         problems.append(f"{name}.reference base is the base with the adapter off and method full has none; take start")
+    return problems
+
+
+def distillation_problems(config: RunConfig) -> list[str]:
+    """What contradicts itself in a distillation."""
+    settings, problems = config.distillation, []
+    if settings.teacher is None and settings.teacher_adapter is None:
+        problems.append(
+            "objective distillation needs a teacher: give distillation.teacher (a model with the same vocabulary), or "
+            "distillation.teacher_adapter (an adapter on the same base)"
+        )
+    if settings.beta != DistillationSection().beta and settings.divergence is not Divergence.GENERALISED:
+        problems.append(
+            f"distillation.beta is for distillation.divergence generalised, and it is {settings.divergence.value}; "
+            "leave it out"
+        )
+    if settings.teacher is None and config.method is Method.FULL and settings.top_k is None:
+        problems.append(
+            "distillation.teacher_adapter shares its base with the student, and method full changes that; give "
+            "distillation.top_k, so that the teacher is asked before, or distillation.teacher"
+        )
+    if config.lora.new_tokens:
+        problems.append("lora.new_tokens are unknown to the teacher of objective distillation; leave them out")
     return problems

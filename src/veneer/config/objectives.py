@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from veneer.config.numbers import NUMBER, NotNegative, Rate
+from veneer.config.numbers import NUMBER, Name, NotNegative, Rate
 from veneer.config.section import Section
-from veneer.enums import DpoLoss, ReferencePolicy
+from veneer.enums import Divergence, DpoLoss, ReferencePolicy
 
 
 class DpoSection(Section):
@@ -76,3 +76,29 @@ class KtoSection(Section):
     4/3."""
     reference: ReferencePolicy = ReferencePolicy.START
     """The model that the policy is compared with, as `dpo.reference`."""
+
+
+class DistillationSection(Section):
+    """Settings of `objective: distillation`."""
+
+    place = "distillation"
+
+    teacher: Name | None = None
+    """The teacher: a directory, a GGUF file or a hub id, with the vocabulary of `model`. Without one it is `model`
+    itself, with `teacher_adapter`."""
+    teacher_adapter: Name | None = None
+    """The folder of an adapter on the teacher. On `model` itself it takes no memory but its own: base and teacher have
+    the same weights."""
+    divergence: Divergence = Divergence.FORWARD
+    """What is minimised: the KL divergence of the student from the teacher (`forward`), of the teacher from the student
+    (`reverse`), or the generalised Jensen-Shannon divergence between both (`generalised`)."""
+    beta: Annotated[float, Field(gt=0.0, lt=1.0, allow_inf_nan=False), NUMBER] = 0.5
+    """β, the teacher's share of the mixture that `generalised` compares with."""
+    temperature: Rate = 1.0
+    """What the logits of both are divided by before they are compared."""
+    nll: NotNegative = 0.0
+    """The weight of the rows' own mean cross-entropy a token, which is added."""
+    top_k: Annotated[int, Field(ge=1, le=65_536), NUMBER] | None = None
+    """The number of the teacher's likeliest tokens that are kept of every supervised token, all others together as one
+    more. They are computed once, before the student is loaded, and take 8 bytes each. By default the teacher computes
+    beside the student, and all tokens are compared."""

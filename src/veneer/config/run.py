@@ -6,7 +6,14 @@ from veneer.config.compute import ComputeSection
 from veneer.config.data import DataSection
 from veneer.config.lora import LoraSection, QuantSection
 from veneer.config.numbers import Name
-from veneer.config.objectives import CpoSection, DpoSection, KtoSection, OrpoSection, SimpoSection
+from veneer.config.objectives import (
+    CpoSection,
+    DistillationSection,
+    DpoSection,
+    KtoSection,
+    OrpoSection,
+    SimpoSection,
+)
 from veneer.config.section import Section, keys_of
 from veneer.config.train import TrainSection
 from veneer.enums import Backend, Method, ObjectiveName, ReferencePolicy, TrackerName
@@ -35,8 +42,8 @@ class RunConfig(Section):
     objective: ObjectiveName = ObjectiveName.SFT
     """What a step minimises: the cross-entropy of answers (`sft`) or of plain texts
     (`pretraining`), a loss of pairs of a chosen and a rejected answer
-    (`dpo`, `orpo`, `cpo`, `simpo`), or one of single answers that are desirable or not (`kto`). docs/objectives.md has
-    the formulas and the rows that each takes."""
+    (`dpo`, `orpo`, `cpo`, `simpo`), one of single answers that are desirable or not (`kto`), or the divergence from a
+    teacher's predictions (`distillation`). docs/objectives.md has the formulas and the rows that each takes."""
     backend: Backend = Backend.AUTO
     """What computes the model: veneer's own decoder (`veneer`), or transformers (`hf`, for lora and qlora only) for
     architectures that the decoder does not know. `auto` takes the own decoder if it knows the architecture."""
@@ -52,6 +59,7 @@ class RunConfig(Section):
     cpo: CpoSection = CpoSection()
     simpo: SimpoSection = SimpoSection()
     kto: KtoSection = KtoSection()
+    distillation: DistillationSection = DistillationSection()
     compute: ComputeSection = ComputeSection()
 
     @property
@@ -66,6 +74,7 @@ OBJECTIVE_SECTIONS = (
     ObjectiveName.CPO,
     ObjectiveName.SIMPO,
     ObjectiveName.KTO,
+    ObjectiveName.DISTILLATION,
 )
 """The objectives that have a section of settings, which is called as they are."""
 

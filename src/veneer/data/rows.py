@@ -91,6 +91,11 @@ class Rows:
         return sum(example.supervised for example in self.train)
 
     @property
+    def supervised_tokens(self) -> int:
+        """The supervised tokens of all rows, those that are evaluated included."""
+        return self.completion_tokens + sum(example.supervised for example in self.eval)
+
+    @property
     def longest_eval(self) -> int:
         """Tokens of the longest evaluation row; 0 where there is none."""
         return int(_lengths(self.eval).max(initial=0))

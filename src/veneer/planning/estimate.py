@@ -41,7 +41,7 @@ class Estimate:
     runtime: int
     """Interpreter, torch, transformers and the libraries that they load."""
     base: int
-    """Weights of the base in the form of the method."""
+    """Weights of the base in the form of the method, and of a teacher beside it."""
     trained: int
     """The adapter with its gradients and the optimiser's state."""
     activations: int
@@ -116,6 +116,7 @@ def estimate(
     *,
     dtype: torch.dtype,
     device: str,
+    beside: int = 0,
 ) -> Estimate:
     """Choose a micro-batch, and keep activations where the estimate is within the limit.
 
@@ -130,12 +131,13 @@ def estimate(
         limit: the limit of memory.
         dtype: dtype of activations and of weights that are not quantised.
         device: kind of device, `cpu` or `cuda`.
+        beside: bytes of a teacher.
 
     Raises:
         ConfigError: `quant` skips layers that do not exist.
     """
     linears = [linear for layer in hf_linears(spec, lora, targets) for linear in layer.values()]
-    base = dtype.itemsize * spec.others + linear_bytes(linears, quant, dtype)
+    base = dtype.itemsize * spec.others + linear_bytes(linears, quant, dtype) + beside
     runtime = resident() if device == "cpu" else GPU_START
     trained = TRAINED_BYTES * sum(linear.factors for linear in linears)
     kept = _kept(spec, linears, dtype)

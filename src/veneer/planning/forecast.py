@@ -14,8 +14,9 @@ from veneer.planning.choose import limit_of
 from veneer.planning.estimate import Estimate, estimate, hf_linears
 from veneer.planning.lanes import Spread
 from veneer.planning.machine import Machine
+from veneer.planning.memory import teacher_bytes
 from veneer.planning.plan import Plan, make_plan
-from veneer.planning.setup import BatchShape, Setup, decoder_linears
+from veneer.planning.setup import BatchShape, Setup, Teaching, decoder_linears
 from veneer.planning.trained import LinearShape
 
 Forecast = Plan | Estimate
@@ -60,6 +61,7 @@ def make_forecast(
     steps: StepSizes,
     lora: LoraSpec,
     targets: tuple[str, ...] | None,
+    teaching: Teaching | None = None,
 ) -> Forecast:
     """Choose a micro-batch and recomputation, and say what comes of it.
 
@@ -70,6 +72,7 @@ def make_forecast(
         steps: of the run.
         lora: the adapter; without effect where everything is trained.
         targets: paths that carry an update; None where everything is trained.
+        teaching: the teacher of a distillation.
 
     Raises:
         AdapterError: the adapter names what the model has not, or trains something two ways.
@@ -89,6 +92,7 @@ def make_forecast(
             limit,
             dtype=machine.dtype,
             device=machine.device,
+            beside=0 if teaching is None else teacher_bytes(teaching),
         )
     setup = Setup.of(
         config,
@@ -102,6 +106,7 @@ def make_forecast(
         lora=lora,
         targets=targets,
         spread=Spread(lanes=1 if config.train.lanes == "auto" else config.train.lanes, processes=machine.world),
+        teaching=teaching,
     )
     batch_for = steps.batch_shape
     return make_plan(setup, config.compute, steps.longest, batch_for, limit, steps=steps.total, rate=machine.rate)

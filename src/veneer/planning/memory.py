@@ -24,11 +24,14 @@ from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.activations import attended_keys, by_flash, kept_activations, largest_layer
 from veneer.planning.mixture import beside_experts, block_width
 from veneer.planning.optimizer import state_bytes
-from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.setup import BatchShape, Setup, Teaching
 from veneer.products import compiled
 from veneer.quant.schemes import decode_scratch, packed_bytes
 
 MB = 10**6
+COMPARED_ROWS, COPIES = 64, 8
+"""Rows that are compared with a teacher at a time, and float32 tensors of their predictions at most (`CHUNK_ROWS` of
+`veneer.training.objectives.divergences`, whose test counts them)."""
 FIRST_USE = 36 * MB
 """Growth of the process in its first step, whatever the model: pages of torch's libraries that are first touched then,
 and buffers of its threads (measured with torch 2.13 on Linux)."""
@@ -89,6 +92,8 @@ class Memory:
     """Weights of the base in their form in memory; in full fine-tuning the trained weights."""
     adapters: int
     """The adapter, and on a GPU its factors in the compute dtype."""
+    teacher: int
+    """A teacher that computes beside the student, or what it said before."""
     gradients: int
     """Gradients, and their sums over lanes where there are several."""
     optimizer: int
@@ -108,6 +113,8 @@ class Memory:
     """Copies made while a checkpoint is written."""
     summing: int
     """The two gradients of a tied head and embedding before they are added, at the end of backward."""
+    teaching: int
+    """The whole of a teacher that is asked before the student is loaded, with what it needs to compute."""
     first_use: int
     """The part of `runtime` that comes with the first step."""
     forward_gradients: int
@@ -116,11 +123,12 @@ class Memory:
     @property
     def phases(self) -> dict[str, int]:
         """Largest memory of each phase, in bytes."""
-        loaded = self.runtime + self.base + self.adapters
+        loaded = self.runtime + self.base + self.adapters + self.teacher
+        before = {"teaching": self.runtime + self.teacher + self.teaching} if self.teaching else {}
         trained = loaded + self.optimizer
         forward = self.activations + max(self.logits, self.workspace) + self.forward_gradients
         end = self.gradients + self.summing
-        return {
+        return before | {
             "loading": loaded - self.first_use + self.loading,
             "training": trained + max(forward, end) + self.heap,
             "evaluation": trained + self.evaluation + self.heap,
@@ -176,8 +184,11 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
     if recompute:
         workspace += largest_layer(setup, batch)
     logits = _logits(setup, batch)
+    if setup.teaching is not None and setup.teaching.live is not None:
+        logits = max(logits, _evaluation(setup.teaching.live, batch))
     cpu = setup.device == "cpu"
-    compiled_bytes = _compiled(setup, batch) + _compiled_by_document(setup, batch)
+    models = [setup, *([setup.teaching.live] if setup.teaching is not None and setup.teaching.live else [])]
+    compiled_bytes = sum(_compiled(model, batch) for model in models) + _compiled_by_document(setup, batch)
     first_use = FIRST_USE + compiled_bytes + (BACKWARD_IMPORTS if recompute else 0) if cpu else 0
     runtime = GPU_START
     if cpu:
@@ -186,14 +197,16 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
         runtime=runtime,
         base=base_bytes(setup),
         adapters=setup.adapter_weights * (4 if cpu or setup.dtype.itemsize == 4 else 4 + setup.dtype.itemsize),
+        teacher=0 if setup.teaching is None else teacher_bytes(setup.teaching),
         gradients=gradients,
         optimizer=state_bytes(setup),
         activations=activations,
         logits=logits,
         workspace=workspace,
         heap=_heap(setup, batch, activations + max(workspace, logits), recompute=recompute),
-        loading=_loading(setup),
-        evaluation=_evaluation(setup, batch),
+        loading=max(map(_loading, models)),
+        evaluation=max(_evaluation(model, batch) for model in models) + _compared(setup, batch),
+        teaching=_teaching(setup, batch),
         saving=2 * 4 * setup.head_weights if setup.full else 0,
         summing=2 * 4 * setup.head_weights if setup.full and setup.spec.tied_head else 0,
         first_use=first_use,
@@ -229,7 +242,36 @@ def _logits(setup: Setup, batch: BatchShape) -> int:
         total += 2 * 4 * min(CHUNK_ROWS, batch.supervised) * spec.hidden_size
         total += 3 * 4 * min(CHUNK_ROWS, batch.supervised) * spec.vocab_size * setup.scored
         total += size * setup.head_weights * setup.trained_head
+    return total + _compared(setup, batch)
+
+
+def _compared(setup: Setup, batch: BatchShape) -> int:
+    """Tensors of the comparison with a teacher: a chunk's predictions, and the teacher's hidden states."""
+    if setup.teaching is None:
+        return 0
+    chunk = min(COMPARED_ROWS, batch.supervised) * setup.spec.vocab_size
+    total = chunk * (4 * COPIES + 3 * setup.dtype.itemsize)
+    if setup.teaching.live is not None:
+        total += (batch.tokens + batch.supervised) * setup.teaching.setup.spec.hidden_size * setup.dtype.itemsize
     return total
+
+
+def teacher_bytes(teaching: Teaching) -> int:
+    """Bytes that a teacher takes while its student trains: its weights, or what it has said."""
+    if teaching.top_k is not None:
+        return teaching.kept
+    own = 4 * teaching.setup.adapter_weights if teaching.adapted else 0
+    return own if teaching.shared else own + base_bytes(teaching.setup)
+
+
+def _teaching(setup: Setup, batch: BatchShape) -> int:
+    """A teacher that is asked before: its weights, and the larger of loading it and of a forward pass."""
+    if setup.teaching is None or setup.teaching.top_k is None:
+        return 0
+    teacher = setup.teaching.setup
+    passing = _evaluation(teacher, batch) + _compared(setup, batch)
+    own = base_bytes(teacher) + (4 * teacher.adapter_weights if setup.teaching.adapted else 0)
+    return own + max(_loading(teacher), passing + _heap(teacher, batch, passing, recompute=False))
 
 
 def _workspace(setup: Setup, batch: BatchShape) -> int:

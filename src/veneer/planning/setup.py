@@ -73,6 +73,32 @@ def decoder_linears(
     return layers
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Teaching:
+    """The teacher of a distillation, for the plan."""
+
+    setup: Setup
+    """The teacher as a model, with its adapter if it has one."""
+    adapted: bool
+    """Whether it has one."""
+    shared: bool
+    """Whether its base is the student's own, in memory once."""
+    top_k: int | None
+    """Number of its likeliest tokens that are kept; None where it computes beside the student."""
+    tokens: int
+    """Supervised tokens of which they are kept."""
+
+    @property
+    def kept(self) -> int:
+        """Bytes of what it has said: an int32 and a float32 for each token, and one number more for all others."""
+        return 0 if self.top_k is None else self.tokens * (8 * self.top_k + 4)
+
+    @property
+    def live(self) -> Setup | None:
+        """The teacher, where it computes beside the student."""
+        return self.setup if self.top_k is None else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """A model and how it is trained: all that decides memory and time, except the micro-batch."""
@@ -98,6 +124,8 @@ class Setup:
     products: Products = Products.EXACT
     optimizer: OptimizerName = OptimizerName.ADAMW
     objective: ObjectiveName = ObjectiveName.SFT
+    teaching: Teaching | None = None
+    """The teacher of a distillation."""
     spread: Spread = ALONE
     """The lanes of the run and its processes. All numbers are those of one process."""
     file_bytes: int = 4
@@ -148,9 +176,10 @@ class Setup:
         lora: LoraSpec | None = None,
         targets: tuple[str, ...] | None = None,
         spread: Spread = ALONE,
+        teaching: Teaching | None = None,
     ) -> Setup:
         """The setup of a run. `files` is the dtype of the model's files, `lora` the adapter, and `targets` the paths
-        that get an update, where they are known; `spread` has its lanes and processes."""
+        that get an update, where they are known; `spread` has its lanes and processes, and `teaching` its teacher."""
         return cls(
             spec=spec,
             method=config.method,
@@ -165,6 +194,7 @@ class Setup:
             products=config.compute.products,
             optimizer=config.train.optimizer,
             objective=config.objective,
+            teaching=teaching,
             spread=spread,
             file_bytes=4 if files is None else files.itemsize,
         )
@@ -177,7 +207,7 @@ class Setup:
     @property
     def row_losses(self) -> bool:
         """Whether the losses of single rows go into a formula, so that the head's scores are computed twice."""
-        return not self.objective.imitates
+        return not self.objective.imitates and self.teaching is None
 
     @property
     def quantized(self) -> bool:

@@ -118,7 +118,18 @@ def operations(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
     adapter = setup.met_adapter_weights * (2 + 4 + 2 * again)
     head = setup.head_weights * ((6 if setup.full else 4) + 2 * setup.row_losses) * batch.step_supervised
     attention = batch.step_squares * spec.num_layers * spec.num_heads * spec.head_dim * (7 + 2 * again)
-    return (linear + adapter) * batch.step_tokens + head + attention
+    return (linear + adapter) * batch.step_tokens + head + attention + _taught(setup, batch)
+
+
+def _taught(setup: Setup, batch: BatchShape) -> float:
+    """Operations of a teacher that computes beside the student: a forward pass, and its head."""
+    if setup.teaching is None or setup.teaching.live is None:
+        return 0.0
+    teacher = setup.teaching.live
+    adapter = teacher.met_adapter_weights if setup.teaching.adapted else 0
+    linear = 2 * (teacher.met_weights + adapter) * batch.step_tokens
+    attention = 2 * batch.step_squares * teacher.spec.num_layers * teacher.spec.num_heads * teacher.spec.head_dim
+    return linear + attention + 2 * teacher.head_weights * batch.step_supervised
 
 
 def overhead_operations(setup: Setup) -> float:

@@ -21,6 +21,7 @@ from veneer.strict_json import to_text
 from veneer.training.from_adapter import adapter_digests
 from veneer.training.lock import FORMAT, data_files, environment
 from veneer.training.run import train
+from veneer.training.teacher import teacher_digests
 
 REPRODUCED = ".reproduced"
 """End of the name of the folder where nobody gave one."""
@@ -229,6 +230,7 @@ def refuse_other_inputs(lock: Mapping[str, Any], config: RunConfig, folder: Path
     base = {file.name: file_digest(file) for file in checkpoint.files()}
     problems = digests("base", lock["base"]["files"], base)
     problems += digests("adapter", dict(lock.get("adapter", {})), adapter_digests(config))
+    problems += digests("distillation", dict(lock.get("teacher", {})), teacher_digests(config))
     files = data_files(config)
     now = {key: file_digest(file) for key, file in files.items() if file.is_file()}
     problems += digests("data", lock["data"]["files"], now)

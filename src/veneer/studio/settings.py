@@ -23,7 +23,7 @@ HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 PATHS = frozenset(
     {
         "model", "revision", "output", "data.file", "data.eval_file", "data.sources", "data.cache_dir",
-        "train.from_adapter",
+        "train.from_adapter", "distillation.teacher", "distillation.teacher_adapter",
     }
 )  # fmt: skip
 """Settings that name files: a client names what it has uploaded, and models by their names."""

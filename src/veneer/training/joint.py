@@ -28,7 +28,7 @@ from veneer.adapters.targets import HEAD
 from veneer.config import RunConfig, check
 from veneer.data.batches import MicroBatch
 from veneer.data.kinds import load_kind
-from veneer.enums import Method, Recompute
+from veneer.enums import Method, ObjectiveName, Recompute
 from veneer.errors import ConfigError, OutOfMemory, TrainingStopped
 from veneer.events import Event, Note, Subscriber, broadcast, of_run
 from veneer.gpu.transfer import sent
@@ -83,8 +83,8 @@ class JointRun:
         if not self.inputs.prepared.description.capabilities.joint_passes:
             return None  # its layers see batches, whose tokens cannot be told apart by adapter
         layers = config.compute.recompute is Recompute.LAYERS
-        if needs_reference(config.objective):
-            return None  # the reference is the model as its own run starts
+        if needs_reference(config.objective) or config.objective is ObjectiveName.DISTILLATION:
+            return None  # the reference is the model as its own run starts, and a teacher is each run's own
         if lanes_in(config.train) > 1:
             return None  # its gradients are added by lane
         if best_by(config).of_answers:

@@ -20,6 +20,7 @@ from veneer.backends.base import capabilities_of
 from veneer.config import RunConfig
 from veneer.data.rows import Rows
 from veneer.data.sources import evaluation_files, training_files
+from veneer.enums import ObjectiveName
 from veneer.errors import CheckpointError
 from veneer.gpu.dispatch import choice as gpu_choice
 from veneer.hardware import processor
@@ -33,6 +34,7 @@ from veneer.strict_json import to_text
 from veneer.system import processor_name
 from veneer.training.checkpoint import Progress
 from veneer.training.from_adapter import adapter_digests
+from veneer.training.teacher import teacher_digests
 
 FORMAT = 1
 PACKAGES = ("veneer", "torch", "numpy", "safetensors", "tokenizers", "jinja2", "gguf")
@@ -193,6 +195,7 @@ def write_lock(
         },
         "base": {"model": config.model, "revision": config.revision, "files": inputs.base()},
         **({"adapter": adapter_digests(config)} if config.train.from_adapter is not None else {}),
+        **({"teacher": teacher_digests(config)} if config.objective is ObjectiveName.DISTILLATION else {}),
         "tokenizer": inputs.tokenizer(),
         "data": {
             "files": inputs.data(), "rows": rows.count, "evaluation_rows": rows.eval_count,

@@ -18,7 +18,7 @@ from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, check
 from veneer.data.kinds import PARTS, load_kind
 from veneer.data.rows import Rows
-from veneer.enums import Init, Method, Recompute, RowKind
+from veneer.enums import Init, Method, ObjectiveName, Recompute, RowKind
 from veneer.errors import ConfigError
 from veneer.events import Note, Result, Subscriber, broadcast, ignore, notes_to
 from veneer.io.checkpoint import read_model_config
@@ -33,6 +33,7 @@ from veneer.training.from_adapter import with_adapter
 from veneer.training.optimizers.choose import auto_beta2
 from veneer.training.recommend import settle
 from veneer.training.steps import PackedSteps, SupposedRows, SupposedSteps, examples_per_step, lanes_in, packing_of
+from veneer.training.teacher import check_teacher, compared_tokens, described_teacher, teaching
 
 EVALUATIONS_PER_RUN = 10
 SLOW_STARTS = frozenset(DECOMPOSING) - {Init.PISSA_FAST}
@@ -69,6 +70,8 @@ class PreparedRun:
     """The plan, or an estimate where no exact plan can be made. Its `refusal` says why the run does not fit."""
     data: TrainingData | None
     """The rows that are trained on. None where rows were only supposed."""
+    taught: int | None = None
+    """Number of tokens whose probabilities are compared with a teacher's; None for a run without a teacher."""
 
 
 def prepare(
@@ -109,6 +112,11 @@ def prepare(
         _note_long_rows(found, description.spec.max_positions, emit)
         if by.of_answers:
             metric_on(by, asked_rows(found.eval, tokenizer))
+    teacher, taught = described_teacher(config), None
+    if config.objective is ObjectiveName.DISTILLATION:
+        taught = compared_tokens(config, teacher, description.spec.vocab_size)
+        if teacher is not None and tokenizer is not None:
+            check_teacher(config, teacher, description, tokenizer)
     lora, targets = _adapter(config, description)
     adapted = () if targets is None else linears_under(description, lora.with_rank(1), targets)
     config, reasons = settle(config, description.spec.hidden_size, adapted, found.count, found.completion_tokens)
@@ -119,7 +127,8 @@ def prepare(
         steps: SupposedSteps | PackedSteps = SupposedSteps(found, config.train, parts)
     else:
         steps = PackedSteps(found, config.train, packing_of(config, description))
-    forecast = make_forecast(config, description, machine, steps, lora, targets)
+    beside = teaching(config, description, teacher, machine, found)
+    forecast = make_forecast(config, description, machine, steps, lora, targets, beside)
     if config.train.time_limit is not None:
         limit = f"train.time_limit {config.train.time_limit:g} s"
         reasons.append(f"{limit}: how many of the {steps.total:,} steps fit is measured once the model is loaded")
@@ -139,6 +148,7 @@ def prepare(
         targets=targets or (),
         forecast=forecast,
         data=data,
+        taught=taught,
     )
 
 

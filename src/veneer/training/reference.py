@@ -34,6 +34,7 @@ from veneer.training.from_adapter import adapter_digests
 from veneer.training.objective import OverModel, hidden_states
 from veneer.training.objectives.base import StepObjective
 from veneer.training.objectives.choose import needs_reference, objective_of
+from veneer.training.objectives.distillation import Teacher
 from veneer.training.objectives.documents import log_probabilities
 from veneer.training.objectives.kto import Partners
 from veneer.training.objectives.reference import ReferenceTable
@@ -71,10 +72,14 @@ def partners_of(inputs: RunInputs) -> Partners | None:
 
 
 def objective_over(
-    inputs: RunInputs, model: LanguageModel, reference: Reference, partners: Partners | None
+    inputs: RunInputs,
+    model: LanguageModel,
+    reference: Reference,
+    partners: Partners | None,
+    teacher: Teacher | None = None,
 ) -> StepObjective:
-    """The objective of a run over its model, with the reference that it compares with."""
-    over = OverModel(model, objective_of(inputs.config, reference.table, inputs.data.rows.labels))
+    """The objective of a run over its model, with the reference that it compares with, or the teacher."""
+    over = OverModel(model, objective_of(inputs.config, reference.table, inputs.data.rows.labels, teacher))
     return over if partners is None else WithReferencePoint(over, partners, reference.partners)
 
 

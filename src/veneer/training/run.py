@@ -19,9 +19,11 @@ from veneer.signals import deferred
 from veneer.system import heap_kept
 from veneer.training.build import build
 from veneer.training.fitting import fitting, settings_that_fit
+from veneer.training.live_teacher import live_teacher
 from veneer.training.memory import restart_peak_memory
 from veneer.training.objectives.base import StepObjective
 from veneer.training.objectives.choose import needs_reference
+from veneer.training.objectives.distillation import Teacher
 from veneer.training.parallel.group import Group, Meeting
 from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.shared_rows import SharedRows
@@ -37,6 +39,7 @@ from veneer.training.session import (
     prepare_run,
     threads_of,
 )
+from veneer.training.teacher_table import taught_table
 from veneer.training.time_limit import within_limit
 from veneer.training.trainable import Trainable
 
@@ -136,9 +139,13 @@ class _Call:
 
 def _begin(inputs: RunInputs, call: _Call, log: EventLog) -> Session:
     """Load the model, whose files are closed when this returns, and restore what a resumed run had reached."""
+    # A teacher that is asked once is gone before the student is there.
+    teacher: Teacher | None = taught_table(inputs, log.emit)
     with out_of_memory_while("loading the model"):
         model, trainable = build(inputs, log.emit)
-    objective = _objective(inputs, model, trainable, log.emit, call.group)
+        if teacher is None and inputs.prepared.taught is not None:
+            teacher = live_teacher(inputs.config, model, trainable, log.emit)
+    objective = _objective(inputs, model, trainable, log.emit, call.group, teacher)
     if inputs.config.train.time_limit is not None:
         with out_of_memory_while("measuring steps for train.time_limit"):
             inputs = within_limit(inputs, call.config, model, trainable, objective, log.emit, call.begun)
@@ -146,7 +153,12 @@ def _begin(inputs: RunInputs, call: _Call, log: EventLog) -> Session:
 
 
 def _objective(
-    inputs: RunInputs, model: LanguageModel, trainable: Trainable, emit: Subscriber, group: Group
+    inputs: RunInputs,
+    model: LanguageModel,
+    trainable: Trainable,
+    emit: Subscriber,
+    group: Group,
+    teacher: Teacher | None,
 ) -> StepObjective:
     """The objective with its reference's log-probabilities, which rank 0 computes or finds in the run's folder, and
     gives to the others however long that takes it."""
@@ -159,4 +171,4 @@ def _objective(
         group.awaited(REFERENCE)
     if needs_reference(inputs.config.objective):
         group.broadcast(torch.from_numpy(reference.table.values))
-    return objective_over(inputs, model, reference, partners)
+    return objective_over(inputs, model, reference, partners, teacher)

@@ -51,6 +51,7 @@ from veneer.training.parallel.start import share, with_lanes
 from veneer.training.prepare import LoadRows, PreparedRun, TrainingData, prepare
 from veneer.training.result import publish
 from veneer.training.steps import lanes_in
+from veneer.training.teacher import teacher_digests
 from veneer.training.trainable import AdapterTraining, Trainable
 
 
@@ -433,6 +434,7 @@ def _identity(config: RunConfig, model_digest: str, data_digest: str, device: to
     # Where results go and how many are kept changes no number of the run; model and data count by what is in them.
     ignored = {
         "model", "revision", "output", "track", "train.from_adapter", "train.other_base", "train.keep",
+        "distillation.teacher", "distillation.teacher_adapter",
         "train.save_every", "train.publish", "train.samples_every", "train.sample_prompts", "data.file", "data.sources",
         "data.eval_file", "data.cache", "data.cache_dir", "compute.memory_limit_mb", "compute.rank_timeout",
     }  # fmt: skip
@@ -441,6 +443,7 @@ def _identity(config: RunConfig, model_digest: str, data_digest: str, device: to
     return {
         **flat,
         **{f"adapter {name}": digest for name, digest in adapter_digests(config).items()},
+        **teacher_digests(config),
         **({"weights of data.sources": weights} if weights else {}),
         "model digest": model_digest,
         "data digest": data_digest,

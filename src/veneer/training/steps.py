@@ -270,6 +270,11 @@ class SupposedRows:
         """The supervised tokens of all rows."""
         return self.rows * self.tokens
 
+    @property
+    def supervised_tokens(self) -> int:
+        """The supervised tokens of all rows, those that are evaluated included; of these there are none here."""
+        return self.completion_tokens
+
 
 class SupposedSteps:
     """The sizes of the steps that supposed rows make (`veneer.planning.forecast.StepSizes`).

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from veneer.config import RunConfig
+from veneer.data.batches import MicroBatch
 from veneer.enums import ObjectiveName
 from veneer.training.objectives.base import Objective
 from veneer.training.objectives.cpo import Cpo
+from veneer.training.objectives.distillation import Distillation, Teacher
+from veneer.training.objectives.divergences import TaughtRows
 from veneer.training.objectives.dpo import Dpo
 from veneer.training.objectives.kto import Kto
 from veneer.training.objectives.orpo import Orpo
@@ -23,13 +27,25 @@ def needs_reference(objective: ObjectiveName) -> bool:
     return objective in (ObjectiveName.DPO, ObjectiveName.KTO)
 
 
-def objective_of(config: RunConfig, reference: ReferenceTable, labels: Sequence[bool] = ()) -> Objective:
+@dataclass(frozen=True, slots=True)
+class NoTeacher:
+    """The teacher of a run that needs none, or none yet (`Teacher`)."""
+
+    def of(self, batch: MicroBatch) -> TaughtRows:
+        """It says nothing."""
+        raise AssertionError("a run that is taught has a teacher before its first step")
+
+
+def objective_of(
+    config: RunConfig, reference: ReferenceTable, labels: Sequence[bool] = (), teacher: Teacher | None = None
+) -> Objective:
     """What a run minimises.
 
     Args:
         config: the run.
         reference: the reference's log-probabilities; without effect where none are compared.
         labels: whether each answer of the run is desirable, where its rows say so.
+        teacher: of a distillation.
     """
     match config.objective:
         case ObjectiveName.SFT | ObjectiveName.PRETRAINING:
@@ -44,3 +60,5 @@ def objective_of(config: RunConfig, reference: ReferenceTable, labels: Sequence[
             return Simpo(config.simpo)
         case ObjectiveName.KTO:
             return Kto(config.kto, reference, np.array(labels, dtype=np.bool_))
+        case ObjectiveName.DISTILLATION:
+            return Distillation(config.distillation, NoTeacher() if teacher is None else teacher)

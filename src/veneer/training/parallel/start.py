@@ -85,6 +85,11 @@ def refuse_alone(config: RunConfig, ranks: Ranks) -> None:
             f"train.best_metric {config.train.best_metric} is measured on answers, which one process gives, and the "
             f"run has {ranks.world}; take loss, or start one"
         )
+    if ranks.many and config.distillation.top_k is not None:
+        raise ConfigError(
+            f"distillation.top_k is computed by one process and the run has {ranks.world}; leave it out, so that the "
+            "teacher computes beside every student"
+        )
     if ranks.many and config.objective is ObjectiveName.KTO:
         raise ConfigError(f"objective kto is trained by one process and the run has {ranks.world}; start one")
 

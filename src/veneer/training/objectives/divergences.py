@@ -1,0 +1,255 @@
+"""The divergence of a student's predictions from a teacher's, without ever holding all logits.
+
+Rows are scored in chunks, by the student's head and by the teacher's, and the gradient of a chunk is formed while its
+scores are in memory, as in `veneer.losses`. With t the teacher's and s the student's distribution over some buckets b
+of tokens, and m = βt + (1−β)s,
+
+    forward       Σ t_b (log t_b − log s_b)
+    reverse       Σ s_b (log s_b − log t_b)
+    generalised   β Σ t_b (log t_b − log m_b) + (1−β) Σ s_b (log s_b − log m_b)
+
+(Agarwal et al., 2023, arXiv:2306.13649, section 3). A bucket is a token; where the teacher is known by its k likeliest
+tokens alone, all others are one bucket more, so that probabilities add up to 1 on both sides. By the data-processing
+inequality that is at most the divergence over all tokens.
+
+With d_b = ∂L/∂log s_b and p the student's probabilities of tokens, the gradient of the logit of token i in bucket b is
+(p_i / s_b) d_b − p_i Σ d. It is computed by hand: autograd would keep every step of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from veneer.config import DistillationSection
+from veneer.enums import Divergence
+from veneer.model.decoder import shaped
+from veneer.products import Scores
+
+CHUNK_ROWS = 64
+"""Number of rows that are scored at a time. There are about eight tensors `[rows, vocab]` in float32 of each chunk:
+100 MB for 49,152 tokens."""
+COPIES = 8
+"""Number of these tensors at most, for the plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """What a teacher says of some rows, after its temperature."""
+
+    log_probabilities: Tensor
+    """Those of buckets, `[rows, buckets]` in float32 or wider. Without `tokens` they are the first tokens of the
+    vocabulary: rows of an embedding that only fill it up are not compared."""
+    tokens: Tensor | None = None
+    """The tokens that are buckets of their own, int64 `[rows, buckets − 1]`; the last bucket has all others. None where
+    every token is one."""
+    vocabulary: int | None = None
+    """Number of tokens that are compared, where `tokens` are given."""
+
+    @property
+    def width(self) -> int:
+        """Number of tokens that are compared."""
+        return self.log_probabilities.shape[1] if self.vocabulary is None else self.vocabulary
+
+
+TaughtRows = Callable[[slice], Taught]
+"""Gives what a teacher says of a chunk of the rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Divergences:
+    """Sums over rows."""
+
+    loss: Tensor
+    """The divergence, and the rows' cross-entropy times its weight: a float64 scalar with a gradient."""
+    divergence: float
+    cross_entropy: float
+    """The cross-entropy of the rows' own targets, in nats, without a temperature."""
+    agreement: int
+    """Number of rows whose likeliest bucket is the teacher's."""
+
+
+def divergences(
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    taught: TaughtRows,
+    settings: DistillationSection,
+    *,
+    shaping: Scores,
+    chunk: int = CHUNK_ROWS,
+) -> Divergences:
+    """The divergence of softmax(head(hidden) / temperature) from the teacher's distribution, summed over rows.
+
+    Args:
+        hidden: hidden states that predict a supervised token, `[rows, dim]`.
+        head: the student's head, `[rows, dim]` to `[rows, vocab]`. It is called once for each chunk.
+        targets: the tokens that stand in the rows, int64 `[rows]`.
+        taught: what the teacher says.
+        settings: the formula, the temperature, and the weight of the targets' cross-entropy.
+        shaping: scale and soft cap of the head's outputs.
+        chunk: number of rows that are scored at a time.
+    """
+    asked = _Asked(head, targets, taught, settings, shaping, chunk)
+    if torch.is_grad_enabled():
+        loss, sums = _Divergences.apply(hidden, asked, *head.parameters())  # type: ignore[no-untyped-call]
+    else:
+        loss, sums = _chunked(hidden, asked, None)
+    divergence, cross_entropy, agreement = sums.tolist()
+    return Divergences(loss, divergence, cross_entropy, int(agreement))
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """All arguments of `divergences` that have no gradient."""
+
+    head: nn.Module
+    targets: Tensor
+    taught: TaughtRows
+    settings: DistillationSection
+    shaping: Scores
+    chunk: int
+
+
+class _Divergences(torch.autograd.Function):
+    """The sum over rows; gradients are formed in forward, chunk by chunk, and scaled in backward."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, asked: _Asked, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        found = _Gradients(
+            hidden=torch.empty_like(hidden) if ctx.needs_input_grad[0] else None,
+            learned=[parameter for parameter in parameters if parameter.requires_grad],
+        )
+        found.sums = [torch.zeros(one.shape, dtype=wide, device=one.device) for one in found.learned]
+        loss, sums = _chunked(hidden, asked, found)
+        ctx.save_for_backward(found.hidden, *found.sums)
+        ctx.places = [index for index, parameter in enumerate(parameters) if parameter.requires_grad]
+        ctx.dtypes = [parameter.dtype for parameter in parameters]
+        ctx.wide = wide
+        ctx.mark_non_differentiable(sums)
+        return loss, sums
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, *sums = ctx.saved_tensors
+        scale = grads[0].to(ctx.wide)
+        by_parameter: list[Tensor | None] = [None] * len(ctx.dtypes)
+        for place, total in zip(ctx.places, sums, strict=True):
+            by_parameter[place] = (total * scale).to(ctx.dtypes[place])
+        first = None if hidden is None else (hidden.to(scale.dtype) * scale).to(hidden.dtype)
+        return first, None, *by_parameter
+
+
+@dataclass(slots=True)
+class _Gradients:
+    """Gradients of the sum, as chunks fill them in."""
+
+    hidden: Tensor | None
+    learned: list[Tensor]
+    sums: list[Tensor] = ()  # type: ignore[assignment]
+
+    def add(self, rows: slice, some: Tensor, logits: Tensor, grads: Tensor) -> None:
+        """The part of a chunk, given the gradient of its logits."""
+        sources = [*([some] if self.hidden is not None else []), *self.learned]
+        if not sources:
+            return
+        parts = list(torch.autograd.grad(logits, sources, grads.to(logits.dtype)))
+        if self.hidden is not None:
+            self.hidden[rows] = parts.pop(0)
+        for total, part in zip(self.sums, parts, strict=True):
+            total += part
+
+
+def _chunked(hidden: Tensor, asked: _Asked, gradients: _Gradients | None) -> tuple[Tensor, Tensor]:
+    """The loss, and its parts (divergence, cross-entropy, agreement): float64, a scalar and `[3]`."""
+    settings, nll = asked.settings, asked.settings.nll
+    loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
+    sums = torch.zeros(3, dtype=torch.float64, device=hidden.device)
+    wanted = gradients is not None
+    for start in range(0, len(asked.targets), asked.chunk):
+        rows = slice(start, start + asked.chunk)
+        some = hidden[rows].detach().requires_grad_(wanted)
+        with torch.set_grad_enabled(wanted):
+            logits = shaped(asked.head(some), asked.shaping)
+        wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
+        entropies, grads = _cross_entropies(wide, asked.targets[rows], gradient=wanted and nll > 0)
+        losses, agree, pull = _matched(wide, asked.taught(rows), settings, gradient=wanted)
+        own = losses.sum(dtype=torch.float64), entropies.sum(dtype=torch.float64)
+        sums += torch.stack((*own, agree.sum(dtype=torch.float64)))
+        loss += own[0] + nll * own[1]
+        if gradients is not None and pull is not None:
+            pull = pull if grads is None else pull.add_(grads, alpha=nll)
+            gradients.add(rows, some, logits, pull)
+    return loss, sums
+
+
+def _cross_entropies(logits: Tensor, targets: Tensor, *, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """−log softmax(logits)[target] of each row, and its gradient if it is wanted."""
+    found = torch.log_softmax(logits, -1)
+    losses = -found.gather(1, targets[:, None])[:, 0]
+    if not gradient:
+        return losses, None
+    grads = found.exp_()
+    return losses, grads.scatter_add_(1, targets[:, None], grads.new_full((len(targets), 1), -1.0))
+
+
+def _matched(
+    logits: Tensor, taught: Taught, settings: DistillationSection, *, gradient: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The divergence of each row, whether the likeliest bucket is the teacher's, and the gradient of the logits."""
+    teacher, tokens, temperature = taught.log_probabilities, taught.tokens, settings.temperature
+    width = taught.width
+    every = torch.log_softmax(logits[:, :width] / temperature, -1)
+    student = every if tokens is None else with_rest(every, tokens)
+    losses, slopes = divergence_and_slopes(student, teacher, settings.divergence, settings.beta)
+    agree = student.argmax(-1) == teacher.argmax(-1)
+    if not gradient:
+        return losses, agree, None
+    total = slopes.sum(-1, keepdim=True, dtype=torch.float64).to(slopes.dtype)
+    if tokens is None:
+        pull = slopes.addcmul_(every.exp_(), total, value=-1.0)
+    else:
+        pull = (every - student[:, -1:]).exp_().mul_(slopes[:, -1:]).scatter_(1, tokens, slopes[:, :-1])
+        pull.addcmul_(every.exp_(), total, value=-1.0)
+    pull /= temperature
+    if width == logits.shape[1]:
+        return losses, agree, pull
+    return losses, agree, torch.nn.functional.pad(pull, (0, logits.shape[1] - width))
+
+
+def with_rest(log_probabilities: Tensor, tokens: Tensor) -> Tensor:
+    """Log-probabilities of some tokens, and of all others together, `[rows, k + 1]`.
+
+    Args:
+        log_probabilities: of all tokens, `[rows, vocab]`.
+        tokens: different ones, int64 `[rows, k]`; k is below the size of the vocabulary.
+    """
+    rest = log_probabilities.scatter(1, tokens, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat((log_probabilities.gather(1, tokens), rest), -1)
+
+
+def divergence_and_slopes(student: Tensor, teacher: Tensor, kind: Divergence, beta: float) -> tuple[Tensor, Tensor]:
+    """The divergence of each row, `[rows]`, and its derivative by the student's log-probabilities, `[rows, buckets]`.
+
+    Args:
+        student, teacher: log-probabilities of buckets, `[rows, buckets]`.
+        kind: the formula.
+        beta: the teacher's share of the mixture, for the generalised divergence.
+    """
+    s, t = student.exp(), teacher.exp()
+    match kind:
+        case Divergence.FORWARD:
+            return (t * (teacher - student)).sum(-1), -t
+        case Divergence.REVERSE:
+            ratios = student - teacher
+            return (s * ratios).sum(-1), s * (ratios + 1)
+        case Divergence.GENERALISED:
+            mixed = torch.logaddexp(teacher + log(beta), student + log(1 - beta))
+            slopes = (1 - beta) * s * (student - mixed)
+            return beta * (t * (teacher - mixed)).sum(-1) + slopes.sum(-1), slopes

@@ -1,0 +1,106 @@
+"""Distillation is its formula on full logits of student and teacher, whatever the cut of a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from preference_rows import full_logits, largest_difference, step_gradients, trainable_model
+from tiny import examples, rows, write_model, write_rows
+from veneer.config import DistillationSection
+from veneer.data.batches import pack
+from veneer.data.chat import Example
+from veneer.enums import Divergence
+from veneer.model.decoder import CausalLM
+from veneer.training.live_teacher import LiveTeacher
+from veneer.training.objectives.distillation import AGREEMENT, CROSS_ENTROPY, DISTILLATION, DIVERGENCE, Distillation
+
+SETTINGS = {
+    "forward": DistillationSection(),
+    "reverse": DistillationSection(divergence=Divergence.REVERSE, temperature=2.0),
+    "generalised": DistillationSection(divergence=Divergence.GENERALISED, beta=0.9),
+    "with the rows' own tokens": DistillationSection(nll=0.5),
+}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
+    """A model of other weights and another width, over the same tokens."""
+    model = trainable_model(write_model(tmp_path_factory.mktemp("teacher") / "model", seed=9, hidden=96))
+    model.requires_grad_(False)
+    return model
+
+
+@pytest.fixture(scope="module")
+def documents(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
+    return examples(tiny_model, write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", rows(9)))
+
+
+def objective(teacher: CausalLM, settings: DistillationSection) -> Distillation:
+    return Distillation(settings, LiveTeacher(teacher, teacher.spec.vocab_size, settings.temperature))
+
+
+def by_definition(
+    student: CausalLM, teacher: CausalLM, documents: list[Example], settings: DistillationSection
+) -> tuple[Tensor, dict[str, float]]:
+    """Loss and metrics of a step from full logits, in float64."""
+    total, nll, agree, tokens = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64), 0, 0
+    for document in documents:
+        own, targets = full_logits(student, document)
+        theirs, _ = full_logits(teacher, document)
+        s, t = (torch.softmax(one / settings.temperature, -1) for one in (own, theirs))
+        m = settings.beta * t + (1 - settings.beta) * s
+        total = (
+            total
+            + {
+                Divergence.FORWARD: t * (t / s).log(),
+                Divergence.REVERSE: s * (s / t).log(),
+                Divergence.GENERALISED: settings.beta * t * (t / m).log() + (1 - settings.beta) * s * (s / m).log(),
+            }[settings.divergence].sum()
+        )
+        nll = nll - own.gather(1, targets[:, None]).sum()
+        agree += int((s.argmax(-1) == t.argmax(-1)).sum())
+        tokens += len(targets)
+    metrics = {
+        DIVERGENCE: float(total.detach()) / tokens, CROSS_ENTROPY: float(nll.detach()) / tokens,
+        AGREEMENT: agree / tokens,
+    }  # fmt: skip
+    return (total + settings.nll * nll) / tokens, metrics
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_loss_gradients_and_metrics_are_those_of_the_formula(
+    name: str, tiny_model: Path, teacher: CausalLM, documents: list[Example]
+) -> None:
+    student, settings = trainable_model(tiny_model), SETTINGS[name]
+    loss, metrics = by_definition(student, teacher, documents, settings)
+    loss.backward()  # type: ignore[no-untyped-call]
+    wanted = {path: p.grad.clone() for path, p in student.named_parameters() if p.grad is not None}
+    means, found = step_gradients(student, objective(teacher, settings), pack(documents, 120))
+    assert means.loss == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert means.metrics == pytest.approx(metrics, rel=1e-5)
+    assert largest_difference(found, wanted) < 5e-6
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_any_split_packed_or_apart_gives_the_same_gradients(
+    name: str, tiny_model: Path, teacher: CausalLM, documents: list[Example]
+) -> None:
+    student, distillation = trainable_model(tiny_model), objective(teacher, SETTINGS[name])
+    whole, expected = step_gradients(student, distillation, pack(documents, 10**6))
+    for most in (1, 90, 200):
+        for share in (True, False):
+            batches = pack(documents, most, share=share)
+            means, found = step_gradients(student, distillation, batches)
+            assert largest_difference(found, expected) < 1e-6
+            assert means.loss == pytest.approx(whole.loss, rel=1e-6)
+            assert means.metrics == pytest.approx(whole.metrics, rel=1e-5)
+
+
+def test_every_sum_is_divided_by_the_steps_supervised_tokens(teacher: CausalLM, documents: list[Example]) -> None:
+    weights = objective(teacher, DistillationSection()).weights(pack(documents, 90))
+    tokens = sum(one.supervised for one in documents)
+    assert weights == dict.fromkeys((DISTILLATION, DIVERGENCE, CROSS_ENTROPY, AGREEMENT), tokens)
