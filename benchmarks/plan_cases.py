@@ -138,6 +138,8 @@ def pairs() -> list[Case]:
         Case("m135", "lora", "float32", 128, 16, "never", 512, objective="dpo"),
         Case("m30", "full", "bfloat16", 128, 16, "never", 512, 2, objective="dpo"),
         Case("m30", "lora", "bfloat16", 256, 16, "never", 1024, 4, head, objective="dpo"),
+        Case("m30", "lora", "bfloat16", 256, 16, "never", 1024, objective="reward"),
+        Case("m45", "qlora", "float32", 256, 16, "layers", 1024, objective="reward"),
     ]  # fmt: skip
 
 

@@ -22,7 +22,7 @@ LAYERS = (
     {"planning"},
     {"evaluation", "assistant", "quantization", "bundled", "run_records", "trackers"},
     {"training"},
-    {"exports", "comparison", "sweeps", "reproduction", "walkthrough", "serving", "jobs"},
+    {"exports", "comparison", "sweeps", "reproduction", "walkthrough", "serving", "jobs", "reward_model"},
     {"run_report", "studio"},
     {"verbs", "cli", "commands", "screens", "diagnosis", "__main__", "__init__"},
 )

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from veneer.config import LoraSection as LoraSection
     from veneer.config import OrpoSection as OrpoSection
     from veneer.config import QuantSection as QuantSection
+    from veneer.config import RewardSection as RewardSection
     from veneer.config import RunConfig as RunConfig
     from veneer.config import SimpoSection as SimpoSection
     from veneer.config import SourceSection as SourceSection
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from veneer.enums import Schedule as Schedule
     from veneer.enums import Scheme as Scheme
     from veneer.enums import SplitBy as SplitBy
+    from veneer.enums import Task as Task
     from veneer.enums import TokenCache as TokenCache
     from veneer.enums import TrackerName as TrackerName
     from veneer.enums import Variant as Variant
@@ -147,6 +149,9 @@ if TYPE_CHECKING:
     from veneer.reproduction.differences import TensorDifference as TensorDifference
     from veneer.reproduction.run import Reproduction as Reproduction
     from veneer.reproduction.run import reproduce as reproduce
+    from veneer.reward_model import PairAccuracy as PairAccuracy
+    from veneer.reward_model import open_reward_model as open_reward_model
+    from veneer.reward_model import pair_accuracy as pair_accuracy
     from veneer.run_records.find import runs as runs
     from veneer.run_records.record import RunRecord as RunRecord
     from veneer.run_records.state import RunState as RunState
@@ -157,6 +162,7 @@ if TYPE_CHECKING:
     from veneer.sweeps.outcome import SweepOutcome as SweepOutcome
     from veneer.sweeps.run import sweep as sweep
     from veneer.training.checkpoint import Progress as Progress
+    from veneer.training.reward_model import RewardModel as RewardModel
     from veneer.training.session import RunResult as RunResult
     from veneer.training.steps import SupposedRows as SupposedRows
     from veneer.verbs import chat as chat
@@ -240,6 +246,7 @@ _HOMES = {
     "OutOfMemory": "veneer.errors",
     "OutputError": "veneer.errors",
     "Overlong": "veneer.enums",
+    "PairAccuracy": "veneer.reward_model",
     "ParityError": "veneer.exports.certificate",
     "Plan": "veneer.planning.plan",
     "Products": "veneer.enums",
@@ -256,6 +263,8 @@ _HOMES = {
     "Result": "veneer.events",
     "RowScore": "veneer.evaluation.scoring",
     "RowSource": "veneer.data.in_memory",
+    "RewardModel": "veneer.training.reward_model",
+    "RewardSection": "veneer.config",
     "RunConfig": "veneer.config",
     "RunDone": "veneer.events",
     "RunEvent": "veneer.events",
@@ -297,6 +306,7 @@ _HOMES = {
     "TensorDifference": "veneer.reproduction.differences",
     "TensorReport": "veneer.exports.certificate",
     "Threshold": "veneer.exports.certificate",
+    "Task": "veneer.enums",
     "TokenCache": "veneer.enums",
     "TrainSection": "veneer.config",
     "TrainingStopped": "veneer.errors",
@@ -314,6 +324,8 @@ _HOMES = {
     "generate": "veneer.verbs",
     "lint": "veneer.verbs",
     "open_assistant": "veneer.assistant",
+    "open_reward_model": "veneer.reward_model",
+    "pair_accuracy": "veneer.reward_model",
     "open_studio": "veneer.studio.run",
     "plan": "veneer.verbs",
     "quantize": "veneer.quantization",
@@ -394,6 +406,7 @@ __all__ = [
     "OutOfMemory",
     "OutputError",
     "Overlong",
+    "PairAccuracy",
     "ParityError",
     "Plan",
     "Products",
@@ -408,6 +421,8 @@ __all__ = [
     "Reproduction",
     "RequantisedLoss",
     "Result",
+    "RewardModel",
+    "RewardSection",
     "RowScore",
     "RowSource",
     "RunConfig",
@@ -448,6 +463,7 @@ __all__ = [
     "Survival",
     "SweepOutcome",
     "Target",
+    "Task",
     "TensorDifference",
     "TensorReport",
     "Threshold",
@@ -469,7 +485,9 @@ __all__ = [
     "generate",
     "lint",
     "open_assistant",
+    "open_reward_model",
     "open_studio",
+    "pair_accuracy",
     "plan",
     "quantize",
     "quickstart",

@@ -39,6 +39,15 @@ class Method(Enum):
     """Every weight of the model, in float32."""
 
 
+class Task(Enum):
+    """What an adapter makes of a text, in PEFT's words (`task_type`)."""
+
+    CAUSAL_LM = "CAUSAL_LM"
+    """Its next token."""
+    SEQ_CLS = "SEQ_CLS"
+    """A score: the adapter has a head of its own, and is a reward model."""
+
+
 class RowKind(Enum):
     """What a row of a run's data holds."""
 
@@ -71,6 +80,8 @@ class ObjectiveName(Enum):
     """Kahneman-Tversky optimisation, on answers that are desirable or not."""
     DISTILLATION = "distillation"
     """The divergence from a teacher's predictions of the answers."""
+    REWARD = "reward"
+    """A score for whole texts, by which the chosen answer of a pair is to stand above the rejected one."""
 
     @property
     def imitates(self) -> bool:
@@ -229,6 +240,7 @@ class Column(Enum):
     CHOSEN = "chosen"
     REJECTED = "rejected"
     LABEL = "label"
+    MARGIN = "margin"
 
 
 class Publish(Enum):

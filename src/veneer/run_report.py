@@ -14,6 +14,7 @@ from typing import Any
 from veneer.assistant import Assistant, make_assistant
 from veneer.config import RunConfig
 from veneer.data.records import Record
+from veneer.enums import ObjectiveName
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report
 from veneer.evaluation.rows import ModelScores, RowSet, prepare
@@ -70,8 +71,8 @@ def report_run(result: RunResult, emit: Subscriber) -> Report | None:
     folder = RunFolder(result.output)
     config = folder.config()
     found, _ = evaluation_rows(config, None)
-    if config is None or found is None:
-        return None
+    if config is None or found is None or config.objective is ObjectiveName.REWARD:
+        return None  # a reward model answers nothing, and its curves are in the log
     begun = time.perf_counter()
     assistant = _trained(result, config)
     rows = prepare(assistant, _usable(found.records, config, assistant), emit=emit)

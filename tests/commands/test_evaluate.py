@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from invoking import FLOAT32, invoke, refused
+from preference_rows import pairs
 from tiny import rows, run_config, write_model, write_rows
 from veneer.training.run import train
 
@@ -89,3 +90,19 @@ def test_evaluate_says_which_rows_were_trained(tiny_model: Path, tmp_path: Path)
     report = json.loads(invoke(*argv, run).stdout)
     assert report["trained_rows"] == {}
     assert not any("were trained" in text for text in report["warnings"])
+
+
+def test_a_reward_model_is_judged_by_pairs_and_asked_for_no_answers(tiny_model: Path, tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "pairs.jsonl", pairs(12))
+    train(run_config(tiny_model, file, tmp_path / "run", "objective=reward", "train.steps=4"))
+    argv = ["evaluate", "--model", tiny_model, "--adapter", tmp_path / "run", "--data", file, "--limit", 9, *FLOAT32]
+    table = invoke(*argv)
+    assert table.exit_code == 0, table.output
+    assert "accuracy" in table.stdout
+    found = json.loads(invoke(*argv, "--json").stdout)
+    assert found["pairs"] == 9
+    assert found["interval"][0] <= found["accuracy"] <= found["interval"][1]
+    assert "leave out --metric, --suite" in refused(*argv, "--metric", "exact", "--suite", "copying")
+    said, run = "scores texts and writes none", tmp_path / "run"
+    assert said in refused("generate", "--model", tiny_model, "--adapter", run, "--prompt", "hello", *FLOAT32)
+    assert said in refused("export", "--adapter", run, "--output", tmp_path / "x.gguf", "--to", "gguf-adapter")

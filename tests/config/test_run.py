@@ -63,7 +63,7 @@ def test_the_keys_are_these() -> None:
             "cpo.beta", "cpo.nll", "simpo.beta", "simpo.gamma", "simpo.nll",
             "kto.beta", "kto.desirable_weight", "kto.undesirable_weight", "kto.reference",
             "distillation.teacher", "distillation.teacher_adapter", "distillation.divergence", "distillation.beta",
-            "distillation.temperature", "distillation.nll", "distillation.top_k",
+            "distillation.temperature", "distillation.nll", "distillation.top_k", "reward.centring",
             "compute.device", "compute.dtype", "compute.products", "compute.deterministic", "compute.threads",
             "compute.micro_batch_tokens",
             "compute.memory_limit_mb", "compute.recompute", "compute.rank_timeout",

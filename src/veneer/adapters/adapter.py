@@ -17,6 +17,7 @@ from veneer.adapters.linear import LoraLinear
 from veneer.adapters.module import AdapterModule
 from veneer.adapters.modules_to_save import Place, SavedModule
 from veneer.adapters.rounded import RoundedFactors
+from veneer.adapters.score import SCORE_WEIGHT, ScoreHead
 from veneer.adapters.spec import LoraSpec
 from veneer.errors import AdapterError, listing
 from veneer.model.decoder import BaseLinear, Embedding, RmsNorm
@@ -31,6 +32,8 @@ class Adapter:
     modules: list[tuple[str, AdapterModule]]
     generator: torch.Generator = field(repr=False)
     """Generator of the dropout masks. The training loop seeds it for every step."""
+    score: ScoreHead | None = None
+    """The head of a reward model, which stands in no place of the language model."""
     _rounded: RoundedFactors | None = field(default=None, repr=False)
 
     @property
@@ -61,7 +64,8 @@ class Adapter:
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
         """All trained parameters, by the names of `tensors()`."""
-        return {f"{path}.{name}": tensor for path, part in self.modules for name, tensor in part.trained().items()}
+        found = {f"{path}.{name}": tensor for path, part in self.modules for name, tensor in part.trained().items()}
+        return found if self.score is None else found | {SCORE_WEIGHT: self.score.weight}
 
     def parameters(self) -> list[nn.Parameter]:
         """All trained parameters."""
@@ -69,7 +73,8 @@ class Adapter:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that are saved, by PEFT's names: `{path}.lora_A.weight`, `{path}.lora_B.weight`, …"""
-        return {f"{path}.{name}": tensor for path, part in self.modules for name, tensor in part.tensors().items()}
+        found = {f"{path}.{name}": tensor for path, part in self.modules for name, tensor in part.tensors().items()}
+        return found if self.score is None else found | {SCORE_WEIGHT: self.score.weight.detach()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Copy weights in, by the names of `tensors()`.
@@ -94,6 +99,8 @@ class Adapter:
             )
         for path, part in self.modules:
             part.load({name: tensors[f"{path}.{name}"] for name in part.tensors()})
+        if self.score is not None:
+            self.score.weight.detach().copy_(tensors[SCORE_WEIGHT])
 
     @contextmanager
     def disabled(self) -> Iterator[None]:

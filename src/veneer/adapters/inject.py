@@ -18,9 +18,10 @@ from veneer.adapters.init import INITS, TargetLayer, embedding, undrawn
 from veneer.adapters.linear import Dropout, LoraLinear, TrainedBias
 from veneer.adapters.module import AdapterModule
 from veneer.adapters.modules_to_save import Place, SavedModule, TrainedNormBias, trainable_copy
+from veneer.adapters.score import ScoreHead
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, expert_parameter
-from veneer.enums import Bias, Factors, Init, Variant
+from veneer.enums import Bias, Factors, Init, Task, Variant
 from veneer.errors import AdapterError
 from veneer.model.decoder import BaseLinear, DenseLinear, Embedding
 from veneer.model.experts import Experts
@@ -94,7 +95,10 @@ def inject(
             module.train(model.training)
             Place.of(model, path).put(module)
         modules.append((path, module))
-    return Adapter(spec, modules, maker.masks)
+    score = None
+    if spec.task is Task.SEQ_CLS:
+        score = ScoreHead.drawn(model.spec.hidden_size, maker.draws, model.device)
+    return Adapter(spec, modules, maker.masks, score)
 
 
 def _checked_targets(model: LanguageModel, spec: LoraSpec) -> list[str]:

@@ -18,10 +18,14 @@ from veneer.adapters.embedding import LoraEmbedding
 from veneer.adapters.experts import ExpertsUpdate, targets_for_peft
 from veneer.adapters.linear import LoraLinear
 from veneer.adapters.modules_to_save import SavedModule
+from veneer.adapters.score import SCORE
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, names_path
-from veneer.enums import Bias, Init, Scaling, Variant
+from veneer.enums import Bias, Init, Scaling, Task, Variant
 from veneer.errors import AdapterError, listing, nearest
+
+HEADS = (SCORE, "classifier")
+"""Names of the heads of transformers' models that score texts."""
 
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None,),
@@ -91,12 +95,12 @@ def adapter_config(adapter: Adapter, base: str, revision: str | None = None) -> 
         "layers_to_transform": None if spec.layers_to_transform is None else list(spec.layers_to_transform),
         "lora_bias": spec.factor_bias,
         "lora_dropout": spec.dropout,
-        "modules_to_save": saved or None,
+        "modules_to_save": ([SCORE] if adapter.score is not None else []) + saved or None,
         "peft_type": "LORA",
         "revision": revision,
         "target_modules": _targets(spec, list(updates)),
         "target_parameters": None,
-        "task_type": "CAUSAL_LM",
+        "task_type": spec.task.value,
         "trainable_token_indices": _token_indices(spec.trainable_tokens),
         "use_dora": spec.variant is Variant.DORA,
         **_ranks(spec, updates),
@@ -204,7 +208,7 @@ def parse_config(config: Any, path: Path) -> LoraSpec:
     problems = _faults(config)
     if problems:
         raise AdapterError(f"{path}: not a usable adapter configuration:\n{listing(problems)}")
-    layers = config.get("layers_to_transform")
+    layers, scores = config.get("layers_to_transform"), config.get("task_type") == Task.SEQ_CLS.value
     return LoraSpec(
         rank=config["r"],
         alpha=float(config["lora_alpha"]),
@@ -221,7 +225,9 @@ def parse_config(config: Any, path: Path) -> LoraSpec:
         init=_INITS[config.get("init_lora_weights")],
         bias=Bias(config.get("bias") or "none"),
         factor_bias=bool(config.get("lora_bias")),
-        modules_to_save=tuple(config.get("modules_to_save") or ()),
+        # PEFT names both of its own heads for this task; the score head is no module of a language model.
+        modules_to_save=tuple(name for name in config.get("modules_to_save") or () if not scores or name not in HEADS),
+        task=Task.SEQ_CLS if scores else Task.CAUSAL_LM,
         tied_modules=bool(config.get("ensure_weight_tying")),
         trainable_tokens=_tokens(config.get("trainable_token_indices")),
         fan_in_fan_out=bool(config.get("fan_in_fan_out")),

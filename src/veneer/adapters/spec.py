@@ -16,7 +16,7 @@ from veneer.adapters.targets import (
     value_of_pattern,
 )
 from veneer.config import LoraSection
-from veneer.enums import Bias, Factors, Init, Scaling, Variant
+from veneer.enums import Bias, Factors, Init, Scaling, Task, Variant
 from veneer.errors import AdapterError, listing, nearest
 
 DECOMPOSING = (Init.PISSA, Init.PISSA_FAST, Init.OLORA, Init.EVA, Init.LOFTQ)
@@ -49,6 +49,8 @@ class LoraSpec:
     tied_modules: bool = False
     """Whether an embedding in `modules_to_save` stays tied to the head (PEFT's `ensure_weight_tying`)."""
     trainable_tokens: Tokens = field(default_factory=dict)
+    task: Task = Task.CAUSAL_LM
+    """What the model makes of a text; for SEQ_CLS the adapter has a score head."""
     fan_in_fan_out: bool = False
     """Whether adapted layers are transformers' Conv1D, whose weight is stored `[in, out]`. Only PEFT needs to know; A
     and B do not depend on it."""

@@ -27,7 +27,7 @@ from veneer.adapters.peft_config import adapter_config, is_plain, parse_config, 
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import EMBEDDING, HEAD, Value, expression_of_key, is_router, selects, value_of_pattern
 from veneer.adapters.vocabulary import EmbeddingSnapshot, resize_embeddings, set_embeddings
-from veneer.enums import Init
+from veneer.enums import Init, Task
 from veneer.errors import AdapterError, listing
 from veneer.expressions import endless
 from veneer.io.files import write_tensors, write_text
@@ -99,11 +99,26 @@ def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
-    """Specification of a saved adapter, and the content of its `adapter_config.json`.
+    """Specification of a saved adapter of a language model, and the content of its `adapter_config.json`.
 
     Raises:
-        AdapterError: the folder has no adapter, or the configuration is broken, has changed since its run wrote it, or
-            uses a feature that is not supported.
+        AdapterError: the folder has no adapter, or one of a reward model, or the configuration is broken, has changed
+            since its run wrote it, or uses a feature that is not supported.
+    """
+    spec, config = read_any_config(directory)
+    if spec.task is Task.SEQ_CLS:
+        raise AdapterError(
+            f"{directory} is the adapter of a reward model (task_type SEQ_CLS): it scores texts and writes none, so "
+            "that it can be neither asked nor merged, combined or exported; score texts by veneer.open_reward_model"
+        )
+    return spec, config
+
+
+def read_any_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
+    """`read_config` for an adapter of any task.
+
+    Raises:
+        AdapterError: as `read_config`, but for a reward model's.
     """
     path = directory / CONFIG_FILE
     check_unchanged(directory, CONFIG_FILE)
@@ -189,7 +204,25 @@ def load_adapter(model: LanguageModel, directory: Path) -> Adapter:
     Raises:
         AdapterError: files are missing, damaged or unsupported, or do not fit `model`, which stays as it was.
     """
-    spec, _ = read_config(directory)
+    return _loaded(model, directory, read_config(directory)[0])
+
+
+def load_reward_adapter(model: LanguageModel, directory: Path) -> Adapter:
+    """Load the saved adapter of a reward model onto its base: its `score` is the head.
+
+    Raises:
+        AdapterError: as `load_adapter`, or it is none of a reward model.
+    """
+    spec, _ = read_any_config(directory)
+    if spec.task is not Task.SEQ_CLS:
+        raise AdapterError(
+            f"{directory} is no adapter of a reward model (task_type {spec.task.value}): it has no score head; train "
+            "one with objective: reward"
+        )
+    return _loaded(model, directory, spec)
+
+
+def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:
     tensors = read_tensors(directory)
     if not tensors:
         raise AdapterError(f"{directory / WEIGHTS_FILE}: holds no tensors")
@@ -278,7 +311,7 @@ def _put_on(model: LanguageModel, tensors: dict[str, Tensor], spec: LoraSpec, di
     except AdapterError:
         remove(model, adapter)
         raise
-    return Adapter(spec, adapter.modules, adapter.generator)
+    return Adapter(spec, adapter.modules, adapter.generator, adapter.score)
 
 
 def _found(tensors: Mapping[str, Tensor], spec: LoraSpec, directory: Path) -> LoraSpec:

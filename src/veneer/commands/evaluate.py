@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -18,6 +19,7 @@ from veneer.commands.options import (
     in_processes,
     model_option,
 )
+from veneer.errors import ConfigError
 
 
 @click.command(
@@ -98,14 +100,28 @@ def evaluate(
     """Score a model and an adapter on the same rows.
 
     A row is scored by the loss of its answer, and by the answer that greedy generation gives. How sure a difference is,
-    its interval says (docs/evaluation.md).
+    its interval says (docs/evaluation.md). Under the adapter of a reward model the rows are pairs, and what
+    is measured is how often the chosen answer has the higher score.
     """
     in_processes(devices)
     from veneer.evaluation.run import EvaluationRequest
+    from veneer.reward_model import is_reward_adapter
     from veneer.screens.evaluate import evaluate_visibly
+    from veneer.screens.rewards import evaluate_pairs_visibly
 
+    assistant = assistant_of(model, adapters[0] if adapters else None, method, device, dtype)
+    if adapters and is_reward_adapter(adapters[0]):
+        _refuse_for_scores(
+            {
+                "another --adapter": adapters[1:], "--metric": metrics, "--suite": suites, "--gate": gate,
+                "--judge": judge, "--html": html, "--cluster": cluster, "--max-new-tokens": max_new_tokens,
+                "--suite-items": suite_items, "--devices": devices,
+            }
+        )  # fmt: skip
+        evaluate_pairs_visibly(assistant, data, limit, as_json=as_json)
+        return
     request = EvaluationRequest(
-        assistant=assistant_of(model, adapters[0] if adapters else None, method, device, dtype),
+        assistant=assistant,
         data=data,
         limit=limit,
         max_new_tokens=max_new_tokens,
@@ -121,3 +137,16 @@ def evaluate(
     report = evaluate_visibly(request, as_json=as_json)
     if report is not None and report.gate is not None:
         raise click.exceptions.Exit(report.gate.verdict.exit_code)
+
+
+def _refuse_for_scores(options: Mapping[str, object]) -> None:
+    """Refuse the options that ask for answers, which a reward model does not give.
+
+    Raises:
+        ConfigError: naming all that are given.
+    """
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise ConfigError(
+            f"the adapter is a reward model's, which scores pairs and answers nothing; leave out {', '.join(given)}"
+        )

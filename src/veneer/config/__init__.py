@@ -15,6 +15,7 @@ from veneer.config.objectives import (
     DpoSection,
     KtoSection,
     OrpoSection,
+    RewardSection,
     SimpoSection,
 )
 from veneer.config.parse import parse, to_yaml
@@ -23,6 +24,6 @@ from veneer.config.train import TrainSection
 
 __all__ = [
     "ALTERNATIVES", "ComputeSection", "CpoSection", "DataSection", "DistillationSection", "DpoSection", "KtoSection",
-    "LoraSection", "OrpoSection", "QuantSection", "RunConfig", "SimpoSection", "SourceSection", "SplitSection",
-    "TrainSection", "check", "known_keys", "parse", "quant_problems", "to_yaml",
+    "LoraSection", "OrpoSection", "QuantSection", "RewardSection", "RunConfig", "SimpoSection", "SourceSection",
+    "SplitSection", "TrainSection", "check", "known_keys", "parse", "quant_problems", "to_yaml",
 ]  # fmt: skip

@@ -155,6 +155,8 @@ def objective_problems(config: RunConfig) -> list[str]:
         problems.append(
             "dpo.loss robust needs dpo.label_smoothing, the share of pairs that are swapped; without it, it is sigmoid"
         )
+    if config.objective is ObjectiveName.REWARD:
+        problems += reward_problems(config)
     if config.reference is ReferencePolicy.BASE and config.method is Method.FULL:
         problems.append(f"{name}.reference base is the base with the adapter off and method full has none; take start")
     return problems
@@ -180,4 +182,25 @@ def distillation_problems(config: RunConfig) -> list[str]:
         )
     if config.lora.new_tokens:
         problems.append("lora.new_tokens are unknown to the teacher of objective distillation; leave them out")
+    return problems
+
+
+def reward_problems(config: RunConfig) -> list[str]:
+    """What a reward model cannot be, since it scores texts and writes none."""
+    lora = config.lora
+    named = [f"lora.{name}" for name in ("trainable_tokens", "new_tokens") if getattr(lora, name)]
+    names = lora.target_modules if isinstance(lora.target_modules, tuple) else (lora.target_modules,)
+    named += ["lora.target_modules lm_head"] if "lm_head" in names else []
+    named += ["lora.modules_to_save lm_head"] if "lm_head" in lora.modules_to_save else []
+    problems = [
+        f"{name} changes how tokens are read or written, and a reward model has a head of its own in the place of "
+        "lm_head; leave it out"
+        for name in named
+    ]
+    if config.method is Method.FULL:
+        problems.append(
+            "objective reward trains an adapter with a score head and method full has none; take lora or qlora"
+        )
+    if config.train.samples_every is not None:
+        problems.append("train.samples_every has prompts answered, and a reward model writes nothing; leave it out")
     return problems

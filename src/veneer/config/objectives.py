@@ -102,3 +102,12 @@ class DistillationSection(Section):
     """The number of the teacher's likeliest tokens that are kept of every supervised token, all others together as one
     more. They are computed once, before the student is loaded, and take 8 bytes each. By default the teacher computes
     beside the student, and all tokens are compared."""
+
+
+class RewardSection(Section):
+    """Settings of `objective: reward`."""
+
+    place = "reward"
+
+    centring: NotNegative = 0.0
+    """c, the weight of the squared sum of both scores of a pair, which holds scores around 0. 0.01 is usual."""

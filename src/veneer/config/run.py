@@ -12,6 +12,7 @@ from veneer.config.objectives import (
     DpoSection,
     KtoSection,
     OrpoSection,
+    RewardSection,
     SimpoSection,
 )
 from veneer.config.section import Section, keys_of
@@ -42,8 +43,9 @@ class RunConfig(Section):
     objective: ObjectiveName = ObjectiveName.SFT
     """What a step minimises: the cross-entropy of answers (`sft`) or of plain texts
     (`pretraining`), a loss of pairs of a chosen and a rejected answer
-    (`dpo`, `orpo`, `cpo`, `simpo`), one of single answers that are desirable or not (`kto`), or the divergence from a
-    teacher's predictions (`distillation`). docs/objectives.md has the formulas and the rows that each takes."""
+    (`dpo`, `orpo`, `cpo`, `simpo`), one of single answers that are desirable or not (`kto`), the divergence from a
+    teacher's predictions (`distillation`), or a loss of scores of pairs (`reward`). docs/objectives.md has the formulas
+    and the rows that each takes."""
     backend: Backend = Backend.AUTO
     """What computes the model: veneer's own decoder (`veneer`), or transformers (`hf`, for lora and qlora only) for
     architectures that the decoder does not know. `auto` takes the own decoder if it knows the architecture."""
@@ -60,6 +62,7 @@ class RunConfig(Section):
     simpo: SimpoSection = SimpoSection()
     kto: KtoSection = KtoSection()
     distillation: DistillationSection = DistillationSection()
+    reward: RewardSection = RewardSection()
     compute: ComputeSection = ComputeSection()
 
     @property
@@ -75,6 +78,7 @@ OBJECTIVE_SECTIONS = (
     ObjectiveName.SIMPO,
     ObjectiveName.KTO,
     ObjectiveName.DISTILLATION,
+    ObjectiveName.REWARD,
 )
 """The objectives that have a section of settings, which is called as they are."""
 

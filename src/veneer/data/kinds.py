@@ -40,6 +40,8 @@ class KindRow:
     """One for each of its answers; the first is the one that is to be learned, if any is."""
     desirable: bool = True
     """Whether the answer is desirable, where rows have labels."""
+    margin: float | None = None
+    """By how much the first answer is better, where rows of pairs say it."""
 
     @property
     def where(self) -> str:
@@ -59,7 +61,8 @@ def _made(row: Any, where: str, remarks: Remarks, columns: Mapping[Column, str] 
         case RowKind.ANSWERS | RowKind.TEXTS:
             return KindRow((to_record(row, where, remarks, columns),))
         case RowKind.PAIRS:
-            return KindRow(to_pair(row, where, remarks, columns).records)
+            pair = to_pair(row, where, remarks, columns)
+            return KindRow(pair.records, margin=pair.margin)
         case RowKind.LABELLED:
             found = to_labelled(row, where, remarks, columns)
             return KindRow((found.record,), found.desirable)
@@ -95,6 +98,8 @@ def load_kind(
     held_out = _encode(evaluated, tokenizer, data, parts, "evaluation", skipped, emit) if evaluated else []
     places = {example.where for example in train}
     labels = {row.where: row.desirable for row in (*rows, *evaluated)}
+    margins = {row.where: row.margin or 0.0 for row in (*rows, *evaluated)}
+    by_how_much = any(row.margin is not None for row in (*rows, *evaluated))
     return Rows(
         train=train,
         eval=held_out,
@@ -103,6 +108,9 @@ def load_kind(
         sources=weighted(files, Counter(example.where.rpartition(":")[0] for example in train[:: len(parts)])),
         together=len(parts),
         labels=tuple(labels[one.where] for one in (*train, *held_out)) if kind is RowKind.LABELLED else (),
+        margins=tuple(margins[one.where] for part in (train, held_out) for one in part[:: len(parts)])
+        if by_how_much
+        else (),
     )
 
 
@@ -135,6 +143,15 @@ def evaluation_answers(data: DataSection, kind: RowKind) -> list[Record]:
         return evaluation_records(data)
     _, evaluated = _sides(data, training_files(data), kind, [], ignore)
     return [row.records[0] for row in evaluated if row.desirable]
+
+
+def read_pairs(data: DataSection, emit: Subscriber = ignore) -> list[KindRow]:
+    """The pairs of a chosen and a rejected answer in the training files of `data`, without encoding them.
+
+    Raises:
+        DataError: a file or some of its rows cannot be used.
+    """
+    return _read(training_files(data, emit), data, RowKind.PAIRS, [], emit)
 
 
 def _sides(

@@ -19,6 +19,7 @@ there.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class Pair:
     """File and line."""
     chosen: Record
     rejected: Record
+    margin: float | None = None
+    """By how much the first is better, where the row says it."""
 
     @property
     def records(self) -> tuple[Record, Record]:
@@ -60,15 +63,23 @@ def to_pair(row: Any, where: str, remarks: Remarks | None = None, columns: Mappi
     row = {key: value for key, value in row.items() if value is not None}
     if columns:
         row = mapped(row, columns, remarks)
+    margin = _margin(row.pop("margin", None))
     asked, used = _asked(row)
     for key in row:
         if key not in used:
             remarks.unused[key] += 1
     chosen, rejected = asked
-    pair = Pair(where, _record(chosen, "chosen", where, remarks), _record(rejected, "rejected", where, Remarks()))
+    first, second = _record(chosen, "chosen", where, remarks), _record(rejected, "rejected", where, Remarks())
+    pair = Pair(where, first, second, margin)
     if (pair.chosen.messages, pair.chosen.completion) == (pair.rejected.messages, pair.rejected.completion):
         raise BadRow("chosen and rejected are the same, so that nothing is preferred")
     return pair
+
+
+def _margin(value: Any) -> float | None:
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)):
+        return value if value is None else float(value)
+    raise BadRow(f"margin must be a number, by how much chosen is better than rejected, not {str(value)[:40]!r}")
 
 
 def is_pair(row: Any, columns: Mapping[Column, str] | None = None) -> bool:

@@ -57,6 +57,8 @@ class Rows:
     """The number of examples that are one row: 2 for pairs, the chosen one first."""
     labels: tuple[bool, ...] = ()
     """Whether each answer is desirable, those that are trained first; none where rows have no labels."""
+    margins: tuple[float, ...] = ()
+    """By how much the chosen answer of each pair is better, those that are trained first; none where no row says it."""
 
     def digest(self) -> str:
         """A hash of every token and its loss mask. Two runs with equal digests train and evaluate the same numbers."""
@@ -65,6 +67,8 @@ class Rows:
         state = blake2b(digest_size=16)
         for example in chain(self.train, self.eval):
             add_to_digest(state, example)
+        if self.margins:
+            state.update(np.array(self.margins).tobytes())
         return state.hexdigest()
 
     @property

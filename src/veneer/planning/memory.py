@@ -221,6 +221,9 @@ def _logits(setup: Setup, batch: BatchShape) -> int:
     share once more in float32, since torch converts one operand of an addition of two dtypes as a whole.
     """
     spec, size = setup.spec, setup.dtype.itemsize
+    if setup.rewards:
+        # Hidden states, their gradient, and those of last tokens in float32 and in a formula.
+        return 2 * batch.tokens * spec.hidden_size * size + batch.documents * (spec.hidden_size * (size + 8) + 256)
     total = (batch.tokens + batch.supervised) * spec.hidden_size * size
     total += min(CHUNK_ROWS, batch.supervised) * spec.vocab_size * size
     if not spec.scores.plain:

@@ -14,6 +14,7 @@ import torch
 
 from veneer.adapters.combinations import refuse
 from veneer.adapters.experts import on_experts, target_paths
+from veneer.adapters.score import SCORE_WEIGHT
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_module
 from veneer.config import QuantSection, RunConfig
@@ -207,7 +208,12 @@ class Setup:
     @property
     def row_losses(self) -> bool:
         """Whether the losses of single rows go into a formula, so that the head's scores are computed twice."""
-        return not self.objective.imitates and self.teaching is None
+        return not self.objective.imitates and self.teaching is None and not self.rewards
+
+    @property
+    def rewards(self) -> bool:
+        """Whether texts are scored by a head of the adapter's own, and no token is."""
+        return self.objective is ObjectiveName.REWARD
 
     @property
     def quantized(self) -> bool:
@@ -305,7 +311,8 @@ class Setup:
         """Name and shape of every trained tensor."""
         if self.full:
             return list(by_full(self.spec, self.linears))
-        return list(by_adapter(self.spec, self.linears, self.lora, self.updated))
+        score = [(SCORE_WEIGHT, (1, self.spec.hidden_size))] if self.rewards else []
+        return [*by_adapter(self.spec, self.linears, self.lora, self.updated), *score]
 
     @cached_property
     def trained_weights(self) -> int:

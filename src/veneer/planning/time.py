@@ -117,6 +117,7 @@ def operations(setup: Setup, batch: BatchShape, *, recompute: bool) -> float:
     linear = setup.met_weights * (2 + 2 + (2 if setup.full else 0) + 2 * again)
     adapter = setup.met_adapter_weights * (2 + 4 + 2 * again)
     head = setup.head_weights * ((6 if setup.full else 4) + 2 * setup.row_losses) * batch.step_supervised
+    head *= not setup.rewards
     attention = batch.step_squares * spec.num_layers * spec.num_heads * spec.head_dim * (7 + 2 * again)
     return (linear + adapter) * batch.step_tokens + head + attention + _taught(setup, batch)
 

@@ -114,6 +114,8 @@ def _known(config: RunConfig) -> dict[str, bool]:
     match config.objective.rows:
         case RowKind.ANSWERS:
             return dict.fromkeys(ANSWERS, True)
+        case RowKind.PAIRS if config.objective is ObjectiveName.REWARD:
+            return {name: higher for name, higher in PAIRS.items() if name.startswith("rewards/")}
         case RowKind.PAIRS:
             return PAIRS
         case RowKind.LABELLED:

@@ -16,10 +16,11 @@ from veneer.adapters.adapter import Adapter
 from veneer.adapters.origin import BaseCheck
 from veneer.adapters.overflow import check_updates
 from veneer.adapters.peft_config import is_plain
+from veneer.adapters.score import SCORE_WEIGHT
 from veneer.adapters.spec import LoraSpec
-from veneer.adapters.store import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, read_config, read_tensors
+from veneer.adapters.store import CONFIG_FILE, TOKENIZER_FILE, WEIGHTS_FILE, read_any_config, read_config, read_tensors
 from veneer.config import RunConfig
-from veneer.enums import Init, OtherBase
+from veneer.enums import Init, ObjectiveName, OtherBase
 from veneer.errors import AdapterError, ConfigError, listing
 from veneer.events import Level, Note, Subscriber
 from veneer.io.checkpoint import Checkpoint
@@ -39,7 +40,8 @@ def with_adapter(config: RunConfig) -> RunConfig:
     if config.train.from_adapter is None:
         return config
     folder = Path(config.train.from_adapter)
-    spec, _ = read_config(folder)
+    reward = config.objective is ObjectiveName.REWARD
+    spec, _ = read_any_config(folder) if reward else read_config(folder)
     _refuse_kinds(spec, folder)
     own = _settings(spec)
     section = config.lora
@@ -122,6 +124,9 @@ def start_from(adapter: Adapter, config: RunConfig) -> None:
     if config.train.from_adapter is not None:
         folder = Path(config.train.from_adapter)
         tensors = read_tensors(folder)
+        if adapter.score is not None and SCORE_WEIGHT not in tensors:
+            # An adapter of a language model becomes that of a reward model, whose head is new.
+            tensors[SCORE_WEIGHT] = adapter.score.weight.detach().cpu()
         check_updates(tensors, adapter.spec.scale_of, str(folder / WEIGHTS_FILE))
         adapter.load(tensors)
 

@@ -83,8 +83,8 @@ class JointRun:
         if not self.inputs.prepared.description.capabilities.joint_passes:
             return None  # its layers see batches, whose tokens cannot be told apart by adapter
         layers = config.compute.recompute is Recompute.LAYERS
-        if needs_reference(config.objective) or config.objective is ObjectiveName.DISTILLATION:
-            return None  # the reference is the model as its own run starts, and a teacher is each run's own
+        if needs_reference(config.objective) or config.objective in (ObjectiveName.DISTILLATION, ObjectiveName.REWARD):
+            return None  # the reference is the model as its own run starts; teacher and score head are each run's own
         if lanes_in(config.train) > 1:
             return None  # its gradients are added by lane
         if best_by(config).of_answers:

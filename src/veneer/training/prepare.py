@@ -18,7 +18,7 @@ from veneer.backends.describe import describe_model
 from veneer.config import DataSection, RunConfig, check
 from veneer.data.kinds import PARTS, load_kind
 from veneer.data.rows import Rows
-from veneer.enums import Init, Method, ObjectiveName, Recompute, RowKind
+from veneer.enums import Init, Method, ObjectiveName, Recompute, RowKind, Task
 from veneer.errors import ConfigError
 from veneer.events import Note, Result, Subscriber, broadcast, ignore, notes_to
 from veneer.io.checkpoint import read_model_config
@@ -109,6 +109,10 @@ def prepare(
         tokenizer = tokenizer or description.tokenizer()
         check_vocabulary(tokenizer, description.spec.vocab_size, config.model)
         found = rows(config.data, tokenizer, emit, config.objective.rows)
+        if found.margins and config.objective is not ObjectiveName.REWARD:
+            notice(
+                f"margin of pairs: it is for objective reward, and objective {config.objective.value} passes it over"
+            )
         _note_long_rows(found, description.spec.max_positions, emit)
         if by.of_answers:
             metric_on(by, asked_rows(found.eval, tokenizer))
@@ -236,6 +240,8 @@ def _adapter(config: RunConfig, description: Description) -> tuple[LoraSpec, tup
     if section.rank == "auto":
         section = section.model_copy(update={"rank": 1})
     lora = LoraSpec.of(section, tied=spec.tied_head)
+    if config.objective is ObjectiveName.REWARD:
+        lora = replace(lora, task=Task.SEQ_CLS)
     if config.method is Method.FULL:
         return lora, None
     return lora, tuple(lora.targets(target_paths(description.linears, spec)))

@@ -35,6 +35,7 @@ RATE_SHARES = {
     ObjectiveName.ORPO: (0.25, "whose paper took 8e-6 where all weights of 7 billion are trained"),
     ObjectiveName.CPO: (0.4, "whose paper took 1e-4 for an adapter of 13 billion weights"),
     ObjectiveName.KTO: (0.02, "whose published adapters took the rates of dpo"),
+    ObjectiveName.REWARD: (0.2, "where TRL takes 1e-4 for adapters"),
     ObjectiveName.SIMPO: (0.02, "whose paper took the rates of dpo"),
 }
 """What an objective takes of the rate of supervised fine-tuning, and why."""

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from veneer.enums import ObjectiveName, ReferencePolicy
 from veneer.events import Note, Stage, Subscriber
@@ -77,9 +78,10 @@ def objective_over(
     reference: Reference,
     partners: Partners | None,
     teacher: Teacher | None = None,
+    score: nn.Module | None = None,
 ) -> StepObjective:
-    """The objective of a run over its model, with the reference that it compares with, or the teacher."""
-    over = OverModel(model, objective_of(inputs.config, reference.table, inputs.data.rows.labels, teacher))
+    """The objective of a run over its model, with the reference, the teacher or the score head that it has."""
+    over = OverModel(model, objective_of(inputs.config, reference.table, inputs.data.rows, teacher, score))
     return over if partners is None else WithReferencePoint(over, partners, reference.partners)
 
 

@@ -41,7 +41,7 @@ from veneer.training.session import (
 )
 from veneer.training.teacher_table import taught_table
 from veneer.training.time_limit import within_limit
-from veneer.training.trainable import Trainable
+from veneer.training.trainable import AdapterTraining, Trainable
 
 REFERENCE = "reference"
 """The key under which rank 0 says that the reference is computed."""
@@ -171,4 +171,5 @@ def _objective(
         group.awaited(REFERENCE)
     if needs_reference(inputs.config.objective):
         group.broadcast(torch.from_numpy(reference.table.values))
-    return objective_over(inputs, model, reference, partners, teacher)
+    score = trainable.adapter.score if isinstance(trainable, AdapterTraining) else None
+    return objective_over(inputs, model, reference, partners, teacher, score)

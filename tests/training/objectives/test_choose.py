@@ -13,7 +13,7 @@ from veneer.training.objectives.reference import ReferenceTable
 
 CLASSES = {
     "sft": "SupervisedCrossEntropy", "pretraining": "SupervisedCrossEntropy", "dpo": "Dpo", "orpo": "Orpo",
-    "cpo": "Cpo", "simpo": "Simpo", "kto": "Kto", "distillation": "Distillation",
+    "cpo": "Cpo", "simpo": "Simpo", "kto": "Kto", "distillation": "Distillation", "reward": "Reward",
 }  # fmt: skip
 
 MORE = {ObjectiveName.DISTILLATION: ("distillation.teacher=t",)}

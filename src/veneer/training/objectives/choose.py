@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
 from veneer.config import RunConfig
 from veneer.data.batches import MicroBatch
+from veneer.data.rows import Rows
 from veneer.enums import ObjectiveName
 from veneer.training.objectives.base import Objective
 from veneer.training.objectives.cpo import Cpo
@@ -18,6 +19,7 @@ from veneer.training.objectives.dpo import Dpo
 from veneer.training.objectives.kto import Kto
 from veneer.training.objectives.orpo import Orpo
 from veneer.training.objectives.reference import ReferenceTable
+from veneer.training.objectives.reward import Reward
 from veneer.training.objectives.sft import SupervisedCrossEntropy
 from veneer.training.objectives.simpo import Simpo
 
@@ -37,15 +39,20 @@ class NoTeacher:
 
 
 def objective_of(
-    config: RunConfig, reference: ReferenceTable, labels: Sequence[bool] = (), teacher: Teacher | None = None
+    config: RunConfig,
+    reference: ReferenceTable,
+    rows: Rows | None = None,
+    teacher: Teacher | None = None,
+    score: nn.Module | None = None,
 ) -> Objective:
     """What a run minimises.
 
     Args:
         config: the run.
         reference: the reference's log-probabilities; without effect where none are compared.
-        labels: whether each answer of the run is desirable, where its rows say so.
+        rows: of the run, with its labels and margins; None before they are read.
         teacher: of a distillation.
+        score: the head of a reward model.
     """
     match config.objective:
         case ObjectiveName.SFT | ObjectiveName.PRETRAINING:
@@ -59,6 +66,8 @@ def objective_of(
         case ObjectiveName.SIMPO:
             return Simpo(config.simpo)
         case ObjectiveName.KTO:
-            return Kto(config.kto, reference, np.array(labels, dtype=np.bool_))
+            return Kto(config.kto, reference, np.array(() if rows is None else rows.labels, dtype=np.bool_))
         case ObjectiveName.DISTILLATION:
             return Distillation(config.distillation, NoTeacher() if teacher is None else teacher)
+        case ObjectiveName.REWARD:
+            return Reward(config.reward, score, () if rows is None else rows.margins)

@@ -1,0 +1,133 @@
+"""Reward models from their files, and how often they are right about pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from veneer.adapters.origin import BaseCheck
+from veneer.adapters.store import read_any_config
+from veneer.assistant import AssistantRequest, assistant_request, enough_memory, recorded_run
+from veneer.backends.load import load_language_model
+from veneer.config import ComputeSection, DataSection
+from veneer.data.in_memory import RowSource, rows_file
+from veneer.data.kinds import read_pairs
+from veneer.enums import Backend, Method, Task
+from veneer.errors import DataError
+from veneer.evaluation.statistics.shares import wilson
+from veneer.events import Level, Note, Result, Stage, Subscriber, broadcast
+from veneer.hardware import resolve_device, resolve_dtype
+from veneer.io.checkpoint import open_checkpoint
+from veneer.load import WeightForm
+from veneer.training.reward_model import RewardModel, with_reward_adapter
+
+
+def is_reward_adapter(folder: Path) -> bool:
+    """Whether an adapter is a reward model's. Raises AdapterError where it cannot be read."""
+    return read_any_config(folder)[0].task is Task.SEQ_CLS
+
+
+def open_reward_model(
+    model: str,
+    adapter: str | Path,
+    *,
+    method: Method | str | None = None,
+    compute: ComputeSection | None = None,
+    revision: str | None = None,
+    subscribers: Sequence[Subscriber] = (),
+) -> RewardModel:
+    """Load a base and the adapter of a reward model on it.
+
+    Args:
+        model: directory, GGUF file or hub id.
+        adapter: folder of the adapter, from veneer or PEFT (`task_type: SEQ_CLS`, one label).
+        method: how the base is held, as for `veneer.open_assistant`.
+        compute: device, dtype and products.
+        revision: of a hub id.
+        subscribers: called with every event: how far loading is.
+
+    Raises:
+        ModelError, AdapterError, ConfigError: whatever cannot be used.
+        OutOfMemory: there is no memory for it.
+    """
+    return load_reward_model(assistant_request(model, adapter, method, compute, revision=revision), subscribers)
+
+
+def load_reward_model(request: AssistantRequest, subscribers: Sequence[Subscriber] = ()) -> RewardModel:
+    """Carry out a request, as `open_reward_model` says."""
+    assert request.adapter is not None, "a reward model has an adapter"
+    emit, run, model = broadcast(subscribers), recorded_run(request.adapter), request.model
+    held = request.method or (Method.LORA if run is None else run.method)
+    checkpoint, device = open_checkpoint(model, revision=request.revision), resolve_device(request.compute.device)
+    stage = Stage(emit, f"loading {model}", total=len(checkpoint.names()), unit="tensors")
+    with enough_memory(request, f"loading {model}"), stage:
+        loaded = load_language_model(
+            checkpoint,
+            backend=Backend.AUTO if run is None else run.backend,
+            quant=None if run is None else run.quant,
+            form=WeightForm.QUANTIZED if held is Method.QLORA else WeightForm.FROZEN,
+            dtype=resolve_dtype(request.compute.dtype, device),
+            device=device,
+            products=request.compute.products,
+            progress=lambda name: stage.advance(item=name),
+        )
+    problem = BaseCheck(request.adapter, model, checkpoint.files()).problem()
+    if problem is not None:
+        emit(Note(message=problem, level=Level.WARNING))
+    return with_reward_adapter(loaded, request.adapter, checkpoint.tokenizer())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairAccuracy:
+    """How often a reward model is right about pairs."""
+
+    pairs: int
+    accuracy: float
+    """The share of pairs whose chosen answer has the higher score."""
+    interval: tuple[float, float]
+    """The 95 % interval of that share (Wilson, 1927)."""
+    chosen: float
+    """The mean score of chosen answers."""
+    rejected: float
+    """The mean score of rejected answers."""
+
+    @property
+    def margin(self) -> float:
+        """By how much the chosen answers' mean score is higher."""
+        return self.chosen - self.rejected
+
+
+def pair_accuracy(
+    model: RewardModel, data: RowSource, *, limit: int | None = None, subscribers: Sequence[Subscriber] = ()
+) -> PairAccuracy:
+    """How often a reward model gives the chosen answer of a pair the higher score.
+
+    Args:
+        model: scores both answers.
+        data: the pairs: a file, or dictionaries.
+        limit: the number of pairs, from the start; None takes all.
+        subscribers: called with every event, and with the result.
+
+    Raises:
+        DataError: rows are no pairs, or there is none.
+    """
+    emit = broadcast(subscribers)
+    with TemporaryDirectory() as folder:
+        pairs = read_pairs(DataSection(file=str(rows_file(data, Path(folder) / "pairs.jsonl"))), emit)[:limit]
+    if not pairs:
+        raise DataError("there are no pairs to score")
+    scores = model.scores_of([record for pair in pairs for record in pair.records], emit)
+    chosen, rejected = scores[::2], scores[1::2]
+    right = sum(one > other for one, other in zip(chosen, rejected, strict=True))
+    low, high = wilson(right, len(pairs))
+    found = PairAccuracy(
+        pairs=len(pairs),
+        accuracy=right / len(pairs),
+        interval=(float(low), float(high)),
+        chosen=sum(chosen) / len(pairs),
+        rejected=sum(rejected) / len(pairs),
+    )
+    emit(Result(verb="evaluate", values=asdict(found)))
+    return found

@@ -1,0 +1,32 @@
+"""What `veneer evaluate` shows of a reward model: how often it is right about pairs."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from veneer.assistant import AssistantRequest
+from veneer.reward_model import PairAccuracy, load_reward_model, pair_accuracy
+from veneer.screens.console import new_table, show_table
+from veneer.screens.subscribers import subscribers_of
+
+
+def evaluate_pairs_visibly(request: AssistantRequest, data: str, limit: int | None, *, as_json: bool) -> PairAccuracy:
+    """Score the pairs of a file under a bar, and print a table, or the result as JSON."""
+    with subscribers_of(as_json=as_json) as subscribers:
+        model = load_reward_model(request, subscribers)
+        found = pair_accuracy(model, data, limit=limit, subscribers=subscribers)
+    if not as_json:
+        show_table(Console(), accuracy_table(data, found))
+    return found
+
+
+def accuracy_table(title: str, found: PairAccuracy) -> Table:
+    """The table of a reward model on the pairs of a file."""
+    table = new_table(f"{title} ({found.pairs} pairs)", "", "value", "95 % interval")
+    low, high = found.interval
+    table.add_row("accuracy", f"{100 * found.accuracy:.1f} %", f"{100 * low:.1f} to {100 * high:.1f} %")
+    table.add_row("mean score of chosen answers", f"{found.chosen:.4f}", "")
+    table.add_row("mean score of rejected answers", f"{found.rejected:.4f}", "")
+    table.add_row("difference", f"{found.margin:.4f}", "")
+    return table
