@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from veneer.gpu.attention import attention_by_document, packed_attention
+from veneer.gpu.attention import packed_attention
 from veneer.gpu.dispatch import choice, triton_kernels
 from veneer.losses import losses_and_grads_reference
-from veneer.model.fused import add_rms_norm, rms_norm, swiglu
+from veneer.model.fused import add_rms_norm, geglu, rms_norm, swiglu, wide_norm
 from veneer.model.rope import apply_rotation
+from veneer.model.shape import AttentionSpec
+from veneer.model.windowed import attention_by_document
+from veneer.products import LowRank, outer, outputs
 from veneer.quant.codes import (
     CodeBook,
     NestedScales,
@@ -87,18 +90,41 @@ def cross_entropy(vocab: int) -> Case:
     return case
 
 
-def attention(lengths: tuple[int, ...], shared: int, dim: int) -> Case:
-    """Documents of these lengths, 8 heads and 2 key heads."""
+def attention(lengths: tuple[int, ...], shared: int, dim: int, window: int | None = None) -> Case:
+    """Documents of these lengths, 8 heads and 2 key heads; the reference is attention in blocks of query rows."""
 
     def case(dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
         inputs = [torch.randn(sum(lengths), heads, dim, device=device).to(dtype) for heads in (8, 2, 2)]
-        arguments = (lengths, dim**-0.5)
+        limits = AttentionSpec(dim**-0.5, window, None)
         exact = with_gradients(
-            lambda q, k, v: attention_by_document(q, k, v, *arguments, shared=shared), [x.double() for x in inputs]
+            lambda q, k, v: attention_by_document(q, k, v, lengths, shared, limits), [x.double() for x in inputs]
         )
-        return with_gradients(lambda q, k, v: packed_attention(q, k, v, *arguments, shared=shared), inputs), exact
+        return with_gradients(
+            lambda q, k, v: packed_attention(q, k, v, lengths, dim**-0.5, shared=shared, window=window), inputs
+        ), exact
 
     return case
+
+
+def factor_gradient(dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    """A sum over 8,192 tokens, in float32 to its end: the error is that of float32, not of the factors."""
+    left, right = (torch.randn(8192, width, device=device).to(dtype) for width in (16, 4096))
+    return [outer(left, right, 0.7)], [0.7 * left.double().t() @ right.double()]
+
+
+def shared_beginning(dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    """The gradient of a beginning that 300 documents share."""
+    case = attention((64, *[8] * 300), 64, 64)
+    found, expected = case(dtype, device)
+    return [found[2][:64], found[3][:64]], [expected[2][:64], expected[3][:64]]
+
+
+def updated_product(dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    """x Wᵀ with the update beside it."""
+    x, weight = (torch.randn(rows, 1024, device=device).to(dtype) for rows in (501, 768))
+    left, right = (torch.randn(rows, 16, device=device).to(dtype) for rows in (501, 768))
+    exact = x.double() @ weight.double().t() + 2.0 * left.double() @ right.double().t()
+    return [outputs(x, weight, None, LowRank(left, right, 2.0))], [exact]
 
 
 def kernel_cases(device: torch.device) -> dict[str, Case]:
@@ -113,12 +139,20 @@ def kernel_cases(device: torch.device) -> dict[str, Case]:
             lambda x, d: add_rms_norm(x, d, weights[4096].to(x.dtype), 1e-5), (1001, 4096), (1001, 4096)
         ),
         "SwiGLU": differentiable(swiglu, (1001, 1536), (1001, 1536), scale=3.0),
+        "GeGLU": differentiable(geglu, (1001, 1536), (1001, 1536), scale=3.0),
+        "RMS norm around one 4096": differentiable(
+            lambda x: wide_norm(x, weights[4096] - 1.0, None, 1e-6, offset=1.0), (1001, 4096)
+        ),
         "rotary positions": turning,
+        "product with an update": updated_product,
+        "gradient of a factor": factor_gradient,
         "cross-entropy 49,152": cross_entropy(49152),
         "cross-entropy 262,144": cross_entropy(262144),
         "attention, 4 documents": attention((300, 1, 65, 511), 0, 128),
         "attention, heads of 64": attention((300, 1, 65, 511), 0, 64),
         "attention, shared beginning": attention((100, 300, 1, 65), 100, 128),
+        "attention, beginning of 300 documents": shared_beginning,
+        "attention, window of 64": attention((100, 300, 1, 65), 100, 128, 64),
     }
 
 

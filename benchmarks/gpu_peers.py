@@ -47,6 +47,7 @@ def write_checkpoint(config: dict[str, Any], folder: Path, device: torch.device)
     from safetensors.torch import save_file
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
@@ -60,9 +61,11 @@ def write_checkpoint(config: dict[str, Any], folder: Path, device: torch.device)
     index = {"metadata": {}, "weight_map": files}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, **{str(number): number for number in range(3, config["vocab_size"])}}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
     PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="<pad>")),
-        pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=8192,
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=8192,
+        chat_template="{% for message in messages %}{{ message['content'] }} </s>{% endfor %}",
     ).save_pretrained(folder)  # fmt: skip
 
 

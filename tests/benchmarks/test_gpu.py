@@ -17,7 +17,7 @@ from veneer.load import expected_tensors
 from veneer.model.spec import spec_from_hf
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-PARTS = ("gpu", "gpu_kernels", "gpu_peers", "gpu_shapes")
+PARTS = ("gpu", "gpu_engine", "gpu_kernels", "gpu_peers", "gpu_profile", "gpu_shapes")
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +82,62 @@ def test_a_step_trains(quantized: bool) -> None:
     losses = [step() for _ in range(3)]
     assert losses[0] == pytest.approx(math.log(200), rel=0.2)
     assert losses[2] < losses[0]
+
+
+@pytest.fixture
+def tiny_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Path]:
+    """A model as `--part checkpoint` writes it, and its shape; documents have 64 tokens."""
+    shapes = module("gpu_shapes")
+    monkeypatch.setattr(shapes, "DOCUMENT", 64)
+    config = shapes._config(64, 96, 2, 4, 2, 200, False)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    module("gpu_peers").write_checkpoint(config, folder, torch.device("cpu"))
+    return spec_from_hf(config), folder
+
+
+@pytest.mark.slow
+def test_the_engines_part_trains_and_compares_memory_with_the_plan(
+    tiny_checkpoint: tuple[Any, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, folder = tiny_checkpoint
+    module("gpu_engine").run_steps(spec, folder, tmp_path, "cpu", None, tokens=(128,))
+    lines = [line for line in capsys.readouterr().out.splitlines() if "before the first step" in line]
+    assert [line.split("  ")[0] for line in lines] == [
+        "lora, kept", "lora, recomputed", "qlora, kept", "qlora, recomputed",
+    ]  # fmt: skip
+    assert all("(plan " in line for line in lines)
+    # Two documents of 62 numbers, with a token at their end.
+    assert {int(line[34:41].replace(",", "")) for line in lines} == {126}
+
+
+@pytest.mark.slow
+def test_the_part_of_bytes_compares_runs(
+    tiny_checkpoint: tuple[Any, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, folder = tiny_checkpoint
+    assert module("gpu_engine").run_resume(spec, folder, tmp_path, "cpu", numbers=16)
+    lines = capsys.readouterr().out.splitlines()
+    expected = "made again: equal bytes; resumed: equal bytes"
+    assert [line for line in lines if "made again" in line] == [
+        f"{m:14} {expected}" for m in ("deterministic", "default")
+    ]
+
+
+def test_the_part_of_answers_counts_tokens(tiny_checkpoint: tuple[Any, Path]) -> None:
+    _, folder = tiny_checkpoint
+    assert module("gpu_engine").answer_seconds(folder, "cpu", "qlora", 2, 3) > 0
+
+
+@pytest.mark.slow
+def test_every_kernels_case_is_right_where_torch_computes(capsys: pytest.CaptureFixture[str]) -> None:
+    kernels = module("gpu_kernels")
+    cases = kernels.kernel_cases(torch.device("cpu"))
+    names = ("GeGLU", "RMS norm around one 4096", "product with an update", "gradient of a factor")
+    for name in names:
+        torch.manual_seed(0)
+        found, expected = cases[name](torch.float16, torch.device("cpu"))
+        assert kernels.largest_error(found, expected) < 4 * torch.finfo(torch.float16).eps, name
 
 
 def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
