@@ -323,6 +323,7 @@ UNTESTED = {
     "config/lora.py": "sections' keys: config/test_numbers.py and test_checks.py try them",
     "config/objectives.py": "sections' keys: config/test_numbers.py and test_checks.py try them",
     "config/train.py": "a section's keys: config/test_numbers.py and test_checks.py try them",
+    "data/encoding_worker.py": "the processes of encoding_pool.py: test_encoding_pool.py starts them",
     "data/lint/checks/by_model.py": "rules alone: test_label_errors.py and test_persons.py find rows under them",
     "data/lint/rules.py": "dataclasses and enums; what they hold is checked in test_registry.py",
     "exports/request.py": "dataclasses and an enum: what test_run.py and test_verify.py ask for",

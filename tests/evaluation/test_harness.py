@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from veneer.errors import ConfigError
 from veneer.evaluation import harness
 from veneer.evaluation.harness import check_tasks, measures_of_samples
 from veneer.evaluation.run import evaluate
-from veneer.events import Event, StageBegun
+from veneer.events import Event, Note, StageBegun
 from veneer.training.run import train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -48,24 +49,76 @@ def sample(number: int, filter_name: str = "none", **values: Any) -> dict[str, A
 
 def test_measures_are_those_of_the_harness_over_the_rows_of_all_tasks() -> None:
     first = FakeTask("a", {"acc": "mean", "bits_per_byte": "bits_per_byte", "word_perplexity": "weighted_perplexity"})
-    second = FakeTask("b", {"acc": "mean", "bleu": "bleu", "ter": "mean", "perplexity": "perplexity"}, ("ter",))
+    forms = {"acc": "mean", "bleu": "bleu", "ter": "mean", "perplexity": "perplexity", "middle": "median",
+             "brier_score": "brier_score"}  # fmt: skip
+    second = FakeTask("b", forms, ("ter", "brier_score"))
     samples = {
         "a": [
             sample(0, acc=1.0, bits_per_byte=(-3.0, 10), word_perplexity=(-3.0, 2)),
             sample(1, acc=0.0, bits_per_byte=(-1.0, 5), word_perplexity=(-1.0, 1)),
         ],
-        "b": [sample(0, acc=1, bleu=("x", "y"), ter=3.0, perplexity=-2.0), sample(0, "strict", acc=0.0)],
+        "b": [
+            sample(0, acc=1, bleu=(["x", "z"], "y"), ter=3.0, perplexity=-2.0, middle=1.0, brier_score=(1, [0.2, 0.8])),
+            sample(0, "strict", acc=0.0),
+        ],
     }
-    measures, left_out = measures_of_samples([first, second], samples)
+    results = {"b": {"ter,none": 3.25, "bleu,none": 0.5}}
+    measures, left_out = measures_of_samples([first, second], samples, results)
     found = {one.name: one for one in measures}
-    assert list(found) == ["acc", "bits_per_byte", "word_perplexity", "perplexity", "acc,strict"]
+    assert list(found) == ["acc", "bits_per_byte", "word_perplexity", "perplexity", "brier_score", "acc,strict"]
+    assert found["brier_score"].total == pytest.approx(0.08)
     assert found["acc"].total == pytest.approx(2 / 3)
     assert found["acc"].binary
     assert found["bits_per_byte"].total == pytest.approx(4.0 / 15 / math.log(2))
     assert found["word_perplexity"].total == pytest.approx(math.exp(4.0 / 3))
     assert found["perplexity"].total == pytest.approx(math.exp(2.0))
     assert found["acc,strict"].counts.shape == (3, 2)
-    assert left_out == ["bleu: aggregated by bleu", "ter: less is better of it, and veneer does not know its kind"]
+    assert left_out == [
+        "ter: 3.25 (less is better of it, and veneer does not know its kind)",
+        "middle: no number (aggregated by median)", "bleu: 0.5 (aggregated by bleu)",
+    ]  # fmt: skip
+
+
+def test_bars_of_the_harness_are_kept_from_standard_error_and_its_sentences_are_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tqdm = pytest.importorskip("tqdm").tqdm
+    with harness.without_bars():
+        for _ in tqdm(range(3), desc="building"):
+            pass
+        for _ in tqdm(iter(range(3)), desc="Generating test split", unit=" examples"):
+            pass
+        print("a warning of 5 rows", file=sys.stderr)
+    assert capsys.readouterr().err == "a warning of 5 rows\n"
+
+
+def test_a_measure_of_all_rows_at_once_has_its_interval(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (pip install 'veneer[lm-eval]')")
+    data = write_rows(tmp_path / "rows.jsonl", [{"q": f"{n}: the crate?", "right": n % 2} for n in range(8)])
+    task = tmp_path / "crates.yaml"
+    content = {
+        "task": "crates_mcc", "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}},
+        "test_split": "test", "output_type": "multiple_choice", "doc_to_text": "{{q}}",
+        "doc_to_choice": ["blue", "late"], "doc_to_target": "{{right}}",
+        "metric_list": [{"metric": "mcc"}, {"metric": "acc"}],
+    }  # fmt: skip
+    task.write_text(json.dumps(content), encoding="utf-8")
+    adapter = train(run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=5")).output
+    capsys.readouterr()
+    seen: list[Event] = []
+    report = evaluate(
+        str(tiny_model), tiny_data, adapter=adapter, compute=FLOAT32, limit=2, max_new_tokens=2,
+        suites=[f"lm-eval:{task}"], subscribers=[seen.append],
+    )  # fmt: skip
+    (suite,) = report.suites
+    (found,) = [one for one in (suite.comparison, *suite.others) if one.name == "mcc"]
+    assert found.low <= found.difference <= found.high
+    assert not any(isinstance(event, Note) and "without an interval" in event.message for event in seen)
+    said = capsys.readouterr().err
+    assert "it/s" not in said
+    assert "%|" not in said
 
 
 def test_where_lm_eval_is_missing_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,17 +9,20 @@ never read. A cache that is damaged is noticed by the digests of its own files a
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from veneer.config import DataSection
-from veneer.data.encoding import Fate, encode_each, encoder_of, nothing_left, refuse_problems
+from veneer.data.chat import Encoder
+from veneer.data.encoding import EncodedRow, Fate, encode_each, encoder_of, nothing_left, refuse_problems
+from veneer.data.encoding_pool import EncodingJob, encode_in_processes
 from veneer.data.lint.audit import RowAudit
 from veneer.data.problems import RowProblem
 from veneer.data.readers import count_lines
-from veneer.data.records import RecordReader
+from veneer.data.records import Record, RecordReader
 from veneer.data.token_store import FORMAT, StoreWriter, TokenStore
 from veneer.errors import DataError, OutputError
 from veneer.events import Level, Note, Stage, Subscriber
@@ -27,9 +30,14 @@ from veneer.io.digests import file_digest
 from veneer.io.files import atomic_folder, make_output_folder, remove_folder
 from veneer.io.tokenizer import Tokenizer
 from veneer.strict_json import to_text
+from veneer.system import available_cores
 
 ENCODING = ("veneer", "tokenizers", "jinja2")
 """The packages whose version can change a token."""
+ALONE = 20_000_000
+"""Bytes of rows up to which one process encodes them: it takes about a second to start others."""
+MOST_PROCESSES = 16
+"""Processes that encode: more are not fed by the one that reads and writes."""
 
 
 def cache_folder(data: DataSection) -> Path:
@@ -112,14 +120,13 @@ def _encode(
         DataError: as `cached_tokens`.
     """
     reader = RecordReader(names, data.columns, data.bad_rows)
-    encoder = encoder_of(tokenizer)
-    audit = RowAudit(tokenizer, data.checks)
+    encoder, audit = encoder_of(tokenizer), RowAudit(tokenizer, data.checks)
     counts: Counter[Fate] = Counter()
     problems: list[RowProblem] = []
     longest = 0
     doing = f"tokenising {what} rows into {folder.parent}"
     with StoreWriter(folder, names) as writer, Stage(emit, doing, total=count_lines(names), unit="rows") as stage:
-        for encoded in encode_each(reader, encoder, max_length=data.max_length, overlong=data.overlong, audit=audit):
+        for encoded in _encoded(reader, encoder, data, tokenizer, audit, _processes(names)):
             writer.add(encoded)
             counts[encoded.fate] += 1
             longest = max(longest, encoded.length)
@@ -131,3 +138,24 @@ def _encode(
             raise nothing_left(writer.rows, data.max_length, counts[Fate.DROPPED], longest, counts[Fate.UNTRAINED])
         notes = [*reader.notes, *encoder.notes(), *audit.notes(what)]
         writer.finish(notes, [*reader.skipped, *problems])
+
+
+def _processes(names: Sequence[str]) -> int:
+    """The number of processes that encode the rows of some files."""
+    size = sum(Path(name).stat().st_size for name in names)
+    return 1 if size <= ALONE or sys.platform == "win32" else min(available_cores(), MOST_PROCESSES)
+
+
+def _encoded(
+    records: Iterable[Record],
+    encoder: Encoder,
+    data: DataSection,
+    tokenizer: Tokenizer,
+    audit: RowAudit,
+    processes: int,
+) -> Iterator[EncodedRow]:
+    """What comes of each row, in order, whatever the number of processes."""
+    if processes == 1:
+        return encode_each(records, encoder, max_length=data.max_length, overlong=data.overlong, audit=audit)
+    job = EncodingJob(tokenizer, data.max_length, data.overlong, tuple(data.checks))
+    return encode_in_processes(records, job, audit, processes)

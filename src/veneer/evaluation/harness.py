@@ -2,15 +2,21 @@
 
 `lm-eval:NAME` is a task or group by its name, or a YAML file that describes one; `lm-eval-chat:NAME` asks through the
 chat template, examples as turns. The harness scores each row, and its own aggregation says what a measure's rows sum up
-to: a mean, or a perplexity or bits per byte. Rows of all tasks of a group are taken together. Measures that the harness
-computes of all rows at once (corpus BLEU, a correlation) have no value for a row and are left out, which a note says.
+to: a mean, or a perplexity or bits per byte. Rows of all tasks of a group are taken together. Of the measures that the
+harness computes of all rows at once, BLEU, chrF, F1 and Matthews' correlation follow from sums over rows
+(`veneer.evaluation.corpus_measures`). Others (a median, TER) are told as the harness computes them, without an
+interval.
 """
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,8 +25,10 @@ import numpy as np
 
 from veneer.assistant import Assistant
 from veneer.errors import ConfigError, DataError, listing, nearest
+from veneer.evaluation.corpus_measures import CORPUS
+from veneer.evaluation.metrics.base import expanded
 from veneer.evaluation.statistics.measures import LOWER_IS_BETTER, Measure, exp_quotient, quotient
-from veneer.events import Level, Note, Subscriber
+from veneer.events import Event, Level, Note, Subscriber
 
 HARNESS = "lm-eval:"
 """What the name of a suite begins with that is a task of the harness."""
@@ -96,24 +104,34 @@ class HarnessSuite:
 
     def measures(self, assistant: Assistant, *, base: bool, emit: Subscriber) -> list[Measure]:
         """What the model does on the tasks."""
-        model = library("veneer.evaluation.lm_eval").VeneerLM(assistant, emit=emit)
+        preparing = ExitStack()
+
+        def heard(event: Event) -> None:
+            # Prompts are written before the model is asked for anything: from here on the progress is veneer's own.
+            preparing.close()
+            emit(event)
+
+        model = library("veneer.evaluation.lm_eval").VeneerLM(assistant, emit=heard)
         chat = self.name.startswith(CHAT)
         for task in self.tasks:
             # Anew for each model, so that all get the same examples.
             task.set_fewshot_seed(seed=FEWSHOT_SEED)
         # Not `simple_evaluate`, which looks through the system, and seeds this process's random numbers.
-        found = library("lm_eval.evaluator").evaluate(
-            lm=model,
-            task_dict={"tasks": {task.task_name: task for task in self.tasks}},
-            limit=self.limit,
-            bootstrap_iters=0,
-            apply_chat_template=chat,
-            fewshot_as_multiturn=chat,
-        )
-        measures, left_out = measures_of_samples(self.tasks, found["samples"])
-        if left_out and base:
-            lines = listing(left_out)
-            emit(Note(message=f"{self.name}: measures without a value for each row:\n{lines}", level=Level.WARNING))
+        with preparing:
+            preparing.enter_context(without_bars())
+            found = library("lm_eval.evaluator").evaluate(
+                lm=model,
+                task_dict={"tasks": {task.task_name: task for task in self.tasks}},
+                limit=self.limit,
+                bootstrap_iters=0,
+                apply_chat_template=chat,
+                fewshot_as_multiturn=chat,
+            )
+        measures, left_out = measures_of_samples(self.tasks, found["samples"], found["results"])
+        if left_out:
+            who, lines = "the base" if base else "the adapter", listing(left_out)
+            said = f"{self.name}: measures of {who} without an interval, as the harness computes them:\n{lines}"
+            emit(Note(message=said, level=Level.WARNING))
         if not measures:
             raise DataError(f"{self.name}: the task has no measure with a value for each row:\n{listing(left_out)}")
         return measures
@@ -128,7 +146,8 @@ def open_task(name: str, limit: int | None) -> HarnessSuite:
     spec = _spec(name)
     manager = library("lm_eval.tasks").TaskManager(include_defaults=not spec.endswith(YAML_SUFFIXES))
     try:
-        tasks = tuple(manager.load([spec])["tasks"].values())
+        with without_bars():
+            tasks = tuple(manager.load([spec])["tasks"].values())
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise ConfigError(f"{name}: lm-evaluation-harness cannot load it: {type(error).__name__}: {error}") from error
     for task in tasks:
@@ -138,21 +157,44 @@ def open_task(name: str, limit: int | None) -> HarnessSuite:
     return HarnessSuite(name, f"lm-evaluation-harness: {titles}", tasks, limit)
 
 
+BAR = re.compile(r"\d+%\||\d+(it|ex|examples|B)?/s\]|\?(it|ex| examples|B)/s\]|\d+ examples \[")
+"""What a line of tqdm has, and no other."""
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep the bars of the harness and its libraries from standard error within the block; other lines come after
+    it."""
+    told = io.StringIO()
+    try:
+        with redirect_stderr(told):
+            yield
+    finally:
+        for line in re.split(r"[\r\n]+", told.getvalue()):
+            if line.strip() and not BAR.search(line):
+                print(line, file=sys.stderr)
+
+
 def measures_of_samples(
-    tasks: Sequence[Any], samples: Mapping[str, Sequence[Mapping[str, Any]]]
+    tasks: Sequence[Any],
+    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+    results: Mapping[str, Mapping[str, Any]],
 ) -> tuple[list[Measure], list[str]]:
     """The measures of what the harness has scored, in the order in which the tasks name them.
 
     Args:
         tasks: of the harness.
         samples: what `simple_evaluate` gives, by task.
+        results: what it has computed of all rows, by task.
 
     Returns:
-        The measures, each with one row for each row of the tasks; and the names of those that have none.
+        The measures, each with one row for each row of the tasks; and of those that have none, what the harness has
+        computed.
     """
     places: dict[tuple[str, int], int] = {}
     values: dict[str, dict[int, tuple[float, float]]] = {}
     forms: dict[str, str] = {}
+    items: dict[str, dict[int, Any]] = {}
     left_out: dict[str, str] = {}
     for task in tasks:
         aggregations, upward = task.aggregation(), task.higher_is_better()
@@ -162,15 +204,35 @@ def measures_of_samples(
                 name = metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
                 form = aggregations[metric].__name__
                 read = READERS.get(form)
-                if read is None or not _readable(sample[metric], form):
-                    left_out[name] = f"{name}: aggregated by {form}"
+                if form in CORPUS:
+                    items.setdefault(name, {})[place] = sample[metric]
+                    forms[name] = form
+                elif read is None or not _readable(sample[metric], form):
+                    left_out.setdefault(name, f"{name}: {_computed(results, tasks, name)} (aggregated by {form})")
                 elif upward.get(metric) is False and metric not in LOWER_IS_BETTER:
-                    left_out[name] = f"{name}: less is better of it, and veneer does not know its kind"
+                    why = "less is better of it, and veneer does not know its kind"
+                    left_out.setdefault(name, f"{name}: {_computed(results, tasks, name)} ({why})")
                 else:
                     values.setdefault(name, {})[place] = read(sample[metric])
                     forms[name] = form
-    measures = [_measure(name, forms[name], rows, len(places)) for name, rows in values.items() if name not in left_out]
+    measures = []
+    for name, form in forms.items():
+        if name in left_out:
+            continue
+        if name in values:
+            measures.append(_measure(name, form, values[name], len(places)))
+        elif (found := CORPUS[form](list(items[name].values()))) is not None:
+            measures.append(replace(expanded(found, list(items[name]), len(places)), name=name))
+        else:
+            left_out[name] = f"{name}: {_computed(results, tasks, name)} (aggregated by {form})"
     return measures, list(left_out.values())
+
+
+def _computed(results: Mapping[str, Mapping[str, Any]], tasks: Sequence[Any], name: str) -> str:
+    """What the harness has computed of all rows of each task."""
+    key = name if "," in name else f"{name},none"
+    values = [results.get(task.task_name, {}).get(key) for task in tasks]
+    return ", ".join(f"{value:.4g}" for value in values if isinstance(value, int | float | np.number)) or "no number"
 
 
 def _mean(value: Any) -> tuple[float, float]:
@@ -185,8 +247,19 @@ def _bits(value: Any) -> tuple[float, float]:
     return -float(value[0]) / math.log(2), float(value[1])
 
 
+def _no_nan(value: Any) -> tuple[float, float]:
+    return (0.0, 0.0) if math.isnan(value) else (float(value), 1.0)
+
+
+def _brier(value: Any) -> tuple[float, float]:
+    right, shares = value
+    return float(((np.asarray(shares) - (np.arange(len(shares)) == right)) ** 2).sum()), 1.0
+
+
 READERS: dict[str, Callable[[Any], tuple[float, float]]] = {
     "mean": _mean,
+    "nanmean": _no_nan,
+    "brier_score": _brier,
     "perplexity": lambda value: (-float(value), 1.0),
     "weighted_perplexity": _weighted,
     "bits_per_byte": _bits,
@@ -196,7 +269,7 @@ EXPONENTIALS = ("perplexity", "weighted_perplexity")
 
 
 def _readable(value: Any, form: str) -> bool:
-    if form in ("weighted_perplexity", "bits_per_byte"):
+    if form in ("weighted_perplexity", "bits_per_byte", "brier_score"):
         return isinstance(value, tuple | list) and len(value) == 2
     return isinstance(value, int | float | np.number)
 

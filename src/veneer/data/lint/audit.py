@@ -6,7 +6,7 @@ with each other here; `veneer data` does that.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,10 +24,14 @@ SAID_ELSEWHERE = frozenset({CONTROL_TOKENS.name})
 
 
 @dataclass(slots=True)
-class _Told:
+class Told:
+    """What a rule has found in rows that it does not refuse."""
+
     count: int
     where: str
+    """Where the first of the rows stands."""
     detail: str
+    """What is wrong with that one."""
 
 
 @dataclass(slots=True)
@@ -38,7 +42,7 @@ class RowAudit:
     """Encoded the rows."""
     refusing: Collection[Check]
     """The rules under which a row is refused."""
-    _told: dict[str, _Told] = field(default_factory=dict)
+    _told: dict[str, Told] = field(default_factory=dict)
     _setting: LintSetting = field(init=False)
     _refusing: frozenset[str] = field(init=False)
     _checks: tuple[RowCheck, ...] = field(init=False)
@@ -64,8 +68,19 @@ class RowAudit:
         return "; ".join(reasons) or None
 
     def _tell(self, finding: Finding, where: str) -> None:
-        told = self._told.setdefault(finding.rule, _Told(0, where, finding.detail))
+        told = self._told.setdefault(finding.rule, Told(0, where, finding.detail))
         told.count += 1
+
+    def taken(self) -> dict[str, Told]:
+        """What was found and not refused, by rule; it is forgotten here, for another audit to `join` it."""
+        found, self._told = self._told, {}
+        return found
+
+    def join(self, told: Mapping[str, Told]) -> None:
+        """Add what another audit has found in rows behind these."""
+        for name, one in told.items():
+            known = self._told.setdefault(name, Told(0, one.where, one.detail))
+            known.count += one.count
 
     def notes(self, what: str) -> list[str]:
         """What was found and not refused, a sentence for each rule.

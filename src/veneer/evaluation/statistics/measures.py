@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 LOWER_IS_BETTER = (
     "loss", "perplexity", "bits_per_byte", "kl", "ece", "brier", "unparsable",
-    "word_perplexity", "byte_perplexity",
+    "word_perplexity", "byte_perplexity", "brier_score",
 )  # fmt: skip
 """Measures of which less is better; of all others more is."""
 SHARES = (

@@ -1,0 +1,196 @@
+"""Rows are encoded by several processes, and come back in their order: what comes of each is what one process makes.
+
+The processes are programs of their own (`veneer.data.encoding_worker`). `multiprocessing` would import the caller's
+main module in each of them, so that a script without a guard would start itself.
+"""
+
+from __future__ import annotations
+
+import queue
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from veneer.data.encoding import EncodedRow
+from veneer.data.lint.audit import RowAudit, Told
+from veneer.data.records import Record
+from veneer.enums import Check, Overlong
+from veneer.errors import DataError, VeneerError
+from veneer.io.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+GROUP_ROWS = 256
+"""Rows of a group at most, which are sent together."""
+GROUP_CHARACTERS = 1 << 18
+"""Characters of a group, but for its last row."""
+AHEAD = 3
+"""Groups in work or waiting, for each process."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodingJob:
+    """How rows are encoded."""
+
+    tokenizer: Tokenizer
+    max_length: int | None
+    overlong: Overlong
+    checks: tuple[Check, ...]
+    """The rules under which a row is refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedGroup:
+    """What came of some rows."""
+
+    rows: Sequence[EncodedRow]
+    told: Mapping[str, Told]
+    """What checks have found in them and not refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """A process that encodes, and the connection to it."""
+
+    process: subprocess.Popen[bytes]
+    connection: Connection[Any, Any]
+
+    @classmethod
+    def start(cls) -> _Worker:
+        """Start a process.
+
+        Raises:
+            DataError: it cannot be started.
+        """
+        from multiprocessing.connection import Connection  # Windows has no such connections
+
+        own, other = socket.socketpair()
+        with other:
+            command = [sys.executable, "-m", "veneer.data.encoding_worker", str(other.fileno())]
+            try:
+                process = subprocess.Popen(command, pass_fds=[other.fileno()], stdin=subprocess.DEVNULL)
+            except OSError as error:
+                own.close()
+                raise DataError(f"a process that encodes rows cannot be started: {error}") from error
+        return cls(process, Connection(own.detach()))
+
+    def begin(self, job: EncodingJob) -> None:
+        """Tell the process its job.
+
+        Raises:
+            DataError: it has ended.
+        """
+        try:
+            self.connection.send(job)
+        except OSError as error:
+            raise self._ended() from error
+
+    def encoded(self, records: Sequence[Record]) -> EncodedGroup:
+        """What comes of rows.
+
+        Raises:
+            DataError: the process has ended, or a row ends the job, as `encode_each` says.
+        """
+        try:
+            self.connection.send(records)
+            found: EncodedGroup | VeneerError = self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise self._ended() from error
+        if isinstance(found, VeneerError):
+            raise found
+        return found
+
+    def _ended(self) -> DataError:
+        code = self.process.wait()
+        killed = ", which often means that the memory was full" if code == -9 else ""
+        return DataError(f"a process that encodes rows ended with {code}{killed}; the same command starts again")
+
+    def end(self) -> None:
+        """End the process, whatever it is doing."""
+        self.process.terminate()
+        self.process.wait()
+
+    def close(self) -> None:
+        """Close the connection to a process that has ended."""
+        self.connection.close()
+
+
+def encode_in_processes(
+    records: Iterable[Record], job: EncodingJob, audit: RowAudit, processes: int
+) -> Iterator[EncodedRow]:
+    """Encode records in several processes as they are asked for: what came of each, in order.
+
+    Args:
+        records: the rows.
+        job: how they are encoded.
+        audit: gets what the checks find and do not refuse.
+        processes: their number.
+
+    Raises:
+        DataError: as `veneer.data.encoding.encode_each`, or a process has ended.
+    """
+    free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    waiting: deque[Future[EncodedGroup]] = deque()
+
+    def encoded(group: Sequence[Record]) -> EncodedGroup:
+        worker = free.get()
+        try:
+            return worker.encoded(group)
+        finally:
+            free.put(worker)
+
+    def received() -> Iterator[EncodedRow]:
+        found = waiting.popleft().result()
+        audit.join(found.told)
+        return iter(found.rows)
+
+    with ExitStack() as stack:
+        threads = ThreadPoolExecutor(processes)
+        workers = [_started(stack) for _ in range(processes)]
+        # Ended first, so that no thread waits for one.
+        stack.callback(_end, workers, threads)
+        for worker in workers:
+            worker.begin(job)
+            free.put(worker)
+        for group in _groups(records):
+            waiting.append(threads.submit(encoded, group))
+            if len(waiting) >= AHEAD * processes:
+                yield from received()
+        while waiting:
+            yield from received()
+
+
+def _started(stack: ExitStack) -> _Worker:
+    """A process whose connection is closed, and which is ended, when the stack is."""
+    worker = _Worker.start()
+    stack.callback(worker.connection.close)
+    stack.callback(worker.end)
+    return worker
+
+
+def _end(workers: Sequence[_Worker], threads: ThreadPoolExecutor) -> None:
+    """End the processes, whatever they are doing, and then the threads that wait for them."""
+    for worker in workers:
+        worker.end()
+    threads.shutdown(cancel_futures=True)
+
+
+def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """The records in groups, of GROUP_ROWS rows and about GROUP_CHARACTERS characters at most."""
+    group: list[Record] = []
+    size = 0
+    for record in records:
+        group.append(record)
+        size += len(record.text or "") + sum(len(message["content"]) for message in record.messages)
+        if len(group) == GROUP_ROWS or size >= GROUP_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
