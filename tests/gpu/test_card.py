@@ -26,6 +26,7 @@ from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
 from veneer.planning.setup import BatchShape, Setup
+from veneer.quant.packed import decoded_weights
 from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
@@ -73,6 +74,31 @@ def test_a_layer_launches_few_kernels(quantized: bool, monkeypatch: pytest.Monke
     of_a_layer = [more - fewer for fewer, more in zip(two, three, strict=True)]
     print(f"quantized={quantized}: {of_a_layer} launches a layer and micro-batch")
     assert all(50 < count <= MOST_LAUNCHES[quantized] for count in of_a_layer)
+
+
+def test_decoded_weights_that_are_kept_cost_no_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = meta_model(layers=2, quantized=True)
+    (batch,) = pack(rows(2, 1024), 4096)
+    counts = []
+    with card(monkeypatch) as tally:
+        for room in (0, 10**12):
+            with decoded_weights(model.modules(), torch.bfloat16, room):
+                before = tally.launches["triton_decode"]
+                OverModel(model).sums(batch).loss(WEIGHTS).backward()
+                counts.append(tally.launches["triton_decode"] - before)
+    # Forward of both layers, and the gradients of inputs: of the first layer's three products none is needed. Kept
+    # weights are decoded once each, when the block begins.
+    assert counts == [2 * 14 - 3, 0]
+
+
+def test_scores_are_made_in_large_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each chunk reads the head, a gigabyte, twice."""
+    model, _ = meta_model(layers=1, quantized=False)
+    (batch,) = pack(rows(2, 1500), 4096)
+    assert batch.supervised == 2998
+    with card(monkeypatch) as tally:
+        OverModel(model).sums(batch)
+    assert tally.launches["triton_row"] == 3
 
 
 def test_dropout_costs_launches_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

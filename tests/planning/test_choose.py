@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +12,17 @@ from plan_setups import GB, LLAMA_65B, START, peak, setup
 from veneer.adapters.spec import LoraSpec
 from veneer.config import ComputeSection
 from veneer.enums import Method
-from veneer.planning.choose import CANDIDATES, TOLERANCE, Limit, choose, free_bytes, limit_of
-from veneer.planning.memory import GPU_START, MB
-from veneer.planning.setup import BatchShape
+from veneer.planning.choose import (
+    CANDIDATES,
+    TOLERANCE,
+    Limit,
+    MicroBatchChoice,
+    choose,
+    free_bytes,
+    limit_of,
+)
+from veneer.planning.memory import GPU_START, MB, decoded_bytes
+from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations, overhead_operations
 
 NO_LIMIT = Limit(bytes=float("inf"), source="none")
@@ -123,3 +132,23 @@ def test_of_a_card_no_more_is_taken_than_is_free(monkeypatch: pytest.MonkeyPatch
     assert free_bytes(torch.device("cuda:1")) == 3 * GB + GPU_START
     assert asked == [torch.device("cuda:1")]
     assert free_bytes(torch.device("cpu")) is None
+
+
+def test_a_card_with_room_keeps_quantised_weights_decoded() -> None:
+    of = setup(LLAMA_65B | {"num_hidden_layers": 8}, Method.QLORA, device="cuda")
+    weights = 8 * (4 * 8192**2 + 3 * 8192 * 22016)
+
+    def chosen(limit: float, of: Setup = of) -> MicroBatchChoice:
+        found, refusal = choose(of, ComputeSection(), 512, rows_of(512), Limit(bytes=limit, source="x"), start=START)
+        assert refusal is None
+        return found
+
+    plain = chosen(12 * GB)
+    assert plain.memory.decoded == 0
+    roomy = chosen(80 * GB)
+    assert roomy.memory.decoded == decoded_bytes(of) == 2 * weights
+    assert roomy.memory.phases["training"] == replace(roomy.memory, decoded=0).phases["training"] + 2 * weights
+    assert chosen(roomy.memory.peak).memory == roomy.memory
+    assert chosen(roomy.memory.peak - 1).memory.decoded == 0
+    assert chosen(10**12, setup(LLAMA_65B | {"num_hidden_layers": 8}, Method.LORA, device="cuda")).memory.decoded == 0
+    assert chosen(10**12, setup(LLAMA_65B | {"num_hidden_layers": 8}, Method.QLORA)).memory.decoded == 0

@@ -109,3 +109,12 @@ def test_parts_that_do_not_fit_are_refused_with_both_shapes() -> None:
     expect("codes", torch.zeros(3, dtype=torch.uint8), torch.uint8, (3,))
     with pytest.raises(ModelError, match=r"torch.int8 of shape \[3\]; they must be torch.uint8 of shape \[4\]"):
         expect("codes", torch.zeros(3, dtype=torch.int8), torch.uint8, (4,))
+
+
+def test_a_block_within_a_block_forgets_nothing_of_it() -> None:
+    layer = QuantLinear.from_weight(torch.randn(8, 64))
+    with decoded_weights([layer], torch.float32, limit=10**6):
+        with decoded_weights([layer], torch.float32, limit=10**6):
+            assert layer.keeps_decoded
+        assert layer.keeps_decoded
+    assert not layer.keeps_decoded

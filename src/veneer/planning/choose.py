@@ -14,7 +14,7 @@ import torch
 from veneer.config import ComputeSection
 from veneer.enums import Method, Recompute
 from veneer.errors import listing
-from veneer.planning.memory import GPU_START, MB, Memory, memory, resident
+from veneer.planning.memory import GPU_START, MB, Memory, decoded_bytes, memory, resident
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations, overhead_operations
 from veneer.system import memory as system_memory
@@ -117,9 +117,18 @@ def choose(
     start = resident() if start is None else start
     chosen = _fitting(setup, compute, longest, batch_for, limit, start)
     if chosen is not None:
-        return chosen, None
+        return _with_decoded(setup, chosen, limit), None
     cheapest = min(_options(setup, compute, longest, batch_for, start), key=lambda option: option.memory.peak)
     return cheapest, _refusal(setup, compute, cheapest, limit, start)
+
+
+def _with_decoded(setup: Setup, chosen: MicroBatchChoice, limit: Limit) -> MicroBatchChoice:
+    """The choice with quantised weights kept decoded, on a GPU whose memory has room for all of them: they would be
+    decoded two or three times in each micro-batch. On a CPU the kernels read them as they are stored."""
+    if setup.device == "cpu":
+        return chosen
+    roomy = replace(chosen, memory=replace(chosen.memory, decoded=decoded_bytes(setup)))
+    return roomy if roomy.memory.peak <= limit.bytes else chosen
 
 
 def _fitting(

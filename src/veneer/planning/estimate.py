@@ -15,7 +15,7 @@ import torch
 from veneer.adapters.spec import LoraSpec
 from veneer.config import ComputeSection, QuantSection
 from veneer.enums import Recompute
-from veneer.losses import CHUNK_ROWS
+from veneer.losses import chunk_rows
 from veneer.model.hf_skeleton import HfSpec
 from veneer.planning.choose import ROUNDING, BatchShapeFor, Limit
 from veneer.planning.memory import GPU_START, MB, resident
@@ -140,7 +140,7 @@ def estimate(
     base = dtype.itemsize * spec.others + linear_bytes(linears, quant, dtype) + beside
     runtime = resident() if device == "cpu" else GPU_START
     trained = TRAINED_BYTES * sum(linear.factors for linear in linears)
-    kept = _kept(spec, linears, dtype)
+    kept = _kept(spec, linears, dtype, chunk_rows(device))
 
     def option(tokens: int, recompute: bool) -> Estimate:
         return Estimate(
@@ -181,7 +181,9 @@ def _tokens(compute: ComputeSection, longest: int) -> list[int]:
     return list(dict.fromkeys((max(own, TYPICAL_TOKENS), own)))
 
 
-def _kept(spec: HfSpec, linears: list[LinearShape], dtype: torch.dtype) -> Callable[[BatchShape, bool], int]:
+def _kept(
+    spec: HfSpec, linears: list[LinearShape], dtype: torch.dtype, chunk: int
+) -> Callable[[BatchShape, bool], int]:
     whole = LAYER_WIDTHS * spec.num_layers * spec.hidden_size + sum(
         linear.inputs + linear.outputs for linear in linears
     )
@@ -189,7 +191,7 @@ def _kept(spec: HfSpec, linears: list[LinearShape], dtype: torch.dtype) -> Calla
 
     def kept(batch: BatchShape, recompute: bool) -> int:
         by_token = recomputed if recompute else whole
-        scores = SCORES * min(CHUNK_ROWS, batch.supervised) * spec.vocab_size
+        scores = SCORES * min(chunk, batch.supervised) * spec.vocab_size
         return dtype.itemsize * (batch.tokens * by_token + scores)
 
     return kept

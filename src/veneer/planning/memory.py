@@ -14,7 +14,7 @@ from pathlib import Path
 
 from veneer.adapters.targets import HEAD, is_router
 from veneer.enums import Method, Products, Variant
-from veneer.losses import CHUNK_ROWS
+from veneer.losses import chunk_rows
 from veneer.model.shape import Norm, Projections, QkNorm
 from veneer.model.windowed import BLOCK_ROWS
 from veneer.native.functions import MIN_DIM_MULTIPLE
@@ -119,13 +119,15 @@ class Memory:
     """The part of `runtime` that comes with the first step."""
     forward_gradients: int
     """The part of `gradients` that exists already when activations are largest."""
+    decoded: int = 0
+    """Quantised weights that are kept decoded, on a GPU that has room for them."""
 
     @property
     def phases(self) -> dict[str, int]:
         """Largest memory of each phase, in bytes."""
         loaded = self.runtime + self.base + self.adapters + self.teacher
         before = {"teaching": self.runtime + self.teacher + self.teaching} if self.teaching else {}
-        trained = loaded + self.optimizer
+        trained = loaded + self.optimizer + self.decoded
         forward = self.activations + max(self.logits, self.workspace) + self.forward_gradients
         end = self.gradients + self.summing
         return before | {
@@ -225,25 +227,25 @@ def _logits(setup: Setup, batch: BatchShape) -> int:
         # Hidden states, their gradient, and those of last tokens in float32 and in a formula.
         return 2 * batch.tokens * spec.hidden_size * size + batch.documents * (spec.hidden_size * (size + 8) + 256)
     total = (batch.tokens + batch.supervised) * spec.hidden_size * size
-    total += min(CHUNK_ROWS, batch.supervised) * spec.vocab_size * size
+    total += min(chunk_rows(setup.device), batch.supervised) * spec.vocab_size * size
     if not spec.scores.plain:
         # Scaled logits in float32; where they are capped, their tanh too.
         copies = 1 if spec.scores.softcap is None else 2
-        total += copies * 4 * min(CHUNK_ROWS, batch.supervised) * spec.vocab_size
+        total += copies * 4 * min(chunk_rows(setup.device), batch.supervised) * spec.vocab_size
     if setup.trained_head:
         total += setup.head_weights * (4 if size == 4 else 2 * size + 4)
     if setup.scored:
         # The gradient of the logits, and the logits before an update or before trained rows.
         copies = 3 if setup.trained_tokens or HEAD in setup.lora.trainable_tokens else 2
-        total += copies * min(CHUNK_ROWS, batch.supervised) * spec.vocab_size * size
+        total += copies * min(chunk_rows(setup.device), batch.supervised) * spec.vocab_size * size
         if HEAD in setup.updated and setup.lora.variant is Variant.DORA:
             total += 2 * 4 * setup.head_weights
     if setup.row_losses:
         # The hidden states of supervised tokens and their gradient together, a chunk's gradient in float32, of a head
         # that is a module a chunk's scores in float32, and of a trained head its rounded form, made again.
         total += batch.supervised * spec.hidden_size * size
-        total += 2 * 4 * min(CHUNK_ROWS, batch.supervised) * spec.hidden_size
-        total += 3 * 4 * min(CHUNK_ROWS, batch.supervised) * spec.vocab_size * setup.scored
+        total += 2 * 4 * min(chunk_rows(setup.device), batch.supervised) * spec.hidden_size
+        total += 3 * 4 * min(chunk_rows(setup.device), batch.supervised) * spec.vocab_size * setup.scored
         total += size * setup.head_weights * setup.trained_head
     return total + _compared(setup, batch)
 
@@ -372,11 +374,17 @@ def _decoded(setup: Setup) -> int:
     return setup.largest_packed * setup.dtype.itemsize + decode_scratch(setup.largest_packed, setup.quant, setup.device)
 
 
+def decoded_bytes(setup: Setup) -> int:
+    """Bytes of all quantised weights when they are kept decoded; 0 where none is."""
+    linears = chain.from_iterable(layer.values() for layer in setup.linears)
+    return setup.dtype.itemsize * sum(one.weights for one in linears if not one.experts and one.path not in setup.dense)
+
+
 def _evaluation(setup: Setup, batch: BatchShape) -> int:
     """Memory of evaluation: a layer's tensors without gradients, a decoded weight, and logits of a chunk."""
     spec, size = setup.spec, setup.dtype.itemsize
     by_token = 3 * (spec.hidden_size + block_width(spec)) * size
-    scores = min(CHUNK_ROWS, batch.supervised) * spec.vocab_size * size
+    scores = min(chunk_rows(setup.device), batch.supervised) * spec.vocab_size * size
     tokens = max(batch.tokens, batch.evaluated)
     return tokens * by_token + beside_experts(spec, tokens, size) + _decoded(setup) + scores
 

@@ -65,6 +65,11 @@ class PackedLinear(nn.Module, StoredLayer):
         """Keep the decoded weight until `forget_decoded`; see `decoded_weights`."""
         self._decoded = self.dequantize(dtype)
 
+    @property
+    def keeps_decoded(self) -> bool:
+        """Whether the decoded weight is kept."""
+        return self._decoded is not None
+
     def forget_decoded(self) -> None:
         """Forget the decoded weight."""
         self._decoded = None
@@ -99,9 +104,11 @@ def decoded_weights(modules: Iterable[nn.Module], dtype: torch.dtype, limit: int
     """Let every quantised layer keep its decoded weight within the block, if together they take at most `limit` bytes.
 
     The values are the same. Generation multiplies a few rows at a time, so decoding would cost as much as the products.
-    Training decodes at each use: there a weight meets thousands of rows, and saving memory is the purpose.
+    Training decodes at each use, unless a GPU has room to spare: there a weight meets thousands of rows, and saving
+    memory is the purpose.
     """
-    layers = [module for module in modules if isinstance(module, PackedLinear)]
+    # Those that keep theirs already go on doing so behind the block.
+    layers = [module for module in modules if isinstance(module, PackedLinear) and not module.keeps_decoded]
     size = sum(layer.in_features * layer.out_features for layer in layers) * dtype.itemsize
     if size > limit:
         yield

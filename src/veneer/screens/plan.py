@@ -26,6 +26,7 @@ from veneer.training.steps import SupposedRows
 COMPONENTS = {
     "runtime": "interpreter, torch and what they load",
     "base": "the model's weights",
+    "decoded": "quantised weights, kept decoded where there is room",
     "adapters": "",
     "gradients": "",
     "optimizer": "what it keeps of the gradients",

@@ -15,6 +15,8 @@ from veneer.events import EventLog, Note, Stage, Subscriber
 from veneer.hardware import computing_on, resolve_device
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import out_of_memory_while
+from veneer.planning.plan import Plan
+from veneer.quant.packed import decoded_weights
 from veneer.signals import deferred
 from veneer.system import heap_kept
 from veneer.training.build import build
@@ -96,11 +98,14 @@ def _trained(call: _Call, folder: LockedFolder, resume: bool) -> RunResult:
         log.emit(Note(message=f"If it was the memory: {settings_that_fit(inputs, folder.killed.memory_mb * 1e6)}"))
     with fitting(inputs):
         session = _begin(inputs, call, log)
-        with Stage(log.emit, "trying the largest micro-batch"):
-            session.engine.rehearse(session.progress, session.data.steps.largest)
-        with deferred():
-            session.engine.run(session.progress)
-        return session.end()
+        model, forecast = session.model, inputs.prepared.forecast
+        room = forecast.choice.memory.decoded if isinstance(forecast, Plan) else 0
+        with decoded_weights(model.modules(), model.dtype, room):
+            with Stage(log.emit, "trying the largest micro-batch"):
+                session.engine.rehearse(session.progress, session.data.steps.largest)
+            with deferred():
+                session.engine.run(session.progress)
+            return session.end()
 
 
 def _prepared(call: _Call, log: EventLog, resume: bool) -> RunInputs:
