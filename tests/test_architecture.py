@@ -302,6 +302,7 @@ SUITES = {
     "data/test_families.py": "the chat format of every family, from its mask to its prompt",
     "gpu/test_compile.py": "every Triton kernel, by Triton's compiler",
     "gpu/test_card.py": "launches, waits and bytes of training on a GPU, counted without one",
+    "gpu/test_run.py": "whole runs on each kind of device that there is",
     "gpu/test_interpreter.py": "the files of this folder that Triton's interpreter runs",
     "model/test_families.py": "every family, against transformers",
     "model/test_mixtures.py": "every mixture, against transformers",

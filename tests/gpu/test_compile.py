@@ -172,3 +172,55 @@ def test_decoding_compiles_for_every_block_without_spills(
     packed, table = torch.zeros(64, dtype=torch.uint8), torch.zeros(256)
     dequantize_4bit_nested(packed, table, packed, table, table, table, block, 256, torch.zeros(3, 43).bfloat16())
     assert spilled(compiled(launches[0], 80), 80, tmp_path) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [64, 192])
+def test_tritons_own_launcher_takes_every_launch(dim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the driver, which is a stub: arguments are bound, specialised by their values and compiled for."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.driver import DriverBase
+
+    class Stub(DriverBase):  # type: ignore[misc]
+        def __init__(self) -> None:
+            pass
+
+        @classmethod
+        def is_active(cls) -> bool:
+            return True
+
+        def map_python_to_cpp_type(self, ty: str) -> str:
+            return ty
+
+        def get_current_target(self) -> Any:
+            return GPUTarget("cuda", 90, 32)
+
+        def get_active_torch_device(self) -> torch.device:
+            return torch.device("cuda", 0)
+
+        def get_benchmarker(self) -> None:
+            return None
+
+        def get_current_device(self) -> int:
+            return 0
+
+        def get_current_stream(self, device: int) -> int:
+            return 0
+
+    bound: list[str] = []
+
+    def launch(
+        kernel: Any, grid: tuple[int, ...], on: Tensor, arguments: Sequence[object], constants: Mapping[str, int]
+    ) -> None:
+        made = kernel.warmup(*arguments, grid=grid, **constants, enable_fp_fusion=False)
+        assert len(made.asm["cubin"]) > 0
+        assert made.metadata.num_warps == constants["num_warps"]
+        bound.append(kernel.__name__)
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    for name in ("norm", "elementwise", "quant", "cross_entropy"):
+        monkeypatch.setattr(importlib.import_module(f"veneer.gpu.{name}"), "launch", launch)
+    monkeypatch.setattr(triton.runtime.driver, "_active", Stub())
+    start_all(torch.zeros(4, dim, dtype=torch.bfloat16))
+    assert len(bound) == 15
