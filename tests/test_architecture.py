@@ -23,7 +23,7 @@ LAYERS = (
     {"evaluation", "assistant", "quantization", "bundled", "run_records", "trackers"},
     {"training"},
     {"exports", "comparison", "sweeps", "reproduction", "walkthrough", "serving", "jobs", "reward_model"},
-    {"run_report", "studio"},
+    {"run_report", "studio", "ray"},
     {"verbs", "cli", "commands", "screens", "diagnosis", "__main__", "__init__"},
 )
 """The first part of a module's path, from the bottom up. A module imports from layers below, or its own folder."""

@@ -27,7 +27,7 @@ OPTIONS = {
     "compare": [
         "--data", "--devices", "--eval-data", "--held-out", "--json", "--limit", "--max-new-tokens", "--methods",
         "--metric",
-        "--model", "--output", "--seeds", "--set",
+        "--model", "--on", "--output", "--seeds", "--set",
     ],
     "data": [
         "--columns", "--eval-data", "--fix", "--group", "--html", "--ignore", "--json", "--label-errors",
@@ -36,7 +36,7 @@ OPTIONS = {
     "doctor": ["--json", "--measure", "--serve"],
     "evaluate": [
         "--adapter", "--cluster", "--data", "--device", "--devices", "--dtype", "--gate", "--html", "--json", "--judge",
-        "--limit", "--max-new-tokens", "--method", "--metric", "--model", "--suite", "--suite-items",
+        "--limit", "--max-new-tokens", "--method", "--metric", "--model", "--on", "--suite", "--suite-items",
     ],
     "export": [
         "--adapter", "--allow-other-base", "--data", "--device", "--dtype", "--gap", "--json", "--limit", "--method",
@@ -44,7 +44,7 @@ OPTIONS = {
     ],
     "generate": [
         "--adapter", "--adapters", "--device", "--devices", "--dtype", "--input", "--json", "--method", "--model",
-        "--output", "--prompt", *SAMPLING,
+        "--on", "--output", "--prompt", *SAMPLING,
     ],
     "plan": [
         "--adapters", "--data", "--device", "--json", "--length", "--memory-limit-mb", "--method", "--model", "--rank",
@@ -66,7 +66,7 @@ OPTIONS = {
     ],
     "sweep": [
         "--config", "--data", "--device", "--devices", "--eval-data", "--grid", "--held-out", "--json", "--method",
-        "--model", "--output", "--set", "--together",
+        "--model", "--on", "--output", "--set", "--together",
     ],
     "train": [
         "--allow-other-base", "--batch-size", "--config", "--data", "--device", "--devices", "--epochs", "--eval-data",

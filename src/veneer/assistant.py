@@ -100,7 +100,7 @@ class Assistant:
             outputs = self._continued(
                 [every[number] for number in own], own, sampling, emit, on_progress=stage.advance_side_by_side
             )
-        return self.share.all([self.tokenizer.decode(tokens) for tokens in outputs], len(every))
+        return self.share.all([self.tokenizer.decode(tokens) for tokens in outputs], len(every), lambda number: "")
 
     def stream(
         self,

@@ -13,6 +13,7 @@ from veneer.commands.options import (
     examples,
     in_processes,
     model_option,
+    on_option,
     set_option,
 )
 from veneer.enums import Method
@@ -44,6 +45,7 @@ from veneer.enums import Method
 @click.option("--limit", type=COUNT, help="The number of rows to score, drawn once for all runs. [default: all]")
 @click.option("--max-new-tokens", type=COUNT, help="The longest answer, in tokens. [default: as the rows need]")
 @devices_option
+@on_option
 @click.option(
     "--metric",
     "metrics",
@@ -65,6 +67,7 @@ def compare(
     limit: int | None,
     max_new_tokens: int | None,
     devices: int | None,
+    on: str | None,
     metrics: tuple[str, ...],
     assignments: tuple[str, ...],
     as_json: bool,
@@ -80,7 +83,7 @@ def compare(
     known = list(METHODS.choices)
     if not set(names) <= set(known):
         raise click.UsageError(f"--methods {methods}: known are {', '.join(known)}, with commas between")
-    in_processes(devices)
+    in_processes(devices, on=on)
     from veneer.comparison.run import CompareConfig
     from veneer.screens.compare import compare_visibly
 
@@ -97,6 +100,6 @@ def compare(
         metrics=metrics,
         assignments=assignments,
     )
-    result = compare_visibly(config, as_json=as_json)
+    result = compare_visibly(config, as_json=as_json, on=on)
     if result is not None and result.problems:
         raise click.exceptions.Exit(1)

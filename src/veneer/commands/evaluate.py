@@ -18,6 +18,7 @@ from veneer.commands.options import (
     examples,
     in_processes,
     model_option,
+    on_option,
 )
 from veneer.errors import ConfigError
 
@@ -76,6 +77,7 @@ from veneer.errors import ConfigError
 @click.option("--html", type=click.Path(path_type=Path), help="A page to write, with everything that was found.")
 @device_option
 @devices_option
+@on_option
 @dtype_option
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def evaluate(
@@ -94,6 +96,7 @@ def evaluate(
     html: Path | None,
     device: str,
     devices: int | None,
+    on: str | None,
     dtype: str,
     as_json: bool,
 ) -> None:
@@ -103,7 +106,7 @@ def evaluate(
     its interval says (docs/evaluation.md). Under the adapter of a reward model the rows are pairs, and what
     is measured is how often the chosen answer has the higher score.
     """
-    in_processes(devices)
+    in_processes(devices, on=on)
     from veneer.evaluation.run import EvaluationRequest
     from veneer.reward_model import is_reward_adapter
     from veneer.screens.evaluate import evaluate_visibly
@@ -134,7 +137,7 @@ def evaluate(
         judge=judge,
         html=html,
     )
-    report = evaluate_visibly(request, as_json=as_json)
+    report = evaluate_visibly(request, as_json=as_json, on=on)
     if report is not None and report.gate is not None:
         raise click.exceptions.Exit(report.gate.verdict.exit_code)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -18,14 +18,12 @@ from veneer.commands.options import (
     examples,
     in_processes,
     model_option,
+    on_option,
     refuse_processes,
     sampling_of,
     sampling_options,
 )
 from veneer.strict_json import to_text
-
-if TYPE_CHECKING:
-    from veneer.assistant import Assistant
 
 
 @click.command(
@@ -59,6 +57,7 @@ if TYPE_CHECKING:
 @base_option
 @device_option
 @devices_option
+@on_option
 @dtype_option
 @click.option("--json", "as_json", is_flag=True, help="Print a line of JSON for every answer.")
 def generate(
@@ -76,6 +75,7 @@ def generate(
     method: str | None,
     device: str,
     devices: int | None,
+    on: str | None,
     dtype: str,
     as_json: bool,
 ) -> None:
@@ -91,8 +91,8 @@ def generate(
     if adapters is not None and (output is None or adapter is not None):
         raise click.UsageError("--adapters goes with --output, and without --adapter")
     if input_file is None or output is not None:
-        refuse_processes(devices)
-    in_processes(devices)
+        refuse_processes(devices, on)
+    in_processes(devices, on=on)
     from veneer.screens import generate as screen
     from veneer.screens.loading import open_visibly
 
@@ -108,18 +108,18 @@ def generate(
     if input_file is not None:
         conversations = screen.read_conversations(input_file, system)
         request = assistant_of(model, adapter, method, device, dtype)
-        for question, answer, assistant in screen.answer_all(request, conversations, settings):
-            click.echo(_line(question, answer, assistant) if as_json else answer)
+        for question, answer, warnings in screen.answer_all(request, conversations, settings, on=on):
+            click.echo(_line(question, answer, warnings) if as_json else answer)
         return
     question = screen.read_question(prompt)
     assistant = open_visibly(assistant_of(model, adapter, method, device, dtype))
     echo = (lambda text: None) if as_json else (lambda text: click.echo(text, nl=False))
     answer, said = screen.answer(assistant, question, system, settings, echo)
-    click.echo(_line(question, answer, assistant) if as_json else "")
+    click.echo(_line(question, answer, assistant.warnings) if as_json else "")
     screen.say_below(said)
 
 
-def _line(question: str, answer: str, assistant: Assistant) -> str:
+def _line(question: str, answer: str, warnings: Sequence[str]) -> str:
     """An answer as a line of JSON, with whatever makes it doubtful."""
-    doubts = {"warnings": list(assistant.warnings)} if assistant.warnings else {}
+    doubts = {"warnings": list(warnings)} if warnings else {}
     return to_text({"prompt": question, "answer": answer, **doubts}, ensure_ascii=False)

@@ -156,6 +156,12 @@ training_device_option = click.option("--device", help="Where to compute: auto, 
 devices_option = click.option(
     "--devices", type=FEW, help="The number of processes on this machine, each with a GPU or a share of the cores."
 )
+on_option = click.option(
+    "--on",
+    metavar="ADDRESS",
+    type=Text(),
+    help="A Ray cluster that computes: ray://HOST:PORT, HOST:PORT, or ray for the one on this machine. [default: none]",
+)
 config_option = click.option(
     "--config",
     "config_file",
@@ -238,20 +244,25 @@ def with_options(values: Mapping[str, Any], flags: Mapping[str, Any], assignment
     return laid_over(values, [*settings, *given.items()])
 
 
-def in_processes(devices: int | None, timeout: float = 600.0) -> Ranks:
+def in_processes(devices: int | None, timeout: float = 600.0, *, on: str | None = None) -> Ranks:
     """Run this command in several processes on this machine, and exit as they do, if it is asked for and this is not
     one of them; else the place of this process.
 
     Args:
         devices: the number of processes; None where the launcher says it.
         timeout: seconds after which they give up one that does not answer.
+        on: the address of a cluster that computes in their place.
 
     Raises:
-        ConfigError: the launcher has started another number of processes.
+        ConfigError: the launcher has started another number of processes, or a cluster is to compute as well.
     """
     from veneer.training.parallel.ranks import launched
 
     ranks = launched()
+    if on is not None and (devices is not None or ranks.many):
+        raise ConfigError(
+            "--on has the nodes of a cluster compute, and --devices or a launcher processes on this machine; give one"
+        )
     if devices is not None and devices > 1 and not ranks.many:
         from veneer.training.parallel.launch import launch, this_command
 
@@ -264,16 +275,19 @@ def in_processes(devices: int | None, timeout: float = 600.0) -> Ranks:
     return ranks
 
 
-def refuse_processes(devices: int | None) -> None:
-    """Refuse several processes for one question.
+def refuse_processes(devices: int | None, on: str | None = None) -> None:
+    """Refuse several processes, or a cluster, for one question.
 
     Raises:
         ConfigError: they are asked for, or were started.
     """
     from veneer.training.parallel.ranks import launched
 
-    if (devices or 1) > 1 or launched().many:
-        raise ConfigError("one question is answered by one process; give --input, whose questions several share")
+    if (devices or 1) > 1 or on is not None or launched().many:
+        raise ConfigError(
+            "one question is answered by one process, and so is what goes into --output; give --input alone, whose "
+            "questions several share"
+        )
 
 
 def sampling_options(default_tokens: int) -> Callable[[Command], Command]:

@@ -14,6 +14,7 @@ from veneer.commands.options import (
     examples,
     held_out_option,
     in_processes,
+    on_option,
     set_option,
     training_data_option,
     training_device_option,
@@ -44,6 +45,7 @@ from veneer.commands.options import (
 @held_out_option
 @training_device_option
 @devices_option
+@on_option
 @config_option
 @set_option
 @click.option(
@@ -60,6 +62,7 @@ def sweep(
     held_out: float | None,
     device: str | None,
     devices: int | None,
+    on: str | None,
     config_file: Path | None,
     assignments: tuple[str, ...],
     together: int | None,
@@ -69,7 +72,7 @@ def sweep(
 
     Points that share a base model are trained together. The same command goes on with a sweep that was interrupted.
     """
-    in_processes(devices)
+    in_processes(devices, on=on)
     from veneer.config.values import read_yaml
     from veneer.screens.sweep import sweep_visibly
     from veneer.sweeps.grid import parse_grid
@@ -83,4 +86,6 @@ def sweep(
         "compute.device": device,
     }
     values = with_options({} if config_file is None else read_yaml(config_file), flags, assignments)
-    sweep_visibly(values, parse_grid(grid), output, together=together, as_json=as_json)
+    if on is not None and together is not None:
+        raise click.UsageError("--together joins points on one machine, and --on has a task for each; give one")
+    sweep_visibly(values, parse_grid(grid), output, together=together, as_json=as_json, on=on)

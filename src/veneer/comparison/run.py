@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -39,6 +39,8 @@ OWN_KEYS = ("model", "output", "method", "data.file", "data.eval_file", "data.he
 INTERRUPTED = {128 + number for number in SIGNALS}
 """Exit codes of a run that a signal ended."""
 METHODS = (Method.FULL, Method.LORA, Method.QLORA)
+Carrier = Callable[[Sequence[Order], Subscriber], list[str | None]]
+"""Carries out orders, tells of each, and says why each could not be done; None of one that is done."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,8 +122,22 @@ def compare(config: CompareConfig, *, subscribers: Sequence[Subscriber] = ()) ->
     return result
 
 
+def one_by_one(orders: Sequence[Order], emit: Subscriber) -> list[str | None]:
+    """Carry out orders one after another on this machine (`Carrier`).
+
+    Raises:
+        Interrupted: a run was stopped.
+    """
+    return [carry_out(order, emit) for order in orders]
+
+
 def compare_shared(
-    config: CompareConfig, share: Share, device: str, *, subscribers: Sequence[Subscriber] = ()
+    config: CompareConfig,
+    share: Share,
+    device: str,
+    *,
+    carrier: Carrier = one_by_one,
+    subscribers: Sequence[Subscriber] = (),
 ) -> CompareResult | None:
     """Compare as `compare` does, each of several processes a share of the runs; the result in the first of them.
 
@@ -129,6 +145,7 @@ def compare_shared(
         config: what is compared.
         share: the runs that are this process's.
         device: where its runs compute.
+        carrier: carries out this process's runs.
         subscribers: called with every event of this process's runs.
 
     Raises:
@@ -146,7 +163,7 @@ def compare_shared(
         rows = _Rows(**json.loads(share.told(made)))
         task = task_rows(rows.eval_file, chosen)
         orders = [order.on(device) for order in _orders(config, rows, choices=bool(task.choices))]
-        refusals = share.all([_carry_out(orders[number], emit) for number in share.own(len(orders))], len(orders))
+        refusals = share.all(carrier([orders[number] for number in share.own(len(orders))], emit), len(orders))
         if not share.first:
             return None
         problems = {order.folder.name: problem for order, problem in zip(orders, refusals, strict=True) if problem}
@@ -320,7 +337,7 @@ def _data(rows: _Rows) -> dict[str, Any]:
     return {SOURCES: [{"file": file, "weight": weight} for file, weight in pairs]}
 
 
-def _carry_out(order: Order, emit: Subscriber) -> str | None:
+def carry_out(order: Order, emit: Subscriber) -> str | None:
     """Run one order in a process, unless it is done; returns why it could not be done.
 
     Raises:

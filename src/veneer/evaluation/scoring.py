@@ -28,6 +28,9 @@ from veneer.losses import token_losses
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 
+NO_LOSS = (0.0).hex()
+"""What stands for the loss of a row that another process computes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -82,7 +85,8 @@ def row_losses(
             # As text, since a loss may be NaN, which JSON has not.
             own.append([float(losses[a:b].sum()).hex() for a, b in pairwise(borders)])
             on_done(len(batches))
-    sums = [float.fromhex(text) for group in share.all(own, len(groups)) for text in group]
+    every = share.all(own, len(groups), lambda number: [NO_LOSS] * len(groups[number]))
+    sums = [float.fromhex(text) for group in every for text in group]
     return list(zip(sums, (batch.supervised for group in groups for batch in group), strict=True))
 
 
@@ -167,7 +171,7 @@ def score(
             router=among,
             streams=own,
         )
-    texts = share.all([decode(tokens) for tokens in outputs], len(every))
+    texts = share.all([decode(tokens) for tokens in outputs], len(every), lambda number: "")
     answers = dict(zip(asked, texts, strict=True))
     scores = []
     for index, ((loss_sum, supervised), question) in enumerate(zip(losses, questions, strict=True)):

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+
+Blank = Callable[[int], Any]
+"""A value for the item of a number."""
+
+
+def nothing(number: int) -> None:
+    """None, whatever the number (`Blank`)."""
 
 
 class Share(Protocol):
@@ -27,12 +34,14 @@ class Share(Protocol):
         """A text of the first process, which all of them get; `text` of another one is for nobody."""
         ...
 
-    def all(self, found: Sequence[Any], items: int) -> list[Any]:
+    def all(self, found: Sequence[Any], items: int, blank: Blank = nothing) -> list[Any]:
         """What was found for every item, in order.
 
         Args:
             found: what this process found for its own: plain values, as JSON has them, with finite numbers.
             items: the number of all items.
+            blank: what stands for the item of a number that another process finds, where this one is never told of it:
+                a value like those of `found`, of which nothing is made.
         """
         ...
 
@@ -51,7 +60,7 @@ class Whole:
         """See `Share`."""
         return text
 
-    def all(self, found: Sequence[Any], items: int) -> list[Any]:
+    def all(self, found: Sequence[Any], items: int, blank: Blank = nothing) -> list[Any]:
         """See `Share`."""
         return list(found)
 

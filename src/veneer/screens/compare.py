@@ -17,7 +17,7 @@ from veneer.evaluation.statistics.measures import SHARES
 from veneer.io.files import write_text
 from veneer.screens.console import console, new_table, say, show_table
 from veneer.screens.figures import bare, change
-from veneer.screens.subscribers import told_by_rank_0
+from veneer.screens.subscribers import subscribers_of, told_by_rank_0
 from veneer.training.parallel.dealt import Dealt, meeting
 from veneer.training.parallel.ranks import launched
 from veneer.training.parallel.start import with_own_device
@@ -28,13 +28,10 @@ TEXT_WIDTH = 140
 """The width of the tables that are written to files, in characters."""
 
 
-def compare_visibly(config: CompareConfig, *, as_json: bool) -> CompareResult | None:
+def compare_visibly(config: CompareConfig, *, as_json: bool, on: str | None = None) -> CompareResult | None:
     """Compare methods with a line for every run, and print tables of quality and cost. Several processes make a share
-    of the runs each, and rank 0 prints."""
-    ranks = launched()
-    device = with_own_device(ComputeSection(), ranks).device
-    with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as subscribers:
-        result = compare_shared(config, Dealt(group), device, subscribers=subscribers)
+    of the runs each, and rank 0 prints; on a cluster, whose address `on` is, each run is a task."""
+    result = _on_cluster(on, config, as_json) if on else _here(config, as_json)
     if result is None:
         return None
     tables = [comparison_of_methods(result)]
@@ -54,6 +51,20 @@ def compare_visibly(config: CompareConfig, *, as_json: bool) -> CompareResult | 
             show_table(shown, table)
         say(shown, f"everything, with plots: {config.output}")
     return result
+
+
+def _on_cluster(on: str, config: CompareConfig, as_json: bool) -> CompareResult:
+    from veneer.ray.runs import compare_on
+
+    with subscribers_of(as_json=as_json) as subscribers:
+        return compare_on(on, config, subscribers=subscribers)
+
+
+def _here(config: CompareConfig, as_json: bool) -> CompareResult | None:
+    ranks = launched()
+    device = with_own_device(ComputeSection(), ranks).device
+    with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as subscribers:
+        return compare_shared(config, Dealt(group), device, subscribers=subscribers)
 
 
 def comparison_of_methods(result: CompareResult) -> Table:

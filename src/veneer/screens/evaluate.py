@@ -32,9 +32,23 @@ EXCERPT = 240
 """Longest answer shown in a table of samples, in characters."""
 
 
-def evaluate_visibly(request: EvaluationRequest, *, as_json: bool) -> Report | None:
+def evaluate_visibly(request: EvaluationRequest, *, as_json: bool, on: str | None = None) -> Report | None:
     """Evaluate under bars, and print tables of scores and samples; of several processes rank 0 does, and the others
-    compute their share of the rows."""
+    compute their share of the rows. On a cluster, whose address `on` is, tasks compute them."""
+    report = _on_cluster(on, request, as_json) if on else _here(request, as_json)
+    if report is not None:
+        _show(request, report, as_json=as_json)
+    return report
+
+
+def _on_cluster(on: str, request: EvaluationRequest, as_json: bool) -> Report:
+    from veneer.ray.shards import evaluate_on
+
+    with subscribers_of(as_json=as_json) as subscribers:
+        return evaluate_on(on, request, subscribers=subscribers)
+
+
+def _here(request: EvaluationRequest, as_json: bool) -> Report | None:
     ranks = launched()
     compute = with_own_device(request.assistant.compute, ranks)
     request = replace(request, assistant=replace(request.assistant, compute=compute))
@@ -44,9 +58,7 @@ def evaluate_visibly(request: EvaluationRequest, *, as_json: bool) -> Report | N
             contribute(request, share)
             return None
         with subscribers_of(as_json=as_json) as subscribers:
-            report = run_evaluation(request, subscribers=subscribers, share=share)
-    _show(request, report, as_json=as_json)
-    return report
+            return run_evaluation(request, subscribers=subscribers, share=share)
 
 
 def _show(request: EvaluationRequest, report: Report, *, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -163,10 +163,17 @@ def answer_into(
 
 
 def answer_all(
-    request: AssistantRequest, conversations: list[tuple[str, list[Message]]], sampling: Sampling
-) -> Iterator[tuple[str, str, Assistant]]:
-    """Every question with its answer and who gave it, decoded together. Of several processes each answers a share, and
-    rank 0 yields all."""
+    request: AssistantRequest,
+    conversations: list[tuple[str, list[Message]]],
+    sampling: Sampling,
+    *,
+    on: str | None = None,
+) -> Iterator[tuple[str, str, Sequence[str]]]:
+    """Every question with its answer and what makes that doubtful, decoded together. Of several processes each answers
+    a share, and rank 0 yields all; on a cluster, whose address `on` is, tasks do."""
+    if on:
+        yield from _answers_on_cluster(on, request, conversations, sampling)
+        return
     ranks = launched()
     request = replace(request, compute=with_own_device(request.compute, ranks))
     with meeting(ranks) as group:
@@ -177,4 +184,15 @@ def answer_all(
             answers = assistant.answers([turns for _, turns in conversations], sampling, subscribers=told)
     for (question, _), text in zip(conversations, answers, strict=True):
         if share.first:
-            yield question, text, assistant
+            yield question, text, assistant.warnings
+
+
+def _answers_on_cluster(
+    on: str, request: AssistantRequest, conversations: list[tuple[str, list[Message]]], sampling: Sampling
+) -> Iterator[tuple[str, str, Sequence[str]]]:
+    from veneer.ray.shards import answers_on
+
+    with EventScreen(console()) as screen:
+        answers = answers_on(on, request, [turns for _, turns in conversations], sampling, subscribers=[screen])
+    for (question, _), one in zip(conversations, answers, strict=True):
+        yield question, one.text, one.warnings

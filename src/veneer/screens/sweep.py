@@ -12,30 +12,26 @@ from rich.text import Text
 
 from veneer.screens.console import new_table, say, show_table
 from veneer.screens.figures import duration
-from veneer.screens.subscribers import told_by_rank_0
+from veneer.screens.subscribers import subscribers_of, told_by_rank_0
 from veneer.sweeps.outcome import SweepOutcome, best_of
-from veneer.sweeps.run import CHART_FILE, TOGETHER, sweep_shared
+from veneer.sweeps.run import CHART_FILE, TOGETHER, JointTrainer, sweep_shared
 from veneer.training.parallel.dealt import Dealt, meeting
 from veneer.training.parallel.ranks import launched
 from veneer.training.parallel.start import with_own_device
 
 
 def sweep_visibly(
-    values: Mapping[str, Any], grid: Mapping[str, list[Any]], output: Path, *, together: int | None, as_json: bool
+    values: Mapping[str, Any],
+    grid: Mapping[str, list[Any]],
+    output: Path,
+    *,
+    together: int | None,
+    as_json: bool,
+    on: str | None = None,
 ) -> None:
     """Train a grid's points with a bar for each, and print the table of all points. Several processes train a share of
-    the points each, and rank 0 prints."""
-    ranks = launched()
-    with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as subscribers:
-        outcomes = sweep_shared(
-            values,
-            grid,
-            output,
-            Dealt(group),
-            together=together or TOGETHER,
-            subscribers=subscribers,
-            own_device=lambda compute: with_own_device(compute, ranks),
-        )
+    the points each, and rank 0 prints; on a cluster, whose address `on` is, each point is a task."""
+    outcomes = _on_cluster(on, values, grid, output, as_json) if on else _here(values, grid, output, together, as_json)
     if outcomes is None or as_json:
         return
     best, shown_at = best_of(outcomes), Console()
@@ -43,6 +39,32 @@ def sweep_visibly(
     say(shown_at, f"chart: {output / CHART_FILE}")
     if best is not None:
         say(shown_at, f"best: {output / best.name}")
+
+
+def _on_cluster(
+    on: str, values: Mapping[str, Any], grid: Mapping[str, list[Any]], output: Path, as_json: bool
+) -> list[SweepOutcome]:
+    from veneer.ray.runs import sweep_on
+
+    with subscribers_of(as_json=as_json) as subscribers:
+        return sweep_on(on, values, grid, output, subscribers=subscribers)
+
+
+def _here(
+    values: Mapping[str, Any], grid: Mapping[str, list[Any]], output: Path, together: int | None, as_json: bool
+) -> list[SweepOutcome] | None:
+    ranks = launched()
+    with meeting(ranks) as group, told_by_rank_0(ranks, as_json=as_json) as subscribers:
+        share = Dealt(group)
+        return sweep_shared(
+            values,
+            grid,
+            output,
+            share,
+            JointTrainer(together=together or TOGETHER, processes=share.processes),
+            subscribers=subscribers,
+            own_device=lambda compute: with_own_device(compute, ranks),
+        )
 
 
 def sweep_table(outcomes: Sequence[SweepOutcome], best: SweepOutcome | None) -> Table:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from veneer.config import ComputeSection, DataSection, RunConfig
 from veneer.data.kinds import load_kind
@@ -60,7 +60,9 @@ def sweep(
     """
     if isinstance(values, RunConfig):
         values = values.model_dump(mode="json", exclude_unset=True)
-    outcomes = sweep_shared(values, grid, Path(output), WHOLE, together=together, subscribers=subscribers, stop=stop)
+    outcomes = sweep_shared(
+        values, grid, Path(output), WHOLE, JointTrainer(together=together, stop=stop), subscribers=subscribers
+    )
     assert outcomes is not None, "a process that is alone makes the table"
     return outcomes
 
@@ -70,10 +72,9 @@ def sweep_shared(
     grid: Mapping[str, Sequence[Any]],
     output: Path,
     share: Share,
+    trainer: PointTrainer,
     *,
-    together: int = TOGETHER,
     subscribers: Sequence[Subscriber] = (),
-    stop: Callable[[], bool] = lambda: False,
     own_device: Callable[[ComputeSection], ComputeSection] = lambda compute: compute,
 ) -> list[SweepOutcome] | None:
     """Train a grid as `sweep` does, each of several processes a share of the points; the table in the first of them.
@@ -83,9 +84,8 @@ def sweep_shared(
         grid: what is varied.
         output: the sweep's folder, which all processes see.
         share: the points that are this process's.
-        together: most points that are trained in one run.
+        trainer: trains this process's points.
         subscribers: called with every event of this process's points.
-        stop: asked after every step.
         own_device: where this process computes what a point asks for.
 
     Raises:
@@ -104,16 +104,14 @@ def sweep_shared(
             if point.name in done_before:
                 emit(RunDone(run=point.name, before=True))
         own = [_placed(pending[number], own_device) for number in share.own(len(pending))]
-        interrupted = False
-        for group in _groups(own, together, emit, share.processes):
-            emit(RunsJoined(runs=tuple(point.name for point, _ in group)))
-            interrupted = _train_group(group, emit, stop)
+
+        def ended(points: Sequence[Point]) -> None:
             done = {outcome.name for outcome in _so_far(output, found, share) if outcome.done}
-            for point, _ in group:
+            for point in points:
                 if point.name in done:
                     emit(RunDone(run=point.name, before=False))
-            if interrupted:
-                break
+
+        interrupted = trainer(own, emit, ended)
         interrupted = any(share.all([interrupted] * len(own), len(pending))) or interrupted
         if not share.first:
             return None
@@ -132,6 +130,42 @@ def _claim(output: Path, values: Mapping[str, Any], grid: Mapping[str, Sequence[
     if file.is_file() and file.read_text(encoding="utf-8") != text:
         raise OutputError(f"{output} holds another sweep (see {GRID_FILE}); give another output folder")
     write_text(file, text)
+
+
+class PointTrainer(Protocol):
+    """Trains the points of a sweep, or goes on with those that were begun."""
+
+    def __call__(self, points: Sequence[Point], emit: Subscriber, ended: Callable[[Sequence[Point]], None]) -> bool:
+        """Train points; whether they were stopped before all of them were done.
+
+        Args:
+            points: what is trained.
+            emit: told what happens in each.
+            ended: called with points when they have ended.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JointTrainer:
+    """Trains points on this machine, as many at a time over one base as the memory allows (`PointTrainer`)."""
+
+    together: int = TOGETHER
+    """The most points in one run."""
+    processes: int = 1
+    """The number of processes that have a share of the machine each."""
+    stop: Callable[[], bool] = lambda: False
+    """A function that is asked after every step; true ends the sweep with checkpoints."""
+
+    def __call__(self, points: Sequence[Point], emit: Subscriber, ended: Callable[[Sequence[Point]], None]) -> bool:
+        """See `PointTrainer`."""
+        for group in _groups(points, self.together, emit, self.processes):
+            emit(RunsJoined(runs=tuple(point.name for point, _ in group)))
+            interrupted = _train_group(group, emit, self.stop)
+            ended([point for point, _ in group])
+            if interrupted:
+                return True
+        return False
 
 
 class _RowStore:

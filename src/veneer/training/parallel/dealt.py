@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from veneer.generation.share import Blank, nothing
 from veneer.strict_json import to_text
 from veneer.training.parallel.group import Group, Meeting
 from veneer.training.parallel.ranks import Ranks
@@ -53,7 +54,7 @@ class Dealt:
         """See `Share`."""
         return range(self.group.ranks.rank, items, self.group.ranks.world)
 
-    def all(self, found: Sequence[Any], items: int) -> list[Any]:
+    def all(self, found: Sequence[Any], items: int, blank: Blank = nothing) -> list[Any]:
         """See `Share`.
 
         Raises:

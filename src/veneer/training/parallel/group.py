@@ -122,6 +122,8 @@ class Together:
     peers: Peers
     sent: dict[str, int] = field(default_factory=dict)
     """Bytes that this rank has sent to others, by what for: `control` and `gradients`."""
+    made: dist.ProcessGroup | None = None
+    """The group of torch.distributed whose collectives these are; None before it is made."""
 
     def publish(self, key: str, text: str) -> None:
         """See `Group`."""
@@ -150,20 +152,32 @@ class Together:
         """See `Group`."""
         if device.type == "cuda":
             torch.cuda.set_device(device)
+        backend, timeout = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timedelta(seconds=self.timeout)
         with self._lost():
+            if dist.is_initialized():
+                # The launcher has made a group already, with a time-out of its own, as Ray does.
+                self.made = dist.new_group(backend=backend, timeout=timeout)
+                return
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+                backend,
                 store=PrefixStore("group", self.store),  # type: ignore[arg-type]
                 rank=self.ranks.rank,
                 world_size=self.ranks.world,
-                timeout=timedelta(seconds=self.timeout),
+                timeout=timeout,
             )
+            self.made = dist.group.WORLD
+
+    def disconnect(self) -> None:
+        """Leave the group that `connect` made, and no other."""
+        if self.made is not None:
+            dist.destroy_process_group(self.made)
+            self.made = None
 
     def gather(self, values: Tensor) -> Tensor:
         """See `Group`."""
         found = torch.empty(self.ranks.world * values.numel(), dtype=values.dtype)
         with self._lost():
-            dist.all_gather(list(found.chunk(self.ranks.world)), values)
+            dist.all_gather(list(found.chunk(self.ranks.world)), values, group=self.made)
         self._count("control", values.nbytes * (self.ranks.world - 1))
         return found.view(self.ranks.world, -1)
 
@@ -172,20 +186,21 @@ class Together:
         world, rows, width = parts.shape
         found = torch.empty(sum(sizes), width, dtype=parts.dtype, device=parts.device)
         with self._lost():
-            dist.all_to_all_single(found, parts.view(world * rows, width), list(sizes), [rows] * world)
+            sent = parts.view(world * rows, width)
+            dist.all_to_all_single(found, sent, list(sizes), [rows] * world, group=self.made)
         self._count("gradients", parts.nbytes // world * (world - 1))
         return found
 
     def join(self, part: Tensor, whole: Tensor) -> None:
         """See `Group`."""
         with self._lost():
-            dist.all_gather(list(whole.chunk(self.ranks.world)), part)
+            dist.all_gather(list(whole.chunk(self.ranks.world)), part, group=self.made)
         self._count("gradients", part.nbytes * (self.ranks.world - 1))
 
     def broadcast(self, tensor: Tensor) -> None:
         """See `Group`."""
         with self._lost():
-            dist.broadcast(tensor, src=0)
+            dist.broadcast(tensor, src=0, group=self.made)
 
     def require_equal(self, what: str, text: str) -> None:
         """See `Group`."""
@@ -248,8 +263,7 @@ class Meeting:
         elif not isinstance(error, RankLost):
             self._together.peers.last_words("a signal asked it to" if isinstance(error, Stopped) else str(error))
         self._heart.stop()
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        self._together.disconnect()
 
 
 def _store(ranks: Ranks) -> Store:

@@ -1,0 +1,163 @@
+"""The points of a sweep and the runs of a comparison, each a task of a cluster.
+
+A task that is begun again, because its worker or node has gone, goes on from the newest checkpoint of its run. So each
+leaves the bytes that it leaves on one machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veneer.comparison.order import Order
+from veneer.comparison.run import CompareConfig, CompareResult, carry_out, compare_shared
+from veneer.config import RunConfig
+from veneer.errors import VeneerError, listing
+from veneer.events import RunDone, RunFailed, Stage, Subscriber, ignore
+from veneer.generation.share import WHOLE
+from veneer.io.files import LOCK
+from veneer.posix import is_locked
+from veneer.ray.cluster import Cluster, cluster
+from veneer.sweeps.grid import Point
+from veneer.sweeps.outcome import SweepOutcome
+from veneer.sweeps.run import JointTrainer, sweep_shared
+
+PATIENCE = 60.0
+"""Seconds that a task waits for the process that had its folder before, and that may be about to end."""
+LOOK = 0.2
+"""Seconds between two looks at whether it has ended."""
+
+
+def sweep_on(
+    address: str,
+    values: Mapping[str, Any],
+    grid: Mapping[str, Sequence[Any]],
+    output: Path,
+    *,
+    subscribers: Sequence[Subscriber] = (),
+) -> list[SweepOutcome]:
+    """Train every point of a grid as `veneer.sweeps.run.sweep` does, each as a task of a cluster.
+
+    Args:
+        address: of the cluster (`veneer.ray.cluster.cluster`).
+        values: settings that all points have, without `output`.
+        grid: what is varied.
+        output: the sweep's folder, which all nodes see.
+        subscribers: called with every event.
+
+    Raises:
+        ConfigError: the cluster cannot be used.
+        Interrupted: a signal came; the table holds what there is.
+        VeneerError: points could not be trained, whose names and reasons it says; all others are trained.
+    """
+    with cluster(address) as nodes:
+        outcomes = sweep_shared(values, grid, output, WHOLE, TaskTrainer(nodes), subscribers=subscribers)
+    assert outcomes is not None, "a process that is alone makes the table"
+    return outcomes
+
+
+def compare_on(address: str, config: CompareConfig, *, subscribers: Sequence[Subscriber] = ()) -> CompareResult:
+    """Compare as `veneer.comparison.run.compare` does, each run as a task of a cluster.
+
+    Args:
+        address: of the cluster (`veneer.ray.cluster.cluster`).
+        config: what is compared; its output is a folder that all nodes see.
+        subscribers: called with every event.
+
+    Raises:
+        VeneerError: as `compare`, or the cluster cannot be used.
+    """
+    with cluster(address) as nodes:
+        result = compare_shared(config, WHOLE, "auto", carrier=TaskCarrier(nodes), subscribers=subscribers)
+    assert result is not None, "a process that is alone makes the result"
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTrainer:
+    """Trains each point of a sweep as a task of a cluster (`veneer.sweeps.run.PointTrainer`)."""
+
+    nodes: Cluster
+
+    def __call__(self, points: Sequence[Point], emit: Subscriber, ended: Callable[[Sequence[Point]], None]) -> bool:
+        """See `PointTrainer`.
+
+        Raises:
+            VeneerError: points could not be trained; all others are.
+        """
+        failed: list[tuple[str, VeneerError]] = []
+        threads = _threads(point.config for point in points)
+        with Stage(emit, _on(self.nodes, threads, "training"), total=len(points), unit="points") as stage:
+
+            def done(number: int, found: Any) -> None:
+                if isinstance(found, VeneerError):
+                    failed.append((points[number].name, found))
+                    emit(RunFailed(run=points[number].name, message=str(found)))
+                ended([points[number]])
+                stage.advance(1, points[number].name)
+
+            self.nodes.each(train_point, points, [point.name for point in points], done, threads=threads)
+        if failed:
+            reasons = listing(f"{name}: {error}" for name, error in failed)
+            raise VeneerError(f"{len(failed)} of {len(points)} points could not be trained:\n{reasons}")
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCarrier:
+    """Carries out each run of a comparison as a task of a cluster (`veneer.comparison.run.Carrier`)."""
+
+    nodes: Cluster
+
+    def __call__(self, orders: Sequence[Order], emit: Subscriber) -> list[str | None]:
+        """See `veneer.comparison.run.Carrier`."""
+        refusals: list[str | None] = [None] * len(orders)
+        threads = _threads(order.config for order in orders)
+        with Stage(emit, _on(self.nodes, threads, "running"), total=len(orders), unit="runs") as stage:
+
+            def done(number: int, found: Any) -> None:
+                name = orders[number].folder.name
+                refusals[number] = str(found) if isinstance(found, VeneerError) else found
+                refusal = refusals[number]
+                emit(RunDone(run=name, before=False) if refusal is None else RunFailed(run=name, message=refusal))
+                stage.advance(1, name)
+
+            self.nodes.each(carry_out_order, orders, [order.folder.name for order in orders], done, threads=threads)
+        return refusals
+
+
+def train_point(point: Point) -> None:
+    """Train a point of a sweep, or go on with it; a task.
+
+    Raises:
+        VeneerError: it cannot be trained. One that diverged is told by its folder.
+    """
+    _await_folder(Path(point.config.output))
+    JointTrainer()([point], ignore, lambda points: None)
+
+
+def carry_out_order(order: Order) -> str | None:
+    """Carry out a run of a comparison, or go on with it; returns why it could not be done. A task."""
+    _await_folder(order.folder)
+    return carry_out(order, ignore)
+
+
+def _await_folder(folder: Path) -> None:
+    """Wait for the process that has the folder: the node of an attempt before may be on its way out."""
+    end = time.monotonic() + PATIENCE
+    while is_locked(folder / LOCK) and time.monotonic() < end:
+        time.sleep(LOOK)
+
+
+def _threads(configs: Iterable[RunConfig]) -> int | None:
+    """The most CPU threads that any run asks for; None where one leaves them open."""
+    asked = [config.compute.threads for config in configs]
+    return max((number for number in asked if number is not None), default=None) if all(asked) else None
+
+
+def _on(nodes: Cluster, threads: int | None, doing: str) -> str:
+    slots = nodes.slots(threads)
+    return f"{doing} on the cluster, {slots} at a time"

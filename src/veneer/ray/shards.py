@@ -1,0 +1,209 @@
+"""`evaluate` and `generate` on a cluster: parts of the rows are computed by tasks, and put together by one more.
+
+A part is computed by whoever has it without hearing of the others, so that a part can be done again and no task waits
+for another. A row's numbers do not depend on the rows beside it: what is put together is what one process computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from veneer.assistant import AssistantRequest, load_assistant
+from veneer.data.records import Message
+from veneer.errors import VeneerError
+from veneer.evaluation.report import Report
+from veneer.evaluation.run import EvaluationRequest, contribute, run_evaluation
+from veneer.events import Event, Note, Result, Stage, Subscriber, broadcast
+from veneer.generation.sampling import Sampling
+from veneer.generation.share import Blank, nothing
+from veneer.ray.cluster import Cluster, cluster
+
+
+@dataclass(slots=True)
+class Part:
+    """Every so manieth item, of which nobody else hears meanwhile (`veneer.generation.share.Share`)."""
+
+    number: int
+    parts: int
+    found: list[list[Any]] = field(default_factory=list)
+    """What was found, task by task."""
+    first = False
+    processes = 1
+
+    def told(self, text: str) -> str:
+        """See `Share`."""
+        return text
+
+    def own(self, items: int) -> Sequence[int]:
+        """See `Share`."""
+        return range(self.number, items, self.parts)
+
+    def all(self, found: Sequence[Any], items: int, blank: Blank = nothing) -> list[Any]:
+        """See `Share`."""
+        self.found.append(list(found))
+        whole = [blank(number) for number in range(items)]
+        whole[self.number :: self.parts] = found
+        return whole
+
+
+@dataclass(slots=True)
+class Joined:
+    """What the parts have found, in the place of computing it (`veneer.generation.share.Share`)."""
+
+    parts: Sequence[Sequence[Sequence[Any]]]
+    """What each part has found, task by task."""
+    first = True
+    processes = 1
+    _tasks: int = 0
+
+    def told(self, text: str) -> str:
+        """See `Share`."""
+        return text
+
+    def own(self, items: int) -> Sequence[int]:
+        """See `Share`."""
+        return range(0)
+
+    def all(self, found: Sequence[Any], items: int, blank: Blank = nothing) -> list[Any]:
+        """See `Share`."""
+        whole: list[Any] = [None] * items
+        for number, part in enumerate(self.parts):
+            whole[number :: len(self.parts)] = part[self._tasks]
+        self._tasks += 1
+        return whole
+
+
+def evaluate_on(address: str, request: EvaluationRequest, *, subscribers: Sequence[Subscriber] = ()) -> Report:
+    """Carry out an evaluation as `veneer.evaluation.run.evaluate` does, its rows shared by tasks of a cluster.
+
+    Args:
+        address: of the cluster (`veneer.ray.cluster.cluster`).
+        request: what is evaluated; its files are seen by all nodes.
+        subscribers: called with every event.
+
+    Raises:
+        VeneerError: as `evaluate`, or the cluster cannot be used.
+    """
+    emit = broadcast(subscribers)
+    with cluster(address) as nodes:
+        parts = nodes.slots()
+        work = [EvaluationPart(request, number, parts) for number in range(parts)]
+        found = _all(nodes, contributed, work, "scoring rows", emit)
+        whole = [Contributions(request, found)]
+        ((report, events),) = _all(nodes, put_together, whole, "putting scores together", emit)
+    for event in events:
+        emit(event)
+    return report  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer to one question of several."""
+
+    text: str
+    warnings: tuple[str, ...]
+    """Why it may not be what it should be (`Assistant.warnings`)."""
+
+
+def answers_on(
+    address: str,
+    request: AssistantRequest,
+    conversations: Sequence[Sequence[Message]],
+    sampling: Sampling,
+    *,
+    subscribers: Sequence[Subscriber] = (),
+) -> list[Answered]:
+    """The assistant's next turn in every conversation, as one process decodes them, shared by tasks of a cluster.
+
+    Args:
+        address: of the cluster (`veneer.ray.cluster.cluster`).
+        request: the model, whose files are seen by all nodes.
+        conversations: what is answered.
+        sampling: how tokens are chosen.
+        subscribers: called with every event.
+
+    Raises:
+        VeneerError: the model cannot be used or a conversation not be answered, or the cluster cannot be used.
+    """
+    emit = broadcast(subscribers)
+    with cluster(address) as nodes:
+        parts = min(nodes.slots(), len(conversations))
+        work = [QuestionPart(request, conversations, sampling, number, parts) for number in range(parts)]
+        found = _all(nodes, answered, work, "answering", emit)
+    for event in dict.fromkeys(event for _, _, events in found for event in events):
+        emit(event)
+    texts = Joined([[texts] for texts, _, _ in found]).all([], len(conversations))
+    return [Answered(text, found[0][1]) for text in texts]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPart:
+    """One part of an evaluation's rows."""
+
+    request: EvaluationRequest
+    number: int
+    parts: int
+
+
+def contributed(work: EvaluationPart) -> list[list[Any]]:
+    """What a part of the rows came to, task by task. A task of a cluster."""
+    part = Part(work.number, work.parts)
+    contribute(work.request, part)
+    return part.found
+
+
+@dataclass(frozen=True, slots=True)
+class Contributions:
+    """An evaluation whose rows are computed."""
+
+    request: EvaluationRequest
+    parts: Sequence[Sequence[Sequence[Any]]]
+
+
+def put_together(work: Contributions) -> tuple[Report, list[Event]]:
+    """The report of an evaluation, and what is said of it. A task of a cluster, where metrics and a judge run."""
+    said: list[Event] = []
+    report = run_evaluation(work.request, subscribers=[said.append], share=Joined(work.parts))
+    return report, [event for event in said if isinstance(event, Note | Result)]
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionPart:
+    """One part of many questions."""
+
+    request: AssistantRequest
+    conversations: Sequence[Sequence[Message]]
+    sampling: Sampling
+    number: int
+    parts: int
+
+
+def answered(work: QuestionPart) -> tuple[list[str], tuple[str, ...], list[Event]]:
+    """The answers to a part of the questions, the assistant's warnings, and what is said. A task of a cluster."""
+    said: list[Event] = []
+    part = Part(work.number, work.parts)
+    assistant = replace(load_assistant(work.request, subscribers=[said.append]), share=part)
+    assistant.answers(work.conversations, work.sampling, subscribers=[said.append])
+    return part.found[0], assistant.warnings, [event for event in said if isinstance(event, Note)]
+
+
+def _all(nodes: Cluster, function: Any, work: Sequence[Any], doing: str, emit: Subscriber) -> list[Any]:
+    """What a function returns for each part, in order.
+
+    Raises:
+        VeneerError: the first part that has failed did.
+    """
+    found: list[Any] = [None] * len(work)
+    names = [f"part {number} of {len(work)}" for number in range(1, len(work) + 1)]
+    with Stage(emit, f"{doing} on the cluster", total=len(work), unit="parts") as stage:
+
+        def done(number: int, result: Any) -> None:
+            if isinstance(result, VeneerError):
+                raise result
+            found[number] = result
+            stage.advance(1, names[number])
+
+        nodes.each(function, work, names, done)
+    return found
