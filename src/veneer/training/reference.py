@@ -108,7 +108,7 @@ def reference_of(
     file, key = inputs.folder.reference_file, _key(inputs, model)
     _read(file, key, found, emit)
     batches = found.table.missing([*data.steps.first_pass(), *data.steps.evaluation()])
-    wanted = _partners(data, partners) if partners is not None else []
+    wanted = wanted_partners(data, partners) if partners is not None else []
     pairs = [pair for pair in wanted if pair not in found.partners]
     if not batches and not pairs:
         return found
@@ -136,7 +136,7 @@ def reference_of(
     return found
 
 
-def _partners(data: TrainingData, partners: Partners) -> list[Partner]:
+def wanted_partners(data: TrainingData, partners: Partners) -> list[Partner]:
     """The partners of all steps and of the evaluation, each once."""
     steps = [data.steps.numbers(step) for step in range(1, data.steps.total + 1)]
     held_out = range(len(data.rows.train), len(data.rows.train) + len(data.rows.eval))

@@ -30,7 +30,7 @@ from veneer.training.parallel.group import Group, Meeting
 from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.shared_rows import SharedRows
 from veneer.training.parallel.start import CHOICES, refuse_alone, with_own_device
-from veneer.training.reference import Reference, objective_over, partners_of, reference_of
+from veneer.training.reference import Reference, objective_over, partners_of, reference_of, wanted_partners
 from veneer.training.session import (
     LockedFolder,
     RunInputs,
@@ -176,5 +176,10 @@ def _objective(
         group.awaited(REFERENCE)
     if needs_reference(inputs.config.objective):
         group.broadcast(torch.from_numpy(reference.table.values))
+    if partners is not None:
+        wanted = wanted_partners(inputs.data, partners)
+        values = torch.tensor([reference.partners.get(pair, 0.0) for pair in wanted], dtype=torch.float64)
+        group.broadcast(values)
+        reference.partners.update(zip(wanted, values.tolist(), strict=True))
     score = trainable.adapter.score if isinstance(trainable, AdapterTraining) else None
     return objective_over(inputs, model, reference, partners, teacher, score)

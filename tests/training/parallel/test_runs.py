@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from preference_rows import pairs
 from ranks import Ended, Forker
 from tiny import rows, run_config, write_rows
 from veneer.config import to_yaml
@@ -101,6 +102,52 @@ def test_two_processes_make_the_bytes_of_one(
     assert losses[0] == losses[1]
     left = {path.name for path in (tmp_path / "two").iterdir()} - {"report.html"}
     assert left == {path.name for path in (tmp_path / "alone").iterdir()}
+
+
+def labels(count: int) -> list[dict[str, object]]:
+    return [
+        {"prompt": one["prompt"], "completion": one["chosen" if number % 3 else "rejected"], "label": number % 3 > 0}
+        for number, one in enumerate(pairs(count))
+    ]
+
+
+@pytest.mark.parametrize("objective", [pytest.param("dpo"), pytest.param("kto", marks=pytest.mark.slow)])
+def test_preferences_in_two_processes_make_the_bytes_of_one(
+    objective: str, forker: Forker, tiny_model: Path, tmp_path: Path
+) -> None:
+    # Rank 0 computes the reference, which the others compare with; KTO's reference point is that of all lanes.
+    data = write_rows(tmp_path / "rows.jsonl", pairs(14) if objective == "dpo" else labels(14))
+    more = ("data.held_out=0.2", "train.eval_every=1", "lora.dropout=0.1")
+    runs = Runs(forker, tiny_model, data, tmp_path, f"objective={objective}", *more)
+    expected = runs.alone()
+    succeeded(runs.spread("two", 2))
+    assert runs.weights("two") == expected
+    told = [
+        [(one["step"], one["loss"], one["metrics"]) for one in read_events(tmp_path / name / "events.jsonl")
+         if one["event"] in ("StepDone", "Evaluated")]
+        for name in ("alone", "two")
+    ]  # fmt: skip
+    assert told[0] == told[1]
+    assert len(told[0]) >= 4
+
+
+@pytest.mark.slow
+def test_samples_are_made_by_one_process_while_the_others_wait(
+    forker: Forker, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    samples = ("train.samples_every=2", 'train.sample_prompts=["late?","what?"]', "lora.dropout=0.1")
+    runs = Runs(forker, tiny_model, tiny_data, tmp_path, *samples)
+    expected = runs.alone()
+    ended = runs.spread("three", 3)
+    succeeded(ended)
+    assert runs.weights("three") == expected
+    told = [
+        [(one["step"], one["prompts"]) for one in read_events(tmp_path / name / "events.jsonl")
+         if one["event"] == "SamplesAnswered"]
+        for name in ("alone", "three")
+    ]  # fmt: skip
+    assert told[0] == told[1] == [(2, ["late?", "what?"])]  # how long the answers are depends on the time
+    assert [(one.out, one.err) for one in ended[1:]] == [("", "")] * 2
 
 
 def test_four_and_three_processes_and_one_row(

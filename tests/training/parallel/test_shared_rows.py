@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,10 @@ def read(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> Rows:
 
 
 def test_rows_come_back_as_they_were(read: Rows, tmp_path: Path) -> None:
+    read = replace(read, labels=(True, False))
     write_rows(tmp_path / "rows", read)
     again = read_rows(tmp_path / "rows")
+    assert again.labels == (True, False)
     assert again.digest() == read.digest()
     assert [len(again.train), len(again.eval)] == [len(read.train), len(read.eval)]
     assert [one.where for one in again.train] == [one.where for one in read.train]

@@ -36,7 +36,7 @@ STORED = "stored"
 
 
 def write_rows(path: Path, rows: Rows) -> None:
-    """Write the tokens, masks and places of rows: what every process needs of them.
+    """Write the tokens, masks, places and labels of rows: what every process needs of them.
 
     Raises:
         OutputError: the file cannot be written.
@@ -51,6 +51,7 @@ def write_rows(path: Path, rows: Rows) -> None:
         "mask": np.concatenate([example.loss_mask for example in examples]),
         "where": np.frombuffer(places, dtype=np.uint8),
         "sources": np.frombuffer(sources, dtype=np.uint8),
+        "labels": np.frombuffer(to_text(rows.labels).encode(), dtype=np.uint8),
     }
     with atomic_file(path) as part:
         save_file(tensors, part)
@@ -81,6 +82,7 @@ def read_rows(path: Path) -> Rows:
         examples[trained:],
         sources=tuple(WeightedRows(*source) for source in sources),
         together=together,
+        labels=tuple(json.loads(bytes(mapped("labels", np.uint8)).decode())),
     )
 
 
