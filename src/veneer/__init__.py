@@ -37,11 +37,13 @@ if TYPE_CHECKING:
     from veneer.config import DataSection as DataSection
     from veneer.config import DistillationSection as DistillationSection
     from veneer.config import DpoSection as DpoSection
+    from veneer.config import GrpoSection as GrpoSection
     from veneer.config import KtoSection as KtoSection
     from veneer.config import LoraSection as LoraSection
     from veneer.config import OrpoSection as OrpoSection
     from veneer.config import QuantSection as QuantSection
     from veneer.config import RewardSection as RewardSection
+    from veneer.config import RewardSpec as RewardSpec
     from veneer.config import RunConfig as RunConfig
     from veneer.config import SimpoSection as SimpoSection
     from veneer.config import SourceSection as SourceSection
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from veneer.diagnosis import doctor as doctor
     from veneer.enums import Backend as Backend
     from veneer.enums import BadRows as BadRows
+    from veneer.enums import Baseline as Baseline
     from veneer.enums import Bias as Bias
     from veneer.enums import Check as Check
     from veneer.enums import Column as Column
@@ -60,9 +63,13 @@ if TYPE_CHECKING:
     from veneer.enums import DpoLoss as DpoLoss
     from veneer.enums import Dtype as Dtype
     from veneer.enums import Factors as Factors
+    from veneer.enums import GrpoLoss as GrpoLoss
+    from veneer.enums import ImportanceLevel as ImportanceLevel
     from veneer.enums import Init as Init
+    from veneer.enums import KlPlace as KlPlace
     from veneer.enums import Method as Method
     from veneer.enums import ObjectiveName as ObjectiveName
+    from veneer.enums import OnRewardError as OnRewardError
     from veneer.enums import OptimizerName as OptimizerName
     from veneer.enums import OtherBase as OtherBase
     from veneer.enums import Overlong as Overlong
@@ -70,6 +77,7 @@ if TYPE_CHECKING:
     from veneer.enums import Publish as Publish
     from veneer.enums import Recompute as Recompute
     from veneer.enums import ReferencePolicy as ReferencePolicy
+    from veneer.enums import ScaleRewards as ScaleRewards
     from veneer.enums import Scaling as Scaling
     from veneer.enums import Schedule as Schedule
     from veneer.enums import Scheme as Scheme
@@ -102,6 +110,7 @@ if TYPE_CHECKING:
     from veneer.evaluation.scoring import RowScore as RowScore
     from veneer.evaluation.statistics.compare import Comparison as Comparison
     from veneer.evaluation.statistics.compare import Metric as Metric
+    from veneer.events import AnswersJudged as AnswersJudged
     from veneer.events import CheckpointSaved as CheckpointSaved
     from veneer.events import Evaluated as Evaluated
     from veneer.events import Event as Event
@@ -182,10 +191,12 @@ _HOMES = {
     "AdapterError": "veneer.errors",
     "Agreement": "veneer.exports.certificate",
     "Answering": "veneer.assistant",
+    "AnswersJudged": "veneer.events",
     "Assistant": "veneer.assistant",
     "AssistantRequest": "veneer.assistant",
     "Backend": "veneer.enums",
     "BadRows": "veneer.enums",
+    "Baseline": "veneer.enums",
     "Bias": "veneer.enums",
     "Certificate": "veneer.exports.certificate",
     "Check": "veneer.enums",
@@ -221,10 +232,14 @@ _HOMES = {
     "Facts": "veneer.diagnosis",
     "Figure": "veneer.comparison.summary",
     "GateResult": "veneer.evaluation.gate",
+    "GrpoLoss": "veneer.enums",
+    "GrpoSection": "veneer.config",
+    "ImportanceLevel": "veneer.enums",
     "Init": "veneer.enums",
     "Interrupted": "veneer.errors",
     "JudgeResult": "veneer.evaluation.judge.verdicts",
     "JudgedShare": "veneer.evaluation.judge.verdicts",
+    "KlPlace": "veneer.enums",
     "KtoSection": "veneer.config",
     "Level": "veneer.events",
     "LintReport": "veneer.data.lint.report",
@@ -240,6 +255,7 @@ _HOMES = {
     "ModelError": "veneer.errors",
     "Note": "veneer.events",
     "ObjectiveName": "veneer.enums",
+    "OnRewardError": "veneer.enums",
     "OptimizerName": "veneer.enums",
     "OrpoSection": "veneer.config",
     "OtherBase": "veneer.enums",
@@ -265,6 +281,7 @@ _HOMES = {
     "RowSource": "veneer.data.in_memory",
     "RewardModel": "veneer.training.reward_model",
     "RewardSection": "veneer.config",
+    "RewardSpec": "veneer.config",
     "RunConfig": "veneer.config",
     "RunDone": "veneer.events",
     "RunEvent": "veneer.events",
@@ -279,6 +296,7 @@ _HOMES = {
     "Sample": "veneer.evaluation.report",
     "SamplesAnswered": "veneer.events",
     "Sampling": "veneer.generation.sampling",
+    "ScaleRewards": "veneer.enums",
     "Scaling": "veneer.enums",
     "Schedule": "veneer.enums",
     "Scheme": "veneer.enums",
@@ -286,8 +304,8 @@ _HOMES = {
     "Share": "veneer.generation.share",
     "Shortening": "veneer.walkthrough",
     "SimpoSection": "veneer.config",
-    "SplitBy": "veneer.enums",
     "SourceSection": "veneer.config",
+    "SplitBy": "veneer.enums",
     "SplitSection": "veneer.config",
     "StageBegun": "veneer.events",
     "StageEnded": "veneer.events",
@@ -308,9 +326,9 @@ _HOMES = {
     "Threshold": "veneer.exports.certificate",
     "Task": "veneer.enums",
     "TokenCache": "veneer.enums",
+    "TrackerName": "veneer.enums",
     "TrainSection": "veneer.config",
     "TrainingStopped": "veneer.errors",
-    "TrackerName": "veneer.enums",
     "Variant": "veneer.enums",
     "VeneerError": "veneer.errors",
     "Verdict": "veneer.evaluation.gate",
@@ -342,10 +360,12 @@ __all__ = [
     "AdapterError",
     "Agreement",
     "Answering",
+    "AnswersJudged",
     "Assistant",
     "AssistantRequest",
     "Backend",
     "BadRows",
+    "Baseline",
     "Bias",
     "Certificate",
     "Check",
@@ -381,10 +401,14 @@ __all__ = [
     "Facts",
     "Figure",
     "GateResult",
+    "GrpoLoss",
+    "GrpoSection",
+    "ImportanceLevel",
     "Init",
     "Interrupted",
     "JudgeResult",
     "JudgedShare",
+    "KlPlace",
     "KtoSection",
     "Level",
     "LintReport",
@@ -400,6 +424,7 @@ __all__ = [
     "ModelError",
     "Note",
     "ObjectiveName",
+    "OnRewardError",
     "OptimizerName",
     "OrpoSection",
     "OtherBase",
@@ -423,6 +448,7 @@ __all__ = [
     "Result",
     "RewardModel",
     "RewardSection",
+    "RewardSpec",
     "RowScore",
     "RowSource",
     "RunConfig",
@@ -439,6 +465,7 @@ __all__ = [
     "Sample",
     "SamplesAnswered",
     "Sampling",
+    "ScaleRewards",
     "Scaling",
     "Schedule",
     "Scheme",

@@ -59,6 +59,8 @@ class RowKind(Enum):
     """An answer, and whether it is desirable."""
     TEXTS = "texts"
     """A plain text."""
+    PROMPTS = "prompts"
+    """A prompt without an answer, with any other columns."""
 
 
 class ObjectiveName(Enum):
@@ -82,6 +84,8 @@ class ObjectiveName(Enum):
     """The divergence from a teacher's predictions of the answers."""
     REWARD = "reward"
     """A score for whole texts, by which the chosen answer of a pair is to stand above the rejected one."""
+    GRPO = "grpo"
+    """Group relative policy optimisation, on answers that the model samples and rewards judge."""
 
     @property
     def imitates(self) -> bool:
@@ -98,6 +102,8 @@ class ObjectiveName(Enum):
                 return RowKind.LABELLED
             case ObjectiveName.PRETRAINING:
                 return RowKind.TEXTS
+            case ObjectiveName.GRPO:
+                return RowKind.PROMPTS
             case _:
                 return RowKind.PAIRS
 
@@ -126,6 +132,68 @@ class Divergence(Enum):
     """KL(s ‖ t): the student keeps to what the teacher would say."""
     GENERALISED = "generalised"
     """β KL(t ‖ m) + (1−β) KL(s ‖ m), m being their mixture: the generalised Jensen-Shannon divergence."""
+
+
+class GrpoLoss(Enum):
+    """What the losses of sampled answers' tokens are divided by (docs/objectives.md)."""
+
+    GRPO = "grpo"
+    """Each answer's by its tokens, and their sum by the answers."""
+    DAPO = "dapo"
+    """All by the tokens of the step."""
+    DR_GRPO = "dr_grpo"
+    """All by the answers times the longest length that an answer may have."""
+
+
+class ImportanceLevel(Enum):
+    """What a ratio of probabilities, under the policy and under the one that sampled, is of."""
+
+    TOKEN = "token"
+    """A token (GRPO)."""
+    SEQUENCE = "sequence"
+    """An answer, as the geometric mean over its tokens (GSPO)."""
+    PRODUCT = "product"
+    """An answer, as the product over its tokens (RLOO)."""
+
+
+class ScaleRewards(Enum):
+    """What advantages are divided by."""
+
+    GROUP = "group"
+    """The standard deviation of the rewards of the answers to one prompt."""
+    BATCH = "batch"
+    """The standard deviation of the rewards of the whole step."""
+    NONE = "none"
+    """Nothing (Dr. GRPO)."""
+
+
+class Baseline(Enum):
+    """What is taken off a reward."""
+
+    GROUP = "group"
+    """The mean over all answers to the prompt."""
+    LEAVE_ONE_OUT = "leave_one_out"
+    """The mean over the other answers to the prompt (RLOO)."""
+
+
+class KlPlace(Enum):
+    """Where the divergence from the reference counts."""
+
+    LOSS = "loss"
+    """It is a term of the loss, token by token."""
+    REWARD = "reward"
+    """It is taken off the rewards, answer by answer (RLOO)."""
+
+
+class OnRewardError(Enum):
+    """What happens where a reward raises, ends or takes too long on an answer."""
+
+    END = "end"
+    """The run ends; the checkpoint of the last step stays."""
+    SKIP_ROW = "skip_row"
+    """The answer is left out of its step."""
+    SKIP_GROUP = "skip_group"
+    """All answers to its prompt are left out of the step."""
 
 
 class ReferencePolicy(Enum):

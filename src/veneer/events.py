@@ -184,6 +184,24 @@ class SamplesAnswered:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AnswersJudged:
+    """The answers that a step sampled have their rewards, and are about to be trained."""
+
+    step: int
+    answers: int
+    tokens: int
+    """Tokens of all answers."""
+    failed: tuple[str, ...]
+    """The answers that a reward failed on, each with the reason; they are left out."""
+    prompts: tuple[str, ...]
+    """The prompts of the answers that are shown."""
+    shown: tuple[str, ...]
+    """The answers with the highest and with the lowest reward; one where they are the same."""
+    rewards: tuple[float, ...]
+    """Their rewards."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointSaved:
     """A checkpoint stands complete on disk."""
 
@@ -287,8 +305,8 @@ class RunEvent:
 
 Event = (
     StageBegun | StageProgress | StageEnded | Note | StepBudget | RunStarted | StepDone | StepSkipped | Evaluated
-    | SamplesAnswered | CheckpointSaved | MicroBatchHalved | RunFinished | RunsJoined | RunDone | RunFailed | RunEvent
-    | Result
+    | SamplesAnswered | AnswersJudged | CheckpointSaved | MicroBatchHalved | RunFinished | RunsJoined | RunDone
+    | RunFailed | RunEvent | Result
 )  # fmt: skip
 Subscriber = Callable[[Event], None]
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}

@@ -127,6 +127,10 @@ def test_what_cannot_be_a_job_is_refused_with_the_field(opened: Opened, file: st
     for key in PATHS:
         with pytest.raises(BadRequestError, match="names a file of this machine"):
             create(opened, file, settings={key: "/etc/passwd"})
+    rewards = {"python": "/tmp/x.py:f"}, {"command": "touch /tmp/x"}, {"metric": "exact", "command": "touch /tmp/x"}
+    for reward in rewards:
+        with pytest.raises(BadRequestError, match="rewards of a job are metrics"):
+            create(opened, file, settings={"objective": "grpo", "rewards": [reward]})
     with pytest.raises(BadRequestError, match=r"lora\.rang"):
         create(opened, file, settings={"lora.rang": 4})
     with pytest.raises(BadRequestError, match="suffix"):

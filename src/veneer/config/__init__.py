@@ -8,6 +8,7 @@ chooses itself (`auto`) is chosen by the component that uses it and recorded in 
 from veneer.config.checks import ALTERNATIVES, check, quant_problems
 from veneer.config.compute import ComputeSection
 from veneer.config.data import DataSection, SourceSection, SplitSection
+from veneer.config.grpo import GrpoSection, RewardSpec
 from veneer.config.lora import LoraSection, QuantSection
 from veneer.config.objectives import (
     CpoSection,
@@ -23,7 +24,8 @@ from veneer.config.run import RunConfig, known_keys
 from veneer.config.train import TrainSection
 
 __all__ = [
-    "ALTERNATIVES", "ComputeSection", "CpoSection", "DataSection", "DistillationSection", "DpoSection", "KtoSection",
-    "LoraSection", "OrpoSection", "QuantSection", "RewardSection", "RunConfig", "SimpoSection", "SourceSection",
-    "SplitSection", "TrainSection", "check", "known_keys", "parse", "quant_problems", "to_yaml",
+    "ALTERNATIVES", "ComputeSection", "CpoSection", "DataSection", "DistillationSection", "DpoSection", "GrpoSection",
+    "KtoSection", "LoraSection", "OrpoSection", "QuantSection", "RewardSection", "RewardSpec", "RunConfig",
+    "SimpoSection", "SourceSection", "SplitSection", "TrainSection", "check", "known_keys", "parse", "quant_problems",
+    "to_yaml",
 ]  # fmt: skip

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import attrgetter
 
 from veneer.config.data import DataSection
+from veneer.config.grpo import RewardSpec
 from veneer.config.lora import QuantSection
 from veneer.config.objectives import DistillationSection
 from veneer.config.run import OBJECTIVE_SECTIONS, RunConfig
 from veneer.enums import (
     Divergence,
     DpoLoss,
+    GrpoLoss,
+    ImportanceLevel,
     Init,
+    KlPlace,
     Method,
     ObjectiveName,
     OptimizerName,
@@ -129,6 +134,7 @@ def objective_problems(config: RunConfig) -> list[str]:
             ]
     if config.objective is ObjectiveName.DISTILLATION:
         problems += distillation_problems(config)
+    problems += sampling_problems(config)
     if config.objective.rows in (RowKind.ANSWERS, RowKind.TEXTS):
         return problems
     name = config.objective.value
@@ -203,4 +209,49 @@ def reward_problems(config: RunConfig) -> list[str]:
         )
     if config.train.samples_every is not None:
         problems.append("train.samples_every has prompts answered, and a reward model writes nothing; leave it out")
+    return problems
+
+
+def rewards_problems(rewards: Sequence[RewardSpec]) -> list[str]:
+    """What contradicts itself in single rewards."""
+    problems = []
+    for number, one in enumerate(rewards):
+        given = [name for name in ("python", "command", "metric") if getattr(one, name) is not None]
+        if len(given) != 1:
+            which = f"rewards[{number}] has {' and '.join(given) or 'none of python, command and metric'}"
+            problems.append(f"{which}; a reward is exactly one of the three")
+        elif one.column is not None and one.metric is None:
+            problems.append(
+                f"rewards[{number}].column names the reference of a metric, while functions and programs get all "
+                "columns; leave it out"
+            )
+    return problems
+
+
+def sampling_problems(config: RunConfig) -> list[str]:
+    """What contradicts itself in a run that samples answers, and rewards that nothing is sampled for."""
+    if config.objective is not ObjectiveName.GRPO:
+        if not config.rewards:
+            return []
+        return [f"rewards are of objective grpo and objective is {config.objective.value}; leave them out"]
+    problems = rewards_problems(config.rewards)
+    if not config.rewards:
+        problems.append("objective grpo needs rewards, which judge its answers: rewards: [{python: FILE.py:FUNCTION}]")
+    if config.train.time_limit is not None:
+        problems.append("train.time_limit measures steps whose rows are known, and objective grpo samples its own; "
+                        "give train.steps")  # fmt: skip
+    if config.lora.dropout and config.method is not Method.FULL:
+        problems.append("lora.dropout trains another policy than the one that objective grpo samples from; take 0")
+    if config.grpo.kl_in is KlPlace.REWARD and not config.grpo.beta:
+        problems.append("grpo.kl_in reward takes grpo.beta times the divergence off the rewards and grpo.beta is 0; "
+                        "give one")  # fmt: skip
+    if config.grpo.beta and config.method is Method.FULL:
+        problems.append("grpo.beta compares with a reference, which method full would hold as two more models; take 0, "
+                        "or lora or qlora")  # fmt: skip
+    if config.grpo.importance_sampling_level is ImportanceLevel.PRODUCT and config.grpo.loss_type is not GrpoLoss.GRPO:
+        problems.append("grpo.importance_sampling_level product has one ratio for an answer, whatever its length; take "
+                        "grpo.loss_type grpo")  # fmt: skip
+    if config.compute.products is Products.INT8:
+        problems.append("compute.products int8 trains another policy than the one that objective grpo samples from; "
+                        "take exact")  # fmt: skip
     return problems

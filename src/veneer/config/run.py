@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from veneer.config.compute import ComputeSection
 from veneer.config.data import DataSection
+from veneer.config.grpo import GrpoSection, RewardSpec
 from veneer.config.lora import LoraSection, QuantSection
 from veneer.config.numbers import Name
 from veneer.config.objectives import (
@@ -44,8 +45,9 @@ class RunConfig(Section):
     """What a step minimises: the cross-entropy of answers (`sft`) or of plain texts
     (`pretraining`), a loss of pairs of a chosen and a rejected answer
     (`dpo`, `orpo`, `cpo`, `simpo`), one of single answers that are desirable or not (`kto`), the divergence from a
-    teacher's predictions (`distillation`), or a loss of scores of pairs (`reward`). docs/objectives.md has the formulas
-    and the rows that each takes."""
+    teacher's predictions (`distillation`), or a loss of scores of pairs (`reward`). Or answers that the model samples
+    are made likelier by what `rewards` say of them (`grpo`). docs/objectives.md has the formulas and the rows that each
+    takes."""
     backend: Backend = Backend.AUTO
     """What computes the model: veneer's own decoder (`veneer`), or transformers (`hf`, for lora and qlora only) for
     architectures that the decoder does not know. `auto` takes the own decoder if it knows the architecture."""
@@ -63,12 +65,22 @@ class RunConfig(Section):
     kto: KtoSection = KtoSection()
     distillation: DistillationSection = DistillationSection()
     reward: RewardSection = RewardSection()
+    grpo: GrpoSection = GrpoSection()
+    rewards: tuple[RewardSpec, ...] = ()
+    """What judges sampled answers, for `objective: grpo`: `[{python: FILE.py:FUNCTION, weight: 1}, {metric: exact},
+    {command: PROGRAM ARGUMENTS}]` (docs/objectives.md)."""
     compute: ComputeSection = ComputeSection()
 
     @property
     def reference(self) -> ReferencePolicy:
         """The reference of the run's objective."""
-        return self.kto.reference if self.objective is ObjectiveName.KTO else self.dpo.reference
+        match self.objective:
+            case ObjectiveName.KTO:
+                return self.kto.reference
+            case ObjectiveName.GRPO:
+                return self.grpo.reference
+            case _:
+                return self.dpo.reference
 
 
 OBJECTIVE_SECTIONS = (
@@ -79,6 +91,7 @@ OBJECTIVE_SECTIONS = (
     ObjectiveName.KTO,
     ObjectiveName.DISTILLATION,
     ObjectiveName.REWARD,
+    ObjectiveName.GRPO,
 )
 """The objectives that have a section of settings, which is called as they are."""
 

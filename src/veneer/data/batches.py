@@ -216,6 +216,7 @@ def pack(
     pad_to_multiple_of: int = PAD_TO_MULTIPLE_OF,
     together: int = 1,
     numbers: Sequence[int] | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> list[MicroBatch]:
     """Lay a step's examples into micro-batches of at most `max_tokens` tokens.
 
@@ -232,6 +233,7 @@ def pack(
             is learned from.
         together: number of consecutive examples that are one row, which is never cut: 2 for pairs.
         numbers: the place of each example among the examples of the run; by default its place in `examples`.
+        sizes: tokens that each row counts for; by default those of all of its examples.
 
     Raises:
         DataError: `max_tokens` is not positive.
@@ -240,7 +242,9 @@ def pack(
         raise DataError(f"max_tokens is {max_tokens}; a micro-batch holds at least one token")
     numbers = range(len(examples)) if numbers is None else numbers
     batches = []
-    for rows in fill(row_lengths([len(example.tokens) for example in examples], together), max_tokens):
+    if sizes is None:
+        sizes = row_lengths([len(example.tokens) for example in examples], together)
+    for rows in fill(sizes, max_tokens):
         places = [row * together + place for row in rows for place in range(together)]
         documents = [examples[place] for place in places]
         batches.append(

@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from veneer.config import DataSection
-from veneer.data.account import findings, overlap_note, repeats_note
+from veneer.data.account import LISTED, findings, overlap_note, repeats_note
 from veneer.data.chat import Example
-from veneer.data.encoding import encode_all
+from veneer.data.encoding import encode_all, encoder_of, nothing_left, refuse_problems
 from veneer.data.formats import Remarks, to_record
 from veneer.data.json_values import BadRow
 from veneer.data.labels import to_labelled
 from veneer.data.lint.audit import RowAudit
 from veneer.data.preference import to_pair
 from veneer.data.problems import RowProblem, grouped
+from veneer.data.prompts import EncodedPrompts, PromptRow, encode_prompts, to_prompt
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, account, duplicates, overlap
 from veneer.data.rows import Rows, load_rows, weighted
@@ -28,7 +29,13 @@ from veneer.errors import DataError
 from veneer.events import Note, Stage, Subscriber, counted, ignore, notes_to
 from veneer.io.tokenizer import Tokenizer
 
-PARTS = {RowKind.ANSWERS: ("",), RowKind.PAIRS: ("chosen", "rejected"), RowKind.LABELLED: ("",), RowKind.TEXTS: ("",)}
+PARTS = {
+    RowKind.ANSWERS: ("",),
+    RowKind.PAIRS: ("chosen", "rejected"),
+    RowKind.LABELLED: ("",),
+    RowKind.TEXTS: ("",),
+    RowKind.PROMPTS: ("",),
+}
 """What the answers of a row are called, by its kind."""
 
 
@@ -42,6 +49,8 @@ class KindRow:
     """Whether the answer is desirable, where rows have labels."""
     margin: float | None = None
     """By how much the first answer is better, where rows of pairs say it."""
+    prompt: PromptRow | None = None
+    """The prompt with its columns, where rows have no answers."""
 
     @property
     def where(self) -> str:
@@ -66,6 +75,9 @@ def _made(row: Any, where: str, remarks: Remarks, columns: Mapping[Column, str] 
         case RowKind.LABELLED:
             found = to_labelled(row, where, remarks, columns)
             return KindRow((found.record,), found.desirable)
+        case RowKind.PROMPTS:
+            prompt = to_prompt(row, where, columns)
+            return KindRow((prompt.record,), prompt=prompt)
 
 
 def load_kind(
@@ -93,6 +105,8 @@ def load_kind(
     repeats = duplicates([row.whole for row in rows])
     if repeats:
         notice(repeats_note(len(repeats), *repeats[0]))
+    if kind is RowKind.PROMPTS:
+        return _prompts(rows, evaluated, files, tokenizer, data, skipped, emit)
     parts = PARTS[kind]
     train = _encode(rows, tokenizer, data, parts, "training", skipped, emit)
     held_out = _encode(evaluated, tokenizer, data, parts, "evaluation", skipped, emit) if evaluated else []
@@ -112,6 +126,50 @@ def load_kind(
         if by_how_much
         else (),
     )
+
+
+def _prompts(
+    rows: list[KindRow],
+    evaluated: list[KindRow],
+    files: Sequence[RowFile],
+    tokenizer: Tokenizer,
+    data: DataSection,
+    skipped: list[RowProblem],
+    emit: Subscriber,
+) -> Rows:
+    """The rows of a run that samples its answers."""
+    train = _encode_prompts(rows, tokenizer, data, "training", skipped, emit)
+    held_out = _encode_prompts(evaluated, tokenizer, data, "evaluation", skipped, emit)
+    if not train.prompts:
+        raise nothing_left(len(rows), data.max_length, len(train.overlong), data.max_length + 1, 0)
+    return Rows(
+        train=train.examples,
+        eval=held_out.examples,
+        skipped=tuple(skipped),
+        hashes=(row_hashes(one.record for one in train.prompts),),
+        sources=weighted(files, Counter(example.where.rpartition(":")[0] for example in train.examples)),
+        prompts=(*train.prompts, *held_out.prompts),
+    )
+
+
+def _encode_prompts(
+    rows: list[KindRow], tokenizer: Tokenizer, data: DataSection, what: str, skipped: list[RowProblem], emit: Subscriber
+) -> EncodedPrompts:
+    prompts = [row.prompt for row in rows if row.prompt is not None]
+    with Stage(emit, f"tokenising {what} prompts", total=len(prompts), unit="prompts") as stage:
+        found = encode_prompts(list(counted(prompts, stage)), encoder_of(tokenizer), data.max_length)
+    refuse_problems(found.problems, len(found.prompts), data.bad_rows, checked=False)
+    skipped += found.problems
+    if prompts:
+        tokens = [len(example.tokens) for example in found.examples]
+        emit(
+            Note(message=f"{len(tokens):,} {what} prompts: {sum(tokens):,} tokens; longest {max(tokens, default=0):,}")
+        )
+    if found.overlong:
+        named = ", ".join(found.overlong[:LISTED]) + (" and more" if len(found.overlong) > LISTED else "")
+        message = f"{len(found.overlong)} {what} prompts longer than data.max_length={data.max_length} and left out"
+        emit(Note(message=f"{message}: {named}"))
+    return found
 
 
 def _refuse_all_but_texts(data: DataSection, emit: Subscriber) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from veneer.data.lint.audit import RowAudit
 from veneer.data.mixture import WeightedRows
 from veneer.data.orders import Indices
 from veneer.data.problems import RowProblem
+from veneer.data.prompts import PromptRow
 from veneer.data.records import Record, RecordReader, duplicates, overlap
 from veneer.data.sources import RowFile, evaluation_files, training_files
 from veneer.data.splits import split_records
@@ -59,9 +61,12 @@ class Rows:
     """Whether each answer is desirable, those that are trained first; none where rows have no labels."""
     margins: tuple[float, ...] = ()
     """By how much the chosen answer of each pair is better, those that are trained first; none where no row says it."""
+    prompts: tuple[PromptRow, ...] = ()
+    """The rows as they ask, with their columns, those that are trained first; none where rows have answers."""
 
     def digest(self) -> str:
-        """A hash of every token and its loss mask. Two runs with equal digests train and evaluate the same numbers."""
+        """A hash of every token and its loss mask, and of what judges sampled answers. Two runs with equal digests
+        train and evaluate the same numbers."""
         if isinstance(self.train, StoredExamples) and self.train.whole and not len(self.eval):
             return self.train.store.meta.digest
         state = blake2b(digest_size=16)
@@ -69,6 +74,8 @@ class Rows:
             add_to_digest(state, example)
         if self.margins:
             state.update(np.array(self.margins).tobytes())
+        for prompt in self.prompts:
+            state.update(json.dumps([prompt.given, prompt.columns], sort_keys=True, default=str).encode())
         return state.hexdigest()
 
     @property

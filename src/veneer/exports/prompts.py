@@ -11,6 +11,7 @@ from veneer.config import RunConfig
 from veneer.data.kinds import evaluation_answers
 from veneer.data.records import Message, Record, read_records
 from veneer.data.sources import evaluation_files, training_files
+from veneer.enums import RowKind
 from veneer.errors import DataError, listing
 
 LIMIT = 20
@@ -96,6 +97,8 @@ def evaluation_rows(run: RunConfig | None, data: str | None) -> tuple[Evaluation
         return None, "the adapter has no record of a run"
     if run.data.eval_file is None and not run.data.held_out:
         return None, "the adapter's run kept no rows for evaluation"
+    if run.objective.rows is RowKind.PROMPTS:
+        return None, "the adapter's run sampled its answers, so that its rows have none"
     rows = run.data
     files = evaluation_files(rows) or training_files(rows)
     missing = [str(file.path) for file in files if not file.path.is_file()]

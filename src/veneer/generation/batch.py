@@ -14,7 +14,14 @@ from veneer.errors import DataError, listing
 from veneer.generation.build import CACHE_BYTES, build_engine
 from veneer.generation.cohort import Router
 from veneer.generation.pace import Pace
-from veneer.generation.request import Finished, GenerationEvent, GenerationRequest, TokenMade
+from veneer.generation.request import (
+    Finished,
+    GenerationEvent,
+    GenerationRequest,
+    GenerationResult,
+    TokenMade,
+    gathered,
+)
 from veneer.generation.sampling import Sampling
 from veneer.generation.scheduler import Limits
 from veneer.generation.text import TokenDecoder
@@ -111,16 +118,50 @@ def answer_all(
     returned.
     """
     results: list[list[int]] = [[] for _ in requests]
+
+    def listen(row: int, event: GenerationEvent) -> None:
+        if isinstance(event, TokenMade):
+            results[row].append(event.token)
+            on_token(row, event.token)
+
+    _carry_out(model, requests, listen, decoder, on_progress, stop, batch_rows, router)
+    return results
+
+
+def whole_answers(
+    model: LanguageModel,
+    requests: Sequence[GenerationRequest],
+    *,
+    on_progress: OnProgress = lambda ended, under_way: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[GenerationResult]:
+    """Carry out requests as `answer_all` does, and tell all that is known of each answer: its log-probabilities where
+    the request wants them, and how it ended (`CANCELLED` where `stop` was true before)."""
+    events: list[list[GenerationEvent]] = [[] for _ in requests]
+    _carry_out(model, requests, lambda row, event: events[row].append(event), None, on_progress, stop, None, None)
+    return [gathered(iter(own)) for own in events]
+
+
+def _carry_out(
+    model: LanguageModel,
+    requests: Sequence[GenerationRequest],
+    on_event: Callable[[int, GenerationEvent], None],
+    decoder: TokenDecoder | None,
+    on_progress: OnProgress,
+    stop: Callable[[], bool],
+    batch_rows: int | None,
+    router: Router | None,
+) -> None:
+    """Carry out requests; `on_event` is told what comes of each, by its index."""
     pace = Pace(requests)
 
     def listener(row: int) -> Callable[[GenerationEvent], None]:
         def listen(event: GenerationEvent) -> None:
             if isinstance(event, TokenMade):
-                results[row].append(event.token)
                 pace.made(row)
-                on_token(row, event.token)
             elif isinstance(event, Finished):
                 pace.ended(row)
+            on_event(row, event)
 
         return listen
 
@@ -140,4 +181,3 @@ def answer_all(
             on_progress(pace.answers - ended, pace.under_way())
             ended = pace.answers
             going = going and not stop()
-    return results

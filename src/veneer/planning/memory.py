@@ -24,6 +24,7 @@ from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.activations import attended_keys, by_flash, kept_activations, largest_layer
 from veneer.planning.mixture import beside_experts, block_width
 from veneer.planning.optimizer import state_bytes
+from veneer.planning.sampling import reference_bytes, sampling_bytes
 from veneer.planning.setup import BatchShape, Setup, Teaching
 from veneer.products import compiled
 from veneer.quant.schemes import decode_scratch, packed_bytes
@@ -121,18 +122,23 @@ class Memory:
     """The part of `gradients` that exists already when activations are largest."""
     decoded: int = 0
     """Quantised weights that are kept decoded, on a GPU that has room for them."""
+    sampling: int = 0
+    """Cache, workspace and scores of the answers that a step samples itself."""
+    reference: int = 0
+    """Copies of what is trained, of a reference that the sampled answers are compared with."""
 
     @property
     def phases(self) -> dict[str, int]:
         """Largest memory of each phase, in bytes."""
         loaded = self.runtime + self.base + self.adapters + self.teacher
         before = {"teaching": self.runtime + self.teacher + self.teaching} if self.teaching else {}
-        trained = loaded + self.optimizer + self.decoded
+        trained = loaded + self.optimizer + self.decoded + self.reference
         forward = self.activations + max(self.logits, self.workspace) + self.forward_gradients
         end = self.gradients + self.summing
         return before | {
             "loading": loaded - self.first_use + self.loading,
             "training": trained + max(forward, end) + self.heap,
+            **({"sampling": trained + self.sampling + self.heap} if self.sampling else {}),
             "evaluation": trained + self.evaluation + self.heap,
             "saving": trained + self.saving + self.heap,
         }
@@ -213,6 +219,8 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
         summing=2 * 4 * setup.head_weights if setup.full and setup.spec.tied_head else 0,
         first_use=first_use,
         forward_gradients=gradients if batch.micro_batches > 1 else sums,
+        sampling=sampling_bytes(setup, batch),
+        reference=reference_bytes(setup),
     )
 
 

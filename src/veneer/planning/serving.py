@@ -6,9 +6,7 @@ two budgets that it keeps by itself: `--cache-memory` for keys and values, `--ad
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from math import prod
 from typing import Any
 
@@ -16,9 +14,9 @@ import torch
 
 from veneer.errors import ConfigError
 from veneer.generation.scheduler import Limits
-from veneer.model.spec import DecoderSpec
 from veneer.planning.choose import Limit
 from veneer.planning.memory import MB, base_bytes
+from veneer.planning.sampling import BLOCKS_BEYOND, SCORES_COPIES, step_width, token_bytes
 from veneer.planning.setup import Setup
 from veneer.planning.trained import by_adapter
 
@@ -27,10 +25,6 @@ START = 300 * MB
 were measured with torch 2.13 on Linux)."""
 HEAP_SHARE = 0.1
 """Holes in the heap, as a share of everything else that is allocated."""
-SCORES_COPIES = 2
-"""Float32 tensors of all logits of a step: products, and what is made of them."""
-BLOCKS_BEYOND = 1
-"""Blocks of the cache that a sequence takes beyond whole ones, for its last tokens."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +107,7 @@ def plan_serving(
     shapes = by_adapter(spec, setup.linears, setup.lora, setup.updated)
     adapter = sum(prod(shape) for _, shape in shapes) * adapter_dtype.itemsize
     blocks = -(-context // limits.block_tokens) + BLOCKS_BEYOND
-    sequence = _token_bytes(spec, setup.dtype) * blocks * limits.block_tokens
+    sequence = token_bytes(spec, setup.dtype) * blocks * limits.block_tokens
     base, workspace = base_bytes(setup), _workspace(setup, limits)
     heap = int(HEAP_SHARE * (base + workspace))
     room = int(min(limit.bytes, 2**62)) - START - base - workspace - heap
@@ -150,19 +144,6 @@ def _judged(plan: ServingPlan) -> ServingPlan:
     return replace(plan, refusal=message)
 
 
-def _token_bytes(spec: DecoderSpec, dtype: torch.dtype) -> int:
-    """Bytes of the keys and values of a token; layers with a window are counted as if they had none."""
-    return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * dtype.itemsize
-
-
 def _workspace(setup: Setup, limits: Limits) -> int:
-    """What the compiled step works in (`veneer.model.compiled_step`), in float32."""
-    spec = setup.spec
-    inner = spec.num_heads * spec.head_dim
-    widths: Mapping[str, int] = {
-        "x, normed, attended, fed": 4 * spec.hidden_size,
-        "queries, keys, values, mixed": 2 * inner + 2 * spec.num_kv_heads * spec.head_dim,
-        "gate, up, product": 3 * max(linear.outputs for linear in chain.from_iterable(map(dict.values, setup.linears))),
-        "logits": SCORES_COPIES * spec.vocab_size,
-    }
-    return 4 * limits.step_tokens * sum(widths.values())
+    """What the compiled step works in (`veneer.model.compiled_step`), and all of its logits, in float32."""
+    return 4 * limits.step_tokens * (step_width(setup) + SCORES_COPIES * setup.spec.vocab_size)

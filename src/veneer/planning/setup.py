@@ -18,7 +18,7 @@ from veneer.adapters.score import SCORE_WEIGHT
 from veneer.adapters.spec import LoraSpec
 from veneer.adapters.targets import ALL_LINEAR, EMBEDDING, HEAD, is_router, layer_number, names_module
 from veneer.config import QuantSection, RunConfig
-from veneer.enums import Bias, Factors, Init, Method, ObjectiveName, OptimizerName, Products
+from veneer.enums import Bias, Factors, Init, Method, ObjectiveName, OptimizerName, Products, ReferencePolicy
 from veneer.load import keeps_blocks, linear_shapes, norm_shapes
 from veneer.model.shape import Norm
 from veneer.model.spec import DecoderSpec
@@ -129,6 +129,8 @@ class Setup:
     """The teacher of a distillation."""
     spread: Spread = ALONE
     """The lanes of the run and its processes. All numbers are those of one process."""
+    reference_copied: bool = False
+    """Whether a copy of what is trained is kept as it starts, to be compared with."""
     file_bytes: int = 4
     """Bytes of an element in the model's files. 4 is the largest usual number."""
     linears: list[dict[str, LinearShape]] = field(init=False, repr=False, compare=False)
@@ -197,6 +199,9 @@ class Setup:
             objective=config.objective,
             teaching=teaching,
             spread=spread,
+            reference_copied=config.objective is ObjectiveName.GRPO
+            and config.grpo.beta > 0
+            and config.grpo.reference is ReferencePolicy.START,
             file_bytes=4 if files is None else files.itemsize,
         )
 
@@ -388,6 +393,8 @@ class BatchShape:
     """Supervised tokens of a step, on average."""
     step_squares: float = 0.0
     """Sum of the squared lengths of a step's documents, on average."""
+    sampled: int = 0
+    """Answers that a step samples itself; 0 where its documents are rows."""
 
     @classmethod
     def of_rows(

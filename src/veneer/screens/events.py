@@ -18,6 +18,7 @@ from rich.table import Column
 from rich.text import Text
 
 from veneer.events import (
+    AnswersJudged,
     Evaluated,
     Event,
     Level,
@@ -158,6 +159,9 @@ class EventScreen:
                 self._say(run, f"step {event.step:,}: evaluation loss {event.loss:.4f}{more}{best}")
             case SamplesAnswered():
                 self._say(run, _sample(event))
+            case AnswersJudged(failed=failed) if failed:
+                more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
+                self._say(run, f"step {event.step:,}: answers left out, since a reward failed: {failed[0]}{more}")
             case StepSkipped():
                 self._skip(run, event)
             case MicroBatchHalved():

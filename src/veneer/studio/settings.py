@@ -195,7 +195,18 @@ def _own_settings(extension: Mapping[str, Any]) -> dict[str, Any]:
     if paths:
         message = f"{paths[0]} names a file of this machine; a job names models and uploaded files by their ids"
         raise ApiError(400, message, param=EXTENSION)
+    rewards = found.get("rewards") or []
+    if not isinstance(rewards, list) or not all(isinstance(one, Mapping) and _is_metric(one) for one in rewards):
+        message = (
+            "rewards of a job are metrics, {metric: NAME}: Python functions and commands would run on this machine"
+        )
+        raise ApiError(400, message, param=EXTENSION)
     return found
+
+
+def _is_metric(reward: Mapping[str, Any]) -> bool:
+    """Whether a reward runs nothing that the client has written."""
+    return reward.get("metric") is not None and reward.get("python") is None and reward.get("command") is None
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

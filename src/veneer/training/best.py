@@ -14,6 +14,7 @@ from veneer.config import RunConfig
 from veneer.enums import ObjectiveName, RowKind
 from veneer.errors import ConfigError, nearest
 from veneer.evaluation.metrics.choose import METRICS, PRIMARY
+from veneer.rewards.build import names_of
 from veneer.training.checkpoint import Progress
 from veneer.training.objectives.base import Means
 
@@ -23,6 +24,8 @@ LABELLED = {"rewards/chosen": True, "rewards/rejected": False, "logps/chosen": T
 """Metrics of labelled answers, and whether higher is better. KTO's `kl` is better neither way."""
 PAIRS = {**LABELLED, "rewards/margins": True, "rewards/accuracies": True}
 """Metrics of pairs, and whether higher is better."""
+REWARD = "reward"
+"""The mean reward of sampled answers."""
 ANSWERS = {EXACT: EXACT, **{name: PRIMARY[name] for name in METRICS}}
 """Metrics of answers, and the measure of each that evaluations are compared by. Higher is better for all."""
 
@@ -122,3 +125,5 @@ def _known(config: RunConfig) -> dict[str, bool]:
             return LABELLED
         case RowKind.TEXTS:
             return {}
+        case RowKind.PROMPTS:
+            return dict.fromkeys((REWARD, *(f"rewards/{name}/mean" for name in names_of(config.rewards))), True)

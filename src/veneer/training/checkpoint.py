@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -87,6 +87,22 @@ class Progress:
         self.micro_batches.append([step, tokens])
 
 
+class Companion(Protocol):
+    """What else a run keeps in its checkpoints."""
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write what a run needs that goes on after the step, if it needs anything."""
+        ...
+
+    def restore(self, folder: Path, step: int) -> None:
+        """Take back what `save` wrote.
+
+        Raises:
+            CheckpointError: it is not there, or does not fit.
+        """
+        ...
+
+
 class CheckpointStore:
     """The checkpoints of one run.
 
@@ -100,6 +116,7 @@ class CheckpointStore:
             a signal came.
         base_keys: what the system says of these files (`veneer.io.digests.file_key`), by which they are known again
             where they were not hashed.
+        companion: what else is kept.
     """
 
     def __init__(
@@ -111,6 +128,7 @@ class CheckpointStore:
         defaults: Mapping[str, Any] = MappingProxyType({}),
         base: Callable[[], Mapping[str, str] | None] = dict,
         base_keys: Mapping[str, Sequence[int]] = MappingProxyType({}),
+        companion: Companion | None = None,
     ):
         self.folder = folder
         self.keep = keep
@@ -118,6 +136,7 @@ class CheckpointStore:
         self.defaults = defaults
         self._base = base
         self._base_keys = base_keys
+        self._companion = companion
         self._restored_base: Mapping[str, str] | None = None
 
     def save(self, progress: Progress, trainable: Trainable, optimizer: Optimizer) -> Path:
@@ -135,6 +154,8 @@ class CheckpointStore:
         with atomic_folder(target) as folder:
             trainable.save(folder, base or {})
             write_tensors(folder / OPTIMIZER, optimizer.tensors(), {"format": "pt"})
+            if self._companion is not None:
+                self._companion.save(folder, progress.step)
             known = {"unread_base": dict(self._base_keys)} if base is None else {"base": dict(base)}
             state = {"progress": asdict(progress), "identity": dict(self.identity), **known}
             (folder / STATE).write_text(to_text(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -246,6 +267,8 @@ class CheckpointStore:
             optimizer.load(load_file(folder / OPTIMIZER))
         except (SafetensorError, KeyError, RuntimeError) as error:
             raise CheckpointError(f"{folder / OPTIMIZER} does not fit this run: {error}") from error
+        if self._companion is not None:
+            self._companion.restore(folder, progress.step)
         return progress
 
     def _discard(self, faults: dict[Path, str], warn: Callable[[str], None]) -> None:

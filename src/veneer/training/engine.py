@@ -47,12 +47,20 @@ LANE_SEED = 1_000_000_007
 """What the seeds of a step's lanes are apart: a prime far above the numbers of steps."""
 
 
+class SourceStopped(Exception):
+    """A signal came while the rows of a step were made."""
+
+
 class StepSource(Protocol):
-    """The rows of every step, by its number alone."""
+    """The rows of every step: by its number alone, or sampled from the weights as they are before it."""
 
     def lanes(self, step: int, most: int | None = None) -> Sequence[Sequence[MicroBatch]]:
         """The 1-based step's rows, packed, by lane; `most` are the tokens of a micro-batch, where they are not the
-        run's."""
+        run's.
+
+        Raises:
+            SourceStopped: a signal came.
+        """
         ...
 
     def epoch(self, step: int) -> float:
@@ -186,7 +194,10 @@ class Engine:
     def prepare(self, progress: Progress) -> StepBatches:
         """The next step's rows, with its random draws seeded."""
         number = progress.step + 1
-        lanes = self._prepared(self.source.lanes(number, progress.micro_batch_tokens(number)))
+        try:
+            lanes = self._prepared(self.source.lanes(number, progress.micro_batch_tokens(number)))
+        except SourceStopped:
+            self.give_up(progress)
         self._seed(number, 0)
         return StepBatches(number, lanes, self.objective.weights([batch for lane in lanes for batch in lane]))
 

@@ -85,6 +85,8 @@ class JointRun:
         layers = config.compute.recompute is Recompute.LAYERS
         if needs_reference(config.objective) or config.objective in (ObjectiveName.DISTILLATION, ObjectiveName.REWARD):
             return None  # the reference is the model as its own run starts; teacher and score head are each run's own
+        if config.objective is ObjectiveName.GRPO:
+            return None  # its rows are sampled from its own adapter, step by step
         if lanes_in(config.train) > 1:
             return None  # its gradients are added by lane
         if best_by(config).of_answers:

@@ -28,6 +28,7 @@ from veneer.io.digests import BackgroundDigests, file_key
 from veneer.io.files import sha256, write_text
 from veneer.io.tokenizer import Tokenizer
 from veneer.native.library import REVISION, choice
+from veneer.rewards.build import reward_files
 from veneer.run_folder import LOCK_FILE, RunFolder
 from veneer.signals import stop_signalled
 from veneer.strict_json import to_text
@@ -88,12 +89,13 @@ def _result(digests: BackgroundDigests) -> dict[str, str]:
 
 
 def data_files(config: RunConfig) -> dict[str, Path]:
-    """The files of rows, by their key in the configuration.
+    """The files of rows and of Python rewards, by their key in the configuration.
 
     Raises:
         DataError: a pattern fits no file, or a dataset cannot be had.
     """
-    return {file.key: file.path for file in (*training_files(config.data), *evaluation_files(config.data))}
+    rows = {file.key: file.path for file in (*training_files(config.data), *evaluation_files(config.data))}
+    return rows | reward_files(config.rewards)
 
 
 @dataclass(frozen=True, slots=True)

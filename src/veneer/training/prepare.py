@@ -27,10 +27,12 @@ from veneer.load import check_vocabulary, refuse_training
 from veneer.model.spec import DecoderSpec
 from veneer.planning.forecast import Forecast, linears_under, make_forecast
 from veneer.planning.machine import Machine, named_machine
+from veneer.planning.setup import Teaching
 from veneer.training.answers import asked_rows, metric_on
 from veneer.training.best import best_by
 from veneer.training.from_adapter import with_adapter
 from veneer.training.optimizers.choose import auto_beta2
+from veneer.training.prompt_steps import PromptSteps, Sampled, supposed_prompts
 from veneer.training.recommend import settle
 from veneer.training.steps import PackedSteps, SupposedRows, SupposedSteps, examples_per_step, lanes_in, packing_of
 from veneer.training.teacher import check_teacher, compared_tokens, described_teacher, teaching
@@ -113,7 +115,8 @@ def prepare(
             notice(
                 f"margin of pairs: it is for objective reward, and objective {config.objective.value} passes it over"
             )
-        _note_long_rows(found, description.spec.max_positions, emit)
+        answer = config.grpo.max_completion_length if config.objective is ObjectiveName.GRPO else 0
+        _note_long_rows(found, description.spec.max_positions - answer, emit)
         if by.of_answers:
             metric_on(by, asked_rows(found.eval, tokenizer))
     teacher, taught = described_teacher(config), None
@@ -126,13 +129,8 @@ def prepare(
     config, reasons = settle(config, description.spec.hidden_size, adapted, found.count, found.completion_tokens)
     if targets is not None:
         lora = _settled_adapter(lora, config, description, targets)
-    if isinstance(found, SupposedRows):
-        parts = len(PARTS[config.objective.rows])
-        steps: SupposedSteps | PackedSteps = SupposedSteps(found, config.train, parts)
-    else:
-        steps = PackedSteps(found, config.train, packing_of(config, description))
     beside = teaching(config, description, teacher, machine, found)
-    forecast = make_forecast(config, description, machine, steps, lora, targets, beside)
+    steps, forecast = _foreseen(config, found, description, machine, lora, targets, beside)
     if config.train.time_limit is not None:
         limit = f"train.time_limit {config.train.time_limit:g} s"
         reasons.append(f"{limit}: how many of the {steps.total:,} steps fit is measured once the model is loaded")
@@ -142,7 +140,7 @@ def prepare(
     if targets is not None and lora.init in SLOW_STARTS:
         notice(f"lora.init {lora.init.value}: decomposing every adapted layer, which takes a while")
     data = None
-    if isinstance(steps, PackedSteps) and isinstance(tokenizer, Tokenizer):
+    if isinstance(steps, PackedSteps) and isinstance(tokenizer, Tokenizer) and isinstance(found, Rows):
         steps.micro_batch_tokens = forecast.micro_batch_tokens
         data = TrainingData(rows=steps.rows, steps=steps, tokenizer=tokenizer)
     return PreparedRun(
@@ -154,6 +152,43 @@ def prepare(
         data=data,
         taught=taught,
     )
+
+
+def _foreseen(
+    config: RunConfig,
+    rows: Rows | SupposedRows,
+    description: Description,
+    machine: Machine,
+    lora: LoraSpec,
+    targets: tuple[str, ...] | None,
+    beside: Teaching | None,
+) -> tuple[SupposedSteps | PackedSteps, Forecast]:
+    """The steps of a run and what they take. Answers that are sampled stand with all others to their prompt, or in
+    the largest pieces that fit."""
+
+    def foreseen(steps: SupposedSteps | PackedSteps) -> Forecast:
+        return make_forecast(config, description, machine, steps, lora, targets, beside)
+
+    if config.objective is ObjectiveName.GRPO:
+        settings = config.grpo
+        sampled = Sampled(
+            group=settings.num_generations, longest=settings.max_completion_length, iterations=settings.num_iterations
+        )
+        if isinstance(rows, SupposedRows):
+            rows = supposed_prompts(rows)
+        packing = packing_of(config, description)
+        for piece in sampled.pieces():
+            steps = PromptSteps(rows, config.train, packing, sampled, piece)
+            forecast = foreseen(steps)
+            if forecast.refusal is None:
+                break
+        return steps, forecast
+    supposed_or_packed = (
+        SupposedSteps(rows, config.train, len(PARTS[config.objective.rows]))
+        if isinstance(rows, SupposedRows)
+        else PackedSteps(rows, config.train, packing_of(config, description))
+    )
+    return supposed_or_packed, foreseen(supposed_or_packed)
 
 
 def plan(

@@ -37,6 +37,7 @@ RATE_SHARES = {
     ObjectiveName.KTO: (0.02, "whose published adapters took the rates of dpo"),
     ObjectiveName.REWARD: (0.2, "where TRL takes 1e-4 for adapters"),
     ObjectiveName.SIMPO: (0.02, "whose paper took the rates of dpo"),
+    ObjectiveName.GRPO: (0.04, "between the 1e-5 that TRL advises for adapters and Unsloth's default of 5e-5"),
 }
 """What an objective takes of the rate of supervised fine-tuning, and why."""
 

@@ -11,13 +11,18 @@ import torch
 from yaml import safe_load
 
 from veneer.config import RunConfig, check, parse, to_yaml
+from veneer.data.chat import stop_tokens
+from veneer.data.encoding import encoder_of
+from veneer.enums import ObjectiveName
 from veneer.events import EventLog, Note, Stage, Subscriber
 from veneer.hardware import computing_on, resolve_device
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import out_of_memory_while
 from veneer.planning.plan import Plan
 from veneer.quant.packed import decoded_weights
-from veneer.signals import deferred
+from veneer.rewards.build import judge_of
+from veneer.rewards.judge import Judge
+from veneer.signals import deferred, stop_signalled
 from veneer.system import heap_kept
 from veneer.training.build import build
 from veneer.training.fitting import fitting, settings_that_fit
@@ -31,6 +36,7 @@ from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.shared_rows import SharedRows
 from veneer.training.parallel.start import CHOICES, refuse_alone, with_own_device
 from veneer.training.reference import Reference, objective_over, partners_of, reference_of, wanted_partners
+from veneer.training.sampled_run import SampledRun, sampled_run
 from veneer.training.session import (
     LockedFolder,
     RunInputs,
@@ -92,12 +98,18 @@ def train(
 
 def _trained(call: _Call, folder: LockedFolder, resume: bool) -> RunResult:
     log = folder.log
-    # Rows and plan first, and only then the model.
+    # Rows and plan first, and what judges answers, and only then the model.
     inputs = _prepared(call, log, resume)
+    with judge_of(inputs.config.rewards, stop_signalled) as judge:
+        return _trained_on(inputs, judge, call, folder)
+
+
+def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFolder) -> RunResult:
+    log = folder.log
     if folder.killed is not None and folder.killed.memory_mb is not None:
         log.emit(Note(message=f"If it was the memory: {settings_that_fit(inputs, folder.killed.memory_mb * 1e6)}"))
     with fitting(inputs):
-        session = _begin(inputs, call, log)
+        session = _begin(inputs, judge, call, log)
         model, forecast = session.model, inputs.prepared.forecast
         room = forecast.choice.memory.decoded if isinstance(forecast, Plan) else 0
         with decoded_weights(model.modules(), model.dtype, room):
@@ -142,7 +154,7 @@ class _Call:
     """The processes of the run."""
 
 
-def _begin(inputs: RunInputs, call: _Call, log: EventLog) -> Session:
+def _begin(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Session:
     """Load the model, whose files are closed when this returns, and restore what a resumed run had reached."""
     # A teacher that is asked once is gone before the student is there.
     teacher: Teacher | None = taught_table(inputs, log.emit)
@@ -150,11 +162,23 @@ def _begin(inputs: RunInputs, call: _Call, log: EventLog) -> Session:
         model, trainable = build(inputs, log.emit)
         if teacher is None and inputs.prepared.taught is not None:
             teacher = live_teacher(inputs.config, model, trainable, log.emit)
+    if inputs.config.objective is ObjectiveName.GRPO:
+        sampled = _sampled(inputs, model, trainable, judge, log.emit)
+        return begin(inputs, model, trainable, sampled.objective, log, call.stop, call.micro_batches, sampled=sampled)
     objective = _objective(inputs, model, trainable, log.emit, call.group, teacher)
     if inputs.config.train.time_limit is not None:
         with out_of_memory_while("measuring steps for train.time_limit"):
             inputs = within_limit(inputs, call.config, model, trainable, objective, log.emit, call.begun)
     return begin(inputs, model, trainable, objective, log, call.stop, call.micro_batches, call.group)
+
+
+def _sampled(
+    inputs: RunInputs, model: LanguageModel, trainable: Trainable, judge: Judge, emit: Subscriber
+) -> SampledRun:
+    """What a run has that samples its answers."""
+    tokenizer = inputs.data.tokenizer
+    stop_ids = stop_tokens(tokenizer, inputs.origin.generation_config, encoder_of(tokenizer))
+    return sampled_run(inputs.config, inputs.data, model, trainable, judge, stop_ids, emit, stop_signalled)
 
 
 def _objective(

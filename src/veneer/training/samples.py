@@ -81,7 +81,9 @@ def row_prompts(examples: Iterable[Example], tokenizer: Tokenizer, room: int) ->
 
 
 def _end_of_prompt(example: Example) -> int:
-    """Where the last answer of a row begins; of a plain text a few tokens."""
+    """Where the last answer of a row begins; of a plain text a few tokens, of a prompt without an answer its end."""
+    if not example.supervised:
+        return len(example.tokens)
     answer = last_answer(example)
     return min(BEGINNING, max(1, len(example.tokens) // 2)) if answer is None else int(answer.start)
 

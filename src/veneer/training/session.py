@@ -21,7 +21,7 @@ from veneer.errors import ConfigError, Interrupted, OutputError
 from veneer.events import EventLog, Level, Note, RunStarted, Subscriber, notes_to
 from veneer.hardware import processor, resolve_device
 from veneer.io.checkpoint import Checkpoint, open_checkpoint
-from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, write_text
+from veneer.io.files import exclusive, make_output_folder, remove_partial, reported, sampled_digest, sha256, write_text
 from veneer.model.language import LanguageModel
 from veneer.model.recompute import Recomputation
 from veneer.notebook import html_facts
@@ -29,17 +29,18 @@ from veneer.out_of_memory import out_of_memory_while
 from veneer.planning.forecast import Forecast
 from veneer.planning.machine import this_machine
 from veneer.planning.plan import Plan
+from veneer.rewards.build import reward_files
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
 from veneer.training.asking import evaluation_of, sampler_of
 from veneer.training.best import best_by
-from veneer.training.checkpoint import CheckpointStore, Progress
+from veneer.training.checkpoint import CheckpointStore, Companion, Progress
 from veneer.training.engine import Engine
 from veneer.training.from_adapter import adapter_digests, check_base
 from veneer.training.killed import Killed, killed, mark
 from veneer.training.lock import InputDigests, write_lock
 from veneer.training.memory import peak_memory_mb
-from veneer.training.objectives.base import StepObjective
+from veneer.training.objectives.base import Means, StepObjective
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.optimizers.choose import make_optimizer, notes
@@ -50,6 +51,7 @@ from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.start import share, with_lanes
 from veneer.training.prepare import LoadRows, PreparedRun, TrainingData, prepare
 from veneer.training.result import publish
+from veneer.training.sampled_run import SampledRun
 from veneer.training.steps import lanes_in
 from veneer.training.teacher import teacher_digests
 from veneer.training.trainable import AdapterTraining, Trainable
@@ -306,6 +308,7 @@ def begin(
     stop: Callable[[], bool],
     micro_batches: Sequence[Sequence[int]] = (),
     group: Group | None = None,
+    sampled: SampledRun | None = None,
 ) -> Session:
     """Write `config.yaml`, and restore what a resumed run had reached. On several processes rank 0 does, and the others
     get what it has restored.
@@ -319,6 +322,7 @@ def begin(
         stop: a function that is asked after every step; true ends the run with a checkpoint.
         micro_batches: the sizes of micro-batches of a run that is made again (`Progress.micro_batches`).
         group: the processes of the run, which are connected; None for one that is alone.
+        sampled: what a run has that samples its answers; None where its rows have them.
 
     Raises:
         CheckpointError: the run cannot be gone on with.
@@ -334,7 +338,7 @@ def begin(
     for line in notes(config.train, optimizer.parameters, device):
         log.emit(Note(message=line))
     digests = InputDigests(inputs.origin.files() if team.first else [], inputs.data.tokenizer, config)
-    store = _checkpoint_store(inputs, config, digests, device)
+    store = _checkpoint_store(inputs, config, digests, device, None if sampled is None else sampled.source)
     progress = Progress(micro_batches=[list(one) for one in micro_batches])
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
@@ -352,17 +356,20 @@ def begin(
             learning_rate=float(config.train.learning_rate),
         )
     )
+    evaluate: Callable[[], Means | None] | None = None if sampled is None else sampled.evaluate
+    if sampled is None:
+        evaluate = evaluation_of(config, inputs.data, inputs.origin, model, objective, log.emit, team)
     engine = Engine(
         model=model,
         trainable=trainable,
         objective=objective,
-        source=steps,
+        source=steps if sampled is None else sampled.source,
         optimizer=optimizer,
         schedule=_rate_schedule(config.train, steps.total),
         clip=config.train.clip,
         skip_bad_steps=config.train.skip_bad_steps,
         seed=config.train.seed,
-        evaluate=evaluation_of(config, inputs.data, inputs.origin, model, objective, log.emit, team),
+        evaluate=evaluate,
         eval_every=config.train.eval_every or steps.total,
         save_every=config.train.save_every or steps.total,
         checkpoints=store,
@@ -392,7 +399,7 @@ def _shared_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checkpoint_store(
-    inputs: RunInputs, config: RunConfig, digests: InputDigests, device: torch.device
+    inputs: RunInputs, config: RunConfig, digests: InputDigests, device: torch.device, companion: Companion | None
 ) -> CheckpointStore:
     identity = _identity(config, sampled_digest(inputs.origin.files()), inputs.data.rows.digest(), device)
     defaults = dict(_flatten(RunConfig(model="-", output="-", data=DataSection(file="-")).model_dump(mode="json")))
@@ -404,6 +411,7 @@ def _checkpoint_store(
         defaults=defaults,
         base=digests.base_in_time,
         base_keys=digests.base_keys,
+        companion=companion,
     )
 
 
@@ -444,6 +452,7 @@ def _identity(config: RunConfig, model_digest: str, data_digest: str, device: to
         **flat,
         **{f"adapter {name}": digest for name, digest in adapter_digests(config).items()},
         **teacher_digests(config),
+        **{f"file of {name}": sha256(file) for name, file in reward_files(config.rewards).items()},
         **({"weights of data.sources": weights} if weights else {}),
         "model digest": model_digest,
         "data digest": data_digest,

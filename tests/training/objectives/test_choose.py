@@ -14,9 +14,13 @@ from veneer.training.objectives.reference import ReferenceTable
 CLASSES = {
     "sft": "SupervisedCrossEntropy", "pretraining": "SupervisedCrossEntropy", "dpo": "Dpo", "orpo": "Orpo",
     "cpo": "Cpo", "simpo": "Simpo", "kto": "Kto", "distillation": "Distillation", "reward": "Reward",
+    "grpo": "Grpo",
 }  # fmt: skip
 
-MORE = {ObjectiveName.DISTILLATION: ("distillation.teacher=t",)}
+MORE = {
+    ObjectiveName.DISTILLATION: ("distillation.teacher=t",),
+    ObjectiveName.GRPO: ("rewards=[{metric: exact}]",),
+}
 """What an objective cannot do without."""
 
 

@@ -16,10 +16,12 @@ from veneer.training.objectives.cpo import Cpo
 from veneer.training.objectives.distillation import Distillation, Teacher
 from veneer.training.objectives.divergences import TaughtRows
 from veneer.training.objectives.dpo import Dpo
+from veneer.training.objectives.grpo import Grpo
 from veneer.training.objectives.kto import Kto
 from veneer.training.objectives.orpo import Orpo
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.objectives.reward import Reward
+from veneer.training.objectives.rollout import RolloutTable
 from veneer.training.objectives.sft import SupervisedCrossEntropy
 from veneer.training.objectives.simpo import Simpo
 
@@ -71,3 +73,5 @@ def objective_of(
             return Distillation(config.distillation, NoTeacher() if teacher is None else teacher)
         case ObjectiveName.REWARD:
             return Reward(config.reward, score, () if rows is None else rows.margins)
+        case ObjectiveName.GRPO:
+            return Grpo(config.grpo, RolloutTable())

@@ -27,15 +27,26 @@ def log_probabilities(hidden: Tensor, head: nn.Module, scores: Scores, batch: Mi
     See `veneer.training.objectives.base.Objective.sums` for the arguments. No more logits are held than those of a
     chunk of supervised tokens.
     """
+    tokens = token_log_probabilities(hidden, head, scores, batch)
+    document = document_numbers(batch, hidden.device)
+    sums = torch.zeros(len(batch.counts), dtype=torch.float64, device=hidden.device)
+    return sums.index_add(0, document, tokens.double())
+
+
+def token_log_probabilities(hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Tensor:
+    """Log-probability of each supervised token, float32 or wider `[targets]`, with a gradient; see
+    `log_probabilities`."""
     rows, targets = hidden.index_select(0, sent(batch.rows, hidden.device)), sent(batch.targets, hidden.device)
     weight = plain_weight(head)
     if weight is None:
-        losses = scored_row_losses(rows, head, targets, shaping=scores)
-    else:
-        losses = row_losses(rows, weight, targets, shaping=scores)
+        return -scored_row_losses(rows, head, targets, shaping=scores)
+    return -row_losses(rows, weight, targets, shaping=scores)
+
+
+def document_numbers(batch: MicroBatch, device: torch.device) -> Tensor:
+    """The number of each target's document, int64 `[targets]`."""
     counts = torch.tensor(batch.counts)
-    document = sent(torch.repeat_interleave(torch.arange(len(counts)), counts), hidden.device)
-    return -torch.zeros(len(counts), dtype=torch.float64, device=hidden.device).index_add(0, document, losses.double())
+    return sent(torch.repeat_interleave(torch.arange(len(counts)), counts), device)
 
 
 def answer_tokens(batch: MicroBatch, like: Tensor) -> Tensor:

@@ -90,8 +90,9 @@ def refuse_alone(config: RunConfig, ranks: Ranks) -> None:
             f"distillation.top_k is computed by one process and the run has {ranks.world}; leave it out, so that the "
             "teacher computes beside every student"
         )
-    if ranks.many and config.objective is ObjectiveName.REWARD:
-        raise ConfigError(f"objective reward is trained by one process and the run has {ranks.world}; start one")
+    if ranks.many and config.objective in (ObjectiveName.REWARD, ObjectiveName.GRPO):
+        name = config.objective.value
+        raise ConfigError(f"objective {name} is trained by one process and the run has {ranks.world}; start one")
 
 
 def share(group: Group, trainable: Trainable, optimizer: Optimizer, progress: Progress) -> Progress:

@@ -1,0 +1,111 @@
+"""Rows that ask without an answer, for objectives that sample their own: a prompt, and columns for what judges answers.
+
+The prompt is a text or a list of turns under `prompt`, or the turns under `messages`. Where those end with the
+assistant's, that last turn is no part of the prompt: it becomes the column `completion`, which may serve as a
+reference. `tools` are shown by the chat template. Every other key is a column, and reaches rewards as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from veneer.data.chat import Encoder, Example
+from veneer.data.formats import Record
+from veneer.data.json_values import BadRow, kind
+from veneer.data.problems import RowProblem
+from veneer.data.turns import Message, read_turns
+from veneer.enums import Column
+from veneer.errors import DataError
+
+PROMPT, MESSAGES, TOOLS, COMPLETION = "prompt", "messages", "tools", "completion"
+KEYS = f"{PROMPT} | {MESSAGES}"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRow:
+    """A row that asks."""
+
+    record: Record
+    """Its turns, without an answer."""
+    given: str | Sequence[Message]
+    """The prompt as the row has it: a text, or turns."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Everything else that the row has."""
+
+
+def to_prompt(row: Any, where: str, columns: Mapping[Column, str] | None = None) -> PromptRow:
+    """The prompt and columns of a row.
+
+    Args:
+        row: as the file has it.
+        where: file and line.
+        columns: veneer's name to the file's, where they differ; the other columns stay.
+
+    Raises:
+        BadRow: it has no prompt, or turns that break a rule.
+    """
+    if not isinstance(row, dict):
+        raise BadRow(f"a row must be an object, not {kind(row)}")
+    theirs = {name: ours.value for ours, name in (columns or {}).items()}
+    row = {theirs.get(key, key): value for key, value in row.items() if value is not None}
+    tools = row.pop(TOOLS, None)
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise BadRow(f"tools must be a list of objects, not {kind(tools)}")
+    if isinstance(row.get(PROMPT), str):
+        given: str | tuple[Message, ...] = row.pop(PROMPT)
+        messages: tuple[Message, ...] = ({"role": "user", "content": given},)
+    else:
+        key = PROMPT if PROMPT in row else MESSAGES
+        if key not in row:
+            keys = ", ".join(repr(str(one)) for one in row) or "none"
+            raise BadRow(f"there is no prompt under {KEYS}; the row has {keys}; other names are mapped by data.columns")
+        messages = read_turns(row.pop(key), key).messages
+        if len(messages) > 1 and messages[-1]["role"] == "assistant":
+            row.setdefault(COMPLETION, messages[-1]["content"])
+            messages = messages[:-1]
+        given = messages
+    if not messages or not any(message["content"] for message in messages):
+        raise BadRow("the prompt is empty")
+    return PromptRow(Record(where, messages, tuple(tools) if tools else None), given, row)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompts:
+    """What came of prompts."""
+
+    prompts: list[PromptRow]
+    """Those that can be asked."""
+    examples: list[Example]
+    """Their tokens, none of which trains: the sampled answer follows."""
+    problems: list[RowProblem]
+    """Those that the chat template refuses."""
+    overlong: list[str]
+    """Where those stand that are longer than allowed."""
+
+
+def encode_prompts(prompts: Sequence[PromptRow], encoder: Encoder, max_length: int) -> EncodedPrompts:
+    """Tokenise prompts, up to where the assistant is to answer.
+
+    Args:
+        prompts: the rows.
+        encoder: of the run's tokenizer and template.
+        max_length: tokens that a prompt may have; longer ones are left out, never cut.
+    """
+    found = EncodedPrompts([], [], [], [])
+    for one in prompts:
+        try:
+            tokens = encoder.prompt_tokens(one.record.messages, one.record.tools)
+        except DataError as error:
+            found.problems.append(RowProblem(one.record.where, str(error)))
+            continue
+        if len(tokens) > max_length:
+            found.overlong.append(one.record.where)
+            continue
+        found.prompts.append(one)
+        ids = np.asarray(tokens, dtype=np.int32)
+        found.examples.append(Example(ids, np.zeros(len(ids), dtype=np.bool_), one.record.where))
+    return found

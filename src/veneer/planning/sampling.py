@@ -1,0 +1,84 @@
+"""Memory of decoding, by a server and in a run that samples: cache, what steps work in, decoded weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import chain
+
+import torch
+
+from veneer.adapters.targets import ALL_LINEAR
+from veneer.enums import Variant
+from veneer.generation.batch import BATCH_ROWS, BLOCK_TOKENS
+from veneer.generation.build import CACHE_BYTES
+from veneer.generation.cohort import DECODED_LIMIT
+from veneer.generation.scheduler import Limits
+from veneer.model.spec import DecoderSpec
+from veneer.planning.setup import BatchShape, Setup
+
+SCORES_COPIES = 2
+"""Float32 tensors of all logits of a step: products, and what is made of them."""
+BLOCKS_BEYOND = 1
+"""Blocks of the cache that a sequence takes beyond whole ones, for its last tokens."""
+DRAWN_COPIES = 8
+"""Float64 numbers for each token of the vocabulary that a draw makes."""
+HOLES = 0.15
+"""Holes in the heap that a cache leaves, whose blocks come and go, as a share of it."""
+
+
+def sampling_bytes(setup: Setup, batch: BatchShape) -> int:
+    """Bytes that sampling the answers of a step takes at most, beside the model; 0 where nothing is sampled.
+
+    Args:
+        setup: model and method.
+        batch: `sampled` answers of a step, whose prompts and answers have at most `longest` tokens together.
+    """
+    if not batch.sampled:
+        return 0
+    spec, rows = setup.spec, min(batch.sampled, BATCH_ROWS)
+    blocks = -(-batch.longest // BLOCK_TOKENS) + BLOCKS_BEYOND
+    row = token_bytes(spec, setup.dtype) * blocks * BLOCK_TOKENS
+    cache = min(max(CACHE_BYTES, row), batch.sampled * row)
+    limits = Limits(sequences=BATCH_ROWS, block_tokens=BLOCK_TOKENS, prompt_seconds=None)
+    scores = SCORES_COPIES * 4 * spec.vocab_size * rows
+    total = int((1 + HOLES) * cache) + 4 * limits.step_tokens * step_width(setup) + scores
+    total += DRAWN_COPIES * 8 * spec.vocab_size
+    if not through_modules(setup):
+        return total
+    # The rows of a batch that is left smaller are copied.
+    total += cache
+    whole = setup.dtype.itemsize * sum(one.weights for one in chain.from_iterable(map(dict.values, setup.linears)))
+    return total + (min(DECODED_LIMIT, whole) if setup.quantized else 0)
+
+
+def through_modules(setup: Setup) -> bool:
+    """Whether answers are computed by the model's own modules, which the compiled library does not know all of."""
+    plain = setup.full or setup.lora.target_modules == ALL_LINEAR or not setup.updated
+    return (
+        setup.device != "cpu"
+        or setup.spec.mixture is not None
+        or not plain
+        or (not setup.full and (setup.lora.variant is Variant.DORA or setup.scored or bool(setup.saved)))
+    )
+
+
+def reference_bytes(setup: Setup) -> int:
+    """Bytes of a copy of what is trained as the run starts, and of one of what is trained meanwhile."""
+    return 2 * 4 * setup.trained_weights if setup.reference_copied else 0
+
+
+def token_bytes(spec: DecoderSpec, dtype: torch.dtype) -> int:
+    """Bytes of the keys and values of a token; layers with a window are counted as if they had none."""
+    return 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * dtype.itemsize
+
+
+def step_width(setup: Setup) -> int:
+    """Numbers that the compiled step works in for each row, logits apart."""
+    spec = setup.spec
+    inner = spec.num_heads * spec.head_dim
+    widths: Mapping[str, int] = {
+        "x, normed, attended, fed": 4 * spec.hidden_size,
+        "queries, keys, values, mixed": 2 * inner + 2 * spec.num_kv_heads * spec.head_dim,
+        "gate, up, product": 3 * max(linear.outputs for linear in chain.from_iterable(map(dict.values, setup.linears))),
+    }
+    return sum(widths.values())

@@ -1,0 +1,65 @@
+"""What a reward is asked about, and what it may answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Said = str | Sequence[Mapping[str, Any]]
+"""A text, or the turns of a conversation."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerToJudge:
+    """A sampled answer, with the row that it answers."""
+
+    where: str
+    """File and line of the row."""
+    number: int = 0
+    """Which of the answers to its prompt this is, from 0."""
+    prompt: Said
+    """As the row has it: a text, or turns."""
+    text: str
+    """The answer, without the token that ends it."""
+    tokens: tuple[int, ...] = ()
+    """The answer's tokens, the one that ends it included."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The other columns of the row."""
+
+    @property
+    def completion(self) -> Said:
+        """The answer in the form of the prompt: a text, or the assistant's turn."""
+        return self.text if isinstance(self.prompt, str) else [{"role": "assistant", "content": self.text}]
+
+    @property
+    def question(self) -> str:
+        """The last message of the user."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return next((str(turn.get("content")) for turn in reversed(self.prompt) if turn.get("role") == "user"), "")
+
+
+class RewardFailed(Exception):
+    """A reward gave no values for the answers that it was asked about; the message says why."""
+
+
+class RewardsStopped(Exception):
+    """A signal asked the program to stop while a reward was at work."""
+
+
+class AnswerReward(Protocol):
+    """Something that judges answers."""
+
+    def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
+        """A finite number for each answer, or None where it has no opinion.
+
+        Raises:
+            RewardFailed: it raised, ended, took too long, or gave something else.
+            RewardsStopped: a signal came.
+        """
+        ...
+
+    def close(self) -> None:
+        """End what it has started."""
+        ...

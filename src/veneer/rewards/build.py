@@ -1,0 +1,73 @@
+"""The rewards that a configuration names, ready to judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from shlex import split
+
+from veneer.config import RewardSpec
+from veneer.rewards.base import AnswerReward
+from veneer.rewards.command_reward import CommandReward
+from veneer.rewards.judge import Judge, WeighedReward
+from veneer.rewards.metric_reward import MetricReward
+from veneer.rewards.python_reward import PythonReward
+
+
+def judge_of(sections: Sequence[RewardSpec], stop: Callable[[], bool] = lambda: False) -> Judge:
+    """The rewards of a run; the processes of Python rewards are started, and the caller closes them.
+
+    Args:
+        sections: as the configuration has them.
+        stop: asked while rewards are at work; true ends them.
+
+    Raises:
+        ConfigError: a file, function or metric is not there, or cannot be loaded.
+    """
+    with ExitStack() as started:
+        found = []
+        for section, name in zip(sections, names_of(sections), strict=True):
+            reward = _made(section, stop)
+            started.callback(reward.close)
+            found.append(WeighedReward(name, reward, section.weight, section.on_error))
+        started.pop_all()
+    return Judge(found)
+
+
+def names_of(sections: Sequence[RewardSpec]) -> tuple[str, ...]:
+    """What rewards are called in metrics: as they are named, or as their function, program or metric is; a second one
+    of a name has a number behind it."""
+    found: list[str] = []
+    for section in sections:
+        name = section.name or _own_name(section)
+        same = sum(one == name or one.startswith(f"{name}-") for one in found)
+        found.append(f"{name}-{same + 1}" if same else name)
+    return tuple(found)
+
+
+def reward_files(sections: Sequence[RewardSpec]) -> dict[str, Path]:
+    """The files of Python rewards, by their keys in the configuration."""
+    return {
+        f"rewards.{number}.python": Path(section.python.rpartition(":")[0])
+        for number, section in enumerate(sections)
+        if section.python is not None
+    }
+
+
+def _own_name(section: RewardSpec) -> str:
+    if section.python is not None:
+        return section.python.rpartition(":")[2]
+    if section.command is not None:
+        return Path(split(section.command)[0]).stem
+    assert section.metric is not None
+    return section.metric
+
+
+def _made(section: RewardSpec, stop: Callable[[], bool]) -> AnswerReward:
+    if section.python is not None:
+        return PythonReward(section.python, seconds=section.time_limit, stop=stop)
+    if section.command is not None:
+        return CommandReward(section.command, seconds=section.time_limit, stop=stop)
+    assert section.metric is not None, "the configuration has checked that there is one of the three"
+    return MetricReward(section.metric, section.column)

@@ -1,0 +1,127 @@
+"""The process in which a Python reward runs: `serve` loads the function and answers requests until its input ends.
+
+The function may hang, print, exit or take all memory: the parent (`veneer.rewards.python_reward`) ends this process and
+goes on. It is no sandbox: the function may do what the user may.
+
+A request and an answer are one line of JSON each. The first line that comes in names file and function. What the
+function prints goes to standard error, so that it never stands among the answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import math
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from veneer.strict_json import to_text
+
+
+class _NotUsable(Exception):
+    """There is no such function, or it gave no rewards."""
+
+
+def serve() -> None:
+    """Answer requests until the input ends."""
+    with suppress(ValueError):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+
+    def tell(make: Callable[[], dict[str, Any]]) -> bool:
+        try:
+            answer = make()
+        except _NotUsable as error:
+            answer = {"error": str(error)}
+        except Exception as error:
+            # A stranger's code may raise anything; what it was is told, with the line where it happened.
+            answer = {"error": _told(error)}
+        answers.write(to_text(answer).encode() + b"\n")
+        answers.flush()
+        return "error" not in answer
+
+    functions: list[Callable[..., Any]] = []
+
+    def load(file: str, function: str) -> dict[str, Any]:
+        functions.append(loaded(Path(file), function))
+        return {"ready": True}
+
+    described = json.loads(sys.stdin.buffer.readline())
+    if not tell(lambda: load(described["file"], described["function"])):
+        return
+    for line in sys.stdin.buffer:
+        given = json.loads(line)
+        tell(lambda given=given: {"rewards": asked(functions[0], given)})  # type: ignore[misc]
+
+
+def loaded(file: Path, name: str) -> Callable[..., Any]:
+    """The function of a Python file, whose folder its imports may come from.
+
+    Raises:
+        _NotUsable: there is no such function.
+    """
+    sys.path.insert(0, str(file.parent.resolve()))
+    spec = spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise _NotUsable(f"{file} is no Python file")
+    module = module_from_spec(spec)
+    sys.modules[file.stem] = module  # dataclasses and pickles look their module up there
+    spec.loader.exec_module(module)
+    function = vars(module).get(name)
+    if not callable(function):
+        known = ", ".join(key for key, value in vars(module).items() if inspect.isfunction(value))
+        raise _NotUsable(f"{file} has no function {name!r}; it has {known or 'none'}")
+    found: Callable[..., Any] = function
+    return found
+
+
+def asked(function: Callable[..., Any], given: dict[str, Any]) -> list[float | None]:
+    """What a function says of answers, checked.
+
+    Args:
+        function: called with those of `given` that it takes, or with all where it takes any keyword.
+        given: `prompts`, `completions`, `completion_ids` and the columns of the rows, each a list with one for each
+            answer.
+
+    Raises:
+        _NotUsable: it gave something else than a list with a finite number or None for each.
+    """
+    count = len(given["prompts"])
+    taken = inspect.signature(function).parameters
+    if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in taken.values()):
+        given = {key: value for key, value in given.items() if key in taken}
+    found = function(**given)
+    if inspect.isawaitable(found):
+        found = asyncio.run(_awaited(found))
+    values = list(found)
+    if len(values) != count:
+        raise _NotUsable(f"it gave {len(values)} rewards for {count} answers; give one for each, or None")
+    return [_checked(value) for value in values]
+
+
+async def _awaited(found: Awaitable[Any]) -> Any:
+    return await found
+
+
+def _checked(value: Any) -> float | None:
+    if value is None:
+        return None
+    number = float(value)
+    if not math.isfinite(number):
+        raise _NotUsable(f"it gave {number}; a reward is a finite number, or None where there is no opinion")
+    return number
+
+
+def _told(error: Exception) -> str:
+    """An error with the place where it was raised."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"it raised {type(error).__name__}: {error} ({last.filename}:{last.lineno})"

@@ -1,0 +1,104 @@
+"""A reward that is a program: it reads a line of JSON for each answer, and prints one."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+from veneer.errors import ConfigError
+from veneer.rewards.base import AnswerToJudge, RewardFailed, RewardsStopped
+from veneer.rewards.process import POLL_SECONDS, SHOWN
+from veneer.strict_json import to_text, with_reasons
+
+
+class CommandReward:
+    """A program that is run once for the answers of a step (`AnswerReward`).
+
+    It gets a line of JSON for each answer from standard input (`where`, `prompt`, `completion`, `columns`), and prints
+    a line of JSON for each, in order: a number, null, or an object with the key `reward`.
+
+    Args:
+        command: the program and its arguments, as a shell would take them; no shell runs.
+        seconds: that one run may take.
+        stop: asked while it runs; true ends it.
+
+    Raises:
+        ConfigError: there is no program in it.
+    """
+
+    def __init__(self, command: str, *, seconds: float, stop: Callable[[], bool] = lambda: False):
+        try:
+            self._arguments = shlex.split(command)
+        except ValueError as error:
+            raise ConfigError(f"rewards: command {command!r}: {error}") from error
+        if not self._arguments:
+            raise ConfigError("rewards: command is empty; give a program and its arguments")
+        self._seconds, self._stop = seconds, stop
+
+    def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
+        """See `AnswerReward.values`."""
+        printed = [line for line in self._output(answers).splitlines() if line.strip()]
+        if len(printed) != len(answers):
+            raise RewardFailed(f"it printed {len(printed)} lines for {len(answers)} answers; print one for each")
+        return [_value(line) for line in printed]
+
+    def close(self) -> None:
+        """Nothing is kept running."""
+
+    def _output(self, answers: Sequence[AnswerToJudge]) -> str:
+        lines = [
+            {"where": one.where, "prompt": one.prompt, "completion": one.completion, "columns": dict(one.columns)}
+            for one in answers
+        ]
+        # Through files: a program may print before it has read all, and a pipe holds little.
+        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            text = "".join(to_text(with_reasons(line), ensure_ascii=False, default=str) + "\n" for line in lines)
+            given.write(text.encode("utf-8", errors="surrogatepass"))
+            given.seek(0)
+            try:
+                process = subprocess.Popen(self._arguments, stdin=given, stdout=output, stderr=errors)
+            except OSError as error:
+                raise RewardFailed(f"{self._arguments[0]} cannot be run: {error.strerror or error}") from error
+            code = self._waited(process)
+            errors.seek(0)
+            if code:
+                said = errors.read().decode("utf-8", errors="replace").strip()[-SHOWN:]
+                raise RewardFailed(f"it ended with code {code}{f': {said}' if said else ''}")
+            output.seek(0)
+            return output.read().decode("utf-8", errors="replace")
+
+    def _waited(self, process: subprocess.Popen[bytes]) -> int:
+        """The code with which a process ends, within the time that it has."""
+        end = time.monotonic() + self._seconds
+        try:
+            while True:
+                try:
+                    return process.wait(timeout=min(POLL_SECONDS, max(0.0, end - time.monotonic())))
+                except subprocess.TimeoutExpired:
+                    if self._stop():
+                        raise RewardsStopped from None
+                    if time.monotonic() >= end:
+                        raise RewardFailed(f"it took longer than {self._seconds:g} s") from None
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def _value(line: str) -> float | None:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise RewardFailed(f"it printed a line that is no JSON: {line[:80]!r}") from error
+    if isinstance(value, dict):
+        value = value.get("reward")
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise RewardFailed(f"it printed {line[:80]!r}; a reward is a finite number, or null")
+    return float(value)

@@ -1,0 +1,140 @@
+"""All rewards of a run together: every answer judged by each, and what becomes of those that a reward fails on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veneer.enums import OnRewardError
+from veneer.errors import DataError, listing
+from veneer.rewards.base import AnswerReward, AnswerToJudge, RewardFailed
+
+MOST_IN_A_ROW = 16
+"""How many answers one after another a reward may fail on before the run ends: it is broken then, and every further
+answer may take as long as the reward is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeighedReward:
+    """A reward of a run."""
+
+    name: str
+    reward: AnswerReward
+    weight: float = 1.0
+    on_error: OnRewardError = OnRewardError.END
+    """What becomes of an answer that it fails on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A reward that failed on an answer."""
+
+    answer: int
+    """The place of the answer among those that were judged."""
+    reward: str
+    text: str
+    """Which answer it was, and why."""
+    whole_group: bool
+    """Whether all answers to its prompt are left out with it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Judged:
+    """What rewards say of answers."""
+
+    names: tuple[str, ...]
+    values: NDArray[np.float64]
+    """[answers, rewards]; NaN where a reward has no opinion."""
+    totals: NDArray[np.float64]
+    """The weighted sum of the rewards that have an opinion, [answers]; NaN where none has, and where one has failed."""
+    failures: tuple[Failure, ...]
+
+
+class Judge:
+    """The rewards of a run.
+
+    Args:
+        rewards: at least one, each with a name of its own.
+    """
+
+    def __init__(self, rewards: Sequence[WeighedReward]):
+        self._rewards = rewards
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the rewards are called."""
+        return tuple(one.name for one in self._rewards)
+
+    def judged(self, answers: Sequence[AnswerToJudge]) -> Judged:
+        """What all rewards say of these answers.
+
+        A reward that fails on several answers is asked again about halves of them, so that those that it fails on are
+        known by name and the others keep their rewards.
+
+        Raises:
+            DataError: a reward failed and is to end the run, or failed on MOST_IN_A_ROW answers one after another.
+            RewardsStopped: a signal came.
+        """
+        values = np.full((len(answers), len(self._rewards)), np.nan)
+        failures: list[Failure] = []
+        for column, one in enumerate(self._rewards):
+            failed_in_a_row = 0
+            for place, found in enumerate(_each(one, answers)):
+                failed_in_a_row = failed_in_a_row + 1 if isinstance(found, RewardFailed) else 0
+                if not isinstance(found, RewardFailed):
+                    values[place, column] = np.nan if found is None else found
+                    continue
+                failures.append(_failure(one, answers[place], place, found))
+                if one.on_error is OnRewardError.END or failed_in_a_row == MOST_IN_A_ROW:
+                    raise _ending(one, failures[-failed_in_a_row:])
+        weights = np.array([one.weight for one in self._rewards])
+        totals = np.where(np.isnan(values), 0.0, values) @ weights
+        totals[np.isnan(values).all(axis=1)] = np.nan
+        totals[[failure.answer for failure in failures]] = np.nan
+        return Judged(self.names, values, totals, tuple(failures))
+
+    def close(self) -> None:
+        """End what the rewards have started."""
+        for one in self._rewards:
+            one.reward.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _each(one: WeighedReward, answers: Sequence[AnswerToJudge]) -> Iterator[float | RewardFailed | None]:
+    """What a reward says of each answer, in order, or why it says nothing."""
+    if not answers:
+        return
+    try:
+        found = one.reward.values(answers)
+    except RewardFailed as error:
+        if len(answers) == 1:
+            yield error
+            return
+        middle = len(answers) // 2
+        yield from _each(one, answers[:middle])
+        yield from _each(one, answers[middle:])
+        return
+    yield from found
+
+
+def _failure(one: WeighedReward, answer: AnswerToJudge, place: int, error: RewardFailed) -> Failure:
+    text = f"{answer.where}, answer {answer.number + 1}: {error}"
+    return Failure(place, one.name, text, one.on_error is OnRewardError.SKIP_GROUP)
+
+
+def _ending(one: WeighedReward, failures: Sequence[Failure]) -> DataError:
+    many = f" on {len(failures)} answers one after another" if len(failures) > 1 else ""
+    remedy = "" if many else "; on_error: skip_row, or skip_group, leaves such answers out"
+    return DataError(f"the reward {one.name} failed{many}:\n{listing([one.text for one in failures])}{remedy}")

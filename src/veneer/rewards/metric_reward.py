@@ -1,0 +1,64 @@
+"""A reward that is one of veneer's metrics: how right an answer is, by the reference in a column of its row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from veneer.errors import ConfigError, nearest
+from veneer.evaluation.metrics.base import AnsweredRow
+from veneer.evaluation.metrics.choose import METRICS, PRIMARY
+from veneer.evaluation.scoring import judge
+from veneer.rewards.base import AnswerToJudge, RewardFailed
+
+EXACT = "exact"
+"""The metric that is 1 for an answer that equals its reference, and 0 for others."""
+REFERENCES = ("reference", "completion", "answer", "solution", "ground_truth", "target")
+"""Columns that hold the reference where none is named; the first that a row has."""
+OF_CORPORA = ("classification", "bleu")
+"""Metrics that say nothing of a single answer."""
+NAMES = (EXACT, *(name for name in METRICS if name not in OF_CORPORA))
+
+
+class MetricReward:
+    """A metric of `veneer evaluate`, of each answer by itself (`AnswerReward`); None where the metric has no opinion.
+
+    Args:
+        name: of the metric.
+        column: of the rows, which holds the reference; None for the first of REFERENCES that a row has.
+
+    Raises:
+        ConfigError: there is no such metric, or it says nothing of a single answer.
+    """
+
+    def __init__(self, name: str, column: str | None = None):
+        if name not in NAMES:
+            raise ConfigError(
+                f"rewards: metric {name!r} is unknown{nearest(name, list(NAMES))}; possible are {', '.join(NAMES)}"
+            )
+        self._name, self._column = name, column
+
+    def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
+        """See `AnswerReward.values`."""
+        return [self._value(answer) for answer in answers]
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+    def _value(self, answer: AnswerToJudge) -> float | None:
+        reference = self._reference(answer)
+        if self._name == EXACT:
+            return float(judge(answer.text, reference)[0])
+        row = AnsweredRow(answer.where, answer.question, reference, answer.text, answer.columns)
+        measures = {one.name: one.total for one in METRICS[self._name]([row]).measures}
+        value = measures.get(PRIMARY[self._name])
+        return None if value is None or math.isnan(value) else value
+
+    def _reference(self, answer: AnswerToJudge) -> str:
+        names = REFERENCES if self._column is None else (self._column,)
+        found = next((answer.columns[name] for name in names if answer.columns.get(name) is not None), None)
+        if isinstance(found, list) and found and isinstance(found[-1], dict):
+            found = found[-1].get("content")  # the assistant's turn
+        if found is None:
+            raise RewardFailed(f"its row has no column {' or '.join(names)} that holds the reference")
+        return found if isinstance(found, str) else str(found)

@@ -1,0 +1,114 @@
+"""A program that judges answers, in a process of its own: asked line by line, ended where it takes too long."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import IO, Self
+
+from veneer.rewards.base import RewardFailed, RewardsStopped
+
+POLL_SECONDS = 0.1
+"""How often a wait looks whether a signal came."""
+SHOWN = 500
+"""Characters of the end of what a program said on standard error that an error repeats."""
+
+
+class LineProcess:
+    """A process that answers each line with a line.
+
+    What it says on standard error is kept, so that it never stands among the program's own lines.
+
+    Args:
+        command: the program and its arguments.
+
+    Raises:
+        RewardFailed: it cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str]):
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (`close` closes it)
+        pipe = subprocess.PIPE
+        try:
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._errors)
+        except OSError as error:
+            self._errors.close()
+            raise RewardFailed(f"{command[0]} cannot be run: {error.strerror or error}") from error
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def ask(self, line: bytes, seconds: float, stop: Callable[[], bool]) -> bytes:
+        """Send a line, and wait for one.
+
+        Args:
+            line: without its end.
+            seconds: after which the process is ended.
+            stop: asked while waiting; true ends the process.
+
+        Raises:
+            RewardFailed: it took too long, or has ended; it is closed then.
+            RewardsStopped: `stop` was true.
+        """
+        # On a thread, since a process that hangs takes no lines, and the pipe holds few.
+        threading.Thread(target=self._write, args=(line + b"\n",), daemon=True).start()
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                answer = self._lines.get(timeout=min(POLL_SECONDS, max(0.0, end - time.monotonic())))
+            except queue.Empty:
+                if stop():
+                    self.close()
+                    raise RewardsStopped from None
+                if time.monotonic() >= end:
+                    self.close()
+                    raise RewardFailed(f"it took longer than {seconds:g} s") from None
+                continue
+            if not answer.endswith(b"\n"):
+                code = self._process.wait()
+                said = self.said()
+                self.close()
+                raise RewardFailed(f"its process ended with code {code}{f': {said}' if said else ''}")
+            return answer
+
+    def said(self) -> str:
+        """The end of what the program has said on standard error."""
+        self._errors.seek(0)
+        return self._errors.read().decode("utf-8", errors="replace").strip()[-SHOWN:]
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        with suppress(OSError):  # what was not written yet has no reader any more
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        self._errors.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.put(line)
+        self._lines.put(b"")
+
+    def _write(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        with suppress(OSError, ValueError):  # it has ended, which whoever waits for its answer finds out
+            self._process.stdin.write(line)
+            self._process.stdin.flush()

@@ -1,0 +1,172 @@
+"""The steps of a run that samples its answers: which prompts each step asks, and how large it may become.
+
+Answers are there only when a step is made. Until then they are supposed to be as long as they may be, so that a plan
+holds, and what does not fit fails before the first step.
+
+The answers to a prompt are laid in pieces: as many of them as a micro-batch has room for, all where it is large enough.
+The prompt is laid once a piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from veneer.config import TrainSection
+from veneer.data.batches import MicroBatch, pack
+from veneer.data.chat import Example
+from veneer.data.rows import Rows
+from veneer.padding import pad_to_multiple
+from veneer.planning.setup import BatchShape
+from veneer.training.steps import SCANNED_STEPS, PackedSteps, Packing, SupposedRows
+
+SUPPOSED_TOKENS = 1000
+"""Different tokens of prompts that are only supposed."""
+SHAPES = 64
+"""Different numbers of tokens that micro-batches of sampled answers are taken to have."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampled:
+    """What is sampled in a step."""
+
+    group: int
+    """The number of answers to each prompt."""
+    longest: int
+    """Tokens that an answer has at most, the one that ends it included."""
+    iterations: int
+    """The number of steps that the answers serve."""
+
+    def pieces(self) -> list[int]:
+        """The numbers of answers that a piece of a group may have, the whole group first."""
+        return [size for size in range(self.group, 0, -1) if self.group % size == 0]
+
+    def piece(self, prompt: int, answer: int, most: int) -> int:
+        """The answers of a piece, where a micro-batch has so many tokens at most.
+
+        Args:
+            prompt: tokens of the longest prompt.
+            answer: tokens of the longest answer.
+            most: tokens of a micro-batch.
+        """
+        return next((size for size in self.pieces() if prompt + size * answer <= most), 1)
+
+
+class PromptSteps(PackedSteps):
+    """The steps of a run over prompts, whose answers are only supposed; `veneer.training.sampled_steps` samples them.
+
+    Args:
+        rows: the prompts.
+        train: says what a step is, in prompts, and how many there are.
+        packing: how micro-batches are laid.
+        sampled: what is sampled.
+        piece: the answers of a group that are planned to stand in a micro-batch at least.
+    """
+
+    def __init__(self, rows: Rows, train: TrainSection, packing: Packing, sampled: Sampled, piece: int):
+        super().__init__(rows, train, packing)
+        self.sampled = sampled
+        self._piece = piece
+        if train.steps is None:
+            self.total *= sampled.iterations
+        first = range(1, min(self.total, SCANNED_STEPS) + 1)
+        self._most_prompts = max(len(self.numbers(step)) for step in first)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt with the answers of a piece."""
+        return self.longest_prompt + self._piece * self.sampled.longest
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return int(self._lengths.max())
+
+    def generation(self, step: int) -> int:
+        """Which sampling the answers of the 1-based step come from; the first is 1."""
+        return (step - 1) // self.sampled.iterations + 1
+
+    def prompts(self, generation: int) -> list[int]:
+        """The places of the prompts that a sampling asks."""
+        return self.numbers(generation)
+
+    def piece(self, prompt: int, answer: int, most: int) -> int:
+        """`Sampled.piece`; a single answer where no beginning is shared."""
+        return self.sampled.piece(prompt, answer, most) if self.packing.share else 1
+
+    def epoch(self, step: int) -> float:
+        """Passes over the prompts that are done after the 1-based step."""
+        return super().epoch(self.generation(step))
+
+    def largest(self, most: int | None = None) -> MicroBatch:
+        """A micro-batch as large as any may become; its documents have no numbers, since they are only supposed."""
+        tokens = most or self._most()
+        prompt = max(self.rows.train, key=lambda example: len(example.tokens))
+        size = self.piece(len(prompt.tokens), self.sampled.longest, tokens)
+        pieces = max(1, min(tokens // (len(prompt.tokens) + size * self.sampled.longest), self._step_pieces(size)))
+        answers = [supposed(prompt, number // size, number, self.sampled.longest) for number in range(pieces * size)]
+        (batch,) = pack(
+            answers, sum(len(answer.tokens) for answer in answers), share=self.packing.share,
+            pad_to_multiple_of=self.packing.pad_to_multiple_of, together=size,
+        )  # fmt: skip
+        return replace(batch, numbers=())
+
+    def batch_shape(self, micro_batch_tokens: int) -> BatchShape:
+        """What the steps are made of when a micro-batch has at most so many tokens, and every answer is as long as it
+        may be."""
+        group, longest, prompt = self.sampled.group, self.sampled.longest, self.longest_prompt
+        size = self.piece(prompt, longest, micro_batch_tokens)
+        most = max(micro_batch_tokens, prompt + longest)
+        shortest = int(self._lengths.min()) + size * longest
+        pieces = max(1, min(most // shortest, self._step_pieces(size)))
+        laid = min(most, self._step_pieces(size) * (prompt + size * longest))
+        prompts = self._most_prompts
+        lengths = self._lengths.astype(np.float64)
+        return BatchShape(
+            tokens=pad_to_multiple(laid, self.packing.pad_to_multiple_of),
+            documents=pieces * size,
+            longest=prompt + longest,
+            supervised=pieces * size * longest,
+            shared=prompt if size > 1 else 0,
+            blocks=pieces if size > 1 else 1,
+            together=size,
+            evaluated=0,
+            shapes=SHAPES,
+            micro_batches=max(1.0, prompts * group / (pieces * size)),
+            step_tokens=float(prompts * group * (lengths.mean() + longest)),
+            step_supervised=float(prompts * group * longest),
+            step_squares=float(prompts * group * ((lengths + longest) ** 2).mean()),
+            sampled=prompts * group,
+        )
+
+    def _step_pieces(self, size: int) -> int:
+        """Pieces of so many answers in a step at most."""
+        return self._most_prompts * (self.sampled.group // size)
+
+
+def supposed_prompts(rows: SupposedRows) -> Rows:
+    """Prompts that are only supposed, for a plan without data: one of the longest, the others of the mean length."""
+    lengths = [rows.longest, *[rows.tokens] * (rows.rows - 1)]
+    examples = [
+        Example(np.arange(length, dtype=np.int32) % SUPPOSED_TOKENS, np.zeros(length, dtype=np.bool_), "supposed")
+        for length in lengths
+    ]
+    return Rows(examples, [])
+
+
+def supposed(prompt: Example, piece: int, number: int, length: int) -> Example:
+    """A prompt with an answer that is only supposed. Prompts of different pieces and answers of different numbers begin
+    differently, so that no more is shared than answers to one prompt share."""
+    tokens = np.arange(len(prompt.tokens) + length, dtype=np.int32) % (int(prompt.tokens.max()) + 1)
+    tokens[0], tokens[len(prompt.tokens)] = piece, number
+    tokens %= int(prompt.tokens.max()) + 1
+    return answered(replace(prompt, tokens=tokens[: len(prompt.tokens)]), tokens[len(prompt.tokens) :])
+
+
+def answered(prompt: Example, answer: Sequence[int] | NDArray[np.integer]) -> Example:
+    """A prompt with an answer, which trains."""
+    tokens = np.concatenate((prompt.tokens, np.asarray(answer, dtype=np.int32)))
+    return Example(tokens, np.arange(len(tokens)) >= len(prompt.tokens), prompt.where)

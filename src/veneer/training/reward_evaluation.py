@@ -1,0 +1,62 @@
+"""The evaluation of a run that samples its answers: greedy answers to the held-out prompts, and what rewards say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from veneer.data.chat import Example
+from veneer.data.prompts import PromptRow
+from veneer.errors import DataError
+from veneer.generation.sampling import Sampling
+from veneer.io.tokenizer import Tokenizer
+from veneer.model.language import LanguageModel
+from veneer.out_of_memory import out_of_memory_while
+from veneer.rewards.base import RewardsStopped
+from veneer.rewards.judge import Judge
+from veneer.training.objectives.base import Means
+from veneer.training.rollouts import SamplingStopped, sample, to_judge
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RewardEvaluation:
+    """Measures the mean reward of greedy answers. The loss that it gives is minus that, so that less is better."""
+
+    model: LanguageModel
+    prompts: Sequence[PromptRow]
+    examples: Sequence[Example]
+    """The prompts' tokens."""
+    longest: int
+    """Tokens of an answer at most."""
+    tokenizer: Tokenizer
+    stop_ids: frozenset[int]
+    judge: Judge
+    stop: Callable[[], bool]
+
+    def __call__(self) -> Means | None:
+        """The loss and metrics of the model as it is; None where a signal ended it.
+
+        Raises:
+            DataError: a reward failed that is to end the run, or no answer has a reward.
+            OutOfMemory: there is no memory for the answers.
+        """
+        tokens = [example.tokens.tolist() for example in self.examples]
+        greedy = Sampling(max_new_tokens=self.longest)
+        try:
+            with out_of_memory_while("answering the evaluation prompts"):
+                answers = sample(self.model, tokens, 1, greedy, self.tokenizer, self.stop_ids, self.stop)
+            judged = self.judge.judged(to_judge(self.prompts, answers, 1))
+        except (SamplingStopped, RewardsStopped):
+            return None
+        if bool(np.isnan(judged.totals).all()):
+            raise DataError("no reward has an opinion of any answer to an evaluation prompt")
+        found = {f"rewards/{name}/mean": values for name, values in zip(judged.names, judged.values.T, strict=True)}
+        found |= {
+            "reward": judged.totals,
+            "completions/mean_length": np.array([float(len(one.tokens)) for one in answers]),
+            "completions/clipped_ratio": np.array([float(one.truncated) for one in answers]),
+        }
+        named = {name: float(np.nanmean(values)) for name, values in found.items() if not np.isnan(values).all()}
+        return Means(dict.fromkeys(named, 1.0), -named["reward"], named)

@@ -1,0 +1,121 @@
+"""An objective over answers that were sampled: what it compares the policy with is computed before the first backward.
+
+Log-probabilities of the policy that sampled are needed where answers serve several steps, or where the divergence from
+the reference is taken off rewards; the reference's where there is one. Each is a forward pass over the step's own
+micro-batches. The reference is the base with the adapter off, or the weights as the run started, which are laid in the
+policy's place meanwhile: a copy of what is trained, and no second model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from veneer.config import GrpoSection
+from veneer.data.batches import MicroBatch
+from veneer.enums import KlPlace, ReferencePolicy
+from veneer.model.language import LanguageModel
+from veneer.model.mode import evaluation_mode
+from veneer.out_of_memory import out_of_memory_while
+from veneer.training.objective import hidden_states
+from veneer.training.objectives.advantages import advantages
+from veneer.training.objectives.base import Sums
+from veneer.training.objectives.documents import token_log_probabilities
+from veneer.training.objectives.grpo import Grpo
+from veneer.training.objectives.rollout import Floats
+from veneer.training.trainable import AdapterTraining, Trainable
+
+AsReference = Callable[[], AbstractContextManager[None]]
+"""Within the block that it gives, the model is the reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampledObjective:
+    """The objective of sampled answers over one model (`StepObjective`)."""
+
+    model: LanguageModel
+    objective: Grpo
+    as_reference: AsReference | None
+    """None where nothing is compared with a reference."""
+
+    def prepared(self, batches: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        """The micro-batches as they are. What the step's answers are compared with is put into the table, unless a
+        step before, or a cut of this one that did not fit, has left it there.
+
+        Raises:
+            OutOfMemory: there is no memory for the passes.
+        """
+        settings, table = self.objective.settings, self.objective.table
+        in_reward = settings.beta > 0 and settings.kl_in is KlPlace.REWARD
+        with out_of_memory_while("computing log-probabilities of sampled answers"):
+            if table.old is None and (settings.num_iterations > 1 or in_reward):
+                table.old = self._log_probabilities(batches)
+            if table.reference is None and self.as_reference is not None:
+                with self.as_reference():
+                    table.reference = self._log_probabilities(batches)
+                if in_reward and table.old is not None:
+                    table.advantages = self._less_divergence(table.old, table.reference, table.rewards, settings)
+        return batches
+
+    def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
+        """See `Objective.weights`."""
+        return self.objective.weights(batches)
+
+    def sums(self, batch: MicroBatch) -> Sums:
+        """The sums over one micro-batch, whose documents the model computes."""
+        hidden = hidden_states(self.model, batch)
+        return self.objective.sums(hidden, self.model.lm_head, self.model.spec.scores, batch)
+
+    @torch.no_grad()
+    def _log_probabilities(self, batches: Sequence[MicroBatch]) -> list[Floats]:
+        """Those of each answer's tokens, by the place of the answer."""
+        found: dict[int, Floats] = {}
+        shaping = self.objective.scaled(self.model.spec.scores)
+        with evaluation_mode(self.model):
+            for batch in batches:
+                tokens = token_log_probabilities(hidden_states(self.model, batch), self.model.lm_head, shaping, batch)
+                pieces = np.split(tokens.double().cpu().numpy(), np.cumsum(batch.counts)[:-1])
+                found |= dict(zip(batch.numbers, pieces, strict=True))
+        return [found[number] for number in range(len(found))]
+
+    @staticmethod
+    def _less_divergence(old: list[Floats], reference: list[Floats], rewards: Floats, settings: GrpoSection) -> Floats:
+        """The advantages of R − β Σ_t (log π_old − log π_ref)."""
+        apart = np.array([float((one - other).sum()) for one, other in zip(old, reference, strict=True)])
+        less = rewards - settings.beta * apart
+        return advantages(less, settings.num_generations, settings.baseline, settings.scale_rewards).values
+
+
+def reference_of(settings: GrpoSection, trainable: Trainable, started: bool) -> AsReference | None:
+    """What makes the model the reference.
+
+    Args:
+        settings: of the run.
+        trainable: the part that is trained, as the run starts.
+        started: whether it starts as something else than the base alone.
+    """
+    if not settings.beta:
+        return None
+    if isinstance(trainable, AdapterTraining) and (settings.reference is ReferencePolicy.BASE or not started):
+        return trainable.adapter.disabled
+    start = {name: tensor.detach().clone() for name, tensor in trainable.named().items()}
+    return lambda: laid_in(trainable, start)
+
+
+@contextmanager
+def laid_in(trainable: Trainable, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within the block, what is trained holds these weights; behind it, its own."""
+    own = trainable.named()
+    kept = {name: tensor.detach().clone() for name, tensor in own.items()}
+    try:
+        for name, tensor in own.items():
+            tensor.data.copy_(weights[name])
+        yield
+    finally:
+        for name, tensor in own.items():
+            tensor.data.copy_(kept[name])

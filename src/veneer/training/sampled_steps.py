@@ -1,0 +1,256 @@
+"""The steps of a run that samples its answers: each samples, judges and packs them when it is made.
+
+A step is: its prompts, so many answers to each from the policy as it is, their rewards, their advantages over the whole
+step, and then micro-batches like those of any other objective. With `num_iterations` above 1 the answers serve as many
+steps; they are then kept in checkpoints, since a resumed run cannot sample them again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from veneer.config import GrpoSection
+from veneer.data.batches import MicroBatch, deal, pack
+from veneer.data.chat import Example
+from veneer.data.prompts import PromptRow
+from veneer.errors import CheckpointError, DataError
+from veneer.events import AnswersJudged, Subscriber
+from veneer.io.files import write_tensors
+from veneer.io.tokenizer import Tokenizer
+from veneer.model.language import LanguageModel
+from veneer.out_of_memory import out_of_memory_while
+from veneer.rewards.base import RewardsStopped
+from veneer.rewards.judge import Judge, Judged
+from veneer.training.engine import SourceStopped
+from veneer.training.objectives.advantages import advantages
+from veneer.training.objectives.rollout import Floats, RolloutTable
+from veneer.training.prompt_steps import PromptSteps, answered
+from veneer.training.rollouts import SampledAnswer, SamplingStopped, sample, sampling_of, to_judge
+
+FILE = "rollout.safetensors"
+"""The file of a checkpoint that keeps the answers whose steps are not all made."""
+SHOWN = 2
+"""Answers of a step that its event shows: the one with the highest reward, and the one with the lowest."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SampledSteps:
+    """Samples the answers of a run's steps (`veneer.training.engine.StepSource`).
+
+    Its answers are also put into `table`, where the objective reads them.
+    """
+
+    steps: PromptSteps
+    prompts: Sequence[PromptRow]
+    """The rows that are trained."""
+    settings: GrpoSection
+    seed: int
+    lanes_in_step: int
+    model: LanguageModel
+    tokenizer: Tokenizer
+    stop_ids: frozenset[int]
+    judge: Judge
+    table: RolloutTable
+    emit: Subscriber
+    stop: Callable[[], bool]
+    """Asked while answers are sampled and judged; true gives up the step."""
+    _generation: int = field(init=False, default=0)
+    """The sampling whose answers are at hand; 0 is none."""
+    _examples: list[Example] = field(init=False, default_factory=list)
+
+    def lanes(self, step: int, most: int | None = None) -> list[list[MicroBatch]]:
+        """See `StepSource.lanes`.
+
+        Raises:
+            SourceStopped: a signal came.
+            DataError: a reward failed that is to end the run.
+            OutOfMemory: there is no memory for sampling.
+        """
+        generation = self.steps.generation(step)
+        if generation != self._generation:
+            self._sample(generation, step)
+        group = self.settings.num_generations
+        sizes = [sum(len(one.tokens) for one in self._group(place)) for place in range(len(self._examples) // group)]
+        return [self._packed(places, most) for places in deal(sizes, self.lanes_in_step)]
+
+    def epoch(self, step: int) -> float:
+        """See `StepSource.epoch`."""
+        return self.steps.epoch(step)
+
+    def save(self, folder: Path, step: int) -> None:
+        """Write the answers whose steps are not all made after the 1-based step into a checkpoint's folder."""
+        if self.steps.generation(step) != self._generation or self.steps.generation(step + 1) != self._generation:
+            return
+        table = self.table
+        assert table.old is not None, "answers that serve several steps have the log-probabilities of the first"
+        tensors = {
+            "lengths": [len(one.tokens) for one in self._examples],
+            "answers": [one.supervised for one in self._examples],
+            "tokens": np.concatenate([one.tokens for one in self._examples]),
+            "advantages": table.advantages, "counted": table.counted, "rewards": table.rewards,
+            "old": np.concatenate(table.old),
+            **({} if table.reference is None else {"reference": np.concatenate(table.reference)}),
+            **{f"metrics/{name}": values for name, values in table.metrics.items()},
+        }  # fmt: skip
+        stored = {name: torch.from_numpy(np.array(values)) for name, values in tensors.items()}
+        write_tensors(folder / FILE, stored, {"format": "pt"})
+
+    def restore(self, folder: Path, step: int) -> None:
+        """Take the answers back that `save` wrote after the 1-based step.
+
+        Raises:
+            CheckpointError: they are not there, or cannot be read.
+        """
+        generation = self.steps.generation(step + 1)
+        if step == 0 or self.steps.generation(step) != generation:
+            return
+        try:
+            stored = {name: tensor.numpy() for name, tensor in load_file(folder / FILE).items()}
+            ends, answers = np.cumsum(stored["lengths"]), stored["answers"]
+            places = [row for row in self.steps.prompts(generation) for _ in range(self.settings.num_generations)]
+            self._examples = [
+                answered(self.steps.rows.train[row], tokens[len(tokens) - count :])
+                for row, tokens, count in zip(places, np.split(stored["tokens"], ends[:-1]), answers, strict=True)
+            ]
+            borders = np.cumsum(answers)[:-1]
+            self.table.advantages, self.table.counted = stored["advantages"], stored["counted"]
+            self.table.rewards, self.table.old = stored["rewards"], list(np.split(stored["old"], borders))
+            known = stored.get("reference")
+            self.table.reference = None if known is None else list(np.split(known, borders))
+            metrics = {name: values for name, values in stored.items() if name.startswith("metrics/")}
+            self.table.metrics = {name.removeprefix("metrics/"): values for name, values in metrics.items()}
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{folder / FILE} does not fit this run: {error}") from error
+        self._generation = generation
+
+    def _sample(self, generation: int, step: int) -> None:
+        """Sample and judge the answers of a step, and put what is known of them into the table."""
+        rows, group = self.steps.prompts(generation), self.settings.num_generations
+        examples = [self.steps.rows.train[row] for row in rows]
+        prompts = [self.prompts[row] for row in rows]
+        try:
+            with out_of_memory_while(f"sampling the answers of step {step}"):
+                answers = sample(
+                    self.model, [example.tokens.tolist() for example in examples], group,
+                    sampling_of(self.settings, self.seed, generation), self.tokenizer, self.stop_ids, self.stop,
+                )  # fmt: skip
+            judged = self.judge.judged(to_judge(prompts, answers, group))
+        except (SamplingStopped, RewardsStopped) as error:
+            raise SourceStopped from error
+        except DataError as error:
+            raise DataError(f"step {step}: {error}") from error
+        totals = without_groups(judged, group)
+        own = [examples[place // group] for place in range(len(answers))]
+        self._examples = [answered(one, answer.tokens) for one, answer in zip(own, answers, strict=True)]
+        self._generation = generation
+        fill(self.table, self.settings, answers, judged, totals)
+        self._tell(step, prompts, answers, judged, totals)
+
+    def _group(self, place: int) -> list[Example]:
+        group = self.settings.num_generations
+        return self._examples[place * group : (place + 1) * group]
+
+    def _packed(self, places: Sequence[int], most: int | None) -> list[MicroBatch]:
+        """The micro-batches of some prompts' answers, in pieces of groups that share their prompt."""
+        group = self.settings.num_generations
+        numbers = [place * group + number for place in places for number in range(group)]
+        if not numbers:
+            return []
+        examples = [self._examples[number] for number in numbers]
+        answer = max(example.supervised for example in examples)
+        prompt = max(len(example.tokens) - example.supervised for example in examples)
+        share, tokens = self.steps.packing.share, most or self.steps.micro_batch_tokens
+        assert tokens is not None, "the size of a micro-batch has not been chosen yet"
+        size = self.steps.piece(prompt, answer, tokens)
+        return pack(
+            examples,
+            tokens,
+            share=share,
+            pad_to_multiple_of=self.steps.packing.pad_to_multiple_of,
+            together=size,
+            numbers=numbers,
+            sizes=[laid(examples[start : start + size]) for start in range(0, len(examples), size)],
+        )
+
+    def _tell(
+        self, step: int, prompts: Sequence[PromptRow], answers: Sequence[SampledAnswer], judged: Judged, totals: Floats
+    ) -> None:
+        known = np.flatnonzero(~np.isnan(totals))
+        ordered = known[np.argsort(-totals[known], kind="stable")].tolist()
+        shown = list(dict.fromkeys([*ordered[:1], *ordered[-1:]]))[:SHOWN]
+        group = self.settings.num_generations
+        self.emit(
+            AnswersJudged(
+                step=step,
+                answers=len(answers),
+                tokens=sum(len(one.tokens) for one in answers),
+                failed=tuple(f"{one.reward}: {one.text}" for one in judged.failures),
+                prompts=tuple(prompts[place // group].record.messages[-1]["content"] for place in shown),
+                shown=tuple(answers[place].text for place in shown),
+                rewards=tuple(float(totals[place]) for place in shown),
+            )
+        )
+
+
+def laid(answers: Sequence[Example]) -> int:
+    """Tokens of answers to one prompt, which is laid once."""
+    return len(answers[0].tokens) + sum(one.supervised for one in answers[1:])
+
+
+def without_groups(judged: Judged, group: int) -> Floats:
+    """The rewards of answers, NaN for those whose whole group is left out by a reward that failed."""
+    totals = judged.totals.copy()
+    for failure in judged.failures:
+        if failure.whole_group:
+            first = failure.answer // group * group
+            totals[first : first + group] = np.nan
+    return totals
+
+
+def fill(
+    table: RolloutTable,
+    settings: GrpoSection,
+    answers: Sequence[SampledAnswer],
+    judged: Judged,
+    totals: Floats,
+) -> None:
+    """Put what is known of a step's answers into the table, over the whole step.
+
+    Args:
+        table: changed.
+        settings: of the objective.
+        answers: of the step.
+        judged: what each reward says of them.
+        totals: their rewards; NaN for those that are left out.
+    """
+    truncated = np.array([one.truncated for one in answers])
+    found = advantages(totals, settings.num_generations, settings.baseline, settings.scale_rewards)
+    table.rewards, table.advantages = totals, found.values
+    table.counted = ~np.isnan(totals) & ~(truncated & settings.mask_truncated_completions)
+    table.sampled = [one.logprobs for one in answers] if settings.temperature == 1.0 else None
+    table.old = table.reference = None
+    lengths = np.array([len(one.tokens) for one in answers], dtype=np.float64)
+    metrics = {
+        "reward": totals,
+        "reward_std": found.group_std,
+        "frac_reward_zero_std": np.where(np.isnan(found.group_std), np.nan, found.group_std == 0.0),
+        "completions/mean_length": lengths,
+        "completions/min_length": np.full(len(answers), lengths.min()),
+        "completions/max_length": np.full(len(answers), lengths.max()),
+        "completions/mean_terminated_length": np.where(truncated, np.nan, lengths),
+        "completions/clipped_ratio": truncated.astype(np.float64),
+    }
+    for name, values in zip(judged.names, judged.values.T, strict=True):
+        known = values[~np.isnan(values)]
+        metrics[f"rewards/{name}/mean"] = values
+        if len(known) > 1:
+            metrics[f"rewards/{name}/std"] = np.full(len(answers), known.std(ddof=1))
+    # What no answer has is no 0: it is left out of the step's metrics.
+    table.metrics = {name: values for name, values in metrics.items() if not bool(np.isnan(values).all())}

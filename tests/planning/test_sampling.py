@@ -1,0 +1,47 @@
+"""The memory of sampling: nothing where nothing is sampled, more for more and longer answers, bounded by the cache."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from plan_setups import setup
+from veneer.adapters.spec import LoraSpec
+from veneer.enums import Method, Variant
+from veneer.generation.build import CACHE_BYTES
+from veneer.planning.memory import memory
+from veneer.planning.sampling import reference_bytes, sampling_bytes, through_modules, token_bytes
+from veneer.planning.setup import BatchShape
+
+SHAPE = BatchShape(tokens=512, longest=128, supervised=256, sampled=16)
+
+
+def test_a_run_that_samples_nothing_has_no_such_phase() -> None:
+    found = memory(setup(), replace(SHAPE, sampled=0), recompute=False)
+    assert found.sampling == found.reference == 0
+    assert "sampling" not in found.phases
+
+
+def test_the_cache_holds_all_answers_until_its_budget_is_full() -> None:
+    one, two = (sampling_bytes(setup(), replace(SHAPE, sampled=count)) for count in (16, 32))
+    assert two - one >= 16 * 128 * token_bytes(setup().spec, torch.bfloat16)
+    huge = replace(SHAPE, sampled=10**6, longest=10**4)
+    assert sampling_bytes(setup(), huge) < 1.2 * CACHE_BYTES + 10**9
+
+
+def test_what_the_compiled_library_does_not_know_takes_copies_and_decoded_weights() -> None:
+    dora = setup(lora=LoraSpec(rank=4, alpha=8.0, variant=Variant.DORA))
+    assert through_modules(dora)
+    assert not through_modules(setup())
+    assert sampling_bytes(dora, SHAPE) > sampling_bytes(setup(), SHAPE)
+    quantised = replace(dora, method=Method.QLORA)
+    assert sampling_bytes(quantised, SHAPE) > sampling_bytes(dora, SHAPE)
+
+
+def test_a_reference_that_is_the_start_is_two_copies_of_what_is_trained() -> None:
+    copied = setup(reference_copied=True)
+    assert reference_bytes(copied) == 8 * copied.trained_weights
+    plain, more = (memory(one, SHAPE, recompute=False, start=0) for one in (setup(), copied))
+    assert more.peak - plain.peak == pytest.approx(8 * copied.trained_weights)

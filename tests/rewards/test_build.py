@@ -1,0 +1,40 @@
+"""The rewards of a configuration: made by their kind, named, and files that they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from answers_to_judge import answers, functions
+from veneer.config import RewardSpec
+from veneer.errors import ConfigError
+from veneer.rewards.build import judge_of, names_of, reward_files
+
+
+def test_rewards_of_every_kind_judge_together(tmp_path: Path) -> None:
+    file = functions(tmp_path)
+    sections = [
+        RewardSpec(python=f"{file}:length", weight=0.5),
+        RewardSpec(metric="exact"),
+        RewardSpec(command="sed s/.*/2/", name="two"),
+    ]
+    with judge_of(sections) as judge:
+        found = judge.judged(answers("12", "123"))
+    assert found.names == ("length", "exact", "two")
+    assert found.totals.tolist() == [0.5 * 2 + 1 + 2, 0.5 * 3 + 0 + 2]
+
+
+def test_names_are_told_apart() -> None:
+    sections = [RewardSpec(metric="exact"), RewardSpec(metric="exact"), RewardSpec(metric="number", name="n")]
+    assert names_of(sections) == ("exact", "exact-2", "n")
+
+
+def test_files_of_functions_are_known_by_their_keys(tmp_path: Path) -> None:
+    sections = [RewardSpec(metric="exact"), RewardSpec(python=f"{tmp_path}/a.py:f")]
+    assert reward_files(sections) == {"rewards.1.python": tmp_path / "a.py"}
+
+
+def test_what_is_not_there_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no file"):
+        judge_of([RewardSpec(metric="exact"), RewardSpec(python=f"{tmp_path}/a.py:f")])

@@ -1,0 +1,84 @@
+"""All rewards together: weighted sums over those that have an opinion, and failures named answer by answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from answers_to_judge import answers
+from veneer.enums import OnRewardError
+from veneer.errors import DataError
+from veneer.rewards.base import AnswerToJudge, RewardFailed
+from veneer.rewards.judge import MOST_IN_A_ROW, Judge, WeighedReward
+
+
+@dataclass
+class Played:
+    """A reward whose values are a function of texts; a value of infinity fails."""
+
+    value: Callable[[str], float | None]
+    asked: list[int] = field(default_factory=list)
+    closed: bool = False
+
+    def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
+        self.asked.append(len(answers))
+        found = [self.value(answer.text) for answer in answers]
+        if np.inf in found:
+            raise RewardFailed("it does not like this")
+        return found
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def on_bad(text: str) -> float | None:
+    return np.inf if text.startswith("bad") else float(len(text))
+
+
+def test_rewards_add_up_by_their_weights_and_none_is_not_zero() -> None:
+    shout = Played(lambda text: None if text == "quiet" else 1.0)
+    silent = Played(lambda text: None if text in ("quiet", "middle") else 4.0)
+    judge = Judge([WeighedReward("shout", shout, 2.0), WeighedReward("silent", silent, -0.5)])
+    found = judge.judged(answers("loud", "middle", "quiet"))
+    assert found.names == judge.names == ("shout", "silent")
+    np.testing.assert_array_equal(found.values, [[1.0, 4.0], [1.0, np.nan], [np.nan, np.nan]])
+    np.testing.assert_array_equal(found.totals, [0.0, 2.0, np.nan])
+    assert found.failures == ()
+    assert shout.asked == [3], "one call, as long as nothing fails"
+
+
+@pytest.mark.parametrize("fate", [OnRewardError.SKIP_ROW, OnRewardError.SKIP_GROUP])
+def test_answers_that_a_reward_fails_on_are_named_and_the_others_keep_theirs(fate: OnRewardError) -> None:
+    reward = Played(on_bad)
+    texts = ["a", "bad", "ccc", "dd", "eeee", "bad again", "f", "gg"]
+    found = Judge([WeighedReward("liking", reward, 1.0, fate)]).judged(answers(*texts))
+    np.testing.assert_array_equal(found.totals, [1.0, np.nan, 3.0, 2.0, 4.0, np.nan, 1.0, 2.0])
+    assert [failure.answer for failure in found.failures] == [1, 5]
+    assert found.failures[0].text == "rows.jsonl:2, answer 1: it does not like this"
+    assert all(failure.whole_group is (fate is OnRewardError.SKIP_GROUP) for failure in found.failures)
+
+
+def test_a_reward_that_is_to_end_the_run_is_asked_no_more_than_it_takes_to_name_the_answer() -> None:
+    reward = Played(on_bad)
+    texts = ["good"] * 20 + ["bad"] + ["good"] * 43
+    with pytest.raises(DataError, match=r"the reward liking failed:\n.*rows.jsonl:21, answer 2: it does not like this"):
+        Judge([WeighedReward("liking", reward)]).judged(answers(*texts))
+    assert len(reward.asked) <= 2 * 6 + 1
+
+
+def test_a_reward_that_fails_again_and_again_ends_the_run() -> None:
+    reward = Played(on_bad)
+    judge = Judge([WeighedReward("liking", reward, on_error=OnRewardError.SKIP_ROW)])
+    with pytest.raises(DataError, match=f"failed on {MOST_IN_A_ROW} answers one after another"):
+        judge.judged(answers(*["bad"] * 64))
+    assert len(reward.asked) < 3 * MOST_IN_A_ROW
+
+
+def test_a_judge_closes_its_rewards() -> None:
+    reward = Played(on_bad)
+    with Judge([WeighedReward("liking", reward)]):
+        pass
+    assert reward.closed

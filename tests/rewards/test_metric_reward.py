@@ -1,0 +1,52 @@
+"""Metrics as rewards: of each answer by itself, with the reference of its row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from veneer.errors import ConfigError
+from veneer.rewards.base import AnswerToJudge, RewardFailed
+from veneer.rewards.metric_reward import MetricReward
+
+
+def answer(text: str, **columns: Any) -> AnswerToJudge:
+    return AnswerToJudge(where="f:1", prompt="?", text=text, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("metric", "text", "reference", "expected"),
+    [
+        ("exact", " 12 ", "12", 1.0),
+        ("exact", "13", "12", 0.0),
+        ("exact", '{"b": 1, "a": 2}', '{"a": 2, "b": 1}', 1.0),
+        ("number", "so it is 1,200.", "#### 1200", 1.0),
+        ("number", "no idea", "no number", None),
+        ("json", '{"a": 1, "b": 2}', '{"a": 1, "b": 3}', 0.5),
+        ("json", "no JSON", '{"a": 1}', 0.0),
+        ("json", '{"a": 1}', "no JSON", None),
+        ("rouge-l", "a b", "a b c d", 2 / 3),
+    ],
+)
+def test_a_metric_judges_a_single_answer(metric: str, text: str, reference: str, expected: float | None) -> None:
+    (found,) = MetricReward(metric).values([answer(text, reference=reference)])
+    assert found == pytest.approx(expected)
+
+
+def test_the_reference_is_the_named_column_or_the_first_there_is() -> None:
+    row = answer("12", answer="13", solution="12")
+    assert MetricReward("exact").values([row]) == [0.0]
+    assert MetricReward("exact", "solution").values([row]) == [1.0]
+    turns = answer("12", completion=[{"role": "assistant", "content": "12"}])
+    assert MetricReward("exact").values([turns]) == [1.0]
+    assert MetricReward("exact").values([answer("12", answer=12)]) == [1.0]
+    with pytest.raises(RewardFailed, match="no column level that holds the reference"):
+        MetricReward("exact", "level").values([row])
+
+
+def test_a_metric_that_judges_no_single_answer_is_refused() -> None:
+    with pytest.raises(ConfigError, match="metric 'classification' is unknown"):
+        MetricReward("classification")
+    with pytest.raises(ConfigError, match="did you mean 'number'"):
+        MetricReward("nubmer")

@@ -1,0 +1,225 @@
+"""GRPO and its kin: losses, gradients and metrics of the formulas on full logits in float64, however a step is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from preference_rows import full_logits, largest_difference, trainable_model
+from veneer.config import GrpoSection
+from veneer.data.batches import MicroBatch, pack
+from veneer.data.chat import Example
+from veneer.model.decoder import CausalLM
+from veneer.training.objective import OverModel
+from veneer.training.objectives.base import Means
+from veneer.training.objectives.grpo import CLIP_HIGH, CLIP_LOW, CLIP_REGION, ENTROPY, KL, SAMPLER, Grpo, k3
+from veneer.training.objectives.rollout import RolloutTable
+
+GROUP = 4
+LONGEST = 16
+VOCABULARY = 250
+
+
+def sampled(seed: int = 0) -> list[Example]:
+    """Three prompts of different lengths with four answers each, of different lengths."""
+    source = np.random.default_rng(seed)
+    found = []
+    for prompt in (5, 12, 30):
+        asked = source.integers(3, VOCABULARY, prompt)
+        for _ in range(GROUP):
+            answer = source.integers(3, VOCABULARY, int(source.integers(1, LONGEST + 1)))
+            tokens = np.concatenate((asked, answer)).astype(np.int32)
+            found.append(Example(tokens, np.arange(len(tokens)) >= prompt, "f"))
+    return found
+
+
+ANSWERS = sampled()
+COUNTED = np.array([True] * 5 + [False] + [True] * 6)
+
+
+def logps(model: CausalLM, example: Example, temperature: float = 1.0) -> Tensor:
+    """Log-probability of each target under scores divided by the temperature, float64 `[targets]`."""
+    table, targets = full_logits(model, example)
+    return torch.log_softmax(table / temperature, dim=-1).gather(1, targets[:, None])[:, 0]
+
+
+def table_for(model: CausalLM, settings: GrpoSection, *, apart: float, counted: np.ndarray = COUNTED) -> RolloutTable:
+    """A table whose old and reference log-probabilities stand apart from the policy's by noise of this size."""
+    source = np.random.default_rng(1)
+    own = [logps(model, one, settings.temperature).detach().numpy() for one in ANSWERS]
+    far = [one + source.normal(scale=0.3, size=len(one)) for one in own]
+    return RolloutTable(
+        advantages=source.normal(size=len(ANSWERS)),
+        counted=counted,
+        rewards=np.zeros(len(ANSWERS)),
+        old=[one + source.normal(scale=apart, size=len(one)) for one in own] if apart else None,
+        reference=far if settings.beta else None,
+        metrics={"reward": np.where(counted, source.normal(size=len(ANSWERS)), np.nan)},
+    )
+
+
+def expected(model: CausalLM, settings: GrpoSection, table: RolloutTable) -> tuple[Tensor, dict[str, float]]:
+    """The loss and the token metrics, written out answer by answer and token by token."""
+    low, high = 1 - settings.epsilon, 1 + (settings.epsilon_high or settings.epsilon)
+    level, kind = settings.importance_sampling_level.value, settings.loss_type.value
+    sums, lengths, kls, logs, below, above = [], [], [], [], 0, 0
+    for number, example in enumerate(ANSWERS):
+        if not table.counted[number]:
+            continue
+        policy, gain = logps(model, example, settings.temperature), float(table.advantages[number])
+        old = policy.detach() if table.old is None else torch.tensor(table.old[number])
+        losses = []
+        for t in range(len(policy)):
+            whole = (policy - old).mean() if level == "sequence" else (policy - old).sum()
+            ratio = ((policy - old)[t] if level == "token" else whole).exp()
+            loss = -torch.minimum(ratio * gain, ratio.clamp(low, high) * gain)
+            below += int(float(ratio.detach()) < low and gain < 0)
+            above += int(float(ratio.detach()) > high and gain > 0)
+            if table.reference is not None:
+                d = float(table.reference[number][t]) - policy[t]
+                kl = d.exp() - d - 1
+                loss = loss + settings.beta * (ratio if level == "token" else 1.0) * kl
+                kls.append(float(kl.detach()))
+            losses.append(loss)
+        sums.append(torch.stack(losses).sum())
+        lengths.append(len(losses))
+        logs += policy.detach().tolist()
+    total, tokens = torch.stack(sums), torch.tensor(lengths, dtype=torch.float64)
+    loss = {
+        "grpo": (total / tokens).mean(),
+        "dapo": total.sum() / tokens.sum(),
+        "dr_grpo": total.sum() / (len(lengths) * settings.max_completion_length),
+    }[kind]
+    count = sum(lengths)
+    metrics = {
+        ENTROPY: -sum(logs) / count, CLIP_LOW: below / count, CLIP_HIGH: above / count,
+        CLIP_REGION: (below + above) / count,
+    }  # fmt: skip
+    return loss, metrics | ({KL: sum(kls) / count} if kls else {})
+
+
+def step(model: CausalLM, objective: Grpo, batches: Sequence[MicroBatch]) -> tuple[Means, dict[str, Tensor]]:
+    """A step as the engine makes it."""
+    model.zero_grad()
+    over = OverModel(model, objective)
+    means = Means(over.weights(batches))
+    for batch in batches:
+        sums = over.sums(batch)
+        sums.loss(means.weights).backward()
+        means.add(sums)
+    return means, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"loss_type": "grpo", "beta": 0.3},
+    {"loss_type": "dr_grpo", "temperature": 0.7, "epsilon_high": 0.28},
+    {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.01, "epsilon_high": 0.02, "beta": 0.1},
+    {"loss_type": "grpo", "importance_sampling_level": "product"},
+]
+NAMES = ["dapo", "grpo", "dr_grpo", "gspo", "rloo"]
+
+
+def settings_of(kind: dict[str, Any]) -> GrpoSection:
+    return GrpoSection(num_generations=GROUP, max_completion_length=LONGEST, **kind)
+
+
+@pytest.mark.parametrize("apart", [0.0, 0.25])
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+def test_loss_gradients_and_metrics_are_those_of_the_formula(
+    kind: dict[str, Any], apart: float, tiny_model: Path
+) -> None:
+    model, settings = trainable_model(tiny_model), settings_of(kind)
+    table = table_for(model, settings, apart=apart)
+    loss, metrics = expected(model, settings, table)
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    means, found = step(model, Grpo(settings, table), pack(ANSWERS, 120, together=GROUP))
+    assert means.loss == pytest.approx(float(loss.detach()), rel=1e-5, abs=1e-7)
+    assert largest_difference(found, gradients) < 5e-6
+    assert metrics == pytest.approx({name: means.metrics[name] for name in metrics}, rel=1e-5, abs=1e-6)
+    if apart:
+        assert metrics[CLIP_LOW] > 0, "the test clips"
+        assert metrics[CLIP_HIGH] > 0
+    assert means.metrics["reward"] == pytest.approx(float(np.nanmean(table.metrics["reward"])))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=NAMES)
+def test_any_split_of_a_step_has_the_same_gradients(kind: dict[str, Any], tiny_model: Path) -> None:
+    model, settings = trainable_model(tiny_model), settings_of(kind)
+    objective = Grpo(settings, table_for(model, settings, apart=0.25))
+    whole, expected_gradients = step(model, objective, pack(ANSWERS, 10**6, together=GROUP))
+    for together in (1, 2, 4):
+        for most in (1, 60, 150):
+            batches = pack(ANSWERS, most, together=together)
+            means, found = step(model, objective, batches)
+            assert largest_difference(found, expected_gradients) < 1e-6
+            assert means.loss == pytest.approx(whole.loss, rel=1e-6, abs=1e-8)
+            assert means.metrics == pytest.approx(whole.metrics, rel=1e-5, abs=1e-6)
+
+
+def test_an_answer_that_does_not_count_leaves_numerator_and_denominator(tiny_model: Path) -> None:
+    """As if it had not been sampled."""
+    model, settings = trainable_model(tiny_model), settings_of({})
+    table = table_for(model, settings, apart=0.25)
+    assert table.old is not None
+    means, found = step(model, Grpo(settings, table), pack(ANSWERS, 10**6, together=GROUP))
+    kept = np.flatnonzero(COUNTED)
+    without = RolloutTable(
+        advantages=table.advantages[kept], counted=np.ones(len(kept), dtype=np.bool_),
+        old=[table.old[number] for number in kept],
+    )  # fmt: skip
+    alone, other = step(model, Grpo(settings, without), pack([ANSWERS[number] for number in kept], 10**6))
+    assert means.loss == pytest.approx(alone.loss, rel=1e-6)
+    assert means.metrics[ENTROPY] == pytest.approx(alone.metrics[ENTROPY], rel=1e-6)
+    assert largest_difference(found, other) < 1e-6
+
+
+def test_a_step_of_which_no_answer_counts_changes_nothing(tiny_model: Path) -> None:
+    model, settings = trainable_model(tiny_model), settings_of({"beta": 0.1})
+    table = table_for(model, settings, apart=0.0, counted=np.zeros(len(ANSWERS), dtype=np.bool_))
+    means, found = step(model, Grpo(settings, table), pack(ANSWERS, 10**6))
+    assert means.loss == 0.0
+    assert all(not bool(gradient.any()) for gradient in found.values())
+
+
+def test_the_loss_is_zero_while_it_learns(tiny_model: Path) -> None:
+    """With ratios of 1, `grpo` is minus the mean advantage: 0, and its gradient is not."""
+    model, settings = trainable_model(tiny_model), settings_of({"loss_type": "grpo"})
+    table = table_for(model, settings, apart=0.0, counted=np.ones(len(ANSWERS), dtype=np.bool_))
+    table.advantages -= table.advantages.mean()
+    means, found = step(model, Grpo(settings, table), pack(ANSWERS, 10**6))
+    assert means.loss == pytest.approx(0.0, abs=1e-12)
+    assert max(float(gradient.abs().max()) for gradient in found.values()) > 1e-3
+
+
+def test_equal_rewards_leave_the_pull_of_the_reference(tiny_model: Path) -> None:
+    """Advantages of 0 and β above 0: the divergence still has a gradient, by design."""
+    model, settings = trainable_model(tiny_model), settings_of({"beta": 0.1})
+    table = table_for(model, settings, apart=0.0, counted=np.ones(len(ANSWERS), dtype=np.bool_))
+    table.advantages[:] = 0.0
+    means, found = step(model, Grpo(settings, table), pack(ANSWERS, 10**6))
+    assert means.metrics["policy_loss"] == 0.0
+    assert means.loss == pytest.approx(0.1 * means.metrics[KL], rel=1e-9)
+    assert max(float(gradient.abs().max()) for gradient in found.values()) > 1e-4
+
+
+def test_the_sampler_is_compared_where_it_told_something(tiny_model: Path) -> None:
+    model, settings = trainable_model(tiny_model), settings_of({})
+    table = table_for(model, settings, apart=0.0)
+    own = [logps(model, one).detach().numpy() for one in ANSWERS]
+    table.sampled = [np.append(one[:-1] + 0.01, np.nan) for one in own]
+    means, _ = step(model, Grpo(settings, table), pack(ANSWERS, 100))
+    assert means.metrics[SAMPLER] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_k3_is_never_negative_and_has_its_digits_near_zero() -> None:
+    policy = torch.tensor([-1.0, -1.0, -3.0], dtype=torch.float64)
+    reference = torch.tensor([-1.0, -1.0 + 1e-6, -0.5], dtype=torch.float64)
+    assert k3(policy, reference).tolist() == pytest.approx([0.0, 5e-13, np.exp(2.5) - 3.5], rel=1e-3)

@@ -1,0 +1,65 @@
+"""The evaluation of a run that samples: greedy answers, their mean reward, and no number where no reward has one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from preference_rows import trainable_model
+from tiny import run_config, write_rows
+from veneer.data.kinds import load_kind
+from veneer.enums import RowKind
+from veneer.errors import DataError
+from veneer.io.tokenizer import from_directory
+from veneer.rewards.base import AnswerToJudge
+from veneer.rewards.judge import Judge, WeighedReward
+from veneer.training.reward_evaluation import RewardEvaluation
+
+
+class Lengths:
+    """Judges odd rows by the length of the answer, and has no opinion of even ones."""
+
+    def __init__(self, silent: bool) -> None:
+        self.silent = silent
+
+    def values(self, answers: Sequence[AnswerToJudge]) -> list[float | None]:
+        return [None if self.silent or one.columns["row"] % 2 == 0 else float(len(one.tokens)) for one in answers]
+
+    def close(self) -> None:
+        pass
+
+
+def evaluation(
+    model: Path, folder: Path, *, silent: bool = False, stop: Callable[[], bool] = lambda: False
+) -> RewardEvaluation:
+    file = write_rows(folder / "rows.jsonl", [{"prompt": f"{n}?", "row": n} for n in range(6)])
+    config = run_config(model, file, folder / "run", "objective=grpo", "rewards=[{metric: exact}]")
+    rows = load_kind(config.data, from_directory(model), kind=RowKind.PROMPTS)
+    language = trainable_model(model)
+    with torch.no_grad():
+        language.embedding.weight[2] = 0.0  # the end is never the likeliest token
+    return RewardEvaluation(
+        model=language, prompts=rows.prompts, examples=list(rows.train), longest=5, tokenizer=from_directory(model),
+        stop_ids=frozenset({2}), judge=Judge([WeighedReward("length", Lengths(silent))]), stop=stop,
+    )  # fmt: skip
+
+
+def test_the_loss_is_minus_the_mean_reward_of_answers_that_have_one(tiny_model: Path, tmp_path: Path) -> None:
+    measure = evaluation(tiny_model, tmp_path)
+    found = measure()
+    assert found is not None
+    assert found.loss == -5.0
+    assert found.metrics["reward"] == found.metrics["rewards/length/mean"] == 5.0
+    assert found.metrics["completions/clipped_ratio"] == 1.0
+    again = measure()
+    assert again is not None
+    assert again.metrics == found.metrics, "greedy"
+
+
+def test_no_opinion_at_all_is_an_error_and_a_signal_is_none(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no reward has an opinion"):
+        evaluation(tiny_model, tmp_path, silent=True)()
+    assert evaluation(tiny_model, tmp_path, stop=lambda: True)() is None
