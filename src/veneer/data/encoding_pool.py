@@ -33,6 +33,10 @@ GROUP_CHARACTERS = 1 << 18
 """Characters of a group, but for its last row."""
 AHEAD = 3
 """Groups in work or waiting, for each process."""
+_PROGRAM = (
+    "import sys; sys.path[:] = sys.argv[2:]; from veneer.data.encoding_worker import main; main(int(sys.argv[1]))"
+)
+"""What a process runs: with this process's own `sys.path`, so that it imports the same veneer wherever that lies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +77,7 @@ class _Worker:
 
         own, other = socket.socketpair()
         with other:
-            command = [sys.executable, "-m", "veneer.data.encoding_worker", str(other.fileno())]
+            command = [sys.executable, "-c", _PROGRAM, str(other.fileno()), *sys.path]
             try:
                 process = subprocess.Popen(command, pass_fds=[other.fileno()], stdin=subprocess.DEVNULL)
             except OSError as error:

@@ -1,13 +1,12 @@
-"""`python -m veneer.data.encoding_worker FD`: encodes rows for the process that started it, until that has no more.
+"""A process that encodes rows for the one that started it (`veneer.data.encoding_pool`), until that has no more.
 
-The file descriptor is one end of a connection over which a job comes, and then rows, a group at a time. What came of
-each group goes back the same way, or the error that the job ends with.
+A job comes over a connection, and then rows, a group at a time. What came of each group goes back the same way, or the
+error that the job ends with.
 """
 
 from __future__ import annotations
 
 import signal
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +35,13 @@ def serve(connection: Connection[Any, Any]) -> None:
 
 
 def main(descriptor: int) -> None:
-    """Serve the process at the other end of a connection, until it ends the connection or itself."""
+    """Serve the process at the other end of a connection, until it ends the connection or itself.
+
+    Args:
+        descriptor: the file descriptor of this end.
+    """
     from multiprocessing.connection import Connection  # Windows has no such connections
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the business of the process that started this one
     with suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as opened:
         serve(opened)
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
