@@ -107,6 +107,12 @@ def test_a_resumed_run_has_the_bytes_of_the_whole_one(
         assert kls[-1] > 1e-4
 
 
+def test_a_model_of_transformers_is_sampled_and_trained(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    seen = events_of(config(tiny_model, folder, tmp_path / "run", "train.steps=2", "backend=hf"))
+    assert all(step.metrics["sampling/logp_difference"] < 1e-5 for step in steps_of(seen))
+    assert all(step.grad_norm > 0 for step in steps_of(seen))
+
+
 def test_a_run_from_an_adapter_is_held_to_that_adapter(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
     """Or to the base, where that is asked for: the first divergence tells which."""
     train(config(tiny_model, folder, tmp_path / "first", "train.steps=3"))

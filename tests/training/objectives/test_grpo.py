@@ -217,6 +217,9 @@ def test_the_sampler_is_compared_where_it_told_something(tiny_model: Path) -> No
     table.sampled = [np.append(one[:-1] + 0.01, np.nan) for one in own]
     means, _ = step(model, Grpo(settings, table), pack(ANSWERS, 100))
     assert means.metrics[SAMPLER] == pytest.approx(0.01, rel=1e-3)
+    table.sampled = None
+    means, _ = step(model, Grpo(settings, table), pack(ANSWERS, 100))
+    assert SAMPLER not in means.metrics, "nothing compared is no difference of 0"
 
 
 def test_k3_is_never_negative_and_has_its_digits_near_zero() -> None:

@@ -108,8 +108,10 @@ class Grpo:
             CLIP_LOW: (counted * below).sum(),
             CLIP_HIGH: (counted * above).sum(),
             CLIP_REGION: (counted * (below | above)).sum(),
-            SAMPLER: self._difference(policy.detach(), batch),
         }
+        sampled = self._compared(batch)[0]
+        if sampled is not None:
+            metrics[SAMPLER] = (policy.detach() - sent(sampled, device)).abs().nansum()
         reference = table.tokens_of(table.reference, batch)
         if settings.beta and (reference is not None or not batch.numbers):
             apart = k3(policy, policy.detach() if reference is None else sent(reference, device))
@@ -125,10 +127,6 @@ class Grpo:
         """The sampler's log-probabilities of the targets, and of how many it told them and they can be compared."""
         sampled = None if self.table.old is not None else self.table.tokens_of(self.table.sampled, batch)
         return sampled, 0 if sampled is None else int((~sampled.isnan()).sum())
-
-    def _difference(self, policy: Tensor, batch: MicroBatch) -> float | Tensor:
-        sampled, _ = self._compared(batch)
-        return 0.0 if sampled is None else (policy - sent(sampled, policy.device)).abs().nansum()
 
 
 def by_level(log_ratio: Tensor, document: Tensor, counts: Tensor, level: ImportanceLevel) -> Tensor:
