@@ -22,6 +22,8 @@ from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
 from veneer.enums import Method, Schedule
 from veneer.events import Event, EventLog, StepDone
+from veneer.model.decoder import CausalLM
+from veneer.model.leaves import HostEmbedding
 from veneer.model.recompute import Recomputation
 from veneer.model.spec import spec_from_hf
 from veneer.planning.activations import kept_activations
@@ -160,6 +162,22 @@ def test_a_step_waits_for_the_card_once(quantized: bool, tmp_path: Path, monkeyp
     # The tables of the 4-bit code are sent once, in the first step.
     assert waits[1:] == [(0, 1), (0, 1)]
     assert tally.sent > 0
+
+
+def test_an_embedding_in_the_main_memory_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, _ = engine(tmp_path / "run", False)
+    model = made.model
+    assert isinstance(model, CausalLM)
+    table = torch.randn(100, 4096)
+    model.set_embeddings(HostEmbedding(table, META), model.lm_head, model.spec.vocab_size)
+    progress = Progress()
+    with card(monkeypatch) as tally:
+        step, means = made._computed(progress)
+        assert tally.waits == []
+        made.complete(progress, step, means, 0.1)
+        assert tally.launches["aten::embedding"] == 0
+    found = HostEmbedding(table, torch.device("cpu"))(torch.tensor([3, 7, 3]), torch.bfloat16)
+    assert torch.equal(found, table[[3, 7, 3]].bfloat16())
 
 
 def test_the_optimiser_is_a_few_launches_however_many_factors_there_are(

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from cards import LLAMA_8B
 from plan_setups import GB, LLAMA_65B, START, peak, setup
 from veneer.adapters.spec import LoraSpec
+from veneer.adapters.targets import EMBEDDING
 from veneer.config import ComputeSection
 from veneer.enums import Method
 from veneer.planning.choose import (
@@ -21,7 +23,7 @@ from veneer.planning.choose import (
     free_bytes,
     limit_of,
 )
-from veneer.planning.memory import GPU_START, MB, decoded_bytes
+from veneer.planning.memory import GPU_START, MB, decoded_bytes, hosted_bytes
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations, overhead_operations
 
@@ -152,3 +154,33 @@ def test_a_card_with_room_keeps_quantised_weights_decoded() -> None:
     assert chosen(roomy.memory.peak - 1).memory.decoded == 0
     assert chosen(10**12, setup(LLAMA_65B | {"num_hidden_layers": 8}, Method.LORA, device="cuda")).memory.decoded == 0
     assert chosen(10**12, setup(LLAMA_65B | {"num_hidden_layers": 8}, Method.QLORA)).memory.decoded == 0
+
+
+def test_qlora_of_8b_at_2048_tokens_fits_a_card_of_8_gb_with_its_embedding_in_the_main_memory() -> None:
+    of = setup(LLAMA_8B, Method.QLORA, device="cuda", lora=LoraSpec(rank=16, alpha=32.0))
+
+    def chosen(limit: float, of: Setup = of) -> tuple[MicroBatchChoice, str | None]:
+        return choose(of, ComputeSection(), 2048, rows_of(2048), Limit(bytes=limit, source="x"), start=START)
+
+    plain, refusal = chosen(8.5 * GB)
+    assert refusal is None
+    assert (plain.memory.hosted, plain.recompute) == (0, True)
+    small, refusal = chosen(6.5 * GB + GPU_START)
+    assert refusal is None
+    assert small.memory.peak - small.memory.runtime <= 6.5 * GB
+    assert small.memory.hosted == 2 * 128_256 * 4096
+    assert (small.memory.rounded, plain.memory.rounded) == (0, 2 * of.adapter_weights)
+    saved = plain.memory.phases["training"] - small.memory.phases["training"]
+    assert saved == small.memory.hosted + plain.memory.rounded
+    # What is the head, or learns, stays where it is.
+    for other in (
+        setup(LLAMA_8B | {"tie_word_embeddings": True}, Method.QLORA, device="cuda"),
+        setup(
+            LLAMA_8B,
+            Method.QLORA,
+            device="cuda",
+            lora=LoraSpec(rank=16, alpha=32.0, trainable_tokens={EMBEDDING: (5,)}),
+        ),
+        setup(LLAMA_8B, Method.QLORA),
+    ):
+        assert hosted_bytes(other) == 0

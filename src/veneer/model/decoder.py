@@ -22,7 +22,7 @@ from veneer.model.cache import KVCache
 from veneer.model.compiled_step import CompiledStep, compile_step
 from veneer.model.decoding import CachedDecoding
 from veneer.model.layers import LAYERS, DecoderLayer, Mlp, SelfAttention
-from veneer.model.leaves import BaseLinear, DenseLinear, Embedding, RmsNorm, Weights, make_norm
+from veneer.model.leaves import BaseLinear, DenseLinear, Embedding, HostEmbedding, RmsNorm, Weights, make_norm
 from veneer.model.recompute import Recomputation
 from veneer.model.rope import Angles, Rotary
 from veneer.model.shape import DecoderSpec
@@ -174,6 +174,11 @@ class CausalLM(nn.Module):
     def recompute(self, how: Recomputation | None) -> None:
         """Use gradient checkpointing, or keep the activations of all layers (None)."""
         self.model.recomputation = how
+
+    def host_embedding(self) -> None:
+        """Move the embedding to the main memory; the head, which must not be tied to it, stays."""
+        assert not self.spec.tied_head
+        self.model.embed_tokens = cast(Embedding, HostEmbedding(self.model.embed_tokens.weight, self.device))
 
     def set_embeddings(self, embedding: nn.Module, head: nn.Module, vocab_size: int) -> None:
         """Replace the embedding and the head, and set the size of the vocabulary."""

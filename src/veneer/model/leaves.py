@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from veneer.gpu.transfer import sent
 from veneer.model.fused import add_rms_norm, rms_norm, wide_norm
 from veneer.model.shape import Norm
 from veneer.native.stored import StoredLayer, StoredLinear, stored_dense
@@ -172,6 +173,28 @@ def make_norm(kind: Norm, weights: Weights, path: str, shape: tuple[int, ...], e
     bias = weights.parameter(f"{path}.bias", shape) if kind is Norm.LAYER_BIAS else None
     centred = kind in (Norm.LAYER, Norm.LAYER_BIAS)
     return WideNorm(weight, eps, bias, centred=centred, offset=1.0 if kind is Norm.RMS_AROUND_ONE else 0.0)
+
+
+class HostEmbedding(nn.Module):
+    """A frozen token embedding in the main memory, for a model on a GPU that has no room for it: its rows are looked up
+    there, and sent.
+
+    Args:
+        weight: `[vocab_size, dim]`; it is copied to the main memory.
+        device: where the model computes.
+    """
+
+    def __init__(self, weight: Tensor, device: torch.device):
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().cpu(), requires_grad=False)
+        self._device = device
+
+    def forward(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
+        """Look up token ids `[tokens]`: their rows, `[tokens, dim]` in `dtype` on the model's device.
+
+        Ids that are in the main memory already are not waited for.
+        """
+        return sent(functional.embedding(tokens.cpu(), self.weight).to(dtype), self._device)
 
 
 class Embedding(nn.Module):

@@ -14,7 +14,7 @@ import torch
 from veneer.config import ComputeSection
 from veneer.enums import Method, Recompute
 from veneer.errors import listing
-from veneer.planning.memory import GPU_START, MB, Memory, decoded_bytes, memory, resident
+from veneer.planning.memory import GPU_START, MB, Memory, decoded_bytes, hosted_bytes, memory, resident
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations, overhead_operations
 from veneer.system import memory as system_memory
@@ -134,9 +134,14 @@ def _with_decoded(setup: Setup, chosen: MicroBatchChoice, limit: Limit) -> Micro
 def _fitting(
     setup: Setup, compute: ComputeSection, longest: int, batch_for: BatchShapeFor, limit: Limit, start: int | None
 ) -> MicroBatchChoice | None:
-    fitting = [
-        option for option in _options(setup, compute, longest, batch_for, start) if option.memory.peak <= limit.bytes
-    ]
+    options = _options(setup, compute, longest, batch_for, start)
+    fitting = [option for option in options if option.memory.peak <= limit.bytes]
+    if not fitting:
+        # Only where nothing fits otherwise: the embedding is looked up in the main memory, and factors are rounded at
+        # each product.
+        slim = {"hosted": hosted_bytes(setup), "rounded": 0}
+        options = [replace(option, memory=replace(option.memory, **slim)) for option in options]
+        fitting = [option for option in options if option.memory.peak <= limit.bytes]
     if not fitting:
         return None
     if not all(option.recompute for option in fitting):

@@ -12,7 +12,7 @@ from itertools import chain
 from mmap import PAGESIZE
 from pathlib import Path
 
-from veneer.adapters.targets import HEAD, is_router
+from veneer.adapters.targets import EMBEDDING, HEAD, is_router
 from veneer.enums import Method, Products, Variant
 from veneer.losses import chunk_rows
 from veneer.model.shape import Norm, Projections, QkNorm
@@ -92,7 +92,6 @@ class Memory:
     base: int
     """Weights of the base in their form in memory; in full fine-tuning the trained weights."""
     adapters: int
-    """The adapter, and on a GPU its factors in the compute dtype."""
     teacher: int
     """A teacher that computes beside the student, or what it said before."""
     gradients: int
@@ -126,13 +125,17 @@ class Memory:
     """Cache, workspace and scores of the answers that a step samples itself."""
     reference: int = 0
     """Copies of what is trained, of a reference that the sampled answers are compared with."""
+    rounded: int = 0
+    """The adapter's factors in the compute dtype, on a GPU that has room for them."""
+    hosted: int = 0
+    """The part of `base` that is moved to the main memory once it is loaded, for a GPU that has no room for it."""
 
     @property
     def phases(self) -> dict[str, int]:
         """Largest memory of each phase, in bytes."""
         loaded = self.runtime + self.base + self.adapters + self.teacher
         before = {"teaching": self.runtime + self.teacher + self.teaching} if self.teaching else {}
-        trained = loaded + self.optimizer + self.decoded + self.reference
+        trained = loaded + self.optimizer + self.decoded + self.rounded + self.reference - self.hosted
         forward = self.activations + max(self.logits, self.workspace) + self.forward_gradients
         end = self.gradients + self.summing
         return before | {
@@ -204,7 +207,8 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
     return Memory(
         runtime=runtime,
         base=base_bytes(setup),
-        adapters=setup.adapter_weights * (4 if cpu or setup.dtype.itemsize == 4 else 4 + setup.dtype.itemsize),
+        adapters=4 * setup.adapter_weights,
+        rounded=0 if cpu or setup.dtype.itemsize == 4 else setup.adapter_weights * setup.dtype.itemsize,
         teacher=0 if setup.teaching is None else teacher_bytes(setup.teaching),
         gradients=gradients,
         optimizer=state_bytes(setup),
@@ -386,6 +390,14 @@ def decoded_bytes(setup: Setup) -> int:
     """Bytes of all quantised weights when they are kept decoded; 0 where none is."""
     linears = chain.from_iterable(layer.values() for layer in setup.linears)
     return setup.dtype.itemsize * sum(one.weights for one in linears if not one.experts and one.path not in setup.dense)
+
+
+def hosted_bytes(setup: Setup) -> int:
+    """Bytes of an embedding on a GPU that can be in the main memory instead: nothing of it learns, and it is not the
+    head."""
+    if setup.device == "cpu" or setup.spec.tied_head or setup.learns_in_front or EMBEDDING in setup.updated:
+        return 0
+    return setup.head_weights * setup.dtype.itemsize
 
 
 def _evaluation(setup: Setup, batch: BatchShape) -> int:

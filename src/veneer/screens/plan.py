@@ -27,6 +27,8 @@ COMPONENTS = {
     "runtime": "interpreter, torch and what they load",
     "base": "the model's weights",
     "decoded": "quantised weights, kept decoded where there is room",
+    "rounded": "the adapter in the compute dtype, where there is room",
+    "hosted": "the embedding, moved to the main memory where there is none",
     "adapters": "",
     "gradients": "",
     "optimizer": "what it keeps of the gradients",

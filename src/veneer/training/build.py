@@ -16,6 +16,7 @@ from veneer.io.checkpoint import model_name
 from veneer.load import WeightForm
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
+from veneer.planning.plan import Plan
 from veneer.training.from_adapter import start_from
 from veneer.training.session import RunInputs
 from veneer.training.trainable import AdapterTraining, FullTraining, Trainable
@@ -73,7 +74,8 @@ def adapter_on(model: LanguageModel, inputs: RunInputs) -> AdapterTraining:
     )
     adapter = inject(model, prepared.lora, seed=config.train.seed, sources=sources, targets=prepared.targets)
     start_from(adapter, config)
-    adapter.round_ahead(model.dtype)
+    if isinstance(prepared.forecast, Plan) and prepared.forecast.choice.memory.rounded:
+        adapter.round_ahead(model.dtype)
     saved = inputs.data.tokenizer if config.lora.new_tokens else None
     return AdapterTraining(adapter, model_name(origin.source), config.revision, saved)
 

@@ -14,6 +14,7 @@ from veneer.model.attention import Attention, PackedAttention
 from veneer.model.blocks import BlockAttention
 from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
+from veneer.model.leaves import HostEmbedding
 from veneer.model.mode import evaluation_mode
 from veneer.training.objectives.base import Means, Objective, StepObjective, Sums
 from veneer.training.objectives.sft import SupervisedCrossEntropy
@@ -42,7 +43,9 @@ class OverModel:
 
 def hidden_states(model: LanguageModel, batch: MicroBatch) -> Tensor:
     """Hidden states of a micro-batch's tokens, `[tokens, dim]`."""
-    tokens, positions = sent(batch.tokens, model.device), sent(batch.positions, model.device)
+    hosted = isinstance(model.embedding, HostEmbedding)
+    tokens = batch.tokens if hosted else sent(batch.tokens, model.device)
+    positions = sent(batch.positions, model.device)
     if not batch.blocks:
         return model.documents(tokens, positions, batch.segments, batch.shared)
     assert isinstance(model, CausalLM), "only documents that are packed stand in blocks"

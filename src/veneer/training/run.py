@@ -16,6 +16,7 @@ from veneer.data.encoding import encoder_of
 from veneer.enums import ObjectiveName
 from veneer.events import EventLog, Note, Stage, Subscriber
 from veneer.hardware import computing_on, resolve_device
+from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import out_of_memory_while
 from veneer.planning.plan import Plan
@@ -112,6 +113,8 @@ def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFold
         session = _begin(inputs, judge, call, log)
         model, forecast = session.model, inputs.prepared.forecast
         room = forecast.choice.memory.decoded if isinstance(forecast, Plan) else 0
+        if isinstance(forecast, Plan) and isinstance(model, CausalLM) and forecast.choice.memory.hosted:
+            model.host_embedding()
         with decoded_weights(model.modules(), model.dtype, room):
             with Stage(log.emit, "trying the largest micro-batch"):
                 session.engine.rehearse(session.progress, session.data.steps.largest)
