@@ -64,6 +64,7 @@ KEYWORDS = {
 ENVIRONMENT = {
     "training/parallel/ranks.py",  # which process of several this is, as torchrun says it
     "hardware.py",  # what torch's allocator and cuBLAS read from it alone: set for them, and never read for veneer
+    "trackers/process.py",  # what a library's own process is given: it has no other switch to send nothing
 }
 COMPARED_JSON = {
     "data/bounded_template.py": 1,  # rows on their way to the process that renders them, and back
@@ -327,6 +328,7 @@ UNTESTED = {
     "config/grpo.py": "sections' keys: config/test_numbers.py and test_checks.py try them",
     "config/lora.py": "sections' keys: config/test_numbers.py and test_checks.py try them",
     "config/objectives.py": "sections' keys: config/test_numbers.py and test_checks.py try them",
+    "config/tracking.py": "a section's keys: trackers/test_wandb.py and its neighbours try them",
     "config/train.py": "a section's keys: config/test_numbers.py and test_checks.py try them",
     "data/encoding_worker.py": "the processes of encoding_pool.py: test_encoding_pool.py starts them",
     "data/lint/checks/by_model.py": "rules alone: test_label_errors.py and test_persons.py find rows under them",
@@ -346,6 +348,7 @@ UNTESTED = {
     "screens/reproduce.py": "prints the lines of a Reproduction: tests/commands/test_reproduce.py reads them",
     "screens/verify.py": "prints the table of test_export.py: tests/commands/test_verify.py reads it",
     "screens/studio.py": "a sentence: tests/commands/test_studio.py reads it",
+    "trackers/board.py": "a protocol and dataclasses; mypy checks who implements it",
     "studio/": "the studio is asked over HTTP as a whole, by test_jobs.py and test_browser.py",
     "serving/answers.py": "waits for a running engine: test_server.py lets clients go, and time run out",
     "serving/app.py": "the table of routes: test_guard.py walks it, and every test over HTTP goes through it",

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from veneer.config import SimpoSection as SimpoSection
     from veneer.config import SourceSection as SourceSection
     from veneer.config import SplitSection as SplitSection
+    from veneer.config import TrackingSection as TrackingSection
     from veneer.config import TrainSection as TrainSection
     from veneer.data.in_memory import RowSource as RowSource
     from veneer.data.lint.report import LintReport as LintReport
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from veneer.enums import Task as Task
     from veneer.enums import TokenCache as TokenCache
     from veneer.enums import TrackerName as TrackerName
+    from veneer.enums import TrackingMode as TrackingMode
     from veneer.enums import Variant as Variant
     from veneer.errors import AdapterError as AdapterError
     from veneer.errors import CheckpointError as CheckpointError
@@ -327,6 +329,8 @@ _HOMES = {
     "Task": "veneer.enums",
     "TokenCache": "veneer.enums",
     "TrackerName": "veneer.enums",
+    "TrackingMode": "veneer.enums",
+    "TrackingSection": "veneer.config",
     "TrainSection": "veneer.config",
     "TrainingStopped": "veneer.errors",
     "Variant": "veneer.enums",
@@ -496,6 +500,8 @@ __all__ = [
     "Threshold",
     "TokenCache",
     "TrackerName",
+    "TrackingMode",
+    "TrackingSection",
     "TrainSection",
     "TrainingStopped",
     "Variant",

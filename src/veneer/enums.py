@@ -325,6 +325,21 @@ class TrackerName(Enum):
 
     TENSORBOARD = "tensorboard"
     """Files for TensorBoard in the run's folder, by tensorboardX."""
+    WANDB = "wandb"
+    """Weights & Biases."""
+    MLFLOW = "mlflow"
+    """MLflow, by mlflow-skinny."""
+    TRACKIO = "trackio"
+    """Trackio's database on this machine."""
+
+
+class TrackingMode(Enum):
+    """Whether trackers send anything."""
+
+    OFFLINE = "offline"
+    """Files are written on this machine."""
+    ONLINE = "online"
+    """The library sends to the server that it is set up for."""
 
 
 class Schedule(Enum):

@@ -3,6 +3,7 @@ that were kept for evaluation."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -26,6 +27,7 @@ from veneer.events import Subscriber, broadcast, by_step
 from veneer.exports.prompts import evaluation_rows
 from veneer.io.checkpoint import open_checkpoint
 from veneer.run_folder import RunFolder
+from veneer.trackers.board import Table, TrackedOutcome
 from veneer.trackers.choose import tracked
 from veneer.training import run as training
 from veneer.training.parallel.ranks import launched
@@ -54,11 +56,30 @@ def train(
     """
     ranks = launched()
     with tracked(config.track if ranks.first else (), config, broadcast(subscribers)) as trackers:
-        told = [*subscribers, *trackers]
+        told: list[Subscriber] = [*subscribers, *trackers]
         result = training.train(config, resume=resume, subscribers=told, stop=stop, ranks=ranks)
-    if ranks.first:
-        report_run(result, broadcast(subscribers))
+        report = report_run(result, broadcast(subscribers)) if ranks.first else None
+        for tracker in trackers:
+            tracker.conclude(_outcome(result, report))
     return result
+
+
+def _outcome(result: RunResult, report: Report | None) -> TrackedOutcome:
+    """What trackers are told when all is written: plan, `run.lock`, and the tables of the report."""
+    documents = {"run.lock": json.loads(RunFolder(result.output).lock_file.read_text(encoding="utf-8"))}
+    if result.plan is not None:
+        documents["plan.json"] = result.plan.to_json()
+    if report is None:
+        return TrackedOutcome(documents=documents)
+    measures = [(one.name, one.base, one.adapter, one.difference, one.low, one.high) for one in report.comparison]
+    samples = [(one.where, one.question, one.reference, one.base, one.adapter) for one in report.samples]
+    return TrackedOutcome(
+        documents=documents,
+        tables={
+            "evaluation/measures": Table(("measure", "base", "adapter", "difference", "from", "to"), measures),
+            "evaluation/answers": Table(("row", "question", "reference", "base", "adapter"), samples),
+        },
+    )
 
 
 def report_run(result: RunResult, emit: Subscriber) -> Report | None:

@@ -44,6 +44,7 @@ def test_the_keys_are_these() -> None:
     assert sorted(known_keys()) == sorted(
         [
             "model", "revision", "output", "method", "objective", "backend", "track",
+                "tracking.project", "tracking.mode",
             "data.file", "data.eval_file", "data.held_out", "data.max_length", "data.overlong",
             "data.bad_rows", "data.checks", "data.columns", "data.split.by", "data.split.column",
             "data.sources", "data.cache", "data.cache_dir",

@@ -9,8 +9,9 @@ import pytest
 
 from run_logs import write_run
 from veneer.config import known_keys
+from veneer.config.values import flat
 from veneer.run_records.find import open_run
-from veneer.run_records.record import default_settings, flat, read_json, read_settings
+from veneer.run_records.record import default_settings, read_json, read_settings
 from veneer.run_records.state import RunState
 from veneer.training.session import RunResult
 

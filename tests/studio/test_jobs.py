@@ -224,7 +224,7 @@ def test_preferences_become_an_adapter_by_openais_method_dpo(opened: Opened) -> 
     file = uploaded(opened, "preferences.jsonl", preferences())
     hyper: dict[str, Any] = {"beta": 0.3, "batch_size": 4, "n_epochs": "auto"}
     job = create(
-        opened, file, steps=3, suffix="polite",
+        opened, file, steps=3, suffix="polite", integrations=[{"type": "wandb", "wandb": {"project": "parcels"}}],
         method={"type": "dpo", "dpo": {"hyperparameters": {**hyper, "learning_rate_multiplier": 2}}},
     )  # fmt: skip
     assert job.method is not None
@@ -232,9 +232,13 @@ def test_preferences_become_an_adapter_by_openais_method_dpo(opened: Opened) -> 
     assert job.method.dpo is not None
     assert job.method.dpo.hyperparameters is not None
     assert job.method.dpo.hyperparameters.beta == 0.3
+    assert job.integrations is not None
+    assert job.integrations[0].wandb.project == "parcels"
     done = until(opened, job.id, lambda found: found.finished_at is not None)
     assert done.status == "succeeded", done.error
+    assert list((opened.studio.root / job.id / "wandb").glob("offline-run-*"))
     lock = json.loads((opened.studio.root / job.id / "run.lock").read_text("utf-8"))["config"]
+    assert lock["tracking"]["project"] == "parcels"
     assert lock["objective"] == "dpo"
     assert lock["dpo"]["beta"] == 0.3
     assert lock["train"]["examples_per_step"] == 4
@@ -337,6 +341,10 @@ def test_the_preview_of_a_pair_has_both_answers_as_they_train(opened: Opened, ti
         ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 1}}},
           "veneer": {"settings": {"dpo.beta": 2}}}, "different things"),
         ({"seed": 1, "veneer": {"settings": {"train.seed": 2}}}, "train.seed"),
+        ({"integrations": [{"type": "wandb", "wandb": {"project": "p", "entity": "e"}}]}, "integrations are one of"),
+        ({"integrations": "wandb"}, "integrations are one of"),
+        ({"integrations": [{"type": "wandb", "wandb": {"project": "p"}}],
+          "veneer": {"settings": {"track": ["mlflow"]}}}, "track"),
         ({"veneer": {"objective": "dpoo"}}, "did you mean 'dpo'"),
         ({"veneer": {"method": "qlor"}}, "qlora"),
         ({"veneer": {"settings": {"dpo.beta": 1}}}, "set objective: dpo"),

@@ -10,23 +10,27 @@ import pytest
 
 from run_logs import finished, started, step_done
 from veneer.events import Event, Note, StageBegun
-from veneer.trackers.queue import Tracker, TrackerQueue
+from veneer.trackers.board import TrackedOutcome
+from veneer.trackers.queue import Told, Tracker, TrackerFailed, TrackerQueue
 
 
 class Fake:
     """Keeps what it takes; what it does else, the test says."""
 
-    def __init__(self, act: Callable[[Event], None] = lambda event: None):
-        self.taken: list[Event] = []
-        self.closed = False
+    def __init__(self, act: Callable[[Told], None] = lambda told: None):
+        self.taken: list[Told] = []
+        self.closed = self.abandoned = False
         self._act = act
 
-    def take(self, event: Event) -> None:
-        self._act(event)
-        self.taken.append(event)
+    def take(self, told: Told) -> None:
+        self._act(told)
+        self.taken.append(told)
 
     def close(self) -> None:
         self.closed = True
+
+    def abandon(self) -> None:
+        self.abandoned = True
 
 
 EVENTS = [started(3), *(step_done(step) for step in range(1, 4)), finished(3)]
@@ -54,15 +58,17 @@ def test_a_tracker_gets_every_event_in_order_and_is_closed() -> None:
         told(StageBegun(stage="loading"))
         for event in EVENTS:
             told(event)
-    assert fake.taken == EVENTS
+        told.conclude(TrackedOutcome(documents={"run.lock": {}}))
+    assert fake.taken == [*EVENTS, TrackedOutcome(documents={"run.lock": {}})]
     assert fake.closed
+    assert not fake.abandoned
 
 
 @pytest.mark.parametrize("place", [0, 2, 4])
 def test_a_tracker_that_fails_is_given_up(place: int) -> None:
     fake = Fake()
 
-    def act(event: Event) -> None:
+    def act(told: Told) -> None:
         if len(fake.taken) == place:
             raise ValueError("no room")
 
@@ -80,10 +86,20 @@ def test_a_tracker_that_cannot_begin_is_given_up() -> None:
     assert notes == ["the tracker fake has failed: ConnectionError: nobody answers; the run is not touched"]
 
 
-def test_a_tracker_that_hangs_is_left_behind() -> None:
+def test_the_words_of_a_tracker_that_has_failed_are_its_own() -> None:
+    def start() -> Tracker:
+        raise TrackerFailed("no key")
+
+    notes, _ = through(start)
+    assert notes == ["the tracker fake has failed: no key; the run is not touched"]
+
+
+def test_a_tracker_that_hangs_is_abandoned() -> None:
     free = threading.Event()
-    notes, seconds = through(lambda: Fake(lambda event: free.wait(30) and None), end_seconds=0.3)
+    fake = Fake(lambda told: free.wait(30) and None)
+    notes, seconds = through(lambda: fake, end_seconds=0.3)
     free.set()
+    assert fake.abandoned
     assert seconds < 0.2
     assert notes == ["the tracker fake did not end within 0.3 s, and lacks what waits for it; the run is not touched"]
 

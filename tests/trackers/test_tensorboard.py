@@ -57,4 +57,6 @@ def test_tensorboard_has_the_runs_numbers_and_the_run_its_bytes(
                 assert numbers[f"train/{key}"][step] == pytest.approx(event[key], rel=1e-6)
     assert set(numbers["evaluation/loss"]) == {2, 4}
     assert f"output: {tmp_path / 'told'}" in texts["settings"][0]
+    assert '"seed": 0' in texts["run.lock"][0]
+    assert "| loss |" in texts["evaluation/measures"][0]
     assert texts["end"] == ["complete after step 4"]

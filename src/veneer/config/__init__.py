@@ -21,11 +21,12 @@ from veneer.config.objectives import (
 )
 from veneer.config.parse import parse, to_yaml
 from veneer.config.run import RunConfig, known_keys
+from veneer.config.tracking import TrackingSection
 from veneer.config.train import TrainSection
 
 __all__ = [
     "ALTERNATIVES", "ComputeSection", "CpoSection", "DataSection", "DistillationSection", "DpoSection", "GrpoSection",
     "KtoSection", "LoraSection", "OrpoSection", "QuantSection", "RewardSection", "RewardSpec", "RunConfig",
-    "SimpoSection", "SourceSection", "SplitSection", "TrainSection", "check", "known_keys", "parse", "quant_problems",
-    "to_yaml",
+    "SimpoSection", "SourceSection", "SplitSection", "TrackingSection", "TrainSection", "check", "known_keys", "parse",
+    "quant_problems", "to_yaml",
 ]  # fmt: skip

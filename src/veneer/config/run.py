@@ -17,6 +17,7 @@ from veneer.config.objectives import (
     SimpoSection,
 )
 from veneer.config.section import Section, keys_of
+from veneer.config.tracking import TrackingSection
 from veneer.config.train import TrainSection
 from veneer.enums import Backend, Method, ObjectiveName, ReferencePolicy, TrackerName
 
@@ -52,8 +53,9 @@ class RunConfig(Section):
     """What computes the model: veneer's own decoder (`veneer`), or transformers (`hf`, for lora and qlora only) for
     architectures that the decoder does not know. `auto` takes the own decoder if it knows the architecture."""
     track: tuple[TrackerName, ...] = ()
-    """Trackers that are told of the run: `[tensorboard]` writes `tensorboard/` in its folder. A tracker that fails or
-    is slow changes nothing of the run."""
+    """Trackers that are told of the run: `tensorboard`, `wandb` and `mlflow` write into the run's folder, `trackio`
+    where it keeps all runs (docs/studio.md). A tracker that fails or is slow changes nothing of the run."""
+    tracking: TrackingSection = TrackingSection()
     data: DataSection
     lora: LoraSection = LoraSection()
     quant: QuantSection = QuantSection()

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from veneer.config.values import flat
 from veneer.errors import ConfigError
 from veneer.run_folder import CHECKPOINTS, EVENTS_FILE, RunFolder
 from veneer.run_records.log import RunLog
-from veneer.run_records.record import RunRecord, flat, read_record, read_settings
+from veneer.run_records.record import RunRecord, read_record, read_settings
 
 DEPTH = 4
 """Folders below the one that is looked through: runs of a sweep or a comparison stand one or two below."""

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from veneer.config import DataSection, RunConfig
+from veneer.config.values import flat
 from veneer.run_folder import RunFolder
 from veneer.run_records.log import EvaluatedStep, RunLog
 from veneer.run_records.state import RunState, state_of
@@ -118,17 +119,6 @@ def read_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) else None
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def default_settings() -> dict[str, Any]:

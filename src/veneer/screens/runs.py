@@ -14,11 +14,12 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from veneer.config.values import flat
 from veneer.run_folder import RunFolder
 from veneer.run_records.curves import curve_of, thinned
 from veneer.run_records.find import differences, open_run, runs
 from veneer.run_records.log import RunLog
-from veneer.run_records.record import RunRecord, default_settings, flat
+from veneer.run_records.record import RunRecord, default_settings
 from veneer.run_records.state import RunState
 from veneer.screens.console import new_table, say, show_table
 from veneer.screens.figures import duration

@@ -69,7 +69,7 @@ def job_object(job: Job, run: RunRecord | None) -> dict[str, Any]:
         "hyperparameters": hyper,
         "method": _method(job, hyper, given.get("beta", "auto")),
         "metadata": details.get("metadata") or {},
-        "integrations": [],
+        "integrations": details.get("integrations") or [],
         "error": None if job.error is None else {"code": "job_failed", "message": job.error, "param": None},
         EXTENSION: {
             "status": job.status.value,

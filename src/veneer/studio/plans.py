@@ -8,12 +8,13 @@ from typing import Any
 
 from veneer.backends.describe import describe_model
 from veneer.config import RunConfig
+from veneer.config.values import flat
 from veneer.events import Event, Note
 from veneer.hardware import resolve_device
 from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.forecast import Forecast
 from veneer.planning.machine import this_machine
-from veneer.run_records.record import default_settings, flat
+from veneer.run_records.record import default_settings
 from veneer.training.prepare import prepare
 
 

@@ -15,11 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from veneer.config import RunConfig
+from veneer.config.values import flat
 from veneer.errors import OutputError
 from veneer.io.files import write_text
 from veneer.run_folder import RunFolder
 from veneer.run_records.curves import MOST_POINTS, Along, curve_of
-from veneer.run_records.record import RunRecord, default_settings, flat, read_json
+from veneer.run_records.record import RunRecord, default_settings, read_json
 from veneer.serving.body import read_json as read_body
 from veneer.serving.errors import ApiError, json_bytes, json_response
 from veneer.serving.stream import EVENTS, StreamedResponse

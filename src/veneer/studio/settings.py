@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from veneer.config import RunConfig, parse
-from veneer.config.values import laid_over
+from veneer.config.values import flat, laid_over
 from veneer.enums import E, Method, ObjectiveName, choice
 from veneer.errors import ConfigError
-from veneer.run_records.record import flat
 from veneer.serving.errors import ApiError
 
 EXTENSION = "veneer"
@@ -27,11 +26,12 @@ PATHS = frozenset(
     }
 )  # fmt: skip
 """Settings that name files: a client names what it has uploaded, and models by their names."""
-NEUTRAL = ("integrations",)
-"""Fields that are taken where they are null or empty."""
 KNOWN = frozenset(
-    {"model", "training_file", "validation_file", "suffix", "seed", "metadata", "method", "hyperparameters", EXTENSION}
-)
+    {
+        "model", "training_file", "validation_file", "suffix", "seed", "metadata", "method", "hyperparameters",
+        "integrations", EXTENSION,
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,11 +57,10 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
     Raises:
         ApiError: 400, naming the field that is to blame.
     """
-    unknown = sorted(name for name in body if name not in KNOWN and name not in NEUTRAL)
-    given = [name for name in NEUTRAL if body.get(name)]
-    if unknown or given:
-        named = ", ".join(name[:40] for name in (unknown + given)[:8])
-        raise ApiError(400, f"fields that are not known here: {named}", param=(unknown + given)[0][:40])
+    unknown = sorted(name for name in body if name not in KNOWN)
+    if unknown:
+        named = ", ".join(name[:40] for name in unknown[:8])
+        raise ApiError(400, f"fields that are not known here: {named}", param=unknown[0][:40])
     extension = _mapping(body, EXTENSION)
     strange = sorted(set(extension) - set(EXTENSION_FIELDS))
     if strange:
@@ -71,7 +70,7 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
     objective = _objective(body, extension, settings)
     hyper = _hyperparameters(body, objective)
     seed = _whole(body, "seed", 0, 2**31 - 1)
-    pairs = _hyper_settings(hyper)
+    pairs = [*_hyper_settings(hyper), *_integrations(body)]
     if objective is not ObjectiveName.SFT:
         pairs.append(("objective", objective.value))
     if extension.get("method") is not None:
@@ -97,6 +96,7 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
             "seed": seed,
             "metadata": _metadata(body),
             "hyperparameters": dict(hyper),
+            "integrations": body.get("integrations") or [],
         },
         priority=priority,
     )
@@ -187,6 +187,26 @@ def _hyper_settings(hyper: Mapping[str, Any]) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = [("train.epochs", epochs)] if epochs is not None else []
     found += [("train.examples_per_step", int(rows))] if rows is not None else []
     return [*found, *([("dpo.beta", beta)] if beta is not None else [])]
+
+
+def _integrations(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """OpenAI's integrations as settings: it knows one, wandb with a project.
+
+    Raises:
+        ApiError: another one is asked for, or another field of it.
+    """
+    given = body.get("integrations")
+    if not given:
+        return []
+    one = given[0] if isinstance(given, list) and len(given) == 1 else None
+    own = one.get("wandb") if isinstance(one, Mapping) and set(one) == {"type", "wandb"} else None
+    if one is None or one.get("type") != "wandb" or not isinstance(own, Mapping) or set(own) != {"project"}:
+        message = (
+            "integrations are one of the form {type: wandb, wandb: {project: NAME}}; other trackers are named by "
+            f"{EXTENSION}.settings, as track and tracking.project"
+        )
+        raise ApiError(400, message, param="integrations")
+    return [("track", ["wandb"]), ("tracking.project", _text(own, "project", 128, required=True))]
 
 
 def _own_settings(extension: Mapping[str, Any]) -> dict[str, Any]:

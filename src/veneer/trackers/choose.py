@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 
 from veneer.config import RunConfig
 from veneer.enums import TrackerName
-from veneer.errors import ConfigError
+from veneer.errors import ConfigError, listing
 from veneer.events import Subscriber
-from veneer.trackers.queue import Tracker, TrackerQueue
+from veneer.trackers.process import ProcessTracker, RunId
+from veneer.trackers.queue import TrackerQueue
 
-PACKAGES = {TrackerName.TENSORBOARD: "tensorboardX"}
-"""The library of each tracker."""
+LIBRARIES = {
+    TrackerName.TENSORBOARD: ("tensorboardX", "track"),
+    TrackerName.WANDB: ("wandb", "wandb"),
+    TrackerName.MLFLOW: ("mlflow", "mlflow"),
+    TrackerName.TRACKIO: ("trackio", "trackio"),
+}
+"""The library of each tracker, and the extra that installs it."""
 
 
 @contextmanager
-def tracked(names: Sequence[TrackerName], config: RunConfig, emit: Subscriber) -> Iterator[list[Subscriber]]:
+def tracked(names: Sequence[TrackerName], config: RunConfig, emit: Subscriber) -> Iterator[list[TrackerQueue]]:
     """Within the block, yields a subscriber for each of some trackers.
 
     Args:
@@ -28,19 +36,16 @@ def tracked(names: Sequence[TrackerName], config: RunConfig, emit: Subscriber) -
     Raises:
         ConfigError: the library of a tracker is not installed.
     """
-    missing = [f"{name.value} needs {PACKAGES[name]}" for name in names if find_spec(PACKAGES[name]) is None]
+    missing = [
+        f"{name.value} needs {library}: pip install 'veneer[{extra}]'"
+        for name, (library, extra) in LIBRARIES.items()
+        if name in names and find_spec(library) is None
+    ]
     if missing:
-        raise ConfigError(f"track: {'; '.join(missing)}, not installed here: pip install 'veneer[track]'")
+        raise ConfigError(f"track: libraries are not installed here:\n{listing(missing)}")
+    run_id = RunId(Path(config.output))
     with ExitStack() as ends:
         yield [
-            ends.enter_context(TrackerQueue(name.value, lambda name=name: _start(name, config), emit))  # type: ignore[misc]
-            for name in names
+            ends.enter_context(TrackerQueue(name.value, partial(ProcessTracker, name, config, run_id), emit))
+            for name in dict.fromkeys(names)
         ]
-
-
-def _start(name: TrackerName, config: RunConfig) -> Tracker:
-    match name:
-        case TrackerName.TENSORBOARD:
-            from veneer.trackers.tensorboard import TensorBoard
-
-            return TensorBoard(config)

@@ -1,7 +1,7 @@
 """A tracker as a subscriber with a queue and a thread of its own.
 
 A run never waits for a tracker: where the queue is full an event is dropped and counted. A tracker that fails is given
-up, and one that hangs is left behind when the run has ended; both are said then.
+up, and one that hangs is abandoned when the run has ended; both are said then.
 """
 
 from __future__ import annotations
@@ -13,22 +13,33 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from veneer.events import Event, Level, Note, StageBegun, StageEnded, StageProgress, Subscriber
+from veneer.trackers.board import TrackedOutcome
 
 ROOM = 10_000
 """Events that wait for a tracker at most."""
-END_SECONDS = 10.0
+END_SECONDS = 20.0
 """Seconds that a tracker is given for what waits, after the run."""
+Told = Event | TrackedOutcome
+"""What a tracker is told: the events of a run, and what it left behind."""
+
+
+class TrackerFailed(Exception):
+    """A tracker has ended with an error of its own, whose words are the message."""
 
 
 class Tracker(Protocol):
-    """What draws or keeps the events of a run. All of it is used on one thread."""
+    """What draws or keeps the events of a run. All of it but `abandon` is used on one thread."""
 
-    def take(self, event: Event) -> None:
-        """Take one event."""
+    def take(self, told: Told) -> None:
+        """Take one event, or the outcome."""
         ...
 
     def close(self) -> None:
         """Write what is not written yet."""
+        ...
+
+    def abandon(self) -> None:
+        """End at once, from another thread: whatever waits is lost."""
         ...
 
 
@@ -53,7 +64,8 @@ class TrackerQueue:
         end_seconds: float = END_SECONDS,
     ):
         self._name, self._start, self._emit, self._end_seconds = name, start, emit, end_seconds
-        self._events: queue.Queue[Event] = queue.Queue(room)
+        self._told: queue.Queue[Told] = queue.Queue(room)
+        self._tracker: Tracker | None = None
         self._ending = threading.Event()
         self._dropped = 0
         self._error: str | None = None
@@ -61,10 +73,18 @@ class TrackerQueue:
 
     def __call__(self, event: Event) -> None:
         """Take an event, without waiting. Stages are for whoever waits, and are passed over."""
-        if isinstance(event, StageBegun | StageProgress | StageEnded) or self._error is not None:
+        if not isinstance(event, StageBegun | StageProgress | StageEnded):
+            self._put(event)
+
+    def conclude(self, outcome: TrackedOutcome) -> None:
+        """Take what the run left behind, without waiting."""
+        self._put(outcome)
+
+    def _put(self, told: Told) -> None:
+        if self._error is not None:
             return
         try:
-            self._events.put_nowait(event)
+            self._told.put_nowait(told)
         except queue.Full:
             self._dropped += 1
 
@@ -78,6 +98,9 @@ class TrackerQueue:
         self._ending.set()
         self._thread.join(self._end_seconds)
         problem = self._problem()
+        if self._thread.is_alive() and self._tracker is not None:
+            self._tracker.abandon()
+            self._thread.join(1.0)  # it puts away what it holds
         if problem is not None:
             self._emit(Note(message=f"the tracker {self._name} {problem}; the run is not touched", level=Level.WARNING))
 
@@ -90,13 +113,15 @@ class TrackerQueue:
 
     def _work(self) -> None:
         try:
-            tracker = self._start()
-            while not (self._ending.is_set() and self._events.empty()):
+            tracker = self._tracker = self._start()
+            while not (self._ending.is_set() and self._told.empty()):
                 try:
-                    event = self._events.get(timeout=0.1)
+                    told = self._told.get(timeout=0.1)
                 except queue.Empty:
                     continue
-                tracker.take(event)
+                tracker.take(told)
             tracker.close()
+        except TrackerFailed as error:
+            self._error = str(error)
         except Exception as error:  # another's library may raise anything, and nothing of it is the run's business
             self._error = f"{type(error).__name__}: {error}"

@@ -1,0 +1,66 @@
+"""`python -m veneer.trackers.child NAME`: the process of a tracker. It reads what its run tells from standard input.
+
+A line is `{"run": …}` when the run begins, `{"event": …}`, or `{"outcome": …}`. Where the input ends, the run has
+ended, even by a kill.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+
+from veneer.enums import TrackerName
+from veneer.events import from_json
+from veneer.strict_json import restored
+from veneer.trackers.board import Board, Table, TrackedOutcome, TrackedRun
+from veneer.trackers.telling import Teller
+
+
+def open_board(name: TrackerName, run: TrackedRun) -> Board:
+    """A run in the library of a tracker, which is imported here."""
+    match name:
+        case TrackerName.TENSORBOARD:
+            from veneer.trackers.tensorboard import TensorBoard
+
+            return TensorBoard(run)
+        case TrackerName.WANDB:
+            from veneer.trackers.wandb import Wandb
+
+            return Wandb(run)
+        case TrackerName.MLFLOW:
+            from veneer.trackers.mlflow import Mlflow
+
+            return Mlflow(run)
+        case TrackerName.TRACKIO:
+            from veneer.trackers.trackio import Trackio
+
+            return Trackio(run)
+
+
+def told(lines: Iterable[str], teller: Teller) -> None:
+    """Tell a board of the lines of a run, until they end."""
+    for line in lines:
+        values = json.loads(line)
+        if "run" in values:
+            teller.begin(TrackedRun(**values["run"]))
+        elif "outcome" in values:
+            outcome = restored(values["outcome"])
+            tables = {name: Table(one["columns"], one["rows"]) for name, one in outcome["tables"].items()}
+            teller.conclude(TrackedOutcome(documents=outcome["documents"], tables=tables))
+        else:
+            event = from_json(values["event"])
+            if event is not None:
+                teller.take(event)
+    teller.close()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Be the tracker that the command line names."""
+    name = TrackerName(argv[0])
+    told(sys.stdin, Teller(lambda run: open_board(name, run)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

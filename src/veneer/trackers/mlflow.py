@@ -1,0 +1,79 @@
+"""MLflow: a store of files in `mlruns/` of the run's folder, or the server that MLFLOW_TRACKING_URI names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+from veneer.config.values import flat
+from veneer.trackers.board import Table, TrackedRun
+
+FOLDER = "mlruns"
+ID_TAG = "veneer.id"
+LONGEST = 6_000
+"""Characters of a parameter's value that MLflow takes."""
+AT_ONCE = 100
+"""Parameters that it takes at once."""
+STATUS = {"complete": "FINISHED", "interrupted": "KILLED", "killed": "KILLED"}
+"""MLflow's word for a run's end; others are `FAILED`."""
+
+
+class Mlflow:
+    """A run for MLflow (`veneer.trackers.board.Board`).
+
+    Args:
+        run: the run. A resumed one is found again by its id.
+    """
+
+    def __init__(self, run: TrackedRun):
+        uri = None if run.online else (Path(run.folder) / FOLDER).as_uri()
+        self._client = MlflowClient(tracking_uri=uri)
+        found = self._client.get_experiment_by_name(run.project)
+        experiment = self._client.create_experiment(run.project) if found is None else found.experiment_id
+        known = self._client.search_runs([experiment], f"tags.`{ID_TAG}` = '{run.id}'", max_results=1)
+        if known:
+            self._id = known[0].info.run_id
+            self._client.update_run(self._id, status="RUNNING")
+        else:
+            self._id = self._client.create_run(experiment, run_name=run.name, tags={ID_TAG: run.id}).info.run_id
+            self._settings(run)
+        self._log: list[str] = []
+
+    def _settings(self, run: TrackedRun) -> None:
+        given = [Param(key, str(value)[:LONGEST]) for key, value in flat(run.settings).items() if _named(key)]
+        for begin in range(0, len(given), AT_ONCE):
+            self._client.log_batch(self._id, params=given[begin : begin + AT_ONCE])
+
+    def numbers(self, values: Mapping[str, float], step: int) -> None:
+        """See `Board.numbers`."""
+        now = int(1000 * time.time())
+        self._client.log_batch(self._id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """See `Board.text`; all of them become one file in the end."""
+        self._log.append(f"step {step}, {name}: {text}\n")
+
+    def table(self, name: str, table: Table, step: int) -> None:
+        """See `Board.table`: a file in the form of MLflow's own tables."""
+        values = {"columns": list(table.columns), "data": [list(row) for row in table.rows]}
+        self._client.log_dict(self._id, values, f"{name}/step-{step:06d}.json")
+
+    def document(self, name: str, text: str) -> None:
+        """See `Board.document`."""
+        self._client.log_text(self._id, text, name)
+
+    def close(self, reason: str) -> None:
+        """See `Board.close`."""
+        if self._log:
+            self._client.log_text(self._id, "".join(self._log), "log.txt")
+        self._client.log_batch(self._id, tags=[RunTag("veneer.end", reason)])
+        self._client.set_terminated(self._id, STATUS.get(reason, "FAILED"))
+
+
+def _named(key: str) -> bool:
+    """Whether MLflow takes a key as a parameter's name."""
+    return all(letter.isalnum() or letter in "_-. :/" for letter in key)

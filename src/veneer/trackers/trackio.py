@@ -1,0 +1,54 @@
+"""Trackio: its database on this machine, which `trackio show --project PROJECT` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import trackio
+
+from veneer.trackers.board import Table, TrackedRun
+
+
+class Trackio:
+    """A run for Trackio (`veneer.trackers.board.Board`).
+
+    Args:
+        run: the run. Its name has its id behind it, by which a resumed one is found again.
+    """
+
+    def __init__(self, run: TrackedRun):
+        self._run = trackio.init(
+            project=run.project,
+            name=f"{run.name}-{run.id}",
+            config=dict(run.settings),
+            resume="allow",
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+        self._texts: list[tuple[int, str, str]] = []
+        self._step = run.resumed_at
+
+    def numbers(self, values: Mapping[str, float], step: int) -> None:
+        """See `Board.numbers`."""
+        self._step = step
+        self._run.log(dict(values), step=step)
+
+    def text(self, name: str, text: str, step: int) -> None:
+        """See `Board.text`; all of them become one table in the end."""
+        self._texts.append((step, name, text))
+
+    def table(self, name: str, table: Table, step: int) -> None:
+        """See `Board.table`."""
+        rows = [list(row) for row in table.rows]
+        self._run.log({name: trackio.Table(columns=list(table.columns), data=rows)}, step=step)
+
+    def document(self, name: str, text: str) -> None:
+        """See `Board.document`."""
+        self._run.log({name: trackio.Markdown(f"```json\n{text}\n```")}, step=self._step)
+
+    def close(self, reason: str) -> None:
+        """See `Board.close`."""
+        if self._texts:
+            self.table("log", Table(("step", "level", "message"), self._texts), self._step)
+        self._run.finish()
