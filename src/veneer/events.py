@@ -106,6 +106,10 @@ class RunStarted:
     """The number of trainable parameters."""
     learning_rate: float
     """The peak learning rate."""
+    planned_memory_mb: float | None = None
+    """Peak memory by the plan, in MB; None where there is none, as under transformers."""
+    planned_seconds: float | None = None
+    """Seconds of a step by the plan."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 from run_logs import evaluated, finished, started, step_done
-from veneer.events import Event, EventLog, Level, Note, by_step, read_events
+from veneer.events import Event, EventLog, Level, Note, SamplesAnswered, by_step, read_events
+from veneer.run_records.curves import curve_of
 from veneer.run_records.log import RunLog
 
 
@@ -91,3 +93,24 @@ def test_a_loss_that_is_not_finite_stays_so(tmp_path: Path) -> None:
     assert math.isnan(log.columns["loss"][0])
     assert log.columns["loss"][1] == math.inf
     assert json.loads(log.path.read_text("utf-8").splitlines()[0])["loss"] is None
+
+
+def test_samples_and_the_metrics_of_an_objective_are_kept_and_cut_where_a_run_goes_on(tmp_path: Path) -> None:
+    def sampled(step: int, answer: str) -> SamplesAnswered:
+        return SamplesAnswered(
+            step=step, prompts=("a?",), answers=(answer,), cut_short=step == 2, seconds=0.1, share=0.01
+        )
+
+    with_metrics = [replace(step_done(step), metrics={"rewards/margins": step / 10}) for step in (2, 3)]
+    path = written(tmp_path / "events.jsonl", started(9), step_done(1), with_metrics[0], sampled(2, "x"),
+                   with_metrics[1], sampled(3, "y"))  # fmt: skip
+    log = RunLog(path)
+    log.refresh()
+    assert math.isnan(log.metrics["rewards/margins"][0])
+    assert log.metrics["rewards/margins"][1:].tolist() == [0.2, 0.3]
+    assert [(one.step, one.answers, one.cut_short) for one in log.samples] == [(2, ["x"], True), (3, ["y"], False)]
+    written(path, started(9, resumed_at=2), sampled(3, "z"))
+    log.refresh()
+    assert len(log.metrics["rewards/margins"]) == 2
+    assert [(one.step, one.answers) for one in log.samples] == [(2, ["x"]), (3, ["z"])]
+    assert curve_of(log, "rewards/margins").y == [None, 0.2]

@@ -15,6 +15,8 @@ import pytest
 from job_workers import wait_for
 from run_logs import write_run
 from studios import CPU, Opened, studio
+from tiny import run_config
+from veneer.run_report import train
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
 CHROMIUM = shutil.which("chromium")
@@ -176,6 +178,52 @@ def test_a_running_job_is_followed_stopped_and_gone_on_with(watched: Watched, op
     watched.errors[:] = [error for error in watched.errors if "ERR_INTERNET_DISCONNECTED" not in error]
 
 
+def test_samples_reports_and_their_intervals_are_shown(
+    watched: Watched, opened: Opened, tiny_model: Path, tiny_data: Path
+) -> None:
+    page, root = watched.page, opened.studio.root
+    for name in ("one", "two"):
+        made = run_config(
+            tiny_model, tiny_data, root / "told" / name, "train.steps=20", "data.held_out=0.3", "train.samples_every=2"
+        )
+        train(made)
+    opened.studio.watcher.look()
+    asked = opened.http.get("/studio/run?name=told/one").json()
+    watched.go("run/told%2Fone")
+    watched.sees("Samples during training")
+    shown = page.locator("table.samples").inner_text()
+    assert asked["samples"][-1]["prompts"][0].split("\n")[1] in shown
+    page.get_by_label("Tags").fill("kept, first")
+    page.get_by_role("button", name="Save").click()
+    watched.sees("Saved")
+    watched.go("runs")
+    page.get_by_role("button", name="kept").click()
+    assert page.get_by_role("link", name="told/one").count() == 1
+    assert page.get_by_role("link", name="told/two").count() == 0
+    watched.go("report")
+    page.get_by_role("link", name="told/two").click()
+    watched.sees("Base and adapter")
+    watched.go(f"compare?runs={quote(json.dumps(['told/one', 'told/two']))}")
+    watched.sees("Evaluation with intervals")
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="Evaluation with intervals as CSV").click()
+    table = Path(taken.value.path()).read_text("utf-8").splitlines()
+    measured = opened.http.get("/studio/report?name=told/one").json()["report"]["comparison"][0]
+    assert table[1].split(",")[:2] == ["told/one", measured["name"]]
+    assert [float(cell) for cell in table[1].split(",")[4:]] == [measured[key] for key in ("difference", "low", "high")]
+
+
+def test_marked_answers_become_a_file_to_train_on(watched: Watched, opened: Opened) -> None:
+    page = watched.page
+    body = {"prompt": [{"role": "user", "content": "0: parcel?"}], "chosen": "1", "rejected": "2"}
+    opened.http.post("/studio/preferences", json=body)
+    watched.go("chat")
+    page.get_by_role("button", name="Train on preferences").click()
+    page.wait_for_url(re.compile("objective=dpo"))
+    watched.sees("row 1, chosen")
+    assert "objective=dpo" in page.locator("#command").inner_text()
+
+
 def test_runs_are_compared_and_sweeps_shown(watched: Watched) -> None:
     page = watched.page
     for name in ("sweep/low", "sweep/high"):
@@ -183,12 +231,20 @@ def test_runs_are_compared_and_sweeps_shown(watched: Watched) -> None:
     page.get_by_role("link", name=re.compile("Compare")).click()
     watched.sees("Settings that differ")
     page.locator("th:text-is('lora.rank')").wait_for()
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="Quality against time as SVG").click()
+    drawing = Path(taken.value.path()).read_text("utf-8")
+    assert "sweep/low" in drawing
+    assert "var(--" not in drawing
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="Quality against memory as CSV").click()
+    assert "on the Pareto front" in Path(taken.value.path()).read_text("utf-8")
     page.locator(".u-wrap canvas").first.wait_for()
     watched.go("sweeps")
     watched.sees("best")
 
 
-@pytest.mark.parametrize("at", ["runs", "run/plain", "queue", "new", "data", "sweeps", "chat"])
+@pytest.mark.parametrize("at", ["runs", "run/plain", "queue", "new", "data", "sweeps", "report", "chat"])
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_pages_fit_their_width_and_every_control_has_a_name(
     browser: Any, watched: Watched, at: str, width: int, scheme: str

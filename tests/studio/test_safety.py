@@ -112,7 +112,8 @@ def test_uploads_have_a_size_a_kind_and_a_name_that_is_only_shown(
 def test_notes_are_kept_in_the_runs_folder_within_limits(opened: Opened) -> None:
     put = opened.http.put("/studio/notes?name=mine", json={"text": "<b>", "tags": ["one"]})
     assert put.status_code == 200
-    assert opened.http.get("/studio/run?name=mine").json()["notes"] == {"text": "<b>", "tags": ["one"]}
+    record = opened.http.get("/studio/run?name=mine").json()["record"]
+    assert (record["text"], record["tags"]) == ("<b>", ["one"])
     assert opened.http.put("/studio/notes?name=mine", json={"text": "x" * 30_000}).status_code == 400
     assert opened.http.put("/studio/notes?name=mine", json={"tags": [1]}).status_code == 400
     assert opened.http.put("/studio/notes?name=other", json={"text": ""}).status_code == 404

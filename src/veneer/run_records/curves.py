@@ -39,7 +39,7 @@ def curve_of(log: RunLog, name: str, *, along: Along = Along.STEP, since: int = 
 
     Args:
         log: of the run.
-        name: a column of `COLUMNS`, or `tokens_per_second`, or `evaluation`.
+        name: a column of `COLUMNS`, `tokens_per_second`, `evaluation`, or a metric of the objective.
         along: what it is drawn along.
         since: only steps after this one.
         most: the largest number of points.
@@ -66,6 +66,8 @@ def curve_of(log: RunLog, name: str, *, along: Along = Along.STEP, since: int = 
 def _column(log: RunLog, name: str) -> NDArray[np.float64]:
     if name == "tokens_per_second":
         return _column(log, "tokens") / np.maximum(_column(log, "seconds"), 1e-9)
+    if name in log.metrics:
+        return np.array(log.metrics[name], dtype=np.float64)
     if name not in COLUMNS:
         raise KeyError(name)
     return np.array(log.columns[name], dtype=np.float64)

@@ -7,6 +7,7 @@ takes away whatever was told of steps after it.
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ COLUMNS = ("loss", "grad_norm", "learning_rate", "tokens", "supervised", "second
 """What is kept of every step: fields of `StepDone`, and the time when it was told, in seconds since 1970."""
 MOST_NOTES = 500
 """Lines of a run's log that are kept: the first ones are dropped."""
+MOST_SAMPLES = 100
+"""Steps whose samples are kept: the first ones are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,17 @@ class EvaluatedStep:
     """When it was told, in seconds since 1970."""
 
 
+@dataclass(frozen=True, slots=True)
+class SampledStep:
+    """What the model answered after a step, to the same prompts every time."""
+
+    step: int
+    prompts: list[str]
+    answers: list[str]
+    cut_short: bool
+    """Whether answers were ended early."""
+
+
 @dataclass(slots=True)
 class RunLog:
     """The events of a run so far. `refresh` reads what has been added since.
@@ -61,7 +75,11 @@ class RunLog:
     """The numbers of the steps that were made, growing."""
     columns: dict[str, array[float]] = field(default_factory=lambda: {name: array("d") for name in COLUMNS}, init=False)
     """A value for each of `steps`, by the name of the column."""
+    metrics: dict[str, array[float]] = field(default_factory=dict, init=False)
+    """A value of each metric of the objective for each of `steps`; NaN where a step has none."""
     evaluations: list[EvaluatedStep] = field(default_factory=list, init=False)
+    samples: list[SampledStep] = field(default_factory=list, init=False)
+    """The last samples from during the run."""
     checkpoints: list[int] = field(default_factory=list, init=False)
     """Steps that a checkpoint was saved after; old ones may have been deleted since."""
     skipped: list[int] = field(default_factory=list, init=False)
@@ -107,6 +125,7 @@ class RunLog:
         fresh = RunLog(self.path)
         self.steps, self.columns, self.evaluations = fresh.steps, fresh.columns, fresh.evaluations
         self.checkpoints, self.skipped, self.lines = fresh.checkpoints, fresh.skipped, fresh.lines
+        self.metrics, self.samples = fresh.metrics, fresh.samples
         self.first_start, self.start, self.end, self.last_time = {}, {}, {}, 0.0
         self._offset, self._inode = 0, inode
 
@@ -137,6 +156,8 @@ class RunLog:
                 found = EvaluatedStep(int(values["step"]), float(values["loss"]), bool(values["best"]), by, value, time)
                 self.evaluations = [one for one in self.evaluations if one.step < found.step]
                 self.evaluations.append(found)
+            case "SamplesAnswered":
+                self._take_samples(values)
             case "CheckpointSaved":
                 self.checkpoints.append(int(values["step"]))
             case "StepSkipped":
@@ -158,6 +179,17 @@ class RunLog:
         self.steps.append(step)
         for name, value in zip(COLUMNS, row, strict=True):
             self.columns[name].append(value)
+        for name in (values.get("metrics") or {}).keys() - self.metrics.keys():
+            self.metrics[name] = array("d", [math.nan] * (len(self.steps) - 1))
+        for name, column in self.metrics.items():
+            column.append(float((values.get("metrics") or {}).get(name, math.nan)))
+
+    def _take_samples(self, values: Mapping[str, Any]) -> None:
+        found = SampledStep(
+            int(values["step"]), list(map(str, values["prompts"])), list(map(str, values["answers"])),
+            bool(values["cut_short"]),
+        )  # fmt: skip
+        self.samples = [*(one for one in self.samples if one.step < found.step), found][-MOST_SAMPLES:]
 
     def _take_start(self, values: Mapping[str, Any]) -> None:
         self._cut(int(values["resumed_at"]))
@@ -168,8 +200,9 @@ class RunLog:
         """Forget what was told of steps after `step`."""
         kept = bisect_right(self.steps, step)
         del self.steps[kept:]
-        for column in self.columns.values():
+        for column in (*self.columns.values(), *self.metrics.values()):
             del column[kept:]
+        self.samples = [one for one in self.samples if one.step <= step]
         self.evaluations = [one for one in self.evaluations if one.step <= step]
         self.checkpoints = [one for one in self.checkpoints if one <= step]
         self.skipped = [one for one in self.skipped if one <= step]

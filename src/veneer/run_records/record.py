@@ -52,6 +52,10 @@ class RunRecord:
     """Seconds that its steps took."""
     memory_mb: float | None
     """Peak memory, in MB."""
+    planned_memory_mb: float | None
+    """Peak memory by the plan, in MB."""
+    planned_seconds: float | None
+    """Seconds of a step by the plan."""
     begun: float | None
     """When it began, in seconds since 1970."""
     ended: float | None
@@ -87,6 +91,8 @@ def read_record(name: str, folder: Path, log: RunLog, settings: Mapping[str, Any
         tokens=int(sum(log.columns["tokens"])),
         seconds=sum(log.columns["seconds"]),
         memory_mb=max(log.columns["memory_mb"], default=None),
+        planned_memory_mb=log.start.get("planned_memory_mb"),
+        planned_seconds=log.start.get("planned_seconds"),
         begun=log.first_start.get("time"),
         ended=None if state is RunState.RUNNING else log.last_time or None,
     )

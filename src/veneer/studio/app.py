@@ -72,6 +72,7 @@ ROUTES: dict[tuple[str, str], StudioEndpoint] = {
     ("GET", "/studio/lint"): file_routes.lint_file,
     ("POST", "/studio/preferences"): chat_routes.prefer,
     ("GET", "/studio/preferences"): chat_routes.preferences,
+    ("POST", "/studio/preferences/file"): chat_routes.train_on_preferences,
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from veneer.adapters.store import CONFIG_FILE
 from veneer.assistant import open_assistant
+from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError, VeneerError
 from veneer.io.checkpoint import model_name
 from veneer.jobs.job import JobStatus
@@ -62,7 +63,13 @@ class ChatHost:
             record = run.record
             whole = record.state is RunState.FINISHED and (record.path / CONFIG_FILE).is_file()
             job = jobs.get(run.name)
-            if record.model is None or not whole or (job is not None and job.status is not JobStatus.SUCCEEDED):
+            scores = run.settings.get("objective") == ObjectiveName.REWARD.value  # a reward model answers nothing
+            if (
+                record.model is None
+                or scores
+                or not whole
+                or (job is not None and job.status is not JobStatus.SUCCEEDED)
+            ):
                 continue
             name = model_of(job) if job is not None else _STRANGE.sub("-", run.name).strip("-.")[:120] or "run"
             found[name] = (record.model, record.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from veneer.serving.chat import chat_completions
 from veneer.serving.completions import completions
 from veneer.serving.errors import ApiError, json_bytes, json_response
 from veneer.strict_json import to_text
+from veneer.studio.files import StoredFile
+from veneer.studio.objects import file_object
 from veneer.studio.studio import Studio
 
 PREFERENCES = "preferences.jsonl"
@@ -74,6 +77,23 @@ async def preferences(studio: Studio, request: Request) -> Response:
     text = await asyncio.to_thread(lambda: file.read_text(encoding="utf-8") if file.is_file() else "")
     headers = {"content-disposition": f'attachment; filename="{PREFERENCES}"', "x-content-type-options": "nosniff"}
     return Response(text, media_type="application/jsonl", headers=headers)
+
+
+async def train_on_preferences(studio: Studio, request: Request) -> Response:
+    """POST /studio/preferences/file: the rows that were kept, as an uploaded file that a job can be made of."""
+    await read_json(request, studio.limits)
+    source = preferences_file(studio)
+    if not source.is_file():
+        raise ApiError(400, "no preference is kept yet; mark the better one of two answers first")
+
+    def copied() -> StoredFile:
+        with studio.files.new(PREFERENCES, "fine-tune") as (stored, place):
+            shutil.copyfile(source, place)
+        return stored
+
+    file = studio.file_of((await asyncio.to_thread(copied)).id, "file")
+    studio.checking.check_file(file)
+    return json_response(file_object(file))
 
 
 def preferences_file(studio: Studio) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import json
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import asdict
@@ -20,21 +21,22 @@ from veneer.errors import OutputError
 from veneer.io.files import write_text
 from veneer.run_folder import RunFolder
 from veneer.run_records.curves import MOST_POINTS, Along, curve_of
-from veneer.run_records.record import RunRecord, default_settings, read_json
+from veneer.run_records.record import default_settings, read_json
 from veneer.serving.body import read_json as read_body
 from veneer.serving.errors import ApiError, json_bytes, json_response
 from veneer.serving.stream import EVENTS, StreamedResponse
 from veneer.strict_json import to_text, with_reasons
+from veneer.studio.chat_routes import preferences_file
 from veneer.studio.objects import finite, job_object
 from veneer.studio.studio import Studio
-from veneer.studio.watch import Changes
+from veneer.studio.watch import NOTES, Changes, WatchedRun
 
-NOTES = "studio-notes.json"
 STREAM_SECONDS = 0.4
 """Seconds between two looks of a stream."""
 QUIET_SECONDS = 10.0
 """Seconds after which a stream that has nothing to tell says that it is there."""
 CURVES = ("loss", "evaluation", "learning_rate", "grad_norm", "tokens_per_second", "memory_mb")
+NOSNIFF = {"x-content-type-options": "nosniff"}
 _EMBEDDED = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 
@@ -69,16 +71,16 @@ def _change_values(studio: Studio, changes: Changes, *, whole: bool) -> dict[str
         jobs.append(job_object(job, None if run is None else run.record))
     return {
         "whole": whole,
-        "runs": [record_values(record) for record in changes.runs],
+        "runs": [run_values(run) for run in changes.runs],
         "removed": list(changes.removed),
         "jobs": jobs,
     }
 
 
-def record_values(record: RunRecord) -> dict[str, Any]:
-    """A record as plain values; a number that is not finite is null."""
-    values = asdict(record)
-    values["path"] = record.path.as_posix()
+def run_values(run: WatchedRun) -> dict[str, Any]:
+    """A run as plain values; a number that is not finite is null."""
+    values = asdict(run.record) | asdict(run.extras)
+    values["path"] = run.record.path.as_posix()
     return {key: finite(value) if isinstance(value, float) else value for key, value in values.items()}
 
 
@@ -91,15 +93,14 @@ async def show_run(studio: Studio, request: Request) -> Response:
         for key, value in flat(run.settings).items()
     ]
     found = {
-        "record": record_values(run.record),
+        "record": run_values(run),
         "settings": settings,
         "log": [asdict(line) for line in run.log.lines[-200:]],
         "checkpoints": folder.checkpoint_steps(),
         "skipped": run.log.skipped,
         "lock": await asyncio.to_thread(read_json, folder.lock_file),
         "summary": await asyncio.to_thread(read_json, folder.summary_file),
-        "report": folder.report_file.is_file(),
-        "notes": await asyncio.to_thread(read_json, folder.path / NOTES) or {"text": "", "tags": []},
+        "samples": [asdict(one) for one in run.log.samples],
     }
     return json_response(with_reasons(found))
 
@@ -113,16 +114,21 @@ async def curves(studio: Studio, request: Request) -> Response:
     if query.get("format") == "csv":
         table = await asyncio.to_thread(_table, studio, run.name)
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", run.name)
-        headers = {"content-disposition": f'attachment; filename="{name}.csv"', "x-content-type-options": "nosniff"}
+        headers = {"content-disposition": f'attachment; filename="{name}.csv"', **NOSNIFF}
         return Response(table, media_type="text/csv", headers=headers)
     most = query.get("most", str(MOST_POINTS))
     if not most.isdecimal() or not 8 <= int(most) <= 20_000:
         raise ApiError(400, "most must be a whole number from 8 to 20,000", param="most")
 
-    def drawn() -> dict[str, Any]:
-        return {name: asdict(curve_of(run.log, name, along=Along(along), most=int(most))) for name in CURVES}
+    def drawn() -> tuple[dict[str, Any], dict[str, Any]]:
+        told, own = (
+            {name: asdict(curve_of(run.log, name, along=Along(along), most=int(most))) for name in names}
+            for names in (CURVES, sorted(run.log.metrics))
+        )
+        return told, own
 
-    return json_response({"name": run.name, "along": along, "curves": await asyncio.to_thread(drawn)})
+    found, metrics = await asyncio.to_thread(drawn)
+    return json_response({"name": run.name, "along": along, "curves": found, "metrics": metrics})
 
 
 def _table(studio: Studio, name: str) -> str:
@@ -130,9 +136,9 @@ def _table(studio: Studio, name: str) -> str:
     target = io.StringIO()
     if run is not None:
         writer = csv.writer(target)
-        names = list(run.log.columns)
-        writer.writerow(["step", *names])
-        writer.writerows(zip(run.log.steps, *(run.log.columns[column] for column in names), strict=True))
+        columns = {**run.log.columns, **run.log.metrics}
+        writer.writerow(["step", *columns])
+        writer.writerows(zip(run.log.steps, *columns.values(), strict=True))
     return target.getvalue()
 
 
@@ -151,7 +157,11 @@ async def report(studio: Studio, request: Request) -> Response:
     text = await asyncio.to_thread(read)
     if text is None:
         raise ApiError(404, "the run has no report; one is made where rows are kept for evaluation", param="name")
-    return Response(text, media_type="application/json", headers={"cache-control": "no-store"})
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise ApiError(404, "the run's report is damaged; `veneer evaluate` makes another one", param="name") from error
+    return Response(text, media_type="application/json", headers={"cache-control": "no-store", **NOSNIFF})
 
 
 async def put_notes(studio: Studio, request: Request) -> Response:
@@ -165,6 +175,7 @@ async def put_notes(studio: Studio, request: Request) -> Response:
         await asyncio.to_thread(write_text, run.record.path / NOTES, to_text({"text": text, "tags": tags}) + "\n")
     except OutputError as error:
         raise ApiError(507, "the notes cannot be written: there may be no room on the disk") from error
+    await studio.looked()
     return json_response({"text": text, "tags": tags})
 
 
@@ -180,6 +191,7 @@ async def options(studio: Studio, request: Request) -> Response:
             "models": list(studio.bases.all()),
             "settings": settings,
             "devices": list(studio.workers.devices),
+            "preferences": preferences_file(studio).is_file(),
             "adapters": {name: studio.bases.name_of(source) for name, (source, _) in adapters.items()},
         }
     )

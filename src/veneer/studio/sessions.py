@@ -19,6 +19,8 @@ from veneer.serving.keys import Keys, read_keys
 
 LINK = "/open/"
 """The path of the link, before its word."""
+OWN_SITES = ("same-origin", "none")
+"""What a browser says of requests of the studio's own pages, and of those that a user makes by hand."""
 CLOSED = (
     "<!doctype html><html lang=en><meta charset=utf-8><title>veneer studio</title><p>This studio asks who you are. "
     "Open the link that <code>veneer studio</code> printed in the terminal. It works once; stopping and starting the "
@@ -60,9 +62,14 @@ class Sessions:
         return answer
 
     def admits(self, headers: Headers) -> bool:
-        """Whether a request has a key or a session."""
+        """Whether a request has a key or a session.
+
+        A browser says from which site a request comes, and adds the cookie for pages of other ports too: those of
+        other servers on this machine are not let in by it.
+        """
         given = cookie_parser(headers.get("cookie", "")).get(self.cookie, "")
-        known = hmac.compare_digest(given.encode(), self._secret.encode())
+        own = headers.get("sec-fetch-site", "none") in OWN_SITES
+        known = hmac.compare_digest(given.encode(), self._secret.encode()) and own
         return known or self._keys.accepts(headers.get("authorization"))
 
 

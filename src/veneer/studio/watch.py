@@ -18,11 +18,35 @@ from veneer.jobs.store import JobStore
 from veneer.run_folder import RunFolder
 from veneer.run_records.find import run_folders
 from veneer.run_records.log import RunLog
-from veneer.run_records.record import RunRecord, read_record, read_settings
+from veneer.run_records.record import RunRecord, read_json, read_record, read_settings
 from veneer.run_records.state import state_of
 
 SECONDS = 0.5
 """Seconds between two looks."""
+NOTES = "studio-notes.json"
+"""The file with a user's text and tags, in the folder of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunExtras:
+    """What stands in the folder of a run beside what the run tells."""
+
+    text: str = ""
+    """What a user has noted."""
+    tags: tuple[str, ...] = ()
+    report: bool = False
+    """Whether the run has written a report on its evaluation."""
+
+
+def read_extras(folder: RunFolder) -> RunExtras:
+    """What stands in the folder of a run; notes that are damaged count as none."""
+    noted = read_json(folder.path / NOTES) or {}
+    text, tags = noted.get("text", ""), noted.get("tags", [])
+    return RunExtras(
+        text if isinstance(text, str) else "",
+        tuple(map(str, tags)) if isinstance(tags, list) else (),
+        folder.report_file.is_file(),
+    )
 
 
 @dataclass(slots=True)
@@ -33,9 +57,11 @@ class WatchedRun:
     log: RunLog
     settings: Mapping[str, Any]
     record: RunRecord
+    extras: RunExtras
     version: int
     """The number of its last change."""
-    config_time: float = 0.0
+    stamp: tuple[float, ...] = ()
+    """When the files were written that are read again where they change: configuration, notes, report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +70,7 @@ class Changes:
 
     version: int
     """The number to ask from next."""
-    runs: Sequence[RunRecord]
+    runs: Sequence[WatchedRun]
     jobs: Sequence[Job]
     removed: Sequence[str]
     """Names of runs whose folders are gone."""
@@ -98,7 +124,7 @@ class Watcher:
         with self._lock:
             return Changes(
                 version=self._version,
-                runs=[run.record for run in self._runs.values() if run.version > version],
+                runs=[run for run in self._runs.values() if run.version > version],
                 jobs=[job for changed, job in self._jobs.values() if changed > version],
                 removed=[name for name, changed in self._removed.items() if changed > version] if version else [],
             )
@@ -123,28 +149,29 @@ class Watcher:
     def _look_at(self, name: str, path: Path) -> None:
         with self._lock:
             known = self._runs.get(name)
-        try:
-            changed_at = RunFolder(path).config_file.stat().st_mtime
-        except OSError:
-            changed_at = 0.0
-        log = RunLog(RunFolder(path).events_file) if known is None else known.log
+        folder = RunFolder(path)
+        stamp = tuple(map(_written_at, (folder.config_file, path / NOTES, folder.report_file)))
+        log = RunLog(folder.events_file) if known is None else known.log
         try:
             told = log.refresh()
         except OSError:
             return  # deleted meanwhile
-        new = known is None or changed_at != known.config_time
+        new = known is None or stamp != known.stamp
         # A run that rests may be begun again, and one that is running be killed: that shows in its lock.
         if known is not None and not (told or new) and state_of(path, log.end) is known.record.state:
             return
         settings = read_settings(path) if known is None or new else known.settings
+        extras = read_extras(folder) if known is None or new else known.extras
         record = read_record(name, path, log, settings)
         with self._lock:
             if known is None:
-                self._runs[name] = WatchedRun(name, log, settings, record, self._next(), changed_at)
+                self._runs[name] = WatchedRun(name, log, settings, record, extras, self._next(), stamp)
                 self._removed.pop(name, None)
-            elif record != known.record or told:
-                known.settings, known.record, known.config_time = settings, record, changed_at
+            elif record != known.record or extras != known.extras or told:
+                known.settings, known.record, known.extras = settings, record, extras
                 known.version = self._next()
+            if known is not None:
+                known.stamp = stamp
 
     def _next(self) -> int:
         self._version += 1
@@ -153,3 +180,11 @@ class Watcher:
     def _watch(self) -> None:
         while not self._stop.wait(SECONDS):
             self.look()
+
+
+def _written_at(file: Path) -> float:
+    """When a file was written; 0 where there is none."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0

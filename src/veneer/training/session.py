@@ -346,6 +346,7 @@ def begin(
     team.group.require_equal("what the run is made of", to_text(_shared_identity(store.identity), sort_keys=True))
     if team.first:
         _write_settings(inputs, config)
+    plan = inputs.prepared.forecast if isinstance(inputs.prepared.forecast, Plan) else None
     log.emit(
         RunStarted(
             method=config.method.value,
@@ -354,6 +355,8 @@ def begin(
             examples=inputs.data.rows.count,
             trainable=sum(parameter.numel() for parameter in trainable.named().values()),
             learning_rate=float(config.train.learning_rate),
+            planned_memory_mb=None if plan is None else plan.choice.memory.peak / 1e6,
+            planned_seconds=None if plan is None else plan.seconds,
         )
     )
     evaluate: Callable[[], Means | None] | None = None if sampled is None else sampled.evaluate

@@ -5,10 +5,10 @@ import { Run, Runs } from "/static/runs.js";
 import { Compare, Sweeps } from "/static/compare.js";
 import { FilePage, Files } from "/static/data.js";
 import { NewJob, Queue } from "/static/jobs.js";
-import { Report } from "/static/report.js";
+import { Report, Reports } from "/static/report.js";
 import { Chat } from "/static/chat.js";
 
-const PAGES = [["runs", "Runs"], ["queue", "Queue"], ["new", "New job"], ["data", "Data"], ["sweeps", "Sweeps"], ["chat", "Chat"]];
+const PAGES = [["runs", "Runs"], ["queue", "Queue"], ["new", "New job"], ["data", "Data"], ["sweeps", "Sweeps"], ["report", "Evaluation"], ["chat", "Chat"]];
 
 function place() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
@@ -29,7 +29,7 @@ function Page({ at }) {
     case "data": return at.name ? html`<${FilePage} key=${at.name} id=${at.name} query=${at.query} />` : html`<${Files} />`;
     case "new": return html`<${NewJob} query=${at.query} />`;
     case "queue": return html`<${Queue} />`;
-    case "report": return html`<${Report} key=${at.name} name=${at.name} />`;
+    case "report": return at.name ? html`<${Report} key=${at.name} name=${at.name} />` : html`<${Reports} />`;
     case "chat": return html`<${Chat} query=${at.query} />`;
     case "sweeps": return html`<${Sweeps} />`;
     default: return html`<${Runs} />`;
@@ -44,7 +44,7 @@ function App() {
     addEventListener("hashchange", moved);
     return () => removeEventListener("hashchange", moved);
   }, []);
-  const current = { run: "runs", compare: "runs", report: "runs" }[at.page] || at.page;
+  const current = { run: "runs", compare: "runs" }[at.page] || at.page;
   useEffect(() => { document.title = `${(PAGES.find((one) => one[0] === current) || ["", "Runs"])[1]} · veneer studio`; }, [current]);
   const counts = { runs: runs.size, queue: [...jobs.values()].filter((job) => ["queued", "running", "validating_files"].includes(job.veneer.status)).length };
   return html`<div class="shell"><nav class="side" aria-label="Pages"><div class="rail"><div class="brand"><img src="/static/icon.svg" alt="" />veneer studio</div>

@@ -1,6 +1,6 @@
 // Base and adapters side by side: each answer with its time and tokens; a click keeps the better one as a preference.
 import { html, useEffect, useRef, useState } from "/static/preact.js";
-import { Fault, Head, number, send, useAsked, useStore } from "/static/lib.js";
+import { Fault, Head, link, number, send, useAsked, useStore } from "/static/lib.js";
 
 async function stream(model, messages, settings, signal, onText) {
   const began = performance.now();
@@ -62,8 +62,9 @@ export function Chat({ query }) {
     const others = models.filter((one) => one !== model && answers[one] && answers[one].text);
     try { let found = null; for (const other of others) found = await send("/studio/preferences", { prompt: messages(asked), chosen: answers[model].text, rejected: answers[other].text }); setBest(model); if (found) keep(found.kept); } catch (problem) { fail(problem); }
   };
+  const train = () => send("/studio/preferences/file", {}).then((file) => { location.hash = link("new", "", { file: file.id, objective: "dpo" }); }, fail);
   if (!options || !models) return html`<${Head} title="Chat" /><${Fault} error=${missing} />${options && !options.models.length && html`<div class="card empty"><p>No model is known yet: start the studio with <code>--model MODEL</code>, or train one.</p></div>`}`;
-  return html`<${Head} title="Chat" about="Base and adapters answer side by side, over one base in memory"><a class="btn" href="/studio/preferences" download>Preferences as JSONL</a></${Head}><${Fault} error=${error} />
+  return html`<${Head} title="Chat" about="Base and adapters answer side by side, over one base in memory"><a class="btn" href="/studio/preferences" download>Preferences as JSONL</a><button class="btn" disabled=${!options.preferences && !kept} onClick=${train}>Train on preferences</button></${Head}><${Fault} error=${error} />
     <form class="card" onSubmit=${run}><div class="stack"><div class="tools">${models.map((model, place) => html`<label key=${place}>${place === 0 ? "models" : "beside"} <select value=${model} aria-label=${`model ${place + 1}`} onChange=${(event) => setModels(models.map((one, at) => at === place ? event.target.value : one))}>${(place === 0 && models.length === 1 ? [...options.models, ...Object.keys(options.adapters)] : offered).map((name) => html`<option key=${name} value=${name} selected=${name === model}>${name}</option>`)}</select></label>`)}
         <button type="button" class="btn small" disabled=${models.length > 3 || !offered.length} onClick=${() => setModels([...models, offered.find((name) => !models.includes(name)) || offered[0]])}>Add one</button>${models.length > 1 && html`<button type="button" class="btn small" onClick=${() => setModels(models.slice(0, -1))}>Take one away</button>`}
         <label>temperature <input type="number" min="0" max="2" step="0.1" value=${temperature} onInput=${(event) => heat(event.target.value)} /></label><label>longest answer <input type="number" min="1" max="4096" value=${longest} onInput=${(event) => setLongest(event.target.value)} /></label></div>

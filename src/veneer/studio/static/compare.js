@@ -1,7 +1,7 @@
 // Runs side by side: overlaid curves, the settings that differ, quality against memory and time; and sweeps.
-import { html, useEffect, useState } from "/static/preact.js";
-import { Head, Pill, Segments, SortTable, Swatch, apiPath, ask, colour, duration, last, link, loss, number, short, shown, size, useStore } from "/static/lib.js";
-import { Plot, smoothed } from "/static/plot.js";
+import { html, useEffect, useRef, useState } from "/static/preact.js";
+import { Head, Pill, Segments, SortTable, Swatch, apiPath, ask, colour, download, duration, last, link, loss, number, short, shown, size, useStore } from "/static/lib.js";
+import { Plot, csvOf, saveSvg, smoothed } from "/static/plot.js";
 import { ALONG, title, useCurves } from "/static/runs.js";
 
 const IGNORED = new Set(["output"]);
@@ -39,24 +39,75 @@ export function Compare({ names }) {
     <div class="tools"><${Segments} label="Curve" value=${what} onChange=${setWhat} options=${[["loss", "loss"], ["evaluation", "evaluation"], ["learning_rate", "rate"], ["grad_norm", "gradient norm"], ["tokens_per_second", "speed"], ["memory_mb", "memory"]]} /><${Segments} label="Along" value=${along} onChange=${setAlong} options=${ALONG.map(([key, name]) => [key, name])} /><label>smoothing <input type="range" min="0" max="0.99" step="0.01" value=${weight} onInput=${(event) => setWeight(Number(event.target.value))} /></label></div>
     <${Plot} title=${{ loss: "Training loss", evaluation: "Evaluation loss", learning_rate: "Learning rate", grad_norm: "Gradient norm", tokens_per_second: "Tokens a second", memory_mb: "Memory, MB" }[what]} series=${series} along=${along} height=${340} file="compare" />
     <section class="card flush"><header><h2>What they came to</h2></header><${SortTable} caption="Runs that are compared" keyOf=${(run) => run.name} rows=${shownNames.map((name) => runs.get(name))} columns=${[["name", "Run", (run) => html`<${Swatch} place=${shownNames.indexOf(run.name)} /><a href=${link("run", run.name)}>${text(run.name)}</a>`, (run) => run.name], ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state], ["best_loss", "Best evaluation", (run) => loss(run.best_loss), (run) => run.best_loss, "num"], ["loss", "Last loss", (run) => loss(run.loss), (run) => run.loss, "num"], ["tokens", "Tokens", (run) => number(run.tokens), (run) => run.tokens, "num"], ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"], ["memory_mb", "Memory", (run) => run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), (run) => run.memory_mb, "num"]]} /></section>
-    <div class="grid"><${Scatter} title="Quality against time" runs=${shownNames.map((name) => runs.get(name))} x="seconds" unit="seconds in steps" name=${text} /><${Scatter} title="Quality against memory" runs=${shownNames.map((name) => runs.get(name))} x="memory_mb" unit="MB at the peak" name=${text} /></div>
+    <div class="grid"><${Scatter} title="Quality against time" runs=${shownNames.map((name) => runs.get(name))} x="seconds" unit="seconds in steps" name=${text} file="quality-time" /><${Scatter} title="Quality against memory" runs=${shownNames.map((name) => runs.get(name))} x="memory_mb" unit="MB at the peak" name=${text} file="quality-memory" /></div>
+    <${Intervals} names=${shownNames.filter((name) => runs.get(name).report)} text=${text} place=${(name) => shownNames.indexOf(name)} />
     <section class="card flush"><header><h2>Settings that differ</h2></header>${rows.length ? html`<div class="scroll"><table><thead><tr><th scope="col">Setting</th>${shownNames.map((name, place) => html`<th key=${name} scope="col"><${Swatch} place=${place} />${text(name)}</th>`)}</tr></thead><tbody>${rows.map((key) => html`<tr key=${key}><th scope="row" class="mono">${key}</th>${shownNames.map((name) => html`<td key=${name} class="mono">${shown((settings[name] || {})[key])}</td>`)}</tr>`)}</tbody></table></div>` : html`<p class="empty">No setting differs.</p>`}</section></div>`;
 }
 
+// The buttons that take a drawing away.
+const Take = ({ title, drawing, file, rows }) => html`<button class="btn small" aria-label=${`${title} as SVG`} onClick=${() => saveSvg(drawing.current, file)}>SVG</button><button class="btn small" aria-label=${`${title} as CSV`} onClick=${() => download(`${file}.csv`, "text/csv", csvOf(rows()))}>CSV</button>`;
+
 // Runs by their loss and what they cost; those that no other beats in both are joined.
-export function Scatter({ title: heading, runs, x, unit, name }) {
-  const points = runs.map((run, place) => ({ place, run, x: run[x], y: run.best_loss ?? run.loss })).filter((one) => one.x !== null && one.y !== null);
-  const [width, height, left, bottom, top] = [420, 230, 56, 34, 10];
-  const span = (values) => { const low = Math.min(...values), high = Math.max(...values), room = (high - low || Math.abs(high) || 1) * 0.12; return [low - room, high + room]; };
+export function Scatter({ title: heading, runs, x, unit, name, file }) {
+  const drawing = useRef(null);
+  const measured = runs.every((run) => run.best_loss !== null), quality = measured ? "best evaluation loss" : "last training loss";
+  const points = runs.map((run, place) => ({ place, run, x: run[x], y: measured ? run.best_loss : run.loss })).filter((one) => one.x !== null && one.y !== null);
+  const [width, height, left, right, bottom, top] = [440, 260, 62, 14, 40, 12];
+  const span = (values) => { const low = Math.min(...values), high = Math.max(...values), room = (high - low || Math.abs(high) || 1) * 0.15; return [low - room, high + room]; };
   if (!points.length) return html`<section class="card"><header><h2>${heading}</h2></header><p class="empty">Nothing was measured yet</p></section>`;
   const [x0, x1] = span(points.map((one) => one.x)), [y0, y1] = span(points.map((one) => one.y));
-  const px = (value) => left + (value - x0) / (x1 - x0) * (width - left - 10), py = (value) => height - bottom - (value - y0) / (y1 - y0) * (height - bottom - top);
-  const front = points.filter((one) => !points.some((other) => other !== one && other.x <= one.x && other.y <= one.y && (other.x < one.x || other.y < one.y))).sort((one, other) => one.x - other.x);
-  return html`<section class="card"><header><h2>${heading}</h2><span class="quiet">lower left is better</span></header><svg viewBox=${`0 0 ${width} ${height}`} width="100%" role="img" aria-label=${`${heading}: ${points.map((one) => `${name(one.run.name)} ${short(one.x)}, ${short(one.y)}`).join("; ")}`}>
-    ${[0, 0.5, 1].map((part) => html`<g key=${part} font-size="11" fill="var(--quiet)"><line x1=${left} x2=${width - 10} y1=${top + part * (height - bottom - top)} y2=${top + part * (height - bottom - top)} stroke="var(--line)" /><text x=${left - 7} y=${top + 4 + part * (height - bottom - top)} text-anchor="end">${short(Number((y1 - part * (y1 - y0)).toPrecision(4)))}</text><text x=${left + part * (width - left - 10)} y=${height - 18} text-anchor=${part === 1 ? "end" : "middle"}>${short(Number((x0 + part * (x1 - x0)).toPrecision(4)))}</text></g>`)}
-    <text x=${(left + width) / 2} y=${height - 3} text-anchor="middle" font-size="11" fill="var(--quiet)">${unit}</text>
-    <polyline points=${front.map((one) => `${px(one.x)},${py(one.y)}`).join(" ")} fill="none" stroke="var(--line-strong)" stroke-width="1.5" stroke-dasharray="4 4" />
-    ${points.map((one) => html`<circle key=${one.run.name} cx=${px(one.x)} cy=${py(one.y)} r="6" fill=${colour(one.place)}><title>${name(one.run.name)}: ${short(one.x)}, ${short(one.y)}</title></circle>`)}</svg></section>`;
+  const px = (value) => left + (value - x0) / (x1 - x0) * (width - left - right), py = (value) => height - bottom - (value - y0) / (y1 - y0) * (height - bottom - top);
+  const best = (one) => !points.some((other) => other !== one && other.x <= one.x && other.y <= one.y && (other.x < one.x || other.y < one.y));
+  const front = points.filter(best).sort((one, other) => one.x - other.x);
+  const rows = () => [["run", unit, quality, "on the Pareto front"], ...points.map((one) => [name(one.run.name), one.x, one.y, front.includes(one) ? "yes" : "no"])];
+  const tick = (value) => short(Number(value.toPrecision(4)));
+  const labels = placed(points.map((one) => ({ x: px(one.x), y: py(one.y), text: name(one.run.name).slice(0, 20) })), width);
+  return html`<section class="card"><header><h2>${heading}</h2><${Take} title=${heading} drawing=${drawing} file=${file} rows=${rows} /></header><p class="hint">Lower left is better. The dashed line joins the runs that no other beats in both (Pareto front).</p>
+    <svg ref=${drawing} viewBox=${`0 0 ${width} ${height}`} width="100%" role="img" aria-label=${`${heading}: ${points.map((one) => `${name(one.run.name)} ${short(one.x)}, ${short(one.y)}`).join("; ")}`} font-size="11" fill="var(--quiet)">
+    ${[0, 0.5, 1].map((part) => { const y = top + part * (height - bottom - top), at = left + part * (width - left - right); return html`<g key=${part}><line x1=${left} x2=${width - right} y1=${y} y2=${y} stroke="var(--line)" /><text x=${left - 7} y=${y + 4} text-anchor="end">${tick(y1 - part * (y1 - y0))}</text><text x=${at} y=${height - 23} text-anchor=${["start", "middle", "end"][2 * part]}>${tick(x0 + part * (x1 - x0))}</text></g>`; })}
+    <text x=${(left + width - right) / 2} y=${height - 6} text-anchor="middle">${unit}</text><text transform=${`translate(11 ${(top + height - bottom) / 2}) rotate(-90)`} text-anchor="middle">${quality}</text>
+    <polyline points=${front.map((one) => `${px(one.x)},${py(one.y)}`).join(" ")} fill="none" stroke="var(--quiet)" stroke-width="1.5" stroke-dasharray="4 4" />
+    ${points.map((one, at) => html`<g key=${one.run.name}><circle cx=${px(one.x)} cy=${py(one.y)} r="6" fill=${colour(one.place)}><title>${name(one.run.name)}: ${short(one.x)}, ${short(one.y)}</title></circle><text x=${labels[at].x} y=${labels[at].y}>${labels[at].text}</text></g>`)}</svg></section>`;
+}
+
+// Where the names of points stand: beside each, at the first of a few heights where no other name is in the way.
+function placed(points, width) {
+  const taken = [];
+  return points.map(({ x, y, text }) => {
+    const wide = 6.3 * text.length, left = x + 10 + wide > width ? x - 10 - wide : x + 10;
+    const free = (at) => !taken.some((one) => Math.abs(one.y - at) < 12 && left < one.x + one.wide && one.x < left + wide);
+    const at = [y - 8, y + 16, y - 21, y + 29, y - 34].find(free) ?? y - 8;
+    taken.push({ x: left, y: at, wide });
+    return { x: left, y: at, text };
+  });
+}
+
+// What each run's report measured against its base: a dot for the difference, a line for its 95 % interval.
+export function Intervals({ names, text, place }) {
+  const [reports, set] = useState({}), [wanted, want] = useState(""), drawing = useRef(null);
+  useEffect(() => {
+    let left = false;
+    Promise.all(names.map(async (name) => [name, await ask(apiPath("/studio/report", { name }))])).then((all) => left || set(Object.fromEntries(all)), () => {});
+    return () => { left = true; };
+  }, [names.join("\n")]);
+  const measures = [...new Set(names.flatMap((name) => reports[name] ? reports[name].report.comparison.map((one) => one.name) : []))];
+  if (!measures.length) return null;
+  const measure = measures.includes(wanted) ? wanted : measures[0];
+  const rows = names.flatMap((name) => { const one = reports[name] && reports[name].report.comparison.find((found) => found.name === measure); return one && one.low !== null ? [{ ...one, name, value: reports[name] }] : []; });
+  const lower = rows.length > 0 && rows[0].value.lower.includes(measure), share = rows.length > 0 && rows[0].value.shares.includes(measure);
+  const figure = (amount) => amount === null || amount === undefined ? "–" : share ? `${number(100 * amount, 1)} %` : number(amount, 3);
+  const ends = [0, ...rows.flatMap((one) => [one.low, one.high])], low = Math.min(...ends), high = Math.max(...ends), room = (high - low || 1) * 0.06;
+  const [width, left, right, line] = [560, 150, 20, 26], height = rows.length * line + 44;
+  const px = (value) => left + (value - low + room) / (high - low + 2 * room) * (width - left - right);
+  const table = () => [["run", "measure", "base", "adapter", "difference", "from", "to"], ...rows.map((one) => [text(one.name), measure, one.base, one.adapter, one.difference, one.low, one.high])];
+  const words = measure.replace(/_/g, " ");
+  return html`<section class="card"><header><h2>Evaluation with intervals</h2><${Segments} label="Measure" value=${measure} onChange=${want} options=${measures.slice(0, 6).map((one) => [one, one.replace(/_/g, " ")])} /><${Take} title="Evaluation with intervals" drawing=${drawing} file="evaluation" rows=${table} /></header>
+    <p class="hint">Adapter less base, with the 95 % interval. ${lower ? "Left of the line is better." : "Right of the line is better."} Each run's report is about its own evaluation rows: runs with other rows are not to be compared so.</p>
+    <svg ref=${drawing} class="fit" viewBox=${`0 0 ${width} ${height}`} width="100%" role="img" aria-label=${`${words}: ${rows.map((one) => `${text(one.name)} ${figure(one.difference)}, from ${figure(one.low)} to ${figure(one.high)}`).join("; ")}`} font-size="11" fill="var(--quiet)">
+      ${[...new Set([low, 0, high])].map((tick) => html`<g key=${tick}><line x1=${px(tick)} x2=${px(tick)} y1="6" y2=${height - 34} stroke=${tick === 0 ? "var(--quiet)" : "var(--line)"} /><text x=${px(tick)} y=${height - 20} text-anchor="middle">${figure(tick)}</text></g>`)}
+      <text x=${(left + width - right) / 2} y=${height - 2} text-anchor="middle">${`difference of ${words}`}</text>
+      ${rows.map((one, at) => { const y = 18 + at * line, paint = colour(place(one.name)); return html`<g key=${one.name}><text x="0" y=${y + 4} fill="var(--text)">${text(one.name).slice(0, 24)}</text><line x1=${px(one.low)} x2=${px(one.high)} y1=${y} y2=${y} stroke=${paint} stroke-width="2" /><circle cx=${px(one.difference)} cy=${y} r="5" fill=${paint} /></g>`; })}</svg>
+    <div class="scroll"><table><caption class="visually-hidden">${words}</caption><thead><tr><th scope="col">Run</th><th scope="col" class="num">Base</th><th scope="col" class="num">Adapter</th><th scope="col" class="num">Difference</th><th scope="col" class="num">95 % from</th><th scope="col" class="num">to</th></tr></thead><tbody>${rows.map((one) => html`<tr key=${one.name}><td><${Swatch} place=${place(one.name)} /><a href=${link("report", one.name)}>${text(one.name)}</a></td><td class="num">${figure(one.base)}</td><td class="num">${figure(one.adapter)}</td><td class="num">${figure(one.difference)}</td><td class="num">${figure(one.low)}</td><td class="num">${figure(one.high)}</td></tr>`)}</tbody></table></div></section>`;
 }
 
 export function Sweeps() {

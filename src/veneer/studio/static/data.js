@@ -1,6 +1,6 @@
 // Files of rows: upload, what the lint found, and the mask of any row.
 import { html, useEffect, useState } from "/static/preact.js";
-import { Facts, Fault, Head, Pill, SortTable, apiPath, ask, link, moment, number, size, useAsked } from "/static/lib.js";
+import { Facts, Fault, Head, Pill, SortTable, apiPath, ask, link, moment, number, send, size, useAsked } from "/static/lib.js";
 
 export function useFiles() {
   const [files, set] = useState(null), [again, refresh] = useState(0);
@@ -30,6 +30,16 @@ export function Files() {
   return html`<${Head} title="Data" about="Every row is checked as it will be trained" /><${Fault} error=${error} /><div class="stack"><${Upload} onDone=${refresh} /><div class="card flush">${files && files.length ? html`<${SortTable} caption="Files" columns=${columns} rows=${files} keyOf=${(file) => file.id} first=${{ key: "created_at", down: true }} />` : html`<p class="empty">${files ? "No file was uploaded yet." : "Loading …"}</p>`}</div></div>`;
 }
 
+// Any row of a file by its number, with all that is known of how it trains.
+function OneRow({ id, model }) {
+  const [wanted, want] = useState(""), [found, set] = useState(null), [error, fail] = useState(null);
+  const show = async (event) => {
+    event.preventDefault();
+    try { set((await send("/v1/fine_tuning/jobs/preview", { model, training_file: id, first: Number(wanted) - 1, count: 1 })).rows); fail(null); } catch (problem) { set(null); fail(problem); }
+  };
+  return html`<section class="card"><header><h2>Any row</h2><form class="tools" onSubmit=${show}><label>row <input type="number" min="1" required value=${wanted} onInput=${(event) => want(event.target.value)} /></label><button class="btn small" disabled=${!model}>Show</button></form></header><${Fault} error=${error} />${found && (found.length ? html`<div class="rows">${found.map((row) => html`<${PreviewTokens} key=${row.answer} row=${row} />`)}</div>` : html`<p class="quiet">The file has no such row.</p>`)}${!found && !error && html`<p class="quiet">The list below holds rows with findings and every so many-th of the others; here is every one.</p>`}</section>`;
+}
+
 export function FilePage({ id, query }) {
   const { value: options } = useAsked("/studio/options");
   const [model, setModel] = useState(query.model || ""), [rule, setRule] = useState(null), [words, setWords] = useState(""), [at, go] = useState(0);
@@ -41,6 +51,7 @@ export function FilePage({ id, query }) {
   return html`<${Head} title=${file ? file.filename : "File"} about="What the check found, and each row as it trains: marked tokens count in the loss"><label class="tools">model <select value=${model} onChange=${(event) => setModel(event.target.value)}>${((options || {}).models || []).map((name) => html`<option key=${name} value=${name} selected=${name === model}>${name}</option>`)}</select></label><a class="btn main" href=${link("new", "", { file: id })}>Train on it</a></${Head}><${Fault} error=${error} />
     ${!found ? html`<p class="card empty">${error ? "The file cannot be shown." : "Checking every row …"}</p>` : html`<div class="stack"><div class="card"><${Facts} facts=${[["rows", number(found.checked)], ["without a finding", number(found.clean)], ...(found.lengths ? [[`${found.lengths.unit || "tokens"} a row`, number(found.lengths.median ?? found.lengths.mean), `longest ${number(found.lengths.longest ?? found.lengths.max)}`]] : [])]} /></div>
       ${found.rules.length > 0 && html`<section class="card flush"><header><h2>Findings</h2>${rule !== null && html`<button class="btn small" onClick=${() => setRule(null)}>Show all rows</button>`}</header><${SortTable} caption="Findings" keyOf=${(one) => one.name} rows=${found.rules} first=${{ key: "severity", down: false }} columns=${[["severity", "Severity", (one) => html`<${Pill} state=${one.severity} />`, (one) => ["error", "warning", "info"].indexOf(one.severity)], ["name", "Rule", (one) => html`<button class="btn small" aria-pressed=${rule === found.rules.indexOf(one)} onClick=${() => { setRule(found.rules.indexOf(one)); go(0); }}>${one.name}</button>`, (one) => one.name], ["summary", "What it means, and what helps", (one) => html`${one.summary}. <span class="quiet">${one.remedy}</span>`, false, "wrap"], ["count", "Rows", (one) => number(one.count), (one) => one.count, "num"]]} /></section>`}
+      <${OneRow} id=${id} model=${model} />
       <section class="card"><header><h2>${number(rows.length)} rows</h2><input type="search" placeholder="Search in rows" aria-label="Search in rows" value=${words} onInput=${(event) => { setWords(event.target.value); go(0); }} /><span class="tools"><button class="btn small" disabled=${at === 0} onClick=${() => go(at - 10)}>Back</button><span class="quiet">${rows.length ? `${at + 1}–${Math.min(at + 10, rows.length)}` : "0"}</span><button class="btn small" disabled=${at + 10 >= rows.length} onClick=${() => go(at + 10)}>On</button></span></header><div class="rows">${rows.slice(at, at + 10).map((row) => html`<article key=${row.where}><header><b>${row.where}</b>${row.ids && html`<span>${number(row.length)} tokens, ${number(row.targets)} trained</span>`}${row.findings.map(([place, detail]) => html`<span class=${found.rules[place].severity === "error" ? "bad" : "warn"}>${found.rules[place].name}${detail ? `: ${detail}` : ""}</span>`)}</header><${Tokens} row=${row} texts=${found.texts} fields=${found.fields} /></article>`)}</div></section></div>`}`;
 }
 

@@ -31,7 +31,7 @@ export function Plot({ title, about, series, unit, along = "step", log = false, 
     if (!host.current || !series.length) return () => {};
     const axis = { stroke: css("--quiet"), grid: { stroke: css("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui, DejaVu Sans, sans-serif" };
     const lines = series.map((one) => ({
-      label: one.name, stroke: paint(one.place), width: one.kind === "raw" ? 1 : 2, alpha: one.kind === "raw" ? 0.28 : 1, spanGaps: one.kind !== "line" || undefined,
+      label: one.name, stroke: paint(one.place), width: one.kind === "raw" ? 1 : 2, alpha: one.kind === "raw" ? 0.4 : 1, spanGaps: one.kind !== "line" || undefined,
       dash: one.kind === "limit" ? [5, 4] : undefined, points: { show: one.kind === "points", size: 6, fill: paint(one.place) },
     }));
     const made = new uPlot({
@@ -65,10 +65,8 @@ export function Plot({ title, about, series, unit, along = "step", log = false, 
 }
 
 function toCsv(named, data, series, along) {
-  const quoted = (text) => /[",\n]/.test(String(text)) ? `"${String(text).replace(/"/g, '""')}"` : String(text);
   const places = named.map((one) => series.indexOf(one) + 1);
-  const rows = data[0].map((x, row) => [x, ...places.map((place) => data[place][row] ?? "")].join(","));
-  return [[along, ...named.map((one) => quoted(one.name))].join(","), ...rows, ""].join("\n");
+  return csvOf([[along, ...named.map((one) => one.name)], ...data[0].map((x, row) => [x, ...places.map((place) => data[place][row])])]);
 }
 
 // A drawing that stands alone: its colours are those of print, and its names are text that is escaped.
@@ -100,6 +98,21 @@ export function toSvg(title, series, unit, along, log) {
   }
   return `${parts.join("")}</svg>\n`;
 }
+
+// A drawing that stands on the page, as a file: its colours are those that are seen.
+export function saveSvg(element, file) {
+  const copy = element.cloneNode(true), box = element.viewBox.baseVal;
+  copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+  copy.setAttribute("width", 2 * box.width);
+  copy.setAttribute("height", 2 * box.height);
+  copy.setAttribute("font-family", "system-ui, DejaVu Sans, sans-serif");
+  const text = new XMLSerializer().serializeToString(copy).replace(/var\((--[a-z0-9-]+)\)/g, (_, name) => css(name));
+  download(`${file}.svg`, "image/svg+xml", text.replace(/>/, `><rect width="100%" height="100%" fill="${css("--panel")}"/>`));
+}
+// A text that a spreadsheet would take for a formula begins with an apostrophe.
+const plain = (cell) => typeof cell === "string" && /^[=+\-@\t\r]/.test(cell) ? `'${cell}` : String(cell ?? "");
+const quoted = (text) => /[",\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
+export const csvOf = (rows) => `${rows.map((row) => row.map((cell) => quoted(plain(cell))).join(",")).join("\n")}\n`;
 
 export function Spark({ values, label }) {
   const finite = values.filter((value) => value !== null);

@@ -1,12 +1,26 @@
 // The report of a run: what the page beside the adapter shows, drawn from its values.
 import { html } from "/static/preact.js";
-import { Facts, Fault, Head, apiPath, link, number, short, shown, useAsked, useStore } from "/static/lib.js";
+import { Facts, Fault, Head, Pill, SortTable, apiPath, last, link, loss, moment, number, short, shown, useAsked, useStore } from "/static/lib.js";
 import { title } from "/static/runs.js";
 
 // Pieces of a text, each with whether the other text has it too.
 function Marked({ parts, only = "mark" }) {
   if (parts === null || parts === undefined) return html`<span class="quiet">–</span>`;
   return html`<span class="diff">${parts.map(([text, same], place) => same ? html`<span key=${place}>${text}</span>` : only === "mark" ? html`<mark key=${place}>${text}</mark>` : html`<del key=${place}>${text}</del>`)}</span>`;
+}
+
+// The runs that have a report.
+export function Reports() {
+  const { runs, jobs } = useStore();
+  const found = [...runs.values()].filter((run) => run.report);
+  const columns = [
+    ["name", "Run", (run) => html`<a class="name" href=${link("report", run.name)}>${title(run, jobs)}</a>`, (run) => title(run, jobs).toLowerCase()],
+    ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state],
+    ["model", "Model", (run) => last(run.model) || "–", (run) => last(run.model)],
+    ["best_loss", "Best evaluation loss", (run) => loss(run.best_loss), (run) => run.best_loss, "num"],
+    ["ended", "Ended", (run) => moment(run.ended), (run) => run.ended, "num"],
+  ];
+  return html`<${Head} title="Evaluation" about="Base and adapter on the rows that a run kept for it" />${found.length ? html`<div class="card flush"><${SortTable} caption="Runs with a report" columns=${columns} rows=${found} keyOf=${(run) => run.name} first=${{ key: "ended", down: true }} /></div>` : html`<div class="card empty"><p>No run has a report yet.</p><p>One is written by a run that keeps rows for evaluation: <code>data.held_out</code>, or a file of rows to evaluate on.</p></div>`}`;
 }
 
 export function Report({ name }) {
@@ -18,9 +32,9 @@ export function Report({ name }) {
   const interval = (key, low, high) => low === null || low === undefined ? "" : html` <small class="quiet">${figure(key, low)} to ${figure(key, high)}</small>`;
   return html`<${Head} title=${`Evaluation of ${run ? title(run, jobs) : name}`} about=${value ? value.title : "The report that the run wrote"}><a class="btn" href=${link("run", name)}>Run</a></${Head}><${Fault} error=${error} />${report && html`<div class="stack">
     <div class="card"><${Facts} facts=${[["rows", number(report.rows)], ["answered", number(value.answered)], ["seconds", number(report.seconds, 1)], report.gate ? ["gate", report.gate.verdict || shown(report.gate)] : null]} /></div>
-    ${(report.warnings || []).length > 0 && html`<section class="card"><header><h2>Mind</h2></header><ul>${report.warnings.map((line, place) => html`<li key=${place}>${line}</li>`)}</ul></section>`}
+    ${(report.warnings || []).length > 0 && html`<section class="card"><header><h2>Keep in mind</h2></header><ul>${report.warnings.map((line, place) => html`<li key=${place}>${line}</li>`)}</ul></section>`}
     <${Measures} report=${report} figure=${figure} interval=${interval} lower=${value.lower} />
-    ${[["The rows that became worse", value.worst], ["The rows that became better", value.best]].map(([heading, rows]) => rows.length > 0 && html`<section key=${heading} class="card flush"><header><h2>${heading}</h2></header><div class="scroll"><table><thead><tr><th scope="col">Row</th><th scope="col">Question</th><th scope="col">Reference</th><th scope="col">Base</th><th scope="col">Adapter</th><th scope="col" class="num">Loss, base</th><th scope="col" class="num">Loss, adapter</th></tr></thead><tbody>${rows.map((row) => html`<tr key=${row.where}><td>${row.where.split("/").pop()}</td><td class="wrap">${row.question}</td><td class="wrap"><${Marked} parts=${row.reference} /></td><td class="wrap"><${Marked} parts=${row.base} only="del" /></td><td class="wrap"><${Marked} parts=${row.adapter} only="del" /></td><td class="num">${short(row.losses[0])}</td><td class="num">${short(row.losses[1])}</td></tr>`)}</tbody></table></div></section>`)}</div>`}`;
+    ${[["The rows that became worse", value.worst], ["The rows that became better", value.best]].map(([heading, rows]) => rows.length > 0 && html`<section key=${heading} class="card flush"><header><h2>${heading}</h2></header><div class="scroll"><table><thead><tr><th scope="col">Row</th><th scope="col">Question</th><th scope="col">Reference</th><th scope="col">Base</th><th scope="col">Adapter</th><th scope="col" class="num">Loss, base and adapter</th></tr></thead><tbody>${rows.map((row) => html`<tr key=${row.where}><td>${row.where.split("/").pop()}</td><td class="wrap">${row.question}</td><td class="wrap"><${Marked} parts=${row.reference} /></td><td class="wrap"><${Marked} parts=${row.base} only="del" /></td><td class="wrap"><${Marked} parts=${row.adapter} only="del" /></td><td class="num">${short(row.losses[0])} <span class="quiet">→</span> ${short(row.losses[1])}</td></tr>`)}</tbody></table></div></section>`)}</div>`}`;
 }
 
 function Measures({ report, figure, interval, lower }) {

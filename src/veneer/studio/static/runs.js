@@ -1,31 +1,30 @@
 // The runs in the folder, and a run.
 import { html, useEffect, useState } from "/static/preact.js";
-import { Bar, Copy, Facts, Fault, Head, Pill, Segments, SortTable, apiPath, ask, clock, duration, last, link, loss, moment, number, send, short, shown, size, useAsked, useStore } from "/static/lib.js";
+import { Bar, Copy, Facts, Fault, Head, Pill, Segments, SortTable, apiPath, ask, clock, day, duration, last, link, loss, moment, number, send, short, shown, size, useAsked, useStore } from "/static/lib.js";
 import { Plot, smoothed } from "/static/plot.js";
 
 export function Runs() {
   const { runs, jobs } = useStore();
   const [words, setWords] = useState(""), [state, setState] = useState("all"), [chosen, choose] = useState(new Set());
   const all = [...runs.values()];
-  const wanted = all.filter((run) => (state === "all" || run.state === state) && `${run.name} ${run.model} ${run.method}`.toLowerCase().includes(words.toLowerCase()));
+  const wanted = all.filter((run) => (state === "all" || run.state === state) && `${title(run, jobs)} ${run.name} ${run.model} ${run.method} ${run.tags.join(" ")} ${run.text}`.toLowerCase().includes(words.toLowerCase()));
   const states = ["all", ...["running", "finished", "stopped", "failed", "killed"].filter((one) => all.some((run) => run.state === one))];
   const pick = (name) => { const next = new Set(chosen); if (!next.delete(name)) next.add(name); choose(next); };
   const columns = [
     ["chosen", "", (run) => html`<input type="checkbox" aria-label=${`choose ${run.name} to compare`} checked=${chosen.has(run.name)} onChange=${() => pick(run.name)} />`, false],
-    ["name", "Run", (run) => html`<a class="name" href=${link("run", run.name)}>${title(run, jobs)}</a>`, (run) => title(run, jobs).toLowerCase()],
+    ["name", "Run", (run) => html`<a class="name" href=${link("run", run.name)}>${title(run, jobs)}</a>${run.tags.map((tag) => html` <button key=${tag} class="tag" title="show runs with this tag" onClick=${() => setWords(tag)}>${tag}</button>`)}${run.text && html`<div class="noted" title=${run.text}>${run.text.split("\n")[0]}</div>`}`, (run) => title(run, jobs).toLowerCase()],
     ["state", "State", (run) => html`<${Pill} state=${run.state} />`, (run) => run.state],
-    ["model", "Model", (run) => html`<span title=${run.model}>${last(run.model) || "–"}</span>`, (run) => last(run.model)],
-    ["method", "Method", (run) => run.method || "–", (run) => run.method],
+    ["model", "Model", (run) => html`<span title=${run.model}>${last(run.model) || "–"}</span><div class="quiet">${run.method || ""}</div>`, (run) => `${last(run.model)} ${run.method}`],
     ["step", "Progress", (run) => html`<div title=${`${run.step} of ${run.steps} steps`}>${number(run.step)} <span class="quiet">/ ${number(run.steps)}</span><${Bar} part=${run.steps ? run.step / run.steps : 0} label=${`${run.step} of ${run.steps} steps`} /></div>`, (run) => run.steps ? run.step / run.steps : 0],
     ["loss", "Loss", (run) => loss(run.loss), (run) => run.loss, "num"],
     ["best_loss", "Best evaluation", (run) => loss(run.best_loss), (run) => run.best_loss, "num"],
     ["seconds", "Time", (run) => duration(run.seconds), (run) => run.seconds, "num"],
-    ["begun", "Begun", (run) => moment(run.begun), (run) => run.begun, "num"],
+    ["begun", "Begun", (run) => html`<span title=${moment(run.begun)}>${day(run.begun)}</span>`, (run) => run.begun, "num"],
   ];
   return html`<${Head} title="Runs" about=${`${number(all.length)} in the folder, those from the command line too`}>
       <a class="btn" aria-disabled=${chosen.size < 2} href=${chosen.size > 1 ? link("compare", "", { runs: JSON.stringify([...chosen]) }) : link("runs")}>Compare ${chosen.size > 1 ? chosen.size : ""}</a>
       <a class="btn main" href=${link("new")}>New job</a></${Head}>
-    <div class="card flush"><header class="tools"><input type="search" placeholder="Search names and models" aria-label="Search names and models" value=${words} onInput=${(event) => setWords(event.target.value)} />
+    <div class="card flush"><header class="tools"><input type="search" placeholder="Search names, tags, notes, models" aria-label="Search names, tags, notes and models" value=${words} onInput=${(event) => setWords(event.target.value)} />
       <${Segments} label="State" value=${state} onChange=${setState} options=${states.map((one) => [one, one === "all" ? `all ${all.length}` : `${one} ${all.filter((run) => run.state === one).length}`])} /></header>
     ${wanted.length ? html`<${SortTable} caption="Runs" columns=${columns} rows=${wanted} keyOf=${(run) => run.name} first=${{ key: "begun", down: true }} />` : html`<div class="empty"><p>${all.length ? "No run fits the search." : "No run stands in this folder yet."}</p>${all.length ? null : html`<p>Make one here, or by <code>veneer train --output</code> below the folder: it appears by itself.</p>`}</div>`}</div>`;
 }
@@ -39,7 +38,7 @@ export function useCurves(wanted, along) {
   const state = names.map((name) => { const run = runs.get(name); return run ? `${run.step}:${run.evaluation_loss}` : ""; }).join("|");
   useEffect(() => {
     let left = false;
-    const wait = setTimeout(() => Promise.all(names.map((name) => ask(apiPath("/studio/curves", { name, along })))).then((curves) => left || set({ key: names.join("\n") + along, curves: Object.fromEntries(curves.map((one) => [one.name, one.curves])) }), () => {}), found.key === names.join("\n") + along ? 700 : 0);
+    const wait = setTimeout(() => Promise.all(names.map((name) => ask(apiPath("/studio/curves", { name, along })))).then((curves) => left || set({ key: names.join("\n") + along, curves: Object.fromEntries(curves.map((one) => [one.name, { ...one.curves, metrics: one.metrics }])) }), () => {}), found.key === names.join("\n") + along ? 700 : 0);
     return () => { left = true; clearTimeout(wait); };
   }, [names.join("\n"), along, state]);
   return found.curves || {};
@@ -59,27 +58,53 @@ export function Run({ name }) {
   const losses = curves && curves.loss.x.length ? [
     { name: "single steps", place: 0, kind: "raw", hidden: weight === 0, ...curves.loss }, { name: weight ? "training, smoothed" : "training", place: 0, kind: "line", x: curves.loss.x, y: weight ? smoothed(curves.loss.y, weight) : curves.loss.y },
     ...(curves.evaluation.x.length ? [{ name: "evaluation", place: 1, kind: "points", ...curves.evaluation }] : [])].filter((one) => !(one.kind === "raw" && weight === 0)) : [];
-  const memory = curves ? [...line("memory_mb", "measured"), ...(job && job.veneer.peak && curves.memory_mb.x.length ? [{ name: "plan", place: 1, kind: "limit", x: curves.memory_mb.x, y: curves.memory_mb.x.map(() => job.veneer.peak / 1e6) }] : [])] : [];
+  const planned = run.planned_memory_mb ?? (job && job.veneer.peak ? job.veneer.peak / 1e6 : null);
+  const memory = curves ? [...line("memory_mb", "measured"), ...(planned !== null && curves.memory_mb.x.length ? [{ name: "plan", place: 1, kind: "limit", x: curves.memory_mb.x, y: curves.memory_mb.x.map(() => planned) }] : [])] : [];
+  const groups = grouped(curves ? curves.metrics : {});
   const by = (ALONG.find((one) => one[0] === along) || ALONG[0])[1];
   return html`<${Head} title=${title(run, jobs)} about=${html`<span class="mono">${run.path}</span> <${Copy} text=${run.path} label="Copy path" />`}><${Pill} state=${run.state} />${job && html`<${JobButtons} job=${job} />`}
-      ${more && more.report && html`<a class="btn" href=${link("report", name)}>Evaluation</a>`}${run.state === "finished" && html`<a class="btn" href=${link("chat", "", { model: job ? job.veneer.name : name })}>Chat</a>`}</${Head}>
+      ${run.report && html`<a class="btn" href=${link("report", name)}>Evaluation</a>`}${run.state === "finished" && html`<a class="btn" href=${link("chat", "", { model: job ? job.veneer.name : name })}>Chat</a>`}</${Head}>
     <${Fault} error=${error} />${job && job.error && html`<p class="banner" role="alert">${job.error.message}</p>`}
-    <div class="stack"><div class="card"><${Facts} facts=${[["steps", number(run.step), `of ${number(run.steps)}`], ["loss", loss(run.loss)], ["best evaluation", loss(run.best_loss), run.best_step ? `step ${number(run.best_step)}` : ""], left !== null ? ["time left", duration(left)] : ["time in steps", duration(run.seconds)], ["tokens", number(run.tokens), run.seconds ? `${number(run.tokens / run.seconds)}/s` : ""], ["peak memory", run.memory_mb === null ? "–" : size(run.memory_mb * 1e6)], ["model", last(run.model) || "–", run.method], ["peak rate", short(run.learning_rate)], ["begun", run.begun ? clock(run.begun) : "–", run.begun ? moment(run.begun).split(",")[0] : ""]]} />
+    <div class="stack"><div class="card"><${Facts} facts=${[["steps", number(run.step), `of ${number(run.steps)}`], ["loss", loss(run.loss)], ["best evaluation", loss(run.best_loss), run.best_step ? `step ${number(run.best_step)}` : ""], left !== null ? ["time left", duration(left)] : ["time in steps", duration(run.seconds)], ["tokens", number(run.tokens), run.seconds ? `${number(run.tokens / run.seconds)}/s` : ""], ["peak memory", run.memory_mb === null ? "–" : size(run.memory_mb * 1e6), planned !== null ? `plan ${size(planned * 1e6)}` : ""], ["a step", run.step ? duration(run.seconds / run.step) : "–", run.planned_seconds !== null ? `plan ${duration(run.planned_seconds)}` : ""], ["model", last(run.model) || "–", run.method], ["peak rate", short(run.learning_rate)], ["begun", run.begun ? clock(run.begun) : "–", run.begun ? moment(run.begun).split(",")[0].slice(0, 6) : ""]]} />
       ${run.state === "running" && html`<div><br /><${Bar} part=${run.step / run.steps} label=${`${run.step} of ${run.steps} steps`} /></div>`}</div>
     <div class="tools"><${Segments} label="Along" value=${along} onChange=${setAlong} options=${ALONG.map(([key, text]) => [key, text])} />
       <label>smoothing <input type="range" min="0" max="0.99" step="0.01" value=${weight} onInput=${(event) => setWeight(Number(event.target.value))} /> <span class="mono">${weight.toFixed(2)}</span></label>
       <label><input type="checkbox" checked=${log} onChange=${() => setLog(!log)} /> logarithmic loss</label><a class="btn small" href=${apiPath("/studio/curves", { name, format: "csv" })} download>every step as CSV</a></div>
-    <div class="grid"><div class="wide"><${Plot} title="Loss" unit="nats per supervised token" series=${losses} along=${by} log=${log} height=${300} file=${`${last(name)}-loss`} /></div>
+    <div class="grid"><div class="wide"><${Plot} title="Loss" unit=${imitates(more) ? "nats per supervised token" : "of the objective"} series=${losses} along=${by} log=${log} height=${300} file=${`${last(name)}-loss`} /></div>
       <${Plot} title="Learning rate" series=${line("learning_rate", "rate", 0)} along=${by} file=${`${last(name)}-rate`} /><${Plot} title="Gradient norm" series=${line("grad_norm", "before clipping", 3)} along=${by} file=${`${last(name)}-norm`} />
-      <${Plot} title="Speed" unit="tokens a second" series=${line("tokens_per_second", "tokens/s", 2)} along=${by} file=${`${last(name)}-speed`} /><${Plot} title="Memory" unit="MB at the peak" series=${memory} along=${by} file=${`${last(name)}-memory`} /></div>
+      <${Plot} title="Speed" unit="tokens a second" series=${line("tokens_per_second", "tokens/s", 2)} along=${by} file=${`${last(name)}-speed`} /><${Plot} title="Memory" unit="MB at the peak" series=${memory} along=${by} file=${`${last(name)}-memory`} />
+      ${groups.map(([group, lines]) => html`<${Plot} key=${group} title=${{ rewards: "Rewards", logps: "Log-probabilities" }[group] || group} unit="of the objective" series=${lines.map(([text, curve], place) => ({ name: text, place, kind: "line", x: curve.x, y: weight ? smoothed(curve.y, weight) : curve.y }))} along=${by} file=${`${last(name)}-${group}`} />`)}</div>
+    ${more && more.samples.length > 0 && html`<${Samples} samples=${more.samples} />`}
     ${more && html`<${Details} more=${more} run=${run} job=${job} />`}</div>`;
+}
+
+const imitates = (more) => !more || !more.settings.some((one) => one.key === "objective" && !["sft", "pretraining"].includes(one.value));
+
+// Metrics of an objective by the word before their slash: rewards/chosen and rewards/rejected are lines of one plot.
+function grouped(metrics) {
+  const found = new Map();
+  for (const [name, curve] of Object.entries(metrics)) {
+    const [group, ...rest] = name.split("/");
+    found.set(group, [...(found.get(group) || []), [rest.join("/") || group, curve]]);
+  }
+  return [...found];
+}
+
+// What the model answered to the same prompts, at two steps beside each other.
+function Samples({ samples }) {
+  const [chosen, choose] = useState({});
+  const newest = samples.length - 1, right = Math.min(chosen.right ?? newest, newest), left = Math.min(chosen.left ?? 0, newest);
+  const places = left === right ? [right] : [left, right];
+  const pick = (side, value) => html`<select value=${value} aria-label=${side === "left" ? "earlier step" : "later step"} onChange=${(event) => choose({ ...chosen, [side]: Number(event.target.value) })}>${samples.map((one, place) => html`<option key=${one.step} value=${place} selected=${place === value}>step ${number(one.step)}</option>`)}</select>`;
+  const answer = (place, row) => html`<td class="wrap said">${samples[place].answers[row] || html`<span class="quiet">(empty)</span>`}</td>`;
+  return html`<section class="card flush"><header><h2>Samples during training</h2><span class="quiet">greedy answers to the same prompts${samples.length > 1 ? `, ${number(samples.length)} times` : ""}</span>${samples.length > 1 && html`<span class="tools">${pick("left", left)} beside ${pick("right", right)}</span>`}</header><div class="scroll"><table class="samples"><caption class="visually-hidden">Answers during training</caption><thead><tr><th scope="col">Prompt</th>${places.map((place) => html`<th key=${place} scope="col">step ${number(samples[place].step)}${samples[place].cut_short ? ", cut short for time" : ""}</th>`)}</tr></thead><tbody>${samples[right].prompts.map((prompt, row) => html`<tr key=${row}><td class="wrap said">${prompt}</td>${places.map((place) => answer(place, row))}</tr>`)}</tbody></table></div></section>`;
 }
 
 function Details({ more, run, job }) {
   const [all, setAll] = useState(false);
   const settings = more.settings.filter((one) => all || !one.default);
   return html`<div class="split"><div class="stack"><section class="card"><header><h2>Log</h2><span class="quiet">${number(more.log.length)} lines</span></header>${more.log.length ? html`<ul class="log">${[...more.log].reverse().map((line, place) => html`<li key=${place}><time>${clock(line.time)}</time><span class=${line.level === "warning" ? "warn" : ""}>${line.message}</span></li>`)}</ul>` : html`<p class="quiet">The run has told of nothing but its steps.</p>`}</section>
-      <${Notes} name=${run.name} notes=${more.notes} />
+      <${Notes} name=${run.name} notes=${run} />
       <section class="card"><header><h2>run.lock</h2>${more.lock && html`<${Copy} text=${JSON.stringify(more.lock, null, 2)} />`}</header>${more.lock ? html`<p class="hint">All that the bytes of the result follow from. <code>veneer reproduce ${last(run.path)}</code> makes them again.</p><br /><pre class="box" tabindex="0">${JSON.stringify({ versions: more.lock.versions, hardware: more.lock.hardware, seed: more.lock.seed, steps: more.lock.steps, data: more.lock.data, result: more.lock.result }, null, 2)}</pre>` : html`<p class="quiet">It is written when the run has ended well.</p>`}</section></div>
     <div class="stack"><section class="card flush"><header><h2>Settings</h2><label class="quiet"><input type="checkbox" checked=${all} onChange=${() => setAll(!all)} /> defaults too</label></header><div class="scroll"><table><caption class="visually-hidden">Settings</caption><tbody>${settings.map((one) => html`<tr key=${one.key} class=${one.default ? "default" : "changed"}><td class="mono">${one.key}</td><td class="wrap mono">${shown(one.value)}</td></tr>`)}</tbody></table></div></section>
       <section class="card"><header><h2>Checkpoints</h2></header>${more.checkpoints.length ? html`<p class="tools">${more.checkpoints.map((step) => html`<span key=${step} class="tag">step ${number(step)}${step === run.best_step ? " · best" : ""}</span>`)}</p>` : html`<p class="quiet">None is kept.</p>`}</section>${job && html`<${JobCard} job=${job} />`}</div></div>`;
