@@ -127,6 +127,8 @@ def test_what_cannot_be_a_job_is_refused_with_the_field(opened: Opened, file: st
     for key in PATHS:
         with pytest.raises(BadRequestError, match="names a file of this machine"):
             create(opened, file, settings={key: "/etc/passwd"})
+        with pytest.raises(BadRequestError, match="names a file of this machine"):
+            create(opened, file, settings={key: {"inner": "/etc/passwd"}})
     rewards = {"python": "/tmp/x.py:f"}, {"command": "touch /tmp/x"}, {"metric": "exact", "command": "touch /tmp/x"}
     for reward in rewards:
         with pytest.raises(BadRequestError, match="rewards of a job are metrics"):

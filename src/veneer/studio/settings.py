@@ -211,9 +211,9 @@ def _integrations(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _own_settings(extension: Mapping[str, Any]) -> dict[str, Any]:
     found = flat(_mapping(extension, "settings"))
-    paths = sorted(key for key in found if key in PATHS)
+    paths = sorted(key for key in found if any(key == path or key.startswith(f"{path}.") for path in PATHS))
     if paths:
-        message = f"{paths[0]} names a file of this machine; a job names models and uploaded files by their ids"
+        message = f"{paths[0]} names a file of this machine; a job names models, and uploaded files by their ids"
         raise ApiError(400, message, param=EXTENSION)
     rewards = found.get("rewards") or []
     if not isinstance(rewards, list) or not all(isinstance(one, Mapping) and _is_metric(one) for one in rewards):

@@ -20,6 +20,9 @@ MOST_BYTES = 2 * 10**9
 STALL_SECONDS = 30.0
 """Seconds in which something of it must come."""
 PIECE = 1 << 20
+MOST_DROPPED = 64 * PIECE
+"""Bytes beyond the limit that are read and dropped before the client is told: most clients look for an answer only
+after they have sent everything."""
 
 
 async def receive_file(request: Request, store: FileStore, most: int = MOST_BYTES) -> StoredFile:
@@ -62,7 +65,7 @@ def _bounded(request: Request, most: int) -> Receive:
     """ASGI's `receive` of a request, which refuses to take more than `most` bytes, and to wait for long."""
     taken = 0
 
-    async def receive() -> Message:
+    async def piece() -> Message:
         nonlocal taken
         try:
             async with asyncio.timeout(STALL_SECONDS):
@@ -70,8 +73,14 @@ def _bounded(request: Request, most: int) -> Receive:
         except TimeoutError:
             raise ApiError(408, f"nothing came for {STALL_SECONDS:g} s", headers={"connection": "close"}) from None
         taken += len(message.get("body", b""))
-        if taken > most:
-            raise ApiError(413, f"a file may have {most:,} bytes", headers={"connection": "close"})
         return message
+
+    async def receive() -> Message:
+        message = await piece()
+        if taken <= most:
+            return message
+        while message.get("more_body", False) and taken <= most + MOST_DROPPED:
+            message = await piece()
+        raise ApiError(413, f"a file may have {most:,} bytes", headers={"connection": "close"})
 
     return receive
