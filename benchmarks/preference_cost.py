@@ -1,0 +1,109 @@
+"""What DPO and KTO take beside fine-tuning on the same tokens: time of a step and peak memory, each run by itself.
+
+    OMP_NUM_THREADS=1 nice python benchmarks/preference_cost.py --rounds 5
+
+Every round trains a random model three times, in processes of their own: fine-tuning on all answers, DPO on the pairs
+of them, KTO on all answers with labels. A step has the same answers each time, and the reference is there before the
+first one. Prompts are different and short (a tenth of a row), so that hardly anything is saved by sharing them. Times
+are those of the processor, which other programs move less than a clock's. Ratios are those of one round, and their
+medians are printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from plan_cases import Case
+from plan_grid import prepare
+
+PAIRS, IN_STEP, STEPS, LENGTH = 24, 4, 5, 192
+"""Pairs of the file, those of a step, steps, and tokens of an answer with its prompt."""
+OBJECTIVES = ("sft", "dpo", "kto")
+CASE = Case("m30", "lora", "float32", LENGTH, 16, "never", 1024)
+
+
+def write_rows(folder: Path) -> None:
+    """The same answers as rows of fine-tuning, as pairs, and with labels: random digits, a token each."""
+    source = random.Random(0)
+    files: dict[str, list[dict[str, Any]]] = {name: [] for name in OBJECTIVES}
+    for number in range(PAIRS):
+        prompt = f"{number:03d}" + "".join(source.choices("0123456789", k=LENGTH // 10))
+        answers = ["".join(source.choices("0123456789", k=LENGTH - len(prompt) - 24)) for _ in range(2)]
+        files["dpo"].append({"prompt": prompt, "chosen": answers[0], "rejected": answers[1]})
+        rows = [{"prompt": prompt, "completion": answer} for answer in answers]
+        files["sft"] += rows
+        files["kto"] += [row | {"label": at == 0} for at, row in enumerate(rows)]
+    for name, rows in files.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+
+
+def run(objective: str, folder: Path) -> dict[str, float]:
+    """Train in this process: the median processor seconds of a step, without the first one, and the peak memory in
+    MB."""
+    from veneer.config import parse
+    from veneer.events import Event, StepDone
+    from veneer.training.run import train
+
+    at: list[float] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, StepDone):
+            at.append(time.process_time())
+
+    with tempfile.TemporaryDirectory() as output:
+        values = {
+            "model": str(folder / "m30-llama"), "output": output, "method": CASE.method, "objective": objective,
+            "data": {"file": str(folder / f"{objective}.jsonl")},
+            "train": {"steps": STEPS, "examples_per_step": IN_STEP if objective == "dpo" else 2 * IN_STEP},
+            "compute": {
+                "device": "cpu", "dtype": CASE.dtype, "recompute": CASE.recompute,
+                "micro_batch_tokens": CASE.micro_batch, "memory_limit_mb": 10**6,
+            },
+        }  # fmt: skip
+        result = train(parse(values, where="the benchmark"), subscribers=[note])
+    steps = [after - before for before, after in pairwise(at)]
+    return {"seconds": median(steps), "memory": result.peak_memory_mb}
+
+
+def main() -> None:
+    """Make the rounds and print the medians of their ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if options.run:
+        print(json.dumps(run(options.run, options.folder)))
+        return
+    rounds: list[dict[str, dict[str, float]]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        prepare(CASE, folder)
+        write_rows(folder)
+        for _ in range(options.rounds):
+            rounds.append({})
+            for name in OBJECTIVES:
+                arguments = [sys.executable, __file__, "--run", name, "--folder", temporary]
+                done = subprocess.run(arguments, env=dict(os.environ), capture_output=True, text=True, check=True)
+                rounds[-1][name] = json.loads(done.stdout.splitlines()[-1])
+            print(json.dumps(rounds[-1]), flush=True)
+    for name in OBJECTIVES[1:]:
+        for what in ("seconds", "memory"):
+            ratios = [one[name][what] / one["sft"][what] for one in rounds]
+            spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+            print(f"{name} / sft, {what}: {median(ratios):.3f} ({spread}, {len(ratios)} rounds)")
+
+
+if __name__ == "__main__":
+    main()
