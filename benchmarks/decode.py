@@ -1,11 +1,13 @@
 """Greedy decoding beside llama.cpp at equal bits a weight: tokens/s of 1, 8 and 32 answers at once, and of a prompt.
 
-    python benchmarks/decode.py [MODEL] [--threads N] [--rounds N] [--tokens N] [--variant avx2]
+    python benchmarks/decode.py [MODEL] [--threads N] [--rounds N] [--tokens N] [--variant avx2] [--bits 4]
 
-MODEL is anything that `veneer` opens. veneer holds it in NF4 (double quantisation) and int8; llama.cpp (the extra
-`llama-cpp`) reads Q4_0 and Q8_0 files that are made of it. All run with as many threads, each in a process of its own,
-by turns; the median of the rounds counts. The clock is the wall's, from the first prompt to the last token; tokens per
-second of the processor's time stand beside, for machines on which others compute.
+MODEL is anything that `veneer` opens. veneer holds it in NF4 (double quantisation) and int8, and reads the Q4_0 and
+Q8_0 files that are made of it for llama.cpp (the extra `llama-cpp`), whose blocks it keeps. A MODEL that is itself a
+GGUF file in Q4_1 is read by both too. Formats are compared with themselves, NF4 and int8 with all of as many bits. All
+run with as many threads, each in a process of its own, by turns; the median of the rounds counts. The clock is the
+wall's, from the first prompt to the last token; tokens per second of the processor's time stand beside, for machines on
+which others compute.
 
 `--variant` chooses the kernels of a narrower instruction set for veneer. llama.cpp then still uses all that its build
 and the processor have.
@@ -30,8 +32,11 @@ from veneer.bundled import bundled_model
 COUNTS = (1, 8, 32)
 PREFILL = 400
 """Tokens of the long prompt."""
-SYSTEMS = {"veneer NF4": "nf4", "llama.cpp Q4_0": "q4_0", "veneer int8": "int8", "llama.cpp Q8_0": "q8_0"}
-PAIRS = (("veneer NF4", "llama.cpp Q4_0"), ("veneer int8", "llama.cpp Q8_0"))
+SYSTEMS = {
+    4: ("veneer NF4", "veneer Q4_0", "veneer Q4_1", "llama.cpp Q4_0", "llama.cpp Q4_1"),
+    8: ("veneer int8", "veneer Q8_0", "llama.cpp Q8_0"),
+}
+"""By the bits of a weight. A system is a program and a format."""
 Answers = Callable[[list[str], int], int]
 """Answers every prompt with so many tokens; returns how many were made in all."""
 
@@ -53,7 +58,10 @@ def veneer_answers(model: str, scheme: str, threads: int, variant: str | None) -
         library.use_variant(variant)
     checkpoint = open_checkpoint(model)
     tokenizer = checkpoint.tokenizer()
-    loaded = load_model(checkpoint, form=WeightForm.QUANTIZED, quant=QuantSection(scheme=Scheme(scheme)))
+    if scheme.startswith("q"):
+        loaded = load_model(checkpoint, form=WeightForm.FROZEN)
+    else:
+        loaded = load_model(checkpoint, form=WeightForm.QUANTIZED, quant=QuantSection(scheme=Scheme(scheme)))
 
     def answers(prompts: list[str], tokens: int) -> int:
         ids = [tokenizer.encode(prompt) for prompt in prompts]
@@ -113,22 +121,45 @@ def child(name: str, args: argparse.Namespace) -> dict[str, list[float]]:
 
 def run_one(name: str, args: argparse.Namespace) -> None:
     """The child's part: measure and print."""
-    kind = SYSTEMS[name]
-    if name.startswith("veneer"):
-        answers = veneer_answers(args.model, kind, args.threads, args.variant)
+    program, _, kind = name.partition(" ")
+    own = Path(args.folder) / f"{kind.lower()}.gguf"
+    file = str(own) if own.exists() else args.model
+    if program == "veneer":
+        answers = veneer_answers(file, kind.lower(), args.threads, args.variant)
     else:
-        answers = llama_answers(str(Path(args.folder) / f"{kind}.gguf"), args.threads)
+        answers = llama_answers(file, args.threads)
     print(json.dumps(measure(answers, args.tokens)))
 
 
-def write_files(model: str, folder: Path) -> None:
-    """What llama.cpp reads."""
+def write_files(model: str, folder: Path, bits: list[int]) -> None:
+    """What llama.cpp reads, of so many bits a weight."""
     from veneer.exports.gguf import write_gguf_base
     from veneer.io.checkpoint import open_checkpoint
     from veneer.io.gguf.encode import Quant
 
-    for kind in (Quant.Q4_0, Quant.Q8_0):
+    for kind in (Quant(f"q{count}_0") for count in bits):
         write_gguf_base(folder / f"{kind.value}.gguf", open_checkpoint(model), kind)
+
+
+def in_q4_1(model: str) -> bool:
+    """Whether a model is a GGUF file whose linear layers are in Q4_1."""
+    from veneer.io.checkpoint import open_checkpoint
+
+    formats = [held.format.name for name, held in open_checkpoint(model).blocks.items() if "layers." in name]
+    return bool(formats) and set(formats) == {"Q4_1"}
+
+
+def pairs(medians: dict[str, dict[str, list[float]]]) -> list[tuple[str, str]]:
+    """Each of veneer's systems, and the llama.cpp of as many bits that it is compared with."""
+    found = []
+    for systems in SYSTEMS.values():
+        peers = [name for name in systems if name.startswith("llama.cpp") and name in medians]
+        for own in systems:
+            if not own.startswith("veneer") or own not in medians:
+                continue
+            same = f"llama.cpp {own.partition(' ')[2]}"
+            found += [(own, same)] if same in peers else [(own, peer) for peer in peers]
+    return found
 
 
 def report(results: dict[str, list[dict[str, list[float]]]]) -> None:
@@ -141,7 +172,7 @@ def report(results: dict[str, list[dict[str, list[float]]]]) -> None:
     print(f"{'tokens/s, by the wall (processor)':34s}" + "".join(f"{case:>22s}" for case in cases))
     for name, found in medians.items():
         print(f"{name:34s}" + "".join(f"{found[case][0]:13.1f} ({found[case][1]:6.1f})" for case in cases))
-    for own, peer in PAIRS:
+    for own, peer in pairs(medians):
         ratios = ((case, medians[own][case], medians[peer][case]) for case in cases)
         spoken = ", ".join(f"{case} {a[0] / b[0]:.2f}x ({a[1] / b[1]:.2f}x)" for case, a, b in ratios)
         print(f"{own} / {peer}: {spoken}")
@@ -155,7 +186,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--variant")
-    parser.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
+    parser.add_argument("--bits", type=int, nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="of a weight")
+    parser.add_argument(
+        "--system", choices=[name for names in SYSTEMS.values() for name in names], help=argparse.SUPPRESS
+    )
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.model = args.model or bundled_model()
@@ -164,11 +198,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         args.folder = folder
-        write_files(args.model, Path(folder))
-        results: dict[str, list[dict[str, list[float]]]] = {name: [] for name in SYSTEMS}
+        write_files(args.model, Path(folder), args.bits)
+        names = [name for bits in args.bits for name in SYSTEMS[bits] if "Q4_1" not in name or in_q4_1(args.model)]
+        results: dict[str, list[dict[str, list[float]]]] = {name: [] for name in names}
         for _ in range(args.rounds):
-            for name in SYSTEMS:
+            for name in names:
                 results[name].append(child(name, args))
+                print(f"{name}: {json.dumps(results[name][-1])}", file=sys.stderr, flush=True)
     report(results)
 
 

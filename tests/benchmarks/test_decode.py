@@ -39,15 +39,19 @@ def test_medians_and_ratios_are_of_the_same_bits(capsys):
 
     decode.report({
         "veneer NF4": runs(30.0, 90.0, 60.0),
+        "veneer Q4_0": runs(80.0),
         "llama.cpp Q4_0": runs(40.0),
+        "llama.cpp Q4_1": runs(30.0),
         "veneer int8": runs(50.0),
         "llama.cpp Q8_0": runs(100.0),
     })  # fmt: skip
 
     lines = capsys.readouterr().out.splitlines()
     assert "60.0 ( 120.0)" in lines[1]
-    assert lines[-2:] == [
+    assert lines[-4:] == [
         "veneer NF4 / llama.cpp Q4_0: 1 at once 1.50x (1.50x)",
+        "veneer NF4 / llama.cpp Q4_1: 1 at once 2.00x (2.00x)",
+        "veneer Q4_0 / llama.cpp Q4_0: 1 at once 2.00x (2.00x)",
         "veneer int8 / llama.cpp Q8_0: 1 at once 0.50x (0.50x)",
     ]
 

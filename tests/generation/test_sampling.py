@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from veneer.errors import ConfigError
-from veneer.generation.sampling import Sampling, adjusted, choose, probabilities
+from veneer.generation.sampling import Sampling, adjusted, choose, likeliest, probabilities
 
 
 def draw(logits: list[float], count: int, sampling: Sampling) -> list[int]:
@@ -176,3 +176,16 @@ def test_a_token_without_probability_is_never_drawn() -> None:
     sampling = Sampling(temperature=1.0)
     drawn = {choose(scores, sampling, torch.Generator().manual_seed(seed)) for seed in range(400)}
     assert drawn == {1, 3}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_likeliest_token_is_the_first_of_the_largest(dtype: torch.dtype) -> None:
+    scores = torch.randn(1000, dtype=dtype)
+    assert likeliest(scores) == int(scores.argmax())
+    scores[[17, 40, 900]] = 9.0
+    assert likeliest(scores) == 17
+    scores[:] = -torch.inf
+    scores[3] = -1e30
+    assert likeliest(scores) == 3
+    scores[5] = torch.nan  # as torch has it, so that what is broken is seen
+    assert likeliest(scores) == 5

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor
 
 from veneer.adapters.linear import LoraLinear, TrainedBias
 from veneer.model.leaves import DenseLinear
+from veneer.native.build import FLAGS, HERE, VARIANTS
 from veneer.native.functions import Kernels, PromptProducts
 from veneer.native.program import CacheBlocks, Program, PromptRows
 from veneer.native.stored import Format, StoredLayer, stored_dense
@@ -273,3 +277,17 @@ def test_prompts_are_multiplied_in_bfloat16(
     assert torch.equal(found[:3], run(x[:3], 3))
     for first, stop in ((3, 4), (10, 27), (70, 83)):
         assert torch.equal(found[first:stop], run(x[first:stop], 0))
+
+
+@pytest.mark.slow
+def test_products_on_arm_are_exact_and_alone_as_in_a_batch(tmp_path: Path) -> None:
+    """Under emulation, which says nothing of speed."""
+    compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
+    if compiler is None or emulator is None:
+        pytest.skip("no cross compiler, or no emulator, for 64-bit Arm (aarch64-linux-gnu-gcc, qemu-aarch64)")
+    sources = [str(Path(__file__).with_name("rows_check.c")), str(HERE / "decode.c"), str(HERE / "rows.c")]
+    program = tmp_path / "check"
+    flags = [*FLAGS, *VARIANTS["aarch64"]["neon"], f"-I{HERE}", "-static", "-o", str(program)]
+    subprocess.run([compiler, *sources, *flags, "-lm"], check=True)
+    done = subprocess.run([emulator, str(program)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ from veneer.generation.request import (
     TokenLogprob,
     TokenMade,
 )
-from veneer.generation.sampling import adjusted, choose
+from veneer.generation.sampling import adjusted, choose, likeliest
 from veneer.generation.sequence import Sequence
 from veneer.generation.text import StopScanner, TextStream, TokenDecoder
 
@@ -105,7 +105,7 @@ class Completion:
         request, sampling = self.handle.request, self.handle.request.sampling
         held = self._made < sampling.min_new_tokens and bool(self._stop_ids)
         if sampling.plain and request.constraint is None and not held:
-            return int(logits.argmax())
+            return likeliest(logits)
         scores = adjusted(logits, sampling, request.prompt, self._sequence.answer)
         if held:
             scores[sorted(self._stop_ids)] = float("-inf")

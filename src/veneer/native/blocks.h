@@ -20,7 +20,7 @@ INLINE int64_t block_bytes(int format) { return format == WEIGHT_Q8_0 ? 34 : for
 INLINE int block_head(int format) { return format == WEIGHT_Q4_1 ? 4 : 2; }
 
 INLINE const uint8_t *block_at(const Matrix *m, int format, int64_t place) {
-    return (const uint8_t *)m->codes + place / GGUF_BLOCK * block_bytes(format);
+    return (const uint8_t *)m->codes + (uint64_t)place / GGUF_BLOCK * block_bytes(format);
 }
 
 INLINE uint16_t half_at(const uint8_t *in) {
@@ -69,15 +69,16 @@ INLINE lanes high_codes(const uint8_t *in) {
 INLINE void widen_4bit_block(int format, const uint8_t *block, vec *w) {
     const uint8_t *codes = block + block_head(format);
     const lanes scale = half_lanes(block);
-    const lanes low = format == WEIGHT_Q4_1 ? half_lanes(block + 2) : scale * -8.0f;
 #if VL == 16
     /* The sixteen values are one register; a permutation reads four bits of an index and no more. */
-    const __m512 codes_in_order = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512 table = (__m512)fused(low, (lanes)codes_in_order, scale);
+    const lanes in_order = (lanes)_mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const lanes centred = (lanes)_mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    const __m512 table = (__m512)(format == WEIGHT_Q4_1 ? fused(half_lanes(block + 2), in_order, scale) : centred * scale);
     const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)codes));
     w[0] = (vec)_mm512_permutexvar_ps(bytes, table);
     w[1] = (vec)_mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
 #else
+    const lanes low = format == WEIGHT_Q4_1 ? half_lanes(block + 2) : scale * -8.0f;
     for (int v = 0; v < 16 / VL; v++) {
         w[v] = (vec)fused(low, low_codes(codes + v * VL), scale);
         w[16 / VL + v] = (vec)fused(low, high_codes(codes + v * VL), scale);
