@@ -27,6 +27,7 @@ from veneer.planning.memory import GPU_START, MB, decoded_bytes, hosted_bytes
 from veneer.planning.setup import BatchShape, Setup
 from veneer.planning.time import operations, overhead_operations
 
+MIB = 1 << 20
 NO_LIMIT = Limit(bytes=float("inf"), source="none")
 
 
@@ -111,16 +112,26 @@ def test_what_nothing_makes_fit_is_said() -> None:
     assert "smaller model" in refusal
 
 
-def test_the_limit_is_what_is_given_or_four_fifths() -> None:
+def test_the_limit_is_what_is_given_or_nine_tenths_of_a_card_or_four_fifths_of_the_main_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert limit_of(ComputeSection(memory_limit_mb=1234)).bytes == 1234 * MB
-    assert limit_of(ComputeSection(), 10 * GB).bytes == 8 * GB
+    card = limit_of(ComputeSection(), 10 * GB)
+    assert (card.bytes, card.source) == (9 * GB, "nine tenths of 10,000 MB")
     assert limit_of(ComputeSection()).bytes > 100 * MB
+    monkeypatch.setattr("veneer.planning.choose.system_memory", lambda: (20 * GB, 15 * GB))
+    monkeypatch.setattr("veneer.planning.choose.memory_limit", lambda: 10 * GB)
+    main = limit_of(ComputeSection())
+    assert (main.bytes, main.source) == (8 * GB, "four fifths of 10,000 MB")
+    shared = limit_of(ComputeSection(), processes=4)
+    assert (shared.bytes, shared.source) == (2 * GB, "four fifths of 10,000 MB, for one of 4 processes")
 
 
 def test_of_a_card_no_more_is_taken_than_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     assert limit_of(ComputeSection(), 10 * GB, free=3 * GB).bytes == 3 * GB
     assert "free of 10,000 MB" in limit_of(ComputeSection(), 10 * GB, free=3 * GB).source
-    assert limit_of(ComputeSection(), 10 * GB, free=9 * GB).bytes == 8 * GB
+    assert limit_of(ComputeSection(), 10 * GB, free=85 * GB // 10).bytes == 8.5 * GB
+    assert limit_of(ComputeSection(), 10 * GB, free=95 * GB // 10).bytes == 9 * GB
     assert limit_of(ComputeSection(memory_limit_mb=5000), 10 * GB, free=3 * GB).bytes == 5000 * MB
     asked: list[torch.device] = []
 
@@ -184,3 +195,18 @@ def test_qlora_of_8b_at_2048_tokens_fits_a_card_of_8_gb_with_its_embedding_in_th
         setup(LLAMA_8B, Method.QLORA),
     ):
         assert hosted_bytes(other) == 0
+
+
+@pytest.mark.parametrize("total", [8192, 8188, 7793])  # as drivers report cards that are sold with 8 GB
+@pytest.mark.parametrize("display", [0, 500, 800])
+@pytest.mark.parametrize("context", [300, 550])
+def test_a_card_of_8_gb_takes_qlora_of_8b_at_2048_tokens_by_default(total: int, display: int, context: int) -> None:
+    of = setup(LLAMA_8B, Method.QLORA, device="cuda", lora=LoraSpec(rank=16, alpha=32.0))
+    # What `free_bytes` says: what is free beside the context, and what the plan counts for that.
+    free = (total - display - context) * MIB + GPU_START
+    limit = limit_of(ComputeSection(), total * MIB, free=free)
+    found, refusal = choose(of, ComputeSection(), 2048, rows_of(2048), limit, start=START)
+    assert refusal is None
+    assert found.memory.peak <= min(free, 0.9 * total * MIB)
+    # Four fifths, which is the main memory's share, would refuse it.
+    assert found.memory.peak > 0.8 * total * MIB

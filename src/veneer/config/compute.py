@@ -34,8 +34,9 @@ class ComputeSection(Section):
     """The time after which a run on several processes ends because one of them does not answer: seconds, or `90s`,
     `10m`."""
     memory_limit_mb: Count | None = None
-    """The largest peak memory of the run, in MB (10⁶ bytes); by default four fifths of the device's memory. Of a GPU it
-    is never more than what is free when the run begins; of the main memory it does not count what is free."""
+    """The largest peak memory of the run, in MB (10⁶ bytes); by default four fifths of the main memory, or nine tenths
+    of a GPU's. Of a GPU it is never more than what is free when the run begins; of the main memory it does not count
+    what is free."""
     micro_batch_tokens: Count | Literal["auto"] = "auto"
     """The number of tokens in a micro-batch. It decides memory and speed; the result does not depend on it beyond
     rounding. `auto` takes the smallest number that is about as fast as a larger one, within the memory limit."""

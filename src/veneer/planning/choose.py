@@ -25,7 +25,10 @@ CANDIDATES = (256, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16
 TOLERANCE = 0.02
 """Largest loss of speed for which a smaller micro-batch is preferred."""
 SHARE = 0.8
-"""Share of the device's memory that a run may take by default."""
+"""Share of the main memory that a run may take by default; the system and other programs live on the rest."""
+GPU_SHARE = 0.9
+"""Share of a GPU's memory that a run may take by default. No system lives there, and what others have taken is never
+counted in (`free_bytes`): the rest is for what the driver keeps, and for an error of the plan."""
 ROUNDING = 64
 """The micro-batch that holds the longest row is rounded up to a multiple of this."""
 
@@ -52,13 +55,14 @@ class MicroBatchChoice:
 
 
 def limit_of(compute: ComputeSection, total: int | None = None, processes: int = 1, free: int | None = None) -> Limit:
-    """The limit of `compute.memory_limit_mb`, or four fifths of the device's memory, or what of it is free.
+    """The limit of `compute.memory_limit_mb`, or four fifths of the main memory, or nine tenths of a GPU's, or what of
+    that is free.
 
     Args:
         compute: the section `compute` of the configuration.
-        total: bytes of the device's memory; None for this machine's main memory, or the container's.
+        total: bytes of a GPU's memory; None for this machine's main memory, or the container's.
         processes: the number of processes that share the main memory equally.
-        free: bytes of the device's memory that are free; None where all of it may be taken.
+        free: bytes of the GPU's memory that are free; None where all of it may be taken.
     """
     if compute.memory_limit_mb is not None:
         return Limit(bytes=compute.memory_limit_mb * MB, source=f"compute.memory_limit_mb={compute.memory_limit_mb}")
@@ -66,13 +70,13 @@ def limit_of(compute: ComputeSection, total: int | None = None, processes: int =
         amounts = [amount for amount in (system_memory()[0], memory_limit()) if amount is not None]
         if not amounts:
             return Limit(bytes=float("inf"), source="the system does not say how much memory there is")
-        total = min(amounts)
+        source = f"four fifths of {min(amounts) / MB:,.0f} MB"
         if processes > 1:
-            source = f"four fifths of {total / MB:,.0f} MB, for one of {processes} processes"
-            return Limit(bytes=SHARE * total / processes, source=source)
-    if free is not None and free < SHARE * total:
+            source = f"{source}, for one of {processes} processes"
+        return Limit(bytes=SHARE * min(amounts) / processes, source=source)
+    if free is not None and free < GPU_SHARE * total:
         return Limit(bytes=free, source=f"what is free of {total / MB:,.0f} MB")
-    return Limit(bytes=SHARE * total, source=f"four fifths of {total / MB:,.0f} MB")
+    return Limit(bytes=GPU_SHARE * total, source=f"nine tenths of {total / MB:,.0f} MB")
 
 
 def device_bytes(device: torch.device) -> int | None:
