@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from consoles import recorded
 from veneer.screens.sweep import sweep_table
 from veneer.sweeps.outcome import SweepOutcome
@@ -17,8 +19,27 @@ def test_every_point_has_a_row_with_its_settings_and_its_end() -> None:
     )
     console = recorded()
     console.print(sweep_table([done, failed], done))
-    first, second = (line for line in console.export_text().splitlines() if line.startswith("│"))
+    first, second = (line for line in console.export_text(clear=False).splitlines() if line.startswith("│"))
     assert [cell.strip() for cell in first.strip("│").split("│")] == [
         "4", "[/a]", "1.2500", "1.1250", "1.5000", "1 min 15 s",
     ]  # fmt: skip
     assert [cell.strip() for cell in second.strip("│").split("│")] == ["8", "b", "", "", "", "diverged"]
+    assert "compared" not in console.export_text(clear=False)
+
+
+def test_points_that_are_compared_by_a_metric_have_a_column_of_it() -> None:
+    done = SweepOutcome(
+        name="01", settings={"lora.rank": 4}, state="complete", steps=10, seconds=75.0, train_loss=1.5,
+        final_loss=1.25, best_loss=1.125, best_by="json_f1", best_value=0.875, higher=True,
+    )  # fmt: skip
+    never = replace(done, name="02", settings={"lora.rank": 8}, best_value=None)
+    console = recorded()
+    console.print(sweep_table([done, never], done))
+    shown = console.export_text()
+    assert "2 points, compared by the highest json_f1" in shown
+    assert "best json_f1" in shown
+    first, second = (line for line in shown.splitlines() if line.startswith("│"))
+    assert [cell.strip() for cell in first.strip("│").split("│")] == [
+        "4", "0.8750", "1.2500", "1.1250", "1.5000", "1 min 15 s",
+    ]  # fmt: skip
+    assert [cell.strip() for cell in second.strip("│").split("│")][:2] == ["8", ""]

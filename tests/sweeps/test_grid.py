@@ -31,5 +31,7 @@ def test_points_that_are_no_configuration_are_all_named(values: dict[str, Any], 
     assert "02-rank=4,seed=-1" in str(error.value)
     assert "03-rank=0,seed=0" in str(error.value)
     assert "01-" not in str(error.value)
+    with pytest.raises(ConfigError, match=r"02-best_metric=rewards_margins: .*possible are loss, exact"):
+        points(values, {"train.best_metric": ["exact", "rewards/margins"]}, tmp_path)
     with pytest.raises(ConfigError, match="folder of its own"):
         points(values, {"output": ["a", "b"]}, tmp_path)

@@ -1,10 +1,83 @@
-"""What the points of a sweep came to is drawn."""
+"""What the points of a sweep came to is read, compared and drawn."""
 
 from __future__ import annotations
 
+import json
+import math
+import random
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from veneer.sweeps.outcome import SweepOutcome, chart
+from veneer.run_folder import RunFolder
+from veneer.strict_json import to_text, with_reasons
+from veneer.sweeps.grid import Point, points
+from veneer.sweeps.outcome import SweepOutcome, best_of, chart, compared_by, dumped, read_outcome
+from veneer.training.best import BestBy
+
+
+def told(point: Point, evaluations: Sequence[dict[str, Any]]) -> None:
+    """Write the events of a finished run with these evaluations, one a step."""
+    events: list[dict[str, Any]] = [{"event": "RunStarted"}]
+    for step, values in enumerate(evaluations, start=1):
+        events.append({"event": "StepDone", "step": step, "loss": 3.0, "seconds": 1.0})
+        events.append({"event": "Evaluated", "step": step, "best": False, **values})
+    events.append({"event": "RunFinished", "reason": "complete"})
+    folder = RunFolder(Path(point.config.output))
+    folder.path.mkdir(parents=True)
+    folder.events_file.write_text("".join(to_text(with_reasons(event)) + "\n" for event in events), encoding="utf-8")
+    folder.summary_file.write_text("{}", encoding="utf-8")
+
+
+def test_points_are_compared_by_the_metric_against_a_plain_search(values: dict[str, Any], tmp_path: Path) -> None:
+    source = random.Random(5)
+    for number, (metric, higher) in enumerate([("rewards/margins", True), ("rewards/rejected", False)] * 10):
+        settings = {**values, "objective": "orpo", "train": {**values["train"], "best_metric": metric}}
+        found = points(settings, {"train.seed": [0, 1, 2]}, tmp_path / str(number))
+        every = []
+        for point in found:
+            losses = [source.random() for _ in range(4)]
+            measured = [source.choice([source.randint(0, 9) / 8, math.nan]) for _ in losses]
+            told(point, [{"loss": a, "metrics": {metric: b}} for a, b in zip(losses, measured, strict=True)])
+            every.append((losses, [value for value in measured if math.isfinite(value)], measured))
+        by = compared_by(found)
+        assert by == BestBy(metric, metric, higher)
+        outcomes = [read_outcome(point, by) for point in found]
+        pick = max if higher else min
+        for one, (losses, finite, measured) in zip(outcomes, every, strict=True):
+            expected = pick(finite) if finite else None
+            assert (one.state, one.best_loss, one.final_loss) == ("complete", min(losses), losses[-1])
+            assert (one.best_by, one.best_value, one.judged) == (metric, expected, expected)
+            assert one.best_step == (measured.index(expected) + 1 if expected is not None else None)
+        best, judged = best_of(outcomes), [one.best_value for one in outcomes if one.best_value is not None]
+        assert best is not None
+        assert best.best_value == pick(judged)
+        shown = json.loads(dumped(outcomes))
+        assert [(one["best_by"], one["best_value"], one["higher"]) for one in shown] == [
+            (metric, one.best_value, higher) for one in outcomes
+        ]
+        drawn = chart(outcomes)
+        assert f"best {metric}" in drawn
+        assert "nats" not in drawn
+        assert drawn.count("<circle") == len(judged)
+
+
+def test_runs_of_before_there_were_metrics_are_compared_by_their_loss(values: dict[str, Any], tmp_path: Path) -> None:
+    found = points(values, {"train.seed": [0, 1]}, tmp_path)
+    for point, losses in zip(found, [(2.0, 1.5, 1.75), (2.0, 1.75, 1.625)], strict=True):
+        told(point, [{"loss": loss} for loss in losses])
+    outcomes = [read_outcome(point, compared_by(found)) for point in found]
+    assert [(one.best_loss, one.best_step, one.best_by, one.best_value) for one in outcomes] == [
+        (1.5, 2, "loss", None), (1.625, 3, "loss", None),
+    ]  # fmt: skip
+    assert best_of(outcomes) is outcomes[0]
+    assert "best evaluation loss, nats" in chart(outcomes)
+
+
+def test_points_of_different_metrics_are_compared_by_the_loss(values: dict[str, Any], tmp_path: Path) -> None:
+    found = points(values, {"train.best_metric": ["exact", "number"]}, tmp_path)
+    assert compared_by(found) == BestBy()
 
 
 def test_the_chart_leaves_out_what_diverged_and_uses_decades() -> None:

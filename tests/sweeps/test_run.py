@@ -12,12 +12,13 @@ import pytest
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from tiny import run_config, tree
+from preference_rows import pairs
+from tiny import run_config, tree, write_rows
 from veneer.cli import main
 from veneer.config import parse
 from veneer.config.values import read_yaml
 from veneer.errors import Interrupted, OutputError
-from veneer.events import Event, Result, RunDone, RunEvent, RunsJoined, StepDone
+from veneer.events import Evaluated, Event, Result, RunDone, RunEvent, RunsJoined, StepDone
 from veneer.sweeps import run as sweep_run
 from veneer.sweeps.grid import points
 from veneer.sweeps.outcome import best_of
@@ -65,6 +66,22 @@ def test_every_point_is_a_run_of_its_own(values: dict[str, Any], tmp_path: Path)
         one.name for one in outcomes
     ]
     ElementTree.parse(tmp_path / "sweep" / "results.svg")
+
+
+def test_points_of_a_metric_are_compared_by_it(values: dict[str, Any], tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "pairs.jsonl", pairs(20))
+    values |= {"objective": "orpo", "data": {"file": str(data), "held_out": 0.3}}
+    values["train"] |= {"best_metric": "rewards/chosen", "learning_rate": 0.01}
+    seen: list[Event] = []
+    outcomes = sweep(values, {"lora.rank": [2, 4]}, tmp_path / "sweep", subscribers=[seen.append])
+    for one in outcomes:
+        told = [e.event for e in seen if isinstance(e, RunEvent) and e.run == one.name]
+        assert one.best_value == max(e.metrics["rewards/chosen"] for e in told if isinstance(e, Evaluated))
+    best = max(outcomes, key=lambda one: one.best_value or -9)
+    assert best_of(outcomes) is best
+    assert isinstance(seen[-1], Result)
+    assert seen[-1].values["best"] == best.name
+    assert [point["best_by"] for point in seen[-1].values["points"]] == ["rewards/chosen"] * 2
 
 
 def test_a_sweep_that_was_stopped_goes_on_and_trains_nothing_twice(values: dict[str, Any], tmp_path: Path) -> None:

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tiny import run_config
+from preference_rows import pairs
+from tiny import rows, run_config, write_model, write_rows
 from veneer.errors import ConfigError
+from veneer.events import Evaluated, Event
 from veneer.training.best import ANSWERS, BestBy, best_by
 from veneer.training.checkpoint import Progress
+from veneer.training.objectives import distillation, reward
 from veneer.training.objectives.base import Means
 from veneer.training.objectives.documents import PAIR_METRICS
+from veneer.training.run import train
 
 
 def plain(values: list[float], *, higher: bool) -> tuple[int | None, int]:
@@ -61,8 +65,15 @@ def test_a_metric_that_an_evaluation_does_not_have_is_never_the_best() -> None:
 
 
 def test_every_objective_has_its_own_metrics(tmp_path: Path) -> None:
+    more = {
+        "grpo": ("rewards=[{metric: exact, name: right}, {metric: number}]",),
+        "distillation": ("distillation.teacher=teacher",),
+    }
+
     def by(objective: str, metric: str) -> BestBy:
-        settings = (f"objective={objective}", f"train.best_metric={metric}", "data.held_out=0.2")
+        settings = (
+            f"objective={objective}", f"train.best_metric={metric}", "data.held_out=0.2", *more.get(objective, ()),
+        )  # fmt: skip
         return best_by(run_config(tmp_path, tmp_path / "f.jsonl", tmp_path / "o", *settings))
 
     for name, measure in ANSWERS.items():
@@ -72,7 +83,14 @@ def test_every_objective_has_its_own_metrics(tmp_path: Path) -> None:
         for name in PAIR_METRICS:
             assert by(objective, name).higher == ("rejected" not in name)
     assert by("kto", "rewards/chosen").higher
-    for objective in ("sft", "pretraining", "dpo", "kto"):
+    for name in reward.METRICS:
+        assert by("reward", name) == BestBy(name, name, higher=name != "rewards/rejected")
+    for name in distillation.METRICS:
+        assert by("distillation", name) == BestBy(name, name, higher=name == "agreement")
+    assert by("distillation", "exact").of_answers
+    for name in ("reward", "rewards/right/mean", "rewards/number/mean"):
+        assert by("grpo", name) == BestBy(name, name, higher=True)
+    for objective in ("sft", "pretraining", "dpo", "kto", *more):
         assert by(objective, "loss") == BestBy()
 
 
@@ -84,12 +102,18 @@ def test_every_objective_has_its_own_metrics(tmp_path: Path) -> None:
         ("dpo", "exact", "possible are loss, rewards/chosen"),
         ("kto", "kl", "objective kto has no such metric"),
         ("pretraining", "exact", "possible are loss (its texts ask nothing that could be answered)"),
+        ("reward", "logps/chosen", "possible are loss, rewards/chosen, rewards/rejected, rewards/margins, rewards/acc"),
+        ("distillation", "kl", "possible are loss, divergence, cross_entropy, agreement, exact, json, "),
+        ("grpo", "exact", "possible are loss, reward, rewards/exact/mean"),
+        ("sft", "agreement", "possible are loss, exact, json"),
     ],
 )
 def test_a_metric_of_another_objective_is_refused(objective: str, metric: str, said: str, tmp_path: Path) -> None:
     config = run_config(
         tmp_path, tmp_path / "f.jsonl", tmp_path / "o", f"objective={objective}", f"train.best_metric={metric}",
         "data.held_out=0.2",
+        *(["rewards=[{metric: exact}]"] if objective == "grpo" else []),
+        *(["distillation.teacher=teacher"] if objective == "distillation" else []),
     )  # fmt: skip
     with pytest.raises(ConfigError) as caught:
         best_by(config)
@@ -100,3 +124,38 @@ def test_answers_take_a_time_that_nobody_foresees(tmp_path: Path) -> None:
     settings = ("train.best_metric=exact", "train.time_limit=60", "data.held_out=0.2")
     with pytest.raises(ConfigError, match=r"which train\.time_limit cannot foresee"):
         best_by(run_config(tmp_path, tmp_path / "f.jsonl", tmp_path / "o", *settings))
+
+
+@pytest.mark.parametrize(
+    ("objective", "metric", "names"),
+    [
+        ("reward", "rewards/margins", reward.METRICS),
+        ("distillation", "agreement", distillation.METRICS),
+        ("grpo", "rewards/chrf/mean", ("reward", "rewards/chrf/mean")),
+    ],
+)
+def test_evaluations_report_what_may_be_named_and_the_best_is_told_by_it(
+    objective: str, metric: str, names: tuple[str, ...], tiny_model: Path, tmp_path: Path
+) -> None:
+    content, settings = {
+        "reward": (pairs(12), ()),
+        "distillation": (rows(12), (f"distillation.teacher={write_model(tmp_path / 'teacher', seed=9)}",)),
+        "grpo": (
+            [{"prompt": f"{n}?", "answer": "the answer is there"} for n in range(12)],
+            ("rewards=[{metric: chrf, column: answer}]", "grpo.max_completion_length=4", "grpo.num_generations=2"),
+        ),
+    }[objective]
+    seen: list[Event] = []
+    config = run_config(
+        tiny_model, write_rows(tmp_path / "rows.jsonl", content), tmp_path / "run", f"objective={objective}",
+        f"train.best_metric={metric}", "data.held_out=0.3", "train.steps=2", "train.eval_every=1", *settings,
+    )  # fmt: skip
+    progress = train(config, subscribers=[seen.append]).progress
+    evaluated = [event for event in seen if isinstance(event, Evaluated)]
+    assert len(evaluated) == 2
+    for event in evaluated:
+        assert event.best_by == metric
+        assert set(names) <= event.metrics.keys()
+    values = [event.metrics[metric] for event in evaluated]
+    first, _ = plain(values, higher=True)
+    assert (progress.best_step, progress.best_value) == (first, max(values))

@@ -15,6 +15,7 @@ from veneer.screens.figures import duration
 from veneer.screens.subscribers import subscribers_of, told_by_rank_0
 from veneer.sweeps.outcome import SweepOutcome, best_of
 from veneer.sweeps.run import CHART_FILE, TOGETHER, JointTrainer, sweep_shared
+from veneer.training.best import LOSS
 from veneer.training.parallel.dealt import Dealt, meeting
 from veneer.training.parallel.ranks import launched
 from veneer.training.parallel.start import with_own_device
@@ -69,14 +70,16 @@ def _here(
 
 def sweep_table(outcomes: Sequence[SweepOutcome], best: SweepOutcome | None) -> Table:
     """Every point of a sweep, the best one marked."""
-    table = new_table(f"{len(outcomes)} points")
+    by, way = outcomes[0].best_by, "highest" if outcomes[0].higher else "lowest"
+    table = new_table(f"{len(outcomes)} points" + ("" if by == LOSS else f", compared by the {way} {by}"))
     for key in outcomes[0].settings:
         table.add_column(key.rpartition(".")[2])
-    for name in ("final loss", "best loss", "training loss", "time"):
-        table.add_column(name, justify="right")
+    metric = () if by == LOSS else (f"best {by}",)
+    for name in (*metric, "final loss", "best loss", "training loss", "time"):
+        table.add_column(Text(name), justify="right")
     for one in outcomes:
-        losses = [one.final_loss, one.best_loss, one.train_loss]
-        cells = ["" if loss is None else f"{loss:.4f}" for loss in losses]
+        numbers = [*([one.best_value] if metric else []), one.final_loss, one.best_loss, one.train_loss]
+        cells = ["" if number is None else f"{number:.4f}" for number in numbers]
         end = duration(one.seconds) if one.state == "complete" else one.state
         style = "green" if one is best else "yellow" if one.state != "complete" else None
         table.add_row(*(Text(str(value)) for value in one.settings.values()), *cells, end, style=style)

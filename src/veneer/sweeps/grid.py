@@ -12,6 +12,7 @@ from typing import Any
 from veneer.config import RunConfig, parse
 from veneer.config.values import laid_over, override
 from veneer.errors import ConfigError, listing
+from veneer.training.best import best_by
 
 LONGEST_NAME = 80
 """Characters of a folder's name."""
@@ -71,7 +72,9 @@ def points(values: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], output:
         name = _name(number, settings)
         own = laid_over(values, [*settings.items(), ("output", str(output / name))])
         try:
-            found.append(Point(name, settings, parse(own, where="the point")))
+            config = parse(own, where="the point")
+            best_by(config)  # raises where its objective has no such metric
+            found.append(Point(name, settings, config))
         except ConfigError as error:
             problems.append(f"{name}: {error}")
     if "output" in grid:

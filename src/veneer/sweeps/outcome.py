@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from veneer.charts import Series, line_chart
 from veneer.events import by_step
 from veneer.run_folder import RunFolder
-from veneer.strict_json import to_text, with_reasons
+from veneer.strict_json import restored, to_text, with_reasons
 from veneer.sweeps.grid import Point
+from veneer.training.best import LOSS, BestBy, best_by
 
 RECENT = 0.1
 """Share of the steps at the end whose mean is a run's training loss."""
@@ -36,10 +37,20 @@ class SweepOutcome:
     best_loss: float | None = None
     """The lowest evaluation loss."""
     best_step: int | None = None
+    """The step of the best evaluation, by `best_by`."""
+    best_by: str = LOSS
+    """What the points of the sweep are compared by: `loss`, or the name of a metric."""
+    best_value: float | None = None
+    """The metric of the best evaluation; None where points are compared by the loss."""
+    higher: bool = False
+    """Whether a higher number is better."""
 
     @property
     def judged(self) -> float | None:
-        """What points are compared by: the best evaluation loss, or the training loss where nothing is evaluated."""
+        """The number that points are compared by: the best metric, or the best evaluation loss, or the training loss
+        where nothing is evaluated."""
+        if self.best_by != LOSS:
+            return self.best_value
         return self.train_loss if self.best_loss is None else self.best_loss
 
     @property
@@ -48,11 +59,27 @@ class SweepOutcome:
         return self.state in ("complete", "diverged")
 
 
-def read_outcome(point: Point) -> SweepOutcome:
-    """What a point's folder holds."""
+def compared_by(found: Iterable[Point]) -> BestBy:
+    """What points are compared by: the metric of their evaluations, or the loss where they do not have one in common.
+
+    Raises:
+        ConfigError: the `train.best_metric` of a point is none of its objective's.
+    """
+    metrics = {best_by(point.config) for point in found}
+    return metrics.pop() if len(metrics) == 1 else BestBy()
+
+
+def read_outcome(point: Point, by: BestBy) -> SweepOutcome:
+    """What a point's folder holds.
+
+    Args:
+        point: of a sweep.
+        by: what the sweep's points are compared by.
+    """
     folder = RunFolder(Path(point.config.output))
     events = folder.events()
     losses, evaluations = by_step(events, "StepDone", "loss"), by_step(events, "Evaluated", "loss")
+    values = evaluations if by.measure == LOSS else _metric(events, by.measure)
     state = "waiting"
     for event in events:
         if event.get("event") == "RunStarted":
@@ -62,7 +89,7 @@ def read_outcome(point: Point) -> SweepOutcome:
     if state == "complete" and not folder.summary_file.is_file():
         state = "interrupted"  # ended before its files were published
     recent = list(losses.values())[-max(1, int(RECENT * len(losses))) :]
-    best = min(evaluations, key=lambda step: (evaluations[step], step)) if evaluations else None
+    best = _best_step(values, by)
     return SweepOutcome(
         name=point.name,
         settings=point.settings,
@@ -71,19 +98,37 @@ def read_outcome(point: Point) -> SweepOutcome:
         seconds=sum(by_step(events, "StepDone", "seconds").values()),
         train_loss=sum(recent) / len(recent) if recent else None,
         final_loss=evaluations[max(evaluations)] if evaluations else None,
-        best_loss=None if best is None else evaluations[best],
+        best_loss=min(evaluations.values(), default=None),
         best_step=best,
+        best_by=by.measure,
+        best_value=None if best is None or by.measure == LOSS else values[best],
+        higher=by.higher,
     )
 
 
+def _metric(events: Iterable[Mapping[str, Any]], name: str) -> dict[int, float]:
+    """A metric of every evaluation that has it, by its step; the later of two evaluations after one step counts."""
+    evaluated = [restored(event) for event in events if event.get("event") == "Evaluated"]
+    return {one["step"]: float(one["metrics"][name]) for one in evaluated if name in one.get("metrics", {})}
+
+
+def _best_step(values: Mapping[int, float], by: BestBy) -> int | None:
+    """The first step with the best value; None where no value is finite, as a run's own best evaluation has it."""
+    finite = {step: -value if by.higher else value for step, value in values.items() if math.isfinite(value)}
+    return min(finite, key=lambda step: (finite[step], step), default=None)
+
+
 def best_of(outcomes: Sequence[SweepOutcome]) -> SweepOutcome | None:
-    """The finished point with the lowest loss."""
+    """The first finished point with the best metric, or with the lowest loss where points are compared by that."""
     judged = [(one.judged, one) for one in outcomes if one.state == "complete" and one.judged is not None]
-    return min(judged, key=lambda pair: pair[0])[1] if judged else None
+    return min(judged, key=lambda pair: -pair[0] if pair[1].higher else pair[0])[1] if judged else None
 
 
 def chart(outcomes: Sequence[SweepOutcome]) -> str:
-    """The loss over the setting with the most values that are numbers, a line for every other combination."""
+    """The number that points are compared by, over the setting with the most values that are numbers.
+
+    Every combination of the other settings has a line of its own.
+    """
     key = _axis(outcomes)
     values = [one.settings[key] for one in outcomes] if key is not None else []
     by_decades = bool(values) and min(values) > 0 and max(values) / min(values) >= 10
@@ -96,11 +141,19 @@ def chart(outcomes: Sequence[SweepOutcome]) -> str:
         lines.setdefault(others if key is not None else "points", []).append(
             (math.log10(x) if by_decades else x, one.judged)
         )
-    evaluated = any(one.best_loss is not None for one in outcomes)
-    label = "best evaluation loss" if evaluated else "training loss"
+    label, unit = _compared(outcomes)
     x_label = "point" if key is None else f"log10 of {key}" if by_decades else key
     series = [Series(name or label, sorted(found), marked=True) for name, found in lines.items()]
-    return line_chart("Sweep", x_label, f"{label}, nats per supervised token", series)
+    return line_chart("Sweep", x_label, f"{label}{unit}", series)
+
+
+def _compared(outcomes: Sequence[SweepOutcome]) -> tuple[str, str]:
+    """What the chart calls the number that points are compared by, and its unit."""
+    by = outcomes[0].best_by if outcomes else LOSS
+    if by != LOSS:
+        return f"best {by}", ""
+    evaluated = any(one.best_loss is not None for one in outcomes)
+    return "best evaluation loss" if evaluated else "training loss", ", nats per supervised token"
 
 
 def _axis(outcomes: Sequence[SweepOutcome]) -> str | None:
@@ -126,6 +179,9 @@ def to_json(outcomes: Sequence[SweepOutcome]) -> list[dict[str, Any]]:
                 "final_loss": one.final_loss,
                 "best_loss": one.best_loss,
                 "best_step": one.best_step,
+                "best_by": one.best_by,
+                "best_value": one.best_value,
+                "higher": one.higher,
             }
         )
         for one in outcomes

@@ -21,7 +21,8 @@ from veneer.io.tokenizer import Tokenizer
 from veneer.signals import stop_signalled
 from veneer.strict_json import to_text
 from veneer.sweeps.grid import Point, points
-from veneer.sweeps.outcome import SweepOutcome, best_of, chart, dumped, read_outcome, to_json
+from veneer.sweeps.outcome import SweepOutcome, best_of, chart, compared_by, dumped, read_outcome, to_json
+from veneer.training.best import BestBy
 from veneer.training.joint import JointRun, joint_bytes, prepare_joint, train_together
 from veneer.training.run import train
 
@@ -93,11 +94,12 @@ def sweep_shared(
     """
     emit = broadcast(subscribers)
     found = points(values, grid, output)
+    by = compared_by(found)
     make_output_folder(output)
     with exclusive(output) if share.first else nullcontext():
         if share.first:
             _claim(output, values, grid)
-        done_before = {point.name for point in found if share.first and read_outcome(point).done}
+        done_before = {point.name for point in found if share.first and read_outcome(point, by).done}
         done_before = set(json.loads(share.told(to_text(sorted(done_before)))))
         pending = [point for point in found if point.name not in done_before]
         for point in found:
@@ -106,7 +108,7 @@ def sweep_shared(
         own = [_placed(pending[number], own_device) for number in share.own(len(pending))]
 
         def ended(points: Sequence[Point]) -> None:
-            done = {outcome.name for outcome in _so_far(output, found, share) if outcome.done}
+            done = {outcome.name for outcome in _so_far(output, found, by, share) if outcome.done}
             for point in points:
                 if point.name in done:
                     emit(RunDone(run=point.name, before=False))
@@ -115,7 +117,7 @@ def sweep_shared(
         interrupted = any(share.all([interrupted] * len(own), len(pending))) or interrupted
         if not share.first:
             return None
-        outcomes = _report(output, found)
+        outcomes = _report(output, found, by)
     if interrupted:
         raise Interrupted(f"the sweep in {output} was stopped; the same command goes on with it")
     best = best_of(outcomes)
@@ -234,13 +236,13 @@ def _train_group(
     return any(isinstance(outcome, Interrupted) for outcome in outcomes)
 
 
-def _so_far(output: Path, found: Sequence[Point], share: Share) -> list[SweepOutcome]:
+def _so_far(output: Path, found: Sequence[Point], by: BestBy, share: Share) -> list[SweepOutcome]:
     """Every point as it is now; the first process writes that down."""
-    return _report(output, found) if share.first else [read_outcome(point) for point in found]
+    return _report(output, found, by) if share.first else [read_outcome(point, by) for point in found]
 
 
-def _report(output: Path, found: Sequence[Point]) -> list[SweepOutcome]:
-    outcomes = [read_outcome(point) for point in found]
+def _report(output: Path, found: Sequence[Point], by: BestBy) -> list[SweepOutcome]:
+    outcomes = [read_outcome(point, by) for point in found]
     write_text(output / RESULTS_FILE, dumped(outcomes))
     write_text(output / CHART_FILE, chart(outcomes))
     return outcomes

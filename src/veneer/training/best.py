@@ -24,6 +24,8 @@ LABELLED = {"rewards/chosen": True, "rewards/rejected": False, "logps/chosen": T
 """Metrics of labelled answers, and whether higher is better. KTO's `kl` is better neither way."""
 PAIRS = {**LABELLED, "rewards/margins": True, "rewards/accuracies": True}
 """Metrics of pairs, and whether higher is better."""
+DISTILLED = {"divergence": False, "cross_entropy": False, "agreement": True}
+"""Metrics of a student beside its teacher, and whether higher is better."""
 REWARD = "reward"
 """The mean reward of sampled answers."""
 ANSWERS = {EXACT: EXACT, **{name: PRIMARY[name] for name in METRICS}}
@@ -116,7 +118,8 @@ def _known(config: RunConfig) -> dict[str, bool]:
     """The metrics of a run's objective, and whether higher is better."""
     match config.objective.rows:
         case RowKind.ANSWERS:
-            return dict.fromkeys(ANSWERS, True)
+            taught = DISTILLED if config.objective is ObjectiveName.DISTILLATION else {}
+            return {**taught, **dict.fromkeys(ANSWERS, True)}
         case RowKind.PAIRS if config.objective is ObjectiveName.REWARD:
             return {name: higher for name, higher in PAIRS.items() if name.startswith("rewards/")}
         case RowKind.PAIRS:

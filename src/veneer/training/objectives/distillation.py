@@ -26,6 +26,7 @@ from veneer.training.objectives.base import Sums
 from veneer.training.objectives.divergences import TaughtRows, divergences
 
 DISTILLATION, DIVERGENCE, CROSS_ENTROPY, AGREEMENT = "distillation", "divergence", "cross_entropy", "agreement"
+METRICS = (DIVERGENCE, CROSS_ENTROPY, AGREEMENT)
 
 
 class Teacher(Protocol):
@@ -46,7 +47,7 @@ class Distillation:
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
         """The number of supervised tokens."""
         tokens = sum(batch.supervised for batch in batches)
-        return dict.fromkeys((DISTILLATION, DIVERGENCE, CROSS_ENTROPY, AGREEMENT), tokens)
+        return dict.fromkeys((DISTILLATION, *METRICS), tokens)
 
     def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
