@@ -9,7 +9,7 @@ import torch
 
 from plan_setups import setup
 from veneer.adapters.spec import LoraSpec
-from veneer.enums import Method, Variant
+from veneer.enums import Method, ObjectiveName, Variant
 from veneer.generation.build import CACHE_BYTES
 from veneer.planning.memory import memory
 from veneer.planning.sampling import reference_bytes, sampling_bytes, through_modules, token_bytes
@@ -38,6 +38,16 @@ def test_what_the_compiled_library_does_not_know_takes_copies_and_decoded_weight
     assert sampling_bytes(dora, SHAPE) > sampling_bytes(setup(), SHAPE)
     quantised = replace(dora, method=Method.QLORA)
     assert sampling_bytes(quantised, SHAPE) > sampling_bytes(dora, SHAPE)
+
+
+def test_a_reward_model_takes_its_adapter_and_a_forward_pass() -> None:
+    judge = setup(lora=LoraSpec(rank=4, alpha=8.0), objective=ObjectiveName.REWARD)
+    plain, more = (memory(one, SHAPE, recompute=False, start=0) for one in (setup(), setup(reward_models=(judge,))))
+    assert more.adapters - plain.adapters == 4 * judge.adapter_weights
+    assert more.base == plain.base
+    assert "scoring" not in plain.phases
+    long = memory(setup(reward_models=(judge,)), replace(SHAPE, longest=5000), recompute=False, start=0)
+    assert 0 < 4 * more.scoring < long.scoring, "a text alone may be longer than a micro-batch of scoring"
 
 
 def test_a_reference_that_is_the_start_is_two_copies_of_what_is_trained() -> None:

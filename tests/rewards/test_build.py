@@ -33,6 +33,16 @@ def test_names_are_told_apart() -> None:
 def test_files_of_functions_are_known_by_their_keys(tmp_path: Path) -> None:
     sections = [RewardSpec(metric="exact"), RewardSpec(python=f"{tmp_path}/a.py:f")]
     assert reward_files(sections) == {"rewards.1.python": tmp_path / "a.py"}
+    scored = reward_files([RewardSpec(adapter=f"{tmp_path}/judge")])
+    assert list(scored) == ["rewards.0.adapter's adapter_config.json", "rewards.0.adapter's adapter_model.safetensors"]
+    assert all(file.parent == tmp_path / "judge" for file in scored.values())
+
+
+def test_reward_models_are_named_by_their_folder_and_wait_for_the_base(tmp_path: Path) -> None:
+    sections = [RewardSpec(adapter=f"{tmp_path}/judge"), RewardSpec(metric="exact")]
+    assert names_of(sections) == ("judge", "exact")
+    with judge_of(sections) as judge:
+        assert judge.names == ("exact",)
 
 
 def test_what_is_not_there_is_refused_before_anything_runs(tmp_path: Path) -> None:

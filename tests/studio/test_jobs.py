@@ -130,7 +130,7 @@ def test_what_cannot_be_a_job_is_refused_with_the_field(opened: Opened, file: st
         with pytest.raises(BadRequestError, match="names a file of this machine"):
             create(opened, file, settings={key: {"inner": "/etc/passwd"}})
     rewards = {"python": "/tmp/x.py:f"}, {"command": "touch /tmp/x"}, {"metric": "exact", "command": "touch /tmp/x"}
-    for reward in rewards:
+    for reward in (*rewards, {"adapter": "/tmp/judge"}, {"metric": "exact", "adapter": "/tmp/judge"}):
         with pytest.raises(BadRequestError, match="rewards of a job are metrics"):
             create(opened, file, settings={"objective": "grpo", "rewards": [reward]})
     with pytest.raises(BadRequestError, match=r"lora\.rang"):

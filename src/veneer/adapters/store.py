@@ -133,6 +133,21 @@ def read_any_config(directory: Path) -> tuple[LoraSpec, dict[str, Any]]:
     return parse_config(config, path), config
 
 
+def read_reward_config(directory: Path) -> LoraSpec:
+    """Specification of the saved adapter of a reward model.
+
+    Raises:
+        AdapterError: as `read_any_config`, or it is none of a reward model.
+    """
+    spec, _ = read_any_config(directory)
+    if spec.task is not Task.SEQ_CLS:
+        raise AdapterError(
+            f"{directory} is no adapter of a reward model (task_type {spec.task.value}): it has no score head; train "
+            "one with objective: reward"
+        )
+    return spec
+
+
 def config_warnings(directory: Path) -> list[str]:
     """What the user should know of a saved adapter's configuration. Raises as `read_config`."""
     unknown = unknown_settings(read_config(directory)[1])
@@ -213,13 +228,7 @@ def load_reward_adapter(model: LanguageModel, directory: Path) -> Adapter:
     Raises:
         AdapterError: as `load_adapter`, or it is none of a reward model.
     """
-    spec, _ = read_any_config(directory)
-    if spec.task is not Task.SEQ_CLS:
-        raise AdapterError(
-            f"{directory} is no adapter of a reward model (task_type {spec.task.value}): it has no score head; train "
-            "one with objective: reward"
-        )
-    return _loaded(model, directory, spec)
+    return _loaded(model, directory, read_reward_config(directory))
 
 
 def _loaded(model: LanguageModel, directory: Path, spec: LoraSpec) -> Adapter:

@@ -216,15 +216,29 @@ def rewards_problems(rewards: Sequence[RewardSpec]) -> list[str]:
     """What contradicts itself in single rewards."""
     problems = []
     for number, one in enumerate(rewards):
-        given = [name for name in ("python", "command", "metric") if getattr(one, name) is not None]
+        given = [name for name in ("python", "command", "metric", "adapter") if getattr(one, name) is not None]
         if len(given) != 1:
-            which = f"rewards[{number}] has {' and '.join(given) or 'none of python, command and metric'}"
-            problems.append(f"{which}; a reward is exactly one of the three")
+            which = f"rewards[{number}] has {' and '.join(given) or 'none of python, command, metric and adapter'}"
+            problems.append(f"{which}; a reward is exactly one of the four")
         elif one.column is not None and one.metric is None:
             problems.append(
                 f"rewards[{number}].column names the reference of a metric, while functions and programs get all "
-                "columns; leave it out"
+                "columns and reward models none; leave it out"
             )
+    return problems
+
+
+def scored_problems(config: RunConfig) -> list[str]:
+    """What contradicts a reward model among the rewards, which shares the weights of the run's base."""
+    problems = []
+    if config.method is Method.FULL:
+        problems.append(
+            "rewards: an adapter shares its base with the policy and method full changes that; take lora or qlora"
+        )
+    if config.lora.new_tokens:
+        problems.append(
+            "rewards: an adapter scores by the tokens of its base, which has none of lora.new_tokens; leave them out"
+        )
     return problems
 
 
@@ -251,6 +265,8 @@ def sampling_problems(config: RunConfig) -> list[str]:
     if config.grpo.importance_sampling_level is ImportanceLevel.PRODUCT and config.grpo.loss_type is not GrpoLoss.GRPO:
         problems.append("grpo.importance_sampling_level product has one ratio for an answer, whatever its length; take "
                         "grpo.loss_type grpo")  # fmt: skip
+    if any(one.adapter is not None for one in config.rewards):
+        problems += scored_problems(config)
     if config.compute.products is Products.INT8:
         problems.append("compute.products int8 trains another policy than the one that objective grpo samples from; "
                         "take exact")  # fmt: skip

@@ -65,7 +65,7 @@ class GrpoSection(Section):
 
 
 class RewardSpec(Section):
-    """One of the rewards of a run. It has exactly one of `python`, `command` and `metric`."""
+    """One of the rewards of a run. It has exactly one of `python`, `command`, `metric` and `adapter`."""
 
     python: Name | None = None
     """A function `FILE.py:FUNCTION`, called as TRL calls rewards: `reward(prompts, completions, **columns)`."""
@@ -73,15 +73,18 @@ class RewardSpec(Section):
     """A program that reads a line of JSON for each answer and prints a number, or null, for each."""
     metric: Name | None = None
     """A metric of `veneer evaluate` that judges single answers: `exact`, `json`, `number`, `rouge-l`, `chrf`."""
+    adapter: Name | None = None
+    """The folder of a reward model: an adapter with a score head on the run's own base, as `objective: reward` makes
+    it. Its score of the answer is the reward."""
     column: Name | None = None
     """The column of the rows that holds the reference of `metric`; by default the first there is of `reference`,
     `completion`, `answer`, `solution`, `ground_truth`, `target`."""
     weight: Annotated[float, Field(allow_inf_nan=False), NUMBER] = 1.0
     """The factor of the reward in the sum."""
     name: Name | None = None
-    """What it is called in metrics; by default as its function, program or metric."""
+    """What it is called in metrics; by default as its function, program, metric or folder."""
     time_limit: Duration = 30.0
-    """The time that one call may take: seconds, or `90s`, `10m`."""
+    """The time that one call of a function or a program may take: seconds, or `90s`, `10m`."""
     on_error: OnRewardError = OnRewardError.END
     """What happens where it raises, ends or takes too long on an answer: `end` ends the run, `skip_row` leaves the
     answer out of its step, `skip_group` all answers to its prompt."""

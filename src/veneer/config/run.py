@@ -70,7 +70,7 @@ class RunConfig(Section):
     grpo: GrpoSection = GrpoSection()
     rewards: tuple[RewardSpec, ...] = ()
     """What judges sampled answers, for `objective: grpo`: `[{python: FILE.py:FUNCTION, weight: 1}, {metric: exact},
-    {command: PROGRAM ARGUMENTS}]` (docs/objectives.md)."""
+    {command: PROGRAM ARGUMENTS}, {adapter: FOLDER}]` (docs/objectives.md)."""
     compute: ComputeSection = ComputeSection()
 
     @property

@@ -62,6 +62,7 @@ def make_forecast(
     lora: LoraSpec,
     targets: tuple[str, ...] | None,
     teaching: Teaching | None = None,
+    reward_models: tuple[Setup, ...] = (),
 ) -> Forecast:
     """Choose a micro-batch and recomputation, and say what comes of it.
 
@@ -73,6 +74,7 @@ def make_forecast(
         lora: the adapter; without effect where everything is trained.
         targets: paths that carry an update; None where everything is trained.
         teaching: the teacher of a distillation.
+        reward_models: those that judge what is sampled; none where transformers computes the model.
 
     Raises:
         AdapterError: the adapter names what the model has not, or trains something two ways.
@@ -107,6 +109,7 @@ def make_forecast(
         targets=targets,
         spread=Spread(lanes=1 if config.train.lanes == "auto" else config.train.lanes, processes=machine.world),
         teaching=teaching,
+        reward_models=reward_models,
     )
     batch_for = steps.batch_shape
     return make_plan(setup, config.compute, steps.longest, batch_for, limit, steps=steps.total, rate=machine.rate)

@@ -24,7 +24,7 @@ from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.activations import attended_keys, by_flash, kept_activations, largest_layer
 from veneer.planning.mixture import beside_experts, block_width
 from veneer.planning.optimizer import state_bytes
-from veneer.planning.sampling import reference_bytes, sampling_bytes
+from veneer.planning.sampling import reference_bytes, sampling_bytes, scored_texts
 from veneer.planning.setup import BatchShape, Setup, Teaching
 from veneer.products import compiled
 from veneer.quant.schemes import decode_scratch, packed_bytes
@@ -92,6 +92,7 @@ class Memory:
     base: int
     """Weights of the base in their form in memory; in full fine-tuning the trained weights."""
     adapters: int
+    """The run's adapter, and those of reward models beside it."""
     teacher: int
     """A teacher that computes beside the student, or what it said before."""
     gradients: int
@@ -123,6 +124,8 @@ class Memory:
     """Quantised weights that are kept decoded, on a GPU that has room for them."""
     sampling: int = 0
     """Cache, workspace and scores of the answers that a step samples itself."""
+    scoring: int = 0
+    """Tensors of a forward pass of a reward model."""
     reference: int = 0
     """Copies of what is trained, of a reference that the sampled answers are compared with."""
     rounded: int = 0
@@ -142,6 +145,7 @@ class Memory:
             "loading": loaded - self.first_use + self.loading,
             "training": trained + max(forward, end) + self.heap,
             **({"sampling": trained + self.sampling + self.heap} if self.sampling else {}),
+            **({"scoring": trained + self.scoring + self.heap} if self.scoring else {}),
             "evaluation": trained + self.evaluation + self.heap,
             "saving": trained + self.saving + self.heap,
         }
@@ -200,6 +204,7 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
     cpu = setup.device == "cpu"
     models = [setup, *([setup.teaching.live] if setup.teaching is not None and setup.teaching.live else [])]
     compiled_bytes = sum(_compiled(model, batch) for model in models) + _compiled_by_document(setup, batch)
+    compiled_bytes += sum(_compiled(one, scored_texts(batch)) for one in setup.reward_models)
     first_use = FIRST_USE + compiled_bytes + (BACKWARD_IMPORTS if recompute else 0) if cpu else 0
     runtime = GPU_START
     if cpu:
@@ -207,7 +212,7 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
     return Memory(
         runtime=runtime,
         base=base_bytes(setup),
-        adapters=4 * setup.adapter_weights,
+        adapters=4 * sum(one.adapter_weights for one in (setup, *setup.reward_models)),
         rounded=0 if cpu or setup.dtype.itemsize == 4 else setup.adapter_weights * setup.dtype.itemsize,
         teacher=0 if setup.teaching is None else teacher_bytes(setup.teaching),
         gradients=gradients,
@@ -224,6 +229,7 @@ def memory(setup: Setup, batch: BatchShape, *, recompute: bool, start: int | Non
         first_use=first_use,
         forward_gradients=gradients if batch.micro_batches > 1 else sums,
         sampling=sampling_bytes(setup, batch),
+        scoring=max((_evaluation(one, scored_texts(batch)) for one in setup.reward_models), default=0),
         reference=reference_bytes(setup),
     )
 
@@ -393,9 +399,15 @@ def decoded_bytes(setup: Setup) -> int:
 
 
 def hosted_bytes(setup: Setup) -> int:
-    """Bytes of an embedding on a GPU that can be in the main memory instead: nothing of it learns, and it is not the
-    head."""
-    if setup.device == "cpu" or setup.spec.tied_head or setup.learns_in_front or EMBEDDING in setup.updated:
+    """Bytes of an embedding on a GPU that can be in the main memory instead: nothing of it learns, no reward model
+    looks it up, and it is not the head."""
+    if (
+        setup.reward_models
+        or setup.device == "cpu"
+        or setup.spec.tied_head
+        or setup.learns_in_front
+        or EMBEDDING in setup.updated
+    ):
         return 0
     return setup.head_weights * setup.dtype.itemsize
 

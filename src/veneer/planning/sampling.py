@@ -1,4 +1,5 @@
-"""Memory of decoding, by a server and in a run that samples: cache, what steps work in, decoded weights."""
+"""Memory of decoding, by a server and in a run that samples: cache, what steps work in, decoded weights; and the texts
+that a reward model scores."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from veneer.generation.build import CACHE_BYTES
 from veneer.generation.cohort import DECODED_LIMIT
 from veneer.generation.scheduler import Limits
 from veneer.model.spec import DecoderSpec
+from veneer.padding import PAD_TO_MULTIPLE_OF, pad_to_multiple
 from veneer.planning.setup import BatchShape, Setup
 
 SCORES_COPIES = 2
@@ -22,6 +24,8 @@ BLOCKS_BEYOND = 1
 """Blocks of the cache that a sequence takes beyond whole ones, for its last tokens."""
 DRAWN_COPIES = 8
 """Float64 numbers for each token of the vocabulary that a draw makes."""
+SCORED_TOKENS = 1024
+"""Tokens that a reward model scores at a time (`TOKENS` of `veneer.training.reward_model`, as its test sees)."""
 HOLES = 0.15
 """Holes in the heap that a cache leaves, whose blocks come and go, as a share of it."""
 
@@ -60,6 +64,14 @@ def through_modules(setup: Setup) -> bool:
         or not plain
         or (not setup.full and (setup.lora.variant is Variant.DORA or setup.scored or bool(setup.saved)))
     )
+
+
+def scored_texts(batch: BatchShape) -> BatchShape:
+    """The texts that a reward model scores at a time, of a step whose answers have the shape `batch`. A text may have
+    a few tokens more than its prompt and answer: those of the template behind it."""
+    longest = pad_to_multiple(batch.longest) + PAD_TO_MULTIPLE_OF
+    tokens = max(SCORED_TOKENS, longest)
+    return BatchShape(tokens=tokens, longest=longest, supervised=0, shapes=tokens // PAD_TO_MULTIPLE_OF)
 
 
 def reference_bytes(setup: Setup) -> int:

@@ -127,6 +127,8 @@ class Setup:
     objective: ObjectiveName = ObjectiveName.SFT
     teaching: Teaching | None = None
     """The teacher of a distillation."""
+    reward_models: tuple[Setup, ...] = ()
+    """Reward models on the run's own base, which judge the answers that it samples."""
     spread: Spread = ALONE
     """The lanes of the run and its processes. All numbers are those of one process."""
     reference_copied: bool = False
@@ -180,9 +182,11 @@ class Setup:
         targets: tuple[str, ...] | None = None,
         spread: Spread = ALONE,
         teaching: Teaching | None = None,
+        reward_models: tuple[Setup, ...] = (),
     ) -> Setup:
         """The setup of a run. `files` is the dtype of the model's files, `lora` the adapter, and `targets` the paths
-        that get an update, where they are known; `spread` has its lanes and processes, and `teaching` its teacher."""
+        that get an update, where they are known; `spread` has its lanes and processes, `teaching` its teacher,
+        and `reward_models` those that judge its answers."""
         return cls(
             spec=spec,
             method=config.method,
@@ -198,6 +202,7 @@ class Setup:
             optimizer=config.train.optimizer,
             objective=config.objective,
             teaching=teaching,
+            reward_models=reward_models,
             spread=spread,
             reference_copied=config.objective is ObjectiveName.GRPO
             and config.grpo.beta > 0

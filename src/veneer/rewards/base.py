@@ -26,6 +26,8 @@ class AnswerToJudge:
     """The answer's tokens, the one that ends it included."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """The other columns of the row."""
+    tools: tuple[dict[str, Any], ...] | None = None
+    """Descriptions of the tools that the row's template shows."""
 
     @property
     def completion(self) -> Said:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from shlex import split
 
+from veneer.adapters.store import CONFIG_FILE, WEIGHTS_FILE
 from veneer.config import RewardSpec
 from veneer.rewards.base import AnswerReward
 from veneer.rewards.command_reward import CommandReward
@@ -16,7 +17,7 @@ from veneer.rewards.python_reward import PythonReward
 
 
 def judge_of(sections: Sequence[RewardSpec], stop: Callable[[], bool] = lambda: False) -> Judge:
-    """The rewards of a run; the processes of Python rewards are started, and the caller closes them.
+    """The rewards of a run that need no model; the processes of Python rewards are started, and the caller closes them.
 
     Args:
         sections: as the configuration has them.
@@ -28,6 +29,8 @@ def judge_of(sections: Sequence[RewardSpec], stop: Callable[[], bool] = lambda: 
     with ExitStack() as started:
         found = []
         for section, name in zip(sections, names_of(sections), strict=True):
+            if section.adapter is not None:
+                continue  # it scores by the run's base, once that is loaded (`veneer.training.score_reward`)
             reward = _made(section, stop)
             started.callback(reward.close)
             found.append(WeighedReward(name, reward, section.weight, section.on_error))
@@ -36,8 +39,8 @@ def judge_of(sections: Sequence[RewardSpec], stop: Callable[[], bool] = lambda: 
 
 
 def names_of(sections: Sequence[RewardSpec]) -> tuple[str, ...]:
-    """What rewards are called in metrics: as they are named, or as their function, program or metric is; a second one
-    of a name has a number behind it."""
+    """What rewards are called in metrics: as they are named, or as their function, program, metric or folder is; a
+    second one of a name has a number behind it."""
     found: list[str] = []
     for section in sections:
         name = section.name or _own_name(section)
@@ -47,12 +50,15 @@ def names_of(sections: Sequence[RewardSpec]) -> tuple[str, ...]:
 
 
 def reward_files(sections: Sequence[RewardSpec]) -> dict[str, Path]:
-    """The files of Python rewards, by their keys in the configuration."""
-    return {
-        f"rewards.{number}.python": Path(section.python.rpartition(":")[0])
-        for number, section in enumerate(sections)
-        if section.python is not None
-    }
+    """The files of Python rewards and of reward models, by their keys in the configuration."""
+    found = {}
+    for number, section in enumerate(sections):
+        if section.python is not None:
+            found[f"rewards.{number}.python"] = Path(section.python.rpartition(":")[0])
+        if section.adapter is not None:
+            folder = Path(section.adapter)
+            found |= {f"rewards.{number}.adapter's {name}": folder / name for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    return found
 
 
 def _own_name(section: RewardSpec) -> str:
@@ -60,6 +66,8 @@ def _own_name(section: RewardSpec) -> str:
         return section.python.rpartition(":")[2]
     if section.command is not None:
         return Path(split(section.command)[0]).stem
+    if section.adapter is not None:
+        return Path(section.adapter).resolve().name
     assert section.metric is not None
     return section.metric
 
@@ -69,5 +77,5 @@ def _made(section: RewardSpec, stop: Callable[[], bool]) -> AnswerReward:
         return PythonReward(section.python, seconds=section.time_limit, stop=stop)
     if section.command is not None:
         return CommandReward(section.command, seconds=section.time_limit, stop=stop)
-    assert section.metric is not None, "the configuration has checked that there is one of the three"
+    assert section.metric is not None, "the configuration has checked that there is one of the four"
     return MetricReward(section.metric, section.column)

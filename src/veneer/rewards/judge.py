@@ -59,7 +59,7 @@ class Judge:
     """The rewards of a run.
 
     Args:
-        rewards: at least one, each with a name of its own.
+        rewards: each with a name of its own.
     """
 
     def __init__(self, rewards: Sequence[WeighedReward]):
@@ -69,6 +69,10 @@ class Judge:
     def names(self) -> tuple[str, ...]:
         """What the rewards are called."""
         return tuple(one.name for one in self._rewards)
+
+    def joined_by(self, rewards: Sequence[WeighedReward]) -> Judge:
+        """All rewards of this one, and others. Either closes what both have."""
+        return Judge([*self._rewards, *rewards])
 
     def judged(self, answers: Sequence[AnswerToJudge]) -> Judged:
         """What all rewards say of these answers.

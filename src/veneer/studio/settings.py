@@ -218,15 +218,17 @@ def _own_settings(extension: Mapping[str, Any]) -> dict[str, Any]:
     rewards = found.get("rewards") or []
     if not isinstance(rewards, list) or not all(isinstance(one, Mapping) and _is_metric(one) for one in rewards):
         message = (
-            "rewards of a job are metrics, {metric: NAME}: Python functions and commands would run on this machine"
+            "rewards of a job are metrics, {metric: NAME}: Python functions and commands would run on this machine, "
+            "and adapters are folders of it"
         )
         raise ApiError(400, message, param=EXTENSION)
     return found
 
 
 def _is_metric(reward: Mapping[str, Any]) -> bool:
-    """Whether a reward runs nothing that the client has written."""
-    return reward.get("metric") is not None and reward.get("python") is None and reward.get("command") is None
+    """Whether a reward runs nothing that the client has written, and names no file of this machine."""
+    others = ("python", "command", "adapter")
+    return reward.get("metric") is not None and all(reward.get(name) is None for name in others)
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

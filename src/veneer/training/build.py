@@ -32,11 +32,24 @@ def build(inputs: RunInputs, emit: Subscriber = ignore) -> tuple[LanguageModel, 
         VeneerError: model or adapter cannot be made as the run asks for it.
     """
     model = base_model(inputs, emit)
+    return model, trained_on(model, inputs)
+
+
+def trained_on(model: LanguageModel, inputs: RunInputs) -> Trainable:
+    """What the run trains on its base.
+
+    Args:
+        model: the base, which is changed in place.
+        inputs: of the run.
+
+    Raises:
+        VeneerError: the adapter cannot be made as the run asks for it.
+    """
     if inputs.config.method is Method.FULL:
         assert isinstance(model, CausalLM), "nobody else's models are fine-tuned in full"
-        return model, FullTraining(model, inputs.origin)
+        return FullTraining(model, inputs.origin)
     resize_embeddings(model, inputs.prepared.description.spec.vocab_size)
-    return model, adapter_on(model, inputs)
+    return adapter_on(model, inputs)
 
 
 WEIGHT_FORMS = {Method.LORA: WeightForm.FROZEN, Method.QLORA: WeightForm.QUANTIZED, Method.FULL: WeightForm.TRAINABLE}

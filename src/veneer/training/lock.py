@@ -89,7 +89,7 @@ def _result(digests: BackgroundDigests) -> dict[str, str]:
 
 
 def data_files(config: RunConfig) -> dict[str, Path]:
-    """The files of rows and of Python rewards, by their key in the configuration.
+    """The files of rows, of Python rewards and of reward models, by their key in the configuration.
 
     Raises:
         DataError: a pattern fits no file, or a dataset cannot be had.

@@ -27,13 +27,14 @@ from veneer.load import check_vocabulary, refuse_training
 from veneer.model.spec import DecoderSpec
 from veneer.planning.forecast import Forecast, linears_under, make_forecast
 from veneer.planning.machine import Machine, named_machine
-from veneer.planning.setup import Teaching
+from veneer.planning.setup import Setup, Teaching
 from veneer.training.answers import asked_rows, metric_on
 from veneer.training.best import best_by
 from veneer.training.from_adapter import with_adapter
 from veneer.training.optimizers.choose import auto_beta2
 from veneer.training.prompt_steps import PromptSteps, Sampled, supposed_prompts
 from veneer.training.recommend import settle
+from veneer.training.reward_adapters import reward_setups
 from veneer.training.steps import PackedSteps, SupposedRows, SupposedSteps, examples_per_step, lanes_in, packing_of
 from veneer.training.teacher import check_teacher, compared_tokens, described_teacher, teaching
 
@@ -130,7 +131,8 @@ def prepare(
     if targets is not None:
         lora = _settled_adapter(lora, config, description, targets)
     beside = teaching(config, description, teacher, machine, found)
-    steps, forecast = _foreseen(config, found, description, machine, lora, targets, beside)
+    scoring = reward_setups(config, description, machine)
+    steps, forecast = _foreseen(config, found, description, machine, lora, targets, beside, scoring)
     if config.train.time_limit is not None:
         limit = f"train.time_limit {config.train.time_limit:g} s"
         reasons.append(f"{limit}: how many of the {steps.total:,} steps fit is measured once the model is loaded")
@@ -162,12 +164,13 @@ def _foreseen(
     lora: LoraSpec,
     targets: tuple[str, ...] | None,
     beside: Teaching | None,
+    scoring: tuple[Setup, ...],
 ) -> tuple[SupposedSteps | PackedSteps, Forecast]:
     """The steps of a run and what they take. Answers that are sampled stand with all others to their prompt, or in
     the largest pieces that fit."""
 
     def foreseen(steps: SupposedSteps | PackedSteps) -> Forecast:
-        return make_forecast(config, description, machine, steps, lora, targets, beside)
+        return make_forecast(config, description, machine, steps, lora, targets, beside, scoring)
 
     if config.objective is ObjectiveName.GRPO:
         settings = config.grpo

@@ -21,7 +21,7 @@ from veneer.data.chat import Encoder, Example, template_of
 from veneer.data.formats import Record, to_record
 from veneer.data.json_values import BadRow
 from veneer.data.problems import RowProblem, grouped
-from veneer.errors import DataError
+from veneer.errors import AdapterError, DataError
 from veneer.events import Stage, Subscriber, broadcast, ignore
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.decoder import CausalLM
@@ -92,9 +92,12 @@ def reward_model_beside(model: CausalLM, adapter: str | Path, tokenizer: Tokeniz
         tokenizer: of the base.
 
     Raises:
-        AdapterError: the adapter cannot be used.
+        AdapterError: the adapter cannot be used, or has tokens of its own, which the base's tokenizer does not make.
     """
-    return with_reward_adapter(sharing_weights(model), Path(adapter), tokenizer)
+    found = with_reward_adapter(sharing_weights(model), Path(adapter), tokenizer)
+    if found.model.spec.vocab_size != model.spec.vocab_size:
+        raise AdapterError(f"{adapter} has tokens of its own, which the base's tokenizer does not make")
+    return found
 
 
 def with_reward_adapter(model: LanguageModel, folder: Path, tokenizer: Tokenizer) -> RewardModel:

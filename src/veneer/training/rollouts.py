@@ -122,6 +122,7 @@ def to_judge(prompts: Sequence[PromptRow], answers: Sequence[SampledAnswer], gro
             text=answer.text,
             tokens=answer.tokens,
             columns=prompts[place // group].columns,
+            tools=prompts[place // group].record.tools,
         )
         for place, answer in enumerate(answers)
     ]

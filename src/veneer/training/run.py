@@ -25,7 +25,7 @@ from veneer.rewards.build import judge_of
 from veneer.rewards.judge import Judge
 from veneer.signals import deferred, stop_signalled
 from veneer.system import heap_kept
-from veneer.training.build import build
+from veneer.training.build import base_model, trained_on
 from veneer.training.fitting import fitting, settings_that_fit
 from veneer.training.live_teacher import live_teacher
 from veneer.training.memory import restart_peak_memory
@@ -38,6 +38,7 @@ from veneer.training.parallel.shared_rows import SharedRows
 from veneer.training.parallel.start import CHOICES, refuse_alone, with_own_device
 from veneer.training.reference import Reference, objective_over, partners_of, reference_of, wanted_partners
 from veneer.training.sampled_run import SampledRun, sampled_run
+from veneer.training.score_reward import with_reward_models
 from veneer.training.session import (
     LockedFolder,
     RunInputs,
@@ -162,7 +163,9 @@ def _begin(inputs: RunInputs, judge: Judge, call: _Call, log: EventLog) -> Sessi
     # A teacher that is asked once is gone before the student is there.
     teacher: Teacher | None = taught_table(inputs, log.emit)
     with out_of_memory_while("loading the model"):
-        model, trainable = build(inputs, log.emit)
+        model = base_model(inputs, log.emit)
+        judge = with_reward_models(judge, inputs.config, model, inputs.data.tokenizer)
+        trainable = trained_on(model, inputs)
         if teacher is None and inputs.prepared.taught is not None:
             teacher = live_teacher(inputs.config, model, trainable, log.emit)
     if inputs.config.objective is ObjectiveName.GRPO:

@@ -51,6 +51,7 @@ from veneer.training.parallel.ranks import ALONE, Ranks
 from veneer.training.parallel.start import share, with_lanes
 from veneer.training.prepare import LoadRows, PreparedRun, TrainingData, prepare
 from veneer.training.result import publish
+from veneer.training.reward_adapters import check_bases
 from veneer.training.sampled_run import SampledRun
 from veneer.training.steps import lanes_in
 from veneer.training.teacher import teacher_digests
@@ -203,6 +204,7 @@ def prepare_run(
     config = with_lanes(config, ranks, emit)
     origin = open_checkpoint(config.model, revision=config.revision)
     check_base(config, origin, emit)
+    check_bases(config, origin)
     prepared = prepare(
         config,
         describe_model(origin, config.backend),
