@@ -162,6 +162,15 @@ on_option = click.option(
     type=Text(),
     help="A Ray cluster that computes: ray://HOST:PORT, HOST:PORT, or ray for the one on this machine. [default: none]",
 )
+host_option = click.option("--host", default="127.0.0.1", show_default=True, help="The name or address to listen on.")
+
+
+def port_option(default: int) -> Callable[[Command], Command]:
+    """The option `--port` of a command that listens."""
+    help_text = "The port to listen on; 0 takes a free one."
+    return click.option("--port", type=click.IntRange(0, 65535), default=default, show_default=True, help=help_text)
+
+
 config_option = click.option(
     "--config",
     "config_file",

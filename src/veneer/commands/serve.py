@@ -14,8 +14,10 @@ from veneer.commands.options import (
     device_option,
     dtype_option,
     examples,
+    host_option,
     method_of,
     model_option,
+    port_option,
 )
 from veneer.enums import Dtype
 
@@ -38,14 +40,8 @@ CERTIFICATE = "selfcheck.json"
     help="A folder of adapters, each a folder of its own, whose name requests ask for.",
 )
 @click.option("--name", help="The base's name in requests. By default the last part of --model.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="The name or address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8000,
-    show_default=True,
-    help="The port to listen on; 0 takes a free one.",
-)
+@host_option
+@port_option(8000)
 @click.option(
     "--key-file",
     type=click.Path(path_type=Path),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from veneer.commands.options import compute_of, device_option, dtype_option, examples
+from veneer.commands.options import compute_of, device_option, dtype_option, examples, host_option, port_option
 
 
 @click.command(
@@ -22,14 +22,8 @@ from veneer.commands.options import compute_of, device_option, dtype_option, exa
     help="A base model that jobs may name, besides those of the runs in the folder: a directory, a GGUF file or a "
     "hub id.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="The name or address to listen on.")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8080,
-    show_default=True,
-    help="The port to listen on; 0 takes a free one.",
-)
+@host_option
+@port_option(8080)
 @click.option(
     "--key-file",
     type=click.Path(path_type=Path),
