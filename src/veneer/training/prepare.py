@@ -103,23 +103,14 @@ def prepare(
         notice(note)
     config = config.model_copy(update={"backend": description.backend})
     refuse_settings(config, description)
-    by = best_by(config)
+    best_by(config)  # refuses a metric that the objective does not have
     config = _as_stored(config, description, emit)
     config, description, tokenizer = _with_new_tokens(config, description)
     if isinstance(rows, SupposedRows):
         found: Rows | SupposedRows = rows
     else:
         tokenizer = tokenizer or description.tokenizer()
-        check_vocabulary(tokenizer, description.spec.vocab_size, config.model)
-        found = rows(config.data, tokenizer, emit, config.objective.rows)
-        if found.margins and config.objective is not ObjectiveName.REWARD:
-            notice(
-                f"margin of pairs: it is for objective reward, and objective {config.objective.value} passes it over"
-            )
-        answer = config.grpo.max_completion_length if config.objective is ObjectiveName.GRPO else 0
-        _note_long_rows(found, description.spec.max_positions - answer, emit)
-        if by.of_answers:
-            metric_on(by, asked_rows(found.eval, tokenizer))
+        found = _loaded_rows(config, description, tokenizer, rows, emit)
     teacher, taught = described_teacher(config), None
     if config.objective is ObjectiveName.DISTILLATION:
         taught = compared_tokens(config, teacher, description.spec.vocab_size)
@@ -154,6 +145,27 @@ def prepare(
         data=data,
         taught=taught,
     )
+
+
+def _loaded_rows(
+    config: RunConfig, description: Description, tokenizer: Tokenizer, rows: LoadRows, emit: Subscriber
+) -> Rows:
+    """The rows of a run, with what is to be said of them.
+
+    Raises:
+        VeneerError: they cannot be read, or the model or `train.best_metric` does not fit them.
+    """
+    check_vocabulary(tokenizer, description.spec.vocab_size, config.model)
+    found = rows(config.data, tokenizer, emit, config.objective.rows)
+    if found.margins and config.objective is not ObjectiveName.REWARD:
+        message = f"margin of pairs: it is for objective reward, and objective {config.objective.value} passes it over"
+        emit(Note(message=message))
+    answer = config.grpo.max_completion_length if config.objective is ObjectiveName.GRPO else 0
+    _note_long_rows(found, description.spec.max_positions - answer, emit)
+    by = best_by(config)
+    if by.of_answers:
+        metric_on(by, asked_rows(found.eval, tokenizer))
+    return found
 
 
 def _foreseen(

@@ -348,19 +348,7 @@ def begin(
     team.group.require_equal("what the run is made of", to_text(_shared_identity(store.identity), sort_keys=True))
     if team.first:
         _write_settings(inputs, config)
-    plan = inputs.prepared.forecast if isinstance(inputs.prepared.forecast, Plan) else None
-    log.emit(
-        RunStarted(
-            method=config.method.value,
-            steps=steps.total,
-            resumed_at=progress.step,
-            examples=inputs.data.rows.count,
-            trainable=sum(parameter.numel() for parameter in trainable.named().values()),
-            learning_rate=float(config.train.learning_rate),
-            planned_memory_mb=None if plan is None else plan.choice.memory.peak / 1e6,
-            planned_seconds=None if plan is None else plan.seconds,
-        )
-    )
+    log.emit(_started(inputs, config, trainable, progress.step))
     evaluate: Callable[[], Means | None] | None = None if sampled is None else sampled.evaluate
     if sampled is None:
         evaluate = evaluation_of(config, inputs.data, inputs.origin, model, objective, log.emit, team)
@@ -387,6 +375,21 @@ def begin(
     )
     forecast = inputs.prepared.forecast
     return Session(config, inputs.data, forecast, digests, model, trainable, engine, progress, log)
+
+
+def _started(inputs: RunInputs, config: RunConfig, trainable: Trainable, resumed_at: int) -> RunStarted:
+    """What a run says of itself before its first step."""
+    plan = inputs.prepared.forecast if isinstance(inputs.prepared.forecast, Plan) else None
+    return RunStarted(
+        method=config.method.value,
+        steps=inputs.data.steps.total,
+        resumed_at=resumed_at,
+        examples=inputs.data.rows.count,
+        trainable=sum(parameter.numel() for parameter in trainable.named().values()),
+        learning_rate=float(config.train.learning_rate),
+        planned_memory_mb=None if plan is None else plan.choice.memory.peak / 1e6,
+        planned_seconds=None if plan is None else plan.seconds,
+    )
 
 
 def _write_settings(inputs: RunInputs, config: RunConfig) -> None:
