@@ -12,7 +12,7 @@ from veneer import run_report
 from veneer.config import ComputeSection
 from veneer.enums import Dtype
 from veneer.evaluation.run import evaluate
-from veneer.events import Event, RunFinished, StageBegun
+from veneer.events import Event, Level, Note, RunFinished, StageBegun
 from veneer.run_report import report_run, train
 
 FLOAT32 = ComputeSection(device="cpu", dtype=Dtype.FLOAT32, threads=1)
@@ -85,6 +85,22 @@ def test_what_is_left_out_is_said(
     assert report.rows == 3
     assert len(report.samples) == 2
     assert report.warnings[0] == "3 of the 20 rows that were kept for evaluation are in this report"
+
+
+def test_a_run_is_complete_where_the_memory_has_no_room_for_its_report(
+    tiny_model: Path, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(run_report, "score", full)
+    seen: list[Event] = []
+    config = run_config(tiny_model, tiny_data, tmp_path / "run", "train.steps=2", "data.held_out=0.2")
+    result = train(config, subscribers=[seen.append])
+    assert (result.output / "adapter_model.safetensors").is_file()
+    assert not (result.output / "report.html").exists()
+    said = [event for event in seen if isinstance(event, Note) and event.level is Level.WARNING]
+    assert [note.message for note in said if "no room for its report" in note.message]
 
 
 def test_new_tokens_are_known_to_the_report(tiny_model: Path, tiny_data: Path, tmp_path: Path) -> None:

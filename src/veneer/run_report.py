@@ -16,6 +16,7 @@ from veneer.assistant import Assistant, make_assistant
 from veneer.config import RunConfig
 from veneer.data.records import Record
 from veneer.enums import ObjectiveName
+from veneer.errors import OutOfMemory
 from veneer.evaluation.page.write import write_report
 from veneer.evaluation.report import Report
 from veneer.evaluation.rows import ModelScores, RowSet, prepare
@@ -23,9 +24,10 @@ from veneer.evaluation.run import put_together
 from veneer.evaluation.scoring import score
 from veneer.evaluation.statistics.compare import measures_of
 from veneer.evaluation.trained import training_facts
-from veneer.events import Subscriber, broadcast, by_step
+from veneer.events import Level, Note, Subscriber, broadcast, by_step
 from veneer.exports.prompts import evaluation_rows
 from veneer.io.checkpoint import open_checkpoint
+from veneer.out_of_memory import out_of_memory_while
 from veneer.run_folder import RunFolder
 from veneer.trackers.board import Table, TrackedOutcome
 from veneer.trackers.choose import tracked
@@ -58,10 +60,24 @@ def train(
     with tracked(config.track if ranks.first else (), config, broadcast(subscribers)) as trackers:
         told: list[Subscriber] = [*subscribers, *trackers]
         result = training.train(config, resume=resume, subscribers=told, stop=stop, ranks=ranks)
-        report = report_run(result, broadcast(subscribers)) if ranks.first else None
+        report = _report_if_room(result, broadcast(subscribers)) if ranks.first else None
         for tracker in trackers:
             tracker.conclude(_outcome(result, report))
     return result
+
+
+def _report_if_room(result: RunResult, emit: Subscriber) -> Report | None:
+    """Write the report; where the memory has no room for it, say so: the run is complete all the same."""
+    try:
+        with out_of_memory_while("comparing base and result for the report"):
+            return report_run(result, emit)
+    except OutOfMemory as error:
+        emit(
+            Note(
+                message=f"the run is complete, and the memory has no room for its report: {error}", level=Level.WARNING
+            )
+        )
+        return None
 
 
 def _outcome(result: RunResult, report: Report | None) -> TrackedOutcome:
@@ -88,6 +104,7 @@ def report_run(result: RunResult, emit: Subscriber) -> Report | None:
     Raises:
         OutputError: the page cannot be written.
         DataError: the evaluation rows cannot be read any more.
+        OutOfMemory: the memory has no room for the answers.
     """
     folder = RunFolder(result.output)
     config = folder.config()

@@ -184,8 +184,8 @@ def test_an_odd_rank_cannot_be_halved() -> None:
 def test_every_setting_of_an_adapter_is_a_feature() -> None:
     """A new setting without a row in the table fails here."""
     settings = {key for feature in SETTINGS.values() for key in feature}
-    # The last is the base's, for PEFT to know.
-    assert {field.name for field in fields(LoraSpec)} - settings == {"rank", "alpha", "fan_in_fan_out"}
+    # The last two are the base's and the objective's, for PEFT to know.
+    assert {field.name for field in fields(LoraSpec)} - settings == {"rank", "alpha", "fan_in_fan_out", "task"}
 
 
 def test_the_page_is_made_from_the_table() -> None:

@@ -70,7 +70,7 @@ def losses(folder: Path) -> list[float]:
 
 def without_times(folder: Path) -> list[dict[str, Any]]:
     """A run's events without what depends on the clock, the memory or the folder."""
-    fleeting = {"time", "seconds", "memory_mb", "path", "message", "bytes"}
+    fleeting = {"time", "seconds", "memory_mb", "planned_memory_mb", "planned_seconds", "path", "message", "bytes"}
     found = read_events(folder / "events.jsonl")
     return [{key: value for key, value in event.items() if key not in fleeting} for event in found]
 

@@ -176,8 +176,13 @@ class CausalLM(nn.Module):
         self.model.recomputation = how
 
     def host_embedding(self) -> None:
-        """Move the embedding to the main memory; the head, which must not be tied to it, stays."""
-        assert not self.spec.tied_head
+        """Move the embedding to the main memory; the head stays.
+
+        Raises:
+            ValueError: the head is tied to the embedding.
+        """
+        if self.spec.tied_head:
+            raise ValueError("the head is tied to the embedding, which cannot be moved without it")
         self.model.embed_tokens = cast(Embedding, HostEmbedding(self.model.embed_tokens.weight, self.device))
 
     def set_embeddings(self, embedding: nn.Module, head: nn.Module, vocab_size: int) -> None:
