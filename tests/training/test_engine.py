@@ -22,10 +22,11 @@ from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
 from veneer.enums import Schedule
 from veneer.errors import Diverged, Interrupted, OutOfMemory
-from veneer.events import Evaluated, Event, EventLog, MicroBatchHalved, StepDone, read_events
+from veneer.events import Evaluated, Event, EventLog, MicroBatchHalved, Note, StepDone, read_events
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm, load_model
 from veneer.model.decoder import CausalLM
+from veneer.quant.packed import PackedLinear, decoded_weights
 from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import CheckpointStore, Progress, verify
 from veneer.training.engine import Engine
@@ -452,6 +453,46 @@ def test_a_step_that_does_not_fit_is_made_in_smaller_micro_batches(
     restored = again.engine.checkpoints.restore(again.trainable, again.optimizer, pytest.fail)
     assert restored.micro_batches == progress.micro_batches
     assert max(len(batch.tokens) for batch in again.engine.prepare(restored).batches) <= largest // 3
+
+
+@dataclass(frozen=True)
+class MemoryOfKept(SmallMemory):
+    """An objective for which there is no memory either as long as decoded weights are kept."""
+
+    def sums(self, batch: MicroBatch) -> Sums:
+        if any(module.keeps_decoded for module in self.over.model.modules() if isinstance(module, PackedLinear)):
+            torch.empty(1 << 58)
+        return SmallMemory.sums(self, batch)
+
+
+def quantised(model_path: Path) -> tuple[CausalLM, AdapterTraining]:
+    model = load_model(open_checkpoint(model_path), form=WeightForm.QUANTIZED, dtype=torch.float32)
+    return model, AdapterTraining(inject(model, LoraSpec(rank=4, alpha=8.0), seed=1), str(model_path))
+
+
+@pytest.mark.parametrize("tried_first", [False, True])
+def test_decoded_weights_are_given_back_before_micro_batches_are_halved(
+    tried_first: bool, eight: list[Example], tiny_model: Path, tmp_path: Path
+) -> None:
+    largest = len(pack(eight, 10**6)[0].tokens)
+    whole = bench(tmp_path / "whole", *quantised(tiny_model), Cut([eight]), steps=1)
+    whole.run()
+    for fits, halvings in ((largest, []), (largest // 3, [1, 1])):
+        model, trainable = quantised(tiny_model)
+        found = bench(tmp_path / f"run-{fits}", model, trainable, Cut([eight]), steps=1)
+        found.engine.objective = MemoryOfKept(OverModel(model), fits)
+        progress = Progress()
+        with decoded_weights(model.modules(), model.dtype, 10**9), found.engine.log:
+            if tried_first:
+                found.engine.rehearse(progress, lambda most, source=found.engine.source: source.lanes(1, most)[0][0])
+                assert [type(event) for event in found.events] == [Note, *[MicroBatchHalved] * len(halvings)]
+            found.engine.run(progress)
+        assert [type(event) for event in found.events].count(Note) == 1
+        assert isinstance(found.events[0], Note)
+        assert [event.step for event in found.events if isinstance(event, MicroBatchHalved)] == halvings
+        assert (progress.micro_batches == []) is (halvings == [])
+        exact = [step.loss for step in whole.steps()]
+        assert [step.loss for step in found.steps()] == (pytest.approx(exact, abs=1e-5) if halvings else exact)
 
 
 def test_micro_batches_are_halved_three_times_at_most(eight: list[Example], tiny_model: Path, tmp_path: Path) -> None:

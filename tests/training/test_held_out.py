@@ -12,7 +12,8 @@ from veneer.data.batches import MicroBatch, pack
 from veneer.errors import OutOfMemory
 from veneer.events import Event, Note, StageProgress
 from veneer.io.checkpoint import open_checkpoint
-from veneer.load import load_model
+from veneer.load import WeightForm, load_model
+from veneer.quant.packed import PackedLinear, decoded_weights
 from veneer.training import held_out
 from veneer.training.held_out import evaluation
 from veneer.training.objective import OverModel, mean_loss
@@ -47,6 +48,28 @@ def test_smaller_micro_batches_and_a_signal(tiny_model: Path, tiny_data: Path, m
     assert evaluation(model, lambda most: pack(rows, 100), OverModel(model), said.append, Team())() is None
     assert not any(isinstance(event, StageProgress) and event.done > 1 for event in said)
     assert model.training is load_model(open_checkpoint(tiny_model), dtype=torch.float32).training
+
+
+class FullOfKept(OverModel):
+    """There is no memory as long as decoded weights are kept."""
+
+    def sums(self, batch: MicroBatch) -> Sums:
+        if any(module.keeps_decoded for module in self.model.modules() if isinstance(module, PackedLinear)):
+            torch.empty(1 << 58)
+        return OverModel.sums(self, batch)
+
+
+def test_decoded_weights_are_given_back_first(tiny_model: Path, tiny_data: Path) -> None:
+    batches = pack(examples(tiny_model, tiny_data), 700)
+    model = load_model(open_checkpoint(tiny_model), form=WeightForm.QUANTIZED, dtype=torch.float32)
+    exact = mean_loss(model, batches)
+    said: list[Event] = []
+    with decoded_weights(model.modules(), model.dtype, 10**9):
+        found = evaluation(model, lambda most: batches, FullOfKept(model), said.append, Team())()
+    assert found is not None
+    assert found.loss == exact
+    notes = [event.message for event in said if isinstance(event, Note)]
+    assert notes == ["the memory is full: quantised weights are decoded at each use from here on"]
 
 
 def _never(model: torch.nn.Module) -> OverModel:

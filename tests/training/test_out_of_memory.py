@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from plan_setups import GB, LLAMA_7B, START, setup
 from tiny import run_config, tree
+from veneer.config import ComputeSection
 from veneer.data.batches import MicroBatch
+from veneer.enums import Method
 from veneer.errors import CheckpointError, Interrupted, OutOfMemory
 from veneer.events import Event, MicroBatchHalved, Note, read_events
+from veneer.planning.choose import Limit
+from veneer.planning.memory import MB
+from veneer.planning.plan import make_plan
+from veneer.planning.setup import BatchShape, Setup
+from veneer.planning.time import Rate
+from veneer.quant.packed import PackedLinear
 from veneer.reproduction.run import reproduce
+from veneer.training import run
+from veneer.training.kept_weights import keeping_decoded
 from veneer.training.objective import OverModel
 from veneer.training.objectives.base import Sums
+from veneer.training.out_of_memory import what_fits
 from veneer.training.run import train
 
 SETTINGS = ("train.steps=6", "train.save_every=2", "data.held_out=0.2", "train.eval_every=3")
@@ -72,6 +86,50 @@ def test_a_run_that_shrank_and_was_stopped_resumes_to_the_same_bytes(
     small_memory.undo()
     train(config, resume=True)
     assert (tmp_path / "run" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+
+
+def test_a_run_gives_decoded_weights_back_and_has_the_same_bytes(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    settings = ("method=qlora", *SETTINGS)
+    train(run_config(tiny_model, tiny_data, tmp_path / "whole", *settings))
+    whole, kept = OverModel.sums, list[bool]()
+
+    def sums(over: OverModel, batch: MicroBatch) -> Sums:
+        kept.append(any(one.keeps_decoded for one in over.model.modules() if isinstance(one, PackedLinear)))
+        if kept[-1]:
+            torch.empty(1 << 58)
+        return whole(over, batch)
+
+    monkeypatch.setattr(OverModel, "sums", sums)
+    # As the plan of a GPU with room has it.
+    monkeypatch.setattr(run, "keeping_decoded", lambda model, room, *rest: keeping_decoded(model, 10**9, *rest))
+    train(run_config(tiny_model, tiny_data, tmp_path / "run", *settings))
+    assert kept[:2] == [True, False]
+    assert sum(kept) == 1
+    said = [str(event) for event in read_events(tmp_path / "run" / "events.jsonl") if event.get("level") == "warning"]
+    assert len([one for one in said if "decoded at each use from here on" in one]) == 1
+    assert "micro_batches" not in json.loads((tmp_path / "run" / "run.lock").read_text())
+    assert (tmp_path / "run" / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+
+
+def test_what_fits_is_less_than_the_plan_without_decoded_weights() -> None:
+    """They had been given back when it failed."""
+    of = setup(LLAMA_7B, Method.QLORA, device="cuda")
+
+    def shape(tokens: int) -> BatchShape:
+        return BatchShape.of_rows(2048, tokens, 8)
+
+    def rate(of: Setup) -> Rate:
+        return Rate(1e12, 0.5, measured=False)
+
+    no_limit = Limit(bytes=float("inf"), source="none")
+    plan = make_plan(of, ComputeSection(), 2048, shape, no_limit, steps=9, rate=rate, start=START)
+    assert plan.choice.memory.decoded > 10 * GB
+    said = what_fits(plan, ComputeSection(), 2048, shape, had=1e12)
+    before, enough = (int(number.replace(",", "")) for number in re.findall(r"([\d,]+) MB", said))
+    assert before == round(replace(plan.choice.memory, decoded=0).peak / MB)
+    assert enough <= 0.9 * before
 
 
 @pytest.mark.scenario(number=20)

@@ -122,6 +122,14 @@ def decoded_weights(modules: Iterable[nn.Module], dtype: torch.dtype, limit: int
             layer.forget_decoded()
 
 
+def forget_decoded(modules: Iterable[nn.Module]) -> bool:
+    """Let quantised layers forget decoded weights that `decoded_weights` let them keep; false where none is kept."""
+    layers = [module for module in modules if isinstance(module, PackedLinear) and module.keeps_decoded]
+    for layer in layers:
+        layer.forget_decoded()
+    return bool(layers)
+
+
 def expect(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     """Raise ModelError unless a part of a quantised weight has this dtype and shape."""
     if tensor.dtype != dtype or tuple(tensor.shape) != shape:

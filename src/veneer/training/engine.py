@@ -12,7 +12,6 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import NoReturn, Protocol
 
 from torch import Tensor
@@ -35,6 +34,7 @@ from veneer.signals import stop_signalled
 from veneer.training.bad_steps import IN_A_ROW, WINDOW, fault
 from veneer.training.best import BestBy
 from veneer.training.checkpoint import CheckpointStore, Progress
+from veneer.training.kept_weights import give_back_decoded
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objectives.base import Means, StepObjective, Sums
 from veneer.training.optim import RateSchedule, clip, drop_gradients, squared_norm
@@ -177,7 +177,8 @@ class Engine:
             OutOfMemory: not even a smaller one fits.
         """
         self.model.train()
-        for halvings in count():
+        halvings = 0
+        while True:
             self.trainable.seed_step(self.seed)
             batch = largest(progress.micro_batch_tokens(progress.step + 1))
             tried = self._attempt(batch, lambda sums: sums.total)
@@ -186,7 +187,7 @@ class Engine:
             if not isinstance(fault, MemoryFault):
                 return
             try:
-                self.halve(progress, fault, halvings)
+                halvings = self.make_room(progress, fault, halvings)
             except OutOfMemory:
                 self.end_without_memory(progress)
                 raise
@@ -214,8 +215,8 @@ class Engine:
         """The next step with its gradients and loss; in smaller micro-batches where the memory is full."""
         step, halvings = self.prepare(progress), 0
         while isinstance(found := self._gradients(progress, step), MemoryFault):
-            self.halve(progress, found, halvings)
-            step, halvings = self.prepare(progress), halvings + 1
+            halvings = self.make_room(progress, found, halvings)
+            step = self.prepare(progress)
         return step, found
 
     def _gradients(self, progress: Progress, step: StepBatches) -> Means | MemoryFault:
@@ -258,6 +259,21 @@ class Engine:
                 raise
             return MemoryFault(batch, str(error))
         return sums
+
+    def make_room(self, progress: Progress, fault: MemoryFault, halvings: int) -> int:
+        """Give back decoded weights that are kept, or else halve micro-batches; see `halve`.
+
+        Returns:
+            How often the micro-batches of this step were halved.
+
+        Raises:
+            OutOfMemory: they cannot be halved again.
+        """
+        self.drop_gradients()
+        if give_back_decoded(self.model, self.log.emit):
+            return halvings
+        self.halve(progress, fault, halvings)
+        return halvings + 1
 
     def halve(self, progress: Progress, fault: MemoryFault, halvings: int) -> None:
         """Take smaller micro-batches from the next step on. Gradients of a step that was begun are dropped.

@@ -11,6 +11,7 @@ from veneer.events import Note, Stage, Subscriber
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import KINDS, is_out_of_memory
 from veneer.signals import stop_signalled
+from veneer.training.kept_weights import give_back_decoded
 from veneer.training.objective import each_means
 from veneer.training.objectives.base import Means, StepObjective
 from veneer.training.out_of_memory import MemoryFault, release_memory
@@ -34,8 +35,9 @@ def evaluation(
     """A function that measures the evaluation loss and metrics of the model as it is, and tells how far that is; None
     where a signal ended it.
 
-    Where the memory is full it starts again with smaller micro-batches, which have the same loss to rounding. Every
-    evaluation starts with the run's own, so that a resumed run finds the same loss.
+    Where the memory is full it starts again without decoded weights that were kept, or else with smaller micro-batches,
+    which have the same loss to rounding. Every evaluation starts with the run's own, so that a resumed run finds the
+    same loss.
 
     Args:
         model: the model.
@@ -49,6 +51,8 @@ def evaluation(
         batches = batches_for(None)
         halvings = 0
         while isinstance(found := _attempt(model, batches, objective, emit, team), MemoryFault):
+            if give_back_decoded(model, emit):
+                continue
             release_memory(model.device)
             tokens = found.half(halvings)
             if tokens is None:

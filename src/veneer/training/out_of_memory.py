@@ -1,14 +1,14 @@
 """Out of memory in training: what becomes of a step that does not fit, and the settings that would.
 
-The step is made again in smaller micro-batches, which is the same step: its loss is a sum over its tokens, whatever the
-cut. From then on the run keeps to the smaller ones. `Progress` records this, so that a resumed run and
-`veneer reproduce` cut alike.
+Decoded weights that are kept are given back first (`veneer.training.kept_weights`). Then the step is made again in
+smaller micro-batches, which is the same step: its loss is a sum over its tokens, whatever the cut. From then on the run
+keeps to the smaller ones. `Progress` records this, so that a resumed run and `veneer reproduce` cut alike.
 """
 
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -79,7 +79,9 @@ def what_fits(forecast: Forecast, compute: ComputeSection, longest: int, batch_f
     general = "Lower data.max_length or lora.rank, set compute.recompute=layers, or take method=qlora."
     if not isinstance(forecast, Plan):
         return general
-    most = min(had, SMALLER * forecast.choice.memory.peak)
+    # Decoded weights that were kept had been given back when it failed.
+    planned = replace(forecast.choice.memory, decoded=0).peak
+    most = min(had, SMALLER * planned)
     limit = Limit(bytes=most, source="what the process had, or nine tenths of what the plan said")
     open_choice = compute.model_copy(update={"micro_batch_tokens": "auto", "recompute": Recompute.AUTO})
     choice, refusal = choose(forecast.setup, open_choice, longest, batch_for, limit, start=TYPICAL_START)
@@ -87,7 +89,7 @@ def what_fits(forecast: Forecast, compute: ComputeSection, longest: int, batch_f
         return f"By the plan, {refusal}"
     kept = Recompute.LAYERS if choice.recompute else Recompute.NEVER
     return (
-        f"By the plan, which said {forecast.choice.memory.peak / MB:,.0f} MB, {choice.memory.peak / MB:,.0f} MB are "
+        f"By the plan, which said {planned / MB:,.0f} MB, {choice.memory.peak / MB:,.0f} MB are "
         f"enough with --set compute.micro_batch_tokens={choice.micro_batch_tokens} --set "
         f"compute.recompute={kept.value}."
     )

@@ -20,13 +20,13 @@ from veneer.model.decoder import CausalLM
 from veneer.model.language import LanguageModel
 from veneer.out_of_memory import out_of_memory_while
 from veneer.planning.plan import Plan
-from veneer.quant.packed import decoded_weights
 from veneer.rewards.build import judge_of
 from veneer.rewards.judge import Judge
 from veneer.signals import deferred, stop_signalled
 from veneer.system import heap_kept
 from veneer.training.build import base_model, trained_on
 from veneer.training.fitting import fitting, settings_that_fit
+from veneer.training.kept_weights import keeping_decoded
 from veneer.training.live_teacher import live_teacher
 from veneer.training.memory import restart_peak_memory
 from veneer.training.objectives.base import StepObjective
@@ -116,7 +116,7 @@ def _trained_on(inputs: RunInputs, judge: Judge, call: _Call, folder: LockedFold
         room = forecast.choice.memory.decoded if isinstance(forecast, Plan) else 0
         if isinstance(forecast, Plan) and isinstance(model, CausalLM) and forecast.choice.memory.hosted:
             model.host_embedding()
-        with decoded_weights(model.modules(), model.dtype, room):
+        with keeping_decoded(model, room, call.group, log.emit):
             with Stage(log.emit, "trying the largest micro-batch"):
                 session.engine.rehearse(session.progress, session.data.steps.largest)
             with deferred():
