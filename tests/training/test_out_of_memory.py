@@ -147,12 +147,12 @@ def test_what_cannot_be_cut_ends_with_the_settings_that_fit(
     assert read_events(tmp_path / "run" / "events.jsonl")[-1]["reason"] == "out of memory"
 
 
-@pytest.mark.parametrize("place", ["veneer.training.run.build", "veneer.training.checkpoint.write_tensors"])
+@pytest.mark.parametrize("place", ["veneer.training.run.base_model", "veneer.training.checkpoint.write_tensors"])
 def test_loading_and_saving_say_what_they_were_doing(
     place: str, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(place, lambda *arguments: torch.empty(1 << 58))
-    doing = "loading the model" if place.endswith("build") else r"writing the checkpoint of step 2"
+    doing = "loading the model" if place.endswith("base_model") else r"writing the checkpoint of step 2"
     with pytest.raises(OutOfMemory, match=f"out of memory while {doing}"):
         train(run_config(tiny_model, tiny_data, tmp_path / "run", *SETTINGS))
     assert not list((tmp_path / "run").glob("checkpoints/step-*"))
