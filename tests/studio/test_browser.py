@@ -49,7 +49,11 @@ class Watched:
         self.page.goto(f"{self.address}/#/{at}")
 
     def sees(self, text: str, seconds: float = 30.0) -> None:
-        self.page.get_by_text(text).first.wait_for(timeout=1000 * seconds)
+        try:
+            self.page.get_by_text(text).first.wait_for(timeout=1000 * seconds)
+        except playwright.TimeoutError:
+            shown = self.page.locator("body").inner_text()[:2000]
+            pytest.fail(f"{text!r} is not to be seen after {seconds:g} s at {self.page.url}: {shown}; {self.errors}")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +79,7 @@ def watched(browser: Any, opened: Opened) -> Iterator[Watched]:
     page = Watched(context.new_page(), opened.running.url)
     link = f"{opened.running.url}{opened.studio.sessions.link()}"
     page.page.goto(link)
-    page.sees("plain")
+    page.sees("plain", 90)
     yield page
     context.close()
     assert page.elsewhere == []
