@@ -97,6 +97,20 @@ def test_a_link_opens_the_pages_once(browser: Any, opened: Opened) -> None:
     assert "asks who you are" in second.content()
 
 
+def test_what_is_told_before_a_page_listens_is_shown(browser: Any, watched: Watched) -> None:
+    """The stream's first words may come before the page's effects run, which a busy machine delays."""
+    context = browser.new_context(storage_state=watched.page.context.storage_state())
+    context.add_init_script(
+        "const later = setTimeout; requestAnimationFrame = () => 0; "
+        "setTimeout = (call, ms, ...rest) => later(call, ms <= 200 ? 2000 : ms, ...rest)"
+    )
+    page = context.new_page()
+    page.goto(watched.address)
+    page.get_by_text("plain").first.wait_for(timeout=20_000)
+    page.get_by_text("live").first.wait_for(timeout=20_000)
+    context.close()
+
+
 def test_the_whole_path_from_a_file_to_an_answer(watched: Watched, opened: Opened, tiny_data: Path) -> None:
     page = watched.page
     watched.go("data")

@@ -14,12 +14,16 @@ export const send = (path, body, method = "POST") =>
 
 export const store = { runs: new Map(), jobs: new Map(), connected: false, closed: false };
 const listeners = new Set();
-function tell() { for (const listener of listeners) listener(); }
+let told = 0;
+function tell() { told += 1; for (const listener of listeners) listener(); }
 export function useStore() {
   const [, again] = useState(0);
+  const seen = told;
   useEffect(() => {
     const listener = () => again((count) => count + 1);
     listeners.add(listener);
+    // Effects run some time after a page is drawn: what was told in between has reached nobody here.
+    if (told !== seen) listener();
     return () => listeners.delete(listener);
   }, []);
   return store;
