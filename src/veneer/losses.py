@@ -11,7 +11,8 @@ a chunk are computed once for the losses and once more for the gradient. All log
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -160,6 +161,62 @@ def linear_cross_entropy(
     return result
 
 
+@dataclass(frozen=True, slots=True)
+class HeadGradients:
+    """Gradients of hidden states and of a head's parameters, as chunks of rows fill them in."""
+
+    hidden: Tensor | None
+    """`[rows, dim]`; None where it is not wanted."""
+    learned: Sequence[Tensor]
+    """The parameters that are trained."""
+    sums: Sequence[Tensor]
+    """The gradient of each of these, in float32 or wider."""
+    wide: torch.dtype
+
+    @classmethod
+    def zero(cls, hidden: Tensor, parameters: Iterable[Tensor], *, needs_hidden: bool) -> HeadGradients:
+        """Gradients that no chunk has been added to."""
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        learned = [parameter for parameter in parameters if parameter.requires_grad]
+        sums = [torch.zeros(parameter.shape, dtype=wide, device=parameter.device) for parameter in learned]
+        return cls(torch.empty_like(hidden) if needs_hidden else None, learned, sums, wide)
+
+    def add(self, rows: slice, some: Tensor, scores: Tensor, grads: Tensor) -> None:
+        """Add a chunk of rows.
+
+        Args:
+            rows: the places of the chunk.
+            some: its hidden states, a leaf, `[rows, dim]`.
+            scores: what the head made of them, `[rows, vocab]`.
+            grads: the gradient of the scores.
+        """
+        sources = self.learned if self.hidden is None else [some, *self.learned]
+        if not sources:
+            return
+        found = list(torch.autograd.grad(scores, sources, grads.to(scores.dtype)))
+        if self.hidden is not None:
+            self.hidden[rows] = found.pop(0)
+        for total, part in zip(self.sums, found, strict=True):
+            total += part
+
+    def keep(self, ctx: Any, parameters: Sequence[Tensor]) -> None:
+        """Keep them in the context of a function of these parameters, for its backward (`scaled_gradients`)."""
+        ctx.save_for_backward(self.hidden, *self.sums)
+        ctx.wide = self.wide
+        ctx.parameters = [(parameter.dtype, parameter.requires_grad) for parameter in parameters]
+
+
+def scaled_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
+    """What `HeadGradients.keep` kept, times the gradient of the sum: that of the hidden states, and of each parameter.
+
+    They are multiplied in float32 or wider, and rounded once.
+    """
+    hidden, *sums = ctx.saved_tensors
+    scale, rest = grad.to(ctx.wide), iter(sums)
+    first = None if hidden is None else (hidden.to(ctx.wide) * scale).to(hidden.dtype)
+    return first, [(next(rest) * scale).to(dtype) if learned else None for dtype, learned in ctx.parameters]
+
+
 class _ScoredCrossEntropy(torch.autograd.Function):
     """`_LinearCrossEntropy` for logits that a module makes.
 
@@ -176,11 +233,8 @@ class _ScoredCrossEntropy(torch.autograd.Function):
         shaping: Scores,
         *parameters: Tensor,
     ) -> Tensor:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
         needs_hidden, wanted = ctx.needs_input_grad[0], any(ctx.needs_input_grad)
-        learned = [parameter for parameter in parameters if parameter.requires_grad]
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        sums = [torch.zeros(parameter.shape, dtype=wide, device=parameter.device) for parameter in learned]
+        gradients = HeadGradients.zero(hidden, parameters, needs_hidden=needs_hidden)
         loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
         for start in range(0, len(targets), chunk):
             rows = slice(start, start + chunk)
@@ -191,26 +245,13 @@ class _ScoredCrossEntropy(torch.autograd.Function):
             grads = scores.detach().clone()
             loss += _losses_in_place(grads, targets[rows], gradient=wanted, shaping=shaping).sum(dtype=torch.float64)
             if wanted:
-                sources = [some, *learned] if needs_hidden else learned
-                found = list(torch.autograd.grad(scores, sources, grads))
-                if grad_hidden is not None:
-                    grad_hidden[rows] = found.pop(0)
-                for total, part in zip(sums, found, strict=True):
-                    total += part
-        ctx.save_for_backward(grad_hidden, *sums)
-        ctx.places = [index for index, parameter in enumerate(parameters) if parameter.requires_grad]
-        ctx.dtypes = [parameter.dtype for parameter in parameters]
-        ctx.hidden_dtype = hidden.dtype
+                gradients.add(rows, some, scores, grads)
+        gradients.keep(ctx, parameters)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, *sums = ctx.saved_tensors
-        scale = grads[0].to(torch.promote_types(ctx.hidden_dtype, torch.float32))
-        by_parameter: list[Tensor | None] = [None] * len(ctx.dtypes)
-        for place, total in zip(ctx.places, sums, strict=True):
-            by_parameter[place] = (total * scale).to(ctx.dtypes[place])
-        first = None if grad_hidden is None else (grad_hidden.to(scale.dtype) * scale).to(ctx.hidden_dtype)
+        first, by_parameter = scaled_gradients(ctx, grads[0])
         return first, None, None, None, None, *by_parameter
 
 
@@ -307,31 +348,21 @@ class _ScoredRowLosses(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden, targets = ctx.saved_tensors
         parameters = list(ctx.score.parameters())
-        wide = torch.promote_types(hidden.dtype, torch.float32)
         needs_hidden = ctx.needs_input_grad[0]
-        learned = [parameter for parameter in parameters if parameter.requires_grad]
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        sums = [torch.zeros(parameter.shape, dtype=wide, device=parameter.device) for parameter in learned]
+        gradients = HeadGradients.zero(hidden, parameters, needs_hidden=needs_hidden)
         for start in range(0, len(targets), ctx.chunk):
             rows = slice(start, start + ctx.chunk)
             some = hidden[rows].detach().requires_grad_(needs_hidden)
             with torch.enable_grad():
                 scores = ctx.score(some)
             # A copy: what made the scores may have kept them for its own backward.
-            own = scores.detach().to(wide, copy=True)
+            own = scores.detach().to(gradients.wide, copy=True)
             _losses_in_place(own, targets[rows], gradient=True, shaping=ctx.shaping)
-            own *= grads[0][rows, None].to(wide)
-            sources = [some, *learned] if needs_hidden else learned
-            found = list(torch.autograd.grad(scores, sources, own.to(scores.dtype)))
-            if grad_hidden is not None:
-                grad_hidden[rows] = found.pop(0)
-            for total, part in zip(sums, found, strict=True):
-                total += part
-        by_parameter: list[Tensor | None] = [None] * len(parameters)
-        places = [index for index, parameter in enumerate(parameters) if parameter.requires_grad]
-        for place, total in zip(places, sums, strict=True):
-            by_parameter[place] = total.to(parameters[place].dtype)
-        return grad_hidden, None, None, None, None, *by_parameter
+            own *= grads[0][rows, None].to(gradients.wide)
+            gradients.add(rows, some, scores, own)
+        rest = iter(gradients.sums)
+        by_parameter = [next(rest).to(one.dtype) if one.requires_grad else None for one in parameters]
+        return gradients.hidden, None, None, None, None, *by_parameter
 
 
 def row_losses(

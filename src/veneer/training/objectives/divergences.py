@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from veneer.config import DistillationSection
 from veneer.enums import Divergence
+from veneer.losses import HeadGradients, scaled_gradients
 from veneer.model.decoder import shaped
 from veneer.products import Scores
 
@@ -121,52 +122,19 @@ class _Divergences(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, asked: _Asked, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        found = _Gradients(
-            hidden=torch.empty_like(hidden) if ctx.needs_input_grad[0] else None,
-            learned=[parameter for parameter in parameters if parameter.requires_grad],
-        )
-        found.sums = [torch.zeros(one.shape, dtype=wide, device=one.device) for one in found.learned]
+        found = HeadGradients.zero(hidden, parameters, needs_hidden=ctx.needs_input_grad[0])
         loss, sums = _chunked(hidden, asked, found)
-        ctx.save_for_backward(found.hidden, *found.sums)
-        ctx.places = [index for index, parameter in enumerate(parameters) if parameter.requires_grad]
-        ctx.dtypes = [parameter.dtype for parameter in parameters]
-        ctx.wide = wide
+        found.keep(ctx, parameters)
         ctx.mark_non_differentiable(sums)
         return loss, sums
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, *sums = ctx.saved_tensors
-        scale = grads[0].to(ctx.wide)
-        by_parameter: list[Tensor | None] = [None] * len(ctx.dtypes)
-        for place, total in zip(ctx.places, sums, strict=True):
-            by_parameter[place] = (total * scale).to(ctx.dtypes[place])
-        first = None if hidden is None else (hidden.to(scale.dtype) * scale).to(hidden.dtype)
+        first, by_parameter = scaled_gradients(ctx, grads[0])
         return first, None, *by_parameter
 
 
-@dataclass(slots=True)
-class _Gradients:
-    """Gradients of the sum, as chunks fill them in."""
-
-    hidden: Tensor | None
-    learned: list[Tensor]
-    sums: list[Tensor] = ()  # type: ignore[assignment]
-
-    def add(self, rows: slice, some: Tensor, logits: Tensor, grads: Tensor) -> None:
-        """The part of a chunk, given the gradient of its logits."""
-        sources = [*([some] if self.hidden is not None else []), *self.learned]
-        if not sources:
-            return
-        parts = list(torch.autograd.grad(logits, sources, grads.to(logits.dtype)))
-        if self.hidden is not None:
-            self.hidden[rows] = parts.pop(0)
-        for total, part in zip(self.sums, parts, strict=True):
-            total += part
-
-
-def _chunked(hidden: Tensor, asked: _Asked, gradients: _Gradients | None) -> tuple[Tensor, Tensor]:
+def _chunked(hidden: Tensor, asked: _Asked, gradients: HeadGradients | None) -> tuple[Tensor, Tensor]:
     """The loss, and its parts (divergence, cross-entropy, agreement): float64, a scalar and `[3]`."""
     settings, nll = asked.settings, asked.settings.nll
     loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
