@@ -94,12 +94,8 @@ def to_record(
     Raises:
         BadRow: it says none, or breaks its format.
     """
-    if not isinstance(row, dict):
-        raise BadRow(f"a row must be an object, not {kind(row)}")
     remarks = Remarks() if remarks is None else remarks
-    row = {key: value for key, value in row.items() if value is not None}
-    if columns:
-        row = mapped(row, columns, remarks)
+    row = given_keys(row, remarks, columns)
     try:
         record, turns, used = _read(row, where)
     except BadRow as error:
@@ -148,7 +144,19 @@ def _read(row: dict[str, Any], where: str) -> tuple[Record, Turns, tuple[str, ..
     raise BadRow(f"no format is known for the keys {keys}; known: {FORMATS}{_suggestion(row)}")
 
 
-def mapped(row: Mapping[str, Any], columns: Mapping[Column, str], remarks: Remarks) -> dict[str, Any]:
+def given_keys(row: Any, remarks: Remarks, columns: Mapping[Column, str] | None) -> dict[str, Any]:
+    """What a row gives, under veneer's names: a null gives nothing.
+
+    Raises:
+        BadRow: it is no object, or has none of the named columns.
+    """
+    if not isinstance(row, dict):
+        raise BadRow(f"a row must be an object, not {kind(row)}")
+    given = {key: value for key, value in row.items() if value is not None}
+    return _mapped(given, columns, remarks) if columns else given
+
+
+def _mapped(row: Mapping[str, Any], columns: Mapping[Column, str], remarks: Remarks) -> dict[str, Any]:
     """A row with its columns under veneer's names; those that are not named are counted as unused.
 
     Raises:

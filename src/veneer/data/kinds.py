@@ -8,19 +8,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from veneer.config import DataSection
-from veneer.data.account import LISTED, findings, overlap_note, repeats_note
+from veneer.data.account import LISTED, overlap_note, repeats_note
 from veneer.data.chat import Example
-from veneer.data.encoding import encode_all, encoder_of, nothing_left, refuse_problems
+from veneer.data.encoding import encoder_of, nothing_left, refuse_problems
 from veneer.data.formats import Remarks, to_record
 from veneer.data.json_values import BadRow
 from veneer.data.labels import to_labelled
-from veneer.data.lint.audit import RowAudit
 from veneer.data.preference import to_pair
 from veneer.data.problems import RowProblem, grouped
 from veneer.data.prompts import EncodedPrompts, PromptRow, encode_prompts, to_prompt
 from veneer.data.readers import iterate_rows
 from veneer.data.records import Record, account, duplicates, overlap
-from veneer.data.rows import Rows, load_rows, weighted
+from veneer.data.rows import Rows, encode_told, load_rows, weighted
 from veneer.data.sources import RowFile, evaluation_files, training_files
 from veneer.data.splits import evaluation_records, split_records
 from veneer.data.trained_rows import row_hashes
@@ -256,19 +255,5 @@ def _encode(
     skipped: list[RowProblem],
     emit: Subscriber,
 ) -> list[Example]:
-    audit = RowAudit(tokenizer, data.checks)
     records = [record for row in rows for record in row.records]
-    with Stage(emit, f"tokenising {what} rows", total=len(records), unit="answers") as stage:
-        encoded = encode_all(
-            counted(records, stage),
-            tokenizer,
-            max_length=data.max_length,
-            overlong=data.overlong,
-            bad_rows=data.bad_rows,
-            audit=audit,
-            parts=parts,
-        )
-    skipped += encoded.report.skipped
-    for line in (*findings(encoded.report, what), *audit.notes(what)):
-        emit(Note(message=line))
-    return encoded.examples
+    return encode_told(records, tokenizer, data, what, skipped, emit, parts=parts, unit="answers")

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from veneer.data.formats import Record, Remarks, mapped, to_record
-from veneer.data.json_values import BadRow, kind
+from veneer.data.formats import Record, Remarks, given_keys, to_record
+from veneer.data.json_values import BadRow
 from veneer.enums import Column
 
 NAMES = ("label", "kto_tag")
@@ -34,12 +34,8 @@ def to_labelled(
     Raises:
         BadRow: there is no label, or the rest is no row that could be imitated.
     """
-    if not isinstance(row, dict):
-        raise BadRow(f"a row must be an object, not {kind(row)}")
     remarks = Remarks() if remarks is None else remarks
-    row = {key: value for key, value in row.items() if value is not None}
-    if columns:
-        row = mapped(row, columns, remarks)
+    row = given_keys(row, remarks, columns)
     given = [name for name in NAMES if name in row]
     if "chosen" in row and "rejected" in row:
         raise BadRow(

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from veneer.data.formats import Record, Remarks, mapped, to_record
+from veneer.data.formats import Record, Remarks, given_keys, to_record
 from veneer.data.json_values import BadRow, kind
 from veneer.enums import Column
 
@@ -57,12 +57,8 @@ def to_pair(row: Any, where: str, remarks: Remarks | None = None, columns: Mappi
     Raises:
         BadRow: it says none, breaks its form, or its two answers are the same.
     """
-    if not isinstance(row, dict):
-        raise BadRow(f"a row must be an object, not {kind(row)}")
     remarks = Remarks() if remarks is None else remarks
-    row = {key: value for key, value in row.items() if value is not None}
-    if columns:
-        row = mapped(row, columns, remarks)
+    row = given_keys(row, remarks, columns)
     margin = _margin(row.pop("margin", None))
     asked, used = _asked(row)
     for key in row:

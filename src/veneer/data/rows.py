@@ -156,11 +156,11 @@ def load_rows(data: DataSection, tokenizer: Tokenizer, emit: Subscriber = ignore
     repeats = duplicates(records)
     if repeats:
         notice(repeats_note(len(repeats), *repeats[0]))
-    train = _encode(records, tokenizer, data, "training", skipped, emit)
+    train = encode_told(records, tokenizer, data, "training", skipped, emit)
     places = {example.where for example in train}
     return Rows(
         train=train,
-        eval=_encode(eval_records, tokenizer, data, "evaluation", skipped, emit) if eval_records else [],
+        eval=encode_told(eval_records, tokenizer, data, "evaluation", skipped, emit) if eval_records else [],
         skipped=tuple(skipped),
         hashes=(row_hashes(record for record in records if record.where in places),),
         sources=weighted(files, Counter(example.where.rpartition(":")[0] for example in train)),
@@ -183,16 +183,31 @@ def weighted(files: Sequence[RowFile], counts: Mapping[str, int]) -> tuple[Weigh
     return tuple(WeightedRows(counts.get(str(file.path), 0), file.weight) for file in files)
 
 
-def _encode(
+def encode_told(
     records: list[Record],
     tokenizer: Tokenizer,
     data: DataSection,
     what: str,
     skipped: list[RowProblem],
     emit: Subscriber,
+    *,
+    parts: Sequence[str] = ("",),
+    unit: str = "rows",
 ) -> list[Example]:
+    """Encode the records of one side, and tell how far it is and what was found.
+
+    Args:
+        records: in the order of their rows.
+        tokenizer: of the model.
+        data: the settings.
+        what: what the rows are called, `training` or `evaluation`.
+        skipped: the problems of rows that are left out are added to it.
+        emit: told.
+        parts: as for `encode_all`.
+        unit: what is counted.
+    """
     audit = RowAudit(tokenizer, data.checks)
-    with Stage(emit, f"tokenising {what} rows", total=len(records), unit="rows") as stage:
+    with Stage(emit, f"tokenising {what} rows", total=len(records), unit=unit) as stage:
         encoded = encode_all(
             counted(records, stage),
             tokenizer,
@@ -200,6 +215,7 @@ def _encode(
             overlong=data.overlong,
             bad_rows=data.bad_rows,
             audit=audit,
+            parts=parts,
         )
     skipped += encoded.report.skipped
     for line in (*findings(encoded.report, what), *audit.notes(what)):
