@@ -11,7 +11,6 @@ from there.
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,19 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from veneer.enums import ObjectiveName, ReferencePolicy
-from veneer.events import Note, Stage, Subscriber
+from veneer.events import Stage, Subscriber
 from veneer.hardware import processor
-from veneer.io.files import atomic_file, sampled_digest
+from veneer.io.files import sampled_digest
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 from veneer.out_of_memory import out_of_memory_while
-from veneer.strict_json import to_text
 from veneer.training.from_adapter import adapter_digests
+from veneer.training.keyed_tensors import key_of, read_under, write_under
 from veneer.training.objective import OverModel, hidden_states
 from veneer.training.objectives.base import StepObjective
 from veneer.training.objectives.choose import needs_reference, objective_of
@@ -46,7 +43,7 @@ from veneer.training.steps import lanes_in
 from veneer.training.trainable import AdapterTraining, Trainable
 
 DOING = "computing the reference's log-probabilities"
-VALUES, PARTNERS, PARTNER_VALUES, KEY = "values", "partners", "partner_values", "key"
+VALUES, PARTNERS, PARTNER_VALUES = "values", "partners", "partner_values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +147,7 @@ def _write(file: Path, key: str, found: Reference) -> None:
         PARTNERS: torch.from_numpy(pairs),
         PARTNER_VALUES: torch.tensor(list(found.partners.values()), dtype=torch.float64),
     }
-    with atomic_file(file) as partial:
-        save_file(tensors, partial, metadata={KEY: key})
+    write_under(file, key, tensors)
 
 
 def _key(inputs: RunInputs, model: LanguageModel) -> str:
@@ -171,21 +167,16 @@ def _key(inputs: RunInputs, model: LanguageModel) -> str:
         "micro-batch": [config.compute.micro_batch_tokens, lanes_in(config.train)],
         "computed": [str(model.dtype), processor(model.device), torch.get_num_threads(), torch.__version__],
     }
-    return hashlib.blake2b(to_text(found, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return key_of(found)
 
 
 def _read(file: Path, key: str, found: Reference, emit: Subscriber) -> None:
     """Fill in what a file holds that was written under this key, if there is one."""
-    if not file.is_file():
+    names = (VALUES, PARTNERS, PARTNER_VALUES)
+    stored = read_under(file, key, names, "the log-probabilities are", emit)
+    if stored is None:
         return
-    try:
-        with safe_open(file, framework="pt", device="cpu") as stored:
-            if (stored.metadata() or {}).get(KEY) != key:
-                return
-            values, pairs, partner_values = (stored.get_tensor(name) for name in (VALUES, PARTNERS, PARTNER_VALUES))
-    except (SafetensorError, OSError) as error:
-        emit(Note(message=f"{file} is damaged ({error}): the log-probabilities are computed again"))
-        return
+    values, pairs, partner_values = (stored[name] for name in names)
     found.table.values[:] = values.numpy()
     rows = [(int(row), int(partner)) for row, partner in pairs.tolist()]
     found.partners.update(zip(rows, partner_values.tolist(), strict=True))

@@ -7,7 +7,6 @@ takes it from there. In memory and on the disk it takes 8 bytes for each of the 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from veneer.data.batches import MicroBatch
 from veneer.data.rows import Rows
-from veneer.events import Note, Stage, Subscriber
+from veneer.events import Stage, Subscriber
 from veneer.hardware import processor, resolve_device, resolve_dtype
-from veneer.io.files import atomic_file, sampled_digest
+from veneer.io.files import sampled_digest
 from veneer.out_of_memory import out_of_memory_while
-from veneer.strict_json import to_text
+from veneer.training.keyed_tensors import key_of, read_under, write_under
 from veneer.training.live_teacher import LiveTeacher, load_teacher
 from veneer.training.objectives.divergences import CHUNK_ROWS, Taught, TaughtRows, with_rest
 from veneer.training.out_of_memory import release_memory
@@ -34,7 +31,7 @@ from veneer.training.steps import lanes_in
 from veneer.training.teacher import teacher_digests
 
 DOING = "computing what the teacher says"
-TOKENS, VALUES, KNOWN, KEY = "tokens", "values", "known", "key"
+TOKENS, VALUES, KNOWN = "tokens", "values", "known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,25 +152,18 @@ def _key(inputs: RunInputs) -> str:
             torch.get_num_threads(), torch.__version__,
         ],
     }  # fmt: skip
-    return hashlib.blake2b(to_text(found, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return key_of(found)
 
 
 def _write(file: Path, key: str, table: TaughtTable) -> None:
     tensors = {TOKENS: table.tokens, VALUES: table.values, KNOWN: torch.from_numpy(table.known)}
-    with atomic_file(file) as partial:
-        save_file(tensors, partial, metadata={KEY: key})
+    write_under(file, key, tensors)
 
 
 def _read(file: Path, key: str, table: TaughtTable, emit: Subscriber) -> None:
     """Fill in what a file holds that was written under this key, if there is one."""
-    if not file.is_file():
-        return
-    try:
-        with safe_open(file, framework="pt", device="cpu") as stored:
-            if (stored.metadata() or {}).get(KEY) != key:
-                return
-            table.tokens.copy_(stored.get_tensor(TOKENS))
-            table.values.copy_(stored.get_tensor(VALUES))
-            table.known[:] = stored.get_tensor(KNOWN).numpy()
-    except (SafetensorError, OSError) as error:
-        emit(Note(message=f"{file} is damaged ({error}): what the teacher says is computed again"))
+    stored = read_under(file, key, (TOKENS, VALUES, KNOWN), "what the teacher says is", emit)
+    if stored is not None:
+        table.tokens.copy_(stored[TOKENS])
+        table.values.copy_(stored[VALUES])
+        table.known[:] = stored[KNOWN].numpy()
