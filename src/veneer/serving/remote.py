@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from veneer.data.records import Message
 from veneer.errors import ConfigError, DataError
 from veneer.generation.sampling import Sampling
+from veneer.io.error_body import error_message
 from veneer.strict_json import to_text
 
 SECONDS = 600.0
@@ -64,7 +65,7 @@ class RemoteAssistant:
                 connection.request("POST", path, to_text(self._content(messages, sampling)).encode(), headers)
                 answer = connection.getresponse()
                 if answer.status != 200:
-                    raise DataError(f"{self.server}: {_message(answer.read())} ({answer.status})")
+                    raise DataError(f"{self.server}: {error_message(answer.read())} ({answer.status})")
                 for line in answer:
                     yield from _texts(line, self.server)
             except (OSError, http.client.HTTPException) as error:
@@ -92,16 +93,8 @@ def _texts(line: bytes, server: str) -> Iterator[str]:
     except ValueError as error:
         raise ConfigError(f"{server}: its stream cannot be read; is it a server of OpenAI's interface?") from error
     if "error" in event:
-        raise ConfigError(f"{server}: {_message(data)}")
+        raise ConfigError(f"{server}: {error_message(data)}")
     for choice in event.get("choices", []):
         text = choice.get("delta", {}).get("content")
         if text:
             yield text
-
-
-def _message(body: bytes) -> str:
-    """What an error says, in OpenAI's form or another."""
-    try:
-        return str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return body.decode("utf-8", errors="replace")[:200] or "no answer"

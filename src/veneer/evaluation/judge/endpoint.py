@@ -19,6 +19,7 @@ from veneer.errors import ConfigError, DataError
 from veneer.generation.batch import answer_all
 from veneer.generation.request import GenerationRequest
 from veneer.generation.sampling import Sampling
+from veneer.io.error_body import error_message
 from veneer.strict_json import to_text
 
 SECONDS = 600.0
@@ -105,7 +106,9 @@ class EndpointAnswerer:
                 raise _RefusedError(f"{self.url} cannot be reached: {error}", passing=True) from error
         if status != 200:
             raise _RefusedError(
-                f"{self.url}: {status}: {_message(body)}", passing=status in BUSY, for_all=status in (401, 403, 404)
+                f"{self.url}: {status}: {error_message(body)}",
+                passing=status in BUSY,
+                for_all=status in (401, 403, 404),
             )
         return _text(body, self.url)
 
@@ -126,14 +129,6 @@ def _text(body: bytes, url: str) -> str:
     if not isinstance(content, str):
         raise _RefusedError(f"{url}: the answer has no text")
     return content
-
-
-def _message(body: bytes) -> str:
-    """What an error says, in OpenAI's form or another."""
-    try:
-        return str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return body.decode("utf-8", errors="replace")[:200] or "no answer"
 
 
 @dataclass(frozen=True, slots=True)

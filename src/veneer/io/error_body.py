@@ -1,0 +1,13 @@
+"""What the body of a server's error says."""
+
+from __future__ import annotations
+
+import json
+
+
+def error_message(body: bytes) -> str:
+    """The message of an error, in OpenAI's form or another."""
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode("utf-8", errors="replace")[:200] or "no answer"
