@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +11,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from torch.distributed import TCPStore
+
+from forking import ForkServer
 
 _FORKER = """
 import json, os, sys
@@ -89,20 +88,10 @@ class Forker:
 
     def __init__(self, folder: Path):
         self._folder, self._runs = folder, 0
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", _FORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        self._server = ForkServer(_FORKER)
 
     def close(self) -> None:
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.close()
-        self._server.wait(30)
-        self._server.stdout.close()
+        self._server.close()
 
     def start(self, world: int, argv: Sequence[str], *, restarts: int = 0) -> Started:
         """Start a command in so many processes, with torchrun's variables."""
@@ -117,7 +106,7 @@ class Forker:
                 "TORCHELASTIC_RESTART_COUNT": str(restarts),
             }  # fmt: skip
             order = {"argv": list(argv), "out": str(out), "err": str(err), "env": variables}
-            pids.append(int(self._ask(order)))
+            pids.append(self._server.ask(order))
             files.append((out, err))
         return Started(self, pids, files, store)
 
@@ -126,11 +115,4 @@ class Forker:
         return self.start(world, argv, restarts=restarts).ended()
 
     def wait(self, pid: int) -> int:
-        return int(self._ask({"wait": pid}))
-
-    def _ask(self, order: dict[str, object]) -> str:
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.write(json.dumps(order) + "\n")
-        self._server.stdin.flush()
-        return self._server.stdout.readline()
+        return self._server.ask({"wait": pid})

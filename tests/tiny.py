@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from forking import ForkServer
 from veneer.config import RunConfig, parse
 from veneer.config.values import override
 from veneer.data.chat import Example
@@ -171,20 +170,10 @@ class CommandLine:
 
     def __init__(self, folder: Path):
         self._folder, self._runs = folder, 0
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", _FORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        self._server = ForkServer(_FORKER)
 
     def close(self) -> None:
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        self._server.stdin.close()
-        self._server.wait(30)
-        self._server.stdout.close()
+        self._server.close()
 
     def run(
         self,
@@ -197,14 +186,10 @@ class CommandLine:
     ) -> Ended:
         """Run a command; send it a signal `after` so many seconds, or as soon as the file `when` has the text `holds`
         (any by default). `limits` are those of the system, such as `RLIMIT_FSIZE`, in bytes."""
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
         self._runs += 1
         out, err = (self._folder / f"{self._runs}.{kind}" for kind in ("out", "err"))
         order = {"argv": list(argv), "out": str(out), "err": str(err), "limits": dict(limits)}
-        self._server.stdin.write(json.dumps(order) + "\n")
-        self._server.stdin.flush()
-        pid = int(self._server.stdout.readline())
+        pid = self._server.ask(order)
         if when is not None:
             end = time.monotonic() + 30
             while time.monotonic() < end and not (
@@ -217,5 +202,5 @@ class CommandLine:
             # The process cannot be gone and its number taken: the server collects it only afterwards, or it is ours.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, sent)
-        code = int(self._server.stdout.readline())
+        code = self._server.answer()
         return Ended(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
