@@ -24,7 +24,7 @@ from veneer.io.tokenizer import from_directory
 from veneer.load import WeightForm, load_model
 from veneer.model.decoder import CausalLM
 from veneer.training.objective import OverModel
-from veneer.training.objectives.base import Means, Objective
+from veneer.training.objectives.base import Means, Objective, StepObjective
 
 
 def pairs(count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -59,10 +59,17 @@ def step_gradients(
     model: CausalLM, objective: Objective, batches: Sequence[MicroBatch]
 ) -> tuple[Means, dict[str, Tensor]]:
     """The loss, metrics and gradients of a step that is cut into these micro-batches."""
+    return gradients_over(model, OverModel(model, objective), batches)
+
+
+def gradients_over(
+    model: CausalLM, over: StepObjective, batches: Sequence[MicroBatch]
+) -> tuple[Means, dict[str, Tensor]]:
+    """What `step_gradients` gives, of an objective over the model: a step as the engine makes it."""
     model.zero_grad()
-    over = OverModel(model, objective)
-    means = Means(over.weights(batches))
-    for batch in batches:
+    prepared = over.prepared(batches)
+    means = Means(over.weights(prepared))
+    for batch in prepared:
         sums = over.sums(batch)
         sums.loss(means.weights).backward()
         means.add(sums)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from preference_rows import full_logits, largest_difference, trainable_model
+from preference_rows import full_logits, largest_difference, step_gradients, trainable_model
 from veneer.config import GrpoSection
-from veneer.data.batches import MicroBatch, pack
+from veneer.data.batches import pack
 from veneer.data.chat import Example
 from veneer.model.decoder import CausalLM
-from veneer.training.objective import OverModel
-from veneer.training.objectives.base import Means
 from veneer.training.objectives.grpo import CLIP_HIGH, CLIP_LOW, CLIP_REGION, ENTROPY, KL, SAMPLER, Grpo, k3
 from veneer.training.objectives.rollout import RolloutTable
 
@@ -104,18 +101,6 @@ def expected(model: CausalLM, settings: GrpoSection, table: RolloutTable) -> tup
     return loss, metrics | ({KL: sum(kls) / count} if kls else {})
 
 
-def step(model: CausalLM, objective: Grpo, batches: Sequence[MicroBatch]) -> tuple[Means, dict[str, Tensor]]:
-    """A step as the engine makes it."""
-    model.zero_grad()
-    over = OverModel(model, objective)
-    means = Means(over.weights(batches))
-    for batch in batches:
-        sums = over.sums(batch)
-        sums.loss(means.weights).backward()
-        means.add(sums)
-    return means, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
 KINDS: list[dict[str, Any]] = [
     {},
     {"loss_type": "grpo", "beta": 0.3},
@@ -140,7 +125,7 @@ def test_loss_gradients_and_metrics_are_those_of_the_formula(
     loss, metrics = expected(model, settings, table)
     loss.backward()  # type: ignore[no-untyped-call]
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    means, found = step(model, Grpo(settings, table), pack(ANSWERS, 120, together=GROUP))
+    means, found = step_gradients(model, Grpo(settings, table), pack(ANSWERS, 120, together=GROUP))
     assert means.loss == pytest.approx(float(loss.detach()), rel=1e-5, abs=1e-7)
     assert largest_difference(found, gradients) < 5e-6
     assert metrics == pytest.approx({name: means.metrics[name] for name in metrics}, rel=1e-5, abs=1e-6)
@@ -154,11 +139,11 @@ def test_loss_gradients_and_metrics_are_those_of_the_formula(
 def test_any_split_of_a_step_has_the_same_gradients(kind: dict[str, Any], tiny_model: Path) -> None:
     model, settings = trainable_model(tiny_model), settings_of(kind)
     objective = Grpo(settings, table_for(model, settings, apart=0.25))
-    whole, expected_gradients = step(model, objective, pack(ANSWERS, 10**6, together=GROUP))
+    whole, expected_gradients = step_gradients(model, objective, pack(ANSWERS, 10**6, together=GROUP))
     for together in (1, 2, 4):
         for most in (1, 60, 150):
             batches = pack(ANSWERS, most, together=together)
-            means, found = step(model, objective, batches)
+            means, found = step_gradients(model, objective, batches)
             assert largest_difference(found, expected_gradients) < 1e-6
             assert means.loss == pytest.approx(whole.loss, rel=1e-6, abs=1e-8)
             assert means.metrics == pytest.approx(whole.metrics, rel=1e-5, abs=1e-6)
@@ -169,13 +154,13 @@ def test_an_answer_that_does_not_count_leaves_numerator_and_denominator(tiny_mod
     model, settings = trainable_model(tiny_model), settings_of({})
     table = table_for(model, settings, apart=0.25)
     assert table.old is not None
-    means, found = step(model, Grpo(settings, table), pack(ANSWERS, 10**6, together=GROUP))
+    means, found = step_gradients(model, Grpo(settings, table), pack(ANSWERS, 10**6, together=GROUP))
     kept = np.flatnonzero(COUNTED)
     without = RolloutTable(
         advantages=table.advantages[kept], counted=np.ones(len(kept), dtype=np.bool_),
         old=[table.old[number] for number in kept],
     )  # fmt: skip
-    alone, other = step(model, Grpo(settings, without), pack([ANSWERS[number] for number in kept], 10**6))
+    alone, other = step_gradients(model, Grpo(settings, without), pack([ANSWERS[number] for number in kept], 10**6))
     assert means.loss == pytest.approx(alone.loss, rel=1e-6)
     assert means.metrics[ENTROPY] == pytest.approx(alone.metrics[ENTROPY], rel=1e-6)
     assert largest_difference(found, other) < 1e-6
@@ -184,7 +169,7 @@ def test_an_answer_that_does_not_count_leaves_numerator_and_denominator(tiny_mod
 def test_a_step_of_which_no_answer_counts_changes_nothing(tiny_model: Path) -> None:
     model, settings = trainable_model(tiny_model), settings_of({"beta": 0.1})
     table = table_for(model, settings, apart=0.0, counted=np.zeros(len(ANSWERS), dtype=np.bool_))
-    means, found = step(model, Grpo(settings, table), pack(ANSWERS, 10**6))
+    means, found = step_gradients(model, Grpo(settings, table), pack(ANSWERS, 10**6))
     assert means.loss == 0.0
     assert all(not bool(gradient.any()) for gradient in found.values())
 
@@ -194,7 +179,7 @@ def test_the_loss_is_zero_while_it_learns(tiny_model: Path) -> None:
     model, settings = trainable_model(tiny_model), settings_of({"loss_type": "grpo"})
     table = table_for(model, settings, apart=0.0, counted=np.ones(len(ANSWERS), dtype=np.bool_))
     table.advantages -= table.advantages.mean()
-    means, found = step(model, Grpo(settings, table), pack(ANSWERS, 10**6))
+    means, found = step_gradients(model, Grpo(settings, table), pack(ANSWERS, 10**6))
     assert means.loss == pytest.approx(0.0, abs=1e-12)
     assert max(float(gradient.abs().max()) for gradient in found.values()) > 1e-3
 
@@ -204,7 +189,7 @@ def test_equal_rewards_leave_the_pull_of_the_reference(tiny_model: Path) -> None
     model, settings = trainable_model(tiny_model), settings_of({"beta": 0.1})
     table = table_for(model, settings, apart=0.0, counted=np.ones(len(ANSWERS), dtype=np.bool_))
     table.advantages[:] = 0.0
-    means, found = step(model, Grpo(settings, table), pack(ANSWERS, 10**6))
+    means, found = step_gradients(model, Grpo(settings, table), pack(ANSWERS, 10**6))
     assert means.metrics["policy_loss"] == 0.0
     assert means.loss == pytest.approx(0.1 * means.metrics[KL], rel=1e-9)
     assert max(float(gradient.abs().max()) for gradient in found.values()) > 1e-4
@@ -215,10 +200,10 @@ def test_the_sampler_is_compared_where_it_told_something(tiny_model: Path) -> No
     table = table_for(model, settings, apart=0.0)
     own = [logps(model, one).detach().numpy() for one in ANSWERS]
     table.sampled = [np.append(one[:-1] + 0.01, np.nan) for one in own]
-    means, _ = step(model, Grpo(settings, table), pack(ANSWERS, 100))
+    means, _ = step_gradients(model, Grpo(settings, table), pack(ANSWERS, 100))
     assert means.metrics[SAMPLER] == pytest.approx(0.01, rel=1e-3)
     table.sampled = None
-    means, _ = step(model, Grpo(settings, table), pack(ANSWERS, 100))
+    means, _ = step_gradients(model, Grpo(settings, table), pack(ANSWERS, 100))
     assert SAMPLER not in means.metrics, "nothing compared is no difference of 0"
 
 

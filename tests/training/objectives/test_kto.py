@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from preference_rows import answer_logps, largest_difference, trainable_model
+from preference_rows import answer_logps, gradients_over, largest_difference, trainable_model
 from veneer.config import KtoSection
-from veneer.data.batches import MicroBatch, pack
+from veneer.data.batches import pack
 from veneer.data.chat import Example
 from veneer.model.decoder import CausalLM
 from veneer.training.objective import OverModel
-from veneer.training.objectives.base import Means
 from veneer.training.objectives.kto import KL, Kto, Partners
 from veneer.training.objectives.reference import ReferenceTable
 from veneer.training.reference_point import WithReferencePoint
@@ -29,18 +27,6 @@ SETTINGS = KtoSection(beta=0.3, desirable_weight=1.2, undesirable_weight=0.7)
 def references(partners: Partners, numbers: Sequence[int], shift: float) -> dict[tuple[int, int], float]:
     """Log-probabilities that a reference might have; a shift upwards makes the reference point negative."""
     return {pair: -4.0 * partners.joined(*pair).supervised + shift for pair in partners.of(numbers)}
-
-
-def step(model: CausalLM, over: WithReferencePoint, batches: Sequence[MicroBatch]) -> tuple[Means, dict[str, Tensor]]:
-    """A step as the engine makes it."""
-    model.zero_grad()
-    prepared = over.prepared(batches)
-    means = Means(over.weights(prepared))
-    for batch in prepared:
-        sums = over.sums(batch)
-        sums.loss(means.weights).backward()
-        means.add(sums)
-    return means, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 def objective(model: CausalLM, answers: list[Example], shift: float = -80.0) -> WithReferencePoint:
@@ -77,7 +63,7 @@ def test_loss_gradients_and_metrics_are_those_of_the_formula(
     model.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    means, found = step(model, over, pack(answers, 150))
+    means, found = gradients_over(model, over, pack(answers, 150))
     assert means.loss == pytest.approx(float(loss.detach()), rel=1e-6)
     assert largest_difference(found, expected) < 5e-6
     assert means.metrics[KL] == pytest.approx(point, rel=1e-5)
@@ -91,10 +77,10 @@ def test_micro_batches_of_one_row_give_the_gradients_of_the_whole_step(
     """Others take the reference point of each micro-batch by itself."""
     model = trainable_model(tiny_model)
     over = objective(model, answers)
-    whole, expected = step(model, over, pack(answers, 10**6))
+    whole, expected = gradients_over(model, over, pack(answers, 10**6))
     for most in (1, 100, 200):
         for share in (True, False):
-            means, found = step(model, over, pack(answers, most, share=share))
+            means, found = gradients_over(model, over, pack(answers, most, share=share))
             assert largest_difference(found, expected) < 1e-6
             assert means.loss == pytest.approx(whole.loss, rel=1e-6)
             assert means.metrics == pytest.approx(whole.metrics, rel=1e-5)
