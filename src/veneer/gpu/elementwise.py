@@ -1,4 +1,4 @@
-"""SwiGLU and rotary positions in Triton: one read and one write of every tensor, arithmetic in float32."""
+"""SwiGLU, GeGLU and rotary positions in Triton: one read and one write of every tensor, arithmetic in float32."""
 
 from __future__ import annotations
 
@@ -16,24 +16,31 @@ _BLOCK = 2048
 
 
 @triton.jit
-def _swiglu_forward(gate: tl.tensor, up: tl.tensor, h: tl.tensor, count: tl.tensor, BLOCK: tl.constexpr) -> None:
+def _gated_forward(
+    gate: tl.tensor, up: tl.tensor, h: tl.tensor, count: tl.tensor, GELU: tl.constexpr, BLOCK: tl.constexpr
+) -> None:
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = place < count
     g = tl.load(gate + place, mask=inside, other=0.0).to(tl.float32)
     u = tl.load(up + place, mask=inside, other=0.0).to(tl.float32)
+    z = g
+    if GELU:
+        # ½ (1 + tanh y) = 1 / (1 + exp(−2y)), and a sigmoid needs no function of CUDA's library.
+        z = 1.5957691216057308 * (g + 0.044715 * g * g * g)
     # The activation is rounded before the product, as it is where each is an operation of its own.
-    activated = (g / (1.0 + tl.exp(-g))).to(h.dtype.element_ty).to(tl.float32)
+    activated = (g / (1.0 + tl.exp(-z))).to(h.dtype.element_ty).to(tl.float32)
     tl.store(h + place, (activated * u).to(h.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _swiglu_backward(
+def _gated_backward(
     gate: tl.tensor,
     up: tl.tensor,
     grad: tl.tensor,
     grad_gate: tl.tensor,
     grad_up: tl.tensor,
     count: tl.tensor,
+    GELU: tl.constexpr,
     BLOCK: tl.constexpr,
 ) -> None:
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -41,49 +48,18 @@ def _swiglu_backward(
     g = tl.load(gate + place, mask=inside, other=0.0).to(tl.float32)
     u = tl.load(up + place, mask=inside, other=0.0).to(tl.float32)
     dh = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
-    denominator = 1.0 + tl.exp(-g)
+    z = g
+    if GELU:
+        z = 1.5957691216057308 * (g + 0.044715 * g * g * g)
+    denominator = 1.0 + tl.exp(-z)
     sigmoid = 1.0 / denominator
     activated = (g / denominator).to(gate.dtype.element_ty).to(tl.float32)
     tl.store(grad_up + place, (activated * dh).to(gate.dtype.element_ty), mask=inside)
     d_activated = (dh * u).to(gate.dtype.element_ty).to(tl.float32)
-    slope = sigmoid * (1.0 + g * (1.0 - sigmoid))
-    tl.store(grad_gate + place, (d_activated * slope).to(gate.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _gelu_forward(gate: tl.tensor, up: tl.tensor, h: tl.tensor, count: tl.tensor, BLOCK: tl.constexpr) -> None:
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < count
-    g = tl.load(gate + place, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(up + place, mask=inside, other=0.0).to(tl.float32)
-    # ½ (1 + tanh z) = 1 / (1 + exp(−2z)), and a sigmoid needs no function of CUDA's library.
-    twice = 1.5957691216057308 * (g + 0.044715 * g * g * g)
-    activated = (g / (1.0 + tl.exp(-twice))).to(h.dtype.element_ty).to(tl.float32)
-    tl.store(h + place, (activated * u).to(h.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _gelu_backward(
-    gate: tl.tensor,
-    up: tl.tensor,
-    grad: tl.tensor,
-    grad_gate: tl.tensor,
-    grad_up: tl.tensor,
-    count: tl.tensor,
-    BLOCK: tl.constexpr,
-) -> None:
-    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < count
-    g = tl.load(gate + place, mask=inside, other=0.0).to(tl.float32)
-    u = tl.load(up + place, mask=inside, other=0.0).to(tl.float32)
-    dh = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
-    twice = 1.5957691216057308 * (g + 0.044715 * g * g * g)
-    denominator = 1.0 + tl.exp(-twice)
-    share = 1.0 / denominator
-    activated = (g / denominator).to(gate.dtype.element_ty).to(tl.float32)
-    tl.store(grad_up + place, (activated * dh).to(gate.dtype.element_ty), mask=inside)
-    d_activated = (dh * u).to(gate.dtype.element_ty).to(tl.float32)
-    slope = share + g * share * (1.0 - share) * 1.5957691216057308 * (1.0 + 0.134145 * g * g)
+    if GELU:
+        slope = sigmoid + g * sigmoid * (1.0 - sigmoid) * 1.5957691216057308 * (1.0 + 0.134145 * g * g)
+    else:
+        slope = sigmoid * (1.0 + g * (1.0 - sigmoid))
     tl.store(grad_gate + place, (d_activated * slope).to(gate.dtype.element_ty), mask=inside)
 
 
@@ -114,39 +90,39 @@ def _rotate(
 
 def swiglu_forward(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up for two contiguous tensors of one shape and dtype (float32, bfloat16 or float16)."""
-    return _gated(_swiglu_forward, gate, up)
+    return _forward(gate, up, gelu=False)
 
 
 def swiglu_backward(gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up from that of silu(gate) · up; all contiguous, of one shape and dtype."""
-    return _gated_backward(_swiglu_backward, gate, up, grad)
+    return _backward(gate, up, grad, gelu=False)
 
 
 def geglu_forward(gate: Tensor, up: Tensor) -> Tensor:
     """gelu(gate) · up with gelu by tanh; tensors as for `swiglu_forward`."""
-    return _gated(_gelu_forward, gate, up)
+    return _forward(gate, up, gelu=True)
 
 
 def geglu_backward(gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up from that of gelu(gate) · up."""
-    return _gated_backward(_gelu_backward, gate, up, grad)
+    return _backward(gate, up, grad, gelu=True)
 
 
-def _gated(kernel: Any, gate: Tensor, up: Tensor) -> Tensor:
+def _forward(gate: Tensor, up: Tensor, *, gelu: bool) -> Tensor:
     h = torch.empty_like(gate)
-    _run(kernel, (gate, up, h))
+    _run(_gated_forward, (gate, up, h), gelu)
     return h
 
 
-def _gated_backward(kernel: Any, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+def _backward(gate: Tensor, up: Tensor, grad: Tensor, *, gelu: bool) -> tuple[Tensor, Tensor]:
     grad_gate, grad_up = torch.empty_like(gate), torch.empty_like(up)
-    _run(kernel, (gate, up, grad, grad_gate, grad_up))
+    _run(_gated_backward, (gate, up, grad, grad_gate, grad_up), gelu)
     return grad_gate, grad_up
 
 
-def _run(kernel: Any, tensors: tuple[Tensor, ...]) -> None:
+def _run(kernel: Any, tensors: tuple[Tensor, ...], gelu: bool) -> None:
     count = tensors[0].numel()
-    constants = {"BLOCK": _BLOCK, "num_warps": warps(_BLOCK)}
+    constants = {"GELU": gelu, "BLOCK": _BLOCK, "num_warps": warps(_BLOCK)}
     launch(kernel, (-(-count // _BLOCK),), tensors[0], (*tensors, count), constants)
 
 
