@@ -93,8 +93,8 @@ paper: $(VENV)/.installed-eval
 paper-full: $(VENV)/.installed-eval
 	$(BIN)/python benchmarks/paper.py --full $(if $(DATA_ROOT),--data-root "$(DATA_ROOT)") $(PAPER)
 
-# Preferences on the real small model: each objective after fine-tuning, on held-out pairs and answers (SEEDS=3; PREFERENCES=...
-# gives further options). It goes on where it was stopped.
+# Objectives beyond imitation on the real small model, in stages: GRPO, distillation, a reward model, preferences (SEEDS=3;
+# PREFERENCES="--stages grpo,dpo" takes some). It goes on where it was stopped.
 preferences: $(VENV)/.installed
 	$(BIN)/python benchmarks/preferences.py $(if $(SEEDS),--seeds $(SEEDS)) $(PREFERENCES)
 

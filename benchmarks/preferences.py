@@ -1,210 +1,258 @@
-"""Preferences on the real small model: records without invented fields against records with them.
+"""Objectives beyond imitation on the real small model: does each do what it is for?
 
-Usage: python benchmarks/preferences.py [--objectives dpo,orpo,...] [--rows N] [--pairs N] [--eval-rows N] [--seeds N]
-       [--output FOLDER]
+Usage: python benchmarks/preferences.py [--stages grpo,distillation,...] [--seeds N] [--rows N] [--pairs N]
+       [--teacher-rows N] [--student-rows N] [--eval-rows N] [--output FOLDER]
 
-The task is made of the bundled claims and needs no network. Three of five rows of fine-tuning have an answer with a
-field that the message says nothing of (`"status":"open"`), as careless annotators would write them, so that the
-fine-tuned model invents it in its likeliest answer. Then each objective goes on from that adapter with pairs over other
-messages, where the right record is chosen and one with the invented field rejected; KTO with the same as labels. Held
-out are the bundled new records. Two things are judged, before and after:
+`preference_tasks.py` makes the rows of the bundled claims; nothing needs a network. A stage is some runs and what is
+claimed of the last one:
 
-- accuracy: the share of held-out pairs whose chosen answer has the higher mean log-probability a token;
-- clean: the share of greedy answers that are JSON and have no field that the right record has not; and exact ones.
+- grpo: after careless fine-tuning, on prompts whose answers are checked by metrics: more exact answers;
+- grpo-clean: after fine-tuning on few rows without invented fields: more exact answers;
+- distillation: a student is drawn to a teacher's predictions of few rows (the same base, fine-tuned on more rows):
+  more exact answers, and a lower loss, than fine-tuning on those few rows;
+- reward: a reward model gives the right one of held-out pairs the higher score, more often than by chance;
+- dpo, kto, orpo, cpo, simpo: after careless fine-tuning, on pairs of the right record and one with an invented field
+  (or labels): the right one of more held-out pairs is the likelier a token, and more answers have no invented field.
 
-Runs that are done are not repeated, and one that was interrupted is gone on with. With several seeds the interval is
-Student's over seeds, with one it is Wilson's over rows. Writes results.json, and prints a table in Markdown.
+Every run is judged on the same held-out rows: greedy answers (exact, fields that are right, none invented, loss), or
+pairs. Runs that are done are not repeated, and one that was interrupted is gone on with. Intervals are of 95 %: with
+one seed over rows (paired, for differences), with several over seeds and rows. Writes results.json and prints tables
+in Markdown, with the time of every run.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
-import random
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from preference_tasks import Sizes, is_clean, read_lines, write_tasks
+
 from veneer.assistant import Assistant, make_assistant
-from veneer.bundled import bundled_data, bundled_model
+from veneer.bundled import bundled_model
 from veneer.config import RunConfig
-from veneer.data.chat import Example
 from veneer.data.encoding import encode_all
 from veneer.data.preference import to_pair
 from veneer.data.records import read_records
-from veneer.enums import Overlong
+from veneer.enums import ObjectiveName, Overlong
 from veneer.evaluation.rows import prepare, score_rows
 from veneer.evaluation.scoring import row_losses
+from veneer.evaluation.statistics.compare import Comparison, contrast_seeds
+from veneer.evaluation.statistics.measures import Measure, mean_of
 from veneer.evaluation.statistics.shares import wilson
 from veneer.evaluation.statistics.student import quantile
 from veneer.io.checkpoint import open_checkpoint
+from veneer.reward_model import open_reward_model
 from veneer.run_folder import RunFolder
 from veneer.training.run import train
 from veneer.training.session import RunResult
 from veneer.training.trainable import AdapterTraining
 
-INVENTED = {"status": "open"}
-"""What no message speaks of, and careless answers say at their end."""
-CARELESS = 0.6
-"""Share of the rows of fine-tuning that are so."""
-SETTINGS: dict[str, dict[str, Any]] = {"orpo": {}, "cpo": {}, "simpo": {}, "dpo": {}, "kto": {}}
-"""The objectives that are tried, with settings that differ from the defaults."""
+PAIRS, CLEAN, EXACT, FIELDS, LOSS = "pairs", "clean", "exact", "fields", "loss"
+TITLES = {
+    PAIRS: "right one of a pair preferred",
+    CLEAN: "answers without invented fields",
+    EXACT: "exact answers",
+    FIELDS: "fields that are right",
+    LOSS: "loss (nats a token)",
+}
+"""What is measured, each as one number a held-out row."""
 MEASURED = "measured.json"
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One run of a seed: everything that is not said is at its default."""
+
+    name: str
+    rows: str
+    """The file that it trains on."""
+    start: str | None = None
+    """The run whose adapter it goes on from."""
+    teacher: str | None = None
+    """The run whose adapter it is taught by."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """One run has more (of the loss less) of a measure than another."""
+
+    run: str
+    measure: str
+    against: str | None
+    """The other run; None is chance, one of two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Runs, in order, and what is claimed of them."""
+
+    runs: tuple[Run, ...]
+    claims: tuple[Claim, ...]
+
+
+CARELESS = Run(name="sft", rows="careless")
+STUDENT = Run(name="student", rows="student", settings={"train": {"epochs": 2}})
+CHECKED = {
+    "rewards": [{"metric": "exact"}, {"metric": "json"}],
+    "grpo": {"num_generations": 6, "max_completion_length": 80},
+}
+"""An answer is worth 1 if it is exact, and the F1 of its fields beside."""
+
+
+def _preferred(name: str, rows: str = "pairs") -> Stage:
+    run = Run(name=name, rows=rows, start="sft", settings={"objective": name})
+    return Stage((CARELESS, run), (Claim(name, PAIRS, "sft"), Claim(name, CLEAN, "sft")))
+
+
+STAGES: dict[str, Stage] = {
+    "grpo": Stage(
+        (CARELESS, Run(name="grpo", rows="prompts", start="sft", settings={"objective": "grpo"} | CHECKED)),
+        (Claim("grpo", EXACT, "sft"), Claim("grpo", CLEAN, "sft")),
+    ),
+    "distillation": Stage(
+        (
+            Run(name="teacher", rows="teacher"),
+            STUDENT,
+            Run(
+                name="distillation",
+                rows="student",
+                teacher="teacher",
+                settings={"objective": "distillation", "train": {"epochs": 2}},
+            ),
+        ),
+        (Claim("distillation", EXACT, "student"), Claim("distillation", LOSS, "student")),
+    ),
+    "reward": Stage(
+        (CARELESS, Run(name="reward", rows="pairs", start="sft", settings={"objective": "reward"})),
+        (Claim("reward", PAIRS, None), Claim("reward", PAIRS, "sft")),
+    ),
+    "dpo": _preferred("dpo"),
+    "kto": _preferred("kto", "labels"),
+    "grpo-clean": Stage(
+        (STUDENT, Run(name="grpo-clean", rows="prompts", start="student", settings={"objective": "grpo"} | CHECKED)),
+        (Claim("grpo-clean", EXACT, "student"), Claim("grpo-clean", FIELDS, "student")),
+    ),
+    "orpo": _preferred("orpo"),
+    "cpo": _preferred("cpo"),
+    "simpo": _preferred("simpo"),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What one adapter came to."""
+    """What one run came to."""
 
     name: str
     seed: int
-    accuracy: float
-    """Share of held-out pairs whose chosen answer is the likelier a token."""
-    clean: float
-    """Share of answers without an invented field."""
-    exact: float
-    """Share of answers that are right to the letter."""
-    rows: int
-    """Number of messages that were answered, and of pairs."""
+    values: dict[str, list[float]]
+    """By measure, a number for each held-out row."""
     train_seconds: float
-    """Seconds of the run's steps."""
+    """Seconds of the run's steps, over all that it took to end it."""
+    seconds: float
+    """Seconds of everything: loading, training, judging. Where the run was gone on with, those before are its steps'.
+    """
+    processor_seconds: float
+    """Processor time of what this process did of it."""
     learning_rate: float
     steps: int
+    tokens: int
 
 
-def invented(answer: str) -> str:
-    """A record with one field more."""
-    return json.dumps(json.loads(answer) | INVENTED, ensure_ascii=False, separators=(",", ":"))
-
-
-def pair(row: dict[str, Any]) -> dict[str, Any]:
-    """The right record, and one with an invented field."""
-    *before, answer = row["messages"]
-    return {
-        "prompt": before,
-        "chosen": [answer],
-        "rejected": [answer | {"content": invented(answer["content"])}],
-    }
-
-
-def labelled(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """A pair as two rows with a label."""
-    return [
-        {"prompt": row["prompt"], "completion": row[key], "label": key == "chosen"} for key in ("chosen", "rejected")
-    ]
-
-
-def write_task(folder: Path, rows: int, pairs: int, eval_rows: int, seed: int) -> dict[str, Path]:
-    """The files of a seed: careless rows, pairs over other messages, held-out pairs, and held-out messages."""
-    source = random.Random(seed)
-    found = _lines(bundled_data() / "train.jsonl")
-    source.shuffle(found)
-    careless, others = found[:rows], found[rows : rows + pairs]
-    for row in careless[: round(CARELESS * len(careless))]:
-        row["messages"][-1]["content"] = invented(row["messages"][-1]["content"])
-    held_out = _lines(bundled_data() / "new_records.jsonl")[:eval_rows]
-    contents = {
-        "sft": careless,
-        "pairs": [pair(row) for row in others],
-        "held-out pairs": [pair(row) for row in held_out],
-        "held-out rows": held_out,
-    }
-    for name in ("pairs", "held-out pairs"):
-        contents[name.replace("pairs", "labels")] = [one for row in contents[name] for one in labelled(row)]
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {}
-    for name, content in contents.items():
-        files[name] = folder / f"{name.replace(' ', '-')}.jsonl"
-        files[name].write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content), "utf-8")
-    return files
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def configuration(name: str, files: dict[str, Path], model: str, folder: Path, seed: int) -> RunConfig:
-    """Fine-tuning, or an objective that goes on from it, with everything at its default but what says how long."""
-    rows = {"sft": "sft", "kto": "labels"}.get(name, "pairs")
+def configuration(run: Run, files: Mapping[str, Path], model: str, folder: Path, seed: int) -> RunConfig:
+    """The settings of a run."""
     values: dict[str, Any] = {
         "model": model,
-        "output": str(folder / name),
+        "output": str(folder / run.name),
         "method": "lora",
-        "data": {"file": str(files[rows])},
-        "train": {"seed": seed, "examples_per_step": 4},
+        **run.settings,
+        "data": {"file": str(files[run.rows])},
+        "train": {"seed": seed, "examples_per_step": 4, **run.settings.get("train", {})},
     }
-    if name != "sft":
-        values["objective"] = name
-        values["train"] |= {"from_adapter": str(folder / "sft")}
-        values["data"]["eval_file"] = str(files[f"held-out {rows}"])
-    return RunConfig.model_validate(values | SETTINGS.get(name, {}))
+    if run.start is not None:
+        values["train"]["from_adapter"] = str(folder / run.start)
+    if run.teacher is not None:
+        values["distillation"] = {"teacher_adapter": str(folder / run.teacher)}
+    return RunConfig.model_validate(values)
 
 
-def measure(name: str, files: dict[str, Path], model: str, folder: Path, seed: int) -> Measured:
-    """Train and judge, or read what was measured before with these settings."""
-    config = configuration(name, files, model, folder, seed)
-    done = folder / name / MEASURED
-    settings = config.model_dump_json()
+def measure(run: Run, files: Mapping[str, Path], model: str, folder: Path, seed: int) -> Measured:
+    """Train and judge, or read what was measured before with these settings and rows."""
+    config = configuration(run, files, model, folder, seed)
+    done = folder / run.name / MEASURED
+    rows = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    settings = {"config": config.model_dump(mode="json"), "rows": rows}
     if done.is_file():
         before = json.loads(done.read_text(encoding="utf-8"))
         if before["settings"] == settings:
             return Measured(**before["measured"])
-    run = train(config, resume=RunFolder(folder / name).resumable)
-    found = judge(name, seed, run, files, model)
+    begun, processor = time.perf_counter(), time.process_time()
+    resumed = RunFolder(folder / run.name).resumable
+    ended = train(config, resume=resumed)
+    trained = time.perf_counter()
+    scores = config.objective is ObjectiveName.REWARD
+    values = scored_pairs(Path(ended.output), files, model) if scores else judge(ended, files, model)
+    now, steps = time.perf_counter(), ended.progress.seconds
+    recorded = RunFolder(ended.output).config()
+    assert recorded is not None
+    found = Measured(
+        name=run.name,
+        seed=seed,
+        values=values,
+        train_seconds=round(steps, 1),
+        seconds=round(now - trained + steps if resumed else now - begun, 1),
+        processor_seconds=round(time.process_time() - processor, 1),
+        learning_rate=float(recorded.train.learning_rate),
+        steps=ended.progress.step,
+        tokens=ended.progress.tokens,
+    )
     done.write_text(json.dumps({"settings": settings, "measured": asdict(found)}, indent=1) + "\n", encoding="utf-8")
     return found
 
 
-def judge(name: str, seed: int, run: RunResult, files: dict[str, Path], model: str) -> Measured:
-    """Accuracy on held-out pairs, and what is in the greedy answers to held-out messages."""
+def judge(run: RunResult, files: Mapping[str, Path], model: str) -> dict[str, list[float]]:
+    """Held-out pairs by their likelihood, and the greedy answers to held-out messages."""
     assert isinstance(run.trainable, AdapterTraining)
     assistant = make_assistant(run.model, open_checkpoint(model), run.trainable.adapter)
     records = read_records(files["held-out rows"])
     scores = score_rows(assistant, prepare(assistant, records))
-    recorded = RunFolder(run.output).config()
-    assert recorded is not None
-    return Measured(
-        name=name,
-        seed=seed,
-        accuracy=pair_accuracy(assistant, files["held-out pairs"]),
-        clean=sum(
-            is_clean(score.answer or "", record.messages[-1]["content"])
-            for score, record in zip(scores, records, strict=True)
-        )
-        / len(scores),
-        exact=sum(bool(score.exact) for score in scores) / len(scores),
-        rows=len(scores),
-        train_seconds=round(run.progress.seconds, 1),
-        learning_rate=float(recorded.train.learning_rate),
-        steps=run.progress.step,
-    )
+    references = [record.messages[-1]["content"] for record in records]
+    losses = [one.loss_sum / one.supervised for one in scores]
+    rejected = rejected_losses(assistant, files["held-out pairs"])
+    return {
+        PAIRS: [float(chosen < other) for chosen, other in zip(losses, rejected, strict=True)],
+        CLEAN: [float(is_clean(one.answer or "", right)) for one, right in zip(scores, references, strict=True)],
+        EXACT: [one.exact or 0.0 for one in scores],
+        FIELDS: [one.fields or 0.0 for one in scores],
+        LOSS: losses,
+    }
 
 
-def pair_accuracy(assistant: Assistant, file: Path) -> float:
-    """The share of pairs whose chosen answer has the higher mean log-probability a token."""
-    pairs = [to_pair(row, f"{file}:{number}") for number, row in enumerate(_lines(file), start=1)]
-    records = [record for one in pairs for record in one.records]
+def rejected_losses(assistant: Assistant, file: Path) -> list[float]:
+    """The cross-entropy a token of each pair's rejected answer. The chosen ones are the held-out rows' answers."""
+    records = [to_pair(row, f"{file}:{number}").rejected for number, row in enumerate(read_lines(file), start=1)]
     found = encode_all(records, assistant.tokenizer, max_length=None, overlong=Overlong.DROP)
-    examples: list[Example] = found.examples
-    means = [loss / count for loss, count in row_losses(assistant.model, examples)]
-    return sum(chosen < rejected for chosen, rejected in zip(means[::2], means[1::2], strict=True)) / len(pairs)
+    return [loss / count for loss, count in row_losses(assistant.model, found.examples)]
 
 
-def is_clean(answer: str, reference: str) -> bool:
-    """Whether an answer is a JSON object without fields that the right record has not."""
-    try:
-        said = json.loads(answer)
-    except json.JSONDecodeError:
-        return False
-    return isinstance(said, dict) and said.keys() <= json.loads(reference).keys()
+def scored_pairs(adapter: Path, files: Mapping[str, Path], model: str) -> dict[str, list[float]]:
+    """1 for each held-out pair whose chosen answer a reward model gives the higher score, 0 for the others."""
+    judging = open_reward_model(model, adapter)
+    pairs = [to_pair(row, "held-out pairs") for row in read_lines(files["held-out pairs"])]
+    scores = judging.scores_of([record for one in pairs for record in one.records])
+    return {PAIRS: [float(one > other) for one, other in zip(scores[::2], scores[1::2], strict=True)]}
 
 
 def interval(values: Sequence[float], rows: int) -> tuple[float, float]:
-    """95 %: over seeds where there are several, over rows where there is one."""
+    """95 % of a share: over seeds where there are several, over rows where there is one."""
     mean = statistics.fmean(values)
     if len(values) > 1:
         half = quantile(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
@@ -213,45 +261,110 @@ def interval(values: Sequence[float], rows: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def table(results: Sequence[Measured]) -> str:
-    """A Markdown table, an adapter a line."""
-    head = ("adapter", "seeds", "accuracy on held-out pairs", "answers without invented fields", "exact answers",
-            "rate", "steps", "seconds")  # fmt: skip
+def compared(claim: Claim, results: Sequence[Measured]) -> Comparison | None:
+    """The difference that a claim is of, with its interval; None where its runs are not all there."""
+    own = {one.seed: _measures(one, claim.measure) for one in results if one.name == claim.run}
+    other = {one.seed: _measures(one, claim.measure) for one in results if one.name == claim.against}
+    if claim.against is None:
+        # A judge by chance is right about half of each pair.
+        chance = mean_of(claim.measure, [0.5] * len(own[min(own)][0].counts)) if own else None
+        other = {seed: [chance] for seed in own if chance is not None}
+    seeds = sorted(own.keys() & other.keys())
+    if not seeds:
+        return None
+    (found,) = contrast_seeds([other[seed] for seed in seeds], [own[seed] for seed in seeds])
+    return found
+
+
+def _measures(one: Measured, name: str) -> list[Measure]:
+    found = mean_of(name, one.values[name], bounded=name != LOSS)
+    return [] if found is None else [found]
+
+
+def verdict(claim: Claim, found: Comparison) -> str:
+    """Whether a claim shows."""
+    low, high = (-found.high, -found.low) if claim.measure == LOSS else (found.low, found.high)
+    return "shown" if low > 0 else "the opposite shows" if high < 0 else "does not show at this size"
+
+
+def runs_table(results: Sequence[Measured]) -> str:
+    """A Markdown table, a run a line."""
+    head = ("run", "seeds", *TITLES.values(), "rate", "steps", "s of steps", "s in all", "s of processor")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name in dict.fromkeys(one.name for one in results):
         own = [one for one in results if one.name == name]
         cells = [name, str(len(own))]
-        for values in ([r.accuracy for r in own], [r.clean for r in own], [r.exact for r in own]):
-            low, high = interval(values, own[0].rows)
-            cells.append(f"{statistics.fmean(values):.1%} ({low:.1%} to {high:.1%})")
+        for measure_name in TITLES:
+            if measure_name not in own[0].values:
+                cells.append("–")
+                continue
+            means = [statistics.fmean(one.values[measure_name]) for one in own]
+            if measure_name == LOSS:
+                cells.append(f"{statistics.fmean(means):.3f}")
+                continue
+            low, high = interval(means, len(own[0].values[measure_name]))
+            cells.append(f"{statistics.fmean(means):.1%} ({low:.1%} to {high:.1%})")
         cells += [f"{own[0].learning_rate:.2g}", str(own[0].steps)]
-        cells.append(f"{statistics.fmean([one.train_seconds for one in own]):.0f}")
+        for seconds in ("train_seconds", "seconds", "processor_seconds"):
+            cells.append(f"{statistics.fmean([getattr(one, seconds) for one in own]):.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def claims_table(stages: Sequence[str], results: Sequence[Measured]) -> str:
+    """A Markdown table, a claim a line."""
+    head = ("run", "beside", "measure", "difference (95 %)", "verdict")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for claim in (claim for stage in stages for claim in STAGES[stage].claims):
+        found = compared(claim, results)
+        if found is None:
+            continue
+        form = "+.3f" if claim.measure == LOSS else "+.1%"
+        difference = f"{found.difference:{form}} ({found.low:{form}} to {found.high:{form}})"
+        cells = (claim.run, claim.against or "chance", TITLES[claim.measure], difference, verdict(claim, found))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
     """Train, judge, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--objectives", default=",".join(SETTINGS), help="which, with commas")
-    parser.add_argument("--rows", type=int, default=400, help="rows of fine-tuning")
-    parser.add_argument("--pairs", type=int, default=200)
-    parser.add_argument("--eval-rows", type=int, default=100)
+    sizes = Sizes()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--stages", default=",".join(STAGES), help="which, with commas, in this order")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--rows", type=int, default=sizes.careless, help="rows of careless fine-tuning")
+    parser.add_argument("--pairs", type=int, default=sizes.pairs, help="messages of pairs, labels and prompts")
+    parser.add_argument("--teacher-rows", type=int, default=sizes.teacher)
+    parser.add_argument("--student-rows", type=int, default=sizes.student)
+    parser.add_argument("--eval-rows", type=int, default=sizes.held_out)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/preferences"))
     options = parser.parse_args()
-    begun, model = time.perf_counter(), bundled_model()
-    results = []
+    stages = options.stages.split(",")
+    unknown = [stage for stage in stages if stage not in STAGES]
+    if unknown:
+        parser.error(f"no stage is called {', '.join(unknown)}; there are {', '.join(STAGES)}")
+    sizes = Sizes(
+        careless=options.rows,
+        pairs=options.pairs,
+        teacher=options.teacher_rows,
+        student=options.student_rows,
+        held_out=options.eval_rows,
+    )
+    begun, results = time.perf_counter(), list[Measured]()
     for seed in range(options.seeds):
         folder = options.output / f"seed-{seed}"
-        files = write_task(folder, options.rows, options.pairs, options.eval_rows, seed)
-        for name in ("sft", *options.objectives.split(",")):
-            results.append(measure(name, files, model, folder, seed))
-            (options.output / "results.json").write_text(
-                json.dumps([asdict(one) for one in results], indent=1) + "\n", encoding="utf-8"
-            )
-            print(table(results), flush=True)
-    print(f"{time.perf_counter() - begun:.0f} s")
+        files = write_tasks(folder, sizes, seed)
+        for stage in stages:
+            for run in STAGES[stage].runs:
+                if any(one.name == run.name and one.seed == seed for one in results):
+                    continue
+                results.append(measure(run, files, bundled_model(), folder, seed))
+                done = json.dumps([asdict(one) for one in results], indent=1)
+                (options.output / "results.json").write_text(done + "\n", encoding="utf-8")
+            print(f"\nseed {seed}, {stage}, {time.perf_counter() - begun:.0f} s since the start\n")
+            print(runs_table(results), claims_table(stages, results), sep="\n\n", flush=True)
+        whole = sum(one.seconds for one in results if one.seed == seed)
+        print(f"\nseed {seed}: {whole:.0f} s in all, over every call that it took", flush=True)
 
 
 if __name__ == "__main__":

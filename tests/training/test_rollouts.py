@@ -14,7 +14,7 @@ from veneer.data.chat import Example
 from veneer.data.encoding import encoder_of
 from veneer.data.prompts import to_prompt
 from veneer.enums import Method
-from veneer.events import ignore
+from veneer.events import Event, StageProgress, ignore
 from veneer.io.tokenizer import from_directory
 from veneer.model.language import LanguageModel
 from veneer.training.build import build
@@ -117,6 +117,22 @@ def test_a_signal_ends_sampling(tiny_model: Path, tmp_path: Path) -> None:
     config = run_config(tiny_model, tiny_model, tiny_model, "objective=grpo", "rewards=[{metric: exact}]")
     with pytest.raises(SamplingStopped):
         sample(language, [[5, 6]], 2, sampling_of(config.grpo, 0, 1), from_directory(tiny_model), STOP, lambda: True)
+
+
+def test_sampling_tells_its_rate_and_the_time_left_while_answers_end(tiny_model: Path, tmp_path: Path) -> None:
+    language = adapted(tiny_model, tmp_path, Method.LORA)
+    config = run_config(tiny_model, tiny_model, tiny_model, "objective=grpo", "rewards=[{metric: exact}]")
+    seen: list[Event] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("veneer.events.INTERVAL", 0.0)
+        sample(language, [[5, 6]] * 4, GROUP, sampling_of(config.grpo, 0, 1), from_directory(tiny_model), STOP,
+               emit=seen.append)  # fmt: skip
+    told = [event for event in seen if isinstance(event, StageProgress)]
+    between = [one for one in told if 0 < one.done < 4 * GROUP]
+    assert between
+    assert all(one.rate > 0 and one.seconds_left is not None and one.seconds_left > 0 for one in between)
+    assert {(one.stage, one.total, one.unit) for one in told} == {("sampling answers", 4 * GROUP, "answers")}
+    assert (told[-1].done, told[-1].seconds_left) == (4 * GROUP, 0.0)
 
 
 def test_rewards_get_the_row_of_each_answer() -> None:

@@ -14,7 +14,7 @@ from tiny import run_config, write_rows
 from training_runs import stopping_after, weights
 from veneer.config import RunConfig
 from veneer.errors import ConfigError, DataError, Interrupted
-from veneer.events import AnswersJudged, Evaluated, Event, StepDone
+from veneer.events import AnswersJudged, Evaluated, Event, StageProgress, StepDone
 from veneer.reproduction.run import reproduce
 from veneer.training.run import train
 
@@ -74,6 +74,8 @@ def test_a_run_learns_what_its_reward_says(tiny_model: Path, folder: Path, tmp_p
     shown = [event for event in seen if isinstance(event, AnswersJudged)]
     assert len(shown) == 8
     assert all(one.answers == 64 and list(one.rewards) == sorted(one.rewards, reverse=True) for one in shown)
+    told = [(event.stage, event.done, event.total) for event in seen if isinstance(event, StageProgress)]
+    assert {("sampling the answers of step 1", 64, 64), ("answering the evaluation prompts", 4, 4)} <= set(told)
 
 
 @pytest.mark.parametrize(

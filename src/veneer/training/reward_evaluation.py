@@ -10,6 +10,7 @@ import numpy as np
 from veneer.data.chat import Example
 from veneer.data.prompts import PromptRow
 from veneer.errors import DataError
+from veneer.events import Subscriber, ignore
 from veneer.generation.sampling import Sampling
 from veneer.io.tokenizer import Tokenizer
 from veneer.model.language import LanguageModel
@@ -18,6 +19,8 @@ from veneer.rewards.base import RewardsStopped
 from veneer.rewards.judge import Judge
 from veneer.training.objectives.base import Means
 from veneer.training.rollouts import SamplingStopped, sample, to_judge
+
+DOING = "answering the evaluation prompts"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +37,8 @@ class RewardEvaluation:
     stop_ids: frozenset[int]
     judge: Judge
     stop: Callable[[], bool]
+    emit: Subscriber = ignore
+    """Told how far the answers are."""
 
     def __call__(self) -> Means | None:
         """The loss and metrics of the model as it is; None where a signal ended it.
@@ -45,8 +50,10 @@ class RewardEvaluation:
         tokens = [example.tokens.tolist() for example in self.examples]
         greedy = Sampling(max_new_tokens=self.longest)
         try:
-            with out_of_memory_while("answering the evaluation prompts"):
-                answers = sample(self.model, tokens, 1, greedy, self.tokenizer, self.stop_ids, self.stop)
+            with out_of_memory_while(DOING):
+                answers = sample(
+                    self.model, tokens, 1, greedy, self.tokenizer, self.stop_ids, self.stop, self.emit, DOING
+                )
             judged = self.judge.judged(to_judge(self.prompts, answers, 1))
         except (SamplingStopped, RewardsStopped):
             return None

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from veneer.config import GrpoSection
 from veneer.data.prompts import PromptRow
+from veneer.events import Stage, Subscriber, ignore
 from veneer.generation.batch import whole_answers
 from veneer.generation.request import FinishReason, GenerationRequest, GenerationResult
 from veneer.generation.sampling import Sampling
@@ -70,6 +71,8 @@ def sample(
     tokenizer: Tokenizer,
     stop_ids: frozenset[int],
     stop: Callable[[], bool] = lambda: False,
+    emit: Subscriber = ignore,
+    stage: str = "sampling answers",
 ) -> list[SampledAnswer]:
     """Answers to prompts, those to one prompt side by side; each draws from a random stream of its own.
 
@@ -81,6 +84,8 @@ def sample(
         tokenizer: of the model.
         stop_ids: tokens that end an answer.
         stop: asked after every step of the engine.
+        emit: told how far it is.
+        stage: what this is called there.
 
     Raises:
         SamplingStopped: `stop` was true.
@@ -96,7 +101,9 @@ def sample(
         for place, prompt in enumerate(prompts)
         for number in range(group)
     ]
-    return [_sampled(result, tokenizer) for result in whole_answers(model, requests, stop=stop)]
+    with Stage(emit, stage, total=len(requests), unit="answers") as told:
+        results = whole_answers(model, requests, on_progress=told.advance_side_by_side, stop=stop)
+        return [_sampled(result, tokenizer) for result in results]
 
 
 def _sampled(result: GenerationResult, tokenizer: Tokenizer) -> SampledAnswer:

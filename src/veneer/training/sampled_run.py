@@ -53,7 +53,7 @@ def sampled_run(
         trainable: the part that is trained.
         judge: the rewards.
         stop_ids: tokens that end an answer.
-        emit: told of what was sampled.
+        emit: told how far the sampling is, and of what was sampled.
         stop: asked while answers are sampled and judged.
     """
     steps, tokenizer, rows = data.steps, data.tokenizer, data.rows
@@ -86,5 +86,6 @@ def sampled_run(
             stop_ids=stop_ids,
             judge=judge,
             stop=stop,
+            emit=emit,
         )
     return SampledRun(source=source, objective=objective, evaluate=evaluate)

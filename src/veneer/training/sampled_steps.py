@@ -59,6 +59,7 @@ class SampledSteps:
     judge: Judge
     table: RolloutTable
     emit: Subscriber
+    """Told how far the sampling is, and of what was sampled."""
     stop: Callable[[], bool]
     """Asked while answers are sampled and judged; true gives up the step."""
     _generation: int = field(init=False, default=0)
@@ -140,6 +141,7 @@ class SampledSteps:
                 answers = sample(
                     self.model, [example.tokens.tolist() for example in examples], group,
                     sampling_of(self.settings, self.seed, generation), self.tokenizer, self.stop_ids, self.stop,
+                    self.emit, f"sampling the answers of step {step}",
                 )  # fmt: skip
             judged = self.judge.judged(to_judge(prompts, answers, group))
         except (SamplingStopped, RewardsStopped) as error:
