@@ -140,6 +140,7 @@ def test_the_real_data_sets_are_as_the_sizes_say():
 # --------------------------------------------------------------------------------------------------------- a whole run
 
 
+@pytest.mark.slow
 def test_a_run_on_a_tiny_model_makes_tables_claims_and_plots_and_is_not_made_again(root, tiny_model, tmp_path, capsys):
     asked = [
         "--data-root", str(root), "--output", str(tmp_path / "out"), "--model", str(tiny_model), "--methods", "lora",
