@@ -20,6 +20,16 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
+def test_rows_of_one_cause_are_one_line(tmp_path: Path) -> None:
+    console = recorded(width=400)
+    rows = [*({"question": f"1 + {i}?", "answer": "2"} for i in range(20)), {"a": "1", "b": "2"}]
+    show_report(console, lint(write(tmp_path / "rows.jsonl", rows)))
+    text = console.export_text()
+    assert text.count("set data.columns: {prompt: question, completion: answer}") == 1
+    assert "… and in lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 9 more" in text
+    assert "rows.jsonl:21: no format is known for the keys 'a', 'b'" in text
+
+
 def test_a_finding_shows_rule_rows_and_remedy(tmp_path: Path) -> None:
     rows = [*LABELLED, *(LABELLED[2] for _ in range(5))]
     console = recorded(width=400)
@@ -27,7 +37,7 @@ def test_a_finding_shows_rule_rows_and_remedy(tmp_path: Path) -> None:
     text = console.export_text()
     assert "warning duplicate (5 rows): rows that repeat an earlier row" in text
     assert f"{tmp_path}/rows.jsonl:13: as {tmp_path}/rows.jsonl:3" in text
-    assert "… and in lines 16, 17" in text
+    assert "… and in lines 14, 15, 16, 17" in text
     assert "remedy: remove them" in text
     assert "17 rows checked" in text
     assert "not checked, since no --model is named: refused-by-template, nothing-trained" in text

@@ -159,12 +159,25 @@ def _finding(found: Found, report: LintReport) -> Text:
     text.append(rule.name, style="bold")
     count = len(found.rows)
     text.append(f" ({count:,} row{'s'[: count - 1]}): rows that {rule.summary}\n")
-    for row in found.rows[:SHOWN]:
-        text.append(f"    {report.facts.where(row)}: {found.details.get(row, '')}\n")
-    if count > SHOWN:
-        text.append(f"    … and {_listed(found.rows[SHOWN:], report)}\n", style="dim")
+    causes = _by_detail(found)
+    for detail, rows in list(causes.items())[:SHOWN]:
+        text.append(f"    {report.facts.where(rows[0])}: {detail}\n")
+        if len(rows) > 1:
+            text.append(f"        … and {_listed(rows[1:], report)}\n", style="dim")
+    shown = {row for rows in list(causes.values())[:SHOWN] for row in rows}
+    if rest := [row for row in found.rows if row not in shown]:
+        text.append(f"    … and {_listed(rest, report)}\n", style="dim")
     text.append(f"    remedy: {rule.remedy}\n")
     return text
+
+
+def _by_detail(found: Found) -> dict[str, list[int]]:
+    """The rows of each detail, in the order of their first ones; rows whose detail is not kept are left out."""
+    causes: dict[str, list[int]] = {}
+    for row in found.rows:
+        if row in found.details:
+            causes.setdefault(found.details[row], []).append(row)
+    return causes
 
 
 def _listed(rows: Sequence[int], report: LintReport) -> str:

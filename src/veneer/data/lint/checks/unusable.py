@@ -12,7 +12,7 @@ UNUSABLE = LintRule(
     Severity.ERROR,
     Cost.TEXT,
     "cannot be used: they are damaged, of no known format, or break their format",
-    "mend or remove them; docs/data-files.md lists the formats",
+    "mend or remove them, or map their columns by --columns (data.columns in a run); docs/data-files.md has formats",
 )
 REFUSED = LintRule(
     "refused-by-template",
