@@ -143,7 +143,7 @@ def test_help_and_version_import_nothing_heavy() -> None:
         (["evaluate", "--data", "d"], "--model"), (["generate"], "--model"), (["chat"], "--model"),
         (["train", "--method", "dora"], "dora"), (["train", "--held-out", "some"], "some"),
         (["evaluate", "--model", "m", "--data", "d", "--limit", "0"], "0"),
-        (["quickstart", "--rows", "1"], "1"), (["generate", "--model", "m", "--dtype", "float16"], "float16"),
+        (["quickstart", "--rows", "1"], "1"), (["generate", "--model", "m", "--dtype", "float8"], "float8"),
     ],
 )  # fmt: skip
 def test_a_command_that_is_not_understood_names_what(argv: list[str], named: str) -> None:

@@ -82,6 +82,7 @@ def test_auto_is_bfloat16_only_where_it_is_native(
     assert resolve_dtype(Dtype.AUTO, CPU) is chosen
     assert resolve_dtype(Dtype.FLOAT32, CPU) is torch.float32
     assert resolve_dtype(Dtype.BFLOAT16, CPU) is torch.bfloat16
+    assert resolve_dtype(Dtype.FLOAT16, CPU) is torch.float16
 
 
 class WithInt8:
@@ -139,12 +140,14 @@ def test_a_card_is_waited_for_before_and_after_timed_work(
     assert done == expected
 
 
-@pytest.mark.parametrize(("capability", "expected"), [((7, 5), torch.float32), ((8, 0), torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((6, 1), torch.float32), ((7, 5), torch.float16), ((8, 0), torch.bfloat16)]
+)
 def test_a_card_computes_in_what_it_multiplies_itself(
     capability: tuple[int, int], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked of the run's device, whichever is the current one."""
-    other = {(7, 5): (9, 0), (8, 0): (7, 0)}[capability]
+    other = {(6, 1): (9, 0), (7, 5): (9, 0), (8, 0): (7, 0)}[capability]
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability if device.index == 1 else other)
     assert resolve_dtype(Dtype.AUTO, torch.device("cuda:1")) is expected

@@ -409,3 +409,36 @@ def test_no_more_than_a_chunk_of_scores_is_held() -> None:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         row_losses(h, w, targets).sum()
     assert sum(kept) <= h.numel() + w.numel() + len(targets)
+
+
+def test_a_sure_token_keeps_its_gradient_in_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a loss of 1e-4 and less the gradient of its scores is below what float16 holds in full."""
+    hidden, weight, _ = problem(64, vocab=37, dim=12)
+    targets = (hidden @ weight.T).argmax(-1)
+    hidden, weight = (6 * hidden).half().double(), weight.half().double()
+    wide = leaves(hidden, weight, torch.float64)
+    (exact,) = torch.autograd.grad(linear_cross_entropy(*wide, targets), wide[:1])
+    sure = (exact.norm(dim=-1) < 1e-3) & (exact.norm(dim=-1) > 1e-6)
+    assert int(sure.sum()) > 10
+
+    def errors(dtype: torch.dtype) -> list[float]:
+        found = []
+        for of in (linear_cross_entropy, row_losses):
+            pair = leaves(hidden, weight, dtype)
+            loss = of(*pair, targets).double().sum() * 256
+            grad = torch.autograd.grad(loss, pair[:1])[0].double() / 256
+            found.append(float(((grad - exact).norm(dim=-1) / exact.norm(dim=-1))[sure].max()))
+        return found
+
+    assert max(errors(torch.float16)) < 0.02
+    monkeypatch.setattr("veneer.losses.FLOAT16_FACTOR", 1.0)
+    assert min(errors(torch.float16)) > 0.04
+
+
+def test_many_rows_of_one_token_do_not_overflow_the_heads_gradient_in_float16() -> None:
+    hidden = torch.full((300, 4), 250.0, dtype=torch.float16)
+    weight = torch.zeros(5, 4, dtype=torch.float32, requires_grad=True)
+    targets = torch.zeros(300, dtype=torch.int64)
+    linear_cross_entropy(hidden, weight, targets).backward()
+    assert weight.grad is not None
+    assert torch.allclose(weight.grad[0], torch.tensor(-300 * 250 * 0.8), rtol=1e-3)

@@ -362,6 +362,8 @@ def _device_reason() -> str:
 
 def _dtype_reason(device: torch.device, dtype: torch.dtype) -> str:
     which = "the GPU" if device.type == "cuda" else "the processor"
+    if dtype is torch.float16:
+        return f"{which} multiplies it natively, and not bfloat16"
     if dtype is not torch.bfloat16:
         return f"{which} does not multiply bfloat16 natively"
     flags = "" if device.type == "cuda" else f" ({' '.join(sorted(cpu_flags() & BF16_FLAGS))})"

@@ -354,8 +354,11 @@ class Dtype(Enum):
     """The dtype of activations and matrix products."""
 
     AUTO = "auto"
-    """BFLOAT16 if the processor multiplies it natively, else FLOAT32."""
+    """BFLOAT16 if the processor multiplies it natively; on a GPU that multiplies only float16 so (Volta, Turing)
+    FLOAT16; else FLOAT32."""
     BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    """Its numbers end at 65,504, so that the loss is scaled in training. Activations that are larger end the run."""
     FLOAT32 = "float32"
 
 

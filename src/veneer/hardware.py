@@ -23,6 +23,9 @@ BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 BF16_CAPABILITY = (8, 0)
 """The first of NVIDIA's cards that multiply bfloat16 (Ampere)."""
 
+FP16_CAPABILITY = (7, 0)
+"""The first of NVIDIA's cards that multiply float16 in tensor cores (Volta; Turing is 7.5)."""
+
 
 def resolve_device(name: str) -> torch.device:
     """The device that `auto`, `cpu`, `cuda` or `cuda:N` means on this machine.
@@ -48,10 +51,15 @@ def resolve_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
         return torch.float32
     if dtype is Dtype.BFLOAT16:
         return torch.bfloat16
+    if dtype is Dtype.FLOAT16:
+        return torch.float16
     if device.type == "cuda":
         # Older cards emulate bfloat16, which is slower than float32. Asked of this device: torch's own question
         # (`is_bf16_supported`) is about the current one.
-        native = torch.version.hip is not None or torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+        capability = torch.cuda.get_device_capability(device)
+        native = torch.version.hip is not None or capability >= BF16_CAPABILITY
+        if not native and capability >= FP16_CAPABILITY:
+            return torch.float16
     else:
         native = bool(cpu_flags() & BF16_FLAGS)
     return torch.bfloat16 if native else torch.float32

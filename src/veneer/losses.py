@@ -23,13 +23,24 @@ from veneer.gpu.dispatch import triton_kernels
 from veneer.native.functions import usable
 from veneer.native.library import kernels
 from veneer.padding import pad_to_multiple
-from veneer.products import PLAIN_SCORES, Scores, inputs, outputs
+from veneer.products import PLAIN_SCORES, Scores, inputs, outer, outputs
 
 CHUNK_ROWS = 256
 """Number of rows that are scored at a time on a CPU. 256 × 49,152 bfloat16 scores are 24 MB."""
 DEVICE_CHUNK_ROWS = 1024
 """Number of rows that are scored at a time on a GPU. With fewer, reading the head takes longer than the product: a card
 does some hundred operations for each byte that it reads. 1,024 × 128,256 bfloat16 scores are 263 MB."""
+
+
+FLOAT16_FACTOR = 1024.0
+"""A power of two by which gradients of float16 scores are multiplied until they are float32. Unmultiplied, those of a
+token with a loss below 6e-5 would lose digits, and below 6e-8 vanish. The product with the head has room: it overflows
+where the head has weights above 30."""
+
+
+def _factor(dtype: torch.dtype) -> float:
+    """The factor of the gradients of scores in a dtype, by which those of hidden states are divided."""
+    return FLOAT16_FACTOR if dtype is torch.float16 else 1.0
 
 
 def chunk_rows(device: str) -> int:
@@ -40,20 +51,21 @@ def chunk_rows(device: str) -> int:
 def _losses_in_place(scores: Tensor, targets: Tensor, *, gradient: bool, shaping: Scores = PLAIN_SCORES) -> Tensor:
     """Losses `[rows]`, float32 or wider, of contiguous `scores` `[rows, vocab]` after scaling and capping by `shaping`.
 
-    `scores` is overwritten; with `gradient` it becomes d(sum of losses)/d(scores). The compiled kernels read bfloat16
-    scores as they are; torch's own operations work on a float32 copy.
+    `scores` is overwritten; with `gradient` it becomes d(sum of losses)/d(scores), times the `_factor` of its dtype.
+    The compiled kernels read bfloat16 scores as they are; torch's own operations work on a float32 copy.
     """
     if not shaping.plain:
         return _shaped_losses(scores, targets, gradient=gradient, shaping=shaping)
     if scores.is_cuda:
         triton = triton_kernels(scores)
         if triton is not None and targets.is_contiguous():
-            return triton.cross_entropy_in_place(scores, targets, gradient=gradient)
+            return triton.cross_entropy_in_place(scores, targets, gradient=gradient, factor=_factor(scores.dtype))
     native = kernels()
     if native is not None and usable(scores) and targets.is_contiguous():
         return native.cross_entropy(scores, targets, gradient=gradient)
     losses, grads = losses_and_grads_reference(scores.to(torch.promote_types(scores.dtype, torch.float32)), targets)
-    scores.copy_(grads)
+    factor = _factor(scores.dtype)
+    scores.copy_(grads if factor == 1.0 else grads.mul_(factor))
     return losses
 
 
@@ -67,7 +79,7 @@ def _shaped_losses(scores: Tensor, targets: Tensor, *, gradient: bool, shaping: 
     losses = _losses_in_place(wide, targets, gradient=gradient)
     if gradient:
         # d(c · tanh(s·x/c))/dx = s · (1 − tanh²)
-        wide.mul_(shaping.scale)
+        wide.mul_(shaping.scale * _factor(scores.dtype))
         scores.copy_(wide if share is None else wide.sub_(share.square_().mul_(wide)))
     return losses
 
@@ -119,7 +131,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[rows] = inputs(scores, head)[:real]
             if grad_weight is not None:
-                grad_weight += scores.T @ some
+                grad_weight += _weight_gradient(scores, some)
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.hidden_dtype, ctx.weight_dtype = hidden.dtype, weight.dtype
         return loss
@@ -130,7 +142,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # The step's 1/weight comes in here: multiplied in float32 or wider, since rounded to bf16 by itself it would
         # be off by as much as 1/512.
         wide = torch.promote_types(ctx.hidden_dtype, torch.float32)
-        scale = grads[0].to(wide)
+        scale = grads[0].to(wide) / _factor(ctx.hidden_dtype)
         return (
             None if grad_hidden is None else (grad_hidden.to(wide) * scale).to(ctx.hidden_dtype),
             None if grad_weight is None else (grad_weight * scale).to(ctx.weight_dtype),
@@ -138,6 +150,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _weight_gradient(scores: Tensor, hidden: Tensor) -> Tensor:
+    """scoresᵀ hidden, `[vocab, dim]`, to be added to float32; in float32 already where float16 might overflow."""
+    return outer(scores, hidden, 1.0) if hidden.dtype is torch.float16 else scores.T @ hidden
 
 
 def linear_cross_entropy(
@@ -172,14 +189,19 @@ class HeadGradients:
     sums: Sequence[Tensor]
     """The gradient of each of these, in float32 or wider."""
     wide: torch.dtype
+    factor: float = 1.0
+    """What the gradients of scores are multiplied by, as they are given to `add`: a power of two."""
 
     @classmethod
-    def zero(cls, hidden: Tensor, parameters: Iterable[Tensor], *, needs_hidden: bool) -> HeadGradients:
-        """Gradients that no chunk has been added to."""
+    def zero(
+        cls, hidden: Tensor, parameters: Iterable[Tensor], *, needs_hidden: bool, formed_ahead: bool = True
+    ) -> HeadGradients:
+        """Gradients that no chunk has been added to; `formed_ahead` of backward, and so of the loss' own factor."""
         wide = torch.promote_types(hidden.dtype, torch.float32)
         learned = [parameter for parameter in parameters if parameter.requires_grad]
         sums = [torch.zeros(parameter.shape, dtype=wide, device=parameter.device) for parameter in learned]
-        return cls(torch.empty_like(hidden) if needs_hidden else None, learned, sums, wide)
+        factor = _factor(hidden.dtype) if formed_ahead else 1.0
+        return cls(torch.empty_like(hidden) if needs_hidden else None, learned, sums, wide, factor)
 
     def add(self, rows: slice, some: Tensor, scores: Tensor, grads: Tensor) -> None:
         """Add a chunk of rows.
@@ -202,7 +224,7 @@ class HeadGradients:
     def keep(self, ctx: Any, parameters: Sequence[Tensor]) -> None:
         """Keep them in the context of a function of these parameters, for its backward (`scaled_gradients`)."""
         ctx.save_for_backward(self.hidden, *self.sums)
-        ctx.wide = self.wide
+        ctx.wide, ctx.factor = self.wide, self.factor
         ctx.parameters = [(parameter.dtype, parameter.requires_grad) for parameter in parameters]
 
 
@@ -212,7 +234,7 @@ def scaled_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, list[Tensor
     They are multiplied in float32 or wider, and rounded once.
     """
     hidden, *sums = ctx.saved_tensors
-    scale, rest = grad.to(ctx.wide), iter(sums)
+    scale, rest = grad.to(ctx.wide) / ctx.factor, iter(sums)
     first = None if hidden is None else (hidden.to(ctx.wide) * scale).to(hidden.dtype)
     return first, [(next(rest) * scale).to(dtype) if learned else None for dtype, learned in ctx.parameters]
 
@@ -301,11 +323,11 @@ class _RowLosses(torch.autograd.Function):
         grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if needs_weight else None
         for rows, some, scores, _ in _chunks(hidden, head, targets, ctx.chunk, ctx.shaping, gradient=True):
             # A row's weight is multiplied in float32 or wider, behind the product and before the other.
-            own = grads[0][rows, None].to(wide)
+            own = grads[0][rows, None].to(wide) / _factor(hidden.dtype)
             if grad_hidden is not None:
                 grad_hidden[rows] = (inputs(scores, head)[: len(own)].to(wide) * own).to(hidden.dtype)
             if grad_weight is not None:
-                grad_weight += scores[: len(own)].T @ (some[: len(own)].to(wide) * own).to(hidden.dtype)
+                grad_weight += _weight_gradient(scores[: len(own)], (some[: len(own)].to(wide) * own).to(hidden.dtype))
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
 
 
@@ -349,7 +371,7 @@ class _ScoredRowLosses(torch.autograd.Function):
         hidden, targets = ctx.saved_tensors
         parameters = list(ctx.score.parameters())
         needs_hidden = ctx.needs_input_grad[0]
-        gradients = HeadGradients.zero(hidden, parameters, needs_hidden=needs_hidden)
+        gradients = HeadGradients.zero(hidden, parameters, needs_hidden=needs_hidden, formed_ahead=False)
         for start in range(0, len(targets), ctx.chunk):
             rows = slice(start, start + ctx.chunk)
             some = hidden[rows].detach().requires_grad_(needs_hidden)

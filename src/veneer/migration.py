@@ -99,7 +99,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("bnb_4bit_use_double_quant double_quantization use_bnb_nested_quant use_nested_quant",
      ("quant.double_quant",), _SAME),
     ("bnb_4bit_compute_dtype",
-     ("compute.dtype",), "bfloat16 or float32"),
+     ("compute.dtype",), "bfloat16, float16 or float32"),
     ("bnb_4bit_quant_storage",
      (), "there is no such setting: codes are stored in bytes"),
     ("llm_int8_skip_modules",
@@ -274,7 +274,7 @@ _GROUPS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     # The machine.
     ("bf16 fp16 tf32 torch_dtype pure_bf16 bf16_full_eval fp16_full_eval",
      ("compute.dtype",),
-     "bfloat16 or float32; adapters and their gradients are float32 in either; float16 is not offered"),
+     "bfloat16, float16 or float32; adapters and their gradients are float32 in each, and float16 scales the loss"),
     ("gradient_checkpointing activation_checkpointing use_gradient_checkpointing gradient_checkpointing_kwargs "
      "activation_checkpointing_kwargs activation_offloading disable_gradient_checkpointing",
      ("compute.recompute",),

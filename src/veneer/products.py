@@ -176,7 +176,7 @@ def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
     """scale · leftᵀ right, `[tokens, m]` and `[tokens, n]` to `[m, n]` in float32 or wider: a factor's gradient.
 
     The kernel does not round the sums on their way to float32, and on CUDA cuBLAS does not either. Elsewhere torch's
-    product rounds them once.
+    product rounds them once, but for float16, in which they might overflow.
     """
     wide_dtype = torch.promote_types(left.dtype, torch.float32)
     native = _kernels(left, right)
@@ -186,6 +186,8 @@ def outer(left: Tensor, right: Tensor, scale: float) -> Tensor:
         room = torch.empty((left.shape[1], right.shape[1]), dtype=wide_dtype, device=left.device)
         return torch.addmm(room, left.t(), right, out_dtype=wide_dtype, beta=0, alpha=scale)
     if native is None:
+        if left.dtype is torch.float16:
+            left, right = left.to(wide_dtype), right.to(wide_dtype)
         return torch.mm(left.t(), right).to(wide_dtype).mul_(scale)
     out = torch.empty((left.shape[1], right.shape[1]), dtype=wide_dtype)
     turned = right.shape[1] < left.shape[1]

@@ -38,7 +38,7 @@ from veneer.errors import ConfigError
         ("train.seed", [-1, 2**31, True, 0.5]),
         ("train.keep", [0, True]),
         ("compute.micro_batch_tokens", [0, True]),
-        ("compute.dtype", ["float16", "fp32"]),
+        ("compute.dtype", ["float8", "fp32"]),
         ("compute.products", ["INT8", "int4", 8, True, None]),
         ("model", ["", 7, True]),
         ("output", ["", None]),

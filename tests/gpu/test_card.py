@@ -13,11 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cards import LLAMA_8B, META, Tally, card, meta_model
 from tiny_models import saved_for_backward
+from veneer.adapters.score import ScoreHead
 from veneer.adapters.spec import LoraSpec
+from veneer.config import (
+    CpoSection,
+    DistillationSection,
+    DpoSection,
+    KtoSection,
+    OrpoSection,
+    RewardSection,
+    SimpoSection,
+)
 from veneer.data.batches import MicroBatch, pack
 from veneer.data.chat import Example
 from veneer.enums import Method, Schedule
@@ -33,9 +43,20 @@ from veneer.run_folder import RunFolder
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.engine import Engine
 from veneer.training.objective import OverModel
+from veneer.training.objectives.base import Means, StepObjective
+from veneer.training.objectives.cpo import Cpo
+from veneer.training.objectives.distillation import Distillation
+from veneer.training.objectives.divergences import Taught, TaughtRows
+from veneer.training.objectives.dpo import Dpo
+from veneer.training.objectives.kto import Kto, Partners
+from veneer.training.objectives.orpo import Orpo
+from veneer.training.objectives.reference import ReferenceTable
+from veneer.training.objectives.reward import Reward
+from veneer.training.objectives.simpo import Simpo
 from veneer.training.optim import RateSchedule
 from veneer.training.optimizers.adamw import AdamW
 from veneer.training.optimizers.base import RuleOptimizer
+from veneer.training.reference_point import WithReferencePoint
 from veneer.training.trainable import AdapterTraining
 
 MOST_LAUNCHES = {False: 100, True: 105}
@@ -162,6 +183,54 @@ def test_a_step_waits_for_the_card_once(quantized: bool, tmp_path: Path, monkeyp
     # The tables of the 4-bit code are sent once, in the first step.
     assert waits[1:] == [(0, 1), (0, 1)]
     assert tally.sent > 0
+
+
+def objectives(model: CausalLM, examples: Sequence[Example]) -> dict[str, tuple[StepObjective, int]]:
+    """Every objective over a model, with the number of documents of its rows."""
+    count = len(examples)
+    known = ReferenceTable(np.full(count, -3.0))
+    partners = Partners(examples, seed=0)
+    references = dict.fromkeys(partners.of(range(count)), -4.0)
+    kto = OverModel(model, Kto(KtoSection(), known, np.arange(count) % 2 == 0))
+    vocabulary = model.spec.vocab_size
+
+    class Teacher:
+        def of(self, batch: MicroBatch) -> TaughtRows:
+            return lambda rows: Taught(
+                torch.zeros(len(range(*rows.indices(batch.supervised))), vocabulary, device=META)
+            )
+
+    return {
+        "sft": (OverModel(model), 1),
+        "dpo": (OverModel(model, Dpo(DpoSection(), known)), 2),
+        "orpo": (OverModel(model, Orpo(OrpoSection())), 2),
+        "simpo": (OverModel(model, Simpo(SimpoSection())), 2),
+        "cpo": (OverModel(model, Cpo(CpoSection())), 2),
+        "kto": (WithReferencePoint(kto, partners, references), 1),
+        "reward": (
+            OverModel(model, Reward(RewardSection(), ScoreHead(nn.Parameter(torch.zeros(1, 4096, device=META))))),
+            2,
+        ),
+        "distillation": (OverModel(model, Distillation(DistillationSection(), Teacher())), 1),
+    }
+
+
+@pytest.mark.parametrize("name", ["sft", "dpo", "orpo", "simpo", "cpo", "kto", "reward", "distillation"])
+def test_no_objective_waits_within_a_step(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = meta_model(layers=1, quantized=False)
+    examples = rows(4, 40)
+    with card(monkeypatch) as tally:
+        objective, together = objectives(model, examples)[name]
+        batches = objective.prepared(pack(examples, 90, together=together))
+        assert len(batches) == 2
+        means = Means(objective.weights(batches))
+        for batch in batches:
+            sums = objective.sums(batch)
+            sums.loss(means.weights).backward()
+            means.add(sums)
+        assert tally.waits == []
+        means.read(torch.zeros((), dtype=torch.float64, device=META))
+        assert len(tally.waits) == 1
 
 
 def test_an_embedding_in_the_main_memory_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Every kernel, as it is launched, compiles to machine code for five generations of cards; no card is needed for that.
+"""Every kernel, as it is launched, compiles to machine code for six generations of cards; no card is needed for that.
 
 The interpreter runs kernels as Python and accepts more than the compiler does, so that both are asked.
 """
@@ -114,19 +114,16 @@ def start_all(x: Tensor) -> None:
     cross_entropy.cross_entropy_in_place(x, torch.zeros(4, dtype=torch.int64), gradient=False)
 
 
-CARDS = (80, 86, 89, 90, 120)
-"""A100; A10 and RTX 30; L4 and RTX 40; H100; RTX 50 and RTX PRO 6000."""
-
-
 @pytest.mark.parametrize(
     ("dtype", "capability", "dim"),
     [
-        (torch.bfloat16, 80, 4096), (torch.bfloat16, 90, 2304), (torch.bfloat16, 120, 4096),
+        # 75: T4 and RTX 20; 80: A100; 86: A10 and RTX 30; 89: L4 and RTX 40; 90: H100; 120: RTX 50.
+        (torch.bfloat16, 80, 4096), (torch.bfloat16, 90, 2304), (torch.bfloat16, 120, 4096), (torch.float16, 75, 4096),
         *(
             pytest.param(*more, marks=pytest.mark.slow)
             for more in (
                 (torch.bfloat16, 86, 4096), (torch.bfloat16, 89, 4096), (torch.bfloat16, 90, 8192),
-                (torch.float16, 90, 2304), (torch.float32, 90, 576),
+                (torch.float16, 90, 2304), (torch.float32, 90, 576), (torch.float16, 75, 2304),
             )
         ),
     ],

@@ -49,6 +49,18 @@ def test_losses_and_gradients(vocab: int) -> None:
     assert share(found, expected_grads) < BOUND
 
 
+def test_a_factor_keeps_the_digits_of_small_gradients_in_float16() -> None:
+    scores = torch.full((1, 9), -15.2)
+    scores[0, 4] = 0.0
+    target = torch.tensor([4])
+    _, exact = reference(scores.half(), target)
+    for factor, bound in ((1.0, None), (1024.0, 2e-3)):
+        found = scores.half()
+        cross_entropy_in_place(found, target, factor=factor)
+        error = share(found.double() / factor, exact)
+        assert error > 0.02 if bound is None else error < bound
+
+
 def test_the_gradient_is_that_of_autograd() -> None:
     scores, targets = torch.randn(6, 301) * 3, torch.randint(301, (6,))
     leaf = scores.double().requires_grad_()

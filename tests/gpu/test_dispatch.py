@@ -50,8 +50,8 @@ def test_with_a_card_and_triton_the_kernels_are_used() -> None:
 @pytest.mark.usefixtures("card")
 def test_every_reason_against_them(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(torch.cuda, "get_device_capability", lambda device: (9 - 2 * device, 5))
-        reason = "cuda:1 has compute capability 7.5; Triton needs 8.0"
+        patch.setattr(torch.cuda, "get_device_capability", lambda device: (9 - 2 * device, 0))
+        reason = "cuda:1 has compute capability 7.0; the kernels need 7.5"
         assert choice(torch.device("cuda:1")) == dispatch.GpuChoice(False, reason)
         assert choice(torch.device("cuda:0")).used, "an old card beside it does not switch its kernels off"
         assert choice().used

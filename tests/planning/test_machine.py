@@ -14,11 +14,13 @@ from veneer.planning.time import CARDS
 @pytest.mark.parametrize("name", CARDS)
 def test_a_card_is_known_by_its_data_sheet_and_measures_nothing(name: str) -> None:
     found = named_machine(name, ComputeSection())
-    assert (found.device, found.memory, found.dtype) == ("cuda", CARDS[name].memory, torch.bfloat16)
+    assert (found.device, found.memory, found.dtype) == ("cuda", CARDS[name].memory, CARDS[name].dtype)
+    assert found.dtype is (torch.float16 if name == "t4" else torch.bfloat16)
     rate = found.rate(setup())
     assert not rate.measured
     assert rate.flops == CARDS[name].flops
-    assert named_machine(name, ComputeSection(dtype=Dtype.FLOAT32)).dtype is torch.float32
+    for dtype in (Dtype.FLOAT32, Dtype.FLOAT16, Dtype.BFLOAT16):
+        assert str(named_machine(name, ComputeSection(dtype=dtype)).dtype) == f"torch.{dtype.value}"
 
 
 def test_this_machine_is_under_the_settings_of_the_run() -> None:

@@ -17,8 +17,9 @@ class ComputeSection(Section):
     device: str = "auto"
     """The device: `auto`, `cpu`, `cuda` or `cuda:N`."""
     dtype: Dtype = Dtype.AUTO
-    """The dtype of activations and matrix products. Adapters are always float32, and so is the optimiser's state,
-    unless `train.optimizer` says otherwise."""
+    """The dtype of activations and matrix products: `auto` takes `bfloat16` where it is multiplied natively, `float16`
+    on GPUs that multiply only that so (Turing, Volta), and else `float32`. In `float16` the loss is scaled by itself.
+    Adapters are always float32, and so is the optimiser's state, unless `train.optimizer` says otherwise."""
     products: Products = Products.EXACT
     """How the frozen base model is multiplied with its inputs and gradients: `exact` in the compute dtype. `int8`
     rounds both factors to 8 bits, which is faster and loses precision, for lora and qlora on a CPU with AVX-512

@@ -183,7 +183,7 @@ class MicroBatch:
     """The place of each document among the examples of the run, [D]"""
     together: int = 1
     """Number of consecutive documents that are one row: 2 for a pair"""
-    baseline: float = 0.0
+    baseline: float | Tensor = 0.0
     """What the objective takes off every document's gain, the same for all micro-batches of a step"""
 
     @property

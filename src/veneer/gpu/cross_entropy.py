@@ -39,6 +39,7 @@ def _row(
     targets: tl.tensor,
     losses: tl.tensor,
     vocab: tl.tensor,
+    factor: tl.tensor,
     BLOCK: tl.constexpr,
     BLOCKS: tl.constexpr,
     GRADIENT: tl.constexpr,
@@ -79,20 +80,21 @@ def _row(
             score = tl.load(scores + column, mask=column < vocab, other=0.0).to(tl.float32)
             share = tl.exp(score - top) / everything
             share = tl.where(column == target, -(others / everything), share)
-            tl.store(scores + column, share.to(scores.dtype.element_ty), mask=column < vocab)
+            tl.store(scores + column, (share * factor).to(scores.dtype.element_ty), mask=column < vocab)
 
 
-def cross_entropy_in_place(scores: Tensor, targets: Tensor, *, gradient: bool = True) -> Tensor:
+def cross_entropy_in_place(scores: Tensor, targets: Tensor, *, gradient: bool = True, factor: float = 1.0) -> Tensor:
     """Losses of `targets` under softmax(scores), float32 `[rows]`; `scores` becomes d(sum of losses)/d(scores).
 
     Args:
         scores: `[rows, vocab]`, contiguous; float32, bfloat16 or float16. Overwritten, in its dtype.
         targets: int64 `[rows]`, contiguous.
         gradient: without it `scores` stays as it is.
+        factor: what the gradient is multiplied by before it is rounded.
     """
     rows, vocab = scores.shape
     losses = torch.empty(rows, dtype=torch.float32, device=scores.device)
     block = min(_BLOCK, next_power_of_two(vocab))
     constants = {"BLOCK": block, "BLOCKS": -(-vocab // block), "GRADIENT": gradient, "num_warps": warps(block)}
-    launch(_row, (rows,), scores, (scores, targets, losses, vocab), constants)
+    launch(_row, (rows,), scores, (scores, targets, losses, vocab, factor), constants)
     return losses

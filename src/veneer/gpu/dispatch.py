@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-MIN_CAPABILITY = (8, 0)
-"""The oldest cards that Triton supports (Ampere), and the first that multiply bfloat16."""
+MIN_CAPABILITY = (7, 5)
+"""The oldest cards that the kernels are compiled for (Turing). Triton itself promises Ampere and later, for the sake of
+its matrix products, which no kernel here has."""
 
 
 class GpuKernels(Protocol):
@@ -95,7 +96,7 @@ def choice(device: torch.device | None = None) -> GpuChoice:
     capability = torch.cuda.get_device_capability(index)
     if capability < MIN_CAPABILITY:
         found, needed = (".".join(map(str, version)) for version in (capability, MIN_CAPABILITY))
-        return GpuChoice(False, f"cuda:{index} has compute capability {found}; Triton needs {needed}")
+        return GpuChoice(False, f"cuda:{index} has compute capability {found}; the kernels need {needed}")
     if shutil.which("gcc") is None and shutil.which("clang") is None:
         return GpuChoice(False, "Triton needs gcc or clang to start its kernels; neither is installed")
     try:

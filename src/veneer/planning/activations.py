@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from veneer.adapters.targets import EMBEDDING, HEAD
 from veneer.enums import Factors, Variant
 from veneer.gpu.attention import flash_takes_heads
@@ -85,8 +87,12 @@ def attended_keys(setup: Setup, batch: BatchShape) -> int:
 
 
 def by_flash(setup: Setup) -> bool:
-    """Whether attention on a GPU is one call for all documents (`veneer.gpu.attention`)."""
-    return setup.device != "cpu" and flash_takes_heads(setup.spec.head_dim, setup.dtype)
+    """Whether attention on a GPU is one call for all documents (`veneer.gpu.attention`).
+
+    Float16 is for cards that FlashAttention 2 does not run on. On others a plan counts more for it than they take.
+    """
+    takes = setup.dtype != torch.float16 and flash_takes_heads(setup.spec.head_dim, setup.dtype)
+    return setup.device != "cpu" and takes
 
 
 def _kept_by_attention(setup: Setup, tokens: int, keys: int) -> int:

@@ -68,7 +68,7 @@ def named_machine(name: str, compute: ComputeSection) -> Machine:
     found = card(name)
     return Machine(
         device="cuda",
-        dtype=torch.float32 if compute.dtype is Dtype.FLOAT32 else torch.bfloat16,
+        dtype=found.dtype if compute.dtype is Dtype.AUTO else resolve_dtype(compute.dtype, torch.device("cuda")),
         memory=found.memory,
         threads=compute.threads or torch.get_num_threads(),
         rate=published(found),

@@ -36,9 +36,11 @@ class Card:
 
     name: str
     flops: float
-    """Operations a second of dense bfloat16 products with float32 sums, without sparsity."""
+    """Operations a second of dense products in `dtype` with float32 sums, without sparsity."""
     memory: int
     """Bytes of memory."""
+    dtype: torch.dtype = torch.bfloat16
+    """The dtype of 16 bits that its tensor cores multiply, by which it is computed if nothing else is asked for."""
 
 
 CARDS = {
@@ -52,6 +54,7 @@ CARDS = {
     "l4": Card("L4", 121e12, 24 * GIB),
     "rtx4090": Card("GeForce RTX 4090", 165e12, 24 * GIB),
     "rtx3090": Card("GeForce RTX 3090", 71e12, 24 * GIB),
+    "t4": Card("T4", 65e12, 16 * GIB, torch.float16),
 }
 """Cards by name, with numbers from NVIDIA's data sheets and architecture white papers."""
 

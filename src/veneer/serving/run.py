@@ -71,6 +71,9 @@ def serve(
         ModelError, AdapterError, ConfigError, OutputError: whatever cannot be used.
         Interrupted: a signal has asked the program to stop; the requests under way have been answered.
     """
+    held = choice(Dtype, adapter_dtype, "adapter_dtype")
+    if held is Dtype.FLOAT16:
+        raise ConfigError("adapter_dtype: adapters are held in float32 or bfloat16, and not in float16")
     request = ServeRequest(
         model=model,
         adapters=None if adapters is None else Path(adapters),
@@ -82,7 +85,7 @@ def serve(
         allowed_hosts=tuple(allowed_hosts),
         allowed_origins=tuple(allowed_origins),
         adapter_memory=adapter_memory,
-        adapter_dtype=choice(Dtype, adapter_dtype, "adapter_dtype"),
+        adapter_dtype=held,
         pinned=tuple(pinned),
         cache_memory=cache_memory,
         method=None if method is None else choice(Method, method, "method"),

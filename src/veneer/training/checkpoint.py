@@ -25,6 +25,7 @@ from veneer.io.files import atomic_folder, remove_folder, remove_partial, sha256
 from veneer.run_folder import RunFolder
 from veneer.strict_json import to_text
 from veneer.training.bad_steps import IN_A_ROW, WINDOW
+from veneer.training.loss_scale import Changes, scale_at
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.trainable import Trainable
 
@@ -61,6 +62,9 @@ class Progress:
     micro_batches: list[list[int]] = field(default_factory=list)
     """Sizes of micro-batches other than `compute.micro_batch_tokens`, in order: the first step of each, and the tokens
     of a micro-batch at most. Micro-batches become smaller where the memory was full."""
+    loss_scales: Changes = field(default_factory=list)
+    """The factors of the loss in float16, in order: the first step of each, and the factor
+    (`veneer.training.loss_scale`). Empty in other dtypes."""
 
     skipped: int = 0
     """The number of bad steps that were left out."""
@@ -72,6 +76,10 @@ class Progress:
     def micro_batch_tokens(self, step: int) -> int | None:
         """Tokens that a micro-batch of the step has at most; None for those of `compute.micro_batch_tokens`."""
         return next((tokens for first, tokens in reversed(self.micro_batches) if first <= step), None)
+
+    def loss_scale(self, step: int) -> int:
+        """The factor of the step's loss; 1 outside of float16."""
+        return scale_at(self.loss_scales, step)
 
     def shrink(self, step: int, tokens: int, before: int | None = None) -> None:
         """Take smaller micro-batches from a step on.
@@ -322,6 +330,7 @@ def _check_progress(progress: Progress, step: int, steps: object, folder: Path) 
         "stale_evaluations": _counts(progress.stale_evaluations),
         "evaluation_due": isinstance(progress.evaluation_due, bool),
         "micro_batches": _sizes(progress.micro_batches),
+        "loss_scales": _sizes(progress.loss_scales),
         "skipped": _counts(progress.skipped) and progress.skipped <= step,
         "bad_in_a_row": _counts(progress.bad_in_a_row) and progress.bad_in_a_row < IN_A_ROW,
         "window": _is_window(progress.window),

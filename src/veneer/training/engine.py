@@ -35,9 +35,10 @@ from veneer.training.bad_steps import IN_A_ROW, WINDOW, fault
 from veneer.training.best import BestBy
 from veneer.training.checkpoint import CheckpointStore, Progress
 from veneer.training.kept_weights import give_back_decoded
+from veneer.training.loss_scale import lowered, overflowed
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objectives.base import Means, StepObjective, Sums
-from veneer.training.optim import RateSchedule, clip, drop_gradients, squared_norm
+from veneer.training.optim import RateSchedule, clip, drop_gradients, squared_norm, unscale
 from veneer.training.optimizers.base import Optimizer
 from veneer.training.out_of_memory import MemoryFault, release_memory
 from veneer.training.parallel.lanes import LaneSum, Outcome, Signalled, Team
@@ -78,6 +79,13 @@ class StepBatches:
     """The micro-batches of each lane; a lane may have none."""
     weights: Mapping[str, float]
     """What the sums of the objective are divided by."""
+    scale: int = 1
+    """The factor of the loss, by which gradients are divided afterwards (`veneer.training.loss_scale`)."""
+
+    def loss(self, sums: Sums) -> Tensor:
+        """What the backward pass of a micro-batch begins from."""
+        loss = sums.loss(self.weights)
+        return loss if self.scale == 1 else loss * self.scale
 
     @property
     def batches(self) -> list[MicroBatch]:
@@ -200,7 +208,8 @@ class Engine:
         except SourceStopped:
             self.give_up(progress)
         self._seed(number, 0)
-        return StepBatches(number, lanes, self.objective.weights([batch for lane in lanes for batch in lane]))
+        weights = self.objective.weights([batch for lane in lanes for batch in lane])
+        return StepBatches(number, lanes, weights, progress.loss_scale(number))
 
     def _prepared(self, lanes: Sequence[Sequence[MicroBatch]]) -> list[list[MicroBatch]]:
         """The micro-batches of all lanes with what depends on all of them."""
@@ -241,7 +250,7 @@ class Engine:
             for batch in step.lanes[lane]:
                 if self._stopping or self.signalled():
                     return Signalled()
-                found = self._attempt(batch, lambda sums: sums.loss(step.weights))
+                found = self._attempt(batch, step.loss)
                 if isinstance(found, MemoryFault):
                     return found
                 means.add(found)
@@ -308,7 +317,8 @@ class Engine:
             self._finish(progress, "out of memory")
 
     def complete(self, progress: Progress, step: StepBatches, means: Means, spent: float) -> None:
-        """Use the gradients of a step that was prepared: the optimiser's step, and what is due after it.
+        """Use the gradients of a step that was prepared: the optimiser's step, and what is due after it. A step whose
+        gradients overflow in float16 is not made, and stays the next one.
 
         Args:
             progress: moved on.
@@ -319,7 +329,8 @@ class Engine:
         Raises:
             Diverged, Interrupted: see `run`.
         """
-        self._apply(progress, step, means, spent)
+        if not self._apply(progress, step, means, spent):
+            return
         self._after_step(progress)
         if not self.done(progress) and self.stop():
             if not self.team.many:
@@ -361,25 +372,30 @@ class Engine:
             self.log.emit(Note(message=f"{ended}: {self.best_by.stale(progress)}"))
         self._finish(progress, "complete")
 
-    def _apply(self, progress: Progress, step: StepBatches, means: Means, spent: float) -> None:
+    def _apply(self, progress: Progress, step: StepBatches, means: Means, spent: float) -> bool:
+        """The optimiser's step, if the gradients can be used; whether the step is done, made or left out."""
         begun = time.perf_counter()
         parameters = list(self.optimizer.parameters.values())
         # The loss and the norm come in one: it is the only time in a step that a GPU is waited for.
-        norm = math.sqrt(means.read(squared_norm(parameters)))
+        norm = math.sqrt(means.read(squared_norm(parameters))) / step.scale
+        if overflowed(step.scale, means.loss, norm):
+            self._scale_less(progress, step, spent)
+            return False
         if self.skip_bad_steps:
             bad = fault(progress.window, means.loss, norm)
             if bad is not None:
                 self._skip(progress, means.loss, norm, bad, spent)
-                return
+                return True
             progress.bad_in_a_row = 0
             progress.window = [*progress.window[1 - WINDOW :], [means.loss, norm]]
         elif not (math.isfinite(means.loss) and math.isfinite(norm)):
             self._diverged(
                 progress,
                 f"the loss is {means.loss} and the gradient norm {norm}; both must be finite",
-                "Lower train.learning_rate, look at the rows of this step with compute.dtype=float32, or set "
-                "train.skip_bad_steps.",
+                f"{'float16 has no number above 65,504. ' if progress.loss_scales else ''}Lower train.learning_rate, "
+                "look at the rows of this step with compute.dtype=float32, or set train.skip_bad_steps.",
             )
+        unscale(parameters, step.scale)
         clip(parameters, norm, self.clip)
         rate = self.schedule.at(step.number)
         self._stepping = True
@@ -405,6 +421,16 @@ class Engine:
                 metrics=means.metrics,
             )
         )
+        return True
+
+    def _scale_less(self, progress: Progress, step: StepBatches, seconds: float) -> None:
+        """Drop the gradients of a step that overflowed, which is made again with half the factor."""
+        self.drop_gradients()
+        progress.loss_scales = lowered(progress.loss_scales, step.number)
+        progress.seconds += seconds
+        overflow = f"step {step.number}: a gradient overflows float16"
+        again = f"the step is made again with the loss times {progress.loss_scale(step.number):,}"
+        self.log.emit(Note(message=f"{overflow}; {again}"))
 
     def drop_gradients(self) -> None:
         """Forget the gradients of a step that was begun."""

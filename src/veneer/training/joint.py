@@ -253,7 +253,7 @@ class Joint:
         for batches in self.passes({name: step.batches for name, step in steps.items()}, width):
             if stop_signalled():
                 return None
-            found = self.attempt(batches, lambda name, sums: sums.loss(steps[name].weights))
+            found = self.attempt(batches, lambda name, sums: steps[name].loss(sums))
             if isinstance(found, PassFault):
                 return found
             for (name, _), one in zip(batches, found, strict=True):

@@ -21,6 +21,7 @@ from veneer.config import RunConfig
 from veneer.data.batches import MicroBatch
 from veneer.enums import Backend, Method
 from veneer.events import Stage, Subscriber
+from veneer.gpu.transfer import sent
 from veneer.hardware import resolve_device, resolve_dtype
 from veneer.io.checkpoint import open_checkpoint
 from veneer.load import WeightForm
@@ -81,7 +82,7 @@ class LiveTeacher:
         with evaluation_mode(model), self.in_place():
             hidden = hidden_states(model, batch)
             head, scores = model.lm_head, model.spec.scores
-        rows = hidden.index_select(0, batch.rows.to(hidden.device))
+        rows = hidden.index_select(0, sent(batch.rows, hidden.device))
 
         @torch.no_grad()
         def taught(some: slice) -> Taught:

@@ -208,6 +208,7 @@ def write_lock(
         "resumed_at": [step for step in resumed if step],
         **({"schedules": [asdict(one) for one in schedules]} if len(schedules) > 1 else {}),
         **({"micro_batches": progress.micro_batches} if progress.micro_batches else {}),
+        **({"loss_scales": progress.loss_scales} if progress.loss_scales else {}),
         **({"skipped": progress.skipped} if progress.skipped else {}),
         "config": config.model_dump(mode="json"),
         "result": {name: sha256(file) for name, file in folder.results.items()},

@@ -49,6 +49,12 @@ def global_norm(parameters: Sequence[nn.Parameter]) -> float:
     return 0.0 if squares is None else math.sqrt(float(squares))
 
 
+def unscale(parameters: Sequence[nn.Parameter], scale: int) -> None:
+    """Divide all gradients by the factor of the loss, a power of two, so that nothing is rounded; 1 changes nothing."""
+    if scale != 1:
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / scale)
+
+
 def clip(parameters: Sequence[nn.Parameter], norm: float, limit: float) -> None:
     """Scale all gradients so that their norm, given as `norm`, is at most `limit`; a limit of 0 changes nothing."""
     if limit > 0 and norm > limit:

@@ -126,9 +126,9 @@ def reference_of(
             stage.advance(len(batch.numbers))
         if partners is not None:
             most = int(inputs.config.compute.micro_batch_tokens)
-            for pair, value in partner_log_probabilities(model, partners, pairs, most):
-                found.partners[pair] = value
-                stage.advance()
+            for some, values in partner_log_probabilities(model, partners, pairs, most):
+                found.partners.update(zip(some, values.tolist(), strict=True))
+                stage.advance(len(some))
     _write(file, key, found)
     return found
 

@@ -11,8 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from veneer.data.batches import MicroBatch, pack
+from veneer.gpu.transfer import sent
 from veneer.model.language import LanguageModel
 from veneer.model.mode import evaluation_mode
 from veneer.training.objective import OverModel, hidden_states
@@ -37,10 +39,23 @@ class WithReferencePoint:
         """The micro-batches with the reference point of all of them."""
         pairs = self.partners.of([number for batch in batches for number in batch.numbers])
         most = max((len(batch.tokens) for batch in batches), default=1)
-        policy = dict(partner_log_probabilities(self.over.model, self.partners, pairs, most))
-        gains = [policy[pair] - self.reference[pair] for pair in pairs]
-        point = max(0.0, sum(gains) / len(gains)) if gains else 0.0
+        found = list(partner_log_probabilities(self.over.model, self.partners, pairs, most))
+        point = self._point(pairs, found) if found else 0.0
         return [replace(batch, baseline=point) for batch in batches]
+
+    def _point(self, pairs: Sequence[Partner], found: Sequence[tuple[list[Partner], Tensor]]) -> float | Tensor:
+        """The mean gain of the partners' answers, at least 0. On a GPU it stays there, unread, so that nothing waits
+        for the pass that it comes from."""
+        laid = [pair for some, _ in found for pair in some]
+        policy = torch.cat([values for _, values in found])
+        reference = torch.tensor([self.reference[pair] for pair in laid], dtype=torch.float64)
+        gains: Tensor = policy - sent(reference, policy.device)
+        if gains.device.type != "cpu":
+            point: Tensor = gains.mean().clamp_min(0.0)
+            return point
+        # In the order of the partners, which does not depend on how they are packed.
+        by_pair = dict(zip(laid, gains.tolist(), strict=True))
+        return max(0.0, float(sum(by_pair[pair] for pair in pairs)) / len(pairs))
 
     def weights(self, batches: Sequence[MicroBatch]) -> Mapping[str, float]:
         """See `Objective.weights`."""
@@ -54,8 +69,9 @@ class WithReferencePoint:
 @torch.no_grad()
 def partner_log_probabilities(
     model: LanguageModel, partners: Partners, pairs: Sequence[Partner], most: int
-) -> Iterator[tuple[Partner, float]]:
-    """The log-probability of each partner's answer behind a row's prompt, in evaluation mode.
+) -> Iterator[tuple[list[Partner], Tensor]]:
+    """The log-probabilities of partners' answers behind rows' prompts, in evaluation mode: by micro-batch the partners,
+    and float64 `[partners]` on the model's device.
 
     Args:
         model: computes them.
@@ -68,4 +84,4 @@ def partner_log_probabilities(
         for batch in pack(examples, most, share=not model.spec.by_length):
             hidden = hidden_states(model, batch)
             found = log_probabilities(hidden, model.lm_head, model.spec.scores, batch)
-            yield from zip((pairs[number] for number in batch.numbers), found.tolist(), strict=True)
+            yield [pairs[number] for number in batch.numbers], found

@@ -38,7 +38,7 @@ def publish(
     reached = asdict(progress) | {"published_step": published}
     for key in ("evaluation_due", "bad_in_a_row", "window"):
         del reached[key]  # they are for steps to come
-    for key in ("micro_batches", "skipped"):
+    for key in ("micro_batches", "loss_scales", "skipped"):
         if not reached[key]:
             del reached[key]
     if reached["best_value"] is None:

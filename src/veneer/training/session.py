@@ -39,6 +39,7 @@ from veneer.training.engine import Engine
 from veneer.training.from_adapter import adapter_digests, check_base
 from veneer.training.killed import Killed, killed, mark
 from veneer.training.lock import InputDigests, write_lock
+from veneer.training.loss_scale import first_changes
 from veneer.training.memory import peak_memory_mb
 from veneer.training.objectives.base import Means, StepObjective
 from veneer.training.optim import RateSchedule
@@ -341,7 +342,7 @@ def begin(
         log.emit(Note(message=line))
     digests = InputDigests(inputs.origin.files() if team.first else [], inputs.data.tokenizer, config)
     store = _checkpoint_store(inputs, config, digests, device, None if sampled is None else sampled.source)
-    progress = Progress(micro_batches=[list(one) for one in micro_batches])
+    progress = Progress(micro_batches=[list(one) for one in micro_batches], loss_scales=first_changes(model.dtype))
     if inputs.resume:
         progress = store.restore(trainable, optimizer, notes_to(log.emit))
     progress = share(team.group, trainable, optimizer, progress)

@@ -19,6 +19,7 @@ from torch import Tensor
 from veneer.data.batches import MicroBatch
 from veneer.data.rows import Rows
 from veneer.events import Stage, Subscriber
+from veneer.gpu.transfer import sent
 from veneer.hardware import processor, resolve_device, resolve_dtype
 from veneer.io.files import sampled_digest
 from veneer.out_of_memory import out_of_memory_while
@@ -72,7 +73,7 @@ class TaughtTable:
         def taught(some: slice) -> Taught:
             own = places[some]
             return Taught(
-                self.values[own].to(self.device), self.tokens[own].to(self.device, torch.int64), self.compared
+                sent(self.values[own], self.device), sent(self.tokens[own].to(torch.int64), self.device), self.compared
             )
 
         return taught

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from veneer.config import DistillationSection
 from veneer.data.batches import MicroBatch
+from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.divergences import TaughtRows, divergences
@@ -51,9 +52,7 @@ class Distillation:
 
     def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
-        rows, targets = hidden.index_select(0, batch.rows.to(hidden.device)), batch.targets.to(hidden.device)
+        rows, targets = hidden.index_select(0, sent(batch.rows, hidden.device)), sent(batch.targets, hidden.device)
         found = divergences(rows, head, targets, self.teacher.of(batch), self.settings, shaping=scores)
-        metrics = {
-            DIVERGENCE: found.divergence, CROSS_ENTROPY: found.cross_entropy, AGREEMENT: float(found.agreement),
-        }  # fmt: skip
+        metrics = {DIVERGENCE: found.divergence, CROSS_ENTROPY: found.cross_entropy, AGREEMENT: found.agreement}
         return Sums({DISTILLATION: found.loss}, metrics)

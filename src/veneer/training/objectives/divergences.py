@@ -68,10 +68,11 @@ class Divergences:
 
     loss: Tensor
     """The divergence, and the rows' cross-entropy times its weight: a float64 scalar with a gradient."""
-    divergence: float
-    cross_entropy: float
+    divergence: Tensor
+    """The divergence alone, as all that follows a float64 scalar."""
+    cross_entropy: Tensor
     """The cross-entropy of the rows' own targets, in nats, without a temperature."""
-    agreement: int
+    agreement: Tensor
     """Number of rows whose likeliest bucket is the teacher's."""
 
 
@@ -101,8 +102,7 @@ def divergences(
         loss, sums = _Divergences.apply(hidden, asked, *head.parameters())  # type: ignore[no-untyped-call]
     else:
         loss, sums = _chunked(hidden, asked, None)
-    divergence, cross_entropy, agreement = sums.tolist()
-    return Divergences(loss, divergence, cross_entropy, int(agreement))
+    return Divergences(loss, *sums.unbind())
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def _chunked(hidden: Tensor, asked: _Asked, gradients: HeadGradients | None) -> 
         loss += own[0] + nll * own[1]
         if gradients is not None and pull is not None:
             pull = pull if grads is None else pull.add_(grads, alpha=nll)
-            gradients.add(rows, some, logits, pull)
+            gradients.add(rows, some, logits, pull if gradients.factor == 1.0 else pull.mul_(gradients.factor))
     return loss, sums
 
 

@@ -30,6 +30,7 @@ from torch.nn.functional import logsigmoid
 from veneer.config import DpoSection
 from veneer.data.batches import MicroBatch
 from veneer.enums import DpoLoss
+from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import (
@@ -61,7 +62,7 @@ class Dpo:
     def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`."""
         policy = log_probabilities(hidden, head, scores, batch)
-        reference = self.reference.of(batch).to(policy.device)
+        reference = sent(self.reference.of(batch), policy.device)
         compared, against = policy, reference
         if self.settings.loss in BY_MEANS:
             tokens = answer_tokens(batch, policy)

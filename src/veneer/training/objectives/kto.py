@@ -29,6 +29,7 @@ from veneer.config import KtoSection
 from veneer.data.batches import MicroBatch
 from veneer.data.chat import Example
 from veneer.data.orders import order
+from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
 from veneer.training.objectives.documents import log_probabilities
@@ -62,19 +63,22 @@ class Kto:
     def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`. The reference point is the micro-batch's `baseline`."""
         policy, settings = log_probabilities(hidden, head, scores, batch), self.settings
-        gains = policy - self.reference.of(batch).to(policy.device)
-        good = torch.from_numpy(self.labels[list(batch.numbers)]).to(policy.device)
+        gains = policy - sent(self.reference.of(batch), policy.device)
+        labels = self.labels[list(batch.numbers)]
+        good = sent(torch.from_numpy(labels), policy.device)
         above = settings.beta * (gains - batch.baseline)
         # 1 − σ(z) = σ(−z), which keeps its digits where σ(z) is near 1.
         desirable = settings.desirable_weight * torch.sigmoid(-above)
         undesirable = settings.undesirable_weight * torch.sigmoid(above)
         rewards, logps = settings.beta * gains.detach(), policy.detach()
+        # By places that are known here: a mask would make a GPU tell how many it has.
+        chosen, rejected = (sent(torch.from_numpy(np.flatnonzero(x)), policy.device) for x in (labels, ~labels))
         metrics = {
             KL: batch.baseline * len(batch.numbers),
-            "rewards/chosen": float(rewards[good].sum()),
-            "rewards/rejected": float(rewards[~good].sum()),
-            "logps/chosen": float(logps[good].sum()),
-            "logps/rejected": float(logps[~good].sum()),
+            "rewards/chosen": rewards.index_select(0, chosen).sum(),
+            "rewards/rejected": rewards.index_select(0, rejected).sum(),
+            "logps/chosen": logps.index_select(0, chosen).sum(),
+            "logps/rejected": logps.index_select(0, rejected).sum(),
         }
         return Sums({KTO: torch.where(good, desirable, undesirable).sum()}, metrics)
 

@@ -24,6 +24,7 @@ from torch.nn.functional import logsigmoid
 
 from veneer.config import RewardSection
 from veneer.data.batches import Block, MicroBatch
+from veneer.gpu.transfer import sent
 from veneer.products import Scores
 from veneer.training.objectives.base import Sums
 
@@ -50,14 +51,14 @@ class Reward:
     def sums(self, hidden: Tensor, head: nn.Module, scores: Scores, batch: MicroBatch) -> Sums:
         """See `Objective.sums`. The head of the language model is not used."""
         assert self.score is not None, "a run has its score head before its first step"
-        rewards = self.score(hidden.index_select(0, last_tokens(batch).to(hidden.device))).double()
+        rewards = self.score(hidden.index_select(0, sent(last_tokens(batch), hidden.device))).double()
         chosen, rejected = rewards[::2], rewards[1::2]
-        terms = {REWARD: -logsigmoid(chosen - rejected - self._margins(batch).to(rewards.device)).sum()}
+        terms = {REWARD: -logsigmoid(chosen - rejected - sent(self._margins(batch), rewards.device)).sum()}
         if self.settings.centring:
             terms[CENTRE] = (chosen + rejected).square().sum()
         chosen, rejected = chosen.detach(), rejected.detach()
         found = chosen.sum(), rejected.sum(), (chosen - rejected).sum(), (chosen > rejected).sum()
-        return Sums(terms, {name: float(value) for name, value in zip(METRICS, found, strict=True)})
+        return Sums(terms, dict(zip(METRICS, found, strict=True)))
 
     def _margins(self, batch: MicroBatch) -> Tensor:
         """The margin of each pair of a micro-batch, float64 `[pairs]`."""
