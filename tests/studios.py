@@ -11,6 +11,7 @@ import httpx
 from openai import OpenAI
 
 from veneer.config import ComputeSection
+from veneer.enums import JobCode
 from veneer.studio.request import StudioRequest, StudioRunning
 from veneer.studio.run import studio_server
 from veneer.studio.studio import Studio
@@ -30,10 +31,11 @@ class Opened:
 
 
 @contextmanager
-def studio(folder: Path, *models: Path) -> Iterator[Opened]:
+def studio(folder: Path, *models: Path, job_code: JobCode = JobCode.REFUSE) -> Iterator[Opened]:
     request = StudioRequest(
-        folder=folder, models=tuple(map(str, models)), port=0, compute=ComputeSection(device="cpu", dtype="float32")
-    )
+        folder=folder, models=tuple(map(str, models)), port=0, compute=ComputeSection(device="cpu", dtype="float32"),
+        job_code=job_code,
+    )  # fmt: skip
     with studio_server(request) as (_, made, running):
         key = running.key_file.read_text().strip()
         headers = {"authorization": f"Bearer {key}"}

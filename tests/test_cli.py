@@ -61,8 +61,8 @@ OPTIONS = {
         "--model", "--name", "--pin", "--port", "--questions", "--selfcheck",
     ],
     "studio": [
-        "--allowed-host", "--device", "--dtype", "--folder", "--host", "--json", "--key-file", "--model", "--port",
-        "--worker",
+        "--allowed-host", "--device", "--dtype", "--folder", "--host", "--job-code", "--json", "--key-file", "--model",
+        "--port", "--worker",
     ],
     "sweep": [
         "--config", "--data", "--device", "--devices", "--eval-data", "--grid", "--held-out", "--json", "--method",

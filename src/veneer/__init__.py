@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from veneer.enums import GrpoLoss as GrpoLoss
     from veneer.enums import ImportanceLevel as ImportanceLevel
     from veneer.enums import Init as Init
+    from veneer.enums import JobCode as JobCode
     from veneer.enums import KlPlace as KlPlace
     from veneer.enums import Method as Method
     from veneer.enums import ObjectiveName as ObjectiveName
@@ -241,6 +242,7 @@ _HOMES = {
     "Interrupted": "veneer.errors",
     "JudgeResult": "veneer.evaluation.judge.verdicts",
     "JudgedShare": "veneer.evaluation.judge.verdicts",
+    "JobCode": "veneer.enums",
     "KlPlace": "veneer.enums",
     "KtoSection": "veneer.config",
     "Level": "veneer.events",
@@ -410,6 +412,7 @@ __all__ = [
     "ImportanceLevel",
     "Init",
     "Interrupted",
+    "JobCode",
     "JudgeResult",
     "JudgedShare",
     "KlPlace",

@@ -214,6 +214,13 @@ class OtherBase(Enum):
     """It is a warning."""
 
 
+class JobCode(Enum):
+    """Whether a studio's jobs may bring rewards that are Python or programs, which may do what its user may."""
+
+    REFUSE = "refuse"
+    RUN = "run"
+
+
 class Backend(Enum):
     """What computes the model."""
 

@@ -27,6 +27,13 @@ def answer(text: str, **columns: Any) -> AnswerToJudge:
         ("json", "no JSON", '{"a": 1}', 0.0),
         ("json", '{"a": 1}', "no JSON", None),
         ("rouge-l", "a b", "a b c d", 2 / 3),
+        ("equal", "12", "12", 1.0),
+        ("equal", " 12", "12", 0.0),
+        ("not-equal", " 12", "12", 1.0),
+        ("contains", "it is Blue.", "Blue", 1.0),
+        ("contains", "it is Blue.", "blue", 0.0),
+        ("contains-any-case", "it is Blue.", "bLUE", 1.0),
+        ("contains-any-case", "red", "blue", 0.0),
     ],
 )
 def test_a_metric_judges_a_single_answer(metric: str, text: str, reference: str, expected: float | None) -> None:

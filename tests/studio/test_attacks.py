@@ -14,7 +14,7 @@ from run_logs import write_run
 from studios import Opened, studio
 from veneer.serving.limits import ServerLimits
 from veneer.studio.app import JOBS, ROUTES
-from veneer.studio.settings import PATHS
+from veneer.studio.settings import ADAPTERS, MODELS, PATHS
 
 SECRET = "the secret beside the folder"
 TRAVERSALS = (
@@ -82,6 +82,15 @@ def test_a_name_in_a_query_or_a_body_is_no_path_and_no_address(opened: Opened, n
         {"model": name, "training_file": "file-000000000000000000000000"},
         {"model": "tiny", "training_file": name},
         {"model": "tiny", "training_file": "file-000000000000000000000000", "validation_file": name},
+        *(
+            {"model": "tiny", "training_file": "file-000000000000000000000000", "veneer": {"settings": named}}
+            for named in ({key: name} for key in (*MODELS, *ADAPTERS))
+        ),
+        {
+            "model": "tiny",
+            "training_file": "file-000000000000000000000000",
+            "veneer": {"settings": {"objective": "grpo", "rewards": [{"adapter": name}]}},
+        },
     ):
         for route in (JOBS, f"{JOBS}/estimate", f"{JOBS}/preview"):
             refused(http.post(route, json=body))
@@ -90,13 +99,13 @@ def test_a_name_in_a_query_or_a_body_is_no_path_and_no_address(opened: Opened, n
 
 
 def test_every_setting_that_names_a_file_is_refused(opened: Opened) -> None:
-    """A key that is added later and speaks of files or programs must stand in `PATHS`, or here."""
+    """A key that is added later and speaks of files or programs must stand in `PATHS`, take a name, or stand here."""
     words = re.compile(r"\b(files?|folder|directory|hub id|sources|python|command|program)\b", re.IGNORECASE)
     settings = opened.http.get("/studio/options").json()["settings"]
     found = {one["key"] for one in settings if words.search(one["text"])}
     harmless = {"data.split.column", "data.cache", "data.columns", "data.held_out", "track", "tracking.mode"}
-    harmless |= {"rewards"}  # all but metrics are refused (test_jobs.py)
-    assert found - PATHS == harmless
+    harmless |= {"rewards"}  # Python and programs are refused, and adapters are named (test_jobs.py)
+    assert found - PATHS - MODELS - ADAPTERS == harmless
 
 
 BODIES = [method_path for method_path in ROUTES if method_path[0] in ("POST", "PUT") and method_path[1] != "/v1/files"]

@@ -15,7 +15,8 @@ import pytest
 from job_workers import wait_for
 from run_logs import write_run
 from studios import CPU, Opened, studio
-from tiny import run_config
+from tiny import rows as taught
+from tiny import run_config, write_rows
 from veneer.run_report import train
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
@@ -240,6 +241,43 @@ def test_marked_answers_become_a_file_to_train_on(watched: Watched, opened: Open
     page.wait_for_url(re.compile("objective=dpo"))
     watched.sees("row 1, chosen")
     assert "objective=dpo" in page.locator("#command").inner_text()
+
+
+def test_rewards_and_teachers_are_chosen_in_the_form(watched: Watched, opened: Opened, tiny_model: Path) -> None:
+    page, root = watched.page, opened.studio.root
+    rows = [{"messages": [{"role": "user", "content": f"{number}: parcel?"}], "solution": "1"} for number in range(6)]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    asked = opened.client.files.create(file=("asked.jsonl", content), purpose="fine-tune")
+    opened.client.files.wait_for_processing(asked.id, poll_interval=0.1)
+    watched.go(f"new?file={asked.id}&objective=grpo")
+    watched.sees("row 1, prompt")
+    page.get_by_label("metric", exact=True).select_option("contains")
+    page.get_by_role("textbox", name="column").fill("solution")
+    page.get_by_role("button", name="Add a reward").click()
+    page.get_by_role("spinbutton", name="weight").nth(1).fill("0.5")
+    command = page.locator("#command")
+    wait_for(lambda: '{"metric": "contains", "column": "solution"}' in command.inner_text())
+    wait_for(lambda: '{"metric": "exact", "weight": 0.5}' in command.inner_text())
+    for number in (2, 1):
+        page.get_by_role("button", name=f"Remove reward {number}").click()
+    watched.sees("Add a reward: what the run will take")
+    assert page.get_by_role("button", name="Create job").is_disabled()
+    # A teacher's adapter is one that a run of the folder has made.
+    train(
+        run_config(tiny_model, write_rows(root.parent / "taught.jsonl", taught(6)), root / "teacher", "train.steps=1")
+    )
+    opened.studio.watcher.look()
+    watched.go("runs")
+    watched.go(f"new?file={asked.id}&objective=distillation")
+    watched.sees("Choose a teacher")
+    file = {
+        "name": "taught.jsonl",
+        "mimeType": "application/jsonl",
+        "buffer": (root.parent / "taught.jsonl").read_bytes(),
+    }
+    page.locator("input[type=file]").set_input_files(file)
+    page.locator("select[name='distillation.teacher_adapter']").select_option("teacher")
+    wait_for(lambda: "distillation.teacher_adapter=teacher" in command.inner_text(), 60)
 
 
 def test_runs_are_compared_and_sweeps_shown(watched: Watched) -> None:

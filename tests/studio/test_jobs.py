@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import BadRequestError, ConflictError, NotFoundError
+from openai import BadRequestError, ConflictError, NotFoundError, PermissionDeniedError
 from openai.types.fine_tuning import FineTuningJob
 
 from job_workers import wait_for
@@ -21,7 +21,7 @@ from veneer.data.encoding import encode_all
 from veneer.data.records import read_records
 from veneer.enums import Overlong
 from veneer.io.tokenizer import from_directory
-from veneer.studio.settings import PATHS
+from veneer.studio.settings import ADAPTERS, MODELS, PATHS
 
 
 @pytest.fixture(scope="module")
@@ -123,16 +123,27 @@ def test_what_cannot_be_a_job_is_refused_with_the_field(opened: Opened, file: st
     with pytest.raises(NotFoundError, match="no such file"):
         create_job(model="model", training_file="../../etc/passwd")
     with pytest.raises(BadRequestError, match="not trained here"):
+        create_job(model="model", training_file=file, method={"type": "rlhf"})  # type: ignore[typeddict-item]
+    with pytest.raises(BadRequestError, match="a grader is an object"):
         create_job(model="model", training_file=file, method={"type": "reinforcement"})
     for key in PATHS:
         with pytest.raises(BadRequestError, match="names a file of this machine"):
             create(opened, file, settings={key: "/etc/passwd"})
         with pytest.raises(BadRequestError, match="names a file of this machine"):
             create(opened, file, settings={key: {"inner": "/etc/passwd"}})
-    rewards = {"python": "/tmp/x.py:f"}, {"command": "touch /tmp/x"}, {"metric": "exact", "command": "touch /tmp/x"}
-    for reward in (*rewards, {"adapter": "/tmp/judge"}, {"metric": "exact", "adapter": "/tmp/judge"}):
-        with pytest.raises(BadRequestError, match="rewards of a job are metrics"):
+    for key in (*ADAPTERS, *MODELS):
+        for path in ("/etc/passwd", "../..", str(opened.studio.root)):
+            with pytest.raises(NotFoundError, match=r"no finished adapter|no base model"):
+                create(opened, file, settings={key: path})
+    both = {"metric": "exact", "command": "touch /tmp/x"}, {"python": "x.py:f", "metric": "exact"}
+    for reward in ({"python": "/tmp/x.py:f"}, *both, {}):
+        with pytest.raises(BadRequestError, match="a reward of a job has one of"):
             create(opened, file, settings={"objective": "grpo", "rewards": [reward]})
+    for reward in ({"command": "touch /tmp/x"}, {"source": "def grade(sample, item): return 1"}):
+        with pytest.raises(PermissionDeniedError, match="--job-code run"):
+            create(opened, file, settings={"objective": "grpo", "rewards": [reward]})
+    with pytest.raises(NotFoundError, match="no finished reward model"):
+        create(opened, file, settings={"objective": "grpo", "rewards": [{"adapter": "/tmp/judge"}]})
     with pytest.raises(BadRequestError, match=r"lora\.rang"):
         create(opened, file, settings={"lora.rang": 4})
     with pytest.raises(BadRequestError, match="suffix"):

@@ -40,6 +40,14 @@ from veneer.commands.options import compute_of, device_option, dtype_option, exa
     metavar="DEVICE",
     help="A device that jobs are carried out on: cpu, cuda:0, … By default all GPUs, or the CPU.",
 )
+@click.option(
+    "--job-code",
+    type=click.Choice(["refuse", "run"]),
+    default="refuse",
+    show_default=True,
+    help="What happens to jobs whose rewards are Python or programs. These run in processes of their own, and may do "
+    "what you may.",
+)
 @device_option
 @dtype_option
 @click.option("--json", "as_json", is_flag=True, help="Print the address, the link and the key's file as JSON.")
@@ -51,6 +59,7 @@ def studio(
     key_file: Path | None,
     allowed_host: tuple[str, ...],
     devices: tuple[str, ...],
+    job_code: str,
     device: str,
     dtype: str,
     as_json: bool,
@@ -60,6 +69,7 @@ def studio(
     Open the link that is printed: it works once, in one browser. Programs use OpenAI's client with the key in the
     file that is named.
     """
+    from veneer.enums import JobCode
     from veneer.screens.studio import studio_visibly
     from veneer.studio.request import StudioRequest
 
@@ -72,5 +82,6 @@ def studio(
         allowed_hosts=allowed_host,
         devices=devices,
         compute=compute_of(device, dtype),
+        job_code=JobCode(job_code),
     )
     studio_visibly(request, as_json=as_json)

@@ -72,7 +72,8 @@ class RewardSpec(Section):
     command: Name | None = None
     """A program that reads a line of JSON for each answer and prints a number, or null, for each."""
     metric: Name | None = None
-    """A metric of `veneer evaluate` that judges single answers: `exact`, `json`, `number`, `rouge-l`, `chrf`."""
+    """A metric of `veneer evaluate` that judges single answers: `exact`, `json`, `number`, `rouge-l`, `chrf`; or a
+    comparison of texts as they stand, which is 1 or 0: `equal`, `not-equal`, `contains`, `contains-any-case`."""
     adapter: Name | None = None
     """The folder of a reward model: an adapter with a score head on the run's own base, as `objective: reward` makes
     it. Its score of the answer is the reward."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from veneer.errors import ConfigError, nearest
 from veneer.evaluation.metrics.base import AnsweredRow
@@ -17,7 +17,14 @@ REFERENCES = ("reference", "completion", "answer", "solution", "ground_truth", "
 """Columns that hold the reference where none is named; the first that a row has."""
 OF_CORPORA = ("classification", "bleu")
 """Metrics that say nothing of a single answer."""
-NAMES = (EXACT, *(name for name in METRICS if name not in OF_CORPORA))
+STRING_CHECKS: dict[str, Callable[[str, str], bool]] = {
+    "equal": lambda answer, reference: answer == reference,
+    "not-equal": lambda answer, reference: answer != reference,
+    "contains": lambda answer, reference: reference in answer,
+    "contains-any-case": lambda answer, reference: reference.casefold() in answer.casefold(),
+}
+"""Metrics that are 1 where an answer and its reference, as they stand, are so, and 0 elsewhere."""
+NAMES = (EXACT, *STRING_CHECKS, *(name for name in METRICS if name not in OF_CORPORA))
 
 
 class MetricReward:
@@ -49,6 +56,8 @@ class MetricReward:
         reference = self._reference(answer)
         if self._name == EXACT:
             return float(judge(answer.text, reference)[0])
+        if self._name in STRING_CHECKS:
+            return float(STRING_CHECKS[self._name](answer.text, reference))
         row = AnsweredRow(answer.where, answer.question, reference, answer.text, answer.columns)
         measures = {one.name: one.total for one in METRICS[self._name]([row]).measures}
         value = measures.get(PRIMARY[self._name])

@@ -6,18 +6,13 @@ The base is loaded when it is first asked for. Where another one is asked for, i
 from __future__ import annotations
 
 import asyncio
-import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from veneer.adapters.store import CONFIG_FILE
 from veneer.assistant import open_assistant
-from veneer.enums import ObjectiveName
 from veneer.errors import ConfigError, VeneerError
 from veneer.io.checkpoint import model_name
-from veneer.jobs.job import JobStatus
-from veneer.run_records.state import RunState
 from veneer.serving.adapter_loading import adapter_loader
 from veneer.serving.adapters import AdapterFolder
 from veneer.serving.build import build_service
@@ -25,11 +20,9 @@ from veneer.serving.errors import ApiError
 from veneer.serving.limits import ServerLimits
 from veneer.serving.service import Service
 from veneer.studio.bases import Bases
-from veneer.studio.objects import model_of
 from veneer.studio.request import StudioRequest
+from veneer.studio.results import plain_name, results_of
 from veneer.studio.watch import Watcher
-
-_STRANGE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 @dataclass(slots=True)
@@ -57,23 +50,8 @@ class ChatHost:
 
     def adapters(self) -> dict[str, tuple[str, Path]]:
         """Every adapter that can be chatted with: its base and its folder, by its name."""
-        jobs = {job.id: job for job in self.watcher.since(0).jobs}
-        found: dict[str, tuple[str, Path]] = {}
-        for run in self.watcher.runs():
-            record = run.record
-            whole = record.state is RunState.FINISHED and (record.path / CONFIG_FILE).is_file()
-            job = jobs.get(run.name)
-            scores = run.settings.get("objective") == ObjectiveName.REWARD.value  # a reward model answers nothing
-            if (
-                record.model is None
-                or scores
-                or not whole
-                or (job is not None and job.status is not JobStatus.SUCCEEDED)
-            ):
-                continue
-            name = model_of(job) if job is not None else _STRANGE.sub("-", run.name).strip("-.")[:120] or "run"
-            found[name] = (record.model, record.path)
-        return found
+        found = results_of(self.watcher)
+        return {name: (one.base, one.folder) for name, one in found.items() if not one.scores}
 
     async def service_for(self, name: object) -> Service:
         """The service that has a model of that name, loaded where it is not.
@@ -111,7 +89,7 @@ class ChatHost:
         if self.service is not None:
             self.service.drain(self.limits.drain_seconds)
             self.close()
-        folder = self.links / _STRANGE.sub("-", model_name(source))
+        folder = self.links / plain_name(model_name(source))
         folder.mkdir(parents=True, exist_ok=True)
         try:
             assistant = open_assistant(source, compute=self.request.compute)
@@ -132,7 +110,7 @@ class ChatHost:
         """Link the adapters of the base that is loaded, so that they can be asked for."""
         if self._adapters is None or self.source is None:
             return
-        folder = self.links / _STRANGE.sub("-", model_name(self.source))
+        folder = self.links / plain_name(model_name(self.source))
         for name, (source, path) in adapters.items():
             link = folder / name
             if source == self.source and name != model_name(source) and not link.exists():

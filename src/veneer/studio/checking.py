@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from veneer.config import parse
+from veneer.data.json_values import BadRow
 from veneer.data.lint.row import LintSetting
 from veneer.data.lint.rules import Severity
 from veneer.data.lint.run import lint
 from veneer.data.page.content import content
+from veneer.data.prompts import to_prompt
+from veneer.data.records import iterate_rows
 from veneer.errors import VeneerError
 from veneer.io.checkpoint import open_checkpoint
 from veneer.io.files import write_text
@@ -19,6 +23,7 @@ from veneer.jobs.job import Job, JobStatus
 from veneer.jobs.queue import JobQueue
 from veneer.planning.plan import Plan
 from veneer.strict_json import to_text, with_reasons
+from veneer.studio.called import without_paths
 from veneer.studio.files import FileStatus, FileStore, StoredFile
 from veneer.studio.plans import planned
 
@@ -68,7 +73,12 @@ class Checking:
             return
         errors, warnings = report.rows_with(Severity.ERROR), report.rows_with(Severity.WARNING)
         said = f"{report.rows:,} rows: {errors:,} with errors, {warnings:,} with warnings"
-        status = FileStatus.ERROR if report.failed and errors == report.rows else FileStatus.PROCESSED
+        status = FileStatus.PROCESSED
+        if report.failed and errors == report.rows:
+            prompts = _prompts(self._files.content(file))
+            status = FileStatus.PROCESSED if prompts else FileStatus.ERROR
+            if prompts:
+                said = f"{report.rows:,} rows: {prompts:,} ask without an answer, which is for reinforcement alone"
         self._files.put(replace(file, status=status, status_details=said, rows=report.rows))
 
     def _check_job(self, job: Job) -> None:
@@ -88,14 +98,17 @@ class Checking:
                 settings["train"] = {**(settings.get("train") or {}), "learning_rate": plan.config.train.learning_rate}
             self._queue.validated(job.id, None if peak is None else int(peak), settings)
         except VeneerError as error:
-            self._queue.refuse(job.id, self._without_paths(str(error), job))
+            self._queue.refuse(job.id, without_paths(str(error), job.details.get("called") or {}))
 
-    def _without_paths(self, message: str, job: Job) -> str:
-        """A message about a job in which files are called as their users called them."""
-        for name in (job.details.get("training_file"), job.details.get("validation_file")):
-            file = self._files.get(name)
-            message = message if file is None else _plain(message, self._files, file)
-        return message
+
+def _prompts(path: Path) -> int:
+    """The rows of a file that ask, and have no answer that could be trained."""
+    count = 0
+    for where, row in iterate_rows(str(path)):
+        with suppress(BadRow):
+            to_prompt(row, where)
+            count += 1
+    return count
 
 
 def lint_json(values: dict[str, Any]) -> str:

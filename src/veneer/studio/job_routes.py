@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from veneer.config.values import laid_over
 from veneer.errors import DataError, VeneerError
 from veneer.jobs.job import Job, JobStatus
 from veneer.run_folder import RunFolder
 from veneer.serving.body import read_json
 from veneer.serving.errors import ApiError, json_response
-from veneer.studio.files import FileStatus
+from veneer.studio.called import without_paths
+from veneer.studio.inputs import config_of, inputs_of
 from veneer.studio.objects import checkpoints_of, events_of, job_object, page_of
 from veneer.studio.plans import command_line, plan_json, planned
 from veneer.studio.previews import preview_rows
-from veneer.studio.settings import EXTENSION, JobRequest, config_of, job_request
+from veneer.studio.settings import EXTENSION, job_request
 from veneer.studio.studio import Studio
 
 MOST = 1_000
@@ -31,22 +32,23 @@ PREVIEWED = 20
 async def create(studio: Studio, request: Request) -> Response:
     """POST /v1/fine_tuning/jobs."""
     asked = job_request(await read_json(request, studio.limits))
-    source, rows, evaluation = _inputs(studio, asked)
-    config_of(asked, source, str(rows), None if evaluation is None else str(evaluation))
-    data = {**(asked.values.get("data") or {}), "file": str(rows)}
-    if evaluation is not None:
-        data["eval_file"] = str(evaluation)
+    inputs = await asyncio.to_thread(inputs_of, studio, asked)
+    config_of(asked, inputs)
+    named: list[tuple[str, Any]] = [("model", inputs.model), ("data.file", str(inputs.rows)), *inputs.settings.items()]
+    named += [] if inputs.evaluation is None else [("data.eval_file", str(inputs.evaluation))]
     details = {
         **asked.details,
         "model": asked.model,
         "training_file": asked.training_file,
         "validation_file": asked.validation_file,
         "rate_multiplier": asked.rate_multiplier,
+        "called": dict(inputs.called),
     }
     try:
+        await asyncio.to_thread(inputs.write_code)
         job = await asyncio.to_thread(
             studio.queue.create,
-            {**asked.values, "model": source, "data": data},
+            laid_over(dict(asked.values), named),
             details,
             priority=asked.priority,
             status=JobStatus.VALIDATING,
@@ -132,19 +134,15 @@ async def order(studio: Studio, request: Request) -> Response:
 async def estimate(studio: Studio, request: Request) -> Response:
     """POST /v1/fine_tuning/jobs/estimate: what a job would choose and take, from the body that would make it."""
     asked = job_request(await read_json(request, studio.limits))
-    source, rows, evaluation = _inputs(studio, asked)
-    config = config_of(asked, source, str(rows), None if evaluation is None else str(evaluation), "my-adapter")
+    inputs = await asyncio.to_thread(inputs_of, studio, asked)
+    config = config_of(asked, inputs, "my-adapter")
     try:
         plan = await asyncio.to_thread(planned, config, asked.rate_multiplier)
     except VeneerError as error:
-        raise ApiError(400, str(error), code="cannot_be_planned") from error
-    named = {str(rows): studio.file_of(asked.training_file, "training_file").filename}
-    if evaluation is not None:
-        named[str(evaluation)] = studio.file_of(asked.validation_file, "validation_file").filename
+        message = without_paths(str(error), inputs.called)
+        raise ApiError(400, message, code="cannot_be_planned") from error
     rate = None if asked.rate_multiplier is None else float(plan.config.train.learning_rate)
-    command = command_line(config, rate)
-    for path, name in named.items():
-        command = command.replace(path, name)
+    command = without_paths(command_line(config, rate), inputs.called)
     return json_response({**plan_json(plan), "command": command})
 
 
@@ -153,12 +151,12 @@ async def preview(studio: Studio, request: Request) -> Response:
     body = await read_json(request, studio.limits)
     asked = job_request({key: value for key, value in body.items() if key not in ("first", "count")})
     first, count = (_place(body, name, default) for name, default in (("first", 0), ("count", 3)))
-    source, rows, _ = _inputs(studio, asked)
-    config = config_of(asked, source, str(rows), None)
+    inputs = await asyncio.to_thread(inputs_of, studio, asked)
+    config = config_of(asked, inputs)
     try:
         made = await asyncio.to_thread(preview_rows, config, first, min(count, PREVIEWED))
     except DataError as error:
-        raise ApiError(400, str(error).replace(str(rows), "the file")) from error
+        raise ApiError(400, str(error).replace(str(inputs.rows), "the file")) from error
     except VeneerError as error:
         raise ApiError(400, str(error)) from error
     return json_response({"object": "veneer.preview", "rows": made})
@@ -169,20 +167,6 @@ def _place(body: Mapping[str, Any], name: str, default: int) -> int:
     if not isinstance(found, int) or isinstance(found, bool) or found < 0:
         raise ApiError(400, f"{name} must be a whole number from 0 on", param=name)
     return found
-
-
-def _inputs(studio: Studio, asked: JobRequest) -> tuple[str, Path, Path | None]:
-    """The base and the files that a request names. Raises ApiError where there are none, or no row can be used."""
-    source = studio.bases.source(asked.model)
-    paths = []
-    for name, param in ((asked.training_file, "training_file"), (asked.validation_file, "validation_file")):
-        if name is None:
-            continue
-        file = studio.file_of(name, param)
-        if file.status is FileStatus.ERROR:
-            raise ApiError(400, f"{param}: {file.status_details}", param=param, code="invalid_file")
-        paths.append(studio.files.content(file))
-    return source, paths[0], paths[1] if len(paths) > 1 else None
 
 
 async def _changed(studio: Studio, request: Request, change: Callable[[str], Job | None], done: str) -> Response:

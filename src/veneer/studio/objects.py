@@ -12,8 +12,9 @@ from veneer.run_folder import RunFolder
 from veneer.run_records.log import RunLog
 from veneer.run_records.record import RunRecord
 from veneer.run_records.state import RunState
+from veneer.studio.called import called
 from veneer.studio.files import StoredFile
-from veneer.studio.settings import EXTENSION, HYPERPARAMETERS, OBJECTIVES
+from veneer.studio.settings import EXTENSION, HYPERPARAMETERS, OBJECTIVES, OWN_HYPERPARAMETERS
 
 STATUSES = {JobStatus.PAUSED: "queued"}
 """States that OpenAI's API has no word for, by the word that clients get."""
@@ -67,7 +68,7 @@ def job_object(job: Job, run: RunRecord | None) -> dict[str, Any]:
         "seed": details.get("seed") or 0,
         "trained_tokens": run.tokens if run is not None and job.status is JobStatus.SUCCEEDED else None,
         "hyperparameters": hyper,
-        "method": _method(job, hyper, given.get("beta", "auto")),
+        "method": _method(job, hyper),
         "metadata": details.get("metadata") or {},
         "integrations": details.get("integrations") or [],
         "error": None if job.error is None else {"code": "job_failed", "message": job.error, "param": None},
@@ -84,7 +85,10 @@ def job_object(job: Job, run: RunRecord | None) -> dict[str, Any]:
             "step": 0 if run is None else run.step,
             "steps": 0 if run is None else run.steps,
             "loss": None if run is None else finite(run.loss),
-            "settings": {key: value for key, value in job.settings.items() if key not in ("model", "data")},
+            "settings": called(
+                {key: value for key, value in job.settings.items() if key not in ("model", "data")},
+                details.get("called") or {},
+            ),
         },
     }
 
@@ -94,13 +98,18 @@ def objective_of(job: Job) -> ObjectiveName:
     return ObjectiveName(job.settings.get("objective", ObjectiveName.SFT.value))
 
 
-def _method(job: Job, hyper: Mapping[str, Any], beta: Any) -> dict[str, Any] | None:
+def _method(job: Job, hyper: Mapping[str, Any]) -> dict[str, Any] | None:
     """The method in OpenAI's words; None where there are none for the job's objective, which `veneer` then says."""
-    kind = next((name for name, one in OBJECTIVES.items() if one is objective_of(job)), None)
-    if kind is None:
+    objective, details = objective_of(job), job.details
+    kind = next((name for name, one in OBJECTIVES.items() if one is objective), None)
+    if kind is None or (objective is ObjectiveName.GRPO and "grader" not in details):
         return None
-    own = {**hyper, "beta": beta} if kind == "dpo" else hyper
-    return {"type": kind, kind: {"hyperparameters": own}}
+    given = details.get("hyperparameters", {})
+    own = {**hyper, **{name: given.get(name, "auto") for name in OWN_HYPERPARAMETERS.get(objective, ())}}
+    if objective is not ObjectiveName.GRPO:
+        return {"type": kind, kind: {"hyperparameters": own}}
+    own["reasoning_effort"] = given.get("reasoning_effort", "default")
+    return {"type": kind, kind: {"grader": details["grader"], "hyperparameters": own}}
 
 
 def _estimated(run: RunRecord) -> int | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from veneer.backends.describe import describe_model
-from veneer.config import RunConfig
+from veneer.config import RewardSpec, RunConfig
 from veneer.config.values import flat
 from veneer.events import Event, Note
 from veneer.hardware import resolve_device
@@ -15,6 +16,7 @@ from veneer.io.checkpoint import open_checkpoint
 from veneer.planning.forecast import Forecast
 from veneer.planning.machine import this_machine
 from veneer.run_records.record import default_settings
+from veneer.strict_json import to_text
 from veneer.training.prepare import prepare
 
 
@@ -94,6 +96,15 @@ def command_line(config: RunConfig, learning_rate: float | None = None) -> str:
 
 
 def _yaml(value: Any) -> str:
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return to_text(_given(value), ensure_ascii=False)  # JSON is YAML
     if isinstance(value, list):
         return f"[{', '.join(map(_yaml, value))}]"
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+
+
+def _given(rewards: list[Any]) -> list[Any]:
+    """Rewards without the fields that have their defaults."""
+    defaults = {name: info.default for name, info in RewardSpec.model_fields.items()}
+    plain = {name: one.value if isinstance(one, Enum) else one for name, one in defaults.items()}
+    return [{key: value for key, value in one.items() if value != plain.get(key)} for one in rewards]

@@ -12,8 +12,10 @@ from veneer.data.json_values import BadRow
 from veneer.data.labels import NAMES, to_labelled
 from veneer.data.lint.row import LintSetting, Row, read_rows
 from veneer.data.lint.view import spans_of, tokens_of
+from veneer.data.prompts import to_prompt
 from veneer.data.records import iterate_rows
 from veneer.enums import RowKind
+from veneer.errors import DataError
 from veneer.io.checkpoint import open_checkpoint
 
 
@@ -33,12 +35,43 @@ def preview_rows(config: RunConfig, first: int, count: int) -> list[dict[str, An
     setting = LintSetting(tokenizer, config.data.max_length, config.data.columns)
     raw = list(islice(iterate_rows(config.data.file or ""), first, first + count))
     kind = config.objective.rows
+    if kind is RowKind.PROMPTS:
+        return [_asked(where, one, config.data.max_length, setting) for where, one in raw]
     read = read_rows([(where, _unlabelled(one)) for where, one in raw] if kind is RowKind.LABELLED else raw, setting)
     return [
         _written(answer, name, config.data.max_length, setting)
         for row, (_, whole) in zip(read, raw, strict=True)
         for name, answer in _answers(row, whole, kind, setting)
     ]
+
+
+def _asked(where: str, raw: Any, most: int, setting: LintSetting) -> dict[str, Any]:
+    """A row that asks, as its prompt's tokens: none of them trains, since the answers are sampled."""
+    ids, problem = [], None
+    assert setting.encoder is not None, "a preview has a tokenizer"
+    try:
+        prompt = to_prompt(raw, where, setting.columns).record
+        ids = setting.encoder.prompt_tokens(prompt.messages, prompt.tools)
+    except (BadRow, DataError) as error:
+        problem = str(error)
+    return {
+        "where": f"row {where.rpartition(':')[2]}",
+        "answer": None if problem else "prompt",
+        "problem": problem,
+        "tokens": [{"id": one, "text": _spelled(one, setting), "trained": False} for one in ids[:most]],
+        "labels": [-100] * len(ids[:most]),
+        "trained_spans": [],
+        "length": len(ids),
+        "truncated": len(ids) > most,
+    }
+
+
+def _spelled(token: int, setting: LintSetting) -> str:
+    """The characters of a token; its name in the vocabulary where it is a part of one character."""
+    assert setting.tokenizer is not None, "a preview has a tokenizer"
+    backend = setting.tokenizer.backend
+    text: str = backend.decode([token], skip_special_tokens=False)
+    return text if text and "\ufffd" not in text else backend.id_to_token(token) or ""
 
 
 def _unlabelled(raw: Any) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from veneer.config import ComputeSection
+from veneer.enums import JobCode
 
 PORT = 8080
 
@@ -28,6 +29,8 @@ class StudioRequest:
     """Devices that jobs are carried out on, each by a worker of its own; empty for all GPUs, or the CPU."""
     compute: ComputeSection = field(default_factory=ComputeSection)
     """Device and dtype of the model that is chatted with."""
+    job_code: JobCode = JobCode.REFUSE
+    """Whether jobs may bring rewards that are Python or programs."""
     adapter_memory: int = 10**9
     """Bytes that adapters may take in memory."""
     cache_memory: int = 5 * 10**8

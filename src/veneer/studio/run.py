@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from veneer.config import ComputeSection
+from veneer.enums import JobCode, choice
 from veneer.errors import ConfigError, Interrupted
 from veneer.jobs.folder import STUDIO
 from veneer.signals import deferred, stop_signalled
@@ -36,6 +37,7 @@ def open_studio(
     allowed_hosts: Sequence[str] = (),
     devices: Sequence[str] = (),
     compute: ComputeSection | None = None,
+    job_code: JobCode | str = JobCode.REFUSE,
     on_start: Callable[[StudioRunning], None] = lambda running: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
@@ -50,6 +52,7 @@ def open_studio(
         allowed_hosts: names that the studio is called by, besides `localhost` and addresses.
         devices: where jobs are carried out, with a worker for each; empty for all GPUs, or the CPU.
         compute: device and dtype of the model that is chatted with.
+        job_code: a `JobCode` or its value: whether jobs may bring rewards that are Python or programs.
         on_start: called as soon as requests are taken.
         stop: asked several times a second; true ends the studio as a signal does.
 
@@ -66,6 +69,7 @@ def open_studio(
         allowed_hosts=tuple(allowed_hosts),
         devices=tuple(devices),
         compute=compute or ComputeSection(),
+        job_code=choice(JobCode, job_code, "job_code"),
     )
     run_studio(request, on_start=on_start, stop=stop)
 

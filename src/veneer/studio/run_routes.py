@@ -17,8 +17,10 @@ from starlette.responses import Response
 
 from veneer.config import RunConfig
 from veneer.config.values import flat
+from veneer.enums import JobCode
 from veneer.errors import OutputError
 from veneer.io.files import write_text
+from veneer.rewards.metric_reward import NAMES
 from veneer.run_folder import RunFolder
 from veneer.run_records.curves import MOST_POINTS, Along, curve_of
 from veneer.run_records.record import default_settings, read_json
@@ -28,8 +30,10 @@ from veneer.serving.stream import EVENTS, StreamedResponse
 from veneer.strict_json import to_text, with_reasons
 from veneer.studio.chat_routes import preferences_file
 from veneer.studio.objects import finite, job_object
+from veneer.studio.results import results_of
 from veneer.studio.studio import Studio
 from veneer.studio.watch import NOTES, Changes, WatchedRun
+from veneer.training.best import higher_is_better
 
 STREAM_SECONDS = 0.4
 """Seconds between two looks of a stream."""
@@ -81,6 +85,7 @@ def run_values(run: WatchedRun) -> dict[str, Any]:
     """A run as plain values; a number that is not finite is null."""
     values = asdict(run.record) | asdict(run.extras)
     values["path"] = run.record.path.as_posix()
+    values["best_higher"] = higher_is_better(run.record.best_by)
     return {key: finite(value) if isinstance(value, float) else value for key, value in values.items()}
 
 
@@ -193,6 +198,9 @@ async def options(studio: Studio, request: Request) -> Response:
             "devices": list(studio.workers.devices),
             "preferences": preferences_file(studio).is_file(),
             "adapters": {name: studio.bases.name_of(source) for name, (source, _) in adapters.items()},
+            "judges": [name for name, one in results_of(studio.watcher).items() if one.scores],
+            "metrics": list(NAMES),
+            "code": studio.job_code is JobCode.RUN,
         }
     )
 

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from veneer.config import RunConfig, parse
+from veneer.config import GrpoSection
 from veneer.config.values import flat, laid_over
 from veneer.enums import E, Method, ObjectiveName, choice
 from veneer.errors import ConfigError
 from veneer.serving.errors import ApiError
+from veneer.studio.graders import PARAM, Reward, rewards_of
 
 EXTENSION = "veneer"
 """The key of a request's body, and of a job, with what OpenAI's API has no words for."""
 EXTENSION_FIELDS = ("method", "objective", "settings", "priority")
-OBJECTIVES = {"supervised": ObjectiveName.SFT, "dpo": ObjectiveName.DPO}
+OBJECTIVES = {"supervised": ObjectiveName.SFT, "dpo": ObjectiveName.DPO, "reinforcement": ObjectiveName.GRPO}
 """OpenAI's kinds of training (`method.type`) that a job can be of. Other objectives stand under `EXTENSION`."""
 HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 """Those that every kind has."""
-PATHS = frozenset(
-    {
-        "model", "revision", "output", "data.file", "data.eval_file", "data.sources", "data.cache_dir",
-        "train.from_adapter", "distillation.teacher", "distillation.teacher_adapter",
-    }
-)  # fmt: skip
+OWN_HYPERPARAMETERS = {
+    ObjectiveName.DPO: ("beta",),
+    ObjectiveName.GRPO: ("compute_multiplier", "eval_interval", "eval_samples", "reasoning_effort"),
+}
+"""Those that an objective has besides."""
+PATHS = frozenset({"model", "revision", "output", "data.file", "data.eval_file", "data.sources", "data.cache_dir"})
 """Settings that name files: a client names what it has uploaded, and models by their names."""
+MODELS = frozenset({"distillation.teacher"})
+"""Settings in which a client gives the name of a base."""
+ADAPTERS = frozenset({"distillation.teacher_adapter", "train.from_adapter"})
+"""Settings in which a client gives the name of an adapter that a run of the folder has made."""
+MOST_REWARDS = 32
 KNOWN = frozenset(
     {
         "model", "training_file", "validation_file", "suffix", "seed", "metadata", "method", "hyperparameters",
@@ -47,6 +53,10 @@ class JobRequest:
     """Nested settings of the run, without files."""
     rate_multiplier: float | None
     """The factor of the rate that veneer would choose; None leaves it."""
+    named: Mapping[str, str] = field(default_factory=dict)
+    """Models and adapters by their names, under the settings that take them."""
+    rewards: Sequence[Reward] = ()
+    """Rewards as a job names them (`veneer.studio.graders.Reward`)."""
     details: Mapping[str, Any] = field(default_factory=dict)
     priority: int = 0
 
@@ -69,6 +79,15 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
     settings = _own_settings(extension)
     objective = _objective(body, extension, settings)
     hyper = _hyperparameters(body, objective)
+    names, rewards = _named_in(settings), _rewards(settings)
+    grader = _mapping(_mapping(body, "method"), "reinforcement").get("grader")
+    if grader is not None or _mapping(body, "method").get("type") == "reinforcement":
+        if rewards:
+            message = (
+                f"method.reinforcement.grader and {EXTENSION}.settings.rewards both say what is rewarded; give one"
+            )
+            raise ApiError(400, message, param=PARAM)
+        rewards = rewards_of(grader)
     seed = _whole(body, "seed", 0, 2**31 - 1)
     pairs = [*_hyper_settings(hyper), *_integrations(body)]
     if objective is not ObjectiveName.SFT:
@@ -91,29 +110,18 @@ def job_request(body: Mapping[str, Any]) -> JobRequest:
         objective=objective,
         values=laid_over({}, [*settings.items(), *pairs]),
         rate_multiplier=_number(hyper, "learning_rate_multiplier"),
+        named=names,
+        rewards=rewards,
         details={
             "suffix": _suffix(body),
             "seed": seed,
             "metadata": _metadata(body),
             "hyperparameters": dict(hyper),
+            **({} if grader is None else {"grader": grader}),
             "integrations": body.get("integrations") or [],
         },
         priority=priority,
     )
-
-
-def config_of(request: JobRequest, model: str, rows: str, evaluation: str | None, output: str = "-") -> RunConfig:
-    """The run that a request asks for.
-
-    Raises:
-        ApiError: 400, settings contradict each other or are not known.
-    """
-    pairs: list[tuple[str, Any]] = [("model", model), ("output", output), ("data.file", rows)]
-    pairs += [] if evaluation is None else [("data.eval_file", evaluation)]
-    try:
-        return parse(laid_over(dict(request.values), pairs), where=f"{EXTENSION}.settings")
-    except ConfigError as error:
-        raise ApiError(400, str(error), param=EXTENSION) from error
 
 
 def _objective(body: Mapping[str, Any], extension: Mapping[str, Any], settings: Mapping[str, Any]) -> ObjectiveName:
@@ -124,6 +132,11 @@ def _objective(body: Mapping[str, Any], extension: Mapping[str, Any], settings: 
     """
     method = _mapping(body, "method")
     strange = sorted(set(method) - {"type", *OBJECTIVES})
+    own = _mapping(method, str(method.get("type"))) if method.get("type") in OBJECTIVES else {}
+    known = {"hyperparameters", "grader"} if method.get("type") == "reinforcement" else {"hyperparameters"}
+    if set(own) - known:
+        message = f"method.{method.get('type')} has {', '.join(sorted(known))}; got {min(set(own) - known)[:40]!r}"
+        raise ApiError(400, message, param="method")
     if strange:
         raise ApiError(400, f"method has type and the settings of that type; got {strange[0][:40]!r}", param="method")
     named = {}
@@ -168,7 +181,7 @@ def _hyperparameters(body: Mapping[str, Any], objective: ObjectiveName) -> Mappi
     if len(given) > 1 or any(name not in ("hyperparameters", method.get("type")) for name, _ in given):
         raise ApiError(400, "hyperparameters stand under method, below the name of its type", param="hyperparameters")
     hyper = given[0][1] if given else {}
-    known = (*HYPERPARAMETERS, "beta") if objective is ObjectiveName.DPO else HYPERPARAMETERS
+    known = (*HYPERPARAMETERS, *OWN_HYPERPARAMETERS.get(objective, ()))
     strange = sorted(str(name)[:40] for name in hyper if name not in known)
     if strange:
         message = (
@@ -186,7 +199,28 @@ def _hyper_settings(hyper: Mapping[str, Any]) -> list[tuple[str, Any]]:
         raise ApiError(400, "batch_size must be 'auto' or a whole number: rows in a step", param="batch_size")
     found: list[tuple[str, Any]] = [("train.epochs", epochs)] if epochs is not None else []
     found += [("train.examples_per_step", int(rows))] if rows is not None else []
-    return [*found, *([("dpo.beta", beta)] if beta is not None else [])]
+    found += [("dpo.beta", beta)] if beta is not None else []
+    return [*found, *_exploration(hyper)]
+
+
+def _exploration(hyper: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The hyperparameters of reinforcement as settings.
+
+    Raises:
+        ApiError: one asks for what a run does not do.
+    """
+    compute, every = _number(hyper, "compute_multiplier"), _number(hyper, "eval_interval")
+    if every is not None and every != int(every):
+        raise ApiError(400, "eval_interval must be 'auto' or a whole number: steps", param="eval_interval")
+    if hyper.get("eval_samples", "auto") not in (None, "auto"):
+        message = "eval_samples: an evaluation answers every evaluation row once; leave it out, or give fewer rows"
+        raise ApiError(400, message, param="eval_samples")
+    if hyper.get("reasoning_effort", "default") not in (None, "default"):
+        message = "reasoning_effort: answers are as long as grpo.max_completion_length lets them; leave it out"
+        raise ApiError(400, message, param="reasoning_effort")
+    answers = GrpoSection().num_generations
+    found: list[tuple[str, Any]] = [] if every is None else [("train.eval_every", int(every))]
+    return [*found, *([] if compute is None else [("grpo.num_generations", max(2, round(answers * compute)))])]
 
 
 def _integrations(body: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -215,20 +249,24 @@ def _own_settings(extension: Mapping[str, Any]) -> dict[str, Any]:
     if paths:
         message = f"{paths[0]} names a file of this machine; a job names models, and uploaded files by their ids"
         raise ApiError(400, message, param=EXTENSION)
-    rewards = found.get("rewards") or []
-    if not isinstance(rewards, list) or not all(isinstance(one, Mapping) and _is_metric(one) for one in rewards):
-        message = (
-            "rewards of a job are metrics, {metric: NAME}: Python functions and commands would run on this machine, "
-            "and adapters are folders of it"
-        )
-        raise ApiError(400, message, param=EXTENSION)
     return found
 
 
-def _is_metric(reward: Mapping[str, Any]) -> bool:
-    """Whether a reward runs nothing that the client has written, and names no file of this machine."""
-    others = ("python", "command", "adapter")
-    return reward.get("metric") is not None and all(reward.get(name) is None for name in others)
+def _named_in(settings: dict[str, Any]) -> dict[str, str]:
+    """Take the names of models and adapters out of settings."""
+    found = {key: settings.pop(key) for key in sorted(MODELS | ADAPTERS) if settings.get(key) is not None}
+    for key, name in found.items():
+        if not isinstance(name, str) or not 0 < len(name) <= 500:
+            raise ApiError(400, f"{key}: give a name, as a text", param=EXTENSION)
+    return found
+
+
+def _rewards(settings: dict[str, Any]) -> Sequence[Reward]:
+    """Take the rewards out of settings."""
+    found = settings.pop("rewards", None) or []
+    if not isinstance(found, list) or len(found) > MOST_REWARDS or not all(isinstance(one, Mapping) for one in found):
+        raise ApiError(400, f"rewards are a list of up to {MOST_REWARDS} objects", param=EXTENSION)
+    return [dict(one) for one in found]
 
 
 def _mapping(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from starlette.requests import Request
 
+from veneer.enums import JobCode
 from veneer.jobs.folder import STUDIO
 from veneer.jobs.queue import JobQueue
 from veneer.jobs.sqlite_store import SqliteStore
@@ -38,8 +39,15 @@ class Studio:
     workers: WorkerKeeper
     sessions: Sessions
     limits: ServerLimits
+    job_code: JobCode = JobCode.REFUSE
+    """Whether jobs may bring rewards that are Python or programs."""
     begun: float = field(default_factory=time.time)
     draining: bool = False
+
+    @property
+    def own(self) -> Path:
+        """The folder of what is of no run."""
+        return self.root / STUDIO
 
     @property
     def accepting(self) -> bool:
@@ -106,4 +114,5 @@ def make_studio(request: StudioRequest, sessions: Sessions) -> Studio:
         workers=WorkerKeeper(root, request.devices),
         sessions=sessions,
         limits=limits,
+        job_code=request.job_code,
     )

@@ -88,6 +88,11 @@ class BestBy:
         return "the evaluation loss" if self.measure == LOSS else self.measure
 
 
+def higher_is_better(measure: str) -> bool:
+    """Whether a number that evaluations are compared by is the better the higher it is, by the name of the number."""
+    return {LOSS: False, **DISTILLED, **PAIRS}.get(measure, True)
+
+
 def best_by(config: RunConfig) -> BestBy:
     """What the evaluations of a run are compared by.
 

@@ -2,27 +2,18 @@
 import { html, useEffect, useMemo, useState } from "/static/preact.js";
 import { Bar, Copy, Facts, Fault, Head, Pill, apiPath, ask, duration, last, link, loss, number, send, short, shown, size, useAsked, useStore } from "/static/lib.js";
 import { PreviewTokens, Upload, useFiles } from "/static/data.js";
+import { FIRST, OBJECTIVES, Rewards, Setting, named, objectiveOf } from "/static/objectives.js";
 import { JobButtons } from "/static/runs.js";
 
 const COMMON = [
   ["train.epochs", "Epochs", "Passes over the rows. Empty: veneer's default."], ["train.steps", "Steps", "Optimiser steps, in place of epochs."],
   ["train.learning_rate", "Learning rate", "The peak rate. Empty: chosen for this model and method."], ["train.examples_per_step", "Rows a step", "Rows in one optimiser step, all micro-batches together."],
   ["lora.rank", "Rank", "Inner size of the adapter. Empty: chosen by the number of rows."], ["data.held_out", "Held out", "Share of the rows kept for the evaluation loss and the report, such as 0.1."],
+  ["train.from_adapter", "Go on from", "An adapter of this folder that training goes on with.", "adapters"],
 ];
 
-// What a step minimises: its name, the words for it, and the settings that belong to it alone.
-const BETA = "How strongly the model is held to where it began.";
-const OBJECTIVES = [
-  ["sft", "supervised: imitate the answers", "Rows with one answer each.", []],
-  ["dpo", "DPO: prefer one answer to another", "Pairs of a chosen and a rejected answer.", [["dpo.beta", "Beta", BETA]]],
-  ["orpo", "ORPO: imitate and prefer at once", "Pairs; no reference is needed.", [["orpo.beta", "Beta", "Weight of the odds ratio beside the cross-entropy."]]],
-  ["simpo", "SimPO: prefer by mean log-probability", "Pairs; no reference is needed.", [["simpo.beta", "Beta", "Factor of the mean log-probabilities."], ["simpo.gamma", "Gamma", "Margin that the chosen answer is to have."]]],
-  ["cpo", "CPO: contrastive preferences", "Pairs; no reference is needed.", [["cpo.beta", "Beta", "Factor of the difference of log-probabilities."]]],
-  ["kto", "KTO: answers that are good or bad", "Rows of one answer with label true or false.", [["kto.beta", "Beta", BETA]]],
-  ["reward", "reward model: score answers", "Pairs; the result gives a text a score, and does not chat.", [["reward.centring", "Centring", "Holds scores around 0; 0.01 is usual."]]],
-  ["pretraining", "pretraining: go on reading texts", "Plain texts, of which every token trains.", []],
-];
-const ownSettings = (objective) => (OBJECTIVES.find((one) => one[0] === objective) || OBJECTIVES[0])[3];
+// Settings that are names, even where they look like numbers.
+const NAMED = new Set(["train.from_adapter", "distillation.teacher", "distillation.teacher_adapter"]);
 
 function typed(text) {
   const value = text.trim();
@@ -30,10 +21,17 @@ function typed(text) {
   try { return JSON.parse(value); } catch { return value; }
 }
 
+// What an objective cannot do without; an empty text where nothing is missing.
+function missingOf({ objective, rewards, settings }) {
+  if (objective === "grpo" && !named(rewards).length) return "Add a reward";
+  if (objective === "distillation" && !settings["distillation.teacher"] && !settings["distillation.teacher_adapter"]) return "Choose a teacher, or a teacher's adapter";
+  return "";
+}
+
 export function NewJob({ query }) {
   const { value: options, error: missing } = useAsked("/studio/options");
   const [files, refresh] = useFiles();
-  const [form, set] = useState({ model: "", file: query.file || "", validation: "", method: "qlora", objective: query.objective || "sft", suffix: "", seed: "", priority: "0", settings: {} });
+  const [form, set] = useState({ model: "", file: query.file || "", validation: "", method: "qlora", objective: query.objective || "sft", suffix: "", seed: "", priority: "0", settings: {}, rewards: [FIRST] });
   const [plan, setPlan] = useState({}), [rows, setRows] = useState(null), [error, fail] = useState(null), [more, setMore] = useState(""), [busy, work] = useState(false);
   useEffect(() => { if (options && !form.model && options.models.length) set((old) => ({ ...old, model: options.models[0] })); }, [options]);
   useEffect(() => { if (files && !form.file) { const ready = files.find((file) => file.status === "processed"); if (ready) set((old) => ({ ...old, file: ready.id })); } }, [files]);
@@ -41,12 +39,14 @@ export function NewJob({ query }) {
   const setting = (key) => (event) => { const settings = { ...form.settings, [key]: event.target.value }; if (event.target.value === "") delete settings[key]; set({ ...form, settings }); };
   // A setting of another objective would be refused.
   const aim = (event) => { const foreign = OBJECTIVES.filter((one) => one[0] !== event.target.value).flatMap((one) => one[3].map((own) => own[0])); set({ ...form, objective: event.target.value, settings: Object.fromEntries(Object.entries(form.settings).filter(([key]) => !foreign.includes(key))) }); };
-  const fields = [...COMMON, ...ownSettings(form.objective)];
+  const fields = [...COMMON, ...objectiveOf(form.objective)[3]];
   const body = useMemo(() => ({
     model: form.model, training_file: form.file, ...(form.validation ? { validation_file: form.validation } : {}), ...(form.suffix ? { suffix: form.suffix } : {}), ...(form.seed !== "" ? { seed: Number(form.seed) } : {}),
-    veneer: { method: form.method, objective: form.objective, priority: Number(form.priority) || 0, settings: Object.fromEntries(Object.entries(form.settings).map(([key, value]) => [key, typed(value)]).filter(([, value]) => value !== undefined)) },
+    veneer: { method: form.method, objective: form.objective, priority: Number(form.priority) || 0, settings: { ...Object.fromEntries(Object.entries(form.settings).map(([key, value]) => [key, NAMED.has(key) ? value : typed(value)]).filter(([, value]) => value !== undefined)), ...(form.objective === "grpo" ? { rewards: named(form.rewards) } : {}) } },
   }), [form]);
-  const known = JSON.stringify(body), ready = Boolean(form.model && form.file && files && files.some((file) => file.id === form.file && file.status === "processed"));
+  // What the preview needs of it: rows are shown as the objective takes them.
+  const own = JSON.stringify(Object.fromEntries(Object.entries(body.veneer.settings).filter(([key]) => key === "rewards" || key.startsWith(`${form.objective}.`))));
+  const known = JSON.stringify(body), ready = Boolean(form.model && form.file && files && files.some((file) => file.id === form.file && file.status === "processed")) && !missingOf(form);
   useEffect(() => {
     if (!ready) return () => {};
     let left = false;
@@ -57,9 +57,9 @@ export function NewJob({ query }) {
   useEffect(() => {
     if (!ready) return () => {};
     let left = false;
-    send("/v1/fine_tuning/jobs/preview", { model: form.model, training_file: form.file, veneer: { method: form.method, objective: form.objective }, first: 0, count: 2 }).then((found) => left || setRows(found.rows), () => left || setRows(null));
+    send("/v1/fine_tuning/jobs/preview", { model: form.model, training_file: form.file, veneer: { method: form.method, objective: form.objective, settings: JSON.parse(own) }, first: 0, count: 2 }).then((found) => left || setRows(found.rows), () => left || setRows(null));
     return () => { left = true; };
-  }, [form.model, form.file, form.objective, ready]);
+  }, [form.model, form.file, form.objective, form.method, own, ready]);
   const create = async (event) => {
     event.preventDefault();
     work(true);
@@ -72,25 +72,28 @@ export function NewJob({ query }) {
     <section class="card"><header><h2>Model and data</h2></header><div class="form">
       <label class="field"><span>Base model</span><select required value=${form.model} onChange=${change("model")}>${((options || {}).models || []).map((name) => html`<option key=${name} value=${name} selected=${name === form.model}>${name}</option>`)}</select><small>${options && !options.models.length ? "None is known: start the studio with --model MODEL." : "The model that is trained on."}</small></label>
       <label class="field"><span>Method</span><select value=${form.method} onChange=${change("method")}><option value="qlora">QLoRA: 4-bit base, adapter</option><option value="lora">LoRA: adapter</option><option value="full">full: all weights</option></select><small>What is trained, and how the base is held in memory.</small></label>
-      <label class="field"><span>Objective</span><select value=${form.objective} onChange=${aim}>${OBJECTIVES.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === form.objective}>${text}</option>`)}</select><small>${(OBJECTIVES.find((one) => one[0] === form.objective) || OBJECTIVES[0])[2]}</small></label>
+      <label class="field"><span>Objective</span><select value=${form.objective} onChange=${aim}>${OBJECTIVES.map(([key, text]) => html`<option key=${key} value=${key} selected=${key === form.objective}>${text}</option>`)}</select><small>${objectiveOf(form.objective)[2]}</small></label>
       <label class="field"><span>Rows to train on</span><select required value=${form.file} onChange=${change("file")}><option value="">choose a file</option>${(files || []).filter((file) => file.status !== "error").map((file) => html`<option key=${file.id} value=${file.id}>${file.filename}${file.veneer.rows ? ` (${number(file.veneer.rows)} rows)` : ""}</option>`)}</select><small>${form.file ? html`<a href=${link("data", form.file)}>What the check found</a>` : "A file of rows; upload one below."}</small></label>
       <label class="field"><span>Rows to evaluate on</span><select value=${form.validation} onChange=${change("validation")}><option value="">none</option>${(files || []).filter((file) => file.status === "processed").map((file) => html`<option key=${file.id} value=${file.id}>${file.filename}</option>`)}</select><small>The evaluation loss is measured on them.</small></label></div><br /><${Upload} onDone=${(file) => { refresh(); set((old) => ({ ...old, file: file.id })); }} /></section>
-    <section class="card"><header><h2>Training</h2></header><div class="form">${fields.map(([key, name, hint]) => html`<label key=${key} class="field"><span>${name}</span><input name=${key} inputmode="decimal" placeholder=${plan.found ? (typeof plan.found.settings[key] === "number" ? short(plan.found.settings[key]) : shown(plan.found.settings[key])) : "auto"} value=${form.settings[key] || ""} onInput=${setting(key)} /><small>${hint}</small></label>`)}
+    <section class="card"><header><h2>Training</h2></header><div class="form">${fields.map((field) => html`<${Setting} key=${field[0]} field=${field} value=${form.settings[field[0]] || ""} onChange=${setting(field[0])} plan=${plan} options=${options} model=${form.model} />`)}
       ${extra.map((key) => html`<label key=${key} class="field"><span class="mono">${key}</span><input value=${form.settings[key]} onInput=${setting(key)} /><small>${about(key)}</small></label>`)}</div><br />
-      <label class="field"><span>Any other setting</span><select value=${more} onChange=${(event) => { const key = event.target.value; if (key) set({ ...form, settings: { ...form.settings, [key]: shown((options.settings.find((one) => one.key === key) || {}).default).replace("–", "null") } }); setMore(""); }}><option value="">add a setting …</option>${((options || {}).settings || []).filter((one) => !(one.key in form.settings) && !fields.some((known) => known[0] === one.key) && !["method", "objective"].includes(one.key)).map((one) => html`<option key=${one.key} value=${one.key}>${one.key}</option>`)}</select><small>Every key of docs/configuration.md, with its default to begin with.</small></label></section>
+      <label class="field"><span>Any other setting</span><select value=${more} onChange=${(event) => { const key = event.target.value; if (key) set({ ...form, settings: { ...form.settings, [key]: shown((options.settings.find((one) => one.key === key) || {}).default).replace("–", "null") } }); setMore(""); }}><option value="">add a setting …</option>${((options || {}).settings || []).filter((one) => !(one.key in form.settings) && !fields.some((known) => known[0] === one.key) && !["method", "objective", "rewards", "output", "model"].includes(one.key)).map((one) => html`<option key=${one.key} value=${one.key}>${one.key}</option>`)}</select><small>Every key of docs/configuration.md, with its default to begin with.</small></label></section>
+    ${form.objective === "grpo" && html`<${Rewards} rewards=${form.rewards} options=${options} onChange=${(rewards) => set({ ...form, rewards })} />`}
     <section class="card"><header><h2>Name and place</h2></header><div class="form"><label class="field"><span>Suffix</span><input value=${form.suffix} pattern="[A-Za-z0-9._\\-]*" maxlength="64" placeholder="claims" onInput=${change("suffix")} /><small>The name of the adapter begins with it.</small></label><label class="field"><span>Seed</span><input value=${form.seed} inputmode="numeric" pattern="[0-9]*" placeholder="0" onInput=${change("seed")} /><small>The same seed, data and settings give the same bytes.</small></label><label class="field"><span>Priority</span><input type="number" min="-100" max="100" value=${form.priority} onInput=${change("priority")} /><small>Jobs of a higher one come first.</small></label></div></section></div>
-    <div class="stack"><${PlanCard} plan=${plan} ready=${ready}><button class="btn main" disabled=${busy || !ready || (plan.found && !plan.found.fits)}>${busy ? "Creating …" : "Create job"}</button></${PlanCard}>
-      ${rows && html`<section class="card"><header><h2>What will train</h2><span class="quiet">the first rows</span></header><div class="rows">${rows.map((row) => html`<${PreviewTokens} key=${row.where + row.answer} row=${row} />`)}</div></section>`}</div></div></form>`;
+    <div class="stack"><${PlanCard} plan=${plan} ready=${ready} wanting=${missingOf(form)}><button class="btn main" disabled=${busy || !ready || (plan.found && !plan.found.fits)}>${busy ? "Creating …" : "Create job"}</button></${PlanCard}>
+      ${ready && rows && html`<section class="card"><header><h2>What will train</h2><span class="quiet">the first rows</span></header><div class="rows">${rows.map((row) => html`<${PreviewTokens} key=${row.where + row.answer} row=${row} />`)}</div></section>`}</div></div></form>`;
 }
 
-function PlanCard({ plan, ready, children }) {
-  const found = plan.found, values = found && found.plan, peak = values && (values.peak ?? values.memory);
+function PlanCard({ plan, ready, wanting, children }) {
+  const found = ready ? plan.found : null, values = found && found.plan, peak = values && (values.peak ?? values.memory);
   return html`<section class="card" aria-live="polite" aria-busy=${Boolean(plan.waiting)}><header><h2>Plan</h2>${plan.waiting && html`<span class="quiet">planning …</span>`}${children}</header>
-    ${!ready && !found && html`<p class="quiet">Choose a model and a file that is ready: what the run will take is said here.</p>`}${plan.problem && html`<p class="bad" role="alert">${plan.problem.message}</p>`}
+    ${!ready && html`<p class="quiet">${wanting || "Choose a model and a file that is ready"}: what the run will take is said here.</p>`}${ready && plan.problem && html`<p class="bad" role="alert">${plan.problem.message}</p>`}
     ${found && html`<div class="stack">${found.fits ? html`<${Facts} facts=${[values.peak ? ["peak memory", size(values.peak), values.limit ? `of ${size(values.limit)} allowed` : ""] : null, values.steps ? ["steps", number(values.steps)] : null, values.seconds_per_step ? ["about", duration(values.seconds_per_step * values.steps), `${duration(values.seconds_per_step)} a step`] : null, values.micro_batch_tokens ? ["micro-batch", number(values.micro_batch_tokens), "tokens"] : null, ["rank", shown(found.settings["lora.rank"])], ["rate", short(found.settings["train.learning_rate"])]]} />${values.limit && html`<${Bar} part=${values.peak / values.limit} label=${`${size(values.peak)} of ${size(values.limit)}`} />`}` : html`<p class="bad" role="alert">${found.refusal}</p>`}
       <details><summary>What was found and chosen, and why</summary><ul>${found.notes.map((note, place) => html`<li key=${place}>${note}</li>`)}</ul></details>
       <div><h3>The same in a terminal</h3><br /><pre class="box" id="command">${found.command}</pre><br /><${Copy} text=${found.command} label="Copy command" /></div></div>`}</section>`;
 }
+
+const brief = (message) => { const line = message.split("\n")[0]; return line.length > 110 ? `${line.slice(0, 110)} …` : line; };
 
 export function Queue() {
   const { jobs, runs } = useStore();
@@ -101,7 +104,7 @@ export function Queue() {
   const waiting = ((order || {}).waiting || []).map((id) => jobs.get(id)).filter((job) => job && state(job) === "queued");
   const active = all.filter((job) => ["running", "validating_files", "paused"].includes(state(job))), ended = all.filter((job) => ["succeeded", "failed", "cancelled"].includes(state(job)));
   const move = (job, change) => send(`/v1/fine_tuning/jobs/${job.id}/move`, change).then(() => { fail(null); hold(`${job.id}${Date.now()}`); }, fail);
-  const row = (job, place, list) => { const run = runs.get(job.id), [step, steps, lost] = run ? [run.step, run.steps, run.loss] : [0, 0, null]; return html`<tr key=${job.id}><td><a class="name" href=${link("run", job.id)}>${job.veneer.name}</a><br /><span class="quiet">${job.model}${job.veneer.waiting ? ` · ${job.veneer.waiting}` : ""}${job.error ? ` · ${job.error.message.split("\n")[0].slice(0, 110)}` : ""}</span></td><td><${Pill} state=${state(job)} /></td><td>${steps ? html`${number(step)} <span class="quiet">/ ${number(steps)}</span><${Bar} part=${step / steps} label=${`${step} of ${steps} steps`} />` : "–"}</td><td class="num">${loss(lost)}</td><td class="num">${size(job.veneer.peak)}</td><td class="num">${list ? html`<span class="tools"><button class="btn small" aria-label="Earlier" disabled=${place === 0} onClick=${() => move(job, { before: list[place - 1].id })}>↑</button><button class="btn small" aria-label="Later" disabled=${place === list.length - 1} onClick=${() => move(job, { before: place + 2 < list.length ? list[place + 2].id : null })}>↓</button><label><span class="visually-hidden">priority</span><input type="number" title="priority" min="-100" max="100" size="4" value=${job.veneer.priority} onChange=${(event) => move(job, { priority: Number(event.target.value) })} /></label></span>` : number(job.veneer.priority)}</td><td><span class="tools"><${JobButtons} job=${job} /></span></td></tr>`; };
+  const row = (job, place, list) => { const run = runs.get(job.id), [step, steps, lost] = run ? [run.step, run.steps, run.loss] : [0, 0, null]; return html`<tr key=${job.id}><td data-name="Job"><a class="name" href=${link("run", job.id)}>${job.veneer.name}</a><br /><span class="quiet">${job.model}${job.veneer.waiting ? ` · ${job.veneer.waiting}` : ""}${job.error ? html` · <span title=${job.error.message}>${brief(job.error.message)}</span>` : ""}</span></td><td data-name="State"><${Pill} state=${state(job)} /></td><td data-name="Progress">${steps ? html`<div>${number(step)} <span class="quiet">/ ${number(steps)}</span><${Bar} part=${step / steps} label=${`${step} of ${steps} steps`} /></div>` : "–"}</td><td class="num" data-name="Loss">${loss(lost)}</td><td class="num" data-name="Memory">${size(job.veneer.peak)}</td><td class="num" data-name=${list ? "Place, priority" : "Priority"}>${list ? html`<span class="tools"><button class="btn small" aria-label="Earlier" disabled=${place === 0} onClick=${() => move(job, { before: list[place - 1].id })}>↑</button><button class="btn small" aria-label="Later" disabled=${place === list.length - 1} onClick=${() => move(job, { before: place + 2 < list.length ? list[place + 2].id : null })}>↓</button><label><span class="visually-hidden">priority</span><input type="number" title="priority" min="-100" max="100" size="4" value=${job.veneer.priority} onChange=${(event) => move(job, { priority: Number(event.target.value) })} /></label></span>` : number(job.veneer.priority)}</td><td><span class="tools"><${JobButtons} job=${job} /></span></td></tr>`; };
   const table = (title, list, movable, empty) => html`<section class="card flush"><header><h2>${title}</h2><span class="quiet">${number(list.length)}</span></header>${list.length ? html`<div class="scroll"><table class="queue"><caption class="visually-hidden">${title}</caption><thead><tr><th scope="col">Job</th><th scope="col">State</th><th scope="col">Progress</th><th scope="col" class="num">Loss</th><th scope="col" class="num">Memory</th><th scope="col" class="num">${movable ? "Place, priority" : "Priority"}</th><th scope="col"></th></tr></thead><tbody>${list.map((job, place) => row(job, place, movable ? list : null))}</tbody></table></div>` : html`<p class="empty">${empty}</p>`}</section>`;
   return html`<${Head} title="Queue" about="One worker a device; what does not fit into memory waits, and says why"><a class="btn main" href=${link("new")}>New job</a></${Head}><${Fault} error=${error} /><div class="stack">${table("Running and resting", active, false, "Nothing is running.")}${table("Waiting", waiting, true, "No job waits.")}${table("Ended", ended, false, "No job has ended yet.")}</div>`;
 }

@@ -1,0 +1,231 @@
+"""OpenAI's graders as rewards of a run (https://developers.openai.com/api/docs/guides/graders).
+
+A grader of a job becomes one reward, and a `multi` a reward for each of its parts, whose sum is weighted by
+`calculate_output`. What a grader asks for that no reward does is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from veneer.serving.errors import ApiError
+
+ANSWER = "sample.output_text"
+"""What a template calls the answer that is graded."""
+OPERATIONS = {"eq": "equal", "ne": "not-equal", "like": "contains", "ilike": "contains-any-case"}
+"""Operations of `string_check`, and the metrics that compute them."""
+SIMILARITIES = {"rouge_l": "rouge-l"}
+"""What `text_similarity` measures, and the metrics that compute it."""
+MOST_SOURCE = 256_000
+"""Characters that the source of a `python` grader may have: OpenAI's 256 kB."""
+MOST_FORMULA = 500
+"""Characters that `calculate_output` may have."""
+PARAM = "method.reinforcement.grader"
+_TEMPLATE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
+
+Reward = dict[str, Any]
+"""A reward as a job names it: as the configuration has it, but for `adapter`, which is a reward model's name here, and
+`source`, which is Python itself."""
+
+
+def rewards_of(grader: object) -> list[Reward]:
+    """The rewards that do what a grader asks for.
+
+    Raises:
+        ApiError: 400, it is none of OpenAI's, or asks for something that no reward does.
+    """
+    found = _mapping(grader)
+    if found.get("type") != "multi":
+        return [_reward(found)]
+    _only(found, "graders", "calculate_output")
+    parts = found.get("graders")
+    if isinstance(parts, Mapping) and isinstance(parts.get("type"), str):
+        parts = {str(parts.get("name")): parts}  # one alone, as the types of OpenAI's client have it
+    if not isinstance(parts, Mapping) or not parts:
+        raise _refused("graders of multi is a mapping of names to graders")
+    weights = weights_of(found.get("calculate_output"), set(map(str, parts)))
+    unused = sorted(set(map(str, parts)) - set(weights))
+    if unused:
+        raise _refused(f"calculate_output does not name {', '.join(unused)}; leave such graders out")
+    return [{**_reward(_mapping(part)), "name": name, "weight": weights[name]} for name, part in parts.items()]
+
+
+def weights_of(formula: object, names: set[str]) -> dict[str, float]:
+    """The factors of a sum of graders, such as `0.7 * right + 0.3 * short`.
+
+    Raises:
+        ApiError: 400, it is no such sum.
+    """
+    if not isinstance(formula, str) or len(formula) > MOST_FORMULA:
+        raise _refused(f"calculate_output is a formula of up to {MOST_FORMULA} characters")
+    try:
+        factors = _linear(ast.parse(formula.strip(), mode="eval").body, names)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        factors = {}
+    if not factors or "" in factors:
+        raise _refused(
+            f"calculate_output {formula[:80]!r}: rewards are added, each times a number, so that it must be a sum such "
+            f"as 0.7 * {min(names)}; functions, powers, products of graders and constants beside them are not computed"
+        )
+    return factors
+
+
+def _linear(node: ast.expr, names: set[str]) -> dict[str, float]:
+    """The factors of names in a formula, and under the empty name a constant.
+
+    Raises:
+        ValueError: it is no sum of names times numbers.
+    """
+    match node:
+        case ast.Name(id=name) if name in names:
+            return {name: 1.0}
+        case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+            return {"": float(value)}
+        case ast.UnaryOp(op=ast.USub(), operand=inner):
+            return _scaled(_linear(inner, names), -1.0)
+        case ast.BinOp(op=ast.Add() | ast.Sub() as sign, left=left, right=right):
+            one, other = _linear(left, names), _linear(right, names)
+            other = other if isinstance(sign, ast.Add) else _scaled(other, -1.0)
+            return {name: one.get(name, 0.0) + other.get(name, 0.0) for name in {**one, **other}}
+        case ast.BinOp(op=ast.Mult() | ast.Div() as sign, left=left, right=right):
+            one, other = _linear(left, names), _linear(right, names)
+            if isinstance(sign, ast.Mult) and set(one) == {""}:
+                one, other = other, one
+            if set(other) == {""}:
+                return _scaled(one, other[""] if isinstance(sign, ast.Mult) else 1 / other[""])
+    raise ValueError("no sum")
+
+
+def _scaled(factors: Mapping[str, float], factor: float) -> dict[str, float]:
+    return {name: factor * value for name, value in factors.items()}
+
+
+def _reward(grader: Mapping[str, Any]) -> Reward:
+    """The reward of a grader that has no parts."""
+    kind = grader.get("type")
+    made: dict[str, Callable[[Mapping[str, Any]], Reward]] = {
+        "string_check": _string_check,
+        "text_similarity": _text_similarity,
+        "score_model": _score_model,
+        "python": _python,
+    }
+    if not isinstance(kind, str) or kind not in made:
+        raise _refused(f"type {str(kind)[:40]!r} is not graded by here; known: {', '.join(made)}, multi of these")
+    reward, name = made[kind](grader), grader.get("name")
+    if name is not None and (not isinstance(name, str) or not 0 < len(name) <= 100):
+        raise _refused("name is a text of up to 100 characters")
+    return reward if name is None else {**reward, "name": name}
+
+
+def _string_check(grader: Mapping[str, Any]) -> Reward:
+    _only(grader, "input", "reference", "operation")
+    operation = grader.get("operation")
+    if operation not in OPERATIONS:
+        raise _refused(f"operation {str(operation)[:40]!r} is unknown; possible are {', '.join(OPERATIONS)}")
+    return {"metric": OPERATIONS[operation], "column": _compared(grader)}
+
+
+def _text_similarity(grader: Mapping[str, Any]) -> Reward:
+    _only(grader, "input", "reference", "evaluation_metric")
+    metric = grader.get("evaluation_metric")
+    if metric not in SIMILARITIES:
+        raise _refused(
+            f"evaluation_metric {str(metric)[:40]!r} is not measured on single answers here; "
+            f"possible are {', '.join(SIMILARITIES)}, and veneer.settings.rewards has the metric chrf"
+        )
+    return {"metric": SIMILARITIES[metric], "column": _compared(grader)}
+
+
+def _score_model(grader: Mapping[str, Any]) -> Reward:
+    _only(grader, "input", "model")
+    told = [one.get("content") if isinstance(one, Mapping) else None for one in _list(grader.get("input"))]
+    if len(told) != 1 or list(_named(told[0])) != [ANSWER]:
+        raise _refused(
+            "score_model is a reward model here, which reads the row's prompt and the answer and follows no "
+            'instructions: input must be [{"role": "user", "content": "{{sample.output_text}}"}]'
+        )
+    if not isinstance(grader.get("model"), str):
+        raise _refused("score_model needs model, the name of a reward model of this studio")
+    return {"adapter": grader["model"]}
+
+
+def _python(grader: Mapping[str, Any]) -> Reward:
+    _only(grader, "source")
+    source = grader.get("source")
+    if not isinstance(source, str) or not 0 < len(source) <= MOST_SOURCE:
+        raise _refused(f"source is a Python text of up to {MOST_SOURCE:,} characters with grade(sample, item)")
+    return {"source": source}
+
+
+def _compared(grader: Mapping[str, Any]) -> str:
+    """The column that an answer is compared with."""
+    given, reference = list(_named(grader.get("input"))), list(_named(grader.get("reference")))
+    column = reference[0].removeprefix("item.") if reference else ""
+    if given != [ANSWER] or len(reference) != 1 or not reference[0].startswith("item.") or not column or "." in column:
+        raise _refused(
+            f"{grader.get('type')} compares the answer with a column of its row: input must be "
+            "{{sample.output_text}}, and reference {{item.COLUMN}}, with nothing around them"
+        )
+    return column
+
+
+def _named(template: object) -> Iterator[str]:
+    """What a text names that is a template and nothing else."""
+    found = _TEMPLATE.fullmatch(template.strip()) if isinstance(template, str) else None
+    if found is not None:
+        yield found.group(1)
+
+
+def _only(grader: Mapping[str, Any], *known: str) -> None:
+    """Refuse fields that would be dropped."""
+    strange = sorted(str(key)[:40] for key in grader if key not in ("type", "name", *known))
+    if strange:
+        raise _refused(
+            f"{grader.get('type')} takes name, {', '.join(known)}; {', '.join(strange[:8])} would be dropped"
+        )
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _refused("a grader is an object with type, name, and what its type has")
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _refused(message: str) -> ApiError:
+    return ApiError(400, f"grader: {message}", param=PARAM)
+
+
+WRAPPER = '''
+
+
+def veneer_rewards(prompts, completions, completion_ids, **columns):
+    """Grade each answer as OpenAI's graders are called: grade(sample, item)."""
+    import json
+
+    rewards = []
+    for place, completion in enumerate(completions):
+        text = completion if isinstance(completion, str) else completion[-1]["content"]
+        try:
+            parsed = json.loads(text)
+        except ValueError:
+            parsed = None
+        sample = {
+            "output_text": text,
+            "output_json": parsed,
+            "output_tools": [],
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": text}}],
+        }
+        item = {"prompt": prompts[place], **{name: values[place] for name, values in columns.items()}}
+        rewards.append(grade(sample, item))
+    return rewards
+'''
+"""Stands behind the source of a `python` grader, so that `veneer.rewards.python_reward` can call it."""
+WRAPPED = "veneer_rewards"
+"""The function in `WRAPPER`."""

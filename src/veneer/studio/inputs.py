@@ -1,0 +1,154 @@
+"""What a request for a job names, found in the studio: its base, its files, and what other runs have made.
+
+A client never names a path. It names files by the ids of their uploads, models and adapters by their names, and gives a
+Python reward as text, which is kept below a name that is its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from veneer.config import RunConfig, parse
+from veneer.config.values import laid_over
+from veneer.enums import JobCode
+from veneer.errors import ConfigError, nearest
+from veneer.io.files import write_text
+from veneer.rewards.metric_reward import NAMES
+from veneer.serving.errors import ApiError
+from veneer.studio.files import FileStatus
+from veneer.studio.graders import MOST_SOURCE, WRAPPED, WRAPPER
+from veneer.studio.results import MadeAdapter, results_of
+from veneer.studio.settings import EXTENSION, MODELS, JobRequest
+from veneer.studio.studio import Studio
+
+GRADERS = "graders"
+"""The folder of Python rewards, below the studio's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobInputs:
+    """What a request names."""
+
+    model: str
+    """The source of the base."""
+    rows: Path
+    evaluation: Path | None
+    settings: Mapping[str, Any]
+    """Settings that name models, adapters and rewards, by their dotted keys, as the run takes them."""
+    called: Mapping[str, str]
+    """What users call the paths that are named."""
+    code: Mapping[Path, str]
+    """Python rewards: where each is to stand, and its text."""
+
+    def write_code(self) -> None:
+        """Write the Python rewards, each once. Raises OutputError where they cannot be."""
+        for path, text in self.code.items():
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(path, text)
+
+
+def inputs_of(studio: Studio, asked: JobRequest) -> JobInputs:
+    """Find what a request names.
+
+    Raises:
+        ApiError: 404, there is nothing of such a name; 400, it cannot be used for that.
+    """
+    results = results_of(studio.watcher)
+    settings: dict[str, Any] = {}
+    called: dict[str, str] = {}
+    for key, name in asked.named.items():
+        if key in MODELS:
+            settings[key] = studio.bases.source(name)
+        else:
+            found = _result(results, name, key, scores=False)
+            settings[key] = str(found.folder)
+            called[str(found.folder)] = name
+    code: dict[Path, str] = {}
+    if asked.rewards:
+        settings["rewards"] = [_reward(studio, results, reward, code, called) for reward in asked.rewards]
+    paths = []
+    for uploaded, param in ((asked.training_file, "training_file"), (asked.validation_file, "validation_file")):
+        if uploaded is None:
+            continue
+        file = studio.file_of(uploaded, param)
+        if file.status is FileStatus.ERROR:
+            raise ApiError(400, f"{param}: {file.status_details}", param=param, code="invalid_file")
+        paths.append(studio.files.content(file))
+        called[str(paths[-1])] = file.filename
+    source = studio.bases.source(asked.model)
+    return JobInputs(source, paths[0], paths[1] if len(paths) > 1 else None, settings, called, code)
+
+
+def config_of(asked: JobRequest, inputs: JobInputs, output: str = "-") -> RunConfig:
+    """The run that a request asks for.
+
+    Raises:
+        ApiError: 400, settings contradict each other or are not known.
+    """
+    pairs = [("model", inputs.model), ("output", output), ("data.file", str(inputs.rows)), *inputs.settings.items()]
+    pairs += [] if inputs.evaluation is None else [("data.eval_file", str(inputs.evaluation))]
+    try:
+        return parse(laid_over(dict(asked.values), pairs), where=f"{EXTENSION}.settings")
+    except ConfigError as error:
+        raise ApiError(400, str(error), param=EXTENSION) from error
+
+
+def _result(results: Mapping[str, MadeAdapter], name: str, param: str, *, scores: bool) -> MadeAdapter:
+    """The adapter of that name, or of a run of that name."""
+    fitting = {key: one for key, one in results.items() if one.scores is scores}
+    found = fitting.get(name) or next((one for one in fitting.values() if one.run == name), None)
+    if found is None:
+        what = "reward model" if scores else "adapter"
+        known = ", ".join(list(fitting)[:8]) or "none yet"
+        message = f"{param}: the folder has no finished {what} {name[:100]!r}{nearest(name, list(fitting))}"
+        raise ApiError(404, f"{message}; known: {known}", param=param, code="model_not_found")
+    return found
+
+
+def _reward(
+    studio: Studio,
+    results: Mapping[str, MadeAdapter],
+    reward: Mapping[str, Any],
+    code: dict[Path, str],
+    called: dict[str, str],
+) -> dict[str, Any]:
+    """A reward as the configuration has it; `code` and `called` take up what it needs."""
+    kinds = [kind for kind in ("metric", "adapter", "source", "command") if reward.get(kind) is not None]
+    if len(kinds) != 1 or not isinstance(reward[kinds[0]], str) or reward.get("python") is not None:
+        message = (
+            "a reward of a job has one of metric (a name), adapter (the name of a reward model), source (Python with "
+            "grade(sample, item)) and command (a program), each a text; Python is not named by its file"
+        )
+        raise ApiError(400, f"{message}; got {', '.join(map(str, reward))[:200] or 'nothing'}", param="rewards")
+    kind, value = kinds[0], str(reward[kinds[0]])
+    rest = {key: one for key, one in reward.items() if key != kind and one is not None}
+    if kind == "metric":
+        if value not in NAMES:
+            hint = nearest(value, list(NAMES))
+            raise ApiError(400, f"metric {value[:40]!r} is unknown{hint}; possible are {', '.join(NAMES)}",
+                           param="rewards")  # fmt: skip
+        return {**rest, "metric": value}
+    if kind == "adapter":
+        found = _result(results, value, "rewards: adapter", scores=True)
+        called[str(found.folder)] = value
+        return {**rest, "adapter": str(found.folder)}
+    if studio.job_code is not JobCode.RUN:
+        message = (
+            f"{'Python' if kind == 'source' else 'a command'} as a reward would do on this machine what its user may, "
+            "and jobs may bring none: start the studio with --job-code run to let them"
+        )
+        raise ApiError(403, message, param="rewards", code="code_refused")
+    if kind == "command":
+        return {**rest, "command": value}
+    if len(value) > MOST_SOURCE:
+        raise ApiError(400, f"a Python reward has up to {MOST_SOURCE:,} characters", param="rewards")
+    text = value + WRAPPER
+    path = studio.own / GRADERS / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.py"
+    code[path] = text
+    called[f"{path}:{WRAPPED}"] = "grader.py:reward"
+    return {"name": "grade", **rest, "python": f"{path}:{WRAPPED}"}
